@@ -1,0 +1,43 @@
+"""Where downloaded assets, tokenizers, tokens and compiled programs are kept between runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable
+
+
+def root() -> pathlib.Path:
+    """The cache folder: $PTFT_CACHE, else `ptft_jax` in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
+    if os.environ.get("PTFT_CACHE"):
+        return pathlib.Path(os.environ["PTFT_CACHE"]).expanduser()
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ptft_jax"
+
+
+def digest(*parts: bytes | str) -> str:
+    """32 hex digits of the SHA-256 of the parts, each preceded by its length."""
+    sha = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        sha.update(len(data).to_bytes(8, "little"))
+        sha.update(data)
+    return sha.hexdigest()[:32]
+
+
+def write_atomic(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
+    """Lets `write` fill a temporary file beside `path`, then renames it: readers see all of it or nothing, and two
+    writers do not disturb each other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(fd)
+    temporary = pathlib.Path(name)
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as f:
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The transformer: NNX modules as description, pure functions of plain dicts as execution."""

@@ -1,0 +1,174 @@
+"""Generation with a key/value cache: batched prompts of unequal length, sampled row by row."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ptft_jax.errors import UserError
+from ptft_jax.model.transformer import Transformer
+
+_CHUNK = 16  # tokens between looks of the host (stop texts); also what prompt lengths are rounded up to
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. Filters apply in this order, each on what the former left.
+
+    Attributes:
+      temperature: logits are divided by it; 0 takes the likeliest token.
+      top_k: keep the k likeliest; 0 = all.
+      top_p: keep the smallest set of likeliest tokens whose mass reaches p (Holtzman et al. 2020, section 3.1).
+      min_p: keep tokens at least min_p times as likely as the likeliest (Nguyen et al. 2024, section 3).
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self):
+        for name, good in (
+            ("temperature", self.temperature >= 0),
+            ("top_k", self.top_k >= 0),
+            ("top_p", 0 < self.top_p <= 1),
+            ("min_p", 0 <= self.min_p < 1),
+        ):
+            if not good:
+                raise UserError(f"{name} = {getattr(self, name)!r} is out of range")
+
+
+class Generated(NamedTuple):
+    """New token ids of one row, without the prompt and without what ended it; and why it ended."""
+
+    ids: list[int]
+    reason: str  # "end" a stop token, "stop" the host's cut, "length" max_new_tokens
+
+
+def filtered(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
+    """Logits after temperature and filters; excluded tokens are -inf."""
+    logits = logits_BV / sampling.temperature
+    if sampling.top_k and sampling.top_k < logits.shape[-1]:
+        floor = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
+        logits = jnp.where(logits < floor, -jnp.inf, logits)
+    if sampling.top_p < 1.0:
+        order = jnp.argsort(-logits, axis=-1)
+        mass = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
+        keep = jnp.cumsum(mass, axis=-1) - mass < sampling.top_p  # the mass before a token; the first always stays
+        rank = jnp.argsort(order, axis=-1)
+        logits = jnp.where(jnp.take_along_axis(keep, rank, axis=-1), logits, -jnp.inf)
+    if sampling.min_p > 0.0:
+        probability = jax.nn.softmax(logits, axis=-1)
+        floor = sampling.min_p * probability.max(axis=-1, keepdims=True)
+        logits = jnp.where(probability < floor, -jnp.inf, logits)
+    return logits
+
+
+def _choose(logits_BV, keys_B, count, sampling):
+    if sampling.temperature == 0:
+        return jnp.argmax(logits_BV, axis=-1)
+    keys = jax.vmap(lambda k: jax.random.fold_in(k, count))(keys_B)
+    return jax.vmap(jax.random.categorical)(keys, filtered(logits_BV, sampling))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "slots"))
+def _prefill(model: Transformer, params, tokens_BT, pad_B, slots: int):
+    rows, length = tokens_BT.shape
+    order = jnp.arange(length)
+    positions_BT = jnp.maximum(order[None] - pad_B[:, None], 0)
+    slot = jnp.arange(slots)
+    allowed_BTS = (slot[None, None] <= order[None, :, None]) & (slot[None, None] >= pad_B[:, None, None])
+    return model.decode(params, tokens_BT, positions_BT, allowed_BTS, model.empty_cache(rows, slots), 0)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "sampling", "stop_ids", "steps"), donate_argnames=("cache",))
+def _extend(model: Transformer, params, logits_BV, cache, done_B, pad_B, keys_B, length, count, sampling, stop_ids, steps):
+    slots = cache[0].shape[2]
+
+    def one(carry, i):
+        logits_BV, cache, done_B = carry
+        token_B = _choose(logits_BV, keys_B, count + i, sampling)
+        ends = functools.reduce(jnp.logical_or, [token_B == s for s in stop_ids], jnp.zeros_like(done_B))
+        shown_B = jnp.where(done_B | ends, -1, token_B)
+        at = length + count + i
+        slot = jnp.arange(slots)
+        allowed_BTS = ((slot[None] <= at) & (slot[None] >= pad_B[:, None]))[:, None]
+        logits_BV, cache = model.decode(params, token_B[:, None], (at - pad_B)[:, None], allowed_BTS, cache, at)
+        return (logits_BV, cache, done_B | ends), shown_B
+
+    (logits_BV, cache, done_B), tokens = jax.lax.scan(one, (logits_BV, cache, done_B), jnp.arange(steps))
+    return logits_BV, cache, done_B, tokens.T
+
+
+def generate(
+    model: Transformer,
+    params: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling = Sampling(),
+    seed: int = 0,
+    stop_ids: Sequence[int] = (),
+    cut: Callable[[int, list[int]], int | None] | None = None,
+    on_tokens: Callable[[int, list[int]], None] | None = None,
+) -> list[Generated]:
+    """Continues every prompt. A row's result does not depend on the other rows, nor on the padding they cause.
+
+    Args:
+      prompts: token ids, each at least one.
+      max_new_tokens: at most so many new tokens a row.
+      stop_ids: tokens that end a row (not returned).
+      cut: looks at (row, new ids so far) every few tokens and returns how many to keep if the row is over, else None.
+      on_tokens: called with (row, ids so far) after each look, for printing while generating.
+
+    Raises:
+      UserError: an empty prompt, or one that with its continuation exceeds the model's `max_length`.
+    """
+    longest = max(map(len, prompts))
+    if not min(map(len, prompts)):
+        raise UserError(f"prompt {[len(p) for p in prompts].index(0)} is empty: give at least one token")
+    room = model.spec.max_length - longest
+    if max_new_tokens > room:
+        raise UserError(
+            f"the model sees at most {model.spec.max_length} tokens: a prompt of {longest} leaves room for {max(room, 0)} new "
+            f"ones, not {max_new_tokens}"
+        )
+    length = -(-longest // _CHUNK) * _CHUNK
+    slots = length + -(-max_new_tokens // _CHUNK) * _CHUNK
+    tokens = np.zeros((len(prompts), length), np.int32)
+    for row, prompt in enumerate(prompts):
+        tokens[row, length - len(prompt) :] = prompt
+    pad_B = jnp.asarray([length - len(p) for p in prompts])
+    key = jax.random.key(seed)
+    keys_B = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(len(prompts)))
+
+    logits, cache = _prefill(model, params, jnp.asarray(tokens), pad_B, slots)
+    done = np.zeros(len(prompts), bool)
+    rows: list[list[int]] = [[] for _ in prompts]
+    reasons = ["length"] * len(prompts)
+    for count in range(0, max_new_tokens, _CHUNK):
+        steps = min(_CHUNK, max_new_tokens - count)
+        logits, cache, _, new = _extend(
+            model, params, logits, cache, jnp.asarray(done), pad_B, keys_B, length, count, sampling, tuple(stop_ids), steps
+        )
+        for row, ids in enumerate(np.asarray(new).tolist()):
+            if done[row]:
+                continue
+            end = ids.index(-1) if -1 in ids else len(ids)
+            rows[row] += ids[:end]
+            keep = cut(row, rows[row]) if cut else None
+            if keep is not None:
+                rows[row], reasons[row], done[row] = rows[row][:keep], "stop", True
+            elif end < len(ids):
+                reasons[row], done[row] = "end", True
+            if on_tokens:
+                on_tokens(row, rows[row])
+        if done.all():
+            break
+    return [Generated(ids, reason) for ids, reason in zip(rows, reasons)]

@@ -1,0 +1,104 @@
+"""The layers a transformer is built from, as Flax NNX modules.
+
+A module here is only a description: `ptft_jax.model.transformer` splits it into a static definition and a plain
+dict of arrays. Arrays are kept in `param_dtype` and computed with in `dtype` (the mixed-precision policy).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ptft_jax.model.spec import ModelSpec
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+}
+
+
+class Linear(nnx.Module):
+    """y = x @ kernel (+ bias). `kernel` [in, out], `bias` [out].
+
+    `adapter` is the one place where fine-tuning methods change a layer: a module called with this layer, its input
+    and its output, that returns the new output. It is empty (None) unless `ptft_jax.adapters` fills it.
+    """
+
+    def __init__(self, size_in: int, size_out: int, spec: ModelSpec, rngs: nnx.Rngs, *, bias: bool, std: float):
+        init = jax.nn.initializers.normal(std)
+        self.dtype = jnp.dtype(spec.dtype)
+        self.kernel = nnx.Param(init(rngs.params(), (size_in, size_out), jnp.dtype(spec.param_dtype)))
+        self.bias = nnx.Param(jnp.zeros((size_out,), jnp.dtype(spec.param_dtype))) if bias else None
+        self.adapter = None
+
+    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """x [..., in] -> [..., out]; `keys` [B] are the rows' dropout keys, for adapters that drop."""
+        y = jnp.dot(x, self.kernel[...].astype(self.dtype))
+        if self.bias is not None:
+            y = y + self.bias[...].astype(self.dtype)
+        return y if self.adapter is None else self.adapter(self, x, y, keys)
+
+
+class Norm(nnx.Module):
+    """Layer norm (Ba et al. 2016) or RMS norm (Zhang & Sennrich 2019), computed in float32."""
+
+    def __init__(self, spec: ModelSpec):
+        self.kind, self.eps = spec.norm, spec.norm_eps
+        dtype = jnp.dtype(spec.param_dtype)
+        self.scale = nnx.Param(jnp.ones((spec.width,), dtype))
+        self.bias = nnx.Param(jnp.zeros((spec.width,), dtype)) if spec.norm == "layer" and spec.bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        if self.kind == "layer":
+            y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        y = y * self.scale[...].astype(jnp.float32)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(jnp.float32)
+        return y.astype(x.dtype)
+
+
+class Embedding(nnx.Module):
+    """A table of vectors. `embedding` [rows, D]."""
+
+    def __init__(self, rows: int, spec: ModelSpec, rngs: nnx.Rngs):
+        init = jax.nn.initializers.normal(spec.init_std)
+        self.dtype = jnp.dtype(spec.dtype)
+        self.embedding = nnx.Param(init(rngs.params(), (rows, spec.width), jnp.dtype(spec.param_dtype)))
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        return jnp.take(self.embedding[...], ids, axis=0).astype(self.dtype)
+
+
+class MLP(nnx.Module):
+    """down(act(up(x))), or down(act(gate(x)) * up(x)) when gated (SwiGLU with act = silu)."""
+
+    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
+        residual_std = spec.init_std / (2 * spec.layers) ** 0.5
+        self.activation = spec.activation
+        self.gate = (
+            Linear(spec.width, spec.mlp_width, spec, rngs, bias=spec.bias, std=spec.init_std) if spec.gated else None
+        )
+        self.up = Linear(spec.width, spec.mlp_width, spec, rngs, bias=spec.bias, std=spec.init_std)
+        self.down = Linear(spec.mlp_width, spec.width, spec, rngs, bias=spec.bias, std=residual_std)
+
+    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        act = ACTIVATIONS[self.activation]
+        h = act(self.up(x, keys)) if self.gate is None else act(self.gate(x, keys)) * self.up(x, keys)
+        return self.down(h, keys)
+
+
+def dropout(x: jax.Array, rate: float, keys: jax.Array | None, site: int) -> jax.Array:
+    """Zeroes entries of x [B, ...] with probability `rate` and scales up the rest; off when `keys` is None.
+
+    Every row draws from its own key [B], so a row's mask does not depend on which rows share its micro-batch or
+    device. `site` tells apart several uses within one layer.
+    """
+    if keys is None or rate == 0.0:
+        return x
+    keep = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, site), 1.0 - rate, x.shape[1:]))(keys)
+    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)

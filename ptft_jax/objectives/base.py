@@ -1,0 +1,31 @@
+"""What every objective returns, and how its numbers are summed."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Batch = dict[str, jax.Array]
+# (sum, weight): a mean that has not been taken yet. Sums of micro-batches, devices and steps add up exactly to
+# what one large batch would have given; means of means do not.
+Sum = tuple[jax.Array, jax.Array]
+
+
+class Loss(NamedTuple):
+    """`total` is what is differentiated, a sum; `weight` is what it will be divided by; `metrics` name (sum, weight)."""
+
+    total: jax.Array
+    weight: jax.Array
+    metrics: dict[str, Sum]
+
+
+class Objective(Protocol):
+    """Turns (model, parameters, batch, dropout keys) into a loss. Pure, and hashable as a static argument."""
+
+    def __call__(self, model: Any, params: Any, batch: Batch, keys_B: jax.Array | None) -> Loss: ...
+
+
+def means(metrics: dict[str, Sum]) -> dict[str, jax.Array]:
+    """Takes the means, once. A weight of zero gives NaN, so that nothing averaged over nothing passes as a number."""
+    return {name: total / weight for name, (total, weight) in metrics.items()}

@@ -1,0 +1,76 @@
+"""Optimizers over the trainable part of a partition: direction, decay, schedule, rates, in one Optax chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import optax
+
+from ptft_jax.params.partition import Partition
+from ptft_jax.params.rules import STACK, flatten, unflatten
+
+OPTIMIZERS = ("adamw", "adafactor", "lion", "muon", "sgd")
+
+
+def build(config: Any, schedule: optax.Schedule, partition: Partition) -> optax.GradientTransformation:
+    """clip -> direction -> decoupled weight decay -> -schedule(step) -> the partition's rates.
+
+    Reads `config.optimizer`. Everything is over the trainable tree only, so frozen leaves have no moments and do not
+    count in the norm that is clipped.
+    """
+    chain = []
+    if config.clip_norm > 0:
+        chain.append(optax.clip_by_global_norm(config.clip_norm))
+    chain.append(_direction(config))
+    if config.weight_decay > 0:
+        chain.append(_decay(config.weight_decay, config.decay_rules, partition))
+    chain.append(optax.scale_by_learning_rate(schedule))
+    rates = partition.multipliers()
+    if any(set(leaf.rates) != {1.0} for leaf in partition.leaves if leaf.trains):
+        chain.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, r: u * r, updates, rates)))
+    return optax.chain(*chain)
+
+
+def _direction(config: Any) -> optax.GradientTransformation:
+    """The update's direction, before rate and decay. All are Optax's own."""
+    builders = {
+        "adamw": lambda c: optax.scale_by_adam(c.b1, c.b2, c.eps),
+        "lion": lambda c: optax.scale_by_lion(c.b1, c.b2),
+        "sgd": lambda c: optax.trace(c.momentum) if c.momentum else optax.identity(),
+        "muon": _muon,
+        # Without a rate of its own; Optax's form ends in a sign flip, which the chain applies again later.
+        "adafactor": lambda c: optax.chain(optax.adafactor(None), optax.scale(-1.0)),
+    }
+    return builders[config.name](config)
+
+
+def _muon(config: Any) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) on the kernels of the blocks, Adam on the rest; updates scaled to Adam's RMS
+    (Liu et al. 2025, "Muon is Scalable", eq. 4), so that one rate serves both."""
+
+    def matrices(params):
+        dimensions = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+        flat = flatten(params)
+        return unflatten({p: dimensions if p.startswith(STACK) and p.endswith("/kernel") else None for p in flat})
+
+    muon = optax.contrib.muon(
+        1.0,
+        beta=config.momentum,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        muon_weight_dimension_numbers=matrices,
+        consistent_rms=0.2,
+    )
+    return optax.chain(muon, optax.scale(-1.0))  # undo the sign flip of its unit rate
+
+
+def _decay(weight: float, rules: Sequence[tuple[str, float]], partition: Partition) -> optax.GradientTransformation:
+    """Adds weight * multiplier * parameter, the multiplier by path rules (0 = no decay)."""
+    shares = partition.choose(rules, "optimizer.decay_rules")
+
+    def add(updates: Any, params: Mapping[str, Any]) -> Any:
+        return jax.tree.map(lambda u, p, a: u + (weight * a) * p, updates, params, shares)
+
+    return optax.stateless(add)

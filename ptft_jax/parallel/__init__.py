@@ -1,0 +1,1 @@
+"""Meshes, shardings, and the one place where steps are compiled."""

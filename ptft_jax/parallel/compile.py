@@ -1,0 +1,90 @@
+"""Where steps are compiled: by `jit` over a mesh, or, kept beside it, per device by `pmap`.
+
+Both forms have the same four methods and give the same losses; the loop does not know which it runs.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ptft_jax.parallel.sharding import Rows
+from ptft_jax.training.step import Step
+
+
+class JitProgram:
+    """One logical program over all devices; the compiler inserts the communication that the shardings imply."""
+
+    def __init__(self, step: Step, mesh: Mesh, shardings: Any):
+        rows = Rows(mesh).sharding
+        self._rows, self._copied = rows, NamedSharding(mesh, PartitionSpec())
+        self.shardings = shardings
+        self.train = jax.jit(
+            step.train, in_shardings=(shardings, rows), out_shardings=(shardings, None), donate_argnums=0
+        )
+        self.evaluate = jax.jit(step.evaluate, in_shardings=(shardings, rows))
+
+    def create(self, make: Callable[..., Any], *args: Any) -> Any:
+        """The state, born sharded: `make` is compiled with its output's shardings."""
+        return jax.jit(make, out_shardings=self.shardings)(*args)
+
+    def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This process' rows of a batch, put on its devices as part of one global array."""
+        return {k: jax.make_array_from_process_local_data(self._rows, v) for k, v in batch.items()}
+
+    def whole(self, state: Any) -> Any:
+        """The state as one logical tree, as checkpoints hold it."""
+        return state
+
+    def spread(self, state: Any) -> Any:
+        """The inverse of `whole`."""
+        return state
+
+
+class PmapProgram:
+    """Every device runs the same step on its own rows and adds up gradients by hand: data-parallel, state copied."""
+
+    def __init__(self, step: Step, mesh: Mesh, shardings: Any):
+        self.shardings = shardings
+        self._copied = NamedSharding(mesh, PartitionSpec())
+        self._devices = list(mesh.devices.flat)
+        self._stacked = NamedSharding(Mesh(np.asarray(self._devices), ("rows",)), PartitionSpec("rows"))
+        self.train = jax.pmap(
+            functools.partial(step.train, axis="rows"), "rows", devices=self._devices, donate_argnums=0
+        )
+        self.evaluate = jax.pmap(
+            lambda state, batch: jax.lax.psum(step.evaluate(state, batch), "rows"), "rows", devices=self._devices
+        )
+
+    def create(self, make: Callable[..., Any], *args: Any) -> Any:
+        return self.spread(jax.jit(make, out_shardings=self._copied)(*args))
+
+    def place(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        devices = jax.local_device_count()
+        return {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in batch.items()}
+
+    def whole(self, state: Any) -> Any:
+        return jax.tree.map(lambda x: x[0], state)
+
+    def spread(self, state: Any) -> Any:
+        def copies(x):
+            return jnp.broadcast_to(x[None], (len(self._devices), *x.shape))
+
+        return jax.jit(lambda tree: jax.tree.map(copies, tree), out_shardings=self._stacked)(state)
+
+
+PROGRAMS = {"jit": JitProgram, "pmap": PmapProgram}
+
+
+def to_host(metrics: dict) -> dict:
+    """Metrics as Python floats: (sum, weight) pairs become means, copies of pmap's devices become one."""
+
+    def number(x):
+        return float(np.asarray(jax.device_get(x)).reshape(-1)[0])
+
+    return {k: tuple(map(number, v)) if isinstance(v, tuple) else number(v) for k, v in metrics.items()}

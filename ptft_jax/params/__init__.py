@@ -1,0 +1,1 @@
+"""Parameters as nested dicts: path rules, partition into trainable and frozen, checksums."""

@@ -1,0 +1,172 @@
+"""Splits parameters into what trains and what is frozen, before anything is differentiated.
+
+Freezing then governs gradients, norms, clipping, optimizer memory and checkpoints alike: a frozen leaf is simply not
+an input of the gradient. Where only some of the stacked layers train, the stack is cut into consecutive segments
+(`blocks[0:2]`, `blocks[2:4]`), which the transformer runs one after the other, so no backward pass enters frozen
+layers below the first trainable one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ptft_jax.errors import UserError
+from ptft_jax.params import rules as path_rules
+from ptft_jax.params.rules import STACK, flatten, unflatten
+
+_SEGMENT = re.compile(rf"{STACK}\[(\d+):(\d+)\]/(.*)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One stored array: its path in the split trees, where it is cut from, and its learning-rate multipliers."""
+
+    path: str
+    source: str
+    layers: tuple[int, int] | None  # the cut [start, stop) of the stack, None for the whole leaf
+    shape: tuple[int, ...]
+    dtype: Any
+    rates: tuple[float, ...]  # one a layer for stacked leaves, else one; all zero = frozen
+
+    @property
+    def trains(self) -> bool:
+        return self.rates[0] != 0.0
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """The stored leaves of a model under ordered (pattern, rate) rules; rate 0 freezes, other rates multiply."""
+
+    leaves: tuple[Leaf, ...]
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, Any], rules: Sequence[tuple[str, float]], field: str = "tune.rates") -> Partition:
+        """Cuts the parameters of `shapes` (nested dict of arrays or ShapeDtypeStructs) by rules.
+
+        Raises:
+          UserError: a rule that matches nothing, a leaf that none covers, or nothing left to train.
+        """
+        flat = flatten(shapes)
+        rates = path_rules.assign(rules, {p: a.shape for p, a in flat.items()}, field)
+        for pattern, rate in rules:
+            if not isinstance(rate, (int, float)) or not math.isfinite(rate) or rate < 0:
+                raise UserError(f"{field}: the rate of {pattern!r} is {rate!r}, expected a number >= 0 (0 freezes)")
+        depth = max((len(r) for p, r in rates.items() if p.startswith(STACK + "/")), default=0)
+        # A cut wherever any stacked leaf changes between frozen and trainable.
+        stacked = [r for p, r in rates.items() if p.startswith(STACK + "/")]
+        cuts = [i for i in range(1, depth) if any((r[i] == 0) != (r[i - 1] == 0) for r in stacked)]
+        bounds = list(zip([0, *cuts], [*cuts, depth])) if cuts else [None]
+        leaves = []
+        for path, array in flat.items():
+            is_stacked = path.startswith(STACK + "/")
+            for bound in bounds if is_stacked else [None]:
+                start, stop = bound or (0, len(rates[path]))
+                stored = path if bound is None else f"{STACK}[{start}:{stop}]/{path[len(STACK) + 1 :]}"
+                shape = (stop - start, *array.shape[1:]) if is_stacked else tuple(array.shape)
+                leaves.append(Leaf(stored, path, bound, shape, array.dtype, tuple(map(float, rates[path][start:stop]))))
+        if not any(leaf.trains for leaf in leaves):
+            raise UserError(f"{field}: everything is frozen, nothing would train")
+        return cls(tuple(leaves))
+
+    def split(self, params: Mapping[str, Any]) -> tuple[dict, dict]:
+        """(trainable, frozen): two nested dicts of stored leaves, from whole parameters."""
+        flat = flatten(join(params))
+        parts: tuple[dict, dict] = ({}, {})
+        for leaf in self.leaves:
+            array = flat[leaf.source]
+            parts[not leaf.trains][leaf.path] = array if leaf.layers is None else array[slice(*leaf.layers)]
+        return unflatten(parts[0]), unflatten(parts[1])
+
+    def merge(self, trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters as the transformer takes them: segments of the stack become a tuple of stacks."""
+        tree = unflatten({**flatten(trainable), **flatten(frozen)})
+        segments = sorted((k for k in tree if k.startswith(STACK + "[")), key=lambda k: int(k[len(STACK) + 1 :].split(":")[0]))
+        if segments:
+            tree[STACK] = tuple(tree.pop(k) for k in segments)
+        return tree
+
+    def multipliers(self) -> dict[str, Any]:
+        """Learning-rate multipliers in the form of the trainable tree, broadcastable to its leaves."""
+        return unflatten({leaf.path: _column(leaf, leaf.rates) for leaf in self.leaves if leaf.trains})
+
+    def choose(self, rules: Sequence[tuple[str, float]], field: str) -> dict[str, Any]:
+        """Numbers for the trainable tree by further path rules, broadcastable to its leaves.
+
+        Not strict: default rules name leaves (biases) that some models do not have.
+        """
+        depth = max((leaf.layers[1] for leaf in self.leaves if leaf.layers), default=0)
+        shapes = {f.source: (depth, *f.shape[1:]) if f.layers else f.shape for f in self.leaves if f.trains}
+        values = path_rules.assign(rules, shapes, field, strict=False)
+        out = {}
+        for leaf in self.leaves:
+            if leaf.trains:
+                row = values[leaf.source]
+                out[leaf.path] = _column(leaf, row[slice(*leaf.layers)] if leaf.layers else row)
+        return unflatten(out)
+
+    def mask(self) -> dict[str, Any]:
+        """An Optax-style mask in the form of the stored leaves: True where a leaf trains."""
+        return unflatten({leaf.path: leaf.trains for leaf in self.leaves})
+
+    def table(self) -> list[dict[str, Any]]:
+        """Rows (group, rate, leaves, parameters, bytes), one a rate, trainable first."""
+        groups: dict[tuple[float, ...], list[Leaf]] = {}
+        for leaf in self.leaves:
+            groups.setdefault(tuple(sorted(set(leaf.rates))), []).append(leaf)
+        rows = []
+        for rates, leaves in sorted(groups.items(), reverse=True):
+            rows.append(
+                {
+                    "group": "trainable" if leaves[0].trains else "frozen",
+                    "rate": " ".join(f"{r:g}" for r in rates),
+                    "leaves": len(leaves),
+                    "parameters": sum(math.prod(leaf.shape) for leaf in leaves),
+                    "bytes": sum(leaf.bytes for leaf in leaves),
+                    "paths": [leaf.path for leaf in leaves],
+                }
+            )
+        return rows
+
+    def count(self, trains: bool) -> int:
+        """The number of trainable (or frozen) parameters."""
+        return sum(math.prod(leaf.shape) for leaf in self.leaves if leaf.trains == trains)
+
+
+def _column(leaf: Leaf, values: Sequence[float]) -> Any:
+    """One number for the whole leaf, or a column with one number a layer."""
+    if len(set(values)) == 1:
+        return float(values[0])
+    return np.asarray(values, np.float32).reshape((-1,) + (1,) * (len(leaf.shape) - 1))
+
+
+def join(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Whole parameters from stored ones: segments of the stack are concatenated. Works on shapes, too."""
+    if isinstance(params.get(STACK), tuple):
+        raise TypeError("join takes stored parameters, not what Partition.merge made of them")
+    flat, segments = {}, {}
+    for path, array in flatten(params).items():
+        found = _SEGMENT.match(path)
+        if found:
+            segments.setdefault(f"{STACK}/{found[3]}", []).append((int(found[1]), array))
+        else:
+            flat[path] = array
+    for path, parts in segments.items():
+        arrays = [array for _, array in sorted(parts, key=lambda part: part[0])]
+        if isinstance(arrays[0], jax.ShapeDtypeStruct):
+            layers = sum(a.shape[0] for a in arrays)
+            flat[path] = jax.ShapeDtypeStruct((layers, *arrays[0].shape[1:]), arrays[0].dtype)
+        else:
+            flat[path] = jnp.concatenate(arrays)
+    return unflatten(flat)

@@ -1,0 +1,1 @@
+"""Progress, metrics on disk, plots and reports."""
