@@ -65,7 +65,8 @@ def _one_of(default, meaning, *choices):
 TREE: dict[str, Any] = {
     "seed": _natural(0, "parameters, order of the data and dropout follow from it"),
     "init": {
-        "from": Field("", "start from another run: WORKDIR, WORKDIR@STEP, WORKDIR@best; '' = random parameters"),
+        # `from` is a Python keyword, so attributes and flags spell it from_; `init.from` is accepted everywhere.
+        "from_": Field("", "start from another run: WORKDIR, WORKDIR@STEP, WORKDIR@best; '' = random parameters"),
         "weights": _one_of("auto", "of a parent that kept an average: its average (auto) or not", "auto", "raw", "ema"),
     },
     "model": {
@@ -191,6 +192,13 @@ def default() -> ConfigDict:
     return ConfigDict(build(TREE), allow_dotted_keys=False)
 
 
+def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
+    """table[name], for the argument of a config file. Raises UserError with the valid names."""
+    if name not in table:
+        raise UserError(f"no {what} {name!r}: expected one of {', '.join(table)}{nearest(name, table)}")
+    return table[name]
+
+
 def fields(tree: Mapping[str, Any] = TREE, prefix: str = "") -> Iterator[tuple[str, Field]]:
     """Every (dotted path, Field) of the tree."""
     for key, value in tree.items():
@@ -228,10 +236,10 @@ class Section:
     def refuse_unread(self) -> None:
         """Raises UserError for a setting that was changed from its default but that nothing has read."""
         for path, field in fields():
-            value = _get(self._values, path)
+            value = get(self._values, path)
             if value != field.default and path not in self._read:
                 raise UserError(
-                    f"config.{path} = {value!r} is set, but nothing in this run reads it ({field.meaning}); "
+                    f"config.{path.rstrip('_')} = {value!r} is set, but nothing in this run reads it ({field.meaning}); "
                     f"leave it at {field.default!r} or change what makes it matter"
                 )
 
@@ -240,7 +248,8 @@ class Section:
         return json.loads(json.dumps(self._values))
 
 
-def _get(tree: Mapping[str, Any], path: str) -> Any:
+def get(tree: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path of nested dicts."""
     for key in path.split("."):
         tree = tree[key]
     return tree
@@ -259,6 +268,7 @@ def check(config: Mapping[str, Any]) -> Section:
 
 
 def _checked(given: Mapping[str, Any], tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    given = {("from_" if key == "from" else key): value for key, value in given.items()}
     for key in given:
         if key not in tree:
             paths = [path for path, _ in fields()]
@@ -294,10 +304,10 @@ def _check_together(c: dict[str, Any]) -> None:
         if not good:
             raise UserError(f"config.{path} = {value!r}: expected {expected} {other!r}")
     for path in ("tune.rates", "optimizer.decay_rules", "parallel.rules"):
-        for rule in _get(c, path):
+        for rule in get(c, path):
             if not (isinstance(rule, (tuple, list)) and len(rule) == 2 and isinstance(rule[0], str)):
                 raise UserError(f"config.{path}: {rule!r} is not a pair (pattern, value)")
     for path in ("tune.lora.targets", "samples.prompts"):
-        for text in _get(c, path):
+        for text in get(c, path):
             if not isinstance(text, str):
                 raise UserError(f"config.{path}: {text!r} is not a text")

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import optax
 
 SCHEDULES = ("cosine", "linear", "wsd", "constant", "rsqrt")
+
+
+def from_config(config: Any, steps: int) -> optax.Schedule:
+    """The schedule of `config.optimizer` over a run of `steps`; reads only the fields that its shape uses."""
+    options: dict[str, float] = {}
+    if config.schedule in ("cosine", "linear", "wsd"):
+        options["end_ratio"] = config.end_ratio
+    if config.schedule == "wsd":
+        options["decay_fraction"] = config.decay_fraction
+    return build(config.schedule, config.learning_rate, warmup=config.warmup_steps, total=max(steps, 1), **options)
 
 
 def build(

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ptft_jax.errors import UserError
 from ptft_jax.params import rules as path_rules
+from ptft_jax.params.partition import source_of
 from ptft_jax.params.rules import STACK, flatten
 from ptft_jax.parallel.mesh import AXES
 
@@ -53,32 +54,26 @@ def of_params(shapes: Any, rules: Sequence[tuple[str, Any]], mesh: Mesh) -> dict
     return {p: NamedSharding(mesh, spec_of(p, shape, tactics[p][0], mesh)) for p, shape in flat.items()}
 
 
-def of_state(state: Any, sources: dict[str, str], by_path: dict[str, NamedSharding], mesh: Mesh) -> Any:
-    """Shardings for a whole train state (as ShapeDtypeStructs): a leaf whose path ends in a parameter's path is laid
-    out like that parameter, where the rank agrees (Adam's moments do, Adafactor's factors do not); others are copied.
+def of_stored(stored: str, shape: Sequence[int], by_path: dict[str, NamedSharding], mesh: Mesh) -> NamedSharding | None:
+    """The sharding of a leaf stored at a path (a segment of the stack is laid out like the stack), or None where the
+    path is no parameter's, or the leaf has not its parameter's axes."""
+    sharding = by_path.get(source_of(stored))
+    if sharding is None or len(sharding.spec) not in (0, len(shape)):
+        return None
+    sizes = [mesh.shape[name] if name else 1 for name in sharding.spec]
+    return sharding if all(n % size == 0 for n, size in zip(shape, sizes)) else None
 
-    Args:
-      sources: stored path -> path of the whole parameter (`Leaf.source`).
-      by_path: sharding of each whole parameter.
-    """
-    ranks = {stored: len(by_path[source].spec) for stored, source in sources.items()}
+
+def of_state(state: Any, by_path: dict[str, NamedSharding], mesh: Mesh) -> Any:
+    """Shardings for a whole train state (as ShapeDtypeStructs): a leaf whose path ends in a parameter's path is laid
+    out like that parameter where the axes agree (Adam's moments do, Adafactor's factors do not); others are copied."""
 
     def place(key_path, leaf):
-        keys = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in key_path]
-        for start in range(len(keys)):
-            stored = "/".join(keys[start:])
-            if stored in sources and _divides(leaf.shape, by_path[sources[stored]], mesh, ranks[stored]):
-                return by_path[sources[stored]]
-        return NamedSharding(mesh, PartitionSpec())
+        keys = path_rules.path_of(key_path).split("/")
+        found = (of_stored("/".join(keys[start:]), leaf.shape, by_path, mesh) for start in range(len(keys)))
+        return next((s for s in found if s is not None), NamedSharding(mesh, PartitionSpec()))
 
     return jax.tree_util.tree_map_with_path(place, state)
-
-
-def _divides(shape: Sequence[int], sharding: NamedSharding, mesh: Mesh, rank: int) -> bool:
-    if rank and rank != len(shape):
-        return False
-    sizes = [mesh.shape[name] if name else 1 for name in sharding.spec]
-    return all(n % size == 0 for n, size in zip(shape, sizes))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -151,6 +151,12 @@ def _column(leaf: Leaf, values: Sequence[float]) -> Any:
     return np.asarray(values, np.float32).reshape((-1,) + (1,) * (len(leaf.shape) - 1))
 
 
+def source_of(stored: str) -> str:
+    """The whole parameter's path of a stored leaf: `blocks[0:2]/mlp/...` -> `blocks/mlp/...`."""
+    found = _SEGMENT.match(stored)
+    return f"{STACK}/{found[3]}" if found else stored
+
+
 def join(params: Mapping[str, Any]) -> dict[str, Any]:
     """Whole parameters from stored ones: segments of the stack are concatenated. Works on shapes, too."""
     if isinstance(params.get(STACK), tuple):

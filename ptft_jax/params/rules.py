@@ -41,6 +41,11 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def path_of(key_path: Sequence[Any]) -> str:
+    """A JAX key path (`jax.tree_util.tree_leaves_with_path`) in the same notation."""
+    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in key_path)
+
+
 def layers_of(path: str, shape: Sequence[int]) -> int | None:
     """How many stacked layers the leaf holds, or None where it is not part of the stack."""
     return shape[0] if path.startswith(STACK + "/") else None

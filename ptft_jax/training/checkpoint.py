@@ -23,7 +23,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.params import fingerprint
-from ptft_jax.params.rules import flatten
+from ptft_jax.params.rules import flatten, path_of
 from ptft_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -35,7 +35,7 @@ class Damaged(Exception):
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 class Checkpoints:

@@ -1,0 +1,44 @@
+"""`ptft VERB ...`: the same modules as `python -m ptft_jax.VERB`. Imports nothing heavy until a verb runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from ptft_jax.errors import nearest
+
+VERBS = {
+    "train": "pre-train or fine-tune: --config=FILE[:ARG] --workdir=DIR",
+    "eval": "measure a run on data: --run=DIR[@best] --data=SOURCE",
+    "generate": "continue a text: --run=DIR[@best] --prompt=TEXT",
+    "report": "write an HTML report of runs: --run=DIR [--run=DIR ...] --out=FILE",
+    "doctor": "check this machine: versions, devices, cache, a compiled step",
+}
+
+
+def main() -> None:
+    """Entry point of the `ptft` command."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print("ptft VERB [--flags]; ptft VERB --help lists a verb's flags\n")
+        for verb, meaning in VERBS.items():
+            print(f"  {verb:<10} {meaning}")
+        print("\nSettings are declared, with defaults and meaning, in ptft_jax/config.py: --config.SECTION.NAME=VALUE")
+        return
+    if words[0] == "--version":
+        from ptft_jax import __version__
+
+        print(f"ptft_jax {__version__}")
+        return
+    verb = words[0]
+    if verb not in VERBS:
+        print(f"error: ptft has no verb {verb!r}{nearest(verb, VERBS)}; it has {', '.join(VERBS)}", file=sys.stderr)
+        sys.exit(2)
+    from ptft_jax.launch import launch
+
+    module = importlib.import_module(f"ptft_jax.{verb}")
+    launch(module.define, module.main, [f"ptft {verb}", *words[1:]])
+
+
+if __name__ == "__main__":
+    main()

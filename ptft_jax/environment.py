@@ -1,0 +1,56 @@
+"""What a run was made with: versions, devices, revision."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import Any
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ml-collections", "tokenizers", "tensorflow-datasets")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that matter to results; "-" where one is missing."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "-"
+    return found
+
+
+def revision() -> str:
+    """The git revision of the checkout this package runs from, with "+" where files changed; "" outside of one."""
+    folder = pathlib.Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit + ("+" if commit and git("status", "--porcelain", "--untracked-files=no", "--", str(folder)) else "")
+    except OSError:  # no git
+        return ""
+
+
+def describe() -> dict[str, Any]:
+    """All of it, JSON-able."""
+    import jax
+
+    from ptft_jax import __version__
+
+    return {
+        "ptft_jax": __version__,
+        "revision": revision(),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": versions(),
+        "devices": [f"{d.platform}:{d.device_kind}" for d in jax.devices()],
+        "processes": jax.process_count(),
+        "command": sys.argv,
+    }

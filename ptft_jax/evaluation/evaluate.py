@@ -1,0 +1,37 @@
+"""Exact evaluation: sums over a whole set, means taken once."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from ptft_jax.data.batches import Rows
+from ptft_jax.objectives.base import means
+from ptft_jax.parallel.compile import to_host
+
+
+class EvalSet:
+    """A named set whose batches stay on the devices between evaluations."""
+
+    def __init__(self, name: str, batches: list[Rows], program: Any, byte_lengths_V: np.ndarray):
+        self.name = name
+        self._batches = [program.place(batch) for batch in batches]
+        self._program = program
+        # Bits per byte compare models whose tokens differ; the end-of-text token stands for no byte.
+        self._bytes = float(sum((byte_lengths_V[b["targets"]] * b["weights"]).sum() for b in batches))
+        self.tokens = float(sum(b["weights"].sum() for b in batches))
+
+    def run(self, state: Any) -> dict[str, float]:
+        """{"NAME/nll": nats a token, "NAME/accuracy", "NAME/bits_per_byte", ...} of the state."""
+        sums = None
+        for batch in self._batches:
+            part = self._program.evaluate(state, batch)
+            sums = part if sums is None else jax.tree.map(lambda a, b: a + b, sums, part)
+        host = to_host(sums)
+        values = {k: float(v) for k, v in means(host).items()}
+        if "nll" in host and self._bytes and jax.process_count() == 1:
+            values["bits_per_byte"] = host["nll"][0] / math.log(2) / self._bytes
+        return {f"{self.name}/{k}": v for k, v in values.items()}

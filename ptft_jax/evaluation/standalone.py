@@ -1,0 +1,46 @@
+"""Evaluating a loaded run outside of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from ptft_jax import config as configs
+from ptft_jax import objectives
+from ptft_jax.data import batches, sources, tokens
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.evaluation.evaluate import EvalSet
+
+
+class _Program:
+    """The part of a compiled program that evaluation needs, over bare parameters."""
+
+    def __init__(self, model: Any, objective: Any):
+        self.evaluate = jax.jit(lambda params, batch: objective(model, params, batch, None).metrics)
+
+    def place(self, batch: batches.Rows) -> dict[str, jax.Array]:
+        return jax.device_put(batch)
+
+
+def evaluate(loaded: Any, source: str, split: str, *, tokens: int = 0, batch_size: int = 16) -> dict[str, Any]:
+    """Metrics of a loaded run (`ptft_jax.run.load`) on a data source ("" = its own), with the run's objective.
+
+    Returns:
+      {"data", "split", "tokens", "nll" (nats a token), "bits_per_byte", "accuracy", ...}.
+    """
+    config = loaded.source.config
+    values = config.as_dict()
+    if source:
+        values["data"]["source"] = source
+    data = configs.check(values).data
+    stream = _stream(data, split, loaded.tokenizer)
+    rows = batches.evaluation(stream, length=config.data.length, batch_size=batch_size, tokens=tokens)
+    program = _Program(loaded.model, objectives.build(config.objective))
+    eval_set = EvalSet(split, rows, program, tok.byte_lengths(loaded.tokenizer))
+    measured = {k.split("/", 1)[1]: v for k, v in eval_set.run(loaded.params).items()}
+    return {"data": data.source, "split": split, "tokens": int(eval_set.tokens), **measured}
+
+
+def _stream(data: configs.Section, split: str, tokenizer: tok.Tokenizer) -> tokens.TokenStream:
+    return tokens.encode(sources.load(data, split), tokenizer)

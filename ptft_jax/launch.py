@@ -1,0 +1,96 @@
+"""What every verb does around its work: parse flags, set up JAX, turn bad input into one clear message."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+from ptft_jax.errors import UserError
+
+BAD_INPUT = 2  # exit status for UserError
+TERMINATED = 128 + 15  # exit status after SIGTERM, so that a scheduler knows to start the run again
+
+
+def launch(define: Callable[[], None], main: Callable[[], int | None], argv: Sequence[str] | None = None) -> None:
+    """Runs a verb and exits with its status.
+
+    Args:
+      define: defines the verb's absl flags.
+      main: does the work; returns an exit status, None for 0.
+      argv: program name and arguments, by default the process'.
+    """
+    argv = [_spelled(word) for word in (sys.argv if argv is None else argv)]
+    sys.argv[:] = argv  # where ml_collections looks for overrides
+    define()
+    logging.set_verbosity(logging.ERROR)  # libraries warn of things that users cannot change; --verbosity shows them
+    try:
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise UserError(f"unexpected argument {rest[1]!r}: settings are given as --config.NAME=VALUE, the rest as --FLAG=VALUE")
+    except (flags.Error, UserError, AttributeError, TypeError, ValueError, KeyError, OSError, SyntaxError) as e:
+        fail(str(e) if isinstance(e, (flags.Error, UserError)) else _config_error(e))
+
+    def run(_: Sequence[str]) -> None:
+        try:
+            status = main()
+        except UserError as e:
+            if logging.get_verbosity() >= logging.DEBUG:
+                raise
+            fail(str(e))
+        except KeyboardInterrupt:
+            fail("interrupted", 130)
+        sys.exit(status or 0)
+
+    app.run(run, argv=argv[:1])
+
+
+def _spelled(word: str) -> str:
+    # ml_collections parses paths as Python, where `from` is a keyword (see `init.from_` in ptft_jax.config).
+    name, equals, value = word.partition("=")
+    return re.sub(r"^(--?config\.init\.from)$", r"\1_", name) + equals + value
+
+
+def fail(message: str, status: int = BAD_INPUT) -> None:
+    """Prints one message and exits."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+def _config_error(error: Exception) -> str:
+    """An error raised while a config file ran or a --config.X flag was applied, with the place in the user's file."""
+    import traceback
+
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "get_config" in f.name or f.name == "<module>"]
+    place = next((f"{f.filename}:{f.lineno}: " for f in reversed(frames) if "site-packages" not in f.filename), "")
+    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+    return f"{place}{text or type(error).__name__}"
+
+
+def define_config() -> None:
+    """--config=FILE[:ARG] with --config.NAME=VALUE overrides."""
+    from ml_collections import config_flags
+
+    config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/pretrain/shakespeare.py:small.", lock_config=True)
+
+
+def prepare_jax() -> None:
+    """Settings for a fresh process, before anything is compiled: a persistent compilation cache, so that the second
+    launch of a program skips the compiler ($JAX_COMPILATION_CACHE_DIR wins; PTFT_NO_COMPILE_CACHE=1 turns it off)."""
+    import jax
+
+    from ptft_jax.data import cache
+
+    if os.environ.get("PTFT_NO_COMPILE_CACHE") or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    folder = cache.root() / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a read-only home only costs compile time
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

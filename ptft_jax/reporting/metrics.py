@@ -1,0 +1,87 @@
+"""Metrics on disk: one JSON object a line, and TensorBoard event files."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import time
+from typing import Any
+
+from ptft_jax.data import cache
+
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+
+
+class MetricsWriter:
+    """Appends to a run's metrics.jsonl, samples.jsonl and tensorboard/.
+
+    On resume, lines after the restored step are dropped first: the run will write them again, so each step has one
+    line however often the run was killed.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, tensorboard: bool, step: int):
+        for name in (METRICS, SAMPLES):
+            _keep_until(workdir / name, step)
+        self._metrics = open(workdir / METRICS, "a")
+        self._samples = open(workdir / SAMPLES, "a")
+        self._events = None
+        if tensorboard:
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+            self._events = EventFileWriter(str(workdir / "tensorboard"))
+
+    def write(self, step: int, kind: str, values: dict[str, float]) -> None:
+        """One row: {"step", "kind", ...values}; the same values as scalars kind/name."""
+        print(json.dumps({"step": step, "kind": kind, **values}), file=self._metrics, flush=True)
+        if self._events is not None:
+            from tensorboard.compat.proto import event_pb2, summary_pb2
+
+            scalars = [summary_pb2.Summary.Value(tag=f"{kind}/{k}", simple_value=v) for k, v in values.items()]
+            event = event_pb2.Event(step=step, wall_time=time.time(), summary=summary_pb2.Summary(value=scalars))
+            self._events.add_event(event)
+
+    def sample(self, step: int, row: dict[str, Any]) -> None:
+        """One sample text: {"step", ...row}."""
+        print(json.dumps({"step": step, **row}, ensure_ascii=False), file=self._samples, flush=True)
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._samples.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; none where there is no file. A half-written last line (a kill) is no row."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _keep_until(path: pathlib.Path, step: int) -> None:
+    if path.exists():
+        kept = [json.dumps(row, ensure_ascii=False) + "\n" for row in read(path) if row["step"] <= step]
+        write_text(path, "".join(kept))
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    cache.write_atomic(path, lambda temporary: temporary.write_text(text))
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, default=_plain, ensure_ascii=False) + os.linesep)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        return value.item()
+    return str(value)

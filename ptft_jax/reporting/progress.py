@@ -1,0 +1,84 @@
+"""What a person sees while a run goes on: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Reporter:
+    """Messages, tables and progress bars on standard error; standard output stays free for results."""
+
+    def __init__(self, quiet: bool = False):
+        self.console = Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
+        self._progress: Progress | None = None
+        self._last_line = 0.0
+
+    def __enter__(self) -> Reporter:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self._progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    @property
+    def active(self) -> bool:
+        """Whether bars are being shown, by this context or one around it."""
+        return self._progress is not None
+
+    def say(self, text: str) -> None:
+        """A message that stays."""
+        self.console.print(text, markup=False)
+
+    def start(self, name: str, total: int, done: int = 0) -> int | None:
+        """A new bar; returns its id for `advance` and `finish`."""
+        if self._progress is None:
+            return None
+        return self._progress.add_task(name, total=total, completed=done, note="")
+
+    def advance(self, task: int | None, done: int, note: str) -> None:
+        """Sets a bar's position and the text beside it."""
+        if self._progress is None or task is None:
+            return
+        self._progress.update(task, completed=done, note=note)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self._last_line > _SECONDS_BETWEEN_LINES:
+            bar = self._progress.tasks[self._progress.task_ids.index(task)]
+            self.say(f"{bar.description}  {done}/{bar.total:.0f}  {note}")
+            self._last_line = now
+
+    def finish(self, task: int | None) -> None:
+        """Removes a bar."""
+        if self._progress is not None and task is not None:
+            self._progress.remove_task(task)
+
+    def table(self, title: str, rows: list[dict]) -> None:
+        """Rows of equal keys as a table."""
+        self.console.print(as_table(title, rows))
+
+
+def as_table(title: str, rows: list[dict]) -> Table:
+    """A rich table; numbers are right-aligned."""
+    table = Table(title=title, title_justify="left")
+    for key in rows[0]:
+        numeric = all(isinstance(row[key], (int, float)) for row in rows)
+        table.add_column(key, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*[f"{v:,}" if isinstance(v, int) else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()])
+    return table

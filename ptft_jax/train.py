@@ -1,0 +1,42 @@
+"""Trains: pre-training and fine-tuning alike.
+
+  python -m ptft_jax.train --config=configs/pretrain/shakespeare.py:small --workdir=runs/base
+  python -m ptft_jax.train --config=configs/finetune/shakespeare.py:lora --config.init.from=runs/base --workdir=runs/lora
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from ptft_jax.errors import UserError
+from ptft_jax.launch import TERMINATED, define_config, launch, prepare_jax
+
+
+def define() -> None:
+    define_config()
+    flags.DEFINE_string("workdir", None, "Folder of the run. A run that is there already is continued.")
+    flags.DEFINE_float("max_seconds", 0.0, "Save and stop after so many seconds (0 = no limit); the same command continues.")
+
+
+def main() -> int:
+    args = flags.FLAGS
+    if args.config is None:
+        raise UserError("--config is missing, e.g. --config=configs/pretrain/shakespeare.py:small")
+    if not args.workdir:
+        raise UserError("--workdir is missing: the folder of the run, e.g. --workdir=runs/base")
+    prepare_jax()
+    from ptft_jax import run
+    from ptft_jax.reporting.progress import Reporter
+
+    reporter = Reporter()
+    summary = run.train(args.config, args.workdir, reporter=reporter, max_seconds=args.max_seconds)
+    if not summary["finished"]:
+        return TERMINATED if summary["reason"] == "sigterm" else 0
+    after, selected = summary["after"], summary["selected"]
+    rows = [{"metric": name, "before": summary["before"].get(name, float("nan")), "after": after[name]} for name in after]
+    reporter.table(f"{args.workdir}: best step {summary['best_step']} by {selected['metric']}", rows)
+    return 0
+
+
+if __name__ == "__main__":
+    launch(define, main)
