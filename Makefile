@@ -1,0 +1,46 @@
+# Everything runs in environments made here; PYTHON chooses the interpreter: make demo PYTHON=python3.12
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# One stamp an environment: rebuilt only when what it holds changes, or another interpreter is asked for.
+WHICH := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+
+.PHONY: demo test test-full install clean check-python
+
+demo: $(VENV)/.installed-$(WHICH)
+	$(BIN)/python -m experiments.transfer --out=runs/demo
+
+test: $(VENV)/.test-$(WHICH)
+	$(BIN)/python -m pytest tests -m "not slow and not live" -n 2 --dist loadgroup -q
+
+test-full: $(VENV)/.parity-$(WHICH)
+	$(BIN)/python -m pytest tests -n 2 --dist loadgroup -q
+
+# The comparisons with independent implementations, run live.
+live: $(VENV)/.parity-$(WHICH)
+	$(BIN)/python -m pytest tests -m live -q
+
+install: $(VENV)/.installed-$(WHICH)
+
+check-python:
+	@test -n "$(WHICH)" || { echo "error: no interpreter $(PYTHON); set PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is $(WHICH), ptft_jax needs 3.11 or newer; set PYTHON=..."; exit 1; }
+
+$(VENV)/.installed-$(WHICH): setup.py requirements.txt | check-python
+	rm -f $(VENV)/.installed-* $(VENV)/.test-* $(VENV)/.parity-*
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.test-$(WHICH): $(VENV)/.installed-$(WHICH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	touch $@
+
+# torch by version: the plain name brings gigabytes of GPU libraries.
+$(VENV)/.parity-$(WHICH): $(VENV)/.test-$(WHICH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Experiments: each file asks one question as a graph of runs with a report."""

@@ -1,0 +1,97 @@
+"""Experiments: graphs of runs in one folder. A finished run is never run again."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ptft_jax import config as configs
+from ptft_jax import run as runs
+from ptft_jax.reporting.progress import Reporter
+from ptft_jax.training import restore
+
+
+class Experiment:
+    """Runs by name below `folder`/runs. Launching it again continues where it stopped.
+
+    A run is reused when its config is the same and its parent is still the run it started from; else the old folder is
+    moved aside (NAME.old, NAME.old+, ...), never deleted.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, reporter: Reporter):
+        self.folder, self.reporter = pathlib.Path(folder), reporter
+        self._bar: int | None = None
+        self._done = 0
+
+    def workdir(self, name: str) -> pathlib.Path:
+        """Where the run `name` lives."""
+        return self.folder / "runs" / name
+
+    def expect(self, total: int) -> None:
+        """Shows a bar over so many runs."""
+        self._bar = self.reporter.start(self.folder.name, total)
+
+    def run(self, name: str, config: ConfigDict) -> dict[str, Any]:
+        """The summary of the run, which is carried out only if it has not been.
+
+        Raises:
+          UserError: anything wrong with the config, and a loss that is no number.
+        """
+        workdir = self.workdir(name)
+        if workdir.exists() and not self._is_current(workdir, config):
+            aside = workdir.with_name(workdir.name + ".old")
+            while aside.exists():
+                aside = aside.with_name(aside.name + "+")
+            workdir.rename(aside)
+            self.reporter.say(f"{workdir} was made with another config or parent: moved to {aside.name}")
+        summary = runs.finished(workdir) if (workdir / "config.json").exists() else None
+        if summary is None:
+            summary = runs.train(config, workdir, reporter=self.reporter)
+        if not summary["finished"]:
+            raise Interrupted(summary["reason"])
+        self._done += 1
+        self.reporter.advance(self._bar, self._done, f"{name} done")
+        return summary
+
+    def _is_current(self, workdir: pathlib.Path, config: ConfigDict) -> bool:
+        if not (workdir / "config.json").exists():
+            return not any(workdir.iterdir())
+        section, parent = runs.resolve(config)
+        if restore.read_config(workdir).as_dict() != section.as_dict():
+            return False
+        chain = json.loads((workdir / "lineage.json").read_text())
+        return not parent or bool(chain) and chain[0]["run_id"] == restore.run_id(parent.workdir)
+
+
+class Interrupted(Exception):
+    """A run was asked to stop (SIGTERM); launching the experiment again continues it."""
+
+
+def with_changes(config: ConfigDict, **changes: Any) -> ConfigDict:
+    """A copy of a config with dotted fields changed: with_changes(c, **{"data.length": 64}). Raises UserError."""
+    values = configs.check(config).as_dict()
+    for path, value in changes.items():
+        section = values
+        *parents, last = path.split(".")
+        for key in parents:
+            section = section.setdefault(key, {})
+        section[last] = value
+    checked = configs.check(values).as_dict()
+    out = configs.default()
+    _assign(out, checked)
+    return out
+
+
+def _assign(config: ConfigDict, values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _assign(config[key], value)
+        else:
+            config[key] = _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

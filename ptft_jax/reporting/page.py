@@ -1,0 +1,52 @@
+"""A self-contained HTML page: text, tables, SVG figures and sample texts, in the order they are added."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from ptft_jax.reporting.metrics import write_text
+
+
+class Page:
+    """Collects the parts of a report and writes them as one file that needs nothing else."""
+
+    def __init__(self, title: str, lead: str):
+        self.title, self.lead, self._parts = title, lead, []
+
+    def heading(self, text: str) -> None:
+        self._parts.append({"kind": "heading", "text": text})
+
+    def text(self, text: str) -> None:
+        self._parts.append({"kind": "text", "text": text})
+
+    def figure(self, svg: str) -> None:
+        self._parts.append({"kind": "figure", "svg": svg})
+
+    def table(self, rows: list[dict[str, Any]], *, prose: bool = False) -> None:
+        """Rows of equal keys. `prose` lets cells wrap. Numbers are formatted here."""
+        shown = [{k: _shown(v) for k, v in row.items()} for row in rows]
+        self._parts.append({"kind": "table", "rows": shown, "style": "text" if prose else ""})
+
+    def sample(self, title: str, prompt: str, text: str) -> None:
+        self._parts.append({"kind": "sample", "title": title, "prompt": prompt, "text": text})
+
+    def write(self, path: pathlib.Path, footer: str) -> None:
+        """Writes the page, whole or not at all; text is escaped."""
+        import jinja2
+
+        environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("ptft_jax.reporting"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        )
+        template = environment.get_template("report.html")
+        write_text(path, template.render(title=self.title, lead=self.lead, parts=self._parts, footer=footer))
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.3f}" if 0.01 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
+    return value

@@ -1,0 +1,89 @@
+"""A report of finished or unfinished runs, from what they left in their workdirs; results.json beside it."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+from ptft_jax.errors import UserError, nearest
+from ptft_jax.reporting import plots
+from ptft_jax.reporting.metrics import METRICS, SAMPLES, read, write_json
+from ptft_jax.reporting.page import Page
+
+
+def write(workdirs: list[pathlib.Path], out: pathlib.Path) -> None:
+    """Writes `out` and results.json beside it. Raises UserError for a folder that holds no run."""
+    rows = [_read(workdir) for workdir in workdirs]
+    write_json(out.with_name("results.json"), {row["name"]: row for row in rows})
+    page = Page("Runs", ", ".join(str(w) for w in workdirs))
+    page.heading("Summary")
+    page.table([_summary(row) for row in rows])
+    sets = sorted({key for row in rows for r in row["evals"] for key in r if key.endswith("/nll")})
+    for key in sets:
+        lines = {row["name"]: [[(r["step"], r[key]) for r in row["evals"] if key in r]] for row in rows}
+        lines = {name: points for name, points in lines.items() if points[0]}
+        page.figure(plots.curves(lines, title=key, x="step", y="nats a token"))
+    train = {row["name"]: [[(r["step"], r["loss"]) for r in row["train"]]] for row in rows if row["train"]}
+    if train:
+        page.figure(plots.curves(train, title="training loss", x="step", y="nats a token"))
+    measures = [_before_after(row) for row in rows]
+    if any(measures):
+        page.heading("Before and after (best checkpoint)")
+        for row, measured in zip(rows, measures):
+            if measured:
+                page.text(row["name"])
+                page.table(measured)
+    page.heading("Parameters")
+    for row in rows:
+        page.text(row["name"])
+        page.table([{k: v for k, v in group.items() if k != "paths"} for group in row["partition"]])
+    samples = [(row["name"], s) for row in rows for s in row["samples"][-2:]]
+    if samples:
+        page.heading("Samples")
+        for name, s in samples:
+            page.sample(f"{name}, step {s['step']}", s["prompt"], s["text"])
+    page.write(out, footer="Every figure is in results.json beside this file.")
+
+
+def _read(workdir: pathlib.Path) -> dict[str, Any]:
+    if not (workdir / "config.json").is_file():
+        beside = [str(p.parent) for p in workdir.parent.glob("*/config.json")] if workdir.parent.is_dir() else []
+        raise UserError(f"--run={workdir}: no run there (no config.json){nearest(str(workdir), beside)}")
+    summary = workdir / "summary.json"
+    metrics = read(workdir / METRICS)
+    return {
+        "name": workdir.name,
+        "workdir": str(workdir),
+        "config": json.loads((workdir / "config.json").read_text()),
+        "partition": json.loads((workdir / "partition.json").read_text()),
+        "lineage": json.loads((workdir / "lineage.json").read_text()),
+        "summary": json.loads(summary.read_text()) if summary.is_file() else None,
+        "train": [r for r in metrics if r["kind"] == "train"],
+        "evals": [r for r in metrics if r["kind"] == "eval"],
+        "samples": read(workdir / SAMPLES),
+    }
+
+
+def _summary(row: dict[str, Any]) -> dict[str, Any]:
+    s = row["summary"]
+    trains = sum(g["parameters"] for g in row["partition"] if g["group"] == "trainable")
+    steps = [r["step"] for r in row["train"] + row["evals"]]
+    return {
+        "run": row["name"],
+        "from": f"{row['lineage'][0]['workdir']}@{row['lineage'][0]['step']}" if row["lineage"] else "random",
+        "state": s["reason"] if s else "unfinished",
+        "step": s["step"] if s else max(steps, default=0),
+        "best step": s["best_step"] if s else "-",
+        "trainable": trains,
+        "optimizer MiB": s["optimizer_bytes"] / 2**20 if s else "-",
+        "seconds": s["seconds"] if s else "-",
+    }
+
+
+def _before_after(row: dict[str, Any]) -> list[dict[str, Any]]:
+    s = row["summary"]
+    if not s:
+        return []
+    nothing = "-"
+    return [{"metric": k, "before": s["before"].get(k, nothing), "after": v} for k, v in sorted(s["after"].items())]

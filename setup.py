@@ -1,0 +1,36 @@
+"""Packaging. The lower bounds are versions that the tests have been run with."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.*)"', (HERE / "ptft_jax/__init__.py").read_text())[1]
+REQUIREMENTS = [
+    line.strip() for line in (HERE / "requirements.txt").read_text().splitlines() if line.strip() and line[0] != "#"
+]
+
+EXTRAS = {
+    "cuda": ["jax[cuda12]"],
+    "tpu": ["jax[tpu]"],
+    # Only to *prepare* TFDS datasets whose builders need TensorFlow; reading prepared ones does not.
+    "tfds": ["tensorflow-cpu", "importlib_resources"],
+    "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100"],
+    # Independent implementations for the live comparisons.
+    "parity": ["torch>=2.2"],
+}
+
+setup(
+    name="ptft_jax",
+    version=VERSION,
+    description="Pre-training and fine-tuning as two stages of one experiment, in JAX and Flax",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    packages=find_packages(include=["ptft_jax", "ptft_jax.*"]),
+    package_data={"ptft_jax.reporting": ["templates/*.html"]},
+    python_requires=">=3.11",
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["ptft = ptft_jax.cli:main"]},
+)

@@ -1,0 +1,34 @@
+"""Eight simulated devices, and a cache of compiled programs that repeat runs share."""
+
+import os
+
+# Before JAX is first used. Eager single-core kernels keep two test workers out of each other's way.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compiled_programs():
+    from ptft_jax import launch
+
+    launch.prepare_jax()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder of the test's own."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("PTFT_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory):
+    """A text of 400 lines that a tiny model can learn something of."""
+    path = tmp_path_factory.mktemp("text") / "verses.txt"
+    words = "the cat sat on the mat and the dog lay by the fire while rain fell on the old stone roof".split()
+    lines = [" ".join(words[(i * k + 3 * k) % len(words)] for k in range(4, 12)) for i in range(400)]
+    path.write_text("\n".join(lines) + "\n")
+    return path

@@ -1,0 +1,134 @@
+"""Small problems that several tests share."""
+
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import jax
+import numpy as np
+
+from ptft_jax import config as configs
+from ptft_jax import run as runs
+from ptft_jax.model.spec import ModelSpec
+from ptft_jax.model.transformer import Transformer
+from ptft_jax.objectives.causal_lm import CausalLM
+from ptft_jax.optim import optimizers, schedules
+from ptft_jax.parallel import compile as compiling
+from ptft_jax.parallel import mesh as meshes
+from ptft_jax.parallel import sharding
+from ptft_jax.params.partition import Partition
+from ptft_jax.reporting.progress import Reporter
+from ptft_jax.training import state as states
+from ptft_jax.training.step import Step
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+VOCAB, LENGTH, ROWS = 64, 16, 16
+SPEC = ModelSpec(vocab_size=VOCAB, max_length=LENGTH, layers=3, width=32, heads=4, kv_heads=2)
+LLAMA = dict(norm="rms", activation="silu", gated=True, positions="rotary", bias=False, tied=False)
+EVERYTHING = ((".*", 1.0),)
+
+
+def random_batch(seed, rows=ROWS, length=LENGTH):
+    """Random tokens; a third of the targets weigh nothing, unevenly over rows."""
+    rng = np.random.default_rng(seed)
+    return {
+        "tokens": rng.integers(0, VOCAB, (rows, length)).astype(np.int32),
+        "targets": rng.integers(0, VOCAB, (rows, length)).astype(np.int32),
+        "weights": (rng.random((rows, length)) > rng.random((rows, 1)) * 0.6).astype(np.float32),
+    }
+
+
+def optimizer_config(**changes):
+    """The fields of config.optimizer that build an optimizer."""
+    base = dict(
+        name="adamw", b1=0.9, b2=0.95, eps=1e-8, momentum=0.9, weight_decay=0.1, clip_norm=1.0,
+        decay_rules=(("(.*/)?(bias|scale)", 0.0), (".*", 1.0)),
+    )  # fmt: skip
+    return types.SimpleNamespace(**(base | changes))
+
+
+@dataclasses.dataclass
+class Trained:
+    losses: np.ndarray
+    grad_norms: np.ndarray
+    evaluated: float
+    start: states.TrainState
+    state: states.TrainState
+    partition: Partition
+
+
+def train(
+    *, devices=1, fsdp=1, kind="jit", micro=1, rates=EVERYTHING, adapter=None, ema=0.9, steps=3, batches=None,
+    optimizer=None, objective=CausalLM(z_loss=1e-3, label_smoothing=0.1), rate=1e-2, base=None, **spec,
+):  # fmt: skip
+    """A few training steps of a tiny model with dropout, on a mesh of the first `devices` devices."""
+    mesh = meshes.make(0, fsdp, jax.devices()[:devices])
+    described = dataclasses.replace(SPEC, **({"dropout": 0.1} | spec))
+    model = Transformer(described, adapter, sharding.Rows(mesh) if kind == "jit" else None)
+    shapes = model.shapes()
+    partition = Partition.of(shapes, rates)
+    chain = optimizers.build(
+        optimizer or optimizer_config(), schedules.build("linear", rate, warmup=1, total=10), partition
+    )
+    step = Step(model, objective, partition, chain, micro, ema)
+
+    def make(key):
+        params = model.init(key) if base is None else base
+        return states.create(*partition.split(params), chain, jax.random.key(7), bool(ema))
+
+    like = jax.eval_shape(make, jax.random.key(0))
+    by_path = sharding.of_params(shapes, sharding.DEFAULT_RULES, mesh)
+    program = compiling.PROGRAMS[kind](step, mesh, sharding.of_state(like, by_path, mesh))
+    start = jax.device_get(jax.tree.map(_plain, program.whole(program.create(make, jax.random.key(0)))))
+    state, losses, norms = program.create(make, jax.random.key(0)), [], []
+    batches = batches or [random_batch(i) for i in range(steps)]
+    for batch in batches:
+        state, metrics = program.train(state, program.place(batch))
+        host = compiling.to_host(metrics)
+        losses.append(host["loss"][0] / host["loss"][1])
+        norms.append(host["grad_norm"])
+    total, weight = compiling.to_host(program.evaluate(state, program.place(batches[0])))["nll"]
+    whole = program.whole(state)
+    return Trained(np.array(losses), np.array(norms), total / weight, start, whole, partition)
+
+
+def _plain(x):
+    return jax.random.key_data(x) if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+
+def tiny_config(text_file, **changes):
+    """A run of seconds on a text file, on eight devices; `changes` are dotted fields with "__" for the dots."""
+    config = configs.default()
+    config.model.update(layers=2, width=32, heads=2, max_length=32, scan=False)
+    config.data.update(source=f"text:{text_file}", length=32, batch_size=8)
+    config.optimizer.update(learning_rate=1e-2, warmup_steps=2)
+    config.training.steps = 12
+    config.eval.update(every=4, tokens=512)
+    config.log.update(every=1, tensorboard=False)
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        section = config
+        for key in parents:
+            section = section[key]
+        section[last] = value
+    return config
+
+
+def quiet_train(config, workdir, **options):
+    """`run.train` without anything on the terminal."""
+    return runs.train(config, workdir, reporter=Reporter(quiet=True), **options)
+
+
+def ptft(*words, cache=None, devices=1, timeout=300, check=False, **env):
+    """Runs `python -m ptft_jax.cli WORDS` as a user would, in a process of its own."""
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **env}
+    if cache is not None:
+        environment["PTFT_CACHE"] = str(cache)
+    command = [sys.executable, "-m", "ptft_jax.cli", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
+    if check and done.returncode:
+        raise AssertionError(f"{command} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done

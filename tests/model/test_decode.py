@@ -1,0 +1,110 @@
+"""Generation with the cache equals running the model on the whole text again for every token."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptft_jax.errors import UserError
+from ptft_jax.model.decode import Sampling, filtered, generate
+from ptft_jax.model.transformer import Transformer
+from tests.helpers import LLAMA, SPEC
+
+PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10], [11] * 20]
+
+
+def built(**changes):
+    model = Transformer(dataclasses.replace(SPEC, max_length=64, init_std=0.3, **changes))
+    return model, model.init(jax.random.key(0))
+
+
+@pytest.mark.parametrize("family", [{}, {**LLAMA, "scan": False}], ids=["gpt2", "llama"])
+def test_greedy_equals_no_cache(family):
+    model, params = built(**family)
+    rows = generate(model, params, PROMPTS, max_new_tokens=18, sampling=Sampling(temperature=0))
+    forward = jax.jit(model)
+    for prompt, row in zip(PROMPTS, rows):
+        text = np.zeros((1, 64), np.int32)  # padded after the text: a causal model does not see it
+        text[0, : len(prompt)] = prompt
+        for n in range(len(prompt), len(prompt) + 18):
+            text[0, n] = int(jnp.argmax(forward(params, text)[0, n - 1]))
+        assert row.ids == text[0, len(prompt) : len(prompt) + 18].tolist()
+        assert row.reason == "length"
+
+
+def test_a_row_does_not_depend_on_its_neighbours():
+    model, params = built()
+    options = dict(max_new_tokens=18, sampling=Sampling(temperature=1.0, top_p=0.9), seed=5)
+    together = generate(model, params, PROMPTS, **options)
+    alone = generate(model, params, PROMPTS[:1], **options)
+    assert together[0] == alone[0]
+    assert generate(model, params, PROMPTS, **{**options, "seed": 6}) != together
+
+
+def test_stops():
+    model, params = built()
+    free = generate(model, params, PROMPTS, max_new_tokens=18, sampling=Sampling(temperature=0))
+    stop = free[1].ids[4]
+    rows = generate(model, params, PROMPTS, max_new_tokens=18, sampling=Sampling(temperature=0), stop_ids=(stop,))
+    for row, whole in zip(rows, free):
+        if stop in whole.ids:
+            assert row.ids == whole.ids[: whole.ids.index(stop)] and row.reason == "end"
+        else:
+            assert row == whole
+    cut = generate(
+        model, params, PROMPTS, max_new_tokens=18, sampling=Sampling(temperature=0), cut=lambda row, ids: 2 if row == 0 else None
+    )
+    assert cut[0].ids == free[0].ids[:2] and cut[0].reason == "stop" and cut[1] == free[1]
+
+
+@pytest.mark.parametrize(
+    "prompts, count, words",
+    [([[1], []], 4, "prompt 1 is empty"), ([[1] * 60], 8, "a prompt of 60 leaves room for 4 new ones, not 8")],
+)
+def test_impossible_requests(prompts, count, words):
+    model, params = built()
+    with pytest.raises(UserError, match=words):
+        generate(model, params, prompts, max_new_tokens=count)
+
+
+@pytest.mark.parametrize("bad", [dict(temperature=-1), dict(top_p=0), dict(min_p=1), dict(top_k=-1)], ids=str)
+def test_impossible_sampling(bad):
+    with pytest.raises(UserError, match=f"{next(iter(bad))} = "):
+        Sampling(**bad)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    temperature=st.floats(0.3, 2),
+    top_k=st.integers(0, 12),
+    top_p=st.floats(0.1, 1),
+    min_p=st.floats(0, 0.5),
+)
+def test_filters_against_a_loop(seed, temperature, top_k, top_p, min_p):
+    """Each filter written out over sorted probabilities, in plain Python."""
+    logits = np.random.default_rng(seed).standard_normal(10) * 3
+    x = np.asarray(logits, np.float32) / np.float32(temperature)
+    keep = sorted(range(10), key=lambda i: -x[i])
+    if top_k:
+        keep = keep[:top_k]
+    p = {i: float(np.exp(x[i] - x.max())) for i in keep}
+    total = sum(p.values())
+    mass, nucleus = 0.0, []
+    for i in keep:
+        if top_p < 1 and mass >= top_p - 1e-6:
+            if mass < top_p + 1e-6:
+                return  # on the edge: rounding decides
+            break
+        nucleus.append(i)
+        mass += p[i] / total
+    best = max(p[i] for i in nucleus)
+    if any(abs(p[i] / best - min_p) < 1e-5 for i in nucleus):
+        return
+    expected = {i for i in nucleus if p[i] >= min_p * best}
+    got = filtered(jnp.asarray(logits, jnp.float32)[None], Sampling(temperature, top_k, top_p, min_p))[0]
+    assert {int(i) for i in np.flatnonzero(np.isfinite(got))} == expected

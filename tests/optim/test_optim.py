@@ -1,0 +1,100 @@
+"""Schedules at their corners; optimizers against Optax's own assembled ones."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from ptft_jax.model.transformer import Transformer
+from ptft_jax.optim import optimizers, schedules
+from ptft_jax.params.partition import Partition
+from ptft_jax.params.rules import flatten
+from tests.helpers import EVERYTHING, SPEC, optimizer_config
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [  # at steps 0, 10 (the top), 55 (half way), 100
+        ("constant", [1 / 11, 1, 1, 1]),
+        ("linear", [1 / 11, 1, 0.55, 0.1]),
+        ("cosine", [1 / 11, 1, 0.55, 0.1]),
+        ("wsd", [1 / 11, 1, 1, 0.1]),
+        ("rsqrt", [1 / 11, 1, (10 / 55) ** 0.5, 0.1**0.5]),
+    ],
+)
+def test_schedules(name, expected):
+    schedule = schedules.build(name, 2.0, warmup=10, total=100, end_ratio=0.1, decay_fraction=0.2)
+    got = [float(schedule(step)) / 2.0 for step in (0, 10, 55, 100)]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    rising = [float(schedule(step)) for step in range(11)]
+    assert all(b > a for a, b in zip(rising, rising[1:]))
+
+
+def test_wsd_goes_down_in_its_last_part_only():
+    schedule = schedules.build("wsd", 1.0, warmup=10, total=100, end_ratio=0.0, decay_fraction=0.2)
+    assert float(schedule(79)) == 1.0 and float(schedule(90)) == pytest.approx(0.5) and float(schedule(100)) == 0.0
+
+
+def _tree():
+    params = Transformer(SPEC).init(jax.random.key(0))
+    grads = jax.tree.map(lambda p: jax.random.normal(jax.random.key(1), p.shape), params)
+    return params, grads, Partition.of(params, EVERYTHING)
+
+
+@pytest.mark.parametrize(
+    "name, theirs",
+    [
+        ("adamw", lambda mask: optax.adamw(0.01, 0.9, 0.95, weight_decay=0.1, mask=mask)),
+        ("lion", lambda mask: optax.lion(0.01, 0.9, 0.95, weight_decay=0.1, mask=mask)),
+        ("sgd", lambda mask: optax.chain(optax.trace(0.9), optax.add_decayed_weights(0.1, mask), optax.scale(-0.01))),
+    ],
+)
+def test_equal_to_optax(name, theirs):
+    params, grads, partition = _tree()
+    ours = optimizers.build(optimizer_config(name=name, clip_norm=0), optax.constant_schedule(0.01), partition)
+    mask = lambda tree: jax.tree_util.tree_map_with_path(  # noqa: E731
+        lambda path, _: path[-1].key not in ("bias", "scale"), tree
+    )
+    theirs = theirs(mask)
+    mine, other = params, params
+    mine_state, other_state = ours.init(params), theirs.init(params)
+    for _ in range(3):
+        updates, mine_state = ours.update(grads, mine_state, mine)
+        mine = optax.apply_updates(mine, updates)
+        updates, other_state = theirs.update(grads, other_state, other)
+        other = optax.apply_updates(other, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), mine, other)
+
+
+def test_muon_orthogonalises_kernels_and_adam_does_the_rest():
+    params, grads, partition = _tree()
+    config = optimizer_config(name="muon", clip_norm=0, weight_decay=0)
+    chain = optimizers.build(config, optax.constant_schedule(1.0), partition)
+    updates, _ = chain.update(grads, chain.init(params), params)
+    flat = flatten(updates)
+    for layer in np.asarray(flat["blocks/mlp/up/kernel"]):
+        values = np.linalg.svd(layer, compute_uv=False)
+        # Five Newton-Schulz steps bring singular values to 1 within about 0.3; times 0.2 * sqrt(the larger side).
+        np.testing.assert_allclose(values / (0.2 * 128**0.5), 1.0, atol=0.35)
+    adam = optax.scale_by_adam(0.9, 0.95)
+    theirs, _ = adam.update(grads, adam.init(params), params)
+    np.testing.assert_allclose(flat["embed/tokens/embedding"], -theirs["embed"]["tokens"]["embedding"], rtol=1e-4)
+
+
+def test_clipping_bounds_the_norm():
+    params, grads, partition = _tree()
+    config = optimizer_config(name="sgd", momentum=0.0, weight_decay=0.0, clip_norm=0.5)
+    chain = optimizers.build(config, optax.constant_schedule(1.0), partition)
+    updates, _ = chain.update(grads, chain.init(params), params)
+    assert float(optax.global_norm(updates)) == pytest.approx(0.5, rel=1e-5)
+
+
+def test_decay_rules_can_name_layers():
+    params, grads, partition = _tree()
+    zero = jax.tree.map(lambda g: g * 0, grads)
+    rules = (("blocks[0]/mlp/up/kernel", 1.0), (".*", 0.0))
+    chain = optimizers.build(optimizer_config(name="sgd", decay_rules=rules), optax.constant_schedule(1.0), partition)
+    updates, _ = chain.update(zero, chain.init(params), params)
+    kernel, moved = flatten(params)["blocks/mlp/up/kernel"], flatten(updates)["blocks/mlp/up/kernel"]
+    np.testing.assert_allclose(moved[0], -0.1 * kernel[0], rtol=1e-6)
+    assert not np.any(moved[1:]) and not np.any(flatten(updates)["embed/tokens/embedding"])

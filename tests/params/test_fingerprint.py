@@ -1,0 +1,41 @@
+"""Checksums see every flipped bit, whatever the layout."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ptft_jax.parallel import mesh as meshes
+from ptft_jax.params.fingerprint import checksums, fingerprint
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
+def test_any_one_changed_element_shows(dtype):
+    base = np.asarray(jax.random.normal(jax.random.key(0), (7, 5)) > 0 if dtype == "bool" else jnp.arange(35).reshape(7, 5).astype(dtype))
+    original = checksums({"x": base})
+    for place in [(0, 0), (3, 2), (6, 4)]:
+        changed = base.copy()
+        changed[place] = not changed[place] if dtype == "bool" else changed[place] + 1
+        assert checksums({"x": changed}) != original
+
+
+def test_swapped_elements_show():
+    x = np.arange(10, dtype=np.float32)
+    y = x.copy()
+    y[[2, 7]] = y[[7, 2]]
+    assert checksums({"x": x}) != checksums({"x": y})
+
+
+def test_the_layout_does_not_matter():
+    x = jax.random.normal(jax.random.key(1), (16, 8))
+    mesh = meshes.make(1, 8)
+    sharded = jax.device_put(x, NamedSharding(mesh, P("fsdp")))
+    assert checksums({"a": {"x": x}}) == checksums({"a": {"x": sharded}})
+
+
+def test_a_fingerprint_is_of_names_and_values():
+    a, b = checksums({"x": np.ones(3)}), checksums({"y": np.ones(3)})
+    assert fingerprint(a) != fingerprint(b)
+    assert fingerprint(a) == fingerprint(checksums({"x": np.ones(3)}))
