@@ -136,7 +136,7 @@ class Run:
     def _check_rows(self) -> None:
         c, devices = self.config, self.mesh.size
         per_step = c.data.batch_size // c.training.micro_batches
-        rows = [("data.batch_size / training.micro_batches", per_step), ("eval.batch_size", c.eval.batch_size)]
+        rows = [("data.batch_size / training.micro_batches", per_step), ("eval.batch_size", c.eval.batch_size or c.data.batch_size)]
         for name, value in rows:
             if value % devices:
                 raise UserError(f"config.{name} = {value}: expected a multiple of the {devices} devices")

@@ -25,9 +25,9 @@ GENRES = {"general": ("comedies", "problems", "roman", "romances", "tragedies"),
 HELD_OUT = {
     "general": {"validation": ("the-comedy-of-errors",), "test": ("macbeth",)},
     "histories": {"validation": ("king-john",), "test": ("richard-ii",)},
-    "roses": {"validation": ("henry-vi-part-3",), "test": ("richard-iii",)},
+    "roses": {"validation": ("henry-vi-part-3",), "test": ("henry-vi-part-1",)},
 }
-_ROSES = ("henry-vi-part-2", "henry-vi-part-3", "richard-iii")
+_ROSES = ("henry-vi-part-1", "henry-vi-part-2", "henry-vi-part-3")
 
 
 def shakespeare(name: str, split: str) -> list[tuple[str, str]]:

@@ -26,11 +26,9 @@ class EvalSet:
 
     def run(self, state: Any) -> dict[str, float]:
         """{"NAME/nll": nats a token, "NAME/accuracy", "NAME/bits_per_byte", ...} of the state."""
-        sums = None
-        for batch in self._batches:
-            part = self._program.evaluate(state, batch)
-            sums = part if sums is None else jax.tree.map(lambda a, b: a + b, sums, part)
-        host = to_host(sums)
+        # All batches are dispatched before the first result is waited for; the sums are taken in float64.
+        parts = [to_host(part) for part in [self._program.evaluate(state, batch) for batch in self._batches]]
+        host = {name: tuple(map(sum, zip(*(part[name] for part in parts)))) for name in parts[0]}
         values = {k: float(v) for k, v in means(host).items()}
         if "nll" in host and self._bytes and jax.process_count() == 1:
             values["bits_per_byte"] = host["nll"][0] / math.log(2) / self._bytes

@@ -60,6 +60,7 @@ def _muon(config: Any) -> optax.GradientTransformation:
         beta=config.momentum,
         adam_b1=config.b1,
         adam_b2=config.b2,
+        adam_learning_rate=1.0,  # not rescaled as kernels are
         muon_weight_dimension_numbers=matrices,
         consistent_rms=0.2,
     )

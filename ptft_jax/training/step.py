@@ -43,7 +43,7 @@ class Step:
         if axis is not None:
             loss, grads = jax.lax.psum((loss, grads), axis)
         grads = jax.tree.map(lambda g: g / loss.weight, grads)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         updates, optimizer = self.optimizer.update(grads, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         ema = state.ema
