@@ -12,10 +12,10 @@ demo: $(VENV)/.installed-$(WHICH)
 	$(BIN)/python -m experiments.transfer --out=runs/demo
 
 test: $(VENV)/.test-$(WHICH)
-	$(BIN)/python -m pytest tests -m "not slow and not live" -n 2 --dist loadgroup -q
+	$(BIN)/python -m pytest tests -m "not slow and not live" -n 2 -q
 
 test-full: $(VENV)/.parity-$(WHICH)
-	$(BIN)/python -m pytest tests -n 2 --dist loadgroup -q
+	$(BIN)/python -m pytest tests -n 2 -q
 
 # The comparisons with independent implementations, run live.
 live: $(VENV)/.parity-$(WHICH)

@@ -15,7 +15,7 @@ EXTRAS = {
     "cuda": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],
     # Only to *prepare* TFDS datasets whose builders need TensorFlow; reading prepared ones does not.
-    "tfds": ["tensorflow-cpu", "importlib_resources"],
+    "tfds": ["tensorflow-cpu"],
     "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100"],
     # Independent implementations for the live comparisons.
     "parity": ["torch>=2.2"],

@@ -214,7 +214,7 @@ def _page(experiment: Experiment, results: dict[str, Any]) -> Page:
         "validation checkpoint, on a play or on modules that neither stage has seen.",
     )
     page.heading("Claims")
-    page.text("Shown means: at least three times the spread over seeds, and the threshold in the line.")
+    page.text("Shown means: at least three times the spread over seeds, and the threshold in the line. What is not shown is a result, too.")
     page.table(results["claims"], prose=True)
     page.heading("Pre-training")
     page.text(
@@ -239,28 +239,32 @@ def _page(experiment: Experiment, results: dict[str, Any]) -> Page:
 def _target(page: Page, results: dict[str, Any], target: str, figures: list[dict[str, Any]]) -> None:
     page.heading(f"Target: {target} ({TARGETS[target]})")
     page.table([_row(f) for f in figures])
+    colours = plots.palette(LABELS.values())
     tuned = [f for f in figures if f["test"]]
     untuned = statistics.mean(next(f for f in figures if f["method"] == "full")["test_before"])
     page.figure(
-        plots.bars(
+        plots.dots(
             {LABELS[f["method"]]: f["test"] for f in tuned},
             title=f"Transfer: loss on held-out {target}",
-            y="loss (nats a token)",
+            x="loss (nats a token)",
             level=("the base, untuned", untuned),
+            colours=colours,
         )
     )
     for name, title in (("validation/nll", f"Learning {target}"), ("source/nll", "Forgetting: loss on the source")):
-        groups, marks = {}, {}
-        for f in figures:
-            runs = [f"{target}-{f['method']}-seed{s}" for s in seeds_of(target, results["seeds"])]
-            lines = [[(r["step"], r[name]) for r in results["curves"][run] if name in r] for run in runs]
-            if all(lines):
-                label = LABELS[f["method"]]
-                groups[label] = lines
-                if f["method"] != "too_high":
-                    marks[label] = [next(p for p in line if p[0] == best) for line, best in zip(lines, f["best_step"])]
-        page.figure(plots.curves(groups, title=title, x="step", y="loss (nats a token)", marks=marks))
+        groups = _curves(results, target, tuned, name)
+        marks = {
+            LABELS[f["method"]]: [next(p for p in line if p[0] == best) for line, best in zip(groups[LABELS[f["method"]]], f["best_step"])]
+            for f in tuned
+            if LABELS[f["method"]] in groups
+        }
+        page.figure(plots.curves(groups, title=title, x="step", y="loss (nats a token)", marks=marks, colours=colours))
     page.text("Dots are the selected checkpoints.")
+    if target == "roses":
+        pair = [f for f in figures if f["method"] in ("full", "too_high")]
+        groups = _curves(results, target, pair, "source/nll")
+        title = f"A rate {TOO_HIGH} times too high: loss on the source"
+        page.figure(plots.curves(groups, title=title, x="step", y="loss (nats a token)", colours=colours))
     pairs = {
         LABELS[f["method"]]: [(b - a, g) for b, a, g in zip(f["test_before"], f["test"], f["forgetting"])]
         for f in tuned
@@ -272,8 +276,20 @@ def _target(page: Page, results: dict[str, Any], target: str, figures: list[dict
             title="Gain on the target against forgetting of the source",
             x="target loss: base minus tuned (nats)",
             y="source loss: tuned minus base",
+            colours=colours,
         )
     )
+
+
+def _curves(results: dict[str, Any], target: str, figures: list[dict[str, Any]], name: str) -> dict[str, list]:
+    """{label: a line a seed} of a metric, of the methods that have it."""
+    groups = {}
+    for f in figures:
+        runs = [f"{target}-{f['method']}-seed{s}" for s in seeds_of(target, results["seeds"])]
+        lines = [[(r["step"], r[name]) for r in results["curves"][run] if name in r] for run in runs]
+        if all(lines):
+            groups[LABELS[f["method"]]] = lines
+    return groups
 
 
 def _footer(results: dict[str, Any]) -> str:

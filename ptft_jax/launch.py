@@ -25,7 +25,11 @@ def launch(define: Callable[[], None], main: Callable[[], int | None], argv: Seq
     """
     argv = [_spelled(word) for word in (sys.argv if argv is None else argv)]
     sys.argv[:] = argv  # where ml_collections looks for overrides
+    before = set(flags.FLAGS)
     define()
+    if {"--help", "-h", "-help"} & set(argv[1:]):
+        print(_help(argv[0], main, set(flags.FLAGS) - before))
+        sys.exit(0)
     logging.set_verbosity(logging.ERROR)  # libraries warn of things that users cannot change; --verbosity shows them
     try:
         rest = flags.FLAGS(argv)
@@ -46,6 +50,16 @@ def launch(define: Callable[[], None], main: Callable[[], int | None], argv: Seq
         sys.exit(status or 0)
 
     app.run(run, argv=argv[:1])
+
+
+def _help(program: str, main: Callable, names: set[str]) -> str:
+    """The verb's own text and flags; absl's help lists everything any library defines."""
+    lines = [f"{program} [--flags]", "", (sys.modules[main.__module__].__doc__ or "").strip(), "", "flags:"]
+    for name in sorted(names):
+        flag = flags.FLAGS[name]
+        shown = "" if flag.default in (None, "", []) else f" (default {flag.default_as_str})"
+        lines.append(f"  --{name}: {flag.help}{shown}")
+    return "\n".join(lines)
 
 
 def _spelled(word: str) -> str:

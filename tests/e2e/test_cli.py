@@ -1,0 +1,137 @@
+"""The commands as a user types them: fast help, real output, one clear message for bad input."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.helpers import ROOT, ptft
+
+
+@pytest.fixture(scope="module")
+def base(text_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    ptft(*_train(text_file), "--workdir", folder / "base", check=True)
+    return folder / "base"
+
+
+def _train(text_file, *more):
+    return [
+        "train", f"--config=configs/pretrain/text.py:{text_file}", "--config.model.width=32", "--config.model.layers=1",
+        "--config.training.steps=6", "--config.optimizer.warmup_steps=1", "--config.eval.every=3", "--config.eval.tokens=500",
+        *more,
+    ]  # fmt: skip
+
+
+def test_help_is_fast_and_names_every_verb():
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "ptft_jax.cli", "--help"], capture_output=True, text=True, cwd=ROOT)
+    seconds = time.monotonic() - began
+    assert done.returncode == 0 and seconds < 1.0
+    from ptft_jax.cli import VERBS
+
+    assert all(verb in done.stdout for verb in VERBS)
+    # What makes it fast: nothing heavy is imported.
+    probe = "import sys, ptft_jax.cli; print([m for m in ('jax', 'numpy', 'flax', 'absl') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("verb", ["train", "eval", "generate", "report", "doctor"])
+def test_each_verb_has_help_both_ways(verb):
+    command = ptft(verb, "--help", check=True)
+    module = subprocess.run([sys.executable, "-m", f"ptft_jax.{verb}", "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert module.returncode == 0 and module.stdout.splitlines()[2:] == command.stdout.splitlines()[2:]
+    assert "\n  --" in command.stdout and "python -m ptft_jax" in command.stdout
+
+
+def test_eval_prints_json_and_generate_text(base, text_file):
+    values = json.loads(ptft("eval", f"--run={base}@best", check=True).stdout)
+    summary = json.loads((base / "summary.json").read_text())
+    assert values["nll"] == pytest.approx(summary["after"]["validation/nll"], abs=0.05)  # that one used 500 tokens
+    other = json.loads(ptft("eval", f"--run={base}", "--data=stdlib:prose", "--tokens=300", check=True).stdout)
+    assert other["data"] == "stdlib:prose" and other["nll"] > values["nll"]
+    words = ["generate", f"--run={base}@best", "--prompt=the cat", "--max_new_tokens=20", "--temperature=0"]
+    text = ptft(*words, check=True).stdout
+    assert text.startswith("the cat") and len(text) > 10
+    row = json.loads(ptft(*words, "--json", check=True).stdout)
+    assert row["prompt"] + row["text"] == text.rstrip("\n") and row["tokens"] == 20
+    stop = row["text"][4:6]
+    cut = json.loads(ptft(*words, "--json", f"--stop={stop}", check=True).stdout)
+    assert cut["reason"] == "stop" and cut["text"] == row["text"][: row["text"].index(stop)]
+
+
+def test_report_of_runs(base, tmp_path):
+    out = tmp_path / "report.html"
+    done = ptft("report", f"--run={base}", f"--out={out}", check=True)
+    assert str(out) in done.stdout
+    html = out.read_text()
+    assert "<svg" in html and "validation/nll" in html
+    assert not re.search(r"(src|href)=.http", html), "the page must need nothing else"
+    assert json.loads((tmp_path / "results.json").read_text())["base"]["evals"]
+
+
+def test_doctor(tmp_path):
+    done = ptft("doctor", "--offline", check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 5 and all(line.startswith("ok") for line in lines), done.stdout
+
+
+def test_a_module_verb_trains_and_continues(text_file, tmp_path):
+    words = [*_train(text_file)[1:], f"--workdir={tmp_path}/run"]
+    command = [sys.executable, "-m", "ptft_jax.train", *words]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0 and "finished before" in again.stderr
+
+
+BAD = {
+    "no verb": (["trian"], "no verb 'trian' (did you mean 'train'?)"),
+    "no config": (["train", "--workdir=x"], "--config is missing"),
+    "no workdir": (["train", "--config=configs/pretrain/shakespeare.py:tiny"], "--workdir is missing"),
+    "missing config file": (["train", "--config=configs/nothing.py", "--workdir=x"], "configs/nothing.py"),
+    "unknown size": (["train", "--config=configs/pretrain/shakespeare.py:tinny", "--workdir=x"], "did you mean 'tiny'?"),
+    "unknown family": (["train", "--config=configs/pretrain/shakespeare.py:tiny,lama", "--workdir=x"], "'llama'"),
+    "unknown field": (["train", "--config=configs/pretrain/shakespeare.py:tiny", "--config.optimizer.lr=1", "--workdir=x"], "optimizer.lr"),
+    "unknown flag": (["train", "--workdirr=x"], "Unknown command line flag 'workdirr'"),
+    "stray word": (["train", "runs/base"], "unexpected argument 'runs/base'"),
+    "mistyped": (["train", "--config=configs/pretrain/shakespeare.py:tiny", "--config.training.steps=many", "--workdir=x"], "training.steps"),
+    "impossible": (["train", "--config=configs/pretrain/shakespeare.py:tiny", "--config.model.heads=3", "--workdir=x"], "a multiple of model.heads"),
+    "unread": (["train", "--config=configs/pretrain/shakespeare.py:tiny", "--config.tune.lora.rank=2", "--workdir=x"], "nothing in this run reads it"),
+    "unknown dataset": (["train", "--config=configs/pretrain/shakespeare.py:tiny", "--config.data.source=tfds:tiny_shakespear", "--workdir=x"], "did you mean 'tiny_shakespeare'"),
+    "wrong parent": (["train", "--config=configs/finetune/shakespeare.py:full", "--config.init.from=configs", "--workdir=x"], "is not the workdir of a run"),
+    "eval without run": (["eval"], "--run is missing"),
+    "eval of nothing": (["eval", "--run=nowhere"], "--run = 'nowhere': no such folder"),
+    "report of nothing": (["report", "--run=tests"], "no run there"),
+    "generate without prompt": (["generate", "--run=x"], "--prompt is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_gives_one_message_and_status_2(name, tmp_path):
+    words, expected = BAD[name]
+    done = ptft(*[w.replace("--workdir=x", f"--workdir={tmp_path}/run") for w in words])
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and expected in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_a_mistake_in_a_config_file_is_located(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from ptft_jax import config\n\n\ndef get_config():\n    c = config.default()\n    c.modle = 3\n    return c\n")
+    done = ptft("train", f"--config={file}", f"--workdir={tmp_path}/run")
+    assert done.returncode == 2 and "mine.py:6" in done.stderr and "modle" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_loses_nothing(text_file, tmp_path):
+    """Files may not grow beyond 40 KiB from the second launch on: saving fails, and what was saved stays."""
+    words = _train(text_file, f"--workdir={tmp_path}/run", "--config.log.tensorboard=False")
+    ptft(*words, "--max_seconds=0.001", check=True)
+    limited = f"ulimit -f 40; exec {sys.executable} -m ptft_jax.cli " + " ".join(map(str, words))
+    done = subprocess.run(["bash", "-c", limited], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "saving failed" in done.stderr and "run the same command again" in done.stderr
+    ptft(*words, check=True)
+    assert json.loads((tmp_path / "run/summary.json").read_text())["step"] == 6

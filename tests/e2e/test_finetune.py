@@ -1,0 +1,166 @@
+"""A second stage starts from the first: parameters, tokenizer, lineage; adapters saved alone; errors that name the parent."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from ptft_jax import run as runs
+from ptft_jax.errors import UserError
+from ptft_jax.params.rules import flatten
+from ptft_jax.training import checkpoint
+from tests.helpers import quiet_train, tiny_config
+
+
+@pytest.fixture(scope="module")
+def base(text_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "base"
+    quiet_train(tiny_config(text_file, training__steps=24), folder)
+    return folder
+
+
+def child(text_file, parent, **changes):
+    return tiny_config(text_file, init__from_=str(parent), **changes)
+
+
+LORA = dict(tune__method="lora", tune__lora__rank=2, training__steps=8)
+
+
+def params_of(reference):
+    return flatten(jax.device_get(runs.load(str(reference)).params))
+
+
+def test_a_child_starts_where_its_parent_ended(text_file, tmp_path, base):
+    summary = quiet_train(child(text_file, f"{base}@best", training__steps=8), tmp_path / "child")
+    parent = runs.finished(base)
+    for name in ("validation/nll", "test/nll"):
+        assert summary["before"][name] == pytest.approx(parent["after"][name], abs=1e-6)
+    # Forgetting is measured without being asked for: "source" is what the parent was trained on.
+    assert summary["before"]["source/nll"] == pytest.approx(parent["after"]["validation/nll"], abs=1e-6)
+    assert {"source/nll", "source_test/nll", "test/nll"} <= summary["after"].keys()
+    lineage = json.loads((tmp_path / "child/lineage.json").read_text())
+    assert [row["step"] for row in lineage] == [parent["best_step"]]
+    quiet_train(child(text_file, tmp_path / "child", training__steps=2), tmp_path / "grandchild")
+    lineage = json.loads((tmp_path / "grandchild/lineage.json").read_text())
+    assert [row["workdir"] for row in lineage] == [str(tmp_path / "child"), str(base)]
+    assert (tmp_path / "child/tokenizer.json").read_text() == (base / "tokenizer.json").read_text()
+
+
+def test_the_parents_structure_need_not_be_repeated_but_must_not_be_contradicted(text_file, tmp_path, base):
+    config = child(text_file, base, training__steps=2, optimizer__warmup_steps=0)
+    config.model = type(config)(tiny_config(text_file).model)
+    config.model.update(layers=4, width=128, heads=4, max_length=128)  # the defaults
+    assert quiet_train(config, tmp_path / "run")["finished"]
+    config.model.layers = 3
+    with pytest.raises(UserError, match="config.model.layers = 3, but the parent .* has 2"):
+        quiet_train(config, tmp_path / "other")
+
+
+def test_lora_saves_what_trains_and_refers_to_its_base(text_file, tmp_path, base):
+    quiet_train(child(text_file, base, **LORA), tmp_path / "lora")
+    step = checkpoint.steps_of(tmp_path / "lora")[-1]
+    saved = flatten(checkpoint.shapes(tmp_path / "lora", step))
+    assert saved and all("/adapter/" in path for path in saved)
+    meta = checkpoint.read_meta(tmp_path / "lora", step)
+    assert meta["base"]["step"] == checkpoint.steps_of(base)[-1]
+    merged, plain = params_of(tmp_path / "lora"), params_of(base)
+    assert merged.keys() == plain.keys()
+    assert any(not np.array_equal(merged[p], plain[p]) for p in plain)
+    np.testing.assert_array_equal(merged["embed/tokens/embedding"], plain["embed/tokens/embedding"])
+    # A grandchild starts from the merged parameters.
+    summary = quiet_train(child(text_file, tmp_path / "lora", training__steps=0, optimizer__warmup_steps=0), tmp_path / "merged")
+    assert summary["finished"] and not any("adapter" in p for p in flatten(checkpoint.shapes(tmp_path / "merged", 0)))
+    for path, array in params_of(tmp_path / "merged").items():
+        np.testing.assert_array_equal(array, merged[path])
+
+
+def test_a_base_may_move_together_with_its_adapter_but_not_change(text_file, tmp_path, base):
+    home = tmp_path / "home"
+    shutil.copytree(base, home / "base")
+    quiet_train(child(text_file, home / "base", **LORA), home / "lora")
+    expected = params_of(home / "lora")
+    home.rename(tmp_path / "moved")
+    found = params_of(tmp_path / "moved/lora")
+    assert all(np.array_equal(found[p], expected[p]) for p in expected)
+    (tmp_path / "moved/base").rename(tmp_path / "moved/elsewhere")
+    with pytest.raises(UserError, match="its base is not at"):
+        params_of(tmp_path / "moved/lora")
+    changed = tiny_config(text_file, training__steps=24, seed=1)
+    quiet_train(changed, tmp_path / "moved/base")
+    with pytest.raises(UserError, match="it is another model"):
+        params_of(tmp_path / "moved/lora")
+
+
+def test_lora_resumes_exactly(text_file, tmp_path, base):
+    config = child(text_file, base, **LORA)
+    whole = quiet_train(config, tmp_path / "whole")
+    stopped = quiet_train(config, tmp_path / "part", max_seconds=1e-6)
+    assert stopped["step"] == 0
+    part = quiet_train(config, tmp_path / "part")
+    assert part["after"] == whole["after"]
+    sums = [checkpoint.read_meta(tmp_path / n, 8)["checksums"] for n in ("whole", "part")]
+    assert sums[0] == sums[1]
+
+
+def test_frozen_subset_in_a_run_is_bit_identical(text_file, tmp_path, base):
+    rates = (("blocks[-1]/.*", 1.0), ("final_norm/.*", 0.5), (".*", 0.0))
+    summary = quiet_train(child(text_file, base, tune__rates=rates, training__steps=8), tmp_path / "run")
+    before, after = params_of(base), params_of(f"{tmp_path}/run@8")
+    for path in before:
+        if path.startswith("blocks/"):
+            np.testing.assert_array_equal(before[path][0], after[path][0])
+            assert not np.array_equal(before[path][1], after[path][1]), path
+        else:
+            assert np.array_equal(before[path], after[path]) != path.startswith("final_norm"), path
+    assert summary["parameters"]["trainable"] < summary["parameters"]["frozen"]
+
+
+def test_another_vocabulary_is_refused(text_file, tmp_path, base):
+    config = child(text_file, base, tokenizer__kind="bpe", tokenizer__vocab_size=270)
+    with pytest.raises(UserError, match="vocabulary \\(270 tokens\\) is not that of the parent .*257 tokens"):
+        quiet_train(config, tmp_path / "run")
+
+
+def test_a_damaged_parent_is_named(text_file, tmp_path, base):
+    shutil.copytree(base, tmp_path / "base")
+    step = checkpoint.steps_of(tmp_path / "base")[-1]
+    for file in (tmp_path / f"base/checkpoints/{step}/params").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(UserError, match=f"checkpoint {step} is damaged"):
+        quiet_train(child(text_file, tmp_path / "base"), tmp_path / "run")
+
+
+def test_an_average_is_what_children_start_from(text_file, tmp_path):
+    quiet_train(tiny_config(text_file, training__ema_decay=0.5), tmp_path / "base")
+    averaged, raw = params_of(tmp_path / "base"), flatten(runs.load(str(tmp_path / "base"), weights="raw").params)
+    assert any(not np.array_equal(averaged[p], raw[p]) for p in raw)
+    for weights, expected in (("auto", averaged), ("raw", raw)):
+        config = child(text_file, tmp_path / "base", init__weights=weights, training__steps=0, optimizer__warmup_steps=0)
+        quiet_train(config, tmp_path / weights)
+        found = params_of(tmp_path / weights)
+        assert all(np.array_equal(found[p], expected[p]) for p in expected)
+    config = child(text_file, tmp_path / "raw", init__weights="ema")
+    with pytest.raises(UserError, match="kept no average"):
+        quiet_train(config, tmp_path / "none")
+
+
+def test_pmap_and_fsdp_runs_equal_the_replicated_one(text_file, tmp_path):
+    curves = {}
+    for name, changes in {
+        "jit": {}, "pmap": {"parallel__compile": "pmap"}, "fsdp": {"parallel__fsdp": 8}
+    }.items():  # fmt: skip
+        summary = quiet_train(tiny_config(text_file, **changes), tmp_path / name)
+        curves[name] = [summary["before"]["validation/nll"], summary["after"]["validation/nll"], summary["after"]["test/nll"]]
+    # Sums in another order, through 12 steps at a high rate.
+    np.testing.assert_allclose(curves["pmap"], curves["jit"], atol=2e-4)
+    np.testing.assert_allclose(curves["fsdp"], curves["jit"], atol=2e-4)
+
+
+def test_a_checkpoint_moves_to_another_mesh(text_file, tmp_path):
+    """Saved from parameters split eight ways, read by one device and by a child that replicates."""
+    quiet_train(tiny_config(text_file, parallel__fsdp=8), tmp_path / "split")
+    summary = quiet_train(child(text_file, tmp_path / "split@best", training__steps=0, optimizer__warmup_steps=0), tmp_path / "copy")
+    assert summary["before"]["validation/nll"] == pytest.approx(runs.finished(tmp_path / "split")["after"]["validation/nll"], abs=1e-5)

@@ -1,0 +1,47 @@
+"""Metrics on disk survive kills; plots and pages are what they say."""
+
+import json
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ptft_jax.reporting import plots
+from ptft_jax.reporting.metrics import MetricsWriter, read
+from ptft_jax.reporting.page import Page
+
+
+def test_lines_after_the_restored_step_are_dropped(tmp_path):
+    writer = MetricsWriter(tmp_path, tensorboard=False, step=-1)
+    for step in range(6):
+        writer.write(step, "train", {"loss": step / 2})
+    writer.sample(5, {"prompt": "é", "text": "x"})
+    writer.close()
+    with open(tmp_path / "metrics.jsonl", "a") as f:
+        f.write('{"step": 6, "ki')  # a kill in the middle of a line
+    MetricsWriter(tmp_path, tensorboard=False, step=3).close()
+    assert [row["step"] for row in read(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3]
+    assert read(tmp_path / "samples.jsonl") == []
+
+
+def test_tensorboard_reads_the_same_values(tmp_path):
+    writer = MetricsWriter(tmp_path, tensorboard=True, step=-1)
+    writer.write(3, "eval", {"validation/nll": 1.5})
+    writer.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("eval/validation/nll")] == [(3, 1.5)]
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["validation/nll"] == 1.5
+
+
+def test_plots_are_reproducible_text():
+    draw = lambda: plots.curves({"a": [[(0, 1.0), (1, 0.5)]], "b": [[(0, 2.0), (1, 1.0)]]}, title="T", x="x", y="y")  # noqa: E731
+    assert draw() == draw() and draw().startswith("<svg") and ">T<" in draw()
+
+
+def test_pages_escape_what_a_model_wrote(tmp_path):
+    page = Page("t", "l")
+    page.sample("s", "<b>", "<script>alert(1)</script>")
+    page.table([{"a": 1234567, "b": 0.5, "c": True}])
+    page.write(tmp_path / "p.html", footer="f")
+    html = (tmp_path / "p.html").read_text()
+    assert "<script>" not in html and "&lt;script&gt;" in html
+    assert "1,234,567" in html and "0.500" in html and ">yes<" in html

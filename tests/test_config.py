@@ -1,0 +1,89 @@
+"""The config tree: what is wrong is named, before anything is compiled; what is declared is read."""
+
+import pytest
+
+from ptft_jax import config as configs
+from ptft_jax import run as runs
+from ptft_jax.errors import UserError
+from ptft_jax.reporting.progress import Reporter
+from tests.helpers import quiet_train, tiny_config
+
+
+def test_defaults_are_valid_and_unread_defaults_do_not_matter():
+    section = configs.check(configs.default())
+    section.refuse_unread()
+    assert section.model.width == 128
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"modle": {}}, "config.modle is not a setting \\(did you mean 'model"),
+        ({"optimizer": {"learning_rte": 1.0}}, "did you mean 'optimizer.learning_rate'"),
+        ({"optimizer": {"name": "adam"}}, "config.optimizer.name = 'adam'.*did you mean 'adamw'"),
+        ({"optimizer": {"learning_rate": "fast"}}, "config.optimizer.learning_rate = 'fast': expected float, got str"),
+        ({"optimizer": {"learning_rate": -1.0}}, "expected a value above 0"),
+        ({"optimizer": {"learning_rate": float("nan")}}, "config.optimizer.learning_rate = nan"),
+        ({"model": {"layers": True}}, "config.model.layers = True: expected int, got bool"),
+        ({"model": {"layers": 2.5}}, "expected int, got float"),
+        ({"model": {"dropout": 1.0}}, "from 0 to below 1"),
+        ({"model": {"width": 100, "heads": 3}}, "config.model.width = 100: expected a multiple of model.heads 3"),
+        ({"model": {"kv_heads": 3}}, "config.model.heads = 4: expected a multiple of model.kv_heads 3"),
+        ({"model": {"positions": "rotary", "head_dim": 7}}, "an even head size, not 7"),
+        ({"data": {"length": 256}}, "config.data.length = 256: expected at most model.max_length 128"),
+        ({"training": {"micro_batches": 3}}, "a multiple of training.micro_batches 3"),
+        ({"optimizer": {"warmup_steps": 2000}}, "at most training.steps 1000"),
+        ({"parallel": {"compile": "pmap", "fsdp": 2}}, "parallel.fsdp=1"),
+        ({"model": {"attention": "cudnn"}}, "model.dtype=bfloat16"),
+        ({"model": 3}, "config.model = 3: expected a section"),
+        ({"tune": {"rates": (("a", 1.0, 2),)}}, "is not a pair"),
+        ({"samples": {"prompts": (1,)}}, "is not a text"),
+    ],
+    ids=lambda v: str(v)[:50] if isinstance(v, dict) else "",
+)
+def test_bad_values_are_named(given, words):
+    with pytest.raises(UserError, match=words):
+        configs.check(given)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer__momentum": 0.5},  # adamw has none
+        {"tune__lora__rank": 4},  # method is full
+        {"model__rope_theta": 5e5},  # positions are learned
+        {"tokenizer__vocab_size": 500},  # bytes
+        {"samples__temperature": 0.1},  # no prompts
+        {"optimizer__decay_fraction": 0.5},  # cosine
+        {"init__weights": "raw"},  # no parent
+        {"eval__parent_data": False},
+    ],
+    ids=str,
+)
+def test_a_setting_that_nothing_reads_is_an_error(text_file, tmp_path, changes):
+    config = tiny_config(text_file, **changes)
+    name = next(iter(changes)).replace("__", ".")
+    with pytest.raises(UserError, match=f"config.{name} = .* nothing in this run reads it"):
+        runs.Run(config, tmp_path / "run", Reporter(quiet=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
+    """The fields read by runs that between them use every choice: none is left over."""
+    quiet_train(tiny_config(text_file, training__steps=0), tmp_path / "parent")
+    choices = [
+        {"optimizer__name": "sgd", "optimizer__schedule": "wsd", "model__positions": "rotary"},
+        {"optimizer__name": "muon", "samples__prompts": ("the",)},
+        {"tokenizer__kind": "bpe", "tokenizer__vocab_size": 270, "optimizer__schedule": "linear"},
+        {"tokenizer__kind": "file", "tokenizer__path": str(tmp_path / "parent")},
+        {"init__from_": str(tmp_path / "parent"), "tune__method": "lora"},
+    ]
+    read = {"data.tfds_dir", "data.tfds_feature"}  # by tests/data/test_tfds.py
+    for number, changes in enumerate(choices):
+        run = runs.Run(tiny_config(text_file, **changes), tmp_path / str(number), Reporter(quiet=True))
+        read |= run.config._read
+    assert {path for path, _ in configs.fields()} == read
+
+
+def test_from_may_be_spelled_as_the_issue_spells_it():
+    assert configs.check({"init": {"from": "x"}}).init.from_ == "x"

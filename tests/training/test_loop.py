@@ -1,0 +1,120 @@
+"""Selection and early stopping, non-finite losses, interruption: on real runs of a few steps."""
+
+import json
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+from ptft_jax.errors import UserError
+from ptft_jax.reporting.metrics import read
+from ptft_jax.training import checkpoint
+from ptft_jax.training.loop import NonFinite, Selection
+from tests.helpers import quiet_train, tiny_config
+
+
+def test_selection():
+    s = Selection("x", "min", patience=2, min_delta=0.1)
+    gains = [s.update(step, {"x": v}) for step, v in enumerate([5.0, 4.0, 3.95, float("nan")])]
+    assert gains == [True, True, True, False]
+    assert (s.best, s.best_step, s.exhausted) == (3.95, 2, True), "0.05 is better, but no gain"
+    s = Selection("x", "max", patience=0, min_delta=0.0)
+    assert [s.update(i, {"x": v}) for i, v in enumerate([1.0, 2.0, 1.5])] == [True, True, False]
+    assert not s.exhausted
+    with pytest.raises(UserError, match="config.select.metric = 'x': evaluations give y"):
+        s.update(0, {"y": 1.0})
+
+
+def test_early_stopping_keeps_the_best(text_file, tmp_path):
+    config = tiny_config(
+        text_file, optimizer__learning_rate=0.3, training__steps=40, eval__every=2, select__patience=3
+    )
+    summary = quiet_train(config, tmp_path / "run")
+    evals = [r for r in read(tmp_path / "run/metrics.jsonl") if r["kind"] == "eval"]
+    values = {r["step"]: r["validation/nll"] for r in evals}
+    assert summary["reason"] == "early_stopping" and summary["step"] < 40
+    assert summary["best_step"] == min(values, key=values.get)
+    assert summary["step"] == summary["best_step"] + 6, "three evaluations without a gain"
+    assert summary["after"]["validation/nll"] == min(values.values())
+    assert summary["best_step"] in checkpoint.steps_of(tmp_path / "run")
+
+
+def test_a_loss_that_is_no_number_stops_with_the_last_good_state(text_file, tmp_path):
+    # A finite rate that overflows float32 parameters within a step or two.
+    config = tiny_config(
+        text_file, optimizer__name="sgd", optimizer__learning_rate=1e30, optimizer__clip_norm=0.0,
+        optimizer__warmup_steps=0, optimizer__weight_decay=0.0,
+    )  # fmt: skip
+    with pytest.raises(NonFinite) as error:
+        quiet_train(config, tmp_path / "run")
+    batch = next((tmp_path / "run").glob("nonfinite_step_*.npz"))
+    bad = int(batch.stem.rsplit("_")[-1])
+    assert f"step {bad}" in str(error.value) and "learning_rate" in str(error.value)
+    step = checkpoint.steps_of(tmp_path / "run")[-1]
+    assert step == bad - 1
+    with np.load(batch) as rows:
+        assert rows["tokens"].shape == (8, 32)
+    params = checkpoint.shapes(tmp_path / "run", step)
+    assert params and not (tmp_path / "run/summary.json").exists()
+
+
+def test_sigterm_saves_and_the_rest_follows(text_file, tmp_path):
+    config = tiny_config(text_file, training__steps=30, log__every=1)
+    whole = quiet_train(config, tmp_path / "whole")
+    timer = threading.Timer(0, lambda: None)
+
+    def strike():
+        # As soon as the run has logged its third step.
+        path = tmp_path / "part/metrics.jsonl"
+        while not path.exists() or sum(r["kind"] == "train" for r in read(path)) < 3:
+            timer.finished.wait(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=strike, daemon=True).start()
+    stopped = quiet_train(config, tmp_path / "part")
+    assert not stopped["finished"] and stopped["reason"] == "sigterm" and 3 <= stopped["step"] < 30
+    assert checkpoint.steps_of(tmp_path / "part")[-1] == stopped["step"]
+    again = quiet_train(config, tmp_path / "part")
+    assert again["finished"] and again["after"] == whole["after"]
+    assert _curve(tmp_path / "part") == _curve(tmp_path / "whole")
+    last = [checkpoint.read_meta(tmp_path / n, 30)["checksums"] for n in ("part", "whole")]
+    assert last[0] == last[1], "parameters, optimizer and rng, bit for bit"
+
+
+def test_max_seconds_stops_and_the_same_command_continues(text_file, tmp_path):
+    config = tiny_config(text_file, training__steps=6)
+    first = quiet_train(config, tmp_path / "run", max_seconds=1e-6)
+    assert first["reason"] == "max_seconds" and first["step"] == 0
+    assert quiet_train(config, tmp_path / "run")["step"] == 6
+
+
+def _curve(workdir):
+    timed = ("step_seconds", "tokens_per_second")
+    return [{k: v for k, v in row.items() if k not in timed} for row in read(workdir / "metrics.jsonl")]
+
+
+def test_a_finished_run_is_not_run_again(text_file, tmp_path):
+    config = tiny_config(text_file, training__steps=2)
+    first = quiet_train(config, tmp_path / "run")
+    before = (tmp_path / "run/metrics.jsonl").stat().st_mtime_ns
+    assert quiet_train(config, tmp_path / "run") == json.loads(json.dumps(first))
+    assert (tmp_path / "run/metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_another_config_in_the_same_folder_is_refused(text_file, tmp_path):
+    quiet_train(tiny_config(text_file, training__steps=1, optimizer__warmup_steps=0), tmp_path / "run")
+    with pytest.raises(UserError, match="optimizer.learning_rate: 0.01 -> 0.5"):
+        quiet_train(
+            tiny_config(text_file, training__steps=1, optimizer__warmup_steps=0, optimizer__learning_rate=0.5),
+            tmp_path / "run",
+        )
+
+
+def test_micro_batches_and_average_in_a_run(text_file, tmp_path):
+    one = quiet_train(tiny_config(text_file, training__ema_decay=0.5), tmp_path / "one")
+    config = tiny_config(text_file, training__ema_decay=0.5, data__batch_size=16, training__micro_batches=2)
+    two = quiet_train(config, tmp_path / "two")
+    assert one["tokens_seen"] * 2 == two["tokens_seen"]
+    assert "ema" in checkpoint.read_meta(tmp_path / "one", 12)["checksums"]
