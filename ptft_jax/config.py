@@ -189,7 +189,7 @@ def default() -> ConfigDict:
     def build(tree):
         return {k: v.default if isinstance(v, Field) else build(v) for k, v in tree.items()}
 
-    return ConfigDict(build(TREE), allow_dotted_keys=False)
+    return ConfigDict(build(TREE)).lock()
 
 
 def choose(table: Mapping[str, Any], name: str, what: str) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from ptft_jax.errors import UserError
+from ptft_jax.errors import UserError, nearest
 
 BAD_INPUT = 2  # exit status for UserError
 TERMINATED = 128 + 15  # exit status after SIGTERM, so that a scheduler knows to start the run again
@@ -32,6 +33,8 @@ def launch(define: Callable[[], None], main: Callable[[], int | None], argv: Seq
         sys.exit(0)
     logging.set_verbosity(logging.ERROR)  # libraries warn of things that users cannot change; --verbosity shows them
     try:
+        if "config" in flags.FLAGS:
+            _check_config_words(argv)
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
             raise UserError(f"unexpected argument {rest[1]!r}: settings are given as --config.NAME=VALUE, the rest as --FLAG=VALUE")
@@ -72,6 +75,22 @@ def fail(message: str, status: int = BAD_INPUT) -> None:
     """Prints one message and exits."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(status)
+
+
+def _check_config_words(argv: Sequence[str]) -> None:
+    """Answers a mistyped --config=FILE or --config.NAME with the nearest valid one, which ml_collections does not."""
+    from ptft_jax import config
+
+    valid = [path for path, _ in config.fields()]
+    for word in argv[1:]:
+        name, _, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and name == "config":
+            path = pathlib.Path(value.partition(":")[0])
+            if not path.is_file():
+                beside = sorted(str(p) for p in path.parent.rglob("*.py")) if path.parent.is_dir() else []
+                raise UserError(f"--config={value}: no such file {path}{nearest(str(path), beside)}")
+        elif word.startswith("-") and name.startswith("config.") and name[len("config.") :] not in valid:
+            raise UserError(f"--{name} is not a setting{nearest(name[len('config.') :], valid)}")
 
 
 def _config_error(error: Exception) -> str:

@@ -25,7 +25,7 @@ def load(name: str, split: str, data_dir: str, feature: str) -> tuple[list[tuple
         builder = tfds.builder(name, **options)
     except tfds.core.registered.DatasetNotFoundError:
         raise UserError(
-            f"config.data.source = 'tfds:{name}': TFDS knows no such dataset{nearest(name, tfds.list_builders())}"
+            f"config.data.source = 'tfds:{name}': TFDS knows no such dataset{nearest(name, tfds.list_builders(with_community_datasets=False))}"
         ) from None
     except (ImportError, ValueError, RuntimeError) as e:
         raise UserError(f"config.data.source = 'tfds:{name}': {_reason(e)}") from e

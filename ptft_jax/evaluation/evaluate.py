@@ -26,8 +26,14 @@ class EvalSet:
 
     def run(self, state: Any) -> dict[str, float]:
         """{"NAME/nll": nats a token, "NAME/accuracy", "NAME/bits_per_byte", ...} of the state."""
-        # All batches are dispatched before the first result is waited for; the sums are taken in float64.
-        parts = [to_host(part) for part in [self._program.evaluate(state, batch) for batch in self._batches]]
+        # Read one batch late: the devices stay busy, and no queue of programs builds up. Sums are taken in float64.
+        parts, waiting = [], None
+        for batch in self._batches:
+            following = self._program.evaluate(state, batch)
+            if waiting is not None:
+                parts.append(to_host(waiting))
+            waiting = following
+        parts.append(to_host(waiting))
         host = {name: tuple(map(sum, zip(*(part[name] for part in parts)))) for name in parts[0]}
         values = {k: float(v) for k, v in means(host).items()}
         if "nll" in host and self._bytes and jax.process_count() == 1:

@@ -47,24 +47,23 @@ def _direction(config: Any) -> optax.GradientTransformation:
 
 
 def _muon(config: Any) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024) on the kernels of the blocks, Adam on the rest; updates scaled to Adam's RMS
-    (Liu et al. 2025, "Muon is Scalable", eq. 4), so that one rate serves both."""
+    """Muon (Jordan et al. 2024) on the kernels of the blocks, Adam on the rest. Muon's updates are scaled to Adam's
+    RMS (Liu et al. 2025, "Muon is Scalable", eq. 4), so that one rate serves both."""
+    dimensions = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)  # stacked: [L, in, out]
 
-    def matrices(params):
-        dimensions = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
-        flat = flatten(params)
-        return unflatten({p: dimensions if p.startswith(STACK) and p.endswith("/kernel") else None for p in flat})
+    def labels(params):
+        return unflatten(
+            {p: "muon" if p.startswith(STACK) and p.endswith("/kernel") else "adam" for p in flatten(params)}
+        )
 
-    muon = optax.contrib.muon(
-        1.0,
-        beta=config.momentum,
-        adam_b1=config.b1,
-        adam_b2=config.b2,
-        adam_learning_rate=1.0,  # not rescaled as kernels are
-        muon_weight_dimension_numbers=matrices,
-        consistent_rms=0.2,
+    def scale(updates, _):
+        return jax.tree.map(lambda u: 0.2 * max(u.shape[1:]) ** 0.5 * u, updates)
+
+    muon = optax.contrib.scale_by_muon(
+        beta=config.momentum, weight_dimension_numbers=lambda params: jax.tree.map(lambda _: dimensions, params)
     )
-    return optax.chain(muon, optax.scale(-1.0))  # undo the sign flip of its unit rate
+    adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
+    return optax.partition({"muon": optax.chain(muon, optax.stateless(scale)), "adam": adam}, labels)
 
 
 def _decay(weight: float, rules: Sequence[tuple[str, float]], partition: Partition) -> optax.GradientTransformation:

@@ -65,7 +65,7 @@ class PmapProgram:
         return self.spread(jax.jit(make, out_shardings=self._copied)(*args))
 
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        devices = jax.local_device_count()
+        devices = sum(d.process_index == jax.process_index() for d in self._devices)
         return {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in batch.items()}
 
     def whole(self, state: Any) -> Any:

@@ -17,22 +17,25 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
 
     def make(name, features, splits):
-        class Builder(tfds.core.GeneratorBasedBuilder):
-            VERSION = tfds.core.Version("1.0.0")
+        def info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
-            def _info(self):
-                return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+        def generate(self, split, n):
+            for i in range(n):
+                yield i, {key: f"{split} {key} {i}\nsecond line é\n" for key in features}
 
-            def _split_generators(self, dl_manager):
-                return {split: self._generate_examples(split, n) for split, n in splits.items()}
-
-            def _generate_examples(self, split, n):
-                for i in range(n):
-                    yield i, {key: f"{split} {key} {i}\nsecond line é\n" for key in features}
-
-        Builder.name = name
+        # A class made with its name, for TFDS registers builders by name when their class is made.
+        body = {
+            "name": name,
+            "VERSION": tfds.core.Version("1.0.0"),
+            "__module__": __name__,
+            "_info": info,
+            "_split_generators": lambda self, _: {s: self._generate_examples(s, n) for s, n in splits.items()},
+            "_generate_examples": generate,
+        }
         with tfds.core.registered.skip_registration():
-            Builder(data_dir=folder, file_format="array_record").download_and_prepare()
+            builder = type(name, (tfds.core.GeneratorBasedBuilder,), body)
+        builder(data_dir=folder, file_format="array_record").download_and_prepare()
 
     text = tfds.features.Text()
     make("ptft_three", {"text": text}, {"train": 30, "validation": 3, "test": 4})

@@ -94,7 +94,7 @@ BAD = {
     "missing config file": (["train", "--config=configs/nothing.py", "--workdir=x"], "configs/nothing.py"),
     "unknown size": (["train", "--config=configs/pretrain/shakespeare.py:tinny", "--workdir=x"], "did you mean 'tiny'?"),
     "unknown family": (["train", "--config=configs/pretrain/shakespeare.py:tiny,lama", "--workdir=x"], "'llama'"),
-    "unknown field": (["train", "--config=configs/pretrain/shakespeare.py:tiny", "--config.optimizer.lr=1", "--workdir=x"], "optimizer.lr"),
+    "unknown field": (["train", "--config=configs/pretrain/shakespeare.py:tiny", "--config.optimizer.lr=1", "--workdir=x"], "did you mean"),
     "unknown flag": (["train", "--workdirr=x"], "Unknown command line flag 'workdirr'"),
     "stray word": (["train", "runs/base"], "unexpected argument 'runs/base'"),
     "mistyped": (["train", "--config=configs/pretrain/shakespeare.py:tiny", "--config.training.steps=many", "--workdir=x"], "training.steps"),
