@@ -27,7 +27,9 @@ TOO_HIGH = 100
 
 def define() -> None:
     flags.DEFINE_string("out", "runs/demo", "Folder of the experiment.")
-    flags.DEFINE_integer("seeds", 3, "Second-stage runs of each kind on the near target; one less on the far.", lower_bound=3)
+    flags.DEFINE_integer(
+        "seeds", 3, "Second-stage runs of each kind on the near target; one less on the far.", lower_bound=3
+    )
     flags.DEFINE_enum("size", "demo", ["demo", "tiny"], "demo: minutes on two CPU cores; tiny: only to see it run.")
 
 

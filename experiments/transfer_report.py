@@ -106,7 +106,9 @@ def _samples(experiment: Experiment, summaries: dict[str, Any]) -> list[dict[str
             rows = read(experiment.workdir(name) / SAMPLES)
             before = [r for r in rows if r["step"] == 0 and not r.get("selected")]
             after = [r for r in rows if r.get("selected")]
-            out.append({"run": name, "prompt": after[0]["prompt"], "before": before[0]["text"], "after": after[0]["text"]})
+            out.append(
+                {"run": name, "prompt": after[0]["prompt"], "before": before[0]["text"], "after": after[0]["text"]}
+            )
     return out
 
 
@@ -121,12 +123,20 @@ def claims(results: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for target, method in [*(("roses", m) for m in METHODS[1:]), ("code", "full")]:
         mine, scratch = by[target, method]["test"], by[target, "scratch"]["test"]
-        rows.append(_difference(f"pre-training helps: {LABELS[method]} ends below from scratch on {target}", scratch, mine))
+        rows.append(
+            _difference(f"pre-training helps: {LABELS[method]} ends below from scratch on {target}", scratch, mine)
+        )
     for method in METHODS[1:]:
         f = by["roses", method]
-        rows.append(_difference(f"fine-tuning helps: {LABELS[method]} ends below the untuned base on roses", f["test_before"], f["test"]))
+        rows.append(
+            _difference(
+                f"fine-tuning helps: {LABELS[method]} ends below the untuned base on roses", f["test_before"], f["test"]
+            )
+        )
     best = statistics.mean(near_scratch["validation"])
-    reached = [_first_below(results["curves"][f"roses-full-seed{s}"], best) for s in seeds_of("roses", results["seeds"])]
+    reached = [
+        _first_below(results["curves"][f"roses-full-seed{s}"], best) for s in seeds_of("roses", results["seeds"])
+    ]
     ratio = statistics.mean(near_scratch["best_step"]) / max(statistics.mean(reached), 1)
     rows.append(
         {
@@ -140,7 +150,9 @@ def claims(results: dict[str, Any]) -> list[dict[str, Any]]:
     high = by["roses", "too_high"]["forgetting"]
     rows.append(_difference(f"a rate {TOO_HIGH} times too high erases what was known (source loss)", high, near))
     share = statistics.mean(by["roses", "too_high"]["forgotten_share"])
-    rows.append({"claim": "... at least half of what pre-training gained", "measured": f"{share:.0%}", "shown": share >= 0.5})
+    rows.append(
+        {"claim": "... at least half of what pre-training gained", "measured": f"{share:.0%}", "shown": share >= 0.5}
+    )
     for method in ("frozen", "lora"):
         kept = by["code", method]["forgetting"]
         rows.append(_difference(f"{LABELS[method]} forgets less than full (code)", far, kept))
@@ -214,7 +226,9 @@ def _page(experiment: Experiment, results: dict[str, Any]) -> Page:
         "validation checkpoint, on a play or on modules that neither stage has seen.",
     )
     page.heading("Claims")
-    page.text("Shown means: at least three times the spread over seeds, and the threshold in the line. What is not shown is a result, too.")
+    page.text(
+        "Shown means: at least three times the spread over seeds, and the threshold in the line. What is not shown is a result, too."
+    )
     page.table(results["claims"], prose=True)
     page.heading("Pre-training")
     page.text(
@@ -225,7 +239,9 @@ def _page(experiment: Experiment, results: dict[str, Any]) -> Page:
     curve = [(r["step"], r["validation/nll"]) for r in results["curves"]["base"]]
     train = [(r["step"], r["loss"]) for r in results["pretraining"]]
     page.figure(
-        plots.curves({"training": [train], "validation": [curve]}, title="Pre-training", x="step", y="loss (nats a token)")
+        plots.curves(
+            {"training": [train], "validation": [curve]}, title="Pre-training", x="step", y="loss (nats a token)"
+        )
     )
     for target, figures in results["targets"].items():
         _target(page, results, target, figures)
@@ -254,7 +270,9 @@ def _target(page: Page, results: dict[str, Any], target: str, figures: list[dict
     for name, title in (("validation/nll", f"Learning {target}"), ("source/nll", "Forgetting: loss on the source")):
         groups = _curves(results, target, tuned, name)
         marks = {
-            LABELS[f["method"]]: [next(p for p in line if p[0] == best) for line, best in zip(groups[LABELS[f["method"]]], f["best_step"])]
+            LABELS[f["method"]]: [
+                next(p for p in line if p[0] == best) for line, best in zip(groups[LABELS[f["method"]]], f["best_step"])
+            ]
             for f in tuned
             if LABELS[f["method"]] in groups
         }
@@ -294,7 +312,9 @@ def _curves(results: dict[str, Any], target: str, figures: list[dict[str, Any]],
 
 def _footer(results: dict[str, Any]) -> str:
     e = results["environment"]
-    packages = ", ".join(f"{k} {v}" for k, v in e["packages"].items() if k in ("jax", "flax", "optax", "orbax-checkpoint"))
+    packages = ", ".join(
+        f"{k} {v}" for k, v in e["packages"].items() if k in ("jax", "flax", "optax", "orbax-checkpoint")
+    )
     return (
         f"ptft_jax {e['ptft_jax']} {e['revision'][:12]}, Python {e['python']}, {packages}, on {', '.join(e['devices'])}; all runs "
         f"together {results['seconds']:.0f} s. Every figure is in results.json beside this file."

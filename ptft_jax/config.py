@@ -41,7 +41,7 @@ class Field:
             raise UserError(
                 f"config.{path} = {value!r}: expected one of {', '.join(self.choices)}{nearest(value, self.choices)}"
             )
-        if kind is float and math.isnan(value) or self.valid and not self.valid(value):
+        if (kind is float and math.isnan(value)) or (self.valid and not self.valid(value)):
             raise UserError(f"config.{path} = {value!r}: expected {self.expected or 'a number'} ({self.meaning})")
         return value
 
@@ -90,12 +90,19 @@ TREE: dict[str, Any] = {
         "dtype": _one_of("float32", "what is computed in", "float32", "bfloat16"),
         "param_dtype": _one_of("float32", "what parameters are kept in", "float32", "bfloat16"),
         "scan": Field(True, "compile one block and scan it (fast to compile) or unroll all (often faster on a CPU)"),
-        "remat": _one_of("none", "recompute in the backward pass: all, or all but matrix products", "none", "dots", "full"),
+        "remat": _one_of(
+            "none", "recompute in the backward pass: all, or all but matrix products", "none", "dots", "full"
+        ),
         "attention": _one_of("xla", "implementation; cudnn needs a GPU and bfloat16", "xla", "cudnn"),
     },
     "tokenizer": {
         "kind": _one_of("auto", "auto = the parent's, or bytes without one", "auto", "byte", "bpe", "file"),
-        "vocab_size": Field(1024, "of a trained bpe, with its 256 bytes and 1 special token", valid=lambda v: v > 257, expected="more than 257"),
+        "vocab_size": Field(
+            1024,
+            "of a trained bpe, with its 256 bytes and 1 special token",
+            valid=lambda v: v > 257,
+            expected="more than 257",
+        ),
         "path": Field("", "for kind=file: a tokenizer.json, or the workdir of a run"),
     },
     "data": {
@@ -103,7 +110,12 @@ TREE: dict[str, Any] = {
         "length": _positive(128, "tokens a row"),
         "batch_size": _positive(16, "rows a step, over all devices"),
         "train_tokens": _natural(0, "use only the first so many training tokens; 0 = all"),
-        "held_out": Field(0.1, "share of the text kept for validation, and as much for test, where the source names no split", valid=lambda v: 0 < v <= 0.4, expected="a share above 0, at most 0.4"),
+        "held_out": Field(
+            0.1,
+            "share of the text kept for validation, and as much for test, where the source names no split",
+            valid=lambda v: 0 < v <= 0.4,
+            expected="a share above 0, at most 0.4",
+        ),
         "tfds_dir": Field("", "TFDS data directory; '' = TFDS' own default"),
         "tfds_feature": Field("", "the feature that holds the text; '' = the only text feature"),
         "prefetch": _natural(2, "batches prepared ahead"),
@@ -116,7 +128,9 @@ TREE: dict[str, Any] = {
     },
     "tune": {
         "method": _one_of("full", "what is added to the model: nothing, or low-rank updates", "full", "lora"),
-        "rates": Field((), "((pattern, rate), ...): learning-rate multipliers by path rule, 0 freezes; () = the method's own"),
+        "rates": Field(
+            (), "((pattern, rate), ...): learning-rate multipliers by path rule, 0 freezes; () = the method's own"
+        ),
         "lora": {
             "rank": _positive(8, "rank of each update"),
             "alpha": _positive(16.0, "scale = alpha / rank"),
@@ -130,14 +144,20 @@ TREE: dict[str, Any] = {
         "learning_rate": _positive(1e-3, "peak rate"),
         "schedule": _one_of("cosine", "shape after warm-up", "cosine", "linear", "wsd", "constant", "rsqrt"),
         "warmup_steps": _natural(0, "steps of linear rise"),
-        "end_ratio": Field(0.1, "last rate / peak rate, of cosine, linear and wsd", valid=lambda v: 0 <= v <= 1, expected="0 to 1"),
-        "decay_fraction": Field(0.2, "share of steps in which wsd goes down", valid=lambda v: 0 < v <= 1, expected="above 0, at most 1"),
+        "end_ratio": Field(
+            0.1, "last rate / peak rate, of cosine, linear and wsd", valid=lambda v: 0 <= v <= 1, expected="0 to 1"
+        ),
+        "decay_fraction": Field(
+            0.2, "share of steps in which wsd goes down", valid=lambda v: 0 < v <= 1, expected="above 0, at most 1"
+        ),
         "b1": _share(0.9, "first-moment decay of adamw, lion, muon's Adam"),
         "b2": _share(0.95, "second-moment decay of adamw, lion, muon's Adam"),
         "eps": _positive(1e-8, "of adamw"),
         "momentum": _share(0.95, "of sgd and muon"),
         "weight_decay": _natural(0.1, "decoupled decay, times the rate"),
-        "decay_rules": Field((("(.*/)?(bias|scale)", 0.0), (".*", 1.0)), "((pattern, multiplier), ...) of weight_decay"),
+        "decay_rules": Field(
+            (("(.*/)?(bias|scale)", 0.0), (".*", 1.0)), "((pattern, multiplier), ...) of weight_decay"
+        ),
         "clip_norm": _natural(1.0, "largest global norm of the trainable gradient; 0 = no clipping"),
     },
     "training": {
@@ -163,7 +183,9 @@ TREE: dict[str, Any] = {
         "prompts": Field((), "texts to continue; () = no samples"),
         "max_new_tokens": _positive(64, "tokens a sample"),
         "temperature": _natural(0.8, "0 = greedy"),
-        "top_p": Field(0.95, "keep the likeliest tokens up to this mass", valid=lambda v: 0 < v <= 1, expected="above 0, at most 1"),
+        "top_p": Field(
+            0.95, "keep the likeliest tokens up to this mass", valid=lambda v: 0 < v <= 1, expected="above 0, at most 1"
+        ),
     },
     "checkpoint": {
         "every": _natural(0, "steps between saves besides those of new best values; 0 = none besides"),
@@ -299,7 +321,9 @@ def _check_together(c: dict[str, Any]) -> None:
         (c["parallel"]["compile"] == "jit" or c["parallel"]["fsdp"] == 1, "parallel.compile", "pmap", "parallel.fsdp=1 (pmap copies the state), not", c["parallel"]["fsdp"]),
     ]  # fmt: skip
     head = m["head_dim"] or m["width"] // m["heads"]
-    rows.append((m["positions"] != "rotary" or head % 2 == 0, "model.positions", "rotary", "an even head size, not", head))
+    rows.append(
+        (m["positions"] != "rotary" or head % 2 == 0, "model.positions", "rotary", "an even head size, not", head)
+    )
     for good, path, value, expected, other in rows:
         if not good:
             raise UserError(f"config.{path} = {value!r}: expected {expected} {other!r}")

@@ -1,4 +1,7 @@
-"""Checks this machine: versions, devices, cache, a compiled training step. Exits with 1 where something is wrong."""
+"""Checks this machine: versions, devices, cache, a compiled training step. Exits with 1 where something is wrong.
+
+python -m ptft_jax.doctor
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ def main() -> int:
 
 
 def _python() -> str:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - a checkout can be run without installing it
         raise RuntimeError(f"Python {sys.version.split()[0]}: 3.11 or newer is needed")
     missing = [name for name, version in environment.versions().items() if version == "-"]
     if missing:

@@ -9,7 +9,18 @@ import subprocess
 import sys
 from typing import Any
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ml-collections", "tokenizers", "tensorflow-datasets")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "ml-collections",
+    "tokenizers",
+    "tensorflow-datasets",
+)
 
 
 def versions() -> dict[str, str]:
@@ -33,7 +44,9 @@ def revision() -> str:
 
     try:
         commit = git("rev-parse", "HEAD")
-        return commit + ("+" if commit and git("status", "--porcelain", "--untracked-files=no", "--", str(folder)) else "")
+        return commit + (
+            "+" if commit and git("status", "--porcelain", "--untracked-files=no", "--", str(folder)) else ""
+        )
     except OSError:  # no git
         return ""
 

@@ -1,6 +1,6 @@
 """Evaluates a run's model on any data, and prints JSON.
 
-  python -m ptft_jax.eval --run=runs/base@best --data=stdlib:code --split=test
+python -m ptft_jax.eval --run=runs/base@best --data=stdlib:code --split=test
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Experiment:
         if restore.read_config(workdir).as_dict() != section.as_dict():
             return False
         chain = json.loads((workdir / "lineage.json").read_text())
-        return not parent or bool(chain) and chain[0]["run_id"] == restore.run_id(parent.workdir)
+        return not parent or (bool(chain) and chain[0]["run_id"] == restore.run_id(parent.workdir))
 
 
 class Interrupted(Exception):

@@ -1,6 +1,6 @@
 """Continues a text with a run's model.
 
-  python -m ptft_jax.generate --run=runs/base@best --prompt="**HAMLET**" --temperature=0.8 --top_p=0.95
+python -m ptft_jax.generate --run=runs/base@best --prompt="**HAMLET**" --temperature=0.8 --top_p=0.95
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from ptft_jax.launch import launch, prepare_jax
 
 def define() -> None:
     flags.DEFINE_string("run", None, "WORKDIR, WORKDIR@STEP or WORKDIR@best.")
-    flags.DEFINE_multi_string("prompt", [], "Text to continue; may be given more than once. '\\n' stands for a newline.")
+    flags.DEFINE_multi_string(
+        "prompt", [], "Text to continue; may be given more than once. '\\n' stands for a newline."
+    )
     flags.DEFINE_integer("max_new_tokens", 64, "Tokens to add at most.", lower_bound=1)
     flags.DEFINE_float("temperature", 0.8, "0 = always the likeliest token.", lower_bound=0.0)
     flags.DEFINE_integer("top_k", 0, "Sample from the k likeliest; 0 = all.", lower_bound=0)

@@ -37,7 +37,9 @@ def launch(define: Callable[[], None], main: Callable[[], int | None], argv: Seq
             _check_config_words(argv)
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
-            raise UserError(f"unexpected argument {rest[1]!r}: settings are given as --config.NAME=VALUE, the rest as --FLAG=VALUE")
+            raise UserError(
+                f"unexpected argument {rest[1]!r}: settings are given as --config.NAME=VALUE, the rest as --FLAG=VALUE"
+            )
     except (flags.Error, UserError, AttributeError, TypeError, ValueError, KeyError, OSError, SyntaxError) as e:
         fail(str(e) if isinstance(e, (flags.Error, UserError)) else _config_error(e))
 
@@ -107,7 +109,9 @@ def define_config() -> None:
     """--config=FILE[:ARG] with --config.NAME=VALUE overrides."""
     from ml_collections import config_flags
 
-    config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/pretrain/shakespeare.py:small.", lock_config=True)
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file, e.g. configs/pretrain/shakespeare.py:small.", lock_config=True
+    )
 
 
 def prepare_jax() -> None:

@@ -1,6 +1,6 @@
 """Writes an HTML report of one or more runs: curves, before and after, cost, samples.
 
-  python -m ptft_jax.report --run=runs/base --run=runs/lora --out=runs/report.html
+python -m ptft_jax.report --run=runs/base --run=runs/lora --out=runs/report.html
 """
 
 from __future__ import annotations

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
-import time
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
-from ptft_jax import adapters, config as configs, environment, objectives
+from ptft_jax import adapters, objectives
+from ptft_jax import config as configs
 from ptft_jax.data import batches, sources, tokens
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
-from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.evaluation.samples import continue_texts
 from ptft_jax.model.decode import Sampling
 from ptft_jax.model.spec import ModelSpec
@@ -30,11 +25,11 @@ from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import sharding
 from ptft_jax.params.partition import Partition, join
 from ptft_jax.params.rules import flatten, unflatten
-from ptft_jax.reporting.metrics import METRICS, MetricsWriter, read, write_json, write_text
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import checkpoint, restore
 from ptft_jax.training import state as states
-from ptft_jax.training.loop import Loop, Schedule, Selection
+from ptft_jax.training.execution import Execution, finished
+from ptft_jax.training.loop import Schedule, Selection
 from ptft_jax.training.step import Step
 
 # What makes a model the model it is: a child has these from its parent. The rest of `model` is how it is run.
@@ -136,7 +131,10 @@ class Run:
     def _check_rows(self) -> None:
         c, devices = self.config, self.mesh.size
         per_step = c.data.batch_size // c.training.micro_batches
-        rows = [("data.batch_size / training.micro_batches", per_step), ("eval.batch_size", c.eval.batch_size or c.data.batch_size)]
+        rows = [
+            ("data.batch_size / training.micro_batches", per_step),
+            ("eval.batch_size", c.eval.batch_size or c.data.batch_size),
+        ]
         for name, value in rows:
             if value % devices:
                 raise UserError(f"config.{name} = {value}: expected a multiple of the {devices} devices")
@@ -155,7 +153,11 @@ class Run:
             if c.eval.test:
                 self.test_batches["source_test"] = self._eval_batches(data, "test")
         # Fail on too little data now, not after compiling.
-        next(batches.training(self.train_stream, length=c.data.length, batch_size=c.data.batch_size, seed=0, start=0, prefetch=0))
+        next(
+            batches.training(
+                self.train_stream, length=c.data.length, batch_size=c.data.batch_size, seed=0, start=0, prefetch=0
+            )
+        )
 
     def _eval_batches(self, data: configs.Section, split: str) -> list[batches.Rows]:
         c = self.config
@@ -223,11 +225,15 @@ class Run:
         key = jax.random.key(self.config.seed)
         params_key, run_key = jax.random.split(key)
         if self.parent is None:
-            return self.program.create(lambda k, r: self.make_state(*self.partition.split(self.model.init(k)), rng=r), params_key, run_key), ""
+            return self.program.create(
+                lambda k, r: self.make_state(*self.partition.split(self.model.init(k)), rng=r), params_key, run_key
+            ), ""
         base = restore.parameters(self.parent, self._layout, merged=True, weights=self.weights)
         differences = checkpoint.compare(base, self.plain_shapes)
         if differences:
-            raise UserError(f"config.init.from: {self.parent.workdir}@{self.parent.step} does not fit this model:{listed(differences, 20)}")
+            raise UserError(
+                f"config.init.from: {self.parent.workdir}@{self.parent.step} does not fit this model:{listed(differences, 20)}"
+            )
         print_ = restore.parameters_fingerprint(base)
 
         def make(key, base, rng):
@@ -253,7 +259,11 @@ class Run:
 
 
 def train(
-    config: Mapping[str, Any], workdir: str | pathlib.Path, *, reporter: Reporter | None = None, max_seconds: float = 0.0
+    config: Mapping[str, Any],
+    workdir: str | pathlib.Path,
+    *,
+    reporter: Reporter | None = None,
+    max_seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Runs, or continues, the run of `config` in `workdir`, and returns its summary (also written as summary.json).
 
@@ -265,197 +275,7 @@ def train(
     if done is not None:
         reporter.say(f"{run.workdir}: finished before ({done['reason']} at step {done['step']})")
         return done
-    return _Execution(run, max_seconds).carry_out()
-
-
-def finished(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """The summary of a finished run, or None."""
-    path = pathlib.Path(workdir) / "summary.json"
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
-class _Execution:
-    """Carrying out one launch of a run."""
-
-    def __init__(self, run: Run, max_seconds: float):
-        self.run = run
-        self.plan = dataclasses.replace(run.plan, max_seconds=max_seconds)
-
-    def carry_out(self) -> dict[str, Any]:
-        run = self.run
-        run.workdir.mkdir(parents=True, exist_ok=True)
-        checkpoints = checkpoint.Checkpoints(run.workdir, mode=run.selection.mode, **run.checkpoint_options)
-        started = time.monotonic()
-        state, step, meta = self._resume_or_start(checkpoints)
-        self._announce(step)
-        writer = MetricsWriter(run.workdir, tensorboard=run.tensorboard, step=step if meta["resumed"] else -1)
-        try:
-            if not meta["resumed"] and run.parent is not None:
-                meta["before"] = self._test(state)
-            loop = self._loop(checkpoints, writer, meta)
-            with _bars(run.reporter):
-                state, reason = loop.run(state, step)
-            if reason in ("sigterm", "max_seconds"):
-                at = int(run.program.whole(state).step)
-                run.reporter.say(f"stopped by {reason} at step {at}; the same command continues from there")
-                return {"finished": False, "reason": reason, "step": at, "workdir": str(run.workdir)}
-            summary = self._finish(state, loop, writer, meta, reason, checkpoints, time.monotonic() - started)
-        finally:
-            writer.close()
-        checkpoints.close()
-        write_json(run.workdir / "summary.json", summary)
-        return summary
-
-    def _resume_or_start(self, checkpoints: checkpoint.Checkpoints):
-        run = self.run
-        like = run.state_like
-        params_like = run.stored_params(like)
-        resumed = checkpoints.resume(like, params_like)
-        if resumed is None:
-            state, print_ = run.start()
-            meta = {"resumed": False, "seconds": 0.0, "before": {}, "parent_fingerprint": print_}
-            self._record(print_)
-            return state, 0, meta
-        params, training, ema, saved, messages = resumed
-        for message in messages:
-            run.reporter.say(message)
-        if saved["data"] != run.train_stream.key:
-            raise UserError(f"{run.workdir}: the training data are not those the run was started with (files changed?)")
-        frozen = {}
-        if run.refers_to_base:
-            state, print_ = run.start()
-            if print_ != saved["base"]["fingerprint"]:
-                raise UserError(f"{run.workdir}: its base {run.parent.workdir} changed since the run was started")
-            frozen = run.program.whole(state).frozen
-        flat = flatten(params) | flatten(frozen)
-        pick = lambda form: unflatten({path: flat[path] for path in flatten(form)})  # noqa: E731
-        state = dataclasses.replace(
-            like,
-            step=jax.numpy.asarray(saved["step"], jax.numpy.int32),
-            trainable=pick(like.trainable),
-            frozen=pick(like.frozen),
-            optimizer=training["optimizer"],
-            rng=training["rng"],
-            ema=ema,
-            halted=jax.numpy.zeros((), bool),
-        )
-        run.selection.best, run.selection.best_step, run.selection.stale = saved["best"]
-        run.reporter.say(f"{run.workdir}: continuing from step {saved['step']}")
-        meta = {"resumed": True, **{k: saved[k] for k in ("seconds", "before", "parent_fingerprint")}}
-        return run.program.create(lambda s: s, state), saved["step"], meta
-
-    def _record(self, print_: str) -> None:
-        """What is known before the first step. config.json comes last: it marks the folder as a run's."""
-        run = self.run
-        write_text(run.workdir / tok.FILE, run.tokenizer.to_json())
-        write_json(run.workdir / "lineage.json", restore.lineage(run.parent, print_))
-        write_json(run.workdir / "environment.json", {"run_id": uuid.uuid4().hex, **environment.describe()})
-        write_json(run.workdir / "partition.json", run.partition.table())
-        write_json(run.workdir / "config.json", run.config.as_dict())
-
-    def _announce(self, step: int) -> None:
-        run = self.run
-        rows = [{k: v for k, v in row.items() if k != "paths"} for row in run.partition.table()]
-        run.reporter.table(f"{run.workdir}: parameters", rows)
-        shardings = run.program.shardings
-        per_device = sharding.bytes_per_device(run.state_like, shardings)
-        shape = " x ".join(f"{k}={v}" for k, v in run.mesh.shape.items())
-        run.reporter.say(
-            f"mesh {shape} ({run.mesh.devices.flat[0].platform}), {per_device / 2**20:.1f} MiB of state a device; "
-            f"{len(run.train_stream):,} training tokens, vocabulary {run.tokenizer.vocab_size}; step {step} of {run.plan.steps}"
-        )
-
-    def _loop(self, checkpoints, writer, meta) -> Loop:
-        run = self.run
-        lengths = tok.byte_lengths(run.tokenizer)
-        eval_sets = [EvalSet(name, rows, run.program, lengths) for name, rows in run.eval_batches.items()]
-        base = None
-        if run.refers_to_base:
-            base = restore.base_reference(run.parent, run.workdir, meta["parent_fingerprint"], run.weights)
-        saved = {"data": run.train_stream.key, "base": base, "before": meta["before"], "parent_fingerprint": meta["parent_fingerprint"]}
-        return Loop(
-            name=run.workdir.name,
-            workdir=run.workdir,
-            program=run.program,
-            batches=lambda start: run.batches(start=start),
-            eval_sets=eval_sets,
-            selection=run.selection,
-            schedule=self.plan,
-            checkpoints=checkpoints,
-            stored_params=run.stored_params,
-            meta=saved,
-            sample=run.sampler,
-            learning_rate=run.learning_rate,
-            writer=writer,
-            reporter=run.reporter,
-            seconds_before=meta["seconds"],
-        )
-
-    def _test(self, state) -> dict[str, float]:
-        run = self.run
-        lengths = tok.byte_lengths(run.tokenizer)
-        values: dict[str, float] = {}
-        for name, rows in run.test_batches.items():
-            values |= EvalSet(name, rows, run.program, lengths).run(state)
-        return values
-
-    def _finish(self, state, loop, writer, meta, reason, checkpoints, launch_seconds) -> dict[str, Any]:
-        """Goes to the best state, measures it on the test split, samples, and sums up."""
-        run = self.run
-        step = int(run.program.whole(state).step)
-        optimizer_bytes = sum(a.nbytes for a in jax.tree.leaves(run.program.whole(state).optimizer))
-        best = run.selection.best_step
-        if best not in (step, -1):
-            checkpoints.wait()
-            state = self._at(state, best)
-        test = self._test(state)
-        if test:
-            writer.write(best, "test", test)
-        for row in run.sampler(run.program.whole(state)):
-            writer.sample(best, {**row, "selected": True})
-        rows = [r for r in read(run.workdir / METRICS) if r["kind"] == "eval"]
-        at = {r["step"]: {k: v for k, v in r.items() if k not in ("step", "kind")} for r in rows}
-        tokens_per_step = run.config.data.batch_size * run.config.data.length
-        flops = 3 * run.model.spec.flops_per_token(run.config.data.length) * tokens_per_step
-        return {
-            "finished": True,
-            "reason": reason,
-            "workdir": str(run.workdir),
-            "step": step,
-            "best_step": best,
-            "selected": {"metric": run.selection.metric, "value": run.selection.best},
-            "before": {**at.get(0, {}), **meta["before"]},
-            "after": {**at.get(best, {}), **test},
-            "last": at.get(step, {}),
-            "parameters": {"trainable": run.partition.count(True), "frozen": run.partition.count(False)},
-            "trainable_bytes": sum(leaf.bytes for leaf in run.partition.leaves if leaf.trains),
-            "optimizer_bytes": int(optimizer_bytes),
-            "train_tokens": len(run.train_stream),
-            "tokens_seen": step * tokens_per_step,
-            "tokens_to_best": best * tokens_per_step,
-            "model_flops": step * flops,
-            "seconds": loop.seconds,
-            "step_seconds": loop.step_seconds,
-            "seed": run.config.seed,
-            "parent_fingerprint": meta["parent_fingerprint"],
-        }
-
-    def _at(self, state, step: int):
-        """The state with the parameters of a saved step of this run."""
-        run = self.run
-        meta = checkpoint.read_meta(run.workdir, step)
-        like = run.state_like
-        params = flatten(checkpoint.read(run.workdir, step, "params", run.stored_params(like), meta))
-        ema = checkpoint.read(run.workdir, step, "ema", like.ema, meta) if like.ema else {}
-        whole = run.program.whole(state)
-        trainable = unflatten({p: params[p] for p in flatten(like.trainable)})
-        whole = dataclasses.replace(whole, trainable=trainable, ema=ema)
-        return run.program.create(lambda s: s, whole)
-
-
-def _bars(reporter: Reporter):
-    """The reporter as a context, entered only by the outermost user (an experiment keeps it open over many runs)."""
-    return contextlib.nullcontext() if reporter.active else reporter
+    return Execution(run, max_seconds).carry_out()
 
 
 @dataclasses.dataclass(frozen=True)

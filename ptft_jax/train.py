@@ -1,7 +1,7 @@
 """Trains: pre-training and fine-tuning alike.
 
-  python -m ptft_jax.train --config=configs/pretrain/shakespeare.py:small --workdir=runs/base
-  python -m ptft_jax.train --config=configs/finetune/shakespeare.py:lora --config.init.from=runs/base --workdir=runs/lora
+python -m ptft_jax.train --config=configs/pretrain/shakespeare.py:small --workdir=runs/base
+python -m ptft_jax.train --config=configs/finetune/shakespeare.py:lora --config.init.from=runs/base --workdir=runs/lora
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from ptft_jax.launch import TERMINATED, define_config, launch, prepare_jax
 def define() -> None:
     define_config()
     flags.DEFINE_string("workdir", None, "Folder of the run. A run that is there already is continued.")
-    flags.DEFINE_float("max_seconds", 0.0, "Save and stop after so many seconds (0 = no limit); the same command continues.")
+    flags.DEFINE_float(
+        "max_seconds", 0.0, "Save and stop after so many seconds (0 = no limit); the same command continues."
+    )
 
 
 def main() -> int:
@@ -33,7 +35,9 @@ def main() -> int:
     if not summary["finished"]:
         return TERMINATED if summary["reason"] == "sigterm" else 0
     after, selected = summary["after"], summary["selected"]
-    rows = [{"metric": name, "before": summary["before"].get(name, float("nan")), "after": after[name]} for name in after]
+    rows = [
+        {"metric": name, "before": summary["before"].get(name, float("nan")), "after": after[name]} for name in after
+    ]
     reporter.table(f"{args.workdir}: best step {summary['best_step']} by {selected['metric']}", rows)
     return 0
 

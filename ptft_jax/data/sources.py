@@ -30,10 +30,14 @@ def load(config: Any, split: str) -> Documents:
     """
     kind, _, name = config.source.partition(":")
     if kind not in KINDS:
-        raise UserError(f"config.data.source = {config.source!r}: expected one of {', '.join(KINDS)}, then ':' and a name{nearest(kind, KINDS)}")
+        raise UserError(
+            f"config.data.source = {config.source!r}: expected one of {', '.join(KINDS)}, then ':' and a name{nearest(kind, KINDS)}"
+        )
     if kind in _EMBEDDED:
         if name not in _EMBEDDED[kind]:
-            raise UserError(f"config.data.source = {config.source!r}: {kind} has {', '.join(_EMBEDDED[kind])}{nearest(name, _EMBEDDED[kind])}")
+            raise UserError(
+                f"config.data.source = {config.source!r}: {kind} has {', '.join(_EMBEDDED[kind])}{nearest(name, _EMBEDDED[kind])}"
+            )
         pairs = (assets.shakespeare if kind == "shakespeare" else assets.stdlib)(name, split)
     elif kind == "text":
         pairs = _divide(_files(name), split, config.held_out, config.source)
@@ -82,7 +86,11 @@ def _divide(pairs: list[tuple[str, str]], split: str, share: float, source: str)
     if held:
         # In an order made of the texts themselves, so that file names (dates, topics) do not decide what is held out.
         pairs = sorted(pairs, key=lambda pair: zlib.crc32(pair[1].encode()))
-        cuts = {"train": (0, count - 2 * held), "validation": (count - 2 * held, count - held), "test": (count - held, count)}
+        cuts = {
+            "train": (0, count - 2 * held),
+            "validation": (count - 2 * held, count - held),
+            "test": (count - held, count),
+        }
         return pairs[slice(*cuts[split])]
     # Few documents: the last part of each. Cut at line ends, so that no line is on both sides.
     out = []
@@ -91,7 +99,9 @@ def _divide(pairs: list[tuple[str, str]], split: str, share: float, source: str)
         held = max(round(len(lines) * share), 1)
         if len(lines) < 3:  # too short to cut: trained on, unless it is all there is
             if count == 1:
-                raise UserError(f"config.data.source = {source!r}: {len(lines)} line(s) cannot be split into train, validation and test")
+                raise UserError(
+                    f"config.data.source = {source!r}: {len(lines)} line(s) cannot be split into train, validation and test"
+                )
             out.append((name, text if split == "train" else ""))
             continue
         cuts = {"train": lines[: -2 * held], "validation": lines[-2 * held : -held], "test": lines[-held:]}

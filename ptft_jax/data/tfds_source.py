@@ -73,7 +73,9 @@ def _text_feature(builder: Any, name: str, wanted: str) -> str:
     texts = [k for k, f in builder.info.features.items() if isinstance(f, tfds.features.Text)]
     if wanted:
         if wanted not in texts:
-            raise UserError(f"config.data.tfds_feature = {wanted!r}: {name} has the text features {', '.join(texts)}{nearest(wanted, texts)}")
+            raise UserError(
+                f"config.data.tfds_feature = {wanted!r}: {name} has the text features {', '.join(texts)}{nearest(wanted, texts)}"
+            )
         return wanted
     if len(texts) != 1:
         raise UserError(

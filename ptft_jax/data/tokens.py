@@ -62,8 +62,10 @@ class Windows:
         targets = len(stream) - 1
         self._ids, self._length = stream.ids, length
         self._count = -(-targets // length) if partial else targets // length
-        if targets < length and not partial or targets < 1:
-            raise UserError(f"{field} = {length}: the split has only {len(stream)} tokens, fewer than one row needs ({length + 1})")
+        if (targets < length and not partial) or targets < 1:
+            raise UserError(
+                f"{field} = {length}: the split has only {len(stream)} tokens, fewer than one row needs ({length + 1})"
+            )
 
     def __len__(self) -> int:
         return self._count

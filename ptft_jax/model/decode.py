@@ -88,7 +88,9 @@ def _prefill(model: Transformer, params, tokens_BT, pad_B, slots: int):
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sampling", "stop_ids", "steps"), donate_argnames=("cache",))
-def _extend(model: Transformer, params, logits_BV, cache, done_B, pad_B, keys_B, length, count, sampling, stop_ids, steps):
+def _extend(
+    model: Transformer, params, logits_BV, cache, done_B, pad_B, keys_B, length, count, sampling, stop_ids, steps
+):
     slots = cache[0].shape[2]
 
     def one(carry, i):
@@ -155,7 +157,18 @@ def generate(
     for count in range(0, max_new_tokens, _CHUNK):
         steps = min(_CHUNK, max_new_tokens - count)
         logits, cache, _, new = _extend(
-            model, params, logits, cache, jnp.asarray(done), pad_B, keys_B, length, count, sampling, tuple(stop_ids), steps
+            model,
+            params,
+            logits,
+            cache,
+            jnp.asarray(done),
+            pad_B,
+            keys_B,
+            length,
+            count,
+            sampling,
+            tuple(stop_ids),
+            steps,
         )
         for row, ids in enumerate(np.asarray(new).tolist()):
             if done[row]:

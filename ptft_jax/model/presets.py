@@ -13,9 +13,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         norm="layer", norm_eps=1e-5, activation="gelu_tanh", gated=False, positions="learned", bias=True, tied=True
     ),
     # Touvron et al. 2023
-    "llama": dict(
-        norm="rms", norm_eps=1e-5, activation="silu", gated=True, positions="rotary", bias=False, tied=False
-    ),
+    "llama": dict(norm="rms", norm_eps=1e-5, activation="silu", gated=True, positions="rotary", bias=False, tied=False),
 }
 
 

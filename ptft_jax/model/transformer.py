@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -184,14 +185,14 @@ class Transformer:
         done, caches = 0, []
         for stack in stacks if isinstance(stacks, (tuple, list)) else (stacks,):
             size = jax.tree.leaves(stack)[0].shape[0]
-            cached = None if cache is None else jax.tree.map(lambda c: c[done : done + size], cache)
+            cached = None if cache is None else tuple(c[done : done + size] for c in cache)
             parts = (stack, cached, jnp.arange(done, done + size))
             if self.spec.scan:
                 x_BTD, new = jax.lax.scan(layer, x_BTD, parts)
             else:
                 rows = []
                 for i in range(size):
-                    x_BTD, row = layer(x_BTD, jax.tree.map(lambda a: a[i], parts))
+                    x_BTD, row = layer(x_BTD, jax.tree.map(lambda a, i=i: a[i], parts))
                     rows.append(row)
                 new = None if cache is None else jax.tree.map(lambda *a: jnp.stack(a), *rows)
             done += size

@@ -6,7 +6,8 @@ Both forms have the same four methods and give the same losses; the loop does no
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp

@@ -15,10 +15,10 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ptft_jax.errors import UserError
+from ptft_jax.parallel.mesh import AXES
 from ptft_jax.params import rules as path_rules
 from ptft_jax.params.partition import source_of
 from ptft_jax.params.rules import STACK, flatten
-from ptft_jax.parallel.mesh import AXES
 
 DEFAULT_RULES = ((".*", "fsdp"),)
 
@@ -43,7 +43,9 @@ def spec_of(path: str, shape: Sequence[int], tactic: Any, mesh: Mesh) -> Partiti
         raise UserError(f"parallel.rules: {tactic!r} has {len(tactic)} axes, {path} has {len(shape)} {tuple(shape)}")
     for axis, name in enumerate(tactic):
         if name and shape[axis] % mesh.shape[name]:
-            raise UserError(f"parallel.rules: axis {axis} of {path} {tuple(shape)} does not divide by {name}={mesh.shape[name]}")
+            raise UserError(
+                f"parallel.rules: axis {axis} of {path} {tuple(shape)} does not divide by {name}={mesh.shape[name]}"
+            )
     return PartitionSpec(*tactic)
 
 

@@ -92,7 +92,9 @@ class Partition:
     def merge(self, trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters as the transformer takes them: segments of the stack become a tuple of stacks."""
         tree = unflatten({**flatten(trainable), **flatten(frozen)})
-        segments = sorted((k for k in tree if k.startswith(STACK + "[")), key=lambda k: int(k[len(STACK) + 1 :].split(":")[0]))
+        segments = sorted(
+            (k for k in tree if k.startswith(STACK + "[")), key=lambda k: int(k[len(STACK) + 1 :].split(":")[0])
+        )
         if segments:
             tree[STACK] = tuple(tree.pop(k) for k in segments)
         return tree

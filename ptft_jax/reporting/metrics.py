@@ -23,8 +23,8 @@ class MetricsWriter:
     def __init__(self, workdir: pathlib.Path, *, tensorboard: bool, step: int):
         for name in (METRICS, SAMPLES):
             _keep_until(workdir / name, step)
-        self._metrics = open(workdir / METRICS, "a")
-        self._samples = open(workdir / SAMPLES, "a")
+        self._metrics = open(workdir / METRICS, "a")  # noqa: SIM115 - open as long as the run
+        self._samples = open(workdir / SAMPLES, "a")  # noqa: SIM115
         self._events = None
         if tensorboard:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter

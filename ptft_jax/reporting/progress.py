@@ -80,5 +80,7 @@ def as_table(title: str, rows: list[dict]) -> Table:
         numeric = all(isinstance(row[key], (int, float)) for row in rows)
         table.add_column(key, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*[f"{v:,}" if isinstance(v, int) else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()])
+        table.add_row(
+            *[f"{v:,}" if isinstance(v, int) else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()]
+        )
     return table

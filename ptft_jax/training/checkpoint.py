@@ -98,7 +98,9 @@ class Checkpoints:
         """Saved steps, oldest first."""
         return steps_of(self.folder.parent)
 
-    def resume(self, like: TrainState, params_like: Mapping[str, Any]) -> tuple[dict, Any, dict, dict, list[str]] | None:
+    def resume(
+        self, like: TrainState, params_like: Mapping[str, Any]
+    ) -> tuple[dict, Any, dict, dict, list[str]] | None:
         """The newest restorable step: (params, training, ema, meta, messages), or None without any.
 
         Damaged newer steps are moved aside, never deleted, and named in the messages.

@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 
-from ptft_jax import adapters, config as configs
+from ptft_jax import adapters
+from ptft_jax import config as configs
 from ptft_jax.errors import UserError, listed
 from ptft_jax.params import fingerprint
 from ptft_jax.params.partition import join

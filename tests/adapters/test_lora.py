@@ -20,7 +20,9 @@ def built(lora, **changes):
     params = flatten(model.init(jax.random.key(0)))
     # lora_b starts at zero; give it values, so that there is an update to see.
     keys = jax.random.split(jax.random.key(1), len(params))
-    params = {p: jax.random.normal(k, a.shape) * 0.3 if p.endswith("lora_b") else a for k, (p, a) in zip(keys, params.items())}
+    params = {
+        p: jax.random.normal(k, a.shape) * 0.3 if p.endswith("lora_b") else a for k, (p, a) in zip(keys, params.items())
+    }
     return model, unflatten(params)
 
 

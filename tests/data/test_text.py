@@ -104,7 +104,7 @@ def test_a_split_has_no_line_of_another(text_file, tmp_path):
         (folder / f"{i}.txt").write_text(f"text number {i}\n")
     parts = {s: sources.load(data_config(f"text:{folder}"), s).texts for s in sources.SPLITS}
     assert [len(parts[s]) for s in sources.SPLITS] == [16, 2, 2]
-    assert len(set(sum(parts.values(), []))) == 20
+    assert len({t for texts in parts.values() for t in texts}) == 20
 
 
 @pytest.mark.parametrize("name", ["code", "prose"])

@@ -54,7 +54,7 @@ def test_own_splits_are_used(prepared):
 def test_missing_splits_are_made(prepared):
     config = data_config("tfds:ptft_one", tfds_dir=prepared, tfds_feature="answer")
     parts = [sources.load(config, s).texts for s in sources.SPLITS]
-    assert list(map(len, parts)) == [32, 4, 4] and len(set(sum(parts, []))) == 40
+    assert list(map(len, parts)) == [32, 4, 4] and len({t for texts in parts for t in texts}) == 40
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,10 @@ def test_errors_say_what_to_do(prepared, name, changes, words):
 @pytest.mark.parametrize(
     "failure, words",
     [
-        (ModuleNotFoundError("No module named 'tensorflow'"), "needs more.*'tensorflow'.*pip install 'ptft_jax\\[tfds\\]'"),
+        (
+            ModuleNotFoundError("No module named 'tensorflow'"),
+            "needs more.*'tensorflow'.*pip install 'ptft_jax\\[tfds\\]'",
+        ),
         (OSError("name resolution failed"), "could not download and prepare it into .*name resolution failed"),
     ],
 )

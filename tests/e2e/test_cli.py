@@ -42,7 +42,9 @@ def test_help_is_fast_and_names_every_verb():
 @pytest.mark.parametrize("verb", ["train", "eval", "generate", "report", "doctor"])
 def test_each_verb_has_help_both_ways(verb):
     command = ptft(verb, "--help", check=True)
-    module = subprocess.run([sys.executable, "-m", f"ptft_jax.{verb}", "--help"], capture_output=True, text=True, cwd=ROOT)
+    module = subprocess.run(
+        [sys.executable, "-m", f"ptft_jax.{verb}", "--help"], capture_output=True, text=True, cwd=ROOT
+    )
     assert module.returncode == 0 and module.stdout.splitlines()[2:] == command.stdout.splitlines()[2:]
     assert "\n  --" in command.stdout and "python -m ptft_jax" in command.stdout
 
@@ -120,7 +122,9 @@ def test_bad_input_gives_one_message_and_status_2(name, tmp_path):
 
 def test_a_mistake_in_a_config_file_is_located(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("from ptft_jax import config\n\n\ndef get_config():\n    c = config.default()\n    c.modle = 3\n    return c\n")
+    file.write_text(
+        "from ptft_jax import config\n\n\ndef get_config():\n    c = config.default()\n    c.modle = 3\n    return c\n"
+    )
     done = ptft("train", f"--config={file}", f"--workdir={tmp_path}/run")
     assert done.returncode == 2 and "mine.py:6" in done.stderr and "modle" in done.stderr
     assert "Traceback" not in done.stderr

@@ -70,7 +70,9 @@ def test_lora_saves_what_trains_and_refers_to_its_base(text_file, tmp_path, base
     assert any(not np.array_equal(merged[p], plain[p]) for p in plain)
     np.testing.assert_array_equal(merged["embed/tokens/embedding"], plain["embed/tokens/embedding"])
     # A grandchild starts from the merged parameters.
-    summary = quiet_train(child(text_file, tmp_path / "lora", training__steps=0, optimizer__warmup_steps=0), tmp_path / "merged")
+    summary = quiet_train(
+        child(text_file, tmp_path / "lora", training__steps=0, optimizer__warmup_steps=0), tmp_path / "merged"
+    )
     assert summary["finished"] and not any("adapter" in p for p in flatten(checkpoint.shapes(tmp_path / "merged", 0)))
     for path, array in params_of(tmp_path / "merged").items():
         np.testing.assert_array_equal(array, merged[path])
@@ -138,7 +140,9 @@ def test_an_average_is_what_children_start_from(text_file, tmp_path):
     averaged, raw = params_of(tmp_path / "base"), flatten(runs.load(str(tmp_path / "base"), weights="raw").params)
     assert any(not np.array_equal(averaged[p], raw[p]) for p in raw)
     for weights, expected in (("auto", averaged), ("raw", raw)):
-        config = child(text_file, tmp_path / "base", init__weights=weights, training__steps=0, optimizer__warmup_steps=0)
+        config = child(
+            text_file, tmp_path / "base", init__weights=weights, training__steps=0, optimizer__warmup_steps=0
+        )
         quiet_train(config, tmp_path / weights)
         found = params_of(tmp_path / weights)
         assert all(np.array_equal(found[p], expected[p]) for p in expected)
@@ -153,7 +157,11 @@ def test_pmap_and_fsdp_runs_equal_the_replicated_one(text_file, tmp_path):
         "jit": {}, "pmap": {"parallel__compile": "pmap"}, "fsdp": {"parallel__fsdp": 8}
     }.items():  # fmt: skip
         summary = quiet_train(tiny_config(text_file, **changes), tmp_path / name)
-        curves[name] = [summary["before"]["validation/nll"], summary["after"]["validation/nll"], summary["after"]["test/nll"]]
+        curves[name] = [
+            summary["before"]["validation/nll"],
+            summary["after"]["validation/nll"],
+            summary["after"]["test/nll"],
+        ]
     # Sums in another order, through 12 steps at a high rate.
     np.testing.assert_allclose(curves["pmap"], curves["jit"], atol=2e-4)
     np.testing.assert_allclose(curves["fsdp"], curves["jit"], atol=2e-4)
@@ -162,5 +170,9 @@ def test_pmap_and_fsdp_runs_equal_the_replicated_one(text_file, tmp_path):
 def test_a_checkpoint_moves_to_another_mesh(text_file, tmp_path):
     """Saved from parameters split eight ways, read by one device and by a child that replicates."""
     quiet_train(tiny_config(text_file, parallel__fsdp=8), tmp_path / "split")
-    summary = quiet_train(child(text_file, tmp_path / "split@best", training__steps=0, optimizer__warmup_steps=0), tmp_path / "copy")
-    assert summary["before"]["validation/nll"] == pytest.approx(runs.finished(tmp_path / "split")["after"]["validation/nll"], abs=1e-5)
+    summary = quiet_train(
+        child(text_file, tmp_path / "split@best", training__steps=0, optimizer__warmup_steps=0), tmp_path / "copy"
+    )
+    assert summary["before"]["validation/nll"] == pytest.approx(
+        runs.finished(tmp_path / "split")["after"]["validation/nll"], abs=1e-5
+    )

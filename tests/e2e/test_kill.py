@@ -63,6 +63,20 @@ def _check(text_file, tmp_path, kills, seed):
     assert not (tmp_path / "killed/checkpoints-damaged").exists(), "a kill must never leave a damaged checkpoint"
 
 
+def test_sigterm_exits_with_143_and_the_same_command_finishes(text_file, tmp_path):
+    command = _command(text_file, tmp_path / "run")
+    process = _run(command)
+    while process.poll() is None and len(read(tmp_path / "run/metrics.jsonl")) < 5:
+        time.sleep(0.02)
+    process.terminate()
+    message = process.communicate(timeout=120)[1]
+    assert process.returncode == 143 and "the same command continues" in message and "Traceback" not in message
+    step = checkpoint.steps_of(tmp_path / "run")[-1]
+    assert f"at step {step}" in message and 0 < step < 400
+    process = _run(command)
+    assert process.wait() == 0 and f"continuing from step {step}" in process.stderr.read()
+
+
 def test_killed_three_times(text_file, tmp_path):
     _check(text_file, tmp_path, kills=3, seed=0)
 

@@ -56,7 +56,12 @@ def test_stops():
         else:
             assert row == whole
     cut = generate(
-        model, params, PROMPTS, max_new_tokens=18, sampling=Sampling(temperature=0), cut=lambda row, ids: 2 if row == 0 else None
+        model,
+        params,
+        PROMPTS,
+        max_new_tokens=18,
+        sampling=Sampling(temperature=0),
+        cut=lambda row, ids: 2 if row == 0 else None,
     )
     assert cut[0].ids == free[0].ids[:2] and cut[0].reason == "stop" and cut[1] == free[1]
 

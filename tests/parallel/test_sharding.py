@@ -23,7 +23,12 @@ def test_fsdp_takes_the_largest_axis_that_divides_but_never_the_layers(mesh):
 
 @pytest.mark.parametrize(
     "tactic, words",
-    [(("fsdp",), "1 axes"), (("fsdp", "nowhere"), "tuple of None"), ((None, "fsdp"), "does not divide"), ("fdsp", "not 'fsdp'")],
+    [
+        (("fsdp",), "1 axes"),
+        (("fsdp", "nowhere"), "tuple of None"),
+        ((None, "fsdp"), "does not divide"),
+        ("fdsp", "not 'fsdp'"),
+    ],
 )
 def test_a_tuple_that_does_not_fit_says_why(mesh, tactic, words):
     with pytest.raises(UserError, match=words):

@@ -13,7 +13,11 @@ from ptft_jax.params.fingerprint import checksums, fingerprint
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
 def test_any_one_changed_element_shows(dtype):
-    base = np.asarray(jax.random.normal(jax.random.key(0), (7, 5)) > 0 if dtype == "bool" else jnp.arange(35).reshape(7, 5).astype(dtype))
+    base = np.asarray(
+        jax.random.normal(jax.random.key(0), (7, 5)) > 0
+        if dtype == "bool"
+        else jnp.arange(35).reshape(7, 5).astype(dtype)
+    )
     original = checksums({"x": base})
     for place in [(0, 0), (3, 2), (6, 4)]:
         changed = base.copy()

@@ -106,7 +106,9 @@ def test_a_frozen_first_stack_has_no_backward_pass():
 
         def loss(t):
             merged = partition.merge(t, frozen)
-            x = Transformer(SPEC.__class__(**{**SPEC.__dict__, "scan": False})).hidden(merged, random_batch(0)["tokens"])
+            x = Transformer(SPEC.__class__(**{**SPEC.__dict__, "scan": False})).hidden(
+                merged, random_batch(0)["tokens"]
+            )
             return jnp.sum(x)
 
         return jax.jit(jax.grad(loss)).lower(trainable).compile().cost_analysis()["flops"]
@@ -118,9 +120,11 @@ def test_rates_multiply_the_step():
     halved = (("blocks[0]/.*", 0.5), (".*", 1.0))
     options = dict(optimizer=optimizer_config(weight_decay=0.0), steps=1, dropout=0.0)
     one, half = train(**options), train(rates=halved, **options)
-    moved = lambda got: np.asarray(got.state.trainable["blocks"]["mlp"]["up"]["kernel"]) - np.asarray(  # noqa: E731
-        got.start.trainable["blocks"]["mlp"]["up"]["kernel"]
-    )
+
+    def moved(got):
+        kernel = lambda state: np.asarray(state.trainable["blocks"]["mlp"]["up"]["kernel"])  # noqa: E731
+        return kernel(got.state) - kernel(got.start)
+
     np.testing.assert_allclose(moved(half)[0], 0.5 * moved(one)[0], atol=1e-7)
     np.testing.assert_allclose(moved(half)[1:], moved(one)[1:], atol=1e-7)
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    def __init__(self, width, heads):
+    def __init__(self, width, heads, fused=False):
         super().__init__()
-        self.heads = heads
+        self.heads, self.fused = heads, fused
         self.ln_1 = nn.LayerNorm(width, eps=1e-5)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -25,18 +25,22 @@ class Block(nn.Module):
         b, t, d = x.shape
         q, k, v = self.qkv(self.ln_1(x)).split(d, dim=2)
         q, k, v = (a.view(b, t, self.heads, d // self.heads).transpose(1, 2) for a in (q, k, v))
-        scores = q @ k.transpose(-2, -1) / math.sqrt(d // self.heads)
-        scores = scores.masked_fill(torch.ones(t, t).triu(1).bool(), float("-inf"))
-        y = (scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, d)
+        if self.fused:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            scores = q @ k.transpose(-2, -1) / math.sqrt(d // self.heads)
+            scores = scores.masked_fill(torch.ones(t, t).triu(1).bool(), float("-inf"))
+            y = scores.softmax(-1) @ v
+        y = y.transpose(1, 2).reshape(b, t, d)
         x = x + self.proj(y)
         return x + self.fc_out(F.gelu(self.fc(self.ln_2(x)), approximate="tanh"))
 
 
 class GPT(nn.Module):
-    def __init__(self, vocab, length, layers, width, heads):
+    def __init__(self, vocab, length, layers, width, heads, fused=False):
         super().__init__()
         self.wte, self.wpe = nn.Embedding(vocab, width), nn.Embedding(length, width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, fused) for _ in range(layers))
         self.ln_f = nn.LayerNorm(width, eps=1e-5)
 
     def forward(self, ids):
@@ -51,7 +55,7 @@ def load(model, flat):
 
     def put(target, array):
         with torch.no_grad():
-            target.copy_(torch.tensor(array))
+            target.copy_(torch.as_tensor(array))
 
     put(model.wte.weight, flat["embed/tokens/embedding"])
     put(model.wpe.weight, flat["embed/positions/embedding"])

@@ -99,7 +99,9 @@ def test_nothing_restorable_is_an_error_that_deletes_nothing(tmp_path):
 def test_another_shape_lists_every_difference(tmp_path):
     saved(tmp_path, [1.0])
     meta = checkpoint.read_meta(tmp_path, 0)
-    like = {"a": {"kernel": jax.ShapeDtypeStruct((64, 16), jnp.float32), "scale": jax.ShapeDtypeStruct((3,), jnp.float32)}}
+    like = {
+        "a": {"kernel": jax.ShapeDtypeStruct((64, 16), jnp.float32), "scale": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    }
     with pytest.raises(UserError) as error:
         checkpoint.read(tmp_path, 0, "params", like, meta)
     for words in ("missing a/scale (3,)", "extra a/bias (3,)", "a/kernel: shape (64, 32), expected (64, 16)"):

@@ -28,9 +28,7 @@ def test_selection():
 
 
 def test_early_stopping_keeps_the_best(text_file, tmp_path):
-    config = tiny_config(
-        text_file, optimizer__learning_rate=0.3, training__steps=40, eval__every=2, select__patience=3
-    )
+    config = tiny_config(text_file, optimizer__learning_rate=0.3, training__steps=40, eval__every=2, select__patience=3)
     summary = quiet_train(config, tmp_path / "run")
     evals = [r for r in read(tmp_path / "run/metrics.jsonl") if r["kind"] == "eval"]
     values = {r["step"]: r["validation/nll"] for r in evals}
