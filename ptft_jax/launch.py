@@ -50,6 +50,10 @@ def launch(define: Callable[[], None], main: Callable[[], int | None], argv: Seq
             if logging.get_verbosity() >= logging.DEBUG:
                 raise
             fail(str(e))
+        except OSError as e:  # no permission, no space, a vanished mount: the message names the file
+            if logging.get_verbosity() >= logging.DEBUG:
+                raise
+            fail(str(e))
         except KeyboardInterrupt:
             fail("interrupted", 130)
         sys.exit(status or 0)

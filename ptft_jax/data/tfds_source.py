@@ -70,7 +70,7 @@ def _prepare(builder: Any, name: str) -> None:
 def _text_feature(builder: Any, name: str, wanted: str) -> str:
     import tensorflow_datasets as tfds
 
-    texts = [k for k, f in builder.info.features.items() if isinstance(f, tfds.features.Text)]
+    texts = sorted(k for k, f in builder.info.features.items() if isinstance(f, tfds.features.Text))
     if wanted:
         if wanted not in texts:
             raise UserError(

@@ -161,7 +161,9 @@ def resolve(reference: str, field: str = "config.init.from") -> tuple[pathlib.Pa
     Raises:
       UserError: no such folder, no run or no checkpoint in it, or no such step (with those there are).
     """
-    name, _, which = reference.partition("@")
+    name, which = reference, ""
+    if "@" in reference and not pathlib.Path(reference).expanduser().is_dir():
+        name, _, which = reference.rpartition("@")
     workdir = pathlib.Path(name).expanduser()
     if not workdir.is_dir():
         parent = workdir.parent

@@ -104,6 +104,7 @@ BAD = {
     "unread": (["train", "--config=configs/pretrain/shakespeare.py:tiny", "--config.tune.lora.rank=2", "--workdir=x"], "nothing in this run reads it"),
     "unknown dataset": (["train", "--config=configs/pretrain/shakespeare.py:tiny", "--config.data.source=tfds:tiny_shakespear", "--workdir=x"], "did you mean 'tiny_shakespeare'"),
     "wrong parent": (["train", "--config=configs/finetune/shakespeare.py:full", "--config.init.from=configs", "--workdir=x"], "is not the workdir of a run"),
+    "folder that cannot be": (["train", "--config=configs/pretrain/text.py:README.md", "--workdir=README.md/run"], "README.md"),
     "eval without run": (["eval"], "--run is missing"),
     "eval of nothing": (["eval", "--run=nowhere"], "--run = 'nowhere': no such folder"),
     "report of nothing": (["report", "--run=tests"], "no run there"),

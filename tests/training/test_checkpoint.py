@@ -132,3 +132,6 @@ def test_references_that_lead_nowhere(tmp_path, reference, words):
         checkpoint.resolve(reference.format(tmp_path))
     assert checkpoint.resolve(f"{tmp_path}/run@best")[1] == 0
     assert checkpoint.resolve(f"{tmp_path}/run")[1] == 1
+    (tmp_path / "run").rename(tmp_path / "run@home")
+    assert checkpoint.resolve(f"{tmp_path}/run@home")[1] == 1
+    assert checkpoint.resolve(f"{tmp_path}/run@home@0")[1] == 0
