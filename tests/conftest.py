@@ -2,9 +2,17 @@
 
 import os
 
-# Before JAX is first used. Eager single-core kernels keep two test workers out of each other's way.
+# Before JAX is first used. The tests in this process compile many small programs and run each a few times, so the
+# compiler is told to hurry; those that start processes (tests/e2e) run what users run.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+    ]
+)
 
 import pytest
 
