@@ -121,8 +121,6 @@ class Execution:
 
     def _loop(self, checkpoints, writer, meta) -> Loop:
         run = self.run
-        lengths = tok.byte_lengths(run.tokenizer)
-        eval_sets = [EvalSet(name, rows, run.program, lengths) for name, rows in run.eval_batches.items()]
         base = None
         if run.refers_to_base:
             base = restore.base_reference(run.parent, run.workdir, meta["parent_fingerprint"], run.weights)
@@ -137,7 +135,7 @@ class Execution:
             workdir=run.workdir,
             program=run.program,
             batches=lambda start: run.batches(start=start),
-            eval_sets=eval_sets,
+            eval_sets=self._eval_sets(run.eval_batches),
             selection=run.selection,
             schedule=self.plan,
             checkpoints=checkpoints,
@@ -150,12 +148,14 @@ class Execution:
             seconds_before=meta["seconds"],
         )
 
+    def _eval_sets(self, batches: dict[str, list]) -> list[EvalSet]:
+        lengths = tok.byte_lengths(self.run.tokenizer)
+        return [EvalSet(name, rows, self.run.program, lengths) for name, rows in batches.items()]
+
     def _test(self, state) -> dict[str, float]:
-        run = self.run
-        lengths = tok.byte_lengths(run.tokenizer)
         values: dict[str, float] = {}
-        for name, rows in run.test_batches.items():
-            values |= EvalSet(name, rows, run.program, lengths).run(state)
+        for eval_set in self._eval_sets(self.run.test_batches):
+            values |= eval_set.run(state)
         return values
 
     def _finish(self, state, loop, writer, meta, reason, checkpoints) -> dict[str, Any]:
