@@ -165,7 +165,7 @@ class GGUFArchive:
         extra = sorted(present - {place.stored for place in found.values()} - _ROPE_TENSORS)
         if extra:
             raise UserError(f"{path}: tensors that a {self.architecture} does not have:{listed(extra)}")
-        experts = self.config.get("num_local_experts") or self.config.get("num_experts")
+        experts = gguf_layout.experts(self.config)
         for place in found.values():
             tensor = self._stored[place.stored]
             if place.expert is not None and (len(tensor.shape) != 3 or int(tensor.shape[-1]) != experts):

@@ -143,13 +143,17 @@ class Place:
         return rows.reshape(3, self.heads, -1).swapaxes(0, 1).ravel()
 
 
+def experts(config: Mapping[str, Any]) -> int:
+    """How many experts a layer has; transformers has written both names."""
+    return config.get("num_local_experts") or config.get("num_experts") or 0
+
+
 def places(config: Mapping[str, Any]) -> dict[str, Place]:
     """Where each tensor that a model of this Hugging Face config may have is kept, by Hugging Face name."""
     chosen = layout(config["model_type"])
     layers = config["n_layer" if config["model_type"] == "gpt2" else "num_hidden_layers"]
     heads = config["n_head" if config["model_type"] == "gpt2" else "num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads
-    experts = config.get("num_local_experts") or config.get("num_experts") or 0
     found = {}
     for theirs, module in chosen.modules.items():
         part = module.split(".")[-1]
@@ -159,7 +163,7 @@ def places(config: Mapping[str, Any]) -> dict[str, Place]:
         for layer in range(layers) if "{layer}" in theirs else (0,):
             if "{expert}" in theirs:
                 stored = f"{module.format(layer=layer)}.weight"
-                for expert in range(experts):
+                for expert in range(experts(config)):
                     found[f"{theirs.format(layer=layer, expert=expert)}.weight"] = Place(stored, expert)
                 continue
             theirs_here, stored = theirs.format(layer=layer), module.format(layer=layer)

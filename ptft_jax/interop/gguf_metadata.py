@@ -112,7 +112,7 @@ def _scaling(
 def _llama(config: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
     meta = {"attention.sliding_window": config["sliding_window"]} if config.get("sliding_window") else {}
     if config["model_type"] == "mixtral":
-        meta |= {"expert_count": config["num_local_experts"], "expert_used_count": config["num_experts_per_tok"]}
+        meta |= {"expert_count": gguf_layout.experts(config), "expert_used_count": config["num_experts_per_tok"]}
     return meta
 
 
@@ -133,7 +133,7 @@ def _qwen(config: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
     _only(config, "decoder_sparse_step", 1)
     _only(config, "mlp_only_layers", [])
     return {
-        "expert_count": config["num_experts"],
+        "expert_count": gguf_layout.experts(config),
         "expert_used_count": config["num_experts_per_tok"],
         "expert_feed_forward_length": config["moe_intermediate_size"],
     }

@@ -96,7 +96,7 @@ def _add_tensors(writer: Any, config: Mapping[str, Any], tensors: Iterable[tuple
     known = gguf_layout.places(config)
     missing = gguf_layout.required(config)
     stacks: dict[str, dict[int, np.ndarray]] = {}
-    experts = config.get("num_local_experts") or config.get("num_experts")
+    experts = gguf_layout.experts(config)
     seen: set[str] = set()
     for given, array in tensors:
         if given.endswith(_BUFFERS):
