@@ -33,7 +33,7 @@ GEMMA3_PERIOD, GEMMA3_LOCAL_BASE = 6, 10000.0
 # SmolLM3 has no rotary positions in every fourth layer; GGUF has no key for it.
 SMOLLM3_PERIOD = 4
 # The largest Gemmas scale queries by hidden size / heads, the others by head size; GGUF readers know them by depth.
-_GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
+GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
 
 
 class Metadata:
@@ -177,7 +177,7 @@ def _gemma(meta: Metadata, stored: Collection[str], config: dict[str, Any]) -> d
     if arch == "gemma":
         return found
     scalar = config["head_dim"]
-    if layers == _GEMMA_27B_LAYERS[arch]:
+    if layers == GEMMA_27B_LAYERS[arch]:
         scalar = config["hidden_size"] // config["num_attention_heads"]
     if meta.get("attention.scale"):
         scalar = meta.get("attention.scale") ** -2
@@ -187,11 +187,16 @@ def _gemma(meta: Metadata, stored: Collection[str], config: dict[str, Any]) -> d
     found |= caps | {
         "query_pre_attn_scalar": scalar,
         "sliding_window": meta.need("attention.sliding_window"),
-        "layer_types": ["full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(layers)],
+        "layer_types": layer_types(layers, period),
     }
     if arch == "gemma3":
         found["rope_local_base_freq"] = meta.get("rope.freq_base_swa", GEMMA3_LOCAL_BASE)
     return found
+
+
+def layer_types(layers: int, period: int) -> list[str]:
+    """Hugging Face's `layer_types` of a model with full attention in every `period`-th layer."""
+    return ["full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(layers)]
 
 
 def _phi3(meta: Metadata, stored: Collection[str], config: dict[str, Any]) -> dict[str, Any]:

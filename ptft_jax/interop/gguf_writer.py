@@ -10,7 +10,7 @@ import numpy as np
 
 from ptft_jax.data import cache
 from ptft_jax.errors import UserError, listed, nearest
-from ptft_jax.interop import gguf_layout, gguf_metadata, gguf_vocabulary
+from ptft_jax.interop import fields, gguf_layout, gguf_metadata, gguf_vocabulary
 
 # What a dtype is to the library, and the file's own name for the mixture (llama.cpp's llama_ftype).
 DTYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
@@ -46,11 +46,10 @@ def write(
         raise UserError(
             f"dtype = {dtype!r} is not a GGUF type here{nearest(dtype, DTYPES)}; known: {', '.join(DTYPES)}"
         )
-    absent = {"model_type", "vocab_size"} - set(config)
-    if absent:
-        raise UserError(f"config: no {', '.join(sorted(absent))}")
-    architecture = gguf_layout.layout(config["model_type"]).architecture
-    keys, extra = gguf_metadata.to_metadata(config)
+    c = fields.Fields(config, str(path))
+    architecture = gguf_layout.layout(c.need("model_type")).architecture
+    keys, extra = gguf_metadata.to_metadata(c)
+    keys["vocab_size"] = c.need("vocab_size")
     vocabulary = gguf_vocabulary.to_metadata(tokenizer_files, config)
 
     def fill(temporary: pathlib.Path) -> None:
@@ -60,10 +59,7 @@ def write(
             writer.add_type("model")
             writer.add_file_type(DTYPES[dtype])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-            for key, value in {f"{architecture}.{k}": v for k, v in keys.items()}.items():
-                _add(writer, key, value)
-            _add(writer, f"{architecture}.vocab_size", config["vocab_size"])
-            for key, value in vocabulary.items():
+            for key, value in ({f"{architecture}.{key}": value for key, value in keys.items()} | vocabulary).items():
                 _add(writer, key, value)
             for name, factors in extra.items():
                 writer.add_tensor(name, factors)
