@@ -61,7 +61,8 @@ def layouts() -> dict[str, Layout]:
     """By Hugging Face model type."""
     llama = _modules(_ENDS, "model.layers", _PRE_NORMS, _ATTENTION, _MLP)
     qwen3 = _modules(_ENDS, "model.layers", _PRE_NORMS, _ATTENTION, _QK_NORMS, _MLP)
-    sandwich = _modules(_ENDS, "model.layers", _SANDWICH, _ATTENTION, _MLP)
+    tied = {name: gguf for name, gguf in _ENDS.items() if gguf != "output"}
+    sandwich = _modules(tied, "model.layers", _SANDWICH, _ATTENTION, _MLP)
     phi3 = {"self_attn.qkv_proj": "attn_qkv", "self_attn.o_proj": "attn_output"}
     phi3 |= {"mlp.gate_up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
     gpt2 = {"ln_1": "attn_norm", "ln_2": "ffn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output"}
@@ -80,7 +81,7 @@ def layouts() -> dict[str, Layout]:
         "qwen3_moe": Layout(
             "qwen3moe", _modules(_ENDS, "model.layers", _PRE_NORMS, _ATTENTION, _QK_NORMS, _QWEN_EXPERTS)
         ),
-        "gemma": Layout("gemma", llama, shifted=True),
+        "gemma": Layout("gemma", _modules(tied, "model.layers", _PRE_NORMS, _ATTENTION, _MLP), shifted=True),
         "gemma2": Layout("gemma2", sandwich, shifted=True),
         "gemma3_text": Layout(
             "gemma3", _modules(_ENDS, "model.layers", _SANDWICH, _ATTENTION, _QK_NORMS, _MLP), shifted=True

@@ -9,7 +9,10 @@ import numpy as np
 from ptft_jax.errors import UserError
 from ptft_jax.interop import fields, gguf_config, gguf_layout
 
-_GELU_TANH = {"gpt2", "gemma", "gemma2", "gemma3_text"}
+# GGUF has no key for the activation: its readers take the family's own. Of the others it is silu.
+_ACTIVATIONS = {"gpt2": "gelu_new", "gpt_neox": "gelu"} | dict.fromkeys(("gemma", "gemma2", "gemma3_text"), "gelu_new")
+# Families whose heads need not be hidden_size / heads wide when the config does not say.
+_OWN_HEAD_DIM = {"gemma", "gemma2", "gemma3_text", "qwen3", "qwen3_moe"}
 
 
 def to_metadata(c: fields.Fields) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -32,7 +35,7 @@ def to_metadata(c: fields.Fields) -> tuple[dict[str, Any], dict[str, np.ndarray]
         }
         return meta, {}
     hidden, heads = c.need("hidden_size"), c.need("num_attention_heads")
-    head_dim = c.get("head_dim", hidden // heads)
+    head_dim = c.need("head_dim") if model_type in _OWN_HEAD_DIM else c.get("head_dim", hidden // heads)
     rope = _rope(c)
     meta = {
         "context_length": c.need("max_position_embeddings"),
@@ -45,12 +48,12 @@ def to_metadata(c: fields.Fields) -> tuple[dict[str, Any], dict[str, np.ndarray]
     }
     if arch == "gptneox":
         return meta | {
-            "rope.dimension_count": int(rope.get("partial_rotary_factor", c.get("rotary_pct", 1.0)) * head_dim),
+            "rope.dimension_count": int((rope.get("partial_rotary_factor") or c.need("rotary_pct")) * head_dim),
             "attention.layer_norm_epsilon": float(c.need("layer_norm_eps")),
             "use_parallel_residual": bool(c.get("use_parallel_residual", True)),
         }, {}
     meta |= {
-        "attention.head_count_kv": c.get("num_key_value_heads", heads),
+        "attention.head_count_kv": c.need("num_key_value_heads"),
         "attention.key_length": head_dim,
         "attention.value_length": head_dim,
         "attention.layer_norm_rms_epsilon": float(c.need("rms_norm_eps")),
@@ -61,10 +64,9 @@ def to_metadata(c: fields.Fields) -> tuple[dict[str, Any], dict[str, np.ndarray]
 
 
 def _check_activation(c: fields.Fields, model_type: str) -> None:
-    """GGUF has no key for it: its readers take the family's own."""
-    own = "gelu_tanh" if model_type in _GELU_TANH else "gelu" if model_type == "gpt_neox" else "silu"
+    own = _ACTIVATIONS.get(model_type, "silu")
     found = c.activation("hidden_activation", "activation_function", "hidden_act", default=own)
-    if found != own:
+    if found != fields.ACTIVATIONS[own]:
         raise UserError(f"{c.where}: a GGUF file of a {model_type} can only mean the activation {own}, not {found}")
 
 
@@ -72,7 +74,8 @@ def _rope(c: fields.Fields) -> dict[str, Any]:
     """rope_theta and the scaling's fields, from `rope_parameters` or from the older `rope_theta`, `rope_scaling`."""
     found = dict(c.get("rope_parameters", None) or c.get("rope_scaling", {}))
     found = found.get("full_attention", found)  # Gemma 3: one for each kind of layer
-    base = found.get("rope_theta") or c.get("rope_theta", c.get("rotary_emb_base", 10000.0))
+    # Where a field is absent each family of transformers has a default of its own: better said than guessed.
+    base = found.get("rope_theta") or c.need("rotary_emb_base" if c.need("model_type") == "gpt_neox" else "rope_theta")
     return {**found, "rope_theta": base, "rope_type": found.get("rope_type") or found.get("type") or "default"}
 
 
@@ -100,6 +103,8 @@ def _scaling(c: fields.Fields, rope: dict[str, Any], head_dim: int) -> tuple[dic
 
 def _llama(c: fields.Fields, head_dim: int) -> dict[str, Any]:
     meta = {"attention.sliding_window": c.need("sliding_window")} if c.get("sliding_window", 0) else {}
+    if c.need("model_type") == "mistral" and "sliding_window" not in c.values:
+        raise UserError(f"{c.where}: config.json has no 'sliding_window'; write null for none")
     if c.need("model_type") == "mixtral":
         experts = {"expert_count": gguf_layout.experts(c.values), "expert_used_count": c.need("num_experts_per_tok")}
         return meta | experts
@@ -130,6 +135,8 @@ def _qwen(c: fields.Fields, head_dim: int) -> dict[str, Any]:
 
 def _gemma(c: fields.Fields, head_dim: int) -> dict[str, Any]:
     model_type, layers = c.need("model_type"), c.need("num_hidden_layers")
+    if model_type != "gemma3_text":
+        c.refuse(tie_word_embeddings=True)
     if model_type == "gemma":
         return {}
     meta: dict[str, Any] = {"attention.sliding_window": c.need("sliding_window")}

@@ -50,6 +50,7 @@ def write(
     architecture = gguf_layout.layout(c.need("model_type")).architecture
     keys, extra = gguf_metadata.to_metadata(c)
     keys["vocab_size"] = c.need("vocab_size")
+    c.need("tie_word_embeddings")
     vocabulary = gguf_vocabulary.to_metadata(tokenizer_files, config)
 
     def fill(temporary: pathlib.Path) -> None:

@@ -14,7 +14,7 @@ from ptft_jax.interop import gguf_layout
 _SIZES = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5}
 _IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "tie_word_embeddings": False}
-_COMMON = _SIZES | _HEADS | _IDS
+_COMMON = _SIZES | _HEADS | _IDS | {"rope_theta": 10000.0, "head_dim": 16}
 _ROPE = {"rope_theta": 5000.0}
 _LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3 |= {"original_max_position_embeddings": 32}
@@ -42,7 +42,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "olmo2": _COMMON,
     "gpt2": _IDS | {"vocab_size": 96, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 64}
     | {"layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
-    "gpt_neox": _SIZES | _IDS | {"num_attention_heads": 4, "max_position_embeddings": 64, "rotary_pct": 0.25}
+    "gpt_neox": _SIZES | _IDS | {"num_attention_heads": 4, "max_position_embeddings": 64, "rotary_pct": 0.25, "rotary_emb_base": 10000}
     | {"layer_norm_eps": 1e-5},
 }  # fmt: skip
 
