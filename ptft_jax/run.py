@@ -237,10 +237,7 @@ class Run:
         print_ = restore.parameters_fingerprint(base)
 
         def make(key, base, rng):
-            fresh = flatten(self.model.init(key)) if self.adapter is not None else {}
-            dtypes = flatten(self.shapes)
-            whole = {p: a.astype(dtypes[p].dtype) for p, a in {**fresh, **flatten(base)}.items()}
-            return self.make_state(*self.partition.split(unflatten(whole)), rng=rng)
+            return self.make_state(*self.partition.split(self.model.init(key, base)), rng=rng)
 
         return self.program.create(make, params_key, base, run_key), print_
 

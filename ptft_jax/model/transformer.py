@@ -60,6 +60,10 @@ class Trunk(nnx.Module):
         )
 
 
+def _pure(module: nnx.Module) -> Params:
+    return nnx.to_pure_dict(nnx.split(module)[1])
+
+
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -83,16 +87,18 @@ class Transformer:
     adapt: Callable[[nnx.Module, str, nnx.Rngs], None] | None = None
     constrain: Callable[[jax.Array], jax.Array] | None = None
 
-    def _make(self, part: type, prefix: str, key: jax.Array) -> nnx.Module:
+    def _make(self, part: type, prefix: str, key: jax.Array, base: Params | None = None) -> nnx.Module:
         # Adapters draw from their own stream: the base is initialised alike with and without them.
         rngs = nnx.Rngs(params=key, adapter=jax.random.fold_in(key, 1))
         module = part(self.spec.resolved, rngs)
+        if base is not None:
+            nnx.update(module, jax.tree.map(lambda new, old: new.astype(old.dtype), base, _pure(module)))
         if self.adapt is not None:
             self.adapt(module, prefix, rngs)
         return module
 
-    def _init_part(self, part: type, prefix: str, key: jax.Array) -> Params:
-        return nnx.to_pure_dict(nnx.split(self._make(part, prefix, key))[1])
+    def _init_part(self, part: type, prefix: str, key: jax.Array, base: Params | None = None) -> Params:
+        return _pure(self._make(part, prefix, key, base))
 
     @functools.cached_property
     def _definitions(self) -> tuple[nnx.GraphDef, nnx.GraphDef]:
@@ -101,13 +107,20 @@ class Transformer:
 
         return define(Trunk, ""), define(Block, "blocks/")
 
-    def init(self, key: jax.Array) -> Params:
+    def init(self, key: jax.Array, base: Params | None = None) -> Params:
         """Random parameters: normal with `init_std`, residual projections smaller by sqrt(2 * layers), as in GPT-2
-        (Radford et al. 2019, section 2.3). Traceable, so it can be compiled with sharded outputs."""
+        (Radford et al. 2019, section 2.3). Traceable, so it can be compiled with sharded outputs.
+
+        Args:
+          base: whole parameters of the model without adapters, to take instead of random ones. Adapters are made for
+            these (some start from what they adapt).
+        """
         trunk_key, blocks_key = jax.random.split(key)
-        params = self._init_part(Trunk, "", trunk_key)
+        trunk = None if base is None else {k: v for k, v in base.items() if k != "blocks"}
+        params = self._init_part(Trunk, "", trunk_key, trunk)
         keys = jax.random.split(blocks_key, self.spec.layers)
-        params["blocks"] = jax.vmap(functools.partial(self._init_part, Block, "blocks/"))(keys)
+        blocks = None if base is None else base["blocks"]
+        params["blocks"] = jax.vmap(functools.partial(self._init_part, Block, "blocks/"))(keys, blocks)
         return params
 
     def shapes(self) -> Params:
