@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ptft_jax.errors import UserError, nearest
+from ptft_jax.model.spec import BIASES, LAYER_KINDS, contradictions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +80,52 @@ TREE: dict[str, Any] = {
         "max_length": _positive(128, "longest sequence, in tokens"),
         "activation": _one_of("gelu_tanh", "of the MLP", "gelu", "gelu_tanh", "silu", "relu"),
         "gated": Field(False, "gated MLP (SwiGLU with silu)"),
-        "norm": _one_of("layer", "normalisation", "layer", "rms"),
+        "parallel": Field(False, "attention and MLP side by side (GPT-NeoX), not one after the other"),
+        "norm": _one_of("layer", "normalisation; rms_plus_one scales by 1 + weight", "layer", "rms", "rms_plus_one"),
         "norm_eps": _positive(1e-5, "added to the variance"),
-        "bias": Field(True, "biases in linear layers and layer norms"),
+        "norm_placement": _one_of(
+            "pre",
+            "before a sublayer, after adding it, on its output, or before it and on its output",
+            "pre",
+            "post",
+            "output",
+            "both",
+        ),
+        "query_key_norm": _one_of(
+            "none", "norm of queries and keys: none, each head, all heads at once", "none", "head", "all"
+        ),
+        "biases": Field(BIASES, f"which layers have biases: of {', '.join(BIASES)}"),
+        "causal": Field(True, "tokens see only what came before them"),
         "positions": _one_of("learned", "how positions are told", "learned", "rotary"),
+        "position_offset": _natural(0, "added to learned positions (RoBERTa: 2)"),
         "rope_theta": _positive(10_000.0, "base wavelength of rotary positions"),
+        "rope_fraction": Field(
+            1.0, "share of a head that rotates", valid=lambda v: 0 < v <= 1, expected="above 0, at most 1"
+        ),
+        "rope_scaling": Field((), "((name, value), ...): stretched rotary positions, see ptft_jax.model.rotary"),
+        "rope_local_theta": _natural(0.0, "base wavelength in sliding layers, unstretched; 0 = as elsewhere"),
+        "window": _natural(0, "keys that a query of a sliding layer sees; 0 = no such layers"),
+        "layer_kinds": Field((), f"of {', '.join(LAYER_KINDS)}, repeated over the layers; () = all alike"),
+        "attention_scale": _natural(0.0, "factor on scores; 0 = 1 / sqrt(head size)"),
+        "attention_cap": _natural(0.0, "soft cap on scores; 0 = none"),
+        "logit_cap": _natural(0.0, "soft cap on logits; 0 = none"),
+        "embedding_scale": Field(False, "multiply token vectors by sqrt(width)"),
+        "embedding_norm": Field(False, "normalise what goes into the first block"),
+        "token_types": _natural(0, "types of tokens that have a vector (BERT: 2)"),
+        "experts": _natural(0, "experts in place of each MLP; 0 = a plain MLP"),
+        "experts_per_token": _positive(2, "experts that a token is sent to"),
+        "normalize_experts": Field(True, "weights of a token's experts sum to 1"),
+        "vocab_size": _natural(0, "rows of the token embedding; 0 = the tokenizer's"),
+        "head": _one_of("lm", "what is scored: the next token, masked tokens, classes", "lm", "masked_lm", "classes"),
         "tied": Field(True, "the output head is the token embedding"),
+        "classes": _positive(2, "of head=classes"),
+        "class_hidden": Field(False, "a dense tanh layer before the classes"),
+        "image_size": _natural(0, "height and width of images, in pixels; 0 = a model of text"),
+        "patch_size": _positive(16, "height and width of an image's patches, in pixels"),
+        "channels": _positive(3, "of an image"),
+        "distillation": _one_of(
+            "none", "of images: no second token, one, or one with a head (DeiT)", "none", "token", "head"
+        ),
         "dropout": _share(0.0, "rate after embedding, attention and MLP"),
         "init_std": _positive(0.02, "standard deviation of initial weights"),
         "dtype": _one_of("float32", "what is computed in", "float32", "bfloat16"),
@@ -324,21 +365,16 @@ def _check_together(c: dict[str, Any]) -> None:
     """Contradictions between fields, each message naming both."""
     m, d, t = c["model"], c["data"], c["training"]
     rows = [
-        (m["head_dim"] or m["width"] % m["heads"] == 0, "model.width", m["width"], "a multiple of model.heads", m["heads"]),
-        (m["heads"] % (m["kv_heads"] or 1) == 0, "model.heads", m["heads"], "a multiple of model.kv_heads", m["kv_heads"]),
         (d["length"] <= m["max_length"], "data.length", d["length"], "at most model.max_length", m["max_length"]),
         (d["batch_size"] % t["micro_batches"] == 0, "data.batch_size", d["batch_size"], "a multiple of training.micro_batches", t["micro_batches"]),
         (c["optimizer"]["warmup_steps"] <= max(t["steps"], 1), "optimizer.warmup_steps", c["optimizer"]["warmup_steps"], "at most training.steps", t["steps"]),
-        (m["attention"] != "cudnn" or m["dtype"] == "bfloat16", "model.attention", "cudnn", "model.dtype=bfloat16, not", m["dtype"]),
         (c["parallel"]["compile"] == "jit" or c["parallel"]["fsdp"] == 1, "parallel.compile", "pmap", "parallel.fsdp=1 (pmap copies the state), not", c["parallel"]["fsdp"]),
     ]  # fmt: skip
-    head = m["head_dim"] or m["width"] // m["heads"]
-    rows.append(
-        (m["positions"] != "rotary" or head % 2 == 0, "model.positions", "rotary", "an even head size, not", head)
-    )
     for good, path, value, expected, other in rows:
         if not good:
             raise UserError(f"config.{path} = {value!r}: expected {expected} {other!r}")
+    for name, value, expected in contradictions(m):
+        raise UserError(f"config.model.{name} = {value!r}: expected {expected}")
     for path in ("tune.rates", "optimizer.decay_rules", "parallel.rules"):
         for rule in get(c, path):
             if not (isinstance(rule, (tuple, list)) and len(rule) == 2 and isinstance(rule[0], str)):

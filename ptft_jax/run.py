@@ -16,8 +16,9 @@ from ptft_jax.data import batches, sources, tokens
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation.samples import continue_texts
+from ptft_jax.model import spec as specs
 from ptft_jax.model.decode import Sampling
-from ptft_jax.model.spec import ModelSpec
+from ptft_jax.model.spec import STRUCTURE
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import compile as compiling
@@ -31,21 +32,6 @@ from ptft_jax.training import state as states
 from ptft_jax.training.execution import Execution, finished
 from ptft_jax.training.loop import Schedule, Selection
 from ptft_jax.training.step import Step
-
-# What makes a model the model it is: a child has these from its parent. The rest of `model` is how it is run.
-STRUCTURE = (
-    "layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "max_length", "activation", "gated", "norm",
-    "norm_eps", "bias", "positions", "rope_theta", "tied",
-)  # fmt: skip
-
-
-def model_spec(config: configs.Section, vocab_size: int) -> ModelSpec:
-    """The model's description, from `config.model`; reads rope_theta only where positions are rotary."""
-    names = [f.name for f in dataclasses.fields(ModelSpec) if f.name not in ("vocab_size", "rope_theta")]
-    values = {name: config.model[name] for name in names}
-    if config.model.positions == "rotary":
-        values["rope_theta"] = config.model.rope_theta
-    return ModelSpec(vocab_size=vocab_size, **values)
 
 
 def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Source | None]:
@@ -169,7 +155,7 @@ class Run:
         c = self.config
         rows = sharding.Rows(self.mesh) if c.parallel.compile == "jit" else None
         self.adapter = adapters.build(c.tune)
-        spec = model_spec(c, self.tokenizer.vocab_size)
+        spec = specs.from_config(c.model, self.tokenizer.vocab_size)
         plain = Transformer(spec, None, rows)
         if self.adapter is not None:
             self.adapter.check(plain.shapes())
@@ -289,7 +275,7 @@ def load(reference: str, *, field: str = "run", weights: str = "auto") -> Loaded
     """The model of WORKDIR[@STEP|@best|@latest], adapters merged. Raises UserError."""
     source = restore.find(reference, field)
     tokenizer = tok.from_file(source.workdir)
-    model = Transformer(model_spec(source.config, tokenizer.vocab_size))
+    model = Transformer(specs.from_config(source.config.model, tokenizer.vocab_size))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     params = restore.parameters(source, lambda path, shape: device, merged=True, weights=weights)
     return Loaded(source, model, params, tokenizer)
