@@ -169,7 +169,12 @@ TREE: dict[str, Any] = {
     },
     "tune": {
         "method": _one_of(
-            "full", "what is added to the model: nothing, low-rank updates, rescaling vectors", "full", "lora", "ia3"
+            "full",
+            "what is added to the model: nothing, low-rank updates, rescaling vectors, vectors before the tokens",
+            "full",
+            "lora",
+            "ia3",
+            "prompt",
         ),
         "rates": Field(
             (), "((pattern, rate), ...): learning-rate multipliers by path rule, 0 freezes; () = the method's own"
@@ -190,6 +195,12 @@ TREE: dict[str, Any] = {
                 ("blocks/(attention/(key|value)|mlp/down)",), "patterns of the linear layers' paths that get a vector"
             ),
             "feedforward": Field(("blocks/mlp/down",), "those of the targets whose input is scaled, not the output"),
+        },
+        "prompt": {
+            "length": _positive(20, "learned vectors before the tokens of every row"),
+            "init": _one_of(
+                "vocabulary", "what they start from: random tokens' vectors or noise", "vocabulary", "random"
+            ),
         },
     },
     "optimizer": {

@@ -44,6 +44,11 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Source 
     if not section.init.from_:
         return section, None
     parent = restore.find(section.init.from_)
+    if parent.adapter is not None and not parent.adapter.mergeable:
+        raise UserError(
+            f"config.init.from: {parent.workdir} is a run with tune.method={parent.config.tune.method!r}, which cannot be "
+            "merged into the parameters of a plain model: start from its base"
+        )
     values, theirs = section.as_dict(), parent.config.as_dict()["model"]
     defaults = dict(configs.fields())
     for name in STRUCTURE:
@@ -159,12 +164,20 @@ class Run:
         plain = Transformer(spec, None, rows)
         if self.adapter is not None:
             self.adapter.check(plain.shapes())
+            self._check_virtual(self.adapter.virtual_tokens)
         self.model = Transformer(spec, self.adapter, rows)
         self.shapes = self.model.shapes()
         self.plain_shapes = plain.shapes()
         self.partition = Partition.of(self.shapes, adapters.rates(c.tune))
         rules = tuple(tuple(rule) for rule in c.parallel.rules)
         self.by_path = sharding.of_params(self.shapes, rules, self.mesh)
+
+    def _check_virtual(self, count: int) -> None:
+        length, most = self.config.data.length, self.config.model.max_length
+        if length + count > most:
+            raise UserError(
+                f"config.{self.adapter.field}.length = {count}: with data.length {length} above model.max_length {most}"
+            )
 
     def _build_step(self) -> None:
         c = self.config
@@ -272,10 +285,12 @@ class Loaded:
 
 
 def load(reference: str, *, field: str = "run", weights: str = "auto") -> Loaded:
-    """The model of WORKDIR[@STEP|@best|@latest], adapters merged. Raises UserError."""
+    """The model of WORKDIR[@STEP|@best|@latest], adapters merged where that can be. Raises UserError."""
     source = restore.find(reference, field)
     tokenizer = tok.from_file(source.workdir)
-    model = Transformer(specs.from_config(source.config.model, tokenizer.vocab_size))
+    adapter = source.adapter
+    kept = None if adapter is None or adapter.mergeable else adapter
+    model = Transformer(specs.from_config(source.config.model, tokenizer.vocab_size), kept)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    params = restore.parameters(source, lambda path, shape: device, merged=True, weights=weights)
+    params = restore.parameters(source, lambda path, shape: device, merged=kept is None, weights=weights)
     return Loaded(source, model, params, tokenizer)

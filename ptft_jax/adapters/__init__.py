@@ -1,14 +1,15 @@
-"""Adapters: small modules placed into a frozen model's linear layers. The registry of fine-tuning methods."""
+"""Adapters: small modules placed into a frozen model. The registry of fine-tuning methods."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ptft_jax.adapters.base import LayerMethod
+from ptft_jax.adapters.base import Method
 from ptft_jax.adapters.dora import Dora
 from ptft_jax.adapters.ia3 import Ia3
 from ptft_jax.adapters.lora import Lora
+from ptft_jax.adapters.prompt import Prompt
 
 ADAPTER_RATES = ((".*/adapter/.*", 1.0), (".*", 0.0))
 FULL_RATES = ((".*", 1.0),)
@@ -28,11 +29,15 @@ def _ia3(section: Any) -> Ia3:
     return Ia3(tuple(section.targets), tuple(section.feedforward))
 
 
+def _prompt(section: Any) -> Prompt:
+    return Prompt(section.length, section.init)
+
+
 # By the name of the method, which is also that of its section of `config.tune`.
-METHODS: Mapping[str, Callable[[Any], LayerMethod]] = {"lora": _lora, "ia3": _ia3}
+METHODS: Mapping[str, Callable[[Any], Method]] = {"lora": _lora, "ia3": _ia3, "prompt": _prompt}
 
 
-def build(config: Any) -> LayerMethod | None:
+def build(config: Any) -> Method | None:
     """What `config.tune` adds to the model: an adapter, or None for methods that add nothing."""
     return METHODS[config.method](config[config.method]) if config.method in METHODS else None
 

@@ -1,11 +1,11 @@
-"""What every method that changes linear layers shares: which layers, filling their slots, folding them in."""
+"""What fine-tuning methods offer, and what those that change linear layers share: targets, slots, merging."""
 
 from __future__ import annotations
 
 import re
 import zlib
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,22 @@ from ptft_jax.params.rules import flatten, unflatten
 SLOT = "/adapter/"
 
 
+class Method(Protocol):
+    """What a run knows of a fine-tuning method: it makes its modules, checks itself against a model, and merges.
+
+    A method is hashable. `ptft_jax.adapters.prompt` is one that is not about layers.
+    """
+
+    field: ClassVar[str]
+    mergeable: ClassVar[bool]
+
+    @property
+    def virtual_tokens(self) -> int: ...
+    def __call__(self, module: nnx.Module, prefix: str, rngs: nnx.Rngs) -> None: ...
+    def check(self, shapes: Mapping[str, Any]) -> None: ...
+    def merge(self, params: Mapping[str, Any]) -> dict[str, Any]: ...
+
+
 class LayerMethod:
     """A fine-tuning method that puts one small module into each targeted linear layer.
 
@@ -27,11 +43,13 @@ class LayerMethod:
     Attributes:
       field: the section of the config, for messages.
       mergeable: whether `merge` can give the parameters of a plain model.
+      virtual_tokens: how many positions before the tokens the method takes.
       targets: regular expressions on whole layer paths, such as `blocks/attention/(query|value)`.
     """
 
     field: ClassVar[str]
     mergeable: ClassVar[bool] = True
+    virtual_tokens: ClassVar[int] = 0
     targets: tuple[str, ...]
 
     def module(self, layer: Linear, path: str, site: int, key: jax.Array) -> nnx.Module:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ptft_jax.errors import UserError
 from ptft_jax.model import heads, rotary
 from ptft_jax.model.attention import Attention, Mask, View, causal_mask, windowed
 from ptft_jax.model.embeddings import ImageEmbed, TokenEmbed
@@ -91,7 +92,7 @@ class Transformer:
 
     Attributes:
       spec: sizes and choices.
-      adapt: None, or a hashable callable `(module, prefix, rngs) -> None` that fills `Linear.adapter` slots
+      adapt: None, or a hashable callable `(module, prefix, rngs) -> None` that fills `adapter` slots
         (see `ptft_jax.adapters`); it makes the adapter's parameters part of the same dict.
       constrain: None, or a hashable callable applied to activations [B, ...] at block edges, which pins how they
         are spread over a mesh.
@@ -100,6 +101,12 @@ class Transformer:
     spec: ModelSpec
     adapt: Callable[[nnx.Module, str, nnx.Rngs], None] | None = None
     constrain: Callable[[jax.Array], jax.Array] | None = None
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many learned vectors the adapter places before the tokens of a row (prompt tuning); their ids follow the
+        vocabulary's. `hidden` does so itself, callers of `decode` write the ids."""
+        return getattr(self.adapt, "virtual_tokens", 0)
 
     def _make(self, part: type, prefix: str, key: jax.Array, base: Params | None = None) -> nnx.Module:
         # Adapters draw from their own stream: the base is initialised alike with and without them.
@@ -166,12 +173,39 @@ class Transformer:
         else:
             if positions_BT is None:
                 positions_BT = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
+            if self.virtual_tokens:
+                inputs, positions_BT, segments_BT, types_BT = self._prompted(
+                    inputs, positions_BT, segments_BT, types_BT
+                )
             x_BTD = trunk.embed(inputs, positions_BT, types_BT)
         if keys_B is not None:
             x_BTD = dropout(x_BTD, spec.dropout, keys_B, 0)
-        views = self._views(causal_mask(x_BTD.shape[1], segments_BT, causal=spec.causal), positions_BT)
-        x_BTD, _ = self._stacks(params["blocks"], x_BTD, views, keys_B=keys_B)
+        mask = causal_mask(x_BTD.shape[1], segments_BT, causal=spec.causal, shared=self.virtual_tokens)
+        x_BTD, _ = self._stacks(params["blocks"], x_BTD, self._views(mask, positions_BT), keys_B=keys_B)
+        x_BTD = x_BTD[:, self.virtual_tokens :]
         return x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)
+
+    def _prompted(self, tokens_BT, positions_BT, segments_BT, types_BT):
+        """The row's tokens, positions, segments and types behind those of the learned prompt.
+
+        One prompt serves all segments of a packed row: what a causal model makes of it does not depend on what comes
+        after it, so each segment sees what it would see with a prompt of its own.
+        """
+        spec, count = self.spec, self.virtual_tokens
+        if segments_BT is not None and (not spec.causal or spec.window):
+            kind = "a sliding window" if spec.causal else "attention in both directions"
+            raise UserError(f"tune.method = 'prompt': packed rows and {kind} do not go together; do not pack")
+
+        def behind(first, x):
+            return None if x is None else jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], count)), x], axis=1)
+
+        order, zeros = jnp.arange(count), jnp.zeros((count,), jnp.int32)
+        return (
+            behind(spec.vocab_size + order, tokens_BT),
+            behind(order, positions_BT + count),
+            behind(zeros, segments_BT),
+            behind(zeros, types_BT),
+        )
 
     def logits(self, params: Params, x_BTD: jax.Array) -> jax.Array:
         """Hidden states to float32 scores: of tokens [B, T, V], or of classes [B, classes] from the first position."""

@@ -57,9 +57,9 @@ def check_start(method, **changes):
     np.testing.assert_allclose(model(params, tokens), plain(base, tokens), atol=2e-6)
 
 
-def check_training(method, rates=ADAPTER_RATES):
+def check_training(method, rates=ADAPTER_RATES, **changes):
     """Trainable leaves move, frozen ones stay bit for bit; the same on a mesh, in micro-batches, unrolled."""
-    one = train(adapter=method, rates=rates)
+    one = train(adapter=method, rates=rates, **changes)
     before, after = flatten(one.start.trainable), flatten(one.state.trainable)
     assert before and all("/adapter/" in path for path in before)
     for path, array in before.items():
@@ -67,7 +67,7 @@ def check_training(method, rates=ADAPTER_RATES):
     for path, array in flatten(one.start.frozen).items():
         np.testing.assert_array_equal(array, flatten(one.state.frozen)[path], err_msg=path)
     # Another program in every respect: sharded, in micro-batches, unrolled.
-    eight = train(adapter=method, rates=rates, devices=8, fsdp=4, micro=2, scan=False)
+    eight = train(adapter=method, rates=rates, devices=8, fsdp=4, micro=2, scan=False, **changes)
     # Sums in another order, over three steps (as tests/parallel/test_invariance.py).
     np.testing.assert_allclose(eight.losses, one.losses, atol=5e-6, rtol=0)
     np.testing.assert_allclose(eight.grad_norms, one.grad_norms, rtol=1e-4)
