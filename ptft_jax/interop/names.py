@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from ptft_jax.params.rules import STACK
+
+Model = Mapping[str, Any]  # the structural fields of `config.model` with `vocab_size`, every size filled in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,3 +77,15 @@ def pattern(theirs: str) -> re.Pattern[str]:
     """A regular expression that matches the names which a template stands for, with groups `layer` and `expert`."""
     text = re.escape(theirs).replace(r"\{layer\}", r"(?P<layer>\d+)").replace(r"\{expert\}", r"(?P<expert>\d+)")
     return re.compile(text)
+
+
+def linear(ours: str, theirs: str, bias: bool, part: Part | None = None, layout: str = "transposed") -> list[Tensor]:
+    """The kernel of a linear layer, and its bias where it has one."""
+    found = [Tensor(f"{ours}/kernel", f"{theirs}.weight", layout, part)]
+    return [*found, Tensor(f"{ours}/bias", f"{theirs}.bias", "same", part)] if bias else found
+
+
+def norm(ours: str, theirs: str, bias: bool) -> list[Tensor]:
+    """The scale of a norm, and its bias where it has one."""
+    found = [Tensor(f"{ours}/scale", f"{theirs}.weight")]
+    return [*found, Tensor(f"{ours}/bias", f"{theirs}.bias")] if bias else found
