@@ -17,7 +17,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.parallel import sharding
 from ptft_jax.params.rules import flatten, unflatten
-from ptft_jax.reporting.metrics import METRICS, MetricsWriter, read, write_json, write_text
+from ptft_jax.reporting.metrics import METRICS, MetricsWriter, read, write_bytes, write_json
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import checkpoint, restore
 from ptft_jax.training.loop import Loop
@@ -101,7 +101,8 @@ class Execution:
     def _record(self, print_: str) -> None:
         """What is known before the first step. config.json comes last: it marks the folder as a run's."""
         run = self.run
-        write_text(run.workdir / tok.FILE, run.tokenizer.to_json())
+        for name, data in run.tokenizer.files().items():
+            write_bytes(run.workdir / name, data)
         write_json(run.workdir / "lineage.json", restore.lineage(run.parent, print_))
         write_json(run.workdir / "environment.json", {"run_id": uuid.uuid4().hex, **environment.describe()})
         write_json(run.workdir / "partition.json", run.partition.table())
