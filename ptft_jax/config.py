@@ -175,7 +175,14 @@ TREE: dict[str, Any] = {
         "chunk": _natural(0, "positions whose logits are held at once; 0 = all"),
     },
     "tune": {
-        "method": _one_of("full", "what is added to the model: nothing, or low-rank updates", "full", "lora"),
+        "method": _one_of(
+            "full",
+            "what is added to the model: nothing, low-rank updates, rescaling vectors, vectors before the tokens",
+            "full",
+            "lora",
+            "ia3",
+            "prompt",
+        ),
         "rates": Field(
             (), "((pattern, rate), ...): learning-rate multipliers by path rule, 0 freezes; () = the method's own"
         ),
@@ -183,8 +190,24 @@ TREE: dict[str, Any] = {
             "rank": _positive(8, "rank of each update"),
             "alpha": _positive(16.0, "scale = alpha / rank"),
             "rank_stabilized": Field(False, "scale = alpha / sqrt(rank) (rsLoRA)"),
+            "dora": Field(False, "also learn each output's length, apart from its direction (DoRA)"),
             "dropout": _share(0.0, "rate on the adapter's input"),
-            "targets": Field(("blocks/attention/.*", "blocks/mlp/.*"), "patterns of the adapted linear layers' paths"),
+            "targets": Field(
+                ("blocks/(attention|mlp)/(query|key|value|out|gate|up|down)",),
+                "patterns of the adapted linear layers' paths",
+            ),
+        },
+        "ia3": {
+            "targets": Field(
+                ("blocks/(attention/(key|value)|mlp/down)",), "patterns of the linear layers' paths that get a vector"
+            ),
+            "feedforward": Field(("blocks/mlp/down",), "those of the targets whose input is scaled, not the output"),
+        },
+        "prompt": {
+            "length": _positive(20, "learned vectors before the tokens of every row"),
+            "init": _one_of(
+                "vocabulary", "what they start from: random tokens' vectors or noise", "vocabulary", "random"
+            ),
         },
     },
     "optimizer": {
@@ -204,7 +227,7 @@ TREE: dict[str, Any] = {
         "momentum": _share(0.95, "of sgd and muon"),
         "weight_decay": _natural(0.1, "decoupled decay, times the rate"),
         "decay_rules": Field(
-            (("(.*/)?(bias|scale)", 0.0), (".*", 1.0)), "((pattern, multiplier), ...) of weight_decay"
+            (("(.*/)?(bias|scale|magnitude)", 0.0), (".*", 1.0)), "((pattern, multiplier), ...) of weight_decay"
         ),
         "clip_norm": _natural(1.0, "largest global norm of the trainable gradient; 0 = no clipping"),
     },
@@ -384,7 +407,15 @@ def _check_forms(c: dict[str, Any]) -> None:
         for rule in get(c, path):
             if not (isinstance(rule, (tuple, list)) and len(rule) == 2 and isinstance(rule[0], str)):
                 raise UserError(f"config.{path}: {rule!r} is not a pair (pattern, value)")
-    for path in ("tune.lora.targets", "samples.prompts", "init.ignore", "init.fresh", "tokenizer.add"):
+    texts = (
+        "tune.lora.targets",
+        "tune.ia3.targets",
+        "tune.ia3.feedforward",
+        "samples.prompts",
+        "init.ignore",
+        "init.fresh",
+    )
+    for path in (*texts, "tokenizer.add"):
         for text in get(c, path):
             if not isinstance(text, str):
                 raise UserError(f"config.{path}: {text!r} is not a text")

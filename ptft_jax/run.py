@@ -49,6 +49,11 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
     if not section.init.from_:
         return configs.check(config), None
     parent = restore.find(section.init.from_, ignore=section.init.ignore, fresh=section.init.fresh)
+    if parent.adapter is not None and not parent.adapter.mergeable:
+        raise UserError(
+            f"config.init.from: {parent.name} is a run with tune.method={parent.config.tune.method!r}, which cannot be "
+            "merged into the parameters of a plain model: start from its base"
+        )
     values, theirs = section.as_dict(), parent.fields
     defaults = dict(configs.fields())
     for name in (*STRUCTURE, "vocab_size"):
@@ -187,13 +192,21 @@ class Run:
         plain = Transformer(spec, None, constrain)
         if self.adapter is not None:
             self.adapter.check(plain.shapes())
-        self.model = Transformer(spec, self.adapter, constrain)
+            self._check_virtual(self.adapter.virtual_tokens)
+        self.plain, self.model = plain, Transformer(spec, self.adapter, constrain)
         self.shapes = self.model.shapes()
         self.plain_shapes = plain.shapes()
         self.partition = Partition.of(self.shapes, adapters.rates(c.tune))
         self._refuse_frozen_rows()
         rules = tuple(tuple(rule) for rule in c.parallel.rules)
         self.by_path = sharding.of_params(self.shapes, rules, self.mesh)
+
+    def _check_virtual(self, count: int) -> None:
+        length, most = self.config.data.length, self.config.model.max_length
+        if length + count > most:
+            raise UserError(
+                f"config.{self.adapter.field}.length = {count}: with data.length {length} above model.max_length {most}"
+            )
 
     def _build_step(self) -> None:
         c = self.config
@@ -248,15 +261,18 @@ class Run:
         fresh, known, spec = self.config.init.fresh, self.known_tokens, self.model.spec
 
         def make(key, base, rng):
-            made = flatten(self.model.init(key)) if self.adapter is not None or fresh else {}
+            plain = flatten(base)
             if self.new_rows:
-                grown = vocabulary.grow(
-                    base, known, spec.vocab_size, self.new_rows, spec.init_std, jax.random.fold_in(key, 1)
+                plain = flatten(
+                    vocabulary.grow(
+                        base, known, spec.vocab_size, self.new_rows, spec.init_std, jax.random.fold_in(key, 1)
+                    )
                 )
-            taken = {p: a for p, a in flatten(grown if self.new_rows else base).items() if not _any(fresh, p)}
-            dtypes = flatten(self.shapes)
-            whole = {p: {**made, **taken}[p].astype(dtypes[p].dtype) for p in dtypes}
-            return self.make_state(*self.partition.split(unflatten(whole)), rng=rng)
+            if fresh:
+                plain |= {p: a for p, a in flatten(self.plain.init(key)).items() if _any(fresh, p)}
+            dtypes = flatten(self.plain_shapes)
+            plain = unflatten({p: plain[p].astype(dtypes[p].dtype) for p in dtypes})
+            return self.make_state(*self.partition.split(self.model.init(key, plain)), rng=rng)
 
         return self.program.create(make, params_key, base, run_key), print_
 
@@ -334,7 +350,7 @@ class Loaded:
 
 
 def load(reference: str, *, field: str = "run", weights: str = "auto", dtype: str = "float32") -> Loaded:
-    """The model that WORKDIR[@STEP|@best|@latest], hf:... or gguf:... names, adapters merged.
+    """The model that WORKDIR[@STEP|@best|@latest], hf:... or gguf:... names, adapters merged where that can be.
 
     Args:
       dtype: what imported weights are kept and computed in; a run's are as its config says.
@@ -343,10 +359,10 @@ def load(reference: str, *, field: str = "run", weights: str = "auto", dtype: st
       UserError: no such model, or a damaged one.
     """
     source = restore.find(reference, field)
+    kept = None if source.adapter is None or source.adapter.mergeable else source.adapter
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    params = source.parameters(lambda path, shape: device, dtype, weights=weights)
+    params = source.parameters(lambda path, shape: device, dtype, weights=weights, merged=kept is None)
     spec = specs.from_config(source.config.model, source.fields["vocab_size"])
-    if isinstance(source, restore.Source):
-        return Loaded(source, Transformer(spec), params, source.tokenizer)
-    spec = dataclasses.replace(spec, dtype=dtype, param_dtype=dtype)
-    return Loaded(source, Transformer(spec), params, source.tokenizer)
+    if not isinstance(source, restore.Source):
+        spec = dataclasses.replace(spec, dtype=dtype, param_dtype=dtype)
+    return Loaded(source, Transformer(spec, kept), params, source.tokenizer)

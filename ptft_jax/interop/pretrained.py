@@ -61,11 +61,18 @@ class Pretrained:
         return tokenizer
 
     def parameters(
-        self, layout: Callable[[str, tuple[int, ...]], jax.sharding.Sharding], dtype: str = "float32", **model: Any
+        self,
+        layout: Callable[[str, tuple[int, ...]], jax.sharding.Sharding],
+        dtype: str = "float32",
+        *,
+        weights: str = "auto",
+        merged: bool = True,
+        **model: Any,
     ) -> dict[str, Any]:
         """The parameters in `dtype`, each streamed into its sharding.
 
         Args:
+          weights, merged: as for a run's checkpoint; there is nothing to choose or merge here.
           model: fields that replace the archive's, where `init.fresh` makes what differs.
 
         Raises:

@@ -69,9 +69,11 @@ class Source:
         """The data it was trained on."""
         return self.config.data
 
-    def parameters(self, layout: Layout, dtype: str = "", *, weights: str = "auto", **_: Any) -> dict[str, Any]:
-        """The whole parameters of a plain model, adapters merged, as `parameters` gives them."""
-        params = parameters(self, layout, merged=True, weights=weights)
+    def parameters(
+        self, layout: Layout, dtype: str = "", *, weights: str = "auto", merged: bool = True, **_: Any
+    ) -> dict[str, Any]:
+        """The whole parameters, in the dtype they were saved in, as `parameters` gives them."""
+        params = parameters(self, layout, merged=merged, weights=weights)
         if not self.ignore:
             return params
         flat = flatten(params)
