@@ -25,12 +25,13 @@ BUILT_IN = {"chatml": CHATML}
 STOPS = {"chatml": "<|im_end|>"}  # what ends a turn of a built-in template, where it is no token of the tokenizer
 
 
-def template(tokenizer: tok.Tokenizer, name: str | None = None) -> Template:
+def template(tokenizer: tok.Tokenizer, name: str | None = None, field: str = "template") -> Template:
     """The tokenizer's chat template, compiled; make it once where many conversations are rendered.
 
     Args:
       name: one of the tokenizer's templates, by default its "default"; or "chatml", which fits models that were
         trained on it and is never chosen unasked.
+      field: what the choice is called in messages.
 
     Raises:
       UserError: the tokenizer has no template, or none of that name; a template that is no Jinja.
@@ -40,11 +41,11 @@ def template(tokenizer: tok.Tokenizer, name: str | None = None) -> Template:
         others = f" (it has some by name: {', '.join(tokenizer.chat_templates)})" if tokenizer.chat_templates else ""
         raise UserError(
             f"{tokenizer.origin}: the tokenizer has no chat template{others}: choose one, such as "
-            f"template = {', '.join(map(repr, BUILT_IN))}, if the model was trained with it"
+            f"{field}={', '.join(BUILT_IN)}, if the model was trained with it"
         )
     name = name or "default"
     if name not in known:
-        raise UserError(f"template = {name!r}: expected one of {', '.join(known)}{nearest(name, known)}")
+        raise UserError(f"{field} = {name!r}: expected one of {', '.join(known)}{nearest(name, known)}")
     where = f"{tokenizer.origin}: chat template" if name == "default" else f"chat template {name!r}"
     return Template(known[name], where)
 

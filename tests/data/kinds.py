@@ -95,7 +95,7 @@ def llama3():
 @functools.cache
 def llama2():
     """As Llama 2's and Gemma's: BPE of characters with spaces as ▁, bytes where a character is unknown."""
-    from tokenizers import decoders, models, pre_tokenizers, trainers
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
     special = ["<unk>", "<s>", "</s>"]
     made = _train(
@@ -117,6 +117,9 @@ def llama2():
         decoders.Sequence(
             [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
         ).__getstate__()
+    )
+    data["post_processor"] = json.loads(
+        processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]).__getstate__()
     )
     return _files(
         json.dumps(data), bos_token="<s>", eos_token="</s>", unk_token="<unk>", add_bos_token=True,

@@ -349,6 +349,13 @@ def test_published_ranks_are_known():
     assert not tiktoken_ranks.looks_like(kinds.sentencepiece_bpe()["tokenizer.model"])
 
 
+def test_add_bos_token_counts_where_the_vocabulary_says_nothing():
+    assert tok.from_files(_with_config(kinds.llama3, add_bos_token=False), "x").prefix_ids == (0,)
+    files = _with_config(kinds.byte_level, add_bos_token=True, bos_token="<|im_start|>")
+    t = tok.from_files(files, "x")
+    assert t.prefix_ids == (1,) and tok.fingerprint(t) != tok.fingerprint(make(kinds.byte_level))
+
+
 def test_a_tokenizer_must_fit_its_model():
     t = tok.ByteTokenizer()
     tok.check_fits(t, 257, "here")
