@@ -67,7 +67,12 @@ TREE: dict[str, Any] = {
     "seed": _natural(0, "parameters, order of the data and dropout follow from it"),
     "init": {
         # `from` is a Python keyword, so attributes and flags spell it from_; `init.from` is accepted everywhere.
-        "from_": Field("", "start from another run: WORKDIR, WORKDIR@STEP, WORKDIR@best; '' = random parameters"),
+        "from_": Field(
+            "",
+            "start from a run, WORKDIR[@STEP|@best]; or from weights, hf:FOLDER, hf:NAME, gguf:FILE; '' = random parameters",
+        ),
+        "ignore": Field((), "patterns of the parent's tensors that may be left out"),
+        "fresh": Field((), "patterns of parameters that are made anew, not taken from the parent (a new head)"),
         "weights": _one_of("auto", "of a parent that kept an average: its average (auto) or not", "auto", "raw", "ema"),
     },
     "model": {
@@ -144,7 +149,9 @@ TREE: dict[str, Any] = {
             valid=lambda v: v > 257,
             expected="more than 257",
         ),
-        "path": Field("", "for kind=file: a tokenizer.json, or the workdir of a run"),
+        "path": Field("", "for kind=file: a tokenizer.json, tokenizer.model or .tiktoken file, or a folder with one"),
+        "add": Field((), "new special tokens; they need embeddings that train"),
+        "new_rows": _one_of("mean", "embeddings of new tokens: the mean of the others, or random", "mean", "normal"),
     },
     "data": {
         "source": Field("shakespeare:general", "shakespeare:SET, stdlib:code|prose, text:PATH, tfds:NAME"),
@@ -168,7 +175,14 @@ TREE: dict[str, Any] = {
         "chunk": _natural(0, "positions whose logits are held at once; 0 = all"),
     },
     "tune": {
-        "method": _one_of("full", "what is added to the model: nothing, or low-rank updates", "full", "lora"),
+        "method": _one_of(
+            "full",
+            "what is added to the model: nothing, low-rank updates, rescaling vectors, vectors before the tokens",
+            "full",
+            "lora",
+            "ia3",
+            "prompt",
+        ),
         "rates": Field(
             (), "((pattern, rate), ...): learning-rate multipliers by path rule, 0 freezes; () = the method's own"
         ),
@@ -176,8 +190,24 @@ TREE: dict[str, Any] = {
             "rank": _positive(8, "rank of each update"),
             "alpha": _positive(16.0, "scale = alpha / rank"),
             "rank_stabilized": Field(False, "scale = alpha / sqrt(rank) (rsLoRA)"),
+            "dora": Field(False, "also learn each output's length, apart from its direction (DoRA)"),
             "dropout": _share(0.0, "rate on the adapter's input"),
-            "targets": Field(("blocks/attention/.*", "blocks/mlp/.*"), "patterns of the adapted linear layers' paths"),
+            "targets": Field(
+                ("blocks/(attention|mlp)/(query|key|value|out|gate|up|down)",),
+                "patterns of the adapted linear layers' paths",
+            ),
+        },
+        "ia3": {
+            "targets": Field(
+                ("blocks/(attention/(key|value)|mlp/down)",), "patterns of the linear layers' paths that get a vector"
+            ),
+            "feedforward": Field(("blocks/mlp/down",), "those of the targets whose input is scaled, not the output"),
+        },
+        "prompt": {
+            "length": _positive(20, "learned vectors before the tokens of every row"),
+            "init": _one_of(
+                "vocabulary", "what they start from: random tokens' vectors or noise", "vocabulary", "random"
+            ),
         },
     },
     "optimizer": {
@@ -197,7 +227,7 @@ TREE: dict[str, Any] = {
         "momentum": _share(0.95, "of sgd and muon"),
         "weight_decay": _natural(0.1, "decoupled decay, times the rate"),
         "decay_rules": Field(
-            (("(.*/)?(bias|scale)", 0.0), (".*", 1.0)), "((pattern, multiplier), ...) of weight_decay"
+            (("(.*/)?(bias|scale|magnitude)", 0.0), (".*", 1.0)), "((pattern, multiplier), ...) of weight_decay"
         ),
         "clip_norm": _natural(1.0, "largest global norm of the trainable gradient; 0 = no clipping"),
     },
@@ -210,6 +240,7 @@ TREE: dict[str, Any] = {
         "every": _natural(200, "steps between evaluations; 0 = only at start and end"),
         "batch_size": _natural(0, "rows; 0 = data.batch_size"),
         "tokens": _natural(0, "use only the first so many tokens of each set; 0 = all"),
+        "source": Field("", "data to measure forgetting on; '' = what the parent was trained on, where that is known"),
         "parent_data": Field(True, "also evaluate on what the parent was trained on (forgetting)"),
         "test": Field(True, "evaluate the selected checkpoint on the test split at the end"),
     },
@@ -318,15 +349,20 @@ def get(tree: Mapping[str, Any], path: str) -> Any:
     return tree
 
 
-def check(config: Mapping[str, Any]) -> Section:
+def check(config: Mapping[str, Any], *, complete: bool = True) -> Section:
     """Validates a config (ConfigDict or nested dict).
+
+    Args:
+      complete: also refuse fields that contradict each other; not where a parent's are still to be filled in.
 
     Raises:
       UserError: an undeclared field (with the nearest declared one), a wrong type, a value out of range, or fields
         that contradict each other.
     """
     values = _checked(config.to_dict() if isinstance(config, ConfigDict) else config, TREE, "")
-    _check_together(values)
+    if complete:
+        _check_together(values)
+    _check_forms(values)
     return Section(values)
 
 
@@ -363,11 +399,23 @@ def _check_together(c: dict[str, Any]) -> None:
             raise UserError(f"config.{path} = {value!r}: expected {expected} {other!r}")
     for name, value, expected in contradictions(m):
         raise UserError(f"config.model.{name} = {value!r}: expected {expected}")
+
+
+def _check_forms(c: dict[str, Any]) -> None:
+    """What tuples hold."""
     for path in ("tune.rates", "optimizer.decay_rules", "parallel.rules"):
         for rule in get(c, path):
             if not (isinstance(rule, (tuple, list)) and len(rule) == 2 and isinstance(rule[0], str)):
                 raise UserError(f"config.{path}: {rule!r} is not a pair (pattern, value)")
-    for path in ("tune.lora.targets", "samples.prompts"):
+    texts = (
+        "tune.lora.targets",
+        "tune.ia3.targets",
+        "tune.ia3.feedforward",
+        "samples.prompts",
+        "init.ignore",
+        "init.fresh",
+    )
+    for path in (*texts, "tokenizer.add"):
         for text in get(c, path):
             if not isinstance(text, str):
                 raise UserError(f"config.{path}: {text!r} is not a text")

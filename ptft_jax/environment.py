@@ -19,6 +19,8 @@ PACKAGES = (
     "numpy",
     "ml-collections",
     "tokenizers",
+    "sentencepiece",
+    "tiktoken",
     "tensorflow-datasets",
 )
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
@@ -19,14 +21,49 @@ def define() -> None:
     flags.DEFINE_multi_string(
         "prompt", [], "Text to continue; may be given more than once. '\\n' stands for a newline."
     )
-    flags.DEFINE_integer("max_new_tokens", 64, "Tokens to add at most.", lower_bound=1)
+    define_sampling(max_new_tokens=64)
+    flags.DEFINE_bool("json", False, "Print JSON lines instead of text.")
+
+
+def define_sampling(max_new_tokens: int) -> None:
+    """The flags of every verb that lets a model write; `max_new_tokens` is that flag's default."""
+    flags.DEFINE_integer("max_new_tokens", max_new_tokens, "Tokens to add at most.", lower_bound=1)
     flags.DEFINE_float("temperature", 0.8, "0 = always the likeliest token.", lower_bound=0.0)
     flags.DEFINE_integer("top_k", 0, "Sample from the k likeliest; 0 = all.", lower_bound=0)
     flags.DEFINE_float("top_p", 1.0, "Sample from the likeliest tokens of this mass.", lower_bound=0.0, upper_bound=1.0)
     flags.DEFINE_float("min_p", 0.0, "Drop tokens less likely than this share of the likeliest.", lower_bound=0.0)
     flags.DEFINE_multi_string("stop", [], "End where this text appears; may be given more than once.")
     flags.DEFINE_integer("seed", 0, "Of the sampling.")
-    flags.DEFINE_bool("json", False, "Print JSON lines instead of text.")
+
+
+def sampling_options(args: Any) -> dict[str, Any]:
+    """What `define_sampling`'s flags say, as options of `ptft_jax.evaluation.samples`."""
+    from ptft_jax.model.decode import Sampling
+
+    return {
+        "sampling": Sampling(args.temperature, args.top_k, args.top_p, args.min_p),
+        "seed": args.seed,
+        "stop": [unescaped(text) for text in args.stop],
+    }
+
+
+def unescaped(text: str) -> str:
+    """A flag's text, where '\\n' stands for a newline."""
+    return text.replace("\\n", "\n")
+
+
+def streamer() -> Callable[[str], None]:
+    """A function that is called with a growing text and prints what is new of it."""
+    shown = 0
+
+    def show(text: str) -> None:
+        nonlocal shown
+        if len(text) > shown:
+            sys.stdout.write(text[shown:])
+            sys.stdout.flush()
+            shown = len(text)
+
+    return show
 
 
 def main() -> None:
@@ -38,24 +75,11 @@ def main() -> None:
     prepare_jax()
     from ptft_jax import run
     from ptft_jax.evaluation.samples import continue_texts
-    from ptft_jax.model.decode import Sampling
 
     loaded = run.load(args.run, field="--run")
-    prompts = [text.replace("\\n", "\n") for text in args.prompt]
+    prompts = [unescaped(text) for text in args.prompt]
     streaming = len(prompts) == 1 and not args.json
-    shown = 0
-
-    def show(_: int, text: str) -> None:
-        nonlocal shown
-        # A last character that is still incomplete, or the start of a stop text, may change: it waits.
-        ready = len(text) - max([len(s) for s in args.stop], default=0)
-        if text[:ready].endswith("\ufffd"):
-            ready -= 1
-        if ready > shown:
-            sys.stdout.write(text[shown:ready])
-            sys.stdout.flush()
-            shown = ready
-
+    show = streamer()
     if streaming:
         sys.stdout.write(prompts[0])
     rows = continue_texts(
@@ -64,16 +88,15 @@ def main() -> None:
         loaded.tokenizer,
         prompts,
         max_new_tokens=args.max_new_tokens,
-        sampling=Sampling(args.temperature, args.top_k, args.top_p, args.min_p),
-        seed=args.seed,
-        stop=[text.replace("\\n", "\n") for text in args.stop],
-        on_text=show if streaming else None,
+        on_text=(lambda _, text: show(text)) if streaming else None,
+        **sampling_options(args),
     )
     for row in rows:
         if args.json:
             print(json.dumps(row._asdict(), ensure_ascii=False))
         elif streaming:
-            print(row.text[shown:])
+            show(row.text)
+            print()
         else:
             print(row.prompt + row.text, end="\n---\n")
 

@@ -77,6 +77,8 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
         {"tokenizer__kind": "bpe", "tokenizer__vocab_size": 270, "optimizer__schedule": "linear"},
         {"tokenizer__kind": "file", "tokenizer__path": str(tmp_path / "parent")},
         {"init__from_": str(tmp_path / "parent"), "tune__method": "lora"},
+        {"init__from_": str(tmp_path / "parent"), "tune__method": "ia3"},
+        {"init__from_": str(tmp_path / "parent"), "tune__method": "prompt", "data__length": 8},
     ]
     read = {"data.tfds_dir", "data.tfds_feature"}  # by tests/data/test_tfds.py
     for number, changes in enumerate(choices):

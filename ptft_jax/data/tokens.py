@@ -14,7 +14,8 @@ from ptft_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class TokenStream:
-    """The texts of a split, one after the other, each ended by the end-of-text token.
+    """The texts of a split, one after the other, each ended by the end-of-text token, and started by a BOS token where
+    the tokenizer has texts start with one.
 
     Attributes:
       ids: uint16 or uint32 [n], memory-mapped.
@@ -36,8 +37,8 @@ def encode(documents: sources.Documents, tokenizer: tok.Tokenizer) -> TokenStrea
     path = cache.root() / "tokens" / f"{key}.npy"
     if not path.exists():
         dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-        end = np.asarray([tokenizer.end_id], np.int32)
-        rows = [part for ids in tokenizer.encode_all(documents.texts) for part in (ids, end)]
+        start, end = np.asarray(tokenizer.prefix_ids, np.int32), np.asarray([tokenizer.end_id], np.int32)
+        rows = [part for ids in tokenizer.encode_all(documents.texts) for part in (start, ids, end)]
         ids = np.concatenate(rows).astype(dtype)
         cache.write_atomic(path, lambda temporary: np.save(temporary, ids))
     return TokenStream(np.load(path, mmap_mode="r"), key, len(documents.texts))

@@ -25,16 +25,42 @@ def continue_texts(
     params: Any,
     tokenizer: tok.Tokenizer,
     prompts: Sequence[str],
+    **options: Any,
+) -> list[Continuation]:
+    """Continues each prompt until a token that ends generation, a stop text (which is cut off), or max_new_tokens.
+
+    Prompts are plain text, after what the tokenizer has texts start with. An empty prompt starts a new text. The
+    options are those of `continue_ids`, and so are the errors.
+    """
+    start = list(tokenizer.prefix_ids)
+    ids = [[*start, *tokenizer.encode(p).tolist()] or [tokenizer.end_id] for p in prompts]
+    rows = continue_ids(model, params, tokenizer, ids, **options)
+    return [row._replace(prompt=prompt) for prompt, row in zip(prompts, rows)]
+
+
+def continue_ids(
+    model: Transformer,
+    params: Any,
+    tokenizer: tok.Tokenizer,
+    prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
     sampling: decode.Sampling,
     seed: int = 0,
     stop: Sequence[str] = (),
+    apart: bool = False,
     on_text: Callable[[int, str], None] | None = None,
 ) -> list[Continuation]:
-    """Continues each prompt until the end-of-text token, a stop text (which is cut off), or max_new_tokens.
+    """Continues prompts of token ids.
 
-    `on_text` is called with (row, text so far) while it grows. An empty prompt starts a new text.
+    Args:
+      stop: texts that end a row.
+      apart: the continuation is a text of its own, such as an answer, not the rest of the prompt's: some tokenizers
+        drop the space that a text starts with.
+      on_text: called with (row, text so far) while it grows, without what may still change.
+
+    Returns:
+      rows whose `prompt` is empty.
 
     Raises:
       UserError: an empty stop text, or a prompt too long for the model.
@@ -43,32 +69,36 @@ def continue_texts(
         raise UserError("a stop text is empty: it would stop everything")
     found: dict[int, str] = {}
 
+    def written(row: int, ids: Sequence[int]) -> str:
+        return tokenizer.decode_after(() if apart else prompts[row], ids)
+
     def cut(row: int, ids: list[int]) -> int | None:
-        text = tok.decode(tokenizer, ids)
+        text = written(row, ids)
         places = [text.find(s) for s in stop if s in text]
         if not places:
             return None
         found[row] = text[: min(places)]
         # The fewest tokens whose text reaches the stop: what came after it was never wanted.
-        return next(n for n in range(len(ids) + 1) if len(tok.decode(tokenizer, ids[:n])) >= min(places))
+        return next(n for n in range(len(ids) + 1) if len(written(row, ids[:n])) >= min(places))
 
     def show(row: int, ids: list[int]) -> None:
-        if on_text:
-            on_text(row, found.get(row, tok.decode(tokenizer, ids)))
+        if row in found:
+            on_text(row, found[row])
+            return
+        text = tokenizer.decode_settled(() if apart else prompts[row], ids)
+        # The start of a stop text waits until it is known to be none.
+        held = max((len(s) - 1 for s in stop), default=0)
+        on_text(row, text[: max(len(text) - held, 0)])
 
-    ids = [tokenizer.encode(p).tolist() or [tokenizer.end_id] for p in prompts]
     rows = decode.generate(
         model,
         params,
-        ids,
+        prompts,
         max_new_tokens=max_new_tokens,
         sampling=sampling,
         seed=seed,
-        stop_ids=(tokenizer.end_id,),
+        stop_ids=tokenizer.stop_ids,
         cut=cut if stop else None,
-        on_tokens=show,
+        on_tokens=show if on_text else None,
     )
-    return [
-        Continuation(prompt, found.get(i, tok.decode(tokenizer, row.ids)), len(row.ids), row.reason)
-        for i, (prompt, row) in enumerate(zip(prompts, rows))
-    ]
+    return [Continuation("", found.get(i, written(i, row.ids)), len(row.ids), row.reason) for i, row in enumerate(rows)]

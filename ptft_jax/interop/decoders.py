@@ -120,6 +120,10 @@ class Llama:
         found += self.mlp(m, layer)
         return found if m["tied"] else [*found, Tensor("head/kernel", "lm_head.weight", "transposed")]
 
+    def ties(self, m: Model) -> dict[str, str]:
+        """Names under which files may hold a copy of a tensor, and that tensor's."""
+        return {"lm_head.weight": "model.embed_tokens.weight"} if m["tied"] else {}
+
     def attention(self, m: Model, at: str, bias: bool) -> list[Tensor]:
         names = {"query": "q_proj", "key": "k_proj", "value": "v_proj"}
         return [t for ours, theirs in names.items() for t in linear(f"blocks/attention/{ours}", at + theirs, bias)]

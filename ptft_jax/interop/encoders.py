@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from ptft_jax.errors import UserError
 from ptft_jax.interop.fields import Fields, activation_name
@@ -50,8 +50,10 @@ class Bert:
     """Bidirectional, norm after each sublayer (Devlin et al. 2018), with a head for masked tokens or for classes."""
 
     model_type, prefix = "bert", "bert."
-    architectures = {"masked_lm": "BertForMaskedLM", "classes": "BertForSequenceClassification"}
-    also = {"BertForPreTraining": "masked_lm"}  # its next-sentence head has no counterpart, and is listed as unmapped
+    architectures: ClassVar = {"masked_lm": "BertForMaskedLM", "classes": "BertForSequenceClassification"}
+    also: ClassVar = {
+        "BertForPreTraining": "masked_lm"
+    }  # its next-sentence head has no counterpart, and is listed as unmapped
     offset = 0
 
     @property
@@ -108,26 +110,38 @@ class Bert:
         found += norm("blocks/mlp_post_norm", layer + "output.LayerNorm", True)
         return [*found, *(self.class_head() if m["head"] == "classes" else self.masked_head(m))]
 
+    scores = "cls.predictions"
+
+    def ties(self, m: Model) -> dict[str, str]:
+        if m["head"] != "masked_lm":
+            return {}
+        if not m["tied"]:
+            return {f"{self.scores}.bias": f"{self.scores}.decoder.bias"}
+        table = self.prefix + "embeddings.word_embeddings.weight"
+        return {f"{self.scores}.decoder.bias": f"{self.scores}.bias", f"{self.scores}.decoder.weight": table}
+
+    def scores_of(self, m: Model) -> list[Tensor]:
+        if m["tied"]:
+            return [Tensor("head/bias", f"{self.scores}.bias")]
+        theirs = f"{self.scores}.decoder"
+        return [Tensor("head/bias", theirs + ".bias"), Tensor("head/scores/kernel", theirs + ".weight", "transposed")]
+
     def class_head(self) -> list[Tensor]:
         return [*linear("head/hidden", "bert.pooler.dense", True), *linear("head/classes", "classifier", True)]
 
     def masked_head(self, m: Model) -> list[Tensor]:
         found = linear("head/dense", "cls.predictions.transform.dense", True)
         found += norm("head/norm", "cls.predictions.transform.LayerNorm", True)
-        found += [Tensor("head/bias", "cls.predictions.bias")]
-        return (
-            found
-            if m["tied"]
-            else [*found, Tensor("head/scores/kernel", "cls.predictions.decoder.weight", "transposed")]
-        )
+        return [*found, *self.scores_of(m)]
 
 
 class Roberta(Bert):
     """BERT with other names, and positions that start at 2 (Liu et al. 2019)."""
 
     model_type, prefix, offset = "roberta", "roberta.", 2
-    architectures = {"masked_lm": "RobertaForMaskedLM", "classes": "RobertaForSequenceClassification"}
-    also = {}
+    architectures: ClassVar = {"masked_lm": "RobertaForMaskedLM", "classes": "RobertaForSequenceClassification"}
+    also: ClassVar = {}
+    scores = "lm_head"
 
     def read(self, c):
         if c.get("pad_token_id", 1) != 1:
@@ -144,15 +158,14 @@ class Roberta(Bert):
 
     def masked_head(self, m):
         found = [*linear("head/dense", "lm_head.dense", True), *norm("head/norm", "lm_head.layer_norm", True)]
-        found += [Tensor("head/bias", "lm_head.bias")]
-        return found if m["tied"] else [*found, Tensor("head/scores/kernel", "lm_head.decoder.weight", "transposed")]
+        return [*found, *self.scores_of(m)]
 
 
 class ViT:
     """Images as patches behind a class token (Dosovitskiy et al. 2020), with a head for classes."""
 
     model_type, architecture, prefix = "vit", "ViTForImageClassification", "vit."
-    architectures = {"none": "ViTForImageClassification"}
+    architectures: ClassVar = {"none": "ViTForImageClassification"}
     first = 1  # tokens before the patches
 
     def architecture_of(self, m: Model) -> str:
@@ -208,6 +221,9 @@ class ViT:
         found += linear("blocks/mlp/down", layer + "output.dense", True)
         return [*found, *self.class_head(m)]
 
+    def ties(self, m: Model) -> dict[str, str]:
+        return {}
+
     def class_head(self, m: Model) -> list[Tensor]:
         return linear("head/classes", "classifier", True)
 
@@ -216,7 +232,7 @@ class DeiT(ViT):
     """ViT with a distillation token (Touvron et al. 2020), its head used too or not."""
 
     model_type, architecture, prefix, first = "deit", "DeiTForImageClassification", "deit.", 2
-    architectures = {"token": "DeiTForImageClassification", "head": "DeiTForImageClassificationWithTeacher"}
+    architectures: ClassVar = {"token": "DeiTForImageClassification", "head": "DeiTForImageClassificationWithTeacher"}
 
     def tensors(self, m):
         return [*super().tensors(m), Tensor("embed/distillation_token", "deit.embeddings.distillation_token", "row")]

@@ -45,6 +45,9 @@ class GPT2:
             "tie_word_embeddings": m["tied"],
         }
 
+    def ties(self, m: Model) -> dict[str, str]:
+        return {"lm_head.weight": "transformer.wte.weight"} if m["tied"] else {}
+
     def tensors(self, m: Model) -> list[Tensor]:
         layer, width = "transformer.h.{layer}.", m["width"]
         found = [
@@ -110,6 +113,9 @@ class GPTNeoX:
             "rotary_emb_base": m["rope_theta"],
             **written,
         }
+
+    def ties(self, m: Model) -> dict[str, str]:
+        return {"embed_out.weight": "gpt_neox.embed_in.weight"} if m["tied"] else {}
 
     def tensors(self, m: Model) -> list[Tensor]:
         layer, size, bias = "gpt_neox.layers.{layer}.", m["head_dim"], "qkv" in m["biases"]

@@ -28,14 +28,15 @@ class View(NamedTuple):
     rotation: rotary.Table | None
 
 
-def causal_mask(length: int, segments_BT: jax.Array | None = None, *, causal: bool = True) -> Mask:
+def causal_mask(length: int, segments_BT: jax.Array | None = None, *, causal: bool = True, shared: int = 0) -> Mask:
     """A query sees itself and what came before it (everything where not `causal`), within its own segment when
-    `segments_BT` (int; 0 = padding)."""
+    `segments_BT` (int; 0 = padding). The first `shared` positions are part of every segment."""
     order = jnp.arange(length)
     allowed = (order[:, None] >= order[None, :])[None] if causal else jnp.ones((1, length, length), bool)
     if segments_BT is None:
         return Mask(allowed, causal)
-    return Mask(allowed & (segments_BT[:, :, None] == segments_BT[:, None, :]), False)
+    same = segments_BT[:, :, None] == segments_BT[:, None, :]
+    return Mask(allowed & (same | (order < shared)), False)
 
 
 def windowed(mask: Mask, window: int, first: int | jax.Array = 0) -> Mask:

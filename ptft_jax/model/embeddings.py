@@ -11,7 +11,11 @@ from ptft_jax.model.spec import ModelSpec
 
 
 class TokenEmbed(nnx.Module):
-    """Token vectors; plus, where the model has them, position vectors, vectors of the token's type, and a norm."""
+    """Token vectors; plus, where the model has them, position vectors, vectors of the token's type, and a norm.
+
+    `adapter` is the place of methods that add vectors to the vocabulary's: a module called with this one and the tokens
+    in place of `of_tokens`, which also knows ids from V on. It is empty (None) unless `ptft_jax.adapters` fills it.
+    """
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
         self.spec = spec
@@ -20,12 +24,17 @@ class TokenEmbed(nnx.Module):
         self.positions = Embedding(rows, spec, rngs) if spec.positions == "learned" else None
         self.types = Embedding(spec.token_types, spec, rngs) if spec.token_types else None
         self.norm = Norm(spec) if spec.embedding_norm else None
+        self.adapter = None
+
+    def of_tokens(self, tokens: jax.Array) -> jax.Array:
+        """Vectors [..., D] of tokens int [...]."""
+        x = self.tokens(tokens)
+        # Gemma: by sqrt(D), rounded to the compute dtype as its authors do
+        return x * jnp.asarray(self.spec.width**0.5, x.dtype) if self.spec.embedding_scale else x
 
     def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array, types_BT: jax.Array | None = None) -> jax.Array:
         """[B, T, D]. Types are all 0 where none are given."""
-        x_BTD = self.tokens(tokens_BT)
-        if self.spec.embedding_scale:  # Gemma: by sqrt(D), rounded to the compute dtype as its authors do
-            x_BTD = x_BTD * jnp.asarray(self.spec.width**0.5, x_BTD.dtype)
+        x_BTD = self.of_tokens(tokens_BT) if self.adapter is None else self.adapter(self, tokens_BT)
         if self.types is not None:
             x_BTD = x_BTD + self.types(jnp.zeros_like(tokens_BT) if types_BT is None else types_BT)
         if self.positions is not None:

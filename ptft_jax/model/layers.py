@@ -23,8 +23,8 @@ ACTIVATIONS = {
 class Linear(nnx.Module):
     """y = x @ kernel (+ bias). `kernel` [in, out], `bias` [out].
 
-    `adapter` is the one place where fine-tuning methods change a layer: a module called with this layer, its input
-    and its output, that returns the new output. It is empty (None) unless `ptft_jax.adapters` fills it.
+    `adapter` is the one place where fine-tuning methods change a layer: a module called with this layer and its input
+    that returns the output, by way of `plain` or not. It is empty (None) unless `ptft_jax.adapters` fills it.
     """
 
     def __init__(self, size_in: int, size_out: int, spec: ModelSpec, rngs: nnx.Rngs, *, bias: bool, std: float):
@@ -36,10 +36,12 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """x [..., in] -> [..., out]; `keys` [B] are the rows' dropout keys, for adapters that drop."""
+        return self.plain(x) if self.adapter is None else self.adapter(self, x, keys)
+
+    def plain(self, x: jax.Array) -> jax.Array:
+        """The layer without its adapter."""
         y = jnp.dot(x, self.kernel[...].astype(self.dtype))
-        if self.bias is not None:
-            y = y + self.bias[...].astype(self.dtype)
-        return y if self.adapter is None else self.adapter(self, x, y, keys)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
 class Norm(nnx.Module):

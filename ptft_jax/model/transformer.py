@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ptft_jax.errors import UserError
 from ptft_jax.model import heads, rotary
 from ptft_jax.model.attention import Attention, Mask, View, causal_mask, windowed
 from ptft_jax.model.embeddings import ImageEmbed, TokenEmbed
@@ -74,6 +75,10 @@ class Trunk(nnx.Module):
         return heads.score(self.head, x_BTD, table_VD, cap)
 
 
+def _pure(module: nnx.Module) -> Params:
+    return nnx.to_pure_dict(nnx.split(module)[1])
+
+
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -87,7 +92,7 @@ class Transformer:
 
     Attributes:
       spec: sizes and choices.
-      adapt: None, or a hashable callable `(module, prefix, rngs) -> None` that fills `Linear.adapter` slots
+      adapt: None, or a hashable callable `(module, prefix, rngs) -> None` that fills `adapter` slots
         (see `ptft_jax.adapters`); it makes the adapter's parameters part of the same dict.
       constrain: None, or a hashable callable applied to activations [B, ...] at block edges, which pins how they
         are spread over a mesh.
@@ -97,16 +102,24 @@ class Transformer:
     adapt: Callable[[nnx.Module, str, nnx.Rngs], None] | None = None
     constrain: Callable[[jax.Array], jax.Array] | None = None
 
-    def _make(self, part: type, prefix: str, key: jax.Array) -> nnx.Module:
+    @property
+    def virtual_tokens(self) -> int:
+        """How many learned vectors the adapter places before the tokens of a row (prompt tuning); their ids follow the
+        vocabulary's. `hidden` does so itself, callers of `decode` write the ids."""
+        return getattr(self.adapt, "virtual_tokens", 0)
+
+    def _make(self, part: type, prefix: str, key: jax.Array, base: Params | None = None) -> nnx.Module:
         # Adapters draw from their own stream: the base is initialised alike with and without them.
         rngs = nnx.Rngs(params=key, adapter=jax.random.fold_in(key, 1))
         module = part(self.spec.resolved, rngs)
+        if base is not None:
+            nnx.update(module, jax.tree.map(lambda new, old: new.astype(old.dtype), base, _pure(module)))
         if self.adapt is not None:
             self.adapt(module, prefix, rngs)
         return module
 
-    def _init_part(self, part: type, prefix: str, key: jax.Array) -> Params:
-        return nnx.to_pure_dict(nnx.split(self._make(part, prefix, key))[1])
+    def _init_part(self, part: type, prefix: str, key: jax.Array, base: Params | None = None) -> Params:
+        return _pure(self._make(part, prefix, key, base))
 
     @functools.cached_property
     def _definitions(self) -> tuple[nnx.GraphDef, nnx.GraphDef]:
@@ -115,13 +128,20 @@ class Transformer:
 
         return define(Trunk, ""), define(Block, "blocks/")
 
-    def init(self, key: jax.Array) -> Params:
+    def init(self, key: jax.Array, base: Params | None = None) -> Params:
         """Random parameters: normal with `init_std`, residual projections smaller by sqrt(2 * layers), as in GPT-2
-        (Radford et al. 2019, section 2.3). Traceable, so it can be compiled with sharded outputs."""
+        (Radford et al. 2019, section 2.3). Traceable, so it can be compiled with sharded outputs.
+
+        Args:
+          base: whole parameters of the model without adapters, to take instead of random ones. Adapters are made for
+            these (some start from what they adapt).
+        """
         trunk_key, blocks_key = jax.random.split(key)
-        params = self._init_part(Trunk, "", trunk_key)
+        trunk = None if base is None else {k: v for k, v in base.items() if k != "blocks"}
+        params = self._init_part(Trunk, "", trunk_key, trunk)
         keys = jax.random.split(blocks_key, self.spec.layers)
-        params["blocks"] = jax.vmap(functools.partial(self._init_part, Block, "blocks/"))(keys)
+        blocks = None if base is None else base["blocks"]
+        params["blocks"] = jax.vmap(functools.partial(self._init_part, Block, "blocks/"))(keys, blocks)
         return params
 
     def shapes(self) -> Params:
@@ -153,12 +173,39 @@ class Transformer:
         else:
             if positions_BT is None:
                 positions_BT = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
+            if self.virtual_tokens:
+                inputs, positions_BT, segments_BT, types_BT = self._prompted(
+                    inputs, positions_BT, segments_BT, types_BT
+                )
             x_BTD = trunk.embed(inputs, positions_BT, types_BT)
         if keys_B is not None:
             x_BTD = dropout(x_BTD, spec.dropout, keys_B, 0)
-        views = self._views(causal_mask(x_BTD.shape[1], segments_BT, causal=spec.causal), positions_BT)
-        x_BTD, _ = self._stacks(params["blocks"], x_BTD, views, keys_B=keys_B)
+        mask = causal_mask(x_BTD.shape[1], segments_BT, causal=spec.causal, shared=self.virtual_tokens)
+        x_BTD, _ = self._stacks(params["blocks"], x_BTD, self._views(mask, positions_BT), keys_B=keys_B)
+        x_BTD = x_BTD[:, self.virtual_tokens :]
         return x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)
+
+    def _prompted(self, tokens_BT, positions_BT, segments_BT, types_BT):
+        """The row's tokens, positions, segments and types behind those of the learned prompt.
+
+        One prompt serves all segments of a packed row: what a causal model makes of it does not depend on what comes
+        after it, so each segment sees what it would see with a prompt of its own.
+        """
+        spec, count = self.spec, self.virtual_tokens
+        if segments_BT is not None and (not spec.causal or spec.window):
+            kind = "a sliding window" if spec.causal else "attention in both directions"
+            raise UserError(f"tune.method = 'prompt': packed rows and {kind} do not go together; do not pack")
+
+        def behind(first, x):
+            return None if x is None else jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], count)), x], axis=1)
+
+        order, zeros = jnp.arange(count), jnp.zeros((count,), jnp.int32)
+        return (
+            behind(spec.vocab_size + order, tokens_BT),
+            behind(order, positions_BT + count),
+            behind(zeros, segments_BT),
+            behind(zeros, types_BT),
+        )
 
     def logits(self, params: Params, x_BTD: jax.Array) -> jax.Array:
         """Hidden states to float32 scores: of tokens [B, T, V], or of classes [B, classes] from the first position."""

@@ -76,6 +76,11 @@ def write_text(path: pathlib.Path, text: str) -> None:
     cache.write_atomic(path, lambda temporary: temporary.write_text(text))
 
 
+def write_bytes(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file whole or not at all."""
+    cache.write_atomic(path, lambda temporary: temporary.write_bytes(data))
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1, default=_plain, ensure_ascii=False) + os.linesep)

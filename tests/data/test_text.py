@@ -28,6 +28,12 @@ def bpe(text_file, tmp_path_factory):
     os.environ.pop("PTFT_CACHE") if old is None else os.environ.update(PTFT_CACHE=old)
 
 
+def reference(tokenizer):
+    import tokenizers
+
+    return tokenizers.Tokenizer.from_str(tokenizer.files()["tokenizer.json"].decode())
+
+
 @settings(max_examples=150, deadline=None)
 @given(text=st.text() | st.text(alphabet=" \n\taé<|endoftext|>\r", max_size=60))
 def test_tokenizers_are_lossless(bpe, text):
@@ -42,7 +48,7 @@ def test_tokenizers_are_lossless(bpe, text):
 @given(parts=st.lists(st.text(alphabet="ab \n", min_size=1, max_size=3000), max_size=6))
 def test_encoding_in_pieces_equals_encoding_whole(bpe, parts):
     text = "\n\n".join(parts)
-    whole = bpe._tokenizer.encode(text, add_special_tokens=False).ids
+    whole = reference(bpe).encode(text, add_special_tokens=False).ids
     assert bpe.encode(text).tolist() == whole
 
 

@@ -1,0 +1,262 @@
+"""Tokenizers in the format of the `tokenizers` library (tokenizer.json): BPE, WordPiece, Unigram, any pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ptft_jax.data.tokenizers import settings as settings_
+from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE, Tokenizer
+from ptft_jax.data.tokenizers.settings import AddedToken, Settings
+from ptft_jax.errors import UserError
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """tokenizer.json, with what the files beside it add: named special tokens, further tokens, BOS."""
+
+    def __init__(self, files: Mapping[str, bytes], origin: str):
+        pipeline = _parse(files[FILE], origin)
+        settings = settings_.read(files, origin)
+        entries = _complete(pipeline, settings, origin)
+        self._changed = entries != pipeline["added_tokens"]
+        self._whole = _build({**pipeline, "added_tokens": entries} if self._changed else files[FILE], origin)
+        vocabulary = self._whole.get_vocab(with_added_tokens=True)
+        for entry in entries:
+            if vocabulary.get(entry["content"]) != entry["id"]:
+                raise UserError(
+                    f"{origin}: token {entry['content']!r} is declared with id {entry['id']}, but would get "
+                    f"{vocabulary.get(entry['content'])}"
+                )
+        self._added = entries
+        self._divisible = _divisible(pipeline) and all(entry["special"] for entry in entries)
+        kinds = {step["type"] for step in _steps(pipeline.get("decoder"))}
+        self._byte_level, self._byte_fallback = "ByteLevel" in kinds, "ByteFallback" in kinds
+        super().__init__(
+            files,
+            FILE,
+            settings,
+            origin,
+            vocab_size=max(vocabulary.values()) + 1,
+            special={e["content"]: e["id"] for e in entries if e["special"]},
+            lookup=self._whole.token_to_id,
+            prefix_ids=_prefix(self._whole, vocabulary),
+        )
+
+    @functools.cached_property
+    def _plain(self):
+        """The pipeline in which no text becomes a control token. The library has a switch for added tokens, but the
+        models of some kinds know control tokens as words too: there they are renamed to what no text spells."""
+        pipeline = {**_parse(self._files[FILE], self.origin), "added_tokens": self._added}
+        plain = _build(_without(pipeline, set(self.special)), self.origin)
+        plain.encode_special_tokens = True
+        return plain
+
+    def _encode(self, texts: Sequence[str], special: bool) -> list[np.ndarray]:
+        tokenizer = self._whole if special else self._plain
+        if special or not self._divisible:
+            found = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [np.asarray(encoding.ids, np.int32) for encoding in found]
+        parts, owner = [], []
+        for i, text in enumerate(texts):
+            for part in _paragraphs(text):
+                parts.append(part)
+                owner.append(i)
+        ids: list[list[np.ndarray]] = [[] for _ in texts]
+        for i, encoding in zip(owner, tokenizer.encode_batch_fast(parts, add_special_tokens=False)):
+            ids[i].append(np.asarray(encoding.ids, np.int32))
+        return [np.concatenate(row) if row else np.zeros(0, np.int32) for row in ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """As the library decodes, without control tokens."""
+        return self._whole.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def decode_settled(self, context: Sequence[int], ids: Sequence[int]) -> str:
+        # A run of byte tokens is text only if all of it is: the next byte may change what all of them show.
+        end = len(ids)
+        while self._byte_fallback and end and self._fallback_byte(ids[end - 1]) is not None:
+            end -= 1
+        return super().decode_settled(context, ids[:end])
+
+    def _fallback_byte(self, token: int) -> int | None:
+        found = re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", self._whole.id_to_token(int(token)) or "")
+        return int(found[1], 16) if found else None
+
+    def token_bytes(self, token: int) -> bytes:
+        token = int(token)
+        piece = self._whole.id_to_token(token)
+        if piece is None or token in self.special_ids:
+            return b""
+        if self._byte_level:
+            found = [_BYTE_OF.get(char) for char in piece]
+            return piece.encode() if None in found else bytes(found)
+        if self._byte_fallback and (byte := self._fallback_byte(token)) is not None:
+            return bytes([byte])
+        before, anchor = self._anchor
+        return self.decode([anchor, token])[len(before) :].encode()
+
+    @functools.cached_property
+    def _anchor(self) -> tuple[str, int]:
+        """A word to decode other tokens after: its text and id."""
+        for i in range(self.vocab_size):
+            text = "" if i in self.special_ids else self.decode([i])
+            if text.isalnum() and self.decode([i, i]).startswith(text):
+                return text, i
+        raise UserError(f"{self.origin}: no token of this vocabulary is a word or letter")
+
+    def identity(self) -> tuple[bytes | str, ...]:
+        # The file alone, as in runs that were made when that was all there was, unless more than it tells the ids.
+        bare = not self._changed and not self.prefix_ids and self.end_id == self._whole.token_to_id(END_OF_TEXT)
+        return (self._files[FILE],) if bare else (self._files[FILE], self._rules())
+
+    def _rules(self) -> str:
+        return json.dumps([self.end_id, self.prefix_ids, self._added])
+
+    def with_tokens(self, new: Sequence[str], special: bool) -> Tokenizer:
+        tokens = {self.vocab_size + n: AddedToken(text, special=special) for n, text in enumerate(new)}
+        entries = [{"id": i, **dataclasses.asdict(token)} for i, token in tokens.items()]
+        pipeline = {**_parse(self._files[FILE], self.origin), "added_tokens": [*self._added, *entries]}
+        files = {**self._files, FILE: json.dumps(pipeline, ensure_ascii=False).encode()}
+        if self._settings.config.get("added_tokens_decoder"):  # lists all of them, where it is there
+            files[settings_.CONFIG] = settings_.with_added(files, tokens)
+        return HuggingFaceTokenizer(files, self.origin)
+
+
+def _parse(data: bytes, origin: str) -> dict[str, Any]:
+    try:
+        pipeline = json.loads(data)
+        vocab = pipeline["model"]["vocab"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise UserError(f"{origin}: not a tokenizer file: {type(e).__name__}: {e}") from e
+    if not isinstance(vocab, (dict, list)):
+        raise UserError(f"{origin}: not a tokenizer file: its vocabulary is a {type(vocab).__name__}")
+    # As the library sorts them when it saves.
+    added = sorted(pipeline.get("added_tokens") or [], key=lambda entry: entry["id"])
+    return {**pipeline, "added_tokens": added}
+
+
+def _build(pipeline: dict[str, Any] | bytes, origin: str):
+    """A `tokenizers.Tokenizer`; rows are cut and padded where that is asked for, never by it."""
+    import tokenizers
+
+    text = pipeline.decode() if isinstance(pipeline, bytes) else json.dumps(pipeline, ensure_ascii=False)
+    try:
+        built = tokenizers.Tokenizer.from_str(text)
+    except Exception as e:  # the library raises plain Exception
+        raise UserError(f"{origin}: not a tokenizer file: {e}") from e
+    built.no_truncation()
+    built.no_padding()
+    return built
+
+
+def _complete(pipeline: dict[str, Any], settings: Settings, origin: str) -> list[dict[str, Any]]:
+    """tokenizer.json's added tokens with those that only the files beside it declare, or declare special."""
+    found = {entry["content"]: dict(entry) for entry in pipeline["added_tokens"]}
+    vocab = pipeline["model"]["vocab"]
+    ids = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
+    for i, token in sorted(settings.added.items()):
+        if token.content not in found:
+            found[token.content] = {"id": i, **dataclasses.asdict(token)}
+        elif found[token.content]["id"] != i:
+            raise UserError(
+                f"{origin}: token {token.content!r} has id {found[token.content]['id']} in {FILE}, {i} beside it"
+            )
+    for text in {*settings.special, END_OF_TEXT}:
+        if text not in found and text in ids:
+            found[text] = {"id": ids[text], **dataclasses.asdict(AddedToken(text))}
+        if text in found:
+            found[text]["special"] = True
+    return sorted(found.values(), key=lambda entry: entry["id"])
+
+
+def _prefix(tokenizer: Any, vocabulary: Mapping[str, int]) -> list[int]:
+    """What the post-processor puts before a text."""
+    for text in ("a", "1", *vocabulary):
+        bare = tokenizer.encode(text, add_special_tokens=False).ids
+        if bare:
+            full = tokenizer.encode(text, add_special_tokens=True).ids
+            starts = (n for n in range(len(full) - len(bare) + 1) if full[n : n + len(bare)] == bare)
+            return full[: next(starts, 0)]
+    return []
+
+
+def _divisible(pipeline: dict[str, Any]) -> bool:
+    """Whether long texts may be encoded in parts, see `_paragraphs`: only with GPT-2's pre-tokenizer, alone."""
+    step, model = pipeline.get("pre_tokenizer") or {}, pipeline["model"]
+    return (
+        pipeline.get("normalizer") is None
+        and model.get("type", "BPE") == "BPE"
+        and not model.get("dropout")
+        and step.get("type") == "ByteLevel"
+        and step.get("use_regex", True)
+        and not step.get("add_prefix_space")
+    )
+
+
+def _steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The parts of a pre-tokenizer or decoder, flat."""
+    if part is None:
+        return []
+    inner = part.get("decoders") or part.get("pretokenizers")
+    return [step for item in inner for step in _steps(item)] if part["type"] == "Sequence" and inner else [part]
+
+
+def _without(pipeline: dict[str, Any], special: set[str]) -> dict[str, Any]:
+    """The pipeline with control tokens that the model could produce from text renamed; itself where it could not."""
+    hidden = f"\U0010fffe{uuid.uuid4().hex}"  # before a token's spelling: no text has it
+    model = pipeline["model"]
+    vocab = model["vocab"]
+    if isinstance(vocab, list):  # Unigram: [piece, score] by id
+        hide = special & {piece for piece, _ in vocab}
+        changed = {"vocab": [[hidden + piece if piece in hide else piece, score] for piece, score in vocab]}
+    else:
+        hide = special & vocab.keys()
+        changed = {}
+        if "merges" in model:  # BPE: what merges make, single characters, and whole words where they come first
+            pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+            prefix = len(model.get("continuing_subword_prefix") or "")
+            made = {left + right[prefix:] for left, right in pairs}
+            hide = {text for text in hide if text in made or len(text) == 1 or model.get("ignore_merges")}
+            keep = [p for p in pairs if not hide & {*p, p[0] + p[1][prefix:]}]
+            changed["merges"] = [list(pair) for pair in keep]
+        changed["vocab"] = {hidden + piece if piece in hide else piece: i for piece, i in vocab.items()}
+        if model.get("unk_token") in hide:
+            changed["unk_token"] = hidden + model["unk_token"]
+    if not hide:
+        return pipeline
+    entries = [
+        {**entry, "content": hidden + entry["content"]} if entry["content"] in hide else entry
+        for entry in pipeline["added_tokens"]
+    ]
+    return {**pipeline, "model": {**model, **changed}, "added_tokens": entries, "post_processor": None}
+
+
+def _paragraphs(text: str) -> list[str]:
+    """Cuts a long text so that its parts are encoded in parallel: before the last of the newlines that precede a
+    paragraph, where GPT-2's pre-tokenizer cuts too, so the ids are those of the whole text."""
+    starts = [0, *(m.end() - 1 for m in re.finditer(r"\n\n(?=\S)", text)), len(text)]
+    # Group short paragraphs, ~4 kB a piece: fewer calls, same ids.
+    cuts = [0]
+    for start in starts[1:]:
+        if start - cuts[-1] >= 4096:
+            cuts.append(start)
+    if cuts[-1] != len(text):
+        cuts.append(len(text))
+    return [text[a:b] for a, b in zip(cuts, cuts[1:])]
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """How byte-level BPE writes bytes as printable characters (Radford et al. 2019, GPT-2's encoder)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    table = {byte: chr(byte) for byte in printable}
+    rest = (byte for byte in range(256) if byte not in table)
+    return table | {byte: chr(256 + n) for n, byte in enumerate(rest)}
+
+
+_BYTE_OF = {char: byte for byte, char in _byte_alphabet().items()}
