@@ -215,6 +215,16 @@ def test_llama_3_scaling_is_read_from_its_factors(head_dim, theta, rule):
         gguf_config.llama3_scaling(np.linspace(1, 8, head_dim // 2), theta, head_dim, None)
 
 
+@pytest.mark.parametrize("name", gguf_models.FAMILIES)
+def test_configs_of_our_own_export(tmp_path, name):
+    """What our models are exported with says all that a file needs."""
+    config = gguf_models.config(name)
+    family, model = families.read(config, "here")
+    written = families.write(family, model)
+    gguf_writer.write(tmp_path / "m.gguf", written, gguf_models.tensors(config).items(), {})
+    assert families.read(gguf.open_archive(str(tmp_path / "m.gguf")).config, "there")[1] == model
+
+
 def test_yarn_and_a_large_gemma(tmp_path):
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 32.0}
     write(tmp_path / "y.gguf", "qwen2", rope_scaling=yarn)

@@ -187,3 +187,35 @@ def test_tokenizer_against_transformers(archive, tmp_path):
             assert text == theirs.apply_chat_template(messages, **options) and text.startswith("<|im_start|>system\n")
     for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
         assert getattr(ours, name) == getattr(theirs, name)
+
+
+@pytest.mark.live
+def test_logits_and_continuations(archive):
+    """The whole model, from its file to text, against transformers' on torch."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from ptft_jax import run
+    from ptft_jax.model import decode
+
+    folder, file = archive.reference.removeprefix("gguf:").rsplit("/", 1)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()
+    made = run.load("gguf:smollm2")
+    prompts = [
+        "The capital of France is",
+        "<|im_start|>user\nWrite a haiku about rain.<|im_end|>\n<|im_start|>assistant\n",
+        "def fibonacci(n):\n    ",
+    ]
+    reader = tokenizers.Tokenizer.from_str(archive.tokenizer_files()["tokenizer.json"].decode())
+    prompts = [reader.encode(text).ids for text in prompts]
+    longest = [i for prompt in prompts for i in prompt] * 3
+    with torch.no_grad():
+        wanted = theirs(torch.tensor([longest])).logits.numpy()
+        rows = [theirs.generate(torch.tensor([p]), max_new_tokens=30, do_sample=False) for p in prompts]
+    found = np.asarray(made.model(made.params, np.asarray([longest], np.int32)))
+    # Logits are up to 45, where float32 has steps of 4e-6; 30 layers of sums in two orders make 1.2e-4 of them.
+    assert np.abs(found - wanted).max() < 2e-4
+    assert (found.argmax(-1) == wanted.argmax(-1)).all()
+    greedy = decode.Sampling(temperature=0.0)
+    continued = decode.generate(made.model, made.params, prompts, max_new_tokens=30, sampling=greedy, stop_ids=[2])
+    for prompt, row, ours in zip(prompts, rows, continued):
+        new = row[0, len(prompt) :].tolist()
+        assert ours.ids == [i for i in new if i != 2]
