@@ -22,7 +22,7 @@ def moved(params, seed=1, size=0.3):
 def built(method, **changes):
     """A model with the method, parameters with random adapters and biases, and the model without it."""
     model = Transformer(dataclasses.replace(SPEC, **changes), method)
-    flat = flatten(moved(model.init(jax.random.key(0))))
+    flat = flatten(moved(jax.jit(model.init)(jax.random.key(0))))
     for number, path in enumerate(flat):
         if path.endswith("/bias"):
             flat[path] = jax.random.normal(jax.random.key(number), flat[path].shape)
@@ -32,29 +32,29 @@ def built(method, **changes):
 def check_merge(method, **changes):
     """Merged parameters are a plain model's, and its logits those of the adapted one."""
     model, params, plain = built(method, **changes)
-    merged = method.merge(params)
+    merged = jax.jit(method.merge)(params)
     assert {p: a.shape for p, a in flatten(merged).items()} == {p: a.shape for p, a in flatten(plain.shapes()).items()}
     tokens = random_batch(0, rows=2)["tokens"]
-    adapted = model(params, tokens)
+    adapted, run = jax.jit(model)(params, tokens), jax.jit(plain)
     scale = np.abs(adapted).max()
     # One matrix product against several: float32 rounding, relative to the largest logit.
-    np.testing.assert_allclose(adapted / scale, plain(merged, tokens) / scale, atol=1e-5)
+    np.testing.assert_allclose(adapted / scale, run(merged, tokens) / scale, atol=1e-5)
     base = unflatten({p: a for p, a in flatten(params).items() if "/adapter/" not in p})
-    assert np.abs(adapted - plain(base, tokens)).max() > 3e-3 * scale, "the adapter does nothing"
+    assert np.abs(adapted - run(base, tokens)).max() > 3e-3 * scale, "the adapter does nothing"
 
 
 def check_start(method, **changes):
     """A new adapter on given parameters leaves the logits as they are."""
     spec = dataclasses.replace(SPEC, **changes)
     model, plain = Transformer(spec, method), Transformer(spec)
-    base = plain.init(jax.random.key(3))
-    params = model.init(jax.random.key(0), base)
+    base = jax.jit(plain.init)(jax.random.key(3))
+    params = jax.jit(model.init)(jax.random.key(0), base)
     flat = flatten(params)
     for path, array in flatten(base).items():
         np.testing.assert_array_equal(array, flat[path])
     tokens = random_batch(0, rows=2)["tokens"]
     # Rounding of |W| / |W|, at most.
-    np.testing.assert_allclose(model(params, tokens), plain(base, tokens), atol=2e-6)
+    np.testing.assert_allclose(jax.jit(model)(params, tokens), jax.jit(plain)(base, tokens), atol=2e-6)
 
 
 def check_training(method, rates=ADAPTER_RATES, **changes):

@@ -21,7 +21,7 @@ BERT = dict(causal=False, norm_placement="post", token_types=2, embedding_norm=T
 
 def built(init="vocabulary", **changes):
     model = Transformer(dataclasses.replace(SPEC, **{"init_std": 0.3, "max_length": 64} | changes), Prompt(N, init))
-    return model, model.init(jax.random.key(0))
+    return model, jax.jit(model.init)(jax.random.key(0))
 
 
 def as_text(params, tokens):
