@@ -67,7 +67,12 @@ TREE: dict[str, Any] = {
     "seed": _natural(0, "parameters, order of the data and dropout follow from it"),
     "init": {
         # `from` is a Python keyword, so attributes and flags spell it from_; `init.from` is accepted everywhere.
-        "from_": Field("", "start from another run: WORKDIR, WORKDIR@STEP, WORKDIR@best; '' = random parameters"),
+        "from_": Field(
+            "",
+            "start from a run, WORKDIR[@STEP|@best]; or from weights, hf:FOLDER, hf:NAME, gguf:FILE; '' = random parameters",
+        ),
+        "ignore": Field((), "patterns of the parent's tensors that may be left out"),
+        "fresh": Field((), "patterns of parameters that are made anew, not taken from the parent (a new head)"),
         "weights": _one_of("auto", "of a parent that kept an average: its average (auto) or not", "auto", "raw", "ema"),
     },
     "model": {
@@ -144,7 +149,9 @@ TREE: dict[str, Any] = {
             valid=lambda v: v > 257,
             expected="more than 257",
         ),
-        "path": Field("", "for kind=file: a tokenizer.json, or the workdir of a run"),
+        "path": Field("", "for kind=file: a tokenizer.json, tokenizer.model or .tiktoken file, or a folder with one"),
+        "add": Field((), "new special tokens; they need embeddings that train"),
+        "new_rows": _one_of("mean", "embeddings of new tokens: the mean of the others, or random", "mean", "normal"),
     },
     "data": {
         "source": Field("shakespeare:general", "shakespeare:SET, stdlib:code|prose, text:PATH, tfds:NAME"),
@@ -233,6 +240,7 @@ TREE: dict[str, Any] = {
         "every": _natural(200, "steps between evaluations; 0 = only at start and end"),
         "batch_size": _natural(0, "rows; 0 = data.batch_size"),
         "tokens": _natural(0, "use only the first so many tokens of each set; 0 = all"),
+        "source": Field("", "data to measure forgetting on; '' = what the parent was trained on, where that is known"),
         "parent_data": Field(True, "also evaluate on what the parent was trained on (forgetting)"),
         "test": Field(True, "evaluate the selected checkpoint on the test split at the end"),
     },
@@ -341,15 +349,20 @@ def get(tree: Mapping[str, Any], path: str) -> Any:
     return tree
 
 
-def check(config: Mapping[str, Any]) -> Section:
+def check(config: Mapping[str, Any], *, complete: bool = True) -> Section:
     """Validates a config (ConfigDict or nested dict).
+
+    Args:
+      complete: also refuse fields that contradict each other; not where a parent's are still to be filled in.
 
     Raises:
       UserError: an undeclared field (with the nearest declared one), a wrong type, a value out of range, or fields
         that contradict each other.
     """
     values = _checked(config.to_dict() if isinstance(config, ConfigDict) else config, TREE, "")
-    _check_together(values)
+    if complete:
+        _check_together(values)
+    _check_forms(values)
     return Section(values)
 
 
@@ -386,11 +399,23 @@ def _check_together(c: dict[str, Any]) -> None:
             raise UserError(f"config.{path} = {value!r}: expected {expected} {other!r}")
     for name, value, expected in contradictions(m):
         raise UserError(f"config.model.{name} = {value!r}: expected {expected}")
+
+
+def _check_forms(c: dict[str, Any]) -> None:
+    """What tuples hold."""
     for path in ("tune.rates", "optimizer.decay_rules", "parallel.rules"):
         for rule in get(c, path):
             if not (isinstance(rule, (tuple, list)) and len(rule) == 2 and isinstance(rule[0], str)):
                 raise UserError(f"config.{path}: {rule!r} is not a pair (pattern, value)")
-    for path in ("tune.lora.targets", "tune.ia3.targets", "tune.ia3.feedforward", "samples.prompts"):
+    texts = (
+        "tune.lora.targets",
+        "tune.ia3.targets",
+        "tune.ia3.feedforward",
+        "samples.prompts",
+        "init.ignore",
+        "init.fresh",
+    )
+    for path in (*texts, "tokenizer.add"):
         for text in get(c, path):
             if not isinstance(text, str):
                 raise UserError(f"config.{path}: {text!r} is not a text")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import sharding
+from ptft_jax.params import vocabulary
 from ptft_jax.params.partition import Partition, join
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting.progress import Reporter
@@ -33,28 +35,35 @@ from ptft_jax.training.execution import Execution, finished
 from ptft_jax.training.loop import Schedule, Selection
 from ptft_jax.training.step import Step
 
+# What a child may have otherwise than its parent, where `init.fresh` makes it anew.
+HEAD = ("head", "tied", "classes", "class_hidden")
 
-def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Source | None]:
+
+def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent | None]:
     """The checked config with the parent's model structure filled in, and the parent.
 
     Raises:
       UserError: see `config.check`; also a structural field that was set to something else than the parent's.
     """
-    section = configs.check(config)
+    section = configs.check(config, complete=False)
     if not section.init.from_:
-        return section, None
-    parent = restore.find(section.init.from_)
+        return configs.check(config), None
+    parent = restore.find(section.init.from_, ignore=section.init.ignore, fresh=section.init.fresh)
     if parent.adapter is not None and not parent.adapter.mergeable:
         raise UserError(
-            f"config.init.from: {parent.workdir} is a run with tune.method={parent.config.tune.method!r}, which cannot be "
+            f"config.init.from: {parent.name} is a run with tune.method={parent.config.tune.method!r}, which cannot be "
             "merged into the parameters of a plain model: start from its base"
         )
-    values, theirs = section.as_dict(), parent.config.as_dict()["model"]
+    values, theirs = section.as_dict(), parent.fields
     defaults = dict(configs.fields())
-    for name in STRUCTURE:
-        mine = values["model"][name]
-        if mine != theirs[name] and mine != defaults[f"model.{name}"].default:
-            raise UserError(f"config.model.{name} = {mine!r}, but the parent {parent.workdir} has {theirs[name]!r}")
+    for name in (*STRUCTURE, "vocab_size"):
+        mine, default = values["model"][name], defaults[f"model.{name}"].default
+        changed = specs.hashable(mine) not in (specs.hashable(theirs[name]), default)
+        if changed and section.init.fresh and name in HEAD:
+            continue
+        if changed:
+            hint = "; a new head needs init.fresh=('head/.*',)" if name in HEAD else ""
+            raise UserError(f"config.model.{name} = {mine!r}, but the parent {parent.name} has {theirs[name]!r}{hint}")
         values["model"][name] = theirs[name]
     section = configs.check(values)
     assert section.init.from_, "read again: this is the section whose reads are counted"
@@ -133,13 +142,14 @@ class Run:
     def _load_data(self) -> None:
         c = self.config
         train = sources.load(c.data, "train")
-        parent_dir = self.parent.workdir if self.parent else None
-        self.tokenizer = tok.build(c.tokenizer, train.texts, parent_dir)
+        parent = self.parent.tokenizer if self.parent else None
+        self.tokenizer = tok.build(c.tokenizer, train.texts, parent)
+        self.known_tokens = parent.vocab_size if parent else 0
         self.train_stream = tokens.limited(tokens.encode(train, self.tokenizer), c.data.train_tokens)
         self.eval_batches = {"validation": self._eval_batches(c.data, "validation")}
         self.test_batches = {"test": self._eval_batches(c.data, "test")} if c.eval.test else {}
-        if self.parent and c.eval.parent_data:
-            data = self.parent.config.data
+        data = self._source_data()
+        if data is not None:
             self.eval_batches["source"] = self._eval_batches(data, "validation")
             if c.eval.test:
                 self.test_batches["source_test"] = self._eval_batches(data, "test")
@@ -150,6 +160,17 @@ class Run:
             )
         )
 
+    def _source_data(self) -> configs.Section | None:
+        """What forgetting is measured on."""
+        c = self.config
+        if not self.parent:
+            return None
+        if c.eval.source:
+            values = c.as_dict()
+            values["data"]["source"] = c.eval.source
+            return configs.check(values).data
+        return self.parent.data if c.eval.parent_data else None
+
     def _eval_batches(self, data: configs.Section, split: str) -> list[batches.Rows]:
         c = self.config
         stream = tokens.encode(sources.load(data, split), self.tokenizer)
@@ -158,17 +179,25 @@ class Run:
 
     def _build_model(self) -> None:
         c = self.config
-        rows = sharding.Rows(self.mesh) if c.parallel.compile == "jit" else None
+        constrain = sharding.Rows(self.mesh) if c.parallel.compile == "jit" else None
+        self.new_rows = ""
         self.adapter = adapters.build(c.tune)
-        spec = specs.from_config(c.model, self.tokenizer.vocab_size)
-        plain = Transformer(spec, None, rows)
+        rows = c.model.vocab_size or self.tokenizer.vocab_size
+        if c.tokenizer.add:
+            self.new_rows = c.tokenizer.new_rows if self.parent else ""
+            rows = max(rows, self.tokenizer.vocab_size)
+        tok.check_fits(self.tokenizer, rows, "config.model.vocab_size")
+        spec = specs.from_config(c.model, rows)
+        objectives.check(c.objective.name, spec)
+        plain = Transformer(spec, None, constrain)
         if self.adapter is not None:
             self.adapter.check(plain.shapes())
             self._check_virtual(self.adapter.virtual_tokens)
-        self.model = Transformer(spec, self.adapter, rows)
+        self.plain, self.model = plain, Transformer(spec, self.adapter, constrain)
         self.shapes = self.model.shapes()
         self.plain_shapes = plain.shapes()
         self.partition = Partition.of(self.shapes, adapters.rates(c.tune))
+        self._refuse_frozen_rows()
         rules = tuple(tuple(rule) for rule in c.parallel.rules)
         self.by_path = sharding.of_params(self.shapes, rules, self.mesh)
 
@@ -227,18 +256,50 @@ class Run:
             return self.program.create(
                 lambda k, r: self.make_state(*self.partition.split(self.model.init(k)), rng=r), params_key, run_key
             ), ""
-        base = restore.parameters(self.parent, self._layout, merged=True, weights=self.weights)
-        differences = checkpoint.compare(base, self.plain_shapes)
-        if differences:
-            raise UserError(
-                f"config.init.from: {self.parent.workdir}@{self.parent.step} does not fit this model:{listed(differences, 20)}"
-            )
+        base = self._base()
         print_ = restore.parameters_fingerprint(base)
+        fresh, known, spec = self.config.init.fresh, self.known_tokens, self.model.spec
 
         def make(key, base, rng):
-            return self.make_state(*self.partition.split(self.model.init(key, base)), rng=rng)
+            plain = flatten(base)
+            if self.new_rows:
+                plain = flatten(
+                    vocabulary.grow(
+                        base, known, spec.vocab_size, self.new_rows, spec.init_std, jax.random.fold_in(key, 1)
+                    )
+                )
+            if fresh:
+                plain |= {p: a for p, a in flatten(self.plain.init(key)).items() if _any(fresh, p)}
+            dtypes = flatten(self.plain_shapes)
+            plain = unflatten({p: plain[p].astype(dtypes[p].dtype) for p in dtypes})
+            return self.make_state(*self.partition.split(self.model.init(key, plain)), rng=rng)
 
         return self.program.create(make, params_key, base, run_key), print_
+
+    def _base(self) -> dict[str, Any]:
+        """The parent's parameters, checked against this model: all but those that are made anew."""
+        c = self.config.model
+        head = {name: self.config.as_dict()["model"][name] for name in HEAD}
+        base = self.parent.parameters(self._layout, c.param_dtype, weights=self.weights, **head)
+        fresh = self.config.init.fresh
+        have = {p: a for p, a in flatten(base).items() if not _any(fresh, p)}
+        need = {p: a for p, a in flatten(self.plain_shapes).items() if not _any(fresh, p)}
+        if self.new_rows:
+            need |= {p: a for p, a in have.items() if p in vocabulary.AXES}
+        differences = checkpoint.compare(unflatten(have), unflatten(need))
+        if differences:
+            raise UserError(f"config.init.from: {self.parent.name} does not fit this model:{listed(differences, 20)}")
+        return base
+
+    def _refuse_frozen_rows(self) -> None:
+        if not self.new_rows:
+            return
+        frozen = [f.source for f in self.partition.leaves if f.source in vocabulary.AXES and not f.trains]
+        if frozen:
+            raise UserError(
+                f"config.tokenizer.add: the new tokens' vectors are made anew, but these are frozen:{listed(frozen)}\n"
+                f"let them train: tune.rates=(('{frozen[0]}', 1.0), ...)"
+            )
 
     def stored_params(self, state: states.TrainState) -> dict[str, Any]:
         """The leaves a checkpoint holds: all, or only what trains where the rest is the parent's, unchanged."""
@@ -274,23 +335,34 @@ def train(
     return Execution(run, max_seconds).carry_out()
 
 
+def _any(patterns: Sequence[str], path: str) -> bool:
+    return any(re.fullmatch(pattern, path) for pattern in patterns)
+
+
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A run's model, ready to evaluate or generate with."""
+    """A run's model, or imported weights, ready to evaluate or generate with."""
 
-    source: restore.Source
+    source: restore.Parent
     model: Transformer
     params: dict[str, Any]
     tokenizer: tok.Tokenizer
 
 
-def load(reference: str, *, field: str = "run", weights: str = "auto") -> Loaded:
-    """The model of WORKDIR[@STEP|@best|@latest], adapters merged where that can be. Raises UserError."""
+def load(reference: str, *, field: str = "run", weights: str = "auto", dtype: str = "float32") -> Loaded:
+    """The model that WORKDIR[@STEP|@best|@latest], hf:... or gguf:... names, adapters merged where that can be.
+
+    Args:
+      dtype: what imported weights are kept and computed in; a run's are as its config says.
+
+    Raises:
+      UserError: no such model, or a damaged one.
+    """
     source = restore.find(reference, field)
-    tokenizer = tok.from_file(source.workdir)
-    adapter = source.adapter
-    kept = None if adapter is None or adapter.mergeable else adapter
-    model = Transformer(specs.from_config(source.config.model, tokenizer.vocab_size), kept)
+    kept = None if source.adapter is None or source.adapter.mergeable else source.adapter
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    params = restore.parameters(source, lambda path, shape: device, merged=kept is None, weights=weights)
-    return Loaded(source, model, params, tokenizer)
+    params = source.parameters(lambda path, shape: device, dtype, weights=weights, merged=kept is None)
+    spec = specs.from_config(source.config.model, source.fields["vocab_size"])
+    if not isinstance(source, restore.Source):
+        spec = dataclasses.replace(spec, dtype=dtype, param_dtype=dtype)
+    return Loaded(source, Transformer(spec, kept), params, source.tokenizer)

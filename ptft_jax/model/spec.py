@@ -141,11 +141,12 @@ def from_config(model: Any, vocab_size: int) -> ModelSpec:
     idle |= set() if model.experts else set(_EXPERTS)
     idle |= set(_TOKENS) if model.image_size else set()
     names = [f.name for f in dataclasses.fields(ModelSpec) if f.name not in idle]
-    return ModelSpec(vocab_size=vocab_size, **{name: _hashable(model[name]) for name in names})
+    return ModelSpec(vocab_size=vocab_size, **{name: hashable(model[name]) for name in names})
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
+def hashable(value: Any) -> Any:
+    """Lists, as JSON has them, as tuples."""
+    return tuple(map(hashable, value)) if isinstance(value, (list, tuple)) else value
 
 
 def contradictions(m: dict[str, Any]) -> list[tuple[str, Any, str]]:

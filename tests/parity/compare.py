@@ -45,7 +45,11 @@ def logits(case, torch_model, folder):
     yield "padded right", ours[real > 0], theirs[real > 0]
     if case.kind == "encoder":
         types = (np.arange(LENGTH) > 20).astype(np.int64)[None].repeat(2, 0) % case_types(model)
-        yield "types", apply(params, tokens, types_BT=types), _torch(torch_model, input_ids=tokens, token_type_ids=types)
+        yield (
+            "types",
+            apply(params, tokens, types_BT=types),
+            _torch(torch_model, input_ids=tokens, token_type_ids=types),
+        )
         return
     left = real[:, ::-1].copy()
     positions = np.maximum(np.cumsum(left, 1) - 1, 0)

@@ -119,7 +119,7 @@ def build(case: Case):
     config._attn_implementation = "eager"
     model = getattr(transformers, case.model)(config).eval().float()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             spread = 0.3 if parameter.ndim == 1 else 0.15
             parameter.add_(torch.randn(parameter.shape) * spread)
     model.tie_weights()
