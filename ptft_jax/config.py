@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.model.spec import BIASES, LAYER_KINDS, contradictions
+from ptft_jax.model.spec import BIASES, LAYER_KINDS, contradictions, hashable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Field:
         kind = type(self.default)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if kind is tuple and isinstance(value, list):
-            value = tuple(value)
+        if kind is tuple and isinstance(value, (list, tuple)):
+            value = hashable(value)  # JSON has lists
         if type(value) is not kind:
             raise UserError(f"config.{path} = {value!r}: expected {kind.__name__}, got {type(value).__name__}")
         if self.choices and value not in self.choices:
@@ -71,6 +71,7 @@ TREE: dict[str, Any] = {
             "",
             "start from a run, WORKDIR[@STEP|@best]; or from weights, hf:FOLDER, hf:NAME, gguf:FILE; '' = random parameters",
         ),
+        "adapter": Field("", "a folder in PEFT's format: start with this adapter on the parent, and train it on"),
         "ignore": Field((), "patterns of the parent's tensors that may be left out"),
         "fresh": Field((), "patterns of parameters that are made anew, not taken from the parent (a new head)"),
         "weights": _one_of("auto", "of a parent that kept an average: its average (auto) or not", "auto", "raw", "ema"),

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ptft_jax import config as configs
+from ptft_jax import loading
 from ptft_jax import run as runs
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import restore
@@ -59,7 +60,7 @@ class Experiment:
     def _is_current(self, workdir: pathlib.Path, config: ConfigDict) -> bool:
         if not (workdir / "config.json").exists():
             return not any(workdir.iterdir())
-        section, parent = runs.resolve(config)
+        section, parent = loading.resolve(config)
         if restore.read_config(workdir).as_dict() != section.as_dict():
             return False
         chain = json.loads((workdir / "lineage.json").read_text())

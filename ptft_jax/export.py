@@ -13,11 +13,11 @@ from typing import Any
 from absl import flags
 
 from ptft_jax.errors import UserError
-from ptft_jax.launch import launch, prepare_jax
+from ptft_jax.launch import SOURCES, launch, prepare_jax
 
 
 def define() -> None:
-    flags.DEFINE_string("run", None, "WORKDIR[@STEP|@best] of a run, hf:FOLDER, hf:NAME or gguf:FILE.")
+    flags.DEFINE_string("run", None, SOURCES)
     flags.DEFINE_enum("to", "hf", ["hf", "gguf", "peft"], "A Hugging Face folder, a GGUF file, or a PEFT adapter.")
     flags.DEFINE_string("out", None, "The folder (hf, peft) or file (gguf) to write.")
     flags.DEFINE_enum(
@@ -49,10 +49,10 @@ def main() -> None:
 
 def model(reference: str, to: str, out: pathlib.Path, *, dtype: str, family: str, shard_gb: float) -> dict[str, Any]:
     """Exports a whole model, adapters merged; says what was written. Raises UserError."""
-    from ptft_jax import run
+    from ptft_jax import loading
     from ptft_jax.interop import export
 
-    loaded = run.load(reference, field="--run")
+    loaded = loading.load(reference, field="--run")
     if loaded.model.adapt is not None:
         raise UserError(
             f"--to={to}: {loaded.source.name} has learned vectors before the tokens, which are no part of a plain model; "

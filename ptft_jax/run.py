@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
@@ -17,9 +18,9 @@ from ptft_jax.data import batches, sources, tokens
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation.samples import continue_texts
+from ptft_jax.loading import HEAD, peft_adapter, resolve
 from ptft_jax.model import spec as specs
 from ptft_jax.model.decode import Sampling
-from ptft_jax.model.spec import STRUCTURE
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import compile as compiling
@@ -34,40 +35,6 @@ from ptft_jax.training import state as states
 from ptft_jax.training.execution import Execution, finished
 from ptft_jax.training.loop import Schedule, Selection
 from ptft_jax.training.step import Step
-
-# What a child may have otherwise than its parent, where `init.fresh` makes it anew.
-HEAD = ("head", "tied", "classes", "class_hidden")
-
-
-def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent | None]:
-    """The checked config with the parent's model structure filled in, and the parent.
-
-    Raises:
-      UserError: see `config.check`; also a structural field that was set to something else than the parent's.
-    """
-    section = configs.check(config, complete=False)
-    if not section.init.from_:
-        return configs.check(config), None
-    parent = restore.find(section.init.from_, ignore=section.init.ignore, fresh=section.init.fresh)
-    if parent.adapter is not None and not parent.adapter.mergeable:
-        raise UserError(
-            f"config.init.from: {parent.name} is a run with tune.method={parent.config.tune.method!r}, which cannot be "
-            "merged into the parameters of a plain model: start from its base"
-        )
-    values, theirs = section.as_dict(), parent.fields
-    defaults = dict(configs.fields())
-    for name in (*STRUCTURE, "vocab_size"):
-        mine, default = values["model"][name], defaults[f"model.{name}"].default
-        changed = specs.hashable(mine) not in (specs.hashable(theirs[name]), default)
-        if changed and section.init.fresh and name in HEAD:
-            continue
-        if changed:
-            hint = "; a new head needs init.fresh=('head/.*',)" if name in HEAD else ""
-            raise UserError(f"config.model.{name} = {mine!r}, but the parent {parent.name} has {theirs[name]!r}{hint}")
-        values["model"][name] = theirs[name]
-    section = configs.check(values)
-    assert section.init.from_, "read again: this is the section whose reads are counted"
-    return section, parent
 
 
 def device_rows(rows: int) -> int:
@@ -258,6 +225,8 @@ class Run:
             ), ""
         base = self._base()
         print_ = restore.parameters_fingerprint(base)
+        folder = self.config.init.adapter
+        start = flatten(peft_adapter(folder, self.parent, "config.init.adapter").params) if folder else {}
         fresh, known, spec = self.config.init.fresh, self.known_tokens, self.model.spec
 
         def make(key, base, rng):
@@ -272,7 +241,9 @@ class Run:
                 plain |= {p: a for p, a in flatten(self.plain.init(key)).items() if _any(fresh, p)}
             dtypes = flatten(self.plain_shapes)
             plain = unflatten({p: plain[p].astype(dtypes[p].dtype) for p in dtypes})
-            return self.make_state(*self.partition.split(self.model.init(key, plain)), rng=rng)
+            whole = flatten(self.model.init(key, plain))
+            whole |= {p: jnp.asarray(a, whole[p].dtype) for p, a in start.items()}
+            return self.make_state(*self.partition.split(unflatten(whole)), rng=rng)
 
         return self.program.create(make, params_key, base, run_key), print_
 
@@ -337,32 +308,3 @@ def train(
 
 def _any(patterns: Sequence[str], path: str) -> bool:
     return any(re.fullmatch(pattern, path) for pattern in patterns)
-
-
-@dataclasses.dataclass(frozen=True)
-class Loaded:
-    """A run's model, or imported weights, ready to evaluate or generate with."""
-
-    source: restore.Parent
-    model: Transformer
-    params: dict[str, Any]
-    tokenizer: tok.Tokenizer
-
-
-def load(reference: str, *, field: str = "run", weights: str = "auto", dtype: str = "float32") -> Loaded:
-    """The model that WORKDIR[@STEP|@best|@latest], hf:... or gguf:... names, adapters merged where that can be.
-
-    Args:
-      dtype: what imported weights are kept and computed in; a run's are as its config says.
-
-    Raises:
-      UserError: no such model, or a damaged one.
-    """
-    source = restore.find(reference, field)
-    kept = None if source.adapter is None or source.adapter.mergeable else source.adapter
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    params = source.parameters(lambda path, shape: device, dtype, weights=weights, merged=kept is None)
-    spec = specs.from_config(source.config.model, source.fields["vocab_size"])
-    if not isinstance(source, restore.Source):
-        spec = dataclasses.replace(spec, dtype=dtype, param_dtype=dtype)
-    return Loaded(source, Transformer(spec, kept), params, source.tokenizer)

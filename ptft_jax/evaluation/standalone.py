@@ -27,7 +27,7 @@ class _Program:
 def evaluate(
     loaded: Any, source: str, split: str, *, tokens: int = 0, batch_size: int = 16, length: int = 0
 ) -> dict[str, Any]:
-    """Metrics of a loaded run (`ptft_jax.run.load`) on a data source ("" = its own), with the run's objective.
+    """Metrics of a loaded run (`ptft_jax.loading.load`) on a data source ("" = its own), with the run's objective.
 
     Rows are of `length` tokens (0 = as the run was trained; imported weights: at most 1024).
 

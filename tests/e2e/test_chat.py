@@ -12,7 +12,7 @@ import time
 import pytest
 
 from ptft_jax import chat as verb
-from ptft_jax import run as runs
+from ptft_jax import loading
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.conversation import Conversation
@@ -32,7 +32,7 @@ def workdir(text_file, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(workdir):
-    return runs.load(str(workdir))
+    return loading.load(str(workdir))
 
 
 def conversation(loaded, **changes):

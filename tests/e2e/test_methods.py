@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from ptft_jax import loading
 from ptft_jax import run as runs
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
@@ -63,7 +64,7 @@ def test_a_run(name, text_file, tmp_path, base):
         assert before == pytest.approx(runs.finished(base)["last"]["validation/nll"], abs=1e-6)
     saved = flatten(checkpoint.shapes(tmp_path / "run", 6))
     assert saved and all("/adapter/" in path for path in saved)
-    loaded = runs.load(f"{tmp_path}/run@best")
+    loaded = loading.load(f"{tmp_path}/run@best")
     assert ("embed/adapter/prompt" in flatten(loaded.params)) == (name == "prompt")
     # As the loop measured it with the adapter apart: merging costs float32 rounding.
     assert evaluate(loaded, "", "validation", tokens=256)["nll"] == pytest.approx(after, abs=2e-5)
@@ -77,7 +78,7 @@ def test_a_prompt_is_no_base_for_another_run(text_file, tmp_path, base):
     quiet_train(child(text_file, base, "prompt", training__steps=0, optimizer__warmup_steps=0), tmp_path / "prompt")
     with pytest.raises(UserError, match="config.init.from: .*tune.method='prompt', which cannot be merged"):
         quiet_train(child(text_file, tmp_path / "prompt", "lora"), tmp_path / "child")
-    loaded = runs.load(str(tmp_path / "prompt"))
+    loaded = loading.load(str(tmp_path / "prompt"))
     with pytest.raises(UserError, match="cannot be merged into the parameters of a plain model"):
         loaded.source.adapter.merge(loaded.params)
 
@@ -96,7 +97,7 @@ def test_a_stopped_run_continues_exactly(name, text_file, tmp_path, base):
     sums = [checkpoint.read_meta(tmp_path / n, 6)["checksums"] for n in ("whole", "part")]
     assert sums[0] == sums[1]
     if name != "prompt":
-        parent, tuned = (flatten(jax.device_get(runs.load(str(p)).params)) for p in (base, f"{tmp_path}/whole@6"))
+        parent, tuned = (flatten(jax.device_get(loading.load(str(p)).params)) for p in (base, f"{tmp_path}/whole@6"))
         moved = [path for path in parent if not np.array_equal(parent[path], tuned[path])]
         assert moved and all(path.startswith("blocks/") for path in moved)
         for path in moved:

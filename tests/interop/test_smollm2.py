@@ -193,12 +193,12 @@ def test_tokenizer_against_transformers(archive, tmp_path):
 def test_logits_and_continuations(archive):
     """The whole model, from its file to text, against transformers' on torch."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    from ptft_jax import run
+    from ptft_jax import loading
     from ptft_jax.model import decode
 
     folder, file = archive.reference.removeprefix("gguf:").rsplit("/", 1)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()
-    made = run.load("gguf:smollm2")
+    made = loading.load("gguf:smollm2")
     prompts = [
         "The capital of France is",
         "<|im_start|>user\nWrite a haiku about rain.<|im_end|>\n<|im_start|>assistant\n",
