@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ptft_jax import adapters
+from ptft_jax import config as configs
 from ptft_jax.adapters.base import Method
 from ptft_jax.adapters.prompt import PROMPT, Prompt
 from ptft_jax.data.cache import write_atomic
@@ -60,6 +62,11 @@ class Adapter(NamedTuple):
     tune: dict[str, Any]
     params: dict[str, Any]
     base: str
+
+    @property
+    def method(self) -> Method:
+        """The fine-tuning method that `tune` describes, for `ptft_jax.model.transformer.Transformer`."""
+        return adapters.build(configs.check({"tune": self.tune}).tune)
 
 
 def read(

@@ -1,4 +1,4 @@
-"""Learned vectors before the tokens: what they amount to, packing, generation, initial values, a whole run."""
+"""Learned vectors before the tokens: what they amount to, packing, generation, initial values."""
 
 import dataclasses
 
@@ -7,15 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptft_jax import run as runs
 from ptft_jax.adapters.prompt import PROMPT, Prompt
 from ptft_jax.errors import UserError
-from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.model.decode import Sampling, generate
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
-from ptft_jax.training import checkpoint
-from tests.adapters.common import check_training
+from tests.adapters.common import check_programs, check_training
 from tests.helpers import LLAMA, SPEC, VOCAB, quiet_train, random_batch, tiny_config
 
 N = 3
@@ -24,7 +21,7 @@ BERT = dict(causal=False, norm_placement="post", token_types=2, embedding_norm=T
 
 def built(init="vocabulary", **changes):
     model = Transformer(dataclasses.replace(SPEC, **{"init_std": 0.3, "max_length": 64} | changes), Prompt(N, init))
-    return model, model.init(jax.random.key(0))
+    return model, jax.jit(model.init)(jax.random.key(0))
 
 
 def as_text(params, tokens):
@@ -103,6 +100,11 @@ def test_training():
     check_training(Prompt(N, "vocabulary"), max_length=32)
 
 
+@pytest.mark.slow
+def test_every_way_of_running_it_is_the_same():
+    check_programs(Prompt(N, "vocabulary"), max_length=32)
+
+
 @pytest.mark.parametrize("bad", ["too long", "an image model"])
 def test_impossible_prompts(bad, text_file, tmp_path, cache):
     if bad == "too long":
@@ -113,22 +115,3 @@ def test_impossible_prompts(bad, text_file, tmp_path, cache):
     else:
         with pytest.raises(UserError, match="no token embedding"):
             Prompt(N, "random").check({"embed": {"patches": {"kernel": np.zeros((2, 2))}}})
-
-
-def test_a_run_from_start_to_text(text_file, tmp_path, cache):
-    quiet_train(tiny_config(text_file, model__max_length=40), tmp_path / "base")
-    tune = dict(tune__method="prompt", tune__prompt__length=4, samples__prompts=("the cat",), samples__max_new_tokens=4)
-    config = tiny_config(text_file, init__from_=str(tmp_path / "base"), model__max_length=40, **tune)
-    config.optimizer.learning_rate = 0.3
-    summary = quiet_train(config, tmp_path / "prompt")
-    assert summary["after"]["validation/nll"] < summary["before"]["validation/nll"]
-    step = checkpoint.steps_of(tmp_path / "prompt")[-1]
-    assert list(flatten(checkpoint.shapes(tmp_path / "prompt", step))) == [PROMPT]
-    loaded = runs.load(f"{tmp_path}/prompt@best")
-    measured = evaluate(loaded, "", "validation", tokens=512)
-    assert measured["nll"] == pytest.approx(summary["after"]["validation/nll"], abs=1e-5)
-    assert len(generate(loaded.model, loaded.params, [[1, 2, 3]], max_new_tokens=3)[0].ids) <= 3
-    with pytest.raises(UserError, match="config.init.from: .*tune.method='prompt', which cannot be merged"):
-        quiet_train(tiny_config(text_file, init__from_=str(tmp_path / "prompt")), tmp_path / "child")
-    with pytest.raises(UserError, match="cannot be merged into the parameters of a plain model"):
-        loaded.source.adapter.merge(loaded.params)
