@@ -113,8 +113,10 @@ def _from_pieces(
 
     try:
         proto = form.ModelProto.FromString(content)
-    except DecodeError as e:
-        raise UserError(f"{name}: not a SentencePiece model, which a GGUF tokenizer is made from: {e}") from e
+    except DecodeError:
+        proto = form.ModelProto()
+    if not proto.pieces:
+        raise UserError(f"{name}: not a SentencePiece model, which a GGUF tokenizer is made from")
     if proto.trainer_spec.model_type != form.TrainerSpec.BPE:
         raise UserError(f"{name}: a SentencePiece model of another kind than BPE has no GGUF form here")
     rules = proto.normalizer_spec
