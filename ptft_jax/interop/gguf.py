@@ -110,7 +110,7 @@ class GGUFArchive:
         return np.ascontiguousarray(found.T if place.transposed else found)
 
     def tokenizer_files(self) -> dict[str, bytes]:
-        """tokenizer.json and tokenizer_config.json with the chat template; none where the file has no tokenizer."""
+        """tokenizer.json, tokenizer_config.json and generation_config.json; none where the file has no tokenizer."""
         return gguf_tokenizer.to_files(self._field, self.architecture, self.reference)
 
     def _field(self, key: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.errors import UserError, nearest
+from ptft_jax.interop import gguf_tokenizer
 
 # GGUF architecture -> (Hugging Face model type, model class). The llama architecture also holds Mistral and Mixtral.
 ARCHITECTURES = {
@@ -40,11 +41,11 @@ class Metadata:
     """The keys of one file. `get` is None where a key is absent; `need` raises UserError."""
 
     def __init__(self, path: str, read: Callable[[str], Any], architecture: str):
-        self.path, self._read, self.architecture = path, read, architecture
+        self.path, self.read, self.architecture = path, read, architecture
 
     def get(self, key: str, default: Any = None) -> Any:
         """A model key such as "block_count"; one that is given for each layer must be the same for all."""
-        value = self._read(f"{self.architecture}.{key}")
+        value = self.read(f"{self.architecture}.{key}")
         if isinstance(value, list):
             if len(set(value)) != 1:
                 raise UserError(f"{self.path}: {self.architecture}.{key} differs between layers: {value}")
@@ -62,9 +63,6 @@ class Metadata:
         if value <= 0:
             raise UserError(f"{self.path}: {self.architecture}.{key} = {value}")
         return value
-
-    def token(self, name: str) -> int | None:
-        return self._read(f"tokenizer.ggml.{name}_token_id")
 
 
 def to_config(
@@ -91,15 +89,15 @@ def to_config(
     model_type, model_class = ARCHITECTURES[arch]
     if meta.need("block_count") > len(stored):
         raise UserError(f"{meta.path}: {arch}.block_count = {meta.need('block_count')}, of {len(stored)} tensors")
-    stops = list(dict.fromkeys(t for t in map(meta.token, ("eos", "eot", "eom")) if t is not None))
+    stops = gguf_tokenizer.stop_ids(meta.read)
     config = {
         "architectures": [model_class],
         "model_type": model_type,
         "vocab_size": vocab_size,
         "tie_word_embeddings": "output.weight" not in stored,
-        "bos_token_id": meta.token("bos"),
+        "bos_token_id": meta.read("tokenizer.ggml.bos_token_id"),
         "eos_token_id": stops[0] if len(stops) == 1 else stops or None,
-        "pad_token_id": meta.token("padding"),
+        "pad_token_id": meta.read("tokenizer.ggml.padding_token_id"),
         "torch_dtype": torch_dtype,
     }
     if arch == "gpt2":

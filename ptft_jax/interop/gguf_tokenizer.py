@@ -59,7 +59,7 @@ NFC = {"qwen2", "olmo", "deepseek-r1-qwen"}
 
 
 def to_files(read: Callable[[str], Any], architecture: str, origin: str) -> dict[str, bytes]:
-    """tokenizer.json and tokenizer_config.json.
+    """tokenizer.json, tokenizer_config.json (with the chat template) and generation_config.json (with the stops).
 
     Args:
       read: the value of a metadata key, None where it is absent.
@@ -111,17 +111,26 @@ def to_files(read: Callable[[str], Any], architecture: str, origin: str) -> dict
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
-        "add_bos_token": bool(adds["bos"]),
-        "add_eos_token": bool(adds["eos"]),
     }
+    config |= {f"add_{name}_token": bool(flag) for name, flag in adds.items() if flag is not None}
     config |= {f"{name}_token": tokens[i] for name, i in ids.items() if i is not None}
     template = _chat_template(read)
     if template:
         config["chat_template"] = template
-    return {
+    files = {
         "tokenizer.json": whole.encode(),
         "tokenizer_config.json": json.dumps(config, ensure_ascii=False, indent=2).encode(),
     }
+    stops = stop_ids(read)
+    if stops:
+        files["generation_config.json"] = json.dumps({"eos_token_id": stops}).encode()
+    return files
+
+
+def stop_ids(read: Callable[[str], Any]) -> list[int]:
+    """The tokens that end a text, a turn or a message, each once."""
+    found = (read(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
+    return list(dict.fromkeys(i for i in found if i is not None))
 
 
 def _pre(read: Callable[[str], Any], architecture: str, origin: str) -> str:

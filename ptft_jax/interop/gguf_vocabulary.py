@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
+from ptft_jax.data.tokenizers import settings
+from ptft_jax.data.tokenizers.sentencepiece_model import FILES as PIECES
 from ptft_jax.errors import UserError
 from ptft_jax.interop import gguf_tokenizer as forms
 
 
 def to_metadata(files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The tokenizer keys of a GGUF file. The tokenizer.json goes in whole beside what GGUF's readers go by.
+    """The tokenizer keys of a GGUF file. A tokenizer.json goes in whole beside what GGUF's readers go by.
 
     Args:
       files: name -> content as in a Hugging Face folder; none for a model without a tokenizer.
@@ -22,67 +25,120 @@ def to_metadata(files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[s
     """
     if not files:
         return {"tokenizer.ggml.model": "none"}
-    if "tokenizer.json" not in files:
-        raise UserError(f"a GGUF tokenizer is made from tokenizer.json; there are only: {', '.join(sorted(files))}")
-    text = files["tokenizer.json"].decode()
-    whole = json.loads(text)
-    settings = json.loads(files.get("tokenizer_config.json", b"{}"))
+    beside = settings.read(files, "the tokenizer")
+    named = dict(beside.named)
+    pieces = next((name for name in PIECES if name in files), None)
+    if "tokenizer.json" in files:
+        meta, tokens, types = _from_json(_whole(files["tokenizer.json"], beside))
+    elif pieces is not None:
+        meta, tokens, types = _from_pieces(files[pieces], pieces, named)
+    else:
+        raise UserError(
+            f"a GGUF tokenizer is made from tokenizer.json or tokenizer.model; there are only: {', '.join(sorted(files))}"
+        )
+    for i, added in beside.added.items():
+        tokens[i], types[i] = added.content, forms.CONTROL if added.special else forms.USER_DEFINED
+    types |= {i: forms.CONTROL for i, t in tokens.items() if t in beside.special and types[i] != forms.UNKNOWN}
+    if max(tokens) >= config["vocab_size"]:
+        raise UserError(
+            f"the tokenizer's token {max(tokens)} is beyond the model's vocabulary of {config['vocab_size']}"
+        )
+    # Ids that the tokenizer does not use are filled up to the model's vocabulary.
+    listed = [tokens.get(i, f"[PAD{i}]") for i in range(config["vocab_size"])]
+    meta["tokenizer.ggml.tokens"] = listed
+    meta["tokenizer.ggml.token_type"] = [types.get(i, forms.UNUSED) for i in range(config["vocab_size"])]
+    if "tokenizer.ggml.scores" in meta:
+        scores = meta["tokenizer.ggml.scores"]
+        meta["tokenizer.ggml.scores"] = [scores.get(i, min(scores.values())) for i in range(config["vocab_size"])]
+    ids = {token: i for i, token in enumerate(listed)}
+    for name, key in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items():
+        found = _special(named, config, name, ids)
+        if found is not None:
+            meta[f"tokenizer.ggml.{key}_token_id"] = found
+    stops = beside.eos_ids or config.get("eos_token_id")
+    others = (
+        [i for i in stops if i != meta.get("tokenizer.ggml.eos_token_id")] if isinstance(stops, list | tuple) else []
+    )
+    if len(others) > 2:
+        raise UserError(f"eos_token_id = {list(stops)}: a GGUF file holds at most three tokens that end a text")
+    meta |= {f"tokenizer.ggml.{name}_token_id": i for name, i in zip(("eot", "eom"), others)}
+    return meta | _added_around(meta, beside) | _chat_templates(beside.chat_templates)
+
+
+def _whole(content: bytes, beside: settings.Settings) -> dict[str, Any]:
+    """The tokenizer.json with the added tokens that only the files beside it declare."""
+    try:
+        whole = json.loads(content)
+        kind = whole["model"]["type"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise UserError(
+            f"tokenizer.json has no GGUF form: it is not one of Hugging Face's ({type(e).__name__}: {e})"
+        ) from e
+    if kind != "BPE":
+        raise UserError(f"tokenizer.json: a {kind} model has no GGUF form here; BPE has")
+    added = {entry["id"]: entry for entry in whole.get("added_tokens") or ()}
+    new = {i: {"id": i, **dataclasses.asdict(token)} for i, token in beside.added.items() if i not in added}
+    return whole | {"added_tokens": [entry for _, entry in sorted((added | new).items())]} if new else whole
+
+
+def _from_json(whole: dict[str, Any]) -> tuple[dict[str, Any], dict[int, str], dict[int, int]]:
+    """Keys of the model, and each id's token and GGUF type."""
     model = whole["model"]
-    if model.get("type") != "BPE":
-        raise UserError(f"tokenizer.json: a {model.get('type')} model has no GGUF form here; BPE has")
-    tokens, types = _tokens(whole, config["vocab_size"])
-    ids = {token: i for i, token in enumerate(tokens)}
     merges = [merge.split(" ") if isinstance(merge, str) else list(merge) for merge in model["merges"]]
-    meta: dict[str, Any] = {}
+    tokens = {i: token for token, i in model["vocab"].items()}
+    types = dict.fromkeys(tokens, forms.NORMAL)
+    text = json.dumps(whole, ensure_ascii=False)
+    meta: dict[str, Any] = {"tokenizer.huggingface.json": text}
     if model.get("byte_fallback"):
-        meta["tokenizer.ggml.model"], meta["tokenizer.ggml.pre"] = "llama", "default"
+        types |= {i: forms.BYTE for i, t in tokens.items() if len(t) == 6 and t.startswith("<0x") and t.endswith(">")}
+        meta |= {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default"}
         meta["tokenizer.ggml.scores"] = _scores(tokens, merges)
         meta["tokenizer.ggml.add_space_prefix"] = _adds_space(whole)
     else:
-        meta["tokenizer.ggml.model"], meta["tokenizer.ggml.pre"] = "gpt2", _pre(whole)
+        meta |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": _pre(whole)}
         meta["tokenizer.ggml.merges"] = [" ".join(merge) for merge in merges]
-    meta |= {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}
-    for name, key in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items():
-        found = _special(settings, config, name, ids)
-        if found is not None:
-            meta[f"tokenizer.ggml.{key}_token_id"] = found
-    stops = config.get("eos_token_id")
-    others = [i for i in stops if i != meta.get("tokenizer.ggml.eos_token_id")] if isinstance(stops, list) else []
-    if len(others) > 2:
-        raise UserError(f"config.eos_token_id = {stops}: a GGUF file holds at most three tokens that end a text")
-    meta |= {f"tokenizer.ggml.{name}_token_id": i for name, i in zip(("eot", "eom"), others)}
-    meta |= _added_around(text, meta) | _chat_templates(files, settings)
-    return meta | {"tokenizer.huggingface.json": text}
+    for entry in whole.get("added_tokens") or ():
+        tokens[entry["id"]] = entry["content"]
+        types[entry["id"]] = forms.CONTROL if entry["special"] else forms.USER_DEFINED
+    types |= {i: forms.UNKNOWN for i, token in tokens.items() if token == model.get("unk_token")}
+    return meta, tokens, types
 
 
-def _tokens(whole: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
-    """Each id's token and GGUF type; ids that the tokenizer does not use are filled up to the model's vocabulary."""
-    added = {entry["id"]: entry for entry in whole.get("added_tokens") or ()}
-    known = {i: token for token, i in whole["model"]["vocab"].items()} | {i: e["content"] for i, e in added.items()}
-    if max(known) >= size:
-        raise UserError(f"tokenizer.json: token {max(known)} is beyond the model's vocabulary of {size}")
-    fallback, unknown = whole["model"].get("byte_fallback"), whole["model"].get("unk_token")
-    tokens, types = [], []
-    for i in range(size):
-        token = known.get(i, f"[PAD{i}]")
-        kind = forms.NORMAL if i in known else forms.UNUSED
-        if i in added:
-            kind = forms.CONTROL if added[i]["special"] else forms.USER_DEFINED
-        if fallback and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-            kind = forms.BYTE
-        if token == unknown:
-            kind = forms.UNKNOWN
-        tokens.append(token)
-        types.append(kind)
-    return tokens, types
+def _from_pieces(
+    content: bytes, name: str, named: dict[str, str]
+) -> tuple[dict[str, Any], dict[int, str], dict[int, int]]:
+    """The same of a SentencePiece model, whose types have the numbers that GGUF has; fills in `named`."""
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2 as form
+
+    try:
+        proto = form.ModelProto.FromString(content)
+    except DecodeError:
+        proto = form.ModelProto()
+    if not proto.pieces:
+        raise UserError(f"{name}: not a SentencePiece model, which a GGUF tokenizer is made from")
+    if proto.trainer_spec.model_type != form.TrainerSpec.BPE:
+        raise UserError(f"{name}: a SentencePiece model of another kind than BPE has no GGUF form here")
+    rules = proto.normalizer_spec
+    if rules.precompiled_charsmap or rules.remove_extra_whitespaces:
+        raise UserError(f"{name}: GGUF's readers do not normalise text as this model does ({rules.name})")
+    pieces = list(proto.pieces)
+    for key in ("bos", "eos", "unk", "pad"):
+        i = getattr(proto.trainer_spec, f"{key}_id")
+        if 0 <= i < len(pieces):
+            named.setdefault(f"{key}_token", pieces[i].piece)
+    meta = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default"}
+    meta["tokenizer.ggml.scores"] = {i: piece.score for i, piece in enumerate(pieces)}
+    meta["tokenizer.ggml.add_space_prefix"] = bool(rules.add_dummy_prefix)
+    return meta, {i: p.piece for i, p in enumerate(pieces)}, {i: int(p.type) for i, p in enumerate(pieces)}
 
 
-def _scores(tokens: list[str], merges: list[list[str]]) -> list[float]:
+def _scores(tokens: dict[int, str], merges: list[list[str]]) -> dict[int, float]:
     """The earlier a piece is merged, the higher its score; pieces that are not merged come after all others."""
     rank: dict[str, int] = {}
     for i, pair in enumerate(merges):
         rank.setdefault("".join(pair), i)
-    return [-float(rank.get(token, len(merges))) for token in tokens]
+    return {i: -float(rank.get(token, len(merges))) for i, token in tokens.items()}
 
 
 def _adds_space(whole: Mapping[str, Any]) -> bool:
@@ -122,42 +178,34 @@ def _canonical(step: Mapping[str, Any] | None) -> Any:
     return {key: value for key, value in step.items() if key != "trim_offsets"}
 
 
-def _special(settings: Mapping[str, Any], config: Mapping[str, Any], name: str, ids: Mapping[str, int]) -> int | None:
+def _special(named: Mapping[str, str], config: Mapping[str, Any], name: str, ids: Mapping[str, int]) -> int | None:
     """The id of a special token: by the tokenizer's word, else by the model's."""
-    token = settings.get(f"{name}_token")
-    token = token.get("content") if isinstance(token, dict) else token
+    token = named.get(f"{name}_token")
     if token is not None:
         if token not in ids:
-            raise UserError(f"tokenizer_config.json: {name}_token = {token!r} is not in the vocabulary")
+            raise UserError(f"the tokenizer's {name}_token = {token!r} is not in its vocabulary")
         return ids[token]
     found = config.get(f"{name}_token_id")
     return found[0] if isinstance(found, list) and found else found if isinstance(found, int) else None
 
 
-def _added_around(text: str, meta: Mapping[str, Any]) -> dict[str, bool]:
+def _added_around(meta: Mapping[str, Any], beside: settings.Settings) -> dict[str, bool]:
     """Whether the tokenizer itself puts the first and the last token around a text."""
-    import tokenizers
+    flags = [beside.config.get("add_bos_token"), beside.config.get("add_eos_token")]
+    if flags == [None, None] and "tokenizer.huggingface.json" in meta:
+        import tokenizers
 
-    tokenizer = tokenizers.Tokenizer.from_str(text)
-    ids = tokenizer.encode("a").ids
-    return {
-        "tokenizer.ggml.add_bos_token": ids[:1] == [meta.get("tokenizer.ggml.bos_token_id")],
-        "tokenizer.ggml.add_eos_token": ids[-1:] == [meta.get("tokenizer.ggml.eos_token_id")],
-    }
+        ids = tokenizers.Tokenizer.from_str(meta["tokenizer.huggingface.json"]).encode("a").ids
+        flags = [
+            ids[:1] == [meta.get("tokenizer.ggml.bos_token_id")],
+            ids[-1:] == [meta.get("tokenizer.ggml.eos_token_id")],
+        ]
+    return {f"tokenizer.ggml.add_{name}_token": bool(flag) for name, flag in zip(("bos", "eos"), flags)}
 
 
-def _chat_templates(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> dict[str, Any]:
-    template = (
-        files["chat_template.jinja"].decode() if "chat_template.jinja" in files else settings.get("chat_template")
-    )
-    if not template:
-        return {}
-    if isinstance(template, str):
-        return {"tokenizer.chat_template": template}
-    named = {entry["name"]: entry["template"] for entry in template}
-    default = {"tokenizer.chat_template": named.pop("default")} if "default" in named else {}
-    return (
-        default
-        | {"tokenizer.chat_templates": list(named)}
-        | {f"tokenizer.chat_template.{n}": t for n, t in named.items()}
-    )
+def _chat_templates(templates: Mapping[str, str]) -> dict[str, Any]:
+    named = {name: text for name, text in templates.items() if name != "default"}
+    found: dict[str, Any] = {"tokenizer.chat_template": templates["default"]} if "default" in templates else {}
+    if named:
+        found["tokenizer.chat_templates"] = list(named)
+    return found | {f"tokenizer.chat_template.{name}": text for name, text in named.items()}

@@ -7,6 +7,7 @@ import pytest
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, processors, trainers
 
+from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.interop import gguf, gguf_tokenizer, gguf_vocabulary, gguf_writer
 from tests.interop import gguf_models
@@ -110,7 +111,7 @@ def test_byte_level(pre):
     same(original, made, strings(300, seed=1, special=[*SPECIAL, "<tag>"]))
     assert settings["eos_token"] == "<|end|>" and not settings["add_bos_token"]
     whole = gguf_tokenizer.to_files(meta.get, "llama", "x.gguf")["tokenizer.json"]
-    assert whole == files(original)["tokenizer.json"]
+    assert json.loads(whole) == json.loads(original.to_str())
 
 
 def test_rules_differ():
@@ -220,12 +221,49 @@ def test_a_file_holds_tokenizer_and_template(tmp_path):
     gguf_writer.write(tmp_path / "m.gguf", config, tensors.items(), given)
     archive = gguf.open_archive(str(tmp_path / "m.gguf"))
     found = archive.tokenizer_files()
-    assert found["tokenizer.json"] == given["tokenizer.json"]
+    assert json.loads(found["tokenizer.json"]) == json.loads(given["tokenizer.json"])
+    assert json.loads(found["generation_config.json"]) == {"eos_token_id": [0, 1]}
     settings = json.loads(found["tokenizer_config.json"])
     assert settings["chat_template"] == "{{ messages }} ✓" and settings["pad_token"] == "<|end|>"
     assert (archive.config["eos_token_id"], archive.config["pad_token_id"]) == ([0, 1], 0)
     gguf_writer.write(tmp_path / "m.gguf", config, tensors.items(), {})
     assert gguf.open_archive(str(tmp_path / "m.gguf")).tokenizer_files() == {}
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_a_sentencepiece_model_goes_in_as_it_is(piece_model, prefix):
+    model = piece_model(prefix)
+    size = model.get_piece_size()
+    given = {
+        "tokenizer.model": model.serialized_model_proto(),
+        "added_tokens.json": json.dumps({"<new>": size}).encode(),
+    }
+    meta = gguf_vocabulary.to_metadata(given, {"vocab_size": size + 8})
+    assert meta["tokenizer.ggml.tokens"][size : size + 2] == ["<new>", f"[PAD{size + 1}]"]
+    made, settings = rebuilt(meta)
+    assert (settings["bos_token"], settings["eos_token"], settings["add_bos_token"]) == ("<s>", "</s>", False)
+    for text in [t for t in strings(300, seed=6, special=[]) if t]:
+        assert made.encode(text).ids == model.encode(text), text
+    assert size in made.encode("a<new>b").ids
+    # Our reader of tokenizers agrees on what it is given and on what comes back.
+    assert tok.from_files(given, "x").encode("a b\n12").tolist() == made.encode("a b\n12").ids
+
+
+def test_added_tokens_beside_the_vocabulary():
+    """A token that only tokenizer_config.json declares is in the file, and in the tokenizer.json that comes back."""
+    original = byte_level("gpt-2")
+    assert original.get_vocab_size() == 401
+    added = {"401": {"content": "<later>", "special": True}}
+    meta = gguf_vocabulary.to_metadata(files(original, added_tokens_decoder=added), CONFIG)
+    assert meta["tokenizer.ggml.tokens"][401] == "<later>" and meta["tokenizer.ggml.token_type"][401] == 3
+    back = gguf_tokenizer.to_files(meta.get, "llama", "x.gguf")["tokenizer.json"].decode()
+    for tokenizer in (tokenizers.Tokenizer.from_str(back), rebuilt(meta)[0]):
+        assert 401 in tokenizer.encode("a<later>b").ids
+
+
+def test_a_named_token_is_a_control_token():
+    meta = gguf_vocabulary.to_metadata(files(byte_level("gpt-2"), pad_token="<tag>"), CONFIG)
+    assert meta["tokenizer.ggml.padding_token_id"] == 400 and meta["tokenizer.ggml.token_type"][400] == 3
 
 
 def test_named_templates():
@@ -267,9 +305,11 @@ class TestBadTokenizers:
 
         original = byte_level("gpt-2")
         refused("only: vocab.txt", {"vocab.txt": b""})
+        refused("tokenizer.model: not a SentencePiece model", {"tokenizer.model": b"IQ== 0\nIg== 1\n"})
+        refused("not one of Hugging Face's", tok.ByteTokenizer().files())
         refused("beyond the model's vocabulary of 300", files(original), vocab_size=300)
         refused("at most three tokens", files(original, eos_token="<|end|>"), eos_token_id=[0, 1, 2, 3])
-        refused("bos_token = '<s>' is not in the vocabulary", files(original, bos_token="<s>"))
+        refused("bos_token = '<s>' is not in its vocabulary", files(original, bos_token="<s>"))
         original.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
         refused('pre_tokenizer has no name in GGUF: {"type": "Whitespace"}', files(original))
         refused(
