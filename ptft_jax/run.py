@@ -74,7 +74,7 @@ class Run:
             log_every=c.log.every,
         )
         self.tensorboard = c.log.tensorboard
-        self.weights = c.init.weights if self.parent else "auto"
+        self.init = c.init.read_all() if self.parent else {"weights": "auto", "fresh": (), "adapter": ""}
         c.refuse_unread()
 
     # Assembly
@@ -225,9 +225,9 @@ class Run:
             ), ""
         base = self._base()
         print_ = restore.parameters_fingerprint(base)
-        folder = self.config.init.adapter
+        folder = self.init["adapter"]
         start = flatten(peft_adapter(folder, self.parent, "config.init.adapter").params) if folder else {}
-        fresh, known, spec = self.config.init.fresh, self.known_tokens, self.model.spec
+        fresh, known, spec = self.init["fresh"], self.known_tokens, self.model.spec
 
         def make(key, base, rng):
             plain = flatten(base)
@@ -251,8 +251,8 @@ class Run:
         """The parent's parameters, checked against this model: all but those that are made anew."""
         c = self.config.model
         head = {name: self.config.as_dict()["model"][name] for name in HEAD}
-        base = self.parent.parameters(self._layout, c.param_dtype, weights=self.weights, **head)
-        fresh = self.config.init.fresh
+        base = self.parent.parameters(self._layout, c.param_dtype, weights=self.init["weights"], **head)
+        fresh = self.init["fresh"]
         have = {p: a for p, a in flatten(base).items() if not _any(fresh, p)}
         need = {p: a for p, a in flatten(self.plain_shapes).items() if not _any(fresh, p)}
         if self.new_rows:

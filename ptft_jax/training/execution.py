@@ -125,7 +125,7 @@ class Execution:
         base = None
         if run.refers_to_base:
             dtype = run.config.model.param_dtype
-            base = run.parent.base_reference(run.workdir, meta["parent_fingerprint"], run.weights, dtype)
+            base = run.parent.base_reference(run.workdir, meta["parent_fingerprint"], run.init["weights"], dtype)
         saved = {
             "data": run.train_stream.key,
             "vocab_size": run.model.spec.vocab_size,
