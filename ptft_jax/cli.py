@@ -11,6 +11,8 @@ VERBS = {
     "train": "pre-train or fine-tune: --config=FILE[:ARG] --workdir=DIR",
     "eval": "measure a run on data: --run=DIR[@best] --data=SOURCE",
     "generate": "continue a text: --run=DIR[@best] --prompt=TEXT",
+    "chat": "talk with a model: --run=DIR[@best] [--message=TEXT]",
+    "export": "write a model for other tools: --run=SOURCE --to=hf|gguf|peft --out=PATH",
     "report": "write an HTML report of runs: --run=DIR [--run=DIR ...] --out=FILE",
     "doctor": "check this machine: versions, devices, cache, a compiled step",
 }

@@ -10,7 +10,7 @@ from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.interop import decoders, encoders, gpts
 from ptft_jax.interop.fields import Fields
 from ptft_jax.interop.names import Model
-from ptft_jax.model.spec import STRUCTURE, ModelSpec
+from ptft_jax.model.spec import STRUCTURE, ModelSpec, hashable
 
 # In the order in which they are tried for a model of ours: the plainer first.
 FAMILIES = {
@@ -50,7 +50,7 @@ def read(config: Mapping[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
 
 def canonical(model: Model) -> dict[str, Any]:
     """Every structural field and `vocab_size`, sizes filled in, so that equal models are equal dicts."""
-    values = {name: model.get(name, _DEFAULTS[name]) for name in (*STRUCTURE, "vocab_size")}
+    values = {name: hashable(model.get(name, _DEFAULTS[name])) for name in (*STRUCTURE, "vocab_size")}
     spec = ModelSpec(**values).resolved
     values |= {name: getattr(spec, name) for name in ("kv_heads", "head_dim", "mlp_width")}
     values["biases"] = tuple(sorted(values["biases"]))
@@ -73,10 +73,11 @@ def differences(family: Any, model: Model) -> list[str]:
         found = canonical(family.read(Fields(write(family, wanted), family.model_type)))
     except (UserError, KeyError) as e:
         return [str(e)]
-    return [f"{k}: {wanted[k]!r} (would be {found[k]!r})" for k in wanted if not _same(wanted[k], found[k])]
+    return [f"{k}: {wanted[k]!r} (would be {found[k]!r})" for k in wanted if not same(wanted[k], found[k])]
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
+    """Whether two values of a field mean the same."""
     # A scale is written as its square's inverse (query_pre_attn_scalar), which costs a rounding.
     return abs(a - b) <= 1e-12 * abs(a) if isinstance(a, float) and isinstance(b, float) else a == b
 
@@ -97,3 +98,22 @@ def choose(model: Model, preferred: str = "") -> Any:
     raise UserError(
         f"no family of {', '.join(FAMILIES)} can express this model; nearest is {name}, but for:{listed(wrong, 20)}"
     )
+
+
+def of(model: Model, chain: list[dict[str, Any]], preferred: str = "") -> tuple[Any, dict[str, Any]]:
+    """The family to write a model as, and the config.json that it was imported with.
+
+    Args:
+      chain: the lineage behind the model. Where it began with imported weights, their family is taken if it can still
+        express the model.
+      preferred: a `model_type` that must be taken.
+
+    Returns:
+      (family, config), with {} where the model was not imported, or from another family.
+    """
+    origin = next((entry for entry in chain if "model_type" in entry), {})
+    kept = origin.get("model_type", "")
+    if not preferred and kept and not differences(get(kept, "lineage"), model):
+        preferred = kept
+    family = choose(model, preferred)
+    return family, origin["config"] if kept == family.model_type else {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import pathlib
+import re
 from typing import Any
 
 import ml_dtypes
@@ -114,7 +115,10 @@ class GGUFArchive:
 
     def _field(self, key: str) -> Any:
         field = self._reader.get_field(key)
-        return None if field is None else field.contents()
+        try:
+            return None if field is None else field.contents()
+        except UnicodeDecodeError as e:
+            raise UserError(f"{self.reference}: metadata key {key} is damaged: {e}") from e
 
     def _place(self, name: str) -> gguf_layout.Place:
         if name not in self._places:
@@ -154,6 +158,12 @@ class GGUFArchive:
 
     def _match(self, path: pathlib.Path) -> dict[str, gguf_layout.Place]:
         """The tensors that the file has, by Hugging Face name."""
+        experts = gguf_layout.experts(self.config)
+        for name, tensor in self._stored.items():
+            if name.endswith("_exps.weight") and (len(tensor.shape) != 3 or int(tensor.shape[-1]) != experts):
+                raise UserError(f"{path}: tensor {name}: not a stack of {experts} experts")
+        if experts and "blk.0.ffn_gate_exps.weight" not in self._stored:
+            raise UserError(f"{path}: {experts} experts, but no tensor blk.0.ffn_gate_exps.weight")
         possible = gguf_layout.places(self.config)
         present = self._untied()
         missing = [
@@ -165,11 +175,6 @@ class GGUFArchive:
         extra = sorted(present - {place.stored for place in found.values()} - _ROPE_TENSORS)
         if extra:
             raise UserError(f"{path}: tensors that a {self.architecture} does not have:{listed(extra)}")
-        experts = gguf_layout.experts(self.config)
-        for place in found.values():
-            tensor = self._stored[place.stored]
-            if place.expert is not None and (len(tensor.shape) != 3 or int(tensor.shape[-1]) != experts):
-                raise UserError(f"{path}: tensor {place.stored}: not a stack of {experts} experts")
         return found
 
 
@@ -205,5 +210,12 @@ def _reader(path: pathlib.Path) -> Any:
         raise UserError(f"{path}: a big-endian GGUF file; convert it to little-endian first")
     try:
         return GGUFReader(path)
+    except ValueError as e:
+        number = re.search(r"(\d+)\)? is not a valid GGMLQuantizationType", str(e))
+        if number:
+            raise UserError(
+                f"{path}: a tensor is of type {number[1]}, which the installed gguf library does not know"
+            ) from e
+        raise UserError(f"{path}: truncated or damaged GGUF file: {e}") from e
     except Exception as e:  # whatever damaged bytes lead to: IndexError, ValueError, KeyError, UnicodeDecodeError, ...
         raise UserError(f"{path}: truncated or damaged GGUF file: {type(e).__name__}: {e}") from e

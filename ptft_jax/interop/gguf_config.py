@@ -49,6 +49,8 @@ class Metadata:
             if len(set(value)) != 1:
                 raise UserError(f"{self.path}: {self.architecture}.{key} differs between layers: {value}")
             value = value[0]
+        if isinstance(value, str) != (key == "rope.scaling.type") and value is not None:
+            raise UserError(f"{self.path}: {self.architecture}.{key} = {value!r} is of the wrong type")
         if isinstance(value, float):
             value = float(str(np.float32(value)))  # 1e-05 rather than 9.999999747378752e-06
         return default if value is None else value
@@ -57,6 +59,8 @@ class Metadata:
         value = self.get(key)
         if value is None:
             raise UserError(f"{self.path}: no metadata key {self.architecture}.{key}")
+        if value <= 0:
+            raise UserError(f"{self.path}: {self.architecture}.{key} = {value}")
         return value
 
     def token(self, name: str) -> int | None:
@@ -85,6 +89,8 @@ def to_config(
             f"supported: {', '.join(ARCHITECTURES)}"
         )
     model_type, model_class = ARCHITECTURES[arch]
+    if meta.need("block_count") > len(stored):
+        raise UserError(f"{meta.path}: {arch}.block_count = {meta.need('block_count')}, of {len(stored)} tensors")
     stops = list(dict.fromkeys(t for t in map(meta.token, ("eos", "eot", "eom")) if t is not None))
     config = {
         "architectures": [model_class],
@@ -118,6 +124,10 @@ def to_config(
         }
     if meta.get("attention.value_length", head_dim) != head_dim:
         raise UserError(f"{meta.path}: keys of {head_dim} and values of another size are not supported")
+    if arch != "phi3" and meta.get("rope.dimension_count", head_dim) != head_dim:
+        raise UserError(
+            f"{meta.path}: {arch}.rope.dimension_count: rotary positions in a part of a head are not supported"
+        )
     config |= {
         "num_key_value_heads": meta.get("attention.head_count_kv", heads),
         "head_dim": head_dim,

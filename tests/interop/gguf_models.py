@@ -6,6 +6,7 @@ import json
 import pathlib
 from typing import Any
 
+import gguf as library
 import ml_dtypes
 import numpy as np
 
@@ -93,6 +94,38 @@ def tensors(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
         found[name] = rng.normal(size=shape).astype(ml_dtypes.bfloat16).astype(np.float32)
     tied = {"lm_head.weight", "embed_out.weight"} if config.get("tie_word_embeddings") else set()
     return {name: array for name, array in found.items() if name not in tied}
+
+
+def raw_llama(path, kinds=(), drop=(), meta=(), extra=(), layers=1, **writer):
+    """A Llama file by the library alone. `kinds`: GGUF name -> (quantised bytes, type); the rest is random float32."""
+    rng = np.random.default_rng(3)
+    out = library.GGUFWriter(path, "llama", **writer)
+    keys = {"context_length": 64, "embedding_length": 256, "feed_forward_length": 512, "block_count": layers}
+    keys |= {"attention.head_count": 4, "attention.head_count_kv": 2}
+    for key, value in (keys | dict(meta)).items():
+        if value is not None:
+            out.add_uint32(key if "." in key and key.startswith("split") else f"llama.{key}", value)
+    out.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
+    shapes = {"token_embd": (32, 256), "output_norm": (256,)}
+    for i in range(layers):
+        block = {"attn_norm": (256,), "ffn_norm": (256,), "attn_q": (256, 256), "attn_k": (128, 256)}
+        block |= {"attn_v": (128, 256), "attn_output": (256, 256), "ffn_gate": (512, 256), "ffn_up": (512, 256)}
+        shapes |= {f"blk.{i}.{name}": shape for name, shape in (block | {"ffn_down": (256, 512)}).items()}
+    arrays = {}
+    for name, shape in (shapes | dict(extra)).items():
+        if f"{name}.weight" in drop:
+            continue
+        arrays[f"{name}.weight"] = rng.normal(size=shape).astype(np.float32)
+        if name in dict(kinds):
+            data, kind = dict(kinds)[name]
+            out.add_tensor(f"{name}.weight", data, raw_dtype=kind)
+        else:
+            out.add_tensor(f"{name}.weight", arrays[f"{name}.weight"])
+    out.write_header_to_file()
+    out.write_kv_data_to_file()
+    out.write_tensors_to_file()
+    out.close()
+    return arrays
 
 
 def torch_model(family: str, folder: pathlib.Path) -> Any:

@@ -46,9 +46,10 @@ class Tokenizer(abc.ABC):
         vocab_size: int,
         special: Mapping[str, int],
         lookup: Callable[[str], int | None],
-        prefix_ids: Sequence[int] | None = None,
+        prefix_ids: Sequence[int] = (),
     ):
-        """`vocabulary` is the file that holds it; `prefix_ids` is what that file says of them, if anything."""
+        """`vocabulary` is the file that holds it; `prefix_ids` is what that file says of them; where it says
+        nothing, the configuration's add_bos_token does."""
         self.origin, self._settings = origin, settings
         self._files = {vocabulary: files[vocabulary], **settings_.stored(files, settings)}
         self.vocab_size = vocab_size
@@ -72,11 +73,9 @@ class Tokenizer(abc.ABC):
         self.end_id: int = end
         turns = [self.special[text] for text in TURN_ENDS if text in self.special]
         self.stop_ids = tuple(dict.fromkeys([end, *settings.eos_ids, *turns]))
-        if settings.add_bos is not None:
-            prefix_ids = (self.bos_id,) if settings.add_bos else ()
         if settings.add_bos and self.bos_id is None:
             raise UserError(f"{origin}: {settings_.CONFIG} sets add_bos_token, but names no bos_token")
-        self.prefix_ids: tuple[int, ...] = tuple(prefix_ids or ())
+        self.prefix_ids: tuple[int, ...] = tuple(prefix_ids) or ((self.bos_id,) if settings.add_bos else ())
         self._lookup = lookup
 
     def has(self, text: str) -> bool:

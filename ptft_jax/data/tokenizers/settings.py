@@ -66,14 +66,11 @@ def read(files: Mapping[str, bytes], origin: str) -> Settings:
         if token:
             named[name] = _content(token, f"{origin}: {name}")
     more = [*_listed(config, origin), *_listed(special_map, origin)]
-    flags = [config.get("add_bos_token"), config.get("add_eos_token")]
-    # As Hugging Face: once either flag is given, both replace what tokenizer.json's post-processor says.
-    add_bos = None if flags == [None, None] else bool(flags[0])
     return Settings(
         named,
         tuple(dict.fromkeys(more)),
         _added(config, _json(files, "added_tokens.json", origin), {*named.values(), *more}, origin),
-        add_bos,
+        config.get("add_bos_token"),
         _eos_ids(files, origin),
         _templates(files, config, origin),
         config,

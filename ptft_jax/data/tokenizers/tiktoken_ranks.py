@@ -119,7 +119,7 @@ class TiktokenTokenizer(Spliced):
             piece_of=lambda i: texts.get(i, b"").decode("utf-8", errors="replace"),
             id_of=lambda text: ranks.get(text.encode()),
             special=found.special if found else {},
-            prefix_ids=(found.special[found.bos],) if found and found.bos else (),
+            prefix_ids=(found.special[found.bos],) if found and found.bos and settings.add_bos is not False else (),
         )
         self._bytes = texts
 

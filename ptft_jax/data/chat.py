@@ -1,0 +1,144 @@
+"""Chat: conversations rendered by a tokenizer's template, and encoded.
+
+Templates come with downloaded models and are programs: `ptft_jax.data.sandbox` runs them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.sandbox import Template
+from ptft_jax.errors import UserError, nearest
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
+# OpenAI's chat markup language, as Hugging Face templates write it.
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+BUILT_IN = {"chatml": CHATML}
+STOPS = {"chatml": "<|im_end|>"}  # what ends a turn of a built-in template, where it is no token of the tokenizer
+
+
+def template(tokenizer: tok.Tokenizer, name: str | None = None, field: str = "template") -> Template:
+    """The tokenizer's chat template, compiled; make it once where many conversations are rendered.
+
+    Args:
+      name: one of the tokenizer's templates, by default its "default"; or "chatml", which fits models that were
+        trained on it and is never chosen unasked.
+      field: what the choice is called in messages.
+
+    Raises:
+      UserError: the tokenizer has no template, or none of that name; a template that is no Jinja.
+    """
+    known = {**BUILT_IN, **tokenizer.chat_templates}
+    if name is None and "default" not in known:
+        others = f" (it has some by name: {', '.join(tokenizer.chat_templates)})" if tokenizer.chat_templates else ""
+        raise UserError(
+            f"{tokenizer.origin}: the tokenizer has no chat template{others}: choose one, such as "
+            f"{field}={', '.join(BUILT_IN)}, if the model was trained with it"
+        )
+    name = name or "default"
+    if name not in known:
+        raise UserError(f"{field} = {name!r}: expected one of {', '.join(known)}{nearest(name, known)}")
+    where = f"{tokenizer.origin}: chat template" if name == "default" else f"chat template {name!r}"
+    return Template(known[name], where)
+
+
+def check(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages of a conversation as plain JSON values.
+
+    Each has a "role" of ROLES and "content": a text, a list of {"type": "text", "text": ...}, or None beside
+    "tool_calls". Other keys are for the template.
+
+    Raises:
+      UserError: naming the message's index.
+    """
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise UserError(f"messages: {type(messages).__name__}, expected a list of messages")
+    if not messages:
+        raise UserError("messages: none; a conversation has at least one")
+    return [_checked(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def _checked(message: Any, where: str) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise UserError(f'{where}: {message!r}, expected {{"role": ..., "content": ...}}')
+    role = message.get("role")
+    if role not in ROLES:
+        near = nearest(role, ROLES) if isinstance(role, str) else ""
+        raise UserError(f"{where}: role = {role!r}: expected one of {', '.join(ROLES)}{near}")
+    content = message.get("content")
+    if content is None:
+        if not message.get("tool_calls"):
+            raise UserError(f"{where}: it has no content")
+    elif isinstance(content, list):
+        for number, part in enumerate(content):
+            if not (isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)):
+                raise UserError(f'{where}: content[{number}] = {part!r}: expected {{"type": "text", "text": ...}}')
+    elif not isinstance(content, str):
+        raise UserError(f"{where}: content is a {type(content).__name__}, expected a text or a list of parts")
+    return plain(dict(message), where)
+
+
+def plain(value: Any, where: str) -> Any:
+    """A copy made of JSON's types only, so that a template finds no methods but theirs. Raises UserError."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as e:
+        raise UserError(f"{where}: not JSON: {e}") from e
+
+
+def render(
+    tokenizer: tok.Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    add_generation_prompt: bool = False,
+    *,
+    template: Template | str | None = None,
+    **variables: Any,
+) -> str:
+    """A conversation as the text that a model reads.
+
+    Args:
+      add_generation_prompt: end with what starts an answer.
+      template: see `template`, or one that it returned.
+      variables: further variables of the template, such as tools, documents, enable_thinking; JSON values.
+
+    Raises:
+      UserError: a malformed message; a template that is missing, fails, refuses the conversation, or does what a
+        template must not.
+    """
+    compiled = template if isinstance(template, Template) else _template(tokenizer, template)
+    given = {"tools": None, "documents": None, **plain(variables, "template variables")}
+    return compiled.render(
+        {**tokenizer.named, **given, "messages": check(messages), "add_generation_prompt": bool(add_generation_prompt)}
+    )
+
+
+def encode_chat(
+    tokenizer: tok.Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    add_generation_prompt: bool = False,
+    *,
+    template: Template | str | None = None,
+    **variables: Any,
+) -> np.ndarray:
+    """int32 [n]: the ids of a rendered conversation, the template's control tokens as such.
+
+    The template alone says whether there is a BOS token, as in Hugging Face's apply_chat_template; before a built-in
+    template's text comes what the tokenizer has texts start with. Messages that spell control tokens become them.
+    """
+    text = render(tokenizer, messages, add_generation_prompt, template=template, **variables)
+    ids = tokenizer.encode(text, special=True)
+    source = template.source if isinstance(template, Template) else BUILT_IN.get(template or "")
+    if source in BUILT_IN.values() and source not in tokenizer.chat_templates.values():
+        ids = np.concatenate([np.asarray(tokenizer.prefix_ids, np.int32), ids])
+    return ids
+
+
+_template = template  # where a parameter has its name

@@ -1,0 +1,83 @@
+"""Talking with a model: its chat template, its turns, and the room that is left for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ptft_jax.data import chat
+from ptft_jax.errors import UserError
+from ptft_jax.evaluation.samples import continue_ids
+
+
+class Answer(NamedTuple):
+    """What the model said, how many tokens that took, and why it ended: end, stop, length (max_new_tokens), or full
+    (the model sees no more)."""
+
+    text: str
+    tokens: int
+    reason: str
+
+
+class Conversation:
+    """A conversation with a loaded run (`ptft_jax.run.load`).
+
+    Attributes:
+      messages: what was said so far, as `ptft_jax.data.chat` wants it.
+    """
+
+    def __init__(
+        self, loaded: Any, *, template: str | None = None, max_new_tokens: int, field: str = "template", **options: Any
+    ):
+        """
+        Args:
+          template: see `ptft_jax.data.chat.template`; `field` is what the setting is called in messages.
+          max_new_tokens: the longest answer.
+          options: sampling, seed and stop of `continue_ids`.
+
+        Raises:
+          UserError: the tokenizer has no such template.
+        """
+        self._loaded, self._most = loaded, max_new_tokens
+        self._template = chat.template(loaded.tokenizer, template, field)
+        self._seed, self._stop = options.pop("seed", 0), list(options.pop("stop", ()))
+        self._options = options
+        end = chat.STOPS.get(template or "")
+        if end and end not in loaded.tokenizer.special:
+            self._stop.append(end)
+        self.messages: list[dict[str, str]] = []
+
+    def reset(self, system: str = "") -> None:
+        """Starts anew, with a system message where one is given."""
+        self.messages = [{"role": "system", "content": system}] if system else []
+
+    def say(self, text: str, on_text: Callable[[str], None] | None = None) -> Answer:
+        """The model's answer; `on_text` is called with it while it grows.
+
+        Raises:
+          UserError: no room for an answer, or the template refuses the conversation; it then stays as it was.
+        """
+        model, tokenizer = self._loaded.model, self._loaded.tokenizer
+        messages = [*self.messages, {"role": "user", "content": text}]
+        ids = chat.encode_chat(tokenizer, messages, True, template=self._template).tolist()
+        room = model.spec.max_length - len(ids)
+        if room < 1:
+            raise UserError(
+                f"the conversation with this message has {len(ids)} tokens, and the model sees at most "
+                f"{model.spec.max_length}, its answer included: start anew, or say it in fewer words"
+            )
+        [row] = continue_ids(
+            model,
+            self._loaded.params,
+            tokenizer,
+            [ids],
+            max_new_tokens=min(self._most, room),
+            seed=self._seed + len(messages),
+            stop=self._stop,
+            apart=True,
+            on_text=(lambda _, text: on_text(text)) if on_text else None,
+            **self._options,
+        )
+        self.messages = [*messages, {"role": "assistant", "content": row.text}]
+        full = row.reason == "length" and room < self._most
+        return Answer(row.text, row.tokens, "full" if full else row.reason)
