@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -45,6 +46,11 @@ _READ = {
         "num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers",
         "prompt_tuning_init",
     },
+}  # fmt: skip
+_TYPES = {
+    **dict.fromkeys(("target_modules", "exclude_modules", "feedforward_modules", "layers_pattern"), (str, list)),
+    **dict.fromkeys(("rank_pattern", "alpha_pattern"), (dict,)),
+    "layers_to_transform": (int, list), "lora_dropout": (int, float), "base_model_name_or_path": (str,),
 }  # fmt: skip
 # Ways to start that leave the base as it is. Others (PiSSA, OLoRA, CorDA, LoftQ ...) train on a changed base.
 _STARTS = (True, False, "gaussian", "eva", "orthogonal")
@@ -167,7 +173,7 @@ def _config(folder: pathlib.Path, field: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected a table of fields")
     kind = config.get("peft_type")
-    if kind not in _READ:
+    if not isinstance(kind, str) or kind not in _READ:
         raise UserError(
             f"{path}: peft_type {kind!r} is not supported, only {', '.join(_READ)}{nearest(str(kind), _READ)}"
         )
@@ -175,7 +181,21 @@ def _config(folder: pathlib.Path, field: str) -> dict[str, Any]:
 
 
 def _refuse(config: Mapping[str, Any], where: str, kind: str) -> None:
-    """Raises UserError for what would be lost: every field that is neither read nor empty."""
+    """Raises UserError for fields that are malformed, and for what would be lost: those neither read nor empty."""
+    for key, types in _TYPES.items():
+        value = config.get(key)
+        if value is not None and not isinstance(value, types):
+            expected = " or ".join(t.__name__ for t in types)
+            raise UserError(f"{where}: {key} = {value!r}: expected {expected}, got {type(value).__name__}")
+        if isinstance(value, list) and not all(
+            isinstance(v, int if key == "layers_to_transform" else str) for v in value
+        ):
+            raise UserError(f"{where}: {key} = {value!r}: expected a list of names (layers_to_transform: of numbers)")
+        for pattern in _regexes(key, value):
+            try:
+                re.compile(pattern)
+            except re.error as e:
+                raise UserError(f"{where}: {key}: {pattern!r} is not a regular expression: {e}") from e
     if config.get("modules_to_save"):
         raise UserError(
             f"{where}: modules_to_save = {config['modules_to_save']}: the adapter comes with whole modules of its own; "
@@ -192,6 +212,15 @@ def _refuse(config: Mapping[str, Any], where: str, kind: str) -> None:
     left = [f"{k} = {v!r}" for k, v in config.items() if k not in _NOTES | _READ[kind] | {"modules_to_save"} and v]
     if left:
         raise UserError(f"{where}: settings that have no counterpart here:{listed(left, 20)}")
+
+
+def _regexes(key: str, value: Any) -> list[str]:
+    """What PEFT takes for regular expressions; listed modules are plain names."""
+    if key.endswith("_modules"):
+        return [value] if isinstance(value, str) else []
+    if key.endswith("_pattern"):
+        return [value] if isinstance(value, str) else list(value or ())
+    return []
 
 
 def _tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:

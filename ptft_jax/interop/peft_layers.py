@@ -37,15 +37,10 @@ def read_lora(
     with_dora, stable = bool(config.get("use_dora")), bool(config.get("use_rslora"))
     ranks, scales = _ranks(config, sites, found, stable, where)
     wanted = {"a", "b", "m"} if with_dora else {"a", "b"}
-    shapes = {
-        place: {
-            "a": (ranks[place], found[t].size_in),
-            "b": (found[t].size_out, ranks[place]),
-            "m": (found[t].size_out,),
-        }
-        for place in sites
-        for t in [place[0]]
-    }
+    shapes = {}
+    for place, rank in ranks.items():
+        module = found[place[0]]
+        shapes[place] = {"a": (rank, module.size_in), "b": (module.size_out, rank), "m": (module.size_out,)}
     _check(sites, found, wanted, shapes, LEAVES["LORA"], where)
     # Of a fused module, the part of the rank that is each layer's own.
     own = {place: _own(found[place[0]], site) for place, site in sites.items()}
@@ -57,16 +52,15 @@ def read_lora(
     leaves, paths = {}, []
     for module in _adapted(sites, found):
         for path, rows in module.layers.items():
+            kernel = base[f"{path}/kernel"]
             parts = [_low_rank(module, layer, path, rows, sites, own, scales, rank, scale) for layer in _layers(module)]
-            dtype = base[f"{path}/kernel"].dtype
-            leaves[f"{path}/{lora.A}"] = module.stack([a for a, _ in parts]).astype(dtype)
-            leaves[f"{path}/{lora.B}"] = module.stack([b for _, b in parts]).astype(dtype)
+            leaves[f"{path}/{lora.A}"] = module.stack([a for a, _ in parts]).astype(kernel.dtype)
+            leaves[f"{path}/{lora.B}"] = module.stack([b for _, b in parts]).astype(kernel.dtype)
             if with_dora:
+                given = [sites.get((module.template, layer)) for layer in _layers(module)]
                 lengths = [
-                    sites[module.template, layer]["m"][rows]
-                    if (module.template, layer) in sites
-                    else _length(base[f"{path}/kernel"], layer, module, where)
-                    for layer in _layers(module)
+                    _length(kernel, layer, module, where) if site is None else site["m"][rows]
+                    for layer, site in enumerate(given)
                 ]
                 leaves[f"{path}/{dora.MAGNITUDE}"] = module.stack(lengths).astype(np.float32)
             paths.append(path)

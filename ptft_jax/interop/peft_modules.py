@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.errors import UserError
 from ptft_jax.interop.names import Tensor
 
 ROOT = "base_model.model."
@@ -104,10 +103,7 @@ def selected(config: Mapping[str, Any], name: str, module: Module, layer: int) -
 
 def _listed(patterns: str | Sequence[str], name: str) -> bool:
     if isinstance(patterns, str):
-        try:
-            return bool(re.fullmatch(patterns, name))
-        except re.error as e:
-            raise UserError(f"adapter_config.json: {patterns!r} is not a regular expression: {e}") from e
+        return bool(re.fullmatch(patterns, name))
     return name in patterns or any(name.endswith("." + end) for end in patterns)
 
 

@@ -178,7 +178,8 @@ class Execution:
         rows = [r for r in read(run.workdir / METRICS) if r["kind"] == "eval"]
         at = {r["step"]: {k: v for k, v in r.items() if k not in ("step", "kind")} for r in rows}
         tokens_per_step = run.config.data.batch_size * run.config.data.length
-        flops = 3 * run.model.spec.flops_per_token(run.config.data.length) * tokens_per_step
+        positions = run.config.data.length + run.model.virtual_tokens
+        flops = 3 * run.model.spec.flops_per_token(positions) * run.config.data.batch_size * positions
         return {
             "finished": True,
             "reason": reason,
