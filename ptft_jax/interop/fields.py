@@ -47,10 +47,11 @@ class Fields:
 
     def activation(self, *names: str, default: str) -> str:
         """Our name of the activation in the first of the fields that is there."""
-        value = next((self.values[n] for n in names if self.values.get(n) is not None), default)
+        name = next((n for n in names if self.values.get(n) is not None), names[0])
+        value = self.get(name, default)
         if value not in ACTIVATIONS:
             raise UserError(
-                f"{self.where}: config.json: {names[0]} = {value!r} is not supported, only {', '.join(ACTIVATIONS)}"
+                f"{self.where}: config.json: {name} = {value!r} is not supported, only {', '.join(ACTIVATIONS)}"
                 f"{nearest(str(value), ACTIVATIONS)}"
             )
         return ACTIVATIONS[value]
