@@ -103,7 +103,10 @@ TREE: dict[str, Any] = {
             valid=lambda v: v > 257,
             expected="more than 257",
         ),
-        "path": Field("", "for kind=file: a tokenizer.json, or the workdir of a run"),
+        "path": Field(
+            "",
+            "for kind=file: the folder of a model or run, or a vocabulary file (tokenizer.json, *.model, *.tiktoken)",
+        ),
     },
     "data": {
         "source": Field("shakespeare:general", "shakespeare:SET, stdlib:code|prose, text:PATH, tfds:NAME"),
