@@ -29,6 +29,6 @@ def test_a_runs_tokenizer_is_the_one_it_was_given(kind, text_file, tmp_path):
     assert loaded.tokenizer.files() == given.files() and tok.fingerprint(loaded.tokenizer) == tok.fingerprint(given)
     answer = Conversation(loaded, max_new_tokens=8, sampling=Sampling(temperature=0)).say("the cat")
     assert answer.tokens <= 8
-    child = tiny_config(text_file, init__from_=str(tmp_path / "run"), training__steps=2)
+    child = tiny_config(text_file, init__from_=str(tmp_path / "run"), training__steps=2, model__max_length=128)
     quiet_train(child, tmp_path / "child")
     assert tok.from_file(tmp_path / "child").files() == given.files()
