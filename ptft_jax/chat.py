@@ -17,13 +17,13 @@ from absl import flags
 
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.generate import define_sampling, sampling_options, streamer, unescaped
-from ptft_jax.launch import launch, prepare_jax
+from ptft_jax.launch import define_source, launch, load_source
 
 COMMANDS = ("/reset", "/system", "/exit")
 
 
 def define() -> None:
-    flags.DEFINE_string("run", None, "WORKDIR, WORKDIR@STEP or WORKDIR@best.")
+    define_source()
     flags.DEFINE_multi_string(
         "message", [], "What to say; may be given more than once, for several turns. '\\n' stands for a newline."
     )
@@ -37,13 +37,9 @@ def define() -> None:
 
 def main() -> None:
     args = flags.FLAGS
-    if not args.run:
-        raise UserError("--run is missing: a workdir, e.g. --run=runs/base@best")
-    prepare_jax()
-    from ptft_jax import run
     from ptft_jax.evaluation.conversation import Conversation
 
-    loaded = run.load(args.run, field="--run")
+    loaded = load_source()
     conversation = Conversation(
         loaded,
         template=args.template,

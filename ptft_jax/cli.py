@@ -12,6 +12,7 @@ VERBS = {
     "eval": "measure a run on data: --run=DIR[@best] --data=SOURCE",
     "generate": "continue a text: --run=DIR[@best] --prompt=TEXT",
     "chat": "talk with a model: --run=DIR[@best] [--message=TEXT]",
+    "export": "write a model for other tools: --run=SOURCE --to=hf|gguf|peft --out=PATH",
     "report": "write an HTML report of runs: --run=DIR [--run=DIR ...] --out=FILE",
     "doctor": "check this machine: versions, devices, cache, a compiled step",
 }

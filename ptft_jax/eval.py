@@ -9,29 +9,25 @@ import json
 
 from absl import flags
 
-from ptft_jax.errors import UserError
-from ptft_jax.launch import launch, prepare_jax
+from ptft_jax.launch import define_source, launch, load_source
 
 
 def define() -> None:
-    flags.DEFINE_string("run", None, "WORKDIR, WORKDIR@STEP or WORKDIR@best.")
+    define_source()
     flags.DEFINE_string("data", "", "A data source, as config.data.source; '' = the run's own.")
     flags.DEFINE_enum("split", "validation", ["train", "validation", "test"], "Which part of the data.")
     flags.DEFINE_integer("tokens", 0, "Use only the first so many tokens; 0 = all.", lower_bound=0)
+    flags.DEFINE_integer("length", 0, "Tokens a row; 0 = as the run was trained.", lower_bound=0)
     flags.DEFINE_integer("batch_size", 16, "Rows at a time.", lower_bound=1)
 
 
 def main() -> None:
     args = flags.FLAGS
-    if not args.run:
-        raise UserError("--run is missing: a workdir, e.g. --run=runs/base@best")
-    prepare_jax()
-    from ptft_jax import run
     from ptft_jax.evaluation.standalone import evaluate
 
-    loaded = run.load(args.run, field="--run")
-    values = evaluate(loaded, args.data, args.split, tokens=args.tokens, batch_size=args.batch_size)
-    print(json.dumps({"run": str(loaded.source.workdir), "step": loaded.source.step, **values}, indent=1))
+    loaded = load_source()
+    values = evaluate(loaded, args.data, args.split, tokens=args.tokens, batch_size=args.batch_size, length=args.length)
+    print(json.dumps({"run": loaded.source.reference, "step": loaded.source.step, **values}, indent=1))
 
 
 if __name__ == "__main__":

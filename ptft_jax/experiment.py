@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ptft_jax import config as configs
+from ptft_jax import loading
 from ptft_jax import run as runs
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import restore
@@ -59,11 +60,14 @@ class Experiment:
     def _is_current(self, workdir: pathlib.Path, config: ConfigDict) -> bool:
         if not (workdir / "config.json").exists():
             return not any(workdir.iterdir())
-        section, parent = runs.resolve(config)
+        section, parent = loading.resolve(config)
         if restore.read_config(workdir).as_dict() != section.as_dict():
             return False
         chain = json.loads((workdir / "lineage.json").read_text())
-        return not parent or (bool(chain) and chain[0]["run_id"] == restore.run_id(parent.workdir))
+        if not parent:
+            return True
+        now = parent.lineage("")[0]
+        return bool(chain) and all(chain[0].get(k) == now.get(k) for k in ("run_id", "reference"))
 
 
 class Interrupted(Exception):
@@ -72,14 +76,14 @@ class Interrupted(Exception):
 
 def with_changes(config: ConfigDict, **changes: Any) -> ConfigDict:
     """A copy of a config with dotted fields changed: with_changes(c, **{"data.length": 64}). Raises UserError."""
-    values = configs.check(config).as_dict()
+    values = configs.check(config, complete=False).as_dict()
     for path, value in changes.items():
         section = values
         *parents, last = path.split(".")
         for key in parents:
             section = section.setdefault(key, {})
         section[last] = value
-    checked = configs.check(values).as_dict()
+    checked = configs.check(values, complete=False).as_dict()
     out = configs.default()
     _assign(out, checked)
     return out

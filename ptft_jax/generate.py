@@ -13,11 +13,11 @@ from typing import Any
 from absl import flags
 
 from ptft_jax.errors import UserError
-from ptft_jax.launch import launch, prepare_jax
+from ptft_jax.launch import define_source, launch, load_source
 
 
 def define() -> None:
-    flags.DEFINE_string("run", None, "WORKDIR, WORKDIR@STEP or WORKDIR@best.")
+    define_source()
     flags.DEFINE_multi_string(
         "prompt", [], "Text to continue; may be given more than once. '\\n' stands for a newline."
     )
@@ -68,15 +68,11 @@ def streamer() -> Callable[[str], None]:
 
 def main() -> None:
     args = flags.FLAGS
-    if not args.run:
-        raise UserError("--run is missing: a workdir, e.g. --run=runs/base@best")
     if not args.prompt:
         raise UserError("--prompt is missing: the text to continue")
-    prepare_jax()
-    from ptft_jax import run
     from ptft_jax.evaluation.samples import continue_texts
 
-    loaded = run.load(args.run, field="--run")
+    loaded = load_source()
     prompts = [unescaped(text) for text in args.prompt]
     streaming = len(prompts) == 1 and not args.json
     show = streamer()

@@ -7,6 +7,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -116,6 +117,29 @@ def define_config() -> None:
     config_flags.DEFINE_config_file(
         "config", None, "Config file, e.g. configs/pretrain/shakespeare.py:small.", lock_config=True
     )
+
+
+SOURCES = "WORKDIR[@STEP|@best] of a run, hf:FOLDER, hf:NAME[@REVISION], or gguf:FILE."
+
+
+def define_source() -> None:
+    """The flags of verbs that use a model that is there: --run, --adapter, --dtype."""
+    flags.DEFINE_string("run", None, SOURCES)
+    flags.DEFINE_string("adapter", "", "A folder in PEFT's format, put onto the model.")
+    flags.DEFINE_enum(
+        "dtype", "float32", ["float32", "bfloat16"], "What hf: and gguf: weights are kept and computed in."
+    )
+
+
+def load_source() -> Any:
+    """The model that the flags of `define_source` name (`ptft_jax.loading.Loaded`). Raises UserError."""
+    args = flags.FLAGS
+    if not args.run:
+        raise UserError("--run is missing: a workdir, e.g. --run=runs/base@best, or hf:FOLDER, or gguf:FILE")
+    prepare_jax()
+    from ptft_jax import loading
+
+    return loading.load(args.run, field="--run", dtype=args.dtype, adapter=args.adapter)
 
 
 def prepare_jax() -> None:

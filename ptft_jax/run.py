@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
@@ -16,13 +18,15 @@ from ptft_jax.data import batches, sources, tokens
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation.samples import continue_texts
+from ptft_jax.loading import HEAD, peft_adapter, resolve
+from ptft_jax.model import spec as specs
 from ptft_jax.model.decode import Sampling
-from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import sharding
+from ptft_jax.params import vocabulary
 from ptft_jax.params.partition import Partition, join
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting.progress import Reporter
@@ -31,43 +35,6 @@ from ptft_jax.training import state as states
 from ptft_jax.training.execution import Execution, finished
 from ptft_jax.training.loop import Schedule, Selection
 from ptft_jax.training.step import Step
-
-# What makes a model the model it is: a child has these from its parent. The rest of `model` is how it is run.
-STRUCTURE = (
-    "layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "max_length", "activation", "gated", "norm",
-    "norm_eps", "bias", "positions", "rope_theta", "tied",
-)  # fmt: skip
-
-
-def model_spec(config: configs.Section, vocab_size: int) -> ModelSpec:
-    """The model's description, from `config.model`; reads rope_theta only where positions are rotary."""
-    names = [f.name for f in dataclasses.fields(ModelSpec) if f.name not in ("vocab_size", "rope_theta")]
-    values = {name: config.model[name] for name in names}
-    if config.model.positions == "rotary":
-        values["rope_theta"] = config.model.rope_theta
-    return ModelSpec(vocab_size=vocab_size, **values)
-
-
-def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Source | None]:
-    """The checked config with the parent's model structure filled in, and the parent.
-
-    Raises:
-      UserError: see `config.check`; also a structural field that was set to something else than the parent's.
-    """
-    section = configs.check(config)
-    if not section.init.from_:
-        return section, None
-    parent = restore.find(section.init.from_)
-    values, theirs = section.as_dict(), parent.config.as_dict()["model"]
-    defaults = dict(configs.fields())
-    for name in STRUCTURE:
-        mine = values["model"][name]
-        if mine != theirs[name] and mine != defaults[f"model.{name}"].default:
-            raise UserError(f"config.model.{name} = {mine!r}, but the parent {parent.workdir} has {theirs[name]!r}")
-        values["model"][name] = theirs[name]
-    section = configs.check(values)
-    assert section.init.from_, "read again: this is the section whose reads are counted"
-    return section, parent
 
 
 def device_rows(rows: int) -> int:
@@ -142,13 +109,14 @@ class Run:
     def _load_data(self) -> None:
         c = self.config
         train = sources.load(c.data, "train")
-        parent_dir = self.parent.workdir if self.parent else None
-        self.tokenizer = tok.build(c.tokenizer, train.texts, parent_dir)
+        parent = self.parent.tokenizer if self.parent else None
+        self.tokenizer = tok.build(c.tokenizer, train.texts, parent)
+        self.known_tokens = parent.vocab_size if parent else 0
         self.train_stream = tokens.limited(tokens.encode(train, self.tokenizer), c.data.train_tokens)
         self.eval_batches = {"validation": self._eval_batches(c.data, "validation")}
         self.test_batches = {"test": self._eval_batches(c.data, "test")} if c.eval.test else {}
-        if self.parent and c.eval.parent_data:
-            data = self.parent.config.data
+        data = self._source_data()
+        if data is not None:
             self.eval_batches["source"] = self._eval_batches(data, "validation")
             if c.eval.test:
                 self.test_batches["source_test"] = self._eval_batches(data, "test")
@@ -159,6 +127,17 @@ class Run:
             )
         )
 
+    def _source_data(self) -> configs.Section | None:
+        """What forgetting is measured on."""
+        c = self.config
+        if not self.parent:
+            return None
+        if c.eval.source:
+            values = c.as_dict()
+            values["data"]["source"] = c.eval.source
+            return configs.check(values).data
+        return self.parent.data if c.eval.parent_data else None
+
     def _eval_batches(self, data: configs.Section, split: str) -> list[batches.Rows]:
         c = self.config
         stream = tokens.encode(sources.load(data, split), self.tokenizer)
@@ -167,18 +146,34 @@ class Run:
 
     def _build_model(self) -> None:
         c = self.config
-        rows = sharding.Rows(self.mesh) if c.parallel.compile == "jit" else None
+        constrain = sharding.Rows(self.mesh) if c.parallel.compile == "jit" else None
+        self.new_rows = ""
         self.adapter = adapters.build(c.tune)
-        spec = model_spec(c, self.tokenizer.vocab_size)
-        plain = Transformer(spec, None, rows)
+        rows = c.model.vocab_size or self.tokenizer.vocab_size
+        if c.tokenizer.add:
+            self.new_rows = c.tokenizer.new_rows if self.parent else ""
+            rows = max(rows, self.tokenizer.vocab_size)
+        tok.check_fits(self.tokenizer, rows, "config.model.vocab_size")
+        spec = specs.from_config(c.model, rows)
+        objectives.check(c.objective.name, spec)
+        plain = Transformer(spec, None, constrain)
         if self.adapter is not None:
             self.adapter.check(plain.shapes())
-        self.model = Transformer(spec, self.adapter, rows)
+            self._check_virtual(self.adapter.virtual_tokens)
+        self.plain, self.model = plain, Transformer(spec, self.adapter, constrain)
         self.shapes = self.model.shapes()
         self.plain_shapes = plain.shapes()
         self.partition = Partition.of(self.shapes, adapters.rates(c.tune))
+        self._refuse_frozen_rows()
         rules = tuple(tuple(rule) for rule in c.parallel.rules)
         self.by_path = sharding.of_params(self.shapes, rules, self.mesh)
+
+    def _check_virtual(self, count: int) -> None:
+        length, most = self.config.data.length, self.config.model.max_length
+        if length + count > most:
+            raise UserError(
+                f"config.{self.adapter.field}.length = {count}: with data.length {length} above model.max_length {most}"
+            )
 
     def _build_step(self) -> None:
         c = self.config
@@ -228,21 +223,54 @@ class Run:
             return self.program.create(
                 lambda k, r: self.make_state(*self.partition.split(self.model.init(k)), rng=r), params_key, run_key
             ), ""
-        base = restore.parameters(self.parent, self._layout, merged=True, weights=self.weights)
-        differences = checkpoint.compare(base, self.plain_shapes)
-        if differences:
-            raise UserError(
-                f"config.init.from: {self.parent.workdir}@{self.parent.step} does not fit this model:{listed(differences, 20)}"
-            )
+        base = self._base()
         print_ = restore.parameters_fingerprint(base)
+        folder = self.config.init.adapter
+        start = flatten(peft_adapter(folder, self.parent, "config.init.adapter").params) if folder else {}
+        fresh, known, spec = self.config.init.fresh, self.known_tokens, self.model.spec
 
         def make(key, base, rng):
-            fresh = flatten(self.model.init(key)) if self.adapter is not None else {}
-            dtypes = flatten(self.shapes)
-            whole = {p: a.astype(dtypes[p].dtype) for p, a in {**fresh, **flatten(base)}.items()}
+            plain = flatten(base)
+            if self.new_rows:
+                plain = flatten(
+                    vocabulary.grow(
+                        base, known, spec.vocab_size, self.new_rows, spec.init_std, jax.random.fold_in(key, 1)
+                    )
+                )
+            if fresh:
+                plain |= {p: a for p, a in flatten(self.plain.init(key)).items() if _any(fresh, p)}
+            dtypes = flatten(self.plain_shapes)
+            plain = unflatten({p: plain[p].astype(dtypes[p].dtype) for p in dtypes})
+            whole = flatten(self.model.init(key, plain))
+            whole |= {p: jnp.asarray(a, whole[p].dtype) for p, a in start.items()}
             return self.make_state(*self.partition.split(unflatten(whole)), rng=rng)
 
         return self.program.create(make, params_key, base, run_key), print_
+
+    def _base(self) -> dict[str, Any]:
+        """The parent's parameters, checked against this model: all but those that are made anew."""
+        c = self.config.model
+        head = {name: self.config.as_dict()["model"][name] for name in HEAD}
+        base = self.parent.parameters(self._layout, c.param_dtype, weights=self.weights, **head)
+        fresh = self.config.init.fresh
+        have = {p: a for p, a in flatten(base).items() if not _any(fresh, p)}
+        need = {p: a for p, a in flatten(self.plain_shapes).items() if not _any(fresh, p)}
+        if self.new_rows:
+            need |= {p: a for p, a in have.items() if p in vocabulary.AXES}
+        differences = checkpoint.compare(unflatten(have), unflatten(need))
+        if differences:
+            raise UserError(f"config.init.from: {self.parent.name} does not fit this model:{listed(differences, 20)}")
+        return base
+
+    def _refuse_frozen_rows(self) -> None:
+        if not self.new_rows:
+            return
+        frozen = [f.source for f in self.partition.leaves if f.source in vocabulary.AXES and not f.trains]
+        if frozen:
+            raise UserError(
+                f"config.tokenizer.add: the new tokens' vectors are made anew, but these are frozen:{listed(frozen)}\n"
+                f"let them train: tune.rates=(('{frozen[0]}', 1.0), ...)"
+            )
 
     def stored_params(self, state: states.TrainState) -> dict[str, Any]:
         """The leaves a checkpoint holds: all, or only what trains where the rest is the parent's, unchanged."""
@@ -278,21 +306,5 @@ def train(
     return Execution(run, max_seconds).carry_out()
 
 
-@dataclasses.dataclass(frozen=True)
-class Loaded:
-    """A run's model, ready to evaluate or generate with."""
-
-    source: restore.Source
-    model: Transformer
-    params: dict[str, Any]
-    tokenizer: tok.Tokenizer
-
-
-def load(reference: str, *, field: str = "run", weights: str = "auto") -> Loaded:
-    """The model of WORKDIR[@STEP|@best|@latest], adapters merged. Raises UserError."""
-    source = restore.find(reference, field)
-    tokenizer = tok.from_file(source.workdir)
-    model = Transformer(model_spec(source.config, tokenizer.vocab_size))
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    params = restore.parameters(source, lambda path, shape: device, merged=True, weights=weights)
-    return Loaded(source, model, params, tokenizer)
+def _any(patterns: Sequence[str], path: str) -> bool:
+    return any(re.fullmatch(pattern, path) for pattern in patterns)

@@ -27,7 +27,7 @@ from ptft_jax.training.step import Step
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 VOCAB, LENGTH, ROWS = 64, 16, 16
 SPEC = ModelSpec(vocab_size=VOCAB, max_length=LENGTH, layers=3, width=32, heads=4, kv_heads=2)
-LLAMA = dict(norm="rms", activation="silu", gated=True, positions="rotary", bias=False, tied=False)
+LLAMA = dict(norm="rms", activation="silu", gated=True, positions="rotary", biases=(), tied=False)
 EVERYTHING = ((".*", 1.0),)
 OBJECTIVE = CausalLM(z_loss=1e-3, label_smoothing=0.1)
 

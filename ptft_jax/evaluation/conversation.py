@@ -20,7 +20,7 @@ class Answer(NamedTuple):
 
 
 class Conversation:
-    """A conversation with a loaded run (`ptft_jax.run.load`).
+    """A conversation with a loaded run (`ptft_jax.loading.load`).
 
     Attributes:
       messages: what was said so far, as `ptft_jax.data.chat` wants it.

@@ -10,6 +10,7 @@ from ptft_jax import config as configs
 from ptft_jax import objectives
 from ptft_jax.data import batches, sources, tokens
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.errors import UserError
 from ptft_jax.evaluation.evaluate import EvalSet
 
 
@@ -23,19 +24,31 @@ class _Program:
         return jax.device_put(batch)
 
 
-def evaluate(loaded: Any, source: str, split: str, *, tokens: int = 0, batch_size: int = 16) -> dict[str, Any]:
-    """Metrics of a loaded run (`ptft_jax.run.load`) on a data source ("" = its own), with the run's objective.
+def evaluate(
+    loaded: Any, source: str, split: str, *, tokens: int = 0, batch_size: int = 16, length: int = 0
+) -> dict[str, Any]:
+    """Metrics of a loaded run (`ptft_jax.loading.load`) on a data source ("" = its own), with the run's objective.
+
+    Rows are of `length` tokens (0 = as the run was trained; imported weights: at most 1024).
 
     Returns:
       {"data", "split", "tokens", "nll" (nats a token), "bits_per_byte", "accuracy", ...}.
+
+    Raises:
+      UserError: no source where the model's own data are not known, or a model that predicts no next token.
     """
+    if not source and loaded.source.data is None:
+        raise UserError(f"--data is missing: what {loaded.source.name} was trained on is not known")
+    if length > loaded.model.spec.max_length:
+        raise UserError(f"--length = {length}: the model sees at most {loaded.model.spec.max_length} tokens")
+    objectives.check(loaded.source.config.objective.name, loaded.model.spec)
     config = loaded.source.config
     values = config.as_dict()
     if source:
         values["data"]["source"] = source
     data = configs.check(values).data
     stream = _stream(data, split, loaded.tokenizer)
-    rows = batches.evaluation(stream, length=config.data.length, batch_size=batch_size, tokens=tokens)
+    rows = batches.evaluation(stream, length=length or config.data.length, batch_size=batch_size, tokens=tokens)
     program = _Program(loaded.model, objectives.build(config.objective))
     eval_set = EvalSet(split, rows, program, tok.byte_lengths(loaded.tokenizer))
     measured = {k.split("/", 1)[1]: v for k, v in eval_set.run(loaded.params).items()}

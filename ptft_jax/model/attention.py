@@ -1,4 +1,4 @@
-"""Multi-head attention with grouped keys, rotary positions, masks over segments, and a key/value cache."""
+"""Multi-head attention with grouped keys, rotary positions, masks over segments and windows, and a key/value cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.model.layers import Linear
+from ptft_jax.model import rotary
+from ptft_jax.model.layers import Linear, Norm, soft_cap
 from ptft_jax.model.spec import ModelSpec
 
 
@@ -20,38 +21,49 @@ class Mask(NamedTuple):
     causal_only: bool
 
 
-def causal_mask(length: int, segments_BT: jax.Array | None = None) -> Mask:
-    """A query sees itself and what came before it, within its own segment when `segments_BT` (int; 0 = padding)."""
+class View(NamedTuple):
+    """What a layer attends to: its mask, and how its positions rotate queries and keys (None = not at all)."""
+
+    mask: Mask
+    rotation: rotary.Table | None
+
+
+def causal_mask(length: int, segments_BT: jax.Array | None = None, *, causal: bool = True, shared: int = 0) -> Mask:
+    """A query sees itself and what came before it (everything where not `causal`), within its own segment when
+    `segments_BT` (int; 0 = padding). The first `shared` positions are part of every segment."""
     order = jnp.arange(length)
-    allowed = (order[:, None] >= order[None, :])[None]
+    allowed = (order[:, None] >= order[None, :])[None] if causal else jnp.ones((1, length, length), bool)
     if segments_BT is None:
-        return Mask(allowed, True)
-    return Mask(allowed & (segments_BT[:, :, None] == segments_BT[:, None, :]), False)
+        return Mask(allowed, causal)
+    same = segments_BT[:, :, None] == segments_BT[:, None, :]
+    return Mask(allowed & (same | (order < shared)), False)
 
 
-def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
-    """Rotary position embedding (Su et al. 2021, eq. 34), halves convention (x1, x2) -> (x1 c - x2 s, x2 c + x1 s)."""
-    half = x_BTNH.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions_BT[..., None, None].astype(jnp.float32) * frequencies
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    x1, x2 = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x_BTNH.dtype)
+def windowed(mask: Mask, window: int, first: int | jax.Array = 0) -> Mask:
+    """The mask without keys `window` or more positions before the query (Child et al. 2019; Jiang et al. 2023).
+
+    `first` is the key slot of the first query, where queries are decoded against a cache.
+    """
+    queries, keys = mask.allowed.shape[-2:]
+    distance = (first + jnp.arange(queries))[:, None] - jnp.arange(keys)[None, :]
+    return Mask(mask.allowed & (distance < window), False)
 
 
-def attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask, implementation: str) -> jax.Array:
+def attend(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask, implementation: str, scale: float, cap: float
+) -> jax.Array:
     """Scaled dot-product attention; the softmax is taken in float32. Returns [B, T, N, H]."""
     if implementation == "cudnn":
         allowed = None if mask.causal_only else mask.allowed[:, None]
         return jax.nn.dot_product_attention(
-            q_BTNH, k_BSKH, v_BSKH, mask=allowed, is_causal=mask.causal_only, implementation="cudnn"
+            q_BTNH, k_BSKH, v_BSKH, mask=allowed, scale=scale, is_causal=mask.causal_only, implementation="cudnn"
         )
     b, t, n, h = q_BTNH.shape
     kv = k_BSKH.shape[2]
     q_BTKGH = q_BTNH.reshape(b, t, kv, n // kv, h)
-    scores = jnp.einsum("btkgh,bskh->bkgts", q_BTKGH * h**-0.5, k_BSKH, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("btkgh,bskh->bkgts", q_BTKGH * scale, k_BSKH, preferred_element_type=jnp.float32)
     # A finite floor keeps rows that see nothing (padding) free of NaN.
-    scores = jnp.where(mask.allowed[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    scores = jnp.where(mask.allowed[:, None, None], soft_cap(scores, cap), jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
     return jnp.einsum("bkgts,bskh->btkgh", weights, v_BSKH).reshape(b, t, n, h)
 
@@ -63,22 +75,32 @@ class Attention(nnx.Module):
         self.spec = spec
         inner, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
         residual_std = spec.init_std / (2 * spec.layers) ** 0.5
-        self.query = Linear(spec.width, inner, spec, rngs, bias=spec.bias, std=spec.init_std)
-        self.key = Linear(spec.width, kv, spec, rngs, bias=spec.bias, std=spec.init_std)
-        self.value = Linear(spec.width, kv, spec, rngs, bias=spec.bias, std=spec.init_std)
-        self.out = Linear(inner, spec.width, spec, rngs, bias=spec.bias, std=residual_std)
+        bias = "qkv" in spec.biases
+        self.query = Linear(spec.width, inner, spec, rngs, bias=bias, std=spec.init_std)
+        self.key = Linear(spec.width, kv, spec, rngs, bias=bias, std=spec.init_std)
+        self.value = Linear(spec.width, kv, spec, rngs, bias=bias, std=spec.init_std)
+        self.out = Linear(inner, spec.width, spec, rngs, bias="out" in spec.biases, std=residual_std)
+        # Over each head (Qwen 3, Gemma 3), or over all heads at once (OLMo 2).
+        sizes = {"head": (spec.head_dim, spec.head_dim), "all": (inner, kv)}.get(spec.query_key_norm)
+        self.query_norm, self.key_norm = (Norm(spec, sizes[0]), Norm(spec, sizes[1])) if sizes else (None, None)
 
-    def __call__(self, x_BTD, positions_BT, mask: Mask, cache=None, start=None, keys=None):
+    def __call__(self, x_BTD, view: View, cache=None, start=None, keys=None):
         """Returns ([B, T, D], cache). `cache` is (k, v), each [B, S, K, H]: the new keys and values are written at
-        slot `start`, and all S slots are attended to under `mask`."""
+        slot `start`, and all S slots are attended to under the mask."""
         spec, (b, t, _) = self.spec, x_BTD.shape
-        q = self.query(x_BTD, keys).reshape(b, t, spec.heads, spec.head_dim)
-        k = self.key(x_BTD, keys).reshape(b, t, spec.kv_heads, spec.head_dim)
-        v = self.value(x_BTD, keys).reshape(b, t, spec.kv_heads, spec.head_dim)
-        if spec.positions == "rotary":
-            q, k = rotate(q, positions_BT, spec.rope_theta), rotate(k, positions_BT, spec.rope_theta)
+        q, k, v = self.query(x_BTD, keys), self.key(x_BTD, keys), self.value(x_BTD, keys)
+        if spec.query_key_norm == "all":
+            q, k = self.query_norm(q), self.key_norm(k)
+        q = q.reshape(b, t, spec.heads, spec.head_dim)
+        k = k.reshape(b, t, spec.kv_heads, spec.head_dim)
+        v = v.reshape(b, t, spec.kv_heads, spec.head_dim)
+        if spec.query_key_norm == "head":
+            q, k = self.query_norm(q), self.key_norm(k)
+        if view.rotation is not None:
+            q, k = rotary.rotate(q, view.rotation), rotary.rotate(k, view.rotation)
         if cache is not None:
             k, v = (jax.lax.dynamic_update_slice_in_dim(old, new, start, 1) for old, new in zip(cache, (k, v)))
             cache = (k, v)
-        y = attend(q, k, v, mask, spec.attention)
+        scale = spec.attention_scale or spec.head_dim**-0.5
+        y = attend(q, k, v, view.mask, spec.attention, scale, spec.attention_cap)
         return self.out(y.reshape(b, t, -1), keys), cache

@@ -135,13 +135,16 @@ def generate(
     longest = max(map(len, prompts))
     if not min(map(len, prompts)):
         raise UserError(f"prompt {[len(p) for p in prompts].index(0)} is empty: give at least one token")
-    room = model.spec.max_length - longest
+    virtual = model.virtual_tokens
+    room = model.spec.max_length - virtual - longest
     if max_new_tokens > room:
+        before = f" and starts with {virtual} learned vectors" if virtual else ""
         raise UserError(
-            f"the model sees at most {model.spec.max_length} tokens: a prompt of {longest} leaves room for {max(room, 0)} new "
+            f"the model sees at most {model.spec.max_length} tokens{before}: a prompt of {longest} leaves room for {max(room, 0)} new "
             f"ones, not {max_new_tokens}"
         )
-    length = -(-longest // _CHUNK) * _CHUNK
+    prompts = [[*range(model.spec.vocab_size, model.spec.vocab_size + virtual), *prompt] for prompt in prompts]
+    length = -(-(virtual + longest) // _CHUNK) * _CHUNK
     slots = length + -(-max_new_tokens // _CHUNK) * _CHUNK
     tokens = np.zeros((len(prompts), length), np.int32)
     for row, prompt in enumerate(prompts):

@@ -23,8 +23,8 @@ ACTIVATIONS = {
 class Linear(nnx.Module):
     """y = x @ kernel (+ bias). `kernel` [in, out], `bias` [out].
 
-    `adapter` is the one place where fine-tuning methods change a layer: a module called with this layer, its input
-    and its output, that returns the new output. It is empty (None) unless `ptft_jax.adapters` fills it.
+    `adapter` is the one place where fine-tuning methods change a layer: a module called with this layer and its input
+    that returns the output, by way of `plain` or not. It is empty (None) unless `ptft_jax.adapters` fills it.
     """
 
     def __init__(self, size_in: int, size_out: int, spec: ModelSpec, rngs: nnx.Rngs, *, bias: bool, std: float):
@@ -36,27 +36,34 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """x [..., in] -> [..., out]; `keys` [B] are the rows' dropout keys, for adapters that drop."""
+        return self.plain(x) if self.adapter is None else self.adapter(self, x, keys)
+
+    def plain(self, x: jax.Array) -> jax.Array:
+        """The layer without its adapter."""
         y = jnp.dot(x, self.kernel[...].astype(self.dtype))
-        if self.bias is not None:
-            y = y + self.bias[...].astype(self.dtype)
-        return y if self.adapter is None else self.adapter(self, x, y, keys)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
 class Norm(nnx.Module):
-    """Layer norm (Ba et al. 2016) or RMS norm (Zhang & Sennrich 2019), computed in float32."""
+    """Layer norm (Ba et al. 2016) or RMS norm (Zhang & Sennrich 2019) over the last axis, computed in float32.
 
-    def __init__(self, spec: ModelSpec):
+    `scale` [size], kept as its difference from one where `spec.norm` is "rms_plus_one" (Gemma).
+    """
+
+    def __init__(self, spec: ModelSpec, size: int = 0):
         self.kind, self.eps = spec.norm, spec.norm_eps
-        dtype = jnp.dtype(spec.param_dtype)
-        self.scale = nnx.Param(jnp.ones((spec.width,), dtype))
-        self.bias = nnx.Param(jnp.zeros((spec.width,), dtype)) if spec.norm == "layer" and spec.bias else None
+        dtype, shape = jnp.dtype(spec.param_dtype), (size or spec.width,)
+        self.scale = nnx.Param(jnp.zeros(shape, dtype) if self.kind == "rms_plus_one" else jnp.ones(shape, dtype))
+        with_bias = self.kind == "layer" and "norm" in spec.biases
+        self.bias = nnx.Param(jnp.zeros(shape, dtype)) if with_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x.astype(jnp.float32)
         if self.kind == "layer":
             y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
-        y = y * self.scale[...].astype(jnp.float32)
+        scale = self.scale[...].astype(jnp.float32)
+        y = y * (1.0 + scale if self.kind == "rms_plus_one" else scale)
         if self.bias is not None:
             y = y + self.bias[...].astype(jnp.float32)
         return y.astype(x.dtype)
@@ -80,16 +87,20 @@ class MLP(nnx.Module):
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
         residual_std = spec.init_std / (2 * spec.layers) ** 0.5
         self.activation = spec.activation
-        self.gate = (
-            Linear(spec.width, spec.mlp_width, spec, rngs, bias=spec.bias, std=spec.init_std) if spec.gated else None
-        )
-        self.up = Linear(spec.width, spec.mlp_width, spec, rngs, bias=spec.bias, std=spec.init_std)
-        self.down = Linear(spec.mlp_width, spec.width, spec, rngs, bias=spec.bias, std=residual_std)
+        bias = "mlp" in spec.biases
+        self.gate = Linear(spec.width, spec.mlp_width, spec, rngs, bias=bias, std=spec.init_std) if spec.gated else None
+        self.up = Linear(spec.width, spec.mlp_width, spec, rngs, bias=bias, std=spec.init_std)
+        self.down = Linear(spec.mlp_width, spec.width, spec, rngs, bias=bias, std=residual_std)
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         act = ACTIVATIONS[self.activation]
         h = act(self.up(x, keys)) if self.gate is None else act(self.gate(x, keys)) * self.up(x, keys)
         return self.down(h, keys)
+
+
+def soft_cap(x: jax.Array, cap: float) -> jax.Array:
+    """cap * tanh(x / cap), which keeps |x| below `cap` (Gemma 2, section 2); 0 = x itself."""
+    return cap * jnp.tanh(x / cap) if cap else x
 
 
 def dropout(x: jax.Array, rate: float, keys: jax.Array | None, site: int) -> jax.Array:

@@ -9,11 +9,9 @@ from ptft_jax.errors import UserError, nearest
 # Each value names fields of `config.model`; sizes are the caller's.
 FAMILIES: dict[str, dict[str, Any]] = {
     # Radford et al. 2019
-    "gpt2": dict(
-        norm="layer", norm_eps=1e-5, activation="gelu_tanh", gated=False, positions="learned", bias=True, tied=True
-    ),
+    "gpt2": dict(norm="layer", norm_eps=1e-5, activation="gelu_tanh", gated=False, positions="learned", tied=True),
     # Touvron et al. 2023
-    "llama": dict(norm="rms", norm_eps=1e-5, activation="silu", gated=True, positions="rotary", bias=False, tied=False),
+    "llama": dict(norm="rms", norm_eps=1e-5, activation="silu", gated=True, positions="rotary", biases=(), tied=False),
 }
 
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 # The letters that end tensor names, used in the whole package:
 #   B batch rows   T query positions   S key positions   D width        N query heads   K key/value heads
 #   G query heads per key/value head (N = K * G)         H head size    F hidden size of the MLP
-#   V vocabulary   L layers            R low rank
+#   V vocabulary   L layers            R low rank        E experts
+
+BIASES = ("qkv", "out", "mlp", "norm")
+LAYER_KINDS = ("full", "sliding", "nope")
+# Every kind of `rope_scaling`, with what it needs beside "kind". `original` is the length that was trained on.
+SCALINGS = {
+    "linear": ("factor",),
+    "dynamic": ("factor", "original"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original"),
+    "yarn": ("factor", "original", "beta_fast", "beta_slow", "attention_factor", "truncate"),
+    "longrope": ("short_factor", "long_factor", "original", "attention_factor"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """One decoder-only transformer. Sizes left at 0 are derived, see `resolved`.
+    """One transformer. Sizes left at 0 are derived, see `resolved`.
 
     Field meanings, defaults and checks are declared once, in `ptft_jax.config`.
     """
@@ -27,12 +39,38 @@ class ModelSpec:
     mlp_width: int = 0
     activation: str = "gelu_tanh"
     gated: bool = False
+    parallel: bool = False
     norm: str = "layer"
     norm_eps: float = 1e-5
-    bias: bool = True
+    norm_placement: str = "pre"
+    query_key_norm: str = "none"
+    biases: tuple[str, ...] = BIASES
+    causal: bool = True
     positions: str = "learned"
+    position_offset: int = 0
     rope_theta: float = 10_000.0
+    rope_fraction: float = 1.0
+    rope_scaling: tuple[tuple[str, Any], ...] = ()
+    rope_local_theta: float = 0.0
+    window: int = 0
+    layer_kinds: tuple[str, ...] = ()
+    attention_scale: float = 0.0
+    attention_cap: float = 0.0
+    logit_cap: float = 0.0
+    embedding_scale: bool = False
+    embedding_norm: bool = False
+    token_types: int = 0
+    experts: int = 0
+    experts_per_token: int = 2
+    normalize_experts: bool = True
+    head: str = "lm"
     tied: bool = True
+    classes: int = 2
+    class_hidden: bool = False
+    image_size: int = 0
+    patch_size: int = 16
+    channels: int = 3
+    distillation: str = "none"
     dropout: float = 0.0
     init_std: float = 0.02
     dtype: str = "float32"
@@ -51,18 +89,112 @@ class ModelSpec:
             mlp_width=self.mlp_width or (_gated_width(self.width) if self.gated else 4 * self.width),
         )
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What each layer attends to; `layer_kinds` repeats over the layers."""
+        cycle = self.layer_kinds or ("sliding" if self.window else "full",)
+        return tuple(cycle[i % len(cycle)] for i in range(self.layers))
+
     def flops_per_token(self, length: int) -> float:
         """Matrix-multiply FLOPs of one forward pass, per token, at sequence length `length`.
 
-        Counted from the shapes (2 per multiply-add; a causal query sees half of the keys on average),
-        because a compiler's own count takes a scanned layer once. Training costs three times as much.
+        Counted from the shapes (2 per multiply-add; a causal query sees half of the keys on average), because a
+        compiler's own count takes a scanned layer once. Training costs three times as much. Of experts, those that a
+        token is sent to count; the head of a classifier, one position a row, does not.
         """
         spec = self.resolved
         heads = spec.heads * spec.head_dim
         projections = spec.width * (2 * heads + 2 * spec.kv_heads * spec.head_dim)
         mlp = spec.width * spec.mlp_width * (3 if spec.gated else 2)
-        attention = heads * length  # scores and mixing, each heads * length / 2
-        return 2.0 * (spec.layers * (projections + mlp + attention) + spec.width * spec.vocab_size)
+        if spec.experts:
+            mlp = mlp * spec.experts_per_token + spec.width * spec.experts
+        # Scores and mixing: each `heads` times the mean number of keys that a query sees.
+        seen = {kind: min(length, spec.window) if kind == "sliding" else length for kind in set(spec.kinds)}
+        attention = sum(
+            heads * (_mean_keys(length, seen[kind]) if spec.causal else seen[kind]) * 2 for kind in spec.kinds
+        )
+        head = spec.width * (spec.vocab_size if spec.head != "classes" else 0)
+        if spec.head == "masked_lm":
+            head += spec.width**2
+        return 2.0 * (spec.layers * (projections + mlp) + attention + head)
+
+
+# What makes a model the model it is: a child has these from its parent. The rest is how it is run.
+RUNNING = ("dropout", "init_std", "dtype", "param_dtype", "scan", "remat", "attention")
+STRUCTURE = tuple(f.name for f in dataclasses.fields(ModelSpec) if f.name not in ("vocab_size", *RUNNING))
+
+# Settings that mean something only where another one says so.
+_ROTARY = ("rope_theta", "rope_fraction", "rope_scaling", "rope_local_theta")
+_CLASSES, _IMAGES = ("classes", "class_hidden"), ("patch_size", "channels", "distillation")
+_EXPERTS, _TOKENS = (
+    ("experts_per_token", "normalize_experts"),
+    ("position_offset", "embedding_scale", "token_types", "tied"),
+)
+
+
+def from_config(model: Any, vocab_size: int) -> ModelSpec:
+    """The spec that `config.model` describes, reading only the settings that matter in it."""
+    idle = {"vocab_size"}
+    idle |= set() if model.positions == "rotary" else set(_ROTARY)
+    idle |= set() if model.head == "classes" else set(_CLASSES)
+    idle |= set() if model.image_size else set(_IMAGES)
+    idle |= set() if model.experts else set(_EXPERTS)
+    idle |= set(_TOKENS) if model.image_size else set()
+    names = [f.name for f in dataclasses.fields(ModelSpec) if f.name not in idle]
+    return ModelSpec(vocab_size=vocab_size, **{name: hashable(model[name]) for name in names})
+
+
+def hashable(value: Any) -> Any:
+    """Lists, as JSON has them, as tuples."""
+    return tuple(map(hashable, value)) if isinstance(value, (list, tuple)) else value
+
+
+def contradictions(m: dict[str, Any]) -> list[tuple[str, Any, str]]:
+    """What is wrong with the values of `config.model` taken together: (field, value, what is expected)."""
+    heads, head = m["heads"], m["head_dim"] or m["width"] // m["heads"]
+    kinds, scaling = tuple(m["layer_kinds"]), dict(m["rope_scaling"]) if _pairs(m["rope_scaling"]) else None
+    images = bool(m["image_size"])
+    rows = [
+        (m["head_dim"] or m["width"] % heads == 0, "width", f"a multiple of model.heads {heads!r}"),
+        (heads % (m["kv_heads"] or 1) == 0, "heads", f"a multiple of model.kv_heads {m['kv_heads']!r}"),
+        (m["attention"] != "cudnn" or m["dtype"] == "bfloat16", "attention", f"model.dtype=bfloat16, not {m['dtype']!r}"),
+        (m["attention"] != "cudnn" or not m["attention_cap"], "attention", "model.attention_cap=0, which cudnn does not know"),
+        (set(m["biases"]) <= set(BIASES), "biases", f"of {', '.join(BIASES)}"),
+        (set(kinds) <= set(LAYER_KINDS), "layer_kinds", f"of {', '.join(LAYER_KINDS)}"),
+        (not kinds or ("sliding" in kinds) == bool(m["window"]), "window", "above 0 exactly where model.layer_kinds has sliding layers"),
+        (m["causal"] or not m["window"], "window", "0 where model.causal is False"),
+        ("nope" not in kinds or m["positions"] == "rotary", "layer_kinds", "no 'nope' without model.positions='rotary'"),
+        (m["positions"] != "rotary" or int(head * m["rope_fraction"]) % 2 == 0, "positions", f"an even head size, not {head!r}"),
+        (m["experts"] == 0 or m["experts_per_token"] <= m["experts"], "experts_per_token", f"at most model.experts {m['experts']!r}"),
+        (m["experts"] == 0 or m["gated"], "experts", "model.gated=True (experts are gated MLPs)"),
+        (m["experts"] == 0 or "mlp" not in m["biases"], "experts", "no 'mlp' in model.biases (experts have none)"),
+        (not m["parallel"] or m["norm_placement"] == "pre", "parallel", "model.norm_placement='pre'"),
+        (m["head"] != "masked_lm" or not m["causal"], "head", "model.causal=False"),
+        (scaling is not None, "rope_scaling", "pairs (name, value)"),
+        (not images or m["head"] == "classes", "image_size", "model.head='classes'"),
+        (not images or m["positions"] == "learned", "image_size", "model.positions='learned'"),
+        (not images or m["image_size"] % m["patch_size"] == 0, "image_size", f"a multiple of model.patch_size {m['patch_size']!r}"),
+    ]  # fmt: skip
+    if images:
+        tokens = (m["image_size"] // m["patch_size"]) ** 2 + (2 if m["distillation"] != "none" else 1)
+        rows.append(
+            (m["max_length"] == tokens, "max_length", f"{tokens}, the image's patches and what goes before them")
+        )
+    if scaling:
+        needs = SCALINGS.get(scaling.get("kind"))
+        rows.append((needs is not None, "rope_scaling", f"a kind of {', '.join(SCALINGS)}"))
+        good = needs is None or set(scaling) == {"kind", *needs}
+        rows.append((good, "rope_scaling", f"for {scaling.get('kind')!r} exactly {', '.join(needs or ())}"))
+    return [(field, m[field], expected) for good, field, expected in rows if not good]
+
+
+def _pairs(value: Any) -> bool:
+    return all(isinstance(v, (list, tuple)) and len(v) == 2 and isinstance(v[0], str) for v in value)
+
+
+def _mean_keys(length: int, window: int) -> float:
+    # The triangle counts as half a square, as is usual; a window cuts its lower left corner off.
+    return length / 2 if window >= length else window - window**2 / (2 * length)
 
 
 def _gated_width(width: int) -> int:

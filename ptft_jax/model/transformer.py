@@ -8,56 +8,75 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.model.attention import Attention, Mask, causal_mask
-from ptft_jax.model.layers import MLP, Embedding, Linear, Norm, dropout
+from ptft_jax.errors import UserError
+from ptft_jax.model import heads, rotary
+from ptft_jax.model.attention import Attention, Mask, View, causal_mask, windowed
+from ptft_jax.model.embeddings import ImageEmbed, TokenEmbed
+from ptft_jax.model.layers import MLP, Norm, dropout
+from ptft_jax.model.moe import MoE
 from ptft_jax.model.spec import ModelSpec
 
 Params = dict[str, Any]
 
 
-class Embed(nnx.Module):
-    """Token vectors plus, for learned positions, position vectors."""
-
-    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        self.tokens = Embedding(spec.vocab_size, spec, rngs)
-        self.positions = Embedding(spec.max_length, spec, rngs) if spec.positions == "learned" else None
-
-    def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
-        x_BTD = self.tokens(tokens_BT)
-        return x_BTD if self.positions is None else x_BTD + self.positions(positions_BT)
-
-
 class Block(nnx.Module):
-    """Pre-norm residual block: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """Attention and MLP on the residual stream, with norms where `spec.norm_placement` says:
+
+    "pre" x + f(norm(x)); "post" norm(x + f(x)) (Vaswani et al. 2017); "output" x + norm(f(x)) (OLMo 2);
+    "both" x + norm(f(norm(x))) (Gemma 2). `spec.parallel` runs attention and MLP on the same x (GPT-J, GPT-NeoX).
+    """
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        self.dropout = spec.dropout
-        self.attention_norm, self.attention = Norm(spec), Attention(spec, rngs)
-        self.mlp_norm, self.mlp = Norm(spec), MLP(spec, rngs)
+        self.spec = spec
+        before, after = spec.norm_placement in ("pre", "both"), spec.norm_placement != "pre"
+        self.attention_norm = Norm(spec) if before else None
+        self.attention = Attention(spec, rngs)
+        self.attention_post_norm = Norm(spec) if after else None
+        self.mlp_norm = Norm(spec) if before else None
+        self.mlp = MoE(spec, rngs) if spec.experts else MLP(spec, rngs)
+        self.mlp_post_norm = Norm(spec) if after else None
 
-    def __call__(self, x_BTD, positions_BT, mask: Mask, cache=None, start=None, keys=None):
-        y, cache = self.attention(self.attention_norm(x_BTD), positions_BT, mask, cache, start, keys)
-        x_BTD = x_BTD + dropout(y, self.dropout, keys, 0)
-        y = self.mlp(self.mlp_norm(x_BTD), keys)
-        return x_BTD + dropout(y, self.dropout, keys, 1), cache
+    def __call__(self, x_BTD, view: View, cache=None, start=None, keys=None):
+        y, cache = self.attention(_maybe(self.attention_norm, x_BTD), view, cache, start, keys)
+        after_BTD = self._add(x_BTD, y, self.attention_post_norm, keys, 0)
+        if self.spec.parallel:
+            y = self.mlp(_maybe(self.mlp_norm, x_BTD), keys)
+        else:
+            y = self.mlp(_maybe(self.mlp_norm, after_BTD), keys)
+        return self._add(after_BTD, y, self.mlp_post_norm, keys, 1), cache
+
+    def _add(self, x, y, norm, keys, site):
+        post = self.spec.norm_placement == "post"
+        x = x + dropout(y if post else _maybe(norm, y), self.spec.dropout, keys, site)
+        return norm(x) if post else x
+
+
+def _maybe(norm: Norm | None, x: jax.Array) -> jax.Array:
+    return x if norm is None else norm(x)
 
 
 class Trunk(nnx.Module):
     """Everything that is not a repeated block."""
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        self.embed = Embed(spec, rngs)
-        self.final_norm = Norm(spec)
-        self.head = (
-            None if spec.tied else Linear(spec.width, spec.vocab_size, spec, rngs, bias=False, std=spec.init_std)
-        )
+        self.embed = ImageEmbed(spec, rngs) if spec.image_size else TokenEmbed(spec, rngs)
+        self.final_norm = None if spec.norm_placement == "post" else Norm(spec)
+        self.head = heads.build(spec, rngs)
+
+    def scores(self, x_BTD: jax.Array, cap: float) -> jax.Array:
+        table_VD = self.embed.tokens.embedding[...] if isinstance(self.embed, TokenEmbed) else None
+        return heads.score(self.head, x_BTD, table_VD, cap)
+
+
+def _pure(module: nnx.Module) -> Params:
+    return nnx.to_pure_dict(nnx.split(module)[1])
 
 
 REMAT = {
@@ -73,7 +92,7 @@ class Transformer:
 
     Attributes:
       spec: sizes and choices.
-      adapt: None, or a hashable callable `(module, prefix, rngs) -> None` that fills `Linear.adapter` slots
+      adapt: None, or a hashable callable `(module, prefix, rngs) -> None` that fills `adapter` slots
         (see `ptft_jax.adapters`); it makes the adapter's parameters part of the same dict.
       constrain: None, or a hashable callable applied to activations [B, ...] at block edges, which pins how they
         are spread over a mesh.
@@ -83,16 +102,24 @@ class Transformer:
     adapt: Callable[[nnx.Module, str, nnx.Rngs], None] | None = None
     constrain: Callable[[jax.Array], jax.Array] | None = None
 
-    def _make(self, part: type, prefix: str, key: jax.Array) -> nnx.Module:
+    @property
+    def virtual_tokens(self) -> int:
+        """How many learned vectors the adapter places before the tokens of a row (prompt tuning); their ids follow the
+        vocabulary's. `hidden` does so itself, callers of `decode` write the ids."""
+        return getattr(self.adapt, "virtual_tokens", 0)
+
+    def _make(self, part: type, prefix: str, key: jax.Array, base: Params | None = None) -> nnx.Module:
         # Adapters draw from their own stream: the base is initialised alike with and without them.
         rngs = nnx.Rngs(params=key, adapter=jax.random.fold_in(key, 1))
         module = part(self.spec.resolved, rngs)
+        if base is not None:
+            nnx.update(module, jax.tree.map(lambda new, old: new.astype(old.dtype), base, _pure(module)))
         if self.adapt is not None:
             self.adapt(module, prefix, rngs)
         return module
 
-    def _init_part(self, part: type, prefix: str, key: jax.Array) -> Params:
-        return nnx.to_pure_dict(nnx.split(self._make(part, prefix, key))[1])
+    def _init_part(self, part: type, prefix: str, key: jax.Array, base: Params | None = None) -> Params:
+        return _pure(self._make(part, prefix, key, base))
 
     @functools.cached_property
     def _definitions(self) -> tuple[nnx.GraphDef, nnx.GraphDef]:
@@ -101,13 +128,20 @@ class Transformer:
 
         return define(Trunk, ""), define(Block, "blocks/")
 
-    def init(self, key: jax.Array) -> Params:
+    def init(self, key: jax.Array, base: Params | None = None) -> Params:
         """Random parameters: normal with `init_std`, residual projections smaller by sqrt(2 * layers), as in GPT-2
-        (Radford et al. 2019, section 2.3). Traceable, so it can be compiled with sharded outputs."""
+        (Radford et al. 2019, section 2.3). Traceable, so it can be compiled with sharded outputs.
+
+        Args:
+          base: whole parameters of the model without adapters, to take instead of random ones. Adapters are made for
+            these (some start from what they adapt).
+        """
         trunk_key, blocks_key = jax.random.split(key)
-        params = self._init_part(Trunk, "", trunk_key)
+        trunk = None if base is None else {k: v for k, v in base.items() if k != "blocks"}
+        params = self._init_part(Trunk, "", trunk_key, trunk)
         keys = jax.random.split(blocks_key, self.spec.layers)
-        params["blocks"] = jax.vmap(functools.partial(self._init_part, Block, "blocks/"))(keys)
+        blocks = None if base is None else base["blocks"]
+        params["blocks"] = jax.vmap(functools.partial(self._init_part, Block, "blocks/"))(keys, blocks)
         return params
 
     def shapes(self) -> Params:
@@ -117,42 +151,69 @@ class Transformer:
     def _trunk(self, params: Params) -> Trunk:
         return nnx.merge(self._definitions[0], {k: v for k, v in params.items() if k != "blocks"})
 
-    def hidden(self, params, tokens_BT, *, positions_BT=None, segments_BT=None, keys_B=None):
+    def hidden(self, params, inputs, *, positions_BT=None, segments_BT=None, types_BT=None, keys_B=None):
         """The last hidden states.
 
         Args:
           params: nested dict; `params["blocks"]` is one stack of layers, or a tuple of consecutive stacks (how a
             partition hands over frozen and trainable layers).
-          tokens_BT: int token ids.
+          inputs: int token ids [B, T]; of a vision model, float images [B, size, size, channels].
           positions_BT: int positions, by default 0..T-1. Packed rows restart them.
           segments_BT: int ids; queries see only keys of their own segment. 0 is padding by convention.
+          types_BT: int token types, for models that have them (BERT's sentence A or B); by default 0.
           keys_B: one dropout key a row, or None for no dropout.
 
         Returns:
           [B, T, D] in the compute dtype.
         """
-        length = tokens_BT.shape[1]
-        if positions_BT is None:
-            positions_BT = jnp.broadcast_to(jnp.arange(length), tokens_BT.shape)
-        mask = causal_mask(length, segments_BT)
-        trunk = self._trunk(params)
-        x_BTD = trunk.embed(tokens_BT, positions_BT)
+        spec, trunk = self.spec.resolved, self._trunk(params)
+        if spec.image_size:
+            x_BTD = trunk.embed(inputs)
+            positions_BT = jnp.zeros(x_BTD.shape[:2], jnp.int32)  # told by the embedding alone
+        else:
+            if positions_BT is None:
+                positions_BT = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
+            if self.virtual_tokens:
+                inputs, positions_BT, segments_BT, types_BT = self._prompted(
+                    inputs, positions_BT, segments_BT, types_BT
+                )
+            x_BTD = trunk.embed(inputs, positions_BT, types_BT)
         if keys_B is not None:
-            x_BTD = dropout(x_BTD, self.spec.dropout, keys_B, 0)
-        x_BTD, _ = self._stacks(params["blocks"], x_BTD, positions_BT, mask, keys_B=keys_B)
-        return trunk.final_norm(x_BTD)
+            x_BTD = dropout(x_BTD, spec.dropout, keys_B, 0)
+        mask = causal_mask(x_BTD.shape[1], segments_BT, causal=spec.causal, shared=self.virtual_tokens)
+        x_BTD, _ = self._stacks(params["blocks"], x_BTD, self._views(mask, positions_BT), keys_B=keys_B)
+        x_BTD = x_BTD[:, self.virtual_tokens :]
+        return x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)
+
+    def _prompted(self, tokens_BT, positions_BT, segments_BT, types_BT):
+        """The row's tokens, positions, segments and types behind those of the learned prompt.
+
+        One prompt serves all segments of a packed row: what a causal model makes of it does not depend on what comes
+        after it, so each segment sees what it would see with a prompt of its own.
+        """
+        spec, count = self.spec, self.virtual_tokens
+        if segments_BT is not None and (not spec.causal or spec.window):
+            kind = "a sliding window" if spec.causal else "attention in both directions"
+            raise UserError(f"tune.method = 'prompt': packed rows and {kind} do not go together; do not pack")
+
+        def behind(first, x):
+            return None if x is None else jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], count)), x], axis=1)
+
+        order, zeros = jnp.arange(count), jnp.zeros((count,), jnp.int32)
+        return (
+            behind(spec.vocab_size + order, tokens_BT),
+            behind(order, positions_BT + count),
+            behind(zeros, segments_BT),
+            behind(zeros, types_BT),
+        )
 
     def logits(self, params: Params, x_BTD: jax.Array) -> jax.Array:
-        """Hidden states to float32 scores [B, T, V], by the head or by the token embedding when tied."""
-        trunk = self._trunk(params)
-        if trunk.head is not None:
-            return trunk.head(x_BTD).astype(jnp.float32)
-        table_VD = trunk.embed.tokens.embedding[...].astype(x_BTD.dtype)
-        return jnp.einsum("btd,vd->btv", x_BTD, table_VD, preferred_element_type=jnp.float32)
+        """Hidden states to float32 scores: of tokens [B, T, V], or of classes [B, classes] from the first position."""
+        return self._trunk(params).scores(x_BTD, self.spec.logit_cap)
 
-    def __call__(self, params: Params, tokens_BT: jax.Array, **options) -> jax.Array:
-        """Tokens to float32 logits [B, T, V]; options as for `hidden`."""
-        return self.logits(params, self.hidden(params, tokens_BT, **options))
+    def __call__(self, params: Params, inputs: jax.Array, **options) -> jax.Array:
+        """Tokens (or images) to float32 logits, as `logits` gives them; options as for `hidden`."""
+        return self.logits(params, self.hidden(params, inputs, **options))
 
     def empty_cache(self, rows: int, slots: int) -> tuple[jax.Array, jax.Array]:
         """Zeroed keys and values, each [L, B, S, K, H] in the compute dtype."""
@@ -167,31 +228,47 @@ class Transformer:
         """
         trunk = self._trunk(params)
         x_BTD = trunk.embed(tokens_BT, positions_BT)
-        mask = Mask(allowed_BTS, False)
-        x_BTD, cache = self._stacks(params["blocks"], x_BTD, positions_BT, mask, cache=cache, start=start)
-        return self.logits(params, trunk.final_norm(x_BTD[:, -1:]))[:, 0], cache
+        views = self._views(Mask(allowed_BTS, False), positions_BT, start)
+        x_BTD, cache = self._stacks(params["blocks"], x_BTD, views, cache=cache, start=start)
+        x_BTD = x_BTD[:, -1:]
+        return self.logits(params, x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD))[:, 0], cache
 
-    def _stacks(self, stacks, x_BTD, positions_BT, mask, *, keys_B=None, cache=None, start=None):
+    def _views(self, mask: Mask, positions_BT: jax.Array, start: int | jax.Array = 0) -> dict[str, View]:
+        """What each kind of layer attends to."""
+        spec = self.spec.resolved
+
+        def view(kind: str) -> View:
+            rotation = rotary.tables(spec, positions_BT, kind) if spec.positions == "rotary" else None
+            return View(windowed(mask, spec.window, start) if kind == "sliding" else mask, rotation)
+
+        return {kind: view(kind) for kind in sorted(set(spec.kinds))}
+
+    def _stacks(self, stacks, x_BTD, views, *, keys_B=None, cache=None, start=None):
         """Runs consecutive stacks of layers, scanned or unrolled; a frozen first stack costs no backward pass."""
+        kinds = self.spec.kinds
 
-        def layer(x, part):
-            params, cached, index = part
-            keys = None if keys_B is None else jax.vmap(lambda k: jax.random.fold_in(k, 1 + index))(keys_B)
-            y, cached = nnx.merge(self._definitions[1], params)(x, positions_BT, mask, cached, start, keys)
-            return (y if self.constrain is None else self.constrain(y)), cached
+        def runner(view_of):
+            def layer(x, part):
+                params, cached, index = part
+                keys = None if keys_B is None else jax.vmap(lambda k: jax.random.fold_in(k, 1 + index))(keys_B)
+                y, cached = nnx.merge(self._definitions[1], params)(x, view_of(index), cached, start, keys)
+                return (y if self.constrain is None else self.constrain(y)), cached
 
-        if self.spec.remat != "none":
-            layer = jax.checkpoint(layer, policy=REMAT[self.spec.remat], prevent_cse=not self.spec.scan)
+            if self.spec.remat == "none":
+                return layer
+            return jax.checkpoint(layer, policy=REMAT[self.spec.remat], prevent_cse=not self.spec.scan)
+
         done, caches = 0, []
         for stack in stacks if isinstance(stacks, (tuple, list)) else (stacks,):
             size = jax.tree.leaves(stack)[0].shape[0]
             cached = None if cache is None else tuple(c[done : done + size] for c in cache)
             parts = (stack, cached, jnp.arange(done, done + size))
             if self.spec.scan:
-                x_BTD, new = jax.lax.scan(layer, x_BTD, parts)
+                x_BTD, new = jax.lax.scan(runner(_chooser(views, kinds, done, size)), x_BTD, parts)
             else:
                 rows = []
                 for i in range(size):
+                    layer = runner(lambda _, kind=kinds[done + i]: views[kind])
                     x_BTD, row = layer(x_BTD, jax.tree.map(lambda a, i=i: a[i], parts))
                     rows.append(row)
                 new = None if cache is None else jax.tree.map(lambda *a: jnp.stack(a), *rows)
@@ -200,3 +277,22 @@ class Transformer:
         if cache is None:
             return x_BTD, None
         return x_BTD, jax.tree.map(lambda *a: jnp.concatenate(a), *caches)
+
+
+def _chooser(views: dict[str, View], kinds: Sequence[str], first: int, size: int) -> Callable[[jax.Array], View]:
+    """The view of a layer by its traced index, for a scan over layers `first` to `first + size`: one compiled body
+    serves layers of several kinds."""
+    present = sorted(set(kinds[first : first + size]))
+    if len(present) == 1:
+        return lambda _: views[present[0]]
+    which = jnp.asarray([present.index(kind) if kind in present else 0 for kind in kinds])
+    shape = jnp.broadcast_shapes(*(views[kind].mask.allowed.shape for kind in present))
+    masks = jnp.stack([jnp.broadcast_to(views[kind].mask.allowed, shape) for kind in present])
+    rotations = [views[kind].rotation for kind in present]
+    tables = None if rotations[0] is None else jax.tree.map(lambda *t: jnp.stack(t), *rotations)
+
+    def view(index: jax.Array) -> View:
+        kind = which[index]
+        return View(Mask(masks[kind], False), jax.tree.map(lambda t: t[kind], tables))
+
+    return view

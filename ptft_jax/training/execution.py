@@ -19,7 +19,7 @@ from ptft_jax.parallel import sharding
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting.metrics import METRICS, MetricsWriter, read, write_bytes, write_json
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import checkpoint, restore
+from ptft_jax.training import checkpoint
 from ptft_jax.training.loop import Loop
 
 
@@ -79,7 +79,7 @@ class Execution:
         if run.refers_to_base:
             state, print_ = run.start()
             if print_ != saved["base"]["fingerprint"]:
-                raise UserError(f"{run.workdir}: its base {run.parent.workdir} changed since the run was started")
+                raise UserError(f"{run.workdir}: its base {run.parent.name} changed since the run was started")
             frozen = run.program.whole(state).frozen
         flat = flatten(params) | flatten(frozen)
         pick = lambda form: unflatten({path: flat[path] for path in flatten(form)})  # noqa: E731
@@ -103,7 +103,7 @@ class Execution:
         run = self.run
         for name, data in run.tokenizer.files().items():
             write_bytes(run.workdir / name, data)
-        write_json(run.workdir / "lineage.json", restore.lineage(run.parent, print_))
+        write_json(run.workdir / "lineage.json", run.parent.lineage(print_) if run.parent else [])
         write_json(run.workdir / "environment.json", {"run_id": uuid.uuid4().hex, **environment.describe()})
         write_json(run.workdir / "partition.json", run.partition.table())
         write_json(run.workdir / "config.json", run.config.as_dict())
@@ -124,9 +124,11 @@ class Execution:
         run = self.run
         base = None
         if run.refers_to_base:
-            base = restore.base_reference(run.parent, run.workdir, meta["parent_fingerprint"], run.weights)
+            dtype = run.config.model.param_dtype
+            base = run.parent.base_reference(run.workdir, meta["parent_fingerprint"], run.weights, dtype)
         saved = {
             "data": run.train_stream.key,
+            "vocab_size": run.model.spec.vocab_size,
             "base": base,
             "before": meta["before"],
             "parent_fingerprint": meta["parent_fingerprint"],

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from ptft_jax import adapters
 from ptft_jax import config as configs
+from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
+from ptft_jax.model.spec import STRUCTURE
 from ptft_jax.params import fingerprint
 from ptft_jax.params.partition import join
 from ptft_jax.params.rules import flatten, unflatten
@@ -31,21 +35,86 @@ class Source:
     step: int
     meta: dict[str, Any]
     config: configs.Section
+    ignore: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.workdir}@{self.step}"
+
+    @property
+    def reference(self) -> str:
+        """How it can be found again."""
+        return str(self.workdir.absolute())
 
     @property
     def adapter(self) -> Any:
         """What the run added to its model, or None."""
         return adapters.build(self.config.tune)
 
+    @functools.cached_property
+    def tokenizer(self) -> tok.Tokenizer:
+        """The run's tokenizer."""
+        return tok.from_file(self.workdir)
 
-def find(reference: str, field: str = "config.init.from") -> Source:
-    """The checkpoint that WORKDIR[@STEP|@best|@latest] names. Raises UserError."""
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The structural fields of its `config.model`, and `vocab_size`."""
+        model = self.config.as_dict()["model"]
+        size = self.meta.get("vocab_size") or model["vocab_size"] or self.tokenizer.vocab_size
+        return {**{name: model[name] for name in STRUCTURE}, "vocab_size": size}
+
+    @property
+    def data(self) -> configs.Section | None:
+        """The data it was trained on."""
+        return self.config.data
+
+    def parameters(
+        self, layout: Layout, dtype: str = "", *, weights: str = "auto", merged: bool = True, **_: Any
+    ) -> dict[str, Any]:
+        """The whole parameters, in the dtype they were saved in, as `parameters` gives them."""
+        params = parameters(self, layout, merged=merged, weights=weights)
+        if not self.ignore:
+            return params
+        flat = flatten(params)
+        dropped = [path for path in flat if any(re.fullmatch(pattern, path) for pattern in self.ignore)]
+        return unflatten({path: array for path, array in flat.items() if path not in dropped})
+
+    def lineage(self, print_: str) -> list[dict[str, Any]]:
+        """The chain of checkpoints behind a run that starts from this one, nearest first."""
+        path = self.workdir / "lineage.json"
+        before = json.loads(path.read_text()) if path.is_file() else []
+        here = {"workdir": self.reference, "step": self.step, "fingerprint": print_, "run_id": run_id(self.workdir)}
+        return [here, *before]
+
+    def base_reference(self, workdir: pathlib.Path, print_: str, weights: str, dtype: str = "") -> dict[str, Any]:
+        """What an adapter checkpoint in `workdir` records of the base that it does not contain."""
+        return {
+            "workdir": self.reference,
+            "relative": os.path.relpath(self.workdir.absolute(), workdir.absolute()),
+            "step": self.step,
+            "fingerprint": print_,
+            "weights": weights,
+        }
+
+
+Parent = Any  # Source, or interop.pretrained.Pretrained: what has these methods
+
+
+def find(
+    reference: str, field: str = "config.init.from", ignore: Sequence[str] = (), fresh: Sequence[str] = ()
+) -> Parent:
+    """What a reference names: WORKDIR[@STEP|@best|@latest] of a run, or hf:... or gguf:... weights. Raises UserError."""
+    if reference.startswith(("hf:", "gguf:")):
+        from ptft_jax.interop import pretrained
+
+        return pretrained.find(reference, field, ignore, fresh)
     workdir, step = checkpoint.resolve(reference, field)
     try:
         meta = checkpoint.read_meta(workdir, step)
     except checkpoint.Damaged as e:
         raise _damaged(field, reference, workdir, step, e) from e
-    return Source(workdir, step, meta, read_config(workdir))
+    return Source(workdir, step, meta, read_config(workdir), tuple(ignore))
 
 
 def read_config(workdir: pathlib.Path) -> configs.Section:
@@ -98,6 +167,18 @@ def _read(source: Source, name: str, layout: Layout) -> dict[str, Any]:
 def _base(source: Source, layout: Layout) -> dict[str, Any]:
     """The frozen part that an adapter checkpoint refers to."""
     base = source.meta["base"]
+    parent = _pretrained_base(source, base) if ":" in base["workdir"][:5] else _run_base(source, base)
+    params = parent.parameters(layout, base.get("dtype", ""), weights=base["weights"])
+    found = parameters_fingerprint(params)
+    if found != base["fingerprint"]:
+        raise UserError(
+            f"{source.workdir} was trained on a base with fingerprint {base['fingerprint']}, but {parent.name} has "
+            f"{found}: it is another model"
+        )
+    return params
+
+
+def _run_base(source: Source, base: Mapping[str, Any]) -> Source:
     places = [pathlib.Path(base["workdir"]), (source.workdir / base["relative"]).resolve()]
     place = next((p for p in places if checkpoint.steps_of(p)), None)
     if place is None:
@@ -105,45 +186,25 @@ def _base(source: Source, layout: Layout) -> dict[str, Any]:
             f"{source.workdir} holds only what it trained; its base is not at {places[0]}, nor at {places[1]}: "
             "move it back to one of them"
         )
-    params = parameters(find(f"{place}@{base['step']}", "base"), layout, merged=True, weights=base["weights"])
-    found = parameters_fingerprint(params)
-    if found != base["fingerprint"]:
+    return find(f"{place}@{base['step']}", "base")
+
+
+def _pretrained_base(source: Source, base: Mapping[str, Any]) -> Parent:
+    places = [base["workdir"]]
+    if base["relative"]:
+        kind, _, relative = base["relative"].partition(":")
+        places.append(f"{kind}:{(source.workdir / relative).resolve()}")
+        places = [p for p in places if pathlib.Path(p.partition(":")[2]).exists()]
+    if not places:
         raise UserError(
-            f"{source.workdir} was trained on a base with fingerprint {base['fingerprint']}, but {place}@{base['step']} has "
-            f"{found}: it is another model"
+            f"{source.workdir} holds only what it trained; its base {base['workdir']} is not there: move it back"
         )
-    return params
+    return find(places[0], "base", base.get("ignore", ()))
 
 
 def parameters_fingerprint(params: Mapping[str, Any]) -> str:
     """The fingerprint of whole parameters, the same however they are laid out."""
     return fingerprint.fingerprint(fingerprint.checksums(params))
-
-
-def base_reference(source: Source, workdir: pathlib.Path, print_: str, weights: str) -> dict[str, Any]:
-    """What an adapter checkpoint in `workdir` records of the base it does not contain."""
-    return {
-        "workdir": str(source.workdir.absolute()),
-        "relative": os.path.relpath(source.workdir.absolute(), workdir.absolute()),
-        "step": source.step,
-        "fingerprint": print_,
-        "weights": weights,
-    }
-
-
-def lineage(source: Source | None, print_: str) -> list[dict[str, Any]]:
-    """The chain of checkpoints behind a run, nearest first."""
-    if source is None:
-        return []
-    path = source.workdir / "lineage.json"
-    before = json.loads(path.read_text()) if path.is_file() else []
-    here = {
-        "workdir": str(source.workdir.absolute()),
-        "step": source.step,
-        "fingerprint": print_,
-        "run_id": run_id(source.workdir),
-    }
-    return [here, *before]
 
 
 def run_id(workdir: pathlib.Path) -> str:

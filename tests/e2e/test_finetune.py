@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from ptft_jax import loading
 from ptft_jax import run as runs
 from ptft_jax.errors import UserError
 from ptft_jax.params.rules import flatten
@@ -29,7 +30,7 @@ LORA = dict(tune__method="lora", tune__lora__rank=2, training__steps=8)
 
 
 def params_of(reference):
-    return flatten(jax.device_get(runs.load(str(reference)).params))
+    return flatten(jax.device_get(loading.load(str(reference)).params))
 
 
 def test_a_child_starts_where_its_parent_ended(text_file, tmp_path, base):
@@ -137,7 +138,7 @@ def test_a_damaged_parent_is_named(text_file, tmp_path, base):
 
 def test_an_average_is_what_children_start_from(text_file, tmp_path):
     quiet_train(tiny_config(text_file, training__ema_decay=0.5), tmp_path / "base")
-    averaged, raw = params_of(tmp_path / "base"), flatten(runs.load(str(tmp_path / "base"), weights="raw").params)
+    averaged, raw = params_of(tmp_path / "base"), flatten(loading.load(str(tmp_path / "base"), weights="raw").params)
     assert any(not np.array_equal(averaged[p], raw[p]) for p in raw)
     for weights, expected in (("auto", averaged), ("raw", raw)):
         config = child(

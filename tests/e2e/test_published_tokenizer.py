@@ -2,7 +2,7 @@
 
 import pytest
 
-from ptft_jax import run as runs
+from ptft_jax import loading
 from ptft_jax.data import chat
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.evaluation.conversation import Conversation
@@ -24,7 +24,7 @@ def test_a_runs_tokenizer_is_the_one_it_was_given(kind, text_file, tmp_path):
     config = tiny_config(text_file, tokenizer__kind="file", tokenizer__path=str(folder), training__steps=2)
     config.model.max_length = 128
     quiet_train(config, tmp_path / "run")
-    loaded = runs.load(str(tmp_path / "run"))
+    loaded = loading.load(str(tmp_path / "run"))
     given = tok.from_file(folder)
     assert loaded.tokenizer.files() == given.files() and tok.fingerprint(loaded.tokenizer) == tok.fingerprint(given)
     answer = Conversation(loaded, max_new_tokens=8, sampling=Sampling(temperature=0)).say("the cat")

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from ptft_jax import chat as verb
-from ptft_jax import run as runs
+from ptft_jax import loading
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.conversation import Conversation
@@ -32,7 +32,7 @@ def loaded():
     tokenizer = tok.from_files({tok.FILE: words.to_str().encode()}, "characters")
     spec = ModelSpec(vocab_size=len(characters) - 1, max_length=LENGTH, layers=1, width=32, heads=2, init_std=1.0)
     model = Transformer(spec)
-    return runs.Loaded(None, model, model.init(jax.random.key(0)), tokenizer)
+    return loading.Loaded(None, model, model.init(jax.random.key(0)), tokenizer)
 
 
 OPTIONS = {"max_new_tokens": 20, "sampling": Sampling(temperature=0)}

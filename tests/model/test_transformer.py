@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptft_jax.model import presets
-from ptft_jax.model.attention import rotate
+from ptft_jax.model import presets, rotary
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.causal_lm import CausalLM
 from ptft_jax.params.partition import Partition
@@ -94,10 +93,11 @@ def test_consecutive_stacks_equal_one_stack():
 
 def test_rotary_scores_depend_on_distance_only():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
+    spec = dataclasses.replace(SPEC, head_dim=8)
 
     def score(m, n):
-        at = lambda p: jnp.full((1, 1), p)  # noqa: E731
-        return float(jnp.sum(rotate(q, at(m), 1e4) * rotate(k, at(n), 1e4)))
+        at = lambda p: rotary.tables(spec, jnp.full((1, 1), p), "full")  # noqa: E731
+        return float(jnp.sum(rotary.rotate(q, at(m)) * rotary.rotate(k, at(n))))
 
     assert score(3, 1) == pytest.approx(score(103, 101), abs=1e-4)
     assert abs(score(3, 1) - score(3, 2)) > 1e-3

@@ -136,24 +136,24 @@ def check_fits(tokenizer: Tokenizer, vocab_size: int, where: str) -> None:
         )
 
 
-def build(config: Any, train_texts: Sequence[str], parent: pathlib.Path | None) -> Tokenizer:
-    """The tokenizer that `config.tokenizer` names; `parent` is the workdir of the run this one starts from.
+def build(config: Any, train_texts: Sequence[str], parent: Tokenizer | None) -> Tokenizer:
+    """The tokenizer that `config.tokenizer` names; `parent` is that of the model this run starts from.
 
     Raises:
       UserError: no such file, or another vocabulary than the parent's, whose embeddings would then mean other tokens.
     """
     kind = config.kind
     if kind == "auto":
-        return from_file(parent) if parent else ByteTokenizer()
-    if kind == "byte":
-        tokenizer: Tokenizer = ByteTokenizer()
+        tokenizer: Tokenizer = parent or ByteTokenizer()
+    elif kind == "byte":
+        tokenizer = ByteTokenizer()
     elif kind == "bpe":
         tokenizer = train_bpe(train_texts, config.vocab_size)
     else:
         tokenizer = from_file(pathlib.Path(config.path).expanduser())
-    if parent and fingerprint(tokenizer) != fingerprint(from_file(parent)):
+    if parent and fingerprint(tokenizer) != fingerprint(parent):
         raise UserError(
             f"config.tokenizer.kind = {kind!r}: its vocabulary ({tokenizer.vocab_size} tokens) is not that of the parent "
-            f"{parent} ({from_file(parent).vocab_size} tokens); leave it at 'auto' to use the parent's"
+            f"{parent.origin} ({parent.vocab_size} tokens); leave it at 'auto' to use the parent's"
         )
-    return tokenizer
+    return with_tokens(tokenizer, config.add) if config.add else tokenizer

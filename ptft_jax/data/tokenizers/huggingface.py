@@ -253,7 +253,7 @@ def _paragraphs(text: str) -> list[str]:
     return [text[a:b] for a, b in zip(cuts, cuts[1:])]
 
 
-def _byte_alphabet() -> dict[int, str]:
+def byte_alphabet() -> dict[int, str]:
     """How byte-level BPE writes bytes as printable characters (Radford et al. 2019, GPT-2's encoder)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     table = {byte: chr(byte) for byte in printable}
@@ -261,4 +261,4 @@ def _byte_alphabet() -> dict[int, str]:
     return table | {byte: chr(256 + n) for n, byte in enumerate(rest)}
 
 
-_BYTE_OF = {char: byte for byte, char in _byte_alphabet().items()}
+_BYTE_OF = {char: byte for byte, char in byte_alphabet().items()}

@@ -1,0 +1,100 @@
+"""Writes a model for other tools, reads it back, and compares.
+
+python -m ptft_jax.export --run=runs/lora@best --to=hf --out=exports/mine
+python -m ptft_jax.export --run=runs/lora@best --to=peft --out=exports/adapter
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from ptft_jax.errors import UserError
+from ptft_jax.launch import SOURCES, launch, prepare_jax
+
+
+def define() -> None:
+    flags.DEFINE_string("run", None, SOURCES)
+    flags.DEFINE_enum("to", "hf", ["hf", "gguf", "peft"], "A Hugging Face folder, a GGUF file, or a PEFT adapter.")
+    flags.DEFINE_string("out", None, "The folder (hf, peft) or file (gguf) to write.")
+    flags.DEFINE_enum(
+        "dtype", "float32", ["float32", "bfloat16", "float16", "q8_0"], "What weights are written in; q8_0 is for gguf."
+    )
+    flags.DEFINE_string(
+        "family", "", "The model_type to write; '' = that of the imported weights, or the first that fits."
+    )
+    flags.DEFINE_string(
+        "base", "", "For peft: where PEFT finds the base; '' = the imported weights the run started from."
+    )
+    flags.DEFINE_float("shard_gb", 5.0, "Largest safetensors file, in GB.", lower_bound=0.0001)
+
+
+def main() -> None:
+    args = flags.FLAGS
+    if not args.run:
+        raise UserError("--run is missing: a workdir, e.g. --run=runs/base@best")
+    if not args.out:
+        raise UserError("--out is missing: the folder or file to write")
+    prepare_jax()
+    out = pathlib.Path(args.out).expanduser()
+    if args.to == "peft":
+        written = adapter(args.run, out, family=args.family, base=args.base)
+    else:
+        written = model(args.run, args.to, out, dtype=args.dtype, family=args.family, shard_gb=args.shard_gb)
+    print(json.dumps(written, indent=1))
+
+
+def model(reference: str, to: str, out: pathlib.Path, *, dtype: str, family: str, shard_gb: float) -> dict[str, Any]:
+    """Exports a whole model, adapters merged; says what was written. Raises UserError."""
+    from ptft_jax import loading
+    from ptft_jax.interop import export
+
+    loaded = loading.load(reference, field="--run")
+    if loaded.model.adapt is not None:
+        raise UserError(
+            f"--to={to}: {loaded.source.name} has learned vectors before the tokens, which are no part of a plain model; "
+            "export its base, and the adapter by --to=peft"
+        )
+    fields, chain, tokenizer, summary = _facts(loaded.source)
+    exported = export.Exported(loaded.params, fields, tokenizer, chain, family=family)
+    if to == "gguf":
+        return export.to_gguf(exported, out, dtype=dtype)
+    return export.to_folder(exported, out, dtype=dtype, summary=summary, shard_bytes=int(shard_gb * 1e9))
+
+
+def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dict[str, Any]:
+    """Exports what a run added to its base, in PEFT's format; says what was written. Raises UserError."""
+    import jax
+
+    from ptft_jax.interop import export, families
+    from ptft_jax.training import restore
+
+    source = restore.find(reference, "--run")
+    if source.adapter is None:
+        raise UserError(f"--to=peft: {source.name} has no adapter; export the whole model by --to=hf")
+    fields, chain, _, _ = _facts(source)
+    named, _ = families.of(fields, chain[1:], family)
+    origin = chain[1].get("reference", "") if len(chain) > 1 else ""
+    if not base and not origin.startswith("hf:"):
+        raise UserError("--base is missing: the run did not start from hf: weights, so say where PEFT finds its base")
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    params = source.parameters(lambda path, shape: device, merged=False)
+    return export.to_peft(source.adapter, params, fields, named, out, base=base or origin.removeprefix("hf:"))
+
+
+def _facts(source: Any) -> tuple[dict[str, Any], list[dict[str, Any]], Any, dict[str, Any]]:
+    """A model's structural fields, the lineage that it and what came before it make, its tokenizer, its run's summary."""
+    from ptft_jax.interop import pretrained
+    from ptft_jax.training.execution import finished
+
+    imported = isinstance(source, pretrained.Pretrained)
+    tokenizer = None if source.fields["image_size"] else source.tokenizer
+    chain = source.lineage("" if imported else source.meta["fingerprint"])
+    return source.fields, chain, tokenizer, {} if imported else finished(source.workdir) or {}
+
+
+if __name__ == "__main__":
+    launch(define, main)

@@ -1,0 +1,246 @@
+"""BERT, RoBERTa, ViT and DeiT as Hugging Face writes them: configs in both directions, and name maps."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ptft_jax.errors import UserError
+from ptft_jax.interop.fields import Fields, activation_name
+from ptft_jax.interop.names import Model, Tensor, linear, norm
+
+
+def _sizes(c: Fields, max_length: int) -> dict[str, Any]:
+    heads, width = c.need("num_attention_heads"), c.need("hidden_size")
+    return dict(
+        layers=c.need("num_hidden_layers"),
+        width=width,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=width // heads,
+        mlp_width=c.need("intermediate_size"),
+        max_length=max_length,
+        activation=c.activation("hidden_act", default="gelu"),
+        norm_eps=c.get("layer_norm_eps", 1e-12),
+        causal=False,
+    )
+
+
+def _write_sizes(m: Model) -> dict[str, Any]:
+    return {
+        "hidden_size": m["width"],
+        "num_hidden_layers": m["layers"],
+        "num_attention_heads": m["heads"],
+        "intermediate_size": m["mlp_width"],
+        "hidden_act": activation_name(m["activation"]),
+        "layer_norm_eps": m["norm_eps"],
+    }
+
+
+def _labels(c: Fields) -> int:
+    labels = c.get("id2label", None)
+    return len(labels) if labels is not None else c.get("num_labels", 2)
+
+
+def _write_labels(m: Model) -> dict[str, Any]:
+    names = {str(i): f"LABEL_{i}" for i in range(m["classes"])}
+    return {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
+
+
+class Bert:
+    """Bidirectional, norm after each sublayer (Devlin et al. 2018), with a head for masked tokens or for classes."""
+
+    model_type, prefix = "bert", "bert."
+    architectures: ClassVar = {"masked_lm": "BertForMaskedLM", "classes": "BertForSequenceClassification"}
+    also: ClassVar = {
+        "BertForPreTraining": "masked_lm"
+    }  # its next-sentence head has no counterpart, and is listed as unmapped
+    offset = 0
+
+    @property
+    def architecture(self) -> str:
+        return self.architectures["masked_lm"]
+
+    def architecture_of(self, m: Model) -> str:
+        return self.architectures.get(m["head"], self.architecture)
+
+    def read(self, c: Fields) -> dict[str, Any]:
+        c.refuse(is_decoder=False, add_cross_attention=False, position_embedding_type="absolute")
+        known = {name: head for head, name in self.architectures.items()} | self.also
+        given = (c.get("architectures", None) or ["none"])[0]
+        if given not in known:
+            raise UserError(f"{c.where}: config.json: architectures = {given!r}: expected one of {', '.join(known)}")
+        head = known[given]
+        own = {"classes": _labels(c), "class_hidden": True} if head == "classes" else {}
+        return {
+            **_sizes(c, c.need("max_position_embeddings") - self.offset),
+            "vocab_size": c.need("vocab_size"),
+            "norm_placement": "post",
+            "embedding_norm": True,
+            "token_types": c.get("type_vocab_size", 2),
+            "position_offset": self.offset,
+            "head": head,
+            "tied": c.get("tie_word_embeddings", True),
+            **own,
+        }
+
+    def write(self, m: Model) -> dict[str, Any]:
+        return {
+            **_write_sizes(m),
+            "vocab_size": m["vocab_size"],
+            "max_position_embeddings": m["max_length"] + self.offset,
+            "type_vocab_size": m["token_types"],
+            "tie_word_embeddings": m["tied"],
+            **(_write_labels(m) if m["head"] == "classes" else {}),
+        }
+
+    def tensors(self, m: Model) -> list[Tensor]:
+        p, layer = self.prefix, self.prefix + "encoder.layer.{layer}."
+        found = [
+            Tensor("embed/tokens/embedding", p + "embeddings.word_embeddings.weight"),
+            Tensor("embed/positions/embedding", p + "embeddings.position_embeddings.weight"),
+            Tensor("embed/types/embedding", p + "embeddings.token_type_embeddings.weight"),
+            *norm("embed/norm", p + "embeddings.LayerNorm", True),
+        ]
+        for ours in ("query", "key", "value"):
+            found += linear(f"blocks/attention/{ours}", f"{layer}attention.self.{ours}", True)
+        found += linear("blocks/attention/out", layer + "attention.output.dense", True)
+        found += norm("blocks/attention_post_norm", layer + "attention.output.LayerNorm", True)
+        found += linear("blocks/mlp/up", layer + "intermediate.dense", True)
+        found += linear("blocks/mlp/down", layer + "output.dense", True)
+        found += norm("blocks/mlp_post_norm", layer + "output.LayerNorm", True)
+        return [*found, *(self.class_head() if m["head"] == "classes" else self.masked_head(m))]
+
+    scores = "cls.predictions"
+
+    def ties(self, m: Model) -> dict[str, str]:
+        if m["head"] != "masked_lm":
+            return {}
+        if not m["tied"]:
+            return {f"{self.scores}.bias": f"{self.scores}.decoder.bias"}
+        table = self.prefix + "embeddings.word_embeddings.weight"
+        return {f"{self.scores}.decoder.bias": f"{self.scores}.bias", f"{self.scores}.decoder.weight": table}
+
+    def scores_of(self, m: Model) -> list[Tensor]:
+        if m["tied"]:
+            return [Tensor("head/bias", f"{self.scores}.bias")]
+        theirs = f"{self.scores}.decoder"
+        return [Tensor("head/bias", theirs + ".bias"), Tensor("head/scores/kernel", theirs + ".weight", "transposed")]
+
+    def class_head(self) -> list[Tensor]:
+        return [*linear("head/hidden", "bert.pooler.dense", True), *linear("head/classes", "classifier", True)]
+
+    def masked_head(self, m: Model) -> list[Tensor]:
+        found = linear("head/dense", "cls.predictions.transform.dense", True)
+        found += norm("head/norm", "cls.predictions.transform.LayerNorm", True)
+        return [*found, *self.scores_of(m)]
+
+
+class Roberta(Bert):
+    """BERT with other names, and positions that start at 2 (Liu et al. 2019)."""
+
+    model_type, prefix, offset = "roberta", "roberta.", 2
+    architectures: ClassVar = {"masked_lm": "RobertaForMaskedLM", "classes": "RobertaForSequenceClassification"}
+    also: ClassVar = {}
+    scores = "lm_head"
+
+    def read(self, c):
+        if c.get("pad_token_id", 1) != 1:
+            raise UserError(
+                f"{c.where}: config.json: pad_token_id = {c.values['pad_token_id']!r}: RoBERTa's positions assume 1"
+            )
+        return super().read(c)
+
+    def write(self, m):
+        return {**super().write(m), "pad_token_id": 1}
+
+    def class_head(self):
+        return [*linear("head/hidden", "classifier.dense", True), *linear("head/classes", "classifier.out_proj", True)]
+
+    def masked_head(self, m):
+        found = [*linear("head/dense", "lm_head.dense", True), *norm("head/norm", "lm_head.layer_norm", True)]
+        return [*found, *self.scores_of(m)]
+
+
+class ViT:
+    """Images as patches behind a class token (Dosovitskiy et al. 2020), with a head for classes."""
+
+    model_type, architecture, prefix = "vit", "ViTForImageClassification", "vit."
+    architectures: ClassVar = {"none": "ViTForImageClassification"}
+    first = 1  # tokens before the patches
+
+    def architecture_of(self, m: Model) -> str:
+        return self.architectures.get(m["distillation"], self.architecture)
+
+    def read(self, c: Fields) -> dict[str, Any]:
+        known = {name: value for value, name in self.architectures.items()}
+        given = (c.get("architectures", None) or ["none"])[0]
+        if given not in known:
+            raise UserError(f"{c.where}: config.json: architectures = {given!r}: expected one of {', '.join(known)}")
+        size, patch = c.get("image_size", 224), c.get("patch_size", 16)
+        if isinstance(size, list) or isinstance(patch, list):
+            raise UserError(
+                f"{c.where}: config.json: image_size {size!r}, patch_size {patch!r}: expected one number each"
+            )
+        return {
+            **_sizes(c, (size // patch) ** 2 + self.first),
+            "vocab_size": 0,
+            "biases": ("qkv", "out", "mlp", "norm") if c.get("qkv_bias", True) else ("out", "mlp", "norm"),
+            "head": "classes",
+            "classes": _labels(c),
+            "image_size": size,
+            "patch_size": patch,
+            "channels": c.get("num_channels", 3),
+            "distillation": known[given],
+        }
+
+    def write(self, m: Model) -> dict[str, Any]:
+        return {
+            **_write_sizes(m),
+            "image_size": m["image_size"],
+            "patch_size": m["patch_size"],
+            "num_channels": m["channels"],
+            "qkv_bias": "qkv" in m["biases"],
+            **_write_labels(m),
+        }
+
+    def tensors(self, m: Model) -> list[Tensor]:
+        p, layer = self.prefix, self.prefix + "encoder.layer.{layer}."
+        found = [
+            Tensor("embed/class_token", p + "embeddings.cls_token", "row"),
+            Tensor("embed/positions/embedding", p + "embeddings.position_embeddings", "rows"),
+            Tensor("embed/patches/kernel", p + "embeddings.patch_embeddings.projection.weight", "patches"),
+            Tensor("embed/patches/bias", p + "embeddings.patch_embeddings.projection.bias"),
+            *norm("blocks/attention_norm", layer + "layernorm_before", True),
+            *norm("blocks/mlp_norm", layer + "layernorm_after", True),
+            *norm("final_norm", p + "layernorm", True),
+        ]
+        for ours in ("query", "key", "value"):
+            found += linear(f"blocks/attention/{ours}", f"{layer}attention.attention.{ours}", "qkv" in m["biases"])
+        found += linear("blocks/attention/out", layer + "attention.output.dense", True)
+        found += linear("blocks/mlp/up", layer + "intermediate.dense", True)
+        found += linear("blocks/mlp/down", layer + "output.dense", True)
+        return [*found, *self.class_head(m)]
+
+    def ties(self, m: Model) -> dict[str, str]:
+        return {}
+
+    def class_head(self, m: Model) -> list[Tensor]:
+        return linear("head/classes", "classifier", True)
+
+
+class DeiT(ViT):
+    """ViT with a distillation token (Touvron et al. 2020), its head used too or not."""
+
+    model_type, architecture, prefix, first = "deit", "DeiTForImageClassification", "deit.", 2
+    architectures: ClassVar = {"token": "DeiTForImageClassification", "head": "DeiTForImageClassificationWithTeacher"}
+
+    def tensors(self, m):
+        return [*super().tensors(m), Tensor("embed/distillation_token", "deit.embeddings.distillation_token", "row")]
+
+    def class_head(self, m):
+        if m["distillation"] != "head":
+            return super().class_head(m)
+        return [
+            *linear("head/classes", "cls_classifier", True),
+            *linear("head/distilled", "distillation_classifier", True),
+        ]

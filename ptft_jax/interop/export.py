@@ -1,0 +1,341 @@
+"""Models to other tools: Hugging Face folders and GGUF files, read back and compared before they count as written."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.errors import UserError, listed
+from ptft_jax.interop import card, families, layouts
+from ptft_jax.interop.archive import INDEX, WEIGHTS
+from ptft_jax.interop.fields import Fields
+from ptft_jax.interop.names import Model, Tensor, expand
+from ptft_jax.model.spec import ModelSpec
+from ptft_jax.model.transformer import Transformer
+from ptft_jax.params.rules import flatten, unflatten
+
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+_GGUF = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
+
+
+class Exported:
+    """A model in another library's terms: its family, config.json, tokenizer files, and tensors one by one.
+
+    Attributes:
+      params: whole parameters of a plain model.
+      fields: its structural fields, with `vocab_size`.
+      chain: the lineage behind it, nearest first; where it began with imported weights, their family and config are
+        kept as far as they still say the truth.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        fields: Model,
+        tokenizer: tok.Tokenizer | None,
+        chain: list[dict[str, Any]],
+        *,
+        family: str = "",
+    ):
+        self.params, self.fields, self.chain = flatten(params), families.canonical(fields), chain
+        self.tokenizer = tokenizer
+        self.family, self._origin = families.of(self.fields, chain, family)
+        self.tensors_of = self.family.tensors(self.fields)
+
+    def config(self, dtype: str) -> dict[str, Any]:
+        """config.json: what the model is, and of the imported config what does not contradict it."""
+        written = families.write(self.family, self.fields)
+        stale = {"torch_dtype", "quantization_config", "transformers_version", "_name_or_path", "auto_map"}
+        kept = {k: v for k, v in self._origin.items() if k not in written and k not in stale}
+        if self._origin.get("id2label") and len(self._origin["id2label"]) == self.fields["classes"]:
+            kept |= {k: self._origin[k] for k in ("id2label", "label2id") if k in self._origin}
+        config = {**written, **kept}
+        if families.canonical(self.family.read(Fields(config, "config.json"))) != families.canonical(
+            self.family.read(Fields(written, "config.json"))
+        ):
+            config = written
+        if self.tokenizer is not None:
+            config |= {"bos_token_id": self.tokenizer.bos_id, "eos_token_id": self._ends()}
+            config["pad_token_id"] = written.get("pad_token_id") or self.tokenizer.pad_id
+        return {**config, "dtype": dtype, "torch_dtype": dtype}
+
+    def _ends(self) -> int | list[int]:
+        ends = list(self.tokenizer.stop_ids)
+        return ends[0] if len(ends) == 1 else ends
+
+    def generation(self) -> dict[str, Any]:
+        """generation_config.json: which tokens begin, end and pad a text."""
+        if self.tokenizer is None:
+            return {}
+        ids = {
+            "bos_token_id": self.tokenizer.bos_id,
+            "eos_token_id": self._ends(),
+            "pad_token_id": self.tokenizer.pad_id,
+        }
+        return {k: v for k, v in ids.items() if v is not None}
+
+    def groups(self) -> dict[str, list[Tensor]]:
+        """The entries behind every name of theirs; several where theirs is fused."""
+        groups: dict[str, list[Tensor]] = {}
+        for name, tensor in expand(self.tensors_of, self.fields["layers"], self.fields["experts"]):
+            groups.setdefault(name, []).append(tensor)
+        return groups
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape by its name."""
+        out = {}
+        for name, tensors in self.groups().items():
+            first = tensors[0]
+            lead = first.stacked + ("{expert}" in first.theirs)
+            shape = list(layouts.their_shape(first, self.params[first.ours].shape[lead:], self.fields))
+            if first.part is not None:
+                shape[first.output_axis] = sum(len(t.part.rows) for t in tensors)
+            out[name] = tuple(shape)
+        return out
+
+    def tensors(self, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+        """(name, array) one by one, cast to a dtype of `DTYPES`. Raises UserError where values overflow it."""
+        shapes, indices = self.shapes(), _indices(self.tensors_of, self.fields)
+        for name, tensors in self.groups().items():
+            array = np.empty(shapes[name], DTYPES[dtype])
+            for tensor in tensors:
+                leaf = self.params[tensor.ours]
+                ours = np.asarray(jax.device_get(leaf[indices[name]] if indices[name] else leaf))
+                with np.errstate(over="ignore"):
+                    theirs = layouts.write(tensor, ours, self.fields).astype(DTYPES[dtype])
+                if not np.isfinite(theirs).all() and np.isfinite(ours).all():
+                    raise UserError(f"--dtype={dtype}: {tensor.ours} has values that it cannot hold; choose bfloat16")
+                if tensor.part is None:
+                    array[...] = theirs
+                elif tensor.output_axis == 0:
+                    array[tensor.part.rows] = theirs
+                else:
+                    array[..., tensor.part.rows] = theirs
+            yield name, array
+
+    def tokenizer_files(self) -> dict[str, bytes]:
+        """The tokenizer as a Hugging Face folder has it; {} without one."""
+        return {} if self.tokenizer is None else card.tokenizer_files(self.tokenizer, self.fields["max_length"])
+
+
+def _indices(tensors: list[Tensor], model: Model) -> dict[str, tuple[int, ...]]:
+    """Layer and expert of every name."""
+    out = {}
+    for tensor in tensors:
+        for layer in range(model["layers"] if tensor.stacked else 1):
+            for expert in range(model["experts"] if "{expert}" in tensor.theirs else 1):
+                at = (layer,) * tensor.stacked + (expert,) * ("{expert}" in tensor.theirs)
+                out[tensor.name(layer, expert)] = at
+    return out
+
+
+def to_folder(
+    exported: Exported,
+    out: pathlib.Path,
+    *,
+    dtype: str,
+    summary: Mapping[str, Any] | None = None,
+    shard_bytes: int = 5_000_000_000,
+) -> dict[str, Any]:
+    """Writes a Hugging Face folder, whole or not at all, and checks it by reading it back.
+
+    Returns:
+      What was written: files, bytes, and the largest difference of logits (0.0).
+
+    Raises:
+      UserError: `out` exists and is not empty, a dtype that does not hold the values, or a read-back that differs.
+    """
+    _refuse_existing(out)
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype={dtype}: a Hugging Face folder holds one of {', '.join(DTYPES)}")
+    temporary = _beside(out)
+    try:
+        _save_shards(exported, temporary, dtype, shard_bytes)
+        _dump(temporary / "config.json", exported.config(dtype))
+        if exported.generation():
+            _dump(temporary / "generation_config.json", exported.generation())
+        for name, data in exported.tokenizer_files().items():
+            (temporary / name).write_bytes(data)
+        (temporary / "README.md").write_text(card.text(exported, dtype, summary or {}))
+        difference = verify(exported, f"hf:{temporary}", dtype)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    files = sorted(p.name for p in out.iterdir())
+    size = sum(p.stat().st_size for p in out.iterdir())
+    return {
+        "out": str(out),
+        "family": exported.family.model_type,
+        "files": files,
+        "bytes": size,
+        "logit_difference": difference,
+    }
+
+
+def _save_shards(exported: Exported, folder: pathlib.Path, dtype: str, shard_bytes: int) -> None:
+    """Tensors in files of at most `shard_bytes`, one of which is in memory at a time; an index where they are several."""
+    from safetensors.numpy import save_file
+
+    width = np.dtype(DTYPES[dtype]).itemsize
+    shards: list[list[str]] = [[]]
+    filled = total = 0
+    for name, shape in exported.shapes().items():
+        size = int(np.prod(shape)) * width
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled, total = filled + size, total + size
+    tensors = exported.tensors(dtype)
+    index: dict[str, str] = {}
+    for number, names in enumerate(shards, 1):
+        file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        batch = {name: array for name, array in (next(tensors) for _ in names)}
+        save_file(batch, folder / file, metadata={"format": "pt"})
+        index |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        _dump(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": index})
+
+
+def to_gguf(exported: Exported, out: pathlib.Path, *, dtype: str) -> dict[str, Any]:
+    """Writes a GGUF file, whole or not at all, and checks it by reading it back.
+
+    Args:
+      dtype: of matrices: float32, float16, bfloat16, or q8_0 (8 bits in blocks of 32).
+
+    Raises:
+      UserError: as `to_folder`; also a family, tokenizer or setting that GGUF has no place for.
+    """
+    from ptft_jax.interop import gguf_writer
+
+    if dtype not in _GGUF:
+        raise UserError(f"--dtype={dtype}: a GGUF file holds one of {', '.join(_GGUF)}")
+    if out.exists():
+        raise UserError(f"--out={out}: is there already; choose another name, or remove it")
+    temporary = _beside(out)
+    kept = "float32" if dtype == "q8_0" else dtype
+    try:
+        file = temporary / "model.gguf"
+        gguf_writer.write(
+            file, exported.config(kept), exported.tensors(kept), exported.tokenizer_files(), dtype=_GGUF[dtype]
+        )
+        difference = verify(exported, f"gguf:{file}", dtype)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return {
+        "out": str(out), "family": exported.family.model_type, "bytes": out.stat().st_size, "logit_difference": difference,
+    }  # fmt: skip
+
+
+def to_peft(
+    adapter: Any, params: Mapping[str, Any], fields: Model, family: Any, out: pathlib.Path, *, base: str
+) -> dict[str, Any]:
+    """Writes an adapter in PEFT's format, whole or not at all, and checks it by reading it back.
+
+    Args:
+      adapter: the fine-tuning method.
+      params: whole parameters, the adapter's leaves among them.
+
+    Raises:
+      UserError: `out` exists, a method PEFT has no format for, or logits that differ by more than rounding (a fused
+        module is written as blocks of zeros and values, whose products add up in another order).
+    """
+    from ptft_jax.interop import peft
+
+    _refuse_existing(out)
+    temporary = _beside(out)
+    try:
+        names = family.tensors(families.canonical(fields))
+        peft.write(temporary, adapter, params, names, base=base)
+        plain = {path: array for path, array in flatten(params).items() if "adapter" not in path.split("/")}
+        read = peft.read(temporary, names, unflatten(plain))
+        ours = _logits(fields, flatten(params), adapter)
+        theirs = _logits(fields, {**plain, **flatten(read.params)}, read.method)
+        difference = float(np.abs(theirs - ours).max() / np.abs(ours).max())
+        if difference > 1e-5:
+            raise UserError(f"the adapter, read back, gives other logits, by {difference:.3g} of the largest")
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return {
+        "out": str(out),
+        "base": base,
+        "files": sorted(p.name for p in out.iterdir()),
+        "logit_difference": difference,
+    }
+
+
+def verify(exported: Exported, reference: str, dtype: str) -> float:
+    """Reads an export back and compares it with what was meant: the config, every parameter, and the logits of both.
+
+    Returns:
+      The largest difference of logits over the largest logit: 0 but for q8_0, whose parameters must each be within half
+      a step of their block's scale (max / 127) of the original.
+
+    Raises:
+      UserError: anything differs.
+    """
+    from ptft_jax.interop import pretrained
+
+    found = pretrained.find(reference, "--out")
+    wrong = [
+        f"{k}: {v!r}, read back as {found.fields[k]!r}"
+        for k, v in exported.fields.items()
+        if not families.same(v, found.fields[k])
+    ]
+    if wrong:
+        raise UserError(f"the export, read back, is another model:{listed(wrong)}")
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    read = flatten(found.parameters(lambda path, shape: device))
+    meant = {path: np.asarray(array).astype(np.float32) for path, array in exported.params.items()}
+    if dtype in DTYPES:
+        # GGUF keeps vectors in float32 whatever the dtype of matrices, so either value is right for those.
+        cast = {path: array.astype(DTYPES[dtype]).astype(np.float32) for path, array in meant.items()}
+        bad = [p for p in meant if not (np.array_equal(read[p], cast[p]) or np.array_equal(read[p], meant[p]))]
+    else:
+        bad = [p for p, array in meant.items() if np.abs(read[p] - array).max() > 0.51 * np.abs(array).max() / 127]
+    if bad:
+        raise UserError(f"the export, read back, has other values:{listed(bad)}")
+    reference_params = {p: read[p] if dtype not in DTYPES else meant[p] for p in meant}
+    theirs, ours = _logits(exported.fields, read), _logits(exported.fields, reference_params)
+    if dtype == "float32" and not np.array_equal(theirs, ours):
+        raise UserError(f"the export, read back, gives other logits, by up to {np.abs(theirs - ours).max():.3g}")
+    whole = _logits(exported.fields, meant)
+    return float(np.abs(theirs - whole).max() / np.abs(whole).max())
+
+
+def _logits(fields: Model, flat: Mapping[str, Any], adapter: Any = None) -> np.ndarray:
+    spec, rng = ModelSpec(**families.canonical(fields)), np.random.default_rng(0)
+    if spec.image_size:
+        inputs: Any = rng.normal(size=(2, spec.image_size, spec.image_size, spec.channels)).astype(np.float32)
+    else:
+        inputs = rng.integers(0, spec.vocab_size, (2, min(32, spec.max_length)))
+    return np.asarray(jax.jit(Transformer(spec, adapter).__call__)(unflatten(dict(flat)), inputs))
+
+
+def _beside(out: pathlib.Path) -> pathlib.Path:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return pathlib.Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+
+
+def _refuse_existing(out: pathlib.Path) -> None:
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"--out={out}: is there already, and not an empty folder; choose another name, or remove it")
+    if out.is_dir():
+        out.rmdir()
+
+
+def _dump(path: pathlib.Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")

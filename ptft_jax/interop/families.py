@@ -1,0 +1,119 @@
+"""The registry of families: which one a config.json belongs to, and which ones can express a model of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ptft_jax import config as configs
+from ptft_jax.errors import UserError, listed, nearest
+from ptft_jax.interop import decoders, encoders, gpts
+from ptft_jax.interop.fields import Fields
+from ptft_jax.interop.names import Model
+from ptft_jax.model.spec import STRUCTURE, ModelSpec, hashable
+
+# In the order in which they are tried for a model of ours: the plainer first.
+FAMILIES = {
+    family.model_type: family
+    for family in (
+        gpts.GPT2(), decoders.Llama(), decoders.Mistral(), decoders.Qwen2(), decoders.Qwen3(), decoders.Mixtral(),
+        decoders.Qwen3Moe(), decoders.SmolLM3(), decoders.Gemma(), decoders.Gemma2(), decoders.Gemma3(), decoders.Olmo2(),
+        decoders.Phi3(), gpts.GPTNeoX(), encoders.Bert(), encoders.Roberta(), encoders.ViT(), encoders.DeiT(),
+    )
+}  # fmt: skip
+
+_DEFAULTS = {path.removeprefix("model."): f.default for path, f in configs.fields() if path.startswith("model.")}
+
+
+def get(name: str, where: str) -> Any:
+    """The family of a `model_type`. Raises UserError with those there are."""
+    if name not in FAMILIES:
+        raise UserError(
+            f"{where}: model_type {name!r} is not supported, only {', '.join(FAMILIES)}{nearest(name, FAMILIES)}"
+        )
+    return FAMILIES[name]
+
+
+def read(config: Mapping[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
+    """The family and the model that a config.json describes.
+
+    Raises:
+      UserError: another family, a field that is missing, or a setting that has no counterpart here.
+    """
+    c = Fields(config, where)
+    family = get(c.need("model_type"), where)
+    if c.get("quantization_config", None):
+        method = config["quantization_config"].get("quant_method", "some way")
+        raise UserError(f"{where}: the weights are quantised by {method}; give the unquantised model, or a GGUF file")
+    return family, canonical(family.read(c))
+
+
+def canonical(model: Model) -> dict[str, Any]:
+    """Every structural field and `vocab_size`, sizes filled in, so that equal models are equal dicts."""
+    values = {name: hashable(model.get(name, _DEFAULTS[name])) for name in (*STRUCTURE, "vocab_size")}
+    spec = ModelSpec(**values).resolved
+    values |= {name: getattr(spec, name) for name in ("kv_heads", "head_dim", "mlp_width")}
+    values["biases"] = tuple(sorted(values["biases"]))
+    if values["norm"] != "layer":  # such norms have no bias to speak of
+        values["biases"] = tuple(b for b in values["biases"] if b != "norm")
+    cycle = decoders.shortest_cycle(spec.kinds)
+    return values | {"layer_kinds": cycle, "window": values["window"] if "sliding" in cycle else 0}
+
+
+def write(family: Any, model: Model) -> dict[str, Any]:
+    """A config.json for the model."""
+    architecture = getattr(family, "architecture_of", lambda _: family.architecture)(model)
+    return {"architectures": [architecture], "model_type": family.model_type, **family.write(model)}
+
+
+def differences(family: Any, model: Model) -> list[str]:
+    """What of the model a family cannot express, a line a field; none where writing and reading gives it back."""
+    wanted = canonical(model)
+    try:
+        found = canonical(family.read(Fields(write(family, wanted), family.model_type)))
+    except (UserError, KeyError) as e:
+        return [str(e)]
+    return [f"{k}: {wanted[k]!r} (would be {found[k]!r})" for k in wanted if not same(wanted[k], found[k])]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two values of a field mean the same."""
+    # A scale is written as its square's inverse (query_pre_attn_scalar), which costs a rounding.
+    return abs(a - b) <= 1e-12 * abs(a) if isinstance(a, float) and isinstance(b, float) else a == b
+
+
+def choose(model: Model, preferred: str = "") -> Any:
+    """A family that can express the model, `preferred` first. Raises UserError with what stands in the way."""
+    if preferred:
+        family = get(preferred, "--family")
+        wrong = differences(family, model)
+        if wrong:
+            raise UserError(f"the family {preferred!r} cannot express this model:{listed(wrong, 20)}")
+        return family
+    tried = {name: differences(family, model) for name, family in FAMILIES.items()}
+    for name, wrong in tried.items():
+        if not wrong:
+            return FAMILIES[name]
+    name, wrong = min(tried.items(), key=lambda item: len(item[1]))
+    raise UserError(
+        f"no family of {', '.join(FAMILIES)} can express this model; nearest is {name}, but for:{listed(wrong, 20)}"
+    )
+
+
+def of(model: Model, chain: list[dict[str, Any]], preferred: str = "") -> tuple[Any, dict[str, Any]]:
+    """The family to write a model as, and the config.json that it was imported with.
+
+    Args:
+      chain: the lineage behind the model. Where it began with imported weights, their family is taken if it can still
+        express the model.
+      preferred: a `model_type` that must be taken.
+
+    Returns:
+      (family, config), with {} where the model was not imported, or from another family.
+    """
+    origin = next((entry for entry in chain if "model_type" in entry), {})
+    kept = origin.get("model_type", "")
+    if not preferred and kept and not differences(get(kept, "lineage"), model):
+        preferred = kept
+    family = choose(model, preferred)
+    return family, origin["config"] if kept == family.model_type else {}

@@ -1,0 +1,188 @@
+"""Import of weights: checked against the name map first, then streamed tensor by tensor into their shardings."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ptft_jax.errors import UserError, listed
+from ptft_jax.interop import layouts
+from ptft_jax.interop.archive import Archive
+from ptft_jax.interop.names import Model, Tensor, expand
+from ptft_jax.params.rules import flatten, unflatten
+
+# Tables that older files hold beside the parameters, and that are computed here.
+_BUFFERS = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias|position_ids)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which tensor of an archive becomes which part of our parameters; everything is known to fit.
+
+    Attributes:
+      names: the archive's own name of every expected tensor.
+      tensors: the entries of the name map, by our path.
+      fresh: our paths that the archive does not have and that rules say to initialise instead.
+      ignored: the archive's tensors that rules say to leave out.
+    """
+
+    archive: Archive
+    model: Model
+    names: dict[str, str]
+    tensors: dict[str, Tensor]
+    fresh: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+    def load(self, shapes: Any, layout: Callable[[str, tuple[int, ...]], jax.sharding.Sharding]) -> dict[str, Any]:
+        """The parameters in the dtypes of `shapes`, each array made in its sharding; without those in `fresh`.
+
+        One tensor is in memory at a time beside what is already placed, and of it each process reads what its devices
+        hold.
+        """
+        flat = flatten(shapes)
+        out = {}
+        for path, tensor in self.tensors.items():
+            leaf = flat[path]
+            # One tensor a layer, and one an expert: so many leading axes are filled entry by entry.
+            entries = tensor.stacked + ("{expert}" in tensor.theirs)
+            out[path] = self._fill(tensor, leaf, layout(path, leaf.shape), entries)
+        return unflatten({path: out[path] for path in flat if path in out})
+
+    def _fill(self, tensor: Tensor, leaf: Any, sharding: jax.sharding.Sharding, entries: int) -> jax.Array:
+        if not entries:
+            return self._piece(tensor, leaf.shape, leaf.dtype, sharding, ())
+        inner = sharding
+        if isinstance(sharding, jax.sharding.NamedSharding):
+            inner = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[entries:]))
+        array = jax.jit(lambda: jnp.zeros(leaf.shape, leaf.dtype), out_shardings=sharding)()
+        put = _setter(sharding)
+        for at in np.ndindex(*leaf.shape[:entries]):
+            array = put(array, self._piece(tensor, leaf.shape[entries:], leaf.dtype, inner, at), at)
+            array.block_until_ready()  # or the host reads ahead of the devices, and pieces pile up
+        return array
+
+    def _piece(self, tensor, shape, dtype, sharding, at: tuple[int, ...]) -> jax.Array:
+        name = self.names[tensor.name(*at)]
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            full = tuple(slice(*s.indices(n)) for s, n in zip(index, shape))
+            return np.ascontiguousarray(layouts.read(tensor, name, full, self.archive.read).astype(dtype))
+
+        return jax.make_array_from_callback(tuple(shape), sharding, part)
+
+
+@functools.cache
+def _setter(sharding: jax.sharding.Sharding) -> Callable[..., jax.Array]:
+    def put(array, piece, at):
+        starts = [*at, *[0] * piece.ndim]
+        return jax.lax.dynamic_update_slice(array, piece.reshape((1,) * len(at) + piece.shape), starts)
+
+    return jax.jit(put, donate_argnums=0, out_shardings=sharding)
+
+
+def plan(
+    archive: Archive, family: Any, model: Model, shapes: Any, *, ignore: Sequence[str] = (), fresh: Sequence[str] = ()
+) -> Plan:
+    """Checks an archive against the model before anything is read.
+
+    Args:
+      shapes: the parameters as ShapeDtypeStructs, of a plain model of `model`.
+      ignore: patterns of the archive's names that may be left out (`init.ignore`).
+      fresh: patterns of our paths that may be missing and are then initialised (`init.fresh`).
+
+    Raises:
+      UserError: every missing, unmapped or mis-shaped tensor, listed; a pattern that matches nothing.
+    """
+    flat = flatten(shapes)
+    entries = family.tensors(model)
+    have = archive.shapes()
+    expected: dict[str, list[Tensor]] = {}  # several of ours may be parts of one of theirs
+    for name, tensor in expand(entries, model["layers"], model["experts"]):
+        expected.setdefault(name, []).append(tensor)
+    ties = family.ties(model)
+    names = _find(have, expected, family.prefix, ties)
+    compiled = [_compile(p, "init.fresh") for p in fresh]
+    new = tuple(path for path in flat if any(r.fullmatch(path) for r in compiled))
+    _refuse_idle(fresh, compiled, flat, "init.fresh", "parameter")
+    wanted = {name: rows for name, rows in expected.items() if any(t.ours not in new for t in rows)}
+    problems = [f"missing  {name}" for name in wanted if name not in names]
+    problems += _misshapen(wanted, names, have, flat, model)
+
+    rules = [_compile(p, "init.ignore") for p in ignore]
+    spare = [name for name in have if name not in {names[n] for n in wanted if n in names}]
+    ignored = tuple(name for name in spare if any(r.fullmatch(name) for r in rules))
+    _refuse_idle(ignore, rules, have, "init.ignore", "tensor")
+    left = [name for name in spare if name not in ignored and not _BUFFERS.fullmatch(name)]
+    copies = {_known_as(name, {*ties, *ties.values()}, family.prefix): name for name in left}
+    for copy, original in ties.items():
+        if copy in copies and original in names:
+            left.remove(copies[copy])
+            if not _equal(archive, copies[copy], names[original]):
+                problems.append(f"untied   {copies[copy]} differs from {names[original]}, to which config.json ties it")
+    problems += [f"unmapped {name} {have[name]}" for name in left]
+    if problems:
+        raise UserError(
+            f"{archive.reference} does not fit {family.model_type}:{listed(problems, 40)}\n"
+            "A tensor that is not needed is left out by init.ignore, a parameter that is missing made by init.fresh (patterns)"
+        )
+    tensors = {tensor.ours: tensor for tensor in entries if tensor.ours not in new}
+    return Plan(archive, model, {n: names[n] for n in wanted}, tensors, new, ignored)
+
+
+def _known_as(name: str, expected: Any, prefix: str) -> str:
+    """An archive's name as the name map writes it: files of a bare model lack its prefix, BERT's first have old names."""
+    modern = re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{'weight' if m[1] == 'gamma' else 'bias'}", name)
+    return prefix + modern if modern not in expected and prefix + modern in expected else modern
+
+
+def _find(have: Any, expected: Any, prefix: str, ties: dict[str, str]) -> dict[str, str]:
+    """The archive's name of every expected tensor that it has."""
+    known = {_known_as(name, expected, prefix): name for name in have}
+    found = {name: known[name] for name in expected if name in known}
+    for copy, original in ties.items():  # some files keep the tied head and not the embedding
+        if original in expected and original not in found and copy in known:
+            found[original] = known[copy]
+    return found
+
+
+def _misshapen(wanted: dict[str, list[Tensor]], names, have, flat, model: Model) -> list[str]:
+    problems = []
+    for name, tensors in wanted.items():
+        first = tensors[0]
+        lead = first.stacked + ("{expert}" in first.theirs)
+        shape = list(layouts.their_shape(first, flat[first.ours].shape[lead:], model))
+        if first.part is not None:  # a fused tensor has the rows of all its parts
+            shape[first.output_axis] = sum(len(t.part.rows) for t in tensors)
+        if name in names and have[names[name]] != tuple(shape):
+            ours = ", ".join(t.ours for t in tensors)
+            problems.append(f"shape    {names[name]} {have[names[name]]}, expected {tuple(shape)} for {ours}")
+    return problems
+
+
+def _equal(archive: Archive, a: str, b: str) -> bool:
+    shapes = archive.shapes()
+    if shapes[a] != shapes[b]:
+        return False
+    step = max(1, 2**24 // max(1, int(np.prod(shapes[a][1:]))))  # some rows at a time
+    cuts = [(slice(i, min(i + step, shapes[a][0])),) for i in range(0, shapes[a][0], step)]
+    return all(np.array_equal(archive.read(a, cut), archive.read(b, cut)) for cut in cuts)
+
+
+def _compile(pattern: str, field: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as e:
+        raise UserError(f"{field}: {pattern!r} is not a regular expression: {e}") from e
+
+
+def _refuse_idle(patterns, compiled, names, field: str, what: str) -> None:
+    for pattern, regex in zip(patterns, compiled):
+        if not any(regex.fullmatch(name) for name in names):
+            raise UserError(f"{field}: {pattern!r} matches no {what}:{listed(names, 40)}")

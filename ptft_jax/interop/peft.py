@@ -1,0 +1,288 @@
+"""Adapters in the format of Hugging Face PEFT: a folder with adapter_config.json and adapter_model.safetensors.
+
+LoRA, rsLoRA, DoRA, IA3 and prompt tuning, in both directions. Theirs names modules of a Hugging Face model, so the name
+map of its family is needed; a module that is fused there (GPT-2's c_attn) is several layers of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ptft_jax import adapters
+from ptft_jax import config as configs
+from ptft_jax.adapters.base import Method
+from ptft_jax.adapters.prompt import PROMPT, Prompt
+from ptft_jax.data.cache import write_atomic
+from ptft_jax.errors import UserError, listed, nearest
+from ptft_jax.interop import peft_layers
+from ptft_jax.interop.names import Tensor
+from ptft_jax.interop.peft_modules import ROOT, modules, named, selected
+from ptft_jax.params.rules import flatten, unflatten
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PROMPT_KEY = "prompt_embeddings"
+
+# What a config says about itself, and what matters only while an adapter is made.
+_NOTES = {
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type",
+    "fan_in_fan_out", "eva_config", "init_ia3_weights", "megatron_core", "qalora_group_size", "tokenizer_kwargs",
+    "prompt_tuning_init_text", "tokenizer_name_or_path",
+}  # fmt: skip
+_SELECTION = {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
+_LORA = {
+    "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "init_lora_weights",
+    "bias",
+}  # fmt: skip
+_READ = {
+    "LORA": _SELECTION | _LORA,
+    "IA3": _SELECTION | {"feedforward_modules"},
+    "PROMPT_TUNING": {
+        "num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers",
+        "prompt_tuning_init",
+    },
+}  # fmt: skip
+# Ways to start that leave the base as it is. Others (PiSSA, OLoRA, CorDA, LoftQ ...) train on a changed base.
+_STARTS = (True, False, "gaussian", "eva", "orthogonal")
+
+
+class Adapter(NamedTuple):
+    """An adapter that was read.
+
+    Attributes:
+      tune: what `config.tune` must say for a model with it: {"method": ..., that method's section}.
+      params: nested dict of the adapter's leaves alone, numpy arrays in the dtypes that a model with it has.
+      base: the model it was made for, as its file names it ("" where it does not).
+    """
+
+    tune: dict[str, Any]
+    params: dict[str, Any]
+    base: str
+
+    @property
+    def method(self) -> Method:
+        """The fine-tuning method that `tune` describes, for `ptft_jax.model.transformer.Transformer`."""
+        return adapters.build(configs.check({"tune": self.tune}).tune)
+
+
+def read(
+    folder: str | pathlib.Path, names: Sequence[Tensor], base: Mapping[str, Any], *, prefix: str = "", field: str = ""
+) -> Adapter:
+    """Reads an adapter for the model with the parameters `base`.
+
+    A layer of the stack that the adapter leaves out gets leaves that change nothing. All our layers have one rank: of
+    theirs with fewer, the rest of the rank is zeros and stays so in training; of theirs with another scale, `lora_b`
+    makes up for it.
+
+    Args:
+      names: the name map of the base's family.
+      base: nested dict of a plain model's parameters; ShapeDtypeStructs do, but for a DoRA adapter of some layers only,
+        whose other magnitudes are the kernels'.
+      prefix: of the family's names that files of a model without head lack ("model.").
+      field: what the folder was given as, for messages.
+
+    Raises:
+      UserError: a file that is missing, broken or a pickle; another kind of adapter; anything in its config that has
+        no counterpart here; tensors that are missing, unmapped or of another shape than the base asks for.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    config = _config(folder, field or "adapter")
+    where, kind = str(folder / CONFIG), config["peft_type"]
+    _refuse(config, where, kind)
+    tensors = _tensors(folder)
+    flat = flatten(base)
+    if kind == "PROMPT_TUNING":
+        tune, leaves = _read_prompt(config, tensors, flat, folder)
+    else:
+        found = modules(names, flat)
+        sites = _sites(config, tensors, found, prefix, folder, peft_layers.LEAVES[kind])
+        reader = peft_layers.read_lora if kind == "LORA" else peft_layers.read_ia3
+        tune, leaves = reader(config, sites, found, flat, where)
+    return Adapter(tune, unflatten(leaves), config.get("base_model_name_or_path") or "")
+
+
+def write(
+    folder: str | pathlib.Path,
+    adapter: Method,
+    params: Mapping[str, Any],
+    names: Sequence[Tensor],
+    *,
+    base: str = "",
+    task: str | None = "CAUSAL_LM",
+) -> None:
+    """Writes a run's adapter as PEFT would.
+
+    Several of our layers that are one fused module there are written with one rank for all of them where their `lora_a`
+    are equal, else with a block of the rank for each.
+
+    Args:
+      adapter: the fine-tuning method (`ptft_jax.adapters.build`).
+      params: nested dict of the adapted model's whole parameters.
+      names: the name map of the family that the base is written as.
+      base: what PEFT is to load the base from, a folder or a name.
+      task: PEFT's task_type.
+
+    Raises:
+      UserError: a method or a layer that the format has no place for.
+    """
+    flat = flatten(params)
+    if isinstance(adapter, Prompt):
+        config, tensors = _write_prompt(adapter, flat)
+    else:
+        config, tensors = peft_layers.write(adapter, flat, modules(names, flat))
+    common = {"base_model_name_or_path": base or None, "task_type": task, "inference_mode": True, "revision": None}
+    folder = pathlib.Path(folder).expanduser()
+
+    def save(path: pathlib.Path) -> None:
+        from safetensors.numpy import save_file
+
+        # PEFT reads the tensors of whatever library; "pt" is what it expects of the file.
+        save_file({k: np.ascontiguousarray(a) for k, a in tensors.items()}, path, metadata={"format": "pt"})
+
+    write_atomic(folder / WEIGHTS, save)
+    text = json.dumps({**common, **config}, indent=2) + "\n"
+    write_atomic(folder / CONFIG, lambda path: path.write_text(text))
+
+
+# Reading
+
+
+def _config(folder: pathlib.Path, field: str) -> dict[str, Any]:
+    if not folder.is_dir():
+        beside = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+        raise UserError(f"{field} = {str(folder)!r}: no such folder{nearest(folder.name, beside)}")
+    path = folder / CONFIG
+    if not path.is_file():
+        hint = "; it holds a model, not an adapter" if (folder / "config.json").is_file() else ""
+        inside = [str(p.parent.relative_to(folder)) for p in sorted(folder.glob(f"*/{CONFIG}"))]
+        raise UserError(f"{field} = {str(folder)!r}: no {CONFIG} in it{hint}{listed(inside)}")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as e:
+        raise UserError(f"{path}: not JSON: {e}") from e
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: expected a table of fields")
+    kind = config.get("peft_type")
+    if kind not in _READ:
+        raise UserError(
+            f"{path}: peft_type {kind!r} is not supported, only {', '.join(_READ)}{nearest(str(kind), _READ)}"
+        )
+    return config
+
+
+def _refuse(config: Mapping[str, Any], where: str, kind: str) -> None:
+    """Raises UserError for what would be lost: every field that is neither read nor empty."""
+    if config.get("modules_to_save"):
+        raise UserError(
+            f"{where}: modules_to_save = {config['modules_to_save']}: the adapter comes with whole modules of its own; "
+            "merge it into its base with PEFT (merge_and_unload) and read the model"
+        )
+    if config.get("bias", "none") != "none":
+        raise UserError(f"{where}: bias = {config['bias']!r}: biases trained beside the adapter are not supported")
+    start = config.get("init_lora_weights", True)
+    if start not in _STARTS:
+        raise UserError(
+            f"{where}: init_lora_weights = {start!r}: such an adapter fits a base that its start has changed, not the "
+            "plain one; have PEFT convert it (save_pretrained with path_initial_model_for_weight_conversion)"
+        )
+    left = [f"{k} = {v!r}" for k, v in config.items() if k not in _NOTES | _READ[kind] | {"modules_to_save"} and v]
+    if left:
+        raise UserError(f"{where}: settings that have no counterpart here:{listed(left, 20)}")
+
+
+def _tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / WEIGHTS
+    if not path.is_file():
+        pickles = sorted(p.name for p in folder.glob("*.bin"))
+        if pickles:
+            raise UserError(
+                f"{folder / pickles[0]}: a pickle can run any code and is not read; convert it where you trust it: "
+                "PeftModel.from_pretrained(base, folder).save_pretrained(other) writes safetensors"
+            )
+        raise UserError(f"{folder}: no {WEIGHTS} in it")
+    try:
+        with safe_open(path, framework="np") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as e:
+        raise UserError(f"{path}: not a whole safetensors file ({e}); fetch it again") from e
+
+
+def _sites(config, tensors, found, prefix: str, folder: pathlib.Path, leaves: Mapping[str, str]):
+    """{(template, layer): {leaf: array}} of everything in the file, which is exactly what the config selects."""
+    where = folder / WEIGHTS
+    places = {name: (module, layer) for name, module, layer in named(found)}
+    # Files of a model without head lack the prefix of the names.
+    places |= {name.removeprefix(prefix): place for name, place in places.items() if name.startswith(prefix)}
+    sites: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+    seen, unmapped = set(), []
+    for key, array in tensors.items():
+        end = next((end for end in leaves if key.endswith("." + end)), None)
+        name = key.removeprefix(ROOT).removesuffix(f".{end}")
+        if end is None or not key.startswith(ROOT) or name not in places:
+            unmapped.append(f"{key} {array.shape}")
+            continue
+        module, layer = places[name]
+        sites.setdefault((module.template, layer), {})[leaves[end]] = array
+        seen.add(name)
+    if unmapped:
+        hint = " (adapters of embeddings and of a tied head are not supported)" if _embeds(unmapped) else ""
+        raise UserError(f"{where}: tensors that are of no linear layer of this model{hint}:{listed(unmapped, 40)}")
+    if config.get("target_modules") is None:
+        return sites
+    bare = not any(name.startswith(prefix) for name in seen) if prefix else False
+    chosen = {
+        (module.template, layer): name
+        for name, module, layer in named(found)
+        if selected(config, name.removeprefix(prefix) if bare else name, module, layer)
+    }
+    problems = [f"missing  {name}" for place, name in chosen.items() if place not in sites]
+    extra = [found[t].name(layer) for t, layer in sites if (t, layer) not in chosen]
+    problems += [f"extra    {name}, which target_modules does not select" for name in extra]
+    if problems:
+        raise UserError(f"{where} does not hold the modules that {CONFIG} names:{listed(problems, 40)}")
+    return sites
+
+
+def _embeds(keys: Sequence[str]) -> bool:
+    return any(word in key for key in keys for word in ("embed", "wte", "lm_head"))
+
+
+# Prompt tuning
+
+
+def _read_prompt(config, tensors, flat, folder: pathlib.Path):
+    unmapped = [f"{k} {a.shape}" for k, a in tensors.items() if k != _PROMPT_KEY]
+    if _PROMPT_KEY not in tensors or unmapped:
+        raise UserError(f"{folder / WEIGHTS}: expected {_PROMPT_KEY} alone, found:{listed(tensors, 20)}")
+    if (config.get("num_transformer_submodules") or 1) != 1:
+        raise UserError(
+            f"{folder / CONFIG}: num_transformer_submodules = {config['num_transformer_submodules']}, not 1"
+        )
+    table = flat.get("embed/tokens/embedding")
+    if table is None:
+        raise UserError(f"{folder}: the base has no token embedding to place a prompt before")
+    vectors, expected = tensors[_PROMPT_KEY], (config.get("num_virtual_tokens"), table.shape[1])
+    if vectors.shape != expected:
+        raise UserError(f"{folder / WEIGHTS}: {_PROMPT_KEY} {vectors.shape}, expected {expected}")
+    start = "random" if config.get("prompt_tuning_init") == "RANDOM" else "vocabulary"
+    tune = {"method": "prompt", "prompt": {"length": vectors.shape[0], "init": start}}
+    return tune, {PROMPT: vectors.astype(table.dtype)}
+
+
+def _write_prompt(adapter: Prompt, flat: Mapping[str, Any]):
+    vectors = np.asarray(flat[PROMPT])
+    config = {
+        "peft_type": "PROMPT_TUNING",
+        "num_virtual_tokens": vectors.shape[0],
+        "token_dim": vectors.shape[1],
+        "num_transformer_submodules": 1,
+        "prompt_tuning_init": "RANDOM" if adapter.init == "random" else "SAMPLE_VOCAB",
+    }
+    return config, {_PROMPT_KEY: vectors}

@@ -1,0 +1,284 @@
+"""LoRA, DoRA and IA3 between PEFT's modules, some of them fused, and our layers."""
+
+from __future__ import annotations
+
+import collections
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ptft_jax.adapters import dora, ia3, lora
+from ptft_jax.adapters.base import LayerMethod
+from ptft_jax.errors import UserError, listed
+from ptft_jax.interop.peft_modules import ROOT, Module, by_pattern, named, targets
+
+Sites = Mapping[tuple[str, int], Mapping[str, np.ndarray]]
+
+# Ends of tensor names, and what they are called below.
+LEAVES = {
+    "LORA": {
+        "lora_A.weight": "a",
+        "lora_B.weight": "b",
+        "lora_magnitude_vector": "m",
+        "lora_magnitude_vector.weight": "m",
+    },
+    "IA3": {"ia3_l": "l"},
+}
+
+
+def read_lora(
+    config: Mapping[str, Any], sites: Sites, found: Mapping[str, Module], base: Mapping[str, Any], where: str
+):
+    """(tune, flat leaves) of a LoRA or DoRA adapter; see `ptft_jax.interop.peft.read`."""
+    with_dora, stable = bool(config.get("use_dora")), bool(config.get("use_rslora"))
+    ranks, scales = _ranks(config, sites, found, stable, where)
+    wanted = {"a", "b", "m"} if with_dora else {"a", "b"}
+    shapes = {
+        place: {
+            "a": (ranks[place], found[t].size_in),
+            "b": (found[t].size_out, ranks[place]),
+            "m": (found[t].size_out,),
+        }
+        for place in sites
+        for t in [place[0]]
+    }
+    _check(sites, found, wanted, shapes, LEAVES["LORA"], where)
+    # Of a fused module, the part of the rank that is each layer's own.
+    own = {place: _own(found[place[0]], site) for place, site in sites.items()}
+    rank = max(len(kept) for parts in own.values() for kept in parts.values())
+    scale = collections.Counter(scales.values()).most_common(1)[0][0]
+    alpha = scale * (math.sqrt(rank) if stable else rank)
+    if rank == config["r"] and math.isclose(alpha, config["lora_alpha"], rel_tol=1e-12):
+        alpha = float(config["lora_alpha"])  # as it was given, not rounded on the way
+    leaves, paths = {}, []
+    for module in _adapted(sites, found):
+        for path, rows in module.layers.items():
+            parts = [_low_rank(module, layer, path, rows, sites, own, scales, rank, scale) for layer in _layers(module)]
+            dtype = base[f"{path}/kernel"].dtype
+            leaves[f"{path}/{lora.A}"] = module.stack([a for a, _ in parts]).astype(dtype)
+            leaves[f"{path}/{lora.B}"] = module.stack([b for _, b in parts]).astype(dtype)
+            if with_dora:
+                lengths = [
+                    sites[module.template, layer]["m"][rows]
+                    if (module.template, layer) in sites
+                    else _length(base[f"{path}/kernel"], layer, module, where)
+                    for layer in _layers(module)
+                ]
+                leaves[f"{path}/{dora.MAGNITUDE}"] = module.stack(lengths).astype(np.float32)
+            paths.append(path)
+    section = {
+        "rank": rank,
+        "alpha": alpha,
+        "rank_stabilized": stable,
+        "dora": with_dora,
+        "dropout": float(config.get("lora_dropout") or 0.0),
+        "targets": tuple(paths),
+    }
+    return {"method": "lora", "lora": section}, leaves
+
+
+def read_ia3(config: Mapping[str, Any], sites: Sites, found: Mapping[str, Module], base: Mapping[str, Any], where: str):
+    """(tune, flat leaves) of an IA3 adapter."""
+    feedforward = config.get("feedforward_modules") or []
+    ahead = {
+        (module.template, layer): bool(re.fullmatch(feedforward, name))
+        if isinstance(feedforward, str)
+        else name.endswith(tuple(feedforward))
+        for name, module, layer in named(found)
+    }
+    shapes = {
+        place: {"l": (1, found[place[0]].size_in) if ahead[place] else (found[place[0]].size_out, 1)} for place in sites
+    }
+    _check(sites, found, {"l"}, shapes, LEAVES["IA3"], where)
+    leaves, paths, inputs = {}, [], []
+    for module in _adapted(sites, found):
+        ends = {ahead[module.template, layer] for layer in _layers(module) if (module.template, layer) in sites}
+        if len(ends) > 1:
+            raise UserError(f"{where}: feedforward_modules: {module.suffix} is one in some layers and not in others")
+        for path, rows in module.layers.items():
+            before = ends == {True}
+            ones = np.ones(module.size_in if before else len(rows), np.float32)
+            vectors = []
+            for layer in _layers(module):
+                site = sites.get((module.template, layer))
+                vectors.append(ones if site is None else site["l"].reshape(-1)[slice(None) if before else rows])
+            leaves[f"{path}/{ia3.SCALE}"] = module.stack(vectors).astype(base[f"{path}/kernel"].dtype)
+            paths.append(path)
+            inputs += [path] if before else []
+    return {"method": "ia3", "ia3": {"targets": tuple(paths), "feedforward": tuple(inputs)}}, leaves
+
+
+def write(adapter: LayerMethod, flat: Mapping[str, Any], found: Mapping[str, Module]):
+    """(config, tensors) of an adapter of layers; see `ptft_jax.interop.peft.write`."""
+    adapted = [p.split("/adapter/")[0] for p in flat if p.endswith((f"/{lora.A}", f"/{ia3.SCALE}"))]
+    homeless = [path for path in adapted if not any(path in module.layers for module in found.values())]
+    if homeless:
+        raise UserError(f"adapted layers that the format has no name for:{listed(homeless, 20)}")
+    chosen = [module for module in found.values() if any(path in adapted for path in module.layers)]
+    ends = targets(chosen, found)
+    common = {
+        "target_modules": [name for names in ends.values() for name in names],
+        "fan_in_fan_out": any(module.transposed for module in chosen),
+    }
+    if isinstance(adapter, lora.Lora):
+        config, tensors = _write_lora(adapter, flat, chosen, ends)
+    elif isinstance(adapter, ia3.Ia3):
+        config, tensors = _write_ia3(adapter, flat, chosen, ends)
+    else:
+        raise UserError(f"{adapter.field}: PEFT's format of this method is not supported")
+    return {**common, **config}, tensors
+
+
+def _write_lora(adapter: lora.Lora, flat, chosen: list[Module], ends: Mapping[str, list[str]]):
+    tensors, ranks, alphas = {}, {}, {}
+    for module in chosen:
+        paths = [path for path in module.layers if f"{path}/{lora.A}" in flat]
+        downs = [np.asarray(flat[f"{path}/{lora.A}"]) for path in paths]
+        ups = [np.asarray(flat[f"{path}/{lora.B}"]) for path in paths]
+        shared = all(np.array_equal(a, downs[0]) for a in downs)
+        blocks = 1 if shared else len(paths)
+        if blocks > 1:
+            factor = math.sqrt(blocks) if adapter.rank_stabilized else blocks
+            ranks |= dict.fromkeys(ends[module.template], blocks * adapter.rank)
+            alphas |= dict.fromkeys(ends[module.template], adapter.alpha * factor)
+        for layer in _layers(module):
+            name, at = ROOT + module.name(layer), (layer,) if module.depth else ()
+            up = np.zeros((module.size_out, blocks * adapter.rank), ups[0].dtype)
+            for i, (path, b) in enumerate(zip(paths, ups)):
+                first = 0 if shared else i * adapter.rank
+                up[module.layers[path], first : first + adapter.rank] = b[at].T
+            down = [a[at].T for a in downs[:1]] if shared else [a[at].T for a in downs]
+            tensors[f"{name}.lora_A.weight"] = np.concatenate(down)
+            tensors[f"{name}.lora_B.weight"] = up
+            if isinstance(adapter, dora.Dora):
+                tensors[f"{name}.lora_magnitude_vector"] = _magnitudes(module, layer, flat)
+    config = {
+        "peft_type": "LORA",
+        "r": adapter.rank,
+        "lora_alpha": _whole(adapter.alpha),
+        "lora_dropout": adapter.dropout,
+        "use_rslora": adapter.rank_stabilized,
+        "use_dora": isinstance(adapter, dora.Dora),
+        "rank_pattern": ranks,
+        "alpha_pattern": {k: _whole(v) for k, v in alphas.items()},
+        "bias": "none",
+        "init_lora_weights": True,
+    }
+    return config, tensors
+
+
+def _write_ia3(adapter: ia3.Ia3, flat, chosen: list[Module], ends: Mapping[str, list[str]]):
+    tensors, inputs = {}, []
+    for module in chosen:
+        vectors = {p: np.asarray(flat[f"{p}/{ia3.SCALE}"]) for p in module.layers if f"{p}/{ia3.SCALE}" in flat}
+        before = {adapter.scales_input(path) for path in vectors}
+        first = next(iter(vectors.values()))
+        if before == {True}:
+            alike = len(vectors) == len(module.layers) and all(np.array_equal(v, first) for v in vectors.values())
+            if not alike:
+                raise UserError(
+                    f"{module.template} takes one input for {', '.join(module.layers)}: PEFT cannot scale it for each, or "
+                    "for some, of them"
+                )
+            inputs += ends[module.template]
+        elif before != {False}:
+            raise UserError(f"{module.template}: PEFT scales its input or its output, not both ({', '.join(vectors)})")
+        for layer in _layers(module):
+            at = (layer,) if module.depth else ()
+            if before == {True}:
+                vector = first[at][None, :]
+            else:
+                vector = np.ones((module.size_out, 1), first.dtype)
+                for path, values in vectors.items():
+                    vector[module.layers[path], 0] = values[at]
+            tensors[f"{ROOT}{module.name(layer)}.ia3_l"] = vector
+    return {"peft_type": "IA3", "feedforward_modules": inputs, "init_ia3_weights": True}, tensors
+
+
+# Parts
+
+
+def _layers(module: Module) -> range:
+    return range(module.depth or 1)
+
+
+def _adapted(sites: Sites, found: Mapping[str, Module]) -> list[Module]:
+    return [module for template, module in found.items() if any(t == template for t, _ in sites)]
+
+
+def _ranks(config, sites: Sites, found, stable: bool, where: str):
+    """Rank and scale of every module, by the config."""
+    if not sites:
+        raise UserError(f"{where}: the adapter is empty")
+    ranks, scales = {}, {}
+    for template, layer in sites:
+        name = found[template].name(layer)
+        rank = by_pattern(config.get("rank_pattern") or {}, name, config.get("r"))
+        alpha = by_pattern(config.get("alpha_pattern") or {}, name, config.get("lora_alpha"))
+        for key, value in (("r", rank), ("lora_alpha", alpha)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+                raise UserError(f"{where}: {key} = {value!r} for {name}: expected a number above 0")
+        ranks[template, layer], scales[template, layer] = rank, alpha / (math.sqrt(rank) if stable else rank)
+    return ranks, scales
+
+
+def _check(sites: Sites, found, wanted: set[str], shapes, leaves: Mapping[str, str], where: str) -> None:
+    """Raises UserError with every tensor that is missing, of another shape, or not of this kind of adapter."""
+    ends = {short: end for end, short in reversed(leaves.items())}
+    problems = []
+    for (template, layer), site in sites.items():
+        name = found[template].name(layer)
+        problems += [f"missing  {name}.{ends[leaf]}" for leaf in sorted(wanted - site.keys())]
+        problems += [f"extra    {name}.{ends[leaf]}" for leaf in sorted(site.keys() - wanted)]
+        for leaf in sorted(wanted & site.keys()):
+            expected = shapes[template, layer][leaf]
+            if site[leaf].shape != expected:
+                problems.append(f"shape    {name}.{ends[leaf]} {site[leaf].shape}, expected {expected}")
+    if problems:
+        raise UserError(f"{where}: the tensors do not fit the config or the model:{listed(problems, 40)}")
+
+
+def _own(module: Module, site: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """By our layer, the components of the rank that it has. In a fused module a component may serve some layers only
+    (`lora_B` is zero in the others' rows), as where `write` gave each a block; one that is zero everywhere is fresh."""
+    used = {path: np.any(site["b"][rows] != 0, axis=0) for path, rows in module.layers.items()}
+    fresh = ~np.any(list(used.values()), axis=0)
+    return {path: np.flatnonzero(mine | fresh) for path, mine in used.items()}
+
+
+def _low_rank(module: Module, layer: int, path: str, rows, sites: Sites, own, scales, rank: int, scale: float):
+    """(lora_a [in, rank], lora_b [rank, out]), float32, of one layer of ours; zeros where it is not adapted."""
+    a, b = np.zeros((module.size_in, rank), np.float32), np.zeros((rank, len(rows)), np.float32)
+    place = (module.template, layer)
+    if place in sites:
+        kept = own[place][path]
+        a[:, : len(kept)] = sites[place]["a"][kept].T
+        b[: len(kept)] = sites[place]["b"][np.ix_(rows, kept)].T.astype(np.float32)
+        if not math.isclose(scales[place], scale, rel_tol=1e-12):
+            b *= np.float32(scales[place] / scale)
+    return a, b
+
+
+def _length(kernel: Any, layer: int, module: Module, where: str) -> np.ndarray:
+    if isinstance(kernel, jax.ShapeDtypeStruct):
+        raise UserError(
+            f"{where}: {module.name(layer)} has no magnitudes of its own; they are taken from the base's arrays"
+        )
+    return np.asarray(dora.norms(np.asarray(kernel[layer], np.float32)))
+
+
+def _magnitudes(module: Module, layer: int, flat: Mapping[str, Any]) -> np.ndarray:
+    """[out] of a module of theirs; rows of layers that are not adapted have their kernel's own."""
+    out, at = np.zeros((module.size_out,), np.float32), (layer,) if module.depth else ()
+    for path, rows in module.layers.items():
+        given = flat.get(f"{path}/{dora.MAGNITUDE}")
+        out[rows] = dora.norms(np.asarray(flat[f"{path}/kernel"][at], np.float32)) if given is None else given[at]
+    return out
+
+
+def _whole(number: float) -> float | int:
+    return int(number) if float(number).is_integer() else number

@@ -1,0 +1,129 @@
+"""Weights of other libraries as what a run starts from: `hf:FOLDER`, `hf:ORG/MODEL[@REVISION]`, `gguf:FILE`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from ptft_jax import config as configs
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.interop import families, hf
+from ptft_jax.interop.archive import Archive, open_folder
+from ptft_jax.model import spec as specs
+from ptft_jax.model.transformer import Transformer
+from ptft_jax.params.rules import flatten, unflatten
+
+_LENGTH = 1024  # tokens a row in evaluations of a model that was imported just for them, at most
+
+
+class Pretrained:
+    """An archive with everything known about it but its arrays. Has the same methods as `restore.Source`.
+
+    Attributes:
+      reference: how it can be found again.
+      family: of `families.FAMILIES`.
+      fields: the structural fields of `config.model`, and `vocab_size`.
+    """
+
+    adapter = None  # always whole weights
+    data = None  # what it was trained on is not known
+    step = 0
+
+    def __init__(self, archive: Archive, ignore: Sequence[str] = (), fresh: Sequence[str] = ()):
+        self.archive, self.reference = archive, archive.reference
+        self.family, self.fields = families.read(archive.config, archive.reference)
+        self._ignore, self._fresh = tuple(ignore), tuple(fresh)
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self.reference
+
+    @functools.cached_property
+    def config(self) -> configs.Section:
+        """A config under which the model can be run by itself."""
+        values = configs.default().to_dict()
+        values["model"] |= self.fields
+        values["data"]["length"] = min(_LENGTH, self.fields["max_length"])
+        return configs.check(values)
+
+    @functools.cached_property
+    def tokenizer(self) -> tok.Tokenizer:
+        """The archive's tokenizer. Raises UserError where there is none, or one with more tokens than embeddings."""
+        tokenizer = tok.from_files(self.archive.tokenizer_files(), self.reference)
+        tok.check_fits(tokenizer, self.fields["vocab_size"], self.reference)
+        return tokenizer
+
+    def parameters(
+        self,
+        layout: Callable[[str, tuple[int, ...]], jax.sharding.Sharding],
+        dtype: str = "float32",
+        *,
+        weights: str = "auto",
+        merged: bool = True,
+        **model: Any,
+    ) -> dict[str, Any]:
+        """The parameters in `dtype`, each streamed into its sharding.
+
+        Args:
+          weights, merged: as for a run's checkpoint; there is nothing to choose or merge here.
+          model: fields that replace the archive's, where `init.fresh` makes what differs.
+
+        Raises:
+          UserError: tensors that are missing, unmapped or of another shape, all listed.
+        """
+        fields = families.canonical({**self.fields, **model})
+        spec = specs.ModelSpec(**fields, param_dtype=dtype)
+        shapes = Transformer(spec).shapes()
+        plan = hf.plan(self.archive, self.family, fields, shapes, ignore=self._ignore, fresh=self._fresh)
+        params = flatten(plan.load(shapes, layout))
+        if plan.fresh:
+            model_, out = Transformer(spec), {p: layout(p, flatten(shapes)[p].shape) for p in plan.fresh}
+
+            def make(key):  # the compiler drops the rest of what init makes
+                made = flatten(model_.init(key))
+                return {path: made[path] for path in plan.fresh}
+
+            params |= jax.jit(make, out_shardings=out)(jax.random.key(0))
+        return unflatten({path: params[path] for path in flatten(shapes)})
+
+    def lineage(self, print_: str) -> list[dict[str, Any]]:
+        """The chain of models behind a run, nearest first: only this one. Its config.json is kept for export."""
+        here = {"reference": self.reference, "step": 0, "fingerprint": print_, "run_id": ""}
+        return [{**here, "model_type": self.family.model_type, "config": json.loads(json.dumps(self.archive.config))}]
+
+    def base_reference(self, workdir: pathlib.Path, print_: str, weights: str, dtype: str) -> dict[str, Any]:
+        """What an adapter checkpoint in `workdir` records of the base that it does not contain."""
+        kind, _, place = self.reference.partition(":")
+        path = pathlib.Path(place)
+        relative = os.path.relpath(path, workdir.absolute()) if path.is_absolute() else ""
+        return {
+            "workdir": self.reference,
+            "relative": f"{kind}:{relative}" if relative else "",
+            "step": 0,
+            "fingerprint": print_,
+            "weights": weights,
+            "dtype": dtype,
+            "ignore": list(self._ignore),
+        }
+
+
+def is_reference(text: str) -> bool:
+    """Whether a reference names weights of another library rather than a workdir."""
+    return text.startswith(("hf:", "gguf:"))
+
+
+def find(reference: str, field: str, ignore: Sequence[str] = (), fresh: Sequence[str] = ()) -> Pretrained:
+    """The pretrained model that `hf:...` or `gguf:...` names. Raises UserError."""
+    kind, _, name = reference.partition(":")
+    if kind == "hf":
+        return Pretrained(open_folder(name, field), ignore, fresh)
+    from ptft_jax.interop import gguf
+
+    return Pretrained(gguf.open_archive(name), ignore, fresh)

@@ -1,0 +1,123 @@
+"""Models that are there already: a run's config completed by its parent's, and models loaded to use."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from ptft_jax import config as configs
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.errors import UserError
+from ptft_jax.model import spec as specs
+from ptft_jax.model.spec import STRUCTURE, ModelSpec
+from ptft_jax.model.transformer import Transformer
+from ptft_jax.params.rules import flatten, unflatten
+from ptft_jax.training import restore
+
+# What a child may have otherwise than its parent, where `init.fresh` makes it anew.
+HEAD = ("head", "tied", "classes", "class_hidden")
+
+
+def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent | None]:
+    """The checked config with the parent's model structure filled in, and the parent.
+
+    Raises:
+      UserError: see `config.check`; also a structural field that was set to something else than the parent's.
+    """
+    section = configs.check(config, complete=False)
+    if not section.init.from_:
+        return configs.check(config), None
+    parent = restore.find(section.init.from_, ignore=section.init.ignore, fresh=section.init.fresh)
+    if parent.adapter is not None and not parent.adapter.mergeable:
+        raise UserError(
+            f"config.init.from: {parent.name} is a run with tune.method={parent.config.tune.method!r}, which cannot be "
+            "merged into the parameters of a plain model: start from its base"
+        )
+    values, theirs = section.as_dict(), parent.fields
+    defaults = dict(configs.fields())
+    for name in (*STRUCTURE, "vocab_size"):
+        mine, default = values["model"][name], defaults[f"model.{name}"].default
+        changed = specs.hashable(mine) not in (specs.hashable(theirs[name]), default)
+        if changed and section.init.fresh and name in HEAD:
+            continue
+        if changed:
+            hint = "; a new head needs init.fresh=('head/.*',)" if name in HEAD else ""
+            raise UserError(f"config.model.{name} = {mine!r}, but the parent {parent.name} has {theirs[name]!r}{hint}")
+        values["model"][name] = theirs[name]
+    if section.init.adapter:
+        _inherit_method(values, peft_adapter(section.init.adapter, parent, "config.init.adapter"))
+    section = configs.check(values)
+    assert section.init.from_, "read again: this is the section whose reads are counted"
+    return section, parent
+
+
+def peft_adapter(folder: str, parent: restore.Parent, field: str) -> Any:
+    """The adapter in PEFT's format in a folder, for the parent's model. Raises UserError."""
+    from ptft_jax.interop import families, peft
+
+    family, _ = families.of(parent.fields, parent.lineage(""))
+    fields = families.canonical(parent.fields)
+    shapes = Transformer(ModelSpec(**fields)).shapes()
+    return peft.read(folder, family.tensors(fields), shapes, prefix=family.prefix, field=field)
+
+
+def _inherit_method(values: dict[str, Any], adapter: Any) -> None:
+    """Fills in `tune` from an adapter that a run starts with; what was set to something else is an error."""
+    defaults = dict(configs.fields())
+    for path, theirs in _leaves(adapter.tune, "tune"):
+        *parents, last = path.split(".")
+        section = configs.get(values, ".".join(parents))
+        mine = specs.hashable(section[last])
+        if mine not in (specs.hashable(theirs), defaults[path].default):
+            raise UserError(f"config.{path} = {mine!r}, but the adapter of config.init.adapter has {theirs!r}")
+        section[last] = theirs
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}.{name}")
+        else:
+            yield f"{prefix}.{name}", value
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A run's model, or imported weights, ready to evaluate or generate with."""
+
+    source: restore.Parent
+    model: Transformer
+    params: dict[str, Any]
+    tokenizer: tok.Tokenizer
+
+
+def load(
+    reference: str, *, field: str = "run", weights: str = "auto", dtype: str = "float32", adapter: str = ""
+) -> Loaded:
+    """The model that WORKDIR[@STEP|@best|@latest], hf:... or gguf:... names, adapters merged where that can be.
+
+    Args:
+      dtype: what imported weights are kept and computed in; a run's are as its config says.
+      adapter: a folder in PEFT's format, put onto the model.
+
+    Raises:
+      UserError: no such model, or a damaged one.
+    """
+    source = restore.find(reference, field)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    added = peft_adapter(adapter, source, "--adapter") if adapter else None
+    method = added.method if added else source.adapter
+    kept = None if method is None or method.mergeable else method
+    if added and source.adapter is not None and not source.adapter.mergeable:
+        raise UserError(f"--adapter: {source.name} has learned vectors before the tokens already")
+    params = source.parameters(lambda path, shape: device, dtype, weights=weights, merged=kept is None or bool(added))
+    spec = specs.from_config(source.config.model, source.fields["vocab_size"])
+    if not isinstance(source, restore.Source):
+        spec = dataclasses.replace(spec, dtype=dtype, param_dtype=dtype)
+    if added:
+        params = unflatten({**flatten(params), **jax.device_put(flatten(added.params), device)})
+        params = params if kept else method.merge(params)
+    return Loaded(source, Transformer(spec, kept), params, source.tokenizer)

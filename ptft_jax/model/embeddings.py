@@ -1,0 +1,69 @@
+"""What comes before the first block: tokens or patches of an image to vectors."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ptft_jax.model.layers import Embedding, Linear, Norm
+from ptft_jax.model.spec import ModelSpec
+
+
+class TokenEmbed(nnx.Module):
+    """Token vectors; plus, where the model has them, position vectors, vectors of the token's type, and a norm.
+
+    `adapter` is the place of methods that add vectors to the vocabulary's: a module called with this one and the tokens
+    in place of `of_tokens`, which also knows ids from V on. It is empty (None) unless `ptft_jax.adapters` fills it.
+    """
+
+    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
+        self.spec = spec
+        self.tokens = Embedding(spec.vocab_size, spec, rngs)
+        rows = spec.max_length + spec.position_offset
+        self.positions = Embedding(rows, spec, rngs) if spec.positions == "learned" else None
+        self.types = Embedding(spec.token_types, spec, rngs) if spec.token_types else None
+        self.norm = Norm(spec) if spec.embedding_norm else None
+        self.adapter = None
+
+    def of_tokens(self, tokens: jax.Array) -> jax.Array:
+        """Vectors [..., D] of tokens int [...]."""
+        x = self.tokens(tokens)
+        # Gemma: by sqrt(D), rounded to the compute dtype as its authors do
+        return x * jnp.asarray(self.spec.width**0.5, x.dtype) if self.spec.embedding_scale else x
+
+    def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array, types_BT: jax.Array | None = None) -> jax.Array:
+        """[B, T, D]. Types are all 0 where none are given."""
+        x_BTD = self.of_tokens(tokens_BT) if self.adapter is None else self.adapter(self, tokens_BT)
+        if self.types is not None:
+            x_BTD = x_BTD + self.types(jnp.zeros_like(tokens_BT) if types_BT is None else types_BT)
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions(positions_BT + self.spec.position_offset)
+        return x_BTD if self.norm is None else self.norm(x_BTD)
+
+
+class ImageEmbed(nnx.Module):
+    """Patches of an image, each multiplied to a vector, behind one class token (Dosovitskiy et al. 2020, eq. 1), or a
+    class and a distillation token (Touvron et al. 2020, "DeiT", section 4)."""
+
+    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
+        self.spec = spec
+        dtype, init = jnp.dtype(spec.param_dtype), jax.nn.initializers.normal(spec.init_std)
+        patch = spec.patch_size**2 * spec.channels
+        self.patches = Linear(patch, spec.width, spec, rngs, bias=True, std=spec.init_std)
+        self.class_token = nnx.Param(init(rngs.params(), (spec.width,), dtype))
+        self.distillation_token = (
+            nnx.Param(init(rngs.params(), (spec.width,), dtype)) if spec.distillation != "none" else None
+        )
+        self.positions = Embedding(spec.max_length, spec, rngs)
+
+    def __call__(self, images_BHWC: jax.Array) -> jax.Array:
+        """Images float [B, image_size, image_size, channels] to [B, T, D]."""
+        spec, (b, height, width, channels) = self.spec, images_BHWC.shape
+        p = spec.patch_size
+        x = images_BHWC.reshape(b, height // p, p, width // p, p, channels).swapaxes(2, 3)
+        x_BTD = self.patches(x.reshape(b, -1, p * p * channels).astype(jnp.dtype(spec.dtype)))
+        tokens = [t for t in (self.class_token, self.distillation_token) if t is not None]
+        first = [jnp.broadcast_to(t[...].astype(x_BTD.dtype), (b, 1, spec.width)) for t in tokens]
+        x_BTD = jnp.concatenate([*first, x_BTD], axis=1)
+        return x_BTD + self.positions(jnp.arange(x_BTD.shape[1]))

@@ -1,0 +1,79 @@
+"""What comes after the last block: scores of tokens or of classes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ptft_jax.model.layers import ACTIVATIONS, Linear, Norm, soft_cap
+from ptft_jax.model.spec import ModelSpec
+
+
+def tied_scores(x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
+    """Scores by the token embedding, float32 [B, T, V] (Press & Wolf 2016)."""
+    return jnp.einsum("btd,vd->btv", x_BTD, table_VD.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
+
+
+class MaskedHead(nnx.Module):
+    """BERT's head: a dense layer, the MLP's activation, a norm, then scores with a bias a token (Devlin et al. 2018)."""
+
+    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
+        self.activation = spec.activation
+        self.dense = Linear(spec.width, spec.width, spec, rngs, bias=True, std=spec.init_std)
+        self.norm = Norm(spec)
+        self.scores = (
+            None if spec.tied else Linear(spec.width, spec.vocab_size, spec, rngs, bias=False, std=spec.init_std)
+        )
+        self.bias = nnx.Param(jnp.zeros((spec.vocab_size,), jnp.dtype(spec.param_dtype)))
+
+    def __call__(self, x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
+        """float32 [B, T, V]; `table_VD` is the token embedding, used where the head is tied to it."""
+        x_BTD = self.norm(ACTIVATIONS[self.activation](self.dense(x_BTD)))
+        scores = tied_scores(x_BTD, table_VD) if self.scores is None else self.scores(x_BTD).astype(jnp.float32)
+        return scores + self.bias[...].astype(jnp.float32)
+
+
+class ClassHead(nnx.Module):
+    """Scores of classes from the first position, through a dense tanh layer where the model has one (BERT's pooler).
+
+    With `spec.distillation` "head" a second classifier reads the second position, and the scores are the mean of both
+    (Touvron et al. 2020, "DeiT", section 4).
+    """
+
+    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
+        def linear(size_out):
+            return Linear(spec.width, size_out, spec, rngs, bias=True, std=spec.init_std)
+
+        self.hidden = linear(spec.width) if spec.class_hidden else None
+        self.classes = linear(spec.classes)
+        self.distilled = linear(spec.classes) if spec.distillation == "head" else None
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """float32 [B, classes]."""
+        x_BD = x_BTD[:, 0]
+        if self.hidden is not None:
+            x_BD = jnp.tanh(self.hidden(x_BD))
+        scores = self.classes(x_BD).astype(jnp.float32)
+        if self.distilled is None:
+            return scores
+        return (scores + self.distilled(x_BTD[:, 1]).astype(jnp.float32)) / 2
+
+
+def build(spec: ModelSpec, rngs: nnx.Rngs) -> Linear | MaskedHead | ClassHead | None:
+    """The head that the spec names; None for next-token scores by the token embedding."""
+    if spec.head == "classes":
+        return ClassHead(spec, rngs)
+    if spec.head == "masked_lm":
+        return MaskedHead(spec, rngs)
+    return None if spec.tied else Linear(spec.width, spec.vocab_size, spec, rngs, bias=False, std=spec.init_std)
+
+
+def score(head: Linear | MaskedHead | ClassHead | None, x_BTD: jax.Array, table_VD, cap: float) -> jax.Array:
+    """Hidden states to float32 scores [B, T, V] (or [B, classes]); `table_VD` is the token embedding (None for images)."""
+    if isinstance(head, ClassHead):
+        return head(x_BTD)
+    if isinstance(head, MaskedHead):
+        return head(x_BTD, table_VD)
+    scores = tied_scores(x_BTD, table_VD) if head is None else head(x_BTD).astype(jnp.float32)
+    return soft_cap(scores, cap)

@@ -1,0 +1,79 @@
+"""What holds for every method that adapts layers."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from ptft_jax.adapters import ADAPTER_RATES
+from ptft_jax.model.transformer import Transformer
+from ptft_jax.params.rules import flatten, unflatten
+from tests.helpers import SPEC, random_batch, train
+
+
+def moved(params, seed=1, size=0.3):
+    """The parameters with random adapters: what training might have made of their start."""
+    flat = flatten(params)
+    keys = jax.random.split(jax.random.key(seed), len(flat))
+    noise = {p: size * jax.random.normal(k, a.shape) for k, (p, a) in zip(keys, flat.items())}
+    return unflatten({p: a + noise[p] if "/adapter/" in p else a for p, a in flat.items()})
+
+
+def built(method, **changes):
+    """A model with the method, parameters with random adapters and biases, and the model without it."""
+    model = Transformer(dataclasses.replace(SPEC, **changes), method)
+    flat = flatten(moved(jax.jit(model.init)(jax.random.key(0))))
+    for number, path in enumerate(flat):
+        if path.endswith("/bias"):
+            flat[path] = jax.random.normal(jax.random.key(number), flat[path].shape)
+    return model, unflatten(flat), Transformer(model.spec)
+
+
+def check_merge(method, **changes):
+    """Merged parameters are a plain model's, and its logits those of the adapted one."""
+    model, params, plain = built(method, **changes)
+    merged = jax.jit(method.merge)(params)
+    assert {p: a.shape for p, a in flatten(merged).items()} == {p: a.shape for p, a in flatten(plain.shapes()).items()}
+    tokens = random_batch(0, rows=2)["tokens"]
+    adapted, run = jax.jit(model)(params, tokens), jax.jit(plain)
+    scale = np.abs(adapted).max()
+    # One matrix product against several: float32 rounding, relative to the largest logit.
+    np.testing.assert_allclose(adapted / scale, run(merged, tokens) / scale, atol=1e-5)
+    base = unflatten({p: a for p, a in flatten(params).items() if "/adapter/" not in p})
+    assert np.abs(adapted - run(base, tokens)).max() > 3e-3 * scale, "the adapter does nothing"
+
+
+def check_start(method, **changes):
+    """A new adapter on given parameters leaves the logits as they are."""
+    spec = dataclasses.replace(SPEC, **changes)
+    model, plain = Transformer(spec, method), Transformer(spec)
+    base = jax.jit(plain.init)(jax.random.key(3))
+    params = jax.jit(model.init)(jax.random.key(0), base)
+    flat = flatten(params)
+    for path, array in flatten(base).items():
+        np.testing.assert_array_equal(array, flat[path])
+    tokens = random_batch(0, rows=2)["tokens"]
+    # Rounding of |W| / |W|, at most.
+    np.testing.assert_allclose(jax.jit(model)(params, tokens), jax.jit(plain)(base, tokens), atol=2e-6)
+
+
+def check_training(method, rates=ADAPTER_RATES, **changes):
+    """Trainable leaves move, frozen ones stay bit for bit."""
+    got = train(adapter=method, rates=rates, steps=2, **changes)
+    before, after = flatten(got.start.trainable), flatten(got.state.trainable)
+    assert before and all("/adapter/" in path for path in before)
+    for path, array in before.items():
+        assert not np.array_equal(array, after[path]), f"{path} did not move"
+    for path, array in flatten(got.start.frozen).items():
+        np.testing.assert_array_equal(array, flatten(got.state.frozen)[path], err_msg=path)
+
+
+def check_programs(method, **changes):
+    """The same losses sharded, in micro-batches, unrolled; per device; with some layers' adapters frozen."""
+    rates = ((("blocks[0]/.*/adapter/.*", 0.0),) if hasattr(method, "targets") else ()) + ADAPTER_RATES
+    one = train(adapter=method, rates=rates, **changes)
+    for other in (dict(devices=8, fsdp=4, micro=2, scan=False), dict(devices=8, kind="pmap")):
+        got = train(adapter=method, rates=rates, **other, **changes)
+        # Sums in another order, over three steps (as tests/parallel/test_invariance.py).
+        np.testing.assert_allclose(got.losses, one.losses, atol=5e-6, rtol=0, err_msg=str(other))
+        np.testing.assert_allclose(got.grad_norms, one.grad_norms, rtol=1e-4, err_msg=str(other))

@@ -1,0 +1,117 @@
+"""Learned vectors before the tokens: what they amount to, packing, generation, initial values."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ptft_jax.adapters.prompt import PROMPT, Prompt
+from ptft_jax.errors import UserError
+from ptft_jax.model.decode import Sampling, generate
+from ptft_jax.model.transformer import Transformer
+from ptft_jax.params.rules import flatten, unflatten
+from tests.adapters.common import check_programs, check_training
+from tests.helpers import LLAMA, SPEC, VOCAB, quiet_train, random_batch, tiny_config
+
+N = 3
+BERT = dict(causal=False, norm_placement="post", token_types=2, embedding_norm=True)
+
+
+def built(init="vocabulary", **changes):
+    model = Transformer(dataclasses.replace(SPEC, **{"init_std": 0.3, "max_length": 64} | changes), Prompt(N, init))
+    return model, jax.jit(model.init)(jax.random.key(0))
+
+
+def as_text(params, tokens):
+    """The same parameters and rows with the prompt written out: as tokens added to the vocabulary."""
+    flat = flatten(params)
+    prompt = flat.pop(PROMPT)
+    flat["embed/tokens/embedding"] = jnp.concatenate([flat["embed/tokens/embedding"], prompt])
+    first = np.broadcast_to(VOCAB + np.arange(N), (len(tokens), N))
+    return unflatten(flat), np.concatenate([first, tokens], axis=1)
+
+
+@pytest.mark.parametrize("family", [{}, LLAMA, BERT, dict(LLAMA, window=5)], ids=["gpt2", "llama", "bert", "mistral"])
+def test_a_prompt_is_text_of_tokens_of_its_own(family):
+    model, params = built(**family)
+    tokens = random_batch(0, rows=2)["tokens"]
+    longer, text = as_text(params, tokens)
+    plain = Transformer(dataclasses.replace(model.spec, vocab_size=VOCAB + N))
+    expected = plain.hidden(longer, text)[:, N:]
+    np.testing.assert_allclose(model.hidden(params, tokens), expected, atol=2e-5)
+    without = {k: v for k, v in flatten(params).items() if k != PROMPT}
+    assert np.abs(Transformer(model.spec).hidden(unflatten(without), tokens) - expected).max() > 0.1
+
+
+def test_every_segment_of_a_packed_row_sees_the_prompt():
+    model, params = built(**LLAMA)
+    a, b = random_batch(0, rows=1, length=6)["tokens"], random_batch(1, rows=1, length=9)["tokens"]
+    packed = model(
+        params,
+        np.concatenate([a, b, np.zeros((1, 2), np.int32)], axis=1),
+        positions_BT=np.array([[*range(6), *range(9), 0, 0]]),
+        segments_BT=np.array([[1] * 6 + [2] * 9 + [0] * 2]),
+    )
+    np.testing.assert_allclose(packed[:, :6], model(params, a), atol=2e-5)
+    np.testing.assert_allclose(packed[:, 6:15], model(params, b), atol=2e-5)
+    assert np.isfinite(packed).all()
+
+
+@pytest.mark.parametrize("family", [dict(LLAMA, window=5), BERT], ids=["window", "both directions"])
+def test_packed_rows_that_a_prompt_cannot_serve_are_refused(family):
+    model, params = built(**family)
+    with pytest.raises(UserError, match="packed rows and .* do not go together"):
+        model(params, np.zeros((1, 8), np.int32), segments_BT=np.ones((1, 8), np.int32))
+
+
+@pytest.mark.parametrize("family", [{}, dict(LLAMA, window=5, scan=False)], ids=["gpt2", "mistral"])
+def test_generation_with_the_cache_equals_no_cache(family):
+    model, params = built(**family)
+    prompts = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10], [11] * 20]
+    rows = generate(model, params, prompts, max_new_tokens=18, sampling=Sampling(temperature=0))
+    forward = jax.jit(model)
+    for prompt, row in zip(prompts, rows):
+        text = np.zeros((1, 64 - N), np.int32)
+        text[0, : len(prompt)] = prompt
+        for n in range(len(prompt), len(prompt) + 18):
+            text[0, n] = int(jnp.argmax(forward(params, text)[0, n - 1]))
+        assert row.ids == text[0, len(prompt) : len(prompt) + 18].tolist()
+    with pytest.raises(UserError, match="starts with 3 learned vectors: a prompt of 60 leaves room for 1 new"):
+        generate(model, params, [[1] * 60], max_new_tokens=2)
+
+
+def test_initial_values():
+    model, params = built(embedding_scale=True)
+    flat = flatten(params)
+    table = np.asarray(flat["embed/tokens/embedding"]) * np.float32(SPEC.width**0.5)  # what the model sees of a token
+    rows = [int(np.abs(table - vector).max(axis=1).argmin()) for vector in flat[PROMPT]]
+    np.testing.assert_allclose(table[rows], flat[PROMPT], rtol=1e-6)
+    assert len(set(rows)) == N
+    base = Transformer(model.spec).init(jax.random.key(9))  # drawn from the base it is put on
+    table = np.asarray(base["embed"]["tokens"]["embedding"]) * np.float32(SPEC.width**0.5)
+    np.testing.assert_allclose(table[rows], flatten(model.init(jax.random.key(0), base))[PROMPT], rtol=1e-6)
+    noise = np.asarray(flatten(built("random")[1])[PROMPT])
+    assert noise.shape == (N, 32) and 0.4 < np.abs(noise).max() <= 0.5 and abs(noise.mean()) < 0.1
+
+
+def test_training():
+    check_training(Prompt(N, "vocabulary"), max_length=32)
+
+
+@pytest.mark.slow
+def test_every_way_of_running_it_is_the_same():
+    check_programs(Prompt(N, "vocabulary"), max_length=32)
+
+
+@pytest.mark.parametrize("bad", ["too long", "an image model"])
+def test_impossible_prompts(bad, text_file, tmp_path, cache):
+    if bad == "too long":
+        with pytest.raises(
+            UserError, match="config.tune.prompt.length = 20: with data.length 32 above model.max_length"
+        ):
+            quiet_train(tiny_config(text_file, tune__method="prompt"), tmp_path / "run")
+    else:
+        with pytest.raises(UserError, match="no token embedding"):
+            Prompt(N, "random").check({"embed": {"patches": {"kernel": np.zeros((2, 2))}}})

@@ -1,0 +1,104 @@
+"""A run with each fine-tuning method, from its base to what can be done with it afterwards."""
+
+import jax
+import numpy as np
+import pytest
+
+from ptft_jax import loading
+from ptft_jax import run as runs
+from ptft_jax.errors import UserError
+from ptft_jax.evaluation.standalone import evaluate
+from ptft_jax.model.decode import Sampling, generate
+from ptft_jax.params.rules import flatten
+from ptft_jax.training import checkpoint
+from tests.helpers import quiet_train, tiny_config
+
+
+@pytest.fixture(scope="module")
+def base(text_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "base"
+    config = tiny_config(text_file, model__max_length=36, model__scan=True, training__steps=6)
+    config.eval.update(test=False, tokens=256)
+    quiet_train(config, folder)
+    return folder
+
+
+METHODS = {
+    "lora": {},
+    "dora": dict(
+        tune__lora__dora=True,
+        tune__lora__rank=2,
+        tune__lora__dropout=0.1,
+        tune__lora__targets=("blocks/mlp/(up|down)",),
+    ),
+    "ia3": {},
+    "prompt": dict(tune__prompt__length=4),
+}
+RATES = {"lora": 1e-2, "dora": 1e-2, "ia3": 3e-2, "prompt": 0.3}
+
+
+def child(text_file, base, name, **changes):
+    method = "lora" if name == "dora" else name
+    options = {
+        "tune__method": method,
+        "training__steps": 6,
+        "model__max_length": 36,
+        "model__scan": True,
+        **METHODS[name],
+        **changes,
+    }
+    config = tiny_config(text_file, init__from_=str(base), **options)
+    config.eval.update(test=False, tokens=256, every=3)
+    config.optimizer.learning_rate = RATES[name]
+    return config
+
+
+@pytest.mark.parametrize("name", ["dora", "ia3", "prompt"])  # lora: tests/e2e/test_finetune.py
+def test_a_run(name, text_file, tmp_path, base):
+    samples = dict(samples__prompts=("the cat",), samples__max_new_tokens=4) if name == "prompt" else {}
+    config = child(text_file, base, name, **samples)
+    summary = quiet_train(config, tmp_path / "run")
+    before, after = (summary[k]["validation/nll"] for k in ("before", "after"))
+    assert after < before
+    if name != "prompt":  # which is there from the start
+        assert before == pytest.approx(runs.finished(base)["last"]["validation/nll"], abs=1e-6)
+    saved = flatten(checkpoint.shapes(tmp_path / "run", 6))
+    assert saved and all("/adapter/" in path for path in saved)
+    loaded = loading.load(f"{tmp_path}/run@best")
+    assert ("embed/adapter/prompt" in flatten(loaded.params)) == (name == "prompt")
+    # As the loop measured it with the adapter apart: merging costs float32 rounding.
+    assert evaluate(loaded, "", "validation", tokens=256)["nll"] == pytest.approx(after, abs=2e-5)
+    if name == "prompt":  # the others are plain models by now
+        rows = generate(loaded.model, loaded.params, [[1, 2, 3]], max_new_tokens=3, sampling=Sampling(temperature=0))
+        assert len(rows[0].ids) <= 3
+        assert len((tmp_path / "run/samples.jsonl").read_text().splitlines()) >= 2
+
+
+def test_a_prompt_is_no_base_for_another_run(text_file, tmp_path, base):
+    quiet_train(child(text_file, base, "prompt", training__steps=0, optimizer__warmup_steps=0), tmp_path / "prompt")
+    with pytest.raises(UserError, match="config.init.from: .*tune.method='prompt', which cannot be merged"):
+        quiet_train(child(text_file, tmp_path / "prompt", "lora"), tmp_path / "child")
+    loaded = loading.load(str(tmp_path / "prompt"))
+    with pytest.raises(UserError, match="cannot be merged into the parameters of a plain model"):
+        loaded.source.adapter.merge(loaded.params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_a_stopped_run_continues_exactly(name, text_file, tmp_path, base):
+    """With some layers' adapters frozen, and those of others at another rate."""
+    rates = (("blocks[0]/.*", 0.0), ("blocks/.*/adapter/.*", 0.5), (".*/adapter/.*", 1.0), (".*", 0.0))
+    rates = rates[:2] + rates[3:] if name != "prompt" else rates[2:]
+    config = child(text_file, base, name, tune__rates=rates, training__ema_decay=0.5, checkpoint__every=2)
+    whole = quiet_train(config, tmp_path / "whole")
+    assert quiet_train(config, tmp_path / "part", max_seconds=1e-6)["step"] == 0
+    part = quiet_train(config, tmp_path / "part")
+    assert part["after"] == whole["after"]
+    sums = [checkpoint.read_meta(tmp_path / n, 6)["checksums"] for n in ("whole", "part")]
+    assert sums[0] == sums[1]
+    if name != "prompt":
+        parent, tuned = (flatten(jax.device_get(loading.load(str(p)).params)) for p in (base, f"{tmp_path}/whole@6"))
+        moved = [path for path in parent if not np.array_equal(parent[path], tuned[path])]
+        assert moved and all(path.startswith("blocks/") for path in moved)
+        for path in moved:
+            assert not np.array_equal(parent[path][1], tuned[path][1]), path

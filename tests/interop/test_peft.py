@@ -1,0 +1,366 @@
+"""PEFT's format without PEFT: files written and read back, files made by hand, and everything that is refused."""
+
+import json
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ptft_jax.adapters.dora import Dora
+from ptft_jax.adapters.ia3 import Ia3
+from ptft_jax.adapters.lora import Lora
+from ptft_jax.adapters.prompt import Prompt
+from ptft_jax.errors import UserError
+from ptft_jax.interop import families, peft
+from ptft_jax.model.spec import ModelSpec
+from ptft_jax.model.transformer import Transformer
+from ptft_jax.params.rules import flatten, unflatten
+
+SIZES = dict(layers=2, width=16, heads=4, vocab_size=32, max_length=16)
+ROTARY = dict(norm="rms", biases=(), positions="rotary", gated=True, activation="silu", kv_heads=2)
+MODELS = {
+    "gpt2": {},
+    "gpt_neox": dict(positions="rotary", parallel=True, tied=False),
+    "llama": dict(ROTARY, tied=False),
+    "phi3": dict(ROTARY, tied=False),
+    "mixtral": dict(ROTARY, tied=False, experts=2),
+}
+ROOT = "base_model.model."
+
+
+def base_of(name, dtype=np.float32, method=None):
+    """(parameters with random numbers, name map) of a small model of a family, with the method's leaves."""
+    fields = families.canonical({**SIZES, **MODELS[name]})
+    shapes = flatten(Transformer(ModelSpec(**fields), method).shapes())
+    rng = np.random.default_rng(0)
+    params = {
+        p: rng.normal(size=a.shape).astype(a.dtype if a.dtype != np.float32 else dtype) for p, a in shapes.items()
+    }
+    return params, families.FAMILIES[name].tensors(fields)
+
+
+def without(params):
+    return unflatten({p: a for p, a in params.items() if "/adapter/" not in p})
+
+
+LAYERS = ("blocks/attention/(query|value|out)", "blocks/mlp/.*")
+METHODS = {
+    "lora": Lora(3, 5.0, False, 0.25, LAYERS),
+    "rslora": Lora(3, 5.0, True, 0.0, LAYERS),
+    "dora": Dora(3, 5.0, False, 0.0, LAYERS),
+    "ia3": Ia3(("blocks/attention/(key|value)", "blocks/mlp/down")),
+    "ia3 of outputs": Ia3(("blocks/attention/(query|value)", "blocks/mlp/down"), ()),
+    "prompt": Prompt(5, "vocabulary"),
+}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "phi3"])
+@pytest.mark.parametrize("kind", METHODS)
+def test_what_is_written_is_read_back(kind, name, tmp_path):
+    """Of fused modules, the layers that are adapted come back with the rank they had; others with leaves of no effect."""
+    method = METHODS[kind]
+    params, names = base_of(name, method=method)
+    peft.write(tmp_path, method, unflatten(params), names, base="x")
+    read = peft.read(tmp_path, names, without(params))
+    assert read.base == "x" and read.tune["method"] == kind.split()[0].replace("rs", "").replace("do", "lo")
+    if kind in ("lora", "rslora", "dora"):
+        section = read.tune["lora"]
+        assert (section["rank"], section["dropout"]) == (3, method.dropout)
+        assert section["alpha"] == pytest.approx(5.0, rel=1e-12)
+        assert (section["rank_stabilized"], section["dora"]) == (kind == "rslora", kind == "dora")
+    own, back = {p: a for p, a in params.items() if "/adapter/" in p}, flatten(read.params)
+    for path, array in own.items():
+        np.testing.assert_array_equal(back.pop(path), array, err_msg=path)
+    for path, array in back.items():  # layers that share a fused module with adapted ones
+        kernel = params[path.split("/adapter/")[0] + "/kernel"]
+        neutral = {"lora_b": 0.0, "scale": 1.0, "magnitude": np.linalg.norm(kernel, axis=-2)}
+        if not path.endswith("lora_a"):
+            expected = neutral[path.rsplit("/", 1)[-1]]
+            np.testing.assert_allclose(array, np.broadcast_to(expected, array.shape), rtol=1e-6)
+    assert bool(back) == (kind != "prompt" and name in ("gpt2", "gpt_neox", "phi3"))
+
+
+def test_bfloat16_is_kept(tmp_path):
+    method = METHODS["dora"]
+    params, names = base_of("llama", ml_dtypes.bfloat16, method)
+    peft.write(tmp_path, method, unflatten(params), names)
+    saved = load_with_types(tmp_path)
+    assert {a.dtype for p, a in saved.items() if "lora_A" in p} == {np.dtype(ml_dtypes.bfloat16)}
+    back = flatten(peft.read(tmp_path, names, without(params)).params)
+    for path, array in back.items():
+        kernel = np.float32 if path.endswith("magnitude") else ml_dtypes.bfloat16
+        assert array.dtype == kernel, path
+        np.testing.assert_array_equal(array, params[path].astype(kernel))
+
+
+def load_with_types(folder):
+    from safetensors import safe_open
+
+    with safe_open(folder / peft.WEIGHTS, framework="np") as file:
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}
+
+
+def make(folder, config, tensors):
+    folder.mkdir(exist_ok=True)
+    (folder / peft.CONFIG).write_text(json.dumps(config))
+    save_file({k: np.asarray(v, np.float32) for k, v in tensors.items()}, folder / peft.WEIGHTS)
+    return folder
+
+
+LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": ["q_proj"]}
+
+
+def q_proj(layers=(0, 1), rank=2, width=16, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        f"{ROOT}model.layers.{i}.self_attn.q_proj.lora_{x}.weight": rng.normal(size=shape)
+        for i in layers
+        for x, shape in (("A", (rank, width)), ("B", (width, rank)))
+    }
+
+
+def test_a_file_made_by_hand(tmp_path):
+    """W + alpha / r * B A in their layout, [out, in]."""
+    params, names = base_of("llama")
+    tensors = q_proj()
+    read = peft.read(make(tmp_path / "a", LORA, tensors), names, without(params))
+    assert read.tune["lora"] == {
+        "rank": 2, "alpha": 6.0, "rank_stabilized": False, "dora": False, "dropout": 0.0,
+        "targets": ("blocks/attention/query",),
+    }  # fmt: skip
+    merged = Lora(2, 6.0, False, 0.0, ()).merge(unflatten({**params, **flatten(read.params)}))
+    for i in range(2):
+        a, b = (tensors[f"{ROOT}model.layers.{i}.self_attn.q_proj.lora_{x}.weight"] for x in "AB")
+        expected = params["blocks/attention/query/kernel"][i].T + 3 * b @ a
+        np.testing.assert_allclose(merged["blocks"]["attention"]["query"]["kernel"][i].T, expected, atol=1e-5)
+
+
+def test_rows_of_a_fused_file_go_to_their_heads(tmp_path):
+    """GPT-NeoX keeps query, key and value of each head together."""
+    params, names = base_of("gpt_neox")
+    rng = np.random.default_rng(1)
+    key = ROOT + "gpt_neox.layers.{}.attention.query_key_value.lora_{}.weight"
+    tensors = {key.format(i, x): rng.normal(size=s) for i in range(2) for x, s in (("A", (2, 16)), ("B", (48, 2)))}
+    config = {**LORA, "target_modules": ["query_key_value"]}
+    read = flatten(peft.read(make(tmp_path / "a", config, tensors), names, without(params)).params)
+    for i in range(2):
+        update = (tensors[key.format(i, "B")] @ tensors[key.format(i, "A")]).reshape(4, 3, 4, 16)  # head, qkv, size, in
+        for j, ours in enumerate(("query", "key", "value")):
+            path = f"blocks/attention/{ours}/adapter/"
+            np.testing.assert_allclose(
+                read[path + "lora_a"][i] @ read[path + "lora_b"][i], update[:, j].reshape(16, 16).T, atol=1e-5
+            )
+
+
+def test_ranks_scales_and_layers_of_their_own(tmp_path):
+    """One rank and one scale of ours stand for all of theirs; a layer that is left out is left alone."""
+    params, names = base_of("llama")
+    tensors = {**q_proj((1,)), **{k.replace("q_proj", "k_proj")[: len(k)]: v for k, v in q_proj((1,), 3).items()}}
+    tensors = {k: v[:8] if "k_proj.lora_B" in k else v for k, v in tensors.items()}  # two heads of keys
+    config = {**LORA, "target_modules": ["q_proj", "k_proj"], "layers_to_transform": [1], "lora_alpha": 4}
+    config |= {"rank_pattern": {"k_proj": 3}, "alpha_pattern": {"self_attn.k_proj": 3.0}}
+    read = peft.read(make(tmp_path / "a", config, tensors), names, without(params))
+    flat, section = flatten(read.params), read.tune["lora"]
+    assert section["rank"] == 3 and section["targets"] == ("blocks/attention/query", "blocks/attention/key")
+    for ours, theirs, scale in (("query", "q_proj", 2.0), ("key", "k_proj", 1.0)):
+        a, b = (tensors[f"{ROOT}model.layers.1.self_attn.{theirs}.lora_{x}.weight"] for x in "AB")
+        mine_a, mine_b = (flat[f"blocks/attention/{ours}/adapter/lora_{x}"] for x in "ab")
+        np.testing.assert_allclose(section["alpha"] / 3 * mine_a[1] @ mine_b[1], (scale * b @ a).T, atol=1e-5)
+        assert not mine_a[0].any() and not mine_b[0].any()
+
+
+def test_files_of_a_model_without_head_lack_its_prefix(tmp_path):
+    params, names = base_of("llama")
+    tensors = {k.replace("model.model.", "model."): v for k, v in q_proj().items()}
+    config = {**LORA, "target_modules": ["layers.0.self_attn.q_proj", "layers.1.self_attn.q_proj"]}
+    bare = peft.read(make(tmp_path / "a", config, tensors), names, without(params), prefix="model.")
+    whole = peft.read(make(tmp_path / "b", LORA, q_proj()), names, without(params), prefix="model.")
+    for path, array in flatten(whole.params).items():
+        np.testing.assert_array_equal(flatten(bare.params)[path], array)
+
+
+@pytest.mark.parametrize(
+    "target, layers",
+    [
+        (["q_proj"], [0, 1]), (["self_attn.q_proj"], [0, 1]), (["model.layers.1.self_attn.q_proj"], [1]),
+        (r".*layers\.[0]\..*q_proj", [0]), (["proj"], None), (None, [1]),
+    ],
+)  # fmt: skip
+def test_target_modules(target, layers, tmp_path):
+    """What is selected must be in the file, and nothing else."""
+    params, names = base_of("llama")
+    config = {**LORA, "target_modules": target}
+    for in_file in ([0], [1], [0, 1]):
+        folder = make(tmp_path / "a", config, q_proj(in_file))
+        if in_file == layers:
+            assert flatten(peft.read(folder, names, without(params)).params)
+        elif target is not None:
+            with pytest.raises(UserError, match="does not hold the modules that adapter_config.json names"):
+                peft.read(folder, names, without(params))
+
+
+def _edit(**changes):
+    return lambda folder: (folder / peft.CONFIG).write_text(json.dumps({**LORA, **changes}))
+
+
+def _tensors(change):
+    return lambda folder: save_file(change(load_file(folder / peft.WEIGHTS)), folder / peft.WEIGHTS)
+
+
+def _renamed(old, new):
+    return _tensors(lambda t: {k.replace(old, new): v for k, v in t.items()})
+
+
+def _cut(folder):
+    file = folder / peft.WEIGHTS
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def _pickle(folder):
+    (folder / peft.WEIGHTS).rename(folder / "adapter_model.bin")
+
+
+def _model(folder):
+    (folder / peft.CONFIG).rename(folder / "config.json")
+
+
+BAD = {
+    "no config": (lambda f: (f / peft.CONFIG).unlink(), "no adapter_config.json in it"),
+    "a model": (_model, "it holds a model, not an adapter"),
+    "not JSON": (lambda f: (f / peft.CONFIG).write_text("{"), "adapter_config.json: not JSON"),
+    "a list": (lambda f: (f / peft.CONFIG).write_text("[]"), "expected a table of fields"),
+    "unknown type": (_edit(peft_type="LOAR"), "peft_type 'LOAR' is not supported, only LORA.*did you mean 'LORA'"),
+    "no type": (_edit(peft_type=None), "peft_type None is not supported"),
+    "modules_to_save": (_edit(modules_to_save=["lm_head"]), r"modules_to_save = \['lm_head'\]"),
+    "bias": (_edit(bias="all"), "bias = 'all'"),
+    "pissa": (_edit(init_lora_weights="pissa_niter_4"), "init_lora_weights = 'pissa_niter_4': .* base that its start"),
+    "olora": (_edit(init_lora_weights="olora"), "init_lora_weights = 'olora'"),
+    "other settings": (_edit(lora_bias=True, layer_replication=[[0, 2]]), r"(?s)no counterpart.*lora_bias.*layer_repl"),
+    "no weights": (lambda f: (f / peft.WEIGHTS).unlink(), "no adapter_model.safetensors in it"),
+    "a pickle": (_pickle, "adapter_model.bin: a pickle can run any code .*save_pretrained"),
+    "cut off": (_cut, "not a whole safetensors file"),
+    "empty": (_tensors(lambda t: {}), "missing  model.layers.0.self_attn.q_proj"),
+    "unmapped": (_renamed("q_proj", "x_proj"), r"(?s)of no linear layer of this model:.*x_proj.lora_A.weight \(2, 16\)"),
+    "embeddings": (_renamed("layers.0.self_attn.q_proj", "embed_tokens"), "adapters of embeddings .* not supported"),
+    "other leaves": (_renamed("lora_B", "lora_E"), "(?s)of no linear layer of this model.*lora_E"),
+    "no lora_B": (_tensors(lambda t: {k: v for k, v in t.items() if "1.self_attn.q_proj.lora_B" not in k}), "missing  model.layers.1.self_attn.q_proj.lora_B.weight"),
+    "another shape": (_tensors(lambda t: {k: v[:, :-1] if "lora_A" in k else v for k, v in t.items()}), r"shape    model.layers.0.self_attn.q_proj.lora_A.weight \(2, 15\), expected \(2, 16\)"),
+    "another rank": (_edit(r=3), r"lora_A.weight \(2, 16\), expected \(3, 16\)"),
+    "magnitudes missing": (_edit(use_dora=True), "missing  model.layers.0.self_attn.q_proj.lora_magnitude_vector"),
+    "magnitudes extra": (_tensors(lambda t: {**t, ROOT + "model.layers.0.self_attn.q_proj.lora_magnitude_vector": np.ones(16, np.float32)}), "extra    model.layers.0.self_attn.q_proj.lora_magnitude_vector"),
+    "alpha 0": (_edit(lora_alpha=0), "lora_alpha = 0 for model.layers.0.self_attn.q_proj: expected a number above 0"),
+    "rank of text": (_edit(r="2"), "r = '2' for"),
+    "a bad pattern": (_edit(target_modules="(q_proj"), r"'\(q_proj' is not a regular expression"),
+    "a module too few": (_edit(target_modules=["q_proj", "v_proj"]), "missing  model.layers.0.self_attn.v_proj"),
+    "a module too many": (_edit(target_modules=["v_proj"]), "extra    model.layers.0.self_attn.q_proj, which target"),
+    "excluded": (_edit(exclude_modules=["q_proj"]), "extra    model.layers.0.self_attn.q_proj"),
+    "no IA3": (_edit(peft_type="IA3", r=0, lora_alpha=0), "of no linear layer of this model"),
+    "no prompt": (_edit(peft_type="PROMPT_TUNING", r=0, lora_alpha=0, target_modules=None), "expected prompt_embeddings alone"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_adapters(name, tmp_path):
+    params, names = base_of("llama")
+    folder = make(tmp_path / "adapter", LORA, q_proj())
+    peft.read(folder, names, without(params))
+    spoil, words = BAD[name]
+    spoil(folder)
+    with pytest.raises(UserError, match=words):
+        peft.read(folder, names, without(params), field="init.adapter")
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    make(tmp_path / "adapter", LORA, q_proj())
+    with pytest.raises(UserError, match="init.adapter = '.*adaptr': no such folder .did you mean 'adapter'"):
+        peft.read(tmp_path / "adaptr", [], {}, field="init.adapter")
+    with pytest.raises(UserError, match="(?s)no adapter_config.json in it.*adapter"):
+        peft.read(tmp_path, [], {}, field="init.adapter")
+
+
+@pytest.mark.parametrize(
+    "changes, shape, words",
+    [
+        (dict(num_virtual_tokens=4), (5, 16), r"\(5, 16\), expected \(4, 16\)"),
+        ({}, (5, 8), r"\(5, 8\), expected \(5, 16\)"),
+        (dict(num_transformer_submodules=2), (5, 16), "num_transformer_submodules = 2, not 1"),
+    ],
+    ids=str,
+)
+def test_bad_prompts(changes, shape, words, tmp_path):
+    params, names = base_of("llama")
+    config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5, **changes}
+    with pytest.raises(UserError, match=words):
+        peft.read(make(tmp_path / "a", config, {"prompt_embeddings": np.ones(shape)}), names, without(params))
+
+
+def test_ia3_vectors_of_the_wrong_end(tmp_path):
+    params, names = base_of("llama")
+    config = {"peft_type": "IA3", "target_modules": ["down_proj"], "feedforward_modules": ["down_proj"]}
+    key = ROOT + "model.layers.{}.mlp.down_proj.ia3_l"
+    width = params["blocks/mlp/down/kernel"].shape[1]
+    good = {key.format(i): np.full((1, width), 2.0) for i in range(2)}
+    read = peft.read(make(tmp_path / "a", config, good), names, without(params))
+    assert read.tune["ia3"] == {"targets": ("blocks/mlp/down",), "feedforward": ("blocks/mlp/down",)}
+    with pytest.raises(UserError, match=rf"down_proj.ia3_l \(1, {width}\), expected \(16, 1\)"):
+        peft.read(make(tmp_path / "a", {**config, "feedforward_modules": []}, good), names, without(params))
+
+
+def test_magnitudes_of_layers_left_out_need_the_base(tmp_path):
+    params, names = base_of("llama")
+    base = without(params)
+    one = ROOT + "model.layers.1.self_attn.q_proj.lora_magnitude_vector"
+    config = {**LORA, "use_dora": True, "layers_to_transform": [1]}
+    folder = make(tmp_path / "a", config, {**q_proj((1,)), one: np.ones(16)})
+    magnitude = flatten(peft.read(folder, names, base).params)["blocks/attention/query/adapter/magnitude"]
+    lengths = np.linalg.norm(params["blocks/attention/query/kernel"][0], axis=0)
+    np.testing.assert_allclose(magnitude[0], lengths, rtol=1e-6)
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), base)
+    with pytest.raises(UserError, match="model.layers.0.self_attn.q_proj has no magnitudes of its own"):
+        peft.read(folder, names, shapes)
+
+
+@pytest.mark.parametrize(
+    "name, method, words",
+    [
+        ("mixtral", Lora(2, 4.0, False, 0.0, ("blocks/mlp/router",)), None),
+        ("gpt2", Ia3(("blocks/attention/.*",), ("blocks/attention/query",)), "its input or its output, not both"),
+        ("gpt2", Ia3(("blocks/attention/query",), ("blocks/attention/query",)), "takes one input for .*query.*value"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_written(name, method, words, tmp_path):
+    params, names = base_of(name, method=method)
+    if words is None:
+        names = [t for t in names if "router" not in t.ours]
+        words = "no name for:\n  blocks/mlp/router"
+    with pytest.raises(UserError, match=words):
+        peft.write(tmp_path / "a", method, unflatten(params), names)
+    assert not (tmp_path / "a").exists()
+
+
+def test_names_that_are_the_end_of_others_are_written_whole(tmp_path):
+    """BERT's "output.dense" ends "attention.output.dense", too."""
+    fields = families.canonical(
+        {
+            **SIZES,
+            "causal": False,
+            "norm_placement": "post",
+            "embedding_norm": True,
+            "token_types": 2,
+            "head": "masked_lm",
+        }
+    )
+    names = families.FAMILIES["bert"].tensors(fields)
+    method = Lora(2, 4.0, False, 0.0, ("blocks/mlp/down", "blocks/attention/query"))
+    shapes = flatten(Transformer(ModelSpec(**fields), method).shapes())
+    params = {p: np.ones(a.shape, a.dtype) for p, a in shapes.items()}
+    peft.write(tmp_path, method, unflatten(params), names, task=None)
+    config = json.loads((tmp_path / peft.CONFIG).read_text())
+    assert sorted(config["target_modules"]) == [
+        "attention.self.query", "bert.encoder.layer.0.output.dense", "bert.encoder.layer.1.output.dense",
+    ]  # fmt: skip
+    assert flatten(peft.read(tmp_path, names, without(params)).params).keys() == {p for p in params if "/adapter/" in p}

@@ -1,0 +1,184 @@
+"""Adapters read from and written for Hugging Face PEFT: logits equal those of torch, in both directions."""
+
+import copy
+
+import jax
+import numpy as np
+import pytest
+
+from ptft_jax.adapters.dora import Dora
+from ptft_jax.adapters.ia3 import Ia3
+from ptft_jax.adapters.lora import Lora
+from ptft_jax.interop import archive, families, peft
+from ptft_jax.model.transformer import Transformer
+from ptft_jax.params.rules import flatten, unflatten
+from tests.parity.families import CASES, build
+
+pytestmark = pytest.mark.live
+BY_NAME = {case.name: case for case in CASES}
+
+ALL = {
+    "llama-biases": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "gpt2": ["c_attn", "c_proj", "c_fc"],
+    "pythia": ["query_key_value", "attention.dense", "dense_h_to_4h", "dense_4h_to_h"],
+    "phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
+    "gemma2": ["q_proj", "v_proj", "down_proj"],
+    "bert": ["query", "key", "value", "output.dense"],
+}
+IA3 = {  # target_modules, feedforward_modules: PEFT's own for these models
+    "llama-biases": (["k_proj", "v_proj", "down_proj"], ["down_proj"]),
+    "gpt2": (["c_attn", "mlp.c_proj"], ["mlp.c_proj"]),
+    "pythia": (["query_key_value", "dense_4h_to_h"], ["dense_4h_to_h"]),
+    "phi3": (["qkv_proj", "down_proj"], ["down_proj"]),
+    "bert": (["key", "value", "output.dense"], ["output.dense"]),
+}
+FIRST = {"llama-biases": "q_proj", "gpt2": "c_attn", "pythia": "query_key_value", "phi3": "qkv_proj", "bert": "query"}
+STACK = {"gpt2": "transformer.h", "pythia": "gpt_neox.layers", "bert": "bert.encoder.layer"}
+
+
+def peft_config(kind, name):
+    import peft as theirs
+
+    first, stack = FIRST.get(name), STACK.get(name, "model.layers")
+    common = dict(r=4, lora_alpha=8, target_modules=ALL[name], lora_dropout=0.1)
+    return {
+        "lora": lambda: theirs.LoraConfig(**common),
+        "rslora": lambda: theirs.LoraConfig(**common, use_rslora=True),
+        "dora": lambda: theirs.LoraConfig(**common, use_dora=True),
+        "patterns": lambda: theirs.LoraConfig(
+            **common, rank_pattern={first: 2, rf"{stack}.1.*{ALL[name][-1]}": 5}, alpha_pattern={first: 3}
+        ),
+        "some layers": lambda: theirs.LoraConfig(**common, layers_to_transform=[0, 2]),
+        "dora in some layers": lambda: theirs.LoraConfig(**common, use_dora=True, layers_to_transform=[1]),
+        "regex": lambda: theirs.LoraConfig(**{**common, "target_modules": rf".*\.[12]\..*{first}"}),
+        "all-linear": lambda: theirs.LoraConfig(**{**common, "target_modules": "all-linear"}),
+        "ia3": lambda: theirs.IA3Config(target_modules=IA3[name][0], feedforward_modules=IA3[name][1]),
+        "prompt": lambda: theirs.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+    }[kind]()
+
+
+CASES_OF = [
+    *[(kind, name) for kind in ("lora", "dora", "ia3") for name in ("llama-biases", "gpt2", "pythia", "phi3", "bert")],
+    *[(kind, name) for kind in ("rslora", "patterns") for name in ("llama-biases", "gpt2")],
+    *[(kind, "gpt2") for kind in ("some layers", "dora in some layers")],
+    *[("regex", name) for name in ("pythia", "llama-biases")],
+    ("all-linear", "llama-biases"),
+    ("all-linear", "gpt2"),
+    *[("prompt", name) for name in ("gpt2", "phi3", "gemma2")],
+]
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """(torch model, our model, our parameters, name map, prefix) by the name of a case, made once."""
+    pytest.importorskip("peft")
+    made = {}
+
+    def get(name):
+        if name not in made:
+            from tests.parity.compare import load
+
+            folder = tmp_path_factory.mktemp(name)
+            theirs = build(BY_NAME[name])
+            theirs.save_pretrained(folder)
+            model, params = load(folder)
+            source = archive.open_folder(str(folder), "test")
+            family, fields = families.read(source.config, source.reference)
+            made[name] = (theirs, model, params, family.tensors(fields), family.prefix)
+        theirs, *ours = made[name]
+        return (copy.deepcopy(theirs), *ours)
+
+    return get
+
+
+def randomized(model):
+    """The PEFT model with every trainable number moved."""
+    import torch
+
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                spread = 0.2 * parameter.abs().mean() if "magnitude" in name else 0.3
+                parameter.add_(torch.randn(parameter.shape) * spread)
+    return model.eval()
+
+
+def torch_logits(model, tokens):
+    import torch
+
+    with torch.no_grad():
+        logits = model(input_ids=torch.from_numpy(tokens)).logits.numpy()
+    return logits[:, -tokens.shape[1] :]  # without those of the prompt
+
+
+def close(ours, theirs):
+    return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+
+
+TOKENS = np.random.default_rng(0).integers(3, 97, (2, 24))
+
+
+@pytest.mark.parametrize("kind, name", CASES_OF, ids=lambda v: v)
+def test_theirs_to_ours_and_back(kind, name, bases, tmp_path):
+    import peft as theirs
+
+    torch_model, plain, base, names, prefix = bases(name)
+    adapted = randomized(theirs.get_peft_model(torch_model, peft_config(kind, name)))
+    expected = torch_logits(adapted, TOKENS)
+    adapted.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
+
+    read = peft.read(tmp_path / "theirs", names, base, prefix=prefix)
+    method = read.method
+    method.check(plain.shapes())
+    model = Transformer(plain.spec, method)
+    params = unflatten({**flatten(base), **flatten(read.params)})
+    shapes = {p: (a.shape, a.dtype) for p, a in flatten(model.shapes()).items()}
+    assert {p: (a.shape, a.dtype) for p, a in flatten(params).items()} == shapes
+    before = np.asarray(jax.jit(plain)(base, TOKENS))
+    assert close(before, expected) > 1e-2, "the adapter does nothing"
+    assert close(jax.jit(model)(params, TOKENS), expected) <= 1e-4
+    if method.mergeable:
+        assert close(jax.jit(plain)(method.merge(params), TOKENS), expected) <= 1e-4
+
+    task = "CAUSAL_LM" if name != "bert" else None
+    peft.write(tmp_path / "ours", method, params, names, base="a/base", task=task)
+    again = theirs.PeftModel.from_pretrained(bases(name)[0], tmp_path / "ours").eval()
+    assert close(torch_logits(again, TOKENS), expected) <= 1e-4
+    back = peft.read(tmp_path / "ours", names, base, prefix=prefix)
+    assert back.base == "a/base" and back.tune["method"] == read.tune["method"]
+    for path, array in flatten(read.params).items():
+        np.testing.assert_array_equal(array, flatten(back.params)[path], err_msg=path)
+
+
+OURS = {
+    "lora": Lora(3, 5.0, False, 0.0, ("blocks/attention/(query|value|out)", "blocks/mlp/.*")),
+    "rslora of one part": Lora(3, 5.0, True, 0.0, ("blocks/attention/value",)),
+    "dora": Dora(3, 5.0, False, 0.0, ("blocks/attention/(query|value|out)", "blocks/mlp/.*")),
+    "ia3": Ia3(("blocks/attention/key", "blocks/mlp/(up|down)"), ("blocks/mlp/down",)),
+}
+
+
+@pytest.mark.parametrize("name", ["llama-biases", "gpt2", "pythia", "phi3", "bert"])
+@pytest.mark.parametrize("kind", OURS)
+def test_ours_to_theirs(kind, name, bases, tmp_path):
+    """Parts of fused modules, each with its own `lora_a`, are blocks of theirs."""
+    import peft as theirs
+    import torch
+
+    from tests.adapters.common import moved
+
+    torch_model, plain, base, names, prefix = bases(name)
+    model = Transformer(plain.spec, OURS[kind])
+    params = moved(model.init(jax.random.key(0), base))
+    ours = np.asarray(jax.jit(model)(params, TOKENS))
+    peft.write(tmp_path / "ours", OURS[kind], params, names, task=None)
+    adapted = theirs.PeftModel.from_pretrained(torch_model, tmp_path / "ours").eval()
+    assert close(torch_logits(adapted, TOKENS), ours) <= 1e-4
+    saved = {p for p in peft._tensors(tmp_path / "ours")}
+    assert saved == set(theirs.get_peft_model_state_dict(adapted, save_embedding_layers=False)), "tensors PEFT has not"
+    assert not any(torch.isnan(p).any() for p in adapted.parameters())
+
+    back = peft.read(tmp_path / "ours", names, base, prefix=prefix)
+    again = unflatten({**flatten(base), **flatten(back.params)})
+    assert close(jax.jit(Transformer(plain.spec, back.method))(again, TOKENS), ours) <= 1e-4
