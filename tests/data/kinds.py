@@ -29,15 +29,15 @@ def _files(tokenizer, **config):
 
 
 @functools.cache
-def byte_level():
-    """As GPT-2's and Qwen's: byte-level BPE without BOS, with an added token that is no control token."""
-    import tokenizers
+def gpt2():
+    """Byte-level BPE with GPT-2's pre-tokenizer, and nothing else."""
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=420, initial_alphabet=alphabet, special_tokens=special, show_progress=False
+        vocab_size=420,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        show_progress=False,
     )
     made = _train(
         models.BPE(),
@@ -45,13 +45,18 @@ def byte_level():
         pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=False),
         decoder=decoders.ByteLevel(),
     )
+    return _files(made, eos_token="<|endoftext|>", tokenizer_class="PreTrainedTokenizerFast")
+
+
+@functools.cache
+def byte_level():
+    """As Qwen's: without BOS, with several ends, and an added token that is no control token."""
+    import tokenizers
+
+    made = tokenizers.Tokenizer.from_str(gpt2()["tokenizer.json"].decode())
     made.add_tokens([tokenizers.AddedToken("<tool_call>", normalized=False)])
-    return _files(
-        made,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        tokenizer_class="PreTrainedTokenizerFast",
-    ) | {"generation_config.json": json.dumps({"eos_token_id": [2, 0], "temperature": 0.6}).encode()}
+    files = _files(made, eos_token="<|im_end|>", pad_token="<|endoftext|>", tokenizer_class="PreTrainedTokenizerFast")
+    return files | {"generation_config.json": json.dumps({"eos_token_id": [2, 0], "temperature": 0.6}).encode()}
 
 
 @functools.cache
@@ -240,5 +245,5 @@ def byte():
     return {"tokenizer.json": b'{"ptft_jax": "bytes"}'}
 
 
-HUGGING_FACE = (byte_level, llama3, llama2, wordpiece, unigram)
+HUGGING_FACE = (gpt2, byte_level, llama3, llama2, wordpiece, unigram)
 ALL = (byte, *HUGGING_FACE, sentencepiece_bpe, sentencepiece_unigram, tiktoken)

@@ -1,7 +1,10 @@
 """The commands as a user types them: fast help, real output, one clear message for bad input."""
 
 import json
+import os
+import pty
 import re
+import select
 import subprocess
 import sys
 import time
@@ -63,6 +66,39 @@ def test_eval_prints_json_and_generate_text(base, text_file):
     stop = row["text"][4:6]
     cut = json.loads(ptft(*words, "--json", f"--stop={stop}", check=True).stdout)
     assert cut["reason"] == "stop" and cut["text"] == row["text"][: row["text"].index(stop)]
+
+
+def test_chat_answers_at_a_terminal_and_of_flags(base):
+    words = [f"--run={base}", "--template=chatml", "--temperature=0", "--max_new_tokens=12"]
+    row = json.loads(ptft("chat", *words, "--message=hi", "--json", check=True).stdout)
+    assert row["user"] == "hi" and row["tokens"] == 12
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "ptft_jax.cli", "chat", *words]
+    environment = {**os.environ, "XLA_FLAGS": "", "TERM": "dumb"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = ""
+
+    def until(prompts):
+        nonlocal seen
+        end = time.monotonic() + 120
+        while seen.count("> ") < prompts:
+            assert time.monotonic() < end, seen
+            if select.select([ours], [], [], 1)[0]:
+                seen += os.read(ours, 4096).decode(errors="replace")
+
+    try:
+        for number, line in enumerate(["/rest", "/system Be kind.", "word " * 30, "/reset", "hi"], 1):
+            until(number)
+            os.write(ours, line.encode() + b"\n")
+        until(6)
+        assert "no command /rest (did you mean '/reset'?)" in seen and "the model sees at most 128" in seen
+        assert seen.split("> hi\r\n")[1].split("\r\n> ")[0].replace("\r", "") == row["assistant"]
+        os.write(ours, b"\x04")
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        os.close(ours)
 
 
 def test_report_of_runs(base, tmp_path):

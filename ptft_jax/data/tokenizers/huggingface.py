@@ -167,6 +167,8 @@ def _complete(pipeline: dict[str, Any], settings: Settings, origin: str) -> list
             raise UserError(
                 f"{origin}: token {token.content!r} has id {found[token.content]['id']} in {FILE}, {i} beside it"
             )
+        elif token.special:
+            found[token.content]["special"] = True
     for text in {*settings.special, END_OF_TEXT}:
         if text not in found and text in ids:
             found[text] = {"id": ids[text], **dataclasses.asdict(AddedToken(text))}
