@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # One stamp an environment: rebuilt only when what it holds changes, or another interpreter is asked for.
 WHICH := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-.PHONY: demo test test-full install clean check-python
+.PHONY: demo test test-full live models-table install clean check-python
 
 demo: $(VENV)/.installed-$(WHICH)
 	$(BIN)/python -m experiments.transfer --out=runs/demo
@@ -19,7 +19,13 @@ test-full: $(VENV)/.parity-$(WHICH)
 
 # The comparisons with independent implementations, run live.
 live: $(VENV)/.parity-$(WHICH)
-	$(BIN)/python -m pytest tests -m live -q
+	$(BIN)/python -m pytest tests -m "live and not slow" -n 2 -q
+
+# docs/models.md from what the comparisons of models find.
+models-table: $(VENV)/.parity-$(WHICH)
+	rm -rf build/parity
+	PTFT_PARITY_RESULTS=build/parity $(BIN)/python -m pytest tests/interop -m live -n 2 -q
+	$(BIN)/python -m tests.parity.models_table build/parity docs/models.md
 
 install: $(VENV)/.installed-$(WHICH)
 
@@ -40,6 +46,7 @@ $(VENV)/.test-$(WHICH): $(VENV)/.installed-$(WHICH)
 # torch by version: the plain name brings gigabytes of GPU libraries.
 $(VENV)/.parity-$(WHICH): $(VENV)/.test-$(WHICH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[parity]"
 	touch $@
 
 clean:

@@ -18,7 +18,7 @@ EXTRAS = {
     "tfds": ["tensorflow-cpu"],
     "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100"],
     # Independent implementations for the live comparisons.
-    "parity": ["torch>=2.2"],
+    "parity": ["torch>=2.2", "transformers>=5.23", "peft>=0.21"],
 }
 
 setup(

@@ -6,6 +6,7 @@ The format: ggml's docs/gguf.md. Blocks of quantised numbers are turned to float
 from __future__ import annotations
 
 import collections
+import mmap
 import pathlib
 import re
 from typing import Any
@@ -107,7 +108,10 @@ class GGUFArchive:
             found = _dequantize(rows, tensor.tensor_type)[(slice(None), *index[1:])]
         if place.shifted:
             found = found.astype(np.float32) - np.float32(1)
-        return np.ascontiguousarray(found.T if place.transposed else found)
+        found = np.array(found.T if place.transposed else found, order="C")
+        # Pages of the file that were read would count as this process' memory for as long as it is mapped.
+        self._reader.data._mmap.madvise(mmap.MADV_DONTNEED)
+        return found
 
     def tokenizer_files(self) -> dict[str, bytes]:
         """tokenizer.json, tokenizer_config.json and generation_config.json; none where the file has no tokenizer."""

@@ -15,23 +15,50 @@ from ptft_jax.reporting.progress import Reporter
 from tests.helpers import ROOT
 
 
-def _commands():
-    blocks = re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def _commands(language=""):
+    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line.startswith("ptft ")]
 
 
-def test_readme_commands(tmp_path):
-    """In order, in an empty folder with only the configs and the README in it."""
+def _run_all(commands, folder):
+    """In order, in an empty folder with only the configs and the README in it; what each printed."""
     for name in ("configs", "README.md"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    commands = _commands()
-    assert len(commands) >= 7
+        (folder / name).symlink_to(ROOT / name)
     env = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    printed = []
     for command in commands:
         words = [sys.executable, "-m", "ptft_jax.cli", *shlex.split(command)[1:]]
-        done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
+        done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
+        printed.append(done.stdout)
+    return printed
+
+
+def test_readme_commands(tmp_path):
+    commands = _commands()
+    assert len(commands) >= 7
+    _run_all(commands, tmp_path)
     assert (tmp_path / "runs/report.html").exists() and (tmp_path / "runs/mine/summary.json").exists()
+
+
+@pytest.mark.slow
+def test_readme_commands_on_an_open_model(tmp_path):
+    """SmolLM2, fine-tuned: what it is trained on gains, the export is the run, the chat knows its capital."""
+    commands = _commands("sh")
+    assert [c.split()[1] for c in commands] == ["train", "generate", "chat", "export", "export", "eval"]
+    _, _, answer, folder, file, measured = _run_all(commands, tmp_path)
+    summary = json.loads((tmp_path / "runs/smollm2/summary.json").read_text())
+    assert summary["after"]["validation/nll"] < summary["before"]["validation/nll"] - 0.3
+    assert summary["after"]["test/nll"] < summary["before"]["test/nll"] - 0.2
+    assert "Paris" in answer
+    assert json.loads(folder)["logit_difference"] == 0.0 and 0 < json.loads(file)["logit_difference"] < 0.05
+    run = subprocess.run(
+        [sys.executable, "-m", "ptft_jax.cli", "eval", "--run=runs/smollm2", "--data=shakespeare:roses", "--tokens=1000"],
+        cwd=tmp_path, env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(measured)["nll"] == pytest.approx(json.loads(run.stdout)["nll"], abs=1e-4)
+    samples = [json.loads(line) for line in (tmp_path / "runs/smollm2/samples.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in samples} >= {0} and len(samples) >= 4
 
 
 def test_the_demos_experiment(tmp_path):
@@ -60,6 +87,10 @@ def _every_config():
     for size in pretrain.SIZES:
         for family in FAMILIES:
             yield f"pretrain/shakespeare:{size},{family}", lambda a=f"{size},{family}": pretrain.get_config(a)
+    from configs.finetune import smollm2_shakespeare as smollm2
+
+    for method in smollm2.METHODS:
+        yield f"smollm2:{method}", lambda m=method: smollm2.get_config(m)
     for method in finetune.METHODS:
         yield f"finetune/shakespeare:{method}", lambda m=method: finetune.get_config(m)
 
@@ -67,6 +98,8 @@ def _every_config():
 def test_every_config_assembles(tmp_path, monkeypatch):
     for name, make in _every_config():
         config = make()
+        if name.startswith("smollm2"):  # eight simulated devices here
+            config.data.batch_size = 8
         if name.startswith("finetune"):
             parent = tmp_path / "parent"
             if not parent.exists():
@@ -84,7 +117,12 @@ def test_every_config_assembles(tmp_path, monkeypatch):
 
 def test_every_config_file_is_covered():
     files = {str(p.relative_to(ROOT / "configs")) for p in (ROOT / "configs").rglob("*.py") if p.name != "__init__.py"}
-    assert files == {"pretrain/shakespeare.py", "finetune/shakespeare.py", "pretrain/text.py"}, "test the new one"
+    assert files == {
+        "pretrain/shakespeare.py",
+        "finetune/shakespeare.py",
+        "pretrain/text.py",
+        "finetune/smollm2_shakespeare.py",
+    }, "test the new one"
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "test-full", "live", "install", "clean"])

@@ -31,7 +31,7 @@ def test_family(case, tmp_path):
     ways = [(what, results.difference(*pair)) for what, *pair in compare.logits(case, torch_model, tmp_path / "theirs")]
     for what, difference in ways:
         assert difference <= TOLERANCE, (what, difference)
-    results.record(case, "import", max(d for _, d in ways))
+    results.record(case, "import", max(d for _, d in ways), torch_model.config.model_type)
 
     model, params, fields, chain = compare.load(tmp_path / "theirs")
     written = export.to_folder(export.Exported(params, fields, None, chain), tmp_path / "ours", dtype="float32")

@@ -12,6 +12,7 @@ from ptft_jax.adapters.lora import Lora
 from ptft_jax.interop import archive, families, peft
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
+from tests.parity import results
 from tests.parity.families import CASES, build
 
 pytestmark = pytest.mark.live
@@ -139,7 +140,9 @@ def test_theirs_to_ours_and_back(kind, name, bases, tmp_path):
     assert {p: (a.shape, a.dtype) for p, a in flatten(params).items()} == shapes
     before = np.asarray(jax.jit(plain)(base, TOKENS))
     assert close(before, expected) > 1e-2, "the adapter does nothing"
-    assert close(jax.jit(model)(params, TOKENS), expected) <= 1e-4
+    imported = close(jax.jit(model)(params, TOKENS), expected)
+    assert imported <= 1e-4
+    results.record(BY_NAME[name], "peft", float(imported))
     if method.mergeable:
         assert close(jax.jit(plain)(method.merge(params), TOKENS), expected) <= 1e-4
 
@@ -176,7 +179,9 @@ def test_ours_to_theirs(kind, name, bases, tmp_path):
     ours = np.asarray(jax.jit(model)(params, TOKENS))
     peft.write(tmp_path / "ours", OURS[kind], params, names, task=None)
     adapted = theirs.PeftModel.from_pretrained(torch_model, tmp_path / "ours").eval()
-    assert close(torch_logits(adapted, TOKENS), ours) <= 1e-4
+    exported = close(torch_logits(adapted, TOKENS), ours)
+    assert exported <= 1e-4
+    results.record(BY_NAME[name], "peft", float(exported))
     saved = {p for p in peft._tensors(tmp_path / "ours")}
     assert saved == set(theirs.get_peft_model_state_dict(adapted, save_embedding_layers=False)), "tensors PEFT has not"
     assert not any(torch.isnan(p).any() for p in adapted.parameters())

@@ -14,12 +14,12 @@ def difference(ours, theirs):
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def record(case, column, value):
+def record(case, column, value, model_type=""):
     """Appends one number of a case, if results are kept."""
     folder = os.environ.get("PTFT_PARITY_RESULTS")
     if folder:
         path = pathlib.Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        line = {"case": case.name, "model": case.model, "column": column, "value": value}
+        line = {"case": case.name, "model": case.model, "column": column, "value": value, "model_type": model_type}
         with open(path / f"{os.getpid()}.jsonl", "a") as f:
             f.write(json.dumps(line) + "\n")
