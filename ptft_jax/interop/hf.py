@@ -116,7 +116,7 @@ def plan(
     problems += _misshapen(wanted, names, have, flat, model)
 
     rules = [_compile(p, "init.ignore") for p in ignore]
-    spare = [name for name in have if name not in {names[n] for n in wanted if n in names}]
+    spare = [name for name in have if name not in set(names.values())]
     ignored = tuple(name for name in spare if any(r.fullmatch(name) for r in rules))
     _refuse_idle(ignore, rules, have, "init.ignore", "tensor")
     left = [name for name in spare if name not in ignored and not _BUFFERS.fullmatch(name)]
