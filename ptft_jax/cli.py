@@ -25,7 +25,9 @@ def main() -> None:
         print("ptft VERB [--flags]; ptft VERB --help lists a verb's flags\n")
         for verb, meaning in VERBS.items():
             print(f"  {verb:<10} {meaning}")
-        print("\nSettings are declared, with defaults and meaning, in ptft_jax/config.py: --config.SECTION.NAME=VALUE")
+        print(
+            "\nSettings are declared, with defaults and meaning, in ptft_jax/config_tree.py: --config.SECTION.NAME=VALUE"
+        )
         return
     if words[0] == "--version":
         from ptft_jax import __version__

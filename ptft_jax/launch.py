@@ -73,7 +73,7 @@ def _help(program: str, main: Callable, names: set[str]) -> str:
 
 
 def _spelled(word: str) -> str:
-    # ml_collections parses paths as Python, where `from` is a keyword (see `init.from_` in ptft_jax.config).
+    # ml_collections parses paths as Python, where `from` is a keyword (see `init.from_` in ptft_jax.config_tree).
     name, equals, value = word.partition("=")
     return re.sub(r"^(--?config\.init\.from)$", r"\1_", name) + equals + value
 

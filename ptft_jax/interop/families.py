@@ -7,7 +7,7 @@ from typing import Any
 
 from ptft_jax import config as configs
 from ptft_jax.errors import UserError, listed, nearest
-from ptft_jax.interop import decoders, encoders, gpts
+from ptft_jax.interop import decoders, encoders, gemmas, gpts
 from ptft_jax.interop.fields import Fields
 from ptft_jax.interop.names import Model
 from ptft_jax.model.spec import STRUCTURE, ModelSpec, hashable
@@ -17,7 +17,7 @@ FAMILIES = {
     family.model_type: family
     for family in (
         gpts.GPT2(), decoders.Llama(), decoders.Mistral(), decoders.Qwen2(), decoders.Qwen3(), decoders.Mixtral(),
-        decoders.Qwen3Moe(), decoders.SmolLM3(), decoders.Gemma(), decoders.Gemma2(), decoders.Gemma3(), decoders.Olmo2(),
+        decoders.Qwen3Moe(), decoders.SmolLM3(), gemmas.Gemma(), gemmas.Gemma2(), gemmas.Gemma3(), decoders.Olmo2(),
         decoders.Phi3(), gpts.GPTNeoX(), encoders.Bert(), encoders.Roberta(), encoders.ViT(), encoders.DeiT(),
     )
 }  # fmt: skip
@@ -53,6 +53,7 @@ def canonical(model: Model) -> dict[str, Any]:
     values = {name: hashable(model.get(name, _DEFAULTS[name])) for name in (*STRUCTURE, "vocab_size")}
     spec = ModelSpec(**values).resolved
     values |= {name: getattr(spec, name) for name in ("kv_heads", "head_dim", "mlp_width")}
+    values["attention_scale"] = values["attention_scale"] or values["head_dim"] ** -0.5
     values["biases"] = tuple(sorted(values["biases"]))
     if values["norm"] != "layer":  # such norms have no bias to speak of
         values["biases"] = tuple(b for b in values["biases"] if b != "norm")

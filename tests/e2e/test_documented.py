@@ -85,7 +85,9 @@ def _every_config():
     from ptft_jax.model.presets import FAMILIES
 
     for size in pretrain.SIZES:
-        for family in FAMILIES:
+        yield f"pretrain/shakespeare:{size}", lambda a=size: pretrain.get_config(a)
+    for size in ["tiny"]:
+        for family in (name for name in FAMILIES if FAMILIES[name].get("causal", True)):
             yield f"pretrain/shakespeare:{size},{family}", lambda a=f"{size},{family}": pretrain.get_config(a)
     from configs.finetune import smollm2_shakespeare as smollm2
 

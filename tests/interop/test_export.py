@@ -62,11 +62,14 @@ def test_byte_tokenizers_are_written_as_what_other_tools_read(tmp_path):
 
 def test_gguf_round_trip_and_its_bound_on_rounding(tmp_path):
     bpe = tok.train_bpe(["the cat sat on the mat, " * 50], 265)
+    fields = {**small.LLAMA, "mlp_width": 64}
     for dtype, most in (("float32", 0.0), ("bfloat16", 0.05), ("q8_0", 0.05)):
-        written = export.to_gguf(exported(tokenizer=bpe), tmp_path / f"{dtype}.gguf", dtype=dtype)
+        written = export.to_gguf(exported(fields, tokenizer=bpe), tmp_path / f"{dtype}.gguf", dtype=dtype)
         assert 0 <= written["logit_difference"] <= most and (most == 0 or written["logit_difference"] > 0)
     loaded = loading.load(f"gguf:{tmp_path / 'float32.gguf'}")
-    for path, array in flatten(small.params_of(small.LLAMA)).items():
+    with pytest.raises(UserError, match="ffn_down.weight: Q8_0 needs rows of a multiple of 32 numbers, not 48"):
+        export.to_gguf(exported(tokenizer=bpe), tmp_path / "no.gguf", dtype="q8_0")
+    for path, array in flatten(small.params_of(fields)).items():
         np.testing.assert_array_equal(flatten(loaded.params)[path], array)
     np.testing.assert_array_equal(loaded.tokenizer.encode("the mat"), bpe.encode("the mat"))
 
@@ -119,9 +122,14 @@ def test_the_family_of_the_import_is_kept_with_what_it_said_beside_the_model(tmp
 
 def test_models_of_our_own_find_their_family():
     sizes = dict(layers=2, width=32, heads=4, max_length=64, vocab_size=100)
-    for preset, expected in (("gpt2", "gpt2"), ("llama", "llama")):
-        fields = {**presets.family(preset), **sizes}
-        assert families.choose(fields).model_type == expected
+    assert set(presets.FAMILIES) == set(families.FAMILIES)
+    for preset in presets.FAMILIES:
+        fields = {**sizes, **presets.family(preset)}
+        if fields.get("image_size"):
+            fields["vocab_size"] = 0
+        assert families.differences(families.get(preset, ""), fields) == [], preset
+    for preset in ("gpt2", "llama", "gemma2", "roberta"):
+        assert families.choose({**sizes, **presets.family(preset)}).model_type == preset
 
 
 def test_lineage_is_in_the_card_without_paths_of_a_disk(tmp_path):
