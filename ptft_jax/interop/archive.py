@@ -158,7 +158,12 @@ def open_folder(name: str, field: str) -> Folder:
 
     patterns = ["*.safetensors", INDEX, "*.tiktoken", *TOKENIZER_FILES]
     try:
-        found = huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
+        found = huggingface_hub.snapshot_download(
+            repository,
+            revision=revision or None,
+            allow_patterns=patterns,
+            ignore_patterns=["consolidated*", "original/*"],  # the same weights over again, under other names
+        )
     except Exception as e:  # one library, many reasons: no network, no such name, no permission
         reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
         raise UserError(

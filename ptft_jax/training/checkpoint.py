@@ -164,6 +164,10 @@ def resolve(reference: str, field: str = "config.init.from") -> tuple[pathlib.Pa
     if "@" in reference and not pathlib.Path(reference).expanduser().is_dir():
         name, _, which = reference.rpartition("@")
     workdir = pathlib.Path(name).expanduser()
+    if workdir.suffix == ".gguf" and workdir.is_file():
+        raise UserError(f"{field} = {reference!r}: a GGUF file is named as gguf:{name}")
+    if workdir.is_dir() and any(workdir.glob("*.safetensors*")):
+        raise UserError(f"{field} = {reference!r}: a folder of weights, not a run, is named as hf:{name}")
     if not workdir.is_dir():
         parent = workdir.parent
         beside = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []

@@ -191,7 +191,10 @@ def test_verbs_take_imported_weights(tmp_path, base, text_file):
         "generate", f"--run=hf:{tmp_path}/half", "--dtype=bfloat16", "--prompt=the", "--max_new_tokens=4", check=True
     )
     assert wrote.stdout.startswith("the")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
     for words, message in (
+        ([f"--run={base}", "--out=x"], f"a folder of weights, not a run, is named as hf:{base}"),
+        ([f"--run={tmp_path}/model.gguf", "--out=x"], f"a GGUF file is named as gguf:{tmp_path}/model.gguf"),
         (["--run=hf:nowhere/at/all", "--out=x"], "no such folder"),
         ([f"--run=hf:{base}"], "--out is missing"),
         ([f"--run=hf:{base}", f"--out={tmp_path}/half"], "is there already"),
