@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
-from ptft_jax.errors import UserError
-from ptft_jax.launch import SOURCES, launch, prepare_jax
+from ptft_jax.errors import UserError, listed
+from ptft_jax.launch import IGNORE, SOURCES, launch, prepare_jax
 
 
 def define() -> None:
     flags.DEFINE_string("run", None, SOURCES)
+    flags.DEFINE_multi_string("ignore", [], IGNORE)
     flags.DEFINE_enum("to", "hf", ["hf", "gguf", "peft"], "A Hugging Face folder, a GGUF file, or a PEFT adapter.")
     flags.DEFINE_string("out", None, "The folder (hf, peft) or file (gguf) to write.")
     flags.DEFINE_enum(
@@ -43,16 +45,26 @@ def main() -> None:
     if args.to == "peft":
         written = adapter(args.run, out, family=args.family, base=args.base)
     else:
-        written = model(args.run, args.to, out, dtype=args.dtype, family=args.family, shard_gb=args.shard_gb)
+        options = {"dtype": args.dtype, "family": args.family, "shard_gb": args.shard_gb, "ignore": args.ignore}
+        written = model(args.run, args.to, out, **options)
     print(json.dumps(written, indent=1))
 
 
-def model(reference: str, to: str, out: pathlib.Path, *, dtype: str, family: str, shard_gb: float) -> dict[str, Any]:
+def model(
+    reference: str,
+    to: str,
+    out: pathlib.Path,
+    *,
+    dtype: str,
+    family: str = "",
+    shard_gb: float = 5.0,
+    ignore: Sequence[str] = (),
+) -> dict[str, Any]:
     """Exports a whole model, adapters merged; says what was written. Raises UserError."""
     from ptft_jax import loading
     from ptft_jax.interop import export
 
-    loaded = loading.load(reference, field="--run")
+    loaded = loading.load(reference, field="--run", ignore=ignore)
     if loaded.model.adapt is not None:
         raise UserError(
             f"--to={to}: {loaded.source.name} has learned vectors before the tokens, which are no part of a plain model; "
@@ -70,6 +82,7 @@ def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dic
     import jax
 
     from ptft_jax.interop import export, families
+    from ptft_jax.params.rules import flatten
     from ptft_jax.training import restore
 
     source = restore.find(reference, "--run")
@@ -80,9 +93,29 @@ def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dic
     origin = chain[1].get("reference", "") if len(chain) > 1 else ""
     if not base and not origin.startswith("hf:"):
         raise UserError("--base is missing: the run did not start from hf: weights, so say where PEFT finds its base")
+    if not source.meta.get("base"):
+        raise UserError(f"--to=peft: {source.name} did not start from another model, so there is no base to put it on")
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     params = source.parameters(lambda path, shape: device, merged=False)
+    _refuse_changed_base(source, flatten(params), flatten(restore.base_parameters(source, lambda path, shape: device)))
     return export.to_peft(source.adapter, params, fields, named, out, base=base or origin.removeprefix("hf:"))
+
+
+def _refuse_changed_base(source: Any, params: dict[str, Any], base: dict[str, Any]) -> None:
+    """PEFT's format holds adapters alone, so nothing else may have changed."""
+    import numpy as np
+
+    def changed(path: str) -> bool:
+        return (
+            path not in base or params[path].shape != base[path].shape or not np.array_equal(params[path], base[path])
+        )
+
+    wrong = [path for path in params if "adapter" not in path.split("/") and changed(path)]
+    if wrong:
+        raise UserError(
+            f"--to=peft: {source.name} changed more than its adapter, which PEFT's format has no place for:{listed(wrong)}\n"
+            "export the whole model by --to=hf"
+        )
 
 
 def _facts(source: Any) -> tuple[dict[str, Any], list[dict[str, Any]], Any, dict[str, Any]]:
@@ -93,7 +126,9 @@ def _facts(source: Any) -> tuple[dict[str, Any], list[dict[str, Any]], Any, dict
     imported = isinstance(source, pretrained.Pretrained)
     tokenizer = None if source.fields["image_size"] else source.tokenizer
     chain = source.lineage("" if imported else source.meta["fingerprint"])
-    return source.fields, chain, tokenizer, {} if imported else finished(source.workdir) or {}
+    summary = {} if imported else finished(source.workdir) or {}
+    measured = summary.get("best_step") == source.step  # what the summary says is of that step
+    return source.fields, chain, tokenizer, summary if measured else {}
 
 
 if __name__ == "__main__":

@@ -121,11 +121,14 @@ def define_config() -> None:
 
 SOURCES = "WORKDIR[@STEP|@best] of a run, hf:FOLDER, hf:NAME[@REVISION], or gguf:FILE."
 
+IGNORE = "Pattern of tensors of hf: and gguf: weights that may be left out; may be given more than once."
+
 
 def define_source() -> None:
-    """The flags of verbs that use a model that is there: --run, --adapter, --dtype."""
+    """The flags of verbs that use a model that is there: --run, --adapter, --ignore, --dtype."""
     flags.DEFINE_string("run", None, SOURCES)
     flags.DEFINE_string("adapter", "", "A folder in PEFT's format, put onto the model.")
+    flags.DEFINE_multi_string("ignore", [], IGNORE)
     flags.DEFINE_enum(
         "dtype", "float32", ["float32", "bfloat16"], "What hf: and gguf: weights are kept and computed in."
     )
@@ -139,7 +142,7 @@ def load_source() -> Any:
     prepare_jax()
     from ptft_jax import loading
 
-    return loading.load(args.run, field="--run", dtype=args.dtype, adapter=args.adapter)
+    return loading.load(args.run, field="--run", dtype=args.dtype, adapter=args.adapter, ignore=args.ignore)
 
 
 def prepare_jax() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,13 +13,10 @@ from ptft_jax import config as configs
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.model import spec as specs
-from ptft_jax.model.spec import STRUCTURE, ModelSpec
+from ptft_jax.model.spec import HEAD, STRUCTURE, ModelSpec
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.training import restore
-
-# What a child may have otherwise than its parent, where `init.fresh` makes it anew.
-HEAD = ("head", "tied", "classes", "class_hidden")
 
 
 def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent | None]:
@@ -38,11 +36,12 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
         )
     values, theirs = section.as_dict(), parent.fields
     defaults = dict(configs.fields())
+    new_head = any(matches(section.init.fresh, f"head/{leaf}") for leaf in ("kernel", "classes/kernel", "dense/kernel"))
     for name in (*STRUCTURE, "vocab_size"):
         mine, default = values["model"][name], defaults[f"model.{name}"].default
-        changed = specs.hashable(mine) not in (specs.hashable(theirs[name]), default)
-        if changed and section.init.fresh and name in HEAD:
+        if name in HEAD and new_head:  # what the config says, its defaults too
             continue
+        changed = specs.hashable(mine) not in (specs.hashable(theirs[name]), default)
         if changed:
             hint = "; a new head needs init.fresh=('head/.*',)" if name in HEAD else ""
             raise UserError(f"config.model.{name} = {mine!r}, but the parent {parent.name} has {theirs[name]!r}{hint}")
@@ -52,6 +51,11 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
     section = configs.check(values)
     assert section.init.from_, "read again: this is the section whose reads are counted"
     return section, parent
+
+
+def matches(patterns: Sequence[str], path: str) -> bool:
+    """Whether one of the patterns matches the whole path."""
+    return any(re.fullmatch(pattern, path) for pattern in patterns)
 
 
 def peft_adapter(folder: str, parent: restore.Parent, field: str) -> Any:
@@ -95,18 +99,27 @@ class Loaded:
 
 
 def load(
-    reference: str, *, field: str = "run", weights: str = "auto", dtype: str = "float32", adapter: str = ""
+    reference: str,
+    *,
+    field: str = "run",
+    weights: str = "auto",
+    dtype: str = "float32",
+    adapter: str = "",
+    ignore: Sequence[str] = (),
 ) -> Loaded:
     """The model that WORKDIR[@STEP|@best|@latest], hf:... or gguf:... names, adapters merged where that can be.
 
     Args:
       dtype: what imported weights are kept and computed in; a run's are as its config says.
       adapter: a folder in PEFT's format, put onto the model.
+      ignore: patterns of tensors that may be left out, of imported weights.
 
     Raises:
       UserError: no such model, or a damaged one.
     """
-    source = restore.find(reference, field)
+    if ignore and not restore.is_reference(reference):
+        raise UserError(f"--ignore is for hf: and gguf: weights; {reference} is a run")
+    source = restore.find(reference, field, ignore)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     added = peft_adapter(adapter, source, "--adapter") if adapter else None
     method = added.method if added else source.adapter

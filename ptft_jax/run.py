@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ from ptft_jax.data import batches, sources, tokens
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation.samples import continue_texts
-from ptft_jax.loading import HEAD, peft_adapter, resolve
+from ptft_jax.loading import matches, peft_adapter, resolve
 from ptft_jax.model import spec as specs
 from ptft_jax.model.decode import Sampling
 from ptft_jax.model.transformer import Transformer
@@ -27,7 +26,7 @@ from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import sharding
 from ptft_jax.params import vocabulary
-from ptft_jax.params.partition import Partition, join
+from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import checkpoint, restore
@@ -51,6 +50,7 @@ class Run:
         self.workdir, self.reporter = pathlib.Path(workdir), reporter
         self._refuse_other_run()
         self.mesh = meshes.make(c.parallel.replica, c.parallel.fsdp)
+        self.init = c.init.read_all() if self.parent else {"weights": "auto", "fresh": (), "adapter": ""}
         self._check_rows()
         self._load_data()
         self._build_model()
@@ -74,7 +74,6 @@ class Run:
             log_every=c.log.every,
         )
         self.tensorboard = c.log.tensorboard
-        self.init = c.init.read_all() if self.parent else {"weights": "auto", "fresh": (), "adapter": ""}
         c.refuse_unread()
 
     # Assembly
@@ -132,11 +131,12 @@ class Run:
         c = self.config
         if not self.parent:
             return None
+        known = self.parent.data if c.eval.parent_data else None
         if c.eval.source:
             values = c.as_dict()
             values["data"]["source"] = c.eval.source
             return configs.check(values).data
-        return self.parent.data if c.eval.parent_data else None
+        return known
 
     def _eval_batches(self, data: configs.Section, split: str) -> list[batches.Rows]:
         c = self.config
@@ -164,7 +164,7 @@ class Run:
         self.shapes = self.model.shapes()
         self.plain_shapes = plain.shapes()
         self.partition = Partition.of(self.shapes, adapters.rates(c.tune))
-        self._refuse_frozen_rows()
+        self._refuse_frozen_new()
         rules = tuple(tuple(rule) for rule in c.parallel.rules)
         self.by_path = sharding.of_params(self.shapes, rules, self.mesh)
 
@@ -238,7 +238,7 @@ class Run:
                     )
                 )
             if fresh:
-                plain |= {p: a for p, a in flatten(self.plain.init(key)).items() if _any(fresh, p)}
+                plain |= {p: a for p, a in flatten(self.plain.init(key)).items() if matches(fresh, p)}
             dtypes = flatten(self.plain_shapes)
             plain = unflatten({p: plain[p].astype(dtypes[p].dtype) for p in dtypes})
             whole = flatten(self.model.init(key, plain))
@@ -250,26 +250,33 @@ class Run:
     def _base(self) -> dict[str, Any]:
         """The parent's parameters, checked against this model: all but those that are made anew."""
         c = self.config.model
-        head = {name: self.config.as_dict()["model"][name] for name in HEAD}
-        base = self.parent.parameters(self._layout, c.param_dtype, weights=self.init["weights"], **head)
+        head = {name: self.config.as_dict()["model"][name] for name in specs.HEAD}
+        have = flatten(self.parent.parameters(self._layout, c.param_dtype, weights=self.init["weights"], **head))
         fresh = self.init["fresh"]
-        have = {p: a for p, a in flatten(base).items() if not _any(fresh, p)}
-        need = {p: a for p, a in flatten(self.plain_shapes).items() if not _any(fresh, p)}
+        need = {p: a for p, a in flatten(self.plain_shapes).items() if not matches(fresh, p)}
         if self.new_rows:
             need |= {p: a for p, a in have.items() if p in vocabulary.AXES}
         differences = checkpoint.compare(unflatten(have), unflatten(need))
         if differences:
             raise UserError(f"config.init.from: {self.parent.name} does not fit this model:{listed(differences, 20)}")
-        return base
+        return unflatten(have)
 
-    def _refuse_frozen_rows(self) -> None:
-        if not self.new_rows:
-            return
-        frozen = [f.source for f in self.partition.leaves if f.source in vocabulary.AXES and not f.trains]
-        if frozen:
+    def _refuse_frozen_new(self) -> None:
+        """What is made anew has to train: random numbers would stay in the model, and no checkpoint of an adapter would
+        hold them."""
+        fresh = self.init["fresh"]
+        idle = [pattern for pattern in fresh if not any(matches([pattern], p) for p in flatten(self.plain_shapes))]
+        if idle:
             raise UserError(
-                f"config.tokenizer.add: the new tokens' vectors are made anew, but these are frozen:{listed(frozen)}\n"
-                f"let them train: tune.rates=(('{frozen[0]}', 1.0), ...)"
+                f"config.init.fresh: {idle[0]!r} matches no parameter:{listed(flatten(self.plain_shapes), 40)}"
+            )
+        frozen = {f.source for f in self.partition.leaves if not f.trains}
+        made = [p for p in sorted(frozen) if matches(fresh, p) or (self.new_rows and p in vocabulary.AXES)]
+        if made:
+            field = "init.fresh" if matches(fresh, made[0]) else "tokenizer.add"
+            raise UserError(
+                f"config.{field}: these are made anew, but frozen:{listed(made)}\n"
+                f"let them train: tune.rates=(('{made[0]}', 1.0), ...)"
             )
 
     def stored_params(self, state: states.TrainState) -> dict[str, Any]:
@@ -280,10 +287,6 @@ class Run:
     @property
     def refers_to_base(self) -> bool:
         return self.parent is not None and self.adapter is not None
-
-    def whole_params(self, state: states.TrainState) -> dict[str, Any]:
-        """The parameters in whole form, averaged where an average is kept."""
-        return join(unflatten({**flatten(state.ema or state.trainable), **flatten(state.frozen)}))
 
 
 def train(
@@ -304,7 +307,3 @@ def train(
         reporter.say(f"{run.workdir}: finished before ({done['reason']} at step {done['step']})")
         return done
     return Execution(run, max_seconds).carry_out()
-
-
-def _any(patterns: Sequence[str], path: str) -> bool:
-    return any(re.fullmatch(pattern, path) for pattern in patterns)

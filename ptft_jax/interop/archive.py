@@ -60,6 +60,9 @@ class Folder:
             names = _json(self.path / INDEX, self.reference).get("weight_map")
             if not isinstance(names, dict) or not names:
                 raise UserError(f"{self.path / INDEX}: no weight_map in it")
+            strange = [f for f in names.values() if not isinstance(f, str) or pathlib.PurePath(f).name != f]
+            if strange:
+                raise UserError(f"{self.path / INDEX}: {strange[0]!r} is not the name of a file in this folder")
             missing = sorted({file for file in names.values() if not (self.path / file).is_file()})
             if missing:
                 raise UserError(f"{self.reference}: shards named by {INDEX} are missing:{listed(missing)}")

@@ -28,6 +28,10 @@ class Llama:
     model_type, architecture = "llama", "LlamaForCausalLM"
     eps, theta, tied, activation, head_dim, norm = 1e-6, 10_000.0, False, "silu", 0, "rms"
     prefix = "model."
+    # What the library's config class has where the file is silent; 0 = as many as heads.
+    kv_heads = 0
+    # Whether heads may rotate in part, and whether layers may be of several types: elsewhere these fields mean nothing.
+    partial = layered = False
 
     def read(self, c: Fields) -> dict[str, Any]:
         """`config.model`'s structural fields."""
@@ -38,7 +42,7 @@ class Llama:
             layers=layers,
             width=width,
             heads=heads,
-            kv_heads=c.get("num_key_value_heads", heads),
+            kv_heads=c.values.get("num_key_value_heads", self.kv_heads) or heads,
             head_dim=c.get("head_dim", self.head_dim or width // heads),
             mlp_width=c.need("intermediate_size"),
             max_length=max_length,
@@ -51,6 +55,8 @@ class Llama:
             tied=c.get("tie_word_embeddings", self.tied),
             **rope.read(c, theta=self.theta, max_length=max_length),
         )
+        if not self.partial and model["rope_fraction"] != 1.0:
+            raise UserError(f"{c.where}: config.json: partial_rotary_factor is not supported for {self.model_type}")
         kinds = self.kinds(c, layers)
         if kinds:
             model |= {"window": self.window(c) if "sliding" in kinds else 0, "layer_kinds": kinds}
@@ -75,7 +81,12 @@ class Llama:
         if unknown or len(given) != layers:
             what = f"{unknown[0]!r} is not supported" if unknown else f"{len(given)} entries for {layers} layers"
             raise UserError(f"{c.where}: config.json: layer_types: {what}")
-        return shortest_cycle([_KIND[name] for name in given])
+        cycle = shortest_cycle([_KIND[name] for name in given])
+        if cycle and not self.layered:
+            raise UserError(
+                f"{c.where}: config.json: layer_types other than full_attention are not supported for {self.model_type}"
+            )
+        return cycle
 
     def write(self, m: Model) -> dict[str, Any]:
         """config.json's fields; reading them back gives `m` where the family can express it."""
@@ -140,6 +151,7 @@ class Mistral(Llama):
     """One window for all layers (Jiang et al. 2023)."""
 
     model_type, architecture = "mistral", "MistralForCausalLM"
+    kv_heads = 8
 
     def own(self, c, model):
         # Where the field is absent altogether, the library's default applies; null means no window.
@@ -185,17 +197,21 @@ class Qwen2(Llama):
 
     model_type, architecture = "qwen2", "Qwen2ForCausalLM"
     biases = ("qkv",)
+    kv_heads, layered = 32, True
 
     def own(self, c, model):
         return {"biases": self.biases}
 
     def kinds(self, c, layers):
-        if not c.get("use_sliding_window", False):
+        if not (c.get("use_sliding_window", False) and self.window(c)):
             return ()
         if c.get("layer_types", None) is not None:
             return super().kinds(c, layers)
         first = c.get("max_window_layers", 28)
         return shortest_cycle(["sliding" if i >= first else "full" for i in range(layers)])
+
+    def window(self, c):
+        return c.values.get("sliding_window", 4096) or 0
 
     def write_own(self, m):
         sliding = bool(m["window"])
@@ -219,10 +235,10 @@ class Qwen3Moe(Qwen3):
     """Qwen 3 with experts in every layer."""
 
     model_type, architecture = "qwen3_moe", "Qwen3MoeForCausalLM"
-    head_dim = 0
+    head_dim, kv_heads = 0, 4
 
     def kinds(self, c, layers):
-        return ("sliding",) if c.get("use_sliding_window", False) and c.get("sliding_window", 0) else ()
+        return ("sliding",) if c.get("use_sliding_window", False) and self.window(c) else ()
 
     def own(self, c, model):
         if c.get("mlp_only_layers", []) or c.get("decoder_sparse_step", 1) != 1:
@@ -260,7 +276,7 @@ class SmolLM3(Llama):
     """Some layers without positions (Yang et al. 2025, "RoPE to NoRoPE")."""
 
     model_type, architecture = "smollm3", "SmolLM3ForCausalLM"
-    theta, tied = 2e6, True
+    theta, tied, kv_heads, layered = 2e6, True, 4, True
 
     def kinds(self, c, layers):
         if c.get("use_sliding_window", False) and c.get("sliding_window", 0):
@@ -303,7 +319,7 @@ class Phi3(Mistral):
     """Fused projections, longrope, heads that rotate in part (Abdin et al. 2024; also Phi-4)."""
 
     model_type, architecture = "phi3", "Phi3ForCausalLM"
-    eps = 1e-5
+    eps, kv_heads, partial = 1e-5, 0, True
 
     def own(self, c, model):
         window = c.get("sliding_window", 0)

@@ -303,7 +303,13 @@ def verify(exported: Exported, reference: str, dtype: str) -> float:
     if dtype in DTYPES:
         # GGUF keeps vectors in float32 whatever the dtype of matrices, so either value is right for those.
         cast = {path: array.astype(DTYPES[dtype]).astype(np.float32) for path, array in meant.items()}
+        if exported.fields["norm"] == "rms_plus_one":  # which GGUF keeps with the one added: what is computed with
+            for path in [p for p in meant if p.endswith("/scale")]:
+                read[path], cast[path], meant[path] = (1 + np.asarray(v[path]) for v in (read, cast, meant))
         bad = [p for p in meant if not (np.array_equal(read[p], cast[p]) or np.array_equal(read[p], meant[p]))]
+        if exported.fields["norm"] == "rms_plus_one":
+            for path in [p for p in meant if p.endswith("/scale")]:
+                read[path], cast[path], meant[path] = (v[path] - 1 for v in (read, cast, meant))
     else:
         bad = [p for p, array in meant.items() if np.abs(read[p] - array).max() > 0.51 * np.abs(array).max() / 127]
     if bad:

@@ -8,7 +8,7 @@ from typing import Any
 from ptft_jax import config as configs
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.interop import decoders, encoders, gemmas, gpts
-from ptft_jax.interop.fields import Fields
+from ptft_jax.interop.fields import Fields, check
 from ptft_jax.interop.names import Model
 from ptft_jax.model.spec import STRUCTURE, ModelSpec, hashable
 
@@ -40,6 +40,7 @@ def read(config: Mapping[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
     Raises:
       UserError: another family, a field that is missing, or a setting that has no counterpart here.
     """
+    check(config, where)
     c = Fields(config, where)
     family = get(c.need("model_type"), where)
     if c.get("quantization_config", None):

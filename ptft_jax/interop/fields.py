@@ -19,6 +19,47 @@ ACTIVATIONS = {
 }
 
 
+# Fields by what they must be, where they are there at all.
+_SIZES = {
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+    "max_position_embeddings", "head_dim", "n_embd", "n_layer", "n_head", "n_inner", "n_positions", "n_ctx",
+    "num_local_experts", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "decoder_sparse_step",
+    "image_size", "patch_size", "num_channels", "type_vocab_size", "sliding_window_pattern", "_sliding_window_pattern",
+    "no_rope_layer_interval", "original_max_position_embeddings", "num_labels", "sliding_window",
+}  # fmt: skip
+_NUMBERS = {
+    "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rope_theta", "rope_local_base_freq", "rotary_emb_base",
+    "rotary_pct", "partial_rotary_factor", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping",
+    "factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor", "mscale",
+    "mscale_all_dim",
+}  # fmt: skip
+_KINDS: dict[str, type] = {
+    "model_type": str, "hidden_act": str, "hidden_activation": str, "activation_function": str, "rope_type": str,
+    "layer_types": list, "architectures": list, "no_rope_layers": list, "mlp_only_layers": list, "id2label": dict,
+    "quantization_config": dict, "rope_parameters": dict, "rope_scaling": dict, "short_factor": list,
+    "long_factor": list,
+}  # fmt: skip
+
+
+def check(values: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    """Raises UserError that names a field of a config.json which is of another type than it has there, or not above 0."""
+    for name, value in values.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is None:
+            continue
+        if name in _SIZES and not (number and int(value) == value and value > 0):
+            expected = "a whole number above 0"
+        elif name in _NUMBERS and not (number and value > 0):
+            expected = "a number above 0"
+        elif name in _KINDS and not isinstance(value, _KINDS[name]):
+            expected = {str: "a text", list: "a list", dict: "a table"}[_KINDS[name]]
+        else:
+            if isinstance(value, Mapping) and name.startswith(("rope_", "full_", "sliding_")):
+                check(value, where, f"{prefix}{name}.")
+            continue
+        raise UserError(f"{where}: config.json: {prefix}{name} = {value!r}: expected {expected}")
+
+
 class Fields:
     """A config.json, read by name. `where` names it in messages."""
 

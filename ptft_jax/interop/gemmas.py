@@ -14,7 +14,7 @@ class Gemma(Llama):
     """Scaled embeddings, norms that scale by 1 + weight (Gemma Team 2024)."""
 
     model_type, architecture = "gemma", "GemmaForCausalLM"
-    tied, activation, head_dim, norm = True, "gelu_pytorch_tanh", 256, "rms_plus_one"
+    tied, activation, head_dim, norm, kv_heads = True, "gelu_pytorch_tanh", 256, "rms_plus_one", 16
 
     def read(self, c):
         c.refuse(use_bidirectional_attention=False)
@@ -23,7 +23,8 @@ class Gemma(Llama):
     def own(self, c, model):
         biases = ("qkv", "out") if c.get("attention_bias", False) else ()
         # The first Gemma's files say "gelu", and mean its tanh form, which their authors used.
-        return {"biases": biases, "embedding_scale": True, "activation": "gelu_tanh"}
+        activation = "gelu_tanh" if model["activation"] == "gelu" else model["activation"]
+        return {"biases": biases, "embedding_scale": True, "activation": activation}
 
     def write_own(self, m):
         act = activation_name(m["activation"])
@@ -34,7 +35,7 @@ class Gemma2(Gemma):
     """Norms on both sides, soft caps, a window in every second layer (Gemma Team 2024, "Gemma 2")."""
 
     model_type, architecture = "gemma2", "Gemma2ForCausalLM"
-    caps = (50.0, 30.0)
+    caps, kv_heads, layered = (50.0, 30.0), 4, True
 
     def kinds(self, c, layers):
         if c.get("layer_types", None) is not None:

@@ -29,8 +29,7 @@ class Plan:
     Attributes:
       names: the archive's own name of every expected tensor.
       tensors: the entries of the name map, by our path.
-      fresh: our paths that the archive does not have and that rules say to initialise instead.
-      ignored: the archive's tensors that rules say to leave out.
+      fresh: our paths that rules say to initialise instead.
     """
 
     archive: Archive
@@ -38,7 +37,6 @@ class Plan:
     names: dict[str, str]
     tensors: dict[str, Tensor]
     fresh: tuple[str, ...]
-    ignored: tuple[str, ...]
 
     def load(self, shapes: Any, layout: Callable[[str, tuple[int, ...]], jax.sharding.Sharding]) -> dict[str, Any]:
         """The parameters in the dtypes of `shapes`, each array made in its sharding; without those in `fresh`.
@@ -73,7 +71,12 @@ class Plan:
 
         def part(index: tuple[slice, ...]) -> np.ndarray:
             full = tuple(slice(*s.indices(n)) for s, n in zip(index, shape))
-            return np.ascontiguousarray(layouts.read(tensor, name, full, self.archive.read).astype(dtype))
+            found = layouts.read(tensor, name, full, self.archive.read)
+            with np.errstate(over="ignore"):
+                cast = np.ascontiguousarray(found.astype(dtype))
+            if found.dtype.itemsize > cast.dtype.itemsize and not np.isfinite(cast).all() and np.isfinite(found).all():
+                raise UserError(f"{self.archive.reference}: {name} has values that {np.dtype(dtype).name} cannot hold")
+            return cast
 
         return jax.make_array_from_callback(tuple(shape), sharding, part)
 
@@ -133,7 +136,7 @@ def plan(
             "A tensor that is not needed is left out by init.ignore, a parameter that is missing made by init.fresh (patterns)"
         )
     tensors = {tensor.ours: tensor for tensor in entries if tensor.ours not in new}
-    return Plan(archive, model, {n: names[n] for n in wanted}, tensors, new, ignored)
+    return Plan(archive, model, {n: names[n] for n in wanted}, tensors, new)
 
 
 def _known_as(name: str, expected: Any, prefix: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -71,12 +70,6 @@ def expand(tensors: Iterable[Tensor], layers: int, experts: int) -> Iterator[tup
         for layer in range(layers if "{layer}" in tensor.theirs else 1):
             for expert in range(experts if "{expert}" in tensor.theirs else 1):
                 yield tensor.name(layer, expert), tensor
-
-
-def pattern(theirs: str) -> re.Pattern[str]:
-    """A regular expression that matches the names which a template stands for, with groups `layer` and `expert`."""
-    text = re.escape(theirs).replace(r"\{layer\}", r"(?P<layer>\d+)").replace(r"\{expert\}", r"(?P<expert>\d+)")
-    return re.compile(text)
 
 
 def linear(ours: str, theirs: str, bias: bool, part: Part | None = None, layout: str = "transposed") -> list[Tensor]:

@@ -28,7 +28,8 @@ from ptft_jax.params.rules import flatten, unflatten
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PROMPT_KEY = "prompt_embeddings"
 
-# What a config says about itself, and what matters only while an adapter is made.
+# What a config says about itself, and what matters only while an adapter is made. fan_in_fan_out is about the base's
+# layout, which the name map knows; an adapter's own tensors do not depend on it.
 _NOTES = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type",
     "fan_in_fan_out", "eva_config", "init_ia3_weights", "megatron_core", "qalora_group_size", "tokenizer_kwargs",

@@ -45,11 +45,6 @@ class Module:
         """One array for all layers from one a layer."""
         return np.stack(entries) if self.depth else entries[0]
 
-    def entries(self, array: Any) -> list[np.ndarray]:
-        """The inverse of `stack`."""
-        array = np.asarray(array)
-        return list(array) if self.depth else [array]
-
 
 def modules(names: Sequence[Tensor], shapes: Mapping[str, Any]) -> dict[str, Module]:
     """Every linear module by its template, from a name map and the flat parameters (or their shapes) of a plain model.

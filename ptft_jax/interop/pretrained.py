@@ -17,7 +17,6 @@ from ptft_jax.interop import families, hf
 from ptft_jax.interop.archive import Archive, open_folder
 from ptft_jax.model import spec as specs
 from ptft_jax.model.transformer import Transformer
-from ptft_jax.params.rules import flatten, unflatten
 
 _LENGTH = 1024  # tokens a row in evaluations of a model that was imported just for them, at most
 
@@ -69,11 +68,11 @@ class Pretrained:
         merged: bool = True,
         **model: Any,
     ) -> dict[str, Any]:
-        """The parameters in `dtype`, each streamed into its sharding.
+        """The parameters in `dtype`, each streamed into its sharding; without those that `init.fresh` names.
 
         Args:
           weights, merged: as for a run's checkpoint; there is nothing to choose or merge here.
-          model: fields that replace the archive's, where `init.fresh` makes what differs.
+          model: fields that replace the archive's, where what differs is not taken from it.
 
         Raises:
           UserError: tensors that are missing, unmapped or of another shape, all listed.
@@ -82,41 +81,17 @@ class Pretrained:
         spec = specs.ModelSpec(**fields, param_dtype=dtype)
         shapes = Transformer(spec).shapes()
         plan = hf.plan(self.archive, self.family, fields, shapes, ignore=self._ignore, fresh=self._fresh)
-        params = flatten(plan.load(shapes, layout))
-        if plan.fresh:
-            model_, out = Transformer(spec), {p: layout(p, flatten(shapes)[p].shape) for p in plan.fresh}
-
-            def make(key):  # the compiler drops the rest of what init makes
-                made = flatten(model_.init(key))
-                return {path: made[path] for path in plan.fresh}
-
-            params |= jax.jit(make, out_shardings=out)(jax.random.key(0))
-        return unflatten({path: params[path] for path in flatten(shapes)})
+        return plan.load(shapes, layout)
 
     def lineage(self, print_: str) -> list[dict[str, Any]]:
         """The chain of models behind a run, nearest first: only this one. Its config.json is kept for export."""
         here = {"reference": self.reference, "step": 0, "fingerprint": print_, "run_id": ""}
         return [{**here, "model_type": self.family.model_type, "config": json.loads(json.dumps(self.archive.config))}]
 
-    def base_reference(self, workdir: pathlib.Path, print_: str, weights: str, dtype: str) -> dict[str, Any]:
-        """What an adapter checkpoint in `workdir` records of the base that it does not contain."""
-        kind, _, place = self.reference.partition(":")
-        path = pathlib.Path(place)
-        relative = os.path.relpath(path, workdir.absolute()) if path.is_absolute() else ""
-        return {
-            "workdir": self.reference,
-            "relative": f"{kind}:{relative}" if relative else "",
-            "step": 0,
-            "fingerprint": print_,
-            "weights": weights,
-            "dtype": dtype,
-            "ignore": list(self._ignore),
-        }
-
-
-def is_reference(text: str) -> bool:
-    """Whether a reference names weights of another library rather than a workdir."""
-    return text.startswith(("hf:", "gguf:"))
+    def relative_to(self, workdir: pathlib.Path) -> str:
+        """Its place seen from a workdir, so that both may move together; "" for models of the hub."""
+        path = pathlib.Path(self.reference.partition(":")[2])
+        return os.path.relpath(path, workdir.absolute()) if path.is_absolute() else ""
 
 
 def find(reference: str, field: str, ignore: Sequence[str] = (), fresh: Sequence[str] = ()) -> Pretrained:

@@ -42,6 +42,8 @@ def read(c: Fields, *, theta: float, max_length: int, fraction: float = 1.0, lay
             f"{c.where}: config.json: rope_type = {kind!r} is not supported, only default, {', '.join(SCALINGS)}"
         )
     original = given.get("original_max_position_embeddings") or c.get("original_max_position_embeddings", max_length)
+    if kind == "dynamic":  # theirs always stretches from the longest sequence of the config
+        original = max_length
     values = {**given, "original": original}
     if kind == "yarn":
         factor = given.get("factor") or max_length / original
@@ -54,7 +56,7 @@ def read(c: Fields, *, theta: float, max_length: int, fraction: float = 1.0, lay
             "truncate": bool(given.get("truncate", True)),
         }
     if kind == "longrope":
-        factor = max_length / original if c.get("original_max_position_embeddings", 0) else given.get("factor") or 1.0
+        factor = given.get("factor") or max_length / original
         derived = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
         values["attention_factor"] = float(given.get("attention_factor") or derived)
     missing = [name for name in SCALINGS[kind] if values.get(name) is None]

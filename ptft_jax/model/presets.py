@@ -56,7 +56,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "olmo2": {**_LLAMA, "norm_eps": 1e-6, "rope_theta": 5e5, "norm_placement": "output", "query_key_norm": "all"},
     # Devlin et al. 2018; Liu et al. 2019
     "bert": _BERT,
-    "roberta": {**_BERT, "norm_eps": 1e-5, "position_offset": 2},
+    "roberta": {**_BERT, "norm_eps": 1e-5, "position_offset": 2, "token_types": 1},
     # Dosovitskiy et al. 2020; Touvron et al. 2020
     "vit": {**_VIT, "image_size": 224, "patch_size": 16, "max_length": 197},
     "deit": {**_VIT, "image_size": 224, "patch_size": 16, "max_length": 198, "distillation": "head"},

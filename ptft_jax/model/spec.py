@@ -123,6 +123,9 @@ class ModelSpec:
 RUNNING = ("dropout", "init_std", "dtype", "param_dtype", "scan", "remat", "attention")
 STRUCTURE = tuple(f.name for f in dataclasses.fields(ModelSpec) if f.name not in ("vocab_size", *RUNNING))
 
+# What a child may have otherwise than its parent, where `init.fresh` makes it anew.
+HEAD = ("head", "tied", "classes", "class_hidden")
+
 # Settings that mean something only where another one says so.
 _ROTARY = ("rope_theta", "rope_fraction", "rope_scaling", "rope_local_theta")
 _CLASSES, _IMAGES = ("classes", "class_hidden"), ("patch_size", "channels", "distillation")
@@ -185,7 +188,17 @@ def contradictions(m: dict[str, Any]) -> list[tuple[str, Any, str]]:
         rows.append((needs is not None, "rope_scaling", f"a kind of {', '.join(SCALINGS)}"))
         good = needs is None or set(scaling) == {"kind", *needs}
         rows.append((good, "rope_scaling", f"for {scaling.get('kind')!r} exactly {', '.join(needs or ())}"))
+        numbers = [v for k, v in scaling.items() if k not in ("kind", "truncate", "short_factor", "long_factor")]
+        numbers += [x for k in ("short_factor", "long_factor") for x in scaling.get(k, ())]
+        rows.append((all(_above_0(x) for x in numbers), "rope_scaling", "numbers above 0"))
+        half = int(head * m["rope_fraction"]) // 2
+        sizes = {len(scaling[k]) for k in ("short_factor", "long_factor") if k in scaling}
+        rows.append((sizes <= {half}, "rope_scaling", f"{half} factors, half of what rotates of a head"))
     return [(field, m[field], expected) for good, field, expected in rows if not good]
+
+
+def _above_0(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value > 0
 
 
 def _pairs(value: Any) -> bool:

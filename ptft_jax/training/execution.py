@@ -19,7 +19,7 @@ from ptft_jax.parallel import sharding
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting.metrics import METRICS, MetricsWriter, read, write_bytes, write_json
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import checkpoint
+from ptft_jax.training import checkpoint, restore
 from ptft_jax.training.loop import Loop
 
 
@@ -124,8 +124,8 @@ class Execution:
         run = self.run
         base = None
         if run.refers_to_base:
-            dtype = run.config.model.param_dtype
-            base = run.parent.base_reference(run.workdir, meta["parent_fingerprint"], run.init["weights"], dtype)
+            print_ = meta["parent_fingerprint"]
+            base = restore.base_reference(run.parent, run.workdir, print_, run.init["weights"], run.config)
         saved = {
             "data": run.train_stream.key,
             "vocab_size": run.model.spec.vocab_size,

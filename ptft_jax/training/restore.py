@@ -17,7 +17,7 @@ from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
-from ptft_jax.model.spec import STRUCTURE
+from ptft_jax.model.spec import HEAD, STRUCTURE
 from ptft_jax.params import fingerprint
 from ptft_jax.params.partition import join
 from ptft_jax.params.rules import flatten, unflatten
@@ -35,7 +35,7 @@ class Source:
     step: int
     meta: dict[str, Any]
     config: configs.Section
-    ignore: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()  # patterns of parameters that are not taken from it
 
     @property
     def name(self) -> str:
@@ -72,13 +72,9 @@ class Source:
     def parameters(
         self, layout: Layout, dtype: str = "", *, weights: str = "auto", merged: bool = True, **_: Any
     ) -> dict[str, Any]:
-        """The whole parameters, in the dtype they were saved in, as `parameters` gives them."""
-        params = parameters(self, layout, merged=merged, weights=weights)
-        if not self.ignore:
-            return params
-        flat = flatten(params)
-        dropped = [path for path in flat if any(re.fullmatch(pattern, path) for pattern in self.ignore)]
-        return unflatten({path: array for path, array in flat.items() if path not in dropped})
+        """The whole parameters, in the dtype they were saved in, as `parameters` gives them, less those left out."""
+        flat = flatten(parameters(self, layout, merged=merged, weights=weights))
+        return unflatten({p: a for p, a in flat.items() if not any(re.fullmatch(r, p) for r in self.left_out)})
 
     def lineage(self, print_: str) -> list[dict[str, Any]]:
         """The chain of checkpoints behind a run that starts from this one, nearest first."""
@@ -87,15 +83,14 @@ class Source:
         here = {"workdir": self.reference, "step": self.step, "fingerprint": print_, "run_id": run_id(self.workdir)}
         return [here, *before]
 
-    def base_reference(self, workdir: pathlib.Path, print_: str, weights: str, dtype: str = "") -> dict[str, Any]:
-        """What an adapter checkpoint in `workdir` records of the base that it does not contain."""
-        return {
-            "workdir": self.reference,
-            "relative": os.path.relpath(self.workdir.absolute(), workdir.absolute()),
-            "step": self.step,
-            "fingerprint": print_,
-            "weights": weights,
-        }
+    def relative_to(self, workdir: pathlib.Path) -> str:
+        """Its place seen from a workdir, so that both may move together."""
+        return os.path.relpath(self.workdir.absolute(), workdir.absolute())
+
+
+def is_reference(text: str) -> bool:
+    """Whether a reference names weights of another library rather than a workdir."""
+    return text.startswith(("hf:", "gguf:"))
 
 
 Parent = Any  # Source, or interop.pretrained.Pretrained: what has these methods
@@ -105,7 +100,7 @@ def find(
     reference: str, field: str = "config.init.from", ignore: Sequence[str] = (), fresh: Sequence[str] = ()
 ) -> Parent:
     """What a reference names: WORKDIR[@STEP|@best|@latest] of a run, or hf:... or gguf:... weights. Raises UserError."""
-    if reference.startswith(("hf:", "gguf:")):
+    if is_reference(reference):
         from ptft_jax.interop import pretrained
 
         return pretrained.find(reference, field, ignore, fresh)
@@ -114,7 +109,7 @@ def find(
         meta = checkpoint.read_meta(workdir, step)
     except checkpoint.Damaged as e:
         raise _damaged(field, reference, workdir, step, e) from e
-    return Source(workdir, step, meta, read_config(workdir), tuple(ignore))
+    return Source(workdir, step, meta, read_config(workdir), (*ignore, *fresh))
 
 
 def read_config(workdir: pathlib.Path) -> configs.Section:
@@ -152,7 +147,7 @@ def parameters(source: Source, layout: Layout, *, merged: bool, weights: str = "
         raise _damaged("checkpoint", field, workdir, step, e) from e
     params = join(stored)
     if meta.get("base"):
-        params = unflatten({**flatten(_base(source, layout)), **flatten(params)})
+        params = unflatten({**flatten(base_parameters(source, layout)), **flatten(params)})
     if merged and source.adapter is not None:
         params = source.adapter.merge(params)
     return params
@@ -164,42 +159,67 @@ def _read(source: Source, name: str, layout: Layout) -> dict[str, Any]:
     return checkpoint.read(source.workdir, source.step, name, unflatten(like), source.meta)
 
 
-def _base(source: Source, layout: Layout) -> dict[str, Any]:
-    """The frozen part that an adapter checkpoint refers to."""
+def base_reference(
+    parent: Parent, workdir: pathlib.Path, print_: str, weights: str, config: configs.Section
+) -> dict[str, Any]:
+    """What an adapter checkpoint in `workdir` records of the base that it does not contain, and of how it was read."""
+    model = config.as_dict()["model"]
+    return {
+        "workdir": parent.reference,
+        "relative": parent.relative_to(workdir),
+        "step": parent.step,
+        "fingerprint": print_,
+        "weights": weights,
+        "dtype": config.model.param_dtype,
+        "ignore": list(config.init.ignore),
+        "fresh": list(config.init.fresh),
+        "head": {name: model[name] for name in HEAD},
+    }
+
+
+def base_parameters(source: Source, layout: Layout) -> dict[str, Any]:
+    """The parameters that an adapter checkpoint refers to, in the dtype that the run used them in.
+
+    Raises:
+      UserError: the base is not where it was, nor where it would be had both moved together; or it is another model.
+    """
     base = source.meta["base"]
-    parent = _pretrained_base(source, base) if ":" in base["workdir"][:5] else _run_base(source, base)
-    params = parent.parameters(layout, base.get("dtype", ""), weights=base["weights"])
-    found = parameters_fingerprint(params)
-    if found != base["fingerprint"]:
+    kind = base["workdir"].partition(":")[0] + ":" if is_reference(base["workdir"]) else ""
+    places = [base["workdir"].removeprefix(kind)]
+    if base["relative"]:
+        places.append(str((source.workdir / base["relative"]).resolve()))
+    there = [
+        p
+        for p in dict.fromkeys(places)
+        if not base["relative"] or (pathlib.Path(p).exists() if kind else checkpoint.steps_of(p))
+    ]
+    if not there:
         raise UserError(
-            f"{source.workdir} was trained on a base with fingerprint {base['fingerprint']}, but {parent.name} has "
-            f"{found}: it is another model"
-        )
-    return params
-
-
-def _run_base(source: Source, base: Mapping[str, Any]) -> Source:
-    places = [pathlib.Path(base["workdir"]), (source.workdir / base["relative"]).resolve()]
-    place = next((p for p in places if checkpoint.steps_of(p)), None)
-    if place is None:
-        raise UserError(
-            f"{source.workdir} holds only what it trained; its base is not at {places[0]}, nor at {places[1]}: "
+            f"{source.workdir} holds only what it trained; its base is not at {', nor at '.join(places)}: "
             "move it back to one of them"
         )
-    return find(f"{place}@{base['step']}", "base")
-
-
-def _pretrained_base(source: Source, base: Mapping[str, Any]) -> Parent:
-    places = [base["workdir"]]
-    if base["relative"]:
-        kind, _, relative = base["relative"].partition(":")
-        places.append(f"{kind}:{(source.workdir / relative).resolve()}")
-        places = [p for p in places if pathlib.Path(p.partition(":")[2]).exists()]
-    if not places:
-        raise UserError(
-            f"{source.workdir} holds only what it trained; its base {base['workdir']} is not there: move it back"
+    found = ""
+    for place in there:
+        parent = find(
+            f"{kind}{place}" if kind else f"{place}@{base['step']}",
+            "base",
+            base.get("ignore", ()),
+            base.get("fresh", ()),
         )
-    return find(places[0], "base", base.get("ignore", ()))
+        params = parent.parameters(
+            layout, base.get("dtype", "float32"), weights=base["weights"], **base.get("head", {})
+        )
+        found = parameters_fingerprint(params)
+        if found == base["fingerprint"]:
+            return jax.tree.map(functools.partial(_cast, dtype=source.config.model.param_dtype), params)
+    raise UserError(
+        f"{source.workdir} was trained on a base with fingerprint {base['fingerprint']}, but {there[-1]} has {found}: it is "
+        "another model"
+    )
+
+
+def _cast(array: jax.Array, dtype: str) -> jax.Array:
+    return array.astype(dtype)
 
 
 def parameters_fingerprint(params: Mapping[str, Any]) -> str:

@@ -140,7 +140,7 @@ def test_everything_that_does_not_fit_is_listed_at_once(copy):
 def test_rules_leave_out_and_make_anew(copy):
     change(copy, **{"model.norm.weight": None, "model.vision.weight": np.zeros(3, np.float32)})
     params = load(copy, ignore=("model.vision.*",), fresh=("final_norm/.*",))
-    np.testing.assert_array_equal(params["final_norm"]["scale"], np.ones(32))
+    assert set(flatten(small.params_of(small.LLAMA))) - set(flatten(params)) == {"final_norm/scale"}
     with pytest.raises(UserError, match=r"init.ignore: 'nothing' matches no tensor"):
         load(copy, ignore=("nothing",))
     with pytest.raises(UserError, match=r"init.fresh: 'nothing' matches no parameter"):
@@ -232,3 +232,85 @@ def test_a_tokenizer_with_more_tokens_than_embeddings(copy):
     (copy / "tokenizer.json").write_text(json.dumps(words))
     with pytest.raises(UserError, match="embeddings for 272 tokens, but the tokenizer .* has ids up to 276"):
         loading.load(f"hf:{copy}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_attention_heads": 0}, "num_attention_heads = 0: expected a whole number above 0"),
+        ({"hidden_size": "32"}, "hidden_size = '32': expected a whole number above 0"),
+        ({"rms_norm_eps": "x"}, "rms_norm_eps = 'x': expected a number above 0"),
+        ({"model_type": ["llama"]}, r"model_type = \['llama'\]: expected a text"),
+        ({"layer_types": 3}, "layer_types = 3: expected a list"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 0}}, "rope_parameters.factor = 0: expected a number above 0"),
+        ({"quantization_config": [1]}, r"quantization_config = \[1\]: expected a table"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is not supported for llama"),
+        ({"layer_types": ["sliding_attention"] * 3, "sliding_window": 8}, "other than full_attention are not supported"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_config_fields_of_the_wrong_kind(copy, fields, message):
+    small.edit(copy / "config.json", **fields)
+    with pytest.raises(UserError, match=f"config.json: .*{message}"):
+        load(copy)
+
+
+def test_values_that_the_dtype_cannot_hold_and_files_outside(copy, tmp_path):
+    change(copy, **{"model.norm.weight": np.full(32, 1e300)})
+    with pytest.raises(UserError, match="model.norm.weight has values that float32 cannot hold"):
+        load(copy)
+    folder = small.folder(tmp_path / "sharded", shard_bytes=40_000)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    for strange in ("../copy/model.safetensors", 3):
+        small.edit(folder / "model.safetensors.index.json", weight_map={**index, "model.norm.weight": strange})
+        with pytest.raises(UserError, match="is not the name of a file in this folder"):
+            load(folder)
+
+
+LLAMA_31 = {
+    "architectures": ["LlamaForCausalLM"], "attention_bias": False, "hidden_act": "silu", "hidden_size": 4096,
+    "intermediate_size": 14336, "max_position_embeddings": 131072, "mlp_bias": False, "model_type": "llama",
+    "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8, "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05, "rope_theta": 500000.0, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+    "rope_scaling": {
+        "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+    "vocab_size": 128256,
+}  # fmt: skip
+PHI_3_128K = {
+    "architectures": ["Phi3ForCausalLM"], "hidden_act": "silu", "hidden_size": 3072, "intermediate_size": 8192,
+    "max_position_embeddings": 131072, "model_type": "phi3", "num_attention_heads": 32, "num_hidden_layers": 32,
+    "num_key_value_heads": 32, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-05,
+    "rope_scaling": {"long_factor": [1.5] * 48, "short_factor": [1.0] * 48, "type": "longrope"}, "rope_theta": 10000.0,
+    "sliding_window": 262144, "tie_word_embeddings": False, "vocab_size": 32064,
+}  # fmt: skip
+GEMMA_3_1B = {
+    "architectures": ["Gemma3ForCausalLM"], "attention_bias": False, "attn_logit_softcapping": None, "head_dim": 256,
+    "final_logit_softcapping": None, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 1152,
+    "intermediate_size": 6912, "max_position_embeddings": 32768, "model_type": "gemma3_text",
+    "num_attention_heads": 4, "num_hidden_layers": 26, "num_key_value_heads": 1, "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-06, "rope_local_base_freq": 10000, "rope_scaling": None, "rope_theta": 1000000,
+    "sliding_window": 512, "sliding_window_pattern": 6, "vocab_size": 262144,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (LLAMA_31, dict(rope_scaling=(("kind", "llama3"), ("factor", 8.0), ("low_freq_factor", 1.0),
+            ("high_freq_factor", 4.0), ("original", 8192)), rope_theta=5e5, head_dim=128, window=0)),
+        (PHI_3_128K, dict(window=262144, head_dim=96, max_length=131072)),
+        (GEMMA_3_1B, dict(window=512, layer_kinds=("sliding",) * 5 + ("full",), rope_theta=1e6, rope_local_theta=1e4,
+            tied=True, attention_scale=1 / 16, logit_cap=0.0, attention_cap=0.0, activation="gelu_tanh")),
+    ],
+    ids=["llama 3.1", "phi-3 128k", "gemma 3 1b"],
+)  # fmt: skip
+def test_configs_as_the_hub_has_them(config, expected):
+    """In the form of their day, before `rope_parameters`."""
+    from ptft_jax.interop import families
+
+    _, model = families.read(config, "test")
+    assert {name: model[name] for name in expected} == expected
+    if config is PHI_3_128K:  # sqrt(1 + log(131072 / 4096) / log(4096)), Ding et al. 2024
+        assert dict(model["rope_scaling"])["attention_factor"] == pytest.approx(1.190238, abs=1e-6)

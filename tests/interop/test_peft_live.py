@@ -84,7 +84,7 @@ def bases(tmp_path_factory):
             folder = tmp_path_factory.mktemp(name)
             theirs = build(BY_NAME[name])
             theirs.save_pretrained(folder)
-            model, params = load(folder)
+            model, params, _, _ = load(folder)
             source = archive.open_folder(str(folder), "test")
             family, fields = families.read(source.config, source.reference)
             made[name] = (theirs, model, params, family.tensors(fields), family.prefix)

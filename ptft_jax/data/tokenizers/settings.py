@@ -126,7 +126,10 @@ def _listed(config: Mapping[str, Any], origin: str) -> list[str]:
 def _added(config, listed, special: set[str], origin: str) -> dict[int, AddedToken]:
     found: dict[int, AddedToken] = {}
     names = {f.name for f in dataclasses.fields(AddedToken)}
-    for key, entry in (config.get("added_tokens_decoder") or {}).items():
+    decoder = config.get("added_tokens_decoder") or {}
+    if not isinstance(decoder, dict):
+        raise UserError(f"{origin}: {CONFIG}: added_tokens_decoder is no table of ids and tokens")
+    for key, entry in decoder.items():
         content = _content(entry, f"{origin}: added_tokens_decoder[{key!r}]")
         values = {name: value for name, value in entry.items() if name in names}
         values["special"] = bool(values.get("special")) or content in special
