@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any, Protocol
 
 import numpy as np
 
+from ptft_jax.data import jsons
 from ptft_jax.errors import UserError, listed, nearest
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -130,13 +130,7 @@ def _opened(file: pathlib.Path):
 def _json(path: pathlib.Path, reference: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{reference}: no {path.name} in {path.parent}")
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as e:
-        raise UserError(f"{path}: not JSON: {e}") from e
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a table of fields")
-    return values
+    return jsons.table(path.read_bytes(), str(path))
 
 
 def open_folder(name: str, field: str) -> Folder:

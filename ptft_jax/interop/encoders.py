@@ -5,35 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ptft_jax.errors import UserError
-from ptft_jax.interop.fields import Fields, activation_name
+from ptft_jax.interop.fields import Fields, sizes, write_sizes
 from ptft_jax.interop.names import Model, Tensor, linear, norm
-
-
-def _sizes(c: Fields, max_length: int) -> dict[str, Any]:
-    heads, width = c.need("num_attention_heads"), c.need("hidden_size")
-    return dict(
-        layers=c.need("num_hidden_layers"),
-        width=width,
-        heads=heads,
-        kv_heads=heads,
-        head_dim=width // heads,
-        mlp_width=c.need("intermediate_size"),
-        max_length=max_length,
-        activation=c.activation("hidden_act", default="gelu"),
-        norm_eps=c.get("layer_norm_eps", 1e-12),
-        causal=False,
-    )
-
-
-def _write_sizes(m: Model) -> dict[str, Any]:
-    return {
-        "hidden_size": m["width"],
-        "num_hidden_layers": m["layers"],
-        "num_attention_heads": m["heads"],
-        "intermediate_size": m["mlp_width"],
-        "hidden_act": activation_name(m["activation"]),
-        "layer_norm_eps": m["norm_eps"],
-    }
 
 
 def _labels(c: Fields) -> int:
@@ -72,7 +45,8 @@ class Bert:
         head = known[given]
         own = {"classes": _labels(c), "class_hidden": True} if head == "classes" else {}
         return {
-            **_sizes(c, c.need("max_position_embeddings") - self.offset),
+            **sizes(c, c.need("max_position_embeddings") - self.offset, eps=1e-12),
+            "causal": False,
             "vocab_size": c.need("vocab_size"),
             "norm_placement": "post",
             "embedding_norm": True,
@@ -85,7 +59,7 @@ class Bert:
 
     def write(self, m: Model) -> dict[str, Any]:
         return {
-            **_write_sizes(m),
+            **write_sizes(m),
             "vocab_size": m["vocab_size"],
             "max_position_embeddings": m["max_length"] + self.offset,
             "type_vocab_size": m["token_types"],
@@ -182,7 +156,8 @@ class ViT:
                 f"{c.where}: config.json: image_size {size!r}, patch_size {patch!r}: expected one number each"
             )
         return {
-            **_sizes(c, (size // patch) ** 2 + self.first),
+            **sizes(c, (size // patch) ** 2 + self.first, eps=1e-12),
+            "causal": False,
             "vocab_size": 0,
             "biases": ("qkv", "out", "mlp", "norm") if c.get("qkv_bias", True) else ("out", "mlp", "norm"),
             "head": "classes",
@@ -195,7 +170,7 @@ class ViT:
 
     def write(self, m: Model) -> dict[str, Any]:
         return {
-            **_write_sizes(m),
+            **write_sizes(m),
             "image_size": m["image_size"],
             "patch_size": m["patch_size"],
             "num_channels": m["channels"],

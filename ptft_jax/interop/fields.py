@@ -101,3 +101,31 @@ class Fields:
 def activation_name(ours: str) -> str:
     """Their name of our activation."""
     return {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "silu": "silu", "relu": "relu"}[ours]
+
+
+def sizes(c: Fields, max_length: int, *, eps: float) -> dict[str, Any]:
+    """What GPT-NeoX, BERT and ViT call alike: sizes, activation, and the norm's epsilon (`eps` by default)."""
+    heads, width = c.need("num_attention_heads"), c.need("hidden_size")
+    return dict(
+        layers=c.need("num_hidden_layers"),
+        width=width,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=width // heads,
+        mlp_width=c.need("intermediate_size"),
+        max_length=max_length,
+        activation=c.activation("hidden_act", default="gelu"),
+        norm_eps=c.get("layer_norm_eps", eps),
+    )
+
+
+def write_sizes(m: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `sizes`, but for the length."""
+    return {
+        "hidden_size": m["width"],
+        "num_hidden_layers": m["layers"],
+        "num_attention_heads": m["heads"],
+        "intermediate_size": m["mlp_width"],
+        "hidden_act": activation_name(m["activation"]),
+        "layer_norm_eps": m["norm_eps"],
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ptft_jax.interop import rope
-from ptft_jax.interop.fields import Fields, activation_name
+from ptft_jax.interop.fields import Fields, activation_name, sizes, write_sizes
 from ptft_jax.interop.names import Model, Part, Tensor, linear, norm
 
 
@@ -71,22 +71,10 @@ class GPTNeoX:
     model_type, architecture, prefix = "gpt_neox", "GPTNeoXForCausalLM", "gpt_neox."
 
     def read(self, c: Fields) -> dict[str, Any]:
-        width, heads, max_length = (
-            c.need("hidden_size"),
-            c.need("num_attention_heads"),
-            c.need("max_position_embeddings"),
-        )
+        max_length = c.need("max_position_embeddings")
         return dict(
             vocab_size=c.need("vocab_size"),
-            layers=c.need("num_hidden_layers"),
-            width=width,
-            heads=heads,
-            kv_heads=heads,
-            head_dim=width // heads,
-            mlp_width=c.need("intermediate_size"),
-            max_length=max_length,
-            activation=c.activation("hidden_act", default="gelu"),
-            norm_eps=c.get("layer_norm_eps", 1e-5),
+            **sizes(c, max_length, eps=1e-5),
             parallel=c.get("use_parallel_residual", True),
             biases=("qkv", "out", "mlp", "norm") if c.get("attention_bias", True) else ("mlp", "norm"),
             positions="rotary",
@@ -99,13 +87,8 @@ class GPTNeoX:
         written["rope_parameters"]["partial_rotary_factor"] = m["rope_fraction"]
         return {
             "vocab_size": m["vocab_size"],
-            "hidden_size": m["width"],
-            "num_hidden_layers": m["layers"],
-            "num_attention_heads": m["heads"],
-            "intermediate_size": m["mlp_width"],
+            **write_sizes(m),
             "max_position_embeddings": m["max_length"],
-            "hidden_act": activation_name(m["activation"]),
-            "layer_norm_eps": m["norm_eps"],
             "use_parallel_residual": m["parallel"],
             "attention_bias": "qkv" in m["biases"],
             "tie_word_embeddings": m["tied"],

@@ -18,6 +18,7 @@ from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.adapters.base import Method
 from ptft_jax.adapters.prompt import PROMPT, Prompt
+from ptft_jax.data import jsons
 from ptft_jax.data.cache import write_atomic
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.interop import peft_layers
@@ -167,12 +168,7 @@ def _config(folder: pathlib.Path, field: str) -> dict[str, Any]:
         hint = "; it holds a model, not an adapter" if (folder / "config.json").is_file() else ""
         inside = [str(p.parent.relative_to(folder)) for p in sorted(folder.glob(f"*/{CONFIG}"))]
         raise UserError(f"{field} = {str(folder)!r}: no {CONFIG} in it{hint}{listed(inside)}")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as e:
-        raise UserError(f"{path}: not JSON: {e}") from e
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: expected a table of fields")
+    config = jsons.table(path.read_bytes(), str(path))
     kind = config.get("peft_type")
     if not isinstance(kind, str) or kind not in _READ:
         raise UserError(

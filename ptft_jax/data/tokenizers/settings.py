@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ptft_jax.data import jsons
 from ptft_jax.errors import UserError
 
 CONFIG = "tokenizer_config.json"
@@ -95,15 +96,7 @@ def with_added(files: Mapping[str, bytes], tokens: Mapping[int, AddedToken]) -> 
 
 
 def _json(files: Mapping[str, bytes], name: str, origin: str) -> dict[str, Any]:
-    if name not in files:
-        return {}
-    try:
-        value = json.loads(files[name])
-    except ValueError as e:
-        raise UserError(f"{origin}: {name} is not JSON: {e}") from e
-    if not isinstance(value, dict):
-        raise UserError(f"{origin}: {name} holds a {type(value).__name__}, expected an object")
-    return value
+    return jsons.table(files[name], f"{origin}: {name}") if name in files else {}
 
 
 def _content(token: Any, where: str) -> str:
