@@ -1,0 +1,264 @@
+"""The Jinja environment that `ptft_jax.data.sandbox` runs templates in.
+
+Imports Jinja, which takes time: to be imported only where there is a template to run.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jinja2
+from jinja2 import ext, nodes, runtime, sandbox, utils, visitor
+
+from ptft_jax.data.budget import STEP, Budget, check_filter, check_method, check_operation
+
+# What a template may use, by what it costs: a step; what it is given at its surface; or all the way down.
+FREE_FILTERS = (
+    "count", "d", "default", "first", "last", "length",
+)  # fmt: skip
+SHALLOW_FILTERS = (
+    "int", "float", "items", "list", "map", "reject", "rejectattr", "reverse", "select", "selectattr", "abs",
+    "round",
+)  # fmt: skip
+DEEP_FILTERS = (
+    "capitalize", "dictsort", "e", "escape", "forceescape", "groupby", "indent", "join", "lower", "max", "min",
+    "replace", "safe", "sort", "string", "sum", "title", "tojson", "trim", "unique", "upper", "wordcount",
+)  # fmt: skip
+DEEP_TESTS = (
+    "eq", "equalto", "ge", "greaterthan", "gt", "in", "le", "lessthan", "lt", "ne", "==", "!=", "<", "<=", ">", ">=",
+)  # fmt: skip
+STRING_METHODS = (
+    "capitalize", "casefold", "count", "endswith", "find", "format", "index", "isalnum", "isalpha", "isascii",
+    "isdecimal", "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper", "join", "ljust", "lower",
+    "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind", "rindex", "rjust", "rpartition",
+    "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "swapcase", "title", "upper", "zfill",
+)  # fmt: skip
+METHODS = {
+    str: STRING_METHODS,
+    dict: ("copy", "get", "items", "keys", "values"),
+    list: ("copy", "count", "index"),
+    tuple: ("count", "index"),
+}
+
+
+class Generation(ext.Extension):
+    """Marks what the assistant said. Its own scope, as where Hugging Face renders it."""
+
+    tags = frozenset({"generation"})
+
+    def parse(self, parser):
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+class Bounds(visitor.NodeTransformer):
+    """Sends what Jinja compiles to plain Python through filters that pay for it."""
+
+    def visit_For(self, node):
+        text = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
+        node = self.generic_visit(node)
+        node.iter = _filter(node.iter, "_each", [nodes.Const(STEP + text)])
+        return node
+
+    def visit_Concat(self, node):
+        node = self.generic_visit(node)
+        return _filter(node.nodes[0], "_concat", node.nodes[1:])
+
+    def visit_Compare(self, node):
+        node = self.generic_visit(node)
+        node.expr = _filter(node.expr, "_paid", [])
+        for operand in node.ops:
+            operand.expr = _filter(operand.expr, "_paid", [])
+        return node
+
+    def visit_Getitem(self, node):
+        node = self.generic_visit(node)
+        if not isinstance(node.arg, nodes.Slice):
+            return node
+        parts = [part or nodes.Const(None) for part in (node.arg.start, node.arg.stop, node.arg.step)]
+        return _filter(node.node, "_slice", parts)
+
+    def visit_Include(self, node):
+        raise jinja2.TemplateSyntaxError("a chat template stands alone: it may not read others", node.lineno)
+
+    visit_Import = visit_FromImport = visit_Extends = visit_Include
+
+    def visit_Pair(self, node):
+        node = self.generic_visit(node)
+        node.key = _filter(node.key, "_paid", [])  # hashing nested tuples takes long
+        return node
+
+    def visit_NSRef(self, node):
+        if node.attr.startswith("_"):
+            raise jinja2.TemplateSyntaxError(f"a namespace has no {node.attr!r}", node.lineno)
+        return node
+
+
+def _filter(value, name, arguments):
+    return nodes.Filter(value, name, arguments, [], None, None, lineno=value.lineno)
+
+
+class Environment(sandbox.ImmutableSandboxedEnvironment):
+    """Compiles and runs templates with no more than the names above, and pays for what they do.
+
+    Attributes:
+      budget: what is left to the template that runs. Nothing at first: whoever renders puts one in.
+    """
+
+    intercepted_binops = frozenset(sandbox.SandboxedEnvironment.default_binop_table)
+
+    def __init__(self):
+        self.budget = Budget(0)
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            optimized=False,  # else constants are computed when compiling, before there is a budget
+            extensions=[Generation, "jinja2.ext.loopcontrols"],
+        )
+        filters, tests = {**self.filters, "tojson": _to_json}, self.tests
+        self.filters = {"_each": self._each, "_concat": self._concat, "_slice": self._slice, "_paid": self._paid}
+        for names, depth in ((FREE_FILTERS, None), (SHALLOW_FILTERS, False), (DEEP_FILTERS, True)):
+            self.filters |= {name: _paying(self, name, filters[name], depth) for name in names}
+        self.tests = {
+            name: _paying(self, name, test, True if name in DEEP_TESTS else None)
+            for name, test in tests.items()
+            if name not in ("filter", "test")
+        }
+        self.finalize = self._finalize
+        self.globals = {
+            "range": sandbox.safe_range,
+            "dict": dict_,
+            "namespace": namespace,
+            "cycler": utils.Cycler,
+            "joiner": utils.Joiner,
+            "raise_exception": raise_exception,
+            "strftime_now": strftime_now,
+        }
+
+    def _parse(self, source, name, filename):
+        return Bounds().visit(super()._parse(source, name, filename))
+
+    def unsafe_undefined(self, obj, attribute):
+        raise sandbox.SecurityError(f"a template may not look at {type(obj).__name__}.{attribute}")
+
+    def getitem(self, obj, argument):
+        if isinstance(argument, tuple):
+            self.budget.pay_for(argument)
+        return super().getitem(obj, argument)
+
+    def call_binop(self, context, operator, left, right):
+        self.budget.pay_for(left, right, deep=operator == "%")
+        check_operation(self.budget, operator, left, right)
+        result = super().call_binop(context, operator, left, right)
+        self.budget.pay_for(result, deep=False)
+        return result
+
+    def call(__self, __context, __obj, *args, **kwargs):  # keyword arguments may have any name
+        budget = __self.budget
+        method = getattr(__obj, "__wrapped__", __obj)  # the sandbox wraps str.format
+        owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
+        passed_on = isinstance(__obj, (runtime.Macro, runtime.BlockReference, runtime.LoopContext))
+        budget.pay_for(*args, kwargs, deep=not passed_on)
+        if type(owner) in METHODS:
+            if name not in METHODS[type(owner)]:
+                raise sandbox.SecurityError(f"a template may not call {type(owner).__name__}.{name}")
+            budget.pay_for(owner, deep=type(owner) is not dict)
+            check_method(budget, owner, name, args)
+        elif isinstance(__obj, runtime.LoopContext):  # a recursive loop
+            args = (_Each(args[0], __self, STEP), *args[1:]) if args else args
+        elif not (
+            isinstance(__obj, (runtime.Macro, runtime.BlockReference, utils.Joiner, jinja2.Undefined))
+            or isinstance(owner, (runtime.LoopContext, utils.Cycler))
+            or any(__obj is value for value in __self.globals.values())
+        ):
+            raise sandbox.SecurityError(f"a template may not call {name or type(__obj).__name__}")
+        result = super().call(__context, __obj, *args, **kwargs)
+        budget.pay_for(result, deep=False)
+        return result
+
+    # What Bounds puts into the program.
+
+    def _each(self, values, cost):
+        return _Each(values, self, cost)
+
+    def _concat(self, *values):
+        self.budget.pay_for(*values)
+        return "".join(map(str, values))
+
+    def _slice(self, value, *parts):
+        self.budget.pay_for(value, deep=False)
+        return self.getitem(value, slice(*parts))
+
+    def _paid(self, value):
+        self.budget.pay_for(value)
+        return value
+
+    @jinja2.pass_context
+    def _finalize(self, _, value):  # with a context, Jinja cannot call it when compiling
+        self.budget.pay_for(value)
+        return value
+
+
+def raise_exception(message):
+    raise jinja2.TemplateError(f"the template refuses this conversation: {message}")
+
+
+def strftime_now(form):
+    return datetime.datetime.now().strftime(form)
+
+
+def dict_(*args, **kwargs):
+    return dict(*args, **kwargs)
+
+
+def namespace(*args, **kwargs):
+    values = dict(*args, **kwargs)
+    for name in values:
+        if not isinstance(name, str) or name.startswith("_"):
+            raise sandbox.SecurityError(f"a namespace has no {name!r}")
+    return utils.Namespace(values)
+
+
+class _Each:
+    """What a loop goes over: every turn is paid for."""
+
+    def __init__(self, values: Any, environment: Environment, cost: int):
+        self._values, self._environment, self._cost = values, environment, cost
+
+    def __len__(self) -> int:
+        return len(self._values)  # TypeError where it has none, which Jinja expects
+
+    def __iter__(self) -> Iterator[Any]:
+        for value in self._values:
+            self._environment.budget.pay(self._cost)
+            yield value
+
+
+def _paying(environment: Environment, name: str, function: Callable, deep: bool | None) -> Callable:
+    """A filter or test that pays for what it is given and what it makes; None: a step only."""
+
+    @functools.wraps(function)  # with the attributes by which Jinja knows what to pass first
+    def paying(*args, **kwargs):
+        budget = environment.budget
+        if deep is None:
+            budget.pay(STEP)
+            return function(*args, **kwargs)
+        budget.pay_for(*args, kwargs, deep=deep)
+        check_filter(budget, name, args, kwargs)
+        result = function(*args, **kwargs)
+        if isinstance(result, types.GeneratorType):
+            result = list(result)
+        budget.pay_for(result, deep=False)
+        return result
+
+    return paying
+
+
+def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    """As Hugging Face's: Jinja's own escapes HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
