@@ -62,18 +62,18 @@ class Bounds(visitor.NodeTransformer):
     def visit_For(self, node):
         text = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
         node = self.generic_visit(node)
-        node.iter = _filter(node.iter, "_each", [nodes.Const(STEP + text)])
+        node.iter = _filter(node.iter, "each turn", [nodes.Const(STEP + text)])
         return node
 
     def visit_Concat(self, node):
         node = self.generic_visit(node)
-        return _filter(node.nodes[0], "_concat", node.nodes[1:])
+        return _filter(node.nodes[0], "joined text", node.nodes[1:])
 
     def visit_Compare(self, node):
         node = self.generic_visit(node)
-        node.expr = _filter(node.expr, "_paid", [])
+        node.expr = _filter(node.expr, "paid for", [])
         for operand in node.ops:
-            operand.expr = _filter(operand.expr, "_paid", [])
+            operand.expr = _filter(operand.expr, "paid for", [])
         return node
 
     def visit_Getitem(self, node):
@@ -81,7 +81,7 @@ class Bounds(visitor.NodeTransformer):
         if not isinstance(node.arg, nodes.Slice):
             return node
         parts = [part or nodes.Const(None) for part in (node.arg.start, node.arg.stop, node.arg.step)]
-        return _filter(node.node, "_slice", parts)
+        return _filter(node.node, "paid slice", parts)
 
     def visit_Include(self, node):
         raise jinja2.TemplateSyntaxError("a chat template stands alone: it may not read others", node.lineno)
@@ -90,7 +90,7 @@ class Bounds(visitor.NodeTransformer):
 
     def visit_Pair(self, node):
         node = self.generic_visit(node)
-        node.key = _filter(node.key, "_paid", [])  # hashing nested tuples takes long
+        node.key = _filter(node.key, "paid for", [])  # hashing nested tuples takes long
         return node
 
     def visit_NSRef(self, node):
@@ -121,7 +121,13 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
             extensions=[Generation, "jinja2.ext.loopcontrols"],
         )
         filters, tests = {**self.filters, "tojson": _to_json}, self.tests
-        self.filters = {"_each": self._each, "_concat": self._concat, "_slice": self._slice, "_paid": self._paid}
+        # With a space in their names: a template that could name them could pay with less than nothing.
+        self.filters = {
+            "each turn": self._each,
+            "joined text": self._concat,
+            "paid slice": self._slice,
+            "paid for": self._paid,
+        }
         for names, depth in ((FREE_FILTERS, None), (SHALLOW_FILTERS, False), (DEEP_FILTERS, True)):
             self.filters |= {name: _paying(self, name, filters[name], depth) for name in names}
         self.tests = {

@@ -185,6 +185,9 @@ GROWING = "{{% set ns = namespace(x='aaaaaaaaaa') %}}{{% for i in range(60) %}}{
 LONG = "{% set s = 'a' * 100000 %}"
 MUCH = "more work than a chat template may"
 HARMFUL = {
+    # What the budget is kept with, which no template can spell
+    "own filters": ("{% for i in range(5)|each turn(-100) %}{% endfor %}", "expected token"),
+    "former names": ("{% for i in range(5)|_each(-100) %}{% endfor %}", "No filter named '_each'"),
     # Python's internals
     "class": ("{{ ''.__class__.__mro__ }}", "may not look at str.__class__"),
     "globals": ("{{ raise_exception.__globals__ }}", "may not look at function.__globals__"),
