@@ -19,6 +19,8 @@ PACKAGES = (
     "numpy",
     "ml-collections",
     "tokenizers",
+    "safetensors",
+    "gguf",
     "sentencepiece",
     "tiktoken",
     "tensorflow-datasets",
