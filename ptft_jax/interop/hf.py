@@ -132,11 +132,26 @@ def plan(
     problems += [f"unmapped {name} {have[name]}" for name in left]
     if problems:
         raise UserError(
-            f"{archive.reference} does not fit {family.model_type}:{listed(problems, 40)}\n"
+            f"{archive.reference} does not fit {family.model_type}:{listed(_by_layer(problems), 1000)}\n"
             "A tensor that is not needed is left out by init.ignore, a parameter that is missing made by init.fresh (patterns)"
         )
     tensors = {tensor.ours: tensor for tensor in entries if tensor.ours not in new}
     return Plan(archive, model, {n: names[n] for n in wanted}, tensors, new)
+
+
+def _by_layer(lines: Sequence[str]) -> list[str]:
+    """The lines, those that differ in numbers of layers (and experts) alone as one, with which they are."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for line in lines:
+        numbers = re.findall(r"(?<=\.)\d+(?=\.)", line)
+        groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", line), []).append((line, ".".join(numbers)))
+    out = []
+    for shape, members in groups.items():
+        if len(members) < 4:
+            out += [line for line, _ in members]
+        else:
+            out.append(f"{shape}  * = {', '.join(numbers for _, numbers in members)}")
+    return out
 
 
 def _known_as(name: str, expected: Any, prefix: str) -> str:

@@ -137,6 +137,14 @@ def test_everything_that_does_not_fit_is_listed_at_once(copy):
     assert "shape    model.layers.1.mlp.up_proj.weight (47, 32), expected (48, 32) for blocks/mlp/up/kernel" in message
 
 
+def test_the_same_problem_in_many_layers_is_one_line(copy):
+    small.edit(copy / "config.json", num_hidden_layers=12)
+    with pytest.raises(UserError) as e:
+        load(copy)
+    lines = str(e.value).splitlines()
+    assert "  missing  model.layers.*.mlp.up_proj.weight  * = 3, 4, 5, 6, 7, 8, 9, 10, 11" in lines and len(lines) == 11
+
+
 def test_rules_leave_out_and_make_anew(copy):
     change(copy, **{"model.norm.weight": None, "model.vision.weight": np.zeros(3, np.float32)})
     params = load(copy, ignore=("model.vision.*",), fresh=("final_norm/.*",))
