@@ -95,7 +95,7 @@ class Loaded:
     source: restore.Parent
     model: Transformer
     params: dict[str, Any]
-    tokenizer: tok.Tokenizer
+    tokenizer: tok.Tokenizer | None  # None for models of images
 
 
 def load(
@@ -133,4 +133,4 @@ def load(
     if added:
         params = unflatten({**flatten(params), **jax.device_put(flatten(added.params), device)})
         params = params if kept else method.merge(params)
-    return Loaded(source, Transformer(spec, kept), params, source.tokenizer)
+    return Loaded(source, Transformer(spec, kept), params, None if spec.image_size else source.tokenizer)

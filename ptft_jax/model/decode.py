@@ -132,6 +132,10 @@ def generate(
     Raises:
       UserError: an empty prompt, or one that with its continuation exceeds the model's `max_length`.
     """
+    if model.spec.head != "lm" or not model.spec.causal:
+        raise UserError(
+            "the model predicts no next token (it is bidirectional, or has a head for classes): it cannot write"
+        )
     longest = max(map(len, prompts))
     if not min(map(len, prompts)):
         raise UserError(f"prompt {[len(p) for p in prompts].index(0)} is empty: give at least one token")

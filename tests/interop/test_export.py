@@ -146,3 +146,24 @@ def test_lineage_is_in_the_card_without_paths_of_a_disk(tmp_path):
     text = (tmp_path / "out/README.md").read_text()
     assert "| `mine` | 7 | `abc` |" in text and "somebody" not in text and "| test/nll | - | 1.5 |" in text
     assert pretrained.find(f"hf:{tmp_path / 'out'}", "--run").family.model_type == "llama"
+
+
+def test_a_model_of_images_needs_no_tokenizer(tmp_path):
+    from ptft_jax import export as verb
+
+    fields = {
+        **presets.family("vit"),
+        "vocab_size": 0,
+        "layers": 2,
+        "width": 32,
+        "heads": 4,
+        "image_size": 16,
+        "patch_size": 8,
+    }
+    fields |= {"max_length": 5, "classes": 3}
+    export.to_folder(exported(fields), tmp_path / "vit", dtype="float32")
+    written = verb.model(f"hf:{tmp_path / 'vit'}", "hf", tmp_path / "again", dtype="float32")
+    assert written["family"] == "vit" and written["logit_difference"] == 0.0
+    assert not (tmp_path / "again/tokenizer.json").exists()
+    with pytest.raises(UserError, match="model_type|vit"):
+        verb.model(f"hf:{tmp_path / 'vit'}", "gguf", tmp_path / "vit.gguf", dtype="float32")

@@ -22,7 +22,25 @@ def built(**changes):
     return model, model.init(jax.random.key(0))
 
 
-@pytest.mark.parametrize("family", [{}, {**LLAMA, "scan": False}], ids=["gpt2", "llama"])
+WINDOWS = {
+    **LLAMA,
+    "window": 6,
+    "layer_kinds": ("sliding", "full", "nope"),
+    "attention_cap": 5.0,
+    "rope_local_theta": 100.0,
+}
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        {},
+        {**LLAMA, "scan": False},
+        {**WINDOWS, "norm_placement": "both", "query_key_norm": "head"},
+        {**WINDOWS, "scan": False, "experts": 4, "norm_placement": "output", "query_key_norm": "all"},
+    ],
+    ids=["gpt2", "llama", "layers of several kinds", "unrolled, with experts"],
+)
 def test_greedy_equals_no_cache(family):
     model, params = built(**family)
     rows = generate(model, params, PROMPTS, max_new_tokens=18, sampling=Sampling(temperature=0))
@@ -113,3 +131,10 @@ def test_filters_against_a_loop(seed, temperature, top_k, top_p, min_p):
     expected = {i for i in nucleus if p[i] >= min_p * best}
     got = filtered(jnp.asarray(logits, jnp.float32)[None], Sampling(temperature, top_k, top_p, min_p))[0]
     assert {int(i) for i in np.flatnonzero(np.isfinite(got))} == expected
+
+
+@pytest.mark.parametrize("changes", [{"causal": False}, {"head": "classes"}], ids=str)
+def test_models_that_cannot_write_say_so(changes):
+    model, params = built(**changes)
+    with pytest.raises(UserError, match="predicts no next token"):
+        generate(model, params, [[1]], max_new_tokens=1)
