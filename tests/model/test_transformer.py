@@ -133,3 +133,41 @@ def test_flops_of_a_known_model():
     dense = 2 * (12 * 12 * 768**2 + 768 * 50257)
     attention = 2 * 12 * 768 * 1024
     assert gpt2.flops_per_token(1024) == dense + attention
+
+
+KINDS = {
+    "windows": {**LLAMA, "window": 5, "layer_kinds": ("sliding", "full", "nope"), "rope_local_theta": 50.0},
+    "experts": {**LLAMA, "experts": 4, "norm_placement": "both", "query_key_norm": "all"},
+    "side by side": {"parallel": True, "positions": "rotary", "rope_fraction": 0.5, "biases": ("mlp", "norm")},
+    "bidirectional": {"causal": False, "norm_placement": "post", "embedding_norm": True, "token_types": 2, "head": "masked_lm"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_how_layers_are_run_changes_nothing(kind):
+    """Scanned, unrolled, recomputed, or as consecutive stacks of which one is frozen: the same logits and gradients."""
+    base = dataclasses.replace(SPEC, layers=5, init_std=0.2, **KINDS[kind])
+    params = Transformer(base).init(jax.random.key(0))
+    batch = random_batch(0, rows=2)
+    partition = Partition.of(params, (("blocks[2:4]/mlp/.*", 1.0), (".*", 0.0)))
+    trainable, frozen = partition.split(params)
+
+    def measured(segments, **how):
+        model = Transformer(dataclasses.replace(base, **how))
+
+        def loss(trainable):
+            whole = partition.merge(trainable, frozen)
+            whole = (
+                whole
+                if segments
+                else {**whole, "blocks": jax.tree.map(lambda *a: jnp.concatenate(a), *whole["blocks"])}
+            )
+            return jnp.mean(jnp.square(model(whole, batch["tokens"], segments_BT=batch["tokens"] % 2 + 1)))
+
+        value, gradient = jax.value_and_grad(loss)(trainable)
+        return [value, *jax.tree.leaves(gradient)]
+
+    expected = measured(False)
+    for how in ({"scan": False}, {"remat": "full"}, {"scan": False, "remat": "dots"}, {"scan": True}):
+        for found, wanted in zip(measured(True, **how), expected):
+            np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-5 * float(jnp.abs(wanted).max()))
