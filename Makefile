@@ -12,19 +12,19 @@ demo: $(VENV)/.installed-$(WHICH)
 	$(BIN)/python -m experiments.transfer --out=runs/demo
 
 test: $(VENV)/.test-$(WHICH)
-	$(BIN)/python -m pytest tests -m "not slow and not live" -n 2 -q
+	$(BIN)/python -m pytest tests -m "not slow and not live" -n 2 --dist worksteal -q
 
 test-full: $(VENV)/.parity-$(WHICH)
-	$(BIN)/python -m pytest tests -n 2 -q
+	$(BIN)/python -m pytest tests -n 2 --dist worksteal -q
 
 # The comparisons with independent implementations, run live.
 live: $(VENV)/.parity-$(WHICH)
-	$(BIN)/python -m pytest tests -m "live and not slow" -n 2 -q
+	$(BIN)/python -m pytest tests -m "live and not slow" -n 2 --dist worksteal -q
 
 # docs/models.md from what the comparisons of models find.
 models-table: $(VENV)/.parity-$(WHICH)
 	rm -rf build/parity
-	PTFT_PARITY_RESULTS=build/parity $(BIN)/python -m pytest tests/interop -m live -n 2 -q
+	PTFT_PARITY_RESULTS=build/parity $(BIN)/python -m pytest tests/interop -m live -n 2 --dist worksteal -q
 	$(BIN)/python -m tests.parity.models_table build/parity docs/models.md
 
 install: $(VENV)/.installed-$(WHICH)

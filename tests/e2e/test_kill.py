@@ -77,6 +77,7 @@ def test_sigterm_exits_with_143_and_the_same_command_finishes(text_file, tmp_pat
     assert process.wait() == 0 and f"continuing from step {step}" in process.stderr.read()
 
 
+@pytest.mark.slow
 def test_killed_three_times(text_file, tmp_path):
     _check(text_file, tmp_path, kills=3, seed=0)
 

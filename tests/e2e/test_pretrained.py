@@ -115,7 +115,7 @@ def test_a_run_trains_an_adapter_of_peft_on(text_file, tmp_path, base, cache):
         runs.Run(tiny_config(text_file, init__adapter=str(tmp_path / "peft")), tmp_path / "y", Reporter(quiet=True))
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_new_tokens_grow_the_embeddings(text_file, tmp_path, cache, tied):
     fields = {**small.LLAMA, "tied": tied, "vocab_size": 260}  # three rows that no token has
     parent = small.folder(tmp_path / "parent", fields)
@@ -206,7 +206,10 @@ def test_verbs_take_imported_weights(tmp_path, base, text_file):
         assert refused.returncode == 2 and message in refused.stderr, refused.stderr
 
 
-@pytest.mark.parametrize("kind", ["hf", "run", "hf in bfloat16", "run in bfloat16"])
+@pytest.mark.parametrize(
+    "kind",
+    ["hf", "run in bfloat16", *(pytest.param(k, marks=pytest.mark.slow) for k in ("run", "hf in bfloat16"))],
+)
 def test_an_adapter_run_is_loaded_as_it_was_trained(text_file, tmp_path, cache, kind):
     """Also with a new head that trains beside the adapter, and where parameters are kept in bfloat16: loading the run
     gives the values that the loop measured."""

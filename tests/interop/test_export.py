@@ -67,6 +67,14 @@ def test_gguf_round_trip_and_its_bound_on_rounding(tmp_path):
         written = export.to_gguf(exported(fields, tokenizer=bpe), tmp_path / f"{dtype}.gguf", dtype=dtype)
         assert 0 <= written["logit_difference"] <= most and (most == 0 or written["logit_difference"] > 0)
     loaded = loading.load(f"gguf:{tmp_path / 'float32.gguf'}")
+    gemma = {
+        **small.LLAMA,
+        "norm": "rms_plus_one",
+        "activation": "gelu_tanh",
+        "embedding_scale": True,
+        "norm_eps": 1e-6,
+    }
+    assert export.to_gguf(exported(gemma), tmp_path / "gemma.gguf", dtype="float32")["logit_difference"] == 0.0
     with pytest.raises(UserError, match="ffn_down.weight: Q8_0 needs rows of a multiple of 32 numbers, not 48"):
         export.to_gguf(exported(tokenizer=bpe), tmp_path / "no.gguf", dtype="q8_0")
     for path, array in flatten(small.params_of(fields)).items():

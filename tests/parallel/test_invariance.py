@@ -39,7 +39,12 @@ def test_losses_do_not_depend_on(setting, reference):
     np.testing.assert_allclose(got.evaluated, reference.evaluated, atol=ROUNDING, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["adafactor", "lion", "muon", "sgd"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "name", ["adafactor", pytest.param("lion", marks=SLOW), "muon", pytest.param("sgd", marks=SLOW)]
+)
 def test_optimizers_are_the_same_when_state_is_sharded(name):
     optimizer = optimizer_config(name=name)
     one, eight = train(optimizer=optimizer), train(optimizer=optimizer, devices=8, fsdp=8)

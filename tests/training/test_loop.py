@@ -58,6 +58,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_state(text_file, tmp_
     assert params and not (tmp_path / "run/summary.json").exists()
 
 
+@pytest.mark.slow  # tests/e2e/test_kill.py does it to a process, unmarked
 def test_sigterm_saves_and_the_rest_follows(text_file, tmp_path):
     config = tiny_config(text_file, training__steps=30, log__every=1)
     whole = quiet_train(config, tmp_path / "whole")
