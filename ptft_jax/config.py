@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from ptft_jax.config_tree import TREE, Field
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.model.spec import contradictions
+from ptft_jax.params.rules import regex
 
 
 def default() -> ConfigDict:
@@ -160,3 +161,5 @@ def _check_forms(c: dict[str, Any]) -> None:
         for text in get(c, path):
             if not isinstance(text, str):
                 raise UserError(f"config.{path}: {text!r} is not a text")
+            if path in ("init.ignore", "init.fresh"):
+                regex(text, f"config.{path}")

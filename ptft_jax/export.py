@@ -79,9 +79,8 @@ def model(
 
 def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dict[str, Any]:
     """Exports what a run added to its base, in PEFT's format; says what was written. Raises UserError."""
-    import jax
-
     from ptft_jax.interop import export, families
+    from ptft_jax.parallel.sharding import on_one_device
     from ptft_jax.params.rules import flatten
     from ptft_jax.training import restore
 
@@ -95,9 +94,8 @@ def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dic
         raise UserError("--base is missing: the run did not start from hf: weights, so say where PEFT finds its base")
     if not source.meta.get("base"):
         raise UserError(f"--to=peft: {source.name} did not start from another model, so there is no base to put it on")
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    params = source.parameters(lambda path, shape: device, merged=False)
-    _refuse_changed_base(source, flatten(params), flatten(restore.base_parameters(source, lambda path, shape: device)))
+    params = source.parameters(on_one_device, merged=False)
+    _refuse_changed_base(source, flatten(params), flatten(restore.base_parameters(source, on_one_device)))
     return export.to_peft(source.adapter, params, fields, named, out, base=base or origin.removeprefix("hf:"))
 
 

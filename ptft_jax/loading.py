@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,8 @@ from ptft_jax.errors import UserError
 from ptft_jax.model import spec as specs
 from ptft_jax.model.spec import HEAD, STRUCTURE, ModelSpec
 from ptft_jax.model.transformer import Transformer
-from ptft_jax.params.rules import flatten, unflatten
+from ptft_jax.parallel.sharding import on_one_device
+from ptft_jax.params.rules import flatten, matches, unflatten
 from ptft_jax.training import restore
 
 
@@ -51,11 +51,6 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
     section = configs.check(values)
     assert section.init.from_, "read again: this is the section whose reads are counted"
     return section, parent
-
-
-def matches(patterns: Sequence[str], path: str) -> bool:
-    """Whether one of the patterns matches the whole path."""
-    return any(re.fullmatch(pattern, path) for pattern in patterns)
 
 
 def peft_adapter(folder: str, parent: restore.Parent, field: str) -> Any:
@@ -120,17 +115,16 @@ def load(
     if ignore and not restore.is_reference(reference):
         raise UserError(f"--ignore is for hf: and gguf: weights; {reference} is a run")
     source = restore.find(reference, field, ignore)
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     added = peft_adapter(adapter, source, "--adapter") if adapter else None
     method = added.method if added else source.adapter
     kept = None if method is None or method.mergeable else method
     if added and source.adapter is not None and not source.adapter.mergeable:
         raise UserError(f"--adapter: {source.name} has learned vectors before the tokens already")
-    params = source.parameters(lambda path, shape: device, dtype, weights=weights, merged=kept is None or bool(added))
+    params = source.parameters(on_one_device, dtype, weights=weights, merged=kept is None or bool(added))
     spec = specs.from_config(source.config.model, source.fields["vocab_size"])
     if not isinstance(source, restore.Source):
         spec = dataclasses.replace(spec, dtype=dtype, param_dtype=dtype)
     if added:
-        params = unflatten({**flatten(params), **jax.device_put(flatten(added.params), device)})
+        params = unflatten({**flatten(params), **jax.device_put(flatten(added.params), jax.devices()[0])})
         params = params if kept else method.merge(params)
     return Loaded(source, Transformer(spec, kept), params, None if spec.image_size else source.tokenizer)

@@ -17,7 +17,7 @@ from ptft_jax.data import batches, sources, tokens
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation.samples import continue_texts
-from ptft_jax.loading import matches, peft_adapter, resolve
+from ptft_jax.loading import peft_adapter, resolve
 from ptft_jax.model import spec as specs
 from ptft_jax.model.decode import Sampling
 from ptft_jax.model.transformer import Transformer
@@ -27,7 +27,7 @@ from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import sharding
 from ptft_jax.params import vocabulary
 from ptft_jax.params.partition import Partition
-from ptft_jax.params.rules import flatten, unflatten
+from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import checkpoint, restore
 from ptft_jax.training import state as states
@@ -265,11 +265,7 @@ class Run:
         """What is made anew has to train: random numbers would stay in the model, and no checkpoint of an adapter would
         hold them."""
         fresh = self.init["fresh"]
-        idle = [pattern for pattern in fresh if not any(matches([pattern], p) for p in flatten(self.plain_shapes))]
-        if idle:
-            raise UserError(
-                f"config.init.fresh: {idle[0]!r} matches no parameter:{listed(flatten(self.plain_shapes), 40)}"
-            )
+        refuse_idle(fresh, flatten(self.plain_shapes), "config.init.fresh", "parameter")
         frozen = {f.source for f in self.partition.leaves if not f.trains}
         made = [p for p in sorted(frozen) if matches(fresh, p) or (self.new_rows and p in vocabulary.AXES)]
         if made:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
@@ -13,7 +12,7 @@ from flax import nnx
 
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.model.layers import Linear
-from ptft_jax.params.rules import flatten, unflatten
+from ptft_jax.params.rules import flatten, matches, regex, unflatten
 
 SLOT = "/adapter/"
 
@@ -89,7 +88,7 @@ class LayerMethod:
 
     def targeted(self, path: str) -> bool:
         """Whether the linear layer at `path` is adapted."""
-        return any(re.fullmatch(pattern, path) for pattern in self.targets)
+        return matches(self.targets, path)
 
     def check(self, shapes: Mapping[str, Any]) -> None:
         """Raises UserError for a target that names no linear layer of a plain model, or one that cannot be adapted."""
@@ -116,10 +115,7 @@ def adapted(flat: Mapping[str, Any]) -> list[str]:
 
 def matching(pattern: str, layers: Mapping[str, Any], field: str) -> list[str]:
     """The layers that a target pattern names. Raises UserError where it names none or is no regular expression."""
-    try:
-        found = [path for path in layers if re.fullmatch(pattern, path)]
-    except re.error as e:
-        raise UserError(f"{field}: {pattern!r} is not a regular expression: {e}") from e
+    found = list(filter(regex(pattern, field).fullmatch, layers))
     if not found:
         raise UserError(
             f"{field}: {pattern!r} matches no linear layer{nearest(pattern, layers)}; layers:{listed(layers, 40)}"

@@ -4,7 +4,6 @@ than In-Context Learning", section 3.3)."""
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ from flax import nnx
 from ptft_jax.adapters.base import LayerMethod, float32, matching
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.model.layers import Linear
-from ptft_jax.params.rules import flatten
+from ptft_jax.params.rules import flatten, matches
 
 SCALE = "adapter/scale"
 FEEDFORWARD = ("blocks/mlp/down",)
@@ -50,7 +49,7 @@ class Ia3(LayerMethod):
 
     def scales_input(self, path: str) -> bool:
         """Whether the vector of the targeted layer at `path` multiplies its input."""
-        return any(re.fullmatch(pattern, path) for pattern in self.feedforward)
+        return matches(self.feedforward, path)
 
     def module(self, layer: Linear, path: str, site: int, key: jax.Array) -> nnx.Module:
         return Rescale(layer, self.scales_input(path))

@@ -18,9 +18,10 @@ from ptft_jax.errors import UserError, listed
 from ptft_jax.interop import card, families, layouts
 from ptft_jax.interop.archive import INDEX, WEIGHTS
 from ptft_jax.interop.fields import Fields
-from ptft_jax.interop.names import Model, Tensor, expand
+from ptft_jax.interop.names import Model, groups
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.parallel.sharding import on_one_device
 from ptft_jax.params.rules import flatten, unflatten
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
@@ -49,7 +50,7 @@ class Exported:
         self.params, self.fields, self.chain = flatten(params), families.canonical(fields), chain
         self.tokenizer = tokenizer
         self.family, self._origin = families.of(self.fields, chain, family)
-        self.tensors_of = self.family.tensors(self.fields)
+        self._groups = groups(self.family.tensors(self.fields), self.fields)
 
     def config(self, dtype: str) -> dict[str, Any]:
         """config.json: what the model is, and of the imported config what does not contradict it."""
@@ -83,33 +84,19 @@ class Exported:
         }
         return {k: v for k, v in ids.items() if v is not None}
 
-    def groups(self) -> dict[str, list[Tensor]]:
-        """The entries behind every name of theirs; several where theirs is fused."""
-        groups: dict[str, list[Tensor]] = {}
-        for name, tensor in expand(self.tensors_of, self.fields["layers"], self.fields["experts"]):
-            groups.setdefault(name, []).append(tensor)
-        return groups
-
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor's shape by its name."""
-        out = {}
-        for name, tensors in self.groups().items():
-            first = tensors[0]
-            lead = first.stacked + ("{expert}" in first.theirs)
-            shape = list(layouts.their_shape(first, self.params[first.ours].shape[lead:], self.fields))
-            if first.part is not None:
-                shape[first.output_axis] = sum(len(t.part.rows) for t in tensors)
-            out[name] = tuple(shape)
-        return out
+        shape = layouts.their_whole_shape
+        return {name: shape(group.tensors, self.params, self.fields) for name, group in self._groups.items()}
 
     def tensors(self, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
         """(name, array) one by one, cast to a dtype of `DTYPES`. Raises UserError where values overflow it."""
-        shapes, indices = self.shapes(), _indices(self.tensors_of, self.fields)
-        for name, tensors in self.groups().items():
+        shapes = self.shapes()
+        for name, (tensors, at) in self._groups.items():
             array = np.empty(shapes[name], DTYPES[dtype])
             for tensor in tensors:
                 leaf = self.params[tensor.ours]
-                ours = np.asarray(jax.device_get(leaf[indices[name]] if indices[name] else leaf))
+                ours = np.asarray(jax.device_get(leaf[at] if at else leaf))
                 with np.errstate(over="ignore"):
                     theirs = layouts.write(tensor, ours, self.fields).astype(DTYPES[dtype])
                 if not np.isfinite(theirs).all() and np.isfinite(ours).all():
@@ -125,17 +112,6 @@ class Exported:
     def tokenizer_files(self) -> dict[str, bytes]:
         """The tokenizer as a Hugging Face folder has it; {} without one."""
         return {} if self.tokenizer is None else card.tokenizer_files(self.tokenizer, self.fields["max_length"])
-
-
-def _indices(tensors: list[Tensor], model: Model) -> dict[str, tuple[int, ...]]:
-    """Layer and expert of every name."""
-    out = {}
-    for tensor in tensors:
-        for layer in range(model["layers"] if tensor.stacked else 1):
-            for expert in range(model["experts"] if "{expert}" in tensor.theirs else 1):
-                at = (layer,) * tensor.stacked + (expert,) * ("{expert}" in tensor.theirs)
-                out[tensor.name(layer, expert)] = at
-    return out
 
 
 def to_folder(
@@ -297,8 +273,7 @@ def verify(exported: Exported, reference: str, dtype: str) -> float:
     ]
     if wrong:
         raise UserError(f"the export, read back, is another model:{listed(wrong)}")
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    read = flatten(found.parameters(lambda path, shape: device))
+    read = flatten(found.parameters(on_one_device))
     meant = {path: np.asarray(array).astype(np.float32) for path, array in exported.params.items()}
     if dtype in DTYPES:
         # GGUF keeps vectors in float32 whatever the dtype of matrices, so either value is right for those.

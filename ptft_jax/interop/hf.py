@@ -15,8 +15,8 @@ import numpy as np
 from ptft_jax.errors import UserError, listed
 from ptft_jax.interop import layouts
 from ptft_jax.interop.archive import Archive
-from ptft_jax.interop.names import Model, Tensor, expand
-from ptft_jax.params.rules import flatten, unflatten
+from ptft_jax.interop.names import Model, Tensor, groups
+from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
 
 # Tables that older files hold beside the parameters, and that are computed here.
 _BUFFERS = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias|position_ids)")
@@ -48,12 +48,11 @@ class Plan:
         out = {}
         for path, tensor in self.tensors.items():
             leaf = flat[path]
-            # One tensor a layer, and one an expert: so many leading axes are filled entry by entry.
-            entries = tensor.stacked + ("{expert}" in tensor.theirs)
-            out[path] = self._fill(tensor, leaf, layout(path, leaf.shape), entries)
+            out[path] = self._fill(tensor, leaf, layout(path, leaf.shape))
         return unflatten({path: out[path] for path in flat if path in out})
 
-    def _fill(self, tensor: Tensor, leaf: Any, sharding: jax.sharding.Sharding, entries: int) -> jax.Array:
+    def _fill(self, tensor: Tensor, leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+        entries = tensor.lead
         if not entries:
             return self._piece(tensor, leaf.shape, leaf.dtype, sharding, ())
         inner = sharding
@@ -106,23 +105,18 @@ def plan(
     flat = flatten(shapes)
     entries = family.tensors(model)
     have = archive.shapes()
-    expected: dict[str, list[Tensor]] = {}  # several of ours may be parts of one of theirs
-    for name, tensor in expand(entries, model["layers"], model["experts"]):
-        expected.setdefault(name, []).append(tensor)
+    expected = {name: group.tensors for name, group in groups(entries, model).items()}
     ties = family.ties(model)
     names = _find(have, expected, family.prefix, ties)
-    compiled = [_compile(p, "init.fresh") for p in fresh]
-    new = tuple(path for path in flat if any(r.fullmatch(path) for r in compiled))
-    _refuse_idle(fresh, compiled, flat, "init.fresh", "parameter")
+    refuse_idle(fresh, flat, "init.fresh", "parameter")
+    new = tuple(path for path in flat if matches(fresh, path))
     wanted = {name: rows for name, rows in expected.items() if any(t.ours not in new for t in rows)}
     problems = [f"missing  {name}" for name in wanted if name not in names]
     problems += _misshapen(wanted, names, have, flat, model)
 
-    rules = [_compile(p, "init.ignore") for p in ignore]
+    refuse_idle(ignore, have, "init.ignore", "tensor")
     spare = [name for name in have if name not in set(names.values())]
-    ignored = tuple(name for name in spare if any(r.fullmatch(name) for r in rules))
-    _refuse_idle(ignore, rules, have, "init.ignore", "tensor")
-    left = [name for name in spare if name not in ignored and not _BUFFERS.fullmatch(name)]
+    left = [name for name in spare if not matches(ignore, name) and not _BUFFERS.fullmatch(name)]
     copies = {_known_as(name, {*ties, *ties.values()}, family.prefix): name for name in left}
     for copy, original in ties.items():
         if copy in copies and original in names:
@@ -173,14 +167,10 @@ def _find(have: Any, expected: Any, prefix: str, ties: dict[str, str]) -> dict[s
 def _misshapen(wanted: dict[str, list[Tensor]], names, have, flat, model: Model) -> list[str]:
     problems = []
     for name, tensors in wanted.items():
-        first = tensors[0]
-        lead = first.stacked + ("{expert}" in first.theirs)
-        shape = list(layouts.their_shape(first, flat[first.ours].shape[lead:], model))
-        if first.part is not None:  # a fused tensor has the rows of all its parts
-            shape[first.output_axis] = sum(len(t.part.rows) for t in tensors)
-        if name in names and have[names[name]] != tuple(shape):
+        shape = layouts.their_whole_shape(tensors, flat, model)
+        if name in names and have[names[name]] != shape:
             ours = ", ".join(t.ours for t in tensors)
-            problems.append(f"shape    {names[name]} {have[names[name]]}, expected {tuple(shape)} for {ours}")
+            problems.append(f"shape    {names[name]} {have[names[name]]}, expected {shape} for {ours}")
     return problems
 
 
@@ -191,16 +181,3 @@ def _equal(archive: Archive, a: str, b: str) -> bool:
     step = max(1, 2**24 // max(1, int(np.prod(shapes[a][1:]))))  # some rows at a time
     cuts = [(slice(i, min(i + step, shapes[a][0])),) for i in range(0, shapes[a][0], step)]
     return all(np.array_equal(archive.read(a, cut), archive.read(b, cut)) for cut in cuts)
-
-
-def _compile(pattern: str, field: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as e:
-        raise UserError(f"{field}: {pattern!r} is not a regular expression: {e}") from e
-
-
-def _refuse_idle(patterns, compiled, names, field: str, what: str) -> None:
-    for pattern, regex in zip(patterns, compiled):
-        if not any(regex.fullmatch(name) for name in names):
-            raise UserError(f"{field}: {pattern!r} matches no {what}:{listed(names, 40)}")

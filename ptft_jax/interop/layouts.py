@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,15 @@ def their_shape(tensor: Tensor, ours: Sequence[int], model: Model) -> tuple[int,
     if tensor.layout == "patches":
         return (ours[1], model["channels"], model["patch_size"], model["patch_size"])
     return tuple(ours)
+
+
+def their_whole_shape(tensors: Sequence[Tensor], flat: Mapping[str, Any], model: Model) -> tuple[int, ...]:
+    """The shape of one of their tensors from all entries it is made of and our flat parameters (or their shapes)."""
+    first = tensors[0]
+    shape = list(their_shape(first, flat[first.ours].shape[first.lead :], model))
+    if first.part is not None:  # a fused tensor has the rows of all its parts
+        shape[first.output_axis] = sum(len(t.part.rows) for t in tensors)
+    return tuple(shape)
 
 
 def read(tensor: Tensor, name: str, index: tuple[slice, ...], fetch: Read) -> np.ndarray:

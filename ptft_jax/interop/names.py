@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,6 +55,11 @@ class Tensor:
         return self.ours.startswith(STACK + "/")
 
     @property
+    def lead(self) -> int:
+        """How many leading axes of ours are filled one tensor of theirs at a time: layers, experts."""
+        return self.stacked + ("{expert}" in self.theirs)
+
+    @property
     def output_axis(self) -> int:
         """The axis of their tensor that `part` cuts: the first of a [out, in] weight or a bias, the last of Conv1D's."""
         return -1 if self.layout == "same" else 0
@@ -64,12 +69,20 @@ class Tensor:
         return self.theirs.format(layer=layer, expert=expert)
 
 
-def expand(tensors: Iterable[Tensor], layers: int, experts: int) -> Iterator[tuple[str, Tensor]]:
-    """Every (name of theirs, entry of the map) of a model with so many layers and experts."""
+class Group(NamedTuple):
+    """What one of their tensors is made of: entries of the map (several where it is fused), and which layer and expert."""
+
+    tensors: list[Tensor]
+    at: tuple[int, ...]
+
+
+def groups(tensors: Iterable[Tensor], model: Model) -> dict[str, Group]:
+    """Every tensor of theirs that a model has, by its name."""
+    found: dict[str, Group] = {}
     for tensor in tensors:
-        for layer in range(layers if "{layer}" in tensor.theirs else 1):
-            for expert in range(experts if "{expert}" in tensor.theirs else 1):
-                yield tensor.name(layer, expert), tensor
+        for at in np.ndindex(*(model["layers"], model["experts"])[: tensor.lead]):
+            found.setdefault(tensor.name(*at), Group([], at)).tensors.append(tensor)
+    return found
 
 
 def linear(ours: str, theirs: str, bias: bool, part: Part | None = None, layout: str = "transposed") -> list[Tensor]:

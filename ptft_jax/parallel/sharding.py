@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from ptft_jax.errors import UserError
 from ptft_jax.parallel.mesh import AXES
@@ -76,6 +76,11 @@ def of_state(state: Any, by_path: dict[str, NamedSharding], mesh: Mesh) -> Any:
         return next((s for s in found if s is not None), NamedSharding(mesh, PartitionSpec()))
 
     return jax.tree_util.tree_map_with_path(place, state)
+
+
+def on_one_device(path: str, shape: Sequence[int]) -> SingleDeviceSharding:
+    """Everything on the first device: the layout of models that are loaded to be used, not trained."""
+    return SingleDeviceSharding(jax.devices()[0])
 
 
 @dataclasses.dataclass(frozen=True)

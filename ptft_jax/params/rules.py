@@ -61,10 +61,28 @@ def _compile(pattern: str, field: str) -> tuple[re.Pattern, slice]:
         elif first:
             layers = slice(int(first), int(first) + 1 or None)
         pattern = STACK + pattern[found.end() :]
+    return regex(pattern, field), layers
+
+
+def regex(pattern: str, field: str) -> re.Pattern:
+    """The compiled pattern. Raises UserError that names `field` where it is no regular expression."""
     try:
-        return re.compile(pattern), layers
+        return re.compile(pattern)
     except re.error as e:
         raise UserError(f"{field}: {pattern!r} is not a regular expression: {e}") from e
+
+
+def matches(patterns: Sequence[str], path: str) -> bool:
+    """Whether one of the regular expressions matches the whole path."""
+    return any(re.fullmatch(pattern, path) for pattern in patterns)
+
+
+def refuse_idle(patterns: Sequence[str], names: Mapping[str, Any], field: str, what: str) -> None:
+    """Raises UserError for a pattern that is no regular expression, or that matches none of the names."""
+    for pattern in patterns:
+        compiled = regex(pattern, field)
+        if not any(compiled.fullmatch(name) for name in names):
+            raise UserError(f"{field}: {pattern!r} matches no {what}:{listed(names, 40)}")
 
 
 def assign(
@@ -86,10 +104,10 @@ def assign(
     """
     values = {path: [_UNSET] * (layers_of(path, shape) or 1) for path, shape in shapes.items()}
     for number, (pattern, value) in enumerate(rules, 1):
-        regex, layers = _compile(pattern, field)
+        compiled, layers = _compile(pattern, field)
         matched = applied = False
         for path, row in values.items():
-            if not regex.fullmatch(path):
+            if not compiled.fullmatch(path):
                 continue
             if layers != slice(None) and layers_of(path, shapes[path]) is None:
                 continue

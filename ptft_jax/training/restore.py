@@ -7,7 +7,6 @@ import functools
 import json
 import os
 import pathlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from ptft_jax.errors import UserError, listed
 from ptft_jax.model.spec import HEAD, STRUCTURE
 from ptft_jax.params import fingerprint
 from ptft_jax.params.partition import join
-from ptft_jax.params.rules import flatten, unflatten
+from ptft_jax.params.rules import flatten, matches, unflatten
 from ptft_jax.training import checkpoint
 
 # How a leaf (path of a stored leaf, shape) is laid out over devices.
@@ -74,7 +73,7 @@ class Source:
     ) -> dict[str, Any]:
         """The whole parameters, in the dtype they were saved in, as `parameters` gives them, less those left out."""
         flat = flatten(parameters(self, layout, merged=merged, weights=weights))
-        return unflatten({p: a for p, a in flat.items() if not any(re.fullmatch(r, p) for r in self.left_out)})
+        return unflatten({p: a for p, a in flat.items() if not matches(self.left_out, p)})
 
     def lineage(self, print_: str) -> list[dict[str, Any]]:
         """The chain of checkpoints behind a run that starts from this one, nearest first."""

@@ -238,6 +238,8 @@ def test_an_adapter_run_is_loaded_as_it_was_trained(text_file, tmp_path, cache, 
     frozen.model.tied = False
     with pytest.raises(UserError, match=r"config.init.fresh: these are made anew, but frozen:\n  head/kernel"):
         runs.Run(frozen, tmp_path / "no", Reporter(quiet=True))
+    with pytest.raises(UserError, match=r"config.init.fresh: '\(' is not a regular expression"):
+        runs.Run(config(text_file, parent, init__fresh=("(",)), tmp_path / "broken", Reporter(quiet=True))
     idle = config(text_file, parent, init__fresh=("nothing/.*",))
     with pytest.raises(UserError, match=r"config.init.fresh: 'nothing/.\*' matches no parameter"):
         runs.Run(idle, tmp_path / "idle", Reporter(quiet=True))
