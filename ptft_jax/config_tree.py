@@ -147,18 +147,48 @@ TREE: dict[str, Any] = {
         "new_rows": _one_of("mean", "embeddings of new tokens: the mean of the others, or random", "mean", "normal"),
     },
     "data": {
-        "source": Field("shakespeare:general", "shakespeare:SET, stdlib:code|prose, text:PATH, tfds:NAME"),
+        "source": Field(
+            "shakespeare:general",
+            "KIND:NAME[?OPTION=VALUE&...], see docs/data.md; what is validated and tested on, and trained on if there is no mixture",
+        ),
+        "mixture": Field(
+            (),
+            "((source, weight), ...): what is trained on instead; 'parent' = the parent's data; a weight is a number, or "
+            "((step, weight), ...) with straight lines between",
+        ),
+        "temperature": _natural(
+            0.0, "of a mixture: weights are multiplied by rows ** (1 / temperature); 0 = weights as they are"
+        ),
+        "max_epochs": _natural(0.0, "of a mixture: a source read so often gives way to the others; 0 = no limit"),
+        "template": Field("", "chat template by name; '' = the tokenizer's own"),
+        "train_on": Field(
+            "assistant", "what is learned of conversations and answers: assistant, last, all, or roles joined by commas"
+        ),
+        "packing": _one_of(
+            "auto",
+            "how examples fill rows: one after the other and cut anywhere (concat, for plain text), whole (first_fit, "
+            "best_fit), or one a row (none); auto = concat for plain text, else best_fit",
+            "auto",
+            "concat",
+            "none",
+            "first_fit",
+            "best_fit",
+        ),
+        "overlong": _one_of(
+            "raise", "examples longer than a row, where they are not cut anyway", "raise", "drop", "truncate", "split"
+        ),
+        "untrainable": _one_of("raise", "examples with nothing to learn", "raise", "drop"),
+        "broken": _one_of("raise", "records that cannot be read", "raise", "skip"),
+        "workers": _natural(0, "processes that tokenise; 0 = by the size of the data and the machine"),
         "length": _positive(128, "tokens a row"),
         "batch_size": _positive(16, "rows a step, over all devices"),
         "train_tokens": _natural(0, "use only the first so many training tokens; 0 = all"),
         "held_out": Field(
             0.1,
-            "share of the text kept for validation, and as much for test, where the source names no split",
+            "share of the records kept for validation, and as much for test, where the source names no split",
             valid=lambda v: 0 < v <= 0.4,
             expected="a share above 0, at most 0.4",
         ),
-        "tfds_dir": Field("", "TFDS data directory; '' = TFDS' own default"),
-        "tfds_feature": Field("", "the feature that holds the text; '' = the only text feature"),
         "prefetch": _natural(2, "batches prepared ahead"),
     },
     "objective": {

@@ -1,0 +1,25 @@
+"""An example as a model sees it: token ids, and which of them are learned."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """One tokenised example, whole: with what a text starts and ends with, before any cutting or packing.
+
+    Attributes:
+      ids: int32 [n].
+      trained: bool [n], the ids that are targets of the loss; None = all. The first id of a row is a target of nothing,
+        whatever this says.
+      label: class of a classification example, else -1.
+      rejected: the worse answer of a preference pair (`ids` is then the better one), else None.
+    """
+
+    ids: np.ndarray
+    trained: np.ndarray | None = None
+    label: int = -1
+    rejected: Encoded | None = None
