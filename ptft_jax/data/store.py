@@ -110,7 +110,7 @@ class Writer:
         self.tokens += len(values["ids"])
 
     def take(self, part: pathlib.Path) -> None:
-        """Appends what another writer has closed, and deletes it."""
+        """Appends what another writer has closed."""
         meta = json.loads((part / META).read_text())
         for name, file in self._files.items():
             with open(part / f"{name}.bin", "rb") as source:
@@ -120,7 +120,6 @@ class Writer:
         self._all_trained &= meta["all_trained"]
         self._labelled |= meta["labelled"]
         self._pairs |= meta["per_example"] == 2
-        shutil.rmtree(part)
 
     def close(self, key: str = "", **facts: Any) -> None:
         """Finishes the folder; `facts` are kept with it (see `facts`)."""
@@ -183,25 +182,6 @@ def load(folder: pathlib.Path) -> Store:
         origins=array("origins", np.int64, examples),
         key=meta["key"],
         per_example=meta["per_example"],
-    )
-
-
-def joined(stores: Sequence[Store], key: str) -> Store:
-    """Several stores as one, in their order. One alone stays memory-mapped; several are mapped part by part."""
-    if len(stores) == 1:
-        return dataclasses.replace(stores[0], key=key)
-    ends = np.cumsum([0, *(len(s.ids) for s in stores)])
-    every = [s.trained is None for s in stores]
-    trained = [np.ones(len(s.ids), bool) if s.trained is None else s.trained for s in stores]
-    labels = [s.labels for s in stores]
-    return Store(
-        np.concatenate([s.ids for s in stores]),
-        np.concatenate([[0], *(s.offsets[1:] + end for s, end in zip(stores, ends))]),
-        None if all(every) else np.concatenate(trained),
-        None if any(x is None for x in labels) else np.concatenate(labels),
-        np.concatenate([s.origins for s in stores]),
-        key,
-        stores[0].per_example,
     )
 
 
