@@ -299,3 +299,6 @@ TREE: dict[str, Any] = {
         "tensorboard": Field(True, "also write TensorBoard event files"),
     },
 }
+
+# Settings that say how a run is carried out, not what it computes: a run may be continued with others.
+HOW = ("parallel.", "training.micro_batches", "data.prefetch", "data.workers", "log.", "checkpoint.")

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from ptft_jax import config as configs
+from ptft_jax.data import pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.model import spec as specs
@@ -27,6 +28,7 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
     """
     section = configs.check(config, complete=False)
     if not section.init.from_:
+        pipeline.with_parent(section.data.mixture, None, "")
         return configs.check(config), None
     parent = restore.find(section.init.from_, ignore=section.init.ignore, fresh=section.init.fresh)
     if parent.adapter is not None and not parent.adapter.mergeable:
@@ -48,6 +50,7 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
         values["model"][name] = theirs[name]
     if section.init.adapter:
         _inherit_method(values, peft_adapter(section.init.adapter, parent, "config.init.adapter"))
+    values["data"]["mixture"] = pipeline.with_parent(values["data"]["mixture"], parent.data, parent.name)
     section = configs.check(values)
     assert section.init.from_, "read again: this is the section whose reads are counted"
     return section, parent

@@ -86,7 +86,7 @@ class Run:
         changed = [
             f"{name}: {configs.get(before, name)!r} -> {configs.get(now, name)!r}"
             for name, _ in configs.fields()
-            if configs.get(before, name) != configs.get(now, name)
+            if configs.get(before, name) != configs.get(now, name) and not name.startswith(configs.HOW)
         ]
         if changed:
             raise UserError(

@@ -81,6 +81,37 @@ def weighted(data: Any) -> tuple[tuple[str, Any], ...]:
     return data.mixture or ((data.source, 1.0),)
 
 
+def with_parent(mixture: Sequence[tuple[str, Any]], theirs: Any, parent: str) -> tuple[tuple[str, Any], ...]:
+    """A mixture with 'parent' replaced by what the parent was trained on (replay): its source, or the sources of its
+    mixture, which share the entry's weight as they did when the parent ended.
+
+    Args:
+      theirs: the parent's `config.data`, or None where it is not known.
+      parent: its name, for messages; '' = there is none.
+
+    Raises:
+      UserError: there is no parent, or nobody knows what it was trained on.
+    """
+    out: list[tuple[str, Any]] = []
+    for source, weight in mixture:
+        if source != PARENT:
+            out.append((source, weight))
+            continue
+        if theirs is None:
+            reason = f"what {parent} was trained on is not known" if parent else "init.from names no parent"
+            raise UserError(f"config.data.mixture: {PARENT!r}: {reason}; name its sources")
+        last = [(s, w[-1][1] if isinstance(w, tuple) else w) for s, w in weighted(theirs)]
+        total = sum(w for _, w in last)
+        out += [(s, _scaled(weight, w / total)) for s, w in last if w]
+    return tuple(out)
+
+
+def _scaled(weight: Any, factor: float) -> Any:
+    if isinstance(weight, tuple):
+        return tuple((step, value * factor) for step, value in weight)
+    return weight * factor
+
+
 @dataclasses.dataclass(frozen=True)
 class Filled:
     """A source as rows, and what was lost on the way."""

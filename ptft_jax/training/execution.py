@@ -96,6 +96,7 @@ class Execution:
         )
         run.selection.best, run.selection.best_step, run.selection.stale = saved["best"]
         run.reporter.say(f"{run.workdir}: continuing from step {saved['step']}")
+        write_json(run.workdir / "config.json", run.config.as_dict())  # may carry the run out in another way than before
         meta = {"resumed": True, **{k: saved[k] for k in ("seconds", "before", "parent_fingerprint")}}
         return run.program.create(lambda s: s, state), saved["step"], meta
 
