@@ -36,6 +36,7 @@ class Report:
       used: positions that hold something.
       dropped, truncated, split: sequences longer than a row, by what was done with them.
       empty: sequences left out since they have fewer than two ids.
+      untrainable: pieces left out since nothing in them is learned.
       tokens_lost: ids in no row.
       how: "concat", "none", "first_fit" or "best_fit".
     """
@@ -50,6 +51,7 @@ class Report:
     truncated: int = 0
     split: int = 0
     empty: int = 0
+    untrainable: int = 0
     tokens_lost: int = 0
     how: str = "concat"
 
@@ -71,7 +73,8 @@ class Report:
         )
         if self.how in ("first_fit", "best_fit"):
             line += f" ({self.how}; at most {self.used / (self.fewest_rows * self.length):.1%} possible)"
-        changed = {"dropped": self.dropped, "truncated": self.truncated, "split": self.split, "empty": self.empty}
+        names = ("dropped", "truncated", "split", "empty", "untrainable")
+        changed = {name: getattr(self, name) for name in names}
         parts = [line] + [f"{count:,} {name}" for name, count in changed.items() if count]
         if self.tokens_lost:
             parts.append(f"{self.tokens_lost:,} tokens in no row ({self.tokens_lost / self.tokens:.2%})")
@@ -160,6 +163,8 @@ def plan(
     overlap: int,
     seed: int,
     where: Callable[[int], str],
+    learned: Callable[[np.ndarray], np.ndarray] | None = None,
+    untrainable: str = "raise",
     partial: bool = False,
     field: str = "config.data.length",
 ) -> Plan | Windows:
@@ -178,6 +183,8 @@ def plan(
       overlap: ids that a piece shares with the one it continues.
       seed: decides the order of first_fit, and among equals of best_fit. Same arguments, same plan.
       where: names a sequence in messages.
+      learned: int64 [pieces, 2] (start, stop) to how many ids of each piece are learned; None = there are always some.
+      untrainable: what to do with a piece in which nothing is: "raise", or "drop" it. Says nothing about "concat".
       partial: with "concat", whether the last, short window is a row (evaluation) or is left out and reported.
       field: names the setting of the length in messages.
 
@@ -191,13 +198,27 @@ def plan(
         return _windows(offsets, length, most, slots, overlap, partial, field)
 
     spans, counts = _pieces(np.asarray(offsets, np.int64), length, most, overlong, overlap, where, field)
+    if learned is not None:
+        idle = learned(spans) == 0
+        if idle.any() and untrainable == "raise":
+            first = int(np.searchsorted(offsets, spans[np.argmax(idle), 0], side="right")) - 1
+            others = f", and so it is in {int(idle.sum()) - 1} others" if idle.sum() > 1 else ""
+            raise UserError(
+                f"{where(first)}: nothing in it is learned{others} (config.data.train_on, or the answer was cut off); "
+                "set config.data.untrainable to 'drop' to leave such examples out"
+            )
+        counts["untrainable"] = int(idle.sum())
+        counts["tokens_lost"] += int((spans[idle, 1] - spans[idle, 0]).sum())
+        spans = spans[~idle]
     if not len(spans):
         raise UserError(
-            f"{field} = {length}: no row is left of {len(offsets) - 1} sequences "
-            f"({counts['empty']} with fewer than {LEAST} tokens, {counts['dropped']} too long)"
+            f"{field} = {length}: no row is left of {len(offsets) - 1} sequences ({counts['empty']} with fewer than "
+            f"{LEAST} tokens, {counts['dropped']} too long, {counts.get('untrainable', 0)} with nothing to learn)"
         )
     sizes = np.asarray(slots(spans[:, 1] - spans[:, 0]), np.int64)
     order, row = _PLACE[how](sizes, length, seed)
+    if how == "best_fit":
+        row = _shuffled(int(row.max()) + 1, seed + 1)[row]  # else the first rows would be those of the longest pieces
     by_row = np.argsort(row, kind="stable")  # keeps the order in which pieces were placed
     bounds = np.concatenate([[0], np.cumsum(np.bincount(row))])
     tokens = int(offsets[-1] - offsets[0])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from ptft_jax.data import cache, packing, prepared, records, tokenise
 from ptft_jax.data import tokenizers as tok
@@ -118,20 +121,20 @@ class Filled:
 
     tokens: Tokens
     rows: RowSet
-    report: packing.Report
 
     def summary(self) -> dict[str, Any]:
         """For tables and data.json."""
-        store = self.tokens.store
+        store, report = self.tokens.store, self.rows.plan.report
         return {
             "source": self.tokens.reference,
             "split": self.tokens.split,
             "format": self.tokens.description,
             "examples": len(store),
             "tokens": len(store.ids),
-            "trained": int(store.targets().sum()),
+            "trained": int(len(store.ids) if store.trained is None else np.count_nonzero(store.trained)),
             "skipped": self.tokens.skipped.count,
-            **dataclasses.asdict(self.report),
+            **dataclasses.asdict(report),
+            "efficiency": report.efficiency,
         }
 
 
@@ -154,20 +157,22 @@ def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: 
         )
     if how == "auto":
         how = "concat" if tokens.kind == "text" or (tokens.kind == "tokens" and store.trained is None) else "best_fit"
-    plan, report = packing.plan(
-        store,
+    sequential = bool(builder.overlap)  # ids are predicted from those before them
+    plan = packing.plan(
+        store.offsets,
         data.length,
         how=how,
         overlong=data.overlong,
-        untrainable=data.untrainable,
-        builder=builder,
+        slots=builder.slots,
+        overlap=builder.overlap,
         seed=seed,
+        where=lambda sequence: tokens.where(sequence // store.per_example),
+        learned=None if store.trained is None else functools.partial(store.learned, first=not sequential),
+        untrainable=data.untrainable,
         partial=partial,
-        where=lambda sequence: f"{tokens.where(sequence // store.per_example)}",
-        what=f"{tokens.reference} ({tokens.split})",
     )
     segmented = how != "concat" or builder.looks_ahead
-    return Filled(tokens, RowSet(store, plan, builder, data.length, segmented), report)
+    return Filled(tokens, RowSet(store, plan, builder, data.length, segmented))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,15 +67,17 @@ class Store:
             self.per_example,
         )
 
-    def targets(self) -> np.ndarray:
-        """int64 [sequences]: how many ids of each are targets of next-token prediction."""
-        lengths = np.diff(self.offsets)
+    def learned(self, spans: np.ndarray, first: bool = True) -> np.ndarray:
+        """int64 [n]: how many ids of each span (start, stop; int64 [n, 2]) are targets.
+
+        Args:
+          first: count those that a span starts with; they are no targets where an id is predicted from those before it.
+        """
+        starts, stops = spans[:, 0] + (not first), spans[:, 1]
         if self.trained is None:
-            return np.maximum(lengths - 1, 0)
+            return np.maximum(stops - starts, 0)
         total = np.concatenate([[0], np.cumsum(self.trained, dtype=np.int64)])
-        first = np.minimum(self.offsets[:-1], max(len(self.ids) - 1, 0))
-        starts = np.where(lengths > 0, self.trained[first] if len(self.ids) else 0, 0)
-        return np.diff(total[self.offsets]) - starts
+        return np.where(stops > starts, total[stops] - total[np.minimum(starts, len(self.ids))], 0)
 
 
 class Writer:
