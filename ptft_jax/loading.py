@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from ptft_jax import config as configs
+from ptft_jax import objectives
 from ptft_jax.data import pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
@@ -94,6 +95,11 @@ class Loaded:
     model: Transformer
     params: dict[str, Any]
     tokenizer: tok.Tokenizer | None  # None for models of images
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the model was trained to read a prompt in both directions (prefix LM)."""
+        return objectives.reads_prompt(self.source.config.objective.name)
 
 
 def load(

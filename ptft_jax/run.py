@@ -163,6 +163,7 @@ class Run:
         tok.check_fits(self.tokenizer, rows, "config.model.vocab_size")
         spec = specs.from_config(c.model, rows)
         objectives.check(c.objective.name, spec)
+        objectives.check_samples(c.objective.name, c.samples.prompts)
         plain = Transformer(spec, None, constrain)
         if self.adapter is not None:
             self.adapter.check(plain.shapes())
@@ -186,9 +187,10 @@ class Run:
         c = self.config
         self.learning_rate = schedules.from_config(c.optimizer, c.training.steps)
         self.optimizer = optimizers.build(c.optimizer, self.learning_rate, self.partition)
+        self.objective = objectives.build(c.objective)
         self.step = Step(
             self.model,
-            objectives.build(c.objective),
+            self.objective,
             self.partition,
             self.optimizer,
             c.training.micro_batches,
@@ -206,7 +208,12 @@ class Run:
         if not s.prompts:
             return lambda state: []
         sampling = Sampling(temperature=s.temperature, top_p=s.top_p) if s.temperature else Sampling(temperature=0.0)
-        options = {"max_new_tokens": s.max_new_tokens, "sampling": sampling, "seed": self.config.seed}
+        options = {
+            "max_new_tokens": s.max_new_tokens,
+            "sampling": sampling,
+            "seed": self.config.seed,
+            "prefix": objectives.reads_prompt(self.config.objective.name),
+        }
         model = dataclasses.replace(self.model, constrain=None)
 
         def sample(state: states.TrainState) -> list[dict[str, Any]]:

@@ -52,7 +52,13 @@ def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer) -
         store, facts = prepared.load(pathlib.Path(parsed.name), split, tokenizer)
         place = f"{parsed.name}/{split}"
         return Tokens(
-            reference, split, store, facts["kind"], facts["format"], lambda i: f"{place}, example {i}", records.Skipped()
+            reference,
+            split,
+            store,
+            facts["kind"],
+            facts["format"],
+            lambda i: f"{place}, example {i}",
+            records.Skipped(),
         )
     opened = tokenise.Opened.of(reference, split, held_out=data.held_out, broken=data.broken)
     store = tokenise.tokenised(opened, tokenizer, template=data.template, train_on=data.train_on, workers=data.workers)
@@ -230,7 +236,9 @@ def labels(data: Any) -> dict[str, str]:
     for reference, _ in weighted(data):
         parsed = records.parse(reference)
         stem = re.sub(r"\W+", "_", parsed.name.rstrip("/").rsplit("/", 1)[-1].partition(".")[0]).strip("_")
-        name = next(n for n in (stem, f"{parsed.kind}_{stem}", *(f"{stem}_{k}" for k in itertools.count(2))) if n not in found)
+        name = next(
+            n for n in (stem, f"{parsed.kind}_{stem}", *(f"{stem}_{k}" for k in itertools.count(2))) if n not in found
+        )
         found[name] = reference
     return found
 

@@ -1,8 +1,8 @@
 """Folders of tokens that `ptft data prepare` wrote, read back: the source kind `tokens:FOLDER`.
 
-    FOLDER/manifest.json            what was read, kept and lost; splits and their shards
-    FOLDER/tokenizer.json ...       the tokenizer, as in a run's workdir
-    FOLDER/SPLIT/SHARD/             stores (`ptft_jax.data.store`), in order
+FOLDER/manifest.json            what was read, kept and lost; splits and their shards
+FOLDER/tokenizer.json ...       the tokenizer, as in a run's workdir
+FOLDER/SPLIT/SHARD/             stores (`ptft_jax.data.store`), in order
 """
 
 from __future__ import annotations

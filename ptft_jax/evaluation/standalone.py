@@ -52,8 +52,8 @@ def evaluate(
     builder = builders.build(config.objective, loaded.tokenizer)
     found = pipeline.filled(data, pipeline.tokenised(data, data.source, split, loaded.tokenizer), builder, partial=True)
     rows = batches.evaluation(found.rows, batch_size=batch_size, tokens=tokens)
-    program = _Program(loaded.model, objectives.build(config.objective))
-    eval_set = EvalSet(split, rows, program, tok.byte_lengths(loaded.tokenizer))
+    objective = objectives.build(config.objective)
+    lengths = tok.byte_lengths(loaded.tokenizer) if objective.chained else None
+    eval_set = EvalSet(split, rows, _Program(loaded.model, objective), lengths)
     measured = {k.split("/", 1)[1]: v for k, v in eval_set.run(loaded.params).items()}
     return {"data": data.source, "split": split, "tokens": int(eval_set.tokens), **measured}
-

@@ -96,7 +96,9 @@ class Execution:
         )
         run.selection.best, run.selection.best_step, run.selection.stale = saved["best"]
         run.reporter.say(f"{run.workdir}: continuing from step {saved['step']}")
-        write_json(run.workdir / "config.json", run.config.as_dict())  # may carry the run out in another way than before
+        write_json(
+            run.workdir / "config.json", run.config.as_dict()
+        )  # may carry the run out in another way than before
         meta = {"resumed": True, **{k: saved[k] for k in ("seconds", "before", "parent_fingerprint")}}
         return run.program.create(lambda s: s, state), saved["step"], meta
 
@@ -156,7 +158,7 @@ class Execution:
         )
 
     def _eval_sets(self, batches: dict[str, list]) -> list[EvalSet]:
-        lengths = tok.byte_lengths(self.run.tokenizer)
+        lengths = tok.byte_lengths(self.run.tokenizer) if self.run.objective.chained else None
         return [EvalSet(name, rows, self.run.program, lengths) for name, rows in batches.items()]
 
     def _test(self, state) -> dict[str, float]:

@@ -22,6 +22,7 @@ class Builder(abc.ABC):
       random: whether `piece` draws random numbers. Pieces are then new each time they are built.
       looks_ahead: whether a position attends to all that come after it in the row, so that padding and other pieces have to
         be segments of their own, in rows of a single piece too.
+      aligned: whether a target stands at the position of the token it replaces; else one before it.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("text", "answers", "tokens")
@@ -29,6 +30,7 @@ class Builder(abc.ABC):
     overlap: ClassVar[int] = 0
     random: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
+    aligned: ClassVar[bool] = False
 
     @abc.abstractmethod
     def slots(self, n: np.ndarray) -> np.ndarray:

@@ -22,7 +22,10 @@ def define() -> None:
     flags.DEFINE_integer("step", 0, "Which batch of training.", lower_bound=0)
     flags.DEFINE_integer("rows", 4, "Rows of the batch; 0 = all.", lower_bound=0)
     flags.DEFINE_enum(
-        "as", "auto", ["auto", "colours", "marks", "json"], "auto = colours on a terminal, else marks: [learned] and {prefix}."
+        "as",
+        "auto",
+        ["auto", "colours", "marks", "json"],
+        "auto = colours on a terminal, else marks: [learned] and {prefix}.",
     )
     flags.DEFINE_string("html", "", "Also write a page in colours to this file.")
 
