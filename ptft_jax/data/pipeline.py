@@ -18,7 +18,7 @@ from ptft_jax.data.builders import Builder
 from ptft_jax.data.mixture import Mixture
 from ptft_jax.data.rows import RowSet
 from ptft_jax.data.store import Store
-from ptft_jax.errors import UserError, listed
+from ptft_jax.errors import UserError
 
 PARENT = "parent"  # in a mixture: what the parent was trained on
 

@@ -86,7 +86,9 @@ class Writer:
     def __init__(self, folder: pathlib.Path, vocab_size: int):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._dtype = folder, np.uint16 if vocab_size <= 2**16 else np.uint32
-        self._files = {name: open(folder / f"{name}.bin", "wb") for name in ("ids", *_COLUMNS)}
+        self._files = {  # open until close()
+            name: (folder / f"{name}.bin").open("wb") for name in ("ids", *_COLUMNS)
+        }
         self.examples = self.sequences = self.tokens = 0
         self._all_trained, self._labelled, self._pairs = True, False, False
 
