@@ -89,17 +89,18 @@ def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A run's model, or imported weights, ready to evaluate or generate with."""
+    """A run's model, or imported weights, ready to evaluate or generate with.
+
+    Attributes:
+      tokenizer: None for models of images.
+      reads_prompt: the model was trained to read a prompt in both directions (prefix LM).
+    """
 
     source: restore.Parent
     model: Transformer
     params: dict[str, Any]
-    tokenizer: tok.Tokenizer | None  # None for models of images
-
-    @property
-    def reads_prompt(self) -> bool:
-        """Whether the model was trained to read a prompt in both directions (prefix LM)."""
-        return objectives.reads_prompt(self.source.config.objective.name)
+    tokenizer: tok.Tokenizer | None
+    reads_prompt: bool = False
 
 
 def load(
@@ -136,4 +137,6 @@ def load(
     if added:
         params = unflatten({**flatten(params), **jax.device_put(flatten(added.params), jax.devices()[0])})
         params = params if kept else method.merge(params)
-    return Loaded(source, Transformer(spec, kept), params, None if spec.image_size else source.tokenizer)
+    tokenizer = None if spec.image_size else source.tokenizer
+    reads_prompt = objectives.reads_prompt(source.config.objective.name)
+    return Loaded(source, Transformer(spec, kept), params, tokenizer, reads_prompt)

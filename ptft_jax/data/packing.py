@@ -176,7 +176,7 @@ def plan(
       how: "concat", rows are windows over all ids as one stream, cut anywhere; "none", one sequence a row;
         "first_fit", sequences in shuffled order, each into the first row with room (Johnson 1973, "Near-optimal bin
         packing algorithms"); "best_fit", the longest first, each into the fullest row that still has room (best-fit
-        decreasing, same source): never more than 11/9 of the fewest rows possible, + 6/9 (Dosa 2007).
+        decreasing, same source): at most 11/9 of the fewest rows possible, + 4.
       overlong: what to do with a sequence that does not fit a row: "raise", "drop" it, "truncate" it to its first ids,
         or "split" it into pieces that fill rows. Says nothing about "concat", which cuts anyway.
       slots: positions that pieces of so many ids take; at least one, and must not decrease.
