@@ -210,16 +210,21 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
         parts = [dataclasses.replace(parts[0], store=parts[0].store.first(data.train_tokens))]
     sets = [filled(data, part, builder, partial=False, seed=seed) for part in parts]
     segmented = any(s.rows.segmented for s in sets)
+    names = [reference for reference, _ in sources]
     mixture = Mixture(
+        names,
         [weight for _, weight in sources],
         [len(s.rows) for s in sets],
-        names=[reference for reference, _ in sources],
         batch_size=data.batch_size,
         temperature=data.temperature,
         max_epochs=data.max_epochs,
         steps=steps,
     )
-    table = [{**s.summary(), **share} for s, share in zip(sets, mixture.table(steps))]
+    shares = mixture.table(max(steps, 1))
+    table = [
+        {**s.summary(), **{k: getattr(x, k) for k in ("asked", "drawn", "share", "epochs")}}
+        for s, x in zip(sets, shares)
+    ]
     keys = [part.store.key for part in parts]
     return TrainingData(
         tuple(dataclasses.replace(s.rows, segmented=segmented) for s in sets),
