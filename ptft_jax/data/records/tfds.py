@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ptft_jax.data import cache
-from ptft_jax.data.records import files, parquet, table
+from ptft_jax.data.records import files, parquet, remote, table
 from ptft_jax.data.records.base import Record
 from ptft_jax.data.records.index import Found
 from ptft_jax.data.records.reference import Reference
@@ -38,9 +39,11 @@ class TfdsSplit:
         parquet.check_columns(reference.columns, list(features), self.name)
         self._features = {key: features[key] for key in reference.columns or features}
         self._source = _data_source(reference, builder, split)
-        paths = [*builder.info.splits[split].filepaths, builder.data_path / "features.json"]
-        digests = [files.content_digest(path, str(path)) for path in paths]
-        self.key = cache.digest("tfds", str(reference.columns), *digests)
+        names = [str(path) for path in (*builder.info.splits[split].filepaths, builder.data_path / "features.json")]
+        self.key = ""
+        if not any(map(remote.is_url, names)):  # files of a bucket are TFDS's to read: their content is not known here
+            digests = [files.content_digest(pathlib.Path(name), name) for name in names]
+            self.key = cache.digest("tfds", str(reference.columns), *digests)
 
     def scan(self) -> Iterator[Found]:
         for number in range(len(self._source)):
