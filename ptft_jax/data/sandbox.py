@@ -77,7 +77,11 @@ class Template:
                 generated.append(Generated(start, length, values))
                 opened = None
         if opened is not None or len(generated) != started:
-            why = "one is left before its end" if opened is not None else "one is in a macro, a set, call or filter block"
+            why = (
+                "one is left before its end"
+                if opened is not None
+                else "one is in a macro, a set, call or filter block, or a recursive loop"
+            )
             raise UserError(f"{self._where}: its generation blocks cannot be followed: {why}")
         return "".join(pieces), generated
 
