@@ -167,6 +167,15 @@ def test_values_that_json_has_not(cache, tmp_path):
         load(f"parquet:{tmp_path}/x.parquet?columns=txt")
 
 
+def test_a_damaged_array_record(cache, tmp_path):
+    writing.write("arrayrecord", tmp_path, train=[{"text": os.urandom(200).hex()} for _ in range(100)])
+    path = tmp_path / "arrayrecord" / "train.array_record"
+    data = path.read_bytes()
+    path.write_bytes(data[:5000] + bytes(100) + data[5100:])
+    with pytest.raises(UserError, match="train.array_record: damaged: .*mismatch"):
+        load(f"arrayrecord:{path}")
+
+
 def test_array_records_that_are_no_json(cache, tmp_path):
     from array_record.python import array_record_module
 
@@ -311,8 +320,8 @@ def test_what_may_not_be_read(cache, tmp_path):
     path.write_bytes(writing.lines(GOOD))
     path.chmod(0)
     code = (
-        "import os; os.getuid() or os.setuid(65534)\n"  # root may read everything
-        "from ptft_jax.data.records import files\n"
+        "import os\nfrom ptft_jax.data.records import files\n"
+        "os.getuid() or os.setuid(65534)\n"  # root may read everything
         f"files.File.open({str(path)!r})"
     )
     for folder in [tmp_path, *tmp_path.parents][:3]:
