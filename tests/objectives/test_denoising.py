@@ -13,19 +13,12 @@ from ptft_jax import objectives
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.model.transformer import Transformer
-from ptft_jax.objectives.causal_lm import CausalLM
 from tests.helpers import LLAMA, SPEC
 from tests.objectives.rows import BUILDERS, END, SENTINELS, WORDS, alone, packed, pieces
 
 BERT = dict(causal=False, norm_placement="post", embedding_norm=True, head="masked_lm", activation="gelu")
-# (objective, model): every head that an objective takes
-CASES = [
-    ("masked_lm", BERT),
-    ("masked_lm", dict(LLAMA, causal=False)),
-    ("span_corruption", {}),
-    ("span_corruption", LLAMA),
-]
-cases = pytest.mark.parametrize("name, family", CASES, ids=["bert", "llama masked", "gpt2 spans", "llama spans"])
+CASES = [("masked_lm", BERT), ("masked_lm", dict(LLAMA, causal=False)), ("span_corruption", LLAMA)]
+cases = pytest.mark.parametrize("name, family", CASES, ids=["bert", "a head of next tokens", "spans"])
 
 
 @functools.cache
@@ -47,8 +40,8 @@ def options(batch):
 def test_the_loss_is_over_what_is_asked_for_alone(name, family):
     model, params = built(**family)
     batch = rows(name)
-    loss = BUILDERS[name][1](model, params, batch)
-    logits = np.asarray(model(params, batch["tokens"], **options(batch)), np.float64)
+    loss = jax.jit(functools.partial(BUILDERS[name][1], model))(params, batch)
+    logits = np.asarray(jax.jit(model)(params, batch["tokens"], **options(batch)), np.float64)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     asked = [-log_p[b, t, batch["targets"][b, t]] for b, t in np.argwhere(batch["weights"] > 0)]  # one after the other
     np.testing.assert_allclose(loss.total, sum(asked), rtol=1e-5)
@@ -66,8 +59,8 @@ def test_the_loss_is_torchs_with_ignored_labels(name, family):
     torch = pytest.importorskip("torch")
     model, params = built(**family)
     batch = rows(name)
-    loss = BUILDERS[name][1](model, params, batch)
-    logits = torch.tensor(np.asarray(model(params, batch["tokens"], **options(batch))))
+    loss = jax.jit(functools.partial(BUILDERS[name][1], model))(params, batch)
+    logits = torch.tensor(np.asarray(jax.jit(model)(params, batch["tokens"], **options(batch))))
     labels = torch.tensor(np.where(batch["weights"] > 0, batch["targets"], -100)).long()
     theirs = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1))
     np.testing.assert_allclose(loss.total / loss.weight, theirs.numpy(), rtol=1e-5)
@@ -76,7 +69,7 @@ def test_the_loss_is_torchs_with_ignored_labels(name, family):
 def test_a_uniform_model_has_the_entropy_of_a_die():
     model, params = built(**BERT)
     zeros = jax.tree.map(np.zeros_like, params)
-    loss = BUILDERS["masked_lm"][1](model, zeros, rows("masked_lm"))
+    loss = jax.jit(functools.partial(BUILDERS["masked_lm"][1], model))(zeros, rows("masked_lm"))
     np.testing.assert_allclose(loss.total / loss.weight, math.log(SPEC.vocab_size), rtol=1e-6)
 
 
@@ -84,13 +77,14 @@ def test_a_masked_token_sees_both_sides_and_no_padding():
     model, params = built(**BERT)
     [piece] = pieces("masked_lm", [20])
     row = packed([piece], 30)
-    hidden = model.hidden(params, row["tokens"], **options(row))
-    np.testing.assert_allclose(hidden[:, :20], model.hidden(params, piece["tokens"][None]), atol=2e-5)
-    other = {**row, "tokens": np.where(row["segments"] > 0, row["tokens"], WORDS - 1)}
-    np.testing.assert_array_equal(hidden[:, :20], model.hidden(params, other["tokens"], **options(other))[:, :20])
-    changed = piece["tokens"].copy()
-    changed[-1] = (changed[-1] + 1) % WORDS
-    assert np.abs(model.hidden(params, changed[None])[0, 0] - hidden[0, 0]).max() > 1e-3
+    compute = jax.jit(model.hidden)
+    hidden = compute(params, row["tokens"], **options(row))
+    np.testing.assert_allclose(hidden[:, :20], compute(params, piece["tokens"][None]), atol=2e-5)
+    padding = np.where(row["segments"] > 0, row["tokens"], WORDS - 1)
+    np.testing.assert_array_equal(hidden[:, :20], compute(params, padding, **options(row))[:, :20])
+    last = row["tokens"].copy()
+    last[0, 19] = (last[0, 19] + 1) % WORDS
+    assert np.abs(compute(params, last, **options(row))[0, 0] - hidden[0, 0]).max() > 1e-3
 
 
 def test_a_span_is_written_from_both_sides_of_its_gap():
@@ -149,11 +143,11 @@ def test_bits_per_byte_only_where_every_byte_is_predicted_once(lengths):
             return batch
 
         def evaluate(self, state, batch):
-            return CausalLM()(*built(), batch).metrics
+            return {"nll": (np.float32(31.0), batch["weights"].sum())}
 
     batch = alone(pieces("causal_lm", [20])[0])
     values = EvalSet("validation", [batch], Program(), lengths).run(None)
     assert ("validation/bits_per_byte" in values) == (lengths is not None)
     if lengths is not None:
-        expected = values["validation/nll"] / math.log(2) / 2
+        expected = 31 / math.log(2) / (2 * 19)
         assert values["validation/bits_per_byte"] == pytest.approx(expected, rel=1e-6)
