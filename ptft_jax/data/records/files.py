@@ -248,7 +248,9 @@ def _local_listing(name: str) -> tuple[str, list[str]]:
 
 def _split_of(name: str, base: str) -> str | None:
     """By the outermost folder that is called after a split, else by the file."""
-    inside = name[len(base) :] if name.startswith(base) else name
+    if not remote.is_url(base):
+        base = str(pathlib.Path(base).expanduser())  # as the names of files in it are spelled
+    inside = name[len(base) :] if base != "." else name
     parts = [part for part in inside.split("/") if part]
     return next((split for split in map(canonical_split, parts) if split), None)
 
