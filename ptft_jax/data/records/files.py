@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ptft_jax.data import cache
@@ -237,13 +237,25 @@ def _local_listing(name: str) -> tuple[str, list[str]]:
     if path.is_file():
         return "file", [name]
     if path.is_dir():
-        inside = sorted(p for p in path.rglob("*") if not any(c.startswith(".") for c in p.relative_to(path).parts))
-        return "folder", [str(p) for p in inside if p.is_file()]
+        return "folder", sorted(_walk(path))
     if glob.has_magic(name):
         matched = sorted(m for m in glob.glob(str(path), recursive=True) if os.path.isfile(m))
         if matched:
             return "glob", matched
     return "none", [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+
+
+def _walk(path: pathlib.Path) -> Iterator[str]:
+    """The files in a folder, also behind links; not those that are hidden, or in a hidden folder."""
+    seen = set()
+    for folder, inside, names in os.walk(path, followlinks=True):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder that holds it
+            inside.clear()
+            continue
+        seen.add(real)
+        yield from (os.path.join(folder, name) for name in names if not name.startswith("."))
 
 
 def _split_of(name: str, base: str) -> str | None:

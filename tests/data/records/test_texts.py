@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ptft_jax.data import assets
 from ptft_jax.data.records import open_records
+from ptft_jax.data.records import texts as texts_module
 from ptft_jax.errors import UserError
 from tests.data.records import writing
 
@@ -77,7 +78,7 @@ def test_options_name_files_and_names_of_files_do_not_matter(cache, tmp_path):
     assert [len(texts(parts[s])[0].splitlines()) for s in SPLITS] == [9, 10, 1]
 
 
-def test_files_are_read_when_they_are_asked_for(cache, tmp_path):
+def test_files_are_read_when_they_are_asked_for(cache, tmp_path, monkeypatch):
     for i in range(20):
         (tmp_path / f"{i}.txt").write_text(f"{i}\n" * 400_000)
     source = open_records(f"text:{tmp_path}", "train", held_out=0.1)
@@ -88,6 +89,8 @@ def test_files_are_read_when_they_are_asked_for(cache, tmp_path):
         assert held < 400_000 and len(again) == 16 and again[3] == source[3]
     finally:
         tracemalloc.stop()
+    monkeypatch.setattr(texts_module, "_read", lambda file: pytest.fail("read again"))
+    assert writing.opened(f"text:{tmp_path}")["train"].fingerprint == source.fingerprint
     file = tmp_path / source[3]["name"]
     file.write_text("changed")
     with pytest.raises(UserError, match="the file changed while it was read"):
