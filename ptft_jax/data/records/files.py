@@ -72,19 +72,16 @@ class File:
         except OSError as e:
             raise UserError(f"{name}: cannot be read: {e.strerror or e}") from e
         if path.suffix in COMPRESSED and stat.st_size:
-            plain = _decompressed(path, name, digest)
+            plain = _decompressed(cls(name, path, digest, Stamp.of(stat)))
             if not plain.stat().st_size and not empty:
                 raise UserError(f"{name}: the file is empty")
             return cls(name, plain, digest, None)
         return cls(name, path, digest, None if copied else Stamp.of(stat))
 
-    def check(self, descriptor: int) -> None:
-        """Raises UserError if the open file is not the one that the digest is of."""
-        if self.stamp and Stamp.of(os.fstat(descriptor)) != self.stamp:
-            raise self.changed()
-
-    def changed(self) -> UserError:
-        return UserError(f"{self.name}: the file changed while it was read; start again when nothing writes to it")
+    def check(self, descriptor: int | None = None) -> None:
+        """Raises UserError if the file (the open one, or the one that has its name) is not what the digest is of."""
+        if self.stamp and Stamp.of(os.stat(self.path if descriptor is None else descriptor)) != self.stamp:
+            raise UserError(f"{self.name}: the file changed while it was read; start again when nothing writes to it")
 
 
 class Descriptor:
@@ -132,32 +129,47 @@ def content_digest(path: pathlib.Path, name: str) -> str:
     return found
 
 
-def _decompressed(path: pathlib.Path, name: str, digest: str) -> pathlib.Path:
-    plain = cache.root() / "decompressed" / f"{digest}{pathlib.Path(path.stem).suffix}"
+def _decompressed(file: File) -> pathlib.Path:
+    path = file.path
+    plain = cache.root() / "decompressed" / f"{file.digest}{pathlib.Path(path.stem).suffix}"
     if plain.exists():
         return plain
 
-    def write(temporary: pathlib.Path) -> None:
-        with _decompressor(path) as source, open(temporary, "wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-
     import zstandard
+
+    def write(temporary: pathlib.Path) -> None:
+        (_gunzip if path.suffix == ".gz" else _unzstd)(path, temporary)
+        file.check()
 
     try:
         cache.write_atomic(plain, write)
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as e:  # gzip's BadGzipFile is an OSError
-        raise UserError(f"{name}: cannot be decompressed: {e}") from e
+        raise UserError(f"{file.name}: cannot be decompressed: {e}") from e
     return plain
 
 
-def _decompressor(path: pathlib.Path):
-    if path.suffix == ".gz":
-        import gzip
+def _gunzip(path: pathlib.Path, to: pathlib.Path) -> None:
+    import gzip
 
-        return gzip.open(path, "rb")
+    with gzip.open(path, "rb") as source, open(to, "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _unzstd(path: pathlib.Path, to: pathlib.Path) -> None:
+    """Frame by frame, for the readers of whole files that zstandard offers take one that is cut short for complete."""
     import zstandard
 
-    return zstandard.open(path, "rb", dctx=zstandard.ZstdDecompressor())
+    decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
+    frame = None
+    with open(path, "rb") as source, open(to, "wb") as target:
+        while data := source.read(1 << 20):
+            while data:
+                frame = frame or decompressor.decompressobj()
+                target.write(frame.decompress(data))
+                data = frame.unused_data if frame.eof else b""
+                frame = None if frame.eof else frame
+    if frame:
+        raise EOFError("the file is cut short")
 
 
 def suffix(name: str) -> str:

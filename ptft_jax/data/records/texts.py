@@ -125,6 +125,7 @@ def _documents(names: list[str]) -> list[Document]:
 def _read(file: files.File) -> tuple[str, int, int] | None:
     """Digest, place in the order of division and size of a text, None if there is none in it."""
     data = file.path.read_bytes()
+    file.check()
     refuse_binary(data, file.name)
     try:
         text = data.decode("utf-8")
