@@ -16,7 +16,11 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     # Only to *prepare* TFDS datasets whose builders need TensorFlow; reading prepared ones does not.
     "tfds": ["tensorflow-cpu"],
-    "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100"],
+    # Sources of data: Hugging Face datasets (hf:), and files in buckets (gs://, s3://).
+    "hf": ["datasets>=5.2"],
+    "gcs": ["gcsfs"],
+    "s3": ["s3fs"],
+    "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "datasets>=5.2"],
     # Independent implementations for the live comparisons.
     "parity": ["torch>=2.2", "transformers>=5.23", "peft>=0.21"],
 }
