@@ -15,8 +15,8 @@ from ptft_jax.data.chat_templates import BUILT_IN, STOPS
 from ptft_jax.data.turns import Conversation, TrainOn
 from ptft_jax.errors import UserError
 from tests.data import kinds
+from tests.data.kinds import FRAGMENTS, named
 from tests.data.test_chat import GEMMA, LLAMA3, REASONING, TOOL_CALL
-from tests.data.test_tokenizers import FRAGMENTS, named
 
 CONTROL = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>", "<end_of_turn>"]  # fmt: skip
 VERBATIM = (kinds.byte, kinds.gpt2, kinds.byte_level, kinds.llama3, kinds.tiktoken)
@@ -403,10 +403,14 @@ VARIED = {
 }
 
 
+# Not what transformers gets wrong: it marks nothing from a block on whose first character has no token, as white space
+# has none in WordPiece.
+PAIRS = [(kind, name) for kind in kinds.HUGGING_FACE for name in LIVE if (kind, name) != (kinds.wordpiece, "split")]
+
+
 @pytest.mark.live
-@pytest.mark.parametrize("name", LIVE)
-@named(kinds.HUGGING_FACE)
-def test_the_mask_is_that_of_transformers(name, kind, tmp_path):
+@pytest.mark.parametrize("kind, name", PAIRS, ids=[f"{kind.__name__}-{name}" for kind, name in PAIRS])
+def test_the_mask_is_that_of_transformers(kind, name, tmp_path):
     transformers = pytest.importorskip("transformers")
     t = with_template(kind, LIVE[name])
     for file, data in t.files().items():
@@ -425,11 +429,9 @@ def test_the_mask_is_that_of_transformers(name, kind, tmp_path):
                     encode(t, messages, tools=tools)
                 continue
             if kind is kinds.wordpiece and messages is VARIED["edges"]:
-                continue  # transformers marks nothing from an answer on whose first character has no token
+                continue
             row = encode(t, messages, tools=tools)
-            # Without an end of its own, the template leaves the last answer open.
-            end = [t.end_id] if "eos_token" in LIVE[name] and "eos_token" not in t.named else []
-            assert row.ids.tolist() == expected["input_ids"] + end
-            assert row.trained.astype(int).tolist() == expected["assistant_masks"] + [1] * len(end), messages
+            assert row.ids.tolist() == expected["input_ids"]
+            assert row.trained.astype(int).tolist() == expected["assistant_masks"], messages
             compared += 1
     assert compared >= 3

@@ -140,7 +140,9 @@ USUAL = frozenset(name for layout in LAYOUTS for names in layout.usual for name 
 OPTIONS = ("format", "classes", "assistant_first", *COLUMNS)
 
 
-def choose(records: Sequence[Record], options: Mapping[str, str], where: Callable[[int], str]) -> Format:
+def choose(
+    records: Sequence[Record], options: Mapping[str, str], where: Callable[[int], str], like: Format | None = None
+) -> Format:
     """The format of records, by their columns and what the options of the source reference say.
 
     Args:
@@ -149,6 +151,7 @@ def choose(records: Sequence[Record], options: Mapping[str, str], where: Callabl
         `classes` are names of classes joined by commas, in their numbers' order (by default sorted); `assistant_first` is
         yes where conversations may start with the assistant.
       where: index -> the place of a record.
+      like: the format of the source's train split, when this is another split: its classes count, and it must be the same.
 
     Raises:
       UserError: no format, or not the one that is asked for, fits the first records; a record that differs from those
@@ -170,13 +173,24 @@ def choose(records: Sequence[Record], options: Mapping[str, str], where: Callabl
     if not fitting or any(first is not fitting[0][0] for first in firsts):
         raise UserError(_misfit(candidates, sample, firsts, named, where))
     layout, columns = fitting[0]
+    if like is not None and (layout.name, columns) != (like.name, dict(like.columns)):
+        found = Format(layout.kind, layout.name, columns)
+        raise UserError(
+            f"{where(0)}: the format is not that of the train split: {found.describe()}; there {like.describe()}"
+        )
+    if layout.kind != "classification":
+        classes: tuple[str, ...] = ()
+    elif like is not None:
+        classes = like.classes
+    else:
+        classes = _classes(records, columns["label"], options.get("classes"), sample)
     kinds = dict.fromkeys(other.name for other, _ in fitting[1:])
     seen = dict.fromkeys(column for record in sample for column in record)
     return Format(
         layout.kind,
         layout.name,
         columns,
-        _classes(records, columns["label"], options.get("classes"), sample) if layout.kind == "classification" else (),
+        classes,
         tuple(column for column in seen if column not in columns.values()),
         tuple(kinds),
         {
