@@ -110,7 +110,7 @@ def check_learned(t, row, name, messages):
 
 @named(VERBATIM)
 @pytest.mark.parametrize("name", BUILT_IN)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(messages=conversations())
 def test_what_is_learned_is_what_the_assistant_said_and_its_end(kind, name, messages):
     t = with_control(kind)
@@ -121,12 +121,45 @@ def test_what_is_learned_is_what_the_assistant_said_and_its_end(kind, name, mess
 
 @named(VERBATIM)
 @pytest.mark.parametrize("source", [PLAIN_CHATML, LLAMA3, GEMMA], ids=["chatml", "llama3", "gemma"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(messages=conversations())
 def test_a_template_without_marks_gives_the_same(kind, source, messages):
     t = with_template(kind, source)
     row = encode(t, messages)
     check_learned(t, row, {PLAIN_CHATML: "chatml", LLAMA3: "llama3", GEMMA: "gemma"}[source], messages)
+
+
+# Llama 3's as it was published first, before dates and tools.
+LLAMA3_FIRST = (
+    "{% for message in messages %}{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' "
+    "+ message['content'] | trim + '<|eot_id|>' %}{% if loop.first %}{% set content = bos_token + content %}{% endif %}"
+    "{{ content }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    "name, published", [("chatml", PLAIN_CHATML), ("llama3", LLAMA3_FIRST), ("gemma", GEMMA)], ids=list(BUILT_IN)
+)
+@pytest.mark.parametrize("prompt", [False, True])
+@settings(max_examples=12, deadline=None)
+@given(messages=conversations())
+def test_built_in_templates_give_the_published_texts(name, published, prompt, messages):
+    t = with_template(kinds.llama3, published)
+    assert chat.render(t, messages, prompt, template=name) == chat.render(t, messages, prompt)
+    parts = [{**m, "content": [{"type": "text", "text": text} for text in (m["content"], "")]} for m in messages]
+    assert chat.render(t, parts, prompt, template=name) == chat.render(t, messages, prompt)
+
+
+def test_what_tools_said_has_a_role_of_its_own():
+    said = [*CONVERSATION[:2], {"role": "tool", "content": "7"}]
+    t = with_control(kinds.gpt2)
+    assert chat.render(t, said, template="chatml").endswith("<|im_start|>tool\n7<|im_end|>\n")
+    assert chat.render(t, said, template="llama3").endswith(
+        "<|start_header_id|>ipython<|end_header_id|>\n\n7<|eot_id|>"
+    )
+    with pytest.raises(UserError, match="must alternate"):
+        chat.render(t, said, template="gemma")
 
 
 @named(kinds.ALL)

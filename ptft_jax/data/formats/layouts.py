@@ -151,7 +151,7 @@ def choose(
         `classes` are names of classes joined by commas, in their numbers' order (by default sorted); `assistant_first` is
         yes where conversations may start with the assistant.
       where: index -> the place of a record.
-      like: the format of the source's train split, when this is another split: its classes count, and it must be the same.
+      like: the format of the source's train split, when this is another split: it is that, classes included.
 
     Raises:
       UserError: no format, or not the one that is asked for, fits the first records; a record that differs from those
@@ -160,6 +160,12 @@ def choose(
     if not len(records):
         raise UserError("no records: which format they have cannot be told")
     sample = [records[i] for i in range(min(FIRST, len(records)))]
+    if like is not None:
+        layout = next(layout for layout in LAYOUTS if layout.name == like.name)
+        for index, record in enumerate(sample):
+            if reason := _bad(layout, record, like.columns):
+                raise UserError(f"{where(index)}: {reason}, while the train split has the format {like.describe()}")
+        return like
     named = {what: options[what] for what in COLUMNS if what in options}
     for what, column in named.items():
         if not any(column in record for record in sample) and not _later(records, what, column):
@@ -173,16 +179,8 @@ def choose(
     if not fitting or any(first is not fitting[0][0] for first in firsts):
         raise UserError(_misfit(candidates, sample, firsts, named, where))
     layout, columns = fitting[0]
-    if like is not None and (layout.name, columns) != (like.name, dict(like.columns)):
-        found = Format(layout.kind, layout.name, columns)
-        raise UserError(
-            f"{where(0)}: the format is not that of the train split: {found.describe()}; there {like.describe()}"
-        )
-    if layout.kind != "classification":
-        classes: tuple[str, ...] = ()
-    elif like is not None:
-        classes = like.classes
-    else:
+    classes: tuple[str, ...] = ()
+    if layout.kind == "classification":
         classes = _classes(records, columns["label"], options.get("classes"), sample)
     kinds = dict.fromkeys(other.name for other, _ in fitting[1:])
     seen = dict.fromkeys(column for record in sample for column in record)
