@@ -20,7 +20,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_ids(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(type(v) is int for v in value)
+    return isinstance(value, (list, tuple)) and all(type(v) is int for v in value[:1000])
 
 
 def _is_label(value: Any) -> bool:

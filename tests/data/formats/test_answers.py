@@ -141,6 +141,20 @@ def test_pairs_of_messages_are_one_conversation():
     assert encoder([record], template="chatml").texts(record) == ["a", "b", "c", "d"]
 
 
+def test_a_prompt_is_context_whatever_it_says():
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 1}]
+    record = {"prompt": [*said, said[0]], "completion": [{"role": "assistant", "content": "c", "weight": 1}]}
+    assert shown(encode([record], template="chatml")[0])[1].strip(".") == "c»"
+    pair = {"chosen": [*said, *record["completion"]], "rejected": [*said, {"role": "assistant", "content": "d"}]}
+    assert shown(encode([pair], template="chatml")[0])[1].strip(".") == "c»"
+
+
+def test_examples_are_the_same_on_every_day():
+    dated = "{{ strftime_now('%d %b %Y') }}\n" + CHATML
+    record = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    assert shown(encode([record], tokenizer=chatml_bytes(dated))[0])[0].startswith("26 Jul 2024\n«user")
+
+
 def test_conversations_need_a_template():
     record = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     with pytest.raises(UserError, match="the tokenizer has no chat template: choose one, such as data.template=chatml"):

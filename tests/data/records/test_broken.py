@@ -202,7 +202,9 @@ def test_repeated_ids(cache, tmp_path, kind):
     (folder / f"a{suffix}").write_bytes(encode(rows[:10]))
     (folder / f"b{suffix}").write_bytes(encode(rows[10:]))
     places = {"jsonl": (4, 3), "csv": (5, 4), "parquet": (3, 2)}[kind]
-    words = f"b{suffix}, [a-z]+ {places[1]}: the id '3' is that of .*a{suffix}, [a-z]+ {places[0]} too.*data.broken=skip"
+    words = (
+        f"b{suffix}, [a-z]+ {places[1]}: the id '3' is that of .*a{suffix}, [a-z]+ {places[0]} too.*data.broken=skip"
+    )
     with pytest.raises(UserError, match=words):
         load(f"{kind}:{folder}")
     parts = writing.opened(f"{kind}:{folder}", broken="skip")
@@ -356,5 +358,7 @@ def test_bad_hugging_face_datasets(cache, tmp_path, monkeypatch):
         raise ConnectionError(f"Couldn't reach {name} {config}")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(UserError, match="cannot be loaded from the hub.*ConnectionError: Couldn't reach some/name part"):
+    with pytest.raises(
+        UserError, match="cannot be loaded from the hub.*ConnectionError: Couldn't reach some/name part"
+    ):
         load("hf:some/name:part")
