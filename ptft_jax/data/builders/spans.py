@@ -18,9 +18,9 @@ SENTINEL = "<extra_id_{}>"
 
 @dataclasses.dataclass(frozen=True)
 class SpanCorruption(Builder):
-    """Replaces spans by sentinels and learns what they stood for (Raffel et al. 2020, section 3.1.4), in one row of a
-    prefix language model (Tay et al. 2022, "UL2", section 3.1.2): the corrupted text is the prefix; then come, and are
-    learned, each sentinel with its span, and the end-of-text token, at which generation stops.
+    """Replaces spans by sentinels and learns what they stood for (Raffel et al. 2020, sections 3.1.4 and 3.3.4), in one
+    row of a prefix language model (as UL2's decoder-only form, Tay et al. 2022): the corrupted text is the prefix; then
+    come, and are learned, each sentinel with its span, and the end-of-text token, at which generation stops.
 
     The number of corrupted ids and of spans follows from the length of a piece; their places are random. All ways to divide
     the corrupted ids among the spans, and the others among what is between them, are equally likely; a piece starts with
