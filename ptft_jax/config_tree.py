@@ -290,6 +290,7 @@ TREE: dict[str, Any] = {
         "tokens": _natural(0, "use only the first so many tokens of each set; 0 = all"),
         "source": Field("", "data to measure forgetting on; '' = what the parent was trained on, where that is known"),
         "parent_data": Field(True, "also evaluate on what the parent was trained on (forgetting)"),
+        "mixture": Field(True, "also evaluate on every source of data.mixture"),
         "test": Field(True, "evaluate the selected checkpoint on the test split at the end"),
     },
     "select": {
@@ -323,3 +324,6 @@ TREE: dict[str, Any] = {
         "tensorboard": Field(True, "also write TensorBoard event files"),
     },
 }
+
+# Settings that say how a run is carried out, not what it computes: a run may be continued with others.
+HOW = ("parallel.", "training.micro_batches", "data.prefetch", "data.workers", "log.", "checkpoint.")

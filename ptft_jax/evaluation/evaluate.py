@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ptft_jax.data.batches import Rows
+from ptft_jax.data.rows import Rows
 from ptft_jax.objectives.base import means
 from ptft_jax.parallel.compile import to_host
 

@@ -10,6 +10,7 @@ import pytest
 from ptft_jax import chat as verb
 from ptft_jax import loading
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.chat_templates import STOPS
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.conversation import Conversation
 from ptft_jax.evaluation.samples import continue_texts
@@ -66,10 +67,8 @@ def test_an_answer_ends_at_a_stop(loaded):
 
 
 def test_chatmls_end_is_a_text_where_the_tokenizer_has_no_token_for_it(loaded, monkeypatch):
-    from ptft_jax.data import chat
-
     text = conversation(loaded).say("hi").text
-    monkeypatch.setitem(chat.STOPS, "chatml", text[4:6])
+    monkeypatch.setitem(STOPS, "chatml", text[4:6])
     assert conversation(loaded).say("hi").text == text[: text.index(text[4:6])]
 
 

@@ -16,6 +16,7 @@ class Builder(abc.ABC):
     """Builds pieces. Subclasses are frozen dataclasses: hashable, cheap to pickle, without arrays of their own.
 
     Attributes:
+      kinds: what it learns from, of `ptft_jax.data.formats.Format.kind`.
       shortest: the fewest ids that a piece can be made of.
       overlap: how many ids a piece shares with the one that continues it, so that every id is learned once.
       random: whether `piece` draws random numbers. Pieces are then new each time they are built.
@@ -23,13 +24,16 @@ class Builder(abc.ABC):
         be segments of their own, in rows of a single piece too.
       labelled: whether a row is one piece with a class: besides the piece's arrays, which then have no targets and weights
         of their own, the row has `targets`, int32 [] its class, and `weights`, float32 [].
+      aligned: whether a target stands at the position of the token it replaces; else one before it.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("text", "answers", "tokens")
     shortest: ClassVar[int] = 1
     overlap: ClassVar[int] = 0
     random: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
     labelled: ClassVar[bool] = False
+    aligned: ClassVar[bool] = False
 
     @abc.abstractmethod
     def slots(self, n: np.ndarray) -> np.ndarray:

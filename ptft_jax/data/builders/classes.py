@@ -14,6 +14,7 @@ from ptft_jax.data.builders.base import Builder, Piece
 class Classes(Builder):
     """The ids as they are. A row is one piece; its class and weight are those of the row."""
 
+    kinds: ClassVar[tuple[str, ...]] = ("classification",)
     looks_ahead: ClassVar[bool] = True
     labelled: ClassVar[bool] = True
 

@@ -43,6 +43,7 @@ class Masked(Builder):
 
     random: ClassVar[bool] = True
     looks_ahead: ClassVar[bool] = True
+    aligned: ClassVar[bool] = True
 
     def slots(self, n: np.ndarray) -> np.ndarray:
         return np.asarray(n)

@@ -1,0 +1,139 @@
+"""A split of a source to a store of token ids: cached, and by several processes where there is much to do."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import multiprocessing
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ptft_jax.data import cache, formats, records, store
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.store import Store
+
+FORM = "store-1"  # to be changed with whatever changes what is stored
+CHUNK = 256  # records tokenised at a time
+ALONE_FIRST = 3.0  # seconds of work after which the rest is estimated
+WORTH_IT = 10.0  # seconds that the rest must take for more processes to be started
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A split of a source, and how its records are read as examples."""
+
+    reference: str
+    split: str
+    held_out: float
+    broken: str
+    records: records.Records
+    format: formats.Format
+
+    @classmethod
+    def of(cls, reference: str, split: str, *, held_out: float, broken: str = "raise") -> Opened:
+        """Raises UserError: see `records.open_records` and `formats.choose`."""
+        rows = records.open_records(reference, split, held_out=held_out, broken=broken)
+        return cls(
+            reference, split, held_out, broken, rows, formats.choose(rows, records.parse(reference).options, rows.where)
+        )
+
+    def texts(self) -> Iterator[str]:
+        """All text of the records, for training a tokenizer: what is said, without what a template puts around it."""
+        encoder = formats.encoder(self.format, tok.ByteTokenizer(), template="chatml")
+        for index in range(len(self.records)):
+            yield from encoder.texts(self.records[index], self.records.where(index))
+
+
+def tokenised(opened: Opened, tokenizer: tok.Tokenizer, *, template: str, train_on: str, workers: int = 0) -> Store:
+    """The split as token ids, or what an earlier run made of the same records with the same settings.
+
+    Args:
+      workers: processes; 0 = as many as there are processors, where the work is worth it. The result is the same.
+
+    Raises:
+      UserError: a record that cannot be encoded, named by its place.
+    """
+    encoder = formats.encoder(opened.format, tokenizer, template=template, train_on=train_on)
+    parts = (FORM, opened.records.fingerprint, tok.fingerprint(tokenizer), *encoder.identity)
+    key = cache.digest(*parts)
+
+    def fill(folder: pathlib.Path) -> None:
+        writer = store.Writer(folder, tokenizer.vocab_size)
+        try:
+            done = 0
+            if workers <= 1:
+                done = _encode(opened, encoder, writer, range(len(opened.records)), patient=bool(workers))
+            if done < len(opened.records):
+                _encode_with_others(opened, tokenizer, (template, train_on), writer, done, workers)
+        except BaseException:
+            writer.discard()
+            raise
+        writer.close(key, format=opened.format.describe(), source=opened.reference, split=opened.split)
+
+    return store.cached(key, fill)
+
+
+def _encode(opened: Opened, encoder: Any, writer: store.Writer, which: range, patient: bool = True) -> int:
+    """Encodes the records `which`; where not `patient`, stops early if the rest would take long. Returns where it ended."""
+    began = time.monotonic()
+    for first in range(which.start, which.stop, CHUNK):
+        chunk = range(first, min(first + CHUNK, which.stop))
+        rows = [opened.records[i] for i in chunk]
+        writer.add(encoder.encode(rows, [opened.records.where(i) for i in chunk]), chunk)
+        seconds = time.monotonic() - began
+        rest = seconds * (which.stop - chunk.stop) / (chunk.stop - which.start)
+        if not patient and seconds > ALONE_FIRST and rest > WORTH_IT and (os.cpu_count() or 1) > 1:
+            return chunk.stop
+    return which.stop
+
+
+def _encode_with_others(opened: Opened, tokenizer: tok.Tokenizer, how: tuple, writer, first: int, workers: int) -> None:
+    count, last = workers or os.cpu_count() or 1, len(opened.records)
+    size = max(CHUNK, -(-(last - first) // (count * 8)))
+    ranges = [range(a, min(a + size, last)) for a in range(first, last, size)]
+    parts = [writer.folder / f"part-{r.start}" for r in ranges]
+    place = (opened.reference, opened.split, opened.held_out, opened.broken)
+    job = _Job(place, tuple(tokenizer.files().items()), tokenizer.origin, *how)
+    # Not forked: the parent has threads (JAX's, the tokenizer's), and a fork would copy their locks.
+    pool = concurrent.futures.ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+    with pool:
+        try:
+            for _ in pool.map(_work, itertools.repeat(job), ranges, parts):
+                writer.take(parts[0])
+                shutil.rmtree(parts.pop(0))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What a worker process needs to encode records as its parent would."""
+
+    place: tuple
+    files: tuple[tuple[str, bytes], ...]
+    origin: str
+    template: str
+    train_on: str
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019  a worker has one job; opening it anew for every range takes long
+    def opened(self) -> tuple[Opened, Any, int]:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+        reference, split, held_out, broken = self.place
+        opened = Opened.of(reference, split, held_out=held_out, broken=broken)
+        tokenizer = tok.from_files(dict(self.files), self.origin)
+        encoder = formats.encoder(opened.format, tokenizer, template=self.template, train_on=self.train_on)
+        return opened, encoder, tokenizer.vocab_size
+
+
+def _work(job: _Job, which: range, part: pathlib.Path) -> None:
+    opened, encoder, vocab_size = job.opened()
+    writer = store.Writer(part, vocab_size)
+    _encode(opened, encoder, writer, which)
+    writer.close()
