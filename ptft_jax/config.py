@@ -13,10 +13,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ptft_jax.config_tree import TREE, Field
+from ptft_jax.config_tree import HOW, TREE, Field
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.model.spec import contradictions
 from ptft_jax.params.rules import regex
+
+__all__ = ["HOW", "Section", "check", "choose", "default", "fields", "get"]
 
 
 def default() -> ConfigDict:
@@ -145,10 +147,12 @@ def _check_together(c: dict[str, Any]) -> None:
 
 def _check_forms(c: dict[str, Any]) -> None:
     """What tuples hold."""
-    for path in ("tune.rates", "optimizer.decay_rules", "parallel.rules"):
+    for path in ("tune.rates", "optimizer.decay_rules", "parallel.rules", "data.mixture"):
         for rule in get(c, path):
             if not (isinstance(rule, (tuple, list)) and len(rule) == 2 and isinstance(rule[0], str)):
-                raise UserError(f"config.{path}: {rule!r} is not a pair (pattern, value)")
+                raise UserError(
+                    f"config.{path}: {rule!r} is not a pair ({'source, weight' if path == 'data.mixture' else 'pattern, value'})"
+                )
     texts = (
         "tune.lora.targets",
         "tune.ia3.targets",

@@ -51,6 +51,14 @@ def _share(default, meaning):
     return Field(default, meaning, valid=lambda v: 0 <= v < 1, expected="a value from 0 to below 1")
 
 
+def _part(default, meaning):
+    return Field(default, meaning, valid=lambda v: 0 < v < 1, expected="a value between 0 and 1")
+
+
+def _whole_share(default, meaning):
+    return Field(default, meaning, valid=lambda v: 0 <= v <= 1, expected="a value from 0 to 1")
+
+
 def _one_of(default, meaning, *choices):
     return Field(default, meaning, choices=choices)
 
@@ -192,10 +200,26 @@ TREE: dict[str, Any] = {
         "prefetch": _natural(2, "batches prepared ahead"),
     },
     "objective": {
-        "name": _one_of("causal_lm", "what is minimised", "causal_lm"),
+        "name": _one_of(
+            "causal_lm",
+            "what is learned: the next token; the same after a prefix that is read in both directions; masked tokens; "
+            "spans cut out of a text",
+            "causal_lm",
+            "prefix_lm",
+            "masked_lm",
+            "span_corruption",
+        ),
         "z_loss": _natural(0.0, "weight of log(Z)^2"),
         "label_smoothing": _share(0.0, "share of the target spread over the vocabulary"),
         "chunk": _natural(0, "positions whose logits are held at once; 0 = all"),
+        "mask_rate": _part(0.15, "of masked_lm: share of the tokens that are chosen and learned"),
+        "mask_token_share": _whole_share(0.8, "of masked_lm: the chosen tokens that become the mask token"),
+        "random_token_share": _whole_share(0.1, "of masked_lm: the chosen tokens that become random ones"),
+        "whole_word": Field(False, "of masked_lm: all tokens of a word are chosen together"),
+        "noise_density": _part(0.15, "of span_corruption: share of the tokens that are cut out"),
+        "mean_span": Field(
+            3.0, "of span_corruption: mean tokens a span", valid=lambda v: v >= 1, expected="a value of 1 or more"
+        ),
     },
     "tune": {
         "method": _one_of(
@@ -265,6 +289,7 @@ TREE: dict[str, Any] = {
         "tokens": _natural(0, "use only the first so many tokens of each set; 0 = all"),
         "source": Field("", "data to measure forgetting on; '' = what the parent was trained on, where that is known"),
         "parent_data": Field(True, "also evaluate on what the parent was trained on (forgetting)"),
+        "mixture": Field(True, "also evaluate on every source of data.mixture"),
         "test": Field(True, "evaluate the selected checkpoint on the test split at the end"),
     },
     "select": {
@@ -298,3 +323,6 @@ TREE: dict[str, Any] = {
         "tensorboard": Field(True, "also write TensorBoard event files"),
     },
 }
+
+# Settings that say how a run is carried out, not what it computes: a run may be continued with others.
+HOW = ("parallel.", "training.micro_batches", "data.prefetch", "data.workers", "log.", "checkpoint.")

@@ -84,6 +84,7 @@ def main() -> None:
         loaded.tokenizer,
         prompts,
         max_new_tokens=args.max_new_tokens,
+        prefix=loaded.reads_prompt,
         on_text=(lambda _, text: show(text)) if streaming else None,
         **sampling_options(args),
     )

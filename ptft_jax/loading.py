@@ -9,6 +9,8 @@ from typing import Any
 import jax
 
 from ptft_jax import config as configs
+from ptft_jax import objectives
+from ptft_jax.data import pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.model import spec as specs
@@ -27,6 +29,7 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
     """
     section = configs.check(config, complete=False)
     if not section.init.from_:
+        pipeline.with_parent(section.data.mixture, None, "")
         return configs.check(config), None
     parent = restore.find(section.init.from_, ignore=section.init.ignore, fresh=section.init.fresh)
     if parent.adapter is not None and not parent.adapter.mergeable:
@@ -48,6 +51,7 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
         values["model"][name] = theirs[name]
     if section.init.adapter:
         _inherit_method(values, peft_adapter(section.init.adapter, parent, "config.init.adapter"))
+    values["data"]["mixture"] = pipeline.with_parent(values["data"]["mixture"], parent.data, parent.name)
     section = configs.check(values)
     assert section.init.from_, "read again: this is the section whose reads are counted"
     return section, parent
@@ -85,12 +89,18 @@ def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A run's model, or imported weights, ready to evaluate or generate with."""
+    """A run's model, or imported weights, ready to evaluate or generate with.
+
+    Attributes:
+      tokenizer: None for models of images.
+      reads_prompt: the model was trained to read a prompt in both directions (prefix LM).
+    """
 
     source: restore.Parent
     model: Transformer
     params: dict[str, Any]
-    tokenizer: tok.Tokenizer | None  # None for models of images
+    tokenizer: tok.Tokenizer | None
+    reads_prompt: bool = False
 
 
 def load(
@@ -127,4 +137,6 @@ def load(
     if added:
         params = unflatten({**flatten(params), **jax.device_put(flatten(added.params), jax.devices()[0])})
         params = params if kept else method.merge(params)
-    return Loaded(source, Transformer(spec, kept), params, None if spec.image_size else source.tokenizer)
+    tokenizer = None if spec.image_size else source.tokenizer
+    reads_prompt = objectives.reads_prompt(source.config.objective.name)
+    return Loaded(source, Transformer(spec, kept), params, tokenizer, reads_prompt)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
-from ptft_jax.data import batches, sources, tokens
+from ptft_jax.data import batches, builders, pipeline, rows
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation.samples import continue_texts
@@ -57,8 +57,8 @@ class Run:
         self._build_step()
         self.batches = functools.partial(
             batches.training,
-            self.train_stream,
-            length=c.data.length,
+            self.data.sets,
+            self.data.mixture,
             batch_size=c.data.batch_size,
             seed=c.seed,
             prefetch=c.data.prefetch,
@@ -86,7 +86,7 @@ class Run:
         changed = [
             f"{name}: {configs.get(before, name)!r} -> {configs.get(now, name)!r}"
             for name, _ in configs.fields()
-            if configs.get(before, name) != configs.get(now, name)
+            if configs.get(before, name) != configs.get(now, name) and not name.startswith(configs.HOW)
         ]
         if changed:
             raise UserError(
@@ -107,11 +107,11 @@ class Run:
 
     def _load_data(self) -> None:
         c = self.config
-        train = sources.load(c.data, "train")
         parent = self.parent.tokenizer if self.parent else None
-        self.tokenizer = tok.build(c.tokenizer, train.texts, parent)
+        self.tokenizer = tok.build(c.tokenizer, functools.partial(pipeline.training_texts, c.data), parent)
         self.known_tokens = parent.vocab_size if parent else 0
-        self.train_stream = tokens.limited(tokens.encode(train, self.tokenizer), c.data.train_tokens)
+        self.builder = builders.build(c.objective, self.tokenizer)
+        self.data = pipeline.training(c.data, self.tokenizer, self.builder, steps=c.training.steps, seed=c.seed)
         self.eval_batches = {"validation": self._eval_batches(c.data, "validation")}
         self.test_batches = {"test": self._eval_batches(c.data, "test")} if c.eval.test else {}
         data = self._source_data()
@@ -119,30 +119,37 @@ class Run:
             self.eval_batches["source"] = self._eval_batches(data, "validation")
             if c.eval.test:
                 self.test_batches["source_test"] = self._eval_batches(data, "test")
-        # Fail on too little data now, not after compiling.
-        next(
-            batches.training(
-                self.train_stream, length=c.data.length, batch_size=c.data.batch_size, seed=0, start=0, prefetch=0
-            )
-        )
+        if c.data.mixture and c.eval.mixture:
+            known = {c.data.source, data.source if data is not None else ""}
+            for name, reference in pipeline.labels(c.data).items():
+                if reference not in known:
+                    section = self._data(source=reference)
+                    self.eval_batches[f"validation_{name}"] = self._eval_batches(section, "validation")
+
+    def _data(self, **changes: Any) -> configs.Section:
+        """This run's data settings with some changed."""
+        values = self.config.as_dict()
+        values["data"].update(changes)
+        return configs.check(values).data
 
     def _source_data(self) -> configs.Section | None:
-        """What forgetting is measured on."""
+        """What forgetting is measured on: as the parent read it, in rows of this run's length."""
         c = self.config
         if not self.parent:
             return None
         known = self.parent.data if c.eval.parent_data else None
         if c.eval.source:
-            values = c.as_dict()
-            values["data"]["source"] = c.eval.source
-            return configs.check(values).data
-        return known
+            return self._data(source=c.eval.source)
+        if known is None:
+            return None
+        rows = {name: c.data[name] for name in ("length", "batch_size", "workers")}
+        return self._data(**{**known.read_all(), "mixture": (), **rows})
 
-    def _eval_batches(self, data: configs.Section, split: str) -> list[batches.Rows]:
+    def _eval_batches(self, data: configs.Section, split: str) -> list[rows.Rows]:
         c = self.config
-        stream = tokens.encode(sources.load(data, split), self.tokenizer)
-        rows = c.eval.batch_size or c.data.batch_size
-        return batches.evaluation(stream, length=c.data.length, batch_size=rows, tokens=c.eval.tokens)
+        tokens = pipeline.tokenised(data, data.source, split, self.tokenizer)
+        found = pipeline.filled(data, tokens, self.builder, partial=True).rows
+        return batches.evaluation(found, batch_size=c.eval.batch_size or c.data.batch_size, tokens=c.eval.tokens)
 
     def _build_model(self) -> None:
         c = self.config
@@ -156,6 +163,7 @@ class Run:
         tok.check_fits(self.tokenizer, rows, "config.model.vocab_size")
         spec = specs.from_config(c.model, rows)
         objectives.check(c.objective.name, spec)
+        objectives.check_samples(c.objective.name, c.samples.prompts)
         plain = Transformer(spec, None, constrain)
         if self.adapter is not None:
             self.adapter.check(plain.shapes())
@@ -179,9 +187,10 @@ class Run:
         c = self.config
         self.learning_rate = schedules.from_config(c.optimizer, c.training.steps)
         self.optimizer = optimizers.build(c.optimizer, self.learning_rate, self.partition)
+        self.objective = objectives.build(c.objective)
         self.step = Step(
             self.model,
-            objectives.build(c.objective),
+            self.objective,
             self.partition,
             self.optimizer,
             c.training.micro_batches,
@@ -199,7 +208,12 @@ class Run:
         if not s.prompts:
             return lambda state: []
         sampling = Sampling(temperature=s.temperature, top_p=s.top_p) if s.temperature else Sampling(temperature=0.0)
-        options = {"max_new_tokens": s.max_new_tokens, "sampling": sampling, "seed": self.config.seed}
+        options = {
+            "max_new_tokens": s.max_new_tokens,
+            "sampling": sampling,
+            "seed": self.config.seed,
+            "prefix": objectives.reads_prompt(self.config.objective.name),
+        }
         model = dataclasses.replace(self.model, constrain=None)
 
         def sample(state: states.TrainState) -> list[dict[str, Any]]:

@@ -2,50 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from ptft_jax.data.tokens import TokenStream, Windows
+from ptft_jax.data.mixture import Mixture
+from ptft_jax.data.rows import Rows, RowSet, stacked
 
-Rows = dict[str, np.ndarray]
+
+class Batches:
+    """The training batches of one process, index-addressed by step: row k of step s is global row s * batch_size + k,
+    whatever the number of processes, so a position in the data is just the step."""
+
+    def __init__(
+        self, sets: Sequence[RowSet], mixture: Mixture, *, batch_size: int, seed: int, process: int, processes: int
+    ):
+        if batch_size % processes:
+            raise ValueError(f"{batch_size} rows do not divide into {processes} processes")
+        self._sets, self._mixture, self._seed = sets, mixture, seed
+        self._batch_size, self._mine = batch_size, slice(process, None, processes)
+
+    def __len__(self) -> int:
+        return 2**62  # as good as without end
+
+    @functools.cached_property
+    def _orders(self) -> list[Any]:
+        """For each source, draw -> row: every row once an epoch, shuffled anew in each."""
+        import grain
+
+        seeds = [self._seed + 1000 * number for number in range(len(self._sets))]
+        return [grain.MapDataset.range(len(s)).seed(seed).shuffle().repeat() for s, seed in zip(self._sets, seeds)]
+
+    def addresses(self, step: int) -> list[tuple[int, int]]:
+        """(source, row) of every row of this process' part of a step."""
+        sources, draws = self._mixture.rows(step)
+        return [(int(i), int(self._orders[i][int(k)])) for i, k in zip(sources[self._mine], draws[self._mine])]
+
+    def __getitem__(self, step: int) -> Rows:
+        first = step * self._batch_size
+        numbers = range(first, first + self._batch_size)[self._mine]
+        rows = [
+            self._sets[source].row(row, (self._seed, number))
+            for (source, row), number in zip(self.addresses(step), numbers)
+        ]
+        return stacked(rows)
 
 
 def training(
-    stream: TokenStream, *, length: int, batch_size: int, seed: int, start: int, prefetch: int
+    sets: Sequence[RowSet], mixture: Mixture, *, batch_size: int, seed: int, start: int, prefetch: int
 ) -> Iterator[Rows]:
-    """This process' rows of batch `start`, `start` + 1, ...: shuffled anew each epoch, without end.
-
-    Batch k is made of the shuffled examples k * batch_size and following, whatever the number of processes, so a
-    position in the data is just the step.
-
-    Raises:
-      UserError: the data hold less than one row.
-    """
+    """This process' rows of batch `start`, `start` + 1, ..., without end, made ahead in a thread."""
     import grain
 
-    rows = Windows(stream, length, partial=False, field="config.data.length")
-    examples = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
-    mine = examples[jax.process_index() :: jax.process_count()].batch(batch_size // jax.process_count())
+    batches = Batches(
+        sets, mixture, batch_size=batch_size, seed=seed, process=jax.process_index(), processes=jax.process_count()
+    )
     options = grain.ReadOptions(num_threads=1 if prefetch else 0, prefetch_buffer_size=prefetch)
-    iterator = iter(mine.to_iter_dataset(options))
+    iterator = iter(grain.MapDataset.source(batches).to_iter_dataset(options))
     iterator.set_state({"next_index": start})
     return iterator
 
 
-def evaluation(stream: TokenStream, *, length: int, batch_size: int, tokens: int) -> list[Rows]:
+def evaluation(rows: RowSet, *, batch_size: int, tokens: int) -> list[Rows]:
     """All batches of a set, in order; the last is filled up with rows of weight 0.
 
-    `tokens` > 0 keeps only the first rows that hold so many.
+    `tokens` > 0 keeps only the first rows that have so many positions.
     """
-    windows = Windows(stream, length, partial=True, field="config.data.length")
-    count = len(windows) if not tokens else min(len(windows), -(-tokens // length))
+    count = len(rows) if not tokens else min(len(rows), -(-tokens // rows.length))
     batches = []
     for first in range(0, count, batch_size):
-        rows = [windows[i] for i in range(first, min(first + batch_size, count))]
-        batch = {k: np.stack([row[k] for row in rows]) for k in rows[0]}
-        short = batch_size - len(rows)
+        batch = stacked([rows.row(i, (0, i)) for i in range(first, min(first + batch_size, count))])
+        short = batch_size - len(batch["tokens"])
         padded = {k: np.pad(v, [(0, short)] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()}
         mine = slice(jax.process_index(), None, jax.process_count())
         batches.append({k: v[mine] for k, v in padded.items()})

@@ -67,15 +67,17 @@ class Store:
             self.per_example,
         )
 
-    def targets(self) -> np.ndarray:
-        """int64 [sequences]: how many ids of each are targets of next-token prediction."""
-        lengths = np.diff(self.offsets)
+    def learned(self, spans: np.ndarray, first: bool = True) -> np.ndarray:
+        """int64 [n]: how many ids of each span (start, stop; int64 [n, 2]) are targets.
+
+        Args:
+          first: count those that a span starts with; they are no targets where an id is predicted from those before it.
+        """
+        starts, stops = spans[:, 0] + (not first), spans[:, 1]
         if self.trained is None:
-            return np.maximum(lengths - 1, 0)
+            return np.maximum(stops - starts, 0)
         total = np.concatenate([[0], np.cumsum(self.trained, dtype=np.int64)])
-        first = np.minimum(self.offsets[:-1], max(len(self.ids) - 1, 0))
-        starts = np.where(lengths > 0, self.trained[first] if len(self.ids) else 0, 0)
-        return np.diff(total[self.offsets]) - starts
+        return np.where(stops > starts, total[stops] - total[np.minimum(starts, len(self.ids))], 0)
 
 
 class Writer:
@@ -84,7 +86,9 @@ class Writer:
     def __init__(self, folder: pathlib.Path, vocab_size: int):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._dtype = folder, np.uint16 if vocab_size <= 2**16 else np.uint32
-        self._files = {name: open(folder / f"{name}.bin", "wb") for name in ("ids", *_COLUMNS)}
+        self._files = {  # open until close()
+            name: (folder / f"{name}.bin").open("wb") for name in ("ids", *_COLUMNS)
+        }
         self.examples = self.sequences = self.tokens = 0
         self._all_trained, self._labelled, self._pairs = True, False, False
 
@@ -110,7 +114,7 @@ class Writer:
         self.tokens += len(values["ids"])
 
     def take(self, part: pathlib.Path) -> None:
-        """Appends what another writer has closed, and deletes it."""
+        """Appends what another writer has closed."""
         meta = json.loads((part / META).read_text())
         for name, file in self._files.items():
             with open(part / f"{name}.bin", "rb") as source:
@@ -120,7 +124,6 @@ class Writer:
         self._all_trained &= meta["all_trained"]
         self._labelled |= meta["labelled"]
         self._pairs |= meta["per_example"] == 2
-        shutil.rmtree(part)
 
     def close(self, key: str = "", **facts: Any) -> None:
         """Finishes the folder; `facts` are kept with it (see `facts`)."""
@@ -183,25 +186,6 @@ def load(folder: pathlib.Path) -> Store:
         origins=array("origins", np.int64, examples),
         key=meta["key"],
         per_example=meta["per_example"],
-    )
-
-
-def joined(stores: Sequence[Store], key: str) -> Store:
-    """Several stores as one, in their order. One alone stays memory-mapped; several are mapped part by part."""
-    if len(stores) == 1:
-        return dataclasses.replace(stores[0], key=key)
-    ends = np.cumsum([0, *(len(s.ids) for s in stores)])
-    every = [s.trained is None for s in stores]
-    trained = [np.ones(len(s.ids), bool) if s.trained is None else s.trained for s in stores]
-    labels = [s.labels for s in stores]
-    return Store(
-        np.concatenate([s.ids for s in stores]),
-        np.concatenate([[0], *(s.offsets[1:] + end for s, end in zip(stores, ends))]),
-        None if all(every) else np.concatenate(trained),
-        None if any(x is None for x in labels) else np.concatenate(labels),
-        np.concatenate([s.origins for s in stores]),
-        key,
-        stores[0].per_example,
     )
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
+import itertools
 import multiprocessing
 import os
 import pathlib
+import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -91,44 +94,43 @@ def _encode_with_others(opened: Opened, tokenizer: tok.Tokenizer, how: tuple, wr
     count, last = workers or os.cpu_count() or 1, len(opened.records)
     size = max(CHUNK, -(-(last - first) // (count * 8)))
     ranges = [range(a, min(a + size, last)) for a in range(first, last, size)]
+    parts = [writer.folder / f"part-{r.start}" for r in ranges]
     place = (opened.reference, opened.split, opened.held_out, opened.broken)
+    job = _Job(place, tuple(tokenizer.files().items()), tokenizer.origin, *how)
     # Not forked: the parent has threads (JAX's, the tokenizer's), and a fork would copy their locks.
-    pool = concurrent.futures.ProcessPoolExecutor(
-        count,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(place, tokenizer.files(), tokenizer.origin, how),
-    )
+    pool = concurrent.futures.ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
     with pool:
         try:
-            parts = [writer.folder / f"part-{r.start}" for r in ranges]
-            for part, done in zip(parts, pool.map(_work, ranges, map(str, parts))):
-                assert done
-                writer.take(part)
+            for _ in pool.map(_work, itertools.repeat(job), ranges, parts):
+                writer.take(parts[0])
+                shutil.rmtree(parts.pop(0))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-class _Worker:
-    """What a worker process keeps between tasks."""
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What a worker process needs to encode records as its parent would."""
 
-    opened: Opened
-    encoder: Any
-    vocab_size: int
+    place: tuple
+    files: tuple[tuple[str, bytes], ...]
+    origin: str
+    template: str
+    train_on: str
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019  a worker has one job; opening it anew for every range takes long
+    def opened(self) -> tuple[Opened, Any, int]:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+        reference, split, held_out, broken = self.place
+        opened = Opened.of(reference, split, held_out=held_out, broken=broken)
+        tokenizer = tok.from_files(dict(self.files), self.origin)
+        encoder = formats.encoder(opened.format, tokenizer, template=self.template, train_on=self.train_on)
+        return opened, encoder, tokenizer.vocab_size
 
 
-def _start_worker(place: tuple, files: dict[str, bytes], origin: str, how: tuple[str, str]) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    reference, split, held_out, broken = place
-    tokenizer = tok.from_files(files, origin)
-    _Worker.opened = Opened.of(reference, split, held_out=held_out, broken=broken)
-    _Worker.encoder = formats.encoder(_Worker.opened.format, tokenizer, template=how[0], train_on=how[1])
-    _Worker.vocab_size = tokenizer.vocab_size
-
-
-def _work(which: range, part: str) -> bool:
-    writer = store.Writer(pathlib.Path(part), _Worker.vocab_size)
-    _encode(_Worker.opened, _Worker.encoder, writer, which)
+def _work(job: _Job, which: range, part: pathlib.Path) -> None:
+    opened, encoder, vocab_size = job.opened()
+    writer = store.Writer(part, vocab_size)
+    _encode(opened, encoder, writer, which)
     writer.close()
-    return True

@@ -74,6 +74,7 @@ class Conversation:
             max_new_tokens=min(self._most, room),
             seed=self._seed + len(messages),
             stop=self._stop,
+            prefix=self._loaded.reads_prompt,
             apart=True,
             on_text=(lambda _, text: on_text(text)) if on_text else None,
             **self._options,

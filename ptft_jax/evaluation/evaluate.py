@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ptft_jax.data.batches import Rows
+from ptft_jax.data.rows import Rows
 from ptft_jax.objectives.base import means
 from ptft_jax.parallel.compile import to_host
 
@@ -16,12 +16,16 @@ from ptft_jax.parallel.compile import to_host
 class EvalSet:
     """A named set whose batches stay on the devices between evaluations."""
 
-    def __init__(self, name: str, batches: list[Rows], program: Any, byte_lengths_V: np.ndarray):
+    def __init__(self, name: str, batches: list[Rows], program: Any, byte_lengths_V: np.ndarray | None):
+        """`byte_lengths_V`: bytes of text that each token stands for; None where the objective does not predict each
+        byte of a text once, after those before it, so that bits per byte would mean nothing."""
         self.name = name
         self._batches = [program.place(batch) for batch in batches]
         self._program = program
         # Bits per byte compare models whose tokens differ; the end-of-text token stands for no byte.
-        self._bytes = float(sum((byte_lengths_V[b["targets"]] * b["weights"]).sum() for b in batches))
+        self._bytes = 0.0
+        if byte_lengths_V is not None:
+            self._bytes = float(sum((byte_lengths_V[b["targets"]] * b["weights"]).sum() for b in batches))
         self.tokens = float(sum(b["weights"].sum() for b in batches))
 
     def run(self, state: Any) -> dict[str, float]:

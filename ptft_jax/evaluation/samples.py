@@ -48,6 +48,7 @@ def continue_ids(
     sampling: decode.Sampling,
     seed: int = 0,
     stop: Sequence[str] = (),
+    prefix: bool = False,
     apart: bool = False,
     on_text: Callable[[int, str], None] | None = None,
 ) -> list[Continuation]:
@@ -55,6 +56,7 @@ def continue_ids(
 
     Args:
       stop: texts that end a row.
+      prefix: the model reads a prompt in both directions (prefix LM).
       apart: the continuation is a text of its own, such as an answer, not the rest of the prompt's: some tokenizers
         drop the space that a text starts with.
       on_text: called with (row, text so far) while it grows, without what may still change.
@@ -98,6 +100,7 @@ def continue_ids(
         sampling=sampling,
         seed=seed,
         stop_ids=tokenizer.stop_ids,
+        prefix=prefix,
         cut=cut if stop else None,
         on_tokens=show if on_text else None,
     )

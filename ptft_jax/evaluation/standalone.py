@@ -8,8 +8,9 @@ import jax
 
 from ptft_jax import config as configs
 from ptft_jax import objectives
-from ptft_jax.data import batches, sources, tokens
+from ptft_jax.data import batches, builders, pipeline
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.evaluate import EvalSet
 
@@ -20,7 +21,7 @@ class _Program:
     def __init__(self, model: Any, objective: Any):
         self.evaluate = jax.jit(lambda params, batch: objective(model, params, batch, None).metrics)
 
-    def place(self, batch: batches.Rows) -> dict[str, jax.Array]:
+    def place(self, batch: Rows) -> dict[str, jax.Array]:
         return jax.device_put(batch)
 
 
@@ -44,16 +45,15 @@ def evaluate(
     objectives.check(loaded.source.config.objective.name, loaded.model.spec)
     config = loaded.source.config
     values = config.as_dict()
+    values["data"]["length"] = length or config.data.length
     if source:
         values["data"]["source"] = source
     data = configs.check(values).data
-    stream = _stream(data, split, loaded.tokenizer)
-    rows = batches.evaluation(stream, length=length or config.data.length, batch_size=batch_size, tokens=tokens)
-    program = _Program(loaded.model, objectives.build(config.objective))
-    eval_set = EvalSet(split, rows, program, tok.byte_lengths(loaded.tokenizer))
+    builder = builders.build(config.objective, loaded.tokenizer)
+    found = pipeline.filled(data, pipeline.tokenised(data, data.source, split, loaded.tokenizer), builder, partial=True)
+    rows = batches.evaluation(found.rows, batch_size=batch_size, tokens=tokens)
+    objective = objectives.build(config.objective)
+    lengths = tok.byte_lengths(loaded.tokenizer) if objective.chained else None
+    eval_set = EvalSet(split, rows, _Program(loaded.model, objective), lengths)
     measured = {k.split("/", 1)[1]: v for k, v in eval_set.run(loaded.params).items()}
     return {"data": data.source, "split": split, "tokens": int(eval_set.tokens), **measured}
-
-
-def _stream(data: configs.Section, split: str, tokenizer: tok.Tokenizer) -> tokens.TokenStream:
-    return tokens.encode(sources.load(data, split), tokenizer)

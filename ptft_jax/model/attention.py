@@ -28,25 +28,36 @@ class View(NamedTuple):
     rotation: rotary.Table | None
 
 
-def causal_mask(length: int, segments_BT: jax.Array | None = None, *, causal: bool = True, shared: int = 0) -> Mask:
+def causal_mask(
+    length: int,
+    segments_BT: jax.Array | None = None,
+    *,
+    prefix_BT: jax.Array | None = None,
+    causal: bool = True,
+    shared: int = 0,
+) -> Mask:
     """A query sees itself and what came before it (everything where not `causal`), within its own segment when
-    `segments_BT` (int; 0 = padding). The first `shared` positions are part of every segment."""
+    `segments_BT` (int; 0 = padding). Positions where `prefix_BT` (bool) see each other in both directions. The first
+    `shared` positions are part of every segment."""
     order = jnp.arange(length)
     allowed = (order[:, None] >= order[None, :])[None] if causal else jnp.ones((1, length, length), bool)
-    if segments_BT is None:
-        return Mask(allowed, causal)
-    same = segments_BT[:, :, None] == segments_BT[:, None, :]
-    return Mask(allowed & (same | (order < shared)), False)
+    if prefix_BT is not None:
+        allowed = allowed | (prefix_BT[:, :, None] & prefix_BT[:, None, :])
+    if segments_BT is not None:
+        same = segments_BT[:, :, None] == segments_BT[:, None, :]
+        allowed = allowed & (same | (order < shared))
+    return Mask(allowed, causal and prefix_BT is None and segments_BT is None)
 
 
 def windowed(mask: Mask, window: int, first: int | jax.Array = 0) -> Mask:
-    """The mask without keys `window` or more positions before the query (Child et al. 2019; Jiang et al. 2023).
+    """The mask without keys `window` or more positions before the query (Child et al. 2019; Jiang et al. 2023), nor as
+    far after it, where a prefix is seen in both directions.
 
     `first` is the key slot of the first query, where queries are decoded against a cache.
     """
     queries, keys = mask.allowed.shape[-2:]
     distance = (first + jnp.arange(queries))[:, None] - jnp.arange(keys)[None, :]
-    return Mask(mask.allowed & (distance < window), False)
+    return Mask(mask.allowed & (jnp.abs(distance) < window), False)
 
 
 def attend(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ptft_jax.errors import UserError
+from ptft_jax.model.attention import causal_mask
 from ptft_jax.model.transformer import Transformer
 
 _CHUNK = 16  # tokens between looks of the host (stop texts); also what prompt lengths are rounded up to
@@ -77,13 +78,19 @@ def _choose(logits_BV, keys_B, count, sampling):
     return jax.vmap(jax.random.categorical)(keys, filtered(logits_BV, sampling))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "slots"))
-def _prefill(model: Transformer, params, tokens_BT, pad_B, slots: int):
+@functools.partial(jax.jit, static_argnames=("model", "slots", "prefix"))
+def _prefill(model: Transformer, params, tokens_BT, pad_B, slots: int, prefix: bool):
     rows, length = tokens_BT.shape
     order = jnp.arange(length)
     positions_BT = jnp.maximum(order[None] - pad_B[:, None], 0)
     slot = jnp.arange(slots)
-    allowed_BTS = (slot[None, None] <= order[None, :, None]) & (slot[None, None] >= pad_B[:, None, None])
+    if prefix:  # all of the prompt sees all of it, but what is learned before it (see Transformer.hidden)
+        own_BT = order[None] >= pad_B[:, None] + model.virtual_tokens
+        seen_BTS = causal_mask(length, prefix_BT=own_BT).allowed
+        seen_BTS = jnp.pad(seen_BTS, [(0, 0), (0, 0), (0, slots - length)])
+    else:
+        seen_BTS = slot[None, None] <= order[None, :, None]
+    allowed_BTS = seen_BTS & (slot[None, None] >= pad_B[:, None, None])
     return model.decode(params, tokens_BT, positions_BT, allowed_BTS, model.empty_cache(rows, slots), 0)
 
 
@@ -117,6 +124,7 @@ def generate(
     sampling: Sampling = Sampling(),
     seed: int = 0,
     stop_ids: Sequence[int] = (),
+    prefix: bool = False,
     cut: Callable[[int, list[int]], int | None] | None = None,
     on_tokens: Callable[[int, list[int]], None] | None = None,
 ) -> list[Generated]:
@@ -126,6 +134,7 @@ def generate(
       prompts: token ids, each at least one.
       max_new_tokens: at most so many new tokens a row.
       stop_ids: tokens that end a row (not returned).
+      prefix: the model reads a prompt in both directions (prefix LM).
       cut: looks at (row, new ids so far) every few tokens and returns how many to keep if the row is over, else None.
       on_tokens: called with (row, ids so far) after each look, for printing while generating.
 
@@ -157,7 +166,7 @@ def generate(
     key = jax.random.key(seed)
     keys_B = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(len(prompts)))
 
-    logits, cache = _prefill(model, params, jnp.asarray(tokens), pad_B, slots)
+    logits, cache = _prefill(model, params, jnp.asarray(tokens), pad_B, slots, prefix)
     done = np.zeros(len(prompts), bool)
     rows: list[list[int]] = [[] for _ in prompts]
     reasons = ["length"] * len(prompts)

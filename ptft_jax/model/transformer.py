@@ -151,7 +151,9 @@ class Transformer:
     def _trunk(self, params: Params) -> Trunk:
         return nnx.merge(self._definitions[0], {k: v for k, v in params.items() if k != "blocks"})
 
-    def hidden(self, params, inputs, *, positions_BT=None, segments_BT=None, types_BT=None, keys_B=None):
+    def hidden(
+        self, params, inputs, *, positions_BT=None, segments_BT=None, prefix_BT=None, types_BT=None, keys_B=None
+    ):
         """The last hidden states.
 
         Args:
@@ -160,6 +162,7 @@ class Transformer:
           inputs: int token ids [B, T]; of a vision model, float images [B, size, size, channels].
           positions_BT: int positions, by default 0..T-1. Packed rows restart them.
           segments_BT: int ids; queries see only keys of their own segment. 0 is padding by convention.
+          prefix_BT: bool; positions of a causal model that also see those of them that come later (prefix LM).
           types_BT: int token types, for models that have them (BERT's sentence A or B); by default 0.
           keys_B: one dropout key a row, or None for no dropout.
 
@@ -174,22 +177,25 @@ class Transformer:
             if positions_BT is None:
                 positions_BT = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
             if self.virtual_tokens:
-                inputs, positions_BT, segments_BT, types_BT = self._prompted(
-                    inputs, positions_BT, segments_BT, types_BT
+                inputs, positions_BT, segments_BT, prefix_BT, types_BT = self._prompted(
+                    inputs, positions_BT, segments_BT, prefix_BT, types_BT
                 )
             x_BTD = trunk.embed(inputs, positions_BT, types_BT)
         if keys_B is not None:
             x_BTD = dropout(x_BTD, spec.dropout, keys_B, 0)
-        mask = causal_mask(x_BTD.shape[1], segments_BT, causal=spec.causal, shared=self.virtual_tokens)
+        mask = causal_mask(
+            x_BTD.shape[1], segments_BT, prefix_BT=prefix_BT, causal=spec.causal, shared=self.virtual_tokens
+        )
         x_BTD, _ = self._stacks(params["blocks"], x_BTD, self._views(mask, positions_BT), keys_B=keys_B)
         x_BTD = x_BTD[:, self.virtual_tokens :]
         return x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)
 
-    def _prompted(self, tokens_BT, positions_BT, segments_BT, types_BT):
-        """The row's tokens, positions, segments and types behind those of the learned prompt.
+    def _prompted(self, tokens_BT, positions_BT, segments_BT, prefix_BT, types_BT):
+        """The row's tokens, positions, segments, prefix and types behind those of the learned prompt.
 
         One prompt serves all segments of a packed row: what a causal model makes of it does not depend on what comes
-        after it, so each segment sees what it would see with a prompt of its own.
+        after it, so each segment sees what it would see with a prompt of its own. For that it is not part of a prefix
+        that is seen in both directions: it sees itself causally, and the prefix sees it.
         """
         spec, count = self.spec, self.virtual_tokens
         if segments_BT is not None and (not spec.causal or spec.window):
@@ -204,6 +210,7 @@ class Transformer:
             behind(spec.vocab_size + order, tokens_BT),
             behind(order, positions_BT + count),
             behind(zeros, segments_BT),
+            behind(zeros.astype(bool), prefix_BT),
             behind(zeros, types_BT),
         )
 

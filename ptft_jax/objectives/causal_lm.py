@@ -1,81 +1,24 @@
-"""Next-token prediction."""
+"""Objectives that predict the next token."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
+from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
-
-from ptft_jax.objectives.base import Batch, Loss
+from ptft_jax.objectives.token_loss import TokenLoss
 
 
 @dataclasses.dataclass(frozen=True)
-class CausalLM:
-    """Cross-entropy of the next token, in nats.
+class CausalLM(TokenLoss):
+    """Cross-entropy of the next token."""
 
-    Attributes:
-      z_loss: weight of log(Z)^2 per token, which keeps logits from drifting (Chowdhery et al. 2022, section 5).
-      label_smoothing: share e of the target mass spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
-      chunk: positions scored at a time, 0 = all. The [B, T, V] logits are then never held at once: they are
-        recomputed chunk by chunk in the backward pass.
-    """
+    chained: ClassVar[bool] = True
 
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
-    chunk: int = 0
 
-    def __call__(self, model, params, batch: Batch, keys_B: jax.Array | None = None) -> Loss:
-        """Batch: tokens, targets int [B, T]; weights float [B, T]; optional positions and segments int [B, T]."""
-        hidden_BTD = model.hidden(
-            params,
-            batch["tokens"],
-            positions_BT=batch.get("positions"),
-            segments_BT=batch.get("segments"),
-            keys_B=keys_B,
-        )
-        score = functools.partial(self._score, model, params)
-        targets, weights = batch["targets"], batch["weights"].astype(jnp.float32)
-        length = targets.shape[1]
-        if not self.chunk or self.chunk >= length:
-            sums = score(hidden_BTD, targets, weights)
-        else:
-            sums = self._chunked(score, hidden_BTD, targets, weights)
-        total, nll, z_loss, correct = sums
-        weight = jnp.sum(weights)
-        metrics = {"loss": (total, weight), "nll": (nll, weight), "accuracy": (correct, weight)}
-        if self.z_loss:
-            metrics["z_loss"] = (z_loss, weight)
-        return Loss(total, weight, metrics)
+@dataclasses.dataclass(frozen=True)
+class PrefixLM(TokenLoss):
+    """Cross-entropy of the next token after a prefix whose tokens attend to each other in both directions (Raffel et al.
+    2020, section 3.2.1)."""
 
-    def _chunked(self, score, hidden_BTD, targets, weights):
-        # Chunks run along T, so rows stay on their devices. The last chunk is padded with weight 0.
-        length = targets.shape[1]
-        pad = -length % self.chunk
-
-        def chunks(x):
-            x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
-            return jnp.moveaxis(x.reshape(x.shape[0], -1, self.chunk, *x.shape[2:]), 1, 0)
-
-        def add(sums, part):
-            return jax.tree.map(jnp.add, sums, jax.checkpoint(score)(*part)), None
-
-        zeros = tuple(jnp.zeros((), jnp.float32) for _ in range(4))
-        return jax.lax.scan(add, zeros, jax.tree.map(chunks, (hidden_BTD, targets, weights)))[0]
-
-    def _score(self, model, params, hidden_BTD, targets, weights):
-        """Sums over tokens of (loss, cross-entropy, z-loss, correct), each times the token's weight."""
-        logits_BTV = model.logits(params, hidden_BTD)
-        log_z = jax.nn.logsumexp(logits_BTV, axis=-1)
-        nll = log_z - jnp.take_along_axis(logits_BTV, targets[..., None], axis=-1)[..., 0]
-        loss = nll
-        if self.label_smoothing:
-            uniform = log_z - jnp.mean(logits_BTV, axis=-1)
-            loss = (1 - self.label_smoothing) * nll + self.label_smoothing * uniform
-        z_loss = self.z_loss * jnp.square(log_z)
-        correct = jnp.argmax(logits_BTV, axis=-1) == targets
-        # where, not only a product: a padded position may hold inf, and inf * 0 is NaN.
-        return tuple(
-            jnp.sum(jnp.where(weights > 0, value * weights, 0.0)) for value in (loss + z_loss, nll, z_loss, correct)
-        )
+    chained: ClassVar[bool] = True
+    reads_prompt: ClassVar[bool] = True

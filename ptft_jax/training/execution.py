@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from ptft_jax import environment
+from ptft_jax.data import pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.evaluate import EvalSet
@@ -73,7 +74,7 @@ class Execution:
         params, training, ema, saved, messages = resumed
         for message in messages:
             run.reporter.say(message)
-        if saved["data"] != run.train_stream.key:
+        if saved["data"] != run.data.key:
             raise UserError(f"{run.workdir}: the training data are not those the run was started with (files changed?)")
         frozen = {}
         if run.refers_to_base:
@@ -95,6 +96,9 @@ class Execution:
         )
         run.selection.best, run.selection.best_step, run.selection.stale = saved["best"]
         run.reporter.say(f"{run.workdir}: continuing from step {saved['step']}")
+        write_json(
+            run.workdir / "config.json", run.config.as_dict()
+        )  # may carry the run out in another way than before
         meta = {"resumed": True, **{k: saved[k] for k in ("seconds", "before", "parent_fingerprint")}}
         return run.program.create(lambda s: s, state), saved["step"], meta
 
@@ -106,18 +110,20 @@ class Execution:
         write_json(run.workdir / "lineage.json", run.parent.lineage(print_) if run.parent else [])
         write_json(run.workdir / "environment.json", {"run_id": uuid.uuid4().hex, **environment.describe()})
         write_json(run.workdir / "partition.json", run.partition.table())
+        write_json(run.workdir / "data.json", run.data.table)
         write_json(run.workdir / "config.json", run.config.as_dict())
 
     def _announce(self, step: int) -> None:
         run = self.run
         rows = [{k: v for k, v in row.items() if k != "paths"} for row in run.partition.table()]
         run.reporter.table(f"{run.workdir}: parameters", rows)
+        run.reporter.table(f"{run.workdir}: training data", pipeline.shown(run.data.table))
         shardings = run.program.shardings
         per_device = sharding.bytes_per_device(run.state_like, shardings)
         shape = " x ".join(f"{k}={v}" for k, v in run.mesh.shape.items())
         run.reporter.say(
             f"mesh {shape} ({run.mesh.devices.flat[0].platform}), {per_device / 2**20:.1f} MiB of state a device; "
-            f"{len(run.train_stream):,} training tokens, vocabulary {run.tokenizer.vocab_size}; step {step} of {run.plan.steps}"
+            f"{run.data.tokens:,} training tokens, vocabulary {run.tokenizer.vocab_size}; step {step} of {run.plan.steps}"
         )
 
     def _loop(self, checkpoints, writer, meta) -> Loop:
@@ -127,7 +133,7 @@ class Execution:
             print_ = meta["parent_fingerprint"]
             base = restore.base_reference(run.parent, run.workdir, print_, run.init["weights"], run.config)
         saved = {
-            "data": run.train_stream.key,
+            "data": run.data.key,
             "vocab_size": run.model.spec.vocab_size,
             "base": base,
             "before": meta["before"],
@@ -152,7 +158,7 @@ class Execution:
         )
 
     def _eval_sets(self, batches: dict[str, list]) -> list[EvalSet]:
-        lengths = tok.byte_lengths(self.run.tokenizer)
+        lengths = tok.byte_lengths(self.run.tokenizer) if self.run.objective.chained else None
         return [EvalSet(name, rows, self.run.program, lengths) for name, rows in batches.items()]
 
     def _test(self, state) -> dict[str, float]:
@@ -193,7 +199,7 @@ class Execution:
             "parameters": {"trainable": run.partition.count(True), "frozen": run.partition.count(False)},
             "trainable_bytes": sum(leaf.bytes for leaf in run.partition.leaves if leaf.trains),
             "optimizer_bytes": int(optimizer_bytes),
-            "train_tokens": len(run.train_stream),
+            "train_tokens": run.data.tokens,
             "tokens_seen": step * tokens_per_step,
             "tokens_to_best": best * tokens_per_step,
             "model_flops": step * flops,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -136,7 +136,7 @@ def check_fits(tokenizer: Tokenizer, vocab_size: int, where: str) -> None:
         )
 
 
-def build(config: Any, train_texts: Sequence[str], parent: Tokenizer | None) -> Tokenizer:
+def build(config: Any, train_texts: Callable[[], Sequence[str]], parent: Tokenizer | None) -> Tokenizer:
     """The tokenizer that `config.tokenizer` names; `parent` is that of the model this run starts from.
 
     Raises:
@@ -148,7 +148,7 @@ def build(config: Any, train_texts: Sequence[str], parent: Tokenizer | None) -> 
     elif kind == "byte":
         tokenizer = ByteTokenizer()
     elif kind == "bpe":
-        tokenizer = train_bpe(train_texts, config.vocab_size)
+        tokenizer = train_bpe(train_texts(), config.vocab_size)
     else:
         tokenizer = from_file(pathlib.Path(config.path).expanduser())
     if parent and fingerprint(tokenizer) != fingerprint(parent):

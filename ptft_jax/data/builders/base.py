@@ -1,0 +1,72 @@
+"""What turns a run of token ids into the arrays of a row: one builder for each objective."""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar
+
+import numpy as np
+
+# Name -> array of one value a position: tokens, targets int32; weights float32; and where the objective has one,
+# prefix bool. A row is made of pieces laid one after the other; positions, segments and padding are the row's.
+Piece = dict[str, np.ndarray]
+
+
+class Builder(abc.ABC):
+    """Builds pieces. Subclasses are frozen dataclasses: hashable, cheap to pickle, without arrays of their own.
+
+    Attributes:
+      kinds: what it learns from, of `ptft_jax.data.formats.Format.kind`.
+      shortest: the fewest ids that a piece can be made of.
+      overlap: how many ids a piece shares with the one that continues it, so that every id is learned once.
+      random: whether `piece` draws random numbers. Pieces are then new each time they are built.
+      looks_ahead: whether a position attends to all that come after it in the row, so that padding and other pieces have to
+        be segments of their own, in rows of a single piece too.
+      aligned: whether a target stands at the position of the token it replaces; else one before it.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("text", "answers", "tokens")
+    shortest: ClassVar[int] = 1
+    overlap: ClassVar[int] = 0
+    random: ClassVar[bool] = False
+    looks_ahead: ClassVar[bool] = False
+    aligned: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def slots(self, n: np.ndarray) -> np.ndarray:
+        """How many positions of a row a piece of `n` >= `shortest` ids takes; int [...] to int [...], never decreasing
+        in n and at least n - 1."""
+
+    def longest(self, length: int) -> int:
+        """The largest n with slots(n) <= `length` positions.
+
+        Raises:
+          UserError: the vocabulary lacks tokens that pieces of so many ids need.
+          ValueError: a row of `length` has no room for the shortest piece.
+        """
+        n = length + 1
+        while n >= self.shortest and int(self.slots(np.asarray(n))) > length:
+            n -= 1
+        if n < self.shortest:
+            raise ValueError(f"a row of {length} positions holds no piece of {self.shortest} ids")
+        return n
+
+    @abc.abstractmethod
+    def piece(self, ids: np.ndarray, trained: np.ndarray | None, rng: np.random.Generator | None) -> Piece:
+        """The arrays of one piece, each [slots(n)].
+
+        Args:
+          ids: int32 [n], n >= `shortest`.
+          trained: bool [n], the ids that are to be learned; None = all.
+          rng: needed where `random`.
+
+        Raises:
+          UserError: the objective learns whole texts only, and `trained` is given.
+        """
+
+
+def shifted(ids: np.ndarray, trained: np.ndarray | None) -> Piece:
+    """Each id as the target of the one before it: arrays [n - 1], with weight 1 where the target is trained."""
+    ids = np.asarray(ids, np.int32)
+    weights = np.ones(len(ids) - 1, np.float32) if trained is None else trained[1:].astype(np.float32)
+    return {"tokens": ids[:-1], "targets": ids[1:], "weights": weights}

@@ -1,0 +1,24 @@
+"""Rows for next-token prediction."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from ptft_jax.data.builders.base import Builder, Piece, shifted
+
+
+@dataclasses.dataclass(frozen=True)
+class Causal(Builder):
+    """Every id but the first is the target of the one before it."""
+
+    shortest: ClassVar[int] = 2
+    overlap: ClassVar[int] = 1
+
+    def slots(self, n: np.ndarray) -> np.ndarray:
+        return np.asarray(n) - 1
+
+    def piece(self, ids: np.ndarray, trained: np.ndarray | None, rng: np.random.Generator | None = None) -> Piece:
+        return shifted(ids, trained)

@@ -1,0 +1,373 @@
+"""Which pieces of which sequences fill which row: plans over a flat array of ids, made once and index-addressed.
+
+A plan holds no ids, only where they are, so the rows of any step can be read without the others. How many positions
+of a row a piece takes is the objective's to say, as `slots`, a function of the number of ids that does not decrease:
+
+- next-token prediction: n - 1 (inputs ids[:-1], targets ids[1:]), and pieces that continue one another share one id
+  (`overlap` 1), so that every id but the first of a sequence is a target exactly once;
+- masked language modelling: n, `overlap` 0;
+- span corruption: what is left of n ids when spans have become sentinels, `overlap` 0.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from ptft_jax.errors import UserError
+
+Slots = Callable[[np.ndarray], np.ndarray]  # ids of pieces int64 [n] -> positions that they take int64 [n]
+
+LEAST = 2  # ids of a sequence that anything can be learned from: one to see, one to predict
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What became of the sequences.
+
+    Attributes:
+      sequences, tokens: what there was.
+      rows: how many rows of `length` positions it fills.
+      length: positions of a row.
+      pieces: spans of ids in these rows.
+      used: positions that hold something.
+      dropped, truncated, split: sequences longer than a row, by what was done with them.
+      empty: sequences left out since they have fewer than two ids.
+      untrainable: pieces left out since nothing in them is learned.
+      tokens_lost: ids in no row.
+      how: "concat", "none", "first_fit" or "best_fit".
+    """
+
+    sequences: int
+    tokens: int
+    rows: int
+    length: int
+    pieces: int
+    used: int
+    dropped: int = 0
+    truncated: int = 0
+    split: int = 0
+    empty: int = 0
+    untrainable: int = 0
+    tokens_lost: int = 0
+    how: str = "concat"
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the positions of all rows that hold something."""
+        return self.used / (self.rows * self.length)
+
+    @property
+    def fewest_rows(self) -> int:
+        """No packing of these pieces has fewer rows: the positions used, over the length of a row, rounded up."""
+        return -(-self.used // self.length)
+
+    def describe(self) -> str:
+        """One line for the log."""
+        line = (
+            f"{self.rows:,} rows of {self.length} from {self.sequences:,} sequences ({self.tokens:,} tokens), "
+            f"{self.efficiency:.1%} of the positions used"
+        )
+        if self.how in ("first_fit", "best_fit"):
+            line += f" ({self.how}; at most {self.used / (self.fewest_rows * self.length):.1%} possible)"
+        names = ("dropped", "truncated", "split", "empty", "untrainable")
+        changed = {name: getattr(self, name) for name in names}
+        parts = [line] + [f"{count:,} {name}" for name, count in changed.items() if count]
+        if self.tokens_lost:
+            parts.append(f"{self.tokens_lost:,} tokens in no row ({self.tokens_lost / self.tokens:.2%})")
+        return "; ".join(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Rows as lists of pieces.
+
+    Attributes:
+      spans: int64 [pieces, 2], start and stop of each piece in the flat ids; those of a row follow one another.
+      rows: int64 [rows + 1], where the pieces of each row start in `spans`.
+      report: what became of the sequences.
+    """
+
+    spans: np.ndarray
+    rows: np.ndarray
+    report: Report
+
+    def __len__(self) -> int:
+        return len(self.rows) - 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """int64 [k, 2]: start and stop in the flat ids of the pieces of a row, k >= 1."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return self.spans[self.rows[index] : self.rows[index + 1]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Rows that are windows, one after the other, over ids that are one stream: a plan that stores nothing.
+
+    Attributes:
+      first, stop: the stream's place in the flat ids.
+      window: ids of a row.
+      stride: ids from the start of one row to the start of the next.
+      report: what became of the sequences.
+    """
+
+    first: int
+    stop: int
+    window: int
+    stride: int
+    report: Report
+
+    def __len__(self) -> int:
+        return self.report.rows
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """int64 [1, 2]: start and stop of the window in the flat ids; only the last may be short."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        start = self.first + index * self.stride
+        return np.asarray([[start, min(start + self.window, self.stop)]], np.int64)
+
+    def starts(self, indices: np.ndarray) -> np.ndarray:
+        """int64 [n]: where rows start in the flat ids, for many rows at once."""
+        return self.first + np.asarray(indices, np.int64) * self.stride
+
+
+def longest(slots: Slots, length: int) -> int:
+    """The most ids that fit a row of `length` positions: the largest n with slots(n) <= length; 0 where none fits."""
+
+    def fits(n: int) -> bool:
+        return int(slots(np.asarray([n], np.int64))[0]) <= length
+
+    above = 1
+    while fits(above):
+        above *= 2
+    below = above // 2  # it fits, or is 0
+    while above - below > 1:
+        middle = (above + below) // 2
+        below, above = (middle, above) if fits(middle) else (below, middle)
+    return below
+
+
+def plan(
+    offsets: np.ndarray,
+    length: int,
+    *,
+    how: str,
+    overlong: str,
+    slots: Slots,
+    overlap: int,
+    seed: int,
+    where: Callable[[int], str],
+    learned: Callable[[np.ndarray], np.ndarray] | None = None,
+    untrainable: str = "raise",
+    partial: bool = False,
+    field: str = "config.data.length",
+) -> Plan | Windows:
+    """Lays sequences out in rows.
+
+    Args:
+      offsets: int64 [sequences + 1], where sequences start in the flat ids.
+      length: positions of a row.
+      how: "concat", rows are windows over all ids as one stream, cut anywhere; "none", one sequence a row;
+        "first_fit", sequences in shuffled order, each into the first row with room (Johnson 1973, "Near-optimal bin
+        packing algorithms"); "best_fit", the longest first, each into the fullest row that still has room (best-fit
+        decreasing, same source): at most 11/9 of the fewest rows possible, + 4.
+      overlong: what to do with a sequence that does not fit a row: "raise", "drop" it, "truncate" it to its first ids,
+        or "split" it into pieces that fill rows. Says nothing about "concat", which cuts anyway.
+      slots: positions that pieces of so many ids take; at least one, and must not decrease.
+      overlap: ids that a piece shares with the one it continues.
+      seed: decides the order of first_fit, and among equals of best_fit. Same arguments, same plan.
+      where: names a sequence in messages.
+      learned: int64 [pieces, 2] (start, stop) to how many ids of each piece are learned; None = there are always some.
+      untrainable: what to do with a piece in which nothing is: "raise", or "drop" it. Says nothing about "concat".
+      partial: with "concat", whether the last, short window is a row (evaluation) or is left out and reported.
+      field: names the setting of the length in messages.
+
+    Raises:
+      UserError: a sequence is too long and overlong = "raise"; there is not one row.
+    """
+    most = longest(slots, length)
+    if most < LEAST + 1 - overlap:
+        raise UserError(f"{field} = {length}: a row holds {most} tokens, too few to learn anything from")
+    if how == "concat":
+        return _windows(offsets, length, most, slots, overlap, partial, field)
+
+    spans, counts = _pieces(np.asarray(offsets, np.int64), length, most, overlong, overlap, where, field)
+    if learned is not None:
+        idle = learned(spans) == 0
+        if idle.any() and untrainable == "raise":
+            first = int(np.searchsorted(offsets, spans[np.argmax(idle), 0], side="right")) - 1
+            others = f", and so it is in {int(idle.sum()) - 1} others" if idle.sum() > 1 else ""
+            raise UserError(
+                f"{where(first)}: nothing in it is learned{others} (config.data.train_on, or the answer was cut off); "
+                "set config.data.untrainable to 'drop' to leave such examples out"
+            )
+        counts["untrainable"] = int(idle.sum())
+        counts["tokens_lost"] += int((spans[idle, 1] - spans[idle, 0]).sum())
+        spans = spans[~idle]
+    if not len(spans):
+        raise UserError(
+            f"{field} = {length}: no row is left of {len(offsets) - 1} sequences ({counts['empty']} with fewer than "
+            f"{LEAST} tokens, {counts['dropped']} too long, {counts.get('untrainable', 0)} with nothing to learn)"
+        )
+    sizes = np.asarray(slots(spans[:, 1] - spans[:, 0]), np.int64)
+    order, row = _PLACE[how](sizes, length, seed)
+    if how == "best_fit":
+        row = _shuffled(int(row.max()) + 1, seed + 1)[row]  # else the first rows would be those of the longest pieces
+    by_row = np.argsort(row, kind="stable")  # keeps the order in which pieces were placed
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(row))])
+    tokens = int(offsets[-1] - offsets[0])
+    report = Report(len(offsets) - 1, tokens, len(bounds) - 1, length, len(spans), int(sizes.sum()), how=how, **counts)
+    return Plan(spans[order[by_row]], bounds, report)
+
+
+def _windows(
+    offsets: np.ndarray, length: int, most: int, slots: Slots, overlap: int, partial: bool, field: str
+) -> Windows:
+    first, stop, stride = int(offsets[0]), int(offsets[-1]), most - overlap
+    tokens = stop - first
+    full, rest = divmod(max(tokens - overlap, 0), stride)
+    short = partial and rest > 0 and rest + overlap >= LEAST
+    rows = full + short
+    if not rows:
+        raise UserError(f"{field} = {length}: the split has only {tokens} tokens, fewer than one row needs ({most})")
+    used = full * int(slots(np.asarray([most]))[0]) + (int(slots(np.asarray([rest + overlap]))[0]) if short else 0)
+    report = Report(
+        len(offsets) - 1, tokens, rows, length, pieces=rows, used=used, tokens_lost=0 if short else rest, how="concat"
+    )
+    return Windows(first, stop, most, stride, report)
+
+
+def _pieces(
+    offsets: np.ndarray, length: int, most: int, overlong: str, overlap: int, where: Callable[[int], str], field: str
+) -> tuple[np.ndarray, dict[str, int]]:
+    """int64 [pieces, 2], each within one sequence and of 2 to `most` ids; and what was lost or changed."""
+    starts, stops = offsets[:-1], offsets[1:]
+    lengths = stops - starts
+    empty, long = lengths < LEAST, lengths > most
+    counts = {"empty": int(empty.sum()), "tokens_lost": int(lengths[empty].sum())}
+    counts |= {"dropped": 0, "truncated": 0, "split": 0}
+    overlongs = int(long.sum())
+    keep = ~empty
+    if overlongs and overlong == "raise":
+        i = int(np.argmax(long))
+        others = f", and so are {overlongs - 1} others" if overlongs > 1 else ""
+        raise UserError(
+            f"{where(i)}: {lengths[i]} tokens are more than a row holds ({most}; {field} = {length}){others}; "
+            "set config.data.overlong to 'drop', 'truncate' or 'split', or raise the length"
+        )
+    if overlong == "drop":
+        keep &= ~long
+        counts["dropped"] = overlongs
+        counts["tokens_lost"] += int(lengths[long].sum())
+    elif overlong == "truncate":
+        stops = np.minimum(stops, starts + most)
+        counts["truncated"] = overlongs
+        counts["tokens_lost"] += int((lengths[long] - most).sum())
+    starts, stops = starts[keep], stops[keep]
+    if overlong != "split" or not overlongs:
+        return np.stack([starts, stops], 1), counts
+
+    counts["split"] = overlongs
+    stride = most - overlap
+    parts = -(-(stops - starts - overlap) // stride)
+    ordinal = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+    start = np.repeat(starts, parts) + ordinal * stride
+    stop = np.minimum(start + most, np.repeat(stops, parts))
+    # A last piece of one id has nothing to be predicted from: it takes one more from the piece before it.
+    lone = np.flatnonzero(stop - start < LEAST)
+    start[lone] -= 1
+    stop[lone - 1] -= 1
+    return np.stack([start, stop], 1), counts
+
+
+def _shuffled(count: int, seed: int) -> np.ndarray:
+    # numpy promises that the streams of RandomState never change; those of Generator may, and a plan with them.
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed))).permutation(count)
+
+
+def _one_each(sizes: np.ndarray, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    del length, seed
+    return np.arange(len(sizes)), np.arange(len(sizes))
+
+
+def _first_fit(sizes: np.ndarray, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(order in which pieces are placed, row of each in that order), int64 [pieces] both.
+
+    A tree of maxima over the room of all rows finds the first row with room in O(log rows); about 2 s for a million
+    pieces. Rows not begun are leaves of full room, so beginning one needs no case of its own.
+    """
+    order = _shuffled(len(sizes), seed)
+    # Of first-fit's rows at most one is half empty or more, so there are fewer than 2 * total / length + 1.
+    leaves = 1 << (min(len(sizes), 2 * int(sizes.sum()) // length + 1)).bit_length()
+    room = [length] * (2 * leaves)  # node i has children 2i, 2i + 1; room[i] is the most room of a row below it
+    rows = np.empty(len(sizes), np.int64)
+    for k, size in enumerate(sizes[order].tolist()):
+        node = 1
+        while node < leaves:
+            node *= 2
+            if room[node] < size:
+                node += 1
+        rows[k] = node - leaves
+        room[node] -= size
+        while node > 1:
+            left, right = room[node & -2], room[node | 1]
+            node >>= 1
+            most = left if left > right else right
+            if room[node] == most:
+                break
+            room[node] = most
+    return order, rows
+
+
+def _best_fit(sizes: np.ndarray, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(order in which pieces are placed, row of each in that order), int64 [pieces] both.
+
+    Pieces of one size are placed together (the idea of Krell et al. 2021, "Efficient sequence packing without
+    cross-contamination", who pack histograms of lengths). The fullest row with room for a piece stays the fullest with
+    room for the next of that size until it has none, so each of the rows of equal room takes as many as it holds, and
+    the work is by sizes and amounts of room, not by pieces.
+    """
+    order = _shuffled(len(sizes), seed)
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    values, counts = np.unique(-sizes, return_counts=True)  # the largest first
+    rows = np.empty(len(sizes), np.int64)
+    by_room: dict[int, list[np.ndarray]] = {}  # room -> rows that have it
+    rooms: list[int] = []  # its keys, sorted
+    begun = placed = 0
+
+    def put(room: int, which: np.ndarray) -> None:
+        if len(which):
+            if room not in by_room:
+                bisect.insort(rooms, room)
+            by_room.setdefault(room, []).append(which)
+
+    for size, count in zip((-values).tolist(), counts.tolist()):
+        while count:
+            at = bisect.bisect_left(rooms, size)
+            room = rooms[at] if at < len(rooms) else length
+            each = room // size
+            if at < len(rooms):
+                which = by_room[room].pop()
+                if not by_room[room]:
+                    del by_room[room], rooms[at]
+            else:
+                which = np.arange(begun, begun - (-count // each))
+                begun += len(which)
+            needed = min(len(which), -(-count // each))
+            put(room, which[needed:])
+            filled = min(count, needed * each)
+            rows[placed : placed + filled] = np.repeat(which[:needed], each)[:filled]
+            last = filled - (needed - 1) * each  # pieces in the last of these rows
+            put(room - each * size, which[: needed - 1])
+            put(room - last * size, which[needed - 1 : needed])
+            placed, count = placed + filled, count - filled
+    return order, rows
+
+
+_PLACE = {"none": _one_each, "first_fit": _first_fit, "best_fit": _best_fit}

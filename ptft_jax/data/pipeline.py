@@ -1,0 +1,258 @@
+"""From a config's data section to rows: sources opened, tokenised, cut, packed and mixed, and a table of what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ptft_jax.data import cache, packing, prepared, records, tokenise
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.builders import Builder
+from ptft_jax.data.mixture import Mixture
+from ptft_jax.data.rows import RowSet
+from ptft_jax.data.store import Store
+from ptft_jax.errors import UserError
+
+PARENT = "parent"  # in a mixture: what the parent was trained on
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """A tokenised split of a source.
+
+    Attributes:
+      reference, split: which.
+      store: its ids.
+      kind: of `ptft_jax.data.formats.Format`.
+      description: its format, for people.
+      where: index of an example -> its place, for messages.
+      skipped: records that could not be read.
+    """
+
+    reference: str
+    split: str
+    store: Store
+    kind: str
+    description: str
+    where: Callable[[int], str]
+    skipped: records.Skipped
+
+
+def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer) -> Tokens:
+    """A split of a source as ids, by the settings of `config.data`. Raises UserError."""
+    parsed = records.parse(reference)
+    if parsed.kind == prepared.KIND:
+        store, facts = prepared.load(pathlib.Path(parsed.name), split, tokenizer)
+        place = f"{parsed.name}/{split}"
+        return Tokens(
+            reference,
+            split,
+            store,
+            facts["kind"],
+            facts["format"],
+            lambda i: f"{place}, example {i}",
+            records.Skipped(),
+        )
+    opened = tokenise.Opened.of(reference, split, held_out=data.held_out, broken=data.broken)
+    store = tokenise.tokenised(opened, tokenizer, template=data.template, train_on=data.train_on, workers=data.workers)
+    rows = opened.records
+    return Tokens(
+        reference,
+        split,
+        store,
+        opened.format.kind,
+        opened.format.describe(),
+        lambda example: rows.where(int(store.origins[example])),
+        rows.skipped,
+    )
+
+
+def training_texts(data: Any) -> list[str]:
+    """All text that is trained on, for training a tokenizer. Raises UserError for sources that have none."""
+    texts: list[str] = []
+    for reference, _ in weighted(data):
+        if records.parse(reference).kind == prepared.KIND:
+            raise UserError(f"{reference}: tokens already; a tokenizer cannot be trained on them")
+        opened = tokenise.Opened.of(reference, "train", held_out=data.held_out, broken=data.broken)
+        texts += opened.texts()
+    return texts
+
+
+def weighted(data: Any) -> tuple[tuple[str, Any], ...]:
+    """The sources that are trained on, each with its weight or the schedule of its weight."""
+    return data.mixture or ((data.source, 1.0),)
+
+
+def with_parent(mixture: Sequence[tuple[str, Any]], theirs: Any, parent: str) -> tuple[tuple[str, Any], ...]:
+    """A mixture with 'parent' replaced by what the parent was trained on (replay): its source, or the sources of its
+    mixture, which share the entry's weight as they did when the parent ended.
+
+    Args:
+      theirs: the parent's `config.data`, or None where it is not known.
+      parent: its name, for messages; '' = there is none.
+
+    Raises:
+      UserError: there is no parent, or nobody knows what it was trained on.
+    """
+    out: list[tuple[str, Any]] = []
+    for source, weight in mixture:
+        if source != PARENT:
+            out.append((source, weight))
+            continue
+        if theirs is None:
+            reason = f"what {parent} was trained on is not known" if parent else "init.from names no parent"
+            raise UserError(f"config.data.mixture: {PARENT!r}: {reason}; name its sources")
+        last = [(s, w[-1][1] if isinstance(w, tuple) else w) for s, w in weighted(theirs)]
+        total = sum(w for _, w in last)
+        out += [(s, _scaled(weight, w / total)) for s, w in last if w]
+    return tuple(out)
+
+
+def _scaled(weight: Any, factor: float) -> Any:
+    if isinstance(weight, tuple):
+        return tuple((step, value * factor) for step, value in weight)
+    return weight * factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Filled:
+    """A source as rows, and what was lost on the way."""
+
+    tokens: Tokens
+    rows: RowSet
+
+    def summary(self) -> dict[str, Any]:
+        """For tables and data.json."""
+        store, report = self.tokens.store, self.rows.plan.report
+        return {
+            "source": self.tokens.reference,
+            "split": self.tokens.split,
+            "format": self.tokens.description,
+            "examples": len(store),
+            "tokens": len(store.ids),
+            "trained": int(len(store.ids) if store.trained is None else np.count_nonzero(store.trained)),
+            "skipped": self.tokens.skipped.count,
+            **dataclasses.asdict(report),
+            "efficiency": report.efficiency,
+        }
+
+
+def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: int = 0) -> Filled:
+    """Cuts and packs a tokenised source into rows of `config.data.length`, by the settings of `config.data`.
+
+    Args:
+      partial: where rows are windows of a stream, also have the last one, which is short.
+      seed: order in which examples are packed.
+
+    Raises:
+      UserError: examples that are too long or have nothing to learn, where the settings do not say what to do with
+        them; too little data for a row; data of a kind that the objective does not learn from.
+    """
+    store, how = tokens.store, data.packing
+    if tokens.kind not in builder.kinds:
+        raise UserError(
+            f"{tokens.reference}: {tokens.description}: the objective learns from {', '.join(builder.kinds)}; "
+            "choose its columns: KIND:NAME?format=text&text=COLUMN"
+        )
+    if how == "auto":
+        how = "concat" if tokens.kind == "text" or (tokens.kind == "tokens" and store.trained is None) else "best_fit"
+    sequential = bool(builder.overlap)  # ids are predicted from those before them
+    plan = packing.plan(
+        store.offsets,
+        data.length,
+        how=how,
+        overlong=data.overlong,
+        slots=builder.slots,
+        overlap=builder.overlap,
+        seed=seed,
+        where=lambda sequence: tokens.where(sequence // store.per_example),
+        learned=None if store.trained is None else functools.partial(store.learned, first=not sequential),
+        untrainable=data.untrainable,
+        partial=partial,
+    )
+    segmented = how != "concat" or builder.looks_ahead
+    return Filled(tokens, RowSet(store, plan, builder, data.length, segmented))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """What a run is trained on.
+
+    Attributes:
+      sets: the rows of each source; all segmented, or none.
+      mixture: which row of which set a batch has.
+      key: digest that names the data in checkpoints.
+      tokens: how many ids there are.
+      table: a row a source: what it holds, what was lost, its share of the run.
+    """
+
+    sets: tuple[RowSet, ...]
+    mixture: Mixture
+    key: str
+    tokens: int
+    table: list[dict[str, Any]]
+
+
+def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: int, seed: int) -> TrainingData:
+    """The training data of `config.data` for a run of `steps` steps. Raises UserError."""
+    sources = weighted(data)
+    parts = [tokenised(data, reference, "train", tokenizer) for reference, _ in sources]
+    if data.train_tokens:
+        if len(parts) > 1:
+            raise UserError("config.data.train_tokens is for a single source; a mixture's take the option ?examples=N")
+        parts = [dataclasses.replace(parts[0], store=parts[0].store.first(data.train_tokens))]
+    sets = [filled(data, part, builder, partial=False, seed=seed) for part in parts]
+    segmented = any(s.rows.segmented for s in sets)
+    names = [reference for reference, _ in sources]
+    mixture = Mixture(
+        names,
+        [weight for _, weight in sources],
+        [len(s.rows) for s in sets],
+        batch_size=data.batch_size,
+        temperature=data.temperature,
+        max_epochs=data.max_epochs,
+        steps=steps,
+    )
+    shares = mixture.table(max(steps, 1))
+    table = [
+        {**s.summary(), **{k: getattr(x, k) for k in ("asked", "drawn", "share", "epochs")}}
+        for s, x in zip(sets, shares)
+    ]
+    keys = [part.store.key for part in parts]
+    return TrainingData(
+        tuple(dataclasses.replace(s.rows, segmented=segmented) for s in sets),
+        mixture,
+        keys[0] if len(keys) == 1 else cache.digest(*keys),
+        sum(len(part.store.ids) for part in parts),
+        table,
+    )
+
+
+def labels(data: Any) -> dict[str, str]:
+    """A short name for every source of a mixture, for metrics."""
+    found: dict[str, str] = {}
+    for reference, _ in weighted(data):
+        parsed = records.parse(reference)
+        stem = re.sub(r"\W+", "_", parsed.name.rstrip("/").rsplit("/", 1)[-1].partition(".")[0]).strip("_")
+        name = next(
+            n for n in (stem, f"{parsed.kind}_{stem}", *(f"{stem}_{k}" for k in itertools.count(2))) if n not in found
+        )
+        found[name] = reference
+    return found
+
+
+def shown(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The columns of `TrainingData.table` that fit on a screen; what is zero everywhere is left out."""
+    columns = (
+        "source", "format", "examples", "tokens", "trained", "skipped", "dropped", "truncated", "tokens_lost", "rows",
+        "efficiency", "share", "epochs",
+    )  # fmt: skip
+    some = [c for c in columns if any(row.get(c) for row in table)]
+    return [{c: round(row[c], 3) if isinstance(row[c], float) else row[c] for c in some} for row in table]

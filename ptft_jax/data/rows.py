@@ -1,0 +1,67 @@
+"""The rows of a source: which ids fill which row, made into arrays by an objective's builder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from ptft_jax.data.builders import Builder
+from ptft_jax.data.packing import Plan
+from ptft_jax.data.store import Store
+
+Rows = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSet:
+    """The rows of one source: index-addressed, of equal length.
+
+    Attributes:
+      store: token ids.
+      plan: which of them fill which row.
+      builder: what an objective makes of them.
+      length: positions of a row.
+      segmented: rows have "positions" and "segments"; else a row is one window of a stream, attended as a whole.
+    """
+
+    store: Store
+    plan: Plan
+    builder: Builder
+    length: int
+    segmented: bool
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def row(self, index: int, key: Sequence[int] = ()) -> Rows:
+        """One row: tokens, targets int32 [T], weights float32 [T]; positions (from 0 in every piece) and segments
+        (1, 2, ...; 0 = padding) int32 [T] where segmented; whatever else the builder makes.
+
+        `key` decides what is random about it; the same key gives the same row.
+        """
+        out: Rows = {}
+        at = 0
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key))) if self.builder.random else None
+        for number, (start, stop) in enumerate(self.plan[index], 1):
+            ids = np.asarray(self.store.ids[start:stop], np.int32)
+            trained = None if self.store.trained is None else np.asarray(self.store.trained[start:stop])
+            piece = self.builder.piece(ids, trained, rng)
+            size = len(piece["tokens"])
+            if self.segmented:
+                piece["positions"] = np.arange(size, dtype=np.int32)
+                piece["segments"] = np.full(size, number, np.int32)
+            for name, values in piece.items():
+                if name not in out:
+                    out[name] = np.zeros((self.length, *values.shape[1:]), values.dtype)
+                out[name][at : at + size] = values
+            at += size
+        return out
+
+    def rows(self, indices: Sequence[int], keys: Sequence[Sequence[int]]) -> list[Rows]:
+        return [self.row(int(i), key) for i, key in zip(indices, keys)]
+
+
+def stacked(rows: Sequence[Rows]) -> Rows:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -1,0 +1,75 @@
+"""The data that a command is to look at: of a config, a run, or a source named on the command line."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from ptft_jax.errors import UserError
+from ptft_jax.launch import define_config
+
+
+class Selected(NamedTuple):
+    """A config's data settings, with what reads them."""
+
+    config: Any
+    tokenizer: Any
+    builder: Any
+
+
+def define() -> None:
+    """--config, --run, --data, --tokenizer, --length, --template, --train_on."""
+    define_config()
+    flags.DEFINE_string("run", None, "A run's workdir: look at its data.")
+    flags.DEFINE_string("data", "", "A source, KIND:NAME[?OPTION=VALUE&...]; '' = that of the config or run.")
+    flags.DEFINE_string(
+        "tokenizer", "", "For --data alone: byte, or a tokenizer's file or folder (a run's workdir, say); '' = byte."
+    )
+    flags.DEFINE_integer("length", 0, "Tokens a row; 0 = as configured.", lower_bound=0)
+    flags.DEFINE_string("template", "", "Chat template by name; '' = as configured.")
+    flags.DEFINE_string("train_on", "", "assistant, last, all, or roles joined by commas; '' = as configured.")
+
+
+def load() -> Selected:
+    """What the flags of `define` select. Raises UserError."""
+    from ptft_jax import config as configs
+    from ptft_jax import loading
+    from ptft_jax.data import builders, pipeline
+    from ptft_jax.data import tokenizers as tok
+    from ptft_jax.training import restore
+
+    args = flags.FLAGS
+    if args.config is not None and args.run:
+        raise UserError("--config and --run: give one of them")
+    if args.tokenizer and (args.config is not None or args.run):
+        raise UserError("--tokenizer is for --data alone; a config's is config.tokenizer, a run has its own")
+    parent, workdir = None, None
+    if args.run:
+        workdir = pathlib.Path(args.run.partition("@")[0])
+        if not (workdir / "config.json").is_file():
+            raise UserError(f"--run={args.run}: no run there (no config.json)")
+        values = restore.read_config(workdir).as_dict()
+    elif args.config is not None:
+        section, parent = loading.resolve(args.config)
+        values = section.as_dict()
+    elif args.data:
+        values = configs.default().to_dict()
+    else:
+        raise UserError("what to look at is missing: --config=FILE, --run=WORKDIR or --data=SOURCE")
+    changes = {"length": args.length, "template": args.template, "train_on": args.train_on}
+    values["data"].update({name: value for name, value in changes.items() if value})
+    if args.data:
+        values["data"].update(source=args.data, mixture=())
+    values["model"]["max_length"] = max(values["model"]["max_length"], values["data"]["length"])
+    config = configs.check(values)
+    if workdir is not None:
+        tokenizer = tok.from_file(workdir)
+    elif args.tokenizer and args.tokenizer != "byte":
+        tokenizer = tok.from_file(pathlib.Path(args.tokenizer).expanduser())
+    else:
+        texts = functools.partial(pipeline.training_texts, config.data)
+        tokenizer = tok.build(config.tokenizer, texts, parent.tokenizer if parent else None)
+    return Selected(config, tokenizer, builders.build(config.objective, tokenizer))

@@ -1,0 +1,86 @@
+"""Prints real batches, token by token: what is learned, what is context, what is padding, and where packed examples end.
+
+ptft data show --config=configs/finetune/shakespeare.py:full --step=3 --rows=2
+ptft data show --data=jsonl:chat.jsonl --template=chatml --tokenizer=runs/base
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+from absl import flags
+
+from ptft_jax.data import selected
+from ptft_jax.errors import UserError
+from ptft_jax.launch import launch
+
+
+def define() -> None:
+    selected.define()
+    flags.DEFINE_enum("split", "train", ["train", "validation", "test"], "Which part of the data.")
+    flags.DEFINE_integer("step", 0, "Which batch of training.", lower_bound=0)
+    flags.DEFINE_integer("rows", 4, "Rows of the batch; 0 = all.", lower_bound=0)
+    flags.DEFINE_enum(
+        "as",
+        "auto",
+        ["auto", "colours", "marks", "json"],
+        "auto = colours on a terminal, else marks: [learned] and {prefix}.",
+    )
+    flags.DEFINE_string("html", "", "Also write a page in colours to this file.")
+
+
+def main() -> None:
+    args = flags.FLAGS
+    from rich.console import Console
+
+    from ptft_jax.data import batches, cache, pipeline, view
+
+    chosen = selected.load()
+    c, data = chosen.config, chosen.config.data
+    if args.split == "train":
+        found = pipeline.training(data, chosen.tokenizer, chosen.builder, steps=c.training.steps, seed=c.seed)
+        whole = batches.Batches(
+            found.sets, found.mixture, batch_size=data.batch_size, seed=c.seed, process=0, processes=1
+        )
+        batch, addresses = whole[args.step], whole.addresses(args.step)
+        names = [reference for reference, _ in pipeline.weighted(data)]
+        titles = [f"step {args.step}, row {k}: {names[s]}, row {r}" for k, (s, r) in enumerate(addresses)]
+    else:
+        if args.step:
+            raise UserError("--step is for --split=train: evaluation has every row once")
+        tokens = pipeline.tokenised(data, data.source, args.split, chosen.tokenizer)
+        rows = pipeline.filled(data, tokens, chosen.builder, partial=True).rows
+        batch = batches.evaluation(rows, batch_size=data.batch_size, tokens=0)[0]
+        titles = [f"{args.split}, row {k}: {data.source}" for k in range(len(batch["tokens"]))]
+    count = min(args.rows or len(titles), len(titles))
+    shown = [view.row({k: v[i] for k, v in batch.items()}, chosen.tokenizer, chosen.builder) for i in range(count)]
+    out = Console(highlight=False, soft_wrap=True)
+    form = getattr(args, "as")
+    if form == "auto":
+        form = "colours" if out.is_terminal else "marks"
+    for title, tokens in zip(titles, shown):
+        if form == "json":
+            print(json.dumps({"row": title, "tokens": [t._asdict() for t in tokens]}, ensure_ascii=False))
+        elif form == "marks":
+            print(f"{title}\n{view.counted(tokens)}\n{view.marked(tokens)}\n")
+        else:
+            out.print(title, style="bold")
+            out.print(view.counted(tokens), style="dim")
+            out.print(view.coloured(tokens), "\n")
+    if form == "colours":
+        out.print(view.legend())
+    if args.html:
+        page = Console(record=True, file=open("/dev/null", "w"), width=120, force_terminal=True)  # noqa: SIM115
+        for title, tokens in zip(titles, shown):
+            page.print(title, style="bold")
+            page.print(view.counted(tokens))
+            page.print(view.coloured(tokens), "\n")
+        page.print(view.legend())
+        path = pathlib.Path(args.html)
+        cache.write_atomic(path, lambda temporary: page.save_html(str(temporary)))
+        print(f"page: {path}")
+
+
+if __name__ == "__main__":
+    launch(define, main)

@@ -1,0 +1,138 @@
+"""A row as a person reads it: every token with what training makes of it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ptft_jax.data import tokenizers as tok
+
+# What a token is to training -> its style on a terminal.
+STYLES = {"learned": "bold green", "context": "default", "prefix": "cyan", "hidden": "bold red", "padding": "grey50"}
+MEANINGS = {
+    "learned": "is predicted, and counts in the loss",
+    "context": "is read only",
+    "prefix": "is read in both directions",
+    "hidden": "stands in place of the token that is to be predicted, shown after →",
+    "padding": "fills the row",
+}
+
+
+class Token(NamedTuple):
+    """One token of a row.
+
+    Attributes:
+      id, text: the token that the model reads, or only predicts where it is a piece's last.
+      part: of STYLES.
+      segment: which piece of the row, from 1; 0 = padding.
+      position: as the model is told.
+      weight: of the loss on predicting it.
+      answer: where the model reads another token than it is to predict, the text of the latter.
+    """
+
+    id: int
+    text: str
+    part: str
+    segment: int
+    position: int
+    weight: float
+    answer: str = ""
+
+
+def text(tokenizer: tok.Tokenizer, token: int) -> str:
+    """A token's text; control tokens by name, parts of characters as bytes."""
+    data = tokenizer.token_bytes(token)
+    if data:
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            return "".join(f"\\x{b:02x}" for b in data)
+    named = {i: name for name, i in tokenizer.special.items()}
+    return named.get(token, f"<{token}>")
+
+
+def row(arrays: dict[str, np.ndarray], tokenizer: tok.Tokenizer, builder: Any) -> list[Token]:
+    """The tokens of a row of `ptft_jax.data.rows.RowSet`, its padding last."""
+    length = len(arrays["tokens"])
+    segments = arrays.get("segments")
+    positions = arrays.get("positions", np.arange(length))
+    if segments is None:  # a window of a stream; what is padding follows from the weights
+        used = np.flatnonzero(arrays["weights"] > 0)
+        segments = (np.arange(length) <= (used[-1] if len(used) else -1)).astype(np.int32)
+    prefix = arrays.get("prefix", np.zeros(length, bool))
+    out: list[Token] = []
+    for segment in range(1, int(segments.max(initial=0)) + 1):
+        where = np.flatnonzero(segments == segment)
+        for k, at in enumerate(where):
+            token, target, weight = (arrays[name][at] for name in ("tokens", "targets", "weights"))
+            place = (int(segment), int(positions[at]))
+            if builder.aligned:
+                part = "context" if not weight else "hidden" if token != target else "learned"
+                answer = text(tokenizer, int(target)) if part == "hidden" else ""
+                out.append(Token(int(token), text(tokenizer, int(token)), part, *place, float(weight), answer))
+                continue
+            # What is predicted is the token itself, from the position before it.
+            before = arrays["weights"][where[k - 1]] if k else 0.0
+            part = "learned" if before else "prefix" if prefix[at] else "context"
+            out.append(Token(int(token), text(tokenizer, int(token)), part, *place, float(before)))
+            if k + 1 == len(where):
+                last = "learned" if weight else "context"
+                out.append(
+                    Token(int(target), text(tokenizer, int(target)), last, place[0], place[1] + 1, float(weight))
+                )
+    padding = int((segments == 0).sum())
+    return out + [Token(0, "·", "padding", 0, 0, 0.0)] * padding
+
+
+def counted(tokens: list[Token]) -> str:
+    """One line: how many tokens are what, in how many pieces."""
+    parts = [(name, sum(t.part == name for t in tokens)) for name in STYLES]
+    pieces = len({t.segment for t in tokens if t.segment})
+    return f"{pieces} piece{'s' * (pieces != 1)}: " + ", ".join(f"{n} {name}" for name, n in parts if n)
+
+
+def marked(tokens: list[Token]) -> str:
+    """As plain text: [learned], {prefix}, <read→predicted>; pieces apart from one another by lines."""
+    signs = {"learned": "[]", "prefix": "{}", "hidden": "<>", "context": ("", "")}
+    out, before = [], None
+    for token in tokens:
+        here = (token.segment, token.part)
+        if token.part == "padding":
+            continue
+        if before is not None and (here != before or token.part == "hidden"):
+            out.append(signs[before[1]][1])
+            if here[0] != before[0]:
+                out.append("\n---\n")
+        if here != before or token.part == "hidden":
+            out.append(signs[here[1]][0])
+        out.append(token.text + (f"→{token.answer}" if token.answer else ""))
+        before = here
+    if before is not None:
+        out.append(signs[before[1]][1])
+    padding = sum(t.part == "padding" for t in tokens)
+    return "".join(out) + (f"\n({padding} of padding)" if padding else "")
+
+
+def coloured(tokens: list[Token]) -> Any:
+    """As rich text: colours by part, every second piece underlined."""
+    from rich.text import Text
+
+    out = Text()
+    for token in tokens:
+        style = STYLES[token.part] + (" underline" if token.segment and token.segment % 2 == 0 else "")
+        out.append(token.text + (f"→{token.answer}" if token.answer else ""), style)
+    return out
+
+
+def legend() -> Any:
+    """What the colours mean."""
+    from rich.text import Text
+
+    out = Text()
+    for name, style in STYLES.items():
+        out.append(name, style)
+        out.append(f": {MEANINGS[name]}; ")
+    out.append("every second piece of a row is ")
+    out.append("underlined", "underline")
+    return out
