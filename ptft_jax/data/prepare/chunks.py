@@ -107,10 +107,10 @@ class Chunk:
 
     @classmethod
     def read(cls, task: Task) -> Chunk:
-        """Columns are read from the file when they are asked for. Raises UserError: what a worker left instead."""
+        """What a worker left. Raises UserError: what it left instead."""
         if places.exists(task.error):
             raise UserError(places.read(task.error).decode())
-        columns = np.load(places.open_(task.path))
+        columns = np.load(io.BytesIO(places.read(task.path)))
         return cls(columns, json.loads(columns["details"].tobytes()))
 
     def save(self, path: str) -> None:
@@ -156,7 +156,8 @@ class _Worker:
         first, size = task.first, 0
         for index in range(task.first, task.last):
             records.append(opened.records[index])
-            texts.append(list(opened.format.texts(records[-1], opened.records.where(index))))
+            has_text = opened.format.kind != "tokens"
+            texts.append(encoder.texts(records[-1], opened.records.where(index)) if has_text else [])
             size += sum(map(len, texts[-1]))
             if size >= _AT_ONCE or index + 1 == task.last:
                 wheres = [opened.records.where(i) for i in range(first, index + 1)]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import pathlib
-from typing import IO
+from typing import Any
 
 from ptft_jax.data import cache
 from ptft_jax.errors import UserError
@@ -15,22 +14,15 @@ def write(path: str, data: bytes) -> None:
     if "://" not in path:
         cache.write_atomic(pathlib.Path(path), lambda temporary: temporary.write_bytes(data))
         return
-    with _filesystem(path).open(path, "wb") as f:  # object stores show an object when it is complete
-        f.write(data)
+    filesystem = _filesystem(path)
+    filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+    filesystem.pipe_file(path, data)  # object stores show an object when it is complete
 
 
 def read(path: str) -> bytes:
     """A file's content. Raises UserError where there is none."""
-    with open_(path) as f:
-        return f.read()
-
-
-def open_(path: str) -> IO[bytes]:
-    """Opens a file to read, seekable. Raises UserError where there is none."""
     try:
-        if "://" not in path:
-            return open(path, "rb")
-        return io.BytesIO(_filesystem(path).cat_file(path))
+        return _filesystem(path).cat_file(path) if "://" in path else pathlib.Path(path).read_bytes()
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file; workers on other machines need a place that all of them reach, see --work"
@@ -38,15 +30,23 @@ def open_(path: str) -> IO[bytes]:
 
 
 def exists(path: str) -> bool:
+    """Whether there is such a file."""
     return _filesystem(path).exists(path) if "://" in path else pathlib.Path(path).exists()
 
 
 def remove(path: str) -> None:
-    """Deletes a file."""
-    _filesystem(path).rm(path) if "://" in path else pathlib.Path(path).unlink()
+    """Deletes a file, and its folder where that is empty then. Nothing where there is no such file."""
+    if "://" in path:
+        if exists(path):
+            _filesystem(path).rm(path)
+        return
+    file = pathlib.Path(path)
+    file.unlink(missing_ok=True)
+    if file.parent.is_dir() and not any(file.parent.iterdir()):
+        file.parent.rmdir()
 
 
-def _filesystem(path: str):
+def _filesystem(path: str) -> Any:
     try:
         import fsspec
 

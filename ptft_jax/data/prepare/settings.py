@@ -47,7 +47,7 @@ class Settings:
     min_characters: int = 0
     max_characters: int = 0
     quality: dict[str, float | None] = dataclasses.field(default_factory=dict)
-    deduplicate: str = "near"
+    deduplicate: str = "none"
     near: Near = dataclasses.field(default_factory=Near)
     overlap_with: tuple[str, ...] = ()
     overlap_split: str = "all"
