@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ptft_jax.data.mixture import Mixture
-from ptft_jax.data.rows import Rows, RowSet, stacked
+from ptft_jax.data.rows import Rows, RowSet
 
 
 class Batches:
@@ -36,19 +36,24 @@ class Batches:
         seeds = [self._seed + 1000 * number for number in range(len(self._sets))]
         return [grain.MapDataset.range(len(s)).seed(seed).shuffle().repeat() for s, seed in zip(self._sets, seeds)]
 
-    def addresses(self, step: int) -> list[tuple[int, int]]:
-        """(source, row) of every row of this process' part of a step."""
-        sources, draws = self._mixture.rows(step)
-        return [(int(i), int(self._orders[i][int(k)])) for i, k in zip(sources[self._mine], draws[self._mine])]
+    def addresses(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """(source, row of it) int64 [n] of every row of this process' part of a step."""
+        sources, draws = (x[self._mine] for x in self._mixture.rows(step))
+        return sources, np.asarray([self._orders[i][int(k)] for i, k in zip(sources, draws)], np.int64)
 
     def __getitem__(self, step: int) -> Rows:
+        sources, rows = self.addresses(step)
         first = step * self._batch_size
-        numbers = range(first, first + self._batch_size)[self._mine]
-        rows = [
-            self._sets[source].row(row, (self._seed, number))
-            for (source, row), number in zip(self.addresses(step), numbers)
-        ]
-        return stacked(rows)
+        keys = [(self._seed, number) for number in range(first, first + self._batch_size)[self._mine]]
+        out: Rows = {}
+        for source in np.unique(sources):
+            places = np.flatnonzero(sources == source)
+            for name, values in self._sets[source].batch(rows[places], [keys[k] for k in places]).items():
+                if len(places) == len(rows):
+                    out[name] = values
+                else:
+                    out.setdefault(name, np.zeros((len(rows), *values.shape[1:]), values.dtype))[places] = values
+        return out
 
 
 def training(
@@ -74,7 +79,8 @@ def evaluation(rows: RowSet, *, batch_size: int, tokens: int) -> list[Rows]:
     count = len(rows) if not tokens else min(len(rows), -(-tokens // rows.length))
     batches = []
     for first in range(0, count, batch_size):
-        batch = stacked([rows.row(i, (0, i)) for i in range(first, min(first + batch_size, count))])
+        which = np.arange(first, min(first + batch_size, count))
+        batch = rows.batch(which, [(0, int(i)) for i in which])
         short = batch_size - len(batch["tokens"])
         padded = {k: np.pad(v, [(0, short)] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()}
         mine = slice(jax.process_index(), None, jax.process_count())

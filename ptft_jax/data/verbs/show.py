@@ -45,7 +45,7 @@ def main() -> None:
         )
         batch, addresses = whole[args.step], whole.addresses(args.step)
         names = [reference for reference, _ in pipeline.weighted(data)]
-        titles = [f"step {args.step}, row {k}: {names[s]}, row {r}" for k, (s, r) in enumerate(addresses)]
+        titles = [f"step {args.step}, row {k}: {names[s]}, row {r}" for k, (s, r) in enumerate(zip(*addresses))]
     else:
         if args.step:
             raise UserError("--step is for --split=train: evaluation has every row once")

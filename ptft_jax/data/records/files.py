@@ -1,0 +1,275 @@
+"""Files of a source: which there are, which split each belongs to, and what each holds, noticed when it changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+import time
+import zlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ptft_jax.data import cache
+from ptft_jax.data.records import remote
+from ptft_jax.data.records.reference import SPLITS, Reference
+from ptft_jax.errors import UserError, listed, nearest
+
+COMPRESSED = (".gz", ".zst")
+ALIASES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+# How much newer than its last change a file must be for its digest to be remembered: two changes within the resolution
+# of a file system's clock (2 s on the coarsest) leave the same time stamp.
+_SETTLED = 2.0
+
+
+class Stamp(NamedTuple):
+    """What changes when a file does."""
+
+    size: int
+    modified: int  # ns
+    inode: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> Stamp:
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file that can be read at any place: local, and not compressed (a copy in the cache where it was).
+
+    Attributes:
+      name: what it is called in messages.
+      path: what to read.
+      digest: of its content, as it was before it was decompressed.
+      stamp: what the digest was true of; None for a copy in the cache, which never changes.
+    """
+
+    name: str
+    path: pathlib.Path
+    digest: str
+    stamp: Stamp | None
+
+    @classmethod
+    def open(cls, name: str, *, empty: bool = False) -> File:
+        """The file of that path or URL. Raises UserError where it cannot be read, is a broken archive, or (unless that is
+        allowed) is empty."""
+        copied = remote.is_url(name)
+        path = remote.copy(name) if copied else pathlib.Path(name).expanduser()
+        try:
+            stat = path.stat()
+            if not stat.st_size and not empty:
+                raise UserError(f"{name}: the file is empty")
+            digest = content_digest(path, name)
+        except OSError as e:
+            raise UserError(f"{name}: cannot be read: {e.strerror or e}") from e
+        if path.suffix in COMPRESSED and stat.st_size:
+            plain = _decompressed(path, name, digest)
+            if not plain.stat().st_size and not empty:
+                raise UserError(f"{name}: the file is empty")
+            return cls(name, plain, digest, None)
+        return cls(name, path, digest, None if copied else Stamp.of(stat))
+
+    def check(self, descriptor: int) -> None:
+        """Raises UserError if the open file is not the one that the digest is of."""
+        if self.stamp and Stamp.of(os.fstat(descriptor)) != self.stamp:
+            raise self.changed()
+
+    def changed(self) -> UserError:
+        return UserError(f"{self.name}: the file changed while it was read; start again when nothing writes to it")
+
+
+class Descriptor:
+    """An open file that any number of threads read at any place, closed when nothing refers to it."""
+
+    def __init__(self, file: File):
+        self._file = file
+        try:
+            self._fd = os.open(file.path, os.O_RDONLY)
+        except OSError as e:
+            raise UserError(f"{file.name}: cannot be read: {e.strerror or e}") from e
+        file.check(self._fd)
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes from `start` to `end`. Raises UserError where the file has changed since it was indexed."""
+        # Not by mapping the file: a mapped file that another process cuts short ends this one with a bus error.
+        data = os.pread(self._fd, end - start, start)
+        while len(data) < end - start and (more := os.pread(self._fd, end - start - len(data), start + len(data))):
+            data += more  # reads of more than 2 GiB come in parts
+        self.check()
+        return data
+
+    def check(self) -> None:
+        """Raises UserError where the file has changed since it was indexed."""
+        self._file.check(self._fd)
+
+    def __del__(self):
+        if hasattr(self, "_fd"):
+            os.close(self._fd)
+
+
+def content_digest(path: pathlib.Path, name: str) -> str:
+    """Digest of a file's bytes: computed once, and remembered for as long as nothing about the file changes."""
+    before = path.stat()
+    stamp = (str(path.resolve()), before.st_size, before.st_mtime_ns, before.st_ctime_ns, before.st_ino, before.st_dev)
+    memo = cache.root() / "digests" / cache.digest("digest-1", *map(str, stamp))
+    if memo.exists():
+        return memo.read_text()
+    with open(path, "rb") as f:
+        found = hashlib.file_digest(f, "sha256").hexdigest()[:32]
+    if Stamp.of(path.stat()) != Stamp.of(before):
+        raise UserError(f"{name}: the file changed while it was read; start again when nothing writes to it")
+    if time.time() - max(before.st_mtime, before.st_ctime) > _SETTLED:
+        cache.write_atomic(memo, lambda temporary: temporary.write_text(found))
+    return found
+
+
+def _decompressed(path: pathlib.Path, name: str, digest: str) -> pathlib.Path:
+    plain = cache.root() / "decompressed" / f"{digest}{pathlib.Path(path.stem).suffix}"
+    if plain.exists():
+        return plain
+
+    def write(temporary: pathlib.Path) -> None:
+        with _decompressor(path) as source, open(temporary, "wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+
+    import zstandard
+
+    try:
+        cache.write_atomic(plain, write)
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as e:  # gzip's BadGzipFile is an OSError
+        raise UserError(f"{name}: cannot be decompressed: {e}") from e
+    return plain
+
+
+def _decompressor(path: pathlib.Path):
+    if path.suffix == ".gz":
+        import gzip
+
+        return gzip.open(path, "rb")
+    import zstandard
+
+    return zstandard.open(path, "rb", dctx=zstandard.ZstdDecompressor())
+
+
+def suffix(name: str) -> str:
+    """The suffix that says the format: ".jsonl" of "x.jsonl.gz" and of "x.jsonl-00000-of-00002"."""
+    name = re.sub(r"-\d+-of-\d+$", "", name)
+    path = pathlib.PurePosixPath(name)
+    return (pathlib.PurePosixPath(path.stem) if path.suffix in COMPRESSED else path).suffix.lower()
+
+
+def canonical_split(name: str) -> str | None:
+    """The split that a file, folder or split of that name is ("val-00000.parquet" is validation); None for others."""
+    for split, words in ALIASES.items():
+        if re.match(rf"({'|'.join(words)})(?![a-z])", name.lower()):
+            return split
+    return None
+
+
+def find(reference: Reference, suffixes: Iterable[str], *, by_name: bool = True) -> dict[str, list[str]]:
+    """The files of each split that a source names: those of its options; else, in a folder or a glob, those called
+    after a split, or that lie in a folder called so (unless not `by_name`); else all of them, as "train".
+
+    Raises:
+      UserError: nothing there, no file of these suffixes, files that belong to no split among others that do.
+    """
+    suffixes = tuple(suffixes)
+    what, names = _listed(reference, reference.name, suffixes)
+    given = {split: reference.options[split] for split in SPLITS if split in reference.options}
+    if what == "file" and "train" in given:
+        raise reference.error("train= names files in a folder, and the source is a single file: leave one of them out")
+    base = reference.name if what == "folder" else _base(reference.name)
+    found = {split: _listed(reference, _join(base, pattern), suffixes)[1] for split, pattern in given.items()}
+    named = {_identity(name): split for split, group in found.items() for name in group}
+    if sum(map(len, found.values())) > len(named):
+        raise reference.error("a file belongs to more than one split: see train=, validation=, test=")
+    if "train" in given:
+        return found
+    rest = [name for name in names if _identity(name) not in named]
+    groups: dict[str | None, list[str]] = {}
+    for name in rest:
+        split = _split_of(name, base) if by_name and what != "file" else None
+        groups.setdefault(split, []).append(name)
+    if set(groups) <= {None}:
+        if not rest:
+            raise reference.error("every file belongs to validation or test: nothing is left to train on")
+        return {"train": rest, **found}
+    if None in groups:
+        raise reference.error(
+            f"some files are called after a split ({', '.join(SPLITS)}) and these are not: rename them, or name the files "
+            f"of each split with train=, validation=, test={listed(groups[None])}"
+        )
+    both = [split for split in found if split in groups]
+    if both:
+        raise reference.error(f"{both[0]}= names files, and others are called {both[0]} too:{listed(groups[both[0]])}")
+    if "train" not in groups:
+        raise reference.error(f"no file is called 'train', and these belong to other splits:{listed(rest)}")
+    return {**groups, **found}  # type: ignore[dict-item]
+
+
+def _listed(reference: Reference, name: str, suffixes: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Whether a name is a "file", "folder" or "glob", and the files that it means."""
+    if remote.is_url(name):
+        what, names = remote.listing(name)
+    else:
+        what, names = _local_listing(name)
+    if what == "folder":
+        names = [n for n in names if suffix(n) in suffixes]
+        if not names:
+            raise reference.error(f"the folder {name} holds no {', '.join(suffixes)} file")
+    if what == "none":
+        near = f": {name}" if name != reference.name else ""
+        raise reference.error(f"no such file or folder{near}{nearest(_last(name), names)}")
+    return what, names
+
+
+def _local_listing(name: str) -> tuple[str, list[str]]:
+    path = pathlib.Path(name).expanduser()
+    if path.is_file():
+        return "file", [name]
+    if path.is_dir():
+        inside = sorted(p for p in path.rglob("*") if not any(c.startswith(".") for c in p.relative_to(path).parts))
+        return "folder", [str(p) for p in inside if p.is_file()]
+    if glob.has_magic(name):
+        matched = sorted(m for m in glob.glob(str(path), recursive=True) if os.path.isfile(m))
+        if matched:
+            return "glob", matched
+    return "none", [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+
+
+def _split_of(name: str, base: str) -> str | None:
+    """By the outermost folder that is called after a split, else by the file."""
+    inside = name[len(base) :] if name.startswith(base) else name
+    parts = [part for part in inside.split("/") if part]
+    return next((split for split in map(canonical_split, parts) if split), None)
+
+
+def _identity(name: str) -> str:
+    return name if remote.is_url(name) else str(pathlib.Path(name).expanduser().resolve())
+
+
+def _join(base: str, pattern: str) -> str:
+    """A path that an option names: as it is if it is a URL or absolute, else from the folder of the source."""
+    if remote.is_url(pattern) or pathlib.Path(pattern).expanduser().is_absolute():
+        return pattern
+    return f"{base.rstrip('/')}/{pattern}" if base else pattern
+
+
+def _base(name: str) -> str:
+    """The folder that a file or a glob lies in, up to the first wildcard."""
+    parts = name.split("/")
+    until = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    return "/".join(parts[: min(until, len(parts) - 1)]) or ("/" if name.startswith("/") else "")
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rsplit("/", 1)[-1]

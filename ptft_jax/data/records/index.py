@@ -1,0 +1,122 @@
+"""What is known of the records of a file after one pass over it: where each lies, its digest, and what is broken."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import struct
+import tempfile
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from ptft_jax.data import cache
+from ptft_jax.data.records import values
+from ptft_jax.data.records.base import Record, Skipped
+from ptft_jax.data.records.values import Broken
+from ptft_jax.errors import UserError
+
+# A record: bytes [start, end) of the file where it lies there, its line or position (what `Shard.place` is told), its
+# digest and that of its id.
+ROW = np.dtype(
+    [("start", "<i8"), ("end", "<i8"), ("number", "<i8"), ("high", "<u8"), ("low", "<u8"), ("id", "<u8")]
+)  # fmt: skip
+_PACK = struct.Struct("<qqq16s8s")
+HINT = "; correct it, or leave such records out with data.broken=skip"
+
+
+class Found(NamedTuple):
+    """A record as a pass over a file finds it, or why it cannot be read."""
+
+    start: int
+    end: int
+    number: int
+    record: Record | Broken
+
+
+class Reader(Protocol):
+    """An open shard. Any number of threads may read."""
+
+    def read(self, row: np.void) -> Record: ...
+
+
+class Shard(Protocol):
+    """A file, or a split of a dataset that other software keeps.
+
+    Attributes:
+      name: what it is called in messages.
+      key: what decides its records, "" if that cannot be told and the index is to be made each time.
+    """
+
+    name: str
+    key: str
+
+    def scan(self) -> Iterator[Found]: ...
+
+    def open(self) -> Reader: ...
+
+    def place(self, number: int) -> str:
+        """ "line 12": what a person would look up inside it."""
+        ...
+
+
+class Index(NamedTuple):
+    """rows: [records] of `ROW`, memory-mapped; skipped: the broken records, places without the name of the shard."""
+
+    rows: np.ndarray
+    skipped: Skipped
+
+
+def of(shard: Shard, id_column: str | None, forgiving: bool) -> Index:
+    """The index of a shard: from the cache, or made by one pass over it and kept there. Two processes may make it at once.
+
+    Raises:
+      UserError: no record in it, or one that is broken, unless `forgiving`.
+    """
+    if shard.key:
+        path = cache.root() / "records" / cache.digest("index-1", shard.key, id_column or "") / "rows"
+        if not path.exists():
+            # The list of what is broken first: the rows stand for both.
+            def write(temporary: pathlib.Path) -> None:
+                skipped = _scan(shard, id_column, forgiving, temporary)
+                text = json.dumps([skipped.count, skipped.first])
+                cache.write_atomic(path.with_name("skipped.json"), lambda t: t.write_text(text))
+
+            cache.write_atomic(path, write)
+        count, first = json.loads(path.with_name("skipped.json").read_text())
+        index = Index(_load(path), Skipped(count, first))
+    else:
+        with tempfile.NamedTemporaryFile() as temporary:
+            skipped = _scan(shard, id_column, forgiving, pathlib.Path(temporary.name))
+            index = Index(np.array(_load(pathlib.Path(temporary.name))), skipped)
+    if index.skipped.count and not forgiving:
+        raise UserError(f"{shard.name}, {index.skipped.first[0]}{HINT}")
+    if not len(index.rows):
+        raise UserError(
+            f"{shard.name}: none of its {index.skipped.count} records can be read; the first is {index.skipped.first[0]}"
+            if index.skipped.count
+            else f"{shard.name}: holds no record"
+        )
+    return index
+
+
+def _scan(shard: Shard, id_column: str | None, forgiving: bool, path: pathlib.Path) -> Skipped:
+    skipped = Skipped()
+    with open(path, "wb", buffering=1 << 20) as rows:
+        for start, end, number, record in shard.scan():
+            try:
+                if isinstance(record, Broken):
+                    raise record
+                identity = values.id_digest(record.get(id_column) if id_column else None)
+                rows.write(_PACK.pack(start, end, number, values.digest(record), identity))
+            except Broken as e:
+                place = e.place or shard.place(number)
+                if not forgiving:
+                    raise UserError(f"{shard.name}, {place}: {e}{HINT}") from None
+                skipped.add(place, str(e))
+    return skipped
+
+
+def _load(path: pathlib.Path) -> np.ndarray:
+    return np.memmap(path, ROW, "r") if path.stat().st_size else np.empty(0, ROW)

@@ -1,0 +1,57 @@
+"""Opening a source by its reference."""
+
+from __future__ import annotations
+
+import importlib
+
+from ptft_jax.data.records.base import Records
+from ptft_jax.data.records.reference import SPLITS, parse
+from ptft_jax.errors import UserError, nearest
+
+# The module that opens each kind, with its `open_split(reference, split, held_out, broken)`.
+_MODULES = {
+    "jsonl": "json_lines",
+    "parquet": "parquet",
+    "csv": "delimited",
+    "arrayrecord": "array_records",
+    "hf": "hub",
+    "tfds": "tfds",
+    "text": "texts",
+    "shakespeare": "texts",
+    "stdlib": "texts",
+}
+
+
+def open_records(reference: str, split: str, *, held_out: float, broken: str = "raise") -> Records:
+    """The records of a split of a source, random-access, whatever the format.
+
+    Opening reads an index of the files, which is made by one pass over each when it is first seen. The records can be
+    read by several threads, and be pickled for other processes.
+
+    Args:
+      reference: `KIND:NAME[?OPTION=VALUE&...]`, see `ptft_jax.data.records.reference`.
+      split: "train", "validation" or "test": the source's own; one that it lacks is a share of its train split.
+      held_out: share of the records for each split that the source lacks.
+      broken: what becomes of records that cannot be read, or repeat the id of another: "raise", or "skip" (they are
+        counted and listed in `skipped`).
+
+    Raises:
+      UserError: an unknown source, a missing, empty, broken or unreadable file, too few records to divide.
+    """
+    parsed = parse(reference)
+    if split not in SPLITS:
+        raise parsed.error(f"split {split!r}: expected one of {', '.join(SPLITS)}{nearest(split, SPLITS)}")
+    if broken not in ("raise", "skip"):
+        raise parsed.error(f"broken={broken!r}: expected raise or skip")
+    if parsed.kind not in _MODULES:
+        raise parsed.error(f"{parsed.kind} holds tokens, not records")
+    module = importlib.import_module(f"ptft_jax.data.records.{_MODULES[parsed.kind]}")
+    return module.open_split(parsed, split, held_out, broken)
+
+
+def reopen(reference: str, split: str, held_out: float, broken: str, fingerprint: str) -> Records:
+    """The records that had this fingerprint, in another process. Raises UserError if they have changed."""
+    records = open_records(reference, split, held_out=held_out, broken=broken)
+    if records.fingerprint != fingerprint:
+        raise UserError(f"data source {reference!r}: changed while it was read; start again when nothing writes to it")
+    return records

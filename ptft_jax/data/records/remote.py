@@ -1,0 +1,126 @@
+"""Files on other machines (gs://, s3://, https://, ...), through fsspec: copied once into the cache, then read there."""
+
+from __future__ import annotations
+
+import glob
+import pathlib
+import shutil
+import tempfile
+from typing import Any, NoReturn
+
+from ptft_jax.data import cache
+from ptft_jax.errors import UserError, nearest
+
+# What file systems call a mark that changes when a file does.
+_MARKS = (
+    "ETag", "etag", "checksum", "md5Hash", "crc32c", "generation", "VersionId", "version_id",
+    "mtime", "LastModified", "last_modified", "updated", "created",
+)  # fmt: skip
+_DRIVERS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
+
+
+def is_url(name: str) -> bool:
+    return "://" in name
+
+
+def listing(url: str) -> tuple[str, list[str]]:
+    """Whether a URL is a "file", "folder" or "glob" and the URLs of its files, sorted; "none" and the names beside it
+    where it is nothing. Raises UserError where the place cannot be reached or read."""
+    system, path = _system(url)
+    try:
+        if system.isfile(path):
+            return "file", [url]
+        if system.isdir(path):
+            found = system.find(path)
+            prefix = len(path.rstrip("/"))
+            visible = [f for f in found if not any(c.startswith(".") for c in f[prefix:].split("/") if c)]
+            return "folder", sorted(map(system.unstrip_protocol, visible))
+        if glob.has_magic(path):
+            matched = [f for f in system.glob(path) if system.isfile(f)]
+            if matched:
+                return "glob", sorted(map(system.unstrip_protocol, matched))
+        parent = system._parent(path)
+        return "none", [f.rsplit("/", 1)[-1] for f in system.ls(parent, detail=False)] if system.isdir(parent) else []
+    except Exception as e:  # every driver has its own exceptions for networks, credentials and permissions
+        _unreadable(url, e)
+
+
+def copy(url: str) -> pathlib.Path:
+    """The cached copy of a remote file, made where there is none of the file as it is now."""
+    system, path = _system(url)
+    try:
+        before = _mark(system, path)
+        local = cache.root() / "remote" / cache.digest("remote-1", url, *before) / path.rsplit("/", 1)[-1]
+        if local.exists():
+            return local
+
+        def write(temporary: pathlib.Path) -> None:
+            with system.open(path, "rb") as source, open(temporary, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            system.invalidate_cache()
+            size = before[0] or str(temporary.stat().st_size)
+            if str(temporary.stat().st_size) != size or _mark(system, path) != before:
+                raise UserError(f"{url}: the file changed while it was read; start again when nothing writes to it")
+
+        cache.write_atomic(local, write)
+        return local
+    except UserError:
+        raise
+    except Exception as e:  # as above
+        _unreadable(url, e)
+
+
+def copy_folder(url: str) -> pathlib.Path:
+    """A cached folder with copies of all files under a remote one."""
+    what, urls = listing(url)
+    if what != "folder":
+        raise UserError(f"{url}: no such folder")
+    system, root = _system(url)
+    copies = {system._strip_protocol(u)[len(root.rstrip("/")) + 1 :]: copy(u) for u in urls}
+    local = cache.root() / "remote" / cache.digest("folder-1", url, *(f"{k} {v}" for k, v in copies.items()))
+    if not local.is_dir():
+        local.parent.mkdir(parents=True, exist_ok=True)
+        temporary = pathlib.Path(tempfile.mkdtemp(dir=local.parent))
+        for inside, file in copies.items():
+            (temporary / inside).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / inside).symlink_to(file)
+        try:
+            temporary.rename(local)
+        except OSError:  # another process was first
+            shutil.rmtree(temporary)
+    return local
+
+
+def _mark(system: Any, path: str) -> tuple[str, ...]:
+    """Size ("" = not told) and what else tells a changed file."""
+    info = system.info(path)
+    size = info.get("size")
+    return ("" if size is None else str(size), *(f"{key}={info[key]}" for key in _MARKS if info.get(key) is not None))
+
+
+def _system(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    protocol = url.partition("://")[0]
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError as e:
+        package = _DRIVERS.get(protocol)
+        install = f"install it with: pip install {package}" if package else str(e)
+        raise UserError(f"{url}: reading {protocol}:// needs a package that is not installed; {install}") from e
+    except ValueError as e:
+        if protocol in fsspec.available_protocols():
+            _unreadable(url, e)
+        raise UserError(
+            f"{url}: fsspec knows no protocol {protocol!r}{nearest(protocol, fsspec.available_protocols())}"
+        ) from e
+    except Exception as e:  # as above
+        _unreadable(url, e)
+
+
+def _unreadable(url: str, error: Exception) -> NoReturn:
+    lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+    raise UserError(
+        f"{url}: cannot be read ({type(error).__name__}: {lines[0][:300]}); check the name, the network, and that your "
+        "credentials may read it"
+    ) from error

@@ -1,0 +1,78 @@
+"""Values of records: of JSON's types only, and a digest that says when two records are equal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from ptft_jax.data.records.base import Record
+
+
+class Broken(Exception):
+    """A record that cannot be read. Its message says why.
+
+    Attributes:
+      place: where in the file, if that is nearer than the record's own place ("line 12, column 5").
+    """
+
+    def __init__(self, reason: str, place: str = ""):
+        super().__init__(reason)
+        self.place = place
+
+
+def plain(value: Any, column: str) -> Any:
+    """A value of other libraries' types as one of JSON's: bytes are decoded, arrays become lists, dates and decimals
+    the text that names them. Raises Broken for bytes that are not UTF-8 text, and for types that JSON has nothing for."""
+    import datetime
+    import decimal
+    import uuid
+
+    import numpy as np
+
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as e:
+            raise Broken(f"column {column!r} holds bytes that are not UTF-8 text (byte {e.start})") from None
+    if isinstance(value, dict):
+        return {k if isinstance(k, str) else str(k): plain(v, column) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v, column) for v in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist(), column)
+    if isinstance(value, np.generic):
+        return plain(value.item(), column)
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (datetime.timedelta, decimal.Decimal, uuid.UUID)):
+        return str(value)
+    raise Broken(f"column {column!r} holds a {type(value).__name__}, which JSON has no type for")
+
+
+def canonical(value: Any) -> bytes:
+    """One spelling for equal values: keys sorted, no spaces, UTF-8.
+
+    Raises:
+      Broken: NaN or an infinity, a lone surrogate (half a character of UTF-16), nesting without end.
+    """
+    try:
+        return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as e:
+        raise Broken(f"half a character (surrogate {e.object[e.start]!r}), which no text can hold") from None
+    except ValueError:
+        raise Broken("NaN or an infinite number, which JSON does not have") from None
+    except RecursionError:
+        raise Broken("values nested too deep") from None
+
+
+def digest(record: Record) -> bytes:
+    """16 bytes that two records share when they are equal as JSON, whatever the order of their keys."""
+    return hashlib.blake2b(canonical(record), digest_size=16).digest()
+
+
+def id_digest(identity: Any) -> bytes:
+    """8 bytes of an id, never all zero: that stands for no id."""
+    return hashlib.blake2b(canonical(identity), digest_size=8).digest() if identity is not None else bytes(8)
