@@ -5,7 +5,7 @@ A1.1, the quality filters and table A1 (repetition). From FineWeb: Penedo et al.
 3.6. Left out: Gopher's stop words (English), its word counts (--min_tokens and --max_tokens say the same in a unit that
 holds for every language), C4's terminal punctuation and its lists of English phrases and curly brackets (Raffel et al.
 2020, section 2.2: they reject source code), and FineWeb's line endings and short lines (verse, code and scripts
-that need fewer characters a line).
+that need fewer characters a line). Source code and tables may need alphabetic_words=off: their signs are "words".
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ def _again(parts: list[str]) -> tuple[float, float]:
     unique = dict.fromkeys(parts)
     if len(unique) == len(parts):
         return 0.0, 0.0
-    characters = sum(map(len, parts))
-    return 1 - len(unique) / len(parts), 1 - sum(map(len, unique)) / characters
+    characters, first = sum(map(len, parts)), sum(map(len, unique))
+    return (len(parts) - len(unique)) / len(parts), (characters - first) / characters
 
 
 def _grams(words: Words, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
