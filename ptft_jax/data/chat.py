@@ -12,25 +12,19 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.chat_templates import BUILT_IN
 from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError, nearest
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
-# OpenAI's chat markup language, as Hugging Face templates write it.
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-BUILT_IN = {"chatml": CHATML}
-STOPS = {"chatml": "<|im_end|>"}  # what ends a turn of a built-in template, where it is no token of the tokenizer
 
 
 def template(tokenizer: tok.Tokenizer, name: str | None = None, field: str = "template") -> Template:
     """The tokenizer's chat template, compiled; make it once where many conversations are rendered.
 
     Args:
-      name: one of the tokenizer's templates, by default its "default"; or "chatml", which fits models that were
-        trained on it and is never chosen unasked.
+      name: one of the tokenizer's templates, by default its "default"; or one of BUILT_IN, which fit models that were
+        trained with it and are never chosen unasked.
       field: what the choice is called in messages.
 
     Raises:
@@ -41,7 +35,7 @@ def template(tokenizer: tok.Tokenizer, name: str | None = None, field: str = "te
         others = f" (it has some by name: {', '.join(tokenizer.chat_templates)})" if tokenizer.chat_templates else ""
         raise UserError(
             f"{tokenizer.origin}: the tokenizer has no chat template{others}: choose one, such as "
-            f"{field}={', '.join(BUILT_IN)}, if the model was trained with it"
+            f"{field}={' or '.join(BUILT_IN)}, if the model was trained with it"
         )
     name = name or "default"
     if name not in known:
@@ -114,10 +108,18 @@ def render(
         template must not.
     """
     compiled = template if isinstance(template, Template) else _template(tokenizer, template)
-    given = {"tools": None, "documents": None, **plain(variables, "template variables")}
     return compiled.render(
-        {**tokenizer.named, **given, "messages": check(messages), "add_generation_prompt": bool(add_generation_prompt)}
+        {
+            **template_variables(tokenizer, variables),
+            "messages": check(messages),
+            "add_generation_prompt": bool(add_generation_prompt),
+        }
     )
+
+
+def template_variables(tokenizer: tok.Tokenizer, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """What templates are given beside the conversation. Raises UserError for what is not JSON."""
+    return {**tokenizer.named, "tools": None, "documents": None, **plain(variables, "template variables")}
 
 
 def encode_chat(
@@ -131,14 +133,28 @@ def encode_chat(
     """int32 [n]: the ids of a rendered conversation, the template's control tokens as such.
 
     The template alone says whether there is a BOS token, as in Hugging Face's apply_chat_template; before a built-in
-    template's text comes what the tokenizer has texts start with. Messages that spell control tokens become them.
+    template's text comes what the tokenizer has texts start with, see `prefix`. Messages that spell control tokens become
+    them.
     """
-    text = render(tokenizer, messages, add_generation_prompt, template=template, **variables)
+    compiled = template if isinstance(template, Template) else _template(tokenizer, template)
+    text = render(tokenizer, messages, add_generation_prompt, template=compiled, **variables)
     ids = tokenizer.encode(text, special=True)
-    source = template.source if isinstance(template, Template) else BUILT_IN.get(template or "")
-    if source in BUILT_IN.values() and source not in tokenizer.chat_templates.values():
-        ids = np.concatenate([np.asarray(tokenizer.prefix_ids, np.int32), ids])
-    return ids
+    return np.concatenate([prefix(tokenizer, compiled, ids), ids])
+
+
+def prefix(tokenizer: tok.Tokenizer, template: Template, ids: np.ndarray) -> np.ndarray:
+    """int32 [n]: what comes before a rendered conversation's ids: the tokenizer's `prefix_ids`, where the template is
+    built in and has not written them itself; else nothing."""
+    start = np.asarray(tokenizer.prefix_ids, np.int32)
+    written = np.array_equal(ids[: len(start)], start)
+    return start if built_in(tokenizer, template) and not written else start[:0]
+
+
+def built_in(tokenizer: tok.Tokenizer, template: Template) -> str | None:
+    """The name of a built-in template; None where the tokenizer brings it."""
+    if template.source in tokenizer.chat_templates.values():
+        return None
+    return next((name for name, source in BUILT_IN.items() if source == template.source), None)
 
 
 _template = template  # where a parameter has its name

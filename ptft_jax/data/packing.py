@@ -132,10 +132,6 @@ class Windows:
         start = self.first + index * self.stride
         return np.asarray([[start, min(start + self.window, self.stop)]], np.int64)
 
-    def full(self, index: int) -> bool:
-        """Whether a row is not the short one at the end."""
-        return self.first + int(index) * self.stride + self.window <= self.stop
-
     def starts(self, indices: np.ndarray) -> np.ndarray:
         """int64 [n]: where rows start in the flat ids, for many rows at once."""
         return self.first + np.asarray(indices, np.int64) * self.stride

@@ -139,7 +139,7 @@ class Filled:
             "tokens": len(store.ids),
             "trained": int(len(store.ids) if store.trained is None else np.count_nonzero(store.trained)),
             "skipped": self.tokens.skipped.count,
-            **dataclasses.asdict(report),
+            **{("split_up" if k == "split" else k): v for k, v in dataclasses.asdict(report).items()},
             "efficiency": report.efficiency,
         }
 

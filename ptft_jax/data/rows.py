@@ -62,12 +62,37 @@ class RowSet:
 
     def batch(self, indices: np.ndarray, keys: Sequence[Sequence[int]]) -> Rows:
         """Several rows, stacked; `keys` as for `row`."""
-        windows = self.plan if isinstance(self.plan, Windows) and isinstance(self.builder, Causal) else None
-        if windows is None or self.segmented or self.store.trained is not None or not all(map(windows.full, indices)):
-            return stacked([self.row(int(i), key) for i, key in zip(indices, keys)])
-        # A stream read for its next tokens, the common case of pre-training: the same rows without the work per piece.
-        ids = np.stack([self.store.ids[i : i + self.length + 1] for i in windows.starts(indices)]).astype(np.int32)
-        return {"tokens": ids[:, :-1], "targets": ids[:, 1:], "weights": np.ones((len(ids), self.length), np.float32)}
+        if isinstance(self.builder, Causal):
+            return self._shifted([self.plan[int(i)] for i in indices])
+        return stacked([self.row(int(i), key) for i, key in zip(indices, keys)])
+
+    def _shifted(self, rows: list[np.ndarray]) -> Rows:
+        """Rows for next-token prediction, the common case: what `row` makes piece by piece, all at once."""
+        spans, pieces = np.concatenate(rows), [len(row) for row in rows]
+        sizes = spans[:, 1] - spans[:, 0] - 1
+        before = np.cumsum(sizes) - sizes  # positions of all pieces before each
+        first = np.cumsum(pieces) - pieces  # number of each row's first piece
+        number = np.arange(len(spans)) - np.repeat(first, pieces)
+        place = np.repeat(np.arange(len(rows)) * self.length - before[first], pieces) + before
+        order = np.arange(sizes.sum()) - np.repeat(before, sizes)
+        source = np.repeat(spans[:, 0], sizes) + order
+        target = np.repeat(place, sizes) + order
+        trained = self.store.trained
+
+        def spread(values, dtype):
+            out = np.zeros(len(rows) * self.length, dtype)
+            out[target] = values
+            return out.reshape(len(rows), self.length)
+
+        made = {
+            "tokens": spread(self.store.ids[source], np.int32),
+            "targets": spread(self.store.ids[source + 1], np.int32),
+            "weights": spread(1.0 if trained is None else trained[source + 1], np.float32),
+        }
+        if self.segmented:
+            made["positions"] = spread(order, np.int32)
+            made["segments"] = spread(np.repeat(number + 1, sizes), np.int32)
+        return made
 
 
 def stacked(rows: Sequence[Rows]) -> Rows:

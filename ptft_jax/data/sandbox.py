@@ -11,7 +11,7 @@ import contextlib
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ptft_jax.data.budget import BUDGET, BUDGET_PER_CHARACTER, Budget, TooMuch
 from ptft_jax.errors import UserError
@@ -19,10 +19,20 @@ from ptft_jax.errors import UserError
 LONGEST_SOURCE = 256_000  # characters; published templates have up to some ten thousand
 
 
+class Generated(NamedTuple):
+    """What a generation block made: characters [start, end) of the text, and the values that the variables of the loops
+    around it had, innermost first (the very objects that were given, where it loops over them)."""
+
+    start: int
+    end: int
+    values: tuple
+
+
 class Template:
     """A chat template, compiled once. Can be rendered from several threads, one after the other.
 
-    `{% generation %}` ... `{% endgeneration %}` is accepted; what is between is rendered like the rest.
+    Attributes:
+      marks: whether it says itself what the assistant said, between `{% generation %}` and `{% endgeneration %}`.
     """
 
     def __init__(self, source: str, where: str):
@@ -36,11 +46,50 @@ class Template:
         self._environment = Environment()
         with self._reported():
             self._compiled = self._environment.from_string(source)
+        self.marks: bool = self._environment.marks
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """The text for variables made of JSON's types. Raises UserError for whatever goes wrong in the template."""
+        return "".join(self._pieces(variables)[0])
+
+    def render_marked(self, variables: Mapping[str, Any]) -> tuple[str, list[Generated]]:
+        """The text, and what of it generation blocks made, in order.
+
+        Raises:
+          UserError: as `render`; a block inside another, or one whose place in the text cannot be told, because it is
+            in what makes a value: a macro, a set, call or filter block, a recursive loop.
+        """
+        from ptft_jax.data.template_environment import Mark
+
+        pieces, started = self._pieces(variables)
+        generated: list[Generated] = []
+        length, opened = 0, None
+        for piece in pieces:
+            if not isinstance(piece, Mark):
+                length += len(piece)
+            elif piece.starts == (opened is not None):
+                inside = "one inside another" if piece.starts else "one that ends without having started"
+                raise UserError(f"{self._where}: its generation blocks cannot be followed: {inside}")
+            elif piece.starts:
+                opened = (length, piece.values)
+            else:
+                start, values = opened
+                generated.append(Generated(start, length, values))
+                opened = None
+        if opened is not None or len(generated) != started:
+            why = (
+                "one is left before its end"
+                if opened is not None
+                else "one is in a macro, a set, call or filter block, or a recursive loop"
+            )
+            raise UserError(f"{self._where}: its generation blocks cannot be followed: {why}")
+        return "".join(pieces), generated
+
+    def _pieces(self, variables: Mapping[str, Any]) -> tuple[list[str], int]:
+        """The text in pieces, Marks among them, and how many generation blocks were started."""
         with self._lock, self._reported():
             budget = self._environment.budget = Budget(BUDGET)
+            self._environment.started = 0
             before = budget.left
             budget.pay_for(dict(variables))
             budget.left = BUDGET + BUDGET_PER_CHARACTER * (before - budget.left)
@@ -48,7 +97,7 @@ class Template:
             for piece in self._compiled.generate(**variables):
                 budget.pay(len(piece))
                 pieces.append(piece)
-            return "".join(pieces)
+            return pieces, self._environment.started
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:

@@ -46,6 +46,30 @@ METHODS = {
 }
 
 
+class Mark(str):
+    """Where a generation block starts or ends: an empty piece of the rendered text.
+
+    It is written straight to the output, so that no template ever holds one; where the output is gathered into a value
+    (a macro, a set, call or filter block) it is joined away.
+
+    Attributes:
+      starts: else it ends a block.
+      values: of the variables of the loops around, innermost first.
+    """
+
+    starts: bool
+    values: tuple
+
+    @classmethod
+    def of(cls, starts: bool, values: tuple = ()) -> Mark:
+        mark = cls()
+        mark.starts, mark.values = starts, values
+        return mark
+
+    def __str__(self):
+        return self
+
+
 class Generation(ext.Extension):
     """Marks what the assistant said. Its own scope, as where Hugging Face renders it."""
 
@@ -53,7 +77,14 @@ class Generation(ext.Extension):
 
     def parse(self, parser):
         line = next(parser.stream).lineno
-        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        self.environment.marks = True
+
+        def mark(name):  # the list: Bounds puts the variables of loops into it
+            values = nodes.List([], lineno=line)
+            return nodes.Output([_filter(nodes.Const("", lineno=line), name, [values])], lineno=line)
+
+        return [mark("generation starts"), nodes.Scope(body, lineno=line), mark("generation ends")]
 
 
 class Bounds(visitor.NodeTransformer):
@@ -61,6 +92,11 @@ class Bounds(visitor.NodeTransformer):
 
     def visit_For(self, node):
         text = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
+        targets = [node.target] if isinstance(node.target, nodes.Name) else node.target.find_all(nodes.Name)
+        names = [target.name for target in targets]
+        for mark in node.find_all(nodes.Filter):
+            if mark.name == "generation starts":
+                mark.args[0].items.extend(nodes.Name(name, "load", lineno=mark.lineno) for name in names)
         node = self.generic_visit(node)
         node.iter = _filter(node.iter, "each turn", [nodes.Const(STEP + text)])
         return node
@@ -108,12 +144,15 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
 
     Attributes:
       budget: what is left to the template that runs. Nothing at first: whoever renders puts one in.
+      marks: whether a template compiled here has generation blocks.
+      started: how many such blocks were started; whoever renders resets it.
     """
 
     intercepted_binops = frozenset(sandbox.SandboxedEnvironment.default_binop_table)
 
     def __init__(self):
         self.budget = Budget(0)
+        self.marks, self.started = False, 0
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -127,6 +166,8 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
             "joined text": self._concat,
             "paid slice": self._slice,
             "paid for": self._paid,
+            "generation starts": self._generation_starts,
+            "generation ends": lambda value, values: Mark.of(False),
         }
         for names, depth in ((FREE_FILTERS, None), (SHALLOW_FILTERS, False), (DEEP_FILTERS, True)):
             self.filters |= {name: _paying(self, name, filters[name], depth) for name in names}
@@ -203,6 +244,11 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
     def _paid(self, value):
         self.budget.pay_for(value)
         return value
+
+    def _generation_starts(self, value, values):
+        self.budget.pay(STEP)
+        self.started += 1
+        return Mark.of(True, tuple(values))
 
     @jinja2.pass_context
     def _finalize(self, _, value):  # with a context, Jinja cannot call it when compiling

@@ -39,12 +39,13 @@ class Opened:
     def of(cls, reference: str, split: str, *, held_out: float, broken: str = "raise") -> Opened:
         """Raises UserError: see `records.open_records` and `formats.choose`."""
         rows = records.open_records(reference, split, held_out=held_out, broken=broken)
-        return cls(reference, split, held_out, broken, rows, formats.choose(rows, records.parse(reference).options))
+        return cls(reference, split, held_out, broken, rows, formats.choose(rows, records.parse(reference).options, rows.where))
 
     def texts(self) -> Iterator[str]:
-        """All text of the records, for training a tokenizer."""
+        """All text of the records, for training a tokenizer: what is said, without what a template puts around it."""
+        encoder = formats.encoder(self.format, tok.ByteTokenizer(), template="chatml")
         for index in range(len(self.records)):
-            yield from self.format.texts(self.records[index], self.records.where(index))
+            yield from encoder.texts(self.records[index], self.records.where(index))
 
 
 def tokenised(opened: Opened, tokenizer: tok.Tokenizer, *, template: str, train_on: str, workers: int = 0) -> Store:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ptft_jax.data import chat
+from ptft_jax.data.chat_templates import STOPS
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import continue_ids
 
@@ -42,7 +43,7 @@ class Conversation:
         self._template = chat.template(loaded.tokenizer, template, field)
         self._seed, self._stop = options.pop("seed", 0), list(options.pop("stop", ()))
         self._options = options
-        end = chat.STOPS.get(template or "")
+        end = STOPS.get(template or "")
         if end and end not in loaded.tokenizer.special:
             self._stop.append(end)
         self.messages: list[dict[str, str]] = []

@@ -20,7 +20,7 @@ def test_a_runs_tokenizer_is_the_one_it_was_given(kind, text_file, tmp_path):
     folder.mkdir()
     for name, data in kind().items():
         (folder / name).write_bytes(data)
-    (folder / "chat_template.jinja").write_text(chat.CHATML)
+    (folder / "chat_template.jinja").write_text(chat.BUILT_IN["chatml"])
     config = tiny_config(text_file, tokenizer__kind="file", tokenizer__path=str(folder), training__steps=2)
     config.model.max_length = 128
     quiet_train(config, tmp_path / "run")

@@ -10,6 +10,7 @@ import pytest
 from ptft_jax import chat as verb
 from ptft_jax import loading
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.chat_templates import STOPS
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.conversation import Conversation
 from ptft_jax.evaluation.samples import continue_texts
@@ -69,7 +70,7 @@ def test_chatmls_end_is_a_text_where_the_tokenizer_has_no_token_for_it(loaded, m
     from ptft_jax.data import chat
 
     text = conversation(loaded).say("hi").text
-    monkeypatch.setitem(chat.STOPS, "chatml", text[4:6])
+    monkeypatch.setitem(STOPS, "chatml", text[4:6])
     assert conversation(loaded).say("hi").text == text[: text.index(text[4:6])]
 
 

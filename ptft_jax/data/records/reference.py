@@ -6,16 +6,12 @@ import dataclasses
 import re
 import urllib.parse
 
+from ptft_jax.data.formats import layouts
 from ptft_jax.errors import UserError, nearest
 
 SPLITS = ("train", "validation", "test")
 
-# What the formats read, whatever a source calls it: `text=body` says that the text is in column "body".
-COLUMNS = (
-    "text", "prompt", "completion", "instruction", "input", "output", "messages", "system", "tools",
-    "chosen", "rejected", "label", "ids", "trained",
-)  # fmt: skip
-_COMMON = ("format", *COLUMNS, "id", "examples")
+_COMMON = (*layouts.OPTIONS, "id", "examples")
 _SPLITTABLE = (*_COMMON, *SPLITS)
 
 # Options of each kind. "tokens" is what `ptft data prepare` wrote: token ids, which are not opened as records.

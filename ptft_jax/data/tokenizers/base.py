@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -94,17 +94,36 @@ class Tokenizer(abc.ABC):
 
     def encode_all(self, texts: Sequence[str], *, special: bool = False) -> list[np.ndarray]:
         """`encode` of each text, in parallel where the kind allows."""
-        for number, text in enumerate(texts):
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError as e:
-                raise UserError(
-                    f"text {number} is not Unicode: character {e.start} is the lone surrogate U+{ord(text[e.start]):X}"
-                ) from e
+        _check_unicode(texts)
         return [np.asarray(ids, np.int32) for ids in self._encode(texts, special)]
 
     @abc.abstractmethod
     def _encode(self, texts: Sequence[str], special: bool) -> list: ...
+
+    def encode_spans(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Each text's ids as of `encode_all(texts, special=True)`, and where in the text they come from.
+
+        Returns:
+          (int32 [n], int32 [n, 2]) a text: ids, and of each the characters [first, after the last) that it stands for.
+          First characters never fall. Every token has at least one character: the parts of one that takes several
+          tokens have it all, and one that stands for none (a dummy prefix) has the one it is put before, which for a
+          text's very end is one past it.
+        """
+        _check_unicode(texts)
+        found = []
+        for ids, spans in self._encode_spans(texts):
+            spans = np.asarray(spans, np.int32).reshape(-1, 2)
+            starts = np.maximum.accumulate(spans[:, 0]) if len(spans) else spans[:, 0]
+            spans = np.stack([starts, np.maximum(spans[:, 1], starts + 1)], axis=1)
+            found.append((np.asarray(ids, np.int32), spans))
+        return found
+
+    @abc.abstractmethod
+    def _encode_spans(self, texts: Sequence[str]) -> list[tuple]:
+        """As `encode_spans`; the spans may be empty."""
+
+    def __reduce__(self):
+        return type(self), (self.files(), self.origin)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without control tokens; bytes that are no UTF-8 show as U+FFFD."""
@@ -202,19 +221,34 @@ class Spliced(Tokenizer):
 
     def _spliced(self, text: str, pattern: re.Pattern | None, tokens: Sequence[str]) -> list[int]:
         ids: list[int] = []
-        start = 0
-        for found in pattern.finditer(text) if pattern else ():
-            if found.start() > start:
-                ids += self._encode_run(text[start : found.start()], start == 0)
-            ids.append(self._added_ids[tokens[found.lastindex - 1]])
-            start = found.end()
-        if start < len(text):
-            ids += self._encode_run(text[start:], start == 0)
+        for start, end, token in _runs(text, pattern, tokens):
+            if token is None:
+                ids += self._encode_run(text[start:end], start == 0)
+            else:
+                ids.append(self._added_ids[token])
         return ids
+
+    def _encode_spans(self, texts: Sequence[str]) -> list[tuple]:
+        found = []
+        for text in texts:
+            ids, spans = [np.zeros(0, np.int32)], [np.zeros((0, 2), np.int32)]
+            for start, end, token in _runs(text, *self._with_special):
+                if token is None:
+                    run_ids, run_spans = self._encode_run_spans(text[start:end], start == 0)
+                else:
+                    run_ids, run_spans = [self._added_ids[token]], [(0, end - start)]
+                ids.append(np.asarray(run_ids, np.int32))
+                spans.append(np.asarray(run_spans, np.int32).reshape(-1, 2) + start)
+            found.append((np.concatenate(ids), np.concatenate(spans)))
+        return found
 
     @abc.abstractmethod
     def _encode_run(self, text: str, first: bool) -> list[int]:
         """The ids of a text without added tokens; `first` where a whole text starts with it."""
+
+    @abc.abstractmethod
+    def _encode_run_spans(self, text: str, first: bool) -> tuple:
+        """`_encode_run`, and the [first, last) characters of each; may be empty."""
 
     def token_bytes(self, token: int) -> bytes:
         if token in self.special_ids:
@@ -234,6 +268,36 @@ class Spliced(Tokenizer):
         entries = {self.vocab_size + n: AddedToken(text, special=special) for n, text in enumerate(new)}
         files = {**self._files, settings_.CONFIG: settings_.with_added(self._files, entries)}
         return type(self)(files, self.origin)
+
+
+def character_spans(text: str, lengths: np.ndarray) -> np.ndarray:
+    """int32 [n, 2]: the characters that tokens of so many bytes each come from, one after the other."""
+    data = np.frombuffer(text.encode("utf-8"), np.uint8)
+    character = np.cumsum((data & 0xC0) != 0x80) - 1  # of each byte
+    ends = np.cumsum(lengths)
+    return np.stack([character[ends - lengths], character[ends - 1] + 1], axis=1).astype(np.int32)
+
+
+def _check_unicode(texts: Sequence[str]) -> None:
+    for number, text in enumerate(texts):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as e:
+            raise UserError(
+                f"text {number} is not Unicode: character {e.start} is the lone surrogate U+{ord(text[e.start]):X}"
+            ) from e
+
+
+def _runs(text: str, pattern: re.Pattern | None, tokens: Sequence[str]) -> Iterator[tuple[int, int, str | None]]:
+    """The text cut at added tokens: (start, end, the token there, or None for what is between)."""
+    start = 0
+    for found in pattern.finditer(text) if pattern else ():
+        if found.start() > start:
+            yield start, found.start(), None
+        yield *found.span(), tokens[found.lastindex - 1]
+        start = found.end()
+    if start < len(text):
+        yield start, len(text), None
 
 
 Splitter = tuple[re.Pattern | None, list[str]]  # one group a token, and the tokens' texts in the groups' order

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ptft_jax.data.tokenizers import settings as settings_
-from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE, Spliced
+from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE, Spliced, character_spans
 
 CONTENT = json.dumps({"ptft_jax": "bytes"})
 
@@ -36,6 +36,10 @@ class ByteTokenizer(Spliced):
 
     def _encode_run(self, text: str, first: bool) -> list[int]:
         return list(text.encode("utf-8"))
+
+    def _encode_run_spans(self, text: str, first: bool) -> tuple[np.ndarray, np.ndarray]:
+        ids = np.frombuffer(text.encode("utf-8"), np.uint8)
+        return ids, character_spans(text, np.ones(len(ids), np.int64))
 
     def _own_bytes(self, token: int) -> bytes:
         return bytes([token])

@@ -73,6 +73,16 @@ class HuggingFaceTokenizer(Tokenizer):
             ids[i].append(np.asarray(encoding.ids, np.int32))
         return [np.concatenate(row) if row else np.zeros(0, np.int32) for row in ids]
 
+    @functools.cached_property
+    def _placed(self):
+        """The pipeline without its post-processor, which may take the spaces out of the places it reports."""
+        pipeline = {**_parse(self._files[FILE], self.origin), "added_tokens": self._added, "post_processor": None}
+        return _build(pipeline, self.origin)
+
+    def _encode_spans(self, texts: Sequence[str]) -> list[tuple]:
+        found = self._placed.encode_batch(list(texts), add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in found]
+
     def decode(self, ids: Sequence[int]) -> str:
         """As the library decodes, without control tokens."""
         return self._whole.decode([int(i) for i in ids], skip_special_tokens=True)

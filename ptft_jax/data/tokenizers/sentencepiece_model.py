@@ -78,7 +78,14 @@ class SentencePieceTokenizer(Spliced):
         return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
 
     def _encode_run(self, text: str, first: bool) -> list[int]:
-        return (self._model if first or self._legacy else self._inner).encode(text)
+        return self._model_for(first).encode(text)
+
+    def _encode_run_spans(self, text: str, first: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        found = self._model_for(first).encode(text, return_type="offset_mapping")
+        return found["ids"], found["offsets"]
+
+    def _model_for(self, first: bool):
+        return self._model if first or self._legacy else self._inner
 
     def decode(self, ids: Sequence[int]) -> str:
         """As the library decodes: a first word's space is dropped, an unknown token is ' ⁇ '."""

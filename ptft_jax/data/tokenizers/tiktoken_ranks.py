@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from ptft_jax.data.tokenizers import settings as settings_
-from ptft_jax.data.tokenizers.base import END_OF_TEXT, Spliced
+from ptft_jax.data.tokenizers.base import END_OF_TEXT, Spliced, character_spans
 from ptft_jax.errors import UserError, nearest
 
 SUFFIX = ".tiktoken"
@@ -125,6 +128,14 @@ class TiktokenTokenizer(Spliced):
 
     def _encode_run(self, text: str, first: bool) -> list[int]:
         return self._ranks.encode_ordinary(text)
+
+    def _encode_run_spans(self, text: str, first: bool) -> tuple[list[int], np.ndarray]:
+        ids = self._encode_run(text, first)
+        return ids, character_spans(text, self._lengths[ids])
+
+    @functools.cached_property
+    def _lengths(self) -> np.ndarray:
+        return np.asarray([len(self._bytes.get(rank, b"")) for rank in range(self.size)], np.int64)
 
     def _own_bytes(self, token: int) -> bytes:
         return self._bytes.get(token, b"")

@@ -1,0 +1,37 @@
+"""Formats: what the columns of records mean, and how a record becomes ids and what is learned of them."""
+
+from __future__ import annotations
+
+from ptft_jax.data.formats import answers, plain, preference
+from ptft_jax.data.formats.base import Encoder, Format
+from ptft_jax.data.formats.layouts import OPTIONS, choose
+from ptft_jax.data.tokenizers import Tokenizer
+
+__all__ = ["OPTIONS", "Encoder", "Format", "choose", "encoder"]
+
+ENCODERS = {
+    "text": plain.TextEncoder,
+    "classification": plain.ClassificationEncoder,
+    "tokens": plain.TokensEncoder,
+    "messages": answers.ConversationEncoder,
+    "sharegpt": answers.ConversationEncoder,
+    "alpaca": answers.AlpacaEncoder,
+    "prompt-completion": answers.PairEncoder,
+    "prompt-messages": answers.MessagePairEncoder,
+    "preference": preference.PreferenceEncoder,
+    "preference-messages": preference.MessagePreferenceEncoder,
+}
+
+
+def encoder(format: Format, tokenizer: Tokenizer, *, template: str = "", train_on: str = "assistant") -> Encoder:
+    """What turns records of a format into examples.
+
+    Args:
+      template: a chat template by name, see `ptft_jax.data.chat.template`; "" is the tokenizer's own, which conversations
+        need and instructions use where there is one. Pairs of texts are rendered by one only where it is named.
+      train_on: see `ptft_jax.data.turns.TrainOn`.
+
+    Raises:
+      UserError: a policy or a template that there is not, at once; what is wrong with a record, when it is encoded.
+    """
+    return ENCODERS[format.name](format, tokenizer, template, train_on)

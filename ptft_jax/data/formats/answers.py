@@ -1,0 +1,183 @@
+"""Prompts and answers: pairs of texts, Alpaca's instructions, and conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ptft_jax.data import chat, turns
+from ptft_jax.data.examples import Encoded
+from ptft_jax.data.formats import messages as messages_
+from ptft_jax.data.formats.base import Encoder, Format, Record, check_unicode
+from ptft_jax.data.sandbox import Template
+from ptft_jax.data.tokenizers import Tokenizer
+from ptft_jax.errors import UserError
+
+# How Stanford Alpaca (Taori et al. 2023) put an instruction before a model, with an input and without.
+ALPACA_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. Write a response "
+    "that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+)
+ALPACA = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:"
+)
+
+
+class AnswersEncoder(Encoder):
+    """What encoders of answers share: the chat template, and pairs of texts without one.
+
+    Attributes:
+      template: the chat template that records are rendered by; None where they are not.
+    """
+
+    asks_for_template = True  # whether the tokenizer's own is used unasked: always, "if any", or False
+
+    def __init__(self, format: Format, tokenizer: Tokenizer, template: str, train_on: str):
+        super().__init__(format, tokenizer, template, train_on)
+        own = self.asks_for_template is True or (self.asks_for_template and tokenizer.chat_template is not None)
+        self.template: Template | None = None
+        if template or own:
+            self.template = chat.template(tokenizer, template or None, "data.template")
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        template = self.template
+        if template is None:
+            return (*super().identity, "no template")
+        return (*super().identity, str(chat.built_in(self.tokenizer, template)), template.source)
+
+    def describe(self) -> str:
+        name = repr(self.template_name) if self.template_name else "of the tokenizer"
+        how = "prompt and answer joined, without a chat template" if self.template is None else f"chat template {name}"
+        return f"{super().describe()}; {how}"
+
+    def conversations(self, conversations: Sequence[turns.Conversation]) -> list[Encoded]:
+        for conversation in conversations:
+            for index, message in enumerate(conversation.messages):
+                if isinstance(message.get("content"), str):
+                    check_unicode(message["content"], f"{conversation.where}: messages[{index}]")
+        return turns.encode(self.tokenizer, self.template, conversations, self.train_on)
+
+    def pairs(self, prompts: Sequence[str], answers: Sequence[str], wheres: Sequence[str]) -> list[Encoded]:
+        """Prompts and answers, tokenised apart, as when a model is asked and answers; then the end token."""
+        before = np.asarray(self.tokenizer.prefix_ids, np.int32)
+        end = np.asarray([self.tokenizer.end_id], np.int32)
+        ids = self.ids([*prompts, *answers], [*wheres, *wheres])
+        rows = []
+        for prompt, answer in zip(ids[: len(prompts)], ids[len(prompts) :]):
+            parts = [(before, False), (prompt, "user" in self.train_on.roles and not self.train_on.last)]
+            parts += [(answer, turns.ASSISTANT in self.train_on.roles), (end, turns.ASSISTANT in self.train_on.roles)]
+            trained = None
+            if not self.train_on.everything:
+                trained = np.concatenate([np.full(len(part), learned) for part, learned in parts])
+            rows.append(Encoded(np.concatenate([part for part, _ in parts]), trained))
+        return rows
+
+    def conversation(self, messages: Any, record: Record, where: str) -> turns.Conversation:
+        """A conversation in either form, with the record's system message and tools."""
+        found = messages_.normal(messages, where)
+        system = self.format.optional(record, "system")
+        if system and not (found and found[0].get("role") == "system"):
+            found = [{"role": "system", "content": system}, *found]
+        tools = messages_.json_list(self.format.optional(record, "tools"), f"{where}: tools")
+        return turns.Conversation(found, {"tools": tools}, where, self.format.assistant_first)
+
+    def message_texts(self, messages: Any, where: str) -> list[str]:
+        contents = (message.get("content") for message in messages_.normal(messages, where))
+        return [content for content in contents if isinstance(content, str) and content]
+
+
+class ConversationEncoder(AnswersEncoder):
+    """Conversations in OpenAI's form or ShareGPT's, rendered by the tokenizer's template or the one that is named."""
+
+    def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
+        return self.conversations(
+            [
+                self.conversation(self.format.value(record, "messages", where), record, where)
+                for record, where in zip(records, wheres)
+            ]
+        )
+
+    def texts(self, record: Record, where: str = "record") -> list[str]:
+        return self.message_texts(self.format.value(record, "messages", where), where)
+
+
+class PairEncoder(AnswersEncoder):
+    """Prompts and completions as texts: joined as they are, or turns of user and assistant where a template is named
+    (data.template=default is the tokenizer's own)."""
+
+    asks_for_template = False
+
+    def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
+        pairs = [self.texts(record, where) for record, where in zip(records, wheres)]
+        if self.template is None:
+            return self.pairs([prompt for prompt, _ in pairs], [answer for _, answer in pairs], wheres)
+        return self.conversations(
+            [
+                self.conversation(turn("user", p) + turn(turns.ASSISTANT, a), r, w)
+                for (p, a), r, w in zip(pairs, records, wheres)
+            ]
+        )
+
+    def texts(self, record: Record, where: str = "record") -> list[str]:
+        return [self.format.text(record, what, where) for what in ("prompt", "completion")]
+
+
+class MessagePairEncoder(AnswersEncoder):
+    """Prompts and completions as lists of messages: one conversation, of which nothing in the prompt is learned unless
+    everything is."""
+
+    def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
+        conversations = []
+        for record, where in zip(records, wheres):
+            prompt, answer = (self._side(record, what, where) for what in ("prompt", "completion"))
+            if not self.train_on.everything:
+                prompt = [{**message, "train": False} for message in prompt]
+            conversations.append(self.conversation(prompt + answer, record, where))
+        return self.conversations(conversations)
+
+    def _side(self, record: Record, what: str, where: str) -> list[dict[str, Any]]:
+        return messages_.normal(self.format.value(record, what, where), where)
+
+    def texts(self, record: Record, where: str = "record") -> list[str]:
+        return self.message_texts(self._side(record, "prompt", where) + self._side(record, "completion", where), where)
+
+
+def turn(role: str, content: str) -> list[dict[str, Any]]:
+    """A conversation of one message."""
+    return [{"role": role, "content": content}]
+
+
+class AlpacaEncoder(AnswersEncoder):
+    """Instructions, with an input or not, and outputs: by a chat template where the tokenizer has one or one is named,
+    else in Alpaca's own layout."""
+
+    asks_for_template = "if any"
+
+    def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
+        triples = [self._triple(record, where) for record, where in zip(records, wheres)]
+        answers = [output for _, _, output in triples]
+        if self.template is None:
+            prompts = [
+                (ALPACA_INPUT if input else ALPACA).format(instruction=instruction, input=input)
+                for instruction, input, _ in triples
+            ]
+            return self.pairs(prompts, answers, wheres)
+        conversations = []
+        for (instruction, input, output), record, where in zip(triples, records, wheres):
+            prompt = f"{instruction}\n\n{input}" if input else instruction
+            said = turn("user", prompt) + turn(turns.ASSISTANT, output)
+            conversations.append(self.conversation(said, record, where))
+        return self.conversations(conversations)
+
+    def _triple(self, record: Record, where: str) -> tuple[str, str, str]:
+        input = self.format.optional(record, "input")
+        if input is not None and not isinstance(input, str):
+            raise UserError(f"{where}: column {self.format.columns['input']!r} is a {type(input).__name__}, not a text")
+        return self.format.text(record, "instruction", where), input or "", self.format.text(record, "output", where)
+
+    def texts(self, record: Record, where: str = "record") -> list[str]:
+        return [text for text in self._triple(record, where) if text]

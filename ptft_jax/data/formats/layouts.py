@@ -1,0 +1,317 @@
+"""Which columns make which format, and finding out which one records have."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ptft_jax.data.formats.base import Format, Record
+from ptft_jax.data.formats.messages import is_messages, is_sharegpt
+from ptft_jax.errors import UserError, listed, nearest
+
+FIRST = 100  # records that are looked at
+MOST_CLASSES = 10_000
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(type(v) is int for v in value)
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, (int, str))
+
+
+def _is_conversation(value: Any) -> bool:
+    return is_messages(value) or is_sharegpt(value)
+
+
+def _is_prompt(value: Any) -> bool:
+    return _is_text(value) or _is_conversation(value)
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The columns of a format.
+
+    Attributes:
+      kind, name: see `Format`.
+      needs: what a column is -> (test of its values, what they are in words).
+      usual: the names that these columns usually have, the first that fits counts.
+      may: further columns -> (test, names they usually have).
+    """
+
+    kind: str
+    name: str
+    needs: Mapping[str, tuple[Callable[[Any], bool], str]]
+    usual: Sequence[Mapping[str, str]]
+    may: Mapping[str, tuple[Callable[[Any], bool], Sequence[str]]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*self.needs, *self.may)
+
+
+def _named(*names: str, **more: str) -> list[dict[str, str]]:
+    [what] = more
+    return [{what: name} for name in (more[what], *names)]
+
+
+# Prompts and completions are published under these names.
+PAIRS = (
+    ("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("question", "response"),
+    ("instruction", "response"), ("query", "response"), ("input", "output"),
+)  # fmt: skip
+_BOTH = {"chosen": "chosen", "rejected": "rejected"}
+_TEXT, _MESSAGES = (_is_text, "text"), (is_messages, 'a list of {"role", "content"}')
+_CONVERSATION = (_is_conversation, "a list of messages")
+_AROUND = {"tools": (_anything, ("tools",)), "system": (_is_text, ("system",))}
+_PAIR_NAMES = [{"prompt": prompt, "completion": completion} for prompt, completion in PAIRS]
+# In this order: the first that fits is taken.
+LAYOUTS = (
+    Layout(
+        "tokens",
+        "tokens",
+        {"input_ids": (_is_ids, "a list of ids")},
+        _named("tokens", input_ids="input_ids"),
+        {
+            "labels": (_is_ids, ("labels",)),
+            "mask": (_is_ids, ("loss_mask", "assistant_masks", "completion_mask")),
+            "padding": (_is_ids, ("attention_mask",)),
+        },
+    ),
+    Layout(
+        "preference",
+        "preference-messages",
+        {side: _CONVERSATION for side in _BOTH},
+        [_BOTH],
+        {"prompt": (_is_prompt, ("prompt",)), **_AROUND},
+    ),
+    Layout("preference", "preference", {side: _TEXT for side in _BOTH}, [_BOTH], {"prompt": (_is_text, ("prompt",))}),
+    Layout(
+        "answers",
+        "messages",
+        {"messages": _MESSAGES},
+        _named("conversations", "conversation", "dialog", "dialogue", "chat", messages="messages"),
+        _AROUND,
+    ),
+    Layout(
+        "answers",
+        "sharegpt",
+        {"messages": (is_sharegpt, 'a list of {"from", "value"}')},
+        _named("conversation", "messages", "dialog", "dialogue", "chat", messages="conversations"),
+        _AROUND,
+    ),
+    Layout(
+        "answers",
+        "alpaca",
+        {"instruction": _TEXT, "output": _TEXT},
+        [{"instruction": "instruction", "output": "output"}],
+        {"input": (_is_text, ("input",))},
+    ),
+    Layout(
+        "answers",
+        "prompt-messages",
+        {"prompt": _CONVERSATION, "completion": _CONVERSATION},
+        _PAIR_NAMES,
+        _AROUND,
+    ),
+    Layout("answers", "prompt-completion", {"prompt": _TEXT, "completion": _TEXT}, _PAIR_NAMES),
+    Layout(
+        "classification",
+        "classification",
+        {"text": _TEXT, "label": (_is_label, "a class, as number or name")},
+        [{"text": text, "label": label} for text in ("text", "sentence") for label in ("label", "labels")],
+    ),
+    Layout("text", "text", {"text": _TEXT}, [{"text": "text"}]),
+)
+COLUMNS = tuple(dict.fromkeys(what for layout in LAYOUTS for what in layout.columns))
+USUAL = frozenset(name for layout in LAYOUTS for names in layout.usual for name in names.values())
+# Options of a source reference that are read here.
+OPTIONS = ("format", "classes", "assistant_first", *COLUMNS)
+
+
+def choose(records: Sequence[Record], options: Mapping[str, str], where: Callable[[int], str]) -> Format:
+    """The format of records, by their columns and what the options of the source reference say.
+
+    Args:
+      records: all of a split's; the first hundred are looked at, and all of them for the names of classes.
+      options: those in OPTIONS count: `format` is a layout's name; a column's is the name it has in the records;
+        `classes` are names of classes joined by commas, in their numbers' order (by default sorted); `assistant_first` is
+        yes where conversations may start with the assistant.
+      where: index -> the place of a record.
+
+    Raises:
+      UserError: no format, or not the one that is asked for, fits the first records; a record that differs from those
+        before it.
+    """
+    if not len(records):
+        raise UserError("no records: which format they have cannot be told")
+    sample = [records[i] for i in range(min(FIRST, len(records)))]
+    named = {what: options[what] for what in COLUMNS if what in options}
+    for what, column in named.items():
+        if not any(column in record for record in sample) and not _later(records, what, column):
+            raise UserError(
+                f"{where(0)}: {what}={column}: no such column{nearest(column, sample[0])}; there are:"
+                f"{listed(map(str, sample[0]))}"
+            )
+    candidates = _candidates(options.get("format"), named)
+    fitting = [(layout, columns) for layout in candidates if (columns := _fit(layout, sample, named)) is not None]
+    firsts = [_first(candidates, record, named) for record in sample]
+    if not fitting or any(first is not fitting[0][0] for first in firsts):
+        raise UserError(_misfit(candidates, sample, firsts, named, where))
+    layout, columns = fitting[0]
+    kinds = dict.fromkeys(other.name for other, _ in fitting[1:])
+    seen = dict.fromkeys(column for record in sample for column in record)
+    return Format(
+        layout.kind,
+        layout.name,
+        columns,
+        _classes(records, columns["label"], options.get("classes"), sample) if layout.kind == "classification" else (),
+        tuple(column for column in seen if column not in columns.values()),
+        tuple(kinds),
+        {
+            what: name
+            for what, (_, names) in layout.may.items()
+            if what not in columns
+            for name in names
+            if name not in seen
+        },
+        _yes(options.get("assistant_first", "no"), "assistant_first"),
+    )
+
+
+def _later(records: Sequence[Record], what: str, column: str) -> bool:
+    """Whether a column that formats may have, but need not, is in any record."""
+    if all(what in layout.needs for layout in LAYOUTS if what in layout.columns):
+        return False
+    return any(column in records[index] for index in range(len(records)))
+
+
+def _candidates(wanted: str | None, named: Mapping[str, str]) -> list[Layout]:
+    names = [layout.name for layout in LAYOUTS]
+    if wanted is not None and wanted not in names:
+        raise UserError(f"format={wanted}: expected one of {', '.join(names)}{nearest(wanted, names)}")
+    found = [layout for layout in LAYOUTS if wanted in (None, layout.name)]
+    fit = [layout for layout in found if set(named) <= set(layout.columns)]
+    if not fit:
+        what = f"format={wanted} has no such columns" if wanted else "no format has all of these columns"
+        raise UserError(f"{what}: {', '.join(named)}; formats need:{listed(map(_needs, found), len(found))}")
+    return fit
+
+
+def _needs(layout: Layout) -> str:
+    needs = ", ".join(f"{what} ({words})" for what, (_, words) in layout.needs.items())
+    usual = "; ".join(" and ".join(names.values()) for names in layout.usual)
+    return f"{layout.name}: {needs}" + (f" [columns {usual}]" if len(layout.usual) > 1 else "")
+
+
+def _fit(layout: Layout, sample: Sequence[Record], named: Mapping[str, str]) -> dict[str, str] | None:
+    """What a column is -> its name, where all the records fit the layout."""
+    usual = list(layout.usual)
+    if layout.name == "text" and "text" not in named:
+        usual = _only_text(sample)
+    for names in usual:
+        columns = {what: named.get(what, names[what]) for what in layout.needs}
+        if all(_bad(layout, record, columns) is None for record in sample):
+            for what, (test, others) in layout.may.items():
+                for column in (named[what],) if what in named else others:
+                    values = [record[column] for record in sample if column in record]
+                    good = all(value is None or test(value) for value in values)
+                    if what in named and not good:
+                        return None
+                    if (values or what in named) and good and column not in columns.values():
+                        columns[what] = column
+                        break
+            return columns
+    return None
+
+
+def _bad(layout: Layout, record: Record, columns: Mapping[str, str]) -> str | None:
+    """Why a record does not fit the needs of a layout."""
+    for what, (test, words) in layout.needs.items():
+        column = columns[what]
+        if record.get(column) is None:
+            return f"column {column!r} is {'null' if column in record else 'missing'}"
+        if not test(record[column]):
+            return f"column {column!r} is not {words}"
+    return None
+
+
+def _only_text(sample: Sequence[Record]) -> list[dict[str, str]]:
+    """The column "text", else the only one that holds text, beside none that another format would have."""
+    columns = dict.fromkeys(column for record in sample for column in record)
+    if "text" in columns:
+        return [{"text": "text"}]
+    texts = [column for column in columns if any(_is_text(record.get(column)) for record in sample)]
+    return [{"text": texts[0]}] if len(texts) == 1 and not USUAL & {*columns} - {*texts} else []
+
+
+def _first(candidates: Iterable[Layout], record: Record, named: Mapping[str, str]) -> Layout | None:
+    return next((layout for layout in candidates if _fit(layout, [record], named) is not None), None)
+
+
+def _misfit(candidates, sample: Sequence[Record], firsts: Sequence[Layout | None], named, where) -> str:
+    first = firsts[0]
+    if first is not None:  # what the first record is, another is not
+        columns = _fit(first, sample[:1], named) or {}
+        for index, (record, layout) in enumerate(zip(sample, firsts)):
+            reason = _bad(first, record, columns)
+            if reason or layout is not first:
+                reason = reason or f"has the format {layout.name}"
+                return f"{where(index)}: {reason}, while {where(0)} has the format {first.name}: name one with format="
+    columns = [f"{name}: {_shown(value)}{_near(str(name))}" for name, value in sample[0].items()]
+    return (
+        f"{where(0)}: no format has the columns of this record:{listed(columns or ['none'], 20)}\nformats need:"
+        f"{listed(map(_needs, candidates), len(candidates))}\ncolumns of other names are given as options of the source, "
+        "such as ?text=body"
+    )
+
+
+def _near(column: str) -> str:
+    found = [] if column in USUAL else difflib.get_close_matches(column, sorted(USUAL), n=1, cutoff=0.7)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"list of {_shown(value[0])}" if value else "empty list"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(map(str, value)) + "}"
+    words = {str: "text", bool: "yes or no", int: "number", float: "number", type(None): "null"}
+    return words.get(type(value), type(value).__name__)
+
+
+def _classes(records, column: str, given: str | None, sample: Sequence[Record]) -> tuple[str, ...]:
+    if given is not None:
+        names = tuple(name.strip() for name in given.split(","))
+        if len(set(names)) != len(names) or not all(names):
+            raise UserError(f"classes={given}: expected names that differ, joined by commas")
+        return names
+    if not isinstance(sample[0][column], str):
+        return ()
+    names: set[str] = set()
+    for index in range(len(records)):
+        value = records[index].get(column)
+        if isinstance(value, str):
+            names.add(value)
+            if len(names) > MOST_CLASSES:
+                raise UserError(
+                    f"column {column!r} has more than {MOST_CLASSES} values: these are no classes; name format="
+                )
+    return tuple(sorted(names))
+
+
+def _yes(value: str, option: str) -> bool:
+    if value not in ("yes", "no"):
+        raise UserError(f"{option}={value}: expected yes or no")
+    return value == "yes"

@@ -1,0 +1,113 @@
+"""Formats without turns: text, classification, and what is tokenised already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ptft_jax.data.examples import Encoded
+from ptft_jax.data.formats.base import Encoder, Record
+from ptft_jax.errors import UserError, nearest
+
+IGNORED = -100  # the label of a token that is not learned, in Hugging Face's and PyTorch's convention
+
+
+class TextEncoder(Encoder):
+    """Texts, with what the tokenizer starts a text with before it, and its end token after. All of it is learned."""
+
+    def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
+        texts = [self.format.text(record, "text", where) for record, where in zip(records, wheres)]
+        before = np.asarray(self.tokenizer.prefix_ids, np.int32)
+        end = np.asarray([self.tokenizer.end_id], np.int32)
+        return [Encoded(np.concatenate([before, ids, end])) for ids in self.ids(texts, wheres)]
+
+    def texts(self, record: Record, where: str = "record") -> list[str]:
+        return [self.format.text(record, "text", where)]
+
+
+class ClassificationEncoder(TextEncoder):
+    """As TextEncoder, with the class."""
+
+    def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
+        labels = [self._class(record, where) for record, where in zip(records, wheres)]
+        return [Encoded(row.ids, label=label) for row, label in zip(super()._encode(records, wheres), labels)]
+
+    def _class(self, record: Record, where: str) -> int:
+        label, classes = self.format.value(record, "label", where), self.format.classes
+        column = self.format.columns["label"]
+        if isinstance(label, str):
+            if label in classes:
+                return classes.index(label)
+            if not classes:
+                raise UserError(f"{where}: column {column!r} is the text {label!r}; the first records have numbers")
+            raise UserError(
+                f"{where}: column {column!r} is {label!r}: expected one of {', '.join(classes)}{nearest(label, classes)}"
+            )
+        if not isinstance(label, int) or label < 0 or (classes and label >= len(classes)):
+            most = f" below {len(classes)}" if classes else ""
+            raise UserError(f"{where}: column {column!r} is {label!r}: expected a class, a number from 0{most}")
+        return int(label)
+
+
+class TokensEncoder(Encoder):
+    """Ids as they are: nothing is put before or after them.
+
+    What is learned: where there are `labels`, the tokens whose label is not -100 (others are the tokens themselves: labels
+    are not shifted); where there is a `mask`, those where it is 1; else all. `padding` (an attention mask) has ones, then
+    zeros, or the other way round: where it is 0, tokens are left out.
+    """
+
+    def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
+        return [self._example(record, where) for record, where in zip(records, wheres)]
+
+    def texts(self, record: Record, where: str = "record") -> list[str]:
+        return [self.tokenizer.decode(self._example(record, where).ids)]
+
+    def _example(self, record: Record, where: str) -> Encoded:
+        ids = self._integers(record, "input_ids", where)
+        size = self.tokenizer.vocab_size
+        bad = np.flatnonzero((ids < 0) | (ids >= size))
+        if len(bad):
+            raise UserError(
+                f"{where}: {self.format.columns['input_ids']}[{bad[0]}] = {ids[bad[0]]}: the tokenizer "
+                f"{self.tokenizer.origin} has ids 0 to {size - 1}"
+            )
+        keep = self._flags(record, "padding", where, len(ids))
+        if keep is not None and np.count_nonzero(np.diff(keep.astype(np.int8))) > 1:
+            raise UserError(f"{where}: column {self.format.columns['padding']!r} leaves out tokens amid others")
+        trained = self._flags(record, "mask", where, len(ids))
+        if (labels := self._integers(record, "labels", where, len(ids), optional=True)) is not None:
+            learned = labels != IGNORED
+            wrong = np.flatnonzero(learned & (labels != ids))
+            if len(wrong):
+                i = wrong[0]
+                raise UserError(
+                    f"{where}: {self.format.columns['labels']}[{i}] = {labels[i]}, but the token there is {ids[i]}: labels "
+                    f"are the tokens themselves, not shifted, or {IGNORED} where they are not learned"
+                )
+            trained = learned if trained is None else learned & trained
+        if keep is not None:
+            ids, trained = ids[keep], trained if trained is None else trained[keep]
+        return Encoded(ids.astype(np.int32), trained)
+
+    def _flags(self, record: Record, what: str, where: str, length: int) -> np.ndarray | None:
+        values = self._integers(record, what, where, length, optional=True)
+        if values is None:
+            return None
+        if not np.isin(values, (0, 1)).all():
+            raise UserError(f"{where}: column {self.format.columns[what]!r} has other values than 0 and 1")
+        return values.astype(bool)
+
+    def _integers(self, record: Record, what: str, where: str, length: int | None = None, optional: bool = False):
+        if optional and what not in self.format.columns:
+            return None
+        values, column = self.format.value(record, what, where), self.format.columns[what]
+        if not isinstance(values, (list, tuple)) or not all(isinstance(v, int) for v in values):
+            raise UserError(f"{where}: column {column!r} is no list of whole numbers")
+        if length is not None and len(values) != length:
+            raise UserError(f"{where}: column {column!r} has {len(values)} values for {length} tokens")
+        try:
+            return np.asarray(values, np.int64)
+        except OverflowError as e:
+            raise UserError(f"{where}: column {column!r} has a number of more than 64 bits") from e

@@ -1,0 +1,177 @@
+"""Batches: any step by itself, the same rows for any number of processes, evaluation of everything once."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptft_jax.data import batches, packing
+from ptft_jax.data.builders.causal import Causal
+from ptft_jax.data.builders.masked import Masked
+from ptft_jax.data.mixture import Mixture
+from ptft_jax.data.rows import RowSet
+from ptft_jax.data.store import Store
+
+LENGTH = 16
+
+
+def tokens(lengths, first=0, trained=None):
+    """Sequences of these lengths; their ids count up from `first`, so that each is known by its value."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    ids = first + np.arange(offsets[-1], dtype=np.uint16)
+    return Store(ids, offsets, trained, None, np.arange(len(lengths)), f"key{first}")
+
+
+def row_set(store, how="concat", builder=None, length=LENGTH, partial=False, overlong="split", segmented=None):
+    builder = builder or Causal()
+    plan = packing.plan(
+        store.offsets, length, how=how, overlong=overlong, slots=builder.slots, overlap=builder.overlap, seed=0,
+        where=str, partial=partial,
+    )  # fmt: skip
+    return RowSet(store, plan, builder, length, how != "concat" if segmented is None else segmented)
+
+
+def mixed(sets, weights, **options):
+    return Mixture([f"s{i}" for i in range(len(sets))], weights, [len(s) for s in sets], **options)
+
+
+def stream(sets, mixture, process=0, processes=1, batch_size=8, seed=3):
+    return batches.Batches(sets, mixture, batch_size=batch_size, seed=seed, process=process, processes=processes)
+
+
+def packed_sets(seed=0):
+    rng = np.random.default_rng(seed)
+    sets = [
+        row_set(tokens(rng.integers(2, 40, 60), 0), "best_fit"),
+        row_set(tokens(rng.integers(2, 9, 80), 9000), "first_fit"),
+    ]
+    return sets, mixed(sets, [1.0, ((0, 0.0), (20, 3.0))], batch_size=8)
+
+
+def test_any_step_by_itself():
+    sets, mixture = packed_sets()
+    one = stream(sets, mixture)
+    run = batches.training(sets, mixture, batch_size=8, seed=3, start=0, prefetch=2)
+    for step in range(6):
+        followed = next(run)
+        alone = one[step]
+        assert set(alone) == {"tokens", "targets", "weights", "positions", "segments"}
+        for name in alone:
+            np.testing.assert_array_equal(followed[name], alone[name])
+    resumed = batches.training(sets, mixture, batch_size=8, seed=3, start=4, prefetch=0)
+    np.testing.assert_array_equal(next(resumed)["tokens"], one[4]["tokens"])
+    assert not np.array_equal(stream(sets, mixture, seed=4)[0]["tokens"], one[0]["tokens"])
+
+
+@pytest.mark.parametrize("processes", [2, 4, 8])
+def test_processes_share_each_batch_row_by_row(processes):
+    sets, mixture = packed_sets()
+    alone = stream(sets, mixture)
+    parts = [stream(sets, mixture, p, processes) for p in range(processes)]
+    for step in (0, 7, 300):
+        whole = np.empty_like(alone[step]["tokens"])
+        for p, part in enumerate(parts):
+            whole[p::processes] = part[step]["tokens"]
+        np.testing.assert_array_equal(whole, alone[step]["tokens"])
+    with pytest.raises(ValueError, match="do not divide"):
+        stream(sets, mixture, 0, 3)
+
+
+def test_the_sequence_of_examples_does_not_depend_on_the_batch_size():
+    sets, _ = packed_sets()
+    rows = {}
+    for size in (4, 8):
+        made = stream(sets, mixed(sets, [2.0, 1.0], batch_size=size), batch_size=size)
+        rows[size] = np.concatenate([made[k]["tokens"] for k in range(48 // size)])
+    np.testing.assert_array_equal(rows[4], rows[8])
+
+
+def test_an_epoch_has_every_target_once_and_the_next_another_order():
+    store = tokens(np.random.default_rng(1).integers(2, 60, 50))
+    sets = [row_set(store, "best_fit")]
+    made = stream(sets, mixed(sets, [1.0], batch_size=1), batch_size=1)
+    epochs = []
+    for epoch in range(2):
+        rows = [made[epoch * len(sets[0]) + k] for k in range(len(sets[0]))]
+        seen = np.concatenate([r["targets"][r["weights"] > 0] for r in rows])
+        assert sorted(seen) == sorted(set(store.ids.tolist()) - set(store.offsets[:-1].tolist()))
+        epochs.append([tuple(r["tokens"][0]) for r in rows])
+    assert epochs[0] != epochs[1] and sorted(epochs[0]) == sorted(epochs[1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_packed_rows_keep_what_belongs_together(data):
+    lengths = data.draw(st.lists(st.integers(2, 30), min_size=1, max_size=12))
+    total = sum(lengths)
+    trained = np.asarray(data.draw(st.lists(st.booleans(), min_size=total, max_size=total)))
+    store = tokens(lengths, 0, trained)
+    rows = row_set(store, data.draw(st.sampled_from(["none", "first_fit", "best_fit"])))
+    for i in range(len(rows)):
+        row = rows.row(i)
+        for segment in range(1, row["segments"].max() + 1):
+            at = np.flatnonzero(row["segments"] == segment)
+            ids = np.append(row["tokens"][at], row["targets"][at][-1])
+            assert np.array_equal(np.diff(at), np.ones(len(at) - 1)), "a piece is in one place"
+            assert np.array_equal(row["targets"][at][:-1], row["tokens"][at][1:])
+            assert np.array_equal(ids, np.arange(ids[0], ids[0] + len(ids)))
+            assert row["positions"][at].tolist() == list(range(len(at)))
+            assert row["weights"][at].tolist() == trained[ids[1:]].tolist()
+        assert not row["weights"][row["segments"] == 0].any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_rows_made_at_once_are_those_made_one_by_one(data):
+    lengths = data.draw(st.lists(st.integers(2, 40), min_size=1, max_size=12))
+    mask = data.draw(st.none() | st.lists(st.booleans(), min_size=sum(lengths), max_size=sum(lengths)))
+    store = tokens(lengths, 0, None if mask is None else np.asarray(mask))
+    how, segmented = data.draw(
+        st.sampled_from([("concat", False), ("concat", True), ("none", True), ("best_fit", True)])
+    )
+    rows = row_set(store, how, partial=True, segmented=segmented)
+    which = np.asarray(data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=5)))
+    made = rows.batch(which, [()] * len(which))
+    for k, i in enumerate(which):
+        alone = rows.row(int(i))
+        assert set(alone) == set(made)
+        for name, values in alone.items():
+            np.testing.assert_array_equal(made[name][k], values)
+            assert made[name].dtype == values.dtype
+
+
+def test_what_is_random_about_a_row_follows_from_its_place():
+    builder = Masked(mask_id=1, marks=bytes(600), rate=0.3)
+    sets = [row_set(tokens([500]), builder=builder, segmented=True)]
+    mixture = mixed(sets, [1.0], batch_size=4)
+    one, again = stream(sets, mixture, batch_size=4), stream(sets, mixture, batch_size=4)
+    np.testing.assert_array_equal(one[5]["weights"], again[5]["weights"])
+    rows = len(sets[0])
+    alone = stream(sets, mixed(sets, [1.0], batch_size=1), batch_size=1)
+    by_row: dict = {}
+    for k in range(2 * rows):
+        by_row.setdefault(tuple(alone[k]["targets"][0]), []).append(alone[k]["weights"][0])
+    assert all(len(v) == 2 for v in by_row.values())
+    assert any(not np.array_equal(*v) for v in by_row.values()), "masked anew in the next epoch"
+    halves = [stream(sets, mixture, p, 2, batch_size=4)[5]["weights"] for p in (0, 1)]
+    np.testing.assert_array_equal(np.stack(halves, 1).reshape(4, LENGTH), one[5]["weights"])
+
+
+@pytest.mark.parametrize("how", ["concat", "best_fit", "none"])
+def test_evaluation_has_everything_once(how):
+    store = tokens([30, 12, 7, 52])
+    rows = row_set(store, how, partial=True)
+    made = batches.evaluation(rows, batch_size=4, tokens=0)
+    seen = np.concatenate([b["targets"][b["weights"] > 0] for b in made])
+    firsts = {0} if how == "concat" else set(store.offsets[:-1].tolist())
+    assert sorted(seen) == sorted(set(range(101)) - firsts)
+    assert {b["tokens"].shape for b in made} == {(4, LENGTH)}
+    few = batches.evaluation(rows, batch_size=4, tokens=LENGTH)
+    assert sum(int((b["weights"].sum(1) > 0).sum()) for b in few) == 1
+
+
+def test_a_mixed_batch_takes_rows_from_every_source():
+    sets = [row_set(tokens([200]), segmented=True), row_set(tokens([4] * 40, 9000), "best_fit")]
+    made = stream(sets, mixed(sets, [3.0, 1.0], batch_size=8))[2]
+    large = made["tokens"][:, 0] >= 9000
+    assert large.sum() == 2 and made["segments"][large].max() > 1 and made["segments"][~large].max() == 1

@@ -1,0 +1,109 @@
+"""Stores hold what was put in, whole or not at all, whoever makes them."""
+
+import concurrent.futures
+import json
+import multiprocessing
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptft_jax.data import store
+from ptft_jax.data.examples import Encoded
+from ptft_jax.errors import UserError
+
+
+@st.composite
+def sequences(draw):
+    ids = np.asarray(draw(st.lists(st.integers(0, 299), max_size=12)), np.int32)
+    mask = draw(st.none() | st.lists(st.booleans(), min_size=len(ids), max_size=len(ids)))
+    return Encoded(ids, None if mask is None else np.asarray(mask, bool))
+
+
+def _write(folder, examples, key="k", vocab=300):
+    writer = store.Writer(folder, vocab)
+    half = len(examples) // 2
+    writer.add(examples[:half], range(half))
+    writer.add(examples[half:], range(half, len(examples)))
+    writer.close(key)
+    return store.load(folder)
+
+
+@settings(max_examples=60, deadline=None)
+@given(examples=st.lists(sequences(), max_size=6))
+def test_what_is_put_in_comes_out(tmp_path_factory, examples):
+    found = _write(tmp_path_factory.mktemp("store"), examples)
+    assert len(found) == len(examples) and found.key == "k" and found.ids.dtype == np.uint16
+    for k, e in enumerate(examples):
+        part = slice(found.offsets[k], found.offsets[k + 1])
+        assert found.ids[part].tolist() == e.ids.tolist()
+        trained = np.ones(len(e.ids), bool) if found.trained is None else found.trained[part]
+        assert trained.tolist() == ([True] * len(e.ids) if e.trained is None else e.trained.tolist())
+    spans = np.stack([found.offsets[:-1], found.offsets[1:]], 1)
+    for first in (True, False):
+        expected = [
+            (np.ones(len(e.ids)) if e.trained is None else e.trained)[0 if first else 1 :].sum() for e in examples
+        ]
+        assert found.learned(spans, first).tolist() == expected
+
+
+def test_pairs_labels_and_large_vocabularies(tmp_path):
+    pair = Encoded(np.asarray([70_000, 1]), np.asarray([False, True]), rejected=Encoded(np.asarray([70_000, 2, 3])))
+    found = _write(tmp_path / "pairs", [pair, pair], vocab=80_000)
+    assert found.per_example == 2 and len(found) == 2 and found.ids.dtype == np.uint32
+    assert np.diff(found.offsets).tolist() == [2, 3, 2, 3] and found.ids[0] == 70_000
+    found = _write(tmp_path / "labels", [Encoded(np.arange(3), label=2), Encoded(np.arange(2), label=0)])
+    assert found.labels.tolist() == [2, 0]
+
+
+def test_the_first_tokens(tmp_path):
+    found = _write(tmp_path, [Encoded(np.arange(4)), Encoded(np.arange(4)), Encoded(np.arange(4))])
+    cut = found.first(6)
+    assert cut.ids.tolist() == [0, 1, 2, 3, 0, 1] and cut.offsets.tolist() == [0, 4, 6] and len(cut) == 2
+    assert cut.key != found.key and found.first(8).offsets.tolist() == [0, 4, 8]
+    with pytest.raises(UserError, match="train_tokens = 13: the training split has only 12 tokens"):
+        found.first(13)
+
+
+def test_a_damaged_store_is_refused(tmp_path):
+    _write(tmp_path, [Encoded(np.arange(9))])
+    (tmp_path / "ids.bin").write_bytes(b"short")
+    with pytest.raises(UserError, match=r"ids.bin: 5 bytes, expected 18: damaged; delete"):
+        store.load(tmp_path)
+    (tmp_path / store.META).write_text("{")
+    with pytest.raises(UserError, match=r"meta.json: not JSON"):
+        store.load(tmp_path)
+    with pytest.raises(UserError, match="no tokenised data here"):
+        store.load(tmp_path / "elsewhere")
+
+
+def test_a_store_is_there_whole_or_not_at_all(cache):
+    def fail(folder):
+        (folder / "ids.bin").write_bytes(b"half")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        store.cached("k1", fail)
+    assert not list((cache / "stores").iterdir())
+
+
+def _make(key, barrier_file):
+    def fill(folder):
+        writer = store.Writer(folder, 300)
+        for _ in range(200):
+            writer.add([Encoded(np.arange(50))], [0])
+        writer.close(key)
+        with open(barrier_file, "a") as f:
+            f.write("made\n")
+
+    return store.cached(key, fill).ids.sum()
+
+
+def test_several_processes_make_one_at_once(cache, tmp_path):
+    made = tmp_path / "made"
+    with concurrent.futures.ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+        sums = list(pool.map(_make, ["same"] * 3, [str(made)] * 3))
+    assert sums == [200 * 1225] * 3
+    assert [p.name for p in (cache / "stores").iterdir()] == ["same"]
+    assert json.loads((cache / "stores/same/meta.json").read_text())["tokens"] == 10_000
