@@ -8,7 +8,6 @@ import functools
 import hashlib
 import io
 import json
-import os
 import pickle
 import unicodedata
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import formats
+from ptft_jax.data import cache, formats
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.prepare import minhash, places, quality
@@ -56,8 +55,12 @@ class Plan:
     runs: Runs | None
     fingerprints: dict[tuple[str, str], str]
 
-    def save(self, path: str) -> None:
-        places.write(path, pickle.dumps(self))
+    def save(self, folder: str) -> str:
+        """Writes a file for the workers, whose name tells its content. Returns its path."""
+        data = pickle.dumps(self)
+        path = f"{folder}/plan-{cache.digest(data)}"
+        places.write(path, data)
+        return path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +132,6 @@ class _Worker:
         return cls(pickle.loads(places.read(plan)))
 
     def __init__(self, plan: Plan):
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
         self._plan, self._settings = plan, plan.settings
         self._tokenizer = tok.from_files(plan.files, plan.origin)
         self._dtype = np.uint16 if self._tokenizer.vocab_size <= 2**16 else np.uint32
@@ -137,15 +139,16 @@ class _Worker:
 
     def _opened(self, reference: str, split: str) -> tuple[Opened, Any]:
         key, settings = (reference, split), self._settings
-        if key not in self._open:
+        found = self._open.get(key)
+        if found is None:
             opened = Opened.of(reference, split, held_out=settings.held_out, broken=settings.broken)
             if opened.records.fingerprint != self._plan.fingerprints[key]:
                 raise UserError(f"{reference}: its {split} split changed while it was prepared")
             encoder = formats.encoder(
                 opened.format, self._tokenizer, template=settings.template, train_on=settings.train_on
             )
-            self._open = {key: (opened, encoder)}  # tasks come split by split
-        return self._open[key]
+            found = self._open[key] = (opened, encoder)
+        return found
 
     def measured(self, task: Task) -> Chunk:
         """What is to be known of a task's records. Raises UserError for one that cannot be encoded."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import dataclasses
 import io
@@ -40,13 +40,23 @@ class Processes:
                 yield task
             return
         # Not forked: the parent has threads (the tokenizer's), and a fork would copy their locks.
-        pool = concurrent.futures.ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+        pool = concurrent.futures.ProcessPoolExecutor(
+            count, mp_context=multiprocessing.get_context("spawn"), initializer=_alone
+        )
         with pool:
             try:
                 for task, _ in zip(tasks, pool.map(work, itertools.repeat(plan), tasks)):
                     yield task
+            except concurrent.futures.process.BrokenProcessPool as e:
+                raise UserError(
+                    f"a worker process was ended, perhaps for lack of memory: try fewer --workers ({e})"
+                ) from e
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _alone() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 from typing import Any
 
 from ptft_jax.data import cache
@@ -30,20 +31,16 @@ def read(path: str) -> bytes:
 
 
 def exists(path: str) -> bool:
-    """Whether there is such a file."""
+    """Whether there is such a file or folder."""
     return _filesystem(path).exists(path) if "://" in path else pathlib.Path(path).exists()
 
 
-def remove(path: str) -> None:
-    """Deletes a file, and its folder where that is empty then. Nothing where there is no such file."""
-    if "://" in path:
-        if exists(path):
-            _filesystem(path).rm(path)
-        return
-    file = pathlib.Path(path)
-    file.unlink(missing_ok=True)
-    if file.parent.is_dir() and not any(file.parent.iterdir()):
-        file.parent.rmdir()
+def clear(folder: str) -> None:
+    """Deletes a folder with all that is in it, where there is one."""
+    if "://" not in folder:
+        shutil.rmtree(folder, ignore_errors=True)
+    elif exists(folder):
+        _filesystem(folder).rm(folder, recursive=True)
 
 
 def _filesystem(path: str) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -58,16 +59,20 @@ def prepare(
       UserError: bad input; `out` holds something else, or another process is preparing it; a split of which nothing
         is kept.
     """
-    sources = _opened(settings)
-    identity = _identity(settings, sources, tokenizer)
-    if out.exists():
-        return _existing(out, identity), True
-    with _partial(out) as folder:
-        place = f"{work.rstrip('/')}/{out.name}.work" if work else str(folder / "work")
-        manifest = identity | _prepare(settings, sources, tokenizer, folder, engine, place, chunk, say)
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-        folder.rename(out)
-    return manifest, False
+    sources, evaluation = _opened(settings), _evaluation(settings)
+    identity = _identity(settings, sources, evaluation, tokenizer)
+    if not out.exists():
+        with _partial(out) as folder:
+            if not out.exists():  # nor made since by another process
+                name = f"prepare-{cache.digest(str(out.absolute()))}"
+                place = f"{work.rstrip('/')}/{name}" if work else str(folder / name)
+                manifest = identity | _prepare(
+                    settings, sources, evaluation, tokenizer, folder, engine, place, chunk, say
+                )
+                (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+                folder.rename(out)
+                return manifest, False
+    return _existing(out, identity), True
 
 
 def _opened(settings: Settings) -> Sources:
@@ -91,7 +96,25 @@ def _opened(settings: Settings) -> Sources:
     return sources
 
 
-def _identity(settings: Settings, sources: Sources, tokenizer: tok.Tokenizer) -> dict[str, Any]:
+def _evaluation(settings: Settings) -> list[Opened]:
+    """The evaluation sets that what is trained on is compared with."""
+    if not settings.overlap_with or "train" not in settings.splits:
+        return []
+    splits = SPLITS if settings.overlap_split == "all" else (settings.overlap_split,)
+    found = [
+        Opened.of(reference, split, held_out=settings.held_out, broken=settings.broken)
+        for reference in settings.overlap_with
+        for split in splits
+    ]
+    for opened in found:
+        if opened.format.kind == "tokens":
+            raise UserError(f"--exclude_overlap_with={opened.reference}: holds token ids, no text")
+    return found
+
+
+def _identity(
+    settings: Settings, sources: Sources, evaluation: list[Opened], tokenizer: tok.Tokenizer
+) -> dict[str, Any]:
     """The part of the manifest that decides the rest."""
     fingerprints = {split: {o.reference: o.records.fingerprint for o in group} for split, group in sources.items()}
     every = [o for group in sources.values() for o in group]
@@ -108,6 +131,7 @@ def _identity(settings: Settings, sources: Sources, tokenizer: tok.Tokenizer) ->
         "vocab_size": tokenizer.vocab_size,
         "settings": settings.noted(),
         "fingerprints": fingerprints,
+        "evaluation_fingerprints": {f"{o.reference} {o.split}": o.records.fingerprint for o in evaluation},
     }
 
 
@@ -144,6 +168,8 @@ def _partial(out: pathlib.Path) -> Iterator[pathlib.Path]:
     with lock.open("w") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock.exists() or not os.path.samestat(os.fstat(held.fileno()), lock.stat()):
+                raise BlockingIOError  # its last holder deleted the file, and another made it anew
         except BlockingIOError:
             raise UserError(f"--out={out}: another process is preparing it") from None
         try:
@@ -159,6 +185,7 @@ def _partial(out: pathlib.Path) -> Iterator[pathlib.Path]:
 def _prepare(
     settings: Settings,
     sources: Sources,
+    evaluation: list[Opened],
     tokenizer: tok.Tokenizer,
     folder: pathlib.Path,
     engine: Engine,
@@ -169,14 +196,14 @@ def _prepare(
     """Fills the folder; returns the part of the manifest that says what came of it."""
     for name, data in tokenizer.files().items():
         (folder / name).write_bytes(data)
-    runs = _runs(settings, tokenizer, say) if settings.overlap_with and "train" in sources else None
+    runs = _runs(settings, evaluation, tokenizer, say) if evaluation else None
     fingerprints = {(o.reference, split): o.records.fingerprint for split, group in sources.items() for o in group}
-    plan = f"{work}/plan"
+    places.clear(work)  # of a process that was killed
+    plan = Plan(settings, tokenizer.files(), tokenizer.origin, runs, fingerprints).save(work)
     tasks = list(_tasks(sources, work, chunk))
     local = folder / "gathered"
     local.mkdir()
     try:
-        Plan(settings, tokenizer.files(), tokenizer.origin, runs, fingerprints).save(plan)
         gathered = Gathered(local, settings)
         for n, task in enumerate(engine.run(plan, tasks)):
             gathered.add(task, Chunk.read(task))
@@ -199,8 +226,7 @@ def _prepare(
             splits[split] |= {"shards": names, "contents": dict(zip(names, shards))}
     finally:
         shutil.rmtree(local)
-        for path in (plan, *(path for task in tasks for path in (task.path, task.error))):
-            places.remove(path)
+        places.clear(work)
     manifest: dict[str, Any] = {"splits": splits}
     if figures:
         manifest["near_duplicates"] = figures
@@ -213,20 +239,16 @@ def _prepare(
     return manifest
 
 
-def _runs(settings: Settings, tokenizer: tok.Tokenizer, say: Callable[[str], None]) -> Runs:
+def _runs(settings: Settings, evaluation: list[Opened], tokenizer: tok.Tokenizer, say: Callable[[str], None]) -> Runs:
     def batches() -> Iterator[list[str]]:
-        for reference in settings.overlap_with:
-            say(f"reading {reference}")
-            for split in SPLITS if settings.overlap_split == "all" else (settings.overlap_split,):
-                opened = Opened.of(reference, split, held_out=settings.held_out, broken=settings.broken)
-                if opened.format.kind == "tokens":
-                    raise UserError(f"--exclude_overlap_with={reference}: holds token ids, no text")
-                # Only its texts are asked for; what templates and tokenizers make of them does not matter.
-                encoder = formats.encoder(opened.format, tokenizer, template="", train_on="assistant")
-                for first in range(0, len(opened.records), _BATCH):
-                    which = range(first, min(first + _BATCH, len(opened.records)))
-                    texts = [encoder.texts(opened.records[i], opened.records.where(i)) for i in which]
-                    yield ["\n\n".join(parts) for parts in texts]
+        for opened in evaluation:
+            say(f"reading {opened.reference}")
+            # Only its texts are asked for; what templates and tokenizers make of them does not matter.
+            encoder = formats.encoder(opened.format, tokenizer)
+            for first in range(0, len(opened.records), _BATCH):
+                which = range(first, min(first + _BATCH, len(opened.records)))
+                texts = [encoder.texts(opened.records[i], opened.records.where(i)) for i in which]
+                yield ["\n\n".join(parts) for parts in texts]
 
     return Runs.of(batches(), settings.overlap_words)
 

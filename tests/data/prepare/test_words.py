@@ -17,7 +17,8 @@ def by_loops(text):
     for c in unicodedata.normalize("NFKC", text).casefold() + " ":
         letter = unicodedata.category(c)[0] in "LMN"
         alone = letter and any(
-            name in unicodedata.name(c, "") for name in ("CJK UNIFIED", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER")
+            name in unicodedata.name(c, "")
+            for name in ("CJK UNIFIED", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
         )
         if letter and not alone:
             run += c
