@@ -159,8 +159,7 @@ class _Worker:
         first, size = task.first, 0
         for index in range(task.first, task.last):
             records.append(opened.records[index])
-            has_text = opened.format.kind != "tokens"
-            texts.append(encoder.texts(records[-1], opened.records.where(index)) if has_text else [])
+            texts.append(encoder.texts(records[-1], opened.records.where(index)))
             size += sum(map(len, texts[-1]))
             if size >= _AT_ONCE or index + 1 == task.last:
                 wheres = [opened.records.where(i) for i in range(first, index + 1)]

@@ -88,11 +88,6 @@ def _opened(settings: Settings) -> Sources:
     if len(kinds) > 1:
         found = listed(f"{o.reference}: {o.format.describe()}" for o in kinds.values())
         raise UserError(f"--source: the sources hold data of several kinds; prepare them one by one:{found}")
-    if "tokens" in kinds and settings.reads_text:
-        raise UserError(
-            f"--source={kinds['tokens'].reference}: holds token ids, no text: --quality, --deduplicate, "
-            "--exclude_overlap_with, --min_characters and --max_characters cannot be used"
-        )
     return sources
 
 
@@ -101,15 +96,11 @@ def _evaluation(settings: Settings) -> list[Opened]:
     if not settings.overlap_with or "train" not in settings.splits:
         return []
     splits = SPLITS if settings.overlap_split == "all" else (settings.overlap_split,)
-    found = [
+    return [
         Opened.of(reference, split, held_out=settings.held_out, broken=settings.broken)
         for reference in settings.overlap_with
         for split in splits
     ]
-    for opened in found:
-        if opened.format.kind == "tokens":
-            raise UserError(f"--exclude_overlap_with={opened.reference}: holds token ids, no text")
-    return found
 
 
 def _identity(
@@ -243,7 +234,7 @@ def _runs(settings: Settings, evaluation: list[Opened], tokenizer: tok.Tokenizer
     def batches() -> Iterator[list[str]]:
         for opened in evaluation:
             say(f"reading {opened.reference}")
-            # Only its texts are asked for; what templates and tokenizers make of them does not matter.
+            # Only its texts are asked for; what a template makes of them does not matter.
             encoder = formats.encoder(opened.format, tokenizer)
             for first in range(0, len(opened.records), _BATCH):
                 which = range(first, min(first + _BATCH, len(opened.records)))

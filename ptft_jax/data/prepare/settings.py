@@ -74,17 +74,6 @@ class Settings:
             if most and most < least:
                 raise UserError(f"--max_{unit}={most}: less than --min_{unit}={least}")
 
-    @property
-    def reads_text(self) -> bool:
-        """Whether anything looks at the text of records, besides the tokenizer."""
-        return bool(
-            self.quality
-            or self.deduplicate != "none"
-            or self.overlap_with
-            or self.min_characters
-            or self.max_characters
-        )
-
     def noted(self) -> dict[str, Any]:
         """As the manifest has them; equal for settings that give equal folders from equal sources."""
         out = dataclasses.asdict(self)
