@@ -34,11 +34,11 @@ class Report:
       length: positions of a row.
       pieces: spans of ids in these rows.
       used: positions that hold something.
+      how: "concat", "none", "first_fit" or "best_fit".
       dropped, truncated, split: sequences longer than a row, by what was done with them.
       empty: sequences left out since they have fewer than two ids.
       untrainable: pieces left out since nothing in them is learned.
       tokens_lost: ids in no row.
-      how: "concat", "none", "first_fit" or "best_fit".
     """
 
     sequences: int
@@ -47,13 +47,13 @@ class Report:
     length: int
     pieces: int
     used: int
+    how: str
     dropped: int = 0
     truncated: int = 0
     split: int = 0
     empty: int = 0
     untrainable: int = 0
     tokens_lost: int = 0
-    how: str = "concat"
 
     @property
     def efficiency(self) -> float:
@@ -222,7 +222,7 @@ def plan(
     by_row = np.argsort(row, kind="stable")  # keeps the order in which pieces were placed
     bounds = np.concatenate([[0], np.cumsum(np.bincount(row))])
     tokens = int(offsets[-1] - offsets[0])
-    report = Report(len(offsets) - 1, tokens, len(bounds) - 1, length, len(spans), int(sizes.sum()), how=how, **counts)
+    report = Report(len(offsets) - 1, tokens, len(bounds) - 1, length, len(spans), int(sizes.sum()), how, **counts)
     return Plan(spans[order[by_row]], bounds, report)
 
 
@@ -237,9 +237,7 @@ def _windows(
     if not rows:
         raise UserError(f"{field} = {length}: the split has only {tokens} tokens, fewer than one row needs ({most})")
     used = full * int(slots(np.asarray([most]))[0]) + (int(slots(np.asarray([rest + overlap]))[0]) if short else 0)
-    report = Report(
-        len(offsets) - 1, tokens, rows, length, pieces=rows, used=used, tokens_lost=0 if short else rest, how="concat"
-    )
+    report = Report(len(offsets) - 1, tokens, rows, length, rows, used, how="concat", tokens_lost=0 if short else rest)
     return Windows(first, stop, most, stride, report)
 
 

@@ -226,6 +226,19 @@ def test_the_rest_share_what_a_read_source_leaves():
     assert mixture.counts(100).tolist() == [20, 190, 190]
 
 
+def test_weights_run_out_after_a_source_has():
+    weights = [((0, 1), (20, 0))] * 2
+    mixture = make(weights, [8, 1000], batch_size=4, max_epochs=1)
+    expected = one_by_one(weights, mixture._children, 80, 4, [8, 1000])
+    assert sequence(mixture, 20) == expected and len(expected) == 80
+    assert mixture.counts(20).tolist() == [8, 72]
+    for step in (20, 50_000):
+        with pytest.raises(
+            UserError, match="left to draw at step 20: .*\n  s0: 8 rows; the others have weight 0 there: s1"
+        ):
+            mixture.rows(step)
+
+
 def test_temperature():
     sizes = [100, 1600, 6400]
     for temperature, weights in [(1, [1, 16, 64]), (2, [1, 4, 8]), (1e12, [1, 1, 1])]:

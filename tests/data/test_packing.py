@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ptft_jax.data import packing
@@ -36,7 +36,7 @@ lists = st.lists(st.integers(0, 40), min_size=1, max_size=40)
 hows = st.sampled_from(["concat", "none", "first_fit", "best_fit"])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     lengths=lists,
     length=st.integers(3, 24),
@@ -90,6 +90,8 @@ def test_nothing_is_lost_or_doubled(lengths, length, how, overlong, objective, s
         done = {"drop": report.dropped, "truncate": report.truncated, "split": report.split}
         assert done.pop(overlong) == over and not any(done.values())
     if overlong == "split" and how != "concat":
+        pieces = [-(-(n - overlap) // (longest - overlap)) for n in lengths if n >= packing.LEAST]
+        assert report.pieces == sum(pieces), "no more pieces than needed"
         assert report.tokens_lost == sum(n for n in lengths if n < packing.LEAST)
     used = sum(int(slots(stop - start)) for start, stop in spans(plan))
     assert (report.rows, report.pieces, report.used) == (len(plan), len(spans(plan)), used)
@@ -136,8 +138,9 @@ packable = st.integers(1, 30).flatmap(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(case=packable, seed=st.integers(0, 10))
+@example(case=(30, [16] * 13), seed=0)  # the most rows for so few ids
 def test_first_fit_is_first_fit(case, seed):
     length, sizes = case
     plan = make([n + 1 for n in sizes], length, "first_fit", seed=seed)
@@ -149,7 +152,7 @@ def test_first_fit_is_first_fit(case, seed):
     assert placed == {int(starts[i]) for i in order}, "each sequence itself, not another of its length"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(case=packable, seed=st.integers(0, 10))
 def test_best_fit_is_best_fit_decreasing(case, seed):
     length, sizes = case

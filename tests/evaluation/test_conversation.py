@@ -67,8 +67,6 @@ def test_an_answer_ends_at_a_stop(loaded):
 
 
 def test_chatmls_end_is_a_text_where_the_tokenizer_has_no_token_for_it(loaded, monkeypatch):
-    from ptft_jax.data import chat
-
     text = conversation(loaded).say("hi").text
     monkeypatch.setitem(STOPS, "chatml", text[4:6])
     assert conversation(loaded).say("hi").text == text[: text.index(text[4:6])]

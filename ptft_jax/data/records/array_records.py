@@ -46,7 +46,11 @@ class ArrayRecordFile:
         reader, strict = self._reader(), Strict()
         count = reader.num_records()
         for start in range(0, count, _AT_ONCE):
-            for number, data in enumerate(reader.read(start, min(start + _AT_ONCE, count)), start):
+            try:
+                read = reader.read(start, min(start + _AT_ONCE, count))
+            except RuntimeError as e:
+                raise UserError(f"{self.name}: damaged: {str(e).splitlines()[0][:300]}") from e
+            for number, data in enumerate(read, start):
                 yield Found(0, 0, number, self.parse(strict, data))
 
     def open(self) -> _Reader:
@@ -58,10 +62,10 @@ class ArrayRecordFile:
     def _reader(self) -> Any:
         from array_record.python import array_record_module
 
-        try:
-            return array_record_module.ArrayRecordReader(str(self._file.path))
-        except (RuntimeError, ValueError, OSError) as e:
-            raise UserError(f"{self.name}: not an ArrayRecord file: {str(e).splitlines()[0][:200]}") from e
+        reader = array_record_module.ArrayRecordReader(str(self._file.path))
+        if not reader.ok():
+            raise UserError(f"{self.name}: not an ArrayRecord file, or cut short")
+        return reader
 
     def parse(self, strict: Strict, data: bytes) -> Record | Broken:
         """The record that these bytes are, or why they are none."""

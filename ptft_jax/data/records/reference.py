@@ -80,6 +80,7 @@ def parse(reference: str) -> Reference:
     # A "?" is also a wildcard of globs: options start at the first one that has OPTION= after it.
     start = re.search(r"\?(?=[A-Za-z_]+=)", rest)
     name, query = (rest[: start.start()], rest[start.end() :]) if start else (rest, "")
+    name = name.removeprefix("file://")
     options: dict[str, str] = {}
     parsed = Reference(reference, kind, name, options)
     if not name:
