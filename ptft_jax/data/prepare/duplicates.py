@@ -45,12 +45,12 @@ class Sketches:
     """What near-duplicates are found by. Arrays may be memory-mapped; they are read band by band and pair by pair.
 
     Attributes:
-      bands: uint64 [records, bands], of `minhash.bands`.
+      bands: uint64 [records] each, the columns of `minhash.bands`.
       shingles: uint32 [shingles], the sets of n-grams, of `minhash.shingles`.
       offsets: int64 [records + 1], where each record's start.
     """
 
-    bands: np.ndarray
+    bands: Sequence[np.ndarray]
     shingles: np.ndarray
     offsets: np.ndarray
 
@@ -92,8 +92,8 @@ def near(sketches: Sketches, of: np.ndarray, threshold: float, clusters: Cluster
       How many pairs were looked at.
     """
     looked = 0
-    for band in range(sketches.bands.shape[1]):
-        values = np.asarray(sketches.bands[:, band])[of]
+    for band in sketches.bands:
+        values = np.asarray(band)[of]
         order = np.argsort(values, kind="stable")
         values = values[order]
         edges = np.flatnonzero(np.append(True, values[1:] != values[:-1]))

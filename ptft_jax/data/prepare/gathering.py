@@ -35,7 +35,9 @@ class Gathered:
         self._folder, self._settings = folder, settings
         self._near = settings.near if settings.deduplicate == "near" else None
         self._parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
-        self._files = {name: (folder / name).open("wb") for name in ("bands", "shingles")} if self._near else {}
+        # A file for each band, as they are read one after the other.
+        names = (*map(_band, range(self._near.bands)), "shingles") if self._near else ()
+        self._files = {name: (folder / name).open("wb") for name in names}
         self._count = 0
         self.details: dict[int, str] = {}
         self._listed: collections.Counter[tuple[str, str, int]] = collections.Counter()
@@ -47,8 +49,11 @@ class Gathered:
             self._parts[name].append(columns[name])
         if self._near:
             self._parts["shingle_counts"].append(columns["shingle_counts"])
-            for name, file in self._files.items():
-                columns[name].tofile(file)
+            for name, values in (
+                *((_band(n), v) for n, v in enumerate(columns["bands"].T)),
+                ("shingles", columns["shingles"]),
+            ):
+                values.tofile(self._files[name])
         for reason, index, detail in chunk.details:
             key = (task.reference, task.split, reason)
             self._listed[key] += 1
@@ -69,7 +74,7 @@ class Gathered:
         if self._near:
             offsets = np.concatenate([[0], np.cumsum(joined["shingle_counts"], dtype=np.int64)])
             self._sketches = duplicates.Sketches(
-                self._mapped("bands", np.uint64).reshape(self._count, self._near.bands),
+                [self._mapped(_band(n), np.uint64) for n in range(self._near.bands)],
                 self._mapped("shingles", np.uint32),
                 offsets,
             )
@@ -95,6 +100,10 @@ class Gathered:
     def _mapped(self, name: str, dtype: Any) -> np.ndarray:
         path = self._folder / name
         return np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype)
+
+
+def _band(n: int) -> str:
+    return f"band-{n}"
 
 
 def examples(chunk: Chunk, which: np.ndarray) -> list[Encoded]:

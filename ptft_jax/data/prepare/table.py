@@ -86,6 +86,8 @@ class Table:
         reason = int(gathered.reasons[record])
         if reason >= 0 and ALL_REASONS[reason] in REPEATS:
             return f"{gathered.likeness(record)} {self.where(int(gathered.like[record]))}"
+        if reason == LISTED and record not in gathered.details:  # the first were lost as repeats
+            return "a run of words is in an evaluation text"
         return gathered.details[record]
 
 

@@ -33,7 +33,7 @@ def true_jaccard(a, b):
 def sketched(texts, near):
     shingles, offsets = minhash.shingles(words_of(texts), near.words)
     signatures = minhash.signatures(shingles, offsets, near.bands * near.rows, near.seed)
-    return duplicates.Sketches(minhash.bands(signatures, np.diff(offsets) == 0, near), shingles, offsets), signatures
+    return duplicates.Sketches(minhash.bands(signatures, np.diff(offsets) == 0, near).T, shingles, offsets), signatures
 
 
 def corpus(count, seed=0, words=60):

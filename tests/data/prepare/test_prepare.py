@@ -334,6 +334,22 @@ def test_an_overlap_can_be_listed_only(corpus, tmp_path):
     assert first["overlap_listed"]["records"] == 1 and "line 11" in first["overlap_listed"]["examples"][0]
 
 
+def test_listed_overlaps_that_are_repeats_count_once(cache, tmp_path):
+    # Each of 30 texts comes twice; all overlap. The second of each is a duplicate, not a listed overlap.
+    runs = [text(n) for n in range(30)]
+    said = [run for run in runs for _ in range(2)]
+    source = write(tmp_path / "x.jsonl", [{"text": x} for x in [*said[:2], *[said[0]] * 30, *said[2:]]])
+    evaluation = write(tmp_path / "e.jsonl", [{"text": run} for run in runs])
+    settings = Settings(
+        (f"jsonl:{source}",), ("train",), deduplicate="exact", overlap_with=(f"jsonl:{evaluation}",), overlap="list"
+    )
+    manifest, _ = preparing.prepare(settings, BYTES, tmp_path / "out", HERE)
+    (found,) = manifest["splits"]["train"]["sources"]
+    assert found["overlap_listed"]["records"] == found["kept"]["records"] > 20
+    assert found["lost"]["duplicate"]["records"] == found["records"] - found["kept"]["records"]
+    assert len(found["overlap_listed"]["examples"]) == 20
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
