@@ -165,7 +165,11 @@ def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: 
             f"{tokens.reference}: {tokens.description}: the objective learns from {', '.join(builder.kinds)}; "
             "choose its columns: KIND:NAME?format=text&text=COLUMN"
         )
-    if how == "auto":
+    if builder.labelled and how not in ("auto", "none"):
+        raise UserError(f"config.data.packing = {how!r}: a row has one class, and holds one text; leave it at 'auto'")
+    if builder.labelled:
+        how = "none"
+    elif how == "auto":
         how = "concat" if tokens.kind == "text" or (tokens.kind == "tokens" and store.trained is None) else "best_fit"
     sequential = bool(builder.overlap)  # ids are predicted from those before them
     plan = packing.plan(
