@@ -164,6 +164,7 @@ class Run:
         tok.check_fits(self.tokenizer, rows, "config.model.vocab_size")
         spec = specs.from_config(c.model, rows)
         objectives.check(c.objective.name, spec)
+        self._check_labels(spec)
         objectives.check_samples(c.objective.name, c.samples.prompts)
         plain = Transformer(spec, None, constrain)
         if self.adapter is not None:
@@ -176,6 +177,12 @@ class Run:
         self._refuse_frozen_new()
         rules = tuple(tuple(rule) for rule in c.parallel.rules)
         self.by_path = sharding.of_params(self.shapes, rules, self.mesh)
+
+    def _check_labels(self, spec: specs.ModelSpec) -> None:
+        for found in self.data.sets if self.builder.labelled else ():
+            label = int(found.store.labels.max())
+            if label >= spec.classes:
+                raise UserError(f"the training data have label {label} (from 0), but config.model.classes = {spec.classes}")
 
     def _check_virtual(self, count: int) -> None:
         length, most = self.config.data.length, self.config.model.max_length

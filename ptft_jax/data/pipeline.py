@@ -109,14 +109,14 @@ def with_parent(mixture: Sequence[tuple[str, Any]], theirs: Any, parent: str) ->
         if theirs is None:
             reason = f"what {parent} was trained on is not known" if parent else "init.from names no parent"
             raise UserError(f"config.data.mixture: {PARENT!r}: {reason}; name its sources")
-        last = [(s, w[-1][1] if isinstance(w, tuple) else w) for s, w in weighted(theirs)]
+        last = [(s, w[-1][1] if isinstance(w, (list, tuple)) else w) for s, w in weighted(theirs)]
         total = sum(w for _, w in last)
         out += [(s, _scaled(weight, w / total)) for s, w in last if w]
     return tuple(out)
 
 
 def _scaled(weight: Any, factor: float) -> Any:
-    if isinstance(weight, tuple):
+    if isinstance(weight, (list, tuple)):
         return tuple((step, value * factor) for step, value in weight)
     return weight * factor
 
