@@ -39,7 +39,9 @@ class Opened:
     def of(cls, reference: str, split: str, *, held_out: float, broken: str = "raise") -> Opened:
         """Raises UserError: see `records.open_records` and `formats.choose`."""
         rows = records.open_records(reference, split, held_out=held_out, broken=broken)
-        return cls(reference, split, held_out, broken, rows, formats.choose(rows, records.parse(reference).options, rows.where))
+        return cls(
+            reference, split, held_out, broken, rows, formats.choose(rows, records.parse(reference).options, rows.where)
+        )
 
     def texts(self) -> Iterator[str]:
         """All text of the records, for training a tokenizer: what is said, without what a template puts around it."""
