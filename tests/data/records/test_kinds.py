@@ -230,6 +230,26 @@ def test_columns_can_be_chosen(cache, tmp_path):
         ]
 
 
+def test_types_that_arrow_has_and_json_has_not(cache, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "typed").mkdir()
+    typed = {
+        "map": pa.array([[("a", 1), ("b", 2)]], pa.map_(pa.string(), pa.int32())),
+        "word": pa.array(["é"], pa.dictionary(pa.int8(), pa.large_string())),
+        "time": pa.array([0], pa.timestamp("s", "UTC")),
+        "half": pa.array([0.5], pa.float16()),
+        "fixed": pa.array([[1, 2]], pa.list_(pa.uint8(), 2)),
+    }
+    for split in writing.SPLITS:
+        pq.write_table(pa.table(typed), tmp_path / "typed" / f"{split}.parquet")
+    (found,) = open_records(f"parquet:{tmp_path}/typed", "train", held_out=0.1)
+    time = "1970-01-01T00:00:00+00:00"
+    assert found == {"map": {"a": 1, "b": 2}, "word": "é", "time": time, "half": 0.5, "fixed": [1, 2]}
+    assert [type(value) for value in found.values()] == [dict, str, str, float, list]
+
+
 def test_dates_and_decimals_are_their_texts(cache, tmp_path):
     import datetime
     import decimal
