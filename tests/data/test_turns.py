@@ -312,6 +312,11 @@ def test_a_turn_that_cannot_be_told_is_refused():
     t = with_template(kinds.gpt2, prompted)
     with pytest.raises(UserError, match=r"messages\[2\]: where this turn starts cannot be told"):
         encode(t, CONVERSATION)
+    # An answer that is not shown: what starts it is what starts the next.
+    silent = "{% for m in messages if m.content %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    said = [CONVERSATION[1], {"role": "assistant", "content": ""}, CONVERSATION[2]]
+    with pytest.raises(UserError, match=r"messages\[1\]: where this turn ends cannot be told"):
+        encode(with_template(kinds.gpt2, silent), said)
     joined = "{% for m in messages %}{% if not loop.first %}|{% endif %}{{ m.content }}{% endfor %}."
     t = with_template(kinds.gpt2, joined)
     with pytest.raises(UserError, match=r"messages\[2\]: where this turn (starts|ends) cannot be told"):
