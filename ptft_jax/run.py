@@ -15,6 +15,7 @@ from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
 from ptft_jax.data import batches, builders, pipeline, rows
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.builders import spans
 from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation.samples import continue_texts
 from ptft_jax.loading import peft_adapter, resolve
@@ -213,6 +214,7 @@ class Run:
             "sampling": sampling,
             "seed": self.config.seed,
             "prefix": objectives.reads_prompt(self.config.objective.name),
+            "gaps": spans.sentinels(self.tokenizer) if self.config.objective.name == "span_corruption" else {},
         }
         model = dataclasses.replace(self.model, constrain=None)
 

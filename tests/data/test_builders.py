@@ -100,6 +100,13 @@ def test_too_short_a_row():
 # Next token
 
 
+def test_rows_of_a_class_are_texts_as_they_are():
+    builder = builders.build(objective(name="classification"), tok.ByteTokenizer())
+    piece = builder.piece(ids_of(7), None)
+    assert list(piece) == ["tokens"] and piece["tokens"].tolist() == ids_of(7).tolist()
+    assert builder.longest(7) == 7 and builder.labelled and builder.looks_ahead
+
+
 def test_causal():
     piece = Causal().piece(np.array([5, 6, 7, 8]), np.array([True, False, True, True]))
     assert [piece[k].tolist() for k in ("tokens", "targets", "weights")] == [[5, 6, 7], [6, 7, 8], [0, 1, 1]]

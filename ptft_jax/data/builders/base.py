@@ -22,6 +22,8 @@ class Builder(abc.ABC):
       random: whether `piece` draws random numbers. Pieces are then new each time they are built.
       looks_ahead: whether a position attends to all that come after it in the row, so that padding and other pieces have to
         be segments of their own, in rows of a single piece too.
+      labelled: whether a row is one piece with a class: besides the piece's arrays, which then have no targets and weights
+        of their own, the row has `targets`, int32 [] its class, and `weights`, float32 [].
       aligned: whether a target stands at the position of the token it replaces; else one before it.
     """
 
@@ -30,6 +32,7 @@ class Builder(abc.ABC):
     overlap: ClassVar[int] = 0
     random: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
+    labelled: ClassVar[bool] = False
     aligned: ClassVar[bool] = False
 
     @abc.abstractmethod

@@ -18,9 +18,9 @@ SENTINEL = "<extra_id_{}>"
 
 @dataclasses.dataclass(frozen=True)
 class SpanCorruption(Builder):
-    """Replaces spans by sentinels and learns what they stood for (Raffel et al. 2020, section 3.1.4), in one row of a
-    prefix language model (Tay et al. 2022, "UL2", section 3.1.2): the corrupted text is the prefix; then come, and are
-    learned, each sentinel with its span, and the end-of-text token, at which generation stops.
+    """Replaces spans by sentinels and learns what they stood for (Raffel et al. 2020, sections 3.1.4 and 3.3.4), in one
+    row of a prefix language model (as UL2's decoder-only form, Tay et al. 2022): the corrupted text is the prefix; then
+    come, and are learned, each sentinel with its span, and the end-of-text token, at which generation stops.
 
     The number of corrupted ids and of spans follows from the length of a piece; their places are random. All ways to divide
     the corrupted ids among the spans, and the others among what is between them, are equally likely; a piece starts with
@@ -38,6 +38,7 @@ class SpanCorruption(Builder):
     density: float = 0.15
     mean_span: float = 3.0
 
+    kinds: ClassVar[tuple[str, ...]] = ("text", "tokens")
     shortest: ClassVar[int] = 2
     random: ClassVar[bool] = True
 
@@ -94,8 +95,12 @@ def _divided(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
     return np.diff(np.concatenate([[0], cuts, [total]]))
 
 
+def sentinels(tokenizer: Tokenizer) -> dict[int, str]:
+    """Id -> text of the sentinels that the tokenizer has, first to last, up to the first that is missing."""
+    names = itertools.takewhile(tokenizer.special.__contains__, map(SENTINEL.format, itertools.count()))
+    return {tokenizer.special[name]: name for name in names}
+
+
 def build(objective: Any, tokenizer: Tokenizer) -> SpanCorruption:
     """The builder of `config.objective`, with the sentinels that the tokenizer has; `longest` says whether they suffice."""
-    names = itertools.takewhile(tokenizer.special.__contains__, map(SENTINEL.format, itertools.count()))
-    sentinels = tuple(tokenizer.special[name] for name in names)
-    return SpanCorruption(sentinels, tokenizer.end_id, objective.noise_density, objective.mean_span)
+    return SpanCorruption(tuple(sentinels(tokenizer)), tokenizer.end_id, objective.noise_density, objective.mean_span)
