@@ -161,6 +161,11 @@ def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: 
             f"{tokens.reference}: {tokens.description}: the objective learns from {', '.join(builder.kinds)}; "
             "choose its columns: KIND:NAME?format=text&text=COLUMN"
         )
+    builder.check(data.length)
+    if builder.labelled:
+        if how not in ("auto", "none"):
+            raise UserError(f"config.data.packing = {how!r}: a row has one class; expected 'none' or 'auto'")
+        how = "none"
     if how == "auto":
         how = "concat" if tokens.kind == "text" or (tokens.kind == "tokens" and store.trained is None) else "best_fit"
     sequential = bool(builder.overlap)  # ids are predicted from those before them

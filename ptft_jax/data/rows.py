@@ -38,7 +38,8 @@ class RowSet:
 
     def row(self, index: int, key: Sequence[int] = ()) -> Rows:
         """One row: tokens, targets int32 [T], weights float32 [T]; positions (from 0 in every piece) and segments
-        (1, 2, ...; 0 = padding) int32 [T] where segmented; whatever else the builder makes.
+        (1, 2, ...; 0 = padding) int32 [T] where segmented; whatever else the builder makes. Of rows that have a class,
+        targets int32 [] and weights float32 [].
 
         `key` decides what is random about it; the same key gives the same row.
         """
@@ -58,6 +59,9 @@ class RowSet:
                     out[name] = np.zeros((self.length, *values.shape[1:]), values.dtype)
                 out[name][at : at + size] = values
             at += size
+        if self.builder.labelled:
+            sequence = np.searchsorted(self.store.offsets, self.plan[index][0][0], side="right") - 1
+            out |= {"targets": self.store.labels[sequence], "weights": np.float32(1.0)}
         return out
 
     def batch(self, indices: np.ndarray, keys: Sequence[Sequence[int]]) -> Rows:
