@@ -10,6 +10,7 @@ from ptft_jax.errors import nearest
 VERBS = {
     "train": "pre-train or fine-tune: --config=FILE[:ARG] --workdir=DIR",
     "eval": "measure a run on data: --run=DIR[@best] --data=SOURCE",
+    "data": "prepare data and look at them: ptft data prepare|show|stats",
     "generate": "continue a text: --run=DIR[@best] --prompt=TEXT",
     "chat": "talk with a model: --run=DIR[@best] [--message=TEXT]",
     "export": "write a model for other tools: --run=SOURCE --to=hf|gguf|peft --out=PATH",
@@ -38,6 +39,11 @@ def main() -> None:
     if verb not in VERBS:
         print(f"error: ptft has no verb {verb!r}{nearest(verb, VERBS)}; it has {', '.join(VERBS)}", file=sys.stderr)
         sys.exit(2)
+    if verb == "data":
+        from ptft_jax.data import __main__ as data
+
+        data.main(words[1:])
+        return
     from ptft_jax.launch import launch
 
     module = importlib.import_module(f"ptft_jax.{verb}")

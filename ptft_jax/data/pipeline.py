@@ -156,17 +156,17 @@ def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: 
         them; too little data for a row; data of a kind that the objective does not learn from.
     """
     store, how = tokens.store, data.packing
+    builder.check(data.length)
     if tokens.kind not in builder.kinds:
         raise UserError(
             f"{tokens.reference}: {tokens.description}: the objective learns from {', '.join(builder.kinds)}; "
             "choose its columns: KIND:NAME?format=text&text=COLUMN"
         )
-    builder.check(data.length)
+    if builder.labelled and how not in ("auto", "none"):
+        raise UserError(f"config.data.packing = {how!r}: a row has one class, and holds one text; leave it at 'auto'")
     if builder.labelled:
-        if how not in ("auto", "none"):
-            raise UserError(f"config.data.packing = {how!r}: a row has one class; expected 'none' or 'auto'")
         how = "none"
-    if how == "auto":
+    elif how == "auto":
         how = "concat" if tokens.kind == "text" or (tokens.kind == "tokens" and store.trained is None) else "best_fit"
     sequential = bool(builder.overlap)  # ids are predicted from those before them
     plan = packing.plan(
@@ -221,7 +221,7 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
         [weight for _, weight in sources],
         [len(s.rows) for s in sets],
         batch_size=data.batch_size,
-        temperature=data.temperature,
+        temperature=data.temperature if data.mixture else 0.0,
         max_epochs=data.max_epochs,
         steps=steps,
     )
@@ -246,9 +246,8 @@ def labels(data: Any) -> dict[str, str]:
     for reference, _ in weighted(data):
         parsed = records.parse(reference)
         stem = re.sub(r"\W+", "_", parsed.name.rstrip("/").rsplit("/", 1)[-1].partition(".")[0]).strip("_")
-        name = next(
-            n for n in (stem, f"{parsed.kind}_{stem}", *(f"{stem}_{k}" for k in itertools.count(2))) if n not in found
-        )
+        numbered = (f"{stem}_{k}" for k in itertools.count(2))
+        name = next(n for n in itertools.chain((stem, f"{parsed.kind}_{stem}"), numbered) if n not in found)
         found[name] = reference
     return found
 

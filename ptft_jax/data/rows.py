@@ -38,10 +38,10 @@ class RowSet:
 
     def row(self, index: int, key: Sequence[int] = ()) -> Rows:
         """One row: tokens, targets int32 [T], weights float32 [T]; positions (from 0 in every piece) and segments
-        (1, 2, ...; 0 = padding) int32 [T] where segmented; whatever else the builder makes. Of rows that have a class,
-        targets int32 [] and weights float32 [].
+        (1, 2, ...; 0 = padding) int32 [T] where segmented; whatever else the builder makes.
 
-        `key` decides what is random about it; the same key gives the same row.
+        `key` decides what is random about it; the same key gives the same row. A labelled row has instead targets
+        int32 [], its class, and weights float32 [].
         """
         out: Rows = {}
         at = 0
@@ -60,8 +60,8 @@ class RowSet:
                 out[name][at : at + size] = values
             at += size
         if self.builder.labelled:
-            sequence = np.searchsorted(self.store.offsets, self.plan[index][0][0], side="right") - 1
-            out |= {"targets": self.store.labels[sequence], "weights": np.float32(1.0)}
+            example = int(np.searchsorted(self.store.offsets, self.plan[index][0, 0], side="right")) - 1
+            out |= {"targets": np.int32(self.store.labels[example]), "weights": np.float32(1)}
         return out
 
     def batch(self, indices: np.ndarray, keys: Sequence[Sequence[int]]) -> Rows:

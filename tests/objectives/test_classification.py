@@ -133,7 +133,7 @@ def test_a_run_learns_the_class_of_a_text(reviews, tmp_path):
 def test_data_that_do_not_fit_are_refused(reviews, text_file, tmp_path):
     with pytest.raises(UserError, match="config.model.classes = 2: the data have 3 classes"):
         quiet_train(config_of(reviews, model__classes=2), tmp_path / "run")
-    with pytest.raises(UserError, match="config.data.packing = 'best_fit': a row has one class"):
+    with pytest.raises(UserError, match="config.data.packing = 'best_fit': a row has one class, and holds one text"):
         quiet_train(config_of(reviews, data__packing="best_fit"), tmp_path / "run")
     config = config_of(reviews)
     config.data.source = f"text:{text_file}"

@@ -46,6 +46,7 @@ class ParquetFile:
                 for record in records(batch):
                     yield Found(0, 0, number, record)
                     number += 1
+            self._file.check()
         except (OSError, ValueError) as e:  # pyarrow's errors are these
             raise UserError(f"{self.name}: cannot be read as Parquet: {e}") from e
 

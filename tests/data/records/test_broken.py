@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import zstandard
 
 from ptft_jax.data.records import open_records, parse
 from ptft_jax.errors import UserError
@@ -138,6 +139,12 @@ def test_a_broken_row(cache, tmp_path, row, words):
         ("x.jsonl.gz", gzip.compress(writing.lines(GOOD))[:-12], "x.jsonl.gz: cannot be decompressed"),
         ("x.jsonl.gz", gzip.compress(b""), "x.jsonl.gz: the file is empty"),
         ("x.jsonl.zst", b"not zstd", "x.jsonl.zst: cannot be decompressed"),
+        (
+            "x.jsonl.zst",
+            zstandard.compress(writing.lines(GOOD))[:-1],
+            "x.jsonl.zst: cannot be decompressed: .*cut short",
+        ),
+        ("x.jsonl.zst", zstandard.compress(writing.lines(GOOD)) * 2 + b"junk", "x.jsonl.zst: cannot be decompressed"),
         ("x.parquet", b"PAR1 no", "x.parquet: not a Parquet file"),
         ("x.array_record", b"no", "x.array_record: not an ArrayRecord file"),
     ],
@@ -246,6 +253,29 @@ def test_a_file_that_changes_while_it_is_read(cache, tmp_path, replace):
             pickle.loads(pickled)
         assert load(reference).fingerprint != first
         path.write_bytes(writing.lines(GOOD))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "list", "gz", "csv", "parquet", "arrayrecord", "text"])
+def test_a_file_that_changes_while_it_is_indexed(cache, tmp_path, monkeypatch, kind):
+    """Nothing of it is kept under the digest of what it was."""
+    from ptft_jax.data.records import files
+
+    if kind == "text":
+        (tmp_path / "text").mkdir()
+        (tmp_path / "text" / "a.txt").write_text("a\nb\nc\n")
+    reference = f"text:{tmp_path}/text" if kind == "text" else writing.write(kind, tmp_path, train=GOOD)
+    (file,) = (tmp_path / kind).iterdir()
+    real = files.content_digest
+
+    def digest(path, name):
+        found = real(path, name)
+        file.write_bytes(file.read_bytes())  # the same, but that is not known
+        return found
+
+    monkeypatch.setattr(files, "content_digest", digest)
+    with pytest.raises(UserError, match=f"{file.name}: the file changed while it was read"):
+        load(reference)
+    assert not [path for path in cache.rglob("*") if path.is_file() and path.parent.name != "digests"]
 
 
 def test_a_changed_file_is_noticed_whatever_is_remembered(cache, tmp_path, monkeypatch):

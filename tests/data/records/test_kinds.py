@@ -3,8 +3,10 @@
 import concurrent.futures
 import json
 import multiprocessing
+import os
 import pickle
 import random
+import resource
 import subprocess
 import sys
 import tracemalloc
@@ -134,6 +136,26 @@ def test_several_files_are_one_sequence(cache, tmp_path):
     (tmp_path / "all.jsonl").write_bytes(writing.lines(records))
     one = open_records(f"jsonl:{tmp_path}/all.jsonl", "test", held_out=0.1)
     assert one.fingerprint == parts["test"].fingerprint
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_more_files_than_may_be_open(cache, tmp_path, kind):
+    """And behind a link, in a folder that links to one around it."""
+    _, suffix, encode = writing.FILES[kind]
+    real, named = tmp_path / "real", tmp_path / "named"
+    real.mkdir()
+    named.mkdir()
+    for i in range(120):
+        (real / f"{i:03}{suffix}").write_bytes(encode([{"id": i}]))
+    (named / "link").symlink_to(real)
+    (real / "loop").symlink_to(named)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 60, hard))
+    try:
+        parts = writing.opened(f"{kind}:{named}")
+        assert sorted(r["id"] for p in parts.values() for r in p) == list(range(120))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "arrayrecord", "hf", "tfds"])

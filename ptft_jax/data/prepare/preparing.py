@@ -1,0 +1,255 @@
+"""From sources to a folder of shards and a manifest that says what became of every record.
+
+Two passes. Workers read, tokenise, filter and sketch chunks of records and leave a file for each; this process then
+knows a digest, a sketch and the sizes of every record, decides which repeat others, and copies the kept examples from
+the chunks' files into shards. Which engine does the first pass, with how many workers and in chunks of which size,
+changes nothing that is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ptft_jax.data import cache, formats, jsons
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.prepare import gathering, places
+from ptft_jax.data.prepare.chunks import Chunk, Plan, Task
+from ptft_jax.data.prepare.engines import Engine
+from ptft_jax.data.prepare.gathering import Gathered
+from ptft_jax.data.prepare.overlap import Runs
+from ptft_jax.data.prepare.settings import FORM, SPLITS, Settings
+from ptft_jax.data.prepare.table import Table, losses
+from ptft_jax.data.prepared import MANIFEST
+from ptft_jax.data.tokenise import Opened
+from ptft_jax.errors import UserError, listed
+
+CHUNK = 1024  # records a task
+_BATCH = 256  # evaluation texts whose words are looked at together
+
+Sources = dict[str, list[Opened]]  # split -> its sources
+
+
+def prepare(
+    settings: Settings,
+    tokenizer: tok.Tokenizer,
+    out: pathlib.Path,
+    engine: Engine,
+    *,
+    work: str = "",
+    chunk: int = CHUNK,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[dict[str, Any], bool]:
+    """Prepares `out`, which is there at the end as a whole or not at all.
+
+    Args:
+      work: folder for the workers' files, also a URL of fsspec; '' = beside `out`.
+      chunk: records a task.
+      say: told what is being done.
+
+    Returns:
+      The manifest; whether it was there already, made with the same settings of the same sources.
+
+    Raises:
+      UserError: bad input; `out` holds something else, or another process is preparing it; a split of which nothing
+        is kept.
+    """
+    sources, evaluation = _opened(settings), _evaluation(settings)
+    identity = _identity(settings, sources, evaluation, tokenizer)
+    if not out.exists():
+        with _partial(out) as folder:
+            if not out.exists():  # nor made since by another process
+                name = f"prepare-{cache.digest(str(out.absolute()))}"
+                place = f"{work.rstrip('/')}/{name}" if work else str(folder / name)
+                manifest = identity | _prepare(
+                    settings, sources, evaluation, tokenizer, folder, engine, place, chunk, say
+                )
+                (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+                folder.rename(out)
+                return manifest, False
+    return _existing(out, identity), True
+
+
+def _opened(settings: Settings) -> Sources:
+    sources = {
+        split: [
+            Opened.of(reference, split, held_out=settings.held_out, broken=settings.broken)
+            for reference in settings.sources
+        ]
+        for split in SPLITS
+        if split in settings.splits
+    }
+    kinds = {opened.format.kind: opened for group in sources.values() for opened in group}
+    if len(kinds) > 1:
+        found = listed(f"{o.reference}: {o.format.describe()}" for o in kinds.values())
+        raise UserError(f"--source: the sources hold data of several kinds; prepare them one by one:{found}")
+    return sources
+
+
+def _evaluation(settings: Settings) -> list[Opened]:
+    """The evaluation sets that what is trained on is compared with."""
+    if not settings.overlap_with or "train" not in settings.splits:
+        return []
+    splits = SPLITS if settings.overlap_split == "all" else (settings.overlap_split,)
+    return [
+        Opened.of(reference, split, held_out=settings.held_out, broken=settings.broken)
+        for reference in settings.overlap_with
+        for split in splits
+    ]
+
+
+def _identity(
+    settings: Settings, sources: Sources, evaluation: list[Opened], tokenizer: tok.Tokenizer
+) -> dict[str, Any]:
+    """The part of the manifest that decides the rest."""
+    fingerprints = {split: {o.reference: o.records.fingerprint for o in group} for split, group in sources.items()}
+    every = [o for group in sources.values() for o in group]
+    encoders = [
+        formats.encoder(o.format, tokenizer, template=settings.template, train_on=settings.train_on) for o in every
+    ]
+    return {
+        "form": FORM,
+        "kind": every[0].format.kind,
+        "format": "; ".join(dict.fromkeys(o.format.describe() for o in every)),
+        "encoding": cache.digest(*(part for e in encoders for part in e.identity)),
+        "tokenizer": tok.fingerprint(tokenizer),
+        "tokenizer_files": sorted(tokenizer.files()),
+        "vocab_size": tokenizer.vocab_size,
+        "settings": settings.noted(),
+        "fingerprints": fingerprints,
+        "evaluation_fingerprints": {f"{o.reference} {o.split}": o.records.fingerprint for o in evaluation},
+    }
+
+
+def _existing(out: pathlib.Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a folder that is there. Raises UserError unless it was made from the same."""
+    if not (out / MANIFEST).is_file():
+        raise UserError(f"--out={out}: exists, and is no prepared folder (no {MANIFEST}); name another")
+    manifest = jsons.table((out / MANIFEST).read_bytes(), str(out / MANIFEST))
+    here, there = (_flat({k: x.get(k) for k in identity}) for x in (identity, manifest))
+    changed = [
+        f"{name}: {there.get(name)} there, {here.get(name)} now"
+        for name in sorted({*here, *there})
+        if here.get(name) != there.get(name)
+    ]
+    if changed:
+        raise UserError(f"--out={out}: exists, prepared differently; delete it or name another:{listed(changed)}")
+    return manifest
+
+
+def _flat(tree: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {name: tree}
+    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{name}.{key}".strip(".")).items()}
+
+
+@contextlib.contextmanager
+def _partial(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    """An empty folder beside `out`, deleted if anything fails. What a killed process left there goes first; a lock,
+    which ends with its process, tells that one is at work."""
+    import fcntl
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder, lock = (out.parent / f".{out.name}.{suffix}" for suffix in ("partial", "lock"))
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock.exists() or not os.path.samestat(os.fstat(held.fileno()), lock.stat()):
+                raise BlockingIOError  # its last holder deleted the file, and another made it anew
+        except BlockingIOError:
+            raise UserError(f"--out={out}: another process is preparing it") from None
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+
+
+def _prepare(
+    settings: Settings,
+    sources: Sources,
+    evaluation: list[Opened],
+    tokenizer: tok.Tokenizer,
+    folder: pathlib.Path,
+    engine: Engine,
+    work: str,
+    chunk: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Fills the folder; returns the part of the manifest that says what came of it."""
+    for name, data in tokenizer.files().items():
+        (folder / name).write_bytes(data)
+    runs = _runs(settings, evaluation, tokenizer, say) if evaluation else None
+    fingerprints = {(o.reference, split): o.records.fingerprint for split, group in sources.items() for o in group}
+    places.clear(work)  # of a process that was killed
+    plan = Plan(settings, tokenizer.files(), tokenizer.origin, runs, fingerprints).save(work)
+    tasks = list(_tasks(sources, work, chunk))
+    local = folder / "gathered"
+    local.mkdir()
+    try:
+        gathered = Gathered(local, settings)
+        for n, task in enumerate(engine.run(plan, tasks)):
+            gathered.add(task, Chunk.read(task))
+            say(f"read {n + 1} of {len(tasks)} chunks")
+        say("looking for repeats")
+        figures = gathered.finish(sum(len(o.records) for o in sources.get("train", ())))
+        table = Table(sources, gathered)
+        splits = {}
+        for split in sources:
+            say(f"writing {split}")
+            splits[split] = table.split(split)
+            kept = gathering.is_kept(gathered.reasons[table.span(split)])
+            if not kept.any():
+                raise UserError(f"nothing of the {split} split is kept:{listed(losses(splits[split]))}")
+            chunks = (Chunk.read(task) for task in tasks if task.split == split)
+            shards = gathering.write_shards(
+                folder / split, kept, chunks, shards=settings.shards, vocab_size=tokenizer.vocab_size
+            )
+            names = [shard.pop("name") for shard in shards]
+            splits[split] |= {"shards": names, "contents": dict(zip(names, shards))}
+    finally:
+        shutil.rmtree(local)
+        places.clear(work)
+    manifest: dict[str, Any] = {"splits": splits}
+    if figures:
+        manifest["near_duplicates"] = figures
+    if runs:
+        manifest["overlap"] = {
+            "texts": runs.texts,
+            "runs": sum(map(len, runs.hashes.values())),
+            "texts_too_short_to_compare": runs.unchecked,
+        }
+    return manifest
+
+
+def _runs(settings: Settings, evaluation: list[Opened], tokenizer: tok.Tokenizer, say: Callable[[str], None]) -> Runs:
+    def batches() -> Iterator[list[str]]:
+        for opened in evaluation:
+            say(f"reading {opened.reference}")
+            # Only its texts are asked for; what a template makes of them does not matter.
+            encoder = formats.encoder(opened.format, tokenizer)
+            for first in range(0, len(opened.records), _BATCH):
+                which = range(first, min(first + _BATCH, len(opened.records)))
+                texts = [encoder.texts(opened.records[i], opened.records.where(i)) for i in which]
+                yield ["\n\n".join(parts) for parts in texts]
+
+    return Runs.of(batches(), settings.overlap_words)
+
+
+def _tasks(sources: Sources, work: str, chunk: int) -> Iterator[Task]:
+    number = 0
+    for split, group in sources.items():
+        for opened in group:
+            count = len(opened.records)
+            for first in range(0, count, chunk):
+                last = min(first + chunk, count)
+                yield Task(opened.reference, split, first, last, f"{work}/chunk-{number:08d}")
+                number += 1
