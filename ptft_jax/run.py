@@ -164,8 +164,9 @@ class Run:
         tok.check_fits(self.tokenizer, rows, "config.model.vocab_size")
         spec = specs.from_config(c.model, rows)
         objectives.check(c.objective.name, spec)
-        self._check_labels(spec)
         objectives.check_samples(c.objective.name, c.samples.prompts)
+        if self.builder.labelled:
+            self._check_classes(spec.classes)
         plain = Transformer(spec, None, constrain)
         if self.adapter is not None:
             self.adapter.check(plain.shapes())
@@ -178,11 +179,11 @@ class Run:
         rules = tuple(tuple(rule) for rule in c.parallel.rules)
         self.by_path = sharding.of_params(self.shapes, rules, self.mesh)
 
-    def _check_labels(self, spec: specs.ModelSpec) -> None:
-        for found in self.data.sets if self.builder.labelled else ():
-            label = int(found.store.labels.max())
-            if label >= spec.classes:
-                raise UserError(f"the training data have label {label} (from 0), but config.model.classes = {spec.classes}")
+    def _check_classes(self, count: int) -> None:
+        evaluated = [b["targets"] for s in (self.eval_batches, self.test_batches) for rows in s.values() for b in rows]
+        largest = max(int(labels.max()) for labels in (*(s.store.labels for s in self.data.sets), *evaluated))
+        if largest >= count:
+            raise UserError(f"config.model.classes = {count}: the data have {largest + 1} classes")
 
     def _check_virtual(self, count: int) -> None:
         length, most = self.config.data.length, self.config.model.max_length

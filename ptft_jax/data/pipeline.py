@@ -156,10 +156,7 @@ def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: 
         them; too little data for a row; data of a kind that the objective does not learn from.
     """
     store, how = tokens.store, data.packing
-    try:
-        builder.longest(data.length)  # says what is missing, where the plan would only see that nothing fits
-    except ValueError as e:
-        raise UserError(f"config.data.length = {data.length}: {e}") from None
+    builder.check(data.length)
     if tokens.kind not in builder.kinds:
         raise UserError(
             f"{tokens.reference}: {tokens.description}: the objective learns from {', '.join(builder.kinds)}; "

@@ -197,5 +197,5 @@ def test_classes_of_texts(text_file, tmp_path):
     assert summary["after"]["validation/accuracy"] > 0.9
     three = tmp_path / "three.csv"
     three.write_text("text,label\n" + "".join(f"x {i},{i % 3}\n" for i in range(30)))
-    with pytest.raises(UserError, match=r"label 2.*model.classes = 2"):
+    with pytest.raises(UserError, match=r"model.classes = 2: the data have 3 classes"):
         runs.Run(tiny_config(text_file, **{**changes, "data__source": f"csv:{three}"}), tmp_path / "no", Reporter(quiet=True))

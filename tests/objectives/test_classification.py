@@ -14,7 +14,7 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.classification import Classification
-from tests.helpers import SPEC
+from tests.helpers import SPEC, quiet_train, tiny_config
 
 BERT = dict(causal=False, norm_placement="post", embedding_norm=True, head="classes", classes=5, class_hidden=True)
 
@@ -98,3 +98,44 @@ def test_models_and_settings():
         objectives.check("classification", dataclasses.replace(SPEC, head="classes"))
     with pytest.raises(UserError, match="names classes and writes no text"):
         objectives.check_samples("classification", ("a",))
+
+
+@pytest.fixture
+def reviews(tmp_path, cache):
+    """Two hundred texts of which a word tells the class."""
+    rng = np.random.default_rng(0)
+    words = ["good", "bad", "odd"]
+    lines = ["body,stars"]
+    for _ in range(200):
+        label = int(rng.integers(3))
+        noise = ["".join(rng.choice(list("xyz"), 3)) for _ in range(rng.integers(1, 5))]
+        lines.append(f"{' '.join([words[label], *noise])},{words[label]}")
+    path = tmp_path / "reviews.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def config_of(reviews, **changes):
+    options = {f"model__{k}": v for k, v in BERT.items()} | {"model__classes": 3, "objective__name": "classification"}
+    options |= {"training__steps": 60, "eval__every": 30, "eval__tokens": 0}
+    config = tiny_config(reviews, **{**options, **changes})
+    config.data.source = f"csv:{reviews}?text=body&label=stars"
+    return config
+
+
+@pytest.mark.slow
+def test_a_run_learns_the_class_of_a_text(reviews, tmp_path):
+    summary = quiet_train(config_of(reviews), tmp_path / "run")
+    assert summary["before"]["validation/accuracy"] < 0.7 < 0.95 < summary["after"]["validation/accuracy"]
+    assert "validation/bits_per_byte" not in summary["after"]
+
+
+def test_data_that_do_not_fit_are_refused(reviews, text_file, tmp_path):
+    with pytest.raises(UserError, match="config.model.classes = 2: the data have 3 classes"):
+        quiet_train(config_of(reviews, model__classes=2), tmp_path / "run")
+    with pytest.raises(UserError, match="config.data.packing = 'best_fit': a row has one class, and holds one text"):
+        quiet_train(config_of(reviews, data__packing="best_fit"), tmp_path / "run")
+    config = config_of(reviews)
+    config.data.source = f"text:{text_file}"
+    with pytest.raises(UserError, match="the objective learns from classification"):
+        quiet_train(config, tmp_path / "run")

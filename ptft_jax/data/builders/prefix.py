@@ -18,7 +18,6 @@ class Prefix(Builder):
     random place, every place between two ids being as likely (Raffel et al. 2020, section 3.3.1).
     """
 
-    shortest: ClassVar[int] = 2
     overlap: ClassVar[int] = 1
     random: ClassVar[bool] = True
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ptft_jax.data import packing
 from ptft_jax.data.builders.base import Builder, Piece
 from ptft_jax.data.builders.prefix import with_prefix
 from ptft_jax.data.tokenizers import Tokenizer
@@ -39,7 +40,6 @@ class SpanCorruption(Builder):
     mean_span: float = 3.0
 
     kinds: ClassVar[tuple[str, ...]] = ("text", "tokens")
-    shortest: ClassVar[int] = 2
     random: ClassVar[bool] = True
 
     def counts(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -53,9 +53,8 @@ class SpanCorruption(Builder):
         # Each span's sentinel is there twice, and an end is added; the last id is a target only.
         return np.asarray(n) + 2 * self.counts(n)[1]
 
-    def longest(self, length: int) -> int:
-        n = super().longest(length)
-        need = int(self.counts(np.asarray(n))[1])
+    def check(self, length: int) -> None:
+        need = int(self.counts(np.asarray(packing.longest(self.slots, length)))[1])
         if need > len(self.sentinels):
             first, last = SENTINEL.format(0), SENTINEL.format(need - 1)
             raise UserError(
@@ -63,7 +62,6 @@ class SpanCorruption(Builder):
                 f"and the tokenizer has {len(self.sentinels)} of them; add the missing: config.tokenizer.add="
                 f"tuple(f'<extra_id_{{i}}>' for i in range({len(self.sentinels)}, {need}))"
             )
-        return n
 
     def mask(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """bool [n]: the ids that are corrupted."""
@@ -102,5 +100,5 @@ def sentinels(tokenizer: Tokenizer) -> dict[int, str]:
 
 
 def build(objective: Any, tokenizer: Tokenizer) -> SpanCorruption:
-    """The builder of `config.objective`, with the sentinels that the tokenizer has; `longest` says whether they suffice."""
+    """The builder of `config.objective`, with the sentinels that the tokenizer has; `check` says whether they suffice."""
     return SpanCorruption(tuple(sentinels(tokenizer)), tokenizer.end_id, objective.noise_density, objective.mean_span)
