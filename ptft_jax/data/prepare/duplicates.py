@@ -10,6 +10,8 @@ import numpy as np
 
 from ptft_jax.data.prepare.minhash import NOTHING, jaccard
 
+_FEW = 8  # clusters that a candidate is compared with one by one
+
 
 class Clusters:
     """Disjoint sets of indices (Galler and Fischer 1964), each named by its smallest."""
@@ -56,9 +58,10 @@ class Sketches:
 
     def similarity(self, i: int, j: int) -> float:
         """Jaccard similarity of the n-grams of two records."""
-        return jaccard(self._set(i), self._set(j))
+        return jaccard(self.ngrams(i), self.ngrams(j))
 
-    def _set(self, i: int) -> np.ndarray:
+    def ngrams(self, i: int) -> np.ndarray:
+        """uint32, sorted: the set of a record."""
         return self.shingles[self.offsets[i] : self.offsets[i + 1]]
 
     def similar(self, i: int, j: int, threshold: float) -> bool:
@@ -105,21 +108,50 @@ def near(sketches: Sketches, of: np.ndarray, threshold: float, clusters: Cluster
 
 
 def _bucket(sketches: Sketches, members: np.ndarray, threshold: float, clusters: Clusters) -> int:
-    """Joins what is similar among candidates of each other. Two that are connected already are not compared."""
+    """Joins what is similar among candidates of each other. Two that are connected already need not be compared.
+
+    One after the other, each is compared with the first of the clusters that grew last, as often most are alike; then,
+    if some are left that it is not connected to, with all before it at once. Returns how many pairs were looked at.
+    """
     looked = 0
-    sets: dict[int, list[int]] = {}
-    for i in map(int, members):
+    sets: dict[int, list[int]] = {}  # name of a cluster -> its members so far
+    together: _Together | None = None
+    for n, i in enumerate(map(int, members)):
         mine = clusters.find(i)
         joined = sets.pop(mine, [])
-        for name, others in list(sets.items()):
-            for j in others:
-                looked += 1
-                if sketches.similar(i, j, threshold):
-                    mine = clusters.join(i, j)
+        for name in list(sets)[: -_FEW - 1 : -1]:
+            looked += 1
+            if sketches.similar(i, sets[name][0], threshold):
+                joined += sets.pop(name)
+                mine = clusters.join(i, name)
+        if any(len(others) > 1 for others in sets.values()) or len(sets) > _FEW:
+            together = together or _Together([sketches.ngrams(j) for j in members])
+            looked += n - len(joined)
+            for j in map(int, members[:n][together.similarities(n) >= threshold]):
+                if (name := clusters.find(j)) != mine:
                     joined += sets.pop(name)
-                    break
+                    mine = clusters.join(i, j)
         sets[mine] = [*joined, i]
     return looked
+
+
+class _Together:
+    """Similarities of one set with many, by an inverted index of their elements."""
+
+    def __init__(self, sets: Sequence[np.ndarray]):
+        self._sizes = np.asarray([len(s) for s in sets])
+        _, self._elements, counts = np.unique(np.concatenate(sets), return_inverse=True, return_counts=True)
+        self._ends = np.cumsum(self._sizes)
+        self._holders = np.repeat(np.arange(len(sets)), self._sizes)[np.argsort(self._elements, kind="stable")]
+        self._stops = np.cumsum(counts)
+        self._starts = self._stops - counts
+
+    def similarities(self, n: int) -> np.ndarray:
+        """float64 [n]: the Jaccard similarity of set n with each before it."""
+        mine = self._elements[self._ends[n] - self._sizes[n] : self._ends[n]]
+        holders = [self._holders[a:b] for a, b in zip(self._starts[mine].tolist(), self._stops[mine].tolist())]
+        shared = np.bincount(np.concatenate(holders), minlength=n)[:n]
+        return shared / (self._sizes[n] + self._sizes[:n] - shared)
 
 
 @dataclasses.dataclass(frozen=True)

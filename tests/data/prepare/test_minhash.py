@@ -14,7 +14,7 @@ from ptft_jax.data.prepare.minhash import Near
 from ptft_jax.data.prepare.words import words_of
 from ptft_jax.errors import UserError
 
-LETTERS = st.lists(st.lists(st.sampled_from("abcdef"), max_size=12).map(" ".join), max_size=12)
+LETTERS = st.lists(st.lists(st.sampled_from("abcdef"), max_size=12).map(" ".join), max_size=20)
 
 
 def sets(texts, n):
