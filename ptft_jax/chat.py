@@ -44,7 +44,7 @@ def main() -> None:
     loaded = load_source()
     conversation = Conversation(
         loaded,
-        template=args.template,
+        template=args.template or (loaded.source.data.template if loaded.source.data else "") or None,
         field="--template",
         max_new_tokens=args.max_new_tokens,
         **sampling_options(args),

@@ -10,6 +10,7 @@ import pytest
 
 from ptft_jax import run as runs
 from ptft_jax.data import batches
+from ptft_jax.data.records import SPLITS, open_records, tfds_builder
 from ptft_jax.errors import UserError
 from ptft_jax.reporting.metrics import METRICS, read
 from ptft_jax.reporting.progress import Reporter
@@ -47,7 +48,9 @@ def test_fine_tuning_on_conversations(text_file, tmp_path):
     assert {"source/nll", "source_test/nll", "test/nll"} <= set(summary["after"])
     table = json.loads((tmp_path / "chat/data.json").read_text())
     assert [row["source"] for row in table] == [f"jsonl:{path}", f"text:{text_file}"]
-    assert table[0]["format"] == "messages: messages from column 'messages'" and table[0]["trained"] < table[0]["tokens"]
+    assert (
+        table[0]["format"] == "messages: messages from column 'messages'" and table[0]["trained"] < table[0]["tokens"]
+    )
     assert sum(row["drawn"] for row in table) == 30 * 8 and 0.2 < table[1]["share"] < 0.4
     saved = json.loads((tmp_path / "chat/config.json").read_text())["data"]["mixture"]
     assert saved == [[f"jsonl:{path}", 3.0], [f"text:{text_file}", [[0, 2.0], [20, 0.5]]]]
@@ -70,7 +73,10 @@ def test_what_cannot_be_learned_from_is_refused_or_counted(text_file, tmp_path):
     with path.open("a") as f:
         for _ in range(20):
             f.write(json.dumps({"messages": [{"role": "user", "content": "hello?"}]}) + "\n")
-        f.write(json.dumps({"messages": [{"role": "user", "content": "x" * 300}, {"role": "assistant", "content": "y"}]}) + "\n")
+        f.write(
+            json.dumps({"messages": [{"role": "user", "content": "x" * 300}, {"role": "assistant", "content": "y"}]})
+            + "\n"
+        )
 
     def table(**changes):
         config = chat_config(text_file, path, data__held_out=0.02, eval__test=False, **changes)
@@ -138,9 +144,7 @@ def test_a_run_is_continued_on_other_devices_with_the_same_data(text_file, tmp_p
     words = ["train", f"--config={file}", f"--workdir={tmp_path}/part", "--config.training.micro_batches=2"]
     done = ptft(*words, "--config.parallel.fsdp=2", devices=2, check=True, PYTHONPATH=str(ROOT))
     assert "continuing from step" in done.stderr
-    ours, theirs = (
-        {(r["kind"], r["step"]): r for r in read(tmp_path / name / METRICS)} for name in ("whole", "part")
-    )
+    ours, theirs = ({(r["kind"], r["step"]): r for r in read(tmp_path / name / METRICS)} for name in ("whole", "part"))
     for key in [("train", k) for k in range(9, 13)] + [("eval", 12)]:
         name = "loss" if key[0] == "train" else "validation/nll"
         assert theirs[key][name] == pytest.approx(ours[key][name], abs=2e-5), key  # float32 sums in another order
@@ -151,12 +155,9 @@ def _bits(workdir):
 
 
 def test_a_run_over_a_tfds_dataset_made_on_the_spot(text_file, tmp_path):
-    from ptft_jax.data.records import tfds_builder
-
-    splits = {
-        name: [{"text": f"the {name} cat {i} sat on mat {i * k}"} for i in range(40)]
-        for k, name in enumerate(("train", "validation", "test"), 1)
-    }
+    path = tmp_path / "cats.jsonl"
+    path.write_text("".join(json.dumps({"text": f"the cat {i} sat on mat {i * 7}"}) + "\n" for i in range(80)))
+    splits = {s: open_records(f"jsonl:{path}", s, held_out=0.25) for s in SPLITS}
     tfds_builder.write_tfds(splits, "ptft_cats", "1.0.0", tmp_path / "tfds")
     source = f"tfds:ptft_cats?dir={tmp_path}/tfds"
     summary = quiet_train(tiny_config(text_file, data__source=source, training__steps=8), tmp_path / "run")
@@ -179,7 +180,9 @@ def test_every_objective_learns(text_file, tmp_path, name):
     assert summary["after"]["validation/nll"] < summary["before"]["validation/nll"] - 0.3
     assert ("validation/bits_per_byte" in summary["after"]) == (name == "prefix_lm") or name == "prefix_lm"
     step = batches.Batches  # packed rows of several pieces, too
-    packed = tiny_config(text_file, objective__name=name, data__packing="best_fit", data__overlong="split", **OBJECTIVES[name])
+    packed = tiny_config(
+        text_file, objective__name=name, data__packing="best_fit", data__overlong="split", **OBJECTIVES[name]
+    )
     run = runs.Run(packed, tmp_path / "packed", Reporter(quiet=True))
     made = step(run.data.sets, run.data.mixture, batch_size=8, seed=0, process=0, processes=1)[0]
     assert made["segments"].max() >= 1 and made["weights"].sum() > 0 and np.isfinite(made["weights"]).all()
@@ -198,4 +201,6 @@ def test_classes_of_texts(text_file, tmp_path):
     three = tmp_path / "three.csv"
     three.write_text("text,label\n" + "".join(f"x {i},{i % 3}\n" for i in range(30)))
     with pytest.raises(UserError, match=r"model.classes = 2: the data have 3 classes"):
-        runs.Run(tiny_config(text_file, **{**changes, "data__source": f"csv:{three}"}), tmp_path / "no", Reporter(quiet=True))
+        runs.Run(
+            tiny_config(text_file, **{**changes, "data__source": f"csv:{three}"}), tmp_path / "no", Reporter(quiet=True)
+        )
