@@ -36,8 +36,10 @@ class Table:
             self.skipped.count += index.skipped.count
             room = Skipped.MOST - len(self.skipped.first)
             self.skipped.first += [f"{shard.name}, {place}" for place in index.skipped.first[:room]]
-        self._open = functools.lru_cache(_OPEN)(lambda shard: self._shards[shard].open())
-        self._rows = functools.lru_cache(_OPEN)(lambda shard: self._indexes[shard].rows())
+        # Without a reference to self: what is open is closed as soon as nothing refers to the table.
+        opened, indexed = self._shards, self._indexes
+        self._open = functools.lru_cache(_OPEN)(lambda shard: opened[shard].open())
+        self._rows = functools.lru_cache(_OPEN)(lambda shard: indexed[shard].rows())
         self._chosen: np.ndarray | None = None  # positions of this split's records; None = all
         repeated = self._repeated_ids(forgiving)
         if len(repeated):
