@@ -121,12 +121,11 @@ def test_an_unreadable_bucket(bucket, monkeypatch, method):
         open_records("jsonl:memory://x.jsonl", "train", held_out=0.1)
 
 
-@pytest.mark.parametrize("protocol, package", [("gs", "gcsfs"), ("s3", "s3fs")])
-def test_a_missing_driver(cache, monkeypatch, protocol, package):
+@pytest.mark.parametrize("protocol, package, extra", [("gs", "gcsfs", "gcs"), ("s3", "s3fs", "s3")])
+def test_a_missing_driver(cache, monkeypatch, protocol, package, extra):
     import sys
 
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(
-        UserError, match=f"{protocol}://b/x.jsonl: .* not installed; install it with: pip install {package}"
-    ):
+    words = f"{protocol}://b/x.jsonl: .* not installed; install it with: pip install 'ptft_jax\\[{extra}\\]'"
+    with pytest.raises(UserError, match=words):
         open_records(f"jsonl:{protocol}://b/x.jsonl", "train", held_out=0.1)
