@@ -236,7 +236,10 @@ def test_over_long_sequences_by_choice():
 def test_too_little_data():
     with pytest.raises(UserError, match=r"config.data.length = 8: the split has only 8 tokens, .* needs \(9\)"):
         make([5, 3], 8, "concat")
-    with pytest.raises(UserError, match=r"no row is left of 3 sequences \(1 with fewer than 2 tokens, 2 too long, 0 with nothing to learn\)"):
+    with pytest.raises(
+        UserError,
+        match=r"no row is left of 3 sequences \(1 with fewer than 2 tokens, 2 too long, 0 with nothing to learn\)",
+    ):
         make([9, 9, 1], 4, "best_fit", overlong="drop")
     with pytest.raises(UserError, match=r"eval.length = 2: a row holds 2 tokens, too few"):
         make([9], 2, "none", objective=MASKED, field="eval.length")
