@@ -255,8 +255,8 @@ def labels(data: Any) -> dict[str, str]:
 def shown(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The columns of `TrainingData.table` that fit on a screen; what is zero everywhere is left out."""
     columns = (
-        "source", "format", "examples", "tokens", "trained", "skipped", "dropped", "truncated", "tokens_lost", "rows",
-        "efficiency", "share", "epochs",
+        "source", "format", "examples", "tokens", "trained", "skipped", "empty", "untrainable", "dropped", "truncated",
+        "split_up", "tokens_lost", "rows", "efficiency", "share", "epochs",
     )  # fmt: skip
     some = [c for c in columns if any(row.get(c) for row in table)]
     return [{c: round(row[c], 3) if isinstance(row[c], float) else row[c] for c in some} for row in table]
