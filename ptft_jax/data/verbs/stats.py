@@ -7,7 +7,6 @@ ptft data stats --data=jsonl:chat.jsonl --template=chatml --tokenizer=runs/base 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from absl import flags
 
@@ -26,7 +25,7 @@ def main() -> None:
     from rich.console import Console
 
     from ptft_jax.data import pipeline, statistics
-    from ptft_jax.reporting.progress import as_table
+    from ptft_jax.reporting.progress import as_table, turned
 
     chosen = selected.load()
     c, data = chosen.config, chosen.config.data
@@ -52,7 +51,7 @@ def main() -> None:
         out.print(f"{reference}: {description}", markup=False)
     for name, title in (("lengths", "tokens an example"), ("content", "content"), ("mixture", "mixture")):
         if report.get(name):
-            out.print(as_table(title, _turned(report[name])))
+            out.print(as_table(title, turned(report[name], "source")))
     for reference, rows in report["control_tokens"].items():
         if rows:
             out.print(as_table(f"control tokens of {reference}", rows))
@@ -62,19 +61,6 @@ def main() -> None:
         out.print(f"suggested: data.length={found['length']} ({found['reason']})\n", markup=False)
     for reference, places in report["skipped"].items():
         out.print(f"{reference}: left out:\n  " + "\n  ".join(places), markup=False)
-
-
-def _turned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A column a source, which is narrow however many figures there are."""
-    names = [row["source"] for row in rows]
-    figures = [key for key in rows[0] if key != "source"]
-    return [{"": key.replace("_", " "), **{n: _figure(row.get(key)) for n, row in zip(names, rows)}} for key in figures]
-
-
-def _figure(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 if __name__ == "__main__":
