@@ -237,11 +237,11 @@ def test_a_folder_of_something_else_is_left_alone(corpus, tmp_path):
 def test_a_record_that_cannot_be_encoded_is_named_and_nothing_is_left(cache, tmp_path, engine):
     if isinstance(engine, engines.Beam):
         pytest.importorskip("apache_beam")
-    rows = [{"text": text(n)} for n in range(40)]
-    rows[23]["text"] = None
+    rows = [{"text": text(n)} for n in range(400)]
+    rows[323]["text"] = None  # further on than formats are detected by
     source = f"jsonl:{write(tmp_path / 'x.jsonl', rows)}"
-    with pytest.raises(UserError, match=r"x.jsonl, line 24: column 'text' is null"):
-        preparing.prepare(Settings((source,)), BYTES, tmp_path / "out", engine, chunk=4)
+    with pytest.raises(UserError, match=r"x.jsonl, line 324: column 'text' is null"):
+        preparing.prepare(Settings((source,)), BYTES, tmp_path / "out", engine, chunk=40)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "x.jsonl"]
 
 
