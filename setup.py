@@ -16,9 +16,13 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     # Only to *prepare* TFDS datasets whose builders need TensorFlow; reading prepared ones does not.
     "tfds": ["tensorflow-cpu"],
+    # Sources of data: Hugging Face datasets (hf:), and files in buckets (gs://, s3://).
+    "hf": ["datasets>=5.2"],
+    "gcs": ["gcsfs"],
+    "s3": ["s3fs"],
     # `ptft data prepare --engine=beam`. Beam needs protobuf 6, and what sentencepiece generated from 0.2.3 on needs 7.
     "beam": ["apache-beam>=2.77", "sentencepiece<0.2.3"],
-    "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100"],
+    "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "datasets>=5.2"],
     # Independent implementations for the live comparisons.
     "parity": ["torch>=2.2", "transformers>=5.23", "peft>=0.21"],
 }

@@ -29,7 +29,9 @@ def define() -> None:
     )
     flags.DEFINE_string("system", "", "A system message to start with.")
     flags.DEFINE_string(
-        "template", None, "A chat template by name, by default the tokenizer's own; chatml for models trained with it."
+        "template",
+        None,
+        "A chat template by name, by default the tokenizer's own; chatml, llama3 or gemma for models trained with it.",
     )
     define_sampling(max_new_tokens=256)
     flags.DEFINE_bool("json", False, "Print a JSON line a turn instead of text.")
@@ -42,7 +44,7 @@ def main() -> None:
     loaded = load_source()
     conversation = Conversation(
         loaded,
-        template=args.template,
+        template=args.template or (loaded.source.data.template if loaded.source.data else "") or None,
         field="--template",
         max_new_tokens=args.max_new_tokens,
         **sampling_options(args),

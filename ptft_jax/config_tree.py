@@ -203,11 +203,12 @@ TREE: dict[str, Any] = {
         "name": _one_of(
             "causal_lm",
             "what is learned: the next token; the same after a prefix that is read in both directions; masked tokens; "
-            "spans cut out of a text",
+            "spans cut out of a text; a text's class",
             "causal_lm",
             "prefix_lm",
             "masked_lm",
             "span_corruption",
+            "classification",
         ),
         "z_loss": _natural(0.0, "weight of log(Z)^2"),
         "label_smoothing": _share(0.0, "share of the target spread over the vocabulary"),

@@ -85,6 +85,7 @@ def main() -> None:
         prompts,
         max_new_tokens=args.max_new_tokens,
         prefix=loaded.reads_prompt,
+        gaps=loaded.gaps,
         on_text=(lambda _, text: show(text)) if streaming else None,
         **sampling_options(args),
     )

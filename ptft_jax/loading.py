@@ -12,6 +12,7 @@ from ptft_jax import config as configs
 from ptft_jax import objectives
 from ptft_jax.data import pipeline
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.builders import spans
 from ptft_jax.errors import UserError
 from ptft_jax.model import spec as specs
 from ptft_jax.model.spec import HEAD, STRUCTURE, ModelSpec
@@ -94,6 +95,7 @@ class Loaded:
     Attributes:
       tokenizer: None for models of images.
       reads_prompt: the model was trained to read a prompt in both directions (prefix LM).
+      gaps: the tokens that stand for gaps in a prompt, id -> text, of a model that was trained by span corruption.
     """
 
     source: restore.Parent
@@ -101,6 +103,7 @@ class Loaded:
     params: dict[str, Any]
     tokenizer: tok.Tokenizer | None
     reads_prompt: bool = False
+    gaps: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
 
 def load(
@@ -138,5 +141,6 @@ def load(
         params = unflatten({**flatten(params), **jax.device_put(flatten(added.params), jax.devices()[0])})
         params = params if kept else method.merge(params)
     tokenizer = None if spec.image_size else source.tokenizer
-    reads_prompt = objectives.reads_prompt(source.config.objective.name)
-    return Loaded(source, Transformer(spec, kept), params, tokenizer, reads_prompt)
+    objective = source.config.objective.name
+    gaps = spans.sentinels(tokenizer) if objective == "span_corruption" else {}
+    return Loaded(source, Transformer(spec, kept), params, tokenizer, objectives.reads_prompt(objective), gaps)

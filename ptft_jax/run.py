@@ -15,6 +15,7 @@ from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
 from ptft_jax.data import batches, builders, pipeline, rows
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.builders import spans
 from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation.samples import continue_texts
 from ptft_jax.loading import peft_adapter, resolve
@@ -164,6 +165,8 @@ class Run:
         spec = specs.from_config(c.model, rows)
         objectives.check(c.objective.name, spec)
         objectives.check_samples(c.objective.name, c.samples.prompts)
+        if self.builder.labelled:
+            self._check_classes(spec.classes)
         plain = Transformer(spec, None, constrain)
         if self.adapter is not None:
             self.adapter.check(plain.shapes())
@@ -175,6 +178,12 @@ class Run:
         self._refuse_frozen_new()
         rules = tuple(tuple(rule) for rule in c.parallel.rules)
         self.by_path = sharding.of_params(self.shapes, rules, self.mesh)
+
+    def _check_classes(self, count: int) -> None:
+        evaluated = [b["targets"] for s in (self.eval_batches, self.test_batches) for rows in s.values() for b in rows]
+        largest = max(int(labels.max()) for labels in (*(s.store.labels for s in self.data.sets), *evaluated))
+        if largest >= count:
+            raise UserError(f"config.model.classes = {count}: the data have {largest + 1} classes")
 
     def _check_virtual(self, count: int) -> None:
         length, most = self.config.data.length, self.config.model.max_length
@@ -213,6 +222,7 @@ class Run:
             "sampling": sampling,
             "seed": self.config.seed,
             "prefix": objectives.reads_prompt(self.config.objective.name),
+            "gaps": spans.sentinels(self.tokenizer) if self.config.objective.name == "span_corruption" else {},
         }
         model = dataclasses.replace(self.model, constrain=None)
 

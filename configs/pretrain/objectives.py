@@ -24,5 +24,5 @@ def get_config(arg: str) -> ConfigDict:
     config.tokenizer.add = tokens
     if objective == "masked_lm":
         config.model.update(presets.family("bert"))
-        config.samples.prompts = ()  # it fills in, and writes nothing
+        config.samples.update(configs.default().samples)  # none: it fills in, and writes nothing
     return config

@@ -23,7 +23,7 @@ class Batches:
         if batch_size % processes:
             raise ValueError(f"{batch_size} rows do not divide into {processes} processes")
         self._sets, self._mixture, self._seed = sets, mixture, seed
-        self._batch_size, self._mine = batch_size, slice(process, None, processes)
+        self._batch_size, self._mine = batch_size, _share(batch_size, process, processes)
 
     def __len__(self) -> int:
         return 2**62  # as good as without end
@@ -83,6 +83,13 @@ def evaluation(rows: RowSet, *, batch_size: int, tokens: int) -> list[Rows]:
         batch = rows.batch(which, [(0, int(i)) for i in which])
         short = batch_size - len(batch["tokens"])
         padded = {k: np.pad(v, [(0, short)] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()}
-        mine = slice(jax.process_index(), None, jax.process_count())
+        mine = _share(batch_size, jax.process_index(), jax.process_count())
         batches.append({k: v[mine] for k, v in padded.items()})
     return batches
+
+
+def _share(rows: int, process: int, processes: int) -> slice:
+    """The rows of a batch that a process holds: as its devices follow one another in the mesh, so that the batch as a whole
+    is the same, row by row, for any number of processes."""
+    each = rows // processes
+    return slice(process * each, (process + 1) * each)

@@ -5,6 +5,7 @@ Templates come with downloaded models and are programs: `ptft_jax.data.sandbox` 
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,13 +20,19 @@ from ptft_jax.errors import UserError, nearest
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 
 
-def template(tokenizer: tok.Tokenizer, name: str | None = None, field: str = "template") -> Template:
+def template(
+    tokenizer: tok.Tokenizer,
+    name: str | None = None,
+    field: str = "template",
+    now: datetime.datetime | None = None,
+) -> Template:
     """The tokenizer's chat template, compiled; make it once where many conversations are rendered.
 
     Args:
       name: one of the tokenizer's templates, by default its "default"; or one of BUILT_IN, which fit models that were
         trained with it and are never chosen unasked.
       field: what the choice is called in messages.
+      now: the time that the template finds it to be, None = what it is.
 
     Raises:
       UserError: the tokenizer has no template, or none of that name; a template that is no Jinja.
@@ -41,7 +48,7 @@ def template(tokenizer: tok.Tokenizer, name: str | None = None, field: str = "te
     if name not in known:
         raise UserError(f"{field} = {name!r}: expected one of {', '.join(known)}{nearest(name, known)}")
     where = f"{tokenizer.origin}: chat template" if name == "default" else f"chat template {name!r}"
-    return Template(known[name], where)
+    return Template(known[name], where, now)
 
 
 def check(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

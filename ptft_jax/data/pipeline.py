@@ -109,14 +109,14 @@ def with_parent(mixture: Sequence[tuple[str, Any]], theirs: Any, parent: str) ->
         if theirs is None:
             reason = f"what {parent} was trained on is not known" if parent else "init.from names no parent"
             raise UserError(f"config.data.mixture: {PARENT!r}: {reason}; name its sources")
-        last = [(s, w[-1][1] if isinstance(w, tuple) else w) for s, w in weighted(theirs)]
+        last = [(s, w[-1][1] if isinstance(w, (list, tuple)) else w) for s, w in weighted(theirs)]
         total = sum(w for _, w in last)
         out += [(s, _scaled(weight, w / total)) for s, w in last if w]
     return tuple(out)
 
 
 def _scaled(weight: Any, factor: float) -> Any:
-    if isinstance(weight, tuple):
+    if isinstance(weight, (list, tuple)):
         return tuple((step, value * factor) for step, value in weight)
     return weight * factor
 
@@ -156,12 +156,17 @@ def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: 
         them; too little data for a row; data of a kind that the objective does not learn from.
     """
     store, how = tokens.store, data.packing
+    builder.check(data.length)
     if tokens.kind not in builder.kinds:
         raise UserError(
             f"{tokens.reference}: {tokens.description}: the objective learns from {', '.join(builder.kinds)}; "
             "choose its columns: KIND:NAME?format=text&text=COLUMN"
         )
-    if how == "auto":
+    if builder.labelled and how not in ("auto", "none"):
+        raise UserError(f"config.data.packing = {how!r}: a row has one class, and holds one text; leave it at 'auto'")
+    if builder.labelled:
+        how = "none"
+    elif how == "auto":
         how = "concat" if tokens.kind == "text" or (tokens.kind == "tokens" and store.trained is None) else "best_fit"
     sequential = bool(builder.overlap)  # ids are predicted from those before them
     plan = packing.plan(
@@ -216,7 +221,7 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
         [weight for _, weight in sources],
         [len(s.rows) for s in sets],
         batch_size=data.batch_size,
-        temperature=data.temperature,
+        temperature=data.temperature if data.mixture else 0.0,
         max_epochs=data.max_epochs,
         steps=steps,
     )
@@ -241,9 +246,8 @@ def labels(data: Any) -> dict[str, str]:
     for reference, _ in weighted(data):
         parsed = records.parse(reference)
         stem = re.sub(r"\W+", "_", parsed.name.rstrip("/").rsplit("/", 1)[-1].partition(".")[0]).strip("_")
-        name = next(
-            n for n in (stem, f"{parsed.kind}_{stem}", *(f"{stem}_{k}" for k in itertools.count(2))) if n not in found
-        )
+        numbered = (f"{stem}_{k}" for k in itertools.count(2))
+        name = next(n for n in itertools.chain((stem, f"{parsed.kind}_{stem}"), numbered) if n not in found)
         found[name] = reference
     return found
 
@@ -251,8 +255,8 @@ def labels(data: Any) -> dict[str, str]:
 def shown(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The columns of `TrainingData.table` that fit on a screen; what is zero everywhere is left out."""
     columns = (
-        "source", "format", "examples", "tokens", "trained", "skipped", "dropped", "truncated", "tokens_lost", "rows",
-        "efficiency", "share", "epochs",
+        "source", "format", "examples", "tokens", "trained", "skipped", "empty", "untrainable", "dropped", "truncated",
+        "split_up", "tokens_lost", "rows", "efficiency", "share", "epochs",
     )  # fmt: skip
     some = [c for c in columns if any(row.get(c) for row in table)]
     return [{c: round(row[c], 3) if isinstance(row[c], float) else row[c] for c in some} for row in table]

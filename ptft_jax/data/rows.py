@@ -40,7 +40,8 @@ class RowSet:
         """One row: tokens, targets int32 [T], weights float32 [T]; positions (from 0 in every piece) and segments
         (1, 2, ...; 0 = padding) int32 [T] where segmented; whatever else the builder makes.
 
-        `key` decides what is random about it; the same key gives the same row.
+        `key` decides what is random about it; the same key gives the same row. A labelled row has instead targets
+        int32 [], its class, and weights float32 [].
         """
         out: Rows = {}
         at = 0
@@ -58,6 +59,9 @@ class RowSet:
                     out[name] = np.zeros((self.length, *values.shape[1:]), values.dtype)
                 out[name][at : at + size] = values
             at += size
+        if self.builder.labelled:
+            example = int(np.searchsorted(self.store.offsets, self.plan[index][0, 0], side="right")) - 1
+            out |= {"targets": np.int32(self.store.labels[example]), "weights": np.float32(1)}
         return out
 
     def batch(self, indices: np.ndarray, keys: Sequence[Sequence[int]]) -> Rows:

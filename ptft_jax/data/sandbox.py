@@ -8,6 +8,7 @@ element that it handles. Whatever would cost more than is left is refused before
 from __future__ import annotations
 
 import contextlib
+import datetime
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -35,15 +36,15 @@ class Template:
       marks: whether it says itself what the assistant said, between `{% generation %}` and `{% endgeneration %}`.
     """
 
-    def __init__(self, source: str, where: str):
-        """`where` is for messages. Raises UserError for what is no Jinja or needs what templates do not get."""
+    def __init__(self, source: str, where: str, now: datetime.datetime | None = None):
+        """`where` is for messages; `now` is the time that the template finds it to be, None = what it is. Raises UserError for what is no Jinja or needs what templates do not get."""
         self.source, self._where = source, where
         self._lock = threading.Lock()
         if len(source) > LONGEST_SOURCE:
             raise UserError(f"{where}: {len(source)} characters long, more than {LONGEST_SOURCE}")
         from ptft_jax.data.template_environment import Environment  # imports Jinja
 
-        self._environment = Environment()
+        self._environment = Environment(now)
         with self._reported():
             self._compiled = self._environment.from_string(source)
         self.marks: bool = self._environment.marks

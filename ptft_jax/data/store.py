@@ -85,7 +85,8 @@ class Writer:
 
     def __init__(self, folder: pathlib.Path, vocab_size: int):
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self._dtype = folder, np.uint16 if vocab_size <= 2**16 else np.uint32
+        self.folder, self.vocab_size = folder, vocab_size
+        self._dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
         self._files = {  # open until close()
             name: (folder / f"{name}.bin").open("wb") for name in ("ids", *_COLUMNS)
         }

@@ -150,7 +150,8 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset(sandbox.SandboxedEnvironment.default_binop_table)
 
-    def __init__(self):
+    def __init__(self, now: datetime.datetime | None = None):
+        """`now` is the time that a template finds it to be, None = what it is."""
         self.budget = Budget(0)
         self.marks, self.started = False, 0
         super().__init__(
@@ -184,7 +185,7 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
             "cycler": utils.Cycler,
             "joiner": utils.Joiner,
             "raise_exception": raise_exception,
-            "strftime_now": strftime_now,
+            "strftime_now": lambda form: (now or datetime.datetime.now()).strftime(form),
         }
 
     def _parse(self, source, name, filename):
@@ -258,10 +259,6 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
 
 def raise_exception(message):
     raise jinja2.TemplateError(f"the template refuses this conversation: {message}")
-
-
-def strftime_now(form):
-    return datetime.datetime.now().strftime(form)
 
 
 def dict_(*args, **kwargs):

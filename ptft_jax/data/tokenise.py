@@ -9,6 +9,7 @@ import itertools
 import multiprocessing
 import os
 import pathlib
+import pickle
 import shutil
 import time
 from collections.abc import Iterator
@@ -70,7 +71,7 @@ def tokenised(opened: Opened, tokenizer: tok.Tokenizer, *, template: str, train_
             if workers <= 1:
                 done = _encode(opened, encoder, writer, range(len(opened.records)), patient=bool(workers))
             if done < len(opened.records):
-                _encode_with_others(opened, tokenizer, (template, train_on), writer, done, workers)
+                _encode_with_others(opened, encoder, writer, done, workers)
         except BaseException:
             writer.discard()
             raise
@@ -93,47 +94,33 @@ def _encode(opened: Opened, encoder: Any, writer: store.Writer, which: range, pa
     return which.stop
 
 
-def _encode_with_others(opened: Opened, tokenizer: tok.Tokenizer, how: tuple, writer, first: int, workers: int) -> None:
+def _encode_with_others(opened: Opened, encoder: Any, writer: store.Writer, first: int, workers: int) -> None:
     count, last = workers or os.cpu_count() or 1, len(opened.records)
     size = max(CHUNK, -(-(last - first) // (count * 8)))
     ranges = [range(a, min(a + size, last)) for a in range(first, last, size)]
     parts = [writer.folder / f"part-{r.start}" for r in ranges]
-    place = (opened.reference, opened.split, opened.held_out, opened.broken)
-    job = _Job(place, tuple(tokenizer.files().items()), tokenizer.origin, *how)
+    job = pickle.dumps((opened, encoder, writer.vocab_size))
     # Not forked: the parent has threads (JAX's, the tokenizer's), and a fork would copy their locks.
     pool = concurrent.futures.ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
     with pool:
         try:
-            for _ in pool.map(_work, itertools.repeat(job), ranges, parts):
-                writer.take(parts[0])
-                shutil.rmtree(parts.pop(0))
+            for part, _ in zip(parts, pool.map(_work, itertools.repeat(job), ranges, parts)):
+                writer.take(part)
+                shutil.rmtree(part)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """What a worker process needs to encode records as its parent would."""
-
-    place: tuple
-    files: tuple[tuple[str, bytes], ...]
-    origin: str
-    template: str
-    train_on: str
-
-    @functools.lru_cache(maxsize=1)  # noqa: B019  a worker has one job; opening it anew for every range takes long
-    def opened(self) -> tuple[Opened, Any, int]:
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-        reference, split, held_out, broken = self.place
-        opened = Opened.of(reference, split, held_out=held_out, broken=broken)
-        tokenizer = tok.from_files(dict(self.files), self.origin)
-        encoder = formats.encoder(opened.format, tokenizer, template=self.template, train_on=self.train_on)
-        return opened, encoder, tokenizer.vocab_size
-
-
-def _work(job: _Job, which: range, part: pathlib.Path) -> None:
-    opened, encoder, vocab_size = job.opened()
+def _work(job: bytes, which: range, part: pathlib.Path) -> None:
+    opened, encoder, vocab_size = _unpacked(job)
     writer = store.Writer(part, vocab_size)
     _encode(opened, encoder, writer, which)
     writer.close()
+
+
+@functools.lru_cache(maxsize=1)
+def _unpacked(job: bytes) -> tuple[Opened, Any, int]:
+    """A worker's only job; a source that has changed since is refused here, and a tokenizer takes long to make."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    return pickle.loads(job)

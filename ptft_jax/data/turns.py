@@ -9,6 +9,7 @@ for what a message contains.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,9 @@ from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.errors import UserError, nearest
 
 ASSISTANT = "assistant"
+# The day that templates find it to be when examples are made, so that these are the same on every day: the one that Llama's
+# have where they are given none.
+DAY = datetime.datetime(2024, 7, 26)
 POLICIES = (ASSISTANT, "last", "all")
 
 

@@ -65,6 +65,12 @@ def row(arrays: dict[str, np.ndarray], tokenizer: tok.Tokenizer, builder: Any) -
     for segment in range(1, int(segments.max(initial=0)) + 1):
         where = np.flatnonzero(segments == segment)
         for k, at in enumerate(where):
+            if builder.labelled:  # the class is read off the first position
+                token, part, answer = int(arrays["tokens"][at]), "context", ""
+                if k == 0:
+                    part, answer = "hidden", f"class {int(arrays['targets'])}"
+                out.append(Token(token, text(tokenizer, token), part, int(segment), k, float(k == 0), answer))
+                continue
             token, target, weight = (arrays[name][at] for name in ("tokens", "targets", "weights"))
             place = (int(segment), int(positions[at]))
             if builder.aligned:

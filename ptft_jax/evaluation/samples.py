@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ptft_jax.data import tokenizers as tok
@@ -25,16 +26,18 @@ def continue_texts(
     params: Any,
     tokenizer: tok.Tokenizer,
     prompts: Sequence[str],
+    gaps: Mapping[int, str] = types.MappingProxyType({}),
     **options: Any,
 ) -> list[Continuation]:
     """Continues each prompt until a token that ends generation, a stop text (which is cut off), or max_new_tokens.
 
-    Prompts are plain text, after what the tokenizer has texts start with. An empty prompt starts a new text. The
-    options are those of `continue_ids`, and so are the errors.
+    Prompts are plain text, after what the tokenizer has texts start with. An empty prompt starts a new text. Where there are
+    `gaps` (see `continue_ids`), control tokens that a prompt spells are those tokens. The other options are those of
+    `continue_ids`, and so are the errors.
     """
     start = list(tokenizer.prefix_ids)
-    ids = [[*start, *tokenizer.encode(p).tolist()] or [tokenizer.end_id] for p in prompts]
-    rows = continue_ids(model, params, tokenizer, ids, **options)
+    ids = [[*start, *tokenizer.encode(p, special=bool(gaps)).tolist()] or [tokenizer.end_id] for p in prompts]
+    rows = continue_ids(model, params, tokenizer, ids, gaps=gaps, **options)
     return [row._replace(prompt=prompt) for prompt, row in zip(prompts, rows)]
 
 
@@ -49,6 +52,7 @@ def continue_ids(
     seed: int = 0,
     stop: Sequence[str] = (),
     prefix: bool = False,
+    gaps: Mapping[int, str] = types.MappingProxyType({}),
     apart: bool = False,
     on_text: Callable[[int, str], None] | None = None,
 ) -> list[Continuation]:
@@ -57,6 +61,8 @@ def continue_ids(
     Args:
       stop: texts that end a row.
       prefix: the model reads a prompt in both directions (prefix LM).
+      gaps: of a model trained by span corruption, the tokens that stand for gaps in a prompt, id -> text. It answers with
+        each of them and what is to fill it, so they are shown.
       apart: the continuation is a text of its own, such as an answer, not the rest of the prompt's: some tokenizers
         drop the space that a text starts with.
       on_text: called with (row, text so far) while it grows, without what may still change.
@@ -71,8 +77,12 @@ def continue_ids(
         raise UserError("a stop text is empty: it would stop everything")
     found: dict[int, str] = {}
 
-    def written(row: int, ids: Sequence[int]) -> str:
-        return tokenizer.decode_after(() if apart else prompts[row], ids)
+    def written(row: int, ids: Sequence[int], decode: Callable[..., str] = tokenizer.decode_after) -> str:
+        shown, context, start = "", () if apart else prompts[row], 0
+        for at in (n for n, i in enumerate(ids) if i in gaps):
+            shown += tokenizer.decode_after(context, ids[start:at]) + gaps[ids[at]]
+            context, start = (), at + 1
+        return shown + decode(context, ids[start:])
 
     def cut(row: int, ids: list[int]) -> int | None:
         text = written(row, ids)
@@ -87,7 +97,7 @@ def continue_ids(
         if row in found:
             on_text(row, found[row])
             return
-        text = tokenizer.decode_settled(() if apart else prompts[row], ids)
+        text = written(row, ids, tokenizer.decode_settled)
         # The start of a stop text waits until it is known to be none.
         held = max((len(s) - 1 for s in stop), default=0)
         on_text(row, text[: max(len(text) - held, 0)])

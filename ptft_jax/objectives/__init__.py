@@ -8,6 +8,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.objectives.base import Objective
 from ptft_jax.objectives.causal_lm import CausalLM, PrefixLM
+from ptft_jax.objectives.classification import Classification
 from ptft_jax.objectives.denoising import MaskedLM, SpanCorruption
 
 OBJECTIVES = {
@@ -15,12 +16,16 @@ OBJECTIVES = {
     "prefix_lm": PrefixLM,
     "masked_lm": MaskedLM,
     "span_corruption": SpanCorruption,
+    "classification": Classification,
 }
 
 
 def build(config: Any) -> Objective:
     """The objective that `config.objective` names."""
-    return OBJECTIVES[config.name](z_loss=config.z_loss, label_smoothing=config.label_smoothing, chunk=config.chunk)
+    options = {"z_loss": config.z_loss, "label_smoothing": config.label_smoothing}
+    if config.name != "classification":
+        options["chunk"] = config.chunk
+    return OBJECTIVES[config.name](**options)
 
 
 def check(name: str, spec: ModelSpec) -> None:
@@ -33,6 +38,14 @@ def check(name: str, spec: ModelSpec) -> None:
             raise UserError(
                 f"{where}: the model has a head for {spec.head}; set model.head='masked_lm' (BERT's) or 'lm'"
             )
+    elif name == "classification":
+        if spec.head != "classes":
+            raise UserError(f"{where}: the model scores tokens; set model.head='classes' and model.classes")
+        if spec.causal:
+            raise UserError(
+                f"{where}: the classes are read off the first position, which sees nothing of a text in a causal model; "
+                "set model.causal=False"
+            )
     elif spec.head != "lm" or not spec.causal:
         what = "bidirectional" if not spec.causal else f"with a head for {spec.head}"
         advice = "set model.causal=True" if not spec.causal else "set model.head='lm'"
@@ -42,10 +55,10 @@ def check(name: str, spec: ModelSpec) -> None:
 
 def check_samples(name: str, prompts: Any) -> None:
     """Raises UserError where `config.samples.prompts` are set for an objective that teaches no model to write."""
-    if prompts and name == "masked_lm":
+    does = {"masked_lm": "fills in masked tokens", "classification": "names classes"}.get(name)
+    if prompts and does:
         raise UserError(
-            f"config.samples.prompts: a model of objective.name={name!r} fills in masked tokens and writes no text; leave them "
-            "at ()"
+            f"config.samples.prompts: a model of objective.name={name!r} {does} and writes no text; leave them at ()"
         )
 
 

@@ -15,6 +15,7 @@ class MaskedLM(TokenLoss):
 
 @dataclasses.dataclass(frozen=True)
 class SpanCorruption(TokenLoss):
-    """Cross-entropy of the spans that were cut out, written after the text without them (Raffel et al. 2020, section 3.1.4)."""
+    """Cross-entropy of the spans that were cut out, written after the text without them (Raffel et al. 2020, section
+    3.1.4)."""
 
     reads_prompt: ClassVar[bool] = True

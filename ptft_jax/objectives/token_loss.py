@@ -52,12 +52,7 @@ class TokenLoss:
             sums = score(hidden_BTD, targets, weights)
         else:
             sums = self._chunked(score, hidden_BTD, targets, weights)
-        total, nll, z_loss, correct = sums
-        weight = jnp.sum(weights)
-        metrics = {"loss": (total, weight), "nll": (nll, weight), "accuracy": (correct, weight)}
-        if self.z_loss:
-            metrics["z_loss"] = (z_loss, weight)
-        return Loss(total, weight, metrics)
+        return as_loss(sums, jnp.sum(weights), self.z_loss)
 
     def _chunked(self, score, hidden_BTD, targets, weights):
         # Chunks run along T, so rows stay on their devices. The last chunk is padded with weight 0.
@@ -75,17 +70,31 @@ class TokenLoss:
         return jax.lax.scan(add, zeros, jax.tree.map(chunks, (hidden_BTD, targets, weights)))[0]
 
     def _score(self, model, params, hidden_BTD, targets, weights):
-        """Sums over tokens of (loss, cross-entropy, z-loss, correct), each times the token's weight."""
-        logits_BTV = model.logits(params, hidden_BTD)
-        log_z = jax.nn.logsumexp(logits_BTV, axis=-1)
-        nll = log_z - jnp.take_along_axis(logits_BTV, targets[..., None], axis=-1)[..., 0]
-        loss = nll
-        if self.label_smoothing:
-            uniform = log_z - jnp.mean(logits_BTV, axis=-1)
-            loss = (1 - self.label_smoothing) * nll + self.label_smoothing * uniform
-        z_loss = self.z_loss * jnp.square(log_z)
-        correct = jnp.argmax(logits_BTV, axis=-1) == targets
-        # where, not only a product: a padded position may hold inf, and inf * 0 is NaN.
-        return tuple(
-            jnp.sum(jnp.where(weights > 0, value * weights, 0.0)) for value in (loss + z_loss, nll, z_loss, correct)
-        )
+        return cross_entropy(model.logits(params, hidden_BTD), targets, weights, self.z_loss, self.label_smoothing)
+
+
+def cross_entropy(
+    logits: jax.Array, targets: jax.Array, weights: jax.Array, z_loss: float, label_smoothing: float
+) -> tuple[jax.Array, ...]:
+    """Sums over targets [...] of (loss, cross-entropy, z-loss, correct), each times the target's weight; logits [..., V]."""
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    nll = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    loss = nll
+    if label_smoothing:
+        uniform = log_z - jnp.mean(logits, axis=-1)
+        loss = (1 - label_smoothing) * nll + label_smoothing * uniform
+    penalty = z_loss * jnp.square(log_z)
+    correct = jnp.argmax(logits, axis=-1) == targets
+    # where, not only a product: a padded position may hold inf, and inf * 0 is NaN.
+    return tuple(
+        jnp.sum(jnp.where(weights > 0, value * weights, 0.0)) for value in (loss + penalty, nll, penalty, correct)
+    )
+
+
+def as_loss(sums: tuple[jax.Array, ...], weight: jax.Array, z_loss: float) -> Loss:
+    """The sums of `cross_entropy` with the weight they will be divided by, named."""
+    total, nll, penalty, correct = sums
+    metrics = {"loss": (total, weight), "nll": (nll, weight), "accuracy": (correct, weight)}
+    if z_loss:
+        metrics["z_loss"] = (penalty, weight)
+    return Loss(total, weight, metrics)

@@ -80,7 +80,17 @@ def as_table(title: str, rows: list[dict]) -> Table:
         numeric = all(isinstance(row[key], (int, float)) for row in rows)
         table.add_column(key, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(
-            *[f"{v:,}" if isinstance(v, int) else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()]
-        )
+        table.add_row(*[_figure(v) for v in row.values()])
     return table
+
+
+def turned(rows: list[dict], name: str) -> list[dict]:
+    """Rows as columns, headed by their values of `name`: narrow, however many figures there are."""
+    figures = [key for key in rows[0] if key != name]
+    return [{"": key.replace("_", " "), **{r[name]: _figure(r.get(key, "")) for r in rows}} for key in figures]
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

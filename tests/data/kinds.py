@@ -247,3 +247,23 @@ def byte():
 
 HUGGING_FACE = (gpt2, byte_level, llama3, llama2, wordpiece, unigram)
 ALL = (byte, *HUGGING_FACE, sentencepiece_bpe, sentencepiece_unigram, tiktoken)
+
+FRAGMENTS = (
+    "the", " cat", "▁", "  ", "\n", "\n\n", "\t", "é", "你好", "🙂", "1234", "don't", "<s>", "</s>", "<unk>", "<pad>",
+    "[SEP]", "[UNK]", "[CLS]", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|begin_of_text|>", "<|eot_id|>",
+    "<tool_call>", "<tool>", "<0x41>", "<", "|", ">", "\x00", "\ufffd", "\u200d", " ",
+)  # fmt: skip
+
+
+@functools.cache
+def make(kind):
+    from ptft_jax.data import tokenizers as tok
+
+    return tok.from_files(kind(), kind.__name__)
+
+
+def named(kinds):
+    """A test for each of the kinds, as its argument `kind`."""
+    import pytest
+
+    return pytest.mark.parametrize("kind", kinds, ids=lambda kind: kind.__name__)

@@ -4,12 +4,15 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ptft_jax.data import tokenizers as tok
 from tests.data import kinds
-from tests.data.test_tokenizers import ANY, EXAMPLES, make, named
+from tests.data.kinds import FRAGMENTS, make, named
 
+ANY = st.text(max_size=40) | st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join)
+EXAMPLES = settings(max_examples=60, deadline=None)
 # Kinds whose tokens are the text's bytes, one after the other.
 VERBATIM = (kinds.byte, kinds.gpt2, kinds.byte_level, kinds.llama3, kinds.tiktoken)
 

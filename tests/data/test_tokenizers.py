@@ -8,24 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptft_jax.data import sources, tokens
+from ptft_jax.data import formats
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.tokenizers import tiktoken_ranks
 from ptft_jax.errors import UserError
 from tests.data import kinds
+from tests.data.kinds import FRAGMENTS, make, named
 
-FRAGMENTS = [
-    "the", " cat", "▁", "  ", "\n", "\n\n", "\t", "é", "你好", "🙂", "1234", "don't", "<s>", "</s>", "<unk>", "<pad>",
-    "[SEP]", "[UNK]", "[CLS]", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|begin_of_text|>", "<|eot_id|>",
-    "<tool_call>", "<tool>", "<0x41>", "<", "|", ">", "\x00", "\ufffd", "\u200d", " ",
-]  # fmt: skip
 ANY = st.text(max_size=40) | st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join)
 EXAMPLES = settings(max_examples=60, deadline=None)
-
-
-@functools.cache
-def make(kind):
-    return tok.from_files(kind(), kind.__name__)
 
 
 backend_once = functools.cache(lambda kind, **changes: backend(kind, **changes))
@@ -40,10 +31,6 @@ def backend(kind, **changes):
     for name, value in changes.items():
         setattr(found, name, value)
     return found
-
-
-def named(kinds_):
-    return pytest.mark.parametrize("kind", kinds_, ids=lambda kind: kind.__name__)
 
 
 def test_what_each_kind_says_of_its_special_tokens():
@@ -239,12 +226,14 @@ def test_bytes_of_tokens_make_up_the_text():
     assert [t.token_bytes(i) for i in t.encode("the cat sat").tolist()] == [b" the", b" cat", b" sat"]
 
 
-def test_documents_start_with_one_bos_and_end_with_one_eos(cache):
-    documents = sources.Documents(["a", "b"], ["the cat", "<s>the dog</s>"])
+def test_documents_start_with_one_bos_and_end_with_one_eos():
+    texts = ["the cat", "<s>the dog</s>"]
+    records = [{"text": text} for text in texts]
     for kind in kinds.ALL:
         t = make(kind)
-        ids = tokens.encode(documents, t).ids.tolist()
-        parts = [t.encode(text).tolist() for text in documents.texts]
+        encoder = formats.encoder(formats.choose(records, {}, str), t)
+        ids = [i for row in encoder.encode(records, ["0", "1"]) for i in row.ids.tolist()]
+        parts = [t.encode(text).tolist() for text in texts]
         assert ids == [i for part in parts for i in (*t.prefix_ids, *part, t.end_id)]
         assert ids.count(t.end_id) == 2 and all(ids.count(i) == 2 for i in t.prefix_ids)
 

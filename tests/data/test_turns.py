@@ -2,21 +2,20 @@
 
 import functools
 import json
-import threading
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptft_jax.data import chat, sandbox, turns
+from ptft_jax.data import chat, turns
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.chat_templates import BUILT_IN, STOPS
 from ptft_jax.data.turns import Conversation, TrainOn
 from ptft_jax.errors import UserError
 from tests.data import kinds
+from tests.data.kinds import FRAGMENTS, named
 from tests.data.test_chat import GEMMA, LLAMA3, REASONING, TOOL_CALL
-from tests.data.test_tokenizers import FRAGMENTS, named
 
 CONTROL = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>", "<end_of_turn>"]  # fmt: skip
 VERBATIM = (kinds.byte, kinds.gpt2, kinds.byte_level, kinds.llama3, kinds.tiktoken)
@@ -110,7 +109,7 @@ def check_learned(t, row, name, messages):
 
 @named(VERBATIM)
 @pytest.mark.parametrize("name", BUILT_IN)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(messages=conversations())
 def test_what_is_learned_is_what_the_assistant_said_and_its_end(kind, name, messages):
     t = with_control(kind)
@@ -121,12 +120,45 @@ def test_what_is_learned_is_what_the_assistant_said_and_its_end(kind, name, mess
 
 @named(VERBATIM)
 @pytest.mark.parametrize("source", [PLAIN_CHATML, LLAMA3, GEMMA], ids=["chatml", "llama3", "gemma"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(messages=conversations())
 def test_a_template_without_marks_gives_the_same(kind, source, messages):
     t = with_template(kind, source)
     row = encode(t, messages)
     check_learned(t, row, {PLAIN_CHATML: "chatml", LLAMA3: "llama3", GEMMA: "gemma"}[source], messages)
+
+
+# Llama 3's as it was published first, before dates and tools.
+LLAMA3_FIRST = (
+    "{% for message in messages %}{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' "
+    "+ message['content'] | trim + '<|eot_id|>' %}{% if loop.first %}{% set content = bos_token + content %}{% endif %}"
+    "{{ content }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    "name, published", [("chatml", PLAIN_CHATML), ("llama3", LLAMA3_FIRST), ("gemma", GEMMA)], ids=list(BUILT_IN)
+)
+@pytest.mark.parametrize("prompt", [False, True])
+@settings(max_examples=12, deadline=None)
+@given(messages=conversations())
+def test_built_in_templates_give_the_published_texts(name, published, prompt, messages):
+    t = with_template(kinds.llama3, published)
+    assert chat.render(t, messages, prompt, template=name) == chat.render(t, messages, prompt)
+    parts = [{**m, "content": [{"type": "text", "text": text} for text in (m["content"], "")]} for m in messages]
+    assert chat.render(t, parts, prompt, template=name) == chat.render(t, messages, prompt)
+
+
+def test_what_tools_said_has_a_role_of_its_own():
+    said = [*CONVERSATION[:2], {"role": "tool", "content": "7"}]
+    t = with_control(kinds.gpt2)
+    assert chat.render(t, said, template="chatml").endswith("<|im_start|>tool\n7<|im_end|>\n")
+    assert chat.render(t, said, template="llama3").endswith(
+        "<|start_header_id|>ipython<|end_header_id|>\n\n7<|eot_id|>"
+    )
+    with pytest.raises(UserError, match="must alternate"):
+        chat.render(t, said, template="gemma")
 
 
 @named(kinds.ALL)
@@ -171,7 +203,7 @@ def test_there_is_never_a_second_bos(kind):
         ids = encode(t, CONVERSATION, template=name).ids.tolist()
         writes = t.prefix_ids or "bos_token" in BUILT_IN[name]
         assert sum(ids.count(i) for i in start) == (len(start) if writes else 0)
-        assert ids[: len(start)] == (start if writes else ids[: len(start)])
+        assert not writes or ids[: len(start)] == start
         assert ids == chat.encode_chat(t, CONVERSATION, template=name).tolist()
     for source, writes in (("{{ bos_token }}" + PLAIN_CHATML, True), (PLAIN_CHATML, False)):
         own = with_template(kind, source)  # the tokenizer's own template alone says, as in transformers
@@ -280,63 +312,15 @@ def test_a_turn_that_cannot_be_told_is_refused():
     t = with_template(kinds.gpt2, prompted)
     with pytest.raises(UserError, match=r"messages\[2\]: where this turn starts cannot be told"):
         encode(t, CONVERSATION)
+    # An answer that is not shown: what starts it is what starts the next.
+    silent = "{% for m in messages if m.content %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    said = [CONVERSATION[1], {"role": "assistant", "content": ""}, CONVERSATION[2]]
+    with pytest.raises(UserError, match=r"messages\[1\]: where this turn ends cannot be told"):
+        encode(with_template(kinds.gpt2, silent), said)
     joined = "{% for m in messages %}{% if not loop.first %}|{% endif %}{{ m.content }}{% endfor %}."
     t = with_template(kinds.gpt2, joined)
     with pytest.raises(UserError, match=r"messages\[2\]: where this turn (starts|ends) cannot be told"):
         encode(t, CONVERSATION)
-
-
-MARKED = "{% for m in messages %}<{% generation %}{{ m.content }}{% endgeneration %}>{% endfor %}"
-ENTANGLED = {
-    "macro": ("{% macro f(m) %}{% generation %}{{ m }}{% endgeneration %}{% endmacro %}{{ f('a') }}", "macro"),
-    "set": ("{% set x %}{% generation %}a{% endgeneration %}{% endset %}{{ x }}", "a set"),
-    "filter": ("{% filter upper %}{% generation %}a{% endgeneration %}{% endfilter %}", "filter block"),
-    "recursive": ("{% for m in [1] recursive %}{% generation %}a{% endgeneration %}{% endfor %}", "recursive loop"),
-    "nested": ("{% generation %}a{% generation %}b{% endgeneration %}{% endgeneration %}", "one inside another"),
-    "break": ("{% for m in [1] %}{% generation %}a{% break %}{% endgeneration %}{% endfor %}", "left before its end"),
-    "continue": (
-        "{% for m in [1] %}{% generation %}a{% continue %}{% endgeneration %}{% endfor %}",
-        "left before its end",
-    ),
-}
-
-
-def test_blocks_are_followed_where_they_are_and_told_by_their_message():
-    messages = [{"content": text} for text in ("a", "", "<generation>", "{% endgeneration %}")]
-    template = sandbox.Template(MARKED, "T")
-    text, generated = template.render_marked({"messages": messages})
-    assert text == template.render({"messages": messages}) == "<a><><<generation>><{% endgeneration %}>"
-    assert [text[g.start : g.end] for g in generated] == [m["content"] for m in messages]
-    assert all(g.values[0] is m for g, m in zip(generated, messages))
-    assert template.marks and not sandbox.Template(PLAIN_CHATML, "T").marks
-
-
-@pytest.mark.parametrize("name", ENTANGLED)
-def test_blocks_that_cannot_be_followed_are_refused(name):
-    source, expected = ENTANGLED[name]
-    template = sandbox.Template(source, "T")
-    assert template.render({}).lower().startswith("a"), "without marks it renders"
-    with pytest.raises(UserError, match=f"T: its generation blocks cannot be followed: .*{expected}"):
-        template.render_marked({})
-
-
-def test_blocks_are_followed_in_several_threads():
-    template = sandbox.Template(MARKED, "T")
-    wrong = []
-
-    def work(n):
-        messages = [{"content": str(n) * (i % 7)} for i in range(50)]
-        for _ in range(10):
-            text, generated = template.render_marked({"messages": messages})
-            if [text[g.start : g.end] for g in generated] != [m["content"] for m in messages]:
-                wrong.append(n)
-
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
 
 
 def test_whose_blocks_they_are_is_not_guessed():
@@ -403,10 +387,14 @@ VARIED = {
 }
 
 
+# Not what transformers gets wrong: it marks nothing from a block on whose first character has no token, as white space
+# has none in WordPiece.
+PAIRS = [(kind, name) for kind in kinds.HUGGING_FACE for name in LIVE if (kind, name) != (kinds.wordpiece, "split")]
+
+
 @pytest.mark.live
-@pytest.mark.parametrize("name", LIVE)
-@named(kinds.HUGGING_FACE)
-def test_the_mask_is_that_of_transformers(name, kind, tmp_path):
+@pytest.mark.parametrize("kind, name", PAIRS, ids=[f"{kind.__name__}-{name}" for kind, name in PAIRS])
+def test_the_mask_is_that_of_transformers(kind, name, tmp_path):
     transformers = pytest.importorskip("transformers")
     t = with_template(kind, LIVE[name])
     for file, data in t.files().items():
@@ -425,11 +413,9 @@ def test_the_mask_is_that_of_transformers(name, kind, tmp_path):
                     encode(t, messages, tools=tools)
                 continue
             if kind is kinds.wordpiece and messages is VARIED["edges"]:
-                continue  # transformers marks nothing from an answer on whose first character has no token
+                continue
             row = encode(t, messages, tools=tools)
-            # Without an end of its own, the template leaves the last answer open.
-            end = [t.end_id] if "eos_token" in LIVE[name] and "eos_token" not in t.named else []
-            assert row.ids.tolist() == expected["input_ids"] + end
-            assert row.trained.astype(int).tolist() == expected["assistant_masks"] + [1] * len(end), messages
+            assert row.ids.tolist() == expected["input_ids"]
+            assert row.trained.astype(int).tolist() == expected["assistant_masks"], messages
             compared += 1
     assert compared >= 3

@@ -7,6 +7,7 @@ from typing import Any
 from ptft_jax.data.builders import masked, spans
 from ptft_jax.data.builders.base import Builder, Piece
 from ptft_jax.data.builders.causal import Causal
+from ptft_jax.data.builders.classes import Classes
 from ptft_jax.data.builders.prefix import Prefix
 from ptft_jax.data.tokenizers import Tokenizer
 
@@ -24,5 +25,6 @@ def build(objective: Any, tokenizer: Tokenizer) -> Builder:
         "prefix_lm": lambda: Prefix(),
         "masked_lm": lambda: masked.build(objective, tokenizer),
         "span_corruption": lambda: spans.build(objective, tokenizer),
+        "classification": lambda: Classes(),
     }
     return builders[objective.name]()

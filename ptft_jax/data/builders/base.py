@@ -17,46 +17,36 @@ class Builder(abc.ABC):
 
     Attributes:
       kinds: what it learns from, of `ptft_jax.data.formats.Format.kind`.
-      shortest: the fewest ids that a piece can be made of.
       overlap: how many ids a piece shares with the one that continues it, so that every id is learned once.
       random: whether `piece` draws random numbers. Pieces are then new each time they are built.
       looks_ahead: whether a position attends to all that come after it in the row, so that padding and other pieces have to
         be segments of their own, in rows of a single piece too.
+      labelled: whether a row is one piece with a class: besides the piece's arrays, which then have no targets and weights
+        of their own, the row has `targets`, int32 [] its class, and `weights`, float32 [].
       aligned: whether a target stands at the position of the token it replaces; else one before it.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("text", "answers", "tokens")
-    shortest: ClassVar[int] = 1
     overlap: ClassVar[int] = 0
     random: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
+    labelled: ClassVar[bool] = False
     aligned: ClassVar[bool] = False
 
     @abc.abstractmethod
     def slots(self, n: np.ndarray) -> np.ndarray:
-        """How many positions of a row a piece of `n` >= `shortest` ids takes; int [...] to int [...], never decreasing
-        in n and at least n - 1."""
+        """How many positions of a row pieces of `n` ids take; int [...] to int [...], never decreasing in n."""
 
-    def longest(self, length: int) -> int:
-        """The largest n with slots(n) <= `length` positions.
-
-        Raises:
-          UserError: the vocabulary lacks tokens that pieces of so many ids need.
-          ValueError: a row of `length` has no room for the shortest piece.
-        """
-        n = length + 1
-        while n >= self.shortest and int(self.slots(np.asarray(n))) > length:
-            n -= 1
-        if n < self.shortest:
-            raise ValueError(f"a row of {length} positions holds no piece of {self.shortest} ids")
-        return n
+    def check(self, length: int) -> None:
+        """Raises UserError where pieces that fill a row of `length` positions need tokens that the vocabulary lacks."""
+        del length  # most need none
 
     @abc.abstractmethod
     def piece(self, ids: np.ndarray, trained: np.ndarray | None, rng: np.random.Generator | None) -> Piece:
         """The arrays of one piece, each [slots(n)].
 
         Args:
-          ids: int32 [n], n >= `shortest`.
+          ids: int32 [n], at least 2 (`ptft_jax.data.packing.LEAST`).
           trained: bool [n], the ids that are to be learned; None = all.
           rng: needed where `random`.
 

@@ -14,7 +14,6 @@ from ptft_jax.data.builders.base import Builder, Piece, shifted
 class Causal(Builder):
     """Every id but the first is the target of the one before it."""
 
-    shortest: ClassVar[int] = 2
     overlap: ClassVar[int] = 1
 
     def slots(self, n: np.ndarray) -> np.ndarray:

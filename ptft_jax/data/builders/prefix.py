@@ -15,10 +15,9 @@ class Prefix(Builder):
     """Next-token targets after a prefix (Raffel et al. 2020, section 3.2.1; Dong et al. 2019).
 
     The prefix is what comes before the first trained id. Where nothing does, as in plain text, the piece is split at a
-    random place, every place between two ids being as likely (Raffel et al. 2020, section 3.1.1 and table 3).
+    random place, every place between two ids being as likely (Raffel et al. 2020, section 3.3.1).
     """
 
-    shortest: ClassVar[int] = 2
     overlap: ClassVar[int] = 1
     random: ClassVar[bool] = True
 

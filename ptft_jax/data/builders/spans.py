@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ptft_jax.data import packing
 from ptft_jax.data.builders.base import Builder, Piece
 from ptft_jax.data.builders.prefix import with_prefix
 from ptft_jax.data.tokenizers import Tokenizer
@@ -18,9 +19,9 @@ SENTINEL = "<extra_id_{}>"
 
 @dataclasses.dataclass(frozen=True)
 class SpanCorruption(Builder):
-    """Replaces spans by sentinels and learns what they stood for (Raffel et al. 2020, section 3.1.4), in one row of a
-    prefix language model (Tay et al. 2022, "UL2", section 3.1.2): the corrupted text is the prefix; then come, and are
-    learned, each sentinel with its span, and the end-of-text token, at which generation stops.
+    """Replaces spans by sentinels and learns what they stood for (Raffel et al. 2020, sections 3.1.4 and 3.3.4), in one
+    row of a prefix language model (as UL2's decoder-only form, Tay et al. 2022): the corrupted text is the prefix; then
+    come, and are learned, each sentinel with its span, and the end-of-text token, at which generation stops.
 
     The number of corrupted ids and of spans follows from the length of a piece; their places are random. All ways to divide
     the corrupted ids among the spans, and the others among what is between them, are equally likely; a piece starts with
@@ -38,7 +39,7 @@ class SpanCorruption(Builder):
     density: float = 0.15
     mean_span: float = 3.0
 
-    shortest: ClassVar[int] = 2
+    kinds: ClassVar[tuple[str, ...]] = ("text", "tokens")
     random: ClassVar[bool] = True
 
     def counts(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,9 +53,8 @@ class SpanCorruption(Builder):
         # Each span's sentinel is there twice, and an end is added; the last id is a target only.
         return np.asarray(n) + 2 * self.counts(n)[1]
 
-    def longest(self, length: int) -> int:
-        n = super().longest(length)
-        need = int(self.counts(np.asarray(n))[1])
+    def check(self, length: int) -> None:
+        need = int(self.counts(np.asarray(packing.longest(self.slots, length)))[1])
         if need > len(self.sentinels):
             first, last = SENTINEL.format(0), SENTINEL.format(need - 1)
             raise UserError(
@@ -62,7 +62,6 @@ class SpanCorruption(Builder):
                 f"and the tokenizer has {len(self.sentinels)} of them; add the missing: config.tokenizer.add="
                 f"tuple(f'<extra_id_{{i}}>' for i in range({len(self.sentinels)}, {need}))"
             )
-        return n
 
     def mask(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """bool [n]: the ids that are corrupted."""
@@ -94,8 +93,12 @@ def _divided(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
     return np.diff(np.concatenate([[0], cuts, [total]]))
 
 
-def build(objective: Any, tokenizer: Tokenizer) -> SpanCorruption:
-    """The builder of `config.objective`, with the sentinels that the tokenizer has; `longest` says whether they suffice."""
+def sentinels(tokenizer: Tokenizer) -> dict[int, str]:
+    """Id -> text of the sentinels that the tokenizer has, first to last, up to the first that is missing."""
     names = itertools.takewhile(tokenizer.special.__contains__, map(SENTINEL.format, itertools.count()))
-    sentinels = tuple(tokenizer.special[name] for name in names)
-    return SpanCorruption(sentinels, tokenizer.end_id, objective.noise_density, objective.mean_span)
+    return {tokenizer.special[name]: name for name in names}
+
+
+def build(objective: Any, tokenizer: Tokenizer) -> SpanCorruption:
+    """The builder of `config.objective`, with the sentinels that the tokenizer has; `check` says whether they suffice."""
+    return SpanCorruption(tuple(sentinels(tokenizer)), tokenizer.end_id, objective.noise_density, objective.mean_span)

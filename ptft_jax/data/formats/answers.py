@@ -40,7 +40,7 @@ class AnswersEncoder(Encoder):
         own = self.asks_for_template is True or (self.asks_for_template and tokenizer.chat_template is not None)
         self.template: Template | None = None
         if template or own:
-            self.template = chat.template(tokenizer, template or None, "data.template")
+            self.template = chat.template(tokenizer, template or None, "data.template", turns.DAY)
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -135,7 +135,7 @@ class MessagePairEncoder(AnswersEncoder):
         for record, where in zip(records, wheres):
             prompt, answer = (self._side(record, what, where) for what in ("prompt", "completion"))
             if not self.train_on.everything:
-                prompt = [{**message, "train": False} for message in prompt]
+                prompt = context(prompt)
             conversations.append(self.conversation(prompt + answer, record, where))
         return self.conversations(conversations)
 
@@ -144,6 +144,13 @@ class MessagePairEncoder(AnswersEncoder):
 
     def texts(self, record: Record, where: str = "record") -> list[str]:
         return self.message_texts(self._side(record, "prompt", where) + self._side(record, "completion", where), where)
+
+
+def context(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages as such that are not learned, whatever they say of that."""
+    return [
+        {key: value for key, value in message.items() if key != "weight"} | {"train": False} for message in messages
+    ]
 
 
 def turn(role: str, content: str) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_ids(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(type(v) is int for v in value)
+    return isinstance(value, (list, tuple)) and all(type(v) is int for v in value[:1000])
 
 
 def _is_label(value: Any) -> bool:
@@ -140,7 +140,9 @@ USUAL = frozenset(name for layout in LAYOUTS for names in layout.usual for name 
 OPTIONS = ("format", "classes", "assistant_first", *COLUMNS)
 
 
-def choose(records: Sequence[Record], options: Mapping[str, str], where: Callable[[int], str]) -> Format:
+def choose(
+    records: Sequence[Record], options: Mapping[str, str], where: Callable[[int], str], like: Format | None = None
+) -> Format:
     """The format of records, by their columns and what the options of the source reference say.
 
     Args:
@@ -149,6 +151,7 @@ def choose(records: Sequence[Record], options: Mapping[str, str], where: Callabl
         `classes` are names of classes joined by commas, in their numbers' order (by default sorted); `assistant_first` is
         yes where conversations may start with the assistant.
       where: index -> the place of a record.
+      like: the format of the source's train split, when this is another split: it is that, classes included.
 
     Raises:
       UserError: no format, or not the one that is asked for, fits the first records; a record that differs from those
@@ -157,6 +160,12 @@ def choose(records: Sequence[Record], options: Mapping[str, str], where: Callabl
     if not len(records):
         raise UserError("no records: which format they have cannot be told")
     sample = [records[i] for i in range(min(FIRST, len(records)))]
+    if like is not None:
+        layout = next(layout for layout in LAYOUTS if layout.name == like.name)
+        for index, record in enumerate(sample):
+            if reason := _bad(layout, record, like.columns):
+                raise UserError(f"{where(index)}: {reason}, while the train split has the format {like.describe()}")
+        return like
     named = {what: options[what] for what in COLUMNS if what in options}
     for what, column in named.items():
         if not any(column in record for record in sample) and not _later(records, what, column):
@@ -170,13 +179,16 @@ def choose(records: Sequence[Record], options: Mapping[str, str], where: Callabl
     if not fitting or any(first is not fitting[0][0] for first in firsts):
         raise UserError(_misfit(candidates, sample, firsts, named, where))
     layout, columns = fitting[0]
+    classes: tuple[str, ...] = ()
+    if layout.kind == "classification":
+        classes = _classes(records, columns["label"], options.get("classes"), sample)
     kinds = dict.fromkeys(other.name for other, _ in fitting[1:])
     seen = dict.fromkeys(column for record in sample for column in record)
     return Format(
         layout.kind,
         layout.name,
         columns,
-        _classes(records, columns["label"], options.get("classes"), sample) if layout.kind == "classification" else (),
+        classes,
         tuple(column for column in seen if column not in columns.values()),
         tuple(kinds),
         {

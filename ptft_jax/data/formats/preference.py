@@ -10,7 +10,7 @@ import numpy as np
 
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.formats import messages as messages_
-from ptft_jax.data.formats.answers import AnswersEncoder, turn
+from ptft_jax.data.formats.answers import AnswersEncoder, context, turn
 from ptft_jax.data.formats.base import Record
 from ptft_jax.data.turns import ASSISTANT, Conversation
 from ptft_jax.errors import UserError
@@ -72,10 +72,7 @@ class MessagePreferenceEncoder(AnswersEncoder):
 
     def _pair(self, record: Record, where: str) -> tuple[Conversation, ...]:
         sides, shared = self._messages(record, where)
-        marked = [
-            [{**message, "train": False} if i < shared else message for i, message in enumerate(side)] for side in sides
-        ]
-        return tuple(self.conversation(side, record, where) for side in marked)
+        return tuple(self.conversation(context(side[:shared]) + side[shared:], record, where) for side in sides)
 
     def _messages(self, record: Record, where: str) -> tuple[tuple[list, ...], int]:
         """Both conversations, whole, and how many messages they share."""

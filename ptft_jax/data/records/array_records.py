@@ -52,6 +52,7 @@ class ArrayRecordFile:
                 raise UserError(f"{self.name}: damaged: {str(e).splitlines()[0][:300]}") from e
             for number, data in enumerate(read, start):
                 yield Found(0, 0, number, self.parse(strict, data))
+        self._file.check()
 
     def open(self) -> _Reader:
         return _Reader(self._file, self._reader(), self)

@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ptft_jax.data import cache
@@ -72,19 +72,16 @@ class File:
         except OSError as e:
             raise UserError(f"{name}: cannot be read: {e.strerror or e}") from e
         if path.suffix in COMPRESSED and stat.st_size:
-            plain = _decompressed(path, name, digest)
+            plain = _decompressed(cls(name, path, digest, Stamp.of(stat)))
             if not plain.stat().st_size and not empty:
                 raise UserError(f"{name}: the file is empty")
             return cls(name, plain, digest, None)
         return cls(name, path, digest, None if copied else Stamp.of(stat))
 
-    def check(self, descriptor: int) -> None:
-        """Raises UserError if the open file is not the one that the digest is of."""
-        if self.stamp and Stamp.of(os.fstat(descriptor)) != self.stamp:
-            raise self.changed()
-
-    def changed(self) -> UserError:
-        return UserError(f"{self.name}: the file changed while it was read; start again when nothing writes to it")
+    def check(self, descriptor: int | None = None) -> None:
+        """Raises UserError if the file (the open one, or the one that has its name) is not what the digest is of."""
+        if self.stamp and Stamp.of(os.stat(self.path if descriptor is None else descriptor)) != self.stamp:
+            raise UserError(f"{self.name}: the file changed while it was read; start again when nothing writes to it")
 
 
 class Descriptor:
@@ -132,32 +129,47 @@ def content_digest(path: pathlib.Path, name: str) -> str:
     return found
 
 
-def _decompressed(path: pathlib.Path, name: str, digest: str) -> pathlib.Path:
-    plain = cache.root() / "decompressed" / f"{digest}{pathlib.Path(path.stem).suffix}"
+def _decompressed(file: File) -> pathlib.Path:
+    path = file.path
+    plain = cache.root() / "decompressed" / f"{file.digest}{pathlib.Path(path.stem).suffix}"
     if plain.exists():
         return plain
 
-    def write(temporary: pathlib.Path) -> None:
-        with _decompressor(path) as source, open(temporary, "wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-
     import zstandard
+
+    def write(temporary: pathlib.Path) -> None:
+        (_gunzip if path.suffix == ".gz" else _unzstd)(path, temporary)
+        file.check()
 
     try:
         cache.write_atomic(plain, write)
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as e:  # gzip's BadGzipFile is an OSError
-        raise UserError(f"{name}: cannot be decompressed: {e}") from e
+        raise UserError(f"{file.name}: cannot be decompressed: {e}") from e
     return plain
 
 
-def _decompressor(path: pathlib.Path):
-    if path.suffix == ".gz":
-        import gzip
+def _gunzip(path: pathlib.Path, to: pathlib.Path) -> None:
+    import gzip
 
-        return gzip.open(path, "rb")
+    with gzip.open(path, "rb") as source, open(to, "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _unzstd(path: pathlib.Path, to: pathlib.Path) -> None:
+    """Frame by frame, for the readers of whole files that zstandard offers take one that is cut short for complete."""
     import zstandard
 
-    return zstandard.open(path, "rb", dctx=zstandard.ZstdDecompressor())
+    decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
+    frame = None
+    with open(path, "rb") as source, open(to, "wb") as target:
+        while data := source.read(1 << 20):
+            while data:
+                frame = frame or decompressor.decompressobj()
+                target.write(frame.decompress(data))
+                data = frame.unused_data if frame.eof else b""
+                frame = None if frame.eof else frame
+    if frame:
+        raise EOFError("the file is cut short")
 
 
 def suffix(name: str) -> str:
@@ -237,8 +249,7 @@ def _local_listing(name: str) -> tuple[str, list[str]]:
     if path.is_file():
         return "file", [name]
     if path.is_dir():
-        inside = sorted(p for p in path.rglob("*") if not any(c.startswith(".") for c in p.relative_to(path).parts))
-        return "folder", [str(p) for p in inside if p.is_file()]
+        return "folder", sorted(_walk(path))
     if glob.has_magic(name):
         matched = sorted(m for m in glob.glob(str(path), recursive=True) if os.path.isfile(m))
         if matched:
@@ -246,9 +257,24 @@ def _local_listing(name: str) -> tuple[str, list[str]]:
     return "none", [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
 
 
+def _walk(path: pathlib.Path) -> Iterator[str]:
+    """The files in a folder, also behind links; not those that are hidden, or in a hidden folder."""
+    seen = set()
+    for folder, inside, names in os.walk(path, followlinks=True):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder that holds it
+            inside.clear()
+            continue
+        seen.add(real)
+        yield from (os.path.join(folder, name) for name in names if not name.startswith("."))
+
+
 def _split_of(name: str, base: str) -> str | None:
     """By the outermost folder that is called after a split, else by the file."""
-    inside = name[len(base) :] if name.startswith(base) else name
+    if not remote.is_url(base):
+        base = str(pathlib.Path(base).expanduser())  # as the names of files in it are spelled
+    inside = name[len(base) :] if base != "." else name
     parts = [part for part in inside.split("/") if part]
     return next((split for split in map(canonical_split, parts) if split), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import struct
@@ -61,11 +62,24 @@ class Shard(Protocol):
         ...
 
 
-class Index(NamedTuple):
-    """rows: [records] of `ROW`, memory-mapped; skipped: the broken records, places without the name of the shard."""
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """What one pass over a shard found.
 
-    rows: np.ndarray
+    Attributes:
+      count: of the records that can be read.
+      skipped: of those that cannot; places without the name of the shard.
+    """
+
+    count: int
     skipped: Skipped
+    _kept: pathlib.Path | np.ndarray
+
+    def rows(self) -> np.ndarray:
+        """[count] of `ROW`. Memory-mapped, which keeps a file open for as long as something refers to it."""
+        if isinstance(self._kept, np.ndarray):
+            return self._kept
+        return np.memmap(self._kept, ROW, "r") if self.count else np.empty(0, ROW)
 
 
 def of(shard: Shard, id_column: str | None, forgiving: bool) -> Index:
@@ -85,19 +99,18 @@ def of(shard: Shard, id_column: str | None, forgiving: bool) -> Index:
 
             cache.write_atomic(path, write)
         count, first = json.loads(path.with_name("skipped.json").read_text())
-        index = Index(_load(path), Skipped(count, first))
+        index = Index(path.stat().st_size // ROW.itemsize, Skipped(count, first), path)
     else:
         with tempfile.NamedTemporaryFile() as temporary:
             skipped = _scan(shard, id_column, forgiving, pathlib.Path(temporary.name))
-            index = Index(np.array(_load(pathlib.Path(temporary.name))), skipped)
-    if index.skipped.count and not forgiving:
-        raise UserError(f"{shard.name}, {index.skipped.first[0]}{HINT}")
-    if not len(index.rows):
-        raise UserError(
-            f"{shard.name}: none of its {index.skipped.count} records can be read; the first is {index.skipped.first[0]}"
-            if index.skipped.count
-            else f"{shard.name}: holds no record"
-        )
+            rows = np.fromfile(temporary.name, ROW)
+        index = Index(len(rows), skipped, rows)
+    skipped = index.skipped
+    if skipped.count and not forgiving:
+        raise UserError(f"{shard.name}, {skipped.first[0]}{HINT}")
+    if not index.count:
+        none = f"none of its {skipped.count} records can be read; the first is {(skipped.first or [''])[0]}"
+        raise UserError(f"{shard.name}: {none if skipped.count else 'holds no record'}")
     return index
 
 
@@ -116,7 +129,3 @@ def _scan(shard: Shard, id_column: str | None, forgiving: bool, path: pathlib.Pa
                     raise UserError(f"{shard.name}, {place}: {e}{HINT}") from None
                 skipped.add(place, str(e))
     return skipped
-
-
-def _load(path: pathlib.Path) -> np.ndarray:
-    return np.memmap(path, ROW, "r") if path.stat().st_size else np.empty(0, ROW)

@@ -46,7 +46,8 @@ class ParquetFile:
                 for record in records(batch):
                     yield Found(0, 0, number, record)
                     number += 1
-        except (OSError, ValueError) as e:  # pyarrow's errors are these
+            self._file.check()
+        except (OSError, ValueError, KeyError, NotImplementedError) as e:  # pyarrow's errors are these
             raise UserError(f"{self.name}: cannot be read as Parquet: {e}") from e
 
     def open(self) -> _Reader:
@@ -83,9 +84,9 @@ class _Reader:
     def _group(self, group: int) -> Any:
         with self._lock:
             if group not in self._groups:
-                self._descriptor.check()
                 columns = self._columns and list(self._columns)
                 self._groups[group] = self._parquet.read_row_group(group, columns=columns)
+                self._descriptor.check()
                 while len(self._groups) > _GROUPS:
                     self._groups.popitem(last=False)
             self._groups.move_to_end(group)

@@ -16,7 +16,7 @@ _MARKS = (
     "ETag", "etag", "checksum", "md5Hash", "crc32c", "generation", "VersionId", "version_id",
     "mtime", "LastModified", "last_modified", "updated", "created",
 )  # fmt: skip
-_DRIVERS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
+_EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}  # of ours, that install the driver of a protocol
 
 
 def is_url(name: str) -> bool:
@@ -105,8 +105,8 @@ def _system(url: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(url)
     except ImportError as e:
-        package = _DRIVERS.get(protocol)
-        install = f"install it with: pip install {package}" if package else str(e)
+        extra = _EXTRAS.get(protocol)
+        install = f"install it with: pip install 'ptft_jax[{extra}]'" if extra else str(e)
         raise UserError(f"{url}: reading {protocol}:// needs a package that is not installed; {install}") from e
     except ValueError as e:
         if protocol in fsspec.available_protocols():

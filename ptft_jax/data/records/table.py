@@ -30,13 +30,16 @@ class Table:
         self._shards = list(shards)
         forgiving = broken == "skip"
         self._indexes = [indexes.of(shard, reference.id_column, forgiving) for shard in self._shards]
-        self._ends = list(itertools.accumulate(len(index.rows) for index in self._indexes))
+        self._ends = list(itertools.accumulate(index.count for index in self._indexes))
         self.skipped = Skipped()
         for shard, index in zip(self._shards, self._indexes):
             self.skipped.count += index.skipped.count
             room = Skipped.MOST - len(self.skipped.first)
             self.skipped.first += [f"{shard.name}, {place}" for place in index.skipped.first[:room]]
-        self._open = functools.lru_cache(_OPEN)(lambda shard: self._shards[shard].open())
+        # Without a reference to self: what is open is closed as soon as nothing refers to the table.
+        opened, indexed = self._shards, self._indexes
+        self._open = functools.lru_cache(_OPEN)(lambda shard: opened[shard].open())
+        self._rows = functools.lru_cache(_OPEN)(lambda shard: indexed[shard].rows())
         self._chosen: np.ndarray | None = None  # positions of this split's records; None = all
         repeated = self._repeated_ids(forgiving)
         if len(repeated):
@@ -62,7 +65,8 @@ class Table:
 
     def digests(self) -> np.ndarray:
         """uint64 [records, 2]: equal rows for equal records."""
-        both = np.concatenate([np.stack([i.rows["high"], i.rows["low"]], axis=1) for i in self._indexes])
+        parts = (index.rows() for index in self._indexes)
+        both = np.concatenate([np.stack([rows["high"], rows["low"]], axis=1) for rows in parts])
         return both if self._chosen is None else both[self._chosen]
 
     def keep(self, chosen: np.ndarray) -> None:
@@ -84,7 +88,7 @@ class Table:
 
     def _row(self, position: int) -> tuple[int, np.void]:
         shard = bisect.bisect_right(self._ends, position)
-        rows = self._indexes[shard].rows
+        rows = self._rows(shard)
         return shard, rows[position - self._ends[shard] + len(rows)]
 
     def _place(self, position: int) -> str:
@@ -94,7 +98,9 @@ class Table:
     def _repeated_ids(self, forgiving: bool) -> np.ndarray:
         """Positions of the records whose id an earlier one has."""
         column = self._parsed.id_column
-        ids = np.concatenate([index.rows["id"] for index in self._indexes])
+        ids = np.concatenate([np.array(index.rows()["id"]) for index in self._indexes])
+        if not ids.any():
+            return np.empty(0, np.int64)
         order = np.argsort(ids, kind="stable")
         ids = ids[order]
         again = np.flatnonzero((ids[1:] == ids[:-1]) & (ids[1:] != 0)) + 1

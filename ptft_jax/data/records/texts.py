@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
+import json
 import operator
 import zlib
-from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import assets
+from ptft_jax.data import assets, cache
 from ptft_jax.data.records import files, table, values
 from ptft_jax.data.records.base import Record, Skipped
 from ptft_jax.data.records.reference import SPLITS, Reference
@@ -29,11 +30,13 @@ class Document:
     Attributes:
       place: the file or title, for messages.
       digest: of the text.
+      order: number made of the text, which decides on what side it falls.
     """
 
     name: str
     place: str
     digest: bytes
+    order: int
     text: str | None = None
     file: files.File | None = None
     start: int = 0
@@ -46,12 +49,11 @@ class Document:
 
 
 class Documents:
-    """A split of texts. Implements `Records`; pickled as its name, and opened again where it is unpickled."""
+    """A split of texts. Implements `Records`."""
 
-    def __init__(self, arguments: tuple[str, str, float, str], documents: list[Document]):
-        self.reference = arguments[0]
+    def __init__(self, reference: str, documents: list[Document]):
+        self.reference = reference
         self.skipped = Skipped()
-        self._arguments = arguments
         self._documents = documents
 
     @property
@@ -72,11 +74,6 @@ class Documents:
         """Leaves only the documents at these indices."""
         self._documents = [self._documents[i] for i in chosen]
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        from ptft_jax.data.records import opening
-
-        return opening.reopen, (*self._arguments, self.fingerprint)
-
 
 def open_split(reference: Reference, split: str, held_out: float, broken: str) -> Documents:
     """The documents of a split, see `opening.open_records`.
@@ -90,13 +87,12 @@ def open_split(reference: Reference, split: str, held_out: float, broken: str) -
         own = files.find(reference, SUFFIXES, by_name=False)
         missing = [s for s in SPLITS if s not in own]
         divided = bool(missing) and split in ("train", *missing)
-        documents = [_document(reference, name) for name in own["train" if divided else split]]
-        _refuse_empty(documents)
+        documents = _documents(own["train" if divided else split])
         if divided:
             documents = _divide(reference, documents, missing, held_out)[split]
     if not documents:
         raise reference.error(f"the {split} split has no text")
-    found = Documents((reference.text, split, held_out, broken), documents)
+    found = Documents(reference.text, documents)
     table.limit(reference, split, found)
     return found
 
@@ -106,25 +102,37 @@ def _embedded(reference: Reference, split: str) -> list[Document]:
     if name not in EMBEDDED[kind]:
         raise reference.error(f"{kind} has {', '.join(EMBEDDED[kind])}{nearest(name, EMBEDDED[kind])}")
     pairs = (assets.shakespeare if kind == "shakespeare" else assets.stdlib)(name, split)
-    return [Document(title, f"{kind}:{name}, {title}", _digest(text), text) for title, text in pairs]
+    return [Document(title, f"{kind}:{name}, {title}", _digest(text), 0, text) for title, text in pairs]
 
 
-def _document(reference: Reference, name: str) -> Document:
-    file = files.File.open(name, empty=True)
+def _documents(names: list[str]) -> list[Document]:
+    """The files, each whole. They are read once; what is to be known of them is then in the cache."""
+    opened = [files.File.open(name, empty=True) for name in names]
+    path = cache.root() / "texts" / cache.digest("texts-1", *(file.digest for file in opened))
+    if not path.exists():
+        read = [_read(file) for file in opened]
+        empty = [file.name for file, text in zip(opened, read) if text is None]
+        if empty:
+            raise UserError(f"empty files:{listed(empty)}")
+        cache.write_atomic(path, lambda temporary: temporary.write_text(json.dumps(read)))
+    known = json.loads(path.read_text())
+    return [
+        Document(file.name, file.name, bytes.fromhex(digest), order, file=file, end=size)
+        for file, (digest, order, size) in zip(opened, known)
+    ]
+
+
+def _read(file: files.File) -> tuple[str, int, int] | None:
+    """Digest, place in the order of division and size of a text, None if there is none in it."""
     data = file.path.read_bytes()
-    refuse_binary(data, name)
+    file.check()
+    refuse_binary(data, file.name)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
-        raise UserError(f"{name}: not UTF-8 text at byte {e.start} (line {line}); convert it first") from None
-    return Document(name, name, _digest(text), file=file, end=len(data) if text.strip() else 0)
-
-
-def _refuse_empty(documents: list[Document]) -> None:
-    empty = [d.name for d in documents if not d.end]
-    if empty:
-        raise UserError(f"empty files:{listed(empty)}")
+        raise UserError(f"{file.name}: not UTF-8 text at byte {e.start} (line {line}); convert it first") from None
+    return (_digest(text).hex(), zlib.crc32(data), len(data)) if text.strip() else None
 
 
 def _digest(text: str) -> bytes:
@@ -138,15 +146,18 @@ def _divide(
     """Train from the front, then the missing splits: by whole documents where there are enough, else by text."""
     # In an order made of the texts themselves, so that file names (dates, topics) do not decide what is held out; and
     # by different texts, so that equal ones stay together.
-    keys = {d.digest: zlib.crc32(d.read().encode()) for d in documents}
+    keys = {d.digest: d.order for d in documents}
     order = sorted(keys, key=lambda digest: (keys[digest], digest))
     held = round(len(order) * share)
     if not held:
         return _cut(reference, documents, missing, share)
     splits: dict[str, list[Document]] = {"train": [], **{name: [] for name in missing}}
+    alike = collections.defaultdict(list)
+    for document in documents:
+        alike[document.digest].append(document)
     names = ["train"] * (len(order) - held * len(missing)) + [name for name in missing for _ in range(held)]
     for digest, name in zip(order, names):
-        splits[name] += [d for d in documents if d.digest == digest]
+        splits[name] += alike[digest]
     return splits
 
 

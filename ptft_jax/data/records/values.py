@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import hashlib
 import json
+import uuid
 from typing import Any
+
+import numpy as np
 
 from ptft_jax.data.records.base import Record
 
@@ -24,12 +29,6 @@ class Broken(Exception):
 def plain(value: Any, column: str) -> Any:
     """A value of other libraries' types as one of JSON's: bytes are decoded, arrays become lists, dates and decimals
     the text that names them. Raises Broken for bytes that are not UTF-8 text, and for types that JSON has nothing for."""
-    import datetime
-    import decimal
-    import uuid
-
-    import numpy as np
-
     if value is None or isinstance(value, (str, bool, int, float)):
         return value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bytes):

@@ -25,7 +25,7 @@ def main() -> None:
     from rich.console import Console
 
     from ptft_jax.data import pipeline, statistics
-    from ptft_jax.reporting.progress import as_table
+    from ptft_jax.reporting.progress import as_table, turned
 
     chosen = selected.load()
     c, data = chosen.config, chosen.config.data
@@ -51,7 +51,7 @@ def main() -> None:
         out.print(f"{reference}: {description}", markup=False)
     for name, title in (("lengths", "tokens an example"), ("content", "content"), ("mixture", "mixture")):
         if report.get(name):
-            out.print(as_table(title, report[name]))
+            out.print(as_table(title, turned(report[name], "source")))
     for reference, rows in report["control_tokens"].items():
         if rows:
             out.print(as_table(f"control tokens of {reference}", rows))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import zstandard
 
 from ptft_jax.data.records import open_records, parse
 from ptft_jax.errors import UserError
@@ -138,6 +139,12 @@ def test_a_broken_row(cache, tmp_path, row, words):
         ("x.jsonl.gz", gzip.compress(writing.lines(GOOD))[:-12], "x.jsonl.gz: cannot be decompressed"),
         ("x.jsonl.gz", gzip.compress(b""), "x.jsonl.gz: the file is empty"),
         ("x.jsonl.zst", b"not zstd", "x.jsonl.zst: cannot be decompressed"),
+        (
+            "x.jsonl.zst",
+            zstandard.compress(writing.lines(GOOD))[:-1],
+            "x.jsonl.zst: cannot be decompressed: .*cut short",
+        ),
+        ("x.jsonl.zst", zstandard.compress(writing.lines(GOOD)) * 2 + b"junk", "x.jsonl.zst: cannot be decompressed"),
         ("x.parquet", b"PAR1 no", "x.parquet: not a Parquet file"),
         ("x.array_record", b"no", "x.array_record: not an ArrayRecord file"),
     ],
@@ -202,7 +209,9 @@ def test_repeated_ids(cache, tmp_path, kind):
     (folder / f"a{suffix}").write_bytes(encode(rows[:10]))
     (folder / f"b{suffix}").write_bytes(encode(rows[10:]))
     places = {"jsonl": (4, 3), "csv": (5, 4), "parquet": (3, 2)}[kind]
-    words = f"b{suffix}, [a-z]+ {places[1]}: the id '3' is that of .*a{suffix}, [a-z]+ {places[0]} too.*data.broken=skip"
+    words = (
+        f"b{suffix}, [a-z]+ {places[1]}: the id '3' is that of .*a{suffix}, [a-z]+ {places[0]} too.*data.broken=skip"
+    )
     with pytest.raises(UserError, match=words):
         load(f"{kind}:{folder}")
     parts = writing.opened(f"{kind}:{folder}", broken="skip")
@@ -244,6 +253,29 @@ def test_a_file_that_changes_while_it_is_read(cache, tmp_path, replace):
             pickle.loads(pickled)
         assert load(reference).fingerprint != first
         path.write_bytes(writing.lines(GOOD))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "list", "gz", "csv", "parquet", "arrayrecord", "text"])
+def test_a_file_that_changes_while_it_is_indexed(cache, tmp_path, monkeypatch, kind):
+    """Nothing of it is kept under the digest of what it was."""
+    from ptft_jax.data.records import files
+
+    if kind == "text":
+        (tmp_path / "text").mkdir()
+        (tmp_path / "text" / "a.txt").write_text("a\nb\nc\n")
+    reference = f"text:{tmp_path}/text" if kind == "text" else writing.write(kind, tmp_path, train=GOOD)
+    (file,) = (tmp_path / kind).iterdir()
+    real = files.content_digest
+
+    def digest(path, name):
+        found = real(path, name)
+        file.write_bytes(file.read_bytes())  # the same, but that is not known
+        return found
+
+    monkeypatch.setattr(files, "content_digest", digest)
+    with pytest.raises(UserError, match=f"{file.name}: the file changed while it was read"):
+        load(reference)
+    assert not [path for path in cache.rglob("*") if path.is_file() and path.parent.name != "digests"]
 
 
 def test_a_changed_file_is_noticed_whatever_is_remembered(cache, tmp_path, monkeypatch):
@@ -356,5 +388,7 @@ def test_bad_hugging_face_datasets(cache, tmp_path, monkeypatch):
         raise ConnectionError(f"Couldn't reach {name} {config}")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(UserError, match="cannot be loaded from the hub.*ConnectionError: Couldn't reach some/name part"):
+    with pytest.raises(
+        UserError, match="cannot be loaded from the hub.*ConnectionError: Couldn't reach some/name part"
+    ):
         load("hf:some/name:part")

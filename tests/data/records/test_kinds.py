@@ -3,8 +3,10 @@
 import concurrent.futures
 import json
 import multiprocessing
+import os
 import pickle
 import random
+import resource
 import subprocess
 import sys
 import tracemalloc
@@ -136,6 +138,28 @@ def test_several_files_are_one_sequence(cache, tmp_path):
     assert one.fingerprint == parts["test"].fingerprint
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_more_files_than_may_be_open(cache, tmp_path, kind):
+    """And behind a link, in a folder that links to one around it."""
+    _, suffix, encode = writing.FILES[kind]
+    real, named = tmp_path / "real", tmp_path / "named"
+    real.mkdir()
+    named.mkdir()
+    for i in range(120):
+        (real / f"{i:03}{suffix}").write_bytes(encode([{"id": i}]))
+    (named / "link").symlink_to(real)
+    (real / "loop").symlink_to(named)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 70, hard))
+    try:
+        found = []
+        for split in writing.SPLITS:  # what one leaves open is closed before the next
+            found += [record["id"] for record in open_records(f"{kind}:{named}", split, held_out=0.1)]
+        assert sorted(found) == list(range(120))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "arrayrecord", "hf", "tfds"])
 def test_threads_and_other_processes_read_the_same(cache, tmp_path, kind):
     reference = writing.write(kind, tmp_path, train=numbered(200))
@@ -206,6 +230,26 @@ def test_columns_can_be_chosen(cache, tmp_path):
         assert list(open_records(f"{reference}?columns=text,id", "train", held_out=0.1)) == [
             {"text": str(i), "id": i} for i in range(9)
         ]
+
+
+def test_types_that_arrow_has_and_json_has_not(cache, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "typed").mkdir()
+    typed = {
+        "map": pa.array([[("a", 1), ("b", 2)]], pa.map_(pa.string(), pa.int32())),
+        "word": pa.array(["é"], pa.dictionary(pa.int8(), pa.large_string())),
+        "time": pa.array([0], pa.timestamp("s", "UTC")),
+        "half": pa.array([0.5], pa.float16()),
+        "fixed": pa.array([[1, 2]], pa.list_(pa.uint8(), 2)),
+    }
+    for split in writing.SPLITS:
+        pq.write_table(pa.table(typed), tmp_path / "typed" / f"{split}.parquet")
+    (found,) = open_records(f"parquet:{tmp_path}/typed", "train", held_out=0.1)
+    time = "1970-01-01T00:00:00+00:00"
+    assert found == {"map": {"a": 1, "b": 2}, "word": "é", "time": time, "half": 0.5, "fixed": [1, 2]}
+    assert [type(value) for value in found.values()] == [dict, str, str, float, list]
 
 
 def test_dates_and_decimals_are_their_texts(cache, tmp_path):

@@ -40,7 +40,9 @@ def test_a_remote_folder_of_a_dataset(bucket, tmp_path):
     bucket.put(str(tmp_path / "hf"), "/saved", recursive=True)
     for _ in range(2):
         parts = writing.opened("hf:memory://saved")
-        assert {s: p.fingerprint for s, p in parts.items()} == {s: p.fingerprint for s, p in writing.opened(local).items()}
+        assert {s: p.fingerprint for s, p in parts.items()} == {
+            s: p.fingerprint for s, p in writing.opened(local).items()
+        }
     with pytest.raises(UserError, match="memory://saver: no such folder"):
         open_records("hf:memory://saver", "train", held_out=0.1)
 
@@ -112,15 +114,18 @@ def test_an_unreadable_bucket(bucket, monkeypatch, method):
         raise PermissionError("403: the account has no access\nmore")
 
     monkeypatch.setattr(type(bucket), method, refuse)
-    words = "memory://x.jsonl: cannot be read \\(PermissionError: 403: the account has no access\\); check .*credentials"
+    words = (
+        "memory://x.jsonl: cannot be read \\(PermissionError: 403: the account has no access\\); check .*credentials"
+    )
     with pytest.raises(UserError, match=words):
         open_records("jsonl:memory://x.jsonl", "train", held_out=0.1)
 
 
-@pytest.mark.parametrize("protocol, package", [("gs", "gcsfs"), ("s3", "s3fs")])
-def test_a_missing_driver(cache, monkeypatch, protocol, package):
+@pytest.mark.parametrize("protocol, package, extra", [("gs", "gcsfs", "gcs"), ("s3", "s3fs", "s3")])
+def test_a_missing_driver(cache, monkeypatch, protocol, package, extra):
     import sys
 
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=f"{protocol}://b/x.jsonl: .* not installed; install it with: pip install {package}"):
+    words = f"{protocol}://b/x.jsonl: .* not installed; install it with: pip install 'ptft_jax\\[{extra}\\]'"
+    with pytest.raises(UserError, match=words):
         open_records(f"jsonl:{protocol}://b/x.jsonl", "train", held_out=0.1)

@@ -84,10 +84,23 @@ def test_files_called_after_splits_are_those(cache, tmp_path):
     for i, layout in enumerate(layouts):
         parts = writing.opened(put(tmp_path / f"layout{i}", **layout))
         expected = [*range(10), *(range(30, 40) if len(layout) == 4 else ())]
-        assert numbers(parts["train"]) == expected or i == 3 and numbers(parts["train"]) == list(range(10))
+        assert numbers(parts["train"]) == expected
         assert numbers(parts["validation"]) == list(range(10, 20)) and numbers(parts["test"]) == list(range(20, 30))
         glob = writing.opened(f"jsonl:{tmp_path}/layout{i}/**/*.jsonl")
         assert {s: p.fingerprint for s, p in glob.items()} == {s: p.fingerprint for s, p in parts.items()}
+
+
+@pytest.mark.parametrize(
+    "spelled", ["~/data", "~/data/", "~/data/*.jsonl", "./data", "data/", "data/*", "../test/data", "."]
+)
+def test_folders_around_a_source_are_no_splits(cache, tmp_path, monkeypatch, spelled):
+    put(tmp_path / "test" / "data", a=0, b=10)
+    monkeypatch.setenv("HOME", str(tmp_path / "test"))
+    monkeypatch.chdir(tmp_path / "test" / ("data" if spelled == "." else ""))
+    assert [len(p) for p in writing.opened(f"jsonl:{spelled}").values()] == [16, 2, 2]
+    put(tmp_path / "test" / "data", a=0, b=10, train=0)
+    with pytest.raises(UserError, match="some files are called after a split"):
+        open_records(f"jsonl:{spelled}", "train", held_out=0.1)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +140,11 @@ def test_splits_that_make_no_sense(cache, tmp_path):
         ({"validation": 0, "test": 10}, "", "no file is called 'train'"),
         ({"a": 0, "b": 10}, "?validation=a.jsonl&test=b.jsonl", "every file belongs to validation or test"),
         ({"a": 0, "b": 10}, "?train=a.jsonl&test=?.jsonl", "a file belongs to more than one split"),
-        ({"train": 0, "val": 10, "b": 20}, "?validation=b.jsonl", "validation= names files, and others are called valid"),
+        (
+            {"train": 0, "val": 10, "b": 20},
+            "?validation=b.jsonl",
+            "validation= names files, and others are called valid",
+        ),
         ({"a": 0}, "/a.jsonl?train=a.jsonl", "train= names files in a folder, and the source is a single file"),
         ({"a": 0}, "?train=b.jsonl", "no such file or folder: .*/b.jsonl"),
     ]:
@@ -158,7 +175,9 @@ def test_the_first_examples(cache, tmp_path):
 
 def test_splits_of_datasets(cache, tmp_path):
     for kind in ("hf", "tfds"):
-        reference = writing.write(kind, tmp_path, train=texts(20), dev=texts(5, 20), test=texts(4, 30), extra=texts(3, 50))
+        reference = writing.write(
+            kind, tmp_path, train=texts(20), dev=texts(5, 20), test=texts(4, 30), extra=texts(3, 50)
+        )
         assert [len(p) for p in writing.opened(reference).values()] == [20, 5, 4]
         joint = "&" if "?" in reference else "?"
         parts = writing.opened(f"{reference}{joint}test=extra&validation=test")

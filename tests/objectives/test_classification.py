@@ -1,0 +1,141 @@
+"""Classes of whole rows: the loss beside its formula and torch, padding, and what the model must be."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from ptft_jax import config as configs
+from ptft_jax import objectives
+from ptft_jax.data import builders
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.errors import UserError
+from ptft_jax.model.transformer import Transformer
+from ptft_jax.objectives.classification import Classification
+from tests.helpers import SPEC, quiet_train, tiny_config
+
+BERT = dict(causal=False, norm_placement="post", embedding_norm=True, head="classes", classes=5, class_hidden=True)
+
+
+@pytest.fixture(scope="module")
+def built():
+    model = Transformer(dataclasses.replace(SPEC, init_std=0.3, **BERT))
+    return model, jax.jit(model.init)(jax.random.key(0))
+
+
+def rows(length=16, seed=0):
+    rng = np.random.default_rng(seed)
+    sizes = np.array([4, 9, 16, 1])
+    segments = (np.arange(16) < sizes[:, None]).astype(np.int32)
+    tokens = rng.integers(0, SPEC.vocab_size, (4, 16)).astype(np.int32) * segments
+    return {
+        "tokens": tokens[:, :length],
+        "segments": segments[:, :length],
+        "targets": np.array([0, 4, 2, 1], np.int32),
+        "weights": np.array([1, 1, 1, 0], np.float32),
+    }
+
+
+def scores(model, params, batch):
+    return np.asarray(jax.jit(model)(params, batch["tokens"], segments_BT=batch["segments"]), np.float64)
+
+
+def loss_of(objective, model, params, batch):
+    return jax.jit(functools.partial(objective, model))(params, batch)
+
+
+def test_formula(built):
+    model, params = built
+    batch = rows()
+    logits = scores(model, params, batch)
+    log_z = np.log(np.exp(logits).sum(-1))
+    log_p = logits - log_z[:, None]
+    picked = log_p[range(4), batch["targets"]]
+    loss = loss_of(Classification(z_loss=0.01, label_smoothing=0.1), model, params, batch)
+    expected = (-0.9 * picked - 0.1 * log_p.mean(-1) + 0.01 * log_z**2)[:3]
+    np.testing.assert_allclose(loss.total, expected.sum(), rtol=1e-5)
+    assert loss.weight == 3
+    np.testing.assert_allclose(loss.metrics["nll"][0], -picked[:3].sum(), rtol=1e-5)
+    assert loss.metrics["accuracy"][0] == (logits.argmax(-1) == batch["targets"])[:3].sum()
+
+
+@pytest.mark.live
+def test_the_loss_is_torchs(built):
+    torch = pytest.importorskip("torch")
+    model, params = built
+    batch = rows()
+    labels = torch.tensor(np.where(batch["weights"] > 0, batch["targets"], -100)).long()
+    logits = torch.tensor(scores(model, params, batch))
+    theirs = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.2)
+    loss = loss_of(Classification(label_smoothing=0.2), model, params, batch)
+    np.testing.assert_allclose(loss.total / loss.weight, theirs.numpy(), rtol=1e-5)
+
+
+def test_padding_and_rows_of_padding_change_nothing(built):
+    model, params = built
+    batch = rows()
+    short = {k: v[:2, :9] if v.ndim == 2 else v[:2] for k, v in batch.items()}
+    cut = {**batch, "weights": np.array([1, 1, 0, 0], np.float32)}
+    np.testing.assert_allclose(
+        loss_of(Classification(), model, params, short).total,
+        loss_of(Classification(), model, params, cut).total,
+        rtol=1e-5,
+    )
+
+
+def test_models_and_settings():
+    section = configs.check({"objective": {"name": "classification", "label_smoothing": 0.1, "chunk": 4}})
+    assert objectives.build(section.objective) == Classification(label_smoothing=0.1)
+    assert builders.build(section.objective, tok.ByteTokenizer()).labelled
+    with pytest.raises(UserError, match="config.objective.chunk = 4 is set, but nothing in this run reads it"):
+        section.objective.name, section.refuse_unread()
+    objectives.check("classification", dataclasses.replace(SPEC, **BERT))
+    with pytest.raises(UserError, match="scores tokens; set model.head='classes'"):
+        objectives.check("classification", SPEC)
+    with pytest.raises(UserError, match="first position.*set model.causal=False"):
+        objectives.check("classification", dataclasses.replace(SPEC, head="classes"))
+    with pytest.raises(UserError, match="names classes and writes no text"):
+        objectives.check_samples("classification", ("a",))
+
+
+@pytest.fixture
+def reviews(tmp_path, cache):
+    """Two hundred texts of which a word tells the class."""
+    rng = np.random.default_rng(0)
+    words = ["good", "bad", "odd"]
+    lines = ["body,stars"]
+    for _ in range(200):
+        label = int(rng.integers(3))
+        noise = ["".join(rng.choice(list("xyz"), 3)) for _ in range(rng.integers(1, 5))]
+        lines.append(f"{' '.join([words[label], *noise])},{words[label]}")
+    path = tmp_path / "reviews.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def config_of(reviews, **changes):
+    options = {f"model__{k}": v for k, v in BERT.items()} | {"model__classes": 3, "objective__name": "classification"}
+    options |= {"training__steps": 60, "eval__every": 30, "eval__tokens": 0}
+    config = tiny_config(reviews, **{**options, **changes})
+    config.data.source = f"csv:{reviews}?text=body&label=stars"
+    return config
+
+
+@pytest.mark.slow
+def test_a_run_learns_the_class_of_a_text(reviews, tmp_path):
+    summary = quiet_train(config_of(reviews), tmp_path / "run")
+    assert summary["before"]["validation/accuracy"] < 0.7 < 0.95 < summary["after"]["validation/accuracy"]
+    assert "validation/bits_per_byte" not in summary["after"]
+
+
+def test_data_that_do_not_fit_are_refused(reviews, text_file, tmp_path):
+    with pytest.raises(UserError, match="config.model.classes = 2: the data have 3 classes"):
+        quiet_train(config_of(reviews, model__classes=2), tmp_path / "run")
+    with pytest.raises(UserError, match="config.data.packing = 'best_fit': a row has one class, and holds one text"):
+        quiet_train(config_of(reviews, data__packing="best_fit"), tmp_path / "run")
+    config = config_of(reviews)
+    config.data.source = f"text:{text_file}"
+    with pytest.raises(UserError, match="the objective learns from classification"):
+        quiet_train(config, tmp_path / "run")
