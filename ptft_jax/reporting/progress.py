@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from rich.console import Console
@@ -9,13 +10,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 _SECONDS_BETWEEN_LINES = 10.0
+_LOG_COLUMNS = 140
 
 
 class Reporter:
     """Messages, tables and progress bars on standard error; standard output stays free for results."""
 
     def __init__(self, quiet: bool = False):
-        self.console = Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
+        # In a log file, tables are wider than the 80 columns that rich then assumes.
+        width = None if sys.stderr.isatty() else _LOG_COLUMNS
+        self.console = Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False, width=width)
         self._progress: Progress | None = None
         self._last_line = 0.0
 

@@ -141,7 +141,7 @@ def test_every_config_file_is_covered():
     }, "test the new one"
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-full", "live", "install", "clean"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-full", "live", "beam", "install", "clean"])
 def test_make_knows_its_targets(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
