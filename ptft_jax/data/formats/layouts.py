@@ -187,7 +187,9 @@ def choose(
     talks = any(test in (is_messages, is_sharegpt, _is_conversation) for test, _ in layout.needs.values())
     for option, read in (("classes", layout.kind == "classification"), ("assistant_first", talks)):
         if option in options and not read:
-            raise UserError(f"{option}={options[option]}: the records have the format {layout.name}, which has no use for it")
+            raise UserError(
+                f"{option}={options[option]}: the records have the format {layout.name}, which has no use for it"
+            )
     classes: tuple[str, ...] = ()
     if layout.kind == "classification":
         classes = _classes(records, columns["label"], options.get("classes"), sample)

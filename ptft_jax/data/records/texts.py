@@ -132,7 +132,9 @@ def _read(file: files.File) -> tuple[str, int, int, int] | None:
         text = data[start:].decode("utf-8") if start else data.decode("utf-8")
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, start + e.start) + 1
-        raise UserError(f"{file.name}: not UTF-8 text at byte {start + e.start} (line {line}); convert it first") from None
+        raise UserError(
+            f"{file.name}: not UTF-8 text at byte {start + e.start} (line {line}); convert it first"
+        ) from None
     return (_digest(text).hex(), zlib.crc32(data), start, len(data)) if text.strip() else None
 
 
