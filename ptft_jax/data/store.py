@@ -20,6 +20,7 @@ from ptft_jax.errors import UserError
 
 META = "meta.json"
 _SPANS = 10_000  # whose ids are looked at together
+_SPANS = 1 << 16  # looked at together
 # What a store has besides `ids`: file name -> dtype.
 _COLUMNS = {"lengths": np.int64, "trained": np.bool_, "labels": np.int32, "origins": np.int64}
 

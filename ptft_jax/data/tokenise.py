@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import itertools
-import multiprocessing
 import os
 import pathlib
 import pickle
@@ -15,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ptft_jax.data import cache, formats, records, store
+from ptft_jax.data import cache, formats, processes, records, store
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.store import Store
 
@@ -107,16 +106,11 @@ def _encode_with_others(opened: Opened, encoder: Any, writer: store.Writer, firs
     ranges = [range(a, min(a + size, last)) for a in range(first, last, size)]
     parts = [writer.folder / f"part-{r.start}" for r in ranges]
     job = pickle.dumps((opened, encoder, writer.vocab_size))
-    # Not forked: the parent has threads (JAX's, the tokenizer's), and a fork would copy their locks.
-    pool = concurrent.futures.ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
-    with pool:
-        try:
-            for part, _ in zip(parts, pool.map(_work, itertools.repeat(job), ranges, parts)):
-                writer.take(part)
-                shutil.rmtree(part)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    done = processes.mapped(_work, itertools.repeat(job), ranges, parts, count=count, setting="data.workers")
+    with contextlib.closing(done):
+        for part, _ in zip(parts, done):
+            writer.take(part)
+            shutil.rmtree(part)
 
 
 def _work(job: bytes, which: range, part: pathlib.Path) -> None:
@@ -129,5 +123,4 @@ def _work(job: bytes, which: range, part: pathlib.Path) -> None:
 @functools.lru_cache(maxsize=1)
 def _unpacked(job: bytes) -> tuple[Opened, Any, int]:
     """A worker's only job; a source that has changed since is refused here, and a tokenizer takes long to make."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     return pickle.loads(job)

@@ -48,6 +48,17 @@ def test_what_is_put_in_comes_out(tmp_path_factory, examples):
         assert found.learned(spans, first).tolist() == expected
 
 
+def test_what_is_learned_is_counted_part_by_part(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    trained = rng.random(400) < 0.4
+    found = _write(tmp_path, [Encoded(np.arange(400), trained)])
+    starts = rng.integers(0, 400, 50)
+    spans = np.stack([starts, np.minimum(starts + rng.integers(0, 30, 50), 400)], 1)
+    monkeypatch.setattr(store, "_SPANS", 7)
+    for first in (True, False):
+        assert found.learned(spans, first).tolist() == [trained[a + (not first) : b].sum() for a, b in spans]
+
+
 def test_pairs_labels_and_large_vocabularies(tmp_path):
     pair = Encoded(np.asarray([70_000, 1]), np.asarray([False, True]), rejected=Encoded(np.asarray([70_000, 2, 3])))
     found = _write(tmp_path / "pairs", [pair, pair], vocab=80_000)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ptft_jax.data import assets
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.tokenizers import huggingface
 from ptft_jax.errors import UserError
 
 
@@ -43,6 +44,13 @@ def test_encoding_in_pieces_equals_encoding_whole(bpe, parts):
     text = "\n\n".join(parts)
     whole = reference(bpe).encode(text, add_special_tokens=False).ids
     assert bpe.encode(text).tolist() == whole
+
+
+def test_long_texts_are_encoded_some_parts_at_a_time(bpe, monkeypatch):
+    text = "\n\n".join(f"paragraph {i} " * 40 for i in range(60))
+    whole = reference(bpe).encode(text, add_special_tokens=False).ids
+    monkeypatch.setattr(huggingface, "_TOGETHER", 2)
+    assert [ids.tolist() for ids in bpe.encode_all([text, "ab", text])] == [whole, bpe.encode("ab").tolist(), whole]
 
 
 def test_a_tokenizer_is_trained_once(cache, text_file):

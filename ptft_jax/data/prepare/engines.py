@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import concurrent.futures.process
 import contextlib
 import dataclasses
 import io
 import itertools
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+from ptft_jax.data import processes
 from ptft_jax.data.prepare.chunks import Task, work
 from ptft_jax.errors import UserError, nearest
 
@@ -39,24 +38,10 @@ class Processes:
                 work(plan, task)
                 yield task
             return
-        # Not forked: the parent has threads (the tokenizer's), and a fork would copy their locks.
-        pool = concurrent.futures.ProcessPoolExecutor(
-            count, mp_context=multiprocessing.get_context("spawn"), initializer=_alone
-        )
-        with pool:
-            try:
-                for task, _ in zip(tasks, pool.map(work, itertools.repeat(plan), tasks)):
-                    yield task
-            except concurrent.futures.process.BrokenProcessPool as e:
-                raise UserError(
-                    f"a worker process was ended, perhaps for lack of memory: try fewer --workers ({e})"
-                ) from e
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _alone() -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+        done = processes.mapped(work, itertools.repeat(plan), tasks, count=count, setting="--workers")
+        with contextlib.closing(done):
+            for task, _ in zip(tasks, done):
+                yield task
 
 
 @dataclasses.dataclass(frozen=True)

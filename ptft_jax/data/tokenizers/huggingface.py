@@ -17,6 +17,10 @@ from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE, Tokenizer
 from ptft_jax.data.tokenizers.settings import AddedToken, Settings
 from ptft_jax.errors import UserError
 
+_TOGETHER = (
+    1024  # parts of long texts that are encoded at once: the library holds some 70 bytes for each of their tokens
+)
+
 
 class HuggingFaceTokenizer(Tokenizer):
     """tokenizer.json, with what the files beside it add: named special tokens, further tokens, BOS."""
@@ -69,8 +73,10 @@ class HuggingFaceTokenizer(Tokenizer):
                 parts.append(part)
                 owner.append(i)
         ids: list[list[np.ndarray]] = [[] for _ in texts]
-        for i, encoding in zip(owner, tokenizer.encode_batch_fast(parts, add_special_tokens=False)):
-            ids[i].append(np.asarray(encoding.ids, np.int32))
+        for at in range(0, len(parts), _TOGETHER):
+            found = tokenizer.encode_batch_fast(parts[at : at + _TOGETHER], add_special_tokens=False)
+            for i, encoding in zip(owner[at:], found):
+                ids[i].append(np.asarray(encoding.ids, np.int32))
         return [np.concatenate(row) if row else np.zeros(0, np.int32) for row in ids]
 
     @functools.cached_property

@@ -1,0 +1,42 @@
+"""Work shared by processes of this machine, which end when the one that started them does."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from ptft_jax.errors import UserError
+
+
+def mapped(function: Callable, *arguments: Iterable, count: int, setting: str) -> Iterator[Any]:
+    """`map` by `count` processes, the results in order. To be closed if it is not read to its end.
+
+    Raises:
+      UserError: a process was ended from outside; `setting` says how many there are. Whatever the function raises.
+    """
+    # Not forked: the parent has threads (JAX's, the tokenizer's), and a fork would copy their locks.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(count, mp_context=context, initializer=_begin) as pool:
+        try:
+            yield from pool.map(function, *arguments)
+        except concurrent.futures.process.BrokenProcessPool as e:
+            raise UserError(
+                f"a worker process was ended, perhaps for lack of memory: try fewer with {setting} ({e})"
+            ) from e
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    # A pool's processes wait for work for ever where their parent was killed and could not tell them to end.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

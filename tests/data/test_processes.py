@@ -1,0 +1,63 @@
+"""Processes that share work end with the one that started them, and say so when they are ended."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ptft_jax.data import processes
+from ptft_jax.errors import UserError
+
+
+def double(number):
+    return 2 * number
+
+
+def end(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait(path):
+    with open(path, "a") as f:
+        f.write(f"{os.getpid()}\n")
+    time.sleep(60)
+
+
+def test_results_come_in_order():
+    assert list(processes.mapped(double, range(9), count=2, setting="x")) == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+
+
+def test_a_process_that_is_ended_is_told():
+    with pytest.raises(UserError, match="a worker process was ended, .* try fewer with data.workers"):
+        list(processes.mapped(end, range(2), count=2, setting="data.workers"))
+
+
+def test_they_end_when_their_parent_is_killed(tmp_path):
+    noted = tmp_path / "pids"
+    program = (
+        "from ptft_jax.data import processes\nfrom tests.data.test_processes import wait\n"
+        f"if __name__ == '__main__':\n    list(processes.mapped(wait, [{str(noted)!r}], count=1, setting='x'))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program])
+    until = time.monotonic() + 60
+    while not (noted.exists() and noted.read_text().endswith("\n")) and time.monotonic() < until:
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    worker = int(noted.read_text())
+    until = time.monotonic() + 10
+    while _lives(worker) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not _lives(worker)
+
+
+def _lives(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{pid}/stat") as f:  # a zombie, where nobody collects orphans
+        return f.read().rsplit(")", 1)[1].split()[0] != "Z"
