@@ -117,7 +117,8 @@ class Execution:
         run = self.run
         rows = [{k: v for k, v in row.items() if k != "paths"} for row in run.partition.table()]
         run.reporter.table(f"{run.workdir}: parameters", rows)
-        run.reporter.table(f"{run.workdir}: training data", pipeline.shown(run.data.table))
+        run.reporter.say("\n".join([f"{run.workdir}: training data", *pipeline.announced(run.data.table)]))
+        run.reporter.table("", pipeline.shown(run.data.table))
         shardings = run.program.shardings
         per_device = sharding.bytes_per_device(run.state_like, shardings)
         shape = " x ".join(f"{k}={v}" for k, v in run.mesh.shape.items())
