@@ -88,6 +88,7 @@ def main() -> None:
     manifest, there = preparing.prepare(settings, _tokenizer(args.tokenizer), out, engine, work=work, say=_saying())
     screen = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     screen.print(f"{manifest['kind']}: {manifest['format']}")
+    screen.print("\n".join(f"  {n}  {source}" for n, source in enumerate(settings.sources, 1)))
     screen.print(as_table("what became of the records", table.rows(manifest)))
     for name in ("near_duplicates", "overlap"):
         if name in manifest:
