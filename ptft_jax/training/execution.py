@@ -19,7 +19,7 @@ from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.parallel import sharding
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting.metrics import METRICS, MetricsWriter, read, write_bytes, write_json
-from ptft_jax.reporting.progress import Reporter, turned
+from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import checkpoint, restore
 from ptft_jax.training.loop import Loop
 
@@ -117,7 +117,8 @@ class Execution:
         run = self.run
         rows = [{k: v for k, v in row.items() if k != "paths"} for row in run.partition.table()]
         run.reporter.table(f"{run.workdir}: parameters", rows)
-        run.reporter.table(f"{run.workdir}: training data", turned(pipeline.shown(run.data.table), "source"))
+        run.reporter.say("\n".join([f"{run.workdir}: training data", *pipeline.announced(run.data.table)]))
+        run.reporter.table("", pipeline.shown(run.data.table))
         shardings = run.program.shardings
         per_device = sharding.bytes_per_device(run.state_like, shardings)
         shape = " x ".join(f"{k}={v}" for k, v in run.mesh.shape.items())
