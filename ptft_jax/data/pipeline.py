@@ -15,7 +15,7 @@ import numpy as np
 from ptft_jax.data import cache, packing, prepared, records, tokenise
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
-from ptft_jax.data.mixture import Mixture
+from ptft_jax.data.mixture import Mixture, weight_at
 from ptft_jax.data.rows import RowSet
 from ptft_jax.data.store import Store
 from ptft_jax.errors import UserError
@@ -32,6 +32,7 @@ class Tokens:
       store: its ids.
       kind: of `ptft_jax.data.formats.Format`.
       description: its format, for people.
+      classes: names of the classes, in the order of their numbers; () where there are none.
       where: index of an example -> its place, for messages.
       skipped: records that could not be read.
     """
@@ -41,6 +42,7 @@ class Tokens:
     store: Store
     kind: str
     description: str
+    classes: tuple[str, ...]
     where: Callable[[int], str]
     skipped: records.Skipped
 
@@ -57,11 +59,12 @@ def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer) -
             store,
             facts["kind"],
             facts["format"],
+            tuple(facts.get("classes", ())),
             lambda i: f"{place}, example {i}",
             records.Skipped(),
         )
     opened = tokenise.Opened.of(reference, split, held_out=data.held_out, broken=data.broken)
-    store = tokenise.tokenised(opened, tokenizer, template=data.template, train_on=data.train_on, workers=data.workers)
+    store = tokenise.tokenised(opened, tokenizer, workers=data.workers, **_rendering(data, opened.format.kind))
     rows = opened.records
     return Tokens(
         reference,
@@ -69,9 +72,18 @@ def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer) -
         store,
         opened.format.kind,
         opened.format.describe(),
+        opened.format.classes,
         lambda example: rows.where(int(store.origins[example])),
         rows.skipped,
     )
+
+
+def _rendering(data: Any, kind: str) -> dict[str, str]:
+    """How conversations and answers become ids; not read for data of other kinds, so that a setting that does nothing is
+    refused."""
+    if kind not in ("answers", "preference"):
+        return {"template": "", "train_on": "assistant"}
+    return {"template": data.template, "train_on": data.train_on}
 
 
 def training_texts(data: Any) -> list[str]:
@@ -90,16 +102,19 @@ def weighted(data: Any) -> tuple[tuple[str, Any], ...]:
     return data.mixture or ((data.source, 1.0),)
 
 
-def with_parent(mixture: Sequence[tuple[str, Any]], theirs: Any, parent: str) -> tuple[tuple[str, Any], ...]:
+def with_parent(
+    mixture: Sequence[tuple[str, Any]], theirs: Any, parent: str, step: int = 0
+) -> tuple[tuple[str, Any], ...]:
     """A mixture with 'parent' replaced by what the parent was trained on (replay): its source, or the sources of its
-    mixture, which share the entry's weight as they did when the parent ended.
+    mixture, which share the entry's weight as they did in the parent's last step.
 
     Args:
       theirs: the parent's `config.data`, or None where it is not known.
       parent: its name, for messages; '' = there is none.
+      step: how many steps it was trained.
 
     Raises:
-      UserError: there is no parent, or nobody knows what it was trained on.
+      UserError: there is no parent, nobody knows what it was trained on, or what should be a weight is none.
     """
     out: list[tuple[str, Any]] = []
     for source, weight in mixture:
@@ -109,7 +124,8 @@ def with_parent(mixture: Sequence[tuple[str, Any]], theirs: Any, parent: str) ->
         if theirs is None:
             reason = f"what {parent} was trained on is not known" if parent else "init.from names no parent"
             raise UserError(f"config.data.mixture: {PARENT!r}: {reason}; name its sources")
-        last = [(s, w[-1][1] if isinstance(w, (list, tuple)) else w) for s, w in weighted(theirs)]
+        weight_at(source, weight, 0)  # well-formed?
+        last = [(s, weight_at(s, w, max(step - 1, 0))) for s, w in weighted(theirs)]
         total = sum(w for _, w in last)
         out += [(s, _scaled(weight, w / total)) for s, w in last if w]
     return tuple(out)
@@ -177,6 +193,11 @@ def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: 
             f"{tokens.reference}: {tokens.description}: the objective learns from {', '.join(builder.kinds)}; "
             "choose its columns: KIND:NAME?format=text&text=COLUMN"
         )
+    if store.trained is not None and not builder.partly:
+        raise UserError(
+            f"{tokens.reference}: {tokens.description}: it says which tokens to learn, and the objective learns whole texts; "
+            "objective.name='prefix_lm' reads the rest in both directions"
+        )
     sequential = bool(builder.overlap)  # ids are predicted from those before them
     plan = packing.plan(
         store.offsets,
@@ -222,6 +243,7 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
         if len(parts) > 1:
             raise UserError("config.data.train_tokens is for a single source; a mixture's take the option ?examples=N")
         parts = [dataclasses.replace(parts[0], store=parts[0].store.first(data.train_tokens))]
+    _check_classes(parts)
     sets = [filled(data, part, builder, partial=False, seed=seed) for part in parts]
     segmented = any(s.rows.segmented for s in sets)
     names = [reference for reference, _ in sources]
@@ -247,6 +269,18 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
         sum(len(part.store.ids) for part in parts),
         table,
     )
+
+
+def _check_classes(parts: Sequence[Tokens]) -> None:
+    """Raises UserError where a number is one class in a source, and another class in another."""
+    first, *others = [part for part in parts if part.kind == "classification"] or [None]
+    for other in others:
+        if other.classes != first.classes:
+            names = [", ".join(p.classes) or "numbers" for p in (first, other)]
+            raise UserError(
+                f"config.data.mixture: {first.reference} has the classes {names[0]}, and {other.reference} {names[1]}, so "
+                "their numbers differ: name the same in both with the option classes=A,B,..."
+            )
 
 
 def labels(data: Any) -> dict[str, str]:

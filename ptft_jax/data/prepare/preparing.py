@@ -88,6 +88,12 @@ def _opened(settings: Settings) -> Sources:
     if len(kinds) > 1:
         found = listed(f"{o.reference}: {o.format.describe()}" for o in kinds.values())
         raise UserError(f"--source: the sources hold data of several kinds; prepare them one by one:{found}")
+    classes = {opened.format.classes: opened for group in sources.values() for opened in group}
+    if len(classes) > 1:
+        found = listed(f"{o.reference}: {', '.join(names) or 'numbers'}" for names, o in classes.items())
+        raise UserError(
+            f"--source: the sources number their classes differently; name the same with classes=A,B:{found}"
+        )
     return sources
 
 
@@ -115,6 +121,7 @@ def _identity(
     return {
         "form": FORM,
         "kind": every[0].format.kind,
+        "classes": list(every[0].format.classes),
         "format": " | ".join(dict.fromkeys(o.format.describe() for o in every)),
         "encoding": cache.digest(*(part for e in encoders for part in e.identity)),
         "tokenizer": tok.fingerprint(tokenizer),

@@ -100,6 +100,8 @@ class Table:
         column = self._parsed.id_column
         ids = np.concatenate([np.array(index.rows()["id"]) for index in self._indexes])
         if not ids.any():
+            if "id" in self._parsed.options and column is not None:
+                raise self._parsed.error(f"id={column}: no record has such a column; id=- says that there are no ids")
             return np.empty(0, np.int64)
         order = np.argsort(ids, kind="stable")
         ids = ids[order]
