@@ -1,8 +1,6 @@
 """Several JAX processes on one run: the numbers of a single process, one set of files, one decision, one position."""
 
-import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -10,12 +8,9 @@ import sys
 import time
 
 import numpy as np
-import pytest
 
 from ptft_jax.data import batches
-from ptft_jax.reporting.metrics import METRICS, SAMPLES, read
-from ptft_jax.training import checkpoint
-from tests.e2e.test_data import conversations, resumable
+from tests.e2e.test_data import resumable
 from tests.helpers import ROOT
 
 STEPS = 12

@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags
 
-from ptft_jax.data import selected
+from ptft_jax.data_tools import selected
 from ptft_jax.errors import UserError
 from ptft_jax.launch import launch
 
@@ -34,7 +34,8 @@ def main() -> None:
     args = flags.FLAGS
     from rich.console import Console
 
-    from ptft_jax.data import batches, cache, pipeline, view
+    from ptft_jax.data import batches, cache, pipeline
+    from ptft_jax.data_tools import view
 
     chosen = selected.load()
     c, data = chosen.config, chosen.config.data

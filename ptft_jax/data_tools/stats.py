@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from ptft_jax.data import selected
+from ptft_jax.data_tools import selected
 from ptft_jax.launch import launch
 
 
@@ -25,7 +25,8 @@ def main() -> None:
     args = flags.FLAGS
     from rich.console import Console
 
-    from ptft_jax.data import pipeline, statistics
+    from ptft_jax.data import pipeline
+    from ptft_jax.data_tools import statistics
     from ptft_jax.reporting.progress import as_table
 
     chosen = selected.load()
