@@ -24,7 +24,7 @@ class MetricsWriter:
         files = [pathlib.Path(os.devnull) if silent else workdir / name for name in (METRICS, SAMPLES)]
         for file in files if not silent else ():
             _keep_until(file, step)
-        self._metrics, self._samples = (open(file, "a") for file in files)
+        self._metrics, self._samples = (file.open("a") for file in files)
         self._events = None
         if tensorboard and not silent:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
