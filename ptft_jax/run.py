@@ -25,7 +25,7 @@ from ptft_jax.model.transformer import Transformer
 from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
-from ptft_jax.parallel import sharding
+from ptft_jax.parallel import processes, sharding
 from ptft_jax.params import vocabulary
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
@@ -97,6 +97,8 @@ class Run:
 
     def _check_rows(self) -> None:
         c, devices = self.config, self.mesh.size
+        if c.parallel.compile == "pmap" and jax.process_count() > 1:
+            raise UserError("config.parallel.compile = 'pmap' is for a single process: 'jit' runs on several")
         per_step = c.data.batch_size // c.training.micro_batches
         rows = [
             ("data.batch_size / training.micro_batches", per_step),
@@ -182,6 +184,7 @@ class Run:
     def _check_classes(self, count: int) -> None:
         evaluated = [b["targets"] for s in (self.eval_batches, self.test_batches) for rows in s.values() for b in rows]
         largest = max(int(labels.max()) for labels in (*(s.store.labels for s in self.data.sets), *evaluated))
+        largest = max(processes.gather(largest))
         if largest >= count:
             raise UserError(f"config.model.classes = {count}: the data have {largest + 1} classes")
 
@@ -318,11 +321,16 @@ def train(
 ) -> dict[str, Any]:
     """Runs, or continues, the run of `config` in `workdir`, and returns its summary (also written as summary.json).
 
-    A finished run is not run again. Raises UserError for anything wrong with what was asked for.
+    A finished run is not run again. Where there are several processes, all call this, in the same (shared) `workdir`.
+    Raises UserError for anything wrong with what was asked for.
     """
     reporter = reporter or Reporter()
     run = Run(config, pathlib.Path(workdir), reporter)
-    done = finished(run.workdir)
+    settings = run.config.as_dict()
+    processes.check_same(
+        {**{f"config.{name}": configs.get(settings, name) for name, _ in configs.fields()}, "data": run.data.key}
+    )
+    done = processes.shared(finished(run.workdir))
     if done is not None:
         reporter.say(f"{run.workdir}: finished before ({done['reason']} at step {done['step']})")
         return done

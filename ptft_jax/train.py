@@ -18,6 +18,14 @@ def define() -> None:
     flags.DEFINE_float(
         "max_seconds", 0.0, "Save and stop after so many seconds (0 = no limit); the same command continues."
     )
+    flags.DEFINE_string(
+        "processes",
+        "",
+        "Several processes on one run, the same command in each: how many, or 'auto' where JAX finds that itself (TPU "
+        "pods, SLURM, Open MPI, Kubernetes). They share the workdir.",
+    )
+    flags.DEFINE_integer("process", None, "Number of this process, from 0.")
+    flags.DEFINE_string("coordinator", "", "HOST:PORT at which the others reach process 0.")
 
 
 def main() -> int:
@@ -27,10 +35,13 @@ def main() -> int:
     if not args.workdir:
         raise UserError("--workdir is missing: the folder of the run, e.g. --workdir=runs/base")
     prepare_jax()
+    from ptft_jax.parallel import processes
+
+    processes.join(args.coordinator, args.processes, args.process)
     from ptft_jax import run
     from ptft_jax.reporting.progress import Reporter
 
-    reporter = Reporter()
+    reporter = Reporter(quiet=not processes.main())
     summary = run.train(args.config, args.workdir, reporter=reporter, max_seconds=args.max_seconds)
     if not summary["finished"]:
         return TERMINATED if summary["reason"] == "sigterm" else 0

@@ -145,7 +145,7 @@ class Filled:
     rows: RowSet
 
     def summary(self) -> dict[str, Any]:
-        """For tables and data.json."""
+        """For tables and data.json; "left_out" names the first of the records that were skipped."""
         store, report = self.tokens.store, self.rows.plan.report
         return {
             "source": self.tokens.reference,
@@ -155,9 +155,24 @@ class Filled:
             "tokens": len(store.ids),
             "trained": int(len(store.ids) if store.trained is None else np.count_nonzero(store.trained)),
             "skipped": self.tokens.skipped.count,
+            "left_out": self.tokens.skipped.first,
             **{("split_up" if k == "split" else k): v for k, v in dataclasses.asdict(report).items()},
             "efficiency": report.efficiency,
         }
+
+
+def packed_how(setting: str, tokens: Tokens, builder: Builder) -> str:
+    """How `config.data.packing` has a source fill rows. Raises UserError where the objective wants it otherwise."""
+    if builder.labelled:
+        if setting not in ("auto", "none"):
+            raise UserError(
+                f"config.data.packing = {setting!r}: a row has one class, and holds one text; leave it at 'auto'"
+            )
+        return "none"
+    if setting != "auto":
+        return setting
+    whole = tokens.kind == "text" or (tokens.kind == "tokens" and tokens.store.trained is None)
+    return "concat" if whole else "best_fit"
 
 
 def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: int = 0) -> Filled:
@@ -171,7 +186,7 @@ def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: 
       UserError: examples that are too long or have nothing to learn, where the settings do not say what to do with
         them; too little data for a row; data of a kind that the objective does not learn from.
     """
-    store, how = tokens.store, data.packing
+    store, how = tokens.store, packed_how(data.packing, tokens, builder)
     builder.check(data.length)
     if tokens.kind not in builder.kinds:
         raise UserError(
@@ -183,12 +198,6 @@ def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: 
             f"{tokens.reference}: {tokens.description}: it says which tokens to learn, and the objective learns whole texts; "
             "objective.name='prefix_lm' reads the rest in both directions"
         )
-    if builder.labelled and how not in ("auto", "none"):
-        raise UserError(f"config.data.packing = {how!r}: a row has one class, and holds one text; leave it at 'auto'")
-    if builder.labelled:
-        how = "none"
-    elif how == "auto":
-        how = "concat" if tokens.kind == "text" or (tokens.kind == "tokens" and store.trained is None) else "best_fit"
     sequential = bool(builder.overlap)  # ids are predicted from those before them
     plan = packing.plan(
         store.offsets,
@@ -286,11 +295,26 @@ def labels(data: Any) -> dict[str, str]:
     return found
 
 
+def announced(table: Sequence[dict[str, Any]]) -> list[str]:
+    """A line a source, with its number in `shown`."""
+    return [f"  {n}  {row['source']}: {row['format']}" for n, row in enumerate(table, 1)]
+
+
 def shown(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The columns of `TrainingData.table` that fit on a screen; what is zero everywhere is left out."""
-    columns = (
-        "source", "format", "examples", "tokens", "trained", "skipped", "empty", "untrainable", "dropped", "truncated",
-        "split_up", "tokens_lost", "rows", "efficiency", "share", "epochs",
-    )  # fmt: skip
-    some = [c for c in columns if any(row.get(c) for row in table)]
-    return [{c: round(row[c], 3) if isinstance(row[c], float) else row[c] for c in some} for row in table]
+    """The columns of `TrainingData.table` that fit on a screen, a row a source; what is zero everywhere is left out."""
+    counts = {
+        "examples": "examples", "tokens": "tokens", "trained": "learned", "skipped": "skipped", "dropped": "dropped",
+        "truncated": "truncated", "split_up": "split", "empty": "empty", "untrainable": "untrainable",
+        "tokens_lost": "tokens lost", "rows": "rows",
+    }  # fmt: skip
+    some = {name: words for name, words in counts.items() if any(row[name] for row in table)}
+    return [
+        {
+            "": n,
+            **{words: row[name] for name, words in some.items()},
+            "full": f"{row['efficiency']:.1%}",
+            "share": f"{row['share']:.1%}",
+            "epochs": round(row["epochs"], 2),
+        }
+        for n, row in enumerate(table, 1)
+    ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax
 import numpy as np
 
 from ptft_jax.data.rows import Rows
 from ptft_jax.objectives.base import means
+from ptft_jax.parallel import processes
 from ptft_jax.parallel.compile import to_host
 
 
@@ -23,10 +23,11 @@ class EvalSet:
         self._batches = [program.place(batch) for batch in batches]
         self._program = program
         # Bits per byte compare models whose tokens differ; the end-of-text token stands for no byte.
-        self._bytes = 0.0
+        spanned = 0.0
         if byte_lengths_V is not None:
-            self._bytes = float(sum((byte_lengths_V[b["targets"]] * b["weights"]).sum() for b in batches))
-        self.tokens = float(sum(b["weights"].sum() for b in batches))
+            spanned = float(sum((byte_lengths_V[b["targets"]] * b["weights"]).sum() for b in batches))
+        mine = (spanned, float(sum(b["weights"].sum() for b in batches)))
+        self._bytes, self.tokens = map(sum, zip(*processes.gather(mine)))
 
     def run(self, state: Any) -> dict[str, float]:
         """{"NAME/nll": nats a token, "NAME/accuracy", "NAME/bits_per_byte", ...} of the state."""
@@ -40,6 +41,6 @@ class EvalSet:
         parts.append(to_host(waiting))
         host = {name: tuple(map(sum, zip(*(part[name] for part in parts)))) for name in parts[0]}
         values = {k: float(v) for k, v in means(host).items()}
-        if "nll" in host and self._bytes and jax.process_count() == 1:
+        if "nll" in host and self._bytes:
             values["bits_per_byte"] = host["nll"][0] / math.log(2) / self._bytes
         return {f"{self.name}/{k}": v for k, v in values.items()}

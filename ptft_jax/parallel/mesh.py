@@ -21,6 +21,8 @@ def make(replica: int = 0, fsdp: int = 1, devices: Sequence[jax.Device] | None =
       UserError: replica * fsdp is not the number of devices.
     """
     devices = list(devices if devices is not None else jax.devices())
+    # A process' devices side by side: they hold a block of each batch (`ptft_jax.data.batches`).
+    devices.sort(key=lambda device: device.process_index)
     if not replica:
         replica = max(len(devices) // fsdp, 1)
     if replica * fsdp != len(devices):

@@ -17,16 +17,16 @@ class MetricsWriter:
     """Appends to a run's metrics.jsonl, samples.jsonl and tensorboard/.
 
     On resume, lines after the restored step are dropped first: the run will write them again, so each step has one
-    line however often the run was killed.
+    line however often the run was killed. Where several processes share a run, all but one are `silent`.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, tensorboard: bool, step: int):
-        for name in (METRICS, SAMPLES):
-            _keep_until(workdir / name, step)
-        self._metrics = open(workdir / METRICS, "a")  # noqa: SIM115 - open as long as the run
-        self._samples = open(workdir / SAMPLES, "a")  # noqa: SIM115
+    def __init__(self, workdir: pathlib.Path, *, tensorboard: bool, step: int, silent: bool = False):
+        files = [pathlib.Path(os.devnull) if silent else workdir / name for name in (METRICS, SAMPLES)]
+        for file in files if not silent else ():
+            _keep_until(file, step)
+        self._metrics, self._samples = (file.open("a") for file in files)
         self._events = None
-        if tensorboard:
+        if tensorboard and not silent:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
             self._events = EventFileWriter(str(workdir / "tensorboard"))

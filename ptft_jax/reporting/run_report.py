@@ -37,7 +37,7 @@ def write(workdirs: list[pathlib.Path], out: pathlib.Path) -> None:
                 page.table(measured)
     page.heading("Training data")
     for row in rows:
-        page.text(row["name"])
+        page.text(" ".join([f"{row['name']}:", *pipeline.announced(row["data"])]))
         page.table(pipeline.shown(row["data"]))
     page.heading("Parameters")
     for row in rows:

@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from ptft_jax.errors import UserError, listed, nearest
+from ptft_jax.parallel import processes
 from ptft_jax.params import fingerprint
 from ptft_jax.params.rules import flatten, path_of
 from ptft_jax.training.state import TrainState
@@ -110,7 +111,7 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints, but none can be restored.
         """
-        steps, messages = self.steps(), []
+        steps, messages = processes.shared(self.steps()), []
         for step in reversed(steps):
             try:
                 meta = read_meta(self.folder.parent, step)
@@ -129,11 +130,13 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         self._manager.close()
-        target = self.folder.parent / _DAMAGED / str(step)
-        while target.exists():
-            target = target.with_name(target.name + "+")
-        target.parent.mkdir(exist_ok=True)
-        shutil.move(self.folder / str(step), target)
+        if processes.main():
+            target = self.folder.parent / _DAMAGED / str(step)
+            while target.exists():
+                target = target.with_name(target.name + "+")
+            target.parent.mkdir(exist_ok=True)
+            shutil.move(self.folder / str(step), target)
+        processes.gather(None)  # none opens it before it is as it will be
         self._manager = self._open()
 
 

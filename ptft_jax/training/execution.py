@@ -16,10 +16,10 @@ from ptft_jax.data import pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.evaluate import EvalSet
-from ptft_jax.parallel import sharding
+from ptft_jax.parallel import processes, sharding
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting.metrics import METRICS, MetricsWriter, read, write_bytes, write_json
-from ptft_jax.reporting.progress import Reporter, turned
+from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import checkpoint, restore
 from ptft_jax.training.loop import Loop
 
@@ -43,7 +43,12 @@ class Execution:
         checkpoints = checkpoint.Checkpoints(run.workdir, mode=run.selection.mode, **run.checkpoint_options)
         state, step, meta = self._resume_or_start(checkpoints)
         self._announce(step)
-        writer = MetricsWriter(run.workdir, tensorboard=run.tensorboard, step=step if meta["resumed"] else -1)
+        writer = MetricsWriter(
+            run.workdir,
+            tensorboard=run.tensorboard,
+            step=step if meta["resumed"] else -1,
+            silent=not processes.main(),
+        )
         try:
             if not meta["resumed"] and run.parent is not None:
                 meta["before"] = self._test(state)
@@ -58,7 +63,8 @@ class Execution:
         finally:
             writer.close()
         checkpoints.close()
-        write_json(run.workdir / "summary.json", summary)
+        if processes.main():
+            write_json(run.workdir / "summary.json", summary)
         return summary
 
     def _resume_or_start(self, checkpoints: checkpoint.Checkpoints):
@@ -69,7 +75,8 @@ class Execution:
         if resumed is None:
             state, print_ = run.start()
             meta = {"resumed": False, "seconds": 0.0, "before": {}, "parent_fingerprint": print_}
-            self._record(print_)
+            if processes.main():
+                self._record(print_)
             return state, 0, meta
         params, training, ema, saved, messages = resumed
         for message in messages:
@@ -96,9 +103,8 @@ class Execution:
         )
         run.selection.best, run.selection.best_step, run.selection.stale = saved["best"]
         run.reporter.say(f"{run.workdir}: continuing from step {saved['step']}")
-        write_json(
-            run.workdir / "config.json", run.config.as_dict()
-        )  # may carry the run out in another way than before
+        if processes.main():  # may carry the run out in another way than before
+            write_json(run.workdir / "config.json", run.config.as_dict())
         meta = {"resumed": True, **{k: saved[k] for k in ("seconds", "before", "parent_fingerprint")}}
         return run.program.create(lambda s: s, state), saved["step"], meta
 
@@ -117,7 +123,8 @@ class Execution:
         run = self.run
         rows = [{k: v for k, v in row.items() if k != "paths"} for row in run.partition.table()]
         run.reporter.table(f"{run.workdir}: parameters", rows)
-        run.reporter.table(f"{run.workdir}: training data", turned(pipeline.shown(run.data.table), "source"))
+        run.reporter.say("\n".join([f"{run.workdir}: training data", *pipeline.announced(run.data.table)]))
+        run.reporter.table("", pipeline.shown(run.data.table))
         shardings = run.program.shardings
         per_device = sharding.bytes_per_device(run.state_like, shardings)
         shape = " x ".join(f"{k}={v}" for k, v in run.mesh.shape.items())
@@ -181,7 +188,7 @@ class Execution:
             writer.write(best, "test", test)
         for row in run.sampler(run.program.whole(state)):
             writer.sample(best, {**row, "selected": True})
-        rows = [r for r in read(run.workdir / METRICS) if r["kind"] == "eval"]
+        rows = processes.shared([r for r in read(run.workdir / METRICS) if r["kind"] == "eval"])
         at = {r["step"]: {k: v for k, v in r.items() if k not in ("step", "kind")} for r in rows}
         tokens_per_step = run.config.data.batch_size * run.config.data.length
         positions = run.config.data.length + run.model.virtual_tokens

@@ -16,11 +16,14 @@ import numpy as np
 
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.evaluate import EvalSet
+from ptft_jax.parallel import processes
 from ptft_jax.parallel.compile import to_host
 from ptft_jax.reporting.metrics import MetricsWriter
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training.checkpoint import Checkpoints
 from ptft_jax.training.state import TrainState
+
+_REASONS = ("", "max_seconds", "sigterm")
 
 
 class NonFinite(UserError):
@@ -103,7 +106,7 @@ class Loop:
         self.writer, self.reporter = writer, reporter
         self._seconds_before, self._started = seconds_before, time.monotonic()
         self._train_seconds: list[float] = []
-        self._terminated = threading.Event()
+        self._terminated, self._agreed = threading.Event(), processes.Agreed()
 
     @property
     def seconds(self) -> float:
@@ -171,11 +174,9 @@ class Loop:
         return state, "steps"
 
     def _interrupted(self) -> str:
-        if self._terminated.is_set():
-            return "sigterm"
-        if self.schedule.max_seconds and time.monotonic() - self._started >= self.schedule.max_seconds:
-            return "max_seconds"
-        return ""
+        late = self.schedule.max_seconds and time.monotonic() - self._started >= self.schedule.max_seconds
+        mine = "sigterm" if self._terminated.is_set() else "max_seconds" if late else ""
+        return _REASONS[self._agreed(_REASONS.index(mine))]
 
     def _read(self, pending: tuple[int, Any, dict] | None, state: Any, task: int | None) -> None:
         """Reads a step's metrics from the device, logs them, and stops the run where they are no numbers."""
@@ -244,7 +245,9 @@ class Loop:
         self._save(self.program.spread(good), saved, None)
         self.checkpoints.wait()
         path = self.workdir / f"nonfinite_step_{step}.npz"
-        np.savez(path, **batch)
+        whole_batch = processes.all_rows(batch)
+        if processes.main():
+            np.savez(path, **whole_batch)
         raise NonFinite(
             f"step {step}: the loss or its gradient is not finite. The last good state (step {saved}) is saved in "
             f"{self.workdir}, the offending batch in {path}. Try a lower optimizer.learning_rate, more warmup_steps, or "

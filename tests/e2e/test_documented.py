@@ -106,7 +106,7 @@ def _every_config():
         for family in (name for name in FAMILIES if FAMILIES[name].get("causal", True)):
             yield f"pretrain/shakespeare:{size},{family}", lambda a=f"{size},{family}": pretrain.get_config(a)
     for objective in objectives.TOKENS:
-        yield f"pretrain/objectives:{objective}", lambda o=objective: objectives.get_config(o)
+        yield f"pretrain/objectives:{objective}", lambda a=objective: objectives.get_config(a)
     for method in finetune.METHODS:
         yield f"finetune/shakespeare:{method}", lambda m=method: finetune.get_config(m)
 
@@ -137,7 +137,7 @@ def test_every_config_file_is_covered():
         "pretrain/text.py",
         "pretrain/objectives.py",
         "finetune/smollm2_shakespeare.py",
-        "finetune/chat.py",
+        "finetune/chat.py",  # tests/e2e/test_data.py
     }, "test the new one"
 
 

@@ -122,7 +122,7 @@ def _identity(
         "form": FORM,
         "kind": every[0].format.kind,
         "classes": list(every[0].format.classes),
-        "format": "; ".join(dict.fromkeys(o.format.describe() for o in every)),
+        "format": " | ".join(dict.fromkeys(o.format.describe() for o in every)),
         "encoding": cache.digest(*(part for e in encoders for part in e.identity)),
         "tokenizer": tok.fingerprint(tokenizer),
         "tokenizer_files": sorted(tokenizer.files()),
@@ -141,7 +141,7 @@ def _existing(out: pathlib.Path, identity: dict[str, Any]) -> dict[str, Any]:
     here, there = (_flat({k: x.get(k) for k in identity}) for x in (identity, manifest))
     changed = [
         f"{name}: {there.get(name)} there, {here.get(name)} now"
-        for name in sorted({*here, *there})
+        for name in sorted({*here, *there}, key=lambda name: (not name.startswith("settings."), name))
         if here.get(name) != there.get(name)
     ]
     if changed:

@@ -169,7 +169,7 @@ def divide(reference: Reference, digests: np.ndarray, missing: Sequence[str], sh
     left = different - held * len(missing)
     if not held or left < 1:
         raise reference.error(
-            f"{different} different records are too few to hold out a share of {share:g} for each of "
+            f"{different} different record{'s are' if different > 1 else ' is'} too few to hold out a share of {share:g} for each of "
             f"{' and '.join(missing)}; name those splits with validation= and test=, or change data.held_out"
         )
     borders = [0, left, *(left + held * (i + 1) for i in range(len(missing)))]

@@ -448,7 +448,7 @@ def test_the_command_is_killed_and_started_again(cache, tmp_path):
 def test_bad_flags(flags, message, tmp_path, monkeypatch):
     from absl import flags as absl
 
-    from ptft_jax.data.verbs import prepare
+    from ptft_jax.data_tools import prepare
 
     values = absl.FlagValues()
     monkeypatch.setattr(prepare.flags, "FLAGS", values)
