@@ -151,8 +151,11 @@ class Run:
     def _eval_batches(self, data: configs.Section, split: str) -> list[rows.Rows]:
         c = self.config
         tokens = pipeline.tokenised(data, data.source, split, self.tokenizer)
-        found = pipeline.filled(data, tokens, self.builder, partial=True).rows
-        return batches.evaluation(found, batch_size=c.eval.batch_size or c.data.batch_size, tokens=c.eval.tokens)
+        found = pipeline.filled(data, tokens, self.builder, partial=True)
+        if found.lost():
+            counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in found.lost().items())
+            self.reporter.say(f"{split} of {data.source}: {len(tokens.store):,} examples; {counts}")
+        return batches.evaluation(found.rows, batch_size=c.eval.batch_size or c.data.batch_size, tokens=c.eval.tokens)
 
     def _build_model(self) -> None:
         c = self.config

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+from ptft_jax.errors import UserError
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def root() -> pathlib.Path:
@@ -29,15 +35,30 @@ def digest(*parts: bytes | str) -> str:
 def write_atomic(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
     """Lets `write` fill a temporary file beside `path`, then renames it: readers see all of it or nothing, and two
     writers do not disturb each other."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(fd)
-    temporary = pathlib.Path(name)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(fd)
+        temporary = pathlib.Path(name)
+        try:
+            write(temporary)
+            with open(temporary, "rb+") as f:
+                os.fsync(f.fileno())
+            os.chmod(temporary, 0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Names `path` where there is no space or no permission to write it. Raises UserError."""
     try:
-        write(temporary)
-        with open(temporary, "rb+") as f:
-            os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as e:
+        other = e.filename is not None and not str(e.filename).startswith(str(path.parent))  # one that is read
+        if e.errno not in _UNWRITABLE or other:
+            raise
+        raise UserError(
+            f"{e.filename or path}: cannot be written: {e.strerror} (the cache is {root()}; $PTFT_CACHE names another)"
+        ) from e

@@ -160,6 +160,14 @@ class Filled:
             "efficiency": report.efficiency,
         }
 
+    def lost(self) -> dict[str, int]:
+        """What of the source is in no row or only in part, by how it came to that; {} = nothing. The few tokens that a
+        stream ends with are no loss."""
+        summary = self.summary()
+        names = ("skipped", "empty", "dropped", "truncated", "untrainable")
+        found = {name: summary[name] for name in names if summary[name]}
+        return {**found, "tokens_lost": summary["tokens_lost"]} if found else {}
+
 
 def packed_how(setting: str, tokens: Tokens, builder: Builder) -> str:
     """How `config.data.packing` has a source fill rows. Raises UserError where the objective wants it otherwise."""

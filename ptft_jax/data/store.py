@@ -117,7 +117,7 @@ class Writer:
             "origins": np.asarray(list(origins), np.int64),
         }
         for name, array in values.items():
-            array.tofile(self._files[name])
+            self._files[name].write(memoryview(np.ascontiguousarray(array)).cast("B"))
         self.examples += len(examples)
         self.sequences += len(sequences)
         self.tokens += len(values["ids"])
@@ -151,7 +151,8 @@ class Writer:
             "labelled": self._labelled,
             **facts,
         }
-        (self.folder / META).write_text(json.dumps(meta, indent=1, ensure_ascii=False))
+        text = json.dumps(meta, indent=1, ensure_ascii=False)
+        cache.write_atomic(self.folder / META, lambda temporary: temporary.write_text(text))
 
     def discard(self) -> None:
         for file in self._files.values():
@@ -203,18 +204,19 @@ def load(folder: pathlib.Path) -> Store:
 def folder_at_once(target: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to fill, which becomes `target` at the end, or is deleted if anything fails. Where another process was
     faster, its folder stays: what is made twice is equal."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
-        yield temporary
-        os.chmod(temporary, 0o755)
+    with cache.writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = pathlib.Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:
-            temporary.rename(target)
-        except OSError:
-            if not (target / META).is_file():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            yield temporary
+            os.chmod(temporary, 0o755)
+            try:
+                temporary.rename(target)
+            except OSError:
+                if not (target / META).is_file():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def cached(key: str, fill: Callable[[pathlib.Path], None]) -> Store:

@@ -33,7 +33,8 @@ def evaluate(
     Rows are of `length` tokens (0 = as the run was trained; imported weights: at most 1024).
 
     Returns:
-      {"data", "split", "tokens", "nll" (nats a token), "bits_per_byte", "accuracy", ...}.
+      {"data", "split", "tokens", "nll" (nats a token), "bits_per_byte", "accuracy", ...}; where not all of the split is
+      measured, also "lost": what is left out or cut, see `ptft_jax.data.pipeline.Filled.lost`.
 
     Raises:
       UserError: no source where the model's own data are not known, or a model that predicts no next token.
@@ -56,4 +57,5 @@ def evaluate(
     lengths = tok.byte_lengths(loaded.tokenizer) if objective.chained else None
     eval_set = EvalSet(split, rows, _Program(loaded.model, objective), lengths)
     measured = {k.split("/", 1)[1]: v for k, v in eval_set.run(loaded.params).items()}
-    return {"data": data.source, "split": split, "tokens": int(eval_set.tokens), **measured}
+    lost = {"lost": found.lost()} if found.lost() else {}
+    return {"data": data.source, "split": split, "tokens": int(eval_set.tokens), **measured, **lost}

@@ -68,3 +68,21 @@ def test_settings_of_conversations_are_not_read_for_texts(cache, tmp_path):
         with pytest.raises(UserError) as raised:
             config.refuse_unread()
         assert f"config.data.{next(iter(change))} = " in str(raised.value)
+
+
+def test_what_is_lost_of_a_split_is_told(cache, tmp_path):
+    pairs = [{"prompt": f"{i}?", "completion": "y" * (90 if i % 4 == 0 else 5)} for i in range(40)]
+    source = lines(tmp_path / "pairs.jsonl", pairs)
+    tokenizer = tok.ByteTokenizer()
+    for overlong, lost in (("drop", "dropped"), ("truncate", "truncated")):
+        data = section(source=source, length=32, overlong=overlong).data
+        tokens = pipeline.tokenised(data, source, "train", tokenizer)
+        builder = builders.build(configs.check({}).objective, tokenizer)
+        long = [n for n in tokens.store.offsets[1:] - tokens.store.offsets[:-1] if n > 33]
+        found = pipeline.filled(data, tokens, builder, partial=True).lost()
+        expected = sum(long) if lost == "dropped" else sum(n - 33 for n in long)
+        assert long and found == {lost: len(long), "tokens_lost": expected}
+    texts = lines(tmp_path / "texts.jsonl", [{"text": f"some text {i}"} for i in range(40)])
+    data = section(source=texts, length=32).data
+    tokens = pipeline.tokenised(data, texts, "train", tokenizer)
+    assert pipeline.filled(data, tokens, builder, partial=False).lost() == {}

@@ -3,6 +3,9 @@
 import concurrent.futures
 import json
 import multiprocessing
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -96,6 +99,25 @@ def test_a_store_is_there_whole_or_not_at_all(cache):
 
     with pytest.raises(RuntimeError, match="killed"):
         store.cached("k1", fail)
+    assert not list((cache / "stores").iterdir())
+
+
+def test_a_full_disk_is_named(cache):
+    program = (
+        "import pathlib, resource, signal, numpy as np\n"
+        "from ptft_jax.data import store\nfrom ptft_jax.data.examples import Encoded\n"
+        "from ptft_jax.errors import UserError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "def fill(folder):\n"
+        "    writer = store.Writer(folder, 300)\n"
+        "    writer.add([Encoded(np.zeros(100_000, np.int32))], [0])\n"
+        "    writer.close('k')\n"
+        "try:\n    store.cached('k', fill)\n"
+        "except UserError as e:\n    print(e)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert re.match(f"{cache}/stores/k.*: cannot be written: File too large .*PTFT_CACHE", done.stdout), done
     assert not list((cache / "stores").iterdir())
 
 
