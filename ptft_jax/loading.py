@@ -52,6 +52,13 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
         values["model"][name] = theirs[name]
     if section.init.adapter:
         _inherit_method(values, peft_adapter(section.init.adapter, parent, "config.init.adapter"))
+    mine, of_parent = values["data"], parent.data
+    replays = any(name == pipeline.PARENT for name, _ in mine["mixture"])
+    if replays and of_parent is not None and of_parent.held_out != mine["held_out"]:
+        raise UserError(
+            f"config.data.held_out = {mine['held_out']!r}, but the parent's is {of_parent.held_out!r}: what it was validated "
+            f"on would be trained on by replay of {pipeline.PARENT!r}; give the same, or name the sources"
+        )
     values["data"]["mixture"] = pipeline.with_parent(values["data"]["mixture"], parent.data, parent.name, parent.step)
     section = configs.check(values)
     assert section.init.from_, "read again: this is the section whose reads are counted"

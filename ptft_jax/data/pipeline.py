@@ -151,6 +151,7 @@ class Filled:
             "source": self.tokens.reference,
             "split": self.tokens.split,
             "format": self.tokens.description,
+            "classes": list(self.tokens.classes),
             "examples": len(store),
             "tokens": len(store.ids),
             "trained": int(len(store.ids) if store.trained is None else np.count_nonzero(store.trained)),

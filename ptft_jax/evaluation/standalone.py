@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.evaluate import EvalSet
+from ptft_jax.training import restore
 
 
 class _Program:
@@ -41,8 +43,9 @@ def evaluate(
     """
     if not source and loaded.source.data is None:
         raise UserError(f"--data is missing: what {loaded.source.name} was trained on is not known")
-    if length > loaded.model.spec.max_length:
-        raise UserError(f"--length = {length}: the model sees at most {loaded.model.spec.max_length} tokens")
+    most = loaded.model.spec.max_length - loaded.model.virtual_tokens
+    if length > most:
+        raise UserError(f"--length = {length}: the model sees at most {most} tokens")
     objectives.check(loaded.source.config.objective.name, loaded.model.spec)
     config = loaded.source.config
     values = config.as_dict()
@@ -51,7 +54,9 @@ def evaluate(
         values["data"]["source"] = source
     data = configs.check(values).data
     builder = builders.build(config.objective, loaded.tokenizer)
-    found = pipeline.filled(data, pipeline.tokenised(data, data.source, split, loaded.tokenizer), builder, partial=True)
+    read = pipeline.tokenised(data, data.source, split, loaded.tokenizer)
+    _check_classes(loaded.source, read)
+    found = pipeline.filled(data, read, builder, partial=True)
     rows = batches.evaluation(found.rows, batch_size=batch_size, tokens=tokens)
     objective = objectives.build(config.objective)
     lengths = tok.byte_lengths(loaded.tokenizer) if objective.chained else None
@@ -59,3 +64,16 @@ def evaluate(
     measured = {k.split("/", 1)[1]: v for k, v in eval_set.run(loaded.params).items()}
     lost = {"lost": found.lost()} if found.lost() else {}
     return {"data": data.source, "split": split, "tokens": int(eval_set.tokens), **measured, **lost}
+
+
+def _check_classes(source: Any, tokens: pipeline.Tokens) -> None:
+    """Raises UserError where the numbers of classes mean others than in what a run was trained on."""
+    path = source.workdir / "data.json" if isinstance(source, restore.Source) else None
+    if tokens.kind != "classification" or path is None or not path.is_file():
+        return
+    trained = tuple(json.loads(path.read_text())[0].get("classes", tokens.classes))
+    if trained != tokens.classes:
+        raise UserError(
+            f"--data={tokens.reference} has the classes {', '.join(tokens.classes) or 'by number'}, and {source.name} was "
+            f"trained on {', '.join(trained) or 'numbers'}: give their names in that order with classes=A,B,..."
+        )

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from configs.finetune import chat
+from ptft_jax import loading
 from ptft_jax import run as runs
 from ptft_jax.data import batches
 from ptft_jax.data.records import SPLITS, open_records, tfds_builder
 from ptft_jax.errors import UserError
+from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.reporting.metrics import METRICS, read
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import checkpoint
@@ -71,6 +73,19 @@ def test_fine_tuning_on_conversations(text_file, tmp_path):
             assert answers and [part for part in re.split("\0+", learned) if part] == answers
     answer = ptft("chat", f"--run={tmp_path}/chat", "--message=say 3", "--max_new_tokens=4", check=True)
     assert answer.stdout.startswith("> say 3\n")
+
+
+def test_replay_does_not_train_on_what_the_parent_was_validated_on(text_file, tmp_path):
+    quiet_train(
+        tiny_config(text_file, training__steps=0, optimizer__warmup_steps=0, eval__test=False), tmp_path / "base"
+    )
+    changes = dict(
+        init__from_=str(tmp_path / "base"), data__mixture=((f"text:{text_file}?examples=1", 1.0), ("parent", 1.0))
+    )
+    section, _ = loading.resolve(tiny_config(text_file, **changes))
+    assert len(section.data.mixture) == 2
+    with pytest.raises(UserError, match="held_out = 0.05, but the parent's is 0.1: .* name the sources"):
+        loading.resolve(tiny_config(text_file, data__held_out=0.05, **changes))
 
 
 def test_what_cannot_be_learned_from_is_refused_or_counted(text_file, tmp_path):
@@ -203,6 +218,12 @@ def test_classes_of_texts(text_file, tmp_path):
     )  # fmt: skip
     summary = quiet_train(tiny_config(text_file, **changes), tmp_path / "run")
     assert summary["after"]["validation/accuracy"] > 0.9
+    other = tmp_path / "other.csv"
+    other.write_text("text,label\n" + "".join(f"x {i},{'yes' if i % 2 else 'maybe'}\n" for i in range(30)))
+    loaded = loading.load(str(tmp_path / "run"))
+    with pytest.raises(UserError, match="other.csv has the classes maybe, yes, and .*run@60 was trained on no, yes"):
+        evaluate(loaded, f"csv:{other}", "validation")
+    assert evaluate(loaded, f"csv:{path}", "test")["accuracy"] > 0.9
     three = tmp_path / "three.csv"
     three.write_text("text,label\n" + "".join(f"x {i},{i % 3}\n" for i in range(30)))
     with pytest.raises(UserError, match=r"model.classes = 2: the data have 3 classes"):

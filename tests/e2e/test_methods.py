@@ -69,6 +69,9 @@ def test_a_run(name, text_file, tmp_path, base):
     # As the loop measured it with the adapter apart: merging costs float32 rounding.
     assert evaluate(loaded, "", "validation", tokens=256)["nll"] == pytest.approx(after, abs=2e-5)
     if name == "prompt":  # the others are plain models by now
+        most = loaded.model.spec.max_length
+        with pytest.raises(UserError, match=f"--length = {most}: the model sees at most {most - 4} tokens"):
+            evaluate(loaded, "", "validation", length=most)
         rows = generate(loaded.model, loaded.params, [[1, 2, 3]], max_new_tokens=3, sampling=Sampling(temperature=0))
         assert len(rows[0].ids) <= 3
         assert len((tmp_path / "run/samples.jsonl").read_text().splitlines()) >= 2
