@@ -42,7 +42,7 @@ def test_fine_tuning_on_conversations(text_file, tmp_path):
     quiet_train(tiny_config(text_file, model__max_length=192, training__steps=4), tmp_path / "base")
     config = chat.get_config(f"jsonl:{path}")
     config.init.from_ = str(tmp_path / "base")
-    config.data.update(template="chatml", length=128)
+    config.data.update(template="chatml", length=192)
     assert runs.Run(config, tmp_path / "recipe", Reporter(quiet=True)).data.table[0]["trained"] > 0
     config = chat_config(
         text_file, path, init__from_=str(tmp_path / "base"), training__steps=30, eval__every=15,
