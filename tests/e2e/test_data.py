@@ -57,6 +57,7 @@ def test_fine_tuning_on_conversations(text_file, tmp_path):
         table[0]["format"] == "messages: messages from column 'messages'" and table[0]["trained"] < table[0]["tokens"]
     )
     assert sum(row["drawn"] for row in table) == 30 * 8 and 0.2 < table[1]["share"] < 0.4
+    assert [row["rows"] for row in summary["drawn"]] == [row["drawn"] for row in table]
     saved = json.loads((tmp_path / "chat/config.json").read_text())["data"]["mixture"]
     assert saved == [[f"jsonl:{path}", 3.0], [f"text:{text_file}", [[0, 2.0], [20, 0.5]]]]
 
