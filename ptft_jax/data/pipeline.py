@@ -243,6 +243,14 @@ class TrainingData:
     tokens: int
     table: list[dict[str, Any]]
 
+    def drawn(self, steps: int) -> list[dict[str, Any]]:
+        """What the first so many steps read: {"source", "rows", "share", "epochs"} of each source."""
+        if not steps:
+            return []
+        return [
+            {"source": x.name, "rows": x.drawn, "share": x.share, "epochs": x.epochs} for x in self.mixture.table(steps)
+        ]
+
 
 def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: int, seed: int) -> TrainingData:
     """The training data of `config.data` for a run of `steps` steps. Raises UserError."""

@@ -207,6 +207,7 @@ class Execution:
             "trainable_bytes": sum(leaf.bytes for leaf in run.partition.leaves if leaf.trains),
             "optimizer_bytes": int(optimizer_bytes),
             "train_tokens": run.data.tokens,
+            "drawn": run.data.drawn(step),
             "tokens_seen": step * tokens_per_step,
             "tokens_to_best": best * tokens_per_step,
             "model_flops": step * flops,
