@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import re
 import urllib.parse
 
@@ -27,6 +28,11 @@ OPTIONS = {
     "stdlib": _TEXTS,
     "tokens": (),
 }
+# What a file's suffix tells of its kind, for hints.
+_SUFFIXES = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv",
+    ".array_record": "arrayrecord", ".arrayrecord": "arrayrecord", ".txt": "text", ".md": "text", ".text": "text",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +80,11 @@ def parse(reference: str) -> Reference:
     """
     kind, colon, rest = reference.partition(":")
     if kind not in OPTIONS or not colon:
-        raise UserError(
-            f"data source {reference!r}: expected one of {', '.join(OPTIONS)}, then ':' and a name{nearest(kind, OPTIONS)}"
-        )
+        suffixes = pathlib.PurePath(reference.partition("?")[0]).suffixes
+        guess = next((_SUFFIXES[s.lower()] for s in reversed(suffixes) if s.lower() in _SUFFIXES), "")
+        file = guess and kind not in OPTIONS and (not colon or rest.startswith("//"))  # a name or URL without a kind
+        near = f" (did you mean '{guess}:{reference}'?)" if file else nearest(kind, OPTIONS)
+        raise UserError(f"data source {reference!r}: expected one of {', '.join(OPTIONS)}, then ':' and a name{near}")
     # A "?" is also a wildcard of globs: options start at the first one that has OPTION= after it.
     start = re.search(r"\?(?=[A-Za-z_]+=)", rest)
     name, query = (rest[: start.start()], rest[start.end() :]) if start else (rest, "")

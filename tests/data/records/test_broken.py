@@ -303,7 +303,9 @@ def test_a_changed_file_is_noticed_whatever_is_remembered(cache, tmp_path, monke
     "reference, words",
     [
         ("json:x", "expected one of jsonl, parquet.*\\(did you mean 'jsonl'"),
-        ("x.jsonl", "expected one of jsonl"),
+        ("x.jsonl", r"expected one of jsonl.*\(did you mean 'jsonl:x.jsonl'\?\)"),
+        ("gs://b/x.csv.gz?id=-", r"\(did you mean 'csv:gs://b/x.csv.gz\?id=-'\?\)"),
+        ("gs://b/x", "then ':' and a name$"),
         ("jsonl:", "needs a name after"),
         ("jsonl:x?txt=a", "jsonl has no option 'txt'.*\\(did you mean 'text'"),
         ("csv:x?columns=a", "csv has no option 'columns'"),
