@@ -8,6 +8,8 @@ With one process everything here is free.
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,14 +20,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ptft_jax.errors import UserError, listed
 
 AUTO = "auto"
-_GOODBYE = 60  # seconds that a process which ends waits for the others to end too; after that, all are ended
+_GOODBYE = 30  # seconds that a process which ends waits for the others to end too; after that, all are ended
 
 
 def join(coordinator: str = "", processes: str = "", process: int | None = None) -> None:
     """Joins the other processes of a run, before JAX is used for anything else. Returns when all are there.
 
-    A process that fails afterwards says so and ends the others: at the latest _GOODBYE seconds later where it can still
-    say goodbye, else when JAX misses its heartbeat, after 100 seconds.
+    A process that fails afterwards takes the others with it: after _GOODBYE seconds where it can still say goodbye (see
+    `abandon`), else (kill -9, a lost machine) when JAX misses its heartbeat, after 100 seconds.
 
     Args:
       coordinator: HOST:PORT of process 0; "" = $JAX_COORDINATOR_ADDRESS.
@@ -61,6 +63,25 @@ def join(coordinator: str = "", processes: str = "", process: int | None = None)
             ) from e
     elif jax.process_count() > 1:
         raise UserError(f"this is one of {jax.process_count()} processes: --processes=auto is missing")
+
+
+def joined() -> bool:
+    """Whether this process has joined others."""
+    return jax.distributed.is_initialized()
+
+
+def abandon(status: int) -> None:
+    """Ends this process, which has failed, with an exit status.
+
+    Where all have failed alike, each says goodbye and ends with its own status. Where the others go on, they do not answer,
+    and JAX ends them with a message. Threads are not waited for: they may be waiting for the others, as savers do.
+    """
+    try:
+        jax.distributed.shutdown()
+    except RuntimeError as e:
+        print(f"the other processes are ended: {str(e).splitlines()[0]}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(status)
 
 
 def main() -> bool:
