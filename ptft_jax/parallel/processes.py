@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,15 +73,15 @@ def joined() -> bool:
 def abandon(status: int) -> None:
     """Ends this process, which has failed, with an exit status.
 
-    Where all have failed alike, each says goodbye and ends with its own status. Where the others go on, they do not answer,
-    and JAX ends them with a message. Threads are not waited for: they may be waiting for the others, as savers do.
+    Where all have failed alike, they say goodbye to each other. Where the others go on, they do not answer, and _GOODBYE
+    seconds later JAX ends them with a message of its own. Threads of this process are not waited for: they may be waiting
+    for the others, as those that save do.
     """
-    try:
-        jax.distributed.shutdown()
-    except RuntimeError as e:
-        print(f"the other processes are ended: {str(e).splitlines()[0]}", file=sys.stderr, flush=True)
-    finally:
-        os._exit(status)
+    # In a thread, and not to its end: without an answer, JAX would end this process too, with another status.
+    goodbye = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    goodbye.start()
+    goodbye.join(0.8 * _GOODBYE)
+    os._exit(status)
 
 
 def main() -> bool:

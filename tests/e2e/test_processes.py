@@ -180,7 +180,7 @@ def test_numbers_that_are_none_in_one_process_stop_all(whole, text_file, tmp_pat
 
 def test_a_process_that_fails_takes_the_others_with_it(whole, tmp_path):
     (first, text), (second, failed) = Launched(whole / "config.py", tmp_path / "run", 2, {1: "error@3"}).ended(200)
-    assert first != 0 and second != 0
+    assert first != 0 and second == 2
     assert "error: the disk of this process is gone" in failed and "Traceback" not in failed.partition("error:")[0]
     assert not (tmp_path / "run/summary.json").exists() and text
 
