@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # One stamp an environment: rebuilt only when what it holds changes, or another interpreter is asked for.
 WHICH := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-.PHONY: demo test test-full live models-table install clean check-python
+.PHONY: demo test test-full live beam models-table install clean check-python
 
 demo: $(VENV)/.installed-$(WHICH)
 	$(BIN)/python -m experiments.transfer --out=runs/demo
@@ -20,6 +20,12 @@ test-full: $(VENV)/.parity-$(WHICH)
 # The comparisons with independent implementations, run live.
 live: $(VENV)/.parity-$(WHICH)
 	$(BIN)/python -m pytest tests -m "live and not slow" -n 2 --dist worksteal -q
+
+# Preparation of data on Apache Beam, in an environment of its own: Beam needs protobuf 6 (see setup.py).
+beam: check-python
+	$(PYTHON) -m venv $(VENV)-beam
+	$(VENV)-beam/bin/python -m pip install --quiet --disable-pip-version-check -e ".[beam,test]"
+	$(VENV)-beam/bin/python -m pytest tests/data/prepare -n 2 --dist worksteal -q
 
 # docs/models.md from what the comparisons of models find.
 models-table: $(VENV)/.parity-$(WHICH)
@@ -50,4 +56,4 @@ $(VENV)/.parity-$(WHICH): $(VENV)/.test-$(WHICH)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-beam build dist *.egg-info

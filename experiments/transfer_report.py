@@ -6,7 +6,7 @@ import math
 import statistics
 from typing import Any
 
-from experiments.transfer import DANGERS, METHODS, TARGETS, TOO_HIGH, seeds_of
+from experiments.transfer_runs import DANGERS, METHODS, TARGETS, TOO_HIGH, seeds_of
 from ptft_jax import environment
 from ptft_jax.experiment import Experiment
 from ptft_jax.reporting import plots

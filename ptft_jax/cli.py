@@ -40,7 +40,7 @@ def main() -> None:
         print(f"error: ptft has no verb {verb!r}{nearest(verb, VERBS)}; it has {', '.join(VERBS)}", file=sys.stderr)
         sys.exit(2)
     if verb == "data":
-        from ptft_jax.data import __main__ as data
+        from ptft_jax.data_tools import __main__ as data
 
         data.main(words[1:])
         return

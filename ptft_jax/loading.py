@@ -52,7 +52,7 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
         values["model"][name] = theirs[name]
     if section.init.adapter:
         _inherit_method(values, peft_adapter(section.init.adapter, parent, "config.init.adapter"))
-    values["data"]["mixture"] = pipeline.with_parent(values["data"]["mixture"], parent.data, parent.name)
+    values["data"]["mixture"] = pipeline.with_parent(values["data"]["mixture"], parent.data, parent.name, parent.step)
     section = configs.check(values)
     assert section.init.from_, "read again: this is the section whose reads are counted"
     return section, parent

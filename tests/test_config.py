@@ -73,6 +73,8 @@ def test_a_setting_that_nothing_reads_is_an_error(text_file, tmp_path, changes):
 def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     """The fields read by runs that between them use every choice: none is left over."""
     quiet_train(tiny_config(text_file, training__steps=0, optimizer__warmup_steps=0), tmp_path / "parent")
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("".join(f'{{"prompt": "ask {i}", "completion": "{i}"}}\n' for i in range(90)))
     choices = [
         {"optimizer__name": "sgd", "optimizer__schedule": "wsd", "model__positions": "rotary"},
         {"optimizer__name": "muon", "samples__prompts": ("the",)},
@@ -84,6 +86,7 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
         {"model__gated": True, "model__experts": 2, "model__biases": ()},
         {"init__from_": str(tmp_path / "parent"), "tune__method": "prompt", "data__length": 8},
         {"data__mixture": ((f"text:{text_file}", 2.0), ("stdlib:prose", 1.0))},
+        {"data__source": f"jsonl:{answers}"},
         {"objective__name": "masked_lm", "model__causal": False, "tokenizer__add": ("[MASK]",)},
         {"objective__name": "span_corruption", "tokenizer__add": tuple(f"<extra_id_{i}>" for i in range(4))},
     ]

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from ptft_jax.data.mixture import Mixture
@@ -61,6 +60,7 @@ def training(
 ) -> Iterator[Rows]:
     """This process' rows of batch `start`, `start` + 1, ..., without end, made ahead in a thread."""
     import grain
+    import jax
 
     batches = Batches(
         sets, mixture, batch_size=batch_size, seed=seed, process=jax.process_index(), processes=jax.process_count()
@@ -76,6 +76,8 @@ def evaluation(rows: RowSet, *, batch_size: int, tokens: int) -> list[Rows]:
 
     `tokens` > 0 keeps only the first rows that have so many positions.
     """
+    import jax
+
     count = len(rows) if not tokens else min(len(rows), -(-tokens // rows.length))
     batches = []
     for first in range(0, count, batch_size):

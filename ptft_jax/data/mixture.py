@@ -285,6 +285,11 @@ class Mixture:
         )
 
 
+def weight_at(name: str, weight: Any, step: int) -> float:
+    """The weight of a source at a step, as a config writes it. Raises UserError for what is no weight."""
+    return float(_at(_schedule(name, weight, 0), np.asarray([step]))[0])
+
+
 def _check_over(block: _Block, stop: int) -> None:
     """Raises UserError where the steps before `stop` cannot all be drawn."""
     if block.over and block.over[0] < stop:

@@ -15,7 +15,7 @@ import numpy as np
 from ptft_jax.data import cache, packing, prepared, records, tokenise
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
-from ptft_jax.data.mixture import Mixture
+from ptft_jax.data.mixture import Mixture, weight_at
 from ptft_jax.data.rows import RowSet
 from ptft_jax.data.store import Store
 from ptft_jax.errors import UserError
@@ -32,6 +32,7 @@ class Tokens:
       store: its ids.
       kind: of `ptft_jax.data.formats.Format`.
       description: its format, for people.
+      classes: names of the classes, in the order of their numbers; () where there are none.
       where: index of an example -> its place, for messages.
       skipped: records that could not be read.
     """
@@ -41,6 +42,7 @@ class Tokens:
     store: Store
     kind: str
     description: str
+    classes: tuple[str, ...]
     where: Callable[[int], str]
     skipped: records.Skipped
 
@@ -57,11 +59,12 @@ def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer) -
             store,
             facts["kind"],
             facts["format"],
+            tuple(facts.get("classes", ())),
             lambda i: f"{place}, example {i}",
             records.Skipped(),
         )
     opened = tokenise.Opened.of(reference, split, held_out=data.held_out, broken=data.broken)
-    store = tokenise.tokenised(opened, tokenizer, template=data.template, train_on=data.train_on, workers=data.workers)
+    store = tokenise.tokenised(opened, tokenizer, workers=data.workers, **_rendering(data, opened.format.kind))
     rows = opened.records
     return Tokens(
         reference,
@@ -69,9 +72,18 @@ def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer) -
         store,
         opened.format.kind,
         opened.format.describe(),
+        opened.format.classes,
         lambda example: rows.where(int(store.origins[example])),
         rows.skipped,
     )
+
+
+def _rendering(data: Any, kind: str) -> dict[str, str]:
+    """How conversations and answers become ids; not read for data of other kinds, so that a setting that does nothing is
+    refused."""
+    if kind not in ("answers", "preference"):
+        return {"template": "", "train_on": "assistant"}
+    return {"template": data.template, "train_on": data.train_on}
 
 
 def training_texts(data: Any) -> list[str]:
@@ -90,16 +102,19 @@ def weighted(data: Any) -> tuple[tuple[str, Any], ...]:
     return data.mixture or ((data.source, 1.0),)
 
 
-def with_parent(mixture: Sequence[tuple[str, Any]], theirs: Any, parent: str) -> tuple[tuple[str, Any], ...]:
+def with_parent(
+    mixture: Sequence[tuple[str, Any]], theirs: Any, parent: str, step: int = 0
+) -> tuple[tuple[str, Any], ...]:
     """A mixture with 'parent' replaced by what the parent was trained on (replay): its source, or the sources of its
-    mixture, which share the entry's weight as they did when the parent ended.
+    mixture, which share the entry's weight as they did in the parent's last step.
 
     Args:
       theirs: the parent's `config.data`, or None where it is not known.
       parent: its name, for messages; '' = there is none.
+      step: how many steps it was trained.
 
     Raises:
-      UserError: there is no parent, or nobody knows what it was trained on.
+      UserError: there is no parent, nobody knows what it was trained on, or what should be a weight is none.
     """
     out: list[tuple[str, Any]] = []
     for source, weight in mixture:
@@ -109,7 +124,8 @@ def with_parent(mixture: Sequence[tuple[str, Any]], theirs: Any, parent: str) ->
         if theirs is None:
             reason = f"what {parent} was trained on is not known" if parent else "init.from names no parent"
             raise UserError(f"config.data.mixture: {PARENT!r}: {reason}; name its sources")
-        last = [(s, w[-1][1] if isinstance(w, (list, tuple)) else w) for s, w in weighted(theirs)]
+        weight_at(source, weight, 0)  # well-formed?
+        last = [(s, weight_at(s, w, max(step - 1, 0))) for s, w in weighted(theirs)]
         total = sum(w for _, w in last)
         out += [(s, _scaled(weight, w / total)) for s, w in last if w]
     return tuple(out)
@@ -129,7 +145,7 @@ class Filled:
     rows: RowSet
 
     def summary(self) -> dict[str, Any]:
-        """For tables and data.json."""
+        """For tables and data.json; "left_out" names the first of the records that were skipped."""
         store, report = self.tokens.store, self.rows.plan.report
         return {
             "source": self.tokens.reference,
@@ -139,9 +155,24 @@ class Filled:
             "tokens": len(store.ids),
             "trained": int(len(store.ids) if store.trained is None else np.count_nonzero(store.trained)),
             "skipped": self.tokens.skipped.count,
+            "left_out": self.tokens.skipped.first,
             **{("split_up" if k == "split" else k): v for k, v in dataclasses.asdict(report).items()},
             "efficiency": report.efficiency,
         }
+
+
+def packed_how(setting: str, tokens: Tokens, builder: Builder) -> str:
+    """How `config.data.packing` has a source fill rows. Raises UserError where the objective wants it otherwise."""
+    if builder.labelled:
+        if setting not in ("auto", "none"):
+            raise UserError(
+                f"config.data.packing = {setting!r}: a row has one class, and holds one text; leave it at 'auto'"
+            )
+        return "none"
+    if setting != "auto":
+        return setting
+    whole = tokens.kind == "text" or (tokens.kind == "tokens" and tokens.store.trained is None)
+    return "concat" if whole else "best_fit"
 
 
 def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: int = 0) -> Filled:
@@ -155,19 +186,18 @@ def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: 
       UserError: examples that are too long or have nothing to learn, where the settings do not say what to do with
         them; too little data for a row; data of a kind that the objective does not learn from.
     """
-    store, how = tokens.store, data.packing
+    store, how = tokens.store, packed_how(data.packing, tokens, builder)
     builder.check(data.length)
     if tokens.kind not in builder.kinds:
         raise UserError(
             f"{tokens.reference}: {tokens.description}: the objective learns from {', '.join(builder.kinds)}; "
             "choose its columns: KIND:NAME?format=text&text=COLUMN"
         )
-    if builder.labelled and how not in ("auto", "none"):
-        raise UserError(f"config.data.packing = {how!r}: a row has one class, and holds one text; leave it at 'auto'")
-    if builder.labelled:
-        how = "none"
-    elif how == "auto":
-        how = "concat" if tokens.kind == "text" or (tokens.kind == "tokens" and store.trained is None) else "best_fit"
+    if store.trained is not None and not builder.partly:
+        raise UserError(
+            f"{tokens.reference}: {tokens.description}: it says which tokens to learn, and the objective learns whole texts; "
+            "objective.name='prefix_lm' reads the rest in both directions"
+        )
     sequential = bool(builder.overlap)  # ids are predicted from those before them
     plan = packing.plan(
         store.offsets,
@@ -204,6 +234,14 @@ class TrainingData:
     tokens: int
     table: list[dict[str, Any]]
 
+    def drawn(self, steps: int) -> list[dict[str, Any]]:
+        """What the first so many steps read: {"source", "rows", "share", "epochs"} of each source."""
+        if not steps:
+            return []
+        return [
+            {"source": x.name, "rows": x.drawn, "share": x.share, "epochs": x.epochs} for x in self.mixture.table(steps)
+        ]
+
 
 def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: int, seed: int) -> TrainingData:
     """The training data of `config.data` for a run of `steps` steps. Raises UserError."""
@@ -213,6 +251,7 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
         if len(parts) > 1:
             raise UserError("config.data.train_tokens is for a single source; a mixture's take the option ?examples=N")
         parts = [dataclasses.replace(parts[0], store=parts[0].store.first(data.train_tokens))]
+    _check_classes(parts)
     sets = [filled(data, part, builder, partial=False, seed=seed) for part in parts]
     segmented = any(s.rows.segmented for s in sets)
     names = [reference for reference, _ in sources]
@@ -240,6 +279,18 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
     )
 
 
+def _check_classes(parts: Sequence[Tokens]) -> None:
+    """Raises UserError where a number is one class in a source, and another class in another."""
+    first, *others = [part for part in parts if part.kind == "classification"] or [None]
+    for other in others:
+        if other.classes != first.classes:
+            names = [", ".join(p.classes) or "numbers" for p in (first, other)]
+            raise UserError(
+                f"config.data.mixture: {first.reference} has the classes {names[0]}, and {other.reference} {names[1]}, so "
+                "their numbers differ: name the same in both with the option classes=A,B,..."
+            )
+
+
 def labels(data: Any) -> dict[str, str]:
     """A short name for every source of a mixture, for metrics."""
     found: dict[str, str] = {}
@@ -252,11 +303,26 @@ def labels(data: Any) -> dict[str, str]:
     return found
 
 
+def announced(table: Sequence[dict[str, Any]]) -> list[str]:
+    """A line a source, with its number in `shown`."""
+    return [f"  {n}  {row['source']}: {row['format']}" for n, row in enumerate(table, 1)]
+
+
 def shown(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The columns of `TrainingData.table` that fit on a screen; what is zero everywhere is left out."""
-    columns = (
-        "source", "format", "examples", "tokens", "trained", "skipped", "dropped", "truncated", "tokens_lost", "rows",
-        "efficiency", "share", "epochs",
-    )  # fmt: skip
-    some = [c for c in columns if any(row.get(c) for row in table)]
-    return [{c: round(row[c], 3) if isinstance(row[c], float) else row[c] for c in some} for row in table]
+    """The columns of `TrainingData.table` that fit on a screen, a row a source; what is zero everywhere is left out."""
+    counts = {
+        "examples": "examples", "tokens": "tokens", "trained": "learned", "skipped": "skipped", "dropped": "dropped",
+        "truncated": "truncated", "split_up": "split", "empty": "empty", "untrainable": "untrainable",
+        "tokens_lost": "tokens lost", "rows": "rows",
+    }  # fmt: skip
+    some = {name: words for name, words in counts.items() if any(row[name] for row in table)}
+    return [
+        {
+            "": n,
+            **{words: row[name] for name, words in some.items()},
+            "full": f"{row['efficiency']:.1%}",
+            "share": f"{row['share']:.1%}",
+            "epochs": round(row["epochs"], 2),
+        }
+        for n, row in enumerate(table, 1)
+    ]

@@ -19,6 +19,7 @@ from ptft_jax.data.examples import Encoded
 from ptft_jax.errors import UserError
 
 META = "meta.json"
+_SPANS = 10_000  # whose ids are looked at together
 # What a store has besides `ids`: file name -> dtype.
 _COLUMNS = {"lengths": np.int64, "trained": np.bool_, "labels": np.int32, "origins": np.int64}
 
@@ -76,8 +77,14 @@ class Store:
         starts, stops = spans[:, 0] + (not first), spans[:, 1]
         if self.trained is None:
             return np.maximum(stops - starts, 0)
-        total = np.concatenate([[0], np.cumsum(self.trained, dtype=np.int64)])
-        return np.where(stops > starts, total[stops] - total[np.minimum(starts, len(self.ids))], 0)
+        counts = np.zeros(len(spans), np.int64)
+        for at in range(0, len(spans), _SPANS):  # in parts: sums take eight times the memory of what is summed
+            part = slice(at, at + _SPANS)
+            first = int(starts[part].min())
+            total = np.concatenate([[0], np.cumsum(self.trained[first : int(stops[part].max())], dtype=np.int64)])
+            some = stops[part] > starts[part]
+            counts[part][some] = total[stops[part][some] - first] - total[starts[part][some] - first]
+        return counts
 
 
 class Writer:

@@ -38,11 +38,18 @@ class Opened:
 
     @classmethod
     def of(cls, reference: str, split: str, *, held_out: float, broken: str = "raise") -> Opened:
-        """Raises UserError: see `records.open_records` and `formats.choose`."""
-        rows = records.open_records(reference, split, held_out=held_out, broken=broken)
-        return cls(
-            reference, split, held_out, broken, rows, formats.choose(rows, records.parse(reference).options, rows.where)
-        )
+        """The format is that of the train split, whichever split is opened: a class has the same number in all.
+
+        Raises UserError: see `records.open_records` and `formats.choose`.
+        """
+        options = records.parse(reference).options
+        rows = train = records.open_records(reference, split, held_out=held_out, broken=broken)
+        if split != "train":
+            train = records.open_records(reference, "train", held_out=held_out, broken=broken)
+        chosen = formats.choose(train, options, train.where)
+        if split != "train":
+            chosen = formats.choose(rows, options, rows.where, like=chosen)
+        return cls(reference, split, held_out, broken, rows, chosen)
 
     def texts(self) -> Iterator[str]:
         """All text of the records, for training a tokenizer: what is said, without what a template puts around it."""

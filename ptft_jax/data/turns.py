@@ -214,6 +214,7 @@ def _grown_span(render: Callable[..., str], whole: str, index: int, role: str, l
     starts their turns."""
     answer = role == ASSISTANT
     other = "choose another data.template, or a template that has {% generation %} blocks"
+    other += "" if last else ", or data.train_on=last"
     before = ""
     try:
         before = render(index, answer)

@@ -7,6 +7,7 @@ With one process everything here is free.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -78,10 +79,15 @@ def abandon(status: int) -> None:
     for the others, as those that save do.
     """
     # In a thread, and not to its end: without an answer, JAX would end this process too, with another status.
-    goodbye = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    goodbye = threading.Thread(target=_shut_down, daemon=True)
     goodbye.start()
     goodbye.join(0.8 * _GOODBYE)
     os._exit(status)
+
+
+def _shut_down() -> None:
+    with contextlib.suppress(RuntimeError):  # the others are gone already, or were never there
+        jax.distributed.shutdown()
 
 
 def main() -> bool:

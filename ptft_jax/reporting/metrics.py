@@ -21,12 +21,10 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: pathlib.Path, *, tensorboard: bool, step: int, silent: bool = False):
-        metrics, samples = (pathlib.Path(os.devnull) if silent else workdir / name for name in (METRICS, SAMPLES))
-        if not silent:
-            _keep_until(metrics, step)
-            _keep_until(samples, step)
-        self._metrics = open(metrics, "a")  # noqa: SIM115 - open as long as the run
-        self._samples = open(samples, "a")  # noqa: SIM115
+        files = [pathlib.Path(os.devnull) if silent else workdir / name for name in (METRICS, SAMPLES)]
+        for file in files if not silent else ():
+            _keep_until(file, step)
+        self._metrics, self._samples = (file.open("a") for file in files)
         self._events = None
         if tensorboard and not silent:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 10.0
+_LOG_COLUMNS = 140
 
 
 class Reporter:
     """Messages, tables and progress bars on standard error; standard output stays free for results."""
 
     def __init__(self, quiet: bool = False):
-        self.console = Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
+        # In a log file, tables are wider than the 80 columns that rich then assumes.
+        width = None if sys.stderr.isatty() else _LOG_COLUMNS
+        self.console = Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False, emoji=False, width=width)
         self._progress: Progress | None = None
         self._last_line = 0.0
 
@@ -74,13 +79,14 @@ class Reporter:
 
 
 def as_table(title: str, rows: list[dict]) -> Table:
-    """A rich table; numbers are right-aligned."""
-    table = Table(title=title, title_justify="left")
+    """A rich table, its cells as they are (no markup); numbers and percentages are right-aligned."""
+    table = Table(title=Text(title) if title else None, title_justify="left")
     for key in rows[0]:
-        numeric = all(isinstance(row[key], (int, float)) for row in rows)
-        table.add_column(key, justify="right" if numeric else "left", overflow="fold")
+        numeric = all(isinstance(row[key], (int, float)) or str(row[key]).endswith("%") for row in rows)
+        table.add_column(Text(key), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(
-            *[f"{v:,}" if isinstance(v, int) else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()]
+        shown = (
+            f"{v:,}" if isinstance(v, int) else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()
         )
+        table.add_row(*map(Text, shown))
     return table

@@ -6,6 +6,7 @@ import json
 import pathlib
 from typing import Any
 
+from ptft_jax.data import pipeline
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.reporting import plots
 from ptft_jax.reporting.metrics import METRICS, SAMPLES, read, write_json
@@ -34,6 +35,10 @@ def write(workdirs: list[pathlib.Path], out: pathlib.Path) -> None:
             if measured:
                 page.text(row["name"])
                 page.table(measured)
+    page.heading("Training data")
+    for row in rows:
+        page.text(" ".join([f"{row['name']}:", *pipeline.announced(row["data"])]))
+        page.table(pipeline.shown(row["data"]))
     page.heading("Parameters")
     for row in rows:
         page.text(row["name"])
@@ -56,6 +61,7 @@ def _read(workdir: pathlib.Path) -> dict[str, Any]:
         "name": workdir.name,
         "workdir": str(workdir),
         "config": json.loads((workdir / "config.json").read_text()),
+        "data": json.loads((workdir / "data.json").read_text()),
         "partition": json.loads((workdir / "partition.json").read_text()),
         "lineage": json.loads((workdir / "lineage.json").read_text()),
         "summary": json.loads(summary.read_text()) if summary.is_file() else None,

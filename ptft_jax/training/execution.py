@@ -123,7 +123,8 @@ class Execution:
         run = self.run
         rows = [{k: v for k, v in row.items() if k != "paths"} for row in run.partition.table()]
         run.reporter.table(f"{run.workdir}: parameters", rows)
-        run.reporter.table(f"{run.workdir}: training data", pipeline.shown(run.data.table))
+        run.reporter.say("\n".join([f"{run.workdir}: training data", *pipeline.announced(run.data.table)]))
+        run.reporter.table("", pipeline.shown(run.data.table))
         shardings = run.program.shardings
         per_device = sharding.bytes_per_device(run.state_like, shardings)
         shape = " x ".join(f"{k}={v}" for k, v in run.mesh.shape.items())
@@ -206,6 +207,7 @@ class Execution:
             "trainable_bytes": sum(leaf.bytes for leaf in run.partition.leaves if leaf.trains),
             "optimizer_bytes": int(optimizer_bytes),
             "train_tokens": run.data.tokens,
+            "drawn": run.data.drawn(step),
             "tokens_seen": step * tokens_per_step,
             "tokens_to_best": best * tokens_per_step,
             "model_flops": step * flops,

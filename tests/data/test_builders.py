@@ -431,5 +431,3 @@ def test_contradictions():
     for field, value in (("mask_rate", 0.0), ("mask_rate", 1.0), ("noise_density", 1.0), ("mean_span", 0.5)):
         with pytest.raises(UserError, match=f"config.objective.{field} = {value}"):
             objective(**{field: value})
-    with pytest.raises(UserError, match="it learns whole texts.*objective.name='prefix_lm'"):
-        SpanCorruption(SENTINELS, END).piece(ids_of(9), np.ones(9, bool), np.random.default_rng(0))

@@ -80,3 +80,21 @@ def test_what_a_store_was_made_of_is_noted(cache, tmp_path):
     key = made(reference).key
     facts = store.facts(cache / "stores" / key)
     assert facts["source"] == reference and facts["split"] == "train" and facts["format"].startswith("messages")
+
+
+def test_a_class_has_the_same_number_in_every_split(cache, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split, names in {"train": ("neg", "neutral", "pos"), "validation": ("pos", "neg"), "test": ("pos",)}.items():
+        rows = [{"text": f"{split} {i}", "label": names[i % len(names)]} for i in range(6)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    number = {"neg": 0, "neutral": 1, "pos": 2}
+    for split in ("train", "validation", "test"):
+        opened = tokenise.Opened.of(f"jsonl:{folder}", split, held_out=0.1)
+        found = tokenise.tokenised(opened, tok.ByteTokenizer(), template="", train_on="assistant")
+        expected = [number[opened.records[i]["label"]] for i in found.origins]
+        assert found.labels.tolist() == expected, split
+    (folder / "test.jsonl").write_text('{"text": "a", "label": "great"}\n')
+    opened = tokenise.Opened.of(f"jsonl:{folder}", "test", held_out=0.1)
+    with pytest.raises(UserError, match="expected one of neg, neutral, pos"):
+        tokenise.tokenised(opened, tok.ByteTokenizer(), template="", train_on="assistant")

@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 
+from configs.finetune import chat
 from ptft_jax import run as runs
 from ptft_jax.data import batches
 from ptft_jax.data.records import SPLITS, open_records, tfds_builder
@@ -39,6 +40,10 @@ def test_fine_tuning_on_conversations(text_file, tmp_path):
     """Only what the assistant says is learned, the loss on it falls, and the model is talked to by the same template."""
     path = conversations(tmp_path / "chat.jsonl")
     quiet_train(tiny_config(text_file, model__max_length=192, training__steps=4), tmp_path / "base")
+    config = chat.get_config(f"jsonl:{path}")
+    config.init.from_ = str(tmp_path / "base")
+    config.data.update(template="chatml", length=192)
+    assert runs.Run(config, tmp_path / "recipe", Reporter(quiet=True)).data.table[0]["trained"] > 0
     config = chat_config(
         text_file, path, init__from_=str(tmp_path / "base"), training__steps=30, eval__every=15,
         data__mixture=((f"jsonl:{path}", 3.0), ("parent", ((0, 2.0), (20, 0.5)))),
@@ -52,6 +57,7 @@ def test_fine_tuning_on_conversations(text_file, tmp_path):
         table[0]["format"] == "messages: messages from column 'messages'" and table[0]["trained"] < table[0]["tokens"]
     )
     assert sum(row["drawn"] for row in table) == 30 * 8 and 0.2 < table[1]["share"] < 0.4
+    assert [row["rows"] for row in summary["drawn"]] == [row["drawn"] for row in table]
     saved = json.loads((tmp_path / "chat/config.json").read_text())["data"]["mixture"]
     assert saved == [[f"jsonl:{path}", 3.0], [f"text:{text_file}", [[0, 2.0], [20, 0.5]]]]
 

@@ -96,6 +96,7 @@ def test_the_demos_experiment(tmp_path):
 
 def _every_config():
     from configs.finetune import shakespeare as finetune
+    from configs.pretrain import objectives
     from configs.pretrain import shakespeare as pretrain
     from ptft_jax.model.presets import FAMILIES
 
@@ -104,6 +105,8 @@ def _every_config():
     for size in ["tiny"]:
         for family in (name for name in FAMILIES if FAMILIES[name].get("causal", True)):
             yield f"pretrain/shakespeare:{size},{family}", lambda a=f"{size},{family}": pretrain.get_config(a)
+    for objective in objectives.TOKENS:
+        yield f"pretrain/objectives:{objective}", lambda a=objective: objectives.get_config(a)
     for method in finetune.METHODS:
         yield f"finetune/shakespeare:{method}", lambda m=method: finetune.get_config(m)
 
@@ -132,11 +135,13 @@ def test_every_config_file_is_covered():
         "pretrain/shakespeare.py",
         "finetune/shakespeare.py",
         "pretrain/text.py",
+        "pretrain/objectives.py",
         "finetune/smollm2_shakespeare.py",
+        "finetune/chat.py",  # tests/e2e/test_data.py
     }, "test the new one"
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-full", "live", "install", "clean"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-full", "live", "beam", "install", "clean"])
 def test_make_knows_its_targets(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -23,6 +23,7 @@ class Builder(abc.ABC):
         be segments of their own, in rows of a single piece too.
       labelled: whether a row is one piece with a class: besides the piece's arrays, which then have no targets and weights
         of their own, the row has `targets`, int32 [] its class, and `weights`, float32 [].
+      partly: whether it learns some tokens of a text and not others, where the data say which.
       aligned: whether a target stands at the position of the token it replaces; else one before it.
     """
 
@@ -31,6 +32,7 @@ class Builder(abc.ABC):
     random: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
     labelled: ClassVar[bool] = False
+    partly: ClassVar[bool] = True
     aligned: ClassVar[bool] = False
 
     @abc.abstractmethod
@@ -47,11 +49,8 @@ class Builder(abc.ABC):
 
         Args:
           ids: int32 [n], at least 2 (`ptft_jax.data.packing.LEAST`).
-          trained: bool [n], the ids that are to be learned; None = all.
+          trained: bool [n], the ids that are to be learned; None = all, which it is unless `partly`.
           rng: needed where `random`.
-
-        Raises:
-          UserError: the objective learns whole texts only, and `trained` is given.
         """
 
 

@@ -40,6 +40,7 @@ class SpanCorruption(Builder):
     mean_span: float = 3.0
 
     kinds: ClassVar[tuple[str, ...]] = ("text", "tokens")
+    partly: ClassVar[bool] = False
     random: ClassVar[bool] = True
 
     def counts(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -71,11 +72,6 @@ class SpanCorruption(Builder):
         return np.repeat(np.arange(2 * spans) % 2 == 1, lengths)
 
     def piece(self, ids: np.ndarray, trained: np.ndarray | None, rng: np.random.Generator) -> Piece:
-        if trained is not None:
-            raise UserError(
-                "config.objective.name = 'span_corruption': it learns whole texts, and these data say which tokens to learn "
-                "(answers, conversations); use objective.name='prefix_lm', which reads the rest in both directions"
-            )
         ids = np.asarray(ids, np.int32)
         mask = self.mask(len(ids), rng)
         first = mask & ~np.concatenate([[False], mask[:-1]])

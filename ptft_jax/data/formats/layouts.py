@@ -23,6 +23,10 @@ def _is_ids(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(type(v) is int for v in value[:1000])
 
 
+def _is_flags(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(type(v) in (int, bool) for v in value[:1000])
+
+
 def _is_label(value: Any) -> bool:
     return isinstance(value, (int, str))
 
@@ -47,14 +51,14 @@ class Layout:
       kind, name: see `Format`.
       needs: what a column is -> (test of its values, what they are in words).
       usual: the names that these columns usually have, the first that fits counts.
-      may: further columns -> (test, names they usually have).
+      may: further columns -> (test, what they are in words, names they usually have).
     """
 
     kind: str
     name: str
     needs: Mapping[str, tuple[Callable[[Any], bool], str]]
     usual: Sequence[Mapping[str, str]]
-    may: Mapping[str, tuple[Callable[[Any], bool], Sequence[str]]] = dataclasses.field(default_factory=dict)
+    may: Mapping[str, tuple[Callable[[Any], bool], str, Sequence[str]]] = dataclasses.field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -74,7 +78,7 @@ PAIRS = (
 _BOTH = {"chosen": "chosen", "rejected": "rejected"}
 _TEXT, _MESSAGES = (_is_text, "text"), (is_messages, 'a list of {"role", "content"}')
 _CONVERSATION = (_is_conversation, "a list of messages")
-_AROUND = {"tools": (_anything, ("tools",)), "system": (_is_text, ("system",))}
+_AROUND = {"tools": (_anything, "tools", ("tools",)), "system": (*_TEXT, ("system",))}
 _PAIR_NAMES = [{"prompt": prompt, "completion": completion} for prompt, completion in PAIRS]
 # In this order: the first that fits is taken.
 LAYOUTS = (
@@ -84,9 +88,9 @@ LAYOUTS = (
         {"input_ids": (_is_ids, "a list of ids")},
         _named("tokens", input_ids="input_ids"),
         {
-            "labels": (_is_ids, ("labels",)),
-            "mask": (_is_ids, ("loss_mask", "assistant_masks", "completion_mask")),
-            "padding": (_is_ids, ("attention_mask",)),
+            "labels": (_is_ids, "a list of ids", ("labels",)),
+            "mask": (_is_flags, "a list of 0 and 1", ("loss_mask", "assistant_masks", "completion_mask")),
+            "padding": (_is_flags, "a list of 0 and 1", ("attention_mask",)),
         },
     ),
     Layout(
@@ -94,9 +98,9 @@ LAYOUTS = (
         "preference-messages",
         {side: _CONVERSATION for side in _BOTH},
         [_BOTH],
-        {"prompt": (_is_prompt, ("prompt",)), **_AROUND},
+        {"prompt": (_is_prompt, "text or a list of messages", ("prompt",)), **_AROUND},
     ),
-    Layout("preference", "preference", {side: _TEXT for side in _BOTH}, [_BOTH], {"prompt": (_is_text, ("prompt",))}),
+    Layout("preference", "preference", {side: _TEXT for side in _BOTH}, [_BOTH], {"prompt": (*_TEXT, ("prompt",))}),
     Layout(
         "answers",
         "messages",
@@ -116,7 +120,7 @@ LAYOUTS = (
         "alpaca",
         {"instruction": _TEXT, "output": _TEXT},
         [{"instruction": "instruction", "output": "output"}],
-        {"input": (_is_text, ("input",))},
+        {"input": (*_TEXT, ("input",))},
     ),
     Layout(
         "answers",
@@ -179,6 +183,13 @@ def choose(
     if not fitting or any(first is not fitting[0][0] for first in firsts):
         raise UserError(_misfit(candidates, sample, firsts, named, where))
     layout, columns = fitting[0]
+    _check_further(layout, columns, sample, where)
+    talks = any(test in (is_messages, is_sharegpt, _is_conversation) for test, _ in layout.needs.values())
+    for option, read in (("classes", layout.kind == "classification"), ("assistant_first", talks)):
+        if option in options and not read:
+            raise UserError(
+                f"{option}={options[option]}: the records have the format {layout.name}, which has no use for it"
+            )
     classes: tuple[str, ...] = ()
     if layout.kind == "classification":
         classes = _classes(records, columns["label"], options.get("classes"), sample)
@@ -193,7 +204,7 @@ def choose(
         tuple(kinds),
         {
             what: name
-            for what, (_, names) in layout.may.items()
+            for what, (*_, names) in layout.may.items()
             if what not in columns
             for name in names
             if name not in seen
@@ -235,7 +246,7 @@ def _fit(layout: Layout, sample: Sequence[Record], named: Mapping[str, str]) -> 
     for names in usual:
         columns = {what: named.get(what, names[what]) for what in layout.needs}
         if all(_bad(layout, record, columns) is None for record in sample):
-            for what, (test, others) in layout.may.items():
+            for what, (test, _, others) in layout.may.items():
                 for column in (named[what],) if what in named else others:
                     values = [record[column] for record in sample if column in record]
                     good = all(value is None or test(value) for value in values)
@@ -246,6 +257,21 @@ def _fit(layout: Layout, sample: Sequence[Record], named: Mapping[str, str]) -> 
                         break
             return columns
     return None
+
+
+def _check_further(
+    layout: Layout, columns: Mapping[str, str], sample: Sequence[Record], where: Callable[[int], str]
+) -> None:
+    """Raises UserError where a column has the name of a further one but not its values: left out, a mask or a system
+    message would be lost."""
+    for what, (test, words, names) in layout.may.items():
+        for name in () if what in columns else names:
+            for index, record in enumerate(sample):
+                if name not in columns.values() and record.get(name) is not None and not test(record[name]):
+                    raise UserError(
+                        f"{where(index)}: column {name!r} is {_shown(record[name])}, and the format {layout.name} reads it "
+                        f"as {what}: {words}; convert it, or rename the column if it is something else"
+                    )
 
 
 def _bad(layout: Layout, record: Record, columns: Mapping[str, str]) -> str | None:

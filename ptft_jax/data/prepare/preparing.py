@@ -88,6 +88,12 @@ def _opened(settings: Settings) -> Sources:
     if len(kinds) > 1:
         found = listed(f"{o.reference}: {o.format.describe()}" for o in kinds.values())
         raise UserError(f"--source: the sources hold data of several kinds; prepare them one by one:{found}")
+    classes = {opened.format.classes: opened for group in sources.values() for opened in group}
+    if len(classes) > 1:
+        found = listed(f"{o.reference}: {', '.join(names) or 'numbers'}" for names, o in classes.items())
+        raise UserError(
+            f"--source: the sources number their classes differently; name the same with classes=A,B:{found}"
+        )
     return sources
 
 
@@ -115,7 +121,8 @@ def _identity(
     return {
         "form": FORM,
         "kind": every[0].format.kind,
-        "format": "; ".join(dict.fromkeys(o.format.describe() for o in every)),
+        "classes": list(every[0].format.classes),
+        "format": " | ".join(dict.fromkeys(o.format.describe() for o in every)),
         "encoding": cache.digest(*(part for e in encoders for part in e.identity)),
         "tokenizer": tok.fingerprint(tokenizer),
         "tokenizer_files": sorted(tokenizer.files()),
@@ -134,7 +141,7 @@ def _existing(out: pathlib.Path, identity: dict[str, Any]) -> dict[str, Any]:
     here, there = (_flat({k: x.get(k) for k in identity}) for x in (identity, manifest))
     changed = [
         f"{name}: {there.get(name)} there, {here.get(name)} now"
-        for name in sorted({*here, *there})
+        for name in sorted({*here, *there}, key=lambda name: (not name.startswith("settings."), name))
         if here.get(name) != there.get(name)
     ]
     if changed:

@@ -97,11 +97,13 @@ def losses(split: dict[str, Any]) -> list[str]:
 
 
 def rows(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for what each split kept of each source and for each loss, for a table on the screen."""
+    """A row for what each split kept of each source and for each loss, for a table on the screen; sources by number, from
+    1, in the order of the settings."""
     out = []
+    numbers = {source: n for n, source in enumerate(manifest["settings"]["sources"], 1)}
     for split, found in manifest["splits"].items():
         for source in found["sources"]:
-            named = {"split": split, "source": source["source"]}
+            named = {"split": split, "source": numbers[source["source"]]}
             parts = {"kept": source["kept"], **{f"lost: {k}": v for k, v in source["lost"].items()}}
             if LISTED_NAME in source:
                 parts["kept, but overlaps"] = source[LISTED_NAME]

@@ -11,8 +11,8 @@ from ptft_jax.errors import UserError, nearest
 
 SPLITS = ("train", "validation", "test")
 
-_COMMON = (*layouts.OPTIONS, "id", "examples")
-_SPLITTABLE = (*_COMMON, *SPLITS)
+_TEXTS = (*layouts.OPTIONS, "examples")
+_SPLITTABLE = (*_TEXTS, "id", *SPLITS)
 
 # Options of each kind. "tokens" is what `ptft data prepare` wrote: token ids, which are not opened as records.
 OPTIONS = {
@@ -22,10 +22,10 @@ OPTIONS = {
     "arrayrecord": (*_SPLITTABLE, "content"),
     "hf": (*_SPLITTABLE, "columns"),
     "tfds": (*_SPLITTABLE, "columns", "dir"),
-    "text": _SPLITTABLE,
-    "shakespeare": _COMMON,
-    "stdlib": _COMMON,
-    "tokens": _SPLITTABLE,
+    "text": (*_TEXTS, *SPLITS),
+    "shakespeare": _TEXTS,
+    "stdlib": _TEXTS,
+    "tokens": (),
 }
 
 
@@ -88,7 +88,9 @@ def parse(reference: str) -> Reference:
     for option, value in urllib.parse.parse_qsl(query, keep_blank_values=True):
         if option not in OPTIONS[kind]:
             valid = OPTIONS[kind]
-            raise parsed.error(f"{kind} has no option {option!r}; it has {', '.join(valid)}{nearest(option, valid)}")
+            raise parsed.error(
+                f"{kind} has no option {option!r}; it has {', '.join(valid) or 'none'}{nearest(option, valid)}"
+            )
         if option in options:
             raise parsed.error(f"option {option} is given twice")
         if not value:

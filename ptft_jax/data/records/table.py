@@ -100,6 +100,8 @@ class Table:
         column = self._parsed.id_column
         ids = np.concatenate([np.array(index.rows()["id"]) for index in self._indexes])
         if not ids.any():
+            if "id" in self._parsed.options and column is not None:
+                raise self._parsed.error(f"id={column}: no record has such a column; id=- says that there are no ids")
             return np.empty(0, np.int64)
         order = np.argsort(ids, kind="stable")
         ids = ids[order]
@@ -167,7 +169,7 @@ def divide(reference: Reference, digests: np.ndarray, missing: Sequence[str], sh
     left = different - held * len(missing)
     if not held or left < 1:
         raise reference.error(
-            f"{different} different records are too few to hold out a share of {share:g} for each of "
+            f"{different} different record{'s are' if different > 1 else ' is'} too few to hold out a share of {share:g} for each of "
             f"{' and '.join(missing)}; name those splits with validation= and test=, or change data.held_out"
         )
     borders = [0, left, *(left + held * (i + 1) for i in range(len(missing)))]

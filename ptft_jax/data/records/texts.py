@@ -108,7 +108,7 @@ def _embedded(reference: Reference, split: str) -> list[Document]:
 def _documents(names: list[str]) -> list[Document]:
     """The files, each whole. They are read once; what is to be known of them is then in the cache."""
     opened = [files.File.open(name, empty=True) for name in names]
-    path = cache.root() / "texts" / cache.digest("texts-1", *(file.digest for file in opened))
+    path = cache.root() / "texts" / cache.digest("texts-2", *(file.digest for file in opened))
     if not path.exists():
         read = [_read(file) for file in opened]
         empty = [file.name for file, text in zip(opened, read) if text is None]
@@ -117,22 +117,25 @@ def _documents(names: list[str]) -> list[Document]:
         cache.write_atomic(path, lambda temporary: temporary.write_text(json.dumps(read)))
     known = json.loads(path.read_text())
     return [
-        Document(file.name, file.name, bytes.fromhex(digest), order, file=file, end=size)
-        for file, (digest, order, size) in zip(opened, known)
+        Document(file.name, file.name, bytes.fromhex(digest), order, file=file, start=start, end=end)
+        for file, (digest, order, start, end) in zip(opened, known)
     ]
 
 
-def _read(file: files.File) -> tuple[str, int, int] | None:
-    """Digest, place in the order of division and size of a text, None if there is none in it."""
+def _read(file: files.File) -> tuple[str, int, int, int] | None:
+    """Digest, place in the order of division, start and end of a text, None if there is none in it."""
     data = file.path.read_bytes()
     file.check()
     refuse_binary(data, file.name)
+    start = 3 if data.startswith(b"\xef\xbb\xbf") else 0  # the mark that some editors begin UTF-8 files with
     try:
-        text = data.decode("utf-8")
+        text = data[start:].decode("utf-8") if start else data.decode("utf-8")
     except UnicodeDecodeError as e:
-        line = data.count(b"\n", 0, e.start) + 1
-        raise UserError(f"{file.name}: not UTF-8 text at byte {e.start} (line {line}); convert it first") from None
-    return (_digest(text).hex(), zlib.crc32(data), len(data)) if text.strip() else None
+        line = data.count(b"\n", 0, start + e.start) + 1
+        raise UserError(
+            f"{file.name}: not UTF-8 text at byte {start + e.start} (line {line}); convert it first"
+        ) from None
+    return (_digest(text).hex(), zlib.crc32(data), start, len(data)) if text.strip() else None
 
 
 def _digest(text: str) -> bytes:
@@ -176,7 +179,7 @@ def _cut(
             continue
         held = min(max(round(len(lines) * share), 1), (len(lines) - 1) // len(missing))
         counts = [len(lines) - held * len(missing)] + [held] * len(missing)
-        start = line = 0
+        start, line = document.start, 0
         for name, count in zip(splits, counts):
             text = "".join(lines[line : line + count])
             end = start + len(text.encode())

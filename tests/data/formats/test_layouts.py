@@ -68,7 +68,12 @@ WRONG = {
     "type": ([{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": 3}], {}, "line 2: column 'completion' is not text"),
     "more": ([{"text": "a"}, {"text": "a", "label": 1}], {}, "line 2: has the format classification, while x.jsonl, line 1 has the format text"),
     "empty": ([{"messages": OPENAI}, {"messages": []}], {}, "line 2: column 'messages' is not a list of"),
-    "first": ([{"text": "a"}], {"assistant_first": "1"}, "assistant_first=1: expected yes or no"),
+    "first": ([{"messages": OPENAI}], {"assistant_first": "1"}, "assistant_first=1: expected yes or no"),
+    "unread": ([{"text": "a"}], {"assistant_first": "yes"}, "assistant_first=yes: the records have the format text, which"),
+    "unread classes": ([{"text": "a"}], {"classes": "a,b"}, "classes=a,b: the records have the format text, which has no use"),
+    "mask": ([{"input_ids": [1, 2]}, {"input_ids": [1, 2], "loss_mask": [0.0, 1.0]}], {}, "line 2: column 'loss_mask' is list of number, .* mask: a list of 0 and 1"),
+    "input": ([{"instruction": "a", "input": 3, "output": "b"}], {}, "line 1: column 'input' is number, .* input: text"),
+    "system": ([{"messages": OPENAI, "system": ["a"]}], {}, "line 1: column 'system' is list of text, .* system: text"),
 }  # fmt: skip
 
 

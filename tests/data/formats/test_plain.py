@@ -61,6 +61,7 @@ def test_given_ids_are_taken_as_they_are():
     row = one(input_ids=[97, 98, 256])
     assert row.ids.tolist() == [97, 98, 256] and row.trained is None and row.ids.dtype == np.int32
     assert one(tokens=[97]).ids.tolist() == [97] and one(input_ids=[]).ids.tolist() == []
+    assert shown(one(input_ids=[97, 98, 99], loss_mask=[False, False, True])) == ("abc", "..c")
     assert shown(one(input_ids=[97, 98, 99], labels=[IGNORED, 98, 99])) == ("abc", ".bc")
     assert shown(one(input_ids=[97, 98, 99], assistant_masks=[0, 0, 1])) == ("abc", "..c")
     assert shown(one(input_ids=[97, 98, 99], labels=[IGNORED, 98, 99], loss_mask=[1, 0, 1])) == ("abc", "..c")

@@ -131,6 +131,18 @@ def test_clusters_are_the_components_of_all_pairs(texts, n, threshold):
     assert clusters.names().tolist() == components(texts, n, threshold)
 
 
+@settings(max_examples=100, deadline=None)
+@given(texts=LETTERS, n=st.integers(1, 2), threshold=st.sampled_from([0.3, 0.6, 0.9]), seed=st.integers(0, 9))
+def test_candidates_of_one_bucket_are_compared_completely(texts, n, threshold, seed):
+    draw = random.Random(seed)
+    texts = [text for text in texts if text] + [" ".join(draw.choices("abcdefgh", k=9)) for _ in range(seed * 4)]
+    sketches, _ = sketched(texts, Near(threshold, n, **SURE))
+    one = duplicates.Sketches([np.zeros(len(texts), np.uint64)], sketches.shingles, sketches.offsets)
+    clusters = duplicates.Clusters(len(texts))
+    duplicates.near(one, np.arange(len(texts)), threshold, clusters)
+    assert clusters.names().tolist() == components(texts, n, threshold)
+
+
 def test_no_pair_over_the_threshold_survives_in_a_corpus():
     texts, near = corpus(300, seed=1), Near(0.5, 2, bands=60, rows=4)
     sketches, _ = sketched(texts, near)
@@ -192,6 +204,8 @@ def test_what_repeats_held_out_records_leaks():
 def test_records_that_are_lost_already_count_for_nothing():
     reasons, _ = judged([A, A_NEAR, A, A], train=3, present=[False, True, True, False])
     assert reasons == {"leak": [], "duplicate": [], "near_duplicate": [2]}
+    reasons, _ = judged([A, B, A, B], train=2, present=[True, True, False, True])
+    assert reasons == {"leak": [1], "duplicate": [], "near_duplicate": []}
 
 
 def test_texts_without_words_are_compared_as_a_whole_only():

@@ -15,9 +15,10 @@ import time
 import numpy as np
 import pytest
 
-from ptft_jax.data import formats, prepared, records, store, tokenise
+from ptft_jax.data import formats, prepared, store, tokenise
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.data.prepare import engines, preparing
+from ptft_jax.data.prepare import engines, gathering, preparing
+from ptft_jax.data.prepare.chunks import MOST, Chunk
 from ptft_jax.data.prepare.chunks import work as do
 from ptft_jax.data.prepare.minhash import Near
 from ptft_jax.data.prepare.settings import Settings, quality_limits
@@ -69,7 +70,7 @@ def corpus(tmp_path, cache):
         folder.mkdir()
     train = write(a / "train.jsonl", [{"text": x} for x in lines])
     train.write_text(train.read_text() + '{"text": broken\n')
-    write(a / "validation.jsonl", [{"text": good[4]}, {"text": "tiny"}, {"text": text(50)}])
+    write(a / "validation.jsonl", [{"text": good[4]}, {"text": "tiny"}, {"text": text(70)}])
     write(a / "test.jsonl", [{"text": f"{good[5]} end"}, {"text": text(51)}])
     write(b / "train.jsonl", [{"text": x} for x in (good[6], good[7], "tiny", text(60), text(61))])
     write(b / "validation.jsonl", [{"text": text(52)}])
@@ -236,11 +237,11 @@ def test_a_folder_of_something_else_is_left_alone(corpus, tmp_path):
 def test_a_record_that_cannot_be_encoded_is_named_and_nothing_is_left(cache, tmp_path, engine):
     if isinstance(engine, engines.Beam):
         pytest.importorskip("apache_beam")
-    rows = [{"text": text(n)} for n in range(40)]
-    rows[23]["text"] = None
+    rows = [{"text": text(n)} for n in range(400)]
+    rows[323]["text"] = None  # further on than formats are detected by
     source = f"jsonl:{write(tmp_path / 'x.jsonl', rows)}"
-    with pytest.raises(UserError, match=r"x.jsonl, line 24: column 'text' is null"):
-        preparing.prepare(Settings((source,)), BYTES, tmp_path / "out", engine, chunk=4)
+    with pytest.raises(UserError, match=r"x.jsonl, line 324: column 'text' is null"):
+        preparing.prepare(Settings((source,)), BYTES, tmp_path / "out", engine, chunk=40)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "x.jsonl"]
 
 
@@ -283,7 +284,11 @@ def test_more_shards_than_examples(cache, tmp_path):
 KINDS = {
     "answers": [{"prompt": f"{text(n)}? ", "completion": text(n + 100)} for n in range(30)],
     "classification": [{"text": text(n), "label": n % 3} for n in range(30)],
-    "preference": [{"prompt": text(n), "chosen": text(n + 100), "rejected": text(n + 200)} for n in range(30)],
+    # Either answer may be the one that is too long.
+    "preference": [
+        {"prompt": text(n), "chosen": text(n + 100, 9 if n % 3 else 99), "rejected": text(n + 200, 9 if n % 4 else 99)}
+        for n in range(30)
+    ],
     "tokens": [{"input_ids": [n, *range(n)], "loss_mask": [k % 2 for k in range(n + 1)]} for n in range(30)],
 }
 
@@ -291,7 +296,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_examples_of_every_kind_are_stored_as_they_are_without_preparation(cache, tmp_path, kind):
     reference = f"jsonl:{write(tmp_path / 'x.jsonl', KINDS[kind])}"
-    settings = Settings((reference,), min_tokens=4, shards=2)
+    settings = Settings((reference,), ("train",), min_tokens=4, max_tokens=500, shards=2)
     manifest, _ = preparing.prepare(settings, BYTES, tmp_path / "out", HERE, chunk=7)
     assert manifest["kind"] == kind
     found, _ = prepared.load(tmp_path / "out", "train", BYTES)
@@ -303,13 +308,47 @@ def test_examples_of_every_kind_are_stored_as_they_are_without_preparation(cache
     )
     longest = [max(len(e.ids), len(e.rejected.ids) if e.rejected else 0) for e in examples]
     writer = store.Writer(tmp_path / "direct", BYTES.vocab_size)
-    kept = [i for i in range(count) if longest[i] >= 4]
+    kept = [i for i in range(count) if 4 <= longest[i] <= 500]
     writer.add([examples[i] for i in kept], kept)
     writer.close()
     direct = store.load(tmp_path / "direct")
     for name in ("ids", "offsets", "trained", "labels", "origins", "per_example"):
         np.testing.assert_array_equal(getattr(found, name), getattr(direct, name), err_msg=name)
-    assert (kind == "tokens") == (len(kept) < count)
+    assert (kind in ("tokens", "preference")) == (len(kept) < count)
+
+
+def test_masks_of_some_examples_only():
+    mask = np.asarray([True, False])
+    columns = {
+        "ids": np.arange(9), "lengths": np.asarray([2, 2, 3, 2]), "per_example": np.asarray([1, 2, 1]),
+        "masked": np.asarray([False, True, False, True]), "trained": np.concatenate([mask, ~mask]),
+        "labels": np.asarray([-1, -1, 4]),
+    }  # fmt: skip
+    first, pair, last = gathering.examples(Chunk(columns, []), np.asarray([True, True, True]))
+    assert first.trained is None and first.rejected is None and first.ids.tolist() == [0, 1]
+    assert pair.ids.tolist() == [2, 3] and pair.trained.tolist() == [True, False]
+    assert pair.rejected.ids.tolist() == [4, 5, 6] and pair.rejected.trained is None
+    assert last.ids.tolist() == [7, 8] and last.trained.tolist() == [False, True] and last.label == 4
+    (only,) = gathering.examples(Chunk(columns, []), np.asarray([False, False, True]))
+    assert only.ids.tolist() == [7, 8] and only.trained.tolist() == [False, True]
+
+
+def test_no_more_than_the_first_losses_are_listed(cache, tmp_path):
+    path = write(tmp_path / "x.jsonl", [{"text": text(n) if n % 2 else f"a {n}"} for n in range(100)])
+    listed = []
+
+    class Watched:
+        def run(self, plan, tasks):
+            for task in HERE.run(plan, tasks):
+                listed.append(len(Chunk.read(task).details))
+                yield task
+
+    settings = Settings((f"jsonl:{path}",), ("train",), min_characters=9)
+    manifest, _ = preparing.prepare(settings, BYTES, tmp_path / "out", Watched(), chunk=60)
+    (source,) = manifest["splits"]["train"]["sources"]
+    assert source["lost"]["min_characters"]["records"] > 30 and listed[0] == 20 == MOST
+    places = [int(re.search(r"line (\d+)", x)[1]) for x in source["lost"]["min_characters"]["examples"]]
+    assert len(places) == 20 and all(place % 2 == 1 for place in places)
 
 
 def test_ids_are_compared_by_the_text_that_they_stand_for(cache, tmp_path):
@@ -409,7 +448,7 @@ def test_the_command_is_killed_and_started_again(cache, tmp_path):
 def test_bad_flags(flags, message, tmp_path, monkeypatch):
     from absl import flags as absl
 
-    from ptft_jax.data.verbs import prepare
+    from ptft_jax.data_tools import prepare
 
     values = absl.FlagValues()
     monkeypatch.setattr(prepare.flags, "FLAGS", values)
@@ -434,7 +473,3 @@ def test_help_names_the_verbs():
     assert done.returncode == 0 and all(f"  {verb} " in done.stdout for verb in VERBS)
     wrong = subprocess.run([sys.executable, "-m", "ptft_jax.data", "prepaer"], capture_output=True, text=True, cwd=ROOT)
     assert wrong.returncode == 2 and "did you mean 'prepare'" in wrong.stderr
-
-
-def test_records_are_opened_as_they_are_read_later():
-    assert records.parse("tokens:prepared").kind == prepared.KIND

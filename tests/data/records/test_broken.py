@@ -221,6 +221,8 @@ def test_repeated_ids(cache, tmp_path, kind):
     assert skipped.count == 2 and [f"b{suffix}" in s for s in skipped.first] == [True, True]
     assert sum(len(p) for p in writing.opened(f"{kind}:{folder}?id=text").values()) == 20
     assert sum(len(p) for p in writing.opened(f"{kind}:{folder}?id=-").values()) == 20
+    with pytest.raises(UserError, match="id=nmae: no record has such a column"):
+        writing.opened(f"{kind}:{folder}?id=nmae")
 
 
 def test_records_without_an_id_repeat_nothing(cache, tmp_path):
@@ -310,6 +312,8 @@ def test_a_changed_file_is_noticed_whatever_is_remembered(cache, tmp_path, monke
         ("jsonl:x?examples=0", "examples=0: expected a count"),
         ("jsonl:x?examples=all", "examples=all: expected a count"),
         ("shakespeare:general?train=a", "shakespeare has no option 'train'"),
+        ("text:x?id=a", "text has no option 'id'"),
+        ("tokens:x?examples=5", "tokens has no option 'examples'; it has none$"),
     ],
 )
 def test_bad_references(reference, words):

@@ -36,6 +36,19 @@ def test_few_documents_are_cut_at_lines(cache, tmp_path):
     assert [len(parts[s]) for s in SPLITS] == [2, 1, 1]
 
 
+def test_the_mark_that_editors_begin_files_with_is_no_text(cache, tmp_path):
+    plain, marked = tmp_path / "plain.txt", tmp_path / "marked.txt"
+    plain.write_text("é\n" * 40)
+    marked.write_text("é\n" * 40, encoding="utf-8-sig")
+    for split in SPLITS:
+        both = [open_records(f"text:{path}", split, held_out=0.1) for path in (plain, marked)]
+        assert texts(both[0]) == texts(both[1])
+        assert both[0].fingerprint == both[1].fingerprint
+    marked.write_bytes(b"\xef\xbb\xbfa\n\xff")
+    with pytest.raises(UserError, match=r"byte 5 \(line 2\)"):
+        open_records(f"text:{marked}", "train", held_out=0.1)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     lines=st.lists(st.sampled_from(["a", "é\u2028b", " \rc", "  d", "\x0ce"]), min_size=3, max_size=30),

@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from ptft_jax import config_tree
 from ptft_jax.errors import UserError
 from ptft_jax.launch import define_config
+
+CHOICES = ("packing", "overlong", "untrainable", "broken")  # of config.data
 
 
 class Selected(NamedTuple):
@@ -21,25 +24,30 @@ class Selected(NamedTuple):
 
 
 def define() -> None:
-    """--config, --run, --data, --tokenizer, --length, --template, --train_on."""
+    """--config, --run, --data, --tokenizer, and the settings of `config.data` that say what examples and rows become."""
     define_config()
     flags.DEFINE_string("run", None, "A run's workdir: look at its data.")
     flags.DEFINE_string("data", "", "A source, KIND:NAME[?OPTION=VALUE&...]; '' = that of the config or run.")
     flags.DEFINE_string(
-        "tokenizer", "", "For --data alone: byte, or a tokenizer's file or folder (a run's workdir, say); '' = byte."
+        "tokenizer",
+        "",
+        "For --data alone: byte, or a tokenizer's file or folder (a run's workdir, say); '' = byte, or "
+        "what the folder of tokens:FOLDER was made with.",
     )
     flags.DEFINE_integer("length", 0, "Tokens a row; 0 = as configured.", lower_bound=0)
     flags.DEFINE_string("template", "", "Chat template by name; '' = as configured.")
     flags.DEFINE_string("train_on", "", "assistant, last, all, or roles joined by commas; '' = as configured.")
+    flags.DEFINE_float("held_out", 0.0, "Share held out for each split that the source lacks; 0 = as configured.")
+    for name in CHOICES:
+        field = config_tree.TREE["data"][name]
+        flags.DEFINE_enum(name, "", ["", *field.choices], f"{field.meaning}; '' = as configured.")
 
 
 def load() -> Selected:
     """What the flags of `define` select. Raises UserError."""
     from ptft_jax import config as configs
-    from ptft_jax import loading
-    from ptft_jax.data import builders, pipeline
+    from ptft_jax.data import builders, pipeline, prepared, records
     from ptft_jax.data import tokenizers as tok
-    from ptft_jax.training import restore
 
     args = flags.FLAGS
     if args.config is not None and args.run:
@@ -48,18 +56,22 @@ def load() -> Selected:
         raise UserError("--tokenizer is for --data alone; a config's is config.tokenizer, a run has its own")
     parent, workdir = None, None
     if args.run:
+        from ptft_jax.training import restore
+
         workdir = pathlib.Path(args.run.partition("@")[0])
         if not (workdir / "config.json").is_file():
             raise UserError(f"--run={args.run}: no run there (no config.json)")
         values = restore.read_config(workdir).as_dict()
     elif args.config is not None:
+        from ptft_jax import loading  # loads JAX, which data alone need not
+
         section, parent = loading.resolve(args.config)
         values = section.as_dict()
     elif args.data:
         values = configs.default().to_dict()
     else:
         raise UserError("what to look at is missing: --config=FILE, --run=WORKDIR or --data=SOURCE")
-    changes = {"length": args.length, "template": args.template, "train_on": args.train_on}
+    changes = {name: getattr(args, name) for name in ("length", "template", "train_on", "held_out", *CHOICES)}
     values["data"].update({name: value for name, value in changes.items() if value})
     if args.data:
         values["data"].update(source=args.data, mixture=())
@@ -69,6 +81,8 @@ def load() -> Selected:
         tokenizer = tok.from_file(workdir)
     elif args.tokenizer and args.tokenizer != "byte":
         tokenizer = tok.from_file(pathlib.Path(args.tokenizer).expanduser())
+    elif not args.tokenizer and args.config is None and (source := records.parse(args.data)).kind == prepared.KIND:
+        tokenizer = tok.from_file(pathlib.Path(source.name))
     else:
         texts = functools.partial(pipeline.training_texts, config.data)
         tokenizer = tok.build(config.tokenizer, texts, parent.tokenizer if parent else None)

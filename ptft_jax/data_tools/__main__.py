@@ -1,4 +1,4 @@
-"""`ptft data VERB ...`, or `python -m ptft_jax.data VERB ...`. Imports nothing heavy until a verb runs."""
+"""`ptft data VERB ...`, or `python -m ptft_jax.data_tools VERB ...`. Imports nothing heavy until a verb runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(words: Sequence[str]) -> None:
         sys.exit(2)
     from ptft_jax.launch import launch
 
-    module = importlib.import_module(f"ptft_jax.data.verbs.{verb}")
+    module = importlib.import_module(f"ptft_jax.data_tools.{verb}")
     launch(module.define, module.main, [f"ptft data {verb}", *words[1:]])
 
 

@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags
 
-from ptft_jax.data import selected
+from ptft_jax.data_tools import selected
 from ptft_jax.errors import UserError
 from ptft_jax.launch import launch
 
@@ -34,7 +34,8 @@ def main() -> None:
     args = flags.FLAGS
     from rich.console import Console
 
-    from ptft_jax.data import batches, cache, pipeline, view
+    from ptft_jax.data import batches, cache, pipeline
+    from ptft_jax.data_tools import view
 
     chosen = selected.load()
     c, data = chosen.config, chosen.config.data
@@ -45,6 +46,7 @@ def main() -> None:
         )
         batch, addresses = whole[args.step], whole.addresses(args.step)
         names = [reference for reference, _ in pipeline.weighted(data)]
+        facts = [(row["source"], row["format"], rows.plan.report) for row, rows in zip(found.table, found.sets)]
         titles = [f"step {args.step}, row {k}: {names[s]}, row {r}" for k, (s, r) in enumerate(zip(*addresses))]
     else:
         if args.step:
@@ -52,13 +54,18 @@ def main() -> None:
         tokens = pipeline.tokenised(data, data.source, args.split, chosen.tokenizer)
         rows = pipeline.filled(data, tokens, chosen.builder, partial=True).rows
         batch = batches.evaluation(rows, batch_size=data.batch_size, tokens=0)[0]
+        names, facts = [data.source], [(data.source, tokens.description, rows.plan.report)]
         titles = [f"{args.split}, row {k}: {data.source}" for k in range(len(batch["tokens"]))]
     count = min(args.rows or len(titles), len(titles))
     shown = [view.row({k: v[i] for k, v in batch.items()}, chosen.tokenizer, chosen.builder) for i in range(count)]
-    out = Console(highlight=False, soft_wrap=True)
+    out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     form = getattr(args, "as")
     if form == "auto":
         form = "colours" if out.is_terminal else "marks"
+    if form != "json":
+        for source, description, report in facts:
+            out.print(f"{source}: {description}\n  {report.describe()}")
+        out.print()
     for title, tokens in zip(titles, shown):
         if form == "json":
             print(json.dumps({"row": title, "tokens": [t._asdict() for t in tokens]}, ensure_ascii=False))
@@ -67,18 +74,13 @@ def main() -> None:
         else:
             out.print(title, style="bold")
             out.print(view.counted(tokens), style="dim")
-            out.print(view.coloured(tokens), "\n")
+            out.print(view.coloured(tokens), end="\n\n")
     if form == "colours":
         out.print(view.legend())
     if args.html:
-        page = Console(record=True, file=open("/dev/null", "w"), width=120, force_terminal=True)  # noqa: SIM115
-        for title, tokens in zip(titles, shown):
-            page.print(title, style="bold")
-            page.print(view.counted(tokens))
-            page.print(view.coloured(tokens), "\n")
-        page.print(view.legend())
         path = pathlib.Path(args.html)
-        cache.write_atomic(path, lambda temporary: page.save_html(str(temporary)))
+        page = view.page(f"{args.split} rows of {', '.join(names)}", list(zip(titles, shown)))
+        cache.write_atomic(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
         print(f"page: {path}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,13 +123,20 @@ def marked(tokens: list[Token]) -> str:
 
 
 def coloured(tokens: list[Token]) -> Any:
-    """As rich text: colours by part, every second piece underlined."""
+    """As rich text: colours by part, every second piece underlined; padding is only counted. Line ends that are learned
+    or hidden are shown."""
     from rich.text import Text
 
     out = Text()
     for token in tokens:
-        style = STYLES[token.part] + (" underline" if token.segment and token.segment % 2 == 0 else "")
-        out.append(token.text + (f"→{token.answer}" if token.answer else ""), style)
+        if token.part == "padding":
+            continue
+        style = STYLES[token.part] + (" underline" if token.segment % 2 == 0 else "")
+        shown = token.text + (f"→{token.answer}" if token.answer else "")
+        out.append(shown.replace("\n", "↵\n") if token.part in ("learned", "hidden") else shown, style)
+    padding = sum(t.part == "padding" for t in tokens)
+    if padding:
+        out.append(f"\n({padding} of padding)", STYLES["padding"])
     return out
 
 
@@ -142,3 +151,22 @@ def legend() -> Any:
     out.append("every second piece of a row is ")
     out.append("underlined", "underline")
     return out
+
+
+def page(title: str, rows: Sequence[tuple[str, list[Token]]]) -> str:
+    """A page of HTML that needs nothing else: every token of the rows (title, tokens) as a box of its part's colour, with
+    its id, position and weight. Text is escaped."""
+    import jinja2
+    import markupsafe
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ptft_jax.reporting"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    mark = markupsafe.Markup("<i>↵</i>\n")
+    environment.filters["lines"] = lambda text: mark.join(markupsafe.escape(line) for line in text.split("\n"))
+    shown = []
+    for name, tokens in rows:
+        there = [t for t in tokens if t.part != "padding"]
+        pieces = [list(group) for _, group in itertools.groupby(there, key=lambda t: t.segment)]
+        shown.append({"title": name, "count": counted(tokens), "pieces": pieces, "padding": len(tokens) - len(there)})
+    return environment.get_template("tokens.html").render(title=title, rows=shown, meanings=MEANINGS)

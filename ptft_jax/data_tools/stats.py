@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from ptft_jax.data import selected
+from ptft_jax.data_tools import selected
 from ptft_jax.launch import launch
 
 
@@ -25,7 +25,8 @@ def main() -> None:
     args = flags.FLAGS
     from rich.console import Console
 
-    from ptft_jax.data import pipeline, statistics
+    from ptft_jax.data import pipeline
+    from ptft_jax.data_tools import statistics
     from ptft_jax.reporting.progress import as_table
 
     chosen = selected.load()
@@ -39,42 +40,69 @@ def main() -> None:
         "formats": {p.reference: p.description for p in parts},
         "skipped": {p.reference: p.skipped.first for p in parts if p.skipped.count},
         "row_lengths": {p.reference: statistics.rows_by_length(p, chosen.builder) for p in parts},
-        "suggested": {p.reference: statistics.suggestion(p, chosen.builder) for p in parts},
+        "suggested": {
+            p.reference: statistics.suggestion(p, chosen.builder, pipeline.packed_how(data.packing, p, chosen.builder))
+            for p in parts
+        },
     }
     if args.split == "train" and data.mixture:
         found = pipeline.training(data, chosen.tokenizer, chosen.builder, steps=c.training.steps, seed=c.seed)
-        report["mixture"] = pipeline.shown(found.table)
+        report["mixture"] = found.table
     if args.json:
         print(json.dumps(report, indent=1, ensure_ascii=False))
         return
-    out = Console(highlight=False, soft_wrap=True)
+    out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     for reference, description in report["formats"].items():
-        out.print(f"{reference}: {description}", markup=False)
-    for name, title in (("lengths", "tokens an example"), ("content", "content"), ("mixture", "mixture")):
-        if report.get(name):
-            out.print(as_table(title, _turned(report[name])))
+        out.print(f"{reference}: {description}")
+    for name, title in (("lengths", "tokens an example"), ("content", "content")):
+        out.print(as_table(title, _turned(report[name])))
+    if "mixture" in report:
+        out.print(
+            "\n".join([f"mixture over {c.training.steps:,} steps", *pipeline.announced(report["mixture"])]),
+            markup=False,
+        )
+        out.print(as_table("", pipeline.shown(report["mixture"])))
     for reference, rows in report["control_tokens"].items():
         if rows:
             out.print(as_table(f"control tokens of {reference}", rows))
     for reference, rows in report["row_lengths"].items():
-        out.print(as_table(f"rows for {reference} (data.length={data.length} now)", rows))
+        out.print(as_table(f"rows for {reference} (data.length={data.length} now)", list(map(_in_words, rows))))
         found = report["suggested"][reference]
-        out.print(f"suggested: data.length={found['length']} ({found['reason']})\n", markup=False)
+        less = " or less" if found["or_less"] else ""
+        out.print(f"suggested: data.length={found['length']}{less} ({found['reason']})\n")
     for reference, places in report["skipped"].items():
-        out.print(f"{reference}: left out:\n  " + "\n  ".join(places), markup=False)
+        out.print(f"{reference}: left out:\n  " + "\n  ".join(places))
 
 
 def _turned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A column a source, which is narrow however many figures there are."""
     names = [row["source"] for row in rows]
     figures = [key for key in rows[0] if key != "source"]
-    return [{"": key.replace("_", " "), **{n: _figure(row.get(key)) for n, row in zip(names, rows)}} for key in figures]
+    return [
+        {"": key.replace("_", " "), **{n: _figure(key, row.get(key)) for n, row in zip(names, rows)}} for key in figures
+    ]
 
 
-def _figure(value: Any) -> str:
+def _in_words(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `statistics.rows_by_length` with headings that say what is counted."""
+    names = {
+        "fit": "fit whole",
+        "tokens_lost": "tokens cut off",
+        "packed": "full, packed",
+        "unpacked": "full, one a row",
+    }
+    return {"length": row["length"], **{words: _share(row[name]) for name, words in names.items()}}
+
+
+def _figure(name: str, value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return _share(value) if name.endswith("share") else f"{value:,.1f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _share(value: float) -> str:
+    """A percentage with a decimal; what is above 0 never shown as none."""
+    return "<0.1%" if 0 < value < 0.001 else f"{value:.1%}"
 
 
 if __name__ == "__main__":

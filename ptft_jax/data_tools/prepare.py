@@ -86,13 +86,14 @@ def main() -> None:
     out = pathlib.Path(os.path.abspath(pathlib.Path(args.out).expanduser()))
     work = args.work if "://" in args.work or not args.work else os.path.abspath(args.work)
     manifest, there = preparing.prepare(settings, _tokenizer(args.tokenizer), out, engine, work=work, say=_saying())
-    screen = Console(highlight=False, soft_wrap=True)
-    screen.print(f"{manifest['kind']}: {manifest['format']}", markup=False)
+    screen = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    screen.print(f"{manifest['kind']}: {manifest['format']}")
+    screen.print("\n".join(f"  {n}  {source}" for n, source in enumerate(settings.sources, 1)))
     screen.print(as_table("what became of the records", table.rows(manifest)))
     for name in ("near_duplicates", "overlap"):
         if name in manifest:
-            screen.print(f"{name}: " + ", ".join(f"{k} {v}" for k, v in manifest[name].items()), markup=False)
-    screen.print(f"{'there already' if there else 'prepared'}: tokens:{args.out}", markup=False)
+            screen.print(f"{name}: " + ", ".join(f"{k} {v}" for k, v in manifest[name].items()))
+    screen.print(f"{'there already' if there else 'prepared'}: tokens:{args.out}")
 
 
 def _settings(args: Any) -> Any:

@@ -12,7 +12,7 @@ from ptft_jax.data import packing
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.pipeline import Tokens
 from ptft_jax.data.tokenizers import Tokenizer
-from ptft_jax.data.view import text
+from ptft_jax.data_tools.view import text
 
 FITS = 0.99  # share of the examples that the suggested length holds whole
 LENGTHS = tuple(2**k for k in range(5, 18))
@@ -95,16 +95,23 @@ def rows_by_length(tokens: Tokens, builder: Builder) -> list[dict[str, Any]]:
     return out
 
 
-def suggestion(tokens: Tokens, builder: Builder) -> dict[str, Any]:
-    """A length of rows for the source, and why."""
+def suggestion(tokens: Tokens, builder: Builder, how: str) -> dict[str, Any]:
+    """A length of rows for the source: {"length", "or_less": whether shorter rows lose nothing, "reason"}.
+
+    Args:
+      how: of `ptft_jax.data.packing.plan`.
+    """
     table = rows_by_length(tokens, builder)
     if not table:
-        return {"length": 0, "reason": "there are no examples"}
-    found = next((row for row in table if row["fit"] >= FITS), None)
-    if found is None:
-        row = table[-1]
-        return {"length": row["length"], "reason": f"the longest tried; {row['fit']:.1%} of the examples fit whole"}
-    return {
-        "length": found["length"],
-        "reason": f"{found['fit']:.1%} of the examples fit whole; packed rows are {found['packed']:.1%} full",
-    }
+        return {"length": 0, "or_less": False, "reason": "there are no examples"}
+    found = next((row for row in table if row["fit"] >= FITS), table[-1])
+    fit = f"{found['fit']:.1%} of the examples fit whole"
+    if how == "concat":
+        reason = f"texts are cut anywhere, and rows are always full (packing=concat); {fit}"
+    elif found["fit"] < FITS:
+        reason = f"the longest tried; {fit}"
+    elif how == "none":
+        reason = f"{fit}; rows are {found['unpacked']:.1%} full (packing=none)"
+    else:
+        reason = f"{fit}; packed rows are {found['packed']:.1%} full"
+    return {"length": found["length"], "or_less": how == "concat", "reason": reason}

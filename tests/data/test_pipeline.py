@@ -1,0 +1,70 @@
+"""From settings to rows: replay, classes of several sources, and settings that do not fit the data."""
+
+import json
+
+import pytest
+
+from ptft_jax import config as configs
+from ptft_jax.data import builders, pipeline
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.errors import UserError
+
+
+def section(**values):
+    return configs.check({"data": values})
+
+
+def lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"jsonl:{path}"
+
+
+def training(config, objective=None):
+    tokenizer = tok.with_tokens(tok.ByteTokenizer(), [f"<extra_id_{i}>" for i in range(20)])
+    builder = builders.build(configs.check({"objective": objective or {}}).objective, tokenizer)
+    return pipeline.training(config.data, tokenizer, builder, steps=4, seed=0)
+
+
+def test_replay_shares_as_the_parent_did_in_its_last_step():
+    """A schedule that was written for more steps than the parent was trained has not come to its end."""
+    theirs = section(mixture=(("jsonl:a", ((0, 1.0), (100, 0.0))), ("jsonl:b", 1.0))).data
+    found = dict(pipeline.with_parent((("jsonl:c", 1.0), ("parent", 3.0)), theirs, "runs/a@51", 51))
+    assert found == pytest.approx({"jsonl:c": 1.0, "jsonl:a": 1.0, "jsonl:b": 2.0})  # 0.5 to 1 at step 50
+    start = dict(pipeline.with_parent((("parent", ((0, 1.0), (9, 0.0))),), theirs, "runs/a@0", 0))
+    assert start == {"jsonl:a": ((0, 0.5), (9, 0.0)), "jsonl:b": ((0, 0.5), (9, 0.0))}
+
+
+@pytest.mark.parametrize("weight", ["0.5", None, ((0,),), -1.0, True])
+def test_the_weight_of_replay_is_checked(weight):
+    with pytest.raises(UserError, match="config.data.mixture: the weight of parent"):
+        pipeline.with_parent((("parent", weight),), section(source="jsonl:a").data, "runs/a")
+
+
+def test_a_number_is_the_same_class_in_every_source(cache, tmp_path):
+    def source(name, *classes):
+        return lines(tmp_path / f"{name}.jsonl", [{"text": f"{name} {i}", "label": classes[i % 2]} for i in range(20)])
+
+    a, b = source("a", "bad", "good"), source("b", "good", "so-so")
+    classification = {"name": "classification"}
+    with pytest.raises(UserError, match="a.jsonl has the classes bad, good, and .*b.jsonl good, so-so.* classes=A,B"):
+        training(section(source=a, mixture=((a, 1.0), (b, 1.0))), classification)
+    named = "?classes=bad,good,so-so"
+    found = training(section(source=a, mixture=((a + named, 1.0), (b + named, 1.0))), classification)
+    assert [sorted(set(s.store.labels.tolist())) for s in found.sets] == [[0, 1], [1, 2]]
+
+
+def test_whole_texts_are_not_learned_in_part(cache, tmp_path):
+    rows = [{"input_ids": [97 + i % 20] * 40, "loss_mask": [0] * 20 + [1] * 20} for i in range(40)]
+    source = lines(tmp_path / "tokens.jsonl", rows)
+    with pytest.raises(UserError, match="says which tokens to learn.* learns whole texts.*prefix_lm"):
+        training(section(source=source, length=64), {"name": "span_corruption"})
+
+
+def test_settings_of_conversations_are_not_read_for_texts(cache, tmp_path):
+    source = lines(tmp_path / "text.jsonl", [{"text": f"some text {i}"} for i in range(200)])
+    for change in ({"template": "chatml"}, {"train_on": "all"}):
+        config = section(source=source, **change)
+        training(config)
+        with pytest.raises(UserError) as raised:
+            config.refuse_unread()
+        assert f"config.data.{next(iter(change))} = " in str(raised.value)
