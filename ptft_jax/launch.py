@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,6 +58,11 @@ def launch(define: Callable[[], None], main: Callable[[], int | None], argv: Seq
             fail(str(e))
         except KeyboardInterrupt:
             fail("interrupted", 130)
+        except Exception:
+            if _others() is None:
+                raise
+            traceback.print_exc()
+            _exit(1)
         sys.exit(status or 0)
 
     app.run(run, argv=argv[:1])
@@ -81,6 +87,19 @@ def _spelled(word: str) -> str:
 def fail(message: str, status: int = BAD_INPUT) -> None:
     """Prints one message and exits."""
     print(f"error: {message}", file=sys.stderr, flush=True)
+    _exit(status)
+
+
+def _others() -> Any:
+    """`ptft_jax.parallel.processes` where this process has joined others, else None."""
+    module = sys.modules.get("ptft_jax.parallel.processes")
+    return module if module is not None and module.joined() else None
+
+
+def _exit(status: int) -> None:
+    others = _others()
+    if others is not None:
+        others.abandon(status)
     sys.exit(status)
 
 
@@ -102,8 +121,6 @@ def _check_config_words(argv: Sequence[str]) -> None:
 
 def _config_error(error: Exception) -> str:
     """An error raised while a config file ran or a --config.X flag was applied, with the place in the user's file."""
-    import traceback
-
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "get_config" in f.name or f.name == "<module>"]
     place = next((f"{f.filename}:{f.lineno}: " for f in reversed(frames) if "site-packages" not in f.filename), "")
     text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)

@@ -330,9 +330,9 @@ def train(
     reporter = reporter or Reporter()
     run = Run(config, pathlib.Path(workdir), reporter)
     settings = run.config.as_dict()
-    processes.check_same(
-        {**{f"config.{name}": configs.get(settings, name) for name, _ in configs.fields()}, "data": run.data.key}
-    )
+    evaluated = {f"batches of {name}": len(b) for name, b in (run.eval_batches | run.test_batches).items()}
+    same = {f"config.{name}": configs.get(settings, name) for name, _ in configs.fields()}
+    processes.check_same({**same, "training data": run.data.key, **evaluated})
     done = processes.shared(finished(run.workdir))
     if done is not None:
         reporter.say(f"{run.workdir}: finished before ({done['reason']} at step {done['step']})")

@@ -7,7 +7,10 @@ With one process everything here is free.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,14 +21,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ptft_jax.errors import UserError, listed
 
 AUTO = "auto"
-_GOODBYE = 60  # seconds that a process which ends waits for the others to end too; after that, all are ended
+_GOODBYE = 30  # seconds that a process which ends waits for the others to end too; after that, all are ended
 
 
 def join(coordinator: str = "", processes: str = "", process: int | None = None) -> None:
     """Joins the other processes of a run, before JAX is used for anything else. Returns when all are there.
 
-    A process that fails afterwards says so and ends the others: at the latest _GOODBYE seconds later where it can still
-    say goodbye, else when JAX misses its heartbeat, after 100 seconds.
+    A process that fails afterwards takes the others with it: after _GOODBYE seconds where it can still say goodbye (see
+    `abandon`), else (kill -9, a lost machine) when JAX misses its heartbeat, after 100 seconds.
 
     Args:
       coordinator: HOST:PORT of process 0; "" = $JAX_COORDINATOR_ADDRESS.
@@ -61,6 +64,30 @@ def join(coordinator: str = "", processes: str = "", process: int | None = None)
             ) from e
     elif jax.process_count() > 1:
         raise UserError(f"this is one of {jax.process_count()} processes: --processes=auto is missing")
+
+
+def joined() -> bool:
+    """Whether this process has joined others."""
+    return jax.distributed.is_initialized()
+
+
+def abandon(status: int) -> None:
+    """Ends this process, which has failed, with an exit status.
+
+    Where all have failed alike, they say goodbye to each other. Where the others go on, they do not answer, and _GOODBYE
+    seconds later JAX ends them with a message of its own. Threads of this process are not waited for: they may be waiting
+    for the others, as those that save do.
+    """
+    # In a thread, and not to its end: without an answer, JAX would end this process too, with another status.
+    goodbye = threading.Thread(target=_shut_down, daemon=True)
+    goodbye.start()
+    goodbye.join(0.8 * _GOODBYE)
+    os._exit(status)
+
+
+def _shut_down() -> None:
+    with contextlib.suppress(RuntimeError):  # the others are gone already, or were never there
+        jax.distributed.shutdown()
 
 
 def main() -> bool:

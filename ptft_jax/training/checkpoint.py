@@ -244,14 +244,16 @@ def read(workdir: pathlib.Path, step: int, name: str, like: Any, meta: Mapping[s
         differences = compare(shapes(workdir, step, name), like)
         if differences:
             raise UserError(f"{folder} does not fit this model:{listed(differences, 20)}")
+    tree, problem, cause = None, "", None
     try:
         tree = ocp.StandardCheckpointer().restore(folder, like)
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree)):
-            raise Damaged(f"{folder}: some leaves were not restored")
-    except Damaged:
-        raise
+            problem = "some leaves were not restored"
     except Exception as e:
-        raise Damaged(f"{folder}: {_short(e)}") from e
+        problem, cause = _short(e), e
+    problem = next(filter(None, processes.gather(problem)), "")  # each process reads its own parts of the arrays
+    if problem:
+        raise Damaged(f"{folder}: {problem}") from cause
     found = fingerprint.checksums(_named_leaves(tree))
     wrong = [path for path in found if found[path] != saved.get(path)]
     if wrong:

@@ -23,7 +23,7 @@ from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training.checkpoint import Checkpoints
 from ptft_jax.training.state import TrainState
 
-_REASONS = ("", "max_seconds", "sigterm")
+_REASONS = ("", "max_seconds", "sigterm")  # to stop; of several, the last
 
 
 class NonFinite(UserError):

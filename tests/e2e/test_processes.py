@@ -1,6 +1,8 @@
 """Several JAX processes on one run: the numbers of a single process, one set of files, one decision, one position."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -8,10 +10,17 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
+from ptft_jax import run as runs
 from ptft_jax.data import batches
-from tests.e2e.test_data import resumable
+from ptft_jax.reporting.metrics import METRICS, SAMPLES, read
+from ptft_jax.reporting.progress import Reporter
+from ptft_jax.training import checkpoint
+from tests.e2e.test_data import conversations, resumable
 from tests.helpers import ROOT
+
+pytestmark = pytest.mark.slow  # a dozen processes, each of which starts JAX
 
 STEPS = 12
 CONFIG = """
@@ -54,7 +63,7 @@ def happen(event):
 class Launched:
     """`ptft train` in `processes` processes that have four devices together, each with an event or none."""
 
-    def __init__(self, file, workdir, processes, events=None):
+    def __init__(self, file, workdir, processes, events=None, words=None):
         env = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
         env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={4 // processes}"
         with socket.socket() as free:
@@ -63,10 +72,10 @@ class Launched:
         self.processes = []
         for number in range(processes):
             event = (events or {}).get(number)
-            words = [f"--config={file}{':' + event if event else ''}", f"--workdir={workdir}"]
+            given = [f"--config={file}{':' + event if event else ''}", f"--workdir={workdir}"]
             if processes > 1:
-                words += [f"--coordinator={coordinator}", f"--processes={processes}", f"--process={number}"]
-            command = [sys.executable, "-m", "ptft_jax.cli", "train", *words]
+                given += [f"--coordinator={coordinator}", f"--processes={processes}", f"--process={number}"]
+            command = [sys.executable, "-m", "ptft_jax.cli", "train", *given, *(words or {}).get(number, ())]
             self.processes.append(
                 subprocess.Popen(
                     command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -82,3 +91,102 @@ class Launched:
         finally:
             for p in self.processes:
                 p.kill()
+
+
+@pytest.fixture(scope="module")
+def whole(text_file, tmp_path_factory):
+    """The same run by one process and by two, never disturbed: a folder with "one", "two", and the config's file."""
+    folder = tmp_path_factory.mktemp("processes")
+    chat = conversations(folder / "chat.jsonl")
+    (folder / "config.py").write_text(CONFIG.format(text=str(text_file), chat=str(chat)))
+    for name, count in (("one", 1), ("two", 2)):
+        for status, text in Launched(folder / "config.py", folder / name, count).ended():
+            assert status == 0, text
+    return folder
+
+
+def rows(workdir):
+    """{(kind, step): metrics} of a run, each of which it must have written once."""
+    found = read(workdir / METRICS)
+    steps = [(row.pop("kind"), row.pop("step")) for row in found]
+    assert sorted(s for s in steps if s[0] == "train") == [("train", s) for s in range(1, STEPS + 1)]
+    assert len(set(steps)) == len(steps)
+    timed = ("step_seconds", "tokens_per_second")
+    return {key: {k: v for k, v in row.items() if k not in timed} for key, row in zip(steps, found)}
+
+
+def assert_same(ours, theirs):
+    """Equal up to the order in which float32 numbers are added up."""
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        assert ours[key] == pytest.approx(theirs[key], rel=2e-5, abs=2e-5), key
+
+
+def sums(workdir):
+    return checkpoint.read_meta(workdir, STEPS)["checksums"]
+
+
+def test_two_processes_are_as_good_as_one(whole):
+    assert_same(rows(whole / "two"), rows(whole / "one"))
+    assert read(whole / "two" / SAMPLES) == read(whole / "one" / SAMPLES)
+    assert len(read(whole / "two" / SAMPLES)) == 3
+    assert sorted(os.listdir(whole / "two")) == sorted(os.listdir(whole / "one"))
+    made = [json.loads((whole / name / "environment.json").read_text()) for name in ("one", "two")]
+    assert [m["processes"] for m in made] == [1, 2] and [len(m["devices"]) for m in made] == [4, 4]
+    ours, theirs = (json.loads((whole / name / "summary.json").read_text()) for name in ("two", "one"))
+    for part in ("before", "after", "last"):
+        assert ours[part] == pytest.approx(theirs[part], rel=2e-5, abs=2e-5) and ours[part]
+
+
+def test_sigterm_to_one_stops_all_and_any_number_of_processes_continues(whole, tmp_path):
+    file = whole / "config.py"
+    (first, told), (second, silent) = Launched(file, tmp_path / "two", 2, {1: "sigterm@6"}).ended()
+    assert (first, second) == (143, 143), told + silent
+    [stopped] = checkpoint.steps_of(tmp_path / "two")[-1:]
+    assert 6 < stopped < STEPS and f"stopped by sigterm at step {stopped}" in told and "stopped" not in silent
+    shutil.copytree(tmp_path / "two", tmp_path / "one")
+    for count, name in ((2, "two"), (1, "one")):
+        for number, (status, text) in enumerate(Launched(file, tmp_path / name, count).ended()):
+            assert status == 0 and (f"continuing from step {stopped}" in text) == (number == 0), text
+    assert sums(tmp_path / "two") == sums(whole / "two") and rows(tmp_path / "two") == rows(whole / "two")
+    assert_same(rows(tmp_path / "one"), rows(whole / "one"))
+
+
+def test_two_processes_continue_what_one_began(whole, tmp_path):
+    shutil.copytree(whole / "one", tmp_path / "run")
+    (tmp_path / "run/summary.json").unlink()  # as if it had been killed after step 6
+    for step in range(7, STEPS + 1):
+        shutil.rmtree(tmp_path / "run/checkpoints" / str(step))
+    (first, text), (second, _) = Launched(whole / "config.py", tmp_path / "run", 2).ended()
+    assert (first, second) == (0, 0) and "continuing from step 6" in text, text
+    assert_same(rows(tmp_path / "run"), rows(whole / "one"))
+
+
+def test_numbers_that_are_none_in_one_process_stop_all(whole, text_file, tmp_path):
+    """Also shows that the batch as a whole is that of a single process, bit for bit."""
+    ended = Launched(whole / "config.py", tmp_path / "run", 2, {1: "nan@3"}).ended()
+    for status, text in ended:
+        assert status == 2 and "step 4: the loss or its gradient is not finite" in text, text
+    run = runs.Run(config(text_file, whole / "chat.jsonl"), tmp_path / "other", Reporter(quiet=True))
+    alone = batches.Batches(run.data.sets, run.data.mixture, batch_size=8, seed=run.config.seed, process=0, processes=1)
+    with np.load(tmp_path / "run/nonfinite_step_4.npz") as saved:
+        expected = alone[3]
+        assert set(saved) == set(expected)
+        assert np.isnan(saved["weights"][4:]).all()
+        np.testing.assert_array_equal(saved["weights"][:4], expected["weights"][:4])
+        for name in set(expected) - {"weights"}:
+            np.testing.assert_array_equal(saved[name], expected[name])
+
+
+def test_a_process_that_fails_takes_the_others_with_it(whole, tmp_path):
+    (first, text), (second, failed) = Launched(whole / "config.py", tmp_path / "run", 2, {1: "error@3"}).ended(200)
+    assert first != 0 and second == 2
+    assert "error: the disk of this process is gone" in failed and "Traceback" not in failed.partition("error:")[0]
+    assert not (tmp_path / "run/summary.json").exists() and text
+
+
+def test_processes_with_different_settings_are_refused(whole, tmp_path):
+    launched = Launched(whole / "config.py", tmp_path / "run", 2, words={1: ["--config.seed=5"]})
+    for status, text in launched.ended():
+        assert status == 2, text
+        assert "process 1 was started with something else than process 0:\n  config.seed: 0 -> 5" in text

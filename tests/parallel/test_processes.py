@@ -1,0 +1,46 @@
+"""How processes are joined, and that a single one needs none of it. Several are in tests/e2e/test_processes.py."""
+
+import numpy as np
+import pytest
+
+from ptft_jax.errors import UserError
+from ptft_jax.parallel import mesh, processes
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"processes": "two"}, "--processes=two: expected a number"),
+        ({"processes": "0", "process": 0}, "--processes=0: expected a number"),
+        ({"processes": "2"}, "--process is missing: expected the number of this process, from 0 to 1"),
+        ({"processes": "2", "process": 2}, "--process = 2: expected"),
+        ({"process": 1}, "need --processes"),
+        ({"coordinator": "localhost:1"}, "need --processes"),
+    ],
+)
+def test_settings_that_do_not_fit_together(given, message):
+    with pytest.raises(UserError, match=message):
+        processes.join(**given)
+
+
+def test_alone():
+    processes.join()
+    assert processes.main() and not processes.joined()
+    assert processes.gather({"a": (1,)}) == [{"a": (1,)}] and processes.shared(float("inf")) == float("inf")
+    processes.check_same({"a": 1})
+    agreed = processes.Agreed()
+    assert [agreed(0), agreed(2), agreed(1)] == [0, 2, 1]
+    rows = {"tokens": np.arange(6).reshape(3, 2)}
+    assert processes.all_rows(rows)["tokens"] is rows["tokens"]
+
+
+def test_a_mesh_keeps_the_devices_of_a_process_together():
+    class Device:
+        def __init__(self, process_index, number):
+            self.process_index, self.id = process_index, number
+
+    # As on a slice of 4 x 4 chips with 2 x 2 on a host: the numbers run over the rows of the whole slice.
+    devices = [Device((n // 8) * 2 + (n % 4) // 2, n) for n in range(16)]
+    found = mesh.make(0, 4, devices).devices
+    assert [d.process_index for d in found.flat] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
+    assert [d.id for d in found[0]] == [0, 1, 4, 5]
