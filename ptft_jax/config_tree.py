@@ -231,6 +231,18 @@ TREE: dict[str, Any] = {
             "ia3",
             "prompt",
         ),
+        "train": Field(
+            "all",
+            "of method=full, what trains: all, head, last:K, no_embeddings, biases, norms, attention (ptft_jax.params.recipes)",
+        ),
+        "layer_decay": Field(
+            1.0,
+            "factor of the learning rate from each block to the one below it, and to the embeddings; 1 = all alike",
+            valid=lambda v: 0 < v <= 1,
+            expected="above 0, at most 1",
+        ),
+        "l2_sp": _natural(0.0, "weight of half the squared distance to where the run started, in the loss (L2-SP)"),
+        "start_decay": _natural(0.0, "decoupled decay to where the run started, times the rate"),
         "rates": Field(
             (), "((pattern, rate), ...): learning-rate multipliers by path rule, 0 freezes; () = the method's own"
         ),

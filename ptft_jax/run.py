@@ -179,7 +179,9 @@ class Run:
         self.plain, self.model = plain, Transformer(spec, self.adapter, constrain)
         self.shapes = self.model.shapes()
         self.plain_shapes = plain.shapes()
-        self.partition = Partition.of(self.shapes, adapters.rates(c.tune))
+        self.partition = Partition.of(
+            self.shapes, adapters.rates(c.tune, tuple(self.init["fresh"])), layer_decay=c.tune.layer_decay
+        )
         self._refuse_frozen_new()
         rules = tuple(tuple(rule) for rule in c.parallel.rules)
         self.by_path = sharding.of_params(self.shapes, rules, self.mesh)
@@ -201,7 +203,8 @@ class Run:
     def _build_step(self) -> None:
         c = self.config
         self.learning_rate = schedules.from_config(c.optimizer, c.training.steps)
-        self.optimizer = optimizers.build(c.optimizer, self.learning_rate, self.partition)
+        pull = {name: c.tune[name] for name in ("l2_sp", "start_decay")} if self.parent else {}
+        self.optimizer = optimizers.build(c.optimizer, self.learning_rate, self.partition, **pull)
         self.objective = objectives.build(c.objective)
         self.step = Step(
             self.model,

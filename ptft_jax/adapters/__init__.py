@@ -10,9 +10,9 @@ from ptft_jax.adapters.dora import Dora
 from ptft_jax.adapters.ia3 import Ia3
 from ptft_jax.adapters.lora import Lora
 from ptft_jax.adapters.prompt import Prompt
+from ptft_jax.params import recipes
 
 ADAPTER_RATES = ((".*/adapter/.*", 1.0), (".*", 0.0))
-FULL_RATES = ((".*", 1.0),)
 
 
 def _lora(section: Any) -> Lora:
@@ -42,7 +42,10 @@ def build(config: Any) -> Method | None:
     return METHODS[config.method](config[config.method]) if config.method in METHODS else None
 
 
-def rates(config: Any) -> tuple[tuple[str, float], ...]:
-    """The rules of what trains and at which rate: `config.tune.rates`, or the method's own where that is empty."""
+def rates(config: Any, made_anew: tuple[str, ...] = ()) -> tuple[tuple[str, float], ...]:
+    """The rules of what trains and at which rate: `config.tune.rates`; where that is empty, the adapter of the method, or
+    the recipe `config.tune.train` with what is `made_anew`. Raises UserError for an unknown recipe."""
     given = tuple((str(pattern), rate) for pattern, rate in config.rates)
-    return given or (ADAPTER_RATES if config.method in METHODS else FULL_RATES)
+    if given:
+        return given
+    return ADAPTER_RATES if config.method in METHODS else recipes.rules(config.train, made_anew)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from ptft_jax.params.partition import Partition
@@ -14,23 +15,47 @@ from ptft_jax.params.rules import STACK, flatten, unflatten
 OPTIMIZERS = ("adamw", "adafactor", "lion", "muon", "sgd")
 
 
-def build(config: Any, schedule: optax.Schedule, partition: Partition) -> optax.GradientTransformation:
-    """clip -> direction -> decoupled weight decay -> -schedule(step) -> the partition's rates.
+def build(
+    config: Any, schedule: optax.Schedule, partition: Partition, *, l2_sp: float = 0.0, start_decay: float = 0.0
+) -> optax.GradientTransformation:
+    """L2-SP -> clip -> direction -> decoupled weight decay, decay to the start -> -schedule(step) -> the partition's rates.
 
     Reads `config.optimizer`. Everything is over the trainable tree only, so frozen leaves have no moments and do not
     count in the norm that is clipped.
+
+    Args:
+      l2_sp: see `to_start`, before clipping: the gradient of a term of the loss (Li et al. 2018, equation 2, with beta = 0:
+        parameters without a start of their own are pulled to what they were made as).
+      start_decay: see `to_start`, after the direction: as weight decay in AdamW, with the start in place of 0.
     """
-    chain = []
+    chain = [to_start(l2_sp)] if l2_sp else []
     if config.clip_norm > 0:
         chain.append(optax.clip_by_global_norm(config.clip_norm))
     chain.append(_direction(config))
     if config.weight_decay > 0:
         chain.append(_decay(config.weight_decay, config.decay_rules, partition))
+    if start_decay:
+        chain.append(to_start(start_decay))
     chain.append(optax.scale_by_learning_rate(schedule))
     rates = partition.multipliers()
     if any(set(leaf.rates) != {1.0} for leaf in partition.leaves if leaf.trains):
         chain.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, r: u * r, updates, rates)))
     return optax.chain(*chain)
+
+
+class Start(NamedTuple):
+    """The trainable parameters that a run started from: as many bytes again as these."""
+
+    params: Any
+
+
+def to_start(strength: float) -> optax.GradientTransformation:
+    """Adds strength * (parameters - those of step 0) to the updates."""
+
+    def update(updates, state, params):
+        return jax.tree.map(lambda u, p, s: u + strength * (p - s), updates, params, state.params), state
+
+    return optax.GradientTransformation(lambda params: Start(jax.tree.map(jnp.copy, params)), update)
 
 
 def _direction(config: Any) -> optax.GradientTransformation:

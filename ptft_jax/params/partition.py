@@ -52,8 +52,19 @@ class Partition:
     leaves: tuple[Leaf, ...]
 
     @classmethod
-    def of(cls, shapes: Mapping[str, Any], rules: Sequence[tuple[str, float]], field: str = "tune.rates") -> Partition:
+    def of(
+        cls,
+        shapes: Mapping[str, Any],
+        rules: Sequence[tuple[str, float]],
+        field: str = "tune.rates",
+        layer_decay: float = 1.0,
+    ) -> Partition:
         """Cuts the parameters of `shapes` (nested dict of arrays or ShapeDtypeStructs) by rules.
+
+        Args:
+          layer_decay: what comes out of the last block keeps its rate; the last block's is multiplied by this once, the one
+            before it twice, and so on down to the embeddings (Howard & Ruder 2018, section 3.2; Clark et al. 2020,
+            "ELECTRA", appendix B). Rates of 0 stay 0.
 
         Raises:
           UserError: a rule that matches nothing, a leaf that none covers, or nothing left to train.
@@ -64,6 +75,9 @@ class Partition:
             if not isinstance(rate, (int, float)) or not math.isfinite(rate) or rate < 0:
                 raise UserError(f"{field}: the rate of {pattern!r} is {rate!r}, expected a number >= 0 (0 freezes)")
         depth = max((len(r) for p, r in rates.items() if p.startswith(STACK + "/")), default=0)
+        for path, row in rates.items():
+            for i in range(len(row)):
+                row[i] *= _layer_factor(path, i, depth, layer_decay)
         # A cut wherever any stacked leaf changes between frozen and trainable.
         stacked = [r for p, r in rates.items() if p.startswith(STACK + "/")]
         cuts = [i for i in range(1, depth) if any((r[i] == 0) != (r[i - 1] == 0) for r in stacked)]
@@ -144,6 +158,12 @@ class Partition:
     def count(self, trains: bool) -> int:
         """The number of trainable (or frozen) parameters."""
         return sum(math.prod(leaf.shape) for leaf in self.leaves if leaf.trains == trains)
+
+
+def _layer_factor(path: str, layer: int, depth: int, decay: float) -> float:
+    if path.startswith(STACK + "/"):
+        return decay ** (depth - layer)
+    return decay ** (depth + 1) if path.startswith("embed/") else 1.0
 
 
 def _column(leaf: Leaf, values: Sequence[float]) -> Any:

@@ -98,3 +98,38 @@ def test_decay_rules_can_name_layers():
     kernel, moved = flatten(params)["blocks/mlp/up/kernel"], flatten(updates)["blocks/mlp/up/kernel"]
     np.testing.assert_allclose(moved[0], -0.1 * kernel[0], rtol=1e-6)
     assert not np.any(moved[1:]) and not np.any(flatten(updates)["embed/tokens/embedding"])
+
+
+@pytest.mark.parametrize("name", ["l2_sp", "start_decay"])
+def test_the_pull_to_the_start_in_closed_form(name):
+    """Plain gradient descent on slope g: the distance d to the start goes to -(g rate + ...) geometrically."""
+    shapes = Transformer(SPEC).shapes()
+    partition = Partition.of(shapes, EVERYTHING)
+    config = optimizer_config(name="sgd", momentum=0.0, weight_decay=0.0, clip_norm=0.0)
+    rate, strength, slope = 0.1, 0.5, 2.0
+    chain = optimizers.build(config, lambda _: rate, partition, **{name: strength})
+    start, _ = partition.split(Transformer(SPEC).init(jax.random.key(0)))
+    params, state = start, chain.init(start)
+    for _ in range(5):
+        updates, state = chain.update(jax.tree.map(lambda p: np.full(p.shape, slope, p.dtype), params), state, params)
+        params = optax.apply_updates(params, updates)
+    # d <- d - rate * (slope + strength * d), from d = 0
+    distance = -slope / strength * (1 - (1 - rate * strength) ** 5)
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(start)):
+        np.testing.assert_allclose(a - b, distance, rtol=1e-4)  # float32 differences of numbers near 1
+
+
+def test_l2_sp_is_a_term_of_the_loss_and_start_decay_is_not():
+    """Adam divides a gradient by its size, so that a term of the loss pulls by direction; decoupled decay by distance."""
+    partition = Partition.of(Transformer(SPEC).shapes(), EVERYTHING)
+    start, _ = partition.split(Transformer(SPEC).init(jax.random.key(0)))
+    away = jax.tree.map(lambda p: p + 1.0, start)
+    nothing = jax.tree.map(np.zeros_like, start)
+    moved = {}
+    for name in ("l2_sp", "start_decay"):
+        config = optimizer_config(weight_decay=0.0, clip_norm=0.0)
+        chain = optimizers.build(config, lambda _: 0.1, partition, **{name: 1e-3})
+        updates, _ = chain.update(nothing, chain.init(start), away)
+        moved[name] = float(jax.tree.leaves(updates)[0].ravel()[0])
+    assert moved["l2_sp"] == pytest.approx(-0.1, rel=1e-4)  # Adam's first step is the rate
+    assert moved["start_decay"] == pytest.approx(-1e-4, rel=1e-4)
