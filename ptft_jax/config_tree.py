@@ -156,8 +156,9 @@ TREE: dict[str, Any] = {
     },
     "data": {
         "source": Field(
-            "shakespeare:general",
-            "KIND:NAME[?OPTION=VALUE&...], see docs/data.md; what is validated and tested on, and trained on if there is no mixture",
+            "",
+            "KIND:NAME[?OPTION=VALUE&...], see docs/data.md: what is trained on, validated and tested; of a mixture, which "
+            "source is validated and tested, '' = the first",
         ),
         "mixture": Field(
             (),

@@ -9,6 +9,7 @@ import json
 
 from absl import flags
 
+from ptft_jax import reading
 from ptft_jax.launch import define_source, launch, load_source
 
 
@@ -17,7 +18,7 @@ def define() -> None:
     flags.DEFINE_string("data", "", "A data source, as config.data.source; '' = the run's own.")
     flags.DEFINE_enum("split", "validation", ["train", "validation", "test"], "Which part of the data.")
     flags.DEFINE_integer("tokens", 0, "Use only the first so many tokens; 0 = all.", lower_bound=0)
-    flags.DEFINE_integer("length", 0, "Tokens a row; 0 = as the run was trained.", lower_bound=0)
+    reading.define()
     flags.DEFINE_integer("batch_size", 16, "Rows at a time.", lower_bound=1)
 
 
@@ -26,7 +27,9 @@ def main() -> None:
     from ptft_jax.evaluation.standalone import evaluate
 
     loaded = load_source()
-    values = evaluate(loaded, args.data, args.split, tokens=args.tokens, batch_size=args.batch_size, length=args.length)
+    values = evaluate(
+        loaded, args.data, args.split, tokens=args.tokens, batch_size=args.batch_size, **reading.changes()
+    )
     print(json.dumps({"run": loaded.source.reference, "step": loaded.source.step, **values}, indent=1))
 
 

@@ -31,7 +31,7 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
     section = configs.check(config, complete=False)
     if not section.init.from_:
         pipeline.with_parent(section.data.mixture, None, "")
-        return configs.check(config), None
+        return configs.check(_with_source(section.as_dict())), None
     parent = restore.find(section.init.from_, ignore=section.init.ignore, fresh=section.init.fresh)
     if parent.adapter is not None and not parent.adapter.mergeable:
         raise UserError(
@@ -60,9 +60,19 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
             f"on would be trained on by replay of {pipeline.PARENT!r}; give the same, or name the sources"
         )
     values["data"]["mixture"] = pipeline.with_parent(values["data"]["mixture"], parent.data, parent.name, parent.step)
-    section = configs.check(values)
+    section = configs.check(_with_source(values))
     assert section.init.from_, "read again: this is the section whose reads are counted"
     return section, parent
+
+
+def _with_source(values: dict[str, Any]) -> dict[str, Any]:
+    """A config with `data.source` filled in by the mixture's first source."""
+    data = values["data"]
+    if not data["source"]:
+        if not data["mixture"]:
+            raise UserError("config.data.source is missing: what to train on, such as jsonl:chat.jsonl or text:FOLDER")
+        data["source"] = data["mixture"][0][0]
+    return values
 
 
 def peft_adapter(folder: str, parent: restore.Parent, field: str) -> Any:

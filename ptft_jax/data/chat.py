@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def template(
 
     Args:
       name: one of the tokenizer's templates, by default its "default"; or one of BUILT_IN, which fit models that were
-        trained with it and are never chosen unasked.
+        trained with it and are never chosen unasked; or a file that ends in .jinja.
       field: what the choice is called in messages.
       now: the time that the template finds it to be, None = what it is.
 
@@ -45,8 +46,15 @@ def template(
             f"{field}={' or '.join(BUILT_IN)}, if the model was trained with it"
         )
     name = name or "default"
+    if name.endswith(".jinja"):
+        try:
+            return Template(pathlib.Path(name).expanduser().read_text(encoding="utf-8"), name, now)
+        except (OSError, UnicodeDecodeError) as e:
+            raise UserError(f"{field} = {name!r}: cannot be read: {e}") from e
     if name not in known:
-        raise UserError(f"{field} = {name!r}: expected one of {', '.join(known)}{nearest(name, known)}")
+        raise UserError(
+            f"{field} = {name!r}: expected one of {', '.join(known)}, or a .jinja file{nearest(name, known)}"
+        )
     where = f"{tokenizer.origin}: chat template" if name == "default" else f"chat template {name!r}"
     return Template(known[name], where, now)
 

@@ -93,6 +93,8 @@ def training_texts(data: Any) -> list[str]:
         if records.parse(reference).kind == prepared.KIND:
             raise UserError(f"{reference}: tokens already; a tokenizer cannot be trained on them")
         opened = tokenise.Opened.of(reference, "train", held_out=data.held_out, broken=data.broken)
+        if opened.format.kind == "tokens":
+            raise UserError(f"{reference}: token ids already; a tokenizer cannot be trained on them")
         texts += opened.texts()
     return texts
 
@@ -259,7 +261,9 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
     if data.train_tokens:
         if len(parts) > 1:
             raise UserError("config.data.train_tokens is for a single source; a mixture's take the option ?examples=N")
-        parts = [dataclasses.replace(parts[0], store=parts[0].store.first(data.train_tokens))]
+        parts = [
+            dataclasses.replace(parts[0], store=parts[0].store.first(data.train_tokens, cut=parts[0].kind == "text"))
+        ]
     _check_classes(parts)
     sets = [filled(data, part, builder, partial=False, seed=seed) for part in parts]
     segmented = any(s.rows.segmented for s in sets)

@@ -19,6 +19,7 @@ from ptft_jax.data.examples import Encoded
 from ptft_jax.errors import UserError
 
 META = "meta.json"
+_ABANDONED = 7 * 24 * 3600  # seconds after which a folder that is being filled is taken for one that was left
 _SPANS = 10_000  # whose ids are looked at together
 _SPANS = 1 << 16  # looked at together
 # What a store has besides `ids`: file name -> dtype.
@@ -52,13 +53,28 @@ class Store:
         """How many examples."""
         return len(self.origins)
 
-    def first(self, tokens: int) -> Store:
-        """The first so many tokens; a sequence may be cut at its end. Raises UserError where there are fewer."""
+    def first(self, tokens: int, *, cut: bool) -> Store:
+        """The first examples that have at most so many tokens.
+
+        Args:
+          cut: have exactly so many: the last example is cut, as text may be.
+
+        Raises:
+          UserError: there are fewer tokens, or the first example alone has more.
+        """
+        field = f"config.data.train_tokens = {tokens}"
         if tokens > len(self.ids):
-            raise UserError(f"config.data.train_tokens = {tokens}: the training split has only {len(self.ids)} tokens")
-        count = int(np.searchsorted(self.offsets, tokens))  # sequences that start before the cut
-        offsets = np.append(self.offsets[:count], tokens)
-        examples = -(-count // self.per_example)
+            raise UserError(f"{field}: the training split has only {len(self.ids)} tokens")
+        ends = self.offsets[self.per_example :: self.per_example]
+        if cut:
+            examples = int(np.searchsorted(ends, tokens)) + 1
+            offsets = np.minimum(self.offsets[: examples * self.per_example + 1], tokens)
+        else:
+            examples = int(np.searchsorted(ends, tokens, side="right"))
+            offsets = self.offsets[: examples * self.per_example + 1]
+        if not examples:
+            raise UserError(f"{field}: the first example alone has {ends[0]} tokens")
+        tokens = int(offsets[-1])
         return Store(
             self.ids[:tokens],
             offsets,

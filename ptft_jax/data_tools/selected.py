@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from ptft_jax import config_tree
+from ptft_jax import reading
 from ptft_jax.errors import UserError
 from ptft_jax.launch import define_config
-
-CHOICES = ("packing", "overlong", "untrainable", "broken")  # of config.data
 
 
 class Selected(NamedTuple):
@@ -34,13 +32,7 @@ def define() -> None:
         "For --data alone: byte, or a tokenizer's file or folder (a run's workdir, say); '' = byte, or "
         "what the folder of tokens:FOLDER was made with.",
     )
-    flags.DEFINE_integer("length", 0, "Tokens a row; 0 = as configured.", lower_bound=0)
-    flags.DEFINE_string("template", "", "Chat template by name; '' = as configured.")
-    flags.DEFINE_string("train_on", "", "assistant, last, all, or roles joined by commas; '' = as configured.")
-    flags.DEFINE_float("held_out", 0.0, "Share held out for each split that the source lacks; 0 = as configured.")
-    for name in CHOICES:
-        field = config_tree.TREE["data"][name]
-        flags.DEFINE_enum(name, "", ["", *field.choices], f"{field.meaning}; '' = as configured.")
+    reading.define()
 
 
 def load() -> Selected:
@@ -71,8 +63,7 @@ def load() -> Selected:
         values = configs.default().to_dict()
     else:
         raise UserError("what to look at is missing: --config=FILE, --run=WORKDIR or --data=SOURCE")
-    changes = {name: getattr(args, name) for name in ("length", "template", "train_on", "held_out", *CHOICES)}
-    values["data"].update({name: value for name, value in changes.items() if value})
+    values["data"].update(reading.changes())
     if args.data:
         values["data"].update(source=args.data, mixture=())
     values["model"]["max_length"] = max(values["model"]["max_length"], values["data"]["length"])

@@ -28,11 +28,12 @@ class _Program:
 
 
 def evaluate(
-    loaded: Any, source: str, split: str, *, tokens: int = 0, batch_size: int = 16, length: int = 0
+    loaded: Any, source: str, split: str, *, tokens: int = 0, batch_size: int = 16, length: int = 0, **reading: Any
 ) -> dict[str, Any]:
     """Metrics of a loaded run (`ptft_jax.loading.load`) on a data source ("" = its own), with the run's objective.
 
-    Rows are of `length` tokens (0 = as the run was trained; imported weights: at most 1024).
+    Rows are of `length` tokens (0 = as the run was trained; imported weights: at most 1024); `reading` are other settings of
+    `config.data` than the run's.
 
     Returns:
       {"data", "split", "tokens", "nll" (nats a token), "bits_per_byte", "accuracy", ...}; where not all of the split is
@@ -49,7 +50,7 @@ def evaluate(
     objectives.check(loaded.source.config.objective.name, loaded.model.spec)
     config = loaded.source.config
     values = config.as_dict()
-    values["data"]["length"] = length or config.data.length
+    values["data"] |= {"length": length or config.data.length, **reading}
     if source:
         values["data"]["source"] = source
     data = configs.check(values).data

@@ -310,3 +310,12 @@ def test_conversations_as_transformers_renders_them(name, kind, tmp_path):
                 assert chat.encode_chat(t, messages, **options).tolist() == ids
                 compared += 1
     assert compared >= 8
+
+
+def test_a_template_may_be_a_file(tmp_path):
+    path = tmp_path / "mine.jinja"
+    path.write_text("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}")
+    tokenizer = tok.ByteTokenizer()
+    assert chat.render(tokenizer, [{"role": "user", "content": "hi"}], template=str(path)) == "[user]hi"
+    with pytest.raises(UserError, match=r"template = '.*none.jinja': cannot be read"):
+        chat.template(tokenizer, str(tmp_path / "none.jinja"))

@@ -73,11 +73,19 @@ def test_pairs_labels_and_large_vocabularies(tmp_path):
 
 def test_the_first_tokens(tmp_path):
     found = _write(tmp_path, [Encoded(np.arange(4)), Encoded(np.arange(4)), Encoded(np.arange(4))])
-    cut = found.first(6)
+    cut = found.first(6, cut=True)
     assert cut.ids.tolist() == [0, 1, 2, 3, 0, 1] and cut.offsets.tolist() == [0, 4, 6] and len(cut) == 2
-    assert cut.key != found.key and found.first(8).offsets.tolist() == [0, 4, 8]
+    assert cut.key != found.key and found.first(8, cut=True).offsets.tolist() == [0, 4, 8]
     with pytest.raises(UserError, match="train_tokens = 13: the training split has only 12 tokens"):
-        found.first(13)
+        found.first(13, cut=True)
+    for tokens, whole in ((8, 2), (9, 2), (12, 3), (4, 1)):
+        assert found.first(tokens, cut=False).offsets.tolist() == [0, 4, 8, 12][: whole + 1]
+    with pytest.raises(UserError, match="train_tokens = 3: the first example alone has 4 tokens"):
+        found.first(3, cut=False)
+    pair = Encoded(np.arange(3), rejected=Encoded(np.arange(2)))
+    pairs = _write(tmp_path / "pairs", [pair, pair])
+    assert pairs.first(9, cut=False).offsets.tolist() == [0, 3, 5] and len(pairs.first(9, cut=False)) == 1
+    assert pairs.first(6, cut=True).offsets.tolist() == [0, 3, 5, 6, 6] and len(pairs.first(6, cut=True)) == 2
 
 
 def test_a_damaged_store_is_refused(tmp_path):

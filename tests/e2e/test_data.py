@@ -72,6 +72,13 @@ def test_fine_tuning_on_conversations(text_file, tmp_path):
             learned = "".join(t["text"] if t["part"] == "learned" else "\0" for t in piece)
             answers = re.findall(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", whole)
             assert answers and [part for part in re.split("\0+", learned) if part] == answers
+    # Without a source, the first of the mixture is what is validated; a run is measured on data of another kind, too.
+    only = tiny_config(text_file, data__source="", data__mixture=((f"text:{text_file}", 1.0), ("stdlib:prose", 1.0)))
+    assert runs.Run(only, tmp_path / "only", Reporter(quiet=True)).config.data.source == f"text:{text_file}"
+    with pytest.raises(UserError, match="config.data.source is missing"):
+        runs.Run(tiny_config(text_file, data__source=""), tmp_path / "none", Reporter(quiet=True))
+    words = ["eval", f"--run={tmp_path}/base", f"--data=jsonl:{path}", "--template=chatml", "--overlong=truncate"]
+    assert json.loads(ptft(*words, "--untrainable=drop", check=True).stdout)["tokens"] > 0
     answer = ptft("chat", f"--run={tmp_path}/chat", "--message=say 3", "--max_new_tokens=4", check=True)
     assert answer.stdout.startswith("> say 3\n")
 

@@ -91,7 +91,8 @@ class Encoder(abc.ABC):
         """All that decides the ids of a record, beside the tokenizer's fingerprint."""
         form = self.format
         columns = [f"{what}={column}" for what, column in sorted(form.columns.items())]
-        return (VERSION, form.name, *columns, *form.classes, f"assistant_first={form.assistant_first}", self._setting)
+        told = self._setting if form.kind in ("answers", "preference") else ""
+        return (VERSION, form.name, *columns, *form.classes, f"assistant_first={form.assistant_first}", told)
 
     def describe(self) -> str:
         """How records become ids, one line for people."""

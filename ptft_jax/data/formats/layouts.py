@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -141,7 +142,9 @@ LAYOUTS = (
 COLUMNS = tuple(dict.fromkeys(what for layout in LAYOUTS for what in layout.columns))
 USUAL = frozenset(name for layout in LAYOUTS for names in layout.usual for name in names.values())
 # Options of a source reference that are read here.
-OPTIONS = ("format", "classes", "assistant_first", *COLUMNS)
+OPTIONS = ("format", "classes", "assistant_first", "unused", *COLUMNS)
+# Columns of questions and answers that say something to the model, whatever the format: not to be left out by oversight.
+TELLING = ("context", "input", "system", "history", "tools", "functions")
 
 
 def choose(
@@ -153,7 +156,7 @@ def choose(
       records: all of a split's; the first hundred are looked at, and all of them for the names of classes.
       options: those in OPTIONS count: `format` is a layout's name; a column's is the name it has in the records;
         `classes` are names of classes joined by commas, in their numbers' order (by default sorted); `assistant_first` is
-        yes where conversations may start with the assistant.
+        yes where conversations may start with the assistant; `unused` are columns that need not be read.
       where: index -> the place of a record.
       like: the format of the source's train split, when this is another split: it is that, classes included.
 
@@ -195,6 +198,7 @@ def choose(
         classes = _classes(records, columns["label"], options.get("classes"), sample)
     kinds = dict.fromkeys(other.name for other, _ in fitting[1:])
     seen = dict.fromkeys(column for record in sample for column in record)
+    _refuse_unread(layout, columns, sample, options.get("unused", ""), where)
     return Format(
         layout.kind,
         layout.name,
@@ -211,6 +215,23 @@ def choose(
         },
         _yes(options.get("assistant_first", "no"), "assistant_first"),
     )
+
+
+def _refuse_unread(layout: Layout, columns: Mapping[str, str], sample: Sequence[Record], unused: str, where) -> None:
+    """Raises UserError for a telling column that the format does not read and that the user did not say is not needed."""
+    allowed = [name.strip() for name in unused.split(",") if name.strip()]
+    for name in allowed:
+        if name in columns.values() or not any(name in record for record in sample):
+            raise UserError(f"unused={unused}: the records have no column {name!r} that is not read")
+    for column in TELLING if layout.kind in ("answers", "preference") else ():
+        if column in allowed or column in columns.values():
+            continue
+        index = next((i for i, record in enumerate(sample) if record.get(column)), None)
+        if index is not None:
+            raise UserError(
+                f"{where(index)}: the format {layout.name} does not read column {column!r}, which this record has: make it "
+                f"part of another column, or leave it out with unused={column} in the options of the source"
+            )
 
 
 def _later(records: Sequence[Record], what: str, column: str) -> bool:
@@ -346,7 +367,8 @@ def _classes(records, column: str, given: str | None, sample: Sequence[Record]) 
                 raise UserError(
                     f"column {column!r} has more than {MOST_CLASSES} values: these are no classes; name format="
                 )
-    return tuple(sorted(names))
+    # "2" comes before "10".
+    return tuple(sorted(names, key=lambda name: (int(name), name) if name.isdecimal() else (math.inf, name)))
 
 
 def _yes(value: str, option: str) -> bool:

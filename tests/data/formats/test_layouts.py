@@ -114,3 +114,19 @@ def test_another_split_has_the_format_of_the_train_split():
         UserError, match="line 1: column 'output' is missing, while the train split has the format alpaca"
     ):
         formats.choose([{"instruction": "a", "completion": "b"}], {}, where, like=train)
+
+
+@pytest.mark.parametrize("column", ["context", "history", "system"])
+def test_a_column_that_tells_the_model_something_is_not_left_out_by_oversight(column):
+    records = [{"instruction": "a", "response": "b", column: ""}, {"instruction": "c", "response": "d", column: "told"}]
+    with pytest.raises(UserError, match=rf"row 1: .* does not read column '{column}'.*unused={column}"):
+        formats.choose(records, {}, lambda i: f"row {i}")
+    assert formats.choose(records, {"unused": column}, str).name == "prompt-completion"
+    assert formats.choose(records[:1], {}, str).name == "prompt-completion"  # it says nothing
+    with pytest.raises(UserError, match="unused=contxt: the records have no column 'contxt'"):
+        formats.choose(records, {"unused": "contxt"}, str)
+
+
+def test_classes_that_are_numbers_are_in_their_order():
+    records = [{"text": "x", "label": str(i % 12)} for i in range(24)]
+    assert formats.choose(records, {}, str).classes == tuple(map(str, range(12)))
