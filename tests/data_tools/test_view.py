@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from ptft_jax import config as configs
-from ptft_jax.data import pipeline, statistics, view
+from ptft_jax.data import pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders.causal import Causal
+from ptft_jax.data_tools import statistics, view
 from ptft_jax.errors import UserError
 from ptft_jax.reporting.progress import as_table
 from tests.data import kinds
