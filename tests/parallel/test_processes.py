@@ -1,10 +1,41 @@
-"""How processes are joined, and that a single one needs none of it. Several are in tests/e2e/test_processes.py."""
+"""How processes are joined, and that a single one needs none of it. Whole runs are in tests/e2e/test_processes.py."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from ptft_jax.errors import UserError
 from ptft_jax.parallel import mesh, processes
+from tests.helpers import ROOT
+
+PROGRAM = """
+import json, sys
+import numpy as np
+from ptft_jax.errors import UserError
+from ptft_jax.parallel import processes
+
+number = int(sys.argv[2])
+processes.join(sys.argv[1], "2", number)
+agreed = processes.Agreed()
+found = {
+    "main": processes.main(),
+    "gathered": processes.gather({"of": "x" * number, "float": 0.1 + number}),
+    "shared": processes.shared(["first", "second"][number]),
+    "agreed": [agreed(n * number) for n in (0, 2, 1, 0, 0)],
+    "rows": processes.all_rows({"tokens": np.arange(6).reshape(3, 2) + 6 * number})["tokens"].tolist(),
+}
+processes.check_same({"config.seed": 1})
+try:
+    processes.check_same({"config.seed": 1, "config.name": "ab"[number]})
+except UserError as e:
+    found["refused"] = str(e)
+print(json.dumps(found))
+"""
 
 
 @pytest.mark.parametrize(
@@ -44,3 +75,26 @@ def test_a_mesh_keeps_the_devices_of_a_process_together():
     found = mesh.make(0, 4, devices).devices
     assert [d.process_index for d in found.flat] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
     assert [d.id for d in found[0]] == [0, 1, 4, 5]
+
+
+def test_two_agree():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, coordinator, str(number)],
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    first, second = (json.loads(p.communicate(timeout=120)[0].splitlines()[-1]) for p in started)
+    assert first.pop("main") and not second.pop("main") and first == second
+    assert first["gathered"] == [{"of": "", "float": 0.1}, {"of": "x", "float": 1.1}] and first["shared"] == "first"
+    assert first["agreed"] == [0, 0, 2, 1, 0]  # what the second said a call before
+    assert first["rows"] == np.arange(12).reshape(6, 2).tolist()
+    assert "process 1 was started with something else than process 0:\n  config.name: 'a' -> 'b'" in first["refused"]
