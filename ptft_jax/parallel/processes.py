@@ -25,7 +25,8 @@ _GOODBYE = 30  # seconds that a process which ends waits for the others to end t
 
 
 def join(coordinator: str = "", processes: str = "", process: int | None = None) -> None:
-    """Joins the other processes of a run, before JAX is used for anything else. Returns when all are there.
+    """Joins the other processes of a run, before JAX is used for anything else. Returns when all are there; where some are
+    not after 5 minutes, JAX ends this process with a message of its own.
 
     A process that fails afterwards takes the others with it: after _GOODBYE seconds where it can still say goodbye (see
     `abandon`), else (kill -9, a lost machine) when JAX misses its heartbeat, after 100 seconds.
@@ -37,7 +38,7 @@ def join(coordinator: str = "", processes: str = "", process: int | None = None)
       process: number of this process, from 0.
 
     Raises:
-      UserError: settings that are missing or do not fit together, or the others are not there after 5 minutes.
+      UserError: settings that are missing or do not fit together, or "auto" where JAX finds nothing.
     """
     where: dict[str, Any] = {}
     if processes not in ("", AUTO):
