@@ -179,6 +179,7 @@ class Run:
         self.plain, self.model = plain, Transformer(spec, self.adapter, constrain)
         self.shapes = self.model.shapes()
         self.plain_shapes = plain.shapes()
+        refuse_idle(self.init["fresh"], flatten(self.plain_shapes), "config.init.fresh", "parameter")
         self.partition = Partition.of(
             self.shapes, adapters.rates(c.tune, tuple(self.init["fresh"])), layer_decay=c.tune.layer_decay
         )
@@ -298,7 +299,6 @@ class Run:
         """What is made anew has to train: random numbers would stay in the model, and no checkpoint of an adapter would
         hold them."""
         fresh = self.init["fresh"]
-        refuse_idle(fresh, flatten(self.plain_shapes), "config.init.fresh", "parameter")
         frozen = {f.source for f in self.partition.leaves if not f.trains}
         made = [p for p in sorted(frozen) if matches(fresh, p) or (self.new_rows and p in vocabulary.AXES)]
         if made:

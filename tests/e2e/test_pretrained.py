@@ -208,7 +208,7 @@ def test_verbs_take_imported_weights(tmp_path, base, text_file):
 
 @pytest.mark.parametrize(
     "kind",
-    ["hf", "run in bfloat16", *(pytest.param(k, marks=pytest.mark.slow) for k in ("run", "hf in bfloat16"))],
+    ["hf", *(pytest.param(k, marks=pytest.mark.slow) for k in ("run", "run in bfloat16", "hf in bfloat16"))],
 )
 def test_an_adapter_run_is_loaded_as_it_was_trained(text_file, tmp_path, cache, kind):
     """Also with a new head that trains beside the adapter, and where parameters are kept in bfloat16: loading the run

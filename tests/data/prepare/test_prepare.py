@@ -406,7 +406,7 @@ def test_bad_settings(change, message):
 
 
 def run(*flags, cache, **options):
-    command = [sys.executable, "-m", "ptft_jax.data", "prepare", *flags]
+    command = [sys.executable, "-m", "ptft_jax.data_tools", "prepare", *flags]
     env = os.environ | {"PTFT_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
@@ -465,11 +465,13 @@ def test_bad_flags(flags, message, tmp_path, monkeypatch):
 
 
 def test_help_names_the_verbs():
-    from ptft_jax.data.__main__ import VERBS
+    from ptft_jax.data_tools.__main__ import VERBS
 
     done = subprocess.run(
         [sys.executable, "-m", "ptft_jax.cli", "data", "--help"], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0 and all(f"  {verb} " in done.stdout for verb in VERBS)
-    wrong = subprocess.run([sys.executable, "-m", "ptft_jax.data", "prepaer"], capture_output=True, text=True, cwd=ROOT)
+    wrong = subprocess.run(
+        [sys.executable, "-m", "ptft_jax.data_tools", "prepaer"], capture_output=True, text=True, cwd=ROOT
+    )
     assert wrong.returncode == 2 and "did you mean 'prepare'" in wrong.stderr
