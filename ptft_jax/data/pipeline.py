@@ -128,6 +128,12 @@ def with_parent(
             raise UserError(f"config.data.mixture: {PARENT!r}: {reason}; name its sources")
         weight_at(source, weight, 0)  # well-formed?
         last = [(s, weight_at(s, w, max(step - 1, 0))) for s, w in weighted(theirs)]
+        twice = [s for s, _ in last if s in dict(mixture)]
+        if twice:
+            raise UserError(
+                f"config.data.mixture: {twice[0]} is named, and is among what {parent} was trained on, which {PARENT!r} "
+                "stands for: name the parent's sources one by one instead"
+            )
         total = sum(w for _, w in last)
         out += [(s, _scaled(weight, w / total)) for s, w in last if w]
     return tuple(out)
@@ -257,6 +263,8 @@ class TrainingData:
 def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: int, seed: int) -> TrainingData:
     """The training data of `config.data` for a run of `steps` steps. Raises UserError."""
     sources = weighted(data)
+    for reference, weight in sources:
+        weight_at(reference, weight, 0)  # well-formed, before anything takes time?
     parts = [tokenised(data, reference, "train", tokenizer) for reference, _ in sources]
     if data.train_tokens:
         if len(parts) > 1:

@@ -109,6 +109,8 @@ def test_a_prompt_is_the_prefix_and_what_follows_is_learned_where_it_is_trained(
     assert piece["targets"].tolist() == [11, 12, 13, 14, 15, 16, 17]
     assert piece["prefix"].tolist() == [True] * 3 + [False] * 4
     assert piece["weights"].tolist() == [0, 0, 1, 1, 0, 0, 1]
+    inside = Prefix().piece(np.arange(4), np.asarray([True, True, False, True]), np.random.default_rng(0))
+    assert inside["prefix"].tolist() == [True, False, False] and inside["weights"].tolist() == [1, 0, 1]
     nothing = Prefix().piece(np.arange(4), np.zeros(4, bool), np.random.default_rng(0))
     assert nothing["prefix"].all() and not nothing["weights"].any()
 

@@ -40,6 +40,11 @@ def test_the_weight_of_replay_is_checked(weight):
         pipeline.with_parent((("parent", weight),), section(source="jsonl:a").data, "runs/a")
 
 
+def test_a_source_that_is_also_replayed_is_named_once():
+    with pytest.raises(UserError, match="jsonl:a is named, and is among what runs/a was trained on"):
+        pipeline.with_parent([["jsonl:a", 1.0], ["parent", 1.0]], section(source="jsonl:a").data, "runs/a")
+
+
 def test_a_number_is_the_same_class_in_every_source(cache, tmp_path):
     def source(name, *classes):
         return lines(tmp_path / f"{name}.jsonl", [{"text": f"{name} {i}", "label": classes[i % 2]} for i in range(20)])

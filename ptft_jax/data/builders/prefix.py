@@ -25,10 +25,10 @@ class Prefix(Builder):
         return np.asarray(n) - 1
 
     def piece(self, ids: np.ndarray, trained: np.ndarray | None, rng: np.random.Generator) -> Piece:
-        if trained is None or trained[0]:
+        if trained is None:
             split = int(rng.integers(1, len(ids)))
         else:
-            split = int(np.argmax(trained)) if trained.any() else len(ids)
+            split = max(int(np.argmax(trained)), 1) if trained.any() else len(ids)
         return with_prefix(ids, trained, split)
 
 
