@@ -6,13 +6,17 @@ BIN := $(VENV)/bin
 # One stamp an environment: rebuilt only when what it holds changes, or another interpreter is asked for.
 WHICH := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-.PHONY: demo test test-full live beam models-table install clean check-python
+.PHONY: demo test test-heavy test-full live beam models-table install clean check-python
 
 demo: $(VENV)/.installed-$(WHICH)
 	$(BIN)/python -m experiments.transfer --out=runs/demo
 
 test: $(VENV)/.test-$(WHICH)
-	$(BIN)/python -m pytest tests -m "not slow and not live" -n 2 --dist worksteal -q
+	$(BIN)/python -m pytest tests -m "not slow and not live and not heavy" -n 2 --dist worksteal -q
+
+# The commands of the README and the demo at toy size, as users run them.
+test-heavy: $(VENV)/.test-$(WHICH)
+	$(BIN)/python -m pytest tests -m heavy -n 2 --dist worksteal -q
 
 test-full: $(VENV)/.parity-$(WHICH)
 	$(BIN)/python -m pytest tests -n 2 --dist worksteal -q

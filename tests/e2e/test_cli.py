@@ -52,6 +52,7 @@ def test_each_verb_has_help_both_ways(verb):
     assert "\n  --" in command.stdout and "python -m ptft_jax" in command.stdout
 
 
+@pytest.mark.heavy
 def test_eval_prints_json_and_generate_text(base, text_file):
     values = json.loads(ptft("eval", f"--run={base}@best", check=True).stdout)
     summary = json.loads((base / "summary.json").read_text())
@@ -168,6 +169,7 @@ def test_a_mistake_in_a_config_file_is_located(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.heavy
 def test_a_full_disk_loses_nothing(text_file, tmp_path):
     """Files may not grow beyond 40 KiB from the second launch on: saving fails, and what was saved stays."""
     words = _train(text_file, f"--workdir={tmp_path}/run", "--config.log.tensorboard=False")

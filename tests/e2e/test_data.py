@@ -38,6 +38,7 @@ def chat_config(text_file, path, **changes):
     return tiny_config(text_file, **(options | changes))
 
 
+@pytest.mark.heavy
 def test_fine_tuning_on_conversations(text_file, tmp_path):
     """Only what the assistant says is learned, the loss on it falls, and the model is talked to by the same template."""
     path = conversations(tmp_path / "chat.jsonl")

@@ -34,6 +34,7 @@ def _run_all(commands, folder):
     return printed
 
 
+@pytest.mark.heavy
 def test_readme_commands(tmp_path):
     commands = _commands()
     assert len(commands) >= 7
@@ -76,6 +77,7 @@ def test_full_fine_tuning_of_an_open_model(tmp_path):
     assert summary["last"]["validation/nll"] < summary["before"]["validation/nll"] - 0.1
 
 
+@pytest.mark.heavy
 def test_the_demos_experiment(tmp_path):
     """All runs of the demo at toy size; a second launch runs nothing again."""
     command = [sys.executable, "-m", "experiments.transfer", f"--out={tmp_path}/demo", "--size=tiny"]
@@ -141,7 +143,7 @@ def test_every_config_file_is_covered():
     }, "test the new one"
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-full", "live", "beam", "install", "clean"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-heavy", "test-full", "live", "beam", "install", "clean"])
 def test_make_knows_its_targets(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

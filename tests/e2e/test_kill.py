@@ -63,6 +63,7 @@ def _check(text_file, tmp_path, kills, seed):
     assert not (tmp_path / "killed/checkpoints-damaged").exists(), "a kill must never leave a damaged checkpoint"
 
 
+@pytest.mark.heavy
 def test_sigterm_exits_with_143_and_the_same_command_finishes(text_file, tmp_path):
     command = _command(text_file, tmp_path / "run")
     process = _run(command)

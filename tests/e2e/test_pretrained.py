@@ -177,6 +177,7 @@ def test_a_head_of_another_kind_is_made_anew_only_by_rule(text_file, tmp_path, c
         runs.Run(made, tmp_path / "y", Reporter(quiet=True))
 
 
+@pytest.mark.heavy
 def test_verbs_take_imported_weights(tmp_path, base, text_file):
     """eval, generate and export of hf: and gguf:, as a user types them."""
     measured = json.loads(
