@@ -40,7 +40,7 @@ def _csv(records):
 
 FILES = {  # name: (kind, suffix, records -> bytes)
     "jsonl": ("jsonl", ".jsonl", lines),
-    "gz": ("jsonl", ".ndjson.gz", lambda records: gzip.compress(lines(records))),
+    "gz": ("jsonl", ".ndjson.gz", lambda records: gzip.compress(lines(records), mtime=0)),
     "zst": ("jsonl", ".jsonl.zst", _zst),
     "list": ("jsonl", ".json", lambda records: json.dumps(records, indent=2, ensure_ascii=False).encode()),
     "parquet": ("parquet", ".parquet", _parquet),
