@@ -16,7 +16,7 @@ test: $(VENV)/.test-$(WHICH)
 
 # The commands of the README and the demo at toy size, as users run them.
 test-heavy: $(VENV)/.test-$(WHICH)
-	$(BIN)/python -m pytest tests -m heavy -n 2 --dist worksteal -q
+	$(BIN)/python -m pytest tests -m "heavy and not slow" -n 2 --dist worksteal -q
 
 test-full: $(VENV)/.parity-$(WHICH)
 	$(BIN)/python -m pytest tests -n 2 --dist worksteal -q

@@ -118,6 +118,7 @@ def test_doctor(tmp_path):
     assert len(lines) == 5 and all(line.startswith("ok") for line in lines), done.stdout
 
 
+@pytest.mark.heavy
 def test_a_module_verb_trains_and_continues(text_file, tmp_path):
     words = [*_train(text_file)[1:], f"--workdir={tmp_path}/run"]
     command = [sys.executable, "-m", "ptft_jax.train", *words]

@@ -143,6 +143,7 @@ def resumable(text_file, chat, **changes):
     )  # fmt: skip
 
 
+@pytest.mark.heavy
 def test_a_run_is_continued_on_other_devices_with_the_same_data(text_file, tmp_path, monkeypatch):
     chat = conversations(tmp_path / "chat.jsonl")
     whole = quiet_train(resumable(text_file, chat), tmp_path / "whole")

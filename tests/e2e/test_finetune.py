@@ -155,6 +155,7 @@ def test_an_average_is_what_children_start_from(text_file, tmp_path):
         quiet_train(config, tmp_path / "none")
 
 
+@pytest.mark.heavy
 def test_pmap_and_fsdp_runs_equal_the_replicated_one(text_file, tmp_path):
     curves = {}
     for name, changes in {

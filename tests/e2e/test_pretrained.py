@@ -35,6 +35,7 @@ def params_of(reference, **options):
     return flatten(jax.device_get(loading.load(str(reference), **options).params))
 
 
+@pytest.mark.heavy
 def test_fine_tuned_exported_and_tuned_again(text_file, tmp_path, base, cache):
     """The model's structure comes from the weights; the run's export is the run; a run from that starts there."""
     summary = quiet_train(config(text_file, base, eval__source="stdlib:prose"), tmp_path / "run")
@@ -62,6 +63,7 @@ def test_fine_tuned_exported_and_tuned_again(text_file, tmp_path, base, cache):
     assert again["before"]["validation/nll"] == pytest.approx(summary["last"]["validation/nll"], abs=1e-5)
 
 
+@pytest.mark.heavy
 def test_adapters_on_imported_weights_refer_to_them(text_file, tmp_path, cache):
     base = small.folder(tmp_path / "place/base")
     made = config(text_file, base, tune__method="lora", eval__parent_data=True)
@@ -95,6 +97,7 @@ def test_adapters_on_imported_weights_refer_to_them(text_file, tmp_path, cache):
         params_of(tmp_path / "moved/run")
 
 
+@pytest.mark.heavy
 def test_a_run_trains_an_adapter_of_peft_on(text_file, tmp_path, base, cache):
     lora = dict(tune__method="lora", tune__lora__rank=4, tune__lora__alpha=4.0)
     first = quiet_train(config(text_file, base, **lora), tmp_path / "first")
@@ -207,6 +210,7 @@ def test_verbs_take_imported_weights(tmp_path, base, text_file):
         assert refused.returncode == 2 and message in refused.stderr, refused.stderr
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "kind",
     ["hf", *(pytest.param(k, marks=pytest.mark.slow) for k in ("run", "run in bfloat16", "hf in bfloat16"))],
