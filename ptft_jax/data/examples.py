@@ -23,3 +23,8 @@ class Encoded:
     trained: np.ndarray | None = None
     label: int = -1
     rejected: Encoded | None = None
+
+    @property
+    def sequences(self) -> tuple[Encoded, ...]:
+        """What is read as a sequence of its own: the example; of a preference pair both answers, the better one first."""
+        return (self,) if self.rejected is None else (self, self.rejected)

@@ -104,13 +104,18 @@ class Store:
         return counts
 
 
+def ids_dtype(vocab_size: int) -> type[np.unsignedinteger]:
+    """The narrowest type that holds the ids of a vocabulary."""
+    return np.uint16 if vocab_size <= 2**16 else np.uint32
+
+
 class Writer:
     """Fills a folder with examples, in the order given. Nothing is kept in memory."""
 
     def __init__(self, folder: pathlib.Path, vocab_size: int):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.vocab_size = folder, vocab_size
-        self._dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
+        self._dtype = ids_dtype(vocab_size)
         self._files = {  # open until close()
             name: (folder / f"{name}.bin").open("wb") for name in ("ids", *_COLUMNS)
         }
@@ -119,7 +124,7 @@ class Writer:
 
     def add(self, examples: Sequence[Encoded], origins: Iterable[int]) -> None:
         """Appends examples made from the records `origins`."""
-        sequences = [s for e in examples for s in ((e,) if e.rejected is None else (e, e.rejected))]
+        sequences = [s for e in examples for s in e.sequences]
         self._pairs |= len(sequences) > len(examples)
         self._all_trained &= all(s.trained is None for s in sequences)
         self._labelled |= any(e.label >= 0 for e in examples)

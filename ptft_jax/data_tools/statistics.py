@@ -95,13 +95,13 @@ def rows_by_length(tokens: Tokens, builder: Builder) -> list[dict[str, Any]]:
     return out
 
 
-def suggestion(tokens: Tokens, builder: Builder, how: str) -> dict[str, Any]:
+def suggestion(table: list[dict[str, Any]], how: str) -> dict[str, Any]:
     """A length of rows for the source: {"length", "or_less": whether shorter rows lose nothing, "reason"}.
 
     Args:
+      table: of `rows_by_length`.
       how: of `ptft_jax.data.packing.plan`.
     """
-    table = rows_by_length(tokens, builder)
     if not table:
         return {"length": 0, "or_less": False, "reason": "there are no examples"}
     found = next((row for row in table if row["fit"] >= FITS), table[-1])

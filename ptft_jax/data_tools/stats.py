@@ -33,15 +33,18 @@ def main() -> None:
     c, data = chosen.config, chosen.config.data
     weighted = pipeline.weighted(data) if args.split == "train" else ((data.source, 1.0),)
     parts = [pipeline.tokenised(data, reference, args.split, chosen.tokenizer) for reference, _ in weighted]
+    row_lengths = {p.reference: statistics.rows_by_length(p, chosen.builder) for p in parts}
     report = {
         "lengths": [statistics.lengths(part) for part in parts],
         "content": [statistics.content(part, chosen.tokenizer) for part in parts],
         "control_tokens": {p.reference: statistics.special(p, chosen.tokenizer) for p in parts},
         "formats": {p.reference: p.description for p in parts},
         "skipped": {p.reference: p.skipped.first for p in parts if p.skipped.count},
-        "row_lengths": {p.reference: statistics.rows_by_length(p, chosen.builder) for p in parts},
+        "row_lengths": row_lengths,
         "suggested": {
-            p.reference: statistics.suggestion(p, chosen.builder, pipeline.packed_how(data.packing, p, chosen.builder))
+            p.reference: statistics.suggestion(
+                row_lengths[p.reference], pipeline.packed_how(data.packing, p, chosen.builder)
+            )
             for p in parts
         },
     }

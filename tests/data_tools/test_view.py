@@ -66,11 +66,16 @@ def texts(tmp_path):
 
 def test_a_suggested_length_holds_the_examples_whole(texts):
     longest = int(np.diff(texts.store.offsets).max())
-    whole = statistics.suggestion(texts, Causal(), "best_fit")
+    whole = statistics.suggestion(statistics.rows_by_length(texts, Causal()), "best_fit")
     assert whole["length"] == 256 >= longest - 1 > 128 and not whole["or_less"]
     full = np.mean(np.diff(texts.store.offsets) - 1) / 256  # two do not fit a row
-    assert f"{full:.1%} full" in whole["reason"] and statistics.suggestion(texts, Causal(), "none")["length"] == 256
-    stream = statistics.suggestion(texts, Causal(), pipeline.packed_how("auto", texts, Causal()))
+    assert (
+        f"{full:.1%} full" in whole["reason"]
+        and statistics.suggestion(statistics.rows_by_length(texts, Causal()), "none")["length"] == 256
+    )
+    stream = statistics.suggestion(
+        statistics.rows_by_length(texts, Causal()), pipeline.packed_how("auto", texts, Causal())
+    )
     assert stream["length"] == 256 and stream["or_less"] and "cut anywhere" in stream["reason"]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import cache, formats
+from ptft_jax.data import cache, formats, store
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.prepare import minhash, places, quality
@@ -134,7 +134,7 @@ class _Worker:
     def __init__(self, plan: Plan):
         self._plan, self._settings = plan, plan.settings
         self._tokenizer = tok.from_files(plan.files, plan.origin)
-        self._dtype = np.uint16 if self._tokenizer.vocab_size <= 2**16 else np.uint32
+        self._dtype = store.ids_dtype(self._tokenizer.vocab_size)
         self._open: dict[tuple[str, str], tuple[Opened, Any]] = {}
 
     def _opened(self, reference: str, split: str) -> tuple[Opened, Any]:
@@ -185,8 +185,8 @@ class _Worker:
         return Chunk(columns, [(reason, i + first, detail) for reason, i, detail in details])
 
     def _encoded(self, examples: list[Encoded]) -> dict[str, np.ndarray]:
-        sequences = [s for e in examples for s in ((e,) if e.rejected is None else (e, e.rejected))]
-        per_example = np.asarray([1 if e.rejected is None else 2 for e in examples], np.int8)
+        sequences = [s for e in examples for s in e.sequences]
+        per_example = np.asarray([len(e.sequences) for e in examples], np.int8)
         lengths = np.asarray([len(s.ids) for s in sequences], np.int64)
         starts = np.cumsum(per_example, dtype=np.int64) - per_example
         return {

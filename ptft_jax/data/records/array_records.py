@@ -27,11 +27,7 @@ def open_split(reference: Reference, split: str, held_out: float, broken: str) -
     content = reference.options.get("content", "json")
     if content not in CONTENTS:
         raise reference.error(f"content={content}: expected {' or '.join(CONTENTS)}{nearest(content, CONTENTS)}")
-
-    def shards(names: list[str]) -> list[ArrayRecordFile]:
-        return [ArrayRecordFile(files.File.open(name), content) for name in names]
-
-    return table.open_split(reference, split, held_out, broken, files.find(reference, SUFFIXES), shards)
+    return table.open_files(reference, split, held_out, broken, SUFFIXES, lambda file: ArrayRecordFile(file, content))
 
 
 class ArrayRecordFile:

@@ -20,11 +20,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 def open_split(reference: Reference, split: str, held_out: float, broken: str) -> table.Table:
     """The records of a split, see `opening.open_records`."""
-
-    def shards(names: list[str]) -> list[CsvFile]:
-        return [CsvFile(files.File.open(name)) for name in names]
-
-    return table.open_split(reference, split, held_out, broken, files.find(reference, DELIMITERS), shards)
+    return table.open_files(reference, split, held_out, broken, DELIMITERS, CsvFile)
 
 
 class CsvFile:

@@ -19,11 +19,7 @@ SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 def open_split(reference: Reference, split: str, held_out: float, broken: str) -> table.Table:
     """The records of a split, see `opening.open_records`."""
-
-    def shards(names: list[str]) -> list[JsonFile]:
-        return [JsonFile(files.File.open(name)) for name in names]
-
-    return table.open_split(reference, split, held_out, broken, files.find(reference, SUFFIXES), shards)
+    return table.open_files(reference, split, held_out, broken, SUFFIXES, JsonFile)
 
 
 class JsonFile:

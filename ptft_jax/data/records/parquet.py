@@ -22,11 +22,9 @@ _GROUPS = 2  # decoded row groups held of a file
 
 def open_split(reference: Reference, split: str, held_out: float, broken: str) -> table.Table:
     """The records of a split, see `opening.open_records`."""
-
-    def shards(names: list[str]) -> list[ParquetFile]:
-        return [ParquetFile(files.File.open(name), reference.columns) for name in names]
-
-    return table.open_split(reference, split, held_out, broken, files.find(reference, SUFFIXES), shards)
+    return table.open_files(
+        reference, split, held_out, broken, SUFFIXES, lambda file: ParquetFile(file, reference.columns)
+    )
 
 
 class ParquetFile:

@@ -7,11 +7,12 @@ import functools
 import hashlib
 import itertools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ptft_jax.data.records import files
 from ptft_jax.data.records import index as indexes
 from ptft_jax.data.records.base import Record, Skipped
 from ptft_jax.data.records.reference import SPLITS, Reference
@@ -140,6 +141,22 @@ def open_split(
         table.keep(divide(reference, table.digests(), missing, held_out)[split])
     limit(reference, split, table)
     return table
+
+
+def open_files(
+    reference: Reference,
+    split: str,
+    held_out: float,
+    broken: str,
+    suffixes: Iterable[str],
+    shard: Callable[[files.File], indexes.Shard],
+) -> Table:
+    """A split of a source that is files with these suffixes, each a `shard`."""
+
+    def shards(names: list[str]) -> list[indexes.Shard]:
+        return [shard(files.File.open(name)) for name in names]
+
+    return open_split(reference, split, held_out, broken, files.find(reference, suffixes), shards)
 
 
 def limit(reference: Reference, split: str, table: Any) -> None:
