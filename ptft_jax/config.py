@@ -13,7 +13,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ptft_jax.config_tree import HOW, TREE, Field
+from ptft_jax.config_fields import Field
+from ptft_jax.config_tree import HOW, TREE
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.model.spec import contradictions
 from ptft_jax.params.rules import regex

@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
+from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
-from ptft_jax import objectives
 from ptft_jax.data import pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import spans
@@ -31,7 +31,7 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
     section = configs.check(config, complete=False)
     if not section.init.from_:
         pipeline.with_parent(section.data.mixture, None, "")
-        return configs.check(_with_source(section.as_dict())), None
+        return configs.check(_with_rate(_with_source(section.as_dict()), False)), None
     parent = restore.find(section.init.from_, ignore=section.init.ignore, fresh=section.init.fresh)
     if parent.adapter is not None and not parent.adapter.mergeable:
         raise UserError(
@@ -60,9 +60,16 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
             f"on would be trained on by replay of {pipeline.PARENT!r}; give the same, or name the sources"
         )
     values["data"]["mixture"] = pipeline.with_parent(values["data"]["mixture"], parent.data, parent.name, parent.step)
-    section = configs.check(_with_source(values))
+    section = configs.check(_with_rate(_with_source(values), True))
     assert section.init.from_, "read again: this is the section whose reads are counted"
     return section, parent
+
+
+def _with_rate(values: dict[str, Any], tuned: bool) -> dict[str, Any]:
+    """A config with `optimizer.learning_rate` filled in: of pre-training, or of the fine-tuning method."""
+    if not values["optimizer"]["learning_rate"]:
+        values["optimizer"]["learning_rate"] = adapters.learning_rate(configs.check(values).tune) if tuned else 1e-3
+    return values
 
 
 def _with_source(values: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
+from ptft_jax.adapters.base import Updates, is_added
 from ptft_jax.data import batches, builders, pipeline, rows
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import spans
@@ -205,7 +206,8 @@ class Run:
         c = self.config
         self.learning_rate = schedules.from_config(c.optimizer, c.training.steps)
         pull = {name: c.tune[name] for name in ("l2_sp", "start_decay")} if self.parent else {}
-        self.optimizer = optimizers.build(c.optimizer, self.learning_rate, self.partition, **pull)
+        own = Updates() if self.adapter is None else self.adapter.updates(self.partition, c.training.steps)
+        self.optimizer = optimizers.build(c.optimizer, self.learning_rate, self.partition, **pull, **own._asdict())
         self.objective = objectives.build(c.objective)
         self.step = Step(
             self.model,
@@ -309,8 +311,8 @@ class Run:
             )
 
     def stored_params(self, state: states.TrainState) -> dict[str, Any]:
-        """The leaves a checkpoint holds: all, or only what trains where the rest is the parent's, unchanged."""
-        frozen = {} if self.refers_to_base else flatten(state.frozen)
+        """The leaves a checkpoint holds: all, or only what trains or was added where the rest is the parent's, unchanged."""
+        frozen = {p: a for p, a in flatten(state.frozen).items() if is_added(p) or not self.refers_to_base}
         return unflatten({**flatten(state.trainable), **frozen})
 
     @property

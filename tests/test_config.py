@@ -22,7 +22,7 @@ def test_defaults_are_valid_and_unread_defaults_do_not_matter():
         ({"optimizer": {"learning_rte": 1.0}}, "did you mean 'optimizer.learning_rate'"),
         ({"optimizer": {"name": "adam"}}, "config.optimizer.name = 'adam'.*did you mean 'adamw'"),
         ({"optimizer": {"learning_rate": "fast"}}, "config.optimizer.learning_rate = 'fast': expected float, got str"),
-        ({"optimizer": {"learning_rate": -1.0}}, "expected a value above 0"),
+        ({"optimizer": {"learning_rate": -1.0}}, "expected a value of 0 or more"),
         ({"optimizer": {"learning_rate": float("nan")}}, "config.optimizer.learning_rate = nan"),
         ({"model": {"layers": True}}, "config.model.layers = True: expected int, got bool"),
         ({"model": {"layers": 2.5}}, "expected int, got float"),

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ptft_jax.adapters.base import Method
+from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.dora import Dora
 from ptft_jax.adapters.ia3 import Ia3
 from ptft_jax.adapters.lora import Lora
 from ptft_jax.adapters.prompt import Prompt
+from ptft_jax.errors import UserError, nearest
 from ptft_jax.params import recipes
-
-ADAPTER_RATES = ((".*/adapter/.*", 1.0), (".*", 0.0))
 
 
 def _lora(section: Any) -> Lora:
@@ -38,14 +38,30 @@ METHODS: Mapping[str, Callable[[Any], Method]] = {"lora": _lora, "ia3": _ia3, "p
 
 
 def build(config: Any) -> Method | None:
-    """What `config.tune` adds to the model: an adapter, or None for methods that add nothing."""
-    return METHODS[config.method](config[config.method]) if config.method in METHODS else None
+    """What `config.tune` adds to the model, or None where `tune.method` is "full". Several names, joined by "+", are
+    several methods at once. Raises UserError for a name that is not there, or there twice."""
+    if config.method == "full":
+        return None
+    names = config.method.split("+")
+    for name in names:
+        if name not in METHODS or names.count(name) > 1:
+            known = "full, or one or more (joined by '+') of " + ", ".join(METHODS)
+            raise UserError(f"config.tune.method = {config.method!r}: expected {known}{nearest(name, METHODS)}")
+    made = [METHODS[name](config[name]) for name in names]
+    return made[0] if len(made) == 1 else Composed(tuple(made))
 
 
 def rates(config: Any, made_anew: tuple[str, ...] = ()) -> tuple[tuple[str, float], ...]:
     """The rules of what trains and at which rate: `config.tune.rates`; where that is empty, the adapter of the method, or
-    the recipe `config.tune.train` with what is `made_anew`. Raises UserError for an unknown recipe."""
+    the recipe `config.tune.train` with what is `made_anew`. Raises UserError for an unknown method or recipe."""
     given = tuple((str(pattern), rate) for pattern, rate in config.rates)
     if given:
         return given
-    return ADAPTER_RATES if config.method in METHODS else recipes.rules(config.train, made_anew)
+    method = build(config)
+    return recipes.rules(config.train, made_anew) if method is None else (*method.rates, (".*", 0.0))
+
+
+def learning_rate(config: Any) -> float:
+    """The peak rate of fine-tuning by `config.tune`, where none is given: the method's, or that of the recipe."""
+    method = build(config)
+    return recipes.learning_rate(config.train) if method is None else method.learning_rate

@@ -4,51 +4,101 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.model.layers import Linear
+from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, regex, unflatten
 
-SLOT = "/adapter/"
+# The names of the places that methods fill (`adapter` of linear layers, of sublayers and of the token embedding).
+SLOTS = ("adapter",)
+ADDED = f"(.*/)?({'|'.join(SLOTS)})/.*"
+
+Rules = tuple[tuple[str, float], ...]
 
 
-class Method(Protocol):
+class Updates(NamedTuple):
+    """What a method does to its own leaves besides following the gradient, as Optax transformations over the trainable
+    tree: on the gradients (before clipping), and on the finished updates (after rate and decay)."""
+
+    gradients: tuple[optax.GradientTransformation, ...] = ()
+    finished: tuple[optax.GradientTransformation, ...] = ()
+
+
+class Method:
     """What a run knows of a fine-tuning method: it makes its modules, checks itself against a model, and merges.
 
-    A method is hashable. `ptft_jax.adapters.prompt` is one that is not about layers.
-    """
-
-    field: ClassVar[str]
-    mergeable: ClassVar[bool]
-
-    @property
-    def virtual_tokens(self) -> int: ...
-    def __call__(self, module: nnx.Module, prefix: str, rngs: nnx.Rngs) -> None: ...
-    def check(self, shapes: Mapping[str, Any]) -> None: ...
-    def merge(self, params: Mapping[str, Any]) -> dict[str, Any]: ...
-
-
-class LayerMethod:
-    """A fine-tuning method that puts one small module into each targeted linear layer.
-
-    A method is a frozen dataclass with a field `targets` that says what goes into a layer (`module`) and how it is
-    folded into the layer's own parameters (`fold`); the rest is here. Leaves lie at `LAYER/adapter/NAME`.
+    A method is hashable: a frozen dataclass of its settings.
 
     Attributes:
       field: the section of the config, for messages.
+      learning_rate: the peak rate where the config gives none, from published practice (cited where it is set).
       mergeable: whether `merge` can give the parameters of a plain model.
       virtual_tokens: how many positions before the tokens the method takes.
-      targets: regular expressions on whole layer paths, such as `blocks/attention/(query|value)`.
     """
 
     field: ClassVar[str]
+    learning_rate: float
     mergeable: ClassVar[bool] = True
-    virtual_tokens: ClassVar[int] = 0
+    virtual_tokens: int = 0
+
+    @property
+    def rates(self) -> Rules:
+        """Ordered rules of which of the method's leaves train, and at which multiple of the rate."""
+        return ((ADDED, 1.0),)
+
+    def updates(self, partition: Partition, steps: int) -> Updates:
+        """What is done to the method's leaves in a run of `steps`, beyond the optimizer; by default nothing."""
+        return Updates()
+
+    def __call__(self, module: nnx.Module, prefix: str, rngs: nnx.Rngs) -> None:
+        """Fills the method's slots below `module`, whose own path is `prefix`."""
+        raise NotImplementedError
+
+    def check(self, shapes: Mapping[str, Any]) -> None:
+        """Raises UserError where a plain model with parameters of `shapes` cannot be adapted."""
+
+    def merge(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Whole parameters without the method's leaves, their effect folded into the model's own.
+
+        Raises:
+          UserError: that cannot be.
+        """
+        raise NotImplementedError
+
+
+def place(holder: nnx.Module, module: nnx.Module, path: str, method: Method, slot: str = "adapter") -> None:
+    """Puts a method's module into an empty slot of `holder`, the module at `path`.
+
+    Raises:
+      UserError: another method is there already.
+    """
+    if getattr(holder, slot) is not None:
+        raise UserError(f"config.{method.field}: another method of config.tune.method changes {path} already")
+    setattr(holder, slot, nnx.data(module))
+
+
+def is_added(path: str) -> bool:
+    """Whether a leaf (whole or stored) was added by a method, and is not the model's own."""
+    return matches((ADDED,), path)
+
+
+class LayerMethod(Method):
+    """A fine-tuning method that puts one small module into each targeted linear layer.
+
+    Such a method has a field `targets`, and says what goes into a layer (`module`) and how it is folded into the layer's
+    own parameters (`fold`); the rest is here. Leaves lie at `LAYER/adapter/NAME`.
+
+    Attributes:
+      targets: regular expressions on whole layer paths, such as `blocks/attention/(query|value)`.
+    """
+
     targets: tuple[str, ...]
 
     def module(self, layer: Linear, path: str, site: int, key: jax.Array) -> nnx.Module:
@@ -84,7 +134,7 @@ class LayerMethod:
                 # A key of the layer's own, so that adding a target leaves the others' start unchanged.
                 site = zlib.crc32(name.encode()) & 0x7FFFFFFF
                 key = jax.random.fold_in(rngs.adapter.key[...], site)
-                layer.adapter = nnx.data(self.module(layer, name, site, key))
+                place(layer, self.module(layer, name, site, key), name, self)
 
     def targeted(self, path: str) -> bool:
         """Whether the linear layer at `path` is adapted."""
@@ -100,17 +150,20 @@ class LayerMethod:
     def merge(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Whole parameters without the adapters' leaves, their effect folded into kernels and biases."""
         flat = flatten(params)
-        merged = {path: array for path, array in flat.items() if SLOT not in path}
-        for layer in adapted(flat):
+        merged = dict(flat)
+        for layer in filter(self.targeted, adapted(flat)):
             leaves = {p.removeprefix(layer + "/"): a for p, a in flat.items() if p.startswith(layer + "/")}
             for name, array in self.fold(layer, leaves).items():
                 merged[f"{layer}/{name}"] = array.astype(leaves[name].dtype)
+            for name in leaves:
+                if name.startswith("adapter/"):
+                    del merged[f"{layer}/{name}"]
         return unflatten(merged)
 
 
 def adapted(flat: Mapping[str, Any]) -> list[str]:
     """Paths of the layers that hold an adapter, from flat parameters."""
-    return list(dict.fromkeys(path.split(SLOT)[0] for path in flat if SLOT in path))
+    return list(dict.fromkeys(path.split("/adapter/")[0] for path in flat if "/adapter/" in path))
 
 
 def matching(pattern: str, layers: Mapping[str, Any], field: str) -> list[str]:

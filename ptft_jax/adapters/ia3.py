@@ -46,6 +46,7 @@ class Ia3(LayerMethod):
     feedforward: tuple[str, ...] = FEEDFORWARD
 
     field: ClassVar[str] = "tune.ia3"
+    learning_rate: ClassVar[float] = 3e-3  # Liu et al. 2022, section 3.2
 
     def scales_input(self, path: str) -> bool:
         """Whether the vector of the targeted layer at `path` multiplies its input."""

@@ -58,6 +58,8 @@ class Lora(LayerMethod):
     targets: tuple[str, ...]
 
     field: ClassVar[str] = "tune.lora"
+    # Dettmers et al. 2023, "QLoRA", table 9 (7B and 13B); the same for GPT-2 in Hu et al. 2021, table 11.
+    learning_rate: ClassVar[float] = 2e-4
 
     @property
     def scale(self) -> float:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ptft_jax.adapters.base import Method, place
 from ptft_jax.errors import UserError
 from ptft_jax.model.embeddings import TokenEmbed
 from ptft_jax.params.rules import flatten
@@ -39,7 +40,7 @@ class Vectors(nnx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompt:
+class Prompt(Method):
     """Places learned vectors before the tokens of every row; every other parameter may stay frozen.
 
     Attributes:
@@ -51,6 +52,7 @@ class Prompt:
     init: str
 
     field: ClassVar[str] = "tune.prompt"
+    learning_rate: ClassVar[float] = 0.3  # Lester et al. 2021, section 3.1
     mergeable: ClassVar[bool] = False
 
     @property
@@ -62,7 +64,7 @@ class Prompt:
         """Fills the `adapter` slot of the token embedding of a whole model's trunk."""
         embed = getattr(module, "embed", None)
         if isinstance(embed, TokenEmbed):
-            embed.adapter = nnx.data(Vectors(embed, self, rngs.adapter.key[...]))
+            place(embed, Vectors(embed, self, rngs.adapter.key[...]), "embed", self)
 
     def check(self, shapes: Mapping[str, Any]) -> None:
         """Raises UserError for a model that does not read tokens."""

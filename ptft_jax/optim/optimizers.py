@@ -16,9 +16,17 @@ OPTIMIZERS = ("adamw", "adafactor", "lion", "muon", "sgd")
 
 
 def build(
-    config: Any, schedule: optax.Schedule, partition: Partition, *, l2_sp: float = 0.0, start_decay: float = 0.0
+    config: Any,
+    schedule: optax.Schedule,
+    partition: Partition,
+    *,
+    l2_sp: float = 0.0,
+    start_decay: float = 0.0,
+    gradients: Sequence[optax.GradientTransformation] = (),
+    finished: Sequence[optax.GradientTransformation] = (),
 ) -> optax.GradientTransformation:
-    """L2-SP -> clip -> direction -> decoupled weight decay, decay to the start -> -schedule(step) -> the partition's rates.
+    """L2-SP, what the method does to gradients -> clip -> direction -> decoupled weight decay, decay to the start ->
+    -schedule(step) -> the partition's rates -> what the method does to finished updates.
 
     Reads `config.optimizer`. Everything is over the trainable tree only, so frozen leaves have no moments and do not
     count in the norm that is clipped.
@@ -27,8 +35,10 @@ def build(
       l2_sp: see `to_start`, before clipping: the gradient of a term of the loss (Li et al. 2018, equation 2, with beta = 0:
         parameters without a start of their own are pulled to what they were made as).
       start_decay: see `to_start`, after the direction: as weight decay in AdamW, with the start in place of 0.
+      gradients, finished: see `ptft_jax.adapters.base.Updates`.
     """
     chain = [to_start(l2_sp)] if l2_sp else []
+    chain += gradients
     if config.clip_norm > 0:
         chain.append(optax.clip_by_global_norm(config.clip_norm))
     chain.append(_direction(config))
@@ -40,7 +50,7 @@ def build(
     rates = partition.multipliers()
     if any(set(leaf.rates) != {1.0} for leaf in partition.leaves if leaf.trains):
         chain.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, r: u * r, updates, rates)))
-    return optax.chain(*chain)
+    return optax.chain(*chain, *finished)
 
 
 class Start(NamedTuple):

@@ -21,6 +21,14 @@ RECIPES: dict[str, tuple[str, Rules]] = {
 }
 
 
+_FULL = 2e-5  # Devlin et al. 2018, appendix A.3 (2e-5 to 5e-5); Taori et al. 2023, "Alpaca"
+_RATES = {
+    "head": 1e-3,
+    "biases": 4e-4,
+    "norms": 1e-3,
+}
+
+
 def rules(name: str, made_anew: tuple[str, ...] = ()) -> Rules:
     """The rules of a recipe.
 
@@ -40,3 +48,8 @@ def rules(name: str, made_anew: tuple[str, ...] = ()) -> Rules:
         known = ", ".join(RECIPES)
         raise UserError(f"config.tune.train = {name!r}: expected one of {known}{nearest(name, RECIPES)}")
     return (*((pattern, 1.0) for pattern in made_anew), *chosen)
+
+
+def learning_rate(name: str) -> float:
+    """The peak rate for a recipe of RECIPES where the config gives none."""
+    return _RATES.get(name, _FULL)

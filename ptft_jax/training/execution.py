@@ -89,7 +89,7 @@ class Execution:
             if print_ != saved["base"]["fingerprint"]:
                 raise UserError(f"{run.workdir}: its base {run.parent.name} changed since the run was started")
             frozen = run.program.whole(state).frozen
-        flat = flatten(params) | flatten(frozen)
+        flat = flatten(frozen) | flatten(params)
         pick = lambda form: unflatten({path: flat[path] for path in flatten(form)})  # noqa: E731
         state = dataclasses.replace(
             like,

@@ -5,10 +5,12 @@ import dataclasses
 import jax
 import numpy as np
 
-from ptft_jax.adapters import ADAPTER_RATES
+from ptft_jax.adapters.base import ADDED
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
 from tests.helpers import SPEC, random_batch, train
+
+ADAPTER_RATES = ((ADDED, 1.0), (".*", 0.0))
 
 
 def moved(params, seed=1, size=0.3):

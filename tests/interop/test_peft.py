@@ -131,7 +131,7 @@ def test_a_file_made_by_hand(tmp_path):
         "rank": 2, "alpha": 6.0, "rank_stabilized": False, "dora": False, "dropout": 0.0,
         "targets": ("blocks/attention/query",),
     }  # fmt: skip
-    merged = Lora(2, 6.0, False, 0.0, ()).merge(unflatten({**params, **flatten(read.params)}))
+    merged = Lora(2, 6.0, False, 0.0, (".*",)).merge(unflatten({**params, **flatten(read.params)}))
     for i in range(2):
         a, b = (tensors[f"{ROOT}model.layers.{i}.self_attn.q_proj.lora_{x}.weight"] for x in "AB")
         expected = params["blocks/attention/query/kernel"][i].T + 3 * b @ a
