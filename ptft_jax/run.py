@@ -27,13 +27,14 @@ from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes, sharding
-from ptft_jax.params import vocabulary
+from ptft_jax.params import phases, vocabulary
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import checkpoint, restore
+from ptft_jax.training import careful, checkpoint, restore
 from ptft_jax.training import state as states
 from ptft_jax.training.execution import Execution, finished
+from ptft_jax.training.fisher import Fisher
 from ptft_jax.training.loop import Schedule, Selection
 from ptft_jax.training.step import Step
 
@@ -65,7 +66,7 @@ class Run:
             seed=c.seed,
             prefetch=c.data.prefetch,
         )
-        self.selection = Selection(**c.select.read_all())
+        self.selection = self._selection()
         self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
         self.sampler = self._build_sampler()
         self.plan = Schedule(
@@ -118,7 +119,7 @@ class Run:
         self.data = pipeline.training(c.data, self.tokenizer, self.builder, steps=c.training.steps, seed=c.seed)
         self.eval_batches = {"validation": self._eval_batches(c.data, "validation")}
         self.test_batches = {"test": self._eval_batches(c.data, "test")} if c.eval.test else {}
-        data = self._source_data()
+        data = self.source = self._source_data()
         if data is not None:
             self.eval_batches["source"] = self._eval_batches(data, "validation")
             if c.eval.test:
@@ -181,8 +182,13 @@ class Run:
         self.shapes = self.model.shapes()
         self.plain_shapes = plain.shapes()
         refuse_idle(self.init["fresh"], flatten(self.plain_shapes), "config.init.fresh", "parameter")
+        fresh = tuple(self.init["fresh"])
+        self.phases = phases.of_config(c.tune, spec.layers, c.training.steps)
         self.partition = Partition.of(
-            self.shapes, adapters.rates(c.tune, tuple(self.init["fresh"])), layer_decay=c.tune.layer_decay
+            self.shapes,
+            adapters.rates(c.tune, fresh),
+            layer_decay=c.tune.layer_decay,
+            phases=[(phase.name, phase.rules(fresh)) for phase in self.phases],
         )
         self._refuse_frozen_new()
         rules = tuple(tuple(rule) for rule in c.parallel.rules)
@@ -204,25 +210,72 @@ class Run:
 
     def _build_step(self) -> None:
         c = self.config
-        self.learning_rate = schedules.from_config(c.optimizer, c.training.steps)
-        pull = {name: c.tune[name] for name in ("l2_sp", "start_decay")} if self.parent else {}
-        own = Updates() if self.adapter is None else self.adapter.updates(self.partition, c.training.steps)
-        self.optimizer = optimizers.build(c.optimizer, self.learning_rate, self.partition, **pull, **own._asdict())
+        self.learning_rate = phases.scaled(schedules.from_config(c.optimizer, c.training.steps), self.phases)
+        self.careful = careful.build(c, self.partition, self.model, parent=self.parent, fresh=tuple(self.init["fresh"]))
         self.objective = objectives.build(c.objective)
-        self.step = Step(
-            self.model,
-            self.objective,
-            self.partition,
-            self.optimizer,
-            c.training.micro_batches,
-            c.training.ema_decay,
+        self.importance = self._build_importance() if self.careful.ewc else None
+        own = Updates() if self.adapter is None else self.adapter.updates(self.partition, c.training.steps)
+
+        def step(phase: int) -> Step:
+            pull = self.careful.start_decay
+            return Step(
+                self.model,
+                self.objective,
+                self.partition,
+                optimizers.build(
+                    c.optimizer, self.learning_rate, self.partition, phase=phase, start_decay=pull, **own._asdict()
+                ),
+                c.training.micro_batches,
+                c.training.ema_decay,
+                self.careful,
+                self.partition.shut(phase),
+            )
+
+        self.step = step(0)
+        later = [(phase.start, step(number)) for number, phase in enumerate(self.phases) if number]
+        self.make_state = functools.partial(
+            states.create,
+            optimizer=self.step.optimizer,
+            ema=bool(c.training.ema_decay),
+            anchor=self.careful.anchored,
+            fisher=bool(self.careful.ewc),
         )
-        self.make_state = functools.partial(states.create, optimizer=self.optimizer, ema=bool(c.training.ema_decay))
         split = jax.eval_shape(self.partition.split, self.shapes)
         like = jax.eval_shape(self.make_state, *split, rng=jax.random.key(0))
         shardings = sharding.of_state(like, self.by_path, self.mesh)
-        self.program = compiling.PROGRAMS[c.parallel.compile](self.step, self.mesh, shardings)
+        self.program = compiling.PROGRAMS[c.parallel.compile](self.step, self.mesh, shardings, later)
         self.state_like = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), like, shardings)
+
+    def _build_importance(self) -> tuple[Fisher, list[rows.Rows]]:
+        """What estimates the parameters' importance to the parent, and the rows that it does so on: of what forgetting is
+        measured on, those that are trained on."""
+        c, data = self.config, self.source
+        e = c.tune.ewc
+        if data is None:
+            raise UserError(
+                f"config.tune.ewc.weight = {e.weight!r}: what {self.parent.name} was trained on is not known, or "
+                "eval.parent_data is off: name it with eval.source"
+            )
+        tokens = pipeline.tokenised(data, data.source, "train", self.tokenizer)
+        found = pipeline.filled(data, tokens, self.builder, partial=False, seed=c.seed).rows
+        if len(found) < e.rows:
+            raise UserError(f"config.tune.ewc.rows = {e.rows}: the training split of {data.source} has {len(found)}")
+        chosen = batches.drawn(found, e.rows, batch_size=c.data.batch_size, seed=c.seed)
+        model = dataclasses.replace(self.model, constrain=None)
+        together = self.mesh.size if c.parallel.compile == "jit" else 1
+        return Fisher(model, self.objective, self.partition, e.labels, together), chosen
+
+    def _selection(self) -> Selection:
+        s = self.config.select
+        budget = {}
+        if s.source_budget:
+            if "source" not in self.eval_batches:
+                raise UserError(
+                    f"config.select.source_budget = {s.source_budget!r}: forgetting is not measured: "
+                    + ("set eval.source" if self.parent else "init.from names no parent")
+                )
+            budget = {"source_budget": s.source_budget, "stop_over_budget": s.stop_over_budget}
+        return Selection(s.metric, s.mode, s.patience, s.min_delta, **budget)
 
     def _build_sampler(self):
         s = self.config.samples
@@ -281,7 +334,35 @@ class Run:
             whole |= {p: jnp.asarray(a, whole[p].dtype) for p, a in start.items()}
             return self.make_state(*self.partition.split(unflatten(whole)), rng=rng)
 
-        return self.program.create(make, params_key, base, run_key), print_
+        state = self.program.create(make, params_key, base, run_key)
+        return (state if self.importance is None else self._weighed(state, jax.random.fold_in(key, 2))), print_
+
+    def _weighed(self, state: Any, key: jax.Array) -> Any:
+        """The state of step 0 with the importance of its parameters: to the parent on its data, and, by a factor, what the
+        parent kept of it to those before it (Schwarz et al. 2018, "Progress & Compress", section 3.2)."""
+        fisher, found = self.importance
+        whole = self.program.whole(state)
+        placed = found if self.config.parallel.compile == "pmap" else map(self.program.place, found)
+        importance = flatten(fisher.estimate(whole.trainable, whole.frozen, placed, key))
+        gamma = self.config.tune.ewc.gamma
+        before = restore.fisher(self.parent, self._layout) if gamma else {}
+        whole_shapes = flatten(self.shapes)
+        if before:
+            trained = [leaf for leaf in self.partition.leaves if leaf.trains]
+            bare = [
+                f.source
+                for f in trained
+                if f.source not in before or before[f.source].shape != whole_shapes[f.source].shape
+            ]
+            if bare:
+                raise UserError(
+                    f"config.tune.ewc.gamma = {gamma!r}: {self.parent.name} did not train these, or not in all layers, and "
+                    f"kept no importance of theirs to its own parent:{listed(dict.fromkeys(bare))}\nset tune.ewc.gamma=0"
+                )
+            for leaf in trained:
+                old = before[leaf.source]
+                importance[leaf.path] += gamma * (old if leaf.layers is None else old[slice(*leaf.layers)])
+        return self.program.create(lambda s, f: dataclasses.replace(s, fisher=f), whole, unflatten(importance))
 
     def _base(self) -> dict[str, Any]:
         """The parent's parameters, checked against this model: all but those that are made anew."""

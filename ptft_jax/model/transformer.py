@@ -152,7 +152,16 @@ class Transformer:
         return nnx.merge(self._definitions[0], {k: v for k, v in params.items() if k != "blocks"})
 
     def hidden(
-        self, params, inputs, *, positions_BT=None, segments_BT=None, prefix_BT=None, types_BT=None, keys_B=None
+        self,
+        params,
+        inputs,
+        *,
+        positions_BT=None,
+        segments_BT=None,
+        prefix_BT=None,
+        types_BT=None,
+        keys_B=None,
+        noise_BTD=None,
     ):
         """The last hidden states.
 
@@ -165,6 +174,7 @@ class Transformer:
           prefix_BT: bool; positions of a causal model that also see those of them that come later (prefix LM).
           types_BT: int token types, for models that have them (BERT's sentence A or B); by default 0.
           keys_B: one dropout key a row, or None for no dropout.
+          noise_BTD: what is added to the tokens' vectors, of models of text.
 
         Returns:
           [B, T, D] in the compute dtype.
@@ -180,7 +190,9 @@ class Transformer:
                 inputs, positions_BT, segments_BT, prefix_BT, types_BT = self._prompted(
                     inputs, positions_BT, segments_BT, prefix_BT, types_BT
                 )
-            x_BTD = trunk.embed(inputs, positions_BT, types_BT)
+                if noise_BTD is not None:
+                    noise_BTD = jnp.pad(noise_BTD, ((0, 0), (self.virtual_tokens, 0), (0, 0)))
+            x_BTD = trunk.embed(inputs, positions_BT, types_BT, noise_BTD)
         if keys_B is not None:
             x_BTD = dropout(x_BTD, spec.dropout, keys_B, 0)
         mask = causal_mask(
