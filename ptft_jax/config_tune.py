@@ -65,6 +65,9 @@ TUNE: dict[str, Any] = {
             0.0, "of smart: weight of the divergence from the averaged parameters (training.ema_decay); 0 = none"
         ),
     },
+    "adapters": Field(
+        (), "names, one for each source of data.mixture in their order: an adapter for each, which its rows alone train"
+    ),
     "rates": Field(
         (), "((pattern, rate), ...): learning-rate multipliers by path rule, 0 freezes; () = the method's own"
     ),

@@ -36,6 +36,7 @@ class Classification:
             segments_BT=batch.get("segments"),
             keys_B=keys_B,
             noise_BTD=noise_BTD,
+            adapters_B=batch.get("adapters"),
         )
 
     def loss(self, model, params, hidden_BTD: jax.Array, batch: Batch) -> Loss:

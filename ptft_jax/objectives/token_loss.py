@@ -49,6 +49,7 @@ class TokenLoss:
             prefix_BT=batch.get("prefix"),
             keys_B=keys_B,
             noise_BTD=noise_BTD,
+            adapters_B=batch.get("adapters"),
         )
 
     def loss(self, model, params, hidden_BTD: jax.Array, batch: Batch) -> Loss:
