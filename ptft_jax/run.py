@@ -34,7 +34,7 @@ from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import careful, checkpoint, restore
 from ptft_jax.training import state as states
 from ptft_jax.training.execution import Execution, finished
-from ptft_jax.training.fisher import Fisher
+from ptft_jax.training.importance import Importance
 from ptft_jax.training.loop import Schedule, Selection
 from ptft_jax.training.step import Step
 
@@ -221,7 +221,7 @@ class Run:
         self.learning_rate = phases.scaled(schedules.from_config(c.optimizer, c.training.steps), self.phases)
         self.careful = careful.build(c, self.partition, self.model, parent=self.parent, fresh=tuple(self.init["fresh"]))
         self.objective = objectives.build(c.objective)
-        self.importance = self._build_importance() if self.careful.ewc else None
+        self.importance = Importance(self) if self.careful.ewc else None
         own = Updates() if self.adapter is None else self.adapter.updates(self.partition, c.training.steps)
 
         def step(phase: int) -> Step:
@@ -253,25 +253,6 @@ class Run:
         shardings = sharding.of_state(like, self.by_path, self.mesh)
         self.program = compiling.PROGRAMS[c.parallel.compile](self.step, self.mesh, shardings, later)
         self.state_like = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), like, shardings)
-
-    def _build_importance(self) -> tuple[Fisher, list[rows.Rows]]:
-        """What estimates the parameters' importance to the parent, and the rows that it does so on: of what forgetting is
-        measured on, those that are trained on."""
-        c, data = self.config, self.source
-        e = c.tune.ewc
-        if data is None:
-            raise UserError(
-                f"config.tune.ewc.weight = {e.weight!r}: what {self.parent.name} was trained on is not known, or "
-                "eval.parent_data is off: name it with eval.source"
-            )
-        tokens = pipeline.tokenised(data, data.source, "train", self.tokenizer)
-        found = pipeline.filled(data, tokens, self.builder, partial=False, seed=c.seed).rows
-        if len(found) < e.rows:
-            raise UserError(f"config.tune.ewc.rows = {e.rows}: the training split of {data.source} has {len(found)}")
-        chosen = batches.drawn(found, e.rows, batch_size=c.data.batch_size, seed=c.seed)
-        model = dataclasses.replace(self.model, constrain=None)
-        together = self.mesh.size if c.parallel.compile == "jit" else 1
-        return Fisher(model, self.objective, self.partition, e.labels, together), chosen
 
     def _selection(self) -> Selection:
         s = self.config.select
@@ -317,7 +298,8 @@ class Run:
 
     # Arrays
 
-    def _layout(self, stored: str, shape: tuple[int, ...]) -> jax.sharding.Sharding:
+    def layout(self, stored: str, shape: tuple[int, ...]) -> jax.sharding.Sharding:
+        """Where a stored leaf goes."""
         found = sharding.of_stored(stored, shape, self.by_path, self.mesh)
         return found or jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
 
@@ -352,40 +334,13 @@ class Run:
             return self.make_state(*self.partition.split(unflatten(whole)), rng=rng)
 
         state = self.program.create(make, params_key, base, run_key)
-        return (state if self.importance is None else self._weighed(state, jax.random.fold_in(key, 2))), print_
-
-    def _weighed(self, state: Any, key: jax.Array) -> Any:
-        """The state of step 0 with the importance of its parameters: to the parent on its data, and, by a factor, what the
-        parent kept of it to those before it (Schwarz et al. 2018, "Progress & Compress", section 3.2)."""
-        fisher, found = self.importance
-        whole = self.program.whole(state)
-        placed = found if self.config.parallel.compile == "pmap" else map(self.program.place, found)
-        importance = flatten(fisher.estimate(whole.trainable, whole.frozen, placed, key))
-        gamma = self.config.tune.ewc.gamma
-        before = restore.fisher(self.parent, self._layout) if gamma else {}
-        whole_shapes = flatten(self.shapes)
-        if before:
-            trained = [leaf for leaf in self.partition.leaves if leaf.trains]
-            bare = [
-                f.source
-                for f in trained
-                if f.source not in before or before[f.source].shape != whole_shapes[f.source].shape
-            ]
-            if bare:
-                raise UserError(
-                    f"config.tune.ewc.gamma = {gamma!r}: {self.parent.name} did not train these, or not in all layers, and "
-                    f"kept no importance of theirs to its own parent:{listed(dict.fromkeys(bare))}\nset tune.ewc.gamma=0"
-                )
-            for leaf in trained:
-                old = before[leaf.source]
-                importance[leaf.path] += gamma * (old if leaf.layers is None else old[slice(*leaf.layers)])
-        return self.program.create(lambda s, f: dataclasses.replace(s, fisher=f), whole, unflatten(importance))
+        return (state if self.importance is None else self.importance.put(state, jax.random.fold_in(key, 2))), print_
 
     def _base(self) -> dict[str, Any]:
         """The parent's parameters, checked against this model: all but those that are made anew."""
         c = self.config.model
         head = {name: self.config.as_dict()["model"][name] for name in specs.HEAD}
-        have = flatten(self.parent.parameters(self._layout, c.param_dtype, weights=self.init["weights"], **head))
+        have = flatten(self.parent.parameters(self.layout, c.param_dtype, weights=self.init["weights"], **head))
         fresh = self.init["fresh"]
         need = {p: a for p, a in flatten(self.plain_shapes).items() if not matches(fresh, p)}
         if self.new_rows:
