@@ -55,7 +55,7 @@ class Smooth:
     """What the model predicts should not change with a little noise on the vectors of its tokens: weight * the symmetric
     divergence of its predictions with and without it.
 
-    R3F (Aghajanyan et al. 2021, equation 3) draws the noise. SMART (Jiang et al. 2020, algorithm 1) also moves it, in
+    R3F (Aghajanyan et al. 2021, "Better Fine-Tuning by Reducing Representational Collapse") draws the noise. SMART (Jiang et al. 2020, algorithm 1) also moves it, in
     `steps` steps, to where the predictions differ most. Both passes of a row use the same dropout masks, so that the noise
     alone is measured. A packed row is one row.
 
@@ -66,7 +66,7 @@ class Smooth:
       steps: of the ascent, 0 = R3F.
       step: its length, eta: the gradient is divided by its largest entry in the row.
       radius: epsilon, the largest entry that the noise may have after a step.
-      bregman: mu of SMART, weight of the symmetric divergence from the model with averaged parameters (equation 6).
+      bregman: mu of SMART, weight of the symmetric divergence from the model with averaged parameters.
     """
 
     weight: float

@@ -35,7 +35,7 @@ def pulled(gradients: Flat, weight: float, flat: Flat, anchor: Flat, importance:
 @dataclasses.dataclass(frozen=True)
 class Mixout:
     """Parameters, each replaced by the one it started from with probability `rate`, and corrected so that their mean stays
-    (Lee et al. 2020, "Mixout", equation 5).
+    (Lee et al. 2020, "Mixout").
 
     Attributes:
       paths: of the stored leaves that it is done to.
@@ -51,4 +51,5 @@ class Mixout:
     def _mix(self, path: str, array: jax.Array, anchor: jax.Array, key: jax.Array) -> jax.Array:
         own = jax.random.fold_in(key, zlib.crc32(path.encode()) & 0x7FFFFFFF)
         replaced = jax.random.bernoulli(own, self.rate, array.shape)
-        return jnp.where(replaced, anchor, (array - self.rate * anchor) / (1 - self.rate)).astype(array.dtype)
+        kept = (array.astype(jnp.float32) - self.rate * anchor.astype(jnp.float32)) / (1 - self.rate)
+        return jnp.where(replaced, anchor, kept.astype(array.dtype))

@@ -1,7 +1,7 @@
 """What trains when: the phases of a run, each with a recipe of `ptft_jax.params.recipes` and a factor of the rate.
 
 Gradual unfreezing (Howard & Ruder 2018, section 3.3), a linear probe before fine-tuning (Kumar et al. 2022, "Fine-Tuning
-can Distort Pretrained Features", section 3), and layers that are frozen as a run goes on (Brock et al. 2017, "FreezeOut")
+can Distort Pretrained Features"), and layers that are frozen as a run goes on (Brock et al. 2017, "FreezeOut")
 are all written so.
 """
 

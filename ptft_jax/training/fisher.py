@@ -7,7 +7,7 @@ labels "sampled": F = 1/N sum over rows of E[(sum_t sqrt(w_t) d log p(y_t) / d t
   information of a single predicted token (or class), averaged over those of the data, and one draw estimates it without bias.
 labels "data": F = 1/N sum over rows of (sum_t w_t d log p(y_t) / d theta)^2, with the y_t of the data: the "empirical Fisher"
   of whole rows, per token. It has the cross terms, and is no Fisher information where the model does not fit the data
-  (Kunstner et al. 2019, "Limitations of the empirical Fisher approximation", section 3).
+  (Kunstner et al. 2019, "Limitations of the empirical Fisher approximation").
 """
 
 from __future__ import annotations

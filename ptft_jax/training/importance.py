@@ -16,7 +16,7 @@ from ptft_jax.training.fisher import Fisher
 
 class Importance:
     """To the parent on its data, and, by a factor, what the parent kept of it to those before it: the online form
-    (Schwarz et al. 2018, "Progress & Compress", section 3.2).
+    (Schwarz et al. 2018, "Progress & Compress").
 
     It is estimated on rows of what forgetting is measured on, of those that are trained on.
     """

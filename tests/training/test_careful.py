@@ -47,7 +47,7 @@ def mixout(partition, rate=0.3):
 
 
 def test_mixout_is_its_authors_formula():
-    """Lee et al. 2020, equation 5: with mask M of rate p, target u and weight w, (M u + (1 - M) w - p u) / (1 - p)."""
+    """Lee et al. 2020: with mask M of rate p, target u and weight w, (M u + (1 - M) w - p u) / (1 - p)."""
     rng = np.random.default_rng(0)
     w, u = (rng.normal(size=(40, 50)).astype(np.float32) for _ in range(2))
     mixed = Mixout(0.3, frozenset({"k"}))({"k": w, "b": w}, {"k": u, "b": u}, jax.random.key(0))
