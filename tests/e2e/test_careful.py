@@ -172,5 +172,6 @@ def test_an_adapter_is_kept_near_what_its_parent_predicts(method, text_file, tmp
     )
     summary = quiet_train(config, tmp_path / "run")
     rows = [r for r in read(tmp_path / "run/metrics.jsonl") if r["kind"] == "train"]
-    assert rows[0]["distill"] == pytest.approx(0.0, abs=1e-9) and rows[-1]["distill"] > 0
+    # At first the two differ by float32 rounding in the sums over the vocabulary.
+    assert rows[0]["distill"] == pytest.approx(0.0, abs=1e-7) and rows[-1]["distill"] > 1e-5
     assert summary["finished"]
