@@ -165,13 +165,14 @@ def test_what_is_refused(changes, words, text_file, tmp_path, base):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("method", ["lora", "ia3"])
-def test_an_adapter_is_kept_near_what_its_parent_predicts(method, text_file, tmp_path, base):
+@pytest.mark.parametrize("method, rate", [("lora", 1e-2), ("ia3", 0.3)])
+def test_an_adapter_is_kept_near_what_its_parent_predicts(method, rate, text_file, tmp_path, base):
     config = child(
         text_file, base, tune__method=method, tune__distill__weight=5.0, tune__phases=((0, "last:1"), (3, "all"))
     )
+    config.optimizer.learning_rate = rate
     summary = quiet_train(config, tmp_path / "run")
     rows = [r for r in read(tmp_path / "run/metrics.jsonl") if r["kind"] == "train"]
     # At first the two differ by float32 rounding in the sums over the vocabulary.
-    assert rows[0]["distill"] == pytest.approx(0.0, abs=1e-7) and rows[-1]["distill"] > 1e-5
+    assert rows[0]["distill"] == pytest.approx(0.0, abs=1e-7) and rows[-1]["distill"] > 1e-6
     assert summary["finished"]
