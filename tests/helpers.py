@@ -71,8 +71,9 @@ def train(
     model = Transformer(described, adapter, sharding.Rows(mesh) if kind == "jit" else None)
     shapes = model.shapes()
     partition = Partition.of(shapes, rates)
+    own = {} if adapter is None else adapter.updates(partition, steps)._asdict()
     chain = optimizers.build(
-        optimizer or optimizer_config(), schedules.build("linear", rate, warmup=1, total=10), partition
+        optimizer or optimizer_config(), schedules.build("linear", rate, warmup=1, total=10), partition, **own
     )
     step = Step(model, objective, partition, chain, micro, ema)
 

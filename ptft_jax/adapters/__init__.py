@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ptft_jax.adapters.adalora import AdaLora
 from ptft_jax.adapters.base import Method
 from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.dora import Dora
 from ptft_jax.adapters.ia3 import Ia3
 from ptft_jax.adapters.lora import Lora
+from ptft_jax.adapters.oft import Oft
 from ptft_jax.adapters.prompt import Prompt
+from ptft_jax.adapters.vera import Vera
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.params import recipes
 
@@ -22,7 +25,21 @@ def _lora(section: Any) -> Lora:
         rank_stabilized=section.rank_stabilized,
         dropout=section.dropout,
         targets=tuple(section.targets),
+        init=section.init,
+        b_ratio=section.b_ratio,
     )
+
+
+def _adalora(section: Any) -> AdaLora:
+    return AdaLora(**{**section.read_all(), "targets": tuple(section.targets)})
+
+
+def _vera(section: Any) -> Vera:
+    return Vera(**{**section.read_all(), "targets": tuple(section.targets)})
+
+
+def _oft(section: Any) -> Oft:
+    return Oft(section.block_size, tuple(section.targets))
 
 
 def _ia3(section: Any) -> Ia3:
@@ -34,7 +51,14 @@ def _prompt(section: Any) -> Prompt:
 
 
 # By the name of the method, which is also that of its section of `config.tune`.
-METHODS: Mapping[str, Callable[[Any], Method]] = {"lora": _lora, "ia3": _ia3, "prompt": _prompt}
+METHODS: Mapping[str, Callable[[Any], Method]] = {
+    "lora": _lora,
+    "adalora": _adalora,
+    "vera": _vera,
+    "oft": _oft,
+    "ia3": _ia3,
+    "prompt": _prompt,
+}
 
 
 def build(config: Any) -> Method | None:

@@ -50,7 +50,14 @@ def build(
     rates = partition.multipliers()
     if any(set(leaf.rates) != {1.0} for leaf in partition.leaves if leaf.trains):
         chain.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, r: u * r, updates, rates)))
-    return optax.chain(*chain, *finished)
+    return _seeing_gradients(optax.chain(*chain, *finished)) if finished else optax.chain(*chain)
+
+
+def _seeing_gradients(chain: optax.GradientTransformationExtraArgs) -> optax.GradientTransformation:
+    """The chain, whose parts get what goes into its first as the keyword `gradients`, too."""
+    return optax.GradientTransformation(
+        chain.init, lambda updates, state, params: chain.update(updates, state, params, gradients=updates)
+    )
 
 
 class Start(NamedTuple):
