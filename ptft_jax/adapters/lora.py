@@ -14,7 +14,7 @@ from flax import nnx
 from ptft_jax.adapters.base import Rules, Updates, float32
 from ptft_jax.adapters.low_rank import LowRankMethod
 from ptft_jax.errors import UserError, listed
-from ptft_jax.model.layers import Linear, dropout
+from ptft_jax.model.layers import Linear, PerRow, dropout
 from ptft_jax.params.partition import Partition
 
 A, B = "adapter/lora_a", "adapter/lora_b"
@@ -53,7 +53,8 @@ class LowRank(nnx.Module):
     """plain(x) + scale * (dropout(x) @ lora_a) @ lora_b, with `lora_a` [in, R] and `lora_b` [R, out].
 
     Where these do not start at an update of zero, they are kept as they were (`start_a`, `start_b`) and their product
-    is taken off: the same function as a base of which it was taken off, which can stay as it is so.
+    is taken off: the same function as a base of which it was taken off, which can stay as it is so. Dropout is on the
+    input of the difference.
     """
 
     def __init__(self, layer: Linear, lora: Lora, site: int, key: jax.Array):
@@ -73,8 +74,8 @@ class LowRank(nnx.Module):
         left, right = self.factors()
         return jnp.dot(jnp.dot(x, left.astype(layer.dtype)), right.astype(layer.dtype)) * self.scale
 
-    def __call__(self, layer: Linear, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-        return layer.plain(x) + self.update(layer, dropout(x, self.dropout, keys, self.site))
+    def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
+        return layer.plain(x) + self.update(layer, dropout(x, self.dropout, rows, self.site))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from flax import nnx
 
 from ptft_jax.adapters.base import LayerMethod, float32
 from ptft_jax.errors import UserError
-from ptft_jax.model.layers import Linear
+from ptft_jax.model.layers import Linear, PerRow
 
 SKEW = "adapter/skew"
 
@@ -44,7 +44,7 @@ class Rotated(nnx.Module):
         self.size = size
         self.skew = nnx.Param(jnp.zeros((layer.kernel.shape[0] // size, size * (size - 1) // 2), jnp.float32))
 
-    def __call__(self, layer: Linear, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+    def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
         blocks = rotations(self.skew[...], self.size).astype(x.dtype)
         parts = x.reshape(*x.shape[:-1], -1, self.size)
         return layer.plain(jnp.einsum("...bi,bij->...bj", parts, blocks).reshape(x.shape))

@@ -13,7 +13,7 @@ from flax import nnx
 
 from ptft_jax.adapters.base import float32
 from ptft_jax.adapters.low_rank import LowRankMethod
-from ptft_jax.model.layers import Linear, dropout
+from ptft_jax.model.layers import Linear, PerRow, dropout
 
 D, B = "adapter/vera_d", "adapter/vera_b"
 
@@ -41,10 +41,10 @@ class Scaled(nnx.Module):
         self.vera_d = nnx.Param(jnp.full((vera.rank,), vera.d_init, jnp.float32))
         self.vera_b = nnx.Param(jnp.zeros((layer.kernel.shape[1],), jnp.float32))
 
-    def __call__(self, layer: Linear, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+    def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
         d, out = self.vera_d[...].astype(layer.dtype), self.vera_b[...].astype(layer.dtype)
         a, b = shared(self.seed, d.shape[0], *layer.kernel.shape)
-        low = jnp.dot(dropout(x, self.dropout, keys, self.site), a.astype(layer.dtype)) * d
+        low = jnp.dot(dropout(x, self.dropout, rows, self.site), a.astype(layer.dtype)) * d
         return layer.plain(x) + jnp.dot(low, b.astype(layer.dtype)) * out
 
 
