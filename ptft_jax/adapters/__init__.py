@@ -79,9 +79,16 @@ def build(config: Any) -> Method | None:
 
 def rates(config: Any, made_anew: tuple[str, ...] = ()) -> tuple[tuple[str, float], ...]:
     """The rules of what trains and at which rate: `config.tune.rates`; where that is empty, the adapter of the method, or
-    the recipe `config.tune.train` with what is `made_anew`. Raises UserError for an unknown method or recipe."""
+    the recipe `config.tune.train` with what is `made_anew`. Raises UserError for an unknown method or recipe, and for a
+    rate of the method's that `config.tune.rates` would silence."""
     given = tuple((str(pattern), rate) for pattern, rate in config.rates)
     if given:
+        if "lora" in config.method.split("+") and config.lora.b_ratio != 1:
+            rule = f"('.*/adapter/lora_b', {config.lora.b_ratio:g})"
+            raise UserError(
+                f"config.tune.lora.b_ratio = {config.lora.b_ratio:g}: config.tune.rates says all rates, so it would have no "
+                f"effect; leave it at 1 and put {rule} first in tune.rates"
+            )
         return given
     method = build(config)
     return recipes.rules(config.train, made_anew) if method is None else (*method.rates, (".*", 0.0))

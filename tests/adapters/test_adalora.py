@@ -12,10 +12,11 @@ from ptft_jax.adapters.adalora import AdaLora
 from ptft_jax.adapters.rank_budget import LEFT, RIGHT, SINGULAR, Allocation, Schedule, orthogonal
 from ptft_jax.errors import UserError
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.optim import optimizers
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, unflatten
 from tests.adapters.common import check_merge, check_programs, check_start, check_training, only
-from tests.helpers import LLAMA, SPEC
+from tests.helpers import LLAMA, SPEC, optimizer_config
 
 TARGETS = ("blocks/attention/(query|value)", "blocks/mlp/.*")
 ADALORA = AdaLora(4, 2, 8.0, 0.1, 0.0, 0.3, 1, 0.85, 0.8, 0.1, TARGETS)
@@ -168,3 +169,14 @@ def test_parts_of_triplets_do_not_train_alone():
 def test_no_pruning_where_the_rank_is_to_stay():
     updates = dataclasses.replace(ADALORA, target_rank=4).updates(partition(), 100)
     assert len(updates.gradients) == 1 and not updates.finished
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_every_optimizer_lets_the_gradients_through(name):
+    parts = partition()
+    trainable, _ = jax.eval_shape(parts.split, Transformer(SPEC, ADALORA).shapes())
+    own = ADALORA.updates(parts, 10)._asdict()
+    chain = optimizers.build(optimizer_config(name=name), lambda step: 1e-3, parts, **own)
+    state = jax.eval_shape(chain.init, trainable)
+    updates, after = jax.eval_shape(chain.update, trainable, state, trainable)
+    assert jax.tree.map(lambda a: a.shape, (updates, after)) == jax.tree.map(lambda a: a.shape, (trainable, state))

@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ptft_jax import adapters
+from ptft_jax import config as configs
 from ptft_jax.adapters.dora import Dora
 from ptft_jax.adapters.lora import Lora, as_lora, difference, initial
 from ptft_jax.errors import UserError
 from ptft_jax.model.transformer import Transformer
-from ptft_jax.optim import optimizers
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, unflatten
 from tests.adapters.common import built, check_merge, check_programs, check_start, check_training, only
-from tests.helpers import LLAMA, SPEC, optimizer_config, random_batch
+from tests.helpers import LLAMA, SPEC, random_batch
 
 TARGETS = ("blocks/attention/(query|value)", "blocks/mlp/.*")
 
@@ -115,18 +116,12 @@ def test_small_changes_are_not_lost_in_a_narrow_type():
     np.testing.assert_allclose(got, exact, atol=0.02 * np.abs(exact).max())
 
 
-def test_lora_plus_moves_b_by_its_own_rate():
-    ratio, moves = 16.0, []
-    for method in (lora("uniform"), lora("uniform", b_ratio=ratio)):
-        shapes = Transformer(SPEC, method).shapes()
-        partition = Partition.of(shapes, only(method))
-        chain = optimizers.build(optimizer_config(weight_decay=0.0), lambda step: 1e-3, partition)
-        ones, _ = partition.split(jax.tree.map(lambda a: jnp.ones(a.shape), shapes))
-        moves.append(flatten(chain.update(ones, chain.init(ones), ones)[0]))
-    assert {p.rsplit("/", 1)[1] for p in moves[0]} == {"lora_a", "lora_b"}
-    for path, move in moves[0].items():
-        expected = move * (ratio if path.endswith("lora_b") else 1.0)
-        np.testing.assert_allclose(moves[1][path], expected, rtol=1e-6, err_msg=path)
+@pytest.mark.parametrize("init", ["uniform", "olora"])
+def test_lora_plus_is_a_rate_of_its_own_for_b(init):
+    method = lora(init, Dora, b_ratio=16.0)
+    rates = flatten(Partition.of(Transformer(SPEC, method).shapes(), only(method)).multipliers())
+    assert {p.rsplit("/", 1)[1] for p in rates} == {"lora_a", "lora_b", "magnitude"}
+    assert rates == {path: 16.0 if path.endswith("lora_b") else 1.0 for path in rates}
 
 
 @pytest.mark.parametrize("kind", [Lora, pytest.param(Dora, marks=SLOW)])
@@ -148,6 +143,13 @@ def test_the_start_may_not_train():
         UserError, match=r"(?s)tune.rates: .*'pissa'.*start_a.*put \('\.\*/adapter/start_\[ab\]', 0.0\)"
     ):
         method.updates(partition, 10)
+
+
+def test_a_ratio_that_other_rates_would_silence():
+    rates = (("blocks[0]/.*", 0.0), (".*/adapter/.*", 1.0), (".*", 0.0))
+    tune = configs.check({"tune": {"method": "lora", "rates": rates, "lora": {"b_ratio": 16.0}}}).tune
+    with pytest.raises(UserError, match=r"b_ratio = 16: .* put \('\.\*/adapter/lora_b', 16\) first in tune.rates"):
+        adapters.rates(tune)
 
 
 def test_rates_of_their_own():
