@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from ptft_jax.config_fields import Field, natural, one_of, positive, share, whole_share
+from ptft_jax.config_fields import Field, natural, one_of, part, positive, share, whole_share
+
+_LINEAR = ("blocks/(attention|mlp)/(query|key|value|out|gate|up|down)",)
+_TARGETS = "patterns of the adapted linear layers' paths"
+
+
+def _span(default: float, meaning: str) -> Field:
+    """A number of updates, or a share of the run's."""
+    return Field(
+        default,
+        f"{meaning}; below 1: a share of training.steps",
+        valid=lambda v: 0 <= v < 1 or float(v).is_integer(),
+        expected="a share from 0 to below 1, or a whole number of updates",
+    )
+
 
 TUNE: dict[str, Any] = {
     "method": Field(
         "full",
-        "what is added to the model: full = nothing, else lora, ia3, prompt, or several of them joined by '+'",
+        "what is added to the model: full = nothing, else lora, adalora, vera, oft, ia3, prompt, or several joined by '+'",
     ),
     "train": Field(
         "all",
@@ -77,10 +91,40 @@ TUNE: dict[str, Any] = {
         "rank_stabilized": Field(False, "scale = alpha / sqrt(rank) (rsLoRA)"),
         "dora": Field(False, "also learn each output's length, apart from its direction (DoRA)"),
         "dropout": share(0.0, "rate on the adapter's input"),
-        "targets": Field(
-            ("blocks/(attention|mlp)/(query|key|value|out|gate|up|down)",),
-            "patterns of the adapted linear layers' paths",
+        "targets": Field(_LINEAR, _TARGETS),
+        "init": one_of(
+            "uniform",
+            "what training starts from: random numbers, the largest singular triplets (PiSSA) or a QR decomposition (OLoRA)",
+            "uniform",
+            "gaussian",
+            "pissa",
+            "olora",
         ),
+        "b_ratio": positive(1.0, "learning rate of lora_b over that of lora_a; LoRA+ has 16, LoRA 1"),
+    },
+    "adalora": {
+        "rank": positive(12, "triplets of each layer at the start"),
+        "target_rank": positive(8, "triplets a layer at the end, on average"),
+        "alpha": positive(32.0, "scale = alpha / rank"),
+        "dropout": share(0.0, "rate on the adapter's input"),
+        "t_init": _span(0.1, "updates before the first pruning"),
+        "t_final": _span(0.3, "updates after the last pruning"),
+        "delta_t": positive(10, "updates from one pruning to the next"),
+        "beta1": part(0.85, "decay of the average of sensitivity"),
+        "beta2": part(0.85, "decay of the average of uncertainty"),
+        "orthogonal": natural(0.1, "weight of the penalty on vectors that are not orthonormal"),
+        "targets": Field(_LINEAR, _TARGETS),
+    },
+    "vera": {
+        "rank": positive(256, "rank of the shared random matrices"),
+        "d_init": positive(0.1, "what the vector between them starts at"),
+        "dropout": share(0.0, "rate on the adapter's input"),
+        "seed": natural(0, "of the random matrices"),
+        "targets": Field(_LINEAR, _TARGETS),
+    },
+    "oft": {
+        "block_size": positive(32, "size of the rotated blocks of a layer's input"),
+        "targets": Field(_LINEAR, _TARGETS),
     },
     "ia3": {
         "targets": Field(

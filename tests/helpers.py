@@ -80,10 +80,12 @@ def train(
     partition = Partition.of(shapes, rates, phases=[(name, recipes.rules(name)) for name in phases])
     careful = careful(partition) if callable(careful) else careful or Careful()
     schedule = schedules.build("linear", rate, warmup=1, total=10)
+    own = {} if adapter is None else adapter.updates(partition, steps)._asdict()
     steps_of = []
     for phase in range(max(len(phases), 1)):
+        pull = careful.start_decay
         chain = optimizers.build(
-            optimizer or optimizer_config(), schedule, partition, phase=phase, start_decay=careful.start_decay
+            optimizer or optimizer_config(), schedule, partition, phase=phase, start_decay=pull, **own
         )
         steps_of.append(Step(model, objective, partition, chain, micro, ema, careful, partition.shut(phase)))
 

@@ -52,7 +52,16 @@ def build(
     rates = partition.multipliers()
     if any(set(leaf.rates) != {1.0} for leaf in partition.leaves if leaf.trains):
         chain.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, r: u * r, updates, rates)))
-    return optax.with_extra_args_support(optax.chain(*chain, *finished))
+    return _seeing_gradients(optax.chain(*chain, *finished))
+
+
+def _seeing_gradients(chain: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """The chain, whose parts get what goes into its first as the keyword `gradients`, too."""
+
+    def update(updates, state, params=None, **extra):
+        return chain.update(updates, state, params, gradients=updates, **extra)
+
+    return optax.GradientTransformationExtraArgs(chain.init, update)
 
 
 def to_start(strength: float) -> optax.GradientTransformationExtraArgs:
