@@ -67,8 +67,8 @@ def model(
     loaded = loading.load(reference, field="--run", ignore=ignore)
     if loaded.model.adapt is not None:
         raise UserError(
-            f"--to={to}: {loaded.source.name} has learned vectors before the tokens, which are no part of a plain model; "
-            "export its base, and the adapter by --to=peft"
+            f"--to={to}: {loaded.source.name} was trained by tune.method={loaded.source.config.tune.method!r}, whose additions are "
+            "no part of a plain model; export its base, and the adapter by --to=peft"
         )
     fields, chain, tokenizer, summary = _facts(loaded.source)
     exported = export.Exported(loaded.params, fields, tokenizer, chain, family=family)

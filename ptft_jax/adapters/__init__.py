@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ptft_jax.adapters.base import Method
+from ptft_jax.adapters.bottleneck import Bottleneck
 from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.dora import Dora
+from ptft_jax.adapters.gated_prefix import GatedPrefix
 from ptft_jax.adapters.ia3 import Ia3
 from ptft_jax.adapters.lora import Lora
+from ptft_jax.adapters.p_tuning import PTuning
+from ptft_jax.adapters.prefix import Prefix
 from ptft_jax.adapters.prompt import Prompt
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.params import recipes
 
+Encode = Callable[[str], Sequence[int]]  # a text to token ids
 
-def _lora(section: Any) -> Lora:
+
+def _lora(section: Any, encode: Encode | None) -> Lora:
     return (Dora if section.dora else Lora)(
         rank=section.rank,
         alpha=section.alpha,
@@ -25,21 +31,47 @@ def _lora(section: Any) -> Lora:
     )
 
 
-def _ia3(section: Any) -> Ia3:
+def _ia3(section: Any, encode: Encode | None) -> Ia3:
     return Ia3(tuple(section.targets), tuple(section.feedforward))
 
 
-def _prompt(section: Any) -> Prompt:
-    return Prompt(section.length, section.init)
+def _prompt(section: Any, encode: Encode | None) -> Prompt:
+    if section.init != "text":
+        return Prompt(section.length, section.init)
+    text = section.text  # read in any case: it is a setting of this run
+    tokens = () if encode is None else tuple(map(int, encode(text)))
+    if encode is not None and not tokens:
+        raise UserError("config.tune.prompt.text is empty: tune.prompt.init=text starts from its tokens")
+    return Prompt(section.length, "text", tokens)
+
+
+def _plain(method: Callable[..., Method]) -> Callable[[Any, Encode | None], Method]:
+    return lambda section, encode: method(**section.read_all())
 
 
 # By the name of the method, which is also that of its section of `config.tune`.
-METHODS: Mapping[str, Callable[[Any], Method]] = {"lora": _lora, "ia3": _ia3, "prompt": _prompt}
+METHODS: Mapping[str, Callable[[Any, Encode | None], Method]] = {
+    "lora": _lora,
+    "ia3": _ia3,
+    "bottleneck": _plain(Bottleneck),
+    "prefix": _plain(Prefix),
+    "gated_prefix": _plain(GatedPrefix),
+    "prompt": _prompt,
+    "p_tuning": _plain(PTuning),
+}
 
 
-def build(config: Any) -> Method | None:
+def build(config: Any, encode: Encode | None = None) -> Method | None:
     """What `config.tune` adds to the model, or None where `tune.method` is "full". Several names, joined by "+", are
-    several methods at once. Raises UserError for a name that is not there, or there twice."""
+    several methods at once.
+
+    Args:
+      encode: a text to token ids, for methods that start from a text. Without it they can hold parameters that are there
+        already, but start none.
+
+    Raises:
+      UserError: a name that is not there, or there twice; a text without tokens.
+    """
     if config.method == "full":
         return None
     names = config.method.split("+")
@@ -47,7 +79,7 @@ def build(config: Any) -> Method | None:
         if name not in METHODS or names.count(name) > 1:
             known = "full, or one or more (joined by '+') of " + ", ".join(METHODS)
             raise UserError(f"config.tune.method = {config.method!r}: expected {known}{nearest(name, METHODS)}")
-    made = [METHODS[name](config[name]) for name in names]
+    made = [METHODS[name](config[name], encode) for name in names]
     return made[0] if len(made) == 1 else Composed(tuple(made))
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from ptft_jax.adapters.base import ADDED
+from ptft_jax.adapters.base import ADDED, is_added
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
 from tests.helpers import SPEC, random_batch, train
@@ -18,7 +18,7 @@ def moved(params, seed=1, size=0.3):
     flat = flatten(params)
     keys = jax.random.split(jax.random.key(seed), len(flat))
     noise = {p: size * jax.random.normal(k, a.shape) for k, (p, a) in zip(keys, flat.items())}
-    return unflatten({p: a + noise[p] if "/adapter/" in p else a for p, a in flat.items()})
+    return unflatten({p: a + noise[p] if is_added(p) else a for p, a in flat.items()})
 
 
 def built(method, **changes):
@@ -41,7 +41,7 @@ def check_merge(method, **changes):
     scale = np.abs(adapted).max()
     # One matrix product against several: float32 rounding, relative to the largest logit.
     np.testing.assert_allclose(adapted / scale, run(merged, tokens) / scale, atol=1e-5)
-    base = unflatten({p: a for p, a in flatten(params).items() if "/adapter/" not in p})
+    base = unflatten({p: a for p, a in flatten(params).items() if not is_added(p)})
     assert np.abs(adapted - run(base, tokens)).max() > 3e-3 * scale, "the adapter does nothing"
 
 
@@ -63,7 +63,7 @@ def check_training(method, rates=ADAPTER_RATES, **changes):
     """Trainable leaves move, frozen ones stay bit for bit."""
     got = train(adapter=method, rates=rates, steps=2, **changes)
     before, after = flatten(got.start.trainable), flatten(got.state.trainable)
-    assert before and all("/adapter/" in path for path in before)
+    assert before and all(is_added(path) for path in before)
     for path, array in before.items():
         assert not np.array_equal(array, after[path]), f"{path} did not move"
     for path, array in flatten(got.start.frozen).items():
