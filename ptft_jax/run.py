@@ -201,10 +201,9 @@ class Run:
         length, spec = self.config.data.length, self.model.spec
         taken = spec.max_length - self.model.max_tokens
         if taken and not spec.image_size and length > self.model.max_tokens:
-            raise UserError(
-                f"config.{self.adapter.field}.length = {taken}: with data.length {length} above model.max_length "
-                f"{spec.max_length}"
-            )
+            field = self.adapter.field
+            what = f"{field}: the methods take {taken} positions" if field == "tune" else f"{field}.length = {taken}"
+            raise UserError(f"config.{what}: with data.length {length} above model.max_length {spec.max_length}")
 
     def _build_step(self) -> None:
         c = self.config
