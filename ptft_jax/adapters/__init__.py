@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ptft_jax.adapters import several
 from ptft_jax.adapters.base import Method
 from ptft_jax.adapters.bottleneck import Bottleneck
 from ptft_jax.adapters.composed import Composed
@@ -63,7 +64,7 @@ METHODS: Mapping[str, Callable[[Any, Encode | None], Method]] = {
 
 def build(config: Any, encode: Encode | None = None) -> Method | None:
     """What `config.tune` adds to the model, or None where `tune.method` is "full". Several names, joined by "+", are
-    several methods at once.
+    several methods at once; `tune.adapters` names as many adapters, of which each row has its own.
 
     Args:
       encode: a text to token ids, for methods that start from a text. Without it they can hold parameters that are there
@@ -80,7 +81,7 @@ def build(config: Any, encode: Encode | None = None) -> Method | None:
             known = "full, or one or more (joined by '+') of " + ", ".join(METHODS)
             raise UserError(f"config.tune.method = {config.method!r}: expected {known}{nearest(name, METHODS)}")
     made = [METHODS[name](config[name], encode) for name in names]
-    return made[0] if len(made) == 1 else Composed(tuple(made))
+    return several.of(made[0] if len(made) == 1 else Composed(tuple(made)), tuple(config.adapters))
 
 
 def rates(config: Any, made_anew: tuple[str, ...] = ()) -> tuple[tuple[str, float], ...]:

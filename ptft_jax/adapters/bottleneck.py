@@ -15,7 +15,7 @@ from flax import nnx
 
 from ptft_jax.adapters.base import Method, key_for, place
 from ptft_jax.errors import UserError
-from ptft_jax.model.layers import ACTIVATIONS, dropout
+from ptft_jax.model.layers import ACTIVATIONS, PerRow, dropout
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Block
 from ptft_jax.params.rules import flatten
@@ -56,12 +56,12 @@ class Adapter(nnx.Module):
         self.up = Dense(jnp.zeros((method.size, spec.width), dtype))
 
     def __call__(
-        self, sublayer: nnx.Module, x_BTD: jax.Array, y_BTD: jax.Array, sum_BTD: jax.Array, keys: jax.Array | None
+        self, sublayer: nnx.Module, x_BTD: jax.Array, y_BTD: jax.Array, sum_BTD: jax.Array, rows: PerRow | None
     ) -> jax.Array:
         method = self.method
         read_BTD = {"houlsby": y_BTD, "pfeiffer": sum_BTD, "parallel": x_BTD}[method.form]
         h = ACTIVATIONS[method.activation](self.down(read_BTD))
-        return y_BTD + method.factor * self.up(dropout(h, method.dropout, keys, self.site))
+        return y_BTD + method.factor * self.up(dropout(h, method.dropout, rows, self.site))
 
 
 @dataclasses.dataclass(frozen=True)

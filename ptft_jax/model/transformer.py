@@ -19,7 +19,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.model import heads, rotary
 from ptft_jax.model.attention import Attention, Mask, View, causal_mask, prefixed, windowed
 from ptft_jax.model.embeddings import ImageEmbed, TokenEmbed
-from ptft_jax.model.layers import MLP, Norm, dropout
+from ptft_jax.model.layers import MLP, Norm, PerRow, dropout
 from ptft_jax.model.moe import MoE
 from ptft_jax.model.spec import ModelSpec
 
@@ -33,7 +33,7 @@ class Block(nnx.Module):
     "both" x + norm(f(norm(x))) (Gemma 2). `spec.parallel` runs attention and MLP on the same x (GPT-J, GPT-NeoX).
 
     Fine-tuning methods change what a sublayer f (attention, MLP) puts out by its `adapter`: a module called with
-    (f, f's input, its output y, what the block would make of y, dropout keys), each [B, T, D], that returns y anew.
+    (f, f's input, its output y, what the block would make of y, what belongs to each row), each [B, T, D], that returns y anew.
     """
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
@@ -137,6 +137,11 @@ class Transformer:
         """How many tokens a row may have: `max_length` less the positions that the adapter takes."""
         return self.spec.max_length - self.virtual_tokens - self.prefix_length
 
+    @property
+    def several(self) -> bool:
+        """Whether rows have adapters of their own."""
+        return bool(getattr(self.adapt, "names", ()))
+
     def _make(self, part: type, prefix: str, key: jax.Array, base: Params | None = None) -> nnx.Module:
         # Adapters draw from their own stream: the base is initialised alike with and without them.
         rngs = nnx.Rngs(params=key, adapter=jax.random.fold_in(key, 1))
@@ -181,7 +186,16 @@ class Transformer:
         return nnx.merge(self._definitions[0], {k: v for k, v in params.items() if k != "blocks"})
 
     def hidden(
-        self, params, inputs, *, positions_BT=None, segments_BT=None, prefix_BT=None, types_BT=None, keys_B=None
+        self,
+        params,
+        inputs,
+        *,
+        positions_BT=None,
+        segments_BT=None,
+        prefix_BT=None,
+        types_BT=None,
+        keys_B=None,
+        adapters_B=None,
     ):
         """The last hidden states.
 
@@ -194,6 +208,7 @@ class Transformer:
           prefix_BT: bool; positions of a causal model that also see those of them that come later (prefix LM).
           types_BT: int token types, for models that have them (BERT's sentence A or B); by default 0.
           keys_B: one dropout key a row, or None for no dropout.
+          adapters_B: int, which of several adapters a row has, in a model that has several (`ptft_jax.adapters.several`).
 
         Returns:
           [B, T, D] in the compute dtype.
@@ -211,13 +226,13 @@ class Transformer:
                 )
             positions_BT = positions_BT + self.prefix_length
             x_BTD = trunk.embed(inputs, positions_BT, types_BT)
-        if keys_B is not None:
-            x_BTD = dropout(x_BTD, spec.dropout, keys_B, 0)
+        per_row = PerRow(keys_B, self._numbers(adapters_B))
+        x_BTD = dropout(x_BTD, spec.dropout, per_row, 0)
         mask = causal_mask(
             x_BTD.shape[1], segments_BT, prefix_BT=prefix_BT, causal=spec.causal, shared=self.virtual_tokens
         )
         views, prefix = self._views(mask, positions_BT), _made(trunk.prefix)
-        x_BTD, _ = self._stacks(params["blocks"], x_BTD, views, prefix, keys_B=keys_B)
+        x_BTD, _ = self._stacks(params["blocks"], x_BTD, views, prefix, per_row=per_row)
         x_BTD = x_BTD[:, self.virtual_tokens :]
         return x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)
 
@@ -268,15 +283,17 @@ class Transformer:
         shape = (spec.layers, rows, slots, spec.kv_heads, spec.head_dim)
         return jnp.zeros(shape, jnp.dtype(spec.dtype)), jnp.zeros(shape, jnp.dtype(spec.dtype))
 
-    def decode(self, params, tokens_BT, positions_BT, allowed_BTS, cache, start):
+    def decode(self, params, tokens_BT, positions_BT, allowed_BTS, cache, start, adapters_B=None):
         """Runs T new tokens against a cache: (logits of the last token [B, V], new cache).
 
-        `start` is the slot of the first new token; `allowed_BTS` says which of the S slots each may see.
+        `start` is the slot of the first new token; `allowed_BTS` says which of the S slots each may see; `adapters_B` as for
+        `hidden`.
         """
         trunk, positions_BT = self._trunk(params), positions_BT + self.prefix_length
         x_BTD = trunk.embed(tokens_BT, positions_BT)
         views = self._views(Mask(allowed_BTS, False), positions_BT, start)
-        x_BTD, cache = self._stacks(params["blocks"], x_BTD, views, _made(trunk.prefix), cache=cache, start=start)
+        per_row, prefix = PerRow(None, self._numbers(adapters_B)), _made(trunk.prefix)
+        x_BTD, cache = self._stacks(params["blocks"], x_BTD, views, prefix, per_row=per_row, cache=cache, start=start)
         x_BTD = x_BTD[:, -1:]
         return self.logits(params, x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD))[:, 0], cache
 
@@ -294,16 +311,25 @@ class Transformer:
 
         return {kind: view(kind) for kind in sorted(set(spec.kinds))}
 
-    def _stacks(self, stacks, x_BTD, views, prefix=None, *, keys_B=None, cache=None, start=None):
+    def _numbers(self, adapters_B: jax.Array | None) -> jax.Array | None:
+        if (adapters_B is None) == self.several:
+            raise UserError(
+                "tune.adapters: " + ("which row has which adapter is not said" if self.several else "the model has one")
+            )
+        return adapters_B
+
+    def _stacks(self, stacks, x_BTD, views, prefix=None, *, per_row: PerRow, cache=None, start=None):
         """Runs consecutive stacks of layers, scanned or unrolled; a frozen first stack costs no backward pass."""
         kinds = self.spec.kinds
 
         def runner(view_of):
             def layer(x, part):
-                params, cached, own, index = part
-                keys = None if keys_B is None else jax.vmap(lambda k: jax.random.fold_in(k, 1 + index))(keys_B)
-                view = view_of(index)._replace(prefix=own)
-                y, cached = nnx.merge(self._definitions[1], params)(x, view, cached, start, keys)
+                params, cached, prefix, index = part
+                keys = per_row.keys
+                if keys is not None:
+                    keys = jax.vmap(lambda k: jax.random.fold_in(k, 1 + index))(keys)
+                own, view = PerRow(keys, per_row.adapters), view_of(index)._replace(prefix=prefix)
+                y, cached = nnx.merge(self._definitions[1], params)(x, view, cached, start, own)
                 return (y if self.constrain is None else self.constrain(y)), cached
 
             if self.spec.remat == "none":

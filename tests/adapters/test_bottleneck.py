@@ -9,7 +9,7 @@ from flax import nnx
 
 from ptft_jax.adapters.bottleneck import Adapter, Bottleneck
 from ptft_jax.errors import UserError
-from ptft_jax.model.layers import dropout
+from ptft_jax.model.layers import PerRow, dropout
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
 from tests.adapters.common import built, check_programs, check_start, moved
@@ -66,11 +66,11 @@ def test_dropout_acts_on_the_hidden_layer():
     made = Adapter(spec, adapter, 7, jax.random.key(4))
     nnx.update(made, module)
     hidden = np.maximum(x @ module["down"]["kernel"] + module["down"]["bias"], 0)
-    for given in (None, keys):
+    for given in (None, PerRow(keys, None)):
         dropped = dropout(hidden, 0.5, given, 7)
         expected = y + 2.0 * (dropped @ module["up"]["kernel"] + module["up"]["bias"])
         np.testing.assert_allclose(made(None, x, y, x + y, given), expected, atol=1e-5)
-    assert (np.asarray(dropout(hidden, 0.5, keys, 7)) != np.asarray(hidden)).any()
+    assert (np.asarray(dropout(hidden, 0.5, PerRow(keys, None), 7)) != np.asarray(hidden)).any()
 
 
 def test_impossible_adapters():
