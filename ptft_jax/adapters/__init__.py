@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ptft_jax.adapters import several
-from ptft_jax.adapters.base import Method
+from ptft_jax.adapters.base import Encode, Method
 from ptft_jax.adapters.bottleneck import Bottleneck
 from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.dora import Dora
@@ -19,10 +19,8 @@ from ptft_jax.adapters.prompt import Prompt
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.params import recipes
 
-Encode = Callable[[str], Sequence[int]]  # a text to token ids
 
-
-def _lora(section: Any, encode: Encode | None) -> Lora:
+def _lora(section: Any) -> Lora:
     return (Dora if section.dora else Lora)(
         rank=section.rank,
         alpha=section.alpha,
@@ -32,26 +30,20 @@ def _lora(section: Any, encode: Encode | None) -> Lora:
     )
 
 
-def _ia3(section: Any, encode: Encode | None) -> Ia3:
+def _ia3(section: Any) -> Ia3:
     return Ia3(tuple(section.targets), tuple(section.feedforward))
 
 
-def _prompt(section: Any, encode: Encode | None) -> Prompt:
-    if section.init != "text":
-        return Prompt(section.length, section.init)
-    text = section.text  # read in any case: it is a setting of this run
-    tokens = () if encode is None else tuple(map(int, encode(text)))
-    if encode is not None and not tokens:
-        raise UserError("config.tune.prompt.text is empty: tune.prompt.init=text starts from its tokens")
-    return Prompt(section.length, "text", tokens)
+def _prompt(section: Any) -> Prompt:
+    return Prompt(section.length, section.init, section.text if section.init == "text" else "")
 
 
-def _plain(method: Callable[..., Method]) -> Callable[[Any, Encode | None], Method]:
-    return lambda section, encode: method(**section.read_all())
+def _plain(method: Callable[..., Method]) -> Callable[[Any], Method]:
+    return lambda section: method(**section.read_all())
 
 
 # By the name of the method, which is also that of its section of `config.tune`.
-METHODS: Mapping[str, Callable[[Any, Encode | None], Method]] = {
+METHODS: Mapping[str, Callable[[Any], Method]] = {
     "lora": _lora,
     "ia3": _ia3,
     "bottleneck": _plain(Bottleneck),
@@ -80,7 +72,9 @@ def build(config: Any, encode: Encode | None = None) -> Method | None:
         if name not in METHODS or names.count(name) > 1:
             known = "full, or one or more (joined by '+') of " + ", ".join(METHODS)
             raise UserError(f"config.tune.method = {config.method!r}: expected {known}{nearest(name, METHODS)}")
-    made = [METHODS[name](config[name], encode) for name in names]
+    made = [METHODS[name](config[name]) for name in names]
+    if encode is not None:
+        made = [method.encoded(encode) for method in made]
     return several.of(made[0] if len(made) == 1 else Composed(tuple(made)), tuple(config.adapters))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ SLOTS = ("adapter", "prefix")
 ADDED = f"(.*/)?({'|'.join(SLOTS)})/.*"
 
 Rules = tuple[tuple[str, float], ...]
+Encode = Callable[[str], Sequence[int]]  # a text to token ids
 
 
 class Updates(NamedTuple):
@@ -52,6 +53,10 @@ class Method:
     virtual_tokens: int = 0
     prefix_length: int = 0
     note: str = ""
+
+    def encoded(self, encode: Encode) -> Method:
+        """The method with its texts, where it starts from any, as token ids. Raises UserError for one without tokens."""
+        return self
 
     @property
     def rates(self) -> Rules:

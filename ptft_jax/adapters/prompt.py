@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.adapters.base import Method, place
+from ptft_jax.adapters.base import Encode, Method, place
 from ptft_jax.errors import UserError
 from ptft_jax.model.embeddings import TokenEmbed
 from ptft_jax.params.rules import flatten
@@ -95,18 +95,28 @@ class Prompt(VirtualTokens):
       length: n, how many.
       init: "vocabulary" starts from the vectors of random tokens, "text" from those of `tokens`, "random" from uniform
         numbers in [-0.5, 0.5].
-      tokens: of init "text", the text's ids, which are repeated or cut to n as in PEFT. Without them vectors that are
+      text: of init "text".
+      tokens: the text's ids (see `encoded`), which are repeated or cut to n as in PEFT. Without them vectors that are
         there already can be used, but none started: they are NaN.
     """
 
     length: int
     init: str
+    text: str = ""
     tokens: tuple[int, ...] = ()
 
     field: ClassVar[str] = "tune.prompt"
     # PEFT's comparison of methods (MetaMathQA), with AdamW: 34% solved from random tokens' vectors at 1e-3, 6% from
     # random numbers at 1e-4. The 0.3 of Lester et al. 2021 (section 3.1) is for Adafactor.
     learning_rate: ClassVar[float] = 1e-3
+
+    def encoded(self, encode: Encode) -> Prompt:
+        if self.init != "text":
+            return self
+        tokens = tuple(map(int, encode(self.text)))
+        if not tokens:
+            raise UserError("config.tune.prompt.text is empty: tune.prompt.init=text starts from its tokens")
+        return dataclasses.replace(self, tokens=tokens)
 
     @property
     def note(self) -> str:

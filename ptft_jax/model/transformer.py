@@ -33,7 +33,7 @@ class Block(nnx.Module):
     "both" x + norm(f(norm(x))) (Gemma 2). `spec.parallel` runs attention and MLP on the same x (GPT-J, GPT-NeoX).
 
     Fine-tuning methods change what a sublayer f (attention, MLP) puts out by its `adapter`: a module called with
-    (f, f's input, its output y, what the block would make of y, what belongs to each row), each [B, T, D], that returns y anew.
+    (f, f's input, its output y, what the block would make of y, the `PerRow`), each [B, T, D], that returns y anew.
     """
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):

@@ -104,14 +104,14 @@ def test_a_text_to_start_from():
         ("its tokens are 2, repeated to 3", (5, 9)),
         ("its tokens are 4, the first 3 are taken", (7, 8, 9, 4)),
     ):
-        prompt = Prompt(N, "text", tokens)
+        prompt = Prompt(N, "text", "a text").encoded(lambda text, tokens=tokens: tokens)
         assert prompt.note == f"config.tune.prompt.text: {words}"
         params = jax.jit(Transformer(SPEC, prompt).init)(jax.random.key(0))
         made[tokens] = np.asarray(flatten(params)[PROMPT])
         table = np.asarray(flatten(params)["embed/tokens/embedding"])
     np.testing.assert_array_equal(made[5, 9], table[[5, 9, 5]])
     np.testing.assert_array_equal(made[7, 8, 9, 4], table[[7, 8, 9]])
-    assert not Prompt(2, "text", (5, 9)).note and not Prompt(N, "vocabulary").note
+    assert not Prompt(2, "text", "ab", (5, 9)).note and not Prompt(N, "vocabulary").note
     config = configs.check({"tune": {"method": "lora+prompt", "prompt": {"init": "text", "length": N}}}, complete=False)
     with pytest.raises(UserError, match="config.tune.prompt.text is empty"):
         adapters.build(config.tune, lambda text: list(text.encode()))
