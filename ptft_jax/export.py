@@ -103,12 +103,14 @@ def _refuse_changed_base(source: Any, params: dict[str, Any], base: dict[str, An
     """PEFT's format holds adapters alone, so nothing else may have changed."""
     import numpy as np
 
+    from ptft_jax.adapters.base import is_added
+
     def changed(path: str) -> bool:
         return (
             path not in base or params[path].shape != base[path].shape or not np.array_equal(params[path], base[path])
         )
 
-    wrong = [path for path in params if "adapter" not in path.split("/") and changed(path)]
+    wrong = [path for path in params if not is_added(path) and changed(path)]
     if wrong:
         raise UserError(
             f"--to=peft: {source.name} changed more than its adapter, which PEFT's format has no place for:{listed(wrong)}\n"

@@ -74,7 +74,7 @@ class Bottleneck(Method):
         of what the MLP reads, beside it (He et al., table 1).
       size: of the hidden layer.
       activation: of the hidden layer.
-      scale: factor of what is added; 0 = 4 of the parallel form (He et al., section 4.6), 1 of the others.
+      scale: factor of what is added; 0 = 4 of the parallel form (He et al.), 1 of the others.
       dropout: rate on the hidden layer.
     """
 
@@ -89,8 +89,8 @@ class Bottleneck(Method):
 
     @property
     def learning_rate(self) -> float:
-        """Houlsby et al. 2019, section 3.1: the middle of their three; Pfeiffer et al. 2021, section 4.2 (AdapterFusion's
-        single-task adapters); of the parallel form He et al. 2022, table 7 (classification)."""
+        """The middle of the three that Houlsby et al. 2019 search; that of Pfeiffer et al. 2021's adapters of one task; that
+        of He et al. 2022 for classification."""
         return 3e-4 if self.form == "houlsby" else 1e-4
 
     @property

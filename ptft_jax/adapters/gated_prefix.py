@@ -22,7 +22,7 @@ HERE = "attention/prefix/.*"
 
 
 class Gated(nnx.Module):
-    """attend(row) + gate * attend(prompt), with a softmax for each (eq. 6-8).
+    """attend(row) + gate * attend(prompt), with a softmax for each (section 3.2).
 
     `prompt` [n, D] becomes keys and values by the layer's own projections, without positions; `gate` [] starts at zero,
     so the model starts as it was. One gate without a tanh, as in PEFT; the authors' code has one for each head.
@@ -57,7 +57,7 @@ class GatedPrefix(Method):
     layers: int
 
     field: ClassVar[str] = "tune.gated_prefix"
-    learning_rate: ClassVar[float] = 9e-3  # Zhang et al. 2023, section 4.1
+    learning_rate: ClassVar[float] = 9e-3  # Zhang et al. 2023, of instructions
     mergeable: ClassVar[bool] = False
 
     @property

@@ -91,7 +91,7 @@ class Prefix(Method):
 
     @property
     def learning_rate(self) -> float:
-        """Li & Liang 2021, appendix A; of prefixes of their own, PEFT's comparison of methods (MetaMathQA)."""
+        """That of Li & Liang 2021 with the network; of prefixes alone, PEFT's comparison of methods (MetaMathQA)."""
         return 5e-5 if self.reparametrise else 1e-3
 
     @property
