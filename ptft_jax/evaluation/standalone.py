@@ -44,7 +44,7 @@ def evaluate(
     """
     if not source and loaded.source.data is None:
         raise UserError(f"--data is missing: what {loaded.source.name} was trained on is not known")
-    most = loaded.model.spec.max_length - loaded.model.virtual_tokens
+    most = loaded.model.max_tokens
     if length > most:
         raise UserError(f"--length = {length}: the model sees at most {most} tokens")
     objectives.check(loaded.source.config.objective.name, loaded.model.spec)
