@@ -65,8 +65,8 @@ class Source:
 
     @property
     def data(self) -> configs.Section | None:
-        """The data it was trained on."""
-        return self.config.data
+        """The data it was trained on; None where that is not known (of what was combined from imported weights)."""
+        return self.config.data if self.config.data.source else None
 
     def parameters(
         self, layout: Layout, dtype: str = "", *, weights: str = "auto", merged: bool = True, **_: Any
@@ -107,7 +107,7 @@ def find(
     try:
         meta = checkpoint.read_meta(workdir, step)
     except checkpoint.Damaged as e:
-        raise _damaged(field, reference, workdir, step, e) from e
+        raise damaged(field, reference, workdir, step, e) from e
     return Source(workdir, step, meta, read_config(workdir), (*ignore, *fresh))
 
 
@@ -143,7 +143,7 @@ def parameters(source: Source, layout: Layout, *, merged: bool, weights: str = "
         if has_average and weights != "raw":
             stored = unflatten({**flatten(stored), **flatten(_read(source, "ema", layout))})
     except checkpoint.Damaged as e:
-        raise _damaged("checkpoint", field, workdir, step, e) from e
+        raise damaged("checkpoint", field, workdir, step, e) from e
     params = join(stored)
     if meta.get("base"):
         params = unflatten({**flatten(base_parameters(source, layout)), **flatten(params)})
@@ -232,7 +232,8 @@ def run_id(workdir: pathlib.Path) -> str:
     return json.loads(path.read_text()).get("run_id", "") if path.is_file() else ""
 
 
-def _damaged(field: str, reference: str, workdir: pathlib.Path, step: int, error: Exception) -> UserError:
+def damaged(field: str, reference: str, workdir: pathlib.Path, step: int, error: Exception) -> UserError:
+    """What to say of a checkpoint that cannot be read, with the other steps there are."""
     others = [str(s) for s in checkpoint.steps_of(workdir) if s != step]
     hint = f"other steps there:{listed(others)}" if others else "there is no other step"
     return UserError(f"{field} = {reference!r}: checkpoint {step} is damaged: {error}; {hint}")
