@@ -180,9 +180,7 @@ def _write(
     """Writes whole parameters, and says what was done."""
     first = models[0]
     chain = [base.entry(), *base.behind()] if base else []
-    start = ""
-    if base:
-        start = base.source.reference if base.imported else f"{base.source.reference}@{base.source.step}"
+    start = base.reference if base else ""
     weights = recipe.get("weights", (None,) * len(models))
     runs = [{**model.entry(), **({} if w is None else {"weight": w})} for model, w in zip(models, weights)]
     behind = [entry for model in models for entry in model.behind()]

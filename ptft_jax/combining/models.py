@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ptft_jax.adapters.base import LayerMethod
+from ptft_jax.adapters.base import LayerMethod, is_added
 from ptft_jax.adapters.composed import Composed
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
@@ -76,6 +76,8 @@ class Stored(Leaves):
         except checkpoint.Damaged as e:
             raise self._damaged(e) from e
         kept = {p: leaf for p, (_, leaf) in self._items.items() if not matches(source.left_out, source_of(p))}
+        if source.which is not None:  # of several adapters in one leaf [L, N, ...], one
+            kept = {p: _without(leaf, 1) if is_added(p) else leaf for p, leaf in kept.items()}
         self.shapes = flatten(join(unflatten(kept)))
         for path in kept:
             self._parts.setdefault(source_of(path), []).append(path)
@@ -89,11 +91,16 @@ class Stored(Leaves):
         except checkpoint.Damaged as e:
             raise self._damaged(e) from e
         parts = sorted(found.items(), key=lambda item: int(item[0].partition("[")[2].partition(":")[0] or 0))
-        return np.concatenate([a for _, a in parts]) if len(parts) > 1 else parts[0][1]
+        array = np.concatenate([a for _, a in parts]) if len(parts) > 1 else parts[0][1]
+        return array[:, source.which] if source.which is not None and is_added(path) else array
 
     def _damaged(self, error: Exception) -> UserError:
         workdir, step = self.source.workdir, self.source.step
         return restore.damaged("checkpoint", f"{workdir}@{step}", workdir, step, error)
+
+
+def _without(leaf: jax.ShapeDtypeStruct, axis: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((*leaf.shape[:axis], *leaf.shape[axis + 1 :]), leaf.dtype)
 
 
 class Folded(Leaves):
@@ -131,11 +138,17 @@ class Model:
 
     source: restore.Parent
     leaves: Leaves
-    reference: str = ""
 
     @property
     def name(self) -> str:
         return self.source.name
+
+    @property
+    def reference(self) -> str:
+        """How it can be found again, with its step."""
+        if self.imported:
+            return self.source.reference
+        return self.source.reference + self.source.name.removeprefix(str(self.source.workdir))
 
     @property
     def imported(self) -> bool:
@@ -164,7 +177,8 @@ class Reader:
         """
         imported = restore.is_reference(reference)
         source = restore.find(reference, field, self._ignore if imported else ())
-        if not imported and finished(source.workdir) is None and not reference.endswith(f"@{source.step}"):
+        named = not imported and restore.parted(reference)[0].endswith(f"@{source.step}")
+        if not imported and not named and finished(source.workdir) is None:
             raise UserError(
                 f"{field}={reference}: the run has not finished. Its own command continues it; "
                 f"{source.workdir}@{source.step} means this checkpoint of it as it is"
@@ -212,7 +226,9 @@ class Reader:
         if not reference and not init.from_:
             raise UserError(f"--base is missing: {child.name} did not start from another model")
         nearest = chain[0] if chain else {}
+        adapter = restore.parted(init.from_)[1]
         place = nearest.get("reference") or f"{nearest.get('workdir', '')}@{nearest.get('step', '')}"
+        place += f"#{adapter}" if adapter else ""
         try:
             theirs = init.ignore if not self._ignore and restore.is_reference(reference or place) else self._ignore
             source = restore.find(reference or place, "--base", theirs, init.fresh)

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-import re
 import shutil
 import types
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from ptft_jax import loading
+from ptft_jax.adapters.lora import A, B
 from ptft_jax.combining import arithmetic, lowrank, measuring, models
 from ptft_jax.combining.combine import ADAPTERS, METHODS, combine
 from ptft_jax.data import tokenizers as tok
@@ -33,17 +33,17 @@ def trained(text_file, folder, name, **changes):
     quiet_train(config, folder / name)
 
 
-def derived(folder, name, of, *, noise=0.0, ema=False, only="", config=None, meta=None, lineage=None):
-    """A run like another, without the training: with noise on its parameters, and other settings and records."""
+def derived(folder, name, of, *, noise=0.0, ema=False, shapes=None, config=None, meta=None, lineage=None):
+    """A run like another, without the training: with noise on its parameters or others of `shapes`, and other settings
+    and records."""
     there, here = folder / of, folder / name
     shutil.copytree(there, here, ignore=shutil.ignore_patterns("checkpoints"))
     rng = np.random.default_rng(sum(name.encode()))
     old = checkpoint.read_meta(there, 0)
-    params = {}
-    for path, leaf in flatten(checkpoint.shapes(there, 0)).items():
-        array = checkpoint.read_leaf(there, 0, "params", path, leaf, old)
-        if re.fullmatch(only or ".*", path):
-            params[path] = array + noise * rng.normal(size=array.shape).astype(np.float32)
+    stored = flatten(checkpoint.shapes(there, 0))
+    params = {p: checkpoint.read_leaf(there, 0, "params", p, leaf, old) for p, leaf in stored.items()}
+    params = {p: np.zeros(shape, np.float32) for p, shape in shapes.items()} if shapes else params
+    params = {p: a + noise * rng.normal(size=a.shape).astype(np.float32) for p, a in params.items()}
     averaged = unflatten({p: a * 0.5 for p, a in params.items()}) if ema else {}
     state = TrainState(0, {}, {}, {}, jax.random.key(0), averaged, False)
     checkpoints = checkpoint.Checkpoints(here, keep_latest=1, keep_best=1, mode="min")
@@ -78,14 +78,26 @@ def runs(text_file, tmp_path_factory):
     tuned = {"init__from_": str(folder / "base"), "optimizer__learning_rate": 1e-2}
     some = (("blocks[-1]/.*", 1.0), (".*", 0.0))  # checkpoints hold the stack in two parts
     trained(upper, folder, "start", **tuned, tune__rates=some)
-    targets = ("blocks/(attention/value|mlp/up)",)
-    trained(upper, folder, "adapted", **tuned, tune__method="lora", tune__lora__rank=3, tune__lora__targets=targets)
     derived(folder, "one", "start", noise=0.02)
     derived(folder, "two", "start", noise=0.02, ema=True)
-    derived(folder, "wide", "adapted", noise=0.1)
-    derived(
-        folder, "lora", "adapted", noise=0.1, only=".*attention/value.*", config={"tune.lora.targets": ["blocks/attention/value"]}
-    )  # fmt: skip
+    parent = restore.find(str(folder / "base"))
+    print_ = checkpoint.read_meta(folder / "start", 0)["parent_fingerprint"]
+    base = restore.base_reference(parent, folder / "lora", print_, "auto", restore.read_config(folder / "start"))
+    value = {f"blocks/attention/value/{A}": (3, 32, 3), f"blocks/attention/value/{B}": (3, 3, 32)}
+    up = {f"blocks/mlp/up/{A}": (3, 32, 3), f"blocks/mlp/up/{B}": (3, 3, 128)}
+    for name, shapes, targets in (
+        ("lora", value, "blocks/attention/value"),
+        ("wide", value | up, "blocks/.*/(value|up)"),
+    ):
+        tune = {"method": "lora", "rates": [], "lora.rank": 3, "lora.targets": [targets]}
+        config = {f"tune.{key}": value for key, value in tune.items()}
+        derived(folder, name, "start", noise=0.1, shapes=shapes, config=config, meta={"base": base})
+    both = {path: (shape[0], 2, *shape[1:]) for path, shape in value.items()}
+    config = {
+        f"tune.{key}": value
+        for key, value in (tune | {"adapters": ["a", "b"], "lora.targets": ["blocks/attention/value"]}).items()
+    }
+    derived(folder, "several", "start", noise=0.1, shapes=both, config=config, meta={"base": base})
     return Runs(folder)
 
 
@@ -99,7 +111,7 @@ def assert_equal(found, expected):
         np.testing.assert_array_equal(found[path], expected[path], err_msg=path)
 
 
-@pytest.mark.parametrize("name", ["base", "two", "lora"])
+@pytest.mark.parametrize("name", ["base", "two", "lora", "several#b"])
 def test_leaves_are_read_one_by_one_as_all_at_once(runs, name):
     model = models.Reader().open(restore.find(getattr(runs, name)))
     assert not isinstance(model.leaves, models.Held)
@@ -285,6 +297,15 @@ def test_adapters_make_an_adapter(runs, tmp_path, way):
     source = restore.find(done["out"])
     assert source.adapter.scale == 1.0 and source.adapter.rank == done["rank"]
     assert json.loads((tmp_path / "out/lineage.json").read_text())[0]["workdir"] == runs.base
+
+
+def test_one_of_several_adapters_is_an_adapter(runs, tmp_path):
+    names = [f"{runs.several}#a", f"{runs.several}#b"]
+    done = combine("cat", names, tmp_path / "out", adapter=True)
+    base, found, a, b = (whole(name) for name in (runs.base, done["out"], *names))
+    for p in base:
+        np.testing.assert_allclose(found[p], a[p] + b[p] - base[p], atol=5e-7)
+    assert done["runs"] == [f"{runs.several}@0#a", f"{runs.several}@0#b"]
 
 
 def test_one_adapter_is_scaled_and_cut(runs, tmp_path):
