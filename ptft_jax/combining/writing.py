@@ -119,7 +119,16 @@ def _save(
         "seconds": 0.0,
         "metrics": {},
     }
-    state = TrainState(0, {}, {}, {}, jax.random.key(config["seed"]), {}, False)
+    state = TrainState(
+        step=0,
+        trainable={},
+        frozen={},
+        optimizer={},
+        rng=jax.random.key(config["seed"]),
+        ema={},
+        fisher={},
+        halted=False,
+    )
     checkpoints = checkpoint.Checkpoints(folder, keep_latest=1, keep_best=1, mode=select["mode"])
     checkpoints.save(state, unflatten(params), meta, None)
     checkpoints.close()

@@ -205,7 +205,7 @@ def fisher(source: Parent, layout: Layout) -> dict[str, Any]:
     try:
         return flatten(join(_read(source, "fisher", layout)))
     except checkpoint.Damaged as e:
-        raise _damaged("config.init.from", source.name, source.workdir, source.step, e) from e
+        raise damaged("config.init.from", source.name, source.workdir, source.step, e) from e
 
 
 def base_reference(

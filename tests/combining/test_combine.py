@@ -45,7 +45,9 @@ def derived(folder, name, of, *, noise=0.0, ema=False, shapes=None, config=None,
     params = {p: np.zeros(shape, np.float32) for p, shape in shapes.items()} if shapes else params
     params = {p: a + noise * rng.normal(size=a.shape).astype(np.float32) for p, a in params.items()}
     averaged = unflatten({p: a * 0.5 for p, a in params.items()}) if ema else {}
-    state = TrainState(0, {}, {}, {}, jax.random.key(0), averaged, False)
+    state = TrainState(
+        step=0, trainable={}, frozen={}, optimizer={}, rng=jax.random.key(0), ema=averaged, fisher={}, halted=False
+    )
     checkpoints = checkpoint.Checkpoints(here, keep_latest=1, keep_best=1, mode="min")
     checkpoints.save(state, unflatten(params), {**old, **(meta or {})}, None)
     checkpoints.close()
