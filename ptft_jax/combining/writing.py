@@ -22,7 +22,6 @@ from ptft_jax.params.rules import unflatten
 from ptft_jax.reporting.combined import RECIPE
 from ptft_jax.reporting.metrics import METRICS, write_bytes, write_json, write_text
 from ptft_jax.training import checkpoint, restore
-from ptft_jax.training.state import TrainState
 
 # Sections of a run's config that also say what a combined model is and what it is measured on.
 _KEPT = ("model", "data", "objective", "eval", "select")

@@ -9,6 +9,7 @@ import types
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from ptft_jax import loading
@@ -21,7 +22,7 @@ from ptft_jax.evaluation.standalone import Measurement, evaluate
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting import run_report
 from ptft_jax.training import checkpoint, restore
-from ptft_jax.training.state import TrainState
+from ptft_jax.training import state as states
 from tests.helpers import quiet_train, tiny_config
 
 RUN = dict(model__scan=True, model__layers=3, training__steps=0, optimizer__warmup_steps=0)
@@ -45,9 +46,7 @@ def derived(folder, name, of, *, noise=0.0, ema=False, shapes=None, config=None,
     params = {p: np.zeros(shape, np.float32) for p, shape in shapes.items()} if shapes else params
     params = {p: a + noise * rng.normal(size=a.shape).astype(np.float32) for p, a in params.items()}
     averaged = unflatten({p: a * 0.5 for p, a in params.items()}) if ema else {}
-    state = TrainState(
-        step=0, trainable={}, frozen={}, optimizer={}, rng=jax.random.key(0), ema=averaged, fisher={}, halted=False
-    )
+    state = dataclasses.replace(states.create({}, {}, optax.identity(), jax.random.key(0), ema=False), ema=averaged)
     checkpoints = checkpoint.Checkpoints(here, keep_latest=1, keep_best=1, mode="min")
     checkpoints.save(state, unflatten(params), {**old, **(meta or {})}, None)
     checkpoints.close()
