@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from ptft_jax import config as configs
 from ptft_jax import environment
@@ -22,6 +23,7 @@ from ptft_jax.params.rules import unflatten
 from ptft_jax.reporting.combined import RECIPE
 from ptft_jax.reporting.metrics import METRICS, write_bytes, write_json, write_text
 from ptft_jax.training import checkpoint, restore
+from ptft_jax.training import state as states
 
 # Sections of a run's config that also say what a combined model is and what it is measured on.
 _KEPT = ("model", "data", "objective", "eval", "select")
@@ -118,16 +120,7 @@ def _save(
         "seconds": 0.0,
         "metrics": {},
     }
-    state = TrainState(
-        step=0,
-        trainable={},
-        frozen={},
-        optimizer={},
-        rng=jax.random.key(config["seed"]),
-        ema={},
-        fisher={},
-        halted=False,
-    )
+    state = states.create({}, {}, optax.identity(), jax.random.key(config["seed"]), ema=False)
     checkpoints = checkpoint.Checkpoints(folder, keep_latest=1, keep_best=1, mode=select["mode"])
     checkpoints.save(state, unflatten(params), meta, None)
     checkpoints.close()
