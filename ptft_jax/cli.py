@@ -15,6 +15,7 @@ VERBS = {
     "chat": "talk with a model: --run=DIR[@best] [--message=TEXT]",
     "export": "write a model for other tools: --run=SOURCE --to=hf|gguf|peft --out=PATH",
     "report": "write an HTML report of runs: --run=DIR [--run=DIR ...] --out=FILE",
+    "compare": "gain against forgetting and cost of runs of one parent: ptft compare DIR DIR ... [--out=FILE]",
     "doctor": "check this machine: versions, devices, cache, a compiled step",
 }
 
@@ -47,7 +48,7 @@ def main() -> None:
     from ptft_jax.launch import launch
 
     module = importlib.import_module(f"ptft_jax.{verb}")
-    launch(module.define, module.main, [f"ptft {verb}", *words[1:]])
+    launch(module.define, module.main, [f"ptft {verb}", *words[1:]], getattr(module, "WORDS", ""))
 
 
 if __name__ == "__main__":

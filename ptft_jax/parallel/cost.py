@@ -101,7 +101,7 @@ def parse(text: str) -> Program:
             found[here].append(("dot", shapes[name], contracted, scope[1] if scope else ""))
         elif base in COLLECTIVES:
             found[here].append((base, shapes[name], 0, scope[1] if scope else ""))
-        elif kind == "custom-call" and _LIBRARY.search(rest) or kind == "convolution":
+        elif kind == "convolution" or (kind == "custom-call" and _LIBRARY.search(rest)):
             complete = False
         times = 1
         if kind == "while":
