@@ -143,7 +143,7 @@ def _label(axes: Axes, points: Mapping[str, tuple[float, float]], apart: float =
         across, up = (x - left) / (right - left), (y - bottom) / (top - bottom)
         width, inside = 0.013 * len(name), across < 0.7
         start = across + 0.012 if inside else across - 0.012 - width
-        at = up
+        at = lowest = up + 0.028  # off the line through the point
         while any(abs(at - v) < apart and start < end and first < start + width for first, v, end in placed):
             at += 0.2 * apart
         placed.append((start, at, start + width))
@@ -155,7 +155,8 @@ def _label(axes: Axes, points: Mapping[str, tuple[float, float]], apart: float =
             ha="left" if inside else "right",
             va="center",
             fontsize=8,
-            arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.7} if at - up > apart else None,
+            arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.7} if at - lowest > apart else None,
+            bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.6},
         )
 
 

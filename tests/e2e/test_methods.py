@@ -68,6 +68,10 @@ def test_a_run(name, text_file, tmp_path, base):
     assert ("embed/adapter/prompt" in flatten(loaded.params)) == (name == "prompt")
     # As the loop measured it with the adapter apart: merging costs float32 rounding.
     assert evaluate(loaded, "", "validation", tokens=256)["nll"] == pytest.approx(after, abs=2e-5)
+    drift = {row["part"]: row["distance"] for row in summary["drift"]}
+    assert {part for part, distance in drift.items() if distance} == (
+        {"added"} if name == "prompt" else {"blocks[0]", "blocks[1]"}
+    ), "what can be merged counts where it acts"
     if name == "prompt":  # the others are plain models by now
         most = loaded.model.spec.max_length
         with pytest.raises(UserError, match=f"--length = {most}: the model sees at most {most - 4} tokens"):
