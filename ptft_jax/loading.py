@@ -138,6 +138,7 @@ def load(
     dtype: str = "float32",
     adapter: str = "",
     ignore: Sequence[str] = (),
+    together: bool = False,
 ) -> Loaded:
     """The model that WORKDIR[@STEP|@best|@latest], hf:... or gguf:... names, adapters merged where that can be.
 
@@ -145,13 +146,14 @@ def load(
       dtype: what imported weights are kept and computed in; a run's are as its config says.
       adapter: a folder in PEFT's format, put onto the model.
       ignore: patterns of tensors that may be left out, of imported weights.
+      together: of a run with several adapters, all may be loaded; else the reference has to choose one (`RUN#NAME`).
 
     Raises:
       UserError: no such model, or a damaged one.
     """
     if ignore and not restore.is_reference(reference):
         raise UserError(f"--ignore is for hf: and gguf: weights; {reference} is a run")
-    source = restore.find(reference, field, ignore)
+    source = restore.find(reference, field, ignore, together=together)
     added = peft_adapter(adapter, source, "--adapter") if adapter else None
     method = added.method if added else source.adapter
     kept = None if method is None or method.mergeable else method
