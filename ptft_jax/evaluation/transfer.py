@@ -1,4 +1,4 @@
-"""What a run with a parent gained on its target, and what it forgot of its source, from its own figures and its lineage's."""
+"""What a run with a parent gained on its target and forgot of its source, from its own figures and its lineage's."""
 
 from __future__ import annotations
 
@@ -59,9 +59,10 @@ def _pair(before: Values, after: Values, name: str) -> tuple[float, float] | Non
 def reference(lineage: Sequence[Mapping[str, Any]], source: str, classes: int) -> dict[str, Any]:
     """The loss on a source before any of it was learned, and how that is known.
 
-    That is the evaluation at step 0 of the earliest run of the lineage that was trained on this source and is still in its
-    place: with random parameters, or with those of its own parent. Where there is none (imported weights, another source),
-    it is the loss of a model that knows nothing, the logarithm of the number of `classes` (of a language model: ln V).
+    That is the evaluation at step 0, in its own rows, of the earliest run of the lineage that was trained on this source and
+    is still in its place: with random parameters, or with those of its own parent. Where there is none (imported weights,
+    another source), it is the loss of a model that knows nothing, the logarithm of the number of `classes` (of a language
+    model: ln V).
 
     Args:
       lineage: as in lineage.json, nearest first.

@@ -71,9 +71,9 @@ def read(workdir: pathlib.Path) -> Finished:
         raise UserError(f"{workdir}: no run there (no config.json){nearest(str(workdir), beside)}")
     if not (workdir / "summary.json").is_file():
         raise UserError(f"{workdir} is not finished: continue it with its `ptft train` command")
-    config, summary, lineage = (
-        json.loads((workdir / f"{name}.json").read_text()) for name in ("config", "summary", "lineage")
-    )
+    summary, lineage = (json.loads((workdir / f"{name}.json").read_text()) for name in ("summary", "lineage"))
+    # Checked, so that settings which came after the run have the values that it was carried out with.
+    config = configs.check(json.loads((workdir / "config.json").read_text())).as_dict()
     return Finished(workdir, config, summary, lineage)
 
 

@@ -78,10 +78,12 @@ def write_sequence(found: Mapping[str, Any], out: pathlib.Path) -> None:
     figures = out.with_suffix(".json")
     write_json(figures, found)
     page = Page("A sequence of tasks", " → ".join(found["stages"]))
+    page.heading("Every stage on every task's test split")
     for name, title in (("accuracy", "Accuracy"), ("nll", "Loss (nats a token)")):
-        page.heading(title)
-        matrix = found[name]["matrix"]
-        page.figure(plots.heat(matrix, found["stages"], found["tasks"], title=f"{title} on each task's test split"))
+        less = name == "nll"
+        names = found["stages"], found["tasks"]
+        page.figure(plots.heat(found[name]["matrix"], *names, title=title, less_is_better=less))
+    page.text("Colours are by column: the stage that is best at a task is the brightest.")
     page.heading("Transfer")
     page.table(sequence_table(found))
     page.text(
@@ -95,9 +97,11 @@ def write_sequence(found: Mapping[str, Any], out: pathlib.Path) -> None:
 
 def sequence_table(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The summary figures of a sequence, a row for accuracy and one for the loss."""
-    titles = {"average": "average", "backward": "backward transfer", "forward": "forward transfer"}
     rows = []
     for name in ("accuracy", "nll"):
         scores = found[name]["scores"]
-        rows.append({"": name, **{t: "-" if scores[k] is None else f"{scores[k]:+.4f}" for k, t in titles.items()}})
+        row = {"": name, "average": f"{scores['average']:.4f}"}
+        for key in ("backward", "forward"):
+            row[f"{key} transfer"] = "-" if scores[key] is None else f"{scores[key]:+.4f}"
+        rows.append(row)
     return rows

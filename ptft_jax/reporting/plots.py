@@ -125,7 +125,7 @@ def front(
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     across, up = zip((stairs[0][0], bottom), *stairs, (right, stairs[-1][1]))
     axes.step(across, up, where="post", color=COLOURS[0], linewidth=1.4, alpha=0.7, label="Pareto front", zorder=2)
-    axes.fill_between(across, up, top, step="post", color=COLOURS[0], alpha=0.05, linewidth=0)
+    axes.fill_between((left, *across), (bottom, *up), top, step="post", color=COLOURS[0], alpha=0.05, linewidth=0)
     axes.set(xlim=(left, right), ylim=(bottom, top))
     for level, line in ((0, axes.axvline), (0, axes.axhline)):
         line(level, color="#999999", linewidth=0.8, zorder=1)
@@ -173,25 +173,28 @@ def bars(groups: Mapping[str, Mapping[str, float]], *, title: str, x: str, y: st
     return svg(figure)
 
 
-def heat(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], *, title: str) -> str:
-    """A matrix with its numbers in coloured cells; NaN is left empty."""
-    figure, axes = _axes(2.6 + 1.15 * len(columns), 1.5 + 0.5 * len(rows), title, "measured on", "after")
+def heat(
+    values: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    title: str,
+    less_is_better: bool = False,
+) -> str:
+    """A matrix with its numbers in cells; in each column the best is brightest and the worst darkest."""
+    figure, axes = _axes(2.6 + 1.3 * len(columns), 1.3 + 0.5 * len(rows), title, "measured on", "")
     axes.grid(False)
-    axes.imshow(values, cmap="viridis", aspect="auto")
-    known = [v for row in values for v in row if v == v]
-    middle = (min(known) + max(known)) / 2
+    shades = []
+    for column in zip(*values):
+        low, high = min(column), max(column)
+        shares = [(v - low) / (high - low) if high > low else 0.5 for v in column]
+        shades.append([1 - share if less_is_better else share for share in shares])
+    shades = list(zip(*shades))
+    axes.imshow(shades, cmap="viridis", aspect="auto", vmin=-0.15, vmax=1.05)
     for i, row in enumerate(values):
         for j, value in enumerate(row):
-            if value == value:
-                axes.text(
-                    j,
-                    i,
-                    f"{value:.3f}",
-                    ha="center",
-                    va="center",
-                    fontsize=9,
-                    color="white" if value < middle else "black",
-                )
+            colour = "white" if shades[i][j] < 0.6 else "black"
+            axes.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=9, color=colour)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     return svg(figure)

@@ -139,4 +139,13 @@ def test_the_page_of_a_sequence(tmp_path):
     comparison_page.write_sequence(found, tmp_path / "s.html")
     html = (tmp_path / "s.html").read_text()
     assert html.count("<svg") == 2 and ">2.500<" in html and "-0.5000" in html and ">after b<" in html
-    assert comparison_page.sequence_table(found)[0]["forward transfer"] == "-"
+    row = comparison_page.sequence_table(found)[0]
+    assert row["forward transfer"] == "-" and row["average"] == "1.2500"
+
+
+def test_a_run_of_before_a_setting_was_there_has_its_default(tmp_path):
+    old = run(tmp_path, "old", 1.0, 0.1)
+    config = json.loads((old / "config.json").read_text())
+    del config["data"]["untrainable"]
+    (old / "config.json").write_text(json.dumps(config))
+    assert len(comparison.compare([old, run(tmp_path, "new", 2.0, 0.1)])) == 1, "two seeds, as far as settings go"
