@@ -16,7 +16,7 @@ from ptft_jax.parallel import cost as costs
 
 
 def step_cost(run: Any, state: Any, rows: Any) -> dict[str, Any] | None:
-    """`ptft_jax.parallel.cost.cost` of the training step, as it ran; None where no step ran in this launch.
+    """`ptft_jax.parallel.cost.cost` of the last training step, as it ran; None where no step ran in this launch.
 
     Args:
       state: of the form of the loop's.
@@ -24,7 +24,8 @@ def step_cost(run: Any, state: Any, rows: Any) -> dict[str, Any] | None:
     """
     if rows is None:
         return None
-    return costs.cost(costs.executable(run.program.train, state, run.program.place(rows)))
+    last = int(run.program.whole(state).step) - 1
+    return costs.cost(costs.executable(run.program.at(last), state, run.program.place(rows)))
 
 
 def gains(run: Any, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any] | None:
@@ -34,14 +35,15 @@ def gains(run: Any, before: Mapping[str, float], after: Mapping[str, float]) -> 
     lineage = json.loads((run.workdir / "lineage.json").read_text())
     spec = run.model.spec
     classes = spec.classes if spec.head == "classes" else spec.vocab_size
-    return transfer.measured(before, after, transfer.reference(lineage, run.source, classes))
+    source = run.source.source if run.source is not None else ""
+    return transfer.measured(before, after, transfer.reference(lineage, source, classes))
 
 
 def drift(run: Any, state: Any, print_: str) -> list[dict[str, Any]] | dict[str, str] | None:
     """`ptft_jax.evaluation.drift.of` a run with a parent from its start, else None; {"missing": why} where the start cannot
     be made again, because its parent is gone or has changed, or where the adapter cannot be merged.
 
-    The start is computed anew instead of being kept during the run. The state's optimizer moments are given up for the room:
+    The start is computed anew, where the state does not keep it anyway. The state's optimizer moments are given up for the room:
     nothing can be done with the state afterwards but reading its parameters.
     """
     if run.parent is None:
@@ -50,7 +52,7 @@ def drift(run: Any, state: Any, print_: str) -> list[dict[str, Any]] | dict[str,
     del state
     jax.tree.map(lambda a: a.delete(), whole.optimizer)
     try:
-        start, found = run.start_trainable()
+        start, found = (whole.anchor, print_) if whole.anchor else run.start_trainable()
         if found != print_:
             return {"missing": f"{run.parent.name} has changed since the run was started"}
         layout = run.program.shardings
