@@ -16,6 +16,7 @@ VERBS = {
     "export": "write a model for other tools: --run=SOURCE --to=hf|gguf|peft --out=PATH",
     "combine": "make one run of several: --method=NAME --run=DIR [--run=DIR ...] --out=DIR",
     "report": "write an HTML report of runs: --run=DIR [--run=DIR ...] --out=FILE",
+    "compare": "gain against forgetting and cost of runs of one parent: ptft compare DIR DIR ... [--out=FILE]",
     "doctor": "check this machine: versions, devices, cache, a compiled step",
 }
 
@@ -48,7 +49,7 @@ def main() -> None:
     from ptft_jax.launch import launch
 
     module = importlib.import_module(f"ptft_jax.{verb}")
-    launch(module.define, module.main, [f"ptft {verb}", *words[1:]])
+    launch(module.define, module.main, [f"ptft {verb}", *words[1:]], getattr(module, "WORDS", ""))
 
 
 if __name__ == "__main__":

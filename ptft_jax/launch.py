@@ -18,13 +18,16 @@ BAD_INPUT = 2  # exit status for UserError
 TERMINATED = 128 + 15  # exit status after SIGTERM, so that a scheduler knows to start the run again
 
 
-def launch(define: Callable[[], None], main: Callable[[], int | None], argv: Sequence[str] | None = None) -> None:
+def launch(
+    define: Callable[[], None], main: Callable[[], int | None], argv: Sequence[str] | None = None, words: str = ""
+) -> None:
     """Runs a verb and exits with its status.
 
     Args:
       define: defines the verb's absl flags.
       main: does the work; returns an exit status, None for 0.
       argv: program name and arguments, by default the process'.
+      words: the flag that takes several values, and that words without a flag belong to; "" = there may be none.
     """
     argv = [_spelled(word) for word in (sys.argv if argv is None else argv)]
     sys.argv[:] = argv  # where ml_collections looks for overrides
@@ -37,8 +40,11 @@ def launch(define: Callable[[], None], main: Callable[[], int | None], argv: Seq
     try:
         if "config" in flags.FLAGS:
             _check_config_words(argv)
+        flags.FLAGS.set_gnu_getopt(bool(words))
         rest = flags.FLAGS(argv)
-        if len(rest) > 1:
+        if words:
+            setattr(flags.FLAGS, words, [*getattr(flags.FLAGS, words), *rest[1:]])
+        elif len(rest) > 1:
             raise UserError(
                 f"unexpected argument {rest[1]!r}: settings are given as --config.NAME=VALUE, the rest as --FLAG=VALUE"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -314,13 +314,29 @@ class Run:
             return self.program.create(
                 lambda k, r: self.make_state(*self.partition.split(self.model.init(k)), rng=r), params_key, run_key
             ), ""
+        make, base, print_ = self._start_on_base()
+        state = self.program.create(
+            lambda k, b, r: self.make_state(*self.partition.split(make(k, b)), rng=r), params_key, base, run_key
+        )
+        return (state if self.importance is None else self.importance.put(state, jax.random.fold_in(key, 2))), print_
+
+    def start_trainable(self) -> tuple[dict[str, Any], str]:
+        """What `start` gives, but of the state only the trainable leaves, whole: no second copy of the rest is made."""
+        params_key, _ = jax.random.split(jax.random.key(self.config.seed))
+        make, base, print_ = self._start_on_base()
+        layout = self.program.shardings.trainable
+        return jax.jit(lambda k, b: self.partition.split(make(k, b))[0], out_shardings=layout)(params_key, base), print_
+
+    def _start_on_base(self) -> tuple[Callable[[jax.Array, Any], dict[str, Any]], dict[str, Any], str]:
+        """(function of (key, the parent's parameters) that gives the whole parameters of step 0, those parameters, their
+        fingerprint)."""
         base = self._base()
         print_ = restore.parameters_fingerprint(base)
         folder = self.init["adapter"]
         start = flatten(peft_adapter(folder, self.parent, "config.init.adapter").params) if folder else {}
         fresh, known, spec = self.init["fresh"], self.known_tokens, self.model.spec
 
-        def make(key, base, rng):
+        def make(key, base):
             plain = flatten(base)
             if self.new_rows:
                 plain = flatten(
@@ -334,10 +350,9 @@ class Run:
             plain = unflatten({p: plain[p].astype(dtypes[p].dtype) for p in dtypes})
             whole = flatten(self.model.init(key, plain))
             whole |= {p: jnp.asarray(a, whole[p].dtype) for p, a in start.items()}
-            return self.make_state(*self.partition.split(unflatten(whole)), rng=rng)
+            return unflatten(whole)
 
-        state = self.program.create(make, params_key, base, run_key)
-        return (state if self.importance is None else self.importance.put(state, jax.random.fold_in(key, 2))), print_
+        return make, base, print_
 
     def _base(self) -> dict[str, Any]:
         """The parent's parameters, checked against this model: all but those that are made anew."""

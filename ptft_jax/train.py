@@ -39,6 +39,7 @@ def main() -> int:
 
     processes.join(args.coordinator, args.processes, args.process)
     from ptft_jax import run
+    from ptft_jax.reporting.measures import measures
     from ptft_jax.reporting.progress import Reporter
 
     reporter = Reporter(quiet=not processes.main())
@@ -50,6 +51,8 @@ def main() -> int:
         {"metric": name, "before": summary["before"].get(name, float("nan")), "after": after[name]} for name in after
     ]
     reporter.table(f"{args.workdir}: best step {summary['best_step']} by {selected['metric']}", rows)
+    for title, figures in measures(summary):
+        reporter.table(title, figures)
     return 0
 
 

@@ -106,6 +106,100 @@ def scatter(
     return svg(figure)
 
 
+def front(
+    points: Mapping[str, tuple[float, float, float, float]], best: Iterable[str], *, title: str, x: str, y: str
+) -> str:
+    """Named points (x, y, sd of x, sd of y), small x and large y being good; a staircase through the `best`, which none beats
+    in both."""
+    figure, axes = _axes(8.6, 5.2, title, x, y)
+    best = set(best)
+    stairs = sorted(points[name][:2] for name in best)
+    for name, (across, up, spread_x, spread_y) in points.items():
+        colour = COLOURS[0] if name in best else "#8a8a8a"
+        axes.errorbar(
+            across, up, xerr=spread_x or None, yerr=spread_y or None, fmt="o", color=colour, markersize=6,
+            elinewidth=1, capsize=2, alpha=0.9, zorder=3,
+        )  # fmt: skip
+    axes.margins(x=0.12, y=0.12)
+    axes.autoscale_view()
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    across, up = zip((stairs[0][0], bottom), *stairs, (right, stairs[-1][1]))
+    axes.step(across, up, where="post", color=COLOURS[0], linewidth=1.4, alpha=0.7, label="Pareto front", zorder=2)
+    axes.fill_between((left, *across), (bottom, *up), top, step="post", color=COLOURS[0], alpha=0.05, linewidth=0)
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    for level, line in ((0, axes.axvline), (0, axes.axhline)):
+        line(level, color="#999999", linewidth=0.8, zorder=1)
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    _label(axes, {name: point[:2] for name, point in points.items()})
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    return svg(figure)
+
+
+def _label(axes: Axes, points: Mapping[str, tuple[float, float]], apart: float = 0.045) -> None:
+    """Names beside points, moved up or down where they would lie on one another."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    placed: list[tuple[float, float, float]] = []
+    for name, (x, y) in sorted(points.items(), key=lambda item: item[1][1]):
+        across, up = (x - left) / (right - left), (y - bottom) / (top - bottom)
+        width, inside = 0.013 * len(name), across < 0.7
+        start = across + 0.012 if inside else across - 0.012 - width
+        at = lowest = up + 0.028  # off the line through the point
+        while any(abs(at - v) < apart and start < end and first < start + width for first, v, end in placed):
+            at += 0.2 * apart
+        placed.append((start, at, start + width))
+        axes.annotate(
+            name,
+            (x, y),
+            xytext=(across + (0.012 if inside else -0.012), at),
+            textcoords="axes fraction",
+            ha="left" if inside else "right",
+            va="center",
+            fontsize=8,
+            arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.7} if at - lowest > apart else None,
+            bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.6},
+        )
+
+
+def bars(groups: Mapping[str, Mapping[str, float]], *, title: str, x: str, y: str) -> str:
+    """Bars {group: {place: value}}, side by side at each place; places in the order of their first appearance."""
+    figure, axes = _axes(8.6, 3.4, title, x, y)
+    places = list(dict.fromkeys(place for row in groups.values() for place in row))
+    width = 0.8 / max(len(groups), 1)
+    for i, (name, colour) in enumerate(palette(groups).items()):
+        at = [places.index(place) + (i - (len(groups) - 1) / 2) * width for place in groups[name]]
+        axes.bar(at, list(groups[name].values()), 0.92 * width, color=colour, label=name)
+    axes.set_xticks(range(len(places)), places, rotation=45 if len(places) > 10 else 0, fontsize=8)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return svg(figure)
+
+
+def heat(
+    values: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    title: str,
+    less_is_better: bool = False,
+) -> str:
+    """A matrix with its numbers in cells; in each column the best is brightest and the worst darkest."""
+    figure, axes = _axes(2.6 + 1.3 * len(columns), 1.3 + 0.5 * len(rows), title, "measured on", "")
+    axes.grid(False)
+    shades = []
+    for column in zip(*values):
+        low, high = min(column), max(column)
+        shares = [(v - low) / (high - low) if high > low else 0.5 for v in column]
+        shades.append([1 - share if less_is_better else share for share in shares])
+    shades = list(zip(*shades))
+    axes.imshow(shades, cmap="viridis", aspect="auto", vmin=-0.15, vmax=1.05)
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            colour = "white" if shades[i][j] < 0.6 else "black"
+            axes.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=9, color=colour)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    return svg(figure)
+
+
 def palette(names: Iterable[str]) -> dict[str, str]:
     """A colour for each name, in order, starting over after the last."""
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}

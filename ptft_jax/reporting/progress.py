@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 
@@ -12,6 +13,7 @@ from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 10.0
 _LOG_COLUMNS = 140
+_NUMBER = re.compile(r"-|[-+]?\d[\d,.]*(e[-+]\d+)?( ± [\d,.]+)?( ?%)?")  # as people see them, or "-" for none
 
 
 class Reporter:
@@ -79,10 +81,10 @@ class Reporter:
 
 
 def as_table(title: str, rows: list[dict]) -> Table:
-    """A rich table, its cells as they are (no markup); numbers and percentages are right-aligned."""
+    """A rich table, its cells as they are (no markup); numbers are right-aligned."""
     table = Table(title=Text(title) if title else None, title_justify="left")
     for key in rows[0]:
-        numeric = all(isinstance(row[key], (int, float)) or str(row[key]).endswith("%") for row in rows)
+        numeric = all(isinstance(row[key], (int, float)) or _NUMBER.fullmatch(str(row[key])) for row in rows)
         table.add_column(Text(key), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         shown = (

@@ -9,6 +9,7 @@ from typing import Any
 from ptft_jax.data import pipeline
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.reporting import combined, plots
+from ptft_jax.reporting.measures import measures
 from ptft_jax.reporting.metrics import METRICS, SAMPLES, read, write_json
 from ptft_jax.reporting.page import Page
 
@@ -35,13 +36,29 @@ def write(workdirs: list[pathlib.Path], out: pathlib.Path) -> None:
             page.table(combined.table(row["combined"]))
             for figure in combined.figures(row["combined"]).values():
                 page.figure(figure)
-    measures = [_before_after(row) for row in rows]
-    if any(measures):
+    pairs = [_before_after(row) for row in rows]
+    if any(pairs):
         page.heading("Before and after (best checkpoint)")
-        for row, measured in zip(rows, measures):
-            if measured:
+        for row, pair in zip(rows, pairs):
+            if pair:
                 page.text(row["name"])
-                page.table(measured)
+                page.table(pair)
+    measured = {row["name"]: row["summary"] for row in rows if row["summary"]}
+    tables = {name: measures(summary) for name, summary in measured.items()}
+    for title, heading in (("transfer", "Gain and forgetting"), ("cost", "Cost of a training step")):
+        found = [(name, figures) for name, parts in tables.items() for part, figures in parts if part == title]
+        if found:
+            page.heading(heading)
+        for name, figures in found:
+            page.text(name)
+            page.table(figures)
+    drift = {name: s["drift"] for name, s in measured.items() if isinstance(s.get("drift"), list)}
+    if drift:
+        page.heading("Drift from the start")
+        shares = {n: {r["part"]: 100 * r["relative"] for r in d if r["relative"] is not None} for n, d in drift.items()}
+        page.figure(
+            plots.bars(shares, title="Distance from the start", x="part of the model", y="% of the start's norm")
+        )
     page.heading("Training data")
     for row in rows:
         page.text(" ".join([f"{row['name']}:", *pipeline.announced(row["data"])]))

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import pathlib
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from ptft_jax.parallel import processes, sharding
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting.metrics import METRICS, MetricsWriter, read, write_bytes, write_json
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import checkpoint, restore
+from ptft_jax.training import checkpoint, measuring, restore
 from ptft_jax.training.loop import Loop
 
 
@@ -36,6 +37,7 @@ class Execution:
     def __init__(self, run: Any, max_seconds: float):
         self.run = run
         self.plan = dataclasses.replace(run.plan, max_seconds=max_seconds)
+        self._rows = None  # a batch of the loop's
 
     def carry_out(self) -> dict[str, Any]:
         run = self.run
@@ -158,7 +160,7 @@ class Execution:
             name=run.workdir.name,
             workdir=run.workdir,
             program=run.program,
-            batches=lambda start: run.batches(start=start),
+            batches=self._batches,
             eval_sets=self._eval_sets(run.eval_batches),
             selection=run.selection,
             schedule=self.plan,
@@ -171,6 +173,11 @@ class Execution:
             reporter=run.reporter,
             seconds_before=meta["seconds"],
         )
+
+    def _batches(self, start: int) -> Iterator[Any]:
+        for rows in self.run.batches(start=start):
+            self._rows = rows
+            yield rows
 
     def _eval_sets(self, batches: dict[str, list]) -> list[EvalSet]:
         lengths = tok.byte_lengths(self.run.tokenizer) if self.run.objective.chained else None
@@ -187,6 +194,7 @@ class Execution:
         run = self.run
         step = int(run.program.whole(state).step)
         optimizer_bytes = sum(a.nbytes for a in jax.tree.leaves(run.program.whole(state).optimizer))
+        cost = measuring.step_cost(run, state, self._rows)
         best = run.selection.best_step
         if best not in (step, -1):
             checkpoints.wait()
@@ -201,6 +209,7 @@ class Execution:
         tokens_per_step = run.config.data.batch_size * run.config.data.length
         positions = run.config.data.length + run.model.virtual_tokens
         flops = 3 * run.model.spec.flops_per_token(positions) * run.config.data.batch_size * positions
+        before, after = {**at.get(0, {}), **meta["before"]}, {**at.get(best, {}), **test}
         return {
             "finished": True,
             "reason": reason,
@@ -208,8 +217,11 @@ class Execution:
             "step": step,
             "best_step": best,
             "selected": {"metric": run.selection.metric, "value": run.selection.best},
-            "before": {**at.get(0, {}), **meta["before"]},
-            "after": {**at.get(best, {}), **test},
+            "before": before,
+            "after": after,
+            "transfer": measuring.gains(run, before, after),
+            "drift": measuring.drift(run, state, meta["parent_fingerprint"]),
+            "cost": cost,
             "last": at.get(step, {}),
             "parameters": {"trainable": run.partition.count(True), "frozen": run.partition.count(False)},
             "trainable_bytes": sum(leaf.bytes for leaf in run.partition.leaves if leaf.trains),

@@ -42,7 +42,7 @@ def test_help_is_fast_and_names_every_verb():
     assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT).stdout == "[]\n"
 
 
-@pytest.mark.parametrize("verb", ["train", "eval", "generate", "chat", "report", "doctor"])
+@pytest.mark.parametrize("verb", ["train", "eval", "generate", "chat", "report", "compare", "doctor"])
 def test_each_verb_has_help_both_ways(verb):
     command = ptft(verb, "--help", check=True)
     module = subprocess.run(
@@ -146,6 +146,8 @@ BAD = {
     "eval without run": (["eval"], "--run is missing"),
     "eval of nothing": (["eval", "--run=nowhere"], "--run = 'nowhere': no such folder"),
     "report of nothing": (["report", "--run=tests"], "no run there"),
+    "compare nothing": (["compare"], "which runs?"),
+    "compare what is no run": (["compare", "tests", "docs", "--csv"], "no run there"),
     "chat without run": (["chat"], "--run is missing"),
     "generate without prompt": (["generate", "--run=x"], "--prompt is missing"),
 }  # fmt: skip

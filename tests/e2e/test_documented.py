@@ -1,4 +1,4 @@
-"""Every command of the README and of docs/data.md, every config and every experiment runs."""
+"""Every command of the README, docs/data.md and docs/methods.md, every config and every experiment runs."""
 
 import json
 import os
@@ -40,6 +40,21 @@ def test_readme_commands(tmp_path):
     assert len(commands) >= 7
     _run_all(commands, tmp_path)
     assert (tmp_path / "runs/report.html").exists() and (tmp_path / "runs/mine/summary.json").exists()
+
+
+@pytest.mark.heavy
+def test_commands_that_measure(tmp_path):
+    section = (ROOT / "docs/methods.md").read_text().split("\n## Measuring\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines()]
+    assert len(commands) >= 7
+    _run_all(commands, tmp_path)
+    groups = json.loads((tmp_path / "runs/compare.json").read_text())
+    assert {g["name"]: g["seeds"] for g in groups} == {"full": [0], "lora": [0, 1]}
+    cost = {g["name"]: g["figures"] for g in groups}
+    assert cost["lora"]["flops"]["mean"] < 0.9 * cost["full"]["flops"]["mean"]
+    found = json.loads((tmp_path / "runs/full/sequence.json").read_text())
+    assert found["nll"]["matrix"][2][1] < found["nll"]["matrix"][1][1], "the second task is learned"
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 from ptft_jax import loading
 from ptft_jax import run as runs
 from ptft_jax.errors import UserError
+from ptft_jax.evaluation import sequence
 from ptft_jax.params.rules import flatten
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import checkpoint
@@ -46,10 +47,62 @@ def test_a_child_starts_where_its_parent_ended(text_file, tmp_path, base):
     assert {"source/nll", "source_test/nll", "test/nll"} <= summary["after"].keys()
     lineage = json.loads((tmp_path / "child/lineage.json").read_text())
     assert [row["step"] for row in lineage] == [parent["best_step"]]
-    quiet_train(child(text_file, tmp_path / "child", training__steps=2), tmp_path / "grandchild")
+    _check_measures(summary, parent, params_of(f"{base}@best"), params_of(f"{tmp_path}/child@best"))
+    config = child(text_file, tmp_path / "child@best", training__steps=2)
+    _check_sequence(
+        [tmp_path / "child", tmp_path / "grandchild"], [summary, quiet_train(config, tmp_path / "grandchild")]
+    )
     lineage = json.loads((tmp_path / "grandchild/lineage.json").read_text())
     assert [row["workdir"] for row in lineage] == [str(tmp_path / "child"), str(base)]
     assert (tmp_path / "child/tokenizer.json").read_text() == (base / "tokenizer.json").read_text()
+
+
+def _check_measures(summary, parent, start, end):
+    """Gain, forgetting, drift and cost are what the runs' own figures and parameters say."""
+    for name, key in (("target", "validation/nll"), ("target_test", "test/nll")):
+        before, after = (summary[when][key] for when in ("before", "after"))
+        assert summary["transfer"][name] == {"before": before, "after": after, "gain": before - after}
+    source = summary["transfer"]["source"]
+    learned = parent["before"]["validation/nll"] - source["before"]
+    assert source["forgetting"] == summary["after"]["source/nll"] - summary["before"]["source/nll"]
+    assert source["forgotten_share"] == pytest.approx(source["forgetting"] / learned)
+    assert source["reference"]["of"].startswith("random parameters, measured by")
+    _check_drift(summary["drift"], start, end)
+    cost = summary["cost"]
+    # The whole state and a batch are on every device, and matrix products take most of the operations.
+    assert cost["devices"] == 8 and cost["argument_bytes"] > summary["trainable_bytes"] + summary["optimizer_bytes"]
+    assert 0.5 < cost["flops"] * cost["devices"] / (summary["model_flops"] / summary["step"]) < 1.5
+
+
+def _check_drift(rows, start, end):
+    """Drift is the distance of two sets of plain parameters, part by part."""
+    for row in rows:
+        part, layer = row["part"].partition("[")[::2]
+        pick = int(layer[:-1]) if layer else slice(None)
+        pairs = [(start[p][pick], end[p][pick]) for p in start if p.split("/")[0] == part]
+        norm = sum(float(np.sum(np.square(a))) for a, _ in pairs) ** 0.5
+        distance = sum(float(np.sum(np.square(b - a))) for a, b in pairs) ** 0.5
+        # Sums of float32 squares in another order; merging in another program rounds kernels' last bits.
+        assert row["norm"] == pytest.approx(norm, rel=1e-5) and row["distance"] == pytest.approx(
+            distance, rel=1e-4, abs=1e-6
+        )
+        assert row["relative"] == row["distance"] / row["norm"]
+    assert [row["part"] for row in rows] == ["embed", "blocks[0]", "blocks[1]", "final_norm"]
+
+
+def _check_sequence(workdirs, summaries):
+    """Every stage on every task; here both tasks are the same text, which each run has measured itself."""
+    found = sequence.measure(workdirs, say=lambda _: None)
+    first, second = summaries
+    expected = [first["before"]["test/nll"], first["after"]["test/nll"], second["after"]["test/nll"]]
+    for row, value in zip(found["nll"]["matrix"], expected):
+        # Other batches, on one device: float32 sums in another order.
+        assert row == pytest.approx([value, value], abs=2e-5)
+    assert found["nll"]["scores"]["backward"] == pytest.approx(expected[1] - expected[2], abs=4e-5)
+    assert found["nll"]["scores"]["forward"] == pytest.approx(expected[0] - expected[1], abs=4e-5)
+    assert 0 < found["accuracy"]["scores"]["average"] < 1
+    with pytest.raises(UserError, match="starts from .*base, not from .*grandchild"):
+        sequence.measure(workdirs[::-1], say=lambda _: None)
 
 
 def test_the_parents_structure_need_not_be_repeated_but_must_not_be_contradicted(text_file, tmp_path, base):
@@ -63,7 +116,7 @@ def test_the_parents_structure_need_not_be_repeated_but_must_not_be_contradicted
 
 
 def test_lora_saves_what_trains_and_refers_to_its_base(text_file, tmp_path, base):
-    quiet_train(child(text_file, base, **LORA), tmp_path / "lora")
+    summary = quiet_train(child(text_file, base, **LORA), tmp_path / "lora")
     step = checkpoint.steps_of(tmp_path / "lora")[-1]
     saved = flatten(checkpoint.shapes(tmp_path / "lora", step))
     assert saved and all("/adapter/" in path for path in saved)
@@ -73,6 +126,9 @@ def test_lora_saves_what_trains_and_refers_to_its_base(text_file, tmp_path, base
     assert merged.keys() == plain.keys()
     assert any(not np.array_equal(merged[p], plain[p]) for p in plain)
     np.testing.assert_array_equal(merged["embed/tokens/embedding"], plain["embed/tokens/embedding"])
+    drift = summary["drift"]
+    _check_drift(drift, plain, params_of(f"{tmp_path}/lora@best"))
+    assert [row["relative"] > 0 for row in drift] == [False, True, True, False], "the adapters act on blocks alone"
     # A grandchild starts from the merged parameters.
     summary = quiet_train(
         child(text_file, tmp_path / "lora", training__steps=0, optimizer__warmup_steps=0), tmp_path / "merged"

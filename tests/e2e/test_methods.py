@@ -106,6 +106,9 @@ def test_a_run(name, text_file, tmp_path, base):
         assert last - {"lora_a", "lora_b"} == kinds
     # As the loop measured it with the adapter apart: merging costs float32 rounding.
     assert evaluate(loaded, "", "validation", tokens=256)["nll"] == pytest.approx(after, abs=2e-5)
+    drift = {row["part"]: row["distance"] for row in summary["drift"]}
+    moved = {part for part, distance in drift.items() if distance}
+    assert moved == ({"added"} if kept else {"blocks[0]", "blocks[1]"}), "what can be merged counts where it acts"
     if not kept:  # a plain model by now
         return
     taken = 0 if name == "gated_prefix" else 2 if name == "bottleneck+prefix" else 4

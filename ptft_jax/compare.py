@@ -1,0 +1,80 @@
+"""Compares finished runs of one parent: what each gained on the target, what it forgot of the source, and what it cost.
+
+ptft compare runs/full runs/lora-seed0 runs/lora-seed1 --out=runs/compare.html
+python -m ptft_jax.compare --sequence runs/task1 runs/task2
+
+Runs that differ in nothing but the seed are one row, mean ± standard deviation. With --sequence the runs are a chain, each the
+parent of the next: every stage is evaluated on the test split of every task.
+"""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+import sys
+
+from absl import flags
+
+from ptft_jax.errors import UserError
+from ptft_jax.launch import launch, prepare_jax
+
+WORDS = "run"  # the flag that words without one belong to
+
+
+def define() -> None:
+    flags.DEFINE_multi_string("run", [], "Workdir of a run; also without --run=.")
+    flags.DEFINE_string("out", "", "The HTML file; '' = compare.html (sequence.html) in the first run's workdir.")
+    flags.DEFINE_bool("csv", False, "Print the table as CSV on standard output.")
+    flags.DEFINE_bool("sequence", False, "The runs are a chain: measure each stage on every task.")
+
+
+def main() -> None:
+    args = flags.FLAGS
+    if not args.run:
+        raise UserError("which runs? e.g. ptft compare runs/full runs/lora")
+    if args.sequence and args.csv:
+        raise UserError(
+            "--csv is for the comparison of runs; the figures of a sequence are in the JSON file beside its page"
+        )
+    workdirs = [pathlib.Path(name) for name in args.run]
+    out = pathlib.Path(args.out) if args.out else workdirs[0] / ("sequence.html" if args.sequence else "compare.html")
+    from ptft_jax.reporting.progress import Reporter
+
+    reporter = Reporter()
+    if args.sequence:
+        _sequence(workdirs, out, reporter)
+    else:
+        _compare(workdirs, out, reporter, args.csv)
+    print(f"report: {out}", file=sys.stderr if args.csv else sys.stdout)
+
+
+def _compare(workdirs: list[pathlib.Path], out: pathlib.Path, reporter, as_csv: bool) -> None:
+    from ptft_jax.reporting import comparison, comparison_page
+
+    groups = comparison.compare(workdirs)
+    if as_csv:
+        rows = comparison.plain(groups)
+        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        reporter.table("", comparison.table(groups, comparison.NARROW))
+        reporter.say(comparison.meanings(groups))
+    comparison_page.write(groups, out)
+
+
+def _sequence(workdirs: list[pathlib.Path], out: pathlib.Path, reporter) -> None:
+    prepare_jax()
+    from ptft_jax.evaluation import sequence
+    from ptft_jax.reporting import comparison_page
+
+    found = sequence.measure(workdirs, say=reporter.say)
+    for name in ("accuracy", "nll"):
+        rows = zip(found["stages"], found[name]["matrix"])
+        reporter.table(name, [{"": stage, **dict(zip(found["tasks"], row))} for stage, row in rows])
+    reporter.table("transfer", comparison_page.sequence_table(found))
+    comparison_page.write_sequence(found, out)
+
+
+if __name__ == "__main__":
+    launch(define, main, words=WORDS)

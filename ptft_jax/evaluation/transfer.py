@@ -1,0 +1,111 @@
+"""What a run with a parent gained on its target and forgot of its source, from its own figures and its lineage's."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ptft_jax.reporting.metrics import METRICS, read
+
+Values = Mapping[str, float]
+
+
+def measured(before: Values, after: Values, reference: Mapping[str, Any]) -> dict[str, Any]:
+    """Gain and forgetting, in nats a token (of classes: nats an example).
+
+    Args:
+      before, after: a run's evaluations of its start and of its selected checkpoint, "SET/nll" -> loss.
+      reference: "nll" of the source before anything of it was learned and "of", see `reference`.
+
+    Returns:
+      {"target": {"before", "after", "gain"}, "target_test": the same on the test split,
+       "source": {"before", "after", "forgetting", "learned", "forgotten_share", "reference"}, "source_test": the same}.
+      "learned" = reference - before: what training gained on the source until this run; "forgotten_share" = forgetting /
+      learned, None where nothing had been gained. What was not evaluated is {"missing": why}.
+    """
+    out: dict[str, Any] = {}
+    for name, key in (("target", "validation"), ("target_test", "test")):
+        pair = _pair(before, after, key)
+        if pair is None:
+            out[name] = {"missing": f"{key} was not evaluated (config.eval)"}
+        else:
+            out[name] = {"before": pair[0], "after": pair[1], "gain": pair[0] - pair[1]}
+    for name in ("source", "source_test"):
+        pair = _pair(before, after, name)
+        if pair is None:
+            why = "what the parent was trained on is not known or was not evaluated: config.eval.source names it"
+            out[name] = {"missing": why}
+            continue
+        forgetting, learned = pair[1] - pair[0], reference["nll"] - pair[0]
+        out[name] = {
+            "before": pair[0],
+            "after": pair[1],
+            "forgetting": forgetting,
+            "learned": learned,
+            "forgotten_share": forgetting / learned if learned > 0 else None,
+            "reference": dict(reference),
+        }
+    return out
+
+
+def _pair(before: Values, after: Values, name: str) -> tuple[float, float] | None:
+    key = f"{name}/nll"
+    return (before[key], after[key]) if key in before and key in after else None
+
+
+def reference(lineage: Sequence[Mapping[str, Any]], source: str, classes: int) -> dict[str, Any]:
+    """The loss on a source before any of it was learned, and how that is known.
+
+    That is the evaluation at step 0, in its own rows, of the earliest run of the lineage that was trained on this source and
+    is still in its place: with random parameters, or with those of its own parent. Where there is none (imported weights,
+    another source), it is the loss of a model that knows nothing, the logarithm of the number of `classes` (of a language
+    model: ln V).
+
+    Args:
+      lineage: as in lineage.json, nearest first.
+      source: the data source that forgetting is measured on, as in `config.data.source`.
+
+    Returns:
+      {"nll": nats, "of": in words}.
+    """
+    for row in reversed(lineage):
+        workdir = pathlib.Path(row["workdir"])
+        loss = _at_start(workdir, row.get("run_id", ""), source)
+        if loss is not None:
+            parent = json.loads((workdir / "lineage.json").read_text())
+            what = f"its parent {parent[0]['workdir']}" if parent else "random parameters"
+            return {"nll": loss, "of": f"{what}, measured by {workdir} at step 0"}
+    return {"nll": math.log(classes), "of": f"a uniform guess of {classes:,}: no run of the lineage measured its start"}
+
+
+def _at_start(workdir: pathlib.Path, run_id: str, source: str) -> float | None:
+    """Validation loss at step 0 of the run in a workdir, if it is that run and was trained on this source."""
+    files = {name: workdir / f"{name}.json" for name in ("config", "environment", "lineage")}
+    if not all(file.is_file() for file in files.values()):
+        return None
+    if json.loads(files["environment"].read_text()).get("run_id", "") != run_id:
+        return None
+    if json.loads(files["config"].read_text())["data"]["source"] != source:
+        return None
+    rows = (r for r in read(workdir / METRICS) if r["kind"] == "eval" and r["step"] == 0)
+    return next((r["validation/nll"] for r in rows if "validation/nll" in r), None)
+
+
+def rows(transfer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures as a table for people, one row a set that was measured."""
+    names = {"target": "target", "target_test": "target, test", "source": "source", "source_test": "source, test"}
+    out = []
+    for key, name in names.items():
+        found = transfer[key]
+        if "missing" in found:
+            continue
+        change = found["after"] - found["before"]
+        share = found.get("forgotten_share")
+        meaning = f"gain {-change:+.4f}" if "gain" in found else f"forgetting {change:+.4f}"
+        if share is not None:
+            meaning += f", {share:.1%} of the {found['learned']:.3f} learned"
+        out.append({"nats a token": name, "before": found["before"], "after": found["after"], "": meaning})
+    return out

@@ -1,0 +1,168 @@
+"""What a compiled program costs, from the compiler: operations and memory; and what is in it, from its optimised HLO."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import re
+from typing import Any
+
+import jax
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_ARRAY = re.compile(r"[a-z]\w*\[([\d,]*)\]")
+_NAME = re.compile(r"%([\w.\-]+)")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition|(?:true|false)_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'known_trip_count[":{ ]+n"?:"?(\d+)')
+_DIMS = r"{}=\{{([\d,]*)\}}"
+# Products that some backends hand to a library, in a form of their own.
+_LIBRARY = re.compile(r'custom_call_target="[^"]*(gemm|matmul|cublas|cudnn|conv|fmha|onednn)', re.IGNORECASE)
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """A matrix product or an exchange between devices in a compiled program, as one device runs it.
+
+    Attributes:
+      kind: "dot", or one of COLLECTIVES.
+      shapes: of the results; a product has one.
+      contracted: how many products each element of a "dot" sums up, else 0.
+      times: how often the program runs it: loops are followed.
+      scope: the operation's name in the traced function; backward passes have "transpose(jvp" in it.
+    """
+
+    kind: str
+    shapes: tuple[Shape, ...]
+    contracted: int
+    times: int
+    scope: str
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations in all: two a multiply-add."""
+        return 2 * self.times * self.contracted * sum(math.prod(shape) for shape in self.shapes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The products and exchanges of an optimised program.
+
+    Attributes:
+      operations: see `Operation`.
+      complete: False where a loop's length is not known to the compiler, or products are in a library's calls, which are not
+        counted: `flops` would then be too few.
+    """
+
+    operations: tuple[Operation, ...]
+    complete: bool
+
+    @property
+    def flops(self) -> int:
+        return sum(o.flops for o in self.operations if o.kind == "dot")
+
+    def dots(self) -> list[Operation]:
+        return [o for o in self.operations if o.kind == "dot"]
+
+    def collectives(self) -> list[Operation]:
+        return [o for o in self.operations if o.kind != "dot"]
+
+
+def parse(text: str) -> Program:
+    """Reads optimised HLO (`compiled.as_text()`). The compiler's own count takes the body of a loop, such as that of scanned
+    layers, once; here it counts as often as it runs."""
+    found: dict[str, list[tuple[str, tuple[Shape, ...], int, str]]] = collections.defaultdict(list)
+    called: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
+    entry, here, complete = "", "", True
+    shapes: dict[str, tuple[Shape, ...]] = {}
+    for line in text.splitlines():
+        head = _COMPUTATION.match(line)
+        if head:
+            here, shapes = head[2], {}
+            entry = here if head[1] else entry
+            continue
+        instruction = _INSTRUCTION.match(line)
+        if not instruction:
+            continue
+        name, form, kind, rest = instruction.groups()
+        shapes[name] = tuple(tuple(map(int, filter(None, dims.split(",")))) for dims in _ARRAY.findall(form))
+        scope = re.search(r'op_name="([^"]*)"', rest)
+        base = kind.removesuffix("-start")
+        if kind == "dot":
+            left = shapes[_NAME.findall(rest)[0]][0]
+            axes = re.search(_DIMS.format("lhs_contracting_dims"), rest)
+            contracted = math.prod(left[int(a)] for a in axes[1].split(",") if a) if axes else 1
+            found[here].append(("dot", shapes[name], contracted, scope[1] if scope else ""))
+        elif base in COLLECTIVES:
+            found[here].append((base, shapes[name], 0, scope[1] if scope else ""))
+        elif kind == "convolution" or (kind == "custom-call" and _LIBRARY.search(rest)):
+            complete = False
+        times = 1
+        if kind == "while":
+            trips = _TRIPS.search(rest)
+            complete, times = complete and trips is not None, int(trips[1]) if trips else 1
+        targets = _CALLED.findall(rest)
+        for branches in _BRANCHES.findall(rest):  # each counts: which is taken is not known
+            targets += _NAME.findall(branches)
+        called[here] += [(target, times) for target in targets]
+    runs = _runs(entry, called)
+    operations = [Operation(k, s, c, runs[place], w) for place, rows in found.items() for k, s, c, w in rows]
+    return Program(tuple(o for o in operations if o.times), complete)
+
+
+def _runs(entry: str, called: dict[str, list[tuple[str, int]]]) -> dict[str, int]:
+    """How often each computation runs. HLO has no recursion, so the calls form a graph without cycles."""
+    order: list[str] = []
+    seen: set[str] = set()
+    waiting = [(entry, False)]
+    while waiting:  # callees before callers
+        name, done = waiting.pop()
+        if done:
+            order.append(name)
+        elif name not in seen:
+            seen.add(name)
+            waiting.append((name, True))
+            waiting += [(target, False) for target, _ in called.get(name, ())]
+    runs = collections.defaultdict(int, {entry: 1})
+    for name in reversed(order):
+        for target, times in called.get(name, ()):
+            runs[target] += runs[name] * times
+    return runs
+
+
+def executable(train: Any, *args: Any) -> jax.stages.Compiled:
+    """What a compiled function ran on such arguments. After such a call this compiles nothing: JAX keeps both the lowered
+    and the compiled program."""
+    return train.lower(*args).compile()
+
+
+def cost(compiled: jax.stages.Compiled) -> dict[str, Any]:
+    """What one call of a program costs.
+
+    Returns:
+      "devices": that run it, and, for each of them,
+      "flops": of matrix products, loops followed; None where the program says it only in part (`Program.complete`),
+      "compiler_flops": of all operations, by the compiler's own count, which takes a loop's body once,
+      "argument_bytes", "output_bytes", "aliased_bytes" (outputs in the place of arguments), "temporary_bytes",
+      "peak_bytes": all of these together, aliased ones once; what else the process holds is not in it.
+    """
+    memory, counted, program = compiled.memory_analysis(), compiled.cost_analysis(), parse(compiled.as_text())
+    counted = counted[0] if isinstance(counted, list) else counted
+    arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
+    aliased, temporary = memory.alias_size_in_bytes, memory.temp_size_in_bytes
+    return {
+        "devices": len(compiled.runtime_executable().local_devices()) * jax.process_count(),
+        "flops": program.flops if program.complete else None,
+        "compiler_flops": int((counted or {}).get("flops", 0)) or None,
+        "argument_bytes": arguments,
+        "output_bytes": outputs,
+        "aliased_bytes": aliased,
+        "temporary_bytes": temporary,
+        "peak_bytes": arguments + outputs - aliased + temporary,
+    }

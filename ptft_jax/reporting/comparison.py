@@ -1,0 +1,269 @@
+"""Finished runs of one parent side by side: which can be compared, seeds of one config as one, the Pareto front."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import pathlib
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ptft_jax import config as configs
+from ptft_jax.config_tree import HOW
+from ptft_jax.errors import UserError, listed, nearest
+
+# What may differ between comparable runs of the settings that say what is measured: how the target is trained on.
+_TRAINING = (
+    "data.mixture",
+    "data.temperature",
+    "data.max_epochs",
+    "data.train_tokens",
+    "data.batch_size",
+    "data.workers",
+    "data.prefetch",
+    "eval.every",
+    "eval.batch_size",
+    "eval.mixture",
+)
+_MEASURING = ("data.", "eval.", "objective.name", "tokenizer.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A finished run, from the files in its workdir."""
+
+    workdir: pathlib.Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    lineage: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return self.workdir.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs of one config that differ in nothing but the seed.
+
+    Attributes:
+      figures: name -> (mean, standard deviation over seeds; 0 for one run); what some run lacks is left out.
+      drift: part of the model -> relative distance from the start, mean over seeds.
+      best: whether no other group gains at least as much and forgets no more, one of the two strictly.
+    """
+
+    name: str
+    method: str
+    runs: tuple[Finished, ...]
+    figures: Mapping[str, tuple[float, float]]
+    drift: Mapping[str, float]
+    best: bool = False
+
+
+def read(workdir: pathlib.Path) -> Finished:
+    """Raises UserError for a folder without a run, or with one that is not finished."""
+    if not (workdir / "config.json").is_file():
+        beside = [str(p.parent) for p in workdir.parent.glob("*/config.json")] if workdir.parent.is_dir() else []
+        raise UserError(f"{workdir}: no run there (no config.json){nearest(str(workdir), beside)}")
+    if not (workdir / "summary.json").is_file():
+        raise UserError(f"{workdir} is not finished: continue it with its `ptft train` command")
+    summary, lineage = (json.loads((workdir / f"{name}.json").read_text()) for name in ("summary", "lineage"))
+    # Checked, so that settings which came after the run have the values that it was carried out with.
+    config = configs.check(json.loads((workdir / "config.json").read_text())).as_dict()
+    return Finished(workdir, config, summary, lineage)
+
+
+def compare(workdirs: Sequence[pathlib.Path]) -> list[Group]:
+    """The runs in groups, those that gained most first.
+
+    Raises:
+      UserError: a folder without a finished run; a run without a parent, of another parent than the first, or measured on
+        something else.
+    """
+    runs = [read(workdir) for workdir in dict.fromkeys(workdirs)]
+    for run in runs:
+        if not run.lineage:
+            raise UserError(f"{run.workdir} has no parent: what it gained and forgot cannot be said")
+        if "transfer" not in run.summary:
+            raise UserError(f"{run.workdir} was finished by a version that did not measure this: run it again")
+        _check_like(run, runs[0])
+    chosen = {name: _set(runs, name) for name in ("target", "source")}
+    seeds: dict[str, list[Finished]] = {}
+    for run in runs:
+        seeds.setdefault(_but_seed(run.config), []).append(run)
+    names = _names(list(seeds.values()))
+    groups = [_group(name, rows, chosen) for name, rows in zip(names, seeds.values())]
+    both = [g for g in groups if "gain" in g.figures and "forgetting" in g.figures]
+    points = [(g.figures["forgetting"][0], g.figures["gain"][0]) for g in both]
+    best = {g.name for g, is_best in zip(both, front(points)) if is_best}
+    groups = [dataclasses.replace(g, best=g.name in best) for g in groups]
+    return sorted(groups, key=lambda g: -g.figures.get("gain", (-math.inf,))[0])
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Of points (forgetting, gain): which no other dominates, by forgetting no more and gaining no less, and one strictly."""
+    return [not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points) for x, y in points]
+
+
+def plain(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """A row a group with plain numbers, in the units of the summary; "" for what is not known."""
+    out = []
+    for group in groups:
+        row: dict[str, Any] = {"run": group.name, "method": group.method, "seeds": len(group.runs)}
+        for key in COLUMNS:
+            row[key], row[f"{key}_sd"] = group.figures.get(key, ("", ""))
+        out.append({**row, "on_front": int(group.best)})
+    return out
+
+
+def table(groups: Sequence[Group], columns: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """A row a group, for people, with these of COLUMNS (all where none are named)."""
+    out = []
+    for group in groups:
+        row: dict[str, Any] = {"run": group.name, "method": group.method, "seeds": len(group.runs)}
+        for key in columns or COLUMNS:
+            title, factor, form = COLUMNS[key]
+            mean, deviation = group.figures.get(key, (math.nan, math.nan))
+            shown = "-" if math.isnan(mean) else form.format(mean * factor)
+            several = len(group.runs) > 1 and key in SPREAD and shown != "-"
+            row[title] = f"{shown} ± {form.format(deviation * factor)}" if several else shown
+        out.append({**row, "front": "yes" if group.best else "no"})
+    return out
+
+
+# figure -> (column, factor, format); in this order.
+COLUMNS: dict[str, tuple[str, float, str]] = {
+    "gain": ("gain", 1, "{:.3f}"),
+    "forgetting": ("forgetting", 1, "{:.3f}"),
+    "forgotten_share": ("forgotten %", 100, "{:.1f}"),
+    "drift": ("drift %", 100, "{:.2f}"),
+    "trainable": ("trainable", 1, "{:,.0f}"),
+    "trainable_bytes": ("trained MiB", 2**-20, "{:.2f}"),
+    "optimizer_bytes": ("optimizer MiB", 2**-20, "{:.2f}"),
+    "flops": ("GFLOP", 1e-9, "{:.3g}"),
+    "peak_bytes": ("peak MiB", 2**-20, "{:.1f}"),
+    "step_seconds": ("ms", 1e3, "{:.1f}"),
+}
+# Those of a terminal; the page has all.
+NARROW = (
+    "gain",
+    "forgetting",
+    "forgotten_share",
+    "trainable",
+    "optimizer_bytes",
+    "flops",
+    "peak_bytes",
+    "step_seconds",
+)
+SPREAD = ("gain", "forgetting", "forgotten_share", "drift", "step_seconds")
+
+
+def meanings(groups: Sequence[Group]) -> str:
+    """What the columns are, in a sentence each."""
+    summary = groups[0].runs[0].summary
+    source = _set([run for g in groups for run in g.runs], "source")
+    found = summary["transfer"][source]
+    share = f" forgotten %: of the {found['learned']:.3f} nats learned before, from {found['reference']['of']}." if (
+        "reference" in found
+    ) else ""  # fmt: skip
+    which = {"target": "validation", "target_test": "test"}[_set([r for g in groups for r in g.runs], "target")]
+    return (
+        f"gain: loss on the target's {which} split at the start minus at the selected checkpoint, in nats. forgetting: loss on "
+        f"the source at the selected checkpoint minus at the start.{share} drift: distance of the effective parameters from "
+        "the start, relative to their norm. GFLOP: of a step's matrix products, all devices; peak: arguments, temporaries and "
+        "outputs of the compiled step, one device; ms: a step. ±: standard deviation over seeds. front: no other gains as much and forgets no more."
+    )
+
+
+def _check_like(run: Finished, first: Finished) -> None:
+    """Raises UserError where the two cannot be compared."""
+    if run.summary["parent_fingerprint"] != first.summary["parent_fingerprint"]:
+        parents = [f"{r.workdir}: {r.lineage[0]['workdir']}@{r.lineage[0]['step']}" for r in (first, run)]
+        raise UserError(f"these runs have not the same parent, so their gains cannot be compared:{listed(parents)}")
+    differ = []
+    for path, _ in configs.fields():
+        if not path.startswith(_MEASURING) or path in _TRAINING or path.startswith("tokenizer.new_rows"):
+            continue
+        mine, theirs = (json.dumps(configs.get(r.config, path)) for r in (run, first))
+        if mine != theirs:
+            differ.append(f"{path}: {theirs} in {first.workdir}, {mine} in {run.workdir}")
+    if differ:
+        raise UserError(
+            f"{first.workdir} and {run.workdir} measured something else, and cannot be compared:{listed(differ)}"
+        )
+
+
+def _set(runs: Sequence[Finished], name: str) -> str:
+    """The test split where every run measured it, else what checkpoints were selected on."""
+    tested = all("missing" not in run.summary["transfer"][f"{name}_test"] for run in runs)
+    return f"{name}_test" if tested else name
+
+
+def _but_seed(config: Mapping[str, Any]) -> str:
+    same = {p: configs.get(config, p) for p, _ in configs.fields() if p != "seed" and not p.startswith(HOW)}
+    return json.dumps(same, sort_keys=True)
+
+
+def _group(name: str, runs: Sequence[Finished], chosen: Mapping[str, str]) -> Group:
+    rows = [_figures(run.summary, chosen) for run in runs]
+    figures = {}
+    for key in rows[0]:
+        values = [row[key] for row in rows]
+        if all(v is not None for v in values):
+            figures[key] = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    tune = runs[0].config["tune"]
+    method = tune["method"]
+    if method == "full" and not tune["rates"] and tune["train"] != "all":
+        method = f"full: {tune['train']}"
+    return Group(name, method, tuple(runs), figures, _drift(runs))
+
+
+def _figures(summary: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, float | None]:
+    target, source = (summary["transfer"][chosen[name]] for name in ("target", "source"))
+    cost = summary["cost"] or {}
+    flops = cost.get("flops")
+    return {
+        "gain": target.get("gain"),
+        "forgetting": source.get("forgetting"),
+        "forgotten_share": source.get("forgotten_share"),
+        "drift": _whole(summary["drift"]),
+        "trainable": summary["parameters"]["trainable"],
+        "trainable_bytes": summary["trainable_bytes"],
+        "optimizer_bytes": summary["optimizer_bytes"],
+        "flops": flops * cost["devices"] if flops else None,
+        "peak_bytes": cost.get("peak_bytes"),
+        "step_seconds": summary["step_seconds"],
+    }
+
+
+def _whole(drift: Any) -> float | None:
+    """Relative distance of all of the model's own parameters."""
+    if not isinstance(drift, list):
+        return None
+    own = [row for row in drift if row["part"] != "added"]
+    norm = math.hypot(*(row["norm"] for row in own))
+    return math.hypot(*(row["distance"] for row in own)) / norm if norm else None
+
+
+def _drift(runs: Sequence[Finished]) -> dict[str, float]:
+    if not all(isinstance(run.summary["drift"], list) for run in runs):
+        return {}
+    rows = [{row["part"]: row["relative"] for row in run.summary["drift"]} for run in runs]
+    parts = [part for part in rows[0] if all(row.get(part) is not None for row in rows)]
+    return {part: statistics.mean(row[part] for row in rows) for part in parts}
+
+
+def _names(groups: Sequence[Sequence[Finished]]) -> list[str]:
+    """A name for each group: what the names of its runs begin with, as long as that tells groups apart."""
+    short = []
+    for runs in groups:
+        same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*(run.name for run in runs)))
+        begin = "".join(letters[0] for letters in same)
+        short.append(runs[0].name if len(runs) == 1 else re.sub(r"[\W_]*(seed|s)?[\W_]*$", "", begin) or runs[0].name)
+    if len(set(short)) == len(short):
+        return short
+    return [str(runs[0].workdir) for runs in groups]

@@ -1,0 +1,107 @@
+"""The page of `ptft compare`: gain against forgetting with the Pareto front, cost, drift by layer; the matrix of a sequence."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ptft_jax.reporting import comparison, plots
+from ptft_jax.reporting.comparison import Group
+from ptft_jax.reporting.metrics import write_json
+from ptft_jax.reporting.page import Page
+
+_FOOTER = "Every figure is in {} beside this file."
+
+
+def write(groups: Sequence[Group], out: pathlib.Path) -> None:
+    """Writes the page of compared runs, and their figures as JSON beside it."""
+    figures = out.with_suffix(".json")
+    write_json(
+        figures,
+        [
+            {
+                "name": g.name,
+                "method": g.method,
+                "runs": [str(run.workdir) for run in g.runs],
+                "seeds": [run.config["seed"] for run in g.runs],
+                "figures": {key: {"mean": mean, "sd": sd} for key, (mean, sd) in g.figures.items()},
+                "drift": g.drift,
+                "best": g.best,
+            }
+            for g in groups
+        ],
+    )
+    run = groups[0].runs[0]
+    parent = run.lineage[0]
+    page = Page(
+        "Fine-tuning, compared",
+        f"{len(groups)} ways to specialise {parent['workdir']}@{parent['step']} on {run.config['data']['source']}.",
+    )
+    points = {
+        g.name: (*(g.figures[k][0] for k in _AXES), *(g.figures[k][1] for k in _AXES))
+        for g in groups
+        if all(k in g.figures for k in _AXES)
+    }
+    if points:
+        page.heading("Gain and forgetting")
+        best = [g.name for g in groups if g.best]
+        page.figure(
+            plots.front(
+                points,
+                best,
+                title="What was gained against what was forgotten",
+                x="forgetting: source loss after minus before (nats)",
+                y="gain: target loss before minus after (nats)",
+            )
+        )
+        page.text("Up and to the left is better. Bars are standard deviations over seeds.")
+    else:
+        page.text("No front: forgetting was not measured (config.eval.source names what to measure it on).")
+    page.heading("Gain and cost")
+    page.table(comparison.table(groups))
+    page.text(comparison.meanings(groups))
+    drift = {g.name: {part: 100 * value for part, value in g.drift.items()} for g in groups if g.drift}
+    if drift:
+        page.heading("Drift")
+        page.figure(
+            plots.bars(drift, title="Distance from the start", x="part of the model", y="% of the start's norm")
+        )
+    page.write(out, footer=_FOOTER.format(figures.name))
+
+
+_AXES = ("forgetting", "gain")
+
+
+def write_sequence(found: Mapping[str, Any], out: pathlib.Path) -> None:
+    """Writes the page of a sequence of tasks (`ptft_jax.evaluation.sequence.measure`), and its figures as JSON beside it."""
+    figures = out.with_suffix(".json")
+    write_json(figures, found)
+    page = Page("A sequence of tasks", " → ".join(found["stages"]))
+    page.heading("Every stage on every task's test split")
+    for name, title in (("accuracy", "Accuracy"), ("nll", "Loss (nats a token)")):
+        less = name == "nll"
+        names = found["stages"], found["tasks"]
+        page.figure(plots.heat(found[name]["matrix"], *names, title=title, less_is_better=less))
+    page.text("Colours are by column: the stage that is best at a task is the brightest.")
+    page.heading("Transfer")
+    page.table(sequence_table(found))
+    page.text(
+        "Average: over all tasks, after the last. Backward transfer: of the tasks before the last, after the last stage against "
+        "just after each was learned; below 0 is forgetting. Forward transfer: of the tasks after the first, just before each "
+        "was learned against before the sequence. (Lopez-Paz & Ranzato 2017, equations 2 to 4.) Transfer of the loss has the "
+        "sign turned, so that more is better for both."
+    )
+    page.write(out, footer=_FOOTER.format(figures.name))
+
+
+def sequence_table(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The summary figures of a sequence, a row for accuracy and one for the loss."""
+    rows = []
+    for name in ("accuracy", "nll"):
+        scores = found[name]["scores"]
+        row = {"": name, "average": f"{scores['average']:.4f}"}
+        for key in ("backward", "forward"):
+            row[f"{key} transfer"] = "-" if scores[key] is None else f"{scores[key]:+.4f}"
+        rows.append(row)
+    return rows

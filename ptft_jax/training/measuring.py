@@ -1,0 +1,62 @@
+"""What is measured of every run when it ends: transfer, drift, and the cost of its compiled step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ptft_jax.errors import UserError
+from ptft_jax.evaluation import drift as drifts
+from ptft_jax.evaluation import transfer
+from ptft_jax.parallel import cost as costs
+
+
+def step_cost(run: Any, state: Any, rows: Any) -> dict[str, Any] | None:
+    """`ptft_jax.parallel.cost.cost` of the last training step, as it ran; None where no step ran in this launch.
+
+    Args:
+      state: of the form of the loop's.
+      rows: a batch of the loop's, this process' rows.
+    """
+    if rows is None:
+        return None
+    last = int(run.program.whole(state).step) - 1
+    return costs.cost(costs.executable(run.program.at(last), state, run.program.place(rows)))
+
+
+def gains(run: Any, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any] | None:
+    """`ptft_jax.evaluation.transfer.measured` of a run with a parent, else None."""
+    if run.parent is None:
+        return None
+    lineage = json.loads((run.workdir / "lineage.json").read_text())
+    spec = run.model.spec
+    classes = spec.classes if spec.head == "classes" else spec.vocab_size
+    source = run.source.source if run.source is not None else ""
+    return transfer.measured(before, after, transfer.reference(lineage, source, classes))
+
+
+def drift(run: Any, state: Any, print_: str) -> list[dict[str, Any]] | dict[str, str] | None:
+    """`ptft_jax.evaluation.drift.of` a run with a parent from its start, else None; {"missing": why} where the start cannot
+    be made again, because its parent is gone or has changed, or where the adapter cannot be merged.
+
+    The start is computed anew, where the state does not keep it anyway. The state's optimizer moments are given up for the room:
+    nothing can be done with the state afterwards but reading its parameters.
+    """
+    if run.parent is None:
+        return None
+    whole = run.program.whole(state)
+    del state
+    jax.tree.map(lambda a: a.delete(), whole.optimizer)
+    try:
+        start, found = (whole.anchor, print_) if whole.anchor else run.start_trainable()
+        if found != print_:
+            return {"missing": f"{run.parent.name} has changed since the run was started"}
+        layout = run.program.shardings
+        end, frozen = jax.device_put((whole.ema or whole.trainable, whole.frozen), (layout.trainable, layout.frozen))
+        return drifts.of(start, end, frozen, run.adapter, NamedSharding(run.mesh, PartitionSpec()))
+    except (UserError, OSError) as e:
+        return {"missing": str(e)}

@@ -1,0 +1,68 @@
+"""Figures of transfer, from figures that are known; what is not known is said."""
+
+import json
+import math
+
+import pytest
+
+from ptft_jax.evaluation import sequence, transfer
+
+
+def run(folder, source="text:a", start=5.0, run_id="r", parent=()):
+    """The files of a run that measured `start` at step 0."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"data": {"source": source}}))
+    (folder / "environment.json").write_text(json.dumps({"run_id": run_id}))
+    (folder / "lineage.json").write_text(json.dumps(list(parent)))
+    rows = [{"step": 0, "kind": "eval", "validation/nll": start}, {"step": 9, "kind": "eval", "validation/nll": 1.0}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"workdir": str(folder), "step": 9, "run_id": run_id}
+
+
+def test_what_was_learned_of_a_source_counts_from_the_first_run_that_saw_it(tmp_path):
+    base = run(tmp_path / "base", "text:a", 5.0, "r0")
+    first = run(tmp_path / "first", "text:b", 4.0, "r1", [base])
+    again = run(tmp_path / "again", "text:b", 2.0, "r2", [first, base])
+    lineage = [again, first, base]
+    assert transfer.reference(lineage, "text:a", 257)["nll"] == 5.0
+    found = transfer.reference(lineage, "text:b", 257)
+    assert found["nll"] == 4.0 and "its parent" in found["of"] and str(tmp_path / "base") in found["of"]
+    guess = transfer.reference(lineage, "text:c", 257)
+    assert guess["nll"] == math.log(257) and "uniform guess of 257" in guess["of"]
+    assert transfer.reference([{"workdir": "hf:x", "step": 0}], "text:a", 10)["nll"] == math.log(10)
+    # Another run in the place of an ancestor says nothing of it.
+    (tmp_path / "base/environment.json").write_text(json.dumps({"run_id": "other"}))
+    assert transfer.reference(lineage, "text:a", 257)["nll"] == math.log(257)
+
+
+def test_gain_and_forgetting():
+    before = {"validation/nll": 3.0, "source/nll": 2.0, "source_test/nll": 2.1}
+    after = {"validation/nll": 2.5, "source/nll": 2.3, "source_test/nll": 2.4}
+    found = transfer.measured(before, after, {"nll": 5.0, "of": "x"})
+    assert found["target"] == {"before": 3.0, "after": 2.5, "gain": 0.5}
+    assert "test was not evaluated" in found["target_test"]["missing"]
+    assert found["source"]["forgetting"] == pytest.approx(0.3) and found["source"]["learned"] == 3.0
+    assert found["source"]["forgotten_share"] == pytest.approx(0.1)
+    assert found["source_test"]["reference"] == {"nll": 5.0, "of": "x"}
+    shown = transfer.rows(found)
+    assert [r["nats a token"] for r in shown] == ["target", "source", "source, test"]
+    assert "forgetting +0.3000, 10.0% of the 3.000 learned" in shown[1][""]
+    unknown = transfer.measured({"validation/nll": 1.0}, {"validation/nll": 1.0}, {"nll": 5.0, "of": "x"})
+    assert "config.eval.source" in unknown["source"]["missing"]
+    nothing = transfer.measured({"source/nll": 5.5}, {"source/nll": 5.6}, {"nll": 5.0, "of": "x"})
+    assert nothing["source"]["forgotten_share"] is None, "of nothing learned there is no share"
+
+
+def test_scores_of_a_sequence_by_hand():
+    """Equations 2 to 4 of Lopez-Paz & Ranzato 2017 on three tasks; row 0 is before the first."""
+    matrix = [[0.1, 0.2, 0.3], [0.9, 0.4, 0.3], [0.7, 0.8, 0.5], [0.6, 0.6, 0.9]]
+    found = sequence.scores(matrix)
+    assert found["average"] == pytest.approx((0.6 + 0.6 + 0.9) / 3)
+    assert found["backward"] == pytest.approx(((0.6 - 0.9) + (0.6 - 0.8)) / 2)
+    assert found["forward"] == pytest.approx(((0.4 - 0.2) + (0.5 - 0.3)) / 2)
+    turned = sequence.scores(matrix, less_is_better=True)
+    assert turned["average"] == found["average"] and turned["backward"] == -found["backward"]
+    assert turned["forward"] == -found["forward"]
+    assert sequence.scores([[0.5], [0.7]]) == {"average": 0.7, "backward": None, "forward": None}
+    with pytest.raises(ValueError, match="T \\+ 1 rows"):
+        sequence.scores([[0.1, 0.2], [0.3, 0.4]])

@@ -1,0 +1,151 @@
+"""Which runs can be compared, how seeds are joined, and who is on the front: on summaries made by hand."""
+
+import csv
+import io
+import json
+import types
+
+import pytest
+
+from ptft_jax import config as configs
+from ptft_jax.errors import UserError
+from ptft_jax.reporting import comparison, comparison_page
+
+PARENT = [{"workdir": "runs/base", "step": 9, "fingerprint": "f", "run_id": "r"}]
+
+
+def run(folder, name, gain, forgetting, *, lineage=PARENT, fingerprint="f", finished=True, source=True, **changes):
+    """The files that a finished run leaves."""
+    workdir = folder / name
+    workdir.mkdir()
+    config = configs.default().to_dict()
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        section = config
+        for key in parents:
+            section = section[key]
+        section[last] = value
+    forgot = {
+        "forgetting": forgetting,
+        "forgotten_share": forgetting / 3,
+        "learned": 3.0,
+        "reference": {"of": "chance"},
+    }
+    missing = {"missing": "why"}
+    summary = {
+        "transfer": {
+            "target": {"gain": gain},
+            "target_test": missing,
+            "source": forgot if source else missing,
+            "source_test": missing,
+        },
+        "drift": [
+            {"part": "embed", "distance": 3.0, "norm": 30.0, "relative": 0.1},
+            {"part": "head", "distance": 4.0, "norm": 40.0, "relative": 0.1},
+            {"part": "added", "distance": 9.0, "norm": 1.0, "relative": 9.0},
+        ],
+        "cost": {"flops": 10, "devices": 2, "peak_bytes": 2**20},
+        "parameters": {"trainable": 1000, "frozen": 1},
+        "trainable_bytes": 4000,
+        "optimizer_bytes": 8000,
+        "step_seconds": 0.01,
+        "parent_fingerprint": fingerprint,
+    }
+    (workdir / "config.json").write_text(json.dumps(config))
+    (workdir / "lineage.json").write_text(json.dumps(lineage))
+    if finished:
+        (workdir / "summary.json").write_text(json.dumps(summary))
+    return workdir
+
+
+def test_the_front_is_what_nothing_dominates():
+    points = [(0.0, 1.0), (1.0, 2.0), (0.5, 0.9), (1.0, 1.5), (2.0, 2.0), (0.0, 1.0)]
+    assert comparison.front(points) == [True, True, False, False, False, True]
+    assert comparison.front([]) == []
+
+
+def test_seeds_are_one_row_with_their_spread(tmp_path):
+    dirs = [run(tmp_path, f"lora-seed{s}", 1.0 + s, 0.2, seed=s, tune__method="lora") for s in range(3)]
+    dirs += [run(tmp_path, "full", 2.5, 0.9, log__every=3), run(tmp_path, "poor", 0.5, 0.5, tune__train="biases")]
+    groups = comparison.compare(dirs)
+    assert [(g.name, g.method, len(g.runs), g.best) for g in groups] == [
+        ("full", "full", 1, True),
+        ("lora", "lora", 3, True),
+        ("poor", "full: biases", 1, False),
+    ]
+    lora = groups[1].figures
+    assert lora["gain"] == (2.0, 1.0) and lora["forgetting"] == pytest.approx((0.2, 0.0))
+    assert lora["drift"][0] == pytest.approx(0.1), "sqrt(9 + 16) / sqrt(900 + 1600); what was added is not the model's"
+    assert lora["flops"][0] == 20, "of both devices"
+    rows = comparison.table(groups)
+    assert rows[1]["gain"] == "2.000 ± 1.000" and rows[0]["gain"] == "2.500" and rows[2]["front"] == "no"
+    out = tmp_path / "page.html"
+    comparison_page.write(groups, out)
+    html = out.read_text()
+    assert html.count("<svg") == 2 and "Pareto front" in html and "2.000 ± 1.000" in html and ">lora<" in html
+    figures = json.loads(out.with_suffix(".json").read_text())
+    assert figures[1]["seeds"] == [0, 1, 2] and figures[1]["figures"]["gain"] == {"mean": 2.0, "sd": 1.0}
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(fingerprint="g", lineage=[{**PARENT[0], "workdir": "runs/other"}]), "not the same parent.*\n.*runs/base@9\n.*b: runs/other@9"),
+        (dict(data__source="text:b"), "b measured something else.*\n.*data.source: .* in .*a, \"text:b\" in .*b"),
+        (dict(eval__tokens=64), "eval.tokens: 0 in .*a, 64 in .*b"),
+        (dict(lineage=[]), "b has no parent"),
+        (dict(finished=False), "b is not finished"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_named(changes, words, tmp_path):
+    dirs = [run(tmp_path, "a", 1.0, 0.1), run(tmp_path, "b", 1.0, 0.1, **changes)]
+    with pytest.raises(UserError, match=words):
+        comparison.compare(dirs)
+    with pytest.raises(UserError, match="no run there .*did you mean '.*/a'"):
+        comparison.compare([tmp_path / "aa"])
+
+
+def test_how_runs_were_trained_may_differ(tmp_path):
+    same = dict(data__batch_size=4, data__train_tokens=99, eval__every=3, optimizer__learning_rate=0.5)
+    assert len(comparison.compare([run(tmp_path, "a", 1.0, 0.1), run(tmp_path, "b", 1.0, 0.1, **same)])) == 2
+
+
+def test_without_forgetting_there_is_a_table_and_no_front(tmp_path):
+    groups = comparison.compare([run(tmp_path, "a", 1.0, 0.0, source=False), run(tmp_path, "b", 2.0, 0.0, seed=1)])
+    assert [row["forgetting"] for row in comparison.table(groups)] == ["-"] and not groups[0].best
+    comparison_page.write(groups, tmp_path / "p.html")
+    assert "No front: forgetting was not measured" in (tmp_path / "p.html").read_text()
+    assert "learned before" not in comparison.meanings(groups)
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    from ptft_jax import compare
+
+    dirs = [run(tmp_path, "a", 1.0, 0.1), run(tmp_path, "b", 2.0, 0.3, tune__method="ia3")]
+    args = types.SimpleNamespace(run=list(map(str, dirs)), out=str(tmp_path / "c.html"), csv=True, sequence=False)
+    monkeypatch.setattr(compare.flags, "FLAGS", args)
+    compare.main()
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(r["run"], float(r["gain"]), r["on_front"]) for r in rows] == [("b", 2.0, "1"), ("a", 1.0, "1")]
+    args.sequence = True
+    with pytest.raises(UserError, match="--csv is for the comparison"):
+        compare.main()
+
+
+def test_the_page_of_a_sequence(tmp_path):
+    matrix = [[2.0, 3.0], [1.0, 2.5], [1.5, 1.0]]
+    part = {"matrix": matrix, "scores": {"average": 1.25, "backward": -0.5, "forward": None}}
+    found = {"stages": ["before", "after a", "after b"], "tasks": ["a", "b"], "accuracy": part, "nll": part}
+    comparison_page.write_sequence(found, tmp_path / "s.html")
+    html = (tmp_path / "s.html").read_text()
+    assert html.count("<svg") == 2 and ">2.500<" in html and "-0.5000" in html and ">after b<" in html
+    row = comparison_page.sequence_table(found)[0]
+    assert row["forward transfer"] == "-" and row["average"] == "1.2500"
+
+
+def test_a_run_of_before_a_setting_was_there_has_its_default(tmp_path):
+    old = run(tmp_path, "old", 1.0, 0.1)
+    config = json.loads((old / "config.json").read_text())
+    del config["data"]["untrainable"]
+    (old / "config.json").write_text(json.dumps(config))
+    assert len(comparison.compare([old, run(tmp_path, "new", 2.0, 0.1)])) == 1, "two seeds, as far as settings go"
