@@ -83,8 +83,9 @@ def train(
     own = {} if adapter is None else adapter.updates(partition, steps)._asdict()
     steps_of = []
     for phase in range(max(len(phases), 1)):
+        pull = careful.start_decay
         chain = optimizers.build(
-            optimizer or optimizer_config(), schedule, partition, phase=phase, start_decay=careful.start_decay, **own
+            optimizer or optimizer_config(), schedule, partition, phase=phase, start_decay=pull, **own
         )
         steps_of.append(Step(model, objective, partition, chain, micro, ema, careful, partition.shut(phase)))
 

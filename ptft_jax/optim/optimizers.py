@@ -58,8 +58,8 @@ def build(
 def _seeing_gradients(chain: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
     """The chain, whose parts get what goes into its first as the keyword `gradients`, too."""
 
-    def update(updates, state, params=None, **more):
-        return chain.update(updates, state, params, gradients=updates, **more)
+    def update(updates, state, params=None, **extra):
+        return chain.update(updates, state, params, gradients=updates, **extra)
 
     return optax.GradientTransformationExtraArgs(chain.init, update)
 
