@@ -14,6 +14,7 @@ VERBS = {
     "generate": "continue a text: --run=DIR[@best] --prompt=TEXT",
     "chat": "talk with a model: --run=DIR[@best] [--message=TEXT]",
     "export": "write a model for other tools: --run=SOURCE --to=hf|gguf|peft --out=PATH",
+    "combine": "make one run of several: --method=NAME --run=DIR [--run=DIR ...] --out=DIR",
     "report": "write an HTML report of runs: --run=DIR [--run=DIR ...] --out=FILE",
     "doctor": "check this machine: versions, devices, cache, a compiled step",
 }

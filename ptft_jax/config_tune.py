@@ -23,7 +23,8 @@ def _span(default: float, meaning: str) -> Field:
 TUNE: dict[str, Any] = {
     "method": Field(
         "full",
-        "what is added to the model: full = nothing, else lora, adalora, vera, oft, ia3, prompt, or several joined by '+'",
+        "what is added to the model: full = nothing, else lora, adalora, vera, oft, ia3, bottleneck, prefix, gated_prefix, "
+        "prompt, p_tuning, or several of them joined by '+'",
     ),
     "train": Field(
         "all",
@@ -134,6 +135,37 @@ TUNE: dict[str, Any] = {
     },
     "prompt": {
         "length": positive(20, "learned vectors before the tokens of every row"),
-        "init": one_of("vocabulary", "what they start from: random tokens' vectors or noise", "vocabulary", "random"),
+        "init": one_of(
+            "vocabulary",
+            "what they start from: random tokens' vectors, those of `text`, or noise",
+            "vocabulary",
+            "text",
+            "random",
+        ),
+        "text": Field("", "of init=text: its tokens, repeated or cut to `length`"),
+    },
+    "p_tuning": {
+        "length": positive(20, "vectors before the tokens of every row"),
+        "hidden": positive(128, "size of the network that makes them while they are learned"),
+        "encoder": one_of("mlp", "kind of that network", "mlp", "lstm"),
+    },
+    "prefix": {
+        "length": positive(20, "learned keys and values before those of every row, in every layer"),
+        "reparametrise": natural(
+            0, "hidden size of one network that makes all layers' while they are learned; 0 = none"
+        ),
+    },
+    "gated_prefix": {
+        "length": positive(10, "learned vectors of each layer, which its attention sees through a gate"),
+        "layers": natural(0, "how many of the last layers have them; 0 = all"),
+    },
+    "bottleneck": {
+        "form": one_of(
+            "pfeiffer", "behind the MLP, behind attention and MLP, or beside the MLP", "pfeiffer", "houlsby", "parallel"
+        ),
+        "size": positive(64, "of the hidden layer"),
+        "activation": one_of("relu", "of the hidden layer", "relu", "gelu", "gelu_tanh", "silu"),
+        "scale": natural(0.0, "factor of what is added; 0 = 4 of the parallel form, 1 of the others"),
+        "dropout": share(0.0, "rate on the hidden layer"),
     },
 }

@@ -67,8 +67,8 @@ def model(
     loaded = loading.load(reference, field="--run", ignore=ignore)
     if loaded.model.adapt is not None:
         raise UserError(
-            f"--to={to}: {loaded.source.name} has learned vectors before the tokens, which are no part of a plain model; "
-            "export its base, and the adapter by --to=peft"
+            f"--to={to}: {loaded.source.name} was trained by tune.method={loaded.source.config.tune.method!r}, whose additions are "
+            "no part of a plain model; export its base, and the adapter by --to=peft"
         )
     fields, chain, tokenizer, summary = _facts(loaded.source)
     exported = export.Exported(loaded.params, fields, tokenizer, chain, family=family)
@@ -103,12 +103,14 @@ def _refuse_changed_base(source: Any, params: dict[str, Any], base: dict[str, An
     """PEFT's format holds adapters alone, so nothing else may have changed."""
     import numpy as np
 
+    from ptft_jax.adapters.base import is_added
+
     def changed(path: str) -> bool:
         return (
             path not in base or params[path].shape != base[path].shape or not np.array_equal(params[path], base[path])
         )
 
-    wrong = [path for path in params if "adapter" not in path.split("/") and changed(path)]
+    wrong = [path for path in params if not is_added(path) and changed(path)]
     if wrong:
         raise UserError(
             f"--to=peft: {source.name} changed more than its adapter, which PEFT's format has no place for:{listed(wrong)}\n"

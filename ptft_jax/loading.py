@@ -158,7 +158,7 @@ def load(
     method = added.method if added else source.adapter
     kept = None if method is None or method.mergeable else method
     if added and source.adapter is not None and not source.adapter.mergeable:
-        raise UserError(f"--adapter: {source.name} has learned vectors before the tokens already")
+        raise UserError(f"--adapter: {source.name} has an adapter of its own, which cannot be merged")
     params = source.parameters(on_one_device, dtype, weights=weights, merged=kept is None or bool(added))
     spec = specs.from_config(source.config.model, source.fields["vocab_size"])
     if not isinstance(source, restore.Source):
@@ -169,4 +169,5 @@ def load(
     tokenizer = None if spec.image_size else source.tokenizer
     objective = source.config.objective.name
     gaps = spans.sentinels(tokenizer) if objective == "span_corruption" else {}
-    return Loaded(source, Transformer(spec, kept), params, tokenizer, objectives.reads_prompt(objective), gaps)
+    model, params = Transformer(spec, kept).collapsed(params)
+    return Loaded(source, model, params, tokenizer, objectives.reads_prompt(objective), gaps)

@@ -171,7 +171,7 @@ class Run:
         c = self.config
         constrain = sharding.Rows(self.mesh) if c.parallel.compile == "jit" else None
         self.new_rows = ""
-        self.adapter = adapters.build(c.tune)
+        self.adapter = adapters.build(c.tune, None if c.model.image_size else self.tokenizer.encode)
         rows = c.model.vocab_size or self.tokenizer.vocab_size
         if c.tokenizer.add:
             self.new_rows = c.tokenizer.new_rows if self.parent else ""
@@ -185,8 +185,10 @@ class Run:
         plain = Transformer(spec, None, constrain)
         if self.adapter is not None:
             self.adapter.check(plain.shapes())
-            self._check_virtual(self.adapter.virtual_tokens)
+            if self.adapter.note:
+                self.reporter.say(self.adapter.note)
         self.plain, self.model = plain, Transformer(spec, self.adapter, constrain)
+        self._check_length()
         self.shapes = self.model.shapes()
         self.plain_shapes = plain.shapes()
         refuse_idle(self.init["fresh"], flatten(self.plain_shapes), "config.init.fresh", "parameter")
@@ -209,12 +211,13 @@ class Run:
         if largest >= count:
             raise UserError(f"config.model.classes = {count}: the data have {largest + 1} classes")
 
-    def _check_virtual(self, count: int) -> None:
-        length, most = self.config.data.length, self.config.model.max_length
-        if length + count > most:
-            raise UserError(
-                f"config.{self.adapter.field}.length = {count}: with data.length {length} above model.max_length {most}"
-            )
+    def _check_length(self) -> None:
+        length, spec = self.config.data.length, self.model.spec
+        taken = spec.max_length - self.model.max_tokens
+        if taken and not spec.image_size and length > self.model.max_tokens:
+            field = self.adapter.field
+            what = f"{field}: the methods take {taken} positions" if field == "tune" else f"{field}.length = {taken}"
+            raise UserError(f"config.{what}: with data.length {length} above model.max_length {spec.max_length}")
 
     def _build_step(self) -> None:
         c = self.config

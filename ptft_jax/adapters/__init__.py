@@ -7,12 +7,16 @@ from typing import Any
 
 from ptft_jax.adapters import several
 from ptft_jax.adapters.adalora import AdaLora
-from ptft_jax.adapters.base import Method
+from ptft_jax.adapters.base import Encode, Method
+from ptft_jax.adapters.bottleneck import Bottleneck
 from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.dora import Dora
+from ptft_jax.adapters.gated_prefix import GatedPrefix
 from ptft_jax.adapters.ia3 import Ia3
 from ptft_jax.adapters.lora import Lora
 from ptft_jax.adapters.oft import Oft
+from ptft_jax.adapters.p_tuning import PTuning
+from ptft_jax.adapters.prefix import Prefix
 from ptft_jax.adapters.prompt import Prompt
 from ptft_jax.adapters.vera import Vera
 from ptft_jax.errors import UserError, nearest
@@ -48,7 +52,11 @@ def _ia3(section: Any) -> Ia3:
 
 
 def _prompt(section: Any) -> Prompt:
-    return Prompt(section.length, section.init)
+    return Prompt(section.length, section.init, section.text if section.init == "text" else "")
+
+
+def _plain(method: Callable[..., Method]) -> Callable[[Any], Method]:
+    return lambda section: method(**section.read_all())
 
 
 # By the name of the method, which is also that of its section of `config.tune`.
@@ -58,14 +66,25 @@ METHODS: Mapping[str, Callable[[Any], Method]] = {
     "vera": _vera,
     "oft": _oft,
     "ia3": _ia3,
+    "bottleneck": _plain(Bottleneck),
+    "prefix": _plain(Prefix),
+    "gated_prefix": _plain(GatedPrefix),
     "prompt": _prompt,
+    "p_tuning": _plain(PTuning),
 }
 
 
-def build(config: Any) -> Method | None:
+def build(config: Any, encode: Encode | None = None) -> Method | None:
     """What `config.tune` adds to the model, or None where `tune.method` is "full". Several names, joined by "+", are
-    several methods at once; `tune.adapters` names as many adapters, of which each row has its own. Raises UserError for a
-    name that is not there, or there twice."""
+    several methods at once; `tune.adapters` names as many adapters, of which each row has its own.
+
+    Args:
+      encode: a text to token ids, for methods that start from a text. Without it they can hold parameters that are there
+        already, but start none.
+
+    Raises:
+      UserError: a name that is not there, or there twice; a text without tokens.
+    """
     if config.method == "full":
         return None
     names = config.method.split("+")
@@ -74,6 +93,8 @@ def build(config: Any) -> Method | None:
             known = "full, or one or more (joined by '+') of " + ", ".join(METHODS)
             raise UserError(f"config.tune.method = {config.method!r}: expected {known}{nearest(name, METHODS)}")
     made = [METHODS[name](config[name]) for name in names]
+    if encode is not None:
+        made = [method.encoded(encode) for method in made]
     return several.of(made[0] if len(made) == 1 else Composed(tuple(made)), tuple(config.adapters))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -16,11 +16,13 @@ from ptft_jax.model.layers import Linear
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, regex, unflatten
 
-# The names of the places that methods fill (`adapter` of linear layers, of sublayers and of the token embedding).
-SLOTS = ("adapter",)
+# The names of the places that methods fill: `adapter` of linear layers, of sublayers and of the token embedding, and
+# `prefix` of attention and, for what all layers share of one, of the trunk.
+SLOTS = ("adapter", "prefix")
 ADDED = f"(.*/)?({'|'.join(SLOTS)})/.*"
 
 Rules = tuple[tuple[str, float], ...]
+Encode = Callable[[str], Sequence[int]]  # a text to token ids
 
 
 class Updates(NamedTuple):
@@ -41,13 +43,21 @@ class Method:
       field: the section of the config, for messages.
       learning_rate: the peak rate where the config gives none, from published practice (cited where it is set).
       mergeable: whether `merge` can give the parameters of a plain model.
-      virtual_tokens: how many positions before the tokens the method takes.
+      virtual_tokens: how many learned vectors the method places before the tokens of a row, taking their positions.
+      prefix_length: how many keys it places before the row's in every layer; they take positions, too.
+      note: what a run is to say of how it starts, or "".
     """
 
     field: ClassVar[str]
     learning_rate: float
     mergeable: ClassVar[bool] = True
     virtual_tokens: int = 0
+    prefix_length: int = 0
+    note: str = ""
+
+    def encoded(self, encode: Encode) -> Method:
+        """The method with its texts, where it starts from any, as token ids. Raises UserError for one without tokens."""
+        return self
 
     @property
     def rates(self) -> Rules:
@@ -71,7 +81,19 @@ class Method:
         Raises:
           UserError: that cannot be.
         """
-        raise NotImplementedError
+        raise UserError(
+            f"config.{self.field}: what this method adds cannot be merged into the parameters of a plain model; use the "
+            "run as it is (generate, chat, eval), or its base"
+        )
+
+    def collapsed(self, trunk: nnx.Module, params: Mapping[str, Any]) -> tuple[Method, Mapping[str, Any]]:
+        """A method and whole parameters that do the same without networks that only training needs.
+
+        Args:
+          trunk: the model's `Trunk`, with its parameters.
+          params: whole parameters.
+        """
+        return self, params
 
 
 def place(holder: nnx.Module, module: nnx.Module, path: str, method: Method, slot: str = "adapter") -> None:
@@ -83,6 +105,13 @@ def place(holder: nnx.Module, module: nnx.Module, path: str, method: Method, slo
     if getattr(holder, slot) is not None:
         raise UserError(f"config.{method.field}: another method of config.tune.method changes {path} already")
     setattr(holder, slot, nnx.data(module))
+
+
+def key_for(path: str, rngs: nnx.Rngs) -> tuple[int, jax.Array]:
+    """A number of the path's own (see `ptft_jax.model.layers.dropout`) and a random key of its own, so that adding to one
+    place leaves the others' start unchanged."""
+    site = zlib.crc32(path.encode()) & 0x7FFFFFFF
+    return site, jax.random.fold_in(rngs.adapter.key[...], site)
 
 
 def is_added(path: str) -> bool:
@@ -132,9 +161,7 @@ class LayerMethod(Method):
         for path, layer in nnx.iter_modules(module):
             name = prefix + "/".join(map(str, path))
             if isinstance(layer, Linear) and self.targeted(name):
-                # A key of the layer's own, so that adding a target leaves the others' start unchanged.
-                site = zlib.crc32(name.encode()) & 0x7FFFFFFF
-                key = jax.random.fold_in(rngs.adapter.key[...], site)
+                site, key = key_for(name, rngs)
                 place(layer, self.module(layer, name, site, key), name, self)
 
     def targeted(self, path: str) -> bool:

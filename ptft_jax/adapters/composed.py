@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from flax import nnx
 
-from ptft_jax.adapters.base import Method, Rules, Updates
+from ptft_jax.adapters.base import ADDED, Method, Rules, Updates
 from ptft_jax.params.partition import Partition
 
 
@@ -33,10 +33,18 @@ class Composed(Method):
         return sum(method.virtual_tokens for method in self.methods)
 
     @property
+    def prefix_length(self) -> int:
+        return sum(method.prefix_length for method in self.methods)
+
+    @property
+    def note(self) -> str:
+        return "\n".join(method.note for method in self.methods if method.note)
+
+    @property
     def rates(self) -> Rules:
-        # Those of one leaf alone come before those of all that was added, which the methods share.
-        rules = dict.fromkeys(rule for method in self.methods for rule in method.rates[:-1])
-        return (*rules, *dict.fromkeys(method.rates[-1] for method in self.methods))
+        # Those of some leaves come before that of all that was added, which the methods share.
+        rules = dict.fromkeys(rule for method in self.methods for rule in method.rates)
+        return tuple(sorted(rules, key=lambda rule: rule[0] == ADDED))
 
     def updates(self, partition: Partition, steps: int) -> Updates:
         parts = [method.updates(partition, steps) for method in self.methods]
@@ -54,3 +62,10 @@ class Composed(Method):
         for method in self.methods:
             params = method.merge(params)
         return dict(params)
+
+    def collapsed(self, trunk: nnx.Module, params: Mapping[str, Any]) -> tuple[Method, Mapping[str, Any]]:
+        methods = []
+        for method in self.methods:
+            method, params = method.collapsed(trunk, params)
+            methods.append(method)
+        return Composed(tuple(methods)), params

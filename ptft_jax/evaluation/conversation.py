@@ -61,11 +61,11 @@ class Conversation:
         model, tokenizer = self._loaded.model, self._loaded.tokenizer
         messages = [*self.messages, {"role": "user", "content": text}]
         ids = chat.encode_chat(tokenizer, messages, True, template=self._template).tolist()
-        room = model.spec.max_length - len(ids)
+        room = model.max_tokens - len(ids)
         if room < 1:
             raise UserError(
                 f"the conversation with this message has {len(ids)} tokens, and the model sees at most "
-                f"{model.spec.max_length}, its answer included: start anew, or say it in fewer words"
+                f"{model.max_tokens}, its answer included: start anew, or say it in fewer words"
             )
         [row] = continue_ids(
             model,

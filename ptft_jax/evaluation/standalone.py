@@ -27,6 +27,53 @@ class _Program:
         return jax.device_put(batch)
 
 
+class Measurement:
+    """A part of a data source, ready to measure a model and others with its parameters' shapes on."""
+
+    def __init__(
+        self,
+        loaded: Any,
+        source: str,
+        split: str,
+        *,
+        tokens: int = 0,
+        batch_size: int = 16,
+        length: int = 0,
+        **reading: Any,
+    ):
+        """As `evaluate`, which has the errors."""
+        if not source and loaded.source.data is None:
+            raise UserError(f"--data is missing: what {loaded.source.name} was trained on is not known")
+        most = loaded.model.max_tokens
+        if length > most:
+            raise UserError(f"--length = {length}: the model sees at most {most} tokens")
+        objectives.check(loaded.source.config.objective.name, loaded.model.spec)
+        config = loaded.source.config
+        values = config.as_dict()
+        values["data"] |= {"length": length or config.data.length, **reading}
+        if source:
+            values["data"]["source"] = source
+        data = configs.check(values).data
+        builder = builders.build(config.objective, loaded.tokenizer)
+        read = pipeline.tokenised(data, data.source, split, loaded.tokenizer)
+        _check_classes(loaded.source, read)
+        found = pipeline.filled(data, read, builder, partial=True)
+        rows = batches.evaluation(found.rows, batch_size=batch_size, tokens=tokens)
+        objective = objectives.build(config.objective)
+        lengths = tok.byte_lengths(loaded.tokenizer) if objective.chained else None
+        self._set = EvalSet(split, rows, _Program(loaded.model, objective), lengths)
+        self._facts = {"data": data.source, "split": split, "tokens": int(self._set.tokens)}
+        self._lost = {"lost": found.lost()} if found.lost() else {}
+
+    def values(self, params: Any) -> dict[str, float]:
+        """Metrics of a model's parameters, by name without a set's: {"nll", "accuracy", ...}."""
+        return {k.split("/", 1)[1]: v for k, v in self._set.run(params).items()}
+
+    def report(self, params: Any) -> dict[str, Any]:
+        """What `evaluate` returns."""
+        return {**self._facts, **self.values(params), **self._lost}
+
+
 def evaluate(
     loaded: Any, source: str, split: str, *, tokens: int = 0, batch_size: int = 16, length: int = 0, **reading: Any
 ) -> dict[str, Any]:
@@ -42,29 +89,8 @@ def evaluate(
     Raises:
       UserError: no source where the model's own data are not known, or a model that predicts no next token.
     """
-    if not source and loaded.source.data is None:
-        raise UserError(f"--data is missing: what {loaded.source.name} was trained on is not known")
-    most = loaded.model.spec.max_length - loaded.model.virtual_tokens
-    if length > most:
-        raise UserError(f"--length = {length}: the model sees at most {most} tokens")
-    objectives.check(loaded.source.config.objective.name, loaded.model.spec)
-    config = loaded.source.config
-    values = config.as_dict()
-    values["data"] |= {"length": length or config.data.length, **reading}
-    if source:
-        values["data"]["source"] = source
-    data = configs.check(values).data
-    builder = builders.build(config.objective, loaded.tokenizer)
-    read = pipeline.tokenised(data, data.source, split, loaded.tokenizer)
-    _check_classes(loaded.source, read)
-    found = pipeline.filled(data, read, builder, partial=True)
-    rows = batches.evaluation(found.rows, batch_size=batch_size, tokens=tokens)
-    objective = objectives.build(config.objective)
-    lengths = tok.byte_lengths(loaded.tokenizer) if objective.chained else None
-    eval_set = EvalSet(split, rows, _Program(loaded.model, objective), lengths)
-    measured = {k.split("/", 1)[1]: v for k, v in eval_set.run(loaded.params).items()}
-    lost = {"lost": found.lost()} if found.lost() else {}
-    return {"data": data.source, "split": split, "tokens": int(eval_set.tokens), **measured, **lost}
+    options = {"tokens": tokens, "batch_size": batch_size, "length": length, **reading}
+    return Measurement(loaded, source, split, **options).report(loaded.params)
 
 
 def _check_classes(source: Any, tokens: pipeline.Tokens) -> None:

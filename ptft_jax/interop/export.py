@@ -13,6 +13,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from ptft_jax.adapters.base import is_added
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.interop import card, families, layouts
@@ -235,7 +236,7 @@ def to_peft(
     try:
         names = family.tensors(families.canonical(fields))
         peft.write(temporary, adapter, params, names, base=base)
-        plain = {path: array for path, array in flatten(params).items() if "adapter" not in path.split("/")}
+        plain = {path: array for path, array in flatten(params).items() if not is_added(path)}
         read = peft.read(temporary, names, unflatten(plain))
         ours = _logits(fields, adapter)(flatten(params))
         theirs = _logits(fields, read.method)({**plain, **flatten(read.params)})

@@ -22,10 +22,15 @@ class Mask(NamedTuple):
 
 
 class View(NamedTuple):
-    """What a layer attends to: its mask, and how its positions rotate queries and keys (None = not at all)."""
+    """What a layer attends to: its mask, and how its positions rotate queries and keys (None = not at all).
+
+    The mask's first columns are of the keys that a `prefix` places before the row's, where there are any. `prefix` is
+    the layer's keys and values, each [n, K * H], where what makes them is shared by all layers (see `Trunk.prefix`).
+    """
 
     mask: Mask
     rotation: rotary.Table | None
+    prefix: tuple[jax.Array, jax.Array] | None = None
 
 
 def causal_mask(
@@ -60,6 +65,18 @@ def windowed(mask: Mask, window: int, first: int | jax.Array = 0) -> Mask:
     return Mask(mask.allowed & (jnp.abs(distance) < window), False)
 
 
+def prefixed(mask: Mask, count: int, positions_BT: jax.Array, window: int = 0) -> Mask:
+    """The mask with `count` keys before all others, at positions 0 to count - 1. Every query sees them, whatever its
+    segment; with a window, those less than `window` positions before it."""
+    if window:
+        seen = positions_BT[:, :, None] - jnp.arange(count) < window
+    else:
+        seen = jnp.ones((1, mask.allowed.shape[1], count), bool)
+    rows = max(seen.shape[0], mask.allowed.shape[0])
+    parts = [jnp.broadcast_to(part, (rows, *part.shape[1:])) for part in (seen, mask.allowed)]
+    return Mask(jnp.concatenate(parts, axis=2), False)
+
+
 def attend(
     q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask, implementation: str, scale: float, cap: float
 ) -> jax.Array:
@@ -80,7 +97,12 @@ def attend(
 
 
 class Attention(nnx.Module):
-    """Projects to queries, keys and values, attends, and projects back to the residual stream."""
+    """Projects to queries, keys and values, attends, and projects back to the residual stream.
+
+    Fine-tuning methods (`ptft_jax.adapters`) have two places here, empty (None) unless they fill them. `prefix`
+    attends in place of `attend`, to more than the row: a module called with (attention, q [B, T, N, H], k and v
+    [B, S, K, H], view) that returns [B, T, N, H]. `adapter` changes what the block makes of the output, see `Block`.
+    """
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
         self.spec = spec
@@ -94,24 +116,35 @@ class Attention(nnx.Module):
         # Over each head (Qwen 3, Gemma 3), or over all heads at once (OLMo 2).
         sizes = {"head": (spec.head_dim, spec.head_dim), "all": (inner, kv)}.get(spec.query_key_norm)
         self.query_norm, self.key_norm = (Norm(spec, sizes[0]), Norm(spec, sizes[1])) if sizes else (None, None)
+        self.prefix = None
+        self.adapter = None
 
     def __call__(self, x_BTD, view: View, cache=None, start=None, keys=None):
         """Returns ([B, T, D], cache). `cache` is (k, v), each [B, S, K, H]: the new keys and values are written at
         slot `start`, and all S slots are attended to under the mask."""
-        spec, (b, t, _) = self.spec, x_BTD.shape
-        q, k, v = self.query(x_BTD, keys), self.key(x_BTD, keys), self.value(x_BTD, keys)
-        if spec.query_key_norm == "all":
-            q, k = self.query_norm(q), self.key_norm(k)
-        q = q.reshape(b, t, spec.heads, spec.head_dim)
-        k = k.reshape(b, t, spec.kv_heads, spec.head_dim)
-        v = v.reshape(b, t, spec.kv_heads, spec.head_dim)
-        if spec.query_key_norm == "head":
-            q, k = self.query_norm(q), self.key_norm(k)
+        q = self._heads(self.query(x_BTD, keys), self.query_norm)
+        k, v = self.keys_and_values(x_BTD, keys)
         if view.rotation is not None:
             q, k = rotary.rotate(q, view.rotation), rotary.rotate(k, view.rotation)
         if cache is not None:
             k, v = (jax.lax.dynamic_update_slice_in_dim(old, new, start, 1) for old, new in zip(cache, (k, v)))
             cache = (k, v)
+        y = self.attend(q, k, v, view.mask) if self.prefix is None else self.prefix(self, q, k, v, view)
+        return self.out(y.reshape(*x_BTD.shape[:2], -1), keys), cache
+
+    def keys_and_values(self, x_BTD, keys=None) -> tuple[jax.Array, jax.Array]:
+        """Each [B, T, K, H], before rotation."""
+        return self._heads(self.key(x_BTD, keys), self.key_norm), self._heads(self.value(x_BTD, keys), None)
+
+    def attend(self, q_BTNH, k_BSKH, v_BSKH, mask: Mask, implementation: str = "") -> jax.Array:
+        """With this model's scale, cap and, by default, implementation: [B, T, N, H]."""
+        spec = self.spec
         scale = spec.attention_scale or spec.head_dim**-0.5
-        y = attend(q, k, v, view.mask, spec.attention, scale, spec.attention_cap)
-        return self.out(y.reshape(b, t, -1), keys), cache
+        return attend(q_BTNH, k_BSKH, v_BSKH, mask, implementation or spec.attention, scale, spec.attention_cap)
+
+    def _heads(self, x_BTC: jax.Array, norm: Norm | None) -> jax.Array:
+        """Apart by heads [B, T, heads, H], normed as the model has it."""
+        if norm is not None and self.spec.query_key_norm == "all":
+            x_BTC = norm(x_BTC)
+        x = x_BTC.reshape(*x_BTC.shape[:2], -1, self.spec.head_dim)
+        return norm(x) if norm is not None and self.spec.query_key_norm == "head" else x

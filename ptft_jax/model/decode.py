@@ -158,65 +158,77 @@ def generate(
     Raises:
       UserError: an empty prompt, or one that with its continuation exceeds the model's `max_length`.
     """
+    _refuse(model, prompts, max_new_tokens)
+    tokens, pad_B = _laid_out(model, prompts)
+    length = tokens.shape[1]
+    slots = length + -(-max_new_tokens // _CHUNK) * _CHUNK
+    key = jax.random.key(seed)
+    keys_B = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(len(prompts)))
+    adapters_B = None if adapters is None else jnp.asarray(adapters, jnp.int32)
+    logits, cache = _prefill(model, params, jnp.asarray(tokens), pad_B, adapters_B, slots, prefix)
+    written = _Written(len(prompts), cut, on_tokens)
+    for count in range(0, max_new_tokens, _CHUNK):
+        steps, done_B = min(_CHUNK, max_new_tokens - count), jnp.asarray(written.done)
+        rows = done_B, pad_B, keys_B, adapters_B
+        logits, cache, _, new = _extend(
+            model, params, logits, cache, *rows, length, count, sampling, tuple(stop_ids), steps
+        )
+        written.add(np.asarray(new).tolist())
+        if written.done.all():
+            break
+    return written.rows()
+
+
+def _refuse(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     if model.spec.head != "lm" or not model.spec.causal:
         raise UserError(
             "the model predicts no next token (it is bidirectional, or has a head for classes): it cannot write"
         )
-    longest = max(map(len, prompts))
+    longest, most = max(map(len, prompts)), model.spec.max_length
     if not min(map(len, prompts)):
         raise UserError(f"prompt {[len(p) for p in prompts].index(0)} is empty: give at least one token")
-    virtual = model.virtual_tokens
-    room = model.spec.max_length - virtual - longest
+    taken, room = most - model.max_tokens, model.max_tokens - longest
     if max_new_tokens > room:
-        before = f" and starts with {virtual} learned vectors" if virtual else ""
+        before = f" and starts with {taken} learned vectors" if taken else ""
         raise UserError(
-            f"the model sees at most {model.spec.max_length} tokens{before}: a prompt of {longest} leaves room for {max(room, 0)} new "
+            f"the model sees at most {most} tokens{before}: a prompt of {longest} leaves room for {max(room, 0)} new "
             f"ones, not {max_new_tokens}"
         )
-    prompts = [[*range(model.spec.vocab_size, model.spec.vocab_size + virtual), *prompt] for prompt in prompts]
-    length = -(-(virtual + longest) // _CHUNK) * _CHUNK
-    slots = length + -(-max_new_tokens // _CHUNK) * _CHUNK
-    tokens = np.zeros((len(prompts), length), np.int32)
-    for row, prompt in enumerate(prompts):
-        tokens[row, length - len(prompt) :] = prompt
-    pad_B = jnp.asarray([length - len(p) for p in prompts])
-    key = jax.random.key(seed)
-    keys_B = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(len(prompts)))
 
-    adapters_B = None if adapters is None else jnp.asarray(adapters, jnp.int32)
-    logits, cache = _prefill(model, params, jnp.asarray(tokens), pad_B, adapters_B, slots, prefix)
-    done = np.zeros(len(prompts), bool)
-    rows: list[list[int]] = [[] for _ in prompts]
-    reasons = ["length"] * len(prompts)
-    for count in range(0, max_new_tokens, _CHUNK):
-        steps = min(_CHUNK, max_new_tokens - count)
-        logits, cache, _, new = _extend(
-            model,
-            params,
-            logits,
-            cache,
-            jnp.asarray(done),
-            pad_B,
-            keys_B,
-            adapters_B,
-            length,
-            count,
-            sampling,
-            tuple(stop_ids),
-            steps,
-        )
-        for row, ids in enumerate(np.asarray(new).tolist()):
-            if done[row]:
+
+def _laid_out(model: Transformer, prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, jax.Array]:
+    """Prompts behind the ids of learned vectors, at the right of rows of one length; and how much is left before each."""
+    first = range(model.spec.vocab_size, model.spec.vocab_size + model.virtual_tokens)
+    prompts = [[*first, *prompt] for prompt in prompts]
+    length = -(-max(map(len, prompts)) // _CHUNK) * _CHUNK
+    tokens = np.zeros((len(prompts), length), np.int32)
+    for row, prompt in zip(tokens, prompts):
+        row[length - len(prompt) :] = prompt
+    return tokens, jnp.asarray([length - len(prompt) for prompt in prompts])
+
+
+class _Written:
+    """What the rows say so far, and which are over (`done`, bool [B])."""
+
+    def __init__(self, rows: int, cut, on_tokens):
+        self.ids: list[list[int]] = [[] for _ in range(rows)]
+        self.reasons, self.done = ["length"] * rows, np.zeros(rows, bool)
+        self.cut, self.on_tokens = cut, on_tokens
+
+    def add(self, new: list[list[int]]) -> None:
+        """Adds new ids of every row; -1 marks what ended it."""
+        for row, ids in enumerate(new):
+            if self.done[row]:
                 continue
             end = ids.index(-1) if -1 in ids else len(ids)
-            rows[row] += ids[:end]
-            keep = cut(row, rows[row]) if cut else None
+            self.ids[row] += ids[:end]
+            keep = self.cut(row, self.ids[row]) if self.cut else None
             if keep is not None:
-                rows[row], reasons[row], done[row] = rows[row][:keep], "stop", True
+                self.ids[row], self.reasons[row], self.done[row] = self.ids[row][:keep], "stop", True
             elif end < len(ids):
-                reasons[row], done[row] = "end", True
-            if on_tokens:
-                on_tokens(row, rows[row])
-        if done.all():
-            break
-    return [Generated(ids, reason) for ids, reason in zip(rows, reasons)]
+                self.reasons[row], self.done[row] = "end", True
+            if self.on_tokens:
+                self.on_tokens(row, self.ids[row])
+
+    def rows(self) -> list[Generated]:
+        return [Generated(ids, reason) for ids, reason in zip(self.ids, self.reasons)]

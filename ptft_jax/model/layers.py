@@ -92,7 +92,10 @@ class Embedding(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """down(act(up(x))), or down(act(gate(x)) * up(x)) when gated (SwiGLU with act = silu)."""
+    """down(act(up(x))), or down(act(gate(x)) * up(x)) when gated (SwiGLU with act = silu).
+
+    `adapter` is a place of fine-tuning methods, see `ptft_jax.model.transformer.Block`.
+    """
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
         residual_std = spec.init_std / (2 * spec.layers) ** 0.5
@@ -101,6 +104,7 @@ class MLP(nnx.Module):
         self.gate = Linear(spec.width, spec.mlp_width, spec, rngs, bias=bias, std=spec.init_std) if spec.gated else None
         self.up = Linear(spec.width, spec.mlp_width, spec, rngs, bias=bias, std=spec.init_std)
         self.down = Linear(spec.mlp_width, spec.width, spec, rngs, bias=bias, std=residual_std)
+        self.adapter = None
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         act = ACTIVATIONS[self.activation]

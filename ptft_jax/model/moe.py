@@ -36,6 +36,7 @@ class MoE(nnx.Module):
         self.spec = spec
         self.router = Linear(spec.width, spec.experts, spec, rngs, bias=False, std=spec.init_std)
         self.experts = Experts(spec, rngs)
+        self.adapter = None  # as that of `MLP`
 
     def __call__(self, x_BTD: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         spec, shape = self.spec, x_BTD.shape

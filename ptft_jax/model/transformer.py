@@ -17,7 +17,7 @@ from flax import nnx
 
 from ptft_jax.errors import UserError
 from ptft_jax.model import heads, rotary
-from ptft_jax.model.attention import Attention, Mask, View, causal_mask, windowed
+from ptft_jax.model.attention import Attention, Mask, View, causal_mask, prefixed, windowed
 from ptft_jax.model.embeddings import ImageEmbed, TokenEmbed
 from ptft_jax.model.layers import MLP, Norm, PerRow, dropout
 from ptft_jax.model.moe import MoE
@@ -31,6 +31,9 @@ class Block(nnx.Module):
 
     "pre" x + f(norm(x)); "post" norm(x + f(x)) (Vaswani et al. 2017); "output" x + norm(f(x)) (OLMo 2);
     "both" x + norm(f(norm(x))) (Gemma 2). `spec.parallel` runs attention and MLP on the same x (GPT-J, GPT-NeoX).
+
+    Fine-tuning methods change what a sublayer f (attention, MLP) puts out by its `adapter`: a module called with
+    (f, f's input, its output y, what the block would make of y, the `PerRow`), each [B, T, D], that returns y anew.
     """
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
@@ -44,13 +47,19 @@ class Block(nnx.Module):
         self.mlp_post_norm = Norm(spec) if after else None
 
     def __call__(self, x_BTD, view: View, cache=None, start=None, keys=None):
-        y, cache = self.attention(_maybe(self.attention_norm, x_BTD), view, cache, start, keys)
+        inputs = _maybe(self.attention_norm, x_BTD)
+        y, cache = self.attention(inputs, view, cache, start, keys)
+        y = self._adapted(self.attention, inputs, y, x_BTD, self.attention_post_norm, keys)
         after_BTD = self._add(x_BTD, y, self.attention_post_norm, keys, 0)
-        if self.spec.parallel:
-            y = self.mlp(_maybe(self.mlp_norm, x_BTD), keys)
-        else:
-            y = self.mlp(_maybe(self.mlp_norm, after_BTD), keys)
+        inputs = _maybe(self.mlp_norm, x_BTD if self.spec.parallel else after_BTD)
+        y = self._adapted(self.mlp, inputs, self.mlp(inputs, keys), after_BTD, self.mlp_post_norm, keys)
         return self._add(after_BTD, y, self.mlp_post_norm, keys, 1), cache
+
+    def _adapted(self, sublayer, inputs, y, x, norm, keys):
+        if sublayer.adapter is None:
+            return y
+        # The compiler drops the sum where the adapter does not look at it.
+        return sublayer.adapter(sublayer, inputs, y, self._add(x, y, norm, None, 0), keys)
 
     def _add(self, x, y, norm, keys, site):
         post = self.spec.norm_placement == "post"
@@ -63,16 +72,25 @@ def _maybe(norm: Norm | None, x: jax.Array) -> jax.Array:
 
 
 class Trunk(nnx.Module):
-    """Everything that is not a repeated block."""
+    """Everything that is not a repeated block.
+
+    `prefix` is a place of fine-tuning methods, empty (None) unless `ptft_jax.adapters` fills it: a module that gives
+    every layer its `View.prefix`, as two arrays with a leading axis of layers.
+    """
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
         self.embed = ImageEmbed(spec, rngs) if spec.image_size else TokenEmbed(spec, rngs)
         self.final_norm = None if spec.norm_placement == "post" else Norm(spec)
         self.head = heads.build(spec, rngs)
+        self.prefix = None
 
     def scores(self, x_BTD: jax.Array, cap: float) -> jax.Array:
         table_VD = self.embed.tokens.embedding[...] if isinstance(self.embed, TokenEmbed) else None
         return heads.score(self.head, x_BTD, table_VD, cap)
+
+
+def _made(prefix: nnx.Module | None) -> tuple[jax.Array, jax.Array] | None:
+    return None if prefix is None else prefix()
 
 
 def _pure(module: nnx.Module) -> Params:
@@ -107,6 +125,17 @@ class Transformer:
         """How many learned vectors the adapter places before the tokens of a row (prompt tuning); their ids follow the
         vocabulary's. `hidden` does so itself, callers of `decode` write the ids."""
         return getattr(self.adapt, "virtual_tokens", 0)
+
+    @property
+    def prefix_length(self) -> int:
+        """How many keys the adapter places before those of a row in every layer (prefix tuning). They take the first
+        positions, and the row's come after them."""
+        return getattr(self.adapt, "prefix_length", 0)
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens a row may have: `max_length` less the positions that the adapter takes."""
+        return self.spec.max_length - self.virtual_tokens - self.prefix_length
 
     @property
     def several(self) -> bool:
@@ -199,13 +228,15 @@ class Transformer:
                 )
                 if noise_BTD is not None:
                     noise_BTD = jnp.pad(noise_BTD, ((0, 0), (self.virtual_tokens, 0), (0, 0)))
+            positions_BT = positions_BT + self.prefix_length
             x_BTD = trunk.embed(inputs, positions_BT, types_BT, noise_BTD)
         per_row = PerRow(keys_B, self._numbers(adapters_B))
         x_BTD = dropout(x_BTD, spec.dropout, per_row, 0)
         mask = causal_mask(
             x_BTD.shape[1], segments_BT, prefix_BT=prefix_BT, causal=spec.causal, shared=self.virtual_tokens
         )
-        x_BTD, _ = self._stacks(params["blocks"], x_BTD, self._views(mask, positions_BT), per_row=per_row)
+        views, prefix = self._views(mask, positions_BT), _made(trunk.prefix)
+        x_BTD, _ = self._stacks(params["blocks"], x_BTD, views, prefix, per_row=per_row)
         x_BTD = x_BTD[:, self.virtual_tokens :]
         return x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)
 
@@ -219,7 +250,9 @@ class Transformer:
         spec, count = self.spec, self.virtual_tokens
         if segments_BT is not None and (not spec.causal or spec.window):
             kind = "a sliding window" if spec.causal else "attention in both directions"
-            raise UserError(f"tune.method = 'prompt': packed rows and {kind} do not go together; do not pack")
+            raise UserError(
+                f"tune.method: learned vectors before the tokens, packed rows and {kind} do not go together; do not pack"
+            )
 
         def behind(first, x):
             return None if x is None else jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], count)), x], axis=1)
@@ -241,6 +274,13 @@ class Transformer:
         """Tokens (or images) to float32 logits, as `logits` gives them; options as for `hidden`."""
         return self.logits(params, self.hidden(params, inputs, **options))
 
+    def collapsed(self, params: Params) -> tuple[Transformer, Params]:
+        """A model and parameters that do the same without what of the adapter only training needs."""
+        if self.adapt is None:
+            return self, params
+        adapt, params = self.adapt.collapsed(self._trunk(params), params)
+        return dataclasses.replace(self, adapt=adapt), params
+
     def empty_cache(self, rows: int, slots: int) -> tuple[jax.Array, jax.Array]:
         """Zeroed keys and values, each [L, B, S, K, H] in the compute dtype."""
         spec = self.spec.resolved
@@ -253,11 +293,11 @@ class Transformer:
         `start` is the slot of the first new token; `allowed_BTS` says which of the S slots each may see; `adapters_B` as for
         `hidden`.
         """
-        trunk = self._trunk(params)
+        trunk, positions_BT = self._trunk(params), positions_BT + self.prefix_length
         x_BTD = trunk.embed(tokens_BT, positions_BT)
         views = self._views(Mask(allowed_BTS, False), positions_BT, start)
-        per_row = PerRow(None, self._numbers(adapters_B))
-        x_BTD, cache = self._stacks(params["blocks"], x_BTD, views, per_row=per_row, cache=cache, start=start)
+        per_row, prefix = PerRow(None, self._numbers(adapters_B)), _made(trunk.prefix)
+        x_BTD, cache = self._stacks(params["blocks"], x_BTD, views, prefix, per_row=per_row, cache=cache, start=start)
         x_BTD = x_BTD[:, -1:]
         return self.logits(params, x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD))[:, 0], cache
 
@@ -267,7 +307,11 @@ class Transformer:
 
         def view(kind: str) -> View:
             rotation = rotary.tables(spec, positions_BT, kind) if spec.positions == "rotary" else None
-            return View(windowed(mask, spec.window, start) if kind == "sliding" else mask, rotation)
+            window = spec.window if kind == "sliding" else 0
+            seen = windowed(mask, window, start) if window else mask
+            if self.prefix_length:
+                seen = prefixed(seen, self.prefix_length, positions_BT, window)
+            return View(seen, rotation)
 
         return {kind: view(kind) for kind in sorted(set(spec.kinds))}
 
@@ -278,18 +322,18 @@ class Transformer:
             )
         return adapters_B
 
-    def _stacks(self, stacks, x_BTD, views, *, per_row: PerRow, cache=None, start=None):
+    def _stacks(self, stacks, x_BTD, views, prefix=None, *, per_row: PerRow, cache=None, start=None):
         """Runs consecutive stacks of layers, scanned or unrolled; a frozen first stack costs no backward pass."""
         kinds = self.spec.kinds
 
         def runner(view_of):
             def layer(x, part):
-                params, cached, index = part
+                params, cached, prefix, index = part
                 keys = per_row.keys
                 if keys is not None:
                     keys = jax.vmap(lambda k: jax.random.fold_in(k, 1 + index))(keys)
-                own = PerRow(keys, per_row.adapters)
-                y, cached = nnx.merge(self._definitions[1], params)(x, view_of(index), cached, start, own)
+                own, view = PerRow(keys, per_row.adapters), view_of(index)._replace(prefix=prefix)
+                y, cached = nnx.merge(self._definitions[1], params)(x, view, cached, start, own)
                 return (y if self.constrain is None else self.constrain(y)), cached
 
             if self.spec.remat == "none":
@@ -299,8 +343,8 @@ class Transformer:
         done, caches = 0, []
         for stack in stacks if isinstance(stacks, (tuple, list)) else (stacks,):
             size = jax.tree.leaves(stack)[0].shape[0]
-            cached = None if cache is None else tuple(c[done : done + size] for c in cache)
-            parts = (stack, cached, jnp.arange(done, done + size))
+            cached, own = jax.tree.map(lambda a, done=done, size=size: a[done : done + size], (cache, prefix))
+            parts = (stack, cached, own, jnp.arange(done, done + size))
             if self.spec.scan:
                 x_BTD, new = jax.lax.scan(runner(_chooser(views, kinds, done, size)), x_BTD, parts)
             else:

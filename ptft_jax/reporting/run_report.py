@@ -8,7 +8,7 @@ from typing import Any
 
 from ptft_jax.data import pipeline
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.reporting import plots
+from ptft_jax.reporting import combined, plots
 from ptft_jax.reporting.metrics import METRICS, SAMPLES, read, write_json
 from ptft_jax.reporting.page import Page
 
@@ -28,6 +28,13 @@ def write(workdirs: list[pathlib.Path], out: pathlib.Path) -> None:
     train = {row["name"]: [[(r["step"], r["loss"]) for r in row["train"]]] for row in rows if row["train"]}
     if train:
         page.figure(plots.curves(train, title="training loss", x="step", y="nats a token"))
+    for row in rows:
+        if row["combined"]:
+            page.heading(f"{row['name']}: {row['combined']['method']}")
+            page.text(combined.origin(row["combined"]))
+            page.table(combined.table(row["combined"]))
+            for figure in combined.figures(row["combined"]).values():
+                page.figure(figure)
     measures = [_before_after(row) for row in rows]
     if any(measures):
         page.heading("Before and after (best checkpoint)")
@@ -64,6 +71,7 @@ def _read(workdir: pathlib.Path) -> dict[str, Any]:
         "data": json.loads((workdir / "data.json").read_text()),
         "partition": json.loads((workdir / "partition.json").read_text()),
         "lineage": json.loads((workdir / "lineage.json").read_text()),
+        "combined": combined.read(workdir),
         "summary": json.loads(summary.read_text()) if summary.is_file() else None,
         "train": [r for r in metrics if r["kind"] == "train"],
         "evals": [r for r in metrics if r["kind"] == "eval"],
@@ -77,7 +85,7 @@ def _summary(row: dict[str, Any]) -> dict[str, Any]:
     steps = [r["step"] for r in row["train"] + row["evals"]]
     return {
         "run": row["name"],
-        "from": f"{row['lineage'][0]['workdir']}@{row['lineage'][0]['step']}" if row["lineage"] else "random",
+        "from": combined.place(row["lineage"][0]) if row["lineage"] else "random",
         "state": s["reason"] if s else "unfinished",
         "step": s["step"] if s else max(steps, default=0),
         "best step": s["best_step"] if s else "-",

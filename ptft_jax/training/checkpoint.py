@@ -18,13 +18,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.parallel import processes
 from ptft_jax.params import fingerprint
-from ptft_jax.params.rules import flatten, path_of
+from ptft_jax.params.rules import flatten, path_of, unflatten
 from ptft_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -265,6 +266,29 @@ def read(workdir: pathlib.Path, step: int, name: str, like: Any, meta: Mapping[s
     if wrong:
         raise Damaged(f"{folder}: values changed on disk:{listed(wrong)}")
     return tree
+
+
+def read_leaf(workdir: pathlib.Path, step: int, name: str, path: str, leaf: Any, meta: Mapping[str, Any]) -> np.ndarray:
+    """One leaf of an item on the host, the others left unread, verified by its checksum.
+
+    Args:
+      path: of the stored leaf; `leaf`: its entry in `shapes`.
+
+    Raises:
+      Damaged: as `read`.
+    """
+    folder = _item(workdir, step, name)
+    like = unflatten({path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)})
+    kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            args = ocp.args.PyTreeRestore(item=like, restore_args=kinds, partial_restore=True)
+            array = flatten(reader.restore(folder, args=args))[path]
+    except Exception as e:
+        raise Damaged(f"{folder}: {path}: {_short(e)}") from e
+    if fingerprint.checksums({path: array})[path] != meta["checksums"].get(name, {}).get(path):
+        raise Damaged(f"{folder}: values changed on disk:{listed([path])}")
+    return array
 
 
 def compare(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:

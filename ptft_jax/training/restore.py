@@ -69,8 +69,8 @@ class Source:
 
     @property
     def data(self) -> configs.Section | None:
-        """The data it was trained on."""
-        return self.config.data
+        """The data it was trained on; None where that is not known (of what was combined from imported weights)."""
+        return self.config.data if self.config.data.source else None
 
     def parameters(
         self, layout: Layout, dtype: str = "", *, weights: str = "auto", merged: bool = True, **_: Any
@@ -120,12 +120,12 @@ def find(
         from ptft_jax.interop import pretrained
 
         return pretrained.find(reference, field, ignore, fresh)
-    place, adapter = _parted(reference)
+    place, adapter = parted(reference)
     workdir, step = checkpoint.resolve(place, field)
     try:
         meta = checkpoint.read_meta(workdir, step)
     except checkpoint.Damaged as e:
-        raise _damaged(field, reference, workdir, step, e) from e
+        raise damaged(field, reference, workdir, step, e) from e
     config, which = read_config(workdir), None
     method = adapters.build(config.tune)
     if isinstance(method, several.Several) and not adapter and not together:
@@ -142,7 +142,7 @@ def find(
     return Source(workdir, step, meta, config, (*ignore, *fresh), which)
 
 
-def _parted(reference: str) -> tuple[str, str]:
+def parted(reference: str) -> tuple[str, str]:
     """(place, adapter or "") of WORKDIR...[#ADAPTER]; a folder may have such a sign in its own name."""
     place, sign, adapter = reference.rpartition("#")
     return (place, adapter) if sign and not pathlib.Path(reference).expanduser().exists() else (reference, "")
@@ -180,7 +180,7 @@ def parameters(source: Source, layout: Layout, *, merged: bool, weights: str = "
         if has_average and weights != "raw":
             stored = unflatten({**flatten(stored), **flatten(_read(source, "ema", layout))})
     except checkpoint.Damaged as e:
-        raise _damaged("checkpoint", field, workdir, step, e) from e
+        raise damaged("checkpoint", field, workdir, step, e) from e
     params = join(stored)
     if meta.get("base"):
         params = unflatten({**flatten(base_parameters(source, layout)), **flatten(params)})
@@ -205,7 +205,7 @@ def fisher(source: Parent, layout: Layout) -> dict[str, Any]:
     try:
         return flatten(join(_read(source, "fisher", layout)))
     except checkpoint.Damaged as e:
-        raise _damaged("config.init.from", source.name, source.workdir, source.step, e) from e
+        raise damaged("config.init.from", source.name, source.workdir, source.step, e) from e
 
 
 def base_reference(
@@ -282,7 +282,8 @@ def run_id(workdir: pathlib.Path) -> str:
     return json.loads(path.read_text()).get("run_id", "") if path.is_file() else ""
 
 
-def _damaged(field: str, reference: str, workdir: pathlib.Path, step: int, error: Exception) -> UserError:
+def damaged(field: str, reference: str, workdir: pathlib.Path, step: int, error: Exception) -> UserError:
+    """What to say of a checkpoint that cannot be read, with the other steps there are."""
     others = [str(s) for s in checkpoint.steps_of(workdir) if s != step]
     hint = f"other steps there:{listed(others)}" if others else "there is no other step"
     return UserError(f"{field} = {reference!r}: checkpoint {step} is damaged: {error}; {hint}")

@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
+from ptft_jax.adapters.base import ADDED, is_added
+from ptft_jax.model.decode import Sampling, generate
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
 from tests.helpers import SPEC, random_batch, train
@@ -20,7 +22,7 @@ def moved(params, seed=1, size=0.3):
     flat = flatten(params)
     keys = jax.random.split(jax.random.key(seed), len(flat))
     noise = {p: size * jax.random.normal(k, a.shape) for k, (p, a) in zip(keys, flat.items())}
-    return unflatten({p: a + noise[p] if "/adapter/" in p else a for p, a in flat.items()})
+    return unflatten({p: a + noise[p] if is_added(p) else a for p, a in flat.items()})
 
 
 def built(method, **changes):
@@ -43,12 +45,12 @@ def check_merge(method, **changes):
     scale = np.abs(adapted).max()
     # One matrix product against several: float32 rounding, relative to the largest logit.
     np.testing.assert_allclose(adapted / scale, run(merged, tokens) / scale, atol=1e-5)
-    base = unflatten({p: a for p, a in flatten(params).items() if "/adapter/" not in p})
+    base = unflatten({p: a for p, a in flatten(params).items() if not is_added(p)})
     assert np.abs(adapted - run(base, tokens)).max() > 3e-3 * scale, "the adapter does nothing"
 
 
 def check_start(method, **changes):
-    """A new adapter on given parameters leaves the logits as they are."""
+    """A new adapter on given parameters leaves the logits as they are; a moved one does not."""
     spec = dataclasses.replace(SPEC, **changes)
     model, plain = Transformer(spec, method), Transformer(spec)
     base = jax.jit(plain.init)(jax.random.key(3))
@@ -57,15 +59,17 @@ def check_start(method, **changes):
     for path, array in flatten(base).items():
         np.testing.assert_array_equal(array, flat[path])
     tokens = random_batch(0, rows=2)["tokens"]
+    run, expected = jax.jit(model), jax.jit(plain)(base, tokens)
     # Rounding of |W| / |W|, at most.
-    np.testing.assert_allclose(jax.jit(model)(params, tokens), jax.jit(plain)(base, tokens), atol=2e-6)
+    np.testing.assert_allclose(run(params, tokens), expected, atol=2e-6)
+    assert np.abs(run(moved(params), tokens) - expected).max() > 1e-3, "the adapter does nothing"
 
 
 def check_training(method, rates=None, steps=2, **changes):
     """Trainable leaves move, frozen ones stay bit for bit."""
     got = train(adapter=method, rates=rates or only(method), steps=steps, **changes)
     before, after = flatten(got.start.trainable), flatten(got.state.trainable)
-    assert before and all("/adapter/" in path for path in before)
+    assert before and all(is_added(path) for path in before)
     for path, array in before.items():
         assert not np.array_equal(array, after[path]), f"{path} did not move"
     for path, array in flatten(got.start.frozen).items():
@@ -73,9 +77,38 @@ def check_training(method, rates=None, steps=2, **changes):
     return got
 
 
+def check_packed(method, **changes):
+    """Sequences in one packed row get the logits that they get alone."""
+    model, params, _ = built(method, **{"max_length": 32, "init_std": 0.3, **changes})
+    a, b = random_batch(0, rows=1, length=6)["tokens"], random_batch(1, rows=1, length=9)["tokens"]
+    positions, segments = np.array([[*range(6), *range(9), 0]]), np.array([[1] * 6 + [2] * 9 + [0]])
+    run = jax.jit(model)
+    tokens = np.concatenate([a, b, np.zeros((1, 1), np.int32)], axis=1)
+    packed = run(params, tokens, positions_BT=positions, segments_BT=segments)
+    np.testing.assert_allclose(packed[:, :6], run(params, a), atol=5e-5)
+    np.testing.assert_allclose(packed[:, 6:15], run(params, b), atol=5e-5)
+    assert np.isfinite(packed).all()
+
+
+def check_generation(method, **changes):
+    """What is generated with a cache is what the model finds likeliest without one."""
+    model, params, _ = built(method, **{"max_length": 48, "init_std": 0.3, **changes})
+    prompts = [[1, 2, 3], [11, 5] * 9]
+    rows = generate(model, params, prompts, max_new_tokens=10, sampling=Sampling(temperature=0))
+    forward = jax.jit(model)
+    for prompt, row in zip(prompts, rows):
+        text = np.zeros((1, model.max_tokens), np.int32)
+        text[0, : len(prompt)] = prompt
+        for n in range(len(prompt), len(prompt) + 10):
+            text[0, n] = int(np.argmax(forward(params, text)[0, n - 1]))
+        assert row.ids == text[0, len(prompt) : len(prompt) + 10].tolist()
+
+
 def check_programs(method, **changes):
     """The same losses sharded, in micro-batches, unrolled; per device; with some layers' adapters frozen."""
-    rates = ((("blocks[0]/.*/adapter/.*", 0.0),) if hasattr(method, "targets") else ()) + only(method)
+    shapes = flatten(Transformer(dataclasses.replace(SPEC, **changes), method).shapes())
+    in_blocks = any(is_added(path) and path.startswith("blocks/") for path in shapes)
+    rates = (((f"blocks[0]/{ADDED}", 0.0),) if in_blocks else ()) + only(method)
     one = train(adapter=method, rates=rates, **changes)
     for other in (dict(devices=8, fsdp=4, micro=2, scan=False), dict(devices=8, kind="pmap")):
         got = train(adapter=method, rates=rates, **other, **changes)

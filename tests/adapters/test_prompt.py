@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ptft_jax import adapters
+from ptft_jax import config as configs
 from ptft_jax.adapters.prompt import PROMPT, Prompt
 from ptft_jax.errors import UserError
 from ptft_jax.model.decode import Sampling, generate
@@ -94,6 +96,27 @@ def test_initial_values():
     np.testing.assert_allclose(table[rows], flatten(model.init(jax.random.key(0), base))[PROMPT], rtol=1e-6)
     noise = np.asarray(flatten(built("random")[1])[PROMPT])
     assert noise.shape == (N, 32) and 0.4 < np.abs(noise).max() <= 0.5 and abs(noise.mean()) < 0.1
+
+
+def test_a_text_to_start_from():
+    made = {}
+    for words, tokens in (
+        ("its tokens are 2, repeated to 3", (5, 9)),
+        ("its tokens are 4, the first 3 are taken", (7, 8, 9, 4)),
+    ):
+        prompt = Prompt(N, "text", "a text").encoded(lambda text, tokens=tokens: tokens)
+        assert prompt.note == f"config.tune.prompt.text: {words}"
+        params = jax.jit(Transformer(SPEC, prompt).init)(jax.random.key(0))
+        made[tokens] = np.asarray(flatten(params)[PROMPT])
+        table = np.asarray(flatten(params)["embed/tokens/embedding"])
+    np.testing.assert_array_equal(made[5, 9], table[[5, 9, 5]])
+    np.testing.assert_array_equal(made[7, 8, 9, 4], table[[7, 8, 9]])
+    assert not Prompt(2, "text", "ab", (5, 9)).note and not Prompt(N, "vocabulary").note
+    config = configs.check({"tune": {"method": "lora+prompt", "prompt": {"init": "text", "length": N}}}, complete=False)
+    with pytest.raises(UserError, match="config.tune.prompt.text is empty"):
+        adapters.build(config.tune, lambda text: list(text.encode()))
+    without = adapters.build(config.tune).methods[1]  # to hold vectors that are there: no start of its own
+    assert np.isnan(flatten(Transformer(SPEC, without).init(jax.random.key(0)))[PROMPT]).all()
 
 
 def test_training():

@@ -25,7 +25,8 @@ def base(text_file, tmp_path_factory):
 
 
 def child(text_file, parent, **changes):
-    config = tiny_config(text_file, init__from_=str(parent), **{"training__steps": 6, "eval__every": 3, **changes})
+    options = {"init__from_": str(parent), "training__steps": 6, "eval__every": 3, **changes}
+    config = tiny_config(text_file, **options)
     config.eval.update(test=False, tokens=256)
     return config
 
@@ -48,6 +49,7 @@ def stopped_and_continued(config, folder, step):
     return [checkpoint.read_meta(folder / name, last)["checksums"] for name in ("whole", "part")]
 
 
+@pytest.mark.heavy
 def test_everything_at_once_continues_exactly(text_file, tmp_path, base):
     config = child(
         text_file, base, data__prefetch=0, model__dropout=0.1, training__ema_decay=0.5,
@@ -89,7 +91,7 @@ def test_the_next_stage_continues_the_importance(text_file, tmp_path, base):
         np.testing.assert_allclose(half[path], alone[path] + 0.5 * before[path], rtol=1e-5, err_msg=path)
     # What trains only now has no importance kept.
     quiet_train(child(text_file, base, tune__train="last:1", **ewc), tmp_path / "top")
-    with pytest.raises(UserError, match="did not train these, or not in all layers.*\n  embed/tokens"):
+    with pytest.raises(UserError, match="did not train these, or not in all layers.*\n  blocks/attention"):
         quiet_train(child(text_file, tmp_path / "top", **ewc), tmp_path / "none")
 
 
@@ -163,12 +165,14 @@ def test_what_is_refused(changes, words, text_file, tmp_path, base):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("method", ["lora", "ia3"])
-def test_an_adapter_is_kept_near_what_its_parent_predicts(method, text_file, tmp_path, base):
+@pytest.mark.parametrize("method, rate", [("lora", 1e-2), ("ia3", 0.3)])
+def test_an_adapter_is_kept_near_what_its_parent_predicts(method, rate, text_file, tmp_path, base):
     config = child(
         text_file, base, tune__method=method, tune__distill__weight=5.0, tune__phases=((0, "last:1"), (3, "all"))
     )
+    config.optimizer.learning_rate = rate
     summary = quiet_train(config, tmp_path / "run")
     rows = [r for r in read(tmp_path / "run/metrics.jsonl") if r["kind"] == "train"]
-    assert rows[0]["distill"] == pytest.approx(0.0, abs=1e-9) and rows[-1]["distill"] > 0
+    # At first the two differ by float32 rounding in the sums over the vocabulary.
+    assert rows[0]["distill"] == pytest.approx(0.0, abs=1e-7) and rows[-1]["distill"] > 1e-6
     assert summary["finished"]

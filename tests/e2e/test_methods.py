@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from ptft_jax import loading
+from ptft_jax import export, loading
 from ptft_jax import run as runs
+from ptft_jax.adapters.base import ADDED, is_added
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.model.decode import Sampling, generate
@@ -42,21 +43,28 @@ METHODS = {
     "oft": dict(tune__oft__block_size=8, tune__oft__targets=("blocks/mlp/(up|down)",)),
     "ia3": {},
     "prompt": dict(tune__prompt__length=4),
+    "text": dict(tune__prompt__length=4, tune__prompt__init="text", tune__prompt__text="the cat sat"),
+    "p_tuning": dict(tune__p_tuning__length=4, tune__p_tuning__encoder="lstm", tune__p_tuning__hidden=8),
+    "prefix": dict(tune__prefix__length=4, tune__prefix__reparametrise=8),
+    "gated_prefix": dict(tune__gated_prefix__length=4, tune__gated_prefix__layers=1),
+    "bottleneck+prefix": dict(
+        tune__prefix__length=2,
+        tune__prefix__reparametrise=8,
+        tune__bottleneck__size=8,
+        tune__bottleneck__form="houlsby",
+        tune__bottleneck__dropout=0.1,
+    ),
+    "lora+p_tuning": dict(tune__p_tuning__length=4, tune__p_tuning__hidden=8),
 }
-RATES = {
-    "lora": 1e-2,
-    "dora": 1e-2,
-    "pissa": 1e-2,
-    "adalora": 3e-2,
-    "vera": 1e-1,
-    "oft": 1e-2,
-    "ia3": 3e-2,
-    "prompt": 0.3,
-}
+RATES = {"pissa": 1e-2, "adalora": 3e-2, "vera": 1e-1, "ia3": 3e-2, "prompt": 0.3, "text": 0.3}
+METHOD = {"dora": "lora", "pissa": "lora", "text": "prompt"}
+MERGED = ("lora", "dora", "pissa", "adalora", "vera", "oft", "ia3")
+UNCHANGED = (*MERGED, "gated_prefix")  # where the start is the base
+SLOW = ("pissa", "adalora", "vera", "oft", "text", "p_tuning", "prefix", "gated_prefix", "lora+p_tuning")
 
 
 def child(text_file, base, name, **changes):
-    method = "lora" if name in ("dora", "pissa") else name
+    method = METHOD.get(name, name)
     options = {
         "tune__method": method,
         "training__steps": 6,
@@ -67,37 +75,48 @@ def child(text_file, base, name, **changes):
     }
     config = tiny_config(text_file, init__from_=str(base), **options)
     config.eval.update(test=False, tokens=256, every=3)
-    config.optimizer.learning_rate = RATES[name]
+    config.optimizer.learning_rate = RATES.get(name, 1e-2)
     return config
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize(  # lora: tests/e2e/test_finetune.py
-    "name", ["dora", "ia3", "prompt", *(pytest.param(n, marks=SLOW) for n in ("pissa", "adalora", "vera", "oft"))]
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("dora", "ia3", "prompt", "bottleneck+prefix"),  # lora: tests/e2e/test_finetune.py
+        *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW),
+    ],
 )
 def test_a_run(name, text_file, tmp_path, base):
-    samples = dict(samples__prompts=("the cat",), samples__max_new_tokens=4) if name == "prompt" else {}
+    kept = name not in MERGED
+    samples = dict(samples__prompts=("the cat",), samples__max_new_tokens=4) if kept else {}
     config = child(text_file, base, name, **samples)
     summary = quiet_train(config, tmp_path / "run")
     before, after = (summary[k]["validation/nll"] for k in ("before", "after"))
     assert after < before
-    if name != "prompt":  # which is there from the start
+    if name in UNCHANGED:
         assert before == pytest.approx(runs.finished(base)["last"]["validation/nll"], abs=1e-6)
     saved = flatten(checkpoint.shapes(tmp_path / "run", 6))
-    assert saved and all("/adapter/" in path for path in saved)
+    assert saved and all(is_added(path) for path in saved)
     loaded = loading.load(f"{tmp_path}/run@best")
-    assert ("embed/adapter/prompt" in flatten(loaded.params)) == (name == "prompt")
+    leaves = set(flatten(loaded.params))
+    assert any(map(is_added, leaves)) == kept
+    if "p_tuning" in name or "prefix" in name:  # without the network that made them
+        last = {p.rsplit("/", 1)[1] for p in leaves if is_added(p) and "mlp/" not in p and "attention/adapter" not in p}
+        kinds = {"prompt", "gate"} if "gated" in name else {"keys", "values"} if "prefix" in name else {"prompt"}
+        assert last - {"lora_a", "lora_b"} == kinds
     # As the loop measured it with the adapter apart: merging costs float32 rounding.
     assert evaluate(loaded, "", "validation", tokens=256)["nll"] == pytest.approx(after, abs=2e-5)
-    if name == "prompt":  # the others are plain models by now
-        most = loaded.model.spec.max_length
-        with pytest.raises(UserError, match=f"--length = {most}: the model sees at most {most - 4} tokens"):
-            evaluate(loaded, "", "validation", length=most)
-        rows = generate(loaded.model, loaded.params, [[1, 2, 3]], max_new_tokens=3, sampling=Sampling(temperature=0))
-        assert len(rows[0].ids) <= 3
-        assert len((tmp_path / "run/samples.jsonl").read_text().splitlines()) >= 2
+    if not kept:  # a plain model by now
+        return
+    taken = 0 if name == "gated_prefix" else 2 if name == "bottleneck+prefix" else 4
+    most = loaded.model.spec.max_length
+    with pytest.raises(UserError, match=f"--length = {most + 1}: the model sees at most {most - taken} tokens"):
+        evaluate(loaded, "", "validation", length=most + 1)
+    rows = generate(loaded.model, loaded.params, [[1, 2, 3]], max_new_tokens=3, sampling=Sampling(temperature=0))
+    assert len(rows[0].ids) <= 3
+    assert len((tmp_path / "run/samples.jsonl").read_text().splitlines()) >= 2
+    with pytest.raises(UserError, match="additions are no part of a plain model"):
+        export.model(str(tmp_path / "run"), "hf", tmp_path / "out", dtype="float32")
 
 
 def test_a_prompt_is_no_base_for_another_run(text_file, tmp_path, base):
@@ -114,7 +133,12 @@ def test_a_prompt_is_no_base_for_another_run(text_file, tmp_path, base):
 def test_a_stopped_run_continues_exactly(name, text_file, tmp_path, base):
     """With some layers' adapters frozen, and those of others at another rate."""
     rates = (("blocks[0]/.*", 0.0), ("blocks/.*/adapter/.*", 0.5), (".*/adapter/.*", 1.0), (".*", 0.0))
-    rates = rates[:2] + rates[3:] if name != "prompt" else rates[2:]
+    if name in ("prompt", "text", "p_tuning"):
+        rates = rates[2:]
+    elif name in MERGED:
+        rates = rates[:2] + rates[3:]
+    else:
+        rates = (rates[0], (ADDED, 1.0), rates[3])
     rates = ((".*/adapter/start_[ab]", 0.0), *rates) if name == "pissa" else rates
     config = child(text_file, base, name, tune__rates=rates, training__ema_decay=0.5, checkpoint__every=2)
     whole = quiet_train(config, tmp_path / "whole")
@@ -123,7 +147,7 @@ def test_a_stopped_run_continues_exactly(name, text_file, tmp_path, base):
     assert part["after"] == whole["after"]
     sums = [checkpoint.read_meta(tmp_path / n, 6)["checksums"] for n in ("whole", "part")]
     assert sums[0] == sums[1]
-    if name != "prompt":
+    if name in MERGED:
         parent, tuned = (flatten(jax.device_get(loading.load(str(p)).params)) for p in (base, f"{tmp_path}/whole@6"))
         moved = [path for path in parent if not np.array_equal(parent[path], tuned[path])]
         assert moved and all(path.startswith("blocks/") for path in moved)

@@ -93,7 +93,7 @@ def test_a_phase_changes_what_it_trains_and_nothing_else(phased):
 
 @pytest.mark.parametrize(
     "setting",
-    [dict(devices=8, fsdp=4, micro=2), pytest.param(dict(devices=4, kind="pmap"), marks=pytest.mark.slow)],
+    [dict(devices=8, fsdp=4, micro=2), pytest.param(dict(devices=4, kind="pmap"), marks=pytest.mark.heavy)],
     ids=str,
 )
 def test_phases_under_every_program(phased, setting):

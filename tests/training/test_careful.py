@@ -74,20 +74,30 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", ["pulls", pytest.param("predictions", marks=pytest.mark.slow)])
-def test_the_same_under_every_program(name):
+HEAVY = pytest.mark.heavy
+
+
+@pytest.mark.parametrize(
+    "name, other",
+    [
+        ("pulls", dict(devices=8, fsdp=4, micro=2)),
+        pytest.param("pulls", dict(devices=4, kind="pmap"), marks=HEAVY),
+        pytest.param("predictions", dict(devices=8, fsdp=4, micro=2), marks=HEAVY),
+        pytest.param("predictions", dict(devices=4, kind="pmap"), marks=HEAVY),
+    ],
+    ids=str,
+)
+def test_the_same_under_every_program(name, other):
     # An epsilon that rounding is small beside: Adam would make full steps of the gradients of keys' biases, which are 0.
     setting = dict(SETTINGS[name], rates=recipes.rules("last:2"), optimizer=optimizer_config(eps=1e-4))
-    one = train(**setting)
-    for other in (dict(devices=8, fsdp=4, micro=2), dict(devices=4, kind="pmap")):
-        got = train(**setting, **other)
-        # Sums in another order, over three steps (as tests/parallel/test_invariance.py).
-        np.testing.assert_allclose(got.losses, one.losses, atol=5e-6, rtol=0, err_msg=str(other))
-        np.testing.assert_allclose(got.grad_norms, one.grad_norms, rtol=1e-4, err_msg=str(other))
-        for mine, theirs in zip(one.terms, got.terms):
-            assert mine.keys() == theirs.keys() and mine
-            for term in mine:
-                np.testing.assert_allclose(theirs[term], mine[term], rtol=1e-3, atol=1e-7, err_msg=term)
+    one, got = train(**setting), train(**setting, **other)
+    # Sums in another order, over three steps (as tests/parallel/test_invariance.py).
+    np.testing.assert_allclose(got.losses, one.losses, atol=5e-6, rtol=0)
+    np.testing.assert_allclose(got.grad_norms, one.grad_norms, rtol=1e-4)
+    for mine, theirs in zip(one.terms, got.terms):
+        assert mine.keys() == theirs.keys() and mine
+        for term in mine:
+            np.testing.assert_allclose(theirs[term], mine[term], rtol=1e-3, atol=1e-7, err_msg=term)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(one.state.anchor), one.start.trainable)
 
 

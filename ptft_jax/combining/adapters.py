@@ -1,0 +1,157 @@
+"""Adapters of one method for one base, combined into an adapter: a run's workdir that refers to the same base."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ptft_jax.adapters.base import is_added
+from ptft_jax.adapters.ia3 import SCALE, Ia3
+from ptft_jax.adapters.lora import A, B, Lora
+from ptft_jax.combining import lowrank, writing
+from ptft_jax.combining.models import Model, Stored
+from ptft_jax.errors import UserError, listed
+from ptft_jax.training import restore
+
+
+def combine(
+    method: str, sources: Sequence[restore.Parent], out: pathlib.Path, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """See `ptft_jax.combining.combine.combine`. Raises UserError where the adapters are not of one kind and one base."""
+    models = [Model(_adapter_run(source), Stored(source)) for source in sources]
+    first, weights = models[0], options["weights"]
+    _check_one_base(models)
+    kinds = {type(model.source.adapter) for model in models}
+    if kinds == {Lora}:
+        params, tune, facts = _lora(method, models, options)
+    elif kinds == {Ia3} and method == "linear":
+        params, tune, facts = _ia3(models, weights)
+    else:
+        theirs = "".join(f"\n  {m.name}: {_method(m)}" for m in models)
+        raise UserError(
+            f"--adapter --method={method} combines runs of tune.method='lora' without dora (and with linear those of "
+            f"'ia3'), but:{theirs}\nwithout --adapter they are merged into their base and combined as whole models"
+        )
+    config = writing.config_of(first, first.source.config.init.from_, options["seed"])
+    config["tune"] |= tune
+    config["init"] |= {name: first.source.config.as_dict()["init"][name] for name in ("ignore", "fresh", "weights")}
+    recipe = {"method": method, "adapter": True, "weights": weights, **facts}
+    for name in ("density", "sign", "seed", "rank"):
+        if name in options["reads"]:
+            recipe.setdefault(name, options[name])
+    base = writing.moved_reference(first.source.meta["base"], first, out)
+    behind = first.behind()
+    entries = [
+        {**model.source.lineage(model.source.meta["fingerprint"])[0], "weight": w} for model, w in zip(models, weights)
+    ]
+    print_ = writing.write(out, params, config, first, runs=entries, chain=behind, refers_to=base, recipe=recipe)
+    names = [model.name for model in models]
+    return {"out": str(out), **recipe, "base": base["workdir"], "runs": names, "fingerprint": print_}
+
+
+def _method(model: Model) -> str:
+    tune = model.source.config.tune
+    return f"tune.method={tune.method!r}" + (" with dora" if tune.method == "lora" and tune.lora.dora else "")
+
+
+def _adapter_run(source: restore.Parent) -> restore.Source:
+    if not isinstance(source, restore.Source) or source.adapter is None or not source.meta.get("base"):
+        raise UserError(
+            f"--adapter: {source.name} is no adapter for another model; without --adapter models are combined"
+        )
+    return source
+
+
+def _check_one_base(models: Sequence[Model]) -> None:
+    """Raises UserError for adapters for different bases, and for runs that changed more than their adapter."""
+    first = models[0]
+    mine = first.source.meta["base"]
+    for model in models:
+        theirs = model.source.meta["base"]
+        if theirs["fingerprint"] != mine["fingerprint"]:
+            raise UserError(
+                f"--adapter: {model.name} is for the base {theirs['workdir']}@{theirs['step']} with the fingerprint "
+                f"{theirs['fingerprint']}, {first.name} for {mine['workdir']}@{mine['step']} with {mine['fingerprint']}"
+            )
+        more = [path for path in model.leaves.shapes if not is_added(path)]
+        if more:
+            raise UserError(
+                f"--adapter: {model.name} changed more than its adapter:{listed(more)}\n"
+                "without --adapter the whole models are combined"
+            )
+
+
+def _lora(
+    way: str, models: Sequence[Model], options: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
+    """The combined factors by path, `config.tune` for them, and what is to be told."""
+    ranks = [model.source.adapter.rank for model in models]
+    if not (way == "cat" or way.endswith("svd")) and len(set(ranks)) > 1:
+        raise UserError(
+            f"--method={way} adds factors of one shape, but the ranks are {', '.join(map(str, ranks))}: "
+            f"take cat, svd or {way if way != 'linear' else 'ties'}{lowrank.SVD}"
+        )
+    if way == "svd" and options["rank"] > sum(ranks):
+        raise UserError(f"--rank={options['rank']}: the updates together have rank {sum(ranks)} at most")
+    rank = lowrank.rank_of(way, ranks, options["rank"])
+    params, squared, lost = {}, 0.0, 0.0
+    layers = dict.fromkeys(p.rpartition("/adapter/")[0] for model in models for p in model.leaves.shapes)
+    for layer in layers:
+        updates = [_update(model, layer) for model in models]
+        there = [u for u in updates if u is not None]
+        sizes = (there[0].a.shape[-2], there[0].b.shape[-1])
+        if rank > min(sizes):
+            raise UserError(
+                f"--method={way} gives adapters of rank {rank}, above the size of {layer}/kernel {sizes}: "
+                "--method=svd with a --rank makes smaller ones"
+            )
+        if way == "cat":
+            used = lowrank.padded(updates, ranks, {"a": there[0].a.shape, "b": there[0].b.shape})
+            factors = options["weights"]
+        else:
+            used, factors = there, [w for u, w in zip(updates, options["weights"]) if u is not None]
+        choices = {name: options[name] for name in ("density", "sign", "seed")}
+        found = lowrank.combine(way, used, factors, rank, path=layer, **choices)
+        params |= {f"{layer}/{A}": found.a.astype(there[0].a.dtype), f"{layer}/{B}": found.b.astype(there[0].b.dtype)}
+        squared, lost = squared + found.squared, lost + found.lost
+    targets = dict.fromkeys(pattern for model in models for pattern in model.source.adapter.targets)
+    lora = {**models[0].source.config.as_dict()["tune"]["lora"], "rank": rank, "alpha": float(rank)}
+    lora |= {"rank_stabilized": False, "targets": list(targets)}
+    facts = {"rank": rank} | ({"lost": (lost / squared) ** 0.5 if squared else 0.0} if way.endswith("svd") else {})
+    return params, {"method": "lora", "lora": lora}, facts
+
+
+def _update(model: Model, layer: str) -> lowrank.Update | None:
+    own = [path for path in model.leaves.shapes if path.startswith(f"{layer}/adapter/")]
+    if not own:
+        return None
+    known = {f"{layer}/{name}" for name in (A, B)}
+    if set(own) != known:
+        raise UserError(
+            f"--adapter: {model.name} has more than two factors in a layer, which have no sum of the same form:"
+            f"{listed(path for path in own if path not in known)}"
+        )
+    return lowrank.Update(model.leaves[f"{layer}/{A}"], model.leaves[f"{layer}/{B}"], model.source.adapter.scale)
+
+
+def _ia3(
+    models: Sequence[Model], weights: Sequence[float]
+) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
+    """The weighted sum of the vectors, as PEFT's; weights that sum to 1 keep the base's activations where they are."""
+    first = models[0]
+    tunes = [model.source.config.as_dict()["tune"] for model in models]
+    for model, tune in zip(models, tunes):
+        if tune["ia3"] != tunes[0]["ia3"]:
+            raise UserError(
+                f"--adapter: {model.name} has tune.ia3 = {tune['ia3']!r}, {first.name} has {tunes[0]['ia3']!r}"
+            )
+    params = {}
+    for path in first.leaves.shapes:
+        assert path.endswith(SCALE), path
+        arrays = [model.leaves[path] for model in models]
+        total = sum(w * array.astype(np.float64) for w, array in zip(weights, arrays))
+        params[path] = total.astype(arrays[0].dtype)
+    return params, {"method": "ia3", "ia3": tunes[0]["ia3"]}, {}

@@ -1,0 +1,321 @@
+"""Combining finished runs into one: which method reads what, and each from its models to a workdir."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ptft_jax.combining import arithmetic, lowrank, measuring, writing
+from ptft_jax.combining.models import Model, Reader, check_alike, check_one_base
+from ptft_jax.errors import UserError, nearest
+
+_DATA = ("data", "tokens", "batch_size")
+
+
+class _Kind(NamedTuple):
+    """How many runs a method takes at least and at most (0 = any), the options that it reads, and those that it needs."""
+
+    least: int
+    most: int
+    reads: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+
+
+def _pruning(rule: str) -> _Kind:
+    prune, join = arithmetic.RULES[rule]
+    reads = ("weights", *(("density",) if prune else ()), *(("seed",) if prune == "random" else ()))
+    reads += ("sign",) if join == "ties" else ()
+    return _Kind(2 if join == "ties" else 1, 0, reads, ("density",) if prune else ())
+
+
+def _whole(rule: str) -> _Kind:
+    kind = _pruning(rule)
+    extra = ("base", *(("trim",) if arithmetic.RULES[rule][0] == "magnitude" else ()))
+    return kind._replace(reads=(*kind.reads, *extra))
+
+
+# Of whole models, and of adapters for one base (lowrank.WAYS).
+METHODS: Mapping[str, _Kind] = {
+    "interpolate": _Kind(1, 1, ("base", "alpha", "curve", "rule", "budget", "source", *_DATA)),
+    "soup": _Kind(2, 0, ()),
+    "greedy_soup": _Kind(2, 0, ("metric", *_DATA)),
+    "task": _whole("linear"),
+    **{rule: _whole(rule) for rule in arithmetic.RULES if rule != "linear"},
+}
+ADAPTERS: Mapping[str, _Kind] = {
+    "cat": _Kind(1, 0, ("weights",)),
+    "svd": _Kind(1, 0, ("weights", "rank")),
+    **{rule: _pruning(rule) for rule in arithmetic.RULES},
+    **{
+        rule + lowrank.SVD: _pruning(rule)._replace(reads=(*_pruning(rule).reads, "rank"))
+        for rule in arithmetic.RULES
+        if rule != "linear"
+    },
+}
+_DEFAULTS = {
+    "weights": (), "density": 1.0, "seed": 0, "sign": "total", "trim": "model", "rank": 0, "base": "", "alpha": None,
+    "curve": "", "rule": "", "budget": 0.0, "metric": "nll", "data": "", "source": "", "tokens": None, "batch_size": 16,
+}  # fmt: skip
+
+
+def combine(
+    method: str,
+    runs: Sequence[str],
+    out: str | pathlib.Path,
+    *,
+    adapter: bool = False,
+    ignore: Sequence[str] = (),
+    **given: Any,
+) -> dict[str, Any]:
+    """Combines runs, and writes the result as a run's workdir that every verb takes.
+
+    Args:
+      method: of `METHODS`, or with `adapter` of `ADAPTERS`.
+      runs: references: WORKDIR[@STEP|@best|@latest], hf:..., gguf:...; adapters are merged, unless `adapter`.
+      out: the workdir.
+      adapter: the runs are adapters of one method for one base, and so is the result.
+      ignore: patterns of tensors of imported weights that may be left out.
+      given: options by name, of those that the method reads:
+        weights: a number a run, default 1; negative ones take away.
+        density: the share of a task vector that is kept (1 - the drop rate of DARE).
+        trim: "model" keeps the largest of a whole task vector, "layer" of each layer's each parameter.
+        sign: how TIES elects signs, "total" or "frequency".
+        seed: of what DARE drops.
+        rank: of the result of an SVD; 0 = the largest of the adapters'.
+        base: what task vectors start from, and what is interpolated with; "" = the runs' parent, by their lineage.
+        alpha, curve, rule, budget: see `measuring.curve`; alpha is 0.5 where neither it nor a rule is given.
+        metric, data, source, tokens, batch_size: what is measured on what (`measuring.Measured`).
+
+    Returns:
+      What was done: {"out", "method", the options that mattered, "base", "runs", "fingerprint"}.
+
+    Raises:
+      UserError: an option that is missing or that the method does not read, models that do not fit together, `out` exists.
+    """
+    kind = _kind(method, adapter)
+    options = _options(method, kind, len(runs), adapter, given)
+    out = pathlib.Path(out).expanduser()
+    writing.refuse_existing(out)
+    reader = Reader(ignore)
+    if adapter:
+        from ptft_jax.combining import adapters
+
+        return adapters.combine(method, [reader.run(name) for name in runs], out, options)
+    sources = [reader.run(name) for name in runs]
+    models = [reader.open(source) for source in sources]
+    if method == "interpolate":
+        return _interpolate(reader, models[0], runs[0], out, options)
+    check_alike(models)
+    if method in ("soup", "greedy_soup"):
+        return _soup(method, models, runs, out, options)
+    base = reader.parent(sources[0], options["base"])
+    check_alike([models[0], base])
+    check_one_base(base, models)
+    params = _edited(base, models, "linear" if method == "task" else method, options)
+    recipe = {"method": method, **{k: options[k] for k in kind.reads if k != "base"}}
+    return _write(out, params, models, base, recipe, seed=options["seed"])
+
+
+def _kind(method: str, adapter: bool) -> _Kind:
+    table, other = (ADAPTERS, METHODS) if adapter else (METHODS, ADAPTERS)
+    if method not in table:
+        hint = nearest(method, table)
+        if method in other:
+            hint = ", which is for adapters: give --adapter" if other is ADAPTERS else ", which is for whole models"
+        what = "of adapters" if adapter else "of whole models"
+        raise UserError(f"--method={method}: expected one {what}: {', '.join(table)}{hint}")
+    return table[method]
+
+
+def _options(method: str, kind: _Kind, runs: int, adapter: bool, given: Mapping[str, Any]) -> dict[str, Any]:
+    for name in given:
+        if name not in _DEFAULTS:
+            raise UserError(f"--{name} is no option{nearest(name, _DEFAULTS)}")
+        if name not in kind.reads:
+            reads = ", ".join(f"--{n}" for n in kind.reads) or "no options"
+            raise UserError(f"--{name} is set, but --method={method} does not read it; it reads {reads}")
+    for name in kind.needs:
+        if name not in given:
+            raise UserError(
+                f"--{name} is missing: the share of each task vector that --method={method} keeps, above 0, at most 1 "
+                "(0.2 in the paper of TIES, 0.1 for DARE's drop rate of 0.9)"
+            )
+    if runs < kind.least or (kind.most and runs > kind.most):
+        count = str(kind.least) if kind.most == kind.least else f"{kind.least} or more"
+        raise UserError(f"--method={method} combines {count} of --run, not {runs}")
+    options = {**_DEFAULTS, **given, "reads": kind.reads}
+    if "weights" in kind.reads:
+        weights = tuple(map(float, options["weights"])) or (1.0,) * runs
+        if len(weights) != runs or not all(map(math.isfinite, weights)):
+            raise UserError(f"--weights={','.join(map(str, weights))}: expected {runs}, a number for each --run")
+        options["weights"] = weights
+    if "density" in kind.reads and not 0 < options["density"] <= 1:
+        raise UserError(f"--density={options['density']}: expected a share above 0, at most 1")
+    if "rank" in given and options["rank"] < 1:
+        raise UserError(f"--rank={options['rank']}: expected 1 or more")
+    for name, choices in (
+        ("sign", ("total", "frequency")),
+        ("trim", ("model", "layer")),
+        ("metric", measuring.METRICS),
+    ):
+        if options[name] not in choices:
+            raise UserError(f"--{name}={options[name]}: expected one of {', '.join(choices)}")
+    return options
+
+
+def _write(
+    out: pathlib.Path,
+    params: Mapping[str, np.ndarray],
+    models: Sequence[Model],
+    base: Model | None,
+    recipe: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    **more: Any,
+) -> dict[str, Any]:
+    """Writes whole parameters, and says what was done."""
+    first = models[0]
+    chain = [base.entry(), *base.behind()] if base else []
+    start = base.reference if base else ""
+    weights = recipe.get("weights", (None,) * len(models))
+    runs = [{**model.entry(), **({} if w is None else {"weight": w})} for model, w in zip(models, weights)]
+    behind = [entry for model in models for entry in model.behind()]
+    config = writing.config_of(first, start, seed)
+    print_ = writing.write(out, params, config, first, runs=runs, chain=chain, behind=behind, recipe=recipe, **more)
+    names = [model.name for model in models]
+    return {"out": str(out), **recipe, "base": start, "runs": names, "fingerprint": print_}
+
+
+def _each(model: Model, leaf: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
+    return {path: leaf(path) for path in model.leaves.shapes}
+
+
+def _interpolate(
+    reader: Reader, child: Model, run: str, out: pathlib.Path, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    rule, alpha, text = options["rule"], options["alpha"], options["curve"]
+    if rule and rule not in measuring.RULES:
+        raise UserError(f"--rule={rule}: expected one of {', '.join(measuring.RULES)}{nearest(rule, measuring.RULES)}")
+    if rule and alpha is not None:
+        raise UserError("--alpha and --rule both choose the model that is written: give one of them")
+    if rule and not text:
+        raise UserError(f"--rule={rule} chooses from a curve: give --curve=0,0.1,...,1")
+    if (options["budget"] != 0.0) != (rule == "budget"):
+        raise UserError("--budget, in nats a token above 0, goes with --rule=budget")
+    for name in ("data", "source", "tokens"):
+        if options[name] and not text:
+            raise UserError(f"--{name} is what a curve is measured on: give --curve=0,0.1,...,1")
+    alpha = 0.5 if alpha is None and not rule else alpha
+    if alpha is not None and not 0 <= alpha <= 1:
+        raise UserError(f"--alpha={alpha}: expected a number from 0 (the parent) to 1 (the run)")
+    alphas = measuring.points(text) if text else ()
+    parent = reader.parent(child.source, options["base"])
+    check_alike([child, parent])
+    check_one_base(parent, [child])
+    recipe = {"method": "interpolate", "alpha": alpha}
+    if not alphas:
+        params = _each(
+            child,
+            lambda path: measuring.between({path: parent.leaves[path]}, {path: child.leaves[path]}, alpha)[path],
+        )
+        return _write(out, params, [child], parent, recipe)
+    two = [_each(model, model.leaves.__getitem__) for model in (parent, child)]
+    data = {name: options[name] for name in ("data", "source", "tokens", "batch_size")}
+    measured = measuring.Measured(run, parent.source, **data)
+    if rule in ("sum", "budget") and not measured.has_source:
+        raise UserError(f"--rule={rule}: what {parent.name} was trained on is not known: give --source")
+    found = measuring.curve(*two, alphas, measured, alpha=alpha, rule=rule, budget=options["budget"])
+    params = measuring.between(*two, found.alpha)
+    tests = ("test", "source_test")
+    at = {row["alpha"]: {k: v for k, v in row.items() if k != "alpha"} for row in found.rows}
+    before = {**at.get(0.0, {}), **measured.values(two[0], tests)}
+    after = {**at[found.alpha], **measured.values(params, tests)}
+    recipe |= {"alpha": found.alpha, "curve": found.rows}
+    recipe |= {"rule": rule} | ({"budget": options["budget"]} if rule == "budget" else {}) if rule else {}
+    from ptft_jax.reporting import combined  # matplotlib
+
+    return _write(
+        out,
+        params,
+        [child],
+        parent,
+        recipe,
+        measured={"before": before, "after": after},
+        files=combined.figures(recipe),
+    )
+
+
+def _soup(
+    method: str, models: Sequence[Model], runs: Sequence[str], out: pathlib.Path, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    if method == "soup":
+        params = _each(
+            models[0],
+            lambda path: arithmetic.by_layer(
+                path, [model.leaves[path] for model in models], lambda _, arrays: arithmetic.mean(arrays)
+            ),
+        )
+        share = 1 / len(models)
+        return _write(out, params, models, None, {"method": method, "weights": (share,) * len(models)})
+    metric = options["metric"]
+    measured = measuring.Measured(runs[0], **{name: options[name] for name in _DATA})
+    values: dict[str, float] = {}
+
+    def measure(params: measuring.Params) -> float:
+        values.update(measured.values(params, ("validation",)))
+        if f"validation/{metric}" not in values:
+            raise UserError(f"--metric={metric}: the runs' objective measures {', '.join(sorted(values))}")
+        return values[f"validation/{metric}"]
+
+    params, steps = measuring.greedy(models, measure, measuring.METRICS[metric])
+    kept = {row["model"] for row in steps if row["kept"]}
+    weights = tuple(1 / len(kept) if n in kept else 0.0 for n in range(len(models)))
+    steps = [{k: v for k, v in row.items() if k != "model"} for row in steps]
+    after = measured.values(params, ("validation", "test"))
+    recipe = {"method": method, "metric": metric, "weights": weights, "steps": steps}
+    return _write(out, params, models, None, recipe, measured={"after": after})
+
+
+def _edited(base: Model, children: Sequence[Model], rule: str, options: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """base + what the rule makes of the children's task vectors."""
+    weights, density = options["weights"], options["density"]
+    prune = arithmetic.RULES[rule][0]
+    least: list[float] = []
+    if prune == "magnitude" and options["trim"] == "model":
+        least = [arithmetic.threshold(lambda child=child: _vectors(base, child), density) for child in children]
+
+    def pruned(path: str, layer: int, n: int, one: np.ndarray) -> np.ndarray:
+        if prune == "random":
+            return arithmetic.drop(one, density, options["seed"], path, layer, n)
+        return arithmetic.above(one, least[n]) if least else arithmetic.trim(one, density)
+
+    def layers(path: str) -> Callable[[int, list[np.ndarray]], np.ndarray]:
+        def one(layer: int, arrays: list[np.ndarray]) -> np.ndarray:
+            start, *ends = arrays
+            if not prune:
+                return arithmetic.task(start, ends, weights)
+            vectors = [pruned(path, layer, n, arithmetic.vector(start, end)) for n, end in enumerate(ends)]
+            merged = arithmetic.merge(rule, vectors, weights, options["sign"])
+            return (start.astype(np.float64) + merged).astype(ends[0].dtype)
+
+        return one
+
+    return _each(
+        base,
+        lambda path: arithmetic.by_layer(
+            path, [base.leaves[path], *(child.leaves[path] for child in children)], layers(path)
+        ),
+    )
+
+
+def _vectors(base: Model, child: Model):
+    """The task vector in parts, a layer of a leaf at a time."""
+    for path in base.leaves.shapes:
+        start, end = base.leaves[path], child.leaves[path]
+        parts = zip(start, end) if arithmetic.layers_of(path, start.shape) else [(start, end)]
+        for a, b in parts:
+            yield arithmetic.vector(a, b)

@@ -1,0 +1,298 @@
+"""The models that are combined: whole parameters read a leaf at a time, and checks that they are of one kind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ptft_jax.adapters.base import LayerMethod, is_added
+from ptft_jax.adapters.composed import Composed
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.errors import UserError, listed
+from ptft_jax.model.spec import HEAD
+from ptft_jax.parallel.sharding import on_one_device
+from ptft_jax.params import fingerprint
+from ptft_jax.params.partition import join, source_of
+from ptft_jax.params.rules import flatten, matches, unflatten
+from ptft_jax.training import checkpoint, restore
+from ptft_jax.training.execution import finished
+
+
+class Leaves:
+    """Parameters by path. Subclasses know their `shapes` and read one leaf at a time; what was read is remembered by its
+    checksum, so that the fingerprint of all costs no second reading."""
+
+    shapes: Mapping[str, jax.ShapeDtypeStruct]
+
+    def __init__(self) -> None:
+        self._sums: dict[str, str] = {}
+
+    def read(self, path: str) -> np.ndarray:
+        raise NotImplementedError
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        array = self.read(path)
+        if path not in self._sums:
+            self._sums |= fingerprint.checksums({path: array})
+        return array
+
+    def fingerprint(self) -> str:
+        """As `restore.parameters_fingerprint` of all."""
+        for path in self.shapes:
+            if path not in self._sums:
+                self[path]
+        return fingerprint.fingerprint(self._sums)
+
+
+class Held(Leaves):
+    """Leaves that are in memory."""
+
+    def __init__(self, params: Mapping[str, Any]):
+        super().__init__()
+        self.arrays = {path: np.asarray(array) for path, array in flatten(params).items()}
+        self.shapes = {path: jax.ShapeDtypeStruct(a.shape, a.dtype) for path, a in self.arrays.items()}
+
+    def read(self, path: str) -> np.ndarray:
+        return self.arrays[path]
+
+
+class Stored(Leaves):
+    """The leaves that a checkpoint holds, each read when it is asked for; averages where they were kept."""
+
+    def __init__(self, source: restore.Source, weights: str = "auto"):
+        super().__init__()
+        self.source, self._parts = source, {}
+        try:
+            flat = flatten(checkpoint.shapes(source.workdir, source.step))
+            self._items = {path: ("params", leaf) for path, leaf in flat.items()}
+            if "ema" in source.meta["checksums"] and weights != "raw":
+                averaged = flatten(checkpoint.shapes(source.workdir, source.step, "ema"))
+                self._items |= {path: ("ema", leaf) for path, leaf in averaged.items()}
+        except checkpoint.Damaged as e:
+            raise self._damaged(e) from e
+        kept = {p: leaf for p, (_, leaf) in self._items.items() if not matches(source.left_out, source_of(p))}
+        if source.which is not None:  # of several adapters in one leaf [L, N, ...], one
+            kept = {p: _without(leaf, 1) if is_added(p) else leaf for p, leaf in kept.items()}
+        self.shapes = flatten(join(unflatten(kept)))
+        for path in kept:
+            self._parts.setdefault(source_of(path), []).append(path)
+
+    def read(self, path: str) -> np.ndarray:
+        source, found = self.source, {}
+        try:
+            for stored in self._parts[path]:
+                name, leaf = self._items[stored]
+                found[stored] = checkpoint.read_leaf(source.workdir, source.step, name, stored, leaf, source.meta)
+        except checkpoint.Damaged as e:
+            raise self._damaged(e) from e
+        parts = sorted(found.items(), key=lambda item: int(item[0].partition("[")[2].partition(":")[0] or 0))
+        array = np.concatenate([a for _, a in parts]) if len(parts) > 1 else parts[0][1]
+        return array[:, source.which] if source.which is not None and is_added(path) else array
+
+    def _damaged(self, error: Exception) -> UserError:
+        workdir, step = self.source.workdir, self.source.step
+        return restore.damaged("checkpoint", f"{workdir}@{step}", workdir, step, error)
+
+
+def _without(leaf: jax.ShapeDtypeStruct, axis: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((*leaf.shape[:axis], *leaf.shape[axis + 1 :]), leaf.dtype)
+
+
+class Folded(Leaves):
+    """A base with an adapter merged into it, layer by layer."""
+
+    def __init__(self, base: Leaves, stored: Stored, method: Any):
+        super().__init__()
+        self._base, self._method = base, method
+        self._own = {path: stored[path] for path in stored.shapes}
+        plain = {path: leaf for path, leaf in stored.shapes.items() if "/adapter/" not in path}
+        self.shapes = {**base.shapes, **plain}
+
+    def read(self, path: str) -> np.ndarray:
+        layer = path.rpartition("/")[0]
+        added = {p: a for p, a in self._own.items() if p.startswith(f"{layer}/adapter/")}
+        if not added:
+            return self._plain(path)
+        whole = {p: self._plain(p) for p in self.shapes if p.rpartition("/")[0] == layer}
+        return np.asarray(flatten(self._method.merge(unflatten({**whole, **added})))[path])
+
+    def _plain(self, path: str) -> np.ndarray:
+        return self._own[path] if path in self._own else self._base[path]
+
+
+def _by_layer(method: Any) -> bool:
+    """Whether a method folds each layer by what lies in that layer alone."""
+    if isinstance(method, Composed):
+        return all(map(_by_layer, method.methods))
+    return isinstance(method, LayerMethod) and type(method).merge is LayerMethod.merge
+
+
+@dataclasses.dataclass
+class Model:
+    """One of the models that are combined: where it is from, and its plain parameters."""
+
+    source: restore.Parent
+    leaves: Leaves
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def reference(self) -> str:
+        """How it can be found again, with its step."""
+        if self.imported:
+            return self.source.reference
+        return self.source.reference + self.source.name.removeprefix(str(self.source.workdir))
+
+    @property
+    def imported(self) -> bool:
+        return not isinstance(self.source, restore.Source)
+
+    def entry(self) -> dict[str, Any]:
+        """Of the lineage of what is made of it."""
+        return self.source.lineage(self.leaves.fingerprint())[0]
+
+    def behind(self) -> list[dict[str, Any]]:
+        """Its own lineage, nearest first."""
+        return self.source.lineage("")[1:]
+
+
+class Reader:
+    """Opens models, and reads a base that several adapters share once."""
+
+    def __init__(self, ignore: Sequence[str] = ()):
+        self._ignore, self._bases = tuple(ignore), {}
+
+    def run(self, reference: str, field: str = "--run") -> restore.Parent:
+        """What a reference names: a finished run, a checkpoint that is named by its step, or imported weights.
+
+        Raises:
+          UserError: no such model, or a run that was not carried out to its end.
+        """
+        imported = restore.is_reference(reference)
+        source = restore.find(reference, field, self._ignore if imported else ())
+        named = not imported and restore.parted(reference)[0].endswith(f"@{source.step}")
+        if not imported and not named and finished(source.workdir) is None:
+            raise UserError(
+                f"{field}={reference}: the run has not finished. Its own command continues it; "
+                f"{source.workdir}@{source.step} means this checkpoint of it as it is"
+            )
+        return source
+
+    def open(self, source: restore.Parent, dtype: str = "float32", weights: str = "auto", **head: Any) -> Model:
+        """The plain parameters of a source, adapters merged.
+
+        Raises:
+          UserError: an adapter that cannot be merged, a damaged checkpoint, a base that is missing or another.
+        """
+        if not isinstance(source, restore.Source):
+            return Model(source, Held(jax.device_get(source.parameters(on_one_device, dtype, **head))))
+        method = source.adapter
+        if method is not None and not method.mergeable:
+            raise UserError(
+                f"{source.name} is a run with tune.method={source.config.tune.method!r}, which cannot be merged into the "
+                "parameters of a plain model, so there is nothing to combine"
+            )
+        if method is None:
+            return Model(source, Stored(source, weights))
+        if source.meta.get("base") and _by_layer(method):
+            return Model(source, Folded(self._base_of(source), Stored(source, weights), method))
+        return Model(source, Held(jax.device_get(source.parameters(on_one_device, weights=weights))))
+
+    def _base_of(self, source: restore.Source) -> Held:
+        base = source.meta["base"]
+        key = (base["fingerprint"], source.config.model.param_dtype)
+        if key not in self._bases:
+            self._bases[key] = Held(jax.device_get(restore.base_parameters(source, on_one_device)))
+        return self._bases[key]
+
+    def parent(self, child: restore.Parent, reference: str = "") -> Model:
+        """The model that a child was fine-tuned from, checked by its fingerprint: its parent, or what `reference` names.
+
+        Raises:
+          UserError: it has none, it is not where it was, or it is another model.
+        """
+        if not isinstance(child, restore.Source):
+            if not reference:
+                raise UserError(f"--base is missing: what {child.name} was fine-tuned from is not known")
+            return self.open(self.run(reference, "--base"))
+        chain, init = child.lineage("")[1:], child.config.init
+        if not reference and not init.from_:
+            raise UserError(f"--base is missing: {child.name} did not start from another model")
+        nearest = chain[0] if chain else {}
+        adapter = restore.parted(init.from_)[1]
+        place = nearest.get("reference") or f"{nearest.get('workdir', '')}@{nearest.get('step', '')}"
+        place += f"#{adapter}" if adapter else ""
+        try:
+            theirs = init.ignore if not self._ignore and restore.is_reference(reference or place) else self._ignore
+            source = restore.find(reference or place, "--base", theirs, init.fresh)
+        except UserError as e:
+            if reference:
+                raise
+            raise UserError(f"the parent of {child.name} is not where it was; --base says where it is now: {e}") from e
+        model = child.config.as_dict()["model"]
+        head = {name: model[name] for name in HEAD}
+        found = self.open(source, child.config.model.param_dtype, init.weights, **head)
+        known = {entry["fingerprint"] for entry in chain if entry.get("fingerprint")}
+        if known and found.leaves.fingerprint() not in known:
+            expected = nearest.get("fingerprint", "")
+            raise UserError(
+                f"--base: {found.name} has the fingerprint {found.leaves.fingerprint()}, but {child.name} was fine-tuned "
+                f"from {place}, with {expected}: it is another model"
+            )
+        return found
+
+
+def check_alike(models: Sequence[Model]) -> None:
+    """Raises UserError where models differ in structure, in their leaves or in their tokenizer, saying in what."""
+    from ptft_jax.interop import families
+
+    first, *others = models
+    mine = families.canonical(first.source.fields)
+    for other in others:
+        theirs = families.canonical(other.source.fields)
+        changed = [f"model.{k}: {theirs[k]!r} and {mine[k]!r}" for k in mine if not families.same(mine[k], theirs[k])]
+        changed = changed or checkpoint.compare(unflatten(other.leaves.shapes), unflatten(first.leaves.shapes))
+        if changed:
+            raise UserError(
+                f"{other.name} and {first.name} are different models and cannot be combined:{listed(changed, 20)}"
+            )
+        if not mine["image_size"] and tok.fingerprint(other.source.tokenizer) != tok.fingerprint(
+            first.source.tokenizer
+        ):
+            raise UserError(
+                f"{other.name} and {first.name} have different tokenizers: the same numbers are other texts "
+                f"({other.source.tokenizer.vocab_size} and {first.source.tokenizer.vocab_size} tokens)"
+            )
+
+
+def check_one_base(base: Model, children: Sequence[Model]) -> None:
+    """Raises UserError where a child was not fine-tuned from the base, or from what came of it."""
+    print_ = base.leaves.fingerprint()
+    strangers = []
+    for child in children:
+        known = [entry for entry in child.behind() if entry.get("fingerprint")]
+        if not child.imported and print_ not in {entry["fingerprint"] for entry in known}:
+            started = f"{_place(known[0])}, {known[0]['fingerprint']}" if known else "random parameters"
+            strangers.append(f"{child.name} started from {started}")
+    if strangers:
+        raise UserError(
+            f"a task vector is what fine-tuning added to one base, here {base.name} with the fingerprint {print_}; "
+            f"but:{listed(strangers)}"
+        )
+
+
+def _place(entry: Mapping[str, Any]) -> str:
+    return entry.get("reference") or f"{entry['workdir']}@{entry['step']}"
+
+
+def recorded(source: restore.Source, name: str) -> Any:
+    """The content of a JSON file of a run's workdir, or None."""
+    path = source.workdir / name
+    return json.loads(path.read_text()) if path.is_file() else None
