@@ -123,4 +123,9 @@ class AdaLora(LowRankMethod):
         torn = [layer for layer, some in parts.items() if any(some) and not all(some)]
         if torn:
             raise UserError(f"tune.rates: left, singular and right of a layer train together, or not:{listed(torn)}")
+        shut = [f.path for f in partition.leaves if f.trains and f.path.endswith(SINGULAR) and not all(f.phases)]
+        if shut:
+            raise UserError(
+                f"tune.phases: tune.adalora ranks the triplets of all layers together, so they train in every phase:{listed(shut)}"
+            )
         return tuple(layer for layer, some in parts.items() if all(some))

@@ -222,6 +222,11 @@ def _write_ia3(adapter: ia3.Ia3, flat, chosen: list[Module], ends: Mapping[str, 
 def _write_oft(adapter: oft.Oft, flat, chosen: list[Module]):
     tensors = {}
     for module in chosen:
+        if module.transposed:
+            raise UserError(
+                f"{module.template}: PEFT has no rotations of modules with weights [in, out], as GPT-2's; merge the adapter, "
+                "and export the whole model"
+            )
         skews = [np.asarray(flat[f"{p}/{oft.SKEW}"]) for p in module.layers if f"{p}/{oft.SKEW}" in flat]
         if len(skews) < len(module.layers) or not all(np.array_equal(skews[0], skew) for skew in skews):
             raise UserError(

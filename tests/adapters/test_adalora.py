@@ -13,6 +13,7 @@ from ptft_jax.adapters.rank_budget import LEFT, RIGHT, SINGULAR, Allocation, Sch
 from ptft_jax.errors import UserError
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.optim import optimizers
+from ptft_jax.params import recipes
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, unflatten
 from tests.adapters.common import check_merge, check_programs, check_start, check_training, only
@@ -164,6 +165,13 @@ def test_parts_of_triplets_do_not_train_alone():
     rates = ((".*/adapter/left", 0.0), *only(ADALORA))
     with pytest.raises(UserError, match="left, singular and right of a layer train together"):
         ADALORA.updates(partition(rates), 100)
+
+
+def test_layers_that_open_late_cannot_be_ranked():
+    phases = [(name, recipes.rules(name)) for name in ("last:1", "all")]
+    parts = Partition.of(Transformer(SPEC, ADALORA).shapes(), only(ADALORA), phases=phases)
+    with pytest.raises(UserError, match=r"tune.phases: .* train in every phase:\n  blocks\[0:2\]/"):
+        ADALORA.updates(parts, 100)
 
 
 def test_no_pruning_where_the_rank_is_to_stay():
