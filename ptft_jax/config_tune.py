@@ -26,6 +26,17 @@ TUNE: dict[str, Any] = {
     "rates": Field(
         (), "((pattern, rate), ...): learning-rate multipliers by path rule, 0 freezes; () = the method's own"
     ),
+    "quantize": {
+        "format": one_of(
+            "none", "what the frozen base's kernels are kept in: none, nf4 or int8", "none", "nf4", "int8"
+        ),
+        "block": positive(64, "inputs of an output that share a scale"),
+        "double": Field(True, "keep the scales in eight bits"),
+        "targets": Field(
+            ("blocks/(attention|mlp)/(experts/)?(query|key|value|out|gate|up|down)",),
+            "patterns of the linear layers' and experts' paths whose kernels are quantised",
+        ),
+    },
     "lora": {
         "rank": positive(8, "rank of each update"),
         "alpha": positive(16.0, "scale = alpha / rank"),

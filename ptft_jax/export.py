@@ -31,6 +31,12 @@ def define() -> None:
     flags.DEFINE_string(
         "base", "", "For peft: where PEFT finds the base; '' = the imported weights the run started from."
     )
+    flags.DEFINE_enum(
+        "merge_into",
+        "",
+        ["", "dequantized", "original"],
+        "Of a run on a quantised base: add its adapter to the kernels it was trained on, or to the base's own.",
+    )
     flags.DEFINE_float("shard_gb", 5.0, "Largest safetensors file, in GB.", lower_bound=0.0001)
 
 
@@ -45,7 +51,7 @@ def main() -> None:
     if args.to == "peft":
         written = adapter(args.run, out, family=args.family, base=args.base)
     else:
-        options = {"dtype": args.dtype, "family": args.family, "shard_gb": args.shard_gb, "ignore": args.ignore}
+        options = {name: args[name].value for name in ("dtype", "family", "shard_gb", "ignore", "merge_into")}
         written = model(args.run, args.to, out, **options)
     print(json.dumps(written, indent=1))
 
@@ -59,12 +65,15 @@ def model(
     family: str = "",
     shard_gb: float = 5.0,
     ignore: Sequence[str] = (),
+    merge_into: str = "",
 ) -> dict[str, Any]:
     """Exports a whole model, adapters merged; says what was written. Raises UserError."""
     from ptft_jax import loading
     from ptft_jax.interop import export
+    from ptft_jax.training import restore
 
-    loaded = loading.load(reference, field="--run", ignore=ignore)
+    restore.check_merge(restore.find(reference, "--run", ignore), merge_into, "--merge_into")
+    loaded = loading.load(reference, field="--run", ignore=ignore, merge_into=merge_into)
     if loaded.model.adapt is not None:
         raise UserError(
             f"--to={to}: {loaded.source.name} has learned vectors before the tokens, which are no part of a plain model; "

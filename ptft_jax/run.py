@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
 from ptft_jax.adapters.base import Updates, is_added
+from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import batches, builders, pipeline, rows
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import spans
@@ -22,6 +23,7 @@ from ptft_jax.evaluation.samples import continue_texts
 from ptft_jax.loading import peft_adapter, resolve
 from ptft_jax.model import spec as specs
 from ptft_jax.model.decode import Sampling
+from ptft_jax.model.quantized import plain_path
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import compile as compiling
@@ -177,6 +179,8 @@ class Run:
         if self.adapter is not None:
             self.adapter.check(plain.shapes())
             self._check_virtual(self.adapter.virtual_tokens)
+        if isinstance(self.adapter, QuantizedBase) and self.parent is None:
+            raise UserError("config.tune.quantize.format: without init.from there is no base to quantise")
         self.plain, self.model = plain, Transformer(spec, self.adapter, constrain)
         self.shapes = self.model.shapes()
         self.plain_shapes = plain.shapes()
@@ -301,7 +305,7 @@ class Run:
         """What is made anew has to train: random numbers would stay in the model, and no checkpoint of an adapter would
         hold them."""
         fresh = self.init["fresh"]
-        frozen = {f.source for f in self.partition.leaves if not f.trains}
+        frozen = {plain_path(f.source) for f in self.partition.leaves if not f.trains}
         made = [p for p in sorted(frozen) if matches(fresh, p) or (self.new_rows and p in vocabulary.AXES)]
         if made:
             field = "init.fresh" if matches(fresh, made[0]) else "tokenizer.add"

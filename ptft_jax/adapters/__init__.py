@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ptft_jax.adapters import quantized
 from ptft_jax.adapters.base import Method
 from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.dora import Dora
@@ -39,7 +40,12 @@ METHODS: Mapping[str, Callable[[Any], Method]] = {"lora": _lora, "ia3": _ia3, "p
 
 def build(config: Any) -> Method | None:
     """What `config.tune` adds to the model, or None where `tune.method` is "full". Several names, joined by "+", are
-    several methods at once. Raises UserError for a name that is not there, or there twice."""
+    several methods at once. Raises UserError for a name that is not there, or there twice, and for a quantised base that
+    would train."""
+    return quantized.build(config.quantize, _method(config))
+
+
+def _method(config: Any) -> Method | None:
     if config.method == "full":
         return None
     names = config.method.split("+")

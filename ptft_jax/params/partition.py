@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ptft_jax.errors import UserError
+from ptft_jax.model import quantized
 from ptft_jax.params import rules as path_rules
 from ptft_jax.params.rules import STACK, flatten, unflatten
 
@@ -39,6 +40,11 @@ class Leaf:
     @property
     def trains(self) -> bool:
         return self.rates[0] != 0.0
+
+    @property
+    def numbers(self) -> int:
+        """How many of the model's numbers it holds, quantised or not."""
+        return quantized.numbers(self.source, self.shape, self.dtype)
 
     @property
     def bytes(self) -> int:
@@ -148,7 +154,7 @@ class Partition:
                     "group": "trainable" if leaves[0].trains else "frozen",
                     "rate": " ".join(f"{r:g}" for r in rates),
                     "leaves": len(leaves),
-                    "parameters": sum(math.prod(leaf.shape) for leaf in leaves),
+                    "parameters": sum(leaf.numbers for leaf in leaves),
                     "bytes": sum(leaf.bytes for leaf in leaves),
                     "paths": [leaf.path for leaf in leaves],
                 }
@@ -157,7 +163,7 @@ class Partition:
 
     def count(self, trains: bool) -> int:
         """The number of trainable (or frozen) parameters."""
-        return sum(math.prod(leaf.shape) for leaf in self.leaves if leaf.trains == trains)
+        return sum(leaf.numbers for leaf in self.leaves if leaf.trains == trains)
 
 
 def _layer_factor(path: str, layer: int, depth: int, decay: float) -> float:
