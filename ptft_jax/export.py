@@ -6,6 +6,7 @@ python -m ptft_jax.export --run=runs/lora@best --to=peft --out=exports/adapter
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -88,6 +89,7 @@ def model(
 
 def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dict[str, Any]:
     """Exports what a run added to its base, in PEFT's format; says what was written. Raises UserError."""
+    from ptft_jax.adapters.quantized import QuantizedBase
     from ptft_jax.interop import export, families
     from ptft_jax.parallel.sharding import on_one_device
     from ptft_jax.params.rules import flatten
@@ -105,7 +107,12 @@ def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dic
         raise UserError(f"--to=peft: {source.name} did not start from another model, so there is no base to put it on")
     params = source.parameters(on_one_device, merged=False)
     _refuse_changed_base(source, flatten(params), flatten(restore.base_parameters(source, on_one_device)))
-    return export.to_peft(source.adapter, params, fields, named, out, base=base or origin.removeprefix("hf:"))
+    base = base or origin.removeprefix("hf:")
+    if not isinstance(source.adapter, QuantizedBase):
+        return export.to_peft(source.adapter, params, fields, named, out, base=base)
+    # The format has no place for how the base is kept: whoever loads it quantises it, or not.
+    written = export.to_peft(source.adapter.method, params, fields, named, out, base=base)
+    return {**written, "trained_on": dataclasses.asdict(source.adapter.how)}
 
 
 def _refuse_changed_base(source: Any, params: dict[str, Any], base: dict[str, Any]) -> None:

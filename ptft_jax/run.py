@@ -291,7 +291,8 @@ class Run:
         """The parent's parameters, checked against this model: all but those that are made anew."""
         c = self.config.model
         head = {name: self.config.as_dict()["model"][name] for name in specs.HEAD}
-        have = flatten(self.parent.parameters(self._layout, c.param_dtype, weights=self.init["weights"], **head))
+        taken = {name: self.init[name] for name in ("weights", "merge_into")}
+        have = flatten(self.parent.parameters(self._layout, c.param_dtype, **taken, **head))
         fresh = self.init["fresh"]
         need = {p: a for p, a in flatten(self.plain_shapes).items() if not matches(fresh, p)}
         if self.new_rows:
