@@ -23,6 +23,9 @@ TUNE: dict[str, Any] = {
     ),
     "l2_sp": natural(0.0, "weight of half the squared distance to where the run started, in the loss (L2-SP)"),
     "start_decay": natural(0.0, "decoupled decay to where the run started, times the rate"),
+    "adapters": Field(
+        (), "names, one for each source of data.mixture in their order: an adapter for each, which its rows alone train"
+    ),
     "rates": Field(
         (), "((pattern, rate), ...): learning-rate multipliers by path rule, 0 freezes; () = the method's own"
     ),

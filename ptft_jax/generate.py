@@ -21,6 +21,9 @@ def define() -> None:
     flags.DEFINE_multi_string(
         "prompt", [], "Text to continue; may be given more than once. '\\n' stands for a newline."
     )
+    flags.DEFINE_multi_string(
+        "use_adapter", [], "Of a run with several adapters: which one continues each --prompt, in their order."
+    )
     define_sampling(max_new_tokens=64)
     flags.DEFINE_bool("json", False, "Print JSON lines instead of text.")
 
@@ -72,7 +75,13 @@ def main() -> None:
         raise UserError("--prompt is missing: the text to continue")
     from ptft_jax.evaluation.samples import continue_texts
 
-    loaded = load_source()
+    loaded = load_source(together=bool(args.use_adapter))
+    names = args.use_adapter
+    if names and not loaded.model.several:
+        raise UserError(f"--use_adapter: {args.run} is no run with several adapters")
+    if names and len(names) != len(args.prompt):
+        raise UserError(f"--use_adapter: {len(names)} for {len(args.prompt)} prompts; give one for each --prompt")
+    numbers = [loaded.model.adapt.number(name, "--use_adapter") for name in names] or None
     prompts = [unescaped(text) for text in args.prompt]
     streaming = len(prompts) == 1 and not args.json
     show = streamer()
@@ -86,6 +95,7 @@ def main() -> None:
         max_new_tokens=args.max_new_tokens,
         prefix=loaded.reads_prompt,
         gaps=loaded.gaps,
+        adapters=numbers,
         on_text=(lambda _, text: show(text)) if streaming else None,
         **sampling_options(args),
     )

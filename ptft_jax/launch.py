@@ -136,7 +136,7 @@ def define_config() -> None:
     )
 
 
-SOURCES = "WORKDIR[@STEP|@best] of a run, hf:FOLDER, hf:NAME[@REVISION], or gguf:FILE."
+SOURCES = "WORKDIR[@STEP|@best][#ADAPTER] of a run, hf:FOLDER, hf:NAME[@REVISION], or gguf:FILE."
 
 IGNORE = "Pattern of tensors of hf: and gguf: weights that may be left out; may be given more than once."
 
@@ -151,15 +151,18 @@ def define_source() -> None:
     )
 
 
-def load_source() -> Any:
-    """The model that the flags of `define_source` name (`ptft_jax.loading.Loaded`). Raises UserError."""
+def load_source(together: bool = False) -> Any:
+    """The model that the flags of `define_source` name (`ptft_jax.loading.Loaded`); `together` as for `loading.load`. Raises
+    UserError."""
     args = flags.FLAGS
     if not args.run:
         raise UserError("--run is missing: a workdir, e.g. --run=runs/base@best, or hf:FOLDER, or gguf:FILE")
     prepare_jax()
     from ptft_jax import loading
 
-    return loading.load(args.run, field="--run", dtype=args.dtype, adapter=args.adapter, ignore=args.ignore)
+    return loading.load(
+        args.run, field="--run", dtype=args.dtype, adapter=args.adapter, ignore=args.ignore, together=together
+    )
 
 
 def prepare_jax() -> None:

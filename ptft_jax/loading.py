@@ -141,6 +141,7 @@ def load(
     adapter: str = "",
     ignore: Sequence[str] = (),
     merge_into: str = "",
+    together: bool = False,
 ) -> Loaded:
     """The model that WORKDIR[@STEP|@best|@latest], hf:... or gguf:... names, adapters merged where that can be. A quantised
     base stays so, with the adapter on it, unless `merge_into` says otherwise.
@@ -151,13 +152,14 @@ def load(
       ignore: patterns of tensors that may be left out, of imported weights.
       merge_into: of a run on a quantised base, for parameters of a plain model: "dequantized" or "original", see
         `ptft_jax.adapters.quantized.QuantizedBase.merge`.
+      together: of a run with several adapters, all may be loaded; else the reference has to choose one (`RUN#NAME`).
 
     Raises:
       UserError: no such model, or a damaged one.
     """
     if ignore and not restore.is_reference(reference):
         raise UserError(f"--ignore is for hf: and gguf: weights; {reference} is a run")
-    source = restore.find(reference, field, ignore)
+    source = restore.find(reference, field, ignore, together=together)
     added = peft_adapter(adapter, source, "--adapter") if adapter else None
     method = added.method if added else source.adapter
     on_quantized = isinstance(source.adapter, QuantizedBase)

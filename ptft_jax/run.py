@@ -66,6 +66,7 @@ class Run:
             batch_size=c.data.batch_size,
             seed=c.seed,
             prefetch=c.data.prefetch,
+            adapters=bool(self.adapters),
         )
         self.selection = Selection(**c.select.read_all())
         self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
@@ -116,21 +117,27 @@ class Run:
         parent = self.parent.tokenizer if self.parent else None
         self.tokenizer = tok.build(c.tokenizer, functools.partial(pipeline.training_texts, c.data), parent)
         self.known_tokens = parent.vocab_size if parent else 0
+        self.adapters = pipeline.numbered(c.data, c.tune.adapters)
         self.builder = builders.build(c.objective, self.tokenizer)
         self.data = pipeline.training(c.data, self.tokenizer, self.builder, steps=c.training.steps, seed=c.seed)
-        self.eval_batches = {"validation": self._eval_batches(c.data, "validation")}
-        self.test_batches = {"test": self._eval_batches(c.data, "test")} if c.eval.test else {}
+        number = self.adapters.get(c.data.source)
+        self.eval_batches = {"validation": self._eval_batches(c.data, "validation", number)}
+        self.test_batches = {"test": self._eval_batches(c.data, "test", number)} if c.eval.test else {}
         data = self._source_data()
         if data is not None:
-            self.eval_batches["source"] = self._eval_batches(data, "validation")
-            if c.eval.test:
-                self.test_batches["source_test"] = self._eval_batches(data, "test")
+            # What each of several adapters forgot is its own.
+            each = [(f"_{name}", n) for n, name in enumerate(c.tune.adapters)] or [("", None)]
+            for name, number in each:
+                self.eval_batches[f"source{name}"] = self._eval_batches(data, "validation", number)
+                if c.eval.test:
+                    self.test_batches[f"source_test{name}"] = self._eval_batches(data, "test", number)
         if c.data.mixture and c.eval.mixture:
             known = {c.data.source, data.source if data is not None else ""}
             for name, reference in pipeline.labels(c.data).items():
                 if reference not in known:
                     section = self._data(source=reference)
-                    self.eval_batches[f"validation_{name}"] = self._eval_batches(section, "validation")
+                    number = self.adapters.get(reference)
+                    self.eval_batches[f"validation_{name}"] = self._eval_batches(section, "validation", number)
 
     def _data(self, **changes: Any) -> configs.Section:
         """This run's data settings with some changed."""
@@ -151,14 +158,15 @@ class Run:
         rows = {name: c.data[name] for name in ("length", "batch_size", "workers")}
         return self._data(**{**known.read_all(), "mixture": (), **rows})
 
-    def _eval_batches(self, data: configs.Section, split: str) -> list[rows.Rows]:
+    def _eval_batches(self, data: configs.Section, split: str, adapter: int | None = None) -> list[rows.Rows]:
         c = self.config
         tokens = pipeline.tokenised(data, data.source, split, self.tokenizer)
         found = pipeline.filled(data, tokens, self.builder, partial=True)
         if found.lost():
             counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in found.lost().items())
             self.reporter.say(f"{split} of {data.source}: {len(tokens.store):,} examples; {counts}")
-        return batches.evaluation(found.rows, batch_size=c.eval.batch_size or c.data.batch_size, tokens=c.eval.tokens)
+        size = c.eval.batch_size or c.data.batch_size
+        return batches.evaluation(found.rows, batch_size=size, tokens=c.eval.tokens, adapter=adapter)
 
     def _build_model(self) -> None:
         c = self.config
@@ -240,12 +248,19 @@ class Run:
             "prefix": objectives.reads_prompt(self.config.objective.name),
             "gaps": spans.sentinels(self.tokenizer) if self.config.objective.name == "span_corruption" else {},
         }
-        model = dataclasses.replace(self.model, constrain=None)
+        model, names = dataclasses.replace(self.model, constrain=None), tuple(self.config.tune.adapters)
 
         def sample(state: states.TrainState) -> list[dict[str, Any]]:
             params = self.partition.merge(state.ema or state.trainable, state.frozen)
-            rows = continue_texts(model, params, self.tokenizer, s.prompts, **options)
-            return [{"prompt": r.prompt, "text": r.text, "reason": r.reason} for r in rows]
+            if not names:
+                rows = continue_texts(model, params, self.tokenizer, s.prompts, **options)
+                return [{"prompt": r.prompt, "text": r.text, "reason": r.reason} for r in rows]
+            numbers = [n for n in range(len(names)) for _ in s.prompts]
+            rows = continue_texts(model, params, self.tokenizer, s.prompts * len(names), adapters=numbers, **options)
+            return [
+                {"prompt": r.prompt, "text": r.text, "reason": r.reason, "adapter": names[n]}
+                for n, r in zip(numbers, rows)
+            ]
 
         return sample
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ptft_jax.adapters import quantized
+from ptft_jax.adapters import quantized, several
 from ptft_jax.adapters.base import Method
 from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.dora import Dora
@@ -40,8 +40,8 @@ METHODS: Mapping[str, Callable[[Any], Method]] = {"lora": _lora, "ia3": _ia3, "p
 
 def build(config: Any) -> Method | None:
     """What `config.tune` adds to the model, or None where `tune.method` is "full". Several names, joined by "+", are
-    several methods at once. Raises UserError for a name that is not there, or there twice, and for a quantised base that
-    would train."""
+    several methods at once; `tune.adapters` names as many adapters, of which each row has its own. Raises UserError for a
+    name that is not there, or there twice, and for a quantised base that would train."""
     return quantized.build(config.quantize, _method(config))
 
 
@@ -54,7 +54,7 @@ def _method(config: Any) -> Method | None:
             known = "full, or one or more (joined by '+') of " + ", ".join(METHODS)
             raise UserError(f"config.tune.method = {config.method!r}: expected {known}{nearest(name, METHODS)}")
     made = [METHODS[name](config[name]) for name in names]
-    return made[0] if len(made) == 1 else Composed(tuple(made))
+    return several.of(made[0] if len(made) == 1 else Composed(tuple(made)), tuple(config.adapters))
 
 
 def rates(config: Any, made_anew: tuple[str, ...] = ()) -> tuple[tuple[str, float], ...]:

@@ -12,7 +12,7 @@ from flax import nnx
 
 from ptft_jax.adapters.base import float32
 from ptft_jax.adapters.lora import A, B, Lora, LowRank, updated
-from ptft_jax.model.layers import Linear, dropout
+from ptft_jax.model.layers import Linear, PerRow, dropout
 
 MAGNITUDE = "adapter/magnitude"
 
@@ -36,16 +36,16 @@ class Decomposed(LowRank):
         super().__init__(layer, lora, site, key)
         self.magnitude = nnx.Param(norms(float32(layer.kernel[...])))
 
-    def __call__(self, layer: Linear, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+    def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
         kernel = layer.kernel[...]
         length = norms(updated(kernel, self.lora_a[...], self.lora_b[...], self.scale))
         factor = (self.magnitude[...] / jax.lax.stop_gradient(length)).astype(layer.dtype)
         kernel = kernel.astype(layer.dtype)
         y = jnp.dot(x, kernel)
-        if keys is None or self.dropout == 0.0:
+        if rows is None or rows.keys is None or self.dropout == 0.0:
             y = factor * (y + self.update(layer, x))
         else:
-            x = dropout(x, self.dropout, keys, self.site)
+            x = dropout(x, self.dropout, rows, self.site)
             z = jnp.dot(x, kernel)
             y = y + factor * (z + self.update(layer, x)) - z
         return y if layer.bias is None else y + layer.bias[...].astype(layer.dtype)

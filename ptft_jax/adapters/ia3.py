@@ -13,7 +13,7 @@ from flax import nnx
 
 from ptft_jax.adapters.base import LayerMethod, float32, layers, matching
 from ptft_jax.errors import UserError, listed, nearest
-from ptft_jax.model.layers import Linear
+from ptft_jax.model.layers import Linear, PerRow
 from ptft_jax.params.rules import matches
 
 SCALE = "adapter/scale"
@@ -27,7 +27,7 @@ class Rescale(nnx.Module):
         self.inputs = inputs
         self.scale = nnx.Param(jnp.ones((layer.kernel.shape[0 if inputs else 1],), layer.kernel.dtype))
 
-    def __call__(self, layer: Linear, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+    def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
         scale = self.scale[...].astype(layer.dtype)
         return layer.plain(x * scale) if self.inputs else layer.plain(x) * scale
 

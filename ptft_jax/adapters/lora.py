@@ -15,7 +15,7 @@ from ptft_jax.adapters.base import LayerMethod, float32
 from ptft_jax.adapters.lora_embedding import LowRankTable
 from ptft_jax.adapters.lora_experts import LowRankExperts
 from ptft_jax.errors import UserError
-from ptft_jax.model.layers import Embedding, Linear, dropout
+from ptft_jax.model.layers import Embedding, Linear, PerRow, dropout
 from ptft_jax.model.moe import ExpertLinear
 
 A, B = "adapter/lora_a", "adapter/lora_b"
@@ -38,8 +38,8 @@ class LowRank(nnx.Module):
         low = jnp.dot(x, self.lora_a[...].astype(layer.dtype))
         return jnp.dot(low, self.lora_b[...].astype(layer.dtype)) * self.scale
 
-    def __call__(self, layer: Linear, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-        return layer.plain(x) + self.update(layer, dropout(x, self.dropout, keys, self.site))
+    def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
+        return layer.plain(x) + self.update(layer, dropout(x, self.dropout, rows, self.site))
 
 
 @dataclasses.dataclass(frozen=True)

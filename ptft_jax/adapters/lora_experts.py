@@ -26,7 +26,7 @@ class LowRankExperts(nnx.Module):
 
     def __call__(self, layer: ExpertLinear, routed: Routed) -> jax.Array:
         """[N, in] to [N, out]."""
-        x = dropout(routed.rows, self.dropout, routed.keys, self.site)
+        x = dropout(routed.rows, self.dropout, routed.per_row, self.site)
         low = jax.lax.ragged_dot(x, self.lora_a[...].astype(layer.dtype), routed.sizes)
         update = jax.lax.ragged_dot(low, self.lora_b[...].astype(layer.dtype), routed.sizes)
         return layer.plain(routed) + update * self.scale

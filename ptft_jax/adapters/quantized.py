@@ -54,6 +54,22 @@ class QuantizedBase(Method):
     def rates(self) -> Rules:
         return self.method.rates
 
+    # Of several adapters (`ptft_jax.adapters.several`) on one quantised base.
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return getattr(self.method, "names", ())
+
+    @property
+    def one(self) -> QuantizedBase:
+        return dataclasses.replace(self, method=self.method.one)
+
+    def number(self, name: str, field: str) -> int:
+        return self.method.number(name, field)
+
+    def pick(self, params: Mapping[str, Any], number: int) -> dict[str, Any]:
+        return self.method.pick(params, number)
+
     def updates(self, partition: Partition, steps: int) -> Updates:
         trained = [leaf.path for leaf in partition.leaves if leaf.trains and plain_path(leaf.source) != leaf.source]
         if trained:

@@ -17,11 +17,20 @@ class Batches:
     whatever the number of processes, so a position in the data is just the step."""
 
     def __init__(
-        self, sets: Sequence[RowSet], mixture: Mixture, *, batch_size: int, seed: int, process: int, processes: int
+        self,
+        sets: Sequence[RowSet],
+        mixture: Mixture,
+        *,
+        batch_size: int,
+        seed: int,
+        process: int,
+        processes: int,
+        adapters: bool = False,
     ):
+        """`adapters`: each source has an adapter of its own, so rows say which: "adapters" int32 [B]."""
         if batch_size % processes:
             raise ValueError(f"{batch_size} rows do not divide into {processes} processes")
-        self._sets, self._mixture, self._seed = sets, mixture, seed
+        self._sets, self._mixture, self._seed, self._adapters = sets, mixture, seed, adapters
         self._batch_size, self._mine = batch_size, _share(batch_size, process, processes)
 
     def __len__(self) -> int:
@@ -52,18 +61,33 @@ class Batches:
                     out[name] = values
                 else:
                     out.setdefault(name, np.zeros((len(rows), *values.shape[1:]), values.dtype))[places] = values
+        if self._adapters:
+            out["adapters"] = sources.astype(np.int32)
         return out
 
 
 def training(
-    sets: Sequence[RowSet], mixture: Mixture, *, batch_size: int, seed: int, start: int, prefetch: int
+    sets: Sequence[RowSet],
+    mixture: Mixture,
+    start: int,
+    *,
+    batch_size: int,
+    seed: int,
+    prefetch: int,
+    adapters: bool = False,
 ) -> Iterator[Rows]:
-    """This process' rows of batch `start`, `start` + 1, ..., without end, made ahead in a thread."""
+    """This process' rows of batch `start`, `start` + 1, ..., without end, made ahead in a thread; options as for `Batches`."""
     import grain
     import jax
 
     batches = Batches(
-        sets, mixture, batch_size=batch_size, seed=seed, process=jax.process_index(), processes=jax.process_count()
+        sets,
+        mixture,
+        batch_size=batch_size,
+        seed=seed,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+        adapters=adapters,
     )
     options = grain.ReadOptions(num_threads=1 if prefetch else 0, prefetch_buffer_size=prefetch)
     iterator = iter(grain.MapDataset.source(batches).to_iter_dataset(options))
@@ -71,8 +95,9 @@ def training(
     return iterator
 
 
-def evaluation(rows: RowSet, *, batch_size: int, tokens: int) -> list[Rows]:
-    """All batches of a set, in order; the last is filled up with rows of weight 0.
+def evaluation(rows: RowSet, *, batch_size: int, tokens: int, adapter: int | None = None) -> list[Rows]:
+    """All batches of a set, in order; the last is filled up with rows of weight 0. Of a model with several adapters, all
+    rows have `adapter`.
 
     `tokens` > 0 keeps only the first rows that have so many positions.
     """
@@ -84,6 +109,8 @@ def evaluation(rows: RowSet, *, batch_size: int, tokens: int) -> list[Rows]:
         which = np.arange(first, min(first + batch_size, count))
         batch = rows.batch(which, [(0, int(i)) for i in which])
         short = batch_size - len(batch["tokens"])
+        if adapter is not None:
+            batch["adapters"] = np.full(len(which), adapter, np.int32)
         padded = {k: np.pad(v, [(0, short)] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()}
         mine = _share(batch_size, jax.process_index(), jax.process_count())
         batches.append({k: v[mine] for k, v in padded.items()})

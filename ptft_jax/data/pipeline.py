@@ -324,6 +324,25 @@ def labels(data: Any) -> dict[str, str]:
     return found
 
 
+def numbered(data: Any, adapters: Sequence[str]) -> dict[str, int]:
+    """The number of the adapter of each source of `config.data`, where each has one of `config.tune.adapters`; {} where
+    these are (). Raises UserError where they are not as many, or a source that is evaluated has none."""
+    if not adapters:
+        return {}
+    references = [reference for reference, _ in data.mixture]
+    if len(references) != len(adapters):
+        raise UserError(
+            f"config.tune.adapters names {len(adapters)} adapters ({', '.join(adapters)}), and data.mixture has "
+            f"{len(references)} sources: give one for each"
+        )
+    if data.source not in references:
+        raise UserError(
+            f"config.data.source = {data.source!r}: it has none of config.tune.adapters, as it is no source of data.mixture; "
+            "leave it at '', or name one"
+        )
+    return {reference: number for number, reference in enumerate(references)}
+
+
 def announced(table: Sequence[dict[str, Any]]) -> list[str]:
     """A line a source, with its number in `shown`."""
     return [f"  {n}  {row['source']}: {row['format']}" for n, row in enumerate(table, 1)]

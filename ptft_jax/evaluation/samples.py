@@ -54,6 +54,7 @@ def continue_ids(
     prefix: bool = False,
     gaps: Mapping[int, str] = types.MappingProxyType({}),
     apart: bool = False,
+    adapters: Sequence[int] | None = None,
     on_text: Callable[[int, str], None] | None = None,
 ) -> list[Continuation]:
     """Continues prompts of token ids.
@@ -63,6 +64,7 @@ def continue_ids(
       prefix: the model reads a prompt in both directions (prefix LM).
       gaps: of a model trained by span corruption, the tokens that stand for gaps in a prompt, id -> text. It answers with
         each of them and what is to fill it, so they are shown.
+      adapters: which adapter each row has, in a model with several.
       apart: the continuation is a text of its own, such as an answer, not the rest of the prompt's: some tokenizers
         drop the space that a text starts with.
       on_text: called with (row, text so far) while it grows, without what may still change.
@@ -111,6 +113,7 @@ def continue_ids(
         seed=seed,
         stop_ids=tokenizer.stop_ids,
         prefix=prefix,
+        adapters=adapters,
         cut=cut if stop else None,
         on_tokens=show if on_text else None,
     )

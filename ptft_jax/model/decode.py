@@ -79,7 +79,7 @@ def _choose(logits_BV, keys_B, count, sampling):
 
 
 @functools.partial(jax.jit, static_argnames=("model", "slots", "prefix"))
-def _prefill(model: Transformer, params, tokens_BT, pad_B, slots: int, prefix: bool):
+def _prefill(model: Transformer, params, tokens_BT, pad_B, adapters_B, slots: int, prefix: bool):
     rows, length = tokens_BT.shape
     order = jnp.arange(length)
     positions_BT = jnp.maximum(order[None] - pad_B[:, None], 0)
@@ -91,12 +91,25 @@ def _prefill(model: Transformer, params, tokens_BT, pad_B, slots: int, prefix: b
     else:
         seen_BTS = slot[None, None] <= order[None, :, None]
     allowed_BTS = seen_BTS & (slot[None, None] >= pad_B[:, None, None])
-    return model.decode(params, tokens_BT, positions_BT, allowed_BTS, model.empty_cache(rows, slots), 0)
+    cache = model.empty_cache(rows, slots)
+    return model.decode(params, tokens_BT, positions_BT, allowed_BTS, cache, 0, adapters_B)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sampling", "stop_ids", "steps"), donate_argnames=("cache",))
 def _extend(
-    model: Transformer, params, logits_BV, cache, done_B, pad_B, keys_B, length, count, sampling, stop_ids, steps
+    model: Transformer,
+    params,
+    logits_BV,
+    cache,
+    done_B,
+    pad_B,
+    keys_B,
+    adapters_B,
+    length,
+    count,
+    sampling,
+    stop_ids,
+    steps,
 ):
     slots = cache[0].shape[2]
 
@@ -108,7 +121,9 @@ def _extend(
         at = length + count + i
         slot = jnp.arange(slots)
         allowed_BTS = ((slot[None] <= at) & (slot[None] >= pad_B[:, None]))[:, None]
-        logits_BV, cache = model.decode(params, token_B[:, None], (at - pad_B)[:, None], allowed_BTS, cache, at)
+        logits_BV, cache = model.decode(
+            params, token_B[:, None], (at - pad_B)[:, None], allowed_BTS, cache, at, adapters_B
+        )
         return (logits_BV, cache, done_B | ends), shown_B
 
     (logits_BV, cache, done_B), tokens = jax.lax.scan(one, (logits_BV, cache, done_B), jnp.arange(steps))
@@ -125,6 +140,7 @@ def generate(
     seed: int = 0,
     stop_ids: Sequence[int] = (),
     prefix: bool = False,
+    adapters: Sequence[int] | None = None,
     cut: Callable[[int, list[int]], int | None] | None = None,
     on_tokens: Callable[[int, list[int]], None] | None = None,
 ) -> list[Generated]:
@@ -135,6 +151,7 @@ def generate(
       max_new_tokens: at most so many new tokens a row.
       stop_ids: tokens that end a row (not returned).
       prefix: the model reads a prompt in both directions (prefix LM).
+      adapters: which adapter each row has, in a model with several.
       cut: looks at (row, new ids so far) every few tokens and returns how many to keep if the row is over, else None.
       on_tokens: called with (row, ids so far) after each look, for printing while generating.
 
@@ -166,7 +183,8 @@ def generate(
     key = jax.random.key(seed)
     keys_B = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(len(prompts)))
 
-    logits, cache = _prefill(model, params, jnp.asarray(tokens), pad_B, slots, prefix)
+    adapters_B = None if adapters is None else jnp.asarray(adapters, jnp.int32)
+    logits, cache = _prefill(model, params, jnp.asarray(tokens), pad_B, adapters_B, slots, prefix)
     done = np.zeros(len(prompts), bool)
     rows: list[list[int]] = [[] for _ in prompts]
     reasons = ["length"] * len(prompts)
@@ -180,6 +198,7 @@ def generate(
             jnp.asarray(done),
             pad_B,
             keys_B,
+            adapters_B,
             length,
             count,
             sampling,

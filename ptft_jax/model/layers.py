@@ -6,6 +6,8 @@ dict of arrays. Arrays are kept in `param_dtype` and computed with in `dtype` (t
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -19,6 +21,14 @@ ACTIVATIONS = {
     "silu": jax.nn.silu,
     "relu": jax.nn.relu,
 }
+
+
+class PerRow(NamedTuple):
+    """What is a row's own: its dropout `keys` [B] (None = no dropout), and the number of its adapter, `adapters` int [B]
+    (None = the model has one for all)."""
+
+    keys: jax.Array | None
+    adapters: jax.Array | None
 
 
 class Linear(nnx.Module):
@@ -36,13 +46,13 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((size_out,), jnp.dtype(spec.param_dtype))) if bias else None
         self.adapter = None
 
-    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """x [..., in] -> [..., out]; `keys` [B] are the rows' dropout keys, for adapters that drop."""
+    def __call__(self, x: jax.Array, rows: PerRow | None = None) -> jax.Array:
+        """x [..., in] -> [..., out]; `rows` is for adapters that drop, or that differ by row."""
 
-        def run(x, keys):
-            return self.plain(x) if self.adapter is None else self.adapter(self, x, keys)
+        def run(x, rows):
+            return self.plain(x) if self.adapter is None else self.adapter(self, x, rows)
 
-        return recomputed(self.kernel, run)(x, keys)
+        return recomputed(self.kernel, run)(x, rows)
 
     def plain(self, x: jax.Array) -> jax.Array:
         """The layer without its adapter."""
@@ -129,13 +139,13 @@ def soft_cap(x: jax.Array, cap: float) -> jax.Array:
     return cap * jnp.tanh(x / cap) if cap else x
 
 
-def dropout(x: jax.Array, rate: float, keys: jax.Array | None, site: int) -> jax.Array:
-    """Zeroes entries of x [B, ...] with probability `rate` and scales up the rest; off when `keys` is None.
+def dropout(x: jax.Array, rate: float, rows: PerRow | None, site: int) -> jax.Array:
+    """Zeroes entries of x [B, ...] with probability `rate` and scales up the rest; off where there are no keys.
 
     Every row draws from its own key [B], so a row's mask does not depend on which rows share its micro-batch or
     device. `site` tells apart several uses within one layer.
     """
-    if keys is None or rate == 0.0:
+    if rows is None or rows.keys is None or rate == 0.0:
         return x
-    keep = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, site), 1.0 - rate, x.shape[1:]))(keys)
+    keep = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, site), 1.0 - rate, x.shape[1:]))(rows.keys)
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)

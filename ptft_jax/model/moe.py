@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.model.layers import ACTIVATIONS, Linear
+from ptft_jax.model.layers import ACTIVATIONS, Linear, PerRow
 from ptft_jax.model.quantized import recomputed
 from ptft_jax.model.spec import ModelSpec
 
@@ -19,12 +19,12 @@ class Routed(NamedTuple):
     Attributes:
       rows: [N, in], those of one expert after those of another.
       sizes: int [E], how many go to each expert.
-      keys: a dropout key for each row, or None for no dropout.
+      per_row: has a dropout key for each of them, or none.
     """
 
     rows: jax.Array
     sizes: jax.Array
-    keys: jax.Array | None
+    per_row: PerRow | None
 
 
 class ExpertLinear(nnx.Module):
@@ -81,18 +81,20 @@ class MoE(nnx.Module):
         self.router = Linear(spec.width, spec.experts, spec, rngs, bias=False, std=spec.init_std)
         self.experts = Experts(spec, rngs)
 
-    def __call__(self, x_BTD: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, per_row: PerRow | None = None) -> jax.Array:
         spec, shape = self.spec, x_BTD.shape
         each = spec.experts_per_token
         x = x_BTD.reshape(-1, spec.width)
-        shares = jax.nn.softmax(self.router(x_BTD, keys).reshape(-1, spec.experts).astype(jnp.float32), axis=-1)
+        shares = jax.nn.softmax(self.router(x_BTD, per_row).reshape(-1, spec.experts).astype(jnp.float32), axis=-1)
         weights, chosen = jax.lax.top_k(shares, each)
         if spec.normalize_experts:
             weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
         order = jnp.argsort(chosen.reshape(-1))
         sizes = jnp.bincount(chosen.reshape(-1), length=spec.experts)
         token = order // each
-        if keys is not None:  # of a token's own for each of its experts, whatever else is in the batch
-            keys = jax.vmap(jax.random.fold_in)(keys[token // shape[1]], order % (shape[1] * each))
-        y = self.experts(Routed(x[token], sizes, keys)) * weights.reshape(-1)[order][:, None].astype(x.dtype)
+        if per_row is not None and per_row.keys is not None:
+            # Of a token's own for each of its experts, whatever else is in the batch.
+            keys = jax.vmap(jax.random.fold_in)(per_row.keys[token // shape[1]], order % (shape[1] * each))
+            per_row = PerRow(keys, None)
+        y = self.experts(Routed(x[token], sizes, per_row)) * weights.reshape(-1)[order][:, None].astype(x.dtype)
         return jnp.zeros_like(x).at[token].add(y).reshape(shape)

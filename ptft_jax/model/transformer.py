@@ -19,7 +19,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.model import heads, rotary
 from ptft_jax.model.attention import Attention, Mask, View, causal_mask, windowed
 from ptft_jax.model.embeddings import ImageEmbed, TokenEmbed
-from ptft_jax.model.layers import MLP, Norm, dropout
+from ptft_jax.model.layers import MLP, Norm, PerRow, dropout
 from ptft_jax.model.moe import MoE
 from ptft_jax.model.spec import ModelSpec
 
@@ -108,6 +108,11 @@ class Transformer:
         vocabulary's. `hidden` does so itself, callers of `decode` write the ids."""
         return getattr(self.adapt, "virtual_tokens", 0)
 
+    @property
+    def several(self) -> bool:
+        """Whether rows have adapters of their own."""
+        return bool(getattr(self.adapt, "names", ()))
+
     def _make(self, part: type, prefix: str, key: jax.Array, base: Params | None = None) -> nnx.Module:
         # Adapters draw from their own stream: the base is initialised alike with and without them.
         rngs = nnx.Rngs(params=key, adapter=jax.random.fold_in(key, 1))
@@ -152,7 +157,16 @@ class Transformer:
         return nnx.merge(self._definitions[0], {k: v for k, v in params.items() if k != "blocks"})
 
     def hidden(
-        self, params, inputs, *, positions_BT=None, segments_BT=None, prefix_BT=None, types_BT=None, keys_B=None
+        self,
+        params,
+        inputs,
+        *,
+        positions_BT=None,
+        segments_BT=None,
+        prefix_BT=None,
+        types_BT=None,
+        keys_B=None,
+        adapters_B=None,
     ):
         """The last hidden states.
 
@@ -165,6 +179,7 @@ class Transformer:
           prefix_BT: bool; positions of a causal model that also see those of them that come later (prefix LM).
           types_BT: int token types, for models that have them (BERT's sentence A or B); by default 0.
           keys_B: one dropout key a row, or None for no dropout.
+          adapters_B: int, which of several adapters a row has, in a model that has several (`ptft_jax.adapters.several`).
 
         Returns:
           [B, T, D] in the compute dtype.
@@ -181,12 +196,12 @@ class Transformer:
                     inputs, positions_BT, segments_BT, prefix_BT, types_BT
                 )
             x_BTD = trunk.embed(inputs, positions_BT, types_BT)
-        if keys_B is not None:
-            x_BTD = dropout(x_BTD, spec.dropout, keys_B, 0)
+        per_row = PerRow(keys_B, self._numbers(adapters_B))
+        x_BTD = dropout(x_BTD, spec.dropout, per_row, 0)
         mask = causal_mask(
             x_BTD.shape[1], segments_BT, prefix_BT=prefix_BT, causal=spec.causal, shared=self.virtual_tokens
         )
-        x_BTD, _ = self._stacks(params["blocks"], x_BTD, self._views(mask, positions_BT), keys_B=keys_B)
+        x_BTD, _ = self._stacks(params["blocks"], x_BTD, self._views(mask, positions_BT), per_row=per_row)
         x_BTD = x_BTD[:, self.virtual_tokens :]
         return x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)
 
@@ -228,15 +243,17 @@ class Transformer:
         shape = (spec.layers, rows, slots, spec.kv_heads, spec.head_dim)
         return jnp.zeros(shape, jnp.dtype(spec.dtype)), jnp.zeros(shape, jnp.dtype(spec.dtype))
 
-    def decode(self, params, tokens_BT, positions_BT, allowed_BTS, cache, start):
+    def decode(self, params, tokens_BT, positions_BT, allowed_BTS, cache, start, adapters_B=None):
         """Runs T new tokens against a cache: (logits of the last token [B, V], new cache).
 
-        `start` is the slot of the first new token; `allowed_BTS` says which of the S slots each may see.
+        `start` is the slot of the first new token; `allowed_BTS` says which of the S slots each may see; `adapters_B` as for
+        `hidden`.
         """
         trunk = self._trunk(params)
         x_BTD = trunk.embed(tokens_BT, positions_BT)
         views = self._views(Mask(allowed_BTS, False), positions_BT, start)
-        x_BTD, cache = self._stacks(params["blocks"], x_BTD, views, cache=cache, start=start)
+        per_row = PerRow(None, self._numbers(adapters_B))
+        x_BTD, cache = self._stacks(params["blocks"], x_BTD, views, per_row=per_row, cache=cache, start=start)
         x_BTD = x_BTD[:, -1:]
         return self.logits(params, x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD))[:, 0], cache
 
@@ -250,15 +267,25 @@ class Transformer:
 
         return {kind: view(kind) for kind in sorted(set(spec.kinds))}
 
-    def _stacks(self, stacks, x_BTD, views, *, keys_B=None, cache=None, start=None):
+    def _numbers(self, adapters_B: jax.Array | None) -> jax.Array | None:
+        if (adapters_B is None) == self.several:
+            raise UserError(
+                "tune.adapters: " + ("which row has which adapter is not said" if self.several else "the model has one")
+            )
+        return adapters_B
+
+    def _stacks(self, stacks, x_BTD, views, *, per_row: PerRow, cache=None, start=None):
         """Runs consecutive stacks of layers, scanned or unrolled; a frozen first stack costs no backward pass."""
         kinds = self.spec.kinds
 
         def runner(view_of):
             def layer(x, part):
                 params, cached, index = part
-                keys = None if keys_B is None else jax.vmap(lambda k: jax.random.fold_in(k, 1 + index))(keys_B)
-                y, cached = nnx.merge(self._definitions[1], params)(x, view_of(index), cached, start, keys)
+                keys = per_row.keys
+                if keys is not None:
+                    keys = jax.vmap(lambda k: jax.random.fold_in(k, 1 + index))(keys)
+                own = PerRow(keys, per_row.adapters)
+                y, cached = nnx.merge(self._definitions[1], params)(x, view_of(index), cached, start, own)
                 return (y if self.constrain is None else self.constrain(y)), cached
 
             if self.spec.remat == "none":

@@ -31,6 +31,7 @@ class Classification:
             positions_BT=batch.get("positions"),
             segments_BT=batch.get("segments"),
             keys_B=keys_B,
+            adapters_B=batch.get("adapters"),
         )
         logits_BC, weights = model.logits(params, hidden_BTD), batch["weights"].astype(jnp.float32)
         sums = cross_entropy(logits_BC, batch["targets"], weights, self.z_loss, self.label_smoothing)

@@ -44,6 +44,7 @@ class TokenLoss:
             segments_BT=batch.get("segments"),
             prefix_BT=batch.get("prefix"),
             keys_B=keys_B,
+            adapters_B=batch.get("adapters"),
         )
         score = functools.partial(self._score, model, params)
         targets, weights = batch["targets"], batch["weights"].astype(jnp.float32)

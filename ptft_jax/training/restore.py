@@ -36,11 +36,13 @@ class Source:
     meta: dict[str, Any]
     config: configs.Section
     left_out: tuple[str, ...] = ()  # patterns of parameters that are not taken from it
+    which: int | None = None  # of a run with several adapters: the one that is meant
 
     @property
     def name(self) -> str:
         """For messages."""
-        return f"{self.workdir}@{self.step}"
+        one = "" if self.which is None else f"#{self.config.tune.adapters[self.which]}"
+        return f"{self.workdir}@{self.step}{one}"
 
     @property
     def reference(self) -> str:
@@ -49,8 +51,9 @@ class Source:
 
     @property
     def adapter(self) -> Any:
-        """What the run added to its model, or None."""
-        return adapters.build(self.config.tune)
+        """What the run added to its model, or None; of several adapters the one that is meant, where one is."""
+        method = adapters.build(self.config.tune)
+        return method if self.which is None else method.one
 
     @functools.cached_property
     def tokenizer(self) -> tok.Tokenizer:
@@ -104,19 +107,52 @@ Parent = Any  # Source, or interop.pretrained.Pretrained: what has these methods
 
 
 def find(
-    reference: str, field: str = "config.init.from", ignore: Sequence[str] = (), fresh: Sequence[str] = ()
+    reference: str,
+    field: str = "config.init.from",
+    ignore: Sequence[str] = (),
+    fresh: Sequence[str] = (),
+    together: bool = False,
 ) -> Parent:
-    """What a reference names: WORKDIR[@STEP|@best|@latest] of a run, or hf:... or gguf:... weights. Raises UserError."""
+    """What a reference names: WORKDIR[@STEP|@best|@latest][#ADAPTER] of a run, or hf:... or gguf:... weights.
+
+    Args:
+      field: what the reference was given as, for messages.
+      ignore, fresh: patterns of parameters that are not taken from it.
+      together: of a run with several adapters, none need be chosen.
+
+    Raises:
+      UserError: there is no such thing, or it has several adapters and the reference chooses none.
+    """
     if is_reference(reference):
         from ptft_jax.interop import pretrained
 
         return pretrained.find(reference, field, ignore, fresh)
-    workdir, step = checkpoint.resolve(reference, field)
+    place, adapter = _parted(reference)
+    workdir, step = checkpoint.resolve(place, field)
     try:
         meta = checkpoint.read_meta(workdir, step)
     except checkpoint.Damaged as e:
         raise _damaged(field, reference, workdir, step, e) from e
-    return Source(workdir, step, meta, read_config(workdir), (*ignore, *fresh))
+    config, which = read_config(workdir), None
+    method = adapters.build(config.tune)
+    if getattr(method, "names", ()) and not adapter and not together:
+        names = ", ".join(method.names)
+        raise UserError(
+            f"{field} = {reference!r}: it has an adapter for each of {names}: choose one, as {reference}#{method.names[0]}"
+        )
+    if adapter:
+        if not getattr(method, "names", ()):
+            raise UserError(
+                f"{field} = {reference!r}: the run has not several adapters to choose from; leave out #{adapter}"
+            )
+        which = method.number(adapter, f"{field} = {reference!r}")
+    return Source(workdir, step, meta, config, (*ignore, *fresh), which)
+
+
+def _parted(reference: str) -> tuple[str, str]:
+    """(place, adapter or "") of WORKDIR...[#ADAPTER]; a folder may have such a sign in its own name."""
+    place, sign, adapter = reference.rpartition("#")
+    return (place, adapter) if sign and not pathlib.Path(reference).expanduser().exists() else (reference, "")
 
 
 def read_config(workdir: pathlib.Path) -> configs.Section:
@@ -161,6 +197,8 @@ def parameters(
     params = join(stored)
     if meta.get("base"):
         params = unflatten({**flatten(base_parameters(source, layout)), **flatten(params)})
+    if source.which is not None:
+        params = adapters.build(source.config.tune).pick(params, source.which)
     if merged and source.adapter is not None:
         params = source.adapter.merge(params, merge_into) if merge_into else source.adapter.merge(params)
     return params

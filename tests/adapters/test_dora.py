@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from ptft_jax.adapters.dora import Dora
-from ptft_jax.model.layers import Linear
+from ptft_jax.model.layers import Linear, PerRow
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten
 from tests.adapters.common import check_merge, check_programs, check_start, check_training
@@ -61,7 +61,7 @@ def test_dropout_is_on_what_the_method_adds():
     w, a, b, m = (p[...] for p in (layer.kernel, layer.adapter.lora_a, layer.adapter.lora_b, layer.adapter.magnitude))
     v = w + 1.5 * a @ b
     # layer(x) - (x @ w + bias) is h @ (m V / |V| - w) for the input h that dropout left.
-    added = layer(x, keys) - layer.plain(x)
+    added = layer(x, PerRow(keys, None)) - layer.plain(x)
     change = m * v / jnp.linalg.norm(v, axis=0) - w
     kept = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, 7), 0.5, (4, 6)))(keys)
     np.testing.assert_allclose(added, jnp.where(kept, 2 * x, 0) @ change, atol=1e-5)

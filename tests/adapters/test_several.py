@@ -1,0 +1,109 @@
+"""Several adapters in one batch: each row its own."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from ptft_jax import adapters
+from ptft_jax import config as configs
+from ptft_jax.adapters.lora import Lora
+from ptft_jax.adapters.prompt import Prompt
+from ptft_jax.adapters.several import Several, of
+from ptft_jax.errors import UserError
+from ptft_jax.model import decode
+from ptft_jax.model.transformer import Transformer
+from ptft_jax.params.rules import flatten
+from tests.adapters.common import moved
+from tests.helpers import SPEC, random_batch
+
+TARGETS = ("blocks/attention/(query|value)", "blocks/mlp/down")
+LORA = adapters.METHODS["lora"](configs.check({"tune": {"lora": {"rank": 2, "targets": TARGETS}}}).tune.lora)
+DORA = adapters.METHODS["lora"](
+    configs.check({"tune": {"lora": {"rank": 2, "dora": True, "targets": TARGETS}}}).tune.lora
+)
+IA3 = adapters.METHODS["ia3"](configs.check({}).tune.ia3)
+NAMES = ("a", "b", "c")
+
+
+def several(one, **changes):
+    method = Several(one, NAMES)
+    model = Transformer(dataclasses.replace(SPEC, **changes), method)
+    return method, model, moved(jax.jit(model.init)(jax.random.key(0)))
+
+
+@pytest.mark.parametrize("one", [LORA, DORA, IA3], ids=["lora", "dora", "ia3"])
+def test_a_row_is_what_its_adapter_alone_makes_of_it(one):
+    method, model, params = several(one)
+    tokens, which = random_batch(0, rows=4)["tokens"], np.asarray([2, 0, 1, 2])
+    together = jax.jit(model)(params, tokens, adapters_B=which)
+    alone = jax.jit(Transformer(model.spec, one))
+    for row, number in enumerate(which):
+        expected = alone(method.pick(params, number), tokens)[row]
+        # The same products, in another order.
+        np.testing.assert_allclose(together[row], expected, atol=2e-5)
+    assert np.abs(together[0] - alone(method.pick(params, 0), tokens)[0]).max() > 1e-2
+
+
+def test_dropout_is_that_of_the_row():
+    one = dataclasses.replace(LORA, dropout=0.5)
+    method, model, params = several(one)
+    tokens, which = random_batch(0, rows=3)["tokens"], np.asarray([1, 1, 0])
+    keys = jax.random.split(jax.random.key(5), 3)
+    together = jax.jit(model)(params, tokens, adapters_B=which, keys_B=keys)
+    alone = jax.jit(Transformer(model.spec, one))
+    for row, number in enumerate(which):
+        np.testing.assert_allclose(
+            together[row], alone(method.pick(params, number), tokens, keys_B=keys)[row], atol=2e-5
+        )
+
+
+def test_gradients_reach_only_the_adapters_of_the_rows():
+    _, model, params = several(LORA)
+    tokens = random_batch(0, rows=2)["tokens"]
+
+    def total(params):
+        return model(params, tokens, adapters_B=np.asarray([0, 2])).var()
+
+    for path, grad in flatten(jax.jit(jax.grad(total))(params)).items():
+        if "/adapter/" in path:
+            assert np.abs(grad[:, 0]).max() > 0 and np.abs(grad[:, 2]).max() > 0, path
+            np.testing.assert_array_equal(grad[:, 1], 0.0)
+
+
+def test_adapters_start_apart():
+    _, model, _ = several(LORA)
+    a = flatten(jax.jit(model.init)(jax.random.key(0)))["blocks/mlp/down/adapter/lora_a"]
+    assert a.shape[:2] == (SPEC.layers, 3) and not np.array_equal(a[:, 0], a[:, 1])
+
+
+def test_generation_with_each_rows_adapter():
+    method, model, params = several(LORA)
+    prompts, which = [[3, 5, 2], [7], [1, 4]], [2, 0, 1]
+    options = {"max_new_tokens": 6, "sampling": decode.Sampling(temperature=0.0)}
+    together = decode.generate(model, params, prompts, adapters=which, **options)
+    alone = Transformer(model.spec, LORA)
+    for prompt, number, row in zip(prompts, which, together):
+        assert row.ids == decode.generate(alone, method.pick(params, number), [prompt], **options)[0].ids
+
+
+def test_what_cannot_be():
+    method, model, params = several(LORA)
+    with pytest.raises(UserError, match="which row has which adapter is not said"):
+        model(params, random_batch(0, rows=2)["tokens"])
+    with pytest.raises(UserError, match="the model has one"):
+        plain = Transformer(model.spec)
+        plain(plain.init(jax.random.key(0)), random_batch(0, rows=2)["tokens"], adapters_B=np.zeros(2, np.int32))
+    with pytest.raises(UserError, match="a method that changes layers, not for tune.prompt"):
+        of(Prompt(4, "random"), NAMES)
+    with pytest.raises(UserError, match="'a' is there twice"):
+        of(LORA, ("a", "b", "a"))
+    with pytest.raises(UserError, match="choose one"):
+        method.merge(params)
+    with pytest.raises(UserError, match="no adapter 'd', only a, b, c"):
+        method.number("d", "run")
+    outside = Several(dataclasses.replace(LORA, targets=("head",)), NAMES)
+    with pytest.raises(UserError, match="into blocks alone, not into head"):
+        outside.check(Transformer(dataclasses.replace(SPEC, tied=False)).shapes())
+    assert isinstance(LORA, Lora)

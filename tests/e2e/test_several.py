@@ -1,0 +1,114 @@
+"""A run that trains an adapter for each source, and what can be done with it."""
+
+import jax
+import numpy as np
+import pytest
+
+from ptft_jax import loading
+from ptft_jax.errors import UserError
+from ptft_jax.evaluation.samples import continue_texts
+from ptft_jax.evaluation.standalone import evaluate
+from ptft_jax.model.decode import Sampling
+from ptft_jax.params.rules import flatten
+from ptft_jax.training import restore
+from tests.helpers import quiet_train, tiny_config
+
+SMALL = {"eval__test": False, "eval__tokens": 256, "model__scan": True}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """References of two texts that have little in common."""
+    folder = tmp_path_factory.mktemp("sources")
+    for name, line in (("digits", "0123456789 9876543210\n"), ("letters", "abcdefghij jihgfedcba\n")):
+        (folder / f"{name}.txt").write_text(line * 200)
+    return [f"text:{folder / name}.txt" for name in ("digits", "letters")]
+
+
+@pytest.fixture(scope="module")
+def several(text_file, sources, tmp_path_factory):
+    """The base, the run on it, and its summary."""
+    folder = tmp_path_factory.mktemp("runs")
+    quiet_train(tiny_config(text_file, training__steps=20, **SMALL), folder / "base")
+    config = child(text_file, sources, folder / "base", samples__prompts=("ab",), samples__max_new_tokens=2)
+    return folder, config, quiet_train(config, folder / "many")
+
+
+def child(text_file, sources, base, **changes):
+    options = {
+        "init__from_": str(base),
+        "tune__method": "lora",
+        "tune__adapters": ("digits", "letters"),
+        "data__source": "",
+        "data__mixture": tuple((source, 1.0) for source in sources),
+        "training__steps": 24,
+        "eval__every": 0,
+        "optimizer__learning_rate": 5e-2,
+        **SMALL,
+        **changes,
+    }
+    return tiny_config(text_file, **options)
+
+
+def test_each_source_trains_its_own(several, sources):
+    folder, _, summary = several
+    before, after = summary["before"], summary["after"]
+    for name in ("validation/nll", "validation_letters/nll"):
+        assert after[name] < before[name] - 0.3, name
+    # Before training all are the base; afterwards each forgot in its own way.
+    assert before["source_digits/nll"] == before["source_letters/nll"]
+    assert after["source_digits/nll"] != after["source_letters/nll"]
+    for number, name in enumerate(("digits", "letters")):
+        one = loading.load(f"{folder}/many#{name}")
+        measured = {s: evaluate(one, s, "validation", tokens=256)["nll"] for s in sources}
+        metric = "validation/nll" if name == "digits" else "validation_letters/nll"
+        # As in the loop, where the adapter was apart: merging costs float32 rounding.
+        assert measured[sources[number]] == pytest.approx(after[metric], abs=2e-5)
+        assert measured[sources[1 - number]] > after[metric] + 0.1
+
+
+def test_text_from_both_at_once(several):
+    folder, _, _ = several
+    many = loading.load(f"{folder}/many", together=True)
+    options = {"max_new_tokens": 8, "sampling": Sampling(temperature=0.0)}
+    rows = continue_texts(many.model, many.params, many.tokenizer, ["a", "a"], adapters=[0, 1], **options)
+    for name, row in zip(("digits", "letters"), rows):
+        one = loading.load(f"{folder}/many#{name}")
+        assert row.text == continue_texts(one.model, one.params, one.tokenizer, ["a"], **options)[0].text
+    assert rows[0].text != rows[1].text
+    samples = (folder / "many/samples.jsonl").read_text()
+    assert '"adapter": "digits"' in samples and '"adapter": "letters"' in samples
+
+
+def test_one_of_them_is_a_parent(several, text_file):
+    folder, _, _ = several
+    config = tiny_config(text_file, init__from_=f"{folder}/many#letters", training__steps=0, optimizer__warmup_steps=0)
+    config.eval.update(test=False, tokens=256, parent_data=False)
+    quiet_train(config, folder / "grandchild")
+    ours, theirs = (
+        flatten(jax.device_get(loading.load(f"{folder}/{n}").params)) for n in ("grandchild", "many#letters")
+    )
+    for path, array in theirs.items():
+        np.testing.assert_array_equal(array, ours[path], err_msg=path)
+    assert restore.find(f"{folder}/many#letters").name.endswith("many@24#letters")
+
+
+def test_which_has_to_be_said(several, text_file, sources):
+    folder, _, _ = several
+    with pytest.raises(UserError, match="has an adapter for each of digits, letters: choose one, as .*many#digits"):
+        loading.load(f"{folder}/many")
+    with pytest.raises(UserError, match="no adapter 'letter', only digits, letters .did you mean 'letters'"):
+        loading.load(f"{folder}/many#letter")
+    with pytest.raises(UserError, match="not several adapters to choose from; leave out #letters"):
+        loading.load(f"{folder}/base#letters")
+    with pytest.raises(UserError, match="names 3 adapters .* and data.mixture has 2 sources"):
+        quiet_train(child(text_file, sources, folder / "base", tune__adapters=("a", "b", "c")), folder / "bad")
+    with pytest.raises(UserError, match="none of config.tune.adapters, as it is no source of data.mixture"):
+        quiet_train(child(text_file, sources, folder / "base", data__source=f"text:{text_file}"), folder / "bad")
+
+
+@pytest.mark.slow
+def test_a_stopped_run_continues_exactly(several):
+    folder, config, whole = several
+    assert quiet_train(config, folder / "part", max_seconds=1e-6)["step"] == 0
+    assert quiet_train(config, folder / "part")["after"] == whole["after"]
