@@ -13,6 +13,7 @@ from ptft_jax.adapters.dora import Dora
 from ptft_jax.adapters.ia3 import Ia3
 from ptft_jax.adapters.lora import Lora
 from ptft_jax.adapters.quantized import QuantizedBase
+from ptft_jax.adapters.several import Several
 from ptft_jax.errors import UserError
 from ptft_jax.model import quantized
 from ptft_jax.model.quantized import NF4, Quantization, dynamic_map, numbers
@@ -20,8 +21,8 @@ from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten
-from tests.adapters.common import check_merge, check_programs, check_start, check_training
-from tests.helpers import LLAMA, SPEC
+from tests.adapters.common import check_merge, check_programs, check_start, check_training, moved
+from tests.helpers import LLAMA, SPEC, random_batch
 
 BLOCKS = ("blocks/(attention|mlp)/(experts/)?(query|key|value|out|gate|up|down)",)
 MIXTURE = {**LLAMA, "experts": 4, "tied": True, "layers": 2}
@@ -245,3 +246,17 @@ def test_what_is_known_of_a_method_is_known_of_it_on_a_quantised_base():
 
     offered = {name for name in vars(Method) if not name.startswith("__")} | {"learning_rate", "__call__"}
     assert offered <= vars(QuantizedBase).keys() | {"__call__"}
+
+
+def test_several_adapters_share_a_quantised_base():
+    several = QuantizedBase(
+        Several(Lora(2, 4.0, False, 0.0, ("blocks/mlp/.*",)), ("a", "b")), Quantization("nf4", 16), BLOCKS
+    )
+    model = Transformer(dataclasses.replace(SPEC, layers=2), several)
+    params = moved(jax.jit(model.init)(jax.random.key(0)))
+    tokens = random_batch(0, rows=2)["tokens"]
+    each = jax.jit(model)(params, tokens, adapters_B=jnp.array([1, 0]))
+    alone = jax.jit(Transformer(model.spec, several.one))
+    for row, number in enumerate((several.number("b", ""), 0)):
+        # One product after another against both at once: rounding.
+        np.testing.assert_allclose(each[row], alone(several.pick(params, number), tokens)[row], atol=2e-5)
