@@ -48,7 +48,7 @@ TUNE: dict[str, Any] = {
         "dropout": share(0.0, "rate on the adapter's input"),
         "targets": Field(
             ("blocks/(attention|mlp)/(query|key|value|out|gate|up|down)",),
-            "patterns of the adapted linear layers' paths",
+            "patterns of the paths of adapted linear layers, tables (embed/tokens) and experts",
         ),
     },
     "ia3": {
