@@ -158,6 +158,7 @@ def _check_forms(c: dict[str, Any]) -> None:
         "tune.lora.targets",
         "tune.ia3.targets",
         "tune.ia3.feedforward",
+        "tune.mixout.parameters",
         "samples.prompts",
         "init.ignore",
         "init.fresh",

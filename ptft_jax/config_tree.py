@@ -182,13 +182,29 @@ TREE: dict[str, Any] = {
         "learning_rate": natural(
             0.0, "peak rate; 0 = 1e-3 for pre-training, the method's own (docs/methods.md) for tuning"
         ),
-        "schedule": one_of("cosine", "shape after warm-up", "cosine", "linear", "wsd", "constant", "rsqrt"),
+        "schedule": one_of(
+            "cosine",
+            "shape after warm-up; slanted_triangular has its own",
+            "cosine",
+            "linear",
+            "wsd",
+            "constant",
+            "rsqrt",
+            "slanted_triangular",
+        ),
         "warmup_steps": natural(0, "steps of linear rise"),
         "end_ratio": Field(
             0.1, "last rate / peak rate, of cosine, linear and wsd", valid=lambda v: 0 <= v <= 1, expected="0 to 1"
         ),
         "decay_fraction": Field(
             0.2, "share of steps in which wsd goes down", valid=lambda v: 0 < v <= 1, expected="above 0, at most 1"
+        ),
+        "cut_frac": part(0.1, "of slanted_triangular: share of the steps in which the rate rises"),
+        "ratio": Field(
+            32.0,
+            "of slanted_triangular: the peak rate over the first and last one",
+            valid=lambda v: v >= 1,
+            expected="a value of 1 or more",
         ),
         "b1": share(0.9, "first-moment decay of adamw, lion, muon's Adam"),
         "b2": share(0.95, "second-moment decay of adamw, lion, muon's Adam"),
@@ -219,6 +235,12 @@ TREE: dict[str, Any] = {
         "mode": one_of("min", "smaller or larger is better", "min", "max"),
         "patience": natural(0, "stop after so many evaluations without a gain; 0 = never"),
         "min_delta": natural(0.0, "the least that counts as a gain"),
+        "source_budget": natural(
+            0.0,
+            "nats a token that source/nll may rise above its value before fine-tuning: what lies above is never the best; "
+            "0 = no limit",
+        ),
+        "stop_over_budget": Field(False, "stop at the first evaluation above source_budget"),
     },
     "samples": {
         "every": natural(0, "steps between samples; 0 = at start and end only"),

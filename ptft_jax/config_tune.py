@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from ptft_jax.config_fields import Field, natural, one_of, positive, share
+from ptft_jax.config_fields import Field, natural, one_of, part, positive, share, whole_share
+
+_LINEAR = ("blocks/(attention|mlp)/(query|key|value|out|gate|up|down)",)
+_TARGETS = "patterns of the adapted linear layers' paths"
+
+
+def _span(default: float, meaning: str) -> Field:
+    """A number of updates, or a share of the run's."""
+    return Field(
+        default,
+        f"{meaning}; below 1: a share of training.steps",
+        valid=lambda v: 0 <= v < 1 or float(v).is_integer(),
+        expected="a share from 0 to below 1, or a whole number of updates",
+    )
+
 
 TUNE: dict[str, Any] = {
     "method": Field(
         "full",
-        "what is added to the model: full = nothing, else lora, ia3, prompt, or several of them joined by '+'",
+        "what is added to the model: full = nothing, else lora, adalora, vera, oft, ia3, prompt, or several joined by '+'",
     ),
     "train": Field(
         "all",
@@ -23,6 +37,48 @@ TUNE: dict[str, Any] = {
     ),
     "l2_sp": natural(0.0, "weight of half the squared distance to where the run started, in the loss (L2-SP)"),
     "start_decay": natural(0.0, "decoupled decay to where the run started, times the rate"),
+    "phases": Field(
+        (),
+        "((step, recipe), ...) or ((step, recipe, factor), ...): from each step on only what the recipe (as tune.train) names "
+        "is updated, of what the run trains, at factor times the rate",
+    ),
+    "unfreeze_every": natural(
+        0, "gradual unfreezing: the last block at first, one more from the top every so many steps, then all; 0 = no"
+    ),
+    "ewc": {
+        "weight": natural(
+            0.0, "of half the squared distance to the start, times each parameter's Fisher information (EWC); 0 = none"
+        ),
+        "rows": positive(256, "rows of the source's training split that the information is estimated on"),
+        "labels": one_of(
+            "sampled", "targets of the estimate: drawn from the parent, or those of the data", "sampled", "data"
+        ),
+        "gamma": whole_share(1.0, "factor of the information that the parent itself was kept near by (online EWC)"),
+    },
+    "distill": {
+        "weight": natural(0.0, "of temperature^2 * KL(parent || model) on what is trained on (LwF); 0 = none"),
+        "temperature": positive(2.0, "that both models' logits are divided by"),
+    },
+    "mixout": {
+        "rate": share(0.0, "probability that a parameter is the parent's in a step; 0 = none"),
+        "parameters": Field(
+            (".*/kernel",), "patterns of the parameters that it is done to; never to what is made anew"
+        ),
+    },
+    "smooth": {
+        "method": one_of(
+            "none", "same predictions with noise on the tokens' vectors: drawn, or the worst", "none", "r3f", "smart"
+        ),
+        "weight": positive(1.0, "of the symmetric divergence between predictions with and without noise"),
+        "noise": positive(1e-5, "standard deviation of the noise, or half its width where it is uniform"),
+        "distribution": one_of("normal", "of r3f's noise", "normal", "uniform"),
+        "steps": positive(1, "of smart: steps of the ascent"),
+        "step": positive(1e-3, "of smart: length of a step, in the largest entry of a row's noise"),
+        "radius": positive(1e-5, "of smart: largest entry of the noise after a step"),
+        "bregman": natural(
+            0.0, "of smart: weight of the divergence from the averaged parameters (training.ema_decay); 0 = none"
+        ),
+    },
     "adapters": Field(
         (), "names, one for each source of data.mixture in their order: an adapter for each, which its rows alone train"
     ),
@@ -46,10 +102,40 @@ TUNE: dict[str, Any] = {
         "rank_stabilized": Field(False, "scale = alpha / sqrt(rank) (rsLoRA)"),
         "dora": Field(False, "also learn each output's length, apart from its direction (DoRA)"),
         "dropout": share(0.0, "rate on the adapter's input"),
-        "targets": Field(
-            ("blocks/(attention|mlp)/(query|key|value|out|gate|up|down)",),
-            "patterns of the paths of adapted linear layers, tables (embed/tokens) and experts",
+        "targets": Field(_LINEAR, "patterns of the paths of adapted linear layers, tables (embed/tokens) and experts"),
+        "init": one_of(
+            "uniform",
+            "what training starts from: random numbers, the largest singular triplets (PiSSA) or a QR decomposition (OLoRA)",
+            "uniform",
+            "gaussian",
+            "pissa",
+            "olora",
         ),
+        "b_ratio": positive(1.0, "learning rate of lora_b over that of lora_a; LoRA+ has 16, LoRA 1"),
+    },
+    "adalora": {
+        "rank": positive(12, "triplets of each layer at the start"),
+        "target_rank": positive(8, "triplets a layer at the end, on average"),
+        "alpha": positive(32.0, "scale = alpha / rank"),
+        "dropout": share(0.0, "rate on the adapter's input"),
+        "t_init": _span(0.1, "updates before the first pruning"),
+        "t_final": _span(0.3, "updates after the last pruning"),
+        "delta_t": positive(10, "updates from one pruning to the next"),
+        "beta1": part(0.85, "decay of the average of sensitivity"),
+        "beta2": part(0.85, "decay of the average of uncertainty"),
+        "orthogonal": natural(0.1, "weight of the penalty on vectors that are not orthonormal"),
+        "targets": Field(_LINEAR, _TARGETS),
+    },
+    "vera": {
+        "rank": positive(256, "rank of the shared random matrices"),
+        "d_init": positive(0.1, "what the vector between them starts at"),
+        "dropout": share(0.0, "rate on the adapter's input"),
+        "seed": natural(0, "of the random matrices"),
+        "targets": Field(_LINEAR, _TARGETS),
+    },
+    "oft": {
+        "block_size": positive(32, "size of the rotated blocks of a layer's input"),
+        "targets": Field(_LINEAR, _TARGETS),
     },
     "ia3": {
         "targets": Field(

@@ -29,13 +29,14 @@ from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes, sharding
-from ptft_jax.params import vocabulary
+from ptft_jax.params import phases, vocabulary
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import checkpoint, restore
+from ptft_jax.training import careful, checkpoint, restore
 from ptft_jax.training import state as states
 from ptft_jax.training.execution import Execution, finished
+from ptft_jax.training.importance import Importance
 from ptft_jax.training.loop import Schedule, Selection
 from ptft_jax.training.step import Step
 
@@ -68,7 +69,7 @@ class Run:
             prefetch=c.data.prefetch,
             adapters=bool(self.adapters),
         )
-        self.selection = Selection(**c.select.read_all())
+        self.selection = self._selection()
         self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
         self.sampler = self._build_sampler()
         self.plan = Schedule(
@@ -123,7 +124,7 @@ class Run:
         number = self.adapters.get(c.data.source)
         self.eval_batches = {"validation": self._eval_batches(c.data, "validation", number)}
         self.test_batches = {"test": self._eval_batches(c.data, "test", number)} if c.eval.test else {}
-        data = self._source_data()
+        data = self.source = self._source_data()
         if data is not None:
             # What each of several adapters forgot is its own.
             each = [(f"_{name}", n) for n, name in enumerate(c.tune.adapters)] or [("", None)]
@@ -193,8 +194,13 @@ class Run:
         self.shapes = self.model.shapes()
         self.plain_shapes = plain.shapes()
         refuse_idle(self.init["fresh"], flatten(self.plain_shapes), "config.init.fresh", "parameter")
+        fresh = tuple(self.init["fresh"])
+        self.phases = phases.of_config(c.tune, spec.layers, c.training.steps)
         self.partition = Partition.of(
-            self.shapes, adapters.rates(c.tune, tuple(self.init["fresh"])), layer_decay=c.tune.layer_decay
+            self.shapes,
+            adapters.rates(c.tune, fresh),
+            layer_decay=c.tune.layer_decay,
+            phases=[(phase.name, phase.rules(fresh)) for phase in self.phases],
         )
         self._refuse_frozen_new()
         rules = tuple(tuple(rule) for rule in c.parallel.rules)
@@ -216,25 +222,55 @@ class Run:
 
     def _build_step(self) -> None:
         c = self.config
-        self.learning_rate = schedules.from_config(c.optimizer, c.training.steps)
-        pull = {name: c.tune[name] for name in ("l2_sp", "start_decay")} if self.parent else {}
-        own = Updates() if self.adapter is None else self.adapter.updates(self.partition, c.training.steps)
-        self.optimizer = optimizers.build(c.optimizer, self.learning_rate, self.partition, **pull, **own._asdict())
+        self.learning_rate = phases.scaled(schedules.from_config(c.optimizer, c.training.steps), self.phases)
+        self.careful = careful.build(c, self.partition, self.model, parent=self.parent, fresh=tuple(self.init["fresh"]))
         self.objective = objectives.build(c.objective)
-        self.step = Step(
-            self.model,
-            self.objective,
-            self.partition,
-            self.optimizer,
-            c.training.micro_batches,
-            c.training.ema_decay,
+        self.importance = Importance(self) if self.careful.ewc else None
+        own = Updates() if self.adapter is None else self.adapter.updates(self.partition, c.training.steps)
+
+        def step(phase: int) -> Step:
+            pull = self.careful.start_decay
+            return Step(
+                self.model,
+                self.objective,
+                self.partition,
+                optimizers.build(
+                    c.optimizer, self.learning_rate, self.partition, phase=phase, start_decay=pull, **own._asdict()
+                ),
+                c.training.micro_batches,
+                c.training.ema_decay,
+                self.careful,
+                self.partition.shut(phase),
+            )
+
+        self.step = step(0)
+        later = [(phase.start, step(number)) for number, phase in enumerate(self.phases) if number]
+        self.make_state = functools.partial(
+            states.create,
+            optimizer=self.step.optimizer,
+            ema=bool(c.training.ema_decay),
+            anchor=self.careful.anchored,
+            fisher=bool(self.careful.ewc),
         )
-        self.make_state = functools.partial(states.create, optimizer=self.optimizer, ema=bool(c.training.ema_decay))
         split = jax.eval_shape(self.partition.split, self.shapes)
         like = jax.eval_shape(self.make_state, *split, rng=jax.random.key(0))
         shardings = sharding.of_state(like, self.by_path, self.mesh)
-        self.program = compiling.PROGRAMS[c.parallel.compile](self.step, self.mesh, shardings)
+        self.program = compiling.PROGRAMS[c.parallel.compile](self.step, self.mesh, shardings, later)
         self.state_like = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), like, shardings)
+
+    def _selection(self) -> Selection:
+        s = self.config.select
+        budget = {}
+        if s.source_budget:
+            if "source" not in self.eval_batches:
+                reason = "set eval.source" if self.parent else "init.from names no parent"
+                if self.config.tune.adapters:
+                    reason = "as one number; with tune.adapters each of these has its own"
+                raise UserError(
+                    f"config.select.source_budget = {s.source_budget!r}: forgetting is not measured: {reason}"
+                )
+            budget = {"source_budget": s.source_budget, "stop_over_budget": s.stop_over_budget}
+        return Selection(s.metric, s.mode, s.patience, s.min_delta, **budget)
 
     def _build_sampler(self):
         s = self.config.samples
@@ -266,7 +302,8 @@ class Run:
 
     # Arrays
 
-    def _layout(self, stored: str, shape: tuple[int, ...]) -> jax.sharding.Sharding:
+    def layout(self, stored: str, shape: tuple[int, ...]) -> jax.sharding.Sharding:
+        """Where a stored leaf goes."""
         found = sharding.of_stored(stored, shape, self.by_path, self.mesh)
         return found or jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
 
@@ -300,14 +337,15 @@ class Run:
             whole |= {p: jnp.asarray(a, whole[p].dtype) for p, a in start.items()}
             return self.make_state(*self.partition.split(unflatten(whole)), rng=rng)
 
-        return self.program.create(make, params_key, base, run_key), print_
+        state = self.program.create(make, params_key, base, run_key)
+        return (state if self.importance is None else self.importance.put(state, jax.random.fold_in(key, 2))), print_
 
     def _base(self) -> dict[str, Any]:
         """The parent's parameters, checked against this model: all but those that are made anew."""
         c = self.config.model
         head = {name: self.config.as_dict()["model"][name] for name in specs.HEAD}
         taken = {name: self.init[name] for name in ("weights", "merge_into")}
-        have = flatten(self.parent.parameters(self._layout, c.param_dtype, **taken, **head))
+        have = flatten(self.parent.parameters(self.layout, c.param_dtype, **taken, **head))
         fresh = self.init["fresh"]
         need = {p: a for p, a in flatten(self.plain_shapes).items() if not matches(fresh, p)}
         if self.new_rows:

@@ -19,9 +19,11 @@ from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import sharding
+from ptft_jax.params import recipes
 from ptft_jax.params.partition import Partition
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import state as states
+from ptft_jax.training.careful import Careful
 from ptft_jax.training.step import Step
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -29,6 +31,7 @@ VOCAB, LENGTH, ROWS = 64, 16, 16
 SPEC = ModelSpec(vocab_size=VOCAB, max_length=LENGTH, layers=3, width=32, heads=4, kv_heads=2)
 LLAMA = dict(norm="rms", activation="silu", gated=True, positions="rotary", biases=(), tied=False)
 EVERYTHING = ((".*", 1.0),)
+TERMS = ("distill", "smooth", "bregman", "l2_sp", "ewc")
 OBJECTIVE = CausalLM(z_loss=1e-3, label_smoothing=0.1)
 
 
@@ -59,41 +62,56 @@ class Trained:
     start: states.TrainState
     state: states.TrainState
     partition: Partition
+    terms: list[dict[str, float]]  # of `careful`, a step
 
 
 def train(
     *, devices=1, fsdp=1, kind="jit", micro=1, rates=EVERYTHING, adapter=None, ema=0.9, steps=3, batches=None,
-    optimizer=None, objective=OBJECTIVE, rate=1e-2, base=None, **spec,
+    optimizer=None, objective=OBJECTIVE, rate=1e-2, base=None, careful=None, phases=(), fisher=None, **spec,
 ):  # fmt: skip
-    """A few training steps of a tiny model with dropout, on a mesh of the first `devices` devices."""
+    """A few training steps of a tiny model with dropout, on a mesh of the first `devices` devices.
+
+    `careful` may also be a function of the partition; `phases` are of one recipe a step; `fisher` fills the state's.
+    """
     mesh = meshes.make(0, fsdp, jax.devices()[:devices])
     described = dataclasses.replace(SPEC, **({"dropout": 0.1} | spec))
     model = Transformer(described, adapter, sharding.Rows(mesh) if kind == "jit" else None)
     shapes = model.shapes()
-    partition = Partition.of(shapes, rates)
-    chain = optimizers.build(
-        optimizer or optimizer_config(), schedules.build("linear", rate, warmup=1, total=10), partition
-    )
-    step = Step(model, objective, partition, chain, micro, ema)
+    partition = Partition.of(shapes, rates, phases=[(name, recipes.rules(name)) for name in phases])
+    careful = careful(partition) if callable(careful) else careful or Careful()
+    schedule = schedules.build("linear", rate, warmup=1, total=10)
+    own = {} if adapter is None else adapter.updates(partition, steps)._asdict()
+    steps_of = []
+    for phase in range(max(len(phases), 1)):
+        pull = careful.start_decay
+        chain = optimizers.build(
+            optimizer or optimizer_config(), schedule, partition, phase=phase, start_decay=pull, **own
+        )
+        steps_of.append(Step(model, objective, partition, chain, micro, ema, careful, partition.shut(phase)))
 
     def make(key):
         params = model.init(key) if base is None else base
-        return states.create(*partition.split(params), chain, jax.random.key(7), bool(ema))
+        state = states.create(
+            *partition.split(params), chain, jax.random.key(7), bool(ema), careful.anchored, fisher is not None
+        )
+        return dataclasses.replace(state, fisher=jax.tree.map(lambda f: f + (fisher or 0.0), state.fisher))
 
     like = jax.eval_shape(make, jax.random.key(0))
     by_path = sharding.of_params(shapes, sharding.DEFAULT_RULES, mesh)
-    program = compiling.PROGRAMS[kind](step, mesh, sharding.of_state(like, by_path, mesh))
+    later = list(enumerate(steps_of))[1:]
+    program = compiling.PROGRAMS[kind](steps_of[0], mesh, sharding.of_state(like, by_path, mesh), later)
     start = jax.device_get(jax.tree.map(_plain, program.whole(program.create(make, jax.random.key(0)))))
-    state, losses, norms = program.create(make, jax.random.key(0)), [], []
+    state, losses, norms, terms = program.create(make, jax.random.key(0)), [], [], []
     batches = batches or [random_batch(i) for i in range(steps)]
-    for batch in batches:
-        state, metrics = program.train(state, program.place(batch))
+    for number, batch in enumerate(batches):
+        state, metrics = program.at(number)(state, program.place(batch))
         host = compiling.to_host(metrics)
         losses.append(host["loss"][0] / host["loss"][1])
         norms.append(host["grad_norm"])
+        terms.append({k: host[k][0] / host[k][1] for k in TERMS if k in host})
     total, weight = compiling.to_host(program.evaluate(state, program.place(batches[0])))["nll"]
     whole = program.whole(state)
-    return Trained(np.array(losses), np.array(norms), total / weight, start, whole, partition)
+    return Trained(np.array(losses), np.array(norms), total / weight, start, whole, partition, terms)
 
 
 def _plain(x):

@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ptft_jax.adapters import quantized, several
+from ptft_jax.adapters.adalora import AdaLora
 from ptft_jax.adapters.base import Method
 from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.dora import Dora
 from ptft_jax.adapters.ia3 import Ia3
 from ptft_jax.adapters.lora import Lora
+from ptft_jax.adapters.oft import Oft
 from ptft_jax.adapters.prompt import Prompt
+from ptft_jax.adapters.vera import Vera
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.params import recipes
 
@@ -23,7 +26,21 @@ def _lora(section: Any) -> Lora:
         rank_stabilized=section.rank_stabilized,
         dropout=section.dropout,
         targets=tuple(section.targets),
+        init=section.init,
+        b_ratio=section.b_ratio,
     )
+
+
+def _adalora(section: Any) -> AdaLora:
+    return AdaLora(**{**section.read_all(), "targets": tuple(section.targets)})
+
+
+def _vera(section: Any) -> Vera:
+    return Vera(**{**section.read_all(), "targets": tuple(section.targets)})
+
+
+def _oft(section: Any) -> Oft:
+    return Oft(section.block_size, tuple(section.targets))
 
 
 def _ia3(section: Any) -> Ia3:
@@ -35,7 +52,14 @@ def _prompt(section: Any) -> Prompt:
 
 
 # By the name of the method, which is also that of its section of `config.tune`.
-METHODS: Mapping[str, Callable[[Any], Method]] = {"lora": _lora, "ia3": _ia3, "prompt": _prompt}
+METHODS: Mapping[str, Callable[[Any], Method]] = {
+    "lora": _lora,
+    "adalora": _adalora,
+    "vera": _vera,
+    "oft": _oft,
+    "ia3": _ia3,
+    "prompt": _prompt,
+}
 
 
 def build(config: Any) -> Method | None:
@@ -59,9 +83,16 @@ def _method(config: Any) -> Method | None:
 
 def rates(config: Any, made_anew: tuple[str, ...] = ()) -> tuple[tuple[str, float], ...]:
     """The rules of what trains and at which rate: `config.tune.rates`; where that is empty, the adapter of the method, or
-    the recipe `config.tune.train` with what is `made_anew`. Raises UserError for an unknown method or recipe."""
+    the recipe `config.tune.train` with what is `made_anew`. Raises UserError for an unknown method or recipe, and for a
+    rate of the method's that `config.tune.rates` would silence."""
     given = tuple((str(pattern), rate) for pattern, rate in config.rates)
     if given:
+        if "lora" in config.method.split("+") and config.lora.b_ratio != 1:
+            rule = f"('.*/adapter/lora_b', {config.lora.b_ratio:g})"
+            raise UserError(
+                f"config.tune.lora.b_ratio = {config.lora.b_ratio:g}: config.tune.rates says all rates, so it would have no "
+                f"effect; leave it at 1 and put {rule} first in tune.rates"
+            )
         return given
     method = build(config)
     return recipes.rules(config.train, made_anew) if method is None else (*method.rates, (".*", 0.0))

@@ -29,7 +29,8 @@ Rules = tuple[tuple[str, float], ...]
 
 class Updates(NamedTuple):
     """What a method does to its own leaves besides following the gradient, as Optax transformations over the trainable
-    tree: on the gradients (before clipping), and on the finished updates (after rate and decay)."""
+    tree: on the gradients (before clipping), and on the finished updates (after rate and decay). Those of the second
+    kind that take extra arguments get the step's gradients, as they were before all of this, as `gradients`."""
 
     gradients: tuple[optax.GradientTransformation, ...] = ()
     finished: tuple[optax.GradientTransformation, ...] = ()

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ptft_jax.adapters.base import float32
-from ptft_jax.adapters.lora import A, B, Lora, LowRank, updated
+from ptft_jax.adapters.lora import Lora, LowRank
+from ptft_jax.adapters.low_rank import updated
 from ptft_jax.model.layers import Linear, PerRow, dropout
 
 MAGNITUDE = "adapter/magnitude"
@@ -38,7 +39,7 @@ class Decomposed(LowRank):
 
     def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
         kernel = layer.kernel[...]
-        length = norms(updated(kernel, self.lora_a[...], self.lora_b[...], self.scale))
+        length = norms(updated(kernel, *self.factors(), self.scale))
         factor = (self.magnitude[...] / jax.lax.stop_gradient(length)).astype(layer.dtype)
         kernel = kernel.astype(layer.dtype)
         y = jnp.dot(x, kernel)
@@ -63,5 +64,5 @@ class Dora(Lora):
 
     def fold(self, path: str, leaves: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """magnitude * V / |V|, V = kernel + scale * lora_a @ lora_b."""
-        v = updated(leaves["kernel"], leaves[A], leaves[B], self.scale)
+        v = updated(leaves["kernel"], *self.factors(leaves), self.scale)
         return {"kernel": v * (float32(leaves[MAGNITUDE]) / norms(v))[..., None, :]}

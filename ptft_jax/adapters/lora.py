@@ -1,4 +1,5 @@
-"""Low-rank adaptation of linear layers (Hu et al. 2021, "LoRA", eq. 3), of tables of vectors and of experts."""
+"""Low-rank adaptation of linear layers (Hu et al. 2021, "LoRA", eq. 3), of tables of vectors and of experts, and its
+published starts."""
 
 from __future__ import annotations
 
@@ -11,39 +12,78 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.adapters.base import LayerMethod, float32
+from ptft_jax.adapters.base import Rules, Updates, float32
 from ptft_jax.adapters.lora_embedding import LowRankTable
 from ptft_jax.adapters.lora_experts import LowRankExperts
-from ptft_jax.errors import UserError
+from ptft_jax.adapters.low_rank import LowRankMethod
+from ptft_jax.errors import UserError, listed
 from ptft_jax.model.layers import Embedding, Linear, PerRow, dropout
 from ptft_jax.model.moe import ExpertLinear
+from ptft_jax.params.partition import Partition
 
 A, B = "adapter/lora_a", "adapter/lora_b"
+START_A, START_B = "adapter/start_a", "adapter/start_b"
+STARTS = ("pissa", "olora")  # those that begin away from zero
+
+
+def initial(lora: Lora, kernel: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(lora_a [in, R], lora_b [R, out]) for a kernel [in, out], by `lora.init`; see `Lora`."""
+    (size_in, size_out), rank, dtype = kernel.shape, lora.rank, kernel.dtype
+    if lora.init == "pissa":  # the largest singular triplets, each side with the root of the value (eq. 2)
+        u, s, v = jnp.linalg.svd(float32(kernel), full_matrices=False)
+        root = jnp.sqrt(s[:rank] / lora.scale)
+        return (u[:, :rank] * root).astype(dtype), (root[:, None] * v[:rank]).astype(dtype)
+    if lora.init == "olora":  # Q and R of the kernel as [out, in] (algorithm 1)
+        q, r = jnp.linalg.qr(float32(kernel).T)
+        return r[:rank].T.astype(dtype), q[:, :rank].T.astype(dtype)
+    if lora.init == "gaussian":
+        a = jax.random.normal(key, (size_in, rank), dtype) / rank
+    else:
+        bound = 1 / math.sqrt(size_in)
+        a = jax.random.uniform(key, (size_in, rank), dtype, -bound, bound)
+    return a, jnp.zeros((rank, size_out), dtype)
+
+
+def difference(a: jax.Array, b: jax.Array, start_a: jax.Array, start_b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(left [..., in, 2R], right [..., 2R, out]) whose product is a @ b - start_a @ start_b.
+
+    Taken as a @ (b - start_b) + (a - start_a) @ start_b: exact zeros at the start, and later small changes that are
+    not lost between two large products.
+    """
+    return jnp.concatenate([a, a - start_a], axis=-1), jnp.concatenate([b - start_b, start_b], axis=-2)
 
 
 class LowRank(nnx.Module):
-    """plain(x) + scale * (dropout(x) @ lora_a) @ lora_b, with `lora_a` [in, R] and `lora_b` [R, out]."""
+    """plain(x) + scale * (dropout(x) @ lora_a) @ lora_b, with `lora_a` [in, R] and `lora_b` [R, out].
+
+    Where these do not start at an update of zero, they are kept as they were (`start_a`, `start_b`) and their product
+    is taken off: the same function as a base of which it was taken off, which can stay as it is so. Dropout is on the
+    input of the difference.
+    """
 
     def __init__(self, layer: Linear, lora: Lora, site: int, key: jax.Array):
-        size_in, size_out = layer.kernel.shape
         self.scale, self.dropout, self.site = lora.scale, lora.dropout, site
-        # Uniform(-1/sqrt(in), 1/sqrt(in)) and zeros, as in the authors' code: the update starts at zero.
-        bound = 1 / math.sqrt(size_in)
-        dtype = layer.kernel.dtype
-        self.lora_a = nnx.Param(jax.random.uniform(key, (size_in, lora.rank), dtype, -bound, bound))
-        self.lora_b = nnx.Param(jnp.zeros((lora.rank, size_out), dtype))
+        a, b = initial(lora, layer.kernel[...], key)
+        self.lora_a, self.lora_b = nnx.Param(a), nnx.Param(b)
+        moved = lora.init in STARTS
+        self.start_a, self.start_b = (nnx.Param(a), nnx.Param(b)) if moved else (None, None)
+
+    def factors(self) -> tuple[jax.Array, jax.Array]:
+        """(left, right) whose product, scaled, is what the kernel gains."""
+        a, b = self.lora_a[...], self.lora_b[...]
+        return (a, b) if self.start_a is None else difference(a, b, self.start_a[...], self.start_b[...])
 
     def update(self, layer: Linear, x: jax.Array) -> jax.Array:
-        """scale * x @ lora_a @ lora_b."""
-        low = jnp.dot(x, self.lora_a[...].astype(layer.dtype))
-        return jnp.dot(low, self.lora_b[...].astype(layer.dtype)) * self.scale
+        """scale * x @ left @ right."""
+        left, right = self.factors()
+        return jnp.dot(jnp.dot(x, left.astype(layer.dtype)), right.astype(layer.dtype)) * self.scale
 
     def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
         return layer.plain(x) + self.update(layer, dropout(x, self.dropout, rows, self.site))
 
 
 @dataclasses.dataclass(frozen=True)
-class Lora(LayerMethod):
+class Lora(LowRankMethod):
     """Adds low-rank updates to the linear layers, tables and experts whose path matches one of `targets`.
 
     Attributes:
@@ -53,6 +93,12 @@ class Lora(LayerMethod):
       dropout: rate on the adapter's input; tables have none.
       targets: regular expressions on whole layer paths, such as `blocks/attention/(query|value)`, `embed/tokens` or
         `blocks/mlp/experts/(gate|up|down)`.
+      init: of linear layers; tables and experts have the first alone. What training starts from. "uniform", numbers in +-1/sqrt(in) as in the authors' code, and "gaussian",
+        standard deviation 1/R, set `lora_a`, with `lora_b` zero. "pissa": scale * lora_a @ lora_b is the kernel's best
+        approximation of rank R, which is trained in place of the whole (Meng et al. 2024, "PiSSA"). "olora": they are
+        the first R columns and rows of its QR decomposition (Büyükakyüz 2024, "OLoRA"). With the last two, as with
+        the first two, the model's function is the base's at the start.
+      b_ratio: the learning rate of `lora_b` over that of `lora_a` (Hayou et al. 2024, "LoRA+").
     """
 
     rank: int
@@ -60,15 +106,40 @@ class Lora(LayerMethod):
     rank_stabilized: bool
     dropout: float
     targets: tuple[str, ...]
+    init: str = "uniform"
+    b_ratio: float = 1.0
 
     field: ClassVar[str] = "tune.lora"
-    kinds: ClassVar[tuple[type, ...]] = (Linear, Embedding, ExpertLinear)
-    # Dettmers et al. 2023, "QLoRA", table 9 (7B and 13B); the same for GPT-2 in Hu et al. 2021, table 11.
-    learning_rate: ClassVar[float] = 2e-4
+
+    @property
+    def kinds(self) -> tuple[type, ...]:  # type: ignore[override]
+        return (Linear, Embedding, ExpertLinear) if self.init == "uniform" else (Linear,)
+
+    @property
+    def learning_rate(self) -> float:
+        # Dettmers et al. 2023, "QLoRA", table 9 (7B and 13B); the same for GPT-2 in Hu et al. 2021, table 11.
+        # PiSSA, whose factors are of the size of weights: Meng et al. 2024, section 5.1.
+        return 2e-5 if self.init == "pissa" else 2e-4
 
     @property
     def scale(self) -> float:
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
+
+    @property
+    def rates(self) -> Rules:
+        frozen = ((f".*/{START_A[:-1]}[ab]", 0.0),) if self.init in STARTS else ()
+        faster = ((f".*/{B}", self.b_ratio),) if self.b_ratio != 1 else ()
+        return (*frozen, *faster, *super().rates)
+
+    def updates(self, partition: Partition, steps: int) -> Updates:
+        """Nothing. Raises UserError where `tune.rates` lets the frozen start train."""
+        loose = [f.path for f in partition.leaves if f.trains and f.path.endswith((START_A, START_B))]
+        if loose:
+            raise UserError(
+                f"tune.rates: with tune.lora.init = {self.init!r} these are fixed, where the adapter started:"
+                f"{listed(loose)}\nput ('{self.rates[0][0]}', 0.0) before the rules that let adapters train"
+            )
+        return Updates()
 
     def module(self, layer: Any, path: str, site: int, key: jax.Array) -> nnx.Module:
         made = {Linear: LowRank, Embedding: LowRankTable, ExpertLinear: LowRankExperts}[type(layer)]
@@ -78,12 +149,33 @@ class Lora(LayerMethod):
         if self.rank > min(shape):
             raise UserError(f"tune.lora.rank: {self.rank} is above the size of {path} {shape}")
 
-    def fold(self, path: str, leaves: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """kernel + scale * lora_a @ lora_b, or the same of a table."""
-        name = "embedding" if "embedding" in leaves else "kernel"
-        return {name: updated(leaves[name], leaves[A], leaves[B], self.scale)}
+    def factors(self, leaves: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        a, b = float32(leaves[A]), float32(leaves[B])
+        if START_A not in leaves:
+            return a, b
+        return difference(a, b, float32(leaves[START_A]), float32(leaves[START_B]))
 
 
-def updated(kernel: jax.Array, lora_a: jax.Array, lora_b: jax.Array, scale: float) -> jax.Array:
-    """kernel + scale * lora_a @ lora_b, float32 [..., in, out]."""
-    return float32(kernel) + scale * jnp.matmul(float32(lora_a), float32(lora_b), precision="highest")
+def as_lora(method: LowRankMethod, flat: Mapping[str, Any]) -> tuple[Lora, dict[str, Any]]:
+    """An adapter of any method with low-rank updates as one of plain LoRA (or DoRA) that does the same.
+
+    Args:
+      flat: whole parameters of the adapted model by path.
+
+    Returns:
+      The method, and the parameters with `lora_a` [..., in, n] and `lora_b` [..., n, out] for what `method` added.
+    """
+    out, rank = dict(flat), 0
+    for layer in dict.fromkeys(path.split("/adapter/")[0] for path in flat if "/adapter/" in path):
+        if not method.targeted(layer):
+            continue
+        leaves = {p.removeprefix(layer + "/"): a for p, a in flat.items() if p.startswith(layer + "/")}
+        left, right = method.factors(leaves)
+        dtype, rank = leaves["kernel"].dtype, left.shape[-1]
+        for name in leaves:
+            if name.startswith("adapter/") and name != "adapter/magnitude":
+                del out[f"{layer}/{name}"]
+        out |= {f"{layer}/{A}": left.astype(dtype), f"{layer}/{B}": right.astype(dtype)}
+    plain = method if isinstance(method, Lora) else Lora(rank, 1.0, False, method.dropout, method.targets)
+    alpha = method.scale * (math.sqrt(rank) if plain.rank_stabilized else rank)
+    return dataclasses.replace(plain, rank=rank, alpha=alpha, init="uniform"), out

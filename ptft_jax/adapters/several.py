@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.adapters.base import LayerMethod, Method, Rules, is_added
+from ptft_jax.adapters.base import LayerMethod, Method, Rules, Updates, is_added
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.model.layers import Linear, PerRow
+from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import STACK, flatten, unflatten
 
 
@@ -65,6 +66,9 @@ class Several(LayerMethod):
     @property
     def rates(self) -> Rules:
         return self.one.rates
+
+    def updates(self, partition: Partition, steps: int) -> Updates:
+        return self.one.updates(partition, steps)
 
     def module(self, layer: Linear, path: str, site: int, key: jax.Array) -> nnx.Module:
         keys = [jax.random.fold_in(key, number) for number in range(len(self.names))]

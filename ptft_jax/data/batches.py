@@ -101,12 +101,21 @@ def evaluation(rows: RowSet, *, batch_size: int, tokens: int, adapter: int | Non
 
     `tokens` > 0 keeps only the first rows that have so many positions.
     """
+    count = len(rows) if not tokens else min(len(rows), -(-tokens // rows.length))
+    return _batches(rows, np.arange(count), batch_size, adapter)
+
+
+def drawn(rows: RowSet, count: int, *, batch_size: int, seed: int) -> list[Rows]:
+    """As `evaluation`, of `count` different rows drawn at random, at most as many as there are."""
+    return _batches(rows, np.sort(np.random.default_rng(seed).permutation(len(rows))[:count]), batch_size)
+
+
+def _batches(rows: RowSet, chosen: np.ndarray, batch_size: int, adapter: int | None = None) -> list[Rows]:
     import jax
 
-    count = len(rows) if not tokens else min(len(rows), -(-tokens // rows.length))
     batches = []
-    for first in range(0, count, batch_size):
-        which = np.arange(first, min(first + batch_size, count))
+    for first in range(0, len(chosen), batch_size):
+        which = chosen[first : first + batch_size]
         batch = rows.batch(which, [(0, int(i)) for i in which])
         short = batch_size - len(batch["tokens"])
         if adapter is not None:

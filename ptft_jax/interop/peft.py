@@ -1,7 +1,8 @@
 """Adapters in the format of Hugging Face PEFT: a folder with adapter_config.json and adapter_model.safetensors.
 
-LoRA, rsLoRA, DoRA, IA3 and prompt tuning, in both directions. Theirs names modules of a Hugging Face model, so the name
-map of its family is needed; a module that is fused there (GPT-2's c_attn) is several layers of ours.
+LoRA, rsLoRA, DoRA, IA3, OFT and prompt tuning, in both directions; AdaLoRA, VeRA and LoRA of other starts are written as
+the plain LoRA that does the same. Theirs names modules of a Hugging Face model, so the name map of its family is needed; a
+module that is fused there (GPT-2's c_attn) is several layers of ours.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ _LORA = {
 _READ = {
     "LORA": _SELECTION | _LORA,
     "IA3": _SELECTION | {"feedforward_modules"},
+    "OFT": _SELECTION | {"oft_block_size", "num_cayley_neumann_terms", "eps", "init_weights", "bias"},
     "PROMPT_TUNING": {
         "num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers",
         "prompt_tuning_init",
@@ -108,8 +110,7 @@ def read(
     else:
         found = modules(names, flat)
         sites = _sites(config, tensors, found, prefix, folder, peft_layers.LEAVES[kind])
-        reader = peft_layers.read_lora if kind == "LORA" else peft_layers.read_ia3
-        tune, leaves = reader(config, sites, found, flat, where)
+        tune, leaves = peft_layers.READERS[kind](config, sites, found, flat, where)
     return Adapter(tune, unflatten(leaves), config.get("base_model_name_or_path") or "")
 
 

@@ -1,4 +1,4 @@
-"""LoRA, DoRA and IA3 between PEFT's modules, some of them fused, and our layers."""
+"""Methods on linear layers (LoRA, DoRA, IA3, OFT) between PEFT's modules, some of them fused, and our layers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ptft_jax.adapters import dora, ia3, lora
+from ptft_jax.adapters import dora, ia3, lora, oft
 from ptft_jax.adapters.base import LayerMethod
+from ptft_jax.adapters.low_rank import LowRankMethod
 from ptft_jax.errors import UserError, listed
 from ptft_jax.interop.peft_modules import ROOT, Module, by_pattern, named, targets
 
@@ -27,6 +28,7 @@ LEAVES = {
         "lora_magnitude_vector.weight": "m",
     },
     "IA3": {"ia3_l": "l"},
+    "OFT": {"oft_R.weight": "r"},
 }
 
 
@@ -106,9 +108,31 @@ def read_ia3(config: Mapping[str, Any], sites: Sites, found: Mapping[str, Module
     return {"method": "ia3", "ia3": {"targets": tuple(paths), "feedforward": tuple(inputs)}}, leaves
 
 
+def read_oft(config: Mapping[str, Any], sites: Sites, found: Mapping[str, Module], base: Mapping[str, Any], where: str):
+    """(tune, flat leaves) of an adapter of rotations."""
+    size = config.get("oft_block_size")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 2:
+        raise UserError(f"{where}: oft_block_size = {size!r}: expected a whole number above 1")
+    numbers = size * (size - 1) // 2
+    shapes = {place: {"r": (found[place[0]].size_in // size, numbers)} for place in sites}
+    _check(sites, found, {"r"}, shapes, LEAVES["OFT"], where)
+    leaves = {}
+    for module in _adapted(sites, found):
+        zeros = {"r": np.zeros((module.size_in // size, numbers), np.float32)}
+        skews = [sites.get((module.template, layer), zeros)["r"].astype(np.float32) for layer in _layers(module)]
+        leaves |= {f"{path}/{oft.SKEW}": module.stack(skews) for path in module.layers}
+    targets = tuple(path.removesuffix(f"/{oft.SKEW}") for path in leaves)
+    return {"method": "oft", "oft": {"block_size": size, "targets": targets}}, leaves
+
+
+READERS = {"LORA": read_lora, "IA3": read_ia3, "OFT": read_oft}
+
+
 def write(adapter: LayerMethod, flat: Mapping[str, Any], found: Mapping[str, Module]):
     """(config, tensors) of an adapter of layers; see `ptft_jax.interop.peft.write`."""
-    adapted = [p.split("/adapter/")[0] for p in flat if p.endswith((f"/{lora.A}", f"/{ia3.SCALE}"))]
+    if isinstance(adapter, LowRankMethod) and not (isinstance(adapter, lora.Lora) and adapter.init not in lora.STARTS):
+        adapter, flat = lora.as_lora(adapter, flat)
+    adapted = [p.split("/adapter/")[0] for p in flat if p.endswith((f"/{lora.A}", f"/{ia3.SCALE}", f"/{oft.SKEW}"))]
     homeless = [path for path in adapted if not any(path in module.layers for module in found.values())]
     if homeless:
         raise UserError(f"adapted layers that the format has no name for:{listed(homeless, 20)}")
@@ -122,6 +146,8 @@ def write(adapter: LayerMethod, flat: Mapping[str, Any], found: Mapping[str, Mod
         config, tensors = _write_lora(adapter, flat, chosen, ends)
     elif isinstance(adapter, ia3.Ia3):
         config, tensors = _write_ia3(adapter, flat, chosen, ends)
+    elif isinstance(adapter, oft.Oft):
+        config, tensors = _write_oft(adapter, flat, chosen)
     else:
         raise UserError(f"{adapter.field}: PEFT's format of this method is not supported")
     return {**common, **config}, tensors
@@ -191,6 +217,27 @@ def _write_ia3(adapter: ia3.Ia3, flat, chosen: list[Module], ends: Mapping[str, 
                     vector[module.layers[path], 0] = values[at]
             tensors[f"{ROOT}{module.name(layer)}.ia3_l"] = vector
     return {"peft_type": "IA3", "feedforward_modules": inputs, "init_ia3_weights": True}, tensors
+
+
+def _write_oft(adapter: oft.Oft, flat, chosen: list[Module]):
+    tensors = {}
+    for module in chosen:
+        skews = [np.asarray(flat[f"{p}/{oft.SKEW}"]) for p in module.layers if f"{p}/{oft.SKEW}" in flat]
+        if len(skews) < len(module.layers) or not all(np.array_equal(skews[0], skew) for skew in skews):
+            raise UserError(
+                f"{module.template} takes one input for {', '.join(module.layers)}: PEFT cannot rotate it for each, or for "
+                "some, of them"
+            )
+        for layer in _layers(module):
+            tensors[f"{ROOT}{module.name(layer)}.oft_R.weight"] = skews[0][(layer,) if module.depth else ()]
+    config = {
+        "peft_type": "OFT",
+        "oft_block_size": adapter.block_size,
+        "r": 0,
+        "use_cayley_neumann": False,
+        "bias": "none",
+    }
+    return config, tensors
 
 
 # Parts

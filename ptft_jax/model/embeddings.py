@@ -32,9 +32,11 @@ class TokenEmbed(nnx.Module):
         # Gemma: by sqrt(D), rounded to the compute dtype as its authors do
         return x * jnp.asarray(self.spec.width**0.5, x.dtype) if self.spec.embedding_scale else x
 
-    def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array, types_BT: jax.Array | None = None) -> jax.Array:
-        """[B, T, D]. Types are all 0 where none are given."""
+    def __call__(self, tokens_BT, positions_BT, types_BT=None, noise_BTD=None) -> jax.Array:
+        """[B, T, D]. Types are all 0 where none are given; `noise_BTD` is added to the tokens' vectors."""
         x_BTD = self.of_tokens(tokens_BT) if self.adapter is None else self.adapter(self, tokens_BT)
+        if noise_BTD is not None:
+            x_BTD = x_BTD + noise_BTD.astype(x_BTD.dtype)
         if self.types is not None:
             x_BTD = x_BTD + self.types(jnp.zeros_like(tokens_BT) if types_BT is None else types_BT)
         if self.positions is not None:

@@ -166,6 +166,7 @@ class Transformer:
         prefix_BT=None,
         types_BT=None,
         keys_B=None,
+        noise_BTD=None,
         adapters_B=None,
     ):
         """The last hidden states.
@@ -179,6 +180,7 @@ class Transformer:
           prefix_BT: bool; positions of a causal model that also see those of them that come later (prefix LM).
           types_BT: int token types, for models that have them (BERT's sentence A or B); by default 0.
           keys_B: one dropout key a row, or None for no dropout.
+          noise_BTD: what is added to the tokens' vectors, of models of text.
           adapters_B: int, which of several adapters a row has, in a model that has several (`ptft_jax.adapters.several`).
 
         Returns:
@@ -195,7 +197,9 @@ class Transformer:
                 inputs, positions_BT, segments_BT, prefix_BT, types_BT = self._prompted(
                     inputs, positions_BT, segments_BT, prefix_BT, types_BT
                 )
-            x_BTD = trunk.embed(inputs, positions_BT, types_BT)
+                if noise_BTD is not None:
+                    noise_BTD = jnp.pad(noise_BTD, ((0, 0), (self.virtual_tokens, 0), (0, 0)))
+            x_BTD = trunk.embed(inputs, positions_BT, types_BT, noise_BTD)
         per_row = PerRow(keys_B, self._numbers(adapters_B))
         x_BTD = dropout(x_BTD, spec.dropout, per_row, 0)
         mask = causal_mask(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
+Scored = tuple[Any, jax.Array]  # parameters, and what the model with these made of a batch: its last hidden states
+Measure = Callable[[jax.Array, jax.Array], jax.Array]  # logits [..., V], logits [..., V] -> [...]
 Batch = dict[str, jax.Array]
 # (sum, weight): a mean that has not been taken yet. Sums of micro-batches, devices and steps add up exactly to
 # what one large batch would have given; means of means do not.
@@ -21,9 +24,18 @@ class Loss(NamedTuple):
 
 
 class Objective(Protocol):
-    """Turns (model, parameters, batch, dropout keys) into a loss. Pure, and hashable as a static argument."""
+    """Turns (model, parameters, batch, dropout keys) into a loss: `loss` of what `hidden` gives. Pure, and hashable as a
+    static argument."""
 
     def __call__(self, model: Any, params: Any, batch: Batch, keys_B: jax.Array | None) -> Loss: ...
+
+    def hidden(
+        self, model: Any, params: Any, batch: Batch, keys_B: jax.Array | None = None, noise_BTD: jax.Array | None = None
+    ) -> jax.Array: ...
+
+    def loss(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> Loss: ...
+
+    def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array: ...
 
 
 def means(metrics: dict[str, Sum]) -> dict[str, jax.Array]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ptft_jax.objectives.base import Batch, Loss
+from ptft_jax.objectives.base import Batch, Loss, Measure, Scored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,27 +37,48 @@ class TokenLoss:
     def __call__(self, model, params, batch: Batch, keys_B: jax.Array | None = None) -> Loss:
         """Batch: tokens, targets int [B, T]; weights float [B, T]; optional positions and segments int [B, T], prefix
         bool [B, T]."""
-        hidden_BTD = model.hidden(
+        return self.loss(model, params, self.hidden(model, params, batch, keys_B), batch)
+
+    def hidden(self, model, params, batch: Batch, keys_B: jax.Array | None = None, noise_BTD=None) -> jax.Array:
+        """The last hidden states [B, T, D] of a batch; `noise_BTD` is added to the vectors of its tokens."""
+        return model.hidden(
             params,
             batch["tokens"],
             positions_BT=batch.get("positions"),
             segments_BT=batch.get("segments"),
             prefix_BT=batch.get("prefix"),
             keys_B=keys_B,
+            noise_BTD=noise_BTD,
             adapters_B=batch.get("adapters"),
         )
+
+    def loss(self, model, params, hidden_BTD: jax.Array, batch: Batch) -> Loss:
+        """The loss of a batch by its last hidden states."""
         score = functools.partial(self._score, model, params)
-        targets, weights = batch["targets"], batch["weights"].astype(jnp.float32)
-        length = targets.shape[1]
-        if not self.chunk or self.chunk >= length:
-            sums = score(hidden_BTD, targets, weights)
-        else:
-            sums = self._chunked(score, hidden_BTD, targets, weights)
+        weights = batch["weights"].astype(jnp.float32)
+        sums = self._summed(score, hidden_BTD, batch["targets"], weights)
         return as_loss(sums, jnp.sum(weights), self.z_loss)
 
-    def _chunked(self, score, hidden_BTD, targets, weights):
+    def divergence(self, model, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array:
+        """How far what two models predict is apart: the sum of `measure` over the targets, each times its weight.
+
+        Args:
+          first, second: (parameters, last hidden states [B, T, D]) of the same `model`.
+          measure: of logits [..., V] and [..., V] to [...].
+        """
+
+        def score(first_BTD, second_BTD, weights):
+            values = measure(model.logits(first[0], first_BTD), model.logits(second[0], second_BTD))
+            return (weighted_sum(values, weights),)
+
+        return self._summed(score, first[1], second[1], batch["weights"].astype(jnp.float32))[0]
+
+    def _summed(self, score, *arrays):
+        """The sums that `score` gives of arrays [B, T, ...], `chunk` positions at a time."""
+        length = arrays[0].shape[1]
+        if not self.chunk or self.chunk >= length:
+            return score(*arrays)
         # Chunks run along T, so rows stay on their devices. The last chunk is padded with weight 0.
-        length = targets.shape[1]
         pad = -length % self.chunk
 
         def chunks(x):
@@ -67,8 +88,9 @@ class TokenLoss:
         def add(sums, part):
             return jax.tree.map(jnp.add, sums, jax.checkpoint(score)(*part)), None
 
-        zeros = tuple(jnp.zeros((), jnp.float32) for _ in range(4))
-        return jax.lax.scan(add, zeros, jax.tree.map(chunks, (hidden_BTD, targets, weights)))[0]
+        parts = jax.tree.map(chunks, arrays)
+        sums = jax.eval_shape(score, *jax.tree.map(lambda x: x[0], parts))
+        return jax.lax.scan(add, tuple(jnp.zeros((), s.dtype) for s in sums), parts)[0]
 
     def _score(self, model, params, hidden_BTD, targets, weights):
         return cross_entropy(model.logits(params, hidden_BTD), targets, weights, self.z_loss, self.label_smoothing)
@@ -86,10 +108,13 @@ def cross_entropy(
         loss = (1 - label_smoothing) * nll + label_smoothing * uniform
     penalty = z_loss * jnp.square(log_z)
     correct = jnp.argmax(logits, axis=-1) == targets
+    return tuple(weighted_sum(value, weights) for value in (loss + penalty, nll, penalty, correct))
+
+
+def weighted_sum(values: jax.Array, weights: jax.Array) -> jax.Array:
+    """The sum of values times weights of the same shape."""
     # where, not only a product: a padded position may hold inf, and inf * 0 is NaN.
-    return tuple(
-        jnp.sum(jnp.where(weights > 0, value * weights, 0.0)) for value in (loss + penalty, nll, penalty, correct)
-    )
+    return jnp.sum(jnp.where(weights > 0, values * weights, 0.0))
 
 
 def as_loss(sums: tuple[jax.Array, ...], weight: jax.Array, z_loss: float) -> Loss:

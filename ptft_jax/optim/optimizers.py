@@ -1,9 +1,9 @@
-"""Optimizers over the trainable part of a partition: direction, decay, schedule, rates, in one Optax chain."""
+"""Optimizers over the trainable part of a partition: direction, decay, schedule, rates, in one Optax chain a phase."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,28 +20,30 @@ def build(
     schedule: optax.Schedule,
     partition: Partition,
     *,
-    l2_sp: float = 0.0,
+    phase: int = 0,
     start_decay: float = 0.0,
     gradients: Sequence[optax.GradientTransformation] = (),
     finished: Sequence[optax.GradientTransformation] = (),
-) -> optax.GradientTransformation:
-    """L2-SP, what the method does to gradients -> clip -> direction -> decoupled weight decay, decay to the start ->
+) -> optax.GradientTransformationExtraArgs:
+    """What the method does to gradients -> clip -> direction -> decoupled weight decay, decay to the start ->
     -schedule(step) -> the partition's rates -> what the method does to finished updates.
 
     Reads `config.optimizer`. Everything is over the trainable tree only, so frozen leaves have no moments and do not
     count in the norm that is clipped.
 
     Args:
-      l2_sp: see `to_start`, before clipping: the gradient of a term of the loss (Li et al. 2018, equation 2, with beta = 0:
-        parameters without a start of their own are pulled to what they were made as).
-      start_decay: see `to_start`, after the direction: as weight decay in AdamW, with the start in place of 0.
+      phase: of the partition's, the one this is the optimizer of. Those of all phases have states of one form; what a
+        phase does not train keeps its moments, and the updates of it mean nothing.
+      start_decay: see `to_start`, after the direction: as weight decay in AdamW, with the start in place of 0. `update`
+        then takes the argument `anchor`.
       gradients, finished: see `ptft_jax.adapters.base.Updates`.
     """
-    chain = [to_start(l2_sp)] if l2_sp else []
-    chain += gradients
+    chain = list(gradients)
     if config.clip_norm > 0:
         chain.append(optax.clip_by_global_norm(config.clip_norm))
-    chain.append(_direction(config))
+    groups = {leaf.path: leaf.phases for leaf in partition.leaves if leaf.trains}
+    direction = _direction(config)
+    chain.append(_by_phases(direction, groups, phase) if any(len(g) > 1 for g in groups.values()) else direction)
     if config.weight_decay > 0:
         chain.append(_decay(config.weight_decay, config.decay_rules, partition))
     if start_decay:
@@ -50,22 +52,57 @@ def build(
     rates = partition.multipliers()
     if any(set(leaf.rates) != {1.0} for leaf in partition.leaves if leaf.trains):
         chain.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, r: u * r, updates, rates)))
-    return optax.chain(*chain, *finished)
+    return _seeing_gradients(optax.chain(*chain, *finished))
 
 
-class Start(NamedTuple):
-    """The trainable parameters that a run started from: as many bytes again as these."""
+def _seeing_gradients(chain: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """The chain, whose parts get what goes into its first as the keyword `gradients`, too."""
 
-    params: Any
+    def update(updates, state, params=None, **extra):
+        return chain.update(updates, state, params, gradients=updates, **extra)
+
+    return optax.GradientTransformationExtraArgs(chain.init, update)
 
 
-def to_start(strength: float) -> optax.GradientTransformation:
-    """Adds strength * (parameters - those of step 0) to the updates."""
+def to_start(strength: float) -> optax.GradientTransformationExtraArgs:
+    """Adds strength * (parameters - `anchor`) to the updates, `anchor` being those of step 0."""
 
-    def update(updates, state, params):
-        return jax.tree.map(lambda u, p, s: u + strength * (p - s), updates, params, state.params), state
+    def update(updates, state, params, *, anchor, **_):
+        return jax.tree.map(lambda u, p, a: u + strength * (p - a), updates, params, anchor), state
 
-    return optax.GradientTransformation(lambda params: Start(jax.tree.map(jnp.copy, params)), update)
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _by_phases(
+    direction: optax.GradientTransformation, groups: Mapping[str, tuple[bool, ...]], phase: int
+) -> optax.GradientTransformation:
+    """`direction` for each group of leaves that train in the same phases, with a state of its own: what begins to train
+    late has its first step then (Adam's correction for moments that start at zero counts its own steps), and what does not
+    train in `phase` keeps its state and is not moved.
+
+    Args:
+      groups: of each trainable leaf's path, the phases it trains in.
+    """
+    names = {path: "".join("01"[trains] for trains in phases) for path, phases in groups.items()}
+
+    def part(tree, name):
+        return unflatten({path: leaf for path, leaf in flatten(tree).items() if names[path] == name})
+
+    def init(params):
+        return {name: direction.init(part(params, name)) for name in sorted(set(names.values()))}
+
+    def update(updates, state, params=None):
+        out, states = {}, dict(state)
+        for name in state:
+            own = part(updates, name)
+            if name[phase] == "1":
+                own, states[name] = direction.update(own, state[name], part(params, name))
+            else:
+                own = jax.tree.map(jnp.zeros_like, own)
+            out |= flatten(own)
+        return unflatten({path: out[path] for path in flatten(updates)}), states
+
+    return optax.GradientTransformation(init, update)
 
 
 def _direction(config: Any) -> optax.GradientTransformation:

@@ -1,4 +1,4 @@
-"""Learning rates by step: a linear warm-up, then one of five shapes, all composed from Optax's schedules."""
+"""Learning rates by step: a linear warm-up, then one of five shapes composed from Optax's schedules; or a slanted triangle."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-SCHEDULES = ("cosine", "linear", "wsd", "constant", "rsqrt")
+SCHEDULES = ("cosine", "linear", "wsd", "constant", "rsqrt", "slanted_triangular")
 
 
 def from_config(config: Any, steps: int) -> optax.Schedule:
     """The schedule of `config.optimizer` over a run of `steps`; reads only the fields that its shape uses."""
+    if config.schedule == "slanted_triangular":
+        return slanted_triangular(config.learning_rate, max(steps, 1), config.cut_frac, config.ratio)
     options: dict[str, float] = {}
     if config.schedule in ("cosine", "linear", "wsd"):
         options["end_ratio"] = config.end_ratio
@@ -50,3 +52,20 @@ def build(
     if not warmup:
         return main
     return optax.join_schedules([optax.linear_schedule(peak / (warmup + 1), peak, warmup), main], [warmup])
+
+
+def slanted_triangular(peak: float, total: int, cut_frac: float = 0.1, ratio: float = 32.0) -> optax.Schedule:
+    """From peak / ratio linearly to `peak` within the share `cut_frac` of all steps, and linearly back to peak / ratio
+    (Howard & Ruder 2018, equation 3, with t = step).
+
+    Their cut is rounded down to whole steps, which in short runs would take the rate below peak / ratio, and even below 0,
+    in the last steps: it stays at peak / ratio there.
+    """
+    cut = max(int(total * cut_frac), 1)
+
+    def rate(step):
+        falling = 1 - (step - cut) / (cut * (1 / cut_frac - 1))
+        part = jnp.clip(jnp.where(step < cut, step / cut, falling), 0.0, 1.0)
+        return peak * (1 + part * (ratio - 1)) / ratio
+
+    return rate

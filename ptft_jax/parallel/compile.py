@@ -1,12 +1,13 @@
 """Where steps are compiled: by `jit` over a mesh, or, kept beside it, per device by `pmap`.
 
-Both forms have the same four methods and give the same losses; the loop does not know which it runs.
+Both forms have the same methods and give the same losses; the loop does not know which it runs. A run whose phases train
+different parameters has a program each for training, of states of one form; it is compiled when it is first run.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,19 +16,40 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ptft_jax.parallel.sharding import Rows
+from ptft_jax.params import phases
 from ptft_jax.training.step import Step
+
+Later = Sequence[tuple[int, Step]]
+
+
+class _Phases:
+    """The compiled training step of each phase of a run."""
+
+    def __init__(self, step: Step, later: Later, compiled: Callable[[Callable], Callable]):
+        self._starts = [0, *(start for start, _ in later)]
+        self._trains = [compiled(step.train), *(compiled(other.train) for _, other in later)]
+
+    def at(self, step: int) -> Callable[..., Any]:
+        """`(state, batch) -> (state, metrics)` for the update number `step`, counted from 0."""
+        return self._trains[phases.at(self._starts, step)]
 
 
 class JitProgram:
     """One logical program over all devices; the compiler inserts the communication that the shardings imply."""
 
-    def __init__(self, step: Step, mesh: Mesh, shardings: Any):
+    def __init__(self, step: Step, mesh: Mesh, shardings: Any, later: Later = ()):
+        """`later` are the steps of further phases of the run, and the updates they begin with."""
         rows = Rows(mesh).sharding
         self._rows, self._copied = rows, NamedSharding(mesh, PartitionSpec())
         self.shardings = shardings
-        self.train = jax.jit(
-            step.train, in_shardings=(shardings, rows), out_shardings=(shardings, None), donate_argnums=0
+        self._phases = _Phases(
+            step,
+            later,
+            lambda train: jax.jit(
+                train, in_shardings=(shardings, rows), out_shardings=(shardings, None), donate_argnums=0
+            ),
         )
+        self.at, self.train = self._phases.at, self._phases.at(0)
         self.evaluate = jax.jit(step.evaluate, in_shardings=(shardings, rows))
 
     def create(self, make: Callable[..., Any], *args: Any) -> Any:
@@ -50,14 +72,20 @@ class JitProgram:
 class PmapProgram:
     """Every device runs the same step on its own rows and adds up gradients by hand: data-parallel, state copied."""
 
-    def __init__(self, step: Step, mesh: Mesh, shardings: Any):
+    def __init__(self, step: Step, mesh: Mesh, shardings: Any, later: Later = ()):
+        """`later` as of `JitProgram`."""
         self.shardings = shardings
         self._copied = NamedSharding(mesh, PartitionSpec())
         self._devices = list(mesh.devices.flat)
         self._stacked = NamedSharding(Mesh(np.asarray(self._devices), ("rows",)), PartitionSpec("rows"))
-        self.train = jax.pmap(
-            functools.partial(step.train, axis="rows"), "rows", devices=self._devices, donate_argnums=0
+        self._phases = _Phases(
+            step,
+            later,
+            lambda train: jax.pmap(
+                functools.partial(train, axis="rows"), "rows", devices=self._devices, donate_argnums=0
+            ),
         )
+        self.at, self.train = self._phases.at, self._phases.at(0)
         self.evaluate = jax.pmap(
             lambda state, batch: jax.lax.psum(step.evaluate(state, batch), "rows"), "rows", devices=self._devices
         )

@@ -36,6 +36,7 @@ class Leaf:
     shape: tuple[int, ...]
     dtype: Any
     rates: tuple[float, ...]  # one a layer for stacked leaves, else one; all zero = frozen
+    phases: tuple[bool, ...] = (True,)  # whether it trains in each phase of the run, where rates are above zero
 
     @property
     def trains(self) -> bool:
@@ -64,6 +65,7 @@ class Partition:
         rules: Sequence[tuple[str, float]],
         field: str = "tune.rates",
         layer_decay: float = 1.0,
+        phases: Sequence[tuple[str, Sequence[tuple[str, float]]]] = (),
     ) -> Partition:
         """Cuts the parameters of `shapes` (nested dict of arrays or ShapeDtypeStructs) by rules.
 
@@ -71,12 +73,15 @@ class Partition:
           layer_decay: what comes out of the last block keeps its rate; the last block's is multiplied by this once, the one
             before it twice, and so on down to the embeddings (Howard & Ruder 2018, section 3.2; Clark et al. 2020,
             "ELECTRA", appendix B). Rates of 0 stay 0.
+          phases: (name, rules) of each phase of the run, one after the other: of what trains, that with a rate above 0 does
+            so in the phase; () = all of it, all the time. What no phase trains is frozen.
 
         Raises:
-          UserError: a rule that matches nothing, a leaf that none covers, or nothing left to train.
+          UserError: a rule that matches nothing, a leaf that none covers, or nothing left to train, if only in a phase.
         """
         flat = flatten(shapes)
-        rates = path_rules.assign(rules, {p: a.shape for p, a in flat.items()}, field)
+        sizes = {p: a.shape for p, a in flat.items()}
+        rates = path_rules.assign(rules, sizes, field)
         for pattern, rate in rules:
             if not isinstance(rate, (int, float)) or not math.isfinite(rate) or rate < 0:
                 raise UserError(f"{field}: the rate of {pattern!r} is {rate!r}, expected a number >= 0 (0 freezes)")
@@ -84,9 +89,18 @@ class Partition:
         for path, row in rates.items():
             for i in range(len(row)):
                 row[i] *= _layer_factor(path, i, depth, layer_decay)
-        # A cut wherever any stacked leaf changes between frozen and trainable.
-        stacked = [r for p, r in rates.items() if p.startswith(STACK + "/")]
-        cuts = [i for i in range(1, depth) if any((r[i] == 0) != (r[i - 1] == 0) for r in stacked)]
+        trains = {path: [(rate > 0,) for rate in row] for path, row in rates.items()}
+        if phases:
+            named = [path_rules.assign(chosen, sizes, name) for name, chosen in phases]
+            for path, row in rates.items():
+                trains[path] = [tuple(rate > 0 and phase[path][i] > 0 for phase in named) for i, rate in enumerate(row)]
+                rates[path] = [rate if any(opened) else 0.0 for rate, opened in zip(row, trains[path])]
+            for number, (name, _) in enumerate(phases):
+                if not any(opened[number] for row in trains.values() for opened in row):
+                    raise UserError(f"{name}: trains nothing of what the run trains ({field})")
+        # A cut wherever any stacked leaf changes between frozen and trainable, if only in a phase.
+        stacked = [row for p, row in trains.items() if p.startswith(STACK + "/")]
+        cuts = [i for i in range(1, depth) if any(row[i] != row[i - 1] for row in stacked)]
         bounds = list(zip([0, *cuts], [*cuts, depth])) if cuts else [None]
         leaves = []
         for path, array in flat.items():
@@ -95,7 +109,8 @@ class Partition:
                 start, stop = bound or (0, len(rates[path]))
                 stored = path if bound is None else f"{STACK}[{start}:{stop}]/{path[len(STACK) + 1 :]}"
                 shape = (stop - start, *array.shape[1:]) if is_stacked else tuple(array.shape)
-                leaves.append(Leaf(stored, path, bound, shape, array.dtype, tuple(map(float, rates[path][start:stop]))))
+                own = tuple(map(float, rates[path][start:stop]))
+                leaves.append(Leaf(stored, path, bound, shape, array.dtype, own, trains[path][start]))
         if not any(leaf.trains for leaf in leaves):
             raise UserError(f"{field}: everything is frozen, nothing would train")
         return cls(tuple(leaves))
@@ -118,6 +133,10 @@ class Partition:
         if segments:
             tree[STACK] = tuple(tree.pop(k) for k in segments)
         return tree
+
+    def shut(self, phase: int) -> frozenset[str]:
+        """The stored paths of what trains in the run, but not in a phase of it."""
+        return frozenset(leaf.path for leaf in self.leaves if leaf.trains and not leaf.phases[phase])
 
     def multipliers(self) -> dict[str, Any]:
         """Learning-rate multipliers in the form of the trainable tree, broadcastable to its leaves."""
@@ -161,9 +180,10 @@ class Partition:
             )
         return rows
 
-    def count(self, trains: bool) -> int:
-        """The number of trainable (or frozen) parameters."""
-        return sum(leaf.numbers for leaf in self.leaves if leaf.trains == trains)
+    def count(self, trains: bool, phase: int | None = None) -> int:
+        """The number of trainable (or frozen) parameters, of the run or of a phase of it."""
+        shut = frozenset() if phase is None else self.shut(phase)
+        return sum(f.numbers for f in self.leaves if (f.trains and f.path not in shut) == trains)
 
 
 def _layer_factor(path: str, layer: int, depth: int, decay: float) -> float:

@@ -29,12 +29,13 @@ _RATES = {
 }
 
 
-def rules(name: str, made_anew: tuple[str, ...] = ()) -> Rules:
+def rules(name: str, made_anew: tuple[str, ...] = (), field: str = "tune.train") -> Rules:
     """The rules of a recipe.
 
     Args:
       name: a key of RECIPES; "last:2" for its "last:K".
       made_anew: patterns of parameters that start from random numbers, and train whatever the recipe.
+      field: the config field that names it, for messages.
 
     Raises:
       UserError: no such recipe.
@@ -46,7 +47,7 @@ def rules(name: str, made_anew: tuple[str, ...] = ()) -> Rules:
         chosen = RECIPES[name][1]
     else:
         known = ", ".join(RECIPES)
-        raise UserError(f"config.tune.train = {name!r}: expected one of {known}{nearest(name, RECIPES)}")
+        raise UserError(f"config.{field} = {name!r}: expected one of {known}{nearest(name, RECIPES)}")
     return (*((pattern, 1.0) for pattern in made_anew), *chosen)
 
 

@@ -1,7 +1,8 @@
 """Checkpoints through Orbax: asynchronous, atomic, verified by checksums of our own.
 
 A step's folder is an Orbax composite: `params` (whole parameters, or only what trains where the rest is another run's,
-see `base` in the meta), `training` (optimizer, rng), `ema` (when there is an average) and `meta` (JSON: step, data
+see `base` in the meta), `training` (optimizer, rng, the parameters of step 0 where they are needed), `ema` (when there is an average), `fisher` (when
+parameters have an importance) and `meta` (JSON: step, data
 position, the loop's own state, metrics, checksums).
 
 Orbax makes a save all-or-nothing, but does not notice a flipped byte, and does not fall back to an older step. The
@@ -28,6 +29,7 @@ from ptft_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
 _DAMAGED = "checkpoints-damaged"
+_OPTIONAL = ("ema", "fisher")  # items of their own: other runs read them
 
 
 class Damaged(Exception):
@@ -36,6 +38,12 @@ class Damaged(Exception):
 
 def _named_leaves(tree: Any) -> dict[str, Any]:
     return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _training(state: TrainState) -> dict[str, Any]:
+    """What of a state is needed only to continue the run itself."""
+    anchor = {"anchor": state.anchor} if state.anchor else {}
+    return {"optimizer": state.optimizer, "rng": state.rng, **anchor}
 
 
 class Checkpoints:
@@ -66,10 +74,8 @@ class Checkpoints:
           UserError: an earlier save failed (disk full, ...).
         """
         step = int(state.step)
-        training = {"optimizer": state.optimizer, "rng": state.rng}
-        items = {"params": dict(params), "training": training}
-        if state.ema:
-            items["ema"] = state.ema
+        items = {"params": dict(params), "training": _training(state)}
+        items |= {name: getattr(state, name) for name in _OPTIONAL if getattr(state, name)}
         sums = {name: fingerprint.checksums(_named_leaves(tree)) for name, tree in items.items()}
         meta = {**meta, "step": step, "checksums": sums, "fingerprint": fingerprint.fingerprint(sums["params"])}
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
@@ -101,7 +107,7 @@ class Checkpoints:
     def resume(
         self, like: TrainState, params_like: Mapping[str, Any]
     ) -> tuple[dict, Any, dict, dict, list[str]] | None:
-        """The newest restorable step: (params, training, ema, meta, messages), or None without any.
+        """The newest restorable step: (params, training, {"ema", "fisher"}, meta, messages), or None without any.
 
         Damaged newer steps are moved aside, never deleted, and named in the messages.
 
@@ -116,14 +122,14 @@ class Checkpoints:
             try:
                 meta = read_meta(self.folder.parent, step)
                 params = read(self.folder.parent, step, "params", params_like, meta)
-                training_like = {"optimizer": like.optimizer, "rng": like.rng}
-                training = read(self.folder.parent, step, "training", training_like, meta)
-                ema = read(self.folder.parent, step, "ema", like.ema, meta) if like.ema else {}
+                training = read(self.folder.parent, step, "training", _training(like), meta)
+                form = {name: getattr(like, name) for name in _OPTIONAL}
+                others = {k: read(self.folder.parent, step, k, v, meta) if v else {} for k, v in form.items()}
             except Damaged as e:
                 messages.append(f"checkpoint {step} is damaged and was moved to {_DAMAGED}/: {e}")
                 self._set_aside(step)
                 continue
-            return params, training, ema, meta, messages
+            return params, training, others, meta, messages
         if steps:
             raise UserError(f"{self.folder}: no checkpoint can be restored:{listed(messages)}")
         return None

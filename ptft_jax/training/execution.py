@@ -78,7 +78,7 @@ class Execution:
             if processes.main():
                 self._record(print_)
             return state, 0, meta
-        params, training, ema, saved, messages = resumed
+        params, training, others, saved, messages = resumed
         for message in messages:
             run.reporter.say(message)
         if saved["data"] != run.data.key:
@@ -98,10 +98,11 @@ class Execution:
             frozen=pick(like.frozen),
             optimizer=training["optimizer"],
             rng=training["rng"],
-            ema=ema,
+            anchor=training.get("anchor", {}),
+            **others,
             halted=jax.numpy.zeros((), bool),
         )
-        run.selection.best, run.selection.best_step, run.selection.stale = saved["best"]
+        run.selection.restore(saved)
         run.reporter.say(f"{run.workdir}: continuing from step {saved['step']}")
         if processes.main():  # may carry the run out in another way than before
             write_json(run.workdir / "config.json", run.config.as_dict())
@@ -125,6 +126,13 @@ class Execution:
         run.reporter.table(f"{run.workdir}: parameters", rows)
         run.reporter.say("\n".join([f"{run.workdir}: training data", *pipeline.announced(run.data.table)]))
         run.reporter.table("", pipeline.shown(run.data.table))
+        if len(run.phases) > 1:
+            trained = [run.partition.count(True, phase=k) for k in range(len(run.phases))]
+            lines = [
+                f"  from step {phase.start}: {phase.recipe}, {count:,} parameters, {phase.factor:g} x the rate"
+                for phase, count in zip(run.phases, trained)
+            ]
+            run.reporter.say("\n".join([f"{run.workdir}: what trains when", *lines]))
         shardings = run.program.shardings
         per_device = sharding.bytes_per_device(run.state_like, shardings)
         shape = " x ".join(f"{k}={v}" for k, v in run.mesh.shape.items())

@@ -23,6 +23,7 @@ from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training.checkpoint import Checkpoints
 from ptft_jax.training.state import TrainState
 
+SOURCE = "source/nll"  # what the parent knew, in nats a token
 _REASONS = ("", "max_seconds", "sigterm")  # to stop; of several, the last
 
 
@@ -32,12 +33,23 @@ class NonFinite(UserError):
 
 @dataclasses.dataclass
 class Selection:
-    """What is the best state so far, and for how long nothing was better. Lives in the checkpoint's meta."""
+    """What is the best state so far, and for how long nothing was better. Lives in the checkpoint's meta.
+
+    Attributes:
+      source_budget: what `SOURCE` may rise by above its value before fine-tuning, in nats, 0 = any amount. A state above it
+        is not the best whatever its metric, and counts as one that gained nothing.
+      stop_over_budget: the run ends at the first such state.
+      source_before: the value before fine-tuning.
+    """
 
     metric: str
     mode: str
     patience: int
     min_delta: float
+    source_budget: float = 0.0
+    stop_over_budget: bool = False
+    source_before: float | None = None
+    over_budget: bool = False
     best: float | None = None
     best_step: int = -1
     stale: int = 0
@@ -46,13 +58,16 @@ class Selection:
         """Takes in an evaluation; says whether it is the best so far. A NaN never is.
 
         Raises:
-          UserError: the metric is not among the values.
+          UserError: the metric is not among the values, or with a budget the source's is not.
         """
         if self.metric not in values:
             raise UserError(f"config.select.metric = {self.metric!r}: evaluations give {', '.join(sorted(values))}")
         value = values[self.metric]
         sign = 1 if self.mode == "min" else -1
-        better = math.isfinite(value) and (self.best is None or sign * value < sign * self.best)
+        self.over_budget = self._exceeds(values)
+        better = (
+            math.isfinite(value) and not self.over_budget and (self.best is None or sign * value < sign * self.best)
+        )
         # A gain below min_delta is still kept as the best, but does not reset patience.
         gained = better and (self.best is None or sign * (self.best - value) > self.min_delta)
         if better:
@@ -60,9 +75,38 @@ class Selection:
         self.stale = 0 if gained else self.stale + 1
         return better
 
+    def _exceeds(self, values: dict[str, float]) -> bool:
+        if not self.source_budget:
+            return False
+        if SOURCE not in values:
+            raise UserError(
+                f"config.select.source_budget = {self.source_budget!r}: no source is evaluated; evaluations give "
+                f"{', '.join(sorted(values))}"
+            )
+        if self.source_before is None:
+            self.source_before = values[SOURCE]
+        # A value that is no number is above every budget.
+        return not values[SOURCE] <= self.source_before + self.source_budget
+
     @property
-    def exhausted(self) -> bool:
-        return bool(self.patience) and self.stale >= self.patience
+    def ended(self) -> str:
+        """Why the run should end now: "early_stopping", "source_budget", or "" where it should not."""
+        if self.over_budget and self.stop_over_budget:
+            return "source_budget"
+        return "early_stopping" if self.patience and self.stale >= self.patience else ""
+
+    def saved(self) -> dict[str, Any]:
+        """What `restore` takes, for the checkpoint's meta."""
+        return {
+            "best": [self.best, self.best_step, self.stale],
+            "source_before": self.source_before,
+            "over_budget": self.over_budget,
+        }
+
+    def restore(self, meta: dict[str, Any]) -> None:
+        """Goes on from where the checkpoint with this meta was."""
+        self.best, self.best_step, self.stale = meta["best"]
+        self.source_before, self.over_budget = meta.get("source_before"), meta.get("over_budget", False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +158,8 @@ class Loop:
         return self._seconds_before + time.monotonic() - self._started
 
     def run(self, state: Any, step: int) -> tuple[Any, str]:
-        """Runs from `step` on. Returns the last state and why it ended: "steps", "early_stopping", "max_seconds" or
-        "sigterm" (the latter two can be continued).
+        """Runs from `step` on. Returns the last state and why it ended: "steps", "early_stopping", "source_budget",
+        "max_seconds" or "sigterm" (the latter two can be continued).
 
         Raises:
           NonFinite: see there.
@@ -139,8 +183,8 @@ class Loop:
         if step == 0:
             self._evaluate(state, 0)
             self._write_samples(state, 0)
-        elif self.selection.exhausted:
-            return state, "early_stopping"
+        elif self.selection.ended:
+            return state, self.selection.ended
         batches = iter(self.batches(step)) if step < plan.steps else iter(())
         pending: tuple[int, Any, dict] | None = None
         self._window = (time.monotonic(), step)
@@ -151,7 +195,7 @@ class Loop:
                 self._save(state, step, None)
                 return state, reason
             batch = next(batches)
-            state, metrics = self.program.train(state, self.program.place(batch))
+            state, metrics = self.program.at(step)(state, self.program.place(batch))
             step += 1
             # One step late: the device is already busy with the next step when the host looks at this one's numbers.
             self._read(pending, state, task)
@@ -162,9 +206,9 @@ class Loop:
                 pending = None
                 self._evaluate(state, step)
                 self._window = (time.monotonic(), step)
-                if self.selection.exhausted and not last:
+                if self.selection.ended and not last:
                     self._save(state, step, None)
-                    return state, "early_stopping"
+                    return state, self.selection.ended
             elif _due(step, plan.save_every):
                 self._read(pending, state, task)
                 pending = None
@@ -219,7 +263,8 @@ class Loop:
 
     def _save(self, state: Any, step: int, values: dict[str, float] | None) -> None:
         whole = self.program.whole(state)
-        selected = None if values is None else values[self.selection.metric]
+        known = values is not None and not self.selection.over_budget
+        selected = values[self.selection.metric] if known else None
         selected = selected if selected is not None and math.isfinite(selected) else None
         meta = {
             **self.meta,
@@ -227,7 +272,7 @@ class Loop:
             "selected": selected,
             "select_metric": self.selection.metric,
             "select_mode": self.selection.mode,
-            "best": [self.selection.best, self.selection.best_step, self.selection.stale],
+            **self.selection.saved(),
             "seconds": self.seconds,
             "metrics": values or {},
         }

@@ -223,6 +223,17 @@ def _read(source: Source, name: str, layout: Layout) -> dict[str, Any]:
     return checkpoint.read(source.workdir, source.step, name, unflatten(like), source.meta)
 
 
+def fisher(source: Parent, layout: Layout) -> dict[str, Any]:
+    """The importance of parameters (`ptft_jax.training.fisher`) that a run was kept near its own parent by, whole, flat by
+    path; {} where it was not. Raises UserError for a damaged checkpoint."""
+    if not isinstance(source, Source) or "fisher" not in source.meta["checksums"]:
+        return {}
+    try:
+        return flatten(join(_read(source, "fisher", layout)))
+    except checkpoint.Damaged as e:
+        raise _damaged("config.init.from", source.name, source.workdir, source.step, e) from e
+
+
 def base_reference(
     parent: Parent, workdir: pathlib.Path, print_: str, weights: str, config: configs.Section
 ) -> dict[str, Any]:

@@ -21,6 +21,8 @@ class TrainState:
       optimizer: Optax state over `trainable`.
       rng: the run's base key; a step's randomness is a function of (rng, step, row), never of what ran before.
       ema: average of `trainable`, or an empty dict.
+      anchor: `trainable` as it was at step 0, where something keeps the run near it, else an empty dict.
+      fisher: the importance of each of `trainable` to the parent (`ptft_jax.training.fisher`), float32, or an empty dict.
       halted: bool, set by a non-finite loss or gradient. A halted state ignores further steps, so it stays the last
         good one however late the host looks.
     """
@@ -31,13 +33,21 @@ class TrainState:
     optimizer: Any
     rng: jax.Array
     ema: dict[str, Any]
+    anchor: dict[str, Any]
+    fisher: dict[str, Any]
     halted: jax.Array
 
 
 def create(
-    trainable: dict, frozen: dict, optimizer: optax.GradientTransformation, rng: jax.Array, ema: bool
+    trainable: dict,
+    frozen: dict,
+    optimizer: optax.GradientTransformation,
+    rng: jax.Array,
+    ema: bool,
+    anchor: bool = False,
+    fisher: bool = False,
 ) -> TrainState:
-    """The state of step 0. Traceable."""
+    """The state of step 0, with an importance of zero. Traceable."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         trainable=trainable,
@@ -45,5 +55,7 @@ def create(
         optimizer=optimizer.init(trainable),
         rng=rng,
         ema=jax.tree.map(jnp.copy, trainable) if ema else {},
+        anchor=jax.tree.map(jnp.copy, trainable) if anchor else {},
+        fisher=jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), trainable) if fisher else {},
         halted=jnp.zeros((), bool),
     )

@@ -11,6 +11,8 @@ import optax
 
 from ptft_jax.objectives.base import Batch, Loss, Objective
 from ptft_jax.params.partition import Partition
+from ptft_jax.params.rules import flatten, unflatten
+from ptft_jax.training.careful import Careful
 from ptft_jax.training.state import TrainState
 
 
@@ -22,6 +24,9 @@ class Step:
       model, objective: what is trained, and on what loss.
       partition: which parameters the gradient is taken for.
       optimizer: Optax chain over the trainable tree.
+      careful: what keeps the run near its start.
+      shut: stored paths of what trains in the run, but not in this phase of it: no gradient is taken for them, and they keep
+        their values. `optimizer` is that of the phase.
       micro_batches: the batch is run in this many equal parts, one after the other; the result is the same.
       ema_decay: decay of the average of the trainable parameters, 0 for none.
     """
@@ -32,6 +37,8 @@ class Step:
     optimizer: optax.GradientTransformation
     micro_batches: int = 1
     ema_decay: float = 0.0
+    careful: Careful = dataclasses.field(default_factory=Careful)
+    shut: frozenset[str] = frozenset()
 
     def train(self, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, dict]:
         """One optimizer update. Metrics are (sum, weight) pairs, plus "grad_norm" and "halted" scalars.
@@ -42,10 +49,15 @@ class Step:
         loss, grads = self._gradients(state, batch, axis)
         if axis is not None:
             loss, grads = jax.lax.psum((loss, grads), axis)
-        grads = jax.tree.map(lambda g: g / loss.weight, grads)
+        grads = {path: g / loss.weight for path, g in grads.items()}
+        before = flatten(state.trainable)
+        opened = {path: before[path] for path in grads}
+        grads, pulls = self.careful.pulled(grads, opened, flatten(state.anchor), flatten(state.fisher))
         grad_norm = optax.tree.norm(grads)
-        updates, optimizer = self.optimizer.update(grads, state.optimizer, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
+        whole = unflatten({p: grads[p] if p in grads else jnp.zeros_like(a) for p, a in before.items()})
+        updates, optimizer = self.optimizer.update(whole, state.optimizer, state.trainable, anchor=state.anchor)
+        after = flatten(optax.apply_updates(state.trainable, updates))
+        trainable = unflatten({p: before[p] if p in self.shut else a for p, a in after.items()})
         ema = state.ema
         if self.ema_decay:
             ema = jax.tree.map(lambda e, p: e + (1 - self.ema_decay) * (p - e), ema, trainable)
@@ -54,14 +66,15 @@ class Step:
         new = dataclasses.replace(state, step=state.step + 1, trainable=trainable, optimizer=optimizer, ema=ema)
         state = jax.tree.map(lambda new, old: _choose(good, new, old), new, state)
         state = dataclasses.replace(state, halted=~good)
-        return state, {**loss.metrics, "grad_norm": grad_norm, "halted": ~good}
+        return state, {**loss.metrics, **pulls, "grad_norm": grad_norm, "halted": ~good}
 
     def evaluate(self, state: TrainState, batch: Batch) -> dict:
         """(sum, weight) metrics of one batch without dropout, on the averaged parameters where there are any."""
         params = self.partition.merge(state.ema or state.trainable, state.frozen)
         return self.objective(self.model, params, batch, None).metrics
 
-    def _gradients(self, state: TrainState, batch: Batch, axis: str | None) -> tuple[Loss, Any]:
+    def _gradients(self, state: TrainState, batch: Batch, axis: str | None) -> tuple[Loss, dict[str, Any]]:
+        """The summed loss of a batch and its gradients, by path of what trains in this phase."""
         rows = batch["tokens"].shape[0]
         if rows % self.micro_batches:
             raise ValueError(f"{rows} rows a device do not divide into {self.micro_batches} micro-batches")
@@ -69,25 +82,32 @@ class Step:
         key = jax.random.fold_in(state.rng, state.step)
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
 
-        def total(trainable, part, part_keys):
+        careful, flat = self.careful, flatten(state.trainable)
+        opened = {path: a for path, a in flat.items() if path not in self.shut}
+        anchor = flatten(state.anchor)
+        parent = self.partition.merge(state.anchor, state.frozen) if careful.distill else None
+        average = self.partition.merge(state.ema, state.frozen) if careful.smooth and careful.smooth.bregman else None
+
+        def total(opened, part, part_keys):
+            trainable = unflatten(flat | careful.mixed(opened, anchor, key))
             params = self.partition.merge(trainable, state.frozen)
-            loss = self.objective(self.model, params, part, part_keys)
+            loss = careful.loss(self.objective, self.model, params, part, part_keys, parent, average)
             return loss.total, loss
 
         gradient = jax.value_and_grad(total, has_aux=True)
         if self.micro_batches == 1:
-            (_, loss), grads = gradient(state.trainable, batch, keys)
+            (_, loss), grads = gradient(opened, batch, keys)
             return loss, grads
 
         def split(x):  # every micro-batch takes rows from every device: [B] -> [micro, B / micro], interleaved
             return jnp.swapaxes(x.reshape(-1, self.micro_batches, *x.shape[1:]), 0, 1)
 
         def accumulate(sums, part):
-            (_, loss), grads = gradient(state.trainable, *part)
+            (_, loss), grads = gradient(opened, *part)
             return jax.tree.map(jnp.add, sums, (loss, grads)), None
 
         parts = jax.tree.map(split, (batch, keys))
-        shapes = jax.eval_shape(lambda p: gradient(state.trainable, *p), jax.tree.map(lambda x: x[0], parts))
+        shapes = jax.eval_shape(lambda p: gradient(opened, *p), jax.tree.map(lambda x: x[0], parts))
         (_, loss), grads = shapes
         # Gradients are summed in float32 even where parameters are narrower.
         zeros = (
@@ -98,6 +118,6 @@ class Step:
 
 
 def _choose(good: jax.Array, new: Any, old: Any) -> Any:
-    if jnp.issubdtype(new.dtype, jax.dtypes.prng_key):
-        return old  # the base key never changes
+    if new is old:  # the base key, what is frozen
+        return old
     return jnp.where(good, new, old)

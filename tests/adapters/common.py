@@ -5,13 +5,15 @@ import dataclasses
 import jax
 import numpy as np
 
-from ptft_jax.adapters.base import ADDED
 from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
 from tests.helpers import SPEC, random_batch, train
 
-ADAPTER_RATES = ((ADDED, 1.0), (".*", 0.0))
+
+def only(method):
+    """The rules of a run of the method: of its leaves what trains, and nothing else."""
+    return (*method.rates, (".*", 0.0))
 
 
 def moved(params, seed=1, size=0.3):
@@ -67,20 +69,21 @@ def check_start(method, **changes):
     np.testing.assert_allclose(jax.jit(model)(params, tokens), jax.jit(plain)(base, tokens), atol=2e-6)
 
 
-def check_training(method, rates=ADAPTER_RATES, **changes):
+def check_training(method, rates=None, steps=2, **changes):
     """Trainable leaves move, frozen ones stay bit for bit."""
-    got = train(adapter=method, rates=rates, steps=2, **changes)
+    got = train(adapter=method, rates=rates or only(method), steps=steps, **changes)
     before, after = flatten(got.start.trainable), flatten(got.state.trainable)
     assert before and all("/adapter/" in path for path in before)
     for path, array in before.items():
         assert not np.array_equal(array, after[path]), f"{path} did not move"
     for path, array in flatten(got.start.frozen).items():
         np.testing.assert_array_equal(array, flatten(got.state.frozen)[path], err_msg=path)
+    return got
 
 
 def check_programs(method, **changes):
     """The same losses sharded, in micro-batches, unrolled; per device; with some layers' adapters frozen."""
-    rates = ((("blocks[0]/.*/adapter/.*", 0.0),) if hasattr(method, "targets") else ()) + ADAPTER_RATES
+    rates = ((("blocks[0]/.*/adapter/.*", 0.0),) if hasattr(method, "targets") else ()) + only(method)
     one = train(adapter=method, rates=rates, **changes)
     for other in (dict(devices=8, fsdp=4, micro=2, scan=False), dict(devices=8, kind="pmap")):
         got = train(adapter=method, rates=rates, **other, **changes)

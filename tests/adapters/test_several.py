@@ -8,12 +8,16 @@ import pytest
 
 from ptft_jax import adapters
 from ptft_jax import config as configs
+from ptft_jax.adapters.adalora import AdaLora
 from ptft_jax.adapters.lora import Lora
+from ptft_jax.adapters.oft import Oft
 from ptft_jax.adapters.prompt import Prompt
 from ptft_jax.adapters.several import Several, of
+from ptft_jax.adapters.vera import Vera
 from ptft_jax.errors import UserError
 from ptft_jax.model import decode
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten
 from tests.adapters.common import moved
 from tests.helpers import SPEC, random_batch
@@ -24,6 +28,12 @@ DORA = adapters.METHODS["lora"](
     configs.check({"tune": {"lora": {"rank": 2, "dora": True, "targets": TARGETS}}}).tune.lora
 )
 IA3 = adapters.METHODS["ia3"](configs.check({}).tune.ia3)
+OTHERS = {
+    "pissa": dataclasses.replace(LORA, init="pissa"),
+    "adalora": AdaLora(4, 2, 8.0, 0.0, 0.0, 0.3, 1, 0.85, 0.85, 0.1, TARGETS),
+    "vera": Vera(16, 0.1, 0.0, 0, TARGETS),
+    "oft": Oft(8, TARGETS),
+}
 NAMES = ("a", "b", "c")
 
 
@@ -33,7 +43,11 @@ def several(one, **changes):
     return method, model, moved(jax.jit(model.init)(jax.random.key(0)))
 
 
-@pytest.mark.parametrize("one", [LORA, DORA, IA3], ids=["lora", "dora", "ia3"])
+@pytest.mark.parametrize(
+    "one",
+    [LORA, DORA, IA3, *(pytest.param(one, marks=pytest.mark.slow) for one in OTHERS.values())],
+    ids=["lora", "dora", "ia3", *OTHERS],
+)
 def test_a_row_is_what_its_adapter_alone_makes_of_it(one):
     method, model, params = several(one)
     tokens, which = random_batch(0, rows=4)["tokens"], np.asarray([2, 0, 1, 2])
@@ -86,6 +100,22 @@ def test_generation_with_each_rows_adapter():
     alone = Transformer(model.spec, LORA)
     for prompt, number, row in zip(prompts, which, together):
         assert row.ids == decode.generate(alone, method.pick(params, number), [prompt], **options)[0].ids
+
+
+def test_each_is_trained_as_the_method_would_train_one():
+    """AdaLoRA's penalty and budget: over the triplets of all the adapters together."""
+    method = Several(OTHERS["adalora"], NAMES)
+    shapes = Transformer(SPEC, method).shapes()
+    partition = Partition.of(shapes, (*method.rates, (".*", 0.0)))
+    updates = method.updates(partition, 10)
+    params, _ = partition.split(jax.tree.map(lambda a: jax.numpy.ones(a.shape), shapes))
+    chain = updates.finished[0]
+    kept = flatten(chain.init(params).kept)
+    assert len(updates.gradients) == 1 and {a.shape for a in kept.values()} == {(SPEC.layers, 3, 4)}
+    state = chain.init(params)
+    for _ in range(7):  # the last pruning
+        _, state = chain.update(params, state, params, gradients=params)
+    assert sum(int(a.sum()) for a in flatten(state.kept).values()) == sum(a.size for a in kept.values()) / 2
 
 
 def test_what_cannot_be():

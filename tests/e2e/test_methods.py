@@ -33,14 +33,33 @@ METHODS = {
         tune__lora__targets=("blocks/mlp/(up|down)",),
     ),
     "qlora": dict(tune__quantize__format="nf4", tune__quantize__block=16, tune__lora__rank=2),
+    "pissa": dict(tune__lora__init="pissa", tune__lora__rank=2, tune__lora__targets=("blocks/mlp/up",)),
+    "adalora": dict(
+        tune__adalora__rank=4,
+        tune__adalora__target_rank=2,
+        tune__adalora__delta_t=1,
+        tune__adalora__targets=("blocks/mlp/(up|down)",),
+    ),
+    "vera": dict(tune__vera__rank=16, tune__vera__targets=("blocks/mlp/(up|down)",)),
+    "oft": dict(tune__oft__block_size=8, tune__oft__targets=("blocks/mlp/(up|down)",)),
     "ia3": {},
     "prompt": dict(tune__prompt__length=4),
 }
-RATES = {"lora": 1e-2, "dora": 1e-2, "qlora": 1e-2, "ia3": 3e-2, "prompt": 0.3}
+RATES = {
+    "lora": 1e-2,
+    "dora": 1e-2,
+    "qlora": 1e-2,
+    "pissa": 1e-2,
+    "adalora": 3e-2,
+    "vera": 1e-1,
+    "oft": 1e-2,
+    "ia3": 3e-2,
+    "prompt": 0.3,
+}
 
 
 def child(text_file, base, name, **changes):
-    method = "lora" if name in ("dora", "qlora") else name
+    method = "lora" if name in ("dora", "qlora", "pissa") else name
     options = {
         "tune__method": method,
         "training__steps": 6,
@@ -55,7 +74,12 @@ def child(text_file, base, name, **changes):
     return config
 
 
-@pytest.mark.parametrize("name", ["dora", "ia3", "prompt"])  # lora: tests/e2e/test_finetune.py
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(  # lora: tests/e2e/test_finetune.py
+    "name", ["dora", "ia3", "prompt", *(pytest.param(n, marks=SLOW) for n in ("pissa", "adalora", "vera", "oft"))]
+)
 def test_a_run(name, text_file, tmp_path, base):
     samples = dict(samples__prompts=("the cat",), samples__max_new_tokens=4) if name == "prompt" else {}
     config = child(text_file, base, name, **samples)
@@ -144,6 +168,7 @@ def test_a_stopped_run_continues_exactly(name, text_file, tmp_path, base):
     """With some layers' adapters frozen, and those of others at another rate."""
     rates = (("blocks[0]/.*", 0.0), ("blocks/.*/adapter/.*", 0.5), (".*/adapter/.*", 1.0), (".*", 0.0))
     rates = rates[:2] + rates[3:] if name != "prompt" else rates[2:]
+    rates = ((".*/adapter/start_[ab]", 0.0), *rates) if name == "pissa" else rates
     config = child(text_file, base, name, tune__rates=rates, training__ema_decay=0.5, checkpoint__every=2)
     whole = quiet_train(config, tmp_path / "whole")
     assert quiet_train(config, tmp_path / "part", max_seconds=1e-6)["step"] == 0

@@ -1,6 +1,7 @@
 """PEFT's format without PEFT: files written and read back, files made by hand, and everything that is refused."""
 
 import json
+import re
 
 import jax
 import ml_dtypes
@@ -8,10 +9,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from ptft_jax.adapters.adalora import AdaLora
 from ptft_jax.adapters.dora import Dora
 from ptft_jax.adapters.ia3 import Ia3
 from ptft_jax.adapters.lora import Lora
+from ptft_jax.adapters.oft import Oft
 from ptft_jax.adapters.prompt import Prompt
+from ptft_jax.adapters.vera import Vera
 from ptft_jax.errors import UserError
 from ptft_jax.interop import families, peft
 from ptft_jax.model.spec import ModelSpec
@@ -52,6 +56,7 @@ METHODS = {
     "dora": Dora(3, 5.0, False, 0.0, LAYERS),
     "ia3": Ia3(("blocks/attention/(key|value)", "blocks/mlp/down")),
     "ia3 of outputs": Ia3(("blocks/attention/(query|value)", "blocks/mlp/down"), ()),
+    "oft": Oft(4, ("blocks/attention/(query|key|value)", "blocks/mlp/.*")),
     "prompt": Prompt(5, "vocabulary"),
 }
 
@@ -62,6 +67,9 @@ def test_what_is_written_is_read_back(kind, name, tmp_path):
     """Of fused modules, the layers that are adapted come back with the rank they had; others with leaves of no effect."""
     method = METHODS[kind]
     params, names = base_of(name, method=method)
+    if kind == "oft":  # a fused module has one input, and one rotation
+        first = {path.rsplit("/", 3)[0]: a for path, a in params.items() if path.endswith(("query/adapter/skew", "up/adapter/skew"))}  # fmt: skip
+        params |= {p: first[p.rsplit("/", 3)[0]] for p in params if p.endswith("/skew") and "down" not in p}
     peft.write(tmp_path, method, unflatten(params), names, base="x")
     read = peft.read(tmp_path, names, without(params))
     assert read.base == "x" and read.tune["method"] == kind.split()[0].replace("rs", "").replace("do", "lo")
@@ -79,7 +87,7 @@ def test_what_is_written_is_read_back(kind, name, tmp_path):
         if not path.endswith("lora_a"):
             expected = neutral[path.rsplit("/", 1)[-1]]
             np.testing.assert_allclose(array, np.broadcast_to(expected, array.shape), rtol=1e-6)
-    assert bool(back) == (kind != "prompt" and name in ("gpt2", "gpt_neox", "phi3"))
+    assert bool(back) == (kind not in ("prompt", "oft") and name in ("gpt2", "gpt_neox", "phi3"))
 
 
 def test_bfloat16_is_kept(tmp_path):
@@ -332,6 +340,8 @@ def test_magnitudes_of_layers_left_out_need_the_base(tmp_path):
         ("mixtral", Lora(2, 4.0, False, 0.0, ("blocks/mlp/router",)), None),
         ("gpt2", Ia3(("blocks/attention/.*",), ("blocks/attention/query",)), "its input or its output, not both"),
         ("gpt2", Ia3(("blocks/attention/query",), ("blocks/attention/query",)), "takes one input for .*query.*value"),
+        ("gpt2", Oft(4, ("blocks/attention/query",)), "takes one input for .*query.*PEFT cannot rotate it for each"),
+        ("gpt2", Oft(4, ("blocks/attention/(query|key|value)",)), "takes one input for .*value.*PEFT cannot rotate it"),
     ],
     ids=str,
 )
@@ -343,6 +353,54 @@ def test_what_cannot_be_written(name, method, words, tmp_path):
     with pytest.raises(UserError, match=words):
         peft.write(tmp_path / "a", method, unflatten(params), names)
     assert not (tmp_path / "a").exists()
+
+
+WRITTEN_AS_LORA = [
+    Lora(3, 5.0, True, 0.25, LAYERS, "pissa"),
+    Dora(3, 5.0, False, 0.0, LAYERS, "olora"),
+    AdaLora(4, 2, 8.0, 0.1, 0.1, 0.3, 1, 0.85, 0.85, 0.1, LAYERS),
+    Vera(20, 0.1, 0.0, 0, LAYERS),
+]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("method", WRITTEN_AS_LORA, ids=lambda m: type(m).__name__)
+def test_other_low_rank_methods_are_written_as_the_lora_that_does_the_same(method, name, tmp_path):
+    params, names = base_of(name, method=method)
+    peft.write(tmp_path, method, unflatten(params), names)
+    read = peft.read(tmp_path, names, without(params))
+    assert read.tune["method"] == "lora" and read.method.dropout == method.dropout
+    merged = flatten(method.merge(unflatten(params)))
+    back = flatten(read.method.merge(unflatten({**flatten(without(params)), **flatten(read.params)})))
+    for path, array in merged.items():
+        # The scale is a factor of one matrix or of the other.
+        np.testing.assert_allclose(back[path], array, atol=1e-5 * np.abs(array).max(), err_msg=path)
+        assert (np.abs(array - params[path]).max() > 1e-2) == any(re.fullmatch(p + "/kernel", path) for p in LAYERS)
+
+
+ROTATED = {"peft_type": "OFT", "target_modules": ["q_proj"], "oft_block_size": 4, "use_cayley_neumann": False, "r": 0}
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(use_cayley_neumann=True), "settings that have no counterpart here:\n  use_cayley_neumann = True"),
+        (dict(coft=True), "coft = True"),
+        (dict(block_share=True), "block_share = True"),
+        (dict(oft_block_size=0, r=4), "r = 4"),
+        (dict(oft_block_size=0), "oft_block_size = 0: expected a whole number above 1"),
+        (dict(oft_block_size=8), r"q_proj.oft_R.weight \(4, 6\), expected \(2, 28\)"),
+        (dict(bias="oft_only"), "bias = 'oft_only'"),
+    ],
+    ids=str,
+)
+def test_bad_rotations(changes, words, tmp_path):
+    params, names = base_of("llama")
+    tensors = {ROOT + f"model.layers.{i}.self_attn.q_proj.oft_R.weight": np.ones((4, 6)) for i in range(2)}
+    read = peft.read(make(tmp_path / "a", ROTATED, tensors), names, without(params))
+    assert read.tune == {"method": "oft", "oft": {"block_size": 4, "targets": ("blocks/attention/query",)}}
+    with pytest.raises(UserError, match=words):
+        peft.read(make(tmp_path / "a", {**ROTATED, **changes}, tensors), names, without(params))
 
 
 def test_names_that_are_the_end_of_others_are_written_whole(tmp_path):

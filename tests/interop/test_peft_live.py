@@ -6,9 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from ptft_jax.adapters.adalora import AdaLora
 from ptft_jax.adapters.dora import Dora
 from ptft_jax.adapters.ia3 import Ia3
 from ptft_jax.adapters.lora import Lora
+from ptft_jax.adapters.oft import Oft
+from ptft_jax.adapters.vera import Vera
 from ptft_jax.interop import archive, families, peft
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
@@ -55,6 +58,9 @@ def peft_config(kind, name):
         "regex": lambda: theirs.LoraConfig(**{**common, "target_modules": rf".*\.[12]\..*{first}"}),
         "all-linear": lambda: theirs.LoraConfig(**{**common, "target_modules": "all-linear"}),
         "ia3": lambda: theirs.IA3Config(target_modules=IA3[name][0], feedforward_modules=IA3[name][1]),
+        "oft": lambda: theirs.OFTConfig(
+            target_modules=ALL[name], oft_block_size=8, r=0, use_cayley_neumann=False, fan_in_fan_out=name == "gpt2"
+        ),
         "prompt": lambda: theirs.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
     }[kind]()
 
@@ -67,6 +73,7 @@ CASES_OF = [
     ("all-linear", "llama-biases"),
     ("all-linear", "gpt2"),
     ("dora", "mixtral"),
+    *[("oft", name) for name in ("llama-biases", "gpt2", "bert")],
     *[("prompt", name) for name in ("gpt2", "phi3", "gemma2")],
 ]
 
@@ -161,6 +168,12 @@ OURS = {
     "rslora of one part": Lora(3, 5.0, True, 0.0, ("blocks/attention/value",)),
     "dora": Dora(3, 5.0, False, 0.0, ("blocks/attention/(query|value|out)", "blocks/mlp/.*")),
     "ia3": Ia3(("blocks/attention/key", "blocks/mlp/(up|down)"), ("blocks/mlp/down",)),
+    "oft": Oft(8, ("blocks/attention/out", "blocks/mlp/down")),
+    "pissa": Lora(3, 5.0, False, 0.0, ("blocks/attention/(query|value|out)", "blocks/mlp/.*"), "pissa"),
+    "adalora": AdaLora(
+        4, 2, 8.0, 0.0, 0.1, 0.3, 1, 0.85, 0.85, 0.1, ("blocks/attention/(query|value)", "blocks/mlp/.*")
+    ),
+    "vera": Vera(6, 0.1, 0.0, 0, ("blocks/attention/(query|value)", "blocks/mlp/.*")),
 }
 
 

@@ -1,5 +1,7 @@
 """Schedules at their corners; optimizers against Optax's own assembled ones."""
 
+import types
+
 import jax
 import numpy as np
 import optax
@@ -100,18 +102,18 @@ def test_decay_rules_can_name_layers():
     assert not np.any(moved[1:]) and not np.any(flatten(updates)["embed/tokens/embedding"])
 
 
-@pytest.mark.parametrize("name", ["l2_sp", "start_decay"])
-def test_the_pull_to_the_start_in_closed_form(name):
+def test_start_decay_in_closed_form():
     """Plain gradient descent on slope g: the distance d to the start goes to -(g rate + ...) geometrically."""
     shapes = Transformer(SPEC).shapes()
     partition = Partition.of(shapes, EVERYTHING)
     config = optimizer_config(name="sgd", momentum=0.0, weight_decay=0.0, clip_norm=0.0)
     rate, strength, slope = 0.1, 0.5, 2.0
-    chain = optimizers.build(config, lambda _: rate, partition, **{name: strength})
+    chain = optimizers.build(config, lambda _: rate, partition, start_decay=strength)
     start, _ = partition.split(Transformer(SPEC).init(jax.random.key(0)))
     params, state = start, chain.init(start)
     for _ in range(5):
-        updates, state = chain.update(jax.tree.map(lambda p: np.full(p.shape, slope, p.dtype), params), state, params)
+        slopes = jax.tree.map(lambda p: np.full(p.shape, slope, p.dtype), params)
+        updates, state = chain.update(slopes, state, params, anchor=start)
         params = optax.apply_updates(params, updates)
     # d <- d - rate * (slope + strength * d), from d = 0
     distance = -slope / strength * (1 - (1 - rate * strength) ** 5)
@@ -119,17 +121,53 @@ def test_the_pull_to_the_start_in_closed_form(name):
         np.testing.assert_allclose(a - b, distance, rtol=1e-4)  # float32 differences of numbers near 1
 
 
-def test_l2_sp_is_a_term_of_the_loss_and_start_decay_is_not():
-    """Adam divides a gradient by its size, so that a term of the loss pulls by direction; decoupled decay by distance."""
+def test_start_decay_does_not_pass_through_the_direction():
+    """Adam divides a gradient by its size; decoupled decay pulls by distance."""
     partition = Partition.of(Transformer(SPEC).shapes(), EVERYTHING)
     start, _ = partition.split(Transformer(SPEC).init(jax.random.key(0)))
-    away = jax.tree.map(lambda p: p + 1.0, start)
-    nothing = jax.tree.map(np.zeros_like, start)
-    moved = {}
-    for name in ("l2_sp", "start_decay"):
-        config = optimizer_config(weight_decay=0.0, clip_norm=0.0)
-        chain = optimizers.build(config, lambda _: 0.1, partition, **{name: 1e-3})
-        updates, _ = chain.update(nothing, chain.init(start), away)
-        moved[name] = float(jax.tree.leaves(updates)[0].ravel()[0])
-    assert moved["l2_sp"] == pytest.approx(-0.1, rel=1e-4)  # Adam's first step is the rate
-    assert moved["start_decay"] == pytest.approx(-1e-4, rel=1e-4)
+    config = optimizer_config(weight_decay=0.0, clip_norm=0.0)
+    chain = optimizers.build(config, lambda _: 0.1, partition, start_decay=1e-3)
+    away, nothing = jax.tree.map(lambda p: p + 1.0, start), jax.tree.map(np.zeros_like, start)
+    updates, _ = chain.update(nothing, chain.init(start), away, anchor=start)
+    np.testing.assert_allclose(jax.tree.leaves(updates)[0], -1e-4, rtol=1e-4)
+
+
+def test_the_slanted_triangle_is_that_of_its_authors():
+    """Howard & Ruder 2018, equation 3, line by line."""
+    peak, total, cut_frac, ratio = 0.01, 1000, 0.1, 32
+    schedule = schedules.slanted_triangular(peak, total, cut_frac, ratio)
+    cut = int(total * cut_frac)
+    for t in (0, 1, 50, 99, 100, 101, 550, 999):
+        p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / cut_frac - 1))
+        assert float(schedule(t)) == pytest.approx(peak * (1 + p * (ratio - 1)) / ratio, rel=1e-5)
+    # Where their rounding of `cut` would take it below 0.
+    short = schedules.slanted_triangular(peak, 19, cut_frac, ratio)
+    assert float(short(18)) == pytest.approx(peak / ratio)
+    config = types.SimpleNamespace(schedule="slanted_triangular", learning_rate=peak, cut_frac=0.25, ratio=4.0)
+    assert float(schedules.from_config(config, 8)(2)) == pytest.approx(peak)
+
+
+PHASES = (("first", (("blocks[-1]/.*", 1.0), (".*", 0.0))), ("all", EVERYTHING))
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_what_opens_late_has_its_first_step_then(name):
+    """Its direction is that of an optimizer that was made then; what was open before goes on."""
+    params, grads, _ = _tree()
+    partition = Partition.of(params, EVERYTHING, phases=PHASES)
+    config = optimizer_config(name=name, b2=0.999, clip_norm=0, weight_decay=0)
+    first, second = (optimizers.build(config, lambda _: 1.0, partition, phase=k) for k in (0, 1))
+    params, grads = partition.split(params)[0], partition.split(grads)[0]
+    state = first.init(params)
+    assert jax.tree.structure(state) == jax.tree.structure(second.init(params))
+    for _ in range(3):
+        updates, state = first.update(grads, state, params)
+        for path, update in flatten(updates).items():
+            assert bool(np.any(update)) == (path not in partition.shut(0)), path
+    updates, state = second.update(grads, state, params)
+    fresh, _ = second.update(grads, second.init(params), params)
+    shut = partition.shut(0)
+    assert shut
+    for path, update in flatten(updates).items():
+        if path in shut:
+            np.testing.assert_array_equal(update, flatten(fresh)[path], err_msg=path)

@@ -56,11 +56,11 @@ def test_latest_and_best_are_kept(tmp_path):
 
 def test_what_was_saved_comes_back_bit_for_bit(tmp_path):
     kept = saved(tmp_path, [1.0, 2.0, 3.0])
-    params, training, ema, meta, messages = resumed(tmp_path)
+    params, training, others, meta, messages = resumed(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, params, kept[-1])
     assert int(training["optimizer"][1].count) == 2 == meta["step"] and not messages
     assert jnp.array_equal(jax.random.key_data(training["rng"]), jax.random.key_data(jax.random.key(5)))
-    jax.tree.map(np.testing.assert_array_equal, ema, kept[0])
+    jax.tree.map(np.testing.assert_array_equal, others["ema"], kept[0])
 
 
 def test_a_flipped_byte_is_found_and_the_step_before_is_used(tmp_path):

@@ -19,10 +19,10 @@ def test_selection():
     s = Selection("x", "min", patience=2, min_delta=0.1)
     gains = [s.update(step, {"x": v}) for step, v in enumerate([5.0, 4.0, 3.95, float("nan")])]
     assert gains == [True, True, True, False]
-    assert (s.best, s.best_step, s.exhausted) == (3.95, 2, True), "0.05 is better, but no gain"
+    assert (s.best, s.best_step, s.ended) == (3.95, 2, "early_stopping"), "0.05 is better, but no gain"
     s = Selection("x", "max", patience=0, min_delta=0.0)
     assert [s.update(i, {"x": v}) for i, v in enumerate([1.0, 2.0, 1.5])] == [True, True, False]
-    assert not s.exhausted
+    assert not s.ended
     with pytest.raises(UserError, match="config.select.metric = 'x': evaluations give y"):
         s.update(0, {"y": 1.0})
 
