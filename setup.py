@@ -24,7 +24,7 @@ EXTRAS = {
     "beam": ["apache-beam>=2.77", "sentencepiece<0.2.3"],
     "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "datasets>=5.2"],
     # Independent implementations for the live comparisons.
-    "parity": ["torch>=2.2", "transformers>=5.23", "peft>=0.21", "trl>=1.16"],
+    "parity": ["torch>=2.2", "transformers>=5.23", "peft>=0.21", "trl>=1.16", "bitsandbytes>=0.50"],
 }
 
 setup(

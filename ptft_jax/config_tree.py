@@ -19,6 +19,14 @@ TREE: dict[str, Any] = {
         "adapter": Field("", "a folder in PEFT's format: start with this adapter on the parent, and train it on"),
         "ignore": Field((), "patterns of the parent's tensors that may be left out"),
         "fresh": Field((), "patterns of parameters that are made anew, not taken from the parent (a new head)"),
+        "merge_into": one_of(
+            "",
+            "of a parent that was trained on a quantised base, which kernels its adapter is added to: those it was trained "
+            "on, or the base's own",
+            "",
+            "dequantized",
+            "original",
+        ),
         "weights": one_of("auto", "of a parent that kept an average: its average (auto) or not", "auto", "raw", "ema"),
     },
     "model": {

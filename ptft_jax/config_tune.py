@@ -86,13 +86,24 @@ TUNE: dict[str, Any] = {
     "rates": Field(
         (), "((pattern, rate), ...): learning-rate multipliers by path rule, 0 freezes; () = the method's own"
     ),
+    "quantize": {
+        "format": one_of(
+            "none", "what the frozen base's kernels are kept in: none, nf4 or int8", "none", "nf4", "int8"
+        ),
+        "block": positive(64, "inputs of an output that share a scale"),
+        "double": Field(True, "keep the scales in eight bits"),
+        "targets": Field(
+            ("blocks/(attention|mlp)/(experts/)?(query|key|value|out|gate|up|down)",),
+            "patterns of the linear layers' and experts' paths whose kernels are quantised",
+        ),
+    },
     "lora": {
         "rank": positive(8, "rank of each update"),
         "alpha": positive(16.0, "scale = alpha / rank"),
         "rank_stabilized": Field(False, "scale = alpha / sqrt(rank) (rsLoRA)"),
         "dora": Field(False, "also learn each output's length, apart from its direction (DoRA)"),
         "dropout": share(0.0, "rate on the adapter's input"),
-        "targets": Field(_LINEAR, _TARGETS),
+        "targets": Field(_LINEAR, "patterns of the paths of adapted linear layers, tables (embed/tokens) and experts"),
         "init": one_of(
             "uniform",
             "what training starts from: random numbers, the largest singular triplets (PiSSA) or a QR decomposition (OLoRA)",

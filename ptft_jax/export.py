@@ -6,6 +6,7 @@ python -m ptft_jax.export --run=runs/lora@best --to=peft --out=exports/adapter
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -31,6 +32,12 @@ def define() -> None:
     flags.DEFINE_string(
         "base", "", "For peft: where PEFT finds the base; '' = the imported weights the run started from."
     )
+    flags.DEFINE_enum(
+        "merge_into",
+        "",
+        ["", "dequantized", "original"],
+        "Of a run on a quantised base: add its adapter to the kernels it was trained on, or to the base's own.",
+    )
     flags.DEFINE_float("shard_gb", 5.0, "Largest safetensors file, in GB.", lower_bound=0.0001)
 
 
@@ -45,7 +52,7 @@ def main() -> None:
     if args.to == "peft":
         written = adapter(args.run, out, family=args.family, base=args.base)
     else:
-        options = {"dtype": args.dtype, "family": args.family, "shard_gb": args.shard_gb, "ignore": args.ignore}
+        options = {name: args[name].value for name in ("dtype", "family", "shard_gb", "ignore", "merge_into")}
         written = model(args.run, args.to, out, **options)
     print(json.dumps(written, indent=1))
 
@@ -59,12 +66,15 @@ def model(
     family: str = "",
     shard_gb: float = 5.0,
     ignore: Sequence[str] = (),
+    merge_into: str = "",
 ) -> dict[str, Any]:
     """Exports a whole model, adapters merged; says what was written. Raises UserError."""
     from ptft_jax import loading
     from ptft_jax.interop import export
+    from ptft_jax.training import restore
 
-    loaded = loading.load(reference, field="--run", ignore=ignore)
+    restore.check_merge(restore.find(reference, "--run", ignore), merge_into, "--merge_into")
+    loaded = loading.load(reference, field="--run", ignore=ignore, merge_into=merge_into)
     if loaded.model.adapt is not None:
         raise UserError(
             f"--to={to}: {loaded.source.name} was trained by tune.method={loaded.source.config.tune.method!r}, whose additions are "
@@ -79,6 +89,7 @@ def model(
 
 def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dict[str, Any]:
     """Exports what a run added to its base, in PEFT's format; says what was written. Raises UserError."""
+    from ptft_jax.adapters.quantized import QuantizedBase
     from ptft_jax.interop import export, families
     from ptft_jax.parallel.sharding import on_one_device
     from ptft_jax.params.rules import flatten
@@ -96,7 +107,12 @@ def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dic
         raise UserError(f"--to=peft: {source.name} did not start from another model, so there is no base to put it on")
     params = source.parameters(on_one_device, merged=False)
     _refuse_changed_base(source, flatten(params), flatten(restore.base_parameters(source, on_one_device)))
-    return export.to_peft(source.adapter, params, fields, named, out, base=base or origin.removeprefix("hf:"))
+    base = base or origin.removeprefix("hf:")
+    if not isinstance(source.adapter, QuantizedBase):
+        return export.to_peft(source.adapter, params, fields, named, out, base=base)
+    # The format has no place for how the base is kept: whoever loads it quantises it, or not.
+    written = export.to_peft(source.adapter.method, params, fields, named, out, base=base)
+    return {**written, "trained_on": dataclasses.asdict(source.adapter.how)}
 
 
 def _refuse_changed_base(source: Any, params: dict[str, Any], base: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import jax
 
 from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
+from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import spans
@@ -38,6 +39,7 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
             f"config.init.from: {parent.name} is a run with tune.method={parent.config.tune.method!r}, which cannot be "
             "merged into the parameters of a plain model: start from its base"
         )
+    restore.check_merge(parent, section.init.merge_into, "config.init.merge_into")
     values, theirs = section.as_dict(), parent.fields
     defaults = dict(configs.fields())
     new_head = any(matches(section.init.fresh, f"head/{leaf}") for leaf in ("kernel", "classes/kernel", "dense/kernel"))
@@ -138,14 +140,18 @@ def load(
     dtype: str = "float32",
     adapter: str = "",
     ignore: Sequence[str] = (),
+    merge_into: str = "",
     together: bool = False,
 ) -> Loaded:
-    """The model that WORKDIR[@STEP|@best|@latest], hf:... or gguf:... names, adapters merged where that can be.
+    """The model that WORKDIR[@STEP|@best|@latest], hf:... or gguf:... names, adapters merged where that can be. A quantised
+    base stays so, with the adapter on it, unless `merge_into` says otherwise.
 
     Args:
       dtype: what imported weights are kept and computed in; a run's are as its config says.
       adapter: a folder in PEFT's format, put onto the model.
       ignore: patterns of tensors that may be left out, of imported weights.
+      merge_into: of a run on a quantised base, for parameters of a plain model: "dequantized" or "original", see
+        `ptft_jax.adapters.quantized.QuantizedBase.merge`.
       together: of a run with several adapters, all may be loaded; else the reference has to choose one (`RUN#NAME`).
 
     Raises:
@@ -156,10 +162,20 @@ def load(
     source = restore.find(reference, field, ignore, together=together)
     added = peft_adapter(adapter, source, "--adapter") if adapter else None
     method = added.method if added else source.adapter
-    kept = None if method is None or method.mergeable else method
+    on_quantized = isinstance(source.adapter, QuantizedBase)
+    if on_quantized and added:
+        raise UserError(f"--adapter: {source.name} has an adapter on a quantised base; export it, and put this on that")
+    if merge_into:
+        restore.check_merge(source, merge_into, "merge_into")
+    whole = method is None or (method.mergeable and (bool(merge_into) or not on_quantized))
+    kept = None if whole else method
     if added and source.adapter is not None and not source.adapter.mergeable:
         raise UserError(f"--adapter: {source.name} has an adapter of its own, which cannot be merged")
-    params = source.parameters(on_one_device, dtype, weights=weights, merged=kept is None or bool(added))
+    params = source.parameters(
+        on_one_device, dtype, weights=weights, merged=kept is None or bool(added), merge_into=merge_into
+    )
+    if on_quantized and kept:
+        params = method.encode(params)
     spec = specs.from_config(source.config.model, source.fields["vocab_size"])
     if not isinstance(source, restore.Source):
         spec = dataclasses.replace(spec, dtype=dtype, param_dtype=dtype)

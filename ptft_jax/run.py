@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
 from ptft_jax.adapters.base import Updates, is_added
+from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import batches, builders, pipeline, rows
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import spans
@@ -22,6 +23,7 @@ from ptft_jax.evaluation.samples import continue_texts
 from ptft_jax.loading import peft_adapter, resolve
 from ptft_jax.model import spec as specs
 from ptft_jax.model.decode import Sampling
+from ptft_jax.model.quantized import plain_path
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import compile as compiling
@@ -187,6 +189,8 @@ class Run:
             self.adapter.check(plain.shapes())
             if self.adapter.note:
                 self.reporter.say(self.adapter.note)
+        if isinstance(self.adapter, QuantizedBase) and self.parent is None:
+            raise UserError("config.tune.quantize.format: without init.from there is no base to quantise")
         self.plain, self.model = plain, Transformer(spec, self.adapter, constrain)
         self._check_length()
         self.shapes = self.model.shapes()
@@ -358,7 +362,8 @@ class Run:
         """The parent's parameters, checked against this model: all but those that are made anew."""
         c = self.config.model
         head = {name: self.config.as_dict()["model"][name] for name in specs.HEAD}
-        have = flatten(self.parent.parameters(self.layout, c.param_dtype, weights=self.init["weights"], **head))
+        taken = {name: self.init[name] for name in ("weights", "merge_into")}
+        have = flatten(self.parent.parameters(self.layout, c.param_dtype, **taken, **head))
         fresh = self.init["fresh"]
         need = {p: a for p, a in flatten(self.plain_shapes).items() if not matches(fresh, p)}
         if self.new_rows:
@@ -372,7 +377,7 @@ class Run:
         """What is made anew has to train: random numbers would stay in the model, and no checkpoint of an adapter would
         hold them."""
         fresh = self.init["fresh"]
-        frozen = {f.source for f in self.partition.leaves if not f.trains}
+        frozen = {plain_path(f.source) for f in self.partition.leaves if not f.trains}
         made = [p for p in sorted(frozen) if matches(fresh, p) or (self.new_rows and p in vocabulary.AXES)]
         if made:
             field = "init.fresh" if matches(fresh, made[0]) else "tokenizer.add"

@@ -80,7 +80,7 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
         {"optimizer__name": "muon", "samples__prompts": ("the",)},
         {"tokenizer__kind": "bpe", "tokenizer__vocab_size": 270, "optimizer__schedule": "linear"},
         {"tokenizer__kind": "file", "tokenizer__path": str(tmp_path / "parent")},
-        {"init__from_": str(tmp_path / "parent"), "tune__method": "lora"},
+        {"init__from_": str(tmp_path / "parent"), "tune__method": "lora", "tune__quantize__format": "nf4"},
         {"init__from_": str(tmp_path / "parent"), "tune__method": "ia3", "eval__source": "stdlib:prose"},
         {"init__from_": str(tmp_path / "parent"), "tokenizer__add": ("<|user|>",)},
         {"model__gated": True, "model__experts": 2, "model__biases": ()},

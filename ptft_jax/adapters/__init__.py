@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ptft_jax.adapters import several
+from ptft_jax.adapters import quantized, several
 from ptft_jax.adapters.adalora import AdaLora
 from ptft_jax.adapters.base import Encode, Method
 from ptft_jax.adapters.bottleneck import Bottleneck
@@ -83,8 +83,12 @@ def build(config: Any, encode: Encode | None = None) -> Method | None:
         already, but start none.
 
     Raises:
-      UserError: a name that is not there, or there twice; a text without tokens.
+      UserError: a name that is not there, or there twice; a text without tokens; a quantised base that would train.
     """
+    return quantized.build(config.quantize, _method(config, encode))
+
+
+def _method(config: Any, encode: Encode | None) -> Method | None:
     if config.method == "full":
         return None
     names = config.method.split("+")

@@ -12,7 +12,8 @@ import optax
 from flax import nnx
 
 from ptft_jax.errors import UserError, listed, nearest
-from ptft_jax.model.layers import Linear
+from ptft_jax.model.layers import Embedding, Linear
+from ptft_jax.model.moe import ExpertLinear
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, regex, unflatten
 
@@ -20,6 +21,9 @@ from ptft_jax.params.rules import flatten, matches, regex, unflatten
 # `prefix` of attention and, for what all layers share of one, of the trunk.
 SLOTS = ("adapter", "prefix")
 ADDED = f"(.*/)?({'|'.join(SLOTS)})/.*"
+
+# What methods adapt, by the words for it.
+KINDS = {Linear: "linear layers", Embedding: "tables of vectors", ExpertLinear: "experts"}
 
 Rules = tuple[tuple[str, float], ...]
 Encode = Callable[[str], Sequence[int]]  # a text to token ids
@@ -127,12 +131,15 @@ class LayerMethod(Method):
 
     Attributes:
       targets: regular expressions on whole layer paths, such as `blocks/attention/(query|value)`.
+      kinds: which of `KINDS` the method adapts; others are not among what `targets` may name.
     """
 
     targets: tuple[str, ...]
+    kinds: ClassVar[tuple[type, ...]] = (Linear,)
 
-    def module(self, layer: Linear, path: str, site: int, key: jax.Array) -> nnx.Module:
-        """What goes into `layer.adapter`: called as `(layer, x, keys)` in place of `layer.plain(x)`.
+    def module(self, layer: Any, path: str, site: int, key: jax.Array) -> nnx.Module:
+        """What goes into `layer.adapter`, see there: of a linear layer, called as `(layer, x, keys)` in place of
+        `layer.plain(x)`.
 
         Args:
           site: a number of this layer's own, for `ptft_jax.model.layers.dropout`.
@@ -145,41 +152,42 @@ class LayerMethod(Method):
 
         Args:
           path: of the layer.
-          leaves: `kernel` [..., in, out], where there is one `bias` [..., out], and the adapter's own as
-            `adapter/NAME`; those of stacked layers with a leading axis.
+          leaves: `kernel` [..., in, out] (of a table: `embedding` [..., rows, D]), where there is one `bias` [..., out],
+            and the adapter's own as `adapter/NAME`; those of stacked layers with a leading axis.
 
         Returns:
-          Those of `kernel` and `bias` that change, in float32.
+          Those of `kernel`, `embedding` and `bias` that change, in float32.
         """
         raise NotImplementedError
 
     def check_layer(self, path: str, shape: tuple[int, int]) -> None:
-        """Raises UserError where a targeted layer with a kernel of `shape` (in, out) cannot be adapted."""
+        """Raises UserError where a targeted layer with a kernel of `shape` (in, out), or a table of (rows, D), cannot be
+        adapted."""
 
     def __call__(self, module: nnx.Module, prefix: str, rngs: nnx.Rngs) -> None:
-        """Fills the `adapter` slot of every targeted `Linear` below `module`, whose own path is `prefix`."""
+        """Fills the `adapter` slot of every targeted layer below `module`, whose own path is `prefix`."""
         for path, layer in nnx.iter_modules(module):
             name = prefix + "/".join(map(str, path))
-            if isinstance(layer, Linear) and self.targeted(name):
+            if isinstance(layer, self.kinds) and self.targeted(name):
                 site, key = key_for(name, rngs)
                 place(layer, self.module(layer, name, site, key), name, self)
 
     def targeted(self, path: str) -> bool:
-        """Whether the linear layer at `path` is adapted."""
+        """Whether the layer at `path`, which is of `kinds`, is adapted."""
         return matches(self.targets, path)
 
     def check(self, shapes: Mapping[str, Any]) -> None:
         """Raises UserError for a target that names no linear layer of a plain model, or one that cannot be adapted."""
-        kernels = {p.removesuffix("/kernel"): a.shape for p, a in flatten(shapes).items() if p.endswith("/kernel")}
+        found = layers(shapes)
         for pattern in self.targets:
-            for path in matching(pattern, kernels, f"{self.field}.targets"):
-                self.check_layer(path, kernels[path][-2:])
+            for path in matching(pattern, found, f"{self.field}.targets", self.kinds):
+                self.check_layer(path, found[path].shape[-2:])
 
     def merge(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Whole parameters without the adapters' leaves, their effect folded into kernels and biases."""
-        flat = flatten(params)
+        flat, found = flatten(params), layers(params)
         merged = dict(flat)
-        for layer in filter(self.targeted, adapted(flat)):
+        for layer in (path for path in adapted(flat) if path in found and self.targeted(path)):
             leaves = {p.removeprefix(layer + "/"): a for p, a in flat.items() if p.startswith(layer + "/")}
             for name, array in self.fold(layer, leaves).items():
                 merged[f"{layer}/{name}"] = array.astype(leaves[name].dtype)
@@ -194,13 +202,38 @@ def adapted(flat: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(path.split("/adapter/")[0] for path in flat if "/adapter/" in path))
 
 
-def matching(pattern: str, layers: Mapping[str, Any], field: str) -> list[str]:
-    """The layers that a target pattern names. Raises UserError where it names none or is no regular expression."""
-    found = list(filter(regex(pattern, field).fullmatch, layers))
-    if not found:
+class Layer(NamedTuple):
+    """A layer that methods can adapt: of which kind it is, and its kernel or table."""
+
+    kind: type
+    shape: tuple[int, ...]
+
+
+def layers(shapes: Mapping[str, Any]) -> dict[str, Layer]:
+    """Every layer of `KINDS` of a plain model by its path, from whole parameters or their shapes."""
+    found = {}
+    for path, array in flatten(shapes).items():
+        parent, _, name = path.rpartition("/")
+        if name == "embedding":
+            found[parent] = Layer(Embedding, array.shape)
+        elif name == "kernel":
+            found[parent] = Layer(ExpertLinear if parent.split("/")[-2:-1] == ["experts"] else Linear, array.shape)
+    return found
+
+
+def matching(pattern: str, every: Mapping[str, Layer], field: str, kinds: tuple[type, ...] = (Linear,)) -> list[str]:
+    """The layers of some kinds that a target pattern names. Raises UserError where it names none or is no regular
+    expression."""
+    own = [path for path, layer in every.items() if layer.kind in kinds]
+    named = list(filter(regex(pattern, field).fullmatch, every))
+    found = [path for path in named if path in own]
+    if named and not found:
         raise UserError(
-            f"{field}: {pattern!r} matches no linear layer{nearest(pattern, layers)}; layers:{listed(layers, 40)}"
+            f"{field}: {pattern!r} names {KINDS[every[named[0]].kind]}, which this method does not adapt:{listed(named, 20)}"
         )
+    if not found:
+        what = " or ".join(["linear layer", *(KINDS[kind] for kind in kinds if kind is not Linear)])
+        raise UserError(f"{field}: {pattern!r} matches no {what}{nearest(pattern, own)}; layers:{listed(own, 40)}")
     return found
 
 

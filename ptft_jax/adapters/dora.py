@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,10 @@ class Decomposed(LowRank):
 
 @dataclasses.dataclass(frozen=True)
 class Dora(Lora):
-    """LoRA whose updated kernels are rescaled to a learned length per output. Attributes as for `Lora`."""
+    """LoRA whose updated kernels are rescaled to a learned length per output. Attributes as for `Lora`; of linear layers
+    alone."""
+
+    kinds: ClassVar[tuple[type, ...]] = (Linear,)
 
     def module(self, layer: Linear, path: str, site: int, key: jax.Array) -> nnx.Module:
         return Decomposed(layer, self, site, key)

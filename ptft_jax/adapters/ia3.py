@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.adapters.base import LayerMethod, float32, matching
+from ptft_jax.adapters.base import LayerMethod, float32, layers, matching
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.model.layers import Linear, PerRow
-from ptft_jax.params.rules import flatten, matches
+from ptft_jax.params.rules import matches
 
 SCALE = "adapter/scale"
 FEEDFORWARD = ("blocks/mlp/down",)
@@ -57,13 +57,13 @@ class Ia3(LayerMethod):
 
     def check(self, shapes: Mapping[str, Any]) -> None:
         super().check(shapes)
-        layers = {p.removesuffix("/kernel"): a for p, a in flatten(shapes).items() if p.endswith("/kernel")}
+        every = layers(shapes)
         for pattern in self.feedforward:
             if pattern in FEEDFORWARD:  # the default may name a layer that is no target
                 continue
-            found = matching(pattern, layers, f"{self.field}.feedforward")
+            found = matching(pattern, every, f"{self.field}.feedforward")
             if not any(map(self.targeted, found)):
-                targets = [path for path in layers if self.targeted(path)]
+                targets = [path for path in every if self.targeted(path)]
                 raise UserError(
                     f"{self.field}.feedforward: {pattern!r} names none of the targets{nearest(pattern, targets)}; "
                     f"targets:{listed(targets, 40)}"

@@ -1,4 +1,5 @@
-"""Low-rank adaptation of linear layers (Hu et al. 2021, "LoRA", eq. 3), and its published starts."""
+"""Low-rank adaptation of linear layers (Hu et al. 2021, "LoRA", eq. 3), of tables of vectors and of experts, and its
+published starts."""
 
 from __future__ import annotations
 
@@ -12,9 +13,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ptft_jax.adapters.base import Rules, Updates, float32
+from ptft_jax.adapters.lora_embedding import LowRankTable
+from ptft_jax.adapters.lora_experts import LowRankExperts
 from ptft_jax.adapters.low_rank import LowRankMethod
 from ptft_jax.errors import UserError, listed
-from ptft_jax.model.layers import Linear, PerRow, dropout
+from ptft_jax.model.layers import Embedding, Linear, PerRow, dropout
+from ptft_jax.model.moe import ExpertLinear
 from ptft_jax.params.partition import Partition
 
 A, B = "adapter/lora_a", "adapter/lora_b"
@@ -80,15 +84,16 @@ class LowRank(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Lora(LowRankMethod):
-    """Adds low-rank updates to the linear layers whose path matches one of `targets`.
+    """Adds low-rank updates to the linear layers, tables and experts whose path matches one of `targets`.
 
     Attributes:
       rank: R, the rank of each update.
       alpha: the update is scaled by alpha / R.
       rank_stabilized: scale by alpha / sqrt(R) instead (Kalajdzievski 2023, "rsLoRA").
-      dropout: rate on the adapter's input.
-      targets: regular expressions on whole layer paths, such as `blocks/attention/(query|value)`.
-      init: what training starts from. "uniform", numbers in +-1/sqrt(in) as in the authors' code, and "gaussian",
+      dropout: rate on the adapter's input; tables have none.
+      targets: regular expressions on whole layer paths, such as `blocks/attention/(query|value)`, `embed/tokens` or
+        `blocks/mlp/experts/(gate|up|down)`.
+      init: of linear layers; tables and experts have the first alone. What training starts from. "uniform", numbers in +-1/sqrt(in) as in the authors' code, and "gaussian",
         standard deviation 1/R, set `lora_a`, with `lora_b` zero. "pissa": scale * lora_a @ lora_b is the kernel's best
         approximation of rank R, which is trained in place of the whole (Meng et al. 2024, "PiSSA"). "olora": they are
         the first R columns and rows of its QR decomposition (Büyükakyüz 2024, "OLoRA"). With the last two, as with
@@ -105,6 +110,10 @@ class Lora(LowRankMethod):
     b_ratio: float = 1.0
 
     field: ClassVar[str] = "tune.lora"
+
+    @property
+    def kinds(self) -> tuple[type, ...]:  # type: ignore[override]
+        return (Linear, Embedding, ExpertLinear) if self.init == "uniform" else (Linear,)
 
     @property
     def learning_rate(self) -> float:
@@ -132,12 +141,13 @@ class Lora(LowRankMethod):
             )
         return Updates()
 
-    def module(self, layer: Linear, path: str, site: int, key: jax.Array) -> nnx.Module:
-        return LowRank(layer, self, site, key)
+    def module(self, layer: Any, path: str, site: int, key: jax.Array) -> nnx.Module:
+        made = {Linear: LowRank, Embedding: LowRankTable, ExpertLinear: LowRankExperts}[type(layer)]
+        return made(layer, self, site, key)
 
     def check_layer(self, path: str, shape: tuple[int, int]) -> None:
         if self.rank > min(shape):
-            raise UserError(f"tune.lora.rank: {self.rank} is above the size of {path}/kernel {shape}")
+            raise UserError(f"tune.lora.rank: {self.rank} is above the size of {path} {shape}")
 
     def factors(self, leaves: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         a, b = float32(leaves[A]), float32(leaves[B])

@@ -24,8 +24,9 @@ class LowRankMethod(LayerMethod):
         raise NotImplementedError
 
     def fold(self, path: str, leaves: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """kernel + scale * left @ right."""
-        return {"kernel": updated(leaves["kernel"], *self.factors(leaves), self.scale)}
+        """kernel + scale * left @ right, or the same of a table."""
+        name = "embedding" if "embedding" in leaves else "kernel"
+        return {name: updated(leaves[name], *self.factors(leaves), self.scale)}
 
 
 def updated(kernel: jax.Array, left: jax.Array, right: jax.Array, scale: float) -> jax.Array:

@@ -76,6 +76,7 @@ class Several(LayerMethod):
 
     def check(self, shapes: Mapping[str, Any]) -> None:
         """As `one` does. Also raises UserError for targets outside the blocks, which do not know whose row is whose."""
+        super().check(shapes)
         self.one.check(shapes)
         layers = [p.removesuffix("/kernel") for p in flatten(shapes) if p.endswith("/kernel")]
         outside = [path for path in layers if self.targeted(path) and not path.startswith(STACK + "/")]

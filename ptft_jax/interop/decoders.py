@@ -186,7 +186,7 @@ class Mixtral(Mistral):
         names = {"gate": "w1", "down": "w2", "up": "w3"}
         at = layer + "block_sparse_moe."
         experts = [
-            Tensor(f"blocks/mlp/experts/{ours}", f"{at}experts.{{expert}}.{theirs}.weight", "transposed")
+            Tensor(f"blocks/mlp/experts/{ours}/kernel", f"{at}experts.{{expert}}.{theirs}.weight", "transposed")
             for ours, theirs in names.items()
         ]
         return [Tensor("blocks/mlp/router/kernel", at + "gate.weight", "transposed"), *experts]
@@ -266,7 +266,9 @@ class Qwen3Moe(Qwen3):
 
     def mlp(self, m, layer):
         experts = [
-            Tensor(f"blocks/mlp/experts/{name}", f"{layer}mlp.experts.{{expert}}.{name}_proj.weight", "transposed")
+            Tensor(
+                f"blocks/mlp/experts/{name}/kernel", f"{layer}mlp.experts.{{expert}}.{name}_proj.weight", "transposed"
+            )
             for name in ("gate", "up", "down")
         ]
         return [Tensor("blocks/mlp/router/kernel", layer + "mlp.gate.weight", "transposed"), *experts]

@@ -6,13 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.model.layers import ACTIVATIONS, Linear, Norm, soft_cap
+from ptft_jax.model.layers import ACTIVATIONS, Embedding, Linear, Norm, soft_cap
 from ptft_jax.model.spec import ModelSpec
-
-
-def tied_scores(x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
-    """Scores by the token embedding, float32 [B, T, V] (Press & Wolf 2016)."""
-    return jnp.einsum("btd,vd->btv", x_BTD, table_VD.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
 
 
 class MaskedHead(nnx.Module):
@@ -27,10 +22,10 @@ class MaskedHead(nnx.Module):
         )
         self.bias = nnx.Param(jnp.zeros((spec.vocab_size,), jnp.dtype(spec.param_dtype)))
 
-    def __call__(self, x_BTD: jax.Array, table_VD: jax.Array) -> jax.Array:
-        """float32 [B, T, V]; `table_VD` is the token embedding, used where the head is tied to it."""
+    def __call__(self, x_BTD: jax.Array, tokens: Embedding) -> jax.Array:
+        """float32 [B, T, V]; `tokens` is the token embedding, used where the head is tied to it."""
         x_BTD = self.norm(ACTIVATIONS[self.activation](self.dense(x_BTD)))
-        scores = tied_scores(x_BTD, table_VD) if self.scores is None else self.scores(x_BTD).astype(jnp.float32)
+        scores = tokens.scores(x_BTD) if self.scores is None else self.scores(x_BTD).astype(jnp.float32)
         return scores + self.bias[...].astype(jnp.float32)
 
 
@@ -69,11 +64,13 @@ def build(spec: ModelSpec, rngs: nnx.Rngs) -> Linear | MaskedHead | ClassHead | 
     return None if spec.tied else Linear(spec.width, spec.vocab_size, spec, rngs, bias=False, std=spec.init_std)
 
 
-def score(head: Linear | MaskedHead | ClassHead | None, x_BTD: jax.Array, table_VD, cap: float) -> jax.Array:
-    """Hidden states to float32 scores [B, T, V] (or [B, classes]); `table_VD` is the token embedding (None for images)."""
+def score(
+    head: Linear | MaskedHead | ClassHead | None, x_BTD: jax.Array, tokens: Embedding | None, cap: float
+) -> jax.Array:
+    """Hidden states to float32 scores [B, T, V] (or [B, classes]); `tokens` is the token embedding (None for images)."""
     if isinstance(head, ClassHead):
         return head(x_BTD)
     if isinstance(head, MaskedHead):
-        return head(x_BTD, table_VD)
-    scores = tied_scores(x_BTD, table_VD) if head is None else head(x_BTD).astype(jnp.float32)
+        return head(x_BTD, tokens)
+    scores = tokens.scores(x_BTD) if head is None else head(x_BTD).astype(jnp.float32)
     return soft_cap(scores, cap)

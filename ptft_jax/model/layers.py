@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ptft_jax.model.quantized import recomputed
 from ptft_jax.model.spec import ModelSpec
 
 ACTIVATIONS = {
@@ -34,7 +35,8 @@ class Linear(nnx.Module):
     """y = x @ kernel (+ bias). `kernel` [in, out], `bias` [out].
 
     `adapter` is the one place where fine-tuning methods change a layer: a module called with this layer and its input
-    that returns the output, by way of `plain` or not. It is empty (None) unless `ptft_jax.adapters` fills it.
+    that returns the output, by way of `plain` or not. It is empty (None) unless `ptft_jax.adapters` fills it. `kernel` may
+    be a `ptft_jax.model.quantized.QuantizedKernel`.
     """
 
     def __init__(self, size_in: int, size_out: int, spec: ModelSpec, rngs: nnx.Rngs, *, bias: bool, std: float):
@@ -46,7 +48,11 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array, rows: PerRow | None = None) -> jax.Array:
         """x [..., in] -> [..., out]; `rows` is for adapters that drop, or that differ by row."""
-        return self.plain(x) if self.adapter is None else self.adapter(self, x, rows)
+
+        def run(x, rows):
+            return self.plain(x) if self.adapter is None else self.adapter(self, x, rows)
+
+        return recomputed(self.kernel, run)(x, rows)
 
     def plain(self, x: jax.Array) -> jax.Array:
         """The layer without its adapter."""
@@ -80,15 +86,35 @@ class Norm(nnx.Module):
 
 
 class Embedding(nnx.Module):
-    """A table of vectors. `embedding` [rows, D]."""
+    """A table of vectors. `embedding` [rows, D].
+
+    `adapter` is the place of fine-tuning methods that change the table: a module with `rows(table, ids)` in place of
+    `plain` and `scores(table, x)` in place of `plain_scores`, called with this module as `table`. It is empty (None) unless
+    `ptft_jax.adapters` fills it.
+    """
 
     def __init__(self, rows: int, spec: ModelSpec, rngs: nnx.Rngs):
         init = jax.nn.initializers.normal(spec.init_std)
         self.dtype = jnp.dtype(spec.dtype)
         self.embedding = nnx.Param(init(rngs.params(), (rows, spec.width), jnp.dtype(spec.param_dtype)))
+        self.adapter = None
 
     def __call__(self, ids: jax.Array) -> jax.Array:
+        """The vectors [..., D] of ids int [...]."""
+        return self.plain(ids) if self.adapter is None else self.adapter.rows(self, ids)
+
+    def plain(self, ids: jax.Array) -> jax.Array:
+        """The vectors without the adapter."""
         return jnp.take(self.embedding[...], ids, axis=0).astype(self.dtype)
+
+    def scores(self, x_BTD: jax.Array) -> jax.Array:
+        """x times every row, float32 [B, T, rows]: what a tied head makes of the table (Press & Wolf 2016)."""
+        return self.plain_scores(x_BTD) if self.adapter is None else self.adapter.scores(self, x_BTD)
+
+    def plain_scores(self, x_BTD: jax.Array) -> jax.Array:
+        """The scores without the adapter."""
+        table_VD = self.embedding[...].astype(x_BTD.dtype)
+        return jnp.einsum("btd,vd->btv", x_BTD, table_VD, preferred_element_type=jnp.float32)
 
 
 class MLP(nnx.Module):

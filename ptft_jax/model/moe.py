@@ -2,27 +2,71 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.model.layers import ACTIVATIONS, Linear
+from ptft_jax.model.layers import ACTIVATIONS, Linear, PerRow
+from ptft_jax.model.quantized import recomputed
 from ptft_jax.model.spec import ModelSpec
 
 
+class Routed(NamedTuple):
+    """Rows sorted by the expert they go to.
+
+    Attributes:
+      rows: [N, in], those of one expert after those of another.
+      sizes: int [E], how many go to each expert.
+      per_row: has a dropout key for each of them, or none.
+    """
+
+    rows: jax.Array
+    sizes: jax.Array
+    per_row: PerRow | None
+
+
+class ExpertLinear(nnx.Module):
+    """One linear layer an expert, without bias: `kernel` [E, in, out].
+
+    `adapter` and `kernel` may be filled as those of `ptft_jax.model.layers.Linear`; the adapter is called as
+    `(layer, routed)`.
+    """
+
+    def __init__(self, size_in: int, size_out: int, spec: ModelSpec, rngs: nnx.Rngs, *, std: float):
+        init = jax.nn.initializers.normal(std)
+        self.dtype = jnp.dtype(spec.dtype)
+        self.kernel = nnx.Param(init(rngs.params(), (spec.experts, size_in, size_out), jnp.dtype(spec.param_dtype)))
+        self.adapter = None
+
+    def __call__(self, routed: Routed) -> jax.Array:
+        """[N, in] to [N, out], every row by its own expert."""
+
+        def run(routed):
+            return self.plain(routed) if self.adapter is None else self.adapter(self, routed)
+
+        return recomputed(self.kernel, run)(routed)
+
+    def plain(self, routed: Routed) -> jax.Array:
+        """The layers without their adapter."""
+        return jax.lax.ragged_dot(routed.rows, self.kernel[...].astype(routed.rows.dtype), routed.sizes)
+
+
 class Experts(nnx.Module):
-    """The experts' gated MLPs, stacked: `gate` and `up` [E, D, F], `down` [E, F, D]."""
+    """The experts' gated MLPs: `gate` and `up` from D to F, `down` from F to D."""
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        dtype, residual_std = jnp.dtype(spec.param_dtype), spec.init_std / (2 * spec.layers) ** 0.5
+        residual_std = spec.init_std / (2 * spec.layers) ** 0.5
+        self.activation = spec.activation
+        self.gate = ExpertLinear(spec.width, spec.mlp_width, spec, rngs, std=spec.init_std)
+        self.up = ExpertLinear(spec.width, spec.mlp_width, spec, rngs, std=spec.init_std)
+        self.down = ExpertLinear(spec.mlp_width, spec.width, spec, rngs, std=residual_std)
 
-        def kernel(size_in, size_out, std):
-            init = jax.nn.initializers.normal(std)
-            return nnx.Param(init(rngs.params(), (spec.experts, size_in, size_out), dtype))
-
-        self.gate = kernel(spec.width, spec.mlp_width, spec.init_std)
-        self.up = kernel(spec.width, spec.mlp_width, spec.init_std)
-        self.down = kernel(spec.mlp_width, spec.width, residual_std)
+    def __call__(self, routed: Routed) -> jax.Array:
+        """[N, D] to [N, D]."""
+        h = ACTIVATIONS[self.activation](self.gate(routed)) * self.up(routed)
+        return self.down(routed._replace(rows=h))
 
 
 class MoE(nnx.Module):
@@ -38,22 +82,20 @@ class MoE(nnx.Module):
         self.experts = Experts(spec, rngs)
         self.adapter = None  # as that of `MLP`
 
-    def __call__(self, x_BTD: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, per_row: PerRow | None = None) -> jax.Array:
         spec, shape = self.spec, x_BTD.shape
         each = spec.experts_per_token
         x = x_BTD.reshape(-1, spec.width)
-        shares = jax.nn.softmax(self.router(x_BTD, keys).reshape(-1, spec.experts).astype(jnp.float32), axis=-1)
+        shares = jax.nn.softmax(self.router(x_BTD, per_row).reshape(-1, spec.experts).astype(jnp.float32), axis=-1)
         weights, chosen = jax.lax.top_k(shares, each)
         if spec.normalize_experts:
             weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
         order = jnp.argsort(chosen.reshape(-1))
         sizes = jnp.bincount(chosen.reshape(-1), length=spec.experts)
         token = order // each
-
-        def multiply(rows, kernels):
-            return jax.lax.ragged_dot(rows, kernels[...].astype(rows.dtype), sizes)
-
-        rows = x[token]
-        h = ACTIVATIONS[spec.activation](multiply(rows, self.experts.gate)) * multiply(rows, self.experts.up)
-        y = multiply(h, self.experts.down) * weights.reshape(-1)[order][:, None].astype(x.dtype)
+        if per_row is not None and per_row.keys is not None:
+            # Of a token's own for each of its experts, whatever else is in the batch.
+            keys = jax.vmap(jax.random.fold_in)(per_row.keys[token // shape[1]], order % (shape[1] * each))
+            per_row = PerRow(keys, None)
+        y = self.experts(Routed(x[token], sizes, per_row)) * weights.reshape(-1)[order][:, None].astype(x.dtype)
         return jnp.zeros_like(x).at[token].add(y).reshape(shape)

@@ -85,8 +85,8 @@ class Trunk(nnx.Module):
         self.prefix = None
 
     def scores(self, x_BTD: jax.Array, cap: float) -> jax.Array:
-        table_VD = self.embed.tokens.embedding[...] if isinstance(self.embed, TokenEmbed) else None
-        return heads.score(self.head, x_BTD, table_VD, cap)
+        tokens = self.embed.tokens if isinstance(self.embed, TokenEmbed) else None
+        return heads.score(self.head, x_BTD, tokens, cap)
 
 
 def _made(prefix: nnx.Module | None) -> tuple[jax.Array, jax.Array] | None:

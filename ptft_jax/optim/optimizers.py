@@ -119,13 +119,16 @@ def _direction(config: Any) -> optax.GradientTransformation:
 
 
 def _muon(config: Any) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024) on the kernels of the blocks, Adam on the rest. Muon's updates are scaled to Adam's
+    """Muon (Jordan et al. 2024) on the kernels of the blocks but experts, Adam on the rest. Muon's updates are scaled to Adam's
     RMS (Liu et al. 2025, "Muon is Scalable", eq. 4), so that one rate serves both."""
     dimensions = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)  # stacked: [L, in, out]
 
     def labels(params):
         return unflatten(
-            {p: "muon" if p.startswith(STACK) and p.endswith("/kernel") else "adam" for p in flatten(params)}
+            {
+                p: "muon" if p.startswith(STACK) and p.endswith("/kernel") and a.ndim == 3 else "adam"
+                for p, a in flatten(params).items()
+            }
         )
 
     def scale(updates, _):

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ptft_jax.errors import UserError
+from ptft_jax.model import quantized
 from ptft_jax.params import rules as path_rules
 from ptft_jax.params.rules import STACK, flatten, unflatten
 
@@ -40,6 +41,11 @@ class Leaf:
     @property
     def trains(self) -> bool:
         return self.rates[0] != 0.0
+
+    @property
+    def numbers(self) -> int:
+        """How many of the model's numbers it holds, quantised or not."""
+        return quantized.numbers(self.source, self.shape, self.dtype)
 
     @property
     def bytes(self) -> int:
@@ -167,7 +173,7 @@ class Partition:
                     "group": "trainable" if leaves[0].trains else "frozen",
                     "rate": " ".join(f"{r:g}" for r in rates),
                     "leaves": len(leaves),
-                    "parameters": sum(math.prod(leaf.shape) for leaf in leaves),
+                    "parameters": sum(leaf.numbers for leaf in leaves),
                     "bytes": sum(leaf.bytes for leaf in leaves),
                     "paths": [leaf.path for leaf in leaves],
                 }
@@ -177,7 +183,7 @@ class Partition:
     def count(self, trains: bool, phase: int | None = None) -> int:
         """The number of trainable (or frozen) parameters, of the run or of a phase of it."""
         shut = frozenset() if phase is None else self.shut(phase)
-        return sum(math.prod(f.shape) for f in self.leaves if (f.trains and f.path not in shut) == trains)
+        return sum(f.numbers for f in self.leaves if (f.trains and f.path not in shut) == trains)
 
 
 def _layer_factor(path: str, layer: int, depth: int, decay: float) -> float:

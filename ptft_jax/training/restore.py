@@ -14,7 +14,7 @@ import jax
 
 from ptft_jax import adapters
 from ptft_jax import config as configs
-from ptft_jax.adapters import several
+from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model.spec import HEAD, STRUCTURE
@@ -73,10 +73,17 @@ class Source:
         return self.config.data if self.config.data.source else None
 
     def parameters(
-        self, layout: Layout, dtype: str = "", *, weights: str = "auto", merged: bool = True, **_: Any
+        self,
+        layout: Layout,
+        dtype: str = "",
+        *,
+        weights: str = "auto",
+        merged: bool = True,
+        merge_into: str = "",
+        **_: Any,
     ) -> dict[str, Any]:
         """The whole parameters, in the dtype they were saved in, as `parameters` gives them, less those left out."""
-        flat = flatten(parameters(self, layout, merged=merged, weights=weights))
+        flat = flatten(parameters(self, layout, merged=merged, weights=weights, merge_into=merge_into))
         return unflatten({p: a for p, a in flat.items() if not matches(self.left_out, p)})
 
     def lineage(self, print_: str) -> list[dict[str, Any]]:
@@ -128,13 +135,13 @@ def find(
         raise damaged(field, reference, workdir, step, e) from e
     config, which = read_config(workdir), None
     method = adapters.build(config.tune)
-    if isinstance(method, several.Several) and not adapter and not together:
+    if getattr(method, "names", ()) and not adapter and not together:
         names = ", ".join(method.names)
         raise UserError(
             f"{field} = {reference!r}: it has an adapter for each of {names}: choose one, as {reference}#{method.names[0]}"
         )
     if adapter:
-        if not isinstance(method, several.Several):
+        if not getattr(method, "names", ()):
             raise UserError(
                 f"{field} = {reference!r}: the run has not several adapters to choose from; leave out #{adapter}"
             )
@@ -159,17 +166,23 @@ def read_config(workdir: pathlib.Path) -> configs.Section:
         raise UserError(f"{path}: {e}") from e
 
 
-def parameters(source: Source, layout: Layout, *, merged: bool, weights: str = "auto") -> dict[str, Any]:
-    """The parameters of a checkpoint, whole; frozen ones of an adapter run come from its base.
+def parameters(
+    source: Source, layout: Layout, *, merged: bool, weights: str = "auto", merge_into: str = ""
+) -> dict[str, Any]:
+    """The parameters of a checkpoint, whole; frozen ones of an adapter run come from its base, as it is, not quantised.
 
     Args:
       layout: where each leaf goes; it lands there directly.
       merged: fold the run's adapter into its base, giving the parameters of a plain model.
+      merge_into: of a run on a quantised base, "dequantized" or "original": which kernels the adapter is folded into.
       weights: "raw", "ema", or "auto" for the average where one was kept.
 
     Raises:
-      UserError: a damaged checkpoint, or a base that is missing or not the one that was trained on.
+      UserError: a damaged checkpoint, a base that is missing or not the one that was trained on, or `merge_into` missing
+        or given for nothing.
     """
+    if merged:
+        check_merge(source, merge_into, "merge_into")
     workdir, step, meta = source.workdir, source.step, source.meta
     field = f"{workdir}@{step}"
     has_average = "ema" in meta["checksums"]
@@ -187,8 +200,21 @@ def parameters(source: Source, layout: Layout, *, merged: bool, weights: str = "
     if source.which is not None:
         params = adapters.build(source.config.tune).pick(params, source.which)
     if merged and source.adapter is not None:
-        params = source.adapter.merge(params)
+        params = source.adapter.merge(params, merge_into) if merge_into else source.adapter.merge(params)
     return params
+
+
+def check_merge(source: Parent, merge_into: str, field: str) -> None:
+    """Raises UserError where `merge_into` is missing, or given for a model that has no quantised base."""
+    on_quantized = isinstance(source.adapter, QuantizedBase)
+    if on_quantized and not merge_into:
+        raise UserError(
+            f"{source.name} was trained on a base in {source.adapter.how.format}, so a plain model of it has to be chosen by "
+            f"{field}: 'dequantized' adds its adapter to the kernels as it was trained on them (the same logits); "
+            "'original' adds it to the base's own, more exact kernels, for which it was not trained (other logits)"
+        )
+    if merge_into and not on_quantized:
+        raise UserError(f"{field} = {merge_into!r}: {source.name} has no quantised base")
 
 
 def _read(source: Source, name: str, layout: Layout) -> dict[str, Any]:
@@ -223,6 +249,7 @@ def base_reference(
         "ignore": list(config.init.ignore),
         "fresh": list(config.init.fresh),
         "head": {name: model[name] for name in HEAD},
+        "merge_into": config.init.merge_into,
     }
 
 
@@ -256,7 +283,11 @@ def base_parameters(source: Source, layout: Layout) -> dict[str, Any]:
             base.get("fresh", ()),
         )
         params = parent.parameters(
-            layout, base.get("dtype", "float32"), weights=base["weights"], **base.get("head", {})
+            layout,
+            base.get("dtype", "float32"),
+            weights=base["weights"],
+            merge_into=base.get("merge_into", ""),
+            **base.get("head", {}),
         )
         found = parameters_fingerprint(params)
         if found == base["fingerprint"]:

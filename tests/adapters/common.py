@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from ptft_jax.adapters.base import ADDED, is_added
+from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.model.decode import Sampling, generate
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
@@ -35,6 +36,12 @@ def built(method, **changes):
     return model, unflatten(flat), Transformer(model.spec)
 
 
+def dense(method, params):
+    """The parameters of a plain model that a method adapts: a quantised base's are its dequantised ones."""
+    base = unflatten({p: a for p, a in flatten(params).items() if not is_added(p)})
+    return method.decode(base) if isinstance(method, QuantizedBase) else base
+
+
 def check_merge(method, **changes):
     """Merged parameters are a plain model's, and its logits those of the adapted one."""
     model, params, plain = built(method, **changes)
@@ -45,19 +52,21 @@ def check_merge(method, **changes):
     scale = np.abs(adapted).max()
     # One matrix product against several: float32 rounding, relative to the largest logit.
     np.testing.assert_allclose(adapted / scale, run(merged, tokens) / scale, atol=1e-5)
-    base = unflatten({p: a for p, a in flatten(params).items() if not is_added(p)})
-    assert np.abs(adapted - run(base, tokens)).max() > 3e-3 * scale, "the adapter does nothing"
+    assert np.abs(adapted - run(dense(method, params), tokens)).max() > 3e-3 * scale, "the adapter does nothing"
 
 
 def check_start(method, **changes):
-    """A new adapter on given parameters leaves the logits as they are; a moved one does not."""
+    """A new adapter on given parameters leaves the logits as they are; on a quantised base, as those of its kernels. A
+    moved one does not."""
     spec = dataclasses.replace(SPEC, **changes)
     model, plain = Transformer(spec, method), Transformer(spec)
     base = jax.jit(plain.init)(jax.random.key(3))
     params = jax.jit(model.init)(jax.random.key(0), base)
-    flat = flatten(params)
+    if isinstance(method, QuantizedBase):
+        base = method.decode(method.encode(base))
+    kept = flatten(dense(method, params))
     for path, array in flatten(base).items():
-        np.testing.assert_array_equal(array, flat[path])
+        np.testing.assert_array_equal(array, kept[path])
     tokens = random_batch(0, rows=2)["tokens"]
     run, expected = jax.jit(model), jax.jit(plain)(base, tokens)
     # Rounding of |W| / |W|, at most.

@@ -11,6 +11,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.model.decode import Sampling, generate
 from ptft_jax.params.rules import flatten
+from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import checkpoint
 from tests.helpers import quiet_train, tiny_config
 
@@ -32,6 +33,7 @@ METHODS = {
         tune__lora__dropout=0.1,
         tune__lora__targets=("blocks/mlp/(up|down)",),
     ),
+    "qlora": dict(tune__quantize__format="nf4", tune__quantize__block=16, tune__lora__rank=2),
     "pissa": dict(tune__lora__init="pissa", tune__lora__rank=2, tune__lora__targets=("blocks/mlp/up",)),
     "adalora": dict(
         tune__adalora__rank=4,
@@ -57,8 +59,8 @@ METHODS = {
     "lora+p_tuning": dict(tune__p_tuning__length=4, tune__p_tuning__hidden=8),
 }
 RATES = {"pissa": 1e-2, "adalora": 3e-2, "vera": 1e-1, "ia3": 3e-2, "prompt": 0.3, "text": 0.3}
-METHOD = {"dora": "lora", "pissa": "lora", "text": "prompt"}
-MERGED = ("lora", "dora", "pissa", "adalora", "vera", "oft", "ia3")
+METHOD = {"dora": "lora", "pissa": "lora", "qlora": "lora", "text": "prompt"}
+MERGED = ("lora", "dora", "qlora", "pissa", "adalora", "vera", "oft", "ia3")
 UNCHANGED = (*MERGED, "gated_prefix")  # where the start is the base
 SLOW = ("pissa", "adalora", "vera", "oft", "text", "p_tuning", "prefix", "gated_prefix", "lora+p_tuning")
 
@@ -131,6 +133,56 @@ def test_a_prompt_is_no_base_for_another_run(text_file, tmp_path, base):
         loaded.source.adapter.merge(loaded.params)
 
 
+def test_a_run_on_a_quantised_base(text_file, tmp_path, base):
+    summary = quiet_train(child(text_file, base, "qlora"), tmp_path / "run")
+    before, after = (summary[k]["validation/nll"] for k in ("before", "after"))
+    plain = runs.finished(base)["last"]["validation/nll"]
+    assert after < before and 1e-5 < abs(before - plain) < 0.05  # another function, but near
+    assert summary["parameters"]["frozen"] == runs.finished(base)["parameters"]["trainable"]
+    saved = flatten(checkpoint.shapes(tmp_path / "run", 6))
+    assert saved and all("/adapter/" in path for path in saved)
+
+    run = f"{tmp_path}/run@best"
+    loaded = loading.load(run)  # stays quantised
+    assert flatten(loaded.params)["blocks/mlp/up/kernel/codes"].dtype == np.uint8
+    assert evaluate(loaded, "", "validation", tokens=256)["nll"] == pytest.approx(after, abs=2e-5)
+    assert len(generate(loaded.model, loaded.params, [[1, 2, 3]], max_new_tokens=3, sampling=Sampling())[0].ids) <= 3
+    merged = {into: loading.load(run, merge_into=into) for into in ("dequantized", "original")}
+    losses = {into: evaluate(m, "", "validation", tokens=256)["nll"] for into, m in merged.items()}
+    assert losses["dequantized"] == pytest.approx(after, abs=2e-5)
+    assert abs(losses["original"] - after) > 1e-5
+
+    with pytest.raises(UserError, match="a base in nf4.*chosen by config.init.merge_into"):
+        quiet_train(child(text_file, run, "lora"), tmp_path / "child")
+    with pytest.raises(UserError, match="a base in nf4.*chosen by --merge_into"):
+        export.model(run, "hf", tmp_path / "hf", dtype="float32")
+    with pytest.raises(UserError, match="config.init.merge_into = 'original': .* has no quantised base"):
+        quiet_train(child(text_file, base, "lora", init__merge_into="original"), tmp_path / "child")
+    config = child(text_file, run, "lora", init__merge_into="dequantized", training__steps=1)
+    config.optimizer.warmup_steps = 0
+    assert quiet_train(config, tmp_path / "child")["before"]["validation/nll"] == pytest.approx(after, abs=2e-5)
+    loading.load(str(tmp_path / "child"))  # by what was chosen
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(tune__method="full"), "tune.quantize.format = 'nf4': tune.method = 'full' trains the kernels"),
+        (dict(tune__rates=((".*", 1.0),)), "config.tune.rates: these are of quantised kernels"),
+        (dict(init__fresh=("blocks/mlp/up/kernel",)), "made anew, but frozen"),
+        (dict(init__from_=""), "without init.from there is no base to quantise"),
+    ],
+    ids=str,
+)
+def test_impossible_runs_on_a_quantised_base(changes, words, text_file, tmp_path, base):
+    config = child(text_file, base, "qlora")
+    for path, value in changes.items():
+        section, name = path.split("__")
+        config[section][name] = value
+    with pytest.raises(UserError, match=words):
+        runs.Run(config, tmp_path / "run", Reporter(quiet=True))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_stopped_run_continues_exactly(name, text_file, tmp_path, base):
@@ -151,7 +203,9 @@ def test_a_stopped_run_continues_exactly(name, text_file, tmp_path, base):
     sums = [checkpoint.read_meta(tmp_path / n, 6)["checksums"] for n in ("whole", "part")]
     assert sums[0] == sums[1]
     if name in MERGED:
-        parent, tuned = (flatten(jax.device_get(loading.load(str(p)).params)) for p in (base, f"{tmp_path}/whole@6"))
+        into = "original" if name == "qlora" else ""
+        tuned = flatten(jax.device_get(loading.load(f"{tmp_path}/whole@6", merge_into=into).params))
+        parent = flatten(jax.device_get(loading.load(str(base)).params))
         moved = [path for path in parent if not np.array_equal(parent[path], tuned[path])]
         assert moved and all(path.startswith("blocks/") for path in moved)
         for path in moved:

@@ -232,3 +232,54 @@ def test_gradients(kind, bases, tmp_path):
     for path, gradient in flatten(jax.jit(jax.grad(loss))(read.params)).items():
         # Sums of thousands of terms of both signs: in float32, torch's own gradients are 1.1e-4 from those in float64.
         assert close(gradient, flatten(expected.params)[path]) <= 3e-4, path
+
+
+@pytest.mark.parametrize("name, tied", [("llama-biases", False), ("smollm2", True)])
+def test_embeddings(name, tied, bases):
+    """The table is what is adapted: of a model with a tied head, that is PEFT's `ensure_weight_tying`."""
+    import peft as theirs
+
+    torch_model, plain, base, _, _ = bases(name)
+    config = theirs.LoraConfig(r=4, lora_alpha=6, target_modules=["embed_tokens"], ensure_weight_tying=tied)
+    adapted = randomized(theirs.get_peft_model(torch_model, config))
+    table = adapted.get_input_embeddings()
+    a, b = (getattr(table, f"lora_embedding_{x}")["default"].detach().numpy() for x in "AB")
+    method = Lora(4, 6.0, False, 0.0, ("embed/tokens",))
+    flat = flatten(base) | {"embed/tokens/adapter/lora_a": a.T, "embed/tokens/adapter/lora_b": b.T}
+    model, expected = Transformer(plain.spec, method), torch_logits(adapted, TOKENS)
+    assert plain.spec.tied == tied and close(jax.jit(plain)(base, TOKENS), expected) > 1e-2
+    assert close(jax.jit(model)(unflatten(flat), TOKENS), expected) <= 1e-4
+    assert close(jax.jit(plain)(method.merge(unflatten(flat)), TOKENS), expected) <= 1e-4
+
+
+def test_experts(bases):
+    """PEFT adapts an expert's gate and up as one fused parameter, so these share their `lora_a`."""
+    import peft as theirs
+
+    torch_model, plain, base, _, _ = bases("mixtral")
+    parameters = ["experts.gate_up_proj", "experts.down_proj"]
+    config = theirs.LoraConfig(r=3, lora_alpha=5, target_modules=[], target_parameters=parameters)
+    adapted = randomized(theirs.get_peft_model(torch_model, config))
+    leaves = {name: [] for name in ("gate", "up", "down")}
+    for layer in adapted.base_model.model.model.layers:
+        wrapper = layer.mlp.experts
+        while hasattr(wrapper, "parameter_name"):
+            count = wrapper.num_experts
+            a = wrapper.lora_A["default"].weight.detach().numpy().reshape(count, 3, -1).transpose(0, 2, 1)
+            b = wrapper.lora_B["default"].weight.detach().numpy()
+            b = b.reshape(b.shape[0], 3, count).transpose(2, 1, 0)
+            if wrapper.parameter_name == "down_proj":
+                leaves["down"].append((a, b))
+            else:
+                leaves["gate"].append((a, b[..., : b.shape[-1] // 2]))
+                leaves["up"].append((a, b[..., b.shape[-1] // 2 :]))
+            wrapper = wrapper.base_layer
+    flat = flatten(base)
+    for name, layers in leaves.items():
+        for x, arrays in zip("ab", zip(*layers)):
+            flat[f"blocks/mlp/experts/{name}/adapter/lora_{x}"] = np.stack(arrays)
+    method = Lora(3, 5.0, False, 0.0, ("blocks/mlp/experts/.*",))
+    model, expected = Transformer(plain.spec, method), torch_logits(adapted, TOKENS)
+    assert close(jax.jit(plain)(base, TOKENS), expected) > 1e-2
+    assert close(jax.jit(model)(unflatten(flat), TOKENS), expected) <= 1e-4
+    assert close(jax.jit(plain)(method.merge(unflatten(flat)), TOKENS), expected) <= 1e-4
