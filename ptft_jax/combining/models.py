@@ -104,25 +104,21 @@ def _without(leaf: jax.ShapeDtypeStruct, axis: int) -> jax.ShapeDtypeStruct:
 
 
 class Folded(Leaves):
-    """A base with an adapter merged into it, layer by layer."""
+    """A base with what an adapter run stored, all of it the adapter's, merged into it, layer by layer."""
 
     def __init__(self, base: Leaves, stored: Stored, method: Any):
         super().__init__()
         self._base, self._method = base, method
         self._own = {path: stored[path] for path in stored.shapes}
-        plain = {path: leaf for path, leaf in stored.shapes.items() if "/adapter/" not in path}
-        self.shapes = {**base.shapes, **plain}
+        self.shapes = base.shapes
 
     def read(self, path: str) -> np.ndarray:
         layer = path.rpartition("/")[0]
         added = {p: a for p, a in self._own.items() if p.startswith(f"{layer}/adapter/")}
         if not added:
-            return self._plain(path)
-        whole = {p: self._plain(p) for p in self.shapes if p.rpartition("/")[0] == layer}
+            return self._base[path]
+        whole = {p: self._base[p] for p in self.shapes if p.rpartition("/")[0] == layer}
         return np.asarray(flatten(self._method.merge(unflatten({**whole, **added})))[path])
-
-    def _plain(self, path: str) -> np.ndarray:
-        return self._own[path] if path in self._own else self._base[path]
 
 
 def _by_layer(method: Any) -> bool:
@@ -201,8 +197,9 @@ class Reader:
             )
         if method is None:
             return Model(source, Stored(source, weights))
-        if source.meta.get("base") and _by_layer(method):
-            return Model(source, Folded(self._base_of(source), Stored(source, weights), method))
+        stored = Stored(source, weights)
+        if source.meta.get("base") and _by_layer(method) and all(map(is_added, stored.shapes)):
+            return Model(source, Folded(self._base_of(source), stored, method))
         return Model(source, Held(jax.device_get(source.parameters(on_one_device, weights=weights))))
 
     def _base_of(self, source: restore.Source) -> Held:

@@ -224,3 +224,16 @@ def join(params: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[path] = jnp.concatenate(arrays)
     return unflatten(flat)
+
+
+def overlay(base: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Whole parameters from whole ones of a base and stored ones of a run on it, which take the place of the base's: of a
+    stack, where only some layers are stored, those."""
+    flat, others = flatten(base), {}
+    for path, array in flatten(stored).items():
+        found, source = _SEGMENT.match(path), source_of(path)
+        if found and source in flat:
+            flat[source] = jnp.asarray(flat[source]).at[int(found[1]) : int(found[2])].set(array)
+        else:
+            others[path] = array
+    return unflatten({**flat, **flatten(join(unflatten(others)))})

@@ -19,7 +19,7 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model.spec import HEAD, STRUCTURE
 from ptft_jax.params import fingerprint
-from ptft_jax.params.partition import join
+from ptft_jax.params.partition import join, overlay
 from ptft_jax.params.rules import flatten, matches, unflatten
 from ptft_jax.training import checkpoint
 
@@ -194,9 +194,7 @@ def parameters(
             stored = unflatten({**flatten(stored), **flatten(_read(source, "ema", layout))})
     except checkpoint.Damaged as e:
         raise damaged("checkpoint", field, workdir, step, e) from e
-    params = join(stored)
-    if meta.get("base"):
-        params = unflatten({**flatten(base_parameters(source, layout)), **flatten(params)})
+    params = overlay(base_parameters(source, layout), stored) if meta.get("base") else join(stored)
     if source.which is not None:
         params = adapters.build(source.config.tune).pick(params, source.which)
     if merged and source.adapter is not None:
