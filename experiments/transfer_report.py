@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from typing import Any
 
 from experiments.transfer_runs import DANGERS, METHODS, TARGETS, TOO_HIGH, seeds_of
@@ -31,7 +32,7 @@ def write(experiment: Experiment, summaries: dict[str, dict[str, Any]], *, seeds
     results = collect(experiment, summaries, seeds)
     write_json(experiment.folder / "results.json", results)
     path = experiment.folder / "report.html"
-    _page(experiment, results).write(path, footer=_footer(results))
+    _page(experiment, results).write(path, footer=footer(results))
     for target in TARGETS:
         rows = [{k: v for k, v in _row(r).items() if k in _TERMINAL} for r in results["targets"][target]]
         experiment.reporter.table(f"{target}: nats a token on a held-out text", rows)
@@ -310,7 +311,8 @@ def _curves(results: dict[str, Any], target: str, figures: list[dict[str, Any]],
     return groups
 
 
-def _footer(results: dict[str, Any]) -> str:
+def footer(results: Mapping[str, Any]) -> str:
+    """What the figures were made with, of results with "environment" and "seconds"."""
     e = results["environment"]
     packages = ", ".join(
         f"{k} {v}" for k, v in e["packages"].items() if k in ("jax", "flax", "optax", "orbax-checkpoint")

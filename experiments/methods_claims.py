@@ -1,0 +1,172 @@
+"""What published comparisons of fine-tuning methods say, held against the runs of `experiments.methods`."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Results = Mapping[str, Any]
+
+
+def claims(results: Results) -> list[dict[str, str]]:
+    """A row a claim whose ways were run: what is said, by whom, what was measured, and whether that agrees.
+
+    A difference between two ways counts where it is at least three times the larger of their standard deviations over seeds.
+    """
+    rows = []
+    for said, where, ways, judge in _CLAIMS:
+        if all(way in results["groups"] for way in ways):
+            measured, agrees = judge(results)
+            rows.append({"said": said, "by": where, "measured": measured, "agrees": agrees})
+    return rows
+
+
+def _difference(a: str, b: str, key: str, sign: int) -> Callable[[Results], tuple[str, str]]:
+    """Whether figure `key` of way `a` is above (sign 1) or below (-1) that of `b`."""
+
+    def judge(results: Results) -> tuple[str, str]:
+        (mean_a, sd_a), (mean_b, sd_b) = (results["groups"][way][key] for way in (a, b))
+        gap, spread = sign * (mean_a - mean_b), 3 * max(sd_a, sd_b)
+        verdict = "yes" if gap > spread else "no" if -gap > spread else "not shown: within 3 sd"
+        return f"{key}: {a} {mean_a:.3f} ± {sd_a:.3f}, {b} {mean_b:.3f} ± {sd_b:.3f}", verdict
+
+    return judge
+
+
+def _both(*judges: Callable[[Results], tuple[str, str]]) -> Callable[[Results], tuple[str, str]]:
+    def judge(results: Results) -> tuple[str, str]:
+        found = [one(results) for one in judges]
+        verdicts = {verdict for _, verdict in found}
+        return "; ".join(text for text, _ in found), verdicts.pop() if len(verdicts) == 1 else "in part"
+
+    return judge
+
+
+def _close(a: str, b: str, key: str, share: float) -> Callable[[Results], tuple[str, str]]:
+    """Whether figure `key` of `a` is at least `share` of that of `b`."""
+
+    def judge(results: Results) -> tuple[str, str]:
+        first, second = (results["groups"][way][key][0] for way in (a, b))
+        return f"{key}: {a} {first:.3f}, {first / second:.0%} of {b}'s", "yes" if first >= share * second else "no"
+
+    return judge
+
+
+def _rates(results: Results) -> tuple[str, str]:
+    """How far the gain of a way depends on the rate, over those that were tried."""
+    worst = {
+        name: min(o["gain"] for o in rates.values()) / max(o["gain"] for o in rates.values())
+        for name, rates in results["rates"].items()
+    }
+    name = min(worst, key=worst.get)
+    halved = [w for w, share in worst.items() if share < 0.5]
+    words = (
+        f"within a factor of ten in rate, the worst keeps {worst[name]:.0%} of the best's gain ({name}); below half: "
+    )
+    return words + (", ".join(halved) or "none"), "yes" if halved else "no"
+
+
+def _hull(results: Results) -> tuple[str, str]:
+    """Whether some average of start and end loses less than in proportion."""
+    rows = results["averages"]["wise"]
+    first, last = rows[0], rows[-1]
+    gained, forgot = first["target"] - last["target"], last["source"] - first["source"]
+    best = max(rows, key=lambda r: (first["target"] - r["target"]) / gained - (r["source"] - first["source"]) / forgot)
+    kept, paid = (first["target"] - best["target"]) / gained, (best["source"] - first["source"]) / forgot
+    return (
+        f"at {best['alpha']:g}: {kept:.0%} of the gain for {paid:.0%} of the forgetting",
+        "yes" if kept > paid + 0.05 else "no",
+    )
+
+
+def _soup(results: Results) -> tuple[str, str]:
+    averages = results["averages"]
+    best = min(m["target"] for m in averages["members"])
+    mean = statistics.mean(m["target"] for m in averages["members"])
+    text = f"target loss: soup {averages['soup']['target']:.3f}, best member {best:.3f}, mean {mean:.3f}"
+    return text, "yes" if averages["soup"]["target"] <= best else "no"
+
+
+_CLAIMS: tuple[tuple[str, str, tuple[str, ...], Callable[[Results], tuple[str, str]]], ...] = (
+    (
+        "LoRA comes near full fine-tuning",
+        "Hu et al. 2021, table 2: GLUE 87.2 against 86.4",
+        ("LoRA", "full"),
+        _close("LoRA", "full", "gain", 0.95),
+    ),
+    (
+        "LoRA learns less and forgets less",
+        "Biderman et al. 2024",
+        ("LoRA", "full"),
+        _both(_difference("LoRA", "full", "gain", -1), _difference("LoRA", "full", "forgetting", -1)),
+    ),
+    (
+        "DoRA gains more than LoRA",
+        "Liu et al. 2024; PEFT's comparison has 46.9 against 47.8",
+        ("DoRA", "LoRA"),
+        _difference("DoRA", "LoRA", "gain", 1),
+    ),
+    (
+        "PiSSA gains more than LoRA",
+        "Meng et al. 2024, table 1",
+        ("PiSSA", "LoRA"),
+        _difference("PiSSA", "LoRA", "gain", 1),
+    ),
+    (
+        "a base in NF4 costs nothing",
+        "Dettmers et al. 2023, table 3",
+        ("LoRA, NF4 base", "LoRA"),
+        _close("LoRA, NF4 base", "LoRA", "gain", 0.97),
+    ),
+    (
+        "prompt tuning gains least where the model is small",
+        "Lester et al. 2021, figure 1; PEFT's comparison has 34.3 against LoRA's 47.8",
+        ("prompt", "LoRA"),
+        _difference("prompt", "LoRA", "gain", -1),
+    ),
+    (
+        "IA3 comes near LoRA",
+        "PEFT's comparison: 45.5 against 47.8",
+        ("IA3", "LoRA"),
+        _close("IA3", "LoRA", "gain", 0.95),
+    ),
+    (
+        "rotations (OFT) gain as much as LoRA",
+        "PEFT's comparison: 49.1 against 47.8",
+        ("OFT", "LoRA"),
+        _close("OFT", "LoRA", "gain", 0.97),
+    ),
+    (
+        "an adapter beside the MLP gains more than one behind it",
+        "He et al. 2022, table 3",
+        ("parallel", "Pfeiffer"),
+        _difference("parallel", "Pfeiffer", "gain", 1),
+    ),
+    (
+        "replay forgets less",
+        "de Masson d'Autume et al. 2019; Scialom et al. 2022",
+        ("replay 25%", "full"),
+        _difference("replay 25%", "full", "forgetting", -1),
+    ),
+    (
+        "a hold by Fisher information forgets less",
+        "Kirkpatrick et al. 2017",
+        ("EWC", "full"),
+        _difference("EWC", "full", "forgetting", -1),
+    ),
+    (
+        "distillation to the parent forgets less",
+        "Li & Hoiem 2016",
+        ("distillation", "full"),
+        _difference("distillation", "full", "forgetting", -1),
+    ),
+    (
+        "averaging start and end keeps more than it costs",
+        'Wortsman et al. 2022, "Robust fine-tuning"',
+        ("full",),
+        _hull,
+    ),
+    ("a soup is at least as good as its best member", 'Wortsman et al. 2022, "Model soups"', ("full",), _soup),
+    ("the learning rate decides", "PEFT's comparison: prompt tuning 34.3 or 5.7, norms 0.0", (), _rates),
+)

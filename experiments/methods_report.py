@@ -1,0 +1,173 @@
+"""The figures of `experiments.methods`: results.json, report.html and the table on the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import shutil
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.methods_claims import claims
+from experiments.methods_runs import Way, name_of
+from experiments.transfer_report import footer
+from ptft_jax import environment
+from ptft_jax.combining.combine import combine
+from ptft_jax.evaluation.standalone import evaluate
+from ptft_jax.experiment import Experiment
+from ptft_jax.loading import load
+from ptft_jax.reporting import comparison, plots
+from ptft_jax.reporting.comparison import Group
+from ptft_jax.reporting.metrics import write_json
+from ptft_jax.reporting.page import Page
+
+Rates = Mapping[str, Mapping[float, Mapping[str, Any]]]  # way -> rate -> summary
+ALPHAS = "0,0.1,...,1"
+
+
+def write(
+    experiment: Experiment, ways: Mapping[str, Way], swept: Rates, best: Mapping[str, float], *, seeds: int
+) -> None:
+    """Writes both files, measuring averages of weights first; prints the table and the report's path."""
+    folders = {name: [experiment.workdir(name_of(name, best[name], s)) for s in range(seeds)] for name in ways}
+    groups = _groups(folders)
+    averages = _averages(experiment, folders["full"]) if "full" in folders else {}
+    results = {
+        "seeds": seeds,
+        "groups": {g.name: {**{k: list(v) for k, v in g.figures.items()}, "front": g.best} for g in groups},
+        "rates": {
+            name: {f"{rate:g}": _outcome(summary) for rate, summary in rates.items()} for name, rates in swept.items()
+        },
+        "best_rate": dict(best),
+        "averages": averages,
+        "seconds": sum(summary["seconds"] for rates in swept.values() for summary in rates.values()),
+        "environment": environment.describe(),
+    }
+    results["claims"] = claims(results)
+    write_json(experiment.folder / "results.json", results)
+    path = experiment.folder / "report.html"
+    _page(groups, ways, results).write(path, footer=footer(results))
+    experiment.reporter.table("what each way gained and forgot, at its best rate", _table(groups, best, narrow=True))
+    experiment.reporter.table("published comparisons", results["claims"])
+    print(f"report: {path}")
+
+
+def _groups(folders: Mapping[str, list[pathlib.Path]]) -> list[Group]:
+    """A group a way, by its name, those that gained most first."""
+    of = {folder: name for name, row in folders.items() for folder in row}
+    groups = comparison.compare([folder for row in folders.values() for folder in row])
+    return [dataclasses.replace(group, name=of[group.runs[0].workdir]) for group in groups]
+
+
+def _outcome(summary: Mapping[str, Any]) -> dict[str, float]:
+    transfer = summary["transfer"]
+    return {"gain": transfer["target"]["gain"], "forgetting": transfer["source"]["forgetting"]}
+
+
+def _averages(experiment: Experiment, full: list[pathlib.Path]) -> dict[str, Any]:
+    """Of full fine-tuning: the line from the parent to the first seed's run (WiSE-FT), and the mean of all seeds' (soup)."""
+    folder = experiment.folder / "combined"
+    shutil.rmtree(folder, ignore_errors=True)  # made again from the runs, in seconds
+    curve = combine("interpolate", [f"{full[0]}@best"], folder / "wise", curve=ALPHAS, rule="sum")
+    combine("soup", [f"{run}@best" for run in full], folder / "soup")
+    config = load(str(full[0])).source.config
+    reading = {"tokens": config.eval.tokens, "length": config.data.length}
+
+    def losses(reference: str) -> dict[str, float]:
+        model = load(reference)
+        sources = {"target": config.data.source, "source": "shakespeare:general"}
+        return {name: evaluate(model, source, "validation", **reading)["nll"] for name, source in sources.items()}
+
+    return {
+        "wise": [
+            {"alpha": row["alpha"], "target": row["validation/nll"], "source": row["source/nll"]}
+            for row in curve["curve"]
+        ],
+        "soup": losses(str(folder / "soup")),
+        "members": [losses(f"{run}@best") for run in full],
+    }
+
+
+def _table(groups: list[Group], best: Mapping[str, float], narrow: bool = False) -> list[dict[str, Any]]:
+    columns = ("gain", "forgetting", "trainable") if narrow else ()
+    rows = comparison.table(groups, columns)
+    return [
+        {
+            "way": row.pop("run"),
+            "rate": f"{best[group.name]:g}",
+            **{k: v for k, v in row.items() if k not in ("method", "seeds")},
+        }
+        for group, row in zip(groups, rows)
+    ]
+
+
+def _page(groups: list[Group], ways: Mapping[str, Way], results: Mapping[str, Any]) -> Page:
+    page = Page(
+        "Ways to fine-tune, compared",
+        f"{len(groups)} ways to specialise one small GPT, pre-trained on Shakespeare's plays, on little Python code; each at the "
+        f"best of its learning rates, with {results['seeds']} seeds.",
+    )
+    page.heading("Gain against forgetting")
+    for group, title in (("little", "Few parameters"), ("carefully", "All parameters, under a hold")):
+        some = [g for g in groups if ways[g.name].group in (group, "full")]
+        points = {
+            g.name: (
+                *(g.figures[k][0] for k in ("forgetting", "gain")),
+                *(g.figures[k][1] for k in ("forgetting", "gain")),
+            )
+            for g in some
+        }
+        if len(points) > 1:
+            on_front = comparison.front([(x, y) for x, y, *_ in points.values()])
+            page.figure(
+                plots.front(
+                    points,
+                    [name for name, is_best in zip(points, on_front) if is_best],
+                    title=title,
+                    x="forgetting: source loss after minus before (nats)",
+                    y="gain: target loss before minus after (nats)",
+                )
+            )
+    page.text("Up and to the left is better. Bars are standard deviations over seeds.")
+    page.heading("The table")
+    page.table(_table(groups, results["best_rate"]))
+    page.text(comparison.meanings(groups))
+    page.heading("Learning rates")
+    page.text(
+        "Gain (and forgetting) of the first seed, in nats, at each rate that was tried. One rate for all would judge methods by how well it suits them."
+    )
+    page.table([_sweep(name, rates, results["best_rate"][name]) for name, rates in results["rates"].items()])
+    if results["averages"]:
+        _averages_page(page, results["averages"])
+    page.heading("Published comparisons, held against these runs")
+    page.table(results["claims"], prose=True)
+    return page
+
+
+def _sweep(name: str, rates: Mapping[str, Mapping[str, float]], best: float) -> dict[str, str]:
+    cells = [f"{rate}: {o['gain']:.3f} ({o['forgetting']:.3f})" for rate, o in rates.items()]
+    return {"way": name, **{word: cell for word, cell in zip(("low", "middle", "high"), cells)}, "best": f"{best:g}"}
+
+
+def _averages_page(page: Page, averages: Mapping[str, Any]) -> None:
+    page.heading("Averages of weights")
+    rows = averages["wise"]
+    page.figure(
+        plots.curves(
+            {name: [[(row["alpha"], row[name]) for row in rows]] for name in ("target", "source")},
+            title="From the parent (0) to full fine-tuning (1)",
+            x="share of the fine-tuned model",
+            y="nats a token",
+        )
+    )
+    members = averages["members"]
+    page.table(
+        [
+            {
+                "model": "full fine-tuning, mean of seeds",
+                **{k: statistics.mean(m[k] for m in members) for k in ("target", "source")},
+            },
+            {"model": "their soup", **averages["soup"]},
+        ]
+    )

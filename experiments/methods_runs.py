@@ -1,0 +1,107 @@
+"""The runs of `experiments.methods`: every way to fine-tune, and the rates that are tried for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments import transfer_runs
+from ptft_jax.experiment import with_changes
+
+TARGET = "stdlib:code?examples=8"  # modules of Python's library, some 30,000 tokens
+REPLAY = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A way to fine-tune.
+
+    Attributes:
+      group: "little" changes few parameters, "carefully" all of them under a hold, "full" without one.
+      changes: dotted fields of the config.
+      rates: the peak learning rates that are tried.
+    """
+
+    group: str
+    changes: dict[str, Any]
+    rates: tuple[float, ...]
+
+
+# Of full updates, of small added matrices, and of vectors: each three times the one before. Published rates are for models
+# a thousand times larger, which want smaller ones; the report holds both against each other.
+FULL, MATRICES, VECTORS = (3e-4, 1e-3, 3e-3), (3e-3, 1e-2, 3e-2), (1e-2, 3e-2, 1e-1)
+
+
+def _added(method: str, rates: tuple[float, ...] = MATRICES, **settings: Any) -> Way:
+    section = method.split("+")[0]
+    return Way("little", {"tune.method": method, **{f"tune.{section}.{k}": v for k, v in settings.items()}}, rates)
+
+
+def _subset(recipe: str, rates: tuple[float, ...]) -> Way:
+    return Way("little", {"tune.train": recipe}, rates)
+
+
+def _careful(**changes: Any) -> Way:
+    return Way("carefully", {key.replace("__", "."): value for key, value in changes.items()}, FULL)
+
+
+@functools.cache
+def ways() -> dict[str, Way]:
+    """Every way by its name."""
+    return {
+        "full": Way("full", {}, FULL),
+        # few parameters
+        "last block": _subset("last:1", MATRICES),
+        "attention": _subset("attention", FULL),
+        "biases": _subset("biases", MATRICES),
+        "norms": _subset("norms", VECTORS),
+        "LoRA": _added("lora"),
+        "rsLoRA": _added("lora", rank_stabilized=True, rank=32),
+        "DoRA": _added("lora", dora=True),
+        "LoRA+": _added("lora", b_ratio=4.0),
+        "PiSSA": _added("lora", init="pissa"),
+        "OLoRA": _added("lora", init="olora"),
+        "LoRA, NF4 base": Way("little", {"tune.method": "lora", "tune.quantize.format": "nf4"}, MATRICES),
+        "AdaLoRA": _added("adalora"),
+        "VeRA": _added("vera", VECTORS),
+        "OFT": _added("oft"),
+        "IA3": _added("ia3", VECTORS),
+        "Houlsby": _added("bottleneck", form="houlsby"),
+        "Pfeiffer": _added("bottleneck", form="pfeiffer"),
+        "parallel": _added("bottleneck", form="parallel"),
+        "prefix": _added("prefix", VECTORS),
+        "gated prefix": _added("gated_prefix", VECTORS),
+        "prompt": _added("prompt", VECTORS),
+        "P-tuning": _added("p_tuning", MATRICES),
+        # all of them, under a hold
+        "layer-wise rates": _careful(tune__layer_decay=0.6),
+        "gradual unfreezing": _careful(tune__phases=("last:1", "last:2", "all")),
+        "L2-SP": _careful(tune__l2_sp=0.01),
+        "EWC": _careful(tune__ewc__weight=100.0),
+        "distillation": _careful(tune__distill__weight=1.0),
+        "mixout": _careful(tune__mixout__rate=0.5),
+        "R3F": _careful(tune__smooth__method="r3f"),
+        f"replay {REPLAY:.0%}": _careful(data__mixture=((TARGET, 1 - REPLAY), ("parent", REPLAY))),
+    }
+
+
+def name_of(way: str, rate: float, seed: int) -> str:
+    """The folder of a run."""
+    return f"{re.sub(r'[^a-z0-9+]+', '_', way.lower()).strip('_')}-{rate:g}-seed{seed}"
+
+
+def tune_config(size: str, base: str, way: Way, rate: float, seed: int) -> ConfigDict:
+    """Fine-tuning on a few modules of Python code, which is far from what the base knows."""
+    config = transfer_runs.tune_config(size, base, "code", "full", seed)
+    config.data.update(source=TARGET, train_tokens=0)
+    config.samples.update(prompts=(), max_new_tokens=64)
+    config.optimizer.learning_rate = rate
+    changes = dict(way.changes)
+    if "tune.phases" in changes:  # by thirds of the run
+        third = config.training.steps // 3
+        changes["tune.phases"] = tuple((third * n, recipe) for n, recipe in enumerate(changes["tune.phases"]))
+    return with_changes(config, **changes)
