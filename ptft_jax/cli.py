@@ -29,7 +29,7 @@ def main() -> None:
         for verb, meaning in VERBS.items():
             print(f"  {verb:<10} {meaning}")
         print(
-            "\nSettings are declared, with defaults and meaning, in ptft_jax/config_tree.py: --config.SECTION.NAME=VALUE"
+            "\nSettings are declared, with defaults and meaning, in ptft_jax/config_tree.py (tune: config_tune.py): --config.SECTION.NAME=VALUE"
         )
         return
     if words[0] == "--version":
