@@ -97,7 +97,9 @@ def measure(workdirs: Sequence[pathlib.Path], *, say: Callable[[str], None]) -> 
 def _parent(run: Finished) -> str:
     """The checkpoint that a run started from."""
     row = run.lineage[0]
-    return row["workdir"] if restore.is_reference(row["workdir"]) else f"{row['workdir']}@{row['step']}"
+    if restore.is_reference(row["workdir"]):
+        return row["workdir"]
+    return f"{row['workdir']}@{row['step']}" + (f"#{row['adapter']}" if row.get("adapter") else "")
 
 
 def _check_chain(runs: Sequence[Finished]) -> None:
