@@ -117,7 +117,7 @@ def build(config: Any, partition: Partition, model: Any, *, parent: Any, fresh: 
             f"config.tune.ewc.weight = {tune.ewc.weight!r}: it keeps parameters of the parent, and tune.method = "
             f"{tune.method!r} trains others; use tune.method='full', or tune.distill"
         )
-    if careful.distill and model.virtual_tokens:
+    if careful.distill and (model.virtual_tokens or model.prefix_length):
         raise UserError(
             f"config.tune.distill.weight = {tune.distill.weight!r}: with tune.method = {tune.method!r} a run does not start "
             "as its parent, which sees no learned vectors"

@@ -145,6 +145,10 @@ def test_a_budget_of_forgetting(text_file, tmp_path, base):
             dict(tune__distill__weight=1.0, tune__method="prompt", tune__prompt__length=4, data__length=28),
             "with tune.method = 'prompt' a run does not start as its parent",
         ),
+        (
+            dict(tune__distill__weight=1.0, tune__method="lora+prefix", tune__prefix__length=4, data__length=28),
+            "with tune.method = 'lora.prefix' a run does not start as its parent",
+        ),
         (dict(tune__mixout__rate=0.5, tune__mixout__parameters=("head/.*",)), "'head/.*' matches nothing that trains"),
         (dict(tune__mixout__rate=0.5, tune__method="lora"), "'.*/kernel' matches nothing that trains"),
         (dict(tune__smooth__weight=2.0), "tune.smooth.weight = 2.0 is set, but nothing"),
