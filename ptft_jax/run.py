@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
@@ -15,14 +14,12 @@ from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
 from ptft_jax.adapters.base import Updates, is_added
 from ptft_jax.adapters.quantized import QuantizedBase
-from ptft_jax.data import batches, builders, pipeline, rows
+from ptft_jax.data import batches, builders, pipeline
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.data.builders import spans
 from ptft_jax.errors import UserError, listed
-from ptft_jax.evaluation.samples import continue_texts
+from ptft_jax.evaluation import measured, sampler
 from ptft_jax.loading import peft_adapter, resolve
 from ptft_jax.model import spec as specs
-from ptft_jax.model.decode import Sampling
 from ptft_jax.model.quantized import plain_path
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.optim import optimizers, schedules
@@ -71,7 +68,7 @@ class Run:
         )
         self.selection = self._selection()
         self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
-        self.sampler = self._build_sampler()
+        self.sampler = sampler.build(c, self.model, self.partition, self.tokenizer)
         self.plan = Schedule(
             steps=c.training.steps,
             eval_every=c.eval.every,
@@ -121,53 +118,8 @@ class Run:
         self.adapters = pipeline.numbered(c.data, c.tune.adapters)
         self.builder = builders.build(c.objective, self.tokenizer)
         self.data = pipeline.training(c.data, self.tokenizer, self.builder, steps=c.training.steps, seed=c.seed)
-        number = self.adapters.get(c.data.source)
-        self.eval_batches = {"validation": self._eval_batches(c.data, "validation", number)}
-        self.test_batches = {"test": self._eval_batches(c.data, "test", number)} if c.eval.test else {}
-        data = self.source = self._source_data()
-        if data is not None:
-            # What each of several adapters forgot is its own.
-            each = [(f"_{name}", n) for n, name in enumerate(c.tune.adapters)] or [("", None)]
-            for name, number in each:
-                self.eval_batches[f"source{name}"] = self._eval_batches(data, "validation", number)
-                if c.eval.test:
-                    self.test_batches[f"source_test{name}"] = self._eval_batches(data, "test", number)
-        if c.data.mixture and c.eval.mixture:
-            known = {c.data.source, data.source if data is not None else ""}
-            for name, reference in pipeline.labels(c.data).items():
-                if reference not in known:
-                    section = self._data(source=reference)
-                    number = self.adapters.get(reference)
-                    self.eval_batches[f"validation_{name}"] = self._eval_batches(section, "validation", number)
-
-    def _data(self, **changes: Any) -> configs.Section:
-        """This run's data settings with some changed."""
-        values = self.config.as_dict()
-        values["data"].update(changes)
-        return configs.check(values).data
-
-    def _source_data(self) -> configs.Section | None:
-        """What forgetting is measured on: as the parent read it, in rows of this run's length."""
-        c = self.config
-        if not self.parent:
-            return None
-        known = self.parent.data if c.eval.parent_data else None
-        if c.eval.source:
-            return self._data(source=c.eval.source)
-        if known is None:
-            return None
-        rows = {name: c.data[name] for name in ("length", "batch_size", "workers")}
-        return self._data(**{**known.read_all(), "mixture": (), **rows})
-
-    def _eval_batches(self, data: configs.Section, split: str, adapter: int | None = None) -> list[rows.Rows]:
-        c = self.config
-        tokens = pipeline.tokenised(data, data.source, split, self.tokenizer)
-        found = pipeline.filled(data, tokens, self.builder, partial=True)
-        if found.lost():
-            counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in found.lost().items())
-            self.reporter.say(f"{split} of {data.source}: {len(tokens.store):,} examples; {counts}")
-        size = c.eval.batch_size or c.data.batch_size
-        return batches.evaluation(found.rows, batch_size=size, tokens=c.eval.tokens, adapter=adapter)
+        sets = measured.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter)
+        self.eval_batches, self.test_batches, self.source = sets
 
     def _build_model(self) -> None:
         c = self.config
@@ -274,34 +226,6 @@ class Run:
                 )
             budget = {"source_budget": s.source_budget, "stop_over_budget": s.stop_over_budget}
         return Selection(s.metric, s.mode, s.patience, s.min_delta, **budget)
-
-    def _build_sampler(self):
-        s = self.config.samples
-        if not s.prompts:
-            return lambda state: []
-        sampling = Sampling(temperature=s.temperature, top_p=s.top_p) if s.temperature else Sampling(temperature=0.0)
-        options = {
-            "max_new_tokens": s.max_new_tokens,
-            "sampling": sampling,
-            "seed": self.config.seed,
-            "prefix": objectives.reads_prompt(self.config.objective.name),
-            "gaps": spans.sentinels(self.tokenizer) if self.config.objective.name == "span_corruption" else {},
-        }
-        model, names = dataclasses.replace(self.model, constrain=None), tuple(self.config.tune.adapters)
-
-        def sample(state: states.TrainState) -> list[dict[str, Any]]:
-            params = self.partition.merge(state.ema or state.trainable, state.frozen)
-            if not names:
-                rows = continue_texts(model, params, self.tokenizer, s.prompts, **options)
-                return [{"prompt": r.prompt, "text": r.text, "reason": r.reason} for r in rows]
-            numbers = [n for n in range(len(names)) for _ in s.prompts]
-            rows = continue_texts(model, params, self.tokenizer, s.prompts * len(names), adapters=numbers, **options)
-            return [
-                {"prompt": r.prompt, "text": r.text, "reason": r.reason, "adapter": names[n]}
-                for n, r in zip(numbers, rows)
-            ]
-
-        return sample
 
     # Arrays
 

@@ -42,13 +42,41 @@ def test_readme_commands(tmp_path):
     assert (tmp_path / "runs/report.html").exists() and (tmp_path / "runs/mine/summary.json").exists()
 
 
+def _run_section(title, folder):
+    """The shell blocks of a section of docs/methods.md, one after the other in an empty folder with only the configs in it."""
+    section = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", (ROOT / "docs/methods.md").read_text(), re.S | re.M)[1]
+    blocks = re.findall(r"^```sh\n(.*?)^```$", section, re.S | re.M)
+    assert blocks
+    (folder / "configs").symlink_to(ROOT / "configs")
+    (folder / ".bin").mkdir()
+    (folder / ".bin/ptft").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ptft_jax.cli "$@"\n')
+    (folder / ".bin/ptft").chmod(0o755)
+    env = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "PATH": f"{folder / '.bin'}:{os.environ['PATH']}"}
+    for block in blocks:
+        words = ["bash", "-euo", "pipefail", "-c", block]
+        done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("title", ["Changing little", "Changing much, carefully"])
+def test_commands_that_change(title, tmp_path):
+    _run_section(title, tmp_path)
+    runs_made = [json.loads(p.read_text()) for p in (tmp_path / "runs").glob("*/summary.json")]
+    assert len(runs_made) >= 2 and all(summary["finished"] for summary in runs_made)
+
+
+@pytest.mark.heavy
+def test_commands_after_training(tmp_path):
+    _run_section("After training", tmp_path)
+    made = json.loads((tmp_path / "runs/between/combine.json").read_text())
+    assert len(made["curve"]) == 6 and {"validation/nll", "source/nll"} <= made["curve"][0].keys()
+    assert (tmp_path / "runs/between/report.html").read_text().count("<svg") >= 2
+
+
 @pytest.mark.heavy
 def test_commands_that_measure(tmp_path):
-    section = (ROOT / "docs/methods.md").read_text().split("\n## Measuring\n")[1].split("\n## ")[0]
-    blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    commands = [line for block in blocks for line in block.splitlines()]
-    assert len(commands) >= 7
-    _run_all(commands, tmp_path)
+    _run_section("Measuring", tmp_path)
     groups = json.loads((tmp_path / "runs/compare.json").read_text())
     assert {g["name"]: g["seeds"] for g in groups} == {"full": [0], "lora": [0, 1]}
     cost = {g["name"]: g["figures"] for g in groups}

@@ -1,0 +1,91 @@
+"""What a run is measured on: its own validation and test data, the parent's, and every source of a mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ptft_jax import config as configs
+from ptft_jax.data import batches, pipeline
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.builders import Builder
+from ptft_jax.data.rows import Rows
+from ptft_jax.reporting.progress import Reporter
+
+
+class Sets(NamedTuple):
+    """Batches by the name of their set.
+
+    Attributes:
+      validation: what is measured during the run: "validation"; "source" (of several adapters "source_NAME" each), what the
+        parent was trained on; "validation_NAME", the other sources of a mixture.
+      test: what is measured at its end: "test", "source_test".
+      source: the settings of the parent's data, None where forgetting is not measured.
+    """
+
+    validation: dict[str, list[Rows]]
+    test: dict[str, list[Rows]]
+    source: configs.Section | None
+
+
+def sets(
+    config: configs.Section,
+    parent: Any,
+    tokenizer: tok.Tokenizer,
+    builder: Builder,
+    numbers: Mapping[str, int],
+    reporter: Reporter,
+) -> Sets:
+    """All that a run of `config` is measured on. `numbers`: the adapter of each source, where each has one of its own.
+
+    Raises:
+      UserError: as `ptft_jax.data.pipeline.filled`.
+    """
+    c = config
+
+    def read(data: configs.Section, split: str, adapter: int | None) -> list[Rows]:
+        tokens = pipeline.tokenised(data, data.source, split, tokenizer)
+        found = pipeline.filled(data, tokens, builder, partial=True)
+        if found.lost():
+            counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in found.lost().items())
+            reporter.say(f"{split} of {data.source}: {len(tokens.store):,} examples; {counts}")
+        size = c.eval.batch_size or c.data.batch_size
+        return batches.evaluation(found.rows, batch_size=size, tokens=c.eval.tokens, adapter=adapter)
+
+    own = numbers.get(c.data.source)
+    validation = {"validation": read(c.data, "validation", own)}
+    test = {"test": read(c.data, "test", own)} if c.eval.test else {}
+    source = _source(c, parent)
+    if source is not None:
+        # What each of several adapters forgot is its own.
+        for name, number in [(f"_{name}", n) for n, name in enumerate(c.tune.adapters)] or [("", None)]:
+            validation[f"source{name}"] = read(source, "validation", number)
+            if c.eval.test:
+                test[f"source_test{name}"] = read(source, "test", number)
+    if c.data.mixture and c.eval.mixture:
+        known = {c.data.source, source.source if source is not None else ""}
+        for name, reference in pipeline.labels(c.data).items():
+            if reference not in known:
+                data = _changed(c, source=reference)
+                validation[f"validation_{name}"] = read(data, "validation", numbers.get(reference))
+    return Sets(validation, test, source)
+
+
+def _source(config: configs.Section, parent: Any) -> configs.Section | None:
+    """What forgetting is measured on: as the parent read it, in rows of this run's length."""
+    if not parent:
+        return None
+    known = parent.data if config.eval.parent_data else None
+    if config.eval.source:
+        return _changed(config, source=config.eval.source)
+    if known is None:
+        return None
+    rows = {name: config.data[name] for name in ("length", "batch_size", "workers")}
+    return _changed(config, **{**known.read_all(), "mixture": (), **rows})
+
+
+def _changed(config: configs.Section, **changes: Any) -> configs.Section:
+    """The data settings of a config with some changed."""
+    values = config.as_dict()
+    values["data"].update(changes)
+    return configs.check(values).data

@@ -1,0 +1,47 @@
+"""What a run writes to show how it is coming along."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from ptft_jax import config as configs
+from ptft_jax import objectives
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.builders import spans
+from ptft_jax.evaluation.samples import continue_texts
+from ptft_jax.model.decode import Sampling
+from ptft_jax.model.transformer import Transformer
+from ptft_jax.params.partition import Partition
+from ptft_jax.training.state import TrainState
+
+
+def build(
+    config: configs.Section, model: Transformer, partition: Partition, tokenizer: tok.Tokenizer
+) -> Callable[[TrainState], list[dict[str, Any]]]:
+    """A function from a state to rows {"prompt", "text", "reason"} for `config.samples.prompts`; with several adapters, for
+    each of them, and its name in "adapter"."""
+    s, objective = config.samples, config.objective.name
+    if not s.prompts:
+        return lambda state: []
+    options = {
+        "max_new_tokens": s.max_new_tokens,
+        "sampling": Sampling(temperature=s.temperature, top_p=s.top_p) if s.temperature else Sampling(temperature=0.0),
+        "seed": config.seed,
+        "prefix": objectives.reads_prompt(objective),
+        "gaps": spans.sentinels(tokenizer) if objective == "span_corruption" else {},
+    }
+    model, names = dataclasses.replace(model, constrain=None), tuple(config.tune.adapters)
+    prompts, numbers = s.prompts, None
+    if names:
+        prompts = s.prompts * len(names)
+        numbers = [n for n in range(len(names)) for _ in s.prompts]
+
+    def sample(state: TrainState) -> list[dict[str, Any]]:
+        params = partition.merge(state.ema or state.trainable, state.frozen)
+        rows = continue_texts(model, params, tokenizer, prompts, adapters=numbers, **options)
+        found = [{"prompt": r.prompt, "text": r.text, "reason": r.reason} for r in rows]
+        return [{**row, "adapter": names[n]} for row, n in zip(found, numbers)] if names else found
+
+    return sample
