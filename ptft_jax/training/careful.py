@@ -94,6 +94,12 @@ def build(config: Any, partition: Partition, model: Any, *, parent: Any, fresh: 
     tune = config.tune
     smooth = _smooth(config, model.spec)
     if parent is None:
+        wanted = {"ewc.weight": tune.ewc.weight, "distill.weight": tune.distill.weight, "mixout.rate": tune.mixout.rate}
+        for name, value in (wanted | {"l2_sp": tune.l2_sp, "start_decay": tune.start_decay}).items():
+            if value:
+                raise UserError(
+                    f"config.tune.{name} = {value!r}: it keeps a run near its parent, and init.from names none"
+                )
         return Careful(smooth=smooth)
     careful = Careful(
         tune.l2_sp,
