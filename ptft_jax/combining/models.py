@@ -15,6 +15,7 @@ from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
+from ptft_jax.lineage import place
 from ptft_jax.model.spec import HEAD
 from ptft_jax.parallel.sharding import on_one_device
 from ptft_jax.params import fingerprint
@@ -285,17 +286,13 @@ def check_one_base(base: Model, children: Sequence[Model]) -> None:
     for child in children:
         known = [entry for entry in child.behind() if entry.get("fingerprint")]
         if not child.imported and print_ not in {entry["fingerprint"] for entry in known}:
-            started = f"{_place(known[0])}, {known[0]['fingerprint']}" if known else "random parameters"
+            started = f"{place(known[0])}, {known[0]['fingerprint']}" if known else "random parameters"
             strangers.append(f"{child.name} started from {started}")
     if strangers:
         raise UserError(
             f"a task vector is what fine-tuning added to one base, here {base.name} with the fingerprint {print_}; "
             f"but:{listed(strangers)}"
         )
-
-
-def _place(entry: Mapping[str, Any]) -> str:
-    return entry.get("reference") or f"{entry['workdir']}@{entry['step']}"
 
 
 def recorded(source: restore.Source, name: str) -> Any:

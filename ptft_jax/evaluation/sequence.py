@@ -12,6 +12,7 @@ from typing import Any
 from ptft_jax import loading
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import standalone
+from ptft_jax.lineage import place
 from ptft_jax.reporting.comparison import Finished, read
 from ptft_jax.training import restore
 
@@ -96,10 +97,7 @@ def measure(workdirs: Sequence[pathlib.Path], *, say: Callable[[str], None]) -> 
 
 def _parent(run: Finished) -> str:
     """The checkpoint that a run started from."""
-    row = run.lineage[0]
-    if restore.is_reference(row["workdir"]):
-        return row["workdir"]
-    return f"{row['workdir']}@{row['step']}" + (f"#{row['adapter']}" if row.get("adapter") else "")
+    return place(run.lineage[0])
 
 
 def _check_chain(runs: Sequence[Finished]) -> None:
@@ -110,7 +108,7 @@ def _check_chain(runs: Sequence[Finished]) -> None:
     for before, run in zip(runs, runs[1:]):
         parent = run.lineage[0]["run_id"] if run.lineage else ""
         if not parent or parent != restore.run_id(before.workdir):
-            known = run.lineage[0]["workdir"] if run.lineage else "nothing"
+            known = place(run.lineage[0]) if run.lineage else "nothing"
             raise UserError(f"--sequence: {run.workdir} starts from {known}, not from {before.workdir}")
     for run in runs[1:]:
         names = [r.config["objective"]["name"] for r in (runs[0], run)]

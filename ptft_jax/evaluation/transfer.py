@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ptft_jax.lineage import place
 from ptft_jax.reporting.metrics import METRICS, read
 
 Values = Mapping[str, float]
@@ -71,12 +72,12 @@ def reference(lineage: Sequence[Mapping[str, Any]], source: str, classes: int) -
     Returns:
       {"nll": nats, "of": in words}.
     """
-    for row in reversed(lineage):
+    for row in reversed([row for row in lineage if "workdir" in row]):  # imported weights have none
         workdir = pathlib.Path(row["workdir"])
         loss = _at_start(workdir, row.get("run_id", ""), source)
         if loss is not None:
             parent = json.loads((workdir / "lineage.json").read_text())
-            what = f"its parent {parent[0]['workdir']}" if parent else "random parameters"
+            what = f"its parent {place(parent[0])}" if parent else "random parameters"
             return {"nll": loss, "of": f"{what}, measured by {workdir} at step 0"}
     return {"nll": math.log(classes), "of": f"a uniform guess of {classes:,}: no run of the lineage measured its start"}
 

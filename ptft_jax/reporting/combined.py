@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from ptft_jax.lineage import place
 from ptft_jax.reporting import plots
 
 RECIPE = "combine.json"
@@ -28,11 +29,6 @@ def origin(made: Mapping[str, Any]) -> str:
     at = f" at {made['alpha']:g}" if made["method"] == "interpolate" else ""
     base = f" on {place(made['base'])}" if made["base"] else ""
     return f"{made['method']}{at} of {', '.join(runs)}{base}"
-
-
-def place(entry: Mapping[str, Any]) -> str:
-    """An entry of a lineage as a reference."""
-    return entry.get("reference") or f"{entry['workdir']}@{entry['step']}"
 
 
 def table(made: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 from ptft_jax import config as configs
 from ptft_jax.config_tree import HOW
 from ptft_jax.errors import UserError, listed, nearest
+from ptft_jax.lineage import place
 
 # What may differ between comparable runs of the settings that say what is measured: how the target is trained on.
 _TRAINING = (
@@ -182,7 +183,7 @@ def meanings(groups: Sequence[Group]) -> str:
 def _check_like(run: Finished, first: Finished) -> None:
     """Raises UserError where the two cannot be compared."""
     if run.summary["parent_fingerprint"] != first.summary["parent_fingerprint"]:
-        parents = [f"{r.workdir}: {r.lineage[0]['workdir']}@{r.lineage[0]['step']}" for r in (first, run)]
+        parents = [f"{r.workdir}: {place(r.lineage[0])}" for r in (first, run)]
         raise UserError(f"these runs have not the same parent, so their gains cannot be compared:{listed(parents)}")
     differ = []
     for path, _ in configs.fields():

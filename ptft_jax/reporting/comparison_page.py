@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ptft_jax.lineage import place
 from ptft_jax.reporting import comparison, plots
 from ptft_jax.reporting.comparison import Group
 from ptft_jax.reporting.metrics import write_json
@@ -36,7 +37,7 @@ def write(groups: Sequence[Group], out: pathlib.Path) -> None:
     parent = run.lineage[0]
     page = Page(
         "Fine-tuning, compared",
-        f"{len(groups)} ways to specialise {parent['workdir']}@{parent['step']} on {run.config['data']['source']}.",
+        f"{len(groups)} ways to specialise {place(parent)} on {run.config['data']['source']}.",
     )
     points = {
         g.name: (*(g.figures[k][0] for k in _AXES), *(g.figures[k][1] for k in _AXES))

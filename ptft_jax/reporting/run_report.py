@@ -8,6 +8,7 @@ from typing import Any
 
 from ptft_jax.data import pipeline
 from ptft_jax.errors import UserError, nearest
+from ptft_jax.lineage import place
 from ptft_jax.reporting import combined, plots
 from ptft_jax.reporting.measures import measures
 from ptft_jax.reporting.metrics import METRICS, SAMPLES, read, write_json
@@ -102,7 +103,7 @@ def _summary(row: dict[str, Any]) -> dict[str, Any]:
     steps = [r["step"] for r in row["train"] + row["evals"]]
     return {
         "run": row["name"],
-        "from": combined.place(row["lineage"][0]) if row["lineage"] else "random",
+        "from": place(row["lineage"][0]) if row["lineage"] else "random",
         "state": s["reason"] if s else "unfinished",
         "step": s["step"] if s else max(steps, default=0),
         "best step": s["best_step"] if s else "-",

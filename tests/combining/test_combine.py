@@ -113,6 +113,7 @@ def assert_equal(found, expected):
         np.testing.assert_array_equal(found[path], expected[path], err_msg=path)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["base", "two", "lora", "several#b"])
 def test_leaves_are_read_one_by_one_as_all_at_once(runs, name):
     model = models.Reader().open(restore.find(getattr(runs, name)))
@@ -122,6 +123,7 @@ def test_leaves_are_read_one_by_one_as_all_at_once(runs, name):
     assert model.leaves.fingerprint() == restore.parameters_fingerprint(loading.load(getattr(runs, name)).params)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name,alpha", [("one", 0.0), ("one", 1.0), ("lora", 1.0), ("two", 0.3)])
 def test_a_model_between_a_run_and_its_parent(runs, tmp_path, name, alpha):
     done = combine("interpolate", [getattr(runs, name)], tmp_path / "out", alpha=alpha)
@@ -131,6 +133,7 @@ def test_a_model_between_a_run_and_its_parent(runs, tmp_path, name, alpha):
     assert done["base"] == f"{runs.base}@0" and done["alpha"] == alpha
 
 
+@pytest.mark.heavy
 def test_a_curve_is_measured_and_chosen_from(runs, tmp_path):
     done = combine("interpolate", [runs.one], tmp_path / "out", curve="0,0.5,1", rule="sum", tokens=256)
     rows = done["curve"]
@@ -181,6 +184,7 @@ def test_rules_choose_from_a_curve(options, expected):
     assert [row["alpha"] for row in found.rows] == sorted(alphas)
 
 
+@pytest.mark.heavy
 def test_soups(runs, tmp_path):
     done = combine("soup", [runs.one, runs.two, runs.lora], tmp_path / "soup")
     three = [whole(name) for name in (runs.one, runs.two, runs.lora)]
@@ -235,6 +239,7 @@ def test_a_greedy_soup_follows_the_algorithm(runs, tmp_path):
     assert summary["after"]["validation/nll"] == value(kept)
 
 
+@pytest.mark.heavy
 def test_task_vectors(runs, tmp_path):
     one = combine("task", [runs.one], tmp_path / "one")
     assert_equal(whole(one["out"]), whole(runs.one))
@@ -245,6 +250,7 @@ def test_task_vectors(runs, tmp_path):
     assert config.init.from_ == f"{runs.base}@0" and config.tune.method == "full" and config.training.steps == 0
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("method,trim", [("ties", "model"), ("magnitude_prune", "layer"), ("dare_ties", "")])
 def test_pruned_task_vectors(runs, tmp_path, method, trim):
     random = arithmetic.RULES[method][0] == "random"
@@ -273,6 +279,7 @@ def test_pruned_task_vectors(runs, tmp_path, method, trim):
     assert_equal(whole(done["out"]), base)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("way", ["cat", "svd", "ties_svd"])
 def test_adapters_make_an_adapter(runs, tmp_path, way):
     options = {"density": 0.5} if way == "ties_svd" else {}
@@ -301,6 +308,7 @@ def test_adapters_make_an_adapter(runs, tmp_path, way):
     assert json.loads((tmp_path / "out/lineage.json").read_text())[0]["workdir"] == runs.base
 
 
+@pytest.mark.heavy
 def test_one_of_several_adapters_is_an_adapter(runs, tmp_path):
     names = [f"{runs.several}#a", f"{runs.several}#b"]
     done = combine("cat", names, tmp_path / "out", adapter=True)
@@ -310,6 +318,7 @@ def test_one_of_several_adapters_is_an_adapter(runs, tmp_path):
     assert done["runs"] == [f"{runs.several}@0#a", f"{runs.several}@0#b"]
 
 
+@pytest.mark.heavy
 def test_one_adapter_is_scaled_and_cut(runs, tmp_path):
     combine("cat", [runs.lora], tmp_path / "half", adapter=True, weights=(0.5,))
     base, tuned, half = (whole(str(name)) for name in (runs.base, runs.lora, tmp_path / "half"))

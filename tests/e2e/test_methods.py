@@ -84,7 +84,8 @@ def child(text_file, base, name, **changes):
 @pytest.mark.parametrize(
     "name",
     [
-        *("dora", "ia3", "prompt", "bottleneck+prefix"),  # lora: tests/e2e/test_finetune.py
+        *("dora", "prompt"),  # lora: tests/e2e/test_finetune.py
+        *(pytest.param(n, marks=pytest.mark.heavy) for n in ("ia3", "bottleneck+prefix")),
         *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW),
     ],
 )
@@ -133,6 +134,7 @@ def test_a_prompt_is_no_base_for_another_run(text_file, tmp_path, base):
         loaded.source.adapter.merge(loaded.params)
 
 
+@pytest.mark.heavy
 def test_a_run_on_a_quantised_base(text_file, tmp_path, base):
     summary = quiet_train(child(text_file, base, "qlora"), tmp_path / "run")
     before, after = (summary[k]["validation/nll"] for k in ("before", "after"))

@@ -13,6 +13,8 @@ from ptft_jax.params.rules import flatten
 from ptft_jax.training import restore
 from tests.helpers import quiet_train, tiny_config
 
+pytestmark = pytest.mark.heavy
+
 SMALL = {"eval__test": False, "eval__tokens": 256, "model__scan": True}
 
 

@@ -118,6 +118,7 @@ def test_no_backward_pass_enters_frozen_layers_below():
     assert weight_gradients(program)[(32, 128)] == 2
 
 
+@pytest.mark.heavy
 def test_no_gradient_of_a_frozen_kernel_is_exchanged():
     def reduced(kind):
         program, _, state = programs(kind, devices=8)

@@ -91,6 +91,7 @@ def test_a_phase_changes_what_it_trains_and_nothing_else(phased):
     np.testing.assert_allclose(phased.grad_norms[0], alone.grad_norms[0], rtol=1e-5)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "setting",
     [dict(devices=8, fsdp=4, micro=2), pytest.param(dict(devices=4, kind="pmap"), marks=pytest.mark.heavy)],

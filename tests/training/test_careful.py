@@ -77,6 +77,7 @@ SETTINGS = {
 HEAVY = pytest.mark.heavy
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "name, other",
     [
@@ -130,6 +131,7 @@ def test_the_information_of_a_softmax_regression_in_closed_form():
     assert np.abs(off).max() < 6 and 0.5 < np.std(off) < 2
 
 
+@pytest.mark.heavy
 def test_the_empirical_information_by_gradients_of_each_row():
     partition, trainable, frozen, batch = fisher_problem(recipes.rules("last:1"))
     objective = CausalLM()
