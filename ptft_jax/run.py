@@ -153,6 +153,7 @@ class Run:
         self.partition = Partition.of(
             self.shapes,
             adapters.rates(c.tune, fresh),
+            "tune.rates" if c.tune.rates or self.adapter is not None else f"tune.train = {c.tune.train!r}",
             layer_decay=c.tune.layer_decay,
             phases=[(phase.name, phase.rules(fresh)) for phase in self.phases],
         )

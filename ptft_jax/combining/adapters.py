@@ -33,11 +33,14 @@ def combine(
         theirs = "".join(f"\n  {m.name}: {_method(m)}" for m in models)
         raise UserError(
             f"--adapter --method={method} combines runs of tune.method='lora' without dora (and with linear those of "
-            f"'ia3'), but:{theirs}\nwithout --adapter they are merged into their base and combined as whole models"
+            f"'ia3') on a base that is not quantised, but:{theirs}\nwithout --adapter they are merged into their base and "
+            "combined as whole models"
         )
     config = writing.config_of(first, first.source.config.init.from_, options["seed"])
     config["tune"] |= tune
-    config["init"] |= {name: first.source.config.as_dict()["init"][name] for name in ("ignore", "fresh", "weights")}
+    config["init"] |= {
+        name: first.source.config.as_dict()["init"][name] for name in ("ignore", "fresh", "weights", "merge_into")
+    }
     recipe = {"method": method, "adapter": True, "weights": weights, **facts}
     for name in ("density", "sign", "seed", "rank"):
         if name in options["reads"]:
@@ -54,7 +57,8 @@ def combine(
 
 def _method(model: Model) -> str:
     tune = model.source.config.tune
-    return f"tune.method={tune.method!r}" + (" with dora" if tune.method == "lora" and tune.lora.dora else "")
+    base = "" if tune.quantize.format == "none" else f" on a base in {tune.quantize.format}"
+    return f"tune.method={tune.method!r}" + (" with dora" if tune.method == "lora" and tune.lora.dora else "") + base
 
 
 def _adapter_run(source: restore.Parent) -> restore.Source:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ptft_jax.adapters.base import LayerMethod, is_added
 from ptft_jax.adapters.composed import Composed
+from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.lineage import place
@@ -182,8 +183,10 @@ class Reader:
             )
         return source
 
-    def open(self, source: restore.Parent, dtype: str = "float32", weights: str = "auto", **head: Any) -> Model:
-        """The plain parameters of a source, adapters merged.
+    def open(
+        self, source: restore.Parent, dtype: str = "float32", weights: str = "auto", merge_into: str = "", **head: Any
+    ) -> Model:
+        """The plain parameters of a source, adapters merged; into what of a quantised base, says `merge_into`.
 
         Raises:
           UserError: an adapter that cannot be merged, a damaged checkpoint, a base that is missing or another.
@@ -196,12 +199,18 @@ class Reader:
                 f"{source.name} is a run with tune.method={source.config.tune.method!r}, which cannot be merged into the "
                 "parameters of a plain model, so there is nothing to combine"
             )
+        if isinstance(method, QuantizedBase) and not merge_into:
+            raise UserError(
+                f"{source.name} was trained on a base in {method.how.format}: first write a plain model of it by ptft export "
+                "--to=hf --merge_into=dequantized (or =original), and combine that as hf:FOLDER"
+            )
         if method is None:
             return Model(source, Stored(source, weights))
         stored = Stored(source, weights)
         if source.meta.get("base") and _by_layer(method) and all(map(is_added, stored.shapes)):
             return Model(source, Folded(self._base_of(source), stored, method))
-        return Model(source, Held(jax.device_get(source.parameters(on_one_device, weights=weights))))
+        whole = source.parameters(on_one_device, weights=weights, merge_into=merge_into)
+        return Model(source, Held(jax.device_get(whole)))
 
     def _base_of(self, source: restore.Source) -> Held:
         base = source.meta["base"]
@@ -236,7 +245,7 @@ class Reader:
             raise UserError(f"the parent of {child.name} is not where it was; --base says where it is now: {e}") from e
         model = child.config.as_dict()["model"]
         head = {name: model[name] for name in HEAD}
-        found = self.open(source, child.config.model.param_dtype, init.weights, **head)
+        found = self.open(source, child.config.model.param_dtype, init.weights, init.merge_into, **head)
         known = {entry["fingerprint"] for entry in chain if entry.get("fingerprint")}
         if known and found.leaves.fingerprint() not in known:
             expected = nearest.get("fingerprint", "")

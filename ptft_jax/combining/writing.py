@@ -41,7 +41,7 @@ def config_of(first: Model, base: str = "", seed: int = 0) -> dict[str, Any]:
     values |= {name: theirs[name] for name in _KEPT}
     values["training"]["steps"], values["seed"], values["init"]["from_"] = 0, seed, base
     if base:
-        values["init"] |= {name: theirs["init"][name] for name in ("ignore", "fresh", "weights")}
+        values["init"] |= {name: theirs["init"][name] for name in ("ignore", "fresh", "weights", "merge_into")}
     return values
 
 

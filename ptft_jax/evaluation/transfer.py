@@ -38,6 +38,8 @@ def measured(before: Values, after: Values, reference: Mapping[str, Any]) -> dic
         pair = _pair(before, after, name)
         if pair is None:
             why = "what the parent was trained on is not known or was not evaluated: config.eval.source names it"
+            if any(key.startswith(f"{name}_") and key != "source_test/nll" for key in before if key.endswith("/nll")):
+                why = f"each of config.tune.adapters has its own: {name}_NAME/nll in before and after"
             out[name] = {"missing": why}
             continue
         forgetting, learned = pair[1] - pair[0], reference["nll"] - pair[0]

@@ -100,9 +100,11 @@ def assign(
       For every path the list of its values: one a layer for stacked leaves, else a single one.
 
     Raises:
-      UserError: a leaf that no rule covers, a rule that says nothing, or a pattern that does not compile.
+      UserError: a leaf that no rule covers, a rule that says nothing, layers that are not there (where strict), or a
+        pattern that does not compile.
     """
     values = {path: [_UNSET] * (layers_of(path, shape) or 1) for path, shape in shapes.items()}
+    depth = next((found for p, shape in shapes.items() if (found := layers_of(p, shape))), None)
     for number, (pattern, value) in enumerate(rules, 1):
         compiled, layers = _compile(pattern, field)
         matched = applied = False
@@ -115,6 +117,9 @@ def assign(
                 matched = True
                 if row[i] is _UNSET:
                     row[i], applied = value, True
+        ends = [end for end in (layers.start, layers.stop) if end is not None]
+        if strict and matched and depth and not all(-depth <= end <= depth for end in ends):
+            raise UserError(f"{field}: rule {number} {pattern!r}: the model has {depth} layers")
         if strict and not matched:
             raise UserError(_says_nothing(field, number, pattern, layers, shapes))
         if strict and not applied and pattern != ".*":

@@ -94,6 +94,12 @@ def build(config: Any, partition: Partition, model: Any, *, parent: Any, fresh: 
     tune = config.tune
     smooth = _smooth(config, model.spec)
     if parent is None:
+        wanted = {"ewc.weight": tune.ewc.weight, "distill.weight": tune.distill.weight, "mixout.rate": tune.mixout.rate}
+        for name, value in (wanted | {"l2_sp": tune.l2_sp, "start_decay": tune.start_decay}).items():
+            if value:
+                raise UserError(
+                    f"config.tune.{name} = {value!r}: it keeps a run near its parent, and init.from names none"
+                )
         return Careful(smooth=smooth)
     careful = Careful(
         tune.l2_sp,
@@ -117,7 +123,7 @@ def build(config: Any, partition: Partition, model: Any, *, parent: Any, fresh: 
             f"config.tune.ewc.weight = {tune.ewc.weight!r}: it keeps parameters of the parent, and tune.method = "
             f"{tune.method!r} trains others; use tune.method='full', or tune.distill"
         )
-    if careful.distill and model.virtual_tokens:
+    if careful.distill and (model.virtual_tokens or model.prefix_length):
         raise UserError(
             f"config.tune.distill.weight = {tune.distill.weight!r}: with tune.method = {tune.method!r} a run does not start "
             "as its parent, which sees no learned vectors"

@@ -41,8 +41,12 @@ class Source:
     @property
     def name(self) -> str:
         """For messages."""
-        one = "" if self.which is None else f"#{self.config.tune.adapters[self.which]}"
-        return f"{self.workdir}@{self.step}{one}"
+        return f"{self.workdir}@{self.step}" + (f"#{self.chosen}" if self.chosen else "")
+
+    @property
+    def chosen(self) -> str:
+        """The name of the one that is meant of several adapters, else ""."""
+        return "" if self.which is None else self.config.tune.adapters[self.which]
 
     @property
     def reference(self) -> str:
@@ -69,7 +73,12 @@ class Source:
 
     @property
     def data(self) -> configs.Section | None:
-        """The data it was trained on; None where that is not known (of what was combined from imported weights)."""
+        """The data it was trained on, of one of several adapters its own source; None where that is not known (of what was
+        combined from imported weights)."""
+        if self.which is not None:
+            values = self.config.as_dict()
+            values["data"]["mixture"] = ()
+            return configs.check({**values, "tune": {**values["tune"], "adapters": ()}}).data
         return self.config.data if self.config.data.source else None
 
     def parameters(
@@ -91,7 +100,7 @@ class Source:
         path = self.workdir / "lineage.json"
         before = json.loads(path.read_text()) if path.is_file() else []
         here = {"workdir": self.reference, "step": self.step, "fingerprint": print_, "run_id": run_id(self.workdir)}
-        return [here, *before]
+        return [here | ({"adapter": self.chosen} if self.chosen else {}), *before]
 
     def relative_to(self, workdir: pathlib.Path) -> str:
         """Its place seen from a workdir, so that both may move together."""
@@ -146,13 +155,18 @@ def find(
                 f"{field} = {reference!r}: the run has not several adapters to choose from; leave out #{adapter}"
             )
         which = method.number(adapter, f"{field} = {reference!r}")
+        values = config.as_dict()
+        values["data"]["source"] = values["data"]["mixture"][which][0]  # what this one was trained on
+        config = configs.check(values)
     return Source(workdir, step, meta, config, (*ignore, *fresh), which)
 
 
 def parted(reference: str) -> tuple[str, str]:
-    """(place, adapter or "") of WORKDIR...[#ADAPTER]; a folder may have such a sign in its own name."""
+    """(place, adapter or "") of WORKDIR...[#ADAPTER]; a folder may have such a sign in its own name, before a step."""
     place, sign, adapter = reference.rpartition("#")
-    return (place, adapter) if sign and not pathlib.Path(reference).expanduser().exists() else (reference, "")
+    folders = (reference, f"{place}#{adapter.rpartition('@')[0]}") if "@" in adapter else (reference,)
+    own = any(pathlib.Path(folder).expanduser().exists() for folder in folders)
+    return (place, adapter) if sign and not own else (reference, "")
 
 
 def read_config(workdir: pathlib.Path) -> configs.Section:
@@ -241,6 +255,7 @@ def base_reference(
         "workdir": parent.reference,
         "relative": parent.relative_to(workdir),
         "step": parent.step,
+        "adapter": parent.lineage("")[0].get("adapter", ""),
         "fingerprint": print_,
         "weights": weights,
         "dtype": config.model.param_dtype,
@@ -272,10 +287,10 @@ def base_parameters(source: Source, layout: Layout) -> dict[str, Any]:
             f"{source.workdir} holds only what it trained; its base is not at {', nor at '.join(places)}: "
             "move it back to one of them"
         )
-    found = ""
+    found, one = "", f"#{base['adapter']}" if base.get("adapter") else ""
     for place in there:
         parent = find(
-            f"{kind}{place}" if kind else f"{place}@{base['step']}",
+            f"{kind}{place}" if kind else f"{place}@{base['step']}{one}",
             "base",
             base.get("ignore", ()),
             base.get("fresh", ()),

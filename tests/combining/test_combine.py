@@ -98,6 +98,7 @@ def runs(text_file, tmp_path_factory):
         f"tune.{key}": value
         for key, value in (tune | {"adapters": ["a", "b"], "lora.targets": ["blocks/attention/value"]}).items()
     }
+    config["data.mixture"] = [[f"text:{path}", 1.0] for path in (upper, text_file)]
     derived(folder, "several", "start", noise=0.1, shapes=both, config=config, meta={"base": base})
     return Runs(folder)
 
@@ -424,3 +425,13 @@ def test_every_method_is_offered():
     assert set(arithmetic.RULES) - {"linear"} < set(METHODS) and set(ADAPTERS) == set(lowrank.WAYS)
     read = {name for kind in (*METHODS.values(), *ADAPTERS.values()) for name in kind.reads}
     assert read == set(verb.OPTIONS)
+
+
+def test_an_adapter_on_a_quantised_base_is_not_merged_without_a_word(runs, tmp_path):
+    derived(runs.folder, "nf4", "lora", config={"tune.quantize.format": "nf4", "tune.quantize.block": 16})
+    with pytest.raises(
+        UserError, match="nf4@0 was trained on a base in nf4: first write a plain model of it by ptft export"
+    ):
+        combine("soup", [runs.nf4, runs.one], tmp_path / "soup")
+    with pytest.raises(UserError, match="nf4@0: tune.method='lora' on a base in nf4"):
+        combine("cat", [runs.nf4, runs.nf4], tmp_path / "cat", adapter=True)

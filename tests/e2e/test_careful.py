@@ -129,10 +129,10 @@ def test_a_budget_of_forgetting(text_file, tmp_path, base):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        (dict(init__from_="", tune__ewc__weight=1.0), "tune.ewc.weight = 1.0 is set, but nothing in this run reads it"),
-        (dict(init__from_="", tune__distill__weight=1.0), "tune.distill.weight = 1.0 is set, but nothing"),
-        (dict(init__from_="", tune__mixout__rate=0.5), "tune.mixout.rate = 0.5 is set, but nothing"),
-        (dict(init__from_="", tune__l2_sp=0.5), "tune.l2_sp = 0.5 is set, but nothing"),
+        (dict(init__from_="", tune__ewc__weight=1.0), "tune.ewc.weight = 1.0: .* init.from names none"),
+        (dict(init__from_="", tune__distill__weight=1.0), "tune.distill.weight = 1.0: .* init.from names none"),
+        (dict(init__from_="", tune__mixout__rate=0.5), "tune.mixout.rate = 0.5: .* init.from names none"),
+        (dict(init__from_="", tune__l2_sp=0.5), "tune.l2_sp = 0.5: .* init.from names none"),
         (dict(init__from_="", select__source_budget=0.5), "forgetting is not measured: init.from names no parent"),
         (dict(select__source_budget=0.5, eval__parent_data=False), "forgetting is not measured: set eval.source"),
         (dict(select__stop_over_budget=True), "select.stop_over_budget = True is set, but nothing"),
@@ -145,6 +145,10 @@ def test_a_budget_of_forgetting(text_file, tmp_path, base):
             dict(tune__distill__weight=1.0, tune__method="prompt", tune__prompt__length=4, data__length=28),
             "with tune.method = 'prompt' a run does not start as its parent",
         ),
+        (
+            dict(tune__distill__weight=1.0, tune__method="lora+prefix", tune__prefix__length=4, data__length=28),
+            "with tune.method = 'lora.prefix' a run does not start as its parent",
+        ),
         (dict(tune__mixout__rate=0.5, tune__mixout__parameters=("head/.*",)), "'head/.*' matches nothing that trains"),
         (dict(tune__mixout__rate=0.5, tune__method="lora"), "'.*/kernel' matches nothing that trains"),
         (dict(tune__smooth__weight=2.0), "tune.smooth.weight = 2.0 is set, but nothing"),
@@ -153,6 +157,7 @@ def test_a_budget_of_forgetting(text_file, tmp_path, base):
         (dict(tune__smooth__method="smart", tune__smooth__bregman=1.0), "there is none: set training.ema_decay"),
         (dict(tune__phases=((0, "head"),)), "'head' from step 0 on: rule 1 'head/.*' matches no parameter"),
         (dict(tune__phases=((0, "last:1"), (9, "all"))), "'all' from step 9 on: the run ends after 6 steps"),
+        (dict(tune__train="last:9"), "tune.train = 'last:9': rule 1 'blocks.-9:./.*': the model has . layers"),
         (dict(tune__train="norms", tune__phases=((0, "attention"),)), "trains nothing of what the run trains"),
         (dict(optimizer__schedule="slanted_triangular"), "optimizer.warmup_steps = 2 is set, but nothing"),
     ],

@@ -269,5 +269,5 @@ def test_a_pull_to_the_start_keeps_a_child_near_and_survives_a_resume(text_file,
     quiet_train(pulled, tmp_path / "part")
     sums = [checkpoint.read_meta(tmp_path / n, 8)["checksums"] for n in ("near", "part")]
     assert sums[0] == sums[1]
-    with pytest.raises(UserError, match="config.tune.l2_sp = 0.1 is set, but nothing in this run reads it"):
+    with pytest.raises(UserError, match="config.tune.l2_sp = 0.1: .* init.from names none"):
         runs.Run(tiny_config(text_file, tune__l2_sp=0.1), tmp_path / "none", Reporter(quiet=True))

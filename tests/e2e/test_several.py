@@ -95,6 +95,26 @@ def test_one_of_them_is_a_parent(several, text_file):
     assert restore.find(f"{folder}/many#letters").name.endswith("many@24#letters")
 
 
+def test_an_adapter_on_one_of_them_is_read_back(several, text_file, sources):
+    """What was forgotten is measured on what that one was trained on."""
+    folder, _, _ = several
+    config = tiny_config(
+        text_file,
+        init__from_=f"{folder}/many#letters",
+        tune__method="lora",
+        training__steps=0,
+        optimizer__warmup_steps=0,
+    )
+    config.eval.update(test=False, tokens=256)
+    summary = quiet_train(config, folder / "on")
+    loaded = loading.load(f"{folder}/on")
+    assert evaluate(loaded, sources[1], "validation", tokens=256)["nll"] == pytest.approx(
+        summary["before"]["source/nll"], abs=2e-5
+    )
+    (folder / "run#1").symlink_to(folder / "base")
+    assert restore.find(f"{folder}/run#1@20").name.endswith("run#1@20")
+
+
 def test_which_has_to_be_said(several, text_file, sources):
     folder, _, _ = several
     with pytest.raises(UserError, match="has an adapter for each of digits, letters: choose one, as .*many#digits"):

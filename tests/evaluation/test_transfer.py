@@ -66,3 +66,10 @@ def test_scores_of_a_sequence_by_hand():
     assert sequence.scores([[0.5], [0.7]]) == {"average": 0.7, "backward": None, "forward": None}
     with pytest.raises(ValueError, match="T \\+ 1 rows"):
         sequence.scores([[0.1, 0.2], [0.3, 0.4]])
+
+
+def test_several_adapters_have_each_their_own():
+    values = {"validation/nll": 2.0, "source_a/nll": 1.0, "source_b/nll": 1.5}
+    found = transfer.measured(values, values, {"nll": 5.0, "of": ""})
+    assert found["source"]["missing"] == "each of config.tune.adapters has its own: source_NAME/nll in before and after"
+    assert "not known" in found["source_test"]["missing"]

@@ -39,6 +39,8 @@ def test_every_recipe_is_named_in_the_error_and_none_is_nameless():
     for wrong in ("last:K", "last:0", "last", ""):
         with pytest.raises(UserError, match="expected one of"):
             recipes.rules(wrong)
+    with pytest.raises(UserError, match="blocks.-4:./.*: the model has 3 layers"):
+        trains("last:4")
     with pytest.raises(UserError, match="head/.*matches no parameter"):
         trains("head", dataclasses.replace(SPEC, tied=True))
 
