@@ -240,6 +240,11 @@ class Run:
         key = jax.random.key(self.config.seed)
         params_key, run_key = jax.random.split(key)
         if self.parent is None:
+            if self.adapter is not None and self.adapter.decomposes:  # as in _start_on_base
+                whole = self.model.init(params_key)
+                return self.program.create(
+                    lambda w, r: self.make_state(*self.partition.split(w), rng=r), whole, run_key
+                ), ""
             return self.program.create(
                 lambda k, r: self.make_state(*self.partition.split(self.model.init(k)), rng=r), params_key, run_key
             ), ""
@@ -281,6 +286,10 @@ class Run:
             whole |= {p: jnp.asarray(a, whole[p].dtype) for p, a in start.items()}
             return unflatten(whole)
 
+        if self.adapter is not None and self.adapter.decomposes:
+            # Outside of a program: one with many matrix decompositions was seen never to end on a CPU (jax 0.10.2).
+            whole = make(jax.random.split(jax.random.key(self.config.seed))[0], base)
+            return (lambda _, whole: whole), whole, print_
         return make, base, print_
 
     def _base(self) -> dict[str, Any]:

@@ -122,6 +122,10 @@ class Lora(LowRankMethod):
         return 2e-5 if self.init == "pissa" else 2e-4
 
     @property
+    def decomposes(self) -> bool:
+        return self.init in STARTS
+
+    @property
     def scale(self) -> float:
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
 

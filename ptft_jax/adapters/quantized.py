@@ -66,6 +66,10 @@ class QuantizedBase(Method):
         return dataclasses.replace(self, method=method), params
 
     @property
+    def decomposes(self) -> bool:
+        return self.method.decomposes
+
+    @property
     def rates(self) -> Rules:
         return self.method.rates
 

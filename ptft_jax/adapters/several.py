@@ -64,6 +64,10 @@ class Several(LayerMethod):
         return self.one.learning_rate
 
     @property
+    def decomposes(self) -> bool:  # type: ignore[override]
+        return self.one.decomposes
+
+    @property
     def rates(self) -> Rules:
         return self.one.rates
 
