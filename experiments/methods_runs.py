@@ -14,6 +14,7 @@ from ptft_jax.experiment import with_changes
 
 TARGET = "stdlib:code?examples=8"  # modules of Python's library, some 30,000 tokens
 REPLAY = 0.25
+POSITIONS = 16  # of a prompt or a prefix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +74,10 @@ def ways() -> dict[str, Way]:
         "Houlsby": _added("bottleneck", form="houlsby"),
         "Pfeiffer": _added("bottleneck", form="pfeiffer"),
         "parallel": _added("bottleneck", form="parallel"),
-        "prefix": _added("prefix", VECTORS),
-        "gated prefix": _added("gated_prefix", VECTORS),
-        "prompt": _added("prompt", VECTORS),
-        "P-tuning": _added("p_tuning", MATRICES),
+        "prefix": _added("prefix", VECTORS, length=POSITIONS),
+        "gated prefix": _added("gated_prefix", VECTORS, length=POSITIONS),
+        "prompt": _added("prompt", VECTORS, length=POSITIONS),
+        "P-tuning": _added("p_tuning", MATRICES, length=POSITIONS),
         # all of them, under a hold
         "layer-wise rates": _careful(tune__layer_decay=0.6),
         "gradual unfreezing": _careful(tune__phases=("last:1", "last:2", "all")),
@@ -97,7 +98,8 @@ def name_of(way: str, rate: float, seed: int) -> str:
 def tune_config(size: str, base: str, way: Way, rate: float, seed: int) -> ConfigDict:
     """Fine-tuning on a few modules of Python code, which is far from what the base knows."""
     config = transfer_runs.tune_config(size, base, "code", "full", seed)
-    config.data.update(source=TARGET, train_tokens=0)
+    # Short enough for what prompts and prefixes place before a row.
+    config.data.update(source=TARGET, train_tokens=0, length=config.data.length - POSITIONS)
     config.samples.update(prompts=(), max_new_tokens=64)
     config.optimizer.learning_rate = rate
     changes = dict(way.changes)

@@ -264,7 +264,7 @@ class Run:
     def _start_on_base(self) -> tuple[Callable[[jax.Array, Any], dict[str, Any]], dict[str, Any], str]:
         """(function of (key, the parent's parameters) that gives the whole parameters of step 0, those parameters, their
         fingerprint)."""
-        base = self._base()
+        base = self.base()
         print_ = restore.parameters_fingerprint(base)
         folder = self.init["adapter"]
         start = flatten(peft_adapter(folder, self.parent, "config.init.adapter").params) if folder else {}
@@ -292,7 +292,7 @@ class Run:
             return (lambda _, whole: whole), whole, print_
         return make, base, print_
 
-    def _base(self) -> dict[str, Any]:
+    def base(self) -> dict[str, Any]:
         """The parent's parameters, checked against this model: all but those that are made anew."""
         c = self.config.model
         head = {name: self.config.as_dict()["model"][name] for name in specs.HEAD}

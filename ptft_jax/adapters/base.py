@@ -50,6 +50,7 @@ class Method:
       virtual_tokens: how many learned vectors the method places before the tokens of a row, taking their positions.
       prefix_length: how many keys it places before the row's in every layer; they take positions, too.
       note: what a run is to say of how it starts, or "".
+      starts_as_base: whether the model computes what it would without the method, until something is learned.
       decomposes: whether it starts from decompositions of the kernels (SVD, QR).
     """
 
@@ -60,6 +61,7 @@ class Method:
     prefix_length: int = 0
     note: str = ""
     decomposes: bool = False
+    starts_as_base: bool = True
 
     def encoded(self, encode: Encode) -> Method:
         """The method with its texts, where it starts from any, as token ids. Raises UserError for one without tokens."""

@@ -41,6 +41,10 @@ class Composed(Method):
         return "\n".join(method.note for method in self.methods if method.note)
 
     @property
+    def starts_as_base(self) -> bool:
+        return all(method.starts_as_base for method in self.methods)
+
+    @property
     def decomposes(self) -> bool:
         return any(method.decomposes for method in self.methods)
 

@@ -96,6 +96,7 @@ class PTuning(VirtualTokens):
     encoder: str
 
     field: ClassVar[str] = "tune.p_tuning"
+    starts_as_base: ClassVar[bool] = False
     learning_rate: ClassVar[float] = 5e-4  # PEFT's comparison of methods (MetaMathQA), with the LSTM
 
     def module(self, embed: TokenEmbed, key: jax.Array) -> Virtual:

@@ -87,6 +87,7 @@ class Prefix(Method):
     reparametrise: int
 
     field: ClassVar[str] = "tune.prefix"
+    starts_as_base: ClassVar[bool] = False
     mergeable: ClassVar[bool] = False
 
     @property

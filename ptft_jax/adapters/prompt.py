@@ -106,6 +106,7 @@ class Prompt(VirtualTokens):
     tokens: tuple[int, ...] = ()
 
     field: ClassVar[str] = "tune.prompt"
+    starts_as_base: ClassVar[bool] = False
     # PEFT's comparison of methods (MetaMathQA), with AdamW: 34% solved from random tokens' vectors at 1e-3, 6% from
     # random numbers at 1e-4. The 0.3 of Lester et al. 2021 (section 3.1) is for Adafactor.
     learning_rate: ClassVar[float] = 1e-3

@@ -37,6 +37,7 @@ class QuantizedBase(Method):
     targets: tuple[str, ...]
 
     field: ClassVar[str] = "tune.quantize"
+    starts_as_base: ClassVar[bool] = False
 
     @property
     def learning_rate(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,14 +18,13 @@ from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.training import restore
 
 
-class _Program:
+class Program:
     """The part of a compiled program that evaluation needs, over bare parameters."""
 
-    def __init__(self, model: Any, objective: Any):
+    def __init__(self, model: Any, objective: Any, place: Callable[[Rows], dict[str, jax.Array]] = jax.device_put):
+        """`place` puts this process' rows of a batch on devices."""
         self.evaluate = jax.jit(lambda params, batch: objective(model, params, batch, None).metrics)
-
-    def place(self, batch: Rows) -> dict[str, jax.Array]:
-        return jax.device_put(batch)
+        self.place = place
 
 
 class Measurement:
@@ -61,7 +61,7 @@ class Measurement:
         rows = batches.evaluation(found.rows, batch_size=batch_size, tokens=tokens)
         objective = objectives.build(config.objective)
         lengths = tok.byte_lengths(loaded.tokenizer) if objective.chained else None
-        self._set = EvalSet(split, rows, _Program(loaded.model, objective), lengths)
+        self._set = EvalSet(split, rows, Program(loaded.model, objective), lengths)
         self._facts = {"data": data.source, "split": split, "tokens": int(self._set.tokens)}
         self._lost = {"lost": found.lost()} if found.lost() else {}
 

@@ -22,7 +22,7 @@ from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting.metrics import METRICS, MetricsWriter, read, write_bytes, write_json
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import checkpoint, measuring, restore
-from ptft_jax.training.loop import Loop
+from ptft_jax.training.loop import SOURCE, Loop
 
 
 def finished(workdir: pathlib.Path) -> dict[str, Any] | None:
@@ -53,7 +53,10 @@ class Execution:
         )
         try:
             if not meta["resumed"] and run.parent is not None:
-                meta["before"] = self._test(state)
+                parents = measuring.of_parent(run)
+                meta["before"] = self._test(state) if parents is None else parents
+                if parents is not None and SOURCE in parents:
+                    run.selection.source_before = parents[SOURCE]
             loop = self._loop(checkpoints, writer, meta)
             with _bars(run.reporter):
                 state, reason = loop.run(state, step)

@@ -9,10 +9,13 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import drift as drifts
-from ptft_jax.evaluation import transfer
+from ptft_jax.evaluation import standalone, transfer
+from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.parallel import cost as costs
+from ptft_jax.params.rules import flatten, unflatten
 
 
 def step_cost(run: Any, state: Any, rows: Any) -> dict[str, Any] | None:
@@ -26,6 +29,27 @@ def step_cost(run: Any, state: Any, rows: Any) -> dict[str, Any] | None:
         return None
     last = int(run.program.whole(state).step) - 1
     return costs.cost(costs.executable(run.program.at(last), state, run.program.place(rows)))
+
+
+def of_parent(run: Any) -> dict[str, float] | None:
+    """The parent itself on all that a run is measured on, "SET/nll" -> loss, ...; None where the run starts as the parent is,
+    or where parameters that are made anew make it another model.
+
+    What the run gains and forgets counts from there: a new prompt, or a quantised base, changes the loss before anything is
+    learned.
+    """
+    if run.adapter is None or run.adapter.starts_as_base or run.init["fresh"] or run.new_rows:
+        return None
+    dtypes = flatten(run.plain_shapes)
+    params = unflatten({path: array.astype(dtypes[path].dtype) for path, array in flatten(run.base()).items()})
+    place = jax.device_put if run.config.parallel.compile == "pmap" else run.program.place
+    program = standalone.Program(run.plain, run.objective, place)
+    lengths = tok.byte_lengths(run.tokenizer) if run.objective.chained else None
+    values: dict[str, float] = {}
+    for name, batches in (run.eval_batches | run.test_batches).items():
+        rows = [{key: array for key, array in batch.items() if key != "adapters"} for batch in batches]
+        values |= EvalSet(name, rows, program, lengths).run(params)
+    return values
 
 
 def gains(run: Any, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any] | None:
