@@ -142,7 +142,7 @@ class LayerMethod(Method):
     kinds: ClassVar[tuple[type, ...]] = (Linear,)
 
     def module(self, layer: Any, path: str, site: int, key: jax.Array) -> nnx.Module:
-        """What goes into `layer.adapter`, see there: of a linear layer, called as `(layer, x, keys)` in place of
+        """What goes into `layer.adapter`, see there: of a linear layer, called as `(layer, x, rows)` in place of
         `layer.plain(x)`.
 
         Args:

@@ -4,6 +4,7 @@ trained and run in one program (as Sheng et al. 2023, "S-LoRA", section 4, batch
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -114,4 +115,7 @@ def of(method: Method, names: tuple[str, ...]) -> Method:
     twice = [name for name in names if names.count(name) > 1]
     if twice or "" in names:
         raise UserError(f"config.tune.adapters: the name {twice[0] if twice else ''!r} is there twice, or empty")
+    bad = [name for name in names if name == "test" or not re.fullmatch(r"[\w.-]+", name)]
+    if bad:  # they are parts of the names of metrics (source_test is the test split) and of RUN#NAME
+        raise UserError(f"config.tune.adapters: {bad[0]!r}: expected letters, digits, '_', '-' and '.', and not 'test'")
     return Several(method, names)

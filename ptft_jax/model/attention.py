@@ -119,22 +119,22 @@ class Attention(nnx.Module):
         self.prefix = None
         self.adapter = None
 
-    def __call__(self, x_BTD, view: View, cache=None, start=None, keys=None):
+    def __call__(self, x_BTD, view: View, cache=None, start=None, per_row=None):
         """Returns ([B, T, D], cache). `cache` is (k, v), each [B, S, K, H]: the new keys and values are written at
         slot `start`, and all S slots are attended to under the mask."""
-        q = self._heads(self.query(x_BTD, keys), self.query_norm)
-        k, v = self.keys_and_values(x_BTD, keys)
+        q = self._heads(self.query(x_BTD, per_row), self.query_norm)
+        k, v = self.keys_and_values(x_BTD, per_row)
         if view.rotation is not None:
             q, k = rotary.rotate(q, view.rotation), rotary.rotate(k, view.rotation)
         if cache is not None:
             k, v = (jax.lax.dynamic_update_slice_in_dim(old, new, start, 1) for old, new in zip(cache, (k, v)))
             cache = (k, v)
         y = self.attend(q, k, v, view.mask) if self.prefix is None else self.prefix(self, q, k, v, view)
-        return self.out(y.reshape(*x_BTD.shape[:2], -1), keys), cache
+        return self.out(y.reshape(*x_BTD.shape[:2], -1), per_row), cache
 
-    def keys_and_values(self, x_BTD, keys=None) -> tuple[jax.Array, jax.Array]:
+    def keys_and_values(self, x_BTD, per_row=None) -> tuple[jax.Array, jax.Array]:
         """Each [B, T, K, H], before rotation."""
-        return self._heads(self.key(x_BTD, keys), self.key_norm), self._heads(self.value(x_BTD, keys), None)
+        return self._heads(self.key(x_BTD, per_row), self.key_norm), self._heads(self.value(x_BTD, per_row), None)
 
     def attend(self, q_BTNH, k_BSKH, v_BSKH, mask: Mask, implementation: str = "") -> jax.Array:
         """With this model's scale, cap and, by default, implementation: [B, T, N, H]."""

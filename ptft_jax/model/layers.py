@@ -132,10 +132,10 @@ class MLP(nnx.Module):
         self.down = Linear(spec.mlp_width, spec.width, spec, rngs, bias=bias, std=residual_std)
         self.adapter = None
 
-    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, per_row: PerRow | None = None) -> jax.Array:
         act = ACTIVATIONS[self.activation]
-        h = act(self.up(x, keys)) if self.gate is None else act(self.gate(x, keys)) * self.up(x, keys)
-        return self.down(h, keys)
+        h = act(self.up(x, per_row)) if self.gate is None else act(self.gate(x, per_row)) * self.up(x, per_row)
+        return self.down(h, per_row)
 
 
 def soft_cap(x: jax.Array, cap: float) -> jax.Array:

@@ -46,24 +46,24 @@ class Block(nnx.Module):
         self.mlp = MoE(spec, rngs) if spec.experts else MLP(spec, rngs)
         self.mlp_post_norm = Norm(spec) if after else None
 
-    def __call__(self, x_BTD, view: View, cache=None, start=None, keys=None):
+    def __call__(self, x_BTD, view: View, cache=None, start=None, per_row=None):
         inputs = _maybe(self.attention_norm, x_BTD)
-        y, cache = self.attention(inputs, view, cache, start, keys)
-        y = self._adapted(self.attention, inputs, y, x_BTD, self.attention_post_norm, keys)
-        after_BTD = self._add(x_BTD, y, self.attention_post_norm, keys, 0)
+        y, cache = self.attention(inputs, view, cache, start, per_row)
+        y = self._adapted(self.attention, inputs, y, x_BTD, self.attention_post_norm, per_row)
+        after_BTD = self._add(x_BTD, y, self.attention_post_norm, per_row, 0)
         inputs = _maybe(self.mlp_norm, x_BTD if self.spec.parallel else after_BTD)
-        y = self._adapted(self.mlp, inputs, self.mlp(inputs, keys), after_BTD, self.mlp_post_norm, keys)
-        return self._add(after_BTD, y, self.mlp_post_norm, keys, 1), cache
+        y = self._adapted(self.mlp, inputs, self.mlp(inputs, per_row), after_BTD, self.mlp_post_norm, per_row)
+        return self._add(after_BTD, y, self.mlp_post_norm, per_row, 1), cache
 
-    def _adapted(self, sublayer, inputs, y, x, norm, keys):
+    def _adapted(self, sublayer, inputs, y, x, norm, per_row):
         if sublayer.adapter is None:
             return y
         # The compiler drops the sum where the adapter does not look at it.
-        return sublayer.adapter(sublayer, inputs, y, self._add(x, y, norm, None, 0), keys)
+        return sublayer.adapter(sublayer, inputs, y, self._add(x, y, norm, None, 0), per_row)
 
-    def _add(self, x, y, norm, keys, site):
+    def _add(self, x, y, norm, per_row, site):
         post = self.spec.norm_placement == "post"
-        x = x + dropout(y if post else _maybe(norm, y), self.spec.dropout, keys, site)
+        x = x + dropout(y if post else _maybe(norm, y), self.spec.dropout, per_row, site)
         return norm(x) if post else x
 
 

@@ -90,6 +90,10 @@ def compare(workdirs: Sequence[pathlib.Path]) -> list[Group]:
         if not run.lineage:
             raise UserError(f"{run.workdir} has no parent: what it gained and forgot cannot be said")
         if "transfer" not in run.summary:
+            if (run.workdir / "combine.json").is_file():
+                raise UserError(
+                    f"{run.workdir} is a combined model, which was not trained: name the runs it was made of"
+                )
             raise UserError(f"{run.workdir} was finished by a version that did not measure this: run it again")
         _check_like(run, runs[0])
     chosen = {name: _set(runs, name) for name in ("target", "source")}

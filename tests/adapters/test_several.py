@@ -129,6 +129,9 @@ def test_what_cannot_be():
         of(Prompt(4, "random"), NAMES)
     with pytest.raises(UserError, match="'a' is there twice"):
         of(LORA, ("a", "b", "a"))
+    for name in ("test", "a/b"):
+        with pytest.raises(UserError, match=f"'{name}': expected letters"):
+            of(LORA, ("a", name))
     with pytest.raises(UserError, match="choose one"):
         method.merge(params)
     with pytest.raises(UserError, match="no adapter 'd', only a, b, c"):

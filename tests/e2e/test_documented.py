@@ -249,6 +249,7 @@ def _assert_prints(printed, expected):
     assert re.fullmatch(pattern, printed), f"expected:\n{expected}\nprinted:\n{printed}"
 
 
+@pytest.mark.heavy
 def test_the_guide_of_data(tmp_path):
     blocks = list(_guide(slow=False))
     assert len(blocks) >= 7 and sum(expected is not None for *_, expected in blocks) >= 4

@@ -74,6 +74,7 @@ def phased():
     return train(**PHASED)
 
 
+@pytest.mark.heavy
 def test_a_phase_changes_what_it_trains_and_nothing_else(phased):
     ended = train(**PHASED | dict(steps=1))
     shut = ended.partition.shut(0)
