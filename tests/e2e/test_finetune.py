@@ -101,7 +101,7 @@ def _check_sequence(workdirs, summaries):
     assert found["nll"]["scores"]["backward"] == pytest.approx(expected[1] - expected[2], abs=4e-5)
     assert found["nll"]["scores"]["forward"] == pytest.approx(expected[0] - expected[1], abs=4e-5)
     assert 0 < found["accuracy"]["scores"]["average"] < 1
-    with pytest.raises(UserError, match="starts from .*base@\d+, not from .*grandchild"):
+    with pytest.raises(UserError, match=r"starts from .*base@\d+, not from .*grandchild"):
         sequence.measure(workdirs[::-1], say=lambda _: None)
 
 
