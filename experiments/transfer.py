@@ -9,13 +9,9 @@ code), and with a learning rate 100 times too high. Writes results.json and repo
 
 from __future__ import annotations
 
-import os
-import sys
-
 from absl import flags
 
-from ptft_jax.errors import UserError
-from ptft_jax.launch import TERMINATED, launch, prepare_jax
+from ptft_jax.launch import TERMINATED, launch, prepare_experiment
 
 
 def define() -> None:
@@ -28,10 +24,7 @@ def define() -> None:
 
 def main() -> int:
     args = flags.FLAGS
-    if not os.path.isdir("configs"):
-        raise UserError("run this from the top folder of the project: configs/ is not here")
-    sys.path.insert(0, os.getcwd())
-    prepare_jax()
+    prepare_experiment()
     from experiments import transfer_report
     from experiments.transfer_runs import DANGERS, METHODS, TARGETS, base_config, seeds_of, tune_config
     from ptft_jax.experiment import Experiment, Interrupted

@@ -171,6 +171,15 @@ def load_source(together: bool = False) -> Any:
     )
 
 
+def prepare_experiment() -> None:
+    """For a fresh process of an experiment, which imports configs/ of the folder that it is run from. Raises UserError where
+    that is not the project's top folder."""
+    if not os.path.isdir("configs"):
+        raise UserError("run this from the top folder of the project: configs/ is not here")
+    sys.path.insert(0, os.getcwd())
+    prepare_jax()
+
+
 def prepare_jax() -> None:
     """Settings for a fresh process, before anything is compiled: a persistent compilation cache, so that the second
     launch of a program skips the compiler ($JAX_COMPILATION_CACHE_DIR wins; PTFT_NO_COMPILE_CACHE=1 turns it off)."""

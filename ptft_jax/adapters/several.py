@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.adapters.base import LayerMethod, Method, Rules, Updates, is_added
+from ptft_jax.adapters.base import LayerMethod, Method, Rules, Updates, is_added, layers
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.model.layers import Linear, PerRow
 from ptft_jax.params.partition import Partition
@@ -83,8 +83,8 @@ class Several(LayerMethod):
         """As `one` does. Also raises UserError for targets outside the blocks, which do not know whose row is whose."""
         super().check(shapes)
         self.one.check(shapes)
-        layers = [p.removesuffix("/kernel") for p in flatten(shapes) if p.endswith("/kernel")]
-        outside = [path for path in layers if self.targeted(path) and not path.startswith(STACK + "/")]
+        own = [path for path, layer in layers(shapes).items() if layer.kind in self.kinds and self.targeted(path)]
+        outside = [path for path in own if not path.startswith(STACK + "/")]
         if outside:
             raise UserError(f"config.tune.adapters: several adapters go into blocks alone, not into {outside[0]}")
 

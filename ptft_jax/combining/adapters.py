@@ -38,9 +38,6 @@ def combine(
         )
     config = writing.config_of(first, first.source.config.init.from_, options["seed"])
     config["tune"] |= tune
-    config["init"] |= {
-        name: first.source.config.as_dict()["init"][name] for name in ("ignore", "fresh", "weights", "merge_into")
-    }
     recipe = {"method": method, "adapter": True, "weights": weights, **facts}
     for name in ("density", "sign", "seed", "rank"):
         if name in options["reads"]:

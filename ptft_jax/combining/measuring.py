@@ -12,6 +12,7 @@ from ptft_jax import loading
 from ptft_jax.combining import arithmetic
 from ptft_jax.combining.models import Model
 from ptft_jax.errors import UserError
+from ptft_jax.evaluation.measured import source_settings
 from ptft_jax.evaluation.standalone import Measurement
 from ptft_jax.params.rules import unflatten
 from ptft_jax.training import restore
@@ -49,23 +50,12 @@ class Measured:
         options = {"tokens": config.eval.tokens if tokens is None else tokens, "batch_size": batch_size}
         splits = ("validation", "test") if config.eval.test else ("validation",)
         self._sets = {split: Measurement(self._loaded, data, split, **options) for split in splits}
-        found = self._source(config, parent, source)
-        if found is not None:
-            reference, reading = found
+        reading = {"source": source} if source else source_settings(config, parent)
+        if reading is not None:
+            reference, reading = reading["source"], {k: v for k, v in reading.items() if k != "source"}
             for split in splits:
                 name = "source" if split == "validation" else "source_test"
                 self._sets[name] = Measurement(self._loaded, reference, split, **options, **reading)
-
-    @staticmethod
-    def _source(config: Any, parent: restore.Parent | None, source: str) -> tuple[str, dict[str, Any]] | None:
-        """The data to measure forgetting on, and how they are read, as in a run (`ptft_jax.run.Run`)."""
-        if source or config.eval.source:
-            return source or config.eval.source, {}
-        known = parent.data if parent is not None and config.eval.parent_data else None
-        if known is None:
-            return None
-        reading = {k: v for k, v in known.read_all().items() if k not in ("source", "length", "batch_size", "workers")}
-        return known.source, {**reading, "mixture": ()}
 
     @property
     def has_source(self) -> bool:

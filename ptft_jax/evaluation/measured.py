@@ -55,7 +55,8 @@ def sets(
     own = numbers.get(c.data.source)
     validation = {"validation": read(c.data, "validation", own)}
     test = {"test": read(c.data, "test", own)} if c.eval.test else {}
-    source = _source(c, parent)
+    changes = source_settings(c, parent)
+    source = None if changes is None else _changed(c, **changes)
     if source is not None:
         # What each of several adapters forgot is its own.
         for name, number in [(f"_{name}", n) for n, name in enumerate(c.tune.adapters)] or [("", None)]:
@@ -71,17 +72,18 @@ def sets(
     return Sets(validation, test, source)
 
 
-def _source(config: configs.Section, parent: Any) -> configs.Section | None:
-    """What forgetting is measured on: as the parent read it, in rows of this run's length."""
+def source_settings(config: configs.Section, parent: Any) -> dict[str, Any] | None:
+    """What forgetting is measured on, as changes of `config.data`: what the parent was trained on, as it read it, in rows of
+    the run's own; or `eval.source`. None where there is no parent, or its data are not known."""
     if not parent:
         return None
     known = parent.data if config.eval.parent_data else None
     if config.eval.source:
-        return _changed(config, source=config.eval.source)
+        return {"source": config.eval.source}
     if known is None:
         return None
-    rows = {name: config.data[name] for name in ("length", "batch_size", "workers")}
-    return _changed(config, **{**known.read_all(), "mixture": (), **rows})
+    theirs = {name: v for name, v in known.read_all().items() if name not in ("length", "batch_size", "workers")}
+    return {**theirs, "mixture": ()}
 
 
 def _changed(config: configs.Section, **changes: Any) -> configs.Section:

@@ -55,8 +55,8 @@ class Smooth:
     """What the model predicts should not change with a little noise on the vectors of its tokens: weight * the symmetric
     divergence of its predictions with and without it.
 
-    R3F (Aghajanyan et al. 2021, "Better Fine-Tuning by Reducing Representational Collapse") draws the noise. SMART (Jiang et al. 2020, algorithm 1) also moves it, in
-    `steps` steps, to where the predictions differ most. Both passes of a row use the same dropout masks, so that the noise
+    R3F (Aghajanyan et al. 2021, "Better Fine-Tuning by Reducing Representational Collapse") draws the noise. SMART (Jiang
+    et al. 2020, algorithm 1) also moves it, in `steps` steps, to where the predictions differ most. Both passes of a row use the same dropout masks, so that the noise
     alone is measured. A packed row is one row.
 
     Attributes:
