@@ -85,7 +85,7 @@ class Ranking(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Allocation:
-    """Zeroes the singular values of all but the most important triplets of all layers together.
+    """Zeroes the singular values of all but the most important triplets of all layers together, of each adapter apart.
 
     Attributes:
       layers: paths of the (stored) layers.
@@ -149,9 +149,15 @@ class Allocation:
         return found
 
     def most(self, scores: Mapping[str, jax.Array], step: jax.Array) -> dict[str, jax.Array]:
-        """bool by path: exactly the budget's number of triplets, those of the highest scores (of equals the first)."""
-        line = jnp.concatenate([a.ravel() for a in scores.values()])
+        """bool by path: exactly the budget's number of triplets, those of the highest scores (of equals the first).
+
+        Of several adapters, whose scores are [layers, adapters, R], each has a budget of its own.
+        """
+        rows = [jnp.moveaxis(a, -2, 0) if a.ndim == 3 else a[None] for a in scores.values()]
+        line = jnp.concatenate([row.reshape(len(row), -1) for row in rows], axis=1)
+        size = line.shape[1]
         place = jnp.argsort(jnp.argsort(-line))
-        inside = place < self.schedule.budget(step, line.size, round(self.share * line.size))
-        parts = jnp.split(inside, np.cumsum([a.size for a in scores.values()])[:-1])
-        return {path: part.reshape(a.shape) for part, (path, a) in zip(parts, scores.items())}
+        inside = place < self.schedule.budget(step, size, round(self.share * size))
+        parts = jnp.split(inside, np.cumsum([row[0].size for row in rows])[:-1], axis=1)
+        chosen = [part.reshape(row.shape) for part, row in zip(parts, rows)]
+        return {p: jnp.moveaxis(c, 0, -2) if a.ndim == 3 else c[0] for c, (p, a) in zip(chosen, scores.items())}

@@ -1,6 +1,7 @@
 """Several adapters in one batch: each row its own."""
 
 import dataclasses
+import operator
 
 import jax
 import numpy as np
@@ -103,19 +104,36 @@ def test_generation_with_each_rows_adapter():
 
 
 def test_each_is_trained_as_the_method_would_train_one():
-    """AdaLoRA's penalty and budget: over the triplets of all the adapters together."""
+    """AdaLoRA's penalty, and a budget for each adapter, however much more the others matter."""
     method = Several(OTHERS["adalora"], NAMES)
     shapes = Transformer(SPEC, method).shapes()
     partition = Partition.of(shapes, (*method.rates, (".*", 0.0)))
     updates = method.updates(partition, 10)
     params, _ = partition.split(jax.tree.map(lambda a: jax.numpy.ones(a.shape), shapes))
     chain = updates.finished[0]
-    kept = flatten(chain.init(params).kept)
-    assert len(updates.gradients) == 1 and {a.shape for a in kept.values()} == {(SPEC.layers, 3, 4)}
     state = chain.init(params)
+    assert len(updates.gradients) == 1
+    assert {a.shape for a in flatten(state.kept).values()} == {(SPEC.layers, 3, 4)}
+
+    def slope(a):  # a hundred times larger from each adapter to the next
+        draws = jax.random.uniform(jax.random.key(a.size), a.shape, minval=0.5)
+        return draws * 100.0 ** np.arange(3).reshape(1, 3, *[1] * (a.ndim - 2))
+
+    gradients = jax.tree.map(slope, params)
     for _ in range(7):  # the last pruning
-        _, state = chain.update(params, state, params, gradients=params)
-    assert sum(int(a.sum()) for a in flatten(state.kept).values()) == sum(a.size for a in kept.values()) / 2
+        _, state = chain.update(params, state, params, gradients=gradients)
+    kept = np.concatenate([np.moveaxis(a, 1, 0).reshape(3, -1) for a in flatten(state.kept).values()], axis=1)
+    assert kept.sum(1).tolist() == [kept.shape[1] // 2] * 3
+    alone = OTHERS["adalora"].updates(
+        Partition.of(Transformer(SPEC, method.one).shapes(), (*method.rates, (".*", 0.0))), 10
+    )
+    for number in range(3):  # as it would be without the others
+        one, slopes = (jax.tree.map(operator.itemgetter((slice(None), number)), t) for t in (params, gradients))
+        state_1 = alone.finished[0].init(one)
+        for _ in range(7):
+            _, state_1 = alone.finished[0].update(one, state_1, one, gradients=slopes)
+        found = np.concatenate([np.asarray(a).reshape(-1) for a in flatten(state_1.kept).values()])
+        np.testing.assert_array_equal(kept[number], found)
 
 
 def test_what_cannot_be():
