@@ -98,7 +98,8 @@ class AdaLora(LowRankMethod):
 
     def updates(self, partition: Partition, steps: int) -> Updates:
         """The penalty's gradient, and the pruning of triplets. Raises UserError for a schedule that does not fit into
-        `steps`, and for triplets of which only a part trains."""
+        `steps`, for triplets of which only a part trains, and for kernels that train beside them."""
+        super().updates(partition, steps)
         layers = self._layers(partition)
         gradients = (rank_budget.orthogonal(layers, self.orthogonal),) if self.orthogonal else ()
         if not steps or self.target_rank == self.rank:

@@ -14,7 +14,7 @@ from flax import nnx
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.model.layers import Embedding, Linear
 from ptft_jax.model.moe import ExpertLinear
-from ptft_jax.params.partition import Partition
+from ptft_jax.params.partition import Leaf, Partition
 from ptft_jax.params.rules import flatten, matches, regex, unflatten
 
 # The names of the places that methods fill: `adapter` of linear layers, of sublayers and of the token embedding, and
@@ -187,6 +187,26 @@ class LayerMethod(Method):
             for path in matching(pattern, found, f"{self.field}.targets", self.kinds):
                 self.check_layer(path, found[path].shape[-2:])
 
+    def updates(self, partition: Partition, steps: int) -> Updates:
+        """Nothing. Raises UserError where a targeted layer's own kernel or table trains beside what was added to it: the two
+        would learn the same thing twice, and the update would not be small. Its bias, and other layers, may train."""
+        ours = [
+            (f.source.split("/adapter/")[0], f.layers) for f in partition.leaves if f.trains and "/adapter/" in f.source
+        ]
+
+        def adapted_too(leaf: Leaf) -> bool:
+            layer, _, name = leaf.source.rpartition("/")
+            of_layer = name in ("kernel", "embedding") and self.targeted(layer)
+            return of_layer and any(path == layer and _meet(layers, leaf.layers) for path, layers in ours)
+
+        both = [leaf.path for leaf in partition.leaves if leaf.trains and adapted_too(leaf)]
+        if both:
+            raise UserError(
+                f"config.tune.rates: these train, and so does what {self.field} adds to them, which is for a frozen base:"
+                f"{listed(both)}\nfreeze them (rate 0), or train them alone by tune.method='full'"
+            )
+        return Updates()
+
     def merge(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Whole parameters without the adapters' leaves, their effect folded into kernels and biases."""
         flat, found = flatten(params), layers(params)
@@ -199,6 +219,11 @@ class LayerMethod(Method):
                 if name.startswith("adapter/"):
                     del merged[f"{layer}/{name}"]
         return unflatten(merged)
+
+
+def _meet(one: tuple[int, int] | None, other: tuple[int, int] | None) -> bool:
+    """Whether two cuts of the stack have a layer in common; None is all of it."""
+    return one is None or other is None or (one[0] < other[1] and other[0] < one[1])
 
 
 def adapted(flat: Mapping[str, Any]) -> list[str]:

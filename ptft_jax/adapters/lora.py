@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.adapters.base import Rules, Updates, float32
+from ptft_jax.adapters.base import Rules, Updates, adapted, float32
 from ptft_jax.adapters.lora_embedding import LowRankTable
 from ptft_jax.adapters.lora_experts import LowRankExperts
 from ptft_jax.adapters.low_rank import LowRankMethod
@@ -93,8 +93,8 @@ class Lora(LowRankMethod):
       dropout: rate on the adapter's input; tables have none.
       targets: regular expressions on whole layer paths, such as `blocks/attention/(query|value)`, `embed/tokens` or
         `blocks/mlp/experts/(gate|up|down)`.
-      init: of linear layers; tables and experts have the first alone. What training starts from. "uniform", numbers in +-1/sqrt(in) as in the authors' code, and "gaussian",
-        standard deviation 1/R, set `lora_a`, with `lora_b` zero. "pissa": scale * lora_a @ lora_b is the kernel's best
+      init: what training starts from; tables and experts have the first alone. "uniform", numbers in +-1/sqrt(in) as in
+        the authors' code, and "gaussian", standard deviation 1/R, set `lora_a`, with `lora_b` zero. "pissa": scale * lora_a @ lora_b is the kernel's best
         approximation of rank R, which is trained in place of the whole (Meng et al. 2024, "PiSSA"). "olora": they are
         the first R columns and rows of its QR decomposition (Büyükakyüz 2024, "OLoRA"). With the last two, as with
         the first two, the model's function is the base's at the start.
@@ -136,14 +136,14 @@ class Lora(LowRankMethod):
         return (*frozen, *faster, *super().rates)
 
     def updates(self, partition: Partition, steps: int) -> Updates:
-        """Nothing. Raises UserError where `tune.rates` lets the frozen start train."""
+        """Nothing. Raises UserError where `tune.rates` lets the frozen start train, or what is adapted."""
         loose = [f.path for f in partition.leaves if f.trains and f.path.endswith((START_A, START_B))]
         if loose:
             raise UserError(
                 f"tune.rates: with tune.lora.init = {self.init!r} these are fixed, where the adapter started:"
                 f"{listed(loose)}\nput ('{self.rates[0][0]}', 0.0) before the rules that let adapters train"
             )
-        return Updates()
+        return super().updates(partition, steps)
 
     def module(self, layer: Any, path: str, site: int, key: jax.Array) -> nnx.Module:
         made = {Linear: LowRank, Embedding: LowRankTable, ExpertLinear: LowRankExperts}[type(layer)]
@@ -170,9 +170,7 @@ def as_lora(method: LowRankMethod, flat: Mapping[str, Any]) -> tuple[Lora, dict[
       The method, and the parameters with `lora_a` [..., in, n] and `lora_b` [..., n, out] for what `method` added.
     """
     out, rank = dict(flat), 0
-    for layer in dict.fromkeys(path.split("/adapter/")[0] for path in flat if "/adapter/" in path):
-        if not method.targeted(layer):
-            continue
+    for layer in filter(method.targeted, adapted(flat)):
         leaves = {p.removeprefix(layer + "/"): a for p, a in flat.items() if p.startswith(layer + "/")}
         left, right = method.factors(leaves)
         dtype, rank = leaves["kernel"].dtype, left.shape[-1]

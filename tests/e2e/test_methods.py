@@ -189,6 +189,22 @@ def test_impossible_runs_on_a_quantised_base(changes, words, text_file, tmp_path
         runs.Run(config, tmp_path / "run", Reporter(quiet=True))
 
 
+@pytest.mark.parametrize("name", ["lora", "adalora", "oft"])
+def test_kernels_do_not_train_beside_what_is_added_to_them(name, text_file, tmp_path, base):
+    config = child(text_file, base, name)
+    config.tune.rates = ((".*", 1.0),)
+    words = f"config.tune.rates: these train, and so does what tune.{name} adds .*\n.*blocks/.*/kernel(.|\n)*tune.method='full'"
+    with pytest.raises(UserError, match=words):
+        runs.Run(config, tmp_path / "run", Reporter(quiet=True))
+    # Other layers' kernels, and biases of the same ones, may.
+    config.tune.rates = (
+        ("blocks[0]/(.*/kernel|attention/query/bias)", 1.0),
+        ("blocks[1]/.*/adapter/.*", 1.0),
+        (".*", 0.0),
+    )
+    runs.Run(config, tmp_path / "run", Reporter(quiet=True))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_stopped_run_continues_exactly(name, text_file, tmp_path, base):
