@@ -22,7 +22,9 @@ WORDS = "run"  # the flag that words without one belong to
 
 
 def define() -> None:
-    flags.DEFINE_multi_string("run", [], "Workdir of a run; also without --run=.")
+    flags.DEFINE_multi_string(
+        "run", [], "A run, as WORKDIR or, of several adapters, WORKDIR#NAME; also without --run=."
+    )
     flags.DEFINE_string("out", "", "The HTML file; '' = compare.html (sequence.html) in the first run's workdir.")
     flags.DEFINE_bool("csv", False, "Print the table as CSV on standard output.")
     flags.DEFINE_bool("sequence", False, "The runs are a chain: measure each stage on every task.")
@@ -36,22 +38,24 @@ def main() -> None:
         raise UserError(
             "--csv is for the comparison of runs; the figures of a sequence are in the JSON file beside its page"
         )
-    workdirs = [pathlib.Path(name) for name in args.run]
-    out = pathlib.Path(args.out) if args.out else workdirs[0] / ("sequence.html" if args.sequence else "compare.html")
+    from ptft_jax.lineage import parted
+
+    first = pathlib.Path(parted(args.run[0])[0])
+    out = pathlib.Path(args.out) if args.out else first / ("sequence.html" if args.sequence else "compare.html")
     from ptft_jax.reporting.progress import Reporter
 
     reporter = Reporter()
     if args.sequence:
-        _sequence(workdirs, out, reporter)
+        _sequence(args.run, out, reporter)
     else:
-        _compare(workdirs, out, reporter, args.csv)
+        _compare(args.run, out, reporter, args.csv)
     print(f"report: {out}", file=sys.stderr if args.csv else sys.stdout)
 
 
-def _compare(workdirs: list[pathlib.Path], out: pathlib.Path, reporter, as_csv: bool) -> None:
+def _compare(references: list[str], out: pathlib.Path, reporter, as_csv: bool) -> None:
     from ptft_jax.reporting import comparison, comparison_page
 
-    groups = comparison.compare(workdirs)
+    groups = comparison.compare(references)
     if as_csv:
         rows = comparison.plain(groups)
         writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
@@ -63,12 +67,12 @@ def _compare(workdirs: list[pathlib.Path], out: pathlib.Path, reporter, as_csv: 
     comparison_page.write(groups, out)
 
 
-def _sequence(workdirs: list[pathlib.Path], out: pathlib.Path, reporter) -> None:
+def _sequence(references: list[str], out: pathlib.Path, reporter) -> None:
     prepare_jax()
     from ptft_jax.evaluation import sequence
     from ptft_jax.reporting import comparison_page
 
-    found = sequence.measure(workdirs, say=reporter.say)
+    found = sequence.measure(references, say=reporter.say)
     for name in ("accuracy", "nll"):
         rows = zip(found["stages"], found[name]["matrix"])
         reporter.table(name, [{"": stage, **dict(zip(found["tasks"], row))} for stage, row in rows])

@@ -15,7 +15,7 @@ from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
-from ptft_jax.lineage import place
+from ptft_jax.lineage import parted, place
 from ptft_jax.model.spec import HEAD
 from ptft_jax.parallel.sharding import on_one_device
 from ptft_jax.params import fingerprint
@@ -175,7 +175,7 @@ class Reader:
         """
         imported = restore.is_reference(reference)
         source = restore.find(reference, field, self._ignore if imported else ())
-        named = not imported and restore.parted(reference)[0].endswith(f"@{source.step}")
+        named = not imported and parted(reference)[0].endswith(f"@{source.step}")
         if not imported and not named and finished(source.workdir) is None:
             raise UserError(
                 f"{field}={reference}: the run has not finished. Its own command continues it; "
@@ -233,7 +233,7 @@ class Reader:
         if not reference and not init.from_:
             raise UserError(f"--base is missing: {child.name} did not start from another model")
         nearest = chain[0] if chain else {}
-        adapter = restore.parted(init.from_)[1]
+        adapter = parted(init.from_)[1]
         place = nearest.get("reference") or f"{nearest.get('workdir', '')}@{nearest.get('step', '')}"
         place += f"#{adapter}" if adapter else ""
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ def of(
     frozen: Mapping[str, Any],
     method: Method | None,
     copied: jax.sharding.Sharding | None = None,
+    which: int | None = None,
 ) -> list[dict[str, Any]]:
     """The distance of a model's effective parameters from their start, for embeddings, each block, final norm and head.
 
@@ -34,6 +35,7 @@ def of(
       frozen: the frozen ones.
       method: what was added to the model.
       copied: the layout of a number that every device of the parameters has.
+      which: of several adapters (`ptft_jax.adapters.several`), the one that is meant.
 
     Returns:
       rows {"part", "distance", "norm", "relative"}: Euclidean norms of (end - start) and of start, in float32, and their
@@ -42,8 +44,14 @@ def of(
     Raises:
       UserError: the method cannot be merged into these parameters after all.
     """
-    merged = method if method is not None and method.mergeable else None
-    summed = jax.jit(lambda *trees: _sums(*trees, merged), out_shardings=copied)
+
+    def effective(whole: dict[str, Any]) -> dict[str, Any]:
+        one = method
+        if which is not None:
+            one, whole = method.one, method.pick(whole, which)
+        return one.merge(whole) if one is not None and one.mergeable else whole
+
+    summed = jax.jit(lambda *trees: _sums(*trees, effective), out_shardings=copied)
     sums = jax.device_get(summed(start, end, frozen))
     parts: dict[str, list[float]] = {}
     for path, (moved, size) in sums.items():
@@ -57,13 +65,13 @@ def of(
     return rows
 
 
-def _sums(start: Any, end: Any, frozen: Any, merged: Method | None) -> dict[str, tuple[jax.Array, jax.Array]]:
+def _sums(start: Any, end: Any, frozen: Any, effective: Callable[..., Any]) -> dict[str, tuple[jax.Array, jax.Array]]:
     """{path of a whole parameter: sums of squares of (moved, start)}, one a layer for stacked ones."""
     start, end, frozen = jax.tree.map(_float32, (start, end, frozen))  # merging in less would add its rounding
     sides = []
     for trainable in (start, end):
         whole = join(unflatten({**flatten(trainable), **flatten(frozen)}))
-        sides.append(flatten(whole if merged is None else merged.merge(whole)))
+        sides.append(flatten(effective(whole)))
     out = {}
     for path, before in sides[0].items():
         if not jnp.issubdtype(before.dtype, jnp.floating):  # packed codes of quantised kernels never train

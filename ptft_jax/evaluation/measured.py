@@ -10,6 +10,7 @@ from ptft_jax.data import batches, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.rows import Rows
+from ptft_jax.evaluation import transfer
 from ptft_jax.reporting.progress import Reporter
 
 
@@ -19,7 +20,7 @@ class Sets(NamedTuple):
     Attributes:
       validation: what is measured during the run: "validation"; "source" (of several adapters "source_NAME" each), what the
         parent was trained on; "validation_NAME", the other sources of a mixture.
-      test: what is measured at its end: "test", "source_test".
+      test: what is measured at its end: "test", "source_test"; of several adapters those of each.
       source: the settings of the parent's data, None where forgetting is not measured.
     """
 
@@ -64,12 +65,32 @@ def sets(
             if c.eval.test:
                 test[f"source_test{name}"] = read(source, "test", number)
     if c.data.mixture and c.eval.mixture:
-        known = {c.data.source, source.source if source is not None else ""}
+        known = {c.data.source, source.source if source is not None and not numbers else ""}
         for name, reference in pipeline.labels(c.data).items():
             if reference not in known:
                 data = _changed(c, source=reference)
                 validation[f"validation_{name}"] = read(data, "validation", numbers.get(reference))
+                if c.eval.test and numbers:
+                    test[f"test_{name}"] = read(data, "test", numbers[reference])
     return Sets(validation, test, source)
+
+
+def roles(config: configs.Section) -> dict[str, Mapping[str, str]]:
+    """Which sets say what was gained and forgotten, as in `ptft_jax.evaluation.transfer.ROLES`: for each of `tune.adapters` by
+    its name; of a run without several, for ""."""
+    if not config.tune.adapters:
+        return {"": transfer.ROLES}
+    names = {reference: f"_{name}" for name, reference in pipeline.labels(config.data).items()}
+    names[config.data.source] = ""
+    return {
+        adapter: {
+            "target": f"validation{names[reference]}",
+            "target_test": f"test{names[reference]}",
+            "source": f"source_{adapter}",
+            "source_test": f"source_test_{adapter}",
+        }
+        for adapter, (reference, _) in zip(config.tune.adapters, config.data.mixture)
+    }
 
 
 def source_settings(config: configs.Section, parent: Any) -> dict[str, Any] | None:

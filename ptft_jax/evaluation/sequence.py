@@ -47,12 +47,12 @@ def scores(matrix: Sequence[Sequence[float]], *, less_is_better: bool = False) -
     }
 
 
-def measure(workdirs: Sequence[pathlib.Path], *, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(references: Sequence[str | pathlib.Path], *, say: Callable[[str], None]) -> dict[str, Any]:
     """Evaluates every stage of a chain of runs on the test split of every task: as many tokens of it, in rows as long and
     read as by the run that learned the task.
 
     Args:
-      workdirs: the runs in order, each the parent of the next; the first has a parent, too.
+      references: the runs (WORKDIR[#ADAPTER]) in order, each the parent of the next; the first has a parent, too.
 
     Returns:
       {"stages": T + 1 names, "tasks": T names, and for "accuracy" and "nll": {"matrix": [T + 1, T], "scores": see `scores`}}.
@@ -60,9 +60,11 @@ def measure(workdirs: Sequence[pathlib.Path], *, say: Callable[[str], None]) -> 
     Raises:
       UserError: the runs are no chain, one is not finished, or they have not the same objective.
     """
-    runs = [read(workdir) for workdir in workdirs]
+    runs = [read(reference) for reference in references]
     _check_chain(runs)
-    stages = [_parent(runs[0]), *map(_parent, runs[1:]), f"{runs[-1].workdir}@best"]
+    last = runs[-1]
+    at_best = f"{last.workdir}@best" + (f"#{last.adapter}" if last.adapter else "")
+    stages = [_parent(runs[0]), *map(_parent, runs[1:]), at_best]
     tables: dict[str, list[list[float]]] = {"accuracy": [], "nll": []}
     for stage in stages:
         loaded = loading.load(stage)
@@ -106,11 +108,12 @@ def _check_chain(runs: Sequence[Finished]) -> None:
             f"{runs[0].workdir} has no parent: name the runs that learned the tasks, the base comes from them"
         )
     for before, run in zip(runs, runs[1:]):
-        parent = run.lineage[0]["run_id"] if run.lineage else ""
-        if not parent or parent != restore.run_id(before.workdir):
-            known = place(run.lineage[0]) if run.lineage else "nothing"
-            raise UserError(f"--sequence: {run.workdir} starts from {known}, not from {before.workdir}")
+        parent = run.lineage[0] if run.lineage else {}
+        ours = bool(parent.get("run_id")) and parent["run_id"] == restore.run_id(before.workdir)
+        if not ours or parent.get("adapter", "") != before.adapter:
+            known = place(parent) if parent else "nothing"
+            raise UserError(f"--sequence: {run.reference} starts from {known}, not from {before.reference}")
     for run in runs[1:]:
         names = [r.config["objective"]["name"] for r in (runs[0], run)]
         if names[0] != names[1]:
-            raise UserError(f"--sequence: {runs[0].workdir} has objective {names[0]}, {run.workdir} {names[1]}")
+            raise UserError(f"--sequence: {runs[0].reference} has objective {names[0]}, {run.reference} {names[1]}")

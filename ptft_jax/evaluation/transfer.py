@@ -12,14 +12,19 @@ from ptft_jax.lineage import place
 from ptft_jax.reporting.metrics import METRICS, read
 
 Values = Mapping[str, float]
+# What is said, and the set that says it.
+ROLES = {"target": "validation", "target_test": "test", "source": "source", "source_test": "source_test"}
 
 
-def measured(before: Values, after: Values, reference: Mapping[str, Any]) -> dict[str, Any]:
+def measured(
+    before: Values, after: Values, reference: Mapping[str, Any], roles: Mapping[str, str] = ROLES
+) -> dict[str, Any]:
     """Gain and forgetting, in nats a token (of classes: nats an example).
 
     Args:
       before, after: a run's evaluations of its start and of its selected checkpoint, "SET/nll" -> loss.
       reference: "nll" of the source before anything of it was learned and "of", see `reference`.
+      roles: the sets of ROLES by the names that they have in this run.
 
     Returns:
       {"target": {"before", "after", "gain"}, "target_test": the same on the test split,
@@ -28,18 +33,16 @@ def measured(before: Values, after: Values, reference: Mapping[str, Any]) -> dic
       learned, None where nothing had been gained. What was not evaluated is {"missing": why}.
     """
     out: dict[str, Any] = {}
-    for name, key in (("target", "validation"), ("target_test", "test")):
-        pair = _pair(before, after, key)
+    for name in ("target", "target_test"):
+        pair = _pair(before, after, roles[name])
         if pair is None:
-            out[name] = {"missing": f"{key} was not evaluated (config.eval)"}
+            out[name] = {"missing": f"{roles[name]} was not evaluated (config.eval)"}
         else:
             out[name] = {"before": pair[0], "after": pair[1], "gain": pair[0] - pair[1]}
     for name in ("source", "source_test"):
-        pair = _pair(before, after, name)
+        pair = _pair(before, after, roles[name])
         if pair is None:
             why = "what the parent was trained on is not known or was not evaluated: config.eval.source names it"
-            if any(key.startswith(f"{name}_") and key != "source_test/nll" for key in before if key.endswith("/nll")):
-                why = f"each of config.tune.adapters has its own: {name}_NAME/nll in before and after"
             out[name] = {"missing": why}
             continue
         forgetting, learned = pair[1] - pair[0], reference["nll"] - pair[0]

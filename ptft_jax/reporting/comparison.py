@@ -15,7 +15,8 @@ from typing import Any
 from ptft_jax import config as configs
 from ptft_jax.config_tree import HOW
 from ptft_jax.errors import UserError, listed, nearest
-from ptft_jax.lineage import place
+from ptft_jax.lineage import parted, place
+from ptft_jax.reporting.measures import by_adapter
 
 # What may differ between comparable runs of the settings that say what is measured: how the target is trained on.
 _TRAINING = (
@@ -35,16 +36,23 @@ _MEASURING = ("data.", "eval.", "objective.name", "tokenizer.")
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A finished run, from the files in its workdir."""
+    """A finished run, from the files in its workdir, or one of its several adapters."""
 
     workdir: pathlib.Path
     config: dict[str, Any]
-    summary: dict[str, Any]
+    summary: Mapping[str, Any]
     lineage: list[dict[str, Any]]
+    adapter: str = ""
 
     @property
     def name(self) -> str:
-        return self.workdir.name
+        """The folder's, and the adapter's."""
+        return f"{self.workdir.name}#{self.adapter}" if self.adapter else self.workdir.name
+
+    @property
+    def reference(self) -> str:
+        """WORKDIR or WORKDIR#ADAPTER."""
+        return f"{self.workdir}#{self.adapter}" if self.adapter else str(self.workdir)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +73,11 @@ class Group:
     best: bool = False
 
 
-def read(workdir: pathlib.Path) -> Finished:
-    """Raises UserError for a folder without a run, or with one that is not finished."""
+def read(reference: str | pathlib.Path) -> Finished:
+    """What WORKDIR[#ADAPTER] names. Raises UserError for a folder without a run, or with one that is not finished; for a run
+    with several adapters of which none is named."""
+    place, adapter = parted(str(reference))
+    workdir = pathlib.Path(place)
     if not (workdir / "config.json").is_file():
         beside = [str(p.parent) for p in workdir.parent.glob("*/config.json")] if workdir.parent.is_dir() else []
         raise UserError(f"{workdir}: no run there (no config.json){nearest(str(workdir), beside)}")
@@ -75,17 +86,28 @@ def read(workdir: pathlib.Path) -> Finished:
     summary, lineage = (json.loads((workdir / f"{name}.json").read_text()) for name in ("summary", "lineage"))
     # Checked, so that settings which came after the run have the values that it was carried out with.
     config = configs.check(json.loads((workdir / "config.json").read_text())).as_dict()
-    return Finished(workdir, config, summary, lineage)
+    each = by_adapter(summary)
+    if adapter not in each:
+        known = [f"{workdir}#{name}" for name in each if name]
+        if not known:
+            raise UserError(f"{reference}: the run has not several adapters to choose from; leave out #{adapter}")
+        raise UserError(
+            f"{reference}: the run has several adapters, and each gained and forgot on its own: name one of "
+            f"{', '.join(known)}{nearest(str(reference), known) if adapter else ''}"
+        )
+    if adapter:
+        config["data"]["source"] = config["data"]["mixture"][config["tune"]["adapters"].index(adapter)][0]
+    return Finished(workdir, config, each[adapter], lineage, adapter)
 
 
-def compare(workdirs: Sequence[pathlib.Path]) -> list[Group]:
-    """The runs in groups, those that gained most first.
+def compare(references: Sequence[str | pathlib.Path]) -> list[Group]:
+    """The runs, each WORKDIR[#ADAPTER], in groups, those that gained most first.
 
     Raises:
       UserError: a folder without a finished run; a run without a parent, of another parent than the first, or measured on
         something else.
     """
-    runs = [read(workdir) for workdir in dict.fromkeys(workdirs)]
+    runs = [read(reference) for reference in dict.fromkeys(map(str, references))]
     for run in runs:
         if not run.lineage:
             raise UserError(f"{run.workdir} has no parent: what it gained and forgot cannot be said")
@@ -187,7 +209,7 @@ def meanings(groups: Sequence[Group]) -> str:
 def _check_like(run: Finished, first: Finished) -> None:
     """Raises UserError where the two cannot be compared."""
     if run.summary["parent_fingerprint"] != first.summary["parent_fingerprint"]:
-        parents = [f"{r.workdir}: {place(r.lineage[0])}" for r in (first, run)]
+        parents = [f"{r.reference}: {place(r.lineage[0])}" for r in (first, run)]
         raise UserError(f"these runs have not the same parent, so their gains cannot be compared:{listed(parents)}")
     differ = []
     for path, _ in configs.fields():
@@ -195,10 +217,10 @@ def _check_like(run: Finished, first: Finished) -> None:
             continue
         mine, theirs = (json.dumps(configs.get(r.config, path)) for r in (run, first))
         if mine != theirs:
-            differ.append(f"{path}: {theirs} in {first.workdir}, {mine} in {run.workdir}")
+            differ.append(f"{path}: {theirs} in {first.reference}, {mine} in {run.reference}")
     if differ:
         raise UserError(
-            f"{first.workdir} and {run.workdir} measured something else, and cannot be compared:{listed(differ)}"
+            f"{first.reference} and {run.reference} measured something else, and cannot be compared:{listed(differ)}"
         )
 
 
@@ -266,9 +288,11 @@ def _names(groups: Sequence[Sequence[Finished]]) -> list[str]:
     """A name for each group: what the names of its runs begin with, as long as that tells groups apart."""
     short = []
     for runs in groups:
-        same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*(run.name for run in runs)))
+        names = [run.workdir.name for run in runs]
+        same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names))
         begin = "".join(letters[0] for letters in same)
-        short.append(runs[0].name if len(runs) == 1 else re.sub(r"[\W_]*(seed|s)?[\W_]*$", "", begin) or runs[0].name)
+        name = names[0] if len(runs) == 1 else re.sub(r"[\W_]*(seed|s)?[\W_]*$", "", begin) or names[0]
+        short.append(name + (f"#{runs[0].adapter}" if runs[0].adapter else ""))
     if len(set(short)) == len(short):
         return short
-    return [str(runs[0].workdir) for runs in groups]
+    return [runs[0].reference for runs in groups]

@@ -24,7 +24,7 @@ def write(groups: Sequence[Group], out: pathlib.Path) -> None:
             {
                 "name": g.name,
                 "method": g.method,
-                "runs": [str(run.workdir) for run in g.runs],
+                "runs": [run.reference for run in g.runs],
                 "seeds": [run.config["seed"] for run in g.runs],
                 "figures": {key: {"mean": mean, "sd": sd} for key, (mean, sd) in g.figures.items()},
                 "drift": g.drift,

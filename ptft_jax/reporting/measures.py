@@ -10,16 +10,27 @@ from ptft_jax.evaluation import transfer
 
 def measures(summary: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
     """(title, rows) of what was measured; nothing of what was not, and of summaries of versions that did not measure."""
-    out = []
-    gained = transfer.rows(summary["transfer"]) if summary.get("transfer") else []
-    if gained:
-        out.append(("transfer", gained))
-    drift = summary.get("drift")
-    if isinstance(drift, list):
-        rows = [{"part": r["part"], "distance from start": r["distance"], "relative": percent(r)} for r in drift]
-        out.append(("drift", rows))
-    out.append(("cost", [cost(summary)]))
-    return out
+    tables: dict[str, list[dict[str, Any]]] = {"transfer": [], "drift": []}
+    for name, one in by_adapter(summary).items():
+        who = {"adapter": name} if name else {}
+        gained = transfer.rows(one["transfer"]) if one.get("transfer") else []
+        tables["transfer"] += [{**who, **row} for row in gained]
+        drift = one["drift"] if isinstance(one.get("drift"), list) else []
+        tables["drift"] += [
+            {**who, "part": r["part"], "distance from start": r["distance"], "relative": percent(r)} for r in drift
+        ]
+    return [*((title, rows) for title, rows in tables.items() if rows), ("cost", [cost(summary)])]
+
+
+def by_adapter(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """A summary for each of several adapters by its name, with what it alone gained and how far it alone moved, as that of a run
+    with one; of other runs the summary itself for ""."""
+    transfers = (summary.get("transfer") or {}).get("adapters")
+    if transfers is None:
+        return {"": summary}
+    drift = summary["drift"]
+    drifts = drift.get("adapters") or dict.fromkeys(transfers, drift)
+    return {name: {**summary, "transfer": gained, "drift": drifts[name]} for name, gained in transfers.items()}
 
 
 def percent(row: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from ptft_jax.data import pipeline
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.lineage import place
 from ptft_jax.reporting import combined, plots
-from ptft_jax.reporting.measures import measures
+from ptft_jax.reporting.measures import by_adapter, measures
 from ptft_jax.reporting.metrics import METRICS, SAMPLES, read, write_json
 from ptft_jax.reporting.page import Page
 
@@ -53,7 +53,12 @@ def write(workdirs: list[pathlib.Path], out: pathlib.Path) -> None:
         for name, figures in found:
             page.text(name)
             page.table(figures)
-    drift = {name: s["drift"] for name, s in measured.items() if isinstance(s.get("drift"), list)}
+    each = {
+        f"{name}#{adapter}" if adapter else name: one
+        for name, summary in measured.items()
+        for adapter, one in by_adapter(summary).items()
+    }
+    drift = {name: s["drift"] for name, s in each.items() if isinstance(s.get("drift"), list)}
     if drift:
         page.heading("Drift from the start")
         shares = {n: {r["part"]: 100 * r["relative"] for r in d if r["relative"] is not None} for n, d in drift.items()}

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import drift as drifts
-from ptft_jax.evaluation import standalone, transfer
+from ptft_jax.evaluation import measured, standalone, transfer
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.parallel import cost as costs
 from ptft_jax.params.rules import flatten, unflatten
@@ -53,18 +53,22 @@ def of_parent(run: Any) -> dict[str, float] | None:
 
 
 def gains(run: Any, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any] | None:
-    """`ptft_jax.evaluation.transfer.measured` of a run with a parent, else None."""
+    """`ptft_jax.evaluation.transfer.measured` of a run with a parent, else None; {"adapters": {name: that of each}} of one with
+    several."""
     if run.parent is None:
         return None
     lineage = json.loads((run.workdir / "lineage.json").read_text())
     spec = run.model.spec
     classes = spec.classes if spec.head == "classes" else spec.vocab_size
     source = run.source.source if run.source is not None else ""
-    return transfer.measured(before, after, transfer.reference(lineage, source, classes))
+    reference = transfer.reference(lineage, source, classes)
+    found = {name: transfer.measured(before, after, reference, r) for name, r in measured.roles(run.config).items()}
+    return {"adapters": found} if run.adapters else found[""]
 
 
-def drift(run: Any, state: Any, print_: str) -> list[dict[str, Any]] | dict[str, str] | None:
-    """`ptft_jax.evaluation.drift.of` a run with a parent from its start, else None; {"missing": why} where the start cannot
+def drift(run: Any, state: Any, print_: str) -> list[dict[str, Any]] | dict[str, Any] | None:
+    """`ptft_jax.evaluation.drift.of` a run with a parent from its start, else None; {"adapters": {name: that of each}} of one
+    with several; {"missing": why} where the start cannot
     be made again, because its parent is gone or has changed, or where the adapter cannot be merged.
 
     The start is computed anew, where the state does not keep it anyway. The state's optimizer moments are given up for the room:
@@ -81,6 +85,8 @@ def drift(run: Any, state: Any, print_: str) -> list[dict[str, Any]] | dict[str,
             return {"missing": f"{run.parent.name} has changed since the run was started"}
         layout = run.program.shardings
         end, frozen = jax.device_put((whole.ema or whole.trainable, whole.frozen), (layout.trainable, layout.frozen))
-        return drifts.of(start, end, frozen, run.adapter, NamedSharding(run.mesh, PartitionSpec()))
+        copied = NamedSharding(run.mesh, PartitionSpec())
+        each = [drifts.of(start, end, frozen, run.adapter, copied, n) for n in sorted(run.adapters.values()) or [None]]
+        return {"adapters": dict(zip(run.config.tune.adapters, each))} if run.adapters else each[0]
     except (UserError, OSError) as e:
         return {"missing": str(e)}

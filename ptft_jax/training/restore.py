@@ -17,6 +17,7 @@ from ptft_jax import config as configs
 from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
+from ptft_jax.lineage import parted
 from ptft_jax.model.spec import HEAD, STRUCTURE
 from ptft_jax.params import fingerprint
 from ptft_jax.params.partition import join, overlay
@@ -159,14 +160,6 @@ def find(
         values["data"]["source"] = values["data"]["mixture"][which][0]  # what this one was trained on
         config = configs.check(values)
     return Source(workdir, step, meta, config, (*ignore, *fresh), which)
-
-
-def parted(reference: str) -> tuple[str, str]:
-    """(place, adapter or "") of WORKDIR...[#ADAPTER]; a folder may have such a sign in its own name, before a step."""
-    place, sign, adapter = reference.rpartition("#")
-    folders = (reference, f"{place}#{adapter.rpartition('@')[0]}") if "@" in adapter else (reference,)
-    own = any(pathlib.Path(folder).expanduser().exists() for folder in folders)
-    return (place, adapter) if sign and not own else (reference, "")
 
 
 def read_config(workdir: pathlib.Path) -> configs.Section:

@@ -10,6 +10,7 @@ from ptft_jax.evaluation.samples import continue_texts
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.model.decode import Sampling
 from ptft_jax.params.rules import flatten
+from ptft_jax.reporting import comparison, run_report
 from ptft_jax.training import restore
 from tests.helpers import quiet_train, tiny_config
 
@@ -67,6 +68,52 @@ def test_each_source_trains_its_own(several, sources):
         # As in the loop, where the adapter was apart: merging costs float32 rounding.
         assert measured[sources[number]] == pytest.approx(after[metric], abs=2e-5)
         assert measured[sources[1 - number]] > after[metric] + 0.1
+
+
+def test_what_each_gained_forgot_and_how_far_it_moved(several, sources, text_file):
+    """Against the losses of the loop, the adapter alone on a plain model, and a run that is compared with one of them."""
+    folder, _, summary = several
+    before, after = summary["before"], summary["after"]
+    assert set(summary["transfer"]) == {"adapters"} and set(summary["drift"]) == {"adapters"}
+    base = flatten(jax.device_get(loading.load(f"{folder}/base").params))
+    for name, target in (("digits", "validation"), ("letters", "validation_letters")):
+        found = summary["transfer"]["adapters"][name]
+        assert found["target"]["gain"] == before[f"{target}/nll"] - after[f"{target}/nll"]
+        assert found["source"]["forgetting"] == after[f"source_{name}/nll"] - before[f"source_{name}/nll"]
+        assert found["source"]["reference"]["of"].startswith("random parameters")
+        assert "missing" in found["target_test"]
+        moved = flatten(jax.device_get(loading.load(f"{folder}/many#{name}").params))
+        rows = {row["part"]: row["distance"] for row in summary["drift"]["adapters"][name]}
+        for layer in range(2):
+            squares = [np.sum((moved[p][layer] - base[p][layer]) ** 2) for p in base if p.startswith("blocks/")]
+            # Merged in float32 here as there, and subtracted: what is left of it is of the size of its rounding.
+            assert rows[f"blocks[{layer}]"] == pytest.approx(np.sqrt(sum(squares)), rel=1e-3)
+        assert rows["embed"] == 0.0
+    alone = tiny_config(
+        text_file,
+        init__from_=f"{folder}/base",
+        data__source=sources[0],
+        training__steps=2,
+        optimizer__warmup_steps=0,
+        eval__every=0,
+        **SMALL,
+    )
+    quiet_train(alone, folder / "alone")
+    groups = comparison.compare([f"{folder}/many#digits", folder / "alone"])
+    assert {g.name for g in groups} == {"many#digits", "alone"}
+    run_report.write([folder / "many"], folder / "report.html")
+    html = (folder / "report.html").read_text()
+    assert ">letters<" in html and "many#letters" in html
+
+
+def test_tests_are_of_each(several, sources):
+    folder, _, _ = several
+    changes = dict(training__steps=0, optimizer__warmup_steps=0, eval__test=True)
+    config = child(None, sources, folder / "base", **changes)
+    summary = quiet_train(config, folder / "tested")
+    for name, test in (("digits", "test"), ("letters", "test_letters")):
+        assert summary["transfer"]["adapters"][name]["target_test"]["before"] == summary["before"][f"{test}/nll"]
+        assert "missing" not in summary["transfer"]["adapters"][name]["source_test"]
 
 
 def test_text_from_both_at_once(several):

@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from ptft_jax.evaluation import sequence, transfer
+from ptft_jax import config as configs
+from ptft_jax.evaluation import measured, sequence, transfer
 
 
 def run(folder, source="text:a", start=5.0, run_id="r", parent=()):
@@ -69,7 +70,20 @@ def test_scores_of_a_sequence_by_hand():
 
 
 def test_several_adapters_have_each_their_own():
-    values = {"validation/nll": 2.0, "source_a/nll": 1.0, "source_b/nll": 1.5}
-    found = transfer.measured(values, values, {"nll": 5.0, "of": ""})
-    assert found["source"]["missing"] == "each of config.tune.adapters has its own: source_NAME/nll in before and after"
-    assert "not known" in found["source_test"]["missing"]
+    mixture = (("text:a.txt", 1.0), ("text:b.txt", 1.0))
+    config = configs.check({"data": {"source": "text:b.txt", "mixture": mixture}, "tune": {"adapters": ("one", "two")}})
+    roles = measured.roles(config)
+    assert roles["one"] == {
+        "target": "validation_a",
+        "target_test": "test_a",
+        "source": "source_one",
+        "source_test": "source_test_one",
+    }
+    assert (roles["two"]["target"], roles["two"]["source"]) == ("validation", "source_two")
+    before = {"validation/nll": 2.0, "validation_a/nll": 3.0, "source_one/nll": 1.0, "source_two/nll": 1.0}
+    after = {"validation/nll": 1.5, "validation_a/nll": 2.0, "source_one/nll": 1.1, "source_two/nll": 1.4}
+    one, two = (transfer.measured(before, after, {"nll": 5.0, "of": ""}, roles[name]) for name in ("one", "two"))
+    assert (one["target"]["gain"], two["target"]["gain"]) == (1.0, 0.5)
+    assert one["source"]["forgetting"] == pytest.approx(0.1) and two["source"]["forgetting"] == pytest.approx(0.4)
+    assert one["target_test"]["missing"].startswith("test_a was not evaluated")
+    assert measured.roles(configs.check({})) == {"": transfer.ROLES}

@@ -10,6 +10,7 @@ import pytest
 from ptft_jax import config as configs
 from ptft_jax.errors import UserError
 from ptft_jax.reporting import comparison, comparison_page
+from ptft_jax.reporting.measures import measures
 
 PARENT = [{"workdir": "runs/base", "step": 9, "fingerprint": "f", "run_id": "r"}]
 
@@ -130,6 +131,48 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     args.sequence = True
     with pytest.raises(UserError, match="--csv is for the comparison"):
         compare.main()
+
+
+def several(folder, name, gains, **changes):
+    """The files of a run with an adapter for each of `gains`, name -> (gain, forgetting, drift)."""
+    mixture = tuple((f"text:{adapter}", 1.0) for adapter in gains)
+    workdir = run(
+        folder, name, 0, 0, tune__method="lora", tune__adapters=tuple(gains), data__mixture=mixture, **changes
+    )
+    summary = json.loads((workdir / "summary.json").read_text())
+    whole, drift = summary["transfer"], {}
+    summary["transfer"] = {"adapters": {}}
+    for adapter, (gain, forgetting, distance) in gains.items():
+        target = {"before": gain, "after": 0.0, "gain": gain}
+        source = {**whole["source"], "before": 0.0, "after": forgetting, "forgetting": forgetting}
+        summary["transfer"]["adapters"][adapter] = {**whole, "target": target, "source": source}
+        drift[adapter] = [{"part": "embed", "distance": distance, "norm": 10.0, "relative": distance / 10}]
+    summary |= {"drift": {"adapters": drift}, "cost": None}
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    return workdir
+
+
+def test_one_of_several_adapters_is_a_run_like_others(tmp_path):
+    gains = {"a": (1.0, 0.1, 1.0), "b": (9.0, 0.9, 2.0)}
+    many = [several(tmp_path, f"many-seed{seed}", gains, seed=seed) for seed in range(2)]
+    alone = run(tmp_path, "alone", 0.5, 0.3, data__source="text:a")
+    groups = comparison.compare([f"{many[0]}#a", f"{many[1]}#a", alone])
+    assert [(g.name, len(g.runs), g.best) for g in groups] == [("many#a", 2, True), ("alone", 1, False)]
+    assert groups[0].figures["gain"] == (1.0, 0.0) and groups[0].drift == {"embed": 0.1}
+    comparison_page.write(groups, tmp_path / "p.html")
+    assert json.loads((tmp_path / "p.json").read_text())[0]["runs"] == [f"{folder}#a" for folder in many]
+    with pytest.raises(
+        UserError, match='many-seed0#b .*measured something else(.|\n)*data.source: "text:a" .*"text:b"'
+    ):
+        comparison.compare([alone, f"{many[0]}#b"])
+    with pytest.raises(UserError, match="several adapters, .* name one of .*many-seed0#a, .*many-seed0#b"):
+        comparison.compare([many[0]])
+    with pytest.raises(UserError, match="name one of .*did you mean '.*many-seed0#b'"):
+        comparison.compare([f"{many[0]}#bb"])
+    with pytest.raises(UserError, match="has not several adapters to choose from; leave out #a"):
+        comparison.compare([f"{alone}#a"])
+    tables = dict(measures(json.loads((many[0] / "summary.json").read_text())))
+    assert [(row["adapter"], row["relative"]) for row in tables["drift"]] == [("a", "10.000%"), ("b", "20.000%")]
 
 
 def test_the_page_of_a_sequence(tmp_path):
