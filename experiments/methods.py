@@ -1,8 +1,8 @@
 """Which way to fine-tune gains most, forgets least and costs least?
 
 Pre-trains a small GPT on Shakespeare's plays, then fine-tunes it on little Python code in every way there is: full updates,
-subsets, adapters, and full updates under a hold. Each way is tried at three learning rates; the best on validation data is
-repeated with other seeds. Then averages of the start and the end, and of the seeds, are measured. Writes results.json and
+subsets, adapters, and full updates under a hold. Each way is tried at three learning rates, and at more while the best is
+the lowest or the highest of them; the best on validation data is repeated with other seeds. Then averages of the start and the end, and of the seeds, are measured. Writes results.json and
 report.html: the table, gain against forgetting with the Pareto front, and published comparisons held against it.
 
   python -m experiments.methods --out=runs/methods
@@ -10,13 +10,10 @@ report.html: the table, gain against forgetting with the Pareto front, and publi
 
 from __future__ import annotations
 
-import os
-import sys
-
 from absl import flags
 
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.launch import TERMINATED, launch, prepare_jax
+from ptft_jax.launch import TERMINATED, launch, prepare_experiment
 
 
 def define() -> None:
@@ -30,12 +27,9 @@ def define() -> None:
 
 def main() -> int:
     args = flags.FLAGS
-    if not os.path.isdir("configs"):
-        raise UserError("run this from the top folder of the project: configs/ is not here")
-    sys.path.insert(0, os.getcwd())
-    prepare_jax()
+    prepare_experiment()
     from experiments import methods_report, transfer_runs
-    from experiments.methods_runs import name_of, tune_config, ways
+    from experiments.methods_runs import name_of, next_rate, tune_config, ways
     from ptft_jax.experiment import Experiment, Interrupted
     from ptft_jax.reporting.progress import Reporter
 
@@ -47,14 +41,20 @@ def main() -> int:
     try:
         with reporter:
             base = str(experiment.workdir("base"))
-            experiment.expect(1 + sum(len(way.rates) + args.seeds - 1 for way in chosen.values()))
+            total = 1 + sum(len(way.rates) + args.seeds - 1 for way in chosen.values())
+            experiment.expect(total)
             experiment.run("base", transfer_runs.base_config(args.size))
             for name, way in chosen.items():
-                swept[name] = {
-                    rate: experiment.run(name_of(name, rate, 0), tune_config(args.size, base, way, rate, 0))
-                    for rate in way.rates
-                }
-                best[name] = min(swept[name], key=lambda rate: swept[name][rate]["after"]["validation/nll"])
+                swept[name], losses, rates = {}, {}, list(way.rates)
+                while rates:
+                    rate = rates.pop(0)
+                    summary = experiment.run(name_of(name, rate, 0), tune_config(args.size, base, way, rate, 0))
+                    swept[name][rate], losses[rate] = summary, summary["after"]["validation/nll"]
+                    if not rates and (beyond := next_rate(losses)) is not None:
+                        rates.append(beyond)
+                        total += 1
+                        experiment.expect(total)
+                best[name] = min(losses, key=losses.get)
                 for seed in range(1, args.seeds):
                     experiment.run(name_of(name, best[name], seed), tune_config(args.size, base, way, best[name], seed))
     except Interrupted as e:

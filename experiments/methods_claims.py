@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -53,6 +54,30 @@ def _close(a: str, b: str, key: str, share: float) -> Callable[[Results], tuple[
     return judge
 
 
+def _forgetting_at(results: Results, way: str, gain: float) -> float:
+    """What `way` forgot where it gained so much, between the rates that were tried, from the lowest to its best."""
+    rows = results["rates"][way]
+    trail = [rows[rate] for rate in sorted(rows, key=float)]
+    for low, high in itertools.pairwise(trail):
+        if low["gain"] <= gain <= high["gain"]:
+            share = (gain - low["gain"]) / (high["gain"] - low["gain"] or 1)
+            return low["forgetting"] + share * (high["forgetting"] - low["forgetting"])
+    return trail[0]["forgetting"]  # the lowest rate gained more
+
+
+def _equal_gain(a: str, b: str) -> Callable[[Results], tuple[str, str]]:
+    """Whether `a` forgot less than `b` where both gained as much as the one that gains less gains at best."""
+
+    def judge(results: Results) -> tuple[str, str]:
+        gain = min(max(o["gain"] for o in results["rates"][way].values()) for way in (a, b))
+        first, second = (_forgetting_at(results, way, gain) for way in (a, b))
+        spread = 3 * max(results["groups"][way]["forgetting"][1] for way in (a, b))
+        verdict = "yes" if second - first > spread else "no" if first - second > spread else "not shown: within 3 sd"
+        return f"forgetting at a gain of {gain:.2f}: {a} {first:.3f}, {b} {second:.3f}", verdict
+
+    return judge
+
+
 def _rates(results: Results) -> tuple[str, str]:
     """How far the gain of a way depends on the rate, over those that were tried."""
     worst = {
@@ -100,6 +125,12 @@ _CLAIMS: tuple[tuple[str, str, tuple[str, ...], Callable[[Results], tuple[str, s
         "Biderman et al. 2024",
         ("LoRA", "full"),
         _both(_difference("LoRA", "full", "gain", -1), _difference("LoRA", "full", "forgetting", -1)),
+    ),
+    (
+        "... also where both learn the same",
+        "Biderman et al. 2024, their trade-off curves",
+        ("LoRA", "full"),
+        _equal_gain("LoRA", "full"),
     ),
     (
         "DoRA gains more than LoRA",
@@ -160,6 +191,30 @@ _CLAIMS: tuple[tuple[str, str, tuple[str, ...], Callable[[Results], tuple[str, s
         "Li & Hoiem 2016",
         ("distillation", "full"),
         _difference("distillation", "full", "forgetting", -1),
+    ),
+    (
+        "a pull to the start (L2-SP) forgets less",
+        "Li et al. 2018; Barone et al. 2017",
+        ("L2-SP", "full"),
+        _difference("L2-SP", "full", "forgetting", -1),
+    ),
+    (
+        "smooth predictions (R3F) forget less",
+        "Aghajanyan et al. 2021: fewer representations collapse",
+        ("R3F", "full"),
+        _difference("R3F", "full", "forgetting", -1),
+    ),
+    (
+        "gradual unfreezing and lower rates below keep gains and forget less",
+        "Howard & Ruder 2018",
+        ("gradual unfreezing", "layer-wise rates", "full"),
+        _both(
+            *(
+                judge
+                for way in ("gradual unfreezing", "layer-wise rates")
+                for judge in (_close(way, "full", "gain", 0.95), _difference(way, "full", "forgetting", -1))
+            )
+        ),
     ),
     (
         "averaging start and end keeps more than it costs",

@@ -24,6 +24,8 @@ from ptft_jax.reporting.page import Page
 
 Rates = Mapping[str, Mapping[float, Mapping[str, Any]]]  # way -> rate -> summary
 ALPHAS = "0,0.1,...,1"
+# Whose lines over rates are drawn: more could not be told apart.
+TRADES = ("full", "LoRA", "last block", "L2-SP", "EWC", "distillation", "replay 25%")
 
 
 def write(
@@ -133,11 +135,7 @@ def _page(groups: list[Group], ways: Mapping[str, Way], results: Mapping[str, An
     page.heading("The table")
     page.table(_table(groups, results["best_rate"]))
     page.text(comparison.meanings(groups))
-    page.heading("Learning rates")
-    page.text(
-        "Gain (and forgetting) of the first seed, in nats, at each rate that was tried. One rate for all would judge methods by how well it suits them."
-    )
-    page.table([_sweep(name, rates, results["best_rate"][name]) for name, rates in results["rates"].items()])
+    _rates_page(page, results)
     if results["averages"]:
         _averages_page(page, results["averages"])
     page.heading("Published comparisons, held against these runs")
@@ -145,9 +143,44 @@ def _page(groups: list[Group], ways: Mapping[str, Way], results: Mapping[str, An
     return page
 
 
-def _sweep(name: str, rates: Mapping[str, Mapping[str, float]], best: float) -> dict[str, str]:
-    cells = [f"{rate}: {o['gain']:.3f} ({o['forgetting']:.3f})" for rate, o in rates.items()]
-    return {"way": name, **{word: cell for word, cell in zip(("low", "middle", "high"), cells)}, "best": f"{best:g}"}
+def _rates_page(page: Page, results: Mapping[str, Any]) -> None:
+    rates = results["rates"]
+    page.heading("Learning rates")
+    page.text(
+        "One rate for all would judge methods by how well it suits them. And how much is forgotten says as much about the rate as about the "
+        "method: a line has all rates of one way, from the lowest on, so that ways can be compared where they gained the same."
+    )
+    lines = {
+        name: [[(o["forgetting"], o["gain"]) for _, o in sorted(rates[name].items(), key=lambda row: float(row[0]))]]
+        for name in TRADES
+        if name in rates
+    }
+    page.figure(
+        plots.curves(
+            lines,
+            marks={name: points for name, (points,) in lines.items()},
+            title="Gain against forgetting, over rates",
+            x="forgetting: source loss after minus before (nats)",
+            y="gain: target loss before minus after (nats)",
+        )
+    )
+    page.text("Gain (and forgetting) of the first seed, in nats, at each rate that was tried; the best is marked.")
+    tried = sorted({rate for row in rates.values() for rate in row}, key=float)
+    page.table(
+        [
+            {
+                "way": name,
+                **{
+                    rate: f"{row[rate]['gain']:.2f} ({row[rate]['forgetting']:.2f})"
+                    + ("*" if float(rate) == results["best_rate"][name] else "")
+                    if rate in row
+                    else ""
+                    for rate in tried
+                },
+            }
+            for name, row in rates.items()
+        ]
+    )
 
 
 def _averages_page(page: Page, averages: Mapping[str, Any]) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from experiments import transfer_runs
+from ptft_jax.config import default
 from ptft_jax.experiment import with_changes
 
 TARGET = "stdlib:code?examples=8"  # modules of Python's library, some 30,000 tokens
 REPLAY = 0.25
+BUDGET = 0.5  # of what may be forgotten, nats a token
 POSITIONS = 16  # of a prompt or a prefix
+NOISE = 0.02  # on vectors of tokens; entries of the base's have a standard deviation of 0.07
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Way:
     Attributes:
       group: "little" changes few parameters, "carefully" all of them under a hold, "full" without one.
       changes: dotted fields of the config.
-      rates: the peak learning rates that are tried.
+      rates: the peak learning rates that are tried first; `next_rate` says which others.
     """
 
     group: str
@@ -32,14 +36,28 @@ class Way:
     rates: tuple[float, ...]
 
 
-# Of full updates, of small added matrices, and of vectors: each three times the one before. Published rates are for models
-# a thousand times larger, which want smaller ones; the report holds both against each other.
-FULL, MATRICES, VECTORS = (3e-4, 1e-3, 3e-3), (3e-3, 1e-2, 3e-2), (1e-2, 3e-2, 1e-1)
+LADDER = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
+# Where it is climbed from: full updates, small added matrices, vectors. Published rates are lower, for models a thousand
+# times larger; the report shows which rate did best here.
+FULL, MATRICES, VECTORS = LADDER[1:4], LADDER[3:6], LADDER[4:7]
+
+
+def next_rate(losses: Mapping[float, float]) -> float | None:
+    """The step of LADDER beyond the rate of the least loss, where no rate beyond that was tried; None: none is missing."""
+    best = LADDER.index(min(losses, key=losses.get))
+    for beside in (best - 1, best + 1):
+        if 0 <= beside < len(LADDER) and LADDER[beside] not in losses:
+            return LADDER[beside]
+    return None
 
 
 def _added(method: str, rates: tuple[float, ...] = MATRICES, **settings: Any) -> Way:
     section = method.split("+")[0]
     return Way("little", {"tune.method": method, **{f"tune.{section}.{k}": v for k, v in settings.items()}}, rates)
+
+
+def _targets() -> tuple[str, ...]:
+    return default().tune.lora.targets
 
 
 def _subset(recipe: str, rates: tuple[float, ...]) -> Way:
@@ -58,6 +76,7 @@ def ways() -> dict[str, Way]:
         # few parameters
         "last block": _subset("last:1", MATRICES),
         "attention": _subset("attention", FULL),
+        "all but embeddings": _subset("no_embeddings", FULL),
         "biases": _subset("biases", MATRICES),
         "norms": _subset("norms", VECTORS),
         "LoRA": _added("lora"),
@@ -66,6 +85,8 @@ def ways() -> dict[str, Way]:
         "LoRA+": _added("lora", b_ratio=4.0),
         "PiSSA": _added("lora", init="pissa"),
         "OLoRA": _added("lora", init="olora"),
+        "LoRA, tokens too": _added("lora", targets=(*_targets(), "embed/tokens")),
+        "LoRA, int8 base": Way("little", {"tune.method": "lora", "tune.quantize.format": "int8"}, MATRICES),
         "LoRA, NF4 base": Way("little", {"tune.method": "lora", "tune.quantize.format": "nf4"}, MATRICES),
         "AdaLoRA": _added("adalora"),
         "VeRA": _added("vera", VECTORS),
@@ -75,18 +96,29 @@ def ways() -> dict[str, Way]:
         "Pfeiffer": _added("bottleneck", form="pfeiffer"),
         "parallel": _added("bottleneck", form="parallel"),
         "prefix": _added("prefix", VECTORS, length=POSITIONS),
+        "prefix by a network": _added("prefix", MATRICES, length=POSITIONS, reparametrise=64),
         "gated prefix": _added("gated_prefix", VECTORS, length=POSITIONS),
         "prompt": _added("prompt", VECTORS, length=POSITIONS),
         "P-tuning": _added("p_tuning", MATRICES, length=POSITIONS),
         # all of them, under a hold
         "layer-wise rates": _careful(tune__layer_decay=0.6),
         "gradual unfreezing": _careful(tune__phases=("last:1", "last:2", "all")),
+        "slanted triangle": _careful(optimizer__schedule="slanted_triangular", optimizer__warmup_steps=0),
+        "dropout": _careful(model__dropout=0.1),
         "L2-SP": _careful(tune__l2_sp=0.01),
         "EWC": _careful(tune__ewc__weight=100.0),
         "distillation": _careful(tune__distill__weight=1.0),
         "mixout": _careful(tune__mixout__rate=0.5),
-        "R3F": _careful(tune__smooth__method="r3f"),
+        # With the published 1e-5, the noise of a half-precision float, nothing changes to three digits.
+        "R3F": _careful(tune__smooth__method="r3f", tune__smooth__noise=NOISE),
+        "SMART": _careful(
+            tune__smooth__method="smart",
+            tune__smooth__noise=NOISE,
+            tune__smooth__step=NOISE,
+            tune__smooth__radius=NOISE,
+        ),
         f"replay {REPLAY:.0%}": _careful(data__mixture=((TARGET, 1 - REPLAY), ("parent", REPLAY))),
+        f"a budget of {BUDGET} nats": _careful(select__source_budget=BUDGET),
     }
 
 

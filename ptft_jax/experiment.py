@@ -32,8 +32,9 @@ class Experiment:
         return self.folder / "runs" / name
 
     def expect(self, total: int) -> None:
-        """Shows a bar over so many runs."""
-        self._bar = self.reporter.start(self.folder.name, total)
+        """Shows a bar over so many runs, in place of the one before."""
+        self.reporter.finish(self._bar)
+        self._bar = self.reporter.start(self.folder.name, total, self._done)
 
     def run(self, name: str, config: ConfigDict) -> dict[str, Any]:
         """The summary of the run, which is carried out only if it has not been.
