@@ -79,17 +79,16 @@ def _equal_gain(a: str, b: str) -> Callable[[Results], tuple[str, str]]:
 
 
 def _rates(results: Results) -> tuple[str, str]:
-    """How far the gain of a way depends on the rate, over those that were tried."""
-    worst = {
-        name: min(o["gain"] for o in rates.values()) / max(o["gain"] for o in rates.values())
-        for name, rates in results["rates"].items()
-    }
-    name = min(worst, key=worst.get)
-    halved = [w for w, share in worst.items() if share < 0.5]
-    words = (
-        f"within a factor of ten in rate, the worst keeps {worst[name]:.0%} of the best's gain ({name}); below half: "
-    )
-    return words + (", ".join(halved) or "none"), "yes" if halved else "no"
+    """What is left of a way's gain at the rates next to its best, of those that were tried."""
+    left = {}
+    for name, rates in results["rates"].items():
+        best = results["best_rate"][name]
+        beside = [o["gain"] for rate, o in rates.items() if 0.2 < float(rate) / best < 5]
+        left[name] = min(beside) / max(beside)
+    worst = min(left, key=left.get)
+    lose = [name for name, share in left.items() if share < 0.9]
+    text = f"at a rate three times off, {len(lose)} of {len(left)} ways lose a tenth of their gain, at worst ({worst}) {1 - left[worst]:.0%}"
+    return text, "yes" if lose else "no"
 
 
 def _hull(results: Results) -> tuple[str, str]:

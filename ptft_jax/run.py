@@ -239,7 +239,7 @@ class Run:
         """The state of step 0, sharded from birth, and the fingerprint of the parent's parameters ("" without one)."""
         key = jax.random.key(self.config.seed)
         params_key, run_key = jax.random.split(key)
-        make, base, print_ = self._maker(params_key)
+        make, base, print_ = self._maker()
         state = self.program.create(
             lambda k, b, r: self.make_state(*self.partition.split(make(k, b)), rng=r), params_key, base, run_key
         )
@@ -248,24 +248,15 @@ class Run:
     def start_trainable(self) -> tuple[dict[str, Any], str]:
         """What `start` gives, but of the state only the trainable leaves, whole: no second copy of the rest is made."""
         params_key, _ = jax.random.split(jax.random.key(self.config.seed))
-        make, base, print_ = self._maker(params_key)
+        make, base, print_ = self._maker()
         layout = self.program.shardings.trainable
         return jax.jit(lambda k, b: self.partition.split(make(k, b))[0], out_shardings=layout)(params_key, base), print_
 
-    def _maker(self, key: jax.Array) -> tuple[Callable[[jax.Array, Any], dict[str, Any]], dict[str, Any], str]:
-        """(function of (`key`, parameters) that gives the whole parameters of step 0, those parameters, the fingerprint of
-        the parent's), to be compiled with what is made of them."""
+    def _maker(self) -> tuple[Callable[[jax.Array, Any], dict[str, Any]], dict[str, Any], str]:
+        """(function of (key, the parent's parameters) that gives the whole parameters of step 0, those parameters, their
+        fingerprint); {} and "" without a parent."""
         if self.parent is None:
-            make, base, print_ = (lambda key, _: self.model.init(key)), {}, ""
-        else:
-            make, base, print_ = self._maker_on_base()
-        if self.adapter is not None and self.adapter.decomposes:
-            # Outside of a program: one with many matrix decompositions was seen never to end on a CPU (jax 0.10.2).
-            return (lambda _, whole: whole), make(key, base), print_
-        return make, base, print_
-
-    def _maker_on_base(self) -> tuple[Callable[[jax.Array, Any], dict[str, Any]], dict[str, Any], str]:
-        """`_maker` of a run with a parent: the function takes the parent's parameters."""
+            return (lambda key, _: self.model.init(key)), {}, ""
         base = self.base()
         print_ = restore.parameters_fingerprint(base)
         folder = self.init["adapter"]

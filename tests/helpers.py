@@ -89,9 +89,6 @@ def train(
         )
         steps_of.append(Step(model, objective, partition, chain, micro, ema, careful, partition.shut(phase)))
 
-    if base is None and adapter is not None and adapter.decomposes:
-        base = model.init(jax.random.key(0))  # outside of a program, as in ptft_jax.run
-
     def make(key):
         params = model.init(key) if base is None else base
         state = states.create(

@@ -51,7 +51,6 @@ class Method:
       prefix_length: how many keys it places before the row's in every layer; they take positions, too.
       note: what a run is to say of how it starts, or "".
       starts_as_base: whether the model computes what it would without the method, until something is learned.
-      decomposes: whether it starts from decompositions of the kernels (SVD, QR).
     """
 
     field: ClassVar[str]
@@ -60,7 +59,6 @@ class Method:
     virtual_tokens: int = 0
     prefix_length: int = 0
     note: str = ""
-    decomposes: bool = False
     starts_as_base: bool = True
 
     def encoded(self, encode: Encode) -> Method:

@@ -45,10 +45,6 @@ class Composed(Method):
         return all(method.starts_as_base for method in self.methods)
 
     @property
-    def decomposes(self) -> bool:
-        return any(method.decomposes for method in self.methods)
-
-    @property
     def rates(self) -> Rules:
         # Those of some leaves come before that of all that was added, which the methods share.
         rules = dict.fromkeys(rule for method in self.methods for rule in method.rates)

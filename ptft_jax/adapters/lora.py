@@ -26,15 +26,27 @@ START_A, START_B = "adapter/start_a", "adapter/start_b"
 STARTS = ("pissa", "olora")  # those that begin away from zero
 
 
+# One matrix at a time, also where layers are made together: where several batches of matrices are decomposed in one program on
+# a CPU, they wait for each other's threads, and have been seen never to end (jax 0.10.2).
+@jax.custom_batching.sequential_vmap
+def _singular(kernel: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return jnp.linalg.svd(float32(kernel), full_matrices=False)
+
+
+@jax.custom_batching.sequential_vmap
+def _triangular(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.linalg.qr(float32(kernel).T)
+
+
 def initial(lora: Lora, kernel: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(lora_a [in, R], lora_b [R, out]) for a kernel [in, out], by `lora.init`; see `Lora`."""
     (size_in, size_out), rank, dtype = kernel.shape, lora.rank, kernel.dtype
     if lora.init == "pissa":  # the largest singular triplets, each side with the root of the value (eq. 2)
-        u, s, v = jnp.linalg.svd(float32(kernel), full_matrices=False)
+        u, s, v = _singular(kernel)
         root = jnp.sqrt(s[:rank] / lora.scale)
         return (u[:, :rank] * root).astype(dtype), (root[:, None] * v[:rank]).astype(dtype)
     if lora.init == "olora":  # Q and R of the kernel as [out, in] (algorithm 1)
-        q, r = jnp.linalg.qr(float32(kernel).T)
+        q, r = _triangular(kernel)
         return r[:rank].T.astype(dtype), q[:, :rank].T.astype(dtype)
     if lora.init == "gaussian":
         a = jax.random.normal(key, (size_in, rank), dtype) / rank
@@ -120,10 +132,6 @@ class Lora(LowRankMethod):
         # Dettmers et al. 2023, "QLoRA", table 9 (7B and 13B); the same for GPT-2 in Hu et al. 2021, table 11.
         # PiSSA, whose factors are of the size of weights: Meng et al. 2024, section 5.1.
         return 2e-5 if self.init == "pissa" else 2e-4
-
-    @property
-    def decomposes(self) -> bool:
-        return self.init in STARTS
 
     @property
     def scale(self) -> float:

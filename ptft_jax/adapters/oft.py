@@ -4,6 +4,7 @@ Diffusion by Orthogonal Finetuning", section 3.2)."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -20,7 +21,7 @@ SKEW = "adapter/skew"
 
 
 def rotations(skew: jax.Array, size: int) -> jax.Array:
-    """Orthogonal matrices [..., n, n] by the Cayley transform (I - Q) (I + Q)^-1 of skew-symmetric Q.
+    """Orthogonal matrices [..., n, n] by the Cayley transform (I - Q) (I + Q)^-1 = 2 (I + Q)^-1 - I of skew-symmetric Q.
 
     Args:
       skew: float32 [..., n (n - 1) / 2], Q above its diagonal, row by row.
@@ -29,7 +30,35 @@ def rotations(skew: jax.Array, size: int) -> jax.Array:
     above = jnp.zeros((*skew.shape[:-1], size, size), skew.dtype).at[..., *np.triu_indices(size, 1)].set(skew)
     q = above - jnp.swapaxes(above, -1, -2)
     one = jnp.eye(size, dtype=skew.dtype)
-    return jnp.linalg.solve(one + q, one - q)  # the two factors commute
+    return 2 * _inverse(one + q) - one
+
+
+@jax.custom_jvp
+def _inverse(a: jax.Array) -> jax.Array:
+    """The inverses of matrices [..., n, n] whose symmetric part is the identity, by Gauss-Jordan elimination in place.
+
+    What is left of such a matrix after some steps has a symmetric part of at least the identity (that is so of each Schur
+    complement), so every pivot is at least 1 and no rows change places. Not `jnp.linalg`: where several batches of matrices
+    are factored in one program on a CPU, they wait for each other's threads, and have been seen never to end (jax 0.10.2).
+    """
+    places = jnp.arange(a.shape[-1])
+
+    def eliminate(k: jax.Array, a: jax.Array) -> jax.Array:
+        across, down = places == k, (places == k)[:, None]
+        column = jax.lax.dynamic_index_in_dim(a, k, axis=-1)
+        row = jax.lax.dynamic_index_in_dim(a, k, axis=-2)
+        row = jnp.where(across, 1, row) / jax.lax.dynamic_index_in_dim(row, k, axis=-1)
+        rest = jnp.where(across, 0, a) - column * row
+        return jnp.where(down, row, rest)
+
+    return jax.lax.fori_loop(0, a.shape[-1], eliminate, a)
+
+
+@_inverse.defjvp
+def _inverse_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    found = _inverse(*primals)
+    product = functools.partial(jnp.matmul, precision="highest")
+    return found, -product(found, product(tangents[0], found))
 
 
 class Rotated(nnx.Module):

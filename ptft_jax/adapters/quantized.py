@@ -67,10 +67,6 @@ class QuantizedBase(Method):
         return dataclasses.replace(self, method=method), params
 
     @property
-    def decomposes(self) -> bool:
-        return self.method.decomposes
-
-    @property
     def rates(self) -> Rules:
         return self.method.rates
 

@@ -65,10 +65,6 @@ class Several(LayerMethod):
         return self.one.learning_rate
 
     @property
-    def decomposes(self) -> bool:  # type: ignore[override]
-        return self.one.decomposes
-
-    @property
     def rates(self) -> Rules:
         return self.one.rates
 

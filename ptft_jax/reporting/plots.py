@@ -135,27 +135,35 @@ def front(
     return svg(figure)
 
 
-def _label(axes: Axes, points: Mapping[str, tuple[float, float]], apart: float = 0.045) -> None:
-    """Names beside points, moved up or down where they would lie on one another."""
+def _label(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Names beside points, each at the nearest place within the axes where it lies on no point and no other name."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    placed: list[tuple[float, float, float]] = []
-    for name, (x, y) in sorted(points.items(), key=lambda item: item[1][1]):
-        across, up = (x - left) / (right - left), (y - bottom) / (top - bottom)
-        width, inside = 0.013 * len(name), across < 0.7
-        start = across + 0.012 if inside else across - 0.012 - width
-        at = lowest = up + 0.028  # off the line through the point
-        while any(abs(at - v) < apart and start < end and first < start + width for first, v, end in placed):
-            at += 0.2 * apart
-        placed.append((start, at, start + width))
+    at = {name: ((x - left) / (right - left), (y - bottom) / (top - bottom)) for name, (x, y) in points.items()}
+    # Boxes as (start, end, middle, distance that the middle of a name keeps), in shares of the axes.
+    taken = [(x - 0.008, x + 0.008, y, 0.03) for x, y in at.values()]
+    for name, (x, y) in sorted(at.items(), key=lambda item: item[1][1]):
+        width = 0.009 * len(name)
+        above = 0.028  # off the horizontal line through the point
+        sides = ((0.012, 0.0), (-0.012 - width, 0.02))  # the right one first
+        heights = [step / 100 for step in range(-60, 61)]
+        places = [(abs(dy - above) + cost, x + dx, y + dy) for dx, cost in sides for dy in heights]
+        inside = [(far, s, m) for far, s, m in places if s >= 0 and s + width <= 1 and 0.03 <= m <= 0.97]
+        free = [
+            place
+            for place in inside
+            if not any(place[1] < e and s < place[1] + width and abs(place[2] - m) < gap for s, e, m, gap in taken)
+        ]
+        far, start, middle = min(free or inside or places)
+        taken.append((start, start + width, middle, 0.045))
         axes.annotate(
             name,
-            (x, y),
-            xytext=(across + (0.012 if inside else -0.012), at),
+            points[name],
+            xytext=(start, middle) if start > x else (start + width, middle),
             textcoords="axes fraction",
-            ha="left" if inside else "right",
+            ha="left" if start > x else "right",
             va="center",
             fontsize=8,
-            arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.7} if at - lowest > apart else None,
+            arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.7} if far > 0.04 else None,
             bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.6},
         )
 
