@@ -10,6 +10,8 @@ report.html: the table, gain against forgetting with the Pareto front, and publi
 
 from __future__ import annotations
 
+import math
+
 from absl import flags
 
 from ptft_jax.errors import UserError, nearest
@@ -32,6 +34,7 @@ def main() -> int:
     from experiments.methods_runs import name_of, next_rate, tune_config, ways
     from ptft_jax.experiment import Experiment, Interrupted
     from ptft_jax.reporting.progress import Reporter
+    from ptft_jax.training.loop import NonFinite
 
     chosen = {name: ways()[_known(name, ways())] for name in args.ways or ways()}
     reporter = Reporter()
@@ -48,8 +51,12 @@ def main() -> int:
                 swept[name], losses, rates = {}, {}, list(way.rates)
                 while rates:
                     rate = rates.pop(0)
-                    summary = experiment.run(name_of(name, rate, 0), tune_config(args.size, base, way, rate, 0))
-                    swept[name][rate], losses[rate] = summary, summary["after"]["validation/nll"]
+                    try:
+                        summary = experiment.run(name_of(name, rate, 0), tune_config(args.size, base, way, rate, 0))
+                        swept[name][rate], losses[rate] = summary, summary["after"]["validation/nll"]
+                    except NonFinite:
+                        losses[rate] = math.inf
+                        reporter.say(f"{name}: the loss is no number at a rate of {rate:g}")
                     if not rates and (beyond := next_rate(losses)) is not None:
                         rates.append(beyond)
                         total += 1

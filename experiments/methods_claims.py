@@ -45,24 +45,27 @@ def _both(*judges: Callable[[Results], tuple[str, str]]) -> Callable[[Results], 
 
 
 def _close(a: str, b: str, key: str, share: float) -> Callable[[Results], tuple[str, str]]:
-    """Whether figure `key` of `a` is at least `share` of that of `b`."""
+    """Whether figure `key` of `a` is above `share` of that of `b`."""
 
     def judge(results: Results) -> tuple[str, str]:
-        first, second = (results["groups"][way][key][0] for way in (a, b))
-        return f"{key}: {a} {first:.3f}, {first / second:.0%} of {b}'s", "yes" if first >= share * second else "no"
+        (first, sd_a), (second, sd_b) = (results["groups"][way][key] for way in (a, b))
+        gap, spread = first - share * second, 3 * max(sd_a, share * sd_b)
+        verdict = "yes" if gap > spread else "no" if -gap > spread else f"not shown: {share:.0%} lies within 3 sd"
+        return f"{key}: {a} {first:.3f} ± {sd_a:.3f}, {b} {second:.3f} ± {sd_b:.3f}: {first / second:.0%}", verdict
 
     return judge
 
 
-def _forgetting_at(results: Results, way: str, gain: float) -> float:
-    """What `way` forgot where it gained so much, between the rates that were tried, from the lowest to its best."""
+def _forgetting_at(results: Results, way: str, gain: float) -> float | None:
+    """What the first seed of `way` forgot where it gained so much, between the rates that were tried, from the lowest to its
+    best; None where the lowest gained more."""
     rows = results["rates"][way]
     trail = [rows[rate] for rate in sorted(rows, key=float)]
     for low, high in itertools.pairwise(trail):
         if low["gain"] <= gain <= high["gain"]:
             share = (gain - low["gain"]) / (high["gain"] - low["gain"] or 1)
             return low["forgetting"] + share * (high["forgetting"] - low["forgetting"])
-    return trail[0]["forgetting"]  # the lowest rate gained more
+    return None
 
 
 def _equal_gain(a: str, b: str) -> Callable[[Results], tuple[str, str]]:
@@ -71,9 +74,11 @@ def _equal_gain(a: str, b: str) -> Callable[[Results], tuple[str, str]]:
     def judge(results: Results) -> tuple[str, str]:
         gain = min(max(o["gain"] for o in results["rates"][way].values()) for way in (a, b))
         first, second = (_forgetting_at(results, way, gain) for way in (a, b))
+        if first is None or second is None:
+            return f"no rate was tried at which both gain {gain:.2f}", "not shown"
         spread = 3 * max(results["groups"][way]["forgetting"][1] for way in (a, b))
         verdict = "yes" if second - first > spread else "no" if first - second > spread else "not shown: within 3 sd"
-        return f"forgetting at a gain of {gain:.2f}: {a} {first:.3f}, {b} {second:.3f}", verdict
+        return f"forgetting at a validation gain of {gain:.2f}: {a} {first:.3f}, {b} {second:.3f}", verdict
 
     return judge
 
@@ -84,7 +89,10 @@ def _rates(results: Results) -> tuple[str, str]:
     for name, rates in results["rates"].items():
         best = results["best_rate"][name]
         beside = [o["gain"] for rate, o in rates.items() if 0.2 < float(rate) / best < 5]
-        left[name] = min(beside) / max(beside)
+        if max(beside) > 0:
+            left[name] = min(beside) / max(beside)
+    if not left:
+        return "nothing was gained", "not shown"
     worst = min(left, key=left.get)
     lose = [name for name, share in left.items() if share < 0.9]
     text = f"at a rate three times off, {len(lose)} of {len(left)} ways lose a tenth of their gain, at worst ({worst}) {1 - left[worst]:.0%}"
@@ -96,6 +104,8 @@ def _hull(results: Results) -> tuple[str, str]:
     rows = results["averages"]["wise"]
     first, last = rows[0], rows[-1]
     gained, forgot = first["target"] - last["target"], last["source"] - first["source"]
+    if gained <= 0 or forgot <= 0:
+        return f"gained {gained:.3f}, forgot {forgot:.3f}", "not shown"
     best = max(rows, key=lambda r: (first["target"] - r["target"]) / gained - (r["source"] - first["source"]) / forgot)
     kept, paid = (first["target"] - best["target"]) / gained, (best["source"] - first["source"]) / forgot
     return (
@@ -146,8 +156,8 @@ _CLAIMS: tuple[tuple[str, str, tuple[str, ...], Callable[[Results], tuple[str, s
     (
         "a base in NF4 costs nothing",
         "Dettmers et al. 2023, table 3",
-        ("LoRA, NF4 base", "LoRA"),
-        _close("LoRA, NF4 base", "LoRA", "gain", 0.97),
+        ("LoRA on NF4", "LoRA"),
+        _close("LoRA on NF4", "LoRA", "gain", 0.97),
     ),
     (
         "prompt tuning gains least where the model is small",

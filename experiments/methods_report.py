@@ -24,6 +24,7 @@ from ptft_jax.reporting.page import Page
 
 Rates = Mapping[str, Mapping[float, Mapping[str, Any]]]  # way -> rate -> summary
 ALPHAS = "0,0.1,...,1"
+TOGETHER = {"soup": {}, "greedy_soup": {}, "ties": {"density": 0.5}, "dare_linear": {"density": 0.5}}
 # Whose lines over rates are drawn: more could not be told apart.
 TRADES = ("full", "LoRA", "last block", "L2-SP", "EWC", "distillation", "replay 25%")
 
@@ -68,11 +69,14 @@ def _outcome(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _averages(experiment: Experiment, full: list[pathlib.Path]) -> dict[str, Any]:
-    """Of full fine-tuning: the line from the parent to the first seed's run (WiSE-FT), and the mean of all seeds' (soup)."""
+    """Of full fine-tuning: the line from the parent to the first seed's run (WiSE-FT), and what all seeds' runs make together."""
     folder = experiment.folder / "combined"
     shutil.rmtree(folder, ignore_errors=True)  # made again from the runs, in seconds
     curve = combine("interpolate", [f"{full[0]}@best"], folder / "wise", curve=ALPHAS, rule="sum")
-    combine("soup", [f"{run}@best" for run in full], folder / "soup")
+    every = [f"{run}@best" for run in full]
+    mean = {"dare_linear": {"weights": [1 / len(every)] * len(every)}}  # the others take a mean anyway
+    for method, options in TOGETHER.items():
+        combine(method, every, folder / method, **options, **mean.get(method, {}))
     config = load(str(full[0])).source.config
     reading = {"tokens": config.eval.tokens, "length": config.data.length}
 
@@ -86,8 +90,8 @@ def _averages(experiment: Experiment, full: list[pathlib.Path]) -> dict[str, Any
             {"alpha": row["alpha"], "target": row["validation/nll"], "source": row["source/nll"]}
             for row in curve["curve"]
         ],
-        "soup": losses(str(folder / "soup")),
-        "members": [losses(f"{run}@best") for run in full],
+        **{method: losses(str(folder / method)) for method in TOGETHER},
+        "members": [losses(run) for run in every],
     }
 
 
@@ -201,6 +205,6 @@ def _averages_page(page: Page, averages: Mapping[str, Any]) -> None:
                 "model": "full fine-tuning, mean of seeds",
                 **{k: statistics.mean(m[k] for m in members) for k in ("target", "source")},
             },
-            {"model": "their soup", **averages["soup"]},
+            *({"model": f"together: {method}", **averages[method]} for method in TOGETHER),
         ]
     )

@@ -40,7 +40,8 @@ class Experiment:
         """The summary of the run, which is carried out only if it has not been.
 
         Raises:
-          UserError: anything wrong with the config, and a loss that is no number.
+          UserError: anything wrong with the config.
+          NonFinite: a loss that is no number (`ptft_jax.training.loop`).
         """
         workdir = self.workdir(name)
         if workdir.exists() and not self._is_current(workdir, config):
