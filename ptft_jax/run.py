@@ -149,6 +149,10 @@ class Run:
         self.plain_shapes = plain.shapes()
         refuse_idle(self.init["fresh"], flatten(self.plain_shapes), "config.init.fresh", "parameter")
         fresh = tuple(self.init["fresh"])
+        if isinstance(self.adapter, QuantizedBase):
+            made = [p for p in flatten(self.plain_shapes) if matches(fresh, p) and self.adapter.quantizes(p)]
+            if made:
+                raise UserError(f"config.init.fresh: these are quantised kernels, which cannot train:{listed(made)}")
         self.phases = phases.of_config(c.tune, spec.layers, c.training.steps)
         self.partition = Partition.of(
             self.shapes,
@@ -304,9 +308,9 @@ class Run:
         made = [p for p in sorted(frozen) if matches(fresh, p) or (self.new_rows and p in vocabulary.AXES)]
         if made:
             field = "init.fresh" if matches(fresh, made[0]) else "tokenizer.add"
+            rules = (*((path, 1.0) for path in made), *adapters.rates(self.config.tune, tuple(fresh)))
             raise UserError(
-                f"config.{field}: these are made anew, but frozen:{listed(made)}\n"
-                f"let them train: tune.rates=(('{made[0]}', 1.0), ...)"
+                f"config.{field}: these are made anew, but frozen:{listed(made)}\nlet them train: tune.rates={rules}"
             )
 
     def stored_params(self, state: states.TrainState) -> dict[str, Any]:

@@ -19,8 +19,11 @@ from ptft_jax.adapters.p_tuning import PTuning
 from ptft_jax.adapters.prefix import Prefix
 from ptft_jax.adapters.prompt import Prompt
 from ptft_jax.adapters.vera import Vera
+from ptft_jax.config_tune import TUNE
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.params import recipes
+
+_PRUNING = ("t_init", "t_final", "delta_t", "beta1", "beta2")  # of AdaLoRA
 
 
 def _lora(section: Any) -> Lora:
@@ -36,6 +39,13 @@ def _lora(section: Any) -> Lora:
 
 
 def _adalora(section: Any) -> AdaLora:
+    if section.target_rank == section.rank:
+        idle = [name for name in _PRUNING if section[name] != TUNE["adalora"][name].default]
+        if idle:
+            raise UserError(
+                f"config.tune.adalora.{idle[0]} = {section[idle[0]]!r} has no effect: target_rank is rank, {section.rank}, so nothing "
+                "is pruned"
+            )
     return AdaLora(**{**section.read_all(), "targets": tuple(section.targets)})
 
 
@@ -104,10 +114,16 @@ def _method(config: Any, encode: Encode | None) -> Method | None:
 
 def rates(config: Any, made_anew: tuple[str, ...] = ()) -> tuple[tuple[str, float], ...]:
     """The rules of what trains and at which rate: `config.tune.rates`; where that is empty, the adapter of the method, or
-    the recipe `config.tune.train` with what is `made_anew`. Raises UserError for an unknown method or recipe, and for a
+    the recipe `config.tune.train`, with what is `made_anew`. Raises UserError for an unknown method or recipe, and for a
     rate of the method's that `config.tune.rates` would silence."""
     given = tuple((str(pattern), rate) for pattern, rate in config.rates)
     if given:
+        if "gated_prefix" in config.method.split("+") and config.gated_prefix.layers:
+            rule = f"('blocks[-{config.gated_prefix.layers}:]/attention/prefix/.*', 1.0)"
+            raise UserError(
+                f"config.tune.gated_prefix.layers = {config.gated_prefix.layers}: config.tune.rates says all rates, so it would have "
+                f"no effect; leave it at 0 and put {rule} in tune.rates"
+            )
         if "lora" in config.method.split("+") and config.lora.b_ratio != 1:
             rule = f"('.*/adapter/lora_b', {config.lora.b_ratio:g})"
             raise UserError(
@@ -116,7 +132,9 @@ def rates(config: Any, made_anew: tuple[str, ...] = ()) -> tuple[tuple[str, floa
             )
         return given
     method = build(config)
-    return recipes.rules(config.train, made_anew) if method is None else (*method.rates, (".*", 0.0))
+    if method is None:
+        return recipes.rules(config.train, made_anew)
+    return (*((pattern, 1.0) for pattern in made_anew), *method.rates, (".*", 0.0))
 
 
 def learning_rate(config: Any) -> float:

@@ -92,6 +92,10 @@ class Method:
             "run as it is (generate, chat, eval), or its base"
         )
 
+    def folded(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Whole parameters with what of the method can be merged folded into the model's own; the rest of it stays."""
+        return self.merge(params) if self.mergeable else params
+
     def collapsed(self, trunk: nnx.Module, params: Mapping[str, Any]) -> tuple[Method, Mapping[str, Any]]:
         """A method and whole parameters that do the same without networks that only training needs.
 

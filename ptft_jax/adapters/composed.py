@@ -67,6 +67,11 @@ class Composed(Method):
             params = method.merge(params)
         return dict(params)
 
+    def folded(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        for method in self.methods:
+            params = method.folded(params)
+        return params
+
     def collapsed(self, trunk: nnx.Module, params: Mapping[str, Any]) -> tuple[Method, Mapping[str, Any]]:
         methods = []
         for method in self.methods:

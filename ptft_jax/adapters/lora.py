@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.adapters.base import Rules, Updates, adapted, float32
+from ptft_jax.adapters.base import Rules, Updates, adapted, float32, layers
 from ptft_jax.adapters.lora_embedding import LowRankTable
 from ptft_jax.adapters.lora_experts import LowRankExperts
 from ptft_jax.adapters.low_rank import LowRankMethod
@@ -156,6 +156,21 @@ class Lora(LowRankMethod):
     def module(self, layer: Any, path: str, site: int, key: jax.Array) -> nnx.Module:
         made = {Linear: LowRank, Embedding: LowRankTable, ExpertLinear: LowRankExperts}[type(layer)]
         return made(layer, self, site, key)
+
+    def check(self, shapes: Mapping[str, Any]) -> None:
+        """As every method of layers. Also raises UserError for settings of linear layers where a table is adapted."""
+        super().check(shapes)
+        found = {path: layer.kind for path, layer in layers(shapes).items() if self.targeted(path)}
+        tables = [path for path, kind in found.items() if kind is Embedding]
+        if tables and self.b_ratio != 1:  # of a table, lora_a is the one that starts at zero
+            raise UserError(
+                f"config.tune.lora.b_ratio = {self.b_ratio:g} is for layers; {tables[0]} among the targets is a table: leave it at 1 "
+                "and say the rates of both by tune.rates"
+            )
+        if self.dropout and len(tables) == len(found):
+            raise UserError(
+                f"config.tune.lora.dropout = {self.dropout:g} has no effect: the targets are tables, of which nothing is dropped"
+            )
 
     def check_layer(self, path: str, shape: tuple[int, int]) -> None:
         if self.rank > min(shape):

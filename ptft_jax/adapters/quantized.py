@@ -119,7 +119,7 @@ class QuantizedBase(Method):
             {
                 f"{path}/{name}" if name else path: leaf
                 for path, array in flatten(params).items()
-                for name, leaf in (_quantize(array, self.how) if self._quantized(path) else {"": array}).items()
+                for name, leaf in (_quantize(array, self.how) if self.quantizes(path) else {"": array}).items()
             }
         )
 
@@ -141,12 +141,18 @@ class QuantizedBase(Method):
           into: "dequantized" leaves the logits as they are; "original" adds to the base's own kernels what was learned for
             the dequantised ones, which is another function, and needs `params` in the base's form.
         """
-        if into == "dequantized":
-            whole = set(flatten(params))
-            params = self.decode(params if any(plain_path(p) != p for p in whole) else self.encode(params))
-        return self.method.merge(params)
+        return self.method.merge(self._dense(params) if into == "dequantized" else params)
 
-    def _quantized(self, path: str) -> bool:
+    def folded(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self.method.folded(self._dense(params))
+
+    def _dense(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Whole parameters in either form with the kernels that the model computes with."""
+        packed = any(plain_path(path) != path for path in flatten(params))
+        return self.decode(params if packed else self.encode(params))
+
+    def quantizes(self, path: str) -> bool:
+        """Whether the leaf at `path` of a plain model is a kernel that is kept quantised."""
         layer, _, name = path.rpartition("/")
         return name == "kernel" and not is_added(path) and matches(self.targets, layer)
 

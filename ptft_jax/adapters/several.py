@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ptft_jax.adapters.base import LayerMethod, Method, Rules, Updates, is_added, layers
+from ptft_jax.adapters.composed import Composed
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.model.layers import Linear, PerRow
 from ptft_jax.params.partition import Partition
@@ -106,7 +107,9 @@ def of(method: Method, names: tuple[str, ...]) -> Method:
         return method
     if not isinstance(method, LayerMethod):
         raise UserError(
-            f"config.tune.adapters: several adapters are for a method that changes layers, not for {method.field}"
+            "config.tune.adapters: several adapters are for one method that changes layers, not for several methods joined by '+'"
+            if isinstance(method, Composed)
+            else f"config.tune.adapters: several adapters are for a method that changes layers, not for {method.field}"
         )
     twice = [name for name in names if names.count(name) > 1]
     if twice or "" in names:

@@ -26,8 +26,8 @@ def of(
 ) -> list[dict[str, Any]]:
     """The distance of a model's effective parameters from their start, for embeddings, each block, final norm and head.
 
-    An adapter that can be merged counts by what it does to the parameters that it is merged into, so that methods can be
-    compared. What cannot be merged counts as a part of its own, "added". Frozen parameters that no adapter changes are not
+    What of an adapter can be merged counts by what it does to the parameters that it is merged into, so that methods can be
+    compared; the rest counts as a part of its own, "added". Frozen parameters that no adapter changes are not
     computed with: their drift is 0.
 
     Args:
@@ -49,7 +49,7 @@ def of(
         one = method
         if which is not None:
             one, whole = method.one, method.pick(whole, which)
-        return one.merge(whole) if one is not None and one.mergeable else whole
+        return whole if one is None else dict(one.folded(whole))
 
     summed = jax.jit(lambda *trees: _sums(*trees, effective), out_shardings=copied)
     sums = jax.device_get(summed(start, end, frozen))

@@ -10,6 +10,7 @@ from ptft_jax.data import batches, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.rows import Rows
+from ptft_jax.errors import UserError
 from ptft_jax.evaluation import transfer
 from ptft_jax.reporting.progress import Reporter
 
@@ -60,10 +61,16 @@ def sets(
     source = None if changes is None else _changed(c, **changes)
     if source is not None:
         # What each of several adapters forgot is its own.
-        for name, number in [(f"_{name}", n) for n, name in enumerate(c.tune.adapters)] or [("", None)]:
-            validation[f"source{name}"] = read(source, "validation", number)
-            if c.eval.test:
-                test[f"source_test{name}"] = read(source, "test", number)
+        try:
+            for name, number in [(f"_{name}", n) for n, name in enumerate(c.tune.adapters)] or [("", None)]:
+                validation[f"source{name}"] = read(source, "validation", number)
+                if c.eval.test:
+                    test[f"source_test{name}"] = read(source, "test", number)
+        except UserError as e:
+            raise UserError(
+                f"{e}\nthis is what the run's forgetting is measured on: config.eval.source names other data, and "
+                "eval.parent_data=False measures none"
+            ) from e
     if c.data.mixture and c.eval.mixture:
         known = {c.data.source, source.source if source is not None and not numbers else ""}
         for name, reference in pipeline.labels(c.data).items():

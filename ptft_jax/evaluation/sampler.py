@@ -10,7 +10,9 @@ from ptft_jax import config as configs
 from ptft_jax import objectives
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import spans
-from ptft_jax.evaluation.samples import continue_texts
+from ptft_jax.errors import UserError
+from ptft_jax.evaluation.samples import continue_texts, prompt_ids
+from ptft_jax.model import decode
 from ptft_jax.model.decode import Sampling
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.partition import Partition
@@ -21,7 +23,7 @@ def build(
     config: configs.Section, model: Transformer, partition: Partition, tokenizer: tok.Tokenizer
 ) -> Callable[[TrainState], list[dict[str, Any]]]:
     """A function from a state to rows {"prompt", "text", "reason"} for `config.samples.prompts`; with several adapters, for
-    each of them, and its name in "adapter"."""
+    each of them, and its name in "adapter". Raises UserError for a prompt that leaves no room for the new tokens."""
     s, objective = config.samples, config.objective.name
     if not s.prompts:
         return lambda state: []
@@ -32,6 +34,10 @@ def build(
         "prefix": objectives.reads_prompt(objective),
         "gaps": spans.sentinels(tokenizer) if objective == "span_corruption" else {},
     }
+    try:  # known now, and not after hours
+        decode.check_room(model, prompt_ids(tokenizer, s.prompts, options["gaps"]), s.max_new_tokens)
+    except UserError as e:
+        raise UserError(f"config.samples: {e}") from e
     model, names = dataclasses.replace(model, constrain=None), tuple(config.tune.adapters)
     prompts, numbers = s.prompts, None
     if names:

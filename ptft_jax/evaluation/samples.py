@@ -35,10 +35,15 @@ def continue_texts(
     `gaps` (see `continue_ids`), control tokens that a prompt spells are those tokens. The other options are those of
     `continue_ids`, and so are the errors.
     """
-    start = list(tokenizer.prefix_ids)
-    ids = [[*start, *tokenizer.encode(p, special=bool(gaps)).tolist()] or [tokenizer.end_id] for p in prompts]
+    ids = prompt_ids(tokenizer, prompts, gaps)
     rows = continue_ids(model, params, tokenizer, ids, gaps=gaps, **options)
     return [row._replace(prompt=prompt) for prompt, row in zip(prompts, rows)]
+
+
+def prompt_ids(tokenizer: tok.Tokenizer, prompts: Sequence[str], gaps: Mapping[int, str]) -> list[list[int]]:
+    """What `continue_texts` gives the model of each prompt."""
+    start = list(tokenizer.prefix_ids)
+    return [[*start, *tokenizer.encode(p, special=bool(gaps)).tolist()] or [tokenizer.end_id] for p in prompts]
 
 
 def continue_ids(

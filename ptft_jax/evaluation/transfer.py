@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import pathlib
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ptft_jax.data import pipeline
 from ptft_jax.lineage import place
 from ptft_jax.reporting.metrics import METRICS, read
 
@@ -88,16 +90,23 @@ def reference(lineage: Sequence[Mapping[str, Any]], source: str, classes: int) -
 
 
 def _at_start(workdir: pathlib.Path, run_id: str, source: str) -> float | None:
-    """Validation loss at step 0 of the run in a workdir, if it is that run and was trained on this source."""
+    """Validation loss on a source at step 0 of the run in a workdir, if it is that run and was trained on the source."""
     files = {name: workdir / f"{name}.json" for name in ("config", "environment", "lineage")}
     if not all(file.is_file() for file in files.values()):
         return None
     if json.loads(files["environment"].read_text()).get("run_id", "") != run_id:
         return None
-    if json.loads(files["config"].read_text())["data"]["source"] != source:
-        return None
+    metric = _metric(json.loads(files["config"].read_text())["data"], source)
     rows = (r for r in read(workdir / METRICS) if r["kind"] == "eval" and r["step"] == 0)
-    return next((r["validation/nll"] for r in rows if "validation/nll" in r), None)
+    return next((r[metric] for r in rows if metric in r), None)
+
+
+def _metric(data: Mapping[str, Any], source: str) -> str:
+    """What a run that was trained on `data` calls its loss on `source`, "" where that is none of its sources."""
+    if data["source"] == source:
+        return "validation/nll"
+    labels = pipeline.labels(types.SimpleNamespace(**data)) if data.get("mixture") else {}
+    return next((f"validation_{name}/nll" for name, reference in labels.items() if reference == source), "")
 
 
 def rows(transfer: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -158,7 +158,7 @@ def generate(
     Raises:
       UserError: an empty prompt, or one that with its continuation exceeds the model's `max_length`.
     """
-    _refuse(model, prompts, max_new_tokens)
+    check_room(model, prompts, max_new_tokens)
     tokens, pad_B = _laid_out(model, prompts)
     length = tokens.shape[1]
     slots = length + -(-max_new_tokens // _CHUNK) * _CHUNK
@@ -179,7 +179,8 @@ def generate(
     return written.rows()
 
 
-def _refuse(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def check_room(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Raises UserError where `generate` could not write so many tokens after these prompts."""
     if model.spec.head != "lm" or not model.spec.causal:
         raise UserError(
             "the model predicts no next token (it is bidirectional, or has a head for classes): it cannot write"

@@ -107,7 +107,8 @@ def compare(references: Sequence[str | pathlib.Path]) -> list[Group]:
       UserError: a folder without a finished run; a run without a parent, of another parent than the first, or measured on
         something else.
     """
-    runs = [read(reference) for reference in dict.fromkeys(map(str, references))]
+    runs = {(run.workdir.resolve(), run.adapter): run for run in map(read, references)}.values()
+    runs = list(runs)
     for run in runs:
         if not run.lineage:
             raise UserError(f"{run.workdir} has no parent: what it gained and forgot cannot be said")
@@ -121,7 +122,13 @@ def compare(references: Sequence[str | pathlib.Path]) -> list[Group]:
     chosen = {name: _set(runs, name) for name in ("target", "source")}
     seeds: dict[str, list[Finished]] = {}
     for run in runs:
-        seeds.setdefault(_but_seed(run.config), []).append(run)
+        beside = seeds.setdefault(_but_seed(run.config), [])
+        same = [r.reference for r in beside if r.config["seed"] == run.config["seed"]]
+        if same:
+            raise UserError(
+                f"{same[0]} and {run.reference} are of one config and one seed: a run twice is no second sample"
+            )
+        beside.append(run)
     names = _names(list(seeds.values()))
     groups = [_group(name, rows, chosen) for name, rows in zip(names, seeds.values())]
     both = [g for g in groups if "gain" in g.figures and "forgetting" in g.figures]
@@ -197,12 +204,17 @@ def meanings(groups: Sequence[Group]) -> str:
     share = f" forgotten %: of the {found['learned']:.3f} nats learned before, from {found['reference']['of']}." if (
         "reference" in found
     ) else ""  # fmt: skip
+    several = [f"{g.name}'s" for g in groups if any(run.adapter for run in g.runs)]
+    shared = f" Parameters, memory and operations of {', '.join(several)} are those of the run, with all of its adapters." if (
+        several
+    ) else ""  # fmt: skip
     which = {"target": "validation", "target_test": "test"}[_set([r for g in groups for r in g.runs], "target")]
     return (
         f"gain: loss on the target's {which} split at the start minus at the selected checkpoint, in nats. forgetting: loss on "
         f"the source at the selected checkpoint minus at the start.{share} drift: distance of the effective parameters from "
         "the start, relative to their norm. GFLOP: of a step's matrix products, all devices; peak: arguments, temporaries and "
         "outputs of the compiled step, one device; ms: a step. ±: standard deviation over seeds. front: no other gains as much and forgets no more."
+        + shared
     )
 
 
@@ -290,8 +302,8 @@ def _names(groups: Sequence[Sequence[Finished]]) -> list[str]:
     for runs in groups:
         names = [run.workdir.name for run in runs]
         same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names))
-        begin = "".join(letters[0] for letters in same)
-        name = names[0] if len(runs) == 1 else re.sub(r"[\W_]*(seed|s)?[\W_]*$", "", begin) or names[0]
+        begin = re.sub(r"\d+$", "", "".join(letters[0] for letters in same))  # lora10, lora11: not lora1
+        name = names[0] if len(runs) == 1 else re.sub(r"([\W_]*seed|[\W_]+s)?[\W_]*$", "", begin) or names[0]
         short.append(name + (f"#{runs[0].adapter}" if runs[0].adapter else ""))
     if len(set(short)) == len(short):
         return short

@@ -150,6 +150,7 @@ class Loop:
         self.writer, self.reporter = writer, reporter
         self._seconds_before, self._started = seconds_before, time.monotonic()
         self._train_seconds: list[float] = []
+        self._programs: set[Any] = set()  # that this launch has compiled
         self._terminated, self._agreed = threading.Event(), processes.Agreed()
 
     @property
@@ -187,7 +188,7 @@ class Loop:
             return state, self.selection.ended
         batches = iter(self.batches(step)) if step < plan.steps else iter(())
         pending: tuple[int, Any, dict] | None = None
-        self._window = (time.monotonic(), step)
+        self._open_window(step)
         while step < plan.steps:
             reason = self._interrupted()
             if reason:
@@ -195,7 +196,10 @@ class Loop:
                 self._save(state, step, None)
                 return state, reason
             batch = next(batches)
-            state, metrics = self.program.at(step)(state, self.program.place(batch))
+            train = self.program.at(step)
+            self._cold |= train not in self._programs
+            self._programs.add(train)
+            state, metrics = train(state, self.program.place(batch))
             step += 1
             # One step late: the device is already busy with the next step when the host looks at this one's numbers.
             self._read(pending, state, task)
@@ -205,7 +209,7 @@ class Loop:
                 self._read(pending, state, task)
                 pending = None
                 self._evaluate(state, step)
-                self._window = (time.monotonic(), step)
+                self._open_window(step)
                 if self.selection.ended and not last:
                     self._save(state, step, None)
                     return state, self.selection.ended
@@ -236,20 +240,25 @@ class Loop:
         values = {k: v[0] / v[1] for k, v in host.items() if isinstance(v, tuple)}
         values |= {"grad_norm": host["grad_norm"], "learning_rate": float(self.learning_rate(step - 1))}
         began, first = self._window
-        now = time.monotonic()
         if step > first:
-            self._train_seconds.append((now - began) / (step - first))
-            values["step_seconds"] = self._train_seconds[-1]
-            values["tokens_per_second"] = host["loss"][1] / self._train_seconds[-1]
-            self._window = (now, step)
+            if not self._cold:
+                self._train_seconds.append((time.monotonic() - began) / (step - first))
+                values["step_seconds"] = self._train_seconds[-1]
+                values["tokens_per_second"] = host["loss"][1] / self._train_seconds[-1]
+            self._open_window(step)
         self.writer.write(step, "train", values)
         speed = f"  {values['tokens_per_second']:,.0f} tok/s" if "tokens_per_second" in values else ""
         best = f"  best {self.selection.best:.3f}@{self.selection.best_step}" if self.selection.best is not None else ""
         self.reporter.advance(task, step, f"loss {values['loss']:.3f}{best}{speed}")
 
+    def _open_window(self, step: int) -> None:
+        """Time is measured from here on, over the steps after `step`; a window in which a program was compiled is not counted."""
+        self._window, self._cold = (time.monotonic(), step), False
+
     @property
     def step_seconds(self) -> float | None:
-        """Median seconds of a training step, evaluation and saving not counted."""
+        """Median seconds of a training step; evaluation, saving and what was compiled meanwhile are not counted. None of a
+        run too short to say."""
         return float(np.median(self._train_seconds)) if self._train_seconds else None
 
     def _evaluate(self, state: Any, step: int) -> None:

@@ -10,6 +10,7 @@ import pytest
 from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.adapters.adalora import AdaLora
+from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.lora import Lora
 from ptft_jax.adapters.oft import Oft
 from ptft_jax.adapters.prompt import Prompt
@@ -145,6 +146,8 @@ def test_what_cannot_be():
         plain(plain.init(jax.random.key(0)), random_batch(0, rows=2)["tokens"], adapters_B=np.zeros(2, np.int32))
     with pytest.raises(UserError, match="a method that changes layers, not for tune.prompt"):
         of(Prompt(4, "random"), NAMES)
+    with pytest.raises(UserError, match="for one method that changes layers, not for several methods joined by"):
+        of(Composed((LORA, IA3)), NAMES)
     with pytest.raises(UserError, match="'a' is there twice"):
         of(LORA, ("a", "b", "a"))
     for name in ("test", "a/b"):

@@ -36,6 +36,17 @@ def test_what_was_learned_of_a_source_counts_from_the_first_run_that_saw_it(tmp_
     assert transfer.reference(lineage, "text:a", 257)["nll"] == math.log(257)
 
 
+def test_a_source_of_a_mixture_is_found_by_its_own_name(tmp_path):
+    base = run(tmp_path / "base", "text:a", 5.0, "r0")
+    config = {"data": {"source": "text:a", "mixture": [["text:a", 1.0], ["text:b.txt", 0.5]]}}
+    (tmp_path / "base/config.json").write_text(json.dumps(config))
+    row = {"step": 0, "kind": "eval", "validation/nll": 5.0, "validation_b/nll": 4.5}
+    (tmp_path / "base/metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert transfer.reference([base], "text:b.txt", 257)["nll"] == 4.5
+    assert transfer.reference([base], "text:a", 257)["nll"] == 5.0
+    assert transfer.reference([base], "text:c", 257)["nll"] == math.log(257)
+
+
 def test_gain_and_forgetting():
     before = {"validation/nll": 3.0, "source/nll": 2.0, "source_test/nll": 2.1}
     after = {"validation/nll": 2.5, "source/nll": 2.3, "source_test/nll": 2.4}

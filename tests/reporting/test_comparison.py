@@ -106,6 +106,24 @@ def test_what_cannot_be_compared_is_named(changes, words, tmp_path):
         comparison.compare([tmp_path / "aa"])
 
 
+def test_a_run_twice_is_no_second_sample(tmp_path, monkeypatch):
+    one = run(tmp_path, "one", 1.0, 0.1)
+    monkeypatch.chdir(tmp_path)
+    groups = comparison.compare([f"{one}/", "one", "./one", one])
+    assert [len(g.runs) for g in groups] == [1]
+    run(tmp_path, "again", 1.0, 0.1)
+    with pytest.raises(UserError, match="one and again are of one config and one seed"):
+        comparison.compare(["one", "again"])
+
+
+@pytest.mark.parametrize("name", ["biases", "lora-r8-seed", "norms_s", "rank10"])
+def test_a_groups_name_is_what_its_runs_share(name, tmp_path):
+    dirs = [run(tmp_path, f"{name}{n}", 1.0, 0.1, seed=n) for n in range(2)]
+    assert comparison.compare(dirs)[0].name == {"lora-r8-seed": "lora-r8", "norms_s": "norms", "rank10": "rank"}.get(
+        name, name
+    )
+
+
 def test_how_runs_were_trained_may_differ(tmp_path):
     same = dict(data__batch_size=4, data__train_tokens=99, eval__every=3, optimizer__learning_rate=0.5)
     assert len(comparison.compare([run(tmp_path, "a", 1.0, 0.1), run(tmp_path, "b", 1.0, 0.1, **same)])) == 2
@@ -191,4 +209,6 @@ def test_a_run_of_before_a_setting_was_there_has_its_default(tmp_path):
     config = json.loads((old / "config.json").read_text())
     del config["data"]["untrainable"]
     (old / "config.json").write_text(json.dumps(config))
-    assert len(comparison.compare([old, run(tmp_path, "new", 2.0, 0.1)])) == 1, "two seeds, as far as settings go"
+    assert len(comparison.compare([old, run(tmp_path, "new", 2.0, 0.1, seed=1)])) == 1, (
+        "two seeds, as far as settings go"
+    )

@@ -19,4 +19,4 @@ def test_names_of_points_lie_on_no_other():
     for (s, e, y), (t, f, z) in itertools.combinations(boxes, 2):
         assert e <= t or f <= s or abs(y - z) > 8, "letters are eight points high"
     width, height = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
-    assert all(0 < s and e < width and 0 < y < height for s, e, y in boxes)
+    assert all(s > 0 and e < width and 0 < y < height for s, e, y in boxes)

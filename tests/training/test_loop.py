@@ -89,6 +89,19 @@ def test_max_seconds_stops_and_the_same_command_continues(text_file, tmp_path):
     assert quiet_train(config, tmp_path / "run")["step"] == 6
 
 
+def test_what_is_compiled_is_no_part_of_a_steps_time(text_file, tmp_path):
+    config = tiny_config(text_file, training__steps=6, log__every=2, eval__every=0)
+    config.tune.phases = ((0, "all"), (4, "last:1"))
+    summary = quiet_train(config, tmp_path / "run")
+    rows = [row for row in read(tmp_path / "run/metrics.jsonl") if row["kind"] == "train"]
+    # The step of the first program, and that of the second one, were waited for.
+    assert [(row["step"], "step_seconds" in row) for row in rows] == [(1, False), (2, True), (4, False), (6, True)]
+    timed = [row["step_seconds"] for row in rows if "step_seconds" in row]
+    assert summary["step_seconds"] == pytest.approx(sum(timed) / 2)
+    short = quiet_train(tiny_config(text_file, training__steps=1, optimizer__warmup_steps=0), tmp_path / "short")
+    assert short["step_seconds"] is None
+
+
 def _curve(workdir):
     timed = ("step_seconds", "tokens_per_second")
     return [{k: v for k, v in row.items() if k not in timed} for row in read(workdir / "metrics.jsonl")]
