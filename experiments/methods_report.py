@@ -25,6 +25,8 @@ from ptft_jax.reporting.page import Page
 Rates = Mapping[str, Mapping[float, Mapping[str, Any]]]  # way -> rate -> summary
 ALPHAS = "0,0.1,...,1"
 TOGETHER = {"soup": {}, "greedy_soup": {}, "ties": {"density": 0.5}, "dare_linear": {"density": 0.5}}
+_COLUMNS = tuple(name for name in comparison.COLUMNS if name != "trainable_bytes")
+_NARROW = ("gain", "forgetting", "trainable")  # of a terminal
 # Whose lines over rates are drawn: more could not be told apart.
 TRADES = ("full", "LoRA", "last block", "L2-SP", "EWC", "distillation", "replay 25%")
 
@@ -51,7 +53,7 @@ def write(
     write_json(experiment.folder / "results.json", results)
     path = experiment.folder / "report.html"
     _page(groups, ways, results).write(path, footer=footer(results))
-    experiment.reporter.table("what each way gained and forgot, at its best rate", _table(groups, best, narrow=True))
+    experiment.reporter.table("what each way gained and forgot, at its best rate", _table(groups, best, _NARROW))
     experiment.reporter.table("published comparisons", results["claims"])
     print(f"report: {path}")
 
@@ -95,8 +97,7 @@ def _averages(experiment: Experiment, full: list[pathlib.Path]) -> dict[str, Any
     }
 
 
-def _table(groups: list[Group], best: Mapping[str, float], narrow: bool = False) -> list[dict[str, Any]]:
-    columns = ("gain", "forgetting", "trainable") if narrow else ()
+def _table(groups: list[Group], best: Mapping[str, float], columns: tuple[str, ...]) -> list[dict[str, Any]]:
     rows = comparison.table(groups, columns)
     return [
         {
@@ -137,7 +138,7 @@ def _page(groups: list[Group], ways: Mapping[str, Way], results: Mapping[str, An
             )
     page.text("Up and to the left is better. Bars are standard deviations over seeds.")
     page.heading("The table")
-    page.table(_table(groups, results["best_rate"]))
+    page.table(_table(groups, results["best_rate"], _COLUMNS))
     page.text(comparison.meanings(groups))
     _rates_page(page, results)
     if results["averages"]:
