@@ -15,7 +15,7 @@ from ptft_jax.adapters.base import Updates, float32
 from ptft_jax.adapters.low_rank import LowRankMethod
 from ptft_jax.adapters.rank_budget import LEFT, RIGHT, SINGULAR
 from ptft_jax.errors import UserError, listed
-from ptft_jax.model.layers import Linear, PerRow, dropout
+from ptft_jax.model.layers import Linear, PerRow, dropout, project
 from ptft_jax.params.partition import Partition
 
 STD = 0.02  # of the vectors at the start, as in the authors' code
@@ -37,9 +37,9 @@ class Triplets(nnx.Module):
         self.right = nnx.Param(STD * jax.random.normal(second, (rank, size_out), dtype))
 
     def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
-        low = jnp.dot(dropout(x, self.dropout, rows, self.site), self.left[...].astype(layer.dtype))
+        low = project(dropout(x, self.dropout, rows, self.site), self.left[...].astype(layer.dtype))
         low = low * (self.singular[...] * self.scale).astype(layer.dtype)
-        return layer.plain(x) + jnp.dot(low, self.right[...].astype(layer.dtype))
+        return layer.plain(x) + project(low, self.right[...].astype(layer.dtype))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ptft_jax.adapters.lora_embedding import LowRankTable
 from ptft_jax.adapters.lora_experts import LowRankExperts
 from ptft_jax.adapters.low_rank import LowRankMethod
 from ptft_jax.errors import UserError, listed
-from ptft_jax.model.layers import Embedding, Linear, PerRow, dropout
+from ptft_jax.model.layers import Embedding, Linear, PerRow, dropout, project
 from ptft_jax.model.moe import ExpertLinear
 from ptft_jax.params.partition import Partition
 
@@ -88,7 +88,7 @@ class LowRank(nnx.Module):
     def update(self, layer: Linear, x: jax.Array) -> jax.Array:
         """scale * x @ left @ right."""
         left, right = self.factors()
-        return jnp.dot(jnp.dot(x, left.astype(layer.dtype)), right.astype(layer.dtype)) * self.scale
+        return project(project(x, left.astype(layer.dtype)), right.astype(layer.dtype)) * self.scale
 
     def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
         return layer.plain(x) + self.update(layer, dropout(x, self.dropout, rows, self.site))

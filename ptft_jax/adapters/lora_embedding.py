@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.model.layers import Embedding
+from ptft_jax.model.layers import Embedding, project
 
 
 class LowRankTable(nnx.Module):
@@ -30,10 +30,10 @@ class LowRankTable(nnx.Module):
     def rows(self, table: Embedding, ids: jax.Array) -> jax.Array:
         """The vectors [..., D] of ids int [...]."""
         low = jnp.take(self.lora_a[...], ids, axis=0).astype(table.dtype)
-        return table.plain(ids) + jnp.dot(low, self.lora_b[...].astype(table.dtype)) * self.scale
+        return table.plain(ids) + project(low, self.lora_b[...].astype(table.dtype)) * self.scale
 
     def scores(self, table: Embedding, x_BTD: jax.Array) -> jax.Array:
         """x times every row, float32 [B, T, rows]."""
-        low = jnp.einsum("btd,rd->btr", x_BTD, self.lora_b[...].astype(x_BTD.dtype)) * self.scale
+        low = project(x_BTD, self.lora_b[...].astype(x_BTD.dtype).T) * self.scale
         a_VR = self.lora_a[...].astype(x_BTD.dtype)
-        return table.plain_scores(x_BTD) + jnp.einsum("btr,vr->btv", low, a_VR, preferred_element_type=jnp.float32)
+        return table.plain_scores(x_BTD) + project(low, a_VR.T, jnp.float32)

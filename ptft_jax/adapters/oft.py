@@ -75,8 +75,8 @@ class Rotated(nnx.Module):
 
     def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
         blocks = rotations(self.skew[...], self.size).astype(x.dtype)
-        parts = x.reshape(*x.shape[:-1], -1, self.size)
-        return layer.plain(jnp.einsum("...bi,bij->...bj", parts, blocks).reshape(x.shape))
+        parts = x.reshape(-1, len(blocks), self.size)
+        return layer.plain(jnp.einsum("rbi,bij->rbj", parts, blocks).reshape(x.shape))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from flax import nnx
 
 from ptft_jax.adapters.base import float32
 from ptft_jax.adapters.low_rank import LowRankMethod
-from ptft_jax.model.layers import Linear, PerRow, dropout
+from ptft_jax.model.layers import Linear, PerRow, dropout, project
 
 D, B = "adapter/vera_d", "adapter/vera_b"
 
@@ -44,8 +44,8 @@ class Scaled(nnx.Module):
     def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
         d, out = self.vera_d[...].astype(layer.dtype), self.vera_b[...].astype(layer.dtype)
         a, b = shared(self.seed, d.shape[0], *layer.kernel.shape)
-        low = jnp.dot(dropout(x, self.dropout, rows, self.site), a.astype(layer.dtype)) * d
-        return layer.plain(x) + jnp.dot(low, b.astype(layer.dtype)) * out
+        low = project(dropout(x, self.dropout, rows, self.site), a.astype(layer.dtype)) * d
+        return layer.plain(x) + project(low, b.astype(layer.dtype)) * out
 
 
 @dataclasses.dataclass(frozen=True)

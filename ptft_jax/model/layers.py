@@ -31,6 +31,16 @@ class PerRow(NamedTuple):
     adapters: jax.Array | None
 
 
+def project(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
+    """x [..., in] @ kernel [in, out] -> [..., out], in `dtype` (None: theirs).
+
+    Rows are one axis meanwhile, so that the gradient of the kernel is a product of two matrices, and no contraction over two
+    axes, for which compilers for CPUs need up to three times as long.
+    """
+    y = jnp.dot(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=dtype)
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
 class Linear(nnx.Module):
     """y = x @ kernel (+ bias). `kernel` [in, out], `bias` [out].
 
@@ -56,7 +66,7 @@ class Linear(nnx.Module):
 
     def plain(self, x: jax.Array) -> jax.Array:
         """The layer without its adapter."""
-        y = jnp.dot(x, self.kernel[...].astype(self.dtype))
+        y = project(x, self.kernel[...].astype(self.dtype))
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
@@ -114,7 +124,7 @@ class Embedding(nnx.Module):
     def plain_scores(self, x_BTD: jax.Array) -> jax.Array:
         """The scores without the adapter."""
         table_VD = self.embedding[...].astype(x_BTD.dtype)
-        return jnp.einsum("btd,vd->btv", x_BTD, table_VD, preferred_element_type=jnp.float32)
+        return project(x_BTD, table_VD.T, jnp.float32)
 
 
 class MLP(nnx.Module):
