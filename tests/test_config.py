@@ -77,7 +77,7 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     answers.write_text("".join(f'{{"prompt": "ask {i}", "completion": "{i}"}}\n' for i in range(90)))
     choices = [
         {"optimizer__name": "sgd", "optimizer__schedule": "wsd", "model__positions": "rotary"},
-        {"optimizer__name": "muon", "samples__prompts": ("the",)},
+        {"optimizer__name": "muon", "samples__prompts": ("the",), "samples__max_new_tokens": 8},
         {"tokenizer__kind": "bpe", "tokenizer__vocab_size": 270, "optimizer__schedule": "linear"},
         {"tokenizer__kind": "file", "tokenizer__path": str(tmp_path / "parent")},
         {"init__from_": str(tmp_path / "parent"), "tune__method": "lora", "tune__quantize__format": "nf4"},
