@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from experiments.methods_runs import LADDER
 from ptft_jax import config as configs
 from ptft_jax import run as runs
 from ptft_jax.reporting.progress import Reporter
@@ -143,13 +144,15 @@ def test_the_demos_experiment(tmp_path):
 def test_the_experiment_of_methods(tmp_path):
     """Some ways at toy size: a rate is chosen for each, seeds are grouped, and claims are held against what was run."""
     command = [sys.executable, "-m", "experiments.methods", f"--out={tmp_path}/methods", "--size=tiny", "--seeds=2"]
-    command += ["--ways=full,prompt,replay 25%"]
+    command += ["--ways=biases,full,replay 25%"]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "methods/results.json").read_text())
-    assert set(results["groups"]) == set(results["best_rate"]) == {"full", "prompt", "replay 25%"}
+    assert set(results["groups"]) == set(results["best_rate"]) == {"biases", "full", "replay 25%"}
     for way, best in results["best_rate"].items():
-        assert f"{best:g}" in results["rates"][way] and len(results["rates"][way]) == 3
+        at = LADDER.index(best)
+        beside = {f"{rate:g}" for rate in LADDER[max(at - 1, 0) : at + 2]}
+        assert beside <= set(results["rates"][way]) and len(results["rates"][way]) >= 3, "the best lies between others"
     assert {"replay forgets less", "the learning rate decides"} <= {claim["said"] for claim in results["claims"]}
     assert len(results["averages"]["wise"]) == 11 and len(results["averages"]["members"]) == 2
     assert (tmp_path / "methods/report.html").read_text().count("<svg") >= 3
