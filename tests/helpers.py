@@ -22,6 +22,7 @@ from ptft_jax.parallel import sharding
 from ptft_jax.params import recipes
 from ptft_jax.params.partition import Partition
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.training import loop
 from ptft_jax.training import state as states
 from ptft_jax.training.careful import Careful
 from ptft_jax.training.step import Step
@@ -116,6 +117,12 @@ def train(
 
 def _plain(x):
     return jax.random.key_data(x) if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+
+def stop_at(step, monkeypatch):
+    """The next run is asked to stop after so many steps, as by its time limit."""
+    asked = iter(["max_seconds" if n == step else "" for n in range(step + 1)])
+    monkeypatch.setattr(loop.Loop, "_interrupted", lambda self: next(asked, ""))
 
 
 def tiny_config(text_file, **changes):
