@@ -23,14 +23,18 @@ def claims(results: Results) -> list[dict[str, str]]:
     return rows
 
 
+def _verdict(gap: float, spread: float, not_shown: str = "within 3 sd") -> str:
+    """Of a claim that `gap` is above 0, where `spread` of it may be chance."""
+    return "yes" if gap > spread else "no" if -gap > spread else f"not shown: {not_shown}"
+
+
 def _difference(a: str, b: str, key: str, sign: int) -> Callable[[Results], tuple[str, str]]:
     """Whether figure `key` of way `a` is above (sign 1) or below (-1) that of `b`."""
 
     def judge(results: Results) -> tuple[str, str]:
         (mean_a, sd_a), (mean_b, sd_b) = (results["groups"][way][key] for way in (a, b))
         gap, spread = sign * (mean_a - mean_b), 3 * max(sd_a, sd_b)
-        verdict = "yes" if gap > spread else "no" if -gap > spread else "not shown: within 3 sd"
-        return f"{key}: {a} {mean_a:.3f} ± {sd_a:.3f}, {b} {mean_b:.3f} ± {sd_b:.3f}", verdict
+        return f"{key}: {a} {mean_a:.3f} ± {sd_a:.3f}, {b} {mean_b:.3f} ± {sd_b:.3f}", _verdict(gap, spread)
 
     return judge
 
@@ -50,7 +54,7 @@ def _close(a: str, b: str, key: str, share: float) -> Callable[[Results], tuple[
     def judge(results: Results) -> tuple[str, str]:
         (first, sd_a), (second, sd_b) = (results["groups"][way][key] for way in (a, b))
         gap, spread = first - share * second, 3 * max(sd_a, share * sd_b)
-        verdict = "yes" if gap > spread else "no" if -gap > spread else f"not shown: {share:.0%} lies within 3 sd"
+        verdict = _verdict(gap, spread, f"{share:.0%} lies within 3 sd")
         return f"{key}: {a} {first:.3f} ± {sd_a:.3f}, {b} {second:.3f} ± {sd_b:.3f}: {first / second:.0%}", verdict
 
     return judge
@@ -77,8 +81,8 @@ def _equal_gain(a: str, b: str) -> Callable[[Results], tuple[str, str]]:
         if first is None or second is None:
             return f"no rate was tried at which both gain {gain:.2f}", "not shown"
         spread = 3 * max(results["groups"][way]["forgetting"][1] for way in (a, b))
-        verdict = "yes" if second - first > spread else "no" if first - second > spread else "not shown: within 3 sd"
-        return f"forgetting at a validation gain of {gain:.2f}: {a} {first:.3f}, {b} {second:.3f}", verdict
+        text = f"forgetting at a validation gain of {gain:.2f}: {a} {first:.3f}, {b} {second:.3f}"
+        return text, _verdict(second - first, spread)
 
     return judge
 

@@ -23,8 +23,6 @@ from ptft_jax.config_tune import TUNE
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.params import recipes
 
-_PRUNING = ("t_init", "t_final", "delta_t", "beta1", "beta2")  # of AdaLoRA
-
 
 def _lora(section: Any) -> Lora:
     return (Dora if section.dora else Lora)(
@@ -36,6 +34,9 @@ def _lora(section: Any) -> Lora:
         init=section.init,
         b_ratio=section.b_ratio,
     )
+
+
+_PRUNING = ("t_init", "t_final", "delta_t", "beta1", "beta2")
 
 
 def _adalora(section: Any) -> AdaLora:

@@ -52,7 +52,7 @@ class Measured:
         self._sets = {split: Measurement(self._loaded, data, split, **options) for split in splits}
         reading = {"source": source} if source else source_settings(config, parent)
         if reading is not None:
-            reference, reading = reading["source"], {k: v for k, v in reading.items() if k != "source"}
+            reference = reading.pop("source")
             for split in splits:
                 name = "source" if split == "validation" else "source_test"
                 self._sets[name] = Measurement(self._loaded, reference, split, **options, **reading)

@@ -56,8 +56,8 @@ class Smooth:
     divergence of its predictions with and without it.
 
     R3F (Aghajanyan et al. 2021, "Better Fine-Tuning by Reducing Representational Collapse") draws the noise. SMART (Jiang
-    et al. 2020, algorithm 1) also moves it, in `steps` steps, to where the predictions differ most. Both passes of a row use the same dropout masks, so that the noise
-    alone is measured. A packed row is one row.
+    et al. 2020, algorithm 1) also moves it, in `steps` steps, to where the predictions differ most. Both passes of a row use
+    the same dropout masks, so that the noise alone is measured. A packed row is one row.
 
     Attributes:
       weight: lambda of R3F, lambda_s of SMART.

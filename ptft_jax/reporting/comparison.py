@@ -107,8 +107,7 @@ def compare(references: Sequence[str | pathlib.Path]) -> list[Group]:
       UserError: a folder without a finished run; a run without a parent, of another parent than the first, or measured on
         something else.
     """
-    runs = {(run.workdir.resolve(), run.adapter): run for run in map(read, references)}.values()
-    runs = list(runs)
+    runs = list({(run.workdir.resolve(), run.adapter): run for run in map(read, references)}.values())
     for run in runs:
         if not run.lineage:
             raise UserError(f"{run.workdir} has no parent: what it gained and forgot cannot be said")

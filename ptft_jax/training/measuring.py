@@ -68,8 +68,8 @@ def gains(run: Any, before: Mapping[str, float], after: Mapping[str, float]) -> 
 
 def drift(run: Any, state: Any, print_: str) -> list[dict[str, Any]] | dict[str, Any] | None:
     """`ptft_jax.evaluation.drift.of` a run with a parent from its start, else None; {"adapters": {name: that of each}} of one
-    with several; {"missing": why} where the start cannot
-    be made again, because its parent is gone or has changed, or where the adapter cannot be merged.
+    with several; {"missing": why} where the start cannot be made again, because its parent is gone or has changed, or where
+    the adapter cannot be merged.
 
     The start is computed anew, where the state does not keep it anyway. The state's optimizer moments are given up for the room:
     nothing can be done with the state afterwards but reading its parameters.
