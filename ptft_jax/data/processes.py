@@ -15,20 +15,22 @@ from ptft_jax.errors import UserError
 def mapped(function: Callable, *arguments: Iterable, count: int, setting: str) -> Iterator[Any]:
     """`map` by `count` processes, the results in order. To be closed if it is not read to its end.
 
+    No process is at work any more when it has ended, in whichever way: what they wrote can be deleted.
+
     Raises:
       UserError: a process was ended from outside; `setting` says how many there are. Whatever the function raises.
     """
     # Not forked: the parent has threads (JAX's, the tokenizer's), and a fork would copy their locks.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(count, mp_context=context, initializer=_begin) as pool:
-        try:
-            yield from pool.map(function, *arguments)
-        except concurrent.futures.process.BrokenProcessPool as e:
-            raise UserError(
-                f"a worker process was ended, perhaps for lack of memory: try fewer with {setting} ({e})"
-            ) from e
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = concurrent.futures.ProcessPoolExecutor(count, mp_context=context, initializer=_begin)
+    try:
+        yield from pool.map(function, *arguments)
+    except concurrent.futures.process.BrokenProcessPool as e:
+        raise UserError(
+            f"a worker process was ended, perhaps for lack of memory: try fewer with {setting} ({e})"
+        ) from e
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _begin() -> None:

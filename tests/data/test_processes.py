@@ -26,6 +26,23 @@ def wait(path):
     time.sleep(60)
 
 
+def fail_or_write(path, fails):
+    started, written = path / "started", path / "written"
+    if fails:
+        while not started.exists():
+            time.sleep(0.01)
+        raise ValueError("this one fails")
+    started.touch()
+    time.sleep(1)
+    written.touch()
+
+
+def test_when_one_fails_no_other_goes_on_writing(tmp_path):
+    with pytest.raises(ValueError, match="this one fails"):
+        list(processes.mapped(fail_or_write, [tmp_path] * 2, [True, False], count=2, setting="x"))
+    assert (tmp_path / "written").exists()
+
+
 def test_results_come_in_order():
     assert list(processes.mapped(double, range(9), count=2, setting="x")) == [0, 2, 4, 6, 8, 10, 12, 14, 16]
 
