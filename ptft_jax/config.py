@@ -154,16 +154,9 @@ def _check_forms(c: dict[str, Any]) -> None:
                 raise UserError(
                     f"config.{path}: {rule!r} is not a pair ({'source, weight' if path == 'data.mixture' else 'pattern, value'})"
                 )
-    texts = (
-        "tune.lora.targets",
-        "tune.ia3.targets",
-        "tune.ia3.feedforward",
-        "tune.mixout.parameters",
-        "samples.prompts",
-        "init.ignore",
-        "init.fresh",
-    )
-    for path in (*texts, "tokenizer.add"):
+    ends = (".targets", ".feedforward", ".parameters")  # patterns of paths
+    patterns = [path for path, f in fields() if path.endswith(ends) and isinstance(f.default, tuple)]
+    for path in (*patterns, "samples.prompts", "init.ignore", "init.fresh", "tokenizer.add"):
         for text in get(c, path):
             if not isinstance(text, str):
                 raise UserError(f"config.{path}: {text!r} is not a text")

@@ -53,7 +53,9 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
             raise UserError(f"config.model.{name} = {mine!r}, but the parent {parent.name} has {theirs[name]!r}{hint}")
         values["model"][name] = theirs[name]
     if section.init.adapter:
-        _inherit_method(values, peft_adapter(section.init.adapter, parent, "config.init.adapter"))
+        _inherit_method(
+            values, peft_adapter(section.init.adapter, parent, "config.init.adapter", section.init.merge_into)
+        )
     mine, of_parent = values["data"], parent.data
     replays = any(name == pipeline.PARENT for name, _ in mine["mixture"])
     if replays and of_parent is not None and of_parent.held_out != mine["held_out"]:
@@ -84,14 +86,19 @@ def _with_source(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def peft_adapter(folder: str, parent: restore.Parent, field: str) -> Any:
-    """The adapter in PEFT's format in a folder, for the parent's model. Raises UserError."""
+def peft_adapter(folder: str, parent: restore.Parent, field: str, merge_into: str = "") -> Any:
+    """The adapter in PEFT's format in a folder, for the parent's plain model. Raises UserError."""
     from ptft_jax.interop import families, peft
 
     family, _ = families.of(parent.fields, parent.lineage(""))
     fields = families.canonical(parent.fields)
     shapes = Transformer(ModelSpec(**fields)).shapes()
-    return peft.read(folder, family.tensors(fields), shapes, prefix=family.prefix, field=field)
+
+    def arrays() -> dict[str, Any]:
+        return parent.parameters(on_one_device, merge_into=merge_into)
+
+    names, ties = family.tensors(fields), family.ties(fields)
+    return peft.read(folder, names, shapes, prefix=family.prefix, ties=ties, arrays=arrays, field=field)
 
 
 def _inherit_method(values: dict[str, Any], adapter: Any) -> None:

@@ -157,7 +157,9 @@ class Run:
         self.partition = Partition.of(
             self.shapes,
             adapters.rates(c.tune, fresh),
-            "tune.rates" if c.tune.rates or self.adapter is not None else f"tune.train = {c.tune.train!r}",
+            "config.tune.rates"
+            if c.tune.rates or self.adapter is not None
+            else f"config.tune.train = {c.tune.train!r}",
             layer_decay=c.tune.layer_decay,
             phases=[(phase.name, phase.rules(fresh)) for phase in self.phases],
         )
@@ -263,8 +265,8 @@ class Run:
             return (lambda key, _: self.model.init(key)), {}, ""
         base = self.base()
         print_ = restore.parameters_fingerprint(base)
-        folder = self.init["adapter"]
-        start = flatten(peft_adapter(folder, self.parent, "config.init.adapter").params) if folder else {}
+        folder, into = self.init["adapter"], self.init["merge_into"]
+        start = flatten(peft_adapter(folder, self.parent, "config.init.adapter", into).params) if folder else {}
         fresh, known, spec = self.init["fresh"], self.known_tokens, self.model.spec
 
         def make(key, base):

@@ -38,6 +38,7 @@ def test_defaults_are_valid_and_unread_defaults_do_not_matter():
         ({"model": 3}, "config.model = 3: expected a section"),
         ({"tune": {"rates": (("a", 1.0, 2),)}}, "is not a pair"),
         ({"samples": {"prompts": (1,)}}, "is not a text"),
+        ({"tune": {"oft": {"targets": (1,)}}}, "config.tune.oft.targets: 1 is not a text"),
     ],
     ids=lambda v: str(v)[:50] if isinstance(v, dict) else "",
 )

@@ -84,13 +84,13 @@ class AdaLora(LowRankMethod):
     def check(self, shapes: Mapping[str, Any]) -> None:
         if self.target_rank > self.rank:
             raise UserError(
-                f"tune.adalora.target_rank: {self.target_rank} is above tune.adalora.rank, {self.rank}: ranks only fall"
+                f"config.tune.adalora.target_rank: {self.target_rank} is above tune.adalora.rank, {self.rank}: ranks only fall"
             )
         super().check(shapes)
 
     def check_layer(self, path: str, shape: tuple[int, int]) -> None:
         if self.rank > min(shape):
-            raise UserError(f"tune.adalora.rank: {self.rank} is above the size of {path}/kernel {shape}")
+            raise UserError(f"config.tune.adalora.rank: {self.rank} is above the size of {path}/kernel {shape}")
 
     def factors(self, leaves: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """left * singular, and right."""
@@ -107,7 +107,7 @@ class AdaLora(LowRankMethod):
         first, last = (round(t * steps) if t < 1 else int(t) for t in (self.t_init, self.t_final))
         if first + last >= steps:
             raise UserError(
-                f"tune.adalora: t_init = {self.t_init:g} ({first} updates) and t_final = {self.t_final:g} ({last}) leave "
+                f"config.tune.adalora: t_init = {self.t_init:g} ({first} updates) and t_final = {self.t_final:g} ({last}) leave "
                 f"none of training.steps = {steps} in which to prune; the two must add up to less"
             )
         schedule = rank_budget.Schedule(first, steps - last, self.delta_t)
@@ -123,10 +123,12 @@ class AdaLora(LowRankMethod):
         parts = {layer: [trains[f"{layer}/{name}"] for name in (LEFT, SINGULAR, RIGHT)] for layer in layers}
         torn = [layer for layer, some in parts.items() if any(some) and not all(some)]
         if torn:
-            raise UserError(f"tune.rates: left, singular and right of a layer train together, or not:{listed(torn)}")
+            raise UserError(
+                f"config.tune.rates: left, singular and right of a layer train together, or not:{listed(torn)}"
+            )
         shut = [f.path for f in partition.leaves if f.trains and f.path.endswith(SINGULAR) and not all(f.phases)]
         if shut:
             raise UserError(
-                f"tune.phases: tune.adalora ranks the triplets of all layers together, so they train in every phase:{listed(shut)}"
+                f"config.tune.phases: tune.adalora ranks the triplets of all layers together, so they train in every phase:{listed(shut)}"
             )
         return tuple(layer for layer, some in parts.items() if all(some))

@@ -186,7 +186,7 @@ class LayerMethod(Method):
         """Raises UserError for a target that names no linear layer of a plain model, or one that cannot be adapted."""
         found = layers(shapes)
         for pattern in self.targets:
-            for path in matching(pattern, found, f"{self.field}.targets", self.kinds):
+            for path in matching(pattern, found, f"config.{self.field}.targets", self.kinds):
                 self.check_layer(path, found[path].shape[-2:])
 
     def updates(self, partition: Partition, steps: int) -> Updates:

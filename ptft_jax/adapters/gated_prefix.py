@@ -19,6 +19,7 @@ from ptft_jax.model.transformer import Block
 from ptft_jax.params.rules import flatten
 
 HERE = "attention/prefix/.*"
+VECTORS, GATE = "blocks/attention/prefix/prompt", "blocks/attention/prefix/gate"
 
 
 class Gated(nnx.Module):

@@ -61,11 +61,11 @@ class Ia3(LayerMethod):
         for pattern in self.feedforward:
             if pattern in FEEDFORWARD:  # the default may name a layer that is no target
                 continue
-            found = matching(pattern, every, f"{self.field}.feedforward")
+            found = matching(pattern, every, f"config.{self.field}.feedforward")
             if not any(map(self.targeted, found)):
                 targets = [path for path in every if self.targeted(path)]
                 raise UserError(
-                    f"{self.field}.feedforward: {pattern!r} names none of the targets{nearest(pattern, targets)}; "
+                    f"config.{self.field}.feedforward: {pattern!r} names none of the targets{nearest(pattern, targets)}; "
                     f"targets:{listed(targets, 40)}"
                 )
 

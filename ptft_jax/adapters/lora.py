@@ -148,7 +148,7 @@ class Lora(LowRankMethod):
         loose = [f.path for f in partition.leaves if f.trains and f.path.endswith((START_A, START_B))]
         if loose:
             raise UserError(
-                f"tune.rates: with tune.lora.init = {self.init!r} these are fixed, where the adapter started:"
+                f"config.tune.rates: with tune.lora.init = {self.init!r} these are fixed, where the adapter started:"
                 f"{listed(loose)}\nput ('{self.rates[0][0]}', 0.0) before the rules that let adapters train"
             )
         return super().updates(partition, steps)
@@ -174,7 +174,7 @@ class Lora(LowRankMethod):
 
     def check_layer(self, path: str, shape: tuple[int, int]) -> None:
         if self.rank > min(shape):
-            raise UserError(f"tune.lora.rank: {self.rank} is above the size of {path} {shape}")
+            raise UserError(f"config.tune.lora.rank: {self.rank} is above the size of {path} {shape}")
 
     def factors(self, leaves: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         a, b = float32(leaves[A]), float32(leaves[B])

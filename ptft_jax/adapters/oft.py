@@ -104,7 +104,7 @@ class Oft(LayerMethod):
             divisors = [n for n in range(2, inputs + 1) if inputs % n == 0]
             near = min(divisors, key=lambda n: (abs(n - size), n))
             raise UserError(
-                f"{self.field}.block_size: {size} does not divide the {inputs} inputs of {path}, or leaves nothing to "
+                f"config.{self.field}.block_size: {size} does not divide the {inputs} inputs of {path}, or leaves nothing to "
                 f"rotate; the nearest size that does is {near}"
             )
 

@@ -234,10 +234,14 @@ def to_peft(
     _refuse_existing(out)
     temporary = _beside(out)
     try:
-        names = family.tensors(families.canonical(fields))
-        peft.write(temporary, adapter, params, names, base=base)
+        model = families.canonical(fields)
+        names, ties = family.tensors(model), family.ties(model)
+        # A network that only training needs has no place there; what it makes has.
+        collapsed, params = Transformer(ModelSpec(**model), adapter).collapsed(params)
+        adapter = collapsed.adapt
+        peft.write(temporary, adapter, params, names, ties=ties, family=family.model_type, base=base)
         plain = {path: array for path, array in flatten(params).items() if not is_added(path)}
-        read = peft.read(temporary, names, unflatten(plain))
+        read = peft.read(temporary, names, unflatten(plain), prefix=family.prefix, ties=ties)
         ours = _logits(fields, adapter)(flatten(params))
         theirs = _logits(fields, read.method)({**plain, **flatten(read.params)})
         difference = float(np.abs(theirs - ours).max() / np.abs(ours).max())

@@ -1,8 +1,9 @@
 """Adapters in the format of Hugging Face PEFT: a folder with adapter_config.json and adapter_model.safetensors.
 
-LoRA, rsLoRA, DoRA, IA3, OFT and prompt tuning, in both directions; AdaLoRA, VeRA and LoRA of other starts are written as
-the plain LoRA that does the same. Theirs names modules of a Hugging Face model, so the name map of its family is needed; a
-module that is fused there (GPT-2's c_attn) is several layers of ours.
+LoRA, also of embeddings, rsLoRA, DoRA, IA3, OFT, prompts, prefixes and gated prefixes, in both directions; AdaLoRA, VeRA and
+LoRA of other starts are written as the plain LoRA that does the same, P-tuning is read as the prompt that it made. Theirs
+names modules of a Hugging Face model, so the name map of its family is needed; a module that is fused there (GPT-2's c_attn)
+is several layers of ours.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,39 +19,42 @@ import numpy as np
 from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.adapters.base import Method
-from ptft_jax.adapters.prompt import PROMPT, Prompt
 from ptft_jax.data import jsons
 from ptft_jax.data.cache import write_atomic
 from ptft_jax.errors import UserError, listed, nearest
-from ptft_jax.interop import peft_layers
+from ptft_jax.interop import peft_context, peft_layers
 from ptft_jax.interop.names import Tensor
 from ptft_jax.interop.peft_modules import ROOT, modules, named, selected
+from ptft_jax.interop.peft_tables import without_copies
 from ptft_jax.params.rules import flatten, unflatten
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PROMPT_KEY = "prompt_embeddings"
 
 # What a config says about itself, and what matters only while an adapter is made. fan_in_fan_out is about the base's
 # layout, which the name map knows; an adapter's own tensors do not depend on it.
 _NOTES = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type",
     "fan_in_fan_out", "eva_config", "init_ia3_weights", "megatron_core", "qalora_group_size", "tokenizer_kwargs",
-    "prompt_tuning_init_text", "tokenizer_name_or_path",
+    "prompt_tuning_init_text", "tokenizer_name_or_path", "init_weights",
 }  # fmt: skip
 _SELECTION = {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
 _LORA = {
     "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "init_lora_weights",
-    "bias",
+    "bias", "ensure_weight_tying",
+}  # fmt: skip
+_VIRTUAL = {"num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"}
+_ENCODER = {  # of a network that PEFT keeps to itself: its files have what it made
+    "encoder_hidden_size", "encoder_num_layers", "encoder_dropout", "encoder_reparameterization_type", "prefix_projection",
 }  # fmt: skip
 _READ = {
     "LORA": _SELECTION | _LORA,
     "IA3": _SELECTION | {"feedforward_modules"},
-    "OFT": _SELECTION | {"oft_block_size", "num_cayley_neumann_terms", "eps", "init_weights", "bias"},
-    "PROMPT_TUNING": {
-        "num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers",
-        "prompt_tuning_init",
-    },
-}  # fmt: skip
+    "OFT": _SELECTION | {"oft_block_size", "num_cayley_neumann_terms", "eps", "bias"},
+    "PROMPT_TUNING": _VIRTUAL | {"prompt_tuning_init"},
+    "P_TUNING": _VIRTUAL | _ENCODER,
+    "PREFIX_TUNING": _VIRTUAL | _ENCODER,
+    "ADAPTION_PROMPT": {"target_modules", "adapter_len", "adapter_layers"},
+}
 _TYPES = {
     **dict.fromkeys(("target_modules", "exclude_modules", "feedforward_modules", "layers_pattern"), (str, list)),
     **dict.fromkeys(("rank_pattern", "alpha_pattern"), (dict,)),
@@ -80,7 +84,14 @@ class Adapter(NamedTuple):
 
 
 def read(
-    folder: str | pathlib.Path, names: Sequence[Tensor], base: Mapping[str, Any], *, prefix: str = "", field: str = ""
+    folder: str | pathlib.Path,
+    names: Sequence[Tensor],
+    base: Mapping[str, Any],
+    *,
+    prefix: str = "",
+    ties: Mapping[str, str] | None = None,
+    arrays: Callable[[], Mapping[str, Any]] | None = None,
+    field: str = "",
 ) -> Adapter:
     """Reads an adapter for the model with the parameters `base`.
 
@@ -90,9 +101,11 @@ def read(
 
     Args:
       names: the name map of the base's family.
-      base: nested dict of a plain model's parameters; ShapeDtypeStructs do, but for a DoRA adapter of some layers only,
-        whose other magnitudes are the kernels'.
+      base: nested dict of a plain model's parameters, or of ShapeDtypeStructs.
       prefix: of the family's names that files of a model without head lack ("model.").
+      ties: the family's `ties`, of a tied head.
+      arrays: gives the parameters where `base` has only shapes: for a DoRA adapter of some layers, whose other magnitudes are
+        the kernels', and for a file that holds tables of the base.
       field: what the folder was given as, for messages.
 
     Raises:
@@ -104,12 +117,19 @@ def read(
     where, kind = str(folder / CONFIG), config["peft_type"]
     _refuse(config, where, kind)
     tensors = _tensors(folder)
-    flat = flatten(base)
-    if kind == "PROMPT_TUNING":
-        tune, leaves = _read_prompt(config, tensors, flat, folder)
+    flat, whole = flatten(base), arrays or (lambda: base)
+    if kind in peft_context.READERS:
+        tune, leaves = peft_context.READERS[kind](config, tensors, flat, names, where)
     else:
-        found = modules(names, flat)
-        sites = _sites(config, tensors, found, prefix, folder, peft_layers.LEAVES[kind])
+        with_dora = bool(config.get("use_dora"))
+        every = modules(names, flat, tables=True)
+        tensors = without_copies(config, tensors, every, flat, whole, ties or {}, prefix, str(folder / WEIGHTS))
+        found = {
+            name: module for name, module in every.items() if not module.table or (kind == "LORA" and not with_dora)
+        }
+        sites = _sites(config, tensors, found, prefix, folder, kind)
+        if with_dora and any((name, i) not in sites for name, _ in sites for i in range(found[name].depth)):
+            flat = flatten(whole())
         tune, leaves = peft_layers.READERS[kind](config, sites, found, flat, where)
     return Adapter(tune, unflatten(leaves), config.get("base_model_name_or_path") or "")
 
@@ -120,6 +140,8 @@ def write(
     params: Mapping[str, Any],
     names: Sequence[Tensor],
     *,
+    ties: Mapping[str, str] | None = None,
+    family: str = "",
     base: str = "",
     task: str | None = "CAUSAL_LM",
 ) -> None:
@@ -132,6 +154,8 @@ def write(
       adapter: the fine-tuning method (`ptft_jax.adapters.build`).
       params: nested dict of the adapted model's whole parameters.
       names: the name map of the family that the base is written as.
+      ties: that family's `ties`, of a tied head.
+      family: its `model_type`.
       base: what PEFT is to load the base from, a folder or a name.
       task: PEFT's task_type.
 
@@ -139,10 +163,10 @@ def write(
       UserError: a method or a layer that the format has no place for.
     """
     flat = flatten(params)
-    if isinstance(adapter, Prompt):
-        config, tensors = _write_prompt(adapter, flat)
+    if isinstance(adapter, peft_context.METHODS):
+        config, tensors = peft_context.write(adapter, flat, names, family)
     else:
-        config, tensors = peft_layers.write(adapter, flat, modules(names, flat))
+        config, tensors = peft_layers.write(adapter, flat, modules(names, flat, tables=True), ties or {})
     common = {"base_model_name_or_path": base or None, "task_type": task, "inference_mode": True, "revision": None}
     folder = pathlib.Path(folder).expanduser()
 
@@ -241,26 +265,24 @@ def _tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: not a whole safetensors file ({e}); fetch it again") from e
 
 
-def _sites(config, tensors, found, prefix: str, folder: pathlib.Path, leaves: Mapping[str, str]):
+def _sites(config, tensors, found, prefix: str, folder: pathlib.Path, kind: str):
     """{(template, layer): {leaf: array}} of everything in the file, which is exactly what the config selects."""
     where = folder / WEIGHTS
-    places = {name: (module, layer) for name, module, layer in named(found)}
-    # Files of a model without head lack the prefix of the names.
-    places |= {name.removeprefix(prefix): place for name, place in places.items() if name.startswith(prefix)}
+    expected = {}
+    for name, module, layer in named(found):
+        for end, leaf in peft_layers.tensor_ends(kind, module).items():
+            for given in {name, name.removeprefix(prefix)}:  # files of a model without head lack the prefix
+                expected[f"{ROOT}{given}.{end}"] = given, (module.template, layer), leaf
     sites: dict[tuple[str, int], dict[str, np.ndarray]] = {}
-    seen, unmapped = set(), []
-    for key, array in tensors.items():
-        end = next((end for end in leaves if key.endswith("." + end)), None)
-        name = key.removeprefix(ROOT).removesuffix(f".{end}")
-        if end is None or not key.startswith(ROOT) or name not in places:
-            unmapped.append(f"{key} {array.shape}")
-            continue
-        module, layer = places[name]
-        sites.setdefault((module.template, layer), {})[leaves[end]] = array
-        seen.add(name)
+    seen = set()
+    for key in (key for key in tensors if key in expected):
+        given, place, leaf = expected[key]
+        sites.setdefault(place, {})[leaf] = tensors[key]
+        seen.add(given)
+    unmapped = [f"{key} {array.shape}" for key, array in tensors.items() if key not in expected]
     if unmapped:
-        hint = " (adapters of embeddings and of a tied head are not supported)" if _embeds(unmapped) else ""
-        raise UserError(f"{where}: tensors that are of no linear layer of this model{hint}:{listed(unmapped, 40)}")
+        hint = " (of embeddings and heads, LoRA alone is supported)" if _embeds(unmapped) else ""
+        raise UserError(f"{where}: tensors that are of no layer of this model{hint}:{listed(unmapped, 40)}")
     if config.get("target_modules") is None:
         return sites
     bare = not any(name.startswith(prefix) for name in seen) if prefix else False
@@ -279,37 +301,3 @@ def _sites(config, tensors, found, prefix: str, folder: pathlib.Path, leaves: Ma
 
 def _embeds(keys: Sequence[str]) -> bool:
     return any(word in key for key in keys for word in ("embed", "wte", "lm_head"))
-
-
-# Prompt tuning
-
-
-def _read_prompt(config, tensors, flat, folder: pathlib.Path):
-    unmapped = [f"{k} {a.shape}" for k, a in tensors.items() if k != _PROMPT_KEY]
-    if _PROMPT_KEY not in tensors or unmapped:
-        raise UserError(f"{folder / WEIGHTS}: expected {_PROMPT_KEY} alone, found:{listed(tensors, 20)}")
-    if (config.get("num_transformer_submodules") or 1) != 1:
-        raise UserError(
-            f"{folder / CONFIG}: num_transformer_submodules = {config['num_transformer_submodules']}, not 1"
-        )
-    table = flat.get("embed/tokens/embedding")
-    if table is None:
-        raise UserError(f"{folder}: the base has no token embedding to place a prompt before")
-    vectors, expected = tensors[_PROMPT_KEY], (config.get("num_virtual_tokens"), table.shape[1])
-    if vectors.shape != expected:
-        raise UserError(f"{folder / WEIGHTS}: {_PROMPT_KEY} {vectors.shape}, expected {expected}")
-    start = "random" if config.get("prompt_tuning_init") == "RANDOM" else "vocabulary"
-    tune = {"method": "prompt", "prompt": {"length": vectors.shape[0], "init": start}}
-    return tune, {PROMPT: vectors.astype(table.dtype)}
-
-
-def _write_prompt(adapter: Prompt, flat: Mapping[str, Any]):
-    vectors = np.asarray(flat[PROMPT])
-    config = {
-        "peft_type": "PROMPT_TUNING",
-        "num_virtual_tokens": vectors.shape[0],
-        "token_dim": vectors.shape[1],
-        "num_transformer_submodules": 1,
-        "prompt_tuning_init": "RANDOM" if adapter.init == "random" else "SAMPLE_VOCAB",
-    }
-    return config, {_PROMPT_KEY: vectors}

@@ -1,4 +1,4 @@
-"""Methods on linear layers (LoRA, DoRA, IA3, OFT) between PEFT's modules, some of them fused, and our layers."""
+"""Methods on layers (LoRA, also of tables, DoRA, IA3, OFT) between PEFT's modules, some of them fused, and our layers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from ptft_jax.adapters.base import LayerMethod
 from ptft_jax.adapters.low_rank import LowRankMethod
 from ptft_jax.errors import UserError, listed
 from ptft_jax.interop.peft_modules import ROOT, Module, by_pattern, named, targets
+from ptft_jax.interop.peft_tables import tied_factors
 
 Sites = Mapping[tuple[str, int], Mapping[str, np.ndarray]]
 
-# Ends of tensor names, and what they are called below.
-LEAVES = {
+# Ends of tensor names by the type of adapter, and what they are called below; those of tables apart.
+_TABLES = {"lora_embedding_A": "a", "lora_embedding_B": "b"}
+_LEAVES = {
     "LORA": {
         "lora_A.weight": "a",
         "lora_B.weight": "b",
@@ -30,6 +32,11 @@ LEAVES = {
     "IA3": {"ia3_l": "l"},
     "OFT": {"oft_R.weight": "r"},
 }
+
+
+def tensor_ends(kind: str, module: Module) -> dict[str, str]:
+    """The ends of a module's tensors in an adapter of this type -> what they are called here."""
+    return _TABLES if module.table else _LEAVES[kind]
 
 
 def read_lora(
@@ -43,35 +50,33 @@ def read_lora(
     for place, rank in ranks.items():
         module = found[place[0]]
         shapes[place] = {"a": (rank, module.size_in), "b": (module.size_out, rank), "m": (module.size_out,)}
-    _check(sites, found, wanted, shapes, LEAVES["LORA"], where)
+    _check(sites, found, wanted, shapes, "LORA", where)
     # Of a fused module, the part of the rank that is each layer's own.
     own = {place: _own(found[place[0]], site) for place, site in sites.items()}
     rank = max(len(kept) for parts in own.values() for kept in parts.values())
-    scale = collections.Counter(scales.values()).most_common(1)[0][0]
+    counts = collections.Counter(scales.values())
+    scale = max(counts, key=lambda value: (counts[value], value))  # of the most modules; whatever the file's order
     alpha = scale * (math.sqrt(rank) if stable else rank)
-    if rank == config["r"] and math.isclose(alpha, config["lora_alpha"], rel_tol=1e-12):
-        alpha = float(config["lora_alpha"])  # as it was given, not rounded on the way
+    r, given = config.get("r"), config.get("lora_alpha")
+    if rank == r and given and math.isclose(alpha, given, rel_tol=1e-12):
+        alpha = float(given)  # as it was given, not rounded on the way
     leaves, paths = {}, []
     for module in _adapted(sites, found):
         for path, rows in module.layers.items():
-            kernel = base[f"{path}/kernel"]
+            kernel = base[f"{path}/embedding" if module.table else f"{path}/kernel"]
             parts = [_low_rank(module, layer, path, rows, sites, own, scales, rank, scale) for layer in _layers(module)]
             leaves[f"{path}/{lora.A}"] = module.stack([a for a, _ in parts]).astype(kernel.dtype)
             leaves[f"{path}/{lora.B}"] = module.stack([b for _, b in parts]).astype(kernel.dtype)
             if with_dora:
-                given = [sites.get((module.template, layer)) for layer in _layers(module)]
-                lengths = [
-                    _length(kernel, layer, module, where) if site is None else site["m"][rows]
-                    for layer, site in enumerate(given)
-                ]
-                leaves[f"{path}/{dora.MAGNITUDE}"] = module.stack(lengths).astype(np.float32)
+                leaves[f"{path}/{dora.MAGNITUDE}"] = _lengths(module, rows, sites, kernel, where)
             paths.append(path)
+    drops = any(not found[template].table for template, _ in sites)  # of a table nothing is dropped
     section = {
         "rank": rank,
         "alpha": alpha,
         "rank_stabilized": stable,
         "dora": with_dora,
-        "dropout": float(config.get("lora_dropout") or 0.0),
+        "dropout": float(config.get("lora_dropout") or 0.0) if drops else 0.0,
         "targets": tuple(paths),
     }
     return {"method": "lora", "lora": section}, leaves
@@ -89,7 +94,7 @@ def read_ia3(config: Mapping[str, Any], sites: Sites, found: Mapping[str, Module
     shapes = {
         place: {"l": (1, found[place[0]].size_in) if ahead[place] else (found[place[0]].size_out, 1)} for place in sites
     }
-    _check(sites, found, {"l"}, shapes, LEAVES["IA3"], where)
+    _check(sites, found, {"l"}, shapes, "IA3", where)
     leaves, paths, inputs = {}, [], []
     for module in _adapted(sites, found):
         ends = {ahead[module.template, layer] for layer in _layers(module) if (module.template, layer) in sites}
@@ -115,7 +120,7 @@ def read_oft(config: Mapping[str, Any], sites: Sites, found: Mapping[str, Module
         raise UserError(f"{where}: oft_block_size = {size!r}: expected a whole number above 1")
     numbers = size * (size - 1) // 2
     shapes = {place: {"r": (found[place[0]].size_in // size, numbers)} for place in sites}
-    _check(sites, found, {"r"}, shapes, LEAVES["OFT"], where)
+    _check(sites, found, {"r"}, shapes, "OFT", where)
     leaves = {}
     for module in _adapted(sites, found):
         zeros = {"r": np.zeros((module.size_in // size, numbers), np.float32)}
@@ -128,7 +133,7 @@ def read_oft(config: Mapping[str, Any], sites: Sites, found: Mapping[str, Module
 READERS = {"LORA": read_lora, "IA3": read_ia3, "OFT": read_oft}
 
 
-def write(adapter: LayerMethod, flat: Mapping[str, Any], found: Mapping[str, Module]):
+def write(adapter: LayerMethod, flat: Mapping[str, Any], found: Mapping[str, Module], ties: Mapping[str, str]):
     """(config, tensors) of an adapter of layers; see `ptft_jax.interop.peft.write`."""
     if isinstance(adapter, LowRankMethod) and not (isinstance(adapter, lora.Lora) and adapter.init not in lora.STARTS):
         adapter, flat = lora.as_lora(adapter, flat)
@@ -143,7 +148,7 @@ def write(adapter: LayerMethod, flat: Mapping[str, Any], found: Mapping[str, Mod
         "fan_in_fan_out": any(module.transposed for module in chosen),
     }
     if isinstance(adapter, lora.Lora):
-        config, tensors = _write_lora(adapter, flat, chosen, ends)
+        config, tensors = _write_lora(adapter, flat, chosen, ends, ties)
     elif isinstance(adapter, ia3.Ia3):
         config, tensors = _write_ia3(adapter, flat, chosen, ends)
     elif isinstance(adapter, oft.Oft):
@@ -153,8 +158,8 @@ def write(adapter: LayerMethod, flat: Mapping[str, Any], found: Mapping[str, Mod
     return {**common, **config}, tensors
 
 
-def _write_lora(adapter: lora.Lora, flat, chosen: list[Module], ends: Mapping[str, list[str]]):
-    tensors, ranks, alphas = {}, {}, {}
+def _write_lora(adapter: lora.Lora, flat, chosen: list[Module], ends: Mapping[str, list[str]], ties: Mapping[str, str]):
+    tensors, ranks, alphas, tied = {}, {}, {}, False
     for module in chosen:
         paths = [path for path in module.layers if f"{path}/{lora.A}" in flat]
         downs = [np.asarray(flat[f"{path}/{lora.A}"]) for path in paths]
@@ -172,8 +177,11 @@ def _write_lora(adapter: lora.Lora, flat, chosen: list[Module], ends: Mapping[st
                 first = 0 if shared else i * adapter.rank
                 up[module.layers[path], first : first + adapter.rank] = b[at].T
             down = [a[at].T for a in downs[:1]] if shared else [a[at].T for a in downs]
-            tensors[f"{name}.lora_A.weight"] = np.concatenate(down)
-            tensors[f"{name}.lora_B.weight"] = up
+            factors = {"a": np.concatenate(down), "b": up}
+            ours = tensor_ends("LORA", module).items()
+            tensors |= {f"{name}.{end}": factors[leaf] for end, leaf in ours if leaf in factors}
+            heads = tied_factors(module, ties, **factors)
+            tensors, tied = tensors | heads, tied or bool(heads)
             if isinstance(adapter, dora.Dora):
                 tensors[f"{name}.lora_magnitude_vector"] = _magnitudes(module, layer, flat)
     config = {
@@ -187,6 +195,7 @@ def _write_lora(adapter: lora.Lora, flat, chosen: list[Module], ends: Mapping[st
         "alpha_pattern": {k: _whole(v) for k, v in alphas.items()},
         "bias": "none",
         "init_lora_weights": True,
+        **({"ensure_weight_tying": True} if tied else {}),
     }
     return config, tensors
 
@@ -272,12 +281,12 @@ def _ranks(config, sites: Sites, found, stable: bool, where: str):
     return ranks, scales
 
 
-def _check(sites: Sites, found, wanted: set[str], shapes, leaves: Mapping[str, str], where: str) -> None:
+def _check(sites: Sites, found, wanted: set[str], shapes, kind: str, where: str) -> None:
     """Raises UserError with every tensor that is missing, of another shape, or not of this kind of adapter."""
-    ends = {short: end for end, short in reversed(leaves.items())}
     problems = []
     for (template, layer), site in sites.items():
         name = found[template].name(layer)
+        ends = {short: end for end, short in reversed(tensor_ends(kind, found[template]).items())}
         problems += [f"missing  {name}.{ends[leaf]}" for leaf in sorted(wanted - site.keys())]
         problems += [f"extra    {name}.{ends[leaf]}" for leaf in sorted(site.keys() - wanted)]
         for leaf in sorted(wanted & site.keys()):
@@ -309,12 +318,17 @@ def _low_rank(module: Module, layer: int, path: str, rows, sites: Sites, own, sc
     return a, b
 
 
-def _length(kernel: Any, layer: int, module: Module, where: str) -> np.ndarray:
-    if isinstance(kernel, jax.ShapeDtypeStruct):
-        raise UserError(
-            f"{where}: {module.name(layer)} has no magnitudes of its own; they are taken from the base's arrays"
-        )
-    return np.asarray(dora.norms(np.asarray(kernel[layer], np.float32)))
+def _lengths(module: Module, rows, sites: Sites, kernel: Any, where: str) -> np.ndarray:
+    """The magnitudes of a layer of ours, float32; those of its kernel where it is not adapted."""
+    found = []
+    for layer in _layers(module):
+        site = sites.get((module.template, layer))
+        if site is None and isinstance(kernel, jax.ShapeDtypeStruct):
+            raise UserError(
+                f"{where}: {module.name(layer)} has no magnitudes of its own; they are taken from the base's arrays"
+            )
+        found.append(site["m"][rows] if site else dora.norms(np.asarray(kernel[layer], np.float32)))
+    return module.stack(found).astype(np.float32)
 
 
 def _magnitudes(module: Module, layer: int, flat: Mapping[str, Any]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which linear modules of a Hugging Face model PEFT adapts, and which of our layers they are."""
+"""Which modules of a Hugging Face model PEFT adapts, linear ones and tables of vectors, and which of our layers they are."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ ROOT = "base_model.model."
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A linear module of theirs, in every layer that has it, and our layers that it holds (several where it is fused).
+    """A linear module of theirs, in every layer that has it, and our layers that it holds (several where it is fused); or
+    an embedding, whose inputs are the rows of its table.
 
     Attributes:
       template: its name, with {layer} to fill in where it is repeated.
       layers: of ours by path, in the order of the name map, each with the rows of their output that are its own.
-      size_in, size_out: of their module.
+      size_in, size_out: of their module; the rows and the width of a table.
       depth: how many of it there are, 0 for one that is not repeated.
       transposed: whether their weight is [in, out], as GPT-2's.
+      table: whether it is an embedding.
     """
 
     template: str
@@ -32,6 +34,7 @@ class Module:
     size_out: int
     depth: int
     transposed: bool
+    table: bool = False
 
     @property
     def suffix(self) -> str:
@@ -46,10 +49,11 @@ class Module:
         return np.stack(entries) if self.depth else entries[0]
 
 
-def modules(names: Sequence[Tensor], shapes: Mapping[str, Any]) -> dict[str, Module]:
-    """Every linear module by its template, from a name map and the flat parameters (or their shapes) of a plain model.
+def modules(names: Sequence[Tensor], shapes: Mapping[str, Any], *, tables: bool = False) -> dict[str, Module]:
+    """Every linear module by its template, from a name map and the flat parameters (or their shapes) of a plain model;
+    with `tables` its embeddings, too.
 
-    Experts, embeddings and patches are none.
+    Experts and patches are none.
     """
     kernels: dict[str, list[Tensor]] = {}
     for tensor in names:
@@ -66,6 +70,11 @@ def modules(names: Sequence[Tensor], shapes: Mapping[str, Any]) -> dict[str, Mod
         size_out = 1 + max(int(rows.max()) for rows in layers.values())
         depth = first[0] if tensors[0].stacked else 0
         found[template] = Module(template, layers, first[-2], size_out, depth, tensors[0].layout == "same")
+    for tensor in names:
+        if tables and tensor.ours.endswith("/embedding") and tensor.layout == "same" and tensor.ours in shapes:
+            template, (rows, width) = tensor.theirs.removesuffix(".weight"), shapes[tensor.ours].shape
+            path = tensor.ours.removesuffix("/embedding")
+            found[template] = Module(template, {path: np.arange(width)}, rows, width, 0, False, table=True)
     return found
 
 

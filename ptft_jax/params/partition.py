@@ -63,7 +63,7 @@ class Partition:
         cls,
         shapes: Mapping[str, Any],
         rules: Sequence[tuple[str, float]],
-        field: str = "tune.rates",
+        field: str = "config.tune.rates",
         layer_decay: float = 1.0,
         phases: Sequence[tuple[str, Sequence[tuple[str, float]]]] = (),
     ) -> Partition:

@@ -33,12 +33,13 @@ def step_cost(run: Any, state: Any, rows: Any) -> dict[str, Any] | None:
 
 def of_parent(run: Any) -> dict[str, float] | None:
     """The parent itself on all that a run is measured on, "SET/nll" -> loss, ...; None where the run starts as the parent is,
-    or where parameters that are made anew make it another model.
+    or where an adapter that was there before (`init.adapter`) or parameters that are made anew make it another model.
 
     What the run gains and forgets counts from there: a new prompt, or a quantised base, changes the loss before anything is
     learned.
     """
-    if run.adapter is None or run.adapter.starts_as_base or run.init["fresh"] or run.new_rows:
+    moved = run.init["adapter"] or run.init["fresh"] or run.new_rows
+    if run.adapter is None or run.adapter.starts_as_base or moved:
         return None
     dtypes = flatten(run.plain_shapes)
     params = unflatten({path: array.astype(dtypes[path].dtype) for path, array in flatten(run.base()).items()})

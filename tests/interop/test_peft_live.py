@@ -30,6 +30,13 @@ ALL = {
     "bert": ["query", "key", "value", "output.dense"],
     "mixtral": ["q_proj", "k_proj", "v_proj", "o_proj"],
 }
+TABLES = {  # of models with a tied head, and without
+    "llama-biases": ["embed_tokens", "q_proj"],
+    "smollm2": ["embed_tokens", "v_proj"],
+    "gemma2": ["embed_tokens"],
+    "gpt2-untied": ["wte", "wpe", "c_fc"],
+}
+TIED = ("smollm2", "gemma2")
 IA3 = {  # target_modules, feedforward_modules: PEFT's own for these models
     "llama-biases": (["k_proj", "v_proj", "down_proj"], ["down_proj"]),
     "gpt2": (["c_attn", "mlp.c_proj"], ["mlp.c_proj"]),
@@ -45,7 +52,8 @@ def peft_config(kind, name):
     import peft as theirs
 
     first, stack = FIRST.get(name), STACK.get(name, "model.layers")
-    common = dict(r=4, lora_alpha=8, target_modules=ALL[name], lora_dropout=0.1)
+    virtual = dict(task_type="CAUSAL_LM", num_virtual_tokens=5)
+    common = dict(r=4, lora_alpha=8, target_modules=ALL.get(name), lora_dropout=0.1)
     return {
         "lora": lambda: theirs.LoraConfig(**common),
         "rslora": lambda: theirs.LoraConfig(**common, use_rslora=True),
@@ -59,7 +67,15 @@ def peft_config(kind, name):
         "all-linear": lambda: theirs.LoraConfig(**{**common, "target_modules": "all-linear"}),
         "ia3": lambda: theirs.IA3Config(target_modules=IA3[name][0], feedforward_modules=IA3[name][1]),
         "oft": lambda: theirs.OFTConfig(target_modules=ALL[name], oft_block_size=8, r=0, use_cayley_neumann=False),
-        "prompt": lambda: theirs.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+        "tables": lambda: theirs.LoraConfig(
+            r=4, lora_alpha=6, target_modules=TABLES[name], ensure_weight_tying=name in TIED
+        ),
+        "prompt": lambda: theirs.PromptTuningConfig(**virtual),
+        "p-tuning": lambda: theirs.PromptEncoderConfig(**virtual, encoder_hidden_size=12),
+        "prefix": lambda: theirs.PrefixTuningConfig(**virtual),
+        "shared prefix": lambda: theirs.PrefixTuningConfig(**virtual, encoder_hidden_size=12, prefix_projection=True),
+        "gated": lambda: theirs.AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=5, adapter_layers=2),
+        "gated everywhere": lambda: theirs.AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=5, adapter_layers=3),
     }[kind]()
 
 
@@ -72,13 +88,19 @@ CASES_OF = [
     ("all-linear", "gpt2"),
     ("dora", "mixtral"),
     *[("oft", name) for name in ("llama-biases", "pythia", "phi3", "bert")],
+    *[("tables", name) for name in TABLES],
     *[("prompt", name) for name in ("gpt2", "phi3", "gemma2")],
+    ("p-tuning", "llama2"),
+    *[("prefix", name) for name in ("gpt2", "llama2", "gemma2", "qwen3", "pythia")],
+    ("shared prefix", "llama2"),
+    *[("gated", name) for name in ("llama2", "mistral-full")],
+    ("gated everywhere", "llama2"),
 ]
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """(torch model, our model, our parameters, name map, prefix) by the name of a case, made once."""
+    """(torch model, our model, our parameters, name map, prefix, ties, family) by the name of a case, made once."""
     pytest.importorskip("peft")
     made = {}
 
@@ -92,7 +114,8 @@ def bases(tmp_path_factory):
             model, params, _, _ = load(folder)
             source = archive.open_folder(str(folder), "test")
             family, fields = families.read(source.config, source.reference)
-            made[name] = (theirs, model, params, family.tensors(fields), family.prefix)
+            names = family.tensors(fields), family.prefix, family.ties(fields), family.model_type
+            made[name] = (theirs, model, params, *names)
         theirs, *ours = made[name]
         return (copy.deepcopy(theirs), *ours)
 
@@ -131,12 +154,13 @@ TOKENS = np.random.default_rng(0).integers(3, 97, (2, 24))
 def test_theirs_to_ours_and_back(kind, name, bases, tmp_path):
     import peft as theirs
 
-    torch_model, plain, base, names, prefix = bases(name)
+    torch_model, plain, base, names, prefix, ties, family = bases(name)
     adapted = randomized(theirs.get_peft_model(torch_model, peft_config(kind, name)))
     expected = torch_logits(adapted, TOKENS)
-    adapted.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
+    # PEFT saves tables and head of the base beside an adapter of tables, unless it is told not to.
+    adapted.save_pretrained(tmp_path / "theirs", save_embedding_layers=kind == "tables")
 
-    read = peft.read(tmp_path / "theirs", names, base, prefix=prefix)
+    read = peft.read(tmp_path / "theirs", names, base, prefix=prefix, ties=ties)
     method = read.method
     method.check(plain.shapes())
     model = Transformer(plain.spec, method)
@@ -152,10 +176,10 @@ def test_theirs_to_ours_and_back(kind, name, bases, tmp_path):
         assert close(jax.jit(plain)(method.merge(params), TOKENS), expected) <= 1e-4
 
     task = "CAUSAL_LM" if name != "bert" else None
-    peft.write(tmp_path / "ours", method, params, names, base="a/base", task=task)
+    peft.write(tmp_path / "ours", method, params, names, ties=ties, family=family, base="a/base", task=task)
     again = theirs.PeftModel.from_pretrained(bases(name)[0], tmp_path / "ours").eval()
     assert close(torch_logits(again, TOKENS), expected) <= 1e-4
-    back = peft.read(tmp_path / "ours", names, base, prefix=prefix)
+    back = peft.read(tmp_path / "ours", names, base, prefix=prefix, ties=ties)
     assert back.base == "a/base" and back.tune["method"] == read.tune["method"]
     for path, array in flatten(read.params).items():
         np.testing.assert_array_equal(array, flatten(back.params)[path], err_msg=path)
@@ -186,7 +210,7 @@ def test_ours_to_theirs(kind, name, bases, tmp_path):
 
     from tests.adapters.common import moved
 
-    torch_model, plain, base, names, prefix = bases(name)
+    torch_model, plain, base, names, prefix, *_ = bases(name)
     model = Transformer(plain.spec, OURS[kind])
     params = moved(model.init(jax.random.key(0), base))
     ours = np.asarray(jax.jit(model)(params, TOKENS))
@@ -210,7 +234,7 @@ def test_gradients(kind, bases, tmp_path):
     import peft as theirs
     import torch
 
-    torch_model, plain, base, names, _ = bases("llama-biases")
+    torch_model, plain, base, names, *_ = bases("llama-biases")
     adapted = randomized(theirs.get_peft_model(torch_model, peft_config(kind, "llama-biases")))
     adapted.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
     adapted = adapted.double()
@@ -239,7 +263,7 @@ def test_embeddings(name, tied, bases):
     """The table is what is adapted: of a model with a tied head, that is PEFT's `ensure_weight_tying`."""
     import peft as theirs
 
-    torch_model, plain, base, _, _ = bases(name)
+    torch_model, plain, base, *_ = bases(name)
     config = theirs.LoraConfig(r=4, lora_alpha=6, target_modules=["embed_tokens"], ensure_weight_tying=tied)
     adapted = randomized(theirs.get_peft_model(torch_model, config))
     table = adapted.get_input_embeddings()
@@ -256,7 +280,7 @@ def test_experts(bases):
     """PEFT adapts an expert's gate and up as one fused parameter, so these share their `lora_a`."""
     import peft as theirs
 
-    torch_model, plain, base, _, _ = bases("mixtral")
+    torch_model, plain, base, *_ = bases("mixtral")
     parameters = ["experts.gate_up_proj", "experts.down_proj"]
     config = theirs.LoraConfig(r=3, lora_alpha=5, target_modules=[], target_parameters=parameters)
     adapted = randomized(theirs.get_peft_model(torch_model, config))

@@ -111,7 +111,7 @@ def collected(kind, adapted, names, base, of):
 def test_logits_and_gradients(kind, bases):  # noqa: F811
     import torch
 
-    torch_model, plain, base, names, _ = bases("llama-biases")
+    torch_model, plain, base, names, *_ = bases("llama-biases")
     before = torch_model(input_ids=torch.from_numpy(TOKENS)).logits.detach().numpy()
     adapted = theirs_of(kind, torch_model)
     method = CASES[kind][0]
@@ -157,7 +157,7 @@ def test_rates_of_lora_plus(bases):  # noqa: F811
     import torch
     from peft.optimizers import create_loraplus_optimizer
 
-    torch_model, plain, base, names, _ = bases("llama-biases")
+    torch_model, plain, base, names, *_ = bases("llama-biases")
     adapted = theirs_of("lora", torch_model)
     optimizer = create_loraplus_optimizer(adapted, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16.0)
     rates = {id(p): group["lr"] / 1e-3 for group in optimizer.param_groups for p in group["params"]}
@@ -173,7 +173,7 @@ def test_rates_of_lora_plus(bases):  # noqa: F811
 def test_importance_and_budget(bases):  # noqa: F811
     import torch
 
-    torch_model, _, base, names, _ = bases("llama-biases")
+    torch_model, _, base, names, *_ = bases("llama-biases")
     adapted = theirs_of("adalora", torch_model)
     allocator = adapted.base_model.rankallocator
     allocator.peft_config.tinit, allocator.peft_config.tfinal, allocator.peft_config.deltaT = 5, 20, 3
@@ -223,7 +223,7 @@ def test_recipes_of_full_fine_tuning(recipe, bases):  # noqa: F811
     import peft as theirs
     import torch
 
-    torch_model, plain, base, names, _ = bases("llama-biases")
+    torch_model, plain, base, names, *_ = bases("llama-biases")
     if recipe == "norms":
         targets = ["input_layernorm", "post_attention_layernorm", "norm"]
         torch_model = theirs.get_peft_model(torch_model, theirs.LNTuningConfig(target_modules=targets))

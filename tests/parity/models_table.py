@@ -23,7 +23,8 @@ difference of logits over the largest logit, in float32:
   stretched positions depend on the longest row, plain and right-padded only.
 - **export**: a model with random parameters of ours, written by `ptft export`, loaded by transformers. The tensors of an
   import, exported, are besides the same bits under the same names.
-- **peft**: the largest over LoRA, rsLoRA, DoRA, IA3, OFT and prompt tuning where compared, theirs read here and ours loaded by PEFT.
+- **peft**: the largest over LoRA, also of embeddings, rsLoRA, DoRA, IA3, OFT, prompts, prefixes and gated prefixes where
+  compared, theirs read here and ours loaded by PEFT.
 - **gguf**: "bits" where `ptft export --to=gguf` writes the family and every value read back is the same bit for bit in
   float32, float16 and bfloat16. transformers' own GGUF loader, where it knows the family (Llama, Qwen2, Qwen3 and its MoE,
   Gemma 2 and 3, Phi-3, GPT-2), gives from such files the logits of the original.

@@ -1,0 +1,52 @@
+"""Runs whose additions PEFT has a format for: written there, put on their base again, and trained on from there."""
+
+import json
+
+import pytest
+
+from ptft_jax import export
+from tests.helpers import quiet_train, tiny_config
+from tests.interop import small
+
+KINDS = {  # what is trained, what PEFT has, and what a run that starts from it has
+    "shared prefix": (
+        dict(tune__method="prefix", tune__prefix__length=3, tune__prefix__reparametrise=8),
+        "PREFIX_TUNING",
+        "prefix",
+    ),
+    "p_tuning": (
+        dict(tune__method="p_tuning", tune__p_tuning__hidden=8, tune__p_tuning__length=3),
+        "PROMPT_TUNING",
+        "prompt",
+    ),
+    "gated_prefix": (
+        dict(tune__method="gated_prefix", tune__gated_prefix__layers=1, tune__gated_prefix__length=3),
+        "ADAPTION_PROMPT",
+        "gated_prefix",
+    ),
+    "tables": (dict(tune__method="lora", tune__lora__targets=("embed/tokens",)), "LORA", "lora"),
+}
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_is_written_and_trained_on(kind, text_file, tmp_path, cache):
+    changes, theirs, method = KINDS[kind]
+    base = small.folder(tmp_path / "base", {**small.LLAMA, "tied": True})
+
+    def run(name, **more):
+        made = tiny_config(text_file, init__from_=f"hf:{base}", optimizer__learning_rate=0.1, training__steps=6, **more)
+        made.model.update(
+            layers=4, width=128, heads=4, max_length=128
+        )  # the defaults: the parent's sizes take their place
+        return quiet_train(made, tmp_path / name)
+
+    first = run("first", **changes)
+    assert first["last"]["validation/nll"] < first["before"]["validation/nll"]
+    written = export.adapter(f"{tmp_path}/first@latest", tmp_path / "peft", family="", base="")
+    assert written["logit_difference"] <= 1e-5
+    assert json.loads((tmp_path / "peft/adapter_config.json").read_text())["peft_type"] == theirs
+    second = run("second", init__adapter=str(tmp_path / "peft"))
+    assert second["before"]["validation/nll"] == pytest.approx(first["last"]["validation/nll"], abs=1e-5)
+    assert second["last"]["validation/nll"] != second["before"]["validation/nll"]
+    assert json.loads((tmp_path / "second/config.json").read_text())["tune"]["method"] == method
