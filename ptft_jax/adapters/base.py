@@ -51,15 +51,17 @@ class Method:
       prefix_length: how many keys it places before the row's in every layer; they take positions, too.
       note: what a run is to say of how it starts, or "".
       starts_as_base: whether the model computes what it would without the method, until something is learned.
+      names: of several adapters, of which each row has one (`ptft_jax.adapters.several`); () of a single one.
     """
 
     field: ClassVar[str]
     learning_rate: float
-    mergeable: ClassVar[bool] = True
+    mergeable: bool = True
     virtual_tokens: int = 0
     prefix_length: int = 0
     note: str = ""
     starts_as_base: bool = True
+    names: tuple[str, ...] = ()
 
     def encoded(self, encode: Encode) -> Method:
         """The method with its texts, where it starts from any, as token ids. Raises UserError for one without tokens."""

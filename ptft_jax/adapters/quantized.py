@@ -74,7 +74,7 @@ class QuantizedBase(Method):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return getattr(self.method, "names", ())
+        return self.method.names
 
     @property
     def one(self) -> QuantizedBase:

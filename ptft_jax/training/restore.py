@@ -145,13 +145,14 @@ def find(
         raise damaged(field, reference, workdir, step, e) from e
     config, which = read_config(workdir), None
     method = adapters.build(config.tune)
-    if getattr(method, "names", ()) and not adapter and not together:
-        names = ", ".join(method.names)
+    several = method.names if method is not None else ()
+    if several and not adapter and not together:
+        names = ", ".join(several)
         raise UserError(
-            f"{field} = {reference!r}: it has an adapter for each of {names}: choose one, as {reference}#{method.names[0]}"
+            f"{field} = {reference!r}: it has an adapter for each of {names}: choose one, as {reference}#{several[0]}"
         )
     if adapter:
-        if not getattr(method, "names", ()):
+        if not several:
             raise UserError(
                 f"{field} = {reference!r}: the run has not several adapters to choose from; leave out #{adapter}"
             )
