@@ -107,9 +107,9 @@ class Lora(LowRankMethod):
         `blocks/mlp/experts/(gate|up|down)`.
       init: what training starts from; tables and experts have the first alone. "uniform", numbers in +-1/sqrt(in) as in
         the authors' code, and "gaussian", standard deviation 1/R, set `lora_a`, with `lora_b` zero. "pissa":
-        scale * lora_a @ lora_b is the kernel's best approximation of rank R, which is trained in place of the whole (Meng et al. 2024, "PiSSA"). "olora": they are
-        the first R columns and rows of its QR decomposition (Büyükakyüz 2024, "OLoRA"). With the last two, as with
-        the first two, the model's function is the base's at the start.
+        scale * lora_a @ lora_b is the kernel's best approximation of rank R, which is trained in place of the whole
+        (Meng et al. 2024, "PiSSA"). "olora": they are the first R columns and rows of its QR decomposition (Büyükakyüz
+        2024, "OLoRA"). With the last two, as with the first two, the model's function is the base's at the start.
       b_ratio: the learning rate of `lora_b` over that of `lora_a` (Hayou et al. 2024, "LoRA+").
     """
 
