@@ -24,7 +24,7 @@ class MetricsWriter:
         files = [pathlib.Path(os.devnull) if silent else workdir / name for name in (METRICS, SAMPLES)]
         for file in files if not silent else ():
             _keep_until(file, step)
-        self._metrics, self._samples = (file.open("a") for file in files)
+        self._metrics, self._samples = (file.open("a", encoding="utf-8") for file in files)
         self._events = None
         if tensorboard and not silent:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -53,11 +53,12 @@ class MetricsWriter:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; none where there is no file. A half-written last line (a kill) is no row."""
+    """The rows of a JSON-lines file in UTF-8; none where there is no file. A half-written last line (a kill) is no row."""
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    # Bytes, cut at b"\n" only: generated texts hold other line ends, and a kill may cut within a character.
+    for line in path.read_bytes().split(b"\n"):
         try:
             rows.append(json.loads(line))
         except ValueError:
@@ -72,8 +73,8 @@ def _keep_until(path: pathlib.Path, step: int) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    cache.write_atomic(path, lambda temporary: temporary.write_text(text))
+    """Writes a file, as UTF-8, whole or not at all."""
+    cache.write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_bytes(path: pathlib.Path, data: bytes) -> None:

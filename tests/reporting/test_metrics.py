@@ -22,6 +22,19 @@ def test_lines_after_the_restored_step_are_dropped(tmp_path):
     assert read(tmp_path / "samples.jsonl") == []
 
 
+def test_texts_with_any_line_end_survive_a_kill(tmp_path):
+    texts = ["a\u2028b", "a\u2029b", "a\u0085b", "a\x1cb\x0bc\x0cd", "a\r\nb\rc\nd", "é"]
+    writer = MetricsWriter(tmp_path, tensorboard=False, step=-1)
+    for step, text in enumerate(texts):
+        writer.sample(step, {"text": text})
+    writer.close()
+    path = tmp_path / "samples.jsonl"
+    assert [row["text"] for row in read(path)] == texts
+    path.write_bytes(path.read_bytes() + '{"step": 9, "text": "é'.encode()[:-1])  # a kill within a character
+    MetricsWriter(tmp_path, tensorboard=False, step=9).close()  # rewrites what was read
+    assert [row["text"] for row in read(path)] == texts
+
+
 def test_tensorboard_reads_the_same_values(tmp_path):
     writer = MetricsWriter(tmp_path, tensorboard=True, step=-1)
     writer.write(3, "eval", {"validation/nll": 1.5})
