@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from ptft_jax.lineage import place
-from ptft_jax.reporting import plots
+from ptft_jax.reporting import plots, workdirs
 
 RECIPE = "combine.json"
 _SETS = {"validation/nll": "the run's data", "source/nll": "its parent's data"}
@@ -17,7 +16,7 @@ _SETS = {"validation/nll": "the run's data", "source/nll": "its parent's data"}
 def read(workdir: pathlib.Path) -> dict[str, Any] | None:
     """What a combined model was made of, or None for a run that was trained."""
     path = workdir / RECIPE
-    return json.loads(path.read_text()) if path.is_file() else None
+    return workdirs.load(path) if path.is_file() else None
 
 
 def origin(made: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from ptft_jax import config as configs
 from ptft_jax.config_tree import HOW
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.lineage import parted, place
+from ptft_jax.reporting import combined, workdirs
 from ptft_jax.reporting.measures import by_adapter
 
 # What may differ between comparable runs of the settings that say what is measured: how the target is trained on.
@@ -78,14 +79,12 @@ def read(reference: str | pathlib.Path) -> Finished:
     with several adapters of which none is named."""
     place, adapter = parted(str(reference))
     workdir = pathlib.Path(place)
-    if not (workdir / "config.json").is_file():
-        beside = [str(p.parent) for p in workdir.parent.glob("*/config.json")] if workdir.parent.is_dir() else []
-        raise UserError(f"{workdir}: no run there (no config.json){nearest(str(workdir), beside)}")
+    workdirs.check(workdir)
     if not (workdir / "summary.json").is_file():
         raise UserError(f"{workdir} is not finished: continue it with its `ptft train` command")
-    summary, lineage = (json.loads((workdir / f"{name}.json").read_text()) for name in ("summary", "lineage"))
+    summary, lineage = (workdirs.load(workdir / f"{name}.json") for name in ("summary", "lineage"))
     # Checked, so that settings which came after the run have the values that it was carried out with.
-    config = configs.check(json.loads((workdir / "config.json").read_text())).as_dict()
+    config = configs.check(workdirs.load(workdir / "config.json")).as_dict()
     each = by_adapter(summary)
     if adapter not in each:
         known = [f"{workdir}#{name}" for name in each if name]
@@ -112,7 +111,7 @@ def compare(references: Sequence[str | pathlib.Path]) -> list[Group]:
         if not run.lineage:
             raise UserError(f"{run.workdir} has no parent: what it gained and forgot cannot be said")
         if "transfer" not in run.summary:
-            if (run.workdir / "combine.json").is_file():
+            if combined.read(run.workdir):
                 raise UserError(
                     f"{run.workdir} is a combined model, which was not trained: name the runs it was made of"
                 )
@@ -304,6 +303,4 @@ def _names(groups: Sequence[Sequence[Finished]]) -> list[str]:
         begin = re.sub(r"\d+$", "", "".join(letters[0] for letters in same))  # lora10, lora11: not lora1
         name = names[0] if len(runs) == 1 else re.sub(r"([\W_]*seed|[\W_]+s)?[\W_]*$", "", begin) or names[0]
         short.append(name + (f"#{runs[0].adapter}" if runs[0].adapter else ""))
-    if len(set(short)) == len(short):
-        return short
-    return [runs[0].reference for runs in groups]
+    return workdirs.names(short, [runs[0].reference for runs in groups])
