@@ -17,7 +17,7 @@ from ptft_jax.combining.combine import combine
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.experiment import Experiment
 from ptft_jax.loading import load
-from ptft_jax.reporting import comparison, plots
+from ptft_jax.reporting import comparison, comparison_page, plots
 from ptft_jax.reporting.comparison import Group
 from ptft_jax.reporting.metrics import write_json
 from ptft_jax.reporting.page import Page
@@ -118,25 +118,9 @@ def _page(groups: list[Group], ways: Mapping[str, Way], results: Mapping[str, An
     page.heading("Gain against forgetting")
     for group, title in (("little", "Few parameters"), ("carefully", "All parameters, under a hold")):
         some = [g for g in groups if ways[g.name].group in (group, "full")]
-        points = {
-            g.name: (
-                *(g.figures[k][0] for k in ("forgetting", "gain")),
-                *(g.figures[k][1] for k in ("forgetting", "gain")),
-            )
-            for g in some
-        }
-        if len(points) > 1:
-            on_front = comparison.front([(x, y) for x, y, *_ in points.values()])
-            page.figure(
-                plots.front(
-                    points,
-                    [name for name, is_best in zip(points, on_front) if is_best],
-                    title=title,
-                    x="forgetting: source loss after minus before (nats)",
-                    y="gain: target loss before minus after (nats)",
-                )
-            )
-    page.text("Up and to the left is better. Bars are standard deviations over seeds.")
+        if len(some) > 1:
+            page.figure(comparison_page.front(some, title))
+    page.text(comparison_page.FRONT)
     page.heading("The table")
     page.table(_table(groups, results["best_rate"], _COLUMNS))
     page.text(comparison.meanings(groups))
@@ -165,8 +149,7 @@ def _rates_page(page: Page, results: Mapping[str, Any]) -> None:
             lines,
             marks={name: points for name, (points,) in lines.items()},
             title="Gain against forgetting, over rates",
-            x="forgetting: source loss after minus before (nats)",
-            y="gain: target loss before minus after (nats)",
+            **comparison_page.AXES,
         )
     )
     page.text("Gain (and forgetting) of the first seed, in nats, at each rate that was tried; the best is marked.")

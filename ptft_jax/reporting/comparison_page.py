@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,11 @@ from ptft_jax.reporting.comparison import Group
 from ptft_jax.reporting.metrics import write_json
 from ptft_jax.reporting.page import Page
 
+AXES = {
+    "x": "forgetting: source loss after minus before (nats)",
+    "y": "gain: target loss before minus after (nats)",
+}
+FRONT = "Up and to the left is better. Bars are standard deviations over seeds."  # of what `front` draws
 _FOOTER = "Every figure is in {} beside this file."
 
 
@@ -39,24 +45,10 @@ def write(groups: Sequence[Group], out: pathlib.Path) -> None:
         "Fine-tuning, compared",
         f"{len(groups)} ways to specialise {place(parent)} on {run.config['data']['source']}.",
     )
-    points = {
-        g.name: (*(g.figures[k][0] for k in _AXES), *(g.figures[k][1] for k in _AXES))
-        for g in groups
-        if all(k in g.figures for k in _AXES)
-    }
-    if points:
+    if figure := front(groups, "What was gained against what was forgotten"):
         page.heading("Gain and forgetting")
-        best = [g.name for g in groups if g.best]
-        page.figure(
-            plots.front(
-                points,
-                best,
-                title="What was gained against what was forgotten",
-                x="forgetting: source loss after minus before (nats)",
-                y="gain: target loss before minus after (nats)",
-            )
-        )
-        page.text("Up and to the left is better. Bars are standard deviations over seeds.")
+        page.figure(figure)
+        page.text(FRONT)
     else:
         page.text("No front: forgetting was not measured (config.eval.source names what to measure it on).")
     page.heading("Gain and cost")
@@ -71,7 +63,18 @@ def write(groups: Sequence[Group], out: pathlib.Path) -> None:
     page.write(out, footer=_FOOTER.format(figures.name))
 
 
-_AXES = ("forgetting", "gain")
+def front(groups: Sequence[Group], title: str) -> str:
+    """Gain against forgetting, with the Pareto front of these groups, as SVG; "" where no group has both."""
+    both = {
+        g.name: (g.figures["forgetting"], g.figures["gain"])
+        for g in groups
+        if {"forgetting", "gain"} <= g.figures.keys()
+    }
+    if not both:
+        return ""
+    points = {name: (x, y, spread_x, spread_y) for name, ((x, spread_x), (y, spread_y)) in both.items()}
+    on_front = comparison.front([(x, y) for x, y, *_ in points.values()])
+    return plots.front(points, itertools.compress(points, on_front), title=title, **AXES)
 
 
 def write_sequence(found: Mapping[str, Any], out: pathlib.Path) -> None:
