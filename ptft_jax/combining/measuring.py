@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from ptft_jax.params.rules import unflatten
 from ptft_jax.training import restore
 
 RULES = ("target", "sum", "budget")
+MOST = 1001  # models on a curve
 METRICS = {"nll": 1, "accuracy": -1}  # smaller is better, or larger
 
 Params = Mapping[str, np.ndarray]
@@ -76,22 +78,30 @@ class Curve(NamedTuple):
 
 
 def points(text: str) -> tuple[float, ...]:
-    """ "0,0.5,1" as numbers; "0,0.1,...,1" with those between. Raises UserError."""
+    """ "0,0.5,1" as numbers; "0,0.1,...,1" with those between.
+
+    Raises:
+      UserError: no such list, or one that is not ascending from 0 to 1, or of more than `MOST` numbers.
+    """
     words = [word.strip() for word in text.split(",")]
+    between = len(words) == 4 and words[2] == "..."
+    wrong = f"--curve={text}: expected numbers such as 0,0.25,1, or 0,0.1,...,1"
     try:
-        if "..." in words:
-            if len(words) != 4 or words[2] != "...":
-                raise ValueError
-            first, second, last = (float(words[i]) for i in (0, 1, 3))
-            count = round((last - first) / (second - first)) + 1
-            values = tuple(round(first + i * (second - first), 12) for i in range(count))
-            if abs(values[-1] - last) > 1e-9:
-                raise ValueError
-        else:
-            values = tuple(map(float, words))
-    except (ValueError, ZeroDivisionError):
-        raise UserError(f"--curve={text}: expected numbers such as 0,0.25,1, or 0,0.1,...,1") from None
-    if any(not 0 <= v <= 1 for v in values) or list(values) != sorted(set(values)):
+        values = tuple(float(word) for word in (words[:2] + words[3:] if between else words))
+    except ValueError:
+        raise UserError(wrong) from None
+    if not all(0 <= v <= 1 for v in values) or (between and values[0] >= values[1]):
+        raise UserError(f"--curve={text}: expected ascending numbers from 0 to 1")
+    # Counted before they are made: a step may be as small as a float is.
+    steps = (values[-1] - values[0]) / (values[1] - values[0]) if between else len(values) - 1
+    if steps > MOST - 0.5:
+        raise UserError(f"--curve={text}: expected at most {MOST} numbers, as each is a model that is measured")
+    if between:
+        first, second, last = values
+        values = tuple(round(first + n * (second - first), 12) for n in range(round(steps) + 1))
+        if not values or abs(values[-1] - last) > 1e-9:
+            raise UserError(wrong)
+    if list(values) != sorted(set(values)):
         raise UserError(f"--curve={text}: expected ascending numbers from 0 to 1")
     return values
 
@@ -112,15 +122,27 @@ def curve(
       alpha: the choice, measured too where it is not among `alphas`.
       rule: the choice where there is no `alpha`: "target" has the least nll on the run's data; "sum" the least on its and
         its parent's data together; "budget" the least on the run's of those whose nll on the parent's data is at most
-        `budget` nats above the parent's own. Of equals, the nearest to the parent.
+        `budget` nats above the parent's own. Of equals, the nearest to the parent. What has a loss that is no finite
+        number is not chosen by a rule.
+
+    Raises:
+      UserError: nothing is left for the rule to choose from.
     """
     alphas = sorted({*alphas, *([] if alpha is None else [alpha]), *([0.0] if rule == "budget" else [])})
     rows = [{"alpha": a, **measured.values(between(parent, child, a), ("validation", "source"))} for a in alphas]
     if alpha is not None:
         return Curve(rows, alpha)
-    allowed = rows
+    losses = ("validation/nll",) if rule == "target" else ("validation/nll", "source/nll")
+    allowed = [row for row in rows if all(math.isfinite(row[key]) for key in losses)]
     if rule == "budget":
-        allowed = [row for row in rows if row["source/nll"] <= rows[0]["source/nll"] + budget]
+        most = rows[0]["source/nll"] + budget  # none are allowed where the parent's own is no number
+        allowed = [row for row in allowed if row["source/nll"] <= most < math.inf]
+    if not allowed:
+        within = f" within the budget of {budget:g} above the parent's" if rule == "budget" else ""
+        raise UserError(
+            f"--rule={rule}: none of the {len(rows)} models on the curve has {' and '.join(losses)} that are finite "
+            f"numbers{within}; --alpha chooses one whatever is measured"
+        )
     value = lambda row: row["validation/nll"] + (row["source/nll"] if rule == "sum" else 0.0)  # noqa: E731
     return Curve(rows, min(allowed, key=value)["alpha"])
 
