@@ -12,6 +12,7 @@ import numpy as np
 from ptft_jax.combining import arithmetic, lowrank, measuring, writing
 from ptft_jax.combining.models import Model, Reader, check_alike, check_one_base
 from ptft_jax.errors import UserError, nearest
+from ptft_jax.reporting import combined
 
 _DATA = ("data", "tokens", "batch_size")
 
@@ -98,6 +99,7 @@ def combine(
     """
     kind = _kind(method, adapter)
     options = _options(method, kind, len(runs), adapter, given)
+    options = _line(options) if method == "interpolate" else options
     out = pathlib.Path(out).expanduser()
     writing.refuse_existing(out)
     reader = Reader(ignore)
@@ -194,9 +196,8 @@ def _each(model: Model, leaf: Callable[[str], np.ndarray]) -> dict[str, np.ndarr
     return {path: leaf(path) for path in model.leaves.shapes}
 
 
-def _interpolate(
-    reader: Reader, child: Model, run: str, out: pathlib.Path, options: Mapping[str, Any]
-) -> dict[str, Any]:
+def _line(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of interpolate, with "alpha" as it is used and "alphas" of the curve, () without one. Raises UserError."""
     rule, alpha, text = options["rule"], options["alpha"], options["curve"]
     if rule and rule not in measuring.RULES:
         raise UserError(f"--rule={rule}: expected one of {', '.join(measuring.RULES)}{nearest(rule, measuring.RULES)}")
@@ -212,41 +213,50 @@ def _interpolate(
     alpha = 0.5 if alpha is None and not rule else alpha
     if alpha is not None and not 0 <= alpha <= 1:
         raise UserError(f"--alpha={alpha}: expected a number from 0 (the parent) to 1 (the run)")
-    alphas = measuring.points(text) if text else ()
+    return {**options, "alpha": alpha, "alphas": measuring.points(text) if text else ()}
+
+
+def _interpolate(
+    reader: Reader, child: Model, run: str, out: pathlib.Path, options: Mapping[str, Any]
+) -> dict[str, Any]:
     parent = reader.parent(child.source, options["base"])
     check_alike([child, parent])
     check_one_base(parent, [child])
-    recipe = {"method": "interpolate", "alpha": alpha}
-    if not alphas:
-        params = _each(
-            child,
-            lambda path: measuring.between({path: parent.leaves[path]}, {path: child.leaves[path]}, alpha)[path],
-        )
-        return _write(out, params, [child], parent, recipe)
-    two = [_each(model, model.leaves.__getitem__) for model in (parent, child)]
-    data = {name: options[name] for name in ("data", "source", "tokens", "batch_size")}
-    measured = measuring.Measured(run, parent.source, **data)
+    if options["alphas"]:
+        params, recipe, more = _from_curve(parent, child, run, options)
+    else:
+
+        def leaf(path: str) -> np.ndarray:
+            """One alone, so that neither model is held whole."""
+            two = ({path: model.leaves[path]} for model in (parent, child))
+            return measuring.between(*two, options["alpha"])[path]
+
+        params, recipe, more = _each(child, leaf), {"alpha": options["alpha"]}, {}
+    return _write(out, params, [child], parent, {"method": "interpolate", **recipe}, **more)
+
+
+def _from_curve(
+    parent: Model, child: Model, run: str, options: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
+    """Measures a curve. Returns the parameters that are chosen, the recipe, and what else `writing.write` takes."""
+    rule = options["rule"]
+    measured = measuring.Measured(run, parent.source, **{name: options[name] for name in (*_DATA, "source")})
     if rule in ("sum", "budget") and not measured.has_source:
         raise UserError(f"--rule={rule}: what {parent.name} was trained on is not known: give --source")
-    found = measuring.curve(*two, alphas, measured, alpha=alpha, rule=rule, budget=options["budget"])
+    two = [_each(model, model.leaves.__getitem__) for model in (parent, child)]
+    choice = {name: options[name] for name in ("alpha", "rule", "budget")}
+    found = measuring.curve(*two, options["alphas"], measured, **choice)
     params = measuring.between(*two, found.alpha)
-    tests = ("test", "source_test")
     at = {row["alpha"]: {k: v for k, v in row.items() if k != "alpha"} for row in found.rows}
+    tests = ("test", "source_test")
     before = {**at.get(0.0, {}), **measured.values(two[0], tests)}
     after = {**at[found.alpha], **measured.values(params, tests)}
-    recipe |= {"alpha": found.alpha, "curve": found.rows}
-    recipe |= {"rule": rule} | ({"budget": options["budget"]} if rule == "budget" else {}) if rule else {}
-    from ptft_jax.reporting import combined  # matplotlib
-
-    return _write(
-        out,
-        params,
-        [child],
-        parent,
-        recipe,
-        measured={"before": before, "after": after},
-        files=combined.figures(recipe),
-    )
+    recipe = {"alpha": found.alpha, "curve": found.rows}
+    if rule:
+        recipe["rule"] = rule
+    if rule == "budget":
+        recipe["budget"] = options["budget"]
+    return params, recipe, {"measured": {"before": before, "after": after}, "files": combined.figures(recipe)}
 
 
 def _soup(

@@ -232,13 +232,10 @@ class Reader:
         chain, init = child.lineage("")[1:], child.config.init
         if not reference and not init.from_:
             raise UserError(f"--base is missing: {child.name} did not start from another model")
-        nearest = chain[0] if chain else {}
-        adapter = parted(init.from_)[1]
-        place = nearest.get("reference") or f"{nearest.get('workdir', '')}@{nearest.get('step', '')}"
-        place += f"#{adapter}" if adapter else ""
+        start = place(chain[0]) if chain else init.from_
         try:
-            theirs = init.ignore if not self._ignore and restore.is_reference(reference or place) else self._ignore
-            source = restore.find(reference or place, "--base", theirs, init.fresh)
+            theirs = init.ignore if not self._ignore and restore.is_reference(reference or start) else self._ignore
+            source = restore.find(reference or start, "--base", theirs, init.fresh)
         except UserError as e:
             if reference:
                 raise
@@ -248,10 +245,9 @@ class Reader:
         found = self.open(source, child.config.model.param_dtype, init.weights, init.merge_into, **head)
         known = {entry["fingerprint"] for entry in chain if entry.get("fingerprint")}
         if known and found.leaves.fingerprint() not in known:
-            expected = nearest.get("fingerprint", "")
             raise UserError(
                 f"--base: {found.name} has the fingerprint {found.leaves.fingerprint()}, but {child.name} was fine-tuned "
-                f"from {place}, with {expected}: it is another model"
+                f"from {start}, with {chain[0].get('fingerprint', '')}: it is another model"
             )
         return found
 
@@ -298,4 +294,4 @@ def check_one_base(base: Model, children: Sequence[Model]) -> None:
 def recorded(source: restore.Source, name: str) -> Any:
     """The content of a JSON file of a run's workdir, or None."""
     path = source.workdir / name
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
