@@ -2,16 +2,15 @@
 
 Pre-trains a small GPT on Shakespeare's plays, then fine-tunes it on little Python code in every way there is: full updates,
 subsets, adapters, and full updates under a hold. Each way is tried at three learning rates, and at more while the best is
-the lowest or the highest of them; the best on validation data is repeated with other seeds. Then averages of the start and
-the end, and of the seeds, are measured. Writes results.json and
-report.html: the table, gain against forgetting with the Pareto front, and published comparisons held against it.
+the lowest or the highest of them; the best on validation data is repeated with other seeds. A run whose loss is no number is
+recorded as diverged, and the others go on. Then averages of the start and the end, and of the seeds, are measured. Writes
+results.json and report.html: the table, gain against forgetting with the Pareto front, and published comparisons held
+against it.
 
   python -m experiments.methods --out=runs/methods
 """
 
 from __future__ import annotations
-
-import math
 
 from absl import flags
 
@@ -31,44 +30,24 @@ def define() -> None:
 def main() -> int:
     args = flags.FLAGS
     prepare_experiment()
-    from experiments import methods_report, transfer_runs
-    from experiments.methods_runs import name_of, next_rate, tune_config, ways
+    from experiments import methods_report
+    from experiments.methods_runs import ways
+    from experiments.methods_sweep import Runs
     from ptft_jax.experiment import Experiment, Interrupted
     from ptft_jax.reporting.progress import Reporter
-    from ptft_jax.training.loop import NonFinite
 
     chosen = {name: ways()[_known(name, ways())] for name in args.ways or ways()}
     reporter = Reporter()
     experiment = Experiment(args.out, reporter)
-    best: dict[str, float] = {}
-    swept: dict[str, dict[float, dict]] = {}
     try:
         with reporter:
-            base = str(experiment.workdir("base"))
-            total = 1 + sum(len(way.rates) + args.seeds - 1 for way in chosen.values())
-            experiment.expect(total)
-            experiment.run("base", transfer_runs.base_config(args.size))
-            for name, way in chosen.items():
-                swept[name], losses, rates = {}, {}, list(way.rates)
-                while rates:
-                    rate = rates.pop(0)
-                    try:
-                        summary = experiment.run(name_of(name, rate, 0), tune_config(args.size, base, way, rate, 0))
-                        swept[name][rate], losses[rate] = summary, summary["after"]["validation/nll"]
-                    except NonFinite:
-                        losses[rate] = math.inf
-                        reporter.say(f"{name}: the loss is no number at a rate of {rate:g}")
-                    if not rates and (beyond := next_rate(losses)) is not None:
-                        rates.append(beyond)
-                        total += 1
-                        experiment.expect(total)
-                best[name] = min(losses, key=losses.get)
-                for seed in range(1, args.seeds):
-                    experiment.run(name_of(name, best[name], seed), tune_config(args.size, base, way, best[name], seed))
+            runs = Runs(experiment, chosen, size=args.size, seeds=args.seeds)
+            base = runs.base()
+            tried = {name: runs.tried(name) for name in chosen}
     except Interrupted as e:
         reporter.say(f"stopped by {e}; the same command continues")
         return TERMINATED
-    methods_report.write(experiment, chosen, swept, best, seeds=args.seeds)
+    methods_report.write(experiment, chosen, base, tried, seeds=args.seeds)
     return 0
 
 

@@ -13,12 +13,16 @@ Results = Mapping[str, Any]
 def claims(results: Results) -> list[dict[str, str]]:
     """A row a claim whose ways were run: what is said, by whom, what was measured, and whether that agrees.
 
-    A difference between two ways counts where it is at least three times the larger of their standard deviations over seeds.
+    A difference between two ways counts where it is at least three times the larger of their standard deviations over seeds;
+    where all seeds of a way but one diverged, it has none, and nothing is shown.
     """
     rows = []
     for said, where, ways, judge in _CLAIMS:
         if all(way in results["groups"] for way in ways):
             measured, agrees = judge(results)
+            alone = [way for way in ways if results["groups"][way]["seeds"] < 2]
+            if alone:
+                agrees = f"not shown: one seed of {' and '.join(alone)}"
             rows.append({"said": said, "by": where, "measured": measured, "agrees": agrees})
     return rows
 
@@ -60,11 +64,17 @@ def _close(a: str, b: str, key: str, share: float) -> Callable[[Results], tuple[
     return judge
 
 
+def measured(rates: Mapping[str, Mapping[str, Any]]) -> dict[float, Mapping[str, float]]:
+    """rate -> gain and forgetting, from the lowest on, of the runs that did not diverge."""
+    found = {float(rate): outcome for rate, outcome in rates.items() if not outcome.get("diverged")}
+    return dict(sorted(found.items()))
+
+
 def _forgetting_at(results: Results, way: str, gain: float) -> float | None:
     """What the first seed of `way` forgot where it gained so much, between the rates that were tried, from the lowest to its
     best; None where the lowest gained more."""
-    rows = results["rates"][way]
-    trail = [rows[rate] for rate in sorted(rows, key=float)]
+    best = results["best_rate"][way]
+    trail = [outcome for rate, outcome in measured(results["rates"][way]).items() if rate <= best]
     for low, high in itertools.pairwise(trail):
         if low["gain"] <= gain <= high["gain"]:
             share = (gain - low["gain"]) / (high["gain"] - low["gain"] or 1)
@@ -76,7 +86,7 @@ def _equal_gain(a: str, b: str) -> Callable[[Results], tuple[str, str]]:
     """Whether `a` forgot less than `b` where both gained as much as the one that gains less gains at best."""
 
     def judge(results: Results) -> tuple[str, str]:
-        gain = min(max(o["gain"] for o in results["rates"][way].values()) for way in (a, b))
+        gain = min(max(o["gain"] for o in measured(results["rates"][way]).values()) for way in (a, b))
         first, second = (_forgetting_at(results, way, gain) for way in (a, b))
         if first is None or second is None:
             return f"no rate was tried at which both gain {gain:.2f}", "not shown"
@@ -88,11 +98,11 @@ def _equal_gain(a: str, b: str) -> Callable[[Results], tuple[str, str]]:
 
 
 def _rates(results: Results) -> tuple[str, str]:
-    """What is left of a way's gain at the rates next to its best, of those that were tried."""
+    """What is left of a way's gain at the rates next to its best, of those that were tried; nothing where it diverged."""
     left = {}
-    for name, rates in results["rates"].items():
-        best = results["best_rate"][name]
-        beside = [o["gain"] for rate, o in rates.items() if 0.2 < float(rate) / best < 5]
+    for name, best in results["best_rate"].items():
+        rates = results["rates"][name]
+        beside = [0.0 if o.get("diverged") else o["gain"] for rate, o in rates.items() if 0.2 < float(rate) / best < 5]
         if max(beside) > 0:
             left[name] = min(beside) / max(beside)
     if not left:
@@ -120,6 +130,8 @@ def _hull(results: Results) -> tuple[str, str]:
 
 def _soup(results: Results) -> tuple[str, str]:
     averages = results["averages"]
+    if "soup" not in averages:
+        return "fewer than two seeds to average", "not shown"
     best = min(m["target"] for m in averages["members"])
     mean = statistics.mean(m["target"] for m in averages["members"])
     text = f"target loss: soup {averages['soup']['target']:.3f}, best member {best:.3f}, mean {mean:.3f}"

@@ -9,11 +9,13 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.methods_claims import claims
+from experiments.methods_claims import claims, measured
 from experiments.methods_runs import Way, name_of
+from experiments.methods_sweep import Summary, Tried
 from experiments.transfer_report import footer
 from ptft_jax import environment
 from ptft_jax.combining.combine import combine
+from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.experiment import Experiment
 from ptft_jax.loading import load
@@ -22,7 +24,6 @@ from ptft_jax.reporting.comparison import Group
 from ptft_jax.reporting.metrics import write_json
 from ptft_jax.reporting.page import Page
 
-Rates = Mapping[str, Mapping[float, Mapping[str, Any]]]  # way -> rate -> summary
 ALPHAS = "0,0.1,...,1"
 TOGETHER = {"soup": {}, "greedy_soup": {}, "ties": {"density": 0.5}, "dare_linear": {"density": 0.5}}
 _COLUMNS = tuple(name for name in comparison.COLUMNS if name != "trainable_bytes")
@@ -32,21 +33,37 @@ TRADES = ("full", "LoRA", "last block", "L2-SP", "EWC", "distillation", "replay 
 
 
 def write(
-    experiment: Experiment, ways: Mapping[str, Way], swept: Rates, best: Mapping[str, float], *, seeds: int
+    experiment: Experiment, ways: Mapping[str, Way], base: Summary, tried: Mapping[str, Tried], *, seeds: int
 ) -> None:
-    """Writes both files, measuring averages of weights first; prints the table and the report's path."""
-    folders = {name: [experiment.workdir(name_of(name, best[name], s)) for s in range(seeds)] for name in ways}
+    """Writes both files, measuring averages of weights first; prints the table and the report's path.
+
+    Raises:
+      UserError: every run of every way diverged.
+    """
+    best = {name: one.best for name, one in tried.items() if one.best is not None}
+    if not best:
+        raise UserError(f"nothing to report: the loss is no number at any rate of {', '.join(tried)}")
+    folders = {
+        name: [experiment.workdir(name_of(name, rate, seed)) for seed in tried[name].finite]
+        for name, rate in best.items()
+    }
     groups = _groups(folders)
     averages = _averages(experiment, folders["full"]) if "full" in folders else {}
+    runs = {name_of(name, *which): summary for name, one in tried.items() for which, summary in one.runs.items()}
     results = {
         "seeds": seeds,
-        "groups": {g.name: {**{k: list(v) for k, v in g.figures.items()}, "front": g.best} for g in groups},
-        "rates": {
-            name: {f"{rate:g}": _outcome(summary) for rate, summary in rates.items()} for name, rates in swept.items()
+        "groups": {
+            g.name: {**{k: list(v) for k, v in g.figures.items()}, "front": g.best, "seeds": len(g.runs)}
+            for g in groups
         },
-        "best_rate": dict(best),
+        "rates": {
+            name: {f"{rate:g}": _outcome(summary) for rate, summary in one.rates.items()} for name, one in tried.items()
+        },
+        "best_rate": best,
+        "left_out": [name for name in tried if name not in best],
+        "diverged": [name for name, summary in runs.items() if summary is None],
         "averages": averages,
-        "seconds": sum(summary["seconds"] for rates in swept.values() for summary in rates.values()),
+        "seconds": sum(summary["seconds"] for summary in (base, *runs.values()) if summary is not None),
         "environment": environment.describe(),
     }
     results["claims"] = claims(results)
@@ -54,6 +71,8 @@ def write(
     path = experiment.folder / "report.html"
     _page(groups, ways, results).write(path, footer=footer(results))
     experiment.reporter.table("what each way gained and forgot, at its best rate", _table(groups, best, _NARROW))
+    for line in _missing(results):
+        experiment.reporter.say(line)
     experiment.reporter.table("published comparisons", results["claims"])
     print(f"report: {path}")
 
@@ -65,19 +84,24 @@ def _groups(folders: Mapping[str, list[pathlib.Path]]) -> list[Group]:
     return [dataclasses.replace(group, name=of[group.runs[0].workdir]) for group in groups]
 
 
-def _outcome(summary: Mapping[str, Any]) -> dict[str, float]:
+def _outcome(summary: Summary | None) -> dict[str, Any]:
+    """Gain and forgetting of a run on validation data, in nats a token, or that it diverged."""
+    if summary is None:
+        return {"diverged": True}
     transfer = summary["transfer"]
     return {"gain": transfer["target"]["gain"], "forgetting": transfer["source"]["forgetting"]}
 
 
 def _averages(experiment: Experiment, full: list[pathlib.Path]) -> dict[str, Any]:
-    """Of full fine-tuning: the line from the parent to the first seed's run (WiSE-FT), and what all seeds' runs make together."""
+    """Of full fine-tuning: the line from the parent to the first seed's run (WiSE-FT), and what all seeds' runs make together,
+    where there are several."""
     folder = experiment.folder / "combined"
     shutil.rmtree(folder, ignore_errors=True)  # made again from the runs, in seconds
     curve = combine("interpolate", [f"{full[0]}@best"], folder / "wise", curve=ALPHAS, rule="sum")
     every = [f"{run}@best" for run in full]
     mean = {"dare_linear": {"weights": [1 / len(every)] * len(every)}}  # the others take a mean anyway
-    for method, options in TOGETHER.items():
+    together = TOGETHER if len(every) > 1 else {}
+    for method, options in together.items():
         combine(method, every, folder / method, **options, **mean.get(method, {}))
     config = load(str(full[0])).source.config
     reading = {"tokens": config.eval.tokens, "length": config.data.length}
@@ -92,7 +116,7 @@ def _averages(experiment: Experiment, full: list[pathlib.Path]) -> dict[str, Any
             {"alpha": row["alpha"], "target": row["validation/nll"], "source": row["source/nll"]}
             for row in curve["curve"]
         ],
-        **{method: losses(str(folder / method)) for method in TOGETHER},
+        **{method: losses(str(folder / method)) for method in together},
         "members": [losses(run) for run in every],
     }
 
@@ -123,6 +147,8 @@ def _page(groups: list[Group], ways: Mapping[str, Way], results: Mapping[str, An
     page.text(comparison_page.FRONT)
     page.heading("The table")
     page.table(_table(groups, results["best_rate"], _COLUMNS))
+    for line in _missing(results):
+        page.text(line)
     page.text(comparison.meanings(groups))
     _rates_page(page, results)
     if results["averages"]:
@@ -140,9 +166,9 @@ def _rates_page(page: Page, results: Mapping[str, Any]) -> None:
         "method: a line has all rates of one way, from the lowest on, so that ways can be compared where they gained the same."
     )
     lines = {
-        name: [[(o["forgetting"], o["gain"]) for _, o in sorted(rates[name].items(), key=lambda row: float(row[0]))]]
+        name: [[(o["forgetting"], o["gain"]) for o in measured(rates[name]).values()]]
         for name in TRADES
-        if name in rates
+        if name in results["best_rate"]
     }
     page.figure(
         plots.curves(
@@ -152,23 +178,37 @@ def _rates_page(page: Page, results: Mapping[str, Any]) -> None:
             **comparison_page.AXES,
         )
     )
-    page.text("Gain (and forgetting) of the first seed, in nats, at each rate that was tried; the best is marked.")
+    page.text(
+        "Gain (and forgetting) of the first seed, in nats, at each rate that was tried; the best is marked. Diverged: the loss was "
+        "no number at some step."
+    )
     tried = sorted({rate for row in rates.values() for rate in row}, key=float)
+    best = results["best_rate"]
     page.table(
         [
-            {
-                "way": name,
-                **{
-                    rate: f"{row[rate]['gain']:.2f} ({row[rate]['forgetting']:.2f})"
-                    + ("*" if float(rate) == results["best_rate"][name] else "")
-                    if rate in row
-                    else ""
-                    for rate in tried
-                },
-            }
+            {"way": name, **{rate: _cell(row.get(rate), float(rate) == best.get(name)) for rate in tried}}
             for name, row in rates.items()
         ]
     )
+
+
+def _cell(outcome: Mapping[str, Any] | None, best: bool) -> str:
+    """Of the table of rates; "" for a rate that was not tried."""
+    if not outcome or outcome.get("diverged"):
+        return "diverged" if outcome else ""
+    return f"{outcome['gain']:.2f} ({outcome['forgetting']:.2f})" + ("*" if best else "")
+
+
+def _missing(results: Mapping[str, Any]) -> list[str]:
+    """What there are no figures of, since it diverged, in a sentence each."""
+    out = []
+    if results["left_out"]:
+        out.append(f"Left out, as the loss is no number at any rate: {', '.join(results['left_out'])}.")
+    fewer = {name: group["seeds"] for name, group in results["groups"].items() if group["seeds"] < results["seeds"]}
+    if fewer:
+        seeds = ", ".join(f"{name} ({count} of {results['seeds']})" for name, count in fewer.items())
+        out.append(f"Without the seeds whose loss is no number at the best rate: {seeds}.")
+    return out
 
 
 def _averages_page(page: Page, averages: Mapping[str, Any]) -> None:
@@ -189,6 +229,6 @@ def _averages_page(page: Page, averages: Mapping[str, Any]) -> None:
                 "model": "full fine-tuning, mean of seeds",
                 **{k: statistics.mean(m[k] for m in members) for k in ("target", "source")},
             },
-            *({"model": f"together: {method}", **averages[method]} for method in TOGETHER),
+            *({"model": f"together: {method}", **averages[method]} for method in TOGETHER if method in averages),
         ]
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -28,7 +27,7 @@ class Way:
     Attributes:
       group: "little" changes few parameters, "carefully" all of them under a hold, "full" without one.
       changes: dotted fields of the config.
-      rates: the peak learning rates that are tried first; `next_rate` says which others.
+      rates: the peak learning rates that are tried first; `methods_sweep.next_rate` says which others.
     """
 
     group: str
@@ -40,15 +39,6 @@ LADDER = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 30.0)
 # Where it is climbed from: full updates, small added matrices, vectors. Published rates are lower, for models a thousand
 # times larger; the report shows which rate did best here.
 FULL, MATRICES, VECTORS = LADDER[1:4], LADDER[3:6], LADDER[4:7]
-
-
-def next_rate(losses: Mapping[float, float]) -> float | None:
-    """The step of LADDER beyond the rate of the least loss, where no rate beyond that was tried; None: none is missing."""
-    best = LADDER.index(min(losses, key=losses.get))
-    for beside in (best - 1, best + 1):
-        if 0 <= beside < len(LADDER) and LADDER[beside] not in losses:
-            return LADDER[beside]
-    return None
 
 
 def _added(method: str, rates: tuple[float, ...] = MATRICES, **settings: Any) -> Way:
