@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ptft_jax.combining import measuring
+from ptft_jax.combining.combine import combine
 from ptft_jax.errors import UserError
 from ptft_jax.reporting import combined
 
@@ -100,3 +101,9 @@ def test_what_is_no_number_is_not_chosen(target, source, options, expected):
 def test_where_nothing_is_a_number_nothing_is_chosen(target, source, options, words):
     with pytest.raises(UserError, match=words):
         measuring.curve(*LINE, (0.0, 0.5, 1.0), Pretended(target, source), **options)
+
+
+def test_options_are_refused_before_a_model_is_read(tmp_path):
+    for options, words in ((dict(alpha=2.0), "--alpha=2.0"), (dict(curve="0,0.1,...,inf"), "--curve=0,0.1,...,inf")):
+        with pytest.raises(UserError, match=words):
+            combine("interpolate", [str(tmp_path / "nowhere")], tmp_path / "out", **options)
