@@ -94,7 +94,8 @@ def assign(
       rules: ordered (pattern, value) pairs.
       shapes: shape of every leaf by path; leaves under `blocks/` are stacked on axis 0.
       field: the config field the rules come from, for error messages.
-      strict: also refuse rules that match nothing or are hidden by earlier ones (a last ".*" may be).
+      strict: also refuse rules that match nothing, and those whose leaves earlier rules have all taken with other values (a
+        last ".*" may be such).
 
     Returns:
       For every path the list of its values: one a layer for stacked leaves, else a single one.
@@ -107,7 +108,7 @@ def assign(
     depth = next((found for p, shape in shapes.items() if (found := layers_of(p, shape))), None)
     for number, (pattern, value) in enumerate(rules, 1):
         compiled, layers = _compile(pattern, field)
-        matched = applied = False
+        matched = applied = hidden = False
         for path, row in values.items():
             if not compiled.fullmatch(path):
                 continue
@@ -117,12 +118,13 @@ def assign(
                 matched = True
                 if row[i] is _UNSET:
                     row[i], applied = value, True
+                hidden |= row[i] != value
         ends = [end for end in (layers.start, layers.stop) if end is not None]
         if strict and matched and depth and not all(-depth <= end <= depth for end in ends):
             raise UserError(f"{field}: rule {number} {pattern!r}: the model has {depth} layers")
         if strict and not matched:
             raise UserError(_says_nothing(field, number, pattern, layers, shapes))
-        if strict and not applied and pattern != ".*":
+        if strict and hidden and not applied and pattern != ".*":
             raise UserError(f"{field}: rule {number} {pattern!r} never applies, earlier rules already take its leaves")
     bare = [path for path, row in values.items() if any(v is _UNSET for v in row)]
     if bare:

@@ -40,6 +40,11 @@ def test_a_last_catch_all_may_be_idle():
     assert {value for row in got.values() for value in row} == {1}
 
 
+def test_a_rule_may_repeat_what_earlier_ones_said():
+    got = assign((("embed/.*", 1), ("embed/tokens/.*", 1), (".*", 0)), SHAPES, "f")
+    assert got["embed/tokens/embedding"] == [1]
+
+
 def test_flatten_is_undone_by_unflatten():
     tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
     assert flatten(tree) == {"a/b": 1, "a/c/d": 2, "e": 3}
