@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
@@ -145,6 +146,7 @@ class Run:
             raise UserError("config.tune.quantize.format: without init.from there is no base to quantise")
         self.plain, self.model = plain, Transformer(spec, self.adapter, constrain)
         self._check_length()
+        self._check_whole_rows()
         self.shapes = self.model.shapes()
         self.plain_shapes = plain.shapes()
         refuse_idle(self.init["fresh"], flatten(self.plain_shapes), "config.init.fresh", "parameter")
@@ -173,6 +175,19 @@ class Run:
         largest = max(processes.gather(largest))
         if largest >= count:
             raise UserError(f"config.model.classes = {count}: the data have {largest + 1} classes")
+
+    def _check_whole_rows(self) -> None:
+        if not (why := self.model.one_text_a_row):
+            return
+        evaluated = [rows for found in (self.eval_batches | self.test_batches).values() for rows in found]
+        packed = any(rows.packed for rows in self.data.sets) or any(
+            rows.get("segments", np.zeros(1)).max() > 1 for rows in evaluated
+        )
+        if max(processes.gather(int(packed))):
+            raise UserError(
+                f"config.data.packing = {self.config.data.packing!r}: rows of several texts cannot share learned vectors before "
+                f"the tokens (tune.method) in a model with {why}: set data.packing='none'"
+            )
 
     def _check_length(self) -> None:
         length, spec = self.config.data.length, self.model.spec

@@ -36,6 +36,11 @@ class RowSet:
     def __len__(self) -> int:
         return len(self.plan)
 
+    @property
+    def packed(self) -> bool:
+        """Whether a row holds several pieces."""
+        return self.segmented and self.plan.report.pieces > len(self.plan)
+
     def row(self, index: int, key: Sequence[int] = ()) -> Rows:
         """One row: tokens, targets int32 [T], weights float32 [T]; positions (from 0 in every piece) and segments
         (1, 2, ...; 0 = padding) int32 [T] where segmented; whatever else the builder makes.

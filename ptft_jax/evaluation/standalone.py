@@ -58,6 +58,11 @@ class Measurement:
         read = pipeline.tokenised(data, data.source, split, loaded.tokenizer)
         _check_classes(loaded.source, read)
         found = pipeline.filled(data, read, builder, partial=True)
+        if found.rows.packed and (why := loaded.model.one_text_a_row):
+            raise UserError(
+                f"--packing={data.packing}: rows of several texts cannot share learned vectors before the tokens in a model with "
+                f"{why}: --packing=none"
+            )
         rows = batches.evaluation(found.rows, batch_size=batch_size, tokens=tokens)
         objective = objectives.build(config.objective)
         lengths = tok.byte_lengths(loaded.tokenizer) if objective.chained else None

@@ -138,6 +138,14 @@ class Transformer:
         return self.spec.max_length - self.virtual_tokens - self.prefix_length
 
     @property
+    def one_text_a_row(self) -> str:
+        """Why rows must not be packed, or "": learned vectors before the tokens (`virtual_tokens`) serve several texts of a
+        row only where what they become does not depend on what follows, nor on how far away a text is."""
+        if not self.virtual_tokens or (self.spec.causal and not self.spec.window):
+            return ""
+        return "a sliding window" if self.spec.causal else "attention in both directions"
+
+    @property
     def several(self) -> bool:
         """Whether rows have adapters of their own."""
         return bool(getattr(self.adapt, "names", ()))
@@ -205,7 +213,8 @@ class Transformer:
             partition hands over frozen and trainable layers).
           inputs: int token ids [B, T]; of a vision model, float images [B, size, size, channels].
           positions_BT: int positions, by default 0..T-1. Packed rows restart them.
-          segments_BT: int ids; queries see only keys of their own segment. 0 is padding by convention.
+          segments_BT: int ids; queries see only keys of their own segment. 0 is padding by convention. Where
+            `one_text_a_row`, a row has one segment and padding.
           prefix_BT: bool; positions of a causal model that also see those of them that come later (prefix LM).
           types_BT: int token types, for models that have them (BERT's sentence A or B); by default 0.
           keys_B: one dropout key a row, or None for no dropout.
@@ -233,7 +242,11 @@ class Transformer:
         per_row = PerRow(keys_B, self._numbers(adapters_B))
         x_BTD = dropout(x_BTD, spec.dropout, per_row, 0)
         mask = causal_mask(
-            x_BTD.shape[1], segments_BT, prefix_BT=prefix_BT, causal=spec.causal, shared=self.virtual_tokens
+            x_BTD.shape[1],
+            segments_BT,
+            prefix_BT=prefix_BT,
+            causal=spec.causal,
+            shared=0 if self.one_text_a_row else self.virtual_tokens,
         )
         views, prefix = self._views(mask, positions_BT), _made(trunk.prefix)
         x_BTD, _ = self._stacks(params["blocks"], x_BTD, views, prefix, per_row=per_row)
@@ -245,14 +258,13 @@ class Transformer:
 
         One prompt serves all segments of a packed row: what a causal model makes of it does not depend on what comes
         after it, so each segment sees what it would see with a prompt of its own. For that it is not part of a prefix
-        that is seen in both directions: it sees itself causally, and the prefix sees it.
+        that is seen in both directions: it sees itself causally, and the prefix sees it. Of models that need whole rows
+        (`one_text_a_row`), it is part of the one segment that they have.
         """
         spec, count = self.spec, self.virtual_tokens
-        if segments_BT is not None and (not spec.causal or spec.window):
-            kind = "a sliding window" if spec.causal else "attention in both directions"
-            raise UserError(
-                f"tune.method: learned vectors before the tokens, packed rows and {kind} do not go together; do not pack"
-            )
+        own = None
+        if segments_BT is not None:
+            own = segments_BT.max(axis=1, keepdims=True) if self.one_text_a_row else jnp.zeros((1, 1), jnp.int32)
 
         def behind(first, x):
             return None if x is None else jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], count)), x], axis=1)
@@ -261,7 +273,7 @@ class Transformer:
         return (
             behind(spec.vocab_size + order, tokens_BT),
             behind(order, positions_BT + count),
-            behind(zeros, segments_BT),
+            behind(own, segments_BT),
             behind(zeros.astype(bool), prefix_BT),
             behind(zeros, types_BT),
         )

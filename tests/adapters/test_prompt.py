@@ -1,16 +1,18 @@
 """Learned vectors before the tokens: what they amount to, packing, generation, initial values."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptft_jax import adapters
+from ptft_jax import adapters, loading
 from ptft_jax import config as configs
 from ptft_jax.adapters.prompt import PROMPT, Prompt
 from ptft_jax.errors import UserError
+from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.model.decode import Sampling, generate
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
@@ -61,11 +63,46 @@ def test_every_segment_of_a_packed_row_sees_the_prompt():
     assert np.isfinite(packed).all()
 
 
-@pytest.mark.parametrize("family", [dict(LLAMA, window=5), BERT], ids=["window", "both directions"])
-def test_packed_rows_that_a_prompt_cannot_serve_are_refused(family):
+@pytest.mark.parametrize(  # a window counts the padding between prompt and text
+    "family, left", [(dict(LLAMA, window=5), False), (BERT, False), (BERT, True)], ids=["window", "bert", "bert, left"]
+)
+def test_a_prompt_is_part_of_a_text_and_not_of_its_padding(family, left):
+    """Where it cannot be shared by several texts."""
     model, params = built(**family)
-    with pytest.raises(UserError, match="packed rows and .* do not go together"):
-        model(params, np.zeros((1, 8), np.int32), segments_BT=np.ones((1, 8), np.int32))
+    text, padding = random_batch(0, rows=2, length=9)["tokens"], np.zeros((2, 4), np.int32)
+    both, at = ([padding, text], slice(4, 13)) if left else ([text, padding], slice(9))
+    segments = np.zeros((2, 13), np.int32)
+    segments[:, at] = 1
+    positions = np.zeros((2, 13), np.int32)
+    positions[:, at] = np.arange(9)
+    found = model(params, np.concatenate(both, axis=1), positions_BT=positions, segments_BT=segments)
+    np.testing.assert_allclose(found[:, at], model(params, text), atol=2e-5)
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("kind", ["mistral", "masked_lm"])
+def test_rows_of_several_texts_are_refused_where_a_prompt_cannot_be_shared(kind, tmp_path, cache):
+    rows = "".join(json.dumps({"text": f"{n} {'word ' * (n % 3 + 1)}"}) + "\n" for n in range(60))
+    (tmp_path / "short.jsonl").write_text(rows)
+    changes: dict = {"model__window": 8} if kind == "mistral" else {"model__causal": False, "objective__name": kind}
+    if kind == "masked_lm":
+        changes |= {"model__head": "masked_lm", "tokenizer__add": ("[MASK]",)}
+    changes |= dict(data__source=f"jsonl:{tmp_path}/short.jsonl", data__packing="best_fit", model__max_length=64)
+    changes |= dict(tune__method="prompt", tune__prompt__length=3, training__steps=2)
+
+    def made(**more):
+        return tiny_config(tmp_path / "short.jsonl", **{**changes, **more})
+
+    with pytest.raises(
+        UserError, match="config.data.packing = 'best_fit': rows of several texts cannot share .*set data.pa"
+    ):
+        quiet_train(made(), tmp_path / "run")
+    assert not (tmp_path / "run/config.json").exists()
+    quiet_train(made(data__packing="none"), tmp_path / "run")
+    loaded = loading.load(str(tmp_path / "run"))
+    assert np.isfinite(evaluate(loaded, "", "validation")["nll"])
+    with pytest.raises(UserError, match="--packing=best_fit: rows of several texts cannot share .*--packing=none"):
+        evaluate(loaded, "", "validation", packing="best_fit")
 
 
 @pytest.mark.parametrize("family", [{}, dict(LLAMA, window=5, scan=False)], ids=["gpt2", "mistral"])
