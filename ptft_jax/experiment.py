@@ -65,7 +65,7 @@ class Experiment:
         section, parent = loading.resolve(config)
         if restore.read_config(workdir).as_dict() != section.as_dict():
             return False
-        chain = json.loads((workdir / "lineage.json").read_text())
+        chain = json.loads((workdir / "lineage.json").read_bytes())
         if not parent:
             return True
         now = parent.lineage("")[0]

@@ -145,7 +145,7 @@ class Writer:
 
     def take(self, part: pathlib.Path) -> None:
         """Appends what another writer has closed."""
-        meta = json.loads((part / META).read_text())
+        meta = json.loads((part / META).read_bytes())
         for name, file in self._files.items():
             with open(part / f"{name}.bin", "rb") as source:
                 shutil.copyfileobj(source, file, 1 << 22)
@@ -188,7 +188,7 @@ def facts(folder: pathlib.Path) -> dict[str, Any]:
     """What `Writer.close` noted of a store. Raises UserError where there is none."""
     path = pathlib.Path(folder) / META
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{folder}: no tokenised data here (no {META})") from None
     except ValueError as e:

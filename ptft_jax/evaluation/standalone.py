@@ -103,7 +103,7 @@ def _check_classes(source: Any, tokens: pipeline.Tokens) -> None:
     path = source.workdir / "data.json" if isinstance(source, restore.Source) else None
     if tokens.kind != "classification" or path is None or not path.is_file():
         return
-    trained = tuple(json.loads(path.read_text())[0].get("classes", tokens.classes))
+    trained = tuple(json.loads(path.read_bytes())[0].get("classes", tokens.classes))
     if trained != tokens.classes:
         raise UserError(
             f"--data={tokens.reference} has the classes {', '.join(tokens.classes) or 'by number'}, and {source.name} was "

@@ -14,18 +14,19 @@ from ptft_jax.lineage import place
 from ptft_jax.reporting.metrics import METRICS, read
 
 Values = Mapping[str, float]
-# What is said, and the set that says it.
+# What is said, and the set that says it; and of what is said of the source, the split.
+SPLITS = {"source": "validation", "source_test": "test"}
 ROLES = {"target": "validation", "target_test": "test", "source": "source", "source_test": "source_test"}
 
 
 def measured(
-    before: Values, after: Values, reference: Mapping[str, Any], roles: Mapping[str, str] = ROLES
+    before: Values, after: Values, references: Mapping[str, Mapping[str, Any]], roles: Mapping[str, str] = ROLES
 ) -> dict[str, Any]:
     """Gain and forgetting, in nats a token (of classes: nats an example).
 
     Args:
       before, after: a run's evaluations of its start and of its selected checkpoint, "SET/nll" -> loss.
-      reference: "nll" of the source before anything of it was learned and "of", see `reference`.
+      references: of each of SPLITS the loss before anything of the source was learned, see `reference`.
       roles: the sets of ROLES by the names that they have in this run.
 
     Returns:
@@ -47,14 +48,14 @@ def measured(
             why = "what the parent was trained on is not known or was not evaluated: config.eval.source names it"
             out[name] = {"missing": why}
             continue
-        forgetting, learned = pair[1] - pair[0], reference["nll"] - pair[0]
+        forgetting, learned = pair[1] - pair[0], references[name]["nll"] - pair[0]
         out[name] = {
             "before": pair[0],
             "after": pair[1],
             "forgetting": forgetting,
             "learned": learned,
             "forgotten_share": forgetting / learned if learned > 0 else None,
-            "reference": dict(reference),
+            "reference": dict(references[name]),
         }
     return out
 
@@ -64,8 +65,10 @@ def _pair(before: Values, after: Values, name: str) -> tuple[float, float] | Non
     return (before[key], after[key]) if key in before and key in after else None
 
 
-def reference(lineage: Sequence[Mapping[str, Any]], source: str, classes: int) -> dict[str, Any]:
-    """The loss on a source before any of it was learned, and how that is known.
+def reference(
+    lineage: Sequence[Mapping[str, Any]], source: str, classes: int, split: str = "validation"
+) -> dict[str, Any]:
+    """The loss on a split of a source before any of it was learned, and how that is known.
 
     That is the evaluation at step 0, in its own rows, of the earliest run of the lineage that was trained on this source and
     is still in its place: with random parameters, or with those of its own parent. Where there is none (imported weights,
@@ -75,38 +78,49 @@ def reference(lineage: Sequence[Mapping[str, Any]], source: str, classes: int) -
     Args:
       lineage: as in lineage.json, nearest first.
       source: the data source that forgetting is measured on, as in `config.data.source`.
+      split: "validation" or "test". Where a run did not measure its start on "test", "of" says that it is the other's.
 
     Returns:
       {"nll": nats, "of": in words}.
     """
     for row in reversed([row for row in lineage if "workdir" in row]):  # imported weights have none
         workdir = pathlib.Path(row["workdir"])
-        loss = _at_start(workdir, row.get("run_id", ""), source)
+        found = _at_start(workdir, row.get("run_id", ""), source)
+        loss = found.get(split, found.get("validation"))
         if loss is not None:
-            parent = json.loads((workdir / "lineage.json").read_text())
+            parent = json.loads((workdir / "lineage.json").read_bytes())
             what = f"its parent {place(parent[0])}" if parent else "random parameters"
-            return {"nll": loss, "of": f"{what}, measured by {workdir} at step 0"}
+            other = "" if split in found else ", on its validation split"
+            return {"nll": loss, "of": f"{what}, measured by {workdir} at step 0{other}"}
     return {"nll": math.log(classes), "of": f"a uniform guess of {classes:,}: no run of the lineage measured its start"}
 
 
-def _at_start(workdir: pathlib.Path, run_id: str, source: str) -> float | None:
-    """Validation loss on a source at step 0 of the run in a workdir, if it is that run and was trained on the source."""
+def _at_start(workdir: pathlib.Path, run_id: str, source: str) -> dict[str, float]:
+    """Losses on a source at step 0 of the run in a workdir, by split, if it is that run and was trained on the source."""
     files = {name: workdir / f"{name}.json" for name in ("config", "environment", "lineage")}
     if not all(file.is_file() for file in files.values()):
-        return None
-    if json.loads(files["environment"].read_text()).get("run_id", "") != run_id:
-        return None
-    metric = _metric(json.loads(files["config"].read_text())["data"], source)
-    rows = (r for r in read(workdir / METRICS) if r["kind"] == "eval" and r["step"] == 0)
-    return next((r[metric] for r in rows if metric in r), None)
+        return {}
+    if json.loads(files["environment"].read_bytes()).get("run_id", "") != run_id:
+        return {}
+    name = _called(json.loads(files["config"].read_bytes())["data"], source)
+    if name is None:
+        return {}
+    values: dict[str, Any] = {}
+    for row in read(workdir / METRICS):
+        values |= row if row["kind"] == "eval" and row["step"] == 0 else {}
+    summary = workdir / "summary.json"  # has the test split at the start, once the run has ended
+    values |= json.loads(summary.read_bytes()).get("before", {}) if summary.is_file() else {}
+    keys = {split: f"{split}{name}/nll" for split in SPLITS.values()}
+    return {split: values[key] for split, key in keys.items() if key in values}
 
 
-def _metric(data: Mapping[str, Any], source: str) -> str:
-    """What a run that was trained on `data` calls its loss on `source`, "" where that is none of its sources."""
+def _called(data: Mapping[str, Any], source: str) -> str | None:
+    """What a run that was trained on `data` puts behind "validation" and "test" for `source`; None where that is none of its
+    sources."""
     if data["source"] == source:
-        return "validation/nll"
+        return ""
     labels = pipeline.labels(types.SimpleNamespace(**data)) if data.get("mixture") else {}
-    return next((f"validation_{name}/nll" for name, reference in labels.items() if reference == source), "")
+    return next((f"_{name}" for name, reference in labels.items() if reference == source), None)
 
 
 def rows(transfer: Mapping[str, Any]) -> list[dict[str, Any]]:

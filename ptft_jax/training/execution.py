@@ -28,7 +28,7 @@ from ptft_jax.training.loop import SOURCE, Loop
 def finished(workdir: pathlib.Path) -> dict[str, Any] | None:
     """The summary of a finished run, or None."""
     path = pathlib.Path(workdir) / "summary.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_bytes()) if path.is_file() else None
 
 
 class Execution:

@@ -58,12 +58,12 @@ def gains(run: Any, before: Mapping[str, float], after: Mapping[str, float]) -> 
     several."""
     if run.parent is None:
         return None
-    lineage = json.loads((run.workdir / "lineage.json").read_text())
+    lineage = json.loads((run.workdir / "lineage.json").read_bytes())
     spec = run.model.spec
     classes = spec.classes if spec.head == "classes" else spec.vocab_size
     source = run.source.source if run.source is not None else ""
-    reference = transfer.reference(lineage, source, classes)
-    found = {name: transfer.measured(before, after, reference, r) for name, r in measured.roles(run.config).items()}
+    starts = {role: transfer.reference(lineage, source, classes, split) for role, split in transfer.SPLITS.items()}
+    found = {name: transfer.measured(before, after, starts, r) for name, r in measured.roles(run.config).items()}
     return {"adapters": found} if run.adapters else found[""]
 
 

@@ -99,7 +99,7 @@ class Source:
     def lineage(self, print_: str) -> list[dict[str, Any]]:
         """The chain of checkpoints behind a run that starts from this one, nearest first."""
         path = self.workdir / "lineage.json"
-        before = json.loads(path.read_text()) if path.is_file() else []
+        before = json.loads(path.read_bytes()) if path.is_file() else []
         here = {"workdir": self.reference, "step": self.step, "fingerprint": print_, "run_id": run_id(self.workdir)}
         return [here | ({"adapter": self.chosen} if self.chosen else {}), *before]
 
@@ -167,7 +167,7 @@ def read_config(workdir: pathlib.Path) -> configs.Section:
     """The resolved config of the run in `workdir`."""
     path = workdir / "config.json"
     try:
-        return configs.check(json.loads(path.read_text()))
+        return configs.check(json.loads(path.read_bytes()))
     except ValueError as e:
         raise UserError(f"{path}: {e}") from e
     except UserError as e:
@@ -317,7 +317,7 @@ def parameters_fingerprint(params: Mapping[str, Any]) -> str:
 def run_id(workdir: pathlib.Path) -> str:
     """The id a run was given when it was started; another run in the same folder has another."""
     path = workdir / "environment.json"
-    return json.loads(path.read_text()).get("run_id", "") if path.is_file() else ""
+    return json.loads(path.read_bytes()).get("run_id", "") if path.is_file() else ""
 
 
 def damaged(field: str, reference: str, workdir: pathlib.Path, step: int, error: Exception) -> UserError:

@@ -47,21 +47,39 @@ def test_a_source_of_a_mixture_is_found_by_its_own_name(tmp_path):
     assert transfer.reference([base], "text:c", 257)["nll"] == math.log(257)
 
 
+def test_the_test_split_has_a_start_of_its_own(tmp_path):
+    base = run(tmp_path / "base", "text:a", 5.0, "r0")
+    validation = transfer.reference([base], "text:a", 257, "test")
+    assert validation["nll"] == 5.0 and validation["of"].endswith("at step 0, on its validation split")
+    summary = {"before": {"validation/nll": 5.0, "test/nll": 4.8, "test_b/nll": 4.2}}
+    (tmp_path / "base/summary.json").write_text(json.dumps(summary))
+    found = transfer.reference([base], "text:a", 257, "test")
+    assert found["nll"] == 4.8 and found["of"].endswith("at step 0")
+    assert transfer.reference([base], "text:a", 257)["nll"] == 5.0
+    config = {"data": {"source": "text:a", "mixture": [["text:a", 1.0], ["text:b.txt", 0.5]]}}
+    (tmp_path / "base/config.json").write_text(json.dumps(config))
+    assert transfer.reference([base], "text:b.txt", 257, "test")["nll"] == 4.2
+
+
+STARTS = {"source": {"nll": 5.0, "of": "x"}, "source_test": {"nll": 6.0, "of": "y"}}
+
+
 def test_gain_and_forgetting():
     before = {"validation/nll": 3.0, "source/nll": 2.0, "source_test/nll": 2.1}
     after = {"validation/nll": 2.5, "source/nll": 2.3, "source_test/nll": 2.4}
-    found = transfer.measured(before, after, {"nll": 5.0, "of": "x"})
+    found = transfer.measured(before, after, STARTS)
     assert found["target"] == {"before": 3.0, "after": 2.5, "gain": 0.5}
     assert "test was not evaluated" in found["target_test"]["missing"]
     assert found["source"]["forgetting"] == pytest.approx(0.3) and found["source"]["learned"] == 3.0
     assert found["source"]["forgotten_share"] == pytest.approx(0.1)
-    assert found["source_test"]["reference"] == {"nll": 5.0, "of": "x"}
+    assert found["source_test"]["reference"] == STARTS["source_test"]
+    assert found["source_test"]["learned"] == pytest.approx(6.0 - 2.1)
     shown = transfer.rows(found)
     assert [r["nats a token"] for r in shown] == ["target", "source", "source, test"]
     assert "forgetting +0.3000, 10.0% of the 3.000 learned" in shown[1][""]
-    unknown = transfer.measured({"validation/nll": 1.0}, {"validation/nll": 1.0}, {"nll": 5.0, "of": "x"})
+    unknown = transfer.measured({"validation/nll": 1.0}, {"validation/nll": 1.0}, STARTS)
     assert "config.eval.source" in unknown["source"]["missing"]
-    nothing = transfer.measured({"source/nll": 5.5}, {"source/nll": 5.6}, {"nll": 5.0, "of": "x"})
+    nothing = transfer.measured({"source/nll": 5.5}, {"source/nll": 5.6}, STARTS)
     assert nothing["source"]["forgotten_share"] is None, "of nothing learned there is no share"
 
 
@@ -93,7 +111,7 @@ def test_several_adapters_have_each_their_own():
     assert (roles["two"]["target"], roles["two"]["source"]) == ("validation", "source_two")
     before = {"validation/nll": 2.0, "validation_a/nll": 3.0, "source_one/nll": 1.0, "source_two/nll": 1.0}
     after = {"validation/nll": 1.5, "validation_a/nll": 2.0, "source_one/nll": 1.1, "source_two/nll": 1.4}
-    one, two = (transfer.measured(before, after, {"nll": 5.0, "of": ""}, roles[name]) for name in ("one", "two"))
+    one, two = (transfer.measured(before, after, STARTS, roles[name]) for name in ("one", "two"))
     assert (one["target"]["gain"], two["target"]["gain"]) == (1.0, 0.5)
     assert one["source"]["forgetting"] == pytest.approx(0.1) and two["source"]["forgetting"] == pytest.approx(0.4)
     assert one["target_test"]["missing"].startswith("test_a was not evaluated")

@@ -98,7 +98,7 @@ def of(shard: Shard, id_column: str | None, forgiving: bool) -> Index:
                 cache.write_atomic(path.with_name("skipped.json"), lambda t: t.write_text(text))
 
             cache.write_atomic(path, write)
-        count, first = json.loads(path.with_name("skipped.json").read_text())
+        count, first = json.loads(path.with_name("skipped.json").read_bytes())
         index = Index(path.stat().st_size // ROW.itemsize, Skipped(count, first), path)
     else:
         with tempfile.NamedTemporaryFile() as temporary:

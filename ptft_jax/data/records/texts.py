@@ -115,7 +115,7 @@ def _documents(names: list[str]) -> list[Document]:
         if empty:
             raise UserError(f"empty files:{listed(empty)}")
         cache.write_atomic(path, lambda temporary: temporary.write_text(json.dumps(read)))
-    known = json.loads(path.read_text())
+    known = json.loads(path.read_bytes())
     return [
         Document(file.name, file.name, bytes.fromhex(digest), order, file=file, start=start, end=end)
         for file, (digest, order, start, end) in zip(opened, known)
