@@ -7,11 +7,10 @@ import pytest
 from ptft_jax.combining import arithmetic, measuring
 from ptft_jax.errors import UserError
 
-RNG = np.random.default_rng(0)
-
 
 def arrays(count=3, shape=(4, 5, 6), dtype=np.float32):
-    return [RNG.normal(size=shape).astype(dtype) for _ in range(count)]
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=shape).astype(dtype) for _ in range(count)]
 
 
 def test_the_ends_of_the_line_are_the_models():
@@ -52,7 +51,7 @@ def test_task_vectors_add_and_take_away():
 
 @pytest.mark.parametrize("density", [0.01, 0.2, 0.5, 0.9, 1.0])
 def test_trimming_keeps_the_largest(density):
-    one = RNG.normal(size=(7, 31)).astype(np.float32)
+    one = np.random.default_rng(0).normal(size=(7, 31)).astype(np.float32)
     found = arithmetic.trim(one, density)
     kept = int(density * one.size)
     order = sorted(range(one.size), key=lambda i: -abs(one.flat[i]))
@@ -61,7 +60,8 @@ def test_trimming_keeps_the_largest(density):
 
 
 def test_a_threshold_of_parts_is_that_of_the_whole():
-    parts = [RNG.normal(scale=10.0**k, size=n).astype(np.float32) for k, n in ((-8, 50), (0, 33), (3, 17))]
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(scale=10.0**k, size=n).astype(np.float32) for k, n in ((-8, 50), (0, 33), (3, 17))]
     parts.append(np.zeros(9, np.float32))
     whole = np.sort(np.abs(np.concatenate(parts)))[::-1]
     for density in (0.01, 0.1, 0.33, 0.5, 0.77, 1.0):
@@ -88,14 +88,15 @@ def ties_by_the_paper(vectors, weights, density, sign):
 @pytest.mark.parametrize("sign", ["total", "frequency"])
 @pytest.mark.parametrize("density", [0.2, 0.6, 1.0])
 def test_ties(density, sign):
-    vectors = [RNG.normal(size=83).astype(np.float32) for _ in range(4)]
+    rng = np.random.default_rng(0)
+    vectors = [rng.normal(size=83).astype(np.float32) for _ in range(4)]
     weights = (1.0, 0.3, -0.5, 2.0)
     found = arithmetic.merge("ties", [arithmetic.trim(v, density) for v in vectors], weights, sign)
     np.testing.assert_allclose(found, ties_by_the_paper(vectors, weights, density, sign), rtol=1e-12, atol=0)
 
 
 def test_ties_of_one_vector_is_that_vector():
-    one = RNG.normal(size=50).astype(np.float32)
+    one = np.random.default_rng(0).normal(size=50).astype(np.float32)
     np.testing.assert_array_equal(arithmetic.ties([one], (1.0,)), one)
 
 
@@ -112,7 +113,7 @@ def test_dare_keeps_the_expectation_and_depends_on_its_place_alone():
 
 
 def test_layers_of_a_stack_are_taken_one_by_one():
-    one = RNG.normal(size=(3, 4, 5)).astype(np.float32)
+    one = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
     trim = lambda _, two: arithmetic.trim(two[0], 0.25)  # noqa: E731
     found = arithmetic.by_layer("blocks/mlp/up/kernel", [one], trim)
     assert (found != 0).sum((1, 2)).tolist() == [5, 5, 5]

@@ -8,14 +8,14 @@ import pytest
 from ptft_jax.combining import arithmetic, lowrank
 from ptft_jax.combining.lowrank import Update
 
-RNG = np.random.default_rng(1)
 IN, OUT, LAYERS = 12, 9, 2
 
 
 def updates(ranks=(3, 3), scales=(2.0, 0.5), lead=(LAYERS,)):
+    rng = np.random.default_rng(1)
     return [
         Update(
-            RNG.normal(size=(*lead, IN, r)).astype(np.float32), RNG.normal(size=(*lead, r, OUT)).astype(np.float32), s
+            rng.normal(size=(*lead, IN, r)).astype(np.float32), rng.normal(size=(*lead, r, OUT)).astype(np.float32), s
         )
         for r, s in zip(ranks, scales)
     ]
@@ -129,7 +129,8 @@ def test_as_peft_merges_vectors(rule, sign, monkeypatch):
     pytest.importorskip("peft")
     from peft.utils import merge_utils
 
-    vectors = [RNG.normal(size=(8, 5)).astype(np.float32) for _ in range(3)]
+    rng = np.random.default_rng(1)
+    vectors = [rng.normal(size=(8, 5)).astype(np.float32) for _ in range(3)]
     weights = (1.0, -0.5, 0.25)
     prune = arithmetic.RULES[rule][0]
     ours = vectors
