@@ -1,10 +1,7 @@
 """Small problems that several tests share."""
 
 import dataclasses
-import os
-import pathlib
-import subprocess
-import sys
+import signal
 import types
 
 import jax
@@ -12,6 +9,7 @@ import numpy as np
 
 from ptft_jax import config as configs
 from ptft_jax import run as runs
+from ptft_jax.data import batches as data_batches
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.causal_lm import CausalLM
@@ -27,7 +25,6 @@ from ptft_jax.training import state as states
 from ptft_jax.training.careful import Careful
 from ptft_jax.training.step import Step
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 VOCAB, LENGTH, ROWS = 64, 16, 16
 SPEC = ModelSpec(vocab_size=VOCAB, max_length=LENGTH, layers=3, width=32, heads=4, kv_heads=2)
 LLAMA = dict(norm="rms", activation="silu", gated=True, positions="rotary", biases=(), tied=False)
@@ -125,6 +122,28 @@ def stop_at(step, monkeypatch):
     monkeypatch.setattr(loop.Loop, "_interrupted", lambda self: next(asked, ""))
 
 
+def happen(event, patch=setattr):
+    """Lets something happen to this process when it reads a batch: sigterm@STEP, kill@STEP, error@STEP or nan@STEP.
+
+    With data.prefetch = 0 a batch is read when the step before it has begun, so that a run stopped by sigterm@STEP always
+    ends after STEP + 1 steps; batches that are read ahead are read at a moment that nobody knows.
+    """
+    what, _, at = event.partition("@")
+    read_batch = data_batches.Batches.__getitem__
+
+    def patched(self, step):
+        batch = read_batch(self, step)
+        if step == int(at):
+            if what == "error":
+                raise OSError("the disk of this process is gone")
+            if what == "nan":
+                return batch | {"weights": np.full_like(batch["weights"], np.nan)}
+            signal.raise_signal({"sigterm": signal.SIGTERM, "kill": signal.SIGKILL}[what])
+        return batch
+
+    patch(data_batches.Batches, "__getitem__", patched)
+
+
 def tiny_config(text_file, **changes):
     """A run of seconds on a text file, on eight devices; `changes` are dotted fields with "__" for the dots."""
     config = configs.default()
@@ -146,15 +165,3 @@ def tiny_config(text_file, **changes):
 def quiet_train(config, workdir, **options):
     """`run.train` without anything on the terminal."""
     return runs.train(config, workdir, reporter=Reporter(quiet=True), **options)
-
-
-def ptft(*words, cache=None, devices=1, timeout=300, check=False, **env):
-    """Runs `python -m ptft_jax.cli WORDS` as a user would, in a process of its own."""
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **env}
-    if cache is not None:
-        environment["PTFT_CACHE"] = str(cache)
-    command = [sys.executable, "-m", "ptft_jax.cli", *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
-    if check and done.returncode:
-        raise AssertionError(f"{command} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-    return done

@@ -1,9 +1,10 @@
 """Programs with many small factorisations end, also on a machine with two cores."""
 
-import subprocess
 import sys
 
 import pytest
+
+from tests.processes import run
 
 # The width of a real model's layers: small matrices are factored without other threads.
 ROTATE = """
@@ -31,5 +32,5 @@ for init in ("pissa", "olora"):
 @pytest.mark.heavy
 @pytest.mark.parametrize("program", [ROTATE, DECOMPOSE], ids=["rotations", "starts"])
 def test_it_ends(program):
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
+    done = run(sys.executable, "-c", program)
     assert done.returncode == 0, done.stderr

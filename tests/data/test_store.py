@@ -4,7 +4,6 @@ import concurrent.futures
 import json
 import multiprocessing
 import re
-import subprocess
 import sys
 
 import numpy as np
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from ptft_jax.data import store
 from ptft_jax.data.examples import Encoded
 from ptft_jax.errors import UserError
+from tests.processes import run
 
 
 @st.composite
@@ -124,7 +124,7 @@ def test_a_full_disk_is_named(cache):
         "try:\n    store.cached('k', fill)\n"
         "except UserError as e:\n    print(e)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = run(sys.executable, "-c", program)
     assert re.match(f"{cache}/stores/k.*: cannot be written: File too large .*PTFT_CACHE", done.stdout), done
     assert not list((cache / "stores").iterdir())
 

@@ -17,7 +17,7 @@ from ptft_jax.data_tools import statistics, view
 from ptft_jax.errors import UserError
 from ptft_jax.reporting.progress import as_table
 from tests.data import kinds
-from tests.helpers import ptft
+from tests.processes import ptft
 
 
 def token(text, part="context", segment=1, **more):

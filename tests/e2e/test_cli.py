@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.helpers import ROOT, ptft
+from tests.processes import PATIENCE, ROOT, ptft, run
 
 
 @pytest.fixture(scope="module")
@@ -30,24 +30,24 @@ def _train(text_file, *more):
 
 
 def test_help_is_fast_and_names_every_verb():
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "ptft_jax.cli", "--help"], capture_output=True, text=True, cwd=ROOT)
-    seconds = time.monotonic() - began
-    assert done.returncode == 0 and seconds < 1.0
+    done = ptft("--help", check=True)
     from ptft_jax.cli import VERBS
 
     assert all(verb in done.stdout for verb in VERBS)
-    # What makes it fast: nothing heavy is imported.
-    probe = "import sys, ptft_jax.cli; print([m for m in ('jax', 'numpy', 'flax', 'absl') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT).stdout == "[]\n"
+    # What makes it fast, on any machine: nothing but the standard library is imported.
+    probe = (
+        "import sys\nbefore = set(sys.modules)\n"
+        "from ptft_jax import cli\nsys.argv = ['ptft', '--help']\ncli.main()\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(new - set(sys.stdlib_module_names)))"
+    )
+    assert run(sys.executable, "-c", probe).stdout.splitlines()[-1] == "['ptft_jax']"
 
 
 @pytest.mark.parametrize("verb", ["train", "eval", "generate", "chat", "report", "compare", "doctor"])
 def test_each_verb_has_help_both_ways(verb):
     command = ptft(verb, "--help", check=True)
-    module = subprocess.run(
-        [sys.executable, "-m", f"ptft_jax.{verb}", "--help"], capture_output=True, text=True, cwd=ROOT
-    )
+    module = run(sys.executable, "-m", f"ptft_jax.{verb}", "--help")
     assert module.returncode == 0 and module.stdout.splitlines()[2:] == command.stdout.splitlines()[2:]
     assert "\n  --" in command.stdout and "python -m ptft_jax" in command.stdout
 
@@ -78,27 +78,29 @@ def test_chat_answers_at_a_terminal_and_of_flags(base):
     environment = {**os.environ, "XLA_FLAGS": "", "TERM": "dumb"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
-    seen = ""
+    written = b""  # decoded as a whole: a read may end within a letter
 
     def until(prompts):
-        nonlocal seen
-        end = time.monotonic() + 120
-        while seen.count("> ") < prompts:
-            assert time.monotonic() < end, seen
+        nonlocal written
+        end = time.monotonic() + PATIENCE
+        while written.count(b"> ") < prompts:
+            assert time.monotonic() < end, written
             if select.select([ours], [], [], 1)[0]:
-                seen += os.read(ours, 4096).decode(errors="replace")
+                written += os.read(ours, 4096)
 
     try:
         for number, line in enumerate(["/rest", "/system Be kind.", "word " * 30, "/reset", "hi"], 1):
             until(number)
             os.write(ours, line.encode() + b"\n")
         until(6)
+        seen = written.decode(errors="replace")
         assert "no command /rest (did you mean '/reset'?)" in seen and "the model sees at most 128" in seen
         assert seen.split("> hi\r\n")[1].split("\r\n> ")[0].replace("\r", "") == row["assistant"]
         os.write(ours, b"\x04")
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
+        process.wait()
         os.close(ours)
 
 
@@ -122,8 +124,9 @@ def test_doctor(tmp_path):
 def test_a_module_verb_trains_and_continues(text_file, tmp_path):
     words = [*_train(text_file)[1:], f"--workdir={tmp_path}/run"]
     command = [sys.executable, "-m", "ptft_jax.train", *words]
-    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    first = run(*command)
+    assert first.returncode == 0, first.stderr
+    again = run(*command)
     assert again.returncode == 0 and "finished before" in again.stderr
 
 
@@ -177,8 +180,10 @@ def test_a_full_disk_loses_nothing(text_file, tmp_path):
     """Files may not grow beyond 40 KiB from the second launch on: saving fails, and what was saved stays."""
     words = _train(text_file, f"--workdir={tmp_path}/run", "--config.log.tensorboard=False")
     ptft(*words, "--max_seconds=0.001", check=True)
-    limited = f"ulimit -f 40; exec {sys.executable} -m ptft_jax.cli " + " ".join(map(str, words))
-    done = subprocess.run(["bash", "-c", limited], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "saving failed" in done.stderr and "run the same command again" in done.stderr
+    command = f"{sys.executable} -m ptft_jax.cli " + " ".join(map(str, words))
+    # By a pipe: what it says would go to a file, too.
+    done = run("bash", "-c", f"(ulimit -f 40; exec {command}) 2>&1 | cat; exit ${{PIPESTATUS[0]}}")
+    assert done.returncode == 2, done.stdout
+    assert "saving failed" in done.stdout and "run the same command again" in done.stdout
     ptft(*words, check=True)
     assert json.loads((tmp_path / "run/summary.json").read_text())["step"] == 6

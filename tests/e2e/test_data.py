@@ -1,9 +1,7 @@
 """Runs on data of many kinds: conversations, mixtures, replay, TFDS; what is learned is what should be; exact resuming."""
 
 import json
-import os
 import re
-import signal
 
 import numpy as np
 import pytest
@@ -18,7 +16,8 @@ from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.reporting.metrics import METRICS, read
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import checkpoint
-from tests.helpers import ROOT, ptft, quiet_train, tiny_config
+from tests.helpers import happen, quiet_train, tiny_config
+from tests.processes import ROOT, ptft
 
 
 def conversations(path, count=60):
@@ -144,22 +143,15 @@ def resumable(text_file, chat, **changes):
 
 
 @pytest.mark.heavy
-def test_a_run_is_continued_on_other_devices_with_the_same_data(text_file, tmp_path, monkeypatch):
+def test_a_run_is_continued_on_other_devices_with_the_same_data(text_file, tmp_path):
     chat = conversations(tmp_path / "chat.jsonl")
     whole = quiet_train(resumable(text_file, chat), tmp_path / "whole")
     assert whole["step"] == 12
-    kept = batches.Batches.__getitem__
-
-    def stop_at_7(self, step):
-        if step == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return kept(self, step)
-
-    monkeypatch.setattr(batches.Batches, "__getitem__", stop_at_7)
     config = resumable(text_file, chat, data__prefetch=0)
-    stopped = quiet_train(config, tmp_path / "part")
-    assert not stopped["finished"] and 7 <= stopped["step"] <= 8
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        happen("sigterm@7", patch.setattr)
+        stopped = quiet_train(config, tmp_path / "part")
+    assert (stopped["reason"], stopped["step"]) == ("sigterm", 8)
 
     # The same devices: the same bits.
     import shutil

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 
 import pytest
@@ -13,7 +12,7 @@ from experiments.methods_runs import LADDER
 from ptft_jax import config as configs
 from ptft_jax import run as runs
 from ptft_jax.reporting.progress import Reporter
-from tests.helpers import ROOT
+from tests.processes import ROOT, run
 
 
 def _commands(language=""):
@@ -24,12 +23,13 @@ def _commands(language=""):
 def _run_all(commands, folder):
     """In order, in an empty folder with only the configs and the README in it; what each printed."""
     for name in ("configs", "README.md"):
-        (folder / name).symlink_to(ROOT / name)
-    env = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    env = {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
     printed = []
     for command in commands:
         words = [sys.executable, "-m", "ptft_jax.cli", *shlex.split(command)[1:]]
-        done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True)
+        done = run(*words, cwd=folder, **env)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         printed.append(done.stdout)
     return printed
@@ -52,10 +52,10 @@ def _run_section(title, folder):
     (folder / ".bin").mkdir()
     (folder / ".bin/ptft").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ptft_jax.cli "$@"\n')
     (folder / ".bin/ptft").chmod(0o755)
-    env = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "PATH": f"{folder / '.bin'}:{os.environ['PATH']}"}
+    env = {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "PATH": f"{folder / '.bin'}:{os.environ['PATH']}"}
     for block in blocks:
         words = ["bash", "-euo", "pipefail", "-c", block]
-        done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True)
+        done = run(*words, cwd=folder, **env)
         assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
 
 
@@ -97,11 +97,9 @@ def test_readme_commands_on_an_open_model(tmp_path):
     assert summary["after"]["test/nll"] < summary["before"]["test/nll"] - 0.2
     assert "Paris" in answer
     assert json.loads(folder)["logit_difference"] == 0.0 and 0 < json.loads(file)["logit_difference"] < 0.05
-    run = subprocess.run(
-        [sys.executable, "-m", "ptft_jax.cli", "eval", "--run=runs/smollm2", "--data=shakespeare:roses", "--tokens=1000"],
-        cwd=tmp_path, env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert json.loads(measured)["nll"] == pytest.approx(json.loads(run.stdout)["nll"], abs=1e-4)
+    command = "ptft eval --run=runs/smollm2 --data=shakespeare:roses --tokens=1000"
+    [again] = _run_all([command], tmp_path)
+    assert json.loads(measured)["nll"] == pytest.approx(json.loads(again)["nll"], abs=1e-4)
     samples = [json.loads(line) for line in (tmp_path / "runs/smollm2/samples.jsonl").read_text().splitlines()]
     assert {row["step"] for row in samples} >= {0} and len(samples) >= 4
 
@@ -114,7 +112,7 @@ def test_full_fine_tuning_of_an_open_model(tmp_path):
         " --config.eval.every=0 --config.eval.tokens=1024 --config.eval.test=False --config.samples.max_new_tokens=16"
     )
     words = [sys.executable, "-m", "ptft_jax.cli", *command.split(), f"--workdir={tmp_path}/run"]
-    done = subprocess.run(words, cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True)
+    done = run(*words, XLA_FLAGS="")
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["parameters"] == {"trainable": 134_515_008, "frozen": 0}
@@ -125,8 +123,7 @@ def test_full_fine_tuning_of_an_open_model(tmp_path):
 def test_the_demos_experiment(tmp_path):
     """All runs of the demo at toy size; a second launch runs nothing again."""
     command = [sys.executable, "-m", "experiments.transfer", f"--out={tmp_path}/demo", "--size=tiny"]
-    env = {**os.environ, "XLA_FLAGS": ""}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    done = run(*command, XLA_FLAGS="")
     assert done.returncode == 0, done.stderr
     assert f"report: {tmp_path}/demo/report.html" in done.stdout
     results = json.loads((tmp_path / "demo/results.json").read_text())
@@ -135,7 +132,7 @@ def test_the_demos_experiment(tmp_path):
     html = (tmp_path / "demo/report.html").read_text()
     assert html.count("<svg") >= 8 and "±" in html
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "demo/runs").glob("*/summary.json")}
-    again = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    again = run(*command, XLA_FLAGS="")
     assert again.returncode == 0 and len(before) == 27
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
@@ -145,7 +142,7 @@ def test_the_experiment_of_methods(tmp_path):
     """Some ways at toy size: a rate is chosen for each, seeds are grouped, and claims are held against what was run."""
     command = [sys.executable, "-m", "experiments.methods", f"--out={tmp_path}/methods", "--size=tiny", "--seeds=2"]
     command += ["--ways=biases,full,replay 25%"]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True)
+    done = run(*command, XLA_FLAGS="")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "methods/results.json").read_text())
     assert set(results["groups"]) == set(results["best_rate"]) == {"biases", "full", "replay 25%"}
@@ -207,7 +204,7 @@ def test_every_config_file_is_covered():
 
 @pytest.mark.parametrize("target", ["demo", "test", "test-heavy", "test-full", "live", "beam", "install", "clean"])
 def test_make_knows_its_targets(target):
-    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+    done = run("make", "-n", target)
     assert done.returncode == 0, done.stderr
 
 
@@ -234,14 +231,13 @@ def _run_block(language, text, folder):
         (bin / "ptft").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ptft_jax.cli "$@"\n')
         (bin / "ptft").chmod(0o755)
     env = {
-        **os.environ,
         "XLA_FLAGS": "",
         "COLUMNS": "80",
         "PYTHONPATH": str(ROOT),
         "PATH": f"{bin}:{os.environ['PATH']}",
     }
     words = [sys.executable, "-c", text] if language == "python" else ["bash", "-euo", "pipefail", "-c", text]
-    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True)
+    done = run(*words, cwd=folder, **env)
     assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
     return done.stdout
 

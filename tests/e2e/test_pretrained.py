@@ -14,8 +14,9 @@ from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.params.rules import flatten
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import checkpoint
-from tests.helpers import ptft, quiet_train, tiny_config
+from tests.helpers import quiet_train, tiny_config
 from tests.interop import small
+from tests.processes import ptft
 
 
 @pytest.fixture(scope="module")

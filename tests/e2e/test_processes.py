@@ -3,11 +3,7 @@
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -18,17 +14,18 @@ from ptft_jax.reporting.metrics import METRICS, SAMPLES, read
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import checkpoint
 from tests.e2e.test_data import conversations, resumable
-from tests.helpers import ROOT
+from tests.processes import ROOT, coordinator, ended, start
 
 pytestmark = pytest.mark.slow  # a dozen processes, each of which starts JAX
 
 STEPS = 12
 CONFIG = """
+from tests import helpers
 from tests.e2e import test_processes
 
 def get_config(event=""):
     if event:
-        test_processes.happen(event)
+        helpers.happen(event)
     return test_processes.config({text!r}, {chat!r})
 """
 
@@ -42,55 +39,21 @@ def config(text_file, chat):
     return made
 
 
-def happen(event):
-    """Lets something happen to this process: sigterm@STEP, kill@STEP, error@STEP or nan@STEP, when it reads that batch."""
-    what, _, at = event.partition("@")
-    read_batch = batches.Batches.__getitem__
-
-    def patched(self, step):
-        batch = read_batch(self, step)
-        if step == int(at):
-            if what == "error":
-                raise OSError("the disk of this process is gone")
-            if what == "nan":
-                return batch | {"weights": np.full_like(batch["weights"], np.nan)}
-            os.kill(os.getpid(), {"sigterm": signal.SIGTERM, "kill": signal.SIGKILL}[what])
-        return batch
-
-    batches.Batches.__getitem__ = patched
-
-
-class Launched:
-    """`ptft train` in `processes` processes that have four devices together, each with an event or none."""
-
-    def __init__(self, file, workdir, processes, events=None, words=None):
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={4 // processes}"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-        self.processes = []
+def launched(file, workdir, processes, events=None, words=None):
+    """(exit status, what it wrote) of each of `processes` processes of `ptft train` that have four devices together, each
+    with an event or none."""
+    env = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={4 // processes}"
+    with coordinator() as place:
+        started = []
         for number in range(processes):
             event = (events or {}).get(number)
             given = [f"--config={file}{':' + event if event else ''}", f"--workdir={workdir}"]
             if processes > 1:
-                given += [f"--coordinator={coordinator}", f"--processes={processes}", f"--process={number}"]
-            command = [sys.executable, "-m", "ptft_jax.cli", "train", *given, *(words or {}).get(number, ())]
-            self.processes.append(
-                subprocess.Popen(
-                    command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-                )
-            )
-
-    def ended(self, timeout=300):
-        """(exit status, what it wrote) of each."""
-        deadline = time.monotonic() + timeout
-        try:
-            texts = [p.communicate(timeout=max(deadline - time.monotonic(), 0.1))[0] for p in self.processes]
-            return [(p.returncode, text) for p, text in zip(self.processes, texts)]
-        finally:
-            for p in self.processes:
-                p.kill()
+                given += [f"--coordinator={place}", f"--processes={processes}", f"--process={number}"]
+            given += (words or {}).get(number, ())
+            started.append(start(sys.executable, "-m", "ptft_jax.cli", "train", *given, **env))
+        return [(one.returncode, one.stdout + one.stderr) for one in ended(*started)]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +63,7 @@ def whole(text_file, tmp_path_factory):
     chat = conversations(folder / "chat.jsonl")
     (folder / "config.py").write_text(CONFIG.format(text=str(text_file), chat=str(chat)))
     for name, count in (("one", 1), ("two", 2)):
-        for status, text in Launched(folder / "config.py", folder / name, count).ended():
+        for status, text in launched(folder / "config.py", folder / name, count):
             assert status == 0, text
     return folder
 
@@ -140,13 +103,13 @@ def test_two_processes_are_as_good_as_one(whole):
 
 def test_sigterm_to_one_stops_all_and_any_number_of_processes_continues(whole, tmp_path):
     file = whole / "config.py"
-    (first, told), (second, silent) = Launched(file, tmp_path / "two", 2, {1: "sigterm@6"}).ended()
+    (first, told), (second, silent) = launched(file, tmp_path / "two", 2, {1: "sigterm@6"})
     assert (first, second) == (143, 143), told + silent
     [stopped] = checkpoint.steps_of(tmp_path / "two")[-1:]
     assert 6 < stopped < STEPS and f"stopped by sigterm at step {stopped}" in told and "stopped" not in silent
     shutil.copytree(tmp_path / "two", tmp_path / "one")
     for count, name in ((2, "two"), (1, "one")):
-        for number, (status, text) in enumerate(Launched(file, tmp_path / name, count).ended()):
+        for number, (status, text) in enumerate(launched(file, tmp_path / name, count)):
             assert status == 0 and (f"continuing from step {stopped}" in text) == (number == 0), text
     assert sums(tmp_path / "two") == sums(whole / "two") and rows(tmp_path / "two") == rows(whole / "two")
     assert_same(rows(tmp_path / "one"), rows(whole / "one"))
@@ -161,7 +124,7 @@ def test_two_processes_continue_what_one_began(whole, tmp_path):
     files = [p for p in (tmp_path / "run/checkpoints/7/params").rglob("*") if p.is_file()]
     largest = max(files, key=lambda p: p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
-    (first, text), (second, _) = Launched(whole / "config.py", tmp_path / "run", 2).ended()
+    (first, text), (second, _) = launched(whole / "config.py", tmp_path / "run", 2)
     assert (first, second) == (0, 0) and "continuing from step 6" in text, text
     assert "checkpoint 7 is damaged" in text and os.listdir(tmp_path / "run/checkpoints-damaged") == ["7"]
     assert_same(rows(tmp_path / "run"), rows(whole / "one"))
@@ -169,7 +132,7 @@ def test_two_processes_continue_what_one_began(whole, tmp_path):
 
 def test_numbers_that_are_none_in_one_process_stop_all(whole, text_file, tmp_path):
     """Also shows that the batch as a whole is that of a single process, bit for bit."""
-    ended = Launched(whole / "config.py", tmp_path / "run", 2, {1: "nan@3"}).ended()
+    ended = launched(whole / "config.py", tmp_path / "run", 2, {1: "nan@3"})
     for status, text in ended:
         assert status == 2 and "step 4: the loss or its gradient is not finite" in text, text
     run = runs.Run(config(text_file, whole / "chat.jsonl"), tmp_path / "other", Reporter(quiet=True))
@@ -184,14 +147,13 @@ def test_numbers_that_are_none_in_one_process_stop_all(whole, text_file, tmp_pat
 
 
 def test_a_process_that_fails_takes_the_others_with_it(whole, tmp_path):
-    (first, text), (second, failed) = Launched(whole / "config.py", tmp_path / "run", 2, {1: "error@3"}).ended()
+    (first, text), (second, failed) = launched(whole / "config.py", tmp_path / "run", 2, {1: "error@3"})
     assert first != 0 and second == 2
     assert "error: the disk of this process is gone" in failed and "Traceback" not in failed.partition("error:")[0]
     assert not (tmp_path / "run/summary.json").exists() and text
 
 
 def test_processes_with_different_settings_are_refused(whole, tmp_path):
-    launched = Launched(whole / "config.py", tmp_path / "run", 2, words={1: ["--config.seed=5"]})
-    for status, text in launched.ended():
+    for status, text in launched(whole / "config.py", tmp_path / "run", 2, words={1: ["--config.seed=5"]}):
         assert status == 2, text
         assert "process 1 was started with something else than process 0:\n  config.seed: 0 -> 5" in text

@@ -1,9 +1,6 @@
 """How processes are joined, and that a single one needs none of it. Whole runs are in tests/e2e/test_processes.py."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
 
 import numpy as np
@@ -11,7 +8,7 @@ import pytest
 
 from ptft_jax.errors import UserError
 from ptft_jax.parallel import mesh, processes
-from tests.helpers import ROOT
+from tests.processes import coordinator, ended, start
 
 PROGRAM = """
 import json, sys
@@ -78,21 +75,11 @@ def test_a_mesh_keeps_the_devices_of_a_process_together():
 
 
 def test_two_agree():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, coordinator, str(number)],
-            cwd=ROOT,
-            env=env,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    first, second = (json.loads(p.communicate(timeout=120)[0].splitlines()[-1]) for p in started)
+    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    with coordinator() as place:
+        done = ended(*(start(sys.executable, "-c", PROGRAM, place, number, **env) for number in range(2)))
+    assert not any(one.returncode for one in done), done
+    first, second = (json.loads(one.stdout.splitlines()[-1]) for one in done)
     assert first.pop("main") and not second.pop("main") and first == second
     assert first["gathered"] == [{"of": "", "float": 0.1}, {"of": "x", "float": 1.1}] and first["shared"] == "first"
     assert first["agreed"] == [0, 0, 2, 1, 0]  # what the second said a call before

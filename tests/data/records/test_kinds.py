@@ -7,7 +7,6 @@ import os
 import pickle
 import random
 import resource
-import subprocess
 import sys
 import tracemalloc
 
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 from ptft_jax.data.records import open_records
 from tests.data.records import writing
+from tests.processes import ended, start
 
 KINDS = ("jsonl", "gz", "zst", "list", "parquet", "arrayrecord", "hf", "tfds")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)  # any character; half a one is no text
@@ -187,8 +187,8 @@ def test_two_processes_index_at_once(cache, tmp_path):
     reference = writing.write("gz", tmp_path, train=numbered(3000))
     code = f"from ptft_jax.data.records import open_records as o; r = o({reference!r}, 'train', held_out=0.1); "
     code += "print(r.fingerprint, len(list(r)))"
-    runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert len({run.communicate(timeout=60)[0] for run in runs}) == 1 and not any(run.returncode for run in runs)
+    runs = ended(*(start(sys.executable, "-c", code) for _ in range(3)))
+    assert len({run.stdout for run in runs}) == 1 and not any(run.returncode for run in runs), runs
     assert sorted(p.name for p in cache.glob("records/*/*")) == ["rows", "skipped.json"]
     assert not list(cache.glob("**/.*")), "no half-written file is left"
 

@@ -1,6 +1,5 @@
 """TFDS datasets, written and read without TensorFlow."""
 
-import subprocess
 import sys
 
 import pytest
@@ -9,6 +8,7 @@ from ptft_jax.data.records import open_records
 from ptft_jax.data.records.tfds_builder import infer, write_tfds
 from ptft_jax.errors import UserError
 from tests.data.records import writing
+from tests.processes import run
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ assert {{r["question"] for r in one}} < {{r["question"] for r in own}}
 assert all(r in list(own) for r in one)
 assert "tensorflow" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=120)
+    done = run(sys.executable, "-c", code)
     assert not done.returncode, done.stderr
 
 
