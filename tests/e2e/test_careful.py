@@ -1,20 +1,16 @@
 """Runs that change much, carefully: each setting in a run, stopped and continued, and what is refused."""
 
-import os
-import signal
-
 import numpy as np
 import pytest
 
 from ptft_jax import run as runs
-from ptft_jax.data import batches
 from ptft_jax.errors import UserError
 from ptft_jax.parallel import sharding
 from ptft_jax.params.rules import flatten
 from ptft_jax.reporting.metrics import read
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import checkpoint, restore
-from tests.helpers import quiet_train, tiny_config
+from tests.helpers import happen, quiet_train, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +28,12 @@ def child(text_file, parent, **changes):
 
 
 def stopped_and_continued(config, folder, step):
-    """The checksums of the last checkpoint of a run that was stopped before `step`, and of one that was not."""
+    """The checksums of the last checkpoint of a run that was stopped after `step`, and of one that was not."""
     quiet_train(config, folder / "whole")
-    kept = batches.Batches.__getitem__
     with pytest.MonkeyPatch.context() as patch:
-
-        def stop(self, number):
-            if number == step:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return kept(self, number)
-
-        patch.setattr(batches.Batches, "__getitem__", stop)
-        assert not quiet_train(config, folder / "part")["finished"]
+        happen(f"sigterm@{step - 1}", patch.setattr)
+        stopped = quiet_train(config, folder / "part")
+    assert (stopped["reason"], stopped["step"]) == ("sigterm", step)
     quiet_train(config, folder / "part")
     last = checkpoint.steps_of(folder / "whole")[-1]
     return [checkpoint.read_meta(folder / name, last)["checksums"] for name in ("whole", "part")]

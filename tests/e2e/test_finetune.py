@@ -1,9 +1,7 @@
 """A second stage starts from the first: parameters, tokenizer, lineage; adapters saved alone; errors that name the parent."""
 
 import json
-import os
 import shutil
-import signal
 
 import jax
 import numpy as np
@@ -16,7 +14,7 @@ from ptft_jax.evaluation import sequence
 from ptft_jax.params.rules import flatten
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import checkpoint
-from tests.helpers import quiet_train, tiny_config
+from tests.helpers import happen, quiet_train, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -241,8 +239,6 @@ def test_a_checkpoint_moves_to_another_mesh(text_file, tmp_path):
 
 @pytest.mark.heavy
 def test_a_pull_to_the_start_keeps_a_child_near_and_survives_a_resume(text_file, tmp_path, base):
-    from ptft_jax.data import batches
-
     far = quiet_train(child(text_file, base, training__steps=8), tmp_path / "far")
     assert far["finished"]
     start = params_of(base)
@@ -252,21 +248,21 @@ def test_a_pull_to_the_start_keeps_a_child_near_and_survives_a_resume(text_file,
         return sum(float(np.sum((found[p] - start[p]) ** 2)) for p in start) ** 0.5
 
     pulled = child(
-        text_file, base, training__steps=8, tune__start_decay=30.0, tune__layer_decay=0.8, checkpoint__every=4
+        text_file,
+        base,
+        training__steps=8,
+        tune__start_decay=30.0,
+        tune__layer_decay=0.8,
+        checkpoint__every=4,
+        data__prefetch=0,
     )
     quiet_train(pulled, tmp_path / "near")
     assert distance("near") < 0.8 * distance("far")
     # Interrupted after the fourth step: where it started is known from the checkpoint.
-    kept = batches.Batches.__getitem__
     with pytest.MonkeyPatch.context() as patch:
-
-        def stop(self, step):
-            if step == 4:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return kept(self, step)
-
-        patch.setattr(batches.Batches, "__getitem__", stop)
-        assert not quiet_train(pulled, tmp_path / "part")["finished"]
+        happen("sigterm@3", patch.setattr)
+        stopped = quiet_train(pulled, tmp_path / "part")
+    assert (stopped["reason"], stopped["step"]) == ("sigterm", 4)
     quiet_train(pulled, tmp_path / "part")
     sums = [checkpoint.read_meta(tmp_path / n, 8)["checksums"] for n in ("near", "part")]
     assert sums[0] == sums[1]

@@ -1,57 +1,88 @@
 """kill -9 at any moment, then the same command: the same bits as a run that was never disturbed."""
 
+import itertools
 import os
 import random
-import subprocess
+import signal
 import sys
-import time
+import threading
 
 import pytest
 
+from ptft_jax.data import batches
 from ptft_jax.reporting.metrics import read
 from ptft_jax.training import checkpoint
-from tests.helpers import ROOT
+from tests.helpers import happen
+from tests.processes import run
+
+STEPS = 400
+CONFIG = """
+from configs.pretrain import text
+from tests.e2e import test_kill
+
+def get_config(event=""):
+    test_kill.begin(event)
+    return text.get_config({text!r})
+"""
 
 
-def _command(text_file, workdir):
-    return [
-        sys.executable, "-m", "ptft_jax.train", f"--config=configs/pretrain/text.py:{text_file}", f"--workdir={workdir}",
-        "--config.model.width=32", "--config.model.layers=2", "--config.model.dropout=0.1", "--config.training.steps=400",
-        "--config.optimizer.warmup_steps=5", "--config.eval.every=20", "--config.eval.tokens=300", "--config.checkpoint.every=7",
-        "--config.log.every=1", "--config.training.ema_decay=0.9", "--config.select.patience=0", "--config.data.length=32",
-        "--config.log.tensorboard=False",
-    ]  # fmt: skip
+def begin(event):
+    """Lets the event happen to this process: one of `helpers.happen`, or as SEED,STEPS a kill at a random moment before so many
+    steps are over, so that a run that is longer cannot end first."""
+    if "@" in event:
+        happen(event)
+    elif event:
+        seed, within = map(int, event.split(","))
+        _kill(random.Random(seed), within)
 
 
-def _run(command):
-    env = {**os.environ, "XLA_FLAGS": ""}
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def _kill(chance, within):
+    # Most kills land while it trains and saves, some while it starts.
+    if chance.random() < 0.1:
+        _killer(chance.uniform(0, 5)).start()
+    killer, at = _killer(chance.uniform(0, 0.1)), chance.randrange(1, within)
+    read_batch, steps = batches.Batches.__getitem__, itertools.count()
+
+    def patched(self, step):
+        read = next(steps)
+        if read == at:
+            killer.start()
+        if read == within:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_batch(self, step)
+
+    batches.Batches.__getitem__ = patched
+
+
+def _killer(seconds):
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
+    timer.daemon = True
+    return timer
+
+
+def _train(text_file, workdir, event="", **changes):
+    file = workdir.parent / "config.py"
+    file.write_text(CONFIG.format(text=str(text_file)))
+    settings = {
+        "model.width": 32, "model.layers": 2, "model.dropout": 0.1, "training.steps": STEPS, "optimizer.warmup_steps": 5,
+        "eval.every": 20, "eval.tokens": 300, "checkpoint.every": 7, "log.every": 1, "training.ema_decay": 0.9,
+        "select.patience": 0, "data.length": 32, "log.tensorboard": False, **changes,
+    }  # fmt: skip
+    words = [f"--config.{name}={value}" for name, value in settings.items()]
+    config = f"--config={file}{':' + event if event else ''}"
+    return run(sys.executable, "-m", "ptft_jax.train", config, f"--workdir={workdir}", *words, XLA_FLAGS="")
 
 
 def _check(text_file, tmp_path, kills, seed):
-    reference = _run(_command(text_file, tmp_path / "whole"))
-    assert reference.wait() == 0, reference.stderr.read()
-    command, chance, done = _command(text_file, tmp_path / "killed"), random.Random(seed), 0
-    while done < kills:
-        process = _run(command)
-        # Most kills land while it trains and saves: wait for a sign of that, then for a random moment.
-        before = len(read(tmp_path / "killed/metrics.jsonl"))
-        deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:
-            if len(read(tmp_path / "killed/metrics.jsonl")) != before or chance.random() < 0.002:
-                break
-            time.sleep(0.02)
-        time.sleep(chance.random() * 0.3)
-        if process.poll() is not None:
-            assert process.returncode == 0, process.stderr.read()
-            break
-        process.kill()
-        process.wait()
-        done += 1
-    process = _run(command)
-    assert process.wait() == 0, process.stderr.read()
-    assert done >= min(kills, 3), "the run ended before it could be killed: nothing was tested"
-    metas = [checkpoint.read_meta(tmp_path / name, 400) for name in ("whole", "killed")]
+    reference = _train(text_file, tmp_path / "whole")
+    assert reference.returncode == 0, reference.stderr
+    for number in range(kills):
+        event = f"{seed * 1000 + number},{STEPS // (kills + 1)}"
+        killed = _train(text_file, tmp_path / "killed", event)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = _train(text_file, tmp_path / "killed")
+    assert done.returncode == 0, done.stderr
+    metas = [checkpoint.read_meta(tmp_path / name, STEPS) for name in ("whole", "killed")]
     assert metas[0]["checksums"] == metas[1]["checksums"]
     assert metas[0]["best"] == metas[1]["best"]
     curves = []
@@ -59,23 +90,20 @@ def _check(text_file, tmp_path, kills, seed):
         timed = ("step_seconds", "tokens_per_second")
         rows = read(tmp_path / name / "metrics.jsonl")
         curves.append([{k: v for k, v in row.items() if k not in timed} for row in rows])
-    assert curves[0] == curves[1] and len(curves[0]) > 400
+    assert curves[0] == curves[1] and len(curves[0]) > STEPS
     assert not (tmp_path / "killed/checkpoints-damaged").exists(), "a kill must never leave a damaged checkpoint"
 
 
 @pytest.mark.heavy
 def test_sigterm_exits_with_143_and_the_same_command_finishes(text_file, tmp_path):
-    command = _command(text_file, tmp_path / "run")
-    process = _run(command)
-    while process.poll() is None and len(read(tmp_path / "run/metrics.jsonl")) < 5:
-        time.sleep(0.02)
-    process.terminate()
-    message = process.communicate(timeout=120)[1]
-    assert process.returncode == 143 and "the same command continues" in message and "Traceback" not in message
-    step = checkpoint.steps_of(tmp_path / "run")[-1]
-    assert f"at step {step}" in message and 0 < step < 400
-    process = _run(command)
-    assert process.wait() == 0 and f"continuing from step {step}" in process.stderr.read()
+    command = (text_file, tmp_path / "run", "sigterm@5")
+    changes = {"data.prefetch": 0, "training.steps": 40}
+    stopped = _train(*command, **changes)
+    assert stopped.returncode == 143 and "at step 6" in stopped.stderr, stopped.stderr
+    assert "the same command continues" in stopped.stderr and "Traceback" not in stopped.stderr
+    assert checkpoint.steps_of(tmp_path / "run")[-1] == 6
+    done = _train(*command, **changes)  # batch 5 is not read again
+    assert done.returncode == 0 and "continuing from step 6" in done.stderr, done.stderr
 
 
 @pytest.mark.slow

@@ -1,9 +1,6 @@
 """Selection and early stopping, non-finite losses, interruption: on real runs of a few steps."""
 
 import json
-import os
-import signal
-import threading
 
 import numpy as np
 import pytest
@@ -12,7 +9,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.reporting.metrics import read
 from ptft_jax.training import checkpoint
 from ptft_jax.training.loop import NonFinite, Selection
-from tests.helpers import quiet_train, tiny_config
+from tests.helpers import happen, quiet_train, tiny_config
 
 
 def test_selection():
@@ -60,20 +57,12 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_state(text_file, tmp_
 
 @pytest.mark.slow  # tests/e2e/test_kill.py does it to a process, unmarked
 def test_sigterm_saves_and_the_rest_follows(text_file, tmp_path):
-    config = tiny_config(text_file, training__steps=30, log__every=1)
+    config = tiny_config(text_file, training__steps=30, log__every=1, data__prefetch=0)
     whole = quiet_train(config, tmp_path / "whole")
-    timer = threading.Timer(0, lambda: None)
-
-    def strike():
-        # As soon as the run has logged its third step.
-        path = tmp_path / "part/metrics.jsonl"
-        while not path.exists() or sum(r["kind"] == "train" for r in read(path)) < 3:
-            timer.finished.wait(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=strike, daemon=True).start()
-    stopped = quiet_train(config, tmp_path / "part")
-    assert not stopped["finished"] and stopped["reason"] == "sigterm" and 3 <= stopped["step"] < 30
+    with pytest.MonkeyPatch.context() as patch:
+        happen("sigterm@5", patch.setattr)
+        stopped = quiet_train(config, tmp_path / "part")
+    assert (stopped["finished"], stopped["reason"], stopped["step"]) == (False, "sigterm", 6)
     assert checkpoint.steps_of(tmp_path / "part")[-1] == stopped["step"]
     again = quiet_train(config, tmp_path / "part")
     assert again["finished"] and again["after"] == whole["after"]
