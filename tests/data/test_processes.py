@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -10,6 +9,7 @@ import pytest
 
 from ptft_jax.data import processes
 from ptft_jax.errors import UserError
+from tests.processes import PATIENCE, start
 
 
 def double(number):
@@ -23,7 +23,7 @@ def end(number):
 def wait(path):
     with open(path, "a") as f:
         f.write(f"{os.getpid()}\n")
-    time.sleep(60)
+    time.sleep(2 * PATIENCE)
 
 
 def fail_or_write(path, fails):
@@ -58,23 +58,27 @@ def test_they_end_when_their_parent_is_killed(tmp_path):
         "from ptft_jax.data import processes\nfrom tests.data.test_processes import wait\n"
         f"if __name__ == '__main__':\n    list(processes.mapped(wait, [{str(noted)!r}], count=1, setting='x'))\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", program])
-    until = time.monotonic() + 60
-    while not (noted.exists() and noted.read_text().endswith("\n")) and time.monotonic() < until:
-        time.sleep(0.05)
-    parent.kill()
-    parent.wait()
-    worker = int(noted.read_text())
-    until = time.monotonic() + 10
-    while _lives(worker) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not _lives(worker)
+    until, worker = time.monotonic() + PATIENCE, None
+    parent = start(sys.executable, "-c", program)
+    try:
+        while not (noted.exists() and noted.read_text().endswith("\n")):
+            assert parent.process.poll() is None and time.monotonic() < until, parent.written()
+            time.sleep(0.05)
+        worker = int(noted.read_text())
+        parent.process.kill()  # alone: not what it started
+        parent.process.wait()
+        while _lives(worker) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not _lives(worker)
+    finally:
+        parent.kill()
+        if worker is not None and _lives(worker):
+            os.kill(worker, signal.SIGKILL)
 
 
 def _lives(pid):
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        with open(f"/proc/{pid}/stat") as f:  # a zombie, where nobody collects orphans
+            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    with open(f"/proc/{pid}/stat") as f:  # a zombie, where nobody collects orphans
-        return f.read().rsplit(")", 1)[1].split()[0] != "Z"

@@ -3,14 +3,11 @@
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import random
 import re
 import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -23,6 +20,7 @@ from ptft_jax.data.prepare.chunks import work as do
 from ptft_jax.data.prepare.minhash import Near
 from ptft_jax.data.prepare.settings import Settings, quality_limits
 from ptft_jax.errors import UserError
+from tests.processes import ptft, run
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 HERE = engines.Processes(1)
@@ -405,27 +403,35 @@ def test_bad_settings(change, message):
         Settings(**{"sources": ("jsonl:a",), **change})
 
 
-def run(*flags, cache, **options):
-    command = [sys.executable, "-m", "ptft_jax.data_tools", "prepare", *flags]
-    env = os.environ | {"PTFT_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+# The process is killed when the first of three pieces of work is done.
+KILLED = """
+import os, signal, sys
+from ptft_jax.data.prepare import engines
+from ptft_jax.data_tools import __main__ as tools
+
+do = engines.work
+
+def work(plan, task):
+    do(plan, task)
+    assert task.path.endswith("chunk-00000000")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+engines.work = work
+tools.main(sys.argv[1:])
+"""
 
 
 def test_the_command_is_killed_and_started_again(cache, tmp_path):
     source = write(tmp_path / "x.jsonl", [{"text": text(n, 60)} for n in range(3000)])
-    flags = [f"--source=jsonl:{source}", "--tokenizer=byte", "--deduplicate=near", "--quality=basic", "--workers=1"]
     out, partial = tmp_path / "out", tmp_path / ".out.partial"
-    killed = run(*flags, f"--out={out}", cache=cache)
-    until = time.monotonic() + 60
-    while not list(partial.glob("prepare-*/chunk-00000000")) and time.monotonic() < until and killed.poll() is None:
-        time.sleep(0.005)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL and partial.is_dir() and not out.exists()
-    again = run(*flags, f"--out={out}", cache=cache)
-    said, errors = again.communicate()
-    assert again.returncode == 0, errors
-    assert f"prepared: tokens:{out}" in said and "near_duplicates: pairs_compared" in said
+    flags = [f"--source=jsonl:{source}", "--tokenizer=byte", "--deduplicate=near", "--quality=basic", "--workers=1"]
+    words = ["prepare", *flags, f"--out={out}"]
+    killed = run(sys.executable, "-c", KILLED, *words)
+    assert killed.returncode == -signal.SIGKILL and partial.is_dir() and not out.exists(), killed.stderr
+    assert list(partial.glob("prepare-*/chunk-00000000"))
+    again = run(sys.executable, "-m", "ptft_jax.data_tools", *words)
+    assert again.returncode == 0, again.stderr
+    assert f"prepared: tokens:{out}" in again.stdout and "near_duplicates: pairs_compared" in again.stdout
     fresh = Settings((f"jsonl:{source}",), quality=quality_limits("basic", ""), deduplicate="near")
     preparing.prepare(fresh, BYTES, tmp_path / "fresh", HERE)
     assert files(out) == files(tmp_path / "fresh")
@@ -467,11 +473,7 @@ def test_bad_flags(flags, message, tmp_path, monkeypatch):
 def test_help_names_the_verbs():
     from ptft_jax.data_tools.__main__ import VERBS
 
-    done = subprocess.run(
-        [sys.executable, "-m", "ptft_jax.cli", "data", "--help"], capture_output=True, text=True, cwd=ROOT
-    )
+    done = ptft("data", "--help")
     assert done.returncode == 0 and all(f"  {verb} " in done.stdout for verb in VERBS)
-    wrong = subprocess.run(
-        [sys.executable, "-m", "ptft_jax.data_tools", "prepaer"], capture_output=True, text=True, cwd=ROOT
-    )
+    wrong = run(sys.executable, "-m", "ptft_jax.data_tools", "prepaer")
     assert wrong.returncode == 2 and "did you mean 'prepare'" in wrong.stderr

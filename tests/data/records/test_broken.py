@@ -4,7 +4,7 @@ import gzip
 import json
 import os
 import pickle
-import subprocess
+import random
 import sys
 
 import pytest
@@ -13,6 +13,7 @@ import zstandard
 from ptft_jax.data.records import open_records, parse
 from ptft_jax.errors import UserError
 from tests.data.records import writing
+from tests.processes import run
 
 GOOD = [{"text": f"text {i}"} for i in range(20)]
 
@@ -175,7 +176,8 @@ def test_values_that_json_has_not(cache, tmp_path):
 
 
 def test_a_damaged_array_record(cache, tmp_path):
-    writing.write("arrayrecord", tmp_path, train=[{"text": os.urandom(200).hex()} for _ in range(100)])
+    chance = random.Random(0)
+    writing.write("arrayrecord", tmp_path, train=[{"text": chance.randbytes(200).hex()} for _ in range(100)])
     path = tmp_path / "arrayrecord" / "train.array_record"
     data = path.read_bytes()
     path.write_bytes(data[:5000] + bytes(100) + data[5100:])
@@ -267,6 +269,7 @@ def test_a_file_that_changes_while_it_is_indexed(cache, tmp_path, monkeypatch, k
         (tmp_path / "text" / "a.txt").write_text("a\nb\nc\n")
     reference = f"text:{tmp_path}/text" if kind == "text" else writing.write(kind, tmp_path, train=GOOD)
     (file,) = (tmp_path / kind).iterdir()
+    os.utime(file, (0, 0))  # else the clock of the file system may not have moved on since
     real = files.content_digest
 
     def digest(path, name):
@@ -293,6 +296,8 @@ def test_a_changed_file_is_noticed_whatever_is_remembered(cache, tmp_path, monke
     with open(path, "r+b") as f:  # same size, same time of change, same inode
         f.write(writing.lines(GOOD).replace(b"text 5", b"text x"))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    while path.stat().st_ctime_ns == stat.st_ctime_ns:  # until the clock of the file system has moved on
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert path.stat().st_size == stat.st_size and path.stat().st_mtime_ns == stat.st_mtime_ns
     assert load(f"jsonl:{path}").fingerprint != first.fingerprint
     monkeypatch.setattr(files.hashlib, "file_digest", lambda *_: pytest.fail("read again"))
@@ -364,8 +369,7 @@ def test_what_may_not_be_read(cache, tmp_path):
     )
     for folder in [tmp_path, *tmp_path.parents][:3]:
         folder.chmod(0o755)
-    environment = {**os.environ, "PTFT_CACHE": "/nonexistent"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    done = run(sys.executable, "-c", code, PTFT_CACHE="/nonexistent")
     assert "UserError" in done.stderr and "secret.jsonl: cannot be read: Permission denied" in done.stderr
 
 
