@@ -159,8 +159,13 @@ class Lora(LowRankMethod):
 
     def check(self, shapes: Mapping[str, Any]) -> None:
         """As every method of layers. Also raises UserError for settings of linear layers where a table is adapted."""
-        super().check(shapes)
         found = {path: layer.kind for path, layer in layers(shapes).items() if self.targeted(path)}
+        if self.init != "uniform" and found and Linear not in found.values():
+            raise UserError(
+                f"config.tune.lora.init = {self.init!r} is for linear layers, and the targets are others:{listed(found, 20)}\n"
+                "leave it at 'uniform'"
+            )
+        super().check(shapes)
         tables = [path for path, kind in found.items() if kind is Embedding]
         if tables and self.b_ratio != 1:  # of a table, lora_a is the one that starts at zero
             raise UserError(

@@ -206,9 +206,9 @@ def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: 
     store, how = tokens.store, packed_how(data.packing, tokens, builder)
     builder.check(data.length)
     if tokens.kind not in builder.kinds:
+        columns = "; choose its columns: KIND:NAME?format=text&text=COLUMN" if "text" in builder.kinds else ""
         raise UserError(
-            f"{tokens.reference}: {tokens.description}: the objective learns from {', '.join(builder.kinds)}; "
-            "choose its columns: KIND:NAME?format=text&text=COLUMN"
+            f"{tokens.reference}: {tokens.description}: the objective learns from {', '.join(builder.kinds)}{columns}"
         )
     if store.trained is not None and not builder.partly:
         raise UserError(

@@ -28,12 +28,15 @@ def build(config: Any) -> Objective:
     return OBJECTIVES[config.name](**options)
 
 
+_BOTH_WAYS = "set model.causal=False, and fine-tune a model that was trained so (objective.name='masked_lm')"
+
+
 def check(name: str, spec: ModelSpec) -> None:
     """Raises UserError where a model cannot be trained or measured on the objective `name`."""
     where = f"config.objective.name = {name!r}"
     if name == "masked_lm":
         if spec.causal:
-            raise UserError(f"{where}: the model sees only what came before; set model.causal=False")
+            raise UserError(f"{where}: the model sees only what came before; {_BOTH_WAYS}")
         if spec.head not in ("masked_lm", "lm"):
             raise UserError(
                 f"{where}: the model has a head for {spec.head}; set model.head='masked_lm' (BERT's) or 'lm'"
@@ -44,7 +47,7 @@ def check(name: str, spec: ModelSpec) -> None:
         if spec.causal:
             raise UserError(
                 f"{where}: the classes are read off the first position, which sees nothing of a text in a causal model; "
-                "set model.causal=False"
+                f"{_BOTH_WAYS}"
             )
     elif spec.head != "lm" or not spec.causal:
         what = "bidirectional" if not spec.causal else f"with a head for {spec.head}"

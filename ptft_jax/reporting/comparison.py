@@ -210,7 +210,7 @@ def meanings(groups: Sequence[Group]) -> str:
     return (
         f"gain: loss on the target's {which} split at the start minus at the selected checkpoint, in nats. forgetting: loss on "
         f"the source at the selected checkpoint minus at the start.{share} drift: distance of the effective parameters from "
-        "the start, relative to their norm. GFLOP: of a step's matrix products, all devices; peak: arguments, temporaries and "
+        "the start, relative to their norm (none where only what cannot be merged was trained). GFLOP: of a step's matrix products, all devices; peak: arguments, temporaries and "
         "outputs of the compiled step, one device; ms: a step. ±: standard deviation over seeds. front: no other gains as much and forgets no more."
         + shared
     )
@@ -278,10 +278,12 @@ def _figures(summary: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str,
 
 
 def _whole(drift: Any) -> float | None:
-    """Relative distance of all of the model's own parameters."""
+    """Relative distance of all of the model's own parameters; None where only what was added moved."""
     if not isinstance(drift, list):
         return None
     own = [row for row in drift if row["part"] != "added"]
+    if len(own) < len(drift) and not any(row["distance"] for row in own):
+        return None
     norm = math.hypot(*(row["norm"] for row in own))
     return math.hypot(*(row["distance"] for row in own)) / norm if norm else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +15,10 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation import drift as drifts
 from ptft_jax.evaluation import measured, standalone, transfer
 from ptft_jax.evaluation.evaluate import EvalSet
+from ptft_jax.model.spec import HEAD
 from ptft_jax.parallel import cost as costs
 from ptft_jax.params.rules import flatten, unflatten
+from ptft_jax.training import restore
 
 
 def step_cost(run: Any, state: Any, rows: Any) -> dict[str, Any] | None:
@@ -33,18 +36,30 @@ def step_cost(run: Any, state: Any, rows: Any) -> dict[str, Any] | None:
 
 def of_parent(run: Any) -> dict[str, float] | None:
     """The parent itself on all that a run is measured on, "SET/nll" -> loss, ...; None where the run starts as the parent is,
-    or where an adapter that was there before (`init.adapter`) or parameters that are made anew make it another model.
+    or where an adapter that was there before (`init.adapter`), new tokens or a new kind of head make it another model.
 
-    What the run gains and forgets counts from there: a new prompt, or a quantised base, changes the loss before anything is
-    learned.
+    What the run gains and forgets counts from there: a new prompt, a quantised base, or a head that is made anew, changes the
+    loss before anything is learned.
     """
-    moved = run.init["adapter"] or run.init["fresh"] or run.new_rows
-    if run.adapter is None or run.adapter.starts_as_base or moved:
+    if run.parent is None or run.init["adapter"] or run.new_rows:
         return None
-    dtypes = flatten(run.plain_shapes)
-    params = unflatten({path: array.astype(dtypes[path].dtype) for path, array in flatten(run.base()).items()})
+    model, fresh = run.plain, run.init["fresh"]
+    if fresh:
+        whole = restore.find(run.config.init.from_, ignore=run.init["ignore"])  # with what is made anew as it was
+        spec = dataclasses.replace(model.spec, **{name: whole.fields[name] for name in HEAD})
+        if spec.head != model.spec.head or spec.head == "classes":
+            return None
+        model = dataclasses.replace(model, spec=spec)
+        taken = {name: run.init[name] for name in ("weights", "merge_into")}
+        flat = flatten(whole.parameters(run.layout, run.config.model.param_dtype, **taken))
+    elif run.adapter is None or run.adapter.starts_as_base:
+        return None
+    else:
+        flat = flatten(run.base())
+    dtypes = flatten(model.shapes())
+    params = unflatten({path: array.astype(dtypes[path].dtype) for path, array in flat.items()})
     place = jax.device_put if run.config.parallel.compile == "pmap" else run.program.place
-    program = standalone.Program(run.plain, run.objective, place)
+    program = standalone.Program(model, run.objective, place)
     lengths = tok.byte_lengths(run.tokenizer) if run.objective.chained else None
     values: dict[str, float] = {}
     for name, batches in (run.eval_batches | run.test_batches).items():
