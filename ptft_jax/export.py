@@ -70,15 +70,20 @@ def model(
 ) -> dict[str, Any]:
     """Exports a whole model, adapters merged; says what was written. Raises UserError."""
     from ptft_jax import loading
-    from ptft_jax.interop import export
+    from ptft_jax.adapters.quantized import QuantizedBase
+    from ptft_jax.interop import export, peft
     from ptft_jax.training import restore
 
     restore.check_merge(restore.find(reference, "--run", ignore), merge_into, "--merge_into")
     loaded = loading.load(reference, field="--run", ignore=ignore, merge_into=merge_into)
     if loaded.model.adapt is not None:
+        method = loaded.model.adapt.method if isinstance(loaded.model.adapt, QuantizedBase) else loaded.model.adapt
+        advice = "export its base, and the adapter by --to=peft"
+        if why := peft.no_place(method):
+            advice = f"nor has PEFT's format a place for them ({why}): use the run as it is (generate, chat, eval)"
         raise UserError(
             f"--to={to}: {loaded.source.name} was trained by tune.method={loaded.source.config.tune.method!r}, whose additions are "
-            "no part of a plain model; export its base, and the adapter by --to=peft"
+            f"no part of a plain model; {advice}"
         )
     fields, chain, tokenizer, summary = _facts(loaded.source)
     exported = export.Exported(loaded.params, fields, tokenizer, chain, family=family)

@@ -19,6 +19,10 @@ import numpy as np
 from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.adapters.base import Method
+from ptft_jax.adapters.composed import Composed
+from ptft_jax.adapters.ia3 import Ia3
+from ptft_jax.adapters.low_rank import LowRankMethod
+from ptft_jax.adapters.oft import Oft
 from ptft_jax.data import jsons
 from ptft_jax.data.cache import write_atomic
 from ptft_jax.errors import UserError, listed, nearest
@@ -134,6 +138,14 @@ def read(
     return Adapter(tune, unflatten(leaves), config.get("base_model_name_or_path") or "")
 
 
+def no_place(adapter: Method) -> str:
+    """Why PEFT's format has no place for a method, or ""."""
+    if isinstance(adapter, Composed):
+        return "it holds one method, and not several joined by '+'"
+    known = isinstance(adapter, (*peft_context.METHODS, LowRankMethod, Ia3, Oft))
+    return "" if known else f"it knows nothing like {adapter.field}"
+
+
 def write(
     folder: str | pathlib.Path,
     adapter: Method,
@@ -163,6 +175,8 @@ def write(
       UserError: a method or a layer that the format has no place for.
     """
     flat = flatten(params)
+    if why := no_place(adapter):
+        raise UserError(f"PEFT's format has no place for the method: {why}")
     if isinstance(adapter, peft_context.METHODS):
         config, tensors = peft_context.write(adapter, flat, names, family)
     else:

@@ -92,7 +92,7 @@ def write(adapter: Method, flat: Mapping[str, Any], names: Sequence[Tensor], fam
         return {**config, "num_virtual_tokens": len(vectors)}, {_KEY: vectors}
     assert isinstance(adapter, GatedPrefix)
     if family not in _GATED:
-        raise UserError(f"{adapter.field}: PEFT has gated prefixes for {', '.join(_GATED)}, not for {family}")
+        raise UserError(f"config.{adapter.field}: PEFT has gated prefixes for {', '.join(_GATED)}, not for {family}")
     prompts, gates, template = np.asarray(flat[VECTORS]), np.asarray(flat[GATE]), _attention(names)
     depth, length, _ = prompts.shape
     count, tensors = adapter.layers or depth, {}

@@ -151,10 +151,9 @@ def write(adapter: LayerMethod, flat: Mapping[str, Any], found: Mapping[str, Mod
         config, tensors = _write_lora(adapter, flat, chosen, ends, ties)
     elif isinstance(adapter, ia3.Ia3):
         config, tensors = _write_ia3(adapter, flat, chosen, ends)
-    elif isinstance(adapter, oft.Oft):
-        config, tensors = _write_oft(adapter, flat, chosen)
     else:
-        raise UserError(f"{adapter.field}: PEFT's format of this method is not supported")
+        assert isinstance(adapter, oft.Oft)
+        config, tensors = _write_oft(adapter, flat, chosen)
     return {**common, **config}, tensors
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from ptft_jax import adapters
+from ptft_jax import config as configs
 from ptft_jax.adapters.adalora import AdaLora
 from ptft_jax.adapters.base import is_added
 from ptft_jax.adapters.dora import Dora
@@ -517,6 +519,21 @@ def test_what_cannot_be_written(name, method, words, tmp_path):
         ties = {"lm_head.weight": "transformer.wte.weight"} if name == "gpt2" else {}
         peft.write(tmp_path / "a", method, unflatten(params), names, ties=ties, family=name)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    "tune, words",
+    [
+        ({"method": "lora+prefix"}, "it holds one method, and not several joined by '.'"),
+        ({"method": "bottleneck"}, "it knows nothing like tune.bottleneck"),
+    ],
+    ids=str,
+)
+def test_methods_that_the_format_has_no_place_for(tune, words, tmp_path):
+    method = adapters.build(configs.check({"tune": tune}).tune)
+    with pytest.raises(UserError, match=words):
+        peft.write(tmp_path / "a", method, {}, [])
+    assert not (tmp_path / "a").exists() and not peft.no_place(METHODS["lora"])
 
 
 WRITTEN_AS_LORA = [
