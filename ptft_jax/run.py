@@ -140,6 +140,8 @@ class Run:
         plain = Transformer(spec, None, constrain)
         if self.adapter is not None:
             self.adapter.check(plain.shapes())
+            if self.init["adapter"]:
+                self.reporter.say(f"tune.method={c.tune.method!r}, as the adapter of config.init.adapter has it")
             if self.adapter.note:
                 self.reporter.say(self.adapter.note)
         if isinstance(self.adapter, QuantizedBase) and self.parent is None:
