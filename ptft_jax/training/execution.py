@@ -48,7 +48,7 @@ class Execution:
         writer = MetricsWriter(
             run.workdir,
             tensorboard=run.tensorboard,
-            step=step if meta["resumed"] else -1,
+            step=step or -1,  # what is known of the start is measured again, where a run stopped before its first step
             silent=not processes.main(),
         )
         try:
@@ -107,7 +107,8 @@ class Execution:
             **others,
             halted=jax.numpy.zeros((), bool),
         )
-        run.selection.restore(saved)
+        before_first = {"best": [None, -1, 0], "over_budget": False}  # the start is measured again, and counts once
+        run.selection.restore(saved if saved["step"] else {**saved, **before_first})
         run.reporter.say(f"{run.workdir}: continuing from step {saved['step']}")
         if processes.main():  # may carry the run out in another way than before
             write_json(run.workdir / "config.json", run.config.as_dict())

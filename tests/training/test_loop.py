@@ -36,6 +36,22 @@ def test_early_stopping_keeps_the_best(text_file, tmp_path):
     assert summary["best_step"] in checkpoint.steps_of(tmp_path / "run")
 
 
+@pytest.mark.heavy
+def test_a_run_that_stopped_before_its_first_step_counts_its_start_once(text_file, tmp_path):
+    """Its rows are there once, and patience is not used up by measuring it again."""
+    made = dict(optimizer__learning_rate=1e-9, eval__every=2, select__patience=2, select__min_delta=1.0)
+    whole = quiet_train(tiny_config(text_file, **made), tmp_path / "whole")
+    assert whole["reason"] == "early_stopping" and whole["step"] == 4
+    stopped = quiet_train(tiny_config(text_file, **made), tmp_path / "run", max_seconds=1e-6)
+    assert (stopped["reason"], stopped["step"]) == ("max_seconds", 0)
+    summary = quiet_train(tiny_config(text_file, **made), tmp_path / "run")
+    assert (summary["reason"], summary["step"]) == ("early_stopping", 4)
+    kept = [
+        [row for row in read(tmp_path / f"{name}/metrics.jsonl") if row["kind"] != "train"] for name in ("whole", "run")
+    ]
+    assert kept[0] == kept[1] and [row["step"] for row in kept[0] if row["kind"] == "eval"] == [0, 2, 4]
+
+
 def test_a_loss_that_is_no_number_stops_with_the_last_good_state(text_file, tmp_path):
     # A finite rate that overflows float32 parameters within a step or two.
     config = tiny_config(
