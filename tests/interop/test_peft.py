@@ -14,11 +14,11 @@ from ptft_jax import config as configs
 from ptft_jax.adapters.adalora import AdaLora
 from ptft_jax.adapters.base import is_added
 from ptft_jax.adapters.dora import Dora
-from ptft_jax.adapters.gated_prefix import GATE, VECTORS, GatedPrefix
+from ptft_jax.adapters.gated_prefix import GatedPrefix
 from ptft_jax.adapters.ia3 import Ia3
 from ptft_jax.adapters.lora import Lora
 from ptft_jax.adapters.oft import Oft
-from ptft_jax.adapters.prefix import KEYS, VALUES, Prefix
+from ptft_jax.adapters.prefix import Prefix
 from ptft_jax.adapters.prompt import Prompt
 from ptft_jax.adapters.vera import Vera
 from ptft_jax.errors import UserError
@@ -26,33 +26,7 @@ from ptft_jax.interop import families, peft
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
-
-SIZES = dict(layers=2, width=16, heads=4, vocab_size=32, max_length=16)
-ROTARY = dict(norm="rms", biases=(), positions="rotary", gated=True, activation="silu", kv_heads=2)
-MODELS = {
-    "gpt2": {},
-    "gpt_neox": dict(positions="rotary", parallel=True, tied=False),
-    "llama": dict(ROTARY, tied=False),
-    "phi3": dict(ROTARY, tied=False),
-    "mixtral": dict(ROTARY, tied=False, experts=2),
-}
-ROOT = "base_model.model."
-
-
-def base_of(name, dtype=np.float32, method=None):
-    """(parameters with random numbers, name map) of a small model of a family, with the method's leaves."""
-    fields = families.canonical({**SIZES, **MODELS[name]})
-    shapes = flatten(Transformer(ModelSpec(**fields), method).shapes())
-    rng = np.random.default_rng(0)
-    params = {
-        p: rng.normal(size=a.shape).astype(a.dtype if a.dtype != np.float32 else dtype) for p, a in shapes.items()
-    }
-    return params, families.FAMILIES[name].tensors(fields)
-
-
-def without(params):
-    return unflatten({p: a for p, a in params.items() if not is_added(p)})
-
+from tests.interop.peft_folders import LORA, ROOT, SIZES, base_of, make, without
 
 LAYERS = ("blocks/attention/(query|value|out)", "blocks/mlp/.*")
 METHODS = {
@@ -103,118 +77,6 @@ def test_what_is_written_is_read_back(kind, name, tmp_path):
     assert bool(back) == shared
 
 
-@pytest.mark.parametrize("layers", [1, 0])
-def test_gated_prefixes_are_those_of_the_last_layers(layers, tmp_path):
-    method = GatedPrefix(5, layers)
-    params, names = base_of("llama", method=method)
-    peft.write(tmp_path, method, unflatten(params), names, family="llama")
-    config, tensors = json.loads((tmp_path / peft.CONFIG).read_text()), load_file(tmp_path / peft.WEIGHTS)
-    chosen = range(2 - (layers or 2), 2)
-    assert (config["adapter_len"], config["adapter_layers"]) == (5, len(chosen))
-    assert {k.removeprefix(ROOT): a.shape for k, a in tensors.items()} == {
-        f"model.layers.{i}.self_attn.adaption_{name}": shape
-        for i in chosen
-        for name, shape in (("prompt", (1, 5, 16)), ("gate", (1,)))
-    }
-    read = peft.read(tmp_path, names, without(params))
-    assert read.tune == {"method": "gated_prefix", "gated_prefix": {"length": 5, "layers": layers}}
-    for path in (VECTORS, GATE):
-        expected = np.where(np.arange(2) >= chosen[0], params[path].T, 0).T
-        np.testing.assert_array_equal(flatten(read.params)[path], expected)
-
-
-def test_a_prefix_is_keys_then_values_of_each_layer(tmp_path):
-    """[n, layer, key or value, head, size], as PEFT takes it apart."""
-    params, names = base_of("llama")
-    vectors = np.arange(5 * 2 * 2 * 8, dtype=np.float32).reshape(5, -1)
-    config = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 5, "prefix_projection": True}
-    read = peft.read(make(tmp_path / "a", config, {"prompt_embeddings": vectors}), names, without(params))
-    assert read.tune == {"method": "prefix", "prefix": {"length": 5, "reparametrise": 0}}
-    for layer in range(2):
-        for which, path in enumerate((KEYS, VALUES)):
-            first = (2 * layer + which) * 8
-            np.testing.assert_array_equal(flatten(read.params)[path][layer], vectors[:, first : first + 8])
-
-
-def test_what_p_tuning_made_is_read_as_a_prompt(tmp_path):
-    params, names = base_of("llama")
-    config = {"peft_type": "P_TUNING", "num_virtual_tokens": 5, "encoder_hidden_size": 7, "encoder_num_layers": 2}
-    vectors = np.random.default_rng(0).normal(size=(5, 16))
-    read = peft.read(make(tmp_path / "a", config, {"prompt_embeddings": vectors}), names, without(params))
-    assert read.tune == {"method": "prompt", "prompt": {"length": 5, "init": "random"}}
-    np.testing.assert_array_equal(flatten(read.params)["embed/adapter/prompt"], vectors.astype(np.float32))
-
-
-TABLE = "model.embed_tokens"
-
-
-def of_tied(folder, change=lambda config, tensors: None):
-    """A folder with an adapter of the tokens of a tied llama, changed; with the base's parameters, names and ties."""
-    fields = families.canonical({**SIZES, **ROTARY, "tied": True})
-    shapes = flatten(Transformer(ModelSpec(**fields)).shapes())
-    rng = np.random.default_rng(0)
-    params = {p: rng.normal(size=a.shape).astype(np.float32) for p, a in shapes.items()}
-    a, b = rng.normal(size=(2, 32)), rng.normal(size=(16, 2))
-    config = {**LORA, "target_modules": ["embed_tokens", TABLE], "ensure_weight_tying": True}
-    tensors = {f"{TABLE}.lora_embedding_A": a, f"{TABLE}.lora_embedding_B": b}
-    tensors |= {"lm_head.lora_A.weight": b.T, "lm_head.lora_B.weight": a.T}
-    tensors |= {
-        f"{name}.base_layer.weight": params["embed/tokens/embedding"].astype(np.float16) for name in (TABLE, "lm_head")
-    }
-    tensors = {ROOT + key: array for key, array in tensors.items()}
-    change(config, tensors)
-    family = families.FAMILIES["llama"]
-    return make(folder, config, tensors), params, family.tensors(fields), family.ties(fields)
-
-
-def test_a_table_that_the_head_is_tied_to(tmp_path):
-    """The head's factors are the table's, transposed; the tables themselves, which PEFT saves by default, are the base's."""
-    folder, params, names, ties = of_tied(tmp_path / "a")
-    read = peft.read(folder, names, unflatten(params), ties=ties)
-    assert read.tune["lora"]["targets"] == ("embed/tokens",)
-    saved = load_file(folder / peft.WEIGHTS)
-    for leaf, x in (("lora_a", "A"), ("lora_b", "B")):
-        theirs = saved[f"{ROOT}{TABLE}.lora_embedding_{x}"].T
-        np.testing.assert_array_equal(flatten(read.params)[f"embed/tokens/adapter/{leaf}"], theirs)
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), unflatten(params))
-    again = peft.read(folder, names, shapes, ties=ties, arrays=lambda: unflatten(params))
-    np.testing.assert_array_equal(
-        flatten(again.params)["embed/tokens/adapter/lora_a"], flatten(read.params)["embed/tokens/adapter/lora_a"]
-    )
-    peft.write(tmp_path / "b", read.method, unflatten(params | flatten(read.params)), names, ties=ties)
-    written = load_file(tmp_path / "b" / peft.WEIGHTS)
-    assert written.keys() == {key for key in saved if "base_layer" not in key}
-    for key, array in written.items():
-        np.testing.assert_array_equal(array, saved[key])
-    assert json.loads((tmp_path / "b" / peft.CONFIG).read_text())["ensure_weight_tying"] is True
-
-
-def _moved(key):
-    def change(config, tensors):
-        tensors[ROOT + key] = tensors[ROOT + key] + tensors[ROOT + key].dtype.type(1)
-
-    return change
-
-
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        (lambda c, t: c.pop("ensure_weight_tying"), f"changes {TABLE} where tokens are looked up, and not the head"),
-        (lambda c, t: t.pop(f"{ROOT}lm_head.lora_A.weight"), "lm_head.lora_A.weight is missing, or not the transposed"),
-        (_moved("lm_head.lora_B.weight"), "lm_head.lora_B.weight is missing, or not the transposed factor of model.embed"),
-        (_moved(f"{TABLE}.base_layer.weight"), f"{TABLE}.base_layer.weight is not the base's: .*merge_and_unload"),
-        (lambda c, t: t.pop(f"{ROOT}{TABLE}.lora_embedding_B"), "(?s)of no layer of this model.*lm_head.lora_A"),
-        (lambda c, t: c.update(r=3), rf"shape    {TABLE}.lora_embedding_A \(2, 32\), expected \(3, 32\)"),
-        (lambda c, t: c.update(use_dora=True), "of embeddings and heads, LoRA alone is supported"),
-    ],
-    ids=lambda v: v if isinstance(v, str) else "",
-)  # fmt: skip
-def test_bad_adapters_of_tables(change, words, tmp_path):
-    folder, params, names, ties = of_tied(tmp_path / "a", change)
-    with pytest.raises(UserError, match=words):
-        peft.read(folder, names, unflatten(params), ties=ties)
-
-
 def test_bfloat16_is_kept(tmp_path):
     method = METHODS["dora"]
     params, names = base_of("llama", ml_dtypes.bfloat16, method)
@@ -234,17 +96,6 @@ def load_with_types(folder):
     with safe_open(folder / peft.WEIGHTS, framework="np") as file:
         names = file.keys()
         return {name: file.get_tensor(name) for name in names}
-
-
-def make(folder, config, tensors):
-    folder.mkdir(exist_ok=True)
-    (folder / peft.CONFIG).write_text(json.dumps(config))
-    kept = {k: v if np.asarray(v).dtype == np.float16 else np.asarray(v, np.float32) for k, v in tensors.items()}
-    save_file({k: np.ascontiguousarray(v) for k, v in kept.items()}, folder / peft.WEIGHTS)
-    return folder
-
-
-LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": ["q_proj"]}
 
 
 def q_proj(layers=(0, 1), rank=2, width=16, seed=0):
@@ -416,50 +267,6 @@ def test_a_folder_that_is_not_there(tmp_path):
         peft.read(tmp_path / "adaptr", [], {}, field="init.adapter")
     with pytest.raises(UserError, match="(?s)no adapter_config.json in it.*adapter"):
         peft.read(tmp_path, [], {}, field="init.adapter")
-
-
-@pytest.mark.parametrize(
-    "changes, shape, words",
-    [
-        (dict(num_virtual_tokens=4), (5, 16), r"\(5, 16\), expected \(4, 16\)"),
-        ({}, (5, 8), r"\(5, 8\), expected \(5, 16\)"),
-        (dict(num_transformer_submodules=2), (5, 16), "num_transformer_submodules = 2, not 1"),
-    ],
-    ids=str,
-)
-def test_bad_prompts(changes, shape, words, tmp_path):
-    params, names = base_of("llama")
-    config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5, **changes}
-    with pytest.raises(UserError, match=words):
-        peft.read(make(tmp_path / "a", config, {"prompt_embeddings": np.ones(shape)}), names, without(params))
-
-
-GATED = {"peft_type": "ADAPTION_PROMPT", "target_modules": "self_attn", "adapter_len": 5, "adapter_layers": 1}
-
-
-@pytest.mark.parametrize(
-    "changes, name, words",
-    [
-        (dict(adapter_len=0), "llama", "adapter_len = 0: expected a whole number above 0"),
-        (dict(adapter_layers=None), "llama", "adapter_layers = None: expected"),
-        (dict(adapter_layers=3), "llama", "adapter_layers = 3: expected 'self_attn' of up to 2 layers"),
-        (
-            dict(adapter_layers=2),
-            "llama",
-            r"(?s)missing  base_model.model.model.layers.0.self_attn.adaption_prompt \(1, 5",
-        ),
-        (dict(adapter_len=4), "llama", r"adaption_prompt \(1, 5, 16\), expected \(1, 4, 16\)"),
-        (dict(target_modules="attn"), "llama", "target_modules = 'attn', .* expected 'self_attn'"),
-        (dict(target_modules="attn"), "gpt2", "ADAPTION_PROMPT: read for models as llama and mistral alone"),
-    ],
-    ids=str,
-)
-def test_bad_gated_prefixes(changes, name, words, tmp_path):
-    params, names = base_of(name)
-    at = ROOT + "model.layers.1.self_attn.adaption_"
-    folder = make(tmp_path / "a", {**GATED, **changes}, {at + "prompt": np.ones((1, 5, 16)), at + "gate": np.ones(1)})
-    with pytest.raises(UserError, match=words):
-        peft.read(folder, names, without(params))
 
 
 def test_ia3_vectors_of_the_wrong_end(tmp_path):
