@@ -20,6 +20,7 @@ from ptft_jax.errors import UserError, listed
 from ptft_jax.model.layers import Embedding, Linear, PerRow, dropout, project
 from ptft_jax.model.moe import ExpertLinear
 from ptft_jax.params.partition import Partition
+from ptft_jax.params.rules import regex
 
 A, B = "adapter/lora_a", "adapter/lora_b"
 START_A, START_B = "adapter/start_a", "adapter/start_b"
@@ -159,6 +160,8 @@ class Lora(LowRankMethod):
 
     def check(self, shapes: Mapping[str, Any]) -> None:
         """As every method of layers. Also raises UserError for settings of linear layers where a table is adapted."""
+        for pattern in self.targets:
+            regex(pattern, f"config.{self.field}.targets")
         found = {path: layer.kind for path, layer in layers(shapes).items() if self.targeted(path)}
         if self.init != "uniform" and found and Linear not in found.values():
             raise UserError(

@@ -80,6 +80,7 @@ def test_a_prompt_is_part_of_a_text_and_not_of_its_padding(family, left):
     assert np.isfinite(found).all()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["mistral", "masked_lm"])
 def test_rows_of_several_texts_are_refused_where_a_prompt_cannot_be_shared(kind, tmp_path, cache):
     rows = "".join(json.dumps({"text": f"{n} {'word ' * (n % 3 + 1)}"}) + "\n" for n in range(60))

@@ -94,6 +94,7 @@ def test_max_seconds_stops_and_the_same_command_continues(text_file, tmp_path):
     assert quiet_train(config, tmp_path / "run")["step"] == 6
 
 
+@pytest.mark.heavy
 def test_what_is_compiled_is_no_part_of_a_steps_time(text_file, tmp_path):
     config = tiny_config(text_file, training__steps=6, log__every=2, eval__every=0)
     config.tune.phases = ((0, "all"), (4, "last:1"))
@@ -129,6 +130,7 @@ def test_another_config_in_the_same_folder_is_refused(text_file, tmp_path):
         )
 
 
+@pytest.mark.heavy
 def test_micro_batches_and_average_in_a_run(text_file, tmp_path):
     one = quiet_train(tiny_config(text_file, training__ema_decay=0.5), tmp_path / "one")
     config = tiny_config(text_file, training__ema_decay=0.5, data__batch_size=16, training__micro_batches=2)
