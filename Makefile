@@ -14,7 +14,7 @@ demo: $(VENV)/.installed-$(WHICH)
 test: $(VENV)/.test-$(WHICH)
 	$(BIN)/python -m pytest tests -m "not slow and not live and not heavy" -n 2 --dist worksteal -q
 
-# The commands of the README and the demo at toy size, as users run them.
+# The commands of the README and the demo at toy size, as users run them, and other long tests.
 test-heavy: $(VENV)/.test-$(WHICH)
 	$(BIN)/python -m pytest tests -m "heavy and not slow" -n 2 --dist worksteal -q
 

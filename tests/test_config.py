@@ -71,6 +71,7 @@ def test_a_setting_that_nothing_reads_is_an_error(text_file, tmp_path, changes):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.heavy
 def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     """The fields read by runs that between them use every choice: none is left over."""
     quiet_train(tiny_config(text_file, training__steps=0, optimizer__warmup_steps=0), tmp_path / "parent")

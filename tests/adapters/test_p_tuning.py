@@ -28,6 +28,7 @@ def test_the_network_can_be_left_out(encoder):
     assert prompt.shape == (N, 32) and len(np.unique(prompt, axis=0)) == N
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("encoder", ["mlp", "lstm"])
 def test_training_beside_a_shared_prefix_and_bottlenecks(encoder):
     """Every leaf of the three moves."""

@@ -114,6 +114,7 @@ def test_report_of_runs(base, tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["base"]["evals"]
 
 
+@pytest.mark.heavy
 def test_doctor(tmp_path):
     done = ptft("doctor", "--offline", check=True)
     lines = done.stdout.splitlines()

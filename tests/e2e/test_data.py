@@ -210,6 +210,7 @@ def test_every_objective_learns(text_file, tmp_path, name):
     assert made["segments"].max() >= 1 and made["weights"].sum() > 0 and np.isfinite(made["weights"]).all()
 
 
+@pytest.mark.heavy
 def test_classes_of_texts(text_file, tmp_path):
     path = tmp_path / "labels.csv"
     lines = [f"{'good day' if i % 2 else 'bad night'} {i},{'yes' if i % 2 else 'no'}" for i in range(80)]

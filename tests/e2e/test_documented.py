@@ -172,6 +172,7 @@ def _every_config():
         yield f"finetune/shakespeare:{method}", lambda m=method: finetune.get_config(m)
 
 
+@pytest.mark.heavy
 def test_every_config_assembles(tmp_path, monkeypatch):
     for name, make in _every_config():
         config = make()

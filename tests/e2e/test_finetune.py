@@ -193,6 +193,7 @@ def test_a_damaged_parent_is_named(text_file, tmp_path, base):
         quiet_train(child(text_file, tmp_path / "base"), tmp_path / "run")
 
 
+@pytest.mark.heavy
 def test_an_average_is_what_children_start_from(text_file, tmp_path):
     quiet_train(tiny_config(text_file, training__ema_decay=0.5), tmp_path / "base")
     averaged, raw = params_of(tmp_path / "base"), flatten(loading.load(str(tmp_path / "base"), weights="raw").params)

@@ -119,6 +119,7 @@ def test_a_run_trains_an_adapter_of_peft_on(text_file, tmp_path, base, cache):
         runs.Run(tiny_config(text_file, init__adapter=str(tmp_path / "peft")), tmp_path / "y", Reporter(quiet=True))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_new_tokens_grow_the_embeddings(text_file, tmp_path, cache, tied):
     fields = {**small.LLAMA, "tied": tied, "vocab_size": 260}  # three rows that no token has
@@ -162,6 +163,7 @@ def test_new_tokens_grow_the_embeddings(text_file, tmp_path, cache, tied):
         )
 
 
+@pytest.mark.heavy
 def test_a_head_of_another_kind_is_made_anew_only_by_rule(text_file, tmp_path, cache):
     parent = small.folder(tmp_path / "parent", {**small.LLAMA, "tied": False})
     fresh = config(text_file, parent, init__fresh=("head/.*",), training__steps=0, optimizer__warmup_steps=0)

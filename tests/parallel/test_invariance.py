@@ -39,11 +39,15 @@ def test_losses_do_not_depend_on(setting, reference):
     np.testing.assert_allclose(got.evaluated, reference.evaluated, atol=ROUNDING, rtol=0)
 
 
-SLOW = pytest.mark.slow
+SLOW, HEAVY = pytest.mark.slow, pytest.mark.heavy
 
 
 @pytest.mark.parametrize(
-    "name", ["adafactor", pytest.param("lion", marks=SLOW), "muon", pytest.param("sgd", marks=SLOW)]
+    "name",
+    [
+        pytest.param(name, marks=mark)
+        for name, mark in {"adafactor": HEAVY, "lion": SLOW, "muon": HEAVY, "sgd": SLOW}.items()
+    ],
 )
 def test_optimizers_are_the_same_when_state_is_sharded(name):
     optimizer = optimizer_config(name=name)
@@ -52,6 +56,7 @@ def test_optimizers_are_the_same_when_state_is_sharded(name):
     assert one.losses[0] != one.losses[1]
 
 
+@pytest.mark.heavy
 def test_frozen_layers_and_adapters_on_a_mesh():
     lora = Lora(4, 8.0, False, 0.1, ("blocks/attention/(query|value)", "blocks/mlp/.*"))
     rates = (("blocks[2:]/mlp/.*/adapter/.*", 0.0), ("blocks[2:]/mlp/.*", 0.5), (".*/adapter/.*", 1.0), (".*", 0.0))
