@@ -304,12 +304,15 @@ class Run:
 
         return make, base, print_
 
+    def parameters_of(self, parent: restore.Parent, **model: Any) -> dict[str, Any]:
+        """A parent's parameters as `config.init` takes them, in this run's layout; `model` as its own `parameters` has it."""
+        taken = {name: self.init[name] for name in ("weights", "merge_into")}
+        return parent.parameters(self.layout, self.config.model.param_dtype, **taken, **model)
+
     def base(self) -> dict[str, Any]:
         """The parent's parameters, checked against this model: all but those that are made anew."""
-        c = self.config.model
         head = {name: self.config.as_dict()["model"][name] for name in specs.HEAD}
-        taken = {name: self.init[name] for name in ("weights", "merge_into")}
-        have = flatten(self.parent.parameters(self.layout, c.param_dtype, **taken, **head))
+        have = flatten(self.parameters_of(self.parent, **head))
         fresh = self.init["fresh"]
         need = {p: a for p, a in flatten(self.plain_shapes).items() if not matches(fresh, p)}
         if self.new_rows:

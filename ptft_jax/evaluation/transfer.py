@@ -14,8 +14,9 @@ from ptft_jax.lineage import place
 from ptft_jax.reporting.metrics import METRICS, read
 
 Values = Mapping[str, float]
-# What is said, and the set that says it; and of what is said of the source, the split.
+# What is said of the source, and the split of it that says it.
 SPLITS = {"source": "validation", "source_test": "test"}
+# What is said, and the set that says it.
 ROLES = {"target": "validation", "target_test": "test", "source": "source", "source_test": "source_test"}
 
 

@@ -16,7 +16,7 @@ from ptft_jax.adapters.base import LayerMethod
 from ptft_jax.adapters.low_rank import LowRankMethod
 from ptft_jax.errors import UserError, listed
 from ptft_jax.interop.peft_modules import ROOT, Module, by_pattern, named, targets
-from ptft_jax.interop.peft_tables import tied_factors
+from ptft_jax.interop.peft_tables import tied_factors, tied_heads
 
 Sites = Mapping[tuple[str, int], Mapping[str, np.ndarray]]
 
@@ -158,7 +158,7 @@ def write(adapter: LayerMethod, flat: Mapping[str, Any], found: Mapping[str, Mod
 
 
 def _write_lora(adapter: lora.Lora, flat, chosen: list[Module], ends: Mapping[str, list[str]], ties: Mapping[str, str]):
-    tensors, ranks, alphas, tied = {}, {}, {}, False
+    tensors, ranks, alphas = {}, {}, {}
     for module in chosen:
         paths = [path for path in module.layers if f"{path}/{lora.A}" in flat]
         downs = [np.asarray(flat[f"{path}/{lora.A}"]) for path in paths]
@@ -179,8 +179,7 @@ def _write_lora(adapter: lora.Lora, flat, chosen: list[Module], ends: Mapping[st
             factors = {"a": np.concatenate(down), "b": up}
             ours = tensor_ends("LORA", module).items()
             tensors |= {f"{name}.{end}": factors[leaf] for end, leaf in ours if leaf in factors}
-            heads = tied_factors(module, ties, **factors)
-            tensors, tied = tensors | heads, tied or bool(heads)
+            tensors |= tied_factors(module, ties, **factors)
             if isinstance(adapter, dora.Dora):
                 tensors[f"{name}.lora_magnitude_vector"] = _magnitudes(module, layer, flat)
     config = {
@@ -194,7 +193,7 @@ def _write_lora(adapter: lora.Lora, flat, chosen: list[Module], ends: Mapping[st
         "alpha_pattern": {k: _whole(v) for k, v in alphas.items()},
         "bias": "none",
         "init_lora_weights": True,
-        **({"ensure_weight_tying": True} if tied else {}),
+        **({"ensure_weight_tying": True} if any(tied_heads(module, ties) for module in chosen) else {}),
     }
     return config, tensors
 

@@ -50,8 +50,7 @@ def of_parent(run: Any) -> dict[str, float] | None:
         if spec.head != model.spec.head or spec.head == "classes":
             return None
         model = dataclasses.replace(model, spec=spec)
-        taken = {name: run.init[name] for name in ("weights", "merge_into")}
-        flat = flatten(whole.parameters(run.layout, run.config.model.param_dtype, **taken))
+        flat = flatten(run.parameters_of(whole))
     elif run.adapter is None or run.adapter.starts_as_base:
         return None
     else:
