@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ptft_jax.data import spelled, tracked
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.chat_templates import BUILT_IN
 from ptft_jax.data.sandbox import Template
@@ -137,23 +138,48 @@ def template_variables(tokenizer: tok.Tokenizer, variables: Mapping[str, Any]) -
     return {**tokenizer.named, "tools": None, "documents": None, **plain(variables, "template variables")}
 
 
+def said(
+    tokenizer: tok.Tokenizer, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[tracked.Path]]:
+    """What a template is given of checked messages and further variables, with texts that know that they are of the data
+    (but roles, which are words of templates), and where each of these is, see `tracked.said`."""
+    paths: list[tracked.Path] = []
+    given = {"messages": list(messages), "tools": None, "documents": None, **plain(variables, "template variables")}
+    found = tracked.said(given, (), paths, lambda path: path[0] == "messages" and path[2:] == ("role",))
+    return {**tokenizer.named, **found}, paths
+
+
 def encode_chat(
     tokenizer: tok.Tokenizer,
     messages: Sequence[Mapping[str, Any]],
     add_generation_prompt: bool = False,
     *,
     template: Template | str | None = None,
+    control_tokens: bool = False,
     **variables: Any,
 ) -> np.ndarray:
     """int32 [n]: the ids of a rendered conversation, the template's control tokens as such.
 
     The template alone says whether there is a BOS token, as in Hugging Face's apply_chat_template; before a built-in
-    template's text comes what the tokenizer has texts start with, see `prefix`. Messages that spell control tokens become
-    them.
+    template's text comes what the tokenizer has texts start with, see `prefix`.
+
+    Args:
+      add_generation_prompt: end with what starts an answer, by the model that gave those before.
+      control_tokens: messages that spell control tokens become them, as in apply_chat_template; else these are text.
+
+    Raises:
+      UserError: as `render`, and where a message cannot be told from a turn, see `ptft_jax.data.spelled`.
     """
     compiled = template if isinstance(template, Template) else _template(tokenizer, template)
-    text = render(tokenizer, messages, add_generation_prompt, template=compiled, **variables)
-    ids = tokenizer.encode(text, special=True)
+    messages = check(messages)
+    given, paths = said(tokenizer, messages, variables)
+    traced = compiled.trace({**given, "add_generation_prompt": bool(add_generation_prompt)})
+    if control_tokens:
+        ids = tokenizer.encode(traced.text, special=True)
+    else:
+        own = [i for i, m in enumerate(messages) if m["role"] == "assistant"] if add_generation_prompt else []
+        spelled.check(traced, paths, tokenizer, spelled.changes(tokenizer, compiled), own=own)
+        [(ids, _)] = tokenizer.encode_spans([traced.text], [spelled.literal(traced)])
     return np.concatenate([prefix(tokenizer, compiled, ids), ids])
 
 

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ptft_jax.data import tracked
 from ptft_jax.data.budget import BUDGET, BUDGET_PER_CHARACTER, Budget, TooMuch
 from ptft_jax.errors import UserError
 
@@ -27,6 +28,14 @@ class Generated(NamedTuple):
     start: int
     end: int
     values: tuple
+
+
+class Traced(NamedTuple):
+    """A rendered text, of each character its origin (`ptft_jax.data.tracked`), and what generation blocks made, in order."""
+
+    text: str
+    origin: str
+    generated: list[Generated]
 
 
 class Template:
@@ -60,9 +69,19 @@ class Template:
           UserError: as `render`; a block inside another, or one whose place in the text cannot be told, because it is
             in what makes a value: a macro, a set, call or filter block, a recursive loop.
         """
+        pieces, started = self._pieces(variables)
+        return "".join(pieces), self._generated(pieces, started)
+
+    def trace(self, variables: Mapping[str, Any]) -> Traced:
+        """As `render_marked`, with the origin of each character, which texts of `variables` may have. Only where the
+        template `marks` are its generation blocks followed."""
+        pieces, started = self._pieces(variables)
+        generated = self._generated(pieces, started) if self.marks else []
+        return Traced("".join(pieces), "".join(map(tracked.origin, pieces)), generated)
+
+    def _generated(self, pieces: list[str], started: int) -> list[Generated]:
         from ptft_jax.data.template_environment import Mark
 
-        pieces, started = self._pieces(variables)
         generated: list[Generated] = []
         length, opened = 0, None
         for piece in pieces:
@@ -84,7 +103,7 @@ class Template:
                 else "one is in a macro, a set, call or filter block, or a recursive loop"
             )
             raise UserError(f"{self._where}: its generation blocks cannot be followed: {why}")
-        return "".join(pieces), generated
+        return generated
 
     def _pieces(self, variables: Mapping[str, Any]) -> tuple[list[str], int]:
         """The text in pieces, Marks among them, and how many generation blocks were started."""

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import datetime
 import functools
-import json
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jinja2
-from jinja2 import ext, nodes, runtime, sandbox, utils, visitor
+from jinja2 import ext, filters, nodes, runtime, sandbox, utils, visitor
 
+from ptft_jax.data import tracked
 from ptft_jax.data.budget import STEP, Budget, check_filter, check_method, check_operation
 
 # What a template may use, by what it costs: a step; what it is given at its surface; or all the way down.
@@ -32,6 +32,8 @@ DEEP_FILTERS = (
 DEEP_TESTS = (
     "eq", "equalto", "ge", "greaterthan", "gt", "in", "le", "lessthan", "lt", "ne", "==", "!=", "<", "<=", ">", ">=",
 )  # fmt: skip
+# Filters that make texts otherwise than by the methods of the texts that they are given.
+SHADOWED_FILTERS = ("e", "escape", "forceescape", "indent", "safe", "title")
 STRING_METHODS = (
     "capitalize", "casefold", "count", "endswith", "find", "format", "index", "isalnum", "isalpha", "isascii",
     "isdecimal", "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper", "join", "ljust", "lower",
@@ -160,7 +162,9 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
             optimized=False,  # else constants are computed when compiling, before there is a budget
             extensions=[Generation, "jinja2.ext.loopcontrols"],
         )
-        filters, tests = {**self.filters, "tojson": _to_json}, self.tests
+        own = {"join": _join, "string": _string, "tojson": _to_json}
+        known, tests = {**self.filters, **own}, self.tests
+        self.concat = tracked.joined
         # With a space in their names: a template that could name them could pay with less than nothing.
         self.filters = {
             "each turn": self._each,
@@ -171,7 +175,7 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
             "generation ends": lambda value, values: Mark.of(False),
         }
         for names, depth in ((FREE_FILTERS, None), (SHALLOW_FILTERS, False), (DEEP_FILTERS, True)):
-            self.filters |= {name: _paying(self, name, filters[name], depth) for name in names}
+            self.filters |= {name: _paying(self, name, known[name], depth) for name in names}
         self.tests = {
             name: _paying(self, name, test, True if name in DEEP_TESTS else None)
             for name, test in tests.items()
@@ -192,7 +196,7 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
         return Bounds().visit(super()._parse(source, name, filename))
 
     def unsafe_undefined(self, obj, attribute):
-        raise sandbox.SecurityError(f"a template may not look at {type(obj).__name__}.{attribute}")
+        raise sandbox.SecurityError(f"a template may not look at {_type(obj).__name__}.{attribute}")
 
     def getitem(self, obj, argument):
         if isinstance(argument, tuple):
@@ -202,7 +206,11 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
     def call_binop(self, context, operator, left, right):
         self.budget.pay_for(left, right, deep=operator == "%")
         check_operation(self.budget, operator, left, right)
-        result = super().call_binop(context, operator, left, right)
+        operation = functools.partial(super().call_binop, context, operator)
+        if operator == "%" and isinstance(left, str):
+            result = tracked.shadowed(operation, (left, right), {})
+        else:
+            result = tracked.closed(operation(left, right), left, right)
         self.budget.pay_for(result, deep=False)
         return result
 
@@ -212,11 +220,17 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
         owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
         passed_on = isinstance(__obj, (runtime.Macro, runtime.BlockReference, runtime.LoopContext))
         budget.pay_for(*args, kwargs, deep=not passed_on)
-        if type(owner) in METHODS:
-            if name not in METHODS[type(owner)]:
-                raise sandbox.SecurityError(f"a template may not call {type(owner).__name__}.{name}")
-            budget.pay_for(owner, deep=type(owner) is not dict)
+        if (kind := _type(owner)) in METHODS:
+            if name not in METHODS[kind]:
+                raise sandbox.SecurityError(f"a template may not call {kind.__name__}.{name}")
+            budget.pay_for(owner, deep=kind is not dict)
             check_method(budget, owner, name, args)
+            if kind is str and name == "format":
+                result = tracked.shadowed(__self._formatted, (owner, *args), kwargs)
+                budget.pay_for(result, deep=False)
+                return result
+            if kind is str:
+                __obj = getattr(tracked.lifted(owner), name)
         elif isinstance(__obj, runtime.LoopContext):  # a recursive loop
             args = (_Each(args[0], __self, STEP), *args[1:]) if args else args
         elif not (
@@ -234,9 +248,12 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
     def _each(self, values, cost):
         return _Each(values, self, cost)
 
+    def _formatted(self, form, *args, **kwargs):
+        return self.wrap_str_format(form.format)(*args, **kwargs)
+
     def _concat(self, *values):
         self.budget.pay_for(*values)
-        return "".join(map(str, values))
+        return tracked.joined(values)
 
     def _slice(self, value, *parts):
         self.budget.pay_for(value, deep=False)
@@ -254,7 +271,7 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
     @jinja2.pass_context
     def _finalize(self, _, value):  # with a context, Jinja cannot call it when compiling
         self.budget.pay_for(value)
-        return value
+        return tracked.as_text(value)
 
 
 def raise_exception(message):
@@ -291,15 +308,21 @@ class _Each:
 def _paying(environment: Environment, name: str, function: Callable, deep: bool | None) -> Callable:
     """A filter or test that pays for what it is given and what it makes; None: a step only."""
 
+    def followed(*args, **kwargs):
+        if name in SHADOWED_FILTERS:
+            return tracked.shadowed(function, args, kwargs)
+        made = function(*map(_lifted, args), **{key: _lifted(value) for key, value in kwargs.items()})
+        return tracked.closed(made, *args, *kwargs.values())
+
     @functools.wraps(function)  # with the attributes by which Jinja knows what to pass first
     def paying(*args, **kwargs):
         budget = environment.budget
         if deep is None:
             budget.pay(STEP)
-            return function(*args, **kwargs)
+            return followed(*args, **kwargs)
         budget.pay_for(*args, kwargs, deep=deep)
         check_filter(budget, name, args, kwargs)
-        result = function(*args, **kwargs)
+        result = followed(*args, **kwargs)
         if isinstance(result, types.GeneratorType):
             result = list(result)
         budget.pay_for(result, deep=False)
@@ -310,4 +333,25 @@ def _paying(environment: Environment, name: str, function: Callable, deep: bool 
 
 def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
     """As Hugging Face's: Jinja's own escapes HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    options = dict(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return tracked.to_json(value, **options)
+
+
+@jinja2.pass_environment
+def _join(environment, value, d="", attribute=None):
+    """As Jinja's without autoescape."""
+    if attribute is not None:
+        value = map(filters.make_attrgetter(environment, attribute), value)
+    return tracked.joined(value, d)
+
+
+def _string(value):
+    return tracked.as_text(value) if isinstance(value, (str, dict, list, tuple)) else str(value)
+
+
+def _lifted(value):
+    return tracked.lifted(value) if type(value) is str else value
+
+
+def _type(value):
+    return str if isinstance(value, tracked.Text) else type(value)

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ptft_jax.data import chat
+from ptft_jax.data import chat, spelled, tracked
 from ptft_jax.data.examples import Encoded
-from ptft_jax.data.sandbox import Generated, Template
+from ptft_jax.data.sandbox import Generated, Template, Traced
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.errors import UserError, nearest
 
@@ -26,6 +26,7 @@ ASSISTANT = "assistant"
 # have where they are given none.
 DAY = datetime.datetime(2024, 7, 26)
 POLICIES = (ASSISTANT, "last", "all")
+_REMEDY = "; control_tokens=yes in the options of the source lets it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +62,13 @@ class TrainOn:
 class Conversation(NamedTuple):
     """A conversation to encode: its messages as `chat.check` wants them, and further variables of the template. A message
     that is not to be learned says "train": false, or "weight": 0 as in OpenAI's format. The assistant may speak first only
-    with `assistant_first`."""
+    with `assistant_first`. Control tokens that it spells are text, and the tokens only with `control_tokens`."""
 
     messages: Sequence[Mapping[str, Any]]
     variables: Mapping[str, Any]
     where: str
     assistant_first: bool = False
+    control_tokens: bool = False
 
 
 class Span(NamedTuple):
@@ -90,19 +92,24 @@ def encode(
 
     Raises:
       UserError: naming the conversation's place and the message: a malformed message, a template that fails or refuses,
-        a turn whose place in the text cannot be told.
+        a turn whose place in the text cannot be told, a text that cannot be told from a turn.
     """
-    texts, spans = [], []
+    texts, spans, literal = [], [], []
+    changes = spelled.changes(tokenizer, template)
     for conversation in conversations:
         try:
-            text, found = _rendered(tokenizer, template, conversation, train_on)
+            traced, paths, found = _rendered(tokenizer, template, conversation, train_on)
+            if not conversation.control_tokens:
+                spelled.check(traced, paths, tokenizer, changes, remedy=_REMEDY)
         except UserError as e:
             raise UserError(f"{conversation.where}: {e}") from e
-        texts.append(text)
+        texts.append(traced.text)
         spans.append(found)
+        literal.append(None if conversation.control_tokens else spelled.literal(traced))
     stops = np.asarray(tokenizer.stop_ids, np.int32)
+    encoded = tokenizer.encode_spans(texts, literal)
     rows = []
-    for conversation, text, found, (ids, places) in zip(conversations, texts, spans, tokenizer.encode_spans(texts)):
+    for conversation, text, found, (ids, places) in zip(conversations, texts, spans, encoded):
         answered = conversation.messages[-1]["role"] == ASSISTANT
         if answered and not chat.built_in(tokenizer, template) and not _ended(text, ids, places, stops):
             ids = np.append(ids, np.int32(tokenizer.end_id))
@@ -119,8 +126,9 @@ def encode(
 
 def _rendered(
     tokenizer: Tokenizer, template: Template, conversation: Conversation, train_on: TrainOn
-) -> tuple[str, list[Span] | None]:
-    """The text and what of it is learned; if all is to be learned, what is not; None = all is."""
+) -> tuple[Traced, list[tracked.Path], list[Span] | None]:
+    """The text, where what it has of the data is in these, and what of it is learned; if all is to be learned, what is not;
+    None = all is."""
     messages = chat.check(conversation.messages)
     wanted = [_opted(message, index, train_on) for index, message in enumerate(messages)]
     first = next((i for i, message in enumerate(messages) if message["role"] not in ("system", "developer")), 0)
@@ -134,27 +142,23 @@ def _rendered(
     def render(count: int, prompt: bool = False) -> str:
         return template.render({**variables, "messages": messages[:count], "add_generation_prompt": prompt})
 
+    given, paths = chat.said(tokenizer, messages, conversation.variables)
     try:
-        if template.marks:
-            whole, generated = template.render_marked(
-                {**variables, "messages": messages, "add_generation_prompt": False}
-            )
-        else:
-            whole, generated = render(len(messages)), []
+        traced = template.trace({**given, "add_generation_prompt": False})
     except UserError as e:
         raise UserError(f"{_failing(render, len(messages))}{e}") from e
     if train_on.everything:
         wanted = [not learned for learned in wanted]
         if not any(wanted):
-            return whole, None
+            return traced, paths, None
     if train_on.last:
         last = max((i for i, message in enumerate(messages) if message["role"] == ASSISTANT), default=None)
         wanted = [learned and index == last for index, learned in enumerate(wanted)]
-    spans = _generated_spans(generated, messages, wanted) if template.marks else []
+    spans = _generated_spans(traced.generated, given["messages"], wanted) if template.marks else []
     for index, message in enumerate(messages):
         if wanted[index] and not (template.marks and message["role"] == ASSISTANT):
-            spans.append(_grown_span(render, whole, index, message["role"], index + 1 == len(messages)))
-    return whole, spans
+            spans.append(_grown_span(render, traced.text, index, message["role"], index + 1 == len(messages)))
+    return traced, paths, spans
 
 
 def _opted(message: dict[str, Any], index: int, train_on: TrainOn) -> bool:

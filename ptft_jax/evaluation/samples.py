@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
@@ -32,8 +35,8 @@ def continue_texts(
     """Continues each prompt until a token that ends generation, a stop text (which is cut off), or max_new_tokens.
 
     Prompts are plain text, after what the tokenizer has texts start with. An empty prompt starts a new text. Where there are
-    `gaps` (see `continue_ids`), control tokens that a prompt spells are those tokens. The other options are those of
-    `continue_ids`, and so are the errors.
+    `gaps` (see `continue_ids`), those that a prompt spells are their tokens. The other options are those of `continue_ids`,
+    and so are the errors.
     """
     ids = prompt_ids(tokenizer, prompts, gaps)
     rows = continue_ids(model, params, tokenizer, ids, gaps=gaps, **options)
@@ -43,7 +46,19 @@ def continue_texts(
 def prompt_ids(tokenizer: tok.Tokenizer, prompts: Sequence[str], gaps: Mapping[int, str]) -> list[list[int]]:
     """What `continue_texts` gives the model of each prompt."""
     start = list(tokenizer.prefix_ids)
-    return [[*start, *tokenizer.encode(p, special=bool(gaps)).tolist()] or [tokenizer.end_id] for p in prompts]
+    if gaps:
+        found = [ids for ids, _ in tokenizer.encode_spans(prompts, [_outside(p, gaps.values()) for p in prompts])]
+    else:
+        found = tokenizer.encode_all(prompts)
+    return [[*start, *ids.tolist()] or [tokenizer.end_id] for ids in found]
+
+
+def _outside(text: str, names: Iterable[str]) -> np.ndarray:
+    """bool [characters]: those in none of these names."""
+    outside = np.ones(len(text), bool)
+    for found in re.finditer("|".join(map(re.escape, names)), text):
+        outside[slice(*found.span())] = False
+    return outside
 
 
 def continue_ids(

@@ -45,9 +45,9 @@ def with_template(kind, source, control=True):
     return tok.from_files({**t.files(), "chat_template.jinja": source.encode()}, kind.__name__)
 
 
-def encode(t, messages, train_on="assistant", template=None, **variables):
+def encode(t, messages, train_on="assistant", template=None, control_tokens=False, **variables):
     made = chat.template(t, template)
-    conversation = Conversation(messages, variables, "x, line 3")
+    conversation = Conversation(messages, variables, "x, line 3", control_tokens=control_tokens)
     [row] = turns.encode(t, made, [conversation], TrainOn.parse(train_on))
     return row
 
@@ -218,9 +218,11 @@ def test_ends_that_blocks_leave_out_are_learned_with_the_space_before():
     assert t.decode(row.ids[row.trained]).split() == ["sat", "on", "the", "mat", "lay", "by", "the", "fire"]
     empty = encode(t, [*CONVERSATION[:4], {"role": "assistant", "content": ""}])
     assert empty.trained[-1] and empty.ids[-1] == t.end_id
-    # What the user's text ends with is not the assistant's end.
-    row = encode(t, [{"role": "user", "content": "a</s>"}, {"role": "assistant", "content": "b"}])
-    assert (row.ids == t.end_id).sum() == 2 and (row.ids[row.trained] == t.end_id).sum() == 1
+    # What the user's text ends with is not the assistant's end: it is text, or where it is meant to be more, the user's.
+    for meant, ends in ((False, 1), (True, 2)):
+        said = [{"role": "user", "content": "a</s>"}, {"role": "assistant", "content": "b"}]
+        row = encode(t, said, control_tokens=meant)
+        assert (row.ids == t.end_id).sum() == ends and (row.ids[row.trained] == t.end_id).sum() == 1
 
 
 def test_a_last_answer_that_nothing_ends_gets_the_end_token():
@@ -414,7 +416,8 @@ def test_the_mask_is_that_of_transformers(kind, name, tmp_path):
                 continue
             if kind is kinds.wordpiece and messages is VARIED["edges"]:
                 continue
-            row = encode(t, messages, tools=tools)
+            # There, messages that spell control tokens become them.
+            row = encode(t, messages, tools=tools, control_tokens=messages is VARIED["control"])
             assert row.ids.tolist() == expected["input_ids"]
             assert row.trained.astype(int).tolist() == expected["assistant_masks"], messages
             compared += 1

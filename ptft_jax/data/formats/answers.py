@@ -47,7 +47,7 @@ class AnswersEncoder(Encoder):
         template = self.template
         if template is None:
             return (*super().identity, "no template")
-        return (*super().identity, str(chat.built_in(self.tokenizer, template)), template.source)
+        return (*super().identity, str(chat.built_in(self.tokenizer, template)), template.source, "contents are text")
 
     def describe(self) -> str:
         name = repr(self.template_name) if self.template_name else "of the tokenizer"
@@ -83,7 +83,8 @@ class AnswersEncoder(Encoder):
         if system and not (found and found[0].get("role") == "system"):
             found = [{"role": "system", "content": system}, *found]
         tools = messages_.json_list(self.format.optional(record, "tools"), f"{where}: tools")
-        return turns.Conversation(found, {"tools": tools}, where, self.format.assistant_first)
+        form = self.format
+        return turns.Conversation(found, {"tools": tools}, where, form.assistant_first, form.control_tokens)
 
     def message_texts(self, messages: Any, where: str) -> list[str]:
         contents = (message.get("content") for message in messages_.normal(messages, where))

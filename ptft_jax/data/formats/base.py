@@ -31,6 +31,7 @@ class Format:
       others: layouts that the first records have, too.
       absent: what a further column would be -> its name, that none of the first records has.
       assistant_first: whether conversations may start with the assistant.
+      control_tokens: whether control tokens that texts spell are those tokens, not text.
     """
 
     kind: str
@@ -41,12 +42,15 @@ class Format:
     others: tuple[str, ...] = ()
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     assistant_first: bool = False
+    control_tokens: bool = False
 
     def describe(self) -> str:
         """One line for people: "sharegpt: messages from column 'conversations'; not used: 'id'"."""
         parts = [", ".join(f"{what} from column {column!r}" for what, column in self.columns.items())]
         if self.classes:
             parts.append("classes " + ", ".join(f"{n} = {name}" for n, name in enumerate(self.classes)))
+        if self.control_tokens:
+            parts.append("control tokens are read in texts")
         if self.unused:
             parts.append("not used: " + ", ".join(map(repr, self.unused)))
         if self.others:
@@ -92,7 +96,8 @@ class Encoder(abc.ABC):
         form = self.format
         columns = [f"{what}={column}" for what, column in sorted(form.columns.items())]
         told = self._setting if form.kind in ("answers", "preference") else ""
-        return (VERSION, form.name, *columns, *form.classes, f"assistant_first={form.assistant_first}", told)
+        told = (*form.classes, f"assistant_first={form.assistant_first}", told)
+        return (VERSION, form.name, *columns, *told, *(("control_tokens",) if form.control_tokens else ()))
 
     def describe(self) -> str:
         """How records become ids, one line for people."""
@@ -117,9 +122,10 @@ class Encoder(abc.ABC):
         """The texts of a record, without what a format or template puts around them."""
 
     def ids(self, texts: Sequence[str], wheres: Sequence[str]) -> list[np.ndarray]:
-        """int32 [n] each: plain texts, in one batch. Raises UserError naming the place of one that is not Unicode."""
+        """int32 [n] each: texts, in one batch, whose control tokens are text unless the format says otherwise. Raises
+        UserError naming the place of one that is not Unicode."""
         try:
-            return self.tokenizer.encode_all(texts)
+            return self.tokenizer.encode_all(texts, special=self.format.control_tokens)
         except UserError:
             for text, where in zip(texts, wheres):
                 check_unicode(text, where)

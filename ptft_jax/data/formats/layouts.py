@@ -142,7 +142,7 @@ LAYOUTS = (
 COLUMNS = tuple(dict.fromkeys(what for layout in LAYOUTS for what in layout.columns))
 USUAL = frozenset(name for layout in LAYOUTS for names in layout.usual for name in names.values())
 # Options of a source reference that are read here.
-OPTIONS = ("format", "classes", "assistant_first", "unused", *COLUMNS)
+OPTIONS = ("format", "classes", "assistant_first", "control_tokens", "unused", *COLUMNS)
 # Columns of questions and answers that say something to the model, whatever the format: not to be left out by oversight.
 TELLING = ("context", "input", "system", "history", "tools", "functions")
 
@@ -156,7 +156,8 @@ def choose(
       records: all of a split's; the first hundred are looked at, and all of them for the names of classes.
       options: those in OPTIONS count: `format` is a layout's name; a column's is the name it has in the records;
         `classes` are names of classes joined by commas, in their numbers' order (by default sorted); `assistant_first` is
-        yes where conversations may start with the assistant; `unused` are columns that need not be read.
+        yes where conversations may start with the assistant; `control_tokens` where control tokens that texts spell are
+        meant; `unused` are columns that need not be read.
       where: index -> the place of a record.
       like: the format of the source's train split, when this is another split: it is that, classes included.
 
@@ -188,7 +189,12 @@ def choose(
     layout, columns = fitting[0]
     _check_further(layout, columns, sample, where)
     talks = any(test in (is_messages, is_sharegpt, _is_conversation) for test, _ in layout.needs.values())
-    for option, read in (("classes", layout.kind == "classification"), ("assistant_first", talks)):
+    read_by = {
+        "classes": layout.kind == "classification",
+        "assistant_first": talks,
+        "control_tokens": layout.kind != "tokens",
+    }
+    for option, read in read_by.items():
         if option in options and not read:
             raise UserError(
                 f"{option}={options[option]}: the records have the format {layout.name}, which has no use for it"
@@ -214,6 +220,7 @@ def choose(
             if name not in seen
         },
         _yes(options.get("assistant_first", "no"), "assistant_first"),
+        _yes(options.get("control_tokens", "no"), "control_tokens"),
     )
 
 

@@ -8,6 +8,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -100,8 +101,14 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def _encode(self, texts: Sequence[str], special: bool) -> list: ...
 
-    def encode_spans(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def encode_spans(
+        self, texts: Sequence[str], literal: Sequence[np.ndarray | None] = ()
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Each text's ids as of `encode_all(texts, special=True)`, and where in the text they come from.
+
+        Args:
+          literal: of each text bool [characters], those that are of no control token though they may spell one: they are
+            encoded as plain text is; None = no character is. () = no text has such.
 
         Returns:
           (int32 [n], int32 [n, 2]) a text: ids, and of each the characters [first, after the last) that it stands for.
@@ -111,7 +118,7 @@ class Tokenizer(abc.ABC):
         """
         _check_unicode(texts)
         found = []
-        for ids, spans in self._encode_spans(texts):
+        for ids, spans in self._encode_spans(texts, literal or [None] * len(texts)):
             spans = np.asarray(spans, np.int32).reshape(-1, 2)
             starts = np.maximum.accumulate(spans[:, 0]) if len(spans) else spans[:, 0]
             spans = np.stack([starts, np.maximum(spans[:, 1], starts + 1)], axis=1)
@@ -119,7 +126,7 @@ class Tokenizer(abc.ABC):
         return found
 
     @abc.abstractmethod
-    def _encode_spans(self, texts: Sequence[str]) -> list[tuple]:
+    def _encode_spans(self, texts: Sequence[str], literal: Sequence[np.ndarray | None]) -> list[tuple]:
         """As `encode_spans`; the spans may be empty."""
 
     def __reduce__(self):
@@ -221,18 +228,18 @@ class Spliced(Tokenizer):
 
     def _spliced(self, text: str, pattern: re.Pattern | None, tokens: Sequence[str]) -> list[int]:
         ids: list[int] = []
-        for start, end, token in _runs(text, pattern, tokens):
+        for start, end, token in _runs(text, 0, len(text), pattern, tokens):
             if token is None:
                 ids += self._encode_run(text[start:end], start == 0)
             else:
                 ids.append(self._added_ids[token])
         return ids
 
-    def _encode_spans(self, texts: Sequence[str]) -> list[tuple]:
+    def _encode_spans(self, texts: Sequence[str], literal: Sequence[np.ndarray | None]) -> list[tuple]:
         found = []
-        for text in texts:
+        for text, marked in zip(texts, literal):
             ids, spans = [np.zeros(0, np.int32)], [np.zeros((0, 2), np.int32)]
-            for start, end, token in _runs(text, *self._with_special):
+            for start, end, token in self._all_runs(text, marked):
                 if token is None:
                     run_ids, run_spans = self._encode_run_spans(text[start:end], start == 0)
                 else:
@@ -241,6 +248,25 @@ class Spliced(Tokenizer):
                 spans.append(np.asarray(run_spans, np.int32).reshape(-1, 2) + start)
             found.append((np.concatenate(ids), np.concatenate(spans)))
         return found
+
+    def _all_runs(self, text: str, literal: np.ndarray | None) -> Iterator[tuple[int, int, str | None]]:
+        """The text cut at its added tokens, of which literal characters are in no control token."""
+
+        def controls(text: str) -> list[Control]:
+            pattern, tokens = self._with_special
+            found = ((m, tokens[m.lastindex - 1]) for m in (pattern.finditer(text) if pattern else ()))
+            return [Control(*m.span(), *m.span(m.lastindex), t) for m, t in found if t in self.special]
+
+        there = written(text, literal, controls)
+        if there is None:
+            yield from _runs(text, 0, len(text), *self._with_special)
+            return
+        at = 0
+        for control in there:
+            yield from _runs(text, at, control.start, *self._everywhere)
+            yield control.start, control.end, control.token
+            at = control.end
+        yield from _runs(text, at, len(text), *self._everywhere)
 
     @abc.abstractmethod
     def _encode_run(self, text: str, first: bool) -> list[int]:
@@ -270,6 +296,38 @@ class Spliced(Tokenizer):
         return type(self)(files, self.origin)
 
 
+class Control(NamedTuple):
+    """Where a control token is found: characters [start, end), with the white space that it takes, and [first, last)
+    without it."""
+
+    start: int
+    end: int
+    first: int
+    last: int
+    token: str
+
+
+# A character that is in no text and no token.
+HIDDEN = "\U0010fffe"
+
+
+def written(text: str, literal: np.ndarray | None, controls: Callable[[str], list[Control]]) -> list[Control] | None:
+    """The control tokens of a text that have no literal character; None where they are all that `controls` finds in it.
+
+    One that does is not there, and may hide another that is: so it is made unreadable, and the text looked at again.
+    """
+    changed = None
+    while literal is not None:
+        there = controls(text if changed is None else "".join(changed))
+        wrong = [control for control in there if literal[control.first : control.last].any()]
+        if not wrong:
+            return None if changed is None else there
+        changed = list(text) if changed is None else changed
+        for control in wrong:
+            changed[control.first + int(np.argmax(literal[control.first : control.last]))] = HIDDEN
+    return None
+
+
 def character_spans(text: str, lengths: np.ndarray) -> np.ndarray:
     """int32 [n, 2]: the characters that tokens of so many bytes each come from, one after the other."""
     data = np.frombuffer(text.encode("utf-8"), np.uint8)
@@ -288,16 +346,17 @@ def _check_unicode(texts: Sequence[str]) -> None:
             ) from e
 
 
-def _runs(text: str, pattern: re.Pattern | None, tokens: Sequence[str]) -> Iterator[tuple[int, int, str | None]]:
-    """The text cut at added tokens: (start, end, the token there, or None for what is between)."""
-    start = 0
-    for found in pattern.finditer(text) if pattern else ():
+def _runs(
+    text: str, start: int, end: int, pattern: re.Pattern | None, tokens: Sequence[str]
+) -> Iterator[tuple[int, int, str | None]]:
+    """Characters [start, end) cut at added tokens: (start, end, the token there, or None for what is between)."""
+    for found in pattern.finditer(text, start, end) if pattern else ():
         if found.start() > start:
             yield start, found.start(), None
         yield *found.span(), tokens[found.lastindex - 1]
         start = found.end()
-    if start < len(text):
-        yield start, len(text), None
+    if start < end:
+        yield start, end, None
 
 
 Splitter = tuple[re.Pattern | None, list[str]]  # one group a token, and the tokens' texts in the groups' order

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.data.tokenizers import settings as settings_
-from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE, Tokenizer
+from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE, HIDDEN, Control, Tokenizer, written
 from ptft_jax.data.tokenizers.settings import AddedToken, Settings
 from ptft_jax.errors import UserError
 
@@ -58,9 +58,14 @@ class HuggingFaceTokenizer(Tokenizer):
         """The pipeline in which no text becomes a control token. The library has a switch for added tokens, but the
         models of some kinds know control tokens as words too: there they are renamed to what no text spells."""
         pipeline = {**_parse(self._files[FILE], self.origin), "added_tokens": self._added}
-        plain = _build(_without(pipeline, set(self.special)), self.origin)
+        plain = _build(_without(pipeline, set(self.special), self._hidden), self.origin)
         plain.encode_special_tokens = True
         return plain
+
+    @functools.cached_property
+    def _hidden(self) -> str:
+        """What control tokens are hidden behind: no text has it."""
+        return f"{HIDDEN}{uuid.uuid4().hex}"
 
     def _encode(self, texts: Sequence[str], special: bool) -> list[np.ndarray]:
         tokenizer = self._whole if special else self._plain
@@ -85,9 +90,57 @@ class HuggingFaceTokenizer(Tokenizer):
         pipeline = {**_parse(self._files[FILE], self.origin), "added_tokens": self._added, "post_processor": None}
         return _build(pipeline, self.origin)
 
-    def _encode_spans(self, texts: Sequence[str]) -> list[tuple]:
-        found = self._placed.encode_batch(list(texts), add_special_tokens=False)
-        return [(encoding.ids, encoding.offsets) for encoding in found]
+    @functools.cached_property
+    def _spelled(self):
+        """`_placed` with control tokens under names that no text has, so that what spells one is text."""
+        entries = [{**entry, "normalized": False} if entry["special"] else entry for entry in self._added]
+        pipeline = {**_parse(self._files[FILE], self.origin), "added_tokens": entries, "post_processor": None}
+        return _build(_without(pipeline, set(self.special), self._hidden, every=True), self.origin)
+
+    def _encode_spans(self, texts: Sequence[str], literal: Sequence[np.ndarray | None]) -> list[tuple]:
+        batch = self._placed.encode_batch(list(texts), add_special_tokens=False)
+        found = [(encoding.ids, encoding.offsets) for encoding in batch]
+        for n, (text, marked) in enumerate(zip(texts, literal)):
+            first = self._controls(text, found[n]) if marked is not None else []
+            if any(marked[control.first : control.last].any() for control in first):
+                found[n] = self._encode_literal(text, marked)
+        return found
+
+    def _controls(self, text: str, found: tuple) -> list[Control]:
+        """The control tokens among a text's tokens. One for unknown words is none, unless the text spells it."""
+        spelling, there = {i: token for token, i in self.special.items()}, []
+        for i, (start, end) in zip(*found):
+            if i in spelling:
+                whole, token = text[start:end], spelling[i]
+                at = whole.find(token)
+                first = at if at >= 0 else len(whole) - len(whole.lstrip())
+                last = first + len(token) if at >= 0 else len(whole.rstrip())
+                if at >= 0 or i != self.unk_id:
+                    there.append(Control(start, end, start + first, start + last, token))
+        return there
+
+    def _encode_literal(self, text: str, literal: np.ndarray) -> tuple[list[int], np.ndarray]:
+        """As `encode_spans`, of one text."""
+
+        def controls(text: str) -> list[Control]:
+            encoding = self._placed.encode(text, add_special_tokens=False)
+            return self._controls(text, (encoding.ids, encoding.offsets))
+
+        names = {token: self._hidden + token for token in self.special}
+        parts, starts, ends, at = [], [], [], 0
+        for control in written(text, literal, controls) or ():
+            name, between = names[control.token], np.arange(at, control.first)
+            parts += [text[at : control.first], name]
+            starts += [between, np.full(len(name), control.first)]  # of each character, where it is in the text
+            ends += [between + 1, np.full(len(name), control.last)]
+            at = control.last
+        rest = np.arange(at, len(text) + 1)
+        first, last = np.concatenate([*starts, rest]), np.concatenate([*ends, rest + 1])
+        encoding = self._spelled.encode("".join([*parts, text[at:]]), add_special_tokens=False)
+        spans = np.asarray(encoding.offsets, np.int64).reshape(-1, 2)
+        start = first[spans[:, 0]]
+        end = np.where(spans[:, 1] > spans[:, 0], last[np.maximum(spans[:, 1] - 1, 0)], start)
+        return encoding.ids, np.stack([start, end], axis=1)
 
     def decode(self, ids: Sequence[int]) -> str:
         """As the library decodes, without control tokens."""
@@ -225,9 +278,9 @@ def _steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:
     return [step for item in inner for step in _steps(item)] if part["type"] == "Sequence" and inner else [part]
 
 
-def _without(pipeline: dict[str, Any], special: set[str]) -> dict[str, Any]:
-    """The pipeline with control tokens that the model could produce from text renamed; itself where it could not."""
-    hidden = f"\U0010fffe{uuid.uuid4().hex}"  # before a token's spelling: no text has it
+def _without(pipeline: dict[str, Any], special: set[str], hidden: str, every: bool = False) -> dict[str, Any]:
+    """The pipeline with control tokens that the model could produce from text renamed, `hidden` before their names; itself
+    where it could not. With `every`, all of them."""
     model = pipeline["model"]
     vocab = model["vocab"]
     if isinstance(vocab, list):  # Unigram: [piece, score] by id
@@ -240,16 +293,18 @@ def _without(pipeline: dict[str, Any], special: set[str]) -> dict[str, Any]:
             pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
             prefix = len(model.get("continuing_subword_prefix") or "")
             made = {left + right[prefix:] for left, right in pairs}
-            hide = {text for text in hide if text in made or len(text) == 1 or model.get("ignore_merges")}
+            could = {text for text in hide if text in made or len(text) == 1 or model.get("ignore_merges")}
+            hide = hide if every else could
             keep = [p for p in pairs if not hide & {*p, p[0] + p[1][prefix:]}]
             changed["merges"] = [list(pair) for pair in keep]
         changed["vocab"] = {hidden + piece if piece in hide else piece: i for piece, i in vocab.items()}
         if model.get("unk_token") in hide:
             changed["unk_token"] = hidden + model["unk_token"]
-    if not hide:
+    named = special if every else hide
+    if not named:
         return pipeline
     entries = [
-        {**entry, "content": hidden + entry["content"]} if entry["content"] in hide else entry
+        {**entry, "content": hidden + entry["content"]} if entry["content"] in named else entry
         for entry in pipeline["added_tokens"]
     ]
     return {**pipeline, "model": {**model, **changed}, "added_tokens": entries, "post_processor": None}
