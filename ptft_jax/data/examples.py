@@ -16,6 +16,8 @@ class Encoded:
       trained: bool [n], the ids that are targets of the loss; None = all. The first id of a row is a target of nothing,
         whatever this says.
       label: class of a classification example, else -1.
+      empty: the ids, by their places, with which answers that are learned begin and that have nothing but white space and their
+        end.
       rejected: the worse answer of a preference pair (`ids` is then the better one), else None.
     """
 
@@ -23,6 +25,7 @@ class Encoded:
     trained: np.ndarray | None = None
     label: int = -1
     rejected: Encoded | None = None
+    empty: tuple[int, ...] = ()
 
     @property
     def sequences(self) -> tuple[Encoded, ...]:

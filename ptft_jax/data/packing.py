@@ -104,6 +104,10 @@ class Plan:
             raise IndexError(f"row {index} of {len(self)}")
         return self.spans[self.rows[index] : self.rows[index + 1]]
 
+    def all_spans(self) -> np.ndarray:
+        """int64 [pieces, 2]: the pieces of all rows."""
+        return self.spans
+
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
@@ -131,6 +135,11 @@ class Windows:
             raise IndexError(f"row {index} of {len(self)}")
         start = self.first + index * self.stride
         return np.asarray([[start, min(start + self.window, self.stop)]], np.int64)
+
+    def all_spans(self) -> np.ndarray:
+        """int64 [rows, 2]: the windows of all rows."""
+        starts = self.starts(np.arange(len(self)))
+        return np.stack([starts, np.minimum(starts + self.window, self.stop)], axis=1)
 
     def starts(self, indices: np.ndarray) -> np.ndarray:
         """int64 [n]: where rows start in the flat ids, for many rows at once."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import cache, packing, prepared, records, tokenise
+from ptft_jax.data import batches, cache, packing, prepared, records, tokenise
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.mixture import Mixture, weight_at
@@ -20,6 +20,7 @@ from ptft_jax.data.rows import RowSet
 from ptft_jax.data.store import Store
 from ptft_jax.errors import UserError
 
+_SHOWN = 5  # places of empty answers
 PARENT = "parent"  # in a mixture: what the parent was trained on
 
 
@@ -152,9 +153,13 @@ class Filled:
     tokens: Tokens
     rows: RowSet
 
-    def summary(self) -> dict[str, Any]:
-        """For tables and data.json; "left_out" names the first of the records that were skipped."""
+    def summary(self, seed: int = 0) -> dict[str, Any]:
+        """For tables and data.json: "examples" and "tokens" that there are, and what became of them. "trained" is the sum of
+        the rows' weights, what one pass over them learns: where chance decides it, as in the first pass of a run with this
+        seed and no other source. "left_out" names the first of the records that were skipped, "empty_at" the first of those
+        with empty answers that are learned."""
         store, report = self.tokens.store, self.rows.plan.report
+        learned = self.rows.learned()
         return {
             "source": self.tokens.reference,
             "split": self.tokens.split,
@@ -162,7 +167,8 @@ class Filled:
             "classes": list(self.tokens.classes),
             "examples": len(store),
             "tokens": len(store.ids),
-            "trained": int(len(store.ids) if store.trained is None else np.count_nonzero(store.trained)),
+            "trained": batches.learned(self.rows, seed) if learned is None else learned,
+            **self.empty(),
             "skipped": self.tokens.skipped.count,
             "left_out": self.tokens.skipped.first,
             **{("split_up" if k == "split" else k): v for k, v in dataclasses.asdict(report).items()},
@@ -172,10 +178,23 @@ class Filled:
     def lost(self) -> dict[str, int]:
         """What of the source is in no row or only in part, by how it came to that; {} = nothing. The few tokens that a
         stream ends with are no loss."""
-        summary = self.summary()
-        names = ("skipped", "empty", "dropped", "truncated", "untrainable")
-        found = {name: summary[name] for name in names if summary[name]}
-        return {**found, "tokens_lost": summary["tokens_lost"]} if found else {}
+        report = self.rows.plan.report
+        names = ("empty", "dropped", "truncated", "untrainable")
+        counts = {"skipped": self.tokens.skipped.count, **{name: getattr(report, name) for name in names}}
+        found = {name: count for name, count in counts.items() if count}
+        return {**found, "tokens_lost": report.tokens_lost} if found else {}
+
+    def empty(self) -> dict[str, Any]:
+        """How many empty answers are learned, and the first examples that have some: {"empty_answers", "empty_at"}."""
+        return empty_of(self.tokens, self.rows.empty())
+
+
+def empty_of(tokens: Tokens, which: np.ndarray | slice = slice(None)) -> dict[str, Any]:
+    """As `Filled.empty`, of some of a source's empty answers by their numbers."""
+    store = tokens.store
+    places = store.empty[which]
+    examples = np.unique((np.searchsorted(store.offsets, places, side="right") - 1) // store.per_example)
+    return {"empty_answers": len(places), "empty_at": [tokens.where(int(example)) for example in examples[:_SHOWN]]}
 
 
 def packed_how(setting: str, tokens: Tokens, builder: Builder) -> str:
@@ -241,7 +260,7 @@ class TrainingData:
       sets: the rows of each source; all segmented, or none.
       mixture: which row of which set a batch has.
       key: digest that names the data in checkpoints.
-      tokens: how many ids there are.
+      tokens: how many ids are in rows.
       table: a row a source: what it holds, what was lost, its share of the run.
     """
 
@@ -287,7 +306,7 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
     )
     shares = mixture.table(max(steps, 1))
     table = [
-        {**s.summary(), **{k: getattr(x, k) for k in ("asked", "drawn", "share", "epochs")}}
+        {**s.summary(seed), **{k: getattr(x, k) for k in ("asked", "drawn", "share", "epochs")}}
         for s, x in zip(sets, shares)
     ]
     keys = [part.store.key for part in parts]
@@ -295,7 +314,7 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
         tuple(dataclasses.replace(s.rows, segmented=segmented) for s in sets),
         mixture,
         keys[0] if len(keys) == 1 else cache.digest(*keys),
-        sum(len(part.store.ids) for part in parts),
+        sum(s.rows.plan.report.tokens - s.rows.plan.report.tokens_lost for s in sets),
         table,
     )
 
@@ -344,22 +363,38 @@ def numbered(data: Any, adapters: Sequence[str]) -> dict[str, int]:
 
 
 def announced(table: Sequence[dict[str, Any]]) -> list[str]:
-    """A line a source, with its number in `shown`."""
-    return [f"  {n}  {row['source']}: {row['format']}" for n, row in enumerate(table, 1)]
+    """A line a source, with its number in `shown`; and one for its empty answers, where it has some."""
+    lines = []
+    for n, row in enumerate(table, 1):
+        lines.append(f"  {n}  {row['source']}: {row['format']}")
+        if said := empty_answers(row):
+            lines.append(f"     {said}")
+    return lines
+
+
+def empty_answers(row: dict[str, Any]) -> str:
+    """A line on the empty answers of a source, by `Filled.summary`; "" where it has none."""
+    count, places = row.get("empty_answers", 0), row.get("empty_at", [])
+    if not count:
+        return ""
+    shown = [*places, "..."] if count > len(places) else places
+    where = f": {'; '.join(shown)}" if places else ""
+    return f"{count:,} of the answers {'is' if count == 1 else 'are'} empty, and learned as such{where}"
 
 
 def shown(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The columns of `TrainingData.table` that fit on a screen, a row a source; what is zero everywhere is left out."""
     counts = {
-        "examples": "examples", "tokens": "tokens", "trained": "learned", "skipped": "skipped", "dropped": "dropped",
+        "examples": "examples", "tokens": "tokens", "trained": "learned", "empty_answers": "empty answers",
+        "skipped": "skipped", "dropped": "dropped",
         "truncated": "truncated", "split_up": "split", "empty": "empty", "untrainable": "untrainable",
         "tokens_lost": "tokens lost", "rows": "rows",
     }  # fmt: skip
-    some = {name: words for name, words in counts.items() if any(row[name] for row in table)}
+    some = {name: words for name, words in counts.items() if any(row.get(name) for row in table)}
     return [
         {
             "": n,
-            **{words: row[name] for name, words in some.items()},
+            **{words: row.get(name, 0) for name, words in some.items()},
             "full": f"{row['efficiency']:.1%}",
             "share": f"{row['share']:.1%}",
             "epochs": round(row["epochs"], 2),

@@ -41,6 +41,29 @@ class RowSet:
         """Whether a row holds several pieces."""
         return self.segmented and self.plan.report.pieces > len(self.plan)
 
+    @property
+    def spans(self) -> np.ndarray:
+        """int64 [pieces, 2]: start and stop in the flat ids of all pieces of all rows."""
+        return self.plan.all_spans()
+
+    @property
+    def sequential(self) -> bool:
+        """Whether ids are predicted from those before them, so that a piece's first is no target."""
+        return bool(self.builder.overlap)
+
+    def learned(self) -> int | None:
+        """The sum of all rows' weights; None where chance decides it anew for each row that is drawn."""
+        store, spans = self.store, self.spans
+        able = store.counted(spans, self.builder.able, first=not self.sequential)
+        found = self.builder.learned(spans[:, 1] - spans[:, 0], able, store.trained is not None)
+        return None if found is None else int(found.sum())
+
+    def empty(self) -> np.ndarray:
+        """int64 [n]: which of the store's empty answers the rows have to learn, by their numbers."""
+        places, spans = self.store.empty, self.spans[np.argsort(self.spans[:, 0], kind="stable")]
+        last = np.searchsorted(spans[:, 0], places, side="right" if not self.sequential else "left") - 1
+        return np.flatnonzero((last >= 0) & (places < spans[np.maximum(last, 0), 1]))
+
     def row(self, index: int, key: Sequence[int] = ()) -> Rows:
         """One row: tokens, targets int32 [T], weights float32 [T]; positions (from 0 in every piece) and segments
         (1, 2, ...; 0 = padding) int32 [T] where segmented; whatever else the builder makes.

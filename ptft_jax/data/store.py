@@ -20,10 +20,9 @@ from ptft_jax.errors import UserError
 
 META = "meta.json"
 _ABANDONED = 7 * 24 * 3600  # seconds after which a folder that is being filled is taken for one that was left
-_SPANS = 10_000  # whose ids are looked at together
-_SPANS = 1 << 16  # looked at together
+_SPANS = 1 << 23  # ids of spans that are looked at together
 # What a store has besides `ids`: file name -> dtype.
-_COLUMNS = {"lengths": np.int64, "trained": np.bool_, "labels": np.int32, "origins": np.int64}
+_COLUMNS = {"lengths": np.int64, "trained": np.bool_, "labels": np.int32, "origins": np.int64, "empty": np.int64}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +38,7 @@ class Store:
       origins: int64 [examples], which record of the source each was made from.
       key: digest that names the content in checkpoints and lineage.
       per_example: sequences of an example, 1 or 2.
+      empty: int64 [n], where in `ids` answers begin that are learned and have nothing in them.
     """
 
     ids: np.ndarray
@@ -48,6 +48,7 @@ class Store:
     origins: np.ndarray
     key: str
     per_example: int = 1
+    empty: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         """How many examples."""
@@ -83,6 +84,7 @@ class Store:
             self.origins[:examples],
             cache.digest(self.key, str(tokens)),
             self.per_example,
+            self.empty[self.empty < tokens],
         )
 
     def learned(self, spans: np.ndarray, first: bool = True) -> np.ndarray:
@@ -91,17 +93,35 @@ class Store:
         Args:
           first: count those that a span starts with; they are no targets where an id is predicted from those before it.
         """
-        starts, stops = spans[:, 0] + (not first), spans[:, 1]
-        if self.trained is None:
-            return np.maximum(stops - starts, 0)
-        counts = np.zeros(len(spans), np.int64)
-        for at in range(0, len(spans), _SPANS):  # in parts: sums take eight times the memory of what is summed
-            part = slice(at, at + _SPANS)
-            first = int(starts[part].min())
-            total = np.concatenate([[0], np.cumsum(self.trained[first : int(stops[part].max())], dtype=np.int64)])
-            some = stops[part] > starts[part]
-            counts[part][some] = total[stops[part][some] - first] - total[starts[part][some] - first]
-        return counts
+        return self.counted(spans, lambda ids, trained: trained, first)
+
+    def counted(
+        self, spans: np.ndarray, able: Callable[[np.ndarray, np.ndarray | None], np.ndarray | None], first: bool = True
+    ) -> np.ndarray:
+        """int64 [n]: how many ids of each span are `able` (of ids and whether they are trained, bool [ids]; None = all are).
+
+        Args:
+          spans: int64 [n, 2], start and stop.
+          first: as for `learned`.
+        """
+        order = np.argsort(spans[:, 0], kind="stable")
+        starts, stops = spans[order, 0] + (not first), spans[order, 1]
+        counts = np.maximum(stops - starts, 0)
+        at = 0
+        while at < len(spans):  # in parts: sums take eight times the memory of what is summed
+            begin = int(starts[at])
+            part = slice(at, max(at + 1, int(np.searchsorted(starts, begin + _SPANS))))
+            at, end = part.stop, int(stops[part].max())
+            trained = None if self.trained is None else self.trained[begin:end]
+            among = able(self.ids[begin:end], trained)
+            if among is None:
+                continue
+            total = np.concatenate([[0], np.cumsum(among, dtype=np.int64)])
+            some = counts[part] > 0
+            counts[part][some] = total[stops[part][some] - begin] - total[starts[part][some] - begin]
+        found = np.empty_like(counts)
+        found[order] = counts
+        return found
 
 
 def ids_dtype(vocab_size: int) -> type[np.unsignedinteger]:
@@ -119,7 +139,7 @@ class Writer:
         self._files = {  # open until close()
             name: (folder / f"{name}.bin").open("wb") for name in ("ids", *_COLUMNS)
         }
-        self.examples = self.sequences = self.tokens = 0
+        self.examples = self.sequences = self.tokens = self.empty = 0
         self._all_trained, self._labelled, self._pairs = True, False, False
 
     def add(self, examples: Sequence[Encoded], origins: Iterable[int]) -> None:
@@ -128,6 +148,7 @@ class Writer:
         self._pairs |= len(sequences) > len(examples)
         self._all_trained &= all(s.trained is None for s in sequences)
         self._labelled |= any(e.label >= 0 for e in examples)
+        starts = self.tokens + np.cumsum([0, *(len(s.ids) for s in sequences)])
         values = {
             "ids": _joined([s.ids for s in sequences], self._dtype),
             "lengths": np.asarray([len(s.ids) for s in sequences], np.int64),
@@ -136,21 +157,26 @@ class Writer:
             ),
             "labels": np.asarray([e.label for e in examples], np.int32),
             "origins": np.asarray(list(origins), np.int64),
+            "empty": np.asarray([start + at for start, s in zip(starts, sequences) for at in s.empty], np.int64),
         }
         for name, array in values.items():
             self._files[name].write(memoryview(np.ascontiguousarray(array)).cast("B"))
         self.examples += len(examples)
         self.sequences += len(sequences)
         self.tokens += len(values["ids"])
+        self.empty += len(values["empty"])
 
     def take(self, part: pathlib.Path) -> None:
         """Appends what another writer has closed."""
         meta = json.loads((part / META).read_bytes())
         for name, file in self._files.items():
-            with open(part / f"{name}.bin", "rb") as source:
-                shutil.copyfileobj(source, file, 1 << 22)
-        for count in ("examples", "sequences", "tokens"):
-            setattr(self, count, getattr(self, count) + meta[count])
+            if name != "empty":
+                with open(part / f"{name}.bin", "rb") as source:
+                    shutil.copyfileobj(source, file, 1 << 22)
+        if meta.get("empty"):
+            (np.fromfile(part / "empty.bin", np.int64) + self.tokens).tofile(self._files["empty"])
+        for count in ("examples", "sequences", "tokens", "empty"):
+            setattr(self, count, getattr(self, count) + meta.get(count, 0))
         self._all_trained &= meta["all_trained"]
         self._labelled |= meta["labelled"]
         self._pairs |= meta["per_example"] == 2
@@ -167,6 +193,7 @@ class Writer:
             "examples": self.examples,
             "sequences": self.sequences,
             "tokens": self.tokens,
+            "empty": self.empty,
             "per_example": 2 if self._pairs else 1,
             "all_trained": self._all_trained,
             "labelled": self._labelled,
@@ -218,32 +245,43 @@ def load(folder: pathlib.Path) -> Store:
         origins=array("origins", np.int64, examples),
         key=meta["key"],
         per_example=meta["per_example"],
+        empty=array("empty", np.int64, meta["empty"]) if meta.get("empty") else np.zeros(0, np.int64),
     )
 
 
 @contextlib.contextmanager
-def folder_at_once(target: pathlib.Path) -> Iterator[pathlib.Path]:
+def folder_at_once(target: pathlib.Path, old: Callable[[], bool] = lambda: False) -> Iterator[pathlib.Path]:
     """A folder to fill, which becomes `target` at the end, or is deleted if anything fails. Where another process was
-    faster, its folder stays: what is made twice is equal."""
+    faster, its folder stays: what is made twice is equal. What is there and `old` is replaced."""
     with cache.writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = pathlib.Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        replaced = temporary.with_name(f"{temporary.name}.old")
         try:
             yield temporary
             os.chmod(temporary, 0o755)
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                if old():
+                    target.rename(replaced)
             try:
                 temporary.rename(target)
             except OSError:
                 if not (target / META).is_file():
                     raise
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            for folder in (temporary, replaced):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
-def cached(key: str, fill: Callable[[pathlib.Path], None]) -> Store:
-    """The store named `key` in the cache; `fill` makes it in a folder that it is given, if it is not there yet."""
+def cached(key: str, fill: Callable[[pathlib.Path], None], noted: Sequence[str] = ()) -> Store:
+    """The store named `key` in the cache; `fill` makes it in a folder that it is given, if it is not there yet, or was made
+    by a version of this program that did not note all of `noted` with it."""
     target = cache.root() / "stores" / key
-    if not (target / META).is_file():
-        with folder_at_once(target) as folder:
+
+    def old() -> bool:
+        return (target / META).is_file() and not facts(target).keys() >= set(noted)
+
+    if not (target / META).is_file() or old():
+        with folder_at_once(target, old) as folder:
             fill(folder)
     return load(target)

@@ -19,6 +19,7 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.store import Store
 
 FORM = "store-1"  # to be changed with whatever changes what is stored
+NOTED = ("empty",)  # counts that a store made by an earlier version of this program may lack: it is then made anew
 CHUNK = 256  # records tokenised at a time
 ALONE_FIRST = 3.0  # seconds of work after which the rest is estimated
 WORTH_IT = 10.0  # seconds that the rest must take for more processes to be started
@@ -83,7 +84,7 @@ def tokenised(opened: Opened, tokenizer: tok.Tokenizer, *, template: str, train_
             raise
         writer.close(key, format=opened.format.describe(), source=opened.reference, split=opened.split)
 
-    return store.cached(key, fill)
+    return store.cached(key, fill, NOTED if opened.format.kind in ("answers", "preference") else ())
 
 
 def _encode(opened: Opened, encoder: Any, writer: store.Writer, which: range, patient: bool = True) -> int:

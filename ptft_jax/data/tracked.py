@@ -182,9 +182,8 @@ def said(value: Any, path: Path, paths: list[Path], plain: Callable[[Path], bool
     if isinstance(value, str):
         if plain(path):
             return str(value)
-        number = min(len(paths), _LAST)
         paths.append(path)
-        return Text(value, chr(_FIRST + number) * len(value))
+        return Text(value, of_value(len(paths) - 1) * len(value))
     if isinstance(value, Mapping):
         return {
             # Templates look keys up that are names; what is spelled by another is none.
@@ -196,6 +195,11 @@ def said(value: Any, path: Path, paths: list[Path], plain: Callable[[Path], bool
     if isinstance(value, (list, tuple)):
         return [said(item, (*path, n), paths, plain) for n, item in enumerate(value)]
     return value
+
+
+def of_value(number: int) -> str:
+    """The origin of characters of a value."""
+    return chr(_FIRST + min(number, _LAST))
 
 
 def values(origins: str) -> set[int]:
@@ -299,6 +303,8 @@ def shadowed(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
 
 
 def _masked(text: str) -> str:
+    if len(its := set(origin(text))) == 1 and TEMPLATE not in its:
+        return chr(_MASK + ord(its.pop())) * len(text)
     return "".join(c if o == TEMPLATE else chr(_MASK + ord(o)) for c, o in zip(str.__str__(text), origin(text)))
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ptft_jax.data import chat, spelled, tracked
+from ptft_jax.data import chat, spelled, tracked, unread
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.sandbox import Generated, Template, Traced
 from ptft_jax.data.tokenizers import Tokenizer
@@ -62,13 +62,17 @@ class TrainOn:
 class Conversation(NamedTuple):
     """A conversation to encode: its messages as `chat.check` wants them, and further variables of the template. A message
     that is not to be learned says "train": false, or "weight": 0 as in OpenAI's format. The assistant may speak first only
-    with `assistant_first`. Control tokens that it spells are text, and the tokens only with `control_tokens`."""
+    with `assistant_first`. Control tokens that it spells are text, and the tokens only with `control_tokens`. All that it
+    carries is to be in the text, but for what is in `asked`; None = nothing is asked of that. An answer that is empty is
+    learned as others are, only with `learn_empty`."""
 
     messages: Sequence[Mapping[str, Any]]
     variables: Mapping[str, Any]
     where: str
     assistant_first: bool = False
     control_tokens: bool = False
+    asked: unread.Asked | None = None
+    learn_empty: bool = True
 
 
 class Span(NamedTuple):
@@ -92,24 +96,25 @@ def encode(
 
     Raises:
       UserError: naming the conversation's place and the message: a malformed message, a template that fails or refuses,
-        a turn whose place in the text cannot be told, a text that cannot be told from a turn.
+        a turn whose place in the text cannot be told, a text that cannot be told from a turn, what the text does not
+        depend on (see `ptft_jax.data.unread`).
     """
-    texts, spans, literal = [], [], []
     changes = spelled.changes(tokenizer, template)
+    made, literal = [], []
     for conversation in conversations:
         try:
-            traced, paths, found = _rendered(tokenizer, template, conversation, train_on)
+            rendered = _rendered(tokenizer, template, conversation, train_on)
             if not conversation.control_tokens:
-                spelled.check(traced, paths, tokenizer, changes, remedy=_REMEDY)
+                spelled.check(rendered.traced, rendered.paths, tokenizer, changes, remedy=_REMEDY)
         except UserError as e:
             raise UserError(f"{conversation.where}: {e}") from e
-        texts.append(traced.text)
-        spans.append(found)
-        literal.append(None if conversation.control_tokens else spelled.literal(traced))
+        made.append(rendered)
+        literal.append(None if conversation.control_tokens else spelled.literal(rendered.traced))
     stops = np.asarray(tokenizer.stop_ids, np.int32)
-    encoded = tokenizer.encode_spans(texts, literal)
+    encoded = tokenizer.encode_spans([rendered.traced.text for rendered in made], literal)
     rows = []
-    for conversation, text, found, (ids, places) in zip(conversations, texts, spans, encoded):
+    for conversation, rendered, (ids, places) in zip(conversations, made, encoded):
+        text, found = rendered.traced.text, rendered.spans
         answered = conversation.messages[-1]["role"] == ASSISTANT
         if answered and not chat.built_in(tokenizer, template) and not _ended(text, ids, places, stops):
             ids = np.append(ids, np.int32(tokenizer.end_id))
@@ -120,15 +125,28 @@ def encode(
             trained = _mask(text, ids, places, found, stops)
             trained = ~trained if train_on.everything else trained
             trained = np.concatenate([np.full(len(before), train_on.everything), trained])
-        rows.append(Encoded(np.concatenate([before, ids]), trained))
+        empty = len(before) + np.searchsorted(places[:, 0], rendered.empty)
+        empty = tuple(int(at) for at in empty if at < len(before) + len(ids) and (trained is None or trained[at]))
+        rows.append(Encoded(np.concatenate([before, ids]), trained, empty=empty))
     return rows
 
 
-def _rendered(
-    tokenizer: Tokenizer, template: Template, conversation: Conversation, train_on: TrainOn
-) -> tuple[Traced, list[tracked.Path], list[Span] | None]:
-    """The text, where what it has of the data is in these, and what of it is learned; if all is to be learned, what is not;
-    None = all is."""
+class _Rendered(NamedTuple):
+    """A conversation as text.
+
+    Attributes:
+      paths: where what the text has of the data is in them.
+      spans: what of it is learned; if all is to be learned, what is not; None = all is.
+      empty: the characters at which answers that are empty begin, of those that are learned.
+    """
+
+    traced: Traced
+    paths: list[tracked.Path]
+    spans: list[Span] | None
+    empty: list[int]
+
+
+def _rendered(tokenizer: Tokenizer, template: Template, conversation: Conversation, train_on: TrainOn) -> _Rendered:
     messages = chat.check(conversation.messages)
     wanted = [_opted(message, index, train_on) for index, message in enumerate(messages)]
     first = next((i for i, message in enumerate(messages) if message["role"] not in ("system", "developer")), 0)
@@ -147,18 +165,61 @@ def _rendered(
         traced = template.trace({**given, "add_generation_prompt": False})
     except UserError as e:
         raise UserError(f"{_failing(render, len(messages))}{e}") from e
-    if train_on.everything:
-        wanted = [not learned for learned in wanted]
-        if not any(wanted):
-            return traced, paths, None
+    answers = [index for index, message in enumerate(messages) if message["role"] == ASSISTANT]
     if train_on.last:
-        last = max((i for i, message in enumerate(messages) if message["role"] == ASSISTANT), default=None)
-        wanted = [learned and index == last for index, learned in enumerate(wanted)]
-    spans = _generated_spans(traced.generated, given["messages"], wanted) if template.marks else []
-    for index, message in enumerate(messages):
-        if wanted[index] and not (template.marks and message["role"] == ASSISTANT):
-            spans.append(_grown_span(render, traced.text, index, message["role"], index + 1 == len(messages)))
-    return traced, paths, spans
+        wanted = [learned and index == answers[-1] for index, learned in enumerate(wanted)] if answers else wanted
+    empty = [index for index in answers if wanted[index] and not _visible(traced, paths, index, messages[index])]
+    if not conversation.learn_empty:
+        wanted, empty = [learned and index not in empty for index, learned in enumerate(wanted)], []
+    if conversation.asked is not None:
+        _check_read(template, variables, conversation, messages, traced, paths, wanted)
+
+    def spans(wanted: list[bool]) -> list[Span]:
+        found = _generated_spans(traced.generated, given["messages"], wanted) if template.marks else []
+        for index, message in enumerate(messages):
+            if wanted[index] and not (template.marks and message["role"] == ASSISTANT):
+                found.append(_grown_span(render, traced.text, index, message["role"], index + 1 == len(messages)))
+        return found
+
+    unlearned = [not learned for learned in wanted]
+    found = spans(unlearned if train_on.everything else wanted) if not train_on.everything or any(unlearned) else None
+    return _Rendered(traced, paths, found, [at for index in empty for at in _start(spans, index, len(messages))])
+
+
+def _visible(traced: Traced, paths: list[tracked.Path], index: int, message: Mapping[str, Any]) -> bool:
+    """Whether the text has more of a message than white space."""
+    there = [n for n in tracked.values(traced.origin) if paths[n][:2] == ("messages", index)]
+    if not there or not unread.empty(message["content"]):
+        return bool(there)
+    own = set(map(tracked.of_value, there))
+    return any(o in own and not char.isspace() for char, o in zip(traced.text, traced.origin))
+
+
+def _start(spans: Callable[[list[bool]], list[Span]], index: int, count: int) -> list[int]:
+    """The character at which a message's turn begins, where that can be told."""
+    try:
+        return [span.start for span in spans([i == index for i in range(count)])[:1]]
+    except UserError:  # learned with others, whatever is whose
+        return []
+
+
+def _check_read(
+    template: Template,
+    variables: Mapping[str, Any],
+    conversation: Conversation,
+    messages: list[dict[str, Any]],
+    traced: Traced,
+    paths: list[tracked.Path],
+    wanted: list[bool],
+) -> None:
+    """Raises UserError where the text does not depend on something of the conversation."""
+
+    def render(given: Mapping[str, Any]) -> str:
+        return template.render({**variables, "tools": None, "documents": None, **given, "add_generation_prompt": False})
+
+    given = {"messages": messages, **chat.plain(conversation.variables, "template variables")}
+    learned = [index for index, learn in enumerate(wanted) if learn]
+    unread.check(render, traced, paths, given, learned, conversation.asked)
 
 
 def _opted(message: dict[str, Any], index: int, train_on: TrainOn) -> bool:

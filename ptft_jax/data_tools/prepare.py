@@ -67,6 +67,7 @@ def main() -> None:
     args = flags.FLAGS
     from rich.console import Console
 
+    from ptft_jax.data import pipeline
     from ptft_jax.data.prepare import engines, preparing, table
     from ptft_jax.reporting.progress import as_table
 
@@ -90,6 +91,9 @@ def main() -> None:
     screen.print(f"{manifest['kind']}: {manifest['format']}")
     screen.print("\n".join(f"  {n}  {source}" for n, source in enumerate(settings.sources, 1)))
     screen.print(as_table("what became of the records", table.rows(manifest)))
+    for split, facts in manifest["splits"].items():
+        if count := sum(shard.get("empty_answers", 0) for shard in facts["contents"].values()):
+            screen.print(f"{split}: {pipeline.empty_answers({'empty_answers': count})}")
     for name in ("near_duplicates", "overlap"):
         if name in manifest:
             screen.print(f"{name}: " + ", ".join(f"{k} {v}" for k, v in manifest[name].items()))

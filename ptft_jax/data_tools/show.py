@@ -46,15 +46,17 @@ def main() -> None:
         )
         batch, addresses = whole[args.step], whole.addresses(args.step)
         names = [reference for reference, _ in pipeline.weighted(data)]
-        facts = [(row["source"], row["format"], rows.plan.report) for row, rows in zip(found.table, found.sets)]
+        facts = [(row, rows.plan.report) for row, rows in zip(found.table, found.sets)]
         titles = [f"step {args.step}, row {k}: {names[s]}, row {r}" for k, (s, r) in enumerate(zip(*addresses))]
     else:
         if args.step:
             raise UserError("--step is for --split=train: evaluation has every row once")
         tokens = pipeline.tokenised(data, data.source, args.split, chosen.tokenizer)
-        rows = pipeline.filled(data, tokens, chosen.builder, partial=True).rows
-        batch = batches.evaluation(rows, batch_size=data.batch_size, tokens=0)[0]
-        names, facts = [data.source], [(data.source, tokens.description, rows.plan.report)]
+        found = pipeline.filled(data, tokens, chosen.builder, partial=True)
+        every = batches.evaluation(found.rows, batch_size=data.batch_size, tokens=0)
+        batch, names = every[0], [data.source]
+        weights = sum(float(b["weights"].sum()) for b in every)
+        facts = [({**found.summary(), "trained": round(weights)}, found.rows.plan.report)]
         titles = [f"{args.split}, row {k}: {data.source}" for k in range(len(batch["tokens"]))]
     count = min(args.rows or len(titles), len(titles))
     shown = [view.row({k: v[i] for k, v in batch.items()}, chosen.tokenizer, chosen.builder) for i in range(count)]
@@ -63,8 +65,12 @@ def main() -> None:
     if form == "auto":
         form = "colours" if out.is_terminal else "marks"
     if form != "json":
-        for source, description, report in facts:
-            out.print(f"{source}: {description}\n  {report.describe()}")
+        learned = "are learned in an epoch" if args.split == "train" else "count in the loss"
+        for row, report in facts:
+            out.print(f"{row['source']}: {row['format']}\n  {report.describe()}")
+            out.print(f"  {row['trained']:,} {'classes' if chosen.builder.labelled else 'tokens'} {learned}")
+            if said := pipeline.empty_answers(row):
+                out.print(f"  {said}")
         out.print()
     for title, tokens in zip(titles, shown):
         if form == "json":

@@ -10,7 +10,7 @@ import numpy as np
 
 from ptft_jax.data import packing
 from ptft_jax.data.builders import Builder
-from ptft_jax.data.pipeline import Tokens
+from ptft_jax.data.pipeline import Tokens, empty_of
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.data_tools.view import text
 
@@ -34,8 +34,8 @@ def lengths(tokens: Tokens) -> dict[str, Any]:
 
 
 def content(tokens: Tokens, tokenizer: Tokenizer) -> dict[str, Any]:
-    """How the vocabulary is used: ids that occur, shares of unknown, of control tokens and of what is learned, and how
-    many sequences repeat an earlier one id by id."""
+    """How the vocabulary is used: ids that occur, shares of unknown, of control tokens and of what is learned of whole
+    examples; and how many sequences repeat an earlier one id by id, and answers are empty."""
     store = tokens.store
     counts = (
         np.bincount(store.ids, minlength=tokenizer.vocab_size) if len(store.ids) else np.zeros(tokenizer.vocab_size)
@@ -51,6 +51,7 @@ def content(tokens: Tokens, tokenizer: Tokenizer) -> dict[str, Any]:
         "control_share": float(sum(counts[i] for i in tokenizer.special_ids) / total),
         "learned_share": 1.0 if store.trained is None else float(np.mean(store.trained)) if len(store.ids) else 0.0,
         "duplicates": duplicates(tokens),
+        "empty_answers": empty_of(tokens)["empty_answers"],
     }
 
 

@@ -40,6 +40,7 @@ def main() -> None:
         "control_tokens": {p.reference: statistics.special(p, chosen.tokenizer) for p in parts},
         "formats": {p.reference: p.description for p in parts},
         "skipped": {p.reference: p.skipped.first for p in parts if p.skipped.count},
+        "empty_answers": {p.reference: found for p in parts if (found := pipeline.empty_of(p))["empty_answers"]},
         "row_lengths": row_lengths,
         "suggested": {
             p.reference: statistics.suggestion(
@@ -73,6 +74,8 @@ def main() -> None:
         found = report["suggested"][reference]
         less = " or less" if found["or_less"] else ""
         out.print(f"suggested: data.length={found['length']}{less} ({found['reason']})\n")
+    for reference, found in report["empty_answers"].items():
+        out.print(f"{reference}: {pipeline.empty_answers(found)}")
     for reference, places in report["skipped"].items():
         out.print(f"{reference}: left out:\n  " + "\n  ".join(places))
 

@@ -51,6 +51,8 @@ def sets(
         if found.lost():
             counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in found.lost().items())
             reporter.say(f"{split} of {data.source}: {len(tokens.store):,} examples; {counts}")
+        if said := pipeline.empty_answers(found.empty()):
+            reporter.say(f"{split} of {data.source}: {said}")
         size = c.eval.batch_size or c.data.batch_size
         return batches.evaluation(found.rows, batch_size=size, tokens=c.eval.tokens, adapter=adapter)
 

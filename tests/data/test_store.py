@@ -148,3 +148,40 @@ def test_several_processes_make_one_at_once(cache, tmp_path):
     assert sums == [200 * 1225] * 3
     assert [p.name for p in (cache / "stores").iterdir()] == ["same"]
     assert json.loads((cache / "stores/same/meta.json").read_text())["tokens"] == 10_000
+
+
+def test_empty_answers_are_known_by_their_places(tmp_path):
+    examples = [Encoded(np.arange(4), empty=(2,)), Encoded(np.arange(3)), Encoded(np.arange(5), empty=(0, 4))]
+    pair = Encoded(np.arange(2), empty=(1,), rejected=Encoded(np.arange(3), empty=(2,)))
+    for name, added, expected in (("examples", examples, [2, 7, 11]), ("pairs", [pair, pair], [1, 4, 6, 9])):
+        found = _write(tmp_path / name, added)
+        assert found.empty.tolist() == expected and found.empty.dtype == np.int64
+        writer = store.Writer(tmp_path / f"joined {name}", 300)
+        for _ in range(2):
+            writer.take(tmp_path / name)
+        writer.close("joined")
+        tokens = len(found.ids)
+        joined = store.load(tmp_path / f"joined {name}")
+        assert joined.empty.tolist() == [*expected, *(tokens + at for at in expected)]
+    whole = store.load(tmp_path / "examples")
+    assert whole.first(8, cut=True).empty.tolist() == [2, 7] and whole.first(7, cut=False).empty.tolist() == [2]
+
+
+def test_a_store_of_an_earlier_version_is_read_or_made_anew(cache):
+    """One without the counts that are noted now."""
+
+    def fill(folder):
+        writer = store.Writer(folder, 300)
+        writer.add([Encoded(np.arange(4), empty=(2,))], [0])
+        writer.close("k")
+
+    store.cached("k", fill)
+    folder = cache / "stores/k"
+    meta = json.loads((folder / "meta.json").read_text())
+    del meta["empty"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    (folder / "empty.bin").unlink()
+    assert store.load(folder).empty.tolist() == [] and store.cached("k", fill).empty.tolist() == []
+    assert store.cached("k", fill, ("empty",)).empty.tolist() == [2]
+    assert [path.name for path in folder.parent.iterdir()] == ["k"]
+    store.cached("k", lambda folder: pytest.fail("made again"), ("empty",))

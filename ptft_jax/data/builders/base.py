@@ -43,6 +43,21 @@ class Builder(abc.ABC):
         """Raises UserError where pieces that fill a row of `length` positions need tokens that the vocabulary lacks."""
         del length  # most need none
 
+    def able(self, ids: np.ndarray, trained: np.ndarray | None) -> np.ndarray | None:
+        """bool [n]: of the ids of a text those that may be learned; None = all."""
+        del ids
+        return trained
+
+    @abc.abstractmethod
+    def learned(self, n: np.ndarray, able: np.ndarray, marked: bool) -> np.ndarray | None:
+        """int64 [pieces]: the sum of the weights of pieces; None where chance decides it.
+
+        Args:
+          n: int64 [pieces], their ids.
+          able: int64 [pieces], how many of them may be learned (`able`), without a first one that is a target of nothing.
+          marked: whether the data say which ids are to be learned.
+        """
+
     @abc.abstractmethod
     def piece(self, ids: np.ndarray, trained: np.ndarray | None, rng: np.random.Generator | None) -> Piece:
         """The arrays of one piece, each [slots(n)].

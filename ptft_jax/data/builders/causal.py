@@ -19,5 +19,8 @@ class Causal(Builder):
     def slots(self, n: np.ndarray) -> np.ndarray:
         return np.asarray(n) - 1
 
+    def learned(self, n: np.ndarray, able: np.ndarray, marked: bool) -> np.ndarray:
+        return able
+
     def piece(self, ids: np.ndarray, trained: np.ndarray | None, rng: np.random.Generator | None = None) -> Piece:
         return shifted(ids, trained)

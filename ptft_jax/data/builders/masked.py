@@ -53,12 +53,20 @@ class Masked(Builder):
         """The ids that are no control tokens."""
         return np.flatnonzero(~words.special(self.marks)).astype(np.int32)
 
+    def able(self, ids: np.ndarray, trained: np.ndarray | None) -> np.ndarray:
+        able = ~words.special(self.marks)[ids]
+        return able if trained is None else able & trained
+
+    def learned(self, n: np.ndarray, able: np.ndarray, marked: bool) -> np.ndarray | None:
+        return None if self.whole_words else self._count(able)
+
+    def _count(self, able: np.ndarray) -> np.ndarray:
+        """How many of so many tokens are chosen; int64 [...] to int64 [...]."""
+        return np.maximum(np.rint(self.rate * able).astype(np.int64), np.minimum(able, 1))
+
     def piece(self, ids: np.ndarray, trained: np.ndarray | None, rng: np.random.Generator) -> Piece:
         ids = np.asarray(ids, np.int32)
-        able = ~words.special(self.marks)[ids]
-        if trained is not None:
-            able &= trained
-        chosen = self._chosen(ids, np.flatnonzero(able), rng)
+        chosen = self._chosen(ids, np.flatnonzero(self.able(ids, trained)), rng)
         fate = rng.random(len(chosen))
         tokens = ids.copy()
         tokens[chosen[fate < self.mask_share]] = self.mask_id
@@ -72,7 +80,7 @@ class Masked(Builder):
         """Positions, some of `able`."""
         if not len(able):
             return able
-        count = max(1, int(np.rint(self.rate * len(able))))
+        count = int(self._count(np.int64(len(able))))
         if not self.whole_words:
             return rng.choice(able, count, replace=False)
         firsts = np.flatnonzero(np.diff(np.cumsum(words.starts(self.marks, ids))[able], prepend=-1))

@@ -24,6 +24,9 @@ class Prefix(Builder):
     def slots(self, n: np.ndarray) -> np.ndarray:
         return np.asarray(n) - 1
 
+    def learned(self, n: np.ndarray, able: np.ndarray, marked: bool) -> np.ndarray | None:
+        return able if marked else None
+
     def piece(self, ids: np.ndarray, trained: np.ndarray | None, rng: np.random.Generator) -> Piece:
         if trained is None:
             split = int(rng.integers(1, len(ids)))

@@ -54,6 +54,10 @@ class SpanCorruption(Builder):
         # Each span's sentinel is there twice, and an end is added; the last id is a target only.
         return np.asarray(n) + 2 * self.counts(n)[1]
 
+    def learned(self, n: np.ndarray, able: np.ndarray, marked: bool) -> np.ndarray:
+        noise, spans = self.counts(n)
+        return noise + spans + 1  # the sentinels, and the end
+
     def check(self, length: int) -> None:
         need = int(self.counts(np.asarray(packing.longest(self.slots, length)))[1])
         if need > len(self.sentinels):

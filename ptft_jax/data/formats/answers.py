@@ -13,6 +13,7 @@ from ptft_jax.data.formats import messages as messages_
 from ptft_jax.data.formats.base import Encoder, Format, Record, check_unicode
 from ptft_jax.data.sandbox import Template
 from ptft_jax.data.tokenizers import Tokenizer
+from ptft_jax.data.unread import Asked, empty
 from ptft_jax.errors import UserError
 
 # How Stanford Alpaca (Taori et al. 2023) put an instruction before a model, with an input and without.
@@ -66,28 +67,49 @@ class AnswersEncoder(Encoder):
         before = np.asarray(self.tokenizer.prefix_ids, np.int32)
         end = np.asarray([self.tokenizer.end_id], np.int32)
         ids = self.ids([*prompts, *answers], [*wheres, *wheres])
+        asked = "user" in self.train_on.roles and not self.train_on.last
         rows = []
-        for prompt, answer in zip(ids[: len(prompts)], ids[len(prompts) :]):
-            parts = [(before, False), (prompt, "user" in self.train_on.roles and not self.train_on.last)]
-            parts += [(answer, turns.ASSISTANT in self.train_on.roles), (end, turns.ASSISTANT in self.train_on.roles)]
+        for prompt, answer, text in zip(ids[: len(prompts)], ids[len(prompts) :], answers):
+            answered = turns.ASSISTANT in self.train_on.roles and (self.format.learn_empty or not empty(text))
+            parts = [(before, self.train_on.everything), (prompt, asked), (answer, answered), (end, answered)]
             trained = None
-            if not self.train_on.everything:
+            if not self.train_on.everything or not answered:
                 trained = np.concatenate([np.full(len(part), learned) for part, learned in parts])
-            rows.append(Encoded(np.concatenate([part for part, _ in parts]), trained))
+            at = len(before) + len(prompt)
+            row = np.concatenate([part for part, _ in parts])
+            rows.append(Encoded(row, trained, empty=(at,) if answered and empty(text) else ()))
         return rows
 
     def conversation(self, messages: Any, record: Record, where: str) -> turns.Conversation:
-        """A conversation in either form, with the record's system message and tools."""
-        found = messages_.normal(messages, where)
-        system = self.format.optional(record, "system")
-        if system and not (found and found[0].get("role") == "system"):
-            found = [{"role": "system", "content": system}, *found]
-        tools = messages_.json_list(self.format.optional(record, "tools"), f"{where}: tools")
+        """A conversation in either form, with the record's system message, tools and documents. Raises UserError."""
         form = self.format
-        return turns.Conversation(found, {"tools": tools}, where, form.assistant_first, form.control_tokens)
+        found = messages_.normal(messages, where, form.left_out)
+        system = form.optional(record, "system", where)
+        if system and found and found[0].get("role") == "system":
+            if found[0].get("content") != system:
+                column = form.columns["system"]
+                raise UserError(
+                    f"{where}: messages[0] is the system's, and column {column!r} says another thing: leave the column out with "
+                    f"unused={column} in the options of the source"
+                )
+        elif system:
+            found = [{"role": "system", "content": system}, *found]
+        variables = {
+            name: messages_.json_list(form.optional(record, name, where), f"{where}: {name}")
+            for name in ("tools", "documents")
+        }
+        return turns.Conversation(
+            found,
+            variables,
+            where,
+            assistant_first=form.assistant_first,
+            control_tokens=form.control_tokens,
+            asked=Asked(form.left_out, form.columns),
+            learn_empty=form.learn_empty,
+        )
 
     def message_texts(self, messages: Any, where: str) -> list[str]:
-        contents = (message.get("content") for message in messages_.normal(messages, where))
+        contents = (message.get("content") for message in messages_.normal(messages, where, self.format.left_out))
         return [content for content in contents if isinstance(content, str) and content]
 
 
@@ -141,7 +163,7 @@ class MessagePairEncoder(AnswersEncoder):
         return self.conversations(conversations)
 
     def _side(self, record: Record, what: str, where: str) -> list[dict[str, Any]]:
-        return messages_.normal(self.format.value(record, what, where), where)
+        return messages_.normal(self.format.value(record, what, where), where, self.format.left_out)
 
     def texts(self, record: Record, where: str = "record") -> list[str]:
         return self.message_texts(self._side(record, "prompt", where) + self._side(record, "completion", where), where)
@@ -182,7 +204,7 @@ class AlpacaEncoder(AnswersEncoder):
         return self.conversations(conversations)
 
     def _triple(self, record: Record, where: str) -> tuple[str, str, str]:
-        input = self.format.optional(record, "input")
+        input = self.format.optional(record, "input", where)
         if input is not None and not isinstance(input, str):
             raise UserError(f"{where}: column {self.format.columns['input']!r} is a {type(input).__name__}, not a text")
         return self.format.text(record, "instruction", where), input or "", self.format.text(record, "output", where)

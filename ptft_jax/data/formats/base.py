@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.data.examples import Encoded
+from ptft_jax.data.formats import json_text
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.data.turns import TrainOn
 from ptft_jax.errors import UserError, listed, nearest
@@ -32,6 +33,9 @@ class Format:
       absent: what a further column would be -> its name, that none of the first records has.
       assistant_first: whether conversations may start with the assistant.
       control_tokens: whether control tokens that texts spell are those tokens, not text.
+      left_out: columns, and fields of messages, that are not read on purpose.
+      learn_empty: whether answers with nothing in them are learned.
+      json: columns that hold their lists as JSON in a text.
     """
 
     kind: str
@@ -43,16 +47,26 @@ class Format:
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     assistant_first: bool = False
     control_tokens: bool = False
+    left_out: tuple[str, ...] = ()
+    learn_empty: bool = True
+    json: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """One line for people: "sharegpt: messages from column 'conversations'; not used: 'id'"."""
-        parts = [", ".join(f"{what} from column {column!r}" for what, column in self.columns.items())]
+        as_json = {column: " (JSON in a text)" for column in self.json}
+        parts = [
+            ", ".join(
+                f"{what} from column {column!r}{as_json.get(column, '')}" for what, column in self.columns.items()
+            )
+        ]
         if self.classes:
             parts.append("classes " + ", ".join(f"{n} = {name}" for n, name in enumerate(self.classes)))
         if self.control_tokens:
             parts.append("control tokens are read in texts")
-        if self.unused:
-            parts.append("not used: " + ", ".join(map(repr, self.unused)))
+        if not self.learn_empty:
+            parts.append("empty answers are not learned")
+        if names := dict.fromkeys((*self.unused, *self.left_out)):
+            parts.append("not used: " + ", ".join(map(repr, names)))
         if self.others:
             parts.append("would also be read as " + ", ".join(f"format={name}" for name in self.others))
         return f"{self.name}: {'; '.join(parts)}"
@@ -64,7 +78,7 @@ class Format:
         if value is None:
             lacks = "is null" if column in record else f"is missing{nearest(column, record)}"
             raise UserError(f"{where}: column {column!r} {lacks}; there are:{listed(map(str, record)) or ' none'}")
-        return value
+        return json_text.value(value, column, where) if column in self.json else value
 
     def text(self, record: Record, what: str, where: str) -> str:
         """A column that holds text. Raises UserError."""
@@ -73,9 +87,10 @@ class Format:
             raise UserError(f"{where}: column {self.columns[what]!r} is a {type(value).__name__}, expected a text")
         return value
 
-    def optional(self, record: Record, what: str) -> Any:
-        """What an optional column holds, None where the format or the record has none."""
-        return record.get(self.columns[what]) if what in self.columns else None
+    def optional(self, record: Record, what: str, where: str = "record") -> Any:
+        """What an optional column holds, None where the format or the record has none. Raises UserError."""
+        there = what in self.columns and record.get(self.columns[what]) is not None
+        return self.value(record, what, where) if there else None
 
 
 class Encoder(abc.ABC):
@@ -97,7 +112,10 @@ class Encoder(abc.ABC):
         columns = [f"{what}={column}" for what, column in sorted(form.columns.items())]
         told = self._setting if form.kind in ("answers", "preference") else ""
         told = (*form.classes, f"assistant_first={form.assistant_first}", told)
-        return (VERSION, form.name, *columns, *told, *(("control_tokens",) if form.control_tokens else ()))
+        told += tuple(f"unused={name}" for name in sorted(form.left_out))
+        told += tuple(f"json={name}" for name in sorted(form.json))
+        told += ("control_tokens",) * form.control_tokens + ("empty answers are context",) * (not form.learn_empty)
+        return (VERSION, form.name, *columns, *told)
 
     def describe(self) -> str:
         """How records become ids, one line for people."""

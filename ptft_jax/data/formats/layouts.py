@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ptft_jax.data.formats import json_text, messages
 from ptft_jax.data.formats.base import Format, Record
 from ptft_jax.data.formats.messages import is_messages, is_sharegpt
 from ptft_jax.errors import UserError, listed, nearest
@@ -79,8 +80,13 @@ PAIRS = (
 _BOTH = {"chosen": "chosen", "rejected": "rejected"}
 _TEXT, _MESSAGES = (_is_text, "text"), (is_messages, 'a list of {"role", "content"}')
 _CONVERSATION = (_is_conversation, "a list of messages")
-_AROUND = {"tools": (_anything, "tools", ("tools",)), "system": (*_TEXT, ("system",))}
+_AROUND = {
+    "tools": (_anything, "tools", ("tools",)),
+    "documents": (_anything, "documents", ("documents",)),
+    "system": (*_TEXT, ("system",)),
+}
 _PAIR_NAMES = [{"prompt": prompt, "completion": completion} for prompt, completion in PAIRS]
+_TALKS = (is_messages, is_sharegpt, _is_conversation, _is_prompt)
 # In this order: the first that fits is taken.
 LAYOUTS = (
     Layout(
@@ -142,7 +148,7 @@ LAYOUTS = (
 COLUMNS = tuple(dict.fromkeys(what for layout in LAYOUTS for what in layout.columns))
 USUAL = frozenset(name for layout in LAYOUTS for names in layout.usual for name in names.values())
 # Options of a source reference that are read here.
-OPTIONS = ("format", "classes", "assistant_first", "control_tokens", "unused", *COLUMNS)
+OPTIONS = ("format", "classes", "assistant_first", "control_tokens", "empty_answers", "unused", *COLUMNS)
 # Columns of questions and answers that say something to the model, whatever the format: not to be left out by oversight.
 TELLING = ("context", "input", "system", "history", "tools", "functions")
 
@@ -157,7 +163,8 @@ def choose(
       options: those in OPTIONS count: `format` is a layout's name; a column's is the name it has in the records;
         `classes` are names of classes joined by commas, in their numbers' order (by default sorted); `assistant_first` is
         yes where conversations may start with the assistant; `control_tokens` where control tokens that texts spell are
-        meant; `unused` are columns that need not be read.
+        meant; `empty_answers` is learn, or context where they are not learned; `unused` are columns, and fields of messages,
+        that need not be read.
       where: index -> the place of a record.
       like: the format of the source's train split, when this is another split: it is that, classes included.
 
@@ -170,6 +177,7 @@ def choose(
     sample = [records[i] for i in range(min(FIRST, len(records)))]
     if like is not None:
         layout = next(layout for layout in LAYOUTS if layout.name == like.name)
+        sample = [json_text.decoded(record, like.json, where(i)) for i, record in enumerate(sample)]
         for index, record in enumerate(sample):
             if reason := _bad(layout, record, like.columns):
                 raise UserError(f"{where(index)}: {reason}, while the train split has the format {like.describe()}")
@@ -182,17 +190,25 @@ def choose(
                 f"{listed(map(str, sample[0]))}"
             )
     candidates = _candidates(options.get("format"), named)
+    coded = json_text.columns(sample, _structured(candidates, named), where)
+    sample = [json_text.decoded(record, coded, where(index)) for index, record in enumerate(sample)]
     fitting = [(layout, columns) for layout in candidates if (columns := _fit(layout, sample, named)) is not None]
     firsts = [_first(candidates, record, named) for record in sample]
     if not fitting or any(first is not fitting[0][0] for first in firsts):
         raise UserError(_misfit(candidates, sample, firsts, named, where))
     layout, columns = fitting[0]
-    _check_further(layout, columns, sample, where)
+    if not {"format", *layout.needs} & options.keys():
+        json_text.question(
+            sample, [columns[what] for what, (test, _) in layout.needs.items() if test is _is_text], where
+        )
+    columns, left_out = _left_out(layout, columns, records, sample, options.get("unused", ""), coded, where)
+    _check_further(layout, columns, sample, where, left_out)
     talks = any(test in (is_messages, is_sharegpt, _is_conversation) for test, _ in layout.needs.values())
     read_by = {
         "classes": layout.kind == "classification",
         "assistant_first": talks,
         "control_tokens": layout.kind != "tokens",
+        "empty_answers": layout.kind in ("answers", "preference"),
     }
     for option, read in read_by.items():
         if option in options and not read:
@@ -204,7 +220,7 @@ def choose(
         classes = _classes(records, columns["label"], options.get("classes"), sample)
     kinds = dict.fromkeys(other.name for other, _ in fitting[1:])
     seen = dict.fromkeys(column for record in sample for column in record)
-    _refuse_unread(layout, columns, sample, options.get("unused", ""), where)
+    _refuse_unread(layout, columns, sample, left_out, where)
     return Format(
         layout.kind,
         layout.name,
@@ -217,19 +233,67 @@ def choose(
             for what, (*_, names) in layout.may.items()
             if what not in columns
             for name in names
-            if name not in seen
+            if name not in seen and name not in left_out
         },
         _yes(options.get("assistant_first", "no"), "assistant_first"),
         _yes(options.get("control_tokens", "no"), "control_tokens"),
+        left_out,
+        _one_of(options.get("empty_answers", "learn"), "empty_answers", ("learn", "context")) == "learn",
+        tuple(column for column in coded if column in columns.values()),
     )
 
 
-def _refuse_unread(layout: Layout, columns: Mapping[str, str], sample: Sequence[Record], unused: str, where) -> None:
+def _structured(candidates: Iterable[Layout], named: Mapping[str, str]) -> dict[str, list[str]]:
+    """Column -> what lists a column of its name may hold, by any of these layouts."""
+    kinds = {test: json_text.MESSAGES for test in _TALKS}
+    kinds |= {_is_ids: json_text.IDS, _is_flags: json_text.IDS}
+    found: dict[str, list[str]] = {}
+    for layout in candidates:
+        tests = {what: test for what, (test, *_) in (*layout.needs.items(), *layout.may.items())}
+        usual = [*(pair for names in layout.usual for pair in names.items()), *named.items()]
+        usual += [(what, name) for what, (*_, names) in layout.may.items() for name in names]
+        for what, column in usual:
+            kind = kinds.get(tests.get(what))
+            if kind and named.get(what, column) == column and kind not in found.setdefault(column, []):
+                found[column].append(kind)
+    return found
+
+
+def _left_out(
+    layout: Layout,
+    columns: Mapping[str, str],
+    records: Sequence[Record],
+    sample: Sequence[Record],
+    unused: str,
+    coded: Sequence[str],
+    where: Callable[[int], str],
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The columns without those that the user said are not needed, and all that was said of that: names of columns, and of
+    fields of messages. Raises UserError for one that is not there, or that cannot be done without."""
+    left = tuple(name.strip() for name in unused.split(",") if name.strip())
+    kept = {what: column for what, column in columns.items() if what in layout.needs or column not in left}
+    said = [kept[what] for what, (test, _) in layout.needs.items() if test in _TALKS]
+    said += [kept[what] for what, (test, *_) in layout.may.items() if test in _TALKS and what in kept]
+
+    def has(record: Record, name: str) -> bool:
+        return name in record or any(name in messages.fields(record.get(column)) for column in said)
+
+    for name in left:
+        if name in kept.values():
+            raise UserError(f"unused={unused}: the format {layout.name} needs the column {name!r}")
+        if any(has(record, name) for record in sample):
+            continue
+        every = (json_text.decoded(records[i], coded, where(i)) for i in range(len(sample), len(records)))
+        if not any(has(record, name) for record in every):
+            of = " and no field of messages" if said else ""
+            raise UserError(f"unused={unused}: the records have no column{of} {name!r} that is not read")
+    return kept, left
+
+
+def _refuse_unread(
+    layout: Layout, columns: Mapping[str, str], sample: Sequence[Record], allowed: Sequence[str], where
+) -> None:
     """Raises UserError for a telling column that the format does not read and that the user did not say is not needed."""
-    allowed = [name.strip() for name in unused.split(",") if name.strip()]
-    for name in allowed:
-        if name in columns.values() or not any(name in record for record in sample):
-            raise UserError(f"unused={unused}: the records have no column {name!r} that is not read")
     for column in TELLING if layout.kind in ("answers", "preference") else ():
         if column in allowed or column in columns.values():
             continue
@@ -288,14 +352,20 @@ def _fit(layout: Layout, sample: Sequence[Record], named: Mapping[str, str]) -> 
 
 
 def _check_further(
-    layout: Layout, columns: Mapping[str, str], sample: Sequence[Record], where: Callable[[int], str]
+    layout: Layout,
+    columns: Mapping[str, str],
+    sample: Sequence[Record],
+    where: Callable[[int], str],
+    left_out: Sequence[str],
 ) -> None:
     """Raises UserError where a column has the name of a further one but not its values: left out, a mask or a system
     message would be lost."""
     for what, (test, words, names) in layout.may.items():
         for name in () if what in columns else names:
             for index, record in enumerate(sample):
-                if name not in columns.values() and record.get(name) is not None and not test(record[name]):
+                if name in columns.values() or name in left_out:
+                    continue
+                if record.get(name) is not None and not test(record[name]):
                     raise UserError(
                         f"{where(index)}: column {name!r} is {_shown(record[name])}, and the format {layout.name} reads it "
                         f"as {what}: {words}; convert it, or rename the column if it is something else"
@@ -379,6 +449,10 @@ def _classes(records, column: str, given: str | None, sample: Sequence[Record]) 
 
 
 def _yes(value: str, option: str) -> bool:
-    if value not in ("yes", "no"):
-        raise UserError(f"{option}={value}: expected yes or no")
-    return value == "yes"
+    return _one_of(value, option, ("yes", "no")) == "yes"
+
+
+def _one_of(value: str, option: str, valid: tuple[str, str]) -> str:
+    if value not in valid:
+        raise UserError(f"{option}={value}: expected {' or '.join(valid)}{nearest(value, valid)}")
+    return value

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from ptft_jax.data.unread import empty
 from ptft_jax.errors import UserError, nearest
 
 # ShareGPT's "from", with what datasets of this form call it otherwise.
@@ -28,19 +29,43 @@ def is_sharegpt(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(m, Mapping) and "from" in m for m in value)
 
 
-def normal(value: Any, where: str) -> list[dict[str, Any]]:
+def normal(value: Any, where: str, unused: Collection[str] = ()) -> list[dict[str, Any]]:
     """A conversation of either form as messages for a template.
 
-    Keys that are null are left out, as tables fill them in where another message has them. Text in parts is joined; a
-    tool call without text has an empty one. Arguments of tool calls, which OpenAI writes as JSON in a text, become values,
-    as Hugging Face's templates expect them.
+    Keys that are null are left out, as tables fill them in where another message has them. Text in parts is joined; an
+    answer that is null, as beside a tool call, is an empty text. Arguments of tool calls, which OpenAI writes as JSON in a
+    text, become values, as Hugging Face's templates expect them.
+
+    Args:
+      unused: fields that are left out: "name" of messages, "tool_calls.index" of their tool calls, "content.annotations" of
+        parts of text.
 
     Raises:
-      UserError: no list of messages; a turn that is of neither form; a text that is to be JSON and is not.
+      UserError: no list of messages; a turn that is of neither form; a text that is to be JSON and is not; a part of text
+        with more than its text.
     """
     if not isinstance(value, (list, tuple)):
         raise UserError(f"{where}: {type(value).__name__}, expected a list of messages")
-    return [_message(message, f"{where}: messages[{index}]") for index, message in enumerate(value)]
+    return [_message(message, f"{where}: messages[{index}]", unused) for index, message in enumerate(value)]
+
+
+def fields(value: Any) -> set[str]:
+    """The names that `normal` leaves out as `unused` what a conversation of either form has."""
+    found: set[str] = set()
+    for message in value if isinstance(value, (list, tuple)) else ():
+        if isinstance(message, Mapping):
+            found |= set(message) | ({"tool_calls"} if message.get("from") == "function_call" else set())
+            for key in ("content", "tool_calls"):
+                found |= _within(message.get(key), key)
+    return found
+
+
+def _within(value: Any, name: str) -> set[str]:
+    if isinstance(value, (list, tuple)):
+        return {found for item in value for found in _within(item, name)}
+    if not isinstance(value, Mapping):
+        return set()
+    return {found for key, item in value.items() for found in {f"{name}.{key}", *_within(item, f"{name}.{key}")}}
 
 
 def json_list(value: Any, where: str) -> list | None:
@@ -52,23 +77,46 @@ def json_list(value: Any, where: str) -> list | None:
     return value or None
 
 
-def _message(message: Any, where: str) -> dict[str, Any]:
+def _message(message: Any, where: str, unused: Collection[str]) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise UserError(
             f'{where}: {message!r}, expected {{"role": ..., "content": ...}} or {{"from": ..., "value": ...}}'
         )
+    null = "content" in message and message["content"] is None
     message = {key: value for key, value in message.items() if value is not None}
     if "role" not in message and "from" in message:
         message = _from_sharegpt(message, where)
+    more = any(not empty(value) for key, value in message.items() if key not in ("role", "train", "weight"))
+    if message.get("role") == "assistant" and (null or more):
+        message.setdefault("content", "")
+    calls = message.pop("tool_calls", None)
+    if calls and "tool_calls" not in unused:
+        calls = json_list(calls, f"{where}: tool_calls") or ()
+        message["tool_calls"] = [_tool_call(call, f"{where}: tool_calls") for call in calls]
+    message = _without(message, "", {name for name in unused if name not in ("role", "content")})
     content = message.get("content")
     if isinstance(content, list) and all(map(_is_text_part, content)):
+        for number, part in enumerate(content):
+            for key in part:
+                if key not in ("type", "text") and not empty(part[key]):
+                    raise UserError(
+                        f"{where}: content[{number}].{key}: texts in parts are joined, and nothing else of them is read: leave "
+                        f"it out with unused=content.{key} in the options of the source"
+                    )
         message["content"] = "".join(part["text"] for part in content)
-    if message.get("tool_calls"):
-        message.setdefault("content", "")
-        message["tool_calls"] = [_tool_call(call, f"{where}: tool_calls") for call in message["tool_calls"]]
-    else:
-        message.pop("tool_calls", None)
     return message
+
+
+def _without(value: Any, name: str, unused: Collection[str]) -> Any:
+    """JSON values without what has one of these names."""
+    if not unused:
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_without(item, name, unused) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    names = {key: f"{name}.{key}".removeprefix(".") for key in value}
+    return {key: _without(item, names[key], unused) for key, item in value.items() if names[key] not in unused}
 
 
 def _is_text_part(part: Any) -> bool:

@@ -77,9 +77,10 @@ class MessagePreferenceEncoder(AnswersEncoder):
     def _messages(self, record: Record, where: str) -> tuple[tuple[list, ...], int]:
         """Both conversations, whole, and how many messages they share."""
         chosen, rejected = (
-            messages_.normal(self.format.value(record, side, where), f"{where}: {side}") for side in SIDES
+            messages_.normal(self.format.value(record, side, where), f"{where}: {side}", self.format.left_out)
+            for side in SIDES
         )
-        prompt: Any = self.format.optional(record, "prompt")
+        prompt: Any = self.format.optional(record, "prompt", where)
         if isinstance(prompt, str):
             starts = [side[0].get("role") == ASSISTANT for side in (chosen, rejected) if side]
             if all(starts):
@@ -92,7 +93,7 @@ class MessagePreferenceEncoder(AnswersEncoder):
             else:
                 prompt = None
         if prompt is not None:
-            before = messages_.normal(prompt, f"{where}: prompt")
+            before = messages_.normal(prompt, f"{where}: prompt", self.format.left_out)
             chosen, rejected = before + chosen, before + rejected
         return (chosen, rejected), _alike(chosen, rejected)
 

@@ -100,8 +100,8 @@ class Chunk:
         Of examples: per_example int8, sequences of each; labels int32; characters, tokens int64; reasons int8, a number
         of `REASONS`, or KEPT, or LISTED; digests uint64 [n, 2], equal for equal texts ([0, 2] without deduplication);
         bands uint64 [n, bands] and shingle_counts int64, see `duplicates.Sketches` ([0, 0] and [0] unless near).
-        Of sequences: lengths int64, masked bool (has a mask).
-        Flat: ids uint16 | uint32; trained bool, of masked sequences; shingles uint32.
+        Of sequences: lengths int64, masked bool (has a mask), empties int64 (how many empty answers).
+        Flat: ids uint16 | uint32; trained bool, of masked sequences; empty int64, places in the sequences; shingles uint32.
       details: (reason's number, index of the record in its split, what is wrong), the first `MOST` of each reason.
     """
 
@@ -195,6 +195,8 @@ class _Worker:
             "per_example": per_example,
             "masked": np.asarray([s.trained is not None for s in sequences], bool),
             "trained": np.concatenate([np.zeros(0, bool), *(s.trained for s in sequences if s.trained is not None)]),
+            "empties": np.asarray([len(s.empty) for s in sequences], np.int64),
+            "empty": np.asarray([at for s in sequences for at in s.empty], np.int64),
             "labels": np.asarray([e.label for e in examples], np.int32),
             "tokens": np.add.reduceat(lengths, starts),
             "longest": np.maximum.reduceat(lengths, starts),

@@ -109,14 +109,17 @@ def _band(n: int) -> str:
 def examples(chunk: Chunk, which: np.ndarray) -> list[Encoded]:
     """The examples `which` (bool [n]) of a chunk."""
     columns = {name: chunk.columns[name] for name in ("ids", "lengths", "per_example", "masked", "trained", "labels")}
+    columns |= {name: chunk.columns.get(name, 0 * columns["lengths"]) for name in ("empties", "empty")}
     ends = np.cumsum(columns["lengths"])
+    empty_ends = np.cumsum(columns["empties"])
     mask_ends = np.cumsum(columns["lengths"] * columns["masked"])
     starts = np.cumsum(columns["per_example"], dtype=np.int64) - columns["per_example"]
 
     def sequence(s: int, label: int = -1, rejected: Encoded | None = None) -> Encoded:
         length = columns["lengths"][s]
         trained = columns["trained"][mask_ends[s] - length : mask_ends[s]] if columns["masked"][s] else None
-        return Encoded(columns["ids"][ends[s] - length : ends[s]], trained, label, rejected)
+        empty = columns["empty"][empty_ends[s] - columns["empties"][s] : empty_ends[s]].tolist()
+        return Encoded(columns["ids"][ends[s] - length : ends[s]], trained, label, rejected, tuple(empty))
 
     out = []
     for i in np.flatnonzero(which):
@@ -149,7 +152,7 @@ def write_shards(
       facts: noted in each shard.
 
     Returns:
-      name, examples, tokens and digest of each shard.
+      name, examples, tokens, empty answers (where there are some) and digest of each shard.
     """
     names = shard_names(int(np.count_nonzero(kept)), shards)
     total = int(np.count_nonzero(kept))
@@ -185,7 +188,8 @@ def _closed(writer: store.Writer, name: str, facts: dict[str, Any]) -> dict[str,
     key = cache.digest(*digests)
     meta = {**store.facts(writer.folder), "key": key}
     (writer.folder / store.META).write_text(json.dumps(meta, indent=1, ensure_ascii=False))
-    return {"name": name, "examples": writer.examples, "tokens": writer.tokens, "digest": key}
+    empty = {"empty_answers": writer.empty} if writer.empty else {}
+    return {"name": name, "examples": writer.examples, "tokens": writer.tokens, **empty, "digest": key}
 
 
 def is_kept(reasons: np.ndarray) -> np.ndarray:
