@@ -93,7 +93,24 @@ REASONING = (
     "    {%- for key, value in message.items() if key not in ['role', 'content'] %}{{- key }}={{ value|tojson }};{% endfor %}\n"
     "{%- endfor %}\n{%- if enable_thinking is defined and enable_thinking is false %}{{ '<think></think>' }}{%- endif %}"
 )
-TEMPLATES = {"chatml": CHATML, "llama3": LLAMA3, "gemma": GEMMA, "mistral": MISTRAL, "reasoning": REASONING}
+# As models with tools have them, in short.
+TOOLS = (
+    "{%- if tools %}{{- '<|im_start|>system\n' }}{%- for tool in tools %}{{- tool | tojson ~ '\n' }}{%- endfor %}{{- '<|im_end|>\n' }}"
+    "{%- endif %}{%- for m in messages %}{%- if m.role == 'tool' %}{{- '<|im_start|>user\n<tool_response>\n' + m.content + "
+    "'\n</tool_response><|im_end|>\n' }}{%- else %}{{- '<|im_start|>' + m.role + (' name=' + m.name if m.name else '') + '\n' }}"
+    "{%- if m.reasoning_content %}{{- '<think>\n' + m.reasoning_content.strip('\n') + '\n</think>\n\n' }}{%- endif %}"
+    '{{- m.content }}{%- for call in m.tool_calls or [] %}{{- \'\n<tool_call>\n{"name": "\' ~ call.function.name ~ \'", "arguments": \' ~ '
+    "(call.function.arguments | tojson) ~ '}\n</tool_call>' }}{%- endfor %}{{- '<|im_end|>\n' }}{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+)
+TEMPLATES = {
+    "tools": TOOLS,
+    "chatml": CHATML,
+    "llama3": LLAMA3,
+    "gemma": GEMMA,
+    "mistral": MISTRAL,
+    "reasoning": REASONING,
+}
 TOOL_CALL = {"id": "abc", "type": "function", "function": {"name": "f", "arguments": {"x": "<é>", "y": [1, None]}}}
 CONVERSATIONS = {
     "one": [{"role": "user", "content": "Hi"}],
@@ -109,6 +126,10 @@ CONVERSATIONS = {
         {"role": "assistant", "content": "", "tool_calls": [TOOL_CALL]},
         {"role": "tool", "content": "7", "name": "f"},
         {"role": "assistant", "content": "Seven"},
+    ],
+    "calls": [
+        {"role": "user", "content": "Call", "name": "ann"},
+        {"role": "assistant", "content": "I call.", "tool_calls": [TOOL_CALL, TOOL_CALL]},
     ],
 }
 

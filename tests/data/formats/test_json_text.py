@@ -12,7 +12,7 @@ from ptft_jax.data import pipeline, tokenise
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from tests.data.formats.helpers import chatml_bytes, encode, encoder, shown
-from tests.data.test_spelled import TOOLS
+from tests.data.test_chat import TOOLS
 
 SAID = [{"role": "user", "content": 'a "b" é'}, {"role": "assistant", "content": "c"}]
 TURNS = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "c"}]

@@ -10,8 +10,7 @@ from ptft_jax.data.chat_templates import BUILT_IN
 from ptft_jax.errors import UserError
 from tests.data import kinds
 from tests.data.formats.helpers import chatml_bytes, encode, encoder, shown
-from tests.data.test_chat import LLAMA3, MISTRAL, REASONING
-from tests.data.test_spelled import TOOLS
+from tests.data.test_chat import LLAMA3, MISTRAL, REASONING, TOOLS
 from tests.data.test_turns import PLAIN_CHATML, with_template
 
 USER, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
