@@ -37,17 +37,18 @@ class Opened:
 
     @classmethod
     def of(cls, reference: str, split: str, *, held_out: float, broken: str = "raise") -> Opened:
-        """The format is that of the train split, whichever split is opened: a class has the same number in all.
+        """The format is that of all that is trained on or divided, whichever split is opened: a class has the same number in
+        all.
 
         Raises UserError: see `records.open_records` and `formats.choose`.
         """
-        options = records.parse(reference).options
-        rows = train = records.open_records(reference, split, held_out=held_out, broken=broken)
-        if split != "train":
-            train = records.open_records(reference, "train", held_out=held_out, broken=broken)
-        chosen = formats.choose(train, options, train.where)
-        if split != "train":
-            chosen = formats.choose(rows, options, rows.where, like=chosen)
+        source = records.open_source(reference, broken=broken)
+        whole = source.whole()
+        chosen = formats.choose(whole, source.reference.options, whole.where)
+        source = source.read_as(formats.Reading.of_columns(chosen.name, chosen.columns, source.reference.options))
+        rows = source.split(split, held_out)
+        if split != "train" and split in source.own:
+            chosen = formats.choose(rows, source.reference.options, rows.where, like=chosen)
         return cls(reference, split, held_out, broken, rows, chosen)
 
     def texts(self) -> Iterator[str]:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.data.examples import Encoded
+from ptft_jax.data.formats import late
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.data.turns import TrainOn
 from ptft_jax.errors import UserError, listed, nearest
 
-VERSION = "formats-1"  # part of every identity: changes when the same record gives other ids
+VERSION = "formats-2"  # part of every identity: changes when the same record gives other ids
 Record = Mapping[str, Any]
 
 
@@ -27,10 +28,11 @@ class Format:
       name: the layout of `ptft_jax.data.formats.layouts` they have.
       columns: what a column is -> its name in the records.
       classes: names of the classes in the order of their numbers; () where labels are numbers.
-      unused: further columns that the first records have.
+      unused: further columns that are there and not read.
       others: layouts that the first records have, too.
-      absent: what a further column would be -> its name, that none of the first records has.
+      absent: name of a further column that none of the first records has -> what it would be.
       assistant_first: whether conversations may start with the assistant.
+      allowed: columns that would tell the model something, and may be left out.
     """
 
     kind: str
@@ -41,6 +43,7 @@ class Format:
     others: tuple[str, ...] = ()
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     assistant_first: bool = False
+    allowed: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """One line for people: "sharegpt: messages from column 'conversations'; not used: 'id'"."""
@@ -100,13 +103,7 @@ class Encoder(abc.ABC):
 
     def encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
         """One example a record. Raises UserError, starting with the record's place."""
-        for record, where in zip(records, wheres):
-            for what, column in self.format.absent.items():
-                if record.get(column) is not None:
-                    raise UserError(
-                        f"{where}: column {column!r} is not among those of the first records: to use it, say "
-                        f"{what}={column} in the options of the source"
-                    )
+        late.refuse_absent(self.format.absent, list(zip(wheres, records)))
         return self._encode(records, wheres)
 
     @abc.abstractmethod

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ptft_jax.data.formats import late
 from ptft_jax.data.formats.base import Format, Record
 from ptft_jax.data.formats.messages import is_messages, is_sharegpt
 from ptft_jax.errors import UserError, listed, nearest
@@ -143,8 +144,8 @@ COLUMNS = tuple(dict.fromkeys(what for layout in LAYOUTS for what in layout.colu
 USUAL = frozenset(name for layout in LAYOUTS for names in layout.usual for name in names.values())
 # Options of a source reference that are read here.
 OPTIONS = ("format", "classes", "assistant_first", "unused", *COLUMNS)
-# Columns of questions and answers that say something to the model, whatever the format: not to be left out by oversight.
-TELLING = ("context", "input", "system", "history", "tools", "functions")
+# Every name that decides something: where one turns up first, records are looked at to the last one.
+NAMES = USUAL | {*late.TELLING, *(n for layout in LAYOUTS for *_, names in layout.may.values() for n in names)}
 
 
 def choose(
@@ -153,7 +154,8 @@ def choose(
     """The format of records, by their columns and what the options of the source reference say.
 
     Args:
-      records: all of a split's; the first hundred are looked at, and all of them for the names of classes.
+      records: all of a source's that are trained on. The first hundred decide; of the others those are looked at in which a
+        column turns up first that could have decided otherwise, and all for the names of classes.
       options: those in OPTIONS count: `format` is a layout's name; a column's is the name it has in the records;
         `classes` are names of classes joined by commas, in their numbers' order (by default sorted); `assistant_first` is
         yes where conversations may start with the assistant; `unused` are columns that need not be read.
@@ -167,24 +169,24 @@ def choose(
     if not len(records):
         raise UserError("no records: which format they have cannot be told")
     sample = [records[i] for i in range(min(FIRST, len(records)))]
+    naming = named(options)
+    firsts = late.firsts(records, NAMES | {*naming.values()}, where)
     if like is not None:
         layout = next(layout for layout in LAYOUTS if layout.name == like.name)
         for index, record in enumerate(sample):
             if reason := _bad(layout, record, like.columns):
                 raise UserError(f"{where(index)}: {reason}, while the train split has the format {like.describe()}")
+        if like.kind in ("answers", "preference"):
+            late.refuse_unread(like.name, like.columns, firsts, like.allowed)
+        late.refuse_absent(like.absent, firsts)
         return like
-    named = {what: options[what] for what in COLUMNS if what in options}
-    for what, column in named.items():
-        if not any(column in record for record in sample) and not _later(records, what, column):
+    for what, column in naming.items():
+        if not any(column in record for record in (*sample, *(record for _, record in firsts))):
             raise UserError(
                 f"{where(0)}: {what}={column}: no such column{nearest(column, sample[0])}; there are:"
                 f"{listed(map(str, sample[0]))}"
             )
-    candidates = _candidates(options.get("format"), named)
-    fitting = [(layout, columns) for layout in candidates if (columns := _fit(layout, sample, named)) is not None]
-    firsts = [_first(candidates, record, named) for record in sample]
-    if not fitting or any(first is not fitting[0][0] for first in firsts):
-        raise UserError(_misfit(candidates, sample, firsts, named, where))
+    fitting = decide(sample, options.get("format"), naming, where)
     layout, columns = fitting[0]
     _check_further(layout, columns, sample, where)
     talks = any(test in (is_messages, is_sharegpt, _is_conversation) for test, _ in layout.needs.values())
@@ -193,12 +195,18 @@ def choose(
             raise UserError(
                 f"{option}={options[option]}: the records have the format {layout.name}, which has no use for it"
             )
+    seen = dict.fromkeys(column for record in (*sample, *(record for _, record in firsts)) for column in record)
+    placed = [*((where(i), record) for i, record in enumerate(sample)), *firsts]
+    allowed = late.allowed(columns, placed, options.get("unused", ""))
+    absent = {name: what for name, what in _absent(layout, columns, sample).items() if name not in allowed}
+    late.refuse_absent(absent, firsts)
+    if layout.kind in ("answers", "preference"):
+        late.refuse_unread(layout.name, columns, placed, allowed)
+    _refuse_other(layout, columns, placed, len(sample), _candidates(options.get("format"), naming), naming)
     classes: tuple[str, ...] = ()
     if layout.kind == "classification":
         classes = _classes(records, columns["label"], options.get("classes"), sample)
     kinds = dict.fromkeys(other.name for other, _ in fitting[1:])
-    seen = dict.fromkeys(column for record in sample for column in record)
-    _refuse_unread(layout, columns, sample, options.get("unused", ""), where)
     return Format(
         layout.kind,
         layout.name,
@@ -206,39 +214,68 @@ def choose(
         classes,
         tuple(column for column in seen if column not in columns.values()),
         tuple(kinds),
-        {
-            what: name
-            for what, (*_, names) in layout.may.items()
-            if what not in columns
-            for name in names
-            if name not in seen
-        },
+        absent,
         _yes(options.get("assistant_first", "no"), "assistant_first"),
+        allowed,
     )
 
 
-def _refuse_unread(layout: Layout, columns: Mapping[str, str], sample: Sequence[Record], unused: str, where) -> None:
-    """Raises UserError for a telling column that the format does not read and that the user did not say is not needed."""
-    allowed = [name.strip() for name in unused.split(",") if name.strip()]
-    for name in allowed:
-        if name in columns.values() or not any(name in record for record in sample):
-            raise UserError(f"unused={unused}: the records have no column {name!r} that is not read")
-    for column in TELLING if layout.kind in ("answers", "preference") else ():
-        if column in allowed or column in columns.values():
+def named(options: Mapping[str, str]) -> dict[str, str]:
+    """What a column is -> the name that the options of a source give it."""
+    return {what: options[what] for what in COLUMNS if what in options}
+
+
+def decide(
+    sample: Sequence[Record], wanted: str | None, named: Mapping[str, str], where: Callable[[int], str]
+) -> list[tuple[Layout, dict[str, str]]]:
+    """The layouts that all records of a sample have, the one that is taken first, and what a column is -> its name in each.
+
+    Args:
+      wanted: the only layout to be considered, None = all.
+      named: what a column is -> the name that the user gave it.
+
+    Raises:
+      UserError: no layout fits, or some of the records have another.
+    """
+    candidates = _candidates(wanted, named)
+    fitting = [(layout, columns) for layout in candidates if (columns := _fit(layout, sample, named)) is not None]
+    firsts = [_first(candidates, record, named) for record in sample]
+    if not fitting or any(first is not fitting[0][0] for first in firsts):
+        raise UserError(_misfit(candidates, sample, firsts, named, where))
+    return fitting
+
+
+def _absent(layout: Layout, columns: Mapping[str, str], sample: Sequence[Record]) -> dict[str, str]:
+    """Names that further columns of a layout usually have and no record of the sample has -> what they would be."""
+    seen = {column for record in sample for column in record}
+    further = ((name, what) for what, (*_, names) in layout.may.items() if what not in columns for name in names)
+    return {name: what for name, what in further if name not in seen}
+
+
+def _refuse_other(
+    layout: Layout,
+    columns: Mapping[str, str],
+    placed: late.Placed,
+    first: int,
+    candidates: Sequence[Layout],
+    named: Mapping[str, str],
+) -> None:
+    """Raises UserError for one of the records after the `first` with which these would have had another format."""
+    begin, sample = placed[0][0], [record for _, record in placed[:first]]
+    for place, record in placed[first:]:
+        found, reason = _first(candidates, record, named), _bad(layout, record, columns)
+        if found is None:  # said when it is encoded, with its columns
             continue
-        index = next((i for i, record in enumerate(sample) if record.get(column)), None)
-        if index is not None:
-            raise UserError(
-                f"{where(index)}: the format {layout.name} does not read column {column!r}, which this record has: make it "
-                f"part of another column, or leave it out with unused={column} in the options of the source"
-            )
-
-
-def _later(records: Sequence[Record], what: str, column: str) -> bool:
-    """Whether a column that formats may have, but need not, is in any record."""
-    if all(what in layout.needs for layout in LAYOUTS if what in layout.columns):
-        return False
-    return any(column in records[index] for index in range(len(records)))
+        if reason or found is not layout:
+            reason = reason or f"has the format {found.name}"
+            raise UserError(f"{place}: {reason}, while {begin} has the format {layout.name}: name one with format=")
+        names = _fit(layout, [*sample, record], named) or {}
+        for what in layout.needs:
+            if names.get(what) != columns[what]:
+                raise UserError(
+                    f"{place}: with the columns of this record it cannot be told whether {what} is in {columns[what]!r}, from "
+                    f"which it is read before: say so with {what}={columns[what]} in the options of the source"
+                )
 
 
 def _candidates(wanted: str | None, named: Mapping[str, str]) -> list[Layout]:

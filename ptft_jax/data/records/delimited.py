@@ -7,10 +7,12 @@ import io
 import sys
 from collections.abc import Iterator
 
-from ptft_jax.data.records import files, table
+from ptft_jax.data.formats import Reading
+from ptft_jax.data.records import files
 from ptft_jax.data.records.base import Record
 from ptft_jax.data.records.index import Found
 from ptft_jax.data.records.reference import Reference
+from ptft_jax.data.records.source import TableSource, file_source
 from ptft_jax.data.records.spans import SpanReader, refuse_binary, undecodable
 from ptft_jax.data.records.values import Broken
 from ptft_jax.errors import UserError
@@ -18,9 +20,9 @@ from ptft_jax.errors import UserError
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
-def open_split(reference: Reference, split: str, held_out: float, broken: str) -> table.Table:
-    """The records of a split, see `opening.open_records`."""
-    return table.open_files(reference, split, held_out, broken, DELIMITERS, CsvFile)
+def source(reference: Reference, broken: str) -> TableSource:
+    """The source of that name, see `opening.open_source`."""
+    return file_source(reference, broken, DELIMITERS, CsvFile)
 
 
 class CsvFile:
@@ -35,7 +37,7 @@ class CsvFile:
         self._header = self._read_header()
         self.key = f"csv {self._delimiter} {file.digest}"
 
-    def scan(self) -> Iterator[Found]:
+    def scan(self, reading: Reading, id_column: str | None) -> Iterator[Found]:
         with open(self._file.path, "rb") as f:
             self._file.check(f.fileno())
             rows = _Rows(f, self._delimiter, self.name)
@@ -50,8 +52,11 @@ class CsvFile:
                     yield Found(start, end, number, dict(zip(self._header, row)))
             self._file.check(f.fileno())
 
-    def open(self) -> SpanReader:
+    def open(self, reading: Reading) -> SpanReader:
         return SpanReader(self._file, self._parse)
+
+    def check(self) -> None:
+        self._file.check()
 
     def place(self, number: int) -> str:
         return f"line {number}"
