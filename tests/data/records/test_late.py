@@ -13,7 +13,13 @@ PAIR = {"question": "a", "answer": "b"}
 CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
 TEXT = {"text": "a"}
 KINDS = ("jsonl", "gz", "list", "parquet", "arrayrecord", "hf", "tfds")
-PLACES = {"parquet": "row 150", "arrayrecord": "record 150", "hf": "example 150", "tfds": "example 150", "list": "object 151"}
+PLACES = {
+    "parquet": "row 150",
+    "arrayrecord": "record 150",
+    "hf": "example 150",
+    "tfds": "example 150",
+    "list": "object 151",
+}
 
 
 def numbered(record, n):
