@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,11 +41,13 @@ class Records(Protocol):
       fingerprint: digest of what is read of this split's records and of their order; equal content, equal fingerprint,
         wherever the files lie.
       skipped: what was left out.
+      empty: files that hold no record.
     """
 
     reference: str
     fingerprint: str
     skipped: Skipped
+    empty: Sequence[str]
 
     def __len__(self) -> int: ...
 
@@ -78,10 +80,14 @@ class Source(Protocol):
     Attributes:
       reference: how it was named.
       own: the splits that it has itself; the others are made of what is trained on.
+      described: what each of these is, for people.
+      left_out: files, or splits of a dataset, that lie beside what is read.
     """
 
     reference: Reference
     own: Sequence[str]
+    described: Mapping[str, str]
+    left_out: Skipped
 
     def read_as(self, reading: Any) -> Source:
         """The source, of whose records this is read (`ptft_jax.data.formats.Reading`)."""

@@ -68,7 +68,9 @@ class CsvFile:
 
     def _read_header(self) -> list[str]:
         with open(self._file.path, "rb") as f:
-            _, _, number, header = next(_Rows(f, self._delimiter, self.name), (0, 0, 1, Broken("no header")))
+            _, _, number, header = next(_Rows(f, self._delimiter, self.name), (0, 0, 1, None))
+        if header is None:
+            raise files.NoRecords(f"{self.name}, line 1: no header")
         where = f"{self.name}, line {number}"
         if isinstance(header, Broken):
             raise UserError(f"{self.name}, {header.place or f'line {number}'}: {header}")

@@ -15,7 +15,7 @@ from ptft_jax.data.records.base import Record
 from ptft_jax.data.records.index import Found
 from ptft_jax.data.records.reference import Reference
 from ptft_jax.data.records.source import TableSource
-from ptft_jax.data.records.table import own_splits
+from ptft_jax.data.records.table import described_splits, own_splits
 from ptft_jax.data.records.values import Broken
 from ptft_jax.errors import nearest
 
@@ -32,10 +32,11 @@ def source(reference: Reference, broken: str) -> TableSource:
         found = {"train": found}
     own = own_splits(reference, list(found), files.ALIASES)
 
-    def shards(name: str) -> list[HubSplit]:
-        return [HubSplit(f"{reference.name}/{name}", found[name], reference.columns)]
+    def shards(name: str) -> tuple[list[HubSplit], tuple[()]]:
+        return [HubSplit(f"{reference.name}/{name}", found[name], reference.columns)], ()
 
-    return TableSource(reference, broken, own, shards)
+    described, left_out = described_splits(own, list(found))
+    return TableSource(reference, broken, own, shards, described=described, left_out=left_out)
 
 
 class HubSplit:

@@ -13,12 +13,13 @@ import numpy as np
 from ptft_jax.data import cache
 from ptft_jax.data.formats import Reading
 from ptft_jax.data.formats.layouts import FIRST
-from ptft_jax.data.records import files
+from ptft_jax.data.records import files, listing
 from ptft_jax.data.records import index as indexes
-from ptft_jax.data.records.base import Record
+from ptft_jax.data.records.base import Record, Skipped
 from ptft_jax.data.records.reference import SPLITS, Reference
 from ptft_jax.data.records.table import Table, divide, limit
 from ptft_jax.data.records.values import Broken
+from ptft_jax.errors import listed
 
 
 class TableSource:
@@ -29,17 +30,21 @@ class TableSource:
         reference: Reference,
         broken: str,
         own: Mapping[str, Any],
-        shards: Callable[[Any], Sequence[indexes.Shard]],
+        shards: Callable[[Any], tuple[Sequence[indexes.Shard], Sequence[str]]],
+        *,
+        described: Mapping[str, str],
+        left_out: Skipped,
         reading: Reading | None = None,
     ):
         """
         Args:
-          own: split that it has itself -> what `shards` opens.
+          own: split that it has itself -> what `shards` opens: (those with records, names of those that hold nothing).
           reading: what of the records is read; None = as the first of what is trained on decide.
         """
         self.reference, self.own = reference, tuple(own)
+        self.described, self.left_out = described, left_out
         self._broken, self._names, self._open = broken, own, shards
-        self._shards: dict[str, Sequence[indexes.Shard]] = {}
+        self._shards: dict[str, tuple[Sequence[indexes.Shard], Sequence[str]]] = {}
         self._tables: dict[str, Table] = {}
         self._divided: dict[float, dict[str, np.ndarray]] = {}
         self._reading = reading
@@ -47,18 +52,20 @@ class TableSource:
     @functools.cached_property
     def reading(self) -> Reading:
         """What of the records is read."""
-        return self._reading or _reading(self._opened("train"), self.reference)
+        return self._reading or _reading(self._opened("train")[0], self.reference)
 
     def read_as(self, reading: Reading) -> TableSource:
         """The source, of whose records this is read."""
         if reading == self.reading:
             return self
-        return TableSource(self.reference, self._broken, self._names, self._open, reading)
+        named = {"described": self.described, "left_out": self.left_out}
+        return TableSource(self.reference, self._broken, self._names, self._open, reading=reading, **named)
 
     def whole(self, split: str = "train") -> Table:
         """All records of a split of its own."""
         if split not in self._tables:
-            self._tables[split] = Table(self.reference, split, self._broken, self._opened(split), self.reading)
+            shards, empty = self._opened(split)
+            self._tables[split] = Table(self.reference, split, self._broken, shards, self.reading, empty)
         return self._tables[split]
 
     def split(self, split: str, held_out: float) -> Table:
@@ -68,7 +75,7 @@ class TableSource:
         limit(self.reference, split, found)
         return found
 
-    def _opened(self, split: str) -> Sequence[indexes.Shard]:
+    def _opened(self, split: str) -> tuple[Sequence[indexes.Shard], Sequence[str]]:
         if split not in self._shards:
             self._shards[split] = self._open(self._names[split])
         return self._shards[split]
@@ -84,12 +91,24 @@ class TableSource:
 def file_source(
     reference: Reference, broken: str, suffixes: Iterable[str], shard: Callable[[files.File], indexes.Shard]
 ) -> TableSource:
-    """The source that is files with these suffixes, each a `shard`."""
+    """The source that is files with these suffixes, each a `shard`. One that holds nothing is left out where others do."""
+    found = listing.find(reference, suffixes)
 
-    def shards(names: list[str]) -> list[indexes.Shard]:
-        return [shard(files.File.open(name)) for name in names]
+    def shards(names: list[str]) -> tuple[list[indexes.Shard], list[str]]:
+        opened, empty = [], []
+        for name in names:
+            try:
+                opened.append(shard(files.File.open(name)))
+            except files.NoRecords:
+                if len(names) == 1:
+                    raise
+                empty.append(name)
+        if not opened:
+            raise reference.error(f"no file holds a record:{listed(empty)}")
+        return opened, empty
 
-    return TableSource(reference, broken, files.find(reference, suffixes), shards)
+    described = {split: found.described(split) for split in found.splits}
+    return TableSource(reference, broken, found.splits, shards, described=described, left_out=found.left_out)
 
 
 def _reading(shards: Sequence[indexes.Shard], reference: Reference) -> Reading:

@@ -33,14 +33,20 @@ class Table:
 
     Attributes:
       reading: what of the records is read.
-      empty: the shards that hold no record.
+      empty: the files that hold no record.
     """
 
     def __init__(
-        self, reference: Reference, split: str, broken: str, shards: Sequence[indexes.Shard], reading: Reading
+        self,
+        reference: Reference,
+        split: str,
+        broken: str,
+        shards: Sequence[indexes.Shard],
+        reading: Reading,
+        empty: Sequence[str] = (),
     ):
-        """All records of the source's own `split`. Raises UserError where there is none, or one that is broken or repeats
-        an id."""
+        """All records of the source's own `split`; `empty` names what it has beside the shards. Raises UserError where there
+        is no record, or one that is broken or repeats an id."""
         self.reference, self.reading = reference.text, reading
         self._broken, self._split, self._held_out = broken, split, None
         self._dropped: np.ndarray | None = None
@@ -48,9 +54,10 @@ class Table:
         forgiving = broken == "skip"
         self._shards = list(shards)
         self._indexes = [indexes.of(shard, reference.id_column, forgiving, reading) for shard in self._shards]
-        self.empty = [shard.name for shard, index in zip(self._shards, self._indexes) if not index.count]
-        if len(self.empty) == len(self._shards):
-            raise UserError(f"{self.empty[0]}: holds no record")
+        without = [shard.name for shard, index in zip(self._shards, self._indexes) if not index.count]
+        if len(without) == len(self._shards):
+            raise UserError(f"{without[0]}: holds no record")
+        self.empty = sorted([*without, *empty])
         self._ends = list(itertools.accumulate(index.count for index in self._indexes))
         self.skipped = Skipped()
         for shard, index in zip(self._shards, self._indexes):
@@ -217,6 +224,15 @@ def own_splits(reference: Reference, have: Sequence[str], aliases: Mapping[str, 
     if repeated:
         raise reference.error(f"{' and '.join(repeated)} are all {own[repeated[0]]!r}: name different splits")
     return own
+
+
+def described_splits(own: Mapping[str, str], have: Sequence[str]) -> tuple[dict[str, str], Skipped]:
+    """Of a dataset that has the splits `have`: what each split of `own_splits` is, for people, and those that are none."""
+    left_out = Skipped()
+    for name in have:
+        if name not in own.values():
+            left_out.add(f"its split {name}", "named by none of train=, validation=, test=, nor called so")
+    return {split: f"its split {name}" for split, name in own.items()}, left_out
 
 
 def divide(reference: Reference, keys: np.ndarray, missing: Sequence[str], share: float) -> dict[str, np.ndarray]:

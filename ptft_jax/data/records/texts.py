@@ -7,12 +7,13 @@ import dataclasses
 import hashlib
 import json
 import operator
+from collections.abc import Sequence
 
 import numpy as np
 
 from ptft_jax.data import assets, cache
 from ptft_jax.data.formats import Reading
-from ptft_jax.data.records import files, values
+from ptft_jax.data.records import files, listing, values
 from ptft_jax.data.records.base import Record, Skipped
 from ptft_jax.data.records.reference import SPLITS, Reference
 from ptft_jax.data.records.spans import refuse_binary
@@ -51,8 +52,8 @@ class Document:
 class Documents:
     """A split of texts. Implements `Records`."""
 
-    def __init__(self, reference: str, documents: list[Document]):
-        self.reference = reference
+    def __init__(self, reference: str, documents: list[Document], empty: Sequence[str] = ()):
+        self.reference, self.empty = reference, list(empty)
         self.skipped = Skipped()
         self._documents = documents
 
@@ -86,7 +87,7 @@ class Documents:
     def without(self, dropped: np.ndarray) -> Documents:
         """The split but for the documents at these indices."""
         left = set(range(len(self))) - set(dropped.tolist())
-        return Documents(self.reference, [self._documents[i] for i in sorted(left)])
+        return Documents(self.reference, [self._documents[i] for i in sorted(left)], self.empty)
 
 
 class TextSource:
@@ -97,17 +98,19 @@ class TextSource:
     """
 
     def __init__(self, reference: Reference):
-        self.reference = reference
-        self._names: dict[str, list[str]] = {}
+        self.reference, self.left_out = reference, Skipped()
         if reference.kind in EMBEDDED:
             known = EMBEDDED[reference.kind]
             if reference.name not in known:
                 raise reference.error(f"{reference.kind} has {', '.join(known)}{nearest(reference.name, known)}")
             self.own: tuple[str, ...] = SPLITS
+            self.described: dict[str, str] = dict.fromkeys(SPLITS, "its own")
         else:
-            self._names = files.find(reference, SUFFIXES, by_name=False)
-            self.own = tuple(self._names)
-        self._read: dict[str, list[Document]] = {}
+            found = listing.find(reference, SUFFIXES, by_name=False)
+            self._names, self.left_out = found.splits, found.left_out
+            self.own = tuple(found.splits)
+            self.described = {split: found.described(split) for split in found.splits}
+        self._read: dict[str, tuple[list[Document], list[str]]] = {}  # with the names of files without text
 
     def read_as(self, reading: Reading) -> TextSource:
         return self
@@ -115,25 +118,28 @@ class TextSource:
     def whole(self, split: str = "train") -> Documents:
         """All documents of a split of its own."""
         if split not in self._read:
-            embedded = self.reference.kind in EMBEDDED
-            self._read[split] = _embedded(self.reference, split) if embedded else _documents(self._names[split])
-        return self._made(split, self._read[split])
+            if self.reference.kind in EMBEDDED:
+                self._read[split] = _embedded(self.reference, split), []
+            else:
+                self._read[split] = _documents(self._names[split])
+        return self._made(split, *self._read[split])
 
     def split(self, split: str, held_out: float) -> Documents:
         """The documents of a split: its own, or such a share of what is trained on."""
         missing = [s for s in SPLITS if s not in self.own]
         if missing and split in ("train", *missing):
             self.whole()
-            found = self._made(split, _divide(self.reference, self._read["train"], missing, held_out)[split])
+            documents, empty = self._read["train"]
+            found = self._made(split, _divide(self.reference, documents, missing, held_out)[split], empty)
         else:
             found = self.whole(split)
         limit(self.reference, split, found)
         return found
 
-    def _made(self, split: str, documents: list[Document]) -> Documents:
+    def _made(self, split: str, documents: list[Document], empty: list[str]) -> Documents:
         if not documents:
             raise self.reference.error(f"the {split} split has no text")
-        return Documents(self.reference.text, documents)
+        return Documents(self.reference.text, documents, empty)
 
 
 def source(reference: Reference, broken: str) -> TextSource:
@@ -147,21 +153,23 @@ def _embedded(reference: Reference, split: str) -> list[Document]:
     return [Document(title, f"{kind}:{name}, {title}", *_digests(text), text) for title, text in pairs]
 
 
-def _documents(names: list[str]) -> list[Document]:
-    """The files, each whole. They are read once; what is to be known of them is then in the cache."""
+def _documents(names: list[str]) -> tuple[list[Document], list[str]]:
+    """The files, each whole, and the names of those without text. They are read once; what is to be known of them is then
+    in the cache. Raises UserError where there is no text."""
     opened = [files.File.open(name, empty=True) for name in names]
     path = cache.root() / "texts" / cache.digest("texts-3", *(file.digest for file in opened))
     if not path.exists():
         read = [_read(file) for file in opened]
-        empty = [file.name for file, text in zip(opened, read) if text is None]
-        if empty:
-            raise UserError(f"empty files:{listed(empty)}")
         cache.write_atomic(path, lambda temporary: temporary.write_text(json.dumps(read)))
     known = json.loads(path.read_bytes())
-    return [
+    empty = [file.name for file, text in zip(opened, known) if text is None]
+    if len(empty) == len(opened):
+        raise UserError(f"empty files:{listed(empty)}")
+    documents = [
         Document(file.name, file.name, bytes.fromhex(digest), bytes.fromhex(key), file=file, start=start, end=end)
-        for file, (digest, key, start, end) in zip(opened, known)
+        for file, (digest, key, start, end) in ((file, text) for file, text in zip(opened, known) if text is not None)
     ]
+    return documents, empty
 
 
 def _read(file: files.File) -> tuple[str, str, int, int] | None:

@@ -15,7 +15,7 @@ from ptft_jax.data.records.base import Record
 from ptft_jax.data.records.index import Found
 from ptft_jax.data.records.reference import Reference
 from ptft_jax.data.records.source import TableSource
-from ptft_jax.data.records.table import own_splits
+from ptft_jax.data.records.table import described_splits, own_splits
 from ptft_jax.data.records.values import Broken
 from ptft_jax.errors import nearest
 
@@ -27,10 +27,11 @@ def source(reference: Reference, broken: str) -> TableSource:
     builder = _builder(reference)
     own = own_splits(reference, list(builder.info.splits), files.ALIASES)
 
-    def shards(name: str) -> list[TfdsSplit]:
-        return [TfdsSplit(reference, builder, name)]
+    def shards(name: str) -> tuple[list[TfdsSplit], tuple[()]]:
+        return [TfdsSplit(reference, builder, name)], ()
 
-    return TableSource(reference, broken, own, shards)
+    described, left_out = described_splits(own, list(builder.info.splits))
+    return TableSource(reference, broken, own, shards, described=described, left_out=left_out)
 
 
 class TfdsSplit:
