@@ -141,6 +141,13 @@ TREE: dict[str, Any] = {
         ),
         "untrainable": one_of("raise", "examples with nothing to learn", "raise", "drop"),
         "broken": one_of("raise", "records that cannot be read", "raise", "skip"),
+        "leaks": one_of(
+            "say",
+            "records that are trained on whose text, or id, stands in validation or test data of the run's sources",
+            "say",
+            "raise",
+            "drop",
+        ),
         "workers": natural(0, "processes that tokenise; 0 = by the size of the data and the machine"),
         "length": positive(128, "tokens a row"),
         "batch_size": positive(16, "rows a step, over all devices"),

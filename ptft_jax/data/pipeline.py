@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.data import cache, packing, prepared, records, tokenise
+from ptft_jax.data import survey as surveys
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.mixture import Mixture, weight_at
@@ -47,8 +48,10 @@ class Tokens:
     skipped: records.Skipped
 
 
-def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer) -> Tokens:
-    """A split of a source as ids, by the settings of `config.data`. Raises UserError."""
+def tokenised(
+    data: Any, reference: str, split: str, tokenizer: tok.Tokenizer, opened: tokenise.Opened | None = None
+) -> Tokens:
+    """A split of a source as ids, by the settings of `config.data`; `opened` = of these records of it. Raises UserError."""
     parsed = records.parse(reference)
     if parsed.kind == prepared.KIND:
         store, facts = prepared.load(pathlib.Path(parsed.name), split, tokenizer)
@@ -63,7 +66,7 @@ def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer) -
             lambda i: f"{place}, example {i}",
             records.Skipped(),
         )
-    opened = tokenise.Opened.of(reference, split, held_out=data.held_out, broken=data.broken)
+    opened = opened or tokenise.Opened.of(reference, split, held_out=data.held_out, broken=data.broken)
     store = tokenise.tokenised(opened, tokenizer, workers=data.workers, **_rendering(data, opened.format.kind))
     rows = opened.records
     return Tokens(
@@ -265,7 +268,8 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
     sources = weighted(data)
     for reference, weight in sources:
         weight_at(reference, weight, 0)  # well-formed, before anything takes time?
-    parts = [tokenised(data, reference, "train", tokenizer) for reference, _ in sources]
+    found = surveyed(data)
+    parts = [tokenised(data, reference, "train", tokenizer, found[reference].train) for reference, _ in sources]
     if data.train_tokens:
         if len(parts) > 1:
             raise UserError("config.data.train_tokens is for a single source; a mixture's take the option ?examples=N")
@@ -287,7 +291,11 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
     )
     shares = mixture.table(max(steps, 1))
     table = [
-        {**s.summary(), **{k: getattr(x, k) for k in ("asked", "drawn", "share", "epochs")}}
+        {
+            **s.summary(),
+            **{k: getattr(x, k) for k in ("asked", "drawn", "share", "epochs")},
+            **found[s.tokens.reference].facts,
+        }
         for s, x in zip(sets, shares)
     ]
     keys = [part.store.key for part in parts]
@@ -298,6 +306,11 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
         sum(len(part.store.ids) for part in parts),
         table,
     )
+
+
+def surveyed(data: Any) -> dict[str, surveys.Surveyed]:
+    """What is to be known of the sources of `config.data`, and what of train is left out of it. Raises UserError."""
+    return surveys.survey([reference for reference, _ in weighted(data)], [data.source] if data.source else [], data)
 
 
 def _check_classes(parts: Sequence[Tokens]) -> None:
@@ -344,8 +357,12 @@ def numbered(data: Any, adapters: Sequence[str]) -> dict[str, int]:
 
 
 def announced(table: Sequence[dict[str, Any]]) -> list[str]:
-    """A line a source, with its number in `shown`."""
-    return [f"  {n}  {row['source']}: {row['format']}" for n, row in enumerate(table, 1)]
+    """Lines of each source, with its number in `shown`: its format, splits, what lies beside them, leaks."""
+    found = []
+    for n, row in enumerate(table, 1):
+        found.append(f"  {n}  {row['source']}: {row['format']}")
+        found += [f"     {line}" for line in surveys.lines(row)]
+    return found
 
 
 def shown(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from ptft_jax.data import cache, formats, processes, records, store
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.store import Store
 
-FORM = "store-1"  # to be changed with whatever changes what is stored
+FORM = "store-2"  # to be changed with whatever changes what is stored
 CHUNK = 256  # records tokenised at a time
 ALONE_FIRST = 3.0  # seconds of work after which the rest is estimated
 WORTH_IT = 10.0  # seconds that the rest must take for more processes to be started
@@ -42,20 +42,39 @@ class Opened:
 
         Raises UserError: see `records.open_records` and `formats.choose`.
         """
-        source = records.open_source(reference, broken=broken)
-        whole = source.whole()
-        chosen = formats.choose(whole, source.reference.options, whole.where)
-        source = source.read_as(formats.Reading.of_columns(chosen.name, chosen.columns, source.reference.options))
-        rows = source.split(split, held_out)
-        if split != "train" and split in source.own:
-            chosen = formats.choose(rows, source.reference.options, rows.where, like=chosen)
-        return cls(reference, split, held_out, broken, rows, chosen)
+        return Formatted.of(reference, broken).opened(split, held_out)
 
     def texts(self) -> Iterator[str]:
         """All text of the records, for training a tokenizer: what is said, without what a template puts around it."""
         encoder = formats.encoder(self.format, tok.ByteTokenizer(), template="chatml")
         for index in range(len(self.records)):
             yield from encoder.texts(self.records[index], self.records.where(index))
+
+
+@dataclasses.dataclass(frozen=True)
+class Formatted:
+    """A source, and how the records of all its splits are read as examples."""
+
+    reference: str
+    broken: str
+    source: records.Source
+    format: formats.Format
+
+    @classmethod
+    def of(cls, reference: str, broken: str = "raise") -> Formatted:
+        """As `Opened.of`."""
+        source = records.open_source(reference, broken=broken)
+        whole, options = source.whole(), source.reference.options
+        chosen = formats.choose(whole, options, whole.where)
+        reading = formats.Reading.of_columns(chosen.name, chosen.columns, options)
+        return cls(reference, broken, source.read_as(reading), chosen)
+
+    def opened(self, split: str, held_out: float) -> Opened:
+        """A split. Raises UserError."""
+        rows, chosen = self.source.split(split, held_out), self.format
+        if split != "train" and split in self.source.own:
+            chosen = formats.choose(rows, self.source.reference.options, rows.where, like=chosen)
+        return Opened(self.reference, split, held_out, self.broken, rows, chosen)
 
 
 def tokenised(opened: Opened, tokenizer: tok.Tokenizer, *, template: str, train_on: str, workers: int = 0) -> Store:

@@ -67,6 +67,7 @@ def main() -> None:
     args = flags.FLAGS
     from rich.console import Console
 
+    from ptft_jax.data import survey
     from ptft_jax.data.prepare import engines, preparing, table
     from ptft_jax.reporting.progress import as_table
 
@@ -88,7 +89,9 @@ def main() -> None:
     manifest, there = preparing.prepare(settings, _tokenizer(args.tokenizer), out, engine, work=work, say=_saying())
     screen = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     screen.print(f"{manifest['kind']}: {manifest['format']}")
-    screen.print("\n".join(f"  {n}  {source}" for n, source in enumerate(settings.sources, 1)))
+    kept = "kept (--deduplicate=exact takes out those by text)"
+    for n, source in enumerate(settings.sources, 1):
+        screen.print("\n     ".join([f"  {n}  {source}", *survey.lines(manifest["surveyed"][source], kept)]))
     screen.print(as_table("what became of the records", table.rows(manifest)))
     for name in ("near_duplicates", "overlap"):
         if name in manifest:

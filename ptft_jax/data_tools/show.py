@@ -34,7 +34,7 @@ def main() -> None:
     args = flags.FLAGS
     from rich.console import Console
 
-    from ptft_jax.data import batches, cache, pipeline
+    from ptft_jax.data import batches, cache, pipeline, survey
     from ptft_jax.data_tools import view
 
     chosen = selected.load()
@@ -46,7 +46,10 @@ def main() -> None:
         )
         batch, addresses = whole[args.step], whole.addresses(args.step)
         names = [reference for reference, _ in pipeline.weighted(data)]
-        facts = [(row["source"], row["format"], rows.plan.report) for row, rows in zip(found.table, found.sets)]
+        facts = [
+            (row["source"], row["format"], [*survey.lines(row), rows.plan.report.describe()])
+            for row, rows in zip(found.table, found.sets)
+        ]
         titles = [f"step {args.step}, row {k}: {names[s]}, row {r}" for k, (s, r) in enumerate(zip(*addresses))]
     else:
         if args.step:
@@ -54,7 +57,7 @@ def main() -> None:
         tokens = pipeline.tokenised(data, data.source, args.split, chosen.tokenizer)
         rows = pipeline.filled(data, tokens, chosen.builder, partial=True).rows
         batch = batches.evaluation(rows, batch_size=data.batch_size, tokens=0)[0]
-        names, facts = [data.source], [(data.source, tokens.description, rows.plan.report)]
+        names, facts = [data.source], [(data.source, tokens.description, [rows.plan.report.describe()])]
         titles = [f"{args.split}, row {k}: {data.source}" for k in range(len(batch["tokens"]))]
     count = min(args.rows or len(titles), len(titles))
     shown = [view.row({k: v[i] for k, v in batch.items()}, chosen.tokenizer, chosen.builder) for i in range(count)]
@@ -63,8 +66,8 @@ def main() -> None:
     if form == "auto":
         form = "colours" if out.is_terminal else "marks"
     if form != "json":
-        for source, description, report in facts:
-            out.print(f"{source}: {description}\n  {report.describe()}")
+        for source, description, lines in facts:
+            out.print("\n  ".join([f"{source}: {description}", *lines]))
         out.print()
     for title, tokens in zip(titles, shown):
         if form == "json":

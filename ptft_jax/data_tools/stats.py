@@ -25,7 +25,7 @@ def main() -> None:
     args = flags.FLAGS
     from rich.console import Console
 
-    from ptft_jax.data import pipeline
+    from ptft_jax.data import pipeline, survey
     from ptft_jax.data_tools import statistics
     from ptft_jax.reporting.progress import as_table
 
@@ -39,6 +39,7 @@ def main() -> None:
         "content": [statistics.content(part, chosen.tokenizer) for part in parts],
         "control_tokens": {p.reference: statistics.special(p, chosen.tokenizer) for p in parts},
         "formats": {p.reference: p.description for p in parts},
+        "sources": {reference: one.facts for reference, one in pipeline.surveyed(data).items()},
         "skipped": {p.reference: p.skipped.first for p in parts if p.skipped.count},
         "row_lengths": row_lengths,
         "suggested": {
@@ -56,7 +57,7 @@ def main() -> None:
         return
     out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     for reference, description in report["formats"].items():
-        out.print(f"{reference}: {description}")
+        out.print("\n  ".join([f"{reference}: {description}", *survey.lines(report["sources"].get(reference, {}))]))
     for name, title in (("lengths", "tokens an example"), ("content", "content")):
         out.print(as_table(title, _turned(report[name])))
     if "mixture" in report:

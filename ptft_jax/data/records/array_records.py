@@ -39,6 +39,7 @@ class ArrayRecordFile:
         self.name = file.name
         self._file, self._content = file, content
         self.key = f"arrayrecord {content} {file.digest}"
+        self.files = file.noted()
 
     def scan(self, reading: Reading, id_column: str | None) -> Iterator[Found]:
         reader, strict = self._reader(), Strict()

@@ -57,8 +57,9 @@ class Records(Protocol):
         """The place of a record, as a person would look it up: "chat.jsonl, line 12"."""
         ...
 
-    def keys(self) -> np.ndarray:
-        """uint64 [records, 2]: equal rows for records that say the same, in whichever source and layout."""
+    def keys(self, which: range | None = None) -> np.ndarray:
+        """uint64 [records, 2]: equal rows for records that say the same, in whichever source and layout; `which` = only of
+        these."""
         ...
 
     def ids(self) -> np.ndarray:
@@ -93,8 +94,16 @@ class Source(Protocol):
         """The source, of whose records this is read (`ptft_jax.data.formats.Reading`)."""
         ...
 
+    def files(self) -> Mapping[str, str]:
+        """Local files -> digests of their content."""
+        ...
+
     def whole(self, split: str = "train") -> Records:
         """All records of a split of its own, before others are made of them. Raises UserError, see `open_records`."""
+        ...
+
+    def divides(self, split: str, held_out: float) -> bool:
+        """Whether a split is those records of what is trained on that fall to it, whole (`ptft_jax.data.records.table`)."""
         ...
 
     def split(self, split: str, held_out: float) -> Records:

@@ -36,6 +36,7 @@ class CsvFile:
         self._delimiter = DELIMITERS.get(files.suffix(file.name), ",")
         self._header = self._read_header()
         self.key = f"csv {self._delimiter} {file.digest}"
+        self.files = file.noted()
 
     def scan(self, reading: Reading, id_column: str | None) -> Iterator[Found]:
         with open(self._file.path, "rb") as f:

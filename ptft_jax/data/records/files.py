@@ -10,6 +10,7 @@ import re
 import shutil
 import time
 import zlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ptft_jax.data import cache
@@ -79,6 +80,10 @@ class File:
             return cls(name, plain, digest, None)
         return cls(name, path, digest, None if copied else Stamp.of(stat))
 
+    def noted(self) -> dict[str, str]:
+        """Its name and digest; nothing of a remote one."""
+        return {} if remote.is_url(self.name) else {self.name: self.digest}
+
     def check(self, descriptor: int | None = None) -> None:
         """Raises UserError if the file (the open one, or the one that has its name) is not what the digest is of."""
         if self.stamp and Stamp.of(os.stat(self.path if descriptor is None else descriptor)) != self.stamp:
@@ -112,6 +117,12 @@ class Descriptor:
     def __del__(self):
         if hasattr(self, "_fd"):
             os.close(self._fd)
+
+
+def digests(names: Iterable[str]) -> dict[str, str]:
+    """Of the files among these that are local: digests of their content."""
+    local = (name for name in names if not remote.is_url(name))
+    return {name: content_digest(pathlib.Path(name).expanduser(), name) for name in local}
 
 
 def content_digest(path: pathlib.Path, name: str) -> str:

@@ -49,7 +49,8 @@ class HubSplit:
         # The Arrow files hold every example; which of them, in which order, is in the indices.
         paths = [pathlib.Path(f["filename"]) for f in dataset.cache_files]
         chosen = dataset._indices
-        parts = [files.content_digest(path, str(path)) for path in paths]
+        self.files = {str(path): files.content_digest(path, str(path)) for path in paths}
+        parts = list(self.files.values())
         parts += [cache.digest(*(str(c) for c in chosen.column(0).to_pylist()))] if chosen is not None else []
         self.key = f"hf {columns} {len(dataset)} {' '.join(parts)}" if paths else ""
 

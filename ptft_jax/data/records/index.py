@@ -8,7 +8,7 @@ import json
 import pathlib
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -54,10 +54,12 @@ class Shard(Protocol):
     Attributes:
       name: what it is called in messages.
       key: what decides its records, "" if that cannot be told and the index is to be made each time.
+      files: the local files that it is in -> digests of their content.
     """
 
     name: str
     key: str
+    files: Mapping[str, str]
 
     def scan(self, reading: Reading, id_column: str | None) -> Iterator[Found]:
         """All records, in order. Columns that neither the reading nor the id needs may be missing."""

@@ -37,6 +37,7 @@ class JsonFile:
         self._scan = _list if is_list else _lines
         self._unit = "object" if is_list else "line"
         self.key = f"json {self._unit} {file.digest}"
+        self.files = file.noted()
 
     def scan(self, reading: Reading, id_column: str | None) -> Iterator[Found]:
         yield from self._scan(self._file)

@@ -157,7 +157,7 @@ def _listed(reference: Reference, name: str, suffixes: Collection[str], left_out
             have = f"; it has {listed(others)}" if others else ""
             raise reference.error(f"the folder {name} holds no {', '.join(suffixes)} file{have}")
         for other in others:
-            left_out.add(other, f"not one of {', '.join(suffixes)}, with or without {', '.join(COMPRESSED)}")
+            left_out.add(other, "another ending")
     if what == "none":
         near = f": {name}" if name != reference.name else ""
         raise reference.error(f"no such file or folder{near}{nearest(_last(name), names)}")

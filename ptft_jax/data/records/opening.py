@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import os
 
 import numpy as np
 
 from ptft_jax.data.formats import Reading
+from ptft_jax.data.records import listing, remote
 from ptft_jax.data.records.base import Records, Source
-from ptft_jax.data.records.reference import SPLITS, parse
+from ptft_jax.data.records.reference import SPLITS, parse, suffixes_of
 from ptft_jax.errors import UserError, nearest
 
 # The module that opens each kind, with its `source(reference, broken)`.
@@ -56,6 +59,21 @@ def open_source(reference: str, *, broken: str = "raise") -> Source:
         raise parsed.error(f"{parsed.kind} holds tokens, not records")
     module = importlib.import_module(f"ptft_jax.data.records.{_MODULES[parsed.kind]}")
     return module.source(parsed, broken)
+
+
+def file_names(reference: str, folder: str) -> list[str]:
+    """The files of a source of files that was named in a folder, without reading them; [] where it is none, or remote, or
+    can no longer be opened."""
+    parsed = parse(reference)
+    suffixes = suffixes_of(parsed.kind)
+    if not suffixes or remote.is_url(parsed.name):
+        return []
+    there = dataclasses.replace(parsed, name=os.path.join(folder, os.path.expanduser(parsed.name)))
+    try:
+        found = listing.find(there, suffixes, by_name=parsed.kind != "text")
+    except UserError:
+        return []
+    return [name for names in found.splits.values() for name in names]
 
 
 def reopen(

@@ -34,6 +34,7 @@ class ParquetFile:
         self.name = file.name
         self._file, self._columns = file, columns
         self.key = f"parquet {columns} {file.digest}"
+        self.files = file.noted()
         have = self._parquet().schema_arrow.names
         check_columns(columns, have, file.name)
         self._have = list(columns or have)

@@ -37,6 +37,11 @@ SUFFIXES = {
 }  # fmt: skip
 
 
+def suffixes_of(kind: str) -> tuple[str, ...]:
+    """The endings of the files of a kind; () of one that is no files."""
+    return tuple(suffix for suffix, of in SUFFIXES.items() if of == kind)
+
+
 @dataclasses.dataclass(frozen=True)
 class Reference:
     """A source as its user named it.

@@ -68,11 +68,23 @@ class TableSource:
             self._tables[split] = Table(self.reference, split, self._broken, shards, self.reading, empty)
         return self._tables[split]
 
+    def divides(self, split: str, held_out: float) -> bool:
+        """Whether a split is those records of what is trained on that fall to it."""
+        return split not in self.own
+
     def split(self, split: str, held_out: float) -> Table:
         """The records of a split: its own, or such a share of what is trained on."""
         chosen = None if split in self.own and split != "train" else self._division(held_out).get(split)
         found = self.whole(split if split in self.own else "train").part(split, held_out, chosen)
         limit(self.reference, split, found)
+        return found
+
+    def files(self) -> dict[str, str]:
+        """Local files -> digests of their content."""
+        found: dict[str, str] = {}
+        for shards, empty in map(self._opened, self.own):
+            found |= {name: digest for shard in shards for name, digest in shard.files.items()}
+            found |= files.digests(empty)
         return found
 
     def _opened(self, split: str) -> tuple[Sequence[indexes.Shard], Sequence[str]]:

@@ -91,8 +91,11 @@ class Table:
             sha.update(np.ascontiguousarray(content[part if self._chosen is None else self._chosen[part]]).tobytes())
         return sha.hexdigest()[:32]
 
-    def keys(self) -> np.ndarray:
-        """uint64 [records, 2]: equal rows for records that say the same."""
+    def keys(self, which: range | None = None) -> np.ndarray:
+        """uint64 [records, 2]: equal rows for records that say the same; `which` = only of these."""
+        if which is not None:
+            rows = [self._row(self._position(index))[1] for index in which]
+            return np.asarray([(row["text_high"], row["text_low"]) for row in rows], np.uint64).reshape(-1, 2)
         both = self._columns("text_high", "text_low")
         return both if self._chosen is None else both[self._chosen]
 

@@ -64,6 +64,12 @@ class Documents:
     def __len__(self) -> int:
         return len(self._documents)
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Local files -> digests of their content."""
+        found = {n: d for document in self._documents if document.file for n, d in document.file.noted().items()}
+        return found | files.digests(self.empty)
+
     def __getitem__(self, index: int) -> Record:
         document = self._documents[operator.index(index)]
         return {"text": document.read(), "name": document.name}
@@ -71,8 +77,9 @@ class Documents:
     def where(self, index: int) -> str:
         return self._documents[index].place
 
-    def keys(self) -> np.ndarray:
-        return np.frombuffer(b"".join(d.key for d in self._documents), np.uint64).reshape(-1, 2)
+    def keys(self, which: range | None = None) -> np.ndarray:
+        some = self._documents if which is None else [self._documents[i] for i in which]
+        return np.frombuffer(b"".join(d.key for d in some), np.uint64).reshape(-1, 2)
 
     def ids(self) -> np.ndarray:
         return np.zeros(len(self), np.uint64)
@@ -123,6 +130,14 @@ class TextSource:
             else:
                 self._read[split] = _documents(self._names[split])
         return self._made(split, *self._read[split])
+
+    def files(self) -> dict[str, str]:
+        """Local files -> digests of their content."""
+        return {n: d for split in self.own for n, d in self.whole(split).files.items()}
+
+    def divides(self, split: str, held_out: float) -> bool:
+        self.whole()
+        return split not in self.own and not _few(self._read["train"][0], held_out)
 
     def split(self, split: str, held_out: float) -> Documents:
         """The documents of a split: its own, or such a share of what is trained on."""
@@ -198,13 +213,18 @@ def _divide(
     reference: Reference, documents: list[Document], missing: list[str], share: float
 ) -> dict[str, list[Document]]:
     """By whole documents where there are enough, in the order of their keys; else by text."""
-    keys = np.frombuffer(b"".join(d.key for d in documents), np.uint64).reshape(-1, 2)
-    if not round(len(np.unique(keys, axis=0)) * share):
+    if _few(documents, share):
         return _cut(reference, documents, missing, share)
+    keys = np.frombuffer(b"".join(d.key for d in documents), np.uint64).reshape(-1, 2)
     order = np.lexsort((keys[:, 1], keys[:, 0]))  # so that the names of files decide nothing
     documents, keys = [documents[i] for i in order], keys[order]
     chosen = divide(reference, keys, missing, share)
     return {name: [documents[i] for i in indices] for name, indices in chosen.items()}
+
+
+def _few(documents: list[Document], share: float) -> bool:
+    """Whether a share of the different documents rounds to none."""
+    return not round(len({d.key for d in documents}) * share)
 
 
 def _cut(

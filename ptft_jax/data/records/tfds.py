@@ -44,10 +44,10 @@ class TfdsSplit:
         self._features = {key: features[key] for key in reference.columns or features}
         self._source = _data_source(reference, builder, split)
         names = [str(path) for path in (*builder.info.splits[split].filepaths, builder.data_path / "features.json")]
-        self.key = ""
+        self.key, self.files = "", {}
         if not any(map(remote.is_url, names)):  # files of a bucket are TFDS's to read: their content is not known here
-            digests = [files.content_digest(pathlib.Path(name), name) for name in names]
-            self.key = cache.digest("tfds", str(reference.columns), *digests)
+            self.files = {name: files.content_digest(pathlib.Path(name), name) for name in names}
+            self.key = cache.digest("tfds", str(reference.columns), *self.files.values())
 
     def scan(self, reading: Reading, id_column: str | None) -> Iterator[Found]:
         for number in range(len(self._source)):

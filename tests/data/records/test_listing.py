@@ -156,8 +156,8 @@ def test_what_is_not_read_is_counted_and_named(cache, tmp_path):
     left_out = open_source(reference).left_out
     assert left_out.count == 6
     assert {os.path.relpath(line.split(": ")[0], folder): line.split(": ", 1)[1].split(",")[0] for line in left_out.first} == {
-        ".cache": "hidden", "sub/.hidden.jsonl": "hidden", "a.parquet": "not one of .jsonl", "b.jsonl.bz2": "not one of .jsonl",
-        "sub/README.md": "not one of .jsonl", "_SUCCESS": "not one of .jsonl",
+        ".cache": "hidden", "sub/.hidden.jsonl": "hidden", "a.parquet": "another ending", "b.jsonl.bz2": "another ending",
+        "sub/README.md": "another ending", "_SUCCESS": "another ending",
     }  # fmt: skip
     assert open_source(f"{reference}/a.jsonl").left_out.count == 0
     by_glob = open_source(f"{reference}/*")
