@@ -96,7 +96,8 @@ def parse(strict: Strict, line: bytes, number: int = 1) -> Record | Broken:
         return undecodable(e, number)
     except json.JSONDecodeError as e:
         strict.check(None)
-        return Broken(f"not JSON: {e.msg}", f"line {number}, column {e.colno}")
+        lone = "; lines end with a line feed, not with a carriage return alone" if b"\r" in line else ""
+        return Broken(f"not JSON: {e.msg}{lone}", f"line {number}, column {e.colno}")
     except RecursionError:
         strict.check(None)
         return Broken("values nested too deep")

@@ -20,7 +20,7 @@ _SPLITTABLE = (*_TEXTS, "id", *SPLITS)
 OPTIONS = {
     "jsonl": (*_TEXTS, "id", *_FILES),
     "parquet": (*_TEXTS, "id", *_FILES, "columns"),
-    "csv": (*_TEXTS, "id", *_FILES),
+    "csv": (*_TEXTS, "id", *_FILES, "quoting"),
     "arrayrecord": (*_TEXTS, "id", *_FILES, "content"),
     "hf": (*_SPLITTABLE, "columns"),
     "tfds": (*_SPLITTABLE, "columns", "dir"),
