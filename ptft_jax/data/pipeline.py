@@ -22,6 +22,7 @@ from ptft_jax.data.store import Store
 from ptft_jax.errors import UserError
 
 PARENT = "parent"  # in a mixture: what the parent was trained on
+FORM = "data-2"  # part of every run's data key: changes with what decides which records are trained on, and their order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,10 +303,22 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
     return TrainingData(
         tuple(dataclasses.replace(s.rows, segmented=segmented) for s in sets),
         mixture,
-        keys[0] if len(keys) == 1 else cache.digest(*keys),
+        f"{FORM}:{keys[0] if len(keys) == 1 else cache.digest(*keys)}",
         sum(len(part.store.ids) for part in parts),
         table,
     )
+
+
+def refuse_other(was: str, now: str, workdir: pathlib.Path) -> None:
+    """Raises UserError where a run, started on the data with the key `was`, cannot go on with those of the key `now`."""
+    if was == now:
+        return
+    if was.partition(":")[0] != FORM:
+        raise UserError(
+            f"{workdir}: the run was started by an earlier release, which divides sources and orders data in another way: "
+            "finish it with that release, or start a new run, which may start from this one (init.from)"
+        )
+    raise UserError(f"{workdir}: the training data are not those the run was started with (files changed?)")
 
 
 def surveyed(data: Any) -> dict[str, surveys.Surveyed]:

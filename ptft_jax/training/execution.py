@@ -86,8 +86,7 @@ class Execution:
         params, training, others, saved, messages = resumed
         for message in messages:
             run.reporter.say(message)
-        if saved["data"] != run.data.key:
-            raise UserError(f"{run.workdir}: the training data are not those the run was started with (files changed?)")
+        pipeline.refuse_other(saved["data"], run.data.key, run.workdir)
         frozen = {}
         if run.refers_to_base:
             state, print_ = run.start()
