@@ -6,7 +6,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -286,7 +285,7 @@ def verify(folder: pathlib.Path, digests: Mapping[str, str], remedy: str) -> Non
     """
     names = list(digests)
     with concurrent.futures.ThreadPoolExecutor(min(len(names), os.cpu_count() or 1, 8)) as pool:
-        found = pool.map(lambda name: _digest(folder / name), names)
+        found = pool.map(lambda name: cache.sha256(folder / name), names)
         for name, digest in zip(names, found):
             if digest != digests[name]:
                 raise Damaged(
@@ -296,19 +295,7 @@ def verify(folder: pathlib.Path, digests: Mapping[str, str], remedy: str) -> Non
 
 def digests(folder: pathlib.Path) -> dict[str, str]:
     """File name -> SHA-256, of all that a store's folder holds. Each file is read once a process."""
-    return {path.name: _digest(path) for path in sorted(folder.glob("*.bin"))}
-
-
-def _digest(path: pathlib.Path) -> str:
-    at = path.stat()
-    return _digest_once(str(path.absolute()), at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino, at.st_dev)
-
-
-@functools.lru_cache(maxsize=1 << 16)
-def _digest_once(path: str, *_: int) -> str:
-    """SHA-256 of a file that has been looked at so far as these numbers tell."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    return {path.name: cache.sha256(path) for path in sorted(folder.glob("*.bin"))}
 
 
 @contextlib.contextmanager

@@ -69,6 +69,11 @@ def survey(trained: Sequence[str], measured: Sequence[str], data: Any) -> dict[s
             )
         if dropped:
             train = trains[reference]
+            if len(one.records) == len(train.records):
+                raise UserError(
+                    f"config.data.leaks = 'drop': all {len(train.records):,} records of {reference} stand in validation or "
+                    f"test data, and nothing is left to train on; first:\n  {one.first[0]}"
+                )
             trains[reference] = dataclasses.replace(train, records=train.records.without(one.records))
     return {reference: Surveyed(trains.get(reference), facts[reference]) for reference in parts}
 

@@ -1,5 +1,6 @@
 """A bit that flipped on disk is seen when data are opened: an error of what was prepared, and a cache makes it anew."""
 
+import gzip
 import json
 import os
 import pathlib
@@ -9,11 +10,13 @@ import shutil
 import numpy as np
 import pytest
 
+from ptft_jax.data import cache as caches
 from ptft_jax.data import pipeline, prepared, store, tokenise
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.prepare import engines, preparing
 from ptft_jax.data.prepare.settings import Settings
+from ptft_jax.data.records import open_records
 from ptft_jax.errors import UserError
 from tests.data.records import writing
 from tests.data.test_leaks import lines, texts, training
@@ -132,13 +135,46 @@ def test_a_cached_store_that_is_damaged_is_made_anew(cache, tmp_path, name, caps
     assert made().key == first.key and "made anew" in capsys.readouterr().err
 
 
-def test_files_are_read_once_a_process_while_nothing_about_them_changes(cache, tmp_path, monkeypatch):
+def test_files_are_read_once_a_process_while_nothing_about_them_changes(cache, tmp_path):
     writer = store.Writer(tmp_path / "s", 300)
     writer.add([Encoded(np.arange(9))], [0])
     writer.close("k")
     store.load(tmp_path / "s")
-    monkeypatch.setattr(store.hashlib, "file_digest", lambda *_: pytest.fail("read again"))
+    read = caches._sha256.cache_info().misses
     store.load(tmp_path / "s")
+    assert caches._sha256.cache_info().misses == read
+    os.utime(tmp_path / "s/ids.bin")
+    store.load(tmp_path / "s")
+    assert caches._sha256.cache_info().misses == read + 1
+
+
+def test_an_index_that_is_damaged_is_made_anew(cache, tmp_path):
+    rows = texts(0, 50)
+    reference = lines(tmp_path / "x.jsonl", rows)
+    first = {split: list(records) for split, records in writing.opened(reference).items()}
+    [path] = cache.glob("records/*/rows")
+    for name in ("rows", "skipped.json"):
+        flip(path.with_name(name), 0.4)
+        assert {split: list(records) for split, records in writing.opened(reference).items()} == first
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst", "csv.gz"])
+def test_a_record_is_what_was_indexed(cache, tmp_path, kind):
+    """A bit of the decompressed copy in the cache."""
+    rows = [{"text": f"some longer text {n}", "n": str(n)} for n in range(50)]
+    if kind == "csv.gz":
+        (tmp_path / "x").mkdir()
+        data = gzip.compress(writing.FILES["csv"][2](rows))
+        for split in writing.SPLITS:
+            (tmp_path / f"x/{split}.csv.gz").write_bytes(data)
+        reference = f"csv:{tmp_path}/x"
+    else:
+        reference = writing.write(kind, tmp_path, train=rows, validation=rows[:1], test=rows[1:2])
+    train = open_records(reference, "train", held_out=0.1)
+    assert list(train) == rows
+    flip(max((cache / "decompressed").iterdir(), key=lambda p: p.stat().st_size))
+    with pytest.raises(UserError, match="train.*: not what it was when it was indexed: .*delete .*cache"):
+        list(open_records(reference, "train", held_out=0.1))
 
 
 CHANGES = {

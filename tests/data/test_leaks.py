@@ -223,3 +223,13 @@ def test_those_that_stand_in_are_said(cache, tmp_path):
     found = training(source=lines(tmp_path / "x.jsonl", texts(first, first + 12)), length=8)
     assert found.table[0]["splits"]["validation"]["stand_ins"] == 1
     assert "validation 1 (stands in: of so few none falls to data.held_out=0.1)" in pipeline.announced(found.table)[1]
+
+
+def test_nothing_is_left(cache, tmp_path):
+    folder = tmp_path / "data"
+    for split in ("train", "validation", "test"):
+        lines(folder / f"{split}.jsonl", texts(0, 20))
+    with pytest.raises(
+        UserError, match="'drop': all 20 records of .* nothing is left to train on.*\n  .*train.jsonl, line 1: says"
+    ):
+        training(source=f"jsonl:{folder}", leaks="drop")

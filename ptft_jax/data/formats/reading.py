@@ -76,7 +76,7 @@ class Reading:
             return []
         try:
             return [text for text in self._encoder.texts(record) if text]
-        except UserError:  # a record that is refused when it is encoded
+        except (UserError, TypeError, ValueError, KeyError, AttributeError):  # it is refused when it is encoded
             return []
 
     @functools.cached_property

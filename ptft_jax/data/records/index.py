@@ -9,7 +9,7 @@ import pathlib
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -109,15 +109,16 @@ def of(shard: Shard, id_column: str | None, forgiving: bool, reading: Reading) -
     if shard.key:
         key = cache.digest("index-2", shard.key, id_column or "", reading.identity)
         path = cache.root() / "records" / key / "rows"
-        if not path.exists():
+        if (noted := _noted(path)) is None:
             # What is known beside the rows first: these stand for both.
             def write(temporary: pathlib.Path) -> None:
                 skipped, firsts = _scan(shard, id_column, forgiving, reading, temporary)
-                text = json.dumps([skipped.count, skipped.first, firsts])
+                text = json.dumps([skipped.count, skipped.first, firsts, cache.sha256(temporary)])
                 cache.write_atomic(path.with_name("skipped.json"), lambda t: t.write_text(text))
 
             cache.write_atomic(path, write)
-        count, first, firsts = json.loads(path.with_name("skipped.json").read_bytes())
+            noted = json.loads(path.with_name("skipped.json").read_bytes())
+        count, first, firsts, _ = noted
         index = Index(path.stat().st_size // ROW.itemsize, Skipped(count, first), firsts, path)
     else:
         with tempfile.NamedTemporaryFile() as temporary:
@@ -132,6 +133,17 @@ def of(shard: Shard, id_column: str | None, forgiving: bool, reading: Reading) -
             f"{shard.name}: none of its {skipped.count} records can be read; the first is {skipped.first[0]}"
         )
     return index
+
+
+def _noted(path: pathlib.Path) -> list[Any] | None:
+    """What is known beside the rows that are kept here; None where there are none, or they are damaged."""
+    if not path.exists():
+        return None
+    try:
+        noted = json.loads(path.with_name("skipped.json").read_bytes())
+        return noted if noted[3] == cache.sha256(path) else None
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _scan(

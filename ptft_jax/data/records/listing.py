@@ -193,10 +193,12 @@ def _walk(folder: str, beside: Beside, above: tuple[str, ...] = ()) -> Iterator[
     UserError for what cannot be read."""
     above = (*above, os.path.realpath(folder))
     for entry in sorted(_entries(folder), key=lambda e: e.name):
+        link = entry.is_symlink()
         if entry.name.startswith("."):
             beside.append((entry.path, "hidden"))
-        elif not os.path.isdir(entry.path):
-            yield _regular(entry.path)
+        elif not (os.path.isdir(entry.path) if link else entry.is_dir()):
+            # What the folder itself tells of an entry saves a question for each of many files.
+            yield entry.path if not link and entry.is_file() else _regular(entry.path)
         elif os.path.realpath(entry.path) not in above:  # else a link to a folder that holds it
             yield from _walk(entry.path, beside, above)
 

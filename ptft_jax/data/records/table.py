@@ -9,6 +9,7 @@ a larger share only takes more of what was trained on.
 from __future__ import annotations
 
 import bisect
+import csv
 import functools
 import hashlib
 import itertools
@@ -18,8 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from ptft_jax.data import cache
 from ptft_jax.data.formats import Reading
 from ptft_jax.data.records import index as indexes
+from ptft_jax.data.records import values
 from ptft_jax.data.records.base import Record, Skipped
 from ptft_jax.data.records.reference import SPLITS, Reference
 from ptft_jax.errors import UserError, nearest
@@ -77,8 +80,8 @@ class Table:
         return self._ends[-1] if self._chosen is None else len(self._chosen)
 
     def __getitem__(self, index: int) -> Record:
-        shard, row = self._row(self._position(index))
-        return self._open(shard).read(row)
+        """Raises UserError where the record is not what it was when it was indexed."""
+        return self._read(self._position(index))
 
     def where(self, index: int) -> str:
         return self._place(self._position(index))
@@ -117,8 +120,7 @@ class Table:
                         known[k] = start + number
             start += index.count
         positions = sorted({position for known in found.values() for position in known if position >= 0})
-        rows = [(position, *self._row(position)) for position in positions]
-        return [(self._place(position), self._open(shard).read(row)) for position, shard, row in rows]
+        return [(self._place(position), self._read(position)) for position in positions]
 
     def keep(self, chosen: np.ndarray) -> None:
         """Leaves only the records at these indices."""
@@ -155,6 +157,20 @@ class Table:
         """[all records of the shards, names] of the indexes."""
         return np.concatenate([np.stack([index.rows()[name] for name in names], axis=1) for index in self._indexes])
 
+    def _read(self, position: int) -> Record:
+        shard, row = self._row(position)
+        try:
+            record = self._open(shard).read(row)
+            digest = values.digest(self.reading.content(record))
+        except (ValueError, LookupError, StopIteration, csv.Error, values.Broken):  # bytes that are no record
+            digest = b""
+        if digest != row["high"].tobytes() + row["low"].tobytes():
+            raise UserError(
+                f"{self._place(position)}: not what it was when it was indexed: the file is damaged, or its copy in the cache: "
+                f"compare it with another copy, delete {cache.root()}, and start again"
+            )
+        return record
+
     def _position(self, index: int) -> int:
         index = operator.index(index)
         if not -len(self) <= index < len(self):
@@ -187,8 +203,7 @@ class Table:
         first = order[np.searchsorted(ids, ids[again])]  # the argsort is stable: the earliest of each id
         pairs = sorted(zip(order[again].tolist(), first.tolist()))
         for later, earlier in pairs[: Skipped.MOST if forgiving else 1]:
-            shard, row = self._row(later)
-            reason = f"the {column} {self._open(shard).read(row)[column]!r} is that of {self._place(earlier)} too"
+            reason = f"the {column} {self._read(later)[column]!r} is that of {self._place(earlier)} too"
             if not forgiving:
                 raise UserError(
                     f"{self._place(later)}: {reason}; ids must differ. Leave out all but the first with data.broken=skip, "
