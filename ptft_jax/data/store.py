@@ -328,6 +328,8 @@ def cached(key: str, fill: Callable[[pathlib.Path], None]) -> Store:
         except Damaged as e:
             print(e, file=sys.stderr, flush=True)
             _remove(target, at)
+        except FileNotFoundError:  # another process has removed it, as it is damaged
+            pass
     with folder_at_once(target) as folder:
         fill(folder)
     return load(target)

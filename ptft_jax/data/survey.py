@@ -12,7 +12,7 @@ from ptft_jax.data.records.table import stand_ins
 from ptft_jax.data.tokenise import Formatted, Opened
 from ptft_jax.errors import UserError
 
-_SHOWN = 3  # of a list, on the screen
+_SHOWN = 8  # of a list, on the screen
 Parts = Mapping[str, Any]  # split -> records
 
 

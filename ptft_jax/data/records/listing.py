@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import glob
 import os
 import pathlib
 import re
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ptft_jax.data.records import remote, shard_sets
@@ -149,6 +150,9 @@ def _listed(reference: Reference, name: str, suffixes: Collection[str], left_out
     else:
         what, names, beside = _local_listing(name)
     for other, why in beside:
+        # What leads nowhere may be a file that was to be read, or a folder of them, unless its ending says otherwise.
+        if why not in _LEFT and (what != "folder" or suffix(other) in ("", *suffixes)):
+            raise UserError(f"{other}: {why}")
         left_out.add(other, why)
     if what == "folder":
         others = [n for n in names if suffix(n) not in suffixes]
@@ -158,6 +162,8 @@ def _listed(reference: Reference, name: str, suffixes: Collection[str], left_out
             raise reference.error(f"the folder {name} holds no {', '.join(suffixes)} file{have}")
         for other in others:
             left_out.add(other, "another ending")
+    if what == "glob" and not names:
+        raise reference.error(f"{name} matches no file, only:{listed(f'{other}: {why}' for other, why in beside)}")
     if what == "none":
         near = f": {name}" if name != reference.name else ""
         raise reference.error(f"no such file or folder{near}{nearest(_last(name), names)}")
@@ -165,9 +171,20 @@ def _listed(reference: Reference, name: str, suffixes: Collection[str], left_out
 
 
 Beside = list[tuple[str, str]]  # (path, why it is not read)
+_HIDDEN, _FOLDER = _LEFT = (
+    "hidden",
+    "a folder; the pattern ** reads what is in it",
+)  # left out without being looked at
 
 
 def _local_listing(name: str) -> tuple[str, list[str], Beside]:
+    try:
+        return _found_there(name)
+    except OSError as e:  # of a folder around it
+        raise UserError(f"{e.filename or name}: cannot be read: {e.strerror or e}") from e
+
+
+def _found_there(name: str) -> tuple[str, list[str], Beside]:
     path = pathlib.Path(name).expanduser()
     beside: Beside = []
     if path.is_file():
@@ -175,30 +192,68 @@ def _local_listing(name: str) -> tuple[str, list[str], Beside]:
     if path.is_dir():
         return "folder", sorted(_walk(str(path), beside)), sorted(beside)
     if glob.has_magic(name):
-        _refuse_unreadable(str(path))
-        matched = []
-        for one in sorted(glob.glob(str(path), recursive=True)):
-            if os.path.isdir(one):
-                if "**" not in name:
-                    beside.append((one, "a folder; the pattern ** reads what is in it"))
-            else:
-                matched.append(_regular(one))
-        if matched:
+        matched = sorted((_deep if "**" in name.split("/") else _shallow)(str(path), beside))
+        if matched or beside:
             return "glob", matched, beside
     return "none", [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [], beside
 
 
+def _shallow(pattern: str, beside: Beside) -> Iterator[str]:
+    """The files that a pattern without ** matches."""
+    parts = pattern.split("/")
+    for number, part in enumerate(parts):  # a folder that cannot be read is passed over by glob
+        if glob.has_magic(part):
+            before = "/".join(parts[:number]) or ("/" if pattern.startswith("/") else ".")
+            for folder in filter(os.path.isdir, glob.glob(before)):
+                _entries(folder)
+    for one in glob.glob(pattern):
+        if os.path.isdir(one):
+            beside.append((one, _FOLDER))
+        elif problem := _problem(one):
+            beside.append((one, problem))
+        else:
+            yield one
+
+
+def _deep(pattern: str, beside: Beside) -> Iterator[str]:
+    """The files that a pattern with ** matches: by a walk, as glob follows links in circles."""
+    base = _base(pattern)
+    wanted, noted = pattern[len(base) :].strip("/").split("/"), []
+    start = base or "."
+    if not os.path.isdir(start):
+        return
+
+    def fits(path: str) -> bool:
+        return _matches(os.path.relpath(path, start).split("/"), wanted)
+
+    for path in _walk(start, noted):
+        if fits(path):
+            yield path if base else os.path.relpath(path, start)
+    beside += [(path, why) for path, why in noted if why != _HIDDEN and fits(path)]
+
+
+def _matches(parts: Sequence[str], wanted: Sequence[str]) -> bool:
+    if not wanted:
+        return not parts
+    if wanted[0] == "**":
+        return any(_matches(parts[n:], wanted[1:]) for n in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], wanted[0]) and _matches(parts[1:], wanted[1:])
+
+
 def _walk(folder: str, beside: Beside, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """The files in a folder, also behind links; not those that are hidden, or in a hidden folder, which are noted. Raises
-    UserError for what cannot be read."""
+    """The files in a folder, also behind links; not those that are hidden, or in a hidden folder, nor what is no file, which
+    are noted. Raises UserError for a folder that cannot be read."""
     above = (*above, os.path.realpath(folder))
     for entry in sorted(_entries(folder), key=lambda e: e.name):
         link = entry.is_symlink()
         if entry.name.startswith("."):
-            beside.append((entry.path, "hidden"))
+            beside.append((entry.path, _HIDDEN))
         elif not (os.path.isdir(entry.path) if link else entry.is_dir()):
             # What the folder itself tells of an entry saves a question for each of many files.
-            yield entry.path if not link and entry.is_file() else _regular(entry.path)
+            if (link or not entry.is_file()) and (problem := _problem(entry.path)):
+                beside.append((entry.path, problem))
+            else:
+                yield entry.path
         elif os.path.realpath(entry.path) not in above:  # else a link to a folder that holds it
             yield from _walk(entry.path, beside, above)
 
@@ -211,31 +266,14 @@ def _entries(folder: str) -> list[os.DirEntry]:
         raise UserError(f"{folder}: the folder cannot be read: {e.strerror or e}") from e
 
 
-def _regular(path: str) -> str:
-    """The path. Raises UserError where it leads to no file."""
+def _problem(path: str) -> str:
+    """Why a path leads to no file, "" where it does."""
     try:
         mode = os.stat(path).st_mode
     except OSError as e:
         target = f" (a link to {os.readlink(path)})" if os.path.islink(path) else ""
-        raise UserError(f"{path}: cannot be read{target}: {e.strerror or e}") from e
-    if not stat.S_ISREG(mode):
-        raise UserError(f"{path}: neither a file nor a folder")
-    return path
-
-
-def _refuse_unreadable(pattern: str) -> None:
-    """Raises UserError for a folder that a pattern would look into and that cannot be read: glob passes over it."""
-    parts = pattern.split("/")
-    for number, part in enumerate(parts):
-        if not glob.has_magic(part):
-            continue
-        before = "/".join(parts[:number]) or ("/" if pattern.startswith("/") else ".")
-        for folder in glob.glob(before, recursive=True):
-            if part == "**" and os.path.isdir(folder):
-                for _ in _walk(folder, []):
-                    pass
-            elif os.path.isdir(folder):
-                _entries(folder)
+        return f"cannot be read{target}: {e.strerror or e}"
+    return "" if stat.S_ISREG(mode) else "neither a file nor a folder"
 
 
 def _split_of(reference: Reference, name: str, base: str) -> Named:

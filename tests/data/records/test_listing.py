@@ -162,6 +162,8 @@ def test_what_is_not_read_is_counted_and_named(cache, tmp_path):
     assert open_source(f"{reference}/a.jsonl").left_out.count == 0
     by_glob = open_source(f"{reference}/*")
     assert [line for line in by_glob.left_out.first if "sub: a folder" in line]
+    with pytest.raises(UserError, match=r"s\* matches no file, only:\n  .*sub: a folder"):
+        open_source(f"{reference}/s*")
     only = open_source(f"{reference}?train=a.jsonl").left_out
     assert [line for line in only.first if "sub/b.jsonl: named by none" in line]
     (tmp_path / "other").mkdir()
@@ -213,7 +215,13 @@ def test_links(cache, tmp_path):
     (folder / "gone.jsonl").symlink_to("nowhere.jsonl")
     with pytest.raises(UserError, match=r"gone.jsonl: cannot be read \(a link to nowhere.jsonl\): No such file"):
         open_source(reference)
-    (folder / "gone.jsonl").unlink()
+    with pytest.raises(UserError, match="gone.jsonl: cannot be read"):
+        open_source(f"{reference}/*.jsonl")
+    (folder / "gone.jsonl").rename(folder / "gone.ckpt")
+    assert [
+        x for x in open_source(reference).left_out.first if "gone.ckpt: cannot be read (a link to nowhere.jsonl)" in x
+    ]
+    assert find(parse(f"{reference}/**/*.jsonl"), (".jsonl",)).left_out.count == 3
     (folder / "self").symlink_to("self")
     with pytest.raises(UserError, match="self: cannot be read .*[Ss]ymbolic links"):
         open_source(reference)
@@ -231,6 +239,8 @@ def test_what_is_no_file(cache, tmp_path):
     os.mkfifo(tmp_path / "data/b.jsonl")
     with pytest.raises(UserError, match="b.jsonl: neither a file nor a folder"):
         open_source(reference)
+    (tmp_path / "data/b.jsonl").rename(tmp_path / "data/b.sock")
+    assert open_source(reference).left_out.first == [f"{tmp_path}/data/b.sock: neither a file nor a folder"]
 
 
 EMPTY = {
@@ -276,3 +286,27 @@ def test_texts_without_words(cache, tmp_path):
         parts = writing.opened(f"text:{folder}")
         assert [len(p) for p in parts.values()] == [1, 1, 1]
         assert parts["test"].empty == [f"{folder}/b.txt", f"{folder}/c.md"]
+
+
+@pytest.mark.parametrize(
+    "pattern", ["**", "**/*.jsonl", "*/**/b*.jsonl", "sub/**", "**/deep/**/*.jsonl", "**/[ab].jsonl", "**/*"]
+)
+def test_patterns_of_any_depth_are_those_of_glob(cache, tmp_path, monkeypatch, pattern):
+    """Where there are no links: with them, glob goes round."""
+    import glob
+
+    reference = put(
+        tmp_path / "data",
+        "a.jsonl",
+        "sub/b.jsonl",
+        "sub/deep/er/bc.jsonl",
+        "sub/deep/a.jsonl",
+        ".h/a.jsonl",
+        "x/.h.jsonl",
+    )
+    for spelled in (f"{tmp_path}/data/{pattern}", pattern):
+        monkeypatch.chdir(tmp_path / "data")
+        expected = sorted(p for p in glob.glob(spelled, recursive=True) if os.path.isfile(p))
+        listing = find(parse(f"jsonl:{spelled}"), (".jsonl",))
+        assert listing.splits == {"train": expected} and not listing.left_out.count
+    assert reference
