@@ -154,7 +154,8 @@ TREE: dict[str, Any] = {
         "train_tokens": natural(0, "use only the first so many training tokens; 0 = all"),
         "held_out": Field(
             0.1,
-            "share of the records kept for validation, and as much for test, where the source names no split",
+            "share of the different records kept for validation, in expectation, and as much for test, where the source "
+            "names no split; each falls to its side by what it says, see docs/data.md",
             valid=lambda v: 0 < v <= 0.4,
             expected="a share above 0, at most 0.4",
         ),

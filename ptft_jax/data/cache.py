@@ -43,7 +43,7 @@ def sha256(path: pathlib.Path) -> str:
 def _sha256(path: str, *_: int) -> str:
     found = hashlib.sha256()
     with open(path, "rb") as f:
-        while block := f.read(1 << 22):
+        while block := f.read(1 << 18):
             found.update(block)
     return found.hexdigest()
 
