@@ -151,7 +151,7 @@ def _listed(reference: Reference, name: str, suffixes: Collection[str], left_out
         what, names, beside = _local_listing(name)
     for other, why in beside:
         # What leads nowhere may be a file that was to be read, or a folder of them, unless its ending says otherwise.
-        if why not in _LEFT and (what != "folder" or suffix(other) in ("", *suffixes)):
+        if why not in (_HIDDEN, _FOLDER) and (what != "folder" or suffix(other) in ("", *suffixes)):
             raise UserError(f"{other}: {why}")
         left_out.add(other, why)
     if what == "folder":
@@ -171,10 +171,8 @@ def _listed(reference: Reference, name: str, suffixes: Collection[str], left_out
 
 
 Beside = list[tuple[str, str]]  # (path, why it is not read)
-_HIDDEN, _FOLDER = _LEFT = (
-    "hidden",
-    "a folder; the pattern ** reads what is in it",
-)  # left out without being looked at
+_HIDDEN = "hidden"
+_FOLDER = "a folder; the pattern ** reads what is in it"
 
 
 def _local_listing(name: str) -> tuple[str, list[str], Beside]:
