@@ -88,7 +88,9 @@ TREE: dict[str, Any] = {
         "dropout": share(0.0, "rate after embedding, attention and MLP"),
         "init_std": positive(0.02, "standard deviation of initial weights"),
         "dtype": one_of("float32", "what is computed in", "float32", "bfloat16"),
-        "param_dtype": one_of("float32", "what parameters are kept in", "float32", "bfloat16"),
+        "param_dtype": one_of(
+            "float32", "what frozen parameters are kept in; what trains: training.state_dtype", "float32", "bfloat16"
+        ),
         "scan": Field(True, "compile one block and scan it (fast to compile) or unroll all (often faster on a CPU)"),
         "remat": one_of(
             "none", "recompute in the backward pass: all, or all but matrix products", "none", "dots", "full"
@@ -220,6 +222,12 @@ TREE: dict[str, Any] = {
         "steps": natural(1000, "optimizer updates; 0 only evaluates and saves the start"),
         "micro_batches": positive(1, "parts a batch is run in, one after the other"),
         "ema_decay": share(0.0, "decay of an average of the trainable parameters, used to evaluate; 0 = none"),
+        "state_dtype": one_of(
+            "float32",
+            "what trains, its moments, average and start are kept in; bfloat16 is rounded stochastically, a step at a time",
+            "float32",
+            "bfloat16",
+        ),
     },
     "eval": {
         "every": natural(200, "steps between evaluations; 0 = only at start and end"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
@@ -27,7 +28,7 @@ from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes, sharding
-from ptft_jax.params import phases, vocabulary
+from ptft_jax.params import phases, precision, vocabulary
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
 from ptft_jax.reporting.progress import Reporter
@@ -166,8 +167,19 @@ class Run:
             else f"config.tune.train = {c.tune.train!r}",
             layer_decay=c.tune.layer_decay,
             phases=[(phase.name, phase.rules(fresh)) for phase in self.phases],
+            kept=precision.Kept(c.training.state_dtype, is_added),
+        )
+        # What trains starts from the parent's own numbers, and what methods add from float32.
+        self.wide = precision.read_wide(self.partition, self.shapes, is_added)
+        self.maker, self.plain_maker = (
+            dataclasses.replace(m, spec=dataclasses.replace(spec, param_dtype="float32")) for m in (self.model, plain)
         )
         self._refuse_frozen_new()
+        if c.model.param_dtype == "bfloat16" and all(f.trains or is_added(f.source) for f in self.partition.leaves):
+            self.reporter.say(
+                "model.param_dtype='bfloat16' is for what is frozen, and nothing is: parameters, moments and averages are kept in "
+                f"training.state_dtype={c.training.state_dtype!r}"
+            )
         rules = tuple(tuple(rule) for rule in c.parallel.rules)
         self.by_path = sharding.of_params(self.shapes, rules, self.mesh)
 
@@ -236,6 +248,15 @@ class Run:
         shardings = sharding.of_state(like, self.by_path, self.mesh)
         self.program = compiling.PROGRAMS[c.parallel.compile](self.step, self.mesh, shardings, later)
         self.state_like = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), like, shardings)
+        if c.training.steps:
+            self.program.check(self.state_like, self._rows_like())
+
+    def _rows_like(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The form of a training batch, of all processes."""
+        size = self.config.data.batch_size
+        rows = {k: v for rows in self.data.sets for k, v in rows.batch(np.zeros(1, np.int64), [(0, 0)]).items()}
+        rows |= {"adapters": np.zeros(1, np.int32)} if self.adapters else {}
+        return {k: jax.ShapeDtypeStruct((size, *v.shape[1:]), v.dtype) for k, v in rows.items()}
 
     def _selection(self) -> Selection:
         s = self.config.select
@@ -279,7 +300,7 @@ class Run:
         """(function of (key, the parent's parameters) that gives the whole parameters of step 0, those parameters, their
         fingerprint); {} and "" without a parent."""
         if self.parent is None:
-            return (lambda key, _: self.model.init(key)), {}, ""
+            return (lambda key, _: self.maker.init(key)), {}, ""
         base = self.base()
         print_ = restore.parameters_fingerprint(base)
         folder, into = self.init["adapter"], self.init["merge_into"]
@@ -295,10 +316,8 @@ class Run:
                     )
                 )
             if fresh:
-                plain |= {p: a for p, a in flatten(self.plain.init(key)).items() if matches(fresh, p)}
-            dtypes = flatten(self.plain_shapes)
-            plain = unflatten({p: plain[p].astype(dtypes[p].dtype) for p in dtypes})
-            whole = flatten(self.model.init(key, plain))
+                plain |= {p: a for p, a in flatten(self.plain_maker.init(key)).items() if matches(fresh, p)}
+            whole = flatten(self.maker.init(key, unflatten(self.as_kept(plain))))
             whole |= {p: jnp.asarray(a, whole[p].dtype) for p, a in start.items()}
             return unflatten(whole)
 
@@ -307,7 +326,18 @@ class Run:
     def parameters_of(self, parent: restore.Parent, **model: Any) -> dict[str, Any]:
         """A parent's parameters as `config.init` takes them, in this run's layout; `model` as its own `parameters` has it."""
         taken = {name: self.init[name] for name in ("weights", "merge_into")}
-        return parent.parameters(self.layout, self.config.model.param_dtype, **taken, **model)
+        return parent.parameters(self.layout, self.config.model.param_dtype, wide=self.wide, **taken, **model)
+
+    def as_kept(self, plain: Mapping[str, jax.Array], shapes: Mapping[str, Any] | None = None) -> dict[str, jax.Array]:
+        """Parameters of a plain model (of `shapes`, else of this run's) by path, rounded to what frozen ones are kept in where
+        they are that."""
+        shapes = flatten(self.plain_shapes if shapes is None else shapes)
+        return {p: plain[p].astype(jnp.float32 if p in self.wide else a.dtype) for p, a in shapes.items()}
+
+    def lineage(self, print_: str) -> list[dict[str, Any]]:
+        """The chain of models behind the run, nearest first; `print_` is the fingerprint of its parent."""
+        chain = self.parent.lineage(print_) if self.parent else []
+        return [{**chain[0], "wide": list(self.wide)}, *chain[1:]] if chain and self.wide else chain
 
     def base(self) -> dict[str, Any]:
         """The parent's parameters, checked against this model: all but those that are made anew."""

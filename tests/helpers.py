@@ -9,6 +9,7 @@ import numpy as np
 
 from ptft_jax import config as configs
 from ptft_jax import run as runs
+from ptft_jax.adapters.base import is_added
 from ptft_jax.data import batches as data_batches
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
@@ -17,7 +18,7 @@ from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import sharding
-from ptft_jax.params import recipes
+from ptft_jax.params import precision, recipes
 from ptft_jax.params.partition import Partition
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import loop
@@ -65,17 +66,21 @@ class Trained:
 
 def train(
     *, devices=1, fsdp=1, kind="jit", micro=1, rates=EVERYTHING, adapter=None, ema=0.9, steps=3, batches=None,
-    optimizer=None, objective=OBJECTIVE, rate=1e-2, base=None, careful=None, phases=(), fisher=None, **spec,
+    optimizer=None, objective=OBJECTIVE, rate=1e-2, base=None, careful=None, phases=(), fisher=None, kept="float32",
+    **spec,
 ):  # fmt: skip
     """A few training steps of a tiny model with dropout, on a mesh of the first `devices` devices.
 
-    `careful` may also be a function of the partition; `phases` are of one recipe a step; `fisher` fills the state's.
+    `careful` may also be a function of the partition; `phases` are of one recipe a step; `fisher` fills the state's; `kept` is
+    `training.state_dtype`.
     """
     mesh = meshes.make(0, fsdp, jax.devices()[:devices])
     described = dataclasses.replace(SPEC, **({"dropout": 0.1} | spec))
     model = Transformer(described, adapter, sharding.Rows(mesh) if kind == "jit" else None)
     shapes = model.shapes()
-    partition = Partition.of(shapes, rates, phases=[(name, recipes.rules(name)) for name in phases])
+    partition = Partition.of(
+        shapes, rates, phases=[(name, recipes.rules(name)) for name in phases], kept=precision.Kept(kept, is_added)
+    )
     careful = careful(partition) if callable(careful) else careful or Careful()
     schedule = schedules.build("linear", rate, warmup=1, total=10)
     own = {} if adapter is None else adapter.updates(partition, steps)._asdict()

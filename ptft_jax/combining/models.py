@@ -242,6 +242,7 @@ class Reader:
             raise UserError(f"the parent of {child.name} is not where it was; --base says where it is now: {e}") from e
         model = child.config.as_dict()["model"]
         head = {name: model[name] for name in HEAD}
+        head["wide"] = chain[0].get("wide", ()) if chain else ()
         found = self.open(source, child.config.model.param_dtype, init.weights, init.merge_into, **head)
         known = {entry["fingerprint"] for entry in chain if entry.get("fingerprint")}
         if known and found.leaves.fingerprint() not in known:

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from ptft_jax.interop import families, hf
 from ptft_jax.interop.archive import Archive, open_folder
 from ptft_jax.model import spec as specs
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.params.rules import flatten, unflatten
 
 _LENGTH = 1024  # tokens a row in evaluations of a model that was imported just for them, at most
 
@@ -64,6 +65,7 @@ class Pretrained:
         layout: Callable[[str, tuple[int, ...]], jax.sharding.Sharding],
         dtype: str = "float32",
         *,
+        wide: Collection[str] = (),
         weights: str = "auto",
         merged: bool = True,
         **model: Any,
@@ -71,6 +73,7 @@ class Pretrained:
         """The parameters in `dtype`, each streamed into its sharding; without those that `init.fresh` names.
 
         Args:
+          wide: paths of those that are read in float32 whatever `dtype` is.
           weights, merged: as for a run's checkpoint; there is nothing to choose or merge here.
           model: fields that replace the archive's, where what differs is not taken from it.
 
@@ -80,6 +83,9 @@ class Pretrained:
         fields = families.canonical({**self.fields, **model})
         spec = specs.ModelSpec(**fields, param_dtype=dtype)
         shapes = Transformer(spec).shapes()
+        shapes = unflatten(
+            {p: jax.ShapeDtypeStruct(a.shape, "float32") if p in wide else a for p, a in flatten(shapes).items()}
+        )
         plan = hf.plan(self.archive, self.family, fields, shapes, ignore=self._ignore, fresh=self._fresh)
         return plan.load(shapes, layout)
 

@@ -1,7 +1,8 @@
 """The layers a transformer is built from, as Flax NNX modules.
 
 A module here is only a description: `ptft_jax.model.transformer` splits it into a static definition and a plain
-dict of arrays. Arrays are kept in `param_dtype` and computed with in `dtype` (the mixed-precision policy).
+dict of arrays. Arrays are made in `param_dtype` and computed with in `dtype`, whatever they are kept in (`ptft_jax.params.precision`
+says what a run keeps in what).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ptft_jax.parallel.sharding import Rows
 from ptft_jax.params import phases
-from ptft_jax.training.step import Step
+from ptft_jax.training.step import Step, check
 
 Later = Sequence[tuple[int, Step]]
 
@@ -27,7 +27,13 @@ class _Phases:
 
     def __init__(self, step: Step, later: Later, compiled: Callable[[Callable], Callable]):
         self._starts = [0, *(start for start, _ in later)]
-        self._trains = [compiled(step.train), *(compiled(other.train) for _, other in later)]
+        self.steps = [step, *(other for _, other in later)]
+        self._trains = [compiled(one.train) for one in self.steps]
+
+    def check(self, state: Any, batch: dict[str, Any], compiled: bool) -> None:
+        """See `JitProgram.check`; traces what is `compiled` later, which keeps the trace, or the step itself."""
+        for start, step, train in zip(self._starts, self.steps, self._trains):
+            check(train if compiled else step.train, state, batch, f"the phase from step {start} on" if start else "")
 
     def at(self, step: int) -> Callable[..., Any]:
         """`(state, batch) -> (state, metrics)` for the update number `step`, counted from 0."""
@@ -59,6 +65,15 @@ class JitProgram:
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process' rows of a batch, put on its devices as part of one global array."""
         return {k: jax.make_array_from_process_local_data(self._rows, v) for k, v in batch.items()}
+
+    def check(self, state: Any, rows: dict[str, jax.ShapeDtypeStruct]) -> None:
+        """Raises UserError where the step of a phase would change its state's form; nothing is compiled or run.
+
+        Args:
+          state: of the form of the loop's; likewise `rows`, those of all processes.
+        """
+        placed = {k: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self._rows) for k, a in rows.items()}
+        self._phases.check(state, placed, compiled=True)
 
     def whole(self, state: Any) -> Any:
         """The state as one logical tree, as checkpoints hold it."""
@@ -96,6 +111,10 @@ class PmapProgram:
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         devices = sum(d.process_index == jax.process_index() for d in self._devices)
         return {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in batch.items()}
+
+    def check(self, state: Any, rows: dict[str, jax.ShapeDtypeStruct]) -> None:
+        """As `JitProgram.check`."""
+        self._phases.check(state, rows, compiled=False)
 
     def whole(self, state: Any) -> Any:
         return jax.tree.map(lambda x: x[0], state)

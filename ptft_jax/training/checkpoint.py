@@ -24,7 +24,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.parallel import processes
-from ptft_jax.params import fingerprint
+from ptft_jax.params import fingerprint, precision
 from ptft_jax.params.rules import flatten, path_of, unflatten
 from ptft_jax.training.state import TrainState
 
@@ -240,17 +240,25 @@ def read(workdir: pathlib.Path, step: int, name: str, like: Any, meta: Mapping[s
     """Restores an item into the form, dtypes and shardings of `like` and verifies its checksums.
 
     Raises:
-      UserError: the saved tree has other leaves or shapes than `like`.
+      UserError: the saved tree has other leaves, shapes or floating-point dtypes than `like`; nothing is cast.
       Damaged: files missing or broken, or values that are not those that were saved.
     """
     folder = _item(workdir, step, name)
     saved = meta["checksums"].get(name)
     if saved is None:
         raise Damaged(f"{folder}: the meta of step {step} does not list it")
+    found = shapes(workdir, step, name)
     if name != "training":  # the optimizer's tree is no plain dict; Orbax itself refuses another one
-        differences = compare(shapes(workdir, step, name), like)
+        differences = compare(found, like)
         if differences:
             raise UserError(f"{folder} does not fit this model:{listed(differences, 20)}")
+    differences = _other_dtypes(found, like)
+    if differences:
+        raise UserError(
+            f"{folder} was saved in other dtypes than this run keeps its state in:{listed(differences, 20)}\n"
+            "Runs with model.param_dtype='bfloat16' of versions before training.state_dtype kept what trains in bfloat16, and "
+            f"cannot be continued; init.from={workdir}@{step} starts a new run from this one. Nothing was changed"
+        )
     tree, problem, cause = None, "", None
     try:
         tree = ocp.StandardCheckpointer().restore(folder, like)
@@ -302,6 +310,17 @@ def compare(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
         if path in have and tuple(have[path].shape) != tuple(want[path].shape)
     ]
     return lines
+
+
+def _other_dtypes(found: Any, expected: Any) -> list[str]:
+    """The floating-point leaves that two trees of one form have in different dtypes, a line each."""
+    have, want = _named_leaves(found), _named_leaves(expected)
+    both = [path for path in want if path in have and all(precision.floating(tree[path]) for tree in (have, want))]
+    return [
+        f"{path}: {have[path].dtype}, expected {want[path].dtype}"
+        for path in both
+        if have[path].dtype != want[path].dtype
+    ]
 
 
 def _short(error: BaseException) -> str:

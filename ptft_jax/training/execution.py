@@ -120,7 +120,7 @@ class Execution:
         run = self.run
         for name, data in run.tokenizer.files().items():
             write_bytes(run.workdir / name, data)
-        write_json(run.workdir / "lineage.json", run.parent.lineage(print_) if run.parent else [])
+        write_json(run.workdir / "lineage.json", run.lineage(print_))
         write_json(run.workdir / "environment.json", {"run_id": uuid.uuid4().hex, **environment.describe()})
         write_json(run.workdir / "partition.json", run.partition.table())
         write_json(run.workdir / "data.json", run.data.table)
@@ -152,7 +152,7 @@ class Execution:
         base = None
         if run.refers_to_base:
             print_ = meta["parent_fingerprint"]
-            base = restore.base_reference(run.parent, run.workdir, print_, run.init["weights"], run.config)
+            base = restore.base_reference(run.parent, run.workdir, print_, run.init["weights"], run.config, run.wide)
         saved = {
             "data": run.data.key,
             "vocab_size": run.model.spec.vocab_size,

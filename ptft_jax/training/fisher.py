@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from ptft_jax.objectives.base import Batch, Objective
+from ptft_jax.params import precision
 from ptft_jax.params.partition import Partition
 
 LABELS = ("sampled", "data")
@@ -50,6 +51,7 @@ class Fisher:
           key: row k draws its labels from fold_in(key, k).
         """
         plain = dataclasses.replace(self.objective, z_loss=0.0, label_smoothing=0.0)
+        trainable = precision.wide(trainable)
 
         def loss(trainable, row, key):
             params = self.partition.merge(trainable, frozen)

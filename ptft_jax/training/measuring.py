@@ -55,8 +55,7 @@ def of_parent(run: Any) -> dict[str, float] | None:
         return None
     else:
         flat = flatten(run.base())
-    dtypes = flatten(model.shapes())
-    params = unflatten({path: array.astype(dtypes[path].dtype) for path, array in flat.items()})
+    params = unflatten(run.as_kept(flat, model.shapes()))
     place = jax.device_put if run.config.parallel.compile == "pmap" else run.program.place
     program = standalone.Program(model, run.objective, place)
     lengths = tok.byte_lengths(run.tokenizer) if run.objective.chained else None

@@ -241,9 +241,10 @@ def fisher(source: Parent, layout: Layout) -> dict[str, Any]:
 
 
 def base_reference(
-    parent: Parent, workdir: pathlib.Path, print_: str, weights: str, config: configs.Section
+    parent: Parent, workdir: pathlib.Path, print_: str, weights: str, config: configs.Section, wide: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What an adapter checkpoint in `workdir` records of the base that it does not contain, and of how it was read."""
+    """What an adapter checkpoint in `workdir` records of the base that it does not contain, and of how it was read: `wide` are
+    the paths that were read in float32 whatever `model.param_dtype` is."""
     model = config.as_dict()["model"]
     return {
         "workdir": parent.reference,
@@ -253,6 +254,7 @@ def base_reference(
         "fingerprint": print_,
         "weights": weights,
         "dtype": config.model.param_dtype,
+        "wide": list(wide),
         "ignore": list(config.init.ignore),
         "fresh": list(config.init.fresh),
         "head": {name: model[name] for name in HEAD},
@@ -292,6 +294,7 @@ def base_parameters(source: Source, layout: Layout) -> dict[str, Any]:
         params = parent.parameters(
             layout,
             base.get("dtype", "float32"),
+            wide=base.get("wide", ()),
             weights=base["weights"],
             merge_into=base.get("merge_into", ""),
             **base.get("head", {}),

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ptft_jax.params import precision
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +49,16 @@ def create(
     anchor: bool = False,
     fisher: bool = False,
 ) -> TrainState:
-    """The state of step 0, with an importance of zero. Traceable."""
+    """The state of step 0, with an importance of zero. Traceable.
+
+    `trainable` and `frozen` are in the dtypes that they are kept in; moments, average and start follow the trainable ones
+    (`ptft_jax.params.precision`).
+    """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         trainable=trainable,
         frozen=frozen,
-        optimizer=optimizer.init(trainable),
+        optimizer=precision.narrowed(optimizer.init(precision.wide(trainable)), trainable),
         rng=rng,
         ema=jax.tree.map(jnp.copy, trainable) if ema else {},
         anchor=jax.tree.map(jnp.copy, trainable) if anchor else {},

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from ptft_jax.errors import UserError, listed
 from ptft_jax.objectives.base import Batch, Loss, Objective
+from ptft_jax.params import precision
 from ptft_jax.params.partition import Partition
-from ptft_jax.params.rules import flatten, unflatten
+from ptft_jax.params.rules import flatten, path_of, unflatten
 from ptft_jax.training.careful import Careful
 from ptft_jax.training.state import TrainState
+
+_KEPT = ("trainable", "optimizer", "ema", "anchor")  # what a state may keep narrower than it is computed with
+_ROUNDED = 0x726F756E  # tells the draws by which a step's results are rounded from those of its rows
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """`(state, batch) -> (state, metrics)`.
+    """`(state, batch) -> (state, metrics)`, the state in the shapes and dtypes that it came in (`ptft_jax.params.precision`).
 
     Attributes:
       model, objective: what is trained, and on what loss.
@@ -50,20 +56,22 @@ class Step:
         if axis is not None:
             loss, grads = jax.lax.psum((loss, grads), axis)
         grads = {path: g / loss.weight for path, g in grads.items()}
-        before = flatten(state.trainable)
+        wide = dataclasses.replace(state, **{name: precision.wide(getattr(state, name)) for name in _KEPT})
+        before = flatten(wide.trainable)
         opened = {path: before[path] for path in grads}
-        grads, pulls = self.careful.pulled(grads, opened, flatten(state.anchor), flatten(state.fisher))
+        grads, pulls = self.careful.pulled(grads, opened, flatten(wide.anchor), flatten(state.fisher))
         grad_norm = optax.tree.norm(grads)
         whole = unflatten({p: grads[p] if p in grads else jnp.zeros_like(a) for p, a in before.items()})
-        updates, optimizer = self.optimizer.update(whole, state.optimizer, state.trainable, anchor=state.anchor)
-        after = flatten(optax.apply_updates(state.trainable, updates))
+        updates, optimizer = self.optimizer.update(whole, wide.optimizer, wide.trainable, anchor=wide.anchor)
+        after = flatten(optax.apply_updates(wide.trainable, updates))
         trainable = unflatten({p: before[p] if p in self.shut else a for p, a in after.items()})
-        ema = state.ema
+        ema = wide.ema
         if self.ema_decay:
             ema = jax.tree.map(lambda e, p: e + (1 - self.ema_decay) * (p - e), ema, trainable)
 
         good = jnp.isfinite(loss.total) & jnp.isfinite(grad_norm) & ~state.halted
         new = dataclasses.replace(state, step=state.step + 1, trainable=trainable, optimizer=optimizer, ema=ema)
+        new = precision.stored(new, state, jax.random.fold_in(jax.random.fold_in(state.rng, state.step), _ROUNDED))
         state = jax.tree.map(lambda new, old: _choose(good, new, old), new, state)
         state = dataclasses.replace(state, halted=~good)
         return state, {**loss.metrics, **pulls, "grad_norm": grad_norm, "halted": ~good}
@@ -82,7 +90,8 @@ class Step:
         key = jax.random.fold_in(state.rng, state.step)
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
 
-        careful, flat = self.careful, flatten(state.trainable)
+        # Of what is kept narrower, too: gradients are float32.
+        careful, flat = self.careful, flatten(precision.wide(state.trainable))
         opened = {path: a for path, a in flat.items() if path not in self.shut}
         anchor = flatten(state.anchor)
         parent = self.partition.merge(state.anchor, state.frozen) if careful.distill else None
@@ -109,15 +118,44 @@ class Step:
         parts = jax.tree.map(split, (batch, keys))
         shapes = jax.eval_shape(lambda p: gradient(opened, *p), jax.tree.map(lambda x: x[0], parts))
         (_, loss), grads = shapes
-        # Gradients are summed in float32 even where parameters are narrower.
-        zeros = (
-            jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), loss),
-            jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), grads),
-        )
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (loss, grads))
         return jax.lax.scan(accumulate, zeros, parts)[0]
+
+
+def check(train: Callable[..., Any], state: TrainState, batch: Batch, name: str = "") -> None:
+    """Raises UserError where a step would not return the state as it takes it: another shape or dtype, which every later step
+    would be compiled anew for, and no checkpoint would be continued with.
+
+    Args:
+      train: the step, compiled or not; it is traced, not run.
+      state, batch: arrays or ShapeDtypeStructs.
+      name: of the phase, for the message.
+    """
+    made, _ = jax.eval_shape(train, state, batch)
+    given, found = (
+        {path_of(keys): a for keys, a in jax.tree_util.tree_leaves_with_path(tree)} for tree in (state, made)
+    )
+    wrong = [
+        f"{path}: {_form(given.get(path))} becomes {_form(found.get(path))}"
+        for path in dict.fromkeys((*given, *found))
+        if _form(given.get(path)) != _form(found.get(path))
+    ]
+    if wrong:
+        raise UserError(
+            f"the training step{f' of {name}' if name else ''} changes the form of its own state:{listed(wrong, 20)}\n"
+            "an optimizer or a method that returns other shapes or dtypes than its state had cannot be trained with"
+        )
+
+
+def _form(array: Any) -> str:
+    if array is None:
+        return "nothing"
+    return f"{array.dtype}{list(array.shape)}" + (" of no fixed dtype" if getattr(array, "weak_type", False) else "")
 
 
 def _choose(good: jax.Array, new: Any, old: Any) -> Any:
     if new is old:  # the base key, what is frozen
         return old
+    if (new.shape, new.dtype) != (old.shape, old.dtype):  # no step at all: `check` refuses it
+        return new
     return jnp.where(good, new, old)
