@@ -14,6 +14,7 @@ import numpy as np
 
 from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
+from ptft_jax.adapters import several
 from ptft_jax.adapters.base import Updates, is_added
 from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import batches, builders, pipeline
@@ -218,20 +219,21 @@ class Run:
         self.objective = objectives.build(c.objective)
         self.importance = Importance(self) if self.careful.ewc else None
         own = Updates() if self.adapter is None else self.adapter.updates(self.partition, c.training.steps)
+        apart = several.apart(self.adapter, self.partition)
 
         def step(phase: int) -> Step:
             pull = self.careful.start_decay
+            options = dict(phase=phase, start_decay=pull, apart=apart, **own._asdict())
             return Step(
                 self.model,
                 self.objective,
                 self.partition,
-                optimizers.build(
-                    c.optimizer, self.learning_rate, self.partition, phase=phase, start_decay=pull, **own._asdict()
-                ),
+                optimizers.build(c.optimizer, self.learning_rate, self.partition, **options),
                 c.training.micro_batches,
                 c.training.ema_decay,
                 self.careful,
                 self.partition.shut(phase),
+                apart,
             )
 
         self.step = step(0)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ptft_jax import config as configs
 from ptft_jax import run as runs
+from ptft_jax.adapters import several
 from ptft_jax.adapters.base import is_added
 from ptft_jax.data import batches as data_batches
 from ptft_jax.model.spec import ModelSpec
@@ -84,13 +85,14 @@ def train(
     careful = careful(partition) if callable(careful) else careful or Careful()
     schedule = schedules.build("linear", rate, warmup=1, total=10)
     own = {} if adapter is None else adapter.updates(partition, steps)._asdict()
+    apart = several.apart(adapter, partition)
     steps_of = []
     for phase in range(max(len(phases), 1)):
         pull = careful.start_decay
         chain = optimizers.build(
-            optimizer or optimizer_config(), schedule, partition, phase=phase, start_decay=pull, **own
+            optimizer or optimizer_config(), schedule, partition, phase=phase, start_decay=pull, apart=apart, **own
         )
-        steps_of.append(Step(model, objective, partition, chain, micro, ema, careful, partition.shut(phase)))
+        steps_of.append(Step(model, objective, partition, chain, micro, ema, careful, partition.shut(phase), apart))
 
     def make(key):
         params = model.init(key) if base is None else base

@@ -247,18 +247,7 @@ def read(workdir: pathlib.Path, step: int, name: str, like: Any, meta: Mapping[s
     saved = meta["checksums"].get(name)
     if saved is None:
         raise Damaged(f"{folder}: the meta of step {step} does not list it")
-    found = shapes(workdir, step, name)
-    if name != "training":  # the optimizer's tree is no plain dict; Orbax itself refuses another one
-        differences = compare(found, like)
-        if differences:
-            raise UserError(f"{folder} does not fit this model:{listed(differences, 20)}")
-    differences = _other_dtypes(found, like)
-    if differences:
-        raise UserError(
-            f"{folder} was saved in other dtypes than this run keeps its state in:{listed(differences, 20)}\n"
-            "Runs with model.param_dtype='bfloat16' of versions before training.state_dtype kept what trains in bfloat16, and "
-            f"cannot be continued; init.from={workdir}@{step} starts a new run from this one. Nothing was changed"
-        )
+    _check_form(folder, shapes(workdir, step, name), like)
     tree, problem, cause = None, "", None
     try:
         tree = ocp.StandardCheckpointer().restore(folder, like)
@@ -312,15 +301,26 @@ def compare(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _other_dtypes(found: Any, expected: Any) -> list[str]:
-    """The floating-point leaves that two trees of one form have in different dtypes, a line each."""
-    have, want = _named_leaves(found), _named_leaves(expected)
-    both = [path for path in want if path in have and all(precision.floating(tree[path]) for tree in (have, want))]
-    return [
-        f"{path}: {have[path].dtype}, expected {want[path].dtype}"
-        for path in both
-        if have[path].dtype != want[path].dtype
-    ]
+def _check_form(folder: pathlib.Path, found: Any, expected: Any) -> None:
+    """Raises UserError where a saved tree has other leaves, shapes or floating-point dtypes than is expected: nothing is cast,
+    and what another version saved is not damaged."""
+    have, want = ({p: a for p, a in _named_leaves(tree).items() if p != "rng"} for tree in (found, expected))
+    differences = compare(have, want)
+    if differences:
+        raise UserError(
+            f"{folder} does not fit this model and its optimizer:{listed(differences, 20)}\n"
+            "(versions before this one kept Adafactor's factors of all layers as one)"
+            if any(path.startswith("optimizer/") for path in (*have, *want))
+            else f"{folder} does not fit this model:{listed(differences, 20)}"
+        )
+    narrow = [p for p in want if precision.floating(want[p]) and have[p].dtype != want[p].dtype]
+    if narrow:
+        lines = [f"{path}: {have[path].dtype}, expected {want[path].dtype}" for path in narrow]
+        raise UserError(
+            f"{folder} was saved in other dtypes than this run keeps its state in:{listed(lines, 20)}\n"
+            "Runs with model.param_dtype='bfloat16' of versions before training.state_dtype kept what trains in bfloat16, and "
+            "cannot be continued; with init.from=WORKDIR@STEP a new run starts from them. Nothing was changed"
+        )
 
 
 def _short(error: BaseException) -> str:

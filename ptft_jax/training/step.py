@@ -13,6 +13,7 @@ import optax
 from ptft_jax.errors import UserError, listed
 from ptft_jax.objectives.base import Batch, Loss, Objective
 from ptft_jax.params import precision
+from ptft_jax.params.apart import Apart
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, path_of, unflatten
 from ptft_jax.training.careful import Careful
@@ -35,6 +36,7 @@ class Step:
         their values. `optimizer` is that of the phase.
       micro_batches: the batch is run in this many equal parts, one after the other; the result is the same.
       ema_decay: decay of the average of the trainable parameters, 0 for none.
+      apart: which leaves hold several adapters, each of which is trained by the mean loss of its own rows.
     """
 
     model: Any
@@ -45,6 +47,7 @@ class Step:
     ema_decay: float = 0.0
     careful: Careful = dataclasses.field(default_factory=Careful)
     shut: frozenset[str] = frozenset()
+    apart: Apart | None = None
 
     def train(self, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, dict]:
         """One optimizer update. Metrics are (sum, weight) pairs, plus "grad_norm" and "halted" scalars.
@@ -53,9 +56,13 @@ class Step:
         sums are taken across devices by hand. Under jit over a mesh the compiler does that, and `axis` is None.
         """
         loss, grads = self._gradients(state, batch, axis)
+        own = None if self.apart is None else self.apart.weights(batch)
         if axis is not None:
-            loss, grads = jax.lax.psum((loss, grads), axis)
-        grads = {path: g / loss.weight for path, g in grads.items()}
+            loss, grads, own = jax.lax.psum((loss, grads, own), axis)
+        if self.apart is None:
+            grads = {path: g / loss.weight for path, g in grads.items()}
+        else:
+            grads = self.apart.means(grads, own, loss.weight)
         wide = dataclasses.replace(state, **{name: precision.wide(getattr(state, name)) for name in _KEPT})
         before = flatten(wide.trainable)
         opened = {path: before[path] for path in grads}

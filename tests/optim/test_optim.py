@@ -10,7 +10,7 @@ import pytest
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.optim import optimizers, schedules
 from ptft_jax.params.partition import Partition
-from ptft_jax.params.rules import flatten
+from ptft_jax.params.rules import flatten, unflatten
 from tests.helpers import EVERYTHING, SPEC, optimizer_config
 
 
@@ -81,6 +81,30 @@ def test_muon_orthogonalises_kernels_and_adam_does_the_rest():
     adam = optax.scale_by_adam(0.9, 0.95)
     theirs, _ = adam.update(grads, adam.init(params), params)
     np.testing.assert_allclose(flat["embed/tokens/embedding"], -theirs["embed"]["tokens"]["embedding"], rtol=1e-4)
+
+
+def test_how_far_muon_is_from_its_authors_form():
+    """As docs/training.md says. Theirs by numpy: an average that is not corrected, Nesterov's step, five Newton-Schulz steps."""
+    path, rng = "blocks/mlp/up/kernel", np.random.default_rng(0)
+    grads = rng.normal(size=(60, 64, 32)).astype(np.float32)
+
+    def orthogonal(x):
+        x = x.T / (np.linalg.norm(x) + 1e-7)
+        for _ in range(5):
+            a = x @ x.T
+            x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        return x.T
+
+    params = unflatten({path: grads[:1]})
+    config = optimizer_config(name="muon", momentum=0.95, clip_norm=0, weight_decay=0)
+    chain = optimizers.build(config, optax.constant_schedule(1.0), Partition.of(params, EVERYTHING))
+    state, update, momentum, apart = chain.init(params), jax.jit(chain.update), 0.0, []
+    for grad in grads:
+        updates, state = update(unflatten({path: grad[None]}), state, params)
+        momentum = 0.95 * momentum + 0.05 * grad
+        theirs = 0.2 * 8.0 * orthogonal(0.05 * grad + 0.95 * momentum)
+        apart.append(np.linalg.norm(-flatten(updates)[path][0] - theirs) / np.linalg.norm(theirs))
+    assert apart[0] < 1e-5 and 0.08 < apart[1] < 0.16 and apart[9] == pytest.approx(0.03, abs=0.01) and apart[59] < 1e-3
 
 
 def test_clipping_bounds_the_norm():
