@@ -221,7 +221,9 @@ TREE: dict[str, Any] = {
     "training": {
         "steps": natural(1000, "optimizer updates; 0 only evaluates and saves the start"),
         "micro_batches": positive(1, "parts a batch is run in, one after the other"),
-        "ema_decay": share(0.0, "decay of an average of the trainable parameters, used to evaluate; 0 = none"),
+        "ema_decay": share(
+            0.0, "decay of an average of the trainable parameters, debiased, that is evaluated and kept; 0 = none"
+        ),
         "state_dtype": one_of(
             "float32",
             "what trains, its moments, average and start are kept in; bfloat16 is rounded stochastically, a step at a time",

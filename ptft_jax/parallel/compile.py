@@ -56,7 +56,9 @@ class JitProgram:
             ),
         )
         self.at, self.train = self._phases.at, self._phases.at(0)
-        self.evaluate = jax.jit(step.evaluate, in_shardings=(shardings, rows))
+        self.evaluate, self.evaluate_raw = (
+            jax.jit(evaluate, in_shardings=(shardings, rows)) for evaluate in (step.evaluate, step.evaluate_raw)
+        )
 
     def create(self, make: Callable[..., Any], *args: Any) -> Any:
         """The state, born sharded: `make` is compiled with its output's shardings."""
@@ -101,9 +103,10 @@ class PmapProgram:
             ),
         )
         self.at, self.train = self._phases.at, self._phases.at(0)
-        self.evaluate = jax.pmap(
-            lambda state, batch: jax.lax.psum(step.evaluate(state, batch), "rows"), "rows", devices=self._devices
-        )
+        self.evaluate, self.evaluate_raw = map(self._summed, (step.evaluate, step.evaluate_raw))
+
+    def _summed(self, evaluate: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.pmap(lambda *args: jax.lax.psum(evaluate(*args), "rows"), "rows", devices=self._devices)
 
     def create(self, make: Callable[..., Any], *args: Any) -> Any:
         return self.spread(jax.jit(make, out_shardings=self._copied)(*args))

@@ -185,7 +185,11 @@ class Execution:
 
     def _eval_sets(self, batches: dict[str, list]) -> list[EvalSet]:
         lengths = tok.byte_lengths(self.run.tokenizer) if self.run.objective.chained else None
-        return [EvalSet(name, rows, self.run.program, lengths) for name, rows in batches.items()]
+        averaged = bool(self.run.config.training.ema_decay)
+        return [
+            EvalSet(name, rows, self.run.program, lengths, raw=averaged and name == "validation")
+            for name, rows in batches.items()
+        ]
 
     def _test(self, state) -> dict[str, float]:
         values: dict[str, float] = {}

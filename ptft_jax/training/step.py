@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,7 @@ class Step:
       shut: stored paths of what trains in the run, but not in this phase of it: no gradient is taken for them, and they keep
         their values. `optimizer` is that of the phase.
       micro_batches: the batch is run in this many equal parts, one after the other; the result is the same.
-      ema_decay: decay of the average of the trainable parameters, 0 for none.
+      ema_decay: decay of the average of the trainable parameters, 0 for none; see `newest`.
       apart: which leaves hold several adapters, each of which is trained by the mean loss of its own rows.
     """
 
@@ -74,7 +75,8 @@ class Step:
         trainable = unflatten({p: before[p] if p in self.shut else a for p, a in after.items()})
         ema = wide.ema
         if self.ema_decay:
-            ema = jax.tree.map(lambda e, p: e + (1 - self.ema_decay) * (p - e), ema, trainable)
+            share = newest(self.ema_decay, state.step + 1)
+            ema = jax.tree.map(lambda e, p: e + share * (p - e), ema, trainable)
 
         good = jnp.isfinite(loss.total) & jnp.isfinite(grad_norm) & ~state.halted
         new = dataclasses.replace(state, step=state.step + 1, trainable=trainable, optimizer=optimizer, ema=ema)
@@ -85,8 +87,14 @@ class Step:
 
     def evaluate(self, state: TrainState, batch: Batch) -> dict:
         """(sum, weight) metrics of one batch without dropout, on the averaged parameters where there are any."""
-        params = self.partition.merge(state.ema or state.trainable, state.frozen)
-        return self.objective(self.model, params, batch, None).metrics
+        return self._measured(state.ema or state.trainable, state, batch)
+
+    def evaluate_raw(self, state: TrainState, batch: Batch) -> dict:
+        """As `evaluate`, on the parameters themselves."""
+        return self._measured(state.trainable, state, batch)
+
+    def _measured(self, trainable: Any, state: TrainState, batch: Batch) -> dict:
+        return self.objective(self.model, self.partition.merge(trainable, state.frozen), batch, None).metrics
 
     def _gradients(self, state: TrainState, batch: Batch, axis: str | None) -> tuple[Loss, dict[str, Any]]:
         """The summed loss of a batch and its gradients, by path of what trains in this phase."""
@@ -127,6 +135,16 @@ class Step:
         (_, loss), grads = shapes
         zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (loss, grads))
         return jax.lax.scan(accumulate, zeros, parts)[0]
+
+
+def newest(decay: float, count: jax.Array) -> jax.Array:
+    """The share of the newest of `count` parameters (1, 2, ...) in their average with `decay` d: (1 - d) / (1 - d^count).
+
+    By it the average is a mean of all of them, with weights d^age that add up to 1: that of Adam's moments, corrected for what it
+    began with (Kingma & Ba 2015, algorithm 1). Nothing is left in it of the parameters before the first update.
+    """
+    # 1 - d^count without the cancellation of float32.
+    return jnp.minimum((1 - decay) / -jnp.expm1(count.astype(jnp.float32) * math.log(decay)), 1.0)
 
 
 def check(train: Callable[..., Any], state: TrainState, batch: Batch, name: str = "") -> None:
