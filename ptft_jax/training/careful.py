@@ -72,7 +72,9 @@ class Careful:
         """Gradients of the mean loss, by path, with those of the terms of the parameters themselves; and their metrics.
 
         Args:
-          flat, anchor, fisher: the parameters, those of step 0, and their importance, by path.
+          gradients: of what trains in the phase.
+          flat, anchor, fisher: the parameters, those of step 0, and their importance, by path, of all that trains in the run:
+            what a phase does not move is as far from its start as it was.
         """
         metrics = {}
         if self.l2_sp:

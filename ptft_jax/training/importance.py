@@ -37,7 +37,8 @@ class Importance:
         self._rows = batches.drawn(found, e.rows, batch_size=c.data.batch_size, seed=c.seed)
         model = dataclasses.replace(run.model, constrain=None)
         together = 1 if self._per_device else run.mesh.size
-        self._fisher = Fisher(model, run.objective, run.partition, e.labels, together)
+        draws = e.draws if e.labels == "sampled" else 1
+        self._fisher = Fisher(model, run.objective, run.partition, e.labels, together, draws)
 
     def put(self, state: Any, key: jax.Array) -> Any:
         """The state of step 0 with the importance of its parameters. Raises UserError where the parent kept none of some."""

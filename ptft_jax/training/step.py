@@ -66,8 +66,7 @@ class Step:
             grads = self.apart.means(grads, own, loss.weight)
         wide = dataclasses.replace(state, **{name: precision.wide(getattr(state, name)) for name in _KEPT})
         before = flatten(wide.trainable)
-        opened = {path: before[path] for path in grads}
-        grads, pulls = self.careful.pulled(grads, opened, flatten(wide.anchor), flatten(state.fisher))
+        grads, pulls = self.careful.pulled(grads, before, flatten(wide.anchor), flatten(state.fisher))
         grad_norm = optax.tree.norm(grads)
         whole = unflatten({p: grads[p] if p in grads else jnp.zeros_like(a) for p, a in before.items()})
         updates, optimizer = self.optimizer.update(whole, wide.optimizer, wide.trainable, anchor=wide.anchor)
