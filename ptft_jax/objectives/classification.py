@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ptft_jax.objectives.base import Batch, Loss, Measure, Scored
-from ptft_jax.objectives.token_loss import as_loss, cross_entropy, weighted_sum
+from ptft_jax.objectives.token_loss import as_loss, counted, cross_entropy, weighted_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,5 +47,6 @@ class Classification:
 
     def divergence(self, model, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array:
         """As of `TokenLoss`, over rows."""
-        values = measure(model.logits(*first), model.logits(*second))
-        return weighted_sum(values, batch["weights"].astype(jnp.float32))
+        weights = batch["weights"].astype(jnp.float32)
+        scored = (counted(model.logits(*scored), weights) for scored in (first, second))
+        return weighted_sum(measure(*scored), weights)

@@ -68,8 +68,8 @@ class TokenLoss:
         """
 
         def score(first_BTD, second_BTD, weights):
-            values = measure(model.logits(first[0], first_BTD), model.logits(second[0], second_BTD))
-            return (weighted_sum(values, weights),)
+            scored = (model.logits(first[0], first_BTD), model.logits(second[0], second_BTD))
+            return (weighted_sum(measure(*(counted(logits, weights) for logits in scored)), weights),)
 
         return self._summed(score, first[1], second[1], batch["weights"].astype(jnp.float32))[0]
 
@@ -100,6 +100,7 @@ def cross_entropy(
     logits: jax.Array, targets: jax.Array, weights: jax.Array, z_loss: float, label_smoothing: float
 ) -> tuple[jax.Array, ...]:
     """Sums over targets [...] of (loss, cross-entropy, z-loss, correct), each times the target's weight; logits [..., V]."""
+    logits = counted(logits, weights)
     log_z = jax.nn.logsumexp(logits, axis=-1)
     nll = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     loss = nll
@@ -109,6 +110,12 @@ def cross_entropy(
     penalty = z_loss * jnp.square(log_z)
     correct = jnp.argmax(logits, axis=-1) == targets
     return tuple(weighted_sum(value, weights) for value in (loss + penalty, nll, penalty, correct))
+
+
+def counted(logits: jax.Array, weights: jax.Array) -> jax.Array:
+    """Logits [..., V] with those of targets [...] that weigh nothing set to zero: what is made of them is then finite, and
+    so is its gradient. Where only the value is masked, an infinite logit has a gradient of 0 * inf, which is NaN."""
+    return jnp.where((weights > 0)[..., None], logits, 0.0)
 
 
 def weighted_sum(values: jax.Array, weights: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """Schedules at their corners; optimizers against Optax's own assembled ones."""
 
+import itertools
 import types
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from ptft_jax.errors import UserError
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.optim import optimizers, schedules
 from ptft_jax.params.partition import Partition
@@ -35,6 +37,41 @@ def test_schedules(name, expected):
 def test_wsd_goes_down_in_its_last_part_only():
     schedule = schedules.build("wsd", 1.0, warmup=10, total=100, end_ratio=0.0, decay_fraction=0.2)
     assert float(schedule(79)) == 1.0 and float(schedule(90)) == pytest.approx(0.5) and float(schedule(100)) == 0.0
+
+
+def test_wsd_comes_down_whatever_the_warm_up_leaves():
+    """By the definition: up to the peak, along it, and down in a straight line that ends at the last step."""
+    for total, warmup, fraction in itertools.product([2, 3, 5, 10, 40], [0, 1, 3, 8, 9, 30, 38], [0.01, 0.2, 0.5, 1.0]):
+        if total - warmup < 2:
+            continue
+        schedule = schedules.build("wsd", 2.0, warmup=warmup, total=total, end_ratio=0.1, decay_fraction=fraction)
+        rates = np.array([float(schedule(step)) for step in range(total + 1)])
+        down = max(min(round(total * fraction), total - warmup), 2)
+        rise = 2.0 * (1 + np.arange(warmup)) / (warmup + 1)
+        line = 2.0 - 1.8 * np.arange(1, down + 1) / down
+        expected = np.concatenate([rise, np.full(total + 1 - warmup - down, 2.0), line])
+        np.testing.assert_allclose(rates, expected, rtol=1e-5)
+        assert rates[total - 1] < 2.0, "the last update has a lower rate"
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        (
+            dict(schedule="wsd", warmup_steps=9),
+            "warmup_steps = 9: of training.steps = 10 it leaves no update .* at most 8",
+        ),
+        (dict(schedule="wsd", warmup_steps=10), "at most 8, or schedule='constant'"),
+        (dict(schedule="slanted_triangular", cut_frac=0.95), "cut_frac = 0.95: the rate would rise over 9 of .* = 10"),
+    ],
+)
+def test_a_schedule_that_never_comes_down_is_refused(fields, words):
+    config = types.SimpleNamespace(learning_rate=1.0, end_ratio=0.1, decay_fraction=0.2, ratio=32.0, **fields)
+    with pytest.raises(UserError, match=words):
+        schedules.from_config(config, 10)
+    enough = schedules.from_config(config, 40 if fields["schedule"] == "wsd" else 60)
+    last = 39 if fields["schedule"] == "wsd" else 59
+    assert float(enough(last)) < 0.95
 
 
 def _tree():
