@@ -168,6 +168,13 @@ TREE: dict[str, Any] = {
         ),
         "z_loss": natural(0.0, "weight of log(Z)^2"),
         "label_smoothing": share(0.0, "share of the target spread over the vocabulary"),
+        "balance": natural(
+            0.01,
+            "of a mixture of experts whose router trains: weight of the load-balancing term, summed over layers; 0 = none",
+        ),
+        "router_z_loss": natural(
+            0.0, "of such a mixture: weight of the mean log(Z)^2 of the router, summed over layers"
+        ),
         "chunk": natural(0, "positions whose logits are held at once; 0 = all"),
         "mask_rate": part(0.15, "of masked_lm: share of the tokens that are chosen and learned"),
         "mask_token_share": whole_share(0.8, "of masked_lm: the chosen tokens that become the mask token"),

@@ -23,8 +23,10 @@ from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation import measured, sampler
 from ptft_jax.loading import peft_adapter, resolve
 from ptft_jax.model import spec as specs
+from ptft_jax.model.moe import ROUTER
 from ptft_jax.model.quantized import plain_path
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.objectives.routing import Balance
 from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
@@ -234,6 +236,7 @@ class Run:
                 self.careful,
                 self.partition.shut(phase),
                 apart,
+                self._balance(phase),
             )
 
         self.step = step(0)
@@ -252,6 +255,20 @@ class Run:
         self.state_like = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), like, shardings)
         if c.training.steps:
             self.program.check(self.state_like, self._rows_like())
+
+    def _balance(self, phase: int) -> Balance | None:
+        """What keeps experts in use, where the router trains: there is nothing else that it could be kept even by. Not with several
+        adapters, each of which is trained by its own rows alone."""
+        c, shut = self.config, self.partition.shut(phase)
+        trained = [leaf for leaf in self.partition.leaves if leaf.trains and leaf.path not in shut]
+        if self.adapters or not any(leaf.source.startswith(ROUTER) for leaf in trained):
+            return None
+        if self.model.spec.experts_per_token == 1 and self.model.spec.normalize_experts:
+            raise UserError(
+                "config.model.normalize_experts = True: with model.experts_per_token = 1 the one expert's weight is always 1, so the loss "
+                "teaches the router nothing; set it to False (Switch), or freeze the router by tune.rates"
+            )
+        return Balance(c.objective.balance, c.objective.router_z_loss)
 
     def _rows_like(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The form of a training batch, of all processes."""

@@ -31,7 +31,7 @@ VOCAB, LENGTH, ROWS = 64, 16, 16
 SPEC = ModelSpec(vocab_size=VOCAB, max_length=LENGTH, layers=3, width=32, heads=4, kv_heads=2)
 LLAMA = dict(norm="rms", activation="silu", gated=True, positions="rotary", biases=(), tied=False)
 EVERYTHING = ((".*", 1.0),)
-TERMS = ("distill", "smooth", "bregman", "l2_sp", "ewc")
+TERMS = ("distill", "smooth", "bregman", "l2_sp", "ewc", "balance", "expert_most", "router_entropy", "router_z")
 OBJECTIVE = CausalLM(z_loss=1e-3, label_smoothing=0.1)
 
 
@@ -62,13 +62,13 @@ class Trained:
     start: states.TrainState
     state: states.TrainState
     partition: Partition
-    terms: list[dict[str, float]]  # of `careful`, a step
+    terms: list[dict[str, float]]  # of `careful` and `balance`, a step
 
 
 def train(
     *, devices=1, fsdp=1, kind="jit", micro=1, rates=EVERYTHING, adapter=None, ema=0.9, steps=3, batches=None,
     optimizer=None, objective=OBJECTIVE, rate=1e-2, base=None, careful=None, phases=(), fisher=None, kept="float32",
-    **spec,
+    balance=None, **spec,
 ):  # fmt: skip
     """A few training steps of a tiny model with dropout, on a mesh of the first `devices` devices.
 
@@ -92,7 +92,8 @@ def train(
         chain = optimizers.build(
             optimizer or optimizer_config(), schedule, partition, phase=phase, start_decay=pull, apart=apart, **own
         )
-        steps_of.append(Step(model, objective, partition, chain, micro, ema, careful, partition.shut(phase), apart))
+        shut = partition.shut(phase)
+        steps_of.append(Step(model, objective, partition, chain, micro, ema, careful, shut, apart, balance))
 
     def make(key):
         params = model.init(key) if base is None else base

@@ -25,11 +25,13 @@ ACTIVATIONS = {
 
 
 class PerRow(NamedTuple):
-    """What is a row's own: its dropout `keys` [B] (None = no dropout), and the number of its adapter, `adapters` int [B]
-    (None = the model has one for all)."""
+    """What is a row's own: its dropout `keys` [B] (None = no dropout), the number of its adapter, `adapters` int [B] (None = the
+    model has one for all), and which of its tokens are `counted` [B, T] where experts say how they were used (None = they
+    do not)."""
 
     keys: jax.Array | None
     adapters: jax.Array | None
+    counted: jax.Array | None = None
 
 
 def project(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:

@@ -9,11 +9,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ptft_jax.objectives.base import Batch, Loss, Measure, Scored
+from ptft_jax.objectives.base import Batch, Loss, Measure, Rows, Scored
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenLoss:
+class TokenLoss(Rows):
     """Weighted cross-entropy of the targets, in nats. Which targets, and what the model sees of the others, is the batch's
     (`ptft_jax.data.builders`).
 
@@ -39,25 +39,12 @@ class TokenLoss:
         bool [B, T]."""
         return self.loss(model, params, self.hidden(model, params, batch, keys_B), batch)
 
-    def hidden(self, model, params, batch: Batch, keys_B: jax.Array | None = None, noise_BTD=None) -> jax.Array:
-        """The last hidden states [B, T, D] of a batch; `noise_BTD` is added to the vectors of its tokens."""
-        return model.hidden(
-            params,
-            batch["tokens"],
-            positions_BT=batch.get("positions"),
-            segments_BT=batch.get("segments"),
-            prefix_BT=batch.get("prefix"),
-            keys_B=keys_B,
-            noise_BTD=noise_BTD,
-            adapters_B=batch.get("adapters"),
-        )
-
     def loss(self, model, params, hidden_BTD: jax.Array, batch: Batch) -> Loss:
         """The loss of a batch by its last hidden states."""
         score = functools.partial(self._score, model, params)
         weights = batch["weights"].astype(jnp.float32)
         sums = self._summed(score, hidden_BTD, batch["targets"], weights)
-        return as_loss(sums, jnp.sum(weights), self.z_loss)
+        return as_loss(sums, self.weight(batch), self.z_loss)
 
     def divergence(self, model, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array:
         """How far what two models predict is apart: the sum of `measure` over the targets, each times its weight.

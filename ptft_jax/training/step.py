@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from ptft_jax.errors import UserError, listed
-from ptft_jax.objectives.base import Batch, Loss, Objective
+from ptft_jax.objectives.base import Batch, Objective
+from ptft_jax.objectives.routing import Balance
 from ptft_jax.params import precision
 from ptft_jax.params.apart import Apart
 from ptft_jax.params.partition import Partition
@@ -38,6 +39,7 @@ class Step:
       micro_batches: the batch is run in this many equal parts, one after the other; the result is the same.
       ema_decay: decay of the average of the trainable parameters, 0 for none; see `newest`.
       apart: which leaves hold several adapters, each of which is trained by the mean loss of its own rows.
+      balance: terms of the loss of what a mixture of experts' router does; None = none, and nothing is measured of it.
     """
 
     model: Any
@@ -49,6 +51,7 @@ class Step:
     careful: Careful = dataclasses.field(default_factory=Careful)
     shut: frozenset[str] = frozenset()
     apart: Apart | None = None
+    balance: Balance | None = None
 
     def train(self, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, dict]:
         """One optimizer update. Metrics are (sum, weight) pairs, plus "grad_norm" and "halted" scalars.
@@ -56,10 +59,9 @@ class Step:
         `axis` names the mapped device axis in the per-device (pmap) form, where `batch` is one device's rows and
         sums are taken across devices by hand. Under jit over a mesh the compiler does that, and `axis` is None.
         """
-        loss, grads = self._gradients(state, batch, axis)
+        (loss, routing), grads = self._gradients(state, batch, axis)
         own = None if self.apart is None else self.apart.weights(batch)
-        if axis is not None:
-            loss, grads, own = jax.lax.psum((loss, grads, own), axis)
+        loss, routing, grads, own = _over_devices((loss, routing, grads, own), axis)
         if self.apart is None:
             grads = {path: g / loss.weight for path, g in grads.items()}
         else:
@@ -82,7 +84,8 @@ class Step:
         new = precision.stored(new, state, jax.random.fold_in(jax.random.fold_in(state.rng, state.step), _ROUNDED))
         state = jax.tree.map(lambda new, old: _choose(good, new, old), new, state)
         state = dataclasses.replace(state, halted=~good)
-        return state, {**loss.metrics, **pulls, "grad_norm": grad_norm, "halted": ~good}
+        routed = {} if routing is None else self.balance.metrics(routing)
+        return state, {**loss.metrics, **pulls, **routed, "grad_norm": grad_norm, "halted": ~good}
 
     def evaluate(self, state: TrainState, batch: Batch) -> dict:
         """(sum, weight) metrics of one batch without dropout, on the averaged parameters where there are any."""
@@ -95,8 +98,9 @@ class Step:
     def _measured(self, trainable: Any, state: TrainState, batch: Batch) -> dict:
         return self.objective(self.model, self.partition.merge(trainable, state.frozen), batch, None).metrics
 
-    def _gradients(self, state: TrainState, batch: Batch, axis: str | None) -> tuple[Loss, dict[str, Any]]:
-        """The summed loss of a batch and its gradients, by path of what trains in this phase."""
+    def _gradients(self, state: TrainState, batch: Batch, axis: str | None) -> tuple[Any, dict[str, Any]]:
+        """((the summed loss of a batch, how its tokens were sent to experts or None), gradients by path of what trains in this
+        phase), of this device's rows where `axis` is given."""
         rows = batch["tokens"].shape[0]
         if rows % self.micro_batches:
             raise ValueError(f"{rows} rows a device do not divide into {self.micro_batches} micro-batches")
@@ -111,29 +115,54 @@ class Step:
         parent = self.partition.merge(state.anchor, state.frozen) if careful.distill else None
         average = self.partition.merge(state.ema, state.frozen) if careful.smooth and careful.smooth.bregman else None
 
-        def total(opened, part, part_keys):
+        def run(opened, part, part_keys):
             trainable = unflatten(flat | careful.mixed(opened, anchor, key))
             params = self.partition.merge(trainable, state.frozen)
-            loss = careful.loss(self.objective, self.model, params, part, part_keys, parent, average)
-            return loss.total, loss
+            if self.balance is None:
+                return (params, self.objective.hidden(self.model, params, part, part_keys)), None
+            hidden_BTD, routing = self.objective.routed(self.model, params, part, part_keys)
+            return (params, hidden_BTD), routing
+
+        def total(opened, part, part_keys, loads=None):
+            mine, routing = run(opened, part, part_keys)
+            loss = careful.loss(self.objective, self.model, mine, part, part_keys, parent, average)
+            if self.balance is None:
+                return loss.total, (loss, None)
+            loads = loads or self.balance.loads(*_over_devices((routing, loss.weight), axis))
+            return loss.total + self.balance.term(routing, loads), (loss, jax.lax.stop_gradient(routing))
 
         gradient = jax.value_and_grad(total, has_aux=True)
         if self.micro_batches == 1:
-            (_, loss), grads = gradient(opened, batch, keys)
-            return loss, grads
+            (_, sums), grads = gradient(opened, batch, keys)
+            return sums, grads
 
         def split(x):  # every micro-batch takes rows from every device: [B] -> [micro, B / micro], interleaved
             return jnp.swapaxes(x.reshape(-1, self.micro_batches, *x.shape[1:]), 0, 1)
 
-        def accumulate(sums, part):
-            (_, loss), grads = gradient(opened, *part)
-            return jax.tree.map(jnp.add, sums, (loss, grads)), None
-
         parts = jax.tree.map(split, (batch, keys))
-        shapes = jax.eval_shape(lambda p: gradient(opened, *p), jax.tree.map(lambda x: x[0], parts))
-        (_, loss), grads = shapes
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (loss, grads))
-        return jax.lax.scan(accumulate, zeros, parts)[0]
+        loads = None
+        if self.balance is not None and self.balance.weighs:
+            # What each part's terms are depends on where the tokens of all parts go: a forward pass more.
+            counted = _added_up(lambda part: (run(opened, *part)[1], self.objective.weight(part[0])), parts)
+            loads = self.balance.loads(*_over_devices(counted, axis))
+
+        def one(part):
+            (_, sums), grads = gradient(opened, *part, loads)
+            return sums, grads
+
+        return _added_up(one, parts)
+
+
+def _over_devices(sums: Any, axis: str | None) -> Any:
+    """Sums over all devices, of those over each one's rows."""
+    return sums if axis is None else jax.lax.psum(sums, axis)
+
+
+def _added_up(function: Callable[[Any], Any], parts: Any) -> Any:
+    """The sum of what a function gives of each of `parts`, which are stacked, one after the other."""
+    like = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
+    return jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, function(part)), None), zeros, parts)[0]
 
 
 def newest(decay: float, count: jax.Array) -> jax.Array:
