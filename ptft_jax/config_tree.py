@@ -27,6 +27,11 @@ TREE: dict[str, Any] = {
             "dequantized",
             "original",
         ),
+        "optimizer": Field(
+            False,
+            "go on from the run in init.from where it was: its step, optimizer and average, under a schedule, length, rate, data or "
+            "evaluation plan that may differ",
+        ),
         "weights": one_of("auto", "of a parent that kept an average: its average (auto) or not", "auto", "raw", "ema"),
     },
     "model": {
@@ -232,9 +237,13 @@ TREE: dict[str, Any] = {
     },
     "select": {
         "metric": Field("validation/nll", "what the best checkpoint and early stopping look at"),
-        "mode": one_of("min", "smaller or larger is better", "min", "max"),
-        "patience": natural(0, "stop after so many evaluations without a gain; 0 = never"),
-        "min_delta": natural(0.0, "the least that counts as a gain"),
+        "mode": one_of(
+            "auto", "whether smaller or larger values are better; auto = as the metric has it", "auto", "min", "max"
+        ),
+        "patience": natural(0, "stop after so many evaluations in a row without a gain; 0 = never"),
+        "min_delta": natural(
+            0.0, "a gain is a value that is better by more than this than the last one that was a gain"
+        ),
         "source_budget": natural(
             0.0,
             "nats a token that source/nll may rise above its value before fine-tuning: what lies above is never the best; "

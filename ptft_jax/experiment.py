@@ -66,9 +66,10 @@ class Experiment:
         if restore.read_config(workdir).as_dict() != section.as_dict():
             return False
         chain = json.loads((workdir / "lineage.json").read_bytes())
-        if not parent:
+        came_from = loading.continued(section) or parent
+        if not came_from:
             return True
-        now = parent.lineage("")[0]
+        now = came_from.lineage("")[0]
         return bool(chain) and all(chain[0].get(k) == now.get(k) for k in ("run_id", "reference"))
 
 

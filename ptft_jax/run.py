@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
@@ -19,7 +21,7 @@ from ptft_jax.data import batches, builders, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation import measured, sampler
-from ptft_jax.loading import peft_adapter, resolve
+from ptft_jax.loading import continued, peft_adapter, resolve
 from ptft_jax.model import spec as specs
 from ptft_jax.model.quantized import plain_path
 from ptft_jax.model.transformer import Transformer
@@ -27,15 +29,20 @@ from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes, sharding
+from ptft_jax.parallel.compile import donating
 from ptft_jax.params import phases, vocabulary
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import careful, checkpoint, restore
+from ptft_jax.runs import lease, places
+from ptft_jax.runs.checkpoint import compare, read
+from ptft_jax.runs.saving import Resumed
+from ptft_jax.training import careful, restore
 from ptft_jax.training import state as states
 from ptft_jax.training.execution import Execution, finished
 from ptft_jax.training.importance import Importance
-from ptft_jax.training.loop import Schedule, Selection
+from ptft_jax.training.loop import Schedule
+from ptft_jax.training.selection import Selection
 from ptft_jax.training.step import Step
 
 
@@ -48,10 +55,17 @@ class Run:
     """One run, assembled: everything but its arrays exists, and every setting has been read."""
 
     def __init__(self, config: Mapping[str, Any], workdir: pathlib.Path, reporter: Reporter):
-        self.config, self.parent = resolve(config)
+        self.continued = continued(configs.check(config, complete=False), workdir)
+        self.config, self.parent = resolve(config, workdir)
         c = self.config
         self.workdir, self.reporter = pathlib.Path(workdir), reporter
         self._refuse_other_run()
+        self.first_step = self.continued.step if self.continued else 0
+        if self.continued and c.training.steps <= self.first_step:
+            raise UserError(
+                f"config.training.steps = {c.training.steps}: expected more than the {self.first_step} of {self.continued.name}, which "
+                "count too (init.optimizer)"
+            )
         self.mesh = meshes.make(c.parallel.replica, c.parallel.fsdp)
         self.init = c.init.read_all() if self.parent else {"weights": "auto", "fresh": (), "adapter": ""}
         self._check_rows()
@@ -114,7 +128,10 @@ class Run:
     def _load_data(self) -> None:
         c = self.config
         parent = self.parent.tokenizer if self.parent else None
-        self.tokenizer = tok.build(c.tokenizer, functools.partial(pipeline.training_texts, c.data), parent)
+        if self.continued:
+            self.tokenizer, _ = self.continued.tokenizer, c.tokenizer.read_all()
+        else:
+            self.tokenizer = tok.build(c.tokenizer, functools.partial(pipeline.training_texts, c.data), parent)
         self.known_tokens = parent.vocab_size if parent else 0
         self.adapters = pipeline.numbered(c.data, c.tune.adapters)
         self.builder = builders.build(c.objective, self.tokenizer)
@@ -264,16 +281,55 @@ class Run:
         params_key, run_key = jax.random.split(key)
         make, base, print_ = self._maker()
         state = self.program.create(
-            lambda k, b, r: self.make_state(*self.partition.split(make(k, b)), rng=r), params_key, base, run_key
+            lambda k, b, r: self.make_state(*self.partition.split(make(k, b)), rng=r),
+            params_key,
+            base,
+            run_key,
+            donate=(1,),
         )
         return (state if self.importance is None else self.importance.put(state, jax.random.fold_in(key, 2))), print_
 
     def start_trainable(self) -> tuple[dict[str, Any], str]:
-        """What `start` gives, but of the state only the trainable leaves, whole: no second copy of the rest is made."""
+        """What `start` gives, but of the state only the trainable leaves, whole: no second copy of the rest is made. Of a run that
+        goes on from another, what it went on from."""
+        if other := self.continued:
+            params = flatten(read(other.workdir, other.step, "params", self.stored_params(self.state_like), other.meta))
+            trainable = unflatten({path: params[path] for path in flatten(self.state_like.trainable)})
+            return trainable, other.meta["parent_fingerprint"]
         params_key, _ = jax.random.split(jax.random.key(self.config.seed))
         make, base, print_ = self._maker()
         layout = self.program.shardings.trainable
         return jax.jit(lambda k, b: self.partition.split(make(k, b))[0], out_shardings=layout)(params_key, base), print_
+
+    def start_frozen(self) -> tuple[dict[str, Any], str]:
+        """What `start` gives, but of the state only the frozen leaves, whole; those of the parent are not copied."""
+        params_key, _ = jax.random.split(jax.random.key(self.config.seed))
+        make, base, print_ = self._maker()
+        layout = self.program.shardings.frozen
+        frozen = donating(lambda k, b: self.partition.split(make(k, b))[1], layout, (1,))(params_key, base)
+        return frozen, print_
+
+    def restored(self, resumed: Resumed) -> Any:
+        """The state of a checkpoint, where it was restored to. Raises UserError where it needs a base that has changed."""
+        like, saved, frozen = self.state_like, resumed.meta, {}
+        if self.refers_to_base:
+            frozen, print_ = self.start_frozen()
+            if print_ != saved["base"]["fingerprint"]:
+                raise UserError(f"{self.workdir}: its base {self.parent.name} changed since the run was started")
+        flat = flatten(frozen) | flatten(resumed.params)
+        pick = lambda form: unflatten({path: flat[path] for path in flatten(form)})  # noqa: E731
+        state = dataclasses.replace(
+            like,
+            step=np.asarray(saved["step"], np.int32),
+            trainable=pick(like.trainable),
+            frozen=pick(like.frozen),
+            optimizer=resumed.training["optimizer"],
+            rng=resumed.training["rng"],
+            anchor=resumed.training.get("anchor", {}),
+            **resumed.others,
+            halted=np.zeros((), bool),
+        )
+        return self.program.adopt(state)
 
     def _maker(self) -> tuple[Callable[[jax.Array, Any], dict[str, Any]], dict[str, Any], str]:
         """(function of (key, the parent's parameters) that gives the whole parameters of step 0, those parameters, their
@@ -317,7 +373,7 @@ class Run:
         need = {p: a for p, a in flatten(self.plain_shapes).items() if not matches(fresh, p)}
         if self.new_rows:
             need |= {p: a for p, a in have.items() if p in vocabulary.AXES}
-        differences = checkpoint.compare(unflatten(have), unflatten(need))
+        differences = compare(unflatten(have), unflatten(need))
         if differences:
             raise UserError(f"config.init.from: {self.parent.name} does not fit this model:{listed(differences, 20)}")
         return unflatten(have)
@@ -354,17 +410,22 @@ def train(
 ) -> dict[str, Any]:
     """Runs, or continues, the run of `config` in `workdir`, and returns its summary (also written as summary.json).
 
-    A finished run is not run again. Where there are several processes, all call this, in the same (shared) `workdir`.
-    Raises UserError for anything wrong with what was asked for.
+    A finished run is not run again. Where there are several processes, all call this, in the same (shared) `workdir`, which
+    is theirs alone meanwhile. SIGTERM makes it save and return; a second one ends the process.
+
+    Raises:
+      UserError: anything wrong with what was asked for, or another launch is running in the workdir.
     """
     reporter = reporter or Reporter()
-    run = Run(config, pathlib.Path(workdir), reporter)
-    settings = run.config.as_dict()
-    evaluated = {f"batches of {name}": len(b) for name, b in (run.eval_batches | run.test_batches).items()}
-    same = {f"config.{name}": configs.get(settings, name) for name, _ in configs.fields()}
-    processes.check_same({**same, "training data": run.data.key, **evaluated})
-    done = processes.shared(finished(run.workdir))
-    if done is not None:
-        reporter.say(f"{run.workdir}: finished before ({done['reason']} at step {done['step']})")
-        return done
-    return Execution(run, max_seconds).carry_out()
+    place = places.local(workdir, f"--workdir={workdir}")
+    done = processes.shared(finished(place))
+    with contextlib.nullcontext() if done is not None else lease.owned(place, reporter.say):
+        run = Run(config, place, reporter)
+        settings = run.config.as_dict()
+        evaluated = {f"batches of {name}": len(b) for name, b in (run.eval_batches | run.test_batches).items()}
+        same = {f"config.{name}": configs.get(settings, name) for name, _ in configs.fields()}
+        processes.check_same({**same, "training data": run.data.key, **evaluated})
+        if done is not None:
+            reporter.say(f"{run.workdir}: finished before ({done['reason']} at step {done['step']})")
+            return done
+        return Execution(run, max_seconds).carry_out()

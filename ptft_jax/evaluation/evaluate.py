@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,13 @@ class EvalSet:
         mine = (spanned, float(sum(b["weights"].sum() for b in batches)))
         self._bytes, self.tokens = map(sum, zip(*processes.gather(mine)))
 
-    def run(self, state: Any) -> dict[str, float]:
-        """{"NAME/nll": nats a token, "NAME/accuracy", "NAME/bits_per_byte", ...} of the state."""
+    def run(self, state: Any, check: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """{"NAME/nll": nats per token, "NAME/accuracy", "NAME/bits_per_byte", ...} of the state. `check` is called before each
+        batch, and may raise to end it."""
         # Read one batch late: the devices stay busy, and no queue of programs builds up. Sums are taken in float64.
         parts, waiting = [], None
         for batch in self._batches:
+            check()
             following = self._program.evaluate(state, batch)
             if waiting is not None:
                 parts.append(to_host(waiting))

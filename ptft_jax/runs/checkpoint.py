@@ -1,159 +1,45 @@
-"""Checkpoints through Orbax: asynchronous, atomic, verified by checksums of our own.
+"""Checkpoints of runs, by name and by what is in them: finding a step, reading it, and telling damage from other failures.
 
 A step's folder is an Orbax composite: `params` (whole parameters, or only what trains where the rest is another run's,
-see `base` in the meta), `training` (optimizer, rng, the parameters of step 0 where they are needed), `ema` (when there is an average), `fisher` (when
-parameters have an importance) and `meta` (JSON: step, data
-position, the loop's own state, metrics, checksums).
+see `base` in the meta), `training` (optimizer, rng, the parameters of step 0 where they are needed), `ema` (when there is an
+average), `fisher` (when parameters have an importance) and `meta` (JSON: step, data position, the loop's own state, metrics,
+checksums of arrays). Beside them lie a record of all files (`ptft_jax.runs.manifest`) and what was found out about the step
+after it was saved (`AMENDED`).
 
-Orbax makes a save all-or-nothing, but does not notice a flipped byte, and does not fall back to an older step. The
-checksums and `restorable` do.
+Orbax makes a save all-or-nothing, but does not notice a flipped byte, and says nothing of why a read failed. The checksums of
+arrays and the record of files do.
 """
 
 from __future__ import annotations
 
-import math
+import json
 import pathlib
-import shutil
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.parallel import processes
 from ptft_jax.params import fingerprint
 from ptft_jax.params.rules import flatten, path_of, unflatten
-from ptft_jax.training.state import TrainState
+from ptft_jax.runs import manifest, places, retention
 
 FOLDER = "checkpoints"
-_DAMAGED = "checkpoints-damaged"
-_OPTIONAL = ("ema", "fisher")  # items of their own: other runs read them
+DAMAGED = "checkpoints-damaged"
+AMENDED = "amended.json"
+
+T = TypeVar("T")
 
 
 class Damaged(Exception):
-    """A checkpoint whose files are missing, unreadable, or hold other values than were saved."""
+    """A checkpoint that is proven to be damaged: files that are missing or cut, or that hold other values than were saved."""
 
 
-def _named_leaves(tree: Any) -> dict[str, Any]:
-    return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _training(state: TrainState) -> dict[str, Any]:
-    """What of a state is needed only to continue the run itself."""
-    anchor = {"anchor": state.anchor} if state.anchor else {}
-    return {"optimizer": state.optimizer, "rng": state.rng, **anchor}
-
-
-class Checkpoints:
-    """The checkpoints of one run, for writing and resuming."""
-
-    def __init__(self, workdir: pathlib.Path, *, keep_latest: int, keep_best: int, mode: str):
-        self.folder = pathlib.Path(workdir).absolute() / FOLDER
-        self._worst = math.inf if mode == "min" else -math.inf
-        best = checkpoint_managers.BestN(get_metric_fn=lambda m: m["selected"], reverse=mode == "min", n=keep_best)
-        policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep_latest), best])
-        self._options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy, cleanup_tmp_directories=True, create=True
-        )
-        self._manager = self._open()
-
-    def _open(self) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(self.folder, options=self._options)
-
-    def save(self, state: TrainState, params: Mapping[str, Any], meta: dict[str, Any], selected: float | None) -> None:
-        """Starts saving the state as step `state.step`; returns when the arrays may be overwritten.
-
-        Args:
-          params: the stored leaves to save (all, or only the trainable ones).
-          meta: JSON-able; checksums are added to it.
-          selected: value of the metric that ranks checkpoints, None where it was not measured at this step.
-
-        Raises:
-          UserError: an earlier save failed (disk full, ...).
-        """
-        step = int(state.step)
-        items = {"params": dict(params), "training": _training(state)}
-        items |= {name: getattr(state, name) for name in _OPTIONAL if getattr(state, name)}
-        sums = {name: fingerprint.checksums(_named_leaves(tree)) for name, tree in items.items()}
-        meta = {**meta, "step": step, "checksums": sums, "fingerprint": fingerprint.fingerprint(sums["params"])}
-        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        args["meta"] = ocp.args.JsonSave(meta)
-        metrics = {"selected": self._worst if selected is None else float(selected)}
-        if step in self._manager.all_steps():
-            return  # the same step of the same run: bit for bit what is there
-        try:
-            self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics)
-        except (OSError, ValueError, RuntimeError) as e:
-            raise _save_failed(self.folder, e) from e
-
-    def wait(self) -> None:
-        """Blocks until everything is on disk. Raises UserError where it is not."""
-        try:
-            self._manager.wait_until_finished()
-        except (OSError, ValueError, RuntimeError) as e:
-            raise _save_failed(self.folder, e) from e
-
-    def close(self) -> None:
-        """Waits and releases threads."""
-        self.wait()
-        self._manager.close()
-
-    def steps(self) -> list[int]:
-        """Saved steps, oldest first."""
-        return steps_of(self.folder.parent)
-
-    def resume(
-        self, like: TrainState, params_like: Mapping[str, Any]
-    ) -> tuple[dict, Any, dict, dict, list[str]] | None:
-        """The newest restorable step: (params, training, {"ema", "fisher"}, meta, messages), or None without any.
-
-        Damaged newer steps are moved aside, never deleted, and named in the messages.
-
-        Args:
-          like: the state's form as ShapeDtypeStructs with shardings; likewise `params_like` for the saved leaves.
-
-        Raises:
-          UserError: there are checkpoints, but none can be restored.
-        """
-        steps, messages = processes.shared(self.steps()), []
-        for step in reversed(steps):
-            try:
-                meta = read_meta(self.folder.parent, step)
-                params = read(self.folder.parent, step, "params", params_like, meta)
-                training = read(self.folder.parent, step, "training", _training(like), meta)
-                form = {name: getattr(like, name) for name in _OPTIONAL}
-                others = {k: read(self.folder.parent, step, k, v, meta) if v else {} for k, v in form.items()}
-            except Damaged as e:
-                messages.append(f"checkpoint {step} is damaged and was moved to {_DAMAGED}/: {e}")
-                self._set_aside(step)
-                continue
-            return params, training, others, meta, messages
-        if steps:
-            raise UserError(f"{self.folder}: no checkpoint can be restored:{listed(messages)}")
-        return None
-
-    def _set_aside(self, step: int) -> None:
-        self._manager.close()
-        if processes.main():
-            target = self.folder.parent / _DAMAGED / str(step)
-            while target.exists():
-                target = target.with_name(target.name + "+")
-            target.parent.mkdir(exist_ok=True)
-            shutil.move(self.folder / str(step), target)
-        processes.gather(None)  # none opens it before it is as it will be
-        self._manager = self._open()
-
-
-def _save_failed(folder: pathlib.Path, error: Exception) -> UserError:
-    space = shutil.disk_usage(folder if folder.exists() else folder.parent)
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return UserError(
-        f"{folder}: saving failed ({space.free / 2**20:.0f} MiB free on that disk): {reason[:300]}\n"
-        "Earlier checkpoints are untouched; free some space and run the same command again to continue"
-    )
+class Gone(UserError):
+    """A checkpoint that was there, and that its run has removed meanwhile."""
 
 
 def steps_of(workdir: pathlib.Path) -> list[int]:
@@ -170,10 +56,8 @@ def resolve(reference: str, field: str = "config.init.from") -> tuple[pathlib.Pa
     Raises:
       UserError: no such folder, no run or no checkpoint in it, or no such step (with those there are).
     """
-    name, which = reference, ""
-    if "@" in reference and not pathlib.Path(reference).expanduser().is_dir():
-        name, _, which = reference.rpartition("@")
-    workdir = pathlib.Path(name).expanduser()
+    name, which = parted(reference)
+    workdir = places.local(name, f"{field} = {reference!r}").expanduser()
     if workdir.suffix == ".gguf" and workdir.is_file():
         raise UserError(f"{field} = {reference!r}: a GGUF file is named as gguf:{name}")
     if workdir.is_dir() and any(workdir.glob("*.safetensors*")):
@@ -199,72 +83,149 @@ def resolve(reference: str, field: str = "config.init.from") -> tuple[pathlib.Pa
     raise UserError(f"{field} = {reference!r}: expected @latest, @best or @STEP with STEP one of {known}")
 
 
-def best_step(workdir: pathlib.Path) -> int:
-    """The saved step with the best value of the run's selection metric; the latest where none was measured."""
-    ranked = []
+def parted(reference: str) -> tuple[str, str]:
+    """(WORKDIR, what follows the last "@", or "") of a reference; a folder may have such a sign in its own name."""
+    if "@" in reference and not pathlib.Path(reference).expanduser().is_dir():
+        name, _, which = reference.rpartition("@")
+        return name, which
+    return reference, ""
+
+
+def records(workdir: pathlib.Path) -> list[retention.Saved]:
+    """What ranks the checkpoints of a run, oldest first. One whose meta cannot be read has no value."""
+    found = []
     for step in steps_of(workdir):
         try:
             meta = read_meta(workdir, step)
-        except Damaged:
-            continue
-        if meta.get("selected") is not None:
-            sign = 1 if meta["select_mode"] == "min" else -1
-            ranked.append((sign * meta["selected"], step))
-    return min(ranked)[1] if ranked else steps_of(workdir)[-1]
+        except (Damaged, UserError):
+            meta = {}
+        found.append(retention.Saved(step, meta.get("selected"), meta.get("best", [None, -1])[1]))
+    return found
 
 
-def _item(workdir: pathlib.Path, step: int, name: str) -> pathlib.Path:
-    return pathlib.Path(workdir).absolute() / FOLDER / str(step) / name
+def best_steps(workdir: pathlib.Path) -> list[int]:
+    """The saved steps that have a value of the run's selection metric, best first: what the newest records as its best, then
+    by their values."""
+    saved = records(workdir)
+    if not saved:
+        return []
+    try:
+        mode = read_meta(workdir, saved[-1].step).get("select_mode", "min")
+    except (Damaged, UserError):
+        mode = "min"
+    ranked = [s.step for s in retention.ranked(saved, mode)]
+    recorded = saved[-1].best_step
+    return [recorded, *(s for s in ranked if s != recorded)] if recorded in ranked else ranked
+
+
+def best_step(workdir: pathlib.Path) -> int:
+    """The saved step with the best value of the run's selection metric; the latest where none was measured."""
+    return (best_steps(workdir) or steps_of(workdir)[-1:])[0]
+
+
+def folder_of(workdir: pathlib.Path, step: int) -> pathlib.Path:
+    """Where a step is."""
+    return pathlib.Path(workdir).absolute() / FOLDER / str(step)
 
 
 def read_meta(workdir: pathlib.Path, step: int) -> dict[str, Any]:
-    """The meta of a step. Raises Damaged."""
-    folder = _item(workdir, step, "meta")
+    """The meta of a step, with what was found out about it since.
+
+    Raises:
+      Damaged: it is missing, or is not JSON.
+      Gone: the step is not there any more.
+      UserError: it cannot be read.
+    """
+    folder = folder_of(workdir, step)
+    meta = _json(folder, folder / "meta" / "metadata")
+    amended = folder / AMENDED
+    return meta | (_json(folder, amended) if amended.exists() else {})
+
+
+def _json(folder: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
     try:
-        return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder)
-    except Exception as e:  # whatever a broken file makes the library raise
-        raise Damaged(f"{folder}: {_short(e)}") from e
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as e:
+        _refuse_gone(folder)
+        raise Damaged(f"{path} is missing") from e
+    except ValueError as e:
+        _refuse_gone(folder)
+        raise Damaged(f"{path} is not JSON: {e}") from e
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read: {_short(e)}") from e
+
+
+def _refuse_gone(folder: pathlib.Path) -> None:
+    if not folder.is_dir():
+        raise Gone(
+            f"{folder}: the checkpoint is not there any more: its run has gone on and keeps others (checkpoint.keep_latest, "
+            "checkpoint.keep_best); give the same command again to read a newer one"
+        )
+
+
+def check_files(workdir: pathlib.Path, step: int, *, contents: bool) -> None:
+    """Compares a step's files with those that were written: names and sizes, or also their `contents`.
+
+    Raises:
+      Damaged: they differ.
+      Gone: the step is not there any more.
+      UserError: a file cannot be read.
+    """
+    folder = folder_of(workdir, step)
+    _refuse_gone(folder)
+    try:
+        lines = manifest.damage(folder, contents=contents)
+    except OSError as e:
+        raise UserError(f"{folder}: cannot be read: {_short(e)}") from e
+    if lines:
+        _refuse_gone(folder)
+        raise Damaged(f"{folder}:{listed(lines)}")
 
 
 def shapes(workdir: pathlib.Path, step: int, name: str = "params") -> dict[str, Any]:
-    """The saved tree of an item as ShapeDtypeStructs, without reading its arrays. Raises Damaged."""
-    folder = _item(workdir, step, name)
+    """The saved tree of an item as ShapeDtypeStructs, without reading its arrays. Raises as `read`."""
+    folder = folder_of(workdir, step) / name
     try:
-        tree = ocp.StandardCheckpointer().metadata(folder).item_metadata.tree
+        tree = ocp.StandardCheckpointHandler().metadata(folder)
         return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), tree)
     except Exception as e:
-        raise Damaged(f"{folder}: {_short(e)}") from e
+        raise explained(folder.parent, name, e) from e
 
 
 def read(workdir: pathlib.Path, step: int, name: str, like: Any, meta: Mapping[str, Any]) -> Any:
     """Restores an item into the form, dtypes and shardings of `like` and verifies its checksums.
 
+    Where several processes share a run, all have to call it, and all succeed or raise alike.
+
     Raises:
-      UserError: the saved tree has other leaves or shapes than `like`.
       Damaged: files missing or broken, or values that are not those that were saved.
+      Gone: the step is not there any more.
+      UserError: the saved tree has other leaves, shapes or dtypes than `like`; or reading failed although nothing is damaged.
     """
-    folder = _item(workdir, step, name)
-    saved = meta["checksums"].get(name)
-    if saved is None:
-        raise Damaged(f"{folder}: the meta of step {step} does not list it")
-    if name != "training":  # the optimizer's tree is no plain dict; Orbax itself refuses another one
-        differences = compare(shapes(workdir, step, name), like)
+    folder = folder_of(workdir, step)
+
+    def checked() -> None:
+        if meta["checksums"].get(name) is None:
+            raise Damaged(f"{folder / name}: the meta of step {step} does not list it")
+        differences = compare(shapes(workdir, step, name), like, dtypes=True)
         if differences:
-            raise UserError(f"{folder} does not fit this model:{listed(differences, 20)}")
-    tree, problem, cause = None, "", None
-    try:
-        tree = ocp.StandardCheckpointer().restore(folder, like)
+            raise UserError(f"{folder / name} does not fit this model:{listed(differences, 20)}")
+
+    def restored() -> Any:
+        try:
+            tree = ocp.StandardCheckpointHandler().restore(folder / name, args=ocp.args.StandardRestore(like))
+        except Exception as e:
+            raise explained(folder, name, e) from e
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree)):
-            problem = "some leaves were not restored"
-    except Exception as e:
-        problem, cause = _short(e), e
-    problem = next(filter(None, processes.gather(problem)), "")  # each process reads its own parts of the arrays
-    if problem:
-        raise Damaged(f"{folder}: {problem}") from cause
-    found = fingerprint.checksums(_named_leaves(tree))
+            raise Damaged(f"{folder / name}: some leaves were not restored")
+        return tree
+
+    together(checked)
+    tree = together(restored)  # each process reads its own parts of the arrays
+    found, saved = fingerprint.checksums(named_leaves(tree)), meta["checksums"][name]
     wrong = [path for path in found if found[path] != saved.get(path)]
     if wrong:
-        raise Damaged(f"{folder}: values changed on disk:{listed(wrong)}")
+        raise Damaged(f"{folder / name}: values changed on disk:{listed(wrong)}")
     return tree
 
 
@@ -275,33 +236,94 @@ def read_leaf(workdir: pathlib.Path, step: int, name: str, path: str, leaf: Any,
       path: of the stored leaf; `leaf`: its entry in `shapes`.
 
     Raises:
-      Damaged: as `read`.
+      As `read`.
     """
-    folder = _item(workdir, step, name)
+    folder = folder_of(workdir, step)
     like = unflatten({path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)})
     kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
     try:
         with ocp.PyTreeCheckpointer() as reader:
             args = ocp.args.PyTreeRestore(item=like, restore_args=kinds, partial_restore=True)
-            array = flatten(reader.restore(folder, args=args))[path]
+            array = flatten(reader.restore(folder / name, args=args))[path]
     except Exception as e:
-        raise Damaged(f"{folder}: {path}: {_short(e)}") from e
+        raise explained(folder, f"{name}: {path}", e) from e
     if fingerprint.checksums({path: array})[path] != meta["checksums"].get(name, {}).get(path):
-        raise Damaged(f"{folder}: values changed on disk:{listed([path])}")
+        raise Damaged(f"{folder / name}: values changed on disk:{listed([path])}")
     return array
 
 
-def compare(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """Every way in which two trees of shaped leaves differ, a line each: missing, extra, another shape."""
-    have, want = flatten(found), flatten(expected)
-    lines = [f"missing {path} {tuple(want[path].shape)}" for path in want if path not in have]
-    lines += [f"extra {path} {tuple(have[path].shape)}" for path in have if path not in want]
-    lines += [
-        f"{path}: shape {tuple(have[path].shape)}, expected {tuple(want[path].shape)}"
-        for path in want
-        if path in have and tuple(have[path].shape) != tuple(want[path].shape)
-    ]
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of any tree by path."""
+    return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def explained(folder: pathlib.Path, what: str, error: Exception) -> Damaged | UserError:
+    """What a failure to read `what` of the checkpoint in `folder` means, as the error to raise: damage only where its files
+    prove it."""
+    try:
+        _refuse_gone(folder)
+        lines = manifest.damage(folder, contents=True)
+    except Gone as e:
+        return e
+    except OSError as e:
+        return UserError(f"{folder}: {what} cannot be read: {_short(e)}")
+    if lines:
+        return Damaged(f"{folder}: {what}: {_short(error)}:{listed(lines)}")
+    # Before files were recorded, the library's own word has to do.
+    lost = isinstance(error, FileNotFoundError) or any(w in str(error) for w in ("NOT_FOUND", "DATA_LOSS"))
+    if lines is None and lost and not isinstance(error, MemoryError):
+        return Damaged(f"{folder}: {what}: {_short(error)}")
+    memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    reason = (
+        "there is not enough memory for it"
+        if memory
+        else "reading it failed, though its files are as they were written"
+    )
+    return UserError(f"{folder}: {what}: {reason}: {_short(error)}\nNothing was changed; give the same command again")
+
+
+def together(act: Callable[[], T]) -> T:
+    """What `act` gives in this process, where it succeeds in all of them; else all raise what failed first.
+
+    All have to call it, and `act` must not wait for other processes.
+
+    Raises:
+      Damaged, Gone, UserError: as `act` does in some process.
+    """
+    value, kind, problem, cause = None, "", "", None
+    try:
+        value = act()
+    except (Damaged, UserError) as e:
+        kind, problem, cause = _KINDS.get(type(e), "other"), str(e), e
+    outcomes = [tuple(outcome) for outcome in processes.gather([kind, problem])]
+    failed = [outcome for outcome in outcomes if outcome[0]]
+    if cause is not None and (kind, problem) == failed[0]:
+        raise cause
+    if failed:
+        error = next(error for error, name in _KINDS.items() if name == failed[0][0])
+        raise error(failed[0][1]) from cause
+    return value
+
+
+_KINDS: dict[type[Exception], str] = {Damaged: "damaged", Gone: "gone", UserError: "other"}
+
+
+def compare(found: Any, expected: Any, *, dtypes: bool = False) -> list[str]:
+    """Every way in which two trees of shaped leaves differ, a line each: missing, extra, another shape or (if `dtypes`) dtype."""
+    have, want = ({path: _form(leaf) for path, leaf in named_leaves(tree).items()} for tree in (found, expected))
+    lines = [f"missing {path} {want[path][0]}" for path in want if path not in have]
+    lines += [f"extra {path} {have[path][0]}" for path in have if path not in want]
+    both = [path for path in want if path in have]
+    lines += [f"{p}: shape {have[p][0]}, expected {want[p][0]}" for p in both if have[p][0] != want[p][0]]
+    if dtypes:
+        lines += [f"{p}: dtype {have[p][1]}, expected {want[p][1]}" for p in both if have[p][1] != want[p][1]]
     return lines
+
+
+def _form(leaf: Any) -> tuple[tuple[int, ...], str]:
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # saved as the numbers it is made of
+        leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+    return tuple(leaf.shape), str(np.dtype(leaf.dtype))
 
 
 def _short(error: BaseException) -> str:

@@ -1,0 +1,31 @@
+"""`ptft_jax.runs.checkpoint` and `ptft_jax.runs.saving` under their former name."""
+
+from ptft_jax.runs.checkpoint import (
+    FOLDER,
+    Damaged,
+    Gone,
+    best_step,
+    compare,
+    read,
+    read_leaf,
+    read_meta,
+    resolve,
+    shapes,
+    steps_of,
+)
+from ptft_jax.runs.saving import Checkpoints
+
+__all__ = [
+    "FOLDER",
+    "Checkpoints",
+    "Damaged",
+    "Gone",
+    "best_step",
+    "compare",
+    "read",
+    "read_leaf",
+    "read_meta",
+    "resolve",
+    "shapes",
+    "steps_of",
+]
