@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -163,8 +164,9 @@ def _refuse_gone(folder: pathlib.Path) -> None:
         )
 
 
-def check_files(workdir: pathlib.Path, step: int, *, contents: bool) -> None:
-    """Compares a step's files with those that were written: names and sizes, or also their `contents`.
+def check_files(workdir: pathlib.Path, step: int, *, contents: bool, part: str = "") -> None:
+    """Compares a step's files, or those of an item, with those that were written: names and sizes, or also their `contents`, which
+    the processes of a run share among them.
 
     Raises:
       Damaged: they differ.
@@ -174,8 +176,10 @@ def check_files(workdir: pathlib.Path, step: int, *, contents: bool) -> None:
     folder = folder_of(workdir, step)
     _refuse_gone(folder)
     try:
-        lines = manifest.damage(folder, contents=contents)
+        share = jax.process_index(), jax.process_count()
+        lines = manifest.damage(folder, contents=contents, part=part, share=share)
     except OSError as e:
+        _refuse_gone(folder)
         raise UserError(f"{folder}: cannot be read: {_short(e)}") from e
     if lines:
         _refuse_gone(folder)
@@ -183,13 +187,19 @@ def check_files(workdir: pathlib.Path, step: int, *, contents: bool) -> None:
 
 
 def shapes(workdir: pathlib.Path, step: int, name: str = "params") -> dict[str, Any]:
-    """The saved tree of an item as ShapeDtypeStructs, without reading its arrays. Raises as `read`."""
-    folder = folder_of(workdir, step) / name
-    try:
-        tree = ocp.StandardCheckpointHandler().metadata(folder)
+    """The saved tree of an item as ShapeDtypeStructs in nested dicts, without reading its arrays. Raises as `read_meta`."""
+    folder = folder_of(workdir, step)
+    recorded = read_meta(workdir, step).get("shapes")
+    if recorded is not None:
+        flat = recorded.get(name, {})
+        return unflatten(
+            {p: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype)) for p, (shape, dtype) in flat.items()}
+        )
+    try:  # of an earlier version
+        tree = ocp.StandardCheckpointHandler().metadata(folder / name)
         return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), tree)
     except Exception as e:
-        raise explained(folder.parent, name, e) from e
+        raise explained(folder, name, e) from e
 
 
 def read(workdir: pathlib.Path, step: int, name: str, like: Any, meta: Mapping[str, Any]) -> Any:
@@ -207,6 +217,11 @@ def read(workdir: pathlib.Path, step: int, name: str, like: Any, meta: Mapping[s
     def checked() -> None:
         if meta["checksums"].get(name) is None:
             raise Damaged(f"{folder / name}: the meta of step {step} does not list it")
+        # Before anything is made of it: a library that meets damage says so in many ways, and not once.
+        try:
+            check_files(workdir, step, contents=True, part=name)
+        except Damaged as e:
+            raise Damaged(f"{e}{_changed_leaves(workdir, step, name, meta)}") from e
         differences = compare(shapes(workdir, step, name), like, dtypes=True)
         if differences:
             raise UserError(f"{folder / name} does not fit this model:{listed(differences, 20)}")
@@ -239,17 +254,35 @@ def read_leaf(workdir: pathlib.Path, step: int, name: str, path: str, leaf: Any,
       As `read`.
     """
     folder = folder_of(workdir, step)
-    like = unflatten({path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)})
-    kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
     try:
-        with ocp.PyTreeCheckpointer() as reader:
-            args = ocp.args.PyTreeRestore(item=like, restore_args=kinds, partial_restore=True)
-            array = flatten(reader.restore(folder / name, args=args))[path]
+        array = _leaf(folder / name, path, leaf)
     except Exception as e:
         raise explained(folder, f"{name}: {path}", e) from e
     if fingerprint.checksums({path: array})[path] != meta["checksums"].get(name, {}).get(path):
         raise Damaged(f"{folder / name}: values changed on disk:{listed([path])}")
     return array
+
+
+def _leaf(folder: pathlib.Path, path: str, leaf: Any) -> np.ndarray:
+    like = unflatten({path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)})
+    kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+    args = ocp.args.PyTreeRestore(item=like, restore_args=kinds, partial_restore=True)
+    return flatten(ocp.PyTreeCheckpointHandler().restore(folder, args=args))[path]
+
+
+def _changed_leaves(workdir: pathlib.Path, step: int, name: str, meta: Mapping[str, Any]) -> str:
+    """Which leaves of a damaged item are not what they were, for a message; "" where that cannot be told."""
+    if name == "training" or "shapes" not in meta:
+        return ""
+    changed = []
+    for path, leaf in flatten(shapes(workdir, step, name)).items():
+        try:
+            array = _leaf(folder_of(workdir, step) / name, path, leaf)
+            if fingerprint.checksums({path: array})[path] != meta["checksums"][name][path]:
+                changed.append(path)
+        except Exception:
+            changed.append(path)
+    return f"\nvalues changed on disk:{listed(changed)}" if changed else ""
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -310,7 +343,7 @@ _KINDS: dict[type[Exception], str] = {Damaged: "damaged", Gone: "gone", UserErro
 
 def compare(found: Any, expected: Any, *, dtypes: bool = False) -> list[str]:
     """Every way in which two trees of shaped leaves differ, a line each: missing, extra, another shape or (if `dtypes`) dtype."""
-    have, want = ({path: _form(leaf) for path, leaf in named_leaves(tree).items()} for tree in (found, expected))
+    have, want = (forms(tree) for tree in (found, expected))
     lines = [f"missing {path} {want[path][0]}" for path in want if path not in have]
     lines += [f"extra {path} {have[path][0]}" for path in have if path not in want]
     both = [path for path in want if path in have]
@@ -320,8 +353,13 @@ def compare(found: Any, expected: Any, *, dtypes: bool = False) -> list[str]:
     return lines
 
 
+def forms(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    """{path: (shape, dtype)} of the leaves of a tree, as they are saved."""
+    return {path: _form(leaf) for path, leaf in named_leaves(tree).items()}
+
+
 def _form(leaf: Any) -> tuple[tuple[int, ...], str]:
-    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # saved as the numbers it is made of
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # saved as the numbers it is made of
         leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
     return tuple(leaf.shape), str(np.dtype(leaf.dtype))
 

@@ -27,6 +27,7 @@ from ptft_jax.runs.checkpoint import (
     check_files,
     compare,
     folder_of,
+    forms,
     named_leaves,
     read,
     read_meta,
@@ -138,7 +139,13 @@ class Checkpoints:
         leaves = {name: named_leaves(tree) for name, tree in items.items()}
         self._expected = {name: len(found) for name, found in leaves.items()}
         sums = {name: fingerprint.checksums(found) for name, found in leaves.items()}
-        meta = {**meta, "step": step, "checksums": sums, "fingerprint": fingerprint.fingerprint(sums["params"])}
+        meta = {
+            **meta,
+            "step": step,
+            "checksums": sums,
+            "shapes": {name: forms(tree) for name, tree in items.items()},
+            "fingerprint": fingerprint.fingerprint(sums["params"]),
+        }
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         try:
             self._writer.save(self.folder / str(step), args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args))
