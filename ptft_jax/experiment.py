@@ -12,6 +12,7 @@ from ptft_jax import config as configs
 from ptft_jax import loading
 from ptft_jax import run as runs
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.runs import places
 from ptft_jax.training import restore
 
 
@@ -23,7 +24,7 @@ class Experiment:
     """
 
     def __init__(self, folder: str | pathlib.Path, reporter: Reporter):
-        self.folder, self.reporter = pathlib.Path(folder), reporter
+        self.folder, self.reporter = places.local(folder, f"--out={folder}"), reporter
         self._bar: int | None = None
         self._done = 0
 

@@ -16,6 +16,7 @@ from absl import flags
 
 from ptft_jax.errors import UserError, listed
 from ptft_jax.launch import IGNORE, SOURCES, launch, prepare_jax
+from ptft_jax.runs import places
 
 
 def define() -> None:
@@ -48,7 +49,7 @@ def main() -> None:
     if not args.out:
         raise UserError("--out is missing: the folder or file to write")
     prepare_jax()
-    out = pathlib.Path(args.out).expanduser()
+    out = places.local(args.out, f"--out={args.out}").expanduser()
     if args.to == "peft":
         written = adapter(args.run, out, family=args.family, base=args.base)
     else:

@@ -99,6 +99,8 @@ def write(
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    if refers_to:
+        restore.protect_base(refers_to, out)
     return print_
 
 

@@ -7,13 +7,13 @@ ptft data show --data=jsonl:chat.jsonl --template=chatml --tokenizer=runs/base
 from __future__ import annotations
 
 import json
-import pathlib
 
 from absl import flags
 
 from ptft_jax.data_tools import selected
 from ptft_jax.errors import UserError
 from ptft_jax.launch import launch
+from ptft_jax.runs import places
 
 
 def define() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
     if form == "colours":
         out.print(view.legend())
     if args.html:
-        path = pathlib.Path(args.html)
+        path = places.local(args.html, f"--html={args.html}")
         page = view.page(f"{args.split} rows of {', '.join(names)}", list(zip(titles, shown)))
         cache.write_atomic(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
         print(f"page: {path}")

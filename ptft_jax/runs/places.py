@@ -1,4 +1,4 @@
-"""Where runs are: folders of a file system."""
+"""Where runs and reports are: paths of a file system."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def local(place: str | pathlib.Path, field: str) -> pathlib.Path:
     system would make a folder of that name."""
     if scheme := _SCHEME.match(str(place)):
         raise UserError(
-            f"{field}: a folder of a file system is needed, and {scheme[1]}: is none: buckets hold data, not runs. Mount the bucket and "
-            "give the folder where it is mounted"
+            f"{field}: expected a path of a file system, not a URL ({scheme[1]}://). For a bucket, mount it, and give the path where it "
+            "is mounted"
         )
     return pathlib.Path(place)

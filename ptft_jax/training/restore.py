@@ -226,6 +226,13 @@ def protect(source: Parent, child: pathlib.Path) -> str:
     return f"{unfinished}, which it may remove, since {source.workdir} cannot be written: copy it, or wait for its end"
 
 
+def protect_base(base: Mapping[str, Any], child: pathlib.Path) -> None:
+    """As `protect`, of what a checkpoint in `child` says of its base (`base_reference`)."""
+    workdir = pathlib.Path(base["workdir"])
+    if not is_reference(base["workdir"]) and workdir.is_dir() and not (workdir / SUMMARY).is_file():
+        references.keep(workdir, base["step"], child)
+
+
 def recorded(reference: str, workdir: pathlib.Path) -> str:
     """The reference of a run's parent, WORKDIR[@...][#ADAPTER], with the step that the run in `workdir` was started from, where
     it was started: what "the latest" and "the best" are may have changed since."""
