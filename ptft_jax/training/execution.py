@@ -156,6 +156,7 @@ class Execution:
         saved = {
             "data": run.data.key,
             "vocab_size": run.model.spec.vocab_size,
+            "classes": list(run.classes),
             "base": base,
             "before": meta["before"],
             "parent_fingerprint": meta["parent_fingerprint"],
