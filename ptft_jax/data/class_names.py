@@ -92,16 +92,16 @@ def numbered(tokens: Any, head: Head) -> tuple[Any, Head]:
         place = _first(tokens, beyond[0])
         raise UserError(f"{place}: the label {beyond[0]}, and {head.owner} has {size} classes, 0 to {size - 1}")
     if all(n == number for n, number in table.items()):
-        note = "" if theirs or not head.names else f"; its numbers are those of {head.owner}: {_listed(head.names)}"
-        return dataclasses.replace(tokens, classes=head.names, description=tokens.description + note), head
+        note = "" if theirs or not head.names else f"numbers are those of {head.owner}: {_listed(head.names)}"
+        return dataclasses.replace(tokens, classes=head.names, labels=note), head
     order = np.asarray([table[n] for n in used.tolist()], np.int32)
     store = dataclasses.replace(
         tokens.store,
         labels=order[np.searchsorted(used, tokens.store.labels)],
         key=cache.digest(tokens.store.key, "classes", *(f"{n} {number}" for n, number in table.items())),
     )
-    note = f"; numbered as {head.owner} has them: {_listed(head.names) or 'by number'}"
-    return dataclasses.replace(tokens, store=store, classes=head.names, description=tokens.description + note), head
+    note = f"numbered as {head.owner} has them: {_listed(head.names) or 'by number'}"
+    return dataclasses.replace(tokens, store=store, classes=head.names, labels=note), head
 
 
 def _table(tokens: Any, head: Head, used: np.ndarray) -> dict[int, int]:

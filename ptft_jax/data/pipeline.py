@@ -37,6 +37,7 @@ class Tokens:
       declared: their order was given, see `ptft_jax.data.formats.Format`.
       where: index of an example -> its place, for messages.
       skipped: records that could not be read.
+      labels: how labels became the numbers of classes, for people, where not as the source has them by itself.
     """
 
     reference: str
@@ -48,6 +49,7 @@ class Tokens:
     declared: bool
     where: Callable[[int], str]
     skipped: records.Skipped
+    labels: str = ""
 
 
 def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer) -> Tokens:
@@ -163,7 +165,7 @@ class Filled:
         return {
             "source": self.tokens.reference,
             "split": self.tokens.split,
-            "format": self.tokens.description,
+            "format": "; ".join(filter(None, (self.tokens.description, self.tokens.labels))),
             "classes": list(self.tokens.classes),
             "examples": len(store),
             "tokens": len(store.ids),

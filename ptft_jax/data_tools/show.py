@@ -54,9 +54,10 @@ def main() -> None:
             raise UserError("--step is for --split=train: evaluation has every row once")
         tokens = pipeline.tokenised(data, data.source, args.split, chosen.tokenizer)
         tokens, _ = class_names.numbered(tokens, chosen.head)
-        rows = pipeline.filled(data, tokens, chosen.builder, partial=True).rows
+        found = pipeline.filled(data, tokens, chosen.builder, partial=True)
+        rows = found.rows
         batch = batches.evaluation(rows, batch_size=data.batch_size, tokens=0)[0]
-        names, facts = [data.source], [(data.source, tokens.description, rows.plan.report)]
+        names, facts = [data.source], [(data.source, found.summary()["format"], rows.plan.report)]
         titles = [f"{args.split}, row {k}: {data.source}" for k in range(len(batch["tokens"]))]
     count = min(args.rows or len(titles), len(titles))
     shown = [view.row({k: v[i] for k, v in batch.items()}, chosen.tokenizer, chosen.builder) for i in range(count)]

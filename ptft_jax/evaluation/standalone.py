@@ -66,6 +66,7 @@ class Measurement:
         lengths = tok.byte_lengths(loaded.tokenizer) if objective.chained else None
         self._set = EvalSet(split, rows, Program(loaded.model, objective), lengths)
         self._facts = {"data": data.source, "split": split, "tokens": int(self._set.tokens)}
+        self._facts |= {"labels": read.labels} if read.labels else {}
         self._lost = {"lost": found.lost()} if found.lost() else {}
 
     def values(self, params: Any) -> dict[str, float]:
@@ -86,8 +87,9 @@ def evaluate(
     `config.data` than the run's.
 
     Returns:
-      {"data", "split", "tokens", "nll" (nats a token), "bits_per_byte", "accuracy", ...}; where not all of the split is
-      measured, also "lost": what is left out or cut, see `ptft_jax.data.pipeline.Filled.lost`.
+      {"data", "split", "tokens", "nll" (nats per token), "bits_per_byte", "accuracy", ...}; where not all of the split is
+      measured, also "lost": what is left out or cut, see `ptft_jax.data.pipeline.Filled.lost`; of classification, where the
+      source numbers its classes otherwise than the model, "labels": which number is which class.
 
     Raises:
       UserError: no source where the model's own data are not known, or a model that predicts no next token.

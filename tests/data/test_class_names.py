@@ -70,7 +70,7 @@ def test_labels_are_numbered_as_the_head_has_them(cache, tmp_path, name):
     assert (found.key != training(reference).key) == moved, "what is read decides the key"
     assert ("numbered as runs/a@9 has them" in found.table[0]["format"]) == moved
     if name == "numbers":
-        assert "its numbers are those of runs/a@9: 0 = zero, 1 = one, 2 = two" in found.table[0]["format"]
+        assert "; numbers are those of runs/a@9: 0 = zero, 1 = one, 2 = two" in found.table[0]["format"]
 
 
 REFUSED = {
