@@ -76,9 +76,7 @@ def _is_new(fresh: Sequence[str]) -> bool:
 
 def head_of(parent: restore.Parent | None, fresh: Sequence[str]) -> class_names.Head:
     """The classes of the head that a run starts with: its parent's, unless it is made anew."""
-    if parent is None or _is_new(fresh) or parent.fields["head"] != "classes":
-        return class_names.NEW
-    return class_names.Head(parent.classes, parent.name, parent.fields["classes"])
+    return class_names.NEW if parent is None or _is_new(fresh) else class_names.of(parent)
 
 
 def _with_rate(values: dict[str, Any], tuned: bool) -> dict[str, Any]:

@@ -40,10 +40,15 @@ class Head:
 
     def settled(self) -> Head:
         """The same classes as those of the model that is trained on them."""
-        return Head(self.names, "this run")
+        return Head(self.names, "this run") if self.owner else self
 
 
 NEW = Head()
+
+
+def of(model: Any) -> Head:
+    """The head of a model that can be started from; `NEW` where it scores no classes."""
+    return Head(model.classes, model.name, model.fields["classes"]) if model.fields["head"] == "classes" else NEW
 
 
 def known(names: Sequence[str]) -> tuple[str, ...]:

@@ -53,8 +53,8 @@ class Measurement:
             values["data"]["source"] = source
         data = configs.check(values).data
         builder = builders.build(config.objective, loaded.tokenizer)
-        head = class_names.Head(loaded.source.classes, loaded.source.name, loaded.model.spec.classes)
-        read, _ = class_names.numbered(pipeline.tokenised(data, data.source, split, loaded.tokenizer), head)
+        read = pipeline.tokenised(data, data.source, split, loaded.tokenizer)
+        read, _ = class_names.numbered(read, class_names.of(loaded.source))
         found = pipeline.filled(data, read, builder, partial=True)
         if found.rows.packed and (why := loaded.model.one_text_a_row):
             raise UserError(

@@ -147,3 +147,17 @@ def test_names_are_filled_up_and_placeholders_are_none():
     assert class_names.filled(("a", "b"), 4) == ("a", "b", "LABEL_2", "LABEL_3") and class_names.filled((), 4) == ()
     assert class_names.known(("LABEL_0", "LABEL_1")) == () == class_names.known(())
     assert class_names.known(("LABEL_1", "LABEL_0")) == ("LABEL_1", "LABEL_0")
+
+
+def test_a_model_that_scores_no_classes_leaves_labels_alone(cache, tmp_path):
+    """What is wrong with such data is the objective's to say."""
+    import types
+
+    model = types.SimpleNamespace(fields={"head": "lm", "classes": 2}, classes=(), name="x")
+    head = class_names.of(model)
+    assert head == class_names.NEW == head.settled()
+    data = configs.check({"data": {"source": source(tmp_path / "x.jsonl", "b", "a")}}).data
+    tokens = pipeline.tokenised(data, data.source, "train", tok.ByteTokenizer())
+    assert class_names.numbered(tokens, head)[0] is tokens
+    model.fields["head"] = "classes"
+    assert class_names.of(model) == Head((), "x", 2)
