@@ -51,6 +51,10 @@ def sets(
     def read(data: configs.Section, split: str, adapter: int | None) -> list[Rows]:
         tokens, _ = class_names.numbered(pipeline.tokenised(data, data.source, split, tokenizer), head)
         found = pipeline.filled(data, tokens, builder, partial=True)
+        if tokens.labels and data.source not in dict(
+            pipeline.weighted(c.data)
+        ):  # of those that are trained on it is said
+            reporter.say(f"{split} of {data.source}: {tokens.labels}")
         if found.lost():
             counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in found.lost().items())
             reporter.say(f"{split} of {data.source}: {len(tokens.store):,} examples; {counts}")

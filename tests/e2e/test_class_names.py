@@ -163,3 +163,15 @@ def test_a_head_without_names_gets_none_by_guessing(text_file, tmp_path, cache):
     child = config(text_file, f"{named}?classes=plain,odd,new", **change, training__steps=0)
     assert quiet_train(child, tmp_path / "child")["after"]["test/accuracy"] == 1.0
     assert restore.find(str(tmp_path / "child")).classes == ("plain", "odd", "new")
+
+
+def test_how_numbers_are_taken_is_said_of_what_is_only_measured_too(run, text_file, tmp_path):
+    named = texts(tmp_path / "x.jsonl", of_classes(*WORDS))
+    numbers = texts(tmp_path / "n.jsonl", of_classes(*WORDS, new=0, odd=1, plain=2))
+    said = []
+    reporter = Reporter(quiet=True)
+    reporter.say = said.append
+    change = dict(init__from_=str(run), optimizer__warmup_steps=0, eval__source=numbers)
+    runs.Run(config(text_file, named, **change), tmp_path / "run", reporter)
+    told = "numbers are those of this run: 0 = new, 1 = odd, 2 = plain"
+    assert [line for line in said if told in line] == [f"{s} of {numbers}: {told}" for s in ("validation", "test")]

@@ -142,8 +142,9 @@ def _numbered(label: int, names: Sequence[str], shown: str) -> int:
     most = len(names) or _LARGEST + 1
     if not 0 <= label < most:
         below = f" below {most}" if names or label > 0 else ""
+        none = " (-1 often means that a record has no label: leave such records out)" if label == -1 else ""
         raise UserError(
-            f"{shown} {label}: expected a class, a number from 0{below}; classes=A,B,... names numbers of another kind"
+            f"{shown} {label}: expected a class, a number from 0{below}{none}; classes=A,B,... names numbers of another kind"
         )
     return label
 
