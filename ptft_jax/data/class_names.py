@@ -154,8 +154,9 @@ def _unknown(tokens: Any, head: Head, names: Sequence[str]) -> UserError:
     if labels.plain(names[0]) in plain:
         near = f" (its {plain[labels.plain(names[0])]!a} differs in white space, case or Unicode form)"
     return UserError(
-        f"{tokens.reference} has the classes {few(tokens.classes)}, and {head.owner} was trained on {few(head.names)}: it has "
-        f"no class {names[0]!a}{near}; spell them as it does. Only a head that is made anew (init.fresh=('head/.*',)) takes others"
+        f"{tokens.reference} has the classes {few(tokens.classes)}, and {head.owner} was trained on {few(head.names)}: it "
+        f"has no class {names[0]!a}{near}; spell them as it does. Only a head that is made anew (init.fresh=('head/.*',)) "
+        "takes others"
     )
 
 

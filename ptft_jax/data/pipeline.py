@@ -272,7 +272,8 @@ class TrainingData:
 def training(
     data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: int, seed: int, head: Head = class_names.NEW
 ) -> TrainingData:
-    """The training data of `config.data` for a run of `steps` steps, labels as `head` numbers its classes. Raises UserError."""
+    """The training data of `config.data` for a run of `steps` steps, labels as `head` numbers its classes. Raises
+    UserError."""
     sources = weighted(data)
     for reference, weight in sources:
         weight_at(reference, weight, 0)  # well-formed, before anything takes time?

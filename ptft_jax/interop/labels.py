@@ -29,7 +29,8 @@ def read(c: Fields) -> tuple[int, tuple[str, ...]]:
     for name, n in numbers.items():
         if name in names and names[n if n < len(names) else 0] != name:
             raise UserError(
-                f"{c.where}: config.json: label2id has {name!r} as {n}, and id2label as {names.index(name)}: correct one of them"
+                f"{c.where}: config.json: label2id has {name!r} as {n}, and id2label as {names.index(name)}: correct one "
+                "of them"
             )
     return len(names), names
 
