@@ -172,11 +172,13 @@ TREE: dict[str, Any] = {
         "z_loss": natural(0.0, "weight of log(Z)^2"),
         "label_smoothing": share(0.0, "share of the target spread over the vocabulary"),
         "chunk": natural(0, "positions whose logits are held at once; 0 = all"),
-        "mask_rate": part(0.15, "of masked_lm: share of the tokens that are chosen and learned"),
+        "mask_rate": part(0.15, "of masked_lm: share of the tokens, but control tokens, that are chosen and learned"),
         "mask_token_share": whole_share(0.8, "of masked_lm: the chosen tokens that become the mask token"),
         "random_token_share": whole_share(0.1, "of masked_lm: the chosen tokens that become random ones"),
-        "whole_word": Field(False, "of masked_lm: all tokens of a word are chosen together"),
-        "noise_density": part(0.15, "of span_corruption: share of the tokens that are cut out"),
+        "whole_word": Field(
+            False, "of masked_lm: all tokens of a word (as BERT's tokenizer cuts text into words) are chosen together"
+        ),
+        "noise_density": part(0.15, "of span_corruption: share of the tokens, but control tokens, that are cut out"),
         "mean_span": Field(
             3.0, "of span_corruption: mean tokens a span", valid=lambda v: v >= 1, expected="a value of 1 or more"
         ),

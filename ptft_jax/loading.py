@@ -12,7 +12,7 @@ import jax
 from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
 from ptft_jax.adapters.quantized import QuantizedBase
-from ptft_jax.data import pipeline
+from ptft_jax.data import class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import spans
 from ptft_jax.errors import UserError
@@ -58,7 +58,7 @@ def resolve(
     restore.check_merge(parent, section.init.merge_into, "config.init.merge_into")
     values, theirs = section.as_dict(), parent.fields
     defaults = dict(configs.fields())
-    new_head = any(matches(section.init.fresh, f"head/{leaf}") for leaf in ("kernel", "classes/kernel", "dense/kernel"))
+    new_head = _is_new(section.init.fresh)
     for name in (*STRUCTURE, "vocab_size"):
         mine, default = values["model"][name], defaults[f"model.{name}"].default
         if name in HEAD and new_head:  # what the config says, its defaults too
@@ -140,6 +140,16 @@ def _with_direction(values: dict[str, Any]) -> dict[str, Any]:
     select = values["select"]
     select["mode"] = direction(select["metric"], select["mode"])
     return values
+
+
+def _is_new(fresh: Sequence[str]) -> bool:
+    """Whether the head is among what is made anew."""
+    return any(matches(fresh, f"head/{leaf}") for leaf in ("kernel", "classes/kernel", "dense/kernel"))
+
+
+def head_of(parent: restore.Parent | None, fresh: Sequence[str]) -> class_names.Head:
+    """The classes of the head that a run starts with: its parent's, unless it is made anew."""
+    return class_names.NEW if parent is None or _is_new(fresh) else class_names.of(parent)
 
 
 def _with_rate(values: dict[str, Any], tuned: bool) -> dict[str, Any]:

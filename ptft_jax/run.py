@@ -17,11 +17,11 @@ from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
 from ptft_jax.adapters.base import Updates, is_added
 from ptft_jax.adapters.quantized import QuantizedBase
-from ptft_jax.data import batches, builders, pipeline
+from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.errors import UserError, listed
+from ptft_jax.errors import UserError, few, listed
 from ptft_jax.evaluation import measured, sampler
-from ptft_jax.loading import continued, peft_adapter, resolve
+from ptft_jax.loading import continued, head_of, peft_adapter, resolve
 from ptft_jax.model import spec as specs
 from ptft_jax.model.quantized import plain_path
 from ptft_jax.model.transformer import Transformer
@@ -135,8 +135,11 @@ class Run:
         self.known_tokens = parent.vocab_size if parent else 0
         self.adapters = pipeline.numbered(c.data, c.tune.adapters)
         self.builder = builders.build(c.objective, self.tokenizer)
-        self.data = pipeline.training(c.data, self.tokenizer, self.builder, steps=c.training.steps, seed=c.seed)
-        sets = measured.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter)
+        head = class_names.of(self.continued) if self.continued else head_of(self.parent, self.init["fresh"])
+        options = {"steps": c.training.steps, "seed": c.seed}
+        self.data = pipeline.training(c.data, self.tokenizer, self.builder, **options, head=head)
+        self.head = self.data.head.settled()
+        sets = measured.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter, self.head)
         self.eval_batches, self.test_batches, self.source = sets
 
     def _build_model(self) -> None:
@@ -152,8 +155,10 @@ class Run:
         spec = specs.from_config(c.model, rows)
         objectives.check(c.objective.name, spec)
         objectives.check_samples(c.objective.name, c.samples.prompts)
+        self.classes: tuple[str, ...] = ()
         if self.builder.labelled:
             self._check_classes(spec.classes)
+            self.classes = class_names.filled(self.head.names, spec.classes)
         plain = Transformer(spec, None, constrain)
         if self.adapter is not None:
             self.adapter.check(plain.shapes())
@@ -191,9 +196,10 @@ class Run:
     def _check_classes(self, count: int) -> None:
         evaluated = [b["targets"] for s in (self.eval_batches, self.test_batches) for rows in s.values() for b in rows]
         largest = max(int(labels.max()) for labels in (*(s.store.labels for s in self.data.sets), *evaluated))
-        largest = max(processes.gather(largest))
+        largest = max(*processes.gather(largest), len(self.head.names) - 1)
         if largest >= count:
-            raise UserError(f"config.model.classes = {count}: the data have {largest + 1} classes")
+            names = f" ({few(self.head.names)})" if self.head.names else f": the largest label is {largest}"
+            raise UserError(f"config.model.classes = {count}: the data have {largest + 1} classes{names}")
 
     def _check_whole_rows(self) -> None:
         if not (why := self.model.one_text_a_row):
@@ -424,7 +430,7 @@ def train(
         settings = run.config.as_dict()
         evaluated = {f"batches of {name}": len(b) for name, b in (run.eval_batches | run.test_batches).items()}
         same = {f"config.{name}": configs.get(settings, name) for name, _ in configs.fields()}
-        processes.check_same({**same, "training data": run.data.key, **evaluated})
+        processes.check_same({**same, "training data": run.data.key, "classes": run.classes, **evaluated})
         if done is not None:
             reporter.say(f"{run.workdir}: finished before ({done['reason']} at step {done['step']})")
             return done

@@ -120,6 +120,7 @@ def _save(
         "data": "",
         "data_position": 0,
         "vocab_size": first.source.fields["vocab_size"],
+        "classes": list(first.source.classes),
         "base": refers_to,
         "before": {},
         "parent_fingerprint": chain[0]["fingerprint"] if chain else "",

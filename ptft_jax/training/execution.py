@@ -198,6 +198,7 @@ class Execution:
             "tokenizer": {name: cache.digest(data) for name, data in run.tokenizer.files().items()},
             "data": run.data.key,
             "vocab_size": run.model.spec.vocab_size,
+            "classes": list(run.classes),
             "base": base,
             "before": meta["before"],
             "parent_fingerprint": meta["parent_fingerprint"],

@@ -16,7 +16,7 @@ import jax
 from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.adapters.quantized import QuantizedBase
-from ptft_jax.data import cache
+from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.lineage import parted
@@ -89,6 +89,13 @@ class Source:
         model = self.config.as_dict()["model"]
         size = self.meta.get("vocab_size") or model["vocab_size"] or self.tokenizer.vocab_size
         return {**{name: model[name] for name in STRUCTURE}, "vocab_size": size}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that its head scores, in their order; () where they have none, or it scores no classes."""
+        if self.config.model.head != "classes":
+            return ()
+        return tuple(self.meta["classes"]) if "classes" in self.meta else class_names.recorded(self.workdir)
 
     @property
     def data(self) -> configs.Section | None:

@@ -36,8 +36,11 @@ def test_a_path_is_one(place):
     "verb, flag", [("report", "--out"), ("compare", "--out"), ("combine", "--out"), ("export", "--out")]
 )
 def test_no_verb_makes_a_folder_named_after_a_bucket(verb, flag, tmp_path):
-    words = {"report": ["--run=x"], "compare": ["x"], "combine": ["--method=soup", "--run=x", "--run=y"], "export": ["--run=x"]}[
-        verb
-    ]
+    words = {
+        "report": ["--run=x"],
+        "compare": ["x"],
+        "combine": ["--method=soup", "--run=x", "--run=y"],
+        "export": ["--run=x"],
+    }[verb]
     done = ptft(verb, *words, f"{flag}=gs://bucket/x", cache=tmp_path)
     assert done.returncode == 2 and "not a URL (gs://)" in done.stderr and "Traceback" not in done.stderr, done.stderr
