@@ -27,6 +27,11 @@ TREE: dict[str, Any] = {
             "dequantized",
             "original",
         ),
+        "optimizer": Field(
+            False,
+            "go on from the run in init.from where it was: its step, optimizer and average, under a schedule, length, rate, data or "
+            "evaluation plan that may differ",
+        ),
         "weights": one_of("auto", "of a parent that kept an average: its average (auto) or not", "auto", "raw", "ema"),
     },
     "model": {
@@ -176,11 +181,13 @@ TREE: dict[str, Any] = {
             0.0, "of such a mixture: weight of the mean log(Z)^2 of the router, summed over layers"
         ),
         "chunk": natural(0, "positions whose logits are held at once; 0 = all"),
-        "mask_rate": part(0.15, "of masked_lm: share of the tokens that are chosen and learned"),
+        "mask_rate": part(0.15, "of masked_lm: share of the tokens, but control tokens, that are chosen and learned"),
         "mask_token_share": whole_share(0.8, "of masked_lm: the chosen tokens that become the mask token"),
         "random_token_share": whole_share(0.1, "of masked_lm: the chosen tokens that become random ones"),
-        "whole_word": Field(False, "of masked_lm: all tokens of a word are chosen together"),
-        "noise_density": part(0.15, "of span_corruption: share of the tokens that are cut out"),
+        "whole_word": Field(
+            False, "of masked_lm: all tokens of a word (as BERT's tokenizer cuts text into words) are chosen together"
+        ),
+        "noise_density": part(0.15, "of span_corruption: share of the tokens, but control tokens, that are cut out"),
         "mean_span": Field(
             3.0, "of span_corruption: mean tokens a span", valid=lambda v: v >= 1, expected="a value of 1 or more"
         ),
@@ -249,9 +256,13 @@ TREE: dict[str, Any] = {
     },
     "select": {
         "metric": Field("validation/nll", "what the best checkpoint and early stopping look at"),
-        "mode": one_of("min", "smaller or larger is better", "min", "max"),
-        "patience": natural(0, "stop after so many evaluations without a gain; 0 = never"),
-        "min_delta": natural(0.0, "the least that counts as a gain"),
+        "mode": one_of(
+            "auto", "whether smaller or larger values are better; auto = as the metric has it", "auto", "min", "max"
+        ),
+        "patience": natural(0, "stop after so many evaluations in a row without a gain; 0 = never"),
+        "min_delta": natural(
+            0.0, "a gain is a value that is better by more than this than the last one that was a gain"
+        ),
         "source_budget": natural(
             0.0,
             "nats a token that source/nll may rise above its value before fine-tuning: what lies above is never the best; "

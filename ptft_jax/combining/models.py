@@ -21,7 +21,8 @@ from ptft_jax.parallel.sharding import on_one_device
 from ptft_jax.params import fingerprint
 from ptft_jax.params.partition import join, source_of
 from ptft_jax.params.rules import flatten, matches, unflatten
-from ptft_jax.training import checkpoint, restore
+from ptft_jax.runs import checkpoint
+from ptft_jax.training import restore
 from ptft_jax.training.execution import finished
 
 
@@ -70,6 +71,7 @@ class Stored(Leaves):
         super().__init__()
         self.source, self._parts = source, {}
         try:
+            checkpoint.check_files(source.workdir, source.step, contents=True)
             flat = flatten(checkpoint.shapes(source.workdir, source.step))
             self._items = {path: ("params", leaf) for path, leaf in flat.items()}
             if "ema" in source.meta["checksums"] and weights != "raw":

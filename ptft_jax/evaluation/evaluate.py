@@ -36,18 +36,19 @@ class EvalSet:
         mine = (spanned, float(sum(b["weights"].sum() for b in batches)))
         self._bytes, self.tokens = map(sum, zip(*processes.gather(mine)))
 
-    def run(self, state: Any) -> dict[str, float]:
-        """{"NAME/nll": nats a token, "NAME/accuracy", "NAME/bits_per_byte", ...} of the state; of the parameters beside their
-        average "NAME/raw_nll", ..."""
+    def run(self, state: Any, check: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """{"NAME/nll": nats per token, "NAME/accuracy", "NAME/bits_per_byte", ...} of the state; of the parameters beside their
+        average "NAME/raw_nll", ... `check` is called before each batch, and may raise to end it."""
         found = {}
         for prefix, evaluate in self._measures.items():
-            found |= {f"{self.name}/{prefix}{k}": v for k, v in self._values(evaluate, state).items()}
+            found |= {f"{self.name}/{prefix}{k}": v for k, v in self._values(evaluate, state, check).items()}
         return found
 
-    def _values(self, evaluate: Callable[..., Any], state: Any) -> dict[str, float]:
+    def _values(self, evaluate: Callable[..., Any], state: Any, check: Callable[[], None]) -> dict[str, float]:
         # Read one batch late: the devices stay busy, and no queue of programs builds up. Sums are taken in float64.
         parts, waiting = [], None
         for batch in self._batches:
+            check()
             following = evaluate(state, batch)
             if waiting is not None:
                 parts.append(to_host(waiting))

@@ -13,12 +13,14 @@ import jax
 
 from ptft_jax import config as configs
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.interop import families, hf
+from ptft_jax.interop import families, hf, labels
 from ptft_jax.interop.archive import Archive, open_folder
+from ptft_jax.interop.fields import Fields
 from ptft_jax.model import spec as specs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
 
+_LEARNS = {"classes": "classification", "masked_lm": "masked_lm"}  # by head: what a model is measured by
 _LENGTH = 1024  # tokens a row in evaluations of a model that was imported just for them, at most
 
 
@@ -50,8 +52,14 @@ class Pretrained:
         """A config under which the model can be run by itself."""
         values = configs.default().to_dict()
         values["model"] |= self.fields
+        values["objective"]["name"] = _LEARNS.get(self.fields["head"], "causal_lm")
         values["data"]["length"] = min(_LENGTH, self.fields["max_length"])
         return configs.check(values)
+
+    @functools.cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that its head scores, in their order; () where they have none, or it scores no classes."""
+        return labels.read(Fields(self.archive.config, self.reference))[1] if self.fields["head"] == "classes" else ()
 
     @functools.cached_property
     def tokenizer(self) -> tok.Tokenizer:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ptft_jax.model.moe import Routing
+from ptft_jax.errors import UserError
+from ptft_jax.model.moe import ROUTER, Routing
+from ptft_jax.model.spec import ModelSpec
+from ptft_jax.params.apart import Apart
+from ptft_jax.params.partition import Partition
 
 
 class Loads(NamedTuple):
@@ -75,3 +79,22 @@ class Balance:
             "router_z": jnp.mean(sums.log_z / tokens),
         }
         return {name: (value, 1.0) for name, value in found.items()}
+
+
+def build(section: Any, spec: ModelSpec, partition: Partition, phase: int, apart: Apart | None) -> Balance | None:
+    """What `config.objective` asks for in a phase in which the router trains: there is nothing else that it could be kept even by.
+    None in others, and with several adapters, each of which is trained by its own rows alone.
+
+    Raises:
+      UserError: a router that the loss teaches nothing.
+    """
+    shut = partition.shut(phase)
+    trained = [leaf for leaf in partition.leaves if leaf.trains and leaf.path not in shut]
+    if apart is not None or not any(leaf.source.startswith(ROUTER) for leaf in trained):
+        return None
+    if spec.experts_per_token == 1 and spec.normalize_experts:
+        raise UserError(
+            "config.model.normalize_experts = True: with model.experts_per_token = 1 the one expert's weight is always 1, so the loss "
+            "teaches the router nothing; set it to False (Switch), or freeze the router by tune.rates"
+        )
+    return Balance(section.balance, section.router_z_loss)

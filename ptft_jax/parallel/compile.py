@@ -7,6 +7,7 @@ different parameters has a program each for training, of states of one form; it 
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,9 +61,14 @@ class JitProgram:
             jax.jit(evaluate, in_shardings=(shardings, rows)) for evaluate in (step.evaluate, step.evaluate_raw)
         )
 
-    def create(self, make: Callable[..., Any], *args: Any) -> Any:
-        """The state, born sharded: `make` is compiled with its output's shardings."""
-        return jax.jit(make, out_shardings=self.shardings)(*args)
+    def create(self, make: Callable[..., Any], *args: Any, donate: Sequence[int] = ()) -> Any:
+        """The state, born sharded: `make` is compiled with its output's shardings. Arguments of the numbers in `donate` are given
+        up: what the state takes from them as it is, is not copied."""
+        return donating(make, self.shardings, donate)(*args)
+
+    def adopt(self, state: Any) -> Any:
+        """A whole state that was made elsewhere. What lies as it should is not copied."""
+        return jax.device_put(state, self.shardings)
 
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process' rows of a batch, put on its devices as part of one global array."""
@@ -108,8 +114,11 @@ class PmapProgram:
     def _summed(self, evaluate: Callable[..., Any]) -> Callable[..., Any]:
         return jax.pmap(lambda *args: jax.lax.psum(evaluate(*args), "rows"), "rows", devices=self._devices)
 
-    def create(self, make: Callable[..., Any], *args: Any) -> Any:
-        return self.spread(jax.jit(make, out_shardings=self._copied)(*args))
+    def create(self, make: Callable[..., Any], *args: Any, donate: Sequence[int] = ()) -> Any:
+        return self.spread(donating(make, self._copied, donate)(*args))
+
+    def adopt(self, state: Any) -> Any:
+        return self.spread(state)
 
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         devices = sum(d.process_index == jax.process_index() for d in self._devices)
@@ -127,6 +136,18 @@ class PmapProgram:
             return jnp.broadcast_to(x[None], (len(self._devices), *x.shape))
 
         return jax.jit(lambda tree: jax.tree.map(copies, tree), out_shardings=self._stacked)(state)
+
+
+def donating(make: Callable[..., Any], shardings: Any, donate: Sequence[int]) -> Callable[..., Any]:
+    """`make` compiled with its output's shardings; the arguments of the numbers in `donate` are given up."""
+    compiled = jax.jit(make, out_shardings=shardings, donate_argnums=tuple(donate))
+
+    def call(*args: Any) -> Any:
+        with warnings.catch_warnings():  # what is not taken as it is, such as a grown table, is just given up
+            warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+            return compiled(*args)
+
+    return call
 
 
 PROGRAMS = {"jit": JitProgram, "pmap": PmapProgram}
