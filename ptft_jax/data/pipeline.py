@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import cache, packing, prepared, records, tokenise
+from ptft_jax.data import cache, class_names, packing, prepared, records, tokenise
 from ptft_jax.data import survey as surveys
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
+from ptft_jax.data.class_names import Head
 from ptft_jax.data.mixture import Mixture, weight_at
 from ptft_jax.data.rows import RowSet
 from ptft_jax.data.store import Store
@@ -35,8 +36,10 @@ class Tokens:
       kind: of `ptft_jax.data.formats.Format`.
       description: its format, for people.
       classes: names of the classes, in the order of their numbers; () where there are none.
+      declared: their order was given, see `ptft_jax.data.formats.Format`.
       where: index of an example -> its place, for messages.
       skipped: records that could not be read.
+      labels: how labels became the numbers of classes, for people, where not as the source has them by itself.
     """
 
     reference: str
@@ -45,8 +48,10 @@ class Tokens:
     kind: str
     description: str
     classes: tuple[str, ...]
+    declared: bool
     where: Callable[[int], str]
     skipped: records.Skipped
+    labels: str = ""
 
 
 def tokenised(
@@ -64,6 +69,7 @@ def tokenised(
             facts["kind"],
             facts["format"],
             tuple(facts.get("classes", ())),
+            facts.get("classes_declared", False),
             lambda i: f"{place}, example {i}",
             records.Skipped(),
         )
@@ -77,6 +83,7 @@ def tokenised(
         opened.format.kind,
         opened.format.describe(),
         opened.format.classes,
+        opened.format.declared,
         lambda example: rows.where(int(store.origins[example])),
         rows.skipped,
     )
@@ -162,7 +169,7 @@ class Filled:
         return {
             "source": self.tokens.reference,
             "split": self.tokens.split,
-            "format": self.tokens.description,
+            "format": "; ".join(filter(None, (self.tokens.description, self.tokens.labels))),
             "classes": list(self.tokens.classes),
             "examples": len(store),
             "tokens": len(store.ids),
@@ -247,6 +254,7 @@ class TrainingData:
       key: digest that names the data in checkpoints.
       tokens: how many ids there are.
       table: a row a source: what it holds, what was lost, its share of the run.
+      head: the classes that all of it agrees with.
     """
 
     sets: tuple[RowSet, ...]
@@ -254,6 +262,7 @@ class TrainingData:
     key: str
     tokens: int
     table: list[dict[str, Any]]
+    head: Head
 
     def drawn(self, steps: int) -> list[dict[str, Any]]:
         """What the first so many steps read: {"source", "rows", "share", "epochs"} of each source."""
@@ -264,8 +273,11 @@ class TrainingData:
         ]
 
 
-def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: int, seed: int) -> TrainingData:
-    """The training data of `config.data` for a run of `steps` steps. Raises UserError."""
+def training(
+    data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: int, seed: int, head: Head = class_names.NEW
+) -> TrainingData:
+    """The training data of `config.data` for a run of `steps` steps, labels as `head` numbers its classes. Raises
+    UserError."""
     sources = weighted(data)
     for reference, weight in sources:
         weight_at(reference, weight, 0)  # well-formed, before anything takes time?
@@ -277,7 +289,8 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
         parts = [
             dataclasses.replace(parts[0], store=parts[0].store.first(data.train_tokens, cut=parts[0].kind == "text"))
         ]
-    _check_classes(parts)
+    for n, part in enumerate(parts if builder.labelled else ()):
+        parts[n], head = class_names.numbered(part, head)
     sets = [filled(data, part, builder, partial=False, seed=seed) for part in parts]
     segmented = any(s.rows.segmented for s in sets)
     names = [reference for reference, _ in sources]
@@ -306,6 +319,7 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
         f"{FORM}:{keys[0] if len(keys) == 1 else cache.digest(*keys)}",
         sum(len(part.store.ids) for part in parts),
         table,
+        head,
     )
 
 
@@ -324,18 +338,6 @@ def refuse_other(was: str, now: str, workdir: pathlib.Path) -> None:
 def surveyed(data: Any) -> dict[str, surveys.Surveyed]:
     """What is to be known of the sources of `config.data`, and what of train is left out of it. Raises UserError."""
     return surveys.survey([reference for reference, _ in weighted(data)], [data.source] if data.source else [], data)
-
-
-def _check_classes(parts: Sequence[Tokens]) -> None:
-    """Raises UserError where a number is one class in a source, and another class in another."""
-    first, *others = [part for part in parts if part.kind == "classification"] or [None]
-    for other in others:
-        if other.classes != first.classes:
-            names = [", ".join(p.classes) or "numbers" for p in (first, other)]
-            raise UserError(
-                f"config.data.mixture: {first.reference} has the classes {names[0]}, and {other.reference} {names[1]}, so "
-                "their numbers differ: name the same in both with the option classes=A,B,..."
-            )
 
 
 def labels(data: Any) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ptft_jax.data import cache, formats, processes, records, store
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.formats import labels
 from ptft_jax.data.store import Store
 
 FORM = "store-2"  # to be changed with whatever changes what is stored
@@ -65,7 +66,8 @@ class Formatted:
         """As `Opened.of`."""
         source = records.open_source(reference, broken=broken)
         whole, options = source.whole(), source.reference.options
-        chosen = formats.choose(whole, options, whole.where)
+        pool = labels.Pool(lambda: [(whole, whole.where)], source.reference.kind == "csv", whole.class_names)
+        chosen = formats.choose(whole, options, whole.where, pool=pool)
         reading = formats.Reading.of_columns(chosen.name, chosen.columns, options)
         return cls(reference, broken, source.read_as(reading), chosen)
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.data.examples import Encoded
-from ptft_jax.data.formats import late
+from ptft_jax.data.formats import labels, late
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.data.turns import TrainOn
-from ptft_jax.errors import UserError, listed, nearest
+from ptft_jax.errors import UserError, few, listed, nearest
 
 VERSION = "formats-2"  # part of every identity: changes when the same record gives other ids
 Record = Mapping[str, Any]
@@ -33,6 +33,8 @@ class Format:
       absent: name of a further column that none of the first records has -> what it would be.
       assistant_first: whether conversations may start with the assistant.
       allowed: columns that would tell the model something, and may be left out.
+      labels: the type of the labels, of `ptft_jax.data.formats.labels`; "" where there are none.
+      declared: the order of the classes was given, by the option `classes` or by the source itself.
     """
 
     kind: str
@@ -44,12 +46,14 @@ class Format:
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     assistant_first: bool = False
     allowed: tuple[str, ...] = ()
+    labels: str = ""
+    declared: bool = False
 
     def describe(self) -> str:
         """One line for people: "sharegpt: messages from column 'conversations'; not used: 'id'"."""
         parts = [", ".join(f"{what} from column {column!r}" for what, column in self.columns.items())]
         if self.classes:
-            parts.append("classes " + ", ".join(f"{n} = {name}" for n, name in enumerate(self.classes)))
+            parts.append("classes " + few(f"{n} = {name}" for n, name in enumerate(self.classes)))
         if self.unused:
             parts.append("not used: " + ", ".join(map(repr, self.unused)))
         if self.others:
@@ -95,7 +99,16 @@ class Encoder(abc.ABC):
         form = self.format
         columns = [f"{what}={column}" for what, column in sorted(form.columns.items())]
         told = self._setting if form.kind in ("answers", "preference") else ""
-        return (VERSION, form.name, *columns, *form.classes, f"assistant_first={form.assistant_first}", told)
+        renumbered = ("numbers by their names",) if labels.renumbers(form) else ()
+        return (
+            VERSION,
+            form.name,
+            *columns,
+            *form.classes,
+            f"assistant_first={form.assistant_first}",
+            told,
+            *renumbered,
+        )
 
     def describe(self) -> str:
         """How records become ids, one line for people."""

@@ -42,12 +42,14 @@ class Records(Protocol):
         wherever the files lie.
       skipped: what was left out.
       empty: files that hold no record.
+      class_names: column -> names of classes in the order of their numbers, where the source declares them.
     """
 
     reference: str
     fingerprint: str
     skipped: Skipped
     empty: Sequence[str]
+    class_names: Mapping[str, tuple[str, ...]]
 
     def __len__(self) -> int: ...
 

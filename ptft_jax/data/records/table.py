@@ -25,7 +25,7 @@ from ptft_jax.data.records import index as indexes
 from ptft_jax.data.records import values
 from ptft_jax.data.records.base import Record, Skipped
 from ptft_jax.data.records.reference import SPLITS, Reference
-from ptft_jax.errors import UserError, nearest
+from ptft_jax.errors import UserError, few, nearest
 
 _OPEN = 16  # shards open at once
 _RANGE = 2**64
@@ -85,6 +85,19 @@ class Table:
 
     def where(self, index: int) -> str:
         return self._place(self._position(index))
+
+    @functools.cached_property
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        """Column -> names of classes, as the shards declare them. Raises UserError where two differ."""
+        found: dict[str, tuple[str, ...]] = {}
+        for shard in self._shards:
+            for column, names in getattr(shard, "class_names", {}).items():
+                if found.setdefault(column, names) != names:
+                    raise self._parsed.error(
+                        f"{shard.name} has the classes {few(names)} in column {column!r}, and {self._shards[0].name} "
+                        f"{few(found[column])}: their numbers differ"
+                    )
+        return found
 
     @functools.cached_property
     def fingerprint(self) -> str:

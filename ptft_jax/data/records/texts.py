@@ -8,6 +8,7 @@ import hashlib
 import json
 import operator
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -51,6 +52,8 @@ class Document:
 
 class Documents:
     """A split of texts. Implements `Records`."""
+
+    class_names: ClassVar[dict[str, tuple[str, ...]]] = {}  # of texts no column is a label
 
     def __init__(self, reference: str, documents: list[Document], empty: Sequence[str] = ()):
         self.reference, self.empty = reference, list(empty)

@@ -2,7 +2,9 @@
 
 import gzip
 import os
+import pathlib
 import sys
+import tempfile
 
 import pytest
 
@@ -173,19 +175,24 @@ def test_what_is_not_read_is_counted_and_named(cache, tmp_path):
 
 
 @pytest.mark.parametrize("spelled", ["", "/**/*.jsonl", "/*/*.jsonl"])
-def test_a_folder_that_may_not_be_read_is_an_error(cache, tmp_path, spelled):
-    reference = put(tmp_path / "data", "sub/a.jsonl", "secret/b.jsonl")
-    (tmp_path / "data/secret").chmod(0)
-    for folder in [tmp_path, *tmp_path.parents][:3]:
+def test_a_folder_that_may_not_be_read_is_an_error(cache, spelled):
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        folder = pathlib.Path(name)
         folder.chmod(0o755)
+        reference = put(folder / "data", "sub/a.jsonl", "secret/b.jsonl")
+        (folder / "data/secret").chmod(0)
+        done = _listed_by_another(reference + spelled)
+        (folder / "data/secret").chmod(0o755)
+    assert "UserError" in done.stderr and "secret: the folder cannot be read: Permission denied" in done.stderr, done
+
+
+def _listed_by_another(reference):
     code = (
         "import os\nfrom ptft_jax.data.records import listing, parse\n"
         "os.getuid() or os.setuid(65534)\n"  # root may read everything
-        f"print(listing.find(parse({reference + spelled!r}), ('.jsonl',)))"
+        f"print(listing.find(parse({reference!r}), ('.jsonl',)))"
     )
-    done = run(sys.executable, "-c", code, PTFT_CACHE="/nonexistent")
-    (tmp_path / "data/secret").chmod(0o755)
-    assert "UserError" in done.stderr and "secret: the folder cannot be read: Permission denied" in done.stderr, done
+    return run(sys.executable, "-c", code, PTFT_CACHE="/nonexistent")
 
 
 def test_links(cache, tmp_path):
