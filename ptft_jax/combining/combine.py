@@ -13,6 +13,7 @@ from ptft_jax.combining import arithmetic, lowrank, measuring, writing
 from ptft_jax.combining.models import Model, Reader, check_alike, check_one_base
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.reporting import combined
+from ptft_jax.runs import places
 
 _DATA = ("data", "tokens", "batch_size")
 
@@ -100,7 +101,7 @@ def combine(
     kind = _kind(method, adapter)
     options = _options(method, kind, len(runs), adapter, given)
     options = _line(options) if method == "interpolate" else options
-    out = pathlib.Path(out).expanduser()
+    out = places.local(out, f"--out={out}").expanduser()
     writing.refuse_existing(out)
     reader = Reader(ignore)
     if adapter:

@@ -10,8 +10,29 @@ import numpy as np
 
 from ptft_jax.data.mixture import Mixture
 from ptft_jax.data.rows import Rows, RowSet
+from ptft_jax.seeds import Use, mixed
 
-MEASURED = 50_000  # rows that are built to count what is learned where chance decides it
+
+class Order:
+    """In which order the rows of a source are drawn: every row once an epoch, shuffled anew in each. Nothing is held."""
+
+    def __init__(self, rows: int, seed: int, source: int):
+        """`source`: its number in the mixture; two sources of one seed are unrelated, and so are two seeds, in every epoch."""
+        self._rows, self._seed, self._source = rows, seed, source
+        self._epoch = functools.lru_cache(maxsize=2)(self._shuffled)  # draws of a batch lie in an epoch, or two
+
+    def __getitem__(self, draw: int) -> int:
+        epoch, place = divmod(draw, self._rows)
+        return self._epoch(epoch)[place]
+
+    def _shuffled(self, epoch: int) -> Any:
+        import grain
+
+        # Not grain's own repetition: it adds the epoch to the seed.
+        return grain.MapDataset.range(self._rows).shuffle(seed=mixed(self._seed, Use.ORDER, self._source, epoch))
+
+
+MEASURED = 2_000  # rows that are built to count what is learned where chance decides it
 
 
 class Batches:
@@ -39,12 +60,9 @@ class Batches:
         return 2**62  # as good as without end
 
     @functools.cached_property
-    def _orders(self) -> list[Any]:
-        """For each source, draw -> row: every row once an epoch, shuffled anew in each."""
-        import grain
-
-        seeds = [self._seed + 1000 * number for number in range(len(self._sets))]
-        return [grain.MapDataset.range(len(s)).seed(seed).shuffle().repeat() for s, seed in zip(self._sets, seeds)]
+    def _orders(self) -> list[Order]:
+        """For each source, draw -> row."""
+        return [Order(len(rows), self._seed, number) for number, rows in enumerate(self._sets)]
 
     def addresses(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(source, row of it) int64 [n] of every row of this process' part of a step."""
@@ -104,6 +122,15 @@ def training(
     iterator = iter(grain.MapDataset.source(batches).to_iter_dataset(options))
     iterator.set_state({"next_index": start})
     return iterator
+
+
+def forms(sets: Sequence[RowSet], batch_size: int, *, adapters: bool = False) -> dict[str, Any]:
+    """The shapes and dtypes of a training batch, of all processes; `adapters` as for `Batches`."""
+    import jax
+
+    rows = {name: values for s in sets for name, values in s.batch(np.zeros(1, np.int64), [(0, 0)]).items()}
+    rows |= {"adapters": np.zeros(1, np.int32)} if adapters else {}
+    return {name: jax.ShapeDtypeStruct((batch_size, *v.shape[1:]), v.dtype) for name, v in rows.items()}
 
 
 def evaluation(rows: RowSet, *, batch_size: int, tokens: int, adapter: int | None = None) -> list[Rows]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import pathlib
@@ -30,6 +31,21 @@ def digest(*parts: bytes | str) -> str:
         sha.update(len(data).to_bytes(8, "little"))
         sha.update(data)
     return sha.hexdigest()[:32]
+
+
+def sha256(path: pathlib.Path) -> str:
+    """SHA-256 of a file, hexadecimal: it is read once a process, and again only where its size, times or inode change."""
+    at = path.stat()
+    return _sha256(str(path.absolute()), at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino, at.st_dev)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _sha256(path: str, *_: int) -> str:
+    found = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 18):
+            found.update(block)
+    return found.hexdigest()
 
 
 def write_atomic(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:

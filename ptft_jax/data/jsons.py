@@ -1,11 +1,15 @@
-"""JSON files that must hold a table of fields."""
+"""JSON files that must hold a table of fields, which may tell whether it is as it was written."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ptft_jax.errors import UserError
+
+_CHECKSUM = "checksum"
 
 
 def table(content: str | bytes, where: str) -> dict[str, Any]:
@@ -17,3 +21,15 @@ def table(content: str | bytes, where: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{where}: holds a {type(values).__name__}, expected a table of fields")
     return values
+
+
+def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The table with one more field: a digest of the others."""
+    others = {name: value for name, value in values.items() if name != _CHECKSUM}
+    text = json.dumps(others, sort_keys=True, ensure_ascii=False)
+    return {**others, _CHECKSUM: hashlib.sha256(text.encode()).hexdigest()[:32]}
+
+
+def intact(values: Mapping[str, Any]) -> bool:
+    """Whether a table is what `with_checksum` made; also one that has none, of an earlier release."""
+    return _CHECKSUM not in values or with_checksum(values)[_CHECKSUM] == values[_CHECKSUM]

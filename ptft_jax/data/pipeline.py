@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import batches, cache, packing, prepared, records, tokenise
+from ptft_jax.data import batches, cache, class_names, packing, prepared, records, tokenise
+from ptft_jax.data import survey as surveys
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
+from ptft_jax.data.class_names import Head
 from ptft_jax.data.mixture import Mixture, weight_at
 from ptft_jax.data.rows import RowSet
 from ptft_jax.data.store import Store
@@ -22,6 +24,7 @@ from ptft_jax.errors import UserError
 
 _SHOWN = 5  # places of empty answers
 PARENT = "parent"  # in a mixture: what the parent was trained on
+FORM = "data-2"  # part of every run's data key: changes with what decides which records are trained on, and their order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +37,10 @@ class Tokens:
       kind: of `ptft_jax.data.formats.Format`.
       description: its format, for people.
       classes: names of the classes, in the order of their numbers; () where there are none.
+      declared: their order was given, see `ptft_jax.data.formats.Format`.
       where: index of an example -> its place, for messages.
       skipped: records that could not be read.
+      labels: how labels became the numbers of classes, for people, where not as the source has them by itself.
     """
 
     reference: str
@@ -44,12 +49,16 @@ class Tokens:
     kind: str
     description: str
     classes: tuple[str, ...]
+    declared: bool
     where: Callable[[int], str]
     skipped: records.Skipped
+    labels: str = ""
 
 
-def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer) -> Tokens:
-    """A split of a source as ids, by the settings of `config.data`. Raises UserError."""
+def tokenised(
+    data: Any, reference: str, split: str, tokenizer: tok.Tokenizer, opened: tokenise.Opened | None = None
+) -> Tokens:
+    """A split of a source as ids, by the settings of `config.data`; `opened` = of these records of it. Raises UserError."""
     parsed = records.parse(reference)
     if parsed.kind == prepared.KIND:
         store, facts = prepared.load(pathlib.Path(parsed.name), split, tokenizer)
@@ -61,10 +70,11 @@ def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer) -
             facts["kind"],
             facts["format"],
             tuple(facts.get("classes", ())),
+            facts.get("classes_declared", False),
             lambda i: f"{place}, example {i}",
             records.Skipped(),
         )
-    opened = tokenise.Opened.of(reference, split, held_out=data.held_out, broken=data.broken)
+    opened = opened or tokenise.Opened.of(reference, split, held_out=data.held_out, broken=data.broken)
     store = tokenise.tokenised(opened, tokenizer, workers=data.workers, **_rendering(data, opened.format.kind))
     rows = opened.records
     return Tokens(
@@ -74,6 +84,7 @@ def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer) -
         opened.format.kind,
         opened.format.describe(),
         opened.format.classes,
+        opened.format.declared,
         lambda example: rows.where(int(store.origins[example])),
         rows.skipped,
     )
@@ -163,7 +174,7 @@ class Filled:
         return {
             "source": self.tokens.reference,
             "split": self.tokens.split,
-            "format": self.tokens.description,
+            "format": "; ".join(filter(None, (self.tokens.description, self.tokens.labels))),
             "classes": list(self.tokens.classes),
             "examples": len(store),
             "tokens": len(store.ids),
@@ -262,6 +273,7 @@ class TrainingData:
       key: digest that names the data in checkpoints.
       tokens: how many ids are in rows.
       table: a row a source: what it holds, what was lost, its share of the run.
+      head: the classes that all of it agrees with.
     """
 
     sets: tuple[RowSet, ...]
@@ -269,6 +281,7 @@ class TrainingData:
     key: str
     tokens: int
     table: list[dict[str, Any]]
+    head: Head
 
     def drawn(self, steps: int) -> list[dict[str, Any]]:
         """What the first so many steps read: {"source", "rows", "share", "epochs"} of each source."""
@@ -279,19 +292,24 @@ class TrainingData:
         ]
 
 
-def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: int, seed: int) -> TrainingData:
-    """The training data of `config.data` for a run of `steps` steps. Raises UserError."""
+def training(
+    data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: int, seed: int, head: Head = class_names.NEW
+) -> TrainingData:
+    """The training data of `config.data` for a run of `steps` steps, labels as `head` numbers its classes. Raises
+    UserError."""
     sources = weighted(data)
     for reference, weight in sources:
         weight_at(reference, weight, 0)  # well-formed, before anything takes time?
-    parts = [tokenised(data, reference, "train", tokenizer) for reference, _ in sources]
+    found = surveyed(data)
+    parts = [tokenised(data, reference, "train", tokenizer, found[reference].train) for reference, _ in sources]
     if data.train_tokens:
         if len(parts) > 1:
             raise UserError("config.data.train_tokens is for a single source; a mixture's take the option ?examples=N")
         parts = [
             dataclasses.replace(parts[0], store=parts[0].store.first(data.train_tokens, cut=parts[0].kind == "text"))
         ]
-    _check_classes(parts)
+    for n, part in enumerate(parts if builder.labelled else ()):
+        parts[n], head = class_names.numbered(part, head)
     sets = [filled(data, part, builder, partial=False, seed=seed) for part in parts]
     segmented = any(s.rows.segmented for s in sets)
     names = [reference for reference, _ in sources]
@@ -306,29 +324,39 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
     )
     shares = mixture.table(max(steps, 1))
     table = [
-        {**s.summary(seed), **{k: getattr(x, k) for k in ("asked", "drawn", "share", "epochs")}}
+        {
+            **s.summary(seed),
+            **{k: getattr(x, k) for k in ("asked", "drawn", "share", "epochs")},
+            **found[s.tokens.reference].facts,
+        }
         for s, x in zip(sets, shares)
     ]
     keys = [part.store.key for part in parts]
     return TrainingData(
         tuple(dataclasses.replace(s.rows, segmented=segmented) for s in sets),
         mixture,
-        keys[0] if len(keys) == 1 else cache.digest(*keys),
+        f"{FORM}:{keys[0] if len(keys) == 1 else cache.digest(*keys)}",
         sum(s.rows.plan.report.tokens - s.rows.plan.report.tokens_lost for s in sets),
         table,
+        head,
     )
 
 
-def _check_classes(parts: Sequence[Tokens]) -> None:
-    """Raises UserError where a number is one class in a source, and another class in another."""
-    first, *others = [part for part in parts if part.kind == "classification"] or [None]
-    for other in others:
-        if other.classes != first.classes:
-            names = [", ".join(p.classes) or "numbers" for p in (first, other)]
-            raise UserError(
-                f"config.data.mixture: {first.reference} has the classes {names[0]}, and {other.reference} {names[1]}, so "
-                "their numbers differ: name the same in both with the option classes=A,B,..."
-            )
+def refuse_other(was: str, now: str, workdir: pathlib.Path) -> None:
+    """Raises UserError where a run, started on the data with the key `was`, cannot go on with those of the key `now`."""
+    if was == now:
+        return
+    if was.partition(":")[0] != FORM:
+        raise UserError(
+            f"{workdir}: the run was started by an earlier release, which divides sources and orders data in another way: "
+            "finish it with that release, or start a new run, which may start from this one (init.from)"
+        )
+    raise UserError(f"{workdir}: the training data are not those the run was started with (files changed?)")
+
+
+def surveyed(data: Any) -> dict[str, surveys.Surveyed]:
+    """What is to be known of the sources of `config.data`, and what of train is left out of it. Raises UserError."""
+    return surveys.survey([reference for reference, _ in weighted(data)], [data.source] if data.source else [], data)
 
 
 def labels(data: Any) -> dict[str, str]:
@@ -363,13 +391,12 @@ def numbered(data: Any, adapters: Sequence[str]) -> dict[str, int]:
 
 
 def announced(table: Sequence[dict[str, Any]]) -> list[str]:
-    """A line a source, with its number in `shown`; and one for its empty answers, where it has some."""
-    lines = []
+    """Lines of each source, with its number in `shown`: its format, splits, what lies beside them, leaks, empty answers."""
+    found = []
     for n, row in enumerate(table, 1):
-        lines.append(f"  {n}  {row['source']}: {row['format']}")
-        if said := empty_answers(row):
-            lines.append(f"     {said}")
-    return lines
+        found.append(f"  {n}  {row['source']}: {row['format']}")
+        found += [f"     {line}" for line in (*surveys.lines(row), *filter(None, [empty_answers(row)]))]
+    return found
 
 
 def empty_answers(row: dict[str, Any]) -> str:

@@ -7,11 +7,16 @@ FOLDER/SPLIT/SHARD/             stores (`ptft_jax.data.store`), in order
 
 from __future__ import annotations
 
+import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
-from ptft_jax.data import cache, jsons, store
+import numpy as np
+
+from ptft_jax.data import cache, jsons, records, store
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.records import files
 from ptft_jax.errors import UserError, nearest
 
 KIND = "tokens"
@@ -19,11 +24,14 @@ MANIFEST = "manifest.json"
 
 
 def manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """What was prepared. Raises UserError where the folder holds nothing prepared."""
+    """What was prepared. Raises UserError where the folder holds nothing prepared, or a manifest that was altered."""
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"tokens:{folder}: no {MANIFEST} there; ptft data prepare --out={folder} makes such a folder")
-    return jsons.table(path.read_bytes(), str(path))
+    found = jsons.table(path.read_bytes(), str(path))
+    if not jsons.intact(found):
+        raise store.Damaged(f"{path}: damaged: it is not what was written; {_remedy(folder)}")
+    return found
 
 
 def load(folder: pathlib.Path, split: str, tokenizer: tok.Tokenizer) -> tuple[store.Store, dict[str, Any]]:
@@ -42,16 +50,100 @@ def load(folder: pathlib.Path, split: str, tokenizer: tok.Tokenizer) -> tuple[st
             f"tokenizer.kind=file, tokenizer.path={folder}"
         )
     shards = [folder / split / name for name in facts["splits"][split]["shards"]]
-    keys = [store.facts(shard)["key"] for shard in shards]
+    keys = [_checked(folder, shard, facts["splits"][split]["contents"][shard.name]) for shard in shards]
     if len(shards) == 1:
-        return store.load(shards[0]), facts
-    key = cache.digest("shards-1", *keys)
+        return store.load(shards[0], _remedy(folder)), facts
+    key = cache.digest("shards-2", *keys)
 
     def fill(target: pathlib.Path) -> None:
-        writer = store.Writer(target, tokenizer.vocab_size)
+        keyed = all(store.facts(shard).get("keyed") for shard in shards)
+        writer = store.Writer(target, tokenizer.vocab_size, keyed=keyed)
         for shard in shards:
-            store.load(shard)  # complete?
             writer.take(shard)
         writer.close(key)
 
     return store.cached(key, fill), facts
+
+
+def _checked(folder: pathlib.Path, shard: pathlib.Path, content: Mapping[str, Any]) -> str:
+    """The key of a shard, all of whose files are as they were written. Raises Damaged."""
+    remedy = _remedy(folder)
+    meta = store.facts(shard, remedy)
+    store.load(shard, remedy)
+    found = store.digests(shard)
+    noted = meta.get("digests", found)  # earlier releases noted the digest of all
+    for name in sorted({*noted, *found}):
+        if noted.get(name) != found.get(name):
+            raise store.Damaged(f"{shard / name}: damaged: it is not what was written; {remedy}")
+    if not meta["key"] == content["digest"] == store.content_key(found):
+        raise store.Damaged(f"{shard}: damaged: it is not the shard of which {MANIFEST} has the digest; {remedy}")
+    return meta["key"]
+
+
+def _remedy(folder: pathlib.Path) -> str:
+    return f"copy {folder} again from where it is whole, or delete it and have ptft data prepare make it anew"
+
+
+class Kept:
+    """A split's records as far as a prepared folder knows them: for `ptft_jax.data.leaks`."""
+
+    def __init__(self, folder: pathlib.Path, split: str, keys: np.ndarray):
+        self._place, self._keys = f"{folder}/{split}", keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def keys(self, which: range | None = None) -> np.ndarray:
+        return self._keys if which is None else self._keys[which.start : which.stop]
+
+    def ids(self) -> np.ndarray:
+        return np.zeros(len(self), np.uint64)
+
+    def where(self, index: int) -> str:
+        return f"{self._place}, example {index}"
+
+
+def kept(folder: pathlib.Path, split: str) -> Kept | None:
+    """The records of a split; None where none is there, or an earlier release prepared it, which noted no keys."""
+    facts = manifest(folder)
+    if split not in facts["splits"]:
+        return None
+    found = [store.load(folder / split / name, _remedy(folder)).keys for name in facts["splits"][split]["shards"]]
+    return None if any(keys is None for keys in found) else Kept(folder, split, np.concatenate(found))
+
+
+def noted(sources: Mapping[str, records.Source]) -> dict[str, Any]:
+    """What the manifest says of the files of sources, by which `changed` knows them again."""
+    here, found = os.getcwd(), {}
+    for reference, source in sources.items():
+        stamps = {name: (files.Stamp.of(os.stat(_at(here, name))), digest) for name, digest in source.files().items()}
+        known = {name: [stamp.size, stamp.modified, digest] for name, (stamp, digest) in stamps.items()}
+        found[reference] = {"folder": here, "files": known}
+    return found
+
+
+def changed(facts: Mapping[str, Any]) -> list[str]:
+    """ "REFERENCE: FILE" of each source of a prepared folder that is no longer what it was, as far as it is where it was then.
+    A file is read only where its time has changed and its size has not."""
+    found = []
+    for reference, then in facts.get("sources", {}).items():
+        known = {_at(then["folder"], name): stamp for name, stamp in then["files"].items()}
+        if not any(map(os.path.isfile, known)):
+            continue
+        now = {_at(then["folder"], name) for name in records.file_names(reference, then["folder"])} or {*known}
+        altered = [path for path in known if path not in now or not _same(path, *known[path])]
+        found += [f"{reference}: {path}" for path in (*altered, *sorted(now - {*known}))][:1]
+    return found
+
+
+def _at(folder: str, name: str) -> str:
+    return os.path.normpath(os.path.join(folder, os.path.expanduser(name)))
+
+
+def _same(path: str, size: int, modified: int, digest: str) -> bool:
+    if not os.path.isfile(path):
+        return False
+    stamp = files.Stamp.of(os.stat(path))
+    if stamp.size != size:
+        return False
+    return stamp.modified == modified or files.content_digest(pathlib.Path(path), path) == digest

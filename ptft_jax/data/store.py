@@ -1,28 +1,36 @@
-"""Tokenised examples on disk: memory-mapped, keyed by content, built in parallel, complete or not there at all."""
+"""Tokenised examples on disk: memory-mapped, keyed by content, built in parallel, complete or not there at all, and checked
+against their digests when they are opened."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import cache
+from ptft_jax.data import cache, jsons
 from ptft_jax.data.examples import Encoded
 from ptft_jax.errors import UserError
 
 META = "meta.json"
-_ABANDONED = 7 * 24 * 3600  # seconds after which a folder that is being filled is taken for one that was left
 _SPANS = 1 << 23  # ids of spans that are looked at together
-# What a store has besides `ids`: file name -> dtype.
+# What a store has besides `ids`: file name -> dtype. The keys (two numbers each) only where they are given.
 _COLUMNS = {"lengths": np.int64, "trained": np.bool_, "labels": np.int32, "origins": np.int64, "empty": np.int64}
+_KEYS = "keys"
+
+
+class Damaged(UserError):
+    """A store that is not what was written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +47,7 @@ class Store:
       key: digest that names the content in checkpoints and lineage.
       per_example: sequences of an example, 1 or 2.
       empty: int64 [n], where in `ids` answers begin that are learned and have nothing in them.
+      keys: uint64 [examples, 2], `Records.keys` of what each was made from; None where they are not kept.
     """
 
     ids: np.ndarray
@@ -49,6 +58,7 @@ class Store:
     key: str
     per_example: int = 1
     empty: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    keys: np.ndarray | None = None
 
     def __len__(self) -> int:
         """How many examples."""
@@ -85,6 +95,7 @@ class Store:
             cache.digest(self.key, str(tokens)),
             self.per_example,
             self.empty[self.empty < tokens],
+            None if self.keys is None else self.keys[:examples],
         )
 
     def learned(self, spans: np.ndarray, first: bool = True) -> np.ndarray:
@@ -130,20 +141,26 @@ def ids_dtype(vocab_size: int) -> type[np.unsignedinteger]:
 
 
 class Writer:
-    """Fills a folder with examples, in the order given. Nothing is kept in memory."""
+    """Fills a folder with examples, in the order given. Nothing is kept in memory.
 
-    def __init__(self, folder: pathlib.Path, vocab_size: int):
+    Attributes:
+      digests: file name -> SHA-256, after `close`.
+    """
+
+    def __init__(self, folder: pathlib.Path, vocab_size: int, *, keyed: bool = False):
+        """`keyed`: keys are kept, which `add` is then given."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.vocab_size = folder, vocab_size
+        self.folder, self.vocab_size, self._keyed = folder, vocab_size, keyed
         self._dtype = ids_dtype(vocab_size)
-        self._files = {  # open until close()
-            name: (folder / f"{name}.bin").open("wb") for name in ("ids", *_COLUMNS)
-        }
+        names = ("ids", *_COLUMNS, *([_KEYS] if keyed else []))
+        self._files = {name: (folder / f"{name}.bin").open("wb") for name in names}  # open until close()
+        self._hashes = {name: hashlib.sha256() for name in names}
+        self.digests: dict[str, str] = {}
         self.examples = self.sequences = self.tokens = self.empty = 0
         self._all_trained, self._labelled, self._pairs = True, False, False
 
-    def add(self, examples: Sequence[Encoded], origins: Iterable[int]) -> None:
-        """Appends examples made from the records `origins`."""
+    def add(self, examples: Sequence[Encoded], origins: Iterable[int], keys: np.ndarray | None = None) -> None:
+        """Appends examples made from the records `origins`; `keys`: uint64 [examples, 2]."""
         sequences = [s for e in examples for s in e.sequences]
         self._pairs |= len(sequences) > len(examples)
         self._all_trained &= all(s.trained is None for s in sequences)
@@ -158,9 +175,10 @@ class Writer:
             "labels": np.asarray([e.label for e in examples], np.int32),
             "origins": np.asarray(list(origins), np.int64),
             "empty": np.asarray([start + at for start, s in zip(starts, sequences) for at in s.empty], np.int64),
+            **({_KEYS: np.asarray(keys, np.uint64)} if self._keyed else {}),
         }
         for name, array in values.items():
-            self._files[name].write(memoryview(np.ascontiguousarray(array)).cast("B"))
+            self._write(name, memoryview(np.ascontiguousarray(array).reshape(-1)).cast("B"))
         self.examples += len(examples)
         self.sequences += len(sequences)
         self.tokens += len(values["ids"])
@@ -169,24 +187,31 @@ class Writer:
     def take(self, part: pathlib.Path) -> None:
         """Appends what another writer has closed."""
         meta = json.loads((part / META).read_bytes())
-        for name, file in self._files.items():
-            if name != "empty":
-                with open(part / f"{name}.bin", "rb") as source:
-                    shutil.copyfileobj(source, file, 1 << 22)
-        if meta.get("empty"):
-            (np.fromfile(part / "empty.bin", np.int64) + self.tokens).tofile(self._files["empty"])
+        if meta["empty"]:  # places in the part become places in the whole
+            places = np.fromfile(part / "empty.bin", np.int64) + self.tokens
+            self._write("empty", memoryview(places).cast("B"))
+        for name in self._files.keys() - {"empty"}:
+            with open(part / f"{name}.bin", "rb") as source:
+                while data := source.read(1 << 22):
+                    self._write(name, data)
         for count in ("examples", "sequences", "tokens", "empty"):
-            setattr(self, count, getattr(self, count) + meta.get(count, 0))
+            setattr(self, count, getattr(self, count) + meta[count])
         self._all_trained &= meta["all_trained"]
         self._labelled |= meta["labelled"]
         self._pairs |= meta["per_example"] == 2
 
-    def close(self, key: str = "", **facts: Any) -> None:
-        """Finishes the folder; `facts` are kept with it (see `facts`)."""
+    def _write(self, name: str, data: bytes | memoryview) -> None:
+        self._hashes[name].update(data)
+        self._files[name].write(data)
+
+    def close(self, key: str | None = "", **facts: Any) -> str:
+        """Finishes the folder; `facts` are kept with it (see `facts`). Returns the key; None = one made of the content."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
             file.close()
+        self.digests = {f"{name}.bin": hashed.hexdigest() for name, hashed in self._hashes.items()}
+        key = content_key(self.digests) if key is None else key
         meta = {
             "key": key,
             "dtype": np.dtype(self._dtype).name,
@@ -197,10 +222,13 @@ class Writer:
             "per_example": 2 if self._pairs else 1,
             "all_trained": self._all_trained,
             "labelled": self._labelled,
+            "keyed": self._keyed,
+            "digests": self.digests,
             **facts,
         }
-        text = json.dumps(meta, indent=1, ensure_ascii=False)
+        text = json.dumps(jsons.with_checksum(meta), indent=1, ensure_ascii=False)
         cache.write_atomic(self.folder / META, lambda temporary: temporary.write_text(text))
+        return key
 
     def discard(self) -> None:
         for file in self._files.values():
@@ -211,77 +239,137 @@ def _joined(arrays: list[np.ndarray], dtype: Any) -> np.ndarray:
     return np.concatenate(arrays).astype(dtype) if arrays else np.zeros(0, dtype)
 
 
-def facts(folder: pathlib.Path) -> dict[str, Any]:
-    """What `Writer.close` noted of a store. Raises UserError where there is none."""
+def content_key(digests: Mapping[str, str]) -> str:
+    """The key of a store whose files (name -> SHA-256) these are."""
+    return cache.digest(*(part for name in sorted(digests) for part in (name, digests[name])))
+
+
+def facts(folder: pathlib.Path, remedy: str = "") -> dict[str, Any]:
+    """What `Writer.close` noted of a store. Raises UserError where there is none, Damaged where it was altered since."""
     path = pathlib.Path(folder) / META
+    remedy = remedy or f"delete {folder} to have it made anew"
     try:
-        return json.loads(path.read_bytes())
+        found = jsons.table(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise UserError(f"{folder}: no tokenised data here (no {META})") from None
-    except ValueError as e:
-        raise UserError(f"{path}: not JSON: {e}") from e
+    except UserError as e:
+        raise Damaged(f"{e}; {remedy}") from e
+    if not jsons.intact(found):
+        raise Damaged(f"{path}: damaged: it is not what was written; {remedy}")
+    return found
 
 
-def load(folder: pathlib.Path) -> Store:
-    """Maps a finished store. Raises UserError where files are missing or too short."""
+def load(folder: pathlib.Path, remedy: str = "") -> Store:
+    """Maps a finished store, once its files have been compared with their digests (see `verify`).
+
+    Args:
+      remedy: what to do about damage, for its message; "" = delete the folder.
+
+    Raises:
+      UserError: there is none.
+      Damaged: files are missing, too short, or not what was written.
+    """
     folder = pathlib.Path(folder)
-    meta = facts(folder)
+    meta = facts(folder, remedy)
+    remedy = remedy or f"delete {folder} to have it made anew"
 
     def array(name: str, dtype: Any, count: int) -> np.ndarray:
         path = folder / f"{name}.bin"
         expected, have = count * np.dtype(dtype).itemsize, path.stat().st_size if path.is_file() else -1
         if have != expected:
-            raise UserError(f"{path}: {have} bytes, expected {expected}: damaged; delete {folder} to have it made anew")
+            raise Damaged(f"{path}: {have} bytes, expected {expected}: damaged; {remedy}")
         # As a plain array: slicing a memmap object costs microseconds more.
         return np.asarray(np.memmap(path, dtype, "r")) if count else np.zeros(0, dtype)
 
     tokens, sequences, examples = meta["tokens"], meta["sequences"], meta["examples"]
-    lengths = array("lengths", np.int64, sequences)
+    arrays = {
+        "lengths": array("lengths", np.int64, sequences),
+        "ids": array("ids", np.dtype(meta["dtype"]), tokens),
+        "origins": array("origins", np.int64, examples),
+        **({} if meta["all_trained"] else {"trained": array("trained", np.bool_, tokens)}),
+        **({"labels": array("labels", np.int32, examples)} if meta["labelled"] else {}),
+        **({"empty": array("empty", np.int64, meta["empty"])} if meta.get("empty") else {}),
+        **({_KEYS: array(_KEYS, np.uint64, 2 * examples).reshape(-1, 2)} if meta.get("keyed") else {}),
+    }
+    if "digests" in meta:  # not in what earlier releases prepared
+        verify(folder, {name: meta["digests"][name] for name in (f"{array}.bin" for array in arrays)}, remedy)
     return Store(
-        ids=array("ids", np.dtype(meta["dtype"]), tokens),
-        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-        trained=None if meta["all_trained"] else array("trained", np.bool_, tokens),
-        labels=array("labels", np.int32, examples) if meta["labelled"] else None,
-        origins=array("origins", np.int64, examples),
+        ids=arrays["ids"],
+        offsets=np.concatenate([[0], np.cumsum(arrays["lengths"], dtype=np.int64)]),
+        trained=arrays.get("trained"),
+        labels=arrays.get("labels"),
+        origins=arrays["origins"],
         key=meta["key"],
         per_example=meta["per_example"],
-        empty=array("empty", np.int64, meta["empty"]) if meta.get("empty") else np.zeros(0, np.int64),
+        empty=arrays.get("empty", np.zeros(0, np.int64)),
+        keys=arrays.get(_KEYS),
     )
 
 
+def verify(folder: pathlib.Path, digests: Mapping[str, str], remedy: str) -> None:
+    """Compares files (name -> SHA-256) with what they are: each read once a process, several at a time, and again only where
+    its size, times or inode have changed.
+
+    Raises:
+      Damaged: one differs.
+    """
+    names = list(digests)
+    with concurrent.futures.ThreadPoolExecutor(min(len(names), os.cpu_count() or 1, 8)) as pool:
+        found = pool.map(lambda name: cache.sha256(folder / name), names)
+        for name, digest in zip(names, found):
+            if digest != digests[name]:
+                raise Damaged(
+                    f"{folder / name}: damaged: its SHA-256 is {digest}, and {digests[name]} was written; {remedy}"
+                )
+
+
+def digests(folder: pathlib.Path) -> dict[str, str]:
+    """File name -> SHA-256, of all that a store's folder holds. Each file is read once a process."""
+    return {path.name: cache.sha256(path) for path in sorted(folder.glob("*.bin"))}
+
+
 @contextlib.contextmanager
-def folder_at_once(target: pathlib.Path, old: Callable[[], bool] = lambda: False) -> Iterator[pathlib.Path]:
+def folder_at_once(target: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to fill, which becomes `target` at the end, or is deleted if anything fails. Where another process was
-    faster, its folder stays: what is made twice is equal. What is there and `old` is replaced."""
+    faster, its folder stays: what is made twice is equal."""
     with cache.writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = pathlib.Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        replaced = temporary.with_name(f"{temporary.name}.old")
         try:
             yield temporary
             os.chmod(temporary, 0o755)
-            with contextlib.suppress(FileNotFoundError):  # another process was faster
-                if old():
-                    target.rename(replaced)
             try:
                 temporary.rename(target)
             except OSError:
                 if not (target / META).is_file():
                     raise
         finally:
-            for folder in (temporary, replaced):
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def cached(key: str, fill: Callable[[pathlib.Path], None], noted: Sequence[str] = ()) -> Store:
-    """The store named `key` in the cache; `fill` makes it in a folder that it is given, if it is not there yet, or was made
-    by a version of this program that did not note all of `noted` with it."""
+def cached(key: str, fill: Callable[[pathlib.Path], None]) -> Store:
+    """The store named `key` in the cache; `fill` makes it in a folder that it is given, if it is not there yet, or damaged
+    (which is said on stderr)."""
     target = cache.root() / "stores" / key
-
-    def old() -> bool:
-        return (target / META).is_file() and not facts(target).keys() >= set(noted)
-
-    if not (target / META).is_file() or old():
-        with folder_at_once(target, old) as folder:
-            fill(folder)
+    if (target / META).is_file():
+        at = target.stat()
+        try:
+            return load(target, "it is made anew")
+        except Damaged as e:
+            print(e, file=sys.stderr, flush=True)
+            _remove(target, at)
+        except FileNotFoundError:  # another process has removed it, as it is damaged
+            pass
+    with folder_at_once(target) as folder:
+        fill(folder)
     return load(target)
+
+
+def _remove(target: pathlib.Path, damaged: os.stat_result) -> None:
+    """Removes a folder, unless another process has replaced it since."""
+    with contextlib.suppress(FileNotFoundError):
+        if not os.path.samestat(target.stat(), damaged):
+            return
+        aside = pathlib.Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.")) / "damaged"
+        target.rename(aside)
+        shutil.rmtree(aside.parent, ignore_errors=True)

@@ -16,10 +16,10 @@ from typing import Any
 
 from ptft_jax.data import cache, formats, processes, records, store
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.formats import labels
 from ptft_jax.data.store import Store
 
-FORM = "store-1"  # to be changed with whatever changes what is stored
-NOTED = ("empty",)  # counts that a store made by an earlier version of this program may lack: it is then made anew
+FORM = "store-2"  # to be changed with whatever changes what is stored
 CHUNK = 256  # records tokenised at a time
 ALONE_FIRST = 3.0  # seconds of work after which the rest is estimated
 WORTH_IT = 10.0  # seconds that the rest must take for more processes to be started
@@ -38,24 +38,45 @@ class Opened:
 
     @classmethod
     def of(cls, reference: str, split: str, *, held_out: float, broken: str = "raise") -> Opened:
-        """The format is that of the train split, whichever split is opened: a class has the same number in all.
+        """The format is that of all that is trained on or divided, whichever split is opened: a class has the same number in
+        all.
 
         Raises UserError: see `records.open_records` and `formats.choose`.
         """
-        options = records.parse(reference).options
-        rows = train = records.open_records(reference, split, held_out=held_out, broken=broken)
-        if split != "train":
-            train = records.open_records(reference, "train", held_out=held_out, broken=broken)
-        chosen = formats.choose(train, options, train.where)
-        if split != "train":
-            chosen = formats.choose(rows, options, rows.where, like=chosen)
-        return cls(reference, split, held_out, broken, rows, chosen)
+        return Formatted.of(reference, broken).opened(split, held_out)
 
     def texts(self) -> Iterator[str]:
         """All text of the records, for training a tokenizer: what is said, without what a template puts around it."""
         encoder = formats.encoder(self.format, tok.ByteTokenizer(), template="chatml")
         for index in range(len(self.records)):
             yield from encoder.texts(self.records[index], self.records.where(index))
+
+
+@dataclasses.dataclass(frozen=True)
+class Formatted:
+    """A source, and how the records of all its splits are read as examples."""
+
+    reference: str
+    broken: str
+    source: records.Source
+    format: formats.Format
+
+    @classmethod
+    def of(cls, reference: str, broken: str = "raise") -> Formatted:
+        """As `Opened.of`."""
+        source = records.open_source(reference, broken=broken)
+        whole, options = source.whole(), source.reference.options
+        pool = labels.Pool(lambda: [(whole, whole.where)], source.reference.kind == "csv", whole.class_names)
+        chosen = formats.choose(whole, options, whole.where, pool=pool)
+        reading = formats.Reading.of_columns(chosen.name, chosen.columns, options, chosen.json)
+        return cls(reference, broken, source.read_as(reading), chosen)
+
+    def opened(self, split: str, held_out: float) -> Opened:
+        """A split. Raises UserError."""
+        rows, chosen = self.source.split(split, held_out), self.format
+        if split != "train" and split in self.source.own:
+            chosen = formats.choose(rows, self.source.reference.options, rows.where, like=chosen)
+        return Opened(self.reference, split, held_out, self.broken, rows, chosen)
 
 
 def tokenised(opened: Opened, tokenizer: tok.Tokenizer, *, template: str, train_on: str, workers: int = 0) -> Store:
@@ -84,7 +105,7 @@ def tokenised(opened: Opened, tokenizer: tok.Tokenizer, *, template: str, train_
             raise
         writer.close(key, format=opened.format.describe(), source=opened.reference, split=opened.split)
 
-    return store.cached(key, fill, NOTED if opened.format.kind in ("answers", "preference") else ())
+    return store.cached(key, fill)
 
 
 def _encode(opened: Opened, encoder: Any, writer: store.Writer, which: range, patient: bool = True) -> int:

@@ -22,6 +22,7 @@ from absl import flags
 
 from ptft_jax.errors import UserError
 from ptft_jax.launch import launch
+from ptft_jax.runs import places
 
 
 def define() -> None:
@@ -67,7 +68,7 @@ def main() -> None:
     args = flags.FLAGS
     from rich.console import Console
 
-    from ptft_jax.data import pipeline
+    from ptft_jax.data import pipeline, survey
     from ptft_jax.data.prepare import engines, preparing, table
     from ptft_jax.reporting.progress import as_table
 
@@ -84,12 +85,14 @@ def main() -> None:
         raise UserError("--beam_runner and --beam_option are for --engine=beam")
     else:
         engine = engines.Processes(args.workers)
-    out = pathlib.Path(os.path.abspath(pathlib.Path(args.out).expanduser()))
+    out = pathlib.Path(os.path.abspath(places.local(args.out, f"--out={args.out}").expanduser()))
     work = args.work if "://" in args.work or not args.work else os.path.abspath(args.work)
     manifest, there = preparing.prepare(settings, _tokenizer(args.tokenizer), out, engine, work=work, say=_saying())
     screen = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     screen.print(f"{manifest['kind']}: {manifest['format']}")
-    screen.print("\n".join(f"  {n}  {source}" for n, source in enumerate(settings.sources, 1)))
+    kept = "kept (--deduplicate=exact takes out those by text)"
+    for n, source in enumerate(settings.sources, 1):
+        screen.print("\n     ".join([f"  {n}  {source}", *survey.lines(manifest["surveyed"][source], kept)]))
     screen.print(as_table("what became of the records", table.rows(manifest)))
     for split, facts in manifest["splits"].items():
         if count := sum(shard.get("empty_answers", 0) for shard in facts["contents"].values()):

@@ -7,13 +7,13 @@ ptft data show --data=jsonl:chat.jsonl --template=chatml --tokenizer=runs/base
 from __future__ import annotations
 
 import json
-import pathlib
 
 from absl import flags
 
 from ptft_jax.data_tools import selected
 from ptft_jax.errors import UserError
 from ptft_jax.launch import launch
+from ptft_jax.runs import places
 
 
 def define() -> None:
@@ -34,13 +34,14 @@ def main() -> None:
     args = flags.FLAGS
     from rich.console import Console
 
-    from ptft_jax.data import batches, cache, pipeline
+    from ptft_jax.data import batches, cache, class_names, pipeline, survey
     from ptft_jax.data_tools import view
 
     chosen = selected.load()
     c, data = chosen.config, chosen.config.data
     if args.split == "train":
-        found = pipeline.training(data, chosen.tokenizer, chosen.builder, steps=c.training.steps, seed=c.seed)
+        options = {"steps": c.training.steps, "seed": c.seed, "head": chosen.head}
+        found = pipeline.training(data, chosen.tokenizer, chosen.builder, **options)
         whole = batches.Batches(
             found.sets, found.mixture, batch_size=data.batch_size, seed=c.seed, process=0, processes=1
         )
@@ -52,6 +53,7 @@ def main() -> None:
         if args.step:
             raise UserError("--step is for --split=train: evaluation has every row once")
         tokens = pipeline.tokenised(data, data.source, args.split, chosen.tokenizer)
+        tokens, _ = class_names.numbered(tokens, chosen.head)
         found = pipeline.filled(data, tokens, chosen.builder, partial=True)
         every = batches.evaluation(found.rows, batch_size=data.batch_size, tokens=0)
         batch, names = every[0], [data.source]
@@ -67,10 +69,9 @@ def main() -> None:
     if form != "json":
         learned = "are learned in an epoch" if args.split == "train" else "count in the loss"
         for row, report in facts:
-            out.print(f"{row['source']}: {row['format']}\n  {report.describe()}")
-            out.print(f"  {row['trained']:,} {'classes' if chosen.builder.labelled else 'tokens'} {learned}")
-            if said := pipeline.empty_answers(row):
-                out.print(f"  {said}")
+            counted = f"{row['trained']:,} {'classes' if chosen.builder.labelled else 'tokens'} {learned}"
+            lines = [*survey.lines(row), report.describe(), counted, *filter(None, [pipeline.empty_answers(row)])]
+            out.print("\n  ".join([f"{row['source']}: {row['format']}", *lines]))
         out.print()
     for title, tokens in zip(titles, shown):
         if form == "json":
@@ -84,7 +85,7 @@ def main() -> None:
     if form == "colours":
         out.print(view.legend())
     if args.html:
-        path = pathlib.Path(args.html)
+        path = places.local(args.html, f"--html={args.html}")
         page = view.page(f"{args.split} rows of {', '.join(names)}", list(zip(titles, shown)))
         cache.write_atomic(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
         print(f"page: {path}")

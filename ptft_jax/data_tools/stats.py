@@ -25,7 +25,7 @@ def main() -> None:
     args = flags.FLAGS
     from rich.console import Console
 
-    from ptft_jax.data import pipeline
+    from ptft_jax.data import pipeline, survey
     from ptft_jax.data_tools import statistics
     from ptft_jax.reporting.progress import as_table
 
@@ -39,6 +39,7 @@ def main() -> None:
         "content": [statistics.content(part, chosen.tokenizer) for part in parts],
         "control_tokens": {p.reference: statistics.special(p, chosen.tokenizer) for p in parts},
         "formats": {p.reference: p.description for p in parts},
+        "sources": {reference: one.facts for reference, one in pipeline.surveyed(data).items()},
         "skipped": {p.reference: p.skipped.first for p in parts if p.skipped.count},
         "empty_answers": {p.reference: found for p in parts if (found := pipeline.empty_of(p))["empty_answers"]},
         "row_lengths": row_lengths,
@@ -50,14 +51,15 @@ def main() -> None:
         },
     }
     if args.split == "train" and data.mixture:
-        found = pipeline.training(data, chosen.tokenizer, chosen.builder, steps=c.training.steps, seed=c.seed)
+        options = {"steps": c.training.steps, "seed": c.seed, "head": chosen.head}
+        found = pipeline.training(data, chosen.tokenizer, chosen.builder, **options)
         report["mixture"] = found.table
     if args.json:
         print(json.dumps(report, indent=1, ensure_ascii=False))
         return
     out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     for reference, description in report["formats"].items():
-        out.print(f"{reference}: {description}")
+        out.print("\n  ".join([f"{reference}: {description}", *survey.lines(report["sources"].get(reference, {}))]))
     for name, title in (("lengths", "tokens an example"), ("content", "content")):
         out.print(as_table(title, _turned(report[name])))
     if "mixture" in report:

@@ -9,6 +9,7 @@ from ptft_jax.data import chat
 from ptft_jax.data.chat_templates import STOPS
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import continue_ids
+from ptft_jax.seeds import Use, mixed
 
 
 class Answer(NamedTuple):
@@ -73,7 +74,7 @@ class Conversation:
             tokenizer,
             [ids],
             max_new_tokens=min(self._most, room),
-            seed=self._seed + len(messages),
+            seed=mixed(self._seed, Use.ANSWER, len(messages)),
             stop=self._stop,
             prefix=self._loaded.reads_prompt,
             apart=True,

@@ -173,3 +173,59 @@ def test_a_mixed_batch_takes_rows_from_every_source():
     made = stream(sets, mixed(sets, [3.0, 1.0], batch_size=8))[2]
     large = made["tokens"][:, 0] >= 9000
     assert large.sum() == 2 and made["segments"][large].max() > 1 and made["segments"][~large].max() == 1
+
+
+def test_no_order_of_one_seed_is_one_of_another():
+    """Orders of many seeds, sources and epochs: as permutations drawn at random, all differ, and agree in one place on
+    average, whatever is added to the seed, the source's number or the epoch."""
+    rows = 64
+    orders = {}
+    for seed in (0, 1, 2, 1000, 1001, 2000):
+        for source in range(3):
+            order = batches.Order(rows, seed, source)
+            for epoch in range(3):
+                orders[seed, source, epoch] = [order[epoch * rows + k] for k in range(rows)]
+    assert all(sorted(order) == list(range(rows)) for order in orders.values())
+    found = list(orders.values())
+    agree = np.asarray([[np.mean(np.equal(a, b)) * rows for b in found] for a in found])
+    off = agree[~np.eye(len(found), dtype=bool)]
+    assert off.max() < 12 and abs(off.mean() - 1) < 0.3
+    again = batches.Order(rows, 1000, 1)
+    assert [again[2 * rows + k] for k in range(rows)] == orders[1000, 1, 2]
+
+
+@pytest.mark.parametrize("shift", [1, 1000, 2**16])
+def test_a_source_at_another_seed_is_another(shift):
+    """Two sources of the same rows: what is drawn of the second at a seed is not what is drawn of the first at that seed and
+    something more."""
+    sets = [row_set(tokens([4] * 40, 9000 * n), "best_fit") for n in range(2)]
+    drawn = {}
+    for seed in (3, 3 + shift):
+        made = stream(sets, mixed(sets, [1.0, 1.0], batch_size=8), seed=seed)
+        places = [made.addresses(step) for step in range(6)]
+        for source in range(2):
+            drawn[seed, source] = [int(row) for which, rows in places for s, row in zip(which, rows) if s == source]
+    assert len({tuple(rows) for rows in drawn.values()}) == 4
+
+
+def test_seeds_are_mixed_by_a_hash():
+    """Of thousands of places no two share a seed but by the chance of 32 bits, whatever their sums."""
+    from ptft_jax.seeds import Use, mixed
+
+    places = [(s, use, a, b) for s in range(20) for use in Use for a in range(20) for b in range(10)]
+    assert len({mixed(*place) for place in places}) > len(places) - 3
+    assert mixed(3, Use.ORDER, 1, 0) != mixed(1003, Use.ORDER, 0, 0) and mixed(3, Use.ORDER, 0, 1) != mixed(
+        4, Use.ORDER, 0, 0
+    )
+    assert 0 <= mixed(2**80, Use.ANSWER, 1) < 2**32
+
+
+def test_orders_of_batches_never_change():
+    """They are not stored in checkpoints but made again. The first epoch of a first source is grain's own shuffle."""
+    import grain
+
+    order = batches.Order(12, 5, 0)
+    assert [order[k] for k in range(12)] == list(grain.MapDataset.range(12).seed(5).shuffle())
+    assert [order[k] for k in range(12, 24)] == [6, 10, 4, 9, 0, 1, 11, 7, 8, 5, 2, 3]
+    other = batches.Order(12, 5, 1)
+    assert [other[k] for k in range(12)] == [5, 1, 8, 11, 3, 9, 2, 6, 7, 0, 10, 4]

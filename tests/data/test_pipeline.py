@@ -91,3 +91,12 @@ def test_what_is_lost_of_a_split_is_told(cache, tmp_path):
     data = section(source=texts, length=32).data
     tokens = pipeline.tokenised(data, texts, "train", tokenizer)
     assert pipeline.filled(data, tokens, builder, partial=False).lost() == {}
+
+
+def test_a_run_goes_on_with_the_same_data_only(tmp_path):
+    key = f"{pipeline.FORM}:0123"
+    pipeline.refuse_other(key, key, tmp_path)
+    with pytest.raises(UserError, match="the training data are not those .*files changed"):
+        pipeline.refuse_other(key, f"{pipeline.FORM}:4567", tmp_path)
+    with pytest.raises(UserError, match="started by an earlier release, which divides .*init.from"):
+        pipeline.refuse_other("0f" * 16, key, tmp_path)

@@ -185,7 +185,7 @@ def test_a_run_over_a_tfds_dataset_made_on_the_spot(text_file, tmp_path):
     summary = quiet_train(tiny_config(text_file, data__source=source, training__steps=8), tmp_path / "run")
     assert summary["last"]["validation/nll"] < summary["before"]["validation/nll"]
     [row] = json.loads((tmp_path / "run/data.json").read_text())
-    assert row["examples"] == 40 and row["source"] == source
+    assert row["examples"] == len(splits["train"]) > 25 and row["source"] == source
 
 
 OBJECTIVES = {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from ptft_jax.data.formats import answers, plain, preference
 from ptft_jax.data.formats.base import Encoder, Format
-from ptft_jax.data.formats.layouts import OPTIONS, choose
+from ptft_jax.data.formats.choosing import choose
+from ptft_jax.data.formats.layouts import OPTIONS
+from ptft_jax.data.formats.reading import Reading
 from ptft_jax.data.tokenizers import Tokenizer
 
-__all__ = ["OPTIONS", "Encoder", "Format", "choose", "encoder"]
+__all__ = ["OPTIONS", "Encoder", "Format", "Reading", "choose", "encoder"]
 
 ENCODERS = {
     "text": plain.TextEncoder,

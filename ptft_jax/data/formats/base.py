@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.data.examples import Encoded
-from ptft_jax.data.formats import json_text
+from ptft_jax.data.formats import json_text, labels, late
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.data.turns import TrainOn
-from ptft_jax.errors import UserError, listed, nearest
+from ptft_jax.errors import UserError, few, listed, nearest
 
-VERSION = "formats-1"  # part of every identity: changes when the same record gives other ids
+VERSION = "formats-2"  # part of every identity: changes when the same record gives other ids
 Record = Mapping[str, Any]
 
 
@@ -28,10 +28,12 @@ class Format:
       name: the layout of `ptft_jax.data.formats.layouts` they have.
       columns: what a column is -> its name in the records.
       classes: names of the classes in the order of their numbers; () where labels are numbers.
-      unused: further columns that the first records have.
+      unused: further columns that are there and not read.
       others: layouts that the first records have, too.
-      absent: what a further column would be -> its name, that none of the first records has.
+      absent: name of a further column that none of the first records has -> what it would be.
       assistant_first: whether conversations may start with the assistant.
+      labels: the type of the labels, of `ptft_jax.data.formats.labels`; "" where there are none.
+      declared: the order of the classes was given, by the option `classes` or by the source itself.
       control_tokens: whether control tokens that texts spell are those tokens, not text.
       left_out: columns, and fields of messages, that are not read on purpose.
       learn_empty: whether answers with nothing in them are learned.
@@ -46,6 +48,8 @@ class Format:
     others: tuple[str, ...] = ()
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     assistant_first: bool = False
+    labels: str = ""
+    declared: bool = False
     control_tokens: bool = False
     left_out: tuple[str, ...] = ()
     learn_empty: bool = True
@@ -60,7 +64,7 @@ class Format:
             )
         ]
         if self.classes:
-            parts.append("classes " + ", ".join(f"{n} = {name}" for n, name in enumerate(self.classes)))
+            parts.append("classes " + few(f"{n} = {name}" for n, name in enumerate(self.classes)))
         if self.control_tokens:
             parts.append("control tokens are read in texts")
         if not self.learn_empty:
@@ -112,6 +116,7 @@ class Encoder(abc.ABC):
         columns = [f"{what}={column}" for what, column in sorted(form.columns.items())]
         told = self._setting if form.kind in ("answers", "preference") else ""
         told = (*form.classes, f"assistant_first={form.assistant_first}", told)
+        told += ("numbers by their names",) if labels.renumbers(form) else ()
         told += tuple(f"unused={name}" for name in sorted(form.left_out))
         told += tuple(f"json={name}" for name in sorted(form.json))
         told += ("control_tokens",) * form.control_tokens + ("empty answers are context",) * (not form.learn_empty)
@@ -123,13 +128,7 @@ class Encoder(abc.ABC):
 
     def encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
         """One example a record. Raises UserError, starting with the record's place."""
-        for record, where in zip(records, wheres):
-            for what, column in self.format.absent.items():
-                if record.get(column) is not None:
-                    raise UserError(
-                        f"{where}: column {column!r} is not among those of the first records: to use it, say "
-                        f"{what}={column} in the options of the source"
-                    )
+        late.refuse_absent(self.format.absent, list(zip(wheres, records)))
         return self._encode(records, wheres)
 
     @abc.abstractmethod

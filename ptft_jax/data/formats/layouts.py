@@ -1,44 +1,37 @@
-"""Which columns make which format, and finding out which one records have."""
+"""Which columns make which format."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ptft_jax.data.formats import json_text, messages
-from ptft_jax.data.formats.base import Format, Record
+from ptft_jax.data.formats import late
 from ptft_jax.data.formats.messages import is_messages, is_sharegpt
-from ptft_jax.errors import UserError, listed, nearest
-
-FIRST = 100  # records that are looked at
-MOST_CLASSES = 10_000
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _is_ids(value: Any) -> bool:
+def is_ids(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(type(v) is int for v in value[:1000])
 
 
-def _is_flags(value: Any) -> bool:
+def is_flags(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(type(v) in (int, bool) for v in value[:1000])
 
 
-def _is_label(value: Any) -> bool:
+def is_label(value: Any) -> bool:
     return isinstance(value, (int, str))
 
 
-def _is_conversation(value: Any) -> bool:
+def is_conversation(value: Any) -> bool:
     return is_messages(value) or is_sharegpt(value)
 
 
-def _is_prompt(value: Any) -> bool:
-    return _is_text(value) or _is_conversation(value)
+def is_prompt(value: Any) -> bool:
+    return is_text(value) or is_conversation(value)
 
 
 def _anything(value: Any) -> bool:
@@ -78,26 +71,26 @@ PAIRS = (
     ("instruction", "response"), ("query", "response"), ("input", "output"),
 )  # fmt: skip
 _BOTH = {"chosen": "chosen", "rejected": "rejected"}
-_TEXT, _MESSAGES = (_is_text, "text"), (is_messages, 'a list of {"role", "content"}')
-_CONVERSATION = (_is_conversation, "a list of messages")
+_TEXT, _MESSAGES = (is_text, "text"), (is_messages, 'a list of {"role", "content"}')
+_CONVERSATION = (is_conversation, "a list of messages")
 _AROUND = {
     "tools": (_anything, "tools", ("tools",)),
     "documents": (_anything, "documents", ("documents",)),
     "system": (*_TEXT, ("system",)),
 }
 _PAIR_NAMES = [{"prompt": prompt, "completion": completion} for prompt, completion in PAIRS]
-_TALKS = (is_messages, is_sharegpt, _is_conversation, _is_prompt)
+TALKS = (is_messages, is_sharegpt, is_conversation, is_prompt)
 # In this order: the first that fits is taken.
 LAYOUTS = (
     Layout(
         "tokens",
         "tokens",
-        {"input_ids": (_is_ids, "a list of ids")},
+        {"input_ids": (is_ids, "a list of ids")},
         _named("tokens", input_ids="input_ids"),
         {
-            "labels": (_is_ids, "a list of ids", ("labels",)),
-            "mask": (_is_flags, "a list of 0 and 1", ("loss_mask", "assistant_masks", "completion_mask")),
-            "padding": (_is_flags, "a list of 0 and 1", ("attention_mask",)),
+            "labels": (is_ids, "a list of ids", ("labels",)),
+            "mask": (is_flags, "a list of 0 and 1", ("loss_mask", "assistant_masks", "completion_mask")),
+            "padding": (is_flags, "a list of 0 and 1", ("attention_mask",)),
         },
     ),
     Layout(
@@ -105,7 +98,7 @@ LAYOUTS = (
         "preference-messages",
         {side: _CONVERSATION for side in _BOTH},
         [_BOTH],
-        {"prompt": (_is_prompt, "text or a list of messages", ("prompt",)), **_AROUND},
+        {"prompt": (is_prompt, "text or a list of messages", ("prompt",)), **_AROUND},
     ),
     Layout("preference", "preference", {side: _TEXT for side in _BOTH}, [_BOTH], {"prompt": (*_TEXT, ("prompt",))}),
     Layout(
@@ -140,7 +133,7 @@ LAYOUTS = (
     Layout(
         "classification",
         "classification",
-        {"text": _TEXT, "label": (_is_label, "a class, as number or name")},
+        {"text": _TEXT, "label": (is_label, "a class: a whole number or a name")},
         [{"text": text, "label": label} for text in ("text", "sentence") for label in ("label", "labels")],
     ),
     Layout("text", "text", {"text": _TEXT}, [{"text": "text"}]),
@@ -149,310 +142,5 @@ COLUMNS = tuple(dict.fromkeys(what for layout in LAYOUTS for what in layout.colu
 USUAL = frozenset(name for layout in LAYOUTS for names in layout.usual for name in names.values())
 # Options of a source reference that are read here.
 OPTIONS = ("format", "classes", "assistant_first", "control_tokens", "empty_answers", "unused", *COLUMNS)
-# Columns of questions and answers that say something to the model, whatever the format: not to be left out by oversight.
-TELLING = ("context", "input", "system", "history", "tools", "functions")
-
-
-def choose(
-    records: Sequence[Record], options: Mapping[str, str], where: Callable[[int], str], like: Format | None = None
-) -> Format:
-    """The format of records, by their columns and what the options of the source reference say.
-
-    Args:
-      records: all of a split's; the first hundred are looked at, and all of them for the names of classes.
-      options: those in OPTIONS count: `format` is a layout's name; a column's is the name it has in the records;
-        `classes` are names of classes joined by commas, in their numbers' order (by default sorted); `assistant_first` is
-        yes where conversations may start with the assistant; `control_tokens` where control tokens that texts spell are
-        meant; `empty_answers` is learn, or context where they are not learned; `unused` are columns, and fields of messages,
-        that need not be read.
-      where: index -> the place of a record.
-      like: the format of the source's train split, when this is another split: it is that, classes included.
-
-    Raises:
-      UserError: no format, or not the one that is asked for, fits the first records; a record that differs from those
-        before it.
-    """
-    if not len(records):
-        raise UserError("no records: which format they have cannot be told")
-    sample = [records[i] for i in range(min(FIRST, len(records)))]
-    if like is not None:
-        layout = next(layout for layout in LAYOUTS if layout.name == like.name)
-        sample = [json_text.decoded(record, like.json, where(i)) for i, record in enumerate(sample)]
-        for index, record in enumerate(sample):
-            if reason := _bad(layout, record, like.columns):
-                raise UserError(f"{where(index)}: {reason}, while the train split has the format {like.describe()}")
-        return like
-    named = {what: options[what] for what in COLUMNS if what in options}
-    for what, column in named.items():
-        if not any(column in record for record in sample) and not _later(records, what, column):
-            raise UserError(
-                f"{where(0)}: {what}={column}: no such column{nearest(column, sample[0])}; there are:"
-                f"{listed(map(str, sample[0]))}"
-            )
-    candidates = _candidates(options.get("format"), named)
-    coded = json_text.columns(sample, _structured(candidates, named), where)
-    sample = [json_text.decoded(record, coded, where(index)) for index, record in enumerate(sample)]
-    fitting = [(layout, columns) for layout in candidates if (columns := _fit(layout, sample, named)) is not None]
-    firsts = [_first(candidates, record, named) for record in sample]
-    if not fitting or any(first is not fitting[0][0] for first in firsts):
-        raise UserError(_misfit(candidates, sample, firsts, named, where))
-    layout, columns = fitting[0]
-    if not {"format", *layout.needs} & options.keys():
-        json_text.question(
-            sample, [columns[what] for what, (test, _) in layout.needs.items() if test is _is_text], where
-        )
-    columns, left_out = _left_out(layout, columns, records, sample, options.get("unused", ""), coded, where)
-    _check_further(layout, columns, sample, where, left_out)
-    talks = any(test in (is_messages, is_sharegpt, _is_conversation) for test, _ in layout.needs.values())
-    read_by = {
-        "classes": layout.kind == "classification",
-        "assistant_first": talks,
-        "control_tokens": layout.kind != "tokens",
-        "empty_answers": layout.kind in ("answers", "preference"),
-    }
-    for option, read in read_by.items():
-        if option in options and not read:
-            raise UserError(
-                f"{option}={options[option]}: the records have the format {layout.name}, which has no use for it"
-            )
-    classes: tuple[str, ...] = ()
-    if layout.kind == "classification":
-        classes = _classes(records, columns["label"], options.get("classes"), sample)
-    kinds = dict.fromkeys(other.name for other, _ in fitting[1:])
-    seen = dict.fromkeys(column for record in sample for column in record)
-    _refuse_unread(layout, columns, sample, left_out, where)
-    return Format(
-        layout.kind,
-        layout.name,
-        columns,
-        classes,
-        tuple(column for column in seen if column not in columns.values()),
-        tuple(kinds),
-        {
-            what: name
-            for what, (*_, names) in layout.may.items()
-            if what not in columns
-            for name in names
-            if name not in seen and name not in left_out
-        },
-        _yes(options.get("assistant_first", "no"), "assistant_first"),
-        _yes(options.get("control_tokens", "no"), "control_tokens"),
-        left_out,
-        _one_of(options.get("empty_answers", "learn"), "empty_answers", ("learn", "context")) == "learn",
-        tuple(column for column in coded if column in columns.values()),
-    )
-
-
-def _structured(candidates: Iterable[Layout], named: Mapping[str, str]) -> dict[str, list[str]]:
-    """Column -> what lists a column of its name may hold, by any of these layouts."""
-    kinds = {test: json_text.MESSAGES for test in _TALKS}
-    kinds |= {_is_ids: json_text.IDS, _is_flags: json_text.IDS}
-    found: dict[str, list[str]] = {}
-    for layout in candidates:
-        tests = {what: test for what, (test, *_) in (*layout.needs.items(), *layout.may.items())}
-        usual = [*(pair for names in layout.usual for pair in names.items()), *named.items()]
-        usual += [(what, name) for what, (*_, names) in layout.may.items() for name in names]
-        for what, column in usual:
-            kind = kinds.get(tests.get(what))
-            if kind and named.get(what, column) == column and kind not in found.setdefault(column, []):
-                found[column].append(kind)
-    return found
-
-
-def _left_out(
-    layout: Layout,
-    columns: Mapping[str, str],
-    records: Sequence[Record],
-    sample: Sequence[Record],
-    unused: str,
-    coded: Sequence[str],
-    where: Callable[[int], str],
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The columns without those that the user said are not needed, and all that was said of that: names of columns, and of
-    fields of messages. Raises UserError for one that is not there, or that cannot be done without."""
-    left = tuple(name.strip() for name in unused.split(",") if name.strip())
-    kept = {what: column for what, column in columns.items() if what in layout.needs or column not in left}
-    said = [kept[what] for what, (test, _) in layout.needs.items() if test in _TALKS]
-    said += [kept[what] for what, (test, *_) in layout.may.items() if test in _TALKS and what in kept]
-
-    def has(record: Record, name: str) -> bool:
-        return name in record or any(name in messages.fields(record.get(column)) for column in said)
-
-    for name in left:
-        if name in kept.values():
-            raise UserError(f"unused={unused}: the format {layout.name} needs the column {name!r}")
-        if any(has(record, name) for record in sample):
-            continue
-        every = (json_text.decoded(records[i], coded, where(i)) for i in range(len(sample), len(records)))
-        if not any(has(record, name) for record in every):
-            of = " and no field of messages" if said else ""
-            raise UserError(f"unused={unused}: the records have no column{of} {name!r} that is not read")
-    return kept, left
-
-
-def _refuse_unread(
-    layout: Layout, columns: Mapping[str, str], sample: Sequence[Record], allowed: Sequence[str], where
-) -> None:
-    """Raises UserError for a telling column that the format does not read and that the user did not say is not needed."""
-    for column in TELLING if layout.kind in ("answers", "preference") else ():
-        if column in allowed or column in columns.values():
-            continue
-        index = next((i for i, record in enumerate(sample) if record.get(column)), None)
-        if index is not None:
-            raise UserError(
-                f"{where(index)}: the format {layout.name} does not read column {column!r}, which this record has: make it "
-                f"part of another column, or leave it out with unused={column} in the options of the source"
-            )
-
-
-def _later(records: Sequence[Record], what: str, column: str) -> bool:
-    """Whether a column that formats may have, but need not, is in any record."""
-    if all(what in layout.needs for layout in LAYOUTS if what in layout.columns):
-        return False
-    return any(column in records[index] for index in range(len(records)))
-
-
-def _candidates(wanted: str | None, named: Mapping[str, str]) -> list[Layout]:
-    names = [layout.name for layout in LAYOUTS]
-    if wanted is not None and wanted not in names:
-        raise UserError(f"format={wanted}: expected one of {', '.join(names)}{nearest(wanted, names)}")
-    found = [layout for layout in LAYOUTS if wanted in (None, layout.name)]
-    fit = [layout for layout in found if set(named) <= set(layout.columns)]
-    if not fit:
-        what = f"format={wanted} has no such columns" if wanted else "no format has all of these columns"
-        raise UserError(f"{what}: {', '.join(named)}; formats need:{listed(map(_needs, found), len(found))}")
-    return fit
-
-
-def _needs(layout: Layout) -> str:
-    needs = ", ".join(f"{what} ({words})" for what, (_, words) in layout.needs.items())
-    usual = "; ".join(" and ".join(names.values()) for names in layout.usual)
-    return f"{layout.name}: {needs}" + (f" [columns {usual}]" if len(layout.usual) > 1 else "")
-
-
-def _fit(layout: Layout, sample: Sequence[Record], named: Mapping[str, str]) -> dict[str, str] | None:
-    """What a column is -> its name, where all the records fit the layout."""
-    usual = list(layout.usual)
-    if layout.name == "text" and "text" not in named:
-        usual = _only_text(sample)
-    for names in usual:
-        columns = {what: named.get(what, names[what]) for what in layout.needs}
-        if all(_bad(layout, record, columns) is None for record in sample):
-            for what, (test, _, others) in layout.may.items():
-                for column in (named[what],) if what in named else others:
-                    values = [record[column] for record in sample if column in record]
-                    good = all(value is None or test(value) for value in values)
-                    if what in named and not good:
-                        return None
-                    if (values or what in named) and good and column not in columns.values():
-                        columns[what] = column
-                        break
-            return columns
-    return None
-
-
-def _check_further(
-    layout: Layout,
-    columns: Mapping[str, str],
-    sample: Sequence[Record],
-    where: Callable[[int], str],
-    left_out: Sequence[str],
-) -> None:
-    """Raises UserError where a column has the name of a further one but not its values: left out, a mask or a system
-    message would be lost."""
-    for what, (test, words, names) in layout.may.items():
-        for name in () if what in columns else names:
-            for index, record in enumerate(sample):
-                if name in columns.values() or name in left_out:
-                    continue
-                if record.get(name) is not None and not test(record[name]):
-                    raise UserError(
-                        f"{where(index)}: column {name!r} is {_shown(record[name])}, and the format {layout.name} reads it "
-                        f"as {what}: {words}; convert it, or rename the column if it is something else"
-                    )
-
-
-def _bad(layout: Layout, record: Record, columns: Mapping[str, str]) -> str | None:
-    """Why a record does not fit the needs of a layout."""
-    for what, (test, words) in layout.needs.items():
-        column = columns[what]
-        if record.get(column) is None:
-            return f"column {column!r} is {'null' if column in record else 'missing'}"
-        if not test(record[column]):
-            return f"column {column!r} is not {words}"
-    return None
-
-
-def _only_text(sample: Sequence[Record]) -> list[dict[str, str]]:
-    """The column "text", else the only one that holds text, beside none that another format would have."""
-    columns = dict.fromkeys(column for record in sample for column in record)
-    if "text" in columns:
-        return [{"text": "text"}]
-    texts = [column for column in columns if any(_is_text(record.get(column)) for record in sample)]
-    return [{"text": texts[0]}] if len(texts) == 1 and not USUAL & {*columns} - {*texts} else []
-
-
-def _first(candidates: Iterable[Layout], record: Record, named: Mapping[str, str]) -> Layout | None:
-    return next((layout for layout in candidates if _fit(layout, [record], named) is not None), None)
-
-
-def _misfit(candidates, sample: Sequence[Record], firsts: Sequence[Layout | None], named, where) -> str:
-    first = firsts[0]
-    if first is not None:  # what the first record is, another is not
-        columns = _fit(first, sample[:1], named) or {}
-        for index, (record, layout) in enumerate(zip(sample, firsts)):
-            reason = _bad(first, record, columns)
-            if reason or layout is not first:
-                reason = reason or f"has the format {layout.name}"
-                return f"{where(index)}: {reason}, while {where(0)} has the format {first.name}: name one with format="
-    columns = [f"{name}: {_shown(value)}{_near(str(name))}" for name, value in sample[0].items()]
-    return (
-        f"{where(0)}: no format has the columns of this record:{listed(columns or ['none'], 20)}\nformats need:"
-        f"{listed(map(_needs, candidates), len(candidates))}\ncolumns of other names are given as options of the source, "
-        "such as ?text=body"
-    )
-
-
-def _near(column: str) -> str:
-    found = [] if column in USUAL else difflib.get_close_matches(column, sorted(USUAL), n=1, cutoff=0.7)
-    return f" (did you mean {found[0]!r}?)" if found else ""
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return f"list of {_shown(value[0])}" if value else "empty list"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(map(str, value)) + "}"
-    words = {str: "text", bool: "yes or no", int: "number", float: "number", type(None): "null"}
-    return words.get(type(value), type(value).__name__)
-
-
-def _classes(records, column: str, given: str | None, sample: Sequence[Record]) -> tuple[str, ...]:
-    if given is not None:
-        names = tuple(name.strip() for name in given.split(","))
-        if len(set(names)) != len(names) or not all(names):
-            raise UserError(f"classes={given}: expected names that differ, joined by commas")
-        return names
-    if not isinstance(sample[0][column], str):
-        return ()
-    names: set[str] = set()
-    for index in range(len(records)):
-        value = records[index].get(column)
-        if isinstance(value, str):
-            names.add(value)
-            if len(names) > MOST_CLASSES:
-                raise UserError(
-                    f"column {column!r} has more than {MOST_CLASSES} values: these are no classes; name format="
-                )
-    # "2" comes before "10".
-    return tuple(sorted(names, key=lambda name: (int(name), name) if name.isdecimal() else (math.inf, name)))
-
-
-def _yes(value: str, option: str) -> bool:
-    return _one_of(value, option, ("yes", "no")) == "yes"
-
-
-def _one_of(value: str, option: str, valid: tuple[str, str]) -> str:
-    if value not in valid:
-        raise UserError(f"{option}={value}: expected {' or '.join(valid)}{nearest(value, valid)}")
-    return value
+# Every name that decides something: where one turns up first, records are looked at to the last one.
+NAMES = USUAL | {*late.TELLING, *(n for layout in LAYOUTS for *_, names in layout.may.values() for n in names)}

@@ -10,7 +10,6 @@ import io
 import json
 import pickle
 import unicodedata
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -98,14 +97,15 @@ class Chunk:
     Attributes:
       columns: name -> array.
         Of examples: per_example int8, sequences of each; labels int32; characters, tokens int64; reasons int8, a number
-        of `REASONS`, or KEPT, or LISTED; digests uint64 [n, 2], equal for equal texts ([0, 2] without deduplication);
+        of `REASONS`, or KEPT, or LISTED; keys uint64 [n, 2], of `Records.keys`; digests uint64 [n, 2], equal for equal
+        texts ([0, 2] without deduplication);
         bands uint64 [n, bands] and shingle_counts int64, see `duplicates.Sketches` ([0, 0] and [0] unless near).
         Of sequences: lengths int64, masked bool (has a mask), empties int64 (how many empty answers).
         Flat: ids uint16 | uint32; trained bool, of masked sequences; empty int64, places in the sequences; shingles uint32.
       details: (reason's number, index of the record in its split, what is wrong), the first `MOST` of each reason.
     """
 
-    columns: Mapping[str, np.ndarray]
+    columns: dict[str, np.ndarray]
     details: list[tuple[int, int, str]]
 
     @classmethod
@@ -163,7 +163,9 @@ class _Worker:
             size += sum(map(len, texts[-1]))
             if size >= _AT_ONCE or index + 1 == task.last:
                 wheres = [opened.records.where(i) for i in range(first, index + 1)]
-                parts.append(self._part(encoder.encode(records, wheres), texts, task.split, first))
+                part = self._part(encoder.encode(records, wheres), texts, task.split, first)
+                parts.append(part)
+                part.columns["keys"] = opened.records.keys(range(first, index + 1))
                 records, texts, first, size = [], [], index + 1, 0
         return _joined(parts)
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import collections
-import hashlib
-import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import cache, store
+from ptft_jax.data import store
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.prepare import duplicates
 from ptft_jax.data.prepare.chunks import KEPT, LISTED, MOST, REASONS, Chunk, Task
@@ -163,14 +161,14 @@ def write_shards(
         count = len(chunk.columns["reasons"])
         which = kept[at : at + count]
         origins = np.flatnonzero(which) + at
-        found = examples(chunk, which)
+        found, keys = examples(chunk, which), chunk.columns["keys"][which]
         at += count
         while len(found):
-            writer = writer or store.Writer(folder / names[len(out)], vocab_size)
+            writer = writer or store.Writer(folder / names[len(out)], vocab_size, keyed=True)
             room = ends[len(out)] - written
-            writer.add(found[:room], origins[:room])
+            writer.add(found[:room], origins[:room], keys[:room])
             written += min(room, len(found))
-            found, origins = found[room:], origins[room:]
+            found, origins, keys = found[room:], origins[room:], keys[room:]
             if written == ends[len(out)]:
                 out.append(_closed(writer, names[len(out)], facts))
                 writer = None
@@ -180,14 +178,7 @@ def write_shards(
 
 def _closed(writer: store.Writer, name: str, facts: dict[str, Any]) -> dict[str, Any]:
     """Finishes a shard, whose key is the digest of its files."""
-    writer.close(**facts)
-    digests = []
-    for path in sorted(writer.folder.glob("*.bin")):
-        with path.open("rb") as f:
-            digests += [path.name, hashlib.file_digest(f, "sha256").hexdigest()]
-    key = cache.digest(*digests)
-    meta = {**store.facts(writer.folder), "key": key}
-    (writer.folder / store.META).write_text(json.dumps(meta, indent=1, ensure_ascii=False))
+    key = writer.close(None, **facts)
     empty = {"empty_answers": writer.empty} if writer.empty else {}
     return {"name": name, "examples": writer.examples, "tokens": writer.tokens, **empty, "digest": key}
 

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ptft_jax.data import cache, formats, jsons
+from ptft_jax.data import cache, formats, jsons, prepared, survey
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.prepare import gathering, places
 from ptft_jax.data.prepare.chunks import Chunk, Plan, Task
@@ -26,8 +26,8 @@ from ptft_jax.data.prepare.overlap import Runs
 from ptft_jax.data.prepare.settings import FORM, SPLITS, Settings
 from ptft_jax.data.prepare.table import Table, losses
 from ptft_jax.data.prepared import MANIFEST
-from ptft_jax.data.tokenise import Opened
-from ptft_jax.errors import UserError, listed
+from ptft_jax.data.tokenise import Formatted, Opened
+from ptft_jax.errors import UserError, few, listed
 
 CHUNK = 1024  # records a task
 _BATCH = 256  # evaluation texts whose words are looked at together
@@ -59,7 +59,8 @@ def prepare(
       UserError: bad input; `out` holds something else, or another process is preparing it; a split of which nothing
         is kept.
     """
-    sources, evaluation = _opened(settings), _evaluation(settings)
+    sources, facts = _opened(settings)
+    evaluation = _evaluation(settings)
     identity = _identity(settings, sources, evaluation, tokenizer)
     if not out.exists():
         with _partial(out) as folder:
@@ -69,32 +70,37 @@ def prepare(
                 manifest = identity | _prepare(
                     settings, sources, evaluation, tokenizer, folder, engine, place, chunk, say
                 )
+                manifest = jsons.with_checksum({**manifest, **facts})
                 (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
                 folder.rename(out)
                 return manifest, False
     return _existing(out, identity), True
 
 
-def _opened(settings: Settings) -> Sources:
-    sources = {
-        split: [
-            Opened.of(reference, split, held_out=settings.held_out, broken=settings.broken)
-            for reference in settings.sources
-        ]
-        for split in SPLITS
-        if split in settings.splits
-    }
+def _opened(settings: Settings) -> tuple[Sources, dict[str, Any]]:
+    """The sources, and the part of the manifest that says of which files they are, what lies beside them, and how many
+    records of train stand in what is held out (unless deduplication takes these out)."""
+    formatted = {reference: Formatted.of(reference, settings.broken) for reference in settings.sources}
+    splits = [split for split in SPLITS if split in settings.splits]
+    opened = {r: {split: one.opened(split, settings.held_out) for split in splits} for r, one in formatted.items()}
+    sources = {split: [opened[reference][split] for reference in settings.sources] for split in splits}
+    parts = {r: {split: found.records for split, found in group.items()} for r, group in opened.items()}
+    facts = {r: survey.facts_of(one, parts[r], settings.held_out) for r, one in formatted.items()}
+    if settings.deduplicate == "none":
+        for reference, leaks in survey.leaking(parts, facts, settings.sources).items():
+            facts[reference]["leaks"] = {**leaks.noted(), "dropped": False}
+    noted = {"sources": prepared.noted({r: one.source for r, one in formatted.items()}), "surveyed": facts}
     kinds = {opened.format.kind: opened for group in sources.values() for opened in group}
     if len(kinds) > 1:
         found = listed(f"{o.reference}: {o.format.describe()}" for o in kinds.values())
         raise UserError(f"--source: the sources hold data of several kinds; prepare them one by one:{found}")
     classes = {opened.format.classes: opened for group in sources.values() for opened in group}
     if len(classes) > 1:
-        found = listed(f"{o.reference}: {', '.join(names) or 'numbers'}" for names, o in classes.items())
+        found = listed(f"{o.reference}: {few(names) or 'numbers'}" for names, o in classes.items())
         raise UserError(
             f"--source: the sources number their classes differently; name the same with classes=A,B:{found}"
         )
-    return sources
+    return sources, noted
 
 
 def _evaluation(settings: Settings) -> list[Opened]:
@@ -226,6 +232,8 @@ def _prepare(
         shutil.rmtree(local)
         places.clear(work)
     manifest: dict[str, Any] = {"splits": splits}
+    if all(o.format.declared for group in sources.values() for o in group):
+        manifest["classes_declared"] = True  # their order is not the alphabet's
     if figures:
         manifest["near_duplicates"] = figures
     if runs:

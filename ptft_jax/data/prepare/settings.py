@@ -11,7 +11,7 @@ from ptft_jax.data.prepare.minhash import Near
 from ptft_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-FORM = "prepared-1"  # to be changed with whatever changes what is written
+FORM = "prepared-2"  # to be changed with whatever changes what is written
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data.records import files, table
+from ptft_jax.data.formats import Reading
+from ptft_jax.data.records import files
 from ptft_jax.data.records.base import Record
 from ptft_jax.data.records.index import Found
 from ptft_jax.data.records.json_lines import Strict, parse
 from ptft_jax.data.records.reference import Reference
+from ptft_jax.data.records.source import TableSource, file_source
 from ptft_jax.data.records.values import Broken
 from ptft_jax.errors import UserError, nearest
 
@@ -22,12 +24,12 @@ CONTENTS = ("json", "text")
 _AT_ONCE = 1024  # records read at once in a pass
 
 
-def open_split(reference: Reference, split: str, held_out: float, broken: str) -> table.Table:
-    """The records of a split, see `opening.open_records`."""
+def source(reference: Reference, broken: str) -> TableSource:
+    """The source of that name, see `opening.open_source`."""
     content = reference.options.get("content", "json")
     if content not in CONTENTS:
         raise reference.error(f"content={content}: expected {' or '.join(CONTENTS)}{nearest(content, CONTENTS)}")
-    return table.open_files(reference, split, held_out, broken, SUFFIXES, lambda file: ArrayRecordFile(file, content))
+    return file_source(reference, broken, SUFFIXES, lambda file: ArrayRecordFile(file, content))
 
 
 class ArrayRecordFile:
@@ -37,8 +39,9 @@ class ArrayRecordFile:
         self.name = file.name
         self._file, self._content = file, content
         self.key = f"arrayrecord {content} {file.digest}"
+        self.files = file.noted()
 
-    def scan(self) -> Iterator[Found]:
+    def scan(self, reading: Reading, id_column: str | None) -> Iterator[Found]:
         reader, strict = self._reader(), Strict()
         count = reader.num_records()
         for start in range(0, count, _AT_ONCE):
@@ -50,8 +53,11 @@ class ArrayRecordFile:
                 yield Found(0, 0, number, self.parse(strict, data))
         self._file.check()
 
-    def open(self) -> _Reader:
+    def open(self, reading: Reading) -> _Reader:
         return _Reader(self._file, self._reader(), self)
+
+    def check(self) -> None:
+        self._file.check()
 
     def place(self, number: int) -> str:
         return f"record {number}"

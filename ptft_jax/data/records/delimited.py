@@ -7,63 +7,85 @@ import io
 import sys
 from collections.abc import Iterator
 
-from ptft_jax.data.records import files, table
+from ptft_jax.data.formats import Reading
+from ptft_jax.data.records import files, quoting
 from ptft_jax.data.records.base import Record
 from ptft_jax.data.records.index import Found
 from ptft_jax.data.records.reference import Reference
+from ptft_jax.data.records.source import TableSource, file_source
 from ptft_jax.data.records.spans import SpanReader, refuse_binary, undecodable
 from ptft_jax.data.records.values import Broken
-from ptft_jax.errors import UserError
+from ptft_jax.errors import UserError, nearest
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
-def open_split(reference: Reference, split: str, held_out: float, broken: str) -> table.Table:
-    """The records of a split, see `opening.open_records`."""
-    return table.open_files(reference, split, held_out, broken, DELIMITERS, CsvFile)
+def source(reference: Reference, broken: str) -> TableSource:
+    """The source of that name, see `opening.open_source`."""
+    option = reference.options.get("quoting")
+    if option not in (None, "yes", "no"):
+        raise reference.error(f"quoting={option}: expected yes or no{nearest(option, ('yes', 'no'))}")
+    return file_source(reference, broken, DELIMITERS, lambda file: CsvFile(file, option))
 
 
 class CsvFile:
-    """A shard of rows, quoted as in RFC 4180: cells may hold delimiters, doubled quotes and line ends."""
+    """A shard of rows. Where they are quoted (see `quoting`) it is as in RFC 4180: cells may hold delimiters and doubled
+    quotation marks, and line ends."""
 
-    def __init__(self, file: files.File):
+    def __init__(self, file: files.File, option: str | None = None):
         self.name = file.name
         self._file = file
         with open(file.path, "rb") as f:
             refuse_binary(f.read(4096), file.name)
         self._delimiter = DELIMITERS.get(files.suffix(file.name), ",")
+        self._quoting = quoting.of(file, self._delimiter, option)
         self._header = self._read_header()
-        self.key = f"csv {self._delimiter} {file.digest}"
+        self.key = f"csv {self._delimiter} {self._quoting} {file.digest}"
+        self.files = file.noted()
 
-    def scan(self) -> Iterator[Found]:
+    def scan(self, reading: Reading, id_column: str | None) -> Iterator[Found]:
         with open(self._file.path, "rb") as f:
             self._file.check(f.fileno())
-            rows = _Rows(f, self._delimiter, self.name)
+            rows = _rows(f, self._delimiter, self._quoting, self.name)
             next(rows)
             for start, end, number, row in rows:
                 if isinstance(row, Broken):
                     yield Found(start, end, number, row)
                 elif len(row) != len(self._header):
                     reason = f"{_count(len(row), 'cell')}, and the header has {len(self._header)}"
+                    if self._quoting == quoting.NONE:
+                        reason += (
+                            "; quotation marks are text here: quoting=yes in the options of the source, if they are not"
+                        )
                     yield Found(start, end, number, Broken(reason))
                 else:
                     yield Found(start, end, number, dict(zip(self._header, row)))
             self._file.check(f.fileno())
 
-    def open(self) -> SpanReader:
+    def open(self, reading: Reading) -> SpanReader:
         return SpanReader(self._file, self._parse)
+
+    def check(self) -> None:
+        self._file.check()
 
     def place(self, number: int) -> str:
         return f"line {number}"
 
     def _parse(self, data: bytes) -> Record:
-        _lift_limit()
-        row = next(csv.reader(io.StringIO(data.decode("utf-8"), newline=""), delimiter=self._delimiter, strict=True))
+        if self._quoting in (quoting.NONE, quoting.PLAIN):
+            row = _split(data, self._delimiter)
+        else:
+            _lift_limit()
+            text = io.StringIO(data.decode("utf-8"), newline="")
+            row = next(csv.reader(text, delimiter=self._delimiter, strict=True))
         return dict(zip(self._header, row))
 
     def _read_header(self) -> list[str]:
         with open(self._file.path, "rb") as f:
-            _, _, number, header = next(_Rows(f, self._delimiter, self.name), (0, 0, 1, Broken("no header")))
+            rows = _rows(f, self._delimiter, self._quoting, self.name)
+            _, _, number, header = next(rows, (0, 0, 1, None))
+        if header is None:
+            raise files.NoRecords(f"{self.name}, line 1: no header")
         where = f"{self.name}, line {number}"
         if isinstance(header, Broken):
             raise UserError(f"{self.name}, {header.place or f'line {number}'}: {header}")
@@ -81,8 +103,46 @@ class CsvFile:
         return header
 
 
+Row = tuple[int, int, int, list[str] | Broken]  # start, end, line, cells or why there are none
+
+
+def _rows(file: io.BufferedReader, delimiter: str, how: str, name: str) -> Iterator[Row]:
+    """The rows of a file; blank lines are passed over."""
+    if how in (quoting.NONE, quoting.PLAIN):
+        return _lines(file, delimiter)
+    return _Rows(file, delimiter, name)
+
+
+def _lines(file: io.BufferedReader, delimiter: str) -> Iterator[Row]:
+    """A row a line."""
+    start = 0
+    for number, line in enumerate(file, 1):
+        end = start + len(line)
+        if number == 1 and line.startswith(b"\xef\xbb\xbf"):  # the mark that some editors begin UTF-8 files with
+            start, line = start + 3, line[3:]
+        if body := quoting.without_end(line):
+            try:
+                yield start, end, number, _unfit(body) or _split(body, delimiter)
+            except UnicodeDecodeError as e:
+                yield start, end, number, undecodable(e, number)
+        start = end
+
+
+def _split(line: bytes, delimiter: str) -> list[str]:
+    return quoting.without_end(line).decode("utf-8").split(delimiter)
+
+
+def _unfit(line: bytes) -> Broken | None:
+    """Why a line, without its end, cannot be a row of text."""
+    if b"\0" in line:
+        return Broken("a zero byte, which no text has")
+    if b"\r" in line:
+        return Broken("a carriage return amid a row: lines end with a line feed; convert the file first")
+    return None
+
+
 class _Rows:
-    """(start, end, line, cells or why there are none) of each row of a file; blank lines are passed over."""
+    """The rows of a file whose cells are quoted."""
 
     def __init__(self, file: io.BufferedReader, delimiter: str, name: str):
         _lift_limit()
@@ -94,7 +154,7 @@ class _Rows:
     def __iter__(self) -> _Rows:
         return self
 
-    def __next__(self) -> tuple[int, int, int, list[str] | Broken]:
+    def __next__(self) -> Row:
         while True:
             start, number = self._at, self._line + 1
             if not start and self._file.peek(3).startswith(b"\xef\xbb\xbf"):
@@ -107,7 +167,7 @@ class _Rows:
                     raise UserError(
                         f"{self._name}, line {number}: a quoted cell that starts in this row has no closing quote"
                     ) from None
-                row = Broken(f"not a row of cells: {e}")
+                row = _unfit(b"\r") if "new-line character" in str(e) else Broken(f"not a row of cells: {e}")
             if self._problem:
                 row, self._problem = self._problem, None
             if row != []:
@@ -123,6 +183,8 @@ class _Rows:
                 # The row is read on, so that the next one starts where it should, and then refused.
                 self._problem = undecodable(e, self._line)
                 text = line.decode("utf-8", "replace")
+            if b"\0" in line:
+                self._problem = _unfit(line)
             yield text
 
 

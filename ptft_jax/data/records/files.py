@@ -1,9 +1,8 @@
-"""Files of a source: which there are, which split each belongs to, and what each holds, noticed when it changes."""
+"""Files of a source: what each holds, noticed when it changes."""
 
 from __future__ import annotations
 
 import dataclasses
-import glob
 import hashlib
 import os
 import pathlib
@@ -11,13 +10,12 @@ import re
 import shutil
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ptft_jax.data import cache
 from ptft_jax.data.records import remote
-from ptft_jax.data.records.reference import SPLITS, Reference
-from ptft_jax.errors import UserError, listed, nearest
+from ptft_jax.errors import UserError
 
 COMPRESSED = (".gz", ".zst")
 ALIASES = {
@@ -42,6 +40,10 @@ class Stamp(NamedTuple):
         return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
+class NoRecords(UserError):
+    """A file that holds nothing: no reason to refuse others beside it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class File:
     """A file that can be read at any place: local, and not compressed (a copy in the cache where it was).
@@ -60,23 +62,27 @@ class File:
 
     @classmethod
     def open(cls, name: str, *, empty: bool = False) -> File:
-        """The file of that path or URL. Raises UserError where it cannot be read, is a broken archive, or (unless that is
-        allowed) is empty."""
+        """The file of that path or URL. Raises UserError where it cannot be read or is a broken archive, NoRecords where
+        (unless that is allowed) it is empty."""
         copied = remote.is_url(name)
         path = remote.copy(name) if copied else pathlib.Path(name).expanduser()
         try:
             stat = path.stat()
             if not stat.st_size and not empty:
-                raise UserError(f"{name}: the file is empty")
+                raise NoRecords(f"{name}: the file is empty")
             digest = content_digest(path, name)
         except OSError as e:
             raise UserError(f"{name}: cannot be read: {e.strerror or e}") from e
         if path.suffix in COMPRESSED and stat.st_size:
             plain = _decompressed(cls(name, path, digest, Stamp.of(stat)))
             if not plain.stat().st_size and not empty:
-                raise UserError(f"{name}: the file is empty")
+                raise NoRecords(f"{name}: the file is empty")
             return cls(name, plain, digest, None)
         return cls(name, path, digest, None if copied else Stamp.of(stat))
+
+    def noted(self) -> dict[str, str]:
+        """Its name and digest; nothing of a remote one."""
+        return {} if remote.is_url(self.name) else {self.name: self.digest}
 
     def check(self, descriptor: int | None = None) -> None:
         """Raises UserError if the file (the open one, or the one that has its name) is not what the digest is of."""
@@ -111,6 +117,12 @@ class Descriptor:
     def __del__(self):
         if hasattr(self, "_fd"):
             os.close(self._fd)
+
+
+def digests(names: Iterable[str]) -> dict[str, str]:
+    """Of the files among these that are local: digests of their content."""
+    local = (name for name in names if not remote.is_url(name))
+    return {name: content_digest(pathlib.Path(name).expanduser(), name) for name in local}
 
 
 def content_digest(path: pathlib.Path, name: str) -> str:
@@ -180,122 +192,8 @@ def suffix(name: str) -> str:
 
 
 def canonical_split(name: str) -> str | None:
-    """The split that a file, folder or split of that name is ("val-00000.parquet" is validation); None for others."""
+    """The split with whose word a name begins ("val-00000.parquet" is validation); None for others."""
     for split, words in ALIASES.items():
         if re.match(rf"({'|'.join(words)})(?![a-z])", name.lower()):
             return split
     return None
-
-
-def find(reference: Reference, suffixes: Iterable[str], *, by_name: bool = True) -> dict[str, list[str]]:
-    """The files of each split that a source names: those of its options; else, in a folder or a glob, those called
-    after a split, or that lie in a folder called so (unless not `by_name`); else all of them, as "train".
-
-    Raises:
-      UserError: nothing there, no file of these suffixes, files that belong to no split among others that do.
-    """
-    suffixes = tuple(suffixes)
-    what, names = _listed(reference, reference.name, suffixes)
-    given = {split: reference.options[split] for split in SPLITS if split in reference.options}
-    if what == "file" and "train" in given:
-        raise reference.error("train= names files in a folder, and the source is a single file: leave one of them out")
-    base = reference.name if what == "folder" else _base(reference.name)
-    found = {split: _listed(reference, _join(base, pattern), suffixes)[1] for split, pattern in given.items()}
-    named = {_identity(name): split for split, group in found.items() for name in group}
-    if sum(map(len, found.values())) > len(named):
-        raise reference.error("a file belongs to more than one split: see train=, validation=, test=")
-    if "train" in given:
-        return found
-    rest = [name for name in names if _identity(name) not in named]
-    groups: dict[str | None, list[str]] = {}
-    for name in rest:
-        split = _split_of(name, base) if by_name and what != "file" else None
-        groups.setdefault(split, []).append(name)
-    if set(groups) <= {None}:
-        if not rest:
-            raise reference.error("every file belongs to validation or test: nothing is left to train on")
-        return {"train": rest, **found}
-    if None in groups:
-        raise reference.error(
-            f"some files are called after a split ({', '.join(SPLITS)}) and these are not: rename them, or name the files "
-            f"of each split with train=, validation=, test={listed(groups[None])}"
-        )
-    both = [split for split in found if split in groups]
-    if both:
-        raise reference.error(f"{both[0]}= names files, and others are called {both[0]} too:{listed(groups[both[0]])}")
-    if "train" not in groups:
-        raise reference.error(f"no file is called 'train', and these belong to other splits:{listed(rest)}")
-    return {**groups, **found}  # type: ignore[dict-item]
-
-
-def _listed(reference: Reference, name: str, suffixes: tuple[str, ...]) -> tuple[str, list[str]]:
-    """Whether a name is a "file", "folder" or "glob", and the files that it means."""
-    if remote.is_url(name):
-        what, names = remote.listing(name)
-    else:
-        what, names = _local_listing(name)
-    if what == "folder":
-        names = [n for n in names if suffix(n) in suffixes]
-        if not names:
-            raise reference.error(f"the folder {name} holds no {', '.join(suffixes)} file")
-    if what == "none":
-        near = f": {name}" if name != reference.name else ""
-        raise reference.error(f"no such file or folder{near}{nearest(_last(name), names)}")
-    return what, names
-
-
-def _local_listing(name: str) -> tuple[str, list[str]]:
-    path = pathlib.Path(name).expanduser()
-    if path.is_file():
-        return "file", [name]
-    if path.is_dir():
-        return "folder", sorted(_walk(path))
-    if glob.has_magic(name):
-        matched = sorted(m for m in glob.glob(str(path), recursive=True) if os.path.isfile(m))
-        if matched:
-            return "glob", matched
-    return "none", [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-
-
-def _walk(path: pathlib.Path) -> Iterator[str]:
-    """The files in a folder, also behind links; not those that are hidden, or in a hidden folder."""
-    seen = set()
-    for folder, inside, names in os.walk(path, followlinks=True):
-        inside[:] = [name for name in inside if not name.startswith(".")]
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder that holds it
-            inside.clear()
-            continue
-        seen.add(real)
-        yield from (os.path.join(folder, name) for name in names if not name.startswith("."))
-
-
-def _split_of(name: str, base: str) -> str | None:
-    """By the outermost folder that is called after a split, else by the file."""
-    if not remote.is_url(base):
-        base = str(pathlib.Path(base).expanduser())  # as the names of files in it are spelled
-    inside = name[len(base) :] if base != "." else name
-    parts = [part for part in inside.split("/") if part]
-    return next((split for split in map(canonical_split, parts) if split), None)
-
-
-def _identity(name: str) -> str:
-    return name if remote.is_url(name) else str(pathlib.Path(name).expanduser().resolve())
-
-
-def _join(base: str, pattern: str) -> str:
-    """A path that an option names: as it is if it is a URL or absolute, else from the folder of the source."""
-    if remote.is_url(pattern) or pathlib.Path(pattern).expanduser().is_absolute():
-        return pattern
-    return f"{base.rstrip('/')}/{pattern}" if base else pattern
-
-
-def _base(name: str) -> str:
-    """The folder that a file or a glob lies in, up to the first wildcard."""
-    parts = name.split("/")
-    until = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
-    return "/".join(parts[: min(until, len(parts) - 1)]) or ("/" if name.startswith("/") else "")
-
-
-def _last(name: str) -> str:
-    return name.rstrip("/").rsplit("/", 1)[-1]

@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.data import cache
-from ptft_jax.data.records import files, parquet, remote, table
+from ptft_jax.data.formats import Reading
+from ptft_jax.data.records import files, parquet, remote
 from ptft_jax.data.records.base import Record
 from ptft_jax.data.records.index import Found
 from ptft_jax.data.records.reference import Reference
+from ptft_jax.data.records.source import TableSource
+from ptft_jax.data.records.table import described_splits, own_splits
 from ptft_jax.data.records.values import Broken
 from ptft_jax.errors import nearest
 
 
-def open_split(reference: Reference, split: str, held_out: float, broken: str) -> table.Table:
-    """The records of a split, see `opening.open_records`. Raises UserError where `datasets` is not installed, the hub
+def source(reference: Reference, broken: str) -> TableSource:
+    """The source of that name, see `opening.open_source`. Raises UserError where `datasets` is not installed, the hub
     cannot be reached, or the name or configuration is not there."""
     try:
         import datasets
@@ -27,12 +30,13 @@ def open_split(reference: Reference, split: str, held_out: float, broken: str) -
     found = _on_disk(reference, datasets) if _is_path(reference.name) else _on_hub(reference, datasets)
     if not isinstance(found, dict):  # a Dataset, saved without splits
         found = {"train": found}
-    own = table.own_splits(reference, list(found), files.ALIASES)
+    own = own_splits(reference, list(found), files.ALIASES)
 
-    def shards(name: str) -> list[HubSplit]:
-        return [HubSplit(f"{reference.name}/{name}", found[name], reference.columns)]
+    def shards(name: str) -> tuple[list[HubSplit], tuple[()]]:
+        return [HubSplit(f"{reference.name}/{name}", found[name], reference.columns)], ()
 
-    return table.open_split(reference, split, held_out, broken, own, shards)
+    described, left_out = described_splits(own, list(found))
+    return TableSource(reference, broken, own, shards, described=described, left_out=left_out)
 
 
 class HubSplit:
@@ -45,31 +49,43 @@ class HubSplit:
         # The Arrow files hold every example; which of them, in which order, is in the indices.
         paths = [pathlib.Path(f["filename"]) for f in dataset.cache_files]
         chosen = dataset._indices
-        parts = [files.content_digest(path, str(path)) for path in paths]
+        self.files = {str(path): files.content_digest(path, str(path)) for path in paths}
+        parts = list(self.files.values())
         parts += [cache.digest(*(str(c) for c in chosen.column(0).to_pylist()))] if chosen is not None else []
         self.key = f"hf {columns} {len(dataset)} {' '.join(parts)}" if paths else ""
 
-    def scan(self) -> Iterator[Found]:
+    def scan(self, reading: Reading, id_column: str | None) -> Iterator[Found]:
         number = 0
-        for rows in self._data.with_format("arrow").iter(1024):
-            for record in parquet.records(rows):
+        data = self._data.select_columns(reading.needed(self._data.column_names, id_column))
+        for rows in data.with_format("arrow").iter(1024):
+            for record in parquet.records(rows, reading):
                 yield Found(0, 0, number, record)
                 number += 1
 
-    def open(self) -> _Reader:
-        return _Reader(self._data.with_format("arrow"))
+    @property
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        import datasets
+
+        features = self._data.features.items()
+        return {column: tuple(f.names) for column, f in features if isinstance(f, datasets.ClassLabel) and f.names}
+
+    def open(self, reading: Reading) -> _Reader:
+        return _Reader(self._data.with_format("arrow"), reading)
+
+    def check(self) -> None:
+        """Its files are held open by the dataset."""
 
     def place(self, number: int) -> str:
         return f"example {number}"
 
 
 class _Reader:
-    def __init__(self, data: Any):
-        self._data = data
+    def __init__(self, data: Any, reading: Reading):
+        self._data, self._reading = data, reading
 
     def read(self, row: np.void) -> Record:
         number = int(row["number"])
-        record = next(parquet.records(self._data[number : number + 1]))
+        record = next(parquet.records(self._data[number : number + 1], self._reading))
         assert not isinstance(record, Broken)  # the index has none that is
         return record
 

@@ -6,20 +6,22 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ptft_jax.data.records import files, table
+from ptft_jax.data.formats import Reading
+from ptft_jax.data.records import files
 from ptft_jax.data.records.base import Record
 from ptft_jax.data.records.index import Found
 from ptft_jax.data.records.reference import Reference
+from ptft_jax.data.records.source import TableSource, file_source
 from ptft_jax.data.records.spans import SpanReader, refuse_binary, undecodable
-from ptft_jax.data.records.values import Broken
+from ptft_jax.data.records.values import Broken, Constant
 from ptft_jax.errors import UserError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 
-def open_split(reference: Reference, split: str, held_out: float, broken: str) -> table.Table:
-    """The records of a split, see `opening.open_records`."""
-    return table.open_files(reference, split, held_out, broken, SUFFIXES, JsonFile)
+def source(reference: Reference, broken: str) -> TableSource:
+    """The source of that name, see `opening.open_source`."""
+    return file_source(reference, broken, SUFFIXES, JsonFile)
 
 
 class JsonFile:
@@ -35,22 +37,26 @@ class JsonFile:
         self._scan = _list if is_list else _lines
         self._unit = "object" if is_list else "line"
         self.key = f"json {self._unit} {file.digest}"
+        self.files = file.noted()
 
-    def scan(self) -> Iterator[Found]:
+    def scan(self, reading: Reading, id_column: str | None) -> Iterator[Found]:
         yield from self._scan(self._file)
 
-    def open(self) -> SpanReader:
+    def open(self, reading: Reading) -> SpanReader:
         return SpanReader(self._file, json.loads)
+
+    def check(self) -> None:
+        self._file.check()
 
     def place(self, number: int) -> str:
         return f"{self._unit} {number}"
 
 
 class Strict:
-    """Parses a JSON value, and notes what Python's parser lets pass: repeated keys and NaN."""
+    """Parses a JSON value, and notes what Python's parser lets pass: repeated keys, and NaN (a `Constant`)."""
 
     def __init__(self):
-        self.decoder = json.JSONDecoder(object_pairs_hook=self._pairs, parse_constant=self._constant)
+        self.decoder = json.JSONDecoder(object_pairs_hook=self._pairs, parse_constant=Constant)
         self._problem = ""
 
     def check(self, value: Any) -> Record | Broken:
@@ -66,9 +72,6 @@ class Strict:
             keys = [key for key, _ in pairs]
             self._problem = f"the key {next(k for k in keys if keys.count(k) > 1)!r} is there twice"
         return found
-
-    def _constant(self, name: str) -> None:
-        self._problem = f"{name}, which is not JSON"
 
 
 def _lines(file: files.File) -> Iterator[Found]:
@@ -93,7 +96,8 @@ def parse(strict: Strict, line: bytes, number: int = 1) -> Record | Broken:
         return undecodable(e, number)
     except json.JSONDecodeError as e:
         strict.check(None)
-        return Broken(f"not JSON: {e.msg}", f"line {number}, column {e.colno}")
+        lone = "; lines end with a line feed, not with a carriage return alone" if b"\r" in line else ""
+        return Broken(f"not JSON: {e.msg}{lone}", f"line {number}, column {e.colno}")
     except RecursionError:
         strict.check(None)
         return Broken("values nested too deep")

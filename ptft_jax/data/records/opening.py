@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import os
 
-from ptft_jax.data.records.base import Records
-from ptft_jax.data.records.reference import SPLITS, parse
+import numpy as np
+
+from ptft_jax.data.formats import Reading
+from ptft_jax.data.records import listing, remote
+from ptft_jax.data.records.base import Records, Source
+from ptft_jax.data.records.reference import SPLITS, parse, suffixes_of
 from ptft_jax.errors import UserError, nearest
 
-# The module that opens each kind, with its `open_split(reference, split, held_out, broken)`.
+# The module that opens each kind, with its `source(reference, broken)`.
 _MODULES = {
     "jsonl": "json_lines",
     "parquet": "parquet",
@@ -31,27 +37,64 @@ def open_records(reference: str, split: str, *, held_out: float, broken: str = "
     Args:
       reference: `KIND:NAME[?OPTION=VALUE&...]`, see `ptft_jax.data.records.reference`.
       split: "train", "validation" or "test": the source's own; one that it lacks is a share of its train split.
-      held_out: share of the records for each split that the source lacks.
+      held_out: share of what is trained on for each split that the source lacks, see `division`.
       broken: what becomes of records that cannot be read, or repeat the id of another: "raise", or "skip" (they are
         counted and listed in `skipped`).
 
     Raises:
       UserError: an unknown source, a missing, empty, broken or unreadable file, too few records to divide.
     """
-    parsed = parse(reference)
+    source = open_source(reference, broken=broken)
     if split not in SPLITS:
-        raise parsed.error(f"split {split!r}: expected one of {', '.join(SPLITS)}{nearest(split, SPLITS)}")
+        raise source.reference.error(f"split {split!r}: expected one of {', '.join(SPLITS)}{nearest(split, SPLITS)}")
+    return source.split(split, held_out)
+
+
+def open_source(reference: str, *, broken: str = "raise") -> Source:
+    """A source with all its splits; nothing is read before one is asked for. Arguments and errors as of `open_records`."""
+    parsed = parse(reference)
     if broken not in ("raise", "skip"):
         raise parsed.error(f"broken={broken!r}: expected raise or skip")
     if parsed.kind not in _MODULES:
         raise parsed.error(f"{parsed.kind} holds tokens, not records")
     module = importlib.import_module(f"ptft_jax.data.records.{_MODULES[parsed.kind]}")
-    return module.open_split(parsed, split, held_out, broken)
+    return module.source(parsed, broken)
 
 
-def reopen(reference: str, split: str, held_out: float, broken: str, fingerprint: str) -> Records:
-    """The records that had this fingerprint, in another process. Raises UserError if they have changed."""
-    records = open_records(reference, split, held_out=held_out, broken=broken)
+def file_names(reference: str, folder: str) -> list[str]:
+    """The files of a source of files that was named in a folder, without reading them; [] where it is none, or remote, or
+    can no longer be opened."""
+    parsed = parse(reference)
+    suffixes = suffixes_of(parsed.kind)
+    if not suffixes or remote.is_url(parsed.name):
+        return []
+    there = dataclasses.replace(parsed, name=os.path.join(folder, os.path.expanduser(parsed.name)))
+    try:
+        found = listing.find(there, suffixes, by_name=parsed.kind != "text")
+    except UserError:
+        return []
+    return [name for names in found.splits.values() for name in names]
+
+
+def reopen(
+    reference: str,
+    split: str,
+    held_out: float | None,
+    broken: str,
+    reading: Reading,
+    dropped: np.ndarray | None,
+    fingerprint: str,
+) -> Records:
+    """The records that had this fingerprint, in another process. Raises UserError if they have changed.
+
+    Args:
+      held_out: None = all records of the source's own split.
+      dropped: indices of records that were left out.
+    """
+    source = open_source(reference, broken=broken).read_as(reading)
+    records = source.whole(split) if held_out is None else source.split(split, held_out)
+    if dropped is not None:
+        records = records.without(dropped)
     if records.fingerprint != fingerprint:
         raise UserError(f"data source {reference!r}: changed while it was read; start again when nothing writes to it")
     return records

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import collections
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from ptft_jax.data.records import files, table
+from ptft_jax.data.formats import Reading
+from ptft_jax.data.records import files
 from ptft_jax.data.records.base import Record
 from ptft_jax.data.records.index import Found
 from ptft_jax.data.records.reference import Reference
+from ptft_jax.data.records.source import TableSource, file_source
 from ptft_jax.data.records.values import Broken, plain
 from ptft_jax.errors import UserError, nearest
 
@@ -20,11 +23,9 @@ SUFFIXES = (".parquet",)
 _GROUPS = 2  # decoded row groups held of a file
 
 
-def open_split(reference: Reference, split: str, held_out: float, broken: str) -> table.Table:
-    """The records of a split, see `opening.open_records`."""
-    return table.open_files(
-        reference, split, held_out, broken, SUFFIXES, lambda file: ParquetFile(file, reference.columns)
-    )
+def source(reference: Reference, broken: str) -> TableSource:
+    """The source of that name, see `opening.open_source`."""
+    return file_source(reference, broken, SUFFIXES, lambda file: ParquetFile(file, reference.columns))
 
 
 class ParquetFile:
@@ -34,22 +35,42 @@ class ParquetFile:
         self.name = file.name
         self._file, self._columns = file, columns
         self.key = f"parquet {columns} {file.digest}"
-        check_columns(columns, self._parquet().schema_arrow.names, file.name)
+        self.files = file.noted()
+        have = self._parquet().schema_arrow.names
+        check_columns(columns, have, file.name)
+        self._have = list(columns or have)
 
-    def scan(self) -> Iterator[Found]:
+    def scan(self, reading: Reading, id_column: str | None) -> Iterator[Found]:
         try:
             parquet = self._parquet()
             number = 0
-            for batch in parquet.iter_batches(1024, columns=self._columns and list(self._columns)):
-                for record in records(batch):
+            for batch in parquet.iter_batches(1024, columns=reading.needed(self._have, id_column)):
+                for record in records(batch, reading):
                     yield Found(0, 0, number, record)
                     number += 1
             self._file.check()
         except (OSError, ValueError, KeyError, NotImplementedError) as e:  # pyarrow's errors are these
             raise UserError(f"{self.name}: cannot be read as Parquet: {e}") from e
 
-    def open(self) -> _Reader:
-        return _Reader(self._file, self._parquet(), self._columns)
+    @property
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        """What `datasets` notes in the Parquet files that it writes."""
+        try:
+            noted = json.loads((self._parquet().schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+            features = noted["info"]["features"].items()
+        except (ValueError, KeyError, TypeError, AttributeError):  # another's note, or none
+            return {}
+        return {
+            column: tuple(map(str, feature["names"]))
+            for column, feature in features
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+        }
+
+    def open(self, reading: Reading) -> _Reader:
+        return _Reader(self._file, self._parquet(), self._columns, reading)
+
+    def check(self) -> None:
+        self._file.check()
 
     def place(self, number: int) -> str:
         return f"row {number}"
@@ -65,8 +86,8 @@ class ParquetFile:
 
 
 class _Reader:
-    def __init__(self, file: files.File, parquet: Any, columns: tuple[str, ...] | None):
-        self._file, self._parquet, self._columns = file, parquet, columns
+    def __init__(self, file: files.File, parquet: Any, columns: tuple[str, ...] | None, reading: Reading):
+        self._file, self._parquet, self._columns, self._reading = file, parquet, columns, reading
         self._descriptor = files.Descriptor(file)
         groups = parquet.metadata
         self._ends = np.cumsum([groups.row_group(i).num_rows for i in range(groups.num_row_groups)])
@@ -77,7 +98,8 @@ class _Reader:
         number = int(row["number"])
         group = int(np.searchsorted(self._ends, number, "right"))
         rows = self._group(group)
-        return next(records(rows.slice(number - (int(self._ends[group]) - rows.num_rows), 1)))
+        row = rows.slice(number - (int(self._ends[group]) - rows.num_rows), 1)
+        return next(records(row, self._reading))  # type: ignore[return-value]  # the index has none that is broken
 
     def _group(self, group: int) -> Any:
         with self._lock:
@@ -91,13 +113,22 @@ class _Reader:
             return self._groups[group]
 
 
-def records(rows: Any) -> Iterator[Record | Broken]:
+def records(rows: Any, reading: Reading) -> Iterator[Record | Broken]:
     """The records of a pyarrow Table or RecordBatch, of JSON's types."""
     for row in rows.to_pylist(maps_as_pydicts="strict"):
+        yield converted(row, reading)
+
+
+def converted(row: Mapping[str, Any], reading: Reading) -> Record | Broken:
+    """A record of JSON's types: without the values, in columns that are not read, that these have nothing for."""
+    record: Record = {}
+    for column, value in row.items():
         try:
-            yield {column: plain(value, column) for column, value in row.items()}
+            record[column] = plain(value, column)
         except Broken as e:
-            yield Broken(f"{e}; name the columns to read with columns=A,B")
+            if reading.reads(column):
+                return Broken(f"{e}; name the columns to read with columns=A,B")
+    return record
 
 
 def check_columns(columns: tuple[str, ...] | None, have: list[str], name: str) -> None:

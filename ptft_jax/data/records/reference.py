@@ -13,26 +13,33 @@ from ptft_jax.errors import UserError, nearest
 SPLITS = ("train", "validation", "test")
 
 _TEXTS = (*layouts.OPTIONS, "examples")
+_FILES = (*SPLITS, "partial")
 _SPLITTABLE = (*_TEXTS, "id", *SPLITS)
 
 # Options of each kind. "tokens" is what `ptft data prepare` wrote: token ids, which are not opened as records.
 OPTIONS = {
-    "jsonl": _SPLITTABLE,
-    "parquet": (*_SPLITTABLE, "columns"),
-    "csv": _SPLITTABLE,
-    "arrayrecord": (*_SPLITTABLE, "content"),
+    "jsonl": (*_TEXTS, "id", *_FILES),
+    "parquet": (*_TEXTS, "id", *_FILES, "columns"),
+    "csv": (*_TEXTS, "id", *_FILES, "quoting"),
+    "arrayrecord": (*_TEXTS, "id", *_FILES, "content"),
     "hf": (*_SPLITTABLE, "columns"),
     "tfds": (*_SPLITTABLE, "columns", "dir"),
-    "text": (*_TEXTS, *SPLITS),
+    "text": (*_TEXTS, *_FILES),
     "shakespeare": _TEXTS,
     "stdlib": _TEXTS,
     "tokens": (),
 }
 # What a file's suffix tells of its kind, for hints.
-_SUFFIXES = {
+SUFFIXES = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv",
     ".array_record": "arrayrecord", ".arrayrecord": "arrayrecord", ".txt": "text", ".md": "text", ".text": "text",
+    ".rst": "text", ".py": "text",
 }  # fmt: skip
+
+
+def suffixes_of(kind: str) -> tuple[str, ...]:
+    """The endings of the files of a kind; () of one that is no files."""
+    return tuple(suffix for suffix, of in SUFFIXES.items() if of == kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +88,7 @@ def parse(reference: str) -> Reference:
     kind, colon, rest = reference.partition(":")
     if kind not in OPTIONS or not colon:
         suffixes = pathlib.PurePath(reference.partition("?")[0]).suffixes
-        guess = next((_SUFFIXES[s.lower()] for s in reversed(suffixes) if s.lower() in _SUFFIXES), "")
+        guess = next((SUFFIXES[s.lower()] for s in reversed(suffixes) if s.lower() in SUFFIXES), "")
         file = guess and kind not in OPTIONS and (not colon or rest.startswith("//"))  # a name or URL without a kind
         near = f" (did you mean '{guess}:{reference}'?)" if file else nearest(kind, OPTIONS)
         raise UserError(f"data source {reference!r}: expected one of {', '.join(OPTIONS)}, then ':' and a name{near}")
@@ -106,4 +113,6 @@ def parse(reference: str) -> Reference:
         options[option] = value
     if not re.fullmatch(r"[1-9][0-9]*", options.get("examples", "1")):
         raise parsed.error(f"examples={options['examples']}: expected a count of records, 1 or more")
+    if options.get("partial", "no") not in ("yes", "no"):
+        raise parsed.error(f"partial={options['partial']}: expected yes or no")
     return parsed

@@ -23,25 +23,37 @@ def is_url(name: str) -> bool:
     return "://" in name
 
 
-def listing(url: str) -> tuple[str, list[str]]:
+def listing(url: str) -> tuple[str, list[str], list[tuple[str, str]]]:
     """Whether a URL is a "file", "folder" or "glob" and the URLs of its files, sorted; "none" and the names beside it
-    where it is nothing. Raises UserError where the place cannot be reached or read."""
+    where it is nothing; and what is not read, with the reason. Raises UserError where the place cannot be reached or read."""
     system, path = _system(url)
     try:
         if system.isfile(path):
-            return "file", [url]
+            return "file", [url], []
         if system.isdir(path):
-            found = system.find(path)
             prefix = len(path.rstrip("/"))
-            visible = [f for f in found if not any(c.startswith(".") for c in f[prefix:].split("/") if c)]
-            return "folder", sorted(map(system.unstrip_protocol, visible))
+            found: dict[bool, list[str]] = {True: [], False: []}
+            for file in system.find(path):
+                hidden = any(part.startswith(".") for part in file[prefix:].split("/") if part)
+                found[hidden].append(system.unstrip_protocol(file))
+            return "folder", sorted(found[False]), [(name, "hidden") for name in sorted(found[True])]
         if glob.has_magic(path):
             matched = [f for f in system.glob(path) if system.isfile(f)]
             if matched:
-                return "glob", sorted(map(system.unstrip_protocol, matched))
+                return "glob", sorted(map(system.unstrip_protocol, matched)), []
         parent = system._parent(path)
-        return "none", [f.rsplit("/", 1)[-1] for f in system.ls(parent, detail=False)] if system.isdir(parent) else []
+        near = [f.rsplit("/", 1)[-1] for f in system.ls(parent, detail=False)] if system.isdir(parent) else []
+        return "none", near, []
     except Exception as e:  # every driver has its own exceptions for networks, credentials and permissions
+        _unreadable(url, e)
+
+
+def exists(url: str) -> bool:
+    """Whether there is such a file. Raises UserError where the place cannot be reached or read."""
+    system, path = _system(url)
+    try:
+        return system.exists(path)
+    except Exception as e:  # as above
         _unreadable(url, e)
 
 
@@ -72,7 +84,7 @@ def copy(url: str) -> pathlib.Path:
 
 def copy_folder(url: str) -> pathlib.Path:
     """A cached folder with copies of all files under a remote one."""
-    what, urls = listing(url)
+    what, urls, _ = listing(url)
     if what != "folder":
         raise UserError(f"{url}: no such folder")
     system, root = _system(url)

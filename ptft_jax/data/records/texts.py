@@ -3,20 +3,22 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
 import json
 import operator
-import zlib
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from ptft_jax.data import assets, cache
-from ptft_jax.data.records import files, table, values
+from ptft_jax.data.formats import Reading
+from ptft_jax.data.records import files, listing, values
 from ptft_jax.data.records.base import Record, Skipped
 from ptft_jax.data.records.reference import SPLITS, Reference
 from ptft_jax.data.records.spans import refuse_binary
+from ptft_jax.data.records.table import divide, limit
 from ptft_jax.errors import UserError, listed, nearest
 
 SUFFIXES = (".txt", ".md", ".rst", ".py", ".text")
@@ -29,14 +31,14 @@ class Document:
 
     Attributes:
       place: the file or title, for messages.
-      digest: of the text.
-      order: number made of the text, which decides on what side it falls.
+      digest: of the text, as records that hold nothing else have it.
+      key: of the text, which decides on what side it falls.
     """
 
     name: str
     place: str
     digest: bytes
-    order: int
+    key: bytes
     text: str | None = None
     file: files.File | None = None
     start: int = 0
@@ -51,17 +53,25 @@ class Document:
 class Documents:
     """A split of texts. Implements `Records`."""
 
-    def __init__(self, reference: str, documents: list[Document]):
-        self.reference = reference
+    class_names: ClassVar[dict[str, tuple[str, ...]]] = {}  # of texts no column is a label
+
+    def __init__(self, reference: str, documents: list[Document], empty: Sequence[str] = ()):
+        self.reference, self.empty = reference, list(empty)
         self.skipped = Skipped()
         self._documents = documents
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(b"records-1" + b"".join(d.digest for d in self._documents)).hexdigest()[:32]
+        return hashlib.sha256(b"records-2" + b"".join(d.digest for d in self._documents)).hexdigest()[:32]
 
     def __len__(self) -> int:
         return len(self._documents)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Local files -> digests of their content."""
+        found = {n: d for document in self._documents if document.file for n, d in document.file.noted().items()}
+        return found | files.digests(self.empty)
 
     def __getitem__(self, index: int) -> Record:
         document = self._documents[operator.index(index)]
@@ -70,60 +80,118 @@ class Documents:
     def where(self, index: int) -> str:
         return self._documents[index].place
 
+    def keys(self, which: range | None = None) -> np.ndarray:
+        some = self._documents if which is None else [self._documents[i] for i in which]
+        return np.frombuffer(b"".join(d.key for d in some), np.uint64).reshape(-1, 2)
+
+    def ids(self) -> np.ndarray:
+        return np.zeros(len(self), np.uint64)
+
+    def firsts(self) -> list[tuple[str, Record]]:
+        return []  # all have the same columns
+
     def keep(self, chosen: np.ndarray) -> None:
         """Leaves only the documents at these indices."""
         self._documents = [self._documents[i] for i in chosen]
 
+    def without(self, dropped: np.ndarray) -> Documents:
+        """The split but for the documents at these indices."""
+        left = set(range(len(self))) - set(dropped.tolist())
+        return Documents(self.reference, [self._documents[i] for i in sorted(left)], self.empty)
 
-def open_split(reference: Reference, split: str, held_out: float, broken: str) -> Documents:
-    """The documents of a split, see `opening.open_records`.
+
+class TextSource:
+    """A source of texts. Implements `Source`.
 
     The plays and the modules of the standard library have splits of their own. Files are divided whole where there are
-    enough of them, in an order made of their texts; else the last lines of each are held out.
+    enough of them, by their texts; else the last lines of each are held out.
     """
-    if reference.kind in EMBEDDED:
-        documents = _embedded(reference, split)
-    else:
-        own = files.find(reference, SUFFIXES, by_name=False)
-        missing = [s for s in SPLITS if s not in own]
-        divided = bool(missing) and split in ("train", *missing)
-        documents = _documents(own["train" if divided else split])
-        if divided:
-            documents = _divide(reference, documents, missing, held_out)[split]
-    if not documents:
-        raise reference.error(f"the {split} split has no text")
-    found = Documents(reference.text, documents)
-    table.limit(reference, split, found)
-    return found
+
+    def __init__(self, reference: Reference):
+        self.reference, self.left_out = reference, Skipped()
+        if reference.kind in EMBEDDED:
+            known = EMBEDDED[reference.kind]
+            if reference.name not in known:
+                raise reference.error(f"{reference.kind} has {', '.join(known)}{nearest(reference.name, known)}")
+            self.own: tuple[str, ...] = SPLITS
+            self.described: dict[str, str] = dict.fromkeys(SPLITS, "its own")
+        else:
+            found = listing.find(reference, SUFFIXES, by_name=False)
+            self._names, self.left_out = found.splits, found.left_out
+            self.own = tuple(found.splits)
+            self.described = {split: found.described(split) for split in found.splits}
+        self._read: dict[str, tuple[list[Document], list[str]]] = {}  # with the names of files without text
+
+    def read_as(self, reading: Reading) -> TextSource:
+        return self
+
+    def whole(self, split: str = "train") -> Documents:
+        """All documents of a split of its own."""
+        if split not in self._read:
+            if self.reference.kind in EMBEDDED:
+                self._read[split] = _embedded(self.reference, split), []
+            else:
+                self._read[split] = _documents(self._names[split])
+        return self._made(split, *self._read[split])
+
+    def files(self) -> dict[str, str]:
+        """Local files -> digests of their content."""
+        return {n: d for split in self.own for n, d in self.whole(split).files.items()}
+
+    def divides(self, split: str, held_out: float) -> bool:
+        self.whole()
+        return split not in self.own and not _few(self._read["train"][0], held_out)
+
+    def split(self, split: str, held_out: float) -> Documents:
+        """The documents of a split: its own, or such a share of what is trained on."""
+        missing = [s for s in SPLITS if s not in self.own]
+        if missing and split in ("train", *missing):
+            self.whole()
+            documents, empty = self._read["train"]
+            found = self._made(split, _divide(self.reference, documents, missing, held_out)[split], empty)
+        else:
+            found = self.whole(split)
+        limit(self.reference, split, found)
+        return found
+
+    def _made(self, split: str, documents: list[Document], empty: list[str]) -> Documents:
+        if not documents:
+            raise self.reference.error(f"the {split} split has no text")
+        return Documents(self.reference.text, documents, empty)
+
+
+def source(reference: Reference, broken: str) -> TextSource:
+    """The source of that name, see `opening.open_source`."""
+    return TextSource(reference)
 
 
 def _embedded(reference: Reference, split: str) -> list[Document]:
     kind, name = reference.kind, reference.name
-    if name not in EMBEDDED[kind]:
-        raise reference.error(f"{kind} has {', '.join(EMBEDDED[kind])}{nearest(name, EMBEDDED[kind])}")
     pairs = (assets.shakespeare if kind == "shakespeare" else assets.stdlib)(name, split)
-    return [Document(title, f"{kind}:{name}, {title}", _digest(text), 0, text) for title, text in pairs]
+    return [Document(title, f"{kind}:{name}, {title}", *_digests(text), text) for title, text in pairs]
 
 
-def _documents(names: list[str]) -> list[Document]:
-    """The files, each whole. They are read once; what is to be known of them is then in the cache."""
+def _documents(names: list[str]) -> tuple[list[Document], list[str]]:
+    """The files, each whole, and the names of those without text. They are read once; what is to be known of them is then
+    in the cache. Raises UserError where there is no text."""
     opened = [files.File.open(name, empty=True) for name in names]
-    path = cache.root() / "texts" / cache.digest("texts-2", *(file.digest for file in opened))
+    path = cache.root() / "texts" / cache.digest("texts-3", *(file.digest for file in opened))
     if not path.exists():
         read = [_read(file) for file in opened]
-        empty = [file.name for file, text in zip(opened, read) if text is None]
-        if empty:
-            raise UserError(f"empty files:{listed(empty)}")
         cache.write_atomic(path, lambda temporary: temporary.write_text(json.dumps(read)))
     known = json.loads(path.read_bytes())
-    return [
-        Document(file.name, file.name, bytes.fromhex(digest), order, file=file, start=start, end=end)
-        for file, (digest, order, start, end) in zip(opened, known)
+    empty = [file.name for file, text in zip(opened, known) if text is None]
+    if len(empty) == len(opened):
+        raise UserError(f"empty files:{listed(empty)}")
+    documents = [
+        Document(file.name, file.name, bytes.fromhex(digest), bytes.fromhex(key), file=file, start=start, end=end)
+        for file, (digest, key, start, end) in ((file, text) for file, text in zip(opened, known) if text is not None)
     ]
+    return documents, empty
 
 
-def _read(file: files.File) -> tuple[str, int, int, int] | None:
-    """Digest, place in the order of division, start and end of a text, None if there is none in it."""
+def _read(file: files.File) -> tuple[str, str, int, int] | None:
+    """Digest, key, start and end of a text, None if there is none in it."""
     data = file.path.read_bytes()
     file.check()
     refuse_binary(data, file.name)
@@ -135,33 +203,31 @@ def _read(file: files.File) -> tuple[str, int, int, int] | None:
         raise UserError(
             f"{file.name}: not UTF-8 text at byte {start + e.start} (line {line}); convert it first"
         ) from None
-    return (_digest(text).hex(), zlib.crc32(data), start, len(data)) if text.strip() else None
+    digest, key = _digests(text)
+    return (digest.hex(), key.hex(), start, len(data)) if text.strip() else None
 
 
-def _digest(text: str) -> bytes:
-    """Of the text alone: where a file lies is no part of what is learned."""
-    return values.digest({"text": text})
+def _digests(text: str) -> tuple[bytes, bytes]:
+    """Digest and key of the text alone: where a file lies is no part of what is learned."""
+    return values.digest({"text": text}), values.texts_digest([text])
 
 
 def _divide(
     reference: Reference, documents: list[Document], missing: list[str], share: float
 ) -> dict[str, list[Document]]:
-    """Train from the front, then the missing splits: by whole documents where there are enough, else by text."""
-    # In an order made of the texts themselves, so that file names (dates, topics) do not decide what is held out; and
-    # by different texts, so that equal ones stay together.
-    keys = {d.digest: d.order for d in documents}
-    order = sorted(keys, key=lambda digest: (keys[digest], digest))
-    held = round(len(order) * share)
-    if not held:
+    """By whole documents where there are enough, in the order of their keys; else by text."""
+    if _few(documents, share):
         return _cut(reference, documents, missing, share)
-    splits: dict[str, list[Document]] = {"train": [], **{name: [] for name in missing}}
-    alike = collections.defaultdict(list)
-    for document in documents:
-        alike[document.digest].append(document)
-    names = ["train"] * (len(order) - held * len(missing)) + [name for name in missing for _ in range(held)]
-    for digest, name in zip(order, names):
-        splits[name] += alike[digest]
-    return splits
+    keys = np.frombuffer(b"".join(d.key for d in documents), np.uint64).reshape(-1, 2)
+    order = np.lexsort((keys[:, 1], keys[:, 0]))  # so that the names of files decide nothing
+    documents, keys = [documents[i] for i in order], keys[order]
+    chosen = divide(reference, keys, missing, share)
+    return {name: [documents[i] for i in indices] for name, indices in chosen.items()}
+
+
+def _few(documents: list[Document], share: float) -> bool:
+    """Whether a share of the different documents rounds to none."""
+    return not round(len({d.key for d in documents}) * share)
 
 
 def _cut(
@@ -183,7 +249,8 @@ def _cut(
         for name, count in zip(splits, counts):
             text = "".join(lines[line : line + count])
             end = start + len(text.encode())
-            splits[name].append(dataclasses.replace(document, digest=_digest(text), start=start, end=end))
+            digest, key = _digests(text)
+            splits[name].append(dataclasses.replace(document, digest=digest, key=key, start=start, end=end))
             start, line = end, line + count
     for name, pieces in splits.items():
         if not any(piece.read().strip() for piece in pieces):

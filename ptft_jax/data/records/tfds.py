@@ -9,25 +9,29 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.data import cache
-from ptft_jax.data.records import files, parquet, remote, table
+from ptft_jax.data.formats import Reading
+from ptft_jax.data.records import files, parquet, remote
 from ptft_jax.data.records.base import Record
 from ptft_jax.data.records.index import Found
 from ptft_jax.data.records.reference import Reference
-from ptft_jax.data.records.values import Broken, plain
+from ptft_jax.data.records.source import TableSource
+from ptft_jax.data.records.table import described_splits, own_splits
+from ptft_jax.data.records.values import Broken
 from ptft_jax.errors import nearest
 
 
-def open_split(reference: Reference, split: str, held_out: float, broken: str) -> table.Table:
-    """The records of a split, see `opening.open_records`: every feature is a column, and a sequence of features (the
+def source(reference: Reference, broken: str) -> TableSource:
+    """The source of that name, see `opening.open_source`: every feature is a column, and a sequence of features (the
     messages of a conversation) a list of objects. Raises UserError for an unknown dataset, and for one that cannot be
     prepared or read here (with what to install)."""
     builder = _builder(reference)
-    own = table.own_splits(reference, list(builder.info.splits), files.ALIASES)
+    own = own_splits(reference, list(builder.info.splits), files.ALIASES)
 
-    def shards(name: str) -> list[TfdsSplit]:
-        return [TfdsSplit(reference, builder, name)]
+    def shards(name: str) -> tuple[list[TfdsSplit], tuple[()]]:
+        return [TfdsSplit(reference, builder, name)], ()
 
-    return table.open_split(reference, split, held_out, broken, own, shards)
+    described, left_out = described_splits(own, list(builder.info.splits))
+    return TableSource(reference, broken, own, shards, described=described, left_out=left_out)
 
 
 class TfdsSplit:
@@ -40,31 +44,43 @@ class TfdsSplit:
         self._features = {key: features[key] for key in reference.columns or features}
         self._source = _data_source(reference, builder, split)
         names = [str(path) for path in (*builder.info.splits[split].filepaths, builder.data_path / "features.json")]
-        self.key = ""
+        self.key, self.files = "", {}
         if not any(map(remote.is_url, names)):  # files of a bucket are TFDS's to read: their content is not known here
-            digests = [files.content_digest(pathlib.Path(name), name) for name in names]
-            self.key = cache.digest("tfds", str(reference.columns), *digests)
+            self.files = {name: files.content_digest(pathlib.Path(name), name) for name in names}
+            self.key = cache.digest("tfds", str(reference.columns), *self.files.values())
 
-    def scan(self) -> Iterator[Found]:
+    def scan(self, reading: Reading, id_column: str | None) -> Iterator[Found]:
         for number in range(len(self._source)):
-            yield Found(0, 0, number, self._record(number))
+            yield Found(0, 0, number, self.record(number, reading))
 
-    def open(self) -> TfdsSplit:
-        return self
+    @property
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        import tensorflow_datasets as tfds
 
-    def read(self, row: np.void) -> Record:
-        """The record of a row of the index. Any number of threads may read."""
-        return self._record(int(row["number"]))  # type: ignore[return-value]  # the index has none that is broken
+        labels = {key: f for key, f in self._features.items() if isinstance(f, tfds.features.ClassLabel)}
+        return {key: tuple(f.names) for key, f in labels.items() if f.names}
+
+    def open(self, reading: Reading) -> _Reader:
+        return _Reader(self, reading)
+
+    def check(self) -> None:
+        """Its files are TFDS's to hold."""
 
     def place(self, number: int) -> str:
         return f"example {number}"
 
-    def _record(self, number: int) -> Record | Broken:
+    def record(self, number: int, reading: Reading) -> Record | Broken:
+        """An example. Any number of threads may read."""
         example = self._source[number]
-        try:
-            return {key: plain(_rows(f, example[key]), key) for key, f in self._features.items()}
-        except Broken as e:
-            return Broken(f"{e}; name the columns to read with columns=A,B")
+        return parquet.converted({key: _rows(f, example[key]) for key, f in self._features.items()}, reading)
+
+
+class _Reader:
+    def __init__(self, split: TfdsSplit, reading: Reading):
+        self._split, self._reading = split, reading
+
+    def read(self, row: np.void) -> Record:
+        return self._split.record(int(row["number"]), self._reading)  # type: ignore[return-value]  # none in the index is broken
 
 
 def _rows(feature: Any, value: Any) -> Any:

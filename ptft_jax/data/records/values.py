@@ -1,4 +1,4 @@
-"""Values of records: of JSON's types only, and a digest that says when two records are equal."""
+"""Values of records: of JSON's types only, and digests that say when two records, or what they say, are equal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import decimal
 import hashlib
 import json
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -62,14 +63,45 @@ def canonical(value: Any) -> bytes:
     except UnicodeEncodeError as e:
         raise Broken(f"half a character (surrogate {e.object[e.start]!r}), which no text can hold") from None
     except ValueError:
-        raise Broken("NaN or an infinite number, which JSON does not have") from None
+        written = _constant(value)
+        raise Broken(
+            f"{written}, which is not JSON" if written else "NaN or an infinite number, which JSON does not have"
+        ) from None
     except RecursionError:
         raise Broken("values nested too deep") from None
+
+
+class Constant(float):
+    """NaN or an infinity as a file that calls itself JSON spells it: an error where it is read, and only there."""
+
+    def __new__(cls, name: str) -> Constant:
+        made = super().__new__(cls, name)
+        made.name = name
+        return made
+
+
+def _constant(value: Any) -> str:
+    """The spelling of the first `Constant` in a value, "" where there is none."""
+    if isinstance(value, Constant):
+        return value.name
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next(filter(None, map(_constant, inner)), "")
 
 
 def digest(record: Record) -> bytes:
     """16 bytes that two records share when they are equal as JSON, whatever the order of their keys."""
     return hashlib.blake2b(canonical(record), digest_size=16).digest()
+
+
+def texts_digest(texts: Iterable[str]) -> bytes:
+    """16 bytes that the same texts in the same order share: BLAKE2b of each text's length in bytes (8 bytes, the least
+    significant first) and its UTF-8."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        data = text.encode()
+        hashed.update(len(data).to_bytes(8, "little"))
+        hashed.update(data)
+    return hashed.digest()
 
 
 def id_digest(identity: Any) -> bytes:

@@ -20,6 +20,7 @@ from ptft_jax.data.prepare.chunks import work as do
 from ptft_jax.data.prepare.minhash import Near
 from ptft_jax.data.prepare.settings import Settings, quality_limits
 from ptft_jax.errors import UserError
+from tests.data.records import sides
 from tests.processes import ptft, run
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -268,7 +269,9 @@ def test_one_process_at_a_time(corpus, tmp_path):
 
 def test_a_split_of_which_nothing_is_kept_is_an_error(cache, tmp_path):
     path = write(tmp_path / "x.jsonl", [{"text": f"a {n}"} for n in range(20)])
-    with pytest.raises(UserError, match=r"nothing of the train split is kept:\n  .*x.jsonl: min_tokens: 16 records"):
+    train = sides.counts([(f"a {n}",) for n in range(20)], 0.1)[0]
+    expected = rf"nothing of the train split is kept:\n  .*x.jsonl: min_tokens: {train} records"
+    with pytest.raises(UserError, match=expected):
         preparing.prepare(Settings((f"jsonl:{path}",), min_tokens=9), BYTES, tmp_path / "out", HERE)
     assert not (tmp_path / "out").exists()
 
@@ -351,6 +354,7 @@ def test_no_more_than_the_first_losses_are_listed(cache, tmp_path):
 
 def test_ids_are_compared_by_the_text_that_they_stand_for(cache, tmp_path):
     said = [text(n) for n in (0, 1, 0, 2, *range(5, 20))]
+    assert sides.of(0.1, str(BYTES.encode(said[0]).tolist())) == "train"
     reference = f"jsonl:{write(tmp_path / 'x.jsonl', [{'input_ids': BYTES.encode(x).tolist()} for x in said])}"
     settings = Settings((f"{reference}?id=-",), splits=("train",), deduplicate="exact")
     manifest, _ = preparing.prepare(settings, BYTES, tmp_path / "out", HERE)

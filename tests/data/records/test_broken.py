@@ -10,6 +10,7 @@ import sys
 import pytest
 import zstandard
 
+from ptft_jax.data import tokenise
 from ptft_jax.data.records import open_records, parse
 from ptft_jax.errors import UserError
 from tests.data.records import writing
@@ -162,17 +163,42 @@ def test_values_that_json_has_not(cache, tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = {"text": [str(i) for i in range(12)], "score": [0.5] * 3 + [float("nan")] + [0.5] * 8}
-    pq.write_table(pa.table(table), tmp_path / "x.parquet")
+    scores = [0.5] * 3 + [float("nan")] + [0.5] * 8
+    pq.write_table(pa.table({"number": list(range(12)), "score": scores}), tmp_path / "x.parquet")
     pq.write_table(pa.table({"image": [b"\xff"]}), tmp_path / "y.parquet")
     with pytest.raises(UserError, match="x.parquet, row 3: NaN"):
         load(f"parquet:{tmp_path}/x.parquet")
     parts = writing.opened(f"parquet:{tmp_path}/x.parquet", broken="skip")
-    assert sorted(int(r["text"]) for p in parts.values() for r in p) == [0, 1, 2, *range(4, 12)]
+    assert sorted(r["number"] for p in parts.values() for r in p) == [0, 1, 2, *range(4, 12)]
     with pytest.raises(UserError, match="row 0: column 'image' holds bytes that are not UTF-8 text .*columns=A,B"):
         load(f"parquet:{tmp_path}/y.parquet")
-    with pytest.raises(UserError, match="no column 'txt'; it has text, score \\(did you mean 'text'"):
-        load(f"parquet:{tmp_path}/x.parquet?columns=txt")
+    with pytest.raises(UserError, match="no column 'scor'; it has number, score \\(did you mean 'score'"):
+        load(f"parquet:{tmp_path}/x.parquet?columns=scor")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "list", "arrayrecord", "parquet", "hf"])
+def test_values_that_json_has_not_in_columns_that_are_not_read(cache, tmp_path, kind):
+    """A score that is not a number, and bytes of an image, beside the text."""
+    bad = [float("nan"), float("inf"), -float("inf")]
+    rows = [{"text": f"text {i}", "score": bad[i % 3] if i % 4 == 0 else 0.5} for i in range(20)]
+    if kind in ("parquet", "hf"):
+        rows = [{**row, "image": bytes([255, i])} for i, row in enumerate(rows)]
+    for broken in ("raise", "skip"):
+        reference = writing.write(kind, tmp_path / broken, train=rows, validation=rows[:1], test=rows[:1])
+        records = load(reference, broken=broken)
+        assert [r["text"] for r in records] == [row["text"] for row in rows] and not records.skipped.count
+        assert all("image" not in r for r in records)
+        opened = tokenise.Opened.of(reference, "train", held_out=0.1, broken=broken)
+        assert opened.format.columns == {"text": "text"} and len(opened.records) == 20
+    with pytest.raises(UserError, match="NaN|infinite|Infinity|bytes that are not"):
+        load(f"{reference}{'&' if '?' in reference else '?'}text=text&label=score&format=classification")
+
+
+def test_a_number_that_json_has_not_where_it_is_read(cache, tmp_path):
+    lines = writing.lines([{"messages": [{"role": "user", "content": "a", "weight": 1}]}] * 9)
+    (tmp_path / "x.jsonl").write_bytes(lines + b'{"messages": [{"role": "user", "content": "b", "weight": NaN}]}\n')
+    with pytest.raises(UserError, match="x.jsonl, line 10: NaN, which is not JSON"):
+        load(f"jsonl:{tmp_path}/x.jsonl")
 
 
 def test_a_damaged_array_record(cache, tmp_path):

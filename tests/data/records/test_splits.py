@@ -1,6 +1,7 @@
 """Splits: a source's own, by name or by option; else divided by content, without leaks."""
 
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from hypothesis import strategies as st
 
 from ptft_jax.data.records import open_records, parse
 from ptft_jax.data.records.files import canonical_split
-from ptft_jax.data.records.table import divide
+from ptft_jax.data.records.table import divide, stand_ins
 from ptft_jax.errors import UserError
-from tests.data.records import writing
+from tests.data.records import sides, writing
 
 SPLITS = writing.SPLITS
 
@@ -42,35 +43,100 @@ def numbers(records):
 def test_division_is_disjoint_complete_and_by_content(values, share, missing):
     """`values` stand for contents: some equal."""
     rng = np.random.default_rng(0)
-    contents = rng.integers(0, 2**63, (31, 2)).astype(np.uint64)
+    contents = rng.integers(0, 2**64, (31, 2), np.uint64)
     contents[7, 0] = contents[8, 0]  # half a digest alike is not alike
     reference = parse("jsonl:x")
-    different = len(set(values))
-    held = round(different * share)
-    if not held or different - held * len(missing) < 1:
-        with pytest.raises(UserError, match=f"{different} different records? (is|are) too few to hold out"):
+    different = sorted({tuple(map(int, contents[v])) for v in values})
+    if not round(len(different) * share) or len(different) < 1 + len(missing):
+        with pytest.raises(UserError, match=f"{len(different)} different records? (is|are) too few to hold out"):
             divide(reference, contents[values], list(missing), share)
         return
     splits = divide(reference, contents[values], list(missing), share)
     assert set(splits) == {"train", *missing}
     together = np.concatenate(list(splits.values()))
     assert sorted(together) == list(range(len(values))), "each record in one split"
-    sides = {name: {values[i] for i in indices} for name, indices in splits.items()}
-    assert sum(map(len, sides.values())) == different, "equal records are on one side"
-    assert all(len(sides[name]) == held for name in missing)
+    found = {name: {values[i] for i in indices} for name, indices in splits.items()}
+    assert sum(map(len, found.values())) == len(different), "equal records are on one side"
+    assert all(found.values()), "no split is without a record"
     assert all(list(indices) == sorted(indices) for indices in splits.values()), "order is kept"
+    # A fixed border, but for the one that stands in where there would be none.
+    low = [c for c in different if Fraction(c[0], 2**64) < Fraction(share)]
+    high = [c for c in different if Fraction(c[0], 2**64) >= 1 - Fraction(share)]
+    expected = {"validation": low or different[:1], "test": high or different[-1:]}
+    expected = {name: set(expected[name]) for name in missing}
+    expected["train"] = set(different) - set().union(*expected.values())
+    if expected["train"] and sum(map(len, expected.values())) == len(different):
+        assert {n: {tuple(map(int, contents[v])) for v in x} for n, x in found.items()} == expected
     order = rng.permutation(len(values))
     shuffled = divide(reference, contents[np.array(values)[order]], list(missing), share)
-    assert {n: {values[order[i]] for i in x} for n, x in shuffled.items()} == sides, "order and names decide nothing"
+    assert {n: {values[order[i]] for i in x} for n, x in shuffled.items()} == found, "order and names decide nothing"
+
+
+def test_the_borders_are_where_they_are_said_to_be():
+    """0.25 is a number of 64 bits exactly: the key at a border, and the ones beside it."""
+    quarter = 2**62
+    highs = [0, quarter - 1, quarter, 3 * quarter - 1, 3 * quarter, 2**64 - 1]
+    keys = np.asarray([(h, n) for n, h in enumerate(highs)], np.uint64)
+    found = divide(parse("jsonl:x"), keys, ["validation", "test"], 0.25)
+    assert {name: indices.tolist() for name, indices in found.items()} == {
+        "train": [2, 3], "validation": [0, 1], "test": [4, 5]
+    }  # fmt: skip
+    only = divide(parse("jsonl:x"), keys, ["test"], 0.25)
+    assert only["train"].tolist() == [0, 1, 2, 3], "the test split is the same whether validation is missing or not"
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.33])
+def test_the_share_holds_in_expectation(cache, tmp_path, share):
+    """Of 4,000 records: within 5 standard deviations of the binomial distribution, and exactly those that hashing by hand
+    says."""
+    records = [(f"text {i}",) for i in range(4000)]
+    (tmp_path / "x.jsonl").write_bytes(writing.lines([{"text": t} for (t,) in records]))
+    parts = writing.opened(f"jsonl:{tmp_path}/x.jsonl", held_out=share)
+    assert {s: numbers(p) for s, p in parts.items()} == sides.divided(records, share)
+    for split in ("validation", "test"):
+        assert abs(len(parts[split]) - 4000 * share) < 5 * (4000 * share * (1 - share)) ** 0.5
+
+
+def test_records_that_are_added_move_none(cache, tmp_path):
+    """In front, between and behind, and in another file; a larger share takes from train alone."""
+    before, folder = texts(60), tmp_path / "data"
+    folder.mkdir()
+    (folder / "x.jsonl").write_bytes(writing.lines(before))
+    first = {s: set(numbers(p)) for s, p in writing.opened(f"jsonl:{folder}/x.jsonl").items()}
+    added = texts(150, 1000)
+    (folder / "x.jsonl").write_bytes(writing.lines(added[:50] + before[:30] + added[50:100] + before[30:]))
+    (folder / "y.jsonl").write_bytes(writing.lines(added[100:]))
+    grown = {s: set(numbers(p)) for s, p in writing.opened(f"jsonl:{folder}").items()}
+    assert {s: {n for n in x if n < 60} for s, x in grown.items()} == first
+    more = {s: set(numbers(p)) for s, p in writing.opened(f"jsonl:{folder}", held_out=0.3).items()}
+    assert more["validation"] > grown["validation"] and more["test"] > grown["test"]
+
+
+def test_the_few_records_of_a_small_source_have_all_splits(cache, tmp_path):
+    """Of 12 texts often none falls to a tenth: then the nearest one stands in."""
+    seen = set()
+    for first in range(0, 240, 12):
+        (tmp_path / "x.jsonl").write_bytes(writing.lines(texts(12, first)))
+        parts = writing.opened(f"jsonl:{tmp_path}/x.jsonl")
+        expected = sides.divided([(f"text {i}",) for i in range(first, first + 12)], 0.1)
+        assert {s: [n - first for n in numbers(p)] for s, p in parts.items()} == expected
+        seen |= {len(p) for p in parts.values()}
+        by_border = [sides.of(0.1, f"text {i}") for i in range(first, first + 12)]
+        for split in ("validation", "test"):
+            stood_in = stand_ins(parts[split].keys(), split, 0.1)
+            assert stood_in == (0 if split in by_border else 1)
+            seen.add(f"{stood_in} in {split}")
+    assert min(n for n in seen if isinstance(n, int)) == 1
+    assert {"1 in validation", "1 in test", "0 in test"} <= seen, "both happen"
 
 
 def test_equal_records_stay_together_whatever_the_order_of_their_keys(cache, tmp_path):
-    lines = [json.dumps({"a": i % 12, "b": "x"} if i % 2 else {"b": "x", "a": i % 12}) for i in range(60)]
-    lines += [json.dumps({"b": "x", "a": i}) for i in range(12)]
+    lines = [json.dumps({"a": i % 12, "b": 5} if i % 2 else {"b": 5, "a": i % 12}) for i in range(60)]
+    lines += [json.dumps({"b": 5, "a": i}) for i in range(12)]
     (tmp_path / "x.jsonl").write_text("\n".join(lines))
     parts = writing.opened(f"jsonl:{tmp_path}/x.jsonl", held_out=0.25)
-    sides = {s: {r["a"] for r in p} for s, p in parts.items()}
-    assert [len(sides[s]) for s in SPLITS] == [6, 3, 3] and len(set().union(*sides.values())) == 12
+    found = {s: {r["a"] for r in p} for s, p in parts.items()}
+    assert all(found.values()) and sum(map(len, found.values())) == 12 == len(set().union(*found.values()))
     assert sum(map(len, parts.values())) == 72
 
 
@@ -97,7 +163,8 @@ def test_folders_around_a_source_are_no_splits(cache, tmp_path, monkeypatch, spe
     put(tmp_path / "test" / "data", a=0, b=10)
     monkeypatch.setenv("HOME", str(tmp_path / "test"))
     monkeypatch.chdir(tmp_path / "test" / ("data" if spelled == "." else ""))
-    assert [len(p) for p in writing.opened(f"jsonl:{spelled}").values()] == [16, 2, 2]
+    expected = sides.counts([(f"text {i}",) for i in range(20)], 0.1)
+    assert [len(p) for p in writing.opened(f"jsonl:{spelled}").values()] == expected
     put(tmp_path / "test" / "data", a=0, b=10, train=0)
     with pytest.raises(UserError, match="some files are called after a split"):
         open_records(f"jsonl:{spelled}", "train", held_out=0.1)
@@ -130,7 +197,8 @@ def test_a_missing_split_is_made_of_train_and_the_others_stay(cache, tmp_path):
     reference = put(tmp_path / "data", train=0, test=50)
     parts = writing.opened(reference, held_out=0.2)
     assert numbers(parts["test"]) == list(range(50, 60)), "its own"
-    assert len(parts["validation"]) == 2
+    expected = sides.divided([(f"text {i}",) for i in range(10)], 0.2, ("validation",))
+    assert numbers(parts["validation"]) == expected["validation"] and expected["validation"]
     assert sorted(numbers(parts["train"]) + numbers(parts["validation"])) == list(range(10))
 
 
@@ -193,7 +261,8 @@ def test_splits_of_datasets(cache, tmp_path):
     one = writing.write("hf", tmp_path / "hf", everything=texts(10))
     with pytest.raises(UserError, match="no split 'train' among everything; name the one to train on with train="):
         open_records(one, "train", held_out=0.1)
-    assert [len(p) for p in writing.opened(one + "?train=everything").values()] == [8, 1, 1]
+    expected = sides.counts([(f"text {i}",) for i in range(10)], 0.1)
+    assert [len(p) for p in writing.opened(one + "?train=everything").values()] == expected
 
 
 def test_a_saved_selection_is_read_as_selected(cache, tmp_path):

@@ -55,8 +55,8 @@ def prepared(tmp_path_factory):
 
 
 def test_every_feature_is_a_column(cache, prepared):
-    parts = writing.opened(f"tfds:ptft_own?dir={prepared}")
-    assert [len(p) for p in parts.values()] == [16, 2, 2]
+    parts = writing.opened(f"tfds:ptft_own?dir={prepared}", held_out=0.2)
+    assert sum(len(p) for p in parts.values()) == 20 and all(map(len, parts.values()))
     found = {r["question"]: r for p in parts.values() for r in p}
     assert len(found) == 20
     for i in (0, 1, 5):
@@ -77,8 +77,8 @@ from ptft_jax.data.records import open_records
 from ptft_jax.data.records.tfds_builder import write_tfds
 own = open_records("tfds:ptft_own?dir={prepared}", "train", held_out=0.1)
 write_tfds({{"train": own}}, "copied", "2.1.0", {str(tmp_path)!r})
-one = open_records("tfds:copied:2.1.0?dir={tmp_path}", "train", held_out=0.2)
-assert len(own) == 16 and len(one) == 10, (len(own), len(one))
+one = open_records("tfds:copied:2.1.0?dir={tmp_path}", "train", held_out=0.4)
+assert len(own) > len(one) > 0, (len(own), len(one))
 assert {{r["question"] for r in one}} < {{r["question"] for r in own}}
 assert all(r in list(own) for r in one)
 assert "tensorflow" not in sys.modules

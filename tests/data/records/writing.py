@@ -51,7 +51,7 @@ FILES = {  # name: (kind, suffix, records -> bytes)
 def write(name, folder, **splits):
     """Writes the records of each split, and returns the reference of the folder."""
     folder = folder / name
-    folder.mkdir()
+    folder.mkdir(parents=True)
     if name == "arrayrecord":
         from array_record.python import array_record_module
 
