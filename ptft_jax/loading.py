@@ -19,6 +19,7 @@ from ptft_jax.model import spec as specs
 from ptft_jax.model.spec import HEAD, STRUCTURE, ModelSpec
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.parallel.sharding import on_one_device
+from ptft_jax.params import finite
 from ptft_jax.params.rules import flatten, matches, unflatten
 from ptft_jax.training import restore
 
@@ -98,7 +99,9 @@ def peft_adapter(folder: str, parent: restore.Parent, field: str, merge_into: st
         return parent.parameters(on_one_device, merge_into=merge_into)
 
     names, ties = family.tensors(fields), family.ties(fields)
-    return peft.read(folder, names, shapes, prefix=family.prefix, ties=ties, arrays=arrays, field=field)
+    found = peft.read(folder, names, shapes, prefix=family.prefix, ties=ties, arrays=arrays, field=field)
+    finite.refuse(flatten(found.params), f"{field}: {folder}")
+    return found
 
 
 def _inherit_method(values: dict[str, Any], adapter: Any) -> None:

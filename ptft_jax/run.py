@@ -27,7 +27,7 @@ from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes, sharding
-from ptft_jax.params import phases, vocabulary
+from ptft_jax.params import finite, phases, vocabulary
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
 from ptft_jax.reporting.progress import Reporter
@@ -310,7 +310,7 @@ class Run:
         return parent.parameters(self.layout, self.config.model.param_dtype, **taken, **model)
 
     def base(self) -> dict[str, Any]:
-        """The parent's parameters, checked against this model: all but those that are made anew."""
+        """The parent's parameters, checked against this model and finite: all but those that are made anew."""
         head = {name: self.config.as_dict()["model"][name] for name in specs.HEAD}
         have = flatten(self.parameters_of(self.parent, **head))
         fresh = self.init["fresh"]
@@ -320,6 +320,7 @@ class Run:
         differences = checkpoint.compare(unflatten(have), unflatten(need))
         if differences:
             raise UserError(f"config.init.from: {self.parent.name} does not fit this model:{listed(differences, 20)}")
+        finite.refuse(have, f"config.init.from: {self.parent.name}", "\nnothing can be learned from them")
         return unflatten(have)
 
     def _refuse_frozen_new(self) -> None:

@@ -12,8 +12,8 @@ from ptft_jax.adapters.base import is_added
 from ptft_jax.adapters.ia3 import SCALE, Ia3
 from ptft_jax.adapters.lora import A, B, Lora
 from ptft_jax.adapters.quantized import QuantizedBase
-from ptft_jax.combining import lowrank, writing
-from ptft_jax.combining.models import Model, Stored
+from ptft_jax.combining import arithmetic, lowrank, writing
+from ptft_jax.combining.models import Model, Stored, dtype_notes
 from ptft_jax.errors import UserError, listed
 from ptft_jax.training import restore
 
@@ -40,7 +40,7 @@ def combine(
         )
     config = writing.config_of(first, first.source.config.init.from_, options["seed"])
     config["tune"] |= tune
-    recipe = {"method": method, "adapter": True, "weights": weights, **facts}
+    recipe = {"method": method, "adapter": True, "weights": weights, **facts, **writing.noted(dtype_notes(models))}
     for name in ("density", "sign", "seed", "rank"):
         if name in options["reads"]:
             recipe.setdefault(name, options[name])
@@ -118,7 +118,8 @@ def _lora(
             used, factors = there, [w for u, w in zip(updates, options["weights"]) if u is not None]
         choices = {name: options[name] for name in ("density", "sign", "seed")}
         found = lowrank.combine(way, used, factors, rank, path=layer, **choices)
-        params |= {f"{layer}/{A}": found.a.astype(there[0].a.dtype), f"{layer}/{B}": found.b.astype(there[0].b.dtype)}
+        dtypes = (arithmetic.wider(u.a for u in there), arithmetic.wider(u.b for u in there))
+        params |= {f"{layer}/{A}": found.a.astype(dtypes[0]), f"{layer}/{B}": found.b.astype(dtypes[1])}
         squared, lost = squared + found.squared, lost + found.lost
     targets = dict.fromkeys(pattern for model in models for pattern in model.source.adapter.targets)
     lora = {**models[0].source.config.as_dict()["tune"]["lora"], "rank": rank, "alpha": float(rank)}
@@ -156,5 +157,5 @@ def _ia3(
         assert path.endswith(SCALE), path
         arrays = [model.leaves[path] for model in models]
         total = sum(w * array.astype(np.float64) for w, array in zip(weights, arrays))
-        params[path] = total.astype(arrays[0].dtype)
+        params[path] = total.astype(arithmetic.wider(arrays))
     return params, {"method": "ia3", "ia3": tunes[0]["ia3"]}, {}

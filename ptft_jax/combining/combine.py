@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ptft_jax.combining import arithmetic, lowrank, measuring, writing
-from ptft_jax.combining.models import Model, Reader, check_alike, check_one_base
+from ptft_jax.combining.models import Model, Reader, check_alike, check_one_base, dtype_notes
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.reporting import combined
 
@@ -103,6 +103,19 @@ def combine(
     out = pathlib.Path(out).expanduser()
     writing.refuse_existing(out)
     reader = Reader(ignore)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is an error before it is written
+        return _combined(method, kind, reader, runs, out, options, adapter)
+
+
+def _combined(
+    method: str,
+    kind: _Kind,
+    reader: Reader,
+    runs: Sequence[str],
+    out: pathlib.Path,
+    options: Mapping[str, Any],
+    adapter: bool,
+) -> dict[str, Any]:
     if adapter:
         from ptft_jax.combining import adapters
 
@@ -187,6 +200,8 @@ def _write(
     runs = [{**model.entry(), **({} if w is None else {"weight": w})} for model, w in zip(models, weights)]
     behind = [entry for model in models for entry in model.behind()]
     config = writing.config_of(first, start, seed)
+    config["model"]["param_dtype"] = str(arithmetic.wider(params.values()))
+    recipe = {**recipe, **writing.noted(dtype_notes([*models, *([base] if base else [])]))}
     print_ = writing.write(out, params, config, first, runs=runs, chain=chain, behind=behind, recipe=recipe, **more)
     names = [model.name for model in models]
     return {"out": str(out), **recipe, "base": start, "runs": names, "fingerprint": print_}
@@ -310,7 +325,7 @@ def _edited(base: Model, children: Sequence[Model], rule: str, options: Mapping[
                 return arithmetic.task(start, ends, weights)
             vectors = [pruned(path, layer, n, arithmetic.vector(start, end)) for n, end in enumerate(ends)]
             merged = arithmetic.merge(rule, vectors, weights, options["sign"])
-            return (start.astype(np.float64) + merged).astype(ends[0].dtype)
+            return (start.astype(np.float64) + merged).astype(arithmetic.wider(arrays))
 
         return one
 

@@ -18,7 +18,7 @@ from ptft_jax.errors import UserError, listed
 from ptft_jax.lineage import parted, place
 from ptft_jax.model.spec import HEAD
 from ptft_jax.parallel.sharding import on_one_device
-from ptft_jax.params import fingerprint
+from ptft_jax.params import fingerprint, finite
 from ptft_jax.params.partition import join, source_of
 from ptft_jax.params.rules import flatten, matches, unflatten
 from ptft_jax.training import checkpoint, restore
@@ -27,11 +27,13 @@ from ptft_jax.training.execution import finished
 
 class Leaves:
     """Parameters by path. Subclasses know their `shapes` and read one leaf at a time; what was read is remembered by its
-    checksum, so that the fingerprint of all costs no second reading."""
+    checksum, so that the fingerprint of all costs no second reading. All are finite: a leaf that is not is a UserError."""
 
     shapes: Mapping[str, jax.ShapeDtypeStruct]
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        """`name`: whose they are, for messages."""
+        self.name = name
         self._sums: dict[str, str] = {}
 
     def read(self, path: str) -> np.ndarray:
@@ -40,6 +42,8 @@ class Leaves:
     def __getitem__(self, path: str) -> np.ndarray:
         array = self.read(path)
         if path not in self._sums:
+            # A comparison hides a NaN (TIES keeps what is above a threshold), and a sum hands it on.
+            finite.refuse({path: array}, self.name)
             self._sums |= fingerprint.checksums({path: array})
         return array
 
@@ -54,8 +58,8 @@ class Leaves:
 class Held(Leaves):
     """Leaves that are in memory."""
 
-    def __init__(self, params: Mapping[str, Any]):
-        super().__init__()
+    def __init__(self, params: Mapping[str, Any], name: str = ""):
+        super().__init__(name)
         self.arrays = {path: np.asarray(array) for path, array in flatten(params).items()}
         self.shapes = {path: jax.ShapeDtypeStruct(a.shape, a.dtype) for path, a in self.arrays.items()}
 
@@ -67,7 +71,7 @@ class Stored(Leaves):
     """The leaves that a checkpoint holds, each read when it is asked for; averages where they were kept."""
 
     def __init__(self, source: restore.Source, weights: str = "auto"):
-        super().__init__()
+        super().__init__(source.name)
         self.source, self._parts = source, {}
         try:
             flat = flatten(checkpoint.shapes(source.workdir, source.step))
@@ -109,7 +113,7 @@ class Folded(Leaves):
     """A base with what an adapter run stored, all of it the adapter's, merged into it, layer by layer."""
 
     def __init__(self, base: Leaves, stored: Stored, method: Any):
-        super().__init__()
+        super().__init__(stored.name)
         self._base, self._method = base, method
         self._own = {path: stored[path] for path in stored.shapes}
         self.shapes = base.shapes
@@ -192,7 +196,7 @@ class Reader:
           UserError: an adapter that cannot be merged, a damaged checkpoint, a base that is missing or another.
         """
         if not isinstance(source, restore.Source):
-            return Model(source, Held(jax.device_get(source.parameters(on_one_device, dtype, **head))))
+            return Model(source, Held(jax.device_get(source.parameters(on_one_device, dtype, **head)), source.name))
         method = source.adapter
         if method is not None and not method.mergeable:
             raise UserError(
@@ -210,13 +214,14 @@ class Reader:
         if source.meta.get("base") and _by_layer(method) and all(map(is_added, stored.shapes)):
             return Model(source, Folded(self._base_of(source), stored, method))
         whole = source.parameters(on_one_device, weights=weights, merge_into=merge_into)
-        return Model(source, Held(jax.device_get(whole)))
+        return Model(source, Held(jax.device_get(whole), source.name))
 
     def _base_of(self, source: restore.Source) -> Held:
         base = source.meta["base"]
         key = (base["fingerprint"], source.config.model.param_dtype)
         if key not in self._bases:
-            self._bases[key] = Held(jax.device_get(restore.base_parameters(source, on_one_device)))
+            held = jax.device_get(restore.base_parameters(source, on_one_device))
+            self._bases[key] = Held(held, f"the base of {source.name}")
         return self._bases[key]
 
     def parent(self, child: restore.Parent, reference: str = "") -> Model:
@@ -250,6 +255,18 @@ class Reader:
                 f"from {start}, with {chain[0].get('fingerprint', '')}: it is another model"
             )
         return found
+
+
+def dtype_notes(models: Sequence[Model]) -> list[str]:
+    """What there is to say of models whose numbers are of different dtypes: what is made of them has the wider."""
+    kept = {
+        model.name: ", ".join(sorted({str(leaf.dtype) for leaf in model.leaves.shapes.values()})) for model in models
+    }
+    if len(set(kept.values())) < 2:
+        return []
+    return [
+        f"the wider dtype of each leaf is kept: {'; '.join(f'{name} has {theirs}' for name, theirs in kept.items())}"
+    ]
 
 
 def check_alike(models: Sequence[Model]) -> None:

@@ -19,6 +19,7 @@ from ptft_jax import config as configs
 from ptft_jax import environment
 from ptft_jax.combining.models import Model, recorded
 from ptft_jax.errors import UserError
+from ptft_jax.params import finite
 from ptft_jax.params.rules import unflatten
 from ptft_jax.reporting.combined import RECIPE
 from ptft_jax.reporting.metrics import METRICS, write_bytes, write_json, write_text
@@ -43,6 +44,11 @@ def config_of(first: Model, base: str = "", seed: int = 0) -> dict[str, Any]:
     if base:
         values["init"] |= {name: theirs["init"][name] for name in ("ignore", "fresh", "weights", "merge_into")}
     return values
+
+
+def noted(notes: Sequence[str]) -> dict[str, Any]:
+    """What a recipe has of things to be said, {} without any."""
+    return {"notes": list(notes)} if notes else {}
 
 
 def write(
@@ -70,8 +76,14 @@ def write(
       recipe: method and options, written as combine.json with the models.
       measured: "before" and "after", metrics by name.
       files: further files, name -> text.
+
+    Raises:
+      UserError: there is something already, or the parameters are not all finite.
     """
     refuse_existing(out)
+    finite.refuse(
+        params, f"--out={out}: what was combined is not written", "\nsmaller --weights keep them within their dtype"
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
