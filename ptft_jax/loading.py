@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from ptft_jax import adapters, objectives
+from ptft_jax import adapters, identity, objectives
 from ptft_jax import config as configs
 from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import pipeline
@@ -101,6 +102,7 @@ def peft_adapter(folder: str, parent: restore.Parent, field: str, merge_into: st
     names, ties = family.tensors(fields), family.ties(fields)
     found = peft.read(folder, names, shapes, prefix=family.prefix, ties=ties, arrays=arrays, field=field)
     finite.refuse(flatten(found.params), f"{field}: {folder}")
+    identity.check_folder(pathlib.Path(folder).expanduser(), parent, field)
     return found
 
 

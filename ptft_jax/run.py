@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ptft_jax import adapters, objectives
+from ptft_jax import adapters, identity, objectives
 from ptft_jax import config as configs
 from ptft_jax.adapters.base import Updates, is_added
 from ptft_jax.adapters.quantized import QuantizedBase
-from ptft_jax.data import batches, builders, pipeline
+from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation import measured, sampler
@@ -118,9 +118,30 @@ class Run:
         self.known_tokens = parent.vocab_size if parent else 0
         self.adapters = pipeline.numbered(c.data, c.tune.adapters)
         self.builder = builders.build(c.objective, self.tokenizer)
-        self.data = pipeline.training(c.data, self.tokenizer, self.builder, steps=c.training.steps, seed=c.seed)
-        sets = measured.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter)
+        self.data = pipeline.training(
+            c.data, self.tokenizer, self.builder, steps=c.training.steps, seed=c.seed, classes=self._named_classes()
+        )
+        self._check_template()
+        classes = self.data.classes if self.builder.labelled else None
+        sets = measured.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter, classes)
         self.eval_batches, self.test_batches, self.source = sets
+
+    def _named_classes(self) -> class_names.Named | None:
+        """The names that classes are numbered by: as the run began, else as the parent's head has them."""
+        if not self.builder.labelled:
+            return None
+        begun = class_names.recorded(identity.table(self.workdir))
+        if begun is not None:
+            return class_names.Named(begun, str(self.workdir), trained=True)
+        return identity.classes_of(self.parent, self.init["fresh"])
+
+    def _check_template(self) -> None:
+        if self.parent is None or self.tokenizer is None:
+            return
+        template = self.config.data.template
+        mine = identity.Identity("this run", {}, None, identity.template(template, self.tokenizer, self.data.table))
+        theirs = identity.Identity(self.parent.name, {}, None, identity.template_of(self.parent, self.parent.tokenizer))
+        identity.check_templates(theirs, mine, f"; give config.data.template as {self.parent.name} has it")
 
     def _build_model(self) -> None:
         c = self.config

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from ptft_jax import identity
 from ptft_jax.adapters.base import is_added
 from ptft_jax.adapters.ia3 import SCALE, Ia3
 from ptft_jax.adapters.lora import A, B, Lora
 from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.combining import arithmetic, lowrank, writing
-from ptft_jax.combining.models import Model, Stored, dtype_notes
+from ptft_jax.combining.models import Model, Stored, notes
+from ptft_jax.data import class_names
 from ptft_jax.errors import UserError, listed
 from ptft_jax.training import restore
 
@@ -25,6 +27,7 @@ def combine(
     models = [Model(_adapter_run(source), Stored(source)) for source in sources]
     first, weights = models[0], options["weights"]
     _check_one_base(models)
+    _check_identities(models)
     kinds = {type(model.source.adapter) for model in models}
     if kinds == {Lora}:
         params, tune, facts = _lora(method, models, options)
@@ -40,7 +43,7 @@ def combine(
         )
     config = writing.config_of(first, first.source.config.init.from_, options["seed"])
     config["tune"] |= tune
-    recipe = {"method": method, "adapter": True, "weights": weights, **facts, **writing.noted(dtype_notes(models))}
+    recipe = {"method": method, "adapter": True, "weights": weights, **facts, **writing.noted(notes(models))}
     for name in ("density", "sign", "seed", "rank"):
         if name in options["reads"]:
             recipe.setdefault(name, options[name])
@@ -84,6 +87,17 @@ def _check_one_base(models: Sequence[Model]) -> None:
             raise UserError(
                 f"--adapter: {model.name} changed more than its adapter:{listed(more)}\n"
                 "without --adapter the whole models are combined"
+            )
+
+
+def _check_identities(models: Sequence[Model]) -> None:
+    """Raises UserError for adapters of models that mean other things by the same numbers."""
+    first, *others = (identity.of(model.source) for model in models)
+    for other in others:
+        if identity.check(first, other) is not None:
+            raise UserError(
+                f"--adapter: {class_names.differences(other.classes, first.classes)}: in another order, so their adapters do not "
+                "go with one head\nwithout --adapter the whole models are combined, their heads in one order"
             )
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ptft_jax.combining import arithmetic, lowrank, measuring, writing
-from ptft_jax.combining.models import Model, Reader, check_alike, check_one_base, dtype_notes
+from ptft_jax.combining.models import Model, Reader, alike, check_one_base, notes
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.reporting import combined
 
@@ -124,11 +124,11 @@ def _combined(
     models = [reader.open(source) for source in sources]
     if method == "interpolate":
         return _interpolate(reader, models[0], runs[0], out, options)
-    check_alike(models)
+    models = alike(models)
     if method in ("soup", "greedy_soup"):
         return _soup(method, models, runs, out, options)
     base = reader.parent(sources[0], options["base"])
-    check_alike([models[0], base])
+    _, base = alike([models[0], base])
     check_one_base(base, models)
     params = _edited(base, models, "linear" if method == "task" else method, options)
     recipe = {"method": method, **{k: options[k] for k in kind.reads if k != "base"}}
@@ -201,7 +201,7 @@ def _write(
     behind = [entry for model in models for entry in model.behind()]
     config = writing.config_of(first, start, seed)
     config["model"]["param_dtype"] = str(arithmetic.wider(params.values()))
-    recipe = {**recipe, **writing.noted(dtype_notes([*models, *([base] if base else [])]))}
+    recipe = {**recipe, **writing.noted(notes([*models, *([base] if base else [])]))}
     print_ = writing.write(out, params, config, first, runs=runs, chain=chain, behind=behind, recipe=recipe, **more)
     names = [model.name for model in models]
     return {"out": str(out), **recipe, "base": start, "runs": names, "fingerprint": print_}
@@ -235,7 +235,7 @@ def _interpolate(
     reader: Reader, child: Model, run: str, out: pathlib.Path, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     parent = reader.parent(child.source, options["base"])
-    check_alike([child, parent])
+    _, parent = alike([child, parent])
     check_one_base(parent, [child])
     if options["alphas"]:
         params, recipe, more = _from_curve(parent, child, run, options)

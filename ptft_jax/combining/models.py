@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from ptft_jax import identity
 from ptft_jax.adapters.base import LayerMethod, is_added
 from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.quantized import QuantizedBase
-from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.lineage import parted, place
+from ptft_jax.model.heads import PER_CLASS
 from ptft_jax.model.spec import HEAD
 from ptft_jax.parallel.sharding import on_one_device
 from ptft_jax.params import fingerprint, finite
@@ -127,6 +128,21 @@ class Folded(Leaves):
         return np.asarray(flatten(self._method.merge(unflatten({**whole, **added})))[path])
 
 
+class Reordered(Leaves):
+    """Leaves whose classes are in another order. The fingerprint is that of the model as it is stored."""
+
+    def __init__(self, leaves: Leaves, order: Sequence[int]):
+        super().__init__(leaves.name)
+        self._leaves, self._order, self.shapes = leaves, list(order), leaves.shapes
+
+    def read(self, path: str) -> np.ndarray:
+        array = self._leaves[path]
+        return array[..., self._order] if matches(PER_CLASS, path) else array
+
+    def fingerprint(self) -> str:
+        return self._leaves.fingerprint()
+
+
 def _by_layer(method: Any) -> bool:
     """Whether a method folds each layer by what lies in that layer alone."""
     if isinstance(method, Composed):
@@ -140,6 +156,7 @@ class Model:
 
     source: restore.Parent
     leaves: Leaves
+    note: str = ""  # what was done to it to be combined
 
     @property
     def name(self) -> str:
@@ -257,39 +274,41 @@ class Reader:
         return found
 
 
-def dtype_notes(models: Sequence[Model]) -> list[str]:
-    """What there is to say of models whose numbers are of different dtypes: what is made of them has the wider."""
+def notes(models: Sequence[Model]) -> list[str]:
+    """What there is to say of models: what was done to them, and that what is made of different dtypes has the wider."""
+    said = [model.note for model in models if model.note]
     kept = {
         model.name: ", ".join(sorted({str(leaf.dtype) for leaf in model.leaves.shapes.values()})) for model in models
     }
     if len(set(kept.values())) < 2:
-        return []
+        return said
     return [
-        f"the wider dtype of each leaf is kept: {'; '.join(f'{name} has {theirs}' for name, theirs in kept.items())}"
+        *said,
+        f"the wider dtype of each leaf is kept: {'; '.join(f'{name} has {theirs}' for name, theirs in kept.items())}",
     ]
 
 
-def check_alike(models: Sequence[Model]) -> None:
-    """Raises UserError where models differ in structure, in their leaves or in their tokenizer, saying in what."""
-    from ptft_jax.interop import families
-
+def alike(models: Sequence[Model]) -> list[Model]:
+    """The models, with the classes of their heads in the order of the first's. Raises UserError where they differ in what
+    `ptft_jax.identity.check` looks at, or in their leaves, saying in what."""
     first, *others = models
-    mine = families.canonical(first.source.fields)
+    mine, out = identity.of(first.source), [first]
     for other in others:
-        theirs = families.canonical(other.source.fields)
-        changed = [f"model.{k}: {theirs[k]!r} and {mine[k]!r}" for k in mine if not families.same(mine[k], theirs[k])]
-        changed = changed or checkpoint.compare(unflatten(other.leaves.shapes), unflatten(first.leaves.shapes))
-        if changed:
+        theirs = identity.of(other.source)
+        identity.check_structures(mine, theirs)
+        if changed := checkpoint.compare(unflatten(other.leaves.shapes), unflatten(first.leaves.shapes)):
             raise UserError(
                 f"{other.name} and {first.name} are different models and cannot be combined:{listed(changed, 20)}"
             )
-        if not mine["image_size"] and tok.fingerprint(other.source.tokenizer) != tok.fingerprint(
-            first.source.tokenizer
-        ):
-            raise UserError(
-                f"{other.name} and {first.name} have different tokenizers: the same numbers are other texts "
-                f"({other.source.tokenizer.vocab_size} and {first.source.tokenizer.vocab_size} tokens)"
+        order = identity.check(mine, theirs)
+        if order is not None:
+            note = (
+                f"the head of {other.name}, whose classes are {', '.join(theirs.classes.names)}, was put in the order of "
+                f"{first.name}: {', '.join(mine.classes.names)}"
             )
+            other = Model(other.source, Reordered(other.leaves, order), note)
+        out.append(other)
+    return out
 
 
 def check_one_base(base: Model, children: Sequence[Model]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import cache, packing, prepared, records, tokenise
+from ptft_jax.data import cache, class_names, packing, prepared, records, tokenise
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.mixture import Mixture, weight_at
@@ -251,6 +251,11 @@ class TrainingData:
     tokens: int
     table: list[dict[str, Any]]
 
+    @property
+    def classes(self) -> class_names.Named:
+        """The names of classes, in the order of their numbers."""
+        return class_names.Named(class_names.recorded(self.table) or (), "what is trained on")
+
     def drawn(self, steps: int) -> list[dict[str, Any]]:
         """What the first so many steps read: {"source", "rows", "share", "epochs"} of each source."""
         if not steps:
@@ -260,8 +265,17 @@ class TrainingData:
         ]
 
 
-def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: int, seed: int) -> TrainingData:
-    """The training data of `config.data` for a run of `steps` steps. Raises UserError."""
+def training(
+    data: Any,
+    tokenizer: tok.Tokenizer,
+    builder: Builder,
+    *,
+    steps: int,
+    seed: int,
+    classes: class_names.Named | None = None,
+) -> TrainingData:
+    """The training data of `config.data` for a run of `steps` steps; `classes`: names that classes are numbered by, None = as
+    the first source numbers them. Raises UserError."""
     sources = weighted(data)
     for reference, weight in sources:
         weight_at(reference, weight, 0)  # well-formed, before anything takes time?
@@ -272,7 +286,7 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
         parts = [
             dataclasses.replace(parts[0], store=parts[0].store.first(data.train_tokens, cut=parts[0].kind == "text"))
         ]
-    _check_classes(parts)
+    parts = _with_same_classes(parts, classes)
     sets = [filled(data, part, builder, partial=False, seed=seed) for part in parts]
     segmented = any(s.rows.segmented for s in sets)
     names = [reference for reference, _ in sources]
@@ -300,16 +314,11 @@ def training(data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: in
     )
 
 
-def _check_classes(parts: Sequence[Tokens]) -> None:
-    """Raises UserError where a number is one class in a source, and another class in another."""
-    first, *others = [part for part in parts if part.kind == "classification"] or [None]
-    for other in others:
-        if other.classes != first.classes:
-            names = [", ".join(p.classes) or "numbers" for p in (first, other)]
-            raise UserError(
-                f"config.data.mixture: {first.reference} has the classes {names[0]}, and {other.reference} {names[1]}, so "
-                "their numbers differ: name the same in both with the option classes=A,B,..."
-            )
+def _with_same_classes(parts: Sequence[Tokens], wanted: class_names.Named | None) -> list[Tokens]:
+    """The parts with one number for each class. Raises UserError where their classes have other names."""
+    first = class_names.numbered(parts[0], wanted, advice="; init.fresh=('head/.*',) makes a head for others")
+    same = class_names.Named(first.classes, first.reference)
+    return [first, *(class_names.numbered(part, same, beside=True) for part in parts[1:])]
 
 
 def labels(data: Any) -> dict[str, str]:

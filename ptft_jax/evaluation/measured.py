@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ptft_jax import config as configs
-from ptft_jax.data import batches, pipeline
+from ptft_jax.data import batches, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.rows import Rows
@@ -37,8 +37,13 @@ def sets(
     builder: Builder,
     numbers: Mapping[str, int],
     reporter: Reporter,
+    classes: class_names.Named | None = None,
 ) -> Sets:
-    """All that a run of `config` is measured on. `numbers`: the adapter of each source, where each has one of its own.
+    """All that a run of `config` is measured on.
+
+    Args:
+      numbers: the adapter of each source, where each has one of its own.
+      classes: the names that classes are numbered by.
 
     Raises:
       UserError: as `ptft_jax.data.pipeline.filled`.
@@ -46,7 +51,7 @@ def sets(
     c = config
 
     def read(data: configs.Section, split: str, adapter: int | None) -> list[Rows]:
-        tokens = pipeline.tokenised(data, data.source, split, tokenizer)
+        tokens = class_names.numbered(pipeline.tokenised(data, data.source, split, tokenizer), classes)
         found = pipeline.filled(data, tokens, builder, partial=True)
         if found.lost():
             counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in found.lost().items())

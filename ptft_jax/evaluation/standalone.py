@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from ptft_jax import config as configs
-from ptft_jax import objectives
-from ptft_jax.data import batches, builders, pipeline
+from ptft_jax import identity, objectives
+from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.evaluate import EvalSet
-from ptft_jax.training import restore
 
 
 class Program:
@@ -55,8 +53,8 @@ class Measurement:
             values["data"]["source"] = source
         data = configs.check(values).data
         builder = builders.build(config.objective, loaded.tokenizer)
-        read = pipeline.tokenised(data, data.source, split, loaded.tokenizer)
-        _check_classes(loaded.source, read)
+        known = pipeline.tokenised(data, data.source, split, loaded.tokenizer)
+        read = class_names.numbered(known, identity.classes_of(loaded.source))
         found = pipeline.filled(data, read, builder, partial=True)
         if found.rows.packed and (why := loaded.model.one_text_a_row):
             raise UserError(
@@ -69,6 +67,8 @@ class Measurement:
         self._set = EvalSet(split, rows, Program(loaded.model, objective), lengths)
         self._facts = {"data": data.source, "split": split, "tokens": int(self._set.tokens)}
         self._lost = {"lost": found.lost()} if found.lost() else {}
+        if read is not known:
+            self._facts["classes"] = read.description
 
     def values(self, params: Any) -> dict[str, float]:
         """Metrics of a model's parameters, by name without a set's: {"nll", "accuracy", ...}."""
@@ -88,7 +88,8 @@ def evaluate(
     `config.data` than the run's.
 
     Returns:
-      {"data", "split", "tokens", "nll" (nats a token), "bits_per_byte", "accuracy", ...}; where not all of the split is
+      {"data", "split", "tokens", "nll" (nats a token), "bits_per_byte", "accuracy", ...}; where the data number their classes
+      otherwise than the run, also "classes": how they were numbered; where not all of the split is
       measured, also "lost": what is left out or cut, see `ptft_jax.data.pipeline.Filled.lost`.
 
     Raises:
@@ -96,16 +97,3 @@ def evaluate(
     """
     options = {"tokens": tokens, "batch_size": batch_size, "length": length, **reading}
     return Measurement(loaded, source, split, **options).report(loaded.params)
-
-
-def _check_classes(source: Any, tokens: pipeline.Tokens) -> None:
-    """Raises UserError where the numbers of classes mean others than in what a run was trained on."""
-    path = source.workdir / "data.json" if isinstance(source, restore.Source) else None
-    if tokens.kind != "classification" or path is None or not path.is_file():
-        return
-    trained = tuple(json.loads(path.read_bytes())[0].get("classes", tokens.classes))
-    if trained != tokens.classes:
-        raise UserError(
-            f"--data={tokens.reference} has the classes {', '.join(tokens.classes) or 'by number'}, and {source.name} was "
-            f"trained on {', '.join(trained) or 'numbers'}: give their names in that order with classes=A,B,..."
-        )

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax import config as configs
+from ptft_jax import identity
 from ptft_jax.config_tree import HOW
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.lineage import parted, place
@@ -232,6 +233,8 @@ def _check_like(run: Finished, first: Finished) -> None:
         raise UserError(
             f"{first.reference} and {run.reference} measured something else, and cannot be compared:{listed(differ)}"
         )
+    mine, theirs = (identity.of_folder(r.workdir, r.config, r.reference) for r in (first, run))
+    identity.check_measured_alike(mine, theirs)
 
 
 def _set(runs: Sequence[Finished], name: str) -> str:
