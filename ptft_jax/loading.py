@@ -29,12 +29,12 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
     """The checked config with the parent's model structure filled in, and the parent.
 
     Raises:
-      UserError: see `config.check`; also a structural field that was set to something else than the parent's.
+      UserError: see `config.check` and `config.check_effects`; also a structural field that was set to something else than the parent's.
     """
     section = configs.check(config, complete=False)
     if not section.init.from_:
         pipeline.with_parent(section.data.mixture, None, "")
-        return configs.check(_with_rate(_with_source(section.as_dict()), False)), None
+        return configs.check_effects(configs.check(_with_rate(_with_source(section.as_dict()), False))), None
     parent = restore.find(section.init.from_, ignore=section.init.ignore, fresh=section.init.fresh)
     if parent.adapter is not None and not parent.adapter.mergeable:
         raise UserError(
@@ -66,7 +66,7 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
             f"on would be trained on by replay of {pipeline.PARENT!r}; give the same, or name the sources"
         )
     values["data"]["mixture"] = pipeline.with_parent(values["data"]["mixture"], parent.data, parent.name, parent.step)
-    section = configs.check(_with_rate(_with_source(values), True))
+    section = configs.check_effects(configs.check(_with_rate(_with_source(values), True)))
     assert section.init.from_, "read again: this is the section whose reads are counted"
     return section, parent
 

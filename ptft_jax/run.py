@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ptft_jax import adapters, identity, objectives
+from ptft_jax import adapters, identity, objectives, pairing, seeds
 from ptft_jax import config as configs
 from ptft_jax.adapters.base import Updates, is_added
 from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.errors import UserError, listed
-from ptft_jax.evaluation import measured, sampler
+from ptft_jax.errors import UserError, listed, nearest
+from ptft_jax.evaluation import evaluate, measured, sampler
 from ptft_jax.loading import peft_adapter, resolve
 from ptft_jax.model import spec as specs
 from ptft_jax.model.quantized import plain_path
@@ -55,6 +55,8 @@ class Run:
         self.mesh = meshes.make(c.parallel.replica, c.parallel.fsdp)
         self.init = c.init.read_all() if self.parent else {"weights": "auto", "fresh": (), "adapter": ""}
         self._check_rows()
+        pairing.check_model(c.objective.name, c.model)
+        pairing.check_samples(c.objective.name, c.samples.prompts)
         self._load_data()
         self._build_model()
         self._build_step()
@@ -84,7 +86,7 @@ class Run:
 
     def _refuse_other_run(self) -> None:
         path = self.workdir / "config.json"
-        if not path.exists():
+        if not path.exists() or not restore.begun(self.workdir):
             return
         before, now = restore.read_config(self.workdir).as_dict(), self.config.as_dict()
         changed = [
@@ -113,6 +115,7 @@ class Run:
 
     def _load_data(self) -> None:
         c = self.config
+        pipeline.check_kinds(c.data, c.objective.name)
         parent = self.parent.tokenizer if self.parent else None
         self.tokenizer = tok.build(c.tokenizer, functools.partial(pipeline.training_texts, c.data), parent)
         self.known_tokens = parent.vocab_size if parent else 0
@@ -130,7 +133,7 @@ class Run:
         """The names that classes are numbered by: as the run began, else as the parent's head has them."""
         if not self.builder.labelled:
             return None
-        begun = class_names.recorded(identity.table(self.workdir))
+        begun = class_names.recorded(identity.table(self.workdir)) if restore.begun(self.workdir) else None
         if begun is not None:
             return class_names.Named(begun, str(self.workdir), trained=True)
         return identity.classes_of(self.parent, self.init["fresh"])
@@ -154,8 +157,6 @@ class Run:
             rows = max(rows, self.tokenizer.vocab_size)
         tok.check_fits(self.tokenizer, rows, "config.model.vocab_size")
         spec = specs.from_config(c.model, rows)
-        objectives.check(c.objective.name, spec)
-        objectives.check_samples(c.objective.name, c.samples.prompts)
         if self.builder.labelled:
             self._check_classes(spec.classes)
         plain = Transformer(spec, None, constrain)
@@ -270,6 +271,12 @@ class Run:
                     f"config.select.source_budget = {s.source_budget!r}: forgetting is not measured: {reason}"
                 )
             budget = {"source_budget": s.source_budget, "stop_over_budget": s.stop_over_budget}
+        lengths = tok.byte_lengths(self.tokenizer) if self.objective.chained else None
+        known = evaluate.names(self.eval_batches, self.objective, lengths)
+        if s.metric not in known:
+            raise UserError(
+                f"config.select.metric = {s.metric!r}: evaluations of this run give {', '.join(known)}{nearest(s.metric, known)}"
+            )
         return Selection(s.metric, s.mode, s.patience, s.min_delta, **budget)
 
     # Arrays
@@ -281,7 +288,7 @@ class Run:
 
     def start(self) -> tuple[Any, str]:
         """The state of step 0, sharded from birth, and the fingerprint of the parent's parameters ("" without one)."""
-        key = jax.random.key(self.config.seed)
+        key = seeds.key(self.config.seed)
         params_key, run_key = jax.random.split(key)
         make, base, print_ = self._maker()
         state = self.program.create(
@@ -291,7 +298,7 @@ class Run:
 
     def start_trainable(self) -> tuple[dict[str, Any], str]:
         """What `start` gives, but of the state only the trainable leaves, whole: no second copy of the rest is made."""
-        params_key, _ = jax.random.split(jax.random.key(self.config.seed))
+        params_key, _ = jax.random.split(seeds.key(self.config.seed))
         make, base, print_ = self._maker()
         layout = self.program.shardings.trainable
         return jax.jit(lambda k, b: self.partition.split(make(k, b))[0], out_shardings=layout)(params_key, base), print_

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from ptft_jax import seeds
 from ptft_jax.params.rules import layers_of
 
 Arrays = Sequence[np.ndarray]
@@ -136,7 +137,7 @@ def drop(one: np.ndarray, density: float, *place: int | str) -> np.ndarray:
     import jax
 
     seed, *rest = place
-    key = jax.random.key(int(seed))
+    key = seeds.key(int(seed))
     for part in rest:
         key = jax.random.fold_in(key, zlib.crc32(str(part).encode()))
     kept = np.asarray(jax.random.bernoulli(key, density, one.shape))

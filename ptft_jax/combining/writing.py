@@ -11,12 +11,11 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 
 from ptft_jax import config as configs
-from ptft_jax import environment
+from ptft_jax import environment, seeds
 from ptft_jax.combining.models import Model, recorded
 from ptft_jax.errors import UserError
 from ptft_jax.params import finite
@@ -132,7 +131,7 @@ def _save(
         "seconds": 0.0,
         "metrics": {},
     }
-    state = states.create({}, {}, optax.identity(), jax.random.key(config["seed"]), ema=False)
+    state = states.create({}, {}, optax.identity(), seeds.key(config["seed"]), ema=False)
     checkpoints = checkpoint.Checkpoints(folder, keep_latest=1, keep_best=1, mode=select["mode"])
     checkpoints.save(state, unflatten(params), meta, None)
     checkpoints.close()

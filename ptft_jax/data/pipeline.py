@@ -19,6 +19,7 @@ from ptft_jax.data.mixture import Mixture, weight_at
 from ptft_jax.data.rows import RowSet
 from ptft_jax.data.store import Store
 from ptft_jax.errors import UserError
+from ptft_jax.pairing import NEEDS, check_kind
 
 PARENT = "parent"  # in a mixture: what the parent was trained on
 
@@ -84,6 +85,20 @@ def _rendering(data: Any, kind: str) -> dict[str, str]:
     if kind not in ("answers", "preference"):
         return {"template": "", "train_on": "assistant"}
     return {"template": data.template, "train_on": data.train_on}
+
+
+def check_kinds(data: Any, objective: str) -> None:
+    """Raises UserError where a source that is trained on is of a kind that the objective does not learn from: before any of it
+    is tokenised."""
+    for reference, _ in weighted(data):
+        parsed = records.parse(reference)
+        if parsed.kind == prepared.KIND:
+            facts = prepared.manifest(pathlib.Path(parsed.name))
+            kind, description = facts["kind"], facts["format"]
+        else:
+            opened = tokenise.Opened.of(reference, "train", held_out=data.held_out, broken=data.broken)
+            kind, description = opened.format.kind, opened.format.describe()
+        check_kind(NEEDS[objective].kinds, kind, reference, description)
 
 
 def training_texts(data: Any) -> list[str]:
@@ -205,11 +220,7 @@ def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: 
     """
     store, how = tokens.store, packed_how(data.packing, tokens, builder)
     builder.check(data.length)
-    if tokens.kind not in builder.kinds:
-        columns = "; choose its columns: KIND:NAME?format=text&text=COLUMN" if "text" in builder.kinds else ""
-        raise UserError(
-            f"{tokens.reference}: {tokens.description}: the objective learns from {', '.join(builder.kinds)}{columns}"
-        )
+    check_kind(builder.kinds, tokens.kind, tokens.reference, tokens.description)
     if store.trained is not None and not builder.partly:
         raise UserError(
             f"{tokens.reference}: {tokens.description}: it says which tokens to learn, and the objective learns whole texts; "

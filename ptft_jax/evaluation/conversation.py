@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ptft_jax import seeds
 from ptft_jax.data import chat
 from ptft_jax.data.chat_templates import STOPS
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import continue_ids
+from ptft_jax.model import decode
 
 
 class Answer(NamedTuple):
@@ -39,6 +41,7 @@ class Conversation:
         Raises:
           UserError: the tokenizer has no such template.
         """
+        decode.check_writes(loaded.model)
         self._loaded, self._most = loaded, max_new_tokens
         self._template = chat.template(loaded.tokenizer, template, field)
         self._seed, self._stop = options.pop("seed", 0), list(options.pop("stop", ()))
@@ -73,7 +76,7 @@ class Conversation:
             tokenizer,
             [ids],
             max_new_tokens=min(self._most, room),
-            seed=self._seed + len(messages),
+            seed=(self._seed + len(messages)) % (seeds.MOST + 1),
             stop=self._stop,
             prefix=self._loaded.reads_prompt,
             apart=True,

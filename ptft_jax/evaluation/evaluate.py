@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ptft_jax.data.rows import Rows
-from ptft_jax.objectives.base import means
+from ptft_jax.objectives.base import Objective, means
 from ptft_jax.parallel import processes
 from ptft_jax.parallel.compile import to_host
+
+BITS = "bits_per_byte"
 
 
 class EvalSet:
@@ -22,11 +25,7 @@ class EvalSet:
         self.name = name
         self._batches = [program.place(batch) for batch in batches]
         self._program = program
-        # Bits per byte compare models whose tokens differ; the end-of-text token stands for no byte.
-        spanned = 0.0
-        if byte_lengths_V is not None:
-            spanned = float(sum((byte_lengths_V[b["targets"]] * b["weights"]).sum() for b in batches))
-        mine = (spanned, float(sum(b["weights"].sum() for b in batches)))
+        mine = (_spanned(batches, byte_lengths_V), float(sum(b["weights"].sum() for b in batches)))
         self._bytes, self.tokens = map(sum, zip(*processes.gather(mine)))
 
     def run(self, state: Any) -> dict[str, float]:
@@ -42,5 +41,21 @@ class EvalSet:
         host = {name: tuple(map(sum, zip(*(part[name] for part in parts)))) for name in parts[0]}
         values = {k: float(v) for k, v in means(host).items()}
         if "nll" in host and self._bytes:
-            values["bits_per_byte"] = host["nll"][0] / math.log(2) / self._bytes
+            values[BITS] = host["nll"][0] / math.log(2) / self._bytes
         return {f"{self.name}/{k}": v for k, v in values.items()}
+
+
+def names(sets: Mapping[str, list[Rows]], objective: Objective, byte_lengths_V: np.ndarray | None) -> list[str]:
+    """The names of all that `EvalSet.run` gives of these sets, known before anything is computed."""
+    found = []
+    for name, batches in sets.items():
+        spanned = any(processes.gather(_spanned(batches, byte_lengths_V) > 0))
+        found += [f"{name}/{metric}" for metric in (*objective.metrics, *((BITS,) if spanned else ()))]
+    return found
+
+
+def _spanned(batches: list[Rows], byte_lengths_V: np.ndarray | None) -> float:
+    """The bytes that targets stand for: bits per byte compare models whose tokens differ. The end-of-text token has none."""
+    if byte_lengths_V is None:
+        return 0.0
+    return float(sum((byte_lengths_V[b["targets"]] * b["weights"]).sum() for b in batches))

@@ -29,7 +29,7 @@ from ptft_jax.params.rules import flatten, path_of, unflatten
 from ptft_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
-_DAMAGED = "checkpoints-damaged"
+DAMAGED = "checkpoints-damaged"
 _OPTIONAL = ("ema", "fisher")  # items of their own: other runs read them
 
 
@@ -127,7 +127,7 @@ class Checkpoints:
                 form = {name: getattr(like, name) for name in _OPTIONAL}
                 others = {k: read(self.folder.parent, step, k, v, meta) if v else {} for k, v in form.items()}
             except Damaged as e:
-                messages.append(f"checkpoint {step} is damaged and was moved to {_DAMAGED}/: {e}")
+                messages.append(f"checkpoint {step} is damaged and was moved to {DAMAGED}/: {e}")
                 self._set_aside(step)
                 continue
             return params, training, others, meta, messages
@@ -138,7 +138,7 @@ class Checkpoints:
     def _set_aside(self, step: int) -> None:
         self._manager.close()
         if processes.main():
-            target = self.folder.parent / _DAMAGED / str(step)
+            target = self.folder.parent / DAMAGED / str(step)
             while target.exists():
                 target = target.with_name(target.name + "+")
             target.parent.mkdir(exist_ok=True)

@@ -117,8 +117,11 @@ class Execution:
 
     def _record(self, print_: str) -> None:
         """What is known before the first step. config.json comes last: it marks the folder as a run's."""
-        run = self.run
-        for name, data in run.tokenizer.files().items():
+        run, files = self.run, self.run.tokenizer.files()
+        if (run.workdir / "config.json").is_file():  # of a run that never began
+            for left in tok.stored(run.workdir) - set(files):
+                (run.workdir / left).unlink()
+        for name, data in files.items():
             write_bytes(run.workdir / name, data)
         write_json(run.workdir / "lineage.json", run.parent.lineage(print_) if run.parent else [])
         write_json(run.workdir / "environment.json", {"run_id": uuid.uuid4().hex, **environment.describe()})

@@ -13,6 +13,7 @@ from ptft_jax.data.builders.base import Builder, Piece
 from ptft_jax.data.builders.prefix import with_prefix
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.errors import UserError
+from ptft_jax.pairing import NEEDS
 
 SENTINEL = "<extra_id_{}>"
 
@@ -39,7 +40,7 @@ class SpanCorruption(Builder):
     density: float = 0.15
     mean_span: float = 3.0
 
-    kinds: ClassVar[tuple[str, ...]] = ("text", "tokens")
+    kinds: ClassVar[tuple[str, ...]] = NEEDS["span_corruption"].kinds
     partly: ClassVar[bool] = False
     random: ClassVar[bool] = True
 
