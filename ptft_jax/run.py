@@ -125,8 +125,8 @@ class Run:
             c.data, self.tokenizer, self.builder, steps=c.training.steps, seed=c.seed, classes=self._named_classes()
         )
         self._check_template()
-        classes = self.data.classes if self.builder.labelled else None
-        sets = measured.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter, classes)
+        self.classes = self.data.classes if self.builder.labelled else None
+        sets = measured.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter, self.classes)
         self.eval_batches, self.test_batches, self.source = sets
 
     def _named_classes(self) -> class_names.Named | None:

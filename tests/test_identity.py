@@ -14,6 +14,8 @@ from ptft_jax.data.class_names import Named
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.reporting import comparison
+from ptft_jax.reporting.progress import Reporter
+from ptft_jax.run import Run
 from ptft_jax.training import checkpoint
 from tests.combining.test_combine import derived, whole
 from tests.combining.test_finite import rewrite
@@ -256,7 +258,9 @@ def test_runs_that_tell_other_classes_apart_are_not_compared(runs, tmp_path):
     other = identity.of_folder(runs / "stranger", json.loads((runs / "stranger/config.json").read_text()), "stranger")
     with pytest.raises(UserError, match="(?s)tell other classes apart.*meh: only in two"):
         identity.check_measured_alike(one, other)
-    assert comparison.identity is identity
+    config = json.loads((runs / "two/config.json").read_text())
+    found = comparison.Finished(runs / "two", config, {}, [])
+    assert found.identity.classes.names == A and found.identity.tokenizer.vocab_size == 257
 
 
 def test_an_adapter_for_another_tokenizer(runs, tmp_path):
@@ -271,3 +275,17 @@ def test_an_adapter_for_another_tokenizer(runs, tmp_path):
         (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match="made for another tokenizer than that of .*two@0: token "):
         identity.check_folder(tmp_path, source, "--adapter")
+
+
+def test_the_importance_of_parameters_goes_by_names(runs, tmp_path):
+    """Labels of the parent's data are those of its head, however the child's source numbers them."""
+    found = []
+    for order in (A, B):
+        config = config_of(runs, order, init__from_=str(runs / "two"), tune__ewc__weight=1.0)
+        config.tune.ewc.update(labels="data", rows=16)
+        config.eval.source = f"csv:{runs}/moods.csv?classes={','.join(order)}"
+        run = Run(config, tmp_path / "run", Reporter(quiet=True))
+        found.append(run.importance._rows)
+    for mine, theirs in zip(*found, strict=True):
+        np.testing.assert_array_equal(mine["targets"], theirs["targets"])
+        np.testing.assert_array_equal(mine["tokens"], theirs["tokens"])

@@ -14,11 +14,12 @@ from ptft_jax.launch import define_config
 
 
 class Selected(NamedTuple):
-    """A config's data settings, with what reads them."""
+    """A config's data settings, with what reads them, and the names that classes are numbered by (None = the source's own)."""
 
     config: Any
     tokenizer: Any
     builder: Any
+    classes: Any = None
 
 
 def define() -> None:
@@ -77,4 +78,15 @@ def load() -> Selected:
     else:
         texts = functools.partial(pipeline.training_texts, config.data)
         tokenizer = tok.build(config.tokenizer, texts, parent.tokenizer if parent else None)
-    return Selected(config, tokenizer, builders.build(config.objective, tokenizer))
+    builder = builders.build(config.objective, tokenizer)
+    return Selected(config, tokenizer, builder, _classes(config, parent, workdir) if builder.labelled else None)
+
+
+def _classes(config: Any, parent: Any, workdir: pathlib.Path | None) -> Any:
+    from ptft_jax import identity
+    from ptft_jax.data import class_names
+
+    if workdir is None:
+        return identity.classes_of(parent, config.init.fresh)
+    found = class_names.recorded(identity.table(workdir))
+    return None if found is None else class_names.Named(found, str(workdir), trained=True)

@@ -35,13 +35,14 @@ def main() -> None:
     args = flags.FLAGS
     from rich.console import Console
 
-    from ptft_jax.data import batches, cache, pipeline
+    from ptft_jax.data import batches, cache, class_names, pipeline
     from ptft_jax.data_tools import view
 
     chosen = selected.load()
     c, data = chosen.config, chosen.config.data
     if args.split == "train":
-        found = pipeline.training(data, chosen.tokenizer, chosen.builder, steps=c.training.steps, seed=c.seed)
+        options = {"steps": c.training.steps, "seed": c.seed, "classes": chosen.classes}
+        found = pipeline.training(data, chosen.tokenizer, chosen.builder, **options)
         whole = batches.Batches(
             found.sets, found.mixture, batch_size=data.batch_size, seed=c.seed, process=0, processes=1
         )
@@ -52,7 +53,8 @@ def main() -> None:
     else:
         if args.step:
             raise UserError("--step is for --split=train: evaluation has every row once")
-        tokens = pipeline.tokenised(data, data.source, args.split, chosen.tokenizer)
+        read = pipeline.tokenised(data, data.source, args.split, chosen.tokenizer)
+        tokens = class_names.numbered(read, chosen.classes)
         rows = pipeline.filled(data, tokens, chosen.builder, partial=True).rows
         batch = batches.evaluation(rows, batch_size=data.batch_size, tokens=0)[0]
         names, facts = [data.source], [(data.source, tokens.description, rows.plan.report)]

@@ -49,7 +49,8 @@ def main() -> None:
         },
     }
     if args.split == "train" and data.mixture:
-        found = pipeline.training(data, chosen.tokenizer, chosen.builder, steps=c.training.steps, seed=c.seed)
+        options = {"steps": c.training.steps, "seed": c.seed, "classes": chosen.classes}
+        found = pipeline.training(data, chosen.tokenizer, chosen.builder, **options)
         report["mixture"] = found.table
     if args.json:
         print(json.dumps(report, indent=1, ensure_ascii=False))

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from ptft_jax.data import batches, pipeline
+from ptft_jax.data import batches, class_names, pipeline
 from ptft_jax.errors import UserError, listed
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.training import restore
@@ -29,7 +29,7 @@ class Importance:
                 f"config.tune.ewc.weight = {e.weight!r}: what {run.parent.name} was trained on is not known, or "
                 "eval.parent_data is off: name it with eval.source"
             )
-        tokens = pipeline.tokenised(data, data.source, "train", run.tokenizer)
+        tokens = class_names.numbered(pipeline.tokenised(data, data.source, "train", run.tokenizer), run.classes)
         found = pipeline.filled(data, tokens, run.builder, partial=False, seed=c.seed).rows
         if len(found) < e.rows:
             raise UserError(f"config.tune.ewc.rows = {e.rows}: the training split of {data.source} has {len(found)}")
