@@ -69,8 +69,8 @@ def check_model(name: str, model: Any) -> None:
 
 
 def check_kind(kinds: tuple[str, ...], kind: str, source: str, description: str) -> None:
-    """Raises UserError where a source of this kind is none of those that an objective learns from."""
-    if kind in kinds:
+    """Raises UserError where a source of this kind is none of those that an objective learns from; () = any will do."""
+    if not kinds or kind in kinds:
         return
     columns = "; choose its columns: KIND:NAME?format=text&text=COLUMN" if "text" in kinds else ""
     others = [name for name, needs in NEEDS.items() if kind in needs.kinds]

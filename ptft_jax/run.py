@@ -115,9 +115,9 @@ class Run:
 
     def _load_data(self) -> None:
         c = self.config
-        pipeline.check_kinds(c.data, c.objective.name)
         parent = self.parent.tokenizer if self.parent else None
-        self.tokenizer = tok.build(c.tokenizer, functools.partial(pipeline.training_texts, c.data), parent)
+        texts = functools.partial(pipeline.training_texts, c.data, pairing.NEEDS[c.objective.name].kinds)
+        self.tokenizer = tok.build(c.tokenizer, texts, parent)
         self.known_tokens = parent.vocab_size if parent else 0
         self.adapters = pipeline.numbered(c.data, c.tune.adapters)
         self.builder = builders.build(c.objective, self.tokenizer)

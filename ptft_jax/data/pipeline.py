@@ -19,7 +19,7 @@ from ptft_jax.data.mixture import Mixture, weight_at
 from ptft_jax.data.rows import RowSet
 from ptft_jax.data.store import Store
 from ptft_jax.errors import UserError
-from ptft_jax.pairing import NEEDS, check_kind
+from ptft_jax.pairing import check_kind
 
 PARENT = "parent"  # in a mixture: what the parent was trained on
 
@@ -48,10 +48,13 @@ class Tokens:
     skipped: records.Skipped
 
 
-def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer) -> Tokens:
-    """A split of a source as ids, by the settings of `config.data`. Raises UserError."""
+def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer, kinds: tuple[str, ...] = ()) -> Tokens:
+    """A split of a source as ids, by the settings of `config.data`. Raises UserError; for a source that is of none of `kinds`,
+    where any are named, before anything is tokenised."""
     parsed = records.parse(reference)
     if parsed.kind == prepared.KIND:
+        facts = prepared.manifest(pathlib.Path(parsed.name))
+        check_kind(kinds, facts["kind"], reference, facts["format"])
         store, facts = prepared.load(pathlib.Path(parsed.name), split, tokenizer)
         place = f"{parsed.name}/{split}"
         return Tokens(
@@ -65,6 +68,7 @@ def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer) -
             records.Skipped(),
         )
     opened = tokenise.Opened.of(reference, split, held_out=data.held_out, broken=data.broken)
+    check_kind(kinds, opened.format.kind, reference, opened.format.describe())
     store = tokenise.tokenised(opened, tokenizer, workers=data.workers, **_rendering(data, opened.format.kind))
     rows = opened.records
     return Tokens(
@@ -87,27 +91,15 @@ def _rendering(data: Any, kind: str) -> dict[str, str]:
     return {"template": data.template, "train_on": data.train_on}
 
 
-def check_kinds(data: Any, objective: str) -> None:
-    """Raises UserError where a source that is trained on is of a kind that the objective does not learn from: before any of it
-    is tokenised."""
-    for reference, _ in weighted(data):
-        parsed = records.parse(reference)
-        if parsed.kind == prepared.KIND:
-            facts = prepared.manifest(pathlib.Path(parsed.name))
-            kind, description = facts["kind"], facts["format"]
-        else:
-            opened = tokenise.Opened.of(reference, "train", held_out=data.held_out, broken=data.broken)
-            kind, description = opened.format.kind, opened.format.describe()
-        check_kind(NEEDS[objective].kinds, kind, reference, description)
-
-
-def training_texts(data: Any) -> list[str]:
-    """All text that is trained on, for training a tokenizer. Raises UserError for sources that have none."""
+def training_texts(data: Any, kinds: tuple[str, ...] = ()) -> list[str]:
+    """All text that is trained on, for training a tokenizer. Raises UserError for sources that have none, or that are of none
+    of `kinds`, where any are named."""
     texts: list[str] = []
     for reference, _ in weighted(data):
         if records.parse(reference).kind == prepared.KIND:
             raise UserError(f"{reference}: tokens already; a tokenizer cannot be trained on them")
         opened = tokenise.Opened.of(reference, "train", held_out=data.held_out, broken=data.broken)
+        check_kind(kinds, opened.format.kind, reference, opened.format.describe())
         if opened.format.kind == "tokens":
             raise UserError(f"{reference}: token ids already; a tokenizer cannot be trained on them")
         texts += opened.texts()
@@ -290,7 +282,7 @@ def training(
     sources = weighted(data)
     for reference, weight in sources:
         weight_at(reference, weight, 0)  # well-formed, before anything takes time?
-    parts = [tokenised(data, reference, "train", tokenizer) for reference, _ in sources]
+    parts = [tokenised(data, reference, "train", tokenizer, builder.kinds) for reference, _ in sources]
     if data.train_tokens:
         if len(parts) > 1:
             raise UserError("config.data.train_tokens is for a single source; a mixture's take the option ?examples=N")

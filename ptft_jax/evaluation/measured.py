@@ -51,7 +51,7 @@ def sets(
     c = config
 
     def read(data: configs.Section, split: str, adapter: int | None) -> list[Rows]:
-        tokens = class_names.numbered(pipeline.tokenised(data, data.source, split, tokenizer), classes)
+        tokens = class_names.numbered(pipeline.tokenised(data, data.source, split, tokenizer, builder.kinds), classes)
         found = pipeline.filled(data, tokens, builder, partial=True)
         if found.lost():
             counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in found.lost().items())
