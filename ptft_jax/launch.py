@@ -160,7 +160,7 @@ def define_number(name: str, default: float | None, field: Any, meaning: str) ->
 
     define = flags.DEFINE_float if isinstance(field.default, float) else flags.DEFINE_integer
     define(name, default, meaning)
-    flags.register_validator(name, check)
+    flags.register_validator(name, check, flag_values=flags.FLAGS)
 
 
 SOURCES = "WORKDIR[@STEP|@best][#ADAPTER] of a run, hf:FOLDER, hf:NAME[@REVISION], or gguf:FILE."
