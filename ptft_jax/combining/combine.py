@@ -11,10 +11,12 @@ import numpy as np
 
 from ptft_jax.combining import arithmetic, lowrank, measuring, writing
 from ptft_jax.combining.models import Model, Reader, alike, check_one_base, notes
+from ptft_jax.config_fields import MANY, natural, positive, seed
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.reporting import combined
 
 _DATA = ("data", "tokens", "batch_size")
+_NUMBERS = {"seed": seed(0, ""), "tokens": natural(0, "", most=MANY), "batch_size": positive(16, "")}
 
 
 class _Kind(NamedTuple):
@@ -162,6 +164,9 @@ def _options(method: str, kind: _Kind, runs: int, adapter: bool, given: Mapping[
     if runs < kind.least or (kind.most and runs > kind.most):
         count = str(kind.least) if kind.most == kind.least else f"{kind.least} or more"
         raise UserError(f"--method={method} combines {count} of --run, not {runs}")
+    for name, field in _NUMBERS.items():
+        if given.get(name) is not None and (wrong := field.read(given[name])[1]):
+            raise UserError(f"--{name}{wrong}")
     options = {**_DEFAULTS, **given, "reads": kind.reads}
     if "weights" in kind.reads:
         weights = tuple(map(float, options["weights"])) or (1.0,) * runs
