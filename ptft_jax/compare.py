@@ -18,6 +18,7 @@ from absl import flags
 from ptft_jax.errors import UserError
 from ptft_jax.launch import launch, prepare_jax
 from ptft_jax.lineage import parted
+from ptft_jax.runs import places
 
 WORDS = "run"  # the flag that words without one belong to
 
@@ -40,7 +41,11 @@ def main() -> None:
             "--csv is for the comparison of runs; the figures of a sequence are in the JSON file beside its page"
         )
     first = pathlib.Path(parted(args.run[0])[0])
-    out = pathlib.Path(args.out) if args.out else first / ("sequence.html" if args.sequence else "compare.html")
+    out = (
+        places.local(args.out, f"--out={args.out}")
+        if args.out
+        else first / ("sequence.html" if args.sequence else "compare.html")
+    )
     from ptft_jax.reporting.progress import Reporter
 
     reporter = Reporter()

@@ -86,9 +86,11 @@ class Section:
         return json.loads(json.dumps(self._values))
 
 
-def get(tree: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path of nested dicts."""
+def get(tree: Mapping[str, Any], path: str, *default: Any) -> Any:
+    """The value at a dotted path of nested dicts; `default`, if given, where there is none."""
     for key in path.split("."):
+        if default and key not in tree:
+            return default[0]
         tree = tree[key]
     return tree
 

@@ -50,6 +50,11 @@ TREE: dict[str, Any] = {
             "dequantized",
             "original",
         ),
+        "optimizer": Field(
+            False,
+            "go on from the run in init.from where it was: its step, optimizer and average, under a schedule, length, rate, data or "
+            "evaluation plan that may differ",
+        ),
         "weights": one_of("auto", "of a parent that kept an average: its average (auto) or not", "auto", "raw", "ema"),
     },
     "model": {
@@ -111,7 +116,9 @@ TREE: dict[str, Any] = {
         "dropout": share(0.0, "rate after embedding, attention and MLP"),
         "init_std": positive(0.02, "standard deviation of initial weights"),
         "dtype": one_of("float32", "what is computed in", "float32", "bfloat16"),
-        "param_dtype": one_of("float32", "what parameters are kept in", "float32", "bfloat16"),
+        "param_dtype": one_of(
+            "float32", "what frozen parameters are kept in; what trains: training.state_dtype", "float32", "bfloat16"
+        ),
         "scan": Field(True, "compile one block and scan it (fast to compile) or unroll all (often faster on a CPU)"),
         "remat": one_of(
             "none", "recompute in the backward pass: all, or all but matrix products", "none", "dots", "full"
@@ -189,12 +196,21 @@ TREE: dict[str, Any] = {
         ),
         "z_loss": natural(0.0, "weight of log(Z)^2"),
         "label_smoothing": share(0.0, "share of the target spread over the vocabulary"),
+        "balance": natural(
+            0.01,
+            "of a mixture of experts whose router trains: weight of the load-balancing term, summed over layers; 0 = none",
+        ),
+        "router_z_loss": natural(
+            0.0, "of such a mixture: weight of the mean log(Z)^2 of the router, summed over layers"
+        ),
         "chunk": natural(0, "positions whose logits are held at once; 0 = all"),
-        "mask_rate": part(0.15, "of masked_lm: share of the tokens that are chosen and learned"),
+        "mask_rate": part(0.15, "of masked_lm: share of the tokens, but control tokens, that are chosen and learned"),
         "mask_token_share": whole_share(0.8, "of masked_lm: the chosen tokens that become the mask token"),
         "random_token_share": whole_share(0.1, "of masked_lm: the chosen tokens that become random ones"),
-        "whole_word": Field(False, "of masked_lm: all tokens of a word are chosen together"),
-        "noise_density": part(0.15, "of span_corruption: share of the tokens that are cut out"),
+        "whole_word": Field(
+            False, "of masked_lm: all tokens of a word (as BERT's tokenizer cuts text into words) are chosen together"
+        ),
+        "noise_density": part(0.15, "of span_corruption: share of the tokens, but control tokens, that are cut out"),
         "mean_span": Field(
             3.0, "of span_corruption: mean tokens a span", valid=lambda v: v >= 1, expected="a value of 1 or more"
         ),
@@ -240,7 +256,15 @@ TREE: dict[str, Any] = {
     "training": {
         "steps": natural(1000, "optimizer updates; 0 only evaluates and saves the start"),
         "micro_batches": positive(1, "parts a batch is run in, one after the other"),
-        "ema_decay": share(0.0, "decay of an average of the trainable parameters, used to evaluate; 0 = none"),
+        "ema_decay": share(
+            0.0, "decay of an average of the trainable parameters, debiased, that is evaluated and kept; 0 = none"
+        ),
+        "state_dtype": one_of(
+            "float32",
+            "what trains, its moments, average and start are kept in; bfloat16 is rounded stochastically, a step at a time",
+            "float32",
+            "bfloat16",
+        ),
     },
     "eval": {
         "every": natural(200, "steps between evaluations; 0 = only at start and end"),
@@ -253,9 +277,13 @@ TREE: dict[str, Any] = {
     },
     "select": {
         "metric": Field("validation/nll", "what the best checkpoint and early stopping look at"),
-        "mode": one_of("min", "smaller or larger is better", "min", "max"),
-        "patience": natural(0, "stop after so many evaluations without a gain; 0 = never"),
-        "min_delta": natural(0.0, "the least that counts as a gain"),
+        "mode": one_of(
+            "auto", "whether smaller or larger values are better; auto = as the metric has it", "auto", "min", "max"
+        ),
+        "patience": natural(0, "stop after so many evaluations in a row without a gain; 0 = never"),
+        "min_delta": natural(
+            0.0, "a gain is a value that is better by more than this than the last one that was a gain"
+        ),
         "source_budget": natural(
             0.0,
             "nats a token that source/nll may rise above its value before fine-tuning: what lies above is never the best; "

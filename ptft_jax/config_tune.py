@@ -66,6 +66,7 @@ TUNE: dict[str, Any] = {
         "labels": one_of(
             "sampled", "targets of the estimate: drawn from the parent, or those of the data", "sampled", "data"
         ),
+        "draws": positive(1, "of labels=sampled: how often the targets of each row are drawn"),
         "gamma": whole_share(1.0, "factor of the information that the parent itself was kept near by (online EWC)"),
     },
     "distill": {

@@ -24,3 +24,10 @@ def listed(items: Iterable[str], most: int = 8) -> str:
     items = list(items)
     rest = [f"... and {len(items) - most} more"] if len(items) > most else []
     return "".join(f"\n  {item}" for item in items[:most] + rest)
+
+
+def few(items: Iterable[str], most: int = 10) -> str:
+    """The items on one line, joined by commas, cut after `most` with a count of the rest."""
+    items = list(items)
+    rest = [f"... and {len(items) - most:,} more"] if len(items) > most else []
+    return ", ".join([*items[:most], *rest])

@@ -12,6 +12,7 @@ from ptft_jax import config as configs
 from ptft_jax import loading
 from ptft_jax import run as runs
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.runs import places
 from ptft_jax.training import restore
 
 
@@ -23,7 +24,7 @@ class Experiment:
     """
 
     def __init__(self, folder: str | pathlib.Path, reporter: Reporter):
-        self.folder, self.reporter = pathlib.Path(folder), reporter
+        self.folder, self.reporter = places.local(folder, f"--out={folder}"), reporter
         self._bar: int | None = None
         self._done = 0
 
@@ -66,9 +67,10 @@ class Experiment:
         if restore.read_config(workdir).as_dict() != section.as_dict():
             return False
         chain = json.loads((workdir / "lineage.json").read_bytes())
-        if not parent:
+        came_from = loading.continued(section) or parent
+        if not came_from:
             return True
-        now = parent.lineage("")[0]
+        now = came_from.lineage("")[0]
         return bool(chain) and all(chain[0].get(k) == now.get(k) for k in ("run_id", "reference"))
 
 

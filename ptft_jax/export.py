@@ -17,6 +17,7 @@ from absl import flags
 from ptft_jax.config_fields import Field
 from ptft_jax.errors import UserError, listed
 from ptft_jax.launch import IGNORE, SOURCES, define_number, launch, prepare_jax
+from ptft_jax.runs import places
 
 
 def define() -> None:
@@ -50,7 +51,7 @@ def main() -> None:
     if not args.out:
         raise UserError("--out is missing: the folder or file to write")
     prepare_jax()
-    out = pathlib.Path(args.out).expanduser()
+    out = places.local(args.out, f"--out={args.out}").expanduser()
     if args.to == "peft":
         written = adapter(args.run, out, family=args.family, base=args.base)
     else:
@@ -88,7 +89,7 @@ def model(
             f"no part of a plain model; {advice}"
         )
     fields, chain, tokenizer, summary = _facts(loaded.source)
-    exported = export.Exported(loaded.params, fields, tokenizer, chain, family=family)
+    exported = export.Exported(loaded.params, fields, tokenizer, chain, family=family, classes=loaded.source.classes)
     if to == "gguf":
         return export.to_gguf(exported, out, dtype=dtype)
     return export.to_folder(exported, out, dtype=dtype, summary=summary, shard_bytes=int(shard_gb * 1e9))
@@ -115,11 +116,23 @@ def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dic
     params = source.parameters(on_one_device, merged=False)
     _refuse_changed_base(source, flatten(params), flatten(restore.base_parameters(source, on_one_device)))
     base = base or origin.removeprefix("hf:")
-    if not isinstance(source.adapter, QuantizedBase):
-        return export.to_peft(source.adapter, params, fields, named, out, base=base)
+    quantized = isinstance(source.adapter, QuantizedBase)
+    method = source.adapter.method if quantized else source.adapter
+    written = export.to_peft(method, params, fields, named, out, base=base)
     # The format has no place for how the base is kept: whoever loads it quantises it, or not.
-    written = export.to_peft(source.adapter.method, params, fields, named, out, base=base)
-    return {**written, "trained_on": dataclasses.asdict(source.adapter.how)}
+    written |= {"trained_on": dataclasses.asdict(source.adapter.how)} if quantized else {}
+    return written | _lost_names(source, chain[1])
+
+
+def _lost_names(source: Any, base: dict[str, Any]) -> dict[str, Any]:
+    """What a PEFT folder leaves out of a classifier: names of classes are in the base's config.json alone."""
+    from ptft_jax.interop import labels
+    from ptft_jax.interop.fields import Fields
+
+    theirs = labels.read(Fields(base["config"], base["reference"]))[1] if "config" in base else ()
+    if source.classes == theirs:
+        return {}
+    return {"left_out": "names of classes, for which PEFT's format has no place", "classes": list(source.classes)}
 
 
 def _refuse_changed_base(source: Any, params: dict[str, Any], base: dict[str, Any]) -> None:

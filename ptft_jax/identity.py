@@ -15,12 +15,10 @@ from typing import Any
 from ptft_jax.data import class_names
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.chat_templates import BUILT_IN
-from ptft_jax.data.class_names import Named
+from ptft_jax.data.class_names import Head
 from ptft_jax.errors import UserError, listed
-from ptft_jax.params.rules import matches
-from ptft_jax.reporting import combined
 
-TABLE = "data.json"  # where a run records what it was trained on, and so the names of its classes
+TABLE = "data.json"  # where a run records what it was trained on
 _TALKS = ("messages:", "sharegpt:", "prompt-messages:", "alpaca:")  # formats that a tokenizer's own template renders
 
 
@@ -48,7 +46,7 @@ class Identity:
     structure: Mapping[str, Any]
     tokenizer: tok.Tokenizer | None = None
     template: Template | None = None
-    classes: Named | None = None
+    classes: Head | None = None
 
 
 def of(source: Any) -> Identity:
@@ -62,28 +60,18 @@ def of(source: Any) -> Identity:
     )
 
 
-def classes_of(source: Any, fresh: Sequence[str] = ()) -> Named | None:
-    """The names of the classes of a model's head, in the order of its rows; None where it has no such head, or takes none of
-    it (`fresh`), and where nobody knows: imported weights may say no more than "LABEL_0", "LABEL_1", ..."""
-    if source is None or source.fields["head"] != "classes" or matches(fresh, "head/classes/kernel"):
+def classes_of(source: Any) -> Head | None:
+    """The classes of a model's head, in the order of its rows; None where it has no such head, and where nobody knows them:
+    imported weights, or what was made of them, may have no names."""
+    if source.fields["head"] != "classes":
         return None
-    archive = getattr(source, "archive", None)
-    if archive is not None:
-        return _of_imported(archive.config.get("id2label"), source.name)
-    found = class_names.recorded(table(source.workdir))
-    if found is None:
-        made = combined.read(source.workdir)  # of imported weights: by the first of them
-        return _of_imported(made["runs"][0].get("config", {}).get("id2label"), source.name) if made else None
-    return Named(found, source.name, trained=True)
+    trained = getattr(source, "archive", None) is None and bool(table(source.workdir))
+    return _named(source.classes, source.name, source.fields["classes"]) if source.classes or trained else None
 
 
-def _of_imported(labels: Any, name: str) -> Named | None:
-    if not isinstance(labels, Mapping) or not all(str(key).isdecimal() for key in labels):
-        return None
-    names = tuple(str(label) for _, label in sorted(labels.items(), key=lambda item: int(item[0])))
-    if all(label == f"LABEL_{n}" for n, label in enumerate(names)) or len(set(names)) < len(names):
-        return None
-    return Named(names, name, trained=True)
+def _named(names: Sequence[str], owner: str, size: int) -> Head:
+    """A head with a name for each of its rows, or with none."""
+    return Head(class_names.filled(names, size), owner, size)
 
 
 def table(workdir: pathlib.Path) -> list[dict[str, Any]]:
@@ -142,8 +130,8 @@ def of_folder(workdir: pathlib.Path, config: Mapping[str, Any], name: str) -> Id
     """The identity of the run in a workdir, from its records alone; without a structure."""
     rows, kept = table(workdir), (workdir / tok.FILE).is_file()
     tokenizer = tok.from_file(workdir) if kept else None
-    found = class_names.recorded(rows) if config["model"]["head"] == "classes" else None
-    classes = None if found is None else Named(found, name, trained=True)
+    size = config["model"]["classes"] if config["model"]["head"] == "classes" and rows else 0
+    classes = _named(class_names.recorded(workdir), name, size) if size else None
     return Identity(
         name, {}, tokenizer, template(config["data"]["template"], tokenizer, rows) if kept else None, classes
     )

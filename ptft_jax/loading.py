@@ -12,10 +12,11 @@ import jax
 from ptft_jax import adapters, identity, objectives
 from ptft_jax import config as configs
 from ptft_jax.adapters.quantized import QuantizedBase
-from ptft_jax.data import pipeline
+from ptft_jax.data import class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import spans
 from ptft_jax.errors import UserError
+from ptft_jax.lineage import parted
 from ptft_jax.model import spec as specs
 from ptft_jax.model.spec import HEAD, STRUCTURE, ModelSpec
 from ptft_jax.model.transformer import Transformer
@@ -23,19 +24,33 @@ from ptft_jax.parallel.sharding import on_one_device
 from ptft_jax.params import finite
 from ptft_jax.params.rules import flatten, matches, unflatten
 from ptft_jax.training import restore
+from ptft_jax.training.selection import AUTO, direction, known
 
 
-def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent | None]:
+def resolve(
+    config: Mapping[str, Any], workdir: pathlib.Path | None = None
+) -> tuple[configs.Section, restore.Parent | None]:
     """The checked config with the parent's model structure filled in, and the parent.
+
+    Of a run that goes on from another with its optimizer (`init.optimizer`), the parent is that of the other.
+
+    Args:
+      workdir: of a run that may have been started before: its parent is then the checkpoint that it was started from.
 
     Raises:
       UserError: see `config.check` and `config.check_effects`; also a structural field that was set to something else than the parent's.
     """
     section = configs.check(config, complete=False)
-    if not section.init.from_:
+    parent = None
+    if section.init.optimizer:
+        other = continued(section, workdir)
+        section, parent = _as_continued(section, other), _parent_of(other)
+    elif section.init.from_:
+        reference = restore.recorded(section.init.from_, workdir) if workdir else section.init.from_
+        parent = restore.find(reference, ignore=section.init.ignore, fresh=section.init.fresh)
+    if parent is None:
         pipeline.with_parent(section.data.mixture, None, "")
-        return configs.check_effects(configs.check(_with_rate(_with_source(section.as_dict()), False))), None
-    parent = restore.find(section.init.from_, ignore=section.init.ignore, fresh=section.init.fresh)
+        return _completed(section.as_dict(), tuned=False), None
     if parent.adapter is not None and not parent.adapter.mergeable:
         raise UserError(
             f"config.init.from: {parent.name} is a run with tune.method={parent.config.tune.method!r}, which cannot be "
@@ -44,7 +59,7 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
     restore.check_merge(parent, section.init.merge_into, "config.init.merge_into")
     values, theirs = section.as_dict(), parent.fields
     defaults = dict(configs.fields())
-    new_head = any(matches(section.init.fresh, f"head/{leaf}") for leaf in ("kernel", "classes/kernel", "dense/kernel"))
+    new_head = _is_new(section.init.fresh)
     for name in (*STRUCTURE, "vocab_size"):
         mine, default = values["model"][name], defaults[f"model.{name}"].default
         if name in HEAD and new_head:  # what the config says, its defaults too
@@ -66,9 +81,77 @@ def resolve(config: Mapping[str, Any]) -> tuple[configs.Section, restore.Parent 
             f"on would be trained on by replay of {pipeline.PARENT!r}; give the same, or name the sources"
         )
     values["data"]["mixture"] = pipeline.with_parent(values["data"]["mixture"], parent.data, parent.name, parent.step)
-    section = configs.check_effects(configs.check(_with_rate(_with_source(values), True)))
-    assert section.init.from_, "read again: this is the section whose reads are counted"
-    return section, parent
+    return _completed(values, tuned=True), parent
+
+
+def continued(section: configs.Section, workdir: pathlib.Path | None = None) -> restore.Source | None:
+    """The checkpoint of another run that a run goes on from with its optimizer; None where it begins at step 0. `workdir` as of
+    `resolve`. Raises UserError where what `init.from` names is no such thing."""
+    if not section.init.optimizer:
+        return None
+    reference = section.init.from_
+    if not reference:
+        raise UserError(
+            "config.init.optimizer = True: init.from is missing: the run, WORKDIR[@STEP|@best], to go on from"
+        )
+    if restore.is_reference(reference) or parted(reference)[1]:
+        raise UserError(
+            f"config.init.optimizer = True: init.from = {reference!r} has no optimizer; only a whole run, WORKDIR[@STEP|@best], has"
+        )
+    return restore.find(restore.recorded(reference, workdir) if workdir else reference, together=True)
+
+
+def _parent_of(run: restore.Source) -> restore.Parent | None:
+    """What a run was started from itself."""
+    init = run.config.init
+    if not init.from_:
+        return None
+    return restore.find(restore.recorded(init.from_, run.workdir), "its init.from", init.ignore, init.fresh)
+
+
+def _as_continued(section: configs.Section, run: restore.Source) -> configs.Section:
+    """A config of a run that goes on from another: what the other's state is made of is as there. Raises UserError where it is
+    set to something else; how far a run is held near its start, and such, may be."""
+    values, theirs = section.as_dict(), run.config.as_dict()
+    fixed = ("init.", "tokenizer.", *(f"model.{name}" for name in STRUCTURE))
+    for path, field in configs.fields():
+        if not path.startswith((*fixed, "tune.")) or path in ("init.from_", "init.optimizer"):
+            continue
+        *parents, last = path.split(".")
+        part, known = configs.get(values, ".".join(parents)), configs.get(theirs, path)
+        default = specs.hashable(part[last]) == specs.hashable(field.default)
+        if not default and path.startswith(fixed) and specs.hashable(part[last]) != specs.hashable(known):
+            raise UserError(
+                f"config.{path} = {part[last]!r}, but the run that init.optimizer goes on from, {run.name}, has {known!r}"
+            )
+        part[last] = known if default else part[last]
+    values["model"]["vocab_size"] = run.fields["vocab_size"]
+    return configs.check(values, complete=False)
+
+
+def _completed(values: dict[str, Any], *, tuned: bool) -> configs.Section:
+    """The config with what follows from the rest filled in. It is the one whose reads are counted."""
+    section = configs.check_effects(configs.check(_with_direction(_with_rate(_with_source(values), tuned))))
+    assert section.init.from_ is not None and section.init.optimizer is not None, "read before this one was made"
+    return section
+
+
+def _with_direction(values: dict[str, Any]) -> dict[str, Any]:
+    """A config with `select.mode` filled in by the metric; of one that says nothing, a run tells whether it is measured."""
+    select = values["select"]
+    if select["mode"] != AUTO or known(select["metric"]):
+        select["mode"] = direction(select["metric"], select["mode"])
+    return values
+
+
+def _is_new(fresh: Sequence[str]) -> bool:
+    """Whether the head is among what is made anew."""
+    return any(matches(fresh, f"head/{leaf}") for leaf in ("kernel", "classes/kernel", "dense/kernel"))
+
+
+def head_of(parent: restore.Parent | None, fresh: Sequence[str]) -> class_names.Head:
+    """The classes of the head that a run starts with: its parent's, unless it is made anew."""
+    return class_names.NEW if parent is None or _is_new(fresh) else class_names.of(parent)
 
 
 def _with_rate(values: dict[str, Any], tuned: bool) -> dict[str, Any]:

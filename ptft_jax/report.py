@@ -5,12 +5,11 @@ python -m ptft_jax.report --run=runs/base --run=runs/lora --out=runs/report.html
 
 from __future__ import annotations
 
-import pathlib
-
 from absl import flags
 
 from ptft_jax.errors import UserError
 from ptft_jax.launch import launch
+from ptft_jax.runs import places
 
 
 def define() -> None:
@@ -24,8 +23,8 @@ def main() -> None:
         raise UserError("--run is missing: a workdir, e.g. --run=runs/base")
     from ptft_jax.reporting.run_report import write
 
-    workdirs = [pathlib.Path(name) for name in args.run]
-    out = pathlib.Path(args.out) if args.out else workdirs[0] / "report.html"
+    workdirs = [places.local(name, f"--run={name}") for name in args.run]
+    out = places.local(args.out, f"--out={args.out}") if args.out else workdirs[0] / "report.html"
     write(workdirs, out)
     print(f"report: {out}")
 

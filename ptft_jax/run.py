@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
@@ -13,29 +15,36 @@ import numpy as np
 
 from ptft_jax import adapters, identity, objectives, pairing, seeds
 from ptft_jax import config as configs
+from ptft_jax.adapters import several
 from ptft_jax.adapters.base import Updates, is_added
 from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.errors import UserError, listed, nearest
+from ptft_jax.errors import UserError, few, listed, nearest
 from ptft_jax.evaluation import evaluate, measured, sampler
-from ptft_jax.loading import peft_adapter, resolve
+from ptft_jax.loading import continued, head_of, peft_adapter, resolve
 from ptft_jax.model import spec as specs
 from ptft_jax.model.quantized import plain_path
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.objectives import routing
 from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes, sharding
-from ptft_jax.params import finite, phases, vocabulary
+from ptft_jax.parallel.compile import donating
+from ptft_jax.params import finite, phases, precision, vocabulary
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import careful, checkpoint, restore
+from ptft_jax.runs import lease, places
+from ptft_jax.runs.checkpoint import compare, read
+from ptft_jax.runs.saving import Resumed
+from ptft_jax.training import careful, restore
 from ptft_jax.training import state as states
 from ptft_jax.training.execution import Execution, finished
 from ptft_jax.training.importance import Importance
-from ptft_jax.training.loop import Schedule, Selection
+from ptft_jax.training.loop import Schedule
+from ptft_jax.training.selection import Selection
 from ptft_jax.training.step import Step
 
 
@@ -48,10 +57,17 @@ class Run:
     """One run, assembled: everything but its arrays exists, and every setting has been read."""
 
     def __init__(self, config: Mapping[str, Any], workdir: pathlib.Path, reporter: Reporter):
-        self.config, self.parent = resolve(config)
+        self.continued = continued(configs.check(config, complete=False), workdir)
+        self.config, self.parent = resolve(config, workdir)
         c = self.config
         self.workdir, self.reporter = pathlib.Path(workdir), reporter
         self._refuse_other_run()
+        self.first_step = self.continued.step if self.continued else 0
+        if self.continued and c.training.steps <= self.first_step:
+            raise UserError(
+                f"config.training.steps = {c.training.steps}: expected more than the {self.first_step} of {self.continued.name}, which "
+                "count too (init.optimizer)"
+            )
         self.mesh = meshes.make(c.parallel.replica, c.parallel.fsdp)
         self.init = c.init.read_all() if self.parent else {"weights": "auto", "fresh": (), "adapter": ""}
         self._check_rows()
@@ -116,27 +132,27 @@ class Run:
     def _load_data(self) -> None:
         c = self.config
         parent = self.parent.tokenizer if self.parent else None
-        texts = functools.partial(pipeline.training_texts, c.data, pairing.NEEDS[c.objective.name].kinds)
-        self.tokenizer = tok.build(c.tokenizer, texts, parent)
+        if self.continued:
+            self.tokenizer, _ = self.continued.tokenizer, c.tokenizer.read_all()
+        else:
+            texts = functools.partial(pipeline.training_texts, c.data, pairing.NEEDS[c.objective.name].kinds)
+            self.tokenizer = tok.build(c.tokenizer, texts, parent)
         self.known_tokens = parent.vocab_size if parent else 0
         self.adapters = pipeline.numbered(c.data, c.tune.adapters)
         self.builder = builders.build(c.objective, self.tokenizer)
-        self.data = pipeline.training(
-            c.data, self.tokenizer, self.builder, steps=c.training.steps, seed=c.seed, classes=self._named_classes()
-        )
+        options = {"steps": c.training.steps, "seed": c.seed}
+        self.data = pipeline.training(c.data, self.tokenizer, self.builder, **options, head=self._start_head())
         self._check_template()
-        self.classes = self.data.classes if self.builder.labelled else None
-        sets = measured.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter, self.classes)
+        self.head = self.data.head.settled()
+        sets = measured.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter, self.head)
         self.eval_batches, self.test_batches, self.source = sets
 
-    def _named_classes(self) -> class_names.Named | None:
-        """The names that classes are numbered by: as the run began, else as the parent's head has them."""
-        if not self.builder.labelled:
-            return None
-        begun = class_names.recorded(identity.table(self.workdir)) if restore.begun(self.workdir) else None
-        if begun is not None:
-            return class_names.Named(begun, str(self.workdir), trained=True)
-        return identity.classes_of(self.parent, self.init["fresh"])
+    def _start_head(self) -> class_names.Head:
+        """The classes that the head has at the start: the parent's, but as they were numbered where the run has begun (earlier
+        versions numbered those of a child by its data)."""
+        head = class_names.of(self.continued) if self.continued else head_of(self.parent, self.init["fresh"])
+        begun = class_names.recorded(self.workdir) if head.owner and restore.begun(self.workdir) else ()
+        return dataclasses.replace(head, names=begun) if begun else head
 
     def _check_template(self) -> None:
         if self.parent is None or self.tokenizer is None:
@@ -157,8 +173,10 @@ class Run:
             rows = max(rows, self.tokenizer.vocab_size)
         tok.check_fits(self.tokenizer, rows, "config.model.vocab_size")
         spec = specs.from_config(c.model, rows)
+        self.classes: tuple[str, ...] = ()
         if self.builder.labelled:
             self._check_classes(spec.classes)
+            self.classes = class_names.filled(self.head.names, spec.classes)
         plain = Transformer(spec, None, constrain)
         if self.adapter is not None:
             self.adapter.check(plain.shapes())
@@ -188,17 +206,29 @@ class Run:
             else f"config.tune.train = {c.tune.train!r}",
             layer_decay=c.tune.layer_decay,
             phases=[(phase.name, phase.rules(fresh)) for phase in self.phases],
+            kept=precision.Kept(c.training.state_dtype, is_added),
+        )
+        # What trains starts from the parent's own numbers, and what methods add from float32.
+        self.wide = precision.read_wide(self.partition, self.shapes, is_added)
+        self.maker, self.plain_maker = (
+            dataclasses.replace(m, spec=dataclasses.replace(spec, param_dtype="float32")) for m in (self.model, plain)
         )
         self._refuse_frozen_new()
+        if c.model.param_dtype == "bfloat16" and all(f.trains or is_added(f.source) for f in self.partition.leaves):
+            self.reporter.say(
+                "model.param_dtype='bfloat16' is for what is frozen, and nothing is: parameters, moments and averages are kept in "
+                f"training.state_dtype={c.training.state_dtype!r}"
+            )
         rules = tuple(tuple(rule) for rule in c.parallel.rules)
         self.by_path = sharding.of_params(self.shapes, rules, self.mesh)
 
     def _check_classes(self, count: int) -> None:
         evaluated = [b["targets"] for s in (self.eval_batches, self.test_batches) for rows in s.values() for b in rows]
         largest = max(int(labels.max()) for labels in (*(s.store.labels for s in self.data.sets), *evaluated))
-        largest = max(processes.gather(largest))
+        largest = max(*processes.gather(largest), len(self.head.names) - 1)
         if largest >= count:
-            raise UserError(f"config.model.classes = {count}: the data have {largest + 1} classes")
+            names = f" ({few(self.head.names)})" if self.head.names else f": the largest label is {largest}"
+            raise UserError(f"config.model.classes = {count}: the data have {largest + 1} classes{names}")
 
     def _check_whole_rows(self) -> None:
         if not (why := self.model.one_text_a_row):
@@ -228,20 +258,22 @@ class Run:
         self.objective = objectives.build(c.objective)
         self.importance = Importance(self) if self.careful.ewc else None
         own = Updates() if self.adapter is None else self.adapter.updates(self.partition, c.training.steps)
+        apart = several.apart(self.adapter, self.partition)
 
         def step(phase: int) -> Step:
             pull = self.careful.start_decay
+            options = dict(phase=phase, start_decay=pull, apart=apart, **own._asdict())
             return Step(
                 self.model,
                 self.objective,
                 self.partition,
-                optimizers.build(
-                    c.optimizer, self.learning_rate, self.partition, phase=phase, start_decay=pull, **own._asdict()
-                ),
+                optimizers.build(c.optimizer, self.learning_rate, self.partition, **options),
                 c.training.micro_batches,
                 c.training.ema_decay,
                 self.careful,
                 self.partition.shut(phase),
+                apart,
+                routing.build(c.objective, self.model.spec, self.partition, phase, apart),
             )
 
         self.step = step(0)
@@ -258,6 +290,9 @@ class Run:
         shardings = sharding.of_state(like, self.by_path, self.mesh)
         self.program = compiling.PROGRAMS[c.parallel.compile](self.step, self.mesh, shardings, later)
         self.state_like = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), like, shardings)
+        if c.training.steps:
+            rows = batches.forms(self.data.sets, c.data.batch_size, adapters=bool(self.adapters))
+            self.program.check(self.state_like, rows)
 
     def _selection(self) -> Selection:
         s = self.config.select
@@ -272,12 +307,17 @@ class Run:
                 )
             budget = {"source_budget": s.source_budget, "stop_over_budget": s.stop_over_budget}
         lengths = tok.byte_lengths(self.tokenizer) if self.objective.chained else None
-        known = evaluate.names(self.eval_batches, self.objective, lengths)
+        known = evaluate.names(self.eval_batches, self.objective, lengths, self.measured_raw)
         if s.metric not in known:
             raise UserError(
                 f"config.select.metric = {s.metric!r}: evaluations of this run give {', '.join(known)}{nearest(s.metric, known)}"
             )
         return Selection(s.metric, s.mode, s.patience, s.min_delta, **budget)
+
+    @property
+    def measured_raw(self) -> tuple[str, ...]:
+        """The sets that the parameters themselves are measured on, too, beside their average."""
+        return ("validation",) if self.config.training.ema_decay else ()
 
     # Arrays
 
@@ -292,22 +332,61 @@ class Run:
         params_key, run_key = jax.random.split(key)
         make, base, print_ = self._maker()
         state = self.program.create(
-            lambda k, b, r: self.make_state(*self.partition.split(make(k, b)), rng=r), params_key, base, run_key
+            lambda k, b, r: self.make_state(*self.partition.split(make(k, b)), rng=r),
+            params_key,
+            base,
+            run_key,
+            donate=(1,),
         )
         return (state if self.importance is None else self.importance.put(state, jax.random.fold_in(key, 2))), print_
 
     def start_trainable(self) -> tuple[dict[str, Any], str]:
-        """What `start` gives, but of the state only the trainable leaves, whole: no second copy of the rest is made."""
+        """What `start` gives, but of the state only the trainable leaves, whole: no second copy of the rest is made. Of a run that
+        goes on from another, what it went on from."""
+        if other := self.continued:
+            params = flatten(read(other.workdir, other.step, "params", self.stored_params(self.state_like), other.meta))
+            trainable = unflatten({path: params[path] for path in flatten(self.state_like.trainable)})
+            return trainable, other.meta["parent_fingerprint"]
         params_key, _ = jax.random.split(seeds.key(self.config.seed))
         make, base, print_ = self._maker()
         layout = self.program.shardings.trainable
         return jax.jit(lambda k, b: self.partition.split(make(k, b))[0], out_shardings=layout)(params_key, base), print_
 
+    def start_frozen(self) -> tuple[dict[str, Any], str]:
+        """What `start` gives, but of the state only the frozen leaves, whole; those of the parent are not copied."""
+        params_key, _ = jax.random.split(seeds.key(self.config.seed))
+        make, base, print_ = self._maker()
+        layout = self.program.shardings.frozen
+        frozen = donating(lambda k, b: self.partition.split(make(k, b))[1], layout, (1,))(params_key, base)
+        return frozen, print_
+
+    def restored(self, resumed: Resumed) -> Any:
+        """The state of a checkpoint, where it was restored to. Raises UserError where it needs a base that has changed."""
+        like, saved, frozen = self.state_like, resumed.meta, {}
+        if self.refers_to_base:
+            frozen, print_ = self.start_frozen()
+            if print_ != saved["base"]["fingerprint"]:
+                raise UserError(f"{self.workdir}: its base {self.parent.name} changed since the run was started")
+        flat = flatten(frozen) | flatten(resumed.params)
+        pick = lambda form: unflatten({path: flat[path] for path in flatten(form)})  # noqa: E731
+        state = dataclasses.replace(
+            like,
+            step=np.asarray(saved["step"], np.int32),
+            trainable=pick(like.trainable),
+            frozen=pick(like.frozen),
+            optimizer=resumed.training["optimizer"],
+            rng=resumed.training["rng"],
+            anchor=resumed.training.get("anchor", {}),
+            **resumed.others,
+            halted=np.zeros((), bool),
+        )
+        return self.program.adopt(state)
+
     def _maker(self) -> tuple[Callable[[jax.Array, Any], dict[str, Any]], dict[str, Any], str]:
         """(function of (key, the parent's parameters) that gives the whole parameters of step 0, those parameters, their
         fingerprint); {} and "" without a parent."""
         if self.parent is None:
-            return (lambda key, _: self.model.init(key)), {}, ""
+            return (lambda key, _: self.maker.init(key)), {}, ""
         base = self.base()
         print_ = restore.parameters_fingerprint(base)
         folder, into = self.init["adapter"], self.init["merge_into"]
@@ -323,10 +402,8 @@ class Run:
                     )
                 )
             if fresh:
-                plain |= {p: a for p, a in flatten(self.plain.init(key)).items() if matches(fresh, p)}
-            dtypes = flatten(self.plain_shapes)
-            plain = unflatten({p: plain[p].astype(dtypes[p].dtype) for p in dtypes})
-            whole = flatten(self.model.init(key, plain))
+                plain |= {p: a for p, a in flatten(self.plain_maker.init(key)).items() if matches(fresh, p)}
+            whole = flatten(self.maker.init(key, unflatten(self.as_kept(plain))))
             whole |= {p: jnp.asarray(a, whole[p].dtype) for p, a in start.items()}
             return unflatten(whole)
 
@@ -335,7 +412,13 @@ class Run:
     def parameters_of(self, parent: restore.Parent, **model: Any) -> dict[str, Any]:
         """A parent's parameters as `config.init` takes them, in this run's layout; `model` as its own `parameters` has it."""
         taken = {name: self.init[name] for name in ("weights", "merge_into")}
-        return parent.parameters(self.layout, self.config.model.param_dtype, **taken, **model)
+        return parent.parameters(self.layout, self.config.model.param_dtype, wide=self.wide, **taken, **model)
+
+    def as_kept(self, plain: Mapping[str, jax.Array], shapes: Mapping[str, Any] | None = None) -> dict[str, jax.Array]:
+        """Parameters of a plain model (of `shapes`, else of this run's) by path, rounded to what frozen ones are kept in where
+        they are that."""
+        shapes = flatten(self.plain_shapes if shapes is None else shapes)
+        return {p: plain[p].astype(jnp.float32 if p in self.wide else a.dtype) for p, a in shapes.items()}
 
     def base(self) -> dict[str, Any]:
         """The parent's parameters, checked against this model and finite: all but those that are made anew."""
@@ -345,7 +428,7 @@ class Run:
         need = {p: a for p, a in flatten(self.plain_shapes).items() if not matches(fresh, p)}
         if self.new_rows:
             need |= {p: a for p, a in have.items() if p in vocabulary.AXES}
-        differences = checkpoint.compare(unflatten(have), unflatten(need))
+        differences = compare(unflatten(have), unflatten(need))
         if differences:
             raise UserError(f"config.init.from: {self.parent.name} does not fit this model:{listed(differences, 20)}")
         finite.refuse(have, f"config.init.from: {self.parent.name}", "\nnothing can be learned from them")
@@ -383,17 +466,22 @@ def train(
 ) -> dict[str, Any]:
     """Runs, or continues, the run of `config` in `workdir`, and returns its summary (also written as summary.json).
 
-    A finished run is not run again. Where there are several processes, all call this, in the same (shared) `workdir`.
-    Raises UserError for anything wrong with what was asked for.
+    A finished run is not run again. Where there are several processes, all call this, in the same (shared) `workdir`, which
+    is theirs alone meanwhile. SIGTERM makes it save and return; a second one ends the process.
+
+    Raises:
+      UserError: anything wrong with what was asked for, or another launch is running in the workdir.
     """
     reporter = reporter or Reporter()
-    run = Run(config, pathlib.Path(workdir), reporter)
-    settings = run.config.as_dict()
-    evaluated = {f"batches of {name}": len(b) for name, b in (run.eval_batches | run.test_batches).items()}
-    same = {f"config.{name}": configs.get(settings, name) for name, _ in configs.fields()}
-    processes.check_same({**same, "training data": run.data.key, **evaluated})
-    done = processes.shared(finished(run.workdir))
-    if done is not None:
-        reporter.say(f"{run.workdir}: finished before ({done['reason']} at step {done['step']})")
-        return done
-    return Execution(run, max_seconds).carry_out()
+    place = places.local(workdir, f"--workdir={workdir}")
+    done = processes.shared(finished(place))
+    with contextlib.nullcontext() if done is not None else lease.owned(place, reporter.say):
+        run = Run(config, place, reporter)
+        settings = run.config.as_dict()
+        evaluated = {f"batches of {name}": len(b) for name, b in (run.eval_batches | run.test_batches).items()}
+        same = {f"config.{name}": configs.get(settings, name) for name, _ in configs.fields()}
+        processes.check_same({**same, "training data": run.data.key, "classes": run.classes, **evaluated})
+        if done is not None:
+            reporter.say(f"{run.workdir}: finished before ({done['reason']} at step {done['step']})")
+            return done
+        return Execution(run, max_seconds).carry_out()

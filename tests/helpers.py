@@ -9,6 +9,8 @@ import numpy as np
 
 from ptft_jax import config as configs
 from ptft_jax import run as runs
+from ptft_jax.adapters import several
+from ptft_jax.adapters.base import is_added
 from ptft_jax.data import batches as data_batches
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
@@ -17,7 +19,7 @@ from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import sharding
-from ptft_jax.params import recipes
+from ptft_jax.params import precision, recipes
 from ptft_jax.params.partition import Partition
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import loop
@@ -29,7 +31,7 @@ VOCAB, LENGTH, ROWS = 64, 16, 16
 SPEC = ModelSpec(vocab_size=VOCAB, max_length=LENGTH, layers=3, width=32, heads=4, kv_heads=2)
 LLAMA = dict(norm="rms", activation="silu", gated=True, positions="rotary", biases=(), tied=False)
 EVERYTHING = ((".*", 1.0),)
-TERMS = ("distill", "smooth", "bregman", "l2_sp", "ewc")
+TERMS = ("distill", "smooth", "bregman", "l2_sp", "ewc", "balance", "expert_most", "router_entropy", "router_z")
 OBJECTIVE = CausalLM(z_loss=1e-3, label_smoothing=0.1)
 
 
@@ -60,32 +62,38 @@ class Trained:
     start: states.TrainState
     state: states.TrainState
     partition: Partition
-    terms: list[dict[str, float]]  # of `careful`, a step
+    terms: list[dict[str, float]]  # of `careful` and `balance`, a step
 
 
 def train(
     *, devices=1, fsdp=1, kind="jit", micro=1, rates=EVERYTHING, adapter=None, ema=0.9, steps=3, batches=None,
-    optimizer=None, objective=OBJECTIVE, rate=1e-2, base=None, careful=None, phases=(), fisher=None, **spec,
+    optimizer=None, objective=OBJECTIVE, rate=1e-2, base=None, careful=None, phases=(), fisher=None, kept="float32",
+    balance=None, **spec,
 ):  # fmt: skip
     """A few training steps of a tiny model with dropout, on a mesh of the first `devices` devices.
 
-    `careful` may also be a function of the partition; `phases` are of one recipe a step; `fisher` fills the state's.
+    `careful` may also be a function of the partition; `phases` are of one recipe a step; `fisher` fills the state's; `kept` is
+    `training.state_dtype`.
     """
     mesh = meshes.make(0, fsdp, jax.devices()[:devices])
     described = dataclasses.replace(SPEC, **({"dropout": 0.1} | spec))
     model = Transformer(described, adapter, sharding.Rows(mesh) if kind == "jit" else None)
     shapes = model.shapes()
-    partition = Partition.of(shapes, rates, phases=[(name, recipes.rules(name)) for name in phases])
+    partition = Partition.of(
+        shapes, rates, phases=[(name, recipes.rules(name)) for name in phases], kept=precision.Kept(kept, is_added)
+    )
     careful = careful(partition) if callable(careful) else careful or Careful()
     schedule = schedules.build("linear", rate, warmup=1, total=10)
     own = {} if adapter is None else adapter.updates(partition, steps)._asdict()
+    apart = several.apart(adapter, partition)
     steps_of = []
     for phase in range(max(len(phases), 1)):
         pull = careful.start_decay
         chain = optimizers.build(
-            optimizer or optimizer_config(), schedule, partition, phase=phase, start_decay=pull, **own
+            optimizer or optimizer_config(), schedule, partition, phase=phase, start_decay=pull, apart=apart, **own
         )
-        steps_of.append(Step(model, objective, partition, chain, micro, ema, careful, partition.shut(phase)))
+        shut = partition.shut(phase)
+        steps_of.append(Step(model, objective, partition, chain, micro, ema, careful, shut, apart, balance))
 
     def make(key):
         params = model.init(key) if base is None else base

@@ -10,13 +10,15 @@ from ptft_jax import identity, loading
 from ptft_jax.combining.combine import METHODS, combine
 from ptft_jax.data import class_names, pipeline
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.data.class_names import Named
+from ptft_jax.data.class_names import Head
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
+from ptft_jax.interop import labels as interop_labels
+from ptft_jax.interop.fields import Fields
 from ptft_jax.reporting import comparison
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.run import Run
-from ptft_jax.training import checkpoint
+from ptft_jax.training import checkpoint, restore
 from tests.combining.test_combine import derived, whole
 from tests.combining.test_finite import rewrite
 from tests.helpers import quiet_train, tiny_config
@@ -36,20 +38,21 @@ CLASSES = dict(
         (A, B, (1, 2, 0)), (B, A, (2, 0, 1)), (("b", "a"), ("a", "b"), (1, 0)), (("1", "0"), ("0", "1"), (1, 0)),
         (A, (), ValueError), ((), B, ValueError), (A, A[:2], ValueError), (A, (*A, "x"), ValueError),
         (("a", "b"), ("a", "c"), ValueError), (("1", "2"), (), ValueError),
+        (("x", "x", "y"), ("x", "x", "y"), None), (("x", "x", "y"), ("x", "y", "x"), ValueError),
     ],
 )  # fmt: skip
 def test_places_of_names(of, among, expected):
     if expected is ValueError:
         with pytest.raises(ValueError):
-            class_names.places(Named(of, "x"), Named(among, "y"))
+            class_names.places(Head(of, "x"), Head(among, "y"))
     else:
-        assert class_names.places(Named(of, "x"), Named(among, "y")) == expected
+        assert class_names.places(Head(of, "x"), Head(among, "y")) == expected
 
 
 def test_only_what_differs_is_listed():
-    text = class_names.differences(Named(("a", "b"), "x"), Named(("b", "c"), "y", trained=True))
+    text = class_names.differences(Head(("a", "b"), "x"), Head(("b", "c"), "y"))
     assert text == "x has the classes a, b, and y was trained on b, c\n  a: only in x\n  c: only in y"
-    many = class_names.differences(Named(tuple(f"n{i}" for i in range(5000)), "x"), Named(("a",), "y"))
+    many = class_names.differences(Head(tuple(f"n{i}" for i in range(5000)), "x"), Head(("a",), "y"))
     assert len(many) < 1000
 
 
@@ -63,26 +66,22 @@ def runs(tmp_path_factory):
     first = tiny_config(folder, **CLASSES)
     first.data.source = f"csv:{folder}/moods.csv?classes={','.join(A)}"
     quiet_train(first, folder / "base")
-    derived(folder, "one", "base", noise=0.3)
-    derived(folder, "two", "base", noise=0.3)
+    for name in ("one", "two"):
+        derived(folder, name, "base", noise=0.3, config={"init.from_": str(folder / "base")})
     chain = json.dumps(
         [{"workdir": str(folder / "base"), "step": 0, "run_id": "", "fingerprint": _print(folder / "base")}]
     )
     for name in ("one", "two"):
         (folder / name / "lineage.json").write_text(chain)
-        config = json.loads((folder / name / "config.json").read_text())
-        config["init"]["from_"] = str(folder / "base")
-        (folder / name / "config.json").write_text(json.dumps(config))
     # The same model as two, with its classes in the order B.
     derived(folder, "turned", "two")
     order = [A.index(name) for name in B]
     params = {p: a[..., order] if p in HEAD else a for p, a in whole(str(folder / "two")).items()}
-    rewrite(folder / "turned", params, checkpoint.read_meta(folder / "two", 0))
+    rewrite(folder / "turned", params, {**checkpoint.read_meta(folder / "two", 0), "classes": list(B)})
     named(folder, "turned", B)
-    derived(folder, "stranger", "two")
-    named(folder, "stranger", ("like", "dislike", "so-so"))
-    derived(folder, "counted", "two")
-    named(folder, "counted", ())
+    for name, classes in (("stranger", ("like", "dislike", "so-so")), ("counted", ())):
+        derived(folder, name, "two", meta={"classes": list(classes)})
+        named(folder, name, classes)
     return folder
 
 
@@ -115,9 +114,11 @@ def test_heads_are_put_in_one_order(runs, tmp_path, method):
     [note] = turned["notes"]
     assert "turned@0, whose classes are meh, like, dislike, was put in the order of" in note and "notes" not in plain
     assert json.loads((tmp_path / "turned/data.json").read_text())[0]["classes"] == list(A)
+    assert restore.find(str(tmp_path / "turned")).meta["classes"] == list(A)
     # And the other way round: the first model's order is the result's.
     back = combine(method, [str(runs / "turned"), str(runs / "one")], tmp_path / "back", **OPTIONS[method])
     assert json.loads((tmp_path / "back/data.json").read_text())[0]["classes"] == list(B)
+    assert restore.find(str(tmp_path / "back")).classes == B
     if method == "soup":
         order = [A.index(name) for name in B]
         np.testing.assert_array_equal(whole(str(back["out"]))[HEAD[0]], expected[HEAD[0]][..., order])
@@ -162,7 +163,7 @@ def test_a_child_numbers_classes_as_its_parent(runs, tmp_path):
     assert child["before"]["test/nll"] == pytest.approx(parent["nll"], rel=1e-6)
     assert child["after"]["source_test/accuracy"] == pytest.approx(parent["accuracy"])
     [row] = json.loads((tmp_path / "child/data.json").read_text())
-    assert row["classes"] == list(A) and "numbered as in" in row["format"] and "0 = like" in row["format"]
+    assert row["classes"] == list(A) and f"numbered as {runs / 'two'}@0 has them: 0 = like" in row["format"]
     for path, array in whole(str(runs / "two")).items():
         np.testing.assert_array_equal(whole(str(tmp_path / "child"))[path], array)
     again = quiet_train(config_of(runs, B, init__from_=str(runs / "two")), tmp_path / "child")
@@ -173,7 +174,7 @@ def test_a_child_numbers_classes_as_its_parent(runs, tmp_path):
 def test_a_child_with_other_classes_needs_a_new_head(runs, tmp_path, name):
     source = "csv:" + str(runs / "moods.csv")  # names that the source does not give as an option
     with pytest.raises(
-        UserError, match=r"moods.csv has the classes dislike, like, meh, and .* init.fresh=\('head/.\*',\)"
+        UserError, match=r"moods.csv has the classes dislike, like, meh, and .*init.fresh=\('head/.\*',\)"
     ):
         quiet_train(tiny_config(runs, **CLASSES, init__from_=str(runs / name), data__source=source), tmp_path / "child")
     assert not (tmp_path / "child").exists()
@@ -191,7 +192,8 @@ def test_evaluation_goes_by_names(runs):
     loaded = loading.load(str(runs / "two"))
     own, other = (evaluate(loaded, f"csv:{runs}/moods.csv?classes={','.join(c)}", "test") for c in (A, B))
     assert other["nll"] == own["nll"] and other["accuracy"] == own["accuracy"]
-    assert "classes" not in own and other["classes"].endswith("numbered as in " + loaded.source.name + ": 0 = like, 1 = dislike, 2 = meh")  # fmt: skip
+    assert "labels" not in own
+    assert other["labels"] == f"numbered as {loaded.source.name} has them: 0 = like, 1 = dislike, 2 = meh"
 
 
 def test_sources_of_a_mixture_go_by_names(runs, tmp_path):
@@ -240,14 +242,22 @@ def test_templates():
 
 def test_names_of_imported_weights():
     def of(labels):
-        fields = {"head": "classes"}
-        archive = types.SimpleNamespace(config={"id2label": labels})
-        return identity.classes_of(types.SimpleNamespace(fields=fields, archive=archive, name="hf:x"))
+        count, names = interop_labels.read(Fields({"id2label": labels}, "hf:x"))
+        fields, archive = {"head": "classes", "classes": count}, types.SimpleNamespace(config={})
+        return identity.classes_of(types.SimpleNamespace(fields=fields, archive=archive, name="hf:x", classes=names))
 
-    assert of({"10": "k", "2": "c", "1": "b", "0": "a"}).names == ("a", "b", "c", "k")
+    assert of({"2": "c", "1": "b", "0": "a"}).names == ("a", "b", "c")
     assert of({0: "no", 1: "yes"}).names == ("no", "yes")
-    for nothing in (None, {"0": "LABEL_0", "1": "LABEL_1"}, {"a": "b"}, {"0": "x", "1": "x"}, []):
+    for nothing in (None, {"0": "LABEL_0", "1": "LABEL_1"}, []):
         assert of(nothing) is None
+    for wrong in ({"10": "k", "0": "a"}, {"a": "b"}):  # keys that are not the numbers of classes
+        with pytest.raises(UserError, match="config.json"):
+            of(wrong)
+    # Two classes of one name have no order to be put in.
+    one, other = (identity.Identity(n, {}, None, None, of({"0": "x", "1": n, "2": "x"})) for n in ("x", "y"))
+    assert identity.check(one, one) is None
+    with pytest.raises(UserError, match="y and x tell other classes apart"):
+        identity.check(one, other)
 
 
 def test_runs_that_tell_other_classes_apart_are_not_compared(runs, tmp_path):

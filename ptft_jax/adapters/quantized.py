@@ -126,8 +126,9 @@ class QuantizedBase(Method):
     def decode(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The inverse of `encode`, but for what quantising rounds."""
         flat = flatten(params)
-        # All of a model's own parameters are kept in one dtype.
-        dtype = next(a.dtype for p, a in flat.items() if plain_path(p) == p and not is_added(p))
+        # A model's own parameters are kept in one dtype, but for those that train, which may be wider.
+        own = [a.dtype for p, a in flat.items() if plain_path(p) == p and not is_added(p)]
+        dtype = min(own, key=lambda d: d.itemsize)
         whole = {p: a for p, a in flat.items() if plain_path(p) == p}
         for path in (plain_path(p) for p in flat if plain_path(p) != p and p.endswith(f"/{CODES}")):
             leaves = {p.removeprefix(path + "/"): a for p, a in flat.items() if plain_path(p) == path}
@@ -148,8 +149,13 @@ class QuantizedBase(Method):
 
     def _dense(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Whole parameters in either form with the kernels that the model computes with."""
-        packed = any(plain_path(path) != path for path in flatten(params))
-        return self.decode(params if packed else self.encode(params))
+        flat = flatten(params)
+        if any(plain_path(path) != path for path in flat):
+            return self.decode(params)
+        whole = {
+            p: _dequantize(_quantize(a, self.how), self.how, a.dtype) for p, a in flat.items() if self.quantizes(p)
+        }
+        return unflatten({**flat, **whole})
 
     def quantizes(self, path: str) -> bool:
         """Whether the leaf at `path` of a plain model is a kernel that is kept quantised."""

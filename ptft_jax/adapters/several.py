@@ -16,6 +16,7 @@ from ptft_jax.adapters.base import LayerMethod, Method, Rules, Updates, is_added
 from ptft_jax.adapters.composed import Composed
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.model.layers import Linear, PerRow
+from ptft_jax.params.apart import Apart
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import STACK, flatten, unflatten
 
@@ -99,6 +100,14 @@ class Several(LayerMethod):
     def merge(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Raises UserError: which?"""
         raise UserError(f"the run cannot be merged: it has an adapter for each of {', '.join(self.names)}; choose one")
+
+
+def apart(method: Method | None, partition: Partition) -> Apart | None:
+    """Which of the partition's trainable leaves hold several adapters; None where the method has one, or none."""
+    if method is None or not method.names:
+        return None
+    paths = frozenset(leaf.path for leaf in partition.leaves if leaf.trains and is_added(leaf.source))
+    return Apart(len(method.names), paths)
 
 
 def of(method: Method, names: tuple[str, ...]) -> Method:

@@ -14,6 +14,7 @@ from ptft_jax.combining.models import Model, Reader, alike, check_one_base, note
 from ptft_jax.config_fields import MANY, natural, positive, seed
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.reporting import combined
+from ptft_jax.runs import places
 
 _DATA = ("data", "tokens", "batch_size")
 _NUMBERS = {"seed": seed(0, ""), "tokens": natural(0, "", most=MANY), "batch_size": positive(16, "")}
@@ -102,7 +103,7 @@ def combine(
     kind = _kind(method, adapter)
     options = _options(method, kind, len(runs), adapter, given)
     options = _line(options) if method == "interpolate" else options
-    out = pathlib.Path(out).expanduser()
+    out = places.local(out, f"--out={out}").expanduser()
     writing.refuse_existing(out)
     reader = Reader(ignore)
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is an error before it is written

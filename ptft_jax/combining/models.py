@@ -22,7 +22,8 @@ from ptft_jax.parallel.sharding import on_one_device
 from ptft_jax.params import fingerprint, finite
 from ptft_jax.params.partition import join, source_of
 from ptft_jax.params.rules import flatten, matches, unflatten
-from ptft_jax.training import checkpoint, restore
+from ptft_jax.runs import checkpoint
+from ptft_jax.training import restore
 from ptft_jax.training.execution import finished
 
 
@@ -75,6 +76,7 @@ class Stored(Leaves):
         super().__init__(source.name)
         self.source, self._parts = source, {}
         try:
+            checkpoint.check_files(source.workdir, source.step, contents=True)
             flat = flatten(checkpoint.shapes(source.workdir, source.step))
             self._items = {path: ("params", leaf) for path, leaf in flat.items()}
             if "ema" in source.meta["checksums"] and weights != "raw":
@@ -264,6 +266,7 @@ class Reader:
             raise UserError(f"the parent of {child.name} is not where it was; --base says where it is now: {e}") from e
         model = child.config.as_dict()["model"]
         head = {name: model[name] for name in HEAD}
+        head["wide"] = chain[0].get("wide", ()) if chain else ()
         found = self.open(source, child.config.model.param_dtype, init.weights, init.merge_into, **head)
         known = {entry["fingerprint"] for entry in chain if entry.get("fingerprint")}
         if known and found.leaves.fingerprint() not in known:

@@ -17,13 +17,17 @@ import optax
 from ptft_jax import config as configs
 from ptft_jax import environment, seeds
 from ptft_jax.combining.models import Model, recorded
+from ptft_jax.data import cache
 from ptft_jax.errors import UserError
 from ptft_jax.params import finite
 from ptft_jax.params.rules import unflatten
 from ptft_jax.reporting.combined import RECIPE
 from ptft_jax.reporting.metrics import METRICS, write_bytes, write_json, write_text
-from ptft_jax.training import checkpoint, restore
+from ptft_jax.runs import checkpoint
+from ptft_jax.runs.saving import Checkpoints
+from ptft_jax.training import restore
 from ptft_jax.training import state as states
+from ptft_jax.training.selection import AUTO, direction
 
 # Sections of a run's config that also say what a combined model is and what it is measured on.
 _KEPT = ("model", "data", "objective", "eval", "select")
@@ -39,6 +43,8 @@ def config_of(first: Model, base: str = "", seed: int = 0) -> dict[str, Any]:
     """The config of a plain combined model: model, data and objective as the first run has them, nothing trained."""
     theirs, values = first.source.config.as_dict(), configs.default().to_dict()
     values |= {name: theirs[name] for name in _KEPT}
+    if values["select"]["mode"] == AUTO:  # of imported weights
+        values["select"] = {**values["select"], "mode": direction(values["select"]["metric"], AUTO)}
     values["training"]["steps"], values["seed"], values["init"]["from_"] = 0, seed, base
     if base:
         values["init"] |= {name: theirs["init"][name] for name in ("ignore", "fresh", "weights", "merge_into")}
@@ -104,6 +110,8 @@ def write(
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    if refers_to:
+        restore.protect_base(refers_to, out)
     return print_
 
 
@@ -118,37 +126,40 @@ def _save(
     """Writes the checkpoint of step 0; returns its fingerprint."""
     select = config["select"]
     meta = {
+        "config": configs.check(config).as_dict(),
+        "tokenizer": {name: cache.digest(data) for name, data in _tokenizer_files(first).items()},
         "data": "",
         "data_position": 0,
         "vocab_size": first.source.fields["vocab_size"],
+        "classes": list(first.source.classes),
         "base": refers_to,
         "before": {},
         "parent_fingerprint": chain[0]["fingerprint"] if chain else "",
-        "selected": None,
         "select_metric": select["metric"],
-        "select_mode": select["mode"],
         "best": [None, -1, 0],
         "seconds": 0.0,
         "metrics": {},
     }
     state = states.create({}, {}, optax.identity(), seeds.key(config["seed"]), ema=False)
-    checkpoints = checkpoint.Checkpoints(folder, keep_latest=1, keep_best=1, mode=select["mode"])
-    checkpoints.save(state, unflatten(params), meta, None)
-    checkpoints.close()
+    with Checkpoints(folder, keep_latest=1, keep_best=1, mode=select["mode"]) as checkpoints:
+        checkpoints.save(state, unflatten(params), meta, None)
     return checkpoint.read_meta(folder, 0)["fingerprint"]
 
 
 def _describe(folder: pathlib.Path, params: Mapping[str, np.ndarray], config: Mapping[str, Any], first: Model) -> None:
     """What a run records before its first step. config.json comes last: it marks the folder as a run's."""
-    if not first.source.fields["image_size"]:
-        for name, data in first.source.tokenizer.files().items():
-            write_bytes(folder / name, data)
+    for name, data in _tokenizer_files(first).items():
+        write_bytes(folder / name, data)
     write_json(folder / "data.json", [] if first.imported else recorded(first.source, "data.json") or [])
     write_json(folder / "environment.json", {"run_id": uuid.uuid4().hex, **environment.describe()})
     group = {"group": "frozen", "rate": "0", "leaves": len(params)}
     counts = {"parameters": _count(params), "bytes": sum(a.nbytes for a in params.values()), "paths": list(params)}
     write_json(folder / "partition.json", [{**group, **counts}])
     write_json(folder / "config.json", configs.check(config).as_dict())
+
+
+def _tokenizer_files(first: Model) -> dict[str, bytes]:
+    return {} if first.source.fields["image_size"] else first.source.tokenizer.files()
 
 
 def _summary(

@@ -95,6 +95,15 @@ def training(
     return iterator
 
 
+def forms(sets: Sequence[RowSet], batch_size: int, *, adapters: bool = False) -> dict[str, Any]:
+    """The shapes and dtypes of a training batch, of all processes; `adapters` as for `Batches`."""
+    import jax
+
+    rows = {name: values for s in sets for name, values in s.batch(np.zeros(1, np.int64), [(0, 0)]).items()}
+    rows |= {"adapters": np.zeros(1, np.int32)} if adapters else {}
+    return {name: jax.ShapeDtypeStruct((batch_size, *v.shape[1:]), v.dtype) for name, v in rows.items()}
+
+
 def evaluation(rows: RowSet, *, batch_size: int, tokens: int, adapter: int | None = None) -> list[Rows]:
     """All batches of a set, in order; the last is filled up with rows of weight 0. Of a model with several adapters, all
     rows have `adapter`.

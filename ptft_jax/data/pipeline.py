@@ -15,6 +15,7 @@ import numpy as np
 from ptft_jax.data import cache, class_names, packing, prepared, records, tokenise
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
+from ptft_jax.data.class_names import Head
 from ptft_jax.data.mixture import Mixture, weight_at
 from ptft_jax.data.rows import RowSet
 from ptft_jax.data.store import Store
@@ -34,8 +35,10 @@ class Tokens:
       kind: of `ptft_jax.data.formats.Format`.
       description: its format, for people.
       classes: names of the classes, in the order of their numbers; () where there are none.
+      declared: their order was given, see `ptft_jax.data.formats.Format`.
       where: index of an example -> its place, for messages.
       skipped: records that could not be read.
+      labels: how labels became the numbers of classes, for people, where not as the source has them by itself.
     """
 
     reference: str
@@ -44,8 +47,10 @@ class Tokens:
     kind: str
     description: str
     classes: tuple[str, ...]
+    declared: bool
     where: Callable[[int], str]
     skipped: records.Skipped
+    labels: str = ""
 
 
 def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer, kinds: tuple[str, ...] = ()) -> Tokens:
@@ -64,6 +69,7 @@ def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer, k
             facts["kind"],
             facts["format"],
             tuple(facts.get("classes", ())),
+            facts.get("classes_declared", False),
             lambda i: f"{place}, example {i}",
             records.Skipped(),
         )
@@ -78,6 +84,7 @@ def tokenised(data: Any, reference: str, split: str, tokenizer: tok.Tokenizer, k
         opened.format.kind,
         opened.format.describe(),
         opened.format.classes,
+        opened.format.declared,
         lambda example: rows.where(int(store.origins[example])),
         rows.skipped,
     )
@@ -165,7 +172,7 @@ class Filled:
         return {
             "source": self.tokens.reference,
             "split": self.tokens.split,
-            "format": self.tokens.description,
+            "format": "; ".join(filter(None, (self.tokens.description, self.tokens.labels))),
             "classes": list(self.tokens.classes),
             "examples": len(store),
             "tokens": len(store.ids),
@@ -246,6 +253,7 @@ class TrainingData:
       key: digest that names the data in checkpoints.
       tokens: how many ids there are.
       table: a row a source: what it holds, what was lost, its share of the run.
+      head: the classes that all of it agrees with.
     """
 
     sets: tuple[RowSet, ...]
@@ -253,11 +261,7 @@ class TrainingData:
     key: str
     tokens: int
     table: list[dict[str, Any]]
-
-    @property
-    def classes(self) -> class_names.Named:
-        """The names of classes, in the order of their numbers."""
-        return class_names.Named(class_names.recorded(self.table) or (), "what is trained on")
+    head: Head
 
     def drawn(self, steps: int) -> list[dict[str, Any]]:
         """What the first so many steps read: {"source", "rows", "share", "epochs"} of each source."""
@@ -269,16 +273,10 @@ class TrainingData:
 
 
 def training(
-    data: Any,
-    tokenizer: tok.Tokenizer,
-    builder: Builder,
-    *,
-    steps: int,
-    seed: int,
-    classes: class_names.Named | None = None,
+    data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: int, seed: int, head: Head = class_names.NEW
 ) -> TrainingData:
-    """The training data of `config.data` for a run of `steps` steps; `classes`: names that classes are numbered by, None = as
-    the first source numbers them. Raises UserError."""
+    """The training data of `config.data` for a run of `steps` steps, labels as `head` numbers its classes. Raises
+    UserError."""
     sources = weighted(data)
     for reference, weight in sources:
         weight_at(reference, weight, 0)  # well-formed, before anything takes time?
@@ -289,7 +287,8 @@ def training(
         parts = [
             dataclasses.replace(parts[0], store=parts[0].store.first(data.train_tokens, cut=parts[0].kind == "text"))
         ]
-    parts = _with_same_classes(parts, classes)
+    for n, part in enumerate(parts if builder.labelled else ()):
+        parts[n], head = class_names.numbered(part, head)
     sets = [filled(data, part, builder, partial=False, seed=seed) for part in parts]
     segmented = any(s.rows.segmented for s in sets)
     names = [reference for reference, _ in sources]
@@ -314,14 +313,8 @@ def training(
         keys[0] if len(keys) == 1 else cache.digest(*keys),
         sum(len(part.store.ids) for part in parts),
         table,
+        head,
     )
-
-
-def _with_same_classes(parts: Sequence[Tokens], wanted: class_names.Named | None) -> list[Tokens]:
-    """The parts with one number for each class. Raises UserError where their classes have other names."""
-    first = class_names.numbered(parts[0], wanted, advice="; init.fresh=('head/.*',) makes a head for others")
-    same = class_names.Named(first.classes, first.reference)
-    return [first, *(class_names.numbered(part, same, beside=True) for part in parts[1:])]
 
 
 def labels(data: Any) -> dict[str, str]:

@@ -11,11 +11,12 @@ import pathlib
 import pickle
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ptft_jax.data import cache, formats, processes, records, store
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.formats import labels
 from ptft_jax.data.store import Store
 
 FORM = "store-1"  # to be changed with whatever changes what is stored
@@ -37,17 +38,22 @@ class Opened:
 
     @classmethod
     def of(cls, reference: str, split: str, *, held_out: float, broken: str = "raise") -> Opened:
-        """The format is that of the train split, whichever split is opened: a class has the same number in all.
+        """The format is that of the train split, whichever split is opened: a class has the same number in all. Classes are
+        those of train and of the splits that were divided from it.
 
         Raises UserError: see `records.open_records` and `formats.choose`.
         """
-        options = records.parse(reference).options
-        rows = train = records.open_records(reference, split, held_out=held_out, broken=broken)
+        parsed = records.parse(reference)
+        opened = functools.cache(functools.partial(records.open_records, reference, held_out=held_out, broken=broken))
+        rows, train = opened(split), opened("train")
+
+        def parts() -> list[tuple[records.Records, Callable[[int], str]]]:
+            return [(part, part.where) for part in map(opened, ("train", *train.divided))]
+
+        pool = labels.Pool(parts, parsed.kind == "csv", train.class_names)
+        chosen = formats.choose(train, parsed.options, train.where, pool=pool)
         if split != "train":
-            train = records.open_records(reference, "train", held_out=held_out, broken=broken)
-        chosen = formats.choose(train, options, train.where)
-        if split != "train":
-            chosen = formats.choose(rows, options, rows.where, like=chosen)
+            chosen = formats.choose(rows, parsed.options, rows.where, like=chosen)
         return cls(reference, split, held_out, broken, rows, chosen)
 
     def texts(self) -> Iterator[str]:

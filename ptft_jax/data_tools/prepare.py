@@ -24,6 +24,7 @@ from ptft_jax.config_fields import natural, positive
 from ptft_jax.config_tree import TREE
 from ptft_jax.errors import UserError
 from ptft_jax.launch import define_number, launch
+from ptft_jax.runs import places
 
 
 def define() -> None:
@@ -94,7 +95,7 @@ def main() -> None:
         raise UserError("--beam_runner and --beam_option are for --engine=beam")
     else:
         engine = engines.Processes(args.workers)
-    out = pathlib.Path(os.path.abspath(pathlib.Path(args.out).expanduser()))
+    out = pathlib.Path(os.path.abspath(places.local(args.out, f"--out={args.out}").expanduser()))
     work = args.work if "://" in args.work or not args.work else os.path.abspath(args.work)
     manifest, there = preparing.prepare(settings, _tokenizer(args.tokenizer), out, engine, work=work, say=_saying())
     screen = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)

@@ -14,12 +14,12 @@ from ptft_jax.launch import define_config
 
 
 class Selected(NamedTuple):
-    """A config's data settings, with what reads them, and the names that classes are numbered by (None = the source's own)."""
+    """A config's data settings, with what reads them."""
 
     config: Any
     tokenizer: Any
     builder: Any
-    classes: Any = None
+    head: Any  # the classes that labels are numbered by, see `ptft_jax.data.class_names`
 
 
 def define() -> None:
@@ -39,7 +39,7 @@ def define() -> None:
 def load() -> Selected:
     """What the flags of `define` select. Raises UserError."""
     from ptft_jax import config as configs
-    from ptft_jax.data import builders, pipeline, prepared, records
+    from ptft_jax.data import builders, class_names, pipeline, prepared, records
     from ptft_jax.data import tokenizers as tok
 
     args = flags.FLAGS
@@ -47,7 +47,7 @@ def load() -> Selected:
         raise UserError("--config and --run: give one of them")
     if args.tokenizer and (args.config is not None or args.run):
         raise UserError("--tokenizer is for --data alone; a config's is config.tokenizer, a run has its own")
-    parent, workdir = None, None
+    parent, workdir, head = None, None, class_names.NEW
     if args.run:
         from ptft_jax.training import restore
 
@@ -55,11 +55,13 @@ def load() -> Selected:
         if not (workdir / "config.json").is_file():
             raise UserError(f"--run={args.run}: no run there (no config.json)")
         values = restore.read_config(workdir).as_dict()
+        names = class_names.recorded(workdir)
+        head = class_names.Head(names, args.run) if names else head
     elif args.config is not None:
         from ptft_jax import loading  # loads JAX, which data alone need not
 
         section, parent = loading.resolve(args.config)
-        values = section.as_dict()
+        values, head = section.as_dict(), loading.head_of(parent, section.init.fresh)
     elif args.data:
         values = configs.default().to_dict()
     else:
@@ -78,15 +80,4 @@ def load() -> Selected:
     else:
         texts = functools.partial(pipeline.training_texts, config.data)
         tokenizer = tok.build(config.tokenizer, texts, parent.tokenizer if parent else None)
-    builder = builders.build(config.objective, tokenizer)
-    return Selected(config, tokenizer, builder, _classes(config, parent, workdir) if builder.labelled else None)
-
-
-def _classes(config: Any, parent: Any, workdir: pathlib.Path | None) -> Any:
-    from ptft_jax import identity
-    from ptft_jax.data import class_names
-
-    if workdir is None:
-        return identity.classes_of(parent, config.init.fresh)
-    found = class_names.recorded(identity.table(workdir))
-    return None if found is None else class_names.Named(found, str(workdir), trained=True)
+    return Selected(config, tokenizer, builders.build(config.objective, tokenizer), head)

@@ -7,7 +7,6 @@ ptft data show --data=jsonl:chat.jsonl --template=chatml --tokenizer=runs/base
 from __future__ import annotations
 
 import json
-import pathlib
 
 from absl import flags
 
@@ -15,6 +14,7 @@ from ptft_jax.config_fields import natural
 from ptft_jax.data_tools import selected
 from ptft_jax.errors import UserError
 from ptft_jax.launch import define_number, launch
+from ptft_jax.runs import places
 
 
 def define() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     chosen = selected.load()
     c, data = chosen.config, chosen.config.data
     if args.split == "train":
-        options = {"steps": c.training.steps, "seed": c.seed, "classes": chosen.classes}
+        options = {"steps": c.training.steps, "seed": c.seed, "head": chosen.head}
         found = pipeline.training(data, chosen.tokenizer, chosen.builder, **options)
         whole = batches.Batches(
             found.sets, found.mixture, batch_size=data.batch_size, seed=c.seed, process=0, processes=1
@@ -53,11 +53,12 @@ def main() -> None:
     else:
         if args.step:
             raise UserError("--step is for --split=train: evaluation has every row once")
-        read = pipeline.tokenised(data, data.source, args.split, chosen.tokenizer)
-        tokens = class_names.numbered(read, chosen.classes)
-        rows = pipeline.filled(data, tokens, chosen.builder, partial=True).rows
+        tokens = pipeline.tokenised(data, data.source, args.split, chosen.tokenizer)
+        tokens, _ = class_names.numbered(tokens, chosen.head)
+        found = pipeline.filled(data, tokens, chosen.builder, partial=True)
+        rows = found.rows
         batch = batches.evaluation(rows, batch_size=data.batch_size, tokens=0)[0]
-        names, facts = [data.source], [(data.source, tokens.description, rows.plan.report)]
+        names, facts = [data.source], [(data.source, found.summary()["format"], rows.plan.report)]
         titles = [f"{args.split}, row {k}: {data.source}" for k in range(len(batch["tokens"]))]
     count = min(args.rows or len(titles), len(titles))
     shown = [view.row({k: v[i] for k, v in batch.items()}, chosen.tokenizer, chosen.builder) for i in range(count)]
@@ -81,7 +82,7 @@ def main() -> None:
     if form == "colours":
         out.print(view.legend())
     if args.html:
-        path = pathlib.Path(args.html)
+        path = places.local(args.html, f"--html={args.html}")
         page = view.page(f"{args.split} rows of {', '.join(names)}", list(zip(titles, shown)))
         cache.write_atomic(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
         print(f"page: {path}")

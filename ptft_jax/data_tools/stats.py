@@ -49,7 +49,7 @@ def main() -> None:
         },
     }
     if args.split == "train" and data.mixture:
-        options = {"steps": c.training.steps, "seed": c.seed, "classes": chosen.classes}
+        options = {"steps": c.training.steps, "seed": c.seed, "head": chosen.head}
         found = pipeline.training(data, chosen.tokenizer, chosen.builder, **options)
         report["mixture"] = found.table
     if args.json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ptft_jax.data.rows import Rows
 from ptft_jax.objectives.base import Objective, means
 from ptft_jax.parallel import processes
 from ptft_jax.parallel.compile import to_host
+from ptft_jax.training.selection import RAW
 
 BITS = "bits_per_byte"
 
@@ -19,21 +20,35 @@ BITS = "bits_per_byte"
 class EvalSet:
     """A named set whose batches stay on the devices between evaluations."""
 
-    def __init__(self, name: str, batches: list[Rows], program: Any, byte_lengths_V: np.ndarray | None):
-        """`byte_lengths_V`: bytes of text that each token stands for; None where the objective does not predict each
-        byte of a text once, after those before it, so that bits per byte would mean nothing."""
+    def __init__(
+        self, name: str, batches: list[Rows], program: Any, byte_lengths_V: np.ndarray | None, *, raw: bool = False
+    ):
+        """
+        Args:
+          byte_lengths_V: bytes of text that each token stands for; None where the objective does not predict each byte of a
+            text once, after those before it, so that bits per byte would mean nothing.
+          raw: also measure the parameters themselves, beside their average.
+        """
         self.name = name
         self._batches = [program.place(batch) for batch in batches]
-        self._program = program
+        self._measures = {"": program.evaluate} | ({RAW: program.evaluate_raw} if raw else {})
         mine = (_spanned(batches, byte_lengths_V), float(sum(b["weights"].sum() for b in batches)))
         self._bytes, self.tokens = map(sum, zip(*processes.gather(mine)))
 
-    def run(self, state: Any) -> dict[str, float]:
-        """{"NAME/nll": nats a token, "NAME/accuracy", "NAME/bits_per_byte", ...} of the state."""
+    def run(self, state: Any, check: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """{"NAME/nll": nats per token, "NAME/accuracy", "NAME/bits_per_byte", ...} of the state; of the parameters beside their
+        average "NAME/raw_nll", ... `check` is called before each batch, and may raise to end it."""
+        found = {}
+        for prefix, evaluate in self._measures.items():
+            found |= {f"{self.name}/{prefix}{k}": v for k, v in self._values(evaluate, state, check).items()}
+        return found
+
+    def _values(self, evaluate: Callable[..., Any], state: Any, check: Callable[[], None]) -> dict[str, float]:
         # Read one batch late: the devices stay busy, and no queue of programs builds up. Sums are taken in float64.
         parts, waiting = [], None
         for batch in self._batches:
-            following = self._program.evaluate(state, batch)
+            check()
+            following = evaluate(state, batch)
             if waiting is not None:
                 parts.append(to_host(waiting))
             waiting = following
@@ -42,15 +57,19 @@ class EvalSet:
         values = {k: float(v) for k, v in means(host).items()}
         if "nll" in host and self._bytes:
             values[BITS] = host["nll"][0] / math.log(2) / self._bytes
-        return {f"{self.name}/{k}": v for k, v in values.items()}
+        return values
 
 
-def names(sets: Mapping[str, list[Rows]], objective: Objective, byte_lengths_V: np.ndarray | None) -> list[str]:
-    """The names of all that `EvalSet.run` gives of these sets, known before anything is computed."""
+def names(
+    sets: Mapping[str, list[Rows]], objective: Objective, byte_lengths_V: np.ndarray | None, raw: Collection[str]
+) -> list[str]:
+    """The names of all that `EvalSet.run` gives of these sets, of those in `raw` of the parameters themselves too, known before
+    anything is computed."""
     found = []
     for name, batches in sets.items():
         spanned = any(processes.gather(_spanned(batches, byte_lengths_V) > 0))
-        found += [f"{name}/{metric}" for metric in (*objective.metrics, *((BITS,) if spanned else ()))]
+        metrics = (*objective.metrics, *((BITS,) if spanned else ()))
+        found += [f"{name}/{prefix}{metric}" for prefix in ("", RAW)[: 1 + (name in raw)] for metric in metrics]
     return found
 
 

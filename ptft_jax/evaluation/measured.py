@@ -9,6 +9,7 @@ from ptft_jax import config as configs
 from ptft_jax.data import batches, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
+from ptft_jax.data.class_names import Head
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import transfer
@@ -37,13 +38,10 @@ def sets(
     builder: Builder,
     numbers: Mapping[str, int],
     reporter: Reporter,
-    classes: class_names.Named | None = None,
+    head: Head,
 ) -> Sets:
-    """All that a run of `config` is measured on.
-
-    Args:
-      numbers: the adapter of each source, where each has one of its own.
-      classes: the names that classes are numbered by.
+    """All that a run of `config` is measured on. `numbers`: the adapter of each source, where each has one of its own;
+    `head`: the classes that labels are numbered by.
 
     Raises:
       UserError: as `ptft_jax.data.pipeline.filled`.
@@ -51,8 +49,13 @@ def sets(
     c = config
 
     def read(data: configs.Section, split: str, adapter: int | None) -> list[Rows]:
-        tokens = class_names.numbered(pipeline.tokenised(data, data.source, split, tokenizer, builder.kinds), classes)
+        read = pipeline.tokenised(data, data.source, split, tokenizer, builder.kinds)
+        tokens, _ = class_names.numbered(read, head)
         found = pipeline.filled(data, tokens, builder, partial=True)
+        if tokens.labels and data.source not in dict(
+            pipeline.weighted(c.data)
+        ):  # of those that are trained on it is said
+            reporter.say(f"{split} of {data.source}: {tokens.labels}")
         if found.lost():
             counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in found.lost().items())
             reporter.say(f"{split} of {data.source}: {len(tokens.store):,} examples; {counts}")

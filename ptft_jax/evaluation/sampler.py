@@ -21,12 +21,16 @@ from ptft_jax.training.state import TrainState
 
 def build(
     config: configs.Section, model: Transformer, partition: Partition, tokenizer: tok.Tokenizer
-) -> Callable[[TrainState], list[dict[str, Any]]]:
+) -> Callable[..., list[dict[str, Any]]]:
     """A function from a state to rows {"prompt", "text", "reason"} for `config.samples.prompts`; with several adapters, for
-    each of them, and its name in "adapter". Raises UserError for a prompt that leaves no room for the new tokens."""
+    each of them, and its name in "adapter". Its second argument is called every few tokens, and may raise to end it.
+
+    Raises:
+      UserError: a prompt that leaves no room for the new tokens.
+    """
     s, objective = config.samples, config.objective.name
     if not s.prompts:
-        return lambda state: []
+        return lambda state, check=None: []
     options = {
         "max_new_tokens": s.max_new_tokens,
         "sampling": Sampling(temperature=s.temperature, top_p=s.top_p) if s.temperature else Sampling(temperature=0.0),
@@ -44,9 +48,9 @@ def build(
         prompts = s.prompts * len(names)
         numbers = [n for n in range(len(names)) for _ in s.prompts]
 
-    def sample(state: TrainState) -> list[dict[str, Any]]:
+    def sample(state: TrainState, check: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
         params = partition.merge(state.ema or state.trainable, state.frozen)
-        rows = continue_texts(model, params, tokenizer, prompts, adapters=numbers, **options)
+        rows = continue_texts(model, params, tokenizer, prompts, adapters=numbers, check=check, **options)
         found = [{"prompt": r.prompt, "text": r.text, "reason": r.reason} for r in rows]
         return [{**row, "adapter": names[n]} for row, n in zip(found, numbers)] if names else found
 

@@ -62,6 +62,7 @@ def continue_ids(
     apart: bool = False,
     adapters: Sequence[int] | None = None,
     on_text: Callable[[int, str], None] | None = None,
+    check: Callable[[], None] | None = None,
 ) -> list[Continuation]:
     """Continues prompts of token ids.
 
@@ -74,6 +75,7 @@ def continue_ids(
       apart: the continuation is a text of its own, such as an answer, not the rest of the prompt's: some tokenizers
         drop the space that a text starts with.
       on_text: called with (row, text so far) while it grows, without what may still change.
+      check: called every few tokens; may raise to end it.
 
     Returns:
       rows whose `prompt` is empty.
@@ -122,5 +124,6 @@ def continue_ids(
         adapters=adapters,
         cut=cut if stop else None,
         on_tokens=show if on_text else None,
+        check=check,
     )
     return [Continuation("", found.get(i, written(i, row.ids)), len(row.ids), row.reason) for i, row in enumerate(rows)]

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from ptft_jax import config as configs
-from ptft_jax import identity, objectives
+from ptft_jax import objectives
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
@@ -53,8 +53,8 @@ class Measurement:
             values["data"]["source"] = source
         data = configs.check(values).data
         builder = builders.build(config.objective, loaded.tokenizer)
-        known = pipeline.tokenised(data, data.source, split, loaded.tokenizer, builder.kinds)
-        read = class_names.numbered(known, identity.classes_of(loaded.source))
+        read = pipeline.tokenised(data, data.source, split, loaded.tokenizer, builder.kinds)
+        read, _ = class_names.numbered(read, class_names.of(loaded.source))
         found = pipeline.filled(data, read, builder, partial=True)
         if found.rows.packed and (why := loaded.model.one_text_a_row):
             raise UserError(
@@ -66,9 +66,8 @@ class Measurement:
         lengths = tok.byte_lengths(loaded.tokenizer) if objective.chained else None
         self._set = EvalSet(split, rows, Program(loaded.model, objective), lengths)
         self._facts = {"data": data.source, "split": split, "tokens": int(self._set.tokens)}
+        self._facts |= {"labels": read.labels} if read.labels else {}
         self._lost = {"lost": found.lost()} if found.lost() else {}
-        if read is not known:
-            self._facts["classes"] = read.description
 
     def values(self, params: Any) -> dict[str, float]:
         """Metrics of a model's parameters, by name without a set's: {"nll", "accuracy", ...}."""
@@ -88,9 +87,9 @@ def evaluate(
     `config.data` than the run's.
 
     Returns:
-      {"data", "split", "tokens", "nll" (nats a token), "bits_per_byte", "accuracy", ...}; where the data number their classes
-      otherwise than the run, also "classes": how they were numbered; where not all of the split is
-      measured, also "lost": what is left out or cut, see `ptft_jax.data.pipeline.Filled.lost`.
+      {"data", "split", "tokens", "nll" (nats per token), "bits_per_byte", "accuracy", ...}; where not all of the split is
+      measured, also "lost": what is left out or cut, see `ptft_jax.data.pipeline.Filled.lost`; of classification, where the
+      source numbers its classes otherwise than the model, "labels": which number is which class.
 
     Raises:
       UserError: no source where the model's own data are not known, or a model that predicts no next token.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.errors import UserError
+from ptft_jax.errors import UserError, few
 
 
 def tokenizer_files(tokenizer: tok.Tokenizer, max_length: int) -> dict[str, bytes]:
@@ -74,6 +74,8 @@ def text(exported: Any, dtype: str, summary: Mapping[str, Any]) -> str:
         rows = [(pathlib.PurePath(entry.get("reference") or entry["workdir"]).name, entry) for entry in exported.chain]
         lines += [f"| `{name}` | {entry['step']} | `{entry['fingerprint'] or '-'}` |" for name, entry in rows]
         lines.append("")
+    if exported.classes:
+        lines += ["## Classes", "", few((f"{n} = {name}" for n, name in enumerate(exported.classes)), 100), ""]
     if summary:
         facts = ("best_step", "tokens_to_best", "train_tokens", "seed")
         lines += ["## Training", "", *(f"- {name}: {summary[name]}" for name in facts), ""]

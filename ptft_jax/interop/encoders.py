@@ -5,18 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ptft_jax.errors import UserError
+from ptft_jax.interop import labels
 from ptft_jax.interop.fields import Fields, sizes, write_sizes
 from ptft_jax.interop.names import Model, Tensor, linear, norm
-
-
-def _labels(c: Fields) -> int:
-    labels = c.get("id2label", None)
-    return len(labels) if labels is not None else c.get("num_labels", 2)
-
-
-def _write_labels(m: Model) -> dict[str, Any]:
-    names = {str(i): f"LABEL_{i}" for i in range(m["classes"])}
-    return {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
 
 
 class Bert:
@@ -43,7 +34,7 @@ class Bert:
         if given not in known:
             raise UserError(f"{c.where}: config.json: architectures = {given!r}: expected one of {', '.join(known)}")
         head = known[given]
-        own = {"classes": _labels(c), "class_hidden": True} if head == "classes" else {}
+        own = {"classes": labels.read(c)[0], "class_hidden": True} if head == "classes" else {}
         return {
             **sizes(c, c.need("max_position_embeddings") - self.offset, eps=1e-12),
             "causal": False,
@@ -64,7 +55,7 @@ class Bert:
             "max_position_embeddings": m["max_length"] + self.offset,
             "type_vocab_size": m["token_types"],
             "tie_word_embeddings": m["tied"],
-            **(_write_labels(m) if m["head"] == "classes" else {}),
+            **(labels.write((), m["classes"]) if m["head"] == "classes" else {}),
         }
 
     def tensors(self, m: Model) -> list[Tensor]:
@@ -161,7 +152,7 @@ class ViT:
             "vocab_size": 0,
             "biases": ("qkv", "out", "mlp", "norm") if c.get("qkv_bias", True) else ("out", "mlp", "norm"),
             "head": "classes",
-            "classes": _labels(c),
+            "classes": labels.read(c)[0],
             "image_size": size,
             "patch_size": patch,
             "channels": c.get("num_channels", 3),
@@ -175,7 +166,7 @@ class ViT:
             "patch_size": m["patch_size"],
             "num_channels": m["channels"],
             "qkv_bias": "qkv" in m["biases"],
-            **_write_labels(m),
+            **labels.write((), m["classes"]),
         }
 
     def tensors(self, m: Model) -> list[Tensor]:

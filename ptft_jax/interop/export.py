@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,9 +15,10 @@ import ml_dtypes
 import numpy as np
 
 from ptft_jax.adapters.base import is_added
+from ptft_jax.data import class_names
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
-from ptft_jax.interop import card, families, layouts
+from ptft_jax.interop import card, families, labels, layouts
 from ptft_jax.interop.archive import INDEX, WEIGHTS
 from ptft_jax.interop.fields import Fields
 from ptft_jax.interop.names import Model, groups
@@ -26,6 +28,8 @@ from ptft_jax.parallel.sharding import on_one_device
 from ptft_jax.params.rules import flatten, unflatten
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+# What a config.json says of a head, and how it was trained: untrue of another.
+_OF_HEAD = {"id2label", "label2id", "num_labels", "problem_type", "finetuning_task"}
 _GGUF = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
 
 
@@ -37,6 +41,7 @@ class Exported:
       fields: its structural fields, with `vocab_size`.
       chain: the lineage behind it, nearest first; where it began with imported weights, their family and config are
         kept as far as they still say the truth.
+      classes: names of the classes that its head scores, in their order; () where they have none.
     """
 
     def __init__(
@@ -47,8 +52,10 @@ class Exported:
         chain: list[dict[str, Any]],
         *,
         family: str = "",
+        classes: Sequence[str] = (),
     ):
         self.params, self.fields, self.chain = flatten(params), families.canonical(fields), chain
+        self.classes = class_names.filled(class_names.known(classes), self.fields["classes"])
         self.tokenizer = tokenizer
         self.family, self._origin = families.of(self.fields, chain, family)
         self._groups = groups(self.family.tensors(self.fields), self.fields)
@@ -57,9 +64,12 @@ class Exported:
         """config.json: what the model is, and of the imported config what does not contradict it."""
         written = families.write(self.family, self.fields)
         stale = {"torch_dtype", "quantization_config", "transformers_version", "_name_or_path", "auto_map"}
+        if not self.chain or "model_type" not in self.chain[0]:  # not as it was imported
+            stale |= _OF_HEAD
+        if self.fields["head"] == "classes":
+            written |= labels.write(self.classes, self.fields["classes"])
+            stale.add("num_labels")
         kept = {k: v for k, v in self._origin.items() if k not in written and k not in stale}
-        if self._origin.get("id2label") and len(self._origin["id2label"]) == self.fields["classes"]:
-            kept |= {k: self._origin[k] for k in ("id2label", "label2id") if k in self._origin}
         config = {**written, **kept}
         if families.canonical(self.family.read(Fields(config, "config.json"))) != families.canonical(
             self.family.read(Fields(written, "config.json"))
@@ -259,7 +269,8 @@ def to_peft(
 
 
 def verify(exported: Exported, reference: str, dtype: str) -> float:
-    """Reads an export back and compares it with what was meant: the config, every parameter, and the logits of both.
+    """Reads an export back and compares it with what was meant: the config, the names of classes, every parameter, and the
+    logits of both.
 
     Returns:
       The largest difference of logits over the largest logit: 0 but for q8_0, whose parameters must each be within half
@@ -275,6 +286,11 @@ def verify(exported: Exported, reference: str, dtype: str) -> float:
         f"{k}: {v!r}, read back as {found.fields[k]!r}"
         for k, v in exported.fields.items()
         if not families.same(v, found.fields[k])
+    ]
+    wrong += [
+        f"class {n}: {ours!r}, read back as {theirs!r}"
+        for n, (ours, theirs) in enumerate(itertools.zip_longest(exported.classes, found.classes))
+        if ours != theirs
     ]
     if wrong:
         raise UserError(f"the export, read back, is another model:{listed(wrong)}")

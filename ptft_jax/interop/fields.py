@@ -49,6 +49,7 @@ _NUMBERS = {
 _KINDS: dict[str, type] = {
     "model_type": str, "hidden_act": str, "hidden_activation": str, "activation_function": str, "rope_type": str,
     "layer_types": list, "architectures": list, "no_rope_layers": list, "mlp_only_layers": list, "id2label": dict,
+    "label2id": dict,
     "quantization_config": dict, "rope_parameters": dict, "rope_scaling": dict, "short_factor": list,
     "long_factor": list,
 }  # fmt: skip

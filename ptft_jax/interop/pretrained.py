@@ -6,18 +6,21 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 
 from ptft_jax import config as configs
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.interop import families, hf
+from ptft_jax.interop import families, hf, labels
 from ptft_jax.interop.archive import Archive, open_folder
+from ptft_jax.interop.fields import Fields
 from ptft_jax.model import spec as specs
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.params.rules import flatten, unflatten
 
+_LEARNS = {"classes": "classification", "masked_lm": "masked_lm"}  # by head: what a model is measured by
 _LENGTH = 1024  # tokens a row in evaluations of a model that was imported just for them, at most
 
 
@@ -49,8 +52,14 @@ class Pretrained:
         """A config under which the model can be run by itself."""
         values = configs.default().to_dict()
         values["model"] |= self.fields
+        values["objective"]["name"] = _LEARNS.get(self.fields["head"], "causal_lm")
         values["data"]["length"] = min(_LENGTH, self.fields["max_length"])
         return configs.check(values)
+
+    @functools.cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that its head scores, in their order; () where they have none, or it scores no classes."""
+        return labels.read(Fields(self.archive.config, self.reference))[1] if self.fields["head"] == "classes" else ()
 
     @functools.cached_property
     def tokenizer(self) -> tok.Tokenizer:
@@ -64,6 +73,7 @@ class Pretrained:
         layout: Callable[[str, tuple[int, ...]], jax.sharding.Sharding],
         dtype: str = "float32",
         *,
+        wide: Collection[str] = (),
         weights: str = "auto",
         merged: bool = True,
         **model: Any,
@@ -71,6 +81,7 @@ class Pretrained:
         """The parameters in `dtype`, each streamed into its sharding; without those that `init.fresh` names.
 
         Args:
+          wide: paths of those that are read in float32 whatever `dtype` is.
           weights, merged: as for a run's checkpoint; there is nothing to choose or merge here.
           model: fields that replace the archive's, where what differs is not taken from it.
 
@@ -80,6 +91,9 @@ class Pretrained:
         fields = families.canonical({**self.fields, **model})
         spec = specs.ModelSpec(**fields, param_dtype=dtype)
         shapes = Transformer(spec).shapes()
+        shapes = unflatten(
+            {p: jax.ShapeDtypeStruct(a.shape, "float32") if p in wide else a for p, a in flatten(shapes).items()}
+        )
         plan = hf.plan(self.archive, self.family, fields, shapes, ignore=self._ignore, fresh=self._fresh)
         return plan.load(shapes, layout)
 

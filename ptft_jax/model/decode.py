@@ -156,6 +156,7 @@ def generate(
     adapters: Sequence[int] | None = None,
     cut: Callable[[int, list[int]], int | None] | None = None,
     on_tokens: Callable[[int, list[int]], None] | None = None,
+    check: Callable[[], None] | None = None,
 ) -> list[Generated]:
     """Continues every prompt. A row's result does not depend on the other rows, nor on the padding they cause.
 
@@ -167,6 +168,7 @@ def generate(
       adapters: which adapter each row has, in a model with several.
       cut: looks at (row, new ids so far) every few tokens and returns how many to keep if the row is over, else None.
       on_tokens: called with (row, ids so far) after each look, for printing while generating.
+      check: called every few tokens; may raise to end it.
 
     Raises:
       UserError: an empty prompt, or one that with its continuation exceeds the model's `max_length`; a number that is none.
@@ -183,6 +185,8 @@ def generate(
     logits, cache = _prefill(model, params, jnp.asarray(tokens), pad_B, adapters_B, slots, prefix)
     written = _Written(len(prompts), cut, on_tokens)
     for count in range(0, max_new_tokens, _CHUNK):
+        if check is not None:
+            check()
         steps, done_B = min(_CHUNK, max_new_tokens - count), jnp.asarray(written.done)
         rows = done_B, pad_B, keys_B, adapters_B
         logits, cache, _, new = _extend(

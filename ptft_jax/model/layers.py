@@ -1,7 +1,8 @@
 """The layers a transformer is built from, as Flax NNX modules.
 
 A module here is only a description: `ptft_jax.model.transformer` splits it into a static definition and a plain
-dict of arrays. Arrays are kept in `param_dtype` and computed with in `dtype` (the mixed-precision policy).
+dict of arrays. Arrays are made in `param_dtype` and computed with in `dtype`, whatever they are kept in (`ptft_jax.params.precision`
+says what a run keeps in what).
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ ACTIVATIONS = {
 
 
 class PerRow(NamedTuple):
-    """What is a row's own: its dropout `keys` [B] (None = no dropout), and the number of its adapter, `adapters` int [B]
-    (None = the model has one for all)."""
+    """What is a row's own: its dropout `keys` [B] (None = no dropout), the number of its adapter, `adapters` int [B] (None = the
+    model has one for all), and which of its tokens are `counted` [B, T] where experts say how they were used (None = they
+    do not)."""
 
     keys: jax.Array | None
     adapters: jax.Array | None
+    counted: jax.Array | None = None
 
 
 def project(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:

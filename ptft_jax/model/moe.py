@@ -12,6 +12,8 @@ from ptft_jax.model.layers import ACTIVATIONS, Linear, PerRow
 from ptft_jax.model.quantized import recomputed
 from ptft_jax.model.spec import ModelSpec
 
+ROUTER = "blocks/mlp/router/"  # what the paths of routers' parameters begin with
+
 
 class Routed(NamedTuple):
     """Rows sorted by the expert they go to.
@@ -25,6 +27,25 @@ class Routed(NamedTuple):
     rows: jax.Array
     sizes: jax.Array
     per_row: PerRow | None
+
+
+class Routing(NamedTuple):
+    """How tokens were sent to the experts of a layer: sums over those that are counted, float32. Those of several layers have a
+    leading axis [L]; of several parts of a batch they add up.
+
+    Attributes:
+      tokens: [], how many there are.
+      sent: [E], how many each expert got; `experts_per_token` times `tokens` in all.
+      shares: [E], the router's probabilities of each.
+      entropy: [], of these, in nats.
+      log_z: [], squares of the logarithm of what they are normalized by.
+    """
+
+    tokens: jax.Array
+    sent: jax.Array
+    shares: jax.Array
+    entropy: jax.Array
+    log_z: jax.Array
 
 
 class ExpertLinear(nnx.Module):
@@ -83,11 +104,19 @@ class MoE(nnx.Module):
         self.adapter = None  # as that of `MLP`
 
     def __call__(self, x_BTD: jax.Array, per_row: PerRow | None = None) -> jax.Array:
+        return self.routed(x_BTD, per_row)[0]
+
+    def routed(self, x_BTD: jax.Array, per_row: PerRow | None = None) -> tuple[jax.Array, Routing | None]:
+        """The output [B, T, D], and how its tokens were sent where `per_row` says which are counted."""
         spec, shape = self.spec, x_BTD.shape
         each = spec.experts_per_token
         x = x_BTD.reshape(-1, spec.width)
-        shares = jax.nn.softmax(self.router(x_BTD, per_row).reshape(-1, spec.experts).astype(jnp.float32), axis=-1)
+        scores = self.router(x_BTD, per_row).reshape(-1, spec.experts).astype(jnp.float32)
+        shares = jax.nn.softmax(scores, axis=-1)
         weights, chosen = jax.lax.top_k(shares, each)
+        routing = None
+        if per_row is not None and per_row.counted is not None:
+            routing = _routing(scores, shares, chosen, per_row.counted.reshape(-1).astype(jnp.float32))
         if spec.normalize_experts:
             weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
         order = jnp.argsort(chosen.reshape(-1))
@@ -98,4 +127,14 @@ class MoE(nnx.Module):
             keys = jax.vmap(jax.random.fold_in)(per_row.keys[token // shape[1]], order % (shape[1] * each))
             per_row = PerRow(keys, None)
         y = self.experts(Routed(x[token], sizes, per_row)) * weights.reshape(-1)[order][:, None].astype(x.dtype)
-        return jnp.zeros_like(x).at[token].add(y).reshape(shape)
+        return jnp.zeros_like(x).at[token].add(y).reshape(shape), routing
+
+
+def _routing(scores: jax.Array, shares: jax.Array, chosen: jax.Array, counted: jax.Array) -> Routing:
+    """Of N tokens: scores and shares [N, E], chosen int [N, experts per token], counted [N]."""
+    sent = jnp.sum(jax.nn.one_hot(chosen, scores.shape[-1]) * counted[:, None, None], axis=(0, 1))
+    log_z = jax.nn.logsumexp(scores, axis=-1)
+    entropy = log_z - jnp.sum(shares * scores, axis=-1)
+    return Routing(
+        jnp.sum(counted), sent, counted @ shares, jnp.sum(counted * entropy), jnp.sum(counted * jnp.square(log_z))
+    )

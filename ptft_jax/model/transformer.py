@@ -47,13 +47,15 @@ class Block(nnx.Module):
         self.mlp_post_norm = Norm(spec) if after else None
 
     def __call__(self, x_BTD, view: View, cache=None, start=None, per_row=None):
+        """(the stream after the block, the new cache, how experts were used or None)."""
         inputs = _maybe(self.attention_norm, x_BTD)
         y, cache = self.attention(inputs, view, cache, start, per_row)
         y = self._adapted(self.attention, inputs, y, x_BTD, self.attention_post_norm, per_row)
         after_BTD = self._add(x_BTD, y, self.attention_post_norm, per_row, 0)
         inputs = _maybe(self.mlp_norm, x_BTD if self.spec.parallel else after_BTD)
-        y = self._adapted(self.mlp, inputs, self.mlp(inputs, per_row), after_BTD, self.mlp_post_norm, per_row)
-        return self._add(after_BTD, y, self.mlp_post_norm, per_row, 1), cache
+        y, routing = self.mlp.routed(inputs, per_row) if self.spec.experts else (self.mlp(inputs, per_row), None)
+        y = self._adapted(self.mlp, inputs, y, after_BTD, self.mlp_post_norm, per_row)
+        return self._add(after_BTD, y, self.mlp_post_norm, per_row, 1), cache, routing
 
     def _adapted(self, sublayer, inputs, y, x, norm, per_row):
         if sublayer.adapter is None:
@@ -193,7 +195,11 @@ class Transformer:
     def _trunk(self, params: Params) -> Trunk:
         return nnx.merge(self._definitions[0], {k: v for k, v in params.items() if k != "blocks"})
 
-    def hidden(
+    def hidden(self, params: Params, inputs: jax.Array, **options) -> jax.Array:
+        """The last hidden states [B, T, D] in the compute dtype; arguments as for `run`."""
+        return self.run(params, inputs, **options)[0]
+
+    def run(
         self,
         params,
         inputs,
@@ -205,8 +211,9 @@ class Transformer:
         keys_B=None,
         noise_BTD=None,
         adapters_B=None,
+        routing=False,
     ):
-        """The last hidden states.
+        """The last hidden states, and how experts were used.
 
         Args:
           params: nested dict; `params["blocks"]` is one stack of layers, or a tuple of consecutive stacks (how a
@@ -220,11 +227,14 @@ class Transformer:
           keys_B: one dropout key a row, or None for no dropout.
           noise_BTD: what is added to the tokens' vectors, of models of text.
           adapters_B: int, which of several adapters a row has, in a model that has several (`ptft_jax.adapters.several`).
+          routing: whether to say how experts were used.
 
         Returns:
-          [B, T, D] in the compute dtype.
+          [B, T, D] in the compute dtype; and, of a model with experts where `routing`, `ptft_jax.model.moe.Routing` of its layers
+          over all tokens but padding and learned vectors, else None.
         """
         spec, trunk = self.spec.resolved, self._trunk(params)
+        counted_BT = self._counted(inputs, segments_BT) if routing else None
         if spec.image_size:
             x_BTD = trunk.embed(inputs)
             positions_BT = jnp.zeros(x_BTD.shape[:2], jnp.int32)  # told by the embedding alone
@@ -239,7 +249,7 @@ class Transformer:
                     noise_BTD = jnp.pad(noise_BTD, ((0, 0), (self.virtual_tokens, 0), (0, 0)))
             positions_BT = positions_BT + self.prefix_length
             x_BTD = trunk.embed(inputs, positions_BT, types_BT, noise_BTD)
-        per_row = PerRow(keys_B, self._numbers(adapters_B))
+        per_row = PerRow(keys_B, self._numbers(adapters_B), counted_BT)
         x_BTD = dropout(x_BTD, spec.dropout, per_row, 0)
         mask = causal_mask(
             x_BTD.shape[1],
@@ -249,9 +259,16 @@ class Transformer:
             shared=0 if self.one_text_a_row else self.virtual_tokens,
         )
         views, prefix = self._views(mask, positions_BT), _made(trunk.prefix)
-        x_BTD, _ = self._stacks(params["blocks"], x_BTD, views, prefix, per_row=per_row)
+        x_BTD, _, used = self._stacks(params["blocks"], x_BTD, views, prefix, per_row=per_row)
         x_BTD = x_BTD[:, self.virtual_tokens :]
-        return x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)
+        return (x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)), used
+
+    def _counted(self, inputs, segments_BT):
+        """Which positions, bool [B, T] with the learned prompt's, hold something of the input."""
+        if self.spec.image_size:
+            return jnp.ones((inputs.shape[0], self.spec.max_length), bool)
+        counted_BT = jnp.ones(inputs.shape, bool) if segments_BT is None else segments_BT > 0
+        return jnp.pad(counted_BT, ((0, 0), (self.virtual_tokens, 0)))
 
     def _prompted(self, tokens_BT, positions_BT, segments_BT, prefix_BT, types_BT):
         """The row's tokens, positions, segments, prefix and types behind those of the learned prompt.
@@ -309,7 +326,8 @@ class Transformer:
         x_BTD = trunk.embed(tokens_BT, positions_BT)
         views = self._views(Mask(allowed_BTS, False), positions_BT, start)
         per_row, prefix = PerRow(None, self._numbers(adapters_B)), _made(trunk.prefix)
-        x_BTD, cache = self._stacks(params["blocks"], x_BTD, views, prefix, per_row=per_row, cache=cache, start=start)
+        more = {"per_row": per_row, "cache": cache, "start": start}
+        x_BTD, cache, _ = self._stacks(params["blocks"], x_BTD, views, prefix, **more)
         x_BTD = x_BTD[:, -1:]
         return self.logits(params, x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD))[:, 0], cache
 
@@ -335,7 +353,8 @@ class Transformer:
         return adapters_B
 
     def _stacks(self, stacks, x_BTD, views, prefix=None, *, per_row: PerRow, cache=None, start=None):
-        """Runs consecutive stacks of layers, scanned or unrolled; a frozen first stack costs no backward pass."""
+        """Runs consecutive stacks of layers, scanned or unrolled; a frozen first stack costs no backward pass. Returns the stream,
+        the new cache, and how experts were used; the latter two None where there are none."""
         kinds = self.spec.kinds
 
         def runner(view_of):
@@ -344,15 +363,15 @@ class Transformer:
                 keys = per_row.keys
                 if keys is not None:
                     keys = jax.vmap(lambda k: jax.random.fold_in(k, 1 + index))(keys)
-                own, view = PerRow(keys, per_row.adapters), view_of(index)._replace(prefix=prefix)
-                y, cached = nnx.merge(self._definitions[1], params)(x, view, cached, start, own)
-                return (y if self.constrain is None else self.constrain(y)), cached
+                own, view = per_row._replace(keys=keys), view_of(index)._replace(prefix=prefix)
+                y, cached, used = nnx.merge(self._definitions[1], params)(x, view, cached, start, own)
+                return (y if self.constrain is None else self.constrain(y)), (cached, used)
 
             if self.spec.remat == "none":
                 return layer
             return jax.checkpoint(layer, policy=REMAT[self.spec.remat], prevent_cse=not self.spec.scan)
 
-        done, caches = 0, []
+        done, made = 0, []
         for stack in stacks if isinstance(stacks, (tuple, list)) else (stacks,):
             size = jax.tree.leaves(stack)[0].shape[0]
             cached, own = jax.tree.map(lambda a, done=done, size=size: a[done : done + size], (cache, prefix))
@@ -365,12 +384,10 @@ class Transformer:
                     layer = runner(lambda _, kind=kinds[done + i]: views[kind])
                     x_BTD, row = layer(x_BTD, jax.tree.map(lambda a, i=i: a[i], parts))
                     rows.append(row)
-                new = None if cache is None else jax.tree.map(lambda *a: jnp.stack(a), *rows)
+                new = jax.tree.map(lambda *a: jnp.stack(a), *rows)
             done += size
-            caches.append(new)
-        if cache is None:
-            return x_BTD, None
-        return x_BTD, jax.tree.map(lambda *a: jnp.concatenate(a), *caches)
+            made.append(new)
+        return x_BTD, *jax.tree.map(lambda *a: jnp.concatenate(a), *made)
 
 
 def _chooser(views: dict[str, View], kinds: Sequence[str], first: int, size: int) -> Callable[[jax.Array], View]:

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
+
+from ptft_jax.model.moe import Routing
 
 Scored = tuple[Any, jax.Array]  # parameters, and what the model with these made of a batch: its last hidden states
 Measure = Callable[[jax.Array, jax.Array], jax.Array]  # logits [..., V], logits [..., V] -> [...]
@@ -24,8 +27,8 @@ class Loss(NamedTuple):
 
 
 class Objective(Protocol):
-    """Turns (model, parameters, batch, dropout keys) into a loss: `loss` of what `hidden` gives. Pure, and hashable as a
-    static argument. `metrics`: the names of the loss' metrics."""
+    """Turns (model, parameters, batch, dropout keys) into a loss: `loss` of what `hidden` gives (`routed`: and how experts were
+    used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics."""
 
     metrics: tuple[str, ...]
 
@@ -35,9 +38,50 @@ class Objective(Protocol):
         self, model: Any, params: Any, batch: Batch, keys_B: jax.Array | None = None, noise_BTD: jax.Array | None = None
     ) -> jax.Array: ...
 
+    def routed(
+        self, model: Any, params: Any, batch: Batch, keys_B: jax.Array | None = None
+    ) -> tuple[jax.Array, Routing | None]: ...
+
     def loss(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> Loss: ...
 
     def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array: ...
+
+
+class Rows:
+    """What an objective makes hidden states of: the rows of a batch, with what a builder says of them."""
+
+    def hidden(
+        self,
+        model: Any,
+        params: Any,
+        batch: Batch,
+        keys_B: jax.Array | None = None,
+        noise_BTD: jax.Array | None = None,
+    ) -> jax.Array:
+        """The last hidden states [B, T, D] of a batch; `noise_BTD` is added to the vectors of its tokens."""
+        return self._run(model, params, batch, keys_B, noise_BTD=noise_BTD)[0]
+
+    def routed(
+        self, model: Any, params: Any, batch: Batch, keys_B: jax.Array | None = None
+    ) -> tuple[jax.Array, Routing | None]:
+        """The last hidden states, and how experts were used for them (`ptft_jax.model.transformer.Transformer.run`)."""
+        return self._run(model, params, batch, keys_B, routing=True)
+
+    def weight(self, batch: Batch) -> jax.Array:
+        """What a loss of a batch is divided by, float32 []."""
+        return jnp.sum(batch["weights"].astype(jnp.float32))
+
+    def _run(self, model, params, batch, keys_B, **options):
+        return model.run(
+            params,
+            batch["tokens"],
+            positions_BT=batch.get("positions"),
+            segments_BT=batch.get("segments"),
+            prefix_BT=batch.get("prefix"),
+            keys_B=keys_B,
+            adapters_B=batch.get("adapters"),
+            **options,
+        )
 
 
 def means(metrics: dict[str, Sum]) -> dict[str, jax.Array]:

@@ -9,11 +9,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ptft_jax.objectives.base import Batch, Loss, Measure, Scored
+from ptft_jax.objectives.base import Batch, Loss, Measure, Rows, Scored
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenLoss:
+class TokenLoss(Rows):
     """Weighted cross-entropy of the targets, in nats. Which targets, and what the model sees of the others, is the batch's
     (`ptft_jax.data.builders`).
 
@@ -44,25 +44,12 @@ class TokenLoss:
         bool [B, T]."""
         return self.loss(model, params, self.hidden(model, params, batch, keys_B), batch)
 
-    def hidden(self, model, params, batch: Batch, keys_B: jax.Array | None = None, noise_BTD=None) -> jax.Array:
-        """The last hidden states [B, T, D] of a batch; `noise_BTD` is added to the vectors of its tokens."""
-        return model.hidden(
-            params,
-            batch["tokens"],
-            positions_BT=batch.get("positions"),
-            segments_BT=batch.get("segments"),
-            prefix_BT=batch.get("prefix"),
-            keys_B=keys_B,
-            noise_BTD=noise_BTD,
-            adapters_B=batch.get("adapters"),
-        )
-
     def loss(self, model, params, hidden_BTD: jax.Array, batch: Batch) -> Loss:
         """The loss of a batch by its last hidden states."""
         score = functools.partial(self._score, model, params)
         weights = batch["weights"].astype(jnp.float32)
         sums = self._summed(score, hidden_BTD, batch["targets"], weights)
-        return as_loss(sums, jnp.sum(weights), self.z_loss)
+        return as_loss(sums, self.weight(batch), self.z_loss)
 
     def divergence(self, model, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array:
         """How far what two models predict is apart: the sum of `measure` over the targets, each times its weight.
@@ -73,8 +60,8 @@ class TokenLoss:
         """
 
         def score(first_BTD, second_BTD, weights):
-            values = measure(model.logits(first[0], first_BTD), model.logits(second[0], second_BTD))
-            return (weighted_sum(values, weights),)
+            scored = (model.logits(first[0], first_BTD), model.logits(second[0], second_BTD))
+            return (weighted_sum(measure(*(counted(logits, weights) for logits in scored)), weights),)
 
         return self._summed(score, first[1], second[1], batch["weights"].astype(jnp.float32))[0]
 
@@ -105,6 +92,7 @@ def cross_entropy(
     logits: jax.Array, targets: jax.Array, weights: jax.Array, z_loss: float, label_smoothing: float
 ) -> tuple[jax.Array, ...]:
     """Sums over targets [...] of (loss, cross-entropy, z-loss, correct), each times the target's weight; logits [..., V]."""
+    logits = counted(logits, weights)
     log_z = jax.nn.logsumexp(logits, axis=-1)
     nll = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     loss = nll
@@ -114,6 +102,12 @@ def cross_entropy(
     penalty = z_loss * jnp.square(log_z)
     correct = jnp.argmax(logits, axis=-1) == targets
     return tuple(weighted_sum(value, weights) for value in (loss + penalty, nll, penalty, correct))
+
+
+def counted(logits: jax.Array, weights: jax.Array) -> jax.Array:
+    """Logits [..., V] with those of targets [...] that weigh nothing set to zero: what is made of them is then finite, and
+    so is its gradient. Where only the value is masked, an infinite logit has a gradient of 0 * inf, which is NaN."""
+    return jnp.where((weights > 0)[..., None], logits, 0.0)
 
 
 def weighted_sum(values: jax.Array, weights: jax.Array) -> jax.Array:

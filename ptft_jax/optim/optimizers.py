@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ptft_jax.optim import units
+from ptft_jax.optim.pulls import Pulls
+from ptft_jax.params.apart import Apart
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import STACK, flatten, unflatten
 
@@ -24,6 +27,7 @@ def build(
     start_decay: float = 0.0,
     gradients: Sequence[optax.GradientTransformation] = (),
     finished: Sequence[optax.GradientTransformation] = (),
+    apart: Apart | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """What the method does to gradients -> clip -> direction -> decoupled weight decay, decay to the start ->
     -schedule(step) -> the partition's rates -> what the method does to finished updates.
@@ -34,43 +38,46 @@ def build(
     Args:
       phase: of the partition's, the one this is the optimizer of. Those of all phases have states of one form; what a
         phase does not train keeps its moments, and the updates of it mean nothing.
-      start_decay: see `to_start`, after the direction: as weight decay in AdamW, with the start in place of 0. `update`
-        then takes the argument `anchor`.
+      start_decay: strength of the decay to the start, after the direction: as weight decay in AdamW, with the start in place
+        of 0 (`ptft_jax.optim.pulls`). `update` then takes the argument `anchor`.
       gradients, finished: see `ptft_jax.adapters.base.Updates`.
+      apart: which leaves hold several adapters, each clipped and directed by itself.
     """
     chain = list(gradients)
     if config.clip_norm > 0:
-        chain.append(optax.clip_by_global_norm(config.clip_norm))
+        chain.append(units.clip(config.clip_norm, apart))
     groups = {leaf.path: leaf.phases for leaf in partition.leaves if leaf.trains}
-    direction = _direction(config)
+    direction = _direction(config, apart)
     chain.append(_by_phases(direction, groups, phase) if any(len(g) > 1 for g in groups.values()) else direction)
-    if config.weight_decay > 0:
-        chain.append(_decay(config.weight_decay, config.decay_rules, partition))
-    if start_decay:
-        chain.append(to_start(start_decay))
-    chain.append(optax.scale_by_learning_rate(schedule))
     rates = partition.multipliers()
+    shares = partition.choose(config.decay_rules, "optimizer.decay_rules") if config.weight_decay > 0 else {}
+    decay = jax.tree.map(lambda share: config.weight_decay * share, shares) or jax.tree.map(lambda _: 0.0, rates)
+    pulls = Pulls(decay, start_decay, rates)
+    if config.weight_decay > 0:
+        chain.append(pulls.to_zero())
+    if start_decay:
+        chain.append(pulls.to_start())
+    place = len(chain)
+    chain.append(optax.scale_by_learning_rate(schedule))
     if any(set(leaf.rates) != {1.0} for leaf in partition.leaves if leaf.trains):
         chain.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, r: u * r, updates, rates)))
-    return _seeing_gradients(optax.chain(*chain, *finished))
+    return _informed(optax.chain(*chain, *finished), schedule, place)
 
 
-def _seeing_gradients(chain: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """The chain, whose parts get what goes into its first as the keyword `gradients`, too."""
+def _informed(
+    chain: optax.GradientTransformationExtraArgs, schedule: optax.Schedule, place: int
+) -> optax.GradientTransformationExtraArgs:
+    """The chain, whose parts get what goes into its first as the keyword `gradients`, and the step's rate as `rate`, too.
+
+    Args:
+      place: of the part that multiplies by the schedule, and counts its steps.
+    """
 
     def update(updates, state, params=None, **extra):
-        return chain.update(updates, state, params, gradients=updates, **extra)
+        rate = schedule(state[place].count)
+        return chain.update(updates, state, params, gradients=updates, rate=rate, **extra)
 
     return optax.GradientTransformationExtraArgs(chain.init, update)
-
-
-def to_start(strength: float) -> optax.GradientTransformationExtraArgs:
-    """Adds strength * (parameters - `anchor`) to the updates, `anchor` being those of step 0."""
-
-    def update(updates, state, params, *, anchor, **_):
-        return jax.tree.map(lambda u, p, a: u + strength * (p - a), updates, params, anchor), state
-
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _by_phases(
@@ -105,15 +112,18 @@ def _by_phases(
     return optax.GradientTransformation(init, update)
 
 
-def _direction(config: Any) -> optax.GradientTransformation:
-    """The update's direction, before rate and decay. All are Optax's own."""
+def _direction(config: Any, apart: Apart | None) -> optax.GradientTransformation:
+    """The update's direction, before rate and decay. All are Optax's own; those that look at more than one number do so layer by
+    layer."""
     builders = {
         "adamw": lambda c: optax.scale_by_adam(c.b1, c.b2, c.eps),
         "lion": lambda c: optax.scale_by_lion(c.b1, c.b2),
         "sgd": lambda c: optax.trace(c.momentum) if c.momentum else optax.identity(),
         "muon": _muon,
         # Without a rate of its own; Optax's form ends in a sign flip, which the chain applies again later.
-        "adafactor": lambda c: optax.chain(optax.adafactor(None), optax.scale(-1.0)),
+        "adafactor": lambda c: units.each(
+            optax.chain(optax.adafactor(None), optax.scale(-1.0)), lambda path: units.stacked_axes(path, apart)
+        ),
     }
     return builders[config.name](config)
 
@@ -139,13 +149,3 @@ def _muon(config: Any) -> optax.GradientTransformation:
     )
     adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
     return optax.partition({"muon": optax.chain(muon, optax.stateless(scale)), "adam": adam}, labels)
-
-
-def _decay(weight: float, rules: Sequence[tuple[str, float]], partition: Partition) -> optax.GradientTransformation:
-    """Adds weight * multiplier * parameter, the multiplier by path rules (0 = no decay)."""
-    shares = partition.choose(rules, "optimizer.decay_rules")
-
-    def add(updates: Any, params: Mapping[str, Any]) -> Any:
-        return jax.tree.map(lambda u, p, a: u + (weight * a) * p, updates, params, shares)
-
-    return optax.stateless(add)

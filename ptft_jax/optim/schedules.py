@@ -7,13 +7,31 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from ptft_jax.errors import UserError
+
 SCHEDULES = ("cosine", "linear", "wsd", "constant", "rsqrt", "slanted_triangular")
 
 
 def from_config(config: Any, steps: int) -> optax.Schedule:
-    """The schedule of `config.optimizer` over a run of `steps`; reads only the fields that its shape uses."""
+    """The schedule of `config.optimizer` over a run of `steps`; reads only the fields that its shape uses.
+
+    Raises:
+      UserError: a rise of wsd or slanted_triangular that leaves no update with a lower rate than the highest.
+    """
     if config.schedule == "slanted_triangular":
+        cut = int(steps * config.cut_frac)
+        if cut > 1 and steps - cut < 2:
+            raise UserError(
+                f"config.optimizer.cut_frac = {config.cut_frac!r}: the rate would rise over {cut} of training.steps = {steps} updates "
+                "and never come down; lower it"
+            )
         return slanted_triangular(config.learning_rate, max(steps, 1), config.cut_frac, config.ratio)
+    if config.schedule == "wsd" and config.warmup_steps and steps - config.warmup_steps < 2:
+        most = max(steps - 2, 0)
+        raise UserError(
+            f"config.optimizer.warmup_steps = {config.warmup_steps!r}: of training.steps = {steps} it leaves no update in which "
+            f"optimizer.schedule='wsd' comes down; at most {most}, or schedule='constant'"
+        )
     options: dict[str, float] = {}
     if config.schedule in ("cosine", "linear", "wsd"):
         options["end_ratio"] = config.end_ratio
@@ -29,7 +47,8 @@ def build(
 
     Args:
       name: "cosine", "linear": from `peak` to `peak * end_ratio` at `total`. "wsd": `peak`, then linearly down over
-        the last `decay_fraction` of all steps (Hu et al. 2024, "MiniCPM", section 4). "constant": `peak`.
+        the last `decay_fraction` of all steps (Hu et al. 2024, "MiniCPM", section 4), but no sooner than after the warm-up,
+        and over no less than two, or its first lower rate would be that of no update. "constant": `peak`.
         "rsqrt": peak * sqrt(w / step) with w = max(warmup, 1) (Raffel et al. 2020, section 3.1.2).
       peak: the highest rate.
       warmup: steps of linear rise; the first step already has peak / (warmup + 1).
@@ -40,12 +59,12 @@ def build(
     """
     rest = max(total - warmup, 1)
     end = peak * end_ratio
-    decay = max(round(total * decay_fraction), 1)
+    decay = min(max(round(total * decay_fraction), 2), rest)
     offset = max(warmup, 1)
     main = {
         "cosine": lambda: optax.cosine_decay_schedule(peak, rest, alpha=end_ratio),
         "linear": lambda: optax.linear_schedule(peak, end, rest),
-        "wsd": lambda: optax.linear_schedule(peak, end, decay, transition_begin=max(rest - decay, 0)),
+        "wsd": lambda: optax.linear_schedule(peak, end, decay, transition_begin=rest - decay),
         "constant": lambda: optax.constant_schedule(peak),
         "rsqrt": lambda: lambda step: peak * jnp.sqrt(offset / jnp.maximum(step + warmup, offset)),
     }[name]()

@@ -26,6 +26,7 @@ def _bits(x: jax.Array) -> jax.Array:
     return bits.astype(jnp.uint32)
 
 
+@jax.jit
 def _checksum(x: jax.Array) -> jax.Array:
     """[2] uint32: the sum, modulo 2^32, of every element's bits times an odd number made of its position.
 
@@ -46,17 +47,11 @@ def _checksum(x: jax.Array) -> jax.Array:
     return jnp.stack(sums)
 
 
-@jax.jit
-def _checksums(leaves: list[jax.Array]) -> jax.Array:
-    return jnp.stack([_checksum(leaf) for leaf in leaves])
-
-
 def checksums(tree: Mapping[str, Any]) -> dict[str, str]:
     """{path: 16 hex digits} for every leaf of a nested dict of arrays."""
     flat = flatten(tree)
-    if not flat:
-        return {}
-    rows = jax.device_get(_checksums(list(flat.values())))
+    # One after the other: a CPU holds the terms of a sum in memory, and so those of a single leaf.
+    rows = [jax.device_get(_checksum(leaf)) for leaf in flat.values()]
     return {path: f"{int(a):08x}{int(b):08x}" for path, (a, b) in zip(flat, rows)}
 
 

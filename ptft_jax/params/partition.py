@@ -9,9 +9,10 @@ layers below the first trainable one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,7 +29,8 @@ _SEGMENT = re.compile(rf"{STACK}\[(\d+):(\d+)\]/(.*)")
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One stored array: its path in the split trees, where it is cut from, and its learning-rate multipliers."""
+    """One stored array: its path in the split trees, where it is cut from, the dtype it is kept in, and its learning-rate
+    multipliers."""
 
     path: str
     source: str
@@ -66,6 +68,7 @@ class Partition:
         field: str = "config.tune.rates",
         layer_decay: float = 1.0,
         phases: Sequence[tuple[str, Sequence[tuple[str, float]]]] = (),
+        kept: Callable[[str, Any, bool], Any] = lambda path, array, trains: array.dtype,
     ) -> Partition:
         """Cuts the parameters of `shapes` (nested dict of arrays or ShapeDtypeStructs) by rules.
 
@@ -75,6 +78,7 @@ class Partition:
             "ELECTRA", appendix B). Rates of 0 stay 0.
           phases: (name, rules) of each phase of the run, one after the other: of what trains, that with a rate above 0 does
             so in the phase; () = all of it, all the time. What no phase trains is frozen.
+          kept: (path, array, whether it trains) to the dtype that a leaf is kept in (`ptft_jax.params.precision.Kept`).
 
         Raises:
           UserError: a rule that matches nothing, a leaf that none covers, or nothing left to train, if only in a phase.
@@ -110,18 +114,20 @@ class Partition:
                 stored = path if bound is None else f"{STACK}[{start}:{stop}]/{path[len(STACK) + 1 :]}"
                 shape = (stop - start, *array.shape[1:]) if is_stacked else tuple(array.shape)
                 own = tuple(map(float, rates[path][start:stop]))
-                leaves.append(Leaf(stored, path, bound, shape, array.dtype, own, trains[path][start]))
+                dtype = kept(path, array, own[0] != 0.0)
+                leaves.append(Leaf(stored, path, bound, shape, dtype, own, trains[path][start]))
         if not any(leaf.trains for leaf in leaves):
             raise UserError(f"{field}: everything is frozen, nothing would train")
         return cls(tuple(leaves))
 
     def split(self, params: Mapping[str, Any]) -> tuple[dict, dict]:
-        """(trainable, frozen): two nested dicts of stored leaves, from whole parameters."""
+        """(trainable, frozen): two nested dicts of stored leaves in the dtypes they are kept in, from whole parameters."""
         flat = flatten(join(params))
         parts: tuple[dict, dict] = ({}, {})
         for leaf in self.leaves:
             array = flat[leaf.source]
-            parts[not leaf.trains][leaf.path] = array if leaf.layers is None else array[slice(*leaf.layers)]
+            array = array if leaf.layers is None else array[slice(*leaf.layers)]
+            parts[not leaf.trains][leaf.path] = array if array.dtype == leaf.dtype else array.astype(leaf.dtype)
         return unflatten(parts[0]), unflatten(parts[1])
 
     def merge(self, trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,7 +168,7 @@ class Partition:
         return unflatten({leaf.path: leaf.trains for leaf in self.leaves})
 
     def table(self) -> list[dict[str, Any]]:
-        """Rows (group, rate, leaves, parameters, bytes), one a rate, trainable first."""
+        """Rows (group, rate, leaves, parameters, dtype, bytes), one a rate, trainable first."""
         groups: dict[tuple[float, ...], list[Leaf]] = {}
         for leaf in self.leaves:
             groups.setdefault(tuple(sorted(set(leaf.rates))), []).append(leaf)
@@ -174,6 +180,7 @@ class Partition:
                     "rate": " ".join(f"{r:g}" for r in rates),
                     "leaves": len(leaves),
                     "parameters": sum(leaf.numbers for leaf in leaves),
+                    "dtype": " ".join(sorted({np.dtype(leaf.dtype).name for leaf in leaves})),
                     "bytes": sum(leaf.bytes for leaf in leaves),
                     "paths": [leaf.path for leaf in leaves],
                 }
@@ -220,7 +227,8 @@ def join(params: Mapping[str, Any]) -> dict[str, Any]:
         arrays = [array for _, array in sorted(parts, key=lambda part: part[0])]
         if isinstance(arrays[0], jax.ShapeDtypeStruct):
             layers = sum(a.shape[0] for a in arrays)
-            flat[path] = jax.ShapeDtypeStruct((layers, *arrays[0].shape[1:]), arrays[0].dtype)
+            dtype = functools.reduce(jnp.promote_types, (a.dtype for a in arrays))
+            flat[path] = jax.ShapeDtypeStruct((layers, *arrays[0].shape[1:]), dtype)
         else:
             flat[path] = jnp.concatenate(arrays)
     return unflatten(flat)
@@ -228,12 +236,14 @@ def join(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def overlay(base: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
     """Whole parameters from whole ones of a base and stored ones of a run on it, which take the place of the base's: of a
-    stack, where only some layers are stored, those."""
+    stack, where only some layers are stored, those, and the whole in the wider dtype of the two."""
     flat, others = flatten(base), {}
     for path, array in flatten(stored).items():
         found, source = _SEGMENT.match(path), source_of(path)
         if found and source in flat:
-            flat[source] = jnp.asarray(flat[source]).at[int(found[1]) : int(found[2])].set(array)
+            whole = jnp.asarray(flat[source])
+            whole = whole.astype(jnp.promote_types(whole.dtype, array.dtype))
+            flat[source] = whole.at[int(found[1]) : int(found[2])].set(array)
         else:
             others[path] = array
     return unflatten({**flat, **flatten(join(unflatten(others)))})

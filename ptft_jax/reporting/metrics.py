@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ptft_jax.data import cache
@@ -16,20 +17,30 @@ METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 class MetricsWriter:
     """Appends to a run's metrics.jsonl, samples.jsonl and tensorboard/.
 
-    On resume, lines after the restored step are dropped first: the run will write them again, so each step has one
-    line however often the run was killed. Where several processes share a run, all but one are `silent`.
+    On resume, what the run will write again is dropped first: lines after the restored step, what was found at that step where
+    that is `pending`, and what is written at the end. So each has one line however often the run was killed, and TensorBoard
+    is told from which step on what it was given before is void. Where several processes share a run, all but one are `silent`.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, tensorboard: bool, step: int, silent: bool = False):
+    def __init__(
+        self, workdir: pathlib.Path, *, tensorboard: bool, step: int, pending: bool = False, silent: bool = False
+    ):
+        """`step`: the restored one; -1 = none, and nothing stays."""
         files = [pathlib.Path(os.devnull) if silent else workdir / name for name in (METRICS, SAMPLES)]
         for file in files if not silent else ():
-            _keep_until(file, step)
+            _keep(file, lambda row: _stays(row, step, pending))
         self._metrics, self._samples = (file.open("a", encoding="utf-8") for file in files)
         self._events = None
         if tensorboard and not silent:
+            from tensorboard.compat.proto import event_pb2
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+            resumed = (workdir / "tensorboard").is_dir()
             self._events = EventFileWriter(str(workdir / "tensorboard"))
+            if resumed:
+                start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+                void = step + (0 if pending else 1)
+                self._events.add_event(event_pb2.Event(step=void, wall_time=time.time(), session_log=start))
 
     def write(self, step: int, kind: str, values: dict[str, float]) -> None:
         """One row: {"step", "kind", ...values}; the same values as scalars kind/name."""
@@ -66,10 +77,16 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _keep_until(path: pathlib.Path, step: int) -> None:
+def _stays(row: Mapping[str, Any], step: int, pending: bool) -> bool:
+    if row.get("kind") == "test" or row.get("selected"):  # of the end, which is done anew
+        return False
+    found = row.get("kind") != "train"  # an evaluation or a sample, which come after the step itself
+    return row["step"] < step or (row["step"] == step and not (pending and found))
+
+
+def _keep(path: pathlib.Path, stays: Callable[[Mapping[str, Any]], bool]) -> None:
     if path.exists():
-        kept = [json.dumps(row, ensure_ascii=False) + "\n" for row in read(path) if row["step"] <= step]
-        write_text(path, "".join(kept))
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in read(path) if stays(row)))
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

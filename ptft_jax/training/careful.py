@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from ptft_jax.errors import UserError, listed
-from ptft_jax.objectives.base import Batch, Loss, Objective
+from ptft_jax.objectives.base import Batch, Loss, Objective, Scored
 from ptft_jax.objectives.nearness import Distill, Smooth
 from ptft_jax.params.anchored import Mixout, distance, pulled
 from ptft_jax.params.partition import Partition
@@ -48,17 +48,16 @@ class Careful:
         return flat if self.mixout is None else self.mixout(flat, anchor, jax.random.fold_in(key, _MIXED))
 
     def loss(
-        self, objective: Objective, model: Any, params: Any, batch: Batch, keys_B: jax.Array, parent: Any, average: Any
+        self, objective: Objective, model: Any, mine: Scored, batch: Batch, keys_B: jax.Array, parent: Any, average: Any
     ) -> Loss:
         """The objective's loss with the terms of what is predicted in its total, and a metric for each of them.
 
         Args:
+          mine: parameters and last hidden states of the model.
           parent: the parameters of step 0, for distillation.
           average: the averaged ones, for SMART.
         """
-        hidden_BTD = objective.hidden(model, params, batch, keys_B)
-        loss, mine = objective.loss(model, params, hidden_BTD, batch), (params, hidden_BTD)
-        terms = {}
+        loss, terms = objective.loss(model, *mine, batch), {}
         if self.distill is not None:
             terms["distill"] = self.distill(objective, model, mine, parent, batch)
         if self.smooth is not None:
@@ -72,7 +71,9 @@ class Careful:
         """Gradients of the mean loss, by path, with those of the terms of the parameters themselves; and their metrics.
 
         Args:
-          flat, anchor, fisher: the parameters, those of step 0, and their importance, by path.
+          gradients: of what trains in the phase.
+          flat, anchor, fisher: the parameters, those of step 0, and their importance, by path, of all that trains in the run:
+            what a phase does not move is as far from its start as it was.
         """
         metrics = {}
         if self.l2_sp:

@@ -7,22 +7,27 @@ import dataclasses
 import json
 import pathlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from ptft_jax import environment
-from ptft_jax.data import pipeline
+from ptft_jax.data import cache, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.parallel import processes, sharding
 from ptft_jax.params.rules import flatten, unflatten
-from ptft_jax.reporting.metrics import METRICS, MetricsWriter, read, write_bytes, write_json
+from ptft_jax.reporting import metrics
+from ptft_jax.reporting.metrics import METRICS, MetricsWriter, write_bytes, write_json
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import checkpoint, measuring, restore
-from ptft_jax.training.loop import SOURCE, Loop
+from ptft_jax.runs.checkpoint import DAMAGED, Damaged, best_steps, check_files, read, read_meta, together
+from ptft_jax.runs.saving import Checkpoints, read_state
+from ptft_jax.training import measuring, restore
+from ptft_jax.training.loop import Loop
+from ptft_jax.training.selection import SOURCE
+from ptft_jax.training.termination import Terminated, Termination
 
 
 def finished(workdir: pathlib.Path) -> dict[str, Any] | None:
@@ -37,83 +42,103 @@ class Execution:
     def __init__(self, run: Any, max_seconds: float):
         self.run = run
         self.plan = dataclasses.replace(run.plan, max_seconds=max_seconds)
-        self._rows = None  # a batch of the loop's
 
     def carry_out(self) -> dict[str, Any]:
-        run = self.run
+        run, at = self.run, 0
         run.workdir.mkdir(parents=True, exist_ok=True)
-        checkpoints = checkpoint.Checkpoints(run.workdir, mode=run.selection.mode, **run.checkpoint_options)
-        state, step, meta = self._resume_or_start(checkpoints)
-        self._announce(step)
-        writer = MetricsWriter(
-            run.workdir,
-            tensorboard=run.tensorboard,
-            step=step or -1,  # what is known of the start is measured again, where a run stopped before its first step
-            silent=not processes.main(),
-        )
-        try:
-            if not meta["resumed"] and run.parent is not None:
-                parents = measuring.of_parent(run)
-                meta["before"] = self._test(state) if parents is None else parents
-                if parents is not None and SOURCE in parents:
-                    run.selection.source_before = parents[SOURCE]
-            loop = self._loop(checkpoints, writer, meta)
-            with _bars(run.reporter):
-                state, reason = loop.run(state, step)
-            if reason in ("sigterm", "max_seconds"):
-                at = int(run.program.whole(state).step)
-                run.reporter.say(f"stopped by {reason} at step {at}; the same command continues from there")
-                return {"finished": False, "reason": reason, "step": at, "workdir": str(run.workdir)}
-            summary = self._finish(state, loop, writer, meta, reason, checkpoints)
-        finally:
-            writer.close()
-        checkpoints.close()
-        if processes.main():
-            write_json(run.workdir / "summary.json", summary)
-        return summary
+        with (
+            Termination() as termination,
+            Checkpoints(run.workdir, mode=run.selection.mode, **run.checkpoint_options) as checkpoints,
+        ):
+            state, at, meta = self._resume_or_start(checkpoints)
+            self._announce(at)
+            writer = MetricsWriter(
+                run.workdir,
+                tensorboard=run.tensorboard,
+                step=at if meta["resumed"] else -1,
+                pending=meta["pending"],
+                silent=not processes.main(),
+            )
+            with contextlib.closing(writer):
+                loop = self._loop(checkpoints, writer, meta, termination)
+                try:
+                    if not meta["resumed"]:
+                        self._measure_start(state, meta, loop)
+                    with _bars(run.reporter):
+                        state, reason = loop.run(state, at)
+                    at = int(run.program.whole(state).step)
+                    if reason not in ("sigterm", "max_seconds"):
+                        summary = self._finish(state, loop, meta, reason)
+                        checkpoints.close()
+                        if processes.main():
+                            write_json(run.workdir / "summary.json", summary)
+                        return summary
+                except Terminated:
+                    reason = "sigterm"
+        run.reporter.say(f"stopped by {reason} at step {at}; the same command continues from there")
+        return {"finished": False, "reason": reason, "step": at, "workdir": str(run.workdir)}
 
-    def _resume_or_start(self, checkpoints: checkpoint.Checkpoints):
+    def _measure_start(self, state: Any, meta: dict[str, Any], loop: Loop) -> None:
+        """Puts into the meta what the run's gain and forgetting count from."""
+        run = self.run
+        if run.parent is not None:
+            parents = None if run.continued else measuring.of_parent(run, loop.check)
+            meta["before"].update(self._test(state, loop.check) if parents is None else parents)
+            if parents is not None and SOURCE in parents:
+                run.selection.source_before = parents[SOURCE]
+
+    def _resume_or_start(self, checkpoints: Checkpoints) -> tuple[Any, int, dict[str, Any]]:
+        """(state, its step, what is known of the run until then)."""
         run = self.run
         like = run.state_like
-        params_like = run.stored_params(like)
-        resumed = checkpoints.resume(like, params_like)
+        resumed = checkpoints.resume(like, run.stored_params(like))
         if resumed is None:
-            state, print_ = run.start()
-            meta = {"resumed": False, "seconds": 0.0, "before": {}, "parent_fingerprint": print_}
+            state, print_ = self._went_on() if run.continued else run.start()
             if processes.main():
                 self._record(print_)
-            return state, 0, meta
-        params, training, others, saved, messages = resumed
-        for message in messages:
+            meta = {"resumed": False, "pending": True, "seconds": 0.0, "before": {}, "parent_fingerprint": print_}
+            return state, run.first_step, meta
+        for message in resumed.messages:
             run.reporter.say(message)
+        saved = resumed.meta
         if saved["data"] != run.data.key:
             raise UserError(f"{run.workdir}: the training data are not those the run was started with (files changed?)")
-        frozen = {}
-        if run.refers_to_base:
-            state, print_ = run.start()
-            if print_ != saved["base"]["fingerprint"]:
-                raise UserError(f"{run.workdir}: its base {run.parent.name} changed since the run was started")
-            frozen = run.program.whole(state).frozen
-        flat = flatten(frozen) | flatten(params)
-        pick = lambda form: unflatten({path: flat[path] for path in flatten(form)})  # noqa: E731
-        state = dataclasses.replace(
-            like,
-            step=jax.numpy.asarray(saved["step"], jax.numpy.int32),
-            trainable=pick(like.trainable),
-            frozen=pick(like.frozen),
-            optimizer=training["optimizer"],
-            rng=training["rng"],
-            anchor=training.get("anchor", {}),
-            **others,
-            halted=jax.numpy.zeros((), bool),
-        )
-        before_first = {"best": [None, -1, 0], "over_budget": False}  # the start is measured again, and counts once
-        run.selection.restore(saved if saved["step"] else {**saved, **before_first})
+        state = run.restored(resumed)
+        restore.refuse_changed(run.workdir, saved, run.config)
+        run.selection.restore(saved)
+        self._check_best(checkpoints)
         run.reporter.say(f"{run.workdir}: continuing from step {saved['step']}")
         if processes.main():  # may carry the run out in another way than before
             write_json(run.workdir / "config.json", run.config.as_dict())
-        meta = {"resumed": True, **{k: saved[k] for k in ("seconds", "before", "parent_fingerprint")}}
-        return run.program.create(lambda s: s, state), saved["step"], meta
+        meta = {"resumed": True, "pending": saved.get("pending", False)}
+        return state, saved["step"], meta | {k: saved[k] for k in ("seconds", "before", "parent_fingerprint")}
+
+    def _went_on(self) -> tuple[Any, str]:
+        """What `run.start` gives, of a run that goes on from another with its optimizer."""
+        run, other, like = self.run, self.run.continued, self.run.state_like
+        try:
+            found = read_state(other.workdir, other.step, like, run.stored_params(like))
+        except Damaged as e:
+            raise restore.damaged("config.init.from", other.name, other.workdir, other.step, e) from e
+        run.selection.source_before = found.meta.get("source_before")
+        run.reporter.say(f"{run.workdir}: going on from step {other.step} of {other.workdir}, with its optimizer")
+        return run.restored(found), found.meta["parent_fingerprint"]
+
+    def _check_best(self, checkpoints: Checkpoints) -> None:
+        """Sees that what the run records as its best is there; else the best of what is there takes its place, and that is said."""
+        run = self.run
+        best = run.selection.best_step
+        steps, ranked = processes.shared([checkpoints.steps(), best_steps(run.workdir)])
+        if best < 0 or best in steps:
+            return
+        lost = f"{run.workdir}: its best checkpoint, of step {best}, is not there any more; "
+        if not ranked:
+            run.reporter.say(lost + "no other has a value, and the next evaluation is the best so far")
+            run.selection.replace_best(None, -1)
+            return
+        value = together(lambda: read_meta(run.workdir, ranked[0]))["selected"]
+        run.reporter.say(lost + f"the best is now that of step {ranked[0]} ({run.selection.metric} {value:.4g})")
+        run.selection.replace_best(value, ranked[0])
 
     def _record(self, print_: str) -> None:
         """What is known before the first step. config.json comes last: it marks the folder as a run's."""
@@ -123,11 +148,25 @@ class Execution:
                 (run.workdir / left).unlink()
         for name, data in files.items():
             write_bytes(run.workdir / name, data)
-        write_json(run.workdir / "lineage.json", run.parent.lineage(print_) if run.parent else [])
+        write_json(run.workdir / "lineage.json", self._lineage(print_))
         write_json(run.workdir / "environment.json", {"run_id": uuid.uuid4().hex, **environment.describe()})
         write_json(run.workdir / "partition.json", run.partition.table())
         write_json(run.workdir / "data.json", run.data.table)
         write_json(run.workdir / "config.json", run.config.as_dict())
+
+    def _lineage(self, print_: str) -> list[dict[str, Any]]:
+        """Of a run whose parent has the fingerprint `print_`. What a parent would remove is protected, and that is said."""
+        run = self.run
+        came_from = run.continued or run.parent
+        if came_from is None:
+            return []
+        if words := restore.protect(came_from, run.workdir):
+            run.reporter.say(words)
+        if not run.continued:
+            here, *before = came_from.lineage(print_)
+            return [here | ({"wide": list(run.wide)} if run.wide else {}), *before]
+        here, *before = came_from.lineage(came_from.meta["fingerprint"])
+        return [here | {"optimizer": True}, *before]
 
     def _announce(self, step: int) -> None:
         run = self.run
@@ -150,15 +189,20 @@ class Execution:
             f"{run.data.tokens:,} training tokens, vocabulary {run.tokenizer.vocab_size}; step {step} of {run.plan.steps}"
         )
 
-    def _loop(self, checkpoints, writer, meta) -> Loop:
+    def _loop(
+        self, checkpoints: Checkpoints, writer: MetricsWriter, meta: dict[str, Any], termination: Termination
+    ) -> Loop:
         run = self.run
         base = None
         if run.refers_to_base:
             print_ = meta["parent_fingerprint"]
-            base = restore.base_reference(run.parent, run.workdir, print_, run.init["weights"], run.config)
+            base = restore.base_reference(run.parent, run.workdir, print_, run.init["weights"], run.config, run.wide)
         saved = {
+            "config": run.config.as_dict(),
+            "tokenizer": {name: cache.digest(data) for name, data in run.tokenizer.files().items()},
             "data": run.data.key,
             "vocab_size": run.model.spec.vocab_size,
+            "classes": list(run.classes),
             "base": base,
             "before": meta["before"],
             "parent_fingerprint": meta["parent_fingerprint"],
@@ -167,56 +211,59 @@ class Execution:
             name=run.workdir.name,
             workdir=run.workdir,
             program=run.program,
-            batches=self._batches,
+            batches=lambda start: run.batches(start=start),
             eval_sets=self._eval_sets(run.eval_batches),
             selection=run.selection,
             schedule=self.plan,
             checkpoints=checkpoints,
             stored_params=run.stored_params,
+            at_step=self._at,
             meta=saved,
             sample=run.sampler,
             learning_rate=run.learning_rate,
             writer=writer,
             reporter=run.reporter,
+            termination=termination,
+            first_step=run.first_step,
+            pending=meta["pending"],
             seconds_before=meta["seconds"],
         )
 
-    def _batches(self, start: int) -> Iterator[Any]:
-        for rows in self.run.batches(start=start):
-            self._rows = rows
-            yield rows
-
     def _eval_sets(self, batches: dict[str, list]) -> list[EvalSet]:
         lengths = tok.byte_lengths(self.run.tokenizer) if self.run.objective.chained else None
-        return [EvalSet(name, rows, self.run.program, lengths) for name, rows in batches.items()]
+        return [
+            EvalSet(name, rows, self.run.program, lengths, raw=name in self.run.measured_raw)
+            for name, rows in batches.items()
+        ]
 
-    def _test(self, state) -> dict[str, float]:
+    def _test(self, state: Any, check: Callable[[], None]) -> dict[str, float]:
         values: dict[str, float] = {}
         for eval_set in self._eval_sets(self.run.test_batches):
-            values |= eval_set.run(state)
+            values |= eval_set.run(state, check)
         return values
 
-    def _finish(self, state, loop, writer, meta, reason, checkpoints) -> dict[str, Any]:
-        """Goes to the best state, measures it on the test split, samples, and sums up."""
-        run = self.run
+    def _finish(self, state: Any, loop: Loop, meta: dict[str, Any], reason: str) -> dict[str, Any]:
+        """Goes to the best state, measures it on the test split, samples, and sums up. Can be done again, if it is disturbed.
+
+        Raises:
+          Terminated: see there.
+        """
+        run, writer = self.run, loop.writer
         step = int(run.program.whole(state).step)
         optimizer_bytes = sum(a.nbytes for a in jax.tree.leaves(run.program.whole(state).optimizer))
-        cost = measuring.step_cost(run, state, self._rows)
-        best = run.selection.best_step
-        if best not in (step, -1):
-            checkpoints.wait()
-            state = self._at(state, best)
-        test = self._test(state)
+        cost = measuring.step_cost(run, state, next(iter(run.batches(start=step - 1)))) if step else None
+        state, best = self._best(state, step, loop.checkpoints)
+        test = self._test(state, loop.check)
         if test:
             writer.write(best, "test", test)
-        for row in run.sampler(run.program.whole(state)):
+        for row in run.sampler(run.program.whole(state), loop.check):
             writer.sample(best, {**row, "selected": True})
-        rows = processes.shared([r for r in read(run.workdir / METRICS) if r["kind"] == "eval"])
+        rows = processes.shared([r for r in metrics.read(run.workdir / METRICS) if r["kind"] == "eval"])
         at = {r["step"]: {k: v for k, v in r.items() if k not in ("step", "kind")} for r in rows}
         tokens_per_step = run.config.data.batch_size * run.config.data.length
         positions = run.config.data.length + run.model.virtual_tokens
         flops = 3 * run.model.spec.flops_per_token(positions) * run.config.data.batch_size * positions
-        before, after = {**at.get(0, {}), **meta["before"]}, {**at.get(best, {}), **test}
+        before, after = {**at.get(run.first_step, {}), **meta["before"]}, {**at.get(best, {}), **test}
         return {
             "finished": True,
             "reason": reason,
@@ -235,26 +282,44 @@ class Execution:
             "optimizer_bytes": int(optimizer_bytes),
             "train_tokens": run.data.tokens,
             "drawn": run.data.drawn(step),
-            "tokens_seen": step * tokens_per_step,
-            "tokens_to_best": best * tokens_per_step,
-            "model_flops": step * flops,
+            "tokens_seen": (step - run.first_step) * tokens_per_step,
+            "tokens_to_best": (best - run.first_step) * tokens_per_step,
+            "model_flops": (step - run.first_step) * flops,
             "seconds": loop.seconds,
             "step_seconds": loop.step_seconds,
             "seed": run.config.seed,
             "parent_fingerprint": meta["parent_fingerprint"],
         }
 
-    def _at(self, state, step: int):
-        """The state with the parameters of a saved step of this run."""
+    def _best(self, state: Any, step: int, checkpoints: Checkpoints) -> tuple[Any, int]:
+        """The state with the parameters of the best step, and that step; where its checkpoint is damaged, the next best, and
+        where all are, the state as it is. What is damaged is moved aside, and said."""
         run = self.run
-        meta = checkpoint.read_meta(run.workdir, step)
-        like = run.state_like
-        params = flatten(checkpoint.read(run.workdir, step, "params", run.stored_params(like), meta))
-        ema = checkpoint.read(run.workdir, step, "ema", like.ema, meta) if like.ema else {}
+        while (best := run.selection.best_step) not in (step, -1):
+            try:
+                return self._at(state, best), best
+            except Damaged as e:
+                run.reporter.say(f"checkpoint {best}, the best, is damaged and was moved to {DAMAGED}/: {e}")
+                checkpoints.set_aside(best)
+                self._check_best(checkpoints)
+        return state, best
+
+    def _at(self, state: Any, step: int) -> Any:
+        """The state with the parameters of a saved step of this run. Its own are given up for the room.
+
+        Raises:
+          Damaged: the step is damaged. The state is as it was.
+        """
+        run, like = self.run, self.run.state_like
+        meta = together(lambda: read_meta(run.workdir, step))
+        together(lambda: check_files(run.workdir, step, contents=True))
         whole = run.program.whole(state)
+        del state
+        jax.tree.map(lambda a: a.delete(), (whole.trainable, whole.ema))
+        params = flatten(read(run.workdir, step, "params", run.stored_params(like), meta))
+        ema = read(run.workdir, step, "ema", like.ema, meta) if like.ema else {}
         trainable = unflatten({p: params[p] for p in flatten(like.trainable)})
-        whole = dataclasses.replace(whole, trainable=trainable, ema=ema)
-        return run.program.create(lambda s: s, whole)
+        return run.program.adopt(dataclasses.replace(whole, trainable=trainable, ema=ema))
 
 
 def _bars(reporter: Reporter):

@@ -29,7 +29,7 @@ class Importance:
                 f"config.tune.ewc.weight = {e.weight!r}: what {run.parent.name} was trained on is not known, or "
                 "eval.parent_data is off: name it with eval.source"
             )
-        tokens = class_names.numbered(pipeline.tokenised(data, data.source, "train", run.tokenizer), run.classes)
+        tokens, _ = class_names.numbered(pipeline.tokenised(data, data.source, "train", run.tokenizer), run.head)
         found = pipeline.filled(data, tokens, run.builder, partial=False, seed=c.seed).rows
         if len(found) < e.rows:
             raise UserError(f"config.tune.ewc.rows = {e.rows}: the training split of {data.source} has {len(found)}")
@@ -37,7 +37,8 @@ class Importance:
         self._rows = batches.drawn(found, e.rows, batch_size=c.data.batch_size, seed=c.seed)
         model = dataclasses.replace(run.model, constrain=None)
         together = 1 if self._per_device else run.mesh.size
-        self._fisher = Fisher(model, run.objective, run.partition, e.labels, together)
+        draws = e.draws if e.labels == "sampled" else 1
+        self._fisher = Fisher(model, run.objective, run.partition, e.labels, together, draws)
 
     def put(self, state: Any, key: jax.Array) -> Any:
         """The state of step 0 with the importance of its parameters. Raises UserError where the parent kept none of some."""

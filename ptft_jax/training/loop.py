@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,93 +18,19 @@ from ptft_jax.parallel import processes
 from ptft_jax.parallel.compile import to_host
 from ptft_jax.reporting.metrics import MetricsWriter
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training.checkpoint import Checkpoints
+from ptft_jax.runs.checkpoint import Damaged
+from ptft_jax.runs.saving import Checkpoints
+from ptft_jax.training.selection import SOURCE, Selection
 from ptft_jax.training.state import TrainState
+from ptft_jax.training.termination import Terminated, Termination
 
-SOURCE = "source/nll"  # what the parent knew, in nats a token
+__all__ = ["SOURCE", "Loop", "NonFinite", "Schedule", "Selection"]
+
 _REASONS = ("", "max_seconds", "sigterm")  # to stop; of several, the last
 
 
 class NonFinite(UserError):
-    """Training met a loss or gradient that is not a number. The last good state and the batch were saved."""
-
-
-@dataclasses.dataclass
-class Selection:
-    """What is the best state so far, and for how long nothing was better. Lives in the checkpoint's meta.
-
-    Attributes:
-      source_budget: what `SOURCE` may rise by above its value before fine-tuning, in nats, 0 = any amount. A state above it
-        is not the best whatever its metric, and counts as one that gained nothing.
-      stop_over_budget: the run ends at the first such state.
-      source_before: the value before fine-tuning.
-    """
-
-    metric: str
-    mode: str
-    patience: int
-    min_delta: float
-    source_budget: float = 0.0
-    stop_over_budget: bool = False
-    source_before: float | None = None
-    over_budget: bool = False
-    best: float | None = None
-    best_step: int = -1
-    stale: int = 0
-
-    def update(self, step: int, values: dict[str, float]) -> bool:
-        """Takes in an evaluation; says whether it is the best so far. A NaN never is.
-
-        Raises:
-          UserError: the metric is not among the values, or with a budget the source's is not.
-        """
-        if self.metric not in values:
-            raise UserError(f"config.select.metric = {self.metric!r}: evaluations give {', '.join(sorted(values))}")
-        value = values[self.metric]
-        sign = 1 if self.mode == "min" else -1
-        self.over_budget = self._exceeds(values)
-        better = (
-            math.isfinite(value) and not self.over_budget and (self.best is None or sign * value < sign * self.best)
-        )
-        # A gain below min_delta is still kept as the best, but does not reset patience.
-        gained = better and (self.best is None or sign * (self.best - value) > self.min_delta)
-        if better:
-            self.best, self.best_step = value, step
-        self.stale = 0 if gained else self.stale + 1
-        return better
-
-    def _exceeds(self, values: dict[str, float]) -> bool:
-        if not self.source_budget:
-            return False
-        if SOURCE not in values:
-            raise UserError(
-                f"config.select.source_budget = {self.source_budget!r}: no source is evaluated; evaluations give "
-                f"{', '.join(sorted(values))}"
-            )
-        if self.source_before is None:
-            self.source_before = values[SOURCE]
-        # A value that is no number is above every budget.
-        return not values[SOURCE] <= self.source_before + self.source_budget
-
-    @property
-    def ended(self) -> str:
-        """Why the run should end now: "early_stopping", "source_budget", or "" where it should not."""
-        if self.over_budget and self.stop_over_budget:
-            return "source_budget"
-        return "early_stopping" if self.patience and self.stale >= self.patience else ""
-
-    def saved(self) -> dict[str, Any]:
-        """What `restore` takes, for the checkpoint's meta."""
-        return {
-            "best": [self.best, self.best_step, self.stale],
-            "source_before": self.source_before,
-            "over_budget": self.over_budget,
-        }
-
-    def restore(self, meta: dict[str, Any]) -> None:
-        """Goes on from where the checkpoint with this meta was."""
-        self.best, self.best_step, self.stale = meta["best"]
-        self.source_before, self.over_budget = meta.get("source_before"), meta.get("over_budget", False)
+    """Training met a loss or gradient that is not finite. The batch was saved, and the last state if its own loss is finite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +46,11 @@ class Schedule:
 
 
 class Loop:
-    """Drives one run from its current state to its end. All parts come ready made from `ptft_jax.run`."""
+    """Drives one run from its current state to its end. All parts come ready made from `ptft_jax.run`.
+
+    What is done at a step is evaluation, then samples, then saving: what a checkpoint of the step is behind of is done. Where
+    the run had to leave before that, the checkpoint says so (`pending`), and it is done when the run continues.
+    """
 
     def __init__(
         self,
@@ -136,22 +64,34 @@ class Loop:
         schedule: Schedule,
         checkpoints: Checkpoints,
         stored_params: Callable[[TrainState], dict],
+        at_step: Callable[[Any, int], Any],
         meta: dict[str, Any],
-        sample: Callable[[TrainState], list[dict]],
+        sample: Callable[..., list[dict]],
         learning_rate: Callable[[int], Any],
         writer: MetricsWriter,
         reporter: Reporter,
+        termination: Termination,
+        first_step: int,
+        pending: bool,
         seconds_before: float = 0.0,
     ):
+        """Most arguments are attributes.
+
+        Args:
+          at_step: gives a state with the parameters of a saved step.
+          first_step: what the run began with, in its first launch.
+          pending: what is to be done at the step that `run` gets has not been done.
+        """
         self.name, self.workdir, self.program, self.batches = name, workdir, program, batches
         self.eval_sets, self.selection, self.schedule = eval_sets, selection, schedule
-        self.checkpoints, self.stored_params, self.meta = checkpoints, stored_params, meta
+        self.checkpoints, self.stored_params, self.at_step, self.meta = checkpoints, stored_params, at_step, meta
         self.sample, self.learning_rate = sample, learning_rate
         self.writer, self.reporter = writer, reporter
+        self._termination, self._first, self._pending = termination, first_step, pending
         self._seconds_before, self._started = seconds_before, time.monotonic()
         self._train_seconds: list[float] = []
         self._programs: set[Any] = set()  # that this launch has compiled
-        self._terminated, self._agreed = threading.Event(), processes.Agreed()
+        self._agreed = processes.Agreed()
 
     @property
     def seconds(self) -> float:
@@ -166,9 +106,6 @@ class Loop:
           NonFinite: see there.
           UserError: a save failed.
         """
-        handler = None
-        if threading.current_thread() is threading.main_thread():
-            handler = signal.signal(signal.SIGTERM, lambda *_: self._terminated.set())
         task = self.reporter.start(self.name, self.schedule.steps, step)
         try:
             state, reason = self._run(state, step, task)
@@ -176,21 +113,23 @@ class Loop:
             return state, reason
         finally:
             self.reporter.finish(task)
-            if handler is not None:
-                signal.signal(signal.SIGTERM, handler)
 
     def _run(self, state: Any, step: int, task: int | None) -> tuple[Any, str]:
         plan = self.schedule
-        if step == 0:
-            self._evaluate(state, 0)
-            self._write_samples(state, 0)
-        elif self.selection.ended:
-            return state, self.selection.ended
         batches = iter(self.batches(step)) if step < plan.steps else iter(())
         pending: tuple[int, Any, dict] | None = None
+        look = self._pending
         self._open_window(step)
-        while step < plan.steps:
-            reason = self._interrupted()
+        while True:
+            if look:
+                self._read(pending, state, task)
+                pending = None
+                if not self._look(state, step):
+                    return state, "sigterm"
+                self._open_window(step)
+            if step >= plan.steps:
+                return state, "steps"
+            reason = self.selection.ended or self._interrupted()
             if reason:
                 self._read(pending, state, task)
                 self._save(state, step, None)
@@ -204,30 +143,40 @@ class Loop:
             # One step late: the device is already busy with the next step when the host looks at this one's numbers.
             self._read(pending, state, task)
             pending = (step, metrics, batch)
-            last = step == plan.steps
-            if last or _due(step, plan.eval_every):
-                self._read(pending, state, task)
-                pending = None
-                self._evaluate(state, step)
-                self._open_window(step)
-                if self.selection.ended and not last:
-                    self._save(state, step, None)
-                    return state, self.selection.ended
-            elif _due(step, plan.save_every):
-                self._read(pending, state, task)
-                pending = None
-                self._save(state, step, None)
-            if not last and _due(step, plan.sample_every):
+            every = (plan.eval_every, plan.save_every, plan.sample_every)
+            look = step == plan.steps or any(_due(step, one) for one in every)
+
+    def _look(self, state: Any, step: int) -> bool:
+        """Evaluates, samples and saves, as the plan has it at this step. False where it had to be left for later."""
+        plan, before, values, better = self.schedule, self.selection.saved(), None, False
+        first, last = step == self._first, step == plan.steps
+        try:
+            if first or last or _due(step, plan.eval_every):
+                values = self._evaluate(state, step)
+                better = self.selection.update(step, values)
+            if first or (not last and _due(step, plan.sample_every)):
                 self._write_samples(state, step)
-        return state, "steps"
+        except Terminated:
+            self.selection.restore(before)
+            self._save(state, step, None, pending=True)
+            return False
+        if first or last or better or self._pending or _due(step, plan.save_every):
+            self._save(state, step, values)
+        self._pending = False
+        return True
+
+    def check(self) -> None:
+        """To be called between parts of what can be done again. Raises Terminated, in all processes, after SIGTERM."""
+        if _REASONS[self._agreed(_REASONS.index("sigterm") if self._termination.asked else 0)] == "sigterm":
+            raise Terminated
 
     def _interrupted(self) -> str:
         late = self.schedule.max_seconds and time.monotonic() - self._started >= self.schedule.max_seconds
-        mine = "sigterm" if self._terminated.is_set() else "max_seconds" if late else ""
+        mine = "sigterm" if self._termination.asked else "max_seconds" if late else ""
         return _REASONS[self._agreed(_REASONS.index(mine))]
 
     def _read(self, pending: tuple[int, Any, dict] | None, state: Any, task: int | None) -> None:
-        """Reads a step's metrics from the device, logs them, and stops the run where they are no numbers."""
+        """Reads a step's metrics from the device, logs them, and stops the run where they are not finite."""
         if pending is None:
             return
         step, metrics, batch = pending
@@ -261,16 +210,14 @@ class Loop:
         run too short to say."""
         return float(np.median(self._train_seconds)) if self._train_seconds else None
 
-    def _evaluate(self, state: Any, step: int) -> None:
+    def _evaluate(self, state: Any, step: int) -> dict[str, float]:
         values: dict[str, float] = {}
         for eval_set in self.eval_sets:
-            values |= eval_set.run(state)
+            values |= eval_set.run(state, self.check)
         self.writer.write(step, "eval", values)
-        better = self.selection.update(step, values)
-        if better or step in (0, self.schedule.steps) or _due(step, self.schedule.save_every):
-            self._save(state, step, values)
+        return values
 
-    def _save(self, state: Any, step: int, values: dict[str, float] | None) -> None:
+    def _save(self, state: Any, step: int, values: dict[str, float] | None, pending: bool = False) -> None:
         whole = self.program.whole(state)
         known = values is not None and not self.selection.over_budget
         selected = values[self.selection.metric] if known else None
@@ -278,35 +225,62 @@ class Loop:
         meta = {
             **self.meta,
             "data_position": step,
-            "selected": selected,
             "select_metric": self.selection.metric,
-            "select_mode": self.selection.mode,
             **self.selection.saved(),
             "seconds": self.seconds,
             "metrics": values or {},
+            "pending": pending,
         }
         self.checkpoints.save(whole, self.stored_params(whole), meta, selected)
 
     def _write_samples(self, state: Any, step: int) -> None:
-        for row in self.sample(self.program.whole(state)):
+        for row in self.sample(self.program.whole(state), self.check):
             self.writer.sample(step, row)
 
     def _stop_non_finite(self, step: int, state: Any, batch: dict[str, np.ndarray]) -> None:
-        # The step refused to change a state with non-finite numbers, so `state` is the last good one.
+        # The step refused to change a state to one that is not finite, so `state` is the one before.
         whole = self.program.whole(state)
-        good = dataclasses.replace(whole, halted=jax.numpy.zeros((), bool))
-        saved = int(whole.step)
-        self._save(self.program.spread(good), saved, None)
-        self.checkpoints.wait()
+        state = self.program.spread(dataclasses.replace(whole, halted=jax.numpy.zeros((), bool)))
         path = self.workdir / f"nonfinite_step_{step}.npz"
         whole_batch = processes.all_rows(batch)
         if processes.main():
             np.savez(path, **whole_batch)
-        raise NonFinite(
-            f"step {step}: the loss or its gradient is not finite. The last good state (step {saved}) is saved in "
-            f"{self.workdir}, the offending batch in {path}. Try a lower optimizer.learning_rate, more warmup_steps, or "
-            "a smaller clip_norm"
+        before = int(whole.step)
+        if self._finite(state):
+            self._save(state, before, None)
+            good = f"The last good state (step {before}) is saved in {self.workdir}"
+        else:
+            before, good = self._last_finite(state, before)
+        self.checkpoints.wait()
+        go_on = (
+            f", or go on from there in another workdir: --config.init.from={self.workdir}@{before} --config.init.optimizer=True "
+            "with a lower optimizer.learning_rate"
+            if before >= 0
+            else ""
         )
+        raise NonFinite(
+            f"step {step}: the loss or its gradient is not finite. {good}, the offending batch in {path}. Try a lower "
+            f"optimizer.learning_rate, more warmup_steps, or a smaller clip_norm{go_on}"
+        )
+
+    def _finite(self, state: Any) -> bool:
+        """Whether the loss of the state's parameters, and of their average, is finite on held-out data."""
+        whole, found = self.program.whole(state), self.eval_sets[0]
+        forms = [state]
+        if whole.ema:  # evaluated in place of the parameters themselves
+            forms.append(self.program.spread(dataclasses.replace(whole, ema=whole.trainable)))
+        return all(math.isfinite(found.run(form)[f"{found.name}/loss"]) for form in forms)
+
+    def _last_finite(self, state: Any, before: int) -> tuple[int, str]:
+        """The newest saved step with a finite loss, -1 without one; and what to say of it."""
+        bad = f"The state before (step {before}) has a loss that is not finite either, and is no good one"
+        for step in reversed([s for s in processes.shared(self.checkpoints.steps()) if s < before]):
+            try:
+                if self._finite(self.at_step(state, step)):
+                    return step, f"{bad}. The last good state is that of step {step}, saved in {self.workdir}"
+            except Damaged:
+                continue
+        return -1, f"{bad}; nor is there a saved one"
 
 
 def _due(step: int, every: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,20 +21,18 @@ from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.training import restore
 
 
-def step_cost(run: Any, state: Any, rows: Any) -> dict[str, Any] | None:
-    """`ptft_jax.parallel.cost.cost` of the last training step, as it ran; None where no step ran in this launch.
+def step_cost(run: Any, state: Any, rows: Any) -> dict[str, Any]:
+    """`ptft_jax.parallel.cost.cost` of the last training step, as it ran, or would have in this launch.
 
     Args:
       state: of the form of the loop's.
       rows: a batch of the loop's, this process' rows.
     """
-    if rows is None:
-        return None
     last = int(run.program.whole(state).step) - 1
     return costs.cost(costs.executable(run.program.at(last), state, run.program.place(rows)))
 
 
-def of_parent(run: Any) -> dict[str, float] | None:
+def of_parent(run: Any, check: Callable[[], None] = lambda: None) -> dict[str, float] | None:
     """The parent itself on all that a run is measured on, "SET/nll" -> loss, ...; None where the run starts as the parent is,
     or where an adapter that was there before (`init.adapter`), new tokens or a new kind of head make it another model.
 
@@ -55,15 +53,14 @@ def of_parent(run: Any) -> dict[str, float] | None:
         return None
     else:
         flat = flatten(run.base())
-    dtypes = flatten(model.shapes())
-    params = unflatten({path: array.astype(dtypes[path].dtype) for path, array in flat.items()})
+    params = unflatten(run.as_kept(flat, model.shapes()))
     place = jax.device_put if run.config.parallel.compile == "pmap" else run.program.place
     program = standalone.Program(model, run.objective, place)
     lengths = tok.byte_lengths(run.tokenizer) if run.objective.chained else None
     values: dict[str, float] = {}
     for name, batches in (run.eval_batches | run.test_batches).items():
         rows = [{key: array for key, array in batch.items() if key != "adapters"} for batch in batches]
-        values |= EvalSet(name, rows, program, lengths).run(params)
+        values |= EvalSet(name, rows, program, lengths).run(params, check)
     return values
 
 
@@ -95,7 +92,8 @@ def drift(run: Any, state: Any, print_: str) -> list[dict[str, Any]] | dict[str,
     del state
     jax.tree.map(lambda a: a.delete(), whole.optimizer)
     try:
-        start, found = (whole.anchor, print_) if whole.anchor else run.start_trainable()
+        kept = whole.anchor and not run.continued
+        start, found = (whole.anchor, print_) if kept else run.start_trainable()
         if found != print_:
             return {"missing": f"{run.parent.name} has changed since the run was started"}
         layout = run.program.shardings

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import pathlib
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import jax
 from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.adapters.quantized import QuantizedBase
+from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.lineage import parted
@@ -23,10 +25,13 @@ from ptft_jax.params import fingerprint
 from ptft_jax.params.partition import join, overlay
 from ptft_jax.params.rules import flatten, matches, unflatten
 from ptft_jax.reporting.metrics import METRICS, read
-from ptft_jax.training import checkpoint
+from ptft_jax.runs import checkpoint, references
 
 # How a leaf (path of a stored leaf, shape) is laid out over devices.
 Layout = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
+
+SUMMARY = "summary.json"
+_TRIES = 20  # to find a checkpoint of a run that goes on meanwhile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +68,21 @@ class Source:
 
     @functools.cached_property
     def tokenizer(self) -> tok.Tokenizer:
-        """The run's tokenizer."""
+        """The run's tokenizer. Raises UserError where its files are not those that the checkpoint was made with."""
+        for name, digest in self.meta.get("tokenizer", {}).items():
+            path = self.workdir / name
+            if not path.is_file() or cache.digest(path.read_bytes()) != digest:
+                what = "has changed" if path.is_file() else "is missing"
+                raise UserError(
+                    f"{path}: this file of the tokenizer {what} since checkpoint {self.step} was made with it: the same text would "
+                    "be other tokens; put it back"
+                )
         return tok.from_file(self.workdir)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended, so that its checkpoints stay as they are."""
+        return (self.workdir / SUMMARY).is_file()
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -72,6 +90,13 @@ class Source:
         model = self.config.as_dict()["model"]
         size = self.meta.get("vocab_size") or model["vocab_size"] or self.tokenizer.vocab_size
         return {**{name: model[name] for name in STRUCTURE}, "vocab_size": size}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that its head scores, in their order; () where they have none, or it scores no classes."""
+        if self.config.model.head != "classes":
+            return ()
+        return tuple(self.meta["classes"]) if "classes" in self.meta else class_names.recorded(self.workdir)
 
     @property
     def data(self) -> configs.Section | None:
@@ -139,11 +164,7 @@ def find(
 
         return pretrained.find(reference, field, ignore, fresh)
     place, adapter = parted(reference)
-    workdir, step = checkpoint.resolve(place, field)
-    try:
-        meta = checkpoint.read_meta(workdir, step)
-    except checkpoint.Damaged as e:
-        raise damaged(field, reference, workdir, step, e) from e
+    workdir, step, meta, pin = _opened(place, field, reference)
     config, which = read_config(workdir), None
     method = adapters.build(config.tune)
     several = method.names if method is not None else ()
@@ -161,7 +182,77 @@ def find(
         values = config.as_dict()
         values["data"]["source"] = values["data"]["mixture"][which][0]  # what this one was trained on
         config = configs.check(values)
-    return Source(workdir, step, meta, config, (*ignore, *fresh), which)
+    source = Source(workdir, step, meta, config, (*ignore, *fresh), which)
+    if pin is not None:
+        weakref.finalize(source, references.release, pin)
+    return source
+
+
+def _opened(place: str, field: str, reference: str) -> tuple[pathlib.Path, int, dict[str, Any], pathlib.Path | None]:
+    """(workdir, step, its meta, the file that protects it from being removed while it is read, or None)."""
+    for attempt in range(_TRIES):
+        workdir, step = checkpoint.resolve(place, field)
+        pin = None if (workdir / SUMMARY).is_file() else references.reading(workdir, step)
+        try:
+            meta = checkpoint.read_meta(workdir, step)
+            refuse_changed(workdir, meta, read_config(workdir))
+            return workdir, step, meta, pin
+        except checkpoint.Gone:
+            if attempt == _TRIES - 1:
+                raise
+        except checkpoint.Damaged as e:
+            raise damaged(field, reference, workdir, step, e) from e
+    raise AssertionError("unreachable")
+
+
+def refuse_changed(workdir: pathlib.Path, meta: Mapping[str, Any], config: configs.Section) -> None:
+    """Raises UserError where a run's config is not the one that a checkpoint of it was made with: the same arrays would be
+    another model, or the figures those of other data. What a run may be continued with may differ (`configs.HOW`)."""
+    if "config" not in meta:  # of an earlier version
+        return
+    now = config.as_dict()
+    changed = []
+    for name, field in configs.fields():
+        before = configs.get(meta["config"], name, field.default)
+        if configs.get(now, name) != json.loads(json.dumps(before)) and not name.startswith(configs.HOW):
+            changed.append(f"{name.rstrip('_')}: {before!r} -> {configs.get(now, name)!r}")
+    if changed:
+        raise UserError(
+            f"{workdir / 'config.json'}: changed since checkpoint {meta['step']} was made:{listed(changed, 20)}\n"
+            "Put it back; what a run is to do otherwise is given to a run of its own (init.from)"
+        )
+
+
+def protect(source: Parent, child: pathlib.Path) -> str:
+    """Keeps the checkpoint that a run in `child` comes from, where the run that made it has not finished and may remove it.
+    Returns what people should know of it, or ""."""
+    if not isinstance(source, Source) or source.finished:
+        return ""
+    unfinished = f"{source.workdir} has not finished: this run starts from its step {source.step}"
+    if references.keep(source.workdir, source.step, child):
+        return f"{unfinished}, which is kept for it ({references.FOLDER}/)"
+    return f"{unfinished}, which it may remove, since {source.workdir} cannot be written: copy it, or wait for its end"
+
+
+def protect_base(base: Mapping[str, Any], child: pathlib.Path) -> None:
+    """As `protect`, of what a checkpoint in `child` says of its base (`base_reference`)."""
+    workdir = pathlib.Path(base["workdir"])
+    if not is_reference(base["workdir"]) and workdir.is_dir() and not (workdir / SUMMARY).is_file():
+        references.keep(workdir, base["step"], child)
+
+
+def recorded(reference: str, workdir: pathlib.Path) -> str:
+    """The reference of a run's parent, WORKDIR[@...][#ADAPTER], with the step that the run in `workdir` was started from, where
+    it was started: what "the latest" and "the best" are may have changed since."""
+    path = workdir / "lineage.json"
+    if is_reference(reference) or not (workdir / "config.json").is_file() or not path.is_file():
+        return reference
+    chain = json.loads(path.read_bytes())
+    if not chain or "step" not in chain[0]:
+        return reference
+    place, adapter = parted(reference)
+    name, _ = checkpoint.parted(place)
+    return f"{name}@{chain[0]['step']}" + (f"#{adapter}" if adapter else "")
 
 
 def begun(workdir: pathlib.Path) -> bool:
@@ -206,9 +297,13 @@ def parameters(
     if weights == "ema" and not has_average:
         raise UserError(f"config.init.weights = 'ema': {field} kept no average (training.ema_decay was 0)")
     try:
-        stored = _read(source, "params", layout)
-        if has_average and weights != "raw":
-            stored = unflatten({**flatten(stored), **flatten(_read(source, "ema", layout))})
+        averaged = has_average and weights != "raw"
+        sums = meta["checksums"]
+        whole = averaged and sums["ema"].keys() == sums["params"].keys()  # then nothing is needed of what it averages
+        stored = {} if whole else flatten(_read(source, "params", layout))
+        if averaged:
+            stored |= flatten(_read(source, "ema", layout))
+        stored = unflatten(stored)
     except checkpoint.Damaged as e:
         raise damaged("checkpoint", field, workdir, step, e) from e
     params = overlay(base_parameters(source, layout), stored) if meta.get("base") else join(stored)
@@ -250,9 +345,10 @@ def fisher(source: Parent, layout: Layout) -> dict[str, Any]:
 
 
 def base_reference(
-    parent: Parent, workdir: pathlib.Path, print_: str, weights: str, config: configs.Section
+    parent: Parent, workdir: pathlib.Path, print_: str, weights: str, config: configs.Section, wide: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What an adapter checkpoint in `workdir` records of the base that it does not contain, and of how it was read."""
+    """What an adapter checkpoint in `workdir` records of the base that it does not contain, and of how it was read: `wide` are
+    the paths that were read in float32 whatever `model.param_dtype` is."""
     model = config.as_dict()["model"]
     return {
         "workdir": parent.reference,
@@ -262,6 +358,7 @@ def base_reference(
         "fingerprint": print_,
         "weights": weights,
         "dtype": config.model.param_dtype,
+        "wide": list(wide),
         "ignore": list(config.init.ignore),
         "fresh": list(config.init.fresh),
         "head": {name: model[name] for name in HEAD},
@@ -301,6 +398,7 @@ def base_parameters(source: Source, layout: Layout) -> dict[str, Any]:
         params = parent.parameters(
             layout,
             base.get("dtype", "float32"),
+            wide=base.get("wide", ()),
             weights=base["weights"],
             merge_into=base.get("merge_into", ""),
             **base.get("head", {}),

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ptft_jax.objectives.base import Batch, Loss, Objective
+from ptft_jax.errors import UserError, listed
+from ptft_jax.objectives.base import Batch, Objective
+from ptft_jax.objectives.routing import Balance
+from ptft_jax.params import precision
+from ptft_jax.params.apart import Apart
 from ptft_jax.params.partition import Partition
-from ptft_jax.params.rules import flatten, unflatten
+from ptft_jax.params.rules import flatten, path_of, unflatten
 from ptft_jax.training.careful import Careful
 from ptft_jax.training.state import TrainState
+
+_KEPT = ("trainable", "optimizer", "ema", "anchor")  # what a state may keep narrower than it is computed with
+_ROUNDED = 0x726F756E  # tells the draws by which a step's results are rounded from those of its rows
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """`(state, batch) -> (state, metrics)`.
+    """`(state, batch) -> (state, metrics)`, the state in the shapes and dtypes that it came in (`ptft_jax.params.precision`).
 
     Attributes:
       model, objective: what is trained, and on what loss.
@@ -28,7 +37,9 @@ class Step:
       shut: stored paths of what trains in the run, but not in this phase of it: no gradient is taken for them, and they keep
         their values. `optimizer` is that of the phase.
       micro_batches: the batch is run in this many equal parts, one after the other; the result is the same.
-      ema_decay: decay of the average of the trainable parameters, 0 for none.
+      ema_decay: decay of the average of the trainable parameters, 0 for none; see `newest`.
+      apart: which leaves hold several adapters, each of which is trained by the mean loss of its own rows.
+      balance: terms of the loss of what a mixture of experts' router does; None = none, and nothing is measured of it.
     """
 
     model: Any
@@ -39,6 +50,8 @@ class Step:
     ema_decay: float = 0.0
     careful: Careful = dataclasses.field(default_factory=Careful)
     shut: frozenset[str] = frozenset()
+    apart: Apart | None = None
+    balance: Balance | None = None
 
     def train(self, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, dict]:
         """One optimizer update. Metrics are (sum, weight) pairs, plus "grad_norm" and "halted" scalars.
@@ -46,35 +59,48 @@ class Step:
         `axis` names the mapped device axis in the per-device (pmap) form, where `batch` is one device's rows and
         sums are taken across devices by hand. Under jit over a mesh the compiler does that, and `axis` is None.
         """
-        loss, grads = self._gradients(state, batch, axis)
-        if axis is not None:
-            loss, grads = jax.lax.psum((loss, grads), axis)
-        grads = {path: g / loss.weight for path, g in grads.items()}
-        before = flatten(state.trainable)
-        opened = {path: before[path] for path in grads}
-        grads, pulls = self.careful.pulled(grads, opened, flatten(state.anchor), flatten(state.fisher))
+        (loss, routing), grads = self._gradients(state, batch, axis)
+        own = None if self.apart is None else self.apart.weights(batch)
+        loss, routing, grads, own = _over_devices((loss, routing, grads, own), axis)
+        if self.apart is None:
+            grads = {path: g / loss.weight for path, g in grads.items()}
+        else:
+            grads = self.apart.means(grads, own, loss.weight)
+        wide = dataclasses.replace(state, **{name: precision.wide(getattr(state, name)) for name in _KEPT})
+        before = flatten(wide.trainable)
+        grads, pulls = self.careful.pulled(grads, before, flatten(wide.anchor), flatten(state.fisher))
         grad_norm = optax.tree.norm(grads)
         whole = unflatten({p: grads[p] if p in grads else jnp.zeros_like(a) for p, a in before.items()})
-        updates, optimizer = self.optimizer.update(whole, state.optimizer, state.trainable, anchor=state.anchor)
-        after = flatten(optax.apply_updates(state.trainable, updates))
+        updates, optimizer = self.optimizer.update(whole, wide.optimizer, wide.trainable, anchor=wide.anchor)
+        after = flatten(optax.apply_updates(wide.trainable, updates))
         trainable = unflatten({p: before[p] if p in self.shut else a for p, a in after.items()})
-        ema = state.ema
+        ema = wide.ema
         if self.ema_decay:
-            ema = jax.tree.map(lambda e, p: e + (1 - self.ema_decay) * (p - e), ema, trainable)
+            share = newest(self.ema_decay, state.step + 1)
+            ema = jax.tree.map(lambda e, p: e + share * (p - e), ema, trainable)
 
         good = jnp.isfinite(loss.total) & jnp.isfinite(grad_norm) & ~state.halted
         new = dataclasses.replace(state, step=state.step + 1, trainable=trainable, optimizer=optimizer, ema=ema)
+        new = precision.stored(new, state, jax.random.fold_in(jax.random.fold_in(state.rng, state.step), _ROUNDED))
         state = jax.tree.map(lambda new, old: _choose(good, new, old), new, state)
         state = dataclasses.replace(state, halted=~good)
-        return state, {**loss.metrics, **pulls, "grad_norm": grad_norm, "halted": ~good}
+        routed = {} if routing is None else self.balance.metrics(routing)
+        return state, {**loss.metrics, **pulls, **routed, "grad_norm": grad_norm, "halted": ~good}
 
     def evaluate(self, state: TrainState, batch: Batch) -> dict:
         """(sum, weight) metrics of one batch without dropout, on the averaged parameters where there are any."""
-        params = self.partition.merge(state.ema or state.trainable, state.frozen)
-        return self.objective(self.model, params, batch, None).metrics
+        return self._measured(state.ema or state.trainable, state, batch)
 
-    def _gradients(self, state: TrainState, batch: Batch, axis: str | None) -> tuple[Loss, dict[str, Any]]:
-        """The summed loss of a batch and its gradients, by path of what trains in this phase."""
+    def evaluate_raw(self, state: TrainState, batch: Batch) -> dict:
+        """As `evaluate`, on the parameters themselves."""
+        return self._measured(state.trainable, state, batch)
+
+    def _measured(self, trainable: Any, state: TrainState, batch: Batch) -> dict:
+        return self.objective(self.model, self.partition.merge(trainable, state.frozen), batch, None).metrics
+
+    def _gradients(self, state: TrainState, batch: Batch, axis: str | None) -> tuple[Any, dict[str, Any]]:
+        """((the summed loss of a batch, how its tokens were sent to experts or None), gradients by path of what trains in this
+        phase), of this device's rows where `axis` is given."""
         rows = batch["tokens"].shape[0]
         if rows % self.micro_batches:
             raise ValueError(f"{rows} rows a device do not divide into {self.micro_batches} micro-batches")
@@ -82,42 +108,107 @@ class Step:
         key = jax.random.fold_in(state.rng, state.step)
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
 
-        careful, flat = self.careful, flatten(state.trainable)
+        # Of what is kept narrower, too: gradients are float32.
+        careful, flat = self.careful, flatten(precision.wide(state.trainable))
         opened = {path: a for path, a in flat.items() if path not in self.shut}
         anchor = flatten(state.anchor)
         parent = self.partition.merge(state.anchor, state.frozen) if careful.distill else None
         average = self.partition.merge(state.ema, state.frozen) if careful.smooth and careful.smooth.bregman else None
 
-        def total(opened, part, part_keys):
+        def run(opened, part, part_keys):
             trainable = unflatten(flat | careful.mixed(opened, anchor, key))
             params = self.partition.merge(trainable, state.frozen)
-            loss = careful.loss(self.objective, self.model, params, part, part_keys, parent, average)
-            return loss.total, loss
+            if self.balance is None:
+                return (params, self.objective.hidden(self.model, params, part, part_keys)), None
+            hidden_BTD, routing = self.objective.routed(self.model, params, part, part_keys)
+            return (params, hidden_BTD), routing
+
+        def total(opened, part, part_keys, loads=None):
+            mine, routing = run(opened, part, part_keys)
+            loss = careful.loss(self.objective, self.model, mine, part, part_keys, parent, average)
+            if self.balance is None:
+                return loss.total, (loss, None)
+            loads = loads or self.balance.loads(*_over_devices((routing, loss.weight), axis))
+            return loss.total + self.balance.term(routing, loads), (loss, jax.lax.stop_gradient(routing))
 
         gradient = jax.value_and_grad(total, has_aux=True)
         if self.micro_batches == 1:
-            (_, loss), grads = gradient(opened, batch, keys)
-            return loss, grads
+            (_, sums), grads = gradient(opened, batch, keys)
+            return sums, grads
 
         def split(x):  # every micro-batch takes rows from every device: [B] -> [micro, B / micro], interleaved
             return jnp.swapaxes(x.reshape(-1, self.micro_batches, *x.shape[1:]), 0, 1)
 
-        def accumulate(sums, part):
-            (_, loss), grads = gradient(opened, *part)
-            return jax.tree.map(jnp.add, sums, (loss, grads)), None
-
         parts = jax.tree.map(split, (batch, keys))
-        shapes = jax.eval_shape(lambda p: gradient(opened, *p), jax.tree.map(lambda x: x[0], parts))
-        (_, loss), grads = shapes
-        # Gradients are summed in float32 even where parameters are narrower.
-        zeros = (
-            jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), loss),
-            jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), grads),
+        loads = None
+        if self.balance is not None and self.balance.weighs:
+            # What each part's terms are depends on where the tokens of all parts go: a forward pass more.
+            counted = _added_up(lambda part: (run(opened, *part)[1], self.objective.weight(part[0])), parts)
+            loads = self.balance.loads(*_over_devices(counted, axis))
+
+        def one(part):
+            (_, sums), grads = gradient(opened, *part, loads)
+            return sums, grads
+
+        return _added_up(one, parts)
+
+
+def _over_devices(sums: Any, axis: str | None) -> Any:
+    """Sums over all devices, of those over each one's rows."""
+    return sums if axis is None else jax.lax.psum(sums, axis)
+
+
+def _added_up(function: Callable[[Any], Any], parts: Any) -> Any:
+    """The sum of what a function gives of each of `parts`, which are stacked, one after the other."""
+    like = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
+    return jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, function(part)), None), zeros, parts)[0]
+
+
+def newest(decay: float, count: jax.Array) -> jax.Array:
+    """The share of the newest of `count` parameters (1, 2, ...) in their average with `decay` d: (1 - d) / (1 - d^count).
+
+    By it the average is a mean of all of them, with weights d^age that add up to 1: that of Adam's moments, corrected for what it
+    began with (Kingma & Ba 2015, algorithm 1). Nothing is left in it of the parameters before the first update.
+    """
+    # 1 - d^count without the cancellation of float32.
+    return jnp.minimum((1 - decay) / -jnp.expm1(count.astype(jnp.float32) * math.log(decay)), 1.0)
+
+
+def check(train: Callable[..., Any], state: TrainState, batch: Batch, name: str = "") -> None:
+    """Raises UserError where a step would not return the state as it takes it: another shape or dtype, which every later step
+    would be compiled anew for, and no checkpoint would be continued with.
+
+    Args:
+      train: the step, compiled or not; it is traced, not run.
+      state, batch: arrays or ShapeDtypeStructs.
+      name: of the phase, for the message.
+    """
+    made, _ = jax.eval_shape(train, state, batch)
+    given, found = (
+        {path_of(keys): a for keys, a in jax.tree_util.tree_leaves_with_path(tree)} for tree in (state, made)
+    )
+    wrong = [
+        f"{path}: {_form(given.get(path))} becomes {_form(found.get(path))}"
+        for path in dict.fromkeys((*given, *found))
+        if _form(given.get(path)) != _form(found.get(path))
+    ]
+    if wrong:
+        raise UserError(
+            f"the training step{f' of {name}' if name else ''} changes the form of its own state:{listed(wrong, 20)}\n"
+            "an optimizer or a method that returns other shapes or dtypes than its state had cannot be trained with"
         )
-        return jax.lax.scan(accumulate, zeros, parts)[0]
+
+
+def _form(array: Any) -> str:
+    if array is None:
+        return "nothing"
+    return f"{array.dtype}{list(array.shape)}" + (" of no fixed dtype" if getattr(array, "weak_type", False) else "")
 
 
 def _choose(good: jax.Array, new: Any, old: Any) -> Any:
     if new is old:  # the base key, what is frozen
         return old
+    if (new.shape, new.dtype) != (old.shape, old.dtype):  # no step at all: `check` refuses it
+        return new
     return jnp.where(good, new, old)

@@ -22,7 +22,7 @@ from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten
 from tests.adapters.common import moved
-from tests.helpers import SPEC, random_batch
+from tests.helpers import SPEC, optimizer_config, random_batch, train
 
 TARGETS = ("blocks/attention/(query|value)", "blocks/mlp/down")
 LORA = adapters.METHODS["lora"](configs.check({"tune": {"lora": {"rank": 2, "targets": TARGETS}}}).tune.lora)
@@ -37,6 +37,7 @@ OTHERS = {
     "oft": Oft(8, TARGETS),
 }
 NAMES = ("a", "b", "c")
+HEAVY = pytest.mark.heavy
 
 
 def several(one, **changes):
@@ -86,6 +87,53 @@ def test_gradients_reach_only_the_adapters_of_the_rows():
         if "/adapter/" in path:
             assert np.abs(grad[:, 0]).max() > 0 and np.abs(grad[:, 2]).max() > 0, path
             np.testing.assert_array_equal(grad[:, 1], 0.0)
+
+
+def rows_of(batch, which):
+    """The rows of a batch that have the adapter, and those of others with nothing to learn."""
+    return {k: v for k, v in batch.items() if k != "adapters"} | {
+        "weights": batch["weights"] * (batch["adapters"] == which)[:, None]
+    }
+
+
+@pytest.mark.parametrize(
+    "optimizer, other, rounding",
+    [  # sums of other rows' zeros, and in another order; Adafactor's first step divides each gradient by its own size
+        (dict(name="sgd", momentum=0.9, clip_norm=0.05), dict(), 2e-4),
+        pytest.param(dict(clip_norm=0.05, eps=1e-4), dict(devices=4, fsdp=2, micro=2), 2e-4, marks=HEAVY),
+        pytest.param(dict(name="adafactor", clip_norm=0.05), dict(devices=4, kind="pmap"), 1e-2, marks=HEAVY),
+    ],
+    ids=str,
+)
+def test_each_is_trained_as_if_it_were_alone(optimizer, other, rounding):
+    """By runs of one adapter on its rows alone: as many as the rows are, of whatever weight; and the others' data may be
+    anything. Under a clipped norm, which is that of each by itself."""
+    method = Several(LORA, ("a", "b"))
+    options = dict(
+        rates=(*method.rates, (".*", 0.0)), optimizer=optimizer_config(**optimizer), dropout=0.0, ema=0.0, layers=2
+    )
+    spec = dataclasses.replace(SPEC, layers=2)
+    base = moved(jax.jit(Transformer(spec, method).init)(jax.random.key(0)))
+    which = np.asarray([0, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 1], np.int32)
+    batches = [{**random_batch(i), "adapters": which} for i in range(3)]
+    together = train(adapter=method, base=base, batches=batches, **options, **other).state.trainable
+    for number in (0, 1):
+        own = [rows_of(batch, number) for batch in batches]
+        alone = train(adapter=LORA, base=method.pick(base, number), batches=own, **options).state.trainable
+        start = flatten(method.pick(base, number))
+        for path, array in flatten(alone).items():
+            mine = flatten(together)[path][:, number]
+            size = np.abs(np.asarray(array) - start[path]).max()
+            np.testing.assert_allclose(mine, array, atol=rounding * size, rtol=0, err_msg=path)
+    changed = [
+        {**b, "tokens": np.where(which[:, None] == 1, (b["tokens"] * 7 + 3) % 64, b["tokens"])}
+        | {"weights": np.where(which[:, None] == 1, b["weights"] * 30, b["weights"])}
+        for b in batches
+    ]
+    after = train(adapter=method, base=base, batches=changed, **options, **other).state.trainable
+    for path, array in flatten(after).items():
+        np.testing.assert_allclose(array[:, 0], flatten(together)[path][:, 0], rtol=1e-6, atol=1e-9, err_msg=path)
+        assert np.abs(array[:, 1] - flatten(together)[path][:, 1]).max() > 0
 
 
 def test_adapters_start_apart():

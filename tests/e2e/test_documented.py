@@ -1,4 +1,4 @@
-"""Every command of the README, docs/data.md and docs/methods.md, every config and every experiment runs."""
+"""Every command of the README, docs/data.md, docs/methods.md and docs/runs.md, every config and every experiment runs."""
 
 import json
 import os
@@ -43,9 +43,9 @@ def test_readme_commands(tmp_path):
     assert (tmp_path / "runs/report.html").exists() and (tmp_path / "runs/mine/summary.json").exists()
 
 
-def _run_section(title, folder):
-    """The shell blocks of a section of docs/methods.md, one after the other in an empty folder with only the configs in it."""
-    section = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", (ROOT / "docs/methods.md").read_text(), re.S | re.M)[1]
+def _run_section(title, folder, page="methods"):
+    """The shell blocks of a section of a page of docs/, one after the other in an empty folder with only the configs in it."""
+    section = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", (ROOT / f"docs/{page}.md").read_text(), re.S | re.M)[1]
     blocks = re.findall(r"^```sh\n(.*?)^```$", section, re.S | re.M)
     assert blocks
     (folder / "configs").symlink_to(ROOT / "configs")
@@ -65,6 +65,13 @@ def test_commands_that_change(title, tmp_path):
     _run_section(title, tmp_path)
     runs_made = [json.loads(p.read_text()) for p in (tmp_path / "runs").glob("*/summary.json")]
     assert len(runs_made) >= 2 and all(summary["finished"] for summary in runs_made)
+
+
+@pytest.mark.heavy
+def test_commands_that_go_on(tmp_path):
+    _run_section("Going on under other settings", tmp_path, "runs")
+    chain = json.loads((tmp_path / "runs/second/lineage.json").read_text())
+    assert chain[0]["step"] == 40 and chain[0]["optimizer"]
 
 
 @pytest.mark.heavy

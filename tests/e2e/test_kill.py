@@ -13,7 +13,7 @@ from ptft_jax.data import batches
 from ptft_jax.reporting.metrics import read
 from ptft_jax.training import checkpoint
 from tests.helpers import happen
-from tests.processes import run
+from tests.processes import ended, run, start
 
 STEPS = 400
 CONFIG = """
@@ -104,6 +104,29 @@ def test_sigterm_exits_with_143_and_the_same_command_finishes(text_file, tmp_pat
     assert checkpoint.steps_of(tmp_path / "run")[-1] == 6
     done = _train(*command, **changes)  # batch 5 is not read again
     assert done.returncode == 0 and "continuing from step 6" in done.stderr, done.stderr
+
+
+@pytest.mark.heavy
+def test_the_same_command_twice_at_once(text_file, tmp_path):
+    """One of the two does the run, the other says who does; and what is there afterwards is the run."""
+    (tmp_path / "config.py").write_text(CONFIG.format(text=str(text_file)))
+    words = ["--config.training.steps=40", "--config.eval.tokens=300", "--config.log.tensorboard=False"]
+    command = [
+        sys.executable,
+        "-m",
+        "ptft_jax.train",
+        f"--config={tmp_path / 'config.py'}",
+        f"--workdir={tmp_path / 'run'}",
+        *words,
+    ]
+    done = sorted(ended(*(start(*command, XLA_FLAGS="") for _ in range(2))), key=lambda one: one.returncode)
+    assert [one.returncode for one in done] == [0, 2], done
+    assert (
+        "is running in it. One launch at a time writes into a workdir" in done[1].stderr
+        and "space" not in done[1].stderr
+    )
+    assert checkpoint.steps_of(tmp_path / "run")[-1] == 40 and (tmp_path / "run/summary.json").is_file()
+    assert not (tmp_path / "run/owner.json").exists() and not (tmp_path / "run/checkpoints-damaged").exists()
 
 
 @pytest.mark.slow

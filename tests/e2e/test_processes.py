@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -151,6 +152,15 @@ def test_a_process_that_fails_takes_the_others_with_it(whole, tmp_path):
     assert first != 0 and second == 2
     assert "error: the disk of this process is gone" in failed and "Traceback" not in failed.partition("error:")[0]
     assert not (tmp_path / "run/summary.json").exists() and text
+
+
+def test_processes_that_see_different_folders_are_refused_before_anything_starts(whole, tmp_path):
+    began = time.monotonic()
+    ended = launched(whole / "config.py", tmp_path / "run", 2, words={1: [f"--workdir={tmp_path / 'other'}"]})
+    for status, text in ended:
+        assert status == 2 and "process 1 does not see there what process 0 wrote" in text, text
+    assert not any(tmp_path.rglob("config.json")) and not any(tmp_path.rglob("checkpoints"))
+    assert time.monotonic() - began < 600, "60 seconds of looking, and two processes that start JAX"
 
 
 def test_processes_with_different_settings_are_refused(whole, tmp_path):

@@ -1,5 +1,6 @@
 """Schedules at their corners; optimizers against Optax's own assembled ones."""
 
+import itertools
 import types
 
 import jax
@@ -7,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
+from ptft_jax.errors import UserError
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.optim import optimizers, schedules
 from ptft_jax.params.partition import Partition
-from ptft_jax.params.rules import flatten
+from ptft_jax.params.rules import flatten, unflatten
 from tests.helpers import EVERYTHING, SPEC, optimizer_config
 
 
@@ -35,6 +37,41 @@ def test_schedules(name, expected):
 def test_wsd_goes_down_in_its_last_part_only():
     schedule = schedules.build("wsd", 1.0, warmup=10, total=100, end_ratio=0.0, decay_fraction=0.2)
     assert float(schedule(79)) == 1.0 and float(schedule(90)) == pytest.approx(0.5) and float(schedule(100)) == 0.0
+
+
+def test_wsd_comes_down_whatever_the_warm_up_leaves():
+    """By the definition: up to the peak, along it, and down in a straight line that ends at the last step."""
+    for total, warmup, fraction in itertools.product([2, 3, 5, 10, 40], [0, 1, 3, 8, 9, 30, 38], [0.01, 0.2, 0.5, 1.0]):
+        if total - warmup < 2:
+            continue
+        schedule = schedules.build("wsd", 2.0, warmup=warmup, total=total, end_ratio=0.1, decay_fraction=fraction)
+        rates = np.array([float(schedule(step)) for step in range(total + 1)])
+        down = max(min(round(total * fraction), total - warmup), 2)
+        rise = 2.0 * (1 + np.arange(warmup)) / (warmup + 1)
+        line = 2.0 - 1.8 * np.arange(1, down + 1) / down
+        expected = np.concatenate([rise, np.full(total + 1 - warmup - down, 2.0), line])
+        np.testing.assert_allclose(rates, expected, rtol=1e-5)
+        assert rates[total - 1] < 2.0, "the last update has a lower rate"
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        (
+            dict(schedule="wsd", warmup_steps=9),
+            "warmup_steps = 9: of training.steps = 10 it leaves no update .* at most 8",
+        ),
+        (dict(schedule="wsd", warmup_steps=10), "at most 8, or schedule='constant'"),
+        (dict(schedule="slanted_triangular", cut_frac=0.95), "cut_frac = 0.95: the rate would rise over 9 of .* = 10"),
+    ],
+)
+def test_a_schedule_that_never_comes_down_is_refused(fields, words):
+    config = types.SimpleNamespace(learning_rate=1.0, end_ratio=0.1, decay_fraction=0.2, ratio=32.0, **fields)
+    with pytest.raises(UserError, match=words):
+        schedules.from_config(config, 10)
+    enough = schedules.from_config(config, 40 if fields["schedule"] == "wsd" else 60)
+    last = 39 if fields["schedule"] == "wsd" else 59
+    assert float(enough(last)) < 0.95
 
 
 def _tree():
@@ -81,6 +118,30 @@ def test_muon_orthogonalises_kernels_and_adam_does_the_rest():
     adam = optax.scale_by_adam(0.9, 0.95)
     theirs, _ = adam.update(grads, adam.init(params), params)
     np.testing.assert_allclose(flat["embed/tokens/embedding"], -theirs["embed"]["tokens"]["embedding"], rtol=1e-4)
+
+
+def test_how_far_muon_is_from_its_authors_form():
+    """As docs/training.md says. Theirs by numpy: an average that is not corrected, Nesterov's step, five Newton-Schulz steps."""
+    path, rng = "blocks/mlp/up/kernel", np.random.default_rng(0)
+    grads = rng.normal(size=(60, 64, 32)).astype(np.float32)
+
+    def orthogonal(x):
+        x = x.T / (np.linalg.norm(x) + 1e-7)
+        for _ in range(5):
+            a = x @ x.T
+            x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        return x.T
+
+    params = unflatten({path: grads[:1]})
+    config = optimizer_config(name="muon", momentum=0.95, clip_norm=0, weight_decay=0)
+    chain = optimizers.build(config, optax.constant_schedule(1.0), Partition.of(params, EVERYTHING))
+    state, update, momentum, apart = chain.init(params), jax.jit(chain.update), 0.0, []
+    for grad in grads:
+        updates, state = update(unflatten({path: grad[None]}), state, params)
+        momentum = 0.95 * momentum + 0.05 * grad
+        theirs = 0.2 * 8.0 * orthogonal(0.05 * grad + 0.95 * momentum)
+        apart.append(np.linalg.norm(-flatten(updates)[path][0] - theirs) / np.linalg.norm(theirs))
+    assert apart[0] < 1e-5 and 0.08 < apart[1] < 0.16 and apart[9] == pytest.approx(0.03, abs=0.01) and apart[59] < 1e-3
 
 
 def test_clipping_bounds_the_norm():

@@ -15,6 +15,7 @@ from ptft_jax.params.partition import Partition
 from ptft_jax.params.phases import Phase
 from ptft_jax.params.rules import flatten
 from ptft_jax.training import state as states
+from ptft_jax.training.careful import Careful
 from ptft_jax.training.step import Step
 from tests.helpers import EVERYTHING, OBJECTIVE, SPEC, optimizer_config, random_batch, train
 
@@ -103,6 +104,19 @@ def test_phases_under_every_program(phased, setting):
     # As tests/parallel/test_invariance.py.
     np.testing.assert_allclose(got.losses, phased.losses, atol=5e-6, rtol=0)
     np.testing.assert_allclose(got.grad_norms, phased.grad_norms, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "names", [("all", "last:1", "head"), pytest.param(("last:1", "attention", "all"), marks=pytest.mark.heavy)]
+)
+def test_what_holds_a_run_is_measured_on_all_that_it_trains(names):
+    """Half the squared distance of the parameters that a step begins with, also of those that its phase does not move."""
+    options = dict(phases=names, layers=2, careful=Careful(l2_sp=0.1, ewc=0.1), fisher=3.0, tied=False)
+    terms, got = train(**options, steps=3).terms[2], train(**options, steps=2)
+    pairs = zip(jax.tree.leaves(got.state.trainable), jax.tree.leaves(got.start.trainable))
+    half = sum(float(np.sum((np.asarray(a, np.float64) - b) ** 2)) for a, b in pairs) / 2
+    assert terms["l2_sp"] == pytest.approx(half, rel=1e-4) and half > 0
+    assert terms["ewc"] == pytest.approx(3 * half, rel=1e-4)
 
 
 def test_the_compiled_program_of_a_phase_has_no_gradients_of_what_is_shut():

@@ -22,7 +22,7 @@ difference of logits over the largest logit, in float32:
 - **import**: transformers' model read here (`hf:`), over plain, padded (left and right), packed and cached inputs. Where
   stretched positions depend on the longest row, plain and right-padded only.
 - **export**: a model with random parameters of ours, written by `ptft export`, loaded by transformers. The tensors of an
-  import, exported, are besides the same bits under the same names.
+  import, exported, are besides the same bits under the same names, and classes are called alike (`id2label`).
 - **peft**: the largest over LoRA, also of embeddings, rsLoRA, DoRA, IA3, OFT, prompts, prefixes and gated prefixes where
   compared, theirs read here and ours loaded by PEFT.
 - **gguf**: "bits" where `ptft export --to=gguf` writes the family and every value read back is the same bit for bit in

@@ -16,7 +16,7 @@ from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten
 from ptft_jax.training.careful import Careful
 from ptft_jax.training.fisher import Fisher
-from tests.helpers import OBJECTIVE, SPEC, optimizer_config, random_batch, train
+from tests.helpers import EVERYTHING, OBJECTIVE, SPEC, optimizer_config, random_batch, train
 
 SGD = optimizer_config(name="sgd", momentum=0.0, weight_decay=0.0, clip_norm=0.0)
 
@@ -129,6 +129,45 @@ def test_the_information_of_a_softmax_regression_in_closed_form():
     spread = expected * (2 / (8 * draws)) ** 0.5
     off = (np.asarray(found) - expected) / spread
     assert np.abs(off).max() < 6 and 0.5 < np.std(off) < 2
+
+
+def enumerated(partition, trainable, frozen, batch):
+    """The Fisher information of a predicted token by its definition: the gradient of every token's log probability at every
+    position, squared, by its probability."""
+
+    def log_probability(trainable, tokens, position, token):
+        logits = LINEAR(partition.merge(trainable, frozen), tokens[None])[0, position]
+        return jax.nn.log_softmax(logits)[token]
+
+    @jax.jit
+    def of_row(tokens, weights):
+        p = jax.nn.softmax(LINEAR(partition.merge(trainable, frozen), tokens[None])[0])
+
+        def add(sums, place):
+            position, token = place // 8, place % 8
+            slope = jax.grad(log_probability)(trainable, tokens, position, token)
+            return jax.tree.map(lambda s, g: s + weights[position] * p[position, token] * g**2, sums, slope), None
+
+        return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, trainable), jnp.arange(8 * len(tokens)))[0]
+
+    rows = [of_row(*row) for row in zip(batch["tokens"], batch["weights"])]
+    return jax.tree.map(lambda *leaves: sum(leaves) / batch["weights"].sum(), *rows)
+
+
+def test_more_draws_come_nearer_to_the_information():
+    """By enumeration of all tokens: without bias, and with an error that falls as the root of their number."""
+    partition, trainable, frozen, batch = fisher_problem(EVERYTHING, rows=16)
+    expected = flatten(enumerated(partition, trainable, frozen, batch))
+    errors = {}
+    for draws in (1, 64):
+        fisher = Fisher(LINEAR, CausalLM(z_loss=1.0), partition, "sampled", 4, draws)
+        found = flatten(fisher.estimate(trainable, frozen, [batch], jax.random.key(1)))
+        # Not keys' biases, which change no attention.
+        apart = {
+            p: np.linalg.norm(found[p] - a) / np.linalg.norm(a) for p, a in expected.items() if "key/bias" not in p
+        }
+        errors[draws] = np.mean(list(apart.values()))
+    assert errors[64] < 0.08 and errors[1] / errors[64] == pytest.approx(8, rel=0.35)
 
 
 @pytest.mark.heavy

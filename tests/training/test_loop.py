@@ -52,23 +52,36 @@ def test_a_run_that_stopped_before_its_first_step_counts_its_start_once(text_fil
     assert kept[0] == kept[1] and [row["step"] for row in kept[0] if row["kind"] == "eval"] == [0, 2, 4]
 
 
-def test_a_loss_that_is_no_number_stops_with_the_last_good_state(text_file, tmp_path):
-    # A finite rate that overflows float32 parameters within a step or two.
+def test_a_batch_that_is_not_finite_stops_with_the_last_good_state(text_file, tmp_path, monkeypatch):
+    happen("nan@3", monkeypatch.setattr)
+    with pytest.raises(NonFinite, match="step 4: the loss or its gradient is not finite") as error:
+        quiet_train(tiny_config(text_file, data__prefetch=0), tmp_path / "run")
+    assert "The last good state (step 3) is saved" in str(error.value) and "learning_rate" in str(error.value)
+    assert f"--config.init.from={tmp_path / 'run'}@3 --config.init.optimizer=True" in str(error.value)
+    assert checkpoint.steps_of(tmp_path / "run")[-1] == 3 and checkpoint.shapes(tmp_path / "run", 3)
+    with np.load(tmp_path / "run/nonfinite_step_4.npz") as rows:
+        assert rows["tokens"].shape == (8, 32)
+    assert not (tmp_path / "run/summary.json").exists()
+
+
+@pytest.mark.parametrize("average", [0.0, 0.999])
+def test_a_state_whose_own_loss_is_not_finite_is_not_called_good(text_file, tmp_path, average):
+    # A finite rate that overflows float32 logits after a step, and parameters within two.
     config = tiny_config(
         text_file, optimizer__name="sgd", optimizer__learning_rate=1e30, optimizer__clip_norm=0.0,
-        optimizer__warmup_steps=0, optimizer__weight_decay=0.0,
+        optimizer__warmup_steps=0, optimizer__weight_decay=0.0, training__ema_decay=average,
     )  # fmt: skip
     with pytest.raises(NonFinite) as error:
         quiet_train(config, tmp_path / "run")
     batch = next((tmp_path / "run").glob("nonfinite_step_*.npz"))
     bad = int(batch.stem.rsplit("_")[-1])
-    assert f"step {bad}" in str(error.value) and "learning_rate" in str(error.value)
-    step = checkpoint.steps_of(tmp_path / "run")[-1]
-    assert step == bad - 1
-    with np.load(batch) as rows:
-        assert rows["tokens"].shape == (8, 32)
-    params = checkpoint.shapes(tmp_path / "run", step)
-    assert params and not (tmp_path / "run/summary.json").exists()
+    assert f"step {bad}" in str(
+        error.value
+    ) and f"The state before (step {bad - 1}) has a loss that is not finite" in str(error.value)
+    assert "The last good state is that of step 0" in str(error.value) and "run@0 --config.init.optimizer" in str(
+        error.value
+    )
+    assert checkpoint.steps_of(tmp_path / "run") == [0] and not (tmp_path / "run/summary.json").exists()
 
 
 @pytest.mark.slow  # tests/e2e/test_kill.py does it to a process, unmarked

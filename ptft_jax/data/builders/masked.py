@@ -24,15 +24,18 @@ class Masked(Builder):
 
     Of the tokens that may be chosen, `rate` are, rounded as BERT's published code does and at least one, so that pieces of a
     length weigh alike. Control tokens and what is not trained are never chosen. Each chosen token becomes the mask, a
-    random ordinary token, or stays, independently.
+    random ordinary token (never a control token), or stays, independently.
+
+    Whole words are chosen as BERT's published code does: in random order, passing over each that would exceed the count. So
+    no word overruns it, and what is missing at the end is less than the shortest word that is left. Where no word fits,
+    tokens are chosen one by one.
 
     Attributes:
       mask_id: the mask token.
-      marks: of each id of the vocabulary, one byte, see `words.marks`.
+      marks: which ids are control tokens, see `words.marks`.
       rate: share of tokens that are chosen.
       mask_share, random_share: of the chosen, those that become the mask, and a random token.
-      whole_words: all tokens of a word are chosen together: words in random order, passing over those that would
-        exceed the count (unless none has been chosen).
+      whole_words: all tokens of a word are chosen together; `marks` then need the texts of tokens.
     """
 
     mask_id: int
@@ -75,19 +78,23 @@ class Masked(Builder):
         if not len(able):
             return able
         count = max(1, int(np.rint(self.rate * len(able))))
-        if not self.whole_words:
-            return rng.choice(able, count, replace=False)
+        if self.whole_words and len(found := self._whole(ids, able, count, rng)):
+            return found
+        return rng.choice(able, count, replace=False)
+
+    def _whole(self, ids: np.ndarray, able: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Positions of whole words, at most `count`."""
         firsts = np.flatnonzero(np.diff(np.cumsum(words.starts(self.marks, ids))[able], prepend=-1))
-        found: list[np.ndarray] = []
-        left = count
-        groups = np.split(able, firsts[1:])
-        for i in rng.permutation(len(groups)):
-            if left == 0:
+        sizes = np.diff(firsts, append=len(able))
+        chosen = np.zeros(len(sizes), bool)
+        order = rng.permutation(len(sizes))
+        for word, size in zip(order.tolist(), sizes[order].tolist()):
+            if size <= count:
+                chosen[word] = True
+                count -= size
+            if not count:
                 break
-            if len(groups[i]) <= left or not found:
-                found.append(groups[i])
-                left = max(left - len(groups[i]), 0)
-        return np.concatenate(found)
+        return able[np.repeat(chosen, sizes)]
 
 
 def mask_id(tokenizer: Tokenizer) -> int:

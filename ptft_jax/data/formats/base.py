@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.data.examples import Encoded
+from ptft_jax.data.formats import labels
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.data.turns import TrainOn
-from ptft_jax.errors import UserError, listed, nearest
+from ptft_jax.errors import UserError, few, listed, nearest
 
 VERSION = "formats-1"  # part of every identity: changes when the same record gives other ids
 Record = Mapping[str, Any]
@@ -31,6 +32,8 @@ class Format:
       others: layouts that the first records have, too.
       absent: what a further column would be -> its name, that none of the first records has.
       assistant_first: whether conversations may start with the assistant.
+      labels: the type of the labels, of `ptft_jax.data.formats.labels`; "" where there are none.
+      declared: the order of the classes was given, by the option `classes` or by the source itself.
     """
 
     kind: str
@@ -41,12 +44,14 @@ class Format:
     others: tuple[str, ...] = ()
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     assistant_first: bool = False
+    labels: str = ""
+    declared: bool = False
 
     def describe(self) -> str:
         """One line for people: "sharegpt: messages from column 'conversations'; not used: 'id'"."""
         parts = [", ".join(f"{what} from column {column!r}" for what, column in self.columns.items())]
         if self.classes:
-            parts.append("classes " + ", ".join(f"{n} = {name}" for n, name in enumerate(self.classes)))
+            parts.append("classes " + few(f"{n} = {name}" for n, name in enumerate(self.classes)))
         if self.unused:
             parts.append("not used: " + ", ".join(map(repr, self.unused)))
         if self.others:
@@ -92,7 +97,16 @@ class Encoder(abc.ABC):
         form = self.format
         columns = [f"{what}={column}" for what, column in sorted(form.columns.items())]
         told = self._setting if form.kind in ("answers", "preference") else ""
-        return (VERSION, form.name, *columns, *form.classes, f"assistant_first={form.assistant_first}", told)
+        renumbered = ("numbers by their names",) if labels.renumbers(form) else ()
+        return (
+            VERSION,
+            form.name,
+            *columns,
+            *form.classes,
+            f"assistant_first={form.assistant_first}",
+            told,
+            *renumbered,
+        )
 
     def describe(self) -> str:
         """How records become ids, one line for people."""

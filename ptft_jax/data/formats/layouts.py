@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ptft_jax.data.formats import labels
 from ptft_jax.data.formats.base import Format, Record
 from ptft_jax.data.formats.messages import is_messages, is_sharegpt
 from ptft_jax.errors import UserError, listed, nearest
 
 FIRST = 100  # records that are looked at
-MOST_CLASSES = 10_000
 
 
 def _is_text(value: Any) -> bool:
@@ -134,7 +133,7 @@ LAYOUTS = (
     Layout(
         "classification",
         "classification",
-        {"text": _TEXT, "label": (_is_label, "a class, as number or name")},
+        {"text": _TEXT, "label": (_is_label, "a class: a whole number or a name")},
         [{"text": text, "label": label} for text in ("text", "sentence") for label in ("label", "labels")],
     ),
     Layout("text", "text", {"text": _TEXT}, [{"text": "text"}]),
@@ -148,17 +147,22 @@ TELLING = ("context", "input", "system", "history", "tools", "functions")
 
 
 def choose(
-    records: Sequence[Record], options: Mapping[str, str], where: Callable[[int], str], like: Format | None = None
+    records: Sequence[Record],
+    options: Mapping[str, str],
+    where: Callable[[int], str],
+    like: Format | None = None,
+    pool: labels.Pool | None = None,
 ) -> Format:
     """The format of records, by their columns and what the options of the source reference say.
 
     Args:
-      records: all of a split's; the first hundred are looked at, and all of them for the names of classes.
+      records: all of a split's; the first hundred are looked at.
       options: those in OPTIONS count: `format` is a layout's name; a column's is the name it has in the records;
-        `classes` are names of classes joined by commas, in their numbers' order (by default sorted); `assistant_first` is
+        `classes` are names of classes joined by commas, in their numbers' order (see `labels.of`); `assistant_first` is
         yes where conversations may start with the assistant; `unused` are columns that need not be read.
       where: index -> the place of a record.
       like: the format of the source's train split, when this is another split: it is that, classes included.
+      pool: what else the source tells of its labels; by default their names are those of `records`.
 
     Raises:
       UserError: no format, or not the one that is asked for, fits the first records; a record that differs from those
@@ -193,9 +197,10 @@ def choose(
             raise UserError(
                 f"{option}={options[option]}: the records have the format {layout.name}, which has no use for it"
             )
-    classes: tuple[str, ...] = ()
+    found = labels.Labels("", (), False)
     if layout.kind == "classification":
-        classes = _classes(records, columns["label"], options.get("classes"), sample)
+        column, pool = columns["label"], pool or labels.Pool(lambda: [(records, where)])
+        found = labels.of(column, sample[0][column], options.get("classes"), pool)
     kinds = dict.fromkeys(other.name for other, _ in fitting[1:])
     seen = dict.fromkeys(column for record in sample for column in record)
     _refuse_unread(layout, columns, sample, options.get("unused", ""), where)
@@ -203,7 +208,7 @@ def choose(
         layout.kind,
         layout.name,
         columns,
-        classes,
+        found.classes,
         tuple(column for column in seen if column not in columns.values()),
         tuple(kinds),
         {
@@ -214,6 +219,8 @@ def choose(
             if name not in seen
         },
         _yes(options.get("assistant_first", "no"), "assistant_first"),
+        found.kind,
+        found.declared,
     )
 
 
@@ -348,27 +355,6 @@ def _shown(value: Any) -> str:
         return "{" + ", ".join(map(str, value)) + "}"
     words = {str: "text", bool: "yes or no", int: "number", float: "number", type(None): "null"}
     return words.get(type(value), type(value).__name__)
-
-
-def _classes(records, column: str, given: str | None, sample: Sequence[Record]) -> tuple[str, ...]:
-    if given is not None:
-        names = tuple(name.strip() for name in given.split(","))
-        if len(set(names)) != len(names) or not all(names):
-            raise UserError(f"classes={given}: expected names that differ, joined by commas")
-        return names
-    if not isinstance(sample[0][column], str):
-        return ()
-    names: set[str] = set()
-    for index in range(len(records)):
-        value = records[index].get(column)
-        if isinstance(value, str):
-            names.add(value)
-            if len(names) > MOST_CLASSES:
-                raise UserError(
-                    f"column {column!r} has more than {MOST_CLASSES} values: these are no classes; name format="
-                )
-    # "2" comes before "10".
-    return tuple(sorted(names, key=lambda name: (int(name), name) if name.isdecimal() else (math.inf, name)))
 
 
 def _yes(value: str, option: str) -> bool:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ptft_jax.data.examples import Encoded
+from ptft_jax.data.formats import labels
 from ptft_jax.data.formats.base import Encoder, Record
-from ptft_jax.errors import UserError, nearest
+from ptft_jax.errors import UserError
 
 IGNORED = -100  # the label of a token that is not learned, in Hugging Face's and PyTorch's convention
 
@@ -30,24 +31,11 @@ class ClassificationEncoder(TextEncoder):
     """As TextEncoder, with the class."""
 
     def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
-        labels = [self._class(record, where) for record, where in zip(records, wheres)]
-        return [Encoded(row.ids, label=label) for row, label in zip(super()._encode(records, wheres), labels)]
-
-    def _class(self, record: Record, where: str) -> int:
-        label, classes = self.format.value(record, "label", where), self.format.classes
-        column = self.format.columns["label"]
-        if isinstance(label, str):
-            if label in classes:
-                return classes.index(label)
-            if not classes:
-                raise UserError(f"{where}: column {column!r} is the text {label!r}; the first records have numbers")
-            raise UserError(
-                f"{where}: column {column!r} is {label!r}: expected one of {', '.join(classes)}{nearest(label, classes)}"
-            )
-        if not isinstance(label, int) or label < 0 or (classes and label >= len(classes)):
-            most = f" below {len(classes)}" if classes else ""
-            raise UserError(f"{where}: column {column!r} is {label!r}: expected a class, a number from 0{most}")
-        return int(label)
+        form = self.format
+        classes = [
+            labels.number(form.value(record, "label", where), form, where) for record, where in zip(records, wheres)
+        ]
+        return [Encoded(row.ids, label=label) for row, label in zip(super()._encode(records, wheres), classes)]
 
 
 class TokensEncoder(Encoder):

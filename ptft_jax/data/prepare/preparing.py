@@ -27,7 +27,7 @@ from ptft_jax.data.prepare.settings import FORM, SPLITS, Settings
 from ptft_jax.data.prepare.table import Table, losses
 from ptft_jax.data.prepared import MANIFEST
 from ptft_jax.data.tokenise import Opened
-from ptft_jax.errors import UserError, listed
+from ptft_jax.errors import UserError, few, listed
 
 CHUNK = 1024  # records a task
 _BATCH = 256  # evaluation texts whose words are looked at together
@@ -90,7 +90,7 @@ def _opened(settings: Settings) -> Sources:
         raise UserError(f"--source: the sources hold data of several kinds; prepare them one by one:{found}")
     classes = {opened.format.classes: opened for group in sources.values() for opened in group}
     if len(classes) > 1:
-        found = listed(f"{o.reference}: {', '.join(names) or 'numbers'}" for names, o in classes.items())
+        found = listed(f"{o.reference}: {few(names) or 'numbers'}" for names, o in classes.items())
         raise UserError(
             f"--source: the sources number their classes differently; name the same with classes=A,B:{found}"
         )
@@ -226,6 +226,8 @@ def _prepare(
         shutil.rmtree(local)
         places.clear(work)
     manifest: dict[str, Any] = {"splits": splits}
+    if all(o.format.declared for group in sources.values() for o in group):
+        manifest["classes_declared"] = True  # their order is not the alphabet's
     if figures:
         manifest["near_duplicates"] = figures
     if runs:

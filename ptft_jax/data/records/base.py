@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 Record = dict[str, Any]  # column -> value of JSON's types
@@ -36,11 +37,15 @@ class Records(Protocol):
       fingerprint: digest of the content of this split's records and their order; equal content, equal fingerprint,
         wherever the files lie. Changes when a file changes.
       skipped: what was left out.
+      divided: the other splits that were made of the records of "train", which hold a share of what it was.
+      class_names: column -> names of classes in the order of their numbers, where the source declares them.
     """
 
     reference: str
     fingerprint: str
     skipped: Skipped
+    divided: tuple[str, ...]
+    class_names: Mapping[str, tuple[str, ...]]
 
     def __len__(self) -> int: ...
 

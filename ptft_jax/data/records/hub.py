@@ -56,6 +56,13 @@ class HubSplit:
                 yield Found(0, 0, number, record)
                 number += 1
 
+    @property
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        import datasets
+
+        features = self._data.features.items()
+        return {column: tuple(f.names) for column, f in features if isinstance(f, datasets.ClassLabel) and f.names}
+
     def open(self) -> _Reader:
         return _Reader(self._data.with_format("arrow"))
 

@@ -43,7 +43,7 @@ class Reader(Protocol):
 
 
 class Shard(Protocol):
-    """A file, or a split of a dataset that other software keeps.
+    """A file, or a split of a dataset that other software keeps. It may have `class_names`, see `Records`.
 
     Attributes:
       name: what it is called in messages.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -47,6 +48,20 @@ class ParquetFile:
             self._file.check()
         except (OSError, ValueError, KeyError, NotImplementedError) as e:  # pyarrow's errors are these
             raise UserError(f"{self.name}: cannot be read as Parquet: {e}") from e
+
+    @property
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        """What `datasets` notes in the Parquet files that it writes."""
+        try:
+            noted = json.loads((self._parquet().schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+            features = noted["info"]["features"].items()
+        except (ValueError, KeyError, TypeError, AttributeError):  # another's note, or none
+            return {}
+        return {
+            column: tuple(map(str, feature["names"]))
+            for column, feature in features
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+        }
 
     def open(self) -> _Reader:
         return _Reader(self._file, self._parquet(), self._columns)

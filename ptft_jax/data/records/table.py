@@ -16,7 +16,7 @@ from ptft_jax.data.records import files
 from ptft_jax.data.records import index as indexes
 from ptft_jax.data.records.base import Record, Skipped
 from ptft_jax.data.records.reference import SPLITS, Reference
-from ptft_jax.errors import UserError, nearest
+from ptft_jax.errors import UserError, few, nearest
 
 _OPEN = 16  # shards open at once
 
@@ -29,6 +29,7 @@ class Table:
         self._arguments = (reference.text, split, held_out, broken)
         self._parsed = reference
         self._shards = list(shards)
+        self.divided: tuple[str, ...] = ()
         forgiving = broken == "skip"
         self._indexes = [indexes.of(shard, reference.id_column, forgiving) for shard in self._shards]
         self._ends = list(itertools.accumulate(index.count for index in self._indexes))
@@ -55,6 +56,19 @@ class Table:
 
     def where(self, index: int) -> str:
         return self._place(self._position(index))
+
+    @functools.cached_property
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        """Column -> names of classes, as the shards declare them. Raises UserError where two differ."""
+        found: dict[str, tuple[str, ...]] = {}
+        for shard in self._shards:
+            for column, names in getattr(shard, "class_names", {}).items():
+                if found.setdefault(column, names) != names:
+                    raise self._parsed.error(
+                        f"{shard.name} has the classes {few(names)} in column {column!r}, and {self._shards[0].name} "
+                        f"{few(found[column])}: their numbers differ"
+                    )
+        return found
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -138,6 +152,7 @@ def open_split(
     divided = bool(missing) and split in ("train", *missing)
     table = Table(reference, split, held_out, broken, shards(own["train" if divided else split]))
     if divided:
+        table.divided = tuple(missing)
         table.keep(divide(reference, table.digests(), missing, held_out)[split])
     limit(reference, split, table)
     return table

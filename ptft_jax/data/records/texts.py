@@ -9,6 +9,7 @@ import hashlib
 import json
 import operator
 import zlib
+from typing import ClassVar
 
 import numpy as np
 
@@ -50,6 +51,9 @@ class Document:
 
 class Documents:
     """A split of texts. Implements `Records`."""
+
+    divided: ClassVar[tuple[str, ...]] = ()  # of texts no column is a label
+    class_names: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def __init__(self, reference: str, documents: list[Document]):
         self.reference = reference

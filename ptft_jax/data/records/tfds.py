@@ -49,6 +49,13 @@ class TfdsSplit:
         for number in range(len(self._source)):
             yield Found(0, 0, number, self._record(number))
 
+    @property
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        import tensorflow_datasets as tfds
+
+        labels = {key: f for key, f in self._features.items() if isinstance(f, tfds.features.ClassLabel)}
+        return {key: tuple(f.names) for key, f in labels.items() if f.names}
+
     def open(self) -> TfdsSplit:
         return self
 

@@ -55,6 +55,9 @@ def builder_class(splits: Mapping[str, Records], name: str, version: str) -> typ
 
     kinds = infer(record for records in splits.values() for record in records)
     features = {column: _feature(kind) for column, kind in kinds.items()}
+    named = {column: n for records in splits.values() for column, n in getattr(records, "class_names", {}).items()}
+    labels = {column: n for column, n in named.items() if kinds.get(column) == "int"}
+    features |= {column: tfds.features.ClassLabel(names=list(names)) for column, names in labels.items()}
 
     def info(self: Any) -> Any:
         return tfds.core.DatasetInfo(

@@ -1,0 +1,369 @@
+"""Checkpoints of runs, by name and by what is in them: finding a step, reading it, and telling damage from other failures.
+
+A step's folder is an Orbax composite: `params` (whole parameters, or only what trains where the rest is another run's,
+see `base` in the meta), `training` (optimizer, rng, the parameters of step 0 where they are needed), `ema` (when there is an
+average), `fisher` (when parameters have an importance) and `meta` (JSON: step, data position, the loop's own state, metrics,
+checksums of arrays). Beside them lie a record of all files (`ptft_jax.runs.manifest`) and what was found out about the step
+after it was saved (`AMENDED`).
+
+Orbax makes a save all-or-nothing, but does not notice a flipped byte, and says nothing of why a read failed. The checksums of
+arrays and the record of files do.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from ptft_jax.errors import UserError, listed, nearest
+from ptft_jax.parallel import processes
+from ptft_jax.params import fingerprint
+from ptft_jax.params.rules import flatten, path_of, unflatten
+from ptft_jax.runs import manifest, places, retention
+
+FOLDER = "checkpoints"
+DAMAGED = "checkpoints-damaged"
+AMENDED = "amended.json"
+
+T = TypeVar("T")
+
+
+class Damaged(Exception):
+    """A checkpoint that is proven to be damaged: files that are missing or cut, or that hold other values than were saved."""
+
+
+class Gone(UserError):
+    """A checkpoint that was there, and that its run has removed meanwhile."""
+
+
+def steps_of(workdir: pathlib.Path) -> list[int]:
+    """Completed steps on disk, oldest first. Half-written ones have another name and do not count."""
+    folder = pathlib.Path(workdir) / FOLDER
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
+
+
+def resolve(reference: str, field: str = "config.init.from") -> tuple[pathlib.Path, int]:
+    """WORKDIR, WORKDIR@STEP, WORKDIR@latest or WORKDIR@best to (workdir, step). No suffix means latest.
+
+    Raises:
+      UserError: no such folder, no run or no checkpoint in it, or no such step (with those there are).
+    """
+    name, which = parted(reference)
+    workdir = places.local(name, f"{field} = {reference!r}").expanduser()
+    if workdir.suffix == ".gguf" and workdir.is_file():
+        raise UserError(f"{field} = {reference!r}: a GGUF file is named as gguf:{name}")
+    if workdir.is_dir() and any(workdir.glob("*.safetensors*")):
+        raise UserError(f"{field} = {reference!r}: a folder of weights, not a run, is named as hf:{name}")
+    if not workdir.is_dir():
+        parent = workdir.parent
+        beside = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+        raise UserError(f"{field} = {reference!r}: no such folder {workdir}{nearest(workdir.name, beside)}")
+    if not (workdir / "config.json").is_file():
+        runs = [str(p.parent.relative_to(workdir)) for p in sorted(workdir.glob("*/config.json"))]
+        inside = f"; runs in it:{listed(runs)}" if runs else ""
+        raise UserError(f"{field} = {reference!r}: {workdir} is not the workdir of a run (no config.json){inside}")
+    steps = steps_of(workdir)
+    if not steps:
+        raise UserError(f"{field} = {reference!r}: {workdir} has no finished checkpoint")
+    if which in ("", "latest"):
+        return workdir, steps[-1]
+    if which == "best":
+        return workdir, best_step(workdir)
+    if which.isdigit() and int(which) in steps:
+        return workdir, int(which)
+    known = ", ".join(map(str, steps))
+    raise UserError(f"{field} = {reference!r}: expected @latest, @best or @STEP with STEP one of {known}")
+
+
+def parted(reference: str) -> tuple[str, str]:
+    """(WORKDIR, what follows the last "@", or "") of a reference; a folder may have such a sign in its own name."""
+    if "@" in reference and not pathlib.Path(reference).expanduser().is_dir():
+        name, _, which = reference.rpartition("@")
+        return name, which
+    return reference, ""
+
+
+def records(workdir: pathlib.Path) -> list[retention.Saved]:
+    """What ranks the checkpoints of a run, oldest first. One whose meta cannot be read has no value."""
+    found = []
+    for step in steps_of(workdir):
+        try:
+            meta = read_meta(workdir, step)
+        except (Damaged, UserError):
+            meta = {}
+        found.append(retention.Saved(step, meta.get("selected"), meta.get("best", [None, -1])[1]))
+    return found
+
+
+def best_steps(workdir: pathlib.Path) -> list[int]:
+    """The saved steps that have a value of the run's selection metric, best first: what the newest records as its best, then
+    by their values."""
+    saved = records(workdir)
+    if not saved:
+        return []
+    try:
+        mode = read_meta(workdir, saved[-1].step).get("select_mode", "min")
+    except (Damaged, UserError):
+        mode = "min"
+    ranked = [s.step for s in retention.ranked(saved, mode)]
+    recorded = saved[-1].best_step
+    return [recorded, *(s for s in ranked if s != recorded)] if recorded in ranked else ranked
+
+
+def best_step(workdir: pathlib.Path) -> int:
+    """The saved step with the best value of the run's selection metric; the latest where none was measured."""
+    return (best_steps(workdir) or steps_of(workdir)[-1:])[0]
+
+
+def folder_of(workdir: pathlib.Path, step: int) -> pathlib.Path:
+    """Where a step is."""
+    return pathlib.Path(workdir).absolute() / FOLDER / str(step)
+
+
+def read_meta(workdir: pathlib.Path, step: int) -> dict[str, Any]:
+    """The meta of a step, with what was found out about it since.
+
+    Raises:
+      Damaged: it is missing, or is not JSON.
+      Gone: the step is not there any more.
+      UserError: it cannot be read.
+    """
+    folder = folder_of(workdir, step)
+    meta = _json(folder, folder / "meta" / "metadata")
+    amended = folder / AMENDED
+    return meta | (_json(folder, amended) if amended.exists() else {})
+
+
+def _json(folder: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as e:
+        _refuse_gone(folder)
+        raise Damaged(f"{path} is missing") from e
+    except ValueError as e:
+        _refuse_gone(folder)
+        raise Damaged(f"{path} is not JSON: {e}") from e
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read: {_short(e)}") from e
+
+
+def _refuse_gone(folder: pathlib.Path) -> None:
+    if not folder.is_dir():
+        raise Gone(
+            f"{folder}: the checkpoint is not there any more: its run has gone on and keeps others (checkpoint.keep_latest, "
+            "checkpoint.keep_best); give the same command again to read a newer one"
+        )
+
+
+def check_files(workdir: pathlib.Path, step: int, *, contents: bool, part: str = "") -> None:
+    """Compares a step's files, or those of an item, with those that were written: names and sizes, or also their `contents`, which
+    the processes of a run share among them.
+
+    Raises:
+      Damaged: they differ.
+      Gone: the step is not there any more.
+      UserError: a file cannot be read.
+    """
+    folder = folder_of(workdir, step)
+    _refuse_gone(folder)
+    try:
+        share = jax.process_index(), jax.process_count()
+        lines = manifest.damage(folder, contents=contents, part=part, share=share)
+    except OSError as e:
+        _refuse_gone(folder)
+        raise UserError(f"{folder}: cannot be read: {_short(e)}") from e
+    if lines:
+        _refuse_gone(folder)
+        raise Damaged(f"{folder}:{listed(lines)}")
+
+
+def shapes(workdir: pathlib.Path, step: int, name: str = "params") -> dict[str, Any]:
+    """The saved tree of an item as ShapeDtypeStructs in nested dicts, without reading its arrays. Raises as `read_meta`."""
+    folder = folder_of(workdir, step)
+    recorded = read_meta(workdir, step).get("shapes")
+    if recorded is not None:
+        flat = recorded.get(name, {})
+        return unflatten(
+            {p: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype)) for p, (shape, dtype) in flat.items()}
+        )
+    try:  # of an earlier version
+        tree = ocp.StandardCheckpointHandler().metadata(folder / name)
+        return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), tree)
+    except Exception as e:
+        raise explained(folder, name, e) from e
+
+
+def read(workdir: pathlib.Path, step: int, name: str, like: Any, meta: Mapping[str, Any]) -> Any:
+    """Restores an item into the form, dtypes and shardings of `like` and verifies its checksums.
+
+    Where several processes share a run, all have to call it, and all succeed or raise alike.
+
+    Raises:
+      Damaged: files missing or broken, or values that are not those that were saved.
+      Gone: the step is not there any more.
+      UserError: the saved tree has other leaves, shapes or dtypes than `like`; or reading failed although nothing is damaged.
+    """
+    folder = folder_of(workdir, step)
+
+    def checked() -> None:
+        if meta["checksums"].get(name) is None:
+            raise Damaged(f"{folder / name}: the meta of step {step} does not list it")
+        # Before anything is made of it: a library that meets damage says so in many ways, and not once.
+        try:
+            check_files(workdir, step, contents=True, part=name)
+        except Damaged as e:
+            raise Damaged(f"{e}{_changed_leaves(workdir, step, name, meta)}") from e
+        differences = compare(shapes(workdir, step, name), like, dtypes=True)
+        if differences:
+            raise UserError(f"{folder / name} does not fit this model:{listed(differences, 20)}")
+
+    def restored() -> Any:
+        try:
+            tree = ocp.StandardCheckpointHandler().restore(folder / name, args=ocp.args.StandardRestore(like))
+        except Exception as e:
+            raise explained(folder, name, e) from e
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree)):
+            raise Damaged(f"{folder / name}: some leaves were not restored")
+        return tree
+
+    together(checked)
+    tree = together(restored)  # each process reads its own parts of the arrays
+    found, saved = fingerprint.checksums(named_leaves(tree)), meta["checksums"][name]
+    wrong = [path for path in found if found[path] != saved.get(path)]
+    if wrong:
+        raise Damaged(f"{folder / name}: values changed on disk:{listed(wrong)}")
+    return tree
+
+
+def read_leaf(workdir: pathlib.Path, step: int, name: str, path: str, leaf: Any, meta: Mapping[str, Any]) -> np.ndarray:
+    """One leaf of an item on the host, the others left unread, verified by its checksum.
+
+    Args:
+      path: of the stored leaf; `leaf`: its entry in `shapes`.
+
+    Raises:
+      As `read`.
+    """
+    folder = folder_of(workdir, step)
+    try:
+        array = _leaf(folder / name, path, leaf)
+    except Exception as e:
+        raise explained(folder, f"{name}: {path}", e) from e
+    if fingerprint.checksums({path: array})[path] != meta["checksums"].get(name, {}).get(path):
+        raise Damaged(f"{folder / name}: values changed on disk:{listed([path])}")
+    return array
+
+
+def _leaf(folder: pathlib.Path, path: str, leaf: Any) -> np.ndarray:
+    like = unflatten({path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)})
+    kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+    args = ocp.args.PyTreeRestore(item=like, restore_args=kinds, partial_restore=True)
+    return flatten(ocp.PyTreeCheckpointHandler().restore(folder, args=args))[path]
+
+
+def _changed_leaves(workdir: pathlib.Path, step: int, name: str, meta: Mapping[str, Any]) -> str:
+    """Which leaves of a damaged item are not what they were, for a message; "" where that cannot be told."""
+    if name == "training" or "shapes" not in meta:
+        return ""
+    changed = []
+    for path, leaf in flatten(shapes(workdir, step, name)).items():
+        try:
+            array = _leaf(folder_of(workdir, step) / name, path, leaf)
+            if fingerprint.checksums({path: array})[path] != meta["checksums"][name][path]:
+                changed.append(path)
+        except Exception:
+            changed.append(path)
+    return f"\nvalues changed on disk:{listed(changed)}" if changed else ""
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of any tree by path."""
+    return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def explained(folder: pathlib.Path, what: str, error: Exception) -> Damaged | UserError:
+    """What a failure to read `what` of the checkpoint in `folder` means, as the error to raise: damage only where its files
+    prove it."""
+    try:
+        _refuse_gone(folder)
+        lines = manifest.damage(folder, contents=True)
+    except Gone as e:
+        return e
+    except OSError as e:
+        return UserError(f"{folder}: {what} cannot be read: {_short(e)}")
+    if lines:
+        return Damaged(f"{folder}: {what}: {_short(error)}:{listed(lines)}")
+    # Before files were recorded, the library's own word has to do.
+    lost = isinstance(error, FileNotFoundError) or any(w in str(error) for w in ("NOT_FOUND", "DATA_LOSS"))
+    if lines is None and lost and not isinstance(error, MemoryError):
+        return Damaged(f"{folder}: {what}: {_short(error)}")
+    memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    reason = (
+        "there is not enough memory for it"
+        if memory
+        else "reading it failed, though its files are as they were written"
+    )
+    return UserError(f"{folder}: {what}: {reason}: {_short(error)}\nNothing was changed; give the same command again")
+
+
+def together(act: Callable[[], T]) -> T:
+    """What `act` gives in this process, where it succeeds in all of them; else all raise what failed first.
+
+    All have to call it, and `act` must not wait for other processes.
+
+    Raises:
+      Damaged, Gone, UserError: as `act` does in some process.
+    """
+    value, kind, problem, cause = None, "", "", None
+    try:
+        value = act()
+    except (Damaged, UserError) as e:
+        kind, problem, cause = _KINDS.get(type(e), "other"), str(e), e
+    outcomes = [tuple(outcome) for outcome in processes.gather([kind, problem])]
+    failed = [outcome for outcome in outcomes if outcome[0]]
+    if cause is not None and (kind, problem) == failed[0]:
+        raise cause
+    if failed:
+        error = next(error for error, name in _KINDS.items() if name == failed[0][0])
+        raise error(failed[0][1]) from cause
+    return value
+
+
+_KINDS: dict[type[Exception], str] = {Damaged: "damaged", Gone: "gone", UserError: "other"}
+
+
+def compare(found: Any, expected: Any, *, dtypes: bool = False) -> list[str]:
+    """Every way in which two trees of shaped leaves differ, a line each: missing, extra, another shape or (if `dtypes`) dtype."""
+    have, want = (forms(tree) for tree in (found, expected))
+    lines = [f"missing {path} {want[path][0]}" for path in want if path not in have]
+    lines += [f"extra {path} {have[path][0]}" for path in have if path not in want]
+    both = [path for path in want if path in have]
+    lines += [f"{p}: shape {have[p][0]}, expected {want[p][0]}" for p in both if have[p][0] != want[p][0]]
+    if dtypes:
+        lines += [f"{p}: dtype {have[p][1]}, expected {want[p][1]}" for p in both if have[p][1] != want[p][1]]
+    return lines
+
+
+def forms(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    """{path: (shape, dtype)} of the leaves of a tree, as they are saved."""
+    return {path: _form(leaf) for path, leaf in named_leaves(tree).items()}
+
+
+def _form(leaf: Any) -> tuple[tuple[int, ...], str]:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # saved as the numbers it is made of
+        leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+    return tuple(leaf.shape), str(np.dtype(leaf.dtype))
+
+
+def _short(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"

@@ -1,0 +1,311 @@
+"""Writing a run's checkpoints: asynchronously, all or nothing, seen on disk before they count; keeping some; resuming."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import pathlib
+import shutil
+import threading
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orbax.checkpoint as ocp
+from etils import epath
+
+from ptft_jax.data import cache
+from ptft_jax.errors import UserError, listed
+from ptft_jax.parallel import processes
+from ptft_jax.params import fingerprint
+from ptft_jax.runs import manifest, references, retention
+from ptft_jax.runs.checkpoint import (
+    AMENDED,
+    DAMAGED,
+    FOLDER,
+    Damaged,
+    check_files,
+    compare,
+    folder_of,
+    forms,
+    named_leaves,
+    read,
+    read_meta,
+    records,
+    shapes,
+    steps_of,
+    together,
+)
+from ptft_jax.training.state import TrainState
+
+PROGRESS = "progress.json"
+_ARRAYS = ("params", "training", "ema", "fisher")
+_OPTIONAL = ("ema", "fisher")  # items of their own: other runs read them
+_WRITING, _REMOVING = ".orbax-checkpoint-tmp", ".removing"  # in the names of folders that are no checkpoints (any more)
+
+
+class Resumed(NamedTuple):
+    """What a run continues from: the stored leaves, `TrainState`'s fields by name in `training` and `others`, the meta, and
+    what to say to people."""
+
+    params: dict[str, Any]
+    training: dict[str, Any]
+    others: dict[str, Any]
+    meta: dict[str, Any]
+    messages: list[str]
+
+
+def _training(state: TrainState) -> dict[str, Any]:
+    """What of a state is needed only to continue the run itself."""
+    anchor = {"anchor": state.anchor} if state.anchor else {}
+    return {"optimizer": state.optimizer, "rng": state.rng, **anchor}
+
+
+class _Literal(type(epath.Path())):
+    """A path whose folders are no patterns: `glob` of the class above looks for them as if they were."""
+
+    def glob(self, pattern: str) -> Any:
+        return map(self._new, glob.glob(os.path.join(glob.escape(os.fspath(self)), pattern)))
+
+
+def _arrays() -> ocp.StandardCheckpointHandler:
+    handler = ocp.StandardCheckpointHandler()
+    merge = handler.finalize
+    # It joins the files of all processes, which it finds by a pattern: none for "lr[0.1]", and what it wrote is unreadable.
+    handler.finalize = lambda directory: merge(_Literal(directory))
+    return handler
+
+
+class Checkpoints:
+    """The checkpoints of one run, for writing and resuming. There is one at a time for a workdir, its owner's.
+
+    A context: leaving it waits for what is being saved and releases threads.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, keep_latest: int, keep_best: int, mode: str):
+        self.workdir = pathlib.Path(workdir).absolute()
+        self.folder = self.workdir / FOLDER
+        self._rule = {"mode": mode, "latest": keep_latest, "best": keep_best}
+        self._expected: dict[str, int] = {}  # leaves by item, of what is being saved
+        self._finishing: threading.Thread | None = None
+        self._failure: Exception | None = None
+        handlers = {name: _arrays() for name in _ARRAYS}
+        self._writer = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(meta=ocp.JsonCheckpointHandler(), **handlers),
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._check_written),
+        )
+        if processes.main():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.iterdir():
+                if _WRITING in left.name or left.name.endswith(_REMOVING):
+                    shutil.rmtree(left, ignore_errors=True)
+            self._saved = {record.step: record for record in records(self.workdir)}
+            self._settle()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+            return
+        try:
+            self.close()
+        except UserError:  # the first error is the one that is told
+            self._writer.close()
+
+    def save(self, state: TrainState, params: Mapping[str, Any], meta: dict[str, Any], selected: float | None) -> None:
+        """Starts saving the state as step `state.step`; returns when the arrays may be overwritten.
+
+        Where that step is there already, it holds the same state, and only what `meta` knows of it anew is added.
+
+        Args:
+          params: the stored leaves to save (all, or only the trainable ones).
+          meta: JSON-able; checksums are added to it.
+          selected: value of the metric that ranks checkpoints, None where it was not measured at this step.
+
+        Raises:
+          UserError: this save or an earlier one failed (disk full, ...).
+        """
+        self.wait()
+        step = int(state.step)
+        meta = {**meta, "selected": selected, "select_mode": self._rule["mode"]}
+        record = retention.Saved(step, selected, meta.get("best", [None, -1])[1])
+        if step in processes.shared(self.steps()):
+            self._amend(record, meta)
+            return
+        items = {"params": dict(params), "training": _training(state)}
+        items |= {name: getattr(state, name) for name in _OPTIONAL if getattr(state, name)}
+        leaves = {name: named_leaves(tree) for name, tree in items.items()}
+        self._expected = {name: len(found) for name, found in leaves.items()}
+        sums = {name: fingerprint.checksums(found) for name, found in leaves.items()}
+        meta = {
+            **meta,
+            "step": step,
+            "checksums": sums,
+            "shapes": {name: forms(tree) for name, tree in items.items()},
+            "fingerprint": fingerprint.fingerprint(sums["params"]),
+        }
+        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        try:
+            self._writer.save(self.folder / str(step), args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args))
+        except (OSError, ValueError, RuntimeError) as e:
+            raise _save_failed(self.folder, e) from e
+        self._finishing = threading.Thread(target=self._finish, args=(record,), name="finish_save")
+        self._finishing.start()
+
+    def _check_written(self) -> None:
+        """Called when all is written and before it counts: sees that it is there, and records which files it is. Raises OSError."""
+        [folder] = self.folder.glob(f"*{_WRITING}*")
+        for name, expected in self._expected.items():
+            found = len(named_leaves(ocp.StandardCheckpointHandler().metadata(folder / name)))
+            if found != expected:
+                raise OSError(f"{folder / name}: {found} of {expected} arrays were written")
+        manifest.write(folder, (*self._expected, "meta"))
+
+    def _finish(self, record: retention.Saved) -> None:
+        try:
+            self._writer.wait_until_finished()
+            if processes.main():
+                self._saved[record.step] = record
+                self._settle()
+        except Exception as e:  # told by `wait`
+            self._failure = e
+
+    def _settle(self) -> None:
+        """Notes how far the run has come, and removes what the rule does not keep."""
+        if not self._saved:
+            return
+        cache.write_atomic(
+            self.workdir / PROGRESS, lambda path: path.write_text(json.dumps({"step": max(self._saved)}) + "\n")
+        )
+        stay = retention.kept(list(self._saved.values()), pinned=references.steps(self.workdir), **self._rule)
+        for step in sorted(set(self._saved) - stay):
+            # First another name: no reader finds half of a checkpoint under this one.
+            folder = folder_of(self.workdir, step)
+            aside = folder.with_name(folder.name + _REMOVING)
+            folder.rename(aside)
+            if step in references.steps(self.workdir):  # by somebody who saw it before that
+                aside.rename(folder)
+                continue
+            del self._saved[step]
+            shutil.rmtree(aside)
+
+    def _amend(self, record: retention.Saved, meta: Mapping[str, Any]) -> None:
+        if not processes.main() or (record.selected is None and not meta.get("metrics")):
+            return
+        path = folder_of(self.workdir, record.step) / AMENDED
+        cache.write_atomic(path, lambda temporary: temporary.write_text(json.dumps(dict(meta))))
+        self._saved[record.step] = record
+        self._settle()
+
+    def wait(self) -> None:
+        """Blocks until everything is on disk. Raises UserError where it is not."""
+        if self._finishing is not None:
+            self._finishing.join()
+            self._finishing = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise _save_failed(self.folder, failure) from failure
+
+    def close(self) -> None:
+        """Waits and releases threads."""
+        self.wait()
+        self._writer.close()
+
+    def steps(self) -> list[int]:
+        """Saved steps, oldest first."""
+        return steps_of(self.workdir)
+
+    def resume(self, like: TrainState, params_like: Mapping[str, Any]) -> Resumed | None:
+        """The newest step that can be restored, or None where none was ever saved.
+
+        Damaged newer steps are moved aside, never deleted, and named in the messages. Where several processes share the run,
+        all take the same step.
+
+        Args:
+          like: the state's form as ShapeDtypeStructs with shardings; likewise `params_like` for the saved leaves.
+
+        Raises:
+          UserError: there were checkpoints, and none can be restored; or one that is not damaged cannot be read, be it for
+            its form or for lack of memory. Then nothing was changed.
+        """
+        steps, messages = processes.shared(self.steps()), []
+        for step in reversed(steps):
+            try:
+                return read_state(self.workdir, step, like, params_like)._replace(messages=messages)
+            except Damaged as e:
+                messages.append(f"checkpoint {step} is damaged and was moved to {DAMAGED}/: {e}")
+                self.set_aside(step)
+        if messages:
+            raise UserError(f"{self.folder}: no checkpoint can be restored:{listed(messages)}")
+        self._refuse_lost()
+        return None
+
+    def _refuse_lost(self) -> None:
+        path = self.workdir / PROGRESS
+        last = processes.shared(json.loads(path.read_bytes())["step"] if path.is_file() else None)
+        if last is None:
+            return
+        aside = self.workdir / DAMAGED
+        where = f"; damaged ones are in {aside}" if aside.is_dir() else ""
+        raise UserError(
+            f"{self.workdir}: the run had checkpoints, the last of step {last}, and {self.folder} has none{where}.\n"
+            f"Put them back, or choose another --workdir; without {path} the run begins again at step 0"
+        )
+
+    def set_aside(self, step: int) -> None:
+        """Moves a damaged step to where damaged ones are kept."""
+        self.wait()
+        if processes.main():
+            target = self.workdir / DAMAGED / str(step)
+            while target.exists():
+                target = target.with_name(target.name + "+")
+            target.parent.mkdir(exist_ok=True)
+            shutil.move(self.folder / str(step), target)
+            self._saved.pop(step, None)
+        processes.gather(None)  # none looks before it is as it will be
+
+
+def read_state(workdir: pathlib.Path, step: int, like: TrainState, params_like: Mapping[str, Any]) -> Resumed:
+    """All of a saved state, as `Checkpoints.resume` has it.
+
+    Raises:
+      Damaged: proven by its files or the checksums of its arrays.
+      UserError: it has another form than `like`, or cannot be read though it is not damaged.
+    """
+    folder = folder_of(workdir, step)
+    meta = together(lambda: read_meta(workdir, step))
+    trees = {"params": dict(params_like), "training": _training(like)}
+    trees |= {name: getattr(like, name) for name in _OPTIONAL if getattr(like, name)}
+
+    def checked() -> None:
+        check_files(workdir, step, contents=False)
+        if lacking := [name for name in trees if name not in meta["checksums"]]:
+            raise UserError(f"{folder}: was saved without {lacking[0]!r}, which this run needs. {_OTHER_FORM}")
+        if unread := [name for name in meta["checksums"] if name not in trees]:
+            raise UserError(f"{folder}: was saved with {unread[0]!r}, which this run has not. {_OTHER_FORM}")
+        for name, tree in trees.items():
+            if differences := compare(shapes(workdir, step, name), tree, dtypes=True):
+                raise UserError(
+                    f"{folder / name}: was saved in another form than this run has:{listed(differences, 20)}\n{_OTHER_FORM}"
+                )
+
+    together(checked)
+    found = {name: read(workdir, step, name, tree, meta) for name, tree in trees.items()}
+    return Resumed(found["params"], found["training"], {n: found.get(n, {}) for n in _OPTIONAL}, meta, [])
+
+
+_OTHER_FORM = (
+    "It is not damaged, and nothing was changed. Go on with the settings and the version of ptft_jax that it was made with (config.json, "
+    "environment.json), or start another run from its parameters alone, by init.from"
+)
+
+
+def _save_failed(folder: pathlib.Path, error: Exception) -> UserError:
+    space = shutil.disk_usage(folder if folder.exists() else folder.parent)
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return UserError(
+        f"{folder}: saving failed ({space.free / 2**20:.0f} MiB free on that disk): {reason[:300]}\n"
+        "Earlier checkpoints are untouched; free some space and run the same command again to continue"
+    )

@@ -1,0 +1,148 @@
+"""Going on from another run's checkpoint with its optimizer, and starting from a run that is still going on."""
+
+import json
+
+import pytest
+
+from ptft_jax import run as runs
+from ptft_jax.errors import UserError
+from ptft_jax.reporting.metrics import METRICS, read
+from ptft_jax.reporting.progress import Reporter
+from ptft_jax.runs import checkpoint
+from tests.helpers import quiet_train, stop_at, tiny_config
+
+TIMED = ("step_seconds", "tokens_per_second")
+
+
+def config(text_file, **changes):
+    made = dict(
+        training__steps=6, eval__every=3, checkpoint__every=3, checkpoint__keep_latest=9, model__dropout=0.1,
+        training__ema_decay=0.5, optimizer__schedule="constant",
+    )  # fmt: skip
+    return tiny_config(text_file, **(made | changes))
+
+
+@pytest.fixture(scope="module")
+def base(text_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "run"
+    quiet_train(config(text_file), folder)
+    return folder
+
+
+def going_on(text_file, run, **changes):
+    return config(text_file, **{"init__from_": str(run), "init__optimizer": True, **changes})
+
+
+def sums(workdir, step):
+    return checkpoint.read_meta(workdir, step)["checksums"]
+
+
+def train_rows(workdir):
+    rows = [row for row in read(workdir / METRICS) if row["kind"] == "train"]
+    return {row["step"]: {k: v for k, v in row.items() if k not in TIMED} for row in rows}
+
+
+def test_with_nothing_changed_it_is_the_same_run(text_file, tmp_path, base):
+    summary = quiet_train(going_on(text_file, f"{base}@3"), tmp_path / "run")
+    assert sums(tmp_path / "run", 6) == sums(base, 6), "parameters, average, optimizer and rng, bit for bit"
+    mine, theirs = train_rows(tmp_path / "run"), train_rows(base)
+    assert list(mine) == [4, 5, 6] and all(mine[step] == theirs[step] for step in mine)
+    assert [r["step"] for r in read(tmp_path / "run" / METRICS) if r["kind"] == "eval"] == [3, 6]
+    assert summary["step"] == 6 and summary["tokens_seen"] == 3 * 8 * 32
+    here, *before = json.loads((tmp_path / "run/lineage.json").read_bytes())
+    assert here["workdir"] == str(base) and here["step"] == 3 and here["optimizer"] and not before
+
+
+@pytest.mark.heavy
+def test_another_rate_length_and_plan(text_file, tmp_path, base):
+    """The moments are those of the checkpoint: the first update is that of Adam's next step with them at the new rate."""
+    changed = going_on(
+        text_file, f"{base}@3", optimizer__learning_rate=1e-4, data__length=16, training__steps=5, eval__every=1,
+        optimizer__schedule="linear", select__patience=9,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(1, patch)
+        stopped = quiet_train(changed, tmp_path / "run")
+    assert (stopped["reason"], stopped["step"]) == ("max_seconds", 4)
+    summary = quiet_train(changed, tmp_path / "run")  # continued like any other
+    assert summary["finished"] and [r["step"] for r in read(tmp_path / "run" / METRICS) if r["kind"] == "eval"] == [
+        3,
+        4,
+        5,
+    ]
+    whole = quiet_train(changed, tmp_path / "whole")
+    assert sums(tmp_path / "run", 5) == sums(tmp_path / "whole", 5) and summary["after"] == whole["after"]
+    # From 0.1 of the way on: linear from 1e-4 over 5 steps, of which 3 are over.
+    rates = [row["learning_rate"] for row in train_rows(tmp_path / "run").values()]
+    ends = [1e-4 * (1 - 0.9 * (step - 2) / 3) for step in (3, 4)]
+    assert rates == pytest.approx(ends, rel=1e-5)
+
+
+@pytest.mark.heavy
+def test_an_adapter_on_its_base(text_file, tmp_path, base):
+    tuned = dict(tune__method="lora", training__ema_decay=0.0)
+    child = quiet_train(config(text_file, init__from_=str(base), **tuned), tmp_path / "lora")
+    on = quiet_train(going_on(text_file, f"{tmp_path / 'lora'}@3", **tuned), tmp_path / "on")
+    assert sums(tmp_path / "on", 6) == sums(tmp_path / "lora", 6) and on["after"] == child["after"]
+    chain = json.loads((tmp_path / "on/lineage.json").read_bytes())
+    assert [(e["workdir"], e["step"]) for e in chain] == [(str(tmp_path / "lora"), 3), (str(base), 6)]
+    # What is not said of how it is tuned is as there.
+    said = quiet_train(going_on(text_file, f"{tmp_path / 'lora'}@3", training__ema_decay=0.0), tmp_path / "inherited")
+    assert sums(tmp_path / "inherited", 6) == sums(tmp_path / "lora", 6) and said["transfer"]
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"init__from_": ""}, "init.from is missing"),
+        ({"init__from_": "hf:somewhere"}, "has no optimizer"),
+        ({"training__steps": 3}, "config.training.steps = 3: expected more than the 3"),
+        ({"model__layers": 3}, "config.model.layers = 3, but the run that init.optimizer goes on from"),
+        ({"optimizer__name": "lion"}, "extra optimizer/"),
+        ({"training__ema_decay": 0.0}, "saved with 'ema', which this run has not"),
+        ({"tokenizer__add": ("<x>",)}, "config.tokenizer.add"),
+    ],
+)
+def test_what_cannot_be_gone_on_with(text_file, tmp_path, base, changes, words):
+    with pytest.raises(UserError) as error:
+        quiet_train(going_on(text_file, f"{base}@3", **changes), tmp_path / "run")
+    assert words in str(error.value)
+    assert not (tmp_path / "run/config.json").exists()
+
+
+@pytest.mark.heavy
+def test_a_run_that_goes_on_keeps_what_its_children_started_from(text_file, tmp_path, capsys):
+    """Step 2 of the parent is the base of an adapter that is continued later, and of a run that reads the parent again."""
+    made = config(text_file, training__steps=8, checkpoint__every=1, checkpoint__keep_latest=1, eval__every=0)
+    parent = tmp_path / "parent"
+
+    def go_on_to(step):
+        with pytest.MonkeyPatch.context() as patch:
+            stop_at(step, patch)
+            return quiet_train(made, parent)
+
+    assert go_on_to(2)["step"] == 2
+    child = config(
+        text_file, init__from_=str(parent), tune__method="lora", training__ema_decay=0.0, eval__parent_data=False
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(2, patch)
+        runs.train(child, tmp_path / "child", reporter=Reporter())
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{parent} has not finished: this run starts from its step 2, which is kept for it" in said
+    assert go_on_to(2)["step"] == 4
+    assert checkpoint.steps_of(parent) == [0, 2, 4], "the best, what the child needs, and the latest"
+    # The latest is another now; the child goes on from what it started from.
+    summary = quiet_train(child, tmp_path / "child")
+    assert summary["finished"] and json.loads((tmp_path / "child/lineage.json").read_bytes())[0]["step"] == 2
+    whole = quiet_train(
+        config(
+            text_file,
+            **{
+                **dict(init__from_=f"{parent}@2", tune__method="lora", training__ema_decay=0.0, eval__parent_data=False)
+            },
+        ),
+        tmp_path / "whole",
+    )
+    assert sums(tmp_path / "child", 6) == sums(tmp_path / "whole", 6) and summary["after"] == whole["after"]
+    assert quiet_train(made, parent)["finished"] and 2 in checkpoint.steps_of(parent)

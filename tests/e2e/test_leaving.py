@@ -1,0 +1,169 @@
+"""A run that has to leave at any moment, and what it finds when it comes back: the folder of one that was never disturbed."""
+
+import json
+import signal
+
+import pytest
+
+from ptft_jax.reporting.metrics import METRICS, SAMPLES, read
+from ptft_jax.runs import checkpoint
+from ptft_jax.training import execution
+from ptft_jax.training.loop import Loop
+from tests.helpers import quiet_train, tiny_config
+
+TIMED = ("step_seconds", "tokens_per_second", "seconds", "workdir")
+
+
+def config(text_file, **changes):
+    made = tiny_config(
+        text_file, training__steps=6, eval__every=3, eval__tokens=600, checkpoint__every=2, training__ema_decay=0.5,
+        **changes,
+    )  # fmt: skip
+    made.samples.update(prompts=("the", "a dog"), max_new_tokens=20, every=3)
+    return made
+
+
+def left(workdir):
+    """All that a run wrote, less times."""
+    rows = [{k: v for k, v in row.items() if k not in TIMED} for row in read(workdir / METRICS)]
+    summary = json.loads((workdir / "summary.json").read_bytes())
+    checkpoints = {}
+    for step in checkpoint.steps_of(workdir):
+        meta = checkpoint.read_meta(workdir, step)
+        checkpoints[step] = {k: v for k, v in meta.items() if k not in TIMED and k != "pending"}
+    files = sorted(p.name for p in workdir.iterdir())
+    return rows, read(workdir / SAMPLES), {k: v for k, v in summary.items() if k not in TIMED}, checkpoints, files
+
+
+@pytest.fixture(scope="module")
+def whole(text_file, tmp_path_factory):
+    """What is left by a run that was never disturbed, and how often it looked whether it has to leave, by where it was."""
+    folder, looks, look = tmp_path_factory.mktemp("whole") / "run", [], Loop.check
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "check", lambda self: (looks.append(None), look(self)))
+        quiet_train(config(text_file), folder)
+    return left(folder), len(looks)
+
+
+def _ask_at(patch, number):
+    """SIGTERM at the look of this number."""
+    looks, look = [], Loop.check
+
+    def check(self):
+        looks.append(None)
+        if len(looks) == number:
+            signal.raise_signal(signal.SIGTERM)
+        look(self)
+
+    patch.setattr(Loop, "check", check)
+
+
+# In the first evaluation, the first samples, the evaluation in the middle, its samples, the last evaluation, the test, the last samples.
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0])
+@pytest.mark.heavy
+def test_sigterm_is_heard_between_batches_and_nothing_is_lost(text_file, tmp_path, whole, share):
+    expected, looks = whole
+    with pytest.MonkeyPatch.context() as patch:
+        _ask_at(patch, 1 + round(share * (looks - 1)))
+        stopped = quiet_train(config(text_file), tmp_path / "run")
+    assert (stopped["finished"], stopped["reason"]) == (False, "sigterm")
+    assert not (tmp_path / "run/summary.json").exists()
+    assert quiet_train(config(text_file), tmp_path / "run")["finished"]
+    assert left(tmp_path / "run") == expected
+
+
+def test_sigterm_in_the_middle_of_an_evaluation(text_file, tmp_path, whole):
+    expected, looks = whole
+    with pytest.MonkeyPatch.context() as patch:
+        _ask_at(patch, round(0.4 * looks))
+        stopped = quiet_train(config(text_file), tmp_path / "run")
+    assert stopped["reason"] == "sigterm" and checkpoint.steps_of(tmp_path / "run")[-1] == stopped["step"] == 3
+    assert checkpoint.read_meta(tmp_path / "run", 3)["pending"]
+    assert [r["step"] for r in read(tmp_path / "run" / METRICS) if r["kind"] == "eval"] == [0]
+    quiet_train(config(text_file), tmp_path / "run")
+    assert left(tmp_path / "run") == expected
+
+
+class Killed(BaseException):
+    """As kill -9: nothing of ours handles it."""
+
+
+@pytest.mark.parametrize("name", ["test row", "samples", "summary.json"])
+def test_the_end_is_done_anew(text_file, tmp_path, whole, name):
+    """Killed after the last rows, or before the summary: no row is there twice."""
+    expected, _ = whole
+
+    def killed(*_, **__):
+        raise Killed
+
+    def killed_at_summary(path, value):
+        if path.name == "summary.json":
+            raise Killed
+        write(path, value)
+
+    write = execution.write_json
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        if name == "summary.json":
+            patch.setattr(execution, "write_json", killed_at_summary)
+        else:
+            patch.setattr(execution.measuring, {"test row": "step_cost", "samples": "gains"}[name], killed)
+        quiet_train(config(text_file), tmp_path / "run")
+    quiet_train(config(text_file), tmp_path / "run")
+    assert left(tmp_path / "run") == expected
+
+
+def test_values_that_tie_keep_the_first_and_the_run_ends(text_file, tmp_path):
+    made = tiny_config(
+        text_file, training__steps=6, optimizer__learning_rate=1e-12, eval__every=2, checkpoint__keep_latest=1
+    )
+    summary = quiet_train(made, tmp_path / "run")
+    values = {r["step"]: r["validation/nll"] for r in read(tmp_path / "run" / METRICS) if r["kind"] == "eval"}
+    assert len(values) == 4 and len(set(values.values())) < 4, "the rate is too small to change a float32"
+    first = min(step for step, value in values.items() if value == min(values.values()))
+    assert summary["best_step"] == first and first in checkpoint.steps_of(tmp_path / "run")
+    assert quiet_train(made, tmp_path / "run")["best_step"] == first
+
+
+@pytest.mark.parametrize("moment", ["before the end", "before the last launch"])
+def test_where_the_best_is_damaged_the_next_best_is_used_and_said(text_file, tmp_path, capsys, moment):
+    """With a rate that makes it worse and worse, the best is the start, the next best the first evaluation after it."""
+    from ptft_jax import run as runs
+    from ptft_jax.reporting.progress import Reporter
+
+    changes = dict(
+        optimizer__learning_rate=3.0,
+        optimizer__warmup_steps=0,
+        eval__every=2,
+        checkpoint__keep_best=3,
+        checkpoint__every=2,
+    )
+    made = tiny_config(text_file, training__steps=6, **changes)
+    workdir, best = tmp_path / "run", execution.Execution._best
+
+    def damage():
+        for file in (workdir / "checkpoints/0/params").rglob("*"):
+            if file.is_file():
+                file.write_bytes(b"")
+
+    def damaged(self, *args):
+        damage()
+        return best(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if moment == "before the end":
+            patch.setattr(execution.Execution, "_best", damaged)
+            summary = runs.train(made, workdir, reporter=Reporter())
+        else:
+            patch.setattr(execution.Execution, "_finish", lambda *_: (_ for _ in ()).throw(Killed()))
+            with pytest.raises(Killed):
+                quiet_train(made, workdir)
+            patch.undo()
+            damage()
+            summary = runs.train(made, workdir, reporter=Reporter())
+    values = {r["step"]: r["validation/nll"] for r in read(workdir / METRICS) if r["kind"] == "eval"}
+    second = min((v, s) for s, v in values.items() if s)[1]
+    assert summary["finished"] and summary["best_step"] == second
+    assert summary["after"]["validation/nll"] == values[second] == summary["selected"]["value"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "checkpoint 0, the best, is damaged and was moved to checkpoints-damaged/" in said
+    assert f"the best is now that of step {second}" in said and (workdir / "checkpoints-damaged/0").is_dir()
