@@ -11,8 +11,10 @@ import json
 
 from absl import flags
 
+from ptft_jax.config_fields import mass, natural, positive, whole_share
+from ptft_jax.config_tree import TREE
 from ptft_jax.errors import UserError
-from ptft_jax.launch import IGNORE, SOURCES, launch, prepare_jax
+from ptft_jax.launch import IGNORE, SOURCES, define_number, launch, prepare_jax
 
 # Options of `ptft_jax.combining.combine`, which says for each method which it reads; None = not given.
 OPTIONS = (
@@ -35,7 +37,12 @@ def define() -> None:
     flags.DEFINE_string(
         "base", None, "What the runs were fine-tuned from, where their lineage does not say; a run or weights."
     )
-    flags.DEFINE_float("alpha", None, "Of interpolate: 0 = the parent, 1 = the run; 0.5 where no --rule is given.")
+    define_number(
+        "alpha",
+        None,
+        whole_share(0.5, ""),
+        "Of interpolate: 0 = the parent, 1 = the run; 0.5 where no --rule is given.",
+    )
     flags.DEFINE_string("curve", None, "Of interpolate: alphas to measure, such as 0,0.1,...,1.")
     flags.DEFINE_string(
         "rule",
@@ -43,24 +50,24 @@ def define() -> None:
         "Of interpolate, chooses alpha from the curve: target (least loss on the run's data), sum (of that and the loss "
         "on its parent's data), budget (as target, but with --budget on the parent's data).",
     )
-    flags.DEFINE_float(
-        "budget", None, "Of --rule=budget: nats a token that the parent's data may lose.", lower_bound=0.0
-    )
+    define_number("budget", None, natural(0.0, ""), "Of --rule=budget: nats a token that the parent's data may lose.")
     flags.DEFINE_list("weights", None, "A number for each --run, such as 1,-0.5; 1 each where not given.")
-    flags.DEFINE_float("density", None, "Share of each task vector that is kept; of DARE, 1 - its drop rate.")
+    define_number("density", None, mass(1.0, ""), "Share of each task vector that is kept; of DARE, 1 - its drop rate.")
     flags.DEFINE_string(
         "trim", None, "The largest of a whole task vector are kept (model), or of each layer's (layer)."
     )
     flags.DEFINE_string(
         "sign", None, "Of ties: the sign of the sum is elected (total), or the most frequent (frequency)."
     )
-    flags.DEFINE_integer("seed", None, "Of what DARE drops.")
-    flags.DEFINE_integer("rank", None, "Of svd: the rank of the result; the largest of the adapters' where not given.")
+    define_number("seed", None, TREE["seed"], "Of what DARE drops.")
+    define_number(
+        "rank", None, positive(1, ""), "Of svd: the rank of the result; the largest of the adapters' where not given."
+    )
     flags.DEFINE_string("metric", None, "Of greedy_soup: nll or accuracy, on validation data.")
     flags.DEFINE_string("data", None, "Data to measure on; the (first) run's where not given.")
     flags.DEFINE_string("source", None, "Data to measure forgetting on; the parent's where not given.")
-    flags.DEFINE_integer("tokens", None, "Use only the first so many tokens of each set; 0 = all.", lower_bound=0)
-    flags.DEFINE_integer("batch_size", None, "Rows at a time where something is measured.", lower_bound=1)
+    define_number("tokens", None, TREE["eval"]["tokens"], "Use only the first so many tokens of each set; 0 = all.")
+    define_number("batch_size", None, positive(16, ""), "Rows at a time where something is measured.")
 
 
 def main() -> None:

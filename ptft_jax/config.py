@@ -13,13 +13,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ptft_jax.config_fields import Field
+from ptft_jax.config_fields import Field, shown
 from ptft_jax.config_tree import HOW, TREE
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.model.spec import contradictions
-from ptft_jax.params.rules import regex
 
-__all__ = ["HOW", "Section", "check", "choose", "default", "fields", "get"]
+__all__ = ["HOW", "Section", "check", "check_effects", "choose", "default", "fields", "get"]
 
 
 def default() -> ConfigDict:
@@ -106,14 +105,36 @@ def check(config: Mapping[str, Any], *, complete: bool = True) -> Section:
       UserError: an undeclared field (with the nearest declared one), a wrong type, a value out of range, or fields
         that contradict each other.
     """
+    if not isinstance(config, (ConfigDict, Mapping)):
+        raise UserError(f"config = {shown(config)}: expected a section with {', '.join(TREE)}")
     values = _checked(config.to_dict() if isinstance(config, ConfigDict) else config, TREE, "")
     if complete:
         _check_together(values)
-    _check_forms(values)
     return Section(values)
 
 
+def check_effects(config: Section) -> Section:
+    """The config of a run that is to be carried out. Raises UserError for settings that are valid, and would do nothing beside
+    others: what `Section.refuse_unread` cannot tell, as they are read. Of runs that are there already nothing is asked."""
+    c = config.as_dict()
+    o, s, steps, every = c["optimizer"], c["select"], c["training"]["steps"], c["eval"]["every"]
+    # A run of one or two updates, to see that all works, has no shape of its rate.
+    falls = o["schedule"] in ("cosine", "linear", "wsd", "rsqrt") and steps > 2
+    rows = [
+        (not falls or not o["warmup_steps"] or o["warmup_steps"] < steps, "optimizer.warmup_steps", o["warmup_steps"], f"steps that are left for the decay of optimizer.schedule = {o['schedule']!r}: less than training.steps {steps!r}"),
+        (every or not s["patience"], "select.patience", s["patience"], "0 where eval.every is 0: nothing is evaluated between start and end"),
+        (every or not s["stop_over_budget"], "select.stop_over_budget", s["stop_over_budget"], "False where eval.every is 0: nothing is evaluated between start and end"),
+        (s["patience"] or not s["min_delta"], "select.min_delta", s["min_delta"], "0 where select.patience is 0: it says what counts as a gain for patience alone"),
+    ]  # fmt: skip
+    for good, path, value, expected in rows:
+        if not good:
+            raise UserError(f"config.{path} = {value!r}: expected {expected}")
+    return config
+
+
 def _checked(given: Mapping[str, Any], tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    if names := [key for key in given if not isinstance(key, str)]:
+        raise UserError(f"config.{prefix}{shown(names[0])} is not a setting: the names of settings are texts")
     given = {("from_" if key == "from" else key): value for key, value in given.items()}
     for key in given:
         if key not in tree:
@@ -127,7 +148,7 @@ def _checked(given: Mapping[str, Any], tree: Mapping[str, Any], prefix: str) -> 
         else:
             part = given.get(key, {})
             if not isinstance(part, Mapping):
-                raise UserError(f"config.{prefix}{key} = {part!r}: expected a section with {', '.join(declared)}")
+                raise UserError(f"config.{prefix}{key} = {shown(part)}: expected a section with {', '.join(declared)}")
             out[key] = _checked(part, declared, f"{prefix}{key}.")
     return out
 
@@ -146,21 +167,3 @@ def _check_together(c: dict[str, Any]) -> None:
             raise UserError(f"config.{path} = {value!r}: expected {expected} {other!r}")
     for name, value, expected in contradictions(m):
         raise UserError(f"config.model.{name} = {value!r}: expected {expected}")
-
-
-def _check_forms(c: dict[str, Any]) -> None:
-    """What tuples hold."""
-    for path in ("tune.rates", "optimizer.decay_rules", "parallel.rules", "data.mixture"):
-        for rule in get(c, path):
-            if not (isinstance(rule, (tuple, list)) and len(rule) == 2 and isinstance(rule[0], str)):
-                raise UserError(
-                    f"config.{path}: {rule!r} is not a pair ({'source, weight' if path == 'data.mixture' else 'pattern, value'})"
-                )
-    ends = (".targets", ".feedforward", ".parameters")  # patterns of paths
-    patterns = [path for path, f in fields() if path.endswith(ends) and isinstance(f.default, tuple)]
-    for path in (*patterns, "samples.prompts", "init.ignore", "init.fresh", "tokenizer.add"):
-        for text in get(c, path):
-            if not isinstance(text, str):
-                raise UserError(f"config.{path}: {text!r} is not a text")
-            if path in ("init.ignore", "init.fresh"):
-                regex(text, f"config.{path}")

@@ -4,12 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from ptft_jax.config_fields import Field, natural, one_of, part, positive, share, whole_share
+from ptft_jax.config_fields import (
+    MANY,
+    Field,
+    mass,
+    natural,
+    number,
+    one_of,
+    pairs,
+    part,
+    patterns,
+    positive,
+    rules,
+    seed,
+    share,
+    temperature,
+    texts,
+    whole_share,
+)
 from ptft_jax.config_tune import TUNE
 from ptft_jax.model.spec import BIASES, LAYER_KINDS
 
+
+def _tactic(value: Any) -> str:
+    named = isinstance(value, tuple) and all(name is None or isinstance(name, str) for name in value)
+    return "" if named or isinstance(value, str) else "expected 'fsdp', 'replicate' or a tuple of None and mesh axes"
+
+
 TREE: dict[str, Any] = {
-    "seed": natural(0, "parameters, order of the data and dropout follow from it"),
+    "seed": seed(0, "parameters, order of the data and dropout follow from it"),
     "init": {
         # `from` is a Python keyword, so attributes and flags spell it from_; `init.from` is accepted everywhere.
         "from_": Field(
@@ -17,8 +40,8 @@ TREE: dict[str, Any] = {
             "start from a run, WORKDIR[@STEP|@best][#ADAPTER]; or from weights, hf:FOLDER, hf:NAME, gguf:FILE; '' = random parameters",
         ),
         "adapter": Field("", "a folder in PEFT's format: start with this adapter on the parent, and train it on"),
-        "ignore": Field((), "patterns of the parent's tensors that may be left out"),
-        "fresh": Field((), "patterns of parameters that are made anew, not taken from the parent (a new head)"),
+        "ignore": patterns((), "patterns of the parent's tensors that may be left out"),
+        "fresh": patterns((), "patterns of parameters that are made anew, not taken from the parent (a new head)"),
         "merge_into": one_of(
             "",
             "of a parent that was trained on a quantised base, which kernels its adapter is added to: those it was trained "
@@ -35,7 +58,7 @@ TREE: dict[str, Any] = {
         "weights": one_of("auto", "of a parent that kept an average: its average (auto) or not", "auto", "raw", "ema"),
     },
     "model": {
-        "layers": positive(4, "number of blocks"),
+        "layers": positive(4, "number of blocks", most=100_000),
         "width": positive(128, "size of the residual stream"),
         "heads": positive(4, "query heads"),
         "kv_heads": natural(0, "key/value heads; 0 = as many as heads"),
@@ -58,18 +81,18 @@ TREE: dict[str, Any] = {
         "query_key_norm": one_of(
             "none", "norm of queries and keys: none, each head, all heads at once", "none", "head", "all"
         ),
-        "biases": Field(BIASES, f"which layers have biases: of {', '.join(BIASES)}"),
+        "biases": texts(BIASES, f"which layers have biases: of {', '.join(BIASES)}", of=BIASES),
         "causal": Field(True, "tokens see only what came before them"),
         "positions": one_of("learned", "how positions are told", "learned", "rotary"),
         "position_offset": natural(0, "added to learned positions (RoBERTa: 2)"),
         "rope_theta": positive(10_000.0, "base wavelength of rotary positions"),
-        "rope_fraction": Field(
-            1.0, "share of a head that rotates", valid=lambda v: 0 < v <= 1, expected="above 0, at most 1"
-        ),
-        "rope_scaling": Field((), "((name, value), ...): stretched rotary positions, see ptft_jax.model.rotary"),
+        "rope_fraction": mass(1.0, "share of a head that rotates"),
+        "rope_scaling": pairs((), "((name, value), ...): stretched rotary positions, see ptft_jax.model.rotary"),
         "rope_local_theta": natural(0.0, "base wavelength in sliding layers, unstretched; 0 = as elsewhere"),
         "window": natural(0, "keys that a query of a sliding layer sees; 0 = no such layers"),
-        "layer_kinds": Field((), f"of {', '.join(LAYER_KINDS)}, repeated over the layers; () = all alike"),
+        "layer_kinds": texts(
+            (), f"of {', '.join(LAYER_KINDS)}, repeated over the layers; () = all alike", of=LAYER_KINDS
+        ),
         "attention_scale": natural(0.0, "factor on scores; 0 = 1 / sqrt(head size)"),
         "attention_cap": natural(0.0, "soft cap on scores; 0 = none"),
         "logit_cap": natural(0.0, "soft cap on logits; 0 = none"),
@@ -111,7 +134,7 @@ TREE: dict[str, Any] = {
             expected="more than 257",
         ),
         "path": Field("", "for kind=file: a tokenizer.json, tokenizer.model or .tiktoken file, or a folder with one"),
-        "add": Field((), "new special tokens; they need embeddings that train"),
+        "add": texts((), "new special tokens; they need embeddings that train"),
         "new_rows": one_of("mean", "embeddings of new tokens: the mean of the others, or random", "mean", "normal"),
     },
     "data": {
@@ -120,12 +143,12 @@ TREE: dict[str, Any] = {
             "KIND:NAME[?OPTION=VALUE&...], see docs/data.md: what is trained on, validated and tested; of a mixture, which "
             "source is validated and tested, '' = the first",
         ),
-        "mixture": Field(
+        "mixture": pairs(
             (),
             "((source, weight), ...): what is trained on instead; 'parent' = the parent's data; a weight is a number, or "
             "((step, weight), ...) with straight lines between",
         ),
-        "temperature": natural(
+        "temperature": temperature(
             0.0, "of a mixture: weights are multiplied by rows ** (1 / temperature); 0 = weights as they are"
         ),
         "max_epochs": natural(0.0, "of a mixture: a source read so often gives way to the others; 0 = no limit"),
@@ -158,7 +181,7 @@ TREE: dict[str, Any] = {
         "workers": natural(0, "processes that tokenise; 0 = by the size of the data and the machine"),
         "length": positive(128, "tokens a row"),
         "batch_size": positive(16, "rows a step, over all devices"),
-        "train_tokens": natural(0, "use only the first so many training tokens; 0 = all"),
+        "train_tokens": natural(0, "use only the first so many training tokens; 0 = all", most=MANY),
         "held_out": Field(
             0.1,
             "share of the different records kept for validation, in expectation, and as much for test, where the source "
@@ -220,9 +243,7 @@ TREE: dict[str, Any] = {
         "end_ratio": Field(
             0.1, "last rate / peak rate, of cosine, linear and wsd", valid=lambda v: 0 <= v <= 1, expected="0 to 1"
         ),
-        "decay_fraction": Field(
-            0.2, "share of steps in which wsd goes down", valid=lambda v: 0 < v <= 1, expected="above 0, at most 1"
-        ),
+        "decay_fraction": mass(0.2, "share of steps in which wsd goes down"),
         "cut_frac": part(0.1, "of slanted_triangular: share of the steps in which the rate rises"),
         "ratio": Field(
             32.0,
@@ -235,8 +256,8 @@ TREE: dict[str, Any] = {
         "eps": positive(1e-8, "of adamw"),
         "momentum": share(0.95, "of sgd and muon"),
         "weight_decay": natural(0.1, "decoupled decay, times the rate"),
-        "decay_rules": Field(
-            (("(.*/)?(bias|scale|magnitude)", 0.0), (".*", 1.0)), "((pattern, multiplier), ...) of weight_decay"
+        "decay_rules": rules(
+            (("(.*/)?(bias|scale|magnitude)", 0.0), (".*", 1.0)), "((pattern, multiplier), ...) of weight_decay", number
         ),
         "clip_norm": natural(1.0, "largest global norm of the trainable gradient; 0 = no clipping"),
     },
@@ -256,7 +277,7 @@ TREE: dict[str, Any] = {
     "eval": {
         "every": natural(200, "steps between evaluations; 0 = only at start and end"),
         "batch_size": natural(0, "rows; 0 = data.batch_size"),
-        "tokens": natural(0, "use only the first so many tokens of each set; 0 = all"),
+        "tokens": natural(0, "use only the first so many tokens of each set; 0 = all", most=MANY),
         "source": Field("", "data to measure forgetting on; '' = what the parent was trained on, where that is known"),
         "parent_data": Field(True, "also evaluate on what the parent was trained on (forgetting)"),
         "mixture": Field(True, "also evaluate on every source of data.mixture"),
@@ -280,12 +301,10 @@ TREE: dict[str, Any] = {
     },
     "samples": {
         "every": natural(0, "steps between samples; 0 = at start and end only"),
-        "prompts": Field((), "texts to continue; () = no samples"),
+        "prompts": texts((), "texts to continue; () = no samples", raw=True),
         "max_new_tokens": positive(64, "tokens a sample"),
-        "temperature": natural(0.8, "0 = greedy"),
-        "top_p": Field(
-            0.95, "keep the likeliest tokens up to this mass", valid=lambda v: 0 < v <= 1, expected="above 0, at most 1"
-        ),
+        "temperature": temperature(0.8, "0 = greedy"),
+        "top_p": mass(0.95, "keep the likeliest tokens up to this mass"),
     },
     "checkpoint": {
         "every": natural(0, "steps between saves besides those of new best values; 0 = none besides"),
@@ -295,7 +314,9 @@ TREE: dict[str, Any] = {
     "parallel": {
         "replica": natural(0, "devices that copy the parameters; 0 = all / fsdp"),
         "fsdp": positive(1, "devices that split the parameters"),
-        "rules": Field(((".*", "fsdp"),), "((pattern, tactic), ...): fsdp, replicate, or a tuple of mesh axes"),
+        "rules": rules(
+            ((".*", "fsdp"),), "((pattern, tactic), ...): fsdp, replicate, or a tuple of mesh axes", _tactic
+        ),
         "compile": one_of("jit", "one program over the mesh, or the same step per device", "jit", "pmap"),
     },
     "log": {

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from ptft_jax.config_fields import Field, natural, one_of, part, positive, share, whole_share
+from ptft_jax.config_fields import (
+    Field,
+    mass,
+    natural,
+    number,
+    one_of,
+    part,
+    patterns,
+    positive,
+    rules,
+    seed,
+    share,
+    temperature,
+    texts,
+    whole_share,
+)
 
 _LINEAR = ("blocks/(attention|mlp)/(query|key|value|out|gate|up|down)",)
 _TARGETS = "patterns of the adapted linear layers' paths"
@@ -30,11 +45,8 @@ TUNE: dict[str, Any] = {
         "all",
         "of method=full, what trains: all, head, last:K, no_embeddings, biases, norms, attention (ptft_jax.params.recipes)",
     ),
-    "layer_decay": Field(
-        1.0,
-        "factor of the learning rate from each block to the one below it, and to the embeddings; 1 = all alike",
-        valid=lambda v: 0 < v <= 1,
-        expected="above 0, at most 1",
+    "layer_decay": mass(
+        1.0, "factor of the learning rate from each block to the one below it, and to the embeddings; 1 = all alike"
     ),
     "l2_sp": natural(0.0, "weight of half the squared distance to where the run started, in the loss (L2-SP)"),
     "start_decay": natural(0.0, "decoupled decay to where the run started, times the rate"),
@@ -59,11 +71,11 @@ TUNE: dict[str, Any] = {
     },
     "distill": {
         "weight": natural(0.0, "of temperature^2 * KL(parent || model) on what is trained on (LwF); 0 = none"),
-        "temperature": positive(2.0, "that both models' logits are divided by"),
+        "temperature": temperature(2.0, "that both models' logits are divided by", zero=False),
     },
     "mixout": {
         "rate": share(0.0, "probability that a parameter is the parent's in a step; 0 = none"),
-        "parameters": Field(
+        "parameters": patterns(
             (".*/kernel",), "patterns of the parameters that it is done to; never to what is made anew"
         ),
     },
@@ -81,11 +93,11 @@ TUNE: dict[str, Any] = {
             0.0, "of smart: weight of the divergence from the averaged parameters (training.ema_decay); 0 = none"
         ),
     },
-    "adapters": Field(
+    "adapters": texts(
         (), "names, one for each source of data.mixture in their order: an adapter for each, which its rows alone train"
     ),
-    "rates": Field(
-        (), "((pattern, rate), ...): learning-rate multipliers by path rule, 0 freezes; () = the method's own"
+    "rates": rules(
+        (), "((pattern, rate), ...): learning-rate multipliers by path rule, 0 freezes; () = the method's own", number
     ),
     "quantize": {
         "format": one_of(
@@ -93,7 +105,7 @@ TUNE: dict[str, Any] = {
         ),
         "block": positive(64, "inputs of an output that share a scale"),
         "double": Field(True, "keep the scales in eight bits"),
-        "targets": Field(
+        "targets": patterns(
             ("blocks/(attention|mlp)/(experts/)?(query|key|value|out|gate|up|down)",),
             "patterns of the linear layers' and experts' paths whose kernels are quantised",
         ),
@@ -104,7 +116,9 @@ TUNE: dict[str, Any] = {
         "rank_stabilized": Field(False, "scale = alpha / sqrt(rank) (rsLoRA)"),
         "dora": Field(False, "also learn each output's length, apart from its direction (DoRA)"),
         "dropout": share(0.0, "rate on the adapter's input"),
-        "targets": Field(_LINEAR, "patterns of the paths of adapted linear layers, tables (embed/tokens) and experts"),
+        "targets": patterns(
+            _LINEAR, "patterns of the paths of adapted linear layers, tables (embed/tokens) and experts"
+        ),
         "init": one_of(
             "uniform",
             "what training starts from: random numbers, the largest singular triplets (PiSSA) or a QR decomposition (OLoRA)",
@@ -126,24 +140,24 @@ TUNE: dict[str, Any] = {
         "beta1": part(0.85, "decay of the average of sensitivity"),
         "beta2": part(0.85, "decay of the average of uncertainty"),
         "orthogonal": natural(0.1, "weight of the penalty on vectors that are not orthonormal"),
-        "targets": Field(_LINEAR, _TARGETS),
+        "targets": patterns(_LINEAR, _TARGETS),
     },
     "vera": {
         "rank": positive(256, "rank of the shared random matrices"),
         "d_init": positive(0.1, "what the vector between them starts at"),
         "dropout": share(0.0, "rate on the adapter's input"),
-        "seed": natural(0, "of the random matrices"),
-        "targets": Field(_LINEAR, _TARGETS),
+        "seed": seed(0, "of the random matrices"),
+        "targets": patterns(_LINEAR, _TARGETS),
     },
     "oft": {
         "block_size": positive(32, "size of the rotated blocks of a layer's input"),
-        "targets": Field(_LINEAR, _TARGETS),
+        "targets": patterns(_LINEAR, _TARGETS),
     },
     "ia3": {
-        "targets": Field(
+        "targets": patterns(
             ("blocks/(attention/(key|value)|mlp/down)",), "patterns of the linear layers' paths that get a vector"
         ),
-        "feedforward": Field(("blocks/mlp/down",), "those of the targets whose input is scaled, not the output"),
+        "feedforward": patterns(("blocks/mlp/down",), "those of the targets whose input is scaled, not the output"),
     },
     "prompt": {
         "length": positive(20, "learned vectors before the tokens of every row"),
@@ -154,7 +168,7 @@ TUNE: dict[str, Any] = {
             "text",
             "random",
         ),
-        "text": Field("", "of init=text: its tokens, repeated or cut to `length`"),
+        "text": Field("", "of init=text: its tokens, repeated or cut to `length`", raw=True),
     },
     "p_tuning": {
         "length": positive(20, "vectors before the tokens of every row"),

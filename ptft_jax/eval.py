@@ -10,16 +10,17 @@ import json
 from absl import flags
 
 from ptft_jax import reading
-from ptft_jax.launch import define_source, launch, load_source
+from ptft_jax.config_tree import TREE
+from ptft_jax.launch import define_number, define_source, launch, load_source
 
 
 def define() -> None:
     define_source()
     flags.DEFINE_string("data", "", "A data source, as config.data.source; '' = the run's own.")
     flags.DEFINE_enum("split", "validation", ["train", "validation", "test"], "Which part of the data.")
-    flags.DEFINE_integer("tokens", 0, "Use only the first so many tokens; 0 = all.", lower_bound=0)
+    define_number("tokens", 0, TREE["eval"]["tokens"], "Use only the first so many tokens; 0 = all.")
     reading.define()
-    flags.DEFINE_integer("batch_size", 16, "Rows at a time.", lower_bound=1)
+    define_number("batch_size", 16, TREE["data"]["batch_size"], "Rows at a time.")
 
 
 def main() -> None:

@@ -14,8 +14,9 @@ from typing import Any
 
 from absl import flags
 
+from ptft_jax.config_fields import Field
 from ptft_jax.errors import UserError, listed
-from ptft_jax.launch import IGNORE, SOURCES, launch, prepare_jax
+from ptft_jax.launch import IGNORE, SOURCES, define_number, launch, prepare_jax
 from ptft_jax.runs import places
 
 
@@ -39,7 +40,8 @@ def define() -> None:
         ["", "dequantized", "original"],
         "Of a run on a quantised base: add its adapter to the kernels it was trained on, or to the base's own.",
     )
-    flags.DEFINE_float("shard_gb", 5.0, "Largest safetensors file, in GB.", lower_bound=0.0001)
+    size = Field(5.0, "", valid=lambda v: v >= 0.0001, expected="a value of 0.0001 or more")
+    define_number("shard_gb", 5.0, size, "Largest safetensors file, in GB.")
 
 
 def main() -> None:

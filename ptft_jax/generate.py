@@ -12,8 +12,10 @@ from typing import Any
 
 from absl import flags
 
+from ptft_jax.config_fields import natural, share
+from ptft_jax.config_tree import TREE
 from ptft_jax.errors import UserError
-from ptft_jax.launch import define_source, launch, load_source
+from ptft_jax.launch import define_number, define_source, launch, load_source
 
 
 def define() -> None:
@@ -30,13 +32,14 @@ def define() -> None:
 
 def define_sampling(max_new_tokens: int) -> None:
     """The flags of every verb that lets a model write; `max_new_tokens` is that flag's default."""
-    flags.DEFINE_integer("max_new_tokens", max_new_tokens, "Tokens to add at most.", lower_bound=1)
-    flags.DEFINE_float("temperature", 0.8, "0 = always the likeliest token.", lower_bound=0.0)
-    flags.DEFINE_integer("top_k", 0, "Sample from the k likeliest; 0 = all.", lower_bound=0)
-    flags.DEFINE_float("top_p", 1.0, "Sample from the likeliest tokens of this mass.", lower_bound=0.0, upper_bound=1.0)
-    flags.DEFINE_float("min_p", 0.0, "Drop tokens less likely than this share of the likeliest.", lower_bound=0.0)
+    settings = TREE["samples"]
+    define_number("max_new_tokens", max_new_tokens, settings["max_new_tokens"], "Tokens to add at most.")
+    define_number("temperature", 0.8, settings["temperature"], "0 = always the likeliest token.")
+    define_number("top_k", 0, natural(0, ""), "Sample from the k likeliest; 0 = all.")
+    define_number("top_p", 1.0, settings["top_p"], "Sample from the likeliest tokens of this mass.")
+    define_number("min_p", 0.0, share(0.0, "", small=True), "Drop tokens less likely than this share of the likeliest.")
     flags.DEFINE_multi_string("stop", [], "End where this text appears; may be given more than once.")
-    flags.DEFINE_integer("seed", 0, "Of the sampling.")
+    define_number("seed", 0, TREE["seed"], "Of the sampling.")
 
 
 def sampling_options(args: Any) -> dict[str, Any]:

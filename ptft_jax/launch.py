@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -48,7 +49,7 @@ def launch(
             raise UserError(
                 f"unexpected argument {rest[1]!r}: settings are given as --config.NAME=VALUE, the rest as --FLAG=VALUE"
             )
-    except (flags.Error, UserError, AttributeError, TypeError, ValueError, KeyError, OSError, SyntaxError) as e:
+    except Exception as e:  # a config file is Python, and may fail in any way
         fail(str(e) if isinstance(e, (flags.Error, UserError)) else _config_error(e))
 
     def run(_: Sequence[str]) -> None:
@@ -62,9 +63,15 @@ def launch(
             if logging.get_verbosity() >= logging.DEBUG:
                 raise
             fail(str(e))
+        except MemoryError as e:
+            if logging.get_verbosity() >= logging.DEBUG:
+                raise
+            fail(f"not enough memory: {e}" if str(e) else "not enough memory")
         except KeyboardInterrupt:
             fail("interrupted", 130)
-        except Exception:
+        except Exception as e:
+            if any(words in str(e) for words in ("RESOURCE_EXHAUSTED", "Out of memory")):  # XLA's own
+                fail(f"not enough memory: {str(e).splitlines()[0]}")
             if _others() is None:
                 raise
             traceback.print_exc()
@@ -140,6 +147,20 @@ def define_config() -> None:
     config_flags.DEFINE_config_file(
         "config", None, "Config file, e.g. configs/pretrain/shakespeare.py:small.", lock_config=True
     )
+
+
+def define_number(name: str, default: float | None, field: Any, meaning: str) -> None:
+    """A flag that holds a number, checked as the settings of a config are; `field`: a `ptft_jax.config_fields.Field`."""
+
+    def check(value: Any) -> bool:
+        _, wrong = (None, "") if value is None else dataclasses.replace(field, meaning="").read(value)
+        if wrong:
+            raise flags.ValidationError(wrong.partition(": ")[2])
+        return True
+
+    define = flags.DEFINE_float if isinstance(field.default, float) else flags.DEFINE_integer
+    define(name, default, meaning)
+    flags.register_validator(name, check, flag_values=flags.FLAGS)
 
 
 SOURCES = "WORKDIR[@STEP|@best][#ADAPTER] of a run, hf:FOLDER, hf:NAME[@REVISION], or gguf:FILE."

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from ptft_jax import adapters, objectives
+from ptft_jax import adapters, identity, objectives
 from ptft_jax import config as configs
 from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import class_names, pipeline
@@ -21,9 +21,10 @@ from ptft_jax.model import spec as specs
 from ptft_jax.model.spec import HEAD, STRUCTURE, ModelSpec
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.parallel.sharding import on_one_device
+from ptft_jax.params import finite
 from ptft_jax.params.rules import flatten, matches, unflatten
 from ptft_jax.training import restore
-from ptft_jax.training.selection import direction
+from ptft_jax.training.selection import AUTO, direction, known
 
 
 def resolve(
@@ -37,7 +38,7 @@ def resolve(
       workdir: of a run that may have been started before: its parent is then the checkpoint that it was started from.
 
     Raises:
-      UserError: see `config.check`; also a structural field that was set to something else than the parent's.
+      UserError: see `config.check` and `config.check_effects`; also a structural field that was set to something else than the parent's.
     """
     section = configs.check(config, complete=False)
     parent = None
@@ -130,15 +131,16 @@ def _as_continued(section: configs.Section, run: restore.Source) -> configs.Sect
 
 def _completed(values: dict[str, Any], *, tuned: bool) -> configs.Section:
     """The config with what follows from the rest filled in. It is the one whose reads are counted."""
-    section = configs.check(_with_direction(_with_rate(_with_source(values), tuned)))
+    section = configs.check_effects(configs.check(_with_direction(_with_rate(_with_source(values), tuned))))
     assert section.init.from_ is not None and section.init.optimizer is not None, "read before this one was made"
     return section
 
 
 def _with_direction(values: dict[str, Any]) -> dict[str, Any]:
-    """A config with `select.mode` filled in by the metric."""
+    """A config with `select.mode` filled in by the metric; of one that says nothing, a run tells whether it is measured."""
     select = values["select"]
-    select["mode"] = direction(select["metric"], select["mode"])
+    if select["mode"] != AUTO or known(select["metric"]):
+        select["mode"] = direction(select["metric"], select["mode"])
     return values
 
 
@@ -181,7 +183,10 @@ def peft_adapter(folder: str, parent: restore.Parent, field: str, merge_into: st
         return parent.parameters(on_one_device, merge_into=merge_into)
 
     names, ties = family.tensors(fields), family.ties(fields)
-    return peft.read(folder, names, shapes, prefix=family.prefix, ties=ties, arrays=arrays, field=field)
+    found = peft.read(folder, names, shapes, prefix=family.prefix, ties=ties, arrays=arrays, field=field)
+    finite.refuse(flatten(found.params), f"{field}: {folder}")
+    identity.check_folder(pathlib.Path(folder).expanduser(), parent, field)
+    return found
 
 
 def _inherit_method(values: dict[str, Any], adapter: Any) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 from absl import flags
 
 from ptft_jax import config_tree
+from ptft_jax.config_fields import natural
+from ptft_jax.launch import define_number
 
 CHOICES = ("packing", "overlong", "untrainable", "broken")
 NAMES = ("length", "template", "train_on", "held_out", *CHOICES)
@@ -14,10 +16,11 @@ NAMES = ("length", "template", "train_on", "held_out", *CHOICES)
 
 def define() -> None:
     """--length, --template, --train_on, --held_out, --packing, --overlong, --untrainable, --broken."""
-    flags.DEFINE_integer("length", 0, "Tokens a row; 0 = as configured.", lower_bound=0)
+    define_number("length", 0, natural(0, ""), "Tokens a row; 0 = as configured.")
     flags.DEFINE_string("template", "", "Chat template by name; '' = as configured.")
     flags.DEFINE_string("train_on", "", "assistant, last, all, or roles joined by commas; '' = as configured.")
-    flags.DEFINE_float("held_out", 0.0, "Share held out for each split that the source lacks; 0 = as configured.")
+    held_out = natural(0.0, "")
+    define_number("held_out", 0.0, held_out, "Share held out for each split that the source lacks; 0 = as configured.")
     for name in CHOICES:
         field = config_tree.TREE["data"][name]
         flags.DEFINE_enum(name, "", ["", *field.choices], f"{field.meaning}; '' = as configured.")

@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ptft_jax import adapters, objectives
+from ptft_jax import adapters, identity, objectives, pairing, seeds
 from ptft_jax import config as configs
 from ptft_jax.adapters import several
 from ptft_jax.adapters.base import Updates, is_added
 from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.errors import UserError, few, listed
-from ptft_jax.evaluation import measured, sampler
+from ptft_jax.errors import UserError, few, listed, nearest
+from ptft_jax.evaluation import evaluate, measured, sampler
 from ptft_jax.loading import continued, head_of, peft_adapter, resolve
 from ptft_jax.model import spec as specs
 from ptft_jax.model.quantized import plain_path
@@ -32,7 +32,7 @@ from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes, sharding
 from ptft_jax.parallel.compile import donating
-from ptft_jax.params import phases, precision, vocabulary
+from ptft_jax.params import finite, phases, precision, vocabulary
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
 from ptft_jax.reporting.progress import Reporter
@@ -71,6 +71,8 @@ class Run:
         self.mesh = meshes.make(c.parallel.replica, c.parallel.fsdp)
         self.init = c.init.read_all() if self.parent else {"weights": "auto", "fresh": (), "adapter": ""}
         self._check_rows()
+        pairing.check_model(c.objective.name, c.model)
+        pairing.check_samples(c.objective.name, c.samples.prompts)
         self._load_data()
         self._build_model()
         self._build_step()
@@ -100,7 +102,7 @@ class Run:
 
     def _refuse_other_run(self) -> None:
         path = self.workdir / "config.json"
-        if not path.exists():
+        if not path.exists() or not restore.begun(self.workdir):
             return
         before, now = restore.read_config(self.workdir).as_dict(), self.config.as_dict()
         changed = [
@@ -133,16 +135,32 @@ class Run:
         if self.continued:
             self.tokenizer, _ = self.continued.tokenizer, c.tokenizer.read_all()
         else:
-            self.tokenizer = tok.build(c.tokenizer, functools.partial(pipeline.training_texts, c.data), parent)
+            texts = functools.partial(pipeline.training_texts, c.data, pairing.NEEDS[c.objective.name].kinds)
+            self.tokenizer = tok.build(c.tokenizer, texts, parent)
         self.known_tokens = parent.vocab_size if parent else 0
         self.adapters = pipeline.numbered(c.data, c.tune.adapters)
         self.builder = builders.build(c.objective, self.tokenizer)
-        head = class_names.of(self.continued) if self.continued else head_of(self.parent, self.init["fresh"])
         options = {"steps": c.training.steps, "seed": c.seed}
-        self.data = pipeline.training(c.data, self.tokenizer, self.builder, **options, head=head)
+        self.data = pipeline.training(c.data, self.tokenizer, self.builder, **options, head=self._start_head())
+        self._check_template()
         self.head = self.data.head.settled()
         sets = measured.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter, self.head)
         self.eval_batches, self.test_batches, self.source = sets
+
+    def _start_head(self) -> class_names.Head:
+        """The classes that the head has at the start: the parent's, but as they were numbered where the run has begun (earlier
+        versions numbered those of a child by its data)."""
+        head = class_names.of(self.continued) if self.continued else head_of(self.parent, self.init["fresh"])
+        begun = class_names.recorded(self.workdir) if head.owner and restore.begun(self.workdir) else ()
+        return dataclasses.replace(head, names=begun) if begun else head
+
+    def _check_template(self) -> None:
+        if self.parent is None or self.tokenizer is None:
+            return
+        template = self.config.data.template
+        mine = identity.Identity("this run", {}, None, identity.template(template, self.tokenizer, self.data.table))
+        theirs = identity.Identity(self.parent.name, {}, None, identity.template_of(self.parent, self.parent.tokenizer))
+        identity.check_templates(theirs, mine, f"; give config.data.template as {self.parent.name} has it")
 
     def _build_model(self) -> None:
         c = self.config
@@ -155,8 +173,6 @@ class Run:
             rows = max(rows, self.tokenizer.vocab_size)
         tok.check_fits(self.tokenizer, rows, "config.model.vocab_size")
         spec = specs.from_config(c.model, rows)
-        objectives.check(c.objective.name, spec)
-        objectives.check_samples(c.objective.name, c.samples.prompts)
         self.classes: tuple[str, ...] = ()
         if self.builder.labelled:
             self._check_classes(spec.classes)
@@ -290,7 +306,18 @@ class Run:
                     f"config.select.source_budget = {s.source_budget!r}: forgetting is not measured: {reason}"
                 )
             budget = {"source_budget": s.source_budget, "stop_over_budget": s.stop_over_budget}
+        lengths = tok.byte_lengths(self.tokenizer) if self.objective.chained else None
+        known = evaluate.names(self.eval_batches, self.objective, lengths, self.measured_raw)
+        if s.metric not in known:
+            raise UserError(
+                f"config.select.metric = {s.metric!r}: evaluations of this run give {', '.join(known)}{nearest(s.metric, known)}"
+            )
         return Selection(s.metric, s.mode, s.patience, s.min_delta, **budget)
+
+    @property
+    def measured_raw(self) -> tuple[str, ...]:
+        """The sets that the parameters themselves are measured on, too, beside their average."""
+        return ("validation",) if self.config.training.ema_decay else ()
 
     # Arrays
 
@@ -301,7 +328,7 @@ class Run:
 
     def start(self) -> tuple[Any, str]:
         """The state of step 0, sharded from birth, and the fingerprint of the parent's parameters ("" without one)."""
-        key = jax.random.key(self.config.seed)
+        key = seeds.key(self.config.seed)
         params_key, run_key = jax.random.split(key)
         make, base, print_ = self._maker()
         state = self.program.create(
@@ -320,14 +347,14 @@ class Run:
             params = flatten(read(other.workdir, other.step, "params", self.stored_params(self.state_like), other.meta))
             trainable = unflatten({path: params[path] for path in flatten(self.state_like.trainable)})
             return trainable, other.meta["parent_fingerprint"]
-        params_key, _ = jax.random.split(jax.random.key(self.config.seed))
+        params_key, _ = jax.random.split(seeds.key(self.config.seed))
         make, base, print_ = self._maker()
         layout = self.program.shardings.trainable
         return jax.jit(lambda k, b: self.partition.split(make(k, b))[0], out_shardings=layout)(params_key, base), print_
 
     def start_frozen(self) -> tuple[dict[str, Any], str]:
         """What `start` gives, but of the state only the frozen leaves, whole; those of the parent are not copied."""
-        params_key, _ = jax.random.split(jax.random.key(self.config.seed))
+        params_key, _ = jax.random.split(seeds.key(self.config.seed))
         make, base, print_ = self._maker()
         layout = self.program.shardings.frozen
         frozen = donating(lambda k, b: self.partition.split(make(k, b))[1], layout, (1,))(params_key, base)
@@ -394,7 +421,7 @@ class Run:
         return {p: plain[p].astype(jnp.float32 if p in self.wide else a.dtype) for p, a in shapes.items()}
 
     def base(self) -> dict[str, Any]:
-        """The parent's parameters, checked against this model: all but those that are made anew."""
+        """The parent's parameters, checked against this model and finite: all but those that are made anew."""
         head = {name: self.config.as_dict()["model"][name] for name in specs.HEAD}
         have = flatten(self.parameters_of(self.parent, **head))
         fresh = self.init["fresh"]
@@ -404,6 +431,7 @@ class Run:
         differences = compare(unflatten(have), unflatten(need))
         if differences:
             raise UserError(f"config.init.from: {self.parent.name} does not fit this model:{listed(differences, 20)}")
+        finite.refuse(have, f"config.init.from: {self.parent.name}", "\nnothing can be learned from them")
         return unflatten(have)
 
     def _refuse_frozen_new(self) -> None:

@@ -1,10 +1,13 @@
-"""Seeds of the things in a run that are random one by one, made of the one that its user gives."""
+"""Seeds: which numbers are some, the random key of each, and those of the things in a run that are random one by one."""
 
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 import numpy as np
+
+MOST = 2**63 - 1
 
 
 class Use(enum.IntEnum):
@@ -12,6 +15,15 @@ class Use(enum.IntEnum):
 
     ORDER = 1  # of a source's rows in an epoch: numbers of the source and the epoch
     ANSWER = 2  # in a conversation: how many messages there are before it
+
+
+def key(seed: int, **options: Any) -> Any:
+    """The JAX key of a seed from 0 to `MOST`. JAX itself looks at the lower 32 bits alone, so that seeds that differ above
+    them would draw the same; `options` are those of `jax.random.key`."""
+    import jax
+
+    made = jax.random.key(seed % 2**32, **options)
+    return jax.random.fold_in(made, seed >> 32) if seed >> 32 else made
 
 
 def mixed(seed: int, use: Use, *place: int) -> int:

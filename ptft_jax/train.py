@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from absl import flags
 
+from ptft_jax.config_fields import natural
 from ptft_jax.errors import UserError
-from ptft_jax.launch import TERMINATED, define_config, launch, prepare_jax
+from ptft_jax.launch import TERMINATED, define_config, define_number, launch, prepare_jax
 
 
 def define() -> None:
     define_config()
     flags.DEFINE_string("workdir", None, "Folder of the run. A run that is there already is continued.")
-    flags.DEFINE_float(
-        "max_seconds", 0.0, "Save and stop after so many seconds (0 = no limit); the same command continues."
+    define_number(
+        "max_seconds",
+        0.0,
+        natural(0.0, ""),
+        "Save and stop after so many seconds (0 = no limit); the same command continues.",
     )
     flags.DEFINE_string(
         "processes",
@@ -24,7 +28,7 @@ def define() -> None:
         "Several processes on one run, the same command in each: how many, or 'auto' where JAX finds that itself (TPU "
         "pods, SLURM, Open MPI, Kubernetes). They share the workdir.",
     )
-    flags.DEFINE_integer("process", None, "Number of this process, from 0.")
+    define_number("process", None, natural(0, ""), "Number of this process, from 0.")
     flags.DEFINE_string("coordinator", "", "HOST:PORT at which the others reach process 0.")
 
 

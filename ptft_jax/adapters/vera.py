@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ptft_jax import seeds
 from ptft_jax.adapters.base import float32
 from ptft_jax.adapters.low_rank import LowRankMethod
 from ptft_jax.model.layers import Linear, PerRow, dropout, project
@@ -27,7 +28,7 @@ def shared(seed: int, rank: int, size_in: int, size_out: int) -> tuple[jax.Array
     whatever JAX is set to.
     """
     with jax.threefry_partitionable(True):  # a number depends on the seed and its place alone
-        down, up = jax.random.split(jax.random.key(seed, impl="threefry2x32"))
+        down, up = jax.random.split(seeds.key(seed, impl="threefry2x32"))
         a = jax.random.uniform(down, (size_in, rank), jnp.float32, -1.0, 1.0)
         b = jax.random.uniform(up, (size_out, rank), jnp.float32, -1.0, 1.0)
     return a * math.sqrt(6 / size_in), b.T * math.sqrt(6 / rank)

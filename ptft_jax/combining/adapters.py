@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from ptft_jax import identity
 from ptft_jax.adapters.base import is_added
 from ptft_jax.adapters.ia3 import SCALE, Ia3
 from ptft_jax.adapters.lora import A, B, Lora
 from ptft_jax.adapters.quantized import QuantizedBase
-from ptft_jax.combining import lowrank, writing
-from ptft_jax.combining.models import Model, Stored
+from ptft_jax.combining import arithmetic, lowrank, writing
+from ptft_jax.combining.models import Model, Stored, notes
+from ptft_jax.data import class_names
 from ptft_jax.errors import UserError, listed
 from ptft_jax.training import restore
 
@@ -25,6 +27,7 @@ def combine(
     models = [Model(_adapter_run(source), Stored(source)) for source in sources]
     first, weights = models[0], options["weights"]
     _check_one_base(models)
+    _check_identities(models)
     kinds = {type(model.source.adapter) for model in models}
     if kinds == {Lora}:
         params, tune, facts = _lora(method, models, options)
@@ -40,7 +43,7 @@ def combine(
         )
     config = writing.config_of(first, first.source.config.init.from_, options["seed"])
     config["tune"] |= tune
-    recipe = {"method": method, "adapter": True, "weights": weights, **facts}
+    recipe = {"method": method, "adapter": True, "weights": weights, **facts, **writing.noted(notes(models))}
     for name in ("density", "sign", "seed", "rank"):
         if name in options["reads"]:
             recipe.setdefault(name, options[name])
@@ -87,6 +90,17 @@ def _check_one_base(models: Sequence[Model]) -> None:
             )
 
 
+def _check_identities(models: Sequence[Model]) -> None:
+    """Raises UserError for adapters of models that mean other things by the same numbers."""
+    first, *others = (identity.of(model.source) for model in models)
+    for other in others:
+        if identity.check(first, other) is not None:
+            raise UserError(
+                f"--adapter: {class_names.differences(other.classes, first.classes)}: in another order, so their adapters do not "
+                "go with one head\nwithout --adapter the whole models are combined, their heads in one order"
+            )
+
+
 def _lora(
     way: str, models: Sequence[Model], options: Mapping[str, Any]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
@@ -118,7 +132,8 @@ def _lora(
             used, factors = there, [w for u, w in zip(updates, options["weights"]) if u is not None]
         choices = {name: options[name] for name in ("density", "sign", "seed")}
         found = lowrank.combine(way, used, factors, rank, path=layer, **choices)
-        params |= {f"{layer}/{A}": found.a.astype(there[0].a.dtype), f"{layer}/{B}": found.b.astype(there[0].b.dtype)}
+        dtypes = (arithmetic.wider(u.a for u in there), arithmetic.wider(u.b for u in there))
+        params |= {f"{layer}/{A}": found.a.astype(dtypes[0]), f"{layer}/{B}": found.b.astype(dtypes[1])}
         squared, lost = squared + found.squared, lost + found.lost
     targets = dict.fromkeys(pattern for model in models for pattern in model.source.adapter.targets)
     lora = {**models[0].source.config.as_dict()["tune"]["lora"], "rank": rank, "alpha": float(rank)}
@@ -156,5 +171,5 @@ def _ia3(
         assert path.endswith(SCALE), path
         arrays = [model.leaves[path] for model in models]
         total = sum(w * array.astype(np.float64) for w, array in zip(weights, arrays))
-        params[path] = total.astype(arrays[0].dtype)
+        params[path] = total.astype(arithmetic.wider(arrays))
     return params, {"method": "ia3", "ia3": tunes[0]["ia3"]}, {}

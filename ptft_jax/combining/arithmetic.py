@@ -11,34 +11,43 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from ptft_jax import seeds
 from ptft_jax.params.rules import layers_of
 
 Arrays = Sequence[np.ndarray]
 
 
+def wider(arrays: Iterable[np.ndarray]) -> np.dtype:
+    """The least dtype that holds the numbers of all: float32 beside bfloat16, and of bfloat16 and float16."""
+    dtypes = list(dict.fromkeys(np.dtype(array.dtype) for array in arrays))
+    widest = max(dtypes, key=lambda dtype: dtype.itemsize)
+    return widest if [d.itemsize for d in dtypes].count(widest.itemsize) == 1 else np.dtype(np.float32)
+
+
 def interpolate(parent: np.ndarray, child: np.ndarray, alpha: float) -> np.ndarray:
-    """(1 - alpha) parent + alpha child, in the child's dtype; at 0 and 1 the bits of the one or the other (Wortsman et
+    """(1 - alpha) parent + alpha child, in the wider dtype; at 0 and 1 the numbers of the one or the other (Wortsman et
     al. 2022, "Robust fine-tuning of zero-shot models", section 3)."""
+    dtype = wider((parent, child))
     if alpha in (0.0, 1.0):
-        return (child if alpha else parent).astype(child.dtype)
-    return ((1 - alpha) * _wide(parent) + alpha * _wide(child)).astype(child.dtype)
+        return (child if alpha else parent).astype(dtype)
+    return ((1 - alpha) * _wide(parent) + alpha * _wide(child)).astype(dtype)
 
 
 def mean(arrays: Arrays) -> np.ndarray:
-    """The mean in the first's dtype: a uniform soup (Wortsman et al. 2022, "Model soups", table 2). Of equal arrays, that
+    """The mean in the widest dtype: a uniform soup (Wortsman et al. 2022, "Model soups", table 2). Of equal arrays, that
     array, bit for bit: in float64 a sum of equal float32 numbers is exact."""
     total = _wide(arrays[0])
     for array in arrays[1:]:
         total = total + _wide(array)
-    return (total / len(arrays)).astype(arrays[0].dtype)
+    return (total / len(arrays)).astype(wider(arrays))
 
 
 def task(base: np.ndarray, children: Arrays, weights: Sequence[float]) -> np.ndarray:
-    """base + the sum of weight * (child - base), in the first child's dtype (Ilharco et al. 2023, section 2)."""
+    """base + the sum of weight * (child - base), in the widest dtype (Ilharco et al. 2023, section 2)."""
     total = _wide(base)
     for child, weight in zip(children, weights):
         total = total + weight * (_wide(child) - _wide(base))
-    return total.astype(children[0].dtype)
+    return total.astype(wider((base, *children)))
 
 
 def vector(base: np.ndarray, child: np.ndarray) -> np.ndarray:
@@ -128,7 +137,7 @@ def drop(one: np.ndarray, density: float, *place: int | str) -> np.ndarray:
     import jax
 
     seed, *rest = place
-    key = jax.random.key(int(seed))
+    key = seeds.key(int(seed))
     for part in rest:
         key = jax.random.fold_in(key, zlib.crc32(str(part).encode()))
     kept = np.asarray(jax.random.bernoulli(key, density, one.shape))

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ptft_jax.combining import arithmetic, lowrank, measuring, writing
-from ptft_jax.combining.models import Model, Reader, check_alike, check_one_base
+from ptft_jax.combining.models import Model, Reader, alike, check_one_base, notes
+from ptft_jax.config_fields import MANY, natural, positive, seed
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.reporting import combined
 from ptft_jax.runs import places
 
 _DATA = ("data", "tokens", "batch_size")
+_NUMBERS = {"seed": seed(0, ""), "tokens": natural(0, "", most=MANY), "batch_size": positive(16, "")}
 
 
 class _Kind(NamedTuple):
@@ -104,6 +106,19 @@ def combine(
     out = places.local(out, f"--out={out}").expanduser()
     writing.refuse_existing(out)
     reader = Reader(ignore)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is an error before it is written
+        return _combined(method, kind, reader, runs, out, options, adapter)
+
+
+def _combined(
+    method: str,
+    kind: _Kind,
+    reader: Reader,
+    runs: Sequence[str],
+    out: pathlib.Path,
+    options: Mapping[str, Any],
+    adapter: bool,
+) -> dict[str, Any]:
     if adapter:
         from ptft_jax.combining import adapters
 
@@ -112,11 +127,11 @@ def combine(
     models = [reader.open(source) for source in sources]
     if method == "interpolate":
         return _interpolate(reader, models[0], runs[0], out, options)
-    check_alike(models)
+    models = alike(models)
     if method in ("soup", "greedy_soup"):
         return _soup(method, models, runs, out, options)
     base = reader.parent(sources[0], options["base"])
-    check_alike([models[0], base])
+    _, base = alike([models[0], base])
     check_one_base(base, models)
     params = _edited(base, models, "linear" if method == "task" else method, options)
     recipe = {"method": method, **{k: options[k] for k in kind.reads if k != "base"}}
@@ -150,6 +165,9 @@ def _options(method: str, kind: _Kind, runs: int, adapter: bool, given: Mapping[
     if runs < kind.least or (kind.most and runs > kind.most):
         count = str(kind.least) if kind.most == kind.least else f"{kind.least} or more"
         raise UserError(f"--method={method} combines {count} of --run, not {runs}")
+    for name, field in _NUMBERS.items():
+        if given.get(name) is not None and (wrong := field.read(given[name])[1]):
+            raise UserError(f"--{name}{wrong}")
     options = {**_DEFAULTS, **given, "reads": kind.reads}
     if "weights" in kind.reads:
         weights = tuple(map(float, options["weights"])) or (1.0,) * runs
@@ -188,6 +206,8 @@ def _write(
     runs = [{**model.entry(), **({} if w is None else {"weight": w})} for model, w in zip(models, weights)]
     behind = [entry for model in models for entry in model.behind()]
     config = writing.config_of(first, start, seed)
+    config["model"]["param_dtype"] = str(arithmetic.wider(params.values()))
+    recipe = {**recipe, **writing.noted(notes([*models, *([base] if base else [])]))}
     print_ = writing.write(out, params, config, first, runs=runs, chain=chain, behind=behind, recipe=recipe, **more)
     names = [model.name for model in models]
     return {"out": str(out), **recipe, "base": start, "runs": names, "fingerprint": print_}
@@ -221,7 +241,7 @@ def _interpolate(
     reader: Reader, child: Model, run: str, out: pathlib.Path, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     parent = reader.parent(child.source, options["base"])
-    check_alike([child, parent])
+    _, parent = alike([child, parent])
     check_one_base(parent, [child])
     if options["alphas"]:
         params, recipe, more = _from_curve(parent, child, run, options)
@@ -311,7 +331,7 @@ def _edited(base: Model, children: Sequence[Model], rule: str, options: Mapping[
                 return arithmetic.task(start, ends, weights)
             vectors = [pruned(path, layer, n, arithmetic.vector(start, end)) for n, end in enumerate(ends)]
             merged = arithmetic.merge(rule, vectors, weights, options["sign"])
-            return (start.astype(np.float64) + merged).astype(ends[0].dtype)
+            return (start.astype(np.float64) + merged).astype(arithmetic.wider(arrays))
 
         return one
 

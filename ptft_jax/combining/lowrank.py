@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ptft_jax.combining import arithmetic
+from ptft_jax.params import finite
 
 SVD = "_svd"
+_TOO_LARGE = "the combined updates are too large (--weights)"
 WAYS = ("cat", "svd", *arithmetic.RULES, *(name + SVD for name in arithmetic.RULES if name != "linear"))
 
 
@@ -67,7 +69,32 @@ def combine(
       rank: see `rank_of`.
       density, sign: see `arithmetic`.
       seed, path: of the layer; what is dropped at random is a function of these.
+
+    Raises:
+      UserError: the update has numbers beyond float32.
     """
+    made = _combined(way, updates, weights, rank, density, sign, seed, path)
+    _refuse_too_large(made, path)
+    return made
+
+
+def _refuse_too_large(made: Combined, path: str) -> None:
+    """The factors may be finite where their product, which is what they are for, is not."""
+    largest = np.abs(_f64(made.a)).max(-2) * np.abs(_f64(made.b)).max(-1)  # [..., R]: no product of rank 1 is larger
+    if not largest.sum(-1).max() < np.finfo(np.float32).max:
+        finite.refuse({path: _f32(_f64(made.a) @ _f64(made.b))}, _TOO_LARGE)
+
+
+def _combined(
+    way: str,
+    updates: Sequence[Update],
+    weights: Sequence[float],
+    rank: int,
+    density: float,
+    sign: str,
+    seed: int,
+    path: str,
+) -> Combined:
     draw = lambda one, *place: arithmetic.drop(one, density, seed, path, *place)  # noqa: E731
     if way == "cat":
         return Combined(
@@ -77,6 +104,7 @@ def combine(
     if way == "svd":
         a = np.concatenate([w * u.scale * _f64(u.a) for u, w in zip(updates, weights)], -1)
         b = np.concatenate([_f64(u.b) for u in updates], -2)
+        finite.refuse({f"{path}/lora_a": a, f"{path}/lora_b": b}, _TOO_LARGE)
         return _stacked(a.shape[:-2], lambda at: _truncated_product(a[at], b[at], rank))
     rule = way.removesuffix(SVD)
     if way.endswith(SVD):
@@ -84,6 +112,7 @@ def combine(
         def one(at: tuple[int, ...]) -> Combined:
             whole = [_f32(u.scale * (_f64(u.a[at]) @ _f64(u.b[at]))) for u in updates]
             merged = arithmetic.merge(rule, _pruned(rule, whole, density, draw, *at), weights, sign)
+            finite.refuse({path: merged}, _TOO_LARGE)
             return _truncated(*np.linalg.svd(merged, full_matrices=False), rank)
 
         return _stacked(updates[0].a.shape[:-2], one)

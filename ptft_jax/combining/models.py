@@ -10,15 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from ptft_jax import identity
 from ptft_jax.adapters.base import LayerMethod, is_added
 from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.quantized import QuantizedBase
-from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.lineage import parted, place
+from ptft_jax.model.heads import PER_CLASS
 from ptft_jax.model.spec import HEAD
 from ptft_jax.parallel.sharding import on_one_device
-from ptft_jax.params import fingerprint
+from ptft_jax.params import fingerprint, finite
 from ptft_jax.params.partition import join, source_of
 from ptft_jax.params.rules import flatten, matches, unflatten
 from ptft_jax.runs import checkpoint
@@ -28,11 +29,13 @@ from ptft_jax.training.execution import finished
 
 class Leaves:
     """Parameters by path. Subclasses know their `shapes` and read one leaf at a time; what was read is remembered by its
-    checksum, so that the fingerprint of all costs no second reading."""
+    checksum, so that the fingerprint of all costs no second reading. All are finite: a leaf that is not is a UserError."""
 
     shapes: Mapping[str, jax.ShapeDtypeStruct]
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        """`name`: whose they are, for messages."""
+        self.name = name
         self._sums: dict[str, str] = {}
 
     def read(self, path: str) -> np.ndarray:
@@ -41,6 +44,8 @@ class Leaves:
     def __getitem__(self, path: str) -> np.ndarray:
         array = self.read(path)
         if path not in self._sums:
+            # A comparison hides a NaN (TIES keeps what is above a threshold), and a sum hands it on.
+            finite.refuse({path: array}, self.name)
             self._sums |= fingerprint.checksums({path: array})
         return array
 
@@ -55,8 +60,8 @@ class Leaves:
 class Held(Leaves):
     """Leaves that are in memory."""
 
-    def __init__(self, params: Mapping[str, Any]):
-        super().__init__()
+    def __init__(self, params: Mapping[str, Any], name: str = ""):
+        super().__init__(name)
         self.arrays = {path: np.asarray(array) for path, array in flatten(params).items()}
         self.shapes = {path: jax.ShapeDtypeStruct(a.shape, a.dtype) for path, a in self.arrays.items()}
 
@@ -68,7 +73,7 @@ class Stored(Leaves):
     """The leaves that a checkpoint holds, each read when it is asked for; averages where they were kept."""
 
     def __init__(self, source: restore.Source, weights: str = "auto"):
-        super().__init__()
+        super().__init__(source.name)
         self.source, self._parts = source, {}
         try:
             checkpoint.check_files(source.workdir, source.step, contents=True)
@@ -111,7 +116,7 @@ class Folded(Leaves):
     """A base with what an adapter run stored, all of it the adapter's, merged into it, layer by layer."""
 
     def __init__(self, base: Leaves, stored: Stored, method: Any):
-        super().__init__()
+        super().__init__(stored.name)
         self._base, self._method = base, method
         self._own = {path: stored[path] for path in stored.shapes}
         self.shapes = base.shapes
@@ -123,6 +128,21 @@ class Folded(Leaves):
             return self._base[path]
         whole = {p: self._base[p] for p in self.shapes if p.rpartition("/")[0] == layer}
         return np.asarray(flatten(self._method.merge(unflatten({**whole, **added})))[path])
+
+
+class Reordered(Leaves):
+    """Leaves whose classes are in another order. The fingerprint is that of the model as it is stored."""
+
+    def __init__(self, leaves: Leaves, order: Sequence[int]):
+        super().__init__(leaves.name)
+        self._leaves, self._order, self.shapes = leaves, list(order), leaves.shapes
+
+    def read(self, path: str) -> np.ndarray:
+        array = self._leaves[path]
+        return array[..., self._order] if matches(PER_CLASS, path) else array
+
+    def fingerprint(self) -> str:
+        return self._leaves.fingerprint()
 
 
 def _by_layer(method: Any) -> bool:
@@ -138,6 +158,7 @@ class Model:
 
     source: restore.Parent
     leaves: Leaves
+    note: str = ""  # what was done to it to be combined
 
     @property
     def name(self) -> str:
@@ -194,7 +215,7 @@ class Reader:
           UserError: an adapter that cannot be merged, a damaged checkpoint, a base that is missing or another.
         """
         if not isinstance(source, restore.Source):
-            return Model(source, Held(jax.device_get(source.parameters(on_one_device, dtype, **head))))
+            return Model(source, Held(jax.device_get(source.parameters(on_one_device, dtype, **head)), source.name))
         method = source.adapter
         if method is not None and not method.mergeable:
             raise UserError(
@@ -212,13 +233,14 @@ class Reader:
         if source.meta.get("base") and _by_layer(method) and all(map(is_added, stored.shapes)):
             return Model(source, Folded(self._base_of(source), stored, method))
         whole = source.parameters(on_one_device, weights=weights, merge_into=merge_into)
-        return Model(source, Held(jax.device_get(whole)))
+        return Model(source, Held(jax.device_get(whole), source.name))
 
     def _base_of(self, source: restore.Source) -> Held:
         base = source.meta["base"]
         key = (base["fingerprint"], source.config.model.param_dtype)
         if key not in self._bases:
-            self._bases[key] = Held(jax.device_get(restore.base_parameters(source, on_one_device)))
+            held = jax.device_get(restore.base_parameters(source, on_one_device))
+            self._bases[key] = Held(held, f"the base of {source.name}")
         return self._bases[key]
 
     def parent(self, child: restore.Parent, reference: str = "") -> Model:
@@ -255,27 +277,41 @@ class Reader:
         return found
 
 
-def check_alike(models: Sequence[Model]) -> None:
-    """Raises UserError where models differ in structure, in their leaves or in their tokenizer, saying in what."""
-    from ptft_jax.interop import families
+def notes(models: Sequence[Model]) -> list[str]:
+    """What there is to say of models: what was done to them, and that what is made of different dtypes has the wider."""
+    said = [model.note for model in models if model.note]
+    kept = {
+        model.name: ", ".join(sorted({str(leaf.dtype) for leaf in model.leaves.shapes.values()})) for model in models
+    }
+    if len(set(kept.values())) < 2:
+        return said
+    return [
+        *said,
+        f"the wider dtype of each leaf is kept: {'; '.join(f'{name} has {theirs}' for name, theirs in kept.items())}",
+    ]
 
+
+def alike(models: Sequence[Model]) -> list[Model]:
+    """The models, with the classes of their heads in the order of the first's. Raises UserError where they differ in what
+    `ptft_jax.identity.check` looks at, or in their leaves, saying in what."""
     first, *others = models
-    mine = families.canonical(first.source.fields)
+    mine, out = identity.of(first.source), [first]
     for other in others:
-        theirs = families.canonical(other.source.fields)
-        changed = [f"model.{k}: {theirs[k]!r} and {mine[k]!r}" for k in mine if not families.same(mine[k], theirs[k])]
-        changed = changed or checkpoint.compare(unflatten(other.leaves.shapes), unflatten(first.leaves.shapes))
-        if changed:
+        theirs = identity.of(other.source)
+        identity.check_structures(mine, theirs)
+        if changed := checkpoint.compare(unflatten(other.leaves.shapes), unflatten(first.leaves.shapes)):
             raise UserError(
                 f"{other.name} and {first.name} are different models and cannot be combined:{listed(changed, 20)}"
             )
-        if not mine["image_size"] and tok.fingerprint(other.source.tokenizer) != tok.fingerprint(
-            first.source.tokenizer
-        ):
-            raise UserError(
-                f"{other.name} and {first.name} have different tokenizers: the same numbers are other texts "
-                f"({other.source.tokenizer.vocab_size} and {first.source.tokenizer.vocab_size} tokens)"
+        order = identity.check(mine, theirs)
+        if order is not None:
+            note = (
+                f"the head of {other.name}, whose classes are {', '.join(theirs.classes.names)}, was put in the order of "
+                f"{first.name}: {', '.join(mine.classes.names)}"
             )
+            other = Model(other.source, Reordered(other.leaves, order), note)
+        out.append(other)
+    return out
 
 
 def check_one_base(base: Model, children: Sequence[Model]) -> None:

@@ -11,15 +11,15 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 
 from ptft_jax import config as configs
-from ptft_jax import environment
+from ptft_jax import environment, seeds
 from ptft_jax.combining.models import Model, recorded
 from ptft_jax.data import cache
 from ptft_jax.errors import UserError
+from ptft_jax.params import finite
 from ptft_jax.params.rules import unflatten
 from ptft_jax.reporting.combined import RECIPE
 from ptft_jax.reporting.metrics import METRICS, write_bytes, write_json, write_text
@@ -51,6 +51,11 @@ def config_of(first: Model, base: str = "", seed: int = 0) -> dict[str, Any]:
     return values
 
 
+def noted(notes: Sequence[str]) -> dict[str, Any]:
+    """What a recipe has of things to be said, {} without any."""
+    return {"notes": list(notes)} if notes else {}
+
+
 def write(
     out: pathlib.Path,
     params: Mapping[str, np.ndarray],
@@ -76,8 +81,14 @@ def write(
       recipe: method and options, written as combine.json with the models.
       measured: "before" and "after", metrics by name.
       files: further files, name -> text.
+
+    Raises:
+      UserError: there is something already, or the parameters are not all finite.
     """
     refuse_existing(out)
+    finite.refuse(
+        params, f"--out={out}: what was combined is not written", "\nsmaller --weights keep them within their dtype"
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
@@ -129,7 +140,7 @@ def _save(
         "seconds": 0.0,
         "metrics": {},
     }
-    state = states.create({}, {}, optax.identity(), jax.random.key(config["seed"]), ema=False)
+    state = states.create({}, {}, optax.identity(), seeds.key(config["seed"]), ema=False)
     with Checkpoints(folder, keep_latest=1, keep_best=1, mode=select["mode"]) as checkpoints:
         checkpoints.save(state, unflatten(params), meta, None)
     return checkpoint.read_meta(folder, 0)["fingerprint"]

@@ -1,4 +1,5 @@
-"""The names of a head's classes, which travel with it, and the labels of data by the numbers that its classes have.
+"""The names of a head's classes, which travel with it, the labels of data by the numbers that its classes have, and the rows
+of one head by those of another.
 
 A head has its names from the data that it was trained on, or from the config.json it was imported with. Every model
 that can be started from (`ptft_jax.training.restore.Source`, `ptft_jax.interop.pretrained.Pretrained`) gives them as
@@ -17,14 +18,14 @@ import numpy as np
 
 from ptft_jax.data import cache
 from ptft_jax.data.formats import labels
-from ptft_jax.errors import UserError, few, nearest
+from ptft_jax.errors import UserError, few, listed, nearest
 
 PLACEHOLDER = "LABEL_{}"  # what transformers calls a class that has no name
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """The classes of a head, for `numbered`.
+    """The classes of a head, for `numbered` and `places`.
 
     Attributes:
       names: in the order of its scores; () where they have none.
@@ -41,6 +42,11 @@ class Head:
     def settled(self) -> Head:
         """The same classes as those of the model that is trained on them."""
         return Head(self.names, "this run") if self.owner else self
+
+    @property
+    def by_number(self) -> bool:
+        """Whether the names say no more than numbers do: none, or "0", "1", ..."""
+        return self.names == _numbers(len(self.names))
 
 
 NEW = Head()
@@ -66,6 +72,39 @@ def recorded(workdir: pathlib.Path) -> tuple[str, ...]:
     path = workdir / "data.json"
     rows = json.loads(path.read_bytes()) if path.is_file() else []
     return next((tuple(row["classes"]) for row in rows if row.get("classes")), ())
+
+
+def places(of: Head, among: Head) -> tuple[int, ...] | None:
+    """For each class of the one head its number in the other; None where all have the same numbers in both.
+
+    Raises:
+      ValueError: they are not the same classes, or several have one name and so no number to go by.
+    """
+    # What is told by numbers alone has the names "0", "1", ...
+    one, other = of.names or _numbers(len(among.names)), among.names or _numbers(len(of.names))
+    if one == other:
+        return None
+    if set(one) != set(other) or len(set(one)) < max(len(one), len(other)):
+        raise ValueError("other names")
+    return tuple(map(other.index, one))
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count)))
+
+
+def differences(one: Head, other: Head) -> str:
+    """A sentence of what both have, and lines of the names that only one of them has."""
+    named = not (one.by_number or other.by_number)
+    only = [
+        f"{name}: only in {mine.owner}"
+        for mine, theirs in ((one, other), (other, one))
+        for name in mine.names
+        if named and name not in theirs.names
+    ]
+    has = "numbers for classes" if one.by_number else f"the classes {few(one.names)}"
+    trained = "numbers" if other.by_number else few(other.names)
+    return f"{one.owner} has {has}, and {other.owner} was trained on {trained}{listed(only)}"
 
 
 def numbered(tokens: Any, head: Head) -> tuple[Any, Head]:
@@ -125,7 +164,8 @@ def _table(tokens: Any, head: Head, used: np.ndarray) -> dict[int, int]:
         if not values:
             raise UserError(
                 f"{tokens.reference} has the classes {few(theirs)}, and those of {head.owner} have no names: say which "
-                "number each has by the option classes=A,B,... of the source (A is number 0)"
+                "number each has by the option classes=A,B,... of the source (A is number 0); a run may also make the head anew "
+                "(init.fresh=('head/.*',))"
             )
         return {n: values[n] for n in used.tolist()}
     wanted = used.tolist() if tokens.declared else range(len(theirs))  # a source may declare more than it has

@@ -119,7 +119,7 @@ class Mixture:
         self._schedules = _scaled([_schedule(n, w, steps) for n, w in zip(names, weights)], names, sizes, temperature)
         self._caps = np.full(len(self.names), _NO_LIMIT)
         if max_epochs:
-            self._caps[:] = [max(1, round(max_epochs * size)) for size in sizes]
+            self._caps[:] = [min(max(1, round(max_epochs * size)), _NO_LIMIT) for size in sizes]
         self._children = _tree([float(values.mean()) for _, values in self._schedules])
         # Small enough that sums over a block, below batch_size * block * 2 ** BITS, stay below 2 ** 63.
         self._block_steps = max(1, min(4096, 2**30 // batch_size))

@@ -21,6 +21,7 @@ from ptft_jax.data.mixture import Mixture, weight_at
 from ptft_jax.data.rows import RowSet
 from ptft_jax.data.store import Store
 from ptft_jax.errors import UserError
+from ptft_jax.pairing import check_kind
 
 _SHOWN = 5  # places of empty answers
 PARENT = "parent"  # in a mixture: what the parent was trained on
@@ -56,11 +57,19 @@ class Tokens:
 
 
 def tokenised(
-    data: Any, reference: str, split: str, tokenizer: tok.Tokenizer, opened: tokenise.Opened | None = None
+    data: Any,
+    reference: str,
+    split: str,
+    tokenizer: tok.Tokenizer,
+    kinds: tuple[str, ...] = (),
+    opened: tokenise.Opened | None = None,
 ) -> Tokens:
-    """A split of a source as ids, by the settings of `config.data`; `opened` = of these records of it. Raises UserError."""
+    """A split of a source as ids, by the settings of `config.data`; `opened` = of these records of it. Raises UserError; for a
+    source that is of none of `kinds`, where any are named, before anything is tokenised."""
     parsed = records.parse(reference)
     if parsed.kind == prepared.KIND:
+        facts = prepared.manifest(pathlib.Path(parsed.name))
+        check_kind(kinds, facts["kind"], reference, facts["format"])
         store, facts = prepared.load(pathlib.Path(parsed.name), split, tokenizer)
         place = f"{parsed.name}/{split}"
         return Tokens(
@@ -75,6 +84,7 @@ def tokenised(
             records.Skipped(),
         )
     opened = opened or tokenise.Opened.of(reference, split, held_out=data.held_out, broken=data.broken)
+    check_kind(kinds, opened.format.kind, reference, opened.format.describe())
     store = tokenise.tokenised(opened, tokenizer, workers=data.workers, **_rendering(data, opened.format.kind))
     rows = opened.records
     return Tokens(
@@ -98,13 +108,15 @@ def _rendering(data: Any, kind: str) -> dict[str, str]:
     return {"template": data.template, "train_on": data.train_on}
 
 
-def training_texts(data: Any) -> list[str]:
-    """All text that is trained on, for training a tokenizer. Raises UserError for sources that have none."""
+def training_texts(data: Any, kinds: tuple[str, ...] = ()) -> list[str]:
+    """All text that is trained on, for training a tokenizer. Raises UserError for sources that have none, or that are of none
+    of `kinds`, where any are named."""
     texts: list[str] = []
     for reference, _ in weighted(data):
         if records.parse(reference).kind == prepared.KIND:
             raise UserError(f"{reference}: tokens already; a tokenizer cannot be trained on them")
         opened = tokenise.Opened.of(reference, "train", held_out=data.held_out, broken=data.broken)
+        check_kind(kinds, opened.format.kind, reference, opened.format.describe())
         if opened.format.kind == "tokens":
             raise UserError(f"{reference}: token ids already; a tokenizer cannot be trained on them")
         texts += opened.texts()
@@ -235,11 +247,7 @@ def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: 
     """
     store, how = tokens.store, packed_how(data.packing, tokens, builder)
     builder.check(data.length)
-    if tokens.kind not in builder.kinds:
-        columns = "; choose its columns: KIND:NAME?format=text&text=COLUMN" if "text" in builder.kinds else ""
-        raise UserError(
-            f"{tokens.reference}: {tokens.description}: the objective learns from {', '.join(builder.kinds)}{columns}"
-        )
+    check_kind(builder.kinds, tokens.kind, tokens.reference, tokens.description)
     if store.trained is not None and not builder.partly:
         raise UserError(
             f"{tokens.reference}: {tokens.description}: it says which tokens to learn, and the objective learns whole texts; "
@@ -301,7 +309,10 @@ def training(
     for reference, weight in sources:
         weight_at(reference, weight, 0)  # well-formed, before anything takes time?
     found = surveyed(data)
-    parts = [tokenised(data, reference, "train", tokenizer, found[reference].train) for reference, _ in sources]
+    parts = [
+        tokenised(data, reference, "train", tokenizer, builder.kinds, found[reference].train)
+        for reference, _ in sources
+    ]
     if data.train_tokens:
         if len(parts) > 1:
             raise UserError("config.data.train_tokens is for a single source; a mixture's take the option ?examples=N")

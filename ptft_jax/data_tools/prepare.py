@@ -20,8 +20,10 @@ from typing import Any
 
 from absl import flags
 
+from ptft_jax.config_fields import natural, positive
+from ptft_jax.config_tree import TREE
 from ptft_jax.errors import UserError
-from ptft_jax.launch import launch
+from ptft_jax.launch import define_number, launch
 from ptft_jax.runs import places
 
 
@@ -32,13 +34,20 @@ def define() -> None:
     )
     flags.DEFINE_string("out", None, "The folder to make.")
     flags.DEFINE_list("split", ["train", "validation", "test"], "Which splits, joined by commas.")
-    flags.DEFINE_integer("shards", 1, "Shards a split, of as equal a number of examples as can be; at most one each.")
+    define_number(
+        "shards", 1, positive(1, ""), "Shards a split, of as equal a number of examples as can be; at most one each."
+    )
     flags.DEFINE_string("template", "", "Chat template by name; '' = the tokenizer's own.")
     flags.DEFINE_string("train_on", "assistant", "What is learned of conversations: assistant, last, all, or roles.")
-    flags.DEFINE_float("held_out", 0.1, "Share of the records for each of validation and test that a source lacks.")
+    define_number(
+        "held_out",
+        0.1,
+        TREE["data"]["held_out"],
+        "Share of the records for each of validation and test that a source lacks.",
+    )
     flags.DEFINE_enum("broken", "raise", ["raise", "skip"], "Records that cannot be read.")
     _define_filters()
-    flags.DEFINE_integer("workers", 0, "Processes; 0 = as many as processors (beam: those of its runner).", 0)
+    define_number("workers", 0, natural(0, ""), "Processes; 0 = as many as processors (beam: those of its runner).")
     flags.DEFINE_enum("engine", "processes", ["processes", "beam"], "Who does the work; the result is the same.")
     flags.DEFINE_string("beam_runner", "DirectRunner", "Beam's runner.")
     flags.DEFINE_multi_string("beam_option", [], "NAME=VALUE for Beam's pipeline; several may be given.")
@@ -47,20 +56,22 @@ def define() -> None:
 
 def _define_filters() -> None:
     for unit, of in (("tokens", "an example"), ("characters", "a record's text")):
-        flags.DEFINE_integer(f"min_{unit}", 0, f"Fewest {unit} of {of}.", lower_bound=0)
-        flags.DEFINE_integer(f"max_{unit}", 0, f"Most {unit} of {of}; 0 = no limit.", lower_bound=0)
+        define_number(f"min_{unit}", 0, natural(0, ""), f"Fewest {unit} of {of}.")
+        define_number(f"max_{unit}", 0, natural(0, ""), f"Most {unit} of {of}; 0 = no limit.")
     flags.DEFINE_enum("quality", "none", ["none", "basic"], "Rules that hold in every language.")
     flags.DEFINE_string("quality_rules", "", "Other limits, RULE=NUMBER or RULE=off, joined by commas.")
     flags.DEFINE_enum("deduplicate", "none", ["none", "exact", "near"], "Which repeats, and leaks, are lost.")
-    flags.DEFINE_float("near_threshold", 0.8, "Jaccard similarity of near-duplicates.")
-    flags.DEFINE_integer("near_words", 5, "Words of the n-grams that are compared.")
-    flags.DEFINE_integer("near_bands", 20, "MinHash: bands, one of which two records must share to be compared.")
-    flags.DEFINE_integer("near_rows", 6, "MinHash: hash functions a band.")
+    define_number("near_threshold", 0.8, natural(0.8, ""), "Jaccard similarity of near-duplicates.")
+    define_number("near_words", 5, natural(5, ""), "Words of the n-grams that are compared.")
+    define_number(
+        "near_bands", 20, natural(20, ""), "MinHash: bands, one of which two records must share to be compared."
+    )
+    define_number("near_rows", 6, natural(6, ""), "MinHash: hash functions a band.")
     flags.DEFINE_multi_string(
         "exclude_overlap_with", [], "A source that models are evaluated on; several may be given."
     )
     flags.DEFINE_enum("overlap_split", "all", ["all", "train", "validation", "test"], "Which part of those sources.")
-    flags.DEFINE_integer("overlap_words", 13, "Words in a run that must not be shared.")
+    define_number("overlap_words", 13, natural(13, ""), "Words in a run that must not be shared.")
     flags.DEFINE_enum("overlap", "drop", ["drop", "list"], "Records that overlap: lost, or kept and listed.")
 
 

@@ -10,17 +10,18 @@ import json
 
 from absl import flags
 
+from ptft_jax.config_fields import natural
 from ptft_jax.data_tools import selected
 from ptft_jax.errors import UserError
-from ptft_jax.launch import launch
+from ptft_jax.launch import define_number, launch
 from ptft_jax.runs import places
 
 
 def define() -> None:
     selected.define()
     flags.DEFINE_enum("split", "train", ["train", "validation", "test"], "Which part of the data.")
-    flags.DEFINE_integer("step", 0, "Which batch of training.", lower_bound=0)
-    flags.DEFINE_integer("rows", 4, "Rows of the batch; 0 = all.", lower_bound=0)
+    define_number("step", 0, natural(0, ""), "Which batch of training.")
+    define_number("rows", 4, natural(0, ""), "Rows of the batch; 0 = all.")
     flags.DEFINE_enum(
         "as",
         "auto",

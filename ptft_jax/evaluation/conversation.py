@@ -9,6 +9,7 @@ from ptft_jax.data import chat
 from ptft_jax.data.chat_templates import STOPS
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import continue_ids
+from ptft_jax.model import decode
 from ptft_jax.seeds import Use, mixed
 
 
@@ -40,6 +41,7 @@ class Conversation:
         Raises:
           UserError: the tokenizer has no such template.
         """
+        decode.check_writes(loaded.model)
         self._loaded, self._most = loaded, max_new_tokens
         self._template = chat.template(loaded.tokenizer, template, field)
         self._seed, self._stop = options.pop("seed", 0), list(options.pop("stop", ()))

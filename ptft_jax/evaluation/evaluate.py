@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from ptft_jax.data.rows import Rows
-from ptft_jax.objectives.base import means
+from ptft_jax.objectives.base import Objective, means
 from ptft_jax.parallel import processes
 from ptft_jax.parallel.compile import to_host
+from ptft_jax.training.selection import RAW
+
+BITS = "bits_per_byte"
 
 
 class EvalSet:
@@ -28,12 +31,8 @@ class EvalSet:
         """
         self.name = name
         self._batches = [program.place(batch) for batch in batches]
-        self._measures = {"": program.evaluate} | ({"raw_": program.evaluate_raw} if raw else {})
-        # Bits per byte compare models whose tokens differ; the end-of-text token stands for no byte.
-        spanned = 0.0
-        if byte_lengths_V is not None:
-            spanned = float(sum((byte_lengths_V[b["targets"]] * b["weights"]).sum() for b in batches))
-        mine = (spanned, float(sum(b["weights"].sum() for b in batches)))
+        self._measures = {"": program.evaluate} | ({RAW: program.evaluate_raw} if raw else {})
+        mine = (_spanned(batches, byte_lengths_V), float(sum(b["weights"].sum() for b in batches)))
         self._bytes, self.tokens = map(sum, zip(*processes.gather(mine)))
 
     def run(self, state: Any, check: Callable[[], None] = lambda: None) -> dict[str, float]:
@@ -57,5 +56,25 @@ class EvalSet:
         host = {name: tuple(map(sum, zip(*(part[name] for part in parts)))) for name in parts[0]}
         values = {k: float(v) for k, v in means(host).items()}
         if "nll" in host and self._bytes:
-            values["bits_per_byte"] = host["nll"][0] / math.log(2) / self._bytes
+            values[BITS] = host["nll"][0] / math.log(2) / self._bytes
         return values
+
+
+def names(
+    sets: Mapping[str, list[Rows]], objective: Objective, byte_lengths_V: np.ndarray | None, raw: Collection[str]
+) -> list[str]:
+    """The names of all that `EvalSet.run` gives of these sets, of those in `raw` of the parameters themselves too, known before
+    anything is computed."""
+    found = []
+    for name, batches in sets.items():
+        spanned = any(processes.gather(_spanned(batches, byte_lengths_V) > 0))
+        metrics = (*objective.metrics, *((BITS,) if spanned else ()))
+        found += [f"{name}/{prefix}{metric}" for prefix in ("", RAW)[: 1 + (name in raw)] for metric in metrics]
+    return found
+
+
+def _spanned(batches: list[Rows], byte_lengths_V: np.ndarray | None) -> float:
+    """The bytes that targets stand for: bits per byte compare models whose tokens differ. The end-of-text token has none."""
+    if byte_lengths_V is None:
+        return 0.0
+    return float(sum((byte_lengths_V[b["targets"]] * b["weights"]).sum() for b in batches))

@@ -38,6 +38,7 @@ def continue_texts(
     `gaps` (see `continue_ids`), those that a prompt spells are their tokens. The other options are those of `continue_ids`,
     and so are the errors.
     """
+    decode.check_writes(model)
     ids = prompt_ids(tokenizer, prompts, gaps)
     rows = continue_ids(model, params, tokenizer, ids, gaps=gaps, **options)
     return [row._replace(prompt=prompt) for prompt, row in zip(prompts, rows)]

@@ -8,9 +8,9 @@ from typing import Any
 from ptft_jax import config as configs
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.interop import decoders, encoders, gemmas, gpts
-from ptft_jax.interop.fields import Fields, check
+from ptft_jax.interop.fields import Fields, check, check_sizes
 from ptft_jax.interop.names import Model
-from ptft_jax.model.spec import STRUCTURE, ModelSpec, hashable
+from ptft_jax.model.spec import STRUCTURE, ModelSpec, contradictions, hashable
 
 # In the order in which they are tried for a model of ours: the plainer first.
 FAMILIES = {
@@ -34,19 +34,27 @@ def get(name: str, where: str) -> Any:
     return FAMILIES[name]
 
 
-def read(config: Mapping[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
-    """The family and the model that a config.json describes.
+def read(
+    config: Mapping[str, Any], where: str, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """The family and the model that a config.json describes; `shapes`: of the tensors beside it, by name.
 
     Raises:
-      UserError: another family, a field that is missing, or a setting that has no counterpart here.
+      UserError: another family, a field that is missing, a setting that has no counterpart here, or sizes that contradict
+        each other or the tensors.
     """
     check(config, where)
+    if shapes is not None:
+        check_sizes(config, shapes, where)
     c = Fields(config, where)
     family = get(c.need("model_type"), where)
     if c.get("quantization_config", None):
         method = config["quantization_config"].get("quant_method", "some way")
         raise UserError(f"{where}: the weights are quantised by {method}; give the unquantised model, or a GGUF file")
-    return family, canonical(family.read(c))
+    model = family.read(c)
+    for name, value, expected in contradictions({**_DEFAULTS, **model}):
+        raise UserError(f"{where}: config.json: model.{name} would be {value!r}: expected {expected}")
+    return family, canonical(model)
 
 
 def canonical(model: Model) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from ptft_jax.config_fields import LARGEST, LEAST, MOST, shown
 from ptft_jax.errors import UserError, nearest
 
 # Their names of activations; the first of ours' names is what is written back.
@@ -27,6 +29,17 @@ _SIZES = {
     "image_size", "patch_size", "num_channels", "type_vocab_size", "sliding_window_pattern", "_sliding_window_pattern",
     "no_rope_layer_interval", "original_max_position_embeddings", "num_labels", "sliding_window",
 }  # fmt: skip
+# What of the sizes the tensors tell: at most as many of them, as the longest axis of one, or as the numbers of the largest one.
+_TENSORS = {"num_hidden_layers", "n_layer", "num_local_experts", "num_experts"}
+_AXES = {
+    "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size", "head_dim", "n_embd", "n_head", "n_inner",
+    "moe_intermediate_size", "patch_size", "num_channels", "num_labels",
+}  # fmt: skip
+_LARGEST = {"vocab_size", "type_vocab_size", "image_size"}
+_FLAGS = {
+    "tie_word_embeddings", "attention_bias", "mlp_bias", "qkv_bias", "use_sliding_window", "norm_topk_prob",
+    "use_parallel_residual", "is_decoder", "add_cross_attention", "truncate",
+}  # fmt: skip
 _NUMBERS = {
     "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rope_theta", "rope_local_base_freq", "rotary_emb_base",
     "rotary_pct", "partial_rotary_factor", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping",
@@ -43,29 +56,72 @@ _KINDS: dict[str, type] = {
 
 
 def check(values: Mapping[str, Any], where: str, prefix: str = "") -> None:
-    """Raises UserError that names a field of a config.json which is of another type than it has there, or not above 0."""
+    """Raises UserError that names a field of a config.json which is of another type than it has there, or out of range."""
     for name, value in values.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is None:
-            continue
-        if name in _SIZES and not (number and int(value) == value and value > 0):
-            expected = "a whole number above 0"
-        elif name in _NUMBERS and not (number and value > 0):
-            expected = "a number above 0"
-        elif name in _KINDS and not isinstance(value, _KINDS[name]):
-            expected = {str: "a text", list: "a list", dict: "a table"}[_KINDS[name]]
-        else:
-            if isinstance(value, Mapping) and name.startswith(("rope_", "full_", "sliding_")):
-                check(value, where, f"{prefix}{name}.")
-            continue
-        raise UserError(f"{where}: config.json: {prefix}{name} = {value!r}: expected {expected}")
+        expected = "" if value is None else _expected(name, value)
+        if expected:
+            raise UserError(f"{where}: config.json: {prefix}{name} = {shown(value)}: expected {expected}")
+        if isinstance(value, Mapping) and name.startswith(("rope_", "full_", "sliding_")):
+            check(value, where, f"{prefix}{name}.")
+
+
+def _expected(name: str, value: Any) -> str:
+    """What is expected in place of a value, "" where nothing else is."""
+    if name in _SIZES and not (_is_number(value) and value == int(value) and 0 < value <= MOST):
+        return f"a whole number above 0, at most {MOST}"
+    if name in _NUMBERS and not _is_number(value):
+        return "a number above 0"
+    if name in _FLAGS and not (isinstance(value, bool) or value in (0, 1)):
+        return "true or false"
+    if name == "max_window_layers" and not (isinstance(value, int) and value >= 0):
+        return "a whole number of 0 or more"
+    if name in _KINDS and not isinstance(value, _KINDS[name]):
+        return {str: "a text", list: "a list", dict: "a table"}[_KINDS[name]]
+    if name in ("layer_types", "architectures") and not all(isinstance(entry, str) for entry in value):
+        return "a list of texts"
+    if name in ("no_rope_layers", "mlp_only_layers") and not all(isinstance(entry, int) for entry in value):
+        return "a list of whole numbers"
+    if name in ("short_factor", "long_factor") and not all(map(_is_number, value)):
+        return "a list of numbers above 0"
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number above 0 that float32 can hold."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value) and LEAST <= value <= LARGEST
+
+
+def check_sizes(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Raises UserError for a size in a config.json that weights of these shapes cannot have, before anything of such a size is
+    built. What is left is small enough to be compared tensor by tensor."""
+    most = {
+        "there are only {} tensors": (_TENSORS, len(shapes)),
+        "no tensor has an axis longer than {}": (
+            _AXES,
+            max((max(shape, default=1) for shape in shapes.values()), default=0),
+        ),
+        "no tensor has more than {} numbers": (
+            _LARGEST,
+            max((math.prod(shape) for shape in shapes.values()), default=0),
+        ),
+    }
+    file = "metadata (by the names of config.json)" if where.startswith("gguf:") else "config.json"
+    for words, (names, limit) in most.items():
+        for name in sorted(names & set(values)):
+            if values[name] is not None and values[name] > limit:
+                raise UserError(
+                    f"{where}: {file}: {name} = {values[name]!r}, but {words.format(limit)}: it does not describe these weights"
+                )
 
 
 class Fields:
     """A config.json, read by name. `where` names it in messages."""
 
     def __init__(self, values: Mapping[str, Any], where: str):
-        self.values, self.where = values, where
+        # A whole number may be written as 64.0.
+        whole = {name: int(value) for name, value in values.items() if name in _SIZES and isinstance(value, float)}
+        self.values, self.where = {**values, **whole}, where
 
     def need(self, name: str) -> Any:
         """The value, which must be there. Raises UserError."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ptft_jax.config_fields import LARGEST
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.interop import gguf_tokenizer
 
@@ -37,6 +38,10 @@ SMOLLM3_PERIOD = 4
 GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
 
 
+# Keys that end so are measures; other numbers are sizes.
+_MEASURES = ("epsilon", "freq_base", "freq_base_swa", "factor", "scale", "softcapping", "beta_fast", "beta_slow")
+
+
 class Metadata:
     """The keys of one file. `get` is None where a key is absent; `need` raises UserError."""
 
@@ -52,9 +57,15 @@ class Metadata:
             value = value[0]
         if isinstance(value, str) != (key == "rope.scaling.type") and value is not None:
             raise UserError(f"{self.path}: {self.architecture}.{key} = {value!r} is of the wrong type")
-        if isinstance(value, float):
-            value = float(str(np.float32(value)))  # 1e-05 rather than 9.999999747378752e-06
-        return default if value is None else value
+        if value is None:
+            return default
+        if isinstance(value, float) and not abs(value) <= LARGEST:  # a NaN is not, either
+            raise UserError(f"{self.path}: {self.architecture}.{key} = {value!r}: expected a finite number")
+        if isinstance(value, float) and not key.endswith(_MEASURES):
+            if value != int(value):
+                raise UserError(f"{self.path}: {self.architecture}.{key} = {value!r}: expected a whole number")
+            return int(value)
+        return float(str(np.float32(value))) if isinstance(value, float) else value  # 1e-05, not 9.999999747378752e-06
 
     def need(self, key: str) -> Any:
         value = self.get(key)

@@ -39,7 +39,7 @@ class Pretrained:
 
     def __init__(self, archive: Archive, ignore: Sequence[str] = (), fresh: Sequence[str] = ()):
         self.archive, self.reference = archive, archive.reference
-        self.family, self.fields = families.read(archive.config, archive.reference)
+        self.family, self.fields = families.read(archive.config, archive.reference, archive.shapes())
         self._ignore, self._fresh = tuple(ignore), tuple(fresh)
 
     @property

@@ -11,11 +11,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ptft_jax import config_fields, seeds
 from ptft_jax.errors import UserError
 from ptft_jax.model.attention import causal_mask
 from ptft_jax.model.transformer import Transformer
 
 _CHUNK = 16  # tokens between looks of the host (stop texts); also what prompt lengths are rounded up to
+
+
+_SAMPLING = {
+    "temperature": config_fields.temperature(1.0, "0 takes the likeliest token"),
+    "top_k": config_fields.natural(0, "0 = all"),
+    "top_p": config_fields.mass(1.0, "mass of the likeliest tokens"),
+    "min_p": config_fields.share(0.0, "share of the likeliest token's probability", small=True),
+}
+_GENERATION = {
+    "seed": config_fields.seed(0, "of the sampling"),
+    "max_new_tokens": config_fields.positive(1, "tokens to add at most"),
+}
+
+
+def _check(name: str, field: config_fields.Field, value: Any) -> None:
+    _, wrong = field.read(value.item() if isinstance(value, np.generic) else value)
+    if wrong:
+        raise UserError(f"{name}{wrong}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +54,8 @@ class Sampling:
     min_p: float = 0.0
 
     def __post_init__(self):
-        for name, good in (
-            ("temperature", self.temperature >= 0),
-            ("top_k", self.top_k >= 0),
-            ("top_p", 0 < self.top_p <= 1),
-            ("min_p", 0 <= self.min_p < 1),
-        ):
-            if not good:
-                raise UserError(f"{name} = {getattr(self, name)!r} is out of range")
+        for name, field in _SAMPLING.items():
+            _check(name, field, getattr(self, name))
 
 
 class Generated(NamedTuple):
@@ -158,13 +171,15 @@ def generate(
       check: called every few tokens; may raise to end it.
 
     Raises:
-      UserError: an empty prompt, or one that with its continuation exceeds the model's `max_length`.
+      UserError: an empty prompt, or one that with its continuation exceeds the model's `max_length`; a number that is none.
     """
+    for name, value in (("seed", seed), ("max_new_tokens", max_new_tokens)):
+        _check(name, _GENERATION[name], value)
     check_room(model, prompts, max_new_tokens)
     tokens, pad_B = _laid_out(model, prompts)
     length = tokens.shape[1]
     slots = length + -(-max_new_tokens // _CHUNK) * _CHUNK
-    key = jax.random.key(seed)
+    key = seeds.key(seed)
     keys_B = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(len(prompts)))
     adapters_B = None if adapters is None else jnp.asarray(adapters, jnp.int32)
     logits, cache = _prefill(model, params, jnp.asarray(tokens), pad_B, adapters_B, slots, prefix)
@@ -183,12 +198,17 @@ def generate(
     return written.rows()
 
 
-def check_room(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    """Raises UserError where `generate` could not write so many tokens after these prompts."""
+def check_writes(model: Transformer) -> None:
+    """Raises UserError for a model that cannot write, whatever it reads."""
     if model.spec.head != "lm" or not model.spec.causal:
         raise UserError(
             "the model predicts no next token (it is bidirectional, or has a head for classes): it cannot write"
         )
+
+
+def check_room(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Raises UserError where `generate` could not write so many tokens after these prompts."""
+    check_writes(model)
     longest, most = max(map(len, prompts)), model.spec.max_length
     if not min(map(len, prompts)):
         raise UserError(f"prompt {[len(p) for p in prompts].index(0)} is empty: give at least one token")

@@ -9,6 +9,9 @@ from flax import nnx
 from ptft_jax.model.layers import ACTIVATIONS, Embedding, Linear, Norm, soft_cap
 from ptft_jax.model.spec import ModelSpec
 
+# Patterns of the leaves with a number (or a column) a class, last axis.
+PER_CLASS = ("head/(classes|distilled)/(kernel|bias)",)
+
 
 class MaskedHead(nnx.Module):
     """BERT's head: a dense layer, the MLP's activation, a norm, then scores with a bias a token (Devlin et al. 2018)."""

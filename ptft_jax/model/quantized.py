@@ -67,6 +67,9 @@ def quantize(kernel: jax.Array, how: Quantization) -> dict[str, jax.Array]:
         `dynamic_map`, and:
       scales_absmax: float32 [..., ceil(out * blocks / 256)], the largest of 256 scales' distances from their mean.
       scales_offset: float32 [...], that mean.
+
+    Every finite kernel gives finite leaves. Magnitudes below 2^-126 (subnormal numbers) count as 0, as they do in compiled
+    programs. Kernels that are not finite have no such leaves: who reads them refuses them (`ptft_jax.params.finite`).
     """
     if kernel.ndim > 2:
         return jax.vmap(functools.partial(quantize, how=how))(kernel)
@@ -77,9 +80,9 @@ def quantize(kernel: jax.Array, how: Quantization) -> dict[str, jax.Array]:
     scales = jnp.max(padded.reshape(blocks, how.block, size_out), axis=1).T
     each = jnp.maximum(_spread(scales, size, how), jnp.finfo(jnp.float32).tiny)
     if how.format == "int8":
-        codes = jnp.round(w * (127 / each)).astype(jnp.int8)
+        codes = jnp.round(_amid(lambda w, each: w * 127 / each, w, each)).astype(jnp.int8)
     else:
-        unit = w / each
+        unit = _amid(jnp.divide, w, each)
         # Fifteen comparisons with the middles between neighbours; a tie goes to the lower.
         four_bits = sum((unit > middle).astype(jnp.uint8) for middle in _middles(np.asarray(NF4, np.float32)))
         codes = four_bits[0::2] << 4 | four_bits[1::2]
@@ -96,8 +99,20 @@ def dequantize(leaves: Mapping[str, jax.Array], how: Quantization, dtype: Any) -
     else:
         pairs = jnp.stack([codes >> 4, codes & 15], axis=1)
         unit = jnp.asarray(NF4, jnp.float32)[pairs.reshape(-1, codes.shape[1])]
-    scales = _dequantize_scales(leaves) if how.double else leaves["scales"]
+    scales = _dequantize_scales(leaves, dtype) if how.double else leaves["scales"]
     return (unit * _spread(scales, unit.shape[0], how)).astype(dtype)
+
+
+def _factor(size: jax.Array) -> jax.Array:
+    """The power of two that brings sizes near the ends of float32's range to where sums and inverses are numbers; else 1."""
+    return jnp.where(size > 2.0**64, 2.0**-64, jnp.where(size < 2.0**-64, 2.0**64, 1.0))
+
+
+def _amid(ratio: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, size: jax.Array) -> jax.Array:
+    """ratio(x, size), a quotient; near the ends of float32's range of both times a power of two, which rounds nothing."""
+    factor = _factor(size)
+    # Two expressions: the first compiles to what it was when there was no other.
+    return jnp.where(factor == 1, ratio(x, size), ratio(x * factor, size * factor))
 
 
 def _spread(scales: jax.Array, size: int, how: Quantization) -> jax.Array:
@@ -111,10 +126,11 @@ def _middles(values: np.ndarray) -> np.ndarray:
 
 def _quantize_scales(scales: jax.Array) -> dict[str, jax.Array]:
     flat = scales.reshape(-1)
-    offset = _mean(flat)
+    factor = _factor(jnp.max(flat))
+    offset = _mean(flat * factor) / factor
     rows = jnp.pad(flat - offset, (0, -flat.size % SCALES_BLOCK)).reshape(-1, SCALES_BLOCK)
     absmax = jnp.max(jnp.abs(rows), axis=1)
-    unit = rows / jnp.maximum(absmax, jnp.finfo(jnp.float32).tiny)[:, None]
+    unit = _amid(jnp.divide, rows, jnp.maximum(absmax, jnp.finfo(jnp.float32).tiny)[:, None])
     codes = jnp.searchsorted(jnp.asarray(_middles(dynamic_map())), unit).astype(jnp.uint8)
     return {
         "scales": codes.reshape(-1)[: flat.size].reshape(scales.shape),
@@ -123,10 +139,12 @@ def _quantize_scales(scales: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def _dequantize_scales(leaves: Mapping[str, jax.Array]) -> jax.Array:
+def _dequantize_scales(leaves: Mapping[str, jax.Array], dtype: Any) -> jax.Array:
     codes = leaves["scales"]
     absmax = jnp.repeat(leaves["scales_absmax"], SCALES_BLOCK)[: codes.size].reshape(codes.shape)
-    return jnp.asarray(dynamic_map())[codes] * absmax + leaves["scales_offset"]
+    scales = jnp.asarray(dynamic_map())[codes] * absmax + leaves["scales_offset"]
+    # Rounded upwards, the largest could leave the range of what they scale.
+    return jnp.minimum(scales, float(jnp.finfo(dtype).max))
 
 
 def _mean(x: jax.Array) -> jax.Array:

@@ -189,10 +189,13 @@ def contradictions(m: dict[str, Any]) -> list[tuple[str, Any, str]]:
         good = needs is None or set(scaling) == {"kind", *needs}
         rows.append((good, "rope_scaling", f"for {scaling.get('kind')!r} exactly {', '.join(needs or ())}"))
         numbers = [v for k, v in scaling.items() if k not in ("kind", "truncate", "short_factor", "long_factor")]
-        numbers += [x for k in ("short_factor", "long_factor") for x in scaling.get(k, ())]
+        each = {k: scaling[k] for k in ("short_factor", "long_factor") if k in scaling}
+        listed = all(isinstance(value, (list, tuple)) for value in each.values())
+        rows.append((listed, "rope_scaling", "lists of short and long factors"))
+        numbers += [x for values in each.values() if listed for x in values]
         rows.append((all(_above_0(x) for x in numbers), "rope_scaling", "numbers above 0"))
         half = int(head * m["rope_fraction"]) // 2
-        sizes = {len(scaling[k]) for k in ("short_factor", "long_factor") if k in scaling}
+        sizes = {len(values) for values in each.values() if listed}
         rows.append((sizes <= {half}, "rope_scaling", f"{half} factors, half of what rotates of a head"))
     return [(field, m[field], expected) for good, field, expected in rows if not good]
 

@@ -28,7 +28,9 @@ class Loss(NamedTuple):
 
 class Objective(Protocol):
     """Turns (model, parameters, batch, dropout keys) into a loss: `loss` of what `hidden` gives (`routed`: and how experts were
-    used for it). Pure, and hashable as a static argument."""
+    used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics."""
+
+    metrics: tuple[str, ...]
 
     def __call__(self, model: Any, params: Any, batch: Batch, keys_B: jax.Array | None) -> Loss: ...
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ptft_jax.objectives.base import Batch, Loss, Measure, Rows, Scored
-from ptft_jax.objectives.token_loss import as_loss, counted, cross_entropy, weighted_sum
+from ptft_jax.objectives.token_loss import as_loss, counted, cross_entropy, metric_names, weighted_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +21,11 @@ class Classification(Rows):
 
     chained: ClassVar[bool] = False
     reads_prompt: ClassVar[bool] = False
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the loss' metrics."""
+        return metric_names(self.z_loss)
 
     def __call__(self, model, params, batch: Batch, keys_B: jax.Array | None = None) -> Loss:
         """Batch: tokens int [B, T]; targets int [B], the classes; weights float [B]; optional positions and segments

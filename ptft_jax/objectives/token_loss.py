@@ -34,6 +34,11 @@ class TokenLoss(Rows):
     chained: ClassVar[bool] = False
     reads_prompt: ClassVar[bool] = False
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the loss' metrics."""
+        return metric_names(self.z_loss)
+
     def __call__(self, model, params, batch: Batch, keys_B: jax.Array | None = None) -> Loss:
         """Batch: tokens, targets int [B, T]; weights float [B, T]; optional positions and segments int [B, T], prefix
         bool [B, T]."""
@@ -114,7 +119,10 @@ def weighted_sum(values: jax.Array, weights: jax.Array) -> jax.Array:
 def as_loss(sums: tuple[jax.Array, ...], weight: jax.Array, z_loss: float) -> Loss:
     """The sums of `cross_entropy` with the weight they will be divided by, named."""
     total, nll, penalty, correct = sums
-    metrics = {"loss": (total, weight), "nll": (nll, weight), "accuracy": (correct, weight)}
-    if z_loss:
-        metrics["z_loss"] = (penalty, weight)
-    return Loss(total, weight, metrics)
+    values = {"loss": total, "nll": nll, "accuracy": correct, "z_loss": penalty}
+    return Loss(total, weight, {name: (values[name], weight) for name in metric_names(z_loss)})
+
+
+def metric_names(z_loss: float) -> tuple[str, ...]:
+    """What `as_loss` names."""
+    return ("loss", "nll", "accuracy", *(("z_loss",) if z_loss else ()))

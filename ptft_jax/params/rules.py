@@ -51,7 +51,8 @@ def layers_of(path: str, shape: Sequence[int]) -> int | None:
     return shape[0] if path.startswith(STACK + "/") else None
 
 
-def _compile(pattern: str, field: str) -> tuple[re.Pattern, slice]:
+def compiled(pattern: str, field: str) -> tuple[re.Pattern, slice]:
+    """A rule's pattern as a regular expression, and the layers it addresses. Raises UserError where it is none."""
     layers = slice(None)
     found = _SLICE.match(pattern)
     if found:
@@ -68,7 +69,7 @@ def regex(pattern: str, field: str) -> re.Pattern:
     """The compiled pattern. Raises UserError that names `field` where it is no regular expression."""
     try:
         return re.compile(pattern)
-    except re.error as e:
+    except (re.error, RecursionError, OverflowError) as e:
         raise UserError(f"{field}: {pattern!r} is not a regular expression: {e}") from e
 
 
@@ -80,8 +81,8 @@ def matches(patterns: Sequence[str], path: str) -> bool:
 def refuse_idle(patterns: Sequence[str], names: Mapping[str, Any], field: str, what: str) -> None:
     """Raises UserError for a pattern that is no regular expression, or that matches none of the names."""
     for pattern in patterns:
-        compiled = regex(pattern, field)
-        if not any(compiled.fullmatch(name) for name in names):
+        expression = regex(pattern, field)
+        if not any(expression.fullmatch(name) for name in names):
             raise UserError(f"{field}: {pattern!r} matches no {what}:{listed(names, 40)}")
 
 
@@ -107,10 +108,10 @@ def assign(
     values = {path: [_UNSET] * (layers_of(path, shape) or 1) for path, shape in shapes.items()}
     depth = next((found for p, shape in shapes.items() if (found := layers_of(p, shape))), None)
     for number, (pattern, value) in enumerate(rules, 1):
-        compiled, layers = _compile(pattern, field)
+        expression, layers = compiled(pattern, field)
         matched = applied = hidden = False
         for path, row in values.items():
-            if not compiled.fullmatch(path):
+            if not expression.fullmatch(path):
                 continue
             if layers != slice(None) and layers_of(path, shapes[path]) is None:
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax import config as configs
+from ptft_jax import identity
 from ptft_jax.config_tree import HOW
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.lineage import parted, place
@@ -54,6 +56,11 @@ class Finished:
     def reference(self) -> str:
         """WORKDIR or WORKDIR#ADAPTER."""
         return f"{self.workdir}#{self.adapter}" if self.adapter else str(self.workdir)
+
+    @functools.cached_property
+    def identity(self) -> identity.Identity:
+        """What its losses are of: tokenizer, chat template, names of classes."""
+        return identity.of_folder(self.workdir, self.config, self.reference)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,6 +239,7 @@ def _check_like(run: Finished, first: Finished) -> None:
         raise UserError(
             f"{first.reference} and {run.reference} measured something else, and cannot be compared:{listed(differ)}"
         )
+    identity.check_measured_alike(first.identity, run.identity)
 
 
 def _set(runs: Sequence[Finished], name: str) -> str:

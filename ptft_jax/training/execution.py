@@ -140,8 +140,11 @@ class Execution:
 
     def _record(self, print_: str) -> None:
         """What is known before the first step. config.json comes last: it marks the folder as a run's."""
-        run = self.run
-        for name, data in run.tokenizer.files().items():
+        run, files = self.run, self.run.tokenizer.files()
+        if (run.workdir / "config.json").is_file():  # of a run that never began
+            for left in tok.stored(run.workdir) - set(files):
+                (run.workdir / left).unlink()
+        for name, data in files.items():
             write_bytes(run.workdir / name, data)
         write_json(run.workdir / "lineage.json", self._lineage(print_))
         write_json(run.workdir / "environment.json", {"run_id": uuid.uuid4().hex, **environment.describe()})
@@ -226,9 +229,8 @@ class Execution:
 
     def _eval_sets(self, batches: dict[str, list]) -> list[EvalSet]:
         lengths = tok.byte_lengths(self.run.tokenizer) if self.run.objective.chained else None
-        averaged = bool(self.run.config.training.ema_decay)
         return [
-            EvalSet(name, rows, self.run.program, lengths, raw=averaged and name == "validation")
+            EvalSet(name, rows, self.run.program, lengths, raw=name in self.run.measured_raw)
             for name, rows in batches.items()
         ]
 

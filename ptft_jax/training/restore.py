@@ -24,6 +24,7 @@ from ptft_jax.model.spec import HEAD, STRUCTURE
 from ptft_jax.params import fingerprint
 from ptft_jax.params.partition import join, overlay
 from ptft_jax.params.rules import flatten, matches, unflatten
+from ptft_jax.reporting.metrics import METRICS, read
 from ptft_jax.runs import checkpoint, references
 
 # How a leaf (path of a stored leaf, shape) is laid out over devices.
@@ -252,6 +253,14 @@ def recorded(reference: str, workdir: pathlib.Path) -> str:
     place, adapter = parted(reference)
     name, _ = checkpoint.parted(place)
     return f"{name}@{chain[0]['step']}" + (f"#{adapter}" if adapter else "")
+
+
+def begun(workdir: pathlib.Path) -> bool:
+    """Whether there is anything of a run in `workdir` but what is recorded before its first step, so that another config would
+    be another run: a checkpoint, if only a damaged one, a row of a later step, or a summary."""
+    if checkpoint.steps_of(workdir) or (workdir / checkpoint.DAMAGED).is_dir() or (workdir / "summary.json").is_file():
+        return True
+    return any(row["step"] for row in read(workdir / METRICS))
 
 
 def read_config(workdir: pathlib.Path) -> configs.Section:

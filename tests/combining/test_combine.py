@@ -16,6 +16,7 @@ from ptft_jax import loading
 from ptft_jax.adapters.lora import A, B
 from ptft_jax.combining import arithmetic, lowrank, measuring, models
 from ptft_jax.combining.combine import ADAPTERS, METHODS, combine
+from ptft_jax.data import cache
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import Measurement, evaluate
@@ -47,14 +48,14 @@ def derived(folder, name, of, *, noise=0.0, ema=False, shapes=None, config=None,
     params = {p: a + noise * rng.normal(size=a.shape).astype(np.float32) for p, a in params.items()}
     averaged = unflatten({p: a * 0.5 for p, a in params.items()}) if ema else {}
     state = dataclasses.replace(states.create({}, {}, optax.identity(), jax.random.key(0), ema=False), ema=averaged)
-    checkpoints = checkpoint.Checkpoints(here, keep_latest=1, keep_best=1, mode="min")
-    checkpoints.save(state, unflatten(params), {**old, **(meta or {})}, None)
-    checkpoints.close()
     values = json.loads((there / "config.json").read_text())
     for path, value in (config or {}).items():
         *parents, last = path.split(".")
         functools.reduce(dict.__getitem__, parents, values)[last] = value
     (here / "config.json").write_text(json.dumps(values))
+    checkpoints = checkpoint.Checkpoints(here, keep_latest=1, keep_best=1, mode="min")
+    checkpoints.save(state, unflatten(params), {**old, "config": values, **(meta or {})}, None)
+    checkpoints.close()
     if lineage:
         chain = json.loads((there / "lineage.json").read_text())
         (here / "lineage.json").write_text(json.dumps([{**chain[0], **lineage}]))
@@ -361,8 +362,9 @@ def others(text_file, runs):
     derived(folder, "prompt", "lora", config={"tune.method": "prompt"})
     derived(folder, "unfinished", "two")
     (folder / "unfinished/summary.json").unlink()
-    derived(folder, "relabelled", "two")
-    for name, data in tok.train_bpe([(folder / "upper.txt").read_text()], 300).files().items():
+    files = tok.train_bpe([(folder / "upper.txt").read_text()], 300).files()
+    derived(folder, "relabelled", "two", meta={"tokenizer": {name: cache.digest(data) for name, data in files.items()}})
+    for name, data in files.items():
         (folder / "relabelled" / name).write_bytes(data)
     return runs
 

@@ -12,7 +12,8 @@ from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.interop import pretrained
 from ptft_jax.model import presets
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import checkpoint, restore
+from ptft_jax.runs import checkpoint
+from ptft_jax.training import restore
 from tests.helpers import quiet_train, stop_at, tiny_config
 from tests.processes import ptft
 

@@ -16,7 +16,7 @@ class Builder(abc.ABC):
     """Builds pieces. Subclasses are frozen dataclasses: hashable, cheap to pickle, without arrays of their own.
 
     Attributes:
-      kinds: what it learns from, of `ptft_jax.data.formats.Format.kind`.
+      kinds: what its objective learns from (`ptft_jax.pairing.NEEDS`).
       overlap: how many ids a piece shares with the one that continues it, so that every id is learned once.
       random: whether `piece` draws random numbers. Pieces are then new each time they are built.
       looks_ahead: whether a position attends to all that come after it in the row, so that padding and other pieces have to
@@ -27,7 +27,7 @@ class Builder(abc.ABC):
       aligned: whether a target stands at the position of the token it replaces; else one before it.
     """
 
-    kinds: ClassVar[tuple[str, ...]] = ("text", "answers", "tokens")
+    kinds: ClassVar[tuple[str, ...]]
     overlap: ClassVar[int] = 0
     random: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False

@@ -12,6 +12,7 @@ from ptft_jax.data.builders import words
 from ptft_jax.data.builders.base import Builder, Piece
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.errors import UserError, listed
+from ptft_jax.pairing import NEEDS
 
 MASKS = ("[MASK]", "<mask>", "<|mask|>")
 
@@ -44,6 +45,7 @@ class Masked(Builder):
     random_share: float = 0.1
     whole_words: bool = False
 
+    kinds: ClassVar[tuple[str, ...]] = NEEDS["masked_lm"].kinds
     random: ClassVar[bool] = True
     looks_ahead: ClassVar[bool] = True
     aligned: ClassVar[bool] = True

@@ -14,6 +14,7 @@ from ptft_jax.data.builders.base import Builder, Piece
 from ptft_jax.data.builders.prefix import with_prefix
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.errors import UserError
+from ptft_jax.pairing import NEEDS
 
 SENTINEL = "<extra_id_{}>"
 
@@ -44,7 +45,7 @@ class SpanCorruption(Builder):
     mean_span: float = 3.0
     control: tuple[int, ...] = dataclasses.field(default=(), repr=False, compare=False)
 
-    kinds: ClassVar[tuple[str, ...]] = ("text", "tokens")
+    kinds: ClassVar[tuple[str, ...]] = NEEDS["span_corruption"].kinds
     partly: ClassVar[bool] = False
     random: ClassVar[bool] = True
 

@@ -34,6 +34,7 @@ __all__ = [
     "fingerprint",
     "from_file",
     "from_files",
+    "stored",
     "train_bpe",
     "with_tokens",
 ]
@@ -103,6 +104,12 @@ def from_file(path: pathlib.Path) -> Tokenizer:
         raise UserError(f"{path}: no such tokenizer file")
     files |= {name: (folder / name).read_bytes() for name in settings.FILES if (folder / name).is_file()}
     return from_files(files, str(path))
+
+
+def stored(folder: pathlib.Path) -> set[str]:
+    """The names of a tokenizer's files that there are in a run's workdir."""
+    names = {FILE, *sentencepiece_model.FILES, *settings.FILES} - {"config.json"}
+    return {path.name for path in folder.iterdir() if path.name in names or path.suffix == tiktoken_ranks.SUFFIX}
 
 
 def with_tokens(tokenizer: Tokenizer, new_tokens: Sequence[str], *, special: bool = True) -> Tokenizer:

@@ -1,0 +1,148 @@
+"""Which objective goes with which model and which data: every pairing, by a table made by hand."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from ptft_jax import run as runs
+from ptft_jax.errors import UserError
+from ptft_jax.evaluation.conversation import Conversation
+from ptft_jax.evaluation.samples import continue_texts
+from ptft_jax.loading import Loaded
+from ptft_jax.model.decode import Sampling
+from ptft_jax.model.spec import ModelSpec
+from ptft_jax.model.transformer import Transformer
+from ptft_jax.pairing import NEEDS
+from ptft_jax.reporting.progress import Reporter
+from tests.helpers import tiny_config
+
+MODELS = {
+    "causal": {},
+    "bidirectional": dict(causal=False),
+    "masked": dict(causal=False, head="masked_lm"),
+    "classifier": dict(causal=False, head="classes", classes=3),
+    "causal classifier": dict(head="classes", classes=3),
+    "images": dict(causal=False, head="classes", classes=3, image_size=4, patch_size=2, max_length=5),
+}
+KINDS = ("text", "answers", "tokens", "classification", "preference")
+# objective -> (the models, the kinds of data) that it goes with; nothing else does.
+GOES = {
+    "causal_lm": (("causal",), ("text", "answers", "tokens")),
+    "prefix_lm": (("causal",), ("text", "answers", "tokens")),
+    "masked_lm": (("bidirectional", "masked"), ("text", "answers", "tokens")),
+    "span_corruption": (("causal",), ("text", "tokens")),
+    "classification": (("classifier",), ("classification",)),
+}
+ROWS = {
+    "text": lambda i: {"text": f"the cat {i} sat on the mat"},
+    "answers": lambda i: {"prompt": f"what {i}?", "completion": f"that {i}."},
+    "tokens": lambda i: {"input_ids": [97 + i % 20] * 12},
+    "classification": lambda i: {"text": f"the cat {i}", "label": "abc"[i % 3]},
+    "preference": lambda i: {"prompt": f"{i}?", "chosen": "yes, it is", "rejected": "no"},
+}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kinds")
+    for kind, row in ROWS.items():
+        (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row(i)) + "\n" for i in range(120)))
+    return folder
+
+
+def config_of(sources, objective, model, kind):
+    config = tiny_config(sources, model__layers=1, training__steps=2, objective__name=objective)
+    config.data.source = f"jsonl:{sources}/{kind}.jsonl"
+    config.tokenizer.add = ("[MASK]", *(f"<extra_id_{i}>" for i in range(4)))
+    config.model.update(MODELS[model])
+    config.data.length = min(32, config.model.max_length)
+    return config
+
+
+def assemble(config, tmp_path):
+    return runs.Run(config, tmp_path / "run", Reporter(quiet=True))
+
+
+@pytest.mark.parametrize("objective", GOES)
+def test_models_and_data_that_do_not_go_with_an_objective(objective, sources, tmp_path, monkeypatch):
+    """One message that names the fields; no tokenizer is made, nothing is tokenised, nothing written."""
+    monkeypatch.setattr("ptft_jax.data.tokenise.tokenised", lambda *_, **__: pytest.fail("tokenised"))
+    models, kinds = GOES[objective]
+    for model, kind in itertools.product(MODELS, KINDS):
+        if model in models and kind in kinds:
+            continue
+        with pytest.raises(UserError) as caught:
+            assemble(config_of(sources, objective, model, kind), tmp_path)
+        message = str(caught.value)
+        if model not in models:
+            assert message.startswith(f"config.objective.name = {objective!r}: "), message
+            field = {"images": "model.image_size", "causal": "model.", "causal classifier": "model."}.get(
+                model, "model."
+            )
+            assert field in message or "objective.name='masked_lm'" in message
+        else:
+            assert f"{kind}.jsonl" in message and f"not from {kind}" in message and "config.objective.name" in message
+        assert "\n" not in message and not (tmp_path / "run").exists()
+
+
+TOGETHER = [(o, m, k) for o, (models, kinds) in GOES.items() for m in models for k in kinds]
+PLAIN = [
+    ("causal_lm", "causal", "answers"),
+    ("masked_lm", "masked", "text"),
+    ("classification", "classifier", "classification"),
+]
+
+
+@pytest.mark.parametrize(
+    "objective,model,kind", [pytest.param(*t, marks=() if t in PLAIN else pytest.mark.heavy) for t in TOGETHER]
+)
+def test_what_goes_together_is_assembled(objective, model, kind, sources, tmp_path):
+    assert assemble(config_of(sources, objective, model, kind), tmp_path).objective is not None
+
+
+def test_the_table_is_whole():
+    assert set(NEEDS) == set(GOES) and {k: v.kinds for k, v in NEEDS.items()} == {
+        k: kinds for k, (_, kinds) in GOES.items()
+    }
+
+
+def test_a_mixture_of_kinds_names_the_source_that_does_not_fit(sources, tmp_path):
+    config = config_of(sources, "causal_lm", "causal", "text")
+    config.data.mixture = ((f"jsonl:{sources}/text.jsonl", 1.0), (f"jsonl:{sources}/preference.jsonl", 1.0))
+    with pytest.raises(UserError, match="preference.jsonl: .*not from preference .no config.objective.name does."):
+        assemble(config, tmp_path)
+
+
+def test_prompts_of_a_model_that_does_not_write(sources, tmp_path):
+    config = config_of(sources, "classification", "classifier", "classification")
+    config.samples.prompts = ("a",)
+    with pytest.raises(
+        UserError, match="config.samples.prompts: a model of objective.name='classification' names classes"
+    ):
+        assemble(config, tmp_path)
+
+
+def test_images_as_data_are_refused(sources, tmp_path):
+    """There is no source of images: columns that hold them are no format."""
+    rows = [{"image": np.full((4, 4, 3), i).tolist(), "label": i % 3} for i in range(30)]
+    (tmp_path / "images.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for objective, model in (("causal_lm", "causal"), ("classification", "classifier")):
+        config = config_of(sources, objective, model, "text")
+        config.data.source = f"jsonl:{tmp_path}/images.jsonl"
+        with pytest.raises(
+            UserError, match="images.jsonl, line 1: no format has the columns of this record:\n  image: list of list"
+        ):
+            assemble(config, tmp_path)
+
+
+def test_models_that_cannot_write_say_so():
+    spec = ModelSpec(
+        vocab_size=8, max_length=5, layers=1, width=8, heads=1, causal=False, head="classes", image_size=4, patch_size=2
+    )
+    model = Transformer(spec)
+    with pytest.raises(UserError, match="predicts no next token"):
+        continue_texts(model, {}, None, ["a"], max_new_tokens=1, sampling=Sampling())
+    with pytest.raises(UserError, match="predicts no next token"):
+        Conversation(Loaded(None, model, {}, None), max_new_tokens=1)
