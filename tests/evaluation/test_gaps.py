@@ -1,5 +1,7 @@
 """What a model trained by span corruption answers: gaps are read in prompts and shown in answers."""
 
+import types
+
 import pytest
 
 from ptft_jax.data import tokenizers as tok
@@ -8,6 +10,9 @@ from ptft_jax.evaluation import samples
 from ptft_jax.model.decode import Generated
 from tests.data import kinds
 
+WRITER = types.SimpleNamespace(
+    spec=types.SimpleNamespace(head="lm", causal=True)
+)  # all that is asked of the model here
 TOKENS = ["<extra_id_0>", "<extra_id_1>"]
 
 
@@ -32,7 +37,7 @@ def test_gaps_are_read_and_shown(kind, monkeypatch):
     options = dict(max_new_tokens=9, sampling=None, prefix=True, gaps=gaps)
     text = "the <extra_id_0> on the <extra_id_1> and"
     [row] = samples.continue_texts(
-        None, None, tokenizer, [text], on_text=lambda _, text: streamed.append(text), **options
+        WRITER, None, tokenizer, [text], on_text=lambda _, text: streamed.append(text), **options
     )
     [[ids], prefix] = given[0]
     assert prefix and [i for i in ids if i in gaps] == [first, second] and ids[-1] not in gaps
@@ -44,5 +49,5 @@ def test_without_gaps_prompts_are_plain_text(monkeypatch):
     tokenizer = tok.with_tokens(tok.ByteTokenizer(), TOKENS)
     given = []
     monkeypatch.setattr(samples.decode, "generate", lambda m, p, prompts, **o: given.append(prompts) or [])
-    samples.continue_texts(None, None, tokenizer, ["<extra_id_0>"], max_new_tokens=1, sampling=None)
+    samples.continue_texts(WRITER, None, tokenizer, ["<extra_id_0>"], max_new_tokens=1, sampling=None)
     assert given == [[list(b"<extra_id_0>")]]
