@@ -75,6 +75,5 @@ def writing(path: pathlib.Path) -> Iterator[None]:
         other = e.filename is not None and not str(e.filename).startswith(str(path.parent))  # one that is read
         if e.errno not in _UNWRITABLE or other:
             raise
-        raise UserError(
-            f"{e.filename or path}: cannot be written: {e.strerror} (the cache is {root()}; $PTFT_CACHE names another)"
-        ) from e
+        cached = f" (the cache is {root()}; $PTFT_CACHE names another)" if root() in path.parents else ""
+        raise UserError(f"{e.filename or path}: cannot be written: {e.strerror}{cached}") from e

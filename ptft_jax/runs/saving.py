@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
@@ -305,7 +306,9 @@ _OTHER_FORM = (
 def _save_failed(folder: pathlib.Path, error: Exception) -> UserError:
     space = shutil.disk_usage(folder if folder.exists() else folder.parent)
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    full = any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+    remedy = "free some space" if full else "see to what the message names"
     return UserError(
         f"{folder}: saving failed ({space.free / 2**20:.0f} MiB free on that disk): {reason[:300]}\n"
-        "Earlier checkpoints are untouched; free some space and run the same command again to continue"
+        f"Earlier checkpoints are untouched; {remedy} and run the same command again to continue"
     )

@@ -49,18 +49,18 @@ class Execution:
             Termination() as termination,
             Checkpoints(run.workdir, mode=run.selection.mode, **run.checkpoint_options) as checkpoints,
         ):
-            state, at, meta = self._resume_or_start(checkpoints)
-            self._announce(at)
-            writer = MetricsWriter(
-                run.workdir,
-                tensorboard=run.tensorboard,
-                step=at if meta["resumed"] else -1,
-                pending=meta["pending"],
-                silent=not processes.main(),
-            )
-            with contextlib.closing(writer):
-                loop = self._loop(checkpoints, writer, meta, termination)
-                try:
+            try:
+                state, at, meta = self._resume_or_start(checkpoints, termination.checking())
+                self._announce(at)
+                writer = MetricsWriter(
+                    run.workdir,
+                    tensorboard=run.tensorboard,
+                    step=at if meta["resumed"] else -1,
+                    pending=meta["pending"],
+                    silent=not processes.main(),
+                )
+                with contextlib.closing(writer):
+                    loop = self._loop(checkpoints, writer, meta, termination)
                     if not meta["resumed"]:
                         self._measure_start(state, meta, loop)
                     with _bars(run.reporter):
@@ -72,8 +72,8 @@ class Execution:
                         if processes.main():
                             write_json(run.workdir / "summary.json", summary)
                         return summary
-                except Terminated:
-                    reason = "sigterm"
+            except Terminated:
+                reason = "sigterm"
         run.reporter.say(f"stopped by {reason} at step {at}; the same command continues from there")
         return {"finished": False, "reason": reason, "step": at, "workdir": str(run.workdir)}
 
@@ -86,13 +86,13 @@ class Execution:
             if parents is not None and SOURCE in parents:
                 run.selection.source_before = parents[SOURCE]
 
-    def _resume_or_start(self, checkpoints: Checkpoints) -> tuple[Any, int, dict[str, Any]]:
+    def _resume_or_start(self, checkpoints: Checkpoints, check: Callable[[], None]) -> tuple[Any, int, dict[str, Any]]:
         """(state, its step, what is known of the run until then)."""
         run = self.run
         like = run.state_like
         resumed = checkpoints.resume(like, run.stored_params(like))
         if resumed is None:
-            state, print_ = self._went_on() if run.continued else run.start()
+            state, print_ = self._went_on() if run.continued else run.start(check)
             if processes.main():
                 self._record(print_)
             meta = {"resumed": False, "pending": True, "seconds": 0.0, "before": {}, "parent_fingerprint": print_}

@@ -91,7 +91,7 @@ class Loop:
         self._seconds_before, self._started = seconds_before, time.monotonic()
         self._train_seconds: list[float] = []
         self._programs: set[Any] = set()  # that this launch has compiled
-        self._agreed = processes.Agreed()
+        self._agreed, self.check = processes.Agreed(), termination.checking()
 
     @property
     def seconds(self) -> float:
@@ -164,11 +164,6 @@ class Loop:
             self._save(state, step, values)
         self._pending = False
         return True
-
-    def check(self) -> None:
-        """To be called between parts of what can be done again. Raises Terminated, in all processes, after SIGTERM."""
-        if _REASONS[self._agreed(_REASONS.index("sigterm") if self._termination.asked else 0)] == "sigterm":
-            raise Terminated
 
     def _interrupted(self) -> str:
         late = self.schedule.max_seconds and time.monotonic() - self._started >= self.schedule.max_seconds

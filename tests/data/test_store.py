@@ -1,8 +1,10 @@
 """Stores hold what was put in, whole or not at all, whoever makes them."""
 
 import concurrent.futures
+import errno
 import json
 import multiprocessing
+import os
 import re
 import sys
 
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ptft_jax.data import cache as caching
 from ptft_jax.data import store
 from ptft_jax.data.examples import Encoded
 from ptft_jax.errors import UserError
@@ -176,3 +179,10 @@ def test_a_store_of_an_earlier_release_is_read(tmp_path):
     (tmp_path / "old/empty.bin").unlink()
     found = store.load(tmp_path / "old")
     assert found.ids.tolist() == [0, 1, 2, 3] and found.empty.tolist() == []
+
+
+def test_only_files_of_the_cache_are_said_to_be_its(cache, tmp_path):
+    for path, said in ((cache / "stores/k/ids.bin", True), (tmp_path / "run/summary.json", False)):
+        with pytest.raises(UserError, match="cannot be written: Read-only file system") as raised, caching.writing(path):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        assert ("PTFT_CACHE" in str(raised.value)) == said

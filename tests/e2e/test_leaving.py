@@ -1,5 +1,6 @@
 """A run that has to leave at any moment, and what it finds when it comes back: the folder of one that was never disturbed."""
 
+import itertools
 import json
 import signal
 
@@ -8,7 +9,7 @@ import pytest
 from ptft_jax.reporting.metrics import METRICS, SAMPLES, read
 from ptft_jax.runs import checkpoint
 from ptft_jax.training import execution
-from ptft_jax.training.loop import Loop
+from ptft_jax.training.termination import Termination
 from tests.helpers import quiet_train, tiny_config
 
 TIMED = ("step_seconds", "tokens_per_second", "seconds", "workdir")
@@ -35,27 +36,30 @@ def left(workdir):
     return rows, read(workdir / SAMPLES), {k: v for k, v in summary.items() if k not in TIMED}, checkpoints, files
 
 
+def _look(patch, before):
+    """`before` is called with the number of each look whether the run has to leave, counted from 1."""
+    numbers, checking = itertools.count(1), Termination.checking
+
+    def watched(self):
+        check = checking(self)
+        return lambda: (before(next(numbers)), check())
+
+    patch.setattr(Termination, "checking", watched)
+
+
 @pytest.fixture(scope="module")
 def whole(text_file, tmp_path_factory):
-    """What is left by a run that was never disturbed, and how often it looked whether it has to leave, by where it was."""
-    folder, looks, look = tmp_path_factory.mktemp("whole") / "run", [], Loop.check
+    """What is left by a run that was never disturbed, and how often it looked whether it has to leave."""
+    folder, looks = tmp_path_factory.mktemp("whole") / "run", []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Loop, "check", lambda self: (looks.append(None), look(self)))
+        _look(patch, looks.append)
         quiet_train(config(text_file), folder)
     return left(folder), len(looks)
 
 
 def _ask_at(patch, number):
     """SIGTERM at the look of this number."""
-    looks, look = [], Loop.check
-
-    def check(self):
-        looks.append(None)
-        if len(looks) == number:
-            signal.raise_signal(signal.SIGTERM)
-        look(self)
-
-    patch.setattr(Loop, "check", check)
+    _look(patch, lambda n: signal.raise_signal(signal.SIGTERM) if n == number else None)
 
 
 # In the first evaluation, the first samples, the evaluation in the middle, its samples, the last evaluation, the test, the last samples.
@@ -82,6 +86,20 @@ def test_sigterm_in_the_middle_of_an_evaluation(text_file, tmp_path, whole):
     assert [r["step"] for r in read(tmp_path / "run" / METRICS) if r["kind"] == "eval"] == [0]
     quiet_train(config(text_file), tmp_path / "run")
     assert left(tmp_path / "run") == expected
+
+
+def test_sigterm_while_the_importance_of_parameters_is_estimated(text_file, tmp_path):
+    quiet_train(config(text_file), tmp_path / "base")
+    made = config(text_file, init__from_=str(tmp_path / "base"))
+    made.tune.ewc.update(weight=1.0, rows=32)  # 4 batches
+    quiet_train(made, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        _ask_at(patch, 3)
+        stopped = quiet_train(made, tmp_path / "run")
+    assert (stopped["reason"], stopped["step"]) == ("sigterm", 0) and not checkpoint.steps_of(tmp_path / "run")
+    assert not (tmp_path / "run" / METRICS).exists()
+    quiet_train(made, tmp_path / "run")
+    assert left(tmp_path / "run") == left(tmp_path / "whole")
 
 
 class Killed(BaseException):
