@@ -299,8 +299,9 @@ class Run:
         found = sharding.of_stored(stored, shape, self.by_path, self.mesh)
         return found or jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
 
-    def start(self) -> tuple[Any, str]:
-        """The state of step 0, sharded from birth, and the fingerprint of the parent's parameters ("" without one)."""
+    def start(self, check: Callable[[], None] = lambda: None) -> tuple[Any, str]:
+        """The state of step 0, sharded from birth, and the fingerprint of the parent's parameters ("" without one). `check` is
+        called between parts of what takes long, and may raise to end it."""
         key = jax.random.key(self.config.seed)
         params_key, run_key = jax.random.split(key)
         make, base, print_ = self._maker()
@@ -311,7 +312,9 @@ class Run:
             run_key,
             donate=(1,),
         )
-        return (state if self.importance is None else self.importance.put(state, jax.random.fold_in(key, 2))), print_
+        if self.importance is not None:
+            state = self.importance.put(state, jax.random.fold_in(key, 2), check)
+        return state, print_
 
     def start_trainable(self) -> tuple[dict[str, Any], str]:
         """What `start` gives, but of the state only the trainable leaves, whole: no second copy of the rest is made. Of a run that

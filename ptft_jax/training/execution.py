@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import uuid
 from collections.abc import Callable
@@ -22,7 +21,8 @@ from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting import metrics
 from ptft_jax.reporting.metrics import METRICS, MetricsWriter, write_bytes, write_json
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs.checkpoint import DAMAGED, Damaged, best_steps, check_files, read, read_meta, together
+from ptft_jax.runs import places
+from ptft_jax.runs.checkpoint import DAMAGED, Damaged, best_steps, check_files, has_record, read, read_meta, together
 from ptft_jax.runs.saving import Checkpoints, read_state
 from ptft_jax.training import measuring, restore
 from ptft_jax.training.loop import Loop
@@ -33,7 +33,7 @@ from ptft_jax.training.termination import Terminated, Termination
 def finished(workdir: pathlib.Path) -> dict[str, Any] | None:
     """The summary of a finished run, or None."""
     path = pathlib.Path(workdir) / "summary.json"
-    return json.loads(path.read_bytes()) if path.is_file() else None
+    return places.read_json(path) if path.is_file() else None
 
 
 class Execution:
@@ -44,24 +44,24 @@ class Execution:
         self.plan = dataclasses.replace(run.plan, max_seconds=max_seconds)
 
     def carry_out(self) -> dict[str, Any]:
-        run, at = self.run, 0
+        run, at = self.run, self.run.first_step
         run.workdir.mkdir(parents=True, exist_ok=True)
         with (
             Termination() as termination,
             Checkpoints(run.workdir, mode=run.selection.mode, **run.checkpoint_options) as checkpoints,
         ):
-            state, at, meta = self._resume_or_start(checkpoints)
-            self._announce(at)
-            writer = MetricsWriter(
-                run.workdir,
-                tensorboard=run.tensorboard,
-                step=at if meta["resumed"] else -1,
-                pending=meta["pending"],
-                silent=not processes.main(),
-            )
-            with contextlib.closing(writer):
-                loop = self._loop(checkpoints, writer, meta, termination)
-                try:
+            try:
+                state, at, meta = self._resume_or_start(checkpoints, termination.checker())
+                self._announce(at)
+                writer = MetricsWriter(
+                    run.workdir,
+                    tensorboard=run.tensorboard,
+                    step=at if meta["resumed"] else -1,
+                    pending=meta["pending"],
+                    silent=not processes.main(),
+                )
+                with contextlib.closing(writer):
+                    loop = self._loop(checkpoints, writer, meta, termination)
                     if not meta["resumed"]:
                         self._measure_start(state, meta, loop)
                     with _bars(run.reporter):
@@ -73,8 +73,8 @@ class Execution:
                         if processes.main():
                             write_json(run.workdir / "summary.json", summary)
                         return summary
-                except Terminated:
-                    reason = "sigterm"
+            except Terminated:
+                reason = "sigterm"
         run.reporter.say(f"stopped by {reason} at step {at}; the same command continues from there")
         return {"finished": False, "reason": reason, "step": at, "workdir": str(run.workdir)}
 
@@ -87,13 +87,13 @@ class Execution:
             if parents is not None and SOURCE in parents:
                 run.selection.source_before = parents[SOURCE]
 
-    def _resume_or_start(self, checkpoints: Checkpoints) -> tuple[Any, int, dict[str, Any]]:
-        """(state, its step, what is known of the run until then)."""
+    def _resume_or_start(self, checkpoints: Checkpoints, check: Callable[[], None]) -> tuple[Any, int, dict[str, Any]]:
+        """(state, its step, what is known of the run until then). Raises Terminated where `check` does."""
         run = self.run
         like = run.state_like
         resumed = checkpoints.resume(like, run.stored_params(like))
         if resumed is None:
-            state, print_ = self._went_on() if run.continued else run.start()
+            state, print_ = self._went_on() if run.continued else run.start(check)
             if processes.main():
                 self._record(print_)
             meta = {"resumed": False, "pending": True, "seconds": 0.0, "before": {}, "parent_fingerprint": print_}
@@ -291,7 +291,7 @@ class Execution:
 
     def _best(self, state: Any, step: int, checkpoints: Checkpoints) -> tuple[Any, int]:
         """The state with the parameters of the best step, and that step; where its checkpoint is damaged, the next best, and
-        where all are, the state as it is. What is damaged is moved aside, and said."""
+        where there is none, the state as it is. What is damaged is moved aside, and said."""
         run = self.run
         while (best := run.selection.best_step) not in (step, -1):
             try:
@@ -300,7 +300,7 @@ class Execution:
                 run.reporter.say(f"checkpoint {best}, the best, is damaged and was moved to {DAMAGED}/: {e}")
                 checkpoints.set_aside(best)
                 self._check_best(checkpoints)
-        return state, best
+        return state, step
 
     def _at(self, state: Any, step: int) -> Any:
         """The state with the parameters of a saved step of this run. Its own are given up for the room.
@@ -312,8 +312,9 @@ class Execution:
         meta = together(lambda: read_meta(run.workdir, step))
         together(lambda: check_files(run.workdir, step, contents=True))
         whole = run.program.whole(state)
-        del state
-        jax.tree.map(lambda a: a.delete(), (whole.trainable, whole.ema))
+        if has_record(run.workdir, step):  # without one only reading tells, and the state has to outlast that
+            del state
+            jax.tree.map(lambda a: a.delete(), (whole.trainable, whole.ema))
         params = flatten(read(run.workdir, step, "params", run.stored_params(like), meta))
         ema = read(run.workdir, step, "ema", like.ema, meta) if like.ema else {}
         trainable = unflatten({p: params[p] for p in flatten(like.trainable)})

@@ -6,6 +6,9 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
+
+from ptft_jax.parallel import processes
 
 STATUS = 128 + signal.SIGTERM
 
@@ -29,6 +32,16 @@ class Termination:
     def asked(self) -> bool:
         """Whether SIGTERM arrived."""
         return self._asked.is_set()
+
+    def checker(self) -> Callable[[], None]:
+        """A function to be called between parts of what can be done again. It raises Terminated, in all processes, after SIGTERM."""
+        agreed = processes.Agreed()
+
+        def check() -> None:
+            if agreed(int(self.asked)):
+                raise Terminated
+
+        return check
 
     def __enter__(self) -> Termination:
         if self._main:
