@@ -455,6 +455,8 @@ def train(
         settings = run.config.as_dict()
         evaluated = {f"batches of {name}": len(b) for name, b in (run.eval_batches | run.test_batches).items()}
         same = {f"config.{name}": configs.get(settings, name) for name, _ in configs.fields()}
+        # What is the latest of a run that goes on may be another a moment later.
+        same |= {"step of config.init.from": [s.step for s in (run.continued, run.parent) if s is not None]}
         processes.check_same({**same, "training data": run.data.key, "classes": run.classes, **evaluated})
         if done is not None:
             reporter.say(f"{run.workdir}: finished before ({done['reason']} at step {done['step']})")

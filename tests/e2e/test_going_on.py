@@ -7,6 +7,7 @@ import pytest
 
 from ptft_jax import run as runs
 from ptft_jax.errors import UserError
+from ptft_jax.parallel import processes
 from ptft_jax.reporting.metrics import METRICS, read
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import checkpoint
@@ -181,3 +182,27 @@ def test_the_loss_before_is_that_of_the_step_that_the_run_started_from(text_file
     assert quiet_train(made, parent)["finished"]
     summary = quiet_train(anew, child)
     assert then["step"] == 2 and summary["before"]["validation/nll"] == pytest.approx(then["validation/nll"], abs=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [False, True])
+def test_processes_that_found_another_latest_step_do_not_start(text_file, tmp_path, base, optimizer):
+    """The same words, but between the two the run has gone on: what each of the processes says of itself differs."""
+    made = config(text_file, init__from_=str(base), init__optimizer=optimizer, training__steps=9)
+    resolve, check_same, said = checkpoint.resolve, processes.check_same, []
+
+    def first(values):
+        said.append(json.loads(json.dumps(values)))
+        raise KeyboardInterrupt
+
+    def second(values):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(processes, "gather", lambda mine: [*said, json.loads(json.dumps(mine))])
+            check_same(values)
+
+    for step, stand_in, error in ((3, first, KeyboardInterrupt), (6, second, UserError)):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(error) as found:
+            patch.setattr(checkpoint, "resolve", lambda *args, step=step: (resolve(*args)[0], step))
+            patch.setattr(processes, "check_same", stand_in)
+            quiet_train(made, tmp_path / "run")
+    assert "process 1 was started with something else than process 0" in str(found.value)
+    assert "step of config.init.from: [3] -> [6]" in str(found.value)
