@@ -102,30 +102,38 @@ def continued(section: configs.Section, workdir: pathlib.Path | None = None) -> 
 
 
 def _parent_of(run: restore.Source) -> restore.Parent | None:
-    """What a run was started from itself."""
+    """What a run was started from itself; of one that went on from another, what that was started from."""
     init = run.config.init
     if not init.from_:
         return None
+    if init.optimizer:
+        return _parent_of(continued(run.config, run.workdir))
     return restore.find(restore.recorded(init.from_, run.workdir), "its init.from", init.ignore, init.fresh)
+
+
+# What makes a model of a method, and what of that is only of how it learns.
+_METHOD = ("tune.method", "tune.quantize.", *(f"tune.{name}." for name in adapters.METHODS))
+_OF_TRAINING = ("dropout", "b_ratio")
 
 
 def _as_continued(section: configs.Section, run: restore.Source) -> configs.Section:
     """A config of a run that goes on from another: what the other's state is made of is as there. Raises UserError where it is
-    set to something else; how far a run is held near its start, and such, may be."""
+    set to something else; how far a run is held near its start, dropout, and such, may be."""
     values, theirs = section.as_dict(), run.config.as_dict()
-    fixed = ("init.", "tokenizer.", *(f"model.{name}" for name in STRUCTURE))
+    fixed = ("init.", "tokenizer.", "model.vocab_size", *(f"model.{name}" for name in STRUCTURE), *_METHOD)
+    theirs["model"]["vocab_size"] = run.fields["vocab_size"]
     for path, field in configs.fields():
         if not path.startswith((*fixed, "tune.")) or path in ("init.from_", "init.optimizer"):
             continue
         *parents, last = path.split(".")
         part, known = configs.get(values, ".".join(parents)), configs.get(theirs, path)
         default = specs.hashable(part[last]) == specs.hashable(field.default)
-        if not default and path.startswith(fixed) and specs.hashable(part[last]) != specs.hashable(known):
+        stays = path.startswith(fixed) and last not in _OF_TRAINING
+        if stays and not default and specs.hashable(part[last]) != specs.hashable(known):
             raise UserError(
                 f"config.{path} = {part[last]!r}, but the run that init.optimizer goes on from, {run.name}, has {known!r}"
             )
         part[last] = known if default else part[last]
-    values["model"]["vocab_size"] = run.fields["vocab_size"]
     return configs.check(values, complete=False)
 
 

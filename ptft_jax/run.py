@@ -339,9 +339,9 @@ class Run:
             run_key,
             donate=(1,),
         )
-        return (
-            state if self.importance is None else self.importance.put(state, jax.random.fold_in(key, 2), check)
-        ), print_
+        if self.importance is not None:
+            state = self.importance.put(state, jax.random.fold_in(key, 2), check)
+        return state, print_
 
     def start_trainable(self) -> tuple[dict[str, Any], str]:
         """What `start` gives, but of the state only the trainable leaves, whole: no second copy of the rest is made. Of a run that
@@ -483,6 +483,8 @@ def train(
         settings = run.config.as_dict()
         evaluated = {f"batches of {name}": len(b) for name, b in (run.eval_batches | run.test_batches).items()}
         same = {f"config.{name}": configs.get(settings, name) for name, _ in configs.fields()}
+        # What is the latest of a run that goes on may be another a moment later.
+        same |= {"step of config.init.from": [s.step for s in (run.continued, run.parent) if s is not None]}
         processes.check_same({**same, "training data": run.data.key, "classes": run.classes, **evaluated})
         if done is not None:
             reporter.say(f"{run.workdir}: finished before ({done['reason']} at step {done['step']})")

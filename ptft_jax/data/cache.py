@@ -75,5 +75,6 @@ def writing(path: pathlib.Path) -> Iterator[None]:
         other = e.filename is not None and not str(e.filename).startswith(str(path.parent))  # one that is read
         if e.errno not in _UNWRITABLE or other:
             raise
-        cached = f" (the cache is {root()}; $PTFT_CACHE names another)" if root() in path.parents else ""
-        raise UserError(f"{e.filename or path}: cannot be written: {e.strerror}{cached}") from e
+        cached = path.absolute().is_relative_to(root().absolute())
+        hint = f" (the cache is {root()}; $PTFT_CACHE names another)" if cached else ""
+        raise UserError(f"{e.filename or path}: cannot be written: {e.strerror}{hint}") from e

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pathlib
 import types
@@ -12,6 +11,7 @@ from typing import Any
 from ptft_jax.data import pipeline
 from ptft_jax.lineage import place
 from ptft_jax.reporting.metrics import METRICS, read
+from ptft_jax.runs import places
 
 Values = Mapping[str, float]
 # What is said of the source, and the split of it that says it.
@@ -89,7 +89,7 @@ def reference(
         found = _at_start(workdir, row.get("run_id", ""), source)
         loss = found.get(split, found.get("validation"))
         if loss is not None:
-            parent = json.loads((workdir / "lineage.json").read_bytes())
+            parent = places.read_json(workdir / "lineage.json")
             what = f"its parent {place(parent[0])}" if parent else "random parameters"
             other = "" if split in found else ", on its validation split"
             return {"nll": loss, "of": f"{what}, measured by {workdir} at step 0{other}"}
@@ -101,16 +101,16 @@ def _at_start(workdir: pathlib.Path, run_id: str, source: str) -> dict[str, floa
     files = {name: workdir / f"{name}.json" for name in ("config", "environment", "lineage")}
     if not all(file.is_file() for file in files.values()):
         return {}
-    if json.loads(files["environment"].read_bytes()).get("run_id", "") != run_id:
+    if places.read_json(files["environment"]).get("run_id", "") != run_id:
         return {}
-    name = _called(json.loads(files["config"].read_bytes())["data"], source)
+    name = _called(places.read_json(files["config"])["data"], source)
     if name is None:
         return {}
     values: dict[str, Any] = {}
     for row in read(workdir / METRICS):
         values |= row if row["kind"] == "eval" and row["step"] == 0 else {}
     summary = workdir / "summary.json"  # has the test split at the start, once the run has ended
-    values |= json.loads(summary.read_bytes()).get("before", {}) if summary.is_file() else {}
+    values |= places.read_json(summary).get("before", {}) if summary.is_file() else {}
     keys = {split: f"{split}{name}/nll" for split in SPLITS.values()}
     return {split: values[key] for split, key in keys.items() if key in values}
 

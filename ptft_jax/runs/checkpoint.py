@@ -12,6 +12,7 @@ arrays and the record of files do.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -108,14 +109,12 @@ def best_steps(workdir: pathlib.Path) -> list[int]:
     """The saved steps that have a value of the run's selection metric, best first: what the newest records as its best, then
     by their values."""
     saved = records(workdir)
-    if not saved:
-        return []
-    try:
-        mode = read_meta(workdir, saved[-1].step).get("select_mode", "min")
-    except (Damaged, UserError):
-        mode = "min"
+    mode, recorded = "min", -1
+    for record in reversed(saved):  # the newest that can be read
+        with contextlib.suppress(Damaged, UserError):
+            mode, recorded = read_meta(workdir, record.step).get("select_mode", "min"), record.best_step
+            break
     ranked = [s.step for s in retention.ranked(saved, mode)]
-    recorded = saved[-1].best_step
     return [recorded, *(s for s in ranked if s != recorded)] if recorded in ranked else ranked
 
 
@@ -133,12 +132,13 @@ def read_meta(workdir: pathlib.Path, step: int) -> dict[str, Any]:
     """The meta of a step, with what was found out about it since.
 
     Raises:
-      Damaged: it is missing, or is not JSON.
+      Damaged: it is missing, is not JSON, or is not what was written.
       Gone: the step is not there any more.
       UserError: it cannot be read.
     """
     folder = folder_of(workdir, step)
     meta = _json(folder, folder / "meta" / "metadata")
+    _check(folder, contents=True, part="meta")
     amended = folder / AMENDED
     return meta | (_json(folder, amended) if amended.exists() else {})
 
@@ -173,17 +173,26 @@ def check_files(workdir: pathlib.Path, step: int, *, contents: bool, part: str =
       Gone: the step is not there any more.
       UserError: a file cannot be read.
     """
-    folder = folder_of(workdir, step)
+    _check(folder_of(workdir, step), contents=contents, part=part, share=(jax.process_index(), jax.process_count()))
+
+
+def _check(folder: pathlib.Path, **what: Any) -> None:
+    """As `check_files`; `what` as for `manifest.damage`."""
     _refuse_gone(folder)
     try:
-        share = jax.process_index(), jax.process_count()
-        lines = manifest.damage(folder, contents=contents, part=part, share=share)
+        lines = manifest.damage(folder, **what)
     except OSError as e:
         _refuse_gone(folder)
         raise UserError(f"{folder}: cannot be read: {_short(e)}") from e
     if lines:
         _refuse_gone(folder)
         raise Damaged(f"{folder}:{listed(lines)}")
+
+
+def has_record(workdir: pathlib.Path, step: int) -> bool:
+    """Whether a step has a record of its files, by which damage is seen before anything is read. Those of earlier versions
+    have none."""
+    return (folder_of(workdir, step) / manifest.NAME).is_file()
 
 
 def shapes(workdir: pathlib.Path, step: int, name: str = "params") -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ptft_jax.data import cache
 from ptft_jax.errors import UserError, listed
 from ptft_jax.parallel import processes
 from ptft_jax.params import fingerprint
-from ptft_jax.runs import manifest, references, retention
+from ptft_jax.runs import manifest, places, references, retention
 from ptft_jax.runs.checkpoint import (
     AMENDED,
     DAMAGED,
@@ -101,7 +101,7 @@ class Checkpoints:
                 if _WRITING in left.name or left.name.endswith(_REMOVING):
                     shutil.rmtree(left, ignore_errors=True)
             self._saved = {record.step: record for record in records(self.workdir)}
-            self._settle()
+            self._settle(seen=False)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -173,15 +173,27 @@ class Checkpoints:
         except Exception as e:  # told by `wait`
             self._failure = e
 
-    def _settle(self) -> None:
-        """Notes how far the run has come, and removes what the rule does not keep."""
+    def _newest_is_whole(self) -> bool:
+        try:
+            return not manifest.damage(folder_of(self.workdir, max(self._saved)), contents=True)
+        except OSError:
+            return False
+
+    def _settle(self, seen: bool = True) -> None:
+        """Removes what the rule does not keep, and notes how far the run has come: in this order, as there may be no space until
+        something is removed. `seen`: the newest was found to be whole."""
         if not self._saved:
             return
-        cache.write_atomic(
-            self.workdir / PROGRESS, lambda path: path.write_text(json.dumps({"step": max(self._saved)}) + "\n")
-        )
+        self._remove(seen)
+        text = json.dumps({"step": max(self._saved)}) + "\n"
+        cache.write_atomic(self.workdir / PROGRESS, lambda path: path.write_text(text))
+
+    def _remove(self, seen: bool) -> None:
         stay = retention.kept(list(self._saved.values()), pinned=references.steps(self.workdir), **self._rule)
-        for step in sorted(set(self._saved) - stay):
+        doomed = sorted(set(self._saved) - stay)
+        if doomed and not seen and not self._newest_is_whole():
+            return  # those before it may be needed
+        for step in doomed:
             # First another name: no reader finds half of a checkpoint under this one.
             folder = folder_of(self.workdir, step)
             aside = folder.with_name(folder.name + _REMOVING)
@@ -245,7 +257,7 @@ class Checkpoints:
 
     def _refuse_lost(self) -> None:
         path = self.workdir / PROGRESS
-        last = processes.shared(json.loads(path.read_bytes())["step"] if path.is_file() else None)
+        last = processes.shared(places.read_json(path).get("step", "unknown") if path.is_file() else None)
         if last is None:
             return
         aside = self.workdir / DAMAGED

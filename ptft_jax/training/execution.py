@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import uuid
 from collections.abc import Callable
@@ -21,7 +20,8 @@ from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting import metrics
 from ptft_jax.reporting.metrics import METRICS, MetricsWriter, write_bytes, write_json
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs.checkpoint import DAMAGED, Damaged, best_steps, check_files, read, read_meta, together
+from ptft_jax.runs import places
+from ptft_jax.runs.checkpoint import DAMAGED, Damaged, best_steps, check_files, has_record, read, read_meta, together
 from ptft_jax.runs.saving import Checkpoints, read_state
 from ptft_jax.training import measuring, restore
 from ptft_jax.training.loop import Loop
@@ -32,7 +32,7 @@ from ptft_jax.training.termination import Terminated, Termination
 def finished(workdir: pathlib.Path) -> dict[str, Any] | None:
     """The summary of a finished run, or None."""
     path = pathlib.Path(workdir) / "summary.json"
-    return json.loads(path.read_bytes()) if path.is_file() else None
+    return places.read_json(path) if path.is_file() else None
 
 
 class Execution:
@@ -43,7 +43,7 @@ class Execution:
         self.plan = dataclasses.replace(run.plan, max_seconds=max_seconds)
 
     def carry_out(self) -> dict[str, Any]:
-        run, at = self.run, 0
+        run, at = self.run, self.run.first_step
         run.workdir.mkdir(parents=True, exist_ok=True)
         with (
             Termination() as termination,
@@ -87,7 +87,7 @@ class Execution:
                 run.selection.source_before = parents[SOURCE]
 
     def _resume_or_start(self, checkpoints: Checkpoints, check: Callable[[], None]) -> tuple[Any, int, dict[str, Any]]:
-        """(state, its step, what is known of the run until then)."""
+        """(state, its step, what is known of the run until then). Raises Terminated where `check` does."""
         run = self.run
         like = run.state_like
         resumed = checkpoints.resume(like, run.stored_params(like))
@@ -291,7 +291,7 @@ class Execution:
 
     def _best(self, state: Any, step: int, checkpoints: Checkpoints) -> tuple[Any, int]:
         """The state with the parameters of the best step, and that step; where its checkpoint is damaged, the next best, and
-        where all are, the state as it is. What is damaged is moved aside, and said."""
+        where there is none, the state as it is. What is damaged is moved aside, and said."""
         run = self.run
         while (best := run.selection.best_step) not in (step, -1):
             try:
@@ -300,7 +300,7 @@ class Execution:
                 run.reporter.say(f"checkpoint {best}, the best, is damaged and was moved to {DAMAGED}/: {e}")
                 checkpoints.set_aside(best)
                 self._check_best(checkpoints)
-        return state, best
+        return state, step
 
     def _at(self, state: Any, step: int) -> Any:
         """The state with the parameters of a saved step of this run. Its own are given up for the room.
@@ -312,8 +312,9 @@ class Execution:
         meta = together(lambda: read_meta(run.workdir, step))
         together(lambda: check_files(run.workdir, step, contents=True))
         whole = run.program.whole(state)
-        del state
-        jax.tree.map(lambda a: a.delete(), (whole.trainable, whole.ema))
+        if has_record(run.workdir, step):  # without one only reading tells, and the state has to outlast that
+            del state
+            jax.tree.map(lambda a: a.delete(), (whole.trainable, whole.ema))
         params = flatten(read(run.workdir, step, "params", run.stored_params(like), meta))
         ema = read(run.workdir, step, "ema", like.ema, meta) if like.ema else {}
         trainable = unflatten({p: params[p] for p in flatten(like.trainable)})

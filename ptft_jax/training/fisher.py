@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -85,19 +85,11 @@ class Fisher:
         zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), trainable)
         return jax.lax.scan(add, zeros, parts)[0], jnp.sum(batch["weights"].astype(jnp.float32))
 
-    def estimate(
-        self,
-        trainable: Any,
-        frozen: Any,
-        batches: Iterable[Batch],
-        key: jax.Array,
-        check: Callable[[], None] = lambda: None,
-    ) -> Any:
-        """F, in the form of `trainable`, float32, over all `batches`; `check` is called before each, and may raise to end it."""
+    def estimate(self, trainable: Any, frozen: Any, batches: Iterable[Batch], key: jax.Array) -> Any:
+        """F, in the form of `trainable`, float32, over all `batches`."""
         squares = jax.jit(self.squares)
         sums, weight = None, 0.0
         for number, batch in enumerate(batches):
-            check()
             found, count = squares(trainable, frozen, batch, jax.random.fold_in(key, number))
             sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
             weight += float(count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -42,12 +42,17 @@ class Importance:
         self._fisher = Fisher(model, run.objective, run.partition, e.labels, together, draws)
 
     def put(self, state: Any, key: jax.Array, check: Callable[[], None] = lambda: None) -> Any:
-        """The state of step 0 with the importance of its parameters. Raises UserError where the parent kept none of some.
-        `check` is called before each batch, and may raise to end it."""
+        """The state of step 0 with the importance of its parameters. `check` is called before each batch, and may raise to end
+        it. Raises UserError where the parent kept none of some."""
         run = self._run
         whole = run.program.whole(state)
-        placed = self._rows if self._per_device else map(run.program.place, self._rows)
-        importance = flatten(self._fisher.estimate(whole.trainable, whole.frozen, placed, key, check))
+
+        def placed() -> Iterator[Any]:
+            for batch in self._rows:
+                check()
+                yield batch if self._per_device else run.program.place(batch)
+
+        importance = flatten(self._fisher.estimate(whole.trainable, whole.frozen, placed(), key))
         for path, before in self._before().items():
             importance[path] += self._gamma * before
         return run.program.create(lambda s, f: dataclasses.replace(s, fisher=f), whole, unflatten(importance))

@@ -160,7 +160,7 @@ class Loop:
             self.selection.restore(before)
             self._save(state, step, None, pending=True)
             return False
-        if first or last or better or self._pending or _due(step, plan.save_every):
+        if first or last or better or self._pending or self.selection.ended or _due(step, plan.save_every):
             self._save(state, step, values)
         self._pending = False
         return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.model.spec import HEAD
 from ptft_jax.parallel import cost as costs
 from ptft_jax.params.rules import flatten, unflatten
+from ptft_jax.runs import places
 from ptft_jax.training import restore
 
 
@@ -43,7 +43,8 @@ def of_parent(run: Any, check: Callable[[], None] = lambda: None) -> dict[str, f
         return None
     model, fresh = run.plain, run.init["fresh"]
     if fresh:
-        whole = restore.find(run.config.init.from_, ignore=run.init["ignore"])  # with what is made anew as it was
+        # With what is made anew as it was, of the step that the run started from.
+        whole = restore.find(restore.recorded(run.config.init.from_, run.workdir), ignore=run.init["ignore"])
         spec = dataclasses.replace(model.spec, **{name: whole.fields[name] for name in HEAD})
         if spec.head != model.spec.head or spec.head == "classes":
             return None
@@ -69,7 +70,7 @@ def gains(run: Any, before: Mapping[str, float], after: Mapping[str, float]) -> 
     several."""
     if run.parent is None:
         return None
-    lineage = json.loads((run.workdir / "lineage.json").read_bytes())
+    lineage = places.read_json(run.workdir / "lineage.json")
     spec = run.model.spec
     classes = spec.classes if spec.head == "classes" else spec.vocab_size
     source = run.source.source if run.source is not None else ""

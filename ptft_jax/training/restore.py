@@ -25,7 +25,7 @@ from ptft_jax.params import fingerprint
 from ptft_jax.params.partition import join, overlay
 from ptft_jax.params.rules import flatten, matches, unflatten
 from ptft_jax.reporting.metrics import METRICS, read
-from ptft_jax.runs import checkpoint, references
+from ptft_jax.runs import checkpoint, places, references
 
 # How a leaf (path of a stored leaf, shape) is laid out over devices.
 Layout = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
@@ -125,7 +125,7 @@ class Source:
     def lineage(self, print_: str) -> list[dict[str, Any]]:
         """The chain of checkpoints behind a run that starts from this one, nearest first."""
         path = self.workdir / "lineage.json"
-        before = json.loads(path.read_bytes()) if path.is_file() else []
+        before = places.read_json(path) if path.is_file() else []
         here = {"workdir": self.reference, "step": self.step, "fingerprint": print_, "run_id": run_id(self.workdir)}
         return [here | ({"adapter": self.chosen} if self.chosen else {}), *before]
 
@@ -197,11 +197,13 @@ def _opened(place: str, field: str, reference: str) -> tuple[pathlib.Path, int, 
             meta = checkpoint.read_meta(workdir, step)
             refuse_changed(workdir, meta, read_config(workdir))
             return workdir, step, meta, pin
-        except checkpoint.Gone:
-            if attempt == _TRIES - 1:
+        except BaseException as e:
+            if pin is not None:
+                references.release(pin)
+            if isinstance(e, checkpoint.Damaged):
+                raise damaged(field, reference, workdir, step, e) from e
+            if not isinstance(e, checkpoint.Gone) or attempt == _TRIES - 1:
                 raise
-        except checkpoint.Damaged as e:
-            raise damaged(field, reference, workdir, step, e) from e
     raise AssertionError("unreachable")
 
 
@@ -247,7 +249,7 @@ def recorded(reference: str, workdir: pathlib.Path) -> str:
     path = workdir / "lineage.json"
     if is_reference(reference) or not (workdir / "config.json").is_file() or not path.is_file():
         return reference
-    chain = json.loads(path.read_bytes())
+    chain = places.read_json(path)
     if not chain or "step" not in chain[0]:
         return reference
     place, adapter = parted(reference)
@@ -424,7 +426,7 @@ def parameters_fingerprint(params: Mapping[str, Any]) -> str:
 def run_id(workdir: pathlib.Path) -> str:
     """The id a run was given when it was started; another run in the same folder has another."""
     path = workdir / "environment.json"
-    return json.loads(path.read_bytes()).get("run_id", "") if path.is_file() else ""
+    return places.read_json(path).get("run_id", "") if path.is_file() else ""
 
 
 def damaged(field: str, reference: str, workdir: pathlib.Path, step: int, error: Exception) -> UserError:

@@ -183,6 +183,9 @@ def test_a_store_of_an_earlier_release_is_read(tmp_path):
 
 def test_only_files_of_the_cache_are_said_to_be_its(cache, tmp_path):
     for path, said in ((cache / "stores/k/ids.bin", True), (tmp_path / "run/summary.json", False)):
-        with pytest.raises(UserError, match="cannot be written: Read-only file system") as raised, caching.writing(path):
+        with (
+            pytest.raises(UserError, match="cannot be written: Read-only file system") as raised,
+            caching.writing(path),
+        ):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
         assert ("PTFT_CACHE" in str(raised.value)) == said

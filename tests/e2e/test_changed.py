@@ -96,3 +96,19 @@ def test_a_damaged_file_of_arrays_is_one_clean_message(copy, how):
         assert done.returncode == 2 and done.stderr.startswith("error: "), done.stderr
         assert "checkpoint 2 is damaged" in done.stderr and done.stderr.count("error:") == 1
         assert "Traceback" not in done.stderr and "Event loop" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("name", ["summary.json", "lineage.json", "environment.json"])
+def test_a_damaged_file_of_a_run_is_named(copy, tmp_path, text_file, name):
+    (copy / name).write_text("{")
+    child = tiny_config(text_file, training__steps=1, optimizer__warmup_steps=0, init__from_=str(copy))
+    with pytest.raises(UserError, match=rf"{name}: is damaged, it is not JSON"):
+        quiet_train(child, tmp_path / "child")
+
+
+def test_a_changed_run_is_not_kept_from_removing_what_was_not_read(copy):
+    (copy / "summary.json").unlink()  # as of a run that goes on
+    _edit(copy, "model.norm_eps", 1e-3)
+    with pytest.raises(UserError, match="norm_eps"):
+        loading.load(str(copy))
+    assert not (copy / "references").exists()

@@ -1,17 +1,21 @@
 """Going on from another run's checkpoint with its optimizer, and starting from a run that is still going on."""
 
 import json
+import signal
 
 import pytest
 
 from ptft_jax import run as runs
 from ptft_jax.errors import UserError
+from ptft_jax.parallel import processes
 from ptft_jax.reporting.metrics import METRICS, read
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import checkpoint
+from ptft_jax.training.loop import Loop
 from tests.helpers import quiet_train, stop_at, tiny_config
 
 TIMED = ("step_seconds", "tokens_per_second")
+check = Loop.check
 
 
 def config(text_file, **changes):
@@ -91,6 +95,17 @@ def test_an_adapter_on_its_base(text_file, tmp_path, base):
     assert sums(tmp_path / "inherited", 6) == sums(tmp_path / "lora", 6) and said["transfer"]
 
 
+@pytest.mark.heavy
+def test_a_run_that_went_on_is_gone_on_from(text_file, tmp_path, base):
+    """What a chain of them was tuned from is what its first run started from."""
+    tuned = dict(tune__method="lora", training__ema_decay=0.0, checkpoint__every=1)
+    whole = quiet_train(config(text_file, init__from_=str(base), **tuned), tmp_path / "whole")
+    quiet_train(going_on(text_file, f"{tmp_path / 'whole'}@2", **tuned), tmp_path / "second")
+    third = quiet_train(going_on(text_file, f"{tmp_path / 'second'}@4", **tuned), tmp_path / "third")
+    assert sums(tmp_path / "third", 6) == sums(tmp_path / "whole", 6)
+    assert third["after"] == whole["after"]
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
@@ -101,6 +116,9 @@ def test_an_adapter_on_its_base(text_file, tmp_path, base):
         ({"optimizer__name": "lion"}, "extra optimizer/"),
         ({"training__ema_decay": 0.0}, "saved with 'ema', which this run has not"),
         ({"tokenizer__add": ("<x>",)}, "config.tokenizer.add"),
+        ({"model__vocab_size": 999}, "config.model.vocab_size = 999, but the run that init.optimizer goes on from"),
+        ({"tune__method": "lora"}, "config.tune.method = 'lora', but the run that init.optimizer goes on from"),
+        ({"tune__lora__alpha": 64.0}, "config.tune.lora.alpha = 64.0, but the run that init.optimizer goes on from"),
     ],
 )
 def test_what_cannot_be_gone_on_with(text_file, tmp_path, base, changes, words):
@@ -146,3 +164,45 @@ def test_a_run_that_goes_on_keeps_what_its_children_started_from(text_file, tmp_
     )
     assert sums(tmp_path / "child", 6) == sums(tmp_path / "whole", 6) and summary["after"] == whole["after"]
     assert quiet_train(made, parent)["finished"] and 2 in checkpoint.steps_of(parent)
+
+
+@pytest.mark.heavy
+def test_the_loss_before_is_that_of_the_step_that_the_run_started_from(text_file, tmp_path):
+    """Of a head that is made anew, it is the parent's own; the parent has gone on since."""
+    made = config(text_file, training__steps=6, checkpoint__every=1, checkpoint__keep_latest=1, eval__every=1)
+    parent, child = tmp_path / "parent", tmp_path / "child"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(2, patch)
+        quiet_train(made, parent)
+    then = [row for row in read(parent / METRICS) if row["kind"] == "eval"][-1]
+    anew = config(text_file, init__from_=str(parent), init__fresh=("final_norm/.*",))
+    with pytest.MonkeyPatch.context() as patch:  # it leaves while it measures its start
+        patch.setattr(Loop, "check", lambda self: signal.raise_signal(signal.SIGTERM) or check(self))
+        assert quiet_train(anew, child)["reason"] == "sigterm" and not checkpoint.steps_of(child)
+    assert quiet_train(made, parent)["finished"]
+    summary = quiet_train(anew, child)
+    assert then["step"] == 2 and summary["before"]["validation/nll"] == pytest.approx(then["validation/nll"], abs=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [False, True])
+def test_processes_that_found_another_latest_step_do_not_start(text_file, tmp_path, base, optimizer):
+    """The same words, but between the two the run has gone on: what each of the processes says of itself differs."""
+    made = config(text_file, init__from_=str(base), init__optimizer=optimizer, training__steps=9)
+    resolve, check_same, said = checkpoint.resolve, processes.check_same, []
+
+    def first(values):
+        said.append(json.loads(json.dumps(values)))
+        raise KeyboardInterrupt
+
+    def second(values):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(processes, "gather", lambda mine: [*said, json.loads(json.dumps(mine))])
+            check_same(values)
+
+    for step, stand_in, error in ((3, first, KeyboardInterrupt), (6, second, UserError)):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(error) as found:
+            patch.setattr(checkpoint, "resolve", lambda *args, step=step: (resolve(*args)[0], step))
+            patch.setattr(processes, "check_same", stand_in)
+            quiet_train(made, tmp_path / "run")
+    assert "process 1 was started with something else than process 0" in str(found.value)
+    assert "step of config.init.from: [3] -> [6]" in str(found.value)

@@ -185,3 +185,46 @@ def test_where_the_best_is_damaged_the_next_best_is_used_and_said(text_file, tmp
     said = " ".join(capsys.readouterr().err.split())
     assert "checkpoint 0, the best, is damaged and was moved to checkpoints-damaged/" in said
     assert f"the best is now that of step {second}" in said and (workdir / "checkpoints-damaged/0").is_dir()
+
+
+@pytest.mark.heavy
+def test_of_a_run_that_stops_early_the_last_state_has_its_value(text_file, tmp_path):
+    """So it takes the place of a best one that is lost before the end."""
+    made = tiny_config(
+        text_file, training__steps=40, optimizer__learning_rate=3.0, optimizer__warmup_steps=0, eval__every=2,
+        checkpoint__every=0, select__patience=2,
+    )  # fmt: skip
+    workdir = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execution.Execution, "_finish", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            quiet_train(made, workdir)
+    values = {r["step"]: r["validation/nll"] for r in read(workdir / METRICS) if r["kind"] == "eval"}
+    assert list(values) == [0, 2, 4] and checkpoint.steps_of(workdir) == [0, 4]
+    for file in (workdir / "checkpoints/0/params").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    summary = quiet_train(made, workdir)
+    assert summary["best_step"] == 4 and summary["selected"]["value"] == values[4]
+    assert [row["step"] for row in read(workdir / METRICS) if row["kind"] == "test"] == [4]
+
+
+@pytest.mark.heavy
+def test_a_damaged_best_without_a_record_of_files_is_replaced_too(text_file, tmp_path):
+    """As earlier versions left them: only reading finds the damage, after which the last state is the best there is."""
+    made = tiny_config(
+        text_file, training__steps=4, optimizer__learning_rate=3.0, optimizer__warmup_steps=0, eval__every=2,
+        checkpoint__every=0, checkpoint__keep_latest=1,
+    )  # fmt: skip
+    workdir, best = tmp_path / "run", execution.Execution._best
+
+    def damaged(self, *args):
+        (workdir / "checkpoints/0/files.json").unlink()
+        for file in (workdir / "checkpoints/0/params").rglob("d/*"):
+            file.unlink()
+        return best(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execution.Execution, "_best", damaged)
+        summary = quiet_train(made, workdir)
+    assert summary["finished"] and summary["best_step"] == 4 and (workdir / "checkpoints-damaged/0").is_dir()

@@ -1,6 +1,7 @@
 """Checkpoints on disk: what counts as saved, what is damage and what is not, and that nothing is ever lost by going on."""
 
 import dataclasses
+import errno
 import json
 import pathlib
 import threading
@@ -13,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from ptft_jax.errors import UserError
-from ptft_jax.runs import checkpoint, manifest, references
+from ptft_jax.runs import checkpoint, manifest, references, saving
 from ptft_jax.runs.saving import Checkpoints
 from ptft_jax.training import state as states
 
@@ -301,3 +302,83 @@ def test_checkpoints_of_earlier_versions_have_no_record_of_files(tmp_path):
             file.unlink()
     assert resumed(opened(tmp_path, latest=2)).meta["step"] == 0
     assert (pathlib.Path(tmp_path) / "checkpoints-damaged/1").is_dir()
+
+
+def test_a_changed_digit_in_what_is_known_of_a_step_is_damage(tmp_path):
+    """It is JSON as before, and says that the state is another one."""
+    with opened(tmp_path, latest=2) as checkpoints:
+        save(checkpoints, 10)
+        save(checkpoints, 11, 0.5, best=11)
+    file = tmp_path / "checkpoints/11/meta/metadata"
+    whole = file.read_text()
+    for old, new in (
+        ('"step": 11', '"step": 15'),
+        ('"selected": 0.5', '"selected": 0.1'),
+        ("[0.5, 11, 0]", "[0.5, 10, 0]"),
+    ):
+        assert whole.count(old) == 1
+        file.write_text(whole.replace(old, new))
+        with opened(tmp_path, latest=2) as checkpoints:
+            back = resumed(checkpoints)
+        assert back.meta["step"] == 10 and "checkpoint 11 is damaged" in back.messages[0]
+        (tmp_path / "checkpoints-damaged/11").rename(tmp_path / "checkpoints/11")
+    file.write_text(whole)
+    assert resumed(opened(tmp_path, latest=2)).meta["step"] == 11
+
+
+def test_the_best_is_found_where_the_newest_cannot_be_read(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with opened(tmp_path, latest=9, mode="max") as checkpoints:
+        for step, value in enumerate([0.1, 0.9, 0.5, 0.7]):
+            save(checkpoints, step, value, best=min(step, 1))
+    (tmp_path / "checkpoints/3/meta/metadata").write_text("{")
+    assert checkpoint.resolve(f"{tmp_path}@best")[1] == 1
+
+
+def test_nothing_is_removed_for_a_newest_step_that_is_damaged(tmp_path):
+    """A launch that is to keep fewer, be it asked to or because the one before was killed while it removed."""
+    with opened(tmp_path, latest=3) as checkpoints:
+        for step in range(3):
+            save(checkpoints, step)
+    for file in _files(tmp_path / "checkpoints/2/params"):
+        file.write_bytes(b"")
+    with opened(tmp_path) as checkpoints:
+        assert resumed(checkpoints).meta["step"] == 1
+        save(checkpoints, 5)
+    assert checkpoint.steps_of(tmp_path) == [5]
+
+
+def test_what_is_to_go_makes_the_space_for_what_is_written(tmp_path, monkeypatch):
+    """A disk on which nothing can be written as long as three checkpoints are there."""
+    with opened(tmp_path, latest=3) as checkpoints:
+        for step in range(3):
+            save(checkpoints, step)
+    write = saving.cache.write_atomic
+
+    def full(path, fill):
+        if len(checkpoint.steps_of(tmp_path)) > 2:
+            raise UserError(f"{path}: no space")
+        write(path, fill)
+
+    monkeypatch.setattr(saving.cache, "write_atomic", full)
+    opened(tmp_path, latest=2).close()
+    assert checkpoint.steps_of(tmp_path) == [1, 2]
+
+
+@pytest.mark.parametrize("text", ["", "{", "\x00"])
+def test_a_damaged_progress_is_named(tmp_path, text):
+    (tmp_path / "progress.json").write_text(text)
+    with opened(tmp_path) as checkpoints, pytest.raises(UserError, match=r"progress\.json: is damaged"):
+        resumed(checkpoints)
+
+
+def test_only_what_is_in_the_cache_is_told_where_another_cache_may_be(tmp_path, monkeypatch):
+    monkeypatch.setenv("PTFT_CACHE", str(tmp_path / "cache"))
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for folder, hint in (("cache", True), ("run", False)):
+        with pytest.raises(UserError, match="cannot be written: No space left on device") as error:
+            saving.cache.write_atomic(tmp_path / folder / "x.json", full)
+        assert ("PTFT_CACHE" in str(error.value)) == hint
