@@ -1,6 +1,7 @@
 """Small problems that several tests share."""
 
 import dataclasses
+import itertools
 import signal
 import types
 
@@ -26,6 +27,7 @@ from ptft_jax.training import loop
 from ptft_jax.training import state as states
 from ptft_jax.training.careful import Careful
 from ptft_jax.training.step import Step
+from ptft_jax.training.termination import Termination
 
 VOCAB, LENGTH, ROWS = 64, 16, 16
 SPEC = ModelSpec(vocab_size=VOCAB, max_length=LENGTH, layers=3, width=32, heads=4, kv_heads=2)
@@ -122,6 +124,17 @@ def train(
 
 def _plain(x):
     return jax.random.key_data(x) if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+
+def on_look(patch, before):
+    """`before` is called with the number of each look whether the run has to leave, counted from 1."""
+    numbers, checking = itertools.count(1), Termination.checking
+
+    def watched(self):
+        check = checking(self)
+        return lambda: (before(next(numbers)), check())
+
+    patch.setattr(Termination, "checking", watched)
 
 
 def stop_at(step, monkeypatch):

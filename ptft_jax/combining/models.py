@@ -253,8 +253,9 @@ class Reader:
             if not reference:
                 raise UserError(f"--base is missing: what {child.name} was fine-tuned from is not known")
             return self.open(self.run(reference, "--base"))
-        chain, init = child.lineage("")[1:], child.config.init
-        if not reference and not init.from_:
+        # What it went on from with its optimizer is an earlier part of itself.
+        chain, init = [entry for entry in child.lineage("")[1:] if not entry.get("optimizer")], child.config.init
+        if not reference and (not init.from_ or (init.optimizer and not chain)):
             raise UserError(f"--base is missing: {child.name} did not start from another model")
         start = place(chain[0]) if chain else init.from_
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ptft_jax.errors import UserError
 
-_CHECKSUM = "checksum"
+CHECKSUM = "checksum"
 
 
 def table(content: str | bytes, where: str) -> dict[str, Any]:
@@ -25,11 +25,11 @@ def table(content: str | bytes, where: str) -> dict[str, Any]:
 
 def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
     """The table with one more field: a digest of the others."""
-    others = {name: value for name, value in values.items() if name != _CHECKSUM}
+    others = {name: value for name, value in values.items() if name != CHECKSUM}
     text = json.dumps(others, sort_keys=True, ensure_ascii=False)
-    return {**others, _CHECKSUM: hashlib.sha256(text.encode()).hexdigest()[:32]}
+    return {**others, CHECKSUM: hashlib.sha256(text.encode()).hexdigest()[:32]}
 
 
 def intact(values: Mapping[str, Any]) -> bool:
     """Whether a table is what `with_checksum` made; also one that has none, of an earlier release."""
-    return _CHECKSUM not in values or with_checksum(values)[_CHECKSUM] == values[_CHECKSUM]
+    return CHECKSUM not in values or with_checksum(values)[CHECKSUM] == values[CHECKSUM]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax.data import pipeline
+from ptft_jax.errors import UserError
 from ptft_jax.lineage import place
 from ptft_jax.reporting.metrics import METRICS, read
 from ptft_jax.runs import places
@@ -86,10 +87,13 @@ def reference(
     """
     for row in reversed([row for row in lineage if "workdir" in row]):  # imported weights have none
         workdir = pathlib.Path(row["workdir"])
-        found = _at_start(workdir, row.get("run_id", ""), source)
+        try:
+            found = _at_start(workdir, row.get("run_id", ""), source)
+            parent = places.read_json(workdir / "lineage.json") if found else []
+        except UserError:  # damaged files of another run, which measured nothing then, are no reason to end this one
+            continue
         loss = found.get(split, found.get("validation"))
         if loss is not None:
-            parent = places.read_json(workdir / "lineage.json")
             what = f"its parent {place(parent[0])}" if parent else "random parameters"
             other = "" if split in found else ", on its validation split"
             return {"nll": loss, "of": f"{what}, measured by {workdir} at step 0{other}"}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ptft_jax.data import cache
+from ptft_jax.errors import UserError
 
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 
@@ -29,7 +30,8 @@ class MetricsWriter:
         files = [pathlib.Path(os.devnull) if silent else workdir / name for name in (METRICS, SAMPLES)]
         for file in files if not silent else ():
             _keep(file, lambda row: _stays(row, step, pending))
-        self._metrics, self._samples = (file.open("a", encoding="utf-8") for file in files)
+        opened = ((file, file.open("a", encoding="utf-8")) for file in files)
+        self._files = dict(zip((METRICS, SAMPLES), opened))
         self._events = None
         if tensorboard and not silent:
             from tensorboard.compat.proto import event_pb2
@@ -44,7 +46,7 @@ class MetricsWriter:
 
     def write(self, step: int, kind: str, values: dict[str, float]) -> None:
         """One row: {"step", "kind", ...values}; the same values as scalars kind/name."""
-        print(json.dumps({"step": step, "kind": kind, **values}), file=self._metrics, flush=True)
+        self._append(METRICS, {"step": step, "kind": kind, **values})
         if self._events is not None:
             from tensorboard.compat.proto import event_pb2, summary_pb2
 
@@ -54,26 +56,39 @@ class MetricsWriter:
 
     def sample(self, step: int, row: dict[str, Any]) -> None:
         """One sample text: {"step", ...row}."""
-        print(json.dumps({"step": step, **row}, ensure_ascii=False), file=self._samples, flush=True)
+        self._append(SAMPLES, {"step": step, **row})
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        path, file = self._files[name]
+        with cache.writing(path):
+            print(json.dumps(row, ensure_ascii=False), file=file, flush=True)
 
     def close(self) -> None:
-        self._metrics.close()
-        self._samples.close()
+        for path, file in self._files.values():
+            with cache.writing(path):
+                file.close()
         if self._events is not None:
             self._events.close()
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file in UTF-8; none where there is no file. A half-written last line (a kill) is no row."""
+    """The rows of a JSON-lines file in UTF-8; none where there is no file. A half-written last line (a kill) is no row.
+
+    Raises:
+      UserError: another line is not JSON.
+    """
     if not path.exists():
         return []
-    rows = []
+    rows, broken = [], 0
     # Bytes, cut at b"\n" only: generated texts hold other line ends, and a kill may cut within a character.
-    for line in path.read_bytes().split(b"\n"):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         try:
             rows.append(json.loads(line))
         except ValueError:
-            break
+            broken = broken or number
+            continue
+        if broken:
+            raise UserError(f"{path}, line {broken}: is damaged, it is not JSON; lines after it are")
     return rows
 
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ptft_jax.data import jsons
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.parallel import processes
 from ptft_jax.params import fingerprint
@@ -140,7 +141,10 @@ def read_meta(workdir: pathlib.Path, step: int) -> dict[str, Any]:
     meta = _json(folder, folder / "meta" / "metadata")
     _check(folder, contents=True, part="meta")
     amended = folder / AMENDED
-    return meta | (_json(folder, amended) if amended.exists() else {})
+    more = _json(folder, amended) if amended.exists() else {}
+    if not jsons.intact(more):
+        raise Damaged(f"{amended}: is not what was written")
+    return meta | {name: value for name, value in more.items() if name != jsons.CHECKSUM}
 
 
 def _json(folder: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:

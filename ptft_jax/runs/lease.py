@@ -81,7 +81,8 @@ class _Lease:
             self._made = [p for p in (workdir, *workdir.parents) if not p.exists()]
             self._file = self._locked()
         except FileExistsError as e:
-            raise UserError(f"--workdir={workdir}: is a file, not a folder") from e
+            what = "a link that leads nowhere" if workdir.is_symlink() else "a file"
+            raise UserError(f"--workdir={workdir}: is {what}, not a folder") from e
         except NotADirectoryError as e:
             raise UserError(f"--workdir={workdir}: {e.filename or workdir} is not in a folder") from e
         except OSError as e:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import orbax.checkpoint as ocp
 from etils import epath
 
-from ptft_jax.data import cache
+from ptft_jax.data import cache, jsons
 from ptft_jax.errors import UserError, listed
 from ptft_jax.parallel import processes
 from ptft_jax.params import fingerprint
@@ -96,8 +96,9 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(post_finalization_callback=self._check_written),
         )
         if processes.main():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for left in self.folder.iterdir():
+            if self.folder.exists() and not self.folder.is_dir():
+                raise UserError(f"{self.folder}: is a file, and checkpoints are to be saved in a folder of this name")
+            for left in self.folder.iterdir() if self.folder.is_dir() else ():
                 if _WRITING in left.name or left.name.endswith(_REMOVING):
                     shutil.rmtree(left, ignore_errors=True)
             self._saved = {record.step: record for record in records(self.workdir)}
@@ -147,6 +148,8 @@ class Checkpoints:
             "shapes": {name: forms(tree) for name, tree in items.items()},
             "fingerprint": fingerprint.fingerprint(sums["params"]),
         }
+        if processes.main():
+            self.folder.mkdir(parents=True, exist_ok=True)
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         try:
             self._writer.save(self.folder / str(step), args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args))
@@ -208,7 +211,7 @@ class Checkpoints:
         if not processes.main() or (record.selected is None and not meta.get("metrics")):
             return
         path = folder_of(self.workdir, record.step) / AMENDED
-        cache.write_atomic(path, lambda temporary: temporary.write_text(json.dumps(dict(meta))))
+        cache.write_atomic(path, lambda temporary: temporary.write_text(json.dumps(jsons.with_checksum(meta))))
         self._saved[record.step] = record
         self._settle()
 

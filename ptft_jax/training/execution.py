@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import pathlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -108,8 +108,17 @@ class Execution:
         run.reporter.say(f"{run.workdir}: continuing from step {saved['step']}")
         if processes.main():  # may carry the run out in another way than before
             write_json(run.workdir / "config.json", run.config.as_dict())
+            self._put_back(saved.get("tokenizer", {}))
         meta = {"resumed": True, "pending": saved.get("pending", False)}
         return state, saved["step"], meta | {k: saved[k] for k in ("seconds", "before", "parent_fingerprint")}
+
+    def _put_back(self, digests: Mapping[str, str]) -> None:
+        """Writes the tokenizer's files (name -> digest) anew where they were lost, so that the run can be read when it has ended."""
+        for name, data in self.run.tokenizer.files().items():
+            path = self.run.workdir / name
+            if cache.digest(data) == digests.get(name) and not (path.is_file() and path.read_bytes() == data):
+                write_bytes(path, data)
+                self.run.reporter.say(f"{path}: was not what the run began with, and is written again")
 
     def _went_on(self) -> tuple[Any, str]:
         """What `run.start` gives, of a run that goes on from another with its optimizer."""

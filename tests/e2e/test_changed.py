@@ -98,12 +98,19 @@ def test_a_damaged_file_of_arrays_is_one_clean_message(copy, how):
         assert "Traceback" not in done.stderr and "Event loop" not in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("name", ["summary.json", "lineage.json", "environment.json"])
+@pytest.mark.parametrize("name", ["lineage.json", "environment.json"])
 def test_a_damaged_file_of_a_run_is_named(copy, tmp_path, text_file, name):
     (copy / name).write_text("{")
     child = tiny_config(text_file, training__steps=1, optimizer__warmup_steps=0, init__from_=str(copy))
     with pytest.raises(UserError, match=rf"{name}: is damaged, it is not JSON"):
         quiet_train(child, tmp_path / "child")
+
+
+def test_a_damaged_summary_of_the_parent_ends_no_child(copy, tmp_path, text_file):
+    """It is only where the loss at the parent's start could have been read."""
+    (copy / "summary.json").write_text("{")
+    child = tiny_config(text_file, training__steps=1, optimizer__warmup_steps=0, init__from_=str(copy))
+    assert quiet_train(child, tmp_path / "child")["finished"]
 
 
 def test_a_changed_run_is_not_kept_from_removing_what_was_not_read(copy):

@@ -5,17 +5,18 @@ import signal
 
 import pytest
 
+from ptft_jax import loading
 from ptft_jax import run as runs
+from ptft_jax.combining import models
 from ptft_jax.errors import UserError
 from ptft_jax.parallel import processes
 from ptft_jax.reporting.metrics import METRICS, read
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import checkpoint
-from ptft_jax.training.loop import Loop
-from tests.helpers import quiet_train, stop_at, tiny_config
+from ptft_jax.training import restore
+from tests.helpers import on_look, quiet_train, stop_at, tiny_config
 
 TIMED = ("step_seconds", "tokens_per_second")
-check = Loop.check
 
 
 def config(text_file, **changes):
@@ -177,7 +178,7 @@ def test_the_loss_before_is_that_of_the_step_that_the_run_started_from(text_file
     then = [row for row in read(parent / METRICS) if row["kind"] == "eval"][-1]
     anew = config(text_file, init__from_=str(parent), init__fresh=("final_norm/.*",))
     with pytest.MonkeyPatch.context() as patch:  # it leaves while it measures its start
-        patch.setattr(Loop, "check", lambda self: signal.raise_signal(signal.SIGTERM) or check(self))
+        on_look(patch, lambda number: signal.raise_signal(signal.SIGTERM))
         assert quiet_train(anew, child)["reason"] == "sigterm" and not checkpoint.steps_of(child)
     assert quiet_train(made, parent)["finished"]
     summary = quiet_train(anew, child)
@@ -206,3 +207,33 @@ def test_processes_that_found_another_latest_step_do_not_start(text_file, tmp_pa
             quiet_train(made, tmp_path / "run")
     assert "process 1 was started with something else than process 0" in str(found.value)
     assert "step of config.init.from: [3] -> [6]" in str(found.value)
+
+
+def test_what_a_run_was_fine_tuned_from_is_not_what_it_went_on_from(text_file, tmp_path, base):
+    """base -> child, which then goes on in two runs of its own: a task vector is the difference to the base."""
+    fine = {"training__ema_decay": 0.0, "eval__parent_data": False}
+    child, on, further = tmp_path / "child", tmp_path / "on", tmp_path / "further"
+    quiet_train(config(text_file, init__from_=str(base), training__steps=3, **fine), child)
+    quiet_train(going_on(text_file, child, training__steps=4, **fine), on)
+    quiet_train(going_on(text_file, on, training__steps=5, **fine), further)
+    reader = models.Reader()
+    for run in (child, on, further):
+        assert reader.parent(restore.find(str(run))).source.workdir == base
+    plain = tmp_path / "plain"
+    quiet_train(going_on(text_file, base, training__steps=7), plain)
+    with pytest.raises(UserError, match="--base is missing: .* did not start from another model"):
+        reader.parent(restore.find(str(plain)))
+
+
+def test_files_of_a_tokenizer_that_were_lost_are_there_again(text_file, tmp_path, capsys):
+    made, run = config(text_file, training__steps=4, checkpoint__every=2), tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(2, patch)
+        quiet_train(made, run)
+    files = {path: path.read_bytes() for path in run.glob("tokenizer*")}
+    assert files
+    for path in files:
+        path.unlink()
+    quiet_train(made, run)
+    assert {path: path.read_bytes() for path in run.glob("tokenizer*")} == files
+    assert loading.load(str(run)).tokenizer.decode([97, 98]) == "ab"

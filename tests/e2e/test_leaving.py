@@ -1,6 +1,5 @@
 """A run that has to leave at any moment, and what it finds when it comes back: the folder of one that was never disturbed."""
 
-import itertools
 import json
 import signal
 
@@ -9,8 +8,7 @@ import pytest
 from ptft_jax.reporting.metrics import METRICS, SAMPLES, read
 from ptft_jax.runs import checkpoint
 from ptft_jax.training import execution
-from ptft_jax.training.termination import Termination
-from tests.helpers import quiet_train, tiny_config
+from tests.helpers import on_look, quiet_train, stop_at, tiny_config
 
 TIMED = ("step_seconds", "tokens_per_second", "seconds", "workdir")
 
@@ -36,30 +34,19 @@ def left(workdir):
     return rows, read(workdir / SAMPLES), {k: v for k, v in summary.items() if k not in TIMED}, checkpoints, files
 
 
-def _look(patch, before):
-    """`before` is called with the number of each look whether the run has to leave, counted from 1."""
-    numbers, checking = itertools.count(1), Termination.checking
-
-    def watched(self):
-        check = checking(self)
-        return lambda: (before(next(numbers)), check())
-
-    patch.setattr(Termination, "checking", watched)
-
-
 @pytest.fixture(scope="module")
 def whole(text_file, tmp_path_factory):
     """What is left by a run that was never disturbed, and how often it looked whether it has to leave."""
     folder, looks = tmp_path_factory.mktemp("whole") / "run", []
     with pytest.MonkeyPatch.context() as patch:
-        _look(patch, looks.append)
+        on_look(patch, looks.append)
         quiet_train(config(text_file), folder)
     return left(folder), len(looks)
 
 
 def _ask_at(patch, number):
     """SIGTERM at the look of this number."""
-    _look(patch, lambda n: signal.raise_signal(signal.SIGTERM) if n == number else None)
+    on_look(patch, lambda n: signal.raise_signal(signal.SIGTERM) if n == number else None)
 
 
 # In the first evaluation, the first samples, the evaluation in the middle, its samples, the last evaluation, the test, the last samples.
@@ -83,9 +70,25 @@ def test_sigterm_in_the_middle_of_an_evaluation(text_file, tmp_path, whole):
         stopped = quiet_train(config(text_file), tmp_path / "run")
     assert stopped["reason"] == "sigterm" and checkpoint.steps_of(tmp_path / "run")[-1] == stopped["step"] == 3
     assert checkpoint.read_meta(tmp_path / "run", 3)["pending"]
+    assert "checksum" not in checkpoint.read_meta(tmp_path / "run", 3)
     assert [r["step"] for r in read(tmp_path / "run" / METRICS) if r["kind"] == "eval"] == [0]
     quiet_train(config(text_file), tmp_path / "run")
     assert left(tmp_path / "run") == expected
+
+
+def test_what_was_found_out_about_a_step_since_is_checked_too(text_file, tmp_path, whole):
+    """Of what a run that left in an evaluation adds to its checkpoint, the value is read as a better one."""
+    with pytest.MonkeyPatch.context() as patch:
+        _ask_at(patch, round(0.4 * whole[1]))
+        quiet_train(config(text_file), tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(1, patch)
+        quiet_train(config(text_file), tmp_path / "run")
+    amended = tmp_path / "run/checkpoints/3" / checkpoint.AMENDED
+    found = json.loads(amended.read_bytes())
+    amended.write_text(json.dumps({**found, "selected": found["selected"] - 1}))
+    with pytest.raises(checkpoint.Damaged, match=f"{checkpoint.AMENDED}: is not what was written"):
+        checkpoint.read_meta(tmp_path / "run", 3)
 
 
 def test_sigterm_while_the_importance_of_parameters_is_estimated(text_file, tmp_path):

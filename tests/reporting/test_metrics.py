@@ -2,10 +2,12 @@
 
 import json
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ptft_jax.errors import UserError
 from ptft_jax.reporting import plots
-from ptft_jax.reporting.metrics import MetricsWriter, read
+from ptft_jax.reporting.metrics import METRICS, MetricsWriter, read
 from ptft_jax.reporting.page import Page
 
 
@@ -58,3 +60,12 @@ def test_pages_escape_what_a_model_wrote(tmp_path):
     html = (tmp_path / "p.html").read_text()
     assert "<script>" not in html and "&lt;script&gt;" in html
     assert "1,234,567" in html and "0.500" in html and ">yes<" in html
+
+
+def test_a_damaged_line_is_named_and_a_torn_end_is_not_one(tmp_path):
+    path = tmp_path / METRICS
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"st')
+    assert read(path) == [{"step": 1}, {"step": 2}]
+    path.write_bytes(b'{"step": 1}\n{"step"\n{"step": 3}\n')
+    with pytest.raises(UserError, match="metrics.jsonl, line 2: is damaged"):
+        read(path)
