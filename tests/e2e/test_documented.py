@@ -11,12 +11,14 @@ import pytest
 from experiments.methods_runs import LADDER
 from ptft_jax import config as configs
 from ptft_jax import run as runs
+from ptft_jax.evaluation.samples import continue_texts
+from ptft_jax.model.decode import Sampling
 from ptft_jax.reporting.progress import Reporter
 from tests.processes import ROOT, run
 
 
 def _commands(language=""):
-    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     return [line for block in blocks for line in block.splitlines() if line.startswith("ptft ")]
 
 
@@ -41,6 +43,24 @@ def test_readme_commands(tmp_path):
     assert len(commands) >= 7
     _run_all(commands, tmp_path)
     assert (tmp_path / "runs/report.html").exists() and (tmp_path / "runs/mine/summary.json").exists()
+
+
+def test_readme_from_python(tmp_path, monkeypatch, capsys):
+    """The block, in this process: it trains, what it measures is what the run measured, and it writes as its parts do."""
+    [block] = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "README.md").symlink_to(ROOT / "README.md")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(block, names)
+    summary, loaded = names["summary"], names["loaded"]
+    assert summary == json.loads((tmp_path / "runs/python/summary.json").read_text()) and summary["finished"]
+    numbers, *texts = capsys.readouterr().out.splitlines()
+    before, after = map(float, numbers.split())
+    assert before == summary["before"]["validation/nll"]
+    assert after == pytest.approx(summary["after"]["validation/nll"], abs=1e-4) and after < before - 1
+    options = {"sampling": Sampling(temperature=0.8), "max_new_tokens": 20}
+    [row] = continue_texts(loaded.model, loaded.params, loaded.tokenizer, ["A run is "], **options)
+    assert row.tokens and "\n".join(texts) == (row.prompt + row.text).rstrip("\n")
 
 
 def _run_section(title, folder, page="methods"):
