@@ -230,7 +230,7 @@ def test_every_config_file_is_covered():
     }, "test the new one"
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-heavy", "test-full", "live", "beam", "install", "clean"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-heavy", "test-full", "live", "beam", "lint", "install", "clean"])
 def test_make_knows_its_targets(target):
     done = run("make", "-n", target)
     assert done.returncode == 0, done.stderr
