@@ -27,8 +27,8 @@ live: $(VENV)/.parity-$(WHICH)
 
 # Style, as pyproject.toml has it.
 lint: $(VENV)/.test-$(WHICH)
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
 
 # Preparation of data on Apache Beam, in an environment of its own: Beam needs protobuf 6 (see setup.py).
 beam: check-python

@@ -230,10 +230,30 @@ def test_every_config_file_is_covered():
     }, "test the new one"
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-heavy", "test-full", "live", "beam", "lint", "install", "clean"])
+@pytest.mark.parametrize(
+    "target", ["demo", "test", "test-heavy", "test-full", "live", "beam", "lint", "install", "clean"]
+)
 def test_make_knows_its_targets(target):
     done = run("make", "-n", target)
     assert done.returncode == 0, done.stderr
+
+
+def _anchors(text):
+    """Of the headings of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize(
+    "page", sorted(str(p.relative_to(ROOT)) for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text()):
+        if "://" not in link:
+            file, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / file if file else ROOT / page
+            assert target.exists(), link
+            assert not anchor or anchor in _anchors(target.read_text()), link
 
 
 # docs/data.md
