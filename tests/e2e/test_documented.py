@@ -16,9 +16,11 @@ from ptft_jax.model.decode import Sampling
 from ptft_jax.reporting.progress import Reporter
 from tests.processes import ROOT, run
 
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
 
 def _commands(language=""):
-    blocks = re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    blocks = [text for found, text in BLOCK.findall((ROOT / "README.md").read_text()) if found == language]
     return [line for block in blocks for line in block.splitlines() if line.startswith("ptft ")]
 
 
@@ -47,7 +49,7 @@ def test_readme_commands(tmp_path):
 
 def test_readme_from_python(tmp_path, monkeypatch, capsys):
     """The block, in this process: it trains, what it measures is what the run measured, and it writes as its parts do."""
-    [block] = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    [block] = [text for language, text in BLOCK.findall((ROOT / "README.md").read_text()) if language == "python"]
     (tmp_path / "README.md").symlink_to(ROOT / "README.md")
     monkeypatch.chdir(tmp_path)
     names = {}
@@ -258,7 +260,6 @@ def test_links_lead_somewhere(page):
 
 # docs/data.md
 
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SLOW = "sh"
 
 
