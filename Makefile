@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # One stamp an environment: rebuilt only when what it holds changes, or another interpreter is asked for.
 WHICH := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-.PHONY: demo test test-heavy test-full live beam models-table install clean check-python
+.PHONY: demo test test-heavy test-full live beam lint models-table install clean check-python
 
 demo: $(VENV)/.installed-$(WHICH)
 	$(BIN)/python -m experiments.transfer --out=runs/demo
@@ -24,6 +24,11 @@ test-full: $(VENV)/.parity-$(WHICH)
 # The comparisons with independent implementations, run live.
 live: $(VENV)/.parity-$(WHICH)
 	$(BIN)/python -m pytest tests -m "live and not slow" -n 2 --dist worksteal -q
+
+# Style, as pyproject.toml has it.
+lint: $(VENV)/.test-$(WHICH)
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
 
 # Preparation of data on Apache Beam, in an environment of its own: Beam needs protobuf 6 (see setup.py).
 beam: check-python

@@ -22,7 +22,8 @@ EXTRAS = {
     "s3": ["s3fs"],
     # `ptft data prepare --engine=beam`. Beam needs protobuf 6, and what sentencepiece generated from 0.2.3 on needs 7.
     "beam": ["apache-beam>=2.77", "sentencepiece<0.2.3"],
-    "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "datasets>=5.2"],
+    # Of ruff one minor version: the next may format otherwise.
+    "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "datasets>=5.2", "ruff>=0.17,<0.18"],
     # Independent implementations for the live comparisons.
     "parity": ["torch>=2.2", "transformers>=5.23", "peft>=0.21", "trl>=1.16", "bitsandbytes>=0.50"],
 }
@@ -33,8 +34,23 @@ setup(
     description="Pre-training and fine-tuning as two stages of one experiment, in JAX and Flax",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
+    author="The ptft_jax authors",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["jax", "flax", "pre-training", "fine-tuning", "language models", "transfer learning"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     packages=find_packages(include=["ptft_jax", "ptft_jax.*"]),
-    package_data={"ptft_jax.reporting": ["templates/*.html"]},
+    package_data={"ptft_jax": ["py.typed"], "ptft_jax.reporting": ["templates/*.html"]},
     python_requires=">=3.11",
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

@@ -76,29 +76,19 @@ def main() -> None:
     args = flags.FLAGS
     if not args.prompt:
         raise UserError("--prompt is missing: the text to continue")
-    from ptft_jax.evaluation.samples import continue_texts
+    from ptft_jax.evaluation.samples import generate
 
     loaded = load_source(together=bool(args.use_adapter))
-    names = args.use_adapter
-    if names and not loaded.model.several:
-        raise UserError(f"--use_adapter: {args.run} is no run with several adapters")
-    if names and len(names) != len(args.prompt):
-        raise UserError(f"--use_adapter: {len(names)} for {len(args.prompt)} prompts; give one for each --prompt")
-    numbers = [loaded.model.adapt.number(name, "--use_adapter") for name in names] or None
     prompts = [unescaped(text) for text in args.prompt]
     streaming = len(prompts) == 1 and not args.json
     show = streamer()
     if streaming:
         sys.stdout.write(prompts[0])
-    rows = continue_texts(
-        loaded.model,
-        loaded.params,
-        loaded.tokenizer,
+    rows = generate(
+        loaded,
         prompts,
         max_new_tokens=args.max_new_tokens,
-        prefix=loaded.reads_prompt,
-        gaps=loaded.gaps,
-        adapters=numbers,
+        use_adapter=args.use_adapter,
         on_text=(lambda _, text: show(text)) if streaming else None,
         **sampling_options(args),
     )

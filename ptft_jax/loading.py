@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -236,7 +237,7 @@ class Loaded:
 
 
 def load(
-    reference: str,
+    reference: str | pathlib.Path,
     *,
     field: str = "run",
     weights: str = "auto",
@@ -250,6 +251,10 @@ def load(
     base stays so, with the adapter on it, unless `merge_into` says otherwise.
 
     Args:
+      reference: of a run, its workdir (`runs/base`, `runs/base@best`, `runs/base@400`, with `#NAME` one of several adapters);
+        of imported weights `hf:FOLDER`, `hf:NAME`, `gguf:FILE`.
+      field: what the reference is called in messages.
+      weights: of a run that kept an average: the average ("auto", "ema") or the parameters themselves ("raw").
       dtype: what imported weights are kept and computed in; a run's are as its config says.
       adapter: a folder in PEFT's format, put onto the model.
       ignore: patterns of tensors that may be left out, of imported weights.
@@ -260,6 +265,7 @@ def load(
     Raises:
       UserError: no such model, or a damaged one.
     """
+    reference = os.fspath(reference)
     if ignore and not restore.is_reference(reference):
         raise UserError(f"--ignore is for hf: and gguf: weights; {reference} is a run")
     source = restore.find(reference, field, ignore, together=together)

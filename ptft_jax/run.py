@@ -472,6 +472,16 @@ def train(
     A finished run is not run again. Where there are several processes, all call this, in the same (shared) `workdir`, which
     is theirs alone meanwhile. SIGTERM makes it save and return; a second one ends the process.
 
+    Args:
+      config: the settings, as `ptft_jax.config.default()` gives them, or a nested dict of those that differ.
+      workdir: the folder of the run.
+      reporter: where messages, tables and bars go; by default standard error.
+      max_seconds: save and return after so many seconds; 0 = no limit.
+
+    Returns:
+      The summary: "finished", "reason", "step", "best_step", the metrics "before" and "after", and more. Of a run that was
+      stopped early "finished" is False, and the same call continues it.
+
     Raises:
       UserError: anything wrong with what was asked for, or another launch is running in the workdir.
     """

@@ -24,6 +24,67 @@ class Continuation(NamedTuple):
     reason: str
 
 
+def generate(
+    loaded: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 64,
+    sampling: decode.Sampling | None = None,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+    use_adapter: Sequence[str] = (),
+    on_text: Callable[[int, str], None] | None = None,
+) -> list[Continuation]:
+    """Continues texts with a loaded run (`ptft_jax.loading.load`), as `ptft generate` does.
+
+    Args:
+      prompts: plain text; "" starts a new one.
+      max_new_tokens: at most so many new tokens for each prompt.
+      sampling: how tokens are chosen; None = at a temperature of 0.8. `Sampling(temperature=0)` takes the likeliest.
+      seed: of the sampling. A prompt's continuation does not depend on the other prompts, but on its place among them.
+      stop: texts that end a continuation, and are cut off.
+      use_adapter: of a run with several adapters, loaded with `together=True`: the name of one for each prompt.
+      on_text: called with (number of the prompt, its continuation so far) while that grows.
+
+    Returns:
+      A `Continuation` for each prompt: `prompt`, `text` (what was added), `tokens` (how many that took) and `reason` (why it
+      ended: "end", "stop" or "length").
+
+    Raises:
+      UserError: a model that writes no text, no prompt, a prompt that leaves no room for so many tokens, an empty stop text, an
+        adapter that is not there.
+    """
+    for name, texts in (("prompts", prompts), ("stop", stop), ("use_adapter", use_adapter)):
+        if isinstance(texts, str):
+            raise UserError(f"{name} = {texts!r}: expected a list of texts, got one: [{texts!r}]")
+    if not prompts:
+        raise UserError("prompts is empty: the texts to continue are missing")
+    if use_adapter and not loaded.model.several:
+        raise UserError(f"--use_adapter: {loaded.source.name} is no run with several adapters")
+    if loaded.model.several and not use_adapter:
+        raise UserError(
+            f"--use_adapter is missing: {loaded.source.name} has several adapters; give one of "
+            f"{', '.join(loaded.model.adapt.names)} for each prompt"
+        )
+    if use_adapter and len(use_adapter) != len(prompts):
+        raise UserError(f"--use_adapter: {len(use_adapter)} for {len(prompts)} prompts; give one for each --prompt")
+    numbers = [loaded.model.adapt.number(name, "--use_adapter") for name in use_adapter] or None
+    return continue_texts(
+        loaded.model,
+        loaded.params,
+        loaded.tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling or decode.Sampling(temperature=0.8),
+        seed=seed,
+        stop=stop,
+        prefix=loaded.reads_prompt,
+        gaps=loaded.gaps,
+        adapters=numbers,
+        on_text=on_text,
+    )
+
+
 def continue_texts(
     model: Transformer,
     params: Any,

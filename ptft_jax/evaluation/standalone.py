@@ -79,12 +79,24 @@ class Measurement:
 
 
 def evaluate(
-    loaded: Any, source: str, split: str, *, tokens: int = 0, batch_size: int = 16, length: int = 0, **reading: Any
+    loaded: Any,
+    source: str = "",
+    split: str = "validation",
+    *,
+    tokens: int = 0,
+    batch_size: int = 16,
+    length: int = 0,
+    **reading: Any,
 ) -> dict[str, Any]:
-    """Metrics of a loaded run (`ptft_jax.loading.load`) on a data source ("" = its own), with the run's objective.
+    """Metrics of a loaded run (`ptft_jax.loading.load`) on a data source, with the run's objective, as `ptft eval` does.
 
-    Rows are of `length` tokens (0 = as the run was trained; imported weights: at most 1024); `reading` are other settings of
-    `config.data` than the run's.
+    Args:
+      source: as `config.data.source`; "" = the run's own.
+      split: "train", "validation" or "test".
+      tokens: use only the first so many tokens; 0 = all.
+      batch_size: rows at a time.
+      length: tokens per row; 0 = as the run was trained (imported weights: at most 1024).
+      reading: other settings of `config.data` than the run's, such as `template`.
 
     Returns:
       {"data", "split", "tokens", "nll" (nats per token), "bits_per_byte", "accuracy", ...}; where not all of the split is

@@ -11,12 +11,16 @@ import pytest
 from experiments.methods_runs import LADDER
 from ptft_jax import config as configs
 from ptft_jax import run as runs
+from ptft_jax.evaluation.samples import continue_texts
+from ptft_jax.model.decode import Sampling
 from ptft_jax.reporting.progress import Reporter
 from tests.processes import ROOT, run
 
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
 
 def _commands(language=""):
-    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = [text for found, text in BLOCK.findall((ROOT / "README.md").read_text()) if found == language]
     return [line for block in blocks for line in block.splitlines() if line.startswith("ptft ")]
 
 
@@ -41,6 +45,24 @@ def test_readme_commands(tmp_path):
     assert len(commands) >= 7
     _run_all(commands, tmp_path)
     assert (tmp_path / "runs/report.html").exists() and (tmp_path / "runs/mine/summary.json").exists()
+
+
+def test_readme_from_python(tmp_path, monkeypatch, capsys):
+    """The block, in this process: it trains, what it measures is what the run measured, and it writes as its parts do."""
+    [block] = [text for language, text in BLOCK.findall((ROOT / "README.md").read_text()) if language == "python"]
+    (tmp_path / "README.md").symlink_to(ROOT / "README.md")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(block, names)
+    summary, loaded = names["summary"], names["loaded"]
+    assert summary == json.loads((tmp_path / "runs/python/summary.json").read_text()) and summary["finished"]
+    numbers, *texts = capsys.readouterr().out.splitlines()
+    before, after = map(float, numbers.split())
+    assert before == summary["before"]["validation/nll"]
+    assert after == pytest.approx(summary["after"]["validation/nll"], abs=1e-4) and after < before - 1
+    options = {"sampling": Sampling(temperature=0.8), "max_new_tokens": 20}
+    [row] = continue_texts(loaded.model, loaded.params, loaded.tokenizer, ["A run is "], **options)
+    assert row.tokens and "\n".join(texts) == (row.prompt + row.text).rstrip("\n")
 
 
 def _run_section(title, folder, page="methods"):
@@ -210,15 +232,34 @@ def test_every_config_file_is_covered():
     }, "test the new one"
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-heavy", "test-full", "live", "beam", "install", "clean"])
+@pytest.mark.parametrize(
+    "target", ["demo", "test", "test-heavy", "test-full", "live", "beam", "lint", "install", "clean"]
+)
 def test_make_knows_its_targets(target):
     done = run("make", "-n", target)
     assert done.returncode == 0, done.stderr
 
 
+def _anchors(text):
+    """Of the headings of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize(
+    "page", sorted(str(p.relative_to(ROOT)) for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text()):
+        if "://" not in link:
+            file, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / file if file else ROOT / page
+            assert target.exists(), link
+            assert not anchor or anchor in _anchors(target.read_text()), link
+
+
 # docs/data.md
 
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SLOW = "sh"
 
 

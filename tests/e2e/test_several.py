@@ -6,7 +6,7 @@ import pytest
 
 from ptft_jax import loading
 from ptft_jax.errors import UserError
-from ptft_jax.evaluation.samples import continue_texts
+from ptft_jax.evaluation.samples import continue_texts, generate
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.model.decode import Sampling
 from ptft_jax.params.rules import flatten
@@ -125,6 +125,11 @@ def test_text_from_both_at_once(several):
         one = loading.load(f"{folder}/many#{name}")
         assert row.text == continue_texts(one.model, one.params, one.tokenizer, ["a"], **options)[0].text
     assert rows[0].text != rows[1].text
+    assert generate(many, ["a", "a"], use_adapter=["digits", "letters"], **options) == rows
+    with pytest.raises(
+        UserError, match="use_adapter: no adapter 'leters', only digits, letters .did you mean 'letters'"
+    ):
+        generate(many, ["a"], use_adapter=["leters"], **options)
     samples = (folder / "many/samples.jsonl").read_text()
     assert '"adapter": "digits"' in samples and '"adapter": "letters"' in samples
 
