@@ -69,6 +69,7 @@ def test_eval_prints_json_and_generate_text(base, text_file):
     assert cut["reason"] == "stop" and cut["text"] == row["text"][: row["text"].index(stop)]
 
 
+@pytest.mark.heavy
 def test_chat_answers_at_a_terminal_and_of_flags(base):
     words = [f"--run={base}", "--template=chatml", "--temperature=0", "--max_new_tokens=12"]
     row = json.loads(ptft("chat", *words, "--message=hi", "--json", check=True).stdout)

@@ -47,6 +47,7 @@ def test_readme_commands(tmp_path):
     assert (tmp_path / "runs/report.html").exists() and (tmp_path / "runs/mine/summary.json").exists()
 
 
+@pytest.mark.heavy
 def test_readme_from_python(tmp_path, monkeypatch, capsys):
     """The block, in this process: it trains, what it measures is what the run measured, and it writes as its parts do."""
     [block] = [text for language, text in BLOCK.findall((ROOT / "README.md").read_text()) if language == "python"]

@@ -136,6 +136,7 @@ def test_lora_saves_what_trains_and_refers_to_its_base(text_file, tmp_path, base
         np.testing.assert_array_equal(array, merged[path])
 
 
+@pytest.mark.heavy
 def test_a_base_may_move_together_with_its_adapter_but_not_change(text_file, tmp_path, base):
     home = tmp_path / "home"
     shutil.copytree(base, home / "base")
@@ -153,6 +154,7 @@ def test_a_base_may_move_together_with_its_adapter_but_not_change(text_file, tmp
         params_of(tmp_path / "moved/lora")
 
 
+@pytest.mark.heavy
 def test_lora_resumes_exactly(text_file, tmp_path, base):
     config = child(text_file, base, **LORA)
     whole = quiet_train(config, tmp_path / "whole")
@@ -227,6 +229,7 @@ def test_pmap_and_fsdp_runs_equal_the_replicated_one(text_file, tmp_path):
     np.testing.assert_allclose(curves["fsdp"], curves["jit"], atol=2e-4)
 
 
+@pytest.mark.heavy
 def test_a_checkpoint_moves_to_another_mesh(text_file, tmp_path):
     """Saved from parameters split eight ways, read by one device and by a child that replicates."""
     quiet_train(tiny_config(text_file, parallel__fsdp=8), tmp_path / "split")

@@ -209,6 +209,7 @@ def test_processes_that_found_another_latest_step_do_not_start(text_file, tmp_pa
     assert "step of config.init.from: [3] -> [6]" in str(found.value)
 
 
+@pytest.mark.heavy
 def test_what_a_run_was_fine_tuned_from_is_not_what_it_went_on_from(text_file, tmp_path, base):
     """base -> child, which then goes on in two runs of its own: a task vector is the difference to the base."""
     fine = {"training__ema_decay": 0.0, "eval__parent_data": False}
@@ -225,6 +226,7 @@ def test_what_a_run_was_fine_tuned_from_is_not_what_it_went_on_from(text_file, t
         reader.parent(restore.find(str(plain)))
 
 
+@pytest.mark.heavy
 def test_files_of_a_tokenizer_that_were_lost_are_there_again(text_file, tmp_path, capsys):
     made, run = config(text_file, training__steps=4, checkpoint__every=2), tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:

@@ -63,6 +63,7 @@ def test_sigterm_is_heard_between_batches_and_nothing_is_lost(text_file, tmp_pat
     assert left(tmp_path / "run") == expected
 
 
+@pytest.mark.heavy
 def test_sigterm_in_the_middle_of_an_evaluation(text_file, tmp_path, whole):
     expected, looks = whole
     with pytest.MonkeyPatch.context() as patch:
@@ -76,6 +77,7 @@ def test_sigterm_in_the_middle_of_an_evaluation(text_file, tmp_path, whole):
     assert left(tmp_path / "run") == expected
 
 
+@pytest.mark.heavy
 def test_what_was_found_out_about_a_step_since_is_checked_too(text_file, tmp_path, whole):
     """Of what a run that left in an evaluation adds to its checkpoint, the value is read as a better one."""
     with pytest.MonkeyPatch.context() as patch:
@@ -91,6 +93,7 @@ def test_what_was_found_out_about_a_step_since_is_checked_too(text_file, tmp_pat
         checkpoint.read_meta(tmp_path / "run", 3)
 
 
+@pytest.mark.heavy
 def test_sigterm_while_the_importance_of_parameters_is_estimated(text_file, tmp_path):
     quiet_train(config(text_file), tmp_path / "base")
     made = config(text_file, init__from_=str(tmp_path / "base"))
@@ -109,6 +112,7 @@ class Killed(BaseException):
     """As kill -9: nothing of ours handles it."""
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["test row", "samples", "summary.json"])
 def test_the_end_is_done_anew(text_file, tmp_path, whole, name):
     """Killed after the last rows, or before the summary: no row is there twice."""
