@@ -33,6 +33,7 @@ def choose(
     where: Callable[[int], str],
     like: Format | None = None,
     pool: labels.Pool | None = None,
+    elsewhere: Iterable[tuple[str, Record]] = (),
 ) -> Format:
     """The format of records, by their columns and what the options of the source reference say.
 
@@ -47,6 +48,7 @@ def choose(
       where: index -> the place of a record.
       like: the format of the source's train split, when this is another split: it is that, classes included.
       pool: what else the source tells of its labels; by default their names are those of `records`.
+      elsewhere: (place, record) of other splits that the source has itself: what need not be read may be in these alone.
 
     Raises:
       UserError: no format, or not the one that is asked for, fits the first records; a record that differs from those
@@ -83,7 +85,8 @@ def choose(
     columns = kept(layout, columns, left)
     firsts = [(place, json_text.decoded(record, coded, place)) for place, record in firsts]
     every = (json_text.decoded(records[i], coded, where(i)) for i in range(len(sample), len(records)))
-    _check_left_out(layout, columns, left, itertools.chain(sample, (record for _, record in firsts), every))
+    others = (json_text.decoded(record, coded, place) for place, record in elsewhere)
+    _check_left_out(layout, columns, left, itertools.chain(sample, (record for _, record in firsts), every, others))
     _check_further(layout, columns, sample, where, left)
     talks = any(test in (is_messages, is_sharegpt, is_conversation) for test, _ in layout.needs.values())
     read_by = {
@@ -232,7 +235,11 @@ def _refuse_other(
 ) -> None:
     """Raises UserError for one of the records after the `first` with which these would have had another format."""
     begin, sample = placed[0][0], [record for _, record in placed[:first]]
+    structured = _structured(candidates, named)
     for place, record in placed[first:]:
+        # As one of the first would have been read.
+        coded = json_text.columns([record], structured, lambda _, place=place: place)
+        record = json_text.decoded(record, coded, place)
         found, reason = _first(candidates, record, named), _bad(layout, record, columns)
         if found is None:  # said when it is encoded, with its columns
             continue
