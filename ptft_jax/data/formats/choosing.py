@@ -82,6 +82,11 @@ def choose(
         texts = [columns[what] for what, (test, _) in layout.needs.items() if test is is_text]
         json_text.question(sample, texts, where)
     left = left_out(options)
+    for what, column in naming.items():
+        if column in left:
+            raise UserError(
+                f"{what}={column} has the column {column!r} read, and unused={','.join(left)} leaves it out"
+            )
     columns = kept(layout, columns, left)
     firsts = [(place, json_text.decoded(record, coded, place)) for place, record in firsts]
     every = (json_text.decoded(records[i], coded, where(i)) for i in range(len(sample), len(records)))
@@ -112,6 +117,8 @@ def choose(
         column, pool = columns["label"], pool or labels.Pool(lambda: [(records, where)])
         found = labels.of(column, sample[0][column], options.get("classes"), pool)
     kinds = dict.fromkeys(other.name for other, _ in fitting[1:])
+    structured = _structured(_candidates(wanted, naming), naming)
+    texts = [columns[what] for what, (test, _) in layout.needs.items() if test is is_text]
     return Format(
         layout.kind,
         layout.name,
@@ -127,6 +134,7 @@ def choose(
         left,
         _one_of(options.get("empty_answers", "learn"), "empty_answers", ("learn", "context")) == "learn",
         tuple(column for column in coded if column in columns.values()),
+        tuple(column for column in texts if json_text.MESSAGES in structured.get(column, ())),
     )
 
 

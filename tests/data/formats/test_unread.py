@@ -255,6 +255,8 @@ def test_a_field_that_is_nowhere_cannot_be_left_out():
             match=f"unused={unused}: the records have no column and no field of messages '.*' that is not read",
         ):
             encoder([{"messages": [{**USER, "name": "n"}, ANSWER]}], {"unused": unused}, tokenizer=plain())
+    with pytest.raises(UserError, match="system=sys has the column 'sys' read, and unused=sys leaves it out"):
+        encoder([{**GOOD, "sys": "s"}], {"system": "sys", "unused": "sys"}, tokenizer=plain())
     with pytest.raises(UserError, match="unused=messages: the format messages needs the column 'messages'"):
         encoder([GOOD], {"unused": "messages"}, tokenizer=plain())
     late = [*[GOOD] * 120, {"messages": [{**USER, "name": "n"}, ANSWER]}]
