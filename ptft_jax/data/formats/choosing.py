@@ -217,6 +217,8 @@ def _check_left_out(layout: Layout, columns: Mapping[str, str], left: Sequence[s
     if read := [name for name in left if name in columns.values()]:
         raise UserError(f"unused={','.join(left)}: the format {layout.name} needs the column {read[0]!r}")
     missing = [name for name in left if name not in late.TELLING]
+    if layout.kind in ("answers", "preference"):  # texts are contents, too, where a template makes turns of them
+        missing = [name for name in missing if name != "content"]
     for record in records:
         missing = [name for name in missing if not has(record, name)]
         if not missing:
