@@ -67,7 +67,9 @@ class Formatted:
         source = records.open_source(reference, broken=broken)
         whole, options = source.whole(), source.reference.options
         pool = labels.Pool(lambda: [(whole, whole.where)], source.reference.kind == "csv", whole.class_names)
-        chosen = formats.choose(whole, options, whole.where, pool=pool)
+        held_out = (source.whole(split) for split in source.own if split != "train")  # opened where they are asked for
+        elsewhere = ((rows.where(index), rows[index]) for rows in held_out for index in range(len(rows)))
+        chosen = formats.choose(whole, options, whole.where, pool=pool, elsewhere=elsewhere)
         reading = formats.Reading.of_columns(chosen.name, chosen.columns, options, chosen.json)
         return cls(reference, broken, source.read_as(reading), chosen)
 

@@ -106,8 +106,12 @@ def encode(
             rendered = _rendered(tokenizer, template, conversation, train_on)
             if not conversation.control_tokens:
                 spelled.check(rendered.traced, rendered.paths, tokenizer, changes, remedy=_REMEDY)
+            rendered.traced.text.encode()
         except UserError as e:
             raise UserError(f"{conversation.where}: {e}") from e
+        except UnicodeEncodeError as e:
+            half = f"U+{ord(e.object[e.start]):X}"
+            raise UserError(f"{conversation.where}: not Unicode: its text has the lone surrogate {half}") from e
         made.append(rendered)
         literal.append(None if conversation.control_tokens else spelled.literal(rendered.traced))
     stops = np.asarray(tokenizer.stop_ids, np.int32)

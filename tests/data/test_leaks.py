@@ -58,7 +58,16 @@ SAME = {
     "messages": lambda n: {"messages": [{"role": "user", "content": f"ask {n}"}, {"role": "assistant", "content": f"answer {n}"}]},
     "sharegpt": lambda n: {"conversations": [{"from": "human", "value": f"ask {n}"}, {"from": "gpt", "value": f"answer {n}"}]},
     "messages as JSON": lambda n: {"messages": json.dumps(SAME["messages"](n)["messages"])},
+    "system message": lambda n: {"messages": [{"role": "system", "content": "be brief"}, *SAME["messages"](n)["messages"]]},
+    "column of system messages": lambda n: {**SAME["messages"](n), "system": "be brief"},
+    "beside sharegpt": lambda n: {**SAME["sharegpt"](n), "system": "be brief"},
+    "beside messages as JSON": lambda n: {**SAME["messages as JSON"](n), "system": "be brief"},
+    "system message twice": lambda n: {**SAME["system message"](n), "system": "be brief"},
+    "beside a prompt": lambda n: {
+        "prompt": SAME["messages"](n)["messages"][:1], "completion": SAME["messages"](n)["messages"][1:], "system": "be brief",
+    },
     "ids": lambda n: {"input_ids": [n, n + 1]},
+    "ids as JSON": lambda n: {"input_ids": f"[{n},{n + 1}]"},
     "ids and labels": lambda n: {"input_ids": [n, n + 1], "labels": [-100, n + 1]},
 }  # fmt: skip
 
@@ -70,6 +79,8 @@ def test_what_is_said_decides_the_side_in_every_layout(cache, tmp_path, name):
     parts = writing.opened(lines(tmp_path / "x.jsonl", rows))
     said = {"text": ("question {}",), "another column": ("question {}",), "class": ("question {}",)}
     forms = said.get(name) or (("[{}, {}]",) if "ids" in name else ("ask {}", "answer {}"))
+    if any("be brief" in str(value) for value in rows[0].values()):
+        forms = ("be brief", *forms)
     expected = [sides.of(0.1, *(form.format(n, n + 1) for form in forms)) for n in range(100)]
     for split, records in parts.items():
         assert [r for r in records] == [row for row, side in zip(rows, expected) if side == split]

@@ -108,8 +108,12 @@ class AnswersEncoder(Encoder):
             learn_empty=form.learn_empty,
         )
 
-    def message_texts(self, messages: Any, where: str) -> list[str]:
-        contents = (message.get("content") for message in messages_.normal(messages, where, self.format.left_out))
+    def message_texts(self, messages: Any, record: Record, where: str) -> list[str]:
+        """What a conversation says, with the record's system message, in whichever way it has one."""
+        found = messages_.normal(messages, where, self.format.left_out)
+        contents = [message.get("content") for message in found]
+        if not found or found[0].get("role") != "system":
+            contents.insert(0, self.format.optional(record, "system", where))
         return [content for content in contents if isinstance(content, str) and content]
 
 
@@ -125,7 +129,7 @@ class ConversationEncoder(AnswersEncoder):
         )
 
     def texts(self, record: Record, where: str = "record") -> list[str]:
-        return self.message_texts(self.format.value(record, "messages", where), where)
+        return self.message_texts(self.format.value(record, "messages", where), record, where)
 
 
 class PairEncoder(AnswersEncoder):
@@ -166,7 +170,8 @@ class MessagePairEncoder(AnswersEncoder):
         return messages_.normal(self.format.value(record, what, where), where, self.format.left_out)
 
     def texts(self, record: Record, where: str = "record") -> list[str]:
-        return self.message_texts(self._side(record, "prompt", where) + self._side(record, "completion", where), where)
+        said = self._side(record, "prompt", where) + self._side(record, "completion", where)
+        return self.message_texts(said, record, where)
 
 
 def context(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

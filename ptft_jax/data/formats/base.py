@@ -38,6 +38,7 @@ class Format:
       left_out: columns, and fields of messages, that are not read on purpose.
       learn_empty: whether answers with nothing in them are learned.
       json: columns that hold their lists as JSON in a text.
+      no_json: columns of texts that could be such lists, and may not be where the first records' are none.
     """
 
     kind: str
@@ -54,6 +55,7 @@ class Format:
     left_out: tuple[str, ...] = ()
     learn_empty: bool = True
     json: tuple[str, ...] = ()
+    no_json: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """One line for people: "sharegpt: messages from column 'conversations'; not used: 'id'"."""
@@ -87,8 +89,14 @@ class Format:
     def text(self, record: Record, what: str, where: str) -> str:
         """A column that holds text. Raises UserError."""
         value = self.value(record, what, where)
+        column = self.columns[what]
         if not isinstance(value, str):
-            raise UserError(f"{where}: column {self.columns[what]!r} is a {type(value).__name__}, expected a text")
+            raise UserError(f"{where}: column {column!r} is a {type(value).__name__}, expected a text")
+        if column in self.no_json and json_text.looks(value, json_text.MESSAGES):
+            raise UserError(
+                f"{where}: column {column!r} holds messages as JSON in a text, and the first records other texts: write all "
+                f"alike, or say format={self.name} in the options of the source to have texts read as they stand"
+            )
         return value
 
     def optional(self, record: Record, what: str, where: str = "record") -> Any:
@@ -119,6 +127,7 @@ class Encoder(abc.ABC):
         told += ("numbers by their names",) if labels.renumbers(form) else ()
         told += tuple(f"unused={name}" for name in sorted(form.left_out))
         told += tuple(f"json={name}" for name in sorted(form.json))
+        told += tuple(f"no json={name}" for name in sorted(form.no_json))  # what is refused is not found in the cache
         told += ("control_tokens",) * form.control_tokens + ("empty answers are context",) * (not form.learn_empty)
         return (VERSION, form.name, *columns, *told)
 

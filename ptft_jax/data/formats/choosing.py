@@ -33,6 +33,7 @@ def choose(
     where: Callable[[int], str],
     like: Format | None = None,
     pool: labels.Pool | None = None,
+    elsewhere: Iterable[tuple[str, Record]] = (),
 ) -> Format:
     """The format of records, by their columns and what the options of the source reference say.
 
@@ -47,6 +48,7 @@ def choose(
       where: index -> the place of a record.
       like: the format of the source's train split, when this is another split: it is that, classes included.
       pool: what else the source tells of its labels; by default their names are those of `records`.
+      elsewhere: (place, record) of other splits that the source has itself: what need not be read may be in these alone.
 
     Raises:
       UserError: no format, or not the one that is asked for, fits the first records; a record that differs from those
@@ -80,10 +82,16 @@ def choose(
         texts = [columns[what] for what, (test, _) in layout.needs.items() if test is is_text]
         json_text.question(sample, texts, where)
     left = left_out(options)
+    for what, column in naming.items():
+        if column in left:
+            raise UserError(
+                f"{what}={column} has the column {column!r} read, and unused={','.join(left)} leaves it out"
+            )
     columns = kept(layout, columns, left)
     firsts = [(place, json_text.decoded(record, coded, place)) for place, record in firsts]
     every = (json_text.decoded(records[i], coded, where(i)) for i in range(len(sample), len(records)))
-    _check_left_out(layout, columns, left, itertools.chain(sample, (record for _, record in firsts), every))
+    others = (json_text.decoded(record, coded, place) for place, record in elsewhere)
+    _check_left_out(layout, columns, left, itertools.chain(sample, (record for _, record in firsts), every, others))
     _check_further(layout, columns, sample, where, left)
     talks = any(test in (is_messages, is_sharegpt, is_conversation) for test, _ in layout.needs.values())
     read_by = {
@@ -109,6 +117,8 @@ def choose(
         column, pool = columns["label"], pool or labels.Pool(lambda: [(records, where)])
         found = labels.of(column, sample[0][column], options.get("classes"), pool)
     kinds = dict.fromkeys(other.name for other, _ in fitting[1:])
+    structured = _structured(_candidates(wanted, naming), naming)
+    texts = [columns[what] for what, (test, _) in layout.needs.items() if test is is_text]
     return Format(
         layout.kind,
         layout.name,
@@ -124,6 +134,7 @@ def choose(
         left,
         _one_of(options.get("empty_answers", "learn"), "empty_answers", ("learn", "context")) == "learn",
         tuple(column for column in coded if column in columns.values()),
+        tuple(column for column in texts if json_text.MESSAGES in structured.get(column, ())),
     )
 
 
@@ -206,6 +217,8 @@ def _check_left_out(layout: Layout, columns: Mapping[str, str], left: Sequence[s
     if read := [name for name in left if name in columns.values()]:
         raise UserError(f"unused={','.join(left)}: the format {layout.name} needs the column {read[0]!r}")
     missing = [name for name in left if name not in late.TELLING]
+    if layout.kind in ("answers", "preference"):  # texts are contents, too, where a template makes turns of them
+        missing = [name for name in missing if name != "content"]
     for record in records:
         missing = [name for name in missing if not has(record, name)]
         if not missing:
@@ -232,7 +245,11 @@ def _refuse_other(
 ) -> None:
     """Raises UserError for one of the records after the `first` with which these would have had another format."""
     begin, sample = placed[0][0], [record for _, record in placed[:first]]
+    structured = _structured(candidates, named)
     for place, record in placed[first:]:
+        # As one of the first would have been read.
+        coded = json_text.columns([record], structured, lambda _, place=place: place)
+        record = json_text.decoded(record, coded, place)
         found, reason = _first(candidates, record, named), _bad(layout, record, columns)
         if found is None:  # said when it is encoded, with its columns
             continue

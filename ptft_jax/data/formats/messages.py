@@ -51,10 +51,16 @@ def normal(value: Any, where: str, unused: Collection[str] = ()) -> list[dict[st
 
 def fields(value: Any) -> set[str]:
     """The names that `normal` leaves out as `unused` what a conversation of either form has."""
+    if not isinstance(value, (list, tuple)):
+        return set()
+    try:
+        as_read = normal(value, "")
+    except UserError:  # said where it is read
+        as_read = []
     found: set[str] = set()
-    for message in value if isinstance(value, (list, tuple)) else ():
+    for message in (*value, *as_read):
         if isinstance(message, Mapping):
-            found |= set(message) | ({"tool_calls"} if message.get("from") == "function_call" else set())
+            found |= message.keys() - ({"role"} if "role" in message else {"from", "value"})
             for key in ("content", "tool_calls"):
                 found |= _within(message.get(key), key)
     return found

@@ -68,7 +68,7 @@ class MessagePreferenceEncoder(AnswersEncoder):
 
     def texts(self, record: Record, where: str = "record") -> list[str]:
         (chosen, rejected), shared = self._messages(record, where)
-        return self.message_texts(chosen + rejected[shared:], where)
+        return self.message_texts(chosen + rejected[shared:], record, where)
 
     def _pair(self, record: Record, where: str) -> tuple[Conversation, ...]:
         sides, shared = self._messages(record, where)

@@ -83,11 +83,11 @@ class Reading:
     def texts(self, record: Record) -> list[str]:
         """What a record says, without empty texts, the same in whichever layout: [] where that cannot be told. Of token ids,
         which are texts to their own tokenizer only, the numbers."""
-        if self.layout == "tokens":
-            return [str(record.get(self.columns["input_ids"]))]
         if self._encoder is None:
             return []
         try:
+            if self.layout == "tokens":
+                return [str(self._encoder.format.optional(record, "input_ids"))]
             return [text for text in self._encoder.texts(record) if text]
         except (UserError, TypeError, ValueError, KeyError, AttributeError):  # it is refused when it is encoded
             return []

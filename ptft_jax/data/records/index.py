@@ -107,7 +107,7 @@ def of(shard: Shard, id_column: str | None, forgiving: bool, reading: Reading) -
       UserError: a record that is broken, unless `forgiving`; then still where none can be read.
     """
     if shard.key:
-        key = cache.digest("index-2", shard.key, id_column or "", reading.identity)
+        key = cache.digest("index-3", shard.key, id_column or "", reading.identity)
         path = cache.root() / "records" / key / "rows"
         if (noted := _noted(path)) is None:
             # What is known beside the rows first: these stand for both.

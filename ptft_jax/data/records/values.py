@@ -61,7 +61,7 @@ def canonical(value: Any) -> bytes:
     try:
         return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as e:
-        raise Broken(f"half a character (surrogate {e.object[e.start]!r}), which no text can hold") from None
+        raise _half(e) from None
     except ValueError:
         written = _constant(value)
         raise Broken(
@@ -69,6 +69,10 @@ def canonical(value: Any) -> bytes:
         ) from None
     except RecursionError:
         raise Broken("values nested too deep") from None
+
+
+def _half(error: UnicodeEncodeError) -> Broken:
+    return Broken(f"half a character (surrogate {error.object[error.start]!r}), which no text can hold")
 
 
 class Constant(float):
@@ -95,10 +99,13 @@ def digest(record: Record) -> bytes:
 
 def texts_digest(texts: Iterable[str]) -> bytes:
     """16 bytes that the same texts in the same order share: BLAKE2b of each text's length in bytes (8 bytes, the least
-    significant first) and its UTF-8."""
+    significant first) and its UTF-8. Raises Broken for a lone surrogate, as what is JSON in a text may spell one."""
     hashed = hashlib.blake2b(digest_size=16)
     for text in texts:
-        data = text.encode()
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as e:
+            raise _half(e) from None
         hashed.update(len(data).to_bytes(8, "little"))
         hashed.update(data)
     return hashed.digest()

@@ -30,6 +30,10 @@ MEANT = {
     "ids": {"input_ids": [97, 98, 99, 100], "labels": [-100, -100, 99, 100]},
     "masked ids": {"tokens": [97, 98, 99, 100], "loss_mask": [0, 0, 1, 1], "attention_mask": [1, 1, 1, 0]},
 }  # fmt: skip
+CALLED = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}"
+    "{{ c.function.arguments.a }}{% endfor %}<|im_end|>\n{% endfor %}"
+)
 WRITTEN = {
     "json": lambda value: json.dumps(value),
     "unicode": lambda value: json.dumps(value, ensure_ascii=False, indent=1),
@@ -120,6 +124,60 @@ def test_a_record_that_differs_is_an_error(name):
     records[line - 1] = record
     with pytest.raises(UserError, match=f"x.jsonl, {expected}"):
         encode(records, template="chatml")
+
+
+@pytest.mark.parametrize(
+    "record", [{"prompt": "a", "completion": "b"}, {"chat": "a"}, {"question": "a", "answer": "b"}]
+)
+def test_messages_among_texts_are_an_error_wherever_they_are(record):
+    name = "text" if "chat" in record else "prompt-completion"
+    for column in record:
+        for line in (3, 140):
+            records = [dict(record) for _ in range(150)]
+            records[line - 1][column] = json.dumps(SAID)
+            with pytest.raises(
+                UserError, match=f"line {line}.* messages as JSON in a text.*write (all|both) alike.*format="
+            ):
+                encode(records)
+            assert len(encode(records, {"format": name})) == 150
+            records[line - 1][column] = "[1] and more"
+            assert len(encode(records)) == 150
+
+
+def test_messages_among_texts_are_not_found_in_the_cache(cache, tmp_path):
+    rows = [{"prompt": f"a {n}", "completion": "b"} for n in range(300)]
+    rows[150]["prompt"] = json.dumps(SAID)
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def made(reference):
+        opened = [tokenise.Opened.of(reference, split, held_out=0.1) for split in ("train", "validation", "test")]
+        return [tokenise.tokenised(o, tok.ByteTokenizer(), template="", train_on="assistant") for o in opened]
+
+    assert sum(map(len, made(f"jsonl:{path}?format=prompt-completion"))) == 300
+    with pytest.raises(UserError, match="x.jsonl, line 151: column 'prompt' holds messages as JSON in a text"):
+        made(f"jsonl:{path}")
+
+
+@pytest.mark.parametrize("written", [json.dumps, lambda value: value])
+def test_half_a_character_is_named_with_its_line(cache, tmp_path, written):
+    rows = [[{"role": "user", "content": f"a {n}"}, SAID[1]] for n in range(30)]
+    rows[4] = [{"role": "user", "content": "\ud800"}, SAID[1]]
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps({"messages": written(row)}) + "\n" for row in rows))
+    with pytest.raises(
+        UserError, match=r"x.jsonl, line 5: half a character \(surrogate '.ud800'\), which no text can hold"
+    ):
+        tokenise.Opened.of(f"jsonl:{path}", "train", held_out=0.1)
+    opened = [
+        tokenise.Opened.of(f"jsonl:{path}", split, held_out=0.1, broken="skip")
+        for split in ("train", "validation", "test")
+    ]
+    assert sum(len(one.records) for one in opened) == 29
+    call = {"function": {"name": "f", "arguments": '{"a": "\\ud800"}'}}  # of which the file itself says nothing wrong
+    record = {"messages": written([SAID[0], {"role": "assistant", "content": "", "tool_calls": [call]}])}
+    with pytest.raises(UserError, match=r"x.jsonl, line 2: not Unicode: .*U\+D800"):
+        encode([{"messages": written(SAID)}, record], tokenizer=chatml_bytes(CALLED))
 
 
 def test_a_text_among_lists_is_an_error():

@@ -225,6 +225,40 @@ def test_a_part_of_an_answer_that_a_template_drops():
     assert "<think>hm</think>" in text
 
 
+AS_SAID = {
+    "messages": lambda q, a: {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]},
+    "sharegpt": lambda q, a: {"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]},
+    "pair": lambda q, a: {"prompt": q, "completion": a},
+    "alpaca": lambda q, a: {"instruction": q, "output": a},
+    "preference": lambda q, a: {"prompt": q, "chosen": a, "rejected": "no"},
+}
+
+
+@pytest.mark.parametrize("name", AS_SAID)
+def test_the_advice_on_a_part_of_an_answer_can_be_followed_in_every_layout(tmp_path, name):
+    template = tmp_path / "short.jinja"
+    template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content.split('</think>')[-1] }}\n{% endfor %}")
+    records = [AS_SAID[name]("a", "<think>so</think>b")]
+    with pytest.raises(UserError, match=r"line 1: messages\[1\].content: .*'<think>so</think>'.*unused=content "):
+        encode(records, template=str(template))
+    [row] = encode(records, {"unused": "content"}, template=str(template))
+    assert shown(row)[0].startswith("user: a\nassistant: b\n")
+
+
+@pytest.mark.parametrize("written", [lambda call: [call], lambda call: json.dumps([call])])
+def test_fields_of_calls_have_the_names_that_errors_give_them(written):
+    call = {"name": "f", "arguments": {}, "strict": True}  # without its "function"
+    records = [{"messages": [USER, {"role": "assistant", "content": "", "tool_calls": written(call)}]}]
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}\n{% endfor %}"
+    with pytest.raises(UserError, match=r"line 1: messages\[1\]: .*unused=tool_calls.function.strict "):
+        encode(records, tokenizer=chatml_bytes(template))
+    [row] = encode(records, {"unused": "tool_calls.function.strict"}, tokenizer=chatml_bytes(template))
+    assert "assistant: f" in shown(row)[0]
+    for unused in ("role", "tool_calls.strict.x"):
+        with pytest.raises(UserError, match=f"unused={unused}: the records have no column and no field of messages"):
+            encoder(records, {"unused": unused}, tokenizer=chatml_bytes(template))
+
+
 def test_parts_of_texts_have_nothing_but_their_text():
     part = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}, "annotations": []}
     record = {"messages": [{"role": "user", "content": [part]}, ANSWER]}
@@ -255,6 +289,8 @@ def test_a_field_that_is_nowhere_cannot_be_left_out():
             match=f"unused={unused}: the records have no column and no field of messages '.*' that is not read",
         ):
             encoder([{"messages": [{**USER, "name": "n"}, ANSWER]}], {"unused": unused}, tokenizer=plain())
+    with pytest.raises(UserError, match="system=sys has the column 'sys' read, and unused=sys leaves it out"):
+        encoder([{**GOOD, "sys": "s"}], {"system": "sys", "unused": "sys"}, tokenizer=plain())
     with pytest.raises(UserError, match="unused=messages: the format messages needs the column 'messages'"):
         encoder([GOOD], {"unused": "messages"}, tokenizer=plain())
     late = [*[GOOD] * 120, {"messages": [{**USER, "name": "n"}, ANSWER]}]

@@ -66,6 +66,8 @@ LATE = {
     "prompt": ({"chosen": "a", "rejected": "b"}, {"prompt": "c"}, "say prompt=prompt"),
     "label": (TEXT, {"label": 1}, "has the format classification, while .*line 1 has the format text: name one with format="),
     "messages": (TEXT, CHAT, "has the format messages, while .*line 1 has the format text"),
+    "messages as JSON": (TEXT, {"messages": json.dumps(CHAT["messages"])}, "has the format messages, while .*line 1 has the format text"),
+    "ids as JSON": (TEXT, {"input_ids": "[1, 2]"}, "has the format tokens, while .*line 1 has the format text"),
     "the only text": ({"body": "a"}, {"text": "b"}, "cannot be told whether text is in 'body'.*text=body"),
     "the only text, a pair": ({"body": "a"}, PAIR, "has the format prompt-completion, while"),
     "another name": ({"prompt": "a", "completion": "b"}, {"prompt": None, "completion": None, **PAIR},
@@ -120,6 +122,23 @@ def test_a_column_of_the_validation_file_alone(cache, tmp_path):
     with pytest.raises(UserError, match="validation.jsonl, line 151: .*does not read column 'context'"):
         made(reference, "validation")
     assert len(made(f"{reference}?unused=context", "validation")) == 151
+
+
+def test_a_field_of_messages_in_the_validation_file_alone_can_be_left_out(cache, tmp_path):
+    for split, name in (("train", {}), ("validation", {"name": "Ann"}), ("test", {})):
+        said = [{**CHAT["messages"][0], **name}, CHAT["messages"][1]]
+        for written, record in (("as JSON", {"messages": json.dumps(said)}), ("lists", {"messages": said})):
+            (tmp_path / written).mkdir(exist_ok=True)
+            (tmp_path / written / f"{split}.jsonl").write_bytes(writing.lines([record] * 3))
+    for written in ("as JSON", "lists"):
+        with pytest.raises(
+            UserError, match="validation.jsonl, line 1: .*on 'name'.*leave it out on purpose with unused=name "
+        ):
+            made(f"jsonl:{tmp_path}/{written}", "validation")
+        for split in writing.SPLITS:
+            assert len(made(f"jsonl:{tmp_path}/{written}?unused=name", split)) == 3
+        with pytest.raises(UserError, match="unused=nmae: the records have no column and no field of messages 'nmae'"):
+            made(f"jsonl:{tmp_path}/{written}?unused=nmae")
 
 
 def test_a_file_that_grows_such_a_column_is_not_served_from_the_cache(cache, tmp_path):
