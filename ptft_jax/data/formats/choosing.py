@@ -60,51 +60,23 @@ def choose(
     naming = named(options)
     firsts = late.firsts(records, NAMES | {*naming.values()}, where)
     if like is not None:
-        layout = next(layout for layout in LAYOUTS if layout.name == like.name)
-        sample = [json_text.decoded(record, like.json, where(i)) for i, record in enumerate(sample)]
-        for index, record in enumerate(sample):
-            if reason := _bad(layout, record, like.columns):
-                raise UserError(f"{where(index)}: {reason}, while the train split has the format {like.describe()}")
-        if like.kind in ("answers", "preference"):
-            late.refuse_unread(like.name, like.columns, firsts, like.left_out)
-        late.refuse_absent(like.absent, firsts)
+        _check_like(like, sample, firsts, where)
         return like
-    for what, column in naming.items():
-        if not any(column in record for record in (*sample, *(record for _, record in firsts))):
-            raise UserError(
-                f"{where(0)}: {what}={column}: no such column{nearest(column, sample[0])}; there are:"
-                f"{listed(map(str, sample[0]))}"
-            )
+    left = left_out(options)
+    _check_named(naming, left, [*sample, *(record for _, record in firsts)], where)
     wanted = options.get("format")
     fitting, coded, sample = decide(sample, wanted, naming, where)
     layout, columns = fitting[0]
+    texts = [columns[what] for what, (test, _) in layout.needs.items() if test is is_text]
     if not {"format", *layout.needs} & options.keys():
-        texts = [columns[what] for what, (test, _) in layout.needs.items() if test is is_text]
         json_text.question(sample, texts, where)
-    left = left_out(options)
-    for what, column in naming.items():
-        if column in left:
-            raise UserError(
-                f"{what}={column} has the column {column!r} read, and unused={','.join(left)} leaves it out"
-            )
     columns = kept(layout, columns, left)
     firsts = [(place, json_text.decoded(record, coded, place)) for place, record in firsts]
     every = (json_text.decoded(records[i], coded, where(i)) for i in range(len(sample), len(records)))
     others = (json_text.decoded(record, coded, place) for place, record in elsewhere)
     _check_left_out(layout, columns, left, itertools.chain(sample, (record for _, record in firsts), every, others))
     _check_further(layout, columns, sample, where, left)
-    talks = any(test in (is_messages, is_sharegpt, is_conversation) for test, _ in layout.needs.values())
-    read_by = {
-        "classes": layout.kind == "classification",
-        "assistant_first": talks,
-        "control_tokens": layout.kind != "tokens",
-        "empty_answers": layout.kind in ("answers", "preference"),
-    }
-    for option, read in read_by.items():
-        if option in options and not read:
-            raise UserError(
-                f"{option}={options[option]}: the records have the format {layout.name}, which has no use for it"
-            )
+    _check_options(layout, options)
     seen = dict.fromkeys(column for record in (*sample, *(record for _, record in firsts)) for column in record)
     placed = [*((where(i), record) for i, record in enumerate(sample)), *firsts]
     absent = {name: what for name, what in _absent(layout, columns, sample).items() if name not in left}
@@ -118,7 +90,6 @@ def choose(
         found = labels.of(column, sample[0][column], options.get("classes"), pool)
     kinds = dict.fromkeys(other.name for other, _ in fitting[1:])
     structured = _structured(_candidates(wanted, naming), naming)
-    texts = [columns[what] for what, (test, _) in layout.needs.items() if test is is_text]
     return Format(
         layout.kind,
         layout.name,
@@ -136,6 +107,49 @@ def choose(
         tuple(column for column in coded if column in columns.values()),
         tuple(column for column in texts if json_text.MESSAGES in structured.get(column, ())),
     )
+
+
+def _check_like(like: Format, sample: Sequence[Record], firsts: late.Placed, where: Callable[[int], str]) -> None:
+    """Raises UserError where another split has not the format of the train split."""
+    layout = next(layout for layout in LAYOUTS if layout.name == like.name)
+    for index, record in enumerate(sample):
+        if reason := _bad(layout, json_text.decoded(record, like.json, where(index)), like.columns):
+            raise UserError(f"{where(index)}: {reason}, while the train split has the format {like.describe()}")
+    if like.kind in ("answers", "preference"):
+        late.refuse_unread(like.name, like.columns, firsts, like.left_out)
+    late.refuse_absent(like.absent, firsts)
+
+
+def _check_named(
+    naming: Mapping[str, str], left: Sequence[str], records: Sequence[Record], where: Callable[[int], str]
+) -> None:
+    """Raises UserError where a column that the user named is in no record, or is to be left out as well."""
+    for what, column in naming.items():
+        if not any(column in record for record in records):
+            raise UserError(
+                f"{where(0)}: {what}={column}: no such column{nearest(column, records[0])}; there are:"
+                f"{listed(map(str, records[0]))}"
+            )
+        if column in left:
+            raise UserError(
+                f"{what}={column} has the column {column!r} read, and unused={','.join(left)} leaves it out"
+            )
+
+
+def _check_options(layout: Layout, options: Mapping[str, str]) -> None:
+    """Raises UserError for an option that the layout has no use for."""
+    talks = any(test in (is_messages, is_sharegpt, is_conversation) for test, _ in layout.needs.values())
+    read_by = {
+        "classes": layout.kind == "classification",
+        "assistant_first": talks,
+        "control_tokens": layout.kind != "tokens",
+        "empty_answers": layout.kind in ("answers", "preference"),
+    }
+    for option, read in read_by.items():
+        if option in options and not read:
+            raise UserError(
+                f"{option}={options[option]}: the records have the format {layout.name}, which has no use for it"
+            )
 
 
 def named(options: Mapping[str, str]) -> dict[str, str]:
