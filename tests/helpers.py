@@ -7,6 +7,7 @@ import types
 
 import jax
 import numpy as np
+import pytest
 
 from ptft_jax import config as configs
 from ptft_jax import run as runs
@@ -135,6 +136,11 @@ def on_look(patch, before):
         return lambda: (before(next(numbers)), check())
 
     patch.setattr(Termination, "checking", watched)
+
+
+def repeats(values, *kept):
+    """Parameters of a test: those that are `kept` in its tier, and the others, which repeat it, in the slow one."""
+    return [v if v in kept else pytest.param(v, marks=pytest.mark.slow) for v in values]
 
 
 def stop_at(step, monkeypatch):

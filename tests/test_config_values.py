@@ -314,10 +314,10 @@ def test_flags_are_checked_as_settings_are(verb, capsys):
     "words,expected",
     [
         (["generate", "--run=x", "--prompt=a", "--temperature=1e-38"], "flag --temperature=1e-38: expected"),
-        (["train", "--config=CONFIG", "--workdir=RUN", "--config.seed=9223372036854775808"], "config.seed = 9223372036854775808: expected"),
-        (["train", "--config=CONFIG", "--workdir=RUN", "--config.optimizer.learning_rate=inf"], "config.optimizer.learning_rate = inf"),
+        pytest.param(["train", "--config=CONFIG", "--workdir=RUN", "--config.seed=9223372036854775808"], "config.seed = 9223372036854775808: expected", marks=pytest.mark.slow),
+        pytest.param(["train", "--config=CONFIG", "--workdir=RUN", "--config.optimizer.learning_rate=inf"], "config.optimizer.learning_rate = inf", marks=pytest.mark.slow),
         (["train", "--config=CONFIG:numpy", "--workdir=RUN"], "config.data.mixture[0][1] = np.float32(1.0): expected"),
-        (["train", "--config=CONFIG:broken", "--workdir=RUN"], "mine.py:10: division by zero"),
+        pytest.param(["train", "--config=CONFIG:broken", "--workdir=RUN"], "mine.py:10: division by zero", marks=pytest.mark.slow),
         (["train", "--config=CONFIG:nothing", "--workdir=RUN"], "error: "),
     ],
     ids=lambda value: value[1] + value[-1][:30] if isinstance(value, list) else "",

@@ -95,7 +95,7 @@ def test_the_steps_fit_the_files():
         ast.parse(text, path)
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_the_steps_work(tmp_path):
     """In a copy: what they make is well formed, its own tests pass, and so do those that hold for all of its kind."""
     for name in ("ptft_jax", "tests", "configs", "experiments"):

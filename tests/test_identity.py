@@ -101,7 +101,12 @@ OPTIONS = {name: {"density": 0.5} if "density" in kind.needs else {} for name, k
     "method",
     [
         "soup",
-        *(pytest.param(m, marks=pytest.mark.heavy) for m in METHODS if m not in ("interpolate", "greedy_soup", "soup")),
+        pytest.param("task", marks=pytest.mark.heavy),
+        *(
+            pytest.param(m, marks=pytest.mark.slow)
+            for m in METHODS
+            if m not in ("interpolate", "greedy_soup", "soup", "task")
+        ),
     ],
 )
 def test_heads_are_put_in_one_order(runs, tmp_path, method):

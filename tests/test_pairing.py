@@ -88,6 +88,7 @@ def test_models_and_data_that_do_not_go_with_an_objective(objective, sources, tm
 
 
 TOGETHER = [(o, m, k) for o, (models, kinds) in GOES.items() for m in models for k in kinds]
+HEAVY = [("prefix_lm", "causal", "answers"), ("masked_lm", "masked", "answers"), ("span_corruption", "causal", "text")]
 PLAIN = [
     ("causal_lm", "causal", "answers"),
     ("masked_lm", "masked", "text"),
@@ -96,7 +97,11 @@ PLAIN = [
 
 
 @pytest.mark.parametrize(
-    "objective,model,kind", [pytest.param(*t, marks=() if t in PLAIN else pytest.mark.heavy) for t in TOGETHER]
+    "objective,model,kind",
+    [
+        pytest.param(*t, marks=() if t in PLAIN else pytest.mark.heavy if t in HEAVY else pytest.mark.slow)
+        for t in TOGETHER
+    ],
 )
 def test_what_goes_together_is_assembled(objective, model, kind, sources, tmp_path):
     assert assemble(config_of(sources, objective, model, kind), tmp_path).objective is not None

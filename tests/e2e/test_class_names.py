@@ -14,7 +14,7 @@ from ptft_jax.model import presets
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import checkpoint
 from ptft_jax.training import restore
-from tests.helpers import quiet_train, stop_at, tiny_config
+from tests.helpers import quiet_train, repeats, stop_at, tiny_config
 from tests.processes import ptft
 
 pytestmark = pytest.mark.heavy
@@ -92,7 +92,7 @@ def test_runs_of_before_have_the_names_of_their_data(run, monkeypatch):
     assert "classes" not in source.meta and source.classes == ("new", "odd", "plain")
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", repeats(["full", "lora"], "full"))
 def test_a_child_takes_the_order_of_its_parent(run, text_file, tmp_path, method, monkeypatch):
     """Of no step, it is as good as the parent; and stopped and resumed, it has the names too."""
     some = texts(tmp_path / "x.jsonl", of_classes("plain", "odd"))

@@ -8,7 +8,7 @@ import pytest
 from ptft_jax.reporting.metrics import METRICS, SAMPLES, read
 from ptft_jax.runs import checkpoint
 from ptft_jax.training import execution
-from tests.helpers import on_look, quiet_train, stop_at, tiny_config
+from tests.helpers import on_look, quiet_train, repeats, stop_at, tiny_config
 
 TIMED = ("step_seconds", "tokens_per_second", "seconds", "workdir")
 
@@ -50,7 +50,7 @@ def _ask_at(patch, number):
 
 
 # In the first evaluation, the first samples, the evaluation in the middle, its samples, the last evaluation, the test, the last samples.
-@pytest.mark.parametrize("share", [0.0, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0])
+@pytest.mark.parametrize("share", repeats([0.0, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0], 0.4, 0.85))
 @pytest.mark.heavy
 def test_sigterm_is_heard_between_batches_and_nothing_is_lost(text_file, tmp_path, whole, share):
     expected, looks = whole
@@ -113,7 +113,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("name", ["test row", "samples", "summary.json"])
+@pytest.mark.parametrize("name", repeats(["test row", "samples", "summary.json"], "summary.json"))
 def test_the_end_is_done_anew(text_file, tmp_path, whole, name):
     """Killed after the last rows, or before the summary: no row is there twice."""
     expected, _ = whole

@@ -16,7 +16,7 @@ from ptft_jax.params.rules import flatten
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import checkpoint, restore
 from ptft_jax.training.step import Step
-from tests.helpers import quiet_train, stop_at, tiny_config
+from tests.helpers import quiet_train, repeats, stop_at, tiny_config
 from tests.interop import small
 
 BFLOAT = dict(model__param_dtype="bfloat16", training__steps=4, eval__every=0, training__ema_decay=0.9)
@@ -145,7 +145,7 @@ STARTS = {
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("name", repeats(STARTS, "pissa and norms", "lora on nf4"))
 def test_what_trains_starts_from_the_parents_own_numbers(name, folder, text_file, tmp_path):
     """And what is frozen from them rounded once; what is quantised from the rounded ones."""
     run = runs.Run(made(text_file, folder, **STARTS[name]), tmp_path / "run", Reporter(quiet=True))
@@ -179,7 +179,7 @@ def _nested(flat):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("name", ["the last block", "pissa and norms", "lora on nf4"])
+@pytest.mark.parametrize("name", repeats(["the last block", "pissa and norms", "lora on nf4"], "pissa and norms"))
 def test_a_run_is_loaded_as_it_was_trained(name, folder, text_file, tmp_path):
     """Of a stack in which only some layers train, too: with what was learned in float32, and the rest as it was frozen."""
     config = made(

@@ -127,8 +127,8 @@ HEAVY = pytest.mark.heavy
         dict(micro=4),
         pytest.param(dict(devices=8, fsdp=4, micro=2), marks=HEAVY),
         pytest.param(dict(devices=4, kind="pmap", micro=2), marks=HEAVY),
-        pytest.param(dict(devices=4, kind="pmap"), marks=HEAVY),
-        pytest.param(dict(scan=False, remat="full"), marks=HEAVY),
+        pytest.param(dict(devices=4, kind="pmap"), marks=pytest.mark.slow),
+        pytest.param(dict(scan=False, remat="full"), marks=pytest.mark.slow),
     ],
     ids=str,
 )

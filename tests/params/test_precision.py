@@ -20,7 +20,7 @@ from ptft_jax.params.rules import flatten
 from ptft_jax.training import state as states
 from ptft_jax.training import step as steps
 from ptft_jax.training.careful import Careful
-from tests.helpers import EVERYTHING, OBJECTIVE, SPEC, optimizer_config, random_batch, train
+from tests.helpers import EVERYTHING, OBJECTIVE, SPEC, optimizer_config, random_batch, repeats, train
 
 EVERY_DRAW = np.arange(2**16, dtype=np.uint16)
 
@@ -157,7 +157,12 @@ def _bits(state):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(
-    "setting", [dict(devices=8, fsdp=4, micro=2), dict(devices=4, kind="pmap"), dict(micro=4)], ids=str
+    "setting",
+    repeats(
+        [dict(devices=8, fsdp=4, micro=2), dict(devices=4, kind="pmap"), dict(micro=4)],
+        dict(devices=8, fsdp=4, micro=2),
+    ),
+    ids=str,
 )
 def test_a_state_in_bfloat16_under_every_program(setting):
     """The same draws; sums in another order tip few of them: those of numbers whose draw lies within rounding of its edge. Keys'

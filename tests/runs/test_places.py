@@ -33,7 +33,11 @@ def test_a_path_is_one(place):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(
-    "verb, flag", [("report", "--out"), ("compare", "--out"), ("combine", "--out"), ("export", "--out")]
+    "verb, flag",
+    [
+        ("export", "--out"),
+        *(pytest.param(v, "--out", marks=pytest.mark.slow) for v in ("report", "compare", "combine")),
+    ],
 )
 def test_no_verb_makes_a_folder_named_after_a_bucket(verb, flag, tmp_path):
     words = {
