@@ -37,6 +37,7 @@ def triplets(seed=0, layers=("blocks/a", "head"), rank=3):
 LAYERS = ("blocks/a", "head")
 
 
+@pytest.mark.heavy
 def test_the_penalty_is_that_of_equation_4():
     def stack(a):
         return a if a.ndim == 3 else a[None]
@@ -112,6 +113,7 @@ def test_the_budget_falls_by_a_cubic_curve():
     assert [int(t) for t in steps if Schedule(3, 12, 5).prunes(t)] == [5, 10, 12]
 
 
+@pytest.mark.heavy
 def test_a_run_ends_with_the_ranks_it_was_given():
     """Over the layers that train: the others have no share in the budget."""
     got = check_training(ADALORA, rates=(("blocks[0]/.*/adapter/.*", 0.0), *only(ADALORA)), steps=6)

@@ -32,6 +32,7 @@ def test_a_new_adapter_changes_nothing(form):
     check_start(method(form), **FAMILIES[form])
 
 
+@pytest.mark.heavy
 def test_experts_have_one_adapter():
     model, params, plain = built(method("houlsby"), **MOE, layers=1)
     leaves = {p for p in flatten(params) if "adapter" in p}
@@ -53,6 +54,7 @@ def test_images():
     assert np.abs(run(params, images) - run(moved(params, seed=2), images)).max() > 1e-3
 
 
+@pytest.mark.heavy
 def test_dropout_acts_on_the_hidden_layer():
     """Off without keys; with them, what the equation gives with the same mask."""
     spec = dataclasses.replace(SPEC, layers=1, parallel=True)

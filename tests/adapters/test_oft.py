@@ -70,6 +70,7 @@ def test_a_new_adapter_changes_nothing():
     check_start(Oft(16, TARGETS))
 
 
+@pytest.mark.heavy
 def test_training():
     check_training(Oft(8, ("blocks/attention/(query|value)", "blocks/mlp/.*")))
 

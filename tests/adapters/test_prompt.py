@@ -49,6 +49,7 @@ def test_a_prompt_is_text_of_tokens_of_its_own(family):
     assert np.abs(Transformer(model.spec).hidden(unflatten(without), tokens) - expected).max() > 0.1
 
 
+@pytest.mark.heavy
 def test_every_segment_of_a_packed_row_sees_the_prompt():
     model, params = built(**LLAMA)
     a, b = random_batch(0, rows=1, length=6)["tokens"], random_batch(1, rows=1, length=9)["tokens"]

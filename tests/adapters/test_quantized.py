@@ -145,6 +145,7 @@ def test_int8_is_that_of_bitsandbytes():
 # Methods on a quantised base
 
 
+@pytest.mark.heavy
 def test_a_start_is_the_quantised_base():
     check_start(QuantizedBase(Dora(2, 4.0, False, 0.0, ("blocks/mlp/.*",)), Quantization("nf4", 16), BLOCKS), layers=2)
 

@@ -106,6 +106,7 @@ def test_a_damaged_file_of_a_run_is_named(copy, tmp_path, text_file, name):
         quiet_train(child, tmp_path / "child")
 
 
+@pytest.mark.heavy
 def test_a_damaged_summary_of_the_parent_ends_no_child(copy, tmp_path, text_file):
     """It is only where the loss at the parent's start could have been read."""
     (copy / "summary.json").write_text("{")

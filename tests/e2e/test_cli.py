@@ -105,6 +105,7 @@ def test_chat_answers_at_a_terminal_and_of_flags(base):
         os.close(ours)
 
 
+@pytest.mark.heavy
 def test_report_of_runs(base, tmp_path):
     out = tmp_path / "report.html"
     done = ptft("report", f"--run={base}", f"--out={out}", check=True)
@@ -158,7 +159,18 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BAD)
+# Those that get far before they fail.
+LATE = (
+    "unread",
+    "unknown dataset",
+    "folder that cannot be",
+    "eval of nothing",
+    "chat without run",
+    "compare what is no run",
+)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.heavy if n in LATE else ()) for n in BAD])
 def test_bad_input_gives_one_message_and_status_2(name, tmp_path):
     words, expected = BAD[name]
     done = ptft(*[w.replace("--workdir=x", f"--workdir={tmp_path}/run") for w in words])

@@ -176,6 +176,7 @@ def _bits(workdir):
     return checkpoint.read_meta(workdir, 12)["checksums"]
 
 
+@pytest.mark.heavy
 def test_a_run_over_a_tfds_dataset_made_on_the_spot(text_file, tmp_path):
     path = tmp_path / "cats.jsonl"
     path.write_text("".join(json.dumps({"text": f"the cat {i} sat on mat {i * 7}"}) + "\n" for i in range(80)))
@@ -195,7 +196,9 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize(
+    "name", ["masked_lm", *(pytest.param(n, marks=pytest.mark.heavy) for n in ("prefix_lm", "span_corruption"))]
+)
 def test_every_objective_learns(text_file, tmp_path, name):
     config = tiny_config(text_file, objective__name=name, training__steps=16, eval__every=0, **OBJECTIVES[name])
     summary = quiet_train(config, tmp_path / "run")

@@ -35,6 +35,7 @@ def params_of(reference):
     return flatten(jax.device_get(loading.load(str(reference)).params))
 
 
+@pytest.mark.heavy
 def test_a_child_starts_where_its_parent_ended(text_file, tmp_path, base):
     summary = quiet_train(child(text_file, f"{base}@best", training__steps=8), tmp_path / "child")
     parent = runs.finished(base)
@@ -113,6 +114,7 @@ def test_the_parents_structure_need_not_be_repeated_but_must_not_be_contradicted
         quiet_train(config, tmp_path / "other")
 
 
+@pytest.mark.heavy
 def test_lora_saves_what_trains_and_refers_to_its_base(text_file, tmp_path, base):
     summary = quiet_train(child(text_file, base, **LORA), tmp_path / "lora")
     step = checkpoint.steps_of(tmp_path / "lora")[-1]

@@ -38,6 +38,7 @@ def whole(text_file, tmp_path_factory):
     return folder
 
 
+@pytest.mark.heavy
 def test_a_run_with_narrow_parameters_continues_exactly_and_is_compiled_once(whole, text_file, monkeypatch):
     traced, gradients = [], Step._gradients
     monkeypatch.setattr(Step, "_gradients", lambda *args: traced.append(0) or gradients(*args))
@@ -104,6 +105,7 @@ def earlier(folder, text_file):
     return config, narrow[0]
 
 
+@pytest.mark.heavy
 def test_a_run_of_an_earlier_version_is_a_parent_and_is_not_touched(text_file, tmp_path):
     config, params = earlier(tmp_path / "old", text_file)
     before = {p: p.read_bytes() for p in sorted((tmp_path / "old").rglob("*")) if p.is_file()}

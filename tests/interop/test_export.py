@@ -60,6 +60,7 @@ def test_byte_tokenizers_are_written_as_what_other_tools_read(tmp_path):
     assert read.end_id == 256 and tok.decode(read, read.encode("café")) == "café"
 
 
+@pytest.mark.heavy
 def test_gguf_round_trip_and_its_bound_on_rounding(tmp_path):
     bpe = tok.train_bpe(["the cat sat on the mat, " * 50], 265)
     fields = {**small.LLAMA, "mlp_width": 64}
@@ -156,6 +157,7 @@ def test_lineage_is_in_the_card_without_paths_of_a_disk(tmp_path):
     assert pretrained.find(f"hf:{tmp_path / 'out'}", "--run").family.model_type == "llama"
 
 
+@pytest.mark.heavy
 def test_a_model_of_images_needs_no_tokenizer(tmp_path):
     from ptft_jax import export as verb
 

@@ -157,6 +157,7 @@ def test_rules_leave_out_and_make_anew(copy):
         load(copy, ignore=("(",))
 
 
+@pytest.mark.heavy
 def test_several_files_with_an_index(llama, tmp_path):
     folder = small.folder(tmp_path / "sharded", shard_bytes=40_000)
     index = json.loads((folder / "model.safetensors.index.json").read_text())
