@@ -223,7 +223,9 @@ def test_what_would_have_no_effect_is_refused_before_anything_is_written(name, t
 
 def test_a_constant_rate_may_warm_up_to_the_end(text_file, tmp_path):
     constant = dict(optimizer__schedule="constant", optimizer__warmup_steps=12)
-    runs.Run(tiny_config(text_file, **constant), tmp_path / "run", Reporter(quiet=True))
+    made = tiny_config(text_file, **constant)
+    run = runs.Run(made, tmp_path / "run", Reporter(quiet=True))
+    assert float(run.learning_rate(12)) == pytest.approx(made.optimizer.learning_rate)
 
 
 def test_metrics_that_are_promised_are_measured(text_file, tmp_path):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from ptft_jax import config as configs
 from ptft_jax import loading
 from ptft_jax.errors import UserError
 from tests.helpers import quiet_train, repeats, tiny_config
@@ -61,7 +62,7 @@ def test_a_changed_setting_is_named(copy, field, value, was):
 )
 def test_what_a_run_may_be_continued_with_may_change(copy, field, value):
     _edit(copy, field, value)
-    loading.load(str(copy))
+    assert configs.get(loading.load(str(copy)).source.config.as_dict(), field) == value
 
 
 def test_a_changed_tokenizer_is_named(copy, tmp_path, text_file):

@@ -83,13 +83,14 @@ def choose(
     late.refuse_absent(absent, firsts)
     if layout.kind in ("answers", "preference"):
         late.refuse_unread(layout.name, columns, placed, left)
-    _refuse_other(layout, columns, placed, len(sample), _candidates(wanted, naming), naming)
+    candidates = _candidates(wanted, naming)
+    _refuse_other(layout, columns, placed, len(sample), candidates, naming)
     found = labels.Labels("", (), False)
     if layout.kind == "classification":
         column, pool = columns["label"], pool or labels.Pool(lambda: [(records, where)])
         found = labels.of(column, sample[0][column], options.get("classes"), pool)
     kinds = dict.fromkeys(other.name for other, _ in fitting[1:])
-    structured = _structured(_candidates(wanted, naming), naming)
+    structured = _structured(candidates, naming)
     return Format(
         layout.kind,
         layout.name,
