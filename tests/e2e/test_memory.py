@@ -57,7 +57,7 @@ def measure(text_file, folder):
         for what in ("start", "resume"):
             run = runs.Run(config, workdir, Reporter(quiet=True))
             with Peak() as peak, Checkpoints(workdir, mode="min", **run.checkpoint_options) as checkpoints:
-                state, step, _ = Execution(run, 0)._resume_or_start(checkpoints)
+                state, step, _ = Execution(run, 0)._resume_or_start(checkpoints, lambda: None)
             size = sum(a.nbytes for a in jax.tree.leaves(state))
             assert size > 20e6 and step == (0 if what == "start" else 2)
             assert peak.bytes < 1.1 * size, f"{what} of {workdir}: {peak.bytes / size:.2f} times the state"
