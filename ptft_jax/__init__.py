@@ -26,14 +26,16 @@ if TYPE_CHECKING:
     from ptft_jax.loading import load
     from ptft_jax.model.decode import Sampling
     from ptft_jax.run import train
+    from ptft_jax.training.hooks import every
 
-__all__ = ["Sampling", "UserError", "__version__", "evaluate", "generate", "load", "train"]
+__all__ = ["Sampling", "UserError", "__version__", "evaluate", "every", "generate", "load", "train"]
 
 # Public name -> the module that defines it under the same name.
 _MODULES = {
     "Sampling": "ptft_jax.model.decode",
     "UserError": "ptft_jax.errors",
     "evaluate": "ptft_jax.evaluation.standalone",
+    "every": "ptft_jax.training.hooks",
     "generate": "ptft_jax.evaluation.samples",
     "load": "ptft_jax.loading",
     "train": "ptft_jax.run",

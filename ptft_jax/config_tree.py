@@ -322,6 +322,7 @@ TREE: dict[str, Any] = {
     "log": {
         "every": positive(10, "steps between logged training metrics"),
         "tensorboard": Field(True, "also write TensorBoard event files"),
+        "trackers": texts((), "services that are told, too: of wandb, mlflow, aim; each is an extra of the package"),
     },
 }
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,13 +35,18 @@ from ptft_jax.parallel.compile import donating
 from ptft_jax.params import finite, phases, precision, vocabulary
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
+from ptft_jax.reporting import trackers
+from ptft_jax.reporting.clock import Clock
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import lease, places
 from ptft_jax.runs.checkpoint import compare, read
 from ptft_jax.runs.saving import Resumed
 from ptft_jax.training import careful, restore
+from ptft_jax.training import hooks as hooks_
+from ptft_jax.training import profile as profiling
 from ptft_jax.training import state as states
 from ptft_jax.training.execution import Execution, finished
+from ptft_jax.training.hooks import Moment
 from ptft_jax.training.importance import Importance
 from ptft_jax.training.loop import Schedule
 from ptft_jax.training.selection import Selection
@@ -56,10 +61,14 @@ def device_rows(rows: int) -> int:
 class Run:
     """One run, assembled: everything but its arrays exists, and every setting has been read."""
 
-    def __init__(self, config: Mapping[str, Any], workdir: pathlib.Path, reporter: Reporter):
+    def __init__(
+        self, config: Mapping[str, Any], workdir: pathlib.Path, reporter: Reporter, clock: Clock | None = None
+    ):
+        clock = clock or Clock()
         self.continued = continued(configs.check(config, complete=False), workdir)
         self.config, self.parent = resolve(config, workdir)
         c = self.config
+        trackers.check(c.log.trackers)
         self.workdir, self.reporter = pathlib.Path(workdir), reporter
         self._refuse_other_run()
         self.first_step = self.continued.step if self.continued else 0
@@ -73,7 +82,8 @@ class Run:
         self._check_rows()
         pairing.check_model(c.objective.name, c.model)
         pairing.check_samples(c.objective.name, c.samples.prompts)
-        self._load_data()
+        with clock("data"):
+            self._load_data()
         self._build_model()
         self._build_step()
         self.batches = functools.partial(
@@ -95,7 +105,7 @@ class Run:
             sample_every=c.samples.every if c.samples.prompts else 0,
             log_every=c.log.every,
         )
-        self.tensorboard = c.log.tensorboard
+        self.tensorboard, self.trackers = c.log.tensorboard, c.log.trackers
         c.refuse_unread()
 
     # Assembly
@@ -466,6 +476,9 @@ def train(
     *,
     reporter: Reporter | None = None,
     max_seconds: float = 0.0,
+    hooks: Sequence[tuple[Callable[[Moment], bool], Callable[[Moment], None]]] = (),
+    profile: str = "",
+    clock: Clock | None = None,
 ) -> dict[str, Any]:
     """Runs, or continues, the run of `config` in `workdir`, and returns its summary (also written as summary.json).
 
@@ -477,6 +490,9 @@ def train(
       workdir: the folder of the run.
       reporter: where messages, tables and bars go; by default standard error.
       max_seconds: save and return after so many seconds; 0 = no limit.
+      hooks: pairs (when, do) of functions that are called between steps, see `ptft_jax.training.hooks`.
+      profile: "START:STOP": a trace of the steps after START up to STOP for XProf and Perfetto, in WORKDIR/profile.
+      clock: counts where the time goes; by default from now on.
 
     Returns:
       The summary: "finished", "reason", "step", "best_step", the metrics "before" and "after", and more. Of a run that was
@@ -485,11 +501,13 @@ def train(
     Raises:
       UserError: anything wrong with what was asked for, or another launch is running in the workdir.
     """
-    reporter = reporter or Reporter()
+    reporter, clock, hooks = reporter or Reporter(), clock or Clock(), hooks_.checked(hooks)
+    traced = profiling.steps_of(profile, configs.check(config, complete=False).training.steps) if profile else None
     place = places.local(workdir, f"--workdir={workdir}")
     done = processes.shared(finished(place))
-    with contextlib.nullcontext() if done is not None else lease.owned(place, reporter.say):
-        run = Run(config, place, reporter)
+    with clock.listening(), contextlib.nullcontext() if done is not None else lease.owned(place, reporter.say):
+        with clock("start"):
+            run = Run(config, place, reporter, clock)
         settings = run.config.as_dict()
         evaluated = {f"batches of {name}": len(b) for name, b in (run.eval_batches | run.test_batches).items()}
         same = {f"config.{name}": configs.get(settings, name) for name, _ in configs.fields()}
@@ -499,4 +517,4 @@ def train(
         if done is not None:
             reporter.say(f"{run.workdir}: finished before ({done['reason']} at step {done['step']})")
             return done
-        return Execution(run, max_seconds).carry_out()
+        return Execution(run, max_seconds, clock, hooks, traced).carry_out()

@@ -1,4 +1,4 @@
-"""Metrics on disk: one JSON object a line, and TensorBoard event files."""
+"""Metrics on disk, one JSON object per line; and telling them, with sample texts, to all that track a run."""
 
 from __future__ import annotations
 
@@ -6,69 +6,107 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ptft_jax.data import cache
 from ptft_jax.errors import UserError
+from ptft_jax.reporting.trackers.base import STOPPED, Launch
+from ptft_jax.reporting.trackers.tensorboard import TensorBoard
 
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 
 
-class MetricsWriter:
-    """Appends to a run's metrics.jsonl, samples.jsonl and tensorboard/.
+class JsonLines:
+    """The tracker of every run: metrics.jsonl and samples.jsonl.
 
     On resume, what the run will write again is dropped first: lines after the restored step, what was found at that step where
-    that is `pending`, and what is written at the end. So each has one line however often the run was killed, and TensorBoard
-    is told from which step on what it was given before is void. Where several processes share a run, all but one are `silent`.
+    that is `pending`, and what is written at the end. So each has one line however often the run was killed.
     """
 
-    def __init__(
-        self, workdir: pathlib.Path, *, tensorboard: bool, step: int, pending: bool = False, silent: bool = False
-    ):
-        """`step`: the restored one; -1 = none, and nothing stays."""
-        files = [pathlib.Path(os.devnull) if silent else workdir / name for name in (METRICS, SAMPLES)]
-        for file in files if not silent else ():
-            _keep(file, lambda row: _stays(row, step, pending))
-        opened = ((file, file.open("a", encoding="utf-8")) for file in files)
-        self._files = dict(zip((METRICS, SAMPLES), opened))
-        self._events = None
-        if tensorboard and not silent:
-            from tensorboard.compat.proto import event_pb2
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    def start(self, launch: Launch) -> str:
+        self._files = {}
+        for name in (METRICS, SAMPLES):
+            path = launch.workdir / name
+            _keep(path, lambda row: _stays(row, launch.step, launch.pending))
+            self._files[name] = (path, path.open("a", encoding="utf-8"))
+        return ""
 
-            resumed = (workdir / "tensorboard").is_dir()
-            self._events = EventFileWriter(str(workdir / "tensorboard"))
-            if resumed:
-                start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-                void = step + (0 if pending else 1)
-                self._events.add_event(event_pb2.Event(step=void, wall_time=time.time(), session_log=start))
+    def scalars(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """{"step", "kind", "time", ...values}, "time" being now in seconds since 1970."""
+        self._append(METRICS, {"step": step, "kind": kind, "time": round(time.time(), 3), **values})
 
-    def write(self, step: int, kind: str, values: dict[str, float]) -> None:
-        """One row: {"step", "kind", ...values}; the same values as scalars kind/name."""
-        self._append(METRICS, {"step": step, "kind": kind, **values})
-        if self._events is not None:
-            from tensorboard.compat.proto import event_pb2, summary_pb2
-
-            scalars = [summary_pb2.Summary.Value(tag=f"{kind}/{k}", simple_value=v) for k, v in values.items()]
-            event = event_pb2.Event(step=step, wall_time=time.time(), summary=summary_pb2.Summary(value=scalars))
-            self._events.add_event(event)
-
-    def sample(self, step: int, row: dict[str, Any]) -> None:
-        """One sample text: {"step", ...row}."""
-        self._append(SAMPLES, {"step": step, **row})
+    def texts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            self._append(SAMPLES, {"step": step, **row})
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         path, file = self._files[name]
         with cache.writing(path):
             print(json.dumps(row, ensure_ascii=False), file=file, flush=True)
 
-    def close(self) -> None:
+    def close(self, status: str) -> None:
         for path, file in self._files.values():
             with cache.writing(path):
                 file.close()
-        if self._events is not None:
-            self._events.close()
+
+
+class MetricsWriter:
+    """Tells all trackers of a run what it measures and writes: metrics.jsonl and samples.jsonl, TensorBoard, and those of
+    `config.log.trackers`. Where several processes share a run, all but one are `silent`.
+
+    Attributes:
+      status: how the launch has ended when this is closed, of `ptft_jax.reporting.trackers.base`.
+    """
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        tensorboard: bool,
+        step: int,
+        pending: bool = False,
+        silent: bool = False,
+        trackers: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
+        run_id: str = "",
+        say: Callable[[str], None] = print,
+    ):
+        """
+        Args:
+          step: the restored one; -1 = none, and nothing stays.
+          pending: what is found at that step will be written again.
+          trackers: names of `ptft_jax.reporting.trackers.TRACKERS`, which `ptft_jax.reporting.trackers.check` has seen.
+          config, run_id: what these are told of the run.
+          say: is told, once, of a tracker that fails.
+        """
+        self.status, self._trackers = STOPPED, []
+        if silent:
+            return
+        launch = Launch(config or {}, pathlib.Path(workdir), run_id, step, pending)
+        if trackers:
+            from ptft_jax.reporting.trackers.relay import Relay
+
+            rows = [row for name in (METRICS, SAMPLES) for row in read(workdir / name)]
+            self._trackers.append(Relay(trackers, launch, say, rows))
+        for tracker in (TensorBoard(), JsonLines()) if tensorboard else (JsonLines(),):
+            tracker.start(launch)
+            self._trackers.insert(0, tracker)
+
+    def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """Numbers of a step: a row of metrics.jsonl, scalars kind/name elsewhere."""
+        for tracker in self._trackers:
+            tracker.scalars(step, kind, values)
+
+    def sample(self, step: int, *rows: Mapping[str, Any]) -> None:
+        """Sample texts of a step."""
+        for tracker in self._trackers if rows else ():
+            tracker.texts(step, rows)
+
+    def close(self) -> None:
+        """To be called once; what the trackers are told is `status`."""
+        for tracker in self._trackers:
+            tracker.close(self.status)
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:

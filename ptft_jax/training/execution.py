@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import pathlib
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,12 +18,15 @@ from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.parallel import processes, sharding
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting import metrics
+from ptft_jax.reporting.clock import Clock
 from ptft_jax.reporting.metrics import METRICS, MetricsWriter, write_bytes, write_json
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.reporting.trackers.base import FAILED, FINISHED
 from ptft_jax.runs import places
 from ptft_jax.runs.checkpoint import DAMAGED, Damaged, best_steps, check_files, has_record, read, read_meta, together
 from ptft_jax.runs.saving import Checkpoints, read_state
-from ptft_jax.training import measuring, restore
+from ptft_jax.training import measuring, profile, restore
+from ptft_jax.training.hooks import Hook
 from ptft_jax.training.loop import Loop
 from ptft_jax.training.selection import SOURCE
 from ptft_jax.training.termination import Terminated, Termination
@@ -38,8 +41,16 @@ def finished(workdir: pathlib.Path) -> dict[str, Any] | None:
 class Execution:
     """One launch of an assembled run (`ptft_jax.run.Run`)."""
 
-    def __init__(self, run: Any, max_seconds: float):
-        self.run = run
+    def __init__(
+        self,
+        run: Any,
+        max_seconds: float,
+        clock: Clock,
+        hooks: Sequence[Hook] = (),
+        traced: tuple[int, int] | None = None,
+    ):
+        """`traced`: record the steps after the first number up to the second (`ptft_jax.training.profile`)."""
+        self.run, self.clock, self.hooks, self.traced = run, clock, hooks, traced
         self.plan = dataclasses.replace(run.plan, max_seconds=max_seconds)
 
     def carry_out(self) -> dict[str, Any]:
@@ -50,20 +61,15 @@ class Execution:
             Checkpoints(run.workdir, mode=run.selection.mode, **run.checkpoint_options) as checkpoints,
         ):
             try:
-                state, at, meta = self._resume_or_start(checkpoints, termination.checking())
+                with self.clock("start"):
+                    state, at, meta = self._resume_or_start(checkpoints, termination.checking())
                 self._announce(at)
-                writer = MetricsWriter(
-                    run.workdir,
-                    tensorboard=run.tensorboard,
-                    step=at if meta["resumed"] else -1,
-                    pending=meta["pending"],
-                    silent=not processes.main(),
-                )
-                with contextlib.closing(writer):
+                with self._writer(at, meta) as writer:
                     loop = self._loop(checkpoints, writer, meta, termination)
                     if not meta["resumed"]:
-                        self._measure_start(state, meta, loop)
-                    with _bars(run.reporter):
+                        with self.clock("evaluation"):
+                            self._measure_start(state, meta, loop)
+                    with _bars(run.reporter), self._traced(loop):
                         state, reason = loop.run(state, at)
                     at = int(run.program.whole(state).step)
                     if reason not in ("sigterm", "max_seconds"):
@@ -71,11 +77,45 @@ class Execution:
                         checkpoints.close()
                         if processes.main():
                             write_json(run.workdir / "summary.json", summary)
+                        writer.status = FINISHED
                         return summary
             except Terminated:
                 reason = "sigterm"
         run.reporter.say(f"stopped by {reason} at step {at}; the same command continues from there")
         return {"finished": False, "reason": reason, "step": at, "workdir": str(run.workdir)}
+
+    def _traced(self, loop: Loop) -> contextlib.AbstractContextManager:
+        """A context in which the loop records what it is asked to."""
+        if self.traced is None:
+            return contextlib.nullcontext()
+        trace = profile.Trace(*self.traced, self.run.workdir, self.run.reporter.say)
+        loop.hooks = trace.around(loop.hooks)
+        return trace
+
+    @contextlib.contextmanager
+    def _writer(self, at: int, meta: Mapping[str, Any]) -> Iterator[MetricsWriter]:
+        """What the run's metrics go to, closed with how the launch ended."""
+        run, main = self.run, processes.main()
+        writer = MetricsWriter(
+            run.workdir,
+            tensorboard=run.tensorboard,
+            step=at if meta["resumed"] else -1,
+            pending=meta["pending"],
+            silent=not main,
+            trackers=run.trackers,
+            config=run.config.as_dict(),
+            run_id=places.read_json(run.workdir / "environment.json")["run_id"] if main else "",
+            say=run.reporter.say,
+        )
+        try:
+            yield writer
+        except Terminated:
+            raise
+        except BaseException:
+            writer.status = FAILED
+            raise
+        finally:
+            writer.close()
 
     def _measure_start(self, state: Any, meta: dict[str, Any], loop: Loop) -> None:
         """Puts into the meta what the run's gain and forgetting count from."""
@@ -95,7 +135,7 @@ class Execution:
             state, print_ = self._went_on() if run.continued else run.start(check)
             if processes.main():
                 self._record(print_)
-            meta = {"resumed": False, "pending": True, "seconds": 0.0, "before": {}, "parent_fingerprint": print_}
+            meta = {"resumed": False, "pending": True, "before": {}, "parent_fingerprint": print_}
             return state, run.first_step, meta
         for message in resumed.messages:
             run.reporter.say(message)
@@ -109,8 +149,9 @@ class Execution:
         if processes.main():  # may carry the run out in another way than before
             write_json(run.workdir / "config.json", run.config.as_dict())
             self._put_back(saved.get("tokenizer", {}))
+        self.clock.continues(saved.get("seconds_by", {"other": saved["seconds"]}))
         meta = {"resumed": True, "pending": saved.get("pending", False)}
-        return state, saved["step"], meta | {k: saved[k] for k in ("seconds", "before", "parent_fingerprint")}
+        return state, saved["step"], meta | {k: saved[k] for k in ("before", "parent_fingerprint")}
 
     def _put_back(self, digests: Mapping[str, str]) -> None:
         """Writes the tokenizer's files (name -> digest) anew where they were lost, so that the run can be read when it has ended."""
@@ -233,7 +274,8 @@ class Execution:
             termination=termination,
             first_step=run.first_step,
             pending=meta["pending"],
-            seconds_before=meta["seconds"],
+            clock=self.clock,
+            hooks=self.hooks,
         )
 
     def _eval_sets(self, batches: dict[str, list]) -> list[EvalSet]:
@@ -245,8 +287,9 @@ class Execution:
 
     def _test(self, state: Any, check: Callable[[], None]) -> dict[str, float]:
         values: dict[str, float] = {}
-        for eval_set in self._eval_sets(self.run.test_batches):
-            values |= eval_set.run(state, check)
+        with self.clock("evaluation"):
+            for eval_set in self._eval_sets(self.run.test_batches):
+                values |= eval_set.run(state, check)
         return values
 
     def _finish(self, state: Any, loop: Loop, meta: dict[str, Any], reason: str) -> dict[str, Any]:
@@ -263,14 +306,18 @@ class Execution:
         test = self._test(state, loop.check)
         if test:
             writer.write(best, "test", test)
-        for row in run.sampler(run.program.whole(state), loop.check):
-            writer.sample(best, {**row, "selected": True})
+        with self.clock("samples"):
+            texts = run.sampler(run.program.whole(state), loop.check)
+        writer.sample(best, *({**row, "selected": True} for row in texts))
         rows = processes.shared([r for r in metrics.read(run.workdir / METRICS) if r["kind"] == "eval"])
-        at = {r["step"]: {k: v for k, v in r.items() if k not in ("step", "kind")} for r in rows}
+        at = {r["step"]: {k: v for k, v in r.items() if k not in ("step", "kind", "time")} for r in rows}
         tokens_per_step = run.config.data.batch_size * run.config.data.length
         positions = run.config.data.length + run.model.virtual_tokens
         flops = 3 * run.model.spec.flops_per_token(positions) * run.config.data.batch_size * positions
         before, after = {**at.get(run.first_step, {}), **meta["before"]}, {**at.get(best, {}), **test}
+        with self.clock("evaluation"):
+            drift = measuring.drift(run, state, meta["parent_fingerprint"])
+        seconds = self.clock.by_part
         return {
             "finished": True,
             "reason": reason,
@@ -281,7 +328,7 @@ class Execution:
             "before": before,
             "after": after,
             "transfer": measuring.gains(run, before, after),
-            "drift": measuring.drift(run, state, meta["parent_fingerprint"]),
+            "drift": drift,
             "cost": cost,
             "last": at.get(step, {}),
             "parameters": {"trainable": run.partition.count(True), "frozen": run.partition.count(False)},
@@ -292,7 +339,8 @@ class Execution:
             "tokens_seen": (step - run.first_step) * tokens_per_step,
             "tokens_to_best": (best - run.first_step) * tokens_per_step,
             "model_flops": (step - run.first_step) * flops,
-            "seconds": loop.seconds,
+            "seconds": sum(seconds.values()),
+            "seconds_by": seconds,
             "step_seconds": loop.step_seconds,
             "seed": run.config.seed,
             "parent_fingerprint": meta["parent_fingerprint"],

@@ -14,9 +14,7 @@ from ptft_jax.reporting.metrics import METRICS, read
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import checkpoint
 from ptft_jax.training import restore
-from tests.helpers import on_look, quiet_train, stop_at, tiny_config
-
-TIMED = ("step_seconds", "tokens_per_second")
+from tests.helpers import TIMED, on_look, quiet_train, stop_at, tiny_config
 
 
 def config(text_file, **changes):
