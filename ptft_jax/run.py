@@ -13,37 +13,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ptft_jax import adapters, identity, objectives, pairing, seeds
+from ptft_jax import adapters, objectives, pairing
 from ptft_jax import config as configs
 from ptft_jax.adapters import several
 from ptft_jax.adapters.base import Updates, is_added
 from ptft_jax.adapters.quantized import QuantizedBase
+from ptft_jax.config import seeds
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, few, listed, nearest
 from ptft_jax.evaluation import evaluate, measured, sampler
-from ptft_jax.loading import continued, head_of, peft_adapter, resolve
 from ptft_jax.model import spec as specs
 from ptft_jax.model.quantized import plain_path
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives import routing
 from ptft_jax.optim import optimizers, schedules
-from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes, sharding
 from ptft_jax.parallel.compile import donating
 from ptft_jax.params import finite, phases, precision, vocabulary
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
+from ptft_jax.regularization import regularizers as careful
+from ptft_jax.regularization.importance import Importance
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs import lease, places
+from ptft_jax.runs import identity, lease, places
+from ptft_jax.runs import source as restore
+from ptft_jax.runs import state as states
 from ptft_jax.runs.checkpoint import compare, read
+from ptft_jax.runs.loading import peft_adapter
 from ptft_jax.runs.saving import Resumed
-from ptft_jax.training import careful, restore
-from ptft_jax.training import state as states
-from ptft_jax.training.execution import Execution, finished
-from ptft_jax.training.importance import Importance
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training.completion import continued, head_of, resolve
+from ptft_jax.training.execution import Execution
 from ptft_jax.training.loop import Schedule
+from ptft_jax.training.programs import PROGRAMS
 from ptft_jax.training.selection import Selection
 from ptft_jax.training.step import Step
 
@@ -101,10 +105,10 @@ class Run:
     # Assembly
 
     def _refuse_other_run(self) -> None:
-        path = self.workdir / "config.json"
-        if not path.exists() or not restore.begun(self.workdir):
+        here = Workdir(self.workdir)
+        if not here.is_run or not here.begun():
             return
-        before, now = restore.read_config(self.workdir).as_dict(), self.config.as_dict()
+        before, now = here.read_config().as_dict(), self.config.as_dict()
         changed = [
             f"{name}: {configs.get(before, name)!r} -> {configs.get(now, name)!r}"
             for name, _ in configs.fields()
@@ -150,8 +154,9 @@ class Run:
     def _start_head(self) -> class_names.Head:
         """The classes that the head has at the start: the parent's, but as they were numbered where the run has begun (earlier
         versions numbered those of a child by its data)."""
+        here = Workdir(self.workdir)
         head = class_names.of(self.continued) if self.continued else head_of(self.parent, self.init["fresh"])
-        begun = class_names.recorded(self.workdir) if head.owner and restore.begun(self.workdir) else ()
+        begun = class_names.recorded(here.read_data()) if head.owner and here.begun() else ()
         return dataclasses.replace(head, names=begun) if begun else head
 
     def _check_template(self) -> None:
@@ -288,7 +293,7 @@ class Run:
         split = jax.eval_shape(self.partition.split, self.shapes)
         like = jax.eval_shape(self.make_state, *split, rng=jax.random.key(0))
         shardings = sharding.of_state(like, self.by_path, self.mesh)
-        self.program = compiling.PROGRAMS[c.parallel.compile](self.step, self.mesh, shardings, later)
+        self.program = PROGRAMS[c.parallel.compile](self.step, self.mesh, shardings, later)
         self.state_like = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), like, shardings)
         if c.training.steps:
             rows = batches.forms(self.data.sets, c.data.batch_size, adapters=bool(self.adapters))
@@ -487,7 +492,7 @@ def train(
     """
     reporter = reporter or Reporter()
     place = places.local(workdir, f"--workdir={workdir}")
-    done = processes.shared(finished(place))
+    done = processes.shared(Workdir(place).read_summary())
     with contextlib.nullcontext() if done is not None else lease.owned(place, reporter.say):
         run = Run(config, place, reporter)
         settings = run.config.as_dict()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from absl import flags
 
-from ptft_jax.config_fields import natural
+from ptft_jax.config.field import natural
 from ptft_jax.errors import UserError
-from ptft_jax.launch import TERMINATED, define_config, define_number, launch, prepare_jax
+from ptft_jax.verbs.command import TERMINATED, define_config, define_number, launch, prepare_jax
 
 
 def define() -> None:

@@ -18,15 +18,16 @@ from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.causal_lm import CausalLM
 from ptft_jax.optim import optimizers, schedules
-from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import sharding
+from ptft_jax.parallel.compile import to_host
 from ptft_jax.params import precision, recipes
 from ptft_jax.params.partition import Partition
+from ptft_jax.regularization.regularizers import Careful
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.runs import state as states
 from ptft_jax.training import loop
-from ptft_jax.training import state as states
-from ptft_jax.training.careful import Careful
+from ptft_jax.training.programs import PROGRAMS
 from ptft_jax.training.step import Step
 from ptft_jax.training.termination import Termination
 
@@ -108,17 +109,17 @@ def train(
     like = jax.eval_shape(make, jax.random.key(0))
     by_path = sharding.of_params(shapes, sharding.DEFAULT_RULES, mesh)
     later = list(enumerate(steps_of))[1:]
-    program = compiling.PROGRAMS[kind](steps_of[0], mesh, sharding.of_state(like, by_path, mesh), later)
+    program = PROGRAMS[kind](steps_of[0], mesh, sharding.of_state(like, by_path, mesh), later)
     start = jax.device_get(jax.tree.map(_plain, program.whole(program.create(make, jax.random.key(0)))))
     state, losses, norms, terms = program.create(make, jax.random.key(0)), [], [], []
     batches = batches or [random_batch(i) for i in range(steps)]
     for number, batch in enumerate(batches):
         state, metrics = program.at(number)(state, program.place(batch))
-        host = compiling.to_host(metrics)
+        host = to_host(metrics)
         losses.append(host["loss"][0] / host["loss"][1])
         norms.append(host["grad_norm"])
         terms.append({k: host[k][0] / host[k][1] for k in TERMS if k in host})
-    total, weight = compiling.to_host(program.evaluate(state, program.place(batches[0])))["nll"]
+    total, weight = to_host(program.evaluate(state, program.place(batches[0])))["nll"]
     whole = program.whole(state)
     return Trained(np.array(losses), np.array(norms), total / weight, start, whole, partition, terms)
 

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from ptft_jax import config as configs
 from ptft_jax import run as runs
-from ptft_jax import seeds
-from ptft_jax.config_fields import Field
+from ptft_jax.config import seeds
+from ptft_jax.config.field import Field
 from ptft_jax.errors import UserError
 from ptft_jax.model.decode import Sampling
 from ptft_jax.reporting.progress import Reporter

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import pathlib
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,24 +14,19 @@ from ptft_jax import environment
 from ptft_jax.data import cache, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.evaluation.evaluate import EvalSet
+from ptft_jax.evaluation.names import SOURCE
 from ptft_jax.parallel import processes, sharding
 from ptft_jax.params.rules import flatten, unflatten
-from ptft_jax.reporting import metrics
-from ptft_jax.reporting.metrics import METRICS, MetricsWriter, write_bytes, write_json
+from ptft_jax.reporting.metrics import MetricsWriter
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs import places
-from ptft_jax.runs.checkpoint import DAMAGED, Damaged, best_steps, check_files, has_record, read, read_meta, together
+from ptft_jax.runs import source as restore
+from ptft_jax.runs.checkpoint import Damaged, best_steps, check_files, has_record, read, read_meta, together
+from ptft_jax.runs.files import write_bytes, write_json
 from ptft_jax.runs.saving import Checkpoints, read_state
-from ptft_jax.training import measuring, restore
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import measuring
 from ptft_jax.training.loop import Loop
-from ptft_jax.training.selection import SOURCE
 from ptft_jax.training.termination import Terminated, Termination
-
-
-def finished(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """The summary of a finished run, or None."""
-    path = pathlib.Path(workdir) / "summary.json"
-    return places.read_json(path) if path.is_file() else None
 
 
 class Execution:
@@ -70,7 +64,7 @@ class Execution:
                         summary = self._finish(state, loop, meta, reason)
                         checkpoints.close()
                         if processes.main():
-                            write_json(run.workdir / "summary.json", summary)
+                            write_json(Workdir(run.workdir).summary, summary)
                         return summary
             except Terminated:
                 reason = "sigterm"
@@ -107,7 +101,7 @@ class Execution:
         self._check_best(checkpoints)
         run.reporter.say(f"{run.workdir}: continuing from step {saved['step']}")
         if processes.main():  # may carry the run out in another way than before
-            write_json(run.workdir / "config.json", run.config.as_dict())
+            write_json(Workdir(run.workdir).config, run.config.as_dict())
             self._put_back(saved.get("tokenizer", {}))
         meta = {"resumed": True, "pending": saved.get("pending", False)}
         return state, saved["step"], meta | {k: saved[k] for k in ("seconds", "before", "parent_fingerprint")}
@@ -149,17 +143,17 @@ class Execution:
 
     def _record(self, print_: str) -> None:
         """What is known before the first step. config.json comes last: it marks the folder as a run's."""
-        run, files = self.run, self.run.tokenizer.files()
-        if (run.workdir / "config.json").is_file():  # of a run that never began
+        run, files, here = self.run, self.run.tokenizer.files(), Workdir(self.run.workdir)
+        if here.is_run:  # of a run that never began
             for left in tok.stored(run.workdir) - set(files):
                 (run.workdir / left).unlink()
         for name, data in files.items():
             write_bytes(run.workdir / name, data)
-        write_json(run.workdir / "lineage.json", self._lineage(print_))
-        write_json(run.workdir / "environment.json", {"run_id": uuid.uuid4().hex, **environment.describe()})
-        write_json(run.workdir / "partition.json", run.partition.table())
-        write_json(run.workdir / "data.json", run.data.table)
-        write_json(run.workdir / "config.json", run.config.as_dict())
+        write_json(here.lineage, self._lineage(print_))
+        write_json(here.environment, {"run_id": uuid.uuid4().hex, **environment.describe()})
+        write_json(here.partition, run.partition.table())
+        write_json(here.data, run.data.table)
+        write_json(here.config, run.config.as_dict())
 
     def _lineage(self, print_: str) -> list[dict[str, Any]]:
         """Of a run whose parent has the fingerprint `print_`. What a parent would remove is protected, and that is said."""
@@ -265,7 +259,7 @@ class Execution:
             writer.write(best, "test", test)
         for row in run.sampler(run.program.whole(state), loop.check):
             writer.sample(best, {**row, "selected": True})
-        rows = processes.shared([r for r in metrics.read(run.workdir / METRICS) if r["kind"] == "eval"])
+        rows = processes.shared([r for r in Workdir(run.workdir).read_metrics() if r["kind"] == "eval"])
         at = {r["step"]: {k: v for k, v in r.items() if k not in ("step", "kind")} for r in rows}
         tokens_per_step = run.config.data.batch_size * run.config.data.length
         positions = run.config.data.length + run.model.virtual_tokens
@@ -306,7 +300,9 @@ class Execution:
             try:
                 return self._at(state, best), best
             except Damaged as e:
-                run.reporter.say(f"checkpoint {best}, the best, is damaged and was moved to {DAMAGED}/: {e}")
+                run.reporter.say(
+                    f"checkpoint {best}, the best, is damaged and was moved to {Workdir(run.workdir).damaged.name}/: {e}"
+                )
                 checkpoints.set_aside(best)
                 self._check_best(checkpoints)
         return state, step

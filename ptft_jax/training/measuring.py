@@ -17,8 +17,8 @@ from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.model.spec import HEAD
 from ptft_jax.parallel import cost as costs
 from ptft_jax.params.rules import flatten, unflatten
-from ptft_jax.runs import places
-from ptft_jax.training import restore
+from ptft_jax.runs import source as restore
+from ptft_jax.runs.workdir import Workdir
 
 
 def step_cost(run: Any, state: Any, rows: Any) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def gains(run: Any, before: Mapping[str, float], after: Mapping[str, float]) -> 
     several."""
     if run.parent is None:
         return None
-    lineage = places.read_json(run.workdir / "lineage.json")
+    lineage = Workdir(run.workdir).read_lineage()
     spec = run.model.spec
     classes = spec.classes if spec.head == "classes" else spec.vocab_size
     source = run.source.source if run.source is not None else ""

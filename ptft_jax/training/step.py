@@ -1,4 +1,4 @@
-"""The training step and the evaluation step, as pure functions. `ptft_jax.parallel.compile` compiles them."""
+"""The training step and the evaluation step, as pure functions. `ptft_jax.training.programs` compiles them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ptft_jax.params import precision
 from ptft_jax.params.apart import Apart
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, path_of, unflatten
-from ptft_jax.training.careful import Careful
-from ptft_jax.training.state import TrainState
+from ptft_jax.regularization.regularizers import Careful
+from ptft_jax.runs.state import TrainState
 
 _KEPT = ("trainable", "optimizer", "ema", "anchor")  # what a state may keep narrower than it is computed with
 _ROUNDED = 0x726F756E  # tells the draws by which a step's results are rounded from those of its rows

@@ -13,9 +13,9 @@ from ptft_jax import config as configs
 from ptft_jax.data import pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders.causal import Causal
-from ptft_jax.data_tools import statistics, view
 from ptft_jax.errors import UserError
 from ptft_jax.reporting.progress import as_table
+from ptft_jax.verbs.data import statistics, view
 from tests.data import kinds
 from tests.processes import ptft
 

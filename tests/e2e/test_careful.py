@@ -7,9 +7,11 @@ from ptft_jax import run as runs
 from ptft_jax.errors import UserError
 from ptft_jax.parallel import sharding
 from ptft_jax.params.rules import flatten
-from ptft_jax.reporting.metrics import read
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import checkpoint, restore
+from ptft_jax.runs import source as restore
+from ptft_jax.runs.files import read_rows
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import checkpoint
 from tests.helpers import happen, quiet_train, tiny_config
 
 
@@ -35,7 +37,7 @@ def stopped_and_continued(config, folder, step):
         stopped = quiet_train(config, folder / "part")
     assert (stopped["reason"], stopped["step"]) == ("sigterm", step)
     quiet_train(config, folder / "part")
-    last = checkpoint.steps_of(folder / "whole")[-1]
+    last = Workdir(folder / "whole").steps()[-1]
     return [checkpoint.read_meta(folder / name, last)["checksums"] for name in ("whole", "part")]
 
 
@@ -50,15 +52,15 @@ def test_everything_at_once_continues_exactly(text_file, tmp_path, base):
     )  # fmt: skip
     whole, part = stopped_and_continued(config, tmp_path, 4)
     assert whole == part and any(path.startswith("anchor/") for path in whole["training"]) and whole["fisher"]
-    rows = [r for r in read(tmp_path / "whole/metrics.jsonl") if r["kind"] == "train"]
+    rows = [r for r in read_rows(tmp_path / "whole/metrics.jsonl") if r["kind"] == "train"]
     assert {"distill", "smooth", "bregman", "l2_sp", "ewc", "nll"} <= rows[-1].keys()
     assert rows[0]["l2_sp"] == rows[0]["ewc"] == 0.0 < rows[-1]["ewc"]
     # Peak 1e-2 after int(0.3 * 6) = 1 step; then 4 more down to 1/32 of it, in the last phase by half.
     falling = [r["learning_rate"] for r in rows]
     assert falling[1] == pytest.approx(1e-2) and falling[3] < falling[2] / 2
     # The dropout is the child's own; evaluation is without any of it.
-    assert restore.read_config(tmp_path / "whole").model.dropout == 0.1
-    assert restore.read_config(base).model.dropout == 0.0
+    assert Workdir(tmp_path / "whole").read_config().model.dropout == 0.1
+    assert Workdir(base).read_config().model.dropout == 0.0
 
 
 @pytest.mark.heavy
@@ -170,7 +172,7 @@ def test_an_adapter_is_kept_near_what_its_parent_predicts(method, rate, text_fil
     )
     config.optimizer.learning_rate = rate
     summary = quiet_train(config, tmp_path / "run")
-    rows = [r for r in read(tmp_path / "run/metrics.jsonl") if r["kind"] == "train"]
+    rows = [r for r in read_rows(tmp_path / "run/metrics.jsonl") if r["kind"] == "train"]
     # At first the two differ by float32 rounding in the sums over the vocabulary.
     assert rows[0]["distill"] == pytest.approx(0.0, abs=1e-7) and rows[-1]["distill"] > 1e-6
     assert summary["finished"]

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from ptft_jax import export, loading
 from ptft_jax import run as runs
 from ptft_jax.data.class_names import Head
 from ptft_jax.errors import UserError
@@ -12,8 +11,9 @@ from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.interop import pretrained
 from ptft_jax.model import presets
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs import checkpoint
-from ptft_jax.training import restore
+from ptft_jax.runs import checkpoint, loading
+from ptft_jax.runs import source as restore
+from ptft_jax.verbs import export
 from tests.helpers import quiet_train, repeats, stop_at, tiny_config
 from tests.processes import ptft
 

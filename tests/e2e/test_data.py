@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from configs.finetune import chat
-from ptft_jax import loading
 from ptft_jax import run as runs
 from ptft_jax.data import batches
 from ptft_jax.data.records import SPLITS, open_records, tfds_builder
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
-from ptft_jax.reporting.metrics import METRICS, read
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import checkpoint
+from ptft_jax.runs import loading
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import checkpoint, completion
 from tests.helpers import happen, quiet_train, tiny_config
 from tests.processes import ROOT, ptft
 
@@ -90,10 +90,10 @@ def test_replay_does_not_train_on_what_the_parent_was_validated_on(text_file, tm
     changes = dict(
         init__from_=str(tmp_path / "base"), data__mixture=((f"text:{text_file}?examples=1", 1.0), ("parent", 1.0))
     )
-    section, _ = loading.resolve(tiny_config(text_file, **changes))
+    section, _ = completion.resolve(tiny_config(text_file, **changes))
     assert len(section.data.mixture) == 2
     with pytest.raises(UserError, match="held_out = 0.05, but the parent's is 0.1: .* name the sources"):
-        loading.resolve(tiny_config(text_file, data__held_out=0.05, **changes))
+        completion.resolve(tiny_config(text_file, data__held_out=0.05, **changes))
 
 
 def test_what_cannot_be_learned_from_is_refused_or_counted(text_file, tmp_path):
@@ -166,7 +166,9 @@ def test_a_run_is_continued_on_other_devices_with_the_same_data(text_file, tmp_p
     words = ["train", f"--config={file}", f"--workdir={tmp_path}/part", "--config.training.micro_batches=2"]
     done = ptft(*words, "--config.parallel.fsdp=2", devices=2, check=True, PYTHONPATH=str(ROOT))
     assert "continuing from step" in done.stderr
-    ours, theirs = ({(r["kind"], r["step"]): r for r in read(tmp_path / name / METRICS)} for name in ("whole", "part"))
+    ours, theirs = (
+        {(r["kind"], r["step"]): r for r in Workdir(tmp_path / name).read_metrics()} for name in ("whole", "part")
+    )
     for key in [("train", k) for k in range(9, 13)] + [("eval", 12)]:
         name = "loss" if key[0] == "train" else "validation/nll"
         assert theirs[key][name] == pytest.approx(ours[key][name], abs=2e-5), key  # float32 sums in another order

@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from ptft_jax import loading
 from ptft_jax import run as runs
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import sequence
 from ptft_jax.params.rules import flatten
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.runs import loading
+from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import checkpoint
 from tests.helpers import happen, quiet_train, tiny_config
 
@@ -117,11 +118,11 @@ def test_the_parents_structure_need_not_be_repeated_but_must_not_be_contradicted
 @pytest.mark.heavy
 def test_lora_saves_what_trains_and_refers_to_its_base(text_file, tmp_path, base):
     summary = quiet_train(child(text_file, base, **LORA), tmp_path / "lora")
-    step = checkpoint.steps_of(tmp_path / "lora")[-1]
+    step = Workdir(tmp_path / "lora").steps()[-1]
     saved = flatten(checkpoint.shapes(tmp_path / "lora", step))
     assert saved and all("/adapter/" in path for path in saved)
     meta = checkpoint.read_meta(tmp_path / "lora", step)
-    assert meta["base"]["step"] == checkpoint.steps_of(base)[-1]
+    assert meta["base"]["step"] == Workdir(base).steps()[-1]
     merged, plain = params_of(tmp_path / "lora"), params_of(base)
     assert merged.keys() == plain.keys()
     assert any(not np.array_equal(merged[p], plain[p]) for p in plain)
@@ -189,7 +190,7 @@ def test_another_vocabulary_is_refused(text_file, tmp_path, base):
 
 def test_a_damaged_parent_is_named(text_file, tmp_path, base):
     shutil.copytree(base, tmp_path / "base")
-    step = checkpoint.steps_of(tmp_path / "base")[-1]
+    step = Workdir(tmp_path / "base").steps()[-1]
     for file in (tmp_path / f"base/checkpoints/{step}/params").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")

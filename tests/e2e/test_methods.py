@@ -4,16 +4,17 @@ import jax
 import numpy as np
 import pytest
 
-from ptft_jax import export, loading
 from ptft_jax import run as runs
 from ptft_jax.adapters.base import ADDED, is_added
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.model.decode import Sampling, generate
 from ptft_jax.params.rules import flatten
-from ptft_jax.reporting.metrics import METRICS, read
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.runs import loading
+from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import checkpoint
+from ptft_jax.verbs import export
 from tests.helpers import quiet_train, stop_at, tiny_config
 
 
@@ -96,7 +97,7 @@ def test_a_run(name, text_file, tmp_path, base):
     config = child(text_file, base, name, **samples)
     summary = quiet_train(config, tmp_path / "run")
     before, after = (summary[k]["validation/nll"] for k in ("before", "after"))
-    started = next(r["validation/nll"] for r in read(tmp_path / "run" / METRICS) if r["kind"] == "eval")
+    started = next(r["validation/nll"] for r in Workdir(tmp_path / "run").read_metrics() if r["kind"] == "eval")
     assert after < started
     # Gain counts from the parent, also where what is added changes the model before anything is learned.
     assert before == pytest.approx(runs.finished(base)["last"]["validation/nll"], abs=1e-6)
@@ -160,7 +161,7 @@ def test_a_run_on_a_quantised_base(text_file, tmp_path, base):
     summary = quiet_train(child(text_file, base, "qlora"), tmp_path / "run")
     plain, after = (summary[k]["validation/nll"] for k in ("before", "after"))
     assert plain == pytest.approx(runs.finished(base)["last"]["validation/nll"], abs=1e-6)
-    started = next(r["validation/nll"] for r in read(tmp_path / "run" / METRICS) if r["kind"] == "eval")
+    started = next(r["validation/nll"] for r in Workdir(tmp_path / "run").read_metrics() if r["kind"] == "eval")
     assert after < started and 1e-5 < abs(started - plain) < 0.05  # another function, but near
     assert summary["parameters"]["frozen"] == runs.finished(base)["parameters"]["trainable"]
     saved = flatten(checkpoint.shapes(tmp_path / "run", 6))

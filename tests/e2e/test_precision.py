@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptft_jax import loading
 from ptft_jax import run as runs
 from ptft_jax.combining.models import Reader
 from ptft_jax.errors import UserError
 from ptft_jax.params.rules import flatten
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import checkpoint, restore
+from ptft_jax.runs import loading
+from ptft_jax.runs import source as restore
+from ptft_jax.training import checkpoint
 from ptft_jax.training.step import Step
 from tests.helpers import quiet_train, repeats, stop_at, tiny_config
 from tests.interop import small

@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from ptft_jax import export, loading
 from ptft_jax import run as runs
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.params.rules import flatten
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import checkpoint
+from ptft_jax.runs import loading
+from ptft_jax.training import checkpoint, completion
+from ptft_jax.verbs import export
 from tests.helpers import quiet_train, tiny_config
 from tests.interop import small
 from tests.processes import ptft
@@ -260,9 +261,9 @@ def test_a_new_head_is_what_the_config_says(tmp_path, text_file, cache):
     parent = small.folder(tmp_path / "parent", five)
     made = tiny_config(text_file, init__from_=f"hf:{parent}", init__fresh=("head/.*",))
     made.model.update(layers=4, width=128, heads=4, max_length=128, head="classes")
-    section, _ = loading.resolve(made)
+    section, _ = completion.resolve(made)
     assert (section.model.head, section.model.classes, section.model.class_hidden) == ("classes", 2, False)
     kept = tiny_config(text_file, init__from_=f"hf:{parent}")
     kept.model.update(layers=4, width=128, heads=4, max_length=128)
-    section, _ = loading.resolve(kept)
+    section, _ = completion.resolve(kept)
     assert (section.model.head, section.model.classes, section.model.class_hidden) == ("classes", 5, True)

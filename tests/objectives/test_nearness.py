@@ -10,7 +10,7 @@ import pytest
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.causal_lm import CausalLM
 from ptft_jax.objectives.classification import Classification
-from ptft_jax.objectives.nearness import Distill, Smooth, divergence, symmetric
+from ptft_jax.regularization.divergence import Distill, Smooth, divergence, symmetric
 from tests.helpers import SPEC, random_batch
 
 MODEL = Transformer(dataclasses.replace(SPEC, layers=1, dropout=0.2))

@@ -11,7 +11,7 @@ import pytest
 from ptft_jax.optim import optimizers
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, unflatten
-from ptft_jax.training.careful import Careful
+from ptft_jax.regularization.regularizers import Careful
 from tests.helpers import optimizer_config, train
 
 SLOPE = 2.0

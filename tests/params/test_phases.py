@@ -14,8 +14,8 @@ from ptft_jax.params import phases, recipes
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.phases import Phase
 from ptft_jax.params.rules import flatten
-from ptft_jax.training import state as states
-from ptft_jax.training.careful import Careful
+from ptft_jax.regularization.regularizers import Careful
+from ptft_jax.runs import state as states
 from ptft_jax.training.step import Step
 from tests.helpers import EVERYTHING, OBJECTIVE, SPEC, optimizer_config, random_batch, train
 

@@ -17,9 +17,9 @@ from ptft_jax.optim import optimizers
 from ptft_jax.params import precision, recipes
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten
-from ptft_jax.training import state as states
+from ptft_jax.regularization.regularizers import Careful
+from ptft_jax.runs import state as states
 from ptft_jax.training import step as steps
-from ptft_jax.training.careful import Careful
 from tests.helpers import EVERYTHING, OBJECTIVE, SPEC, optimizer_config, random_batch, repeats, train
 
 EVERY_DRAW = np.arange(2**16, dtype=np.uint16)

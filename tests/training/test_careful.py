@@ -9,13 +9,13 @@ import pytest
 
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.causal_lm import CausalLM
-from ptft_jax.objectives.nearness import Distill, Smooth
 from ptft_jax.params import recipes
-from ptft_jax.params.anchored import Mixout, distance, pulled
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten
-from ptft_jax.training.careful import Careful
-from ptft_jax.training.fisher import Fisher
+from ptft_jax.regularization.anchored import Mixout, distance, pulled
+from ptft_jax.regularization.divergence import Distill, Smooth
+from ptft_jax.regularization.fisher import Fisher
+from ptft_jax.regularization.regularizers import Careful
 from tests.helpers import EVERYTHING, OBJECTIVE, SPEC, optimizer_config, random_batch, train
 
 SGD = optimizer_config(name="sgd", momentum=0.0, weight_decay=0.0, clip_norm=0.0)

@@ -11,8 +11,8 @@ from typing import Any
 
 from absl import flags
 
-from ptft_jax.data_tools import selected
-from ptft_jax.launch import launch
+from ptft_jax.verbs.command import launch
+from ptft_jax.verbs.data import selected
 
 
 def define() -> None:
@@ -26,8 +26,8 @@ def main() -> None:
     from rich.console import Console
 
     from ptft_jax.data import pipeline, survey
-    from ptft_jax.data_tools import statistics
     from ptft_jax.reporting.progress import as_table
+    from ptft_jax.verbs.data import statistics
 
     chosen = selected.load()
     c, data = chosen.config, chosen.config.data

@@ -20,11 +20,11 @@ from typing import Any
 
 from absl import flags
 
-from ptft_jax.config_fields import natural, positive
-from ptft_jax.config_tree import TREE
+from ptft_jax.config.field import natural, positive
+from ptft_jax.config.tree import TREE
 from ptft_jax.errors import UserError
-from ptft_jax.launch import define_number, launch
 from ptft_jax.runs import places
+from ptft_jax.verbs.command import define_number, launch
 
 
 def define() -> None:
@@ -139,7 +139,7 @@ def _tokenizer(name: str) -> Any:
     if name == "byte":
         return tok.ByteTokenizer()
     if name.startswith(("hf:", "gguf:")):
-        from ptft_jax.training import restore
+        from ptft_jax.runs import source as restore
 
         return restore.find(name, "--tokenizer").tokenizer
     return tok.from_file(pathlib.Path(name).expanduser())

@@ -10,10 +10,10 @@ import jax
 
 from ptft_jax.errors import UserError, listed
 from ptft_jax.objectives.base import Batch, Loss, Objective, Scored
-from ptft_jax.objectives.nearness import Distill, Smooth
-from ptft_jax.params.anchored import Mixout, distance, pulled
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import matches, regex
+from ptft_jax.regularization.anchored import Mixout, distance, pulled
+from ptft_jax.regularization.divergence import Distill, Smooth
 
 _MIXED = 0x6D697865  # tells mixout's draws of a step from those of its rows
 

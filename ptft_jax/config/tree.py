@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ptft_jax.config_fields import (
+from ptft_jax.config.field import (
     MANY,
     Field,
     mass,
@@ -22,7 +22,7 @@ from ptft_jax.config_fields import (
     texts,
     whole_share,
 )
-from ptft_jax.config_tune import TUNE
+from ptft_jax.config.tune import TUNE
 from ptft_jax.model.spec import BIASES, LAYER_KINDS
 
 

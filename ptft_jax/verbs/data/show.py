@@ -10,11 +10,11 @@ import json
 
 from absl import flags
 
-from ptft_jax.config_fields import natural
-from ptft_jax.data_tools import selected
+from ptft_jax.config.field import natural
 from ptft_jax.errors import UserError
-from ptft_jax.launch import define_number, launch
 from ptft_jax.runs import places
+from ptft_jax.verbs.command import define_number, launch
+from ptft_jax.verbs.data import selected
 
 
 def define() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     from rich.console import Console
 
     from ptft_jax.data import batches, cache, class_names, pipeline, survey
-    from ptft_jax.data_tools import view
+    from ptft_jax.verbs.data import view
 
     chosen = selected.load()
     c, data = chosen.config, chosen.config.data

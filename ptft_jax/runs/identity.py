@@ -7,7 +7,6 @@ what forgetting is measured on), `eval` of data, an adapter of its base, `compar
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,8 +16,8 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.chat_templates import BUILT_IN
 from ptft_jax.data.class_names import Head
 from ptft_jax.errors import UserError, listed
+from ptft_jax.runs.workdir import Workdir
 
-TABLE = "data.json"  # where a run records what it was trained on
 _TALKS = ("messages:", "sharegpt:", "prompt-messages:", "alpaca:")  # formats that a tokenizer's own template renders
 
 
@@ -50,7 +49,7 @@ class Identity:
 
 
 def of(source: Any) -> Identity:
-    """The identity of a run's checkpoint or of imported weights (`ptft_jax.training.restore.Parent`)."""
+    """The identity of a run's checkpoint or of imported weights (`ptft_jax.runs.source.Parent`)."""
     from ptft_jax.interop import families
 
     fields = source.fields
@@ -65,7 +64,7 @@ def classes_of(source: Any) -> Head | None:
     imported weights, or what was made of them, may have no names."""
     if source.fields["head"] != "classes":
         return None
-    trained = getattr(source, "archive", None) is None and bool(table(source.workdir))
+    trained = getattr(source, "archive", None) is None and bool(Workdir(source.workdir).read_data())
     return _named(source.classes, source.name, source.fields["classes"]) if source.classes or trained else None
 
 
@@ -74,17 +73,11 @@ def _named(names: Sequence[str], owner: str, size: int) -> Head:
     return Head(class_names.filled(names, size), owner, size)
 
 
-def table(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """What a run records of its training data, a row a source; [] where that is not known."""
-    path = workdir / TABLE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-
-
 def template_of(source: Any, tokenizer: tok.Tokenizer | None) -> Template | None:
     """The template that the conversations of a run were rendered by; None of imported weights, of which nobody knows."""
     if tokenizer is None or getattr(source, "archive", None) is not None:
         return None
-    return template(source.config.data.template, tokenizer, table(source.workdir))
+    return template(source.config.data.template, tokenizer, Workdir(source.workdir).read_data())
 
 
 def template(name: str, tokenizer: tok.Tokenizer, rows: Sequence[Mapping[str, Any]]) -> Template | None:
@@ -128,10 +121,10 @@ def _order(one: Identity, other: Identity) -> tuple[int, ...] | None:
 
 def of_folder(workdir: pathlib.Path, config: Mapping[str, Any], name: str) -> Identity:
     """The identity of the run in a workdir, from its records alone; without a structure."""
-    rows, kept = table(workdir), (workdir / tok.FILE).is_file()
+    rows, kept = Workdir(workdir).read_data(), (workdir / tok.FILE).is_file()
     tokenizer = tok.from_file(workdir) if kept else None
     size = config["model"]["classes"] if config["model"]["head"] == "classes" and rows else 0
-    classes = _named(class_names.recorded(workdir), name, size) if size else None
+    classes = _named(class_names.recorded(rows), name, size) if size else None
     return Identity(
         name, {}, tokenizer, template(config["data"]["template"], tokenizer, rows) if kept else None, classes
     )

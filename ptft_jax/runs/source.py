@@ -19,18 +19,17 @@ from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
-from ptft_jax.lineage import parted
 from ptft_jax.model.spec import HEAD, STRUCTURE
 from ptft_jax.params import fingerprint
 from ptft_jax.params.partition import join, overlay
 from ptft_jax.params.rules import flatten, matches, unflatten
-from ptft_jax.reporting.metrics import METRICS, read
-from ptft_jax.runs import checkpoint, places, references
+from ptft_jax.runs import checkpoint, references
+from ptft_jax.runs.lineage import parted
+from ptft_jax.runs.workdir import Workdir
 
 # How a leaf (path of a stored leaf, shape) is laid out over devices.
 Layout = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 
-SUMMARY = "summary.json"
 _TRIES = 20  # to find a checkpoint of a run that goes on meanwhile
 
 
@@ -82,7 +81,7 @@ class Source:
     @property
     def finished(self) -> bool:
         """Whether the run has ended, so that its checkpoints stay as they are."""
-        return (self.workdir / SUMMARY).is_file()
+        return Workdir(self.workdir).is_finished
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -96,7 +95,11 @@ class Source:
         """Names of the classes that its head scores, in their order; () where they have none, or it scores no classes."""
         if self.config.model.head != "classes":
             return ()
-        return tuple(self.meta["classes"]) if "classes" in self.meta else class_names.recorded(self.workdir)
+        return (
+            tuple(self.meta["classes"])
+            if "classes" in self.meta
+            else class_names.recorded(Workdir(self.workdir).read_data())
+        )
 
     @property
     def data(self) -> configs.Section | None:
@@ -124,9 +127,13 @@ class Source:
 
     def lineage(self, print_: str) -> list[dict[str, Any]]:
         """The chain of checkpoints behind a run that starts from this one, nearest first."""
-        path = self.workdir / "lineage.json"
-        before = places.read_json(path) if path.is_file() else []
-        here = {"workdir": self.reference, "step": self.step, "fingerprint": print_, "run_id": run_id(self.workdir)}
+        before = Workdir(self.workdir).read_lineage()
+        here = {
+            "workdir": self.reference,
+            "step": self.step,
+            "fingerprint": print_,
+            "run_id": Workdir(self.workdir).run_id,
+        }
         return [here | ({"adapter": self.chosen} if self.chosen else {}), *before]
 
     def relative_to(self, workdir: pathlib.Path) -> str:
@@ -165,7 +172,7 @@ def find(
         return pretrained.find(reference, field, ignore, fresh)
     place, adapter = parted(reference)
     workdir, step, meta, pin = _opened(place, field, reference)
-    config, which = read_config(workdir), None
+    config, which = Workdir(workdir).read_config(), None
     method = adapters.build(config.tune)
     several = method.names if method is not None else ()
     if several and not adapter and not together:
@@ -192,10 +199,10 @@ def _opened(place: str, field: str, reference: str) -> tuple[pathlib.Path, int, 
     """(workdir, step, its meta, the file that protects it from being removed while it is read, or None)."""
     for attempt in range(_TRIES):
         workdir, step = checkpoint.resolve(place, field)
-        pin = None if (workdir / SUMMARY).is_file() else references.reading(workdir, step)
+        pin = None if Workdir(workdir).is_finished else references.reading(workdir, step)
         try:
             meta = checkpoint.read_meta(workdir, step)
-            refuse_changed(workdir, meta, read_config(workdir))
+            refuse_changed(workdir, meta, Workdir(workdir).read_config())
             return workdir, step, meta, pin
         except BaseException as e:
             if pin is not None:
@@ -220,7 +227,7 @@ def refuse_changed(workdir: pathlib.Path, meta: Mapping[str, Any], config: confi
             changed.append(f"{name.rstrip('_')}: {before!r} -> {configs.get(now, name)!r}")
     if changed:
         raise UserError(
-            f"{workdir / 'config.json'}: changed since checkpoint {meta['step']} was made:{listed(changed, 20)}\n"
+            f"{Workdir(workdir).config}: changed since checkpoint {meta['step']} was made:{listed(changed, 20)}\n"
             "Put it back; what a run is to do otherwise is given to a run of its own (init.from)"
         )
 
@@ -232,48 +239,29 @@ def protect(source: Parent, child: pathlib.Path) -> str:
         return ""
     unfinished = f"{source.workdir} has not finished: this run starts from its step {source.step}"
     if references.keep(source.workdir, source.step, child):
-        return f"{unfinished}, which is kept for it ({references.FOLDER}/)"
+        return f"{unfinished}, which is kept for it ({Workdir(source.workdir).references.name}/)"
     return f"{unfinished}, which it may remove, since {source.workdir} cannot be written: copy it, or wait for its end"
 
 
 def protect_base(base: Mapping[str, Any], child: pathlib.Path) -> None:
     """As `protect`, of what a checkpoint in `child` says of its base (`base_reference`)."""
     workdir = pathlib.Path(base["workdir"])
-    if not is_reference(base["workdir"]) and workdir.is_dir() and not (workdir / SUMMARY).is_file():
+    if not is_reference(base["workdir"]) and workdir.is_dir() and not Workdir(workdir).is_finished:
         references.keep(workdir, base["step"], child)
 
 
 def recorded(reference: str, workdir: pathlib.Path) -> str:
     """The reference of a run's parent, WORKDIR[@...][#ADAPTER], with the step that the run in `workdir` was started from, where
     it was started: what "the latest" and "the best" are may have changed since."""
-    path = workdir / "lineage.json"
-    if is_reference(reference) or not (workdir / "config.json").is_file() or not path.is_file():
+    here = Workdir(workdir)
+    if is_reference(reference) or not here.is_run:
         return reference
-    chain = places.read_json(path)
+    chain = here.read_lineage()
     if not chain or "step" not in chain[0]:
         return reference
     place, adapter = parted(reference)
     name, _ = checkpoint.parted(place)
     return f"{name}@{chain[0]['step']}" + (f"#{adapter}" if adapter else "")
-
-
-def begun(workdir: pathlib.Path) -> bool:
-    """Whether there is anything of a run in `workdir` but what is recorded before its first step, so that another config would
-    be another run: a checkpoint, if only a damaged one, a row of a later step, or a summary."""
-    if checkpoint.steps_of(workdir) or (workdir / checkpoint.DAMAGED).is_dir() or (workdir / "summary.json").is_file():
-        return True
-    return any(row["step"] for row in read(workdir / METRICS))
-
-
-def read_config(workdir: pathlib.Path) -> configs.Section:
-    """The resolved config of the run in `workdir`."""
-    path = workdir / "config.json"
-    try:
-        return configs.check(json.loads(path.read_bytes()))
-    except ValueError as e:
-        raise UserError(f"{path}: {e}") from e
-    except UserError as e:
-        raise UserError(f"{path}: {e}") from e
 
 
 def parameters(
@@ -336,7 +324,7 @@ def _read(source: Source, name: str, layout: Layout) -> dict[str, Any]:
 
 
 def fisher(source: Parent, layout: Layout) -> dict[str, Any]:
-    """The importance of parameters (`ptft_jax.training.fisher`) that a run was kept near its own parent by, whole, flat by
+    """The importance of parameters (`ptft_jax.regularization.fisher`) that a run was kept near its own parent by, whole, flat by
     path; {} where it was not. Raises UserError for a damaged checkpoint."""
     if not isinstance(source, Source) or "fisher" not in source.meta["checksums"]:
         return {}
@@ -382,7 +370,7 @@ def base_parameters(source: Source, layout: Layout) -> dict[str, Any]:
     there = [
         p
         for p in dict.fromkeys(places)
-        if not base["relative"] or (pathlib.Path(p).exists() if kind else checkpoint.steps_of(p))
+        if not base["relative"] or (pathlib.Path(p).exists() if kind else Workdir(p).steps())
     ]
     if not there:
         raise UserError(
@@ -423,14 +411,8 @@ def parameters_fingerprint(params: Mapping[str, Any]) -> str:
     return fingerprint.fingerprint(fingerprint.checksums(params))
 
 
-def run_id(workdir: pathlib.Path) -> str:
-    """The id a run was given when it was started; another run in the same folder has another."""
-    path = workdir / "environment.json"
-    return places.read_json(path).get("run_id", "") if path.is_file() else ""
-
-
 def damaged(field: str, reference: str, workdir: pathlib.Path, step: int, error: Exception) -> UserError:
     """What to say of a checkpoint that cannot be read, with the other steps there are."""
-    others = [str(s) for s in checkpoint.steps_of(workdir) if s != step]
+    others = [str(s) for s in Workdir(workdir).steps() if s != step]
     hint = f"other steps there:{listed(others)}" if others else "there is no other step"
     return UserError(f"{field} = {reference!r}: checkpoint {step} is damaged: {error}; {hint}")

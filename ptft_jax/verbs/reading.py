@@ -6,9 +6,9 @@ from typing import Any
 
 from absl import flags
 
-from ptft_jax import config_tree
-from ptft_jax.config_fields import natural
-from ptft_jax.launch import define_number
+from ptft_jax.config import tree as config_tree
+from ptft_jax.config.field import natural
+from ptft_jax.verbs.command import define_number
 
 CHOICES = ("packing", "overlong", "untrainable", "broken")
 NAMES = ("length", "template", "train_on", "held_out", *CHOICES)

@@ -1,4 +1,4 @@
-"""`ptft data VERB ...`, or `python -m ptft_jax.data_tools VERB ...`. Imports nothing heavy until a verb runs."""
+"""`ptft data VERB ...`, or `python -m ptft_jax.verbs.data VERB ...`. Imports nothing heavy until a verb runs."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def main(words: Sequence[str]) -> None:
             f"error: ptft data has no verb {verb!r}{nearest(verb, VERBS)}; it has {', '.join(VERBS)}", file=sys.stderr
         )
         sys.exit(2)
-    from ptft_jax.launch import launch
+    from ptft_jax.verbs.command import launch
 
-    module = importlib.import_module(f"ptft_jax.data_tools.{verb}")
+    module = importlib.import_module(f"ptft_jax.verbs.data.{verb}")
     launch(module.define, module.main, [f"ptft data {verb}", *words[1:]])
 
 

@@ -24,7 +24,7 @@ class TrainState:
       rng: the run's base key; a step's randomness is a function of (rng, step, row), never of what ran before.
       ema: average of `trainable` over the steps so far (of step 0 `trainable` itself), or an empty dict.
       anchor: `trainable` as it was at step 0, where something keeps the run near it, else an empty dict.
-      fisher: the importance of each of `trainable` to the parent (`ptft_jax.training.fisher`), float32, or an empty dict.
+      fisher: the importance of each of `trainable` to the parent (`ptft_jax.regularization.fisher`), float32, or an empty dict.
       halted: bool, set by a non-finite loss or gradient. A halted state ignores further steps, so it stays the last
         good one however late the host looks.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ptft_jax.config_fields import (
+from ptft_jax.config.field import (
     Field,
     mass,
     natural,

@@ -1,4 +1,4 @@
-"""Configs: the tree of `ptft_jax.config_tree` as a ConfigDict, checked, and read with a memory of what was read.
+"""Configs: the tree of `ptft_jax.config.tree` as a ConfigDict, checked, and read with a memory of what was read.
 
 `default()` gives the tree as an ml_collections ConfigDict, which config files change and flags override.
 `check(config)` validates it and returns a `Section`, which remembers what was read, so that a setting that nothing
@@ -13,8 +13,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ptft_jax.config_fields import Field, shown
-from ptft_jax.config_tree import HOW, TREE
+from ptft_jax.config.field import Field, shown
+from ptft_jax.config.tree import HOW, TREE
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.model.spec import contradictions
 
@@ -58,7 +58,7 @@ class Section:
         try:
             value = self._values[name]
         except KeyError:
-            raise AttributeError(f"config.{self._path}{name} is not declared in ptft_jax.config_tree") from None
+            raise AttributeError(f"config.{self._path}{name} is not declared in ptft_jax.config.tree") from None
         path = self._path + name
         if isinstance(value, Mapping):
             return Section(value, path + ".", self._read)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from ptft_jax import reading
 from ptft_jax.errors import UserError
-from ptft_jax.launch import define_config
+from ptft_jax.verbs import reading
+from ptft_jax.verbs.command import define_config
 
 
 class Selected(NamedTuple):
@@ -49,19 +49,18 @@ def load() -> Selected:
         raise UserError("--tokenizer is for --data alone; a config's is config.tokenizer, a run has its own")
     parent, workdir, head = None, None, class_names.NEW
     if args.run:
-        from ptft_jax.training import restore
+        from ptft_jax.runs.workdir import Workdir
 
         workdir = pathlib.Path(args.run.partition("@")[0])
-        if not (workdir / "config.json").is_file():
-            raise UserError(f"--run={args.run}: no run there (no config.json)")
-        values = restore.read_config(workdir).as_dict()
-        names = class_names.recorded(workdir)
+        Workdir(workdir).check("--run")
+        values = Workdir(workdir).read_config().as_dict()
+        names = class_names.recorded(Workdir(workdir).read_data())
         head = class_names.Head(names, args.run) if names else head
     elif args.config is not None:
-        from ptft_jax import loading  # loads JAX, which data alone need not
+        from ptft_jax.training import completion  # loads JAX, which data alone need not
 
-        section, parent = loading.resolve(args.config)
-        values, head = section.as_dict(), loading.head_of(parent, section.init.fresh)
+        section, parent = completion.resolve(args.config)
+        values, head = section.as_dict(), completion.head_of(parent, section.init.fresh)
     elif args.data:
         values = configs.default().to_dict()
     else:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ptft_jax import seeds
+from ptft_jax.config import seeds
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.model.spec import hashable
 

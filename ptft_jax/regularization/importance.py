@@ -11,8 +11,8 @@ import jax
 from ptft_jax.data import batches, class_names, pipeline
 from ptft_jax.errors import UserError, listed
 from ptft_jax.params.rules import flatten, unflatten
-from ptft_jax.training import restore
-from ptft_jax.training.fisher import Fisher
+from ptft_jax.regularization.fisher import Fisher
+from ptft_jax.runs import source as restore
 
 
 class Importance:

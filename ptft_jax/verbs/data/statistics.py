@@ -12,7 +12,7 @@ from ptft_jax.data import packing
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.pipeline import Tokens, empty_of
 from ptft_jax.data.tokenizers import Tokenizer
-from ptft_jax.data_tools.view import text
+from ptft_jax.verbs.data.view import text
 
 FITS = 0.99  # share of the examples that the suggested length holds whole
 LENGTHS = tuple(2**k for k in range(5, 18))
