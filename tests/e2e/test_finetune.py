@@ -39,7 +39,7 @@ def params_of(reference):
 @pytest.mark.heavy
 def test_a_child_starts_where_its_parent_ended(text_file, tmp_path, base):
     summary = quiet_train(child(text_file, f"{base}@best", training__steps=8), tmp_path / "child")
-    parent = runs.finished(base)
+    parent = Workdir(base).read_summary()
     for name in ("validation/nll", "test/nll"):
         assert summary["before"][name] == pytest.approx(parent["after"][name], abs=1e-6)
     # Forgetting is measured without being asked for: "source" is what the parent was trained on.
@@ -240,7 +240,7 @@ def test_a_checkpoint_moves_to_another_mesh(text_file, tmp_path):
         child(text_file, tmp_path / "split@best", training__steps=0, optimizer__warmup_steps=0), tmp_path / "copy"
     )
     assert summary["before"]["validation/nll"] == pytest.approx(
-        runs.finished(tmp_path / "split")["after"]["validation/nll"], abs=1e-5
+        Workdir(tmp_path / "split").read_summary()["after"]["validation/nll"], abs=1e-5
     )
 
 

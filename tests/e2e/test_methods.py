@@ -100,7 +100,7 @@ def test_a_run(name, text_file, tmp_path, base):
     started = next(r["validation/nll"] for r in Workdir(tmp_path / "run").read_metrics() if r["kind"] == "eval")
     assert after < started
     # Gain counts from the parent, also where what is added changes the model before anything is learned.
-    assert before == pytest.approx(runs.finished(base)["last"]["validation/nll"], abs=1e-6)
+    assert before == pytest.approx(Workdir(base).read_summary()["last"]["validation/nll"], abs=1e-6)
     assert (started == pytest.approx(before, abs=1e-6)) == (name in UNCHANGED)
     saved = flatten(checkpoint.shapes(tmp_path / "run", 6))
     assert saved and all(is_added(path) for path in saved)
@@ -160,10 +160,10 @@ def test_a_prompt_is_no_base_for_another_run(text_file, tmp_path, base):
 def test_a_run_on_a_quantised_base(text_file, tmp_path, base):
     summary = quiet_train(child(text_file, base, "qlora"), tmp_path / "run")
     plain, after = (summary[k]["validation/nll"] for k in ("before", "after"))
-    assert plain == pytest.approx(runs.finished(base)["last"]["validation/nll"], abs=1e-6)
+    assert plain == pytest.approx(Workdir(base).read_summary()["last"]["validation/nll"], abs=1e-6)
     started = next(r["validation/nll"] for r in Workdir(tmp_path / "run").read_metrics() if r["kind"] == "eval")
     assert after < started and 1e-5 < abs(started - plain) < 0.05  # another function, but near
-    assert summary["parameters"]["frozen"] == runs.finished(base)["parameters"]["trainable"]
+    assert summary["parameters"]["frozen"] == Workdir(base).read_summary()["parameters"]["trainable"]
     saved = flatten(checkpoint.shapes(tmp_path / "run", 6))
     assert saved and all("/adapter/" in path for path in saved)
 

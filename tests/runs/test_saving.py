@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from ptft_jax.errors import UserError
-from ptft_jax.runs import checkpoint, manifest, references, saving
+from ptft_jax.runs import checkpoint, references, saving
 from ptft_jax.runs import state as states
 from ptft_jax.runs.saving import Checkpoints
 from ptft_jax.runs.workdir import Workdir
@@ -296,7 +296,7 @@ def test_checkpoints_of_earlier_versions_have_no_record_of_files(tmp_path):
         save(checkpoints, 0)
         save(checkpoints, 1)
     for step in (0, 1):
-        (tmp_path / f"checkpoints/{step}" / manifest.NAME).unlink()
+        Workdir(tmp_path).checkpoint(step).manifest.unlink()
     assert resumed(opened(tmp_path, latest=2)).meta["step"] == 1
     for file in _files(tmp_path / "checkpoints/1/params"):
         if file.parent.name == "d":
