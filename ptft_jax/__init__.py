@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from ptft_jax.evaluation.samples import generate
     from ptft_jax.evaluation.standalone import evaluate
     from ptft_jax.model.decode import Sampling
-    from ptft_jax.run import train
     from ptft_jax.runs.loading import load
+    from ptft_jax.training.assembly import train
 
 __all__ = ["Sampling", "UserError", "__version__", "evaluate", "generate", "load", "train"]
 
@@ -36,7 +36,7 @@ _MODULES = {
     "evaluate": "ptft_jax.evaluation.standalone",
     "generate": "ptft_jax.evaluation.samples",
     "load": "ptft_jax.runs.loading",
-    "train": "ptft_jax.run",
+    "train": "ptft_jax.training.assembly",
 }
 
 

@@ -16,10 +16,10 @@ from ptft_jax.interop import labels as interop_labels
 from ptft_jax.interop.fields import Fields
 from ptft_jax.reporting import comparison
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.run import Run
 from ptft_jax.runs import identity, loading
 from ptft_jax.runs import source as restore
 from ptft_jax.training import checkpoint, completion
+from ptft_jax.training.assembly import Run
 from tests.combining.test_combine import derived, whole
 from tests.combining.test_finite import rewrite
 from tests.helpers import quiet_train, tiny_config

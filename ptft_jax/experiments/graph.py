@@ -8,11 +8,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ptft_jax import config as configs
-from ptft_jax import run as runs
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import places
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import completion
+from ptft_jax.training import assembly, completion
 
 
 class Experiment:
@@ -53,7 +52,7 @@ class Experiment:
             self.reporter.say(f"{workdir} was made with another config or parent: moved to {aside.name}")
         summary = here.read_summary() if here.is_run else None
         if summary is None:
-            summary = runs.train(config, workdir, reporter=self.reporter)
+            summary = assembly.train(config, workdir, reporter=self.reporter)
         if not summary["finished"]:
             raise Interrupted(summary["reason"])
         self._done += 1

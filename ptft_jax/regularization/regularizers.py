@@ -19,7 +19,7 @@ _MIXED = 0x6D697865  # tells mixout's draws of a step from those of its rows
 
 
 @dataclasses.dataclass(frozen=True)
-class Careful:
+class Regularization:
     """Nothing, by default.
 
     Attributes:
@@ -85,24 +85,24 @@ class Careful:
         return gradients, metrics
 
 
-def build(config: Any, partition: Partition, model: Any, *, parent: Any, fresh: tuple[str, ...]) -> Careful:
-    """What `config.tune` asks for, in a run that starts from `parent` (None where there is none) and makes parameters that
-    match `fresh` anew. Reads what has an effect, so that the rest is refused.
+def build(config: Any, partition: Partition, model: Any, *, tuned: bool, fresh: tuple[str, ...]) -> Regularization:
+    """What `config.tune` asks for, in a run that starts from a parent (`tuned`) and re-initializes parameters that match `fresh`.
+    Reads what has an effect, so that the rest is refused.
 
     Raises:
       UserError: what cannot be: a term that needs what the parent does not have.
     """
     tune = config.tune
     smooth = _smooth(config, model.spec)
-    if parent is None:
+    if not tuned:
         wanted = {"ewc.weight": tune.ewc.weight, "distill.weight": tune.distill.weight, "mixout.rate": tune.mixout.rate}
         for name, value in (wanted | {"l2_sp": tune.l2_sp, "start_decay": tune.start_decay}).items():
             if value:
                 raise UserError(
                     f"config.tune.{name} = {value!r}: it keeps a run near its parent, and init.from names none"
                 )
-        return Careful(smooth=smooth)
-    careful = Careful(
+        return Regularization(smooth=smooth)
+    made = Regularization(
         tune.l2_sp,
         tune.start_decay,
         tune.ewc.weight,
@@ -110,7 +110,7 @@ def build(config: Any, partition: Partition, model: Any, *, parent: Any, fresh: 
         _mixout(tune.mixout, partition, fresh) if tune.mixout.rate else None,
         smooth,
     )
-    for name, wanted in (("ewc", careful.ewc), ("distill", careful.distill)):
+    for name, wanted in (("ewc", made.ewc), ("distill", made.distill)):
         field = f"config.tune.{name}.weight = {tune[name].weight!r}"
         if wanted and fresh:
             raise UserError(
@@ -119,17 +119,17 @@ def build(config: Any, partition: Partition, model: Any, *, parent: Any, fresh: 
             )
         if wanted and config.tokenizer.add:
             raise UserError(f"{field}: the parent knows no tokens of tokenizer.add, so predicts none of them")
-    if careful.ewc and model.adapt is not None:
+    if made.ewc and model.adapt is not None:
         raise UserError(
             f"config.tune.ewc.weight = {tune.ewc.weight!r}: it keeps parameters of the parent, and tune.method = "
             f"{tune.method!r} trains others; use tune.method='full', or tune.distill"
         )
-    if careful.distill and (model.virtual_tokens or model.prefix_length):
+    if made.distill and (model.virtual_tokens or model.prefix_length):
         raise UserError(
             f"config.tune.distill.weight = {tune.distill.weight!r}: with tune.method = {tune.method!r} a run does not start "
             "as its parent, which sees no learned vectors"
         )
-    return careful
+    return made
 
 
 def _mixout(section: Any, partition: Partition, fresh: tuple[str, ...]) -> Mixout:

@@ -48,7 +48,7 @@ class Schedule:
 
 
 class Loop:
-    """Drives one run from its current state to its end. All parts come ready made from `ptft_jax.run`.
+    """Drives one run from its current state to its end. All parts come ready made from `ptft_jax.training.assembly`.
 
     What is done at a step is evaluation, then samples, then saving: what a checkpoint of the step is behind of is done. Where
     the run had to leave before that, the checkpoint says so (`pending`), and it is done when the run continues.

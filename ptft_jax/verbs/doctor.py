@@ -69,17 +69,18 @@ def _devices() -> str:
 def _step() -> str:
     import tempfile
 
-    from ptft_jax import config, run
+    from ptft_jax import config
     from ptft_jax.reporting.progress import Reporter
+    from ptft_jax.training import assembly
 
     with tempfile.TemporaryDirectory() as folder:
         tiny = config.default()
         tiny.model.update(layers=1, width=32, heads=2, max_length=16)
-        tiny.data.update(source="stdlib:prose", length=16, batch_size=run.device_rows(4))
+        tiny.data.update(source="stdlib:prose", length=16, batch_size=assembly.device_rows(4))
         tiny.training.steps = 2
         tiny.eval.update(tokens=64, test=False)
         began = time.monotonic()
-        summary = run.train(tiny, f"{folder}/run", reporter=Reporter(quiet=True))
+        summary = assembly.train(tiny, f"{folder}/run", reporter=Reporter(quiet=True))
     return f"loss {summary['last']['validation/nll']:.3f} after 2 steps, {time.monotonic() - began:.1f} s with compiling and saving"
 
 

@@ -7,14 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from ptft_jax import run as runs
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import sequence
 from ptft_jax.params.rules import flatten
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import loading
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import checkpoint
+from ptft_jax.training import assembly, checkpoint
 from tests.helpers import happen, quiet_train, tiny_config
 
 
@@ -274,4 +273,4 @@ def test_a_pull_to_the_start_keeps_a_child_near_and_survives_a_resume(text_file,
     sums = [checkpoint.read_meta(tmp_path / n, 8)["checksums"] for n in ("near", "part")]
     assert sums[0] == sums[1]
     with pytest.raises(UserError, match="config.tune.l2_sp = 0.1: .* init.from names none"):
-        runs.Run(tiny_config(text_file, tune__l2_sp=0.1), tmp_path / "none", Reporter(quiet=True))
+        assembly.Run(tiny_config(text_file, tune__l2_sp=0.1), tmp_path / "none", Reporter(quiet=True))

@@ -5,7 +5,6 @@ import signal
 
 import pytest
 
-from ptft_jax import run as runs
 from ptft_jax.combining import models
 from ptft_jax.errors import UserError
 from ptft_jax.parallel import processes
@@ -13,6 +12,7 @@ from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import checkpoint, loading
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import assembly
 from tests.helpers import on_look, quiet_train, stop_at, tiny_config
 
 TIMED = ("step_seconds", "tokens_per_second")
@@ -147,7 +147,7 @@ def test_a_run_that_goes_on_keeps_what_its_children_started_from(text_file, tmp_
     )
     with pytest.MonkeyPatch.context() as patch:
         stop_at(2, patch)
-        runs.train(child, tmp_path / "child", reporter=Reporter())
+        assembly.train(child, tmp_path / "child", reporter=Reporter())
     said = " ".join(capsys.readouterr().err.split())
     assert f"{parent} has not finished: this run starts from its step 2, which is kept for it" in said
     assert go_on_to(2)["step"] == 4

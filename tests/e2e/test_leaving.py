@@ -158,8 +158,8 @@ def test_values_that_tie_keep_the_first_and_the_run_ends(text_file, tmp_path):
 @pytest.mark.parametrize("moment", repeats(["before the end", "before the last launch"], "before the end"))
 def test_where_the_best_is_damaged_the_next_best_is_used_and_said(text_file, tmp_path, capsys, moment):
     """With a rate that makes it worse and worse, the best is the start, the next best the first evaluation after it."""
-    from ptft_jax import run as runs
     from ptft_jax.reporting.progress import Reporter
+    from ptft_jax.training import assembly
 
     changes = dict(
         optimizer__learning_rate=3.0,
@@ -183,14 +183,14 @@ def test_where_the_best_is_damaged_the_next_best_is_used_and_said(text_file, tmp
     with pytest.MonkeyPatch.context() as patch:
         if moment == "before the end":
             patch.setattr(execution.Execution, "_best", damaged)
-            summary = runs.train(made, workdir, reporter=Reporter())
+            summary = assembly.train(made, workdir, reporter=Reporter())
         else:
             patch.setattr(execution.Execution, "_finish", lambda *_: (_ for _ in ()).throw(Killed()))
             with pytest.raises(Killed):
                 quiet_train(made, workdir)
             patch.undo()
             damage()
-            summary = runs.train(made, workdir, reporter=Reporter())
+            summary = assembly.train(made, workdir, reporter=Reporter())
     values = {r["step"]: r["validation/nll"] for r in Workdir(workdir).read_metrics() if r["kind"] == "eval"}
     second = min((v, s) for s, v in values.items() if s)[1]
     assert summary["finished"] and summary["best_step"] == second

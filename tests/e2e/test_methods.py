@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 
-from ptft_jax import run as runs
 from ptft_jax.adapters.base import ADDED, is_added
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
@@ -13,7 +12,7 @@ from ptft_jax.params.rules import flatten
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import loading
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import checkpoint
+from ptft_jax.training import assembly, checkpoint
 from ptft_jax.verbs import export
 from tests.helpers import quiet_train, stop_at, tiny_config
 
@@ -143,7 +142,7 @@ def test_a_run(name, text_file, tmp_path, base):
 def test_what_would_have_no_effect_or_fail_later_is_refused(method, changes, words, text_file, tmp_path, base):
     config = child(text_file, base, "ia3", tune__method=method, **changes)
     with pytest.raises(UserError, match=words):
-        runs.Run(config, tmp_path / "run", Reporter(quiet=True))
+        assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
     assert not (tmp_path / "run").exists()
 
 
@@ -208,7 +207,7 @@ def test_impossible_runs_on_a_quantised_base(changes, words, text_file, tmp_path
         section, name = path.split("__")
         config[section][name] = value
     with pytest.raises(UserError, match=words):
-        runs.Run(config, tmp_path / "run", Reporter(quiet=True))
+        assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
 
 
 @pytest.mark.parametrize("name", ["lora", "adalora", "oft"])
@@ -217,14 +216,14 @@ def test_kernels_do_not_train_beside_what_is_added_to_them(name, text_file, tmp_
     config.tune.rates = ((".*", 1.0),)
     words = f"config.tune.rates: these train, and so does what tune.{name} adds .*\n.*blocks/.*/kernel(.|\n)*tune.method='full'"
     with pytest.raises(UserError, match=words):
-        runs.Run(config, tmp_path / "run", Reporter(quiet=True))
+        assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
     # Other layers' kernels, and biases of the same ones, may.
     config.tune.rates = (
         ("blocks[0]/(.*/kernel|attention/query/bias)", 1.0),
         ("blocks[1]/.*/adapter/.*", 1.0),
         (".*", 0.0),
     )
-    runs.Run(config, tmp_path / "run", Reporter(quiet=True))
+    assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
 
 
 @pytest.mark.slow

@@ -9,11 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from ptft_jax import run as runs
 from ptft_jax.data import batches
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import checkpoint
+from ptft_jax.training import assembly, checkpoint
 from tests.e2e.test_data import conversations, resumable
 from tests.processes import ROOT, coordinator, ended, start
 
@@ -136,7 +135,7 @@ def test_numbers_that_are_none_in_one_process_stop_all(whole, text_file, tmp_pat
     ended = launched(whole / "config.py", tmp_path / "run", 2, {1: "nan@3"})
     for status, text in ended:
         assert status == 2 and "step 4: the loss or its gradient is not finite" in text, text
-    run = runs.Run(config(text_file, whole / "chat.jsonl"), tmp_path / "other", Reporter(quiet=True))
+    run = assembly.Run(config(text_file, whole / "chat.jsonl"), tmp_path / "other", Reporter(quiet=True))
     alone = batches.Batches(run.data.sets, run.data.mixture, batch_size=8, seed=run.config.seed, process=0, processes=1)
     with np.load(tmp_path / "run/nonfinite_step_4.npz") as saved:
         expected = alone[3]

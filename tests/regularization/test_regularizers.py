@@ -15,7 +15,7 @@ from ptft_jax.params.rules import flatten
 from ptft_jax.regularization.anchored import Mixout, distance, pulled
 from ptft_jax.regularization.divergence import Distill, Smooth
 from ptft_jax.regularization.fisher import Fisher
-from ptft_jax.regularization.regularizers import Careful
+from ptft_jax.regularization.regularizers import Regularization
 from tests.helpers import EVERYTHING, OBJECTIVE, SPEC, optimizer_config, random_batch, train
 
 SGD = optimizer_config(name="sgd", momentum=0.0, weight_decay=0.0, clip_norm=0.0)
@@ -35,15 +35,15 @@ def test_the_pull_is_the_gradient_of_the_distance():
 
 
 def test_ewc_with_all_importances_alike_is_l2_sp():
-    one = train(careful=Careful(l2_sp=3.0), optimizer=SGD, rate=0.1)
-    other = train(careful=Careful(ewc=1.5), fisher=2.0, optimizer=SGD, rate=0.1)
+    one = train(regularization=Regularization(l2_sp=3.0), optimizer=SGD, rate=0.1)
+    other = train(regularization=Regularization(ewc=1.5), fisher=2.0, optimizer=SGD, rate=0.1)
     np.testing.assert_allclose(one.losses, other.losses, atol=1e-6)
     assert one.terms[0]["l2_sp"] == 0.0 < one.terms[1]["l2_sp"]
     np.testing.assert_allclose([t["ewc"] for t in other.terms], [2 * t["l2_sp"] for t in one.terms], rtol=1e-4)
 
 
 def mixout(partition, rate=0.3):
-    return Careful(mixout=Mixout(rate, frozenset(f.path for f in partition.leaves if f.path.endswith("kernel"))))
+    return Regularization(mixout=Mixout(rate, frozenset(f.path for f in partition.leaves if f.path.endswith("kernel"))))
 
 
 def test_mixout_is_its_authors_formula():
@@ -65,9 +65,9 @@ def test_mixout_is_its_authors_formula():
 
 
 SETTINGS = {
-    "pulls": dict(careful=Careful(l2_sp=0.3, start_decay=0.1, ewc=0.5), fisher=2.0),
+    "pulls": dict(regularization=Regularization(l2_sp=0.3, start_decay=0.1, ewc=0.5), fisher=2.0),
     "predictions": dict(
-        careful=lambda p: dataclasses.replace(
+        regularization=lambda p: dataclasses.replace(
             mixout(p), distill=Distill(0.5, 2.0), smooth=Smooth(1.0, 1e-2, steps=1, step=1e-2, radius=2e-2, bregman=0.5)
         )
     ),

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from ptft_jax import run as runs
 from ptft_jax.errors import UserError
 from ptft_jax.parallel import sharding
 from ptft_jax.params.rules import flatten
@@ -11,7 +10,7 @@ from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.files import read_rows
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import checkpoint
+from ptft_jax.training import assembly, checkpoint
 from tests.helpers import happen, quiet_train, tiny_config
 
 
@@ -94,8 +93,8 @@ def test_the_importance_does_not_depend_on_the_program(changes, text_file, tmp_p
     found = []
     for more in ({}, changes):
         config = child(text_file, base, optimizer__warmup_steps=0, **ewc, **more)
-        state, _ = (run := runs.Run(config, tmp_path / "none", Reporter(quiet=True))).start()
-        found.append(flatten(run.program.whole(state).fisher))
+        state, _ = (run := assembly.Run(config, tmp_path / "none", Reporter(quiet=True))).start.state(run.importance)
+        found.append(flatten(run.trainer.program.whole(state).fisher))
     largest = max(float(array.max()) for array in found[0].values())
     for path, array in found[0].items():
         # Gradients of keys' biases are 0 but for rounding (1e-7 of others', squared 1e-14), which is anything.
@@ -161,7 +160,7 @@ def test_a_budget_of_forgetting(text_file, tmp_path, base):
 def test_what_is_refused(changes, words, text_file, tmp_path, base):
     config = child(text_file, base, **changes)
     with pytest.raises(UserError, match=words):
-        runs.Run(config, tmp_path / "none", Reporter(quiet=True))
+        assembly.Run(config, tmp_path / "none", Reporter(quiet=True))
 
 
 @pytest.mark.heavy
