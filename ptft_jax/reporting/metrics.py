@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 from ptft_jax.data import cache
-from ptft_jax.errors import UserError
 from ptft_jax.reporting.trackers.base import STOPPED, Launch
 from ptft_jax.reporting.trackers.tensorboard import TensorBoard
-
-METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+from ptft_jax.runs.files import read_rows, write_text
+from ptft_jax.runs.workdir import Workdir
 
 
 class JsonLines:
@@ -25,28 +23,24 @@ class JsonLines:
     """
 
     def start(self, launch: Launch) -> str:
-        self._files = {}
-        for name in (METRICS, SAMPLES):
-            path = launch.workdir / name
+        here = Workdir(launch.workdir)
+        for path in (here.metrics, here.samples):
             _keep(path, lambda row: _stays(row, launch.step, launch.pending))
-            self._files[name] = (path, path.open("a", encoding="utf-8"))
+        self._metrics, self._samples = (
+            (path, path.open("a", encoding="utf-8")) for path in (here.metrics, here.samples)
+        )
         return ""
 
     def scalars(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """{"step", "kind", "time", ...values}, "time" being now in seconds since 1970."""
-        self._append(METRICS, {"step": step, "kind": kind, "time": round(time.time(), 3), **values})
+        _append(self._metrics, {"step": step, "kind": kind, "time": round(time.time(), 3), **values})
 
     def texts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
-            self._append(SAMPLES, {"step": step, **row})
-
-    def _append(self, name: str, row: Mapping[str, Any]) -> None:
-        path, file = self._files[name]
-        with cache.writing(path):
-            print(json.dumps(row, ensure_ascii=False), file=file, flush=True)
+            _append(self._samples, {"step": step, **row})
 
     def close(self, status: str) -> None:
-        for path, file in self._files.values():
+        for path, file in (self._metrics, self._samples):
             with cache.writing(path):
                 file.close()
 
@@ -87,8 +81,8 @@ class MetricsWriter:
         if trackers:
             from ptft_jax.reporting.trackers.relay import Relay
 
-            rows = [row for name in (METRICS, SAMPLES) for row in read(workdir / name)]
-            self._trackers.append(Relay(trackers, launch, say, rows))
+            here = Workdir(workdir)
+            self._trackers.append(Relay(trackers, launch, say, [*here.read_metrics(), *here.read_samples()]))
         for tracker in (TensorBoard(), JsonLines()) if tensorboard else (JsonLines(),):
             tracker.start(launch)
             self._trackers.insert(0, tracker)
@@ -109,25 +103,10 @@ class MetricsWriter:
             tracker.close(self.status)
 
 
-def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file in UTF-8; none where there is no file. A half-written last line (a kill) is no row.
-
-    Raises:
-      UserError: another line is not JSON.
-    """
-    if not path.exists():
-        return []
-    rows, broken = [], 0
-    # Bytes, cut at b"\n" only: generated texts hold other line ends, and a kill may cut within a character.
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            broken = broken or number
-            continue
-        if broken:
-            raise UserError(f"{path}, line {broken}: is damaged, it is not JSON; lines after it are")
-    return rows
+def _append(opened: tuple[pathlib.Path, IO[str]], row: Mapping[str, Any]) -> None:
+    path, file = opened
+    with cache.writing(path):
+        print(json.dumps(row, ensure_ascii=False), file=file, flush=True)
 
 
 def _stays(row: Mapping[str, Any], step: int, pending: bool) -> bool:
@@ -139,25 +118,4 @@ def _stays(row: Mapping[str, Any], step: int, pending: bool) -> bool:
 
 def _keep(path: pathlib.Path, stays: Callable[[Mapping[str, Any]], bool]) -> None:
     if path.exists():
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in read(path) if stays(row)))
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file, as UTF-8, whole or not at all."""
-    cache.write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def write_bytes(path: pathlib.Path, data: bytes) -> None:
-    """Writes a file whole or not at all."""
-    cache.write_atomic(path, lambda temporary: temporary.write_bytes(data))
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, default=_plain, ensure_ascii=False) + os.linesep)
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "item"):
-        return value.item()
-    return str(value)
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in read_rows(path) if stays(row)))

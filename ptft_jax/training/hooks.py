@@ -15,7 +15,7 @@ import numpy as np
 from ptft_jax.errors import UserError
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting.metrics import MetricsWriter
-from ptft_jax.training.state import TrainState
+from ptft_jax.runs.state import TrainState
 
 KIND = "hook"  # of the rows that hooks write
 

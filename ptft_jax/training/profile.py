@@ -10,9 +10,8 @@ import jax
 
 from ptft_jax.errors import UserError
 from ptft_jax.parallel import processes
+from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training.hooks import Hook, Moment
-
-FOLDER = "profile"
 
 
 def steps_of(text: str, steps: int) -> tuple[int, int]:
@@ -35,7 +34,7 @@ class Trace:
     """
 
     def __init__(self, start: int, stop: int, workdir: pathlib.Path, say: Callable[[str], None]):
-        self._start, self._stop, self._folder, self._say = start, stop, workdir / FOLDER, say
+        self._start, self._stop, self._folder, self._say = start, stop, Workdir(workdir).profile, say
         self._first, self._last = -1, -1  # the steps that are recorded, from the first on; -1 = none yet
         self._recording = False
 
@@ -49,8 +48,11 @@ class Trace:
     def _begin(self, moment: Moment) -> None:
         jax.block_until_ready(moment.loop_state)
         if processes.main():
+            # Python's own calls, which are so many that they hide the rest and take time from it, are left out.
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0
             try:
-                jax.profiler.start_trace(str(self._folder))
+                jax.profiler.start_trace(str(self._folder), profiler_options=options)
             except RuntimeError as e:  # one at a time
                 raise UserError(f"--profile: {e}") from e
         self._first, self._recording = moment.step + 1, True

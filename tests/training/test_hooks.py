@@ -8,8 +8,9 @@ import pytest
 
 from ptft_jax import every
 from ptft_jax.errors import UserError
-from ptft_jax.reporting.metrics import read
-from ptft_jax.training import checkpoint
+from ptft_jax.runs import checkpoint
+from ptft_jax.runs.files import read_rows
+from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training.hooks import Moment, checked
 from tests.helpers import TIMED, quiet_train, stop_at, tiny_config
 
@@ -31,7 +32,7 @@ def plain(text_file, tmp_path_factory):
 
 
 def rows(workdir, *kinds):
-    found = [row for row in read(workdir / "metrics.jsonl") if row["kind"] in kinds]
+    found = [row for row in read_rows(workdir / "metrics.jsonl") if row["kind"] in kinds]
     return [{k: v for k, v in row.items() if k not in TIMED} for row in found]
 
 
@@ -90,7 +91,7 @@ def test_a_step_that_was_done_is_not_done_again(text_file, tmp_path, plain):
     assert len(steps) == 7, "a finished run is not run again"
     assert sums(tmp_path / "run") == sums(plain)
     _check_seconds(before, summary)
-    times = [row["time"] for row in read(tmp_path / "run/metrics.jsonl")]
+    times = [row["time"] for row in read_rows(tmp_path / "run/metrics.jsonl")]
     assert times == sorted(times) and abs(times[-1] - time.time()) < 600
 
 
@@ -118,7 +119,7 @@ def test_what_a_hook_raises_ends_the_run_and_it_continues_from_the_last_save(tex
         quiet_train(config(text_file), tmp_path / "run", hooks=[(every(9), print), (every(4), fails)])
     [note] = error.value.__notes__
     assert note.startswith("in hooks[1] (") and "fails" in note and note.endswith("after step 4")
-    assert checkpoint.steps_of(tmp_path / "run") == [0], "step 4 is saved after its hooks"
+    assert Workdir(tmp_path / "run").steps() == [0], "step 4 is saved after its hooks"
     assert not (tmp_path / "run/summary.json").exists()
     quiet_train(config(text_file), tmp_path / "run", hooks=[(every(4), lambda at: steps.append(at.step))])
     assert steps == [4, 4] and sums(tmp_path / "run") == sums(plain)

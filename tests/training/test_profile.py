@@ -8,8 +8,8 @@ import pytest
 
 from ptft_jax.errors import UserError
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.run import train
-from ptft_jax.training import checkpoint
+from ptft_jax.runs import checkpoint
+from ptft_jax.training.assembly import train
 from ptft_jax.training.profile import steps_of
 from tests.helpers import quiet_train, stop_at, tiny_config
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ptft_jax.data import cache
 from ptft_jax.reporting import trackers
 from ptft_jax.reporting.trackers.base import Guarded, Launch, text_kind
-
-RECORD = "trackers.json"
+from ptft_jax.runs import files
+from ptft_jax.runs.workdir import Workdir
 
 
 class Relay:
@@ -22,7 +20,7 @@ class Relay:
         self, names: Sequence[str], launch: Launch, say: Callable[[str], None], rows: Iterable[Mapping[str, Any]]
     ):
         """`rows`: what earlier launches wrote into metrics.jsonl and samples.jsonl, which the trackers were told."""
-        self._path, self._lock = launch.workdir / RECORD, threading.Lock()
+        self._path, self._lock = Workdir(launch.workdir).trackers, threading.Lock()
         self._record = self._read(launch.run_id)
         told = _last(rows)
         for entry in self._record.values():
@@ -40,7 +38,7 @@ class Relay:
     def _read(self, run_id: str) -> dict[str, Any]:
         """{name: {"run_id", "tracked_as", "told": {kind: step}}} of this run; what an earlier one in this folder, which never made
         a step, left is none of it."""
-        found = json.loads(self._path.read_bytes()) if self._path.is_file() else {}
+        found = files.read_json(self._path) if self._path.is_file() else {}
         return {name: entry for name, entry in found.items() if entry["run_id"] == run_id}
 
     def _keeper(self, name: str, run_id: str) -> Callable[[str], None]:
@@ -54,8 +52,7 @@ class Relay:
 
     def _write(self) -> None:
         with self._lock:
-            text = json.dumps(self._record, indent=1) + "\n"
-            cache.write_atomic(self._path, lambda path: path.write_text(text))
+            files.write_json(self._path, self._record)
 
     def scalars(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         for tracker in self._trackers:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax.reporting.trackers.base import Launch
+from ptft_jax.runs.workdir import Workdir
 
 
 class TensorBoard:
@@ -16,7 +17,7 @@ class TensorBoard:
         from tensorboard.compat.proto import event_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        folder = launch.workdir / "tensorboard"
+        folder = Workdir(launch.workdir).events
         resumed = folder.is_dir()
         self._events = EventFileWriter(str(folder))
         if resumed:
