@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 # What a run spends its time on, in the order in which people are told. "compile" is tracing, lowering and compiling, or reading a
 # compiled program from the cache, wherever it happens; what it takes is no part of what it happens in.
@@ -105,6 +106,11 @@ def process_began() -> float | None:
     except (OSError, ValueError, IndexError, AttributeError):
         return None
     return time.monotonic() - age if ticks and age >= 0 else None
+
+
+def row(seconds: Mapping[str, float]) -> dict[str, Any]:
+    """The parts as columns of a table, in the order of PARTS, and their sum."""
+    return {"seconds": sum(seconds.values()), **{name.replace("_", " "): took for name, took in seconds.items()}}
 
 
 def split(seconds: Mapping[str, float]) -> str:
