@@ -16,6 +16,7 @@ from ptft_jax import config as configs
 from ptft_jax import pairing
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.feed import Feed, Indexed
 from ptft_jax.errors import UserError, few, listed, nearest
 from ptft_jax.evaluation import evaluate, measured, sampler
 from ptft_jax.parallel import mesh as meshes
@@ -51,7 +52,8 @@ class Run:
       trainer: what is trained and how (`ptft_jax.training.trainer`).
       start: where from (`ptft_jax.training.start`).
       importance: of parameters to the parent (EWC), or None.
-      data: what it is trained on (`ptft_jax.data.pipeline.TrainingData`); `batches` gives the rows of each step.
+      data: what it is trained on (`ptft_jax.data.pipeline.TrainingData`).
+      feed: gives the rows of each step (`ptft_jax.data.feed`), those that `batches` gives from a step on.
       source: the data that forgetting is measured on, or None.
       eval_batches, test_batches: batches of each set that is evaluated on the way, and once at the end.
     """
@@ -89,6 +91,7 @@ class Run:
             prefetch=c.data.prefetch,
             adapters=bool(self.adapters),
         )
+        self.feed: Feed = Indexed(lambda step: self.batches(start=step))
         self.selection = self._selection()
         self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
         self.sampler = sampler.build(c, self.trainer.model, self.trainer.partition, self.tokenizer)

@@ -261,7 +261,7 @@ class Execution:
             name=run.workdir.name,
             workdir=run.workdir,
             program=run.trainer.program,
-            batches=lambda start: run.batches(start=start),
+            feed=run.feed,
             eval_sets=self._eval_sets(run.eval_batches),
             selection=run.selection,
             schedule=self.plan,
@@ -303,9 +303,7 @@ class Execution:
         run, writer = self.run, loop.writer
         step = int(run.trainer.program.whole(state).step)
         optimizer_bytes = sum(a.nbytes for a in jax.tree.leaves(run.trainer.program.whole(state).optimizer))
-        cost = (
-            measuring.step_cost(run.trainer.program, state, next(iter(run.batches(start=step - 1)))) if step else None
-        )
+        cost = measuring.step_cost(run.trainer.program, state, run.feed.next(step - 1, state)) if step else None
         state, best = self._best(state, step, loop.checkpoints)
         test = self._test(state, loop.check)
         if test:

@@ -6,12 +6,13 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from ptft_jax.data.feed import Feed
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.evaluation.names import SOURCE
@@ -63,7 +64,7 @@ class Loop:
         name: str,
         workdir: pathlib.Path,
         program: Any,
-        batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
+        feed: Feed,
         eval_sets: list[EvalSet],
         selection: Selection,
         schedule: Schedule,
@@ -84,13 +85,14 @@ class Loop:
         """Most arguments are attributes.
 
         Args:
+          feed: gives the rows of each step.
           at_step: gives a state with the parameters of a saved step.
           first_step: what the run began with, in its first launch.
           pending: what is to be done at the step that `run` gets has not been done.
           clock: counts what the run takes, over all its launches.
           hooks: those of users.
         """
-        self.name, self.workdir, self.program, self.batches = name, workdir, program, batches
+        self.name, self.workdir, self.program, self.feed = name, workdir, program, feed
         self.eval_sets, self.selection, self.schedule = eval_sets, selection, schedule
         self.checkpoints, self.stored_params, self.at_step, self.meta = checkpoints, stored_params, at_step, meta
         self.sample, self.learning_rate = sample, learning_rate
@@ -128,8 +130,6 @@ class Loop:
 
     def _run(self, state: Any, step: int, task: int | None) -> tuple[Any, str]:
         plan = self.schedule
-        with self._clock("input_wait"):
-            batches = iter(self.batches(step)) if step < plan.steps else iter(())
         pending: tuple[int, Any, dict] | None = None
         moment = self._moment(step, state, None)
         due = self._due(moment) if self._pending else []
@@ -149,7 +149,7 @@ class Loop:
                 self._save(state, step, None)
                 return state, reason
             with self._clock("input_wait"):
-                batch = next(batches)
+                batch = self.feed.next(step, state)
             train = self.program.at(step)
             self._cold |= train not in self._programs
             self._programs.add(train)
