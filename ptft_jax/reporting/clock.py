@@ -109,8 +109,9 @@ def process_began() -> float | None:
 
 
 def row(seconds: Mapping[str, float]) -> dict[str, Any]:
-    """The parts as columns of a table, in the order of PARTS, and their sum."""
-    return {"seconds": sum(seconds.values()), **{name.replace("_", " "): took for name, took in seconds.items()}}
+    """The parts as columns of a table, in the order of PARTS, and their sum; to milliseconds."""
+    columns = {"seconds": sum(seconds.values()), **{name.replace("_", " "): took for name, took in seconds.items()}}
+    return {name: round(took, 3) for name, took in columns.items()}
 
 
 def split(seconds: Mapping[str, float]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 # Okabe & Ito's colours, which colour-blind readers can tell apart.
@@ -201,7 +202,11 @@ def stacked(rows: Mapping[str, Mapping[str, float]], *, title: str, x: str) -> s
         for at, (start, length) in enumerate(zip(before, lengths)):
             if length >= longest / 12:
                 middle = start + length / 2
-                axes.text(middle, at, f"{length:,.1f}", ha="center", va="center", fontsize=8, color="white")
+                dark = (
+                    sum(weight * c for weight, c in zip((0.299, 0.587, 0.114), to_rgb(colour))) < 0.5
+                )  # as eyes see it
+                shade = "white" if dark else "black"
+                axes.text(middle, at, f"{length:,.1f}", ha="center", va="center", fontsize=8, color=shade)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
