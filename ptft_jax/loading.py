@@ -10,12 +10,11 @@ from typing import Any
 
 import jax
 
-from ptft_jax import adapters, identity, objectives
+from ptft_jax import adapters, identity
 from ptft_jax import config as configs
 from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import class_names, pipeline
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.data.builders import spans
 from ptft_jax.errors import UserError
 from ptft_jax.lineage import parted
 from ptft_jax.model import spec as specs
@@ -59,7 +58,7 @@ def resolve(
         )
     restore.check_merge(parent, section.init.merge_into, "config.init.merge_into")
     values, theirs = section.as_dict(), parent.fields
-    defaults = dict(configs.fields())
+    defaults = dict(section.fields())
     new_head = _is_new(section.init.fresh)
     for name in (*STRUCTURE, "vocab_size"):
         mine, default = values["model"][name], defaults[f"model.{name}"].default
@@ -112,18 +111,22 @@ def _parent_of(run: restore.Source) -> restore.Parent | None:
     return restore.find(restore.recorded(init.from_, run.workdir), "its init.from", init.ignore, init.fresh)
 
 
-# What makes a model of a method, and what of that is only of how it learns.
-_METHOD = ("tune.method", "tune.quantize.", *(f"tune.{name}." for name in adapters.METHODS))
+# What of a method's settings is only of how it learns.
 _OF_TRAINING = ("dropout", "b_ratio")
 
 
 def _as_continued(section: configs.Section, run: restore.Source) -> configs.Section:
     """A config of a run that goes on from another: what the other's state is made of is as there. Raises UserError where it is
     set to something else; how far a run is held near its start, dropout, and such, may be."""
-    values, theirs = section.as_dict(), run.config.as_dict()
-    fixed = ("init.", "tokenizer.", "model.vocab_size", *(f"model.{name}" for name in STRUCTURE), *_METHOD)
+    plugins = tuple(dict.fromkeys((*run.config.plugins, *section.plugins)))
+    section, known_as = (
+        configs.check({**c.as_dict(), "plugins": plugins}, complete=False) for c in (section, run.config)
+    )
+    values, theirs = section.as_dict(), known_as.as_dict()
+    method = ("tune.method", "tune.quantize.", *(f"tune.{name}." for name in section.tables.methods))
+    fixed = ("init.", "tokenizer.", "model.vocab_size", *(f"model.{name}" for name in STRUCTURE), *method)
     theirs["model"]["vocab_size"] = run.fields["vocab_size"]
-    for path, field in configs.fields():
+    for path, field in section.fields():
         if not path.startswith((*fixed, "tune.")) or path in ("init.from_", "init.optimizer"):
             continue
         *parents, last = path.split(".")
@@ -292,7 +295,7 @@ def load(
         params = unflatten({**flatten(params), **jax.device_put(flatten(added.params), jax.devices()[0])})
         params = params if kept else method.merge(params)
     tokenizer = None if spec.image_size else source.tokenizer
-    objective = source.config.objective.name
-    gaps = spans.sentinels(tokenizer) if objective == "span_corruption" else {}
+    objective = source.config.tables.objectives[source.config.objective.name]
+    gaps = objective.gaps_of(tokenizer)
     model, params = Transformer(spec, kept).collapsed(params)
-    return Loaded(source, model, params, tokenizer, objectives.reads_prompt(objective), gaps)
+    return Loaded(source, model, params, tokenizer, objective.reads_prompt, gaps)

@@ -63,6 +63,14 @@ class Method:
     starts_as_base: bool = True
     names: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, section: Any) -> Method:
+        """The method with the settings of its section of `config.tune`, which are its fields."""
+        return cls(**section.read_all())
+
+    def refuse_rates(self) -> None:
+        """Raises UserError where `config.tune.rates`, which says all rates, would silence a setting of the method."""
+
     def encoded(self, encode: Encode) -> Method:
         """The method with its texts, where it starts from any, as token ids. Raises UserError for one without tokens."""
         return self

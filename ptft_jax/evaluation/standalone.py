@@ -45,8 +45,8 @@ class Measurement:
         most = loaded.model.max_tokens
         if length > most:
             raise UserError(f"--length = {length}: the model sees at most {most} tokens")
-        objectives.check(loaded.source.config.objective.name, loaded.model.spec)
         config = loaded.source.config
+        objectives.check(config.objective.name, loaded.model.spec, config.tables.objectives)
         values = config.as_dict()
         values["data"] |= {"length": length or config.data.length, **reading}
         if source:

@@ -20,7 +20,6 @@ class Classification(Rows):
     label_smoothing: float = 0.0
 
     chained: ClassVar[bool] = False
-    reads_prompt: ClassVar[bool] = False
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -24,7 +24,6 @@ class TokenLoss(Rows):
         recomputed chunk by chunk in the backward pass.
       chained: whether the targets' probabilities multiply to that of the text they are, so that bits per byte mean
         something.
-      reads_prompt: whether what comes first is read in both directions, when generating too.
     """
 
     z_loss: float = 0.0
@@ -32,7 +31,6 @@ class TokenLoss(Rows):
     chunk: int = 0
 
     chained: ClassVar[bool] = False
-    reads_prompt: ClassVar[bool] = False
 
     @property
     def metrics(self) -> tuple[str, ...]:

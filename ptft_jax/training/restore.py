@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from ptft_jax import adapters
+from ptft_jax import adapters, plugins
 from ptft_jax import config as configs
 from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import cache, class_names
@@ -214,7 +214,7 @@ def refuse_changed(workdir: pathlib.Path, meta: Mapping[str, Any], config: confi
         return
     now = config.as_dict()
     changed = []
-    for name, field in configs.fields():
+    for name, field in config.fields():
         before = configs.get(meta["config"], name, field.default)
         if configs.get(now, name) != json.loads(json.dumps(before)) and not name.startswith(configs.HOW):
             changed.append(f"{name.rstrip('_')}: {before!r} -> {configs.get(now, name)!r}")
@@ -269,7 +269,8 @@ def read_config(workdir: pathlib.Path) -> configs.Section:
     """The resolved config of the run in `workdir`."""
     path = workdir / "config.json"
     try:
-        return configs.check(json.loads(path.read_bytes()))
+        with plugins.never_from(workdir):
+            return configs.check(json.loads(path.read_bytes()))
     except ValueError as e:
         raise UserError(f"{path}: {e}") from e
     except UserError as e:

@@ -8,14 +8,13 @@ from typing import ClassVar
 import numpy as np
 
 from ptft_jax.data.builders.base import Builder, Piece
-from ptft_jax.pairing import NEEDS
 
 
 @dataclasses.dataclass(frozen=True)
 class Classes(Builder):
     """The ids as they are. A row is one piece; its class and weight are those of the row."""
 
-    kinds: ClassVar[tuple[str, ...]] = NEEDS["classification"].kinds
+    kinds: ClassVar[tuple[str, ...]] = ("classification",)
     looks_ahead: ClassVar[bool] = True
     labelled: ClassVar[bool] = True
 
