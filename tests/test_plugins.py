@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
-from ptft_jax import adapters, objectives, plugins
+from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
 from ptft_jax.adapters import MethodSpec
-from ptft_jax.config_fields import natural, positive
+from ptft_jax.config import plugins
+from ptft_jax.config.field import natural, positive
 from ptft_jax.errors import UserError
 from tests.processes import ROOT
 
@@ -40,7 +41,7 @@ HEAD = """
 import dataclasses
 from ptft_jax.objectives import OBJECTIVES as OWN
 from ptft_jax.adapters import MethodSpec
-from ptft_jax.config_fields import natural, positive
+from ptft_jax.config.field import natural, positive
 def causal(**changes):
     return dataclasses.replace(OWN["causal_lm"], **changes)
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ptft_jax.adapters.methods import METHODS, MethodSpec
+from ptft_jax.config.methods import METHODS, MethodSpec
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.params import recipes
 

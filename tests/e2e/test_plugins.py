@@ -12,12 +12,21 @@ from tests.processes import ROOT, ptft
 PAGE = (ROOT / "docs/extending.md").read_text()
 FILES = dict(re.findall(r"`(mypkg/\w+\.py)`:\n\n```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE))
 FOCAL, GAIN = "--config.plugins=('mypkg.focal',)", "--config.plugins=('mypkg.gain',)"
-TINY = (
-    "--config=configs/pretrain/text.py:README.md --config.model.layers=1 --config.model.width=16 --config.model.heads=2 "
-    "--config.model.scan=False --config.data.length=16 --config.data.batch_size=4 --config.optimizer.warmup_steps=0 "
-    "--config.eval.tokens=64 --config.eval.every=0 --config.log.every=1 --config.log.tensorboard=False "
-    "--config.select.patience=0"
-).split()
+TINY = [
+    "--config=configs/pretrain/text.py:README.md",
+    "--config.model.layers=1",
+    "--config.model.width=16",
+    "--config.model.heads=2",
+    "--config.model.scan=False",
+    "--config.data.length=16",
+    "--config.data.batch_size=4",
+    "--config.optimizer.warmup_steps=0",
+    "--config.eval.tokens=64",
+    "--config.eval.every=0",
+    "--config.log.every=1",
+    "--config.log.tensorboard=False",
+    "--config.select.patience=0",
+]
 
 
 @pytest.fixture(scope="module")

@@ -133,7 +133,10 @@ def test_built_from_settings():
     section = configs.check({"objective": {"name": "span_corruption", "z_loss": 0.1, "chunk": 3}})
     made = objectives.build(section.objective)
     assert made == dataclasses.replace(BUILDERS["span_corruption"][1], z_loss=0.1, chunk=3)
-    assert [n for n in objectives.OBJECTIVES if objectives.OBJECTIVES[n].reads_prompt] == ["prefix_lm", "span_corruption"]
+    assert [n for n in objectives.OBJECTIVES if objectives.OBJECTIVES[n].reads_prompt] == [
+        "prefix_lm",
+        "span_corruption",
+    ]
 
 
 @pytest.mark.parametrize("lengths", [np.full(SPEC.vocab_size, 2), None], ids=["chained", "not"])

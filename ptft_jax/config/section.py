@@ -1,0 +1,249 @@
+"""Configs: the tree of `ptft_jax.config.tree` as a ConfigDict, checked, and read with a memory of what was read.
+
+`default()` gives the tree as an ml_collections ConfigDict, which config files change and flags override.
+`check(config)` validates it and returns a `Section`, which remembers what was read, so that a setting that nothing
+reads is an error and not a silent no-op.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ptft_jax.config.field import Field, shown
+from ptft_jax.config.plugins import Tables, tables
+from ptft_jax.config.tree import HOW, TREE
+from ptft_jax.errors import UserError, nearest
+from ptft_jax.model.spec import contradictions
+
+__all__ = ["HOW", "Section", "check", "check_effects", "choose", "default", "extended", "fields", "get", "tree_of"]
+
+
+def default(plugins: Sequence[str] = ()) -> ConfigDict:
+    """A new tree with every default, those of the settings of plugins among them: locked, and typed by ml_collections."""
+    plugins = _plugins(tuple(plugins))
+    return ConfigDict({**_defaults(tree_of(plugins)), "plugins": plugins}).lock()
+
+
+def extended(config: ConfigDict, plugins: Sequence[str]) -> None:
+    """Adds to a config the settings that `plugins` have and it lacks, at their defaults, and the plugins' names."""
+    plugins = _plugins(tuple(dict.fromkeys((*config.get("plugins", ()), *plugins))))
+
+    def add(section: ConfigDict, defaults: Mapping[str, Any]) -> None:
+        for name, value in defaults.items():
+            if name not in section:
+                section[name] = ConfigDict(value) if isinstance(value, Mapping) else value
+            elif isinstance(value, Mapping) and isinstance(section[name], ConfigDict):
+                add(section[name], value)
+
+    with config.unlocked():
+        add(config, _defaults(tree_of(plugins)))
+        config.plugins = plugins
+
+
+def _plugins(given: Any) -> tuple[str, ...]:
+    return TREE["plugins"].check("plugins", given)
+
+
+def _defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v.default if isinstance(v, Field) else _defaults(v) for k, v in tree.items()}
+
+
+@functools.cache
+def tree_of(plugins: tuple[str, ...]) -> Mapping[str, Any]:
+    """The whole tree of settings: the package's own, and those of plugins: `objective.FIELD` and `tune.METHOD.FIELD`.
+
+    Raises:
+      UserError: see `ptft_jax.config.plugins.tables`; or a plugin's setting has a name that is taken.
+    """
+    if not plugins:
+        return TREE
+    known, objective, tune = tables(plugins), dict(TREE["objective"]), dict(TREE["tune"])
+    for name, spec in known.objectives.items():
+        for field, declared in spec.fields.items():
+            if objective.setdefault(field, declared) != declared:
+                raise UserError(
+                    f"config.plugins: OBJECTIVES[{name!r}] has a setting {field!r}, and config.objective.{field} is another's"
+                )
+    for name, spec in known.methods.items():
+        if tune.setdefault(name, spec.fields) is not spec.fields:
+            raise UserError(
+                f"config.plugins: METHODS[{name!r}]: config.tune.{name} is another setting; name it otherwise"
+            )
+    objective["name"] = dataclasses.replace(objective["name"], choices=tuple(known.objectives))
+    return {**TREE, "objective": objective, "tune": tune}
+
+
+def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
+    """table[name], for the argument of a config file. Raises UserError with the valid names."""
+    if name not in table:
+        raise UserError(f"no {what} {name!r}: expected one of {', '.join(table)}{nearest(name, table)}")
+    return table[name]
+
+
+def fields(tree: Mapping[str, Any] = TREE, prefix: str = "") -> Iterator[tuple[str, Field]]:
+    """Every (dotted path, Field) of the tree."""
+    for key, value in tree.items():
+        if isinstance(value, Field):
+            yield prefix + key, value
+        else:
+            yield from fields(value, f"{prefix}{key}.")
+
+
+class Section:
+    """A validated part of the config, read by attribute or key. The tree as a whole knows what was read."""
+
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        plugins: tuple[str, ...] = (),
+        path: str = "",
+        read: set[str] | None = None,
+    ):
+        self._values, self._plugins, self._path, self._read = (
+            values,
+            plugins,
+            path,
+            {"plugins"} if read is None else read,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            value = self._values[name]
+        except KeyError:
+            raise AttributeError(f"config.{self._path}{name} is not declared in ptft_jax.config.tree") from None
+        path = self._path + name
+        if isinstance(value, Mapping):
+            return Section(value, self._plugins, path + ".", self._read)
+        self._read.add(path)
+        return value
+
+    __getitem__ = __getattr__
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def read_all(self) -> dict[str, Any]:
+        """Every value of this section as a plain dict."""
+        return {name: getattr(self, name) for name in self._values}
+
+    @property
+    def tables(self) -> Tables:
+        """What can be named here: the package's own and its plugins'."""
+        return tables(self._plugins)
+
+    def fields(self) -> Iterator[tuple[str, Field]]:
+        """Every (dotted path, Field) of the whole tree, its plugins' among them."""
+        return fields(tree_of(self._plugins))
+
+    def default(self, name: str) -> Any:
+        """The default of a setting of this section."""
+        return get(tree_of(self._plugins), self._path + name).default
+
+    def refuse_unread(self) -> None:
+        """Raises UserError for a setting that was changed from its default but that nothing has read."""
+        for path, field in self.fields():
+            value = get(self._values, path)
+            if value != field.default and path not in self._read:
+                raise UserError(
+                    f"config.{path.rstrip('_')} = {value!r} is set, but nothing in this run reads it ({field.meaning}); "
+                    f"leave it at {field.default!r} or change what makes it matter"
+                )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The resolved values as plain nested dicts."""
+        return json.loads(json.dumps(self._values))
+
+
+def get(tree: Mapping[str, Any], path: str, *default: Any) -> Any:
+    """The value at a dotted path of nested dicts; `default`, if given, where there is none."""
+    for key in path.split("."):
+        if default and key not in tree:
+            return default[0]
+        tree = tree[key]
+    return tree
+
+
+def check(config: Mapping[str, Any], *, complete: bool = True) -> Section:
+    """Validates a config (ConfigDict or nested dict).
+
+    Args:
+      complete: also refuse fields that contradict each other; not where a parent's are still to be filled in.
+
+    Raises:
+      UserError: an undeclared field (with the nearest declared one), a wrong type, a value out of range, or fields
+        that contradict each other.
+    """
+    if not isinstance(config, (ConfigDict, Mapping)):
+        raise UserError(f"config = {shown(config)}: expected a section with {', '.join(TREE)}")
+    given = config.to_dict() if isinstance(config, ConfigDict) else config
+    plugins = _plugins(given.get("plugins", ()))
+    values = _checked(given, tree_of(plugins), "", plugins)
+    if complete:
+        _check_together(values)
+    return Section(values, plugins)
+
+
+def check_effects(config: Section) -> Section:
+    """The config of a run that is to be carried out. Raises UserError for settings that are valid, and would do nothing beside
+    others: what `Section.refuse_unread` cannot tell, as they are read. Of runs that are there already nothing is asked."""
+    c = config.as_dict()
+    o, s, steps, every = c["optimizer"], c["select"], c["training"]["steps"], c["eval"]["every"]
+    # A run of one or two updates, to see that all works, has no shape of its rate.
+    falls = o["schedule"] in ("cosine", "linear", "wsd", "rsqrt") and steps > 2
+    rows = [
+        (not falls or not o["warmup_steps"] or o["warmup_steps"] < steps, "optimizer.warmup_steps", o["warmup_steps"], f"steps that are left for the decay of optimizer.schedule = {o['schedule']!r}: less than training.steps {steps!r}"),
+        (every or not s["patience"], "select.patience", s["patience"], "0 where eval.every is 0: nothing is evaluated between start and end"),
+        (every or not s["stop_over_budget"], "select.stop_over_budget", s["stop_over_budget"], "False where eval.every is 0: nothing is evaluated between start and end"),
+        (s["patience"] or not s["min_delta"], "select.min_delta", s["min_delta"], "0 where select.patience is 0: it says what counts as a gain for patience alone"),
+    ]  # fmt: skip
+    for good, path, value, expected in rows:
+        if not good:
+            raise UserError(f"config.{path} = {value!r}: expected {expected}")
+    return config
+
+
+def _checked(
+    given: Mapping[str, Any], tree: Mapping[str, Any], prefix: str, plugins: tuple[str, ...]
+) -> dict[str, Any]:
+    if names := [key for key in given if not isinstance(key, str)]:
+        raise UserError(f"config.{prefix}{shown(names[0])} is not a setting: the names of settings are texts")
+    given = {("from_" if key == "from" else key): value for key, value in given.items()}
+    for key in given:
+        if key not in tree:
+            paths = [path for path, _ in fields(tree_of(plugins))]
+            near = nearest(prefix + key, paths) or nearest(key, [p.rsplit(".")[-1] for p in paths])
+            raise UserError(f"config.{prefix}{key} is not a setting{near}")
+    out = {}
+    for key, declared in tree.items():
+        if isinstance(declared, Field):
+            out[key] = declared.check(prefix + key, given.get(key, declared.default))
+        else:
+            part = given.get(key, {})
+            if not isinstance(part, Mapping):
+                raise UserError(f"config.{prefix}{key} = {shown(part)}: expected a section with {', '.join(declared)}")
+            out[key] = _checked(part, declared, f"{prefix}{key}.", plugins)
+    return out
+
+
+def _check_together(c: dict[str, Any]) -> None:
+    """Contradictions between fields, each message naming both."""
+    m, d, t = c["model"], c["data"], c["training"]
+    rows = [
+        (d["length"] <= m["max_length"], "data.length", d["length"], "at most model.max_length", m["max_length"]),
+        (d["batch_size"] % t["micro_batches"] == 0, "data.batch_size", d["batch_size"], "a multiple of training.micro_batches", t["micro_batches"]),
+        (c["optimizer"]["warmup_steps"] <= max(t["steps"], 1), "optimizer.warmup_steps", c["optimizer"]["warmup_steps"], "at most training.steps", t["steps"]),
+        (c["parallel"]["compile"] == "jit" or c["parallel"]["fsdp"] == 1, "parallel.compile", "pmap", "parallel.fsdp=1 (pmap copies the state), not", c["parallel"]["fsdp"]),
+    ]  # fmt: skip
+    for good, path, value, expected, other in rows:
+        if not good:
+            raise UserError(f"config.{path} = {value!r}: expected {expected} {other!r}")
+    for name, value, expected in contradictions(m):
+        raise UserError(f"config.model.{name} = {value!r}: expected {expected}")
