@@ -39,7 +39,7 @@ def ours():
     step = jax.jit(Step(model, CausalLM(), partition, optimizer).train, donate_argnums=0)
     rows = np.random.default_rng(0).integers(0, s["vocab"], (ROWS, s["length"] + 1))
     weights = np.ones((ROWS, s["length"]), np.float32)
-    batch = jax.device_put({"tokens": rows[:, :-1], "targets": rows[:, 1:], "weights": weights})
+    batch = jax.device_put({"inputs": rows[:, :-1], "targets": rows[:, 1:], "weights": weights})
 
     def run():
         nonlocal state

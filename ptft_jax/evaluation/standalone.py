@@ -21,7 +21,7 @@ class Program:
 
     def __init__(self, model: Any, objective: Any, place: Callable[[Rows], dict[str, jax.Array]] = jax.device_put):
         """`place` puts this process' rows of a batch on devices."""
-        self.evaluate = jax.jit(lambda params, batch: objective(model, params, batch, None).metrics)
+        self.evaluate = jax.jit(lambda params, batch: objective.loss(model, params, batch).metrics)
         self.place = place
 
 

@@ -1,4 +1,4 @@
-"""Objectives: each turns (model, parameters, batch) into a loss. Which one a config asks for; loads JAX when it is built."""
+"""Objectives: each turns (model, parameters, batch, context) into a loss. Which one a config asks for; loads JAX when it is built."""
 
 from __future__ import annotations
 

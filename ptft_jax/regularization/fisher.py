@@ -66,9 +66,9 @@ class Fisher:
                     "targets": jax.random.categorical(jax.random.fold_in(key, draw), logits),
                     "weights": jnp.sqrt(row["weights"].astype(jnp.float32)),
                 }
-            return plain.loss(self.model, params, hidden_BTD, row).total
+            return plain.loss_of(self.model, params, hidden_BTD, row).total
 
-        rows, draws = batch["tokens"].shape[0], self.draws if self.labels == "sampled" else 1
+        rows, draws = batch["inputs"].shape[0], self.draws if self.labels == "sampled" else 1
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(rows))
         # Consecutive rows lie on one device: those that are taken together are on different ones.
         parts = jax.tree.map(

@@ -6,7 +6,6 @@ import re
 import numpy as np
 import pytest
 
-from ptft_jax.reporting.metrics import METRICS, read
 from tests.processes import ROOT, ptft
 
 PAGE = (ROOT / "docs/extending.md").read_text()
@@ -64,7 +63,8 @@ def test_from_training_to_all_verbs(place, tmp_path):
     call(*words, check=True)
     config = json.loads((focal / "config.json").read_text())
     assert config["plugins"] == ["mypkg.focal"] and config["objective"]["focus"] == 3.0
-    rows = [row for row in read(focal / METRICS) if "train/loss" in row]
+    rows = [json.loads(line) for line in (focal / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "train/loss" in row]
     assert rows and all(0 < row["train/loss"] < row["train/nll"] for row in rows)
 
     method = [*TINY, GAIN, "--config.tune.method=gain", "--config.training.steps=2", f"--config.init.from={focal}"]

@@ -121,8 +121,8 @@ def test_the_information_of_a_softmax_regression_in_closed_form():
     draws = 400
     found = fisher.estimate(trainable, frozen, [batch] * draws, jax.random.key(1))["head"]["kernel"]
     params = partition.merge(trainable, frozen)
-    h = np.float64(LINEAR.hidden(params, batch["tokens"])).reshape(-1, SPEC.width)
-    p = np.float64(jax.nn.softmax(LINEAR(params, batch["tokens"]))).reshape(-1, 8)
+    h = np.float64(LINEAR.hidden(params, batch["inputs"])).reshape(-1, SPEC.width)
+    p = np.float64(jax.nn.softmax(LINEAR(params, batch["inputs"]))).reshape(-1, 8)
     w = batch["weights"].reshape(-1, 1)
     expected = (w * h**2).T @ (p * (1 - p)) / w.sum()
     # A row's squared sum of 16 scores spreads by about sqrt(2) of its mean; 8 rows and 400 draws of them are averaged.
@@ -150,7 +150,7 @@ def enumerated(partition, trainable, frozen, batch):
 
         return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, trainable), jnp.arange(8 * len(tokens)))[0]
 
-    rows = [of_row(*row) for row in zip(batch["tokens"], batch["weights"])]
+    rows = [of_row(*row) for row in zip(batch["inputs"], batch["weights"])]
     return jax.tree.map(lambda *leaves: sum(leaves) / batch["weights"].sum(), *rows)
 
 
@@ -177,7 +177,7 @@ def test_the_empirical_information_by_gradients_of_each_row():
 
     def nll(trainable, row):
         params = partition.merge(trainable, frozen)
-        return objective(LINEAR, params, {k: v[None] for k, v in row.items()}).total
+        return objective.loss(LINEAR, params, {k: v[None] for k, v in row.items()}).total
 
     grads = jax.jit(jax.vmap(jax.grad(nll), in_axes=(None, 0)))(trainable, batch)
     expected = jax.tree.map(lambda g: jnp.sum(g**2, axis=0) / batch["weights"].sum(), grads)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-# Name -> array of one value a position: tokens, targets int32; weights float32; and where the objective has one,
+# Name -> array of one value a position: inputs, targets int32; weights float32; and where the objective has one,
 # prefix bool. A row is made of pieces laid one after the other; positions, segments and padding are the row's.
 Piece = dict[str, np.ndarray]
 
@@ -83,4 +83,4 @@ def shifted(ids: np.ndarray, trained: np.ndarray | None) -> Piece:
     """Each id as the target of the one before it: arrays [n - 1], with weight 1 where the target is trained."""
     ids = np.asarray(ids, np.int32)
     weights = np.ones(len(ids) - 1, np.float32) if trained is None else trained[1:].astype(np.float32)
-    return {"tokens": ids[:-1], "targets": ids[1:], "weights": weights}
+    return {"inputs": ids[:-1], "targets": ids[1:], "weights": weights}

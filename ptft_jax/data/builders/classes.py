@@ -25,4 +25,4 @@ class Classes(Builder):
         return np.ones(len(n), np.int64)  # the class
 
     def piece(self, ids: np.ndarray, trained: np.ndarray | None, rng: np.random.Generator | None = None) -> Piece:
-        return {"tokens": np.asarray(ids, np.int32)}
+        return {"inputs": np.asarray(ids, np.int32)}

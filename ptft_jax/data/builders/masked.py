@@ -96,7 +96,7 @@ class Masked(Builder):
         tokens[swapped] = rng.choice(self._ordinary, len(swapped))
         weights = np.zeros(len(ids), np.float32)
         weights[chosen] = 1.0
-        return {"tokens": tokens, "targets": ids, "weights": weights}
+        return {"inputs": tokens, "targets": ids, "weights": weights}
 
     def _chosen(self, ids: np.ndarray, able: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Positions, some of `able`."""
