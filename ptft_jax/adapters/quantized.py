@@ -40,6 +40,14 @@ class QuantizedBase(Method):
     starts_as_base: ClassVar[bool] = False
 
     @property
+    def quantization(self) -> Quantization:  # type: ignore[override]
+        return self.how
+
+    @property
+    def bare(self) -> Method:
+        return self.method
+
+    @property
     def learning_rate(self) -> float:
         return self.method.learning_rate
 

@@ -17,11 +17,13 @@ from flax import nnx
 
 from ptft_jax.errors import UserError
 from ptft_jax.model import heads, rotary
+from ptft_jax.model.adapt import Adapt
 from ptft_jax.model.attention import Attention, Mask, View, causal_mask, prefixed, windowed
 from ptft_jax.model.embeddings import ImageEmbed, TokenEmbed
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.layers import MLP, Norm, PerRow, dropout
 from ptft_jax.model.moe import MoE, Routing
+from ptft_jax.model.quantized import Quantization
 from ptft_jax.model.spec import ModelSpec
 
 Params = dict[str, Any]
@@ -113,27 +115,26 @@ class Transformer:
 
     Attributes:
       spec: sizes and choices.
-      adapt: None, or a hashable callable `(module, prefix, rngs) -> None` that fills `adapter` slots
-        (see `ptft_jax.adapters`); it makes the adapter's parameters part of the same dict.
+      adapt: what fills `adapter` and `prefix` slots, or None; what it adds has its parameters in the same dict.
       constrain: None, or a hashable callable applied to activations [B, ...] at block edges, which pins how they
         are spread over a mesh.
     """
 
     spec: ModelSpec
-    adapt: Callable[[nnx.Module, str, nnx.Rngs], None] | None = None
+    adapt: Adapt | None = None
     constrain: Callable[[jax.Array], jax.Array] | None = None
 
     @property
     def virtual_tokens(self) -> int:
         """How many learned vectors the adapter places before the tokens of a row (prompt tuning); their ids follow the
         vocabulary's. `hidden` does so itself, callers of `decode` write the ids."""
-        return getattr(self.adapt, "virtual_tokens", 0)
+        return 0 if self.adapt is None else self.adapt.virtual_tokens
 
     @property
     def prefix_length(self) -> int:
         """How many keys the adapter places before those of a row in every layer (prefix tuning). They take the first
         positions, and the row's come after them."""
-        return getattr(self.adapt, "prefix_length", 0)
+        return 0 if self.adapt is None else self.adapt.prefix_length
 
     @property
     def max_tokens(self) -> int:
@@ -151,7 +152,12 @@ class Transformer:
     @property
     def several(self) -> bool:
         """Whether rows have adapters of their own."""
-        return bool(getattr(self.adapt, "names", ()))
+        return self.adapt is not None and bool(self.adapt.names)
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """How the kernels of the base are kept; None = as they are."""
+        return None if self.adapt is None else self.adapt.quantization
 
     def _make(self, part: type, prefix: str, key: jax.Array, base: Params | None = None) -> nnx.Module:
         # Adapters draw from their own stream: the base is initialised alike with and without them.

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 
-from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.model import spec as specs
@@ -76,19 +75,18 @@ def load(
     source = restore.find(reference, field, ignore, together=together)
     added = peft_adapter(adapter, source, "--adapter") if adapter else None
     method = added.method if added else source.adapter
-    on_quantized = isinstance(source.adapter, QuantizedBase)
-    if on_quantized and added:
+    if source.quantization and added:
         raise UserError(f"--adapter: {source.name} has an adapter on a quantised base; export it, and put this on that")
     if merge_into:
         restore.check_merge(source, merge_into, "merge_into")
-    whole = method is None or (method.mergeable and (bool(merge_into) or not on_quantized))
+    whole = method is None or (method.mergeable and (bool(merge_into) or not source.quantization))
     kept = None if whole else method
     if added and source.adapter is not None and not source.adapter.mergeable:
         raise UserError(f"--adapter: {source.name} has an adapter of its own, which cannot be merged")
     params = source.parameters(
         on_one_device, dtype, weights=weights, merged=kept is None or bool(added), merge_into=merge_into
     )
-    if on_quantized and kept:
+    if source.quantization and kept:
         params = method.encode(params)
     spec = specs.from_config(source.config.model, source.fields["vocab_size"])
     if not isinstance(source, restore.Source):

@@ -13,7 +13,6 @@ from ptft_jax import adapters, objectives, pairing
 from ptft_jax import config as configs
 from ptft_jax.adapters import several
 from ptft_jax.adapters.base import Updates, is_added
-from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model import spec as specs
 from ptft_jax.model.quantized import plain_path
@@ -161,14 +160,13 @@ class Trainer(Compiled):
                 self.notes.append(f"tune.method={c.tune.method!r}, as the adapter of config.init.adapter has it")
             if self.adapter.note:
                 self.notes.append(self.adapter.note)
-        quantized = isinstance(self.adapter, QuantizedBase)
-        if quantized and not self.tuned:
-            raise UserError("config.tune.quantize.format: without init.from there is no base to quantise")
         self.model = Transformer(spec, self.adapter, constrain)
+        if self.model.quantization and not self.tuned:
+            raise UserError("config.tune.quantize.format: without init.from there is no base to quantise")
         self._check_length()
         self.plain_shapes = self.plain.shapes()
         refuse_idle(self._fresh, flatten(self.plain_shapes), "config.init.fresh", "parameter")
-        if quantized:
+        if self.model.quantization:
             made = [p for p in flatten(self.plain_shapes) if matches(self._fresh, p) and self.adapter.quantizes(p)]
             if made:
                 raise UserError(f"config.init.fresh: these are quantised kernels, which cannot train:{listed(made)}")
