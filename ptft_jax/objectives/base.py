@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -48,9 +48,11 @@ PLAIN = Context()
 
 class Objective(Protocol):
     """Turns (model, parameters, batch, context) into a loss: what `loss_of` makes of what `hidden` gives (`routed`: and how
-    experts were used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics."""
+    experts were used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics, "nll" (cross-entropy)
+    among them where there is one. `chained`: see `Rows`."""
 
     metrics: tuple[str, ...]
+    chained: ClassVar[bool]
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss: ...
 
@@ -70,7 +72,13 @@ class Objective(Protocol):
 
 
 class Rows:
-    """What an objective makes hidden states of: the rows of a batch, with what a builder says of them."""
+    """What an objective makes hidden states of: the rows of a batch, with what a builder says of them.
+
+    Attributes:
+      chained: whether the targets' probabilities multiply to that of the text they are, so that bits per byte mean something.
+    """
+
+    chained: ClassVar[bool] = False
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss:
         """The loss of a batch: `inputs` int [B, T] and what `loss_of` needs; optional positions and segments int [B, T], prefix

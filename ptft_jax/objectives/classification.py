@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +17,6 @@ class Classification(Rows):
 
     z_loss: float = 0.0
     label_smoothing: float = 0.0
-
-    chained: ClassVar[bool] = False
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +21,11 @@ class TokenLoss(Rows):
       label_smoothing: share e of the target mass spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
       chunk: positions scored at a time, 0 = all. The [B, T, V] logits are then never held at once: they are
         recomputed chunk by chunk in the backward pass.
-      chained: whether the targets' probabilities multiply to that of the text they are, so that bits per byte mean
-        something.
     """
 
     z_loss: float = 0.0
     label_smoothing: float = 0.0
     chunk: int = 0
-
-    chained: ClassVar[bool] = False
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -224,6 +224,11 @@ class Trainer(Compiled):
         self.learning_rate = phases.scaled(schedules.from_config(c.optimizer, c.training.steps), self.phases)
         self.regularization = regularizers.build(c, partition, self.model, tuned=self.tuned, fresh=self._fresh)
         self.objective = objectives.build(c.objective)
+        if self.regularization.ewc and "nll" not in self.objective.metrics:
+            raise UserError(
+                f"config.tune.ewc.weight = {c.tune.ewc.weight!r}: what matters to a model is told by its cross-entropy, and "
+                f"objective.name = {c.objective.name!r} has none among its metrics ({', '.join(self.objective.metrics)})"
+            )
         own = Updates() if self.adapter is None else self.adapter.updates(partition, c.training.steps)
         apart = several.apart(self.adapter, partition)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.objectives.base import PLAIN, Rows
 from ptft_jax.objectives.causal_lm import CausalLM
 from ptft_jax.params import recipes
 from ptft_jax.params.partition import Partition
@@ -197,3 +198,24 @@ def test_rows_that_fill_up_a_batch_carry_no_information():
     fisher = Fisher(LINEAR, CausalLM(), partition, "sampled", 2)
     one, other = (fisher.estimate(trainable, frozen, [b], jax.random.key(0)) for b in (batch, padded))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-9), one, other)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tripled(Rows):
+    """An objective without the settings of the package's own, whose loss is not its cross-entropy."""
+
+    metrics = ("loss", "nll", "accuracy")
+
+    def loss_of(self, model, params, hidden_BTD, batch, context=PLAIN):
+        loss = CausalLM().loss_of(model, params, hidden_BTD, batch, context)
+        return loss._replace(total=3 * loss.total)
+
+
+def test_the_information_is_of_the_cross_entropy_whatever_the_loss_is():
+    partition, trainable, frozen, batch = fisher_problem(recipes.rules("head"))
+    one, other = (
+        Fisher(LINEAR, objective, partition, "data", 4).estimate(trainable, frozen, [batch], jax.random.key(0))
+        for objective in (Tripled(), CausalLM(z_loss=0.3, label_smoothing=0.1))
+    )
+    assert max(float(a.max()) for a in jax.tree.leaves(one)) > 0
+    jax.tree.map(np.testing.assert_array_equal, one, other)
