@@ -1,6 +1,7 @@
 """Plugins: what their tables may hold, what is refused and how, and that nothing is left behind."""
 
 import dataclasses
+import importlib
 import subprocess
 import sys
 
@@ -27,6 +28,7 @@ def package(tmp_path, monkeypatch):
         path = folder.joinpath(*name.split(".")).with_suffix(".py")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+        importlib.invalidate_caches()  # folders that changed within a tick of the clock
         return name
 
     yield write
