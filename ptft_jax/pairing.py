@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ptft_jax.config.objectives import OBJECTIVES, ObjectiveSpec
 from ptft_jax.errors import UserError
 
 
-def check_model(name: str, model: Any, objectives: Mapping[str, Any]) -> None:
+def check_model(name: str, model: Any, objectives: Mapping[str, ObjectiveSpec] = OBJECTIVES) -> None:
     """Raises UserError where a model cannot be trained or measured on the objective `name` of `objectives`.
 
     Args:
       model: its `ModelSpec`, or `config.model`.
-      objectives: `ObjectiveSpec` by name.
+      objectives: by name; of a config its `tables.objectives`, which has those of its plugins.
     """
     where, spec = f"config.objective.name = {name!r}", objectives[name]
     if model.image_size:
@@ -27,11 +28,13 @@ def check_model(name: str, model: Any, objectives: Mapping[str, Any]) -> None:
         raise UserError(f"{where}: {'; and '.join(spec.misfits(model, advice))}")
 
 
-def check_kind(kinds: tuple[str, ...], kind: str, source: str, description: str, objectives: Mapping[str, Any]) -> None:
+def check_kind(
+    kinds: tuple[str, ...], kind: str, source: str, description: str, objectives: Mapping[str, ObjectiveSpec]
+) -> None:
     """Raises UserError where a source of this kind is none of those that an objective learns from; () = any will do.
 
     Args:
-      objectives: `ObjectiveSpec` by name, to say which of them learns from it.
+      objectives: by name, to say which of them learns from it.
     """
     if not kinds or kind in kinds:
         return
@@ -43,7 +46,7 @@ def check_kind(kinds: tuple[str, ...], kind: str, source: str, description: str,
     )
 
 
-def check_samples(name: str, prompts: Any, objectives: Mapping[str, Any]) -> None:
+def check_samples(name: str, prompts: Any, objectives: Mapping[str, ObjectiveSpec] = OBJECTIVES) -> None:
     """Raises UserError where `config.samples.prompts` are set for an objective that teaches no model to write."""
     if prompts and (does := objectives[name].does):
         raise UserError(
