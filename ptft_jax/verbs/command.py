@@ -144,8 +144,11 @@ def _plugins_of(argv: Sequence[str]) -> tuple[str, ...]:
     """The modules of --config.plugins=..., read as ml_collections reads a tuple."""
     from ml_collections.config_flags import tuple_parser
 
-    starts = ("--config.plugins=", "-config.plugins=")
-    given = [word.partition("=")[2] for word in argv[1:] if word.startswith(starts)]
+    given = []
+    for word, following in zip(argv[1:], [*argv[2:], ""]):
+        name, equals, value = word.partition("=")
+        if name in ("--config.plugins", "-config.plugins"):
+            given.append(value if equals else following)
     return tuple(name for text in given for name in tuple_parser.TupleParser().parse(text))
 
 
