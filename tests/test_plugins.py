@@ -6,12 +6,14 @@ import subprocess
 import sys
 
 import pytest
+from ml_collections import ConfigDict
 
 from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
 from ptft_jax.adapters import MethodSpec
 from ptft_jax.config import plugins
 from ptft_jax.config.field import natural, positive
+from ptft_jax.config.tree import TREE
 from ptft_jax.errors import UserError
 from tests.processes import ROOT
 
@@ -44,6 +46,7 @@ import dataclasses
 from ptft_jax.objectives import OBJECTIVES as OWN
 from ptft_jax.adapters import MethodSpec
 from ptft_jax.config.field import natural, positive
+from ptft_jax.config.tree import TREE
 def causal(**changes):
     return dataclasses.replace(OWN["causal_lm"], **changes)
 """
@@ -65,7 +68,7 @@ def test_tables_are_joined(package):
     assert section.objective.focus == 3.0 and section.plugins == names
     assert configs.check(section.as_dict()).as_dict() == section.as_dict()  # as a run writes it
     # The package's own are as they were.
-    assert "focal" not in plugins.tables().objectives and "focus" not in configs.TREE["objective"]
+    assert "focal" not in plugins.tables().objectives and "focus" not in TREE["objective"]
     assert dict(configs.fields()).keys() == dict(configs.check({}).fields()).keys()
 
 
@@ -93,6 +96,14 @@ def test_a_config_is_extended(package):
     configs.extended(config, names)
     assert config.plugins == names and (config.objective.focus, config.tune.gain.start) == (2.0, 1.0)
     assert config.objective.z_loss == 0.5 and config.is_locked
+    # One that has but a few settings gets those of the plugins alone.
+    config = ConfigDict({"init": {"from": "runs/base"}})
+    configs.extended(config, names)
+    assert config.to_dict() == {
+        "init": {"from": "runs/base"}, "objective": {"focus": 2.0}, "tune": {"gain": {"start": 1.0}}, "plugins": names
+    }  # fmt: skip
+    configs.extended(config, ())
+    assert configs.check(config).init.from_ == "runs/base"
     with pytest.raises(AttributeError):
         config.objective.focsu = 1.0
 

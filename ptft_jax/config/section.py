@@ -31,18 +31,24 @@ def default(plugins: Sequence[str] = ()) -> ConfigDict:
 
 
 def extended(config: ConfigDict, plugins: Sequence[str]) -> None:
-    """Adds to a config the settings that `plugins` have and it lacks, at their defaults, and the plugins' names."""
+    """Adds to a config the settings that `plugins` have and it lacks, at their defaults, and the plugins' names; without any
+    plugins, nothing."""
     plugins = _plugins(tuple(dict.fromkeys((*config.get("plugins", ()), *plugins))))
+    if not plugins:
+        return
 
-    def add(section: ConfigDict, defaults: Mapping[str, Any]) -> None:
-        for name, value in defaults.items():
-            if name not in section:
-                section[name] = ConfigDict(value) if isinstance(value, Mapping) else value
-            elif isinstance(value, Mapping) and isinstance(section[name], ConfigDict):
-                add(section[name], value)
+    def add(section: ConfigDict, tree: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+        for name, value in tree.items():
+            if isinstance(value, Field):
+                if name not in known and name not in section:
+                    section[name] = value.default
+            elif value is not known.get(name):
+                if name not in section:
+                    section[name] = ConfigDict()
+                add(section[name], value, known.get(name, {}))
 
     with config.unlocked():
-        add(config, _defaults(tree_of(plugins)))
+        add(config, tree_of(plugins), TREE)
         config.plugins = plugins
 
 

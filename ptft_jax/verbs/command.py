@@ -159,12 +159,15 @@ class _WithPlugins(flags.ArgumentParser):
         self._parser = parser
 
     def parse(self, argument: str) -> Any:
+        from ml_collections import ConfigDict
+
         from ptft_jax import config as configs
 
         config, named = self._parser.parse(argument), _plugins_of(sys.argv)
-        if named:
+        if isinstance(config, ConfigDict):  # else it is refused later
             configs.extended(config, named)
-        _check_settings(sys.argv, config.get("plugins", ()))
+            named = config.get("plugins", ())
+        _check_settings(sys.argv, named)
         return config
 
     def flag_type(self) -> str:
