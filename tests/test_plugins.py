@@ -97,13 +97,13 @@ def test_a_config_is_extended(package):
     assert config.plugins == names and (config.objective.focus, config.tune.gain.start) == (2.0, 1.0)
     assert config.objective.z_loss == 0.5 and config.is_locked
     # One that has but a few settings gets those of the plugins alone.
-    config = ConfigDict({"init": {"from": "runs/base"}})
-    configs.extended(config, names)
-    assert config.to_dict() == {
+    part = ConfigDict({"init": {"from": "runs/base"}})
+    configs.extended(part, names)
+    assert part.to_dict() == {
         "init": {"from": "runs/base"}, "objective": {"focus": 2.0}, "tune": {"gain": {"start": 1.0}}, "plugins": names
     }  # fmt: skip
-    configs.extended(config, ())
-    assert configs.check(config).init.from_ == "runs/base"
+    configs.extended(part, ())
+    assert configs.check(part).init.from_ == "runs/base"
     with pytest.raises(AttributeError):
         config.objective.focsu = 1.0
 
