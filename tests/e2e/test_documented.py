@@ -234,7 +234,7 @@ def test_every_config_file_is_covered():
 
 
 @pytest.mark.parametrize(
-    "target", ["demo", "test", "test-heavy", "test-full", "live", "beam", "lint", "install", "clean"]
+    "target", ["demo", "test", "test-heavy", "test-full", "live", "beam", "lint", "docs", "install", "clean"]
 )
 def test_make_knows_its_targets(target):
     done = run("make", "-n", target)
