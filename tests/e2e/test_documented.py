@@ -83,7 +83,7 @@ def _run_section(title, folder, page="methods"):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("title", ["Changing little", "Changing much, carefully"])
+@pytest.mark.parametrize("title", ["Changing little", "Full fine-tuning and regularization"])
 def test_commands_that_change(title, tmp_path):
     _run_section(title, tmp_path)
     runs_made = [json.loads(p.read_text()) for p in (tmp_path / "runs").glob("*/summary.json")]
