@@ -1,4 +1,4 @@
-"""`ptft VERB ...`: the same modules as `python -m ptft_jax.VERB`. Imports nothing heavy until a verb runs."""
+"""`ptft VERB ...`: the same modules as `python -m ptft_jax.verbs.VERB`. Imports nothing heavy until a verb runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main() -> None:
         for verb, meaning in VERBS.items():
             print(f"  {verb:<10} {meaning}")
         print(
-            "\nSettings are declared, with defaults and meaning, in ptft_jax/config_tree.py (tune: config_tune.py): --config.SECTION.NAME=VALUE"
+            "\nSettings are declared, with defaults and meaning, in ptft_jax/config/tree.py (tune: config_tune.py): --config.SECTION.NAME=VALUE"
         )
         return
     if words[0] == "--version":
@@ -42,13 +42,13 @@ def main() -> None:
         print(f"error: ptft has no verb {verb!r}{nearest(verb, VERBS)}; it has {', '.join(VERBS)}", file=sys.stderr)
         sys.exit(2)
     if verb == "data":
-        from ptft_jax.data_tools import __main__ as data
+        from ptft_jax.verbs.data import __main__ as data
 
         data.main(words[1:])
         return
-    from ptft_jax.launch import launch
+    from ptft_jax.verbs.command import launch
 
-    module = importlib.import_module(f"ptft_jax.{verb}")
+    module = importlib.import_module("ptft_jax.train" if verb == "train" else f"ptft_jax.verbs.{verb}")
     launch(module.define, module.main, [f"ptft {verb}", *words[1:]], getattr(module, "WORDS", ""))
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from experiments.methods_runs import LADDER
 from ptft_jax import config as configs
-from ptft_jax import run as runs
 from ptft_jax.evaluation.samples import continue_texts
 from ptft_jax.model.decode import Sampling
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.training import assembly
 from tests.processes import ROOT, run
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -215,10 +215,10 @@ def test_every_config_assembles(tmp_path, monkeypatch):
                 tiny.training.steps, tiny.optimizer.warmup_steps = 0, 0
                 tiny.samples.update(prompts=(), max_new_tokens=configs.default().samples.max_new_tokens)
                 tiny.model.max_length = 128
-                runs.train(tiny, parent, reporter=Reporter(quiet=True))
+                assembly.train(tiny, parent, reporter=Reporter(quiet=True))
             config.init.from_ = str(parent)
-        run = runs.Run(config, tmp_path / "run", Reporter(quiet=True))
-        assert run.partition.count(True) > 0, name
+        run = assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
+        assert run.trainer.partition.count(True) > 0, name
 
 
 def test_every_config_file_is_covered():
