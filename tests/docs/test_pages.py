@@ -9,6 +9,7 @@ import pytest
 from ptft_jax import config as configs
 from ptft_jax.cli import VERBS
 from tests.processes import ROOT
+from tests.test_architecture import ROOMS
 
 PAGES = sorted(ROOT.glob("docs/*.md"))
 FIELDS = dict(configs.fields())
@@ -19,6 +20,8 @@ RUN = {
     "data": None,
     "getting_started": None,
     "chatbot": None,
+    "debugging": None,
+    "extending": None,
     "methods": {"Changing little", "Full fine-tuning and regularization", "After training", "Measuring"},
     "runs": {"Going on under other settings"},
 }
@@ -39,7 +42,7 @@ def named(text):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_settings_are_declared(page):
-    files = {name for name in named(prose(page)) if name.endswith((".json", ".py"))}  # data.json
+    files = {name for name in named(prose(page)) if name.endswith((".json", ".jsonl", ".py"))}  # data.json
     assert {name for name in named(prose(page)) if name not in FIELDS and name not in SECTIONS} - files == set()
 
 
@@ -105,3 +108,35 @@ def test_their_defaults_are_those_of_the_libraries(peer):
     assert len(compared) >= 8
     for name, default in compared:
         assert declared[name] == ast.literal_eval(default), name
+
+
+# docs/architecture.md
+
+
+def rooms():
+    """(names of a row, files to begin with) of the table, from the top down."""
+    for names, _, files in re.findall(
+        r"^\| (`.*?`) \| (.*) \| (`.*?`) \|$", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE
+    ):
+        yield re.findall(r"`([\w.]+)`", names), re.findall(r"`([\w./]+)`", files)
+
+
+def test_every_room_is_described_in_the_order_of_imports():
+    named = [name for names, _ in rooms() for name in names]
+    there = {p.stem for p in (ROOT / "ptft_jax").iterdir() if (p / "__init__.py").exists()}
+    assert there - set(named) - {"shipped"} == set() and len(named) == len(set(named))
+    order = [room for room in ROOMS if "." not in room and room in named]
+    assert [name for name in named if name in order] == order
+    assert set(named) - set(order) == set()
+
+
+def test_files_to_begin_with_are_there():
+    files = [file for _, files in rooms() for file in files]
+    assert len(files) > 15 and not [file for file in files if not (ROOT / "ptft_jax" / file).exists()]
+
+
+def test_files_that_are_named_are_there():
+    """In all pages: `training/step.py` is below ptft_jax/, or in the repository."""
+    for page in PAGES:
+        for file in re.findall(r"`([a-z_]+(?:/[\w]+)+\.(?:py|md|ipynb))(?::\w+)?`", prose(page)):
+            assert (ROOT / file).exists() or (ROOT / "ptft_jax" / file).exists(), f"{page.name}: {file}"

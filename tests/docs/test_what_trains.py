@@ -2,12 +2,13 @@
 
 import re
 
+import jax
 import pytest
 
-from ptft_jax import run as runs
+from ptft_jax import config as configs
 from ptft_jax.errors import UserError
-from ptft_jax.reporting.progress import Reporter
-from tests.helpers import quiet_train, tiny_config
+from ptft_jax.parallel import mesh as meshes
+from ptft_jax.training.trainer import Trainer
 from tests.processes import ROOT
 
 UNTIED = dict(model__tied=False)
@@ -49,23 +50,21 @@ def cells():
     return {(name(first), name(column)): cell for first, *row in lines for column, cell in zip(head[1:], row) if cell}
 
 
-@pytest.fixture(scope="module")
-def attempt(text_file, tmp_path_factory):
-    """Assembles a child with such settings, and gives the rates of what trains by path and phase."""
-    folder = tmp_path_factory.mktemp("parents")
-    parents = {}
-
-    def assembled(changes):
-        tied = changes.get("model__tied", True)
-        if tied not in parents:
-            parents[tied] = folder / f"parent-{tied}"
-            start = dict(training__steps=0, optimizer__warmup_steps=0, eval__every=0, eval__tokens=64, eval__test=False)
-            quiet_train(tiny_config(text_file, model__tied=tied, **start), parents[tied])
-        config = tiny_config(text_file, init__from_=str(parents[tied]), **changes)
-        partition = runs.Run(config, folder / "none", Reporter(quiet=True)).partition
-        return {leaf.path: (set(leaf.rates), leaf.phases) for leaf in partition.leaves if leaf.trains}
-
-    return assembled
+def attempt(changes):
+    """The rates and phases of what trains, by path, in a run with such settings. Raises UserError where they are refused."""
+    config = configs.default()
+    config.init.from_ = "runs/parent"
+    config.model.update(layers=2, width=32, heads=2)
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        section = config
+        for key in parents:
+            section = section[key]
+        section[last] = value
+    checked = configs.check(config)
+    trainer = Trainer(checked, vocab_size=64, mesh=meshes.make(0, 1, jax.devices()[:1]))
+    checked.refuse_unread()
+    return {leaf.path: (set(leaf.rates), leaf.phases) for leaf in trainer.partition.leaves if leaf.trains}
 
 
 def test_the_table_is_whole():
@@ -77,7 +76,7 @@ def test_the_table_is_whole():
 
 
 @pytest.mark.parametrize("pair", cells(), ids=" ".join)
-def test_a_pair(pair, attempt):
+def test_a_pair(pair):
     said = cells()[pair]
     both = ONE[pair[0]] | ONE[pair[1]]
     assert (said.split()[0].strip(":;") == "error") == (pair in REFUSED or pair == ("tune.phases", "tune.phases"))
@@ -95,7 +94,7 @@ def test_a_pair(pair, attempt):
             attempt(both | changes)
 
 
-def test_what_they_train(attempt):
+def test_what_they_train():
     """Cells that say what trains."""
     head = "head/kernel"
     added = attempt(ONE["tune.method"] | ONE["init.fresh"])
@@ -113,7 +112,7 @@ def test_what_they_train(attempt):
     }
 
 
-def test_decay_multiplies_rates(attempt):
+def test_decay_multiplies_rates():
     """Rate 0.5 of the final norm stays; biases of the last block have 1 / 2, those below 1 / 4."""
     rates = attempt(ONE["tune.rates"] | ONE["tune.layer_decay"])
     assert rates["final_norm/scale"][0] == {0.5} and rates["blocks/mlp/up/bias"][0] == {0.5, 0.25}

@@ -1,4 +1,4 @@
-"""The commands of docs/getting_started.md and docs/chatbot.md, as they are typed, and what they promise."""
+"""The commands and programs of pages of docs/, as they are typed, and what they promise."""
 
 import json
 import re
@@ -44,3 +44,25 @@ def test_a_chatbot(tmp_path):
     rates = [summary(tmp_path, f"rate-{rate}") for rate in ("1e-3", "3e-3", "1e-2")]
     assert len({run["transfer"]["target"]["gain"] for run in rates}) == 3
     assert "<svg" in (tmp_path / "runs/rates.html").read_text()
+
+
+def test_debugging(tmp_path):
+    """What each block prints is what the page says that it shows."""
+    _, groups, data, shown, rows = carry_out("debugging", tmp_path)
+    frozen = [line for line in groups.splitlines() if line.startswith("frozen")]
+    assert frozen and any("adapter" in line for line in groups.splitlines() if line.startswith("trainable"))
+    assert re.search(r"^shakespeare:histories \d+ tokens, \d+ with loss in one epoch, in \d+ rows$", data, re.MULTILINE)
+    assert "step 5, row 0" in shown and "[" in shown
+    steps = [int(line.split()[0]) for line in rows.splitlines()]
+    losses = [float(line.split()[1]) for line in rows.splitlines()]
+    assert steps == sorted(steps) and steps[-1] == 40 and losses[-1] < losses[0]
+
+
+def test_extending(tmp_path):
+    _, study, loop = carry_out("extending", tmp_path)
+    assert json.loads((tmp_path / "runs/wide/config.json").read_text())["model"]["width"] == 64
+    assert [line.split(":")[0] for line in study.splitlines()] == ["0.001", "0.01"]
+    chain = json.loads((tmp_path / "runs/study/runs/rate-0.01/lineage.json").read_text())
+    assert chain[0]["reference"].endswith("runs/study/runs/base")
+    counted, *losses = loop.splitlines()
+    assert re.fullmatch(r"[\d,]+ parameters train", counted) and len(losses) == 3
