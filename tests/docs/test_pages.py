@@ -140,4 +140,5 @@ def test_files_that_are_named_are_there():
     """In all pages: `training/step.py` is below ptft_jax/, or in the repository."""
     for page in PAGES:
         for file in re.findall(r"`([a-z_]+(?:/[\w]+)+\.(?:py|md|ipynb))(?::\w+)?`", prose(page)):
-            assert (ROOT / file).exists() or (ROOT / "ptft_jax" / file).exists(), f"{page.name}: {file}"
+            mine = file.startswith("mypkg/")  # of the reader
+            assert mine or (ROOT / file).exists() or (ROOT / "ptft_jax" / file).exists(), f"{page.name}: {file}"
