@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
+from ptft_jax.config.trackers import TrackerSpec
 from ptft_jax.data import cache
 from ptft_jax.reporting.trackers.base import STOPPED, Launch
 from ptft_jax.reporting.trackers.tensorboard import TensorBoard
@@ -61,7 +62,7 @@ class MetricsWriter:
         step: int,
         pending: bool = False,
         silent: bool = False,
-        trackers: Sequence[str] = (),
+        trackers: Mapping[str, TrackerSpec] | None = None,
         config: Mapping[str, Any] | None = None,
         run_id: str = "",
         say: Callable[[str], None] = print,
@@ -70,7 +71,7 @@ class MetricsWriter:
         Args:
           step: the restored one; -1 = none, and nothing stays.
           pending: what is found at that step will be written again.
-          trackers: names of `ptft_jax.reporting.trackers.TRACKERS`, which `ptft_jax.reporting.trackers.check` has seen.
+          trackers: services that are told, too, by name.
           config, run_id: what these are told of the run.
           say: is told, once, of a tracker that fails.
         """

@@ -14,6 +14,7 @@ import numpy as np
 
 from ptft_jax import config as configs
 from ptft_jax import pairing
+from ptft_jax.config import trackers
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.feed import Feed, Indexed
@@ -21,7 +22,6 @@ from ptft_jax.errors import UserError, few, listed, nearest
 from ptft_jax.evaluation import evaluate, measured, sampler
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes
-from ptft_jax.reporting import trackers
 from ptft_jax.reporting.clock import Clock
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import identity, lease, places
@@ -65,7 +65,7 @@ class Run:
         self.continued = continued(configs.check(config, complete=False), workdir)
         self.config, self.parent = resolve(config, workdir)
         c = self.config
-        trackers.check(c.log.trackers)
+        self.trackers = trackers.chosen(c.log.trackers, c.tables.trackers)
         self.workdir, self.reporter = pathlib.Path(workdir), reporter
         self._refuse_other_run()
         self.first_step = self.continued.step if self.continued else 0
@@ -77,8 +77,8 @@ class Run:
         mesh = meshes.make(c.parallel.replica, c.parallel.fsdp)
         init = c.init.read_all() if self.parent else {"weights": "auto", "fresh": (), "adapter": ""}
         self._check_rows(mesh.size)
-        pairing.check_model(c.objective.name, c.model)
-        pairing.check_samples(c.objective.name, c.samples.prompts)
+        pairing.check_model(c.objective.name, c.model, c.tables.objectives)
+        pairing.check_samples(c.objective.name, c.samples.prompts, c.tables.objectives)
         with clock("data"):
             self._load_data(init["fresh"])
         self._build(mesh, init)
@@ -102,7 +102,7 @@ class Run:
             sample_every=c.samples.every if c.samples.prompts else 0,
             log_every=c.log.every,
         )
-        self.tensorboard, self.trackers = c.log.tensorboard, c.log.trackers
+        self.tensorboard = c.log.tensorboard
         c.refuse_unread()
 
     def _refuse_other_run(self) -> None:
@@ -111,9 +111,9 @@ class Run:
             return
         before, now = here.read_config().as_dict(), self.config.as_dict()
         changed = [
-            f"{name}: {configs.get(before, name)!r} -> {configs.get(now, name)!r}"
-            for name, _ in configs.fields()
-            if configs.get(before, name) != configs.get(now, name) and not name.startswith(configs.HOW)
+            f"{name}: {configs.get(before, name, None)!r} -> {configs.get(now, name)!r}"
+            for name, _ in self.config.fields()
+            if configs.get(before, name, None) != configs.get(now, name) and not name.startswith(configs.HOW)
         ]
         if changed:
             raise UserError(
@@ -140,7 +140,7 @@ class Run:
         if self.continued:
             self.tokenizer, _ = self.continued.tokenizer, c.tokenizer.read_all()
         else:
-            texts = functools.partial(pipeline.training_texts, c.data, pairing.NEEDS[c.objective.name].kinds)
+            texts = functools.partial(pipeline.training_texts, c.data, c.tables.objectives[c.objective.name].kinds)
             self.tokenizer = tok.build(c.tokenizer, texts, parent)
         self.known_tokens = parent.vocab_size if parent else 0
         self.adapters = pipeline.numbered(c.data, c.tune.adapters)
@@ -285,7 +285,7 @@ def train(
             run = Run(config, place, reporter, clock)
         settings = run.config.as_dict()
         evaluated = {f"batches of {name}": len(b) for name, b in (run.eval_batches | run.test_batches).items()}
-        same = {f"config.{name}": configs.get(settings, name) for name, _ in configs.fields()}
+        same = {f"config.{name}": configs.get(settings, name) for name, _ in run.config.fields()}
         # What is the latest of a run that goes on may be another a moment later.
         same |= {"step of config.init.from": [s.step for s in (run.continued, run.parent) if s is not None]}
         processes.check_same({**same, "training data": run.data.key, "classes": run.classes, **evaluated})

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ptft_jax.reporting import trackers
+from ptft_jax.config.trackers import TrackerSpec
 from ptft_jax.reporting.trackers.base import Guarded, Launch, text_kind
 from ptft_jax.runs import files
 from ptft_jax.runs.workdir import Workdir
@@ -17,7 +17,11 @@ class Relay:
     """Tells all trackers of `config.log.trackers`. Each goes on with its own run of an earlier launch."""
 
     def __init__(
-        self, names: Sequence[str], launch: Launch, say: Callable[[str], None], rows: Iterable[Mapping[str, Any]]
+        self,
+        specs: Mapping[str, TrackerSpec],
+        launch: Launch,
+        say: Callable[[str], None],
+        rows: Iterable[Mapping[str, Any]],
     ):
         """`rows`: what earlier launches wrote into metrics.jsonl and samples.jsonl, which the trackers were told."""
         self._path, self._lock = Workdir(launch.workdir).trackers, threading.Lock()
@@ -26,9 +30,9 @@ class Relay:
         for entry in self._record.values():
             entry["told"] = {k: max(told.get(k, -1), entry["told"].get(k, -1)) for k in told | entry["told"]}
         self._trackers = []
-        for name in names:
+        for name, spec in specs.items():
             entry = self._record.get(name, {"tracked_as": "", "told": {}})
-            tracker = Guarded(name, trackers.build(name), say, entry["told"])
+            tracker = Guarded(name, spec.build(), say, entry["told"])
             tracker.start(
                 dataclasses.replace(launch, tracked_as=entry["tracked_as"]), self._keeper(name, launch.run_id)
             )
