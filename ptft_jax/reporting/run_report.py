@@ -12,7 +12,6 @@ from ptft_jax.errors import UserError
 from ptft_jax.reporting import clock, combined, plots, workdirs
 from ptft_jax.reporting.measures import by_adapter, measures
 from ptft_jax.reporting.page import Page
-from ptft_jax.runs.checkpoint import Damaged, read_meta
 from ptft_jax.runs.files import read_json, write_json
 from ptft_jax.runs.lineage import place
 from ptft_jax.runs.workdir import Workdir
@@ -65,7 +64,10 @@ def _seconds_by(here: Workdir, summary: Mapping[str, Any] | None) -> dict[str, f
     """Where the time went, of a run that has not finished up to its last checkpoint; {} where that is not known."""
     if summary is not None:
         return summary.get("seconds_by", {})
-    for step in reversed(here.steps()):
+    steps = here.steps()
+    if steps:
+        from ptft_jax.runs.checkpoint import Damaged, read_meta  # needs JAX
+    for step in reversed(steps):
         with contextlib.suppress(Damaged, UserError):
             return read_meta(here.path, step).get("seconds_by", {})
     return {}

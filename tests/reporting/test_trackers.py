@@ -1,6 +1,7 @@
 """Trackers: told what the run writes, each thing once however often it was killed; one that fails fails alone."""
 
 import json
+import re
 import sys
 import threading
 import types
@@ -232,6 +233,18 @@ def test_a_missing_package_is_an_extra(monkeypatch):
     assert str(error.value) == f'{needs}: pip install "ptft_jax[mlflow]"'
     text = (ROOT / "setup.py").read_text()
     assert all(f'    "{name}": [' in text for name in BUILT_IN)
+
+
+def test_the_tracker_of_the_page(tmp_path):
+    page = (ROOT / "docs/plugins.md").read_text().partition("## Trackers")[2]
+    [block] = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    names = {}
+    exec(block, names)
+    made = writer(tmp_path, trackers=names["TRACKERS"])
+    made.write(1, "train", {"loss": 2.0})
+    made.sample(1, {"prompt": "p", "text": "a"})
+    made.close()
+    assert (tmp_path / "diary.txt").read_text() == "1 train {'loss': 2.0}\n1 a\n"
 
 
 def test_settings_in_one_level():
