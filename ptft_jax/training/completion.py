@@ -17,11 +17,10 @@ from ptft_jax.params.rules import matches
 from ptft_jax.runs import loading
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.lineage import parted
+from ptft_jax.runs.parent import Parent
 
 
-def resolve(
-    config: Mapping[str, Any], workdir: pathlib.Path | None = None
-) -> tuple[configs.Section, restore.Parent | None]:
+def resolve(config: Mapping[str, Any], workdir: pathlib.Path | None = None) -> tuple[configs.Section, Parent | None]:
     """The checked config with the parent's model structure filled in, and the parent.
 
     Of a run that goes on from another with its optimizer (`init.optimizer`), the parent is that of the other.
@@ -93,7 +92,7 @@ def continued(section: configs.Section, workdir: pathlib.Path | None = None) -> 
     return restore.find(restore.recorded(reference, workdir) if workdir else reference, together=True)
 
 
-def _parent_of(run: restore.Source) -> restore.Parent | None:
+def _parent_of(run: restore.Source) -> Parent | None:
     """What a run was started from itself; of one that went on from another, what that was started from."""
     init = run.config.init
     if not init.from_:
@@ -151,7 +150,7 @@ def _is_new(fresh: Sequence[str]) -> bool:
     return any(matches(fresh, f"head/{leaf}") for leaf in ("kernel", "classes/kernel", "dense/kernel"))
 
 
-def head_of(parent: restore.Parent | None, fresh: Sequence[str]) -> class_names.Head:
+def head_of(parent: Parent | None, fresh: Sequence[str]) -> class_names.Head:
     """The classes of the head that a run starts with: its parent's, unless it is made anew."""
     return class_names.NEW if parent is None or _is_new(fresh) else class_names.of(parent)
 
