@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import sys
 import types
 
 import jax
@@ -54,9 +55,10 @@ def test_the_page_has_one_file_for_each():
     assert "\nOBJECTIVES = {" in FILES["mypkg/focal.py"] and "\nMETHODS = {" in FILES["mypkg/gain.py"]
 
 
-def test_the_focal_loss_is_its_formula():
+def test_the_focal_loss_is_its_formula(monkeypatch):
     """Lin et al. 2017, equation 4, in numpy; all at once and in chunks. Focus 0 is cross-entropy."""
     module = types.ModuleType("focal")
+    monkeypatch.setitem(sys.modules, "focal", module)
     exec(compile(FILES["mypkg/focal.py"], "focal.py", "exec"), module.__dict__)
     model, batch = Transformer(SPEC), random_batch(0, rows=2)
     params = jax.jit(model.init)(jax.random.key(0))
