@@ -104,7 +104,7 @@ PLAIN = [
     ],
 )
 def test_what_goes_together_is_assembled(objective, model, kind, sources, tmp_path):
-    assert assemble(config_of(sources, objective, model, kind), tmp_path).objective is not None
+    assert assemble(config_of(sources, objective, model, kind), tmp_path).trainer.objective is not None
 
 
 def test_the_table_is_whole():

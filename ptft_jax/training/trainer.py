@@ -106,7 +106,8 @@ class Trainer(Compiled):
     Attributes:
       adapter: what the fine-tuning method adds to the model; None = nothing.
       plain: the model without it.
-      objective, regularization: of the steps.
+      objective: of the steps.
+      regularization: of the steps, too.
       learning_rate: a function of the number of updates that were done.
       phases: when what trains (`ptft_jax.params.phases`).
       wide: paths of a parent's parameters that are read in float32 whatever `model.param_dtype` is.

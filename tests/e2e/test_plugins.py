@@ -1,4 +1,4 @@
-"""Plugins at the command line: docs/extending.md as it is written, from training to all that can be done with a run."""
+"""Plugins at the command line: docs/plugins.md as it is written, from training to all that can be done with a run."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ from ptft_jax.model.transformer import Transformer
 from tests.helpers import SPEC, random_batch
 from tests.processes import ROOT, ptft
 
-PAGE = (ROOT / "docs/extending.md").read_text()
+PAGE = (ROOT / "docs/plugins.md").read_text()
 FILES = dict(re.findall(r"`(mypkg/\w+\.py)`:\n\n```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE))
 FOCAL, GAIN = "--config.plugins=('mypkg.focal',)", "--config.plugins=('mypkg.gain',)"
 TINY = [
