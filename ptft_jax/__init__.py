@@ -2,6 +2,7 @@
 
     import ptft_jax as pt
 
+    config = pt.recipe("pretrain/shakespeare:small")
     summary = pt.train(config, "runs/base")
     loaded = pt.load("runs/base@best")
     pt.evaluate(loaded, "stdlib:prose", "test")
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from ptft_jax.config_files import recipe
     from ptft_jax.errors import UserError
     from ptft_jax.evaluation.samples import generate
     from ptft_jax.evaluation.standalone import evaluate
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from ptft_jax.model.decode import Sampling
     from ptft_jax.run import train
 
-__all__ = ["Sampling", "UserError", "__version__", "evaluate", "generate", "load", "train"]
+__all__ = ["Sampling", "UserError", "__version__", "evaluate", "generate", "load", "recipe", "train"]
 
 # Public name -> the module that defines it under the same name.
 _MODULES = {
@@ -36,6 +38,7 @@ _MODULES = {
     "evaluate": "ptft_jax.evaluation.standalone",
     "generate": "ptft_jax.evaluation.samples",
     "load": "ptft_jax.loading",
+    "recipe": "ptft_jax.config_files",
     "train": "ptft_jax.run",
 }
 

@@ -87,19 +87,6 @@ def with_changes(config: ConfigDict, **changes: Any) -> ConfigDict:
         for key in parents:
             section = section.setdefault(key, {})
         section[last] = value
-    checked = configs.check(values, complete=False).as_dict()
-    out = configs.default()
-    _assign(out, checked)
+    out = configs.of(values, suggested_by=config)
+    configs.own(out, changes)
     return out
-
-
-def _assign(config: ConfigDict, values: dict[str, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            _assign(config[key], value)
-        else:
-            config[key] = _tuples(value)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -51,7 +51,7 @@ def resolve(
         parent = restore.find(reference, ignore=section.init.ignore, fresh=section.init.fresh)
     if parent is None:
         pipeline.with_parent(section.data.mixture, None, "")
-        return _completed(section.as_dict(), tuned=False), None
+        return _completed(section.as_dict(), section.suggested, tuned=False), None
     if parent.adapter is not None and not parent.adapter.mergeable:
         raise UserError(
             f"config.init.from: {parent.name} is a run with tune.method={parent.config.tune.method!r}, which cannot be "
@@ -82,7 +82,7 @@ def resolve(
             f"on would be trained on by replay of {pipeline.PARENT!r}; give the same, or name the sources"
         )
     values["data"]["mixture"] = pipeline.with_parent(values["data"]["mixture"], parent.data, parent.name, parent.step)
-    return _completed(values, tuned=True), parent
+    return _completed(values, section.suggested, tuned=True), parent
 
 
 def continued(section: configs.Section, workdir: pathlib.Path | None = None) -> restore.Source | None:
@@ -135,12 +135,14 @@ def _as_continued(section: configs.Section, run: restore.Source) -> configs.Sect
                 f"config.{path} = {part[last]!r}, but the run that init.optimizer goes on from, {run.name}, has {known!r}"
             )
         part[last] = known if default else part[last]
-    return configs.check(values, complete=False)
+    return configs.check(values, complete=False, suggested=section.suggested)
 
 
-def _completed(values: dict[str, Any], *, tuned: bool) -> configs.Section:
+def _completed(values: dict[str, Any], suggested: frozenset[str], *, tuned: bool) -> configs.Section:
     """The config with what follows from the rest filled in. It is the one whose reads are counted."""
-    section = configs.check_effects(configs.check(_with_direction(_with_rate(_with_source(values), tuned))))
+    settled = configs.settle(values, suggested)
+    values = _with_direction(_with_rate(_with_source(values), tuned))
+    section = configs.check_effects(configs.check(values, suggested=suggested, settled=settled))
     assert section.init.from_ is not None and section.init.optimizer is not None, "read before this one was made"
     return section
 

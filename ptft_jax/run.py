@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ptft_jax import adapters, identity, objectives, pairing, seeds
+from ptft_jax import adapters, environment, identity, objectives, pairing, seeds
 from ptft_jax import config as configs
 from ptft_jax.adapters import several
 from ptft_jax.adapters.base import Updates, is_added
@@ -95,8 +95,11 @@ class Run:
             sample_every=c.samples.every if c.samples.prompts else 0,
             log_every=c.log.every,
         )
-        self.tensorboard = c.log.tensorboard
-        c.refuse_unread()
+        self.tensorboard = c.log.tensorboard and not environment.missing("tensorboard")
+        if c.log.tensorboard and not self.tensorboard:
+            reporter.say(f"no TensorBoard event files: {environment.missing('tensorboard')} (or log.tensorboard=False)")
+        for told in c.refuse_unread():
+            reporter.say(told)
 
     # Assembly
 

@@ -14,7 +14,7 @@ import ptft_jax as pt
 from ptft_jax.errors import UserError
 from tests.processes import ROOT, run
 
-FUNCTIONS = ("evaluate", "generate", "load", "train")
+FUNCTIONS = ("evaluate", "generate", "load", "recipe", "train")
 
 
 def test_importing_it_imports_nothing_else():
@@ -29,12 +29,14 @@ def test_importing_it_imports_nothing_else():
 
 
 def test_public_names_are_functions_that_are_there():
+    from ptft_jax.config_files import recipe
     from ptft_jax.evaluation import samples, standalone
     from ptft_jax.loading import load
     from ptft_jax.model.decode import Sampling
     from ptft_jax.run import train
 
     assert (pt.evaluate, pt.generate, pt.load, pt.train) == (standalone.evaluate, samples.generate, load, train)
+    assert pt.recipe is recipe
     assert pt.UserError is UserError and pt.Sampling is Sampling
     assert {*FUNCTIONS, "Sampling", "UserError", "__version__"} == set(pt.__all__) <= set(dir(pt))
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
