@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 
-from ptft_jax.launch import prepare_jax
+from ptft_jax.verbs.command import prepare_jax
 
 TOKENS, VOCAB, LENGTH, ROWS = 2_000_000, 1024, 128, 16
 ROUNDS, STEPS, DRAINED = 20, 4, 300
@@ -83,7 +83,7 @@ def stepper():
     from ptft_jax.objectives.causal_lm import CausalLM
     from ptft_jax.optim import optimizers, schedules
     from ptft_jax.params.partition import Partition
-    from ptft_jax.training import state as states
+    from ptft_jax.runs import state as states
     from ptft_jax.training.step import Step
 
     model = Transformer(ModelSpec(VOCAB, LENGTH, layers=3, width=128, heads=4, scan=False))

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ptft_jax.launch import prepare_jax
+from ptft_jax.verbs.command import prepare_jax
 
 SHAPE = dict(vocab=1024, length=128, layers=3, width=128, heads=4)
 ROWS, ROUNDS, STEPS, RANK = 8, 6, 3, 8
@@ -47,7 +47,7 @@ def ours(tune: Mapping[str, Any], scan: bool = False) -> tuple[Callable[[], None
     from ptft_jax.optim import optimizers, schedules
     from ptft_jax.parallel import cost
     from ptft_jax.params.partition import Partition
-    from ptft_jax.training import state as states
+    from ptft_jax.runs import state as states
     from ptft_jax.training.step import Step
 
     values = configs.default().to_dict()

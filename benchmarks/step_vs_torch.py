@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 
-from ptft_jax.launch import prepare_jax
+from ptft_jax.verbs.command import prepare_jax
 
 SHAPE = dict(vocab=1024, length=128, layers=3, width=128, heads=4)
 ROWS, ROUNDS, STEPS = 16, 8, 5
@@ -26,7 +26,7 @@ def ours():
     from ptft_jax.objectives.causal_lm import CausalLM
     from ptft_jax.optim import optimizers, schedules
     from ptft_jax.params.partition import Partition
-    from ptft_jax.training import state as states
+    from ptft_jax.runs import state as states
     from ptft_jax.training.step import Step
 
     s = SHAPE

@@ -15,7 +15,7 @@ from __future__ import annotations
 from absl import flags
 
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.launch import TERMINATED, launch, prepare_experiment
+from ptft_jax.verbs.command import TERMINATED, launch, prepare_experiment
 
 
 def define() -> None:
@@ -33,7 +33,7 @@ def main() -> int:
     from experiments import methods_report
     from experiments.methods_runs import ways
     from experiments.methods_sweep import Runs
-    from ptft_jax.experiment import Experiment, Interrupted
+    from ptft_jax.experiments.graph import Experiment, Interrupted
     from ptft_jax.reporting.progress import Reporter
 
     chosen = {name: ways()[_known(name, ways())] for name in args.ways or ways()}

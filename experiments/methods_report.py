@@ -17,12 +17,12 @@ from ptft_jax import environment
 from ptft_jax.combining.combine import combine
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
-from ptft_jax.experiment import Experiment
-from ptft_jax.loading import load
+from ptft_jax.experiments.graph import Experiment
 from ptft_jax.reporting import comparison, comparison_page, plots
 from ptft_jax.reporting.comparison import Group
-from ptft_jax.reporting.metrics import write_json
 from ptft_jax.reporting.page import Page
+from ptft_jax.runs.files import write_json
+from ptft_jax.runs.loading import load
 
 ALPHAS = "0,0.1,...,1"
 TOGETHER = {"soup": {}, "greedy_soup": {}, "ties": {"density": 0.5}, "dare_linear": {"density": 0.5}}

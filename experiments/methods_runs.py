@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from experiments import transfer_runs
 from ptft_jax.config import default
-from ptft_jax.experiment import with_changes
+from ptft_jax.experiments.graph import with_changes
 
 TARGET = "stdlib:code?examples=8"  # modules of Python's library, some 30,000 tokens
 REPLAY = 0.25

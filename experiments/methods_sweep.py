@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments import transfer_runs
 from experiments.methods_runs import LADDER, Way, name_of, tune_config
-from ptft_jax.experiment import Experiment
+from ptft_jax.experiments.graph import Experiment
 from ptft_jax.training.loop import NonFinite
 
 Summary = Mapping[str, Any]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from ptft_jax.launch import TERMINATED, launch, prepare_experiment
+from ptft_jax.verbs.command import TERMINATED, launch, prepare_experiment
 
 
 def define() -> None:
@@ -27,7 +27,7 @@ def main() -> int:
     prepare_experiment()
     from experiments import transfer_report
     from experiments.transfer_runs import DANGERS, METHODS, TARGETS, base_config, seeds_of, tune_config
-    from ptft_jax.experiment import Experiment, Interrupted
+    from ptft_jax.experiments.graph import Experiment, Interrupted
     from ptft_jax.reporting.progress import Reporter
 
     reporter = Reporter()

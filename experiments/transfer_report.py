@@ -9,10 +9,11 @@ from typing import Any
 
 from experiments.transfer_runs import DANGERS, METHODS, TARGETS, TOO_HIGH, seeds_of
 from ptft_jax import environment
-from ptft_jax.experiment import Experiment
+from ptft_jax.experiments.graph import Experiment
 from ptft_jax.reporting import plots
-from ptft_jax.reporting.metrics import METRICS, SAMPLES, read, write_json
 from ptft_jax.reporting.page import Page
+from ptft_jax.runs.files import write_json
+from ptft_jax.runs.workdir import Workdir
 
 LABELS = {
     "scratch": "from scratch",
@@ -49,7 +50,7 @@ def collect(experiment: Experiment, summaries: dict[str, dict[str, Any]], seeds:
         kinds = METHODS + (DANGERS if target == "roses" else ())
         names = {kind: [f"{target}-{kind}-seed{s}" for s in seeds_of(target, seeds)] for kind in kinds}
         targets[target] = [_figures(target, k, [summaries[n] for n in row], learned) for k, row in names.items()]
-    curves = {name: read(experiment.workdir(name) / METRICS) for name in summaries}
+    curves = {name: Workdir(experiment.workdir(name)).read_metrics() for name in summaries}
     results = {
         "seeds": seeds,
         "base": {**base, "learned_nats": learned},
@@ -105,7 +106,7 @@ def _samples(experiment: Experiment, summaries: dict[str, Any]) -> list[dict[str
     out = []
     for name in summaries:
         if name.endswith("-seed0") and "scratch" not in name:
-            rows = read(experiment.workdir(name) / SAMPLES)
+            rows = Workdir(experiment.workdir(name)).read_samples()
             before = [r for r in rows if r["step"] == 0 and not r.get("selected")]
             after = [r for r in rows if r.get("selected")]
             out.append(

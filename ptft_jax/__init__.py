@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ptft_jax.config_files import recipe
+    from ptft_jax.config.files import recipe
     from ptft_jax.errors import UserError
     from ptft_jax.evaluation.samples import generate
     from ptft_jax.evaluation.standalone import evaluate
-    from ptft_jax.loading import load
     from ptft_jax.model.decode import Sampling
-    from ptft_jax.run import train
+    from ptft_jax.runs.loading import load
+    from ptft_jax.training.assembly import train
 
 __all__ = ["Sampling", "UserError", "__version__", "evaluate", "generate", "load", "recipe", "train"]
 
@@ -37,9 +37,9 @@ _MODULES = {
     "UserError": "ptft_jax.errors",
     "evaluate": "ptft_jax.evaluation.standalone",
     "generate": "ptft_jax.evaluation.samples",
-    "load": "ptft_jax.loading",
-    "recipe": "ptft_jax.config_files",
-    "train": "ptft_jax.run",
+    "load": "ptft_jax.runs.loading",
+    "recipe": "ptft_jax.config.files",
+    "train": "ptft_jax.training.assembly",
 }
 
 
@@ -57,7 +57,7 @@ def __dir__() -> list[str]:
 
 class _Package(types.ModuleType):
     """The package as a module whose public names stay what they are. Importing a verb's module (`ptft_jax.train`,
-    `ptft_jax.generate`) would otherwise put that module in the place of the function."""
+    `ptft_jax.verbs.generate`) would otherwise put that module in the place of the function."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _MODULES and isinstance(value, types.ModuleType)):

@@ -1,4 +1,4 @@
-"""`ptft VERB ...`: the same modules as `python -m ptft_jax.VERB`. Imports nothing heavy until a verb runs."""
+"""`ptft VERB ...`: the same modules as `python -m ptft_jax.verbs.VERB`. Imports nothing heavy until a verb runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 from ptft_jax.errors import nearest
 
 VERBS = {
-    "train": "pre-train or fine-tune: --config=FILE[:ARG] --workdir=DIR",
+    "train": "pre-train or fine-tune: --config=NAME[:ARG] --workdir=DIR",
+    "config": "show recipes, configs and settings: --list, --config=NAME[:ARG] or --fields",
     "eval": "measure a run on data: --run=DIR[@best] --data=SOURCE",
     "data": "prepare data and look at them: ptft data prepare|show|stats",
     "generate": "continue a text: --run=DIR[@best] --prompt=TEXT",
@@ -28,9 +29,7 @@ def main() -> None:
         print("ptft VERB [--flags]; ptft VERB --help lists a verb's flags\n")
         for verb, meaning in VERBS.items():
             print(f"  {verb:<10} {meaning}")
-        print(
-            "\nSettings are declared, with defaults and meaning, in ptft_jax/config_tree.py (tune: config_tune.py): --config.SECTION.NAME=VALUE"
-        )
+        print("\nptft config --fields lists the settings, with defaults and meaning: --config.SECTION.NAME=VALUE")
         return
     if words[0] == "--version":
         from ptft_jax import __version__
@@ -42,13 +41,13 @@ def main() -> None:
         print(f"error: ptft has no verb {verb!r}{nearest(verb, VERBS)}; it has {', '.join(VERBS)}", file=sys.stderr)
         sys.exit(2)
     if verb == "data":
-        from ptft_jax.data_tools import __main__ as data
+        from ptft_jax.verbs.data import __main__ as data
 
         data.main(words[1:])
         return
-    from ptft_jax.launch import launch
+    from ptft_jax.verbs.command import launch
 
-    module = importlib.import_module(f"ptft_jax.{verb}")
+    module = importlib.import_module("ptft_jax.train" if verb == "train" else f"ptft_jax.verbs.{verb}")
     launch(module.define, module.main, [f"ptft {verb}", *words[1:]], getattr(module, "WORDS", ""))
 
 

@@ -1,38 +1,7 @@
-"""Evaluates a run's model on any data, and prints JSON.
+"""`ptft_jax.verbs.eval` under its former name, which goes with version 0.3."""
 
-python -m ptft_jax.eval --run=runs/base@best --data=stdlib:code --split=test
-"""
-
-from __future__ import annotations
-
-import json
-
-from absl import flags
-
-from ptft_jax import reading
-from ptft_jax.config_tree import TREE
-from ptft_jax.launch import define_number, define_source, launch, load_source
-
-
-def define() -> None:
-    define_source()
-    flags.DEFINE_string("data", "", "A data source, as config.data.source; '' = the run's own.")
-    flags.DEFINE_enum("split", "validation", ["train", "validation", "test"], "Which part of the data.")
-    define_number("tokens", 0, TREE["eval"]["tokens"], "Use only the first so many tokens; 0 = all.")
-    reading.define()
-    define_number("batch_size", 16, TREE["data"]["batch_size"], "Rows at a time.")
-
-
-def main() -> None:
-    args = flags.FLAGS
-    from ptft_jax.evaluation.standalone import evaluate
-
-    loaded = load_source()
-    values = evaluate(
-        loaded, args.data, args.split, tokens=args.tokens, batch_size=args.batch_size, **reading.changes()
-    )
-    print(json.dumps({"run": loaded.source.reference, "step": loaded.source.step, **values}, indent=1))
-
+from ptft_jax.verbs.command import launch
+from ptft_jax.verbs.eval import define, main
 
 if __name__ == "__main__":
     launch(define, main)

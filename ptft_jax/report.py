@@ -1,33 +1,7 @@
-"""Writes an HTML report of one or more runs: curves, before and after, cost, samples.
+"""`ptft_jax.verbs.report` under its former name, which goes with version 0.3."""
 
-python -m ptft_jax.report --run=runs/base --run=runs/lora --out=runs/report.html
-"""
-
-from __future__ import annotations
-
-from absl import flags
-
-from ptft_jax.errors import UserError
-from ptft_jax.launch import launch
-from ptft_jax.runs import places
-
-
-def define() -> None:
-    flags.DEFINE_multi_string("run", [], "Workdir of a run; may be given more than once.")
-    flags.DEFINE_string("out", "", "The HTML file; '' = report.html in the first run's workdir.")
-
-
-def main() -> None:
-    args = flags.FLAGS
-    if not args.run:
-        raise UserError("--run is missing: a workdir, e.g. --run=runs/base")
-    from ptft_jax.reporting.run_report import write
-
-    workdirs = [places.local(name, f"--run={name}") for name in args.run]
-    out = places.local(args.out, f"--out={args.out}") if args.out else workdirs[0] / "report.html"
-    write(workdirs, out)
-    print(f"report: {out}")
-
+from ptft_jax.verbs.command import launch
+from ptft_jax.verbs.report import define, main
 
 if __name__ == "__main__":
     launch(define, main)

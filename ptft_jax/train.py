@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from absl import flags
 
-from ptft_jax.config_fields import natural
+from ptft_jax.config.field import natural
 from ptft_jax.errors import UserError
-from ptft_jax.launch import TERMINATED, define_config, define_number, launch, prepare_jax
+from ptft_jax.verbs.command import TERMINATED, define_config, define_number, launch, prepare_jax
 
 
 def define() -> None:
@@ -42,12 +42,12 @@ def main() -> int:
     from ptft_jax.parallel import processes
 
     processes.join(args.coordinator, args.processes, args.process)
-    from ptft_jax import run
     from ptft_jax.reporting.measures import measures
     from ptft_jax.reporting.progress import Reporter
+    from ptft_jax.training import assembly
 
     reporter = Reporter(quiet=not processes.main())
-    summary = run.train(args.config, args.workdir, reporter=reporter, max_seconds=args.max_seconds)
+    summary = assembly.train(args.config, args.workdir, reporter=reporter, max_seconds=args.max_seconds)
     if not summary["finished"]:
         return TERMINATED if summary["reason"] == "sigterm" else 0
     after, selected = summary["after"], summary["selected"]

@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("any_speed")
 
 @pytest.fixture(autouse=True, scope="session")
 def compiled_programs():
-    from ptft_jax import launch
+    from ptft_jax.verbs import command as launch
 
     launch.prepare_jax()
 

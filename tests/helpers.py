@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax import run as runs
 from ptft_jax.adapters import several
 from ptft_jax.adapters.base import is_added
 from ptft_jax.data import batches as data_batches
@@ -18,17 +17,18 @@ from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.causal_lm import CausalLM
 from ptft_jax.optim import optimizers, schedules
-from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import sharding
+from ptft_jax.parallel.compile import to_host
 from ptft_jax.params import precision, recipes
 from ptft_jax.params.partition import Partition
+from ptft_jax.regularization.regularizers import Regularization
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import loop
-from ptft_jax.training import state as states
-from ptft_jax.training.careful import Careful
+from ptft_jax.runs import state as states
+from ptft_jax.training import assembly, loop
 from ptft_jax.training.step import Step
 from ptft_jax.training.termination import Termination
+from ptft_jax.training.trainer import Compiled
 
 VOCAB, LENGTH, ROWS = 64, 16, 16
 SPEC = ModelSpec(vocab_size=VOCAB, max_length=LENGTH, layers=3, width=32, heads=4, kv_heads=2)
@@ -65,17 +65,17 @@ class Trained:
     start: states.TrainState
     state: states.TrainState
     partition: Partition
-    terms: list[dict[str, float]]  # of `careful` and `balance`, a step
+    terms: list[dict[str, float]]  # of `regularization` and `balance`, a step
 
 
 def train(
     *, devices=1, fsdp=1, kind="jit", micro=1, rates=EVERYTHING, adapter=None, ema=0.9, steps=3, batches=None,
-    optimizer=None, objective=OBJECTIVE, rate=1e-2, base=None, careful=None, phases=(), fisher=None, kept="float32",
+    optimizer=None, objective=OBJECTIVE, rate=1e-2, base=None, regularization=None, phases=(), fisher=None, kept="float32",
     balance=None, **spec,
 ):  # fmt: skip
     """A few training steps of a tiny model with dropout, on a mesh of the first `devices` devices.
 
-    `careful` may also be a function of the partition; `phases` are of one recipe a step; `fisher` fills the state's; `kept` is
+    `regularization` may also be a function of the partition; `phases` are of one recipe a step; `fisher` fills the state's; `kept` is
     `training.state_dtype`.
     """
     mesh = meshes.make(0, fsdp, jax.devices()[:devices])
@@ -85,40 +85,42 @@ def train(
     partition = Partition.of(
         shapes, rates, phases=[(name, recipes.rules(name)) for name in phases], kept=precision.Kept(kept, is_added)
     )
-    careful = careful(partition) if callable(careful) else careful or Careful()
+    regularization = regularization(partition) if callable(regularization) else regularization or Regularization()
     schedule = schedules.build("linear", rate, warmup=1, total=10)
     own = {} if adapter is None else adapter.updates(partition, steps)._asdict()
     apart = several.apart(adapter, partition)
     steps_of = []
     for phase in range(max(len(phases), 1)):
-        pull = careful.start_decay
+        pull = regularization.start_decay
         chain = optimizers.build(
             optimizer or optimizer_config(), schedule, partition, phase=phase, start_decay=pull, apart=apart, **own
         )
         shut = partition.shut(phase)
-        steps_of.append(Step(model, objective, partition, chain, micro, ema, careful, shut, apart, balance))
+        steps_of.append(Step(model, objective, partition, chain, micro, ema, regularization, shut, apart, balance))
 
-    def make(key):
-        params = model.init(key) if base is None else base
-        state = states.create(
-            *partition.split(params), chain, jax.random.key(7), bool(ema), careful.anchored, fisher is not None
+    rules = sharding.DEFAULT_RULES
+    compiled = Compiled(model, partition, list(enumerate(steps_of)), mesh, compiled=kind, rules=rules)
+    program = compiled.program
+
+    def create():
+        state = compiled.create(
+            lambda key: model.init(key) if base is None else base, jax.random.key(0), rng=jax.random.key(7)
         )
-        return dataclasses.replace(state, fisher=jax.tree.map(lambda f: f + (fisher or 0.0), state.fisher))
+        if fisher is None:
+            return state
+        filled = jax.tree.map(lambda f: f + fisher, program.whole(state).fisher)
+        return program.adopt(dataclasses.replace(program.whole(state), fisher=filled))
 
-    like = jax.eval_shape(make, jax.random.key(0))
-    by_path = sharding.of_params(shapes, sharding.DEFAULT_RULES, mesh)
-    later = list(enumerate(steps_of))[1:]
-    program = compiling.PROGRAMS[kind](steps_of[0], mesh, sharding.of_state(like, by_path, mesh), later)
-    start = jax.device_get(jax.tree.map(_plain, program.whole(program.create(make, jax.random.key(0)))))
-    state, losses, norms, terms = program.create(make, jax.random.key(0)), [], [], []
+    start = jax.device_get(jax.tree.map(_plain, program.whole(create())))
+    state, losses, norms, terms = create(), [], [], []
     batches = batches or [random_batch(i) for i in range(steps)]
     for number, batch in enumerate(batches):
         state, metrics = program.at(number)(state, program.place(batch))
-        host = compiling.to_host(metrics)
+        host = to_host(metrics)
         losses.append(host["loss"][0] / host["loss"][1])
         norms.append(host["grad_norm"])
         terms.append({k: host[k][0] / host[k][1] for k in TERMS if k in host})
-    total, weight = compiling.to_host(program.evaluate(state, program.place(batches[0])))["nll"]
+    total, weight = to_host(program.evaluate(state, program.place(batches[0])))["nll"]
     whole = program.whole(state)
     return Trained(np.array(losses), np.array(norms), total / weight, start, whole, partition, terms)
 
@@ -191,4 +193,4 @@ def tiny_config(text_file, **changes):
 
 def quiet_train(config, workdir, **options):
     """`run.train` without anything on the terminal."""
-    return runs.train(config, workdir, reporter=Reporter(quiet=True), **options)
+    return assembly.train(config, workdir, reporter=Reporter(quiet=True), **options)

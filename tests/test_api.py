@@ -29,11 +29,11 @@ def test_importing_it_imports_nothing_else():
 
 
 def test_public_names_are_functions_that_are_there():
-    from ptft_jax.config_files import recipe
+    from ptft_jax.config.files import recipe
     from ptft_jax.evaluation import samples, standalone
-    from ptft_jax.loading import load
     from ptft_jax.model.decode import Sampling
-    from ptft_jax.run import train
+    from ptft_jax.runs.loading import load
+    from ptft_jax.training.assembly import train
 
     assert (pt.evaluate, pt.generate, pt.load, pt.train) == (standalone.evaluate, samples.generate, load, train)
     assert pt.recipe is recipe

@@ -3,9 +3,9 @@
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax import run as runs
 from ptft_jax.errors import UserError
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.training import assembly
 from tests.helpers import quiet_train, tiny_config
 
 
@@ -67,7 +67,7 @@ def test_a_setting_that_nothing_reads_is_an_error(text_file, tmp_path, changes):
     config = tiny_config(text_file, **changes)
     name = next(iter(changes)).replace("__", ".")
     with pytest.raises(UserError, match=f"config.{name} = .* nothing in this run reads it"):
-        runs.Run(config, tmp_path / "run", Reporter(quiet=True))
+        assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
     assert not (tmp_path / "run").exists()
 
 
@@ -129,7 +129,7 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     # Of models that no objective here trains yet, but that are imported and run: tests/interop/test_families.py.
     read |= {f"model.{name}" for name in ("classes", "class_hidden", "patch_size", "channels", "distillation")}
     for number, changes in enumerate(choices):
-        run = runs.Run(tiny_config(text_file, **changes), tmp_path / str(number), Reporter(quiet=True))
+        run = assembly.Run(tiny_config(text_file, **changes), tmp_path / str(number), Reporter(quiet=True))
         read |= run.config._read
     assert {path for path, _ in configs.fields()} == read
 

@@ -8,10 +8,13 @@ import pytest
 from absl import flags
 
 from ptft_jax import config as configs
-from ptft_jax import config_files, experiment, launch, loading
-from ptft_jax import run as runs
+from ptft_jax.config import files
 from ptft_jax.errors import UserError
+from ptft_jax.experiments.graph import with_changes
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.training.assembly import Run
+from ptft_jax.training.completion import resolve
+from ptft_jax.verbs import command
 from tests.helpers import quiet_train, tiny_config
 from tests.processes import ROOT, ptft
 
@@ -42,7 +45,7 @@ def parsed(monkeypatch):
         monkeypatch.setattr(sys, "argv", ["ptft", *words])
         importlib.import_module(f"ptft_jax.{verb}").define()
         try:
-            launch.parse(["ptft", *words])
+            command.parse(["ptft", *words])
             return flags.FLAGS.config
         finally:
             clear()
@@ -50,7 +53,7 @@ def parsed(monkeypatch):
     return parse
 
 
-VERBS = ("train", "data_tools.show", "data_tools.stats")
+VERBS = ("train", "verbs.data.show", "verbs.data.stats")
 HEAD = "from ptft_jax import config\n\ndef get_config(arg=''):\n    c = config.default()\n"
 BROKEN = {
     "NameError": (HEAD + "    return undefined\n", "mine.py:5: name 'undefined' is not defined"),
@@ -109,9 +112,9 @@ def test_what_is_no_file_is_said_with_the_nearest(tmp_path, monkeypatch):
         "runs/a/config.json:x": "a JSON file takes no argument",
     }.items():
         with pytest.raises(UserError) as caught:
-            config_files.load(reference)
+            files.load(reference)
         assert words in str(caught.value) and f"--config={reference}" in str(caught.value)
-    assert config_files.load("mine").model.width == 128, "the ending may be left out"
+    assert files.load("mine").model.width == 128, "the ending may be left out"
 
 
 # JSON
@@ -159,7 +162,7 @@ def test_a_run_starts_again_from_what_it_wrote(text_file, tmp_path, parsed):
     words = ["--config.training.steps=3", "--config.samples.prompts=()", "--config.optimizer.name=sgd"]
     other = parsed("train", f"--config={tmp_path}/a/config.json", *words)
     said = Said()
-    run = runs.Run(other, tmp_path / "c", said)
+    run = Run(other, tmp_path / "c", said)
     assert run.config.training.steps == 3 and run.config.samples.prompts == ()
     assert said.lines == ["not read: samples.max_new_tokens (recipe)"]
 
@@ -169,7 +172,7 @@ def test_every_value_comes_back_from_json(tmp_path):
     tree["parallel"]["rules"] = ((".*bias", (None, "fsdp")), (".*", "replicate"))
     tree["data"]["mixture"] = (("stdlib:prose", ((0, 1.0), (5, 2.0))), ("stdlib:code", 3))
     (tmp_path / "c.json").write_text(json.dumps(tree))
-    assert config_files.load(f"{tmp_path}/c.json").to_dict() == tree
+    assert files.load(f"{tmp_path}/c.json").to_dict() == tree
 
 
 # Recipes
@@ -178,24 +181,24 @@ def test_every_value_comes_back_from_json(tmp_path):
 def test_recipes_are_found_by_name(tmp_path, monkeypatch):
     """From any folder, with and without .py; all are listed; a path that exists wins."""
     monkeypatch.chdir(tmp_path)
-    names = {recipe.name for recipe in config_files.recipes()}
+    names = {recipe.name for recipe in files.recipes()}
     assert names == {
         f"{p.parent.name}/{p.stem}" for p in (ROOT / "configs").rglob("*.py") if p.name != "__init__.py"
     } and len(names) >= 6  # fmt: skip
     for name in ("pretrain/shakespeare", "pretrain/shakespeare.py", "configs/pretrain/shakespeare.py"):
-        assert config_files.load(f"{name}:tiny").model.width == 64
-    assert config_files.load("pretrain/objectives:masked_lm").objective.name == "masked_lm", "it starts from another"
+        assert files.load(f"{name}:tiny").model.width == 64
+    assert files.load("pretrain/objectives:masked_lm").objective.name == "masked_lm", "it starts from another"
     (tmp_path / "pretrain").mkdir()
     (tmp_path / "pretrain/shakespeare.py").write_text("def get_config(arg):\n    return {'model': {'width': 96}}\n")
-    assert config_files.load("pretrain/shakespeare:tiny").model.width == 96
+    assert files.load("pretrain/shakespeare:tiny").model.width == 96
 
 
 def test_what_each_recipe_is_and_takes_is_said():
-    for recipe in config_files.recipes():
+    for recipe in files.recipes():
         assert recipe.summary.endswith(".") and len(recipe.summary) < 120, recipe.name
         assert recipe.argument, recipe.name
         if recipe.default:
-            assert config_files.recipe(f"{recipe.name}:{recipe.default}") == config_files.recipe(recipe.name)
+            assert files.recipe(f"{recipe.name}:{recipe.default}") == files.recipe(recipe.name)
 
 
 # What a recipe suggests
@@ -238,22 +241,22 @@ def test_what_a_recipe_suggests_is_said_where_nothing_reads_it(name, text_file, 
     file = mine(tmp_path, text_file, *lines)
     words = [f"--config.{path}={value}" for path, value in changes.items()]
     by_flags = parsed("train", f"--config={file}", *words)
-    by_hand = config_files.recipe(str(file))
+    by_hand = files.recipe(str(file))
     for path, value in changes.items():
         section, last = path.split(".")
         by_hand[section][last] = value
-    changed = experiment.with_changes(config_files.recipe(str(file)), **changes)
+    changed = with_changes(files.recipe(str(file)), **changes)
     said = Said()
-    run = runs.Run(by_flags, tmp_path / "run", said)
+    run = Run(by_flags, tmp_path / "run", said)
     assert said.lines == [expected]
     configs.check_effects(configs.check(run.config.as_dict()))  # what is recorded is consistent
     for config in (by_hand, changed):
-        section, _ = loading.resolve(config)
+        section, _ = resolve(config)
         assert section.as_dict() == run.config.as_dict() and section.suggested == run.config.suggested
     path = expected.removeprefix("not read: ").split(":")[0].split(",")[0].split(" ")[0]
-    again = f"--config.{path}={configs.get(config_files.load(str(file)), path)}"
+    again = f"--config.{path}={configs.get(files.load(str(file)), path)}"
     with pytest.raises(UserError, match=f"config.{path} = "):
-        runs.Run(parsed("train", f"--config={file}", again, *words), tmp_path / "run", Said())
+        Run(parsed("train", f"--config={file}", again, *words), tmp_path / "run", Said())
     assert not (tmp_path / "run").exists()
 
 
@@ -267,10 +270,10 @@ def test_what_a_recipe_suggests_is_said_where_nothing_reads_it(name, text_file, 
 )
 def test_a_recipe_as_it_stands_is_consistent(line, words, text_file, tmp_path):
     """Or it is refused as a config from Python is, which nobody suggests."""
-    given = config_files.load(str(mine(tmp_path, text_file, line)))
+    given = files.load(str(mine(tmp_path, text_file, line)))
     for config in (given, given.to_dict()):
         with pytest.raises(UserError, match=words):
-            runs.Run(config, tmp_path / "run", Said())
+            Run(config, tmp_path / "run", Said())
 
 
 @pytest.mark.heavy

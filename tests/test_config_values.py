@@ -11,12 +11,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from ptft_jax import config as configs
-from ptft_jax import run as runs
-from ptft_jax import seeds
-from ptft_jax.config_fields import Field
+from ptft_jax.config import seeds
+from ptft_jax.config.field import Field
 from ptft_jax.errors import UserError
 from ptft_jax.model.decode import Sampling
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.training import assembly
 from tests.helpers import quiet_train, stop_at, tiny_config
 from tests.processes import ptft
 
@@ -217,15 +217,15 @@ NO_EFFECT = {
 def test_what_would_have_no_effect_is_refused_before_anything_is_written(name, text_file, tmp_path):
     changes, message = NO_EFFECT[name]
     with pytest.raises(UserError, match=f"config.{message}"):
-        runs.Run(tiny_config(text_file, **changes), tmp_path / "run", Reporter(quiet=True))
+        assembly.Run(tiny_config(text_file, **changes), tmp_path / "run", Reporter(quiet=True))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_constant_rate_may_warm_up_to_the_end(text_file, tmp_path):
     constant = dict(optimizer__schedule="constant", optimizer__warmup_steps=12)
     made = tiny_config(text_file, **constant)
-    run = runs.Run(made, tmp_path / "run", Reporter(quiet=True))
-    assert float(run.learning_rate(12)) == pytest.approx(made.optimizer.learning_rate)
+    run = assembly.Run(made, tmp_path / "run", Reporter(quiet=True))
+    assert float(run.trainer.learning_rate(12)) == pytest.approx(made.optimizer.learning_rate)
 
 
 def test_metrics_that_are_promised_are_measured(text_file, tmp_path):

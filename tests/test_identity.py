@@ -6,7 +6,6 @@ import types
 import numpy as np
 import pytest
 
-from ptft_jax import identity, loading
 from ptft_jax.combining.combine import METHODS, combine
 from ptft_jax.data import class_names, pipeline
 from ptft_jax.data import tokenizers as tok
@@ -17,8 +16,10 @@ from ptft_jax.interop import labels as interop_labels
 from ptft_jax.interop.fields import Fields
 from ptft_jax.reporting import comparison
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.run import Run
-from ptft_jax.training import checkpoint, restore
+from ptft_jax.runs import identity, loading
+from ptft_jax.runs import source as restore
+from ptft_jax.training import checkpoint, completion
+from ptft_jax.training.assembly import Run
 from tests.combining.test_combine import derived, whole
 from tests.combining.test_finite import rewrite
 from tests.helpers import quiet_train, tiny_config
@@ -210,7 +211,7 @@ def test_sources_of_a_mixture_go_by_names(runs, tmp_path):
     quiet_train(config, tmp_path / "run")
     rows = json.loads((tmp_path / "run/data.json").read_text())
     assert [row["classes"] for row in rows] == [list(A)] * 2
-    data = pipeline.training(loading.resolve(config)[0].data, tok.ByteTokenizer(), _builder(), steps=1, seed=0)
+    data = pipeline.training(completion.resolve(config)[0].data, tok.ByteTokenizer(), _builder(), steps=1, seed=0)
     tokenizer = tok.ByteTokenizer()
     for store in (s.store for s in data.sets):
         for example, label in enumerate(store.labels):

@@ -6,16 +6,16 @@ import json
 import numpy as np
 import pytest
 
-from ptft_jax import run as runs
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.conversation import Conversation
 from ptft_jax.evaluation.samples import continue_texts
-from ptft_jax.loading import Loaded
 from ptft_jax.model.decode import Sampling
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.pairing import NEEDS
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.runs.loading import Loaded
+from ptft_jax.training import assembly
 from tests.helpers import tiny_config
 
 MODELS = {
@@ -62,7 +62,7 @@ def config_of(sources, objective, model, kind):
 
 
 def assemble(config, tmp_path):
-    return runs.Run(config, tmp_path / "run", Reporter(quiet=True))
+    return assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
 
 
 @pytest.mark.parametrize("objective", GOES)

@@ -19,7 +19,7 @@ from ptft_jax.adapters.p_tuning import PTuning
 from ptft_jax.adapters.prefix import Prefix
 from ptft_jax.adapters.prompt import Prompt
 from ptft_jax.adapters.vera import Vera
-from ptft_jax.config_tune import TUNE
+from ptft_jax.config.tune import TUNE
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.params import recipes
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax import seeds
 from ptft_jax.adapters.base import float32
 from ptft_jax.adapters.low_rank import LowRankMethod
+from ptft_jax.config import seeds
 from ptft_jax.model.layers import Linear, PerRow, dropout, project
 
 D, B = "adapter/vera_d", "adapter/vera_b"

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax import identity
 from ptft_jax.adapters.base import is_added
 from ptft_jax.adapters.ia3 import SCALE, Ia3
 from ptft_jax.adapters.lora import A, B, Lora
@@ -17,7 +16,8 @@ from ptft_jax.combining import arithmetic, lowrank, writing
 from ptft_jax.combining.models import Model, Stored, notes
 from ptft_jax.data import class_names
 from ptft_jax.errors import UserError, listed
-from ptft_jax.training import restore
+from ptft_jax.runs import identity
+from ptft_jax.runs import source as restore
 
 
 def combine(

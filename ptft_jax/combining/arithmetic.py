@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from ptft_jax import seeds
+from ptft_jax.config import seeds
 from ptft_jax.params.rules import layers_of
 
 Arrays = Sequence[np.ndarray]

@@ -11,7 +11,7 @@ import numpy as np
 
 from ptft_jax.combining import arithmetic, lowrank, measuring, writing
 from ptft_jax.combining.models import Model, Reader, alike, check_one_base, notes
-from ptft_jax.config_fields import MANY, natural, positive, seed
+from ptft_jax.config.field import MANY, natural, positive, seed
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.reporting import combined
 from ptft_jax.runs import places

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ptft_jax import loading
 from ptft_jax.combining import arithmetic
 from ptft_jax.combining.models import Model
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.measured import source_settings
 from ptft_jax.evaluation.standalone import Measurement
 from ptft_jax.params.rules import unflatten
-from ptft_jax.training import restore
+from ptft_jax.runs import loading
+from ptft_jax.runs import source as restore
 
 RULES = ("target", "sum", "budget")
 MOST = 1001  # models on a curve

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from ptft_jax import identity
 from ptft_jax.adapters.base import LayerMethod, is_added
 from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.errors import UserError, listed
-from ptft_jax.lineage import parted, place
 from ptft_jax.model.heads import PER_CLASS
 from ptft_jax.model.spec import HEAD
 from ptft_jax.parallel.sharding import on_one_device
 from ptft_jax.params import fingerprint, finite
 from ptft_jax.params.partition import join, source_of
 from ptft_jax.params.rules import flatten, matches, unflatten
-from ptft_jax.runs import checkpoint
-from ptft_jax.training import restore
-from ptft_jax.training.execution import finished
+from ptft_jax.runs import checkpoint, identity
+from ptft_jax.runs import source as restore
+from ptft_jax.runs.lineage import parted, place
+from ptft_jax.runs.workdir import Workdir
 
 
 class Leaves:
@@ -199,7 +197,7 @@ class Reader:
         imported = restore.is_reference(reference)
         source = restore.find(reference, field, self._ignore if imported else ())
         named = not imported and parted(reference)[0].endswith(f"@{source.step}")
-        if not imported and not named and finished(source.workdir) is None:
+        if not imported and not named and not Workdir(source.workdir).is_finished:
             raise UserError(
                 f"{field}={reference}: the run has not finished. Its own command continues it; "
                 f"{source.workdir}@{source.step} means this checkpoint of it as it is"
@@ -294,7 +292,7 @@ def notes(models: Sequence[Model]) -> list[str]:
 
 def alike(models: Sequence[Model]) -> list[Model]:
     """The models, with the classes of their heads in the order of the first's. Raises UserError where they differ in what
-    `ptft_jax.identity.check` looks at, or in their leaves, saying in what."""
+    `ptft_jax.runs.identity.check` looks at, or in their leaves, saying in what."""
     first, *others = models
     mine, out = identity.of(first.source), [first]
     for other in others:
@@ -329,9 +327,3 @@ def check_one_base(base: Model, children: Sequence[Model]) -> None:
             f"a task vector is what fine-tuning added to one base, here {base.name} with the fingerprint {print_}; "
             f"but:{listed(strangers)}"
         )
-
-
-def recorded(source: restore.Source, name: str) -> Any:
-    """The content of a JSON file of a run's workdir, or None."""
-    path = source.workdir / name
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -15,19 +15,20 @@ import numpy as np
 import optax
 
 from ptft_jax import config as configs
-from ptft_jax import environment, seeds
-from ptft_jax.combining.models import Model, recorded
+from ptft_jax import environment
+from ptft_jax.combining.models import Model
+from ptft_jax.config import seeds
 from ptft_jax.data import cache
 from ptft_jax.errors import UserError
+from ptft_jax.evaluation.names import AUTO, direction
 from ptft_jax.params import finite
 from ptft_jax.params.rules import unflatten
-from ptft_jax.reporting.combined import RECIPE
-from ptft_jax.reporting.metrics import METRICS, write_bytes, write_json, write_text
 from ptft_jax.runs import checkpoint
+from ptft_jax.runs import source as restore
+from ptft_jax.runs import state as states
+from ptft_jax.runs.files import write_bytes, write_json, write_text
 from ptft_jax.runs.saving import Checkpoints
-from ptft_jax.training import restore
-from ptft_jax.training import state as states
-from ptft_jax.training.selection import AUTO, direction
+from ptft_jax.runs.workdir import Workdir
 
 # Sections of a run's config that also say what a combined model is and what it is measured on.
 _KEPT = ("model", "data", "objective", "eval", "select")
@@ -91,16 +92,17 @@ def write(
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    here = Workdir(temporary)
     try:
         print_ = _save(temporary, params, config, first, chain, refers_to)
         unique = {json.dumps(entry, sort_keys=True, default=str): entry for entry in (*chain, *runs, *behind)}
-        write_json(temporary / "lineage.json", list(unique.values()))
+        write_json(here.lineage, list(unique.values()))
         made = {**recipe, "base": chain[0] if chain else None, "runs": runs, "fingerprint": print_}
-        write_json(temporary / RECIPE, made)
+        write_json(here.recipe, made)
         measured = measured or {}
-        write_json(temporary / "summary.json", _summary(out, params, config, measured, chain))
+        write_json(here.summary, _summary(out, params, config, measured, chain))
         if measured.get("after"):
-            write_text(temporary / METRICS, json.dumps({"step": 0, "kind": "eval", **measured["after"]}) + "\n")
+            write_text(here.metrics, json.dumps({"step": 0, "kind": "eval", **measured["after"]}) + "\n")
         for name, text in (files or {}).items():
             write_text(temporary / name, text)
         _describe(temporary, params, config, first)
@@ -148,14 +150,15 @@ def _save(
 
 def _describe(folder: pathlib.Path, params: Mapping[str, np.ndarray], config: Mapping[str, Any], first: Model) -> None:
     """What a run records before its first step. config.json comes last: it marks the folder as a run's."""
+    here = Workdir(folder)
     for name, data in _tokenizer_files(first).items():
         write_bytes(folder / name, data)
-    write_json(folder / "data.json", [] if first.imported else recorded(first.source, "data.json") or [])
-    write_json(folder / "environment.json", {"run_id": uuid.uuid4().hex, **environment.describe()})
+    write_json(here.data, [] if first.imported else Workdir(first.source.workdir).read_data())
+    write_json(here.environment, {"run_id": uuid.uuid4().hex, **environment.describe()})
     group = {"group": "frozen", "rate": "0", "leaves": len(params)}
     counts = {"parameters": _count(params), "bytes": sum(a.nbytes for a in params.values()), "paths": list(params)}
-    write_json(folder / "partition.json", [{**group, **counts}])
-    write_json(folder / "config.json", configs.check(config).as_dict())
+    write_json(here.partition, [{**group, **counts}])
+    write_json(here.config, configs.check(config).as_dict())
 
 
 def _tokenizer_files(first: Model) -> dict[str, bytes]:

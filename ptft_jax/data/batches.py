@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ptft_jax.config.seeds import Use, mixed
 from ptft_jax.data.mixture import Mixture
 from ptft_jax.data.rows import Rows, RowSet
-from ptft_jax.seeds import Use, mixed
 
 
 class Order:

@@ -2,16 +2,14 @@
 of one head by those of another.
 
 A head has its names from the data that it was trained on, or from the config.json it was imported with. Every model
-that can be started from (`ptft_jax.training.restore.Source`, `ptft_jax.interop.pretrained.Pretrained`) gives them as
+that can be started from (`ptft_jax.runs.source.Source`, `ptft_jax.interop.pretrained.Pretrained`) gives them as
 `classes`; a run keeps them in the `meta` of its checkpoints.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,10 +65,9 @@ def filled(names: Sequence[str], count: int) -> tuple[str, ...]:
     return (*names, *map(PLACEHOLDER.format, range(len(names), count))) if names else ()
 
 
-def recorded(workdir: pathlib.Path) -> tuple[str, ...]:
-    """The classes that the data of a run have, as its data.json says; () where they have no names."""
-    path = workdir / "data.json"
-    rows = json.loads(path.read_bytes()) if path.is_file() else []
+def recorded(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The classes that the data of a run have, as it recorded them, a row per source (`TrainingData.table`); () where they have no
+    names."""
     return next((tuple(row["classes"]) for row in rows if row.get("classes")), ())
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ptft_jax.config.seeds import Use, mixed
 from ptft_jax.data import chat
 from ptft_jax.data.chat_templates import STOPS
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import continue_ids
 from ptft_jax.model import decode
-from ptft_jax.seeds import Use, mixed
 
 
 class Answer(NamedTuple):
@@ -23,7 +23,7 @@ class Answer(NamedTuple):
 
 
 class Conversation:
-    """A conversation with a loaded run (`ptft_jax.loading.load`).
+    """A conversation with a loaded run (`ptft_jax.runs.loading.load`).
 
     Attributes:
       messages: what was said so far, as `ptft_jax.data.chat` wants it.

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.data.rows import Rows
+from ptft_jax.evaluation.names import RAW
 from ptft_jax.objectives.base import Objective, means
 from ptft_jax.parallel import processes
 from ptft_jax.parallel.compile import to_host
-from ptft_jax.training.selection import RAW
 
 BITS = "bits_per_byte"
 

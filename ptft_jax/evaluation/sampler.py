@@ -16,7 +16,7 @@ from ptft_jax.model import decode
 from ptft_jax.model.decode import Sampling
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.partition import Partition
-from ptft_jax.training.state import TrainState
+from ptft_jax.runs.state import TrainState
 
 
 def build(

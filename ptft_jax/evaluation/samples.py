@@ -35,7 +35,7 @@ def generate(
     use_adapter: Sequence[str] = (),
     on_text: Callable[[int, str], None] | None = None,
 ) -> list[Continuation]:
-    """Continues texts with a loaded run (`ptft_jax.loading.load`), as `ptft generate` does.
+    """Continues texts with a loaded run (`ptft_jax.runs.loading.load`), as `ptft generate` does.
 
     Args:
       prompts: plain text; "" starts a new one.

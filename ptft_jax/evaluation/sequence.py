@@ -9,12 +9,12 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ptft_jax import loading
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import standalone
-from ptft_jax.lineage import place
 from ptft_jax.reporting.comparison import Finished, read
-from ptft_jax.training import restore
+from ptft_jax.runs import loading
+from ptft_jax.runs.lineage import place
+from ptft_jax.runs.workdir import Workdir
 
 # The settings of a task's data that say what its examples and rows become.
 _READING = ("template", "train_on", "packing", "overlong", "untrainable", "broken", "held_out")
@@ -109,7 +109,7 @@ def _check_chain(runs: Sequence[Finished]) -> None:
         )
     for before, run in zip(runs, runs[1:]):
         parent = run.lineage[0] if run.lineage else {}
-        ours = bool(parent.get("run_id")) and parent["run_id"] == restore.run_id(before.workdir)
+        ours = bool(parent.get("run_id")) and parent["run_id"] == Workdir(before.workdir).run_id
         if not ours or parent.get("adapter", "") != before.adapter:
             known = place(parent) if parent else "nothing"
             raise UserError(f"--sequence: {run.reference} starts from {known}, not from {before.reference}")

@@ -88,7 +88,7 @@ def evaluate(
     length: int = 0,
     **reading: Any,
 ) -> dict[str, Any]:
-    """Metrics of a loaded run (`ptft_jax.loading.load`) on a data source, with the run's objective, as `ptft eval` does.
+    """Metrics of a loaded run (`ptft_jax.runs.loading.load`) on a data source, with the run's objective, as `ptft eval` does.
 
     Args:
       source: as `config.data.source`; "" = the run's own.

@@ -10,9 +10,9 @@ from typing import Any
 
 from ptft_jax.data import pipeline
 from ptft_jax.errors import UserError
-from ptft_jax.lineage import place
-from ptft_jax.reporting.metrics import METRICS, read
-from ptft_jax.runs import places
+from ptft_jax.runs.files import read_json
+from ptft_jax.runs.lineage import place
+from ptft_jax.runs.workdir import Workdir
 
 Values = Mapping[str, float]
 # What is said of the source, and the split of it that says it.
@@ -89,7 +89,7 @@ def reference(
         workdir = pathlib.Path(row["workdir"])
         try:
             found = _at_start(workdir, row.get("run_id", ""), source)
-            parent = places.read_json(workdir / "lineage.json") if found else []
+            parent = Workdir(workdir).read_lineage() if found else []
         except UserError:  # damaged files of another run, which measured nothing then, are no reason to end this one
             continue
         loss = found.get(split, found.get("validation"))
@@ -102,19 +102,18 @@ def reference(
 
 def _at_start(workdir: pathlib.Path, run_id: str, source: str) -> dict[str, float]:
     """Losses on a source at step 0 of the run in a workdir, by split, if it is that run and was trained on the source."""
-    files = {name: workdir / f"{name}.json" for name in ("config", "environment", "lineage")}
-    if not all(file.is_file() for file in files.values()):
+    here = Workdir(workdir)
+    if not all(file.is_file() for file in (here.config, here.environment, here.lineage)):
         return {}
-    if places.read_json(files["environment"]).get("run_id", "") != run_id:
+    if here.run_id != run_id:
         return {}
-    name = _called(places.read_json(files["config"])["data"], source)
+    name = _called(read_json(here.config)["data"], source)
     if name is None:
         return {}
     values: dict[str, Any] = {}
-    for row in read(workdir / METRICS):
+    for row in here.read_metrics():
         values |= row if row["kind"] == "eval" and row["step"] == 0 else {}
-    summary = workdir / "summary.json"  # has the test split at the start, once the run has ended
-    values |= places.read_json(summary).get("before", {}) if summary.is_file() else {}
+    values |= (here.read_summary() or {}).get("before", {})  # with the test split at the start, once the run has ended
     keys = {split: f"{split}{name}/nll" for split in SPLITS.values()}
     return {split: values[key] for split, key in keys.items() if key in values}
 
@@ -126,20 +125,3 @@ def _called(data: Mapping[str, Any], source: str) -> str | None:
         return ""
     labels = pipeline.labels(types.SimpleNamespace(**data)) if data.get("mixture") else {}
     return next((f"_{name}" for name, reference in labels.items() if reference == source), None)
-
-
-def rows(transfer: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The figures as a table for people, one row a set that was measured."""
-    names = {"target": "target", "target_test": "target, test", "source": "source", "source_test": "source, test"}
-    out = []
-    for key, name in names.items():
-        found = transfer[key]
-        if "missing" in found:
-            continue
-        change = found["after"] - found["before"]
-        share = found.get("forgotten_share")
-        meaning = f"gain {-change:+.4f}" if "gain" in found else f"forgetting {change:+.4f}"
-        if share is not None:
-            meaning += f", {share:.1%} of the {found['learned']:.3f} learned"
-        out.append({"nats a token": name, "before": found["before"], "after": found["after"], "": meaning})
-    return out

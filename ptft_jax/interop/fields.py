@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ptft_jax.config_fields import LARGEST, LEAST, MOST, shown
+from ptft_jax.config.field import LARGEST, LEAST, MOST, shown
 from ptft_jax.errors import UserError, nearest
 
 # Their names of activations; the first of ours' names is what is written back.

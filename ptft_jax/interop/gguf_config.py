@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.config_fields import LARGEST
+from ptft_jax.config.field import LARGEST
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.interop import gguf_tokenizer
 

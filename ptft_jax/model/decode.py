@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ptft_jax import config_fields, seeds
+from ptft_jax.config import field as fields
+from ptft_jax.config import seeds
 from ptft_jax.errors import UserError
 from ptft_jax.model.attention import causal_mask
 from ptft_jax.model.transformer import Transformer
@@ -20,18 +21,18 @@ _CHUNK = 16  # tokens between looks of the host (stop texts); also what prompt l
 
 
 _SAMPLING = {
-    "temperature": config_fields.temperature(1.0, "0 takes the likeliest token"),
-    "top_k": config_fields.natural(0, "0 = all"),
-    "top_p": config_fields.mass(1.0, "mass of the likeliest tokens"),
-    "min_p": config_fields.share(0.0, "share of the likeliest token's probability", small=True),
+    "temperature": fields.temperature(1.0, "0 takes the likeliest token"),
+    "top_k": fields.natural(0, "0 = all"),
+    "top_p": fields.mass(1.0, "mass of the likeliest tokens"),
+    "min_p": fields.share(0.0, "share of the likeliest token's probability", small=True),
 }
 _GENERATION = {
-    "seed": config_fields.seed(0, "of the sampling"),
-    "max_new_tokens": config_fields.positive(1, "tokens to add at most"),
+    "seed": fields.seed(0, "of the sampling"),
+    "max_new_tokens": fields.positive(1, "tokens to add at most"),
 }
 
 
-def _check(name: str, field: config_fields.Field, value: Any) -> None:
+def _check(name: str, field: fields.Field, value: Any) -> None:
     _, wrong = field.read(value.item() if isinstance(value, np.generic) else value)
     if wrong:
         raise UserError(f"{name}{wrong}")

@@ -26,7 +26,7 @@ SCALINGS = {
 class ModelSpec:
     """One transformer. Sizes left at 0 are derived, see `resolved`.
 
-    Field meanings, defaults and checks are declared once, in `ptft_jax.config_tree`.
+    Field meanings, defaults and checks are declared once, in `ptft_jax.config.tree`.
     """
 
     vocab_size: int

@@ -6,17 +6,16 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from ptft_jax.lineage import place
-from ptft_jax.reporting import plots, workdirs
+from ptft_jax.reporting import plots
+from ptft_jax.runs.lineage import place
+from ptft_jax.runs.workdir import Workdir
 
-RECIPE = "combine.json"
 _SETS = {"validation/nll": "the run's data", "source/nll": "its parent's data"}
 
 
 def read(workdir: pathlib.Path) -> dict[str, Any] | None:
     """What a combined model was made of, or None for a run that was trained."""
-    path = workdir / RECIPE
-    return workdirs.load(path) if path.is_file() else None
+    return Workdir(workdir).read_recipe()
 
 
 def origin(made: Mapping[str, Any]) -> str:

@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax import config as configs
-from ptft_jax import identity
-from ptft_jax.config_tree import HOW
+from ptft_jax.config.tree import HOW
 from ptft_jax.errors import UserError, listed, nearest
-from ptft_jax.lineage import parted, place
 from ptft_jax.reporting import combined, workdirs
 from ptft_jax.reporting.measures import by_adapter
+from ptft_jax.runs import identity
+from ptft_jax.runs.lineage import parted, place
+from ptft_jax.runs.workdir import Workdir
 
 # What may differ between comparable runs of the settings that say what is measured: how the target is trained on.
 _TRAINING = (
@@ -85,13 +86,14 @@ def read(reference: str | pathlib.Path) -> Finished:
     """What WORKDIR[#ADAPTER] names. Raises UserError for a folder without a run, or with one that is not finished; for a run
     with several adapters of which none is named."""
     place, adapter = parted(str(reference))
-    workdir = pathlib.Path(place)
-    workdirs.check(workdir)
-    if not (workdir / "summary.json").is_file():
+    here = Workdir(pathlib.Path(place))
+    workdir = here.path
+    here.check()
+    if not here.is_finished:
         raise UserError(f"{workdir} is not finished: continue it with its `ptft train` command")
-    summary, lineage = (workdirs.load(workdir / f"{name}.json") for name in ("summary", "lineage"))
+    summary, lineage = here.read_summary(), here.read_lineage()
     # Checked, so that settings which came after the run have the values that it was carried out with.
-    config = configs.check(workdirs.load(workdir / "config.json")).as_dict()
+    config = here.read_config().as_dict()
     each = by_adapter(summary)
     if adapter not in each:
         known = [f"{workdir}#{name}" for name in each if name]

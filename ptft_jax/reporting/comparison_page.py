@@ -7,11 +7,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptft_jax.lineage import place
 from ptft_jax.reporting import comparison, plots
 from ptft_jax.reporting.comparison import Group
-from ptft_jax.reporting.metrics import write_json
 from ptft_jax.reporting.page import Page
+from ptft_jax.runs.files import write_json
+from ptft_jax.runs.lineage import place
 
 AXES = {
     "x": "forgetting: source loss after minus before (nats)",

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ptft_jax.evaluation import transfer
-
 
 def measures(summary: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
     """(title, rows) of what was measured; nothing of what was not, and of summaries of versions that did not measure."""
     tables: dict[str, list[dict[str, Any]]] = {"transfer": [], "drift": []}
     for name, one in by_adapter(summary).items():
         who = {"adapter": name} if name else {}
-        gained = transfer.rows(one["transfer"]) if one.get("transfer") else []
+        gained = transfer_rows(one["transfer"]) if one.get("transfer") else []
         tables["transfer"] += [{**who, **row} for row in gained]
         drift = one["drift"] if isinstance(one.get("drift"), list) else []
         tables["drift"] += [
@@ -31,6 +29,23 @@ def by_adapter(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     drift = summary["drift"]
     drifts = drift.get("adapters") or dict.fromkeys(transfers, drift)
     return {name: {**summary, "transfer": gained, "drift": drifts[name]} for name, gained in transfers.items()}
+
+
+def transfer_rows(transfer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures as a table for people, one row a set that was measured."""
+    names = {"target": "target", "target_test": "target, test", "source": "source", "source_test": "source, test"}
+    out = []
+    for key, name in names.items():
+        found = transfer[key]
+        if "missing" in found:
+            continue
+        change = found["after"] - found["before"]
+        share = found.get("forgotten_share")
+        meaning = f"gain {-change:+.4f}" if "gain" in found else f"forgetting {change:+.4f}"
+        if share is not None:
+            meaning += f", {share:.1%} of the {found['learned']:.3f} learned"
+        out.append({"nats a token": name, "before": found["before"], "after": found["after"], "": meaning})
+    return out
 
 
 def percent(row: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-from ptft_jax.reporting.metrics import write_text
+from ptft_jax.runs.files import write_text
 
 
 class Page:

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax.data import pipeline
-from ptft_jax.lineage import place
 from ptft_jax.reporting import combined, plots, workdirs
 from ptft_jax.reporting.measures import by_adapter, measures
-from ptft_jax.reporting.metrics import METRICS, SAMPLES, read, write_json
 from ptft_jax.reporting.page import Page
+from ptft_jax.runs.files import read_json, write_json
+from ptft_jax.runs.lineage import place
+from ptft_jax.runs.workdir import Workdir
 
 Row = Mapping[str, Any]  # of a run, see `_read`
 
@@ -38,21 +39,21 @@ def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
 
 def _read(name: str, workdir: pathlib.Path) -> Row:
     """All that a run left but its checkpoints; "summary" is None of one that has not finished."""
-    workdirs.check(workdir, "--run")
-    summary = workdir / "summary.json"
-    metrics = read(workdir / METRICS)
+    here = Workdir(workdir)
+    here.check("--run")
+    metrics = here.read_metrics()
     return {
         "name": name,
         "workdir": str(workdir),
-        "config": workdirs.load(workdir / "config.json"),
-        "data": workdirs.load(workdir / "data.json"),
-        "partition": workdirs.load(workdir / "partition.json"),
-        "lineage": workdirs.load(workdir / "lineage.json"),
+        "config": read_json(here.config),
+        "data": here.read_data(),
+        "partition": here.read_partition(),
+        "lineage": here.read_lineage(),
         "combined": combined.read(workdir),
-        "summary": workdirs.load(summary) if summary.is_file() else None,
+        "summary": here.read_summary(),
         "train": [r for r in metrics if r["kind"] == "train"],
         "evals": [r for r in metrics if r["kind"] == "eval"],
-        "samples": read(workdir / SAMPLES),
+        "samples": here.read_samples(),
     }
 
 

@@ -4,7 +4,7 @@ A step's folder is an Orbax composite: `params` (whole parameters, or only what 
 see `base` in the meta), `training` (optimizer, rng, the parameters of step 0 where they are needed), `ema` (when there is an
 average), `fisher` (when parameters have an importance) and `meta` (JSON: step, data position, the loop's own state, metrics,
 checksums of arrays). Beside them lie a record of all files (`ptft_jax.runs.manifest`) and what was found out about the step
-after it was saved (`AMENDED`).
+after it was saved (`ptft_jax.runs.workdir.Checkpoint.amended`).
 
 Orbax makes a save all-or-nothing, but does not notice a flipped byte, and says nothing of why a read failed. The checksums of
 arrays and the record of files do.
@@ -29,10 +29,7 @@ from ptft_jax.parallel import processes
 from ptft_jax.params import fingerprint
 from ptft_jax.params.rules import flatten, path_of, unflatten
 from ptft_jax.runs import manifest, places, retention
-
-FOLDER = "checkpoints"
-DAMAGED = "checkpoints-damaged"
-AMENDED = "amended.json"
+from ptft_jax.runs.workdir import Checkpoint, Workdir
 
 T = TypeVar("T")
 
@@ -43,14 +40,6 @@ class Damaged(Exception):
 
 class Gone(UserError):
     """A checkpoint that was there, and that its run has removed meanwhile."""
-
-
-def steps_of(workdir: pathlib.Path) -> list[int]:
-    """Completed steps on disk, oldest first. Half-written ones have another name and do not count."""
-    folder = pathlib.Path(workdir) / FOLDER
-    if not folder.is_dir():
-        return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
 
 
 def resolve(reference: str, field: str = "config.init.from") -> tuple[pathlib.Path, int]:
@@ -69,11 +58,11 @@ def resolve(reference: str, field: str = "config.init.from") -> tuple[pathlib.Pa
         parent = workdir.parent
         beside = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
         raise UserError(f"{field} = {reference!r}: no such folder {workdir}{nearest(workdir.name, beside)}")
-    if not (workdir / "config.json").is_file():
-        runs = [str(p.parent.relative_to(workdir)) for p in sorted(workdir.glob("*/config.json"))]
+    if not Workdir(workdir).is_run:
+        runs = [str(p.relative_to(workdir)) for p in sorted(workdir.iterdir()) if Workdir(p).is_run]
         inside = f"; runs in it:{listed(runs)}" if runs else ""
         raise UserError(f"{field} = {reference!r}: {workdir} is not the workdir of a run (no config.json){inside}")
-    steps = steps_of(workdir)
+    steps = Workdir(workdir).steps()
     if not steps:
         raise UserError(f"{field} = {reference!r}: {workdir} has no finished checkpoint")
     if which in ("", "latest"):
@@ -97,7 +86,7 @@ def parted(reference: str) -> tuple[str, str]:
 def records(workdir: pathlib.Path) -> list[retention.Saved]:
     """What ranks the checkpoints of a run, oldest first. One whose meta cannot be read has no value."""
     found = []
-    for step in steps_of(workdir):
+    for step in Workdir(workdir).steps():
         try:
             meta = read_meta(workdir, step)
         except (Damaged, UserError):
@@ -121,12 +110,7 @@ def best_steps(workdir: pathlib.Path) -> list[int]:
 
 def best_step(workdir: pathlib.Path) -> int:
     """The saved step with the best value of the run's selection metric; the latest where none was measured."""
-    return (best_steps(workdir) or steps_of(workdir)[-1:])[0]
-
-
-def folder_of(workdir: pathlib.Path, step: int) -> pathlib.Path:
-    """Where a step is."""
-    return pathlib.Path(workdir).absolute() / FOLDER / str(step)
+    return (best_steps(workdir) or Workdir(workdir).steps()[-1:])[0]
 
 
 def read_meta(workdir: pathlib.Path, step: int) -> dict[str, Any]:
@@ -137,10 +121,10 @@ def read_meta(workdir: pathlib.Path, step: int) -> dict[str, Any]:
       Gone: the step is not there any more.
       UserError: it cannot be read.
     """
-    folder = folder_of(workdir, step)
+    folder = Workdir(workdir).checkpoint(step).path
     meta = _json(folder, folder / "meta" / "metadata")
     _check(folder, contents=True, part="meta")
-    amended = folder / AMENDED
+    amended = Checkpoint(folder).amended
     more = _json(folder, amended) if amended.exists() else {}
     if not jsons.intact(more):
         raise Damaged(f"{amended}: is not what was written")
@@ -177,7 +161,12 @@ def check_files(workdir: pathlib.Path, step: int, *, contents: bool, part: str =
       Gone: the step is not there any more.
       UserError: a file cannot be read.
     """
-    _check(folder_of(workdir, step), contents=contents, part=part, share=(jax.process_index(), jax.process_count()))
+    _check(
+        Workdir(workdir).checkpoint(step).path,
+        contents=contents,
+        part=part,
+        share=(jax.process_index(), jax.process_count()),
+    )
 
 
 def _check(folder: pathlib.Path, **what: Any) -> None:
@@ -196,12 +185,12 @@ def _check(folder: pathlib.Path, **what: Any) -> None:
 def has_record(workdir: pathlib.Path, step: int) -> bool:
     """Whether a step has a record of its files, by which damage is seen before anything is read. Those of earlier versions
     have none."""
-    return (folder_of(workdir, step) / manifest.NAME).is_file()
+    return Workdir(workdir).checkpoint(step).manifest.is_file()
 
 
 def shapes(workdir: pathlib.Path, step: int, name: str = "params") -> dict[str, Any]:
     """The saved tree of an item as ShapeDtypeStructs in nested dicts, without reading its arrays. Raises as `read_meta`."""
-    folder = folder_of(workdir, step)
+    folder = Workdir(workdir).checkpoint(step).path
     recorded = read_meta(workdir, step).get("shapes")
     if recorded is not None:
         flat = recorded.get(name, {})
@@ -225,7 +214,7 @@ def read(workdir: pathlib.Path, step: int, name: str, like: Any, meta: Mapping[s
       Gone: the step is not there any more.
       UserError: the saved tree has other leaves, shapes or dtypes than `like`; or reading failed although nothing is damaged.
     """
-    folder = folder_of(workdir, step)
+    folder = Workdir(workdir).checkpoint(step).path
 
     def checked() -> None:
         if meta["checksums"].get(name) is None:
@@ -266,7 +255,7 @@ def read_leaf(workdir: pathlib.Path, step: int, name: str, path: str, leaf: Any,
     Raises:
       As `read`.
     """
-    folder = folder_of(workdir, step)
+    folder = Workdir(workdir).checkpoint(step).path
     try:
         array = _leaf(folder / name, path, leaf)
     except Exception as e:
@@ -290,7 +279,7 @@ def _changed_leaves(workdir: pathlib.Path, step: int, name: str, meta: Mapping[s
     changed = []
     for path, leaf in flatten(shapes(workdir, step, name)).items():
         try:
-            array = _leaf(folder_of(workdir, step) / name, path, leaf)
+            array = _leaf(Workdir(workdir).checkpoint(step).path / name, path, leaf)
             if fingerprint.checksums({path: array})[path] != meta["checksums"][name][path]:
                 changed.append(path)
         except Exception:

@@ -23,8 +23,8 @@ from typing import Any
 
 from ptft_jax.errors import UserError
 from ptft_jax.parallel import processes
+from ptft_jax.runs.workdir import Workdir
 
-FILE = "owner.json"
 _BEAT = 5.0  # seconds between two heartbeats
 _SILENCE = 30.0  # seconds without one after which an owner elsewhere is taken to be dead
 _SEEN = 60.0  # seconds that what process 0 wrote may take to reach the others: network file systems cache folders
@@ -61,7 +61,7 @@ def owned(workdir: pathlib.Path, say: Callable[[str], None] = lambda _: None) ->
 def _check_one_folder(workdir: pathlib.Path, nonce: str) -> None:
     """Raises UserError, in all processes, where one does not see what process 0 wrote."""
     deadline = time.monotonic() + _SEEN
-    while not (seen := _read(workdir / FILE).get("nonce") == nonce) and time.monotonic() < deadline:
+    while not (seen := _read(Workdir(workdir).owner).get("nonce") == nonce) and time.monotonic() < deadline:
         time.sleep(0.2)
     blind = [number for number, one in enumerate(processes.gather(seen)) if not one]
     if blind:
@@ -75,7 +75,7 @@ class _Lease:
     """The lock and the file, held until `release`."""
 
     def __init__(self, workdir: pathlib.Path, say: Callable[[str], None]):
-        self._workdir, self._path, self.nonce = workdir, workdir / FILE, uuid.uuid4().hex
+        self._workdir, self._path, self.nonce = workdir, Workdir(workdir).owner, uuid.uuid4().hex
         self._locks = True  # whether the file system has any
         try:
             self._made = [p for p in (workdir, *workdir.parents) if not p.exists()]

@@ -8,17 +8,18 @@ import json
 import pathlib
 from collections.abc import Iterable
 
-NAME = "files.json"
+from ptft_jax.runs.workdir import Checkpoint
 
 
 def write(folder: pathlib.Path, parts: Iterable[str]) -> None:
-    """Records every file below the subfolders `parts` of `folder`, with its size in bytes and its digest, in `folder`/NAME."""
+    """Records every file below the subfolders `parts` of `folder`, with its size in bytes and its digest, in its manifest
+    (`ptft_jax.runs.workdir.Checkpoint`)."""
     files = {}
     for part in parts:
         for path in sorted((folder / part).rglob("*")):
             if path.is_file():
                 files[path.relative_to(folder).as_posix()] = [path.stat().st_size, _digest(path)]
-    (folder / NAME).write_text(json.dumps(files, indent=1), encoding="utf-8")
+    Checkpoint(folder).manifest.write_text(json.dumps(files, indent=1), encoding="utf-8")
 
 
 def damage(
@@ -35,11 +36,11 @@ def damage(
       OSError: a file that is there cannot be read. That is no damage.
     """
     try:
-        recorded = json.loads((folder / NAME).read_bytes())
+        recorded = json.loads(Checkpoint(folder).manifest.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError:
-        return [f"{NAME} is not JSON"]
+        return [f"{Checkpoint(folder).manifest.name} is not JSON"]
     lines, whole = [], []
     for name, (size, digest) in recorded.items():
         path = folder / name

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
-from typing import Any
 
 from ptft_jax.errors import UserError
 
@@ -22,11 +20,3 @@ def local(place: str | pathlib.Path, field: str) -> pathlib.Path:
             "is mounted"
         )
     return pathlib.Path(place)
-
-
-def read_json(path: pathlib.Path) -> Any:
-    """What a JSON file of a run says. Raises UserError, naming it, where it is no JSON."""
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as e:
-        raise UserError(f"{path}: is damaged, it is not JSON: {e}") from e

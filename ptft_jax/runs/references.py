@@ -1,6 +1,6 @@
 """Which steps of a run others refer to, so that the run does not remove them while it goes on.
 
-A reference is a file in the `FOLDER` of the workdir that is referred to, named after the step. A run that starts from a step
+A reference is a file in `Workdir.references` of the run that is referred to, named after the step. A run that starts from a step
 leaves a lasting one; whoever reads a step leaves one for as long as that takes. A folder that cannot be written is not
 protected.
 """
@@ -14,7 +14,8 @@ import pathlib
 import time
 import uuid
 
-FOLDER = "references"
+from ptft_jax.runs.workdir import Workdir
+
 _READING = "reading"
 _READING_SECONDS = 3600.0  # after that a reader is taken to have been killed
 
@@ -45,7 +46,7 @@ def release(path: pathlib.Path) -> None:
 def steps(workdir: pathlib.Path) -> set[int]:
     """The steps of the run in `workdir` that something refers to. Forgets readers that must be gone."""
     found = set()
-    for path in (workdir / FOLDER).glob("*.json"):
+    for path in Workdir(workdir).references.glob("*.json"):
         number, _, rest = path.name.partition("-")
         if rest.startswith(_READING):
             try:
@@ -61,7 +62,7 @@ def steps(workdir: pathlib.Path) -> set[int]:
 
 
 def _write(workdir: pathlib.Path, name: str, value: dict) -> pathlib.Path | None:
-    path = workdir / FOLDER / name
+    path = Workdir(workdir).references / name
     for _ in range(3):  # the folder goes with its last file
         try:
             path.parent.mkdir(exist_ok=True)

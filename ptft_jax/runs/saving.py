@@ -19,27 +19,23 @@ from ptft_jax.data import cache, jsons
 from ptft_jax.errors import UserError, listed
 from ptft_jax.parallel import processes
 from ptft_jax.params import fingerprint
-from ptft_jax.runs import manifest, places, references, retention
+from ptft_jax.runs import manifest, references, retention
 from ptft_jax.runs.checkpoint import (
-    AMENDED,
-    DAMAGED,
-    FOLDER,
     Damaged,
     check_files,
     compare,
-    folder_of,
     forms,
     named_leaves,
     read,
     read_meta,
     records,
     shapes,
-    steps_of,
     together,
 )
-from ptft_jax.training.state import TrainState
+from ptft_jax.runs.files import read_json
+from ptft_jax.runs.state import TrainState
+from ptft_jax.runs.workdir import Workdir
 
-PROGRESS = "progress.json"
 _ARRAYS = ("params", "training", "ema", "fisher")
 _OPTIONAL = ("ema", "fisher")  # items of their own: other runs read them
 _WRITING, _REMOVING = ".orbax-checkpoint-tmp", ".removing"  # in the names of folders that are no checkpoints (any more)
@@ -85,7 +81,7 @@ class Checkpoints:
 
     def __init__(self, workdir: pathlib.Path, *, keep_latest: int, keep_best: int, mode: str):
         self.workdir = pathlib.Path(workdir).absolute()
-        self.folder = self.workdir / FOLDER
+        self.folder = Workdir(self.workdir).checkpoints
         self._rule = {"mode": mode, "latest": keep_latest, "best": keep_best}
         self._expected: dict[str, int] = {}  # leaves by item, of what is being saved
         self._finishing: threading.Thread | None = None
@@ -178,7 +174,7 @@ class Checkpoints:
 
     def _newest_is_whole(self) -> bool:
         try:
-            return not manifest.damage(folder_of(self.workdir, max(self._saved)), contents=True)
+            return not manifest.damage(Workdir(self.workdir).checkpoint(max(self._saved)).path, contents=True)
         except OSError:
             return False
 
@@ -189,7 +185,7 @@ class Checkpoints:
             return
         self._remove(seen)
         text = json.dumps({"step": max(self._saved)}) + "\n"
-        cache.write_atomic(self.workdir / PROGRESS, lambda path: path.write_text(text))
+        cache.write_atomic(Workdir(self.workdir).progress, lambda path: path.write_text(text))
 
     def _remove(self, seen: bool) -> None:
         stay = retention.kept(list(self._saved.values()), pinned=references.steps(self.workdir), **self._rule)
@@ -198,7 +194,7 @@ class Checkpoints:
             return  # those before it may be needed
         for step in doomed:
             # First another name: no reader finds half of a checkpoint under this one.
-            folder = folder_of(self.workdir, step)
+            folder = Workdir(self.workdir).checkpoint(step).path
             aside = folder.with_name(folder.name + _REMOVING)
             folder.rename(aside)
             if step in references.steps(self.workdir):  # by somebody who saw it before that
@@ -210,7 +206,7 @@ class Checkpoints:
     def _amend(self, record: retention.Saved, meta: Mapping[str, Any]) -> None:
         if not processes.main() or (record.selected is None and not meta.get("metrics")):
             return
-        path = folder_of(self.workdir, record.step) / AMENDED
+        path = Workdir(self.workdir).checkpoint(record.step).amended
         cache.write_atomic(path, lambda temporary: temporary.write_text(json.dumps(jsons.with_checksum(meta))))
         self._saved[record.step] = record
         self._settle()
@@ -231,7 +227,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Saved steps, oldest first."""
-        return steps_of(self.workdir)
+        return Workdir(self.workdir).steps()
 
     def resume(self, like: TrainState, params_like: Mapping[str, Any]) -> Resumed | None:
         """The newest step that can be restored, or None where none was ever saved.
@@ -251,7 +247,9 @@ class Checkpoints:
             try:
                 return read_state(self.workdir, step, like, params_like)._replace(messages=messages)
             except Damaged as e:
-                messages.append(f"checkpoint {step} is damaged and was moved to {DAMAGED}/: {e}")
+                messages.append(
+                    f"checkpoint {step} is damaged and was moved to {Workdir(self.workdir).damaged.name}/: {e}"
+                )
                 self.set_aside(step)
         if messages:
             raise UserError(f"{self.folder}: no checkpoint can be restored:{listed(messages)}")
@@ -259,11 +257,11 @@ class Checkpoints:
         return None
 
     def _refuse_lost(self) -> None:
-        path = self.workdir / PROGRESS
-        last = processes.shared(places.read_json(path).get("step", "unknown") if path.is_file() else None)
+        path = Workdir(self.workdir).progress
+        last = processes.shared(read_json(path).get("step", "unknown") if path.is_file() else None)
         if last is None:
             return
-        aside = self.workdir / DAMAGED
+        aside = Workdir(self.workdir).damaged
         where = f"; damaged ones are in {aside}" if aside.is_dir() else ""
         raise UserError(
             f"{self.workdir}: the run had checkpoints, the last of step {last}, and {self.folder} has none{where}.\n"
@@ -274,7 +272,7 @@ class Checkpoints:
         """Moves a damaged step to where damaged ones are kept."""
         self.wait()
         if processes.main():
-            target = self.workdir / DAMAGED / str(step)
+            target = Workdir(self.workdir).damaged / str(step)
             while target.exists():
                 target = target.with_name(target.name + "+")
             target.parent.mkdir(exist_ok=True)
@@ -290,7 +288,7 @@ def read_state(workdir: pathlib.Path, step: int, like: TrainState, params_like: 
       Damaged: proven by its files or the checksums of its arrays.
       UserError: it has another form than `like`, or cannot be read though it is not damaged.
     """
-    folder = folder_of(workdir, step)
+    folder = Workdir(workdir).checkpoint(step).path
     meta = together(lambda: read_meta(workdir, step))
     trees = {"params": dict(params_like), "training": _training(like)}
     trees |= {name: getattr(like, name) for name in _OPTIONAL if getattr(like, name)}

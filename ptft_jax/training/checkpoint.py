@@ -1,7 +1,6 @@
 """`ptft_jax.runs.checkpoint` and `ptft_jax.runs.saving` under their former name."""
 
 from ptft_jax.runs.checkpoint import (
-    FOLDER,
     Damaged,
     Gone,
     best_step,
@@ -11,12 +10,10 @@ from ptft_jax.runs.checkpoint import (
     read_meta,
     resolve,
     shapes,
-    steps_of,
 )
 from ptft_jax.runs.saving import Checkpoints
 
 __all__ = [
-    "FOLDER",
     "Checkpoints",
     "Damaged",
     "Gone",
@@ -27,5 +24,4 @@ __all__ = [
     "read_meta",
     "resolve",
     "shapes",
-    "steps_of",
 ]

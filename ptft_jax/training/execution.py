@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import pathlib
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,28 +14,23 @@ from ptft_jax import environment
 from ptft_jax.data import cache, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.evaluation.evaluate import EvalSet
+from ptft_jax.evaluation.names import SOURCE
 from ptft_jax.parallel import processes, sharding
 from ptft_jax.params.rules import flatten, unflatten
-from ptft_jax.reporting import metrics
-from ptft_jax.reporting.metrics import METRICS, MetricsWriter, write_bytes, write_json
+from ptft_jax.reporting.metrics import MetricsWriter
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs import places
-from ptft_jax.runs.checkpoint import DAMAGED, Damaged, best_steps, check_files, has_record, read, read_meta, together
+from ptft_jax.runs import source as restore
+from ptft_jax.runs.checkpoint import Damaged, best_steps, check_files, has_record, read, read_meta, together
+from ptft_jax.runs.files import write_bytes, write_json
 from ptft_jax.runs.saving import Checkpoints, read_state
-from ptft_jax.training import measuring, restore
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import measuring
 from ptft_jax.training.loop import Loop
-from ptft_jax.training.selection import SOURCE
 from ptft_jax.training.termination import Terminated, Termination
 
 
-def finished(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """The summary of a finished run, or None."""
-    path = pathlib.Path(workdir) / "summary.json"
-    return places.read_json(path) if path.is_file() else None
-
-
 class Execution:
-    """One launch of an assembled run (`ptft_jax.run.Run`)."""
+    """One launch of an assembled run (`ptft_jax.training.assembly.Run`)."""
 
     def __init__(self, run: Any, max_seconds: float):
         self.run = run
@@ -65,12 +59,12 @@ class Execution:
                         self._measure_start(state, meta, loop)
                     with _bars(run.reporter):
                         state, reason = loop.run(state, at)
-                    at = int(run.program.whole(state).step)
+                    at = int(run.trainer.program.whole(state).step)
                     if reason not in ("sigterm", "max_seconds"):
                         summary = self._finish(state, loop, meta, reason)
                         checkpoints.close()
                         if processes.main():
-                            write_json(run.workdir / "summary.json", summary)
+                            write_json(Workdir(run.workdir).summary, summary)
                         return summary
             except Terminated:
                 reason = "sigterm"
@@ -81,7 +75,13 @@ class Execution:
         """Puts into the meta what the run's gain and forgetting count from."""
         run = self.run
         if run.parent is not None:
-            parents = None if run.continued else measuring.of_parent(run, loop.check)
+            parents = (
+                None
+                if run.continued
+                else measuring.of_parent(
+                    run.start, run.workdir, run.eval_batches | run.test_batches, run.byte_lengths, loop.check
+                )
+            )
             meta["before"].update(self._test(state, loop.check) if parents is None else parents)
             if parents is not None and SOURCE in parents:
                 run.selection.source_before = parents[SOURCE]
@@ -89,10 +89,10 @@ class Execution:
     def _resume_or_start(self, checkpoints: Checkpoints, check: Callable[[], None]) -> tuple[Any, int, dict[str, Any]]:
         """(state, its step, what is known of the run until then). Raises Terminated where `check` does."""
         run = self.run
-        like = run.state_like
-        resumed = checkpoints.resume(like, run.stored_params(like))
+        like = run.trainer.state_like
+        resumed = checkpoints.resume(like, run.trainer.stored_params(like))
         if resumed is None:
-            state, print_ = self._went_on() if run.continued else run.start(check)
+            state, print_ = self._went_on() if run.continued else run.start.state(run.importance, check)
             if processes.main():
                 self._record(print_)
             meta = {"resumed": False, "pending": True, "seconds": 0.0, "before": {}, "parent_fingerprint": print_}
@@ -101,13 +101,13 @@ class Execution:
             run.reporter.say(message)
         saved = resumed.meta
         pipeline.refuse_other(saved["data"], run.data.key, run.workdir)
-        state = run.restored(resumed)
+        state = run.start.restored(resumed, run.workdir)
         restore.refuse_changed(run.workdir, saved, run.config)
         run.selection.restore(saved)
         self._check_best(checkpoints)
         run.reporter.say(f"{run.workdir}: continuing from step {saved['step']}")
         if processes.main():  # may carry the run out in another way than before
-            write_json(run.workdir / "config.json", run.config.as_dict())
+            write_json(Workdir(run.workdir).config, run.config.as_dict())
             self._put_back(saved.get("tokenizer", {}))
         meta = {"resumed": True, "pending": saved.get("pending", False)}
         return state, saved["step"], meta | {k: saved[k] for k in ("seconds", "before", "parent_fingerprint")}
@@ -121,15 +121,15 @@ class Execution:
                 self.run.reporter.say(f"{path}: was not what the run began with, and is written again")
 
     def _went_on(self) -> tuple[Any, str]:
-        """What `run.start` gives, of a run that goes on from another with its optimizer."""
-        run, other, like = self.run, self.run.continued, self.run.state_like
+        """What `Start.state` gives, of a run that goes on from another with its optimizer."""
+        run, other, like = self.run, self.run.continued, self.run.trainer.state_like
         try:
-            found = read_state(other.workdir, other.step, like, run.stored_params(like))
+            found = read_state(other.workdir, other.step, like, run.trainer.stored_params(like))
         except Damaged as e:
             raise restore.damaged("config.init.from", other.name, other.workdir, other.step, e) from e
         run.selection.source_before = found.meta.get("source_before")
         run.reporter.say(f"{run.workdir}: going on from step {other.step} of {other.workdir}, with its optimizer")
-        return run.restored(found), found.meta["parent_fingerprint"]
+        return run.start.restored(found, run.workdir), found.meta["parent_fingerprint"]
 
     def _check_best(self, checkpoints: Checkpoints) -> None:
         """Sees that what the run records as its best is there; else the best of what is there takes its place, and that is said."""
@@ -149,17 +149,17 @@ class Execution:
 
     def _record(self, print_: str) -> None:
         """What is known before the first step. config.json comes last: it marks the folder as a run's."""
-        run, files = self.run, self.run.tokenizer.files()
-        if (run.workdir / "config.json").is_file():  # of a run that never began
+        run, files, here = self.run, self.run.tokenizer.files(), Workdir(self.run.workdir)
+        if here.is_run:  # of a run that never began
             for left in tok.stored(run.workdir) - set(files):
                 (run.workdir / left).unlink()
         for name, data in files.items():
             write_bytes(run.workdir / name, data)
-        write_json(run.workdir / "lineage.json", self._lineage(print_))
-        write_json(run.workdir / "environment.json", {"run_id": uuid.uuid4().hex, **environment.describe()})
-        write_json(run.workdir / "partition.json", run.partition.table())
-        write_json(run.workdir / "data.json", run.data.table)
-        write_json(run.workdir / "config.json", run.config.as_dict())
+        write_json(here.lineage, self._lineage(print_))
+        write_json(here.environment, {"run_id": uuid.uuid4().hex, **environment.describe()})
+        write_json(here.partition, run.trainer.partition.table())
+        write_json(here.data, run.data.table)
+        write_json(here.config, run.config.as_dict())
 
     def _lineage(self, print_: str) -> list[dict[str, Any]]:
         """Of a run whose parent has the fingerprint `print_`. What a parent would remove is protected, and that is said."""
@@ -171,28 +171,28 @@ class Execution:
             run.reporter.say(words)
         if not run.continued:
             here, *before = came_from.lineage(print_)
-            return [here | ({"wide": list(run.wide)} if run.wide else {}), *before]
+            return [here | ({"wide": list(run.trainer.wide)} if run.trainer.wide else {}), *before]
         here, *before = came_from.lineage(came_from.meta["fingerprint"])
         return [here | {"optimizer": True}, *before]
 
     def _announce(self, step: int) -> None:
         run = self.run
-        rows = [{k: v for k, v in row.items() if k != "paths"} for row in run.partition.table()]
+        rows = [{k: v for k, v in row.items() if k != "paths"} for row in run.trainer.partition.table()]
         run.reporter.table(f"{run.workdir}: parameters", rows)
         run.reporter.say("\n".join([f"{run.workdir}: training data", *pipeline.announced(run.data.table)]))
         run.reporter.table("", pipeline.shown(run.data.table))
-        if len(run.phases) > 1:
-            trained = [run.partition.count(True, phase=k) for k in range(len(run.phases))]
+        if len(run.trainer.phases) > 1:
+            trained = [run.trainer.partition.count(True, phase=k) for k in range(len(run.trainer.phases))]
             lines = [
                 f"  from step {phase.start}: {phase.recipe}, {count:,} parameters, {phase.factor:g} x the rate"
-                for phase, count in zip(run.phases, trained)
+                for phase, count in zip(run.trainer.phases, trained)
             ]
             run.reporter.say("\n".join([f"{run.workdir}: what trains when", *lines]))
-        shardings = run.program.shardings
-        per_device = sharding.bytes_per_device(run.state_like, shardings)
-        shape = " x ".join(f"{k}={v}" for k, v in run.mesh.shape.items())
+        shardings = run.trainer.program.shardings
+        per_device = sharding.bytes_per_device(run.trainer.state_like, shardings)
+        shape = " x ".join(f"{k}={v}" for k, v in run.trainer.mesh.shape.items())
         run.reporter.say(
-            f"mesh {shape} ({run.mesh.devices.flat[0].platform}), {per_device / 2**20:.1f} MiB of state a device; "
+            f"mesh {shape} ({run.trainer.mesh.devices.flat[0].platform}), {per_device / 2**20:.1f} MiB of state a device; "
             f"{run.data.tokens:,} training tokens, vocabulary {run.tokenizer.vocab_size}; step {step} of {run.plan.steps}"
         )
 
@@ -201,14 +201,16 @@ class Execution:
     ) -> Loop:
         run = self.run
         base = None
-        if run.refers_to_base:
+        if run.trainer.refers_to_base:
             print_ = meta["parent_fingerprint"]
-            base = restore.base_reference(run.parent, run.workdir, print_, run.init["weights"], run.config, run.wide)
+            base = restore.base_reference(
+                run.parent, run.workdir, print_, run.start.init["weights"], run.config, run.trainer.wide
+            )
         saved = {
             "config": run.config.as_dict(),
             "tokenizer": {name: cache.digest(data) for name, data in run.tokenizer.files().items()},
             "data": run.data.key,
-            "vocab_size": run.model.spec.vocab_size,
+            "vocab_size": run.trainer.model.spec.vocab_size,
             "classes": list(run.classes),
             "base": base,
             "before": meta["before"],
@@ -217,17 +219,17 @@ class Execution:
         return Loop(
             name=run.workdir.name,
             workdir=run.workdir,
-            program=run.program,
+            program=run.trainer.program,
             batches=lambda start: run.batches(start=start),
             eval_sets=self._eval_sets(run.eval_batches),
             selection=run.selection,
             schedule=self.plan,
             checkpoints=checkpoints,
-            stored_params=run.stored_params,
+            stored_params=run.trainer.stored_params,
             at_step=self._at,
             meta=saved,
             sample=run.sampler,
-            learning_rate=run.learning_rate,
+            learning_rate=run.trainer.learning_rate,
             writer=writer,
             reporter=run.reporter,
             termination=termination,
@@ -237,9 +239,9 @@ class Execution:
         )
 
     def _eval_sets(self, batches: dict[str, list]) -> list[EvalSet]:
-        lengths = tok.byte_lengths(self.run.tokenizer) if self.run.objective.chained else None
+        lengths = self.run.byte_lengths
         return [
-            EvalSet(name, rows, self.run.program, lengths, raw=name in self.run.measured_raw)
+            EvalSet(name, rows, self.run.trainer.program, lengths, raw=name in self.run.measured_raw)
             for name, rows in batches.items()
         ]
 
@@ -256,20 +258,22 @@ class Execution:
           Terminated: see there.
         """
         run, writer = self.run, loop.writer
-        step = int(run.program.whole(state).step)
-        optimizer_bytes = sum(a.nbytes for a in jax.tree.leaves(run.program.whole(state).optimizer))
-        cost = measuring.step_cost(run, state, next(iter(run.batches(start=step - 1)))) if step else None
+        step = int(run.trainer.program.whole(state).step)
+        optimizer_bytes = sum(a.nbytes for a in jax.tree.leaves(run.trainer.program.whole(state).optimizer))
+        cost = (
+            measuring.step_cost(run.trainer.program, state, next(iter(run.batches(start=step - 1)))) if step else None
+        )
         state, best = self._best(state, step, loop.checkpoints)
         test = self._test(state, loop.check)
         if test:
             writer.write(best, "test", test)
-        for row in run.sampler(run.program.whole(state), loop.check):
+        for row in run.sampler(run.trainer.program.whole(state), loop.check):
             writer.sample(best, {**row, "selected": True})
-        rows = processes.shared([r for r in metrics.read(run.workdir / METRICS) if r["kind"] == "eval"])
+        rows = processes.shared([r for r in Workdir(run.workdir).read_metrics() if r["kind"] == "eval"])
         at = {r["step"]: {k: v for k, v in r.items() if k not in ("step", "kind")} for r in rows}
         tokens_per_step = run.config.data.batch_size * run.config.data.length
-        positions = run.config.data.length + run.model.virtual_tokens
-        flops = 3 * run.model.spec.flops_per_token(positions) * run.config.data.batch_size * positions
+        positions = run.config.data.length + run.trainer.model.virtual_tokens
+        flops = 3 * run.trainer.model.spec.flops_per_token(positions) * run.config.data.batch_size * positions
         before, after = {**at.get(run.first_step, {}), **meta["before"]}, {**at.get(best, {}), **test}
         return {
             "finished": True,
@@ -280,12 +284,17 @@ class Execution:
             "selected": {"metric": run.selection.metric, "value": run.selection.best},
             "before": before,
             "after": after,
-            "transfer": measuring.gains(run, before, after),
-            "drift": measuring.drift(run, state, meta["parent_fingerprint"]),
+            "transfer": measuring.gains(
+                run.start, run.workdir, run.source.source if run.source is not None else "", before, after
+            ),
+            "drift": measuring.drift(run.start, state, meta["parent_fingerprint"]),
             "cost": cost,
             "last": at.get(step, {}),
-            "parameters": {"trainable": run.partition.count(True), "frozen": run.partition.count(False)},
-            "trainable_bytes": sum(leaf.bytes for leaf in run.partition.leaves if leaf.trains),
+            "parameters": {
+                "trainable": run.trainer.partition.count(True),
+                "frozen": run.trainer.partition.count(False),
+            },
+            "trainable_bytes": sum(leaf.bytes for leaf in run.trainer.partition.leaves if leaf.trains),
             "optimizer_bytes": int(optimizer_bytes),
             "train_tokens": run.data.tokens,
             "drawn": run.data.drawn(step),
@@ -306,7 +315,9 @@ class Execution:
             try:
                 return self._at(state, best), best
             except Damaged as e:
-                run.reporter.say(f"checkpoint {best}, the best, is damaged and was moved to {DAMAGED}/: {e}")
+                run.reporter.say(
+                    f"checkpoint {best}, the best, is damaged and was moved to {Workdir(run.workdir).damaged.name}/: {e}"
+                )
                 checkpoints.set_aside(best)
                 self._check_best(checkpoints)
         return state, step
@@ -317,17 +328,17 @@ class Execution:
         Raises:
           Damaged: the step is damaged. The state is as it was.
         """
-        run, like = self.run, self.run.state_like
+        run, like = self.run, self.run.trainer.state_like
         meta = together(lambda: read_meta(run.workdir, step))
         together(lambda: check_files(run.workdir, step, contents=True))
-        whole = run.program.whole(state)
+        whole = run.trainer.program.whole(state)
         if has_record(run.workdir, step):  # without one only reading tells, and the state has to outlast that
             del state
             jax.tree.map(lambda a: a.delete(), (whole.trainable, whole.ema))
-        params = flatten(read(run.workdir, step, "params", run.stored_params(like), meta))
+        params = flatten(read(run.workdir, step, "params", run.trainer.stored_params(like), meta))
         ema = read(run.workdir, step, "ema", like.ema, meta) if like.ema else {}
         trainable = unflatten({p: params[p] for p in flatten(like.trainable)})
-        return run.program.adopt(dataclasses.replace(whole, trainable=trainable, ema=ema))
+        return run.trainer.program.adopt(dataclasses.replace(whole, trainable=trainable, ema=ema))
 
 
 def _bars(reporter: Reporter):

@@ -14,14 +14,16 @@ import numpy as np
 
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.evaluate import EvalSet
+from ptft_jax.evaluation.names import SOURCE
 from ptft_jax.parallel import processes
 from ptft_jax.parallel.compile import to_host
 from ptft_jax.reporting.metrics import MetricsWriter
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.checkpoint import Damaged
 from ptft_jax.runs.saving import Checkpoints
-from ptft_jax.training.selection import SOURCE, Selection
-from ptft_jax.training.state import TrainState
+from ptft_jax.runs.state import TrainState
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training.selection import Selection
 from ptft_jax.training.termination import Terminated, Termination
 
 __all__ = ["SOURCE", "Loop", "NonFinite", "Schedule", "Selection"]
@@ -46,7 +48,7 @@ class Schedule:
 
 
 class Loop:
-    """Drives one run from its current state to its end. All parts come ready made from `ptft_jax.run`.
+    """Drives one run from its current state to its end. All parts come ready made from `ptft_jax.training.assembly`.
 
     What is done at a step is evaluation, then samples, then saving: what a checkpoint of the step is behind of is done. Where
     the run had to leave before that, the checkpoint says so (`pending`), and it is done when the run continues.
@@ -236,7 +238,7 @@ class Loop:
         # The step refused to change a state to one that is not finite, so `state` is the one before.
         whole = self.program.whole(state)
         state = self.program.spread(dataclasses.replace(whole, halted=jax.numpy.zeros((), bool)))
-        path = self.workdir / f"nonfinite_step_{step}.npz"
+        path = Workdir(self.workdir).nonfinite(step)
         whole_batch = processes.all_rows(batch)
         if processes.main():
             np.savez(path, **whole_batch)

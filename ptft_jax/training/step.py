@@ -1,4 +1,4 @@
-"""The training step and the evaluation step, as pure functions. `ptft_jax.parallel.compile` compiles them."""
+"""The training step and the evaluation step, as pure functions. `ptft_jax.training.programs` compiles them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ptft_jax.params import precision
 from ptft_jax.params.apart import Apart
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, path_of, unflatten
-from ptft_jax.training.careful import Careful
-from ptft_jax.training.state import TrainState
+from ptft_jax.regularization.regularizers import Regularization
+from ptft_jax.runs.state import TrainState
 
 _KEPT = ("trainable", "optimizer", "ema", "anchor")  # what a state may keep narrower than it is computed with
 _ROUNDED = 0x726F756E  # tells the draws by which a step's results are rounded from those of its rows
@@ -33,7 +33,7 @@ class Step:
       model, objective: what is trained, and on what loss.
       partition: which parameters the gradient is taken for.
       optimizer: Optax chain over the trainable tree.
-      careful: what keeps the run near its start.
+      regularization: what keeps the run near its start.
       shut: stored paths of what trains in the run, but not in this phase of it: no gradient is taken for them, and they keep
         their values. `optimizer` is that of the phase.
       micro_batches: the batch is run in this many equal parts, one after the other; the result is the same.
@@ -48,7 +48,7 @@ class Step:
     optimizer: optax.GradientTransformation
     micro_batches: int = 1
     ema_decay: float = 0.0
-    careful: Careful = dataclasses.field(default_factory=Careful)
+    regularization: Regularization = dataclasses.field(default_factory=Regularization)
     shut: frozenset[str] = frozenset()
     apart: Apart | None = None
     balance: Balance | None = None
@@ -68,7 +68,7 @@ class Step:
             grads = self.apart.means(grads, own, loss.weight)
         wide = dataclasses.replace(state, **{name: precision.wide(getattr(state, name)) for name in _KEPT})
         before = flatten(wide.trainable)
-        grads, pulls = self.careful.pulled(grads, before, flatten(wide.anchor), flatten(state.fisher))
+        grads, pulls = self.regularization.pulled(grads, before, flatten(wide.anchor), flatten(state.fisher))
         grad_norm = optax.tree.norm(grads)
         whole = unflatten({p: grads[p] if p in grads else jnp.zeros_like(a) for p, a in before.items()})
         updates, optimizer = self.optimizer.update(whole, wide.optimizer, wide.trainable, anchor=wide.anchor)
@@ -109,14 +109,18 @@ class Step:
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
 
         # Of what is kept narrower, too: gradients are float32.
-        careful, flat = self.careful, flatten(precision.wide(state.trainable))
+        regularization, flat = self.regularization, flatten(precision.wide(state.trainable))
         opened = {path: a for path, a in flat.items() if path not in self.shut}
         anchor = flatten(state.anchor)
-        parent = self.partition.merge(state.anchor, state.frozen) if careful.distill else None
-        average = self.partition.merge(state.ema, state.frozen) if careful.smooth and careful.smooth.bregman else None
+        parent = self.partition.merge(state.anchor, state.frozen) if regularization.distill else None
+        average = (
+            self.partition.merge(state.ema, state.frozen)
+            if regularization.smooth and regularization.smooth.bregman
+            else None
+        )
 
         def run(opened, part, part_keys):
-            trainable = unflatten(flat | careful.mixed(opened, anchor, key))
+            trainable = unflatten(flat | regularization.mixed(opened, anchor, key))
             params = self.partition.merge(trainable, state.frozen)
             if self.balance is None:
                 return (params, self.objective.hidden(self.model, params, part, part_keys)), None
@@ -125,7 +129,7 @@ class Step:
 
         def total(opened, part, part_keys, loads=None):
             mine, routing = run(opened, part, part_keys)
-            loss = careful.loss(self.objective, self.model, mine, part, part_keys, parent, average)
+            loss = regularization.loss(self.objective, self.model, mine, part, part_keys, parent, average)
             if self.balance is None:
                 return loss.total, (loss, None)
             loads = loads or self.balance.loads(*_over_devices((routing, loss.weight), axis))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptft_jax import adapters, loading
+from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.adapters.prompt import PROMPT, Prompt
 from ptft_jax.errors import UserError
@@ -16,6 +16,7 @@ from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.model.decode import Sampling, generate
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
+from ptft_jax.runs import loading
 from tests.adapters.common import check_programs, check_training
 from tests.helpers import LLAMA, SPEC, VOCAB, quiet_train, random_batch, tiny_config
 

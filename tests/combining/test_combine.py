@@ -12,7 +12,6 @@ import numpy as np
 import optax
 import pytest
 
-from ptft_jax import loading
 from ptft_jax.adapters.lora import A, B
 from ptft_jax.combining import arithmetic, lowrank, measuring, models
 from ptft_jax.combining.combine import ADAPTERS, METHODS, combine
@@ -22,8 +21,11 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import Measurement, evaluate
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting import run_report
-from ptft_jax.training import checkpoint, restore
-from ptft_jax.training import state as states
+from ptft_jax.runs import loading
+from ptft_jax.runs import source as restore
+from ptft_jax.runs import state as states
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import checkpoint
 from tests.helpers import quiet_train, tiny_config
 
 RUN = dict(model__scan=True, model__layers=3, training__steps=0, optimizer__warmup_steps=0)
@@ -84,7 +86,7 @@ def runs(text_file, tmp_path_factory):
     derived(folder, "two", "start", noise=0.02, ema=True)
     parent = restore.find(str(folder / "base"))
     print_ = checkpoint.read_meta(folder / "start", 0)["parent_fingerprint"]
-    base = restore.base_reference(parent, folder / "lora", print_, "auto", restore.read_config(folder / "start"))
+    base = restore.base_reference(parent, folder / "lora", print_, "auto", Workdir(folder / "start").read_config())
     value = {f"blocks/attention/value/{A}": (3, 32, 3), f"blocks/attention/value/{B}": (3, 3, 32)}
     up = {f"blocks/mlp/up/{A}": (3, 32, 3), f"blocks/mlp/up/{B}": (3, 3, 128)}
     for name, shapes, targets in (
@@ -247,7 +249,7 @@ def test_task_vectors(runs, tmp_path):
     away = combine("task", [runs.two, runs.lora], tmp_path / "away", weights=(0.5, -1.0))
     base, two, lora = (whole(name) for name in (runs.base, runs.two, runs.lora))
     assert_equal(whole(away["out"]), {p: arithmetic.task(base[p], [two[p], lora[p]], (0.5, -1.0)) for p in base})
-    config = restore.read_config(tmp_path / "away")
+    config = Workdir(tmp_path / "away").read_config()
     assert config.init.from_ == f"{runs.base}@0" and config.tune.method == "full" and config.training.steps == 0
 
 
@@ -422,7 +424,7 @@ def test_an_unfinished_run_by_its_step(others, tmp_path):
 
 
 def test_every_method_is_offered():
-    from ptft_jax import combine as verb
+    from ptft_jax.verbs import combine as verb
 
     assert set(arithmetic.RULES) - {"linear"} < set(METHODS) and set(ADAPTERS) == set(lowrank.WAYS)
     read = {name for kind in (*METHODS.values(), *ADAPTERS.values()) for name in kind.reads}

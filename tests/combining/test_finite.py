@@ -11,7 +11,9 @@ from ptft_jax.combining.combine import ADAPTERS, METHODS, combine
 from ptft_jax.errors import UserError
 from ptft_jax.params import finite
 from ptft_jax.params.rules import flatten
-from ptft_jax.training import checkpoint, restore
+from ptft_jax.runs import source as restore
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import checkpoint
 from tests.combining.test_combine import derived, trained, whole
 
 LEAF = "blocks/mlp/up/kernel"
@@ -35,7 +37,7 @@ def rewrite(workdir, params, meta):
     import optax
 
     from ptft_jax.params.rules import unflatten
-    from ptft_jax.training import state as states
+    from ptft_jax.runs import state as states
 
     shutil.rmtree(workdir / "checkpoints")
     state = states.create({}, {}, optax.identity(), jax.random.key(0), ema=False)
@@ -59,7 +61,7 @@ def runs(text_file, tmp_path_factory):
     changed(folder, "huge", "one", at(LEAF, (0, 0, 0), np.float32(3e38)))
     parent = restore.find(str(folder / "base"))
     print_ = checkpoint.read_meta(folder / "one", 0)["parent_fingerprint"]
-    base = restore.base_reference(parent, folder / "lora", print_, "auto", restore.read_config(folder / "one"))
+    base = restore.base_reference(parent, folder / "lora", print_, "auto", Workdir(folder / "one").read_config())
     shapes = {f"{ADAPTED}/{A}": (3, 32, 2), f"{ADAPTED}/{B}": (3, 2, 32)}
     tune = {"tune.method": "lora", "tune.lora.rank": 2, "tune.lora.targets": [ADAPTED]}
     derived(folder, "lora", "one", noise=0.1, shapes=shapes, config=tune, meta={"base": base})
@@ -140,7 +142,7 @@ def test_of_two_dtypes_the_wider_is_kept_and_said(runs, tmp_path, method, order)
     [note] = done["notes"]
     assert "wider dtype" in note and "small@0 has bfloat16" in note and "two@0 has float32" in note
     assert json.loads((tmp_path / "out/combine.json").read_text())["notes"] == [note]
-    assert restore.read_config(tmp_path / "out").model.param_dtype == "float32"
+    assert Workdir(tmp_path / "out").read_config().model.param_dtype == "float32"
     alone = combine("soup", [str(runs / "small")] * 2, tmp_path / "alone")
     assert "notes" not in alone and whole(str(tmp_path / "alone"))[LEAF].dtype == ml_dtypes.bfloat16
 

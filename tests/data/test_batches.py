@@ -210,7 +210,7 @@ def test_a_source_at_another_seed_is_another(shift):
 
 def test_seeds_are_mixed_by_a_hash():
     """Of thousands of places no two share a seed but by the chance of 32 bits, whatever their sums."""
-    from ptft_jax.seeds import Use, mixed
+    from ptft_jax.config.seeds import Use, mixed
 
     places = [(s, use, a, b) for s in range(20) for use in Use for a in range(20) for b in range(10)]
     assert len({mixed(*place) for place in places}) > len(places) - 3

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax import loading
 from ptft_jax.errors import UserError
+from ptft_jax.runs import loading
 from tests.helpers import quiet_train, repeats, tiny_config
 from tests.processes import ptft
 

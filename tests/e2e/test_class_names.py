@@ -4,16 +4,16 @@ import json
 
 import pytest
 
-from ptft_jax import export, loading
-from ptft_jax import run as runs
 from ptft_jax.data.class_names import Head
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.interop import pretrained
 from ptft_jax.model import presets
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs import checkpoint
-from ptft_jax.training import restore
+from ptft_jax.runs import checkpoint, loading
+from ptft_jax.runs import source as restore
+from ptft_jax.training import assembly
+from ptft_jax.verbs import export
 from tests.helpers import quiet_train, repeats, stop_at, tiny_config
 from tests.processes import ptft
 
@@ -122,22 +122,22 @@ def test_other_classes_need_another_head(run, text_file, tmp_path):
     with pytest.raises(
         UserError, match=r"x.jsonl has the classes fresh, odd, plain, and .*run@40 was trained on new, odd"
     ):
-        runs.Run(config(text_file, other, **change), tmp_path / "no", Reporter(quiet=True))
+        assembly.Run(config(text_file, other, **change), tmp_path / "no", Reporter(quiet=True))
     assert not (tmp_path / "no").exists()
     fresh = dict(init__fresh=("head/.*",))
     with pytest.raises(UserError, match=r"no class 'new'.*(?s:.*)forgetting is measured on: .* eval.parent_data=False"):
-        runs.Run(config(text_file, other, **change, **fresh), tmp_path / "no", Reporter(quiet=True))
-    made = runs.Run(
+        assembly.Run(config(text_file, other, **change, **fresh), tmp_path / "no", Reporter(quiet=True))
+    made = assembly.Run(
         config(text_file, other, **change, **fresh, eval__parent_data=False), tmp_path / "no", Reporter(quiet=True)
     )
     assert made.classes == ("fresh", "odd", "plain") and made.head == Head(made.classes, "this run")
     few = config(text_file, other, **change, **fresh, eval__parent_data=False)
     few.model.classes = 2
     with pytest.raises(UserError, match=r"config.model.classes = 2: the data have 3 classes \(fresh, odd, plain\)"):
-        runs.Run(few, tmp_path / "no", Reporter(quiet=True))
+        assembly.Run(few, tmp_path / "no", Reporter(quiet=True))
     more = config(text_file, other, **change, **fresh, eval__parent_data=False)
     more.model.classes = 5
-    assert runs.Run(more, tmp_path / "no", Reporter(quiet=True)).classes == (
+    assert assembly.Run(more, tmp_path / "no", Reporter(quiet=True)).classes == (
         "fresh",
         "odd",
         "plain",
@@ -173,6 +173,6 @@ def test_how_numbers_are_taken_is_said_of_what_is_only_measured_too(run, text_fi
     reporter = Reporter(quiet=True)
     reporter.say = said.append
     change = dict(init__from_=str(run), optimizer__warmup_steps=0, eval__source=numbers)
-    runs.Run(config(text_file, named, **change), tmp_path / "run", reporter)
+    assembly.Run(config(text_file, named, **change), tmp_path / "run", reporter)
     told = "numbers are those of this run: 0 = new, 1 = odd, 2 = plain"
     assert [line for line in said if told in line] == [f"{s} of {numbers}: {told}" for s in ("validation", "test")]

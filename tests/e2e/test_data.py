@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 
 from configs.finetune import chat
-from ptft_jax import loading
-from ptft_jax import run as runs
 from ptft_jax.data import batches
 from ptft_jax.data.records import SPLITS, open_records, tfds_builder
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
-from ptft_jax.reporting.metrics import METRICS, read
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import checkpoint
+from ptft_jax.runs import loading
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import assembly, checkpoint, completion
 from tests.helpers import happen, quiet_train, tiny_config
 from tests.processes import ROOT, ptft
 
@@ -45,7 +44,7 @@ def test_fine_tuning_on_conversations(text_file, tmp_path):
     config = chat.get_config(f"jsonl:{path}")
     config.init.from_ = str(tmp_path / "base")
     config.data.update(template="chatml", length=192)
-    assert runs.Run(config, tmp_path / "recipe", Reporter(quiet=True)).data.table[0]["trained"] > 0
+    assert assembly.Run(config, tmp_path / "recipe", Reporter(quiet=True)).data.table[0]["trained"] > 0
     config = chat_config(
         text_file, path, init__from_=str(tmp_path / "base"), training__steps=30, eval__every=15,
         data__mixture=((f"jsonl:{path}", 3.0), ("parent", ((0, 2.0), (20, 0.5)))),
@@ -74,9 +73,9 @@ def test_fine_tuning_on_conversations(text_file, tmp_path):
             assert answers and [part for part in re.split("\0+", learned) if part] == answers
     # Without a source, the first of the mixture is what is validated; a run is measured on data of another kind, too.
     only = tiny_config(text_file, data__source="", data__mixture=((f"text:{text_file}", 1.0), ("stdlib:prose", 1.0)))
-    assert runs.Run(only, tmp_path / "only", Reporter(quiet=True)).config.data.source == f"text:{text_file}"
+    assert assembly.Run(only, tmp_path / "only", Reporter(quiet=True)).config.data.source == f"text:{text_file}"
     with pytest.raises(UserError, match="config.data.source is missing"):
-        runs.Run(tiny_config(text_file, data__source=""), tmp_path / "none", Reporter(quiet=True))
+        assembly.Run(tiny_config(text_file, data__source=""), tmp_path / "none", Reporter(quiet=True))
     words = ["eval", f"--run={tmp_path}/base", f"--data=jsonl:{path}", "--template=chatml", "--length=192"]
     assert json.loads(ptft(*words, check=True).stdout)["tokens"] > 0
     answer = ptft("chat", f"--run={tmp_path}/chat", "--message=say 3", "--max_new_tokens=4", check=True)
@@ -90,10 +89,10 @@ def test_replay_does_not_train_on_what_the_parent_was_validated_on(text_file, tm
     changes = dict(
         init__from_=str(tmp_path / "base"), data__mixture=((f"text:{text_file}?examples=1", 1.0), ("parent", 1.0))
     )
-    section, _ = loading.resolve(tiny_config(text_file, **changes))
+    section, _ = completion.resolve(tiny_config(text_file, **changes))
     assert len(section.data.mixture) == 2
     with pytest.raises(UserError, match="held_out = 0.05, but the parent's is 0.1: .* name the sources"):
-        loading.resolve(tiny_config(text_file, data__held_out=0.05, **changes))
+        completion.resolve(tiny_config(text_file, data__held_out=0.05, **changes))
 
 
 def test_what_cannot_be_learned_from_is_refused_or_counted(text_file, tmp_path):
@@ -108,7 +107,7 @@ def test_what_cannot_be_learned_from_is_refused_or_counted(text_file, tmp_path):
 
     def table(**changes):
         config = chat_config(text_file, path, data__held_out=0.02, eval__test=False, **changes)
-        return runs.Run(config, tmp_path / "run", Reporter(quiet=True)).data.table[0]
+        return assembly.Run(config, tmp_path / "run", Reporter(quiet=True)).data.table[0]
 
     with pytest.raises(UserError, match=r"chat.jsonl, line \d+: nothing in it is learned.*data.untrainable"):
         table(data__overlong="drop")
@@ -166,7 +165,9 @@ def test_a_run_is_continued_on_other_devices_with_the_same_data(text_file, tmp_p
     words = ["train", f"--config={file}", f"--workdir={tmp_path}/part", "--config.training.micro_batches=2"]
     done = ptft(*words, "--config.parallel.fsdp=2", devices=2, check=True, PYTHONPATH=str(ROOT))
     assert "continuing from step" in done.stderr
-    ours, theirs = ({(r["kind"], r["step"]): r for r in read(tmp_path / name / METRICS)} for name in ("whole", "part"))
+    ours, theirs = (
+        {(r["kind"], r["step"]): r for r in Workdir(tmp_path / name).read_metrics()} for name in ("whole", "part")
+    )
     for key in [("train", k) for k in range(9, 13)] + [("eval", 12)]:
         name = "loss" if key[0] == "train" else "validation/nll"
         assert theirs[key][name] == pytest.approx(ours[key][name], abs=2e-5), key  # float32 sums in another order
@@ -208,7 +209,7 @@ def test_every_objective_learns(text_file, tmp_path, name):
     packed = tiny_config(
         text_file, objective__name=name, data__packing="best_fit", data__overlong="split", **OBJECTIVES[name]
     )
-    run = runs.Run(packed, tmp_path / "packed", Reporter(quiet=True))
+    run = assembly.Run(packed, tmp_path / "packed", Reporter(quiet=True))
     made = step(run.data.sets, run.data.mixture, batch_size=8, seed=0, process=0, processes=1)[0]
     assert made["segments"].max() >= 1 and made["weights"].sum() > 0 and np.isfinite(made["weights"]).all()
 
@@ -233,6 +234,6 @@ def test_classes_of_texts(text_file, tmp_path):
     three = tmp_path / "three.csv"
     three.write_text("text,label\n" + "".join(f"x {i},{i % 3}\n" for i in range(30)))
     with pytest.raises(UserError, match=r"model.classes = 2: the data have 3 classes"):
-        runs.Run(
+        assembly.Run(
             tiny_config(text_file, **{**changes, "data__source": f"csv:{three}"}), tmp_path / "no", Reporter(quiet=True)
         )

@@ -9,11 +9,11 @@ import sys
 import pytest
 
 from experiments.methods_runs import LADDER
-from ptft_jax import config_files
-from ptft_jax import run as runs
+from ptft_jax.config import files
 from ptft_jax.evaluation.samples import continue_texts
 from ptft_jax.model.decode import Sampling
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.training import assembly
 from tests.processes import ROOT, run
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -209,13 +209,13 @@ def test_every_config_assembles(tmp_path, monkeypatch):
         if name.startswith("finetune"):
             parent = tmp_path / "parent"
             if not parent.exists():
-                tiny = config_files.recipe("pretrain/shakespeare:tiny")
+                tiny = files.recipe("pretrain/shakespeare:tiny")
                 tiny.training.steps, tiny.samples.prompts = 0, ()
                 tiny.model.max_length = 128
-                runs.train(tiny, parent, reporter=Reporter(quiet=True))
+                assembly.train(tiny, parent, reporter=Reporter(quiet=True))
             config.init.from_ = str(parent)
-        run = runs.Run(config, tmp_path / "run", Reporter(quiet=True))
-        assert run.partition.count(True) > 0, name
+        run = assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
+        assert run.trainer.partition.count(True) > 0, name
 
 
 def test_every_config_file_is_covered():

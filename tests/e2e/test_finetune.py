@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from ptft_jax import loading
-from ptft_jax import run as runs
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import sequence
 from ptft_jax.params.rules import flatten
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import checkpoint
+from ptft_jax.runs import loading
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import assembly, checkpoint
 from tests.helpers import happen, quiet_train, tiny_config
 
 
@@ -38,7 +38,7 @@ def params_of(reference):
 @pytest.mark.heavy
 def test_a_child_starts_where_its_parent_ended(text_file, tmp_path, base):
     summary = quiet_train(child(text_file, f"{base}@best", training__steps=8), tmp_path / "child")
-    parent = runs.finished(base)
+    parent = Workdir(base).read_summary()
     for name in ("validation/nll", "test/nll"):
         assert summary["before"][name] == pytest.approx(parent["after"][name], abs=1e-6)
     # Forgetting is measured without being asked for: "source" is what the parent was trained on.
@@ -117,11 +117,11 @@ def test_the_parents_structure_need_not_be_repeated_but_must_not_be_contradicted
 @pytest.mark.heavy
 def test_lora_saves_what_trains_and_refers_to_its_base(text_file, tmp_path, base):
     summary = quiet_train(child(text_file, base, **LORA), tmp_path / "lora")
-    step = checkpoint.steps_of(tmp_path / "lora")[-1]
+    step = Workdir(tmp_path / "lora").steps()[-1]
     saved = flatten(checkpoint.shapes(tmp_path / "lora", step))
     assert saved and all("/adapter/" in path for path in saved)
     meta = checkpoint.read_meta(tmp_path / "lora", step)
-    assert meta["base"]["step"] == checkpoint.steps_of(base)[-1]
+    assert meta["base"]["step"] == Workdir(base).steps()[-1]
     merged, plain = params_of(tmp_path / "lora"), params_of(base)
     assert merged.keys() == plain.keys()
     assert any(not np.array_equal(merged[p], plain[p]) for p in plain)
@@ -189,7 +189,7 @@ def test_another_vocabulary_is_refused(text_file, tmp_path, base):
 
 def test_a_damaged_parent_is_named(text_file, tmp_path, base):
     shutil.copytree(base, tmp_path / "base")
-    step = checkpoint.steps_of(tmp_path / "base")[-1]
+    step = Workdir(tmp_path / "base").steps()[-1]
     for file in (tmp_path / f"base/checkpoints/{step}/params").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
@@ -239,7 +239,7 @@ def test_a_checkpoint_moves_to_another_mesh(text_file, tmp_path):
         child(text_file, tmp_path / "split@best", training__steps=0, optimizer__warmup_steps=0), tmp_path / "copy"
     )
     assert summary["before"]["validation/nll"] == pytest.approx(
-        runs.finished(tmp_path / "split")["after"]["validation/nll"], abs=1e-5
+        Workdir(tmp_path / "split").read_summary()["after"]["validation/nll"], abs=1e-5
     )
 
 
@@ -273,4 +273,4 @@ def test_a_pull_to_the_start_keeps_a_child_near_and_survives_a_resume(text_file,
     sums = [checkpoint.read_meta(tmp_path / n, 8)["checksums"] for n in ("near", "part")]
     assert sums[0] == sums[1]
     with pytest.raises(UserError, match="config.tune.l2_sp = 0.1: .* init.from names none"):
-        runs.Run(tiny_config(text_file, tune__l2_sp=0.1), tmp_path / "none", Reporter(quiet=True))
+        assembly.Run(tiny_config(text_file, tune__l2_sp=0.1), tmp_path / "none", Reporter(quiet=True))

@@ -5,15 +5,14 @@ import signal
 
 import pytest
 
-from ptft_jax import loading
-from ptft_jax import run as runs
 from ptft_jax.combining import models
 from ptft_jax.errors import UserError
 from ptft_jax.parallel import processes
-from ptft_jax.reporting.metrics import METRICS, read
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs import checkpoint
-from ptft_jax.training import restore
+from ptft_jax.runs import checkpoint, loading
+from ptft_jax.runs import source as restore
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import assembly
 from tests.helpers import on_look, quiet_train, stop_at, tiny_config
 
 TIMED = ("step_seconds", "tokens_per_second")
@@ -43,7 +42,7 @@ def sums(workdir, step):
 
 
 def train_rows(workdir):
-    rows = [row for row in read(workdir / METRICS) if row["kind"] == "train"]
+    rows = [row for row in Workdir(workdir).read_metrics() if row["kind"] == "train"]
     return {row["step"]: {k: v for k, v in row.items() if k not in TIMED} for row in rows}
 
 
@@ -52,7 +51,7 @@ def test_with_nothing_changed_it_is_the_same_run(text_file, tmp_path, base):
     assert sums(tmp_path / "run", 6) == sums(base, 6), "parameters, average, optimizer and rng, bit for bit"
     mine, theirs = train_rows(tmp_path / "run"), train_rows(base)
     assert list(mine) == [4, 5, 6] and all(mine[step] == theirs[step] for step in mine)
-    assert [r["step"] for r in read(tmp_path / "run" / METRICS) if r["kind"] == "eval"] == [3, 6]
+    assert [r["step"] for r in Workdir(tmp_path / "run").read_metrics() if r["kind"] == "eval"] == [3, 6]
     assert summary["step"] == 6 and summary["tokens_seen"] == 3 * 8 * 32
     here, *before = json.loads((tmp_path / "run/lineage.json").read_bytes())
     assert here["workdir"] == str(base) and here["step"] == 3 and here["optimizer"] and not before
@@ -70,7 +69,9 @@ def test_another_rate_length_and_plan(text_file, tmp_path, base):
         stopped = quiet_train(changed, tmp_path / "run")
     assert (stopped["reason"], stopped["step"]) == ("max_seconds", 4)
     summary = quiet_train(changed, tmp_path / "run")  # continued like any other
-    assert summary["finished"] and [r["step"] for r in read(tmp_path / "run" / METRICS) if r["kind"] == "eval"] == [
+    assert summary["finished"] and [
+        r["step"] for r in Workdir(tmp_path / "run").read_metrics() if r["kind"] == "eval"
+    ] == [
         3,
         4,
         5,
@@ -146,11 +147,11 @@ def test_a_run_that_goes_on_keeps_what_its_children_started_from(text_file, tmp_
     )
     with pytest.MonkeyPatch.context() as patch:
         stop_at(2, patch)
-        runs.train(child, tmp_path / "child", reporter=Reporter())
+        assembly.train(child, tmp_path / "child", reporter=Reporter())
     said = " ".join(capsys.readouterr().err.split())
     assert f"{parent} has not finished: this run starts from its step 2, which is kept for it" in said
     assert go_on_to(2)["step"] == 4
-    assert checkpoint.steps_of(parent) == [0, 2, 4], "the best, what the child needs, and the latest"
+    assert Workdir(parent).steps() == [0, 2, 4], "the best, what the child needs, and the latest"
     # The latest is another now; the child goes on from what it started from.
     summary = quiet_train(child, tmp_path / "child")
     assert summary["finished"] and json.loads((tmp_path / "child/lineage.json").read_bytes())[0]["step"] == 2
@@ -164,7 +165,7 @@ def test_a_run_that_goes_on_keeps_what_its_children_started_from(text_file, tmp_
         tmp_path / "whole",
     )
     assert sums(tmp_path / "child", 6) == sums(tmp_path / "whole", 6) and summary["after"] == whole["after"]
-    assert quiet_train(made, parent)["finished"] and 2 in checkpoint.steps_of(parent)
+    assert quiet_train(made, parent)["finished"] and 2 in Workdir(parent).steps()
 
 
 @pytest.mark.heavy
@@ -175,11 +176,11 @@ def test_the_loss_before_is_that_of_the_step_that_the_run_started_from(text_file
     with pytest.MonkeyPatch.context() as patch:
         stop_at(2, patch)
         quiet_train(made, parent)
-    then = [row for row in read(parent / METRICS) if row["kind"] == "eval"][-1]
+    then = [row for row in Workdir(parent).read_metrics() if row["kind"] == "eval"][-1]
     anew = config(text_file, init__from_=str(parent), init__fresh=("final_norm/.*",))
     with pytest.MonkeyPatch.context() as patch:  # it leaves while it measures its start
         on_look(patch, lambda number: signal.raise_signal(signal.SIGTERM))
-        assert quiet_train(anew, child)["reason"] == "sigterm" and not checkpoint.steps_of(child)
+        assert quiet_train(anew, child)["reason"] == "sigterm" and not Workdir(child).steps()
     assert quiet_train(made, parent)["finished"]
     summary = quiet_train(anew, child)
     assert then["step"] == 2 and summary["before"]["validation/nll"] == pytest.approx(then["validation/nll"], abs=1e-6)

@@ -10,7 +10,8 @@ import threading
 import pytest
 
 from ptft_jax.data import batches
-from ptft_jax.reporting.metrics import read
+from ptft_jax.runs.files import read_rows
+from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import checkpoint
 from tests.helpers import happen
 from tests.processes import ended, run, start
@@ -88,7 +89,7 @@ def _check(text_file, tmp_path, kills, seed):
     curves = []
     for name in ("whole", "killed"):
         timed = ("step_seconds", "tokens_per_second")
-        rows = read(tmp_path / name / "metrics.jsonl")
+        rows = read_rows(tmp_path / name / "metrics.jsonl")
         curves.append([{k: v for k, v in row.items() if k not in timed} for row in rows])
     assert curves[0] == curves[1] and len(curves[0]) > STEPS
     assert not (tmp_path / "killed/checkpoints-damaged").exists(), "a kill must never leave a damaged checkpoint"
@@ -101,7 +102,7 @@ def test_sigterm_exits_with_143_and_the_same_command_finishes(text_file, tmp_pat
     stopped = _train(*command, **changes)
     assert stopped.returncode == 143 and "at step 6" in stopped.stderr, stopped.stderr
     assert "the same command continues" in stopped.stderr and "Traceback" not in stopped.stderr
-    assert checkpoint.steps_of(tmp_path / "run")[-1] == 6
+    assert Workdir(tmp_path / "run").steps()[-1] == 6
     done = _train(*command, **changes)  # batch 5 is not read again
     assert done.returncode == 0 and "continuing from step 6" in done.stderr, done.stderr
 
@@ -125,7 +126,7 @@ def test_the_same_command_twice_at_once(text_file, tmp_path):
         "is running in it. One launch at a time writes into a workdir" in done[1].stderr
         and "space" not in done[1].stderr
     )
-    assert checkpoint.steps_of(tmp_path / "run")[-1] == 40 and (tmp_path / "run/summary.json").is_file()
+    assert Workdir(tmp_path / "run").steps()[-1] == 40 and (tmp_path / "run/summary.json").is_file()
     assert not (tmp_path / "run/owner.json").exists() and not (tmp_path / "run/checkpoints-damaged").exists()
 
 

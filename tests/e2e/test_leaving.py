@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from ptft_jax.reporting.metrics import METRICS, SAMPLES, read
 from ptft_jax.runs import checkpoint
+from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import execution
 from tests.helpers import on_look, quiet_train, repeats, stop_at, tiny_config
 
@@ -24,14 +24,20 @@ def config(text_file, **changes):
 
 def left(workdir):
     """All that a run wrote, less times."""
-    rows = [{k: v for k, v in row.items() if k not in TIMED} for row in read(workdir / METRICS)]
+    rows = [{k: v for k, v in row.items() if k not in TIMED} for row in Workdir(workdir).read_metrics()]
     summary = json.loads((workdir / "summary.json").read_bytes())
     checkpoints = {}
-    for step in checkpoint.steps_of(workdir):
+    for step in Workdir(workdir).steps():
         meta = checkpoint.read_meta(workdir, step)
         checkpoints[step] = {k: v for k, v in meta.items() if k not in TIMED and k != "pending"}
     files = sorted(p.name for p in workdir.iterdir())
-    return rows, read(workdir / SAMPLES), {k: v for k, v in summary.items() if k not in TIMED}, checkpoints, files
+    return (
+        rows,
+        Workdir(workdir).read_samples(),
+        {k: v for k, v in summary.items() if k not in TIMED},
+        checkpoints,
+        files,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +75,10 @@ def test_sigterm_in_the_middle_of_an_evaluation(text_file, tmp_path, whole):
     with pytest.MonkeyPatch.context() as patch:
         _ask_at(patch, round(0.4 * looks))
         stopped = quiet_train(config(text_file), tmp_path / "run")
-    assert stopped["reason"] == "sigterm" and checkpoint.steps_of(tmp_path / "run")[-1] == stopped["step"] == 3
+    assert stopped["reason"] == "sigterm" and Workdir(tmp_path / "run").steps()[-1] == stopped["step"] == 3
     assert checkpoint.read_meta(tmp_path / "run", 3)["pending"]
     assert "checksum" not in checkpoint.read_meta(tmp_path / "run", 3)
-    assert [r["step"] for r in read(tmp_path / "run" / METRICS) if r["kind"] == "eval"] == [0]
+    assert [r["step"] for r in Workdir(tmp_path / "run").read_metrics() if r["kind"] == "eval"] == [0]
     quiet_train(config(text_file), tmp_path / "run")
     assert left(tmp_path / "run") == expected
 
@@ -86,10 +92,10 @@ def test_what_was_found_out_about_a_step_since_is_checked_too(text_file, tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         stop_at(1, patch)
         quiet_train(config(text_file), tmp_path / "run")
-    amended = tmp_path / "run/checkpoints/3" / checkpoint.AMENDED
+    amended = Workdir(tmp_path / "run").checkpoint(3).amended
     found = json.loads(amended.read_bytes())
     amended.write_text(json.dumps({**found, "selected": found["selected"] - 1}))
-    with pytest.raises(checkpoint.Damaged, match=f"{checkpoint.AMENDED}: is not what was written"):
+    with pytest.raises(checkpoint.Damaged, match="amended.json: is not what was written"):
         checkpoint.read_meta(tmp_path / "run", 3)
 
 
@@ -102,8 +108,8 @@ def test_sigterm_while_the_importance_of_parameters_is_estimated(text_file, tmp_
     with pytest.MonkeyPatch.context() as patch:
         _ask_at(patch, 3)
         stopped = quiet_train(made, tmp_path / "run")
-    assert (stopped["reason"], stopped["step"]) == ("sigterm", 0) and not checkpoint.steps_of(tmp_path / "run")
-    assert not (tmp_path / "run" / METRICS).exists()
+    assert (stopped["reason"], stopped["step"]) == ("sigterm", 0) and not Workdir(tmp_path / "run").steps()
+    assert not Workdir(tmp_path / "run").metrics.exists()
     quiet_train(made, tmp_path / "run")
     assert left(tmp_path / "run") == left(tmp_path / "whole")
 
@@ -142,18 +148,18 @@ def test_values_that_tie_keep_the_first_and_the_run_ends(text_file, tmp_path):
         text_file, training__steps=6, optimizer__learning_rate=1e-12, eval__every=2, checkpoint__keep_latest=1
     )
     summary = quiet_train(made, tmp_path / "run")
-    values = {r["step"]: r["validation/nll"] for r in read(tmp_path / "run" / METRICS) if r["kind"] == "eval"}
+    values = {r["step"]: r["validation/nll"] for r in Workdir(tmp_path / "run").read_metrics() if r["kind"] == "eval"}
     assert len(values) == 4 and len(set(values.values())) < 4, "the rate is too small to change a float32"
     first = min(step for step, value in values.items() if value == min(values.values()))
-    assert summary["best_step"] == first and first in checkpoint.steps_of(tmp_path / "run")
+    assert summary["best_step"] == first and first in Workdir(tmp_path / "run").steps()
     assert quiet_train(made, tmp_path / "run")["best_step"] == first
 
 
 @pytest.mark.parametrize("moment", repeats(["before the end", "before the last launch"], "before the end"))
 def test_where_the_best_is_damaged_the_next_best_is_used_and_said(text_file, tmp_path, capsys, moment):
     """With a rate that makes it worse and worse, the best is the start, the next best the first evaluation after it."""
-    from ptft_jax import run as runs
     from ptft_jax.reporting.progress import Reporter
+    from ptft_jax.training import assembly
 
     changes = dict(
         optimizer__learning_rate=3.0,
@@ -177,15 +183,15 @@ def test_where_the_best_is_damaged_the_next_best_is_used_and_said(text_file, tmp
     with pytest.MonkeyPatch.context() as patch:
         if moment == "before the end":
             patch.setattr(execution.Execution, "_best", damaged)
-            summary = runs.train(made, workdir, reporter=Reporter())
+            summary = assembly.train(made, workdir, reporter=Reporter())
         else:
             patch.setattr(execution.Execution, "_finish", lambda *_: (_ for _ in ()).throw(Killed()))
             with pytest.raises(Killed):
                 quiet_train(made, workdir)
             patch.undo()
             damage()
-            summary = runs.train(made, workdir, reporter=Reporter())
-    values = {r["step"]: r["validation/nll"] for r in read(workdir / METRICS) if r["kind"] == "eval"}
+            summary = assembly.train(made, workdir, reporter=Reporter())
+    values = {r["step"]: r["validation/nll"] for r in Workdir(workdir).read_metrics() if r["kind"] == "eval"}
     second = min((v, s) for s, v in values.items() if s)[1]
     assert summary["finished"] and summary["best_step"] == second
     assert summary["after"]["validation/nll"] == values[second] == summary["selected"]["value"]
@@ -206,14 +212,14 @@ def test_of_a_run_that_stops_early_the_last_state_has_its_value(text_file, tmp_p
         patch.setattr(execution.Execution, "_finish", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             quiet_train(made, workdir)
-    values = {r["step"]: r["validation/nll"] for r in read(workdir / METRICS) if r["kind"] == "eval"}
-    assert list(values) == [0, 2, 4] and checkpoint.steps_of(workdir) == [0, 4]
+    values = {r["step"]: r["validation/nll"] for r in Workdir(workdir).read_metrics() if r["kind"] == "eval"}
+    assert list(values) == [0, 2, 4] and Workdir(workdir).steps() == [0, 4]
     for file in (workdir / "checkpoints/0/params").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
     summary = quiet_train(made, workdir)
     assert summary["best_step"] == 4 and summary["selected"]["value"] == values[4]
-    assert [row["step"] for row in read(workdir / METRICS) if row["kind"] == "test"] == [4]
+    assert [row["step"] for row in Workdir(workdir).read_metrics() if row["kind"] == "test"] == [4]
 
 
 @pytest.mark.heavy

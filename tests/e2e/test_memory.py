@@ -9,9 +9,9 @@ import time
 import jax
 import pytest
 
-from ptft_jax import run as runs
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.saving import Checkpoints
+from ptft_jax.training import assembly
 from ptft_jax.training.execution import Execution
 from tests.helpers import quiet_train, tiny_config
 from tests.processes import run as run_process
@@ -55,7 +55,7 @@ def measure(text_file, folder):
     for workdir, parent in ((full, ""), (lora, str(full))):
         config = _config(text_file, parent)
         for what in ("start", "resume"):
-            run = runs.Run(config, workdir, Reporter(quiet=True))
+            run = assembly.Run(config, workdir, Reporter(quiet=True))
             with Peak() as peak, Checkpoints(workdir, mode="min", **run.checkpoint_options) as checkpoints:
                 state, step, _ = Execution(run, 0)._resume_or_start(checkpoints, lambda: None)
             size = sum(a.nbytes for a in jax.tree.leaves(state))

@@ -4,16 +4,16 @@ import jax
 import numpy as np
 import pytest
 
-from ptft_jax import export, loading
-from ptft_jax import run as runs
 from ptft_jax.adapters.base import ADDED, is_added
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.model.decode import Sampling, generate
 from ptft_jax.params.rules import flatten
-from ptft_jax.reporting.metrics import METRICS, read
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import checkpoint
+from ptft_jax.runs import loading
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import assembly, checkpoint
+from ptft_jax.verbs import export
 from tests.helpers import quiet_train, stop_at, tiny_config
 
 
@@ -96,10 +96,10 @@ def test_a_run(name, text_file, tmp_path, base):
     config = child(text_file, base, name, **samples)
     summary = quiet_train(config, tmp_path / "run")
     before, after = (summary[k]["validation/nll"] for k in ("before", "after"))
-    started = next(r["validation/nll"] for r in read(tmp_path / "run" / METRICS) if r["kind"] == "eval")
+    started = next(r["validation/nll"] for r in Workdir(tmp_path / "run").read_metrics() if r["kind"] == "eval")
     assert after < started
     # Gain counts from the parent, also where what is added changes the model before anything is learned.
-    assert before == pytest.approx(runs.finished(base)["last"]["validation/nll"], abs=1e-6)
+    assert before == pytest.approx(Workdir(base).read_summary()["last"]["validation/nll"], abs=1e-6)
     assert (started == pytest.approx(before, abs=1e-6)) == (name in UNCHANGED)
     saved = flatten(checkpoint.shapes(tmp_path / "run", 6))
     assert saved and all(is_added(path) for path in saved)
@@ -142,7 +142,7 @@ def test_a_run(name, text_file, tmp_path, base):
 def test_what_would_have_no_effect_or_fail_later_is_refused(method, changes, words, text_file, tmp_path, base):
     config = child(text_file, base, "ia3", tune__method=method, **changes)
     with pytest.raises(UserError, match=words):
-        runs.Run(config, tmp_path / "run", Reporter(quiet=True))
+        assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
     assert not (tmp_path / "run").exists()
 
 
@@ -159,10 +159,10 @@ def test_a_prompt_is_no_base_for_another_run(text_file, tmp_path, base):
 def test_a_run_on_a_quantised_base(text_file, tmp_path, base):
     summary = quiet_train(child(text_file, base, "qlora"), tmp_path / "run")
     plain, after = (summary[k]["validation/nll"] for k in ("before", "after"))
-    assert plain == pytest.approx(runs.finished(base)["last"]["validation/nll"], abs=1e-6)
-    started = next(r["validation/nll"] for r in read(tmp_path / "run" / METRICS) if r["kind"] == "eval")
+    assert plain == pytest.approx(Workdir(base).read_summary()["last"]["validation/nll"], abs=1e-6)
+    started = next(r["validation/nll"] for r in Workdir(tmp_path / "run").read_metrics() if r["kind"] == "eval")
     assert after < started and 1e-5 < abs(started - plain) < 0.05  # another function, but near
-    assert summary["parameters"]["frozen"] == runs.finished(base)["parameters"]["trainable"]
+    assert summary["parameters"]["frozen"] == Workdir(base).read_summary()["parameters"]["trainable"]
     saved = flatten(checkpoint.shapes(tmp_path / "run", 6))
     assert saved and all("/adapter/" in path for path in saved)
 
@@ -207,7 +207,7 @@ def test_impossible_runs_on_a_quantised_base(changes, words, text_file, tmp_path
         section, name = path.split("__")
         config[section][name] = value
     with pytest.raises(UserError, match=words):
-        runs.Run(config, tmp_path / "run", Reporter(quiet=True))
+        assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
 
 
 @pytest.mark.parametrize("name", ["lora", "adalora", "oft"])
@@ -216,14 +216,14 @@ def test_kernels_do_not_train_beside_what_is_added_to_them(name, text_file, tmp_
     config.tune.rates = ((".*", 1.0),)
     words = f"config.tune.rates: these train, and so does what tune.{name} adds .*\n.*blocks/.*/kernel(.|\n)*tune.method='full'"
     with pytest.raises(UserError, match=words):
-        runs.Run(config, tmp_path / "run", Reporter(quiet=True))
+        assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
     # Other layers' kernels, and biases of the same ones, may.
     config.tune.rates = (
         ("blocks[0]/(.*/kernel|attention/query/bias)", 1.0),
         ("blocks[1]/.*/adapter/.*", 1.0),
         (".*", 0.0),
     )
-    runs.Run(config, tmp_path / "run", Reporter(quiet=True))
+    assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from ptft_jax import loading
 from ptft_jax.params.rules import flatten
+from ptft_jax.runs import loading
 from tests.helpers import quiet_train, tiny_config
 
 pytestmark = pytest.mark.heavy

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptft_jax import loading
-from ptft_jax import run as runs
 from ptft_jax.combining.models import Reader
 from ptft_jax.errors import UserError
 from ptft_jax.params.rules import flatten
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import checkpoint, restore
+from ptft_jax.runs import loading
+from ptft_jax.runs import source as restore
+from ptft_jax.training import assembly, checkpoint
 from ptft_jax.training.step import Step
 from tests.helpers import quiet_train, repeats, stop_at, tiny_config
 from tests.interop import small
@@ -57,7 +57,7 @@ def test_where_nothing_is_frozen_it_changes_nothing(whole, text_file):
     said = []
     reporter = Reporter(quiet=True)
     reporter.say = said.append
-    runs.Run(tiny_config(text_file, **BFLOAT), whole / "said", reporter)
+    assembly.Run(tiny_config(text_file, **BFLOAT), whole / "said", reporter)
     assert any("nothing is" in line and "training.state_dtype='float32'" in line for line in said)
 
 
@@ -85,14 +85,14 @@ def test_a_state_in_bfloat16_continues_exactly(whole, text_file, monkeypatch):
 def earlier(folder, text_file):
     """A workdir as earlier versions left it: parameters, start and averages in bfloat16, moments as a step made them."""
     config = tiny_config(text_file, **BFLOAT)
-    run = runs.Run(config, folder, Reporter(quiet=True))
-    state, _ = run.start()
+    run = assembly.Run(config, folder, Reporter(quiet=True))
+    state, _ = run.start.state()
     narrow = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (state.trainable, state.ema))
     state = dataclasses.replace(state, step=jnp.int32(2), trainable=narrow[0], ema=narrow[1])
     folder.mkdir(parents=True)
     checkpoints = checkpoint.Checkpoints(folder, keep_latest=1, keep_best=1, mode="min")
     meta = {
-        "data": run.data.key, "vocab_size": run.model.spec.vocab_size, "base": None, "before": {}, "selected": None,
+        "data": run.data.key, "vocab_size": run.trainer.model.spec.vocab_size, "base": None, "before": {}, "selected": None,
         "parent_fingerprint": "", "select_mode": "min", "seconds": 0.0, "best": [None, -1, 0], "metrics": {},
     }  # fmt: skip
     checkpoints.save(state, state.trainable, meta, None)
@@ -115,8 +115,8 @@ def test_a_run_of_an_earlier_version_is_a_parent_and_is_not_touched(text_file, t
         assert words in str(error.value)
     assert {p: p.read_bytes() for p in sorted((tmp_path / "old").rglob("*")) if p.is_file()} == before
     child = tiny_config(text_file, init__from_=f"{tmp_path}/old", init__weights="raw", model__param_dtype="bfloat16")
-    run = runs.Run(child, tmp_path / "child", Reporter(quiet=True))
-    start, _ = run.start()
+    run = assembly.Run(child, tmp_path / "child", Reporter(quiet=True))
+    start, _ = run.start.state()
     for path, array in flatten(start.trainable).items():
         assert array.dtype == jnp.float32
         np.testing.assert_array_equal(array, np.float32(flatten(params)[path]), err_msg=path)
@@ -150,11 +150,11 @@ STARTS = {
 @pytest.mark.parametrize("name", repeats(STARTS, "pissa and norms", "lora on nf4"))
 def test_what_trains_starts_from_the_parents_own_numbers(name, folder, text_file, tmp_path):
     """And what is frozen from them rounded once; what is quantised from the rounded ones."""
-    run = runs.Run(made(text_file, folder, **STARTS[name]), tmp_path / "run", Reporter(quiet=True))
-    state, _ = run.start()
+    run = assembly.Run(made(text_file, folder, **STARTS[name]), tmp_path / "run", Reporter(quiet=True))
+    state, _ = run.start.state()
     theirs = flatten(small.params_of(small.LLAMA))
     own = flatten(state.trainable) | flatten(state.frozen)
-    for leaf in run.partition.leaves:
+    for leaf in run.trainer.partition.leaves:
         array = own[leaf.path]
         if leaf.source not in theirs:  # added, or quantised
             assert array.dtype in (jnp.float32, jnp.uint8)
@@ -169,7 +169,7 @@ def test_what_trains_starts_from_the_parents_own_numbers(name, folder, text_file
                 np.testing.assert_array_equal(array, own[path.replace("lora_a", "start_a")])
     if "nf4" in name:
         narrow = {p: a.astype(jnp.bfloat16) for p, a in theirs.items()}
-        for path, array in flatten(run.adapter.encode(_nested(narrow))).items():
+        for path, array in flatten(run.trainer.adapter.encode(_nested(narrow))).items():
             if path.endswith("kernel/codes"):
                 np.testing.assert_array_equal(own[path], array)
 

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from ptft_jax import export, loading
-from ptft_jax import run as runs
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.params.rules import flatten
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import checkpoint
+from ptft_jax.runs import loading
+from ptft_jax.training import assembly, checkpoint, completion
+from ptft_jax.verbs import export
 from tests.helpers import quiet_train, tiny_config
 from tests.interop import small
 from tests.processes import ptft
@@ -110,13 +110,13 @@ def test_a_run_trains_an_adapter_of_peft_on(text_file, tmp_path, base, cache):
     found = json.loads((tmp_path / "second/config.json").read_text())["tune"]
     assert found["method"] == "lora" and found["lora"]["rank"] == 4
     with pytest.raises(UserError, match=r"config.tune.lora.rank = 3, but the adapter of config.init.adapter has 4"):
-        runs.Run(
+        assembly.Run(
             config(text_file, base, init__adapter=str(tmp_path / "peft"), tune__lora__rank=3),
             tmp_path / "x",
             Reporter(quiet=True),
         )
     with pytest.raises(UserError, match="config.init.adapter"):
-        runs.Run(tiny_config(text_file, init__adapter=str(tmp_path / "peft")), tmp_path / "y", Reporter(quiet=True))
+        assembly.Run(tiny_config(text_file, init__adapter=str(tmp_path / "peft")), tmp_path / "y", Reporter(quiet=True))
 
 
 @pytest.mark.heavy
@@ -158,7 +158,7 @@ def test_new_tokens_grow_the_embeddings(text_file, tmp_path, cache, tied):
     new = params_of(tmp_path / "random")["embed/tokens/embedding"][257:]
     assert 0.015 < new.std() < 0.025 and len({row.tobytes() for row in new}) == 5
     with pytest.raises(UserError, match=r"tokenizer.add: these are made anew, but frozen:\n  embed/tokens/embedding"):
-        runs.Run(
+        assembly.Run(
             config(text_file, parent, tokenizer__add=words, tune__method="lora"), tmp_path / "no", Reporter(quiet=True)
         )
 
@@ -174,13 +174,13 @@ def test_a_head_of_another_kind_is_made_anew_only_by_rule(text_file, tmp_path, c
     assert after["head/kernel"].std() == pytest.approx(0.02, rel=0.05)
     bert = small.folder(tmp_path / "bert", small.BERT)
     with pytest.raises(UserError, match="'causal_lm': the model is bidirectional, and predicts no next token"):
-        runs.Run(config(text_file, bert), tmp_path / "x", Reporter(quiet=True))
+        assembly.Run(config(text_file, bert), tmp_path / "x", Reporter(quiet=True))
     with pytest.raises(
         UserError, match=r"config.model.head = 'classes', but the parent .* has 'lm'; a new head needs init.fresh"
     ):
         made = config(text_file, parent)
         made.model.head = "classes"
-        runs.Run(made, tmp_path / "y", Reporter(quiet=True))
+        assembly.Run(made, tmp_path / "y", Reporter(quiet=True))
 
 
 @pytest.mark.heavy
@@ -246,12 +246,12 @@ def test_an_adapter_run_is_loaded_as_it_was_trained(text_file, tmp_path, cache, 
     frozen.model.tied = False
     words = r"(?s)init.fresh: these are made anew, but frozen:\n  head/kernel.*tune.rates=\(\('head/kernel', 1.0\), \('blocks"
     with pytest.raises(UserError, match=words):
-        runs.Run(frozen, tmp_path / "no", Reporter(quiet=True))
+        assembly.Run(frozen, tmp_path / "no", Reporter(quiet=True))
     with pytest.raises(UserError, match=r"config.init.fresh: '\(' is not a regular expression"):
-        runs.Run(config(text_file, parent, init__fresh=("(",)), tmp_path / "broken", Reporter(quiet=True))
+        assembly.Run(config(text_file, parent, init__fresh=("(",)), tmp_path / "broken", Reporter(quiet=True))
     idle = config(text_file, parent, init__fresh=("nothing/.*",))
     with pytest.raises(UserError, match=r"config.init.fresh: 'nothing/.\*' matches no parameter"):
-        runs.Run(idle, tmp_path / "idle", Reporter(quiet=True))
+        assembly.Run(idle, tmp_path / "idle", Reporter(quiet=True))
 
 
 def test_a_new_head_is_what_the_config_says(tmp_path, text_file, cache):
@@ -260,9 +260,9 @@ def test_a_new_head_is_what_the_config_says(tmp_path, text_file, cache):
     parent = small.folder(tmp_path / "parent", five)
     made = tiny_config(text_file, init__from_=f"hf:{parent}", init__fresh=("head/.*",))
     made.model.update(layers=4, width=128, heads=4, max_length=128, head="classes")
-    section, _ = loading.resolve(made)
+    section, _ = completion.resolve(made)
     assert (section.model.head, section.model.classes, section.model.class_hidden) == ("classes", 2, False)
     kept = tiny_config(text_file, init__from_=f"hf:{parent}")
     kept.model.update(layers=4, width=128, heads=4, max_length=128)
-    section, _ = loading.resolve(kept)
+    section, _ = completion.resolve(kept)
     assert (section.model.head, section.model.classes, section.model.class_hidden) == ("classes", 5, True)

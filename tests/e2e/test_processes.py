@@ -9,11 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from ptft_jax import run as runs
 from ptft_jax.data import batches
-from ptft_jax.reporting.metrics import METRICS, SAMPLES, read
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training import checkpoint
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import assembly, checkpoint
 from tests.e2e.test_data import conversations, resumable
 from tests.processes import ROOT, coordinator, ended, start
 
@@ -71,7 +70,7 @@ def whole(text_file, tmp_path_factory):
 
 def rows(workdir):
     """{(kind, step): metrics} of a run, each of which it must have written once."""
-    found = read(workdir / METRICS)
+    found = Workdir(workdir).read_metrics()
     steps = [(row.pop("kind"), row.pop("step")) for row in found]
     assert sorted(s for s in steps if s[0] == "train") == [("train", s) for s in range(1, STEPS + 1)]
     assert len(set(steps)) == len(steps)
@@ -92,8 +91,8 @@ def sums(workdir):
 
 def test_two_processes_are_as_good_as_one(whole):
     assert_same(rows(whole / "two"), rows(whole / "one"))
-    assert read(whole / "two" / SAMPLES) == read(whole / "one" / SAMPLES)
-    assert len(read(whole / "two" / SAMPLES)) == 3
+    assert Workdir(whole / "two").read_samples() == Workdir(whole / "one").read_samples()
+    assert len(Workdir(whole / "two").read_samples()) == 3
     assert sorted(os.listdir(whole / "two")) == sorted(os.listdir(whole / "one"))
     made = [json.loads((whole / name / "environment.json").read_text()) for name in ("one", "two")]
     assert [m["processes"] for m in made] == [1, 2] and [len(m["devices"]) for m in made] == [4, 4]
@@ -106,7 +105,7 @@ def test_sigterm_to_one_stops_all_and_any_number_of_processes_continues(whole, t
     file = whole / "config.py"
     (first, told), (second, silent) = launched(file, tmp_path / "two", 2, {1: "sigterm@6"})
     assert (first, second) == (143, 143), told + silent
-    [stopped] = checkpoint.steps_of(tmp_path / "two")[-1:]
+    [stopped] = Workdir(tmp_path / "two").steps()[-1:]
     assert 6 < stopped < STEPS and f"stopped by sigterm at step {stopped}" in told and "stopped" not in silent
     shutil.copytree(tmp_path / "two", tmp_path / "one")
     for count, name in ((2, "two"), (1, "one")):
@@ -136,7 +135,7 @@ def test_numbers_that_are_none_in_one_process_stop_all(whole, text_file, tmp_pat
     ended = launched(whole / "config.py", tmp_path / "run", 2, {1: "nan@3"})
     for status, text in ended:
         assert status == 2 and "step 4: the loss or its gradient is not finite" in text, text
-    run = runs.Run(config(text_file, whole / "chat.jsonl"), tmp_path / "other", Reporter(quiet=True))
+    run = assembly.Run(config(text_file, whole / "chat.jsonl"), tmp_path / "other", Reporter(quiet=True))
     alone = batches.Batches(run.data.sets, run.data.mixture, batch_size=8, seed=run.config.seed, process=0, processes=1)
     with np.load(tmp_path / "run/nonfinite_step_4.npz") as saved:
         expected = alone[3]

@@ -2,11 +2,11 @@
 
 import pytest
 
-from ptft_jax import loading
 from ptft_jax.data import chat
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.evaluation.conversation import Conversation
 from ptft_jax.model.decode import Sampling
+from ptft_jax.runs import loading
 from tests.data import kinds
 from tests.helpers import quiet_train, tiny_config
 

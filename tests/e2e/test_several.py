@@ -4,14 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from ptft_jax import loading
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import continue_texts, generate
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.model.decode import Sampling
 from ptft_jax.params.rules import flatten
 from ptft_jax.reporting import comparison, run_report
-from ptft_jax.training import restore
+from ptft_jax.runs import loading
+from ptft_jax.runs import source as restore
 from tests.helpers import quiet_train, stop_at, tiny_config
 
 pytestmark = pytest.mark.heavy

@@ -8,8 +8,6 @@ import sys
 import jax
 import pytest
 
-from ptft_jax import chat as verb
-from ptft_jax import loading
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.chat_templates import STOPS
 from ptft_jax.errors import UserError
@@ -19,6 +17,8 @@ from ptft_jax.evaluation.samples import Continuation, continue_texts
 from ptft_jax.model.decode import Sampling
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.runs import loading
+from ptft_jax.verbs import chat as verb
 
 LENGTH = 256
 

@@ -7,6 +7,7 @@ import pytest
 
 from ptft_jax import config as configs
 from ptft_jax.evaluation import measured, sequence, transfer
+from ptft_jax.reporting.measures import transfer_rows
 
 
 def run(folder, source="text:a", start=5.0, run_id="r", parent=()):
@@ -74,7 +75,7 @@ def test_gain_and_forgetting():
     assert found["source"]["forgotten_share"] == pytest.approx(0.1)
     assert found["source_test"]["reference"] == STARTS["source_test"]
     assert found["source_test"]["learned"] == pytest.approx(6.0 - 2.1)
-    shown = transfer.rows(found)
+    shown = transfer_rows(found)
     assert [r["nats a token"] for r in shown] == ["target", "source", "source, test"]
     assert "forgetting +0.3000, 10.0% of the 3.000 learned" in shown[1][""]
     unknown = transfer.measured({"validation/nll": 1.0}, {"validation/nll": 1.0}, STARTS)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from ptft_jax import loading
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.interop import export, families, pretrained
 from ptft_jax.model import presets
 from ptft_jax.params.rules import flatten
+from ptft_jax.runs import loading
 from tests.interop import small
 
 
@@ -159,7 +159,7 @@ def test_lineage_is_in_the_card_without_paths_of_a_disk(tmp_path):
 
 @pytest.mark.heavy
 def test_a_model_of_images_needs_no_tokenizer(tmp_path):
-    from ptft_jax import export as verb
+    from ptft_jax.verbs import export as verb
 
     fields = {
         **presets.family("vit"),

@@ -9,12 +9,12 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
-from ptft_jax import loading
 from ptft_jax.errors import UserError
 from ptft_jax.interop import pretrained
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import sharding
 from ptft_jax.params.rules import flatten
+from ptft_jax.runs import loading
 from tests.interop import small
 
 

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from ptft_jax import export, loading
 from ptft_jax.data.records import open_records
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.interop import pretrained
 from ptft_jax.model import presets
+from ptft_jax.runs import loading
+from ptft_jax.verbs import export
 from tests.helpers import quiet_train, tiny_config
 from tests.interop.test_labels import IMAGES
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ptft_jax import export
+from ptft_jax.verbs import export
 from tests.helpers import quiet_train, tiny_config
 from tests.interop import small
 

@@ -193,8 +193,8 @@ def test_tokenizer_against_transformers(archive, tmp_path):
 def test_logits_and_continuations(archive):
     """The whole model, from its file to text, against transformers' on torch."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    from ptft_jax import loading
     from ptft_jax.model import decode
+    from ptft_jax.runs import loading
 
     folder, file = archive.reference.removeprefix("gguf:").rsplit("/", 1)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()

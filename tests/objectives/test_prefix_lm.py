@@ -126,7 +126,7 @@ def test_generation_reads_its_prompt_in_both_directions(family, adapter):
 def test_logits_beside_transformers(tmp_path):
     """A published implementation given the same mask, as the four-dimensional one that it takes."""
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
-    from ptft_jax.loading import load
+    from ptft_jax.runs.loading import load
     from tests.interop import small
 
     folder = small.folder(tmp_path / "llama")

@@ -13,7 +13,7 @@ from ptft_jax.model.moe import MoE, Routing
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.causal_lm import CausalLM
 from ptft_jax.objectives.routing import Balance
-from ptft_jax.reporting.metrics import read
+from ptft_jax.runs.files import read_rows
 from tests.helpers import LLAMA, SPEC, optimizer_config, quiet_train, random_batch, tiny_config, train
 from tests.objectives.rows import packed, pieces
 
@@ -232,7 +232,7 @@ STATISTICS = {"balance", "expert_most", "expert_least", "router_entropy", "route
 
 
 def test_a_run_says_how_its_experts_are_used(scratch):
-    rows = read(scratch / "base/metrics.jsonl")
+    rows = read_rows(scratch / "base/metrics.jsonl")
     logged = [row for row in rows if row["kind"] == "train"]
     assert all(row.keys() >= STATISTICS and row["balance"] >= 0.99 for row in logged) and len(logged) == 2
     assert not any(name.endswith("balance") for row in rows if row["kind"] == "eval" for name in row)
@@ -241,7 +241,7 @@ def test_a_run_says_how_its_experts_are_used(scratch):
 def test_a_frozen_router_is_not_balanced(scratch, text_file):
     child = dict(init__from_=str(scratch / "base"), tune__method="lora", training__steps=1, optimizer__warmup_steps=0)
     quiet_train(tiny_config(text_file, **FIELDS | child), scratch / "lora")
-    logged = [row for row in read(scratch / "lora/metrics.jsonl") if row["kind"] == "train"]
+    logged = [row for row in read_rows(scratch / "lora/metrics.jsonl") if row["kind"] == "train"]
     assert logged and not any(STATISTICS & row.keys() for row in logged)
     with pytest.raises(UserError, match=r"config.objective.balance = 0.5 is set, but nothing in this run reads it"):
         quiet_train(tiny_config(text_file, **FIELDS | child, objective__balance=0.5), scratch / "idle")

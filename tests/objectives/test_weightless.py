@@ -7,7 +7,7 @@ import pytest
 
 from ptft_jax.objectives.causal_lm import CausalLM
 from ptft_jax.objectives.classification import Classification
-from ptft_jax.objectives.nearness import divergence, symmetric
+from ptft_jax.regularization.divergence import divergence, symmetric
 from tests.objectives.rows import BUILDERS, packed, pieces
 
 WIDTH, CLASSES = 8, 64

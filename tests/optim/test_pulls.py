@@ -11,7 +11,7 @@ import pytest
 from ptft_jax.optim import optimizers
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, unflatten
-from ptft_jax.training.careful import Careful
+from ptft_jax.regularization.regularizers import Regularization
 from tests.helpers import optimizer_config, train
 
 SLOPE = 2.0
@@ -82,7 +82,7 @@ def test_more_strength_holds_harder():
     distances = []
     for strength in (0.0, 3.0, 30.0, 100.0, 250.0, 3e6):
         options = dict(steps=8, optimizer=optimizer_config(weight_decay=0.0), layers=2, ema=0.0, dropout=0.0)
-        got = train(careful=Careful(start_decay=strength, l2_sp=1e-12), **options)
+        got = train(regularization=Regularization(start_decay=strength, l2_sp=1e-12), **options)
         pairs = zip(jax.tree.leaves(got.state.trainable), jax.tree.leaves(got.start.trainable))
         distances.append(sum(float(np.sum((np.asarray(a) - b) ** 2)) for a, b in pairs) ** 0.5)
         assert np.all(np.isfinite(got.losses))

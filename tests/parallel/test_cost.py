@@ -16,13 +16,13 @@ from ptft_jax.adapters.lora import Lora
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.causal_lm import CausalLM
 from ptft_jax.optim import optimizers, schedules
-from ptft_jax.parallel import compile as compiling
 from ptft_jax.parallel import cost, sharding
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.params import recipes
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten
-from ptft_jax.training import state as states
+from ptft_jax.runs import state as states
+from ptft_jax.training.programs import JitProgram
 from ptft_jax.training.step import Step
 from tests.helpers import EVERYTHING, SPEC, optimizer_config
 
@@ -51,9 +51,7 @@ def programs(kind, scan=True, devices=1):
     split = jax.eval_shape(partition.split, model.shapes())
     like = jax.eval_shape(functools.partial(states.create, optimizer=chain, ema=False), *split, rng=jax.random.key(0))
     by_path = sharding.of_params(model.shapes(), sharding.DEFAULT_RULES, mesh)
-    program = compiling.JitProgram(
-        Step(model, CausalLM(), partition, chain), mesh, sharding.of_state(like, by_path, mesh)
-    )
+    program = JitProgram(Step(model, CausalLM(), partition, chain), mesh, sharding.of_state(like, by_path, mesh))
     batch = {k: jax.ShapeDtypeStruct((ROWS, LENGTH), t) for k, t in BATCH.items()}
     compiled = cost.executable(program.train, like, batch)
     return cost.parse(compiled.as_text()), cost.cost(compiled), like

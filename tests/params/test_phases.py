@@ -14,8 +14,8 @@ from ptft_jax.params import phases, recipes
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.phases import Phase
 from ptft_jax.params.rules import flatten
-from ptft_jax.training import state as states
-from ptft_jax.training.careful import Careful
+from ptft_jax.regularization.regularizers import Regularization
+from ptft_jax.runs import state as states
 from ptft_jax.training.step import Step
 from tests.helpers import EVERYTHING, OBJECTIVE, SPEC, optimizer_config, random_batch, train
 
@@ -111,7 +111,7 @@ def test_phases_under_every_program(phased, setting):
 )
 def test_what_holds_a_run_is_measured_on_all_that_it_trains(names):
     """Half the squared distance of the parameters that a step begins with, also of those that its phase does not move."""
-    options = dict(phases=names, layers=2, careful=Careful(l2_sp=0.1, ewc=0.1), fisher=3.0, tied=False)
+    options = dict(phases=names, layers=2, regularization=Regularization(l2_sp=0.1, ewc=0.1), fisher=3.0, tied=False)
     terms, got = train(**options, steps=3).terms[2], train(**options, steps=2)
     pairs = zip(jax.tree.leaves(got.state.trainable), jax.tree.leaves(got.start.trainable))
     half = sum(float(np.sum((np.asarray(a, np.float64) - b) ** 2)) for a, b in pairs) / 2

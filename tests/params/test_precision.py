@@ -17,9 +17,9 @@ from ptft_jax.optim import optimizers
 from ptft_jax.params import precision, recipes
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten
-from ptft_jax.training import state as states
+from ptft_jax.regularization.regularizers import Regularization
+from ptft_jax.runs import state as states
 from ptft_jax.training import step as steps
-from ptft_jax.training.careful import Careful
 from tests.helpers import EVERYTHING, OBJECTIVE, SPEC, optimizer_config, random_batch, repeats, train
 
 EVERY_DRAW = np.arange(2**16, dtype=np.uint16)
@@ -178,13 +178,13 @@ def test_a_state_in_bfloat16_under_every_program(setting):
 # The fixed point of a step.
 
 
-def the_check(chain, *, careful=None, kept="float32", average=0.0, spec=SPEC, rates=EVERYTHING):
+def the_check(chain, *, regularization=None, kept="float32", average=0.0, spec=SPEC, rates=EVERYTHING):
     model = Transformer(spec)
     partition = Partition.of(model.shapes(), rates, kept=precision.Kept(kept, is_added))
-    careful = careful or Careful()
-    step = steps.Step(model, OBJECTIVE, partition, chain, 1, average, careful)
+    regularization = regularization or Regularization()
+    step = steps.Step(model, OBJECTIVE, partition, chain, 1, average, regularization)
     like = jax.eval_shape(
-        lambda k: states.create(*partition.split(model.init(k)), chain, k, bool(average), careful.anchored),
+        lambda k: states.create(*partition.split(model.init(k)), chain, k, bool(average), regularization.anchored),
         jax.random.key(0),
     )
     steps.check(step.train, like, random_batch(0), "a phase")
@@ -213,6 +213,6 @@ def test_every_optimizer_returns_the_state_it_was_given(name, kept):
     partition = Partition.of(Transformer(spec).shapes(), recipes.rules("last:1"))
     chain = optimizers.build(optimizer_config(name=name), lambda _: 1e-3, partition, start_decay=0.1)
     the_check(
-        chain, careful=Careful(l2_sp=0.1, start_decay=0.1), kept=kept, average=0.9, spec=spec,
+        chain, regularization=Regularization(l2_sp=0.1, start_decay=0.1), kept=kept, average=0.9, spec=spec,
         rates=recipes.rules("last:1"),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from ptft_jax.objectives.causal_lm import CausalLM
 from ptft_jax.optim import optimizers, schedules
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, unflatten
-from ptft_jax.training import state as states
+from ptft_jax.runs import state as states
 from ptft_jax.training.step import Step
 from tests.parity import make_golden, problem
 

@@ -138,7 +138,7 @@ def test_without_forgetting_there_is_a_table_and_no_front(tmp_path):
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
-    from ptft_jax import compare
+    from ptft_jax.verbs import compare
 
     dirs = [run(tmp_path, "a", 1.0, 0.1), run(tmp_path, "b", 2.0, 0.3, tune__method="ia3")]
     args = types.SimpleNamespace(run=list(map(str, dirs)), out=str(tmp_path / "c.html"), csv=True, sequence=False)

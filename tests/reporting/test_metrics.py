@@ -7,8 +7,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ptft_jax.errors import UserError
 from ptft_jax.reporting import plots
-from ptft_jax.reporting.metrics import METRICS, MetricsWriter, read
+from ptft_jax.reporting.metrics import MetricsWriter
 from ptft_jax.reporting.page import Page
+from ptft_jax.runs.files import read_rows
 
 
 def test_lines_after_the_restored_step_are_dropped(tmp_path):
@@ -20,8 +21,8 @@ def test_lines_after_the_restored_step_are_dropped(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as f:
         f.write('{"step": 6, "ki')  # a kill in the middle of a line
     MetricsWriter(tmp_path, tensorboard=False, step=3).close()
-    assert [row["step"] for row in read(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3]
-    assert read(tmp_path / "samples.jsonl") == []
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3]
+    assert read_rows(tmp_path / "samples.jsonl") == []
 
 
 def test_texts_with_any_line_end_survive_a_kill(tmp_path):
@@ -31,10 +32,10 @@ def test_texts_with_any_line_end_survive_a_kill(tmp_path):
         writer.sample(step, {"text": text})
     writer.close()
     path = tmp_path / "samples.jsonl"
-    assert [row["text"] for row in read(path)] == texts
+    assert [row["text"] for row in read_rows(path)] == texts
     path.write_bytes(path.read_bytes() + '{"step": 9, "text": "é'.encode()[:-1])  # a kill within a character
     MetricsWriter(tmp_path, tensorboard=False, step=9).close()  # rewrites what was read
-    assert [row["text"] for row in read(path)] == texts
+    assert [row["text"] for row in read_rows(path)] == texts
 
 
 def test_tensorboard_reads_the_same_values(tmp_path):
@@ -63,9 +64,9 @@ def test_pages_escape_what_a_model_wrote(tmp_path):
 
 
 def test_a_damaged_line_is_named_and_a_torn_end_is_not_one(tmp_path):
-    path = tmp_path / METRICS
+    path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"st')
-    assert read(path) == [{"step": 1}, {"step": 2}]
+    assert read_rows(path) == [{"step": 1}, {"step": 2}]
     path.write_bytes(b'{"step": 1}\n{"step"\n{"step": 3}\n')
     with pytest.raises(UserError, match="metrics.jsonl, line 2: is damaged"):
-        read(path)
+        read_rows(path)

@@ -14,6 +14,7 @@ import pytest
 
 from ptft_jax.errors import UserError
 from ptft_jax.runs import lease
+from ptft_jax.runs.workdir import Workdir
 from tests.processes import start
 
 HOLD = """
@@ -70,7 +71,7 @@ def _left(folder, **changes):
     """What a process of another machine leaves behind."""
     folder.mkdir()
     holder = {"host": "other", "machine": "another", "process": 7, "since": "then", "nonce": "n", "beats": 3, **changes}
-    (folder / lease.FILE).write_text(json.dumps(holder))
+    Workdir(folder).owner.write_text(json.dumps(holder))
     return holder
 
 
@@ -87,7 +88,7 @@ def test_of_another_machine_the_heartbeat_decides(tmp_path, monkeypatch):
     def beat():
         while not stop.wait(0.02):
             holder["beats"] += 1
-            (tmp_path / "alive" / lease.FILE).write_text(json.dumps(holder))
+            Workdir(tmp_path / "alive").owner.write_text(json.dumps(holder))
 
     heart = threading.Thread(target=beat)
     heart.start()

@@ -14,9 +14,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from ptft_jax.errors import UserError
-from ptft_jax.runs import checkpoint, manifest, references, saving
+from ptft_jax.runs import checkpoint, references, saving
+from ptft_jax.runs import state as states
 from ptft_jax.runs.saving import Checkpoints
-from ptft_jax.training import state as states
+from ptft_jax.runs.workdir import Workdir
 
 ADAM = optax.scale_by_adam()
 
@@ -58,7 +59,7 @@ def test_of_equal_values_the_recorded_best_stays(tmp_path, mode, values):
     with opened(tmp_path, mode=mode) as checkpoints:
         for step, value in enumerate(values):
             save(checkpoints, step, value, best=0 if step == 0 else 1)
-    assert checkpoint.steps_of(tmp_path) == [1, 3]
+    assert Workdir(tmp_path).steps() == [1, 3]
     assert checkpoint.best_step(tmp_path) == 1
 
 
@@ -67,7 +68,7 @@ def test_the_rule_holds_over_any_number_of_launches(tmp_path):
         with opened(tmp_path) as checkpoints:
             save(checkpoints, 2 * launch, 10.0 - launch, best=2 * launch)
             save(checkpoints, 2 * launch + 1)
-        assert checkpoint.steps_of(tmp_path) == [2 * launch, 2 * launch + 1]
+        assert Workdir(tmp_path).steps() == [2 * launch, 2 * launch + 1]
 
 
 def test_what_an_earlier_launch_left_is_removed_when_the_next_one_starts(tmp_path):
@@ -104,7 +105,7 @@ def test_a_save_counts_only_when_what_was_written_is_there(tmp_path, monkeypatch
         save(checkpoints, 1)
         with pytest.raises(UserError, match="saving failed"):
             checkpoints.wait()
-    assert checkpoint.steps_of(tmp_path) == [0] and resumed(opened(tmp_path)).meta["step"] == 0
+    assert Workdir(tmp_path).steps() == [0] and resumed(opened(tmp_path)).meta["step"] == 0
 
 
 def _files(folder):
@@ -223,7 +224,7 @@ def test_what_is_found_out_about_a_step_later_is_added_to_it(tmp_path):
         save(checkpoints, 6)
     after = checkpoint.read_meta(tmp_path, 5)
     assert (before["selected"], after["selected"], after["best"]) == (None, 0.5, [0.5, 5, 0])
-    assert before["checksums"] == after["checksums"] and checkpoint.steps_of(tmp_path) == [5, 6]
+    assert before["checksums"] == after["checksums"] and Workdir(tmp_path).steps() == [5, 6]
     with opened(tmp_path) as checkpoints:  # nothing new does not take away what is known
         save(checkpoints, 5)
     assert checkpoint.read_meta(tmp_path, 5)["selected"] == 0.5
@@ -239,16 +240,16 @@ def test_a_step_that_others_refer_to_stays(tmp_path):
         for step in (2, 3):
             save(checkpoints, step)
             checkpoints.wait()
-        assert checkpoint.steps_of(run) == [1, 3]
+        assert Workdir(run).steps() == [1, 3]
         references.release(reader)
         references.keep(run, 1, child)  # said twice, kept once
         save(checkpoints, 4)
-    assert checkpoint.steps_of(run) == [1, 4], "the child stays"
+    assert Workdir(run).steps() == [1, 4], "the child stays"
     [file] = (run / "references").iterdir()
     assert json.loads(file.read_text())["relative"] == "../child"
     file.unlink()
     opened(run).close()
-    assert checkpoint.steps_of(run) == [4]
+    assert Workdir(run).steps() == [4]
 
 
 def test_reading_while_the_run_goes_on_never_finds_damage(tmp_path):
@@ -295,7 +296,7 @@ def test_checkpoints_of_earlier_versions_have_no_record_of_files(tmp_path):
         save(checkpoints, 0)
         save(checkpoints, 1)
     for step in (0, 1):
-        (tmp_path / f"checkpoints/{step}" / manifest.NAME).unlink()
+        Workdir(tmp_path).checkpoint(step).manifest.unlink()
     assert resumed(opened(tmp_path, latest=2)).meta["step"] == 1
     for file in _files(tmp_path / "checkpoints/1/params"):
         if file.parent.name == "d":
@@ -345,7 +346,7 @@ def test_nothing_is_removed_for_a_newest_step_that_is_damaged(tmp_path):
     with opened(tmp_path) as checkpoints:
         assert resumed(checkpoints).meta["step"] == 1
         save(checkpoints, 5)
-    assert checkpoint.steps_of(tmp_path) == [5]
+    assert Workdir(tmp_path).steps() == [5]
 
 
 def test_what_is_to_go_makes_the_space_for_what_is_written(tmp_path, monkeypatch):
@@ -356,13 +357,13 @@ def test_what_is_to_go_makes_the_space_for_what_is_written(tmp_path, monkeypatch
     write = saving.cache.write_atomic
 
     def full(path, fill):
-        if len(checkpoint.steps_of(tmp_path)) > 2:
+        if len(Workdir(tmp_path).steps()) > 2:
             raise UserError(f"{path}: no space")
         write(path, fill)
 
     monkeypatch.setattr(saving.cache, "write_atomic", full)
     opened(tmp_path, latest=2).close()
-    assert checkpoint.steps_of(tmp_path) == [1, 2]
+    assert Workdir(tmp_path).steps() == [1, 2]
 
 
 @pytest.mark.parametrize("text", ["", "{", "\x00"])

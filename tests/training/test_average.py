@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptft_jax import loading
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.optim import optimizers
 from ptft_jax.params.partition import Partition
-from ptft_jax.reporting.metrics import read
-from ptft_jax.training import state as states
+from ptft_jax.runs import loading
+from ptft_jax.runs import state as states
+from ptft_jax.runs.files import read_rows
 from ptft_jax.training.step import Step, newest
 from tests.helpers import EVERYTHING, OBJECTIVE, SPEC, optimizer_config, quiet_train, random_batch, tiny_config
 
@@ -49,13 +49,13 @@ def test_both_are_measured_and_both_can_be_loaded(text_file, tmp_path):
     """With a decay whose horizon is a hundred times the run."""
     config = tiny_config(text_file, training__ema_decay=0.999, eval__every=0, data__packing="concat")
     summary = quiet_train(config, tmp_path / "run")
-    last = [row for row in read(tmp_path / "run/metrics.jsonl") if row["kind"] == "eval"][-1]
+    last = [row for row in read_rows(tmp_path / "run/metrics.jsonl") if row["kind"] == "eval"][-1]
     for weights, prefix in (("ema", ""), ("auto", ""), ("raw", "raw_")):
         loaded = loading.load(f"{tmp_path}/run@12", weights=weights)
         found = evaluate(loaded, "", "validation", tokens=512, batch_size=8)
         for name in ("nll", "accuracy", "bits_per_byte"):
             assert last[f"validation/{prefix}{name}"] == pytest.approx(found[name], abs=1e-5)
-    first = next(row for row in read(tmp_path / "run/metrics.jsonl") if row["kind"] == "eval")
+    first = next(row for row in read_rows(tmp_path / "run/metrics.jsonl") if row["kind"] == "eval")
     assert first["validation/nll"] == first["validation/raw_nll"]
     # The mean of all parameters is not where the run began: most of what the last ones learned is in it.
     gained = first["validation/nll"] - last["validation/nll"]

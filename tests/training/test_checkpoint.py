@@ -10,8 +10,9 @@ import optax
 import pytest
 
 from ptft_jax.errors import UserError
+from ptft_jax.runs import state as states
+from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import checkpoint
-from ptft_jax.training import state as states
 
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(), optax.scale(-0.1))
 
@@ -50,7 +51,7 @@ def resumed(folder):
 
 def test_latest_and_best_are_kept(tmp_path):
     saved(tmp_path, [3.0, 1.0, 2.0, 2.5, None])
-    assert checkpoint.steps_of(tmp_path) == [1, 3, 4]
+    assert Workdir(tmp_path).steps() == [1, 3, 4]
     assert checkpoint.best_step(tmp_path) == 1
 
 
@@ -111,7 +112,7 @@ def test_another_shape_lists_every_difference(tmp_path):
 def test_a_half_written_step_does_not_count(tmp_path):
     saved(tmp_path, [1.0])
     (tmp_path / "checkpoints/7.orbax-checkpoint-tmp").mkdir()
-    assert checkpoint.steps_of(tmp_path) == [0]
+    assert Workdir(tmp_path).steps() == [0]
     assert resumed(tmp_path)[3]["step"] == 0
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ptft_jax.errors import UserError
-from ptft_jax.reporting.metrics import read
+from ptft_jax.runs.files import read_rows
+from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import checkpoint
 from ptft_jax.training.loop import NonFinite, Selection
 from tests.helpers import happen, quiet_train, tiny_config
@@ -27,13 +28,13 @@ def test_selection():
 def test_early_stopping_keeps_the_best(text_file, tmp_path):
     config = tiny_config(text_file, optimizer__learning_rate=0.3, training__steps=40, eval__every=2, select__patience=3)
     summary = quiet_train(config, tmp_path / "run")
-    evals = [r for r in read(tmp_path / "run/metrics.jsonl") if r["kind"] == "eval"]
+    evals = [r for r in read_rows(tmp_path / "run/metrics.jsonl") if r["kind"] == "eval"]
     values = {r["step"]: r["validation/nll"] for r in evals}
     assert summary["reason"] == "early_stopping" and summary["step"] < 40
     assert summary["best_step"] == min(values, key=values.get)
     assert summary["step"] == summary["best_step"] + 6, "three evaluations without a gain"
     assert summary["after"]["validation/nll"] == min(values.values())
-    assert summary["best_step"] in checkpoint.steps_of(tmp_path / "run")
+    assert summary["best_step"] in Workdir(tmp_path / "run").steps()
 
 
 @pytest.mark.heavy
@@ -47,7 +48,8 @@ def test_a_run_that_stopped_before_its_first_step_counts_its_start_once(text_fil
     summary = quiet_train(tiny_config(text_file, **made), tmp_path / "run")
     assert (summary["reason"], summary["step"]) == ("early_stopping", 4)
     kept = [
-        [row for row in read(tmp_path / f"{name}/metrics.jsonl") if row["kind"] != "train"] for name in ("whole", "run")
+        [row for row in read_rows(tmp_path / f"{name}/metrics.jsonl") if row["kind"] != "train"]
+        for name in ("whole", "run")
     ]
     assert kept[0] == kept[1] and [row["step"] for row in kept[0] if row["kind"] == "eval"] == [0, 2, 4]
 
@@ -58,7 +60,7 @@ def test_a_batch_that_is_not_finite_stops_with_the_last_good_state(text_file, tm
         quiet_train(tiny_config(text_file, data__prefetch=0), tmp_path / "run")
     assert "The last good state (step 3) is saved" in str(error.value) and "learning_rate" in str(error.value)
     assert f"--config.init.from={tmp_path / 'run'}@3 --config.init.optimizer=True" in str(error.value)
-    assert checkpoint.steps_of(tmp_path / "run")[-1] == 3 and checkpoint.shapes(tmp_path / "run", 3)
+    assert Workdir(tmp_path / "run").steps()[-1] == 3 and checkpoint.shapes(tmp_path / "run", 3)
     with np.load(tmp_path / "run/nonfinite_step_4.npz") as rows:
         assert rows["tokens"].shape == (8, 32)
     assert not (tmp_path / "run/summary.json").exists()
@@ -81,7 +83,7 @@ def test_a_state_whose_own_loss_is_not_finite_is_not_called_good(text_file, tmp_
     assert "The last good state is that of step 0" in str(error.value) and "run@0 --config.init.optimizer" in str(
         error.value
     )
-    assert checkpoint.steps_of(tmp_path / "run") == [0] and not (tmp_path / "run/summary.json").exists()
+    assert Workdir(tmp_path / "run").steps() == [0] and not (tmp_path / "run/summary.json").exists()
 
 
 @pytest.mark.slow  # tests/e2e/test_kill.py does it to a process, unmarked
@@ -92,7 +94,7 @@ def test_sigterm_saves_and_the_rest_follows(text_file, tmp_path):
         happen("sigterm@5", patch.setattr)
         stopped = quiet_train(config, tmp_path / "part")
     assert (stopped["finished"], stopped["reason"], stopped["step"]) == (False, "sigterm", 6)
-    assert checkpoint.steps_of(tmp_path / "part")[-1] == stopped["step"]
+    assert Workdir(tmp_path / "part").steps()[-1] == stopped["step"]
     again = quiet_train(config, tmp_path / "part")
     assert again["finished"] and again["after"] == whole["after"]
     assert _curve(tmp_path / "part") == _curve(tmp_path / "whole")
@@ -112,7 +114,7 @@ def test_what_is_compiled_is_no_part_of_a_steps_time(text_file, tmp_path):
     config = tiny_config(text_file, training__steps=6, log__every=2, eval__every=0)
     config.tune.phases = ((0, "all"), (4, "last:1"))
     summary = quiet_train(config, tmp_path / "run")
-    rows = [row for row in read(tmp_path / "run/metrics.jsonl") if row["kind"] == "train"]
+    rows = [row for row in read_rows(tmp_path / "run/metrics.jsonl") if row["kind"] == "train"]
     # The step of the first program, and that of the second one, were waited for.
     assert [(row["step"], "step_seconds" in row) for row in rows] == [(1, False), (2, True), (4, False), (6, True)]
     timed = [row["step_seconds"] for row in rows if "step_seconds" in row]
@@ -123,7 +125,7 @@ def test_what_is_compiled_is_no_part_of_a_steps_time(text_file, tmp_path):
 
 def _curve(workdir):
     timed = ("step_seconds", "tokens_per_second")
-    return [{k: v for k, v in row.items() if k not in timed} for row in read(workdir / "metrics.jsonl")]
+    return [{k: v for k, v in row.items() if k not in timed} for row in read_rows(workdir / "metrics.jsonl")]
 
 
 def test_a_finished_run_is_not_run_again(text_file, tmp_path):

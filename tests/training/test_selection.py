@@ -5,7 +5,8 @@ import math
 import pytest
 
 from ptft_jax.errors import UserError
-from ptft_jax.training.selection import Selection, direction
+from ptft_jax.evaluation.names import direction
+from ptft_jax.training.selection import Selection
 
 
 def ends(values, *, patience, min_delta, mode="min"):

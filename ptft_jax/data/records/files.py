@@ -149,7 +149,8 @@ def _decompressed(file: File) -> pathlib.Path:
         return plain
 
     zstandard = environment.needed("zstandard", file.name) if path.suffix != ".gz" else None
-    damaged = (OSError, EOFError, zlib.error, *([zstandard.ZstdError] if zstandard else []))  # BadGzipFile is an OSError
+    damaged = (OSError, EOFError, zlib.error)  # gzip's BadGzipFile is an OSError
+    damaged += (zstandard.ZstdError,) if zstandard else ()
 
     def write(temporary: pathlib.Path) -> None:
         (_unzstd if zstandard else _gunzip)(path, temporary)

@@ -411,7 +411,7 @@ def test_bad_settings(change, message):
 KILLED = """
 import os, signal, sys
 from ptft_jax.data.prepare import engines
-from ptft_jax.data_tools import __main__ as tools
+from ptft_jax.verbs.data import __main__ as tools
 
 do = engines.work
 
@@ -433,7 +433,7 @@ def test_the_command_is_killed_and_started_again(cache, tmp_path):
     killed = run(sys.executable, "-c", KILLED, *words)
     assert killed.returncode == -signal.SIGKILL and partial.is_dir() and not out.exists(), killed.stderr
     assert list(partial.glob("prepare-*/chunk-00000000"))
-    again = run(sys.executable, "-m", "ptft_jax.data_tools", *words)
+    again = run(sys.executable, "-m", "ptft_jax.verbs.data", *words)
     assert again.returncode == 0, again.stderr
     assert f"prepared: tokens:{out}" in again.stdout and "near_duplicates: pairs_compared" in again.stdout
     fresh = Settings((f"jsonl:{source}",), quality=quality_limits("basic", ""), deduplicate="near")
@@ -458,7 +458,7 @@ def test_the_command_is_killed_and_started_again(cache, tmp_path):
 def test_bad_flags(flags, message, tmp_path, monkeypatch):
     from absl import flags as absl
 
-    from ptft_jax.data_tools import prepare
+    from ptft_jax.verbs.data import prepare
 
     values = absl.FlagValues()
     monkeypatch.setattr(prepare.flags, "FLAGS", values)
@@ -475,9 +475,9 @@ def test_bad_flags(flags, message, tmp_path, monkeypatch):
 
 
 def test_help_names_the_verbs():
-    from ptft_jax.data_tools.__main__ import VERBS
+    from ptft_jax.verbs.data.__main__ import VERBS
 
     done = ptft("data", "--help")
     assert done.returncode == 0 and all(f"  {verb} " in done.stdout for verb in VERBS)
-    wrong = run(sys.executable, "-m", "ptft_jax.data_tools", "prepaer")
+    wrong = run(sys.executable, "-m", "ptft_jax.verbs.data", "prepaer")
     assert wrong.returncode == 2 and "did you mean 'prepare'" in wrong.stderr

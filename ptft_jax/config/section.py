@@ -1,0 +1,307 @@
+"""Configs: the tree of `ptft_jax.config.tree` as a ConfigDict, checked, and read with a memory of what was read.
+
+`default()` gives the tree as an ml_collections ConfigDict, which config files change and flags override.
+`check(config)` validates it and returns a `Section`, which remembers what was read, so that a setting that nothing
+reads is an error and not a silent no-op. What a recipe suggests (`suggest`) and the user's own settings leave without
+effect is no error: the run says that it is not read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ptft_jax.config.field import Field, shown
+from ptft_jax.config.tree import HOW, TREE
+from ptft_jax.errors import UserError, nearest
+from ptft_jax.model.spec import contradictions, hashable
+
+__all__ = [
+    "HOW",
+    "Section",
+    "check",
+    "check_effects",
+    "choose",
+    "default",
+    "fields",
+    "get",
+    "of",
+    "own",
+    "settle",
+    "suggest",
+]
+
+_SUGGESTED = "_suggested_by_recipe"  # the attribute of a ConfigDict that holds what `suggest` marked
+
+
+def default() -> ConfigDict:
+    """A new tree with every default: locked, and typed by ml_collections."""
+
+    def build(tree):
+        return {k: v.default if isinstance(v, Field) else build(v) for k, v in tree.items()}
+
+    return ConfigDict(build(TREE)).lock()
+
+
+def of(values: Mapping[str, Any], suggested_by: Any = None) -> ConfigDict:
+    """A new tree with these values, locked; `suggested_by`: a config whose suggestions (`suggest`) are kept where the values are
+    the same. Raises UserError."""
+    out = default()
+    _assign(out, check(values, complete=False)._values)
+    if suggestions := _suggestions(suggested_by):
+        _mark(out, dataclasses.replace(suggestions, values=dict(suggestions.values)))
+    return out
+
+
+@dataclasses.dataclass(frozen=True)
+class _Suggestions:
+    """What a recipe set, by field; `alone`: it is not refused, whether or not the user changed anything beside it."""
+
+    values: dict[str, Any]
+    alone: bool
+
+
+def suggest(config: ConfigDict, *, alone: bool = False) -> ConfigDict:
+    """Marks what a config holds as suggested by a recipe, and returns the config. Once the user changes some of it, the rest is
+    not refused where that leaves it without effect; `alone`: it is never refused for having none. Copies of a ConfigDict lose the
+    marks; `of` keeps them."""
+    _mark(config, _Suggestions({path: hashable(get(config, path)) for path, _ in fields()}, alone))
+    return config
+
+
+def own(config: Any, paths: Iterable[str]) -> None:
+    """Says that the user set these fields: they are no suggestions of a recipe any more, even with the same value."""
+    if suggestions := _suggestions(config):
+        for path in paths:
+            suggestions.values.pop("init.from_" if path == "init.from" else path, None)
+
+
+def _mark(config: ConfigDict, suggestions: _Suggestions) -> None:
+    object.__setattr__(config, _SUGGESTED, suggestions)  # no field of the config
+
+
+def _suggestions(config: Any) -> _Suggestions | None:
+    return vars(config).get(_SUGGESTED) if isinstance(config, ConfigDict) else None
+
+
+def _suggested(config: Any, values: Mapping[str, Any]) -> frozenset[str]:
+    """The fields that are as a recipe set them; none of a recipe that nobody changed: that has to be consistent."""
+    if not (suggestions := _suggestions(config)):
+        return frozenset()
+    kept = frozenset(path for path, value in suggestions.values.items() if get(values, path) == value)
+    return kept if suggestions.alone or len(kept) < len(dict(fields())) else frozenset()
+
+
+def _assign(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            _assign(config[key], value)
+        else:
+            config[key] = value
+
+
+def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
+    """table[name], for the argument of a config file. Raises UserError with the valid names."""
+    if name not in table:
+        raise UserError(f"no {what} {name!r}: expected one of {', '.join(table)}{nearest(name, table)}")
+    return table[name]
+
+
+def fields(tree: Mapping[str, Any] = TREE, prefix: str = "") -> Iterator[tuple[str, Field]]:
+    """Every (dotted path, Field) of the tree."""
+    for key, value in tree.items():
+        if isinstance(value, Field):
+            yield prefix + key, value
+        else:
+            yield from fields(value, f"{prefix}{key}.")
+
+
+class Section:
+    """A validated part of the config, read by attribute or key. The tree as a whole knows what was read.
+
+    Attributes:
+      suggested: of the whole tree, the fields that are as a recipe set them.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        path: str = "",
+        read: set[str] | None = None,
+        suggested: frozenset[str] = frozenset(),
+        settled: Mapping[str, str] | None = None,
+    ):
+        self._values, self._path, self._read = values, path, set() if read is None else read
+        self.suggested, self._settled = suggested, settled or {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            value = self._values[name]
+        except KeyError:
+            raise AttributeError(f"config.{self._path}{name} is not declared in ptft_jax.config.tree") from None
+        path = self._path + name
+        if isinstance(value, Mapping):
+            return Section(value, path + ".", self._read)
+        self._read.add(path)
+        return value
+
+    __getitem__ = __getattr__
+
+    def read_all(self) -> dict[str, Any]:
+        """Every value of this section as a plain dict."""
+        return {name: getattr(self, name) for name in self._values}
+
+    def refuse_unread(self) -> list[str]:
+        """Raises UserError for a setting that was changed from its default but that nothing has read. What a recipe suggested is
+        told in messages, which are returned."""
+        unread = [path for path, said in self._settled.items() if not said]
+        for path, field in fields():
+            value = get(self._values, path)
+            if value == field.default or path in self._read:
+                continue
+            if path not in self.suggested:
+                raise UserError(
+                    f"config.{path.rstrip('_')} = {value!r} is set, but nothing in this run reads it ({field.meaning}); "
+                    f"leave it at {field.default!r} or change what makes it matter"
+                )
+            unread.append(path)
+        told = [f"not read: {', '.join(path.rstrip('_') for path in unread)} (recipe)"] if unread else []
+        return told + [said for said in self._settled.values() if said]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The resolved values as plain nested dicts."""
+        return json.loads(json.dumps(self._values))
+
+
+def get(tree: Mapping[str, Any], path: str, *default: Any) -> Any:
+    """The value at a dotted path of nested dicts; `default`, if given, where there is none."""
+    for key in path.split("."):
+        if default and key not in tree:
+            return default[0]
+        tree = tree[key]
+    return tree
+
+
+def check(
+    config: Mapping[str, Any],
+    *,
+    complete: bool = True,
+    suggested: frozenset[str] | None = None,
+    settled: Mapping[str, str] | None = None,
+) -> Section:
+    """Validates a config (ConfigDict or nested dict).
+
+    Args:
+      complete: also refuse fields that contradict each other; not where a parent's are still to be filled in.
+      suggested, settled: of a config that was made of another one, its `Section.suggested` and what `settle` found.
+
+    Raises:
+      UserError: an undeclared field (with the nearest declared one), a wrong type, a value out of range, or fields
+        that contradict each other.
+    """
+    if not isinstance(config, (ConfigDict, Mapping)):
+        raise UserError(f"config = {shown(config)}: expected a section with {', '.join(TREE)}")
+    values = _checked(config.to_dict() if isinstance(config, ConfigDict) else config, TREE, "")
+    if complete:
+        _check_together(values)
+    suggested = _suggested(config, values) if suggested is None else suggested
+    return Section(values, suggested=suggested, settled=settled)
+
+
+def settle(values: dict[str, Any], suggested: frozenset[str]) -> dict[str, str]:
+    """Changes what a recipe suggests and the rest of a config leaves without effect, or without room, in place: what would have
+    no effect to its default, a warm-up that is too long for the run's steps to a tenth of them.
+
+    Returns:
+      By field, what is to be said of it; "" = that it is not read.
+    """
+    settled, defaults = {}, dict(fields())
+    for path, _ in _idle(values):
+        if path in suggested:
+            values["select"][path.removeprefix("select.")] = defaults[path].default
+            settled[path] = ""
+    o, steps = values["optimizer"], values["training"]["steps"]
+    if "optimizer.warmup_steps" in suggested and not _fits(o["schedule"], o["warmup_steps"], steps):
+        settled["optimizer.warmup_steps"] = (
+            f"optimizer.warmup_steps: {steps // 10}, a tenth of training.steps = {steps}, in place of {o['warmup_steps']} (recipe)"
+        )
+        o["warmup_steps"] = steps // 10
+    return settled
+
+
+def _fits(schedule: str, warmup: int, steps: int) -> bool:
+    """Whether a warm-up leaves steps for what the schedule does after it."""
+    decay = 2 if schedule == "wsd" else 1 if _falls(schedule, steps) else 0
+    return not warmup or warmup + decay <= max(steps, 1)
+
+
+def _falls(schedule: str, steps: int) -> bool:
+    # A run of one or two updates, to see that all works, has no shape of its rate.
+    return schedule in ("cosine", "linear", "wsd", "rsqrt") and steps > 2
+
+
+def _idle(c: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Settings of `config.select` that are read, but have no effect beside others: (path, what is expected)."""
+    s, nothing = c["select"], "where eval.every is 0: nothing is evaluated between start and end"
+    if not c["eval"]["every"] and s["patience"]:
+        yield "select.patience", f"0 {nothing}"
+    if not c["eval"]["every"] and s["stop_over_budget"]:
+        yield "select.stop_over_budget", f"False {nothing}"
+    if not s["patience"] and s["min_delta"]:
+        yield "select.min_delta", "0 where select.patience is 0: it says what counts as a gain for patience alone"
+
+
+def check_effects(config: Section) -> Section:
+    """The config of a run that is to be carried out. Raises UserError for settings that are valid, and would do nothing beside
+    others: what `Section.refuse_unread` cannot tell, as they are read. Of runs that are there already nothing is asked."""
+    c = config.as_dict()
+    o, steps = c["optimizer"], c["training"]["steps"]
+    rows = list(_idle(c))
+    if _falls(o["schedule"], steps) and o["warmup_steps"] and o["warmup_steps"] >= steps:
+        rows.insert(0, ("optimizer.warmup_steps", f"steps that are left for the decay of optimizer.schedule = {o['schedule']!r}: less than training.steps {steps!r}"))  # fmt: skip
+    for path, expected in rows:
+        raise UserError(f"config.{path} = {get(c, path)!r}: expected {expected}")
+    return config
+
+
+def _checked(given: Mapping[str, Any], tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    if names := [key for key in given if not isinstance(key, str)]:
+        raise UserError(f"config.{prefix}{shown(names[0])} is not a setting: the names of settings are texts")
+    given = {("from_" if key == "from" else key): value for key, value in given.items()}
+    for key in given:
+        if key not in tree:
+            paths = [path for path, _ in fields()]
+            near = nearest(prefix + key, paths) or nearest(key, [p.rsplit(".")[-1] for p in paths])
+            raise UserError(f"config.{prefix}{key} is not a setting{near}")
+    out = {}
+    for key, declared in tree.items():
+        if isinstance(declared, Field):
+            out[key] = declared.check(prefix + key, given.get(key, declared.default))
+        else:
+            part = given.get(key, {})
+            if not isinstance(part, Mapping):
+                raise UserError(f"config.{prefix}{key} = {shown(part)}: expected a section with {', '.join(declared)}")
+            out[key] = _checked(part, declared, f"{prefix}{key}.")
+    return out
+
+
+def _check_together(c: dict[str, Any]) -> None:
+    """Contradictions between fields, each message naming both."""
+    m, d, t = c["model"], c["data"], c["training"]
+    rows = [
+        (d["length"] <= m["max_length"], "data.length", d["length"], "at most model.max_length", m["max_length"]),
+        (d["batch_size"] % t["micro_batches"] == 0, "data.batch_size", d["batch_size"], "a multiple of training.micro_batches", t["micro_batches"]),
+        (c["optimizer"]["warmup_steps"] <= max(t["steps"], 1), "optimizer.warmup_steps", c["optimizer"]["warmup_steps"], "at most training.steps", t["steps"]),
+        (c["parallel"]["compile"] == "jit" or c["parallel"]["fsdp"] == 1, "parallel.compile", "pmap", "parallel.fsdp=1 (pmap copies the state), not", c["parallel"]["fsdp"]),
+    ]  # fmt: skip
+    for good, path, value, expected, other in rows:
+        if not good:
+            raise UserError(f"config.{path} = {value!r}: expected {expected} {other!r}")
+    for name, value, expected in contradictions(m):
+        raise UserError(f"config.model.{name} = {value!r}: expected {expected}")

@@ -1,0 +1,329 @@
+"""The whole config tree, declared once: default, meaning, what is valid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ptft_jax.config.field import (
+    MANY,
+    Field,
+    mass,
+    natural,
+    number,
+    one_of,
+    pairs,
+    part,
+    patterns,
+    positive,
+    rules,
+    seed,
+    share,
+    temperature,
+    texts,
+    whole_share,
+)
+from ptft_jax.config.tune import TUNE
+from ptft_jax.model.spec import BIASES, LAYER_KINDS
+
+
+def _tactic(value: Any) -> str:
+    named = isinstance(value, tuple) and all(name is None or isinstance(name, str) for name in value)
+    return "" if named or isinstance(value, str) else "expected 'fsdp', 'replicate' or a tuple of None and mesh axes"
+
+
+TREE: dict[str, Any] = {
+    "seed": seed(0, "parameters, order of the data and dropout follow from it"),
+    "init": {
+        # `from` is a Python keyword, so attributes and flags spell it from_; `init.from` is accepted everywhere.
+        "from_": Field(
+            "",
+            "start from a run, WORKDIR[@STEP|@best][#ADAPTER]; or from weights, hf:FOLDER, hf:NAME, gguf:FILE; '' = random parameters",
+        ),
+        "adapter": Field("", "a folder in PEFT's format: start with this adapter on the parent, and train it on"),
+        "ignore": patterns((), "patterns of the parent's tensors that may be left out"),
+        "fresh": patterns((), "patterns of parameters that are made anew, not taken from the parent (a new head)"),
+        "merge_into": one_of(
+            "",
+            "of a parent that was trained on a quantised base, which kernels its adapter is added to: those it was trained "
+            "on, or the base's own",
+            "",
+            "dequantized",
+            "original",
+        ),
+        "optimizer": Field(
+            False,
+            "go on from the run in init.from where it was: its step, optimizer and average, under a schedule, length, rate, data or "
+            "evaluation plan that may differ",
+        ),
+        "weights": one_of("auto", "of a parent that kept an average: its average (auto) or not", "auto", "raw", "ema"),
+    },
+    "model": {
+        "layers": positive(4, "number of blocks", most=100_000),
+        "width": positive(128, "size of the residual stream"),
+        "heads": positive(4, "query heads"),
+        "kv_heads": natural(0, "key/value heads; 0 = as many as heads"),
+        "head_dim": natural(0, "size of a head; 0 = width / heads"),
+        "mlp_width": natural(0, "hidden size of the MLP; 0 = 4 * width, or 8/3 * width when gated"),
+        "max_length": positive(128, "longest sequence, in tokens"),
+        "activation": one_of("gelu_tanh", "of the MLP", "gelu", "gelu_tanh", "silu", "relu"),
+        "gated": Field(False, "gated MLP (SwiGLU with silu)"),
+        "parallel": Field(False, "attention and MLP side by side (GPT-NeoX), not one after the other"),
+        "norm": one_of("layer", "normalisation; rms_plus_one scales by 1 + weight", "layer", "rms", "rms_plus_one"),
+        "norm_eps": positive(1e-5, "added to the variance"),
+        "norm_placement": one_of(
+            "pre",
+            "before a sublayer, after adding it, on its output, or before it and on its output",
+            "pre",
+            "post",
+            "output",
+            "both",
+        ),
+        "query_key_norm": one_of(
+            "none", "norm of queries and keys: none, each head, all heads at once", "none", "head", "all"
+        ),
+        "biases": texts(BIASES, f"which layers have biases: of {', '.join(BIASES)}", of=BIASES),
+        "causal": Field(True, "tokens see only what came before them"),
+        "positions": one_of("learned", "how positions are told", "learned", "rotary"),
+        "position_offset": natural(0, "added to learned positions (RoBERTa: 2)"),
+        "rope_theta": positive(10_000.0, "base wavelength of rotary positions"),
+        "rope_fraction": mass(1.0, "share of a head that rotates"),
+        "rope_scaling": pairs((), "((name, value), ...): stretched rotary positions, see ptft_jax.model.rotary"),
+        "rope_local_theta": natural(0.0, "base wavelength in sliding layers, unstretched; 0 = as elsewhere"),
+        "window": natural(0, "keys that a query of a sliding layer sees; 0 = no such layers"),
+        "layer_kinds": texts(
+            (), f"of {', '.join(LAYER_KINDS)}, repeated over the layers; () = all alike", of=LAYER_KINDS
+        ),
+        "attention_scale": natural(0.0, "factor on scores; 0 = 1 / sqrt(head size)"),
+        "attention_cap": natural(0.0, "soft cap on scores; 0 = none"),
+        "logit_cap": natural(0.0, "soft cap on logits; 0 = none"),
+        "embedding_scale": Field(False, "multiply token vectors by sqrt(width)"),
+        "embedding_norm": Field(False, "normalise what goes into the first block"),
+        "token_types": natural(0, "types of tokens that have a vector (BERT: 2)"),
+        "experts": natural(0, "experts in place of each MLP; 0 = a plain MLP"),
+        "experts_per_token": positive(2, "experts that a token is sent to"),
+        "normalize_experts": Field(True, "weights of a token's experts sum to 1"),
+        "vocab_size": natural(0, "rows of the token embedding; 0 = the tokenizer's"),
+        "head": one_of("lm", "what is scored: the next token, masked tokens, classes", "lm", "masked_lm", "classes"),
+        "tied": Field(True, "the output head is the token embedding"),
+        "classes": positive(2, "of head=classes"),
+        "class_hidden": Field(False, "a dense tanh layer before the classes"),
+        "image_size": natural(0, "height and width of images, in pixels; 0 = a model of text"),
+        "patch_size": positive(16, "height and width of an image's patches, in pixels"),
+        "channels": positive(3, "of an image"),
+        "distillation": one_of(
+            "none", "of images: no second token, one, or one with a head (DeiT)", "none", "token", "head"
+        ),
+        "dropout": share(0.0, "rate after embedding, attention and MLP"),
+        "init_std": positive(0.02, "standard deviation of initial weights"),
+        "dtype": one_of("float32", "what is computed in", "float32", "bfloat16"),
+        "param_dtype": one_of(
+            "float32", "what frozen parameters are kept in; what trains: training.state_dtype", "float32", "bfloat16"
+        ),
+        "scan": Field(True, "compile one block and scan it (fast to compile) or unroll all (often faster on a CPU)"),
+        "remat": one_of(
+            "none", "recompute in the backward pass: all, or all but matrix products", "none", "dots", "full"
+        ),
+        "attention": one_of("xla", "implementation; cudnn needs a GPU and bfloat16", "xla", "cudnn"),
+    },
+    "tokenizer": {
+        "kind": one_of("auto", "auto = the parent's, or bytes without one", "auto", "byte", "bpe", "file"),
+        "vocab_size": Field(
+            1024,
+            "of a trained bpe, with its 256 bytes and 1 special token",
+            valid=lambda v: v > 257,
+            expected="more than 257",
+        ),
+        "path": Field("", "for kind=file: a tokenizer.json, tokenizer.model or .tiktoken file, or a folder with one"),
+        "add": texts((), "new special tokens; they need embeddings that train"),
+        "new_rows": one_of("mean", "embeddings of new tokens: the mean of the others, or random", "mean", "normal"),
+    },
+    "data": {
+        "source": Field(
+            "",
+            "KIND:NAME[?OPTION=VALUE&...], see docs/data.md: what is trained on, validated and tested; of a mixture, which "
+            "source is validated and tested, '' = the first",
+        ),
+        "mixture": pairs(
+            (),
+            "((source, weight), ...): what is trained on instead; 'parent' = the parent's data; a weight is a number, or "
+            "((step, weight), ...) with straight lines between",
+        ),
+        "temperature": temperature(
+            0.0, "of a mixture: weights are multiplied by rows ** (1 / temperature); 0 = weights as they are"
+        ),
+        "max_epochs": natural(0.0, "of a mixture: a source read so often gives way to the others; 0 = no limit"),
+        "template": Field("", "chat template by name; '' = the tokenizer's own"),
+        "train_on": Field(
+            "assistant", "what is learned of conversations and answers: assistant, last, all, or roles joined by commas"
+        ),
+        "packing": one_of(
+            "auto",
+            "how examples fill rows: one after the other and cut anywhere (concat, for plain text), whole (first_fit, "
+            "best_fit), or one a row (none); auto = concat for plain text, else best_fit",
+            "auto",
+            "concat",
+            "none",
+            "first_fit",
+            "best_fit",
+        ),
+        "overlong": one_of(
+            "raise", "examples longer than a row, where they are not cut anyway", "raise", "drop", "truncate", "split"
+        ),
+        "untrainable": one_of("raise", "examples with nothing to learn", "raise", "drop"),
+        "broken": one_of("raise", "records that cannot be read", "raise", "skip"),
+        "leaks": one_of(
+            "say",
+            "records that are trained on whose text, or id, stands in validation or test data of the run's sources",
+            "say",
+            "raise",
+            "drop",
+        ),
+        "workers": natural(0, "processes that tokenise; 0 = by the size of the data and the machine"),
+        "length": positive(128, "tokens a row"),
+        "batch_size": positive(16, "rows a step, over all devices"),
+        "train_tokens": natural(0, "use only the first so many training tokens; 0 = all", most=MANY),
+        "held_out": Field(
+            0.1,
+            "share of the different records kept for validation, in expectation, and as much for test, where the source "
+            "names no split; each falls to its side by what it says, see docs/data.md",
+            valid=lambda v: 0 < v <= 0.4,
+            expected="a share above 0, at most 0.4",
+        ),
+        "prefetch": natural(2, "batches prepared ahead"),
+    },
+    "objective": {
+        "name": one_of(
+            "causal_lm",
+            "what is learned: the next token; the same after a prefix that is read in both directions; masked tokens; "
+            "spans cut out of a text; a text's class",
+            "causal_lm",
+            "prefix_lm",
+            "masked_lm",
+            "span_corruption",
+            "classification",
+        ),
+        "z_loss": natural(0.0, "weight of log(Z)^2"),
+        "label_smoothing": share(0.0, "share of the target spread over the vocabulary"),
+        "balance": natural(
+            0.01,
+            "of a mixture of experts whose router trains: weight of the load-balancing term, summed over layers; 0 = none",
+        ),
+        "router_z_loss": natural(
+            0.0, "of such a mixture: weight of the mean log(Z)^2 of the router, summed over layers"
+        ),
+        "chunk": natural(0, "positions whose logits are held at once; 0 = all"),
+        "mask_rate": part(0.15, "of masked_lm: share of the tokens, but control tokens, that are chosen and learned"),
+        "mask_token_share": whole_share(0.8, "of masked_lm: the chosen tokens that become the mask token"),
+        "random_token_share": whole_share(0.1, "of masked_lm: the chosen tokens that become random ones"),
+        "whole_word": Field(
+            False, "of masked_lm: all tokens of a word (as BERT's tokenizer cuts text into words) are chosen together"
+        ),
+        "noise_density": part(0.15, "of span_corruption: share of the tokens, but control tokens, that are cut out"),
+        "mean_span": Field(
+            3.0, "of span_corruption: mean tokens a span", valid=lambda v: v >= 1, expected="a value of 1 or more"
+        ),
+    },
+    "tune": TUNE,
+    "optimizer": {
+        "name": one_of("adamw", "update rule", "adamw", "adafactor", "lion", "muon", "sgd"),
+        "learning_rate": natural(
+            0.0, "peak rate; 0 = 1e-3 for pre-training, the method's own (docs/methods.md) for tuning"
+        ),
+        "schedule": one_of(
+            "cosine",
+            "shape after warm-up; slanted_triangular has its own",
+            "cosine",
+            "linear",
+            "wsd",
+            "constant",
+            "rsqrt",
+            "slanted_triangular",
+        ),
+        "warmup_steps": natural(0, "steps of linear rise"),
+        "end_ratio": Field(
+            0.1, "last rate / peak rate, of cosine, linear and wsd", valid=lambda v: 0 <= v <= 1, expected="0 to 1"
+        ),
+        "decay_fraction": mass(0.2, "share of steps in which wsd goes down"),
+        "cut_frac": part(0.1, "of slanted_triangular: share of the steps in which the rate rises"),
+        "ratio": Field(
+            32.0,
+            "of slanted_triangular: the peak rate over the first and last one",
+            valid=lambda v: v >= 1,
+            expected="a value of 1 or more",
+        ),
+        "b1": share(0.9, "first-moment decay of adamw, lion, muon's Adam"),
+        "b2": share(0.95, "second-moment decay of adamw, lion, muon's Adam"),
+        "eps": positive(1e-8, "of adamw"),
+        "momentum": share(0.95, "of sgd and muon"),
+        "weight_decay": natural(0.1, "decoupled decay, times the rate"),
+        "decay_rules": rules(
+            (("(.*/)?(bias|scale|magnitude)", 0.0), (".*", 1.0)), "((pattern, multiplier), ...) of weight_decay", number
+        ),
+        "clip_norm": natural(1.0, "largest global norm of the trainable gradient; 0 = no clipping"),
+    },
+    "training": {
+        "steps": natural(1000, "optimizer updates; 0 only evaluates and saves the start"),
+        "micro_batches": positive(1, "parts a batch is run in, one after the other"),
+        "ema_decay": share(
+            0.0, "decay of an average of the trainable parameters, debiased, that is evaluated and kept; 0 = none"
+        ),
+        "state_dtype": one_of(
+            "float32",
+            "what trains, its moments, average and start are kept in; bfloat16 is rounded stochastically, a step at a time",
+            "float32",
+            "bfloat16",
+        ),
+    },
+    "eval": {
+        "every": natural(200, "steps between evaluations; 0 = only at start and end"),
+        "batch_size": natural(0, "rows; 0 = data.batch_size"),
+        "tokens": natural(0, "use only the first so many tokens of each set; 0 = all", most=MANY),
+        "source": Field("", "data to measure forgetting on; '' = what the parent was trained on, where that is known"),
+        "parent_data": Field(True, "also evaluate on what the parent was trained on (forgetting)"),
+        "mixture": Field(True, "also evaluate on every source of data.mixture"),
+        "test": Field(True, "evaluate the selected checkpoint on the test split at the end"),
+    },
+    "select": {
+        "metric": Field("validation/nll", "what the best checkpoint and early stopping look at"),
+        "mode": one_of(
+            "auto", "whether smaller or larger values are better; auto = as the metric has it", "auto", "min", "max"
+        ),
+        "patience": natural(0, "stop after so many evaluations in a row without a gain; 0 = never"),
+        "min_delta": natural(
+            0.0, "a gain is a value that is better by more than this than the last one that was a gain"
+        ),
+        "source_budget": natural(
+            0.0,
+            "nats a token that source/nll may rise above its value before fine-tuning: what lies above is never the best; "
+            "0 = no limit",
+        ),
+        "stop_over_budget": Field(False, "stop at the first evaluation above source_budget"),
+    },
+    "samples": {
+        "every": natural(0, "steps between samples; 0 = at start and end only"),
+        "prompts": texts((), "texts to continue; () = no samples", raw=True),
+        "max_new_tokens": positive(64, "tokens a sample"),
+        "temperature": temperature(0.8, "0 = greedy"),
+        "top_p": mass(0.95, "keep the likeliest tokens up to this mass"),
+    },
+    "checkpoint": {
+        "every": natural(0, "steps between saves besides those of new best values; 0 = none besides"),
+        "keep_latest": positive(1, "latest checkpoints kept"),
+        "keep_best": positive(1, "best checkpoints kept"),
+    },
+    "parallel": {
+        "replica": natural(0, "devices that copy the parameters; 0 = all / fsdp"),
+        "fsdp": positive(1, "devices that split the parameters"),
+        "rules": rules(
+            ((".*", "fsdp"),), "((pattern, tactic), ...): fsdp, replicate, or a tuple of mesh axes", _tactic
+        ),
+        "compile": one_of("jit", "one program over the mesh, or the same step per device", "jit", "pmap"),
+    },
+    "log": {
+        "every": positive(10, "steps between logged training metrics"),
+        "tensorboard": Field(True, "also write TensorBoard event files"),
+    },
+}
+
+# Settings that say how a run is carried out, not what it computes: a run may be continued with others.
+HOW = ("parallel.", "training.micro_batches", "data.prefetch", "data.workers", "log.", "checkpoint.")

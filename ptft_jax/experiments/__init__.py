@@ -1,0 +1,1 @@
+"""Experiments: graphs of runs in one folder."""

@@ -1,0 +1,123 @@
+"""Models that are there already, loaded to use: those of runs, and imported weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from ptft_jax import objectives
+from ptft_jax.adapters.quantized import QuantizedBase
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.builders import spans
+from ptft_jax.errors import UserError
+from ptft_jax.model import spec as specs
+from ptft_jax.model.spec import ModelSpec
+from ptft_jax.model.transformer import Transformer
+from ptft_jax.parallel.sharding import on_one_device
+from ptft_jax.params import finite
+from ptft_jax.params.rules import flatten, unflatten
+from ptft_jax.runs import identity
+from ptft_jax.runs import source as restore
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A run's model, or imported weights, ready to evaluate or generate with.
+
+    Attributes:
+      tokenizer: None for models of images.
+      reads_prompt: the model was trained to read a prompt in both directions (prefix LM).
+      gaps: the tokens that stand for gaps in a prompt, id -> text, of a model that was trained by span corruption.
+    """
+
+    source: restore.Parent
+    model: Transformer
+    params: dict[str, Any]
+    tokenizer: tok.Tokenizer | None
+    reads_prompt: bool = False
+    gaps: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+
+def load(
+    reference: str | pathlib.Path,
+    *,
+    field: str = "run",
+    weights: str = "auto",
+    dtype: str = "float32",
+    adapter: str = "",
+    ignore: Sequence[str] = (),
+    merge_into: str = "",
+    together: bool = False,
+) -> Loaded:
+    """The model that WORKDIR[@STEP|@best|@latest], hf:... or gguf:... names, adapters merged where that can be. A quantised
+    base stays so, with the adapter on it, unless `merge_into` says otherwise.
+
+    Args:
+      reference: of a run, its workdir (`runs/base`, `runs/base@best`, `runs/base@400`, with `#NAME` one of several adapters);
+        of imported weights `hf:FOLDER`, `hf:NAME`, `gguf:FILE`.
+      field: what the reference is called in messages.
+      weights: of a run that kept an average: the average ("auto", "ema") or the parameters themselves ("raw").
+      dtype: what imported weights are kept and computed in; a run's are as its config says.
+      adapter: a folder in PEFT's format, put onto the model.
+      ignore: patterns of tensors that may be left out, of imported weights.
+      merge_into: of a run on a quantised base, for parameters of a plain model: "dequantized" or "original", see
+        `ptft_jax.adapters.quantized.QuantizedBase.merge`.
+      together: of a run with several adapters, all may be loaded; else the reference has to choose one (`RUN#NAME`).
+
+    Raises:
+      UserError: no such model, or a damaged one.
+    """
+    reference = os.fspath(reference)
+    if ignore and not restore.is_reference(reference):
+        raise UserError(f"--ignore is for hf: and gguf: weights; {reference} is a run")
+    source = restore.find(reference, field, ignore, together=together)
+    added = peft_adapter(adapter, source, "--adapter") if adapter else None
+    method = added.method if added else source.adapter
+    on_quantized = isinstance(source.adapter, QuantizedBase)
+    if on_quantized and added:
+        raise UserError(f"--adapter: {source.name} has an adapter on a quantised base; export it, and put this on that")
+    if merge_into:
+        restore.check_merge(source, merge_into, "merge_into")
+    whole = method is None or (method.mergeable and (bool(merge_into) or not on_quantized))
+    kept = None if whole else method
+    if added and source.adapter is not None and not source.adapter.mergeable:
+        raise UserError(f"--adapter: {source.name} has an adapter of its own, which cannot be merged")
+    params = source.parameters(
+        on_one_device, dtype, weights=weights, merged=kept is None or bool(added), merge_into=merge_into
+    )
+    if on_quantized and kept:
+        params = method.encode(params)
+    spec = specs.from_config(source.config.model, source.fields["vocab_size"])
+    if not isinstance(source, restore.Source):
+        spec = dataclasses.replace(spec, dtype=dtype, param_dtype=dtype)
+    if added:
+        params = unflatten({**flatten(params), **jax.device_put(flatten(added.params), jax.devices()[0])})
+        params = params if kept else method.merge(params)
+    tokenizer = None if spec.image_size else source.tokenizer
+    objective = source.config.objective.name
+    gaps = spans.sentinels(tokenizer) if objective == "span_corruption" else {}
+    model, params = Transformer(spec, kept).collapsed(params)
+    return Loaded(source, model, params, tokenizer, objectives.reads_prompt(objective), gaps)
+
+
+def peft_adapter(folder: str, parent: restore.Parent, field: str, merge_into: str = "") -> Any:
+    """The adapter in PEFT's format in a folder, for the parent's plain model. Raises UserError."""
+    from ptft_jax.interop import families, peft
+
+    family, _ = families.of(parent.fields, parent.lineage(""))
+    fields = families.canonical(parent.fields)
+    shapes = Transformer(ModelSpec(**fields)).shapes()
+
+    def arrays() -> dict[str, Any]:
+        return parent.parameters(on_one_device, merge_into=merge_into)
+
+    names, ties = family.tensors(fields), family.ties(fields)
+    found = peft.read(folder, names, shapes, prefix=family.prefix, ties=ties, arrays=arrays, field=field)
+    finite.refuse(flatten(found.params), f"{field}: {folder}")
+    identity.check_folder(pathlib.Path(folder).expanduser(), parent, field)
+    return found

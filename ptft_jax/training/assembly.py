@@ -1,0 +1,278 @@
+"""A run assembled from a config: data, parent, trainer and loop. The only file that knows all the parts."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ptft_jax import config as configs
+from ptft_jax import environment, pairing
+from ptft_jax.data import batches, builders, class_names, pipeline
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.errors import UserError, few, listed, nearest
+from ptft_jax.evaluation import evaluate, measured, sampler
+from ptft_jax.parallel import mesh as meshes
+from ptft_jax.parallel import processes
+from ptft_jax.reporting.progress import Reporter
+from ptft_jax.runs import identity, lease, places
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training.completion import continued, head_of, resolve
+from ptft_jax.training.execution import Execution
+from ptft_jax.training.importance import Importance
+from ptft_jax.training.loop import Schedule
+from ptft_jax.training.selection import Selection
+from ptft_jax.training.start import Start
+from ptft_jax.training.trainer import Trainer
+
+
+def device_rows(rows: int) -> int:
+    """`rows` rounded up to a multiple of the devices."""
+    return -(-rows // jax.device_count()) * jax.device_count()
+
+
+class Run:
+    """One run, assembled: everything but its arrays exists, and every setting has been read.
+
+    Attributes:
+      config: completed by the parent's, checked.
+      parent, continued: what it starts from, and the checkpoint that it goes on from with its optimizer; or None.
+      trainer: what is trained and how (`ptft_jax.training.trainer`).
+      start: where from (`ptft_jax.training.start`).
+      importance: of parameters to the parent (EWC), or None.
+      data: what it is trained on (`ptft_jax.data.pipeline.TrainingData`); `batches` gives the rows of each step.
+      source: the data that forgetting is measured on, or None.
+      eval_batches, test_batches: batches of each set that is evaluated on the way, and once at the end.
+    """
+
+    def __init__(self, config: Mapping[str, Any], workdir: pathlib.Path, reporter: Reporter):
+        self.continued = continued(configs.check(config, complete=False), workdir)
+        self.config, self.parent = resolve(config, workdir)
+        c = self.config
+        self.workdir, self.reporter = pathlib.Path(workdir), reporter
+        self._refuse_other_run()
+        self.first_step = self.continued.step if self.continued else 0
+        if self.continued and c.training.steps <= self.first_step:
+            raise UserError(
+                f"config.training.steps = {c.training.steps}: expected more than the {self.first_step} of {self.continued.name}, which "
+                "count too (init.optimizer)"
+            )
+        mesh = meshes.make(c.parallel.replica, c.parallel.fsdp)
+        init = c.init.read_all() if self.parent else {"weights": "auto", "fresh": (), "adapter": ""}
+        self._check_rows(mesh.size)
+        pairing.check_model(c.objective.name, c.model)
+        pairing.check_samples(c.objective.name, c.samples.prompts)
+        self._load_data(init["fresh"])
+        self._build(mesh, init)
+        self.batches = functools.partial(
+            batches.training,
+            self.data.sets,
+            self.data.mixture,
+            batch_size=c.data.batch_size,
+            seed=c.seed,
+            prefetch=c.data.prefetch,
+            adapters=bool(self.adapters),
+        )
+        self.selection = self._selection()
+        self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
+        self.sampler = sampler.build(c, self.trainer.model, self.trainer.partition, self.tokenizer)
+        self.plan = Schedule(
+            steps=c.training.steps,
+            eval_every=c.eval.every,
+            save_every=c.checkpoint.every,
+            sample_every=c.samples.every if c.samples.prompts else 0,
+            log_every=c.log.every,
+        )
+        missing = environment.missing("tensorboard") if c.log.tensorboard else ""
+        if missing:
+            reporter.say(f"no TensorBoard event files: {missing} (or log.tensorboard=False)")
+        self.tensorboard = c.log.tensorboard and not missing
+        for told in c.refuse_unread():
+            reporter.say(told)
+
+    def _refuse_other_run(self) -> None:
+        here = Workdir(self.workdir)
+        if not here.is_run or not here.begun():
+            return
+        before, now = here.read_config().as_dict(), self.config.as_dict()
+        changed = [
+            f"{name}: {configs.get(before, name)!r} -> {configs.get(now, name)!r}"
+            for name, _ in configs.fields()
+            if configs.get(before, name) != configs.get(now, name) and not name.startswith(configs.HOW)
+        ]
+        if changed:
+            raise UserError(
+                f"{self.workdir} holds a run with another config:{listed(changed, 20)}\n"
+                "Choose another --workdir (init.from can start from this one), or give the same config to continue it"
+            )
+
+    def _check_rows(self, devices: int) -> None:
+        c = self.config
+        if c.parallel.compile == "pmap" and jax.process_count() > 1:
+            raise UserError("config.parallel.compile = 'pmap' is for a single process: 'jit' runs on several")
+        per_step = c.data.batch_size // c.training.micro_batches
+        rows = [
+            ("data.batch_size / training.micro_batches", per_step),
+            ("eval.batch_size", c.eval.batch_size or c.data.batch_size),
+        ]
+        for name, value in rows:
+            if value % devices:
+                raise UserError(f"config.{name} = {value}: expected a multiple of the {devices} devices")
+
+    def _load_data(self, fresh: tuple[str, ...]) -> None:
+        c = self.config
+        parent = self.parent.tokenizer if self.parent else None
+        if self.continued:
+            self.tokenizer, _ = self.continued.tokenizer, c.tokenizer.read_all()
+        else:
+            texts = functools.partial(pipeline.training_texts, c.data, pairing.NEEDS[c.objective.name].kinds)
+            self.tokenizer = tok.build(c.tokenizer, texts, parent)
+        self.known_tokens = parent.vocab_size if parent else 0
+        self.adapters = pipeline.numbered(c.data, c.tune.adapters)
+        self.builder = builders.build(c.objective, self.tokenizer)
+        options = {"steps": c.training.steps, "seed": c.seed}
+        self.data = pipeline.training(c.data, self.tokenizer, self.builder, **options, head=self._start_head(fresh))
+        self._check_template()
+        self.head = self.data.head.settled()
+        sets = measured.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter, self.head)
+        self.eval_batches, self.test_batches, self.source = sets
+
+    def _start_head(self, fresh: tuple[str, ...]) -> class_names.Head:
+        """The classes that the head has at the start: the parent's, but as they were numbered where the run has begun (earlier
+        versions numbered those of a child by its data)."""
+        here = Workdir(self.workdir)
+        head = class_names.of(self.continued) if self.continued else head_of(self.parent, fresh)
+        begun = class_names.recorded(here.read_data()) if head.owner and here.begun() else ()
+        return dataclasses.replace(head, names=begun) if begun else head
+
+    def _check_template(self) -> None:
+        if self.parent is None or self.tokenizer is None:
+            return
+        template = self.config.data.template
+        mine = identity.Identity("this run", {}, None, identity.template(template, self.tokenizer, self.data.table))
+        theirs = identity.Identity(self.parent.name, {}, None, identity.template_of(self.parent, self.parent.tokenizer))
+        identity.check_templates(theirs, mine, f"; give config.data.template as {self.parent.name} has it")
+
+    def _build(self, mesh: jax.sharding.Mesh, init: dict[str, Any]) -> None:
+        c = self.config
+        rows = c.model.vocab_size or self.tokenizer.vocab_size
+        if c.tokenizer.add:
+            rows = max(rows, self.tokenizer.vocab_size)
+        tok.check_fits(self.tokenizer, rows, "config.model.vocab_size")
+        self.classes: tuple[str, ...] = ()
+        if self.builder.labelled:
+            self._check_classes(c.model.classes)
+            self.classes = class_names.filled(self.head.names, c.model.classes)
+        tuned = self.parent is not None
+        encode = None if c.model.image_size else self.tokenizer.encode
+        self.trainer = Trainer(c, vocab_size=rows, mesh=mesh, encode=encode, tuned=tuned)
+        for note in self.trainer.notes:
+            self.reporter.say(note)
+        self._check_whole_rows()
+        options = {"known_tokens": self.known_tokens, "continued": self.continued}
+        self.start = Start(self.trainer, self.parent, init, **options)
+        self.importance = None
+        if self.trainer.regularization.ewc:
+            of_data = (self.source, self.tokenizer, self.builder, self.head)
+            self.importance = Importance(self.trainer, self.parent, *of_data)
+        if c.training.steps:
+            forms = batches.forms(self.data.sets, c.data.batch_size, adapters=bool(self.adapters))
+            self.trainer.program.check(self.trainer.state_like, forms)
+
+    def _check_classes(self, count: int) -> None:
+        evaluated = [b["targets"] for s in (self.eval_batches, self.test_batches) for rows in s.values() for b in rows]
+        largest = max(int(labels.max()) for labels in (*(s.store.labels for s in self.data.sets), *evaluated))
+        largest = max(*processes.gather(largest), len(self.head.names) - 1)
+        if largest >= count:
+            names = f" ({few(self.head.names)})" if self.head.names else f": the largest label is {largest}"
+            raise UserError(f"config.model.classes = {count}: the data have {largest + 1} classes{names}")
+
+    def _check_whole_rows(self) -> None:
+        if not (why := self.trainer.model.one_text_a_row):
+            return
+        evaluated = [rows for found in (self.eval_batches | self.test_batches).values() for rows in found]
+        packed = any(rows.packed for rows in self.data.sets) or any(
+            rows.get("segments", np.zeros(1)).max() > 1 for rows in evaluated
+        )
+        if max(processes.gather(int(packed))):
+            raise UserError(
+                f"config.data.packing = {self.config.data.packing!r}: rows of several texts cannot share learned vectors before "
+                f"the tokens (tune.method) in a model with {why}: set data.packing='none'"
+            )
+
+    def _selection(self) -> Selection:
+        s = self.config.select
+        budget = {}
+        if s.source_budget:
+            if "source" not in self.eval_batches:
+                reason = "set eval.source" if self.parent else "init.from names no parent"
+                if self.config.tune.adapters:
+                    reason = "as one number; with tune.adapters each of these has its own"
+                raise UserError(
+                    f"config.select.source_budget = {s.source_budget!r}: forgetting is not measured: {reason}"
+                )
+            budget = {"source_budget": s.source_budget, "stop_over_budget": s.stop_over_budget}
+        known = evaluate.names(self.eval_batches, self.trainer.objective, self.byte_lengths, self.measured_raw)
+        if s.metric not in known:
+            raise UserError(
+                f"config.select.metric = {s.metric!r}: evaluations of this run give {', '.join(known)}{nearest(s.metric, known)}"
+            )
+        return Selection(s.metric, s.mode, s.patience, s.min_delta, **budget)
+
+    @property
+    def byte_lengths(self) -> np.ndarray | None:
+        """Bytes of text that each token stands for; None where the objective does not predict each byte of a text once."""
+        return tok.byte_lengths(self.tokenizer) if self.trainer.objective.chained else None
+
+    @property
+    def measured_raw(self) -> tuple[str, ...]:
+        """The sets that the parameters themselves are measured on, too, beside their average."""
+        return ("validation",) if self.config.training.ema_decay else ()
+
+
+def train(
+    config: Mapping[str, Any],
+    workdir: str | pathlib.Path,
+    *,
+    reporter: Reporter | None = None,
+    max_seconds: float = 0.0,
+) -> dict[str, Any]:
+    """Runs, or continues, the run of `config` in `workdir`, and returns its summary (also written as summary.json).
+
+    A finished run is not run again. Where there are several processes, all call this, in the same (shared) `workdir`, which
+    is theirs alone meanwhile. SIGTERM makes it save and return; a second one ends the process.
+
+    Args:
+      config: the settings, as `ptft_jax.config.default()` gives them, or a nested dict of those that differ.
+      workdir: the folder of the run.
+      reporter: where messages, tables and bars go; by default standard error.
+      max_seconds: save and return after so many seconds; 0 = no limit.
+
+    Returns:
+      The summary: "finished", "reason", "step", "best_step", the metrics "before" and "after", and more. Of a run that was
+      stopped early "finished" is False, and the same call continues it.
+
+    Raises:
+      UserError: anything wrong with what was asked for, or another launch is running in the workdir.
+    """
+    reporter = reporter or Reporter()
+    place = places.local(workdir, f"--workdir={workdir}")
+    done = processes.shared(Workdir(place).read_summary())
+    with contextlib.nullcontext() if done is not None else lease.owned(place, reporter.say):
+        run = Run(config, place, reporter)
+        settings = run.config.as_dict()
+        evaluated = {f"batches of {name}": len(b) for name, b in (run.eval_batches | run.test_batches).items()}
+        same = {f"config.{name}": configs.get(settings, name) for name, _ in configs.fields()}
+        # What is the latest of a run that goes on may be another a moment later.
+        same |= {"step of config.init.from": [s.step for s in (run.continued, run.parent) if s is not None]}
+        processes.check_same({**same, "training data": run.data.key, "classes": run.classes, **evaluated})
+        if done is not None:
+            reporter.say(f"{run.workdir}: finished before ({done['reason']} at step {done['step']})")
+            return done
+        return Execution(run, max_seconds).carry_out()

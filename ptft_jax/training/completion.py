@@ -1,0 +1,193 @@
+"""A run's config completed: by what it starts from, and by what follows from the rest of it."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ptft_jax import adapters
+from ptft_jax import config as configs
+from ptft_jax.data import class_names, pipeline
+from ptft_jax.errors import UserError
+from ptft_jax.evaluation.names import AUTO, direction, known
+from ptft_jax.model import spec as specs
+from ptft_jax.model.spec import HEAD, STRUCTURE
+from ptft_jax.params.rules import matches
+from ptft_jax.runs import loading
+from ptft_jax.runs import source as restore
+from ptft_jax.runs.lineage import parted
+
+
+def resolve(
+    config: Mapping[str, Any], workdir: pathlib.Path | None = None
+) -> tuple[configs.Section, restore.Parent | None]:
+    """The checked config with the parent's model structure filled in, and the parent.
+
+    Of a run that goes on from another with its optimizer (`init.optimizer`), the parent is that of the other.
+
+    Args:
+      workdir: of a run that may have been started before: its parent is then the checkpoint that it was started from.
+
+    Raises:
+      UserError: see `config.check` and `config.check_effects`; also a structural field that was set to something else than the parent's.
+    """
+    section = configs.check(config, complete=False)
+    parent = None
+    if section.init.optimizer:
+        other = continued(section, workdir)
+        section, parent = _as_continued(section, other), _parent_of(other)
+    elif section.init.from_:
+        reference = restore.recorded(section.init.from_, workdir) if workdir else section.init.from_
+        parent = restore.find(reference, ignore=section.init.ignore, fresh=section.init.fresh)
+    if parent is None:
+        pipeline.with_parent(section.data.mixture, None, "")
+        return _completed(section.as_dict(), section.suggested, tuned=False), None
+    if parent.adapter is not None and not parent.adapter.mergeable:
+        raise UserError(
+            f"config.init.from: {parent.name} is a run with tune.method={parent.config.tune.method!r}, which cannot be "
+            "merged into the parameters of a plain model: start from its base"
+        )
+    restore.check_merge(parent, section.init.merge_into, "config.init.merge_into")
+    values, theirs = section.as_dict(), parent.fields
+    defaults = dict(configs.fields())
+    new_head = _is_new(section.init.fresh)
+    for name in (*STRUCTURE, "vocab_size"):
+        mine, default = values["model"][name], defaults[f"model.{name}"].default
+        if name in HEAD and new_head:  # what the config says, its defaults too
+            continue
+        changed = specs.hashable(mine) not in (specs.hashable(theirs[name]), default)
+        if changed:
+            hint = "; a new head needs init.fresh=('head/.*',)" if name in HEAD else ""
+            raise UserError(f"config.model.{name} = {mine!r}, but the parent {parent.name} has {theirs[name]!r}{hint}")
+        values["model"][name] = theirs[name]
+    if section.init.adapter:
+        _inherit_method(
+            values, loading.peft_adapter(section.init.adapter, parent, "config.init.adapter", section.init.merge_into)
+        )
+    mine, of_parent = values["data"], parent.data
+    replays = any(name == pipeline.PARENT for name, _ in mine["mixture"])
+    if replays and of_parent is not None and of_parent.held_out != mine["held_out"]:
+        raise UserError(
+            f"config.data.held_out = {mine['held_out']!r}, but the parent's is {of_parent.held_out!r}: what it was validated "
+            f"on would be trained on by replay of {pipeline.PARENT!r}; give the same, or name the sources"
+        )
+    values["data"]["mixture"] = pipeline.with_parent(values["data"]["mixture"], parent.data, parent.name, parent.step)
+    return _completed(values, section.suggested, tuned=True), parent
+
+
+def continued(section: configs.Section, workdir: pathlib.Path | None = None) -> restore.Source | None:
+    """The checkpoint of another run that a run goes on from with its optimizer; None where it begins at step 0. `workdir` as of
+    `resolve`. Raises UserError where what `init.from` names is no such thing."""
+    if not section.init.optimizer:
+        return None
+    reference = section.init.from_
+    if not reference:
+        raise UserError(
+            "config.init.optimizer = True: init.from is missing: the run, WORKDIR[@STEP|@best], to go on from"
+        )
+    if restore.is_reference(reference) or parted(reference)[1]:
+        raise UserError(
+            f"config.init.optimizer = True: init.from = {reference!r} has no optimizer; only a whole run, WORKDIR[@STEP|@best], has"
+        )
+    return restore.find(restore.recorded(reference, workdir) if workdir else reference, together=True)
+
+
+def _parent_of(run: restore.Source) -> restore.Parent | None:
+    """What a run was started from itself; of one that went on from another, what that was started from."""
+    init = run.config.init
+    if not init.from_:
+        return None
+    if init.optimizer:
+        return _parent_of(continued(run.config, run.workdir))
+    return restore.find(restore.recorded(init.from_, run.workdir), "its init.from", init.ignore, init.fresh)
+
+
+# What makes a model of a method, and what of that is only of how it learns.
+_METHOD = ("tune.method", "tune.quantize.", *(f"tune.{name}." for name in adapters.METHODS))
+_OF_TRAINING = ("dropout", "b_ratio")
+
+
+def _as_continued(section: configs.Section, run: restore.Source) -> configs.Section:
+    """A config of a run that goes on from another: what the other's state is made of is as there. Raises UserError where it is
+    set to something else; how far a run is held near its start, dropout, and such, may be."""
+    values, theirs = section.as_dict(), run.config.as_dict()
+    fixed = ("init.", "tokenizer.", "model.vocab_size", *(f"model.{name}" for name in STRUCTURE), *_METHOD)
+    theirs["model"]["vocab_size"] = run.fields["vocab_size"]
+    for path, field in configs.fields():
+        if not path.startswith((*fixed, "tune.")) or path in ("init.from_", "init.optimizer"):
+            continue
+        *parents, last = path.split(".")
+        part, known = configs.get(values, ".".join(parents)), configs.get(theirs, path)
+        default = specs.hashable(part[last]) == specs.hashable(field.default)
+        stays = path.startswith(fixed) and last not in _OF_TRAINING
+        if stays and not default and specs.hashable(part[last]) != specs.hashable(known):
+            raise UserError(
+                f"config.{path} = {part[last]!r}, but the run that init.optimizer goes on from, {run.name}, has {known!r}"
+            )
+        part[last] = known if default else part[last]
+    return configs.check(values, complete=False, suggested=section.suggested)
+
+
+def _completed(values: dict[str, Any], suggested: frozenset[str], *, tuned: bool) -> configs.Section:
+    """The config with what follows from the rest filled in. It is the one whose reads are counted."""
+    settled = configs.settle(values, suggested)
+    values = _with_direction(_with_rate(_with_source(values), tuned))
+    section = configs.check_effects(configs.check(values, suggested=suggested, settled=settled))
+    assert section.init.from_ is not None and section.init.optimizer is not None, "read before this one was made"
+    return section
+
+
+def _with_direction(values: dict[str, Any]) -> dict[str, Any]:
+    """A config with `select.mode` filled in by the metric; of one that says nothing, a run tells whether it is measured."""
+    select = values["select"]
+    if select["mode"] != AUTO or known(select["metric"]):
+        select["mode"] = direction(select["metric"], select["mode"])
+    return values
+
+
+def _is_new(fresh: Sequence[str]) -> bool:
+    """Whether the head is among what is made anew."""
+    return any(matches(fresh, f"head/{leaf}") for leaf in ("kernel", "classes/kernel", "dense/kernel"))
+
+
+def head_of(parent: restore.Parent | None, fresh: Sequence[str]) -> class_names.Head:
+    """The classes of the head that a run starts with: its parent's, unless it is made anew."""
+    return class_names.NEW if parent is None or _is_new(fresh) else class_names.of(parent)
+
+
+def _with_rate(values: dict[str, Any], tuned: bool) -> dict[str, Any]:
+    """A config with `optimizer.learning_rate` filled in: of pre-training, or of the fine-tuning method."""
+    if not values["optimizer"]["learning_rate"]:
+        values["optimizer"]["learning_rate"] = adapters.learning_rate(configs.check(values).tune) if tuned else 1e-3
+    return values
+
+
+def _with_source(values: dict[str, Any]) -> dict[str, Any]:
+    """A config with `data.source` filled in by the mixture's first source."""
+    data = values["data"]
+    if not data["source"]:
+        if not data["mixture"]:
+            raise UserError("config.data.source is missing: what to train on, such as jsonl:chat.jsonl or text:FOLDER")
+        data["source"] = data["mixture"][0][0]
+    return values
+
+
+def _inherit_method(values: dict[str, Any], adapter: Any) -> None:
+    """Fills in `tune` from an adapter that a run starts with; what was set to something else is an error."""
+    defaults = dict(configs.fields())
+    for path, theirs in _leaves(adapter.tune, "tune"):
+        *parents, last = path.split(".")
+        section = configs.get(values, ".".join(parents))
+        mine = specs.hashable(section[last])
+        if mine not in (specs.hashable(theirs), defaults[path].default):
+            raise UserError(f"config.{path} = {mine!r}, but the adapter of config.init.adapter has {theirs!r}")
+        section[last] = theirs
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}.{name}")
+        else:
+            yield f"{prefix}.{name}", value

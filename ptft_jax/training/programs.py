@@ -1,0 +1,141 @@
+"""Where steps are compiled: by `jit` over a mesh, or, kept beside it, per device by `pmap`.
+
+Both forms have the same methods and give the same losses; the loop does not know which it runs. A run whose phases train
+different parameters has a program each for training, of states of one form; it is compiled when it is first run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ptft_jax.parallel.compile import donating
+from ptft_jax.parallel.sharding import Rows
+from ptft_jax.params import phases
+from ptft_jax.training.step import Step, check
+
+Later = Sequence[tuple[int, Step]]
+
+
+class _Phases:
+    """The compiled training step of each phase of a run."""
+
+    def __init__(self, step: Step, later: Later, compiled: Callable[[Callable], Callable]):
+        self._starts = [0, *(start for start, _ in later)]
+        self.steps = [step, *(other for _, other in later)]
+        self._trains = [compiled(one.train) for one in self.steps]
+
+    def check(self, state: Any, batch: dict[str, Any], compiled: bool) -> None:
+        """See `JitProgram.check`; traces what is `compiled` later, which keeps the trace, or the step itself."""
+        for start, step, train in zip(self._starts, self.steps, self._trains):
+            check(train if compiled else step.train, state, batch, f"the phase from step {start} on" if start else "")
+
+    def at(self, step: int) -> Callable[..., Any]:
+        """`(state, batch) -> (state, metrics)` for the update number `step`, counted from 0."""
+        return self._trains[phases.at(self._starts, step)]
+
+
+class JitProgram:
+    """One logical program over all devices; the compiler inserts the communication that the shardings imply."""
+
+    def __init__(self, step: Step, mesh: Mesh, shardings: Any, later: Later = ()):
+        """`later` are the steps of further phases of the run, and the updates they begin with."""
+        rows = Rows(mesh).sharding
+        self._rows, self._copied = rows, NamedSharding(mesh, PartitionSpec())
+        self.shardings = shardings
+        self._phases = _Phases(
+            step,
+            later,
+            lambda train: jax.jit(
+                train, in_shardings=(shardings, rows), out_shardings=(shardings, None), donate_argnums=0
+            ),
+        )
+        self.at, self.train = self._phases.at, self._phases.at(0)
+        self.evaluate, self.evaluate_raw = (
+            jax.jit(evaluate, in_shardings=(shardings, rows)) for evaluate in (step.evaluate, step.evaluate_raw)
+        )
+
+    def create(self, make: Callable[..., Any], *args: Any, donate: Sequence[int] = ()) -> Any:
+        """The state, born sharded: `make` is compiled with its output's shardings. Arguments of the numbers in `donate` are given
+        up: what the state takes from them as it is, is not copied."""
+        return donating(make, self.shardings, donate)(*args)
+
+    def adopt(self, state: Any) -> Any:
+        """A whole state that was made elsewhere. What lies as it should is not copied."""
+        return jax.device_put(state, self.shardings)
+
+    def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This process' rows of a batch, put on its devices as part of one global array."""
+        return {k: jax.make_array_from_process_local_data(self._rows, v) for k, v in batch.items()}
+
+    def check(self, state: Any, rows: dict[str, jax.ShapeDtypeStruct]) -> None:
+        """Raises UserError where the step of a phase would change its state's form; nothing is compiled or run.
+
+        Args:
+          state: of the form of the loop's; likewise `rows`, those of all processes.
+        """
+        placed = {k: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self._rows) for k, a in rows.items()}
+        self._phases.check(state, placed, compiled=True)
+
+    def whole(self, state: Any) -> Any:
+        """The state as one logical tree, as checkpoints hold it."""
+        return state
+
+    def spread(self, state: Any) -> Any:
+        """The inverse of `whole`."""
+        return state
+
+
+class PmapProgram:
+    """Every device runs the same step on its own rows and adds up gradients by hand: data-parallel, state copied."""
+
+    def __init__(self, step: Step, mesh: Mesh, shardings: Any, later: Later = ()):
+        """`later` as of `JitProgram`."""
+        self.shardings = shardings
+        self._copied = NamedSharding(mesh, PartitionSpec())
+        self._devices = list(mesh.devices.flat)
+        self._stacked = NamedSharding(Mesh(np.asarray(self._devices), ("rows",)), PartitionSpec("rows"))
+        self._phases = _Phases(
+            step,
+            later,
+            lambda train: jax.pmap(
+                functools.partial(train, axis="rows"), "rows", devices=self._devices, donate_argnums=0
+            ),
+        )
+        self.at, self.train = self._phases.at, self._phases.at(0)
+        self.evaluate, self.evaluate_raw = map(self._summed, (step.evaluate, step.evaluate_raw))
+
+    def _summed(self, evaluate: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.pmap(lambda *args: jax.lax.psum(evaluate(*args), "rows"), "rows", devices=self._devices)
+
+    def create(self, make: Callable[..., Any], *args: Any, donate: Sequence[int] = ()) -> Any:
+        return self.spread(donating(make, self._copied, donate)(*args))
+
+    def adopt(self, state: Any) -> Any:
+        return self.spread(state)
+
+    def place(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        devices = sum(d.process_index == jax.process_index() for d in self._devices)
+        return {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in batch.items()}
+
+    def check(self, state: Any, rows: dict[str, jax.ShapeDtypeStruct]) -> None:
+        """As `JitProgram.check`."""
+        self._phases.check(state, rows, compiled=False)
+
+    def whole(self, state: Any) -> Any:
+        return jax.tree.map(lambda x: x[0], state)
+
+    def spread(self, state: Any) -> Any:
+        def copies(x):
+            return jnp.broadcast_to(x[None], (len(self._devices), *x.shape))
+
+        return jax.jit(lambda tree: jax.tree.map(copies, tree), out_shardings=self._stacked)(state)
+
+
+PROGRAMS = {"jit": JitProgram, "pmap": PmapProgram}

@@ -1,0 +1,164 @@
+"""The state of step 0: made from random numbers, or from a parent's parameters; and what of a checkpoint is made again."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ptft_jax.config import seeds
+from ptft_jax.errors import UserError, listed
+from ptft_jax.model import spec as specs
+from ptft_jax.parallel.compile import donating
+from ptft_jax.params import finite, vocabulary
+from ptft_jax.params.rules import flatten, matches, unflatten
+from ptft_jax.runs import source as restore
+from ptft_jax.runs.checkpoint import compare, read
+from ptft_jax.runs.loading import peft_adapter
+from ptft_jax.runs.saving import Resumed
+from ptft_jax.training.trainer import Trainer
+
+
+class Start:
+    """Where a run starts. Nothing is read before it is asked for."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        parent: restore.Parent | None,
+        init: Mapping[str, Any],
+        *,
+        known_tokens: int = 0,
+        continued: restore.Source | None = None,
+    ):
+        """
+        Args:
+          parent: what the parameters are taken from; None = random ones.
+          init: of `config.init`, "weights", "fresh", "adapter" and "merge_into".
+          known_tokens: how many tokens the parent's tokenizer has.
+          continued: the checkpoint that the run goes on from with its optimizer.
+        """
+        self.trainer, self.parent, self.init, self.continued = trainer, parent, init, continued
+        self._known, self._config = known_tokens, trainer.config
+
+    def state(self, importance: Any = None, check: Callable[[], None] = lambda: None) -> tuple[Any, str]:
+        """The state of step 0, sharded from birth, and the fingerprint of the parent's parameters ("" without one).
+
+        Args:
+          importance: puts the importance of parameters into a state (`ptft_jax.training.importance.Importance`).
+          check: is called between parts of what takes long, and may raise to end it.
+        """
+        key = seeds.key(self._config.seed)
+        params_key, run_key = jax.random.split(key)
+        make, base, fingerprint = self._maker()
+        state = self.trainer.create(make, params_key, base, rng=run_key, donate=(1,))
+        if importance is not None:
+            state = importance.put(state, jax.random.fold_in(key, 2), check)
+        return state, fingerprint
+
+    def trainable(self) -> tuple[dict[str, Any], str]:
+        """What `state` gives, but of the state only the trainable leaves, whole: no second copy of the rest is made. Of a run that
+        goes on from another, what it went on from."""
+        trainer = self.trainer
+        if other := self.continued:
+            like = trainer.stored_params(trainer.state_like)
+            params = flatten(read(other.workdir, other.step, "params", like, other.meta))
+            kept = unflatten({path: params[path] for path in flatten(trainer.state_like.trainable)})
+            return kept, other.meta["parent_fingerprint"]
+        params_key, _ = jax.random.split(seeds.key(self._config.seed))
+        make, base, fingerprint = self._maker()
+        part = jax.jit(
+            lambda k, b: trainer.partition.split(make(k, b))[0], out_shardings=trainer.program.shardings.trainable
+        )
+        return part(params_key, base), fingerprint
+
+    def frozen(self) -> tuple[dict[str, Any], str]:
+        """What `state` gives, but of the state only the frozen leaves, whole; those of the parent are not copied."""
+        trainer = self.trainer
+        params_key, _ = jax.random.split(seeds.key(self._config.seed))
+        make, base, fingerprint = self._maker()
+        part = donating(
+            lambda k, b: trainer.partition.split(make(k, b))[1], trainer.program.shardings.frozen, donate=(1,)
+        )
+        return part(params_key, base), fingerprint
+
+    def restored(self, resumed: Resumed, workdir: pathlib.Path) -> Any:
+        """The state of a checkpoint of the run in `workdir`, where it was restored to. Raises UserError where it needs a base that has
+        changed."""
+        like, saved, frozen = self.trainer.state_like, resumed.meta, {}
+        if self.trainer.refers_to_base:
+            frozen, fingerprint = self.frozen()
+            if fingerprint != saved["base"]["fingerprint"]:
+                raise UserError(f"{workdir}: its base {self.parent.name} changed since the run was started")
+        flat = flatten(frozen) | flatten(resumed.params)
+        pick = lambda form: unflatten({path: flat[path] for path in flatten(form)})  # noqa: E731
+        state = dataclasses.replace(
+            like,
+            step=np.asarray(saved["step"], np.int32),
+            trainable=pick(like.trainable),
+            frozen=pick(like.frozen),
+            optimizer=resumed.training["optimizer"],
+            rng=resumed.training["rng"],
+            anchor=resumed.training.get("anchor", {}),
+            **resumed.others,
+            halted=np.zeros((), bool),
+        )
+        return self.trainer.program.adopt(state)
+
+    def parameters_of(self, parent: restore.Parent, **model: Any) -> dict[str, Any]:
+        """A parent's parameters as `config.init` takes them, in this run's layout; `model` as its own `parameters` has it."""
+        taken = {name: self.init[name] for name in ("weights", "merge_into")}
+        dtype = self._config.model.param_dtype
+        return parent.parameters(self.trainer.layout, dtype, wide=self.trainer.wide, **taken, **model)
+
+    def as_kept(self, plain: Mapping[str, jax.Array], shapes: Mapping[str, Any] | None = None) -> dict[str, jax.Array]:
+        """Parameters of a plain model (of `shapes`, else of this run's) by path, rounded to what frozen ones are kept in where
+        they are that."""
+        shapes = flatten(self.trainer.plain_shapes if shapes is None else shapes)
+        wide = self.trainer.wide
+        return {p: plain[p].astype(jnp.float32 if p in wide else a.dtype) for p, a in shapes.items()}
+
+    def base(self) -> dict[str, Any]:
+        """The parent's parameters, checked against this model and finite: all but those that are initialized anew."""
+        head = {name: self._config.as_dict()["model"][name] for name in specs.HEAD}
+        have = flatten(self.parameters_of(self.parent, **head))
+        fresh = self.init["fresh"]
+        need = {p: a for p, a in flatten(self.trainer.plain_shapes).items() if not matches(fresh, p)}
+        if self.trainer.new_rows:
+            need |= {p: a for p, a in have.items() if p in vocabulary.AXES}
+        differences = compare(unflatten(have), unflatten(need))
+        if differences:
+            raise UserError(f"config.init.from: {self.parent.name} does not fit this model:{listed(differences, 20)}")
+        finite.refuse(have, f"config.init.from: {self.parent.name}", "\nnothing can be learned from them")
+        return unflatten(have)
+
+    def _maker(self) -> tuple[Callable[[jax.Array, Any], dict[str, Any]], dict[str, Any], str]:
+        """(function of (key, the parent's parameters) that gives the whole parameters of step 0, those parameters, their
+        fingerprint); {} and "" without a parent."""
+        trainer = self.trainer
+        if self.parent is None:
+            return (lambda key, _: trainer.maker.init(key)), {}, ""
+        base = self.base()
+        fingerprint = restore.parameters_fingerprint(base)
+        folder, into = self.init["adapter"], self.init["merge_into"]
+        start = flatten(peft_adapter(folder, self.parent, "config.init.adapter", into).params) if folder else {}
+        fresh, known, spec, new_rows = self.init["fresh"], self._known, trainer.model.spec, trainer.new_rows
+
+        def make(key, base):
+            plain = flatten(base)
+            if new_rows:
+                plain = flatten(
+                    vocabulary.grow(base, known, spec.vocab_size, new_rows, spec.init_std, jax.random.fold_in(key, 1))
+                )
+            if fresh:
+                plain |= {p: a for p, a in flatten(trainer.plain_maker.init(key)).items() if matches(fresh, p)}
+            whole = flatten(trainer.maker.init(key, unflatten(self.as_kept(plain))))
+            whole |= {p: jnp.asarray(a, whole[p].dtype) for p, a in start.items()}
+            return unflatten(whole)
+
+        return make, base, fingerprint

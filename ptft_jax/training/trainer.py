@@ -1,0 +1,259 @@
+"""What a config trains and how, before there is any data: model, partition, objective, optimizer and compiled programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from ptft_jax import adapters, objectives, pairing
+from ptft_jax import config as configs
+from ptft_jax.adapters import several
+from ptft_jax.adapters.base import Updates, is_added
+from ptft_jax.adapters.quantized import QuantizedBase
+from ptft_jax.errors import UserError, listed
+from ptft_jax.model import spec as specs
+from ptft_jax.model.quantized import plain_path
+from ptft_jax.model.transformer import Transformer
+from ptft_jax.objectives import routing
+from ptft_jax.optim import optimizers, schedules
+from ptft_jax.parallel import mesh as meshes
+from ptft_jax.parallel import sharding
+from ptft_jax.params import phases, precision, vocabulary
+from ptft_jax.params.partition import Partition
+from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
+from ptft_jax.regularization import regularizers
+from ptft_jax.runs import state as states
+from ptft_jax.training.programs import PROGRAMS
+from ptft_jax.training.step import Step
+
+
+class Compiled:
+    """Steps over a mesh, and the form and layout of their state. Nothing is compiled before it is first run.
+
+    Attributes:
+      model, partition, mesh: as given.
+      step: the first phase's (`ptft_jax.training.step.Step`).
+      program: the compiled steps (`ptft_jax.training.programs`).
+      shapes: whole parameters as the model has them.
+      state_like: the state, as `ShapeDtypeStruct`s with their shardings.
+      by_path: the sharding of each parameter, by its path.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        partition: Partition,
+        steps: Sequence[tuple[int, Step]],
+        mesh: jax.sharding.Mesh,
+        *,
+        compiled: str = "jit",
+        rules: Sequence[tuple[str, Any]] = sharding.DEFAULT_RULES,
+    ):
+        """
+        Args:
+          steps: of each phase, after the number of the update that it begins with; the first begins with 0.
+          mesh: of live devices, or of a topology's.
+          compiled: "jit" or "pmap".
+          rules: of `config.parallel.rules`.
+        """
+        self.model, self.partition, self.mesh = model, partition, mesh
+        (_, self.step), *later = steps
+        self.shapes = model.shapes()
+        self.by_path = sharding.of_params(self.shapes, rules, mesh)
+        regularization = self.step.regularization
+        self.make_state = functools.partial(
+            states.create,
+            optimizer=self.step.optimizer,
+            ema=bool(self.step.ema_decay),
+            anchor=regularization.anchored,
+            fisher=bool(regularization.ewc),
+        )
+        split = jax.eval_shape(partition.split, self.shapes)
+        like = jax.eval_shape(self.make_state, *split, rng=jax.eval_shape(lambda: jax.random.key(0)))
+        shardings = sharding.of_state(like, self.by_path, mesh)
+        self.program = PROGRAMS[compiled](self.step, mesh, shardings, later)
+        self.state_like = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), like, shardings)
+
+    def create(self, make: Callable[..., Any], *args: Any, rng: jax.Array, donate: Sequence[int] = ()) -> Any:
+        """The state of step 0, sharded from birth.
+
+        Args:
+          make: gives the whole parameters from `args`.
+          rng: the run's key.
+          donate: numbers of the `args` that are given up.
+        """
+        return self.program.create(
+            lambda r, *a: self.make_state(*self.partition.split(make(*a)), rng=r),
+            rng,
+            *args,
+            donate=[number + 1 for number in donate],
+        )
+
+    def layout(self, stored: str, shape: tuple[int, ...]) -> jax.sharding.Sharding:
+        """Where a stored leaf goes."""
+        found = sharding.of_stored(stored, shape, self.by_path, self.mesh)
+        return found or jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
+
+
+class Trainer(Compiled):
+    """What a config trains and how. It is built by evaluating shapes: no data, parent or live devices are needed, and no array is
+    made. The same object serves training, tests, benchmarks, and plans for a topology.
+
+    Attributes:
+      adapter: what the fine-tuning method adds to the model; None = nothing.
+      plain: the model without it.
+      objective, regularization: of the steps.
+      learning_rate: a function of the number of updates that were done.
+      phases: when what trains (`ptft_jax.params.phases`).
+      wide: paths of a parent's parameters that are read in float32 whatever `model.param_dtype` is.
+      notes: what people should know of it.
+    """
+
+    def __init__(
+        self,
+        config: configs.Section | dict[str, Any],
+        *,
+        vocab_size: int = 0,
+        mesh: jax.sharding.Mesh | None = None,
+        encode: Callable[[str], Sequence[int]] | None = None,
+        tuned: bool | None = None,
+    ):
+        """
+        Args:
+          config: the whole config; of a fine-tuning run completed by its parent's (`ptft_jax.training.completion.resolve`).
+          vocab_size: rows of the token table where `config.model.vocab_size` does not say it.
+          mesh: of the devices, live ones or a topology's; by default all that there are, as `config.parallel` has it.
+          encode: a text to token ids, for methods that start from a text.
+          tuned: whether the run starts from a parent's parameters; by default where `config.init.from` names one. A run that goes on
+            from another with its optimizer (`init.optimizer`) starts from what that one started from.
+
+        Raises:
+          UserError: settings that contradict each other or have no effect, or a size that is missing.
+        """
+        c = config if isinstance(config, configs.Section) else configs.check(config)
+        self.config, self.notes = c, []
+        self.tuned = bool(c.init.from_ and not c.init.optimizer) if tuned is None else tuned
+        self._fresh = tuple(c.init.fresh) if self.tuned else ()
+        self.new_rows = c.tokenizer.new_rows if c.tokenizer.add and self.tuned else ""
+        pairing.check_model(c.objective.name, c.model)
+        mesh = mesh or meshes.make(c.parallel.replica, c.parallel.fsdp)
+        self._build_model(vocab_size, encode, sharding.Rows(mesh) if c.parallel.compile == "jit" else None)
+        partition = self._partition()
+        rules = tuple(tuple(rule) for rule in c.parallel.rules)
+        steps = self._steps(partition)
+        super().__init__(self.model, partition, steps, mesh, compiled=c.parallel.compile, rules=rules)
+
+    def _build_model(self, vocab_size: int, encode: Any, constrain: Any) -> None:
+        c = self.config
+        rows = max(vocab_size, c.model.vocab_size)
+        if not rows:
+            raise UserError("config.model.vocab_size = 0: without a tokenizer the size has to be given")
+        self.adapter = adapters.build(c.tune, None if c.model.image_size else encode)
+        spec = specs.from_config(c.model, rows)
+        self.plain = Transformer(spec, None, constrain)
+        if self.adapter is not None:
+            self.adapter.check(self.plain.shapes())
+            if self.tuned and c.init.adapter:
+                self.notes.append(f"tune.method={c.tune.method!r}, as the adapter of config.init.adapter has it")
+            if self.adapter.note:
+                self.notes.append(self.adapter.note)
+        quantized = isinstance(self.adapter, QuantizedBase)
+        if quantized and not self.tuned:
+            raise UserError("config.tune.quantize.format: without init.from there is no base to quantise")
+        self.model = Transformer(spec, self.adapter, constrain)
+        self._check_length()
+        self.plain_shapes = self.plain.shapes()
+        refuse_idle(self._fresh, flatten(self.plain_shapes), "config.init.fresh", "parameter")
+        if quantized:
+            made = [p for p in flatten(self.plain_shapes) if matches(self._fresh, p) and self.adapter.quantizes(p)]
+            if made:
+                raise UserError(f"config.init.fresh: these are quantised kernels, which cannot train:{listed(made)}")
+        # What trains starts from the parent's own numbers, and what methods add from float32.
+        self.maker, self.plain_maker = (
+            dataclasses.replace(m, spec=dataclasses.replace(spec, param_dtype="float32"))
+            for m in (self.model, self.plain)
+        )
+
+    def _check_length(self) -> None:
+        length, spec = self.config.data.length, self.model.spec
+        taken = spec.max_length - self.model.max_tokens
+        if taken and not spec.image_size and length > self.model.max_tokens:
+            field = self.adapter.field
+            what = f"{field}: the methods take {taken} positions" if field == "tune" else f"{field}.length = {taken}"
+            raise UserError(f"config.{what}: with data.length {length} above model.max_length {spec.max_length}")
+
+    def _partition(self) -> Partition:
+        c, shapes = self.config, self.model.shapes()
+        self.phases = phases.of_config(c.tune, self.model.spec.layers, c.training.steps)
+        by_rule = c.tune.rates or self.adapter is not None
+        partition = Partition.of(
+            shapes,
+            adapters.rates(c.tune, self._fresh),
+            "config.tune.rates" if by_rule else f"config.tune.train = {c.tune.train!r}",
+            layer_decay=c.tune.layer_decay,
+            phases=[(phase.name, phase.rules(self._fresh)) for phase in self.phases],
+            kept=precision.Kept(c.training.state_dtype, is_added),
+        )
+        self.wide = precision.read_wide(partition, shapes, is_added)
+        self._refuse_frozen_new(partition)
+        if c.model.param_dtype == "bfloat16" and all(f.trains or is_added(f.source) for f in partition.leaves):
+            self.notes.append(
+                "model.param_dtype='bfloat16' is for what is frozen, and nothing is: parameters, moments and averages are kept in "
+                f"training.state_dtype={c.training.state_dtype!r}"
+            )
+        return partition
+
+    def _refuse_frozen_new(self, partition: Partition) -> None:
+        """What is initialized anew has to train: random numbers would stay in the model, and no checkpoint of an adapter would
+        hold them."""
+        frozen = {plain_path(f.source) for f in partition.leaves if not f.trains}
+        made = [p for p in sorted(frozen) if matches(self._fresh, p) or (self.new_rows and p in vocabulary.AXES)]
+        if made:
+            field = "init.fresh" if matches(self._fresh, made[0]) else "tokenizer.add"
+            rules = (*((path, 1.0) for path in made), *adapters.rates(self.config.tune, self._fresh))
+            raise UserError(
+                f"config.{field}: these are made anew, but frozen:{listed(made)}\nlet them train: tune.rates={rules}"
+            )
+
+    def _steps(self, partition: Partition) -> list[tuple[int, Step]]:
+        """Of each phase: the number of the update that it begins with, and its step."""
+        c = self.config
+        self.learning_rate = phases.scaled(schedules.from_config(c.optimizer, c.training.steps), self.phases)
+        self.regularization = regularizers.build(c, partition, self.model, tuned=self.tuned, fresh=self._fresh)
+        self.objective = objectives.build(c.objective)
+        own = Updates() if self.adapter is None else self.adapter.updates(partition, c.training.steps)
+        apart = several.apart(self.adapter, partition)
+
+        def step(phase: int) -> Step:
+            pull = self.regularization.start_decay
+            options = dict(phase=phase, start_decay=pull, apart=apart, **own._asdict())
+            return Step(
+                self.model,
+                self.objective,
+                partition,
+                optimizers.build(c.optimizer, self.learning_rate, partition, **options),
+                c.training.micro_batches,
+                c.training.ema_decay,
+                self.regularization,
+                partition.shut(phase),
+                apart,
+                routing.build(c.objective, self.model.spec, partition, phase, apart),
+            )
+
+        return [(phase.start if number else 0, step(number)) for number, phase in enumerate(self.phases or [None])]
+
+    # What checkpoints hold
+
+    @property
+    def refers_to_base(self) -> bool:
+        """Whether a checkpoint holds only what differs from the parent."""
+        return self.tuned and self.adapter is not None
+
+    def stored_params(self, state: states.TrainState) -> dict[str, Any]:
+        """The leaves a checkpoint holds: all, or only what trains or was added where the rest is the parent's, unchanged."""
+        frozen = {p: a for p, a in flatten(state.frozen).items() if is_added(p) or not self.refers_to_base}
+        return unflatten({**flatten(state.trainable), **frozen})

@@ -1,0 +1,266 @@
+"""What every verb does around its work: parse flags, set up JAX, turn bad input into one clear message."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+
+from ptft_jax.errors import UserError, nearest
+
+BAD_INPUT = 2  # exit status for UserError
+TERMINATED = 128 + 15  # exit status after SIGTERM, so that a scheduler knows to start the run again
+
+
+def launch(
+    define: Callable[[], None], main: Callable[[], int | None], argv: Sequence[str] | None = None, words: str = ""
+) -> None:
+    """Runs a verb and exits with its status.
+
+    Args:
+      define: defines the verb's absl flags.
+      main: does the work; returns an exit status, None for 0.
+      argv: program name and arguments, by default the process'.
+      words: the flag that takes several values, and that words without a flag belong to; "" = there may be none.
+    """
+    argv = [_spelled(word) for word in (sys.argv if argv is None else argv)]
+    sys.argv[:] = argv  # where ml_collections looks for overrides
+    before = set(flags.FLAGS)
+    define()
+    if {"--help", "-h", "-help"} & set(argv[1:]):
+        print(_help(argv[0], main, set(flags.FLAGS) - before))
+        sys.exit(0)
+    logging.set_verbosity(logging.ERROR)  # libraries warn of things that users cannot change; --verbosity shows them
+    try:
+        parse(argv, words)
+    except (flags.Error, UserError) as e:
+        fail(str(e))
+    except Exception as e:  # of ml_collections, where a setting is applied
+        from ptft_jax.config import files
+
+        fail(files.described(e))
+
+    def run(_: Sequence[str]) -> None:
+        try:
+            status = main()
+        except UserError as e:
+            if logging.get_verbosity() >= logging.DEBUG:
+                raise
+            fail(str(e))
+        except OSError as e:  # no permission, no space, a vanished mount: the message names the file
+            if logging.get_verbosity() >= logging.DEBUG:
+                raise
+            fail(str(e))
+        except MemoryError as e:
+            if logging.get_verbosity() >= logging.DEBUG:
+                raise
+            fail(f"not enough memory: {e}" if str(e) else "not enough memory")
+        except KeyboardInterrupt:
+            fail("interrupted", 130)
+        except Exception as e:
+            if any(words in str(e) for words in ("RESOURCE_EXHAUSTED", "Out of memory")):  # XLA's own
+                fail(f"not enough memory: {str(e).splitlines()[0]}")
+            if _others() is None:
+                raise
+            traceback.print_exc()
+            _exit(1)
+        sys.exit(status or 0)
+
+    app.run(run, argv=argv[:1])
+
+
+def parse(argv: Sequence[str], words: str = "") -> None:
+    """Reads a verb's flags, which are defined, from its words. Raises UserError, or absl's `flags.Error`."""
+    has_config = "config" in flags.FLAGS
+    if has_config:
+        _check_config_words(argv)
+    flags.FLAGS.set_gnu_getopt(bool(words))
+    rest = flags.FLAGS(argv)
+    if words:
+        setattr(flags.FLAGS, words, [*getattr(flags.FLAGS, words), *rest[1:]])
+    elif len(rest) > 1:
+        raise UserError(
+            f"unexpected argument {rest[1]!r}: settings are given as --config.NAME=VALUE, the rest as --FLAG=VALUE"
+        )
+    if has_config:
+        _settings_are_the_users()
+
+
+def _help(program: str, main: Callable, names: set[str]) -> str:
+    """The verb's own text and flags; absl's help lists everything any library defines."""
+    lines = [f"{program} [--flags]", "", (sys.modules[main.__module__].__doc__ or "").strip(), "", "flags:"]
+    for name in sorted(names):
+        flag = flags.FLAGS[name]
+        shown = "" if flag.default in (None, "", []) else f" (default {flag.default_as_str})"
+        lines.append(f"  --{name}: {flag.help}{shown}")
+    return "\n".join(lines)
+
+
+def _spelled(word: str) -> str:
+    # ml_collections parses paths as Python, where `from` is a keyword (see `init.from_` in ptft_jax.config.tree).
+    name, equals, value = word.partition("=")
+    return re.sub(r"^(--?config\.init\.from)$", r"\1_", name) + equals + value
+
+
+def fail(message: str, status: int = BAD_INPUT) -> None:
+    """Prints one message and exits."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    _exit(status)
+
+
+def _others() -> Any:
+    """`ptft_jax.parallel.processes` where this process has joined others, else None."""
+    module = sys.modules.get("ptft_jax.parallel.processes")
+    return module if module is not None and module.joined() else None
+
+
+def _exit(status: int) -> None:
+    others = _others()
+    if others is not None:
+        others.abandon(status)
+    sys.exit(status)
+
+
+def _check_config_words(argv: Sequence[str]) -> None:
+    """Answers a mistyped --config.NAME with the nearest valid one, which ml_collections does not."""
+    from ptft_jax import config
+
+    valid = [path for path, _ in config.fields()]
+    for word in argv[1:]:
+        name = word.lstrip("-").partition("=")[0]
+        if word.startswith("-") and name.startswith("config.") and name[len("config.") :] not in valid:
+            raise UserError(f"--{name} is not a setting{nearest(name[len('config.') :], valid)}")
+
+
+def _settings_are_the_users() -> None:
+    """Tells the config which of its settings the command line gave."""
+    from ml_collections import config_flags
+
+    from ptft_jax import config
+
+    if flags.FLAGS.config is not None:
+        config.own(flags.FLAGS.config, config_flags.get_override_values(flags.FLAGS["config"]))
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Reads what --config names (`ptft_jax.config.files`)."""
+
+    def parse(self, argument: str) -> Any:
+        from ptft_jax.config import files
+
+        return files.load(argument)
+
+    def flag_type(self) -> str:
+        return "config object"
+
+
+def define_config() -> None:
+    """--config=FILE[:ARG] or NAME[:ARG] with --config.NAME=VALUE overrides."""
+    from ml_collections import config_flags
+
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "A recipe, e.g. pretrain/shakespeare:small (ptft config --list), a Python file with get_config, or a run's config.json.",
+        lock_config=True,
+    )
+    flags.FLAGS["config"].parser = _ConfigParser()
+
+
+def define_number(name: str, default: float | None, field: Any, meaning: str) -> None:
+    """A flag that holds a number, checked as the settings of a config are; `field`: a `ptft_jax.config.field.Field`."""
+
+    def check(value: Any) -> bool:
+        _, wrong = (None, "") if value is None else dataclasses.replace(field, meaning="").read(value)
+        if wrong:
+            raise flags.ValidationError(wrong.partition(": ")[2])
+        return True
+
+    define = flags.DEFINE_float if isinstance(field.default, float) else flags.DEFINE_integer
+    define(name, default, meaning)
+    flags.register_validator(name, check, flag_values=flags.FLAGS)
+
+
+SOURCES = "WORKDIR[@STEP|@best][#ADAPTER] of a run, hf:FOLDER, hf:NAME[@REVISION], or gguf:FILE."
+
+IGNORE = "Pattern of tensors of hf: and gguf: weights that may be left out; may be given more than once."
+
+
+def define_source() -> None:
+    """The flags of verbs that use a model that is there: --run, --adapter, --ignore, --dtype."""
+    flags.DEFINE_string("run", None, SOURCES)
+    flags.DEFINE_string("adapter", "", "A folder in PEFT's format, put onto the model.")
+    flags.DEFINE_multi_string("ignore", [], IGNORE)
+    flags.DEFINE_enum(
+        "dtype", "float32", ["float32", "bfloat16"], "What hf: and gguf: weights are kept and computed in."
+    )
+
+
+def load_source(together: bool = False) -> Any:
+    """The model that the flags of `define_source` name (`ptft_jax.runs.loading.Loaded`); `together` as for `loading.load`. Raises
+    UserError."""
+    args = flags.FLAGS
+    if not args.run:
+        raise UserError("--run is missing: a workdir, e.g. --run=runs/base@best, or hf:FOLDER, or gguf:FILE")
+    prepare_jax()
+    from ptft_jax.runs import loading
+
+    return loading.load(
+        args.run, field="--run", dtype=args.dtype, adapter=args.adapter, ignore=args.ignore, together=together
+    )
+
+
+def prepare_experiment() -> None:
+    """For a fresh process of an experiment, in whatever folder: its configs may be `ptft_jax.recipe("NAME")`, and modules of the
+    working folder, of configs/ and of experiments/ can be imported."""
+    from ptft_jax.config import files
+
+    files.make_importable(pathlib.Path.cwd(), files.shipped())
+    prepare_jax()
+
+
+def prepare_jax() -> None:
+    """Settings for a fresh process, before anything is compiled: a persistent compilation cache, so that the second
+    launch of a program skips the compiler ($JAX_COMPILATION_CACHE_DIR wins; PTFT_NO_COMPILE_CACHE=1 turns it off)."""
+    _keep_freed_memory()
+    import jax
+
+    from ptft_jax.data import cache
+
+    if os.environ.get("PTFT_NO_COMPILE_CACHE") or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    folder = cache.root() / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a read-only home only costs compile time
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc to keep freed buffers for the next step.
+
+    A compiled program on a CPU allocates its temporary buffers anew at every call. By default glibc gives large ones
+    back to the kernel each time, and a quarter of a small model's step is spent in page faults. The price: the
+    process holds its peak memory. Does nothing elsewhere, or where a MALLOC_ variable says what the user wants.
+    """
+    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # another C library
+        return
+    arena_max, mmap_threshold, trim_threshold = -8, -3, -1  # M_ARENA_MAX, ... of malloc.h
+    mallopt(arena_max, 1)  # other arenas cannot grow beyond 64 MiB and fall back to mapping
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, 2**31 - 1)

@@ -1,0 +1,88 @@
+"""Compares finished runs of one parent: what each gained on the target, what it forgot of the source, and what it cost.
+
+ptft compare runs/full runs/lora-seed0 runs/lora-seed1 --out=runs/compare.html
+python -m ptft_jax.verbs.compare --sequence runs/task1 runs/task2
+
+Runs that differ in nothing but the seed are one row, mean ± standard deviation. With --sequence the runs are a chain, each the
+parent of the next: every stage is evaluated on the test split of every task.
+"""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+import sys
+
+from absl import flags
+
+from ptft_jax.errors import UserError
+from ptft_jax.runs import places
+from ptft_jax.runs.lineage import parted
+from ptft_jax.verbs.command import launch, prepare_jax
+
+WORDS = "run"  # the flag that words without one belong to
+
+
+def define() -> None:
+    flags.DEFINE_multi_string(
+        "run", [], "A run, as WORKDIR or, of several adapters, WORKDIR#NAME; also without --run=."
+    )
+    flags.DEFINE_string("out", "", "The HTML file; '' = compare.html (sequence.html) in the first run's workdir.")
+    flags.DEFINE_bool("csv", False, "Print the table as CSV on standard output.")
+    flags.DEFINE_bool("sequence", False, "The runs are a chain: measure each stage on every task.")
+
+
+def main() -> None:
+    args = flags.FLAGS
+    if not args.run:
+        raise UserError("which runs? e.g. ptft compare runs/full runs/lora")
+    if args.sequence and args.csv:
+        raise UserError(
+            "--csv is for the comparison of runs; the figures of a sequence are in the JSON file beside its page"
+        )
+    first = pathlib.Path(parted(args.run[0])[0])
+    out = (
+        places.local(args.out, f"--out={args.out}")
+        if args.out
+        else first / ("sequence.html" if args.sequence else "compare.html")
+    )
+    from ptft_jax.reporting.progress import Reporter
+
+    reporter = Reporter()
+    if args.sequence:
+        _sequence(args.run, out, reporter)
+    else:
+        _compare(args.run, out, reporter, args.csv)
+    print(f"report: {out}", file=sys.stderr if args.csv else sys.stdout)
+
+
+def _compare(references: list[str], out: pathlib.Path, reporter, as_csv: bool) -> None:
+    from ptft_jax.reporting import comparison, comparison_page
+
+    groups = comparison.compare(references)
+    if as_csv:
+        rows = comparison.plain(groups)
+        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        reporter.table("", comparison.table(groups, comparison.NARROW))
+        reporter.say(comparison.meanings(groups))
+    comparison_page.write(groups, out)
+
+
+def _sequence(references: list[str], out: pathlib.Path, reporter) -> None:
+    prepare_jax()
+    from ptft_jax.evaluation import sequence
+    from ptft_jax.reporting import comparison_page
+
+    found = sequence.measure(references, say=reporter.say)
+    for name in ("accuracy", "nll"):
+        rows = zip(found["stages"], found[name]["matrix"])
+        reporter.table(name, [{"": stage, **dict(zip(found["tasks"], row))} for stage, row in rows])
+    reporter.table("transfer", comparison_page.sequence_table(found))
+    comparison_page.write_sequence(found, out)
+
+
+if __name__ == "__main__":
+    launch(define, main, words=WORDS)

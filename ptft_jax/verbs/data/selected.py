@@ -1,0 +1,82 @@
+"""The data that a command is to look at: of a config, a run, or a source named on the command line."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from ptft_jax.errors import UserError
+from ptft_jax.verbs import reading
+from ptft_jax.verbs.command import define_config
+
+
+class Selected(NamedTuple):
+    """A config's data settings, with what reads them."""
+
+    config: Any
+    tokenizer: Any
+    builder: Any
+    head: Any  # the classes that labels are numbered by, see `ptft_jax.data.class_names`
+
+
+def define() -> None:
+    """--config, --run, --data, --tokenizer, and the settings of `config.data` that say what examples and rows become."""
+    define_config()
+    flags.DEFINE_string("run", None, "A run's workdir: look at its data.")
+    flags.DEFINE_string("data", "", "A source, KIND:NAME[?OPTION=VALUE&...]; '' = that of the config or run.")
+    flags.DEFINE_string(
+        "tokenizer",
+        "",
+        "For --data alone: byte, or a tokenizer's file or folder (a run's workdir, say); '' = byte, or "
+        "what the folder of tokens:FOLDER was made with.",
+    )
+    reading.define()
+
+
+def load() -> Selected:
+    """What the flags of `define` select. Raises UserError."""
+    from ptft_jax import config as configs
+    from ptft_jax.data import builders, class_names, pipeline, prepared, records
+    from ptft_jax.data import tokenizers as tok
+
+    args = flags.FLAGS
+    if args.config is not None and args.run:
+        raise UserError("--config and --run: give one of them")
+    if args.tokenizer and (args.config is not None or args.run):
+        raise UserError("--tokenizer is for --data alone; a config's is config.tokenizer, a run has its own")
+    parent, workdir, head = None, None, class_names.NEW
+    if args.run:
+        from ptft_jax.runs.workdir import Workdir
+
+        workdir = pathlib.Path(args.run.partition("@")[0])
+        Workdir(workdir).check("--run")
+        values = Workdir(workdir).read_config().as_dict()
+        names = class_names.recorded(Workdir(workdir).read_data())
+        head = class_names.Head(names, args.run) if names else head
+    elif args.config is not None:
+        from ptft_jax.training import completion  # loads JAX, which data alone need not
+
+        section, parent = completion.resolve(args.config)
+        values, head = section.as_dict(), completion.head_of(parent, section.init.fresh)
+    elif args.data:
+        values = configs.default().to_dict()
+    else:
+        raise UserError("what to look at is missing: --config=FILE, --run=WORKDIR or --data=SOURCE")
+    values["data"].update(reading.changes())
+    if args.data:
+        values["data"].update(source=args.data, mixture=())
+    values["model"]["max_length"] = max(values["model"]["max_length"], values["data"]["length"])
+    config = configs.check(values)
+    if workdir is not None:
+        tokenizer = tok.from_file(workdir)
+    elif args.tokenizer and args.tokenizer != "byte":
+        tokenizer = tok.from_file(pathlib.Path(args.tokenizer).expanduser())
+    elif not args.tokenizer and args.config is None and (source := records.parse(args.data)).kind == prepared.KIND:
+        tokenizer = tok.from_file(pathlib.Path(source.name))
+    else:
+        texts = functools.partial(pipeline.training_texts, config.data)
+        tokenizer = tok.build(config.tokenizer, texts, parent.tokenizer if parent else None)
+    return Selected(config, tokenizer, builders.build(config.objective, tokenizer), head)

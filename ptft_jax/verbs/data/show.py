@@ -1,0 +1,96 @@
+"""Prints real batches, token by token: what is learned, what is context, what is padding, and where packed examples end.
+
+ptft data show --config=configs/finetune/shakespeare.py:full --step=3 --rows=2
+ptft data show --data=jsonl:chat.jsonl --template=chatml --tokenizer=runs/base
+"""
+
+from __future__ import annotations
+
+import json
+
+from absl import flags
+
+from ptft_jax.config.field import natural
+from ptft_jax.errors import UserError
+from ptft_jax.runs import places
+from ptft_jax.verbs.command import define_number, launch
+from ptft_jax.verbs.data import selected
+
+
+def define() -> None:
+    selected.define()
+    flags.DEFINE_enum("split", "train", ["train", "validation", "test"], "Which part of the data.")
+    define_number("step", 0, natural(0, ""), "Which batch of training.")
+    define_number("rows", 4, natural(0, ""), "Rows of the batch; 0 = all.")
+    flags.DEFINE_enum(
+        "as",
+        "auto",
+        ["auto", "colours", "marks", "json"],
+        "auto = colours on a terminal, else marks: [learned] and {prefix}.",
+    )
+    flags.DEFINE_string("html", "", "Also write a page in colours to this file.")
+
+
+def main() -> None:
+    args = flags.FLAGS
+    from rich.console import Console
+
+    from ptft_jax.data import batches, cache, class_names, pipeline, survey
+    from ptft_jax.verbs.data import view
+
+    chosen = selected.load()
+    c, data = chosen.config, chosen.config.data
+    if args.split == "train":
+        options = {"steps": c.training.steps, "seed": c.seed, "head": chosen.head}
+        found = pipeline.training(data, chosen.tokenizer, chosen.builder, **options)
+        whole = batches.Batches(
+            found.sets, found.mixture, batch_size=data.batch_size, seed=c.seed, process=0, processes=1
+        )
+        batch, addresses = whole[args.step], whole.addresses(args.step)
+        names = [reference for reference, _ in pipeline.weighted(data)]
+        facts = [(row, rows.plan.report) for row, rows in zip(found.table, found.sets)]
+        titles = [f"step {args.step}, row {k}: {names[s]}, row {r}" for k, (s, r) in enumerate(zip(*addresses))]
+    else:
+        if args.step:
+            raise UserError("--step is for --split=train: evaluation has every row once")
+        tokens = pipeline.tokenised(data, data.source, args.split, chosen.tokenizer)
+        tokens, _ = class_names.numbered(tokens, chosen.head)
+        found = pipeline.filled(data, tokens, chosen.builder, partial=True)
+        every = batches.evaluation(found.rows, batch_size=data.batch_size, tokens=0)
+        batch, names = every[0], [data.source]
+        weights = sum(float(b["weights"].sum()) for b in every)
+        facts = [({**found.summary(), "trained": round(weights)}, found.rows.plan.report)]
+        titles = [f"{args.split}, row {k}: {data.source}" for k in range(len(batch["tokens"]))]
+    count = min(args.rows or len(titles), len(titles))
+    shown = [view.row({k: v[i] for k, v in batch.items()}, chosen.tokenizer, chosen.builder) for i in range(count)]
+    out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    form = getattr(args, "as")
+    if form == "auto":
+        form = "colours" if out.is_terminal else "marks"
+    if form != "json":
+        learned = "are learned in an epoch" if args.split == "train" else "count in the loss"
+        for row, report in facts:
+            counted = f"{row['trained']:,} {'classes' if chosen.builder.labelled else 'tokens'} {learned}"
+            lines = [*survey.lines(row), report.describe(), counted, *filter(None, [pipeline.empty_answers(row)])]
+            out.print("\n  ".join([f"{row['source']}: {row['format']}", *lines]))
+        out.print()
+    for title, tokens in zip(titles, shown):
+        if form == "json":
+            print(json.dumps({"row": title, "tokens": [t._asdict() for t in tokens]}, ensure_ascii=False))
+        elif form == "marks":
+            print(f"{title}\n{view.counted(tokens)}\n{view.marked(tokens)}\n")
+        else:
+            out.print(title, style="bold")
+            out.print(view.counted(tokens), style="dim")
+            out.print(view.coloured(tokens), end="\n\n")
+    if form == "colours":
+        out.print(view.legend())
+    if args.html:
+        path = places.local(args.html, f"--html={args.html}")
+        page = view.page(f"{args.split} rows of {', '.join(names)}", list(zip(titles, shown)))
+        cache.write_atomic(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+        print(f"page: {path}")
+
+
+if __name__ == "__main__":
+    launch(define, main)

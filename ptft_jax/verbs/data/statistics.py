@@ -1,0 +1,118 @@
+"""What a tokenised source is made of: lengths, use of the vocabulary, what is learned, repeats, and rows that fit it."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from ptft_jax.data import packing
+from ptft_jax.data.builders import Builder
+from ptft_jax.data.pipeline import Tokens, empty_of
+from ptft_jax.data.tokenizers import Tokenizer
+from ptft_jax.verbs.data.view import text
+
+FITS = 0.99  # share of the examples that the suggested length holds whole
+LENGTHS = tuple(2**k for k in range(5, 18))
+
+
+def lengths(tokens: Tokens) -> dict[str, Any]:
+    """Ids a sequence: {"examples", "tokens", "mean", "min", "median", "p90", "p99", "max"}."""
+    n = np.diff(tokens.store.offsets)
+    names = {"min": 0, "median": 50, "p90": 90, "p99": 99, "max": 100}
+    quantiles = np.percentile(n, list(names.values()), method="nearest").astype(int) if len(n) else [0] * len(names)
+    return {
+        "source": tokens.reference,
+        "split": tokens.split,
+        "examples": len(tokens.store),
+        "tokens": int(n.sum()),
+        "mean": float(n.mean()) if len(n) else 0.0,
+        **{name: int(q) for name, q in zip(names, quantiles)},
+    }
+
+
+def content(tokens: Tokens, tokenizer: Tokenizer) -> dict[str, Any]:
+    """How the vocabulary is used: ids that occur, shares of unknown, of control tokens and of what is learned of whole
+    examples; and how many sequences repeat an earlier one id by id, and answers are empty."""
+    store = tokens.store
+    counts = (
+        np.bincount(store.ids, minlength=tokenizer.vocab_size) if len(store.ids) else np.zeros(tokenizer.vocab_size)
+    )
+    total = max(len(store.ids), 1)
+    unknown = int(counts[tokenizer.unk_id]) if tokenizer.unk_id is not None else 0
+    return {
+        "source": tokens.reference,
+        "vocabulary_used": int(np.count_nonzero(counts)),
+        "vocabulary": tokenizer.vocab_size,
+        "unknown": unknown,
+        "unknown_share": unknown / total,
+        "control_share": float(sum(counts[i] for i in tokenizer.special_ids) / total),
+        "learned_share": 1.0 if store.trained is None else float(np.mean(store.trained)) if len(store.ids) else 0.0,
+        "duplicates": duplicates(tokens),
+        "empty_answers": empty_of(tokens)["empty_answers"],
+    }
+
+
+def duplicates(tokens: Tokens) -> int:
+    """Sequences equal to an earlier one."""
+    store, seen = tokens.store, set()
+    for start, stop in zip(store.offsets[:-1], store.offsets[1:]):
+        seen.add(hashlib.blake2b(store.ids[start:stop].tobytes(), digest_size=16).digest())
+    return len(store.offsets) - 1 - len(seen)
+
+
+def special(tokens: Tokens, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Control tokens that occur, the most frequent first."""
+    counts = collections.Counter({i: int(np.count_nonzero(tokens.store.ids == i)) for i in tokenizer.special_ids})
+    return [{"token": text(tokenizer, i), "id": i, "count": n} for i, n in counts.most_common() if n]
+
+
+def rows_by_length(tokens: Tokens, builder: Builder) -> list[dict[str, Any]]:
+    """What rows of various lengths would hold: the share of examples that fit whole, the share of tokens that cutting
+    the others would lose, and how full rows are when packed (best fit), or with one example each."""
+    store, out = tokens.store, []
+    n = np.diff(store.offsets)
+    if not len(n):
+        return out
+    for length in LENGTHS:
+        most = packing.longest(builder.slots, length)
+        fits = float(np.mean(n <= most))
+        options = dict(overlong="truncate", slots=builder.slots, overlap=builder.overlap, seed=0, where=str)
+        reports = [packing.plan(store.offsets, length, how=how, **options).report for how in ("best_fit", "none")]
+        lost = reports[0].tokens_lost / max(len(store.ids), 1)
+        out.append(
+            {
+                "length": length,
+                "fit": fits,
+                "tokens_lost": lost,
+                "packed": reports[0].efficiency,
+                "unpacked": reports[1].efficiency,
+            }
+        )
+        if n.max() <= most:
+            break
+    return out
+
+
+def suggestion(table: list[dict[str, Any]], how: str) -> dict[str, Any]:
+    """A length of rows for the source: {"length", "or_less": whether shorter rows lose nothing, "reason"}.
+
+    Args:
+      table: of `rows_by_length`.
+      how: of `ptft_jax.data.packing.plan`.
+    """
+    if not table:
+        return {"length": 0, "or_less": False, "reason": "there are no examples"}
+    found = next((row for row in table if row["fit"] >= FITS), table[-1])
+    fit = f"{found['fit']:.1%} of the examples fit whole"
+    if how == "concat":
+        reason = f"texts are cut anywhere, and rows are always full (packing=concat); {fit}"
+    elif found["fit"] < FITS:
+        reason = f"the longest tried; {fit}"
+    elif how == "none":
+        reason = f"{fit}; rows are {found['unpacked']:.1%} full (packing=none)"
+    else:
+        reason = f"{fit}; packed rows are {found['packed']:.1%} full"
+    return {"length": found["length"], "or_less": how == "concat", "reason": reason}

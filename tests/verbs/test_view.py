@@ -1,0 +1,107 @@
+"""What people are shown of data: pages and tables give every text as it is, and say what training makes of it."""
+
+import html
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ptft_jax import config as configs
+from ptft_jax.data import pipeline
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.builders.causal import Causal
+from ptft_jax.errors import UserError
+from ptft_jax.reporting.progress import as_table
+from ptft_jax.verbs.data import statistics, view
+from tests.data import kinds
+from tests.processes import ptft
+
+
+def token(text, part="context", segment=1, **more):
+    return view.Token(**{"id": 7, "text": text, "part": part, "segment": segment, "position": 3, "weight": 0.5, **more})
+
+
+ROW = [
+    token("<b>&"), token("\n", "learned"), token("[MASK]", "hidden", answer="a\n"), token("x", segment=2),
+    *[token("·", "padding", 0)] * 900,
+]  # fmt: skip
+
+
+def test_a_page_has_every_token_as_it_is():
+    page = view.page("A < B", [("row 0", ROW)])
+    assert "<title>A &lt; B</title>" in page
+    pieces = re.findall(r'<div class="piece".*?</div>', page, re.DOTALL)
+    boxes = [re.findall(r'<span class="(\w+)[^"]*" title="([^"]*)">(.*?)</span>', p, re.DOTALL) for p in pieces]
+    assert [[(part, html.unescape(re.sub("<[^>]*>", "", text))) for part, _, text in p] for p in boxes] == [
+        [("context", "<b>&"), ("learned", "↵\n"), ("hidden", "[MASK]→a↵\n")],
+        [("context", "x")],
+    ]
+    assert boxes[0][0][1] == "id 7, position 3, weight 0.5, context"
+    assert "900 of padding" in page and page.count("·") == 0
+
+
+def test_colours_show_line_ends_that_are_learned_and_count_padding():
+    assert view.coloured(ROW).plain == "<b>&↵\n[MASK]→a↵\nx\n(900 of padding)"
+    assert view.coloured([token("a\nb")]).plain == "a\nb"
+
+
+def test_tables_have_no_markup_and_no_emoji():
+    out = io.StringIO()
+    rows = [{"source": "text:notes:", "[/]": "[red]x[/red]", "share": "5.0%"}]
+    Console(file=out, width=80).print(as_table("jsonl:[a]/:cat:", rows))
+    printed = out.getvalue()
+    assert all(text in printed for text in ("jsonl:[a]/:cat:", "text:notes:", "[/]", "[red]x[/red]", "5.0%"))
+
+
+@pytest.fixture
+def texts(tmp_path):
+    for i in range(20):
+        (tmp_path / f"{i}.txt").write_text(f"{i} " + "word " * 30)
+    data = configs.check(configs.default().to_dict()).data
+    return pipeline.tokenised(data, f"text:{tmp_path}", "train", tok.ByteTokenizer())
+
+
+def test_a_suggested_length_holds_the_examples_whole(texts):
+    longest = int(np.diff(texts.store.offsets).max())
+    whole = statistics.suggestion(statistics.rows_by_length(texts, Causal()), "best_fit")
+    assert whole["length"] == 256 >= longest - 1 > 128 and not whole["or_less"]
+    full = np.mean(np.diff(texts.store.offsets) - 1) / 256  # two do not fit a row
+    assert (
+        f"{full:.1%} full" in whole["reason"]
+        and statistics.suggestion(statistics.rows_by_length(texts, Causal()), "none")["length"] == 256
+    )
+    stream = statistics.suggestion(
+        statistics.rows_by_length(texts, Causal()), pipeline.packed_how("auto", texts, Causal())
+    )
+    assert stream["length"] == 256 and stream["or_less"] and "cut anywhere" in stream["reason"]
+
+
+def test_how_a_source_is_packed():
+    from ptft_jax.data.builders.classes import Classes
+
+    def how(kind, trained, setting="auto", builder=None):
+        store = type("Store", (), {"trained": trained})
+        return pipeline.packed_how(setting, type("Tokens", (), {"kind": kind, "store": store}), builder or Causal())
+
+    assert [how("text", None), how("tokens", None), how("tokens", []), how("answers", [])] == [
+        "concat", "concat", "best_fit", "best_fit",
+    ]  # fmt: skip
+    assert how("text", None, "first_fit") == "first_fit" and how("classification", None, builder=Classes()) == "none"
+    with pytest.raises(UserError, match="'concat': a row has one class"):
+        how("classification", None, "concat", Classes())
+
+
+def test_prepared_tokens_are_read_by_the_tokenizer_that_made_them(tmp_path):
+    (tmp_path / "model").mkdir()
+    for name, data in kinds.gpt2().items():
+        (tmp_path / "model" / name).write_bytes(data)
+    (tmp_path / "a.txt").write_text("".join(f"line {i} of the cat\n" for i in range(100)))
+    flags = [f"--source=text:{tmp_path}/a.txt", f"--tokenizer={tmp_path}/model", f"--out={tmp_path}/out"]
+    ptft("data", "prepare", *flags, check=True)
+    report = json.loads(ptft("data", "stats", f"--data=tokens:{tmp_path}/out", "--json", check=True).stdout)
+    assert report["content"][0]["vocabulary"] > 300
+    refused = ptft("data", "stats", f"--data=tokens:{tmp_path}/out", "--tokenizer=byte")
+    assert refused.returncode == 2 and "another tokenizer" in refused.stderr
