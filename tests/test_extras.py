@@ -100,7 +100,10 @@ def test_files_that_gzip_compressed_need_nothing(tmp_path, monkeypatch, cache):
     monkeypatch.setitem(sys.modules, "zstandard", None)
     rows = "".join(json.dumps({"text": f"line {i}"}) + "\n" for i in range(60))
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
-    read = [len(records.open_records(f"jsonl:{tmp_path}/x.jsonl.gz", split, held_out=0.1)) for split in ("train", "validation", "test")]
+    read = [
+        len(records.open_records(f"jsonl:{tmp_path}/x.jsonl.gz", split, held_out=0.1))
+        for split in ("train", "validation", "test")
+    ]
     assert sum(read) == 60
 
 
@@ -140,7 +143,12 @@ def without(names, *words):
 @pytest.mark.heavy
 def test_the_main_job_needs_none_of_them(text_file, tmp_path):
     """Pre-training with a trained tokenizer, fine-tuning, evaluation, generation, export to Hugging Face, checks."""
-    small = ["--config.model.width=32", "--config.model.layers=1", "--config.training.steps=2", "--config.eval.tokens=500"]
+    small = [
+        "--config.model.width=32",
+        "--config.model.layers=1",
+        "--config.training.steps=2",
+        "--config.eval.tokens=500",
+    ]
     words = ["train", f"--config=pretrain/text:{text_file}", *small, "--config.tokenizer.kind=bpe"]
     done = without(NAMES, *words, "--config.tokenizer.vocab_size=300", f"--workdir={tmp_path}/base")
     assert done.returncode == 0, done.stderr
@@ -165,7 +173,9 @@ def test_the_main_job_needs_none_of_them(text_file, tmp_path):
         (["eval", "--run=gguf:smollm2", "--data=stdlib:prose"], "gguf"),
     ):
         done = without(NAMES, *words)
-        assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr, (
+            done.stderr
+        )
         assert f"pip install 'ptft_jax[{extra}]'" in done.stderr
     assert not (tmp_path / "x.gguf").exists() and not (tmp_path / "lora/report.html").exists()
     assert pathlib.Path(tmp_path / "hf/model.safetensors").exists()
