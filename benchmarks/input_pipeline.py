@@ -75,23 +75,11 @@ def loaders(folder: pathlib.Path) -> dict:
 
 def stepper():
     """(state, batch) -> state, compiled, and a first state."""
-    import jax
+    from benchmarks import setup
 
-    from ptft_jax import config as configs
-    from ptft_jax.model.spec import ModelSpec
-    from ptft_jax.model.transformer import Transformer
-    from ptft_jax.objectives.causal_lm import CausalLM
-    from ptft_jax.optim import optimizers, schedules
-    from ptft_jax.params.partition import Partition
-    from ptft_jax.runs import state as states
-    from ptft_jax.training.step import Step
-
-    model = Transformer(ModelSpec(VOCAB, LENGTH, layers=3, width=128, heads=4, scan=False))
-    partition = Partition.of(model.shapes(), ((".*", 1.0),))
-    config = configs.check(configs.default()).optimizer
-    optimizer = optimizers.build(config, schedules.build("constant", 1e-3, warmup=0, total=1), partition)
-    state = states.create(*partition.split(model.init(jax.random.key(0))), optimizer, jax.random.key(1), ema=False)
-    return jax.jit(Step(model, CausalLM(), partition, optimizer).train, donate_argnums=0), state
+    shape = {"vocab": VOCAB, "length": LENGTH, "layers": 3, "width": 128, "heads": 4}
+    made = setup.trainer(shape, ROWS)
+    return made.program.train, made.init(0)
 
 
 def main() -> None:

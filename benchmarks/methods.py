@@ -36,37 +36,13 @@ def ours(tune: Mapping[str, Any], scan: bool = False) -> tuple[Callable[[], None
     """(a function that runs STEPS steps, one that gives the cost of the compiled step, trained parameters, optimizer's
     bytes) of a method given as `config.tune`."""
     import jax
-    import numpy as np
 
-    from ptft_jax import adapters
-    from ptft_jax import config as configs
-    from ptft_jax.adapters.base import Updates
-    from ptft_jax.model.spec import ModelSpec
-    from ptft_jax.model.transformer import Transformer
-    from ptft_jax.objectives.causal_lm import CausalLM
-    from ptft_jax.optim import optimizers, schedules
+    from benchmarks import setup
     from ptft_jax.parallel import cost
-    from ptft_jax.params.partition import Partition
-    from ptft_jax.runs import state as states
-    from ptft_jax.training.step import Step
 
-    values = configs.default().to_dict()
-    for name, value in tune.items():
-        values["tune"][name] = {**values["tune"][name], **value} if isinstance(value, dict) else value
-    config = configs.check(values)
-    adapter, s = adapters.build(config.tune), SHAPE
-    room = s["length"] + (adapter.virtual_tokens if adapter else 0)
-    model = Transformer(ModelSpec(s["vocab"], room, s["layers"], s["width"], s["heads"], scan=scan), adapter)
-    partition = Partition.of(model.shapes(), adapters.rates(config.tune))
-    own = Updates() if adapter is None else adapter.updates(partition, STEPS)
-    rate = schedules.build("constant", 1e-3, warmup=0, total=1)
-    optimizer = optimizers.build(config.optimizer, rate, partition, **own._asdict())
-    params = jax.jit(model.init)(jax.random.key(0))
-    state = states.create(*partition.split(params), optimizer, jax.random.key(1), ema=False)
-    step = jax.jit(Step(model, CausalLM(), partition, optimizer).train, donate_argnums=0)
-    rows = np.random.default_rng(0).integers(0, s["vocab"], (ROWS, s["length"] + 1))
-    weights = np.ones((ROWS, s["length"]), np.float32)
-    batch = jax.device_put({"tokens": rows[:, :-1], "targets": rows[:, 1:], "weights": weights})
+    made = setup.trainer(SHAPE, ROWS, scan=scan, tune=tune)
+    step, state, partition = made.program.train, made.init(0), made.partition
+    batch = made.program.place(setup.batch(SHAPE, ROWS))
     moments = sum(a.nbytes for a in jax.tree.leaves(state.optimizer))
 
     def run() -> None:

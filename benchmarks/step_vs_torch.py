@@ -18,28 +18,12 @@ ROWS, ROUNDS, STEPS = 16, 8, 5
 def ours():
     """A function that runs STEPS steps."""
     import jax
-    import numpy as np
 
-    from ptft_jax import config as configs
-    from ptft_jax.model.spec import ModelSpec
-    from ptft_jax.model.transformer import Transformer
-    from ptft_jax.objectives.causal_lm import CausalLM
-    from ptft_jax.optim import optimizers, schedules
-    from ptft_jax.params.partition import Partition
-    from ptft_jax.runs import state as states
-    from ptft_jax.training.step import Step
+    from benchmarks import setup
 
-    s = SHAPE
-    model = Transformer(ModelSpec(s["vocab"], s["length"], s["layers"], s["width"], s["heads"], scan=False))
-    partition = Partition.of(model.shapes(), ((".*", 1.0),))
-    config = configs.check(configs.default()).optimizer
-    optimizer = optimizers.build(config, schedules.build("constant", 1e-3, warmup=0, total=1), partition)
-    params = model.init(jax.random.key(0))
-    state = states.create(*partition.split(params), optimizer, jax.random.key(1), ema=False)
-    step = jax.jit(Step(model, CausalLM(), partition, optimizer).train, donate_argnums=0)
-    rows = np.random.default_rng(0).integers(0, s["vocab"], (ROWS, s["length"] + 1))
-    weights = np.ones((ROWS, s["length"]), np.float32)
-    batch = jax.device_put({"tokens": rows[:, :-1], "targets": rows[:, 1:], "weights": weights})
+    made = setup.trainer(SHAPE, ROWS)
+    step, state = made.program.train, made.init(0)
+    batch = made.program.place(setup.batch(SHAPE, ROWS))
 
     def run():
         nonlocal state

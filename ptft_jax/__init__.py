@@ -8,6 +8,9 @@
     pt.evaluate(loaded, "stdlib:prose", "test")
     pt.generate(loaded, ["## ACT"], sampling=pt.Sampling(temperature=0.8), max_new_tokens=40)
 
+    trainer = pt.Trainer(config, vocab_size=256)  # without data: model, partition, objective, optimizer, compiled steps
+    state, metrics = trainer.program.train(trainer.init(), trainer.program.place(batch))
+
 These names are imported when they are first used: `import ptft_jax` alone imports neither JAX nor Flax.
 """
 
@@ -28,12 +31,14 @@ if TYPE_CHECKING:
     from ptft_jax.model.decode import Sampling
     from ptft_jax.runs.loading import load
     from ptft_jax.training.assembly import train
+    from ptft_jax.training.trainer import Trainer
 
-__all__ = ["Sampling", "UserError", "__version__", "evaluate", "generate", "load", "recipe", "train"]
+__all__ = ["Sampling", "Trainer", "UserError", "__version__", "evaluate", "generate", "load", "recipe", "train"]
 
 # Public name -> the module that defines it under the same name.
 _MODULES = {
     "Sampling": "ptft_jax.model.decode",
+    "Trainer": "ptft_jax.training.trainer",
     "UserError": "ptft_jax.errors",
     "evaluate": "ptft_jax.evaluation.standalone",
     "generate": "ptft_jax.evaluation.samples",

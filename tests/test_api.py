@@ -38,7 +38,7 @@ def test_public_names_are_functions_that_are_there():
     assert (pt.evaluate, pt.generate, pt.load, pt.train) == (standalone.evaluate, samples.generate, load, train)
     assert pt.recipe is recipe
     assert pt.UserError is UserError and pt.Sampling is Sampling
-    assert {*FUNCTIONS, "Sampling", "UserError", "__version__"} == set(pt.__all__) <= set(dir(pt))
+    assert {*FUNCTIONS, "Sampling", "Trainer", "UserError", "__version__"} == set(pt.__all__) <= set(dir(pt))
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = pt.trian
 

@@ -14,6 +14,7 @@ from ptft_jax import config as configs
 from ptft_jax.adapters import several
 from ptft_jax.adapters.base import Updates, is_added
 from ptft_jax.adapters.quantized import QuantizedBase
+from ptft_jax.config import seeds
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model import spec as specs
 from ptft_jax.model.quantized import plain_path
@@ -245,6 +246,11 @@ class Trainer(Compiled):
             )
 
         return [(phase.start if number else 0, step(number)) for number, phase in enumerate(self.phases or [None])]
+
+    def init(self, seed: int | None = None) -> Any:
+        """The state of step 0 with random parameters, as a run without a parent has it. `seed`: by default `config.seed`."""
+        params_key, run_key = jax.random.split(seeds.key(self.config.seed if seed is None else seed))
+        return self.create(self.maker.init, params_key, rng=run_key)
 
     # What checkpoints hold
 

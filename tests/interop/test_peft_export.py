@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ptft_jax.verbs import export
-from tests.helpers import quiet_train, tiny_config
+from tests.helpers import quiet_train, repeats, tiny_config
 from tests.interop import small
 
 KINDS = {  # what is trained, what PEFT has, and what a run that starts from it has
@@ -29,7 +29,7 @@ KINDS = {  # what is trained, what PEFT has, and what a run that starts from it 
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", repeats(KINDS, "prefix"))
 def test_a_run_is_written_and_trained_on(kind, text_file, tmp_path, cache):
     changes, theirs, method = KINDS[kind]
     base = small.folder(tmp_path / "base", {**small.LLAMA, "tied": True})

@@ -1,0 +1,39 @@
+"""What the benchmarks train: a model of a given shape, as a config has it, on random tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def trainer(shape: Mapping[str, int], rows: int, *, scan: bool = False, tune: Mapping[str, Any] | None = None) -> Any:
+    """A `Trainer` of one device for `shape` ("vocab", "length", "layers", "width", "heads") and batches of `rows`, at a constant rate.
+
+    `tune` are settings of `config.tune`; they need no parent.
+    """
+    import jax
+
+    from ptft_jax import config as configs
+    from ptft_jax.adapters import build
+    from ptft_jax.parallel import mesh
+    from ptft_jax.training.trainer import Trainer
+
+    values = configs.default().to_dict()
+    for name, value in (tune or {}).items():
+        values["tune"][name] = {**values["tune"][name], **value} if isinstance(value, dict) else value
+    adapter = build(configs.check(values, complete=False).tune)
+    room = shape["length"] + (adapter.virtual_tokens if adapter else 0)
+    values["model"] |= {"vocab_size": shape["vocab"], "max_length": room, "scan": scan}
+    values["model"] |= {name: shape[name] for name in ("layers", "width", "heads")}
+    values["data"] |= {"length": shape["length"], "batch_size": rows}
+    values["optimizer"] |= {"schedule": "constant", "learning_rate": 1e-3, "warmup_steps": 0}
+    return Trainer(values, mesh=mesh.make(devices=jax.devices()[:1]))
+
+
+def batch(shape: Mapping[str, int], rows: int) -> dict[str, Any]:
+    """Rows of random tokens, of which each is learned."""
+    import numpy as np
+
+    tokens = np.random.default_rng(0).integers(0, shape["vocab"], (rows, shape["length"] + 1)).astype(np.int32)
+    weights = np.ones((rows, shape["length"]), np.float32)
+    return {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "weights": weights}
