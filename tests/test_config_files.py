@@ -16,7 +16,7 @@ from ptft_jax.training.assembly import Run
 from ptft_jax.training.completion import resolve
 from ptft_jax.verbs import command
 from tests.helpers import quiet_train, tiny_config
-from tests.processes import ROOT, ptft
+from tests.processes import ROOT, ptft, run
 
 
 class Said(Reporter):
@@ -296,3 +296,29 @@ def test_commands_say_once_what_is_not_read(text_file, tmp_path):
     assert both[0] == both[1]
     done = ptft(*words, "--config.select.patience=5")
     assert done.returncode == 2 and "config.select.patience = 5: expected 0 where eval.every is 0" in done.stderr
+
+
+# ptft config
+
+
+def test_the_verb_lists_shows_and_explains(tmp_path):
+    """From another folder; what it shows is a config file itself."""
+    script = "from ptft_jax.cli import main; main()"
+
+    def shown(*words):
+        done = run(sys.executable, "-c", script, "config", *words, cwd=tmp_path, PYTHONPATH=str(ROOT))
+        return done.returncode, done.stdout, done.stderr
+
+    status, listed, _ = shown("--list")
+    assert status == 0 and "pretrain/text:ARG\n" in listed and "Without one: small." in listed
+    status, explained, _ = shown("--fields")
+    assert status == 0 and all(f"{path.rstrip('_')} = " in explained for path, _ in configs.fields())
+    status, config, told = shown("--config=pretrain/shakespeare:tiny", "--config.training.steps=5")
+    values = json.loads(config)
+    assert status == 0 and told == "optimizer.warmup_steps: 0, a tenth of training.steps = 5, in place of 20 (recipe)\n"
+    assert values["training"]["steps"] == 5 and values["model"]["width"] == 64
+    (tmp_path / "mine.json").write_text(config)
+    assert files.load(f"{tmp_path}/mine.json").to_dict() == configs.of(values).to_dict()
+    for words in ([], ["--list", "--fields"], ["--config=pretrain/shakespeare:tiny", "--config.model.heads=3"]):
+        status, out, told = shown(*words)
+        assert status == 2 and not out and told.startswith("error: ") and "Traceback" not in told

@@ -83,7 +83,9 @@ def _done(*command, **options):
 
 def _ptft(installed, folder, *words):
     """`ptft WORDS` as a user has it: nothing of this checkout is on the path."""
-    return run(installed / "ptft", *words, cwd=folder, PYTHONPATH="", XLA_FLAGS="", PATH=f"{installed}:{os.environ['PATH']}")
+    return run(
+        installed / "ptft", *words, cwd=folder, PYTHONPATH="", XLA_FLAGS="", PATH=f"{installed}:{os.environ['PATH']}"
+    )
 
 
 @pytest.mark.slow
