@@ -148,7 +148,7 @@ def test_a_release_is_checked_and_published_without_a_password():
     assert "python -m build" in commands and "twine check --strict" in commands and "permissions" not in build
     assert publish["needs"] == "build" and publish["permissions"] == {"id-token": "write"}
     assert not [step for step in publish["steps"] if "run" in step]
-    assert publish["steps"][-1]["uses"].startswith("pypa/gh-action-pypi-publish@") and "password" not in text
+    assert publish["steps"][-1]["uses"].startswith("pypa/gh-action-pypi-publish@") and "password:" not in text
     [rule] = [step["run"] for step in build["steps"] if step.get("name") == "The tag is the version"]
     done = run("bash", "-c", rule, GITHUB_REF_NAME=f"v{pt.__version__}")
     assert done.returncode == 0 and run("bash", "-c", rule, GITHUB_REF_NAME="v9.9.9").returncode

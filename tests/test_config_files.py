@@ -105,6 +105,8 @@ def test_what_is_no_file_is_said_with_the_nearest(tmp_path, monkeypatch):
         "configs/pretrain/shakspeare.py": "did you mean 'pretrain/shakespeare'?",
         "finetune/smollm_shakespeare": "did you mean 'finetune/smollm2_shakespeare'?",
         "mien.py": "did you mean 'mine.py'?",
+        "PRETRAIN/Text:x": "did you mean 'pretrain/text'?",
+        "text:README.md": "did you mean 'pretrain/text'?",
         "runs/a": "runs/a is a folder; give runs/a/config.json of the run",
         "runs": "runs is a folder",
         "": "no such file",
@@ -129,6 +131,7 @@ WRONG = {
     "not finite": ('{"optimizer": {"learning_rate": NaN}}', "c.json: config.optimizer.learning_rate = nan"),
     "not one of": ('{"optimizer": {"name": "adam"}}', "did you mean 'adamw'"),
     "no section but a number": ('{"model": 3}', "c.json: config.model = 3: expected a section"),
+    "two spellings": ('{"init": {"from": "a", "from_": "b"}}', "c.json: config.init.from and config.init.from_ are one setting"),
     "twice": ('{"seed": 1, "seed": 2}', "c.json: cannot be read as JSON: 'seed' stands in it twice"),
     "not UTF-8": (b'{"seed": "\xe9"}', "c.json: cannot be read as JSON"),
     "of another tool": ('{"architectures": ["LlamaForCausalLM"]}', "c.json: config.architectures is not a setting"),
@@ -171,7 +174,7 @@ def test_every_value_comes_back_from_json(tmp_path):
     tree = configs.default().to_dict()
     tree["parallel"]["rules"] = ((".*bias", (None, "fsdp")), (".*", "replicate"))
     tree["data"]["mixture"] = (("stdlib:prose", ((0, 1.0), (5, 2.0))), ("stdlib:code", 3))
-    (tmp_path / "c.json").write_text(json.dumps(tree))
+    (tmp_path / "c.json").write_text(json.dumps(tree), encoding="utf-8-sig")  # as some editors write it
     assert files.load(f"{tmp_path}/c.json").to_dict() == tree
 
 

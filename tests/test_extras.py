@@ -61,6 +61,13 @@ def _zstd(folder):
     records.open_records(f"jsonl:{folder}/x.jsonl.zst", "train", held_out=0.1)
 
 
+def _curve(folder):
+    from ptft_jax.combining import combine
+
+    options = {"rule": "", "alpha": None, "budget": 0.0, "data": "", "source": "", "tokens": None, "curve": "0,0.5,1"}
+    combine._line(options)
+
+
 def _plots(folder):
     import ptft_jax.reporting
 
@@ -78,6 +85,7 @@ FEATURES = {
     "a GGUF file that is fetched": ("gguf", "gguf", _gguf_asset, "gguf:smollm2"),
     "writing a GGUF file": ("gguf", "gguf", _gguf_writer, "y.gguf"),
     "a compressed file": ("zstandard", "zstd", _zstd, "x.jsonl.zst"),
+    "a curve that is drawn": ("matplotlib", "reports", _curve, "--curve, which is drawn, needs"),
     "plots": ("matplotlib", "reports", _plots, "a report's plots"),
 }
 
@@ -156,6 +164,7 @@ def test_the_main_job_needs_none_of_them(text_file, tmp_path):
     assert not (tmp_path / "base/tensorboard").exists() and (tmp_path / "base/metrics.jsonl").stat().st_size
     words = ["train", "--config=finetune/shakespeare:lora", f"--config.init.from={tmp_path}/base", *small[2:]]
     more = [f"--config.data.source=text:{text_file}", "--config.data.length=64", "--config.samples.prompts=()"]
+    more += ["--config.data.train_tokens=0"]
     done = without(NAMES, *words, *more, "--config.log.tensorboard=False", f"--workdir={tmp_path}/lora")
     assert done.returncode == 0 and "TensorBoard" not in done.stderr, done.stderr
     for words in (
@@ -184,7 +193,8 @@ def test_the_main_job_needs_none_of_them(text_file, tmp_path):
 def test_the_run_path_imports_none_of_them(text_file, tmp_path):
     """A run is assembled with TensorBoard off."""
     probe = (
-        "import sys\nfrom ptft_jax import run, loading\nfrom ptft_jax.evaluation import standalone, samples\n"
+        "import sys\nfrom ptft_jax.training import assembly\nfrom ptft_jax.runs import loading\n"
+        "from ptft_jax.evaluation import standalone, samples, sequence\nfrom ptft_jax.combining import combine\n"
         f"print(sorted(set(sys.modules) & set({NAMES!r}) - {{'zstandard'}}))"  # JAX' cache uses it where it is there
     )
     assert run(sys.executable, "-c", probe).stdout.splitlines()[-1] == "[]"

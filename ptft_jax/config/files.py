@@ -109,23 +109,27 @@ def _found(name: str, given: str) -> pathlib.Path:
     if short in known:
         return known[short]
     if name and path.is_dir():
-        inside = " of the run" if (path / "config.json").is_file() else ""
-        hint = f"{path}/config.json{inside}" if inside else "a file in it"
+        hint = f"{path}/config.json of the run" if (path / "config.json").is_file() else "a file in it"
         raise UserError(f"{given}: {path} is a folder; give {hint}")
-    beside = (
-        [str(p) for p in path.parent.rglob("*.py")] if path.parent != pathlib.Path() and path.parent.is_dir() else []
+    same = [one for one in known if one.rpartition("/")[2] == short]
+    near = (
+        f" (did you mean {same[0]!r}?)" if same else nearest(str(path), _beside(path)) or nearest(short.lower(), known)
     )
-    beside += [str(p) for p in pathlib.Path().glob("*.py")] if path.parent == pathlib.Path() else []
-    near = nearest(short, known) if not beside else ""
     raise UserError(
-        f"{given}: no such file {path}, nor a recipe of that name{nearest(str(path), sorted(beside)) or near or nearest(short, known)}; "
-        "ptft config --list shows the recipes"
+        f"{given}: no such file {path}, nor a recipe of that name{near}; ptft config --list shows the recipes"
     )
+
+
+def _beside(path: pathlib.Path) -> list[str]:
+    """Config files where a path could have been meant to be: in its folder, and in those in it."""
+    if not path.parent.is_dir():
+        return []
+    return sorted(str(file) for form in ("*.py", "*/*.py") for file in path.parent.glob(form) if file.is_file())
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
+        found = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repeats)
     except json.JSONDecodeError as e:
         raise UserError(f"{path}:{e.lineno}: this is not JSON: {e.msg} (column {e.colno})") from None
     except (OSError, UnicodeError, ValueError, RecursionError) as e:

@@ -273,6 +273,8 @@ def check_effects(config: Section) -> Section:
 def _checked(given: Mapping[str, Any], tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     if names := [key for key in given if not isinstance(key, str)]:
         raise UserError(f"config.{prefix}{shown(names[0])} is not a setting: the names of settings are texts")
+    if "from" in given and "from_" in given:
+        raise UserError(f"config.{prefix}from and config.{prefix}from_ are one setting: give it once")
     given = {("from_" if key == "from" else key): value for key, value in given.items()}
     for key in given:
         if key not in tree:

@@ -82,6 +82,7 @@ def with_changes(config: ConfigDict, **changes: Any) -> ConfigDict:
     """A copy of a config with dotted fields changed: with_changes(c, **{"data.length": 64}). Raises UserError."""
     values = configs.check(config, complete=False).as_dict()
     for path, value in changes.items():
+        path = "init.from_" if path == "init.from" else path
         section = values
         *parents, last = path.split(".")
         for key in parents:
