@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # One stamp an environment: rebuilt only when what it holds changes, or another interpreter is asked for.
 WHICH := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-.PHONY: demo test test-heavy test-full live beam lint models-table install clean check-python
+.PHONY: demo test test-heavy test-full live beam lint docs models-table install clean check-python
 
 demo: $(VENV)/.installed-$(WHICH)
 	$(BIN)/python -m experiments.transfer --out=runs/demo
@@ -30,6 +30,10 @@ lint: $(VENV)/.test-$(WHICH)
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
 
+# The site, in build/site; what a page says of links and names that are not there is an error. Nothing is fetched.
+docs: $(VENV)/.docs-$(WHICH)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict --clean
+
 # Preparation of data on Apache Beam, in an environment of its own: Beam needs protobuf 6 (see setup.py).
 beam: check-python
 	$(PYTHON) -m venv $(VENV)-beam
@@ -49,13 +53,17 @@ check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is $(WHICH), ptft_jax needs 3.11 or newer; set PYTHON=..."; exit 1; }
 
 $(VENV)/.installed-$(WHICH): setup.py requirements.txt | check-python
-	rm -f $(VENV)/.installed-* $(VENV)/.test-* $(VENV)/.parity-*
+	rm -f $(VENV)/.installed-* $(VENV)/.test-* $(VENV)/.docs-* $(VENV)/.parity-*
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all]"
 	touch $@
 
 $(VENV)/.test-$(WHICH): $(VENV)/.installed-$(WHICH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	touch $@
+
+$(VENV)/.docs-$(WHICH): $(VENV)/.installed-$(WHICH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
 	touch $@
 
 # torch by version: the plain name brings gigabytes of GPU libraries.

@@ -38,7 +38,18 @@ EXTRAS = {
     # `ptft data prepare --engine=beam`. Beam needs protobuf 6, and what sentencepiece generated from 0.2.3 on needs 7.
     "beam": ["apache-beam>=2.77", *ALL, "sentencepiece<0.2.3"],
     # Of ruff one minor version: the next may format otherwise.
-    "test": [*ALL, "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "datasets>=5.2", "ruff>=0.17,<0.18"],
+    "test": [
+        *ALL,
+        "pytest>=8",
+        "pytest-xdist>=3.6",
+        "hypothesis>=6.100",
+        "datasets>=5.2",
+        "ruff>=0.17,<0.18",
+        "nbclient>=0.10",
+        "ipykernel>=7",
+    ],
+    # The site (`make docs`). Of MkDocs and its theme the major versions that it is made for.
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0,<2"],
     # Independent implementations for the live comparisons.
     "parity": ["torch>=2.2", "transformers>=5.23", "peft>=0.21", "trl>=1.16", "bitsandbytes>=0.50"],
 }

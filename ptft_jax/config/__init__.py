@@ -8,12 +8,14 @@ from ptft_jax.config.section import (
     check_effects,
     choose,
     default,
+    extended,
     fields,
     get,
     of,
     own,
     settle,
     suggest,
+    tree_of,
 )
 
 __all__ = [
@@ -23,10 +25,12 @@ __all__ = [
     "check_effects",
     "choose",
     "default",
+    "extended",
     "fields",
     "get",
     "of",
     "own",
     "settle",
     "suggest",
+    "tree_of",
 ]

@@ -9,13 +9,15 @@ effect is no error: the run says that it is not read.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ptft_jax.config.field import Field, shown
+from ptft_jax.config.plugins import Tables, tables
 from ptft_jax.config.tree import HOW, TREE
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.model.spec import contradictions, hashable
@@ -27,31 +29,86 @@ __all__ = [
     "check_effects",
     "choose",
     "default",
+    "extended",
     "fields",
     "get",
     "of",
     "own",
     "settle",
     "suggest",
+    "tree_of",
 ]
 
 _SUGGESTED = "_suggested_by_recipe"  # the attribute of a ConfigDict that holds what `suggest` marked
 
 
-def default() -> ConfigDict:
-    """A new tree with every default: locked, and typed by ml_collections."""
+def default(plugins: Sequence[str] = ()) -> ConfigDict:
+    """A new tree with every default, those of the settings of plugins among them: locked, and typed by ml_collections."""
+    plugins = _plugins(tuple(plugins))
+    return ConfigDict({**_defaults(tree_of(plugins)), "plugins": plugins}).lock()
 
-    def build(tree):
-        return {k: v.default if isinstance(v, Field) else build(v) for k, v in tree.items()}
 
-    return ConfigDict(build(TREE)).lock()
+def extended(config: ConfigDict, plugins: Sequence[str]) -> None:
+    """Adds to a config the settings that `plugins` have and it lacks, at their defaults, and the plugins' names; without any
+    plugins, nothing."""
+    plugins = _plugins(tuple(dict.fromkeys((*config.get("plugins", ()), *plugins))))
+    if not plugins:
+        return
+
+    def add(section: ConfigDict, tree: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+        for name, value in tree.items():
+            if isinstance(value, Field):
+                if name not in known and name not in section:
+                    section[name] = value.default
+            elif value is not known.get(name):
+                if name not in section:
+                    section[name] = ConfigDict()
+                add(section[name], value, known.get(name, {}))
+
+    with config.unlocked():
+        add(config, tree_of(plugins), TREE)
+        config.plugins = plugins
+
+
+def _plugins(given: Any) -> tuple[str, ...]:
+    return TREE["plugins"].check("plugins", given)
+
+
+def _defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v.default if isinstance(v, Field) else _defaults(v) for k, v in tree.items()}
+
+
+@functools.cache
+def tree_of(plugins: tuple[str, ...]) -> Mapping[str, Any]:
+    """The whole tree of settings: the package's own, and those of plugins: `objective.FIELD` and `tune.METHOD.FIELD`.
+
+    Raises:
+      UserError: see `ptft_jax.config.plugins.tables`; or a plugin's setting has a name that is taken.
+    """
+    if not plugins:
+        return TREE
+    known, objective, tune = tables(plugins), dict(TREE["objective"]), dict(TREE["tune"])
+    for name, spec in known.objectives.items():
+        for field, declared in spec.fields.items():
+            if objective.setdefault(field, declared) != declared:
+                raise UserError(
+                    f"config.plugins: OBJECTIVES[{name!r}] has a setting {field!r}, and config.objective.{field} is another's"
+                )
+    for name, spec in known.methods.items():
+        if tune.setdefault(name, spec.fields) is not spec.fields:
+            raise UserError(
+                f"config.plugins: METHODS[{name!r}]: config.tune.{name} is another setting; name it otherwise"
+            )
+    objective["name"] = dataclasses.replace(objective["name"], choices=tuple(known.objectives))
+    return {**TREE, "objective": objective, "tune": tune}
 
 
 def of(values: Mapping[str, Any], suggested_by: Any = None) -> ConfigDict:
     """A new tree with these values, locked; `suggested_by`: a config whose suggestions (`suggest`) are kept where the values are
     the same. Raises UserError."""
-    out = default()
-    _assign(out, check(values, complete=False)._values)
+    checked = check(values, complete=False)
+    out = default(checked.plugins)
+    _assign(out, checked._values)
     if suggestions := _suggestions(suggested_by):
         _mark(out, dataclasses.replace(suggestions, values=dict(suggestions.values)))
     return out
@@ -69,7 +126,7 @@ def suggest(config: ConfigDict, *, alone: bool = False) -> ConfigDict:
     """Marks what a config holds as suggested by a recipe, and returns the config. Once the user changes some of it, the rest is
     not refused where that leaves it without effect; `alone`: it is never refused for having none. Copies of a ConfigDict lose the
     marks; `of` keeps them."""
-    _mark(config, _Suggestions({path: hashable(get(config, path)) for path, _ in fields()}, alone))
+    _mark(config, _Suggestions({path: hashable(get(config, path)) for path, _ in _fields_of(config)}, alone))
     return config
 
 
@@ -93,7 +150,11 @@ def _suggested(config: Any, values: Mapping[str, Any]) -> frozenset[str]:
     if not (suggestions := _suggestions(config)):
         return frozenset()
     kept = frozenset(path for path, value in suggestions.values.items() if get(values, path) == value)
-    return kept if suggestions.alone or len(kept) < len(dict(fields())) else frozenset()
+    return kept if suggestions.alone or len(kept) < len(list(_fields_of(values))) else frozenset()
+
+
+def _fields_of(values: Mapping[str, Any]) -> Iterator[tuple[str, Field]]:
+    return fields(tree_of(_plugins(values["plugins"])))
 
 
 def _assign(config: ConfigDict, values: Mapping[str, Any]) -> None:
@@ -130,12 +191,14 @@ class Section:
     def __init__(
         self,
         values: Mapping[str, Any],
+        plugins: tuple[str, ...] = (),
         path: str = "",
         read: set[str] | None = None,
         suggested: frozenset[str] = frozenset(),
         settled: Mapping[str, str] | None = None,
     ):
-        self._values, self._path, self._read = values, path, set() if read is None else read
+        self._values, self._plugins, self._path = values, plugins, path
+        self._read = {"plugins"} if read is None else read
         self.suggested, self._settled = suggested, settled or {}
 
     def __getattr__(self, name: str) -> Any:
@@ -147,21 +210,37 @@ class Section:
             raise AttributeError(f"config.{self._path}{name} is not declared in ptft_jax.config.tree") from None
         path = self._path + name
         if isinstance(value, Mapping):
-            return Section(value, path + ".", self._read)
+            return Section(value, self._plugins, path + ".", self._read)
         self._read.add(path)
         return value
 
     __getitem__ = __getattr__
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
     def read_all(self) -> dict[str, Any]:
         """Every value of this section as a plain dict."""
         return {name: getattr(self, name) for name in self._values}
+
+    @property
+    def tables(self) -> Tables:
+        """What can be named here: the package's own and its plugins'."""
+        return tables(self._plugins)
+
+    def fields(self) -> Iterator[tuple[str, Field]]:
+        """Every (dotted path, Field) of the whole tree, its plugins' among them."""
+        return fields(tree_of(self._plugins))
+
+    def default(self, name: str) -> Any:
+        """The default of a setting of this section."""
+        return get(tree_of(self._plugins), self._path + name).default
 
     def refuse_unread(self) -> list[str]:
         """Raises UserError for a setting that was changed from its default but that nothing has read. What a recipe suggested is
         told in messages, which are returned."""
         unread = [path for path, said in self._settled.items() if not said]
-        for path, field in fields():
+        for path, field in self.fields():
             value = get(self._values, path)
             if value == field.default or path in self._read:
                 continue
@@ -207,11 +286,13 @@ def check(
     """
     if not isinstance(config, (ConfigDict, Mapping)):
         raise UserError(f"config = {shown(config)}: expected a section with {', '.join(TREE)}")
-    values = _checked(config.to_dict() if isinstance(config, ConfigDict) else config, TREE, "")
+    given = config.to_dict() if isinstance(config, ConfigDict) else config
+    plugins = _plugins(given.get("plugins", ()))
+    values = _checked(given, tree_of(plugins), "", plugins)
     if complete:
         _check_together(values)
     suggested = _suggested(config, values) if suggested is None else suggested
-    return Section(values, suggested=suggested, settled=settled)
+    return Section(values, plugins, suggested=suggested, settled=settled)
 
 
 def settle(values: dict[str, Any], suggested: frozenset[str]) -> dict[str, str]:
@@ -270,7 +351,9 @@ def check_effects(config: Section) -> Section:
     return config
 
 
-def _checked(given: Mapping[str, Any], tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _checked(
+    given: Mapping[str, Any], tree: Mapping[str, Any], prefix: str, plugins: tuple[str, ...]
+) -> dict[str, Any]:
     if names := [key for key in given if not isinstance(key, str)]:
         raise UserError(f"config.{prefix}{shown(names[0])} is not a setting: the names of settings are texts")
     if "from" in given and "from_" in given:
@@ -278,7 +361,7 @@ def _checked(given: Mapping[str, Any], tree: Mapping[str, Any], prefix: str) -> 
     given = {("from_" if key == "from" else key): value for key, value in given.items()}
     for key in given:
         if key not in tree:
-            paths = [path for path, _ in fields()]
+            paths = [path for path, _ in fields(tree_of(plugins))]
             near = nearest(prefix + key, paths) or nearest(key, [p.rsplit(".")[-1] for p in paths])
             raise UserError(f"config.{prefix}{key} is not a setting{near}")
     out = {}
@@ -289,7 +372,7 @@ def _checked(given: Mapping[str, Any], tree: Mapping[str, Any], prefix: str) -> 
             part = given.get(key, {})
             if not isinstance(part, Mapping):
                 raise UserError(f"config.{prefix}{key} = {shown(part)}: expected a section with {', '.join(declared)}")
-            out[key] = _checked(part, declared, f"{prefix}{key}.")
+            out[key] = _checked(part, declared, f"{prefix}{key}.", plugins)
     return out
 
 

@@ -129,14 +129,32 @@ def _exit(status: int) -> None:
 
 
 def _check_config_words(argv: Sequence[str]) -> None:
+    """Answers a mistyped --config.NAME where no config is given; else that is done when its plugins are known."""
+    if not any(re.match(r"--?config(=|$)", word) for word in argv[1:]):
+        _check_settings(argv, _plugins_of(argv))
+
+
+def _check_settings(argv: Sequence[str], plugins: Sequence[str]) -> None:
     """Answers a mistyped --config.NAME with the nearest valid one, which ml_collections does not."""
     from ptft_jax import config
 
-    valid = [path for path, _ in config.fields()]
+    valid = [path for path, _ in config.fields(config.tree_of(tuple(plugins)))]
     for word in argv[1:]:
         name = word.lstrip("-").partition("=")[0]
         if word.startswith("-") and name.startswith("config.") and name[len("config.") :] not in valid:
             raise UserError(f"--{name} is not a setting{nearest(name[len('config.') :], valid)}")
+
+
+def _plugins_of(argv: Sequence[str]) -> tuple[str, ...]:
+    """The modules of --config.plugins=..., read as ml_collections reads a tuple."""
+    from ml_collections.config_flags import tuple_parser
+
+    given = []
+    for word, following in zip(argv[1:], [*argv[2:], ""]):
+        name, equals, value = word.partition("=")
+        if name in ("--config.plugins", "-config.plugins"):
+            given.append(value if equals else following)
+    return tuple(name for text in given for name in tuple_parser.TupleParser().parse(text))
 
 
 def _settings_are_the_users() -> None:
@@ -150,12 +168,17 @@ def _settings_are_the_users() -> None:
 
 
 class _ConfigParser(flags.ArgumentParser):
-    """Reads what --config names (`ptft_jax.config.files`)."""
+    """Reads what --config names (`ptft_jax.config.files`); settings of the plugins that it or the command line names can then be
+    given."""
 
     def parse(self, argument: str) -> Any:
+        from ptft_jax import config as configs
         from ptft_jax.config import files
 
-        return files.load(argument)
+        config = files.load(argument)
+        configs.extended(config, _plugins_of(sys.argv))
+        _check_settings(sys.argv, config.plugins)
+        return config
 
     def flag_type(self) -> str:
         return "config object"

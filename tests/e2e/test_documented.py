@@ -88,7 +88,7 @@ def _run_section(title, folder, page="methods", most=None):
     [
         pytest.param("Changing little", 1, marks=pytest.mark.heavy),
         pytest.param("Changing little", None, marks=pytest.mark.slow),
-        pytest.param("Changing much, carefully", None, marks=pytest.mark.heavy),
+        pytest.param("Full fine-tuning and regularization", None, marks=pytest.mark.heavy),
     ],
 )
 def test_commands_that_change(title, most, tmp_path):
@@ -238,7 +238,7 @@ def test_every_config_file_is_covered():
 
 
 @pytest.mark.parametrize(
-    "target", ["demo", "test", "test-heavy", "test-full", "live", "beam", "lint", "install", "clean"]
+    "target", ["demo", "test", "test-heavy", "test-full", "live", "beam", "lint", "docs", "install", "clean"]
 )
 def test_make_knows_its_targets(target):
     done = run("make", "-n", target)

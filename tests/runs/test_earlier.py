@@ -1,7 +1,7 @@
 """Runs that earlier versions made are read, continued and fine-tuned from.
 
 earlier/REVISION.tar.xz were made by that revision on one device: `base` (full, with an average), `lora` from it, of the second one
-also `part`, which SIGTERM stopped at step 3 of 4. expected.json is what the same revision measured, "part" of an uninterrupted run.
+also `part`, which SIGTERM stopped at step 3 of 4. expected.json is what the same revision measured (of so many "tokens"; 0 = all), "part" of an uninterrupted run.
 """
 
 import json
@@ -24,18 +24,19 @@ from ptft_jax.runs.source import parameters_fingerprint
 from ptft_jax.runs.workdir import Workdir
 
 quiet, found = Reporter(quiet=True), {}
+expected = json.loads(pathlib.Path("expected.json").read_text())
 if pathlib.Path("part").is_dir():
     summary = pt.train(Workdir("part").read_config().as_dict(), "part", reporter=quiet)
     assert summary["finished"] and summary["step"] == 4
 for name in ("base", "lora", "part"):
     if pathlib.Path(name).is_dir():
         loaded = pt.load(name)
-        nll = evaluate(loaded, "", "validation")["nll"]
+        nll = evaluate(loaded, "", "validation", tokens=expected[name].get("tokens", 0))["nll"]
         found[name] = {"nll": nll, "fingerprint": parameters_fingerprint(loaded.params)}
 config = Workdir("base").read_config().as_dict()
 config["init"]["from_"], config["training"] = "base", config["training"] | {"steps": 0, "ema_decay": 0.0}
 pt.train(config, "child", reporter=quiet)
-found["child"] = evaluate(pt.load("child"), "", "validation")["nll"]
+found["child"] = evaluate(pt.load("child"), "", "validation", tokens=expected["base"].get("tokens", 0))["nll"]
 print(json.dumps(found))
 """
 

@@ -1,0 +1,68 @@
+"""The commands and programs of pages of docs/, as they are typed, and what they promise."""
+
+import json
+import re
+
+import pytest
+
+from tests.e2e.test_documented import BLOCK, _run_block
+from tests.processes import ROOT
+
+pytestmark = pytest.mark.heavy
+
+
+def carry_out(page, folder):
+    """Runs the blocks of a page, in order, in an empty folder with only the configs in it; what each printed."""
+    found = BLOCK.findall((ROOT / f"docs/{page}.md").read_text())
+    return [_run_block(language, text, folder) for language, text in found if language != "text"]
+
+
+def summary(folder, name):
+    return json.loads((folder / f"runs/{name}/summary.json").read_text())
+
+
+def test_getting_started(tmp_path):
+    printed = carry_out("getting_started", tmp_path)
+    assert len(printed) == 6
+    runs = {name: summary(tmp_path, name) for name in ("base", "full", "lora")}
+    assert all(run["finished"] for run in runs.values())
+    assert runs["base"]["after"]["validation/nll"] < runs["base"]["before"]["validation/nll"] - 1
+    assert runs["full"]["transfer"]["target"]["gain"] > 0
+    assert runs["lora"]["parameters"]["trainable"] < runs["full"]["parameters"]["trainable"]
+    groups = json.loads((tmp_path / "runs/compare.json").read_text())
+    assert {group["name"] for group in groups} == {"full", "lora"}
+    assert "<svg" in (tmp_path / "runs/compare.html").read_text()
+    assert (tmp_path / "exports/lora/config.json").exists()
+
+
+def test_a_chatbot(tmp_path):
+    """It answers with an answer of its data and stops by itself; the rates are compared."""
+    *_, talk, _ = carry_out("chatbot", tmp_path)
+    [asked, first, thanked, second] = [line for line in talk.splitlines() if line]
+    assert asked == "> What does the owl eat?" and re.fullmatch(r"The \w+ eats \w+\.", first)
+    assert thanked == "> Thanks!" and second == "You are welcome."
+    rates = [summary(tmp_path, f"rate-{rate}") for rate in ("1e-3", "3e-3", "1e-2")]
+    assert len({run["transfer"]["target"]["gain"] for run in rates}) == 3
+    assert "<svg" in (tmp_path / "runs/rates.html").read_text()
+
+
+def test_debugging(tmp_path):
+    """What each block prints is what the page says that it shows."""
+    _, groups, data, shown, rows = carry_out("debugging", tmp_path)
+    frozen = [line for line in groups.splitlines() if line.startswith("frozen")]
+    assert frozen and any("adapter" in line for line in groups.splitlines() if line.startswith("trainable"))
+    assert re.search(r"^shakespeare:histories \d+ tokens, \d+ with loss in one epoch, in \d+ rows$", data, re.MULTILINE)
+    assert "step 5, row 0" in shown and "[" in shown
+    steps = [int(line.split()[0]) for line in rows.splitlines()]
+    losses = [float(line.split()[1]) for line in rows.splitlines()]
+    assert steps == sorted(steps) and steps[-1] == 40 and losses[-1] < losses[0]
+
+
+def test_extending(tmp_path):
+    _, study, loop = carry_out("extending", tmp_path)
+    assert json.loads((tmp_path / "runs/wide/config.json").read_text())["model"]["width"] == 64
+    assert [line.split(":")[0] for line in study.splitlines()] == ["0.001", "0.01"]
+    chain = json.loads((tmp_path / "runs/study/runs/rate-0.01/lineage.json").read_text())
+    assert chain[0]["reference"].endswith("runs/study/runs/base")
+    counted, *losses = loop.splitlines()
+    assert re.fullmatch(r"[\d,]+ parameters train", counted) and len(losses) == 3
