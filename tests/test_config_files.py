@@ -7,6 +7,7 @@ import sys
 import pytest
 from absl import flags
 
+import ptft_jax as pt
 from ptft_jax import config as configs
 from ptft_jax.config import files
 from ptft_jax.errors import UserError
@@ -299,6 +300,16 @@ def test_commands_say_once_what_is_not_read(text_file, tmp_path):
     assert both[0] == both[1]
     done = ptft(*words, "--config.select.patience=5")
     assert done.returncode == 2 and "config.select.patience = 5: expected 0 where eval.every is 0" in done.stderr
+
+
+def test_a_trainer_takes_a_changed_recipe():
+    config = files.recipe("pretrain/shakespeare:tiny")
+    config.training.steps, config.eval.every = 3, 0
+    trainer = pt.Trainer(config, vocab_size=300)
+    assert float(trainer.learning_rate(0)) == pytest.approx(config.optimizer.learning_rate), "there is no warm-up"
+    config.optimizer.warmup_steps = 4
+    with pytest.raises(UserError, match="config.optimizer.warmup_steps = 4: expected at most training.steps 3"):
+        pt.Trainer(config, vocab_size=300)
 
 
 # ptft config

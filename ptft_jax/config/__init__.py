@@ -14,6 +14,7 @@ from ptft_jax.config.section import (
     of,
     own,
     settle,
+    settled,
     suggest,
     tree_of,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "of",
     "own",
     "settle",
+    "settled",
     "suggest",
     "tree_of",
 ]

@@ -35,6 +35,7 @@ __all__ = [
     "of",
     "own",
     "settle",
+    "settled",
     "suggest",
     "tree_of",
 ]
@@ -314,6 +315,14 @@ def settle(values: dict[str, Any], suggested: frozenset[str]) -> dict[str, str]:
         )
         o["warmup_steps"] = steps // 10
     return settled
+
+
+def settled(config: Mapping[str, Any]) -> Section:
+    """A config that no parent completes, checked, with what `settle` changes. Raises UserError."""
+    section = check(config, complete=False)
+    values = section.as_dict()
+    found = settle(values, section.suggested)
+    return check(values, suggested=section.suggested, settled=found)
 
 
 def _fits(schedule: str, warmup: int, steps: int) -> bool:
