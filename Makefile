@@ -55,7 +55,7 @@ check-python:
 $(VENV)/.installed-$(WHICH): setup.py requirements.txt | check-python
 	rm -f $(VENV)/.installed-* $(VENV)/.test-* $(VENV)/.docs-* $(VENV)/.parity-*
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all]"
 	touch $@
 
 $(VENV)/.test-$(WHICH): $(VENV)/.installed-$(WHICH)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from experiments.methods_runs import LADDER
-from ptft_jax import config as configs
+from ptft_jax.config import files
 from ptft_jax.evaluation.samples import continue_texts
 from ptft_jax.model.decode import Sampling
 from ptft_jax.reporting.progress import Reporter
@@ -216,11 +216,8 @@ def test_every_config_assembles(tmp_path, monkeypatch):
         if name.startswith("finetune"):
             parent = tmp_path / "parent"
             if not parent.exists():
-                from configs.pretrain import shakespeare as pretrain
-
-                tiny = pretrain.get_config("tiny")
-                tiny.training.steps, tiny.optimizer.warmup_steps = 0, 0
-                tiny.samples.update(prompts=(), max_new_tokens=configs.default().samples.max_new_tokens)
+                tiny = files.recipe("pretrain/shakespeare:tiny")
+                tiny.training.steps, tiny.samples.prompts = 0, ()
                 tiny.model.max_length = 128
                 assembly.train(tiny, parent, reporter=Reporter(quiet=True))
             config.init.from_ = str(parent)
