@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # One stamp an environment: rebuilt only when what it holds changes, or another interpreter is asked for.
 WHICH := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-.PHONY: demo test test-heavy test-full live beam lint docs models-table install clean check-python
+.PHONY: demo test test-heavy test-full live beam trackers lint docs models-table install clean check-python
 
 demo: $(VENV)/.installed-$(WHICH)
 	$(BIN)/python -m experiments.transfer --out=runs/demo
@@ -39,6 +39,12 @@ beam: check-python
 	$(PYTHON) -m venv $(VENV)-beam
 	$(VENV)-beam/bin/python -m pip install --quiet --disable-pip-version-check -e ".[beam,test]"
 	$(VENV)-beam/bin/python -m pytest tests/data/prepare -n 2 --dist worksteal -q
+
+# Services that track experiments, with their own clients and without a network.
+trackers: check-python
+	$(PYTHON) -m venv $(VENV)-trackers
+	$(VENV)-trackers/bin/python -m pip install --quiet --disable-pip-version-check -e ".[wandb,mlflow,aim,test]"
+	$(VENV)-trackers/bin/python -m pytest tests/reporting/test_trackers_live.py -q
 
 # docs/models.md from what the comparisons of models find.
 models-table: $(VENV)/.parity-$(WHICH)

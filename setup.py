@@ -35,6 +35,10 @@ EXTRAS = {
     "hf": ["datasets>=5.2"],
     "gcs": ["gcsfs"],
     "s3": ["s3fs"],
+    # Services that track experiments (log.trackers). MLflow keeps its runs in a database, by default one in the workdir.
+    "wandb": ["wandb>=0.20"],
+    "mlflow": ["mlflow-skinny>=3.1", "alembic>=1.10", "sqlalchemy>=2"],
+    "aim": ["aim>=3.28"],
     # `ptft data prepare --engine=beam`. Beam needs protobuf 6, and what sentencepiece generated from 0.2.3 on needs 7.
     "beam": ["apache-beam>=2.77", *ALL, "sentencepiece<0.2.3"],
     # Of ruff one minor version: the next may format otherwise.

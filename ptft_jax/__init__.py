@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from ptft_jax.model.decode import Sampling
     from ptft_jax.runs.loading import load
     from ptft_jax.training.assembly import train
+    from ptft_jax.training.hooks import every
     from ptft_jax.training.trainer import Trainer
 
-__all__ = ["Sampling", "Trainer", "UserError", "__version__", "evaluate", "generate", "load", "recipe", "train"]
+__all__ = ["Sampling", "Trainer", "UserError", "__version__", "evaluate", "every", "generate", "load", "recipe", "train"]
 
 # Public name -> the module that defines it under the same name.
 _MODULES = {
@@ -41,6 +42,7 @@ _MODULES = {
     "Trainer": "ptft_jax.training.trainer",
     "UserError": "ptft_jax.errors",
     "evaluate": "ptft_jax.evaluation.standalone",
+    "every": "ptft_jax.training.hooks",
     "generate": "ptft_jax.evaluation.samples",
     "load": "ptft_jax.runs.loading",
     "recipe": "ptft_jax.config.files",

@@ -10,6 +10,7 @@ from absl import flags
 
 from ptft_jax.config.field import natural
 from ptft_jax.errors import UserError
+from ptft_jax.reporting.clock import Clock, process_began, split
 from ptft_jax.verbs.command import TERMINATED, define_config, define_number, launch, prepare_jax
 
 
@@ -21,6 +22,11 @@ def define() -> None:
         0.0,
         natural(0.0, ""),
         "Save and stop after so many seconds (0 = no limit); the same command continues.",
+    )
+    flags.DEFINE_string(
+        "profile",
+        "",
+        "START:STOP: record a trace of the steps after START up to STOP, for XProf and Perfetto, into WORKDIR/profile.",
     )
     flags.DEFINE_string(
         "processes",
@@ -38,16 +44,20 @@ def main() -> int:
         raise UserError("--config is missing, e.g. --config=configs/pretrain/shakespeare.py:small")
     if not args.workdir:
         raise UserError("--workdir is missing: the folder of the run, e.g. --workdir=runs/base")
-    prepare_jax()
-    from ptft_jax.parallel import processes
-
+    clock = Clock(began=process_began())
+    with clock("import"):
+        prepare_jax()
+        from ptft_jax.parallel import processes
     processes.join(args.coordinator, args.processes, args.process)
-    from ptft_jax.reporting.measures import measures
-    from ptft_jax.reporting.progress import Reporter
-    from ptft_jax.training import assembly
+    with clock("import"):
+        from ptft_jax.reporting.measures import measures
+        from ptft_jax.reporting.progress import Reporter
+        from ptft_jax.training import assembly
 
     reporter = Reporter(quiet=not processes.main())
-    summary = assembly.train(args.config, args.workdir, reporter=reporter, max_seconds=args.max_seconds)
+    summary = assembly.train(
+        args.config, args.workdir, reporter=reporter, max_seconds=args.max_seconds, profile=args.profile, clock=clock
+    )
     if not summary["finished"]:
         return TERMINATED if summary["reason"] == "sigterm" else 0
     after, selected = summary["after"], summary["selected"]
@@ -57,6 +67,8 @@ def main() -> int:
     reporter.table(f"{args.workdir}: best step {summary['best_step']} by {selected['metric']}", rows)
     for title, figures in measures(summary):
         reporter.table(title, figures)
+    if seconds := summary.get("seconds_by"):  # of runs that an earlier version finished, nobody knows
+        reporter.say(f"{summary['seconds']:.1f} s: {split(seconds)}")
     return 0
 
 

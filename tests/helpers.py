@@ -36,6 +36,7 @@ LLAMA = dict(norm="rms", activation="silu", gated=True, positions="rotary", bias
 EVERYTHING = ((".*", 1.0),)
 TERMS = ("distill", "smooth", "bregman", "l2_sp", "ewc", "balance", "expert_most", "router_entropy", "router_z")
 OBJECTIVE = CausalLM(z_loss=1e-3, label_smoothing=0.1)
+TIMED = ("time", "step_seconds", "tokens_per_second")  # of a row of metrics.jsonl, what two equal runs differ in
 
 
 def random_batch(seed, rows=ROWS, length=LENGTH):

@@ -14,7 +14,7 @@ import ptft_jax as pt
 from ptft_jax.errors import UserError
 from tests.processes import ROOT, run
 
-FUNCTIONS = ("evaluate", "generate", "load", "recipe", "train")
+FUNCTIONS = ("evaluate", "every", "generate", "load", "recipe", "train")
 
 
 def test_importing_it_imports_nothing_else():
@@ -34,9 +34,11 @@ def test_public_names_are_functions_that_are_there():
     from ptft_jax.model.decode import Sampling
     from ptft_jax.runs.loading import load
     from ptft_jax.training.assembly import train
+    from ptft_jax.training.hooks import every
 
     assert (pt.evaluate, pt.generate, pt.load, pt.train) == (standalone.evaluate, samples.generate, load, train)
     assert pt.recipe is recipe
+    assert pt.every is every
     assert pt.UserError is UserError and pt.Sampling is Sampling
     assert {*FUNCTIONS, "Sampling", "Trainer", "UserError", "__version__"} == set(pt.__all__) <= set(dir(pt))
     with pytest.raises(AttributeError, match="no attribute 'trian'"):

@@ -1,6 +1,6 @@
 """What a config can name: the tables of the package joined with those of its plugins. Needs no JAX, but what plugins need.
 
-A plugin is a module with tables, plain mappings: `OBJECTIVES` of `ObjectiveSpec`, `METHODS` of `MethodSpec`. Nothing registers
+A plugin is a module with tables, plain mappings: `OBJECTIVES` of `ObjectiveSpec`, `METHODS` of `MethodSpec`, `TRACKERS` of `TrackerSpec`. Nothing registers
 itself: a config names its plugins (`config.plugins`), and whoever reads the config joins their tables here.
 """
 
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from ptft_jax.config.field import Field
 from ptft_jax.config.methods import METHODS, MethodSpec
 from ptft_jax.config.objectives import OBJECTIVES, ObjectiveSpec
+from ptft_jax.config.trackers import TRACKERS, TrackerSpec
 from ptft_jax.errors import UserError, nearest
 
 GROUP = "ptft_jax.plugins"  # of entry points: a short name for a module
@@ -33,7 +34,7 @@ _TAKEN = (
     "suggested",
     "tables",
 )  # what a section of a config has
-_SPECS = {"OBJECTIVES": ObjectiveSpec, "METHODS": MethodSpec}
+_SPECS = {"OBJECTIVES": ObjectiveSpec, "METHODS": MethodSpec, "TRACKERS": TrackerSpec}
 
 
 class Tables(NamedTuple):
@@ -41,6 +42,7 @@ class Tables(NamedTuple):
 
     objectives: Mapping[str, ObjectiveSpec]
     methods: Mapping[str, MethodSpec]
+    trackers: Mapping[str, TrackerSpec]
 
 
 @functools.cache
@@ -50,7 +52,8 @@ def tables(plugins: tuple[str, ...] = ()) -> Tables:
     Raises:
       UserError: a module that is not there, cannot be imported, or has no tables; a name that two of them have.
     """
-    joined: dict[str, dict[str, Any]] = {"OBJECTIVES": dict(OBJECTIVES), "METHODS": dict(METHODS)}
+    built_in = {"OBJECTIVES": OBJECTIVES, "METHODS": METHODS, "TRACKERS": TRACKERS}
+    joined: dict[str, dict[str, Any]] = {table: dict(entries) for table, entries in built_in.items()}
     owners: dict[tuple[str, str], str] = {}
     for plugin in plugins:
         if plugins.count(plugin) > 1:
@@ -64,7 +67,7 @@ def tables(plugins: tuple[str, ...] = ()) -> Tables:
                         f"config.plugins: {plugin!r}: {table}[{name!r}] is {whose} already; give it another name"
                     )
                 joined[table][name], owners[table, name] = spec, plugin
-    return Tables(joined["OBJECTIVES"], joined["METHODS"])
+    return Tables(joined["OBJECTIVES"], joined["METHODS"], joined["TRACKERS"])
 
 
 def _tables_of(plugin: str) -> dict[str, Mapping[str, Any]]:
@@ -83,7 +86,7 @@ def _tables_of(plugin: str) -> dict[str, Mapping[str, Any]]:
                 raise UserError(f"{where}: {name!r}: expected the name of a setting: letters, digits and '_'")
             if not isinstance(entry, spec):
                 raise UserError(f"{where}[{name!r}]: expected a {spec.__name__}, got {entry!r}"[:400])
-            for field, declared in entry.fields.items():
+            for field, declared in getattr(entry, "fields", {}).items():
                 if not _is_name(field) or field in _TAKEN or not isinstance(declared, Field):
                     raise UserError(f"{where}[{name!r}].fields: {field!r}: expected names and `Field`s")
     return found

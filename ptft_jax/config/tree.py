@@ -313,6 +313,9 @@ TREE: dict[str, Any] = {
     "log": {
         "every": positive(10, "steps between logged training metrics"),
         "tensorboard": Field(True, "also write TensorBoard event files"),
+        "trackers": texts(
+            (), "services that are told, too: wandb, mlflow, aim (each is an extra of the package), or those of plugins"
+        ),
     },
 }
 

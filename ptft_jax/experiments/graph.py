@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -35,8 +36,8 @@ class Experiment:
         self.reporter.finish(self._bar)
         self._bar = self.reporter.start(self.folder.name, total, self._done)
 
-    def run(self, name: str, config: ConfigDict) -> dict[str, Any]:
-        """The summary of the run, which is carried out only if it has not been.
+    def run(self, name: str, config: ConfigDict, hooks: Sequence[Any] = ()) -> dict[str, Any]:
+        """The summary of the run, which is carried out only if it has not been, with these hooks (`ptft_jax.training.hooks`).
 
         Raises:
           UserError: anything wrong with the config.
@@ -52,7 +53,7 @@ class Experiment:
             self.reporter.say(f"{workdir} was made with another config or parent: moved to {aside.name}")
         summary = here.read_summary() if here.is_run else None
         if summary is None:
-            summary = assembly.train(config, workdir, reporter=self.reporter)
+            summary = assembly.train(config, workdir, reporter=self.reporter, hooks=hooks)
         if not summary["finished"]:
             raise Interrupted(summary["reason"])
         self._done += 1

@@ -1,69 +1,107 @@
-"""Metrics on disk: one JSON object a line, and TensorBoard event files."""
+"""Metrics on disk, one JSON object per line; and telling them, with sample texts, to all that track a run."""
 
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
+from ptft_jax.config.trackers import TrackerSpec
 from ptft_jax.data import cache
+from ptft_jax.reporting.trackers.base import STOPPED, Launch
+from ptft_jax.reporting.trackers.tensorboard import TensorBoard
 from ptft_jax.runs.files import read_rows, write_text
 from ptft_jax.runs.workdir import Workdir
 
 
-class MetricsWriter:
-    """Appends to a run's metrics.jsonl, samples.jsonl and tensorboard/.
+class JsonLines:
+    """The tracker of every run: metrics.jsonl and samples.jsonl.
 
     On resume, what the run will write again is dropped first: lines after the restored step, what was found at that step where
-    that is `pending`, and what is written at the end. So each has one line however often the run was killed, and TensorBoard
-    is told from which step on what it was given before is void. Where several processes share a run, all but one are `silent`.
+    that is `pending`, and what is written at the end. So each has one line however often the run was killed.
     """
 
-    def __init__(
-        self, workdir: pathlib.Path, *, tensorboard: bool, step: int, pending: bool = False, silent: bool = False
-    ):
-        """`step`: the restored one; -1 = none, and nothing stays."""
-        here = Workdir(workdir)
-        files = [pathlib.Path(os.devnull) if silent else file for file in (here.metrics, here.samples)]
-        for file in files if not silent else ():
-            _keep(file, lambda row: _stays(row, step, pending))
-        opened = ((file, file.open("a", encoding="utf-8")) for file in files)
-        self._metrics, self._samples = opened
-        self._events = None
-        if tensorboard and not silent:
-            from tensorboard.compat.proto import event_pb2
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    def start(self, launch: Launch) -> str:
+        here = Workdir(launch.workdir)
+        for path in (here.metrics, here.samples):
+            _keep(path, lambda row: _stays(row, launch.step, launch.pending))
+        self._metrics, self._samples = (
+            (path, path.open("a", encoding="utf-8")) for path in (here.metrics, here.samples)
+        )
+        return ""
 
-            resumed = here.events.is_dir()
-            self._events = EventFileWriter(str(here.events))
-            if resumed:
-                start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-                void = step + (0 if pending else 1)
-                self._events.add_event(event_pb2.Event(step=void, wall_time=time.time(), session_log=start))
+    def scalars(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """{"step", "kind", "time", ...values}, "time" being now in seconds since 1970."""
+        _append(self._metrics, {"step": step, "kind": kind, "time": round(time.time(), 3), **values})
 
-    def write(self, step: int, kind: str, values: dict[str, float]) -> None:
-        """One row: {"step", "kind", ...values}; the same values as scalars kind/name."""
-        _append(self._metrics, {"step": step, "kind": kind, **values})
-        if self._events is not None:
-            from tensorboard.compat.proto import event_pb2, summary_pb2
+    def texts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            _append(self._samples, {"step": step, **row})
 
-            scalars = [summary_pb2.Summary.Value(tag=f"{kind}/{k}", simple_value=v) for k, v in values.items()]
-            event = event_pb2.Event(step=step, wall_time=time.time(), summary=summary_pb2.Summary(value=scalars))
-            self._events.add_event(event)
-
-    def sample(self, step: int, row: dict[str, Any]) -> None:
-        """One sample text: {"step", ...row}."""
-        _append(self._samples, {"step": step, **row})
-
-    def close(self) -> None:
+    def close(self, status: str) -> None:
         for path, file in (self._metrics, self._samples):
             with cache.writing(path):
                 file.close()
-        if self._events is not None:
-            self._events.close()
+
+
+class MetricsWriter:
+    """Tells all trackers of a run what it measures and writes: metrics.jsonl and samples.jsonl, TensorBoard, and those of
+    `config.log.trackers`. Where several processes share a run, all but one are `silent`.
+
+    Attributes:
+      status: how the launch has ended when this is closed, of `ptft_jax.reporting.trackers.base`.
+    """
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        tensorboard: bool,
+        step: int,
+        pending: bool = False,
+        silent: bool = False,
+        trackers: Mapping[str, TrackerSpec] | None = None,
+        config: Mapping[str, Any] | None = None,
+        run_id: str = "",
+        say: Callable[[str], None] = print,
+    ):
+        """
+        Args:
+          step: the restored one; -1 = none, and nothing stays.
+          pending: what is found at that step will be written again.
+          trackers: services that are told, too, by name.
+          config, run_id: what these are told of the run.
+          say: is told, once, of a tracker that fails.
+        """
+        self.status, self._trackers = STOPPED, []
+        if silent:
+            return
+        launch = Launch(config or {}, pathlib.Path(workdir), run_id, step, pending)
+        if trackers:
+            from ptft_jax.reporting.trackers.relay import Relay
+
+            here = Workdir(workdir)
+            self._trackers.append(Relay(trackers, launch, say, [*here.read_metrics(), *here.read_samples()]))
+        for tracker in (TensorBoard(), JsonLines()) if tensorboard else (JsonLines(),):
+            tracker.start(launch)
+            self._trackers.insert(0, tracker)
+
+    def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """Numbers of a step: a row of metrics.jsonl, scalars kind/name elsewhere."""
+        for tracker in self._trackers:
+            tracker.scalars(step, kind, values)
+
+    def sample(self, step: int, *rows: Mapping[str, Any]) -> None:
+        """Sample texts of a step."""
+        for tracker in self._trackers if rows else ():
+            tracker.texts(step, rows)
+
+    def close(self) -> None:
+        """To be called once; what the trackers are told is `status`."""
+        for tracker in self._trackers:
+            tracker.close(self.status)
 
 
 def _append(opened: tuple[pathlib.Path, IO[str]], row: Mapping[str, Any]) -> None:

@@ -18,6 +18,9 @@ matplotlib = environment.needed("matplotlib", "a report's plots")
 # Okabe & Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
+# More of them, where parts are many: Tol's muted ones.
+_MORE_COLOURS = ("#882255", "#44AA99", "#999933", "#777777")
+
 Points = Sequence[tuple[float, float]]
 
 
@@ -185,6 +188,35 @@ def bars(groups: Mapping[str, Mapping[str, float]], *, title: str, x: str, y: st
         at = [places.index(place) + (i - (len(groups) - 1) / 2) * width for place in groups[name]]
         axes.bar(at, list(groups[name].values()), 0.92 * width, color=colour, label=name)
     axes.set_xticks(range(len(places)), places, rotation=45 if len(places) > 10 else 0, fontsize=8)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return svg(figure)
+
+
+def stacked(rows: Mapping[str, Mapping[str, float]], *, title: str, x: str) -> str:
+    """A bar per row, of its parts one after the other; parts in the order of their first appearance, of a colour each. What is at
+    least a twelfth of the longest bar has its number in it."""
+    figure, axes = _axes(8.6, 1.3 + 0.5 * len(rows), title, x, "")
+    parts = list(dict.fromkeys(part for row in rows.values() for part in row))
+    colours = [*COLOURS[:-1], *_MORE_COLOURS]
+    longest = max(sum(row.values()) for row in rows.values())
+    for number, part in enumerate(parts):
+        lengths = [row.get(part, 0.0) for row in rows.values()]
+        if not any(lengths):
+            continue
+        before = [sum(row.get(other, 0.0) for other in parts[:number]) for row in rows.values()]
+        colour = colours[number % len(colours)]
+        axes.barh(range(len(rows)), lengths, 0.7, left=before, color=colour, label=part)
+        for at, (start, length) in enumerate(zip(before, lengths)):
+            if length >= longest / 12:
+                middle = start + length / 2
+                dark = (
+                    sum(weight * c for weight, c in zip((0.299, 0.587, 0.114), to_rgb(colour))) < 0.5
+                )  # as eyes see it
+                shade = "white" if dark else "black"
+                axes.text(middle, at, f"{length:,.1f}", ha="center", va="center", fontsize=8, color=shade)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return svg(figure)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax.data import pipeline
-from ptft_jax.reporting import combined, plots, workdirs
+from ptft_jax.errors import UserError
+from ptft_jax.reporting import clock, combined, plots, workdirs
 from ptft_jax.reporting.measures import by_adapter, measures
 from ptft_jax.reporting.page import Page
 from ptft_jax.runs.files import read_json, write_json
@@ -32,7 +34,7 @@ def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     page = Page("Runs", ", ".join(map(str, folders)))
     page.heading("Summary")
     page.table([_summary(row) for row in rows])
-    for part in (_curves, _combined, _before_after, _measures, _drift, _data, _parameters, _samples):
+    for part in (_curves, _combined, _before_after, _measures, _time, _drift, _data, _parameters, _samples):
         part(page, rows)
     page.write(out, footer="Every figure is in results.json beside this file.")
 
@@ -41,7 +43,7 @@ def _read(name: str, workdir: pathlib.Path) -> Row:
     """All that a run left but its checkpoints; "summary" is None of one that has not finished."""
     here = Workdir(workdir)
     here.check("--run")
-    metrics = here.read_metrics()
+    metrics, summary = here.read_metrics(), here.read_summary()
     return {
         "name": name,
         "workdir": str(workdir),
@@ -50,11 +52,25 @@ def _read(name: str, workdir: pathlib.Path) -> Row:
         "partition": here.read_partition(),
         "lineage": here.read_lineage(),
         "combined": combined.read(workdir),
-        "summary": here.read_summary(),
+        "summary": summary,
+        "seconds_by": _seconds_by(here, summary),
         "train": [r for r in metrics if r["kind"] == "train"],
         "evals": [r for r in metrics if r["kind"] == "eval"],
         "samples": here.read_samples(),
     }
+
+
+def _seconds_by(here: Workdir, summary: Mapping[str, Any] | None) -> dict[str, float]:
+    """Where the time went, of a run that has not finished up to its last checkpoint; {} where that is not known."""
+    if summary is not None:
+        return summary.get("seconds_by", {})
+    steps = here.steps()
+    if steps:
+        from ptft_jax.runs.checkpoint import Damaged, read_meta  # needs JAX
+    for step in reversed(steps):
+        with contextlib.suppress(Damaged, UserError):
+            return read_meta(here.path, step).get("seconds_by", {})
+    return {}
 
 
 def _summary(row: Row) -> dict[str, Any]:
@@ -115,6 +131,17 @@ def _measures(page: Page, rows: Sequence[Row]) -> None:
         for name, figures in found:
             page.text(name)
             page.table(figures)
+
+
+def _time(page: Page, rows: Sequence[Row]) -> None:
+    """Where the time of each run went; of what an earlier version carried out, nobody knows."""
+    known = {row["name"]: row["seconds_by"] for row in rows if row["seconds_by"]}
+    if not known:
+        return
+    page.heading("Where the time went")
+    page.table([{"run": name, **clock.row(seconds)} for name, seconds in known.items()])
+    shown = {name: {part.replace("_", " "): took for part, took in by.items()} for name, by in known.items()}
+    page.figure(plots.stacked(shown, title="Wall time", x="seconds"))
 
 
 def _drift(page: Page, rows: Sequence[Row]) -> None:

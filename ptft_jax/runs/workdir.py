@@ -62,6 +62,16 @@ class Workdir:
         return self.path / "tensorboard"
 
     @property
+    def trackers(self) -> pathlib.Path:
+        """What the run is at the services that track it (`ptft_jax.reporting.trackers.relay`)."""
+        return self.path / "trackers.json"
+
+    @property
+    def profile(self) -> pathlib.Path:
+        """Traces of some steps (`ptft_jax.training.profile`)."""
+        return self.path / "profile"
+
+    @property
     def summary(self) -> pathlib.Path:
         return self.path / "summary.json"
 

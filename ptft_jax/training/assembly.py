@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,17 +14,23 @@ import numpy as np
 
 from ptft_jax import config as configs
 from ptft_jax import environment, pairing
+from ptft_jax.config import trackers
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.feed import Feed, Indexed
 from ptft_jax.errors import UserError, few, listed, nearest
 from ptft_jax.evaluation import evaluate, measured, sampler
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes
+from ptft_jax.reporting.clock import Clock
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import identity, lease, places
 from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import hooks as hooks_
+from ptft_jax.training import profile as profiling
 from ptft_jax.training.completion import continued, head_of, resolve
 from ptft_jax.training.execution import Execution
+from ptft_jax.training.hooks import Moment
 from ptft_jax.training.importance import Importance
 from ptft_jax.training.loop import Schedule
 from ptft_jax.training.selection import Selection
@@ -46,15 +52,20 @@ class Run:
       trainer: what is trained and how (`ptft_jax.training.trainer`).
       start: where from (`ptft_jax.training.start`).
       importance: of parameters to the parent (EWC), or None.
-      data: what it is trained on (`ptft_jax.data.pipeline.TrainingData`); `batches` gives the rows of each step.
+      data: what it is trained on (`ptft_jax.data.pipeline.TrainingData`).
+      feed: gives the rows of each step (`ptft_jax.data.feed`), those that `batches` gives from a step on.
       source: the data that forgetting is measured on, or None.
       eval_batches, test_batches: batches of each set that is evaluated on the way, and once at the end.
     """
 
-    def __init__(self, config: Mapping[str, Any], workdir: pathlib.Path, reporter: Reporter):
+    def __init__(
+        self, config: Mapping[str, Any], workdir: pathlib.Path, reporter: Reporter, clock: Clock | None = None
+    ):
+        clock = clock or Clock()
         self.continued = continued(configs.check(config, complete=False), workdir)
         self.config, self.parent = resolve(config, workdir)
         c = self.config
+        self.trackers = trackers.chosen(c.log.trackers, c.tables.trackers)
         self.workdir, self.reporter = pathlib.Path(workdir), reporter
         self._refuse_other_run()
         self.first_step = self.continued.step if self.continued else 0
@@ -68,7 +79,8 @@ class Run:
         self._check_rows(mesh.size)
         pairing.check_model(c.objective.name, c.model, c.tables.objectives)
         pairing.check_samples(c.objective.name, c.samples.prompts, c.tables.objectives)
-        self._load_data(init["fresh"])
+        with clock("data"):
+            self._load_data(init["fresh"])
         self._build(mesh, init)
         self.batches = functools.partial(
             batches.training,
@@ -79,6 +91,7 @@ class Run:
             prefetch=c.data.prefetch,
             adapters=bool(self.adapters),
         )
+        self.feed: Feed = Indexed(lambda step: self.batches(start=step))
         self.selection = self._selection()
         self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
         self.sampler = sampler.build(c, self.trainer.model, self.trainer.partition, self.tokenizer)
@@ -242,6 +255,9 @@ def train(
     *,
     reporter: Reporter | None = None,
     max_seconds: float = 0.0,
+    hooks: Sequence[tuple[Callable[[Moment], bool], Callable[[Moment], None]]] = (),
+    profile: str = "",
+    clock: Clock | None = None,
 ) -> dict[str, Any]:
     """Runs, or continues, the run of `config` in `workdir`, and returns its summary (also written as summary.json).
 
@@ -253,6 +269,9 @@ def train(
       workdir: the folder of the run.
       reporter: where messages, tables and bars go; by default standard error.
       max_seconds: save and return after so many seconds; 0 = no limit.
+      hooks: pairs (when, do) of functions that are called between steps, see `ptft_jax.training.hooks`.
+      profile: "START:STOP": a trace of the steps after START up to STOP for XProf and Perfetto, in WORKDIR/profile.
+      clock: counts where the time goes; by default from now on.
 
     Returns:
       The summary: "finished", "reason", "step", "best_step", the metrics "before" and "after", and more. Of a run that was
@@ -261,11 +280,13 @@ def train(
     Raises:
       UserError: anything wrong with what was asked for, or another launch is running in the workdir.
     """
-    reporter = reporter or Reporter()
+    reporter, clock, hooks = reporter or Reporter(), clock or Clock(), hooks_.checked(hooks)
+    traced = profiling.steps_of(profile, configs.check(config, complete=False).training.steps) if profile else None
     place = places.local(workdir, f"--workdir={workdir}")
     done = processes.shared(Workdir(place).read_summary())
-    with contextlib.nullcontext() if done is not None else lease.owned(place, reporter.say):
-        run = Run(config, place, reporter)
+    with clock.listening(), contextlib.nullcontext() if done is not None else lease.owned(place, reporter.say):
+        with clock("start"):
+            run = Run(config, place, reporter, clock)
         settings = run.config.as_dict()
         evaluated = {f"batches of {name}": len(b) for name, b in (run.eval_batches | run.test_batches).items()}
         same = {f"config.{name}": configs.get(settings, name) for name, _ in run.config.fields()}
@@ -275,4 +296,4 @@ def train(
         if done is not None:
             reporter.say(f"{run.workdir}: finished before ({done['reason']} at step {done['step']})")
             return done
-        return Execution(run, max_seconds).carry_out()
+        return Execution(run, max_seconds, clock, hooks, traced).carry_out()

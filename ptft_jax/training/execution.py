@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,14 +17,17 @@ from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.evaluation.names import SOURCE
 from ptft_jax.parallel import processes, sharding
 from ptft_jax.params.rules import flatten, unflatten
+from ptft_jax.reporting.clock import Clock
 from ptft_jax.reporting.metrics import MetricsWriter
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.reporting.trackers.base import FAILED, FINISHED
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.checkpoint import Damaged, best_steps, check_files, has_record, read, read_meta, together
 from ptft_jax.runs.files import write_bytes, write_json
 from ptft_jax.runs.saving import Checkpoints, read_state
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import measuring
+from ptft_jax.training import measuring, profile
+from ptft_jax.training.hooks import Hook
 from ptft_jax.training.loop import Loop
 from ptft_jax.training.termination import Terminated, Termination
 
@@ -32,8 +35,16 @@ from ptft_jax.training.termination import Terminated, Termination
 class Execution:
     """One launch of an assembled run (`ptft_jax.training.assembly.Run`)."""
 
-    def __init__(self, run: Any, max_seconds: float):
-        self.run = run
+    def __init__(
+        self,
+        run: Any,
+        max_seconds: float,
+        clock: Clock,
+        hooks: Sequence[Hook] = (),
+        traced: tuple[int, int] | None = None,
+    ):
+        """`traced`: record the steps after the first number up to the second (`ptft_jax.training.profile`)."""
+        self.run, self.clock, self.hooks, self.traced = run, clock, hooks, traced
         self.plan = dataclasses.replace(run.plan, max_seconds=max_seconds)
 
     def carry_out(self) -> dict[str, Any]:
@@ -44,20 +55,15 @@ class Execution:
             Checkpoints(run.workdir, mode=run.selection.mode, **run.checkpoint_options) as checkpoints,
         ):
             try:
-                state, at, meta = self._resume_or_start(checkpoints, termination.checking())
+                with self.clock("start"):
+                    state, at, meta = self._resume_or_start(checkpoints, termination.checking())
                 self._announce(at)
-                writer = MetricsWriter(
-                    run.workdir,
-                    tensorboard=run.tensorboard,
-                    step=at if meta["resumed"] else -1,
-                    pending=meta["pending"],
-                    silent=not processes.main(),
-                )
-                with contextlib.closing(writer):
+                with self._writer(at, meta) as writer:
                     loop = self._loop(checkpoints, writer, meta, termination)
                     if not meta["resumed"]:
-                        self._measure_start(state, meta, loop)
-                    with _bars(run.reporter):
+                        with self.clock("evaluation"):
+                            self._measure_start(state, meta, loop)
+                    with _bars(run.reporter), self._traced(loop):
                         state, reason = loop.run(state, at)
                     at = int(run.trainer.program.whole(state).step)
                     if reason not in ("sigterm", "max_seconds"):
@@ -65,11 +71,45 @@ class Execution:
                         checkpoints.close()
                         if processes.main():
                             write_json(Workdir(run.workdir).summary, summary)
+                        writer.status = FINISHED
                         return summary
             except Terminated:
                 reason = "sigterm"
         run.reporter.say(f"stopped by {reason} at step {at}; the same command continues from there")
         return {"finished": False, "reason": reason, "step": at, "workdir": str(run.workdir)}
+
+    def _traced(self, loop: Loop) -> contextlib.AbstractContextManager:
+        """A context in which the loop records what it is asked to."""
+        if self.traced is None:
+            return contextlib.nullcontext()
+        trace = profile.Trace(*self.traced, self.run.workdir, self.run.reporter.say)
+        loop.hooks = trace.around(loop.hooks)
+        return trace
+
+    @contextlib.contextmanager
+    def _writer(self, at: int, meta: Mapping[str, Any]) -> Iterator[MetricsWriter]:
+        """What the run's metrics go to, closed with how the launch ended."""
+        run, main = self.run, processes.main()
+        writer = MetricsWriter(
+            run.workdir,
+            tensorboard=run.tensorboard,
+            step=at if meta["resumed"] else -1,
+            pending=meta["pending"],
+            silent=not main,
+            trackers=run.trackers,
+            config=run.config.as_dict(),
+            run_id=Workdir(run.workdir).run_id if main else "",
+            say=run.reporter.say,
+        )
+        try:
+            yield writer
+        except Terminated:
+            raise
+        except BaseException:
+            writer.status = FAILED
+            raise
+        finally:
+            writer.close()
 
     def _measure_start(self, state: Any, meta: dict[str, Any], loop: Loop) -> None:
         """Puts into the meta what the run's gain and forgetting count from."""
@@ -95,7 +135,7 @@ class Execution:
             state, print_ = self._went_on() if run.continued else run.start.state(run.importance, check)
             if processes.main():
                 self._record(print_)
-            meta = {"resumed": False, "pending": True, "seconds": 0.0, "before": {}, "parent_fingerprint": print_}
+            meta = {"resumed": False, "pending": True, "before": {}, "parent_fingerprint": print_}
             return state, run.first_step, meta
         for message in resumed.messages:
             run.reporter.say(message)
@@ -109,8 +149,9 @@ class Execution:
         if processes.main():  # may carry the run out in another way than before
             write_json(Workdir(run.workdir).config, run.config.as_dict())
             self._put_back(saved.get("tokenizer", {}))
+        self.clock.continues(saved.get("seconds_by", {"other": saved["seconds"]}))
         meta = {"resumed": True, "pending": saved.get("pending", False)}
-        return state, saved["step"], meta | {k: saved[k] for k in ("seconds", "before", "parent_fingerprint")}
+        return state, saved["step"], meta | {k: saved[k] for k in ("before", "parent_fingerprint")}
 
     def _put_back(self, digests: Mapping[str, str]) -> None:
         """Writes the tokenizer's files (name -> digest) anew where they were lost, so that the run can be read when it has ended."""
@@ -220,7 +261,7 @@ class Execution:
             name=run.workdir.name,
             workdir=run.workdir,
             program=run.trainer.program,
-            batches=lambda start: run.batches(start=start),
+            feed=run.feed,
             eval_sets=self._eval_sets(run.eval_batches),
             selection=run.selection,
             schedule=self.plan,
@@ -235,7 +276,8 @@ class Execution:
             termination=termination,
             first_step=run.first_step,
             pending=meta["pending"],
-            seconds_before=meta["seconds"],
+            clock=self.clock,
+            hooks=self.hooks,
         )
 
     def _eval_sets(self, batches: dict[str, list]) -> list[EvalSet]:
@@ -247,8 +289,9 @@ class Execution:
 
     def _test(self, state: Any, check: Callable[[], None]) -> dict[str, float]:
         values: dict[str, float] = {}
-        for eval_set in self._eval_sets(self.run.test_batches):
-            values |= eval_set.run(state, check)
+        with self.clock("evaluation"):
+            for eval_set in self._eval_sets(self.run.test_batches):
+                values |= eval_set.run(state, check)
         return values
 
     def _finish(self, state: Any, loop: Loop, meta: dict[str, Any], reason: str) -> dict[str, Any]:
@@ -260,21 +303,23 @@ class Execution:
         run, writer = self.run, loop.writer
         step = int(run.trainer.program.whole(state).step)
         optimizer_bytes = sum(a.nbytes for a in jax.tree.leaves(run.trainer.program.whole(state).optimizer))
-        cost = (
-            measuring.step_cost(run.trainer.program, state, next(iter(run.batches(start=step - 1)))) if step else None
-        )
+        cost = measuring.step_cost(run.trainer.program, state, run.feed.next(step - 1, state)) if step else None
         state, best = self._best(state, step, loop.checkpoints)
         test = self._test(state, loop.check)
         if test:
             writer.write(best, "test", test)
-        for row in run.sampler(run.trainer.program.whole(state), loop.check):
-            writer.sample(best, {**row, "selected": True})
+        with self.clock("samples"):
+            texts = run.sampler(run.trainer.program.whole(state), loop.check)
+        writer.sample(best, *({**row, "selected": True} for row in texts))
         rows = processes.shared([r for r in Workdir(run.workdir).read_metrics() if r["kind"] == "eval"])
-        at = {r["step"]: {k: v for k, v in r.items() if k not in ("step", "kind")} for r in rows}
+        at = {r["step"]: {k: v for k, v in r.items() if k not in ("step", "kind", "time")} for r in rows}
         tokens_per_step = run.config.data.batch_size * run.config.data.length
         positions = run.config.data.length + run.trainer.model.virtual_tokens
         flops = 3 * run.trainer.model.spec.flops_per_token(positions) * run.config.data.batch_size * positions
         before, after = {**at.get(run.first_step, {}), **meta["before"]}, {**at.get(best, {}), **test}
+        with self.clock("evaluation"):
+            drift = measuring.drift(run.start, state, meta["parent_fingerprint"])
+        seconds = self.clock.by_part
         return {
             "finished": True,
             "reason": reason,
@@ -287,7 +332,7 @@ class Execution:
             "transfer": measuring.gains(
                 run.start, run.workdir, run.source.source if run.source is not None else "", before, after
             ),
-            "drift": measuring.drift(run.start, state, meta["parent_fingerprint"]),
+            "drift": drift,
             "cost": cost,
             "last": at.get(step, {}),
             "parameters": {
@@ -301,7 +346,8 @@ class Execution:
             "tokens_seen": (step - run.first_step) * tokens_per_step,
             "tokens_to_best": (best - run.first_step) * tokens_per_step,
             "model_flops": (step - run.first_step) * flops,
-            "seconds": loop.seconds,
+            "seconds": sum(seconds.values()),
+            "seconds_by": seconds,
             "step_seconds": loop.step_seconds,
             "seed": run.config.seed,
             "parent_fingerprint": meta["parent_fingerprint"],

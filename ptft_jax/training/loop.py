@@ -1,4 +1,4 @@
-"""The loop around the step: evaluation, selection, early stopping, saving, and leaving in good order."""
+"""The loop around the step: hooks between steps, selection, early stopping, and leaving in good order."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from ptft_jax.data.feed import Feed
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.evaluation.names import SOURCE
 from ptft_jax.parallel import processes
 from ptft_jax.parallel.compile import to_host
+from ptft_jax.reporting.clock import Clock
 from ptft_jax.reporting.metrics import MetricsWriter
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.checkpoint import Damaged
 from ptft_jax.runs.saving import Checkpoints
 from ptft_jax.runs.state import TrainState
 from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training.hooks import Hook, Moment
 from ptft_jax.training.selection import Selection
 from ptft_jax.training.termination import Terminated, Termination
 
@@ -50,8 +53,9 @@ class Schedule:
 class Loop:
     """Drives one run from its current state to its end. All parts come ready made from `ptft_jax.training.assembly`.
 
-    What is done at a step is evaluation, then samples, then saving: what a checkpoint of the step is behind of is done. Where
-    the run had to leave before that, the checkpoint says so (`pending`), and it is done when the run continues.
+    What is done at a step is in `hooks`, in their order: evaluation, then samples, then the hooks of users, then saving: what a
+    checkpoint of the step is behind of is done. Where the run had to leave before that, the checkpoint says so (`pending`), and
+    it is done when the run continues.
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class Loop:
         name: str,
         workdir: pathlib.Path,
         program: Any,
-        batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
+        feed: Feed,
         eval_sets: list[EvalSet],
         selection: Selection,
         schedule: Schedule,
@@ -75,30 +79,36 @@ class Loop:
         termination: Termination,
         first_step: int,
         pending: bool,
-        seconds_before: float = 0.0,
+        clock: Clock,
+        hooks: Sequence[Hook] = (),
     ):
         """Most arguments are attributes.
 
         Args:
+          feed: gives the rows of each step.
           at_step: gives a state with the parameters of a saved step.
           first_step: what the run began with, in its first launch.
           pending: what is to be done at the step that `run` gets has not been done.
+          clock: counts what the run takes, over all its launches.
+          hooks: those of users.
         """
-        self.name, self.workdir, self.program, self.batches = name, workdir, program, batches
+        self.name, self.workdir, self.program, self.feed = name, workdir, program, feed
         self.eval_sets, self.selection, self.schedule = eval_sets, selection, schedule
         self.checkpoints, self.stored_params, self.at_step, self.meta = checkpoints, stored_params, at_step, meta
         self.sample, self.learning_rate = sample, learning_rate
         self.writer, self.reporter = writer, reporter
         self._termination, self._first, self._pending = termination, first_step, pending
-        self._seconds_before, self._started = seconds_before, time.monotonic()
+        self._clock, self._started = clock, time.monotonic()
+        self.hooks = [
+            Hook(self._evaluates, self._evaluate_here),
+            Hook(self._samples, self._write_samples),
+            *hooks,
+            Hook(self._may_save, self._save_here),
+        ]
         self._train_seconds: list[float] = []
         self._programs: set[Any] = set()  # that this launch has compiled
         self._agreed, self.check = processes.Agreed(), termination.checking()
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of the run over all its launches."""
-        return self._seconds_before + time.monotonic() - self._started
+        self._better = False  # the last evaluation found a new best
 
     def run(self, state: Any, step: int) -> tuple[Any, str]:
         """Runs from `step` on. Returns the last state and why it ended: "steps", "early_stopping", "source_budget",
@@ -110,23 +120,25 @@ class Loop:
         """
         task = self.reporter.start(self.name, self.schedule.steps, step)
         try:
-            state, reason = self._run(state, step, task)
-            self.checkpoints.wait()
+            with self._clock("steps"):
+                state, reason = self._run(state, step, task)
+            with self._clock("saving"):
+                self.checkpoints.wait()
             return state, reason
         finally:
             self.reporter.finish(task)
 
     def _run(self, state: Any, step: int, task: int | None) -> tuple[Any, str]:
         plan = self.schedule
-        batches = iter(self.batches(step)) if step < plan.steps else iter(())
         pending: tuple[int, Any, dict] | None = None
-        look = self._pending
+        moment = self._moment(step, state, None)
+        due = self._due(moment) if self._pending else []
         self._open_window(step)
         while True:
-            if look:
+            if due:
                 self._read(pending, state, task)
                 pending = None
-                if not self._look(state, step):
+                if not self._carry_out(due, moment):
                     return state, "sigterm"
                 self._open_window(step)
             if step >= plan.steps:
@@ -136,36 +148,75 @@ class Loop:
                 self._read(pending, state, task)
                 self._save(state, step, None)
                 return state, reason
-            batch = next(batches)
+            with self._clock("input_wait"):
+                batch = self.feed.next(step, state)
             train = self.program.at(step)
             self._cold |= train not in self._programs
             self._programs.add(train)
-            state, metrics = train(state, self.program.place(batch))
+            with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
+                state, metrics = train(state, self.program.place(batch))
             step += 1
             # One step late: the device is already busy with the next step when the host looks at this one's numbers.
             self._read(pending, state, task)
             pending = (step, metrics, batch)
-            every = (plan.eval_every, plan.save_every, plan.sample_every)
-            look = step == plan.steps or any(_due(step, one) for one in every)
+            moment = self._moment(step, state, metrics)
+            due = self._due(moment)
 
-    def _look(self, state: Any, step: int) -> bool:
-        """Evaluates, samples and saves, as the plan has it at this step. False where it had to be left for later."""
-        plan, before, values, better = self.schedule, self.selection.saved(), None, False
-        first, last = step == self._first, step == plan.steps
+    def _moment(self, step: int, state: Any, metrics: Any) -> Moment:
+        return Moment(
+            step,
+            first=step == self._first,
+            last=step == self.schedule.steps,
+            state=state,
+            program=self.program,
+            metrics=lambda: {} if metrics is None else self._values(step, to_host(metrics)),
+            writer=self.writer,
+        )
+
+    def _due(self, moment: Moment) -> list[Hook]:
+        return [hook for hook in self.hooks if hook.when(moment)]
+
+    def _carry_out(self, due: list[Hook], moment: Moment) -> bool:
+        """Does what is due, in order. False where it had to be left for later."""
+        before = self.selection.saved()
         try:
-            if first or last or _due(step, plan.eval_every):
-                values = self._evaluate(state, step)
-                better = self.selection.update(step, values)
-            if first or (not last and _due(step, plan.sample_every)):
-                self._write_samples(state, step)
+            for hook in due:
+                with self._clock("other"):
+                    hook.do(moment)
         except Terminated:
             self.selection.restore(before)
-            self._save(state, step, None, pending=True)
+            self._save(moment.loop_state, moment.step, None, pending=True)
             return False
-        if first or last or better or self._pending or self.selection.ended or _due(step, plan.save_every):
-            self._save(state, step, values)
         self._pending = False
         return True
+
+    # The hooks of every run. A run that is pending has yet to do all of the step that it begins with.
+
+    def _evaluates(self, moment: Moment) -> bool:
+        return moment.first or moment.last or _due(moment.step, self.schedule.eval_every)
+
+    def _evaluate_here(self, moment: Moment) -> None:
+        moment.evaluated = self._evaluate(moment.loop_state, moment.step)
+        self._better = self.selection.update(moment.step, moment.evaluated)
+
+    def _samples(self, moment: Moment) -> bool:
+        return moment.first or (not moment.last and _due(moment.step, self.schedule.sample_every))
+
+    def _write_samples(self, moment: Moment) -> None:
+        with self._clock("samples"):
+            rows = self.sample(self.program.whole(moment.loop_state), self.check)
+        self.writer.sample(moment.step, *rows)
+
+    def _may_save(self, moment: Moment) -> bool:
+        return self._saves(moment) or self._evaluates(moment)  # which may find a new best
+
+    def _saves(self, moment: Moment) -> bool:
+        return moment.first or moment.last or self._pending or _due(moment.step, self.schedule.save_every)
+
+    def _save_here(self, moment: Moment) -> None:
+        better, self._better = self._better, False
+        if self._saves(moment) or better or self.selection.ended:
+            self._save(moment.loop_state, moment.step, moment.evaluated or None)
 
     def _interrupted(self) -> str:
         late = self.schedule.max_seconds and time.monotonic() - self._started >= self.schedule.max_seconds
@@ -183,8 +234,7 @@ class Loop:
             self._stop_non_finite(step, state, batch)
         if not log:
             return
-        values = {k: v[0] / v[1] for k, v in host.items() if isinstance(v, tuple)}
-        values |= {"grad_norm": host["grad_norm"], "learning_rate": float(self.learning_rate(step - 1))}
+        values = self._values(step, host)
         began, first = self._window
         if step > first:
             if not self._cold:
@@ -192,10 +242,16 @@ class Loop:
                 values["step_seconds"] = self._train_seconds[-1]
                 values["tokens_per_second"] = host["loss"][1] / self._train_seconds[-1]
             self._open_window(step)
-        self.writer.write(step, "train", values)
+        with self._clock("other"):
+            self.writer.write(step, "train", values)
         speed = f"  {values['tokens_per_second']:,.0f} tok/s" if "tokens_per_second" in values else ""
         best = f"  best {self.selection.best:.3f}@{self.selection.best_step}" if self.selection.best is not None else ""
         self.reporter.advance(task, step, f"loss {values['loss']:.3f}{best}{speed}")
+
+    def _values(self, step: int, host: dict[str, Any]) -> dict[str, float]:
+        """The metrics of a training step as people read them: means, and the rate that was used."""
+        values = {k: v[0] / v[1] for k, v in host.items() if isinstance(v, tuple)}
+        return values | {"grad_norm": host["grad_norm"], "learning_rate": float(self.learning_rate(step - 1))}
 
     def _open_window(self, step: int) -> None:
         """Time is measured from here on, over the steps after `step`; a window in which a program was compiled is not counted."""
@@ -209,8 +265,9 @@ class Loop:
 
     def _evaluate(self, state: Any, step: int) -> dict[str, float]:
         values: dict[str, float] = {}
-        for eval_set in self.eval_sets:
-            values |= eval_set.run(state, self.check)
+        with self._clock("evaluation"):
+            for eval_set in self.eval_sets:
+                values |= eval_set.run(state, self.check)
         self.writer.write(step, "eval", values)
         return values
 
@@ -219,20 +276,19 @@ class Loop:
         known = values is not None and not self.selection.over_budget
         selected = values[self.selection.metric] if known else None
         selected = selected if selected is not None and math.isfinite(selected) else None
+        seconds = self._clock.by_part
         meta = {
             **self.meta,
             "data_position": step,
             "select_metric": self.selection.metric,
             **self.selection.saved(),
-            "seconds": self.seconds,
+            "seconds": sum(seconds.values()),
+            "seconds_by": seconds,
             "metrics": values or {},
             "pending": pending,
         }
-        self.checkpoints.save(whole, self.stored_params(whole), meta, selected)
-
-    def _write_samples(self, state: Any, step: int) -> None:
-        for row in self.sample(self.program.whole(state), self.check):
-            self.writer.sample(step, row)
+        with self._clock("saving"):
+            self.checkpoints.save(whole, self.stored_params(whole), meta, selected)
 
     def _stop_non_finite(self, step: int, state: Any, batch: dict[str, np.ndarray]) -> None:
         # The step refused to change a state to one that is not finite, so `state` is the one before.

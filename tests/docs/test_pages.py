@@ -24,7 +24,7 @@ RUN = {
     "extending": None,
     "plugins": None,  # tests/e2e/test_plugins.py
     "methods": {"Changing little", "Full fine-tuning and regularization", "After training", "Measuring"},
-    "runs": {"Going on under other settings"},
+    "runs": {"Going on under other settings", "Watching a run"},
 }
 
 

@@ -12,6 +12,7 @@ from experiments.methods_runs import LADDER
 from ptft_jax.config import files
 from ptft_jax.evaluation.samples import continue_texts
 from ptft_jax.model.decode import Sampling
+from ptft_jax.reporting.clock import PARTS
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import assembly
 from tests.processes import ROOT, run
@@ -102,6 +103,24 @@ def test_commands_that_go_on(tmp_path):
     _run_section("Going on under other settings", tmp_path, "runs")
     chain = json.loads((tmp_path / "runs/second/lineage.json").read_text())
     assert chain[0]["step"] == 40 and chain[0]["optimizer"]
+
+
+@pytest.mark.heavy
+def test_watching_a_run(tmp_path, monkeypatch, capsys):
+    _run_section("Watching a run", tmp_path, "runs")
+    assert list((tmp_path / "runs/watched/profile").rglob("*.trace.json.gz"))
+    seconds = json.loads((tmp_path / "runs/watched/summary.json").read_text())["seconds_by"]
+    assert all(seconds[part] > 0 for part in ("import", "data", "compile", "steps", "evaluation", "saving"))
+    assert "Where the time went" in (tmp_path / "runs/watched/report.html").read_text()
+    page = (ROOT / "docs/runs.md").read_text()
+    assert all(f"`{part}`" in page for part in PARTS)
+    [block] = [text for language, text in BLOCK.findall(page) if language == "python"]
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    rows = [json.loads(line) for line in (tmp_path / "runs/hooked/metrics.jsonl").read_text().splitlines()]
+    hooked = {row["step"]: row["largest"] for row in rows if row["kind"] == "hook"}
+    assert hooked and all(step % 100 == 0 and value > 0 for step, value in hooked.items())
+    assert [int(line.split()[0]) for line in capsys.readouterr().out.splitlines()] == list(hooked)
 
 
 @pytest.mark.heavy

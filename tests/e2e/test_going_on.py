@@ -13,9 +13,7 @@ from ptft_jax.runs import checkpoint, loading
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import assembly
-from tests.helpers import on_look, quiet_train, stop_at, tiny_config
-
-TIMED = ("step_seconds", "tokens_per_second")
+from tests.helpers import TIMED, on_look, quiet_train, stop_at, tiny_config
 
 
 def config(text_file, **changes):

@@ -13,7 +13,7 @@ from ptft_jax.data import batches
 from ptft_jax.runs.files import read_rows
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import checkpoint
-from tests.helpers import happen
+from tests.helpers import TIMED, happen
 from tests.processes import ended, run, start
 
 STEPS = 400
@@ -88,9 +88,8 @@ def _check(text_file, tmp_path, kills, seed):
     assert metas[0]["best"] == metas[1]["best"]
     curves = []
     for name in ("whole", "killed"):
-        timed = ("step_seconds", "tokens_per_second")
         rows = read_rows(tmp_path / name / "metrics.jsonl")
-        curves.append([{k: v for k, v in row.items() if k not in timed} for row in rows])
+        curves.append([{k: v for k, v in row.items() if k not in TIMED} for row in rows])
     assert curves[0] == curves[1] and len(curves[0]) > STEPS
     assert not (tmp_path / "killed/checkpoints-damaged").exists(), "a kill must never leave a damaged checkpoint"
 

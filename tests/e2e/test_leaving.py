@@ -8,9 +8,10 @@ import pytest
 from ptft_jax.runs import checkpoint
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import execution
+from tests import helpers
 from tests.helpers import on_look, quiet_train, repeats, stop_at, tiny_config
 
-TIMED = ("step_seconds", "tokens_per_second", "seconds", "workdir")
+TIMED = (*helpers.TIMED, "seconds", "seconds_by", "workdir")
 
 
 def config(text_file, **changes):

@@ -14,6 +14,7 @@ from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import assembly, checkpoint
 from tests.e2e.test_data import conversations, resumable
+from tests.helpers import TIMED
 from tests.processes import ROOT, coordinator, ended, start
 
 pytestmark = pytest.mark.slow  # a dozen processes, each of which starts JAX
@@ -74,8 +75,7 @@ def rows(workdir):
     steps = [(row.pop("kind"), row.pop("step")) for row in found]
     assert sorted(s for s in steps if s[0] == "train") == [("train", s) for s in range(1, STEPS + 1)]
     assert len(set(steps)) == len(steps)
-    timed = ("step_seconds", "tokens_per_second")
-    return {key: {k: v for k, v in row.items() if k not in timed} for key, row in zip(steps, found)}
+    return {key: {k: v for k, v in row.items() if k not in TIMED} for key, row in zip(steps, found)}
 
 
 def assert_same(ours, theirs):

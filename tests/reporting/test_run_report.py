@@ -54,3 +54,26 @@ def test_a_folder_without_a_run_is_named(tmp_path):
     run(tmp_path / "full", 1.0)
     with pytest.raises(UserError, match="--run=.*ful: no run there .*did you mean '.*/full'"):
         run_report.write([tmp_path / "ful"], tmp_path / "report.html")
+
+
+def test_where_the_time_went(tmp_path):
+    """Of a finished run, of one that goes on, as its last checkpoint has it, and none of one that an earlier version made."""
+    first = {"import": 2.0, "compile": 6.5, "steps": 12.0, "other": 0.25}
+    dirs = [run(tmp_path / name, 1.0, finished=name != "going") for name in ("done", "going", "old")]
+    summary = json.loads((dirs[0] / "summary.json").read_text())
+    (dirs[0] / "summary.json").write_text(json.dumps({**summary, "seconds": 20.75, "seconds_by": first}))
+    for step, steps in ((2, 1.5), (4, 3.25)):
+        folder = dirs[1] / f"checkpoints/{step}/meta"
+        folder.mkdir(parents=True)
+        (folder / "metadata").write_text(json.dumps({"step": step, "seconds_by": {**first, "steps": steps}}))
+    run_report.write(dirs, tmp_path / "report.html")
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert {name: row["seconds_by"] for name, row in found.items()} == {
+        "done": first, "going": {**first, "steps": 3.25}, "old": {},
+    }  # fmt: skip
+    html = (tmp_path / "report.html").read_text()
+    section = html.partition("Where the time went")[2].partition("<h2>")[0]
+    assert "20.750" in section and "12.000" in section and "3.250" in section and "old" not in section
+    assert "<svg" in section and "Wall time" in section and ">12.0<" in section
+    run_report.write(dirs[2:], tmp_path / "old.html")
+    assert "Where the time went" not in (tmp_path / "old.html").read_text()

@@ -10,7 +10,7 @@ from ptft_jax.runs.files import read_rows
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import checkpoint
 from ptft_jax.training.loop import NonFinite, Selection
-from tests.helpers import happen, quiet_train, tiny_config
+from tests.helpers import TIMED, happen, quiet_train, tiny_config
 
 
 def test_selection():
@@ -47,10 +47,7 @@ def test_a_run_that_stopped_before_its_first_step_counts_its_start_once(text_fil
     assert (stopped["reason"], stopped["step"]) == ("max_seconds", 0)
     summary = quiet_train(tiny_config(text_file, **made), tmp_path / "run")
     assert (summary["reason"], summary["step"]) == ("early_stopping", 4)
-    kept = [
-        [row for row in read_rows(tmp_path / f"{name}/metrics.jsonl") if row["kind"] != "train"]
-        for name in ("whole", "run")
-    ]
+    kept = [[row for row in _curve(tmp_path / name) if row["kind"] != "train"] for name in ("whole", "run")]
     assert kept[0] == kept[1] and [row["step"] for row in kept[0] if row["kind"] == "eval"] == [0, 2, 4]
 
 
@@ -124,8 +121,7 @@ def test_what_is_compiled_is_no_part_of_a_steps_time(text_file, tmp_path):
 
 
 def _curve(workdir):
-    timed = ("step_seconds", "tokens_per_second")
-    return [{k: v for k, v in row.items() if k not in timed} for row in read_rows(workdir / "metrics.jsonl")]
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in read_rows(workdir / "metrics.jsonl")]
 
 
 def test_a_finished_run_is_not_run_again(text_file, tmp_path):
