@@ -6,11 +6,9 @@ import re
 import pytest
 
 from tests.e2e.test_documented import BLOCK, _run_block
-from tests.processes import ROOT
+from tests.processes import HURRY, ROOT
 
 pytestmark = pytest.mark.heavy
-# Many small programs that run for a moment: the compiler is told to hurry, as in tests/conftest.py.
-HURRY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 def carry_out(page, folder):
