@@ -51,7 +51,7 @@ def loaders(folder: pathlib.Path) -> dict:
         while True:
             at = np.random.randint(len(data) - LENGTH, size=ROWS)
             yield {
-                "tokens": np.stack([data[i : i + LENGTH].astype(np.int64) for i in at]),
+                "inputs": np.stack([data[i : i + LENGTH].astype(np.int64) for i in at]),
                 "targets": np.stack([data[i + 1 : i + 1 + LENGTH].astype(np.int64) for i in at]),
                 "weights": np.ones((ROWS, LENGTH), np.float32),
             }
@@ -62,7 +62,7 @@ def loaders(folder: pathlib.Path) -> dict:
 
         def __getitem__(self, index):
             row = np.asarray(tokens.ids[index * LENGTH : (index + 1) * LENGTH + 1], np.int32)
-            return {"tokens": row[:-1], "targets": row[1:], "weights": np.ones(LENGTH, np.float32)}
+            return {"inputs": row[:-1], "targets": row[1:], "weights": np.ones(LENGTH, np.float32)}
 
     plain = grain.MapDataset.source(Windows()).seed(0).shuffle().repeat().batch(ROWS)
     return {

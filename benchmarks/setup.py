@@ -36,4 +36,4 @@ def batch(shape: Mapping[str, int], rows: int) -> dict[str, Any]:
 
     tokens = np.random.default_rng(0).integers(0, shape["vocab"], (rows, shape["length"] + 1)).astype(np.int32)
     weights = np.ones((rows, shape["length"]), np.float32)
-    return {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "weights": weights}
+    return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": weights}

@@ -42,7 +42,7 @@ def random_batch(seed, rows=ROWS, length=LENGTH):
     """Random tokens; a third of the targets weigh nothing, unevenly over rows."""
     rng = np.random.default_rng(seed)
     return {
-        "tokens": rng.integers(0, VOCAB, (rows, length)).astype(np.int32),
+        "inputs": rng.integers(0, VOCAB, (rows, length)).astype(np.int32),
         "targets": rng.integers(0, VOCAB, (rows, length)).astype(np.int32),
         "weights": (rng.random((rows, length)) > rng.random((rows, 1)) * 0.6).astype(np.float32),
     }

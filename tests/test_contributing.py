@@ -90,7 +90,7 @@ def test_steps_are_counted(what):
 
 def test_the_steps_fit_the_files():
     files = edited()
-    assert len(files) == 13
+    assert len(files) == 9
     for path, text in files.items():
         ast.parse(text, path)
 

@@ -304,4 +304,4 @@ def test_the_importance_of_parameters_goes_by_names(runs, tmp_path):
         found.append(run.importance._rows)
     for mine, theirs in zip(*found, strict=True):
         np.testing.assert_array_equal(mine["targets"], theirs["targets"])
-        np.testing.assert_array_equal(mine["tokens"], theirs["tokens"])
+        np.testing.assert_array_equal(mine["inputs"], theirs["inputs"])

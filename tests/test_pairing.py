@@ -12,7 +12,7 @@ from ptft_jax.evaluation.samples import continue_texts
 from ptft_jax.model.decode import Sampling
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
-from ptft_jax.pairing import NEEDS
+from ptft_jax.objectives import OBJECTIVES
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.loading import Loaded
 from ptft_jax.training import assembly
@@ -104,13 +104,11 @@ PLAIN = [
     ],
 )
 def test_what_goes_together_is_assembled(objective, model, kind, sources, tmp_path):
-    assert assemble(config_of(sources, objective, model, kind), tmp_path).objective is not None
+    assert assemble(config_of(sources, objective, model, kind), tmp_path).trainer.objective is not None
 
 
 def test_the_table_is_whole():
-    assert set(NEEDS) == set(GOES) and {k: v.kinds for k, v in NEEDS.items()} == {
-        k: kinds for k, (_, kinds) in GOES.items()
-    }
+    assert {k: v.kinds for k, v in OBJECTIVES.items()} == {k: kinds for k, (_, kinds) in GOES.items()}
 
 
 def test_a_mixture_of_kinds_names_the_source_that_does_not_fit(sources, tmp_path):

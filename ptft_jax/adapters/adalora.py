@@ -18,6 +18,7 @@ from ptft_jax.errors import UserError, listed
 from ptft_jax.model.layers import Linear, PerRow, dropout, project
 from ptft_jax.params.partition import Partition
 
+_PRUNING = ("t_init", "t_final", "delta_t", "beta1", "beta2")
 STD = 0.02  # of the vectors at the start, as in the authors' code
 
 
@@ -73,6 +74,18 @@ class AdaLora(LowRankMethod):
 
     field: ClassVar[str] = "tune.adalora"
     learning_rate: ClassVar[float] = 5e-4  # Zhang et al. 2023, appendix: MNLI, QQP and CoLA, and XSum
+
+    @classmethod
+    def of(cls, section: Any) -> AdaLora:
+        """As `Method.of`. Raises UserError for settings of the pruning where nothing is pruned."""
+        if section.target_rank == section.rank:
+            idle = [name for name in _PRUNING if section[name] != section.default(name)]
+            if idle:
+                raise UserError(
+                    f"config.tune.adalora.{idle[0]} = {section[idle[0]]!r} has no effect: target_rank is rank, {section.rank}, so "
+                    "nothing is pruned"
+                )
+        return cls(**section.read_all())
 
     @property
     def scale(self) -> float:

@@ -14,6 +14,7 @@ from flax import nnx
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.model.layers import Embedding, Linear
 from ptft_jax.model.moe import ExpertLinear
+from ptft_jax.model.quantized import Quantization
 from ptft_jax.params.partition import Leaf, Partition
 from ptft_jax.params.rules import flatten, matches, regex, unflatten
 
@@ -52,6 +53,7 @@ class Method:
       note: what a run is to say of how it starts, or "".
       starts_as_base: whether the model computes what it would without the method, until something is learned.
       names: of several adapters, of which each row has one (`ptft_jax.adapters.several`); () of a single one.
+      quantization: how the kernels of the base are kept (`ptft_jax.adapters.quantized`); None = as they are.
     """
 
     field: ClassVar[str]
@@ -62,6 +64,20 @@ class Method:
     note: str = ""
     starts_as_base: bool = True
     names: tuple[str, ...] = ()
+    quantization: Quantization | None = None
+
+    @property
+    def bare(self) -> Method:
+        """The method without what it does to its base."""
+        return self
+
+    @classmethod
+    def of(cls, section: Any) -> Method:
+        """The method with the settings of its section of `config.tune`, which are its fields."""
+        return cls(**section.read_all())
+
+    def refuse_rates(self) -> None:
+        """Raises UserError where `config.tune.rates`, which says all rates, would silence a setting of the method."""
 
     def encoded(self, encode: Encode) -> Method:
         """The method with its texts, where it starts from any, as token ids. Raises UserError for one without tokens."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,12 @@ class Dora(Lora):
     alone."""
 
     kinds: ClassVar[tuple[type, ...]] = (Linear,)
+
+    @classmethod
+    def of(cls, section: Any) -> Lora:
+        """DoRA where `config.tune.lora` asks for it, else LoRA."""
+        settings = section.read_all()
+        return (cls if settings.pop("dora") else Lora)(**settings)
 
     def module(self, layer: Linear, path: str, site: int, key: jax.Array) -> nnx.Module:
         return Decomposed(layer, self, site, key)

@@ -67,6 +67,15 @@ class GatedPrefix(Method):
             return super().rates
         return ((f"blocks[-{self.layers}:]/{HERE}", 1.0), (f"blocks/{HERE}", 0.0))
 
+    def refuse_rates(self) -> None:
+        """As `Method.refuse_rates`."""
+        if self.layers:
+            rule = f"('blocks[-{self.layers}:]/{HERE}', 1.0)"
+            raise UserError(
+                f"config.tune.gated_prefix.layers = {self.layers}: config.tune.rates says all rates, so it would have no effect; "
+                f"leave it at 0 and put {rule} in tune.rates"
+            )
+
     def __call__(self, module: nnx.Module, prefix: str, rngs: nnx.Rngs) -> None:
         """Fills the `prefix` slot of attention."""
         if isinstance(module, Block):

@@ -134,6 +134,14 @@ class Lora(LowRankMethod):
         # PiSSA, whose factors are of the size of weights: Meng et al. 2024, section 5.1.
         return 2e-5 if self.init == "pissa" else 2e-4
 
+    def refuse_rates(self) -> None:
+        """As `Method.refuse_rates`."""
+        if self.b_ratio != 1:
+            raise UserError(
+                f"config.tune.lora.b_ratio = {self.b_ratio:g}: config.tune.rates says all rates, so it would have no effect; "
+                f"leave it at 1 and put ('.*/adapter/lora_b', {self.b_ratio:g}) first in tune.rates"
+            )
+
     @property
     def scale(self) -> float:
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)

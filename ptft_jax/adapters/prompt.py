@@ -111,6 +111,11 @@ class Prompt(VirtualTokens):
     # random numbers at 1e-4. The 0.3 of Lester et al. 2021 (section 3.1) is for Adafactor.
     learning_rate: ClassVar[float] = 1e-3
 
+    @classmethod
+    def of(cls, section: Any) -> Prompt:
+        """As `Method.of`; the text is read where it matters."""
+        return cls(section.length, section.init, section.text if section.init == "text" else "")
+
     def encoded(self, encode: Encode) -> Prompt:
         if self.init != "text":
             return self

@@ -39,6 +39,22 @@ class QuantizedBase(Method):
     field: ClassVar[str] = "tune.quantize"
     starts_as_base: ClassVar[bool] = False
 
+    @classmethod
+    def of(cls, section: Any, method: Method) -> QuantizedBase:  # type: ignore[override]
+        """A method on the base that `config.tune.quantize` describes."""
+        return cls(method, Quantization(section.format, section.block, section.double), tuple(section.targets))
+
+    def refuse_rates(self) -> None:
+        self.method.refuse_rates()
+
+    @property
+    def quantization(self) -> Quantization:  # type: ignore[override]
+        return self.how
+
+    @property
+    def bare(self) -> Method:
+        return self.method
+
     @property
     def learning_rate(self) -> float:
         return self.method.learning_rate
@@ -182,5 +198,4 @@ def build(section: Any, method: Method | None) -> Method | None:
             f"config.tune.quantize.format = {section.format!r}: tune.method = 'full' trains the kernels, and quantised ones "
             "cannot be: choose a method that adds something, such as tune.method='lora'"
         )
-    how = Quantization(section.format, section.block, section.double)
-    return QuantizedBase(method, how, tuple(section.targets))
+    return QuantizedBase.of(section, method)

@@ -11,7 +11,6 @@ import numpy as np
 from ptft_jax.adapters.base import is_added
 from ptft_jax.adapters.ia3 import SCALE, Ia3
 from ptft_jax.adapters.lora import A, B, Lora
-from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.combining import arithmetic, lowrank, writing
 from ptft_jax.combining.models import Model, Stored, notes
 from ptft_jax.data import class_names
@@ -35,7 +34,7 @@ def combine(
         params, tune, facts = _ia3(models, weights)
     else:
         theirs = "".join(f"\n  {m.name}: {_method(m)}" for m in models)
-        whole = all(m.source.adapter.mergeable and not isinstance(m.source.adapter, QuantizedBase) for m in models)
+        whole = all(m.source.adapter.mergeable and not m.source.quantization for m in models)
         advice = "\nwithout --adapter they are merged into their base and combined as whole models" if whole else ""
         raise UserError(
             f"--adapter --method={method} combines runs of tune.method='lora' without dora (and with linear those of "

@@ -11,7 +11,6 @@ import numpy as np
 
 from ptft_jax.adapters.base import LayerMethod, is_added
 from ptft_jax.adapters.composed import Composed
-from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model.heads import PER_CLASS
 from ptft_jax.model.spec import HEAD
@@ -220,9 +219,9 @@ class Reader:
                 f"{source.name} is a run with tune.method={source.config.tune.method!r}, which cannot be merged into the "
                 "parameters of a plain model, so there is nothing to combine"
             )
-        if isinstance(method, QuantizedBase) and not merge_into:
+        if source.quantization and not merge_into:
             raise UserError(
-                f"{source.name} was trained on a base in {method.how.format}: first write a plain model of it by ptft export "
+                f"{source.name} was trained on a base in {source.quantization.format}: first write a plain model of it by ptft export "
                 "--to=hf --merge_into=dequantized (or =original), and combine that as hf:FOLDER"
             )
         if method is None:

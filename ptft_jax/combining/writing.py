@@ -31,7 +31,7 @@ from ptft_jax.runs.saving import Checkpoints
 from ptft_jax.runs.workdir import Workdir
 
 # Sections of a run's config that also say what a combined model is and what it is measured on.
-_KEPT = ("model", "data", "objective", "eval", "select")
+_KEPT = ("plugins", "model", "data", "objective", "eval", "select")
 
 
 def refuse_existing(out: pathlib.Path) -> None:

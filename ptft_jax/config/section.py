@@ -7,27 +7,82 @@ reads is an error and not a silent no-op.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ptft_jax.config.field import Field, shown
+from ptft_jax.config.plugins import Tables, tables
 from ptft_jax.config.tree import HOW, TREE
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.model.spec import contradictions
 
-__all__ = ["HOW", "Section", "check", "check_effects", "choose", "default", "fields", "get"]
+__all__ = ["HOW", "Section", "check", "check_effects", "choose", "default", "extended", "fields", "get", "tree_of"]
 
 
-def default() -> ConfigDict:
-    """A new tree with every default: locked, and typed by ml_collections."""
+def default(plugins: Sequence[str] = ()) -> ConfigDict:
+    """A new tree with every default, those of the settings of plugins among them: locked, and typed by ml_collections."""
+    plugins = _plugins(tuple(plugins))
+    return ConfigDict({**_defaults(tree_of(plugins)), "plugins": plugins}).lock()
 
-    def build(tree):
-        return {k: v.default if isinstance(v, Field) else build(v) for k, v in tree.items()}
 
-    return ConfigDict(build(TREE)).lock()
+def extended(config: ConfigDict, plugins: Sequence[str]) -> None:
+    """Adds to a config the settings that `plugins` have and it lacks, at their defaults, and the plugins' names; without any
+    plugins, nothing."""
+    plugins = _plugins(tuple(dict.fromkeys((*config.get("plugins", ()), *plugins))))
+    if not plugins:
+        return
+
+    def add(section: ConfigDict, tree: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+        for name, value in tree.items():
+            if isinstance(value, Field):
+                if name not in known and name not in section:
+                    section[name] = value.default
+            elif value is not known.get(name):
+                if name not in section:
+                    section[name] = ConfigDict()
+                add(section[name], value, known.get(name, {}))
+
+    with config.unlocked():
+        add(config, tree_of(plugins), TREE)
+        config.plugins = plugins
+
+
+def _plugins(given: Any) -> tuple[str, ...]:
+    return TREE["plugins"].check("plugins", given)
+
+
+def _defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v.default if isinstance(v, Field) else _defaults(v) for k, v in tree.items()}
+
+
+@functools.cache
+def tree_of(plugins: tuple[str, ...]) -> Mapping[str, Any]:
+    """The whole tree of settings: the package's own, and those of plugins: `objective.FIELD` and `tune.METHOD.FIELD`.
+
+    Raises:
+      UserError: see `ptft_jax.config.plugins.tables`; or a plugin's setting has a name that is taken.
+    """
+    if not plugins:
+        return TREE
+    known, objective, tune = tables(plugins), dict(TREE["objective"]), dict(TREE["tune"])
+    for name, spec in known.objectives.items():
+        for field, declared in spec.fields.items():
+            if objective.setdefault(field, declared) != declared:
+                raise UserError(
+                    f"config.plugins: OBJECTIVES[{name!r}] has a setting {field!r}, and config.objective.{field} is another's"
+                )
+    for name, spec in known.methods.items():
+        if tune.setdefault(name, spec.fields) is not spec.fields:
+            raise UserError(
+                f"config.plugins: METHODS[{name!r}]: config.tune.{name} is another setting; name it otherwise"
+            )
+    objective["name"] = dataclasses.replace(objective["name"], choices=tuple(known.objectives))
+    return {**TREE, "objective": objective, "tune": tune}
 
 
 def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
@@ -49,8 +104,19 @@ def fields(tree: Mapping[str, Any] = TREE, prefix: str = "") -> Iterator[tuple[s
 class Section:
     """A validated part of the config, read by attribute or key. The tree as a whole knows what was read."""
 
-    def __init__(self, values: Mapping[str, Any], path: str = "", read: set[str] | None = None):
-        self._values, self._path, self._read = values, path, set() if read is None else read
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        plugins: tuple[str, ...] = (),
+        path: str = "",
+        read: set[str] | None = None,
+    ):
+        self._values, self._plugins, self._path, self._read = (
+            values,
+            plugins,
+            path,
+            {"plugins"} if read is None else read,
+        )
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -61,19 +127,35 @@ class Section:
             raise AttributeError(f"config.{self._path}{name} is not declared in ptft_jax.config.tree") from None
         path = self._path + name
         if isinstance(value, Mapping):
-            return Section(value, path + ".", self._read)
+            return Section(value, self._plugins, path + ".", self._read)
         self._read.add(path)
         return value
 
     __getitem__ = __getattr__
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
     def read_all(self) -> dict[str, Any]:
         """Every value of this section as a plain dict."""
         return {name: getattr(self, name) for name in self._values}
 
+    @property
+    def tables(self) -> Tables:
+        """What can be named here: the package's own and its plugins'."""
+        return tables(self._plugins)
+
+    def fields(self) -> Iterator[tuple[str, Field]]:
+        """Every (dotted path, Field) of the whole tree, its plugins' among them."""
+        return fields(tree_of(self._plugins))
+
+    def default(self, name: str) -> Any:
+        """The default of a setting of this section."""
+        return get(tree_of(self._plugins), self._path + name).default
+
     def refuse_unread(self) -> None:
         """Raises UserError for a setting that was changed from its default but that nothing has read."""
-        for path, field in fields():
+        for path, field in self.fields():
             value = get(self._values, path)
             if value != field.default and path not in self._read:
                 raise UserError(
@@ -107,10 +189,12 @@ def check(config: Mapping[str, Any], *, complete: bool = True) -> Section:
     """
     if not isinstance(config, (ConfigDict, Mapping)):
         raise UserError(f"config = {shown(config)}: expected a section with {', '.join(TREE)}")
-    values = _checked(config.to_dict() if isinstance(config, ConfigDict) else config, TREE, "")
+    given = config.to_dict() if isinstance(config, ConfigDict) else config
+    plugins = _plugins(given.get("plugins", ()))
+    values = _checked(given, tree_of(plugins), "", plugins)
     if complete:
         _check_together(values)
-    return Section(values)
+    return Section(values, plugins)
 
 
 def check_effects(config: Section) -> Section:
@@ -132,13 +216,15 @@ def check_effects(config: Section) -> Section:
     return config
 
 
-def _checked(given: Mapping[str, Any], tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _checked(
+    given: Mapping[str, Any], tree: Mapping[str, Any], prefix: str, plugins: tuple[str, ...]
+) -> dict[str, Any]:
     if names := [key for key in given if not isinstance(key, str)]:
         raise UserError(f"config.{prefix}{shown(names[0])} is not a setting: the names of settings are texts")
     given = {("from_" if key == "from" else key): value for key, value in given.items()}
     for key in given:
         if key not in tree:
-            paths = [path for path, _ in fields()]
+            paths = [path for path, _ in fields(tree_of(plugins))]
             near = nearest(prefix + key, paths) or nearest(key, [p.rsplit(".")[-1] for p in paths])
             raise UserError(f"config.{prefix}{key} is not a setting{near}")
     out = {}
@@ -149,7 +235,7 @@ def _checked(given: Mapping[str, Any], tree: Mapping[str, Any], prefix: str) -> 
             part = given.get(key, {})
             if not isinstance(part, Mapping):
                 raise UserError(f"config.{prefix}{key} = {shown(part)}: expected a section with {', '.join(declared)}")
-            out[key] = _checked(part, declared, f"{prefix}{key}.")
+            out[key] = _checked(part, declared, f"{prefix}{key}.", plugins)
     return out
 
 

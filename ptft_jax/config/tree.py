@@ -20,8 +20,8 @@ from ptft_jax.config.field import (
     share,
     temperature,
     texts,
-    whole_share,
 )
+from ptft_jax.config.objectives import OBJECTIVES
 from ptft_jax.config.tune import TUNE
 from ptft_jax.model.spec import BIASES, LAYER_KINDS
 
@@ -32,6 +32,10 @@ def _tactic(value: Any) -> str:
 
 
 TREE: dict[str, Any] = {
+    "plugins": texts(
+        (),
+        "modules outside of the package with tables of objectives and methods that this config may name, see docs/plugins.md",
+    ),
     "seed": seed(0, "parameters, order of the data and dropout follow from it"),
     "init": {
         # `from` is a Python keyword, so attributes and flags spell it from_; `init.from` is accepted everywhere.
@@ -196,11 +200,7 @@ TREE: dict[str, Any] = {
             "causal_lm",
             "what is learned: the next token; the same after a prefix that is read in both directions; masked tokens; "
             "spans cut out of a text; a text's class",
-            "causal_lm",
-            "prefix_lm",
-            "masked_lm",
-            "span_corruption",
-            "classification",
+            *OBJECTIVES,
         ),
         "z_loss": natural(0.0, "weight of log(Z)^2"),
         "label_smoothing": share(0.0, "share of the target spread over the vocabulary"),
@@ -212,16 +212,7 @@ TREE: dict[str, Any] = {
             0.0, "of such a mixture: weight of the mean log(Z)^2 of the router, summed over layers"
         ),
         "chunk": natural(0, "positions whose logits are held at once; 0 = all"),
-        "mask_rate": part(0.15, "of masked_lm: share of the tokens, but control tokens, that are chosen and learned"),
-        "mask_token_share": whole_share(0.8, "of masked_lm: the chosen tokens that become the mask token"),
-        "random_token_share": whole_share(0.1, "of masked_lm: the chosen tokens that become random ones"),
-        "whole_word": Field(
-            False, "of masked_lm: all tokens of a word (as BERT's tokenizer cuts text into words) are chosen together"
-        ),
-        "noise_density": part(0.15, "of span_corruption: share of the tokens, but control tokens, that are cut out"),
-        "mean_span": Field(
-            3.0, "of span_corruption: mean tokens a span", valid=lambda v: v >= 1, expected="a value of 1 or more"
-        ),
+        **{name: field for spec in OBJECTIVES.values() for name, field in spec.fields.items()},
     },
     "tune": TUNE,
     "optimizer": {

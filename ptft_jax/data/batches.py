@@ -155,7 +155,7 @@ def _batches(rows: RowSet, chosen: np.ndarray, batch_size: int, adapter: int | N
     for first in range(0, len(chosen), batch_size):
         which = chosen[first : first + batch_size]
         batch = rows.batch(which, [(0, int(i)) for i in which])
-        short = batch_size - len(batch["tokens"])
+        short = batch_size - len(batch["inputs"])
         if adapter is not None:
             batch["adapters"] = np.full(len(which), adapter, np.int32)
         padded = {k: np.pad(v, [(0, short)] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()}

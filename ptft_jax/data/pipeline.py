@@ -69,7 +69,7 @@ def tokenised(
     parsed = records.parse(reference)
     if parsed.kind == prepared.KIND:
         facts = prepared.manifest(pathlib.Path(parsed.name))
-        check_kind(kinds, facts["kind"], reference, facts["format"])
+        check_kind(kinds, facts["kind"], reference, facts["format"], data.tables.objectives)
         store, facts = prepared.load(pathlib.Path(parsed.name), split, tokenizer)
         place = f"{parsed.name}/{split}"
         return Tokens(
@@ -84,7 +84,7 @@ def tokenised(
             records.Skipped(),
         )
     opened = opened or tokenise.Opened.of(reference, split, held_out=data.held_out, broken=data.broken)
-    check_kind(kinds, opened.format.kind, reference, opened.format.describe())
+    check_kind(kinds, opened.format.kind, reference, opened.format.describe(), data.tables.objectives)
     store = tokenise.tokenised(opened, tokenizer, workers=data.workers, **_rendering(data, opened.format.kind))
     rows = opened.records
     return Tokens(
@@ -116,7 +116,7 @@ def training_texts(data: Any, kinds: tuple[str, ...] = ()) -> list[str]:
         if records.parse(reference).kind == prepared.KIND:
             raise UserError(f"{reference}: tokens already; a tokenizer cannot be trained on them")
         opened = tokenise.Opened.of(reference, "train", held_out=data.held_out, broken=data.broken)
-        check_kind(kinds, opened.format.kind, reference, opened.format.describe())
+        check_kind(kinds, opened.format.kind, reference, opened.format.describe(), data.tables.objectives)
         if opened.format.kind == "tokens":
             raise UserError(f"{reference}: token ids already; a tokenizer cannot be trained on them")
         texts += opened.texts()
@@ -247,7 +247,7 @@ def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: 
     """
     store, how = tokens.store, packed_how(data.packing, tokens, builder)
     builder.check(data.length)
-    check_kind(builder.kinds, tokens.kind, tokens.reference, tokens.description)
+    check_kind(builder.kinds, tokens.kind, tokens.reference, tokens.description, data.tables.objectives)
     if store.trained is not None and not builder.partly:
         raise UserError(
             f"{tokens.reference}: {tokens.description}: it says which tokens to learn, and the objective learns whole texts; "

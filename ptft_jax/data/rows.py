@@ -65,7 +65,7 @@ class RowSet:
         return np.flatnonzero((last >= 0) & (places < spans[np.maximum(last, 0), 1]))
 
     def row(self, index: int, key: Sequence[int] = ()) -> Rows:
-        """One row: tokens, targets int32 [T], weights float32 [T]; positions (from 0 in every piece) and segments
+        """One row: inputs, targets int32 [T], weights float32 [T]; positions (from 0 in every piece) and segments
         (1, 2, ...; 0 = padding) int32 [T] where segmented; whatever else the builder makes.
 
         `key` decides what is random about it; the same key gives the same row. A labelled row has instead targets
@@ -78,7 +78,7 @@ class RowSet:
             ids = np.asarray(self.store.ids[start:stop], np.int32)
             trained = None if self.store.trained is None else np.asarray(self.store.trained[start:stop])
             piece = self.builder.piece(ids, trained, rng)
-            size = len(piece["tokens"])
+            size = len(piece["inputs"])
             if self.segmented:
                 piece["positions"] = np.arange(size, dtype=np.int32)
                 piece["segments"] = np.full(size, number, np.int32)
@@ -117,7 +117,7 @@ class RowSet:
             return out.reshape(len(rows), self.length)
 
         made = {
-            "tokens": spread(self.store.ids[source], np.int32),
+            "inputs": spread(self.store.ids[source], np.int32),
             "targets": spread(self.store.ids[source + 1], np.int32),
             "weights": spread(1.0 if trained is None else trained[source + 1], np.float32),
         }

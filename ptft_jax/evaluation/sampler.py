@@ -7,9 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ptft_jax import config as configs
-from ptft_jax import objectives
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.data.builders import spans
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import continue_texts, prompt_ids
 from ptft_jax.model import decode
@@ -28,15 +26,15 @@ def build(
     Raises:
       UserError: a prompt that leaves no room for the new tokens.
     """
-    s, objective = config.samples, config.objective.name
+    s, objective = config.samples, config.tables.objectives[config.objective.name]
     if not s.prompts:
         return lambda state, check=None: []
     options = {
         "max_new_tokens": s.max_new_tokens,
         "sampling": Sampling(temperature=s.temperature, top_p=s.top_p) if s.temperature else Sampling(temperature=0.0),
         "seed": config.seed,
-        "prefix": objectives.reads_prompt(objective),
-        "gaps": spans.sentinels(tokenizer) if objective == "span_corruption" else {},
+        "prefix": objective.reads_prompt,
+        "gaps": objective.gaps_of(tokenizer),
     }
     try:  # known now, and not after hours
         decode.check_room(model, prompt_ids(tokenizer, s.prompts, options["gaps"]), s.max_new_tokens)

@@ -21,7 +21,7 @@ class Program:
 
     def __init__(self, model: Any, objective: Any, place: Callable[[Rows], dict[str, jax.Array]] = jax.device_put):
         """`place` puts this process' rows of a batch on devices."""
-        self.evaluate = jax.jit(lambda params, batch: objective(model, params, batch, None).metrics)
+        self.evaluate = jax.jit(lambda params, batch: objective.loss(model, params, batch).metrics)
         self.place = place
 
 
@@ -45,8 +45,8 @@ class Measurement:
         most = loaded.model.max_tokens
         if length > most:
             raise UserError(f"--length = {length}: the model sees at most {most} tokens")
-        objectives.check(loaded.source.config.objective.name, loaded.model.spec)
         config = loaded.source.config
+        objectives.check(config.objective.name, loaded.model.spec, config.tables.objectives)
         values = config.as_dict()
         values["data"] |= {"length": length or config.data.length, **reading}
         if source:

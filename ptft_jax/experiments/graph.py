@@ -88,7 +88,7 @@ def with_changes(config: ConfigDict, **changes: Any) -> ConfigDict:
             section = section.setdefault(key, {})
         section[last] = value
     checked = configs.check(values, complete=False).as_dict()
-    out = configs.default()
+    out = configs.default(checked["plugins"])
     _assign(out, checked)
     return out
 

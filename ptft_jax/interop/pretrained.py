@@ -33,7 +33,7 @@ class Pretrained:
       fields: the structural fields of `config.model`, and `vocab_size`.
     """
 
-    adapter = None  # always whole weights
+    adapter = quantization = None  # always whole weights, in the precision of the model
     data = None  # what it was trained on is not known
     step = 0
 

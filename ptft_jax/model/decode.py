@@ -15,6 +15,7 @@ from ptft_jax.config import field as fields
 from ptft_jax.config import seeds
 from ptft_jax.errors import UserError
 from ptft_jax.model.attention import causal_mask
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
 
 _CHUNK = 16  # tokens between looks of the host (stop texts); also what prompt lengths are rounded up to
@@ -106,7 +107,8 @@ def _prefill(model: Transformer, params, tokens_BT, pad_B, adapters_B, slots: in
         seen_BTS = slot[None, None] <= order[None, :, None]
     allowed_BTS = seen_BTS & (slot[None, None] >= pad_B[:, None, None])
     cache = model.empty_cache(rows, slots)
-    return model.decode(params, tokens_BT, positions_BT, allowed_BTS, cache, 0, adapters_B)
+    inputs = Inputs(tokens_BT, positions_BT, adapters=adapters_B)
+    return model.decode(params, inputs, allowed_BTS, cache, 0)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sampling", "stop_ids", "steps"), donate_argnames=("cache",))
@@ -135,9 +137,8 @@ def _extend(
         at = length + count + i
         slot = jnp.arange(slots)
         allowed_BTS = ((slot[None] <= at) & (slot[None] >= pad_B[:, None]))[:, None]
-        logits_BV, cache = model.decode(
-            params, token_B[:, None], (at - pad_B)[:, None], allowed_BTS, cache, at, adapters_B
-        )
+        inputs = Inputs(token_B[:, None], (at - pad_B)[:, None], adapters=adapters_B)
+        logits_BV, cache = model.decode(params, inputs, allowed_BTS, cache, at)
         return (logits_BV, cache, done_B | ends), shown_B
 
     (logits_BV, cache, done_B), tokens = jax.lax.scan(one, (logits_BV, cache, done_B), jnp.arange(steps))

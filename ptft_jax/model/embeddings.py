@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.layers import Embedding, Linear, Norm
 from ptft_jax.model.spec import ModelSpec
 
@@ -32,15 +33,16 @@ class TokenEmbed(nnx.Module):
         # Gemma: by sqrt(D), rounded to the compute dtype as its authors do
         return x * jnp.asarray(self.spec.width**0.5, x.dtype) if self.spec.embedding_scale else x
 
-    def __call__(self, tokens_BT, positions_BT, types_BT=None, noise_BTD=None) -> jax.Array:
-        """[B, T, D]. Types are all 0 where none are given; `noise_BTD` is added to the tokens' vectors."""
+    def __call__(self, inputs: Inputs) -> jax.Array:
+        """[B, T, D] of inputs that say their positions."""
+        tokens_BT = inputs.values
         x_BTD = self.of_tokens(tokens_BT) if self.adapter is None else self.adapter(self, tokens_BT)
-        if noise_BTD is not None:
-            x_BTD = x_BTD + noise_BTD.astype(x_BTD.dtype)
+        if inputs.noise is not None:
+            x_BTD = x_BTD + inputs.noise.astype(x_BTD.dtype)
         if self.types is not None:
-            x_BTD = x_BTD + self.types(jnp.zeros_like(tokens_BT) if types_BT is None else types_BT)
+            x_BTD = x_BTD + self.types(jnp.zeros_like(tokens_BT) if inputs.types is None else inputs.types)
         if self.positions is not None:
-            x_BTD = x_BTD + self.positions(positions_BT + self.spec.position_offset)
+            x_BTD = x_BTD + self.positions(inputs.positions + self.spec.position_offset)
         return x_BTD if self.norm is None else self.norm(x_BTD)
 
 
@@ -59,8 +61,9 @@ class ImageEmbed(nnx.Module):
         )
         self.positions = Embedding(spec.max_length, spec, rngs)
 
-    def __call__(self, images_BHWC: jax.Array) -> jax.Array:
-        """Images float [B, image_size, image_size, channels] to [B, T, D]."""
+    def __call__(self, inputs: Inputs) -> jax.Array:
+        """[B, T, D] of images."""
+        images_BHWC = inputs.values
         spec, (b, height, width, channels) = self.spec, images_BHWC.shape
         p = spec.patch_size
         x = images_BHWC.reshape(b, height // p, p, width // p, p, channels).swapaxes(2, 3)

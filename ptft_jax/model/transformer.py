@@ -17,10 +17,13 @@ from flax import nnx
 
 from ptft_jax.errors import UserError
 from ptft_jax.model import heads, rotary
+from ptft_jax.model.adapt import Adapt
 from ptft_jax.model.attention import Attention, Mask, View, causal_mask, prefixed, windowed
 from ptft_jax.model.embeddings import ImageEmbed, TokenEmbed
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.layers import MLP, Norm, PerRow, dropout
-from ptft_jax.model.moe import MoE
+from ptft_jax.model.moe import MoE, Routing
+from ptft_jax.model.quantized import Quantization
 from ptft_jax.model.spec import ModelSpec
 
 Params = dict[str, Any]
@@ -112,27 +115,26 @@ class Transformer:
 
     Attributes:
       spec: sizes and choices.
-      adapt: None, or a hashable callable `(module, prefix, rngs) -> None` that fills `adapter` slots
-        (see `ptft_jax.adapters`); it makes the adapter's parameters part of the same dict.
+      adapt: what fills `adapter` and `prefix` slots, or None; what it adds has its parameters in the same dict.
       constrain: None, or a hashable callable applied to activations [B, ...] at block edges, which pins how they
         are spread over a mesh.
     """
 
     spec: ModelSpec
-    adapt: Callable[[nnx.Module, str, nnx.Rngs], None] | None = None
+    adapt: Adapt | None = None
     constrain: Callable[[jax.Array], jax.Array] | None = None
 
     @property
     def virtual_tokens(self) -> int:
         """How many learned vectors the adapter places before the tokens of a row (prompt tuning); their ids follow the
         vocabulary's. `hidden` does so itself, callers of `decode` write the ids."""
-        return getattr(self.adapt, "virtual_tokens", 0)
+        return 0 if self.adapt is None else self.adapt.virtual_tokens
 
     @property
     def prefix_length(self) -> int:
         """How many keys the adapter places before those of a row in every layer (prefix tuning). They take the first
         positions, and the row's come after them."""
-        return getattr(self.adapt, "prefix_length", 0)
+        return 0 if self.adapt is None else self.adapt.prefix_length
 
     @property
     def max_tokens(self) -> int:
@@ -150,7 +152,12 @@ class Transformer:
     @property
     def several(self) -> bool:
         """Whether rows have adapters of their own."""
-        return bool(getattr(self.adapt, "names", ()))
+        return self.adapt is not None and bool(self.adapt.names)
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """How the kernels of the base are kept; None = as they are."""
+        return None if self.adapt is None else self.adapt.quantization
 
     def _make(self, part: type, prefix: str, key: jax.Array, base: Params | None = None) -> nnx.Module:
         # Adapters draw from their own stream: the base is initialised alike with and without them.
@@ -195,83 +202,61 @@ class Transformer:
     def _trunk(self, params: Params) -> Trunk:
         return nnx.merge(self._definitions[0], {k: v for k, v in params.items() if k != "blocks"})
 
-    def hidden(self, params: Params, inputs: jax.Array, **options) -> jax.Array:
+    def hidden(self, params: Params, inputs: Inputs | jax.Array) -> jax.Array:
         """The last hidden states [B, T, D] in the compute dtype; arguments as for `run`."""
-        return self.run(params, inputs, **options)[0]
+        return self.run(params, inputs)[0]
 
     def run(
-        self,
-        params,
-        inputs,
-        *,
-        positions_BT=None,
-        segments_BT=None,
-        prefix_BT=None,
-        types_BT=None,
-        keys_B=None,
-        noise_BTD=None,
-        adapters_B=None,
-        routing=False,
-    ):
+        self, params: Params, inputs: Inputs | jax.Array, *, routing: bool = False
+    ) -> tuple[jax.Array, Routing | None]:
         """The last hidden states, and how experts were used.
 
         Args:
           params: nested dict; `params["blocks"]` is one stack of layers, or a tuple of consecutive stacks (how a
             partition hands over frozen and trainable layers).
-          inputs: int token ids [B, T]; of a vision model, float images [B, size, size, channels].
-          positions_BT: int positions, by default 0..T-1. Packed rows restart them.
-          segments_BT: int ids; queries see only keys of their own segment. 0 is padding by convention. Where
-            `one_text_a_row`, a row has one segment and padding.
-          prefix_BT: bool; positions of a causal model that also see those of them that come later (prefix LM).
-          types_BT: int token types, for models that have them (BERT's sentence A or B); by default 0.
-          keys_B: one dropout key a row, or None for no dropout.
-          noise_BTD: what is added to the tokens' vectors, of models of text.
-          adapters_B: int, which of several adapters a row has, in a model that has several (`ptft_jax.adapters.several`).
+          inputs: what the rows are; an array is `Inputs(array)`.
           routing: whether to say how experts were used.
 
         Returns:
           [B, T, D] in the compute dtype; and, of a model with experts where `routing`, `ptft_jax.model.moe.Routing` of its layers
           over all tokens but padding and learned vectors, else None.
         """
-        spec, trunk = self.spec.resolved, self._trunk(params)
-        counted_BT = self._counted(inputs, segments_BT) if routing else None
-        if spec.image_size:
-            x_BTD = trunk.embed(inputs)
-            positions_BT = jnp.zeros(x_BTD.shape[:2], jnp.int32)  # told by the embedding alone
-        else:
-            if positions_BT is None:
-                positions_BT = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
-            if self.virtual_tokens:
-                inputs, positions_BT, segments_BT, prefix_BT, types_BT = self._prompted(
-                    inputs, positions_BT, segments_BT, prefix_BT, types_BT
-                )
-                if noise_BTD is not None:
-                    noise_BTD = jnp.pad(noise_BTD, ((0, 0), (self.virtual_tokens, 0), (0, 0)))
-            positions_BT = positions_BT + self.prefix_length
-            x_BTD = trunk.embed(inputs, positions_BT, types_BT, noise_BTD)
-        per_row = PerRow(keys_B, self._numbers(adapters_B), counted_BT)
-        x_BTD = dropout(x_BTD, spec.dropout, per_row, 0)
+        spec, trunk, inputs = self.spec.resolved, self._trunk(params), Inputs.of(inputs)
+        per_row = PerRow(inputs.keys, self._numbers(inputs.adapters), self._counted(inputs) if routing else None)
+        inputs = self._placed(inputs)
+        x_BTD = dropout(trunk.embed(inputs), spec.dropout, per_row, 0)
         mask = causal_mask(
             x_BTD.shape[1],
-            segments_BT,
-            prefix_BT=prefix_BT,
+            inputs.segments,
+            prefix_BT=inputs.prefix,
             causal=spec.causal,
             shared=0 if self.one_text_a_row else self.virtual_tokens,
         )
-        views, prefix = self._views(mask, positions_BT), _made(trunk.prefix)
+        views, prefix = self._views(mask, inputs.positions), _made(trunk.prefix)
         x_BTD, _, used = self._stacks(params["blocks"], x_BTD, views, prefix, per_row=per_row)
         x_BTD = x_BTD[:, self.virtual_tokens :]
         return (x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)), used
 
-    def _counted(self, inputs, segments_BT):
+    def _counted(self, inputs: Inputs) -> jax.Array:
         """Which positions, bool [B, T] with the learned prompt's, hold something of the input."""
         if self.spec.image_size:
-            return jnp.ones((inputs.shape[0], self.spec.max_length), bool)
-        counted_BT = jnp.ones(inputs.shape, bool) if segments_BT is None else segments_BT > 0
+            return jnp.ones((inputs.values.shape[0], self.spec.max_length), bool)
+        counted_BT = jnp.ones(inputs.values.shape, bool) if inputs.segments is None else inputs.segments > 0
         return jnp.pad(counted_BT, ((0, 0), (self.virtual_tokens, 0)))
 
-    def _prompted(self, tokens_BT, positions_BT, segments_BT, prefix_BT, types_BT):
-        """The row's tokens, positions, segments, prefix and types behind those of the learned prompt.
+    def _placed(self, inputs: Inputs) -> Inputs:
+        """The rows with positions, behind what the adapter places before them."""
+        if self.spec.image_size:  # where patches are is told by the embedding alone
+            return inputs._replace(positions=jnp.zeros((inputs.values.shape[0], self.spec.max_length), jnp.int32))
+        if inputs.positions is None:
+            shape = inputs.values.shape
+            inputs = inputs._replace(positions=jnp.broadcast_to(jnp.arange(shape[1]), shape))
+        if self.virtual_tokens:
+            inputs = self._prompted(inputs)
+        return inputs._replace(positions=inputs.positions + self.prefix_length)
+
+    def _prompted(self, inputs: Inputs) -> Inputs:
+        """The rows behind the learned prompt.
 
         One prompt serves all segments of a packed row: what a causal model makes of it does not depend on what comes
         after it, so each segment sees what it would see with a prompt of its own. For that it is not part of a prefix
@@ -280,28 +265,31 @@ class Transformer:
         """
         spec, count = self.spec, self.virtual_tokens
         own = None
-        if segments_BT is not None:
-            own = segments_BT.max(axis=1, keepdims=True) if self.one_text_a_row else jnp.zeros((1, 1), jnp.int32)
+        if inputs.segments is not None:
+            zero = jnp.zeros((1, 1), jnp.int32)
+            own = inputs.segments.max(axis=1, keepdims=True) if self.one_text_a_row else zero
 
         def behind(first, x):
             return None if x is None else jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], count)), x], axis=1)
 
         order, zeros = jnp.arange(count), jnp.zeros((count,), jnp.int32)
-        return (
-            behind(spec.vocab_size + order, tokens_BT),
-            behind(order, positions_BT + count),
-            behind(own, segments_BT),
-            behind(zeros.astype(bool), prefix_BT),
-            behind(zeros, types_BT),
+        noise = inputs.noise
+        return inputs._replace(
+            values=behind(spec.vocab_size + order, inputs.values),
+            positions=behind(order, inputs.positions + count),
+            segments=behind(own, inputs.segments),
+            prefix=behind(zeros.astype(bool), inputs.prefix),
+            types=behind(zeros, inputs.types),
+            noise=None if noise is None else jnp.pad(noise, ((0, 0), (count, 0), (0, 0))),
         )
 
     def logits(self, params: Params, x_BTD: jax.Array) -> jax.Array:
         """Hidden states to float32 scores: of tokens [B, T, V], or of classes [B, classes] from the first position."""
         return self._trunk(params).scores(x_BTD, self.spec.logit_cap)
 
-    def __call__(self, params: Params, inputs: jax.Array, **options) -> jax.Array:
-        """Tokens (or images) to float32 logits, as `logits` gives them; options as for `hidden`."""
-        return self.logits(params, self.hidden(params, inputs, **options))
+    def __call__(self, params: Params, inputs: Inputs | jax.Array) -> jax.Array:
+        """Tokens (or images) to float32 logits, as `logits` gives them; `inputs` as for `run`."""
+        return self.logits(params, self.hidden(params, inputs))
 
     def collapsed(self, params: Params) -> tuple[Transformer, Params]:
         """A model and parameters that do the same without what of the adapter only training needs."""
@@ -316,16 +304,18 @@ class Transformer:
         shape = (spec.layers, rows, slots, spec.kv_heads, spec.head_dim)
         return jnp.zeros(shape, jnp.dtype(spec.dtype)), jnp.zeros(shape, jnp.dtype(spec.dtype))
 
-    def decode(self, params, tokens_BT, positions_BT, allowed_BTS, cache, start, adapters_B=None):
+    def decode(self, params, inputs: Inputs, allowed_BTS, cache, start):
         """Runs T new tokens against a cache: (logits of the last token [B, V], new cache).
 
-        `start` is the slot of the first new token; `allowed_BTS` says which of the S slots each may see; `adapters_B` as for
-        `hidden`.
+        Args:
+          inputs: the tokens with their positions, and where rows have adapters of their own, these.
+          allowed_BTS: which of the S slots each may see.
+          start: the slot of the first new token.
         """
-        trunk, positions_BT = self._trunk(params), positions_BT + self.prefix_length
-        x_BTD = trunk.embed(tokens_BT, positions_BT)
-        views = self._views(Mask(allowed_BTS, False), positions_BT, start)
-        per_row, prefix = PerRow(None, self._numbers(adapters_B)), _made(trunk.prefix)
+        trunk, inputs = self._trunk(params), inputs._replace(positions=inputs.positions + self.prefix_length)
+        x_BTD = trunk.embed(inputs)
+        views = self._views(Mask(allowed_BTS, False), inputs.positions, start)
+        per_row, prefix = PerRow(None, self._numbers(inputs.adapters)), _made(trunk.prefix)
         more = {"per_row": per_row, "cache": cache, "start": start}
         x_BTD, cache, _ = self._stacks(params["blocks"], x_BTD, views, prefix, **more)
         x_BTD = x_BTD[:, -1:]

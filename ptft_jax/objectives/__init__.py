@@ -1,35 +1,16 @@
-"""Objectives: each turns (model, parameters, batch) into a loss. The registry of those a config can name."""
+"""Objectives: each turns (model, parameters, batch, context) into a loss. Which one a config asks for; loads JAX when it is built."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ptft_jax.objectives.base import Objective
-from ptft_jax.objectives.causal_lm import CausalLM, PrefixLM
-from ptft_jax.objectives.classification import Classification
-from ptft_jax.objectives.denoising import MaskedLM, SpanCorruption
+from ptft_jax.config.objectives import OBJECTIVES, ObjectiveSpec
 from ptft_jax.pairing import check_model as check
 from ptft_jax.pairing import check_samples
 
-__all__ = ["OBJECTIVES", "build", "check", "check_samples", "reads_prompt"]
-
-OBJECTIVES = {
-    "causal_lm": CausalLM,
-    "prefix_lm": PrefixLM,
-    "masked_lm": MaskedLM,
-    "span_corruption": SpanCorruption,
-    "classification": Classification,
-}
+__all__ = ["OBJECTIVES", "ObjectiveSpec", "build", "check", "check_samples"]
 
 
-def build(config: Any) -> Objective:
-    """The objective that `config.objective` names."""
-    options = {"z_loss": config.z_loss, "label_smoothing": config.label_smoothing}
-    if config.name != "classification":
-        options["chunk"] = config.chunk
-    return OBJECTIVES[config.name](**options)
-
-
-def reads_prompt(name: str) -> bool:
-    """Whether a model of the objective `name` was taught to read a prompt in both directions."""
-    return OBJECTIVES[name].reads_prompt
+def build(section: Any) -> Any:
+    """The loss (`ptft_jax.objectives.base.Objective`) that `config.objective` names."""
+    return section.tables.objectives[section.name].build(section)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.moe import Routing
 
 Scored = tuple[Any, jax.Array]  # parameters, and what the model with these made of a batch: its last hidden states
@@ -26,62 +27,96 @@ class Loss(NamedTuple):
     metrics: dict[str, Sum]
 
 
+class Context(NamedTuple):
+    """What a loss may look at besides the parameters and the batch.
+
+    Attributes:
+      keys: one dropout key per row [B]; None = no dropout, as in evaluation.
+      reference: whole parameters of the model as its run started; None where the run does not need them.
+      average: whole averaged parameters; None where the run does not need them.
+      step: int32 [], updates that were made; None outside of training.
+    """
+
+    keys: jax.Array | None = None
+    reference: Any = None
+    average: Any = None
+    step: jax.Array | None = None
+
+
+PLAIN = Context()
+
+
 class Objective(Protocol):
-    """Turns (model, parameters, batch, dropout keys) into a loss: `loss` of what `hidden` gives (`routed`: and how experts were
-    used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics."""
+    """Turns (model, parameters, batch, context) into a loss: what `loss_of` makes of what `hidden` gives (`routed`: and how
+    experts were used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics, "nll" (cross-entropy)
+    among them where there is one. `chained`: see `Rows`."""
 
     metrics: tuple[str, ...]
+    chained: ClassVar[bool]
 
-    def __call__(self, model: Any, params: Any, batch: Batch, keys_B: jax.Array | None) -> Loss: ...
+    def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss: ...
 
     def hidden(
-        self, model: Any, params: Any, batch: Batch, keys_B: jax.Array | None = None, noise_BTD: jax.Array | None = None
+        self, model: Any, params: Any, batch: Batch, context: Context = PLAIN, noise_BTD: jax.Array | None = None
     ) -> jax.Array: ...
 
     def routed(
-        self, model: Any, params: Any, batch: Batch, keys_B: jax.Array | None = None
+        self, model: Any, params: Any, batch: Batch, context: Context = PLAIN
     ) -> tuple[jax.Array, Routing | None]: ...
 
-    def loss(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> Loss: ...
+    def loss_of(
+        self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, context: Context = PLAIN
+    ) -> Loss: ...
 
     def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array: ...
 
 
 class Rows:
-    """What an objective makes hidden states of: the rows of a batch, with what a builder says of them."""
+    """What an objective makes hidden states of: the rows of a batch, with what a builder says of them.
+
+    Attributes:
+      chained: whether the targets' probabilities multiply to that of the text they are, so that bits per byte mean something.
+    """
+
+    chained: ClassVar[bool] = False
+
+    def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss:
+        """The loss of a batch: `inputs` int [B, T] and what `loss_of` needs; optional positions and segments int [B, T], prefix
+        bool [B, T], adapters int [B]."""
+        return self.loss_of(model, params, self.hidden(model, params, batch, context), batch, context)
 
     def hidden(
         self,
         model: Any,
         params: Any,
         batch: Batch,
-        keys_B: jax.Array | None = None,
+        context: Context = PLAIN,
         noise_BTD: jax.Array | None = None,
     ) -> jax.Array:
         """The last hidden states [B, T, D] of a batch; `noise_BTD` is added to the vectors of its tokens."""
-        return self._run(model, params, batch, keys_B, noise_BTD=noise_BTD)[0]
+        return model.run(params, inputs_of(batch, context)._replace(noise=noise_BTD))[0]
 
     def routed(
-        self, model: Any, params: Any, batch: Batch, keys_B: jax.Array | None = None
+        self, model: Any, params: Any, batch: Batch, context: Context = PLAIN
     ) -> tuple[jax.Array, Routing | None]:
         """The last hidden states, and how experts were used for them (`ptft_jax.model.transformer.Transformer.run`)."""
-        return self._run(model, params, batch, keys_B, routing=True)
+        return model.run(params, inputs_of(batch, context), routing=True)
 
     def weight(self, batch: Batch) -> jax.Array:
         """What a loss of a batch is divided by, float32 []."""
         return jnp.sum(batch["weights"].astype(jnp.float32))
 
-    def _run(self, model, params, batch, keys_B, **options):
-        return model.run(
-            params,
-            batch["tokens"],
-            positions_BT=batch.get("positions"),
-            segments_BT=batch.get("segments"),
-            prefix_BT=batch.get("prefix"),
-            keys_B=keys_B,
-            adapters_B=batch.get("adapters"),
-            **options,
-        )
+
+def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
+    """What a model is given of a batch."""
+    return Inputs(
+        batch["inputs"],
+        positions=batch.get("positions"),
+        segments=batch.get("segments"),
+        prefix=batch.get("prefix"),
+        adapters=batch.get("adapters"),
+        keys=context.keys,
+    )
 
 
 def means(metrics: dict[str, Sum]) -> dict[str, jax.Array]:

@@ -21,4 +21,3 @@ class PrefixLM(TokenLoss):
     2020, section 3.2.1)."""
 
     chained: ClassVar[bool] = True
-    reads_prompt: ClassVar[bool] = True

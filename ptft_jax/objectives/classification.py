@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from ptft_jax.objectives.base import Batch, Loss, Measure, Rows, Scored
+from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss, Measure, Rows, Scored
 from ptft_jax.objectives.token_loss import as_loss, counted, cross_entropy, metric_names, weighted_sum
 
 
@@ -19,21 +18,14 @@ class Classification(Rows):
     z_loss: float = 0.0
     label_smoothing: float = 0.0
 
-    chained: ClassVar[bool] = False
-    reads_prompt: ClassVar[bool] = False
-
     @property
     def metrics(self) -> tuple[str, ...]:
         """The names of the loss' metrics."""
         return metric_names(self.z_loss)
 
-    def __call__(self, model, params, batch: Batch, keys_B: jax.Array | None = None) -> Loss:
-        """Batch: tokens int [B, T]; targets int [B], the classes; weights float [B]; optional positions and segments
-        int [B, T], one segment a row beside padding."""
-        return self.loss(model, params, self.hidden(model, params, batch, keys_B), batch)
-
-    def loss(self, model, params, hidden_BTD: jax.Array, batch: Batch) -> Loss:
-        """The loss of a batch by its last hidden states."""
+    def loss_of(self, model, params, hidden_BTD: jax.Array, batch: Batch, context: Context = PLAIN) -> Loss:
+        """The loss of a batch by its last hidden states; of the batch: targets int [B], the classes, and weights float [B]. Where
+        there are segments, one per row beside padding."""
         logits_BC, weights = model.logits(params, hidden_BTD), batch["weights"].astype(jnp.float32)
         sums = cross_entropy(logits_BC, batch["targets"], weights, self.z_loss, self.label_smoothing)
         return as_loss(sums, self.weight(batch), self.z_loss)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
 from ptft_jax.objectives.token_loss import TokenLoss
 
@@ -17,5 +16,3 @@ class MaskedLM(TokenLoss):
 class SpanCorruption(TokenLoss):
     """Cross-entropy of the spans that were cut out, written after the text without them (Raffel et al. 2020, section
     3.1.4)."""
-
-    reads_prompt: ClassVar[bool] = True

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from ptft_jax.objectives.base import Batch, Loss, Measure, Rows, Scored
+from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss, Measure, Rows, Scored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,31 +21,20 @@ class TokenLoss(Rows):
       label_smoothing: share e of the target mass spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
       chunk: positions scored at a time, 0 = all. The [B, T, V] logits are then never held at once: they are
         recomputed chunk by chunk in the backward pass.
-      chained: whether the targets' probabilities multiply to that of the text they are, so that bits per byte mean
-        something.
-      reads_prompt: whether what comes first is read in both directions, when generating too.
     """
 
     z_loss: float = 0.0
     label_smoothing: float = 0.0
     chunk: int = 0
 
-    chained: ClassVar[bool] = False
-    reads_prompt: ClassVar[bool] = False
-
     @property
     def metrics(self) -> tuple[str, ...]:
         """The names of the loss' metrics."""
         return metric_names(self.z_loss)
 
-    def __call__(self, model, params, batch: Batch, keys_B: jax.Array | None = None) -> Loss:
-        """Batch: tokens, targets int [B, T]; weights float [B, T]; optional positions and segments int [B, T], prefix
-        bool [B, T]."""
-        return self.loss(model, params, self.hidden(model, params, batch, keys_B), batch)
-
-    def loss(self, model, params, hidden_BTD: jax.Array, batch: Batch) -> Loss:
-        """The loss of a batch by its last hidden states."""
-        score = functools.partial(self._score, model, params)
+    def loss_of(self, model, params, hidden_BTD: jax.Array, batch: Batch, context: Context = PLAIN) -> Loss:
+        """The loss of a batch by its last hidden states; of the batch: targets int [B, T], weights float [B, T]."""
+        score = functools.partial(self.score, model, params)
         weights = batch["weights"].astype(jnp.float32)
         sums = self._summed(score, hidden_BTD, batch["targets"], weights)
         return as_loss(sums, self.weight(batch), self.z_loss)
@@ -84,7 +72,8 @@ class TokenLoss(Rows):
         sums = jax.eval_shape(score, *jax.tree.map(lambda x: x[0], parts))
         return jax.lax.scan(add, tuple(jnp.zeros((), s.dtype) for s in sums), parts)[0]
 
-    def _score(self, model, params, hidden_BTD, targets, weights):
+    def score(self, model, params, hidden_BTD, targets, weights) -> tuple[jax.Array, ...]:
+        """As `cross_entropy`, of hidden states [..., D]; what objectives over tokens override."""
         return cross_entropy(model.logits(params, hidden_BTD), targets, weights, self.z_loss, self.label_smoothing)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ptft_jax.objectives.base import Batch, Objective, Scored, Sum
+from ptft_jax.objectives.base import Batch, Context, Objective, Scored, Sum
 
 _NOISE = 0x6E6F6973  # tells the noise's draws of a row from its dropout's, whose sites are small numbers
 
@@ -78,17 +78,17 @@ class Smooth:
     bregman: float = 0.0
 
     def __call__(
-        self, objective: Objective, model: Any, mine: Scored, batch: Batch, keys_B: jax.Array
+        self, objective: Objective, model: Any, mine: Scored, batch: Batch, context: Context
     ) -> tuple[Any, Sum]:
         """(term to add to the loss' total, sum of the divergence over the targets); `mine` as for `Distill`."""
-        noise_BTD = self.draw(objective, model, mine, batch, keys_B)
-        noisy = (mine[0], objective.hidden(model, mine[0], batch, keys_B, noise_BTD))
+        noise_BTD = self.draw(objective, model, mine, batch, context)
+        noisy = (mine[0], objective.hidden(model, mine[0], batch, context, noise_BTD))
         total = objective.divergence(model, mine, noisy, batch, symmetric)
         return self.weight * total, total
 
-    def draw(self, objective: Objective, model: Any, mine: Scored, batch: Batch, keys_B: jax.Array) -> jax.Array:
+    def draw(self, objective: Objective, model: Any, mine: Scored, batch: Batch, context: Context) -> jax.Array:
         """The noise, float32 [B, T, D], a function of the rows' keys, and of SMART also of the model."""
-        shape = (batch["tokens"].shape[1], model.spec.width)
+        shape = (batch["inputs"].shape[1], model.spec.width)
 
         def one(key):
             key = jax.random.fold_in(key, _NOISE)
@@ -96,12 +96,12 @@ class Smooth:
                 return jax.random.uniform(key, shape, minval=-self.noise, maxval=self.noise)
             return self.noise * jax.random.normal(key, shape)
 
-        noise_BTD = jax.vmap(one)(keys_B)
+        noise_BTD = jax.vmap(one)(context.keys)
         # The ascent is no part of what is differentiated.
         params, hidden_BTD = jax.lax.stop_gradient(mine)
 
         def apart(noise_BTD):
-            noisy = (params, objective.hidden(model, params, batch, keys_B, noise_BTD))
+            noisy = (params, objective.hidden(model, params, batch, context, noise_BTD))
             return objective.divergence(model, (params, hidden_BTD), noisy, batch, symmetric)
 
         for _ in range(self.steps):

@@ -26,6 +26,7 @@ from ptft_jax.params import precision
 from ptft_jax.params.partition import Partition
 
 LABELS = ("sampled", "data")
+_NO_LIKELIHOOD = frozenset({"z_loss", "label_smoothing"})  # settings of what is no part of log p
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Fisher:
 
     Attributes:
       model: without constraints on its activations: it sees one row at a time.
-      objective: its cross-entropy is taken; z-loss and label smoothing are no part of log p.
+      objective: its cross-entropy (metric "nll") is taken; whatever else is in its loss is no part of log p.
       together: rows whose gradients are held at once, one a device where there are several.
       draws: of labels "sampled", how often each row's targets are drawn.
     """
@@ -53,7 +54,8 @@ class Fisher:
           batch: as the objective takes it; its rows divide into `together`.
           key: row k draws its labels the n-th time from fold_in(fold_in(key, k), n).
         """
-        plain = dataclasses.replace(self.objective, z_loss=0.0, label_smoothing=0.0)
+        own = {field.name for field in dataclasses.fields(self.objective)}
+        plain = dataclasses.replace(self.objective, **{name: 0.0 for name in _NO_LIKELIHOOD & own})
         trainable = precision.wide(trainable)
 
         def loss(trainable, row, key, draw):
@@ -66,9 +68,9 @@ class Fisher:
                     "targets": jax.random.categorical(jax.random.fold_in(key, draw), logits),
                     "weights": jnp.sqrt(row["weights"].astype(jnp.float32)),
                 }
-            return plain.loss(self.model, params, hidden_BTD, row).total
+            return plain.loss_of(self.model, params, hidden_BTD, row).metrics["nll"][0]
 
-        rows, draws = batch["tokens"].shape[0], self.draws if self.labels == "sampled" else 1
+        rows, draws = batch["inputs"].shape[0], self.draws if self.labels == "sampled" else 1
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(rows))
         # Consecutive rows lie on one device: those that are taken together are on different ones.
         parts = jax.tree.map(

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from ptft_jax.errors import UserError, listed
-from ptft_jax.objectives.base import Batch, Loss, Objective, Scored
+from ptft_jax.objectives.base import Batch, Context, Loss, Objective, Scored
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import matches, regex
 from ptft_jax.regularization.anchored import Mixout, distance, pulled
@@ -47,23 +47,20 @@ class Regularization:
         """The parameters, by path, that a step with `key` runs the model with."""
         return flat if self.mixout is None else self.mixout(flat, anchor, jax.random.fold_in(key, _MIXED))
 
-    def loss(
-        self, objective: Objective, model: Any, mine: Scored, batch: Batch, keys_B: jax.Array, parent: Any, average: Any
-    ) -> Loss:
+    def loss(self, objective: Objective, model: Any, mine: Scored, batch: Batch, context: Context) -> Loss:
         """The objective's loss with the terms of what is predicted in its total, and a metric for each of them.
 
         Args:
           mine: parameters and last hidden states of the model.
-          parent: the parameters of step 0, for distillation.
-          average: the averaged ones, for SMART.
+          context: with reference parameters for distillation, averaged ones for SMART.
         """
-        loss, terms = objective.loss(model, *mine, batch), {}
+        loss, terms = objective.loss_of(model, *mine, batch, context), {}
         if self.distill is not None:
-            terms["distill"] = self.distill(objective, model, mine, parent, batch)
+            terms["distill"] = self.distill(objective, model, mine, context.reference, batch)
         if self.smooth is not None:
-            terms["smooth"] = self.smooth(objective, model, mine, batch, keys_B)
+            terms["smooth"] = self.smooth(objective, model, mine, batch, context)
             if self.smooth.bregman:
-                terms["bregman"] = self.smooth.teach(objective, model, mine, average, batch)
+                terms["bregman"] = self.smooth.teach(objective, model, mine, context.average, batch)
         metrics = {name: (total, loss.weight) for name, (_, total) in terms.items()}
         return Loss(loss.total + sum(term for term, _ in terms.values()), loss.weight, {**loss.metrics, **metrics})
 

@@ -251,7 +251,8 @@ def _set(runs: Sequence[Finished], name: str) -> str:
 
 
 def _but_seed(config: Mapping[str, Any]) -> str:
-    same = {p: configs.get(config, p) for p, _ in configs.fields() if p != "seed" and not p.startswith(HOW)}
+    every = [path for path, _ in configs.check(config).fields()]
+    same = {p: configs.get(config, p) for p in every if p != "seed" and not p.startswith(HOW)}
     return json.dumps(same, sort_keys=True)
 
 

@@ -10,10 +10,7 @@ from typing import Any
 
 import jax
 
-from ptft_jax import objectives
-from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.data.builders import spans
 from ptft_jax.errors import UserError
 from ptft_jax.model import spec as specs
 from ptft_jax.model.spec import ModelSpec
@@ -78,19 +75,18 @@ def load(
     source = restore.find(reference, field, ignore, together=together)
     added = peft_adapter(adapter, source, "--adapter") if adapter else None
     method = added.method if added else source.adapter
-    on_quantized = isinstance(source.adapter, QuantizedBase)
-    if on_quantized and added:
+    if source.quantization and added:
         raise UserError(f"--adapter: {source.name} has an adapter on a quantised base; export it, and put this on that")
     if merge_into:
         restore.check_merge(source, merge_into, "merge_into")
-    whole = method is None or (method.mergeable and (bool(merge_into) or not on_quantized))
+    whole = method is None or (method.mergeable and (bool(merge_into) or not source.quantization))
     kept = None if whole else method
     if added and source.adapter is not None and not source.adapter.mergeable:
         raise UserError(f"--adapter: {source.name} has an adapter of its own, which cannot be merged")
     params = source.parameters(
         on_one_device, dtype, weights=weights, merged=kept is None or bool(added), merge_into=merge_into
     )
-    if on_quantized and kept:
+    if source.quantization and kept:
         params = method.encode(params)
     spec = specs.from_config(source.config.model, source.fields["vocab_size"])
     if not isinstance(source, restore.Source):
@@ -99,10 +95,10 @@ def load(
         params = unflatten({**flatten(params), **jax.device_put(flatten(added.params), jax.devices()[0])})
         params = params if kept else method.merge(params)
     tokenizer = None if spec.image_size else source.tokenizer
-    objective = source.config.objective.name
-    gaps = spans.sentinels(tokenizer) if objective == "span_corruption" else {}
+    objective = source.config.tables.objectives[source.config.objective.name]
+    gaps = objective.gaps_of(tokenizer)
     model, params = Transformer(spec, kept).collapsed(params)
-    return Loaded(source, model, params, tokenizer, objectives.reads_prompt(objective), gaps)
+    return Loaded(source, model, params, tokenizer, objective.reads_prompt, gaps)
 
 
 def peft_adapter(folder: str, parent: restore.Parent, field: str, merge_into: str = "") -> Any:

@@ -15,10 +15,10 @@ import jax
 
 from ptft_jax import adapters
 from ptft_jax import config as configs
-from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
+from ptft_jax.model.quantized import Quantization
 from ptft_jax.model.spec import HEAD, STRUCTURE
 from ptft_jax.params import fingerprint
 from ptft_jax.params.partition import join, overlay
@@ -64,6 +64,11 @@ class Source:
         """What the run added to its model, or None; of several adapters the one that is meant, where one is."""
         method = adapters.build(self.config.tune)
         return method if self.which is None else method.one
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """How the kernels of the base that it was trained on were kept; None = as they are."""
+        return None if self.adapter is None else self.adapter.quantization
 
     @functools.cached_property
     def tokenizer(self) -> tok.Tokenizer:
@@ -221,7 +226,7 @@ def refuse_changed(workdir: pathlib.Path, meta: Mapping[str, Any], config: confi
         return
     now = config.as_dict()
     changed = []
-    for name, field in configs.fields():
+    for name, field in config.fields():
         before = configs.get(meta["config"], name, field.default)
         if configs.get(now, name) != json.loads(json.dumps(before)) and not name.startswith(configs.HOW):
             changed.append(f"{name.rstrip('_')}: {before!r} -> {configs.get(now, name)!r}")
@@ -306,14 +311,13 @@ def parameters(
 
 def check_merge(source: Parent, merge_into: str, field: str) -> None:
     """Raises UserError where `merge_into` is missing, or given for a model that has no quantised base."""
-    on_quantized = isinstance(source.adapter, QuantizedBase)
-    if on_quantized and not merge_into:
+    if source.quantization and not merge_into:
         raise UserError(
-            f"{source.name} was trained on a base in {source.adapter.how.format}, so a plain model of it has to be chosen by "
+            f"{source.name} was trained on a base in {source.quantization.format}, so a plain model of it has to be chosen by "
             f"{field}: 'dequantized' adds its adapter to the kernels as it was trained on them (the same logits); "
             "'original' adds it to the base's own, more exact kernels, for which it was not trained (other logits)"
         )
-    if merge_into and not on_quantized:
+    if merge_into and not source.quantization:
         raise UserError(f"{field} = {merge_into!r}: {source.name} has no quantised base")
 
 

@@ -66,8 +66,8 @@ class Run:
         mesh = meshes.make(c.parallel.replica, c.parallel.fsdp)
         init = c.init.read_all() if self.parent else {"weights": "auto", "fresh": (), "adapter": ""}
         self._check_rows(mesh.size)
-        pairing.check_model(c.objective.name, c.model)
-        pairing.check_samples(c.objective.name, c.samples.prompts)
+        pairing.check_model(c.objective.name, c.model, c.tables.objectives)
+        pairing.check_samples(c.objective.name, c.samples.prompts, c.tables.objectives)
         self._load_data(init["fresh"])
         self._build(mesh, init)
         self.batches = functools.partial(
@@ -98,9 +98,9 @@ class Run:
             return
         before, now = here.read_config().as_dict(), self.config.as_dict()
         changed = [
-            f"{name}: {configs.get(before, name)!r} -> {configs.get(now, name)!r}"
-            for name, _ in configs.fields()
-            if configs.get(before, name) != configs.get(now, name) and not name.startswith(configs.HOW)
+            f"{name}: {configs.get(before, name, None)!r} -> {configs.get(now, name)!r}"
+            for name, _ in self.config.fields()
+            if configs.get(before, name, None) != configs.get(now, name) and not name.startswith(configs.HOW)
         ]
         if changed:
             raise UserError(
@@ -127,7 +127,7 @@ class Run:
         if self.continued:
             self.tokenizer, _ = self.continued.tokenizer, c.tokenizer.read_all()
         else:
-            texts = functools.partial(pipeline.training_texts, c.data, pairing.NEEDS[c.objective.name].kinds)
+            texts = functools.partial(pipeline.training_texts, c.data, c.tables.objectives[c.objective.name].kinds)
             self.tokenizer = tok.build(c.tokenizer, texts, parent)
         self.known_tokens = parent.vocab_size if parent else 0
         self.adapters = pipeline.numbered(c.data, c.tune.adapters)
@@ -264,7 +264,7 @@ def train(
         run = Run(config, place, reporter)
         settings = run.config.as_dict()
         evaluated = {f"batches of {name}": len(b) for name, b in (run.eval_batches | run.test_batches).items()}
-        same = {f"config.{name}": configs.get(settings, name) for name, _ in configs.fields()}
+        same = {f"config.{name}": configs.get(settings, name) for name, _ in run.config.fields()}
         # What is the latest of a run that goes on may be another a moment later.
         same |= {"step of config.init.from": [s.step for s in (run.continued, run.parent) if s is not None]}
         processes.check_same({**same, "training data": run.data.key, "classes": run.classes, **evaluated})

@@ -50,7 +50,7 @@ def resolve(
         )
     restore.check_merge(parent, section.init.merge_into, "config.init.merge_into")
     values, theirs = section.as_dict(), parent.fields
-    defaults = dict(configs.fields())
+    defaults = dict(section.fields())
     new_head = _is_new(section.init.fresh)
     for name in (*STRUCTURE, "vocab_size"):
         mine, default = values["model"][name], defaults[f"model.{name}"].default
@@ -103,18 +103,20 @@ def _parent_of(run: restore.Source) -> restore.Parent | None:
     return restore.find(restore.recorded(init.from_, run.workdir), "its init.from", init.ignore, init.fresh)
 
 
-# What makes a model of a method, and what of that is only of how it learns.
-_METHOD = ("tune.method", "tune.quantize.", *(f"tune.{name}." for name in adapters.METHODS))
+# What of a method's settings is only of how it learns.
 _OF_TRAINING = ("dropout", "b_ratio")
 
 
 def _as_continued(section: configs.Section, run: restore.Source) -> configs.Section:
     """A config of a run that goes on from another: what the other's state is made of is as there. Raises UserError where it is
     set to something else; how far a run is held near its start, dropout, and such, may be."""
-    values, theirs = section.as_dict(), run.config.as_dict()
-    fixed = ("init.", "tokenizer.", "model.vocab_size", *(f"model.{name}" for name in STRUCTURE), *_METHOD)
+    plugins = tuple(dict.fromkeys((*run.config.plugins, *section.plugins)))
+    section, there = (configs.check({**c.as_dict(), "plugins": plugins}, complete=False) for c in (section, run.config))
+    values, theirs = section.as_dict(), there.as_dict()
+    method = ("tune.method", "tune.quantize.", *(f"tune.{name}." for name in section.tables.methods))
+    fixed = ("init.", "tokenizer.", "model.vocab_size", *(f"model.{name}" for name in STRUCTURE), *method)
     theirs["model"]["vocab_size"] = run.fields["vocab_size"]
-    for path, field in configs.fields():
+    for path, field in section.fields():
         if not path.startswith((*fixed, "tune.")) or path in ("init.from_", "init.optimizer"):
             continue
         *parents, last = path.split(".")

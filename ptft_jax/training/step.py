@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from ptft_jax.errors import UserError, listed
-from ptft_jax.objectives.base import Batch, Objective
+from ptft_jax.objectives.base import Batch, Context, Objective
 from ptft_jax.objectives.routing import Balance
 from ptft_jax.params import precision
 from ptft_jax.params.apart import Apart
@@ -96,12 +96,12 @@ class Step:
         return self._measured(state.trainable, state, batch)
 
     def _measured(self, trainable: Any, state: TrainState, batch: Batch) -> dict:
-        return self.objective(self.model, self.partition.merge(trainable, state.frozen), batch, None).metrics
+        return self.objective.loss(self.model, self.partition.merge(trainable, state.frozen), batch).metrics
 
     def _gradients(self, state: TrainState, batch: Batch, axis: str | None) -> tuple[Any, dict[str, Any]]:
         """((the summed loss of a batch, how its tokens were sent to experts or None), gradients by path of what trains in this
         phase), of this device's rows where `axis` is given."""
-        rows = batch["tokens"].shape[0]
+        rows = batch["inputs"].shape[0]
         if rows % self.micro_batches:
             raise ValueError(f"{rows} rows a device do not divide into {self.micro_batches} micro-batches")
         first = 0 if axis is None else jax.lax.axis_index(axis) * rows
@@ -112,7 +112,7 @@ class Step:
         regularization, flat = self.regularization, flatten(precision.wide(state.trainable))
         opened = {path: a for path, a in flat.items() if path not in self.shut}
         anchor = flatten(state.anchor)
-        parent = self.partition.merge(state.anchor, state.frozen) if regularization.distill else None
+        reference = self.partition.merge(state.anchor, state.frozen) if regularization.distill else None
         average = (
             self.partition.merge(state.ema, state.frozen)
             if regularization.smooth and regularization.smooth.bregman
@@ -122,14 +122,15 @@ class Step:
         def run(opened, part, part_keys):
             trainable = unflatten(flat | regularization.mixed(opened, anchor, key))
             params = self.partition.merge(trainable, state.frozen)
+            context = Context(part_keys, reference, average, state.step)
             if self.balance is None:
-                return (params, self.objective.hidden(self.model, params, part, part_keys)), None
-            hidden_BTD, routing = self.objective.routed(self.model, params, part, part_keys)
-            return (params, hidden_BTD), routing
+                return context, (params, self.objective.hidden(self.model, params, part, context)), None
+            hidden_BTD, routing = self.objective.routed(self.model, params, part, context)
+            return context, (params, hidden_BTD), routing
 
         def total(opened, part, part_keys, loads=None):
-            mine, routing = run(opened, part, part_keys)
-            loss = regularization.loss(self.objective, self.model, mine, part, part_keys, parent, average)
+            context, mine, routing = run(opened, part, part_keys)
+            loss = regularization.loss(self.objective, self.model, mine, part, context)
             if self.balance is None:
                 return loss.total, (loss, None)
             loads = loads or self.balance.loads(*_over_devices((routing, loss.weight), axis))
@@ -147,7 +148,7 @@ class Step:
         loads = None
         if self.balance is not None and self.balance.weighs:
             # What each part's terms are depends on where the tokens of all parts go: a forward pass more.
-            counted = _added_up(lambda part: (run(opened, *part)[1], self.objective.weight(part[0])), parts)
+            counted = _added_up(lambda part: (run(opened, *part)[2], self.objective.weight(part[0])), parts)
             loads = self.balance.loads(*_over_devices(counted, axis))
 
         def one(part):

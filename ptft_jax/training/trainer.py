@@ -13,7 +13,6 @@ from ptft_jax import adapters, objectives, pairing
 from ptft_jax import config as configs
 from ptft_jax.adapters import several
 from ptft_jax.adapters.base import Updates, is_added
-from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.config import seeds
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model import spec as specs
@@ -141,7 +140,7 @@ class Trainer(Compiled):
         self.tuned = bool(c.init.from_ and not c.init.optimizer) if tuned is None else tuned
         self._fresh = tuple(c.init.fresh) if self.tuned else ()
         self.new_rows = c.tokenizer.new_rows if c.tokenizer.add and self.tuned else ""
-        pairing.check_model(c.objective.name, c.model)
+        pairing.check_model(c.objective.name, c.model, c.tables.objectives)
         mesh = mesh or meshes.make(c.parallel.replica, c.parallel.fsdp)
         self._build_model(vocab_size, encode, sharding.Rows(mesh) if c.parallel.compile == "jit" else None)
         partition = self._partition()
@@ -163,14 +162,13 @@ class Trainer(Compiled):
                 self.notes.append(f"tune.method={c.tune.method!r}, as the adapter of config.init.adapter has it")
             if self.adapter.note:
                 self.notes.append(self.adapter.note)
-        quantized = isinstance(self.adapter, QuantizedBase)
-        if quantized and not self.tuned:
-            raise UserError("config.tune.quantize.format: without init.from there is no base to quantise")
         self.model = Transformer(spec, self.adapter, constrain)
+        if self.model.quantization and not self.tuned:
+            raise UserError("config.tune.quantize.format: without init.from there is no base to quantise")
         self._check_length()
         self.plain_shapes = self.plain.shapes()
         refuse_idle(self._fresh, flatten(self.plain_shapes), "config.init.fresh", "parameter")
-        if quantized:
+        if self.model.quantization:
             made = [p for p in flatten(self.plain_shapes) if matches(self._fresh, p) and self.adapter.quantizes(p)]
             if made:
                 raise UserError(f"config.init.fresh: these are quantised kernels, which cannot train:{listed(made)}")
@@ -227,6 +225,11 @@ class Trainer(Compiled):
         self.learning_rate = phases.scaled(schedules.from_config(c.optimizer, c.training.steps), self.phases)
         self.regularization = regularizers.build(c, partition, self.model, tuned=self.tuned, fresh=self._fresh)
         self.objective = objectives.build(c.objective)
+        if self.regularization.ewc and "nll" not in self.objective.metrics:
+            raise UserError(
+                f"config.tune.ewc.weight = {c.tune.ewc.weight!r}: what matters to a model is told by its cross-entropy, and "
+                f"objective.name = {c.objective.name!r} has none among its metrics ({', '.join(self.objective.metrics)})"
+            )
         own = Updates() if self.adapter is None else self.adapter.updates(partition, c.training.steps)
         apart = several.apart(self.adapter, partition)
 

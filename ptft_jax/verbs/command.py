@@ -117,10 +117,7 @@ def _exit(status: int) -> None:
 
 
 def _check_config_words(argv: Sequence[str]) -> None:
-    """Answers a mistyped --config=FILE or --config.NAME with the nearest valid one, which ml_collections does not."""
-    from ptft_jax import config
-
-    valid = [path for path, _ in config.fields()]
+    """Answers a mistyped --config=FILE with the nearest valid one, which ml_collections does not."""
     for word in argv[1:]:
         name, _, value = word.lstrip("-").partition("=")
         if word.startswith("-") and name == "config":
@@ -128,8 +125,53 @@ def _check_config_words(argv: Sequence[str]) -> None:
             if not path.is_file():
                 beside = sorted(str(p) for p in path.parent.rglob("*.py")) if path.parent.is_dir() else []
                 raise UserError(f"--config={value}: no such file {path}{nearest(str(path), beside)}")
-        elif word.startswith("-") and name.startswith("config.") and name[len("config.") :] not in valid:
+    if not any(word.lstrip("-").startswith("config=") for word in argv[1:]):  # else when its plugins are known
+        _check_settings(argv, _plugins_of(argv))
+
+
+def _check_settings(argv: Sequence[str], plugins: Sequence[str]) -> None:
+    """Answers a mistyped --config.NAME with the nearest valid one, which ml_collections does not."""
+    from ptft_jax import config
+
+    valid = [path for path, _ in config.fields(config.tree_of(tuple(plugins)))]
+    for word in argv[1:]:
+        name = word.lstrip("-").partition("=")[0]
+        if word.startswith("-") and name.startswith("config.") and name[len("config.") :] not in valid:
             raise UserError(f"--{name} is not a setting{nearest(name[len('config.') :], valid)}")
+
+
+def _plugins_of(argv: Sequence[str]) -> tuple[str, ...]:
+    """The modules of --config.plugins=..., read as ml_collections reads a tuple."""
+    from ml_collections.config_flags import tuple_parser
+
+    given = []
+    for word, following in zip(argv[1:], [*argv[2:], ""]):
+        name, equals, value = word.partition("=")
+        if name in ("--config.plugins", "-config.plugins"):
+            given.append(value if equals else following)
+    return tuple(name for text in given for name in tuple_parser.TupleParser().parse(text))
+
+
+class _WithPlugins(flags.ArgumentParser):
+    """Reads a config file; settings of the plugins that it or the command line names can then be given."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        self._parser = parser
+
+    def parse(self, argument: str) -> Any:
+        from ml_collections import ConfigDict
+
+        from ptft_jax import config as configs
+
+        config, named = self._parser.parse(argument), _plugins_of(sys.argv)
+        if isinstance(config, ConfigDict):  # else it is refused later
+            configs.extended(config, named)
+            named = config.get("plugins", ())
+        _check_settings(sys.argv, named)
+        return config
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()
 
 
 def _config_error(error: Exception) -> str:
@@ -147,6 +189,7 @@ def define_config() -> None:
     config_flags.DEFINE_config_file(
         "config", None, "Config file, e.g. configs/pretrain/shakespeare.py:small.", lock_config=True
     )
+    flags.FLAGS["config"].parser = _WithPlugins(flags.FLAGS["config"].parser)
 
 
 def define_number(name: str, default: float | None, field: Any, meaning: str) -> None:

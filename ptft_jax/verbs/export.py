@@ -73,7 +73,6 @@ def model(
     merge_into: str = "",
 ) -> dict[str, Any]:
     """Exports a whole model, adapters merged; says what was written. Raises UserError."""
-    from ptft_jax.adapters.quantized import QuantizedBase
     from ptft_jax.interop import export, peft
     from ptft_jax.runs import loading
     from ptft_jax.runs import source as restore
@@ -81,9 +80,8 @@ def model(
     restore.check_merge(restore.find(reference, "--run", ignore), merge_into, "--merge_into")
     loaded = loading.load(reference, field="--run", ignore=ignore, merge_into=merge_into)
     if loaded.model.adapt is not None:
-        method = loaded.model.adapt.method if isinstance(loaded.model.adapt, QuantizedBase) else loaded.model.adapt
         advice = "export its base, and the adapter by --to=peft"
-        if why := peft.no_place(method):
+        if why := peft.no_place(loaded.model.adapt.bare):
             advice = f"nor has PEFT's format a place for them ({why}): use the run as it is (generate, chat, eval)"
         raise UserError(
             f"--to={to}: {loaded.source.name} was trained by tune.method={loaded.source.config.tune.method!r}, whose additions are "
@@ -98,7 +96,6 @@ def model(
 
 def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dict[str, Any]:
     """Exports what a run added to its base, in PEFT's format; says what was written. Raises UserError."""
-    from ptft_jax.adapters.quantized import QuantizedBase
     from ptft_jax.interop import export, families
     from ptft_jax.parallel.sharding import on_one_device
     from ptft_jax.params.rules import flatten
@@ -117,11 +114,9 @@ def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dic
     params = source.parameters(on_one_device, merged=False)
     _refuse_changed_base(source, flatten(params), flatten(restore.base_parameters(source, on_one_device)))
     base = base or origin.removeprefix("hf:")
-    quantized = isinstance(source.adapter, QuantizedBase)
-    method = source.adapter.method if quantized else source.adapter
-    written = export.to_peft(method, params, fields, named, out, base=base)
+    written = export.to_peft(source.adapter.bare, params, fields, named, out, base=base)
     # The format has no place for how the base is kept: whoever loads it quantises it, or not.
-    written |= {"trained_on": dataclasses.asdict(source.adapter.how)} if quantized else {}
+    written |= {"trained_on": dataclasses.asdict(source.quantization)} if source.quantization else {}
     return written | _lost_names(source, chain[1])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from ptft_jax.adapters.base import ADDED, is_added
 from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.model.decode import Sampling, generate
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
 from tests.helpers import SPEC, random_batch, train
@@ -47,7 +48,7 @@ def check_merge(method, **changes):
     model, params, plain = built(method, **changes)
     merged = jax.jit(method.merge)(params)
     assert {p: a.shape for p, a in flatten(merged).items()} == {p: a.shape for p, a in flatten(plain.shapes()).items()}
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
     adapted, run = jax.jit(model)(params, tokens), jax.jit(plain)
     scale = np.abs(adapted).max()
     # One matrix product against several: float32 rounding, relative to the largest logit.
@@ -67,7 +68,7 @@ def check_start(method, **changes):
     kept = flatten(dense(method, params))
     for path, array in flatten(base).items():
         np.testing.assert_array_equal(array, kept[path])
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
     run, expected = jax.jit(model), jax.jit(plain)(base, tokens)
     # Rounding of |W| / |W|, at most.
     np.testing.assert_allclose(run(params, tokens), expected, atol=2e-6)
@@ -89,11 +90,11 @@ def check_training(method, rates=None, steps=2, **changes):
 def check_packed(method, **changes):
     """Sequences in one packed row get the logits that they get alone."""
     model, params, _ = built(method, **{"max_length": 32, "init_std": 0.3, **changes})
-    a, b = random_batch(0, rows=1, length=6)["tokens"], random_batch(1, rows=1, length=9)["tokens"]
+    a, b = random_batch(0, rows=1, length=6)["inputs"], random_batch(1, rows=1, length=9)["inputs"]
     positions, segments = np.array([[*range(6), *range(9), 0]]), np.array([[1] * 6 + [2] * 9 + [0]])
     run = jax.jit(model)
     tokens = np.concatenate([a, b, np.zeros((1, 1), np.int32)], axis=1)
-    packed = run(params, tokens, positions_BT=positions, segments_BT=segments)
+    packed = run(params, Inputs(tokens, positions=positions, segments=segments))
     np.testing.assert_allclose(packed[:, :6], run(params, a), atol=5e-5)
     np.testing.assert_allclose(packed[:, 6:15], run(params, b), atol=5e-5)
     assert np.isfinite(packed).all()

@@ -40,7 +40,7 @@ def test_experts_have_one_adapter():
         f"blocks/{s}/adapter/{d}/{k}" for s in ("attention", "mlp") for d in ("down", "up") for k in ("kernel", "bias")
     }
     base = unflatten({p: a for p, a in flatten(params).items() if p not in leaves})
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
     assert np.abs(jax.jit(model)(params, tokens) - jax.jit(plain)(base, tokens)).max() > 1e-2
 
 

@@ -35,7 +35,7 @@ def test_both_ends_of_the_hidden_layer_are_one_place_when_nothing_bends(target, 
     params[f"{target}/adapter/scale"] = scale
     plain = {p: a for p, a in params.items() if "/adapter/" not in p}
     plain["blocks/mlp/down/kernel"] *= scale[:, :, None]
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
     expected = Transformer(model.spec)(unflatten(plain), tokens)
     np.testing.assert_allclose(model(unflatten(params), tokens), expected, atol=1e-5)
 

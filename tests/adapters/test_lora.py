@@ -8,6 +8,7 @@ import pytest
 
 from ptft_jax.adapters.lora import Lora
 from ptft_jax.errors import UserError
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
 from tests.helpers import LLAMA, SPEC, random_batch
@@ -33,7 +34,7 @@ def test_merged_equals_unmerged(stabilized, scale):
     plain = Transformer(model.spec)
     merged = lora.merge(params)
     assert flatten(merged).keys() == flatten(plain.shapes()).keys()
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
     # Two matrix products against one: float32 rounding on logits of order 10.
     np.testing.assert_allclose(model(params, tokens), plain(merged, tokens), atol=5e-4)
     flat = flatten(params)
@@ -49,7 +50,7 @@ def test_a_new_adapter_changes_nothing():
     flat = flatten(params)
     for path, array in flatten(bare).items():  # the base is initialised alike with and without adapters
         np.testing.assert_array_equal(array, flat[path])
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
     np.testing.assert_array_equal(model(params, tokens), plain(bare, tokens))
 
 
@@ -71,11 +72,11 @@ def test_only_targets_are_adapted():
 def test_dropout_is_on_the_adapters_input_only():
     lora = Lora(4, 8.0, False, 0.5, ("blocks/mlp/up",))
     model, params = built(lora)
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
     keys = jax.random.split(jax.random.key(0), 2)
-    assert not np.array_equal(model(params, tokens, keys_B=keys), model(params, tokens))
+    assert not np.array_equal(model(params, Inputs(tokens, keys=keys)), model(params, tokens))
     zero = unflatten({p: a * 0 if p.endswith("lora_b") else a for p, a in flatten(params).items()})
-    np.testing.assert_array_equal(model(zero, tokens, keys_B=keys), model(zero, tokens))
+    np.testing.assert_array_equal(model(zero, Inputs(tokens, keys=keys)), model(zero, tokens))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_the_network_can_be_left_out(encoder):
     model, params, _ = built(PTuning(N, 5, encoder), max_length=32)
     plainer, fewer = model.collapsed(params)
     assert plainer.adapt == Prompt(N, "random") and set(flatten(fewer)) == set(flatten(plainer.shapes()))
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
     np.testing.assert_allclose(jax.jit(plainer)(fewer, tokens), jax.jit(model)(params, tokens), atol=1e-6)
     prompt = np.asarray(flatten(fewer)[PROMPT])
     assert prompt.shape == (N, 32) and len(np.unique(prompt, axis=0)) == N

@@ -27,7 +27,7 @@ def test_a_prefix_of_what_a_text_makes_is_that_text(family):
     spec = dataclasses.replace(SPEC, layers=1, init_std=0.3, max_length=32, **family)
     plain, model = Transformer(spec), Transformer(spec, Prefix(N, 0))
     base = plain.init(jax.random.key(0))
-    text = random_batch(0, rows=1)["tokens"]
+    text = random_batch(0, rows=1)["inputs"]
     allowed = jnp.arange(N)[None, :, None] >= jnp.arange(N)[None, None]
     _, (k, v) = plain.decode(base, text[:, :N], jnp.arange(N)[None], allowed, plain.empty_cache(1, N), 0)
     flat = flatten(model.init(jax.random.key(1), base))
@@ -50,7 +50,7 @@ def test_the_network_can_be_left_out():
     model, params, _ = built(Prefix(N, 5), **WINDOWS, max_length=32)
     plainer, fewer = model.collapsed(params)
     assert plainer.adapt == Prefix(N, 0) and set(flatten(fewer)) == set(flatten(plainer.shapes()))
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
     expected = jax.jit(model)(params, tokens)
     np.testing.assert_allclose(jax.jit(plainer)(fewer, tokens), expected, atol=1e-6)
     # Every layer has its own in a stack that is cut, too.
@@ -65,7 +65,7 @@ def test_half_precision():
     for hidden in (0, 5):
         model = Transformer(spec, Prefix(N, hidden))
         params = moved(model.init(jax.random.key(0)))
-        tokens = random_batch(0, rows=2)["tokens"]
+        tokens = random_batch(0, rows=2)["inputs"]
         exact = Transformer(dataclasses.replace(spec, dtype="float32"), model.adapt)(params, tokens)
         assert model.hidden(params, tokens).dtype == jnp.bfloat16
         # bfloat16 has 8 bits: some 1% after three layers.

@@ -14,6 +14,7 @@ from ptft_jax.adapters.prompt import PROMPT, Prompt
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.model.decode import Sampling, generate
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.runs import loading
@@ -41,7 +42,7 @@ def as_text(params, tokens):
 @pytest.mark.parametrize("family", [{}, LLAMA, BERT, dict(LLAMA, window=5)], ids=["gpt2", "llama", "bert", "mistral"])
 def test_a_prompt_is_text_of_tokens_of_its_own(family):
     model, params = built(**family)
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
     longer, text = as_text(params, tokens)
     plain = Transformer(dataclasses.replace(model.spec, vocab_size=VOCAB + N))
     expected = plain.hidden(longer, text)[:, N:]
@@ -53,12 +54,14 @@ def test_a_prompt_is_text_of_tokens_of_its_own(family):
 @pytest.mark.heavy
 def test_every_segment_of_a_packed_row_sees_the_prompt():
     model, params = built(**LLAMA)
-    a, b = random_batch(0, rows=1, length=6)["tokens"], random_batch(1, rows=1, length=9)["tokens"]
+    a, b = random_batch(0, rows=1, length=6)["inputs"], random_batch(1, rows=1, length=9)["inputs"]
     packed = model(
         params,
-        np.concatenate([a, b, np.zeros((1, 2), np.int32)], axis=1),
-        positions_BT=np.array([[*range(6), *range(9), 0, 0]]),
-        segments_BT=np.array([[1] * 6 + [2] * 9 + [0] * 2]),
+        Inputs(
+            np.concatenate([a, b, np.zeros((1, 2), np.int32)], axis=1),
+            positions=np.array([[*range(6), *range(9), 0, 0]]),
+            segments=np.array([[1] * 6 + [2] * 9 + [0] * 2]),
+        ),
     )
     np.testing.assert_allclose(packed[:, :6], model(params, a), atol=2e-5)
     np.testing.assert_allclose(packed[:, 6:15], model(params, b), atol=2e-5)
@@ -71,13 +74,13 @@ def test_every_segment_of_a_packed_row_sees_the_prompt():
 def test_a_prompt_is_part_of_a_text_and_not_of_its_padding(family, left):
     """Where it cannot be shared by several texts."""
     model, params = built(**family)
-    text, padding = random_batch(0, rows=2, length=9)["tokens"], np.zeros((2, 4), np.int32)
+    text, padding = random_batch(0, rows=2, length=9)["inputs"], np.zeros((2, 4), np.int32)
     both, at = ([padding, text], slice(4, 13)) if left else ([text, padding], slice(9))
     segments = np.zeros((2, 13), np.int32)
     segments[:, at] = 1
     positions = np.zeros((2, 13), np.int32)
     positions[:, at] = np.arange(9)
-    found = model(params, np.concatenate(both, axis=1), positions_BT=positions, segments_BT=segments)
+    found = model(params, Inputs(np.concatenate(both, axis=1), positions=positions, segments=segments))
     np.testing.assert_allclose(found[:, at], model(params, text), atol=2e-5)
     assert np.isfinite(found).all()
 

@@ -16,6 +16,7 @@ from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.adapters.several import Several
 from ptft_jax.errors import UserError
 from ptft_jax.model import quantized
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.quantized import NF4, Quantization, dynamic_map, numbers
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
@@ -255,8 +256,8 @@ def test_several_adapters_share_a_quantised_base():
     )
     model = Transformer(dataclasses.replace(SPEC, layers=2), several)
     params = moved(jax.jit(model.init)(jax.random.key(0)))
-    tokens = random_batch(0, rows=2)["tokens"]
-    each = jax.jit(model)(params, tokens, adapters_B=jnp.array([1, 0]))
+    tokens = random_batch(0, rows=2)["inputs"]
+    each = jax.jit(model)(params, Inputs(tokens, adapters=jnp.array([1, 0])))
     alone = jax.jit(Transformer(model.spec, several.one))
     for row, number in enumerate((several.number("b", ""), 0)):
         # One product after another against both at once: rounding.

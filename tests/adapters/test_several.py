@@ -18,6 +18,7 @@ from ptft_jax.adapters.several import Several, of
 from ptft_jax.adapters.vera import Vera
 from ptft_jax.errors import UserError
 from ptft_jax.model import decode
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten
@@ -53,8 +54,8 @@ def several(one, **changes):
 )
 def test_a_row_is_what_its_adapter_alone_makes_of_it(one):
     method, model, params = several(one)
-    tokens, which = random_batch(0, rows=4)["tokens"], np.asarray([2, 0, 1, 2])
-    together = jax.jit(model)(params, tokens, adapters_B=which)
+    tokens, which = random_batch(0, rows=4)["inputs"], np.asarray([2, 0, 1, 2])
+    together = jax.jit(model)(params, Inputs(tokens, adapters=which))
     alone = jax.jit(Transformer(model.spec, one))
     for row, number in enumerate(which):
         expected = alone(method.pick(params, number), tokens)[row]
@@ -66,22 +67,22 @@ def test_a_row_is_what_its_adapter_alone_makes_of_it(one):
 def test_dropout_is_that_of_the_row():
     one = dataclasses.replace(LORA, dropout=0.5)
     method, model, params = several(one)
-    tokens, which = random_batch(0, rows=3)["tokens"], np.asarray([1, 1, 0])
+    tokens, which = random_batch(0, rows=3)["inputs"], np.asarray([1, 1, 0])
     keys = jax.random.split(jax.random.key(5), 3)
-    together = jax.jit(model)(params, tokens, adapters_B=which, keys_B=keys)
+    together = jax.jit(model)(params, Inputs(tokens, adapters=which, keys=keys))
     alone = jax.jit(Transformer(model.spec, one))
     for row, number in enumerate(which):
         np.testing.assert_allclose(
-            together[row], alone(method.pick(params, number), tokens, keys_B=keys)[row], atol=2e-5
+            together[row], alone(method.pick(params, number), Inputs(tokens, keys=keys))[row], atol=2e-5
         )
 
 
 def test_gradients_reach_only_the_adapters_of_the_rows():
     _, model, params = several(LORA)
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
 
     def total(params):
-        return model(params, tokens, adapters_B=np.asarray([0, 2])).var()
+        return model(params, Inputs(tokens, adapters=np.asarray([0, 2]))).var()
 
     for path, grad in flatten(jax.jit(jax.grad(total))(params)).items():
         if "/adapter/" in path:
@@ -126,7 +127,7 @@ def test_each_is_trained_as_if_it_were_alone(optimizer, other, rounding):
             size = np.abs(np.asarray(array) - start[path]).max()
             np.testing.assert_allclose(mine, array, atol=rounding * size, rtol=0, err_msg=path)
     changed = [
-        {**b, "tokens": np.where(which[:, None] == 1, (b["tokens"] * 7 + 3) % 64, b["tokens"])}
+        {**b, "inputs": np.where(which[:, None] == 1, (b["inputs"] * 7 + 3) % 64, b["inputs"])}
         | {"weights": np.where(which[:, None] == 1, b["weights"] * 30, b["weights"])}
         for b in batches
     ]
@@ -188,10 +189,10 @@ def test_each_is_trained_as_the_method_would_train_one():
 def test_what_cannot_be():
     method, model, params = several(LORA)
     with pytest.raises(UserError, match="which row has which adapter is not said"):
-        model(params, random_batch(0, rows=2)["tokens"])
+        model(params, random_batch(0, rows=2)["inputs"])
     with pytest.raises(UserError, match="the model has one"):
         plain = Transformer(model.spec)
-        plain(plain.init(jax.random.key(0)), random_batch(0, rows=2)["tokens"], adapters_B=np.zeros(2, np.int32))
+        plain(plain.init(jax.random.key(0)), Inputs(random_batch(0, rows=2)["inputs"], adapters=np.zeros(2, np.int32)))
     with pytest.raises(UserError, match="a method that changes layers, not for tune.prompt"):
         of(Prompt(4, "random"), NAMES)
     with pytest.raises(UserError, match="for one method that changes layers, not for several methods joined by"):

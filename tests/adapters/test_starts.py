@@ -90,7 +90,7 @@ def test_it_is_the_model_whose_base_lost_what_the_adapter_starts_with():
             layer = path.removesuffix("/adapter/start_a")
             taken = method.scale * flat[path] @ flat[f"{layer}/adapter/start_b"]
             theirs[f"{layer}/kernel"] = theirs[f"{layer}/kernel"] - taken
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
 
     weights = jax.random.normal(jax.random.key(2), (2, 16, SPEC.vocab_size))
     chosen = {p: a for p, a in ours.items() if "/lora_" in p}
@@ -130,7 +130,7 @@ def test_as_plain_lora(kind):
     method, flat = as_lora(model.adapt, flatten(params))
     assert type(method) is kind and (method.rank, method.scale) == (8, model.adapt.scale)
     assert not any("start" in path for path in flat)
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
     expected = jax.jit(model)(params, tokens)
     got = jax.jit(Transformer(model.spec, method))(unflatten(flat), tokens)
     np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())

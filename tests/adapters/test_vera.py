@@ -80,7 +80,7 @@ def test_no_copy_of_the_matrices_a_layer(remat):
     def bytes_of(layers):
         changes = dict(layers=layers, remat=remat, scan=True, width=64)
         model, params, _ = built(Vera(1024, 0.1, 0.0, 0, ("blocks/attention/query",)), **changes)
-        tokens = random_batch(0, rows=1, length=4)["tokens"]
+        tokens = random_batch(0, rows=1, length=4)["inputs"]
 
         def loss(vectors, rest):
             return jnp.sum(model(unflatten({**rest, **vectors}), tokens))
@@ -98,7 +98,7 @@ def test_no_copy_of_the_matrices_a_layer(remat):
 def test_as_plain_lora():
     model, params, _ = built(VERA)
     method, flat = as_lora(VERA, flatten(params))
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
     expected = jax.jit(model)(params, tokens)
     got = jax.jit(Transformer(model.spec, method))(unflatten(flat), tokens)
     np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())

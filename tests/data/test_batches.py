@@ -55,12 +55,12 @@ def test_any_step_by_itself():
     for step in range(6):
         followed = next(run)
         alone = one[step]
-        assert set(alone) == {"tokens", "targets", "weights", "positions", "segments"}
+        assert set(alone) == {"inputs", "targets", "weights", "positions", "segments"}
         for name in alone:
             np.testing.assert_array_equal(followed[name], alone[name])
     resumed = batches.training(sets, mixture, batch_size=8, seed=3, start=4, prefetch=0)
-    np.testing.assert_array_equal(next(resumed)["tokens"], one[4]["tokens"])
-    assert not np.array_equal(stream(sets, mixture, seed=4)[0]["tokens"], one[0]["tokens"])
+    np.testing.assert_array_equal(next(resumed)["inputs"], one[4]["inputs"])
+    assert not np.array_equal(stream(sets, mixture, seed=4)[0]["inputs"], one[0]["inputs"])
 
 
 @pytest.mark.parametrize("processes", [2, 4, 8])
@@ -69,8 +69,8 @@ def test_processes_share_each_batch_row_by_row(processes):
     alone = stream(sets, mixture)
     parts = [stream(sets, mixture, p, processes) for p in range(processes)]
     for step in (0, 7, 300):
-        whole = np.concatenate([part[step]["tokens"] for part in parts])
-        np.testing.assert_array_equal(whole, alone[step]["tokens"])
+        whole = np.concatenate([part[step]["inputs"] for part in parts])
+        np.testing.assert_array_equal(whole, alone[step]["inputs"])
     with pytest.raises(ValueError, match="do not divide"):
         stream(sets, mixture, 0, 3)
 
@@ -80,7 +80,7 @@ def test_the_sequence_of_examples_does_not_depend_on_the_batch_size():
     rows = {}
     for size in (4, 8):
         made = stream(sets, mixed(sets, [2.0, 1.0], batch_size=size), batch_size=size)
-        rows[size] = np.concatenate([made[k]["tokens"] for k in range(48 // size)])
+        rows[size] = np.concatenate([made[k]["inputs"] for k in range(48 // size)])
     np.testing.assert_array_equal(rows[4], rows[8])
 
 
@@ -93,7 +93,7 @@ def test_an_epoch_has_every_target_once_and_the_next_another_order():
         rows = [made[epoch * len(sets[0]) + k] for k in range(len(sets[0]))]
         seen = np.concatenate([r["targets"][r["weights"] > 0] for r in rows])
         assert sorted(seen) == sorted(set(store.ids.tolist()) - set(store.offsets[:-1].tolist()))
-        epochs.append([tuple(r["tokens"][0]) for r in rows])
+        epochs.append([tuple(r["inputs"][0]) for r in rows])
     assert epochs[0] != epochs[1] and sorted(epochs[0]) == sorted(epochs[1])
 
 
@@ -109,9 +109,9 @@ def test_packed_rows_keep_what_belongs_together(data):
         row = rows.row(i)
         for segment in range(1, row["segments"].max() + 1):
             at = np.flatnonzero(row["segments"] == segment)
-            ids = np.append(row["tokens"][at], row["targets"][at][-1])
+            ids = np.append(row["inputs"][at], row["targets"][at][-1])
             assert np.array_equal(np.diff(at), np.ones(len(at) - 1)), "a piece is in one place"
-            assert np.array_equal(row["targets"][at][:-1], row["tokens"][at][1:])
+            assert np.array_equal(row["targets"][at][:-1], row["inputs"][at][1:])
             assert np.array_equal(ids, np.arange(ids[0], ids[0] + len(ids)))
             assert row["positions"][at].tolist() == list(range(len(at)))
             assert row["weights"][at].tolist() == trained[ids[1:]].tolist()
@@ -163,7 +163,7 @@ def test_evaluation_has_everything_once(how):
     seen = np.concatenate([b["targets"][b["weights"] > 0] for b in made])
     firsts = {0} if how == "concat" else set(store.offsets[:-1].tolist())
     assert sorted(seen) == sorted(set(range(101)) - firsts)
-    assert {b["tokens"].shape for b in made} == {(4, LENGTH)}
+    assert {b["inputs"].shape for b in made} == {(4, LENGTH)}
     few = batches.evaluation(rows, batch_size=4, tokens=LENGTH)
     assert sum(int((b["weights"].sum(1) > 0).sum()) for b in few) == 1
 
@@ -171,7 +171,7 @@ def test_evaluation_has_everything_once(how):
 def test_a_mixed_batch_takes_rows_from_every_source():
     sets = [row_set(tokens([200]), segmented=True), row_set(tokens([4] * 40, 9000), "best_fit")]
     made = stream(sets, mixed(sets, [3.0, 1.0], batch_size=8))[2]
-    large = made["tokens"][:, 0] >= 9000
+    large = made["inputs"][:, 0] >= 9000
     assert large.sum() == 2 and made["segments"][large].max() > 1 and made["segments"][~large].max() == 1
 
 

@@ -60,7 +60,7 @@ def ids_of(n, seed=0):
 def test_a_piece_takes_the_slots_it_said(builder, n, seed):
     ids = ids_of(n, seed)
     piece = builder.piece(ids, None, np.random.default_rng(seed))
-    expected = {"tokens": np.int32, "targets": np.int32, "weights": np.float32, "prefix": np.bool_}
+    expected = {"inputs": np.int32, "targets": np.int32, "weights": np.float32, "prefix": np.bool_}
     assert set(piece) | {"prefix"} == set(expected)
     for name, array in piece.items():
         assert array.shape == (int(builder.slots(np.asarray(n))),) and array.dtype == expected[name]
@@ -90,13 +90,13 @@ def test_random_pieces_follow_from_the_generator_alone(builder):
 def test_rows_of_a_class_are_texts_as_they_are():
     builder = builders.build(objective(name="classification"), tok.ByteTokenizer())
     piece = builder.piece(ids_of(7), None)
-    assert list(piece) == ["tokens"] and piece["tokens"].tolist() == ids_of(7).tolist()
+    assert list(piece) == ["inputs"] and piece["inputs"].tolist() == ids_of(7).tolist()
     assert builder.labelled and builder.looks_ahead
 
 
 def test_causal():
     piece = Causal().piece(np.array([5, 6, 7, 8]), np.array([True, False, True, True]))
-    assert [piece[k].tolist() for k in ("tokens", "targets", "weights")] == [[5, 6, 7], [6, 7, 8], [0, 1, 1]]
+    assert [piece[k].tolist() for k in ("inputs", "targets", "weights")] == [[5, 6, 7], [6, 7, 8], [0, 1, 1]]
 
 
 # Prefix
@@ -105,7 +105,7 @@ def test_causal():
 def test_a_prompt_is_the_prefix_and_what_follows_is_learned_where_it_is_trained():
     trained = np.array([0, 0, 0, 1, 1, 0, 0, 1], bool)  # a second turn's question is read causally
     piece = Prefix().piece(np.arange(10, 18), trained, np.random.default_rng(0))
-    assert piece["tokens"].tolist() == [10, 11, 12, 13, 14, 15, 16]
+    assert piece["inputs"].tolist() == [10, 11, 12, 13, 14, 15, 16]
     assert piece["targets"].tolist() == [11, 12, 13, 14, 15, 16, 17]
     assert piece["prefix"].tolist() == [True] * 3 + [False] * 4
     assert piece["weights"].tolist() == [0, 0, 1, 1, 0, 0, 1]
@@ -140,17 +140,17 @@ def test_counts_are_exact_and_shares_as_given():
     rows = [masked(rate=0.2, mask_share=0.7, random_share=0.2).piece(ids_of(500, i), None, rng) for i in range(200)]
     chosen = [row["weights"] > 0 for row in rows]
     assert {int(c.sum()) for c in chosen} == {100}
-    hidden = sum(int((row["tokens"] == 300).sum()) for row in rows)
-    changed = sum(int((row["tokens"] != row["targets"]).sum()) for row in rows) - hidden
+    hidden = sum(int((row["inputs"] == 300).sum()) for row in rows)
+    changed = sum(int((row["inputs"] != row["targets"]).sum()) for row in rows) - hidden
     for row, c in zip(rows, chosen):
-        np.testing.assert_array_equal(row["tokens"][~c], row["targets"][~c])
+        np.testing.assert_array_equal(row["inputs"][~c], row["targets"][~c])
     # A random token is the token itself once in 256.
     observed = [hidden, changed, 20_000 - hidden - changed]
     expected = np.array([0.7, 0.2 * 255 / 256, 0.1 + 0.2 / 256]) * 20_000
     assert stats.chisquare(observed, expected).pvalue > ALARM
     places = np.sum(chosen, axis=0)  # every position is chosen alike
     assert stats.chisquare(places).pvalue > ALARM
-    random = np.concatenate([r["tokens"][(r["tokens"] != r["targets"]) & (r["tokens"] != 300)] for r in rows])
+    random = np.concatenate([r["inputs"][(r["inputs"] != r["targets"]) & (r["inputs"] != 300)] for r in rows])
     assert stats.chisquare(np.bincount(random, minlength=256)).pvalue > ALARM
 
 
@@ -168,11 +168,11 @@ def test_control_tokens_and_what_is_not_trained_are_never_chosen(whole):
     rng, found = np.random.default_rng(0), np.zeros(10)
     for _ in range(300):
         piece = builder.piece(ids, trained, rng)
-        assert piece["weights"].sum() == 2 and piece["tokens"][piece["weights"] > 0].max() < 256
+        assert piece["weights"].sum() == 2 and piece["inputs"][piece["weights"] > 0].max() < 256
         found += piece["weights"]
     assert np.flatnonzero(found).tolist() == [1, 2, 5, 7]
     empty = builder.piece(ids, np.zeros(10, bool), rng)
-    assert not empty["weights"].any() and (empty["tokens"] == ids).all()
+    assert not empty["weights"].any() and (empty["inputs"] == ids).all()
 
 
 # In an order that the tokenizers were not trained on: some would have tokens of several words otherwise.
@@ -246,7 +246,7 @@ def test_shares_beside_transformers():
     rng = np.random.default_rng(0)
     mine = [builder.piece(row, None, rng) for row in rows]
     ours = _fates(
-        *(np.stack([m[k] for m in mine]) for k in ("tokens", "targets")), [m["weights"] > 0 for m in mine], 257
+        *(np.stack([m[k] for m in mine]) for k in ("inputs", "targets")), [m["weights"] > 0 for m in mine], 257
     )
     assert ours.sum() == 200 * round(0.15 * 399)
     spread = math.sqrt(200 * 399 * 0.15 * 0.85)
@@ -309,7 +309,7 @@ def test_spans_are_those_of_the_mask_and_the_text_can_be_restored(builder, n, se
     mask = builder.mask(n, np.random.default_rng(seed))
     piece = builder.piece(ids, None, np.random.default_rng(seed))
     inputs, targets = by_hand(ids.tolist(), mask, SENTINELS, END)
-    row = [*piece["tokens"].tolist(), int(piece["targets"][-1])]
+    row = [*piece["inputs"].tolist(), int(piece["targets"][-1])]
     assert row == inputs + targets
     assert piece["targets"].tolist() == row[1:]
     assert piece["prefix"].tolist() == [True] * len(inputs) + [False] * (len(targets) - 1)

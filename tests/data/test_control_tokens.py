@@ -23,9 +23,9 @@ CONTROL = (BOS, PAD, UNUSED, END, *SENTINELS)
 def corrupted(builder, ids, seed):
     """A row as (inputs, targets)."""
     piece = builder.piece(np.asarray(ids), None, np.random.default_rng(seed))
-    row = [*piece["tokens"].tolist(), int(piece["targets"][-1])]
+    row = [*piece["inputs"].tolist(), int(piece["targets"][-1])]
     split = int(piece["prefix"].sum())
-    assert piece["targets"].tolist() == row[1:] and len(piece["tokens"]) <= builder.slots(np.asarray(len(ids)))
+    assert piece["targets"].tolist() == row[1:] and len(piece["inputs"]) <= builder.slots(np.asarray(len(ids)))
     assert piece["prefix"].tolist() == [n < split for n in range(len(row) - 1)]
     assert piece["weights"].tolist() == [float(n >= split - 1 and split < len(row) - 1) for n in range(len(row) - 1)]
     return row[:split], row[split:]

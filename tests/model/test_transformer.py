@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ptft_jax.model import presets, rotary
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.causal_lm import CausalLM
 from ptft_jax.params.partition import Partition
@@ -25,7 +26,7 @@ def built(family="gpt2", **changes):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_token_sees_nothing_after_it(family):
     model, params = built(family)
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
     changed = tokens.copy()
     changed[:, 9:] = (changed[:, 9:] + 1) % SPEC.vocab_size
     a, b = model(params, tokens), model(params, changed)
@@ -41,14 +42,14 @@ def test_packed_rows_equal_rows_of_their_own(family):
     texts = [rng.integers(0, SPEC.vocab_size, n) for n in (5, 4, 6)]
 
     def rows(groups):
-        batch = {k: np.zeros((len(groups), 16), np.int32) for k in ("tokens", "targets", "segments", "positions")}
+        batch = {k: np.zeros((len(groups), 16), np.int32) for k in ("inputs", "targets", "segments", "positions")}
         batch["weights"] = np.zeros((len(groups), 16), np.float32)
         for row, group in enumerate(groups):
             at = 0
             for number, text in enumerate(group, 1):
                 n = len(text) - 1
                 place = slice(at, at + n)
-                batch["tokens"][row, place], batch["targets"][row, place] = text[:-1], text[1:]
+                batch["inputs"][row, place], batch["targets"][row, place] = text[:-1], text[1:]
                 batch["segments"][row, place], batch["positions"][row, place] = number, np.arange(n)
                 batch["weights"][row, place] = 1
                 at += n
@@ -56,7 +57,7 @@ def test_packed_rows_equal_rows_of_their_own(family):
 
     def gradients(batch):
         def total(p):
-            loss = CausalLM()(model, p, batch)
+            loss = CausalLM().loss(model, p, batch)
             return loss.total / loss.weight
 
         return jax.jit(jax.value_and_grad(total))(params)
@@ -76,7 +77,7 @@ def test_grouped_keys_equal_full_heads_with_repeated_keys():
             repeated = jnp.repeat(parts, 2, axis=-2).reshape(*array.shape[:-1], 32)
             params = jax.tree.map(lambda x: x, params)
             params["blocks"]["attention"][name] = {**params["blocks"]["attention"][name], leaf: repeated}
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
     _, original = built()
     np.testing.assert_allclose(grouped(original, tokens), full(params, tokens), atol=1e-4)
 
@@ -87,7 +88,7 @@ def test_consecutive_stacks_equal_one_stack():
     trainable, frozen = partition.split(params)
     merged = partition.merge(trainable, frozen)
     assert len(merged["blocks"]) == 3
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
     np.testing.assert_array_equal(model(params, tokens), model(merged, tokens))
 
 
@@ -114,7 +115,7 @@ def test_initial_parameters_have_the_stated_spread():
 def test_bfloat16_computes_narrow_and_keeps_wide():
     model, params = built(init_std=0.02)
     narrow = Transformer(dataclasses.replace(model.spec, dtype="bfloat16"))
-    tokens = random_batch(0, rows=2)["tokens"]
+    tokens = random_batch(0, rows=2)["inputs"]
     hidden = narrow.hidden(params, tokens)
     assert hidden.dtype == jnp.bfloat16 and narrow(params, tokens).dtype == jnp.float32
     assert params["blocks"]["mlp"]["up"]["kernel"].dtype == jnp.float32
@@ -164,7 +165,7 @@ def test_how_layers_are_run_changes_nothing(kind):
                 if segments
                 else {**whole, "blocks": jax.tree.map(lambda *a: jnp.concatenate(a), *whole["blocks"])}
             )
-            return jnp.mean(jnp.square(model(whole, batch["tokens"], segments_BT=batch["tokens"] % 2 + 1)))
+            return jnp.mean(jnp.square(model(whole, Inputs(batch["inputs"], segments=batch["inputs"] % 2 + 1))))
 
         value, gradient = jax.value_and_grad(loss)(trainable)
         return [value, *jax.tree.leaves(gradient)]

@@ -37,7 +37,7 @@ def alone(piece):
 
 def packed(pieces, length):
     """A row of several pieces, filled up with padding: positions restarted, segments counted from 1."""
-    sizes = [len(p["tokens"]) for p in pieces]
+    sizes = [len(p["inputs"]) for p in pieces]
     row = {k: np.concatenate([p[k] for p in pieces]) for k in pieces[0]}
     row["positions"] = np.concatenate([np.arange(n) for n in sizes])
     row["segments"] = np.repeat(np.arange(1, len(sizes) + 1), sizes)

@@ -20,13 +20,13 @@ def model():
 def test_formula(model, chunk):
     transformer, params = model
     batch = random_batch(3)
-    logits = np.asarray(transformer(params, batch["tokens"]), np.float64)
+    logits = np.asarray(transformer(params, batch["inputs"]), np.float64)
     log_z = np.log(np.exp(logits).sum(-1))
     log_p = logits - log_z[..., None]
     picked = np.take_along_axis(log_p, batch["targets"][..., None], -1)[..., 0]
     per_token = -0.9 * picked - 0.1 * log_p.mean(-1) + 0.01 * log_z**2
     w = batch["weights"]
-    loss = CausalLM(z_loss=0.01, label_smoothing=0.1, chunk=chunk)(transformer, params, batch)
+    loss = CausalLM(z_loss=0.01, label_smoothing=0.1, chunk=chunk).loss(transformer, params, batch)
     np.testing.assert_allclose(loss.total, (per_token * w).sum(), rtol=1e-5)
     assert float(loss.weight) == w.sum()
     got = means({k: (float(a), float(b)) for k, (a, b) in loss.metrics.items()})
@@ -39,7 +39,7 @@ def test_smoothing_equals_torchs_definition_at_its_ends(model):
     """With all mass spread evenly the loss is the mean over the vocabulary of -log p; without, cross-entropy."""
     transformer, params = model
     batch = random_batch(4)
-    none = CausalLM()(transformer, params, batch)
+    none = CausalLM().loss(transformer, params, batch)
     np.testing.assert_allclose(none.total, none.metrics["nll"][0], rtol=1e-6)
 
 
@@ -55,7 +55,7 @@ def test_rows_of_padding_change_nothing(model):
     transformer, params = model
     batch = random_batch(6, rows=4)
     padded = {k: np.pad(v, [(0, 3), (0, 0)]) for k, v in batch.items()}
-    a, b = CausalLM()(transformer, params, batch), CausalLM()(transformer, params, padded)
+    a, b = CausalLM().loss(transformer, params, batch), CausalLM().loss(transformer, params, padded)
     np.testing.assert_allclose(a.total, b.total, rtol=1e-6)
     assert a.weight == b.weight
 

@@ -12,6 +12,7 @@ from ptft_jax import objectives
 from ptft_jax.data import builders
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.classification import Classification
 from tests.helpers import SPEC, quiet_train, tiny_config
@@ -31,7 +32,7 @@ def rows(length=16, seed=0):
     segments = (np.arange(16) < sizes[:, None]).astype(np.int32)
     tokens = rng.integers(0, SPEC.vocab_size, (4, 16)).astype(np.int32) * segments
     return {
-        "tokens": tokens[:, :length],
+        "inputs": tokens[:, :length],
         "segments": segments[:, :length],
         "targets": np.array([0, 4, 2, 1], np.int32),
         "weights": np.array([1, 1, 1, 0], np.float32),
@@ -39,11 +40,11 @@ def rows(length=16, seed=0):
 
 
 def scores(model, params, batch):
-    return np.asarray(jax.jit(model)(params, batch["tokens"], segments_BT=batch["segments"]), np.float64)
+    return np.asarray(jax.jit(model)(params, Inputs(batch["inputs"], segments=batch["segments"])), np.float64)
 
 
 def loss_of(objective, model, params, batch):
-    return jax.jit(functools.partial(objective, model))(params, batch)
+    return jax.jit(functools.partial(objective.loss, model))(params, batch)
 
 
 def test_formula(built):

@@ -12,6 +12,7 @@ from ptft_jax import config as configs
 from ptft_jax import objectives
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.evaluate import EvalSet
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
 from tests.helpers import LLAMA, SPEC
 from tests.objectives.rows import BUILDERS, END, SENTINELS, WORDS, alone, packed, pieces
@@ -32,16 +33,17 @@ def rows(name, count=3):
     return {k: np.concatenate([row[k] for row in made]) for k in made[0]}
 
 
-def options(batch):
-    return {f"{k}_BT": batch[k] for k in ("positions", "segments", "prefix") if k in batch}
+def given(batch, values=None):
+    values = batch["inputs"] if values is None else values
+    return Inputs(values, **{k: batch[k] for k in ("positions", "segments", "prefix") if k in batch})
 
 
 @cases
 def test_the_loss_is_over_what_is_asked_for_alone(name, family):
     model, params = built(**family)
     batch = rows(name)
-    loss = jax.jit(functools.partial(BUILDERS[name][1], model))(params, batch)
-    logits = np.asarray(jax.jit(model)(params, batch["tokens"], **options(batch)), np.float64)
+    loss = jax.jit(functools.partial(BUILDERS[name][1].loss, model))(params, batch)
+    logits = np.asarray(jax.jit(model)(params, given(batch)), np.float64)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     asked = [-log_p[b, t, batch["targets"][b, t]] for b, t in np.argwhere(batch["weights"] > 0)]  # one after the other
     np.testing.assert_allclose(loss.total, sum(asked), rtol=1e-5)
@@ -59,8 +61,8 @@ def test_the_loss_is_torchs_with_ignored_labels(name, family):
     torch = pytest.importorskip("torch")
     model, params = built(**family)
     batch = rows(name)
-    loss = jax.jit(functools.partial(BUILDERS[name][1], model))(params, batch)
-    logits = torch.tensor(np.asarray(jax.jit(model)(params, batch["tokens"], **options(batch))))
+    loss = jax.jit(functools.partial(BUILDERS[name][1].loss, model))(params, batch)
+    logits = torch.tensor(np.asarray(jax.jit(model)(params, given(batch))))
     labels = torch.tensor(np.where(batch["weights"] > 0, batch["targets"], -100)).long()
     theirs = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1))
     np.testing.assert_allclose(loss.total / loss.weight, theirs.numpy(), rtol=1e-5)
@@ -69,7 +71,7 @@ def test_the_loss_is_torchs_with_ignored_labels(name, family):
 def test_a_uniform_model_has_the_entropy_of_a_die():
     model, params = built(**BERT)
     zeros = jax.tree.map(np.zeros_like, params)
-    loss = jax.jit(functools.partial(BUILDERS["masked_lm"][1], model))(zeros, rows("masked_lm"))
+    loss = jax.jit(functools.partial(BUILDERS["masked_lm"][1].loss, model))(zeros, rows("masked_lm"))
     np.testing.assert_allclose(loss.total / loss.weight, math.log(SPEC.vocab_size), rtol=1e-6)
 
 
@@ -78,13 +80,13 @@ def test_a_masked_token_sees_both_sides_and_no_padding():
     [piece] = pieces("masked_lm", [20])
     row = packed([piece], 30)
     compute = jax.jit(model.hidden)
-    hidden = compute(params, row["tokens"], **options(row))
-    np.testing.assert_allclose(hidden[:, :20], compute(params, piece["tokens"][None]), atol=2e-5)
-    padding = np.where(row["segments"] > 0, row["tokens"], WORDS - 1)
-    np.testing.assert_array_equal(hidden[:, :20], compute(params, padding, **options(row))[:, :20])
-    last = row["tokens"].copy()
+    hidden = compute(params, given(row))
+    np.testing.assert_allclose(hidden[:, :20], compute(params, piece["inputs"][None]), atol=2e-5)
+    padding = np.where(row["segments"] > 0, row["inputs"], WORDS - 1)
+    np.testing.assert_array_equal(hidden[:, :20], compute(params, given(row, padding))[:, :20])
+    last = row["inputs"].copy()
     last[0, 19] = (last[0, 19] + 1) % WORDS
-    assert np.abs(compute(params, last, **options(row))[0, 0] - hidden[0, 0]).max() > 1e-3
+    assert np.abs(compute(params, given(row, last))[0, 0] - hidden[0, 0]).max() > 1e-3
 
 
 def test_a_span_is_written_from_both_sides_of_its_gap():
@@ -92,11 +94,11 @@ def test_a_span_is_written_from_both_sides_of_its_gap():
     model, params = built()
     [piece] = pieces("span_corruption", [30])
     inputs = int(piece["prefix"].sum())
-    first = model.hidden(params, piece["tokens"][None], prefix_BT=piece["prefix"][None])[0, inputs]
+    first = model.hidden(params, Inputs(piece["inputs"][None], prefix=piece["prefix"][None]))[0, inputs]
 
-    tokens = np.tile(piece["tokens"], (len(piece["tokens"]), 1))
+    tokens = np.tile(piece["inputs"], (len(piece["inputs"]), 1))
     np.fill_diagonal(tokens, (np.diag(tokens) + 1) % WORDS)  # row i has another token i
-    hidden = model.hidden(params, tokens, prefix_BT=np.tile(piece["prefix"], (len(tokens), 1)))
+    hidden = model.hidden(params, Inputs(tokens, prefix=np.tile(piece["prefix"], (len(tokens), 1))))
     moved = np.abs(hidden[:, inputs] - first).max(-1)
     assert (moved[: inputs + 1] > 1e-4).all() and (moved[inputs + 1 :] < 1e-5).all()
 
@@ -133,7 +135,10 @@ def test_built_from_settings():
     section = configs.check({"objective": {"name": "span_corruption", "z_loss": 0.1, "chunk": 3}})
     made = objectives.build(section.objective)
     assert made == dataclasses.replace(BUILDERS["span_corruption"][1], z_loss=0.1, chunk=3)
-    assert [n for n in objectives.OBJECTIVES if objectives.reads_prompt(n)] == ["prefix_lm", "span_corruption"]
+    assert [n for n in objectives.OBJECTIVES if objectives.OBJECTIVES[n].reads_prompt] == [
+        "prefix_lm",
+        "span_corruption",
+    ]
 
 
 @pytest.mark.parametrize("lengths", [np.full(SPEC.vocab_size, 2), None], ids=["chained", "not"])

@@ -29,7 +29,7 @@ def built(causal=True, adapter=None, **changes):
 
 def gradients(model, objective):
     def total(params, batch):
-        loss = objective(model, params, batch)
+        loss = objective.loss(model, params, batch)
         return loss.total, loss.weight
 
     return jax.jit(jax.value_and_grad(total, has_aux=True))
@@ -47,7 +47,7 @@ def close(got, want):
 
 def check(model, params, name):
     parts = pieces(name, SIZES[name])
-    assert [len(part["tokens"]) for part in parts] == [12, 7]
+    assert [len(part["inputs"]) for part in parts] == [12, 7]
     compute = gradients(model, BUILDERS[name][1])
     row = packed(parts, 24)
     (loss, weight), grads = compute(params, row)

@@ -12,6 +12,7 @@ from ptft_jax.adapters.prompt import Prompt
 from ptft_jax.data.builders.prefix import with_prefix
 from ptft_jax.model.attention import causal_mask
 from ptft_jax.model.decode import Sampling, generate
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.causal_lm import PrefixLM
 from tests.helpers import LLAMA, SPEC, VOCAB
@@ -56,7 +57,7 @@ def test_who_sees_whom(family):
 
     def hidden(table, tokens):
         changed = {**params, "embed": {**params["embed"], "tokens": {"embedding": table}}}
-        return model.hidden(changed, tokens, prefix_BT=row["prefix"])[0] @ direction
+        return model.hidden(changed, Inputs(tokens, prefix=row["prefix"]))[0] @ direction
 
     table = params["embed"]["tokens"]["embedding"]
     slopes = np.abs(jax.jit(jax.jacrev(hidden))(table, tokens)).sum(-1)[:, : N - 1]
@@ -71,7 +72,7 @@ def test_each_target_alone(family):
     """A target's loss does not depend on what is behind it; the first's is that of a bidirectional model of the prefix."""
     model, params = built(**family)
     ids = text()
-    objective = jax.jit(lambda batch: PrefixLM()(model, params, batch)[:2])
+    objective = jax.jit(lambda batch: PrefixLM().loss(model, params, batch)[:2])
     row = alone(with_prefix(ids, None, SPLIT))
     total, weight = objective(row)
     losses = []
@@ -95,7 +96,7 @@ def test_a_window_bounds_a_prefix_on_both_sides():
     model, params = built(**LLAMA, window=3, layers=1)
     tokens = np.tile(np.arange(8, dtype=np.int32), (9, 1))
     tokens[range(8), range(8)] = 40  # row i has another token i; the last row none
-    hidden = model.hidden(params, tokens, prefix_BT=np.ones((9, 8), bool))
+    hidden = model.hidden(params, Inputs(tokens, prefix=np.ones((9, 8), bool)))
     moved = np.abs(hidden[:8] - hidden[8]).max(-1) > 0
     order = np.arange(8)
     np.testing.assert_array_equal(moved, np.abs(order[:, None] - order) < 3)
@@ -110,7 +111,7 @@ def test_generation_reads_its_prompt_in_both_directions(family, adapter):
     model, params = built(adapter, **family)
     prompts = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10], [11, 3] * 10]
     rows = generate(model, params, prompts, max_new_tokens=18, sampling=Sampling(temperature=0), prefix=True)
-    forward = jax.jit(lambda tokens, prefix: model(params, tokens, prefix_BT=prefix))
+    forward = jax.jit(lambda tokens, prefix: model(params, Inputs(tokens, prefix=prefix)))
     length = 64 - model.virtual_tokens
     for prompt, row in zip(prompts, rows):
         tokens, prefix = np.zeros((1, length), np.int32), np.arange(length)[None] < len(prompt)
@@ -141,6 +142,6 @@ def test_logits_beside_transformers(tmp_path):
     with torch.no_grad():
         expected = theirs.eval()(torch.tensor(ids), attention_mask=mask).logits.numpy()
         causal = theirs(torch.tensor(ids)).logits.numpy()
-    logits = ours.model(ours.params, ids.astype(np.int32), prefix_BT=prefix)
+    logits = ours.model(ours.params, Inputs(ids.astype(np.int32), prefix=prefix))
     assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
     assert np.abs(causal - expected).max() > 1e-2 * np.abs(expected).max()

@@ -176,7 +176,7 @@ def test_learned_vectors_are_no_tokens():
     spec = dataclasses.replace(SPEC, **MIXTURE)
     model = Transformer(spec, Prompt(3, "random", ""))
     params = jax.jit(model.init)(jax.random.key(0))
-    tokens = random_batch(0, rows=2, length=9)["tokens"]
+    tokens = random_batch(0, rows=2, length=9)["inputs"]
     _, sums = model.run(params, tokens, routing=True)
     assert isinstance(sums, Routing) and np.all(np.asarray(sums.tokens) == 18)
     assert Transformer(SPEC).run(Transformer(SPEC).init(jax.random.key(0)), tokens, routing=True)[1] is None
@@ -195,7 +195,7 @@ def test_experts_stay_in_use():
         for t in range(16):
             x[:, t + 1] = np.where(draw.random(16) < 0.8, after[x[:, t]], x[:, t + 1])
         x = x.astype(np.int32)
-        return {"tokens": x[:, :-1], "targets": x[:, 1:], "weights": np.ones((16, 16), np.float32)}
+        return {"inputs": x[:, :-1], "targets": x[:, 1:], "weights": np.ones((16, 16), np.float32)}
 
     options = {**MIXTURE, "experts": 8, "experts_per_token": 1, "normalize_experts": False, "layers": 1}
     model = Transformer(dataclasses.replace(SPEC, **options))

@@ -60,7 +60,7 @@ def test_infinite_logits_of_what_weighs_nothing(name, options, value):
     assert idle.any() and not np.isfinite(model.logits(params, jnp.asarray(wild))).all()
 
     def total(params, hidden):
-        loss = objective.loss(model, params, hidden, batch)
+        loss = objective.loss_of(model, params, hidden, batch)
         return loss.total, loss
 
     gradient = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
@@ -101,4 +101,4 @@ def test_what_weighs_something_is_not_hidden():
     logits = jnp.zeros((1, 2, 4)).at[0, 0, 1].set(jnp.inf)
     batch = {"targets": np.int32([[2, 1]]), "weights": np.float32([[1, 1]])}
     model = type("Given", (), {"logits": lambda self, params, hidden: hidden})()
-    assert not np.isfinite(CausalLM().loss(model, {}, logits, batch).total)
+    assert not np.isfinite(CausalLM().loss_of(model, {}, logits, batch).total)

@@ -57,7 +57,7 @@ def programs(kind, scan=True, devices=1):
     return cost.parse(compiled.as_text()), cost.cost(compiled), like
 
 
-BATCH = {"tokens": np.int32, "targets": np.int32, "weights": np.float32}
+BATCH = {"inputs": np.int32, "targets": np.int32, "weights": np.float32}
 
 
 def weight_gradients(program, devices=1):

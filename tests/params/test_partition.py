@@ -63,7 +63,7 @@ def test_freezing_equals_optax_masks_over_all_parameters(name):
 
     def gradient(tree, build):
         def mean(t):
-            loss = objective(model, build(t), batch)
+            loss = objective.loss(model, build(t), batch)
             return loss.total / loss.weight
 
         return jax.jit(jax.grad(mean))(tree)
@@ -107,7 +107,7 @@ def test_a_frozen_first_stack_has_no_backward_pass():
         def loss(t):
             merged = partition.merge(t, frozen)
             x = Transformer(SPEC.__class__(**{**SPEC.__dict__, "scan": False})).hidden(
-                merged, random_batch(0)["tokens"]
+                merged, random_batch(0)["inputs"]
             )
             return jnp.sum(x)
 

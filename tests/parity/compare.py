@@ -5,6 +5,7 @@ import numpy as np
 import torch
 
 from ptft_jax.interop import pretrained
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
 
@@ -39,7 +40,7 @@ def plain(case, model, params, torch_model, inputs):
 def logits(case, torch_model, folder):
     """(what, ours, theirs) for every way of feeding the model that its kind has."""
     model, params, _, _ = load(folder)
-    apply = jax.jit(lambda p, x, **o: model(p, x, **o))
+    apply = jax.jit(model)
     tokens = plain_inputs(case)
     yield ("images" if case.kind == "image" else "plain"), *plain(case, model, params, torch_model, tokens)
     if case.kind == "image":
@@ -48,7 +49,7 @@ def logits(case, torch_model, folder):
     real[1, 25:] = 0
     padded = np.where(real, tokens, 1 if case.name.startswith("roberta") else 0)
     theirs = _torch(torch_model, input_ids=padded, attention_mask=real)
-    ours = apply(params, padded, segments_BT=real)
+    ours = apply(params, Inputs(padded, segments=real))
     if case.kind == "classifier":
         yield "padded", ours, theirs
         return
@@ -57,7 +58,7 @@ def logits(case, torch_model, folder):
         types = (np.arange(LENGTH) > 20).astype(np.int64)[None].repeat(2, 0) % case_types(model)
         yield (
             "types",
-            apply(params, tokens, types_BT=types),
+            apply(params, Inputs(tokens, types=types)),
             _torch(torch_model, input_ids=tokens, token_type_ids=types),
         )
         return
@@ -67,12 +68,12 @@ def logits(case, torch_model, folder):
     positions = np.maximum(np.cumsum(left, 1) - 1, 0)
     padded = np.where(left, tokens, 0)
     theirs = _torch(torch_model, input_ids=padded, attention_mask=left, position_ids=positions)
-    ours = apply(params, padded, segments_BT=left, positions_BT=positions)
+    ours = apply(params, Inputs(padded, segments=left, positions=positions))
     yield "padded left", ours[left > 0], theirs[left > 0]
     cut = 17
     segments = np.where(np.arange(LENGTH) < cut, 1, 2)[None]
     positions = np.where(np.arange(LENGTH) < cut, np.arange(LENGTH), np.arange(LENGTH) - cut)[None]
-    ours = apply(params, tokens[:1], segments_BT=segments, positions_BT=positions)
+    ours = apply(params, Inputs(tokens[:1], segments=segments, positions=positions))
     parts = [_torch(torch_model, input_ids=part) for part in (tokens[:1, :cut], tokens[:1, cut:])]
     yield "packed", ours, np.concatenate(parts, 1)
     cache, slots = model.empty_cache(2, LENGTH), np.arange(LENGTH)

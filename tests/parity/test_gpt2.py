@@ -44,7 +44,7 @@ def ours():
     logits = model(params, jnp.asarray(batches[0][0]))
     train, losses = jax.jit(step.train), []
     for tokens, targets in batches:
-        batch = {"tokens": tokens, "targets": targets, "weights": np.ones(tokens.shape, np.float32)}
+        batch = {"inputs": tokens, "targets": targets, "weights": np.ones(tokens.shape, np.float32)}
         state, metrics = train(state, batch)
         losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
     return {"logits": np.asarray(logits)[::3, ::7, ::17].flatten(), "losses": losses}

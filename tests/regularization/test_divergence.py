@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.objectives.base import Context
 from ptft_jax.objectives.causal_lm import CausalLM
 from ptft_jax.objectives.classification import Classification
 from ptft_jax.regularization.divergence import Distill, Smooth, divergence, symmetric
@@ -16,6 +18,7 @@ from tests.helpers import SPEC, random_batch
 MODEL = Transformer(dataclasses.replace(SPEC, layers=1, dropout=0.2))
 CLASSES = Transformer(dataclasses.replace(SPEC, layers=1, head="classes", classes=5, causal=False))
 KEYS = jax.random.split(jax.random.key(3), 16)
+CONTEXT = Context(KEYS)
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +55,12 @@ def test_distillation(params, chunk):
     objective = CausalLM(chunk=chunk)
 
     def run(mine):
-        hidden = objective.hidden(MODEL, mine, batch, KEYS)
+        hidden = objective.hidden(MODEL, mine, batch, CONTEXT)
         return term(objective, MODEL, (mine, hidden), params[1], batch)
 
     (total, metric), slope = jax.jit(jax.value_and_grad(run, has_aux=True))(params[0])
-    p = softmax(MODEL(params[1], batch["tokens"]) / 3.0)
-    q = softmax(MODEL(params[0], batch["tokens"], keys_B=KEYS) / 3.0)
+    p = softmax(MODEL(params[1], batch["inputs"]) / 3.0)
+    q = softmax(MODEL(params[0], Inputs(batch["inputs"], keys=KEYS)) / 3.0)
     expected = (batch["weights"] * kl(p, q)).sum()
     np.testing.assert_allclose(metric, expected, rtol=1e-4)
     np.testing.assert_allclose(total, 0.5 * 9 * expected, rtol=1e-4)
@@ -77,19 +80,19 @@ def test_r3f(params, uniform):
     objective, batch, term = CausalLM(), random_batch(0), Smooth(2.0, 0.01, uniform)
 
     def run(mine):
-        hidden = objective.hidden(MODEL, mine, batch, KEYS)
-        drawn = term.draw(objective, MODEL, (mine, hidden), batch, KEYS)
-        return *term(objective, MODEL, (mine, hidden), batch, KEYS), drawn
+        hidden = objective.hidden(MODEL, mine, batch, CONTEXT)
+        drawn = term.draw(objective, MODEL, (mine, hidden), batch, CONTEXT)
+        return *term(objective, MODEL, (mine, hidden), batch, CONTEXT), drawn
 
     total, metric, drawn = jax.jit(run)(params[0])
-    assert drawn.shape == (*batch["tokens"].shape, SPEC.width)
+    assert drawn.shape == (*batch["inputs"].shape, SPEC.width)
     if uniform:
         assert np.abs(drawn).max() <= 0.01 and np.std(drawn) == pytest.approx(0.01 / 3**0.5, rel=0.03)
     else:
         assert np.std(drawn) == pytest.approx(0.01, rel=0.03)
-    p = softmax(MODEL(params[0], batch["tokens"], keys_B=KEYS))
+    p = softmax(MODEL(params[0], Inputs(batch["inputs"], keys=KEYS)))
     # The token's vector and its position's are added: noise on one is noise on the other.
-    q = softmax(MODEL.logits(params[0], MODEL.hidden(params[0], batch["tokens"], keys_B=KEYS, noise_BTD=drawn)))
+    q = softmax(MODEL.logits(params[0], MODEL.hidden(params[0], Inputs(batch["inputs"], keys=KEYS, noise=drawn))))
     expected = (batch["weights"] * (kl(p, q) + kl(q, p))).sum()
     # Float32 logits of size 10 differ by about 0.1, to 1e-6 or so.
     np.testing.assert_allclose(metric, expected, rtol=1e-3)
@@ -105,16 +108,16 @@ def test_smart_climbs(params):
 
     @jax.jit
     def found(mine):
-        hidden = objective.hidden(MODEL, mine, batch, KEYS)
+        hidden = objective.hidden(MODEL, mine, batch, CONTEXT)
         out = []
         for term in (
             Smooth(1.0, 1e-3, radius=1e-3),
             Smooth(1.0, 1e-3, steps=1, step=1e-3, radius=1e-3),
             Smooth(1.0, 1e-3, steps=3, step=1e-3, radius=1e-3),
         ):
-            z = term.draw(objective, MODEL, (mine, hidden), batch, KEYS)
+            z = term.draw(objective, MODEL, (mine, hidden), batch, CONTEXT)
             z = jnp.sign(z) * 1e-3 if not term.steps else z
-            noisy = (mine, objective.hidden(MODEL, mine, batch, KEYS, z))
+            noisy = (mine, objective.hidden(MODEL, mine, batch, CONTEXT, z))
             out.append((z, objective.divergence(MODEL, (mine, hidden), noisy, batch, symmetric)))
         return out
 
@@ -125,19 +128,19 @@ def test_smart_climbs(params):
     assert third > first > 0 and third > 2 * random
     # One step of it, by hand, from the noise it draws: the entry with the largest slope moves by `step`.
     term = Smooth(1.0, 1e-3, steps=1, step=1e-4, radius=1.0)
-    hidden = objective.hidden(MODEL, params[0], batch, KEYS)
-    start = dataclasses.replace(term, steps=0).draw(objective, MODEL, (params[0], hidden), batch, KEYS)
-    moved = term.draw(objective, MODEL, (params[0], hidden), batch, KEYS) - start
+    hidden = objective.hidden(MODEL, params[0], batch, CONTEXT)
+    start = dataclasses.replace(term, steps=0).draw(objective, MODEL, (params[0], hidden), batch, CONTEXT)
+    moved = term.draw(objective, MODEL, (params[0], hidden), batch, CONTEXT) - start
     np.testing.assert_allclose(np.abs(moved).max(axis=(1, 2)), 1e-4, rtol=1e-2)
 
 
 def test_noise_of_classes():
     objective, batch = Classification(), random_batch(0)
-    batch = {"tokens": batch["tokens"], "targets": batch["targets"][:, 0] % 5, "weights": np.ones(16, np.float32)}
+    batch = {"inputs": batch["inputs"], "targets": batch["targets"][:, 0] % 5, "weights": np.ones(16, np.float32)}
     mine = jax.tree.map(lambda p: 3 * p, jax.jit(CLASSES.init)(jax.random.key(0)))
     hidden = objective.hidden(CLASSES, mine, batch)
     term = Smooth(1.0, 0.01)
-    _, metric = term(objective, CLASSES, (mine, hidden), batch, KEYS)
-    noise = term.draw(objective, CLASSES, (mine, hidden), batch, KEYS)
-    p, q = softmax(CLASSES(mine, batch["tokens"])), softmax(CLASSES(mine, batch["tokens"], noise_BTD=noise))
+    _, metric = term(objective, CLASSES, (mine, hidden), batch, CONTEXT)
+    noise = term.draw(objective, CLASSES, (mine, hidden), batch, CONTEXT)
+    p, q = softmax(CLASSES(mine, batch["inputs"])), softmax(CLASSES(mine, Inputs(batch["inputs"], noise=noise)))
     np.testing.assert_allclose(metric, (kl(p, q) + kl(q, p)).sum(), rtol=1e-2)

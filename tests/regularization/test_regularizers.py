@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.objectives.base import PLAIN, Rows
 from ptft_jax.objectives.causal_lm import CausalLM
 from ptft_jax.params import recipes
 from ptft_jax.params.partition import Partition
@@ -121,8 +122,8 @@ def test_the_information_of_a_softmax_regression_in_closed_form():
     draws = 400
     found = fisher.estimate(trainable, frozen, [batch] * draws, jax.random.key(1))["head"]["kernel"]
     params = partition.merge(trainable, frozen)
-    h = np.float64(LINEAR.hidden(params, batch["tokens"])).reshape(-1, SPEC.width)
-    p = np.float64(jax.nn.softmax(LINEAR(params, batch["tokens"]))).reshape(-1, 8)
+    h = np.float64(LINEAR.hidden(params, batch["inputs"])).reshape(-1, SPEC.width)
+    p = np.float64(jax.nn.softmax(LINEAR(params, batch["inputs"]))).reshape(-1, 8)
     w = batch["weights"].reshape(-1, 1)
     expected = (w * h**2).T @ (p * (1 - p)) / w.sum()
     # A row's squared sum of 16 scores spreads by about sqrt(2) of its mean; 8 rows and 400 draws of them are averaged.
@@ -150,7 +151,7 @@ def enumerated(partition, trainable, frozen, batch):
 
         return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, trainable), jnp.arange(8 * len(tokens)))[0]
 
-    rows = [of_row(*row) for row in zip(batch["tokens"], batch["weights"])]
+    rows = [of_row(*row) for row in zip(batch["inputs"], batch["weights"])]
     return jax.tree.map(lambda *leaves: sum(leaves) / batch["weights"].sum(), *rows)
 
 
@@ -177,7 +178,7 @@ def test_the_empirical_information_by_gradients_of_each_row():
 
     def nll(trainable, row):
         params = partition.merge(trainable, frozen)
-        return objective(LINEAR, params, {k: v[None] for k, v in row.items()}).total
+        return objective.loss(LINEAR, params, {k: v[None] for k, v in row.items()}).total
 
     grads = jax.jit(jax.vmap(jax.grad(nll), in_axes=(None, 0)))(trainable, batch)
     expected = jax.tree.map(lambda g: jnp.sum(g**2, axis=0) / batch["weights"].sum(), grads)
@@ -197,3 +198,24 @@ def test_rows_that_fill_up_a_batch_carry_no_information():
     fisher = Fisher(LINEAR, CausalLM(), partition, "sampled", 2)
     one, other = (fisher.estimate(trainable, frozen, [b], jax.random.key(0)) for b in (batch, padded))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-9), one, other)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tripled(Rows):
+    """An objective without the settings of the package's own, whose loss is not its cross-entropy."""
+
+    metrics = ("loss", "nll", "accuracy")
+
+    def loss_of(self, model, params, hidden_BTD, batch, context=PLAIN):
+        loss = CausalLM().loss_of(model, params, hidden_BTD, batch, context)
+        return loss._replace(total=3 * loss.total)
+
+
+def test_the_information_is_of_the_cross_entropy_whatever_the_loss_is():
+    partition, trainable, frozen, batch = fisher_problem(recipes.rules("head"))
+    one, other = (
+        Fisher(LINEAR, objective, partition, "data", 4).estimate(trainable, frozen, [batch], jax.random.key(0))
+        for objective in (Tripled(), CausalLM(z_loss=0.3, label_smoothing=0.1))
+    )
+    assert max(float(a.max()) for a in jax.tree.leaves(one)) > 0
+    jax.tree.map(np.testing.assert_array_equal, one, other)

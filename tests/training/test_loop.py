@@ -62,7 +62,7 @@ def test_a_batch_that_is_not_finite_stops_with_the_last_good_state(text_file, tm
     assert f"--config.init.from={tmp_path / 'run'}@3 --config.init.optimizer=True" in str(error.value)
     assert Workdir(tmp_path / "run").steps()[-1] == 3 and checkpoint.shapes(tmp_path / "run", 3)
     with np.load(tmp_path / "run/nonfinite_step_4.npz") as rows:
-        assert rows["tokens"].shape == (8, 32)
+        assert rows["inputs"].shape == (8, 32)
     assert not (tmp_path / "run/summary.json").exists()
 
 

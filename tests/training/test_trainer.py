@@ -25,7 +25,7 @@ def made(**changes):
 def batch(config, seed=0):
     rows, length = config.data.batch_size, config.data.length
     tokens = np.random.default_rng(seed).integers(0, 256, (rows, length + 1)).astype(np.int32)
-    return {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "weights": np.ones((rows, length), np.float32)}
+    return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": np.ones((rows, length), np.float32)}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_step_of_it_is_plain_gradient_descent():
     params = trainer.partition.merge(state.trainable, state.frozen)
 
     def loss(params):
-        logits = trainer.model.logits(params, trainer.model.hidden(params, jnp.asarray(rows["tokens"])))
+        logits = trainer.model.logits(params, trainer.model.hidden(params, jnp.asarray(rows["inputs"])))
         chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.asarray(rows["targets"])[..., None], -1)
         return -chosen.mean()
 

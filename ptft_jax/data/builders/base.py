@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import abc
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-# Name -> array of one value a position: tokens, targets int32; weights float32; and where the objective has one,
+# Name -> array of one value a position: inputs, targets int32; weights float32; and where the objective has one,
 # prefix bool. A row is made of pieces laid one after the other; positions, segments and padding are the row's.
 Piece = dict[str, np.ndarray]
 
@@ -16,7 +16,7 @@ class Builder(abc.ABC):
     """Builds pieces. Subclasses are frozen dataclasses: hashable, cheap to pickle, without arrays of their own.
 
     Attributes:
-      kinds: what its objective learns from (`ptft_jax.pairing.NEEDS`).
+      kinds: kinds of data that it makes rows of (`ptft_jax.data.formats.Format.kind`).
       overlap: how many ids a piece shares with the one that continues it, so that every id is learned once.
       random: whether `piece` draws random numbers. Pieces are then new each time they are built.
       looks_ahead: whether a position attends to all that come after it in the row, so that padding and other pieces have to
@@ -34,6 +34,16 @@ class Builder(abc.ABC):
     labelled: ClassVar[bool] = False
     partly: ClassVar[bool] = True
     aligned: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, objective: Any, tokenizer: Any) -> Builder:
+        """The builder of `config.objective`, which reads only the settings that matter to it.
+
+        Raises:
+          UserError: the tokenizer lacks a token that is needed, or settings that contradict each other.
+        """
+        del objective, tokenizer  # most need neither
+        return cls()
 
     @abc.abstractmethod
     def slots(self, n: np.ndarray) -> np.ndarray:
@@ -73,4 +83,4 @@ def shifted(ids: np.ndarray, trained: np.ndarray | None) -> Piece:
     """Each id as the target of the one before it: arrays [n - 1], with weight 1 where the target is trained."""
     ids = np.asarray(ids, np.int32)
     weights = np.ones(len(ids) - 1, np.float32) if trained is None else trained[1:].astype(np.float32)
-    return {"tokens": ids[:-1], "targets": ids[1:], "weights": weights}
+    return {"inputs": ids[:-1], "targets": ids[1:], "weights": weights}

@@ -8,14 +8,13 @@ from typing import ClassVar
 import numpy as np
 
 from ptft_jax.data.builders.base import Builder, Piece, shifted
-from ptft_jax.pairing import NEEDS
 
 
 @dataclasses.dataclass(frozen=True)
 class Causal(Builder):
     """Every id but the first is the target of the one before it."""
 
-    kinds: ClassVar[tuple[str, ...]] = NEEDS["causal_lm"].kinds
+    kinds: ClassVar[tuple[str, ...]] = ("text", "answers", "tokens")
     overlap: ClassVar[int] = 1
 
     def slots(self, n: np.ndarray) -> np.ndarray:

@@ -8,14 +8,13 @@ from typing import ClassVar
 import numpy as np
 
 from ptft_jax.data.builders.base import Builder, Piece
-from ptft_jax.pairing import NEEDS
 
 
 @dataclasses.dataclass(frozen=True)
 class Classes(Builder):
     """The ids as they are. A row is one piece; its class and weight are those of the row."""
 
-    kinds: ClassVar[tuple[str, ...]] = NEEDS["classification"].kinds
+    kinds: ClassVar[tuple[str, ...]] = ("classification",)
     looks_ahead: ClassVar[bool] = True
     labelled: ClassVar[bool] = True
 
@@ -26,4 +25,4 @@ class Classes(Builder):
         return np.ones(len(n), np.int64)  # the class
 
     def piece(self, ids: np.ndarray, trained: np.ndarray | None, rng: np.random.Generator | None = None) -> Piece:
-        return {"tokens": np.asarray(ids, np.int32)}
+        return {"inputs": np.asarray(ids, np.int32)}

@@ -12,7 +12,6 @@ from ptft_jax.data.builders import words
 from ptft_jax.data.builders.base import Builder, Piece
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.errors import UserError, listed
-from ptft_jax.pairing import NEEDS
 
 MASKS = ("[MASK]", "<mask>", "<|mask|>")
 
@@ -45,10 +44,28 @@ class Masked(Builder):
     random_share: float = 0.1
     whole_words: bool = False
 
-    kinds: ClassVar[tuple[str, ...]] = NEEDS["masked_lm"].kinds
+    kinds: ClassVar[tuple[str, ...]] = ("text", "answers", "tokens")
     random: ClassVar[bool] = True
     looks_ahead: ClassVar[bool] = True
     aligned: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, objective: Any, tokenizer: Tokenizer) -> Masked:
+        """The builder of `config.objective`. Raises UserError for no mask token, or shares that exceed 1 together."""
+        mask_share, random_share = objective.mask_token_share, objective.random_token_share
+        if mask_share + random_share > 1 + 1e-9:
+            raise UserError(
+                f"config.objective.random_token_share = {random_share!r}: with mask_token_share {mask_share!r} more than all "
+                "of the chosen tokens"
+            )
+        return cls(
+            mask_id(tokenizer),
+            words.marks(tokenizer, objective.whole_word),
+            objective.mask_rate,
+            mask_share,
+            random_share,
+            objective.whole_word,
+        )
 
     def slots(self, n: np.ndarray) -> np.ndarray:
         return np.asarray(n)
@@ -79,7 +96,7 @@ class Masked(Builder):
         tokens[swapped] = rng.choice(self._ordinary, len(swapped))
         weights = np.zeros(len(ids), np.float32)
         weights[chosen] = 1.0
-        return {"tokens": tokens, "targets": ids, "weights": weights}
+        return {"inputs": tokens, "targets": ids, "weights": weights}
 
     def _chosen(self, ids: np.ndarray, able: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Positions, some of `able`."""
@@ -117,26 +134,4 @@ def mask_id(tokenizer: Tokenizer) -> int:
     raise UserError(
         f"config.objective.name = 'masked_lm': the tokenizer {tokenizer.origin} has no mask token; add one: "
         f"config.tokenizer.add=({MASKS[0]!r},). Its control tokens:{listed(sorted(tokenizer.special) or ['none'])}"
-    )
-
-
-def build(objective: Any, tokenizer: Tokenizer) -> Masked:
-    """The builder of `config.objective`.
-
-    Raises:
-      UserError: no mask token, or shares that exceed 1 together.
-    """
-    mask_share, random_share = objective.mask_token_share, objective.random_token_share
-    if mask_share + random_share > 1 + 1e-9:
-        raise UserError(
-            f"config.objective.random_token_share = {random_share!r}: with mask_token_share {mask_share!r} more than all "
-            "of the chosen tokens"
-        )
-    return Masked(
-        mask_id(tokenizer),
-        words.marks(tokenizer, objective.whole_word),
-        objective.mask_rate,
-        mask_share,
-        random_share,
-        objective.whole_word,
     )

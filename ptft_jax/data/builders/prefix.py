@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 
 from ptft_jax.data.builders.base import Builder, Piece, shifted
-from ptft_jax.pairing import NEEDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Prefix(Builder):
     random place, every place between two ids being as likely (Raffel et al. 2020, section 3.3.1).
     """
 
-    kinds: ClassVar[tuple[str, ...]] = NEEDS["prefix_lm"].kinds
+    kinds: ClassVar[tuple[str, ...]] = ("text", "answers", "tokens")
     overlap: ClassVar[int] = 1
     random: ClassVar[bool] = True
 

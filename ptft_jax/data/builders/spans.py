@@ -14,7 +14,6 @@ from ptft_jax.data.builders.base import Builder, Piece
 from ptft_jax.data.builders.prefix import with_prefix
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.errors import UserError
-from ptft_jax.pairing import NEEDS
 
 SENTINEL = "<extra_id_{}>"
 
@@ -45,9 +44,20 @@ class SpanCorruption(Builder):
     mean_span: float = 3.0
     control: tuple[int, ...] = dataclasses.field(default=(), repr=False, compare=False)
 
-    kinds: ClassVar[tuple[str, ...]] = NEEDS["span_corruption"].kinds
+    kinds: ClassVar[tuple[str, ...]] = ("text", "tokens")
     partly: ClassVar[bool] = False
     random: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, objective: Any, tokenizer: Tokenizer) -> SpanCorruption:
+        """The builder of `config.objective`, with the sentinels that the tokenizer has; `check` says whether they suffice."""
+        return cls(
+            tuple(sentinels(tokenizer)),
+            tokenizer.end_id,
+            objective.noise_density,
+            objective.mean_span,
+            tuple(sorted(tokenizer.special_ids)),
+        )
 
     def counts(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How many of `n` ids that may be corrupted are, and in how many spans: at least one of each, and one id stays for
@@ -165,14 +175,3 @@ def sentinels(tokenizer: Tokenizer) -> dict[int, str]:
     """Id -> text of the sentinels that the tokenizer has, first to last, up to the first that is missing."""
     names = itertools.takewhile(tokenizer.special.__contains__, map(SENTINEL.format, itertools.count()))
     return {tokenizer.special[name]: name for name in names}
-
-
-def build(objective: Any, tokenizer: Tokenizer) -> SpanCorruption:
-    """The builder of `config.objective`, with the sentinels that the tokenizer has; `check` says whether they suffice."""
-    return SpanCorruption(
-        tuple(sentinels(tokenizer)),
-        tokenizer.end_id,
-        objective.noise_density,
-        objective.mean_span,
-        tuple(sorted(tokenizer.special_ids)),
-    )

@@ -60,7 +60,7 @@ def main() -> None:
         batch, names = every[0], [data.source]
         weights = sum(float(b["weights"].sum()) for b in every)
         facts = [({**found.summary(), "trained": round(weights)}, found.rows.plan.report)]
-        titles = [f"{args.split}, row {k}: {data.source}" for k in range(len(batch["tokens"]))]
+        titles = [f"{args.split}, row {k}: {data.source}" for k in range(len(batch["inputs"]))]
     count = min(args.rows or len(titles), len(titles))
     shown = [view.row({k: v[i] for k, v in batch.items()}, chosen.tokenizer, chosen.builder) for i in range(count)]
     out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)

@@ -56,7 +56,7 @@ def text(tokenizer: tok.Tokenizer, token: int) -> str:
 
 def row(arrays: dict[str, np.ndarray], tokenizer: tok.Tokenizer, builder: Any) -> list[Token]:
     """The tokens of a row of `ptft_jax.data.rows.RowSet`, its padding last."""
-    length = len(arrays["tokens"])
+    length = len(arrays["inputs"])
     segments = arrays.get("segments")
     positions = arrays.get("positions", np.arange(length))
     if segments is None:  # a window of a stream; what is padding follows from the weights
@@ -68,12 +68,12 @@ def row(arrays: dict[str, np.ndarray], tokenizer: tok.Tokenizer, builder: Any) -
         where = np.flatnonzero(segments == segment)
         for k, at in enumerate(where):
             if builder.labelled:  # the class is read off the first position
-                token, part, answer = int(arrays["tokens"][at]), "context", ""
+                token, part, answer = int(arrays["inputs"][at]), "context", ""
                 if k == 0:
                     part, answer = "hidden", f"class {int(arrays['targets'])}"
                 out.append(Token(token, text(tokenizer, token), part, int(segment), k, float(k == 0), answer))
                 continue
-            token, target, weight = (arrays[name][at] for name in ("tokens", "targets", "weights"))
+            token, target, weight = (arrays[name][at] for name in ("inputs", "targets", "weights"))
             place = (int(segment), int(positions[at]))
             if builder.aligned:
                 part = "context" if not weight else "hidden" if token != target else "learned"

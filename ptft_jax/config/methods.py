@@ -1,0 +1,163 @@
+"""The fine-tuning methods that `config.tune.method` can name, each with its section of `config.tune`. Needs no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ptft_jax.config.field import Field, natural, one_of, part, patterns, positive, seed, share
+from ptft_jax.config.objectives import located
+
+_HERE = "ptft_jax.adapters"
+_LINEAR = ("blocks/(attention|mlp)/(query|key|value|out|gate|up|down)",)
+_TARGETS = "patterns of the adapted linear layers' paths"
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodSpec:
+    """A fine-tuning method that `config.tune.method` can name.
+
+    Attributes:
+      method: the class of `ptft_jax.adapters.base.Method`, or its place, "package.module:name", to be loaded when it is needed.
+      fields: its section of `config.tune`, which has the method's name.
+    """
+
+    method: Any
+    fields: Mapping[str, Field]
+
+    def __call__(self, section: Any) -> Any:
+        """The method with the settings of its section."""
+        return located(self.method).of(section)
+
+
+def _span(default: float, meaning: str) -> Field:
+    """A number of updates, or a share of the run's."""
+    return Field(
+        default,
+        f"{meaning}; below 1: a share of training.steps",
+        valid=lambda v: 0 <= v < 1 or float(v).is_integer(),
+        expected="a share from 0 to below 1, or a whole number of updates",
+    )
+
+
+METHODS: Mapping[str, MethodSpec] = {
+    "lora": MethodSpec(
+        f"{_HERE}.dora:Dora",
+        {
+            "rank": positive(8, "rank of each update"),
+            "alpha": positive(16.0, "scale = alpha / rank"),
+            "rank_stabilized": Field(False, "scale = alpha / sqrt(rank) (rsLoRA)"),
+            "dora": Field(False, "also learn each output's length, apart from its direction (DoRA)"),
+            "dropout": share(0.0, "rate on the adapter's input"),
+            "targets": patterns(
+                _LINEAR, "patterns of the paths of adapted linear layers, tables (embed/tokens) and experts"
+            ),
+            "init": one_of(
+                "uniform",
+                "what training starts from: random numbers, the largest singular triplets (PiSSA) or a QR decomposition (OLoRA)",
+                "uniform",
+                "gaussian",
+                "pissa",
+                "olora",
+            ),
+            "b_ratio": positive(1.0, "learning rate of lora_b over that of lora_a; LoRA+ has 16, LoRA 1"),
+        },
+    ),
+    "adalora": MethodSpec(
+        f"{_HERE}.adalora:AdaLora",
+        {
+            "rank": positive(12, "triplets of each layer at the start"),
+            "target_rank": positive(8, "triplets a layer at the end, on average"),
+            "alpha": positive(32.0, "scale = alpha / rank"),
+            "dropout": share(0.0, "rate on the adapter's input"),
+            "t_init": _span(0.1, "updates before the first pruning"),
+            "t_final": _span(0.3, "updates after the last pruning"),
+            "delta_t": positive(10, "updates from one pruning to the next"),
+            "beta1": part(0.85, "decay of the average of sensitivity"),
+            "beta2": part(0.85, "decay of the average of uncertainty"),
+            "orthogonal": natural(0.1, "weight of the penalty on vectors that are not orthonormal"),
+            "targets": patterns(_LINEAR, _TARGETS),
+        },
+    ),
+    "vera": MethodSpec(
+        f"{_HERE}.vera:Vera",
+        {
+            "rank": positive(256, "rank of the shared random matrices"),
+            "d_init": positive(0.1, "what the vector between them starts at"),
+            "dropout": share(0.0, "rate on the adapter's input"),
+            "seed": seed(0, "of the random matrices"),
+            "targets": patterns(_LINEAR, _TARGETS),
+        },
+    ),
+    "oft": MethodSpec(
+        f"{_HERE}.oft:Oft",
+        {
+            "block_size": positive(32, "size of the rotated blocks of a layer's input"),
+            "targets": patterns(_LINEAR, _TARGETS),
+        },
+    ),
+    "ia3": MethodSpec(
+        f"{_HERE}.ia3:Ia3",
+        {
+            "targets": patterns(
+                ("blocks/(attention/(key|value)|mlp/down)",), "patterns of the linear layers' paths that get a vector"
+            ),
+            "feedforward": patterns(("blocks/mlp/down",), "those of the targets whose input is scaled, not the output"),
+        },
+    ),
+    "bottleneck": MethodSpec(
+        f"{_HERE}.bottleneck:Bottleneck",
+        {
+            "form": one_of(
+                "pfeiffer",
+                "behind the MLP, behind attention and MLP, or beside the MLP",
+                "pfeiffer",
+                "houlsby",
+                "parallel",
+            ),
+            "size": positive(64, "of the hidden layer"),
+            "activation": one_of("relu", "of the hidden layer", "relu", "gelu", "gelu_tanh", "silu"),
+            "scale": natural(0.0, "factor of what is added; 0 = 4 of the parallel form, 1 of the others"),
+            "dropout": share(0.0, "rate on the hidden layer"),
+        },
+    ),
+    "prefix": MethodSpec(
+        f"{_HERE}.prefix:Prefix",
+        {
+            "length": positive(20, "learned keys and values before those of every row, in every layer"),
+            "reparametrise": natural(
+                0, "hidden size of one network that makes all layers' while they are learned; 0 = none"
+            ),
+        },
+    ),
+    "gated_prefix": MethodSpec(
+        f"{_HERE}.gated_prefix:GatedPrefix",
+        {
+            "length": positive(10, "learned vectors of each layer, which its attention sees through a gate"),
+            "layers": natural(0, "how many of the last layers have them; 0 = all"),
+        },
+    ),
+    "prompt": MethodSpec(
+        f"{_HERE}.prompt:Prompt",
+        {
+            "length": positive(20, "learned vectors before the tokens of every row"),
+            "init": one_of(
+                "vocabulary",
+                "what they start from: random tokens' vectors, those of `text`, or noise",
+                "vocabulary",
+                "text",
+                "random",
+            ),
+            "text": Field("", "of init=text: its tokens, repeated or cut to `length`", raw=True),
+        },
+    ),
+    "p_tuning": MethodSpec(
+        f"{_HERE}.p_tuning:PTuning",
+        {
+            "length": positive(20, "vectors before the tokens of every row"),
+            "hidden": positive(128, "size of the network that makes them while they are learned"),
+            "encoder": one_of("mlp", "kind of that network", "mlp", "lstm"),
+        },
+    ),
+}

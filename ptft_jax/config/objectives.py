@@ -1,0 +1,137 @@
+"""The objectives that `config.objective.name` can name: what is to know of each before its loss is loaded. Needs no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from ptft_jax.config import field as settings
+
+_LOSSES, _ROWS = "ptft_jax.objectives", "ptft_jax.data.builders"
+_BOTH_WAYS = "set model.causal=False, and fine-tune a model that was trained so (objective.name='masked_lm')"
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveSpec:
+    """An objective that `config.objective.name` can name.
+
+    What is loaded late, because it needs JAX or reads files, may be given by its place, "package.module:name".
+
+    Attributes:
+      loss: the class of `ptft_jax.objectives.base.Objective`. Of the settings of `config.objective` it is given those that are
+        named as its fields.
+      rows: the class of `ptft_jax.data.builders.Builder` that makes the rows it learns from.
+      heads: values of `config.model.head` that it goes with.
+      causal: whether positions of the model see only what came before them.
+      fields: settings of its own, by their names in `config.objective`.
+      reads_prompt: whether what comes first is read in both directions, when generating too.
+      does: what a model that was trained on it does, where it writes no text, for messages.
+      gaps: a function of a tokenizer to {id: text} of the tokens that stand for gaps in a prompt.
+      wrong_head, wrong_sight: what is wrong with a model that has another head, or another `causal`; "" = said in general words.
+    """
+
+    loss: Any
+    rows: Any
+    heads: tuple[str, ...] = ("lm",)
+    causal: bool = True
+    fields: Mapping[str, settings.Field] = dataclasses.field(default_factory=dict)
+    reads_prompt: bool = False
+    does: str = ""
+    gaps: Any = None
+    wrong_head: str = ""
+    wrong_sight: str = ""
+
+    def build(self, section: Any) -> Any:
+        """The objective with the settings of `config.objective`."""
+        made = located(self.loss)
+        names = [field.name for field in dataclasses.fields(made) if field.init and field.name in section]
+        return made(**{name: section[name] for name in names})
+
+    @property
+    def builder(self) -> Any:
+        """The class of its row builder."""
+        return located(self.rows)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of data (`ptft_jax.data.formats.Format.kind`) that it learns from."""
+        return self.builder.kinds
+
+    def gaps_of(self, tokenizer: Any) -> Mapping[int, str]:
+        """Id -> text of the tokens that stand for gaps in a prompt; {} where there are none."""
+        return {} if self.gaps is None else located(self.gaps)(tokenizer)
+
+    def fits(self, model: Any) -> bool:
+        """Whether a model (its `ModelSpec`, or `config.model`) can be trained or measured on it."""
+        return model.head in self.heads and model.causal == self.causal
+
+    def misfits(self, model: Any, others: str) -> list[str]:
+        """What is wrong with a model that does not fit, and what to do; `others`: objectives that it fits, after "or "."""
+        wrong = []
+        if model.causal and not self.causal:
+            wrong.append(self.wrong_sight or f"the model sees only what came before (model.causal=True); {_BOTH_WAYS}")
+        if self.causal and not model.causal:
+            wrong.append(
+                self.wrong_sight
+                or f"the model is bidirectional, and predicts no next token; set model.causal=True{others}"
+            )
+        if model.head not in self.heads:
+            heads = " or ".join(map(repr, self.heads))
+            wrong.append(self.wrong_head or f"the model has a head for {model.head}; set model.head={heads}")
+        return wrong
+
+
+def located(what: Any) -> Any:
+    """An object, or what a text "package.module:name" names."""
+    return pkgutil.resolve_name(what) if isinstance(what, str) else what
+
+
+OBJECTIVES: Mapping[str, ObjectiveSpec] = {
+    "causal_lm": ObjectiveSpec(f"{_LOSSES}.causal_lm:CausalLM", f"{_ROWS}.causal:Causal"),
+    "prefix_lm": ObjectiveSpec(f"{_LOSSES}.causal_lm:PrefixLM", f"{_ROWS}.prefix:Prefix", reads_prompt=True),
+    "masked_lm": ObjectiveSpec(
+        f"{_LOSSES}.denoising:MaskedLM",
+        f"{_ROWS}.masked:Masked",
+        heads=("masked_lm", "lm"),
+        causal=False,
+        does="fills in masked tokens",
+        fields={
+            "mask_rate": settings.part(
+                0.15, "of masked_lm: share of the tokens, but control tokens, that are chosen and learned"
+            ),
+            "mask_token_share": settings.whole_share(0.8, "of masked_lm: the chosen tokens that become the mask token"),
+            "random_token_share": settings.whole_share(0.1, "of masked_lm: the chosen tokens that become random ones"),
+            "whole_word": settings.Field(
+                False,
+                "of masked_lm: all tokens of a word (as BERT's tokenizer cuts text into words) are chosen together",
+            ),
+        },
+    ),
+    "span_corruption": ObjectiveSpec(
+        f"{_LOSSES}.denoising:SpanCorruption",
+        f"{_ROWS}.spans:SpanCorruption",
+        reads_prompt=True,
+        gaps=f"{_ROWS}.spans:sentinels",
+        fields={
+            "noise_density": settings.part(
+                0.15, "of span_corruption: share of the tokens, but control tokens, that are cut out"
+            ),
+            "mean_span": settings.Field(
+                3.0, "of span_corruption: mean tokens a span", valid=lambda v: v >= 1, expected="a value of 1 or more"
+            ),
+        },
+    ),
+    "classification": ObjectiveSpec(
+        f"{_LOSSES}.classification:Classification",
+        f"{_ROWS}.classes:Classes",
+        heads=("classes",),
+        causal=False,
+        does="names classes",
+        wrong_head="the model scores tokens; set model.head='classes' and model.classes",
+        wrong_sight=(
+            f"the classes are read off the first position, which sees nothing of a text in a causal model; {_BOTH_WAYS}"
+        ),
+    ),
+}

@@ -1,0 +1,132 @@
+"""What a config can name: the tables of the package joined with those of its plugins. Needs no JAX, but what plugins need.
+
+A plugin is a module with tables, plain mappings: `OBJECTIVES` of `ObjectiveSpec`, `METHODS` of `MethodSpec`. Nothing registers
+itself: a config names its plugins (`config.plugins`), and whoever reads the config joins their tables here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.metadata
+import keyword
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ptft_jax.config.field import Field
+from ptft_jax.config.methods import METHODS, MethodSpec
+from ptft_jax.config.objectives import OBJECTIVES, ObjectiveSpec
+from ptft_jax.errors import UserError, nearest
+
+GROUP = "ptft_jax.plugins"  # of entry points: a short name for a module
+_TAKEN = ("as_dict", "default", "fields", "read_all", "refuse_unread", "tables")  # what a section of a config has
+_SPECS = {"OBJECTIVES": ObjectiveSpec, "METHODS": MethodSpec}
+
+
+class Tables(NamedTuple):
+    """By name, what a config may name."""
+
+    objectives: Mapping[str, ObjectiveSpec]
+    methods: Mapping[str, MethodSpec]
+
+
+@functools.cache
+def tables(plugins: tuple[str, ...] = ()) -> Tables:
+    """The tables of the package joined with those of `plugins`, names of modules or of entry points.
+
+    Raises:
+      UserError: a module that is not there, cannot be imported, or has no tables; a name that two of them have.
+    """
+    joined: dict[str, dict[str, Any]] = {"OBJECTIVES": dict(OBJECTIVES), "METHODS": dict(METHODS)}
+    owners: dict[tuple[str, str], str] = {}
+    for plugin in plugins:
+        if plugins.count(plugin) > 1:
+            raise UserError(f"config.plugins: {plugin!r} is there twice")
+        for table, entries in _tables_of(plugin).items():
+            for name, spec in entries.items():
+                if name in joined[table] or (table, name) == ("METHODS", "full"):
+                    owner = owners.get((table, name))
+                    whose = f"that of {owner!r}" if owner else "one of the package's own"
+                    raise UserError(
+                        f"config.plugins: {plugin!r}: {table}[{name!r}] is {whose} already; give it another name"
+                    )
+                joined[table][name], owners[table, name] = spec, plugin
+    return Tables(joined["OBJECTIVES"], joined["METHODS"])
+
+
+def _tables_of(plugin: str) -> dict[str, Mapping[str, Any]]:
+    """The tables of one plugin, checked."""
+    module = _imported(plugin)
+    found = {table: getattr(module, table) for table in _SPECS if hasattr(module, table)}
+    if not found:
+        near = nearest(next(iter(_SPECS)), [name for name in vars(module) if name.isupper()])
+        raise UserError(f"config.plugins: {plugin!r} has no table: none of {', '.join(_SPECS)}{near}")
+    for table, entries in found.items():
+        where, spec = f"config.plugins: {plugin!r}: {table}", _SPECS[table]
+        if not isinstance(entries, Mapping):
+            raise UserError(f"{where}: expected a mapping of names to {spec.__name__}, got {type(entries).__name__}")
+        for name, entry in entries.items():
+            if not _is_name(name):
+                raise UserError(f"{where}: {name!r}: expected the name of a setting: letters, digits and '_'")
+            if not isinstance(entry, spec):
+                raise UserError(f"{where}[{name!r}]: expected a {spec.__name__}, got {entry!r}"[:400])
+            for field, declared in entry.fields.items():
+                if not _is_name(field) or field in _TAKEN or not isinstance(declared, Field):
+                    raise UserError(f"{where}[{name!r}].fields: {field!r}: expected names and `Field`s")
+    return found
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("_")
+
+
+def _imported(plugin: str) -> Any:
+    """The module that an entry point or `plugin` itself names."""
+    places = {entry.value for entry in importlib.metadata.entry_points(group=GROUP, name=plugin)}
+    if len(places) > 1:
+        raise UserError(
+            f"config.plugins: {plugin!r} is an entry point of {' and of '.join(sorted(places))}: name the module"
+        )
+    name = places.pop() if places else plugin
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"config.plugins: {plugin!r}: expected the name of a module, such as 'mypkg.focal'")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as e:
+        if e.name is None or not f"{name}.".startswith(f"{e.name}."):  # a module that the plugin imports
+            raise UserError(_failed(plugin, e)) from e
+        known = sorted(entry.name for entry in importlib.metadata.entry_points(group=GROUP))
+        raise UserError(
+            f"config.plugins: there is no module {name!r} ({e}): install what has it, or put its folder on PYTHONPATH"
+            f"{nearest(plugin, known)}"
+        ) from e
+    except (Exception, SystemExit) as e:
+        raise UserError(_failed(plugin, e)) from e
+
+
+def _failed(plugin: str, error: BaseException) -> str:
+    """What a plugin that cannot be imported did, with the line of a module that was being imported."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name == "<module>"]
+    place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f"{error.filename}:{error.lineno}: "
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"config.plugins: {plugin!r} cannot be imported: {place}{type(error).__name__}: {' '.join(text.split())}"
+
+
+@contextlib.contextmanager
+def never_from(folder: pathlib.Path) -> Iterator[None]:
+    """Meanwhile, modules that lie in `folder`, a run's, are not found: what is opened may be somebody else's, and executes
+    nothing that the user has not installed."""
+    inside = folder.resolve()
+    before = list(sys.path)
+    sys.path[:] = [p for p in before if inside not in (here := pathlib.Path(p or os.getcwd()).resolve(), *here.parents)]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
