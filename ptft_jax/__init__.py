@@ -34,7 +34,18 @@ if TYPE_CHECKING:
     from ptft_jax.training.hooks import every
     from ptft_jax.training.trainer import Trainer
 
-__all__ = ["Sampling", "Trainer", "UserError", "__version__", "evaluate", "every", "generate", "load", "recipe", "train"]
+__all__ = [
+    "Sampling",
+    "Trainer",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "every",
+    "generate",
+    "load",
+    "recipe",
+    "train",
+]
 
 # Public name -> the module that defines it under the same name.
 _MODULES = {

@@ -195,6 +195,8 @@ def bars(groups: Mapping[str, Mapping[str, float]], *, title: str, x: str, y: st
 def stacked(rows: Mapping[str, Mapping[str, float]], *, title: str, x: str) -> str:
     """A bar per row, of its parts one after the other; parts in the order of their first appearance, of a colour each. What is at
     least a twelfth of the longest bar has its number in it."""
+    from matplotlib.colors import to_rgb
+
     figure, axes = _axes(8.6, 1.3 + 0.5 * len(rows), title, x, "")
     parts = list(dict.fromkeys(part for row in rows.values() for part in row))
     colours = [*COLOURS[:-1], *_MORE_COLOURS]

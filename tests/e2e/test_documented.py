@@ -295,8 +295,8 @@ def _guide(slow):
             yield language, text, after[1] if after[0] == "text" else None
 
 
-def _run_block(language, text, folder):
-    """Standard output of a block."""
+def _run_block(language, text, folder, **more):
+    """Standard output of a block; `more` of its environment."""
     bin = folder / ".bin"
     if not bin.exists():
         bin.mkdir()
@@ -308,6 +308,7 @@ def _run_block(language, text, folder):
         "COLUMNS": "80",
         "PYTHONPATH": str(ROOT),
         "PATH": f"{bin}:{os.environ['PATH']}",
+        **more,
     }
     words = [sys.executable, "-c", text] if language == "python" else ["bash", "-euo", "pipefail", "-c", text]
     done = run(*words, cwd=folder, **env)
