@@ -32,7 +32,7 @@ lint: $(VENV)/.test-$(WHICH)
 
 # The site, in build/site; what a page says of links and names that are not there is an error. Nothing is fetched.
 docs: $(VENV)/.docs-$(WHICH)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
 
 # Preparation of data on Apache Beam, in an environment of its own: Beam needs protobuf 6 (see setup.py).
 beam: check-python
@@ -61,7 +61,7 @@ check-python:
 $(VENV)/.installed-$(WHICH): setup.py requirements.txt | check-python
 	rm -f $(VENV)/.installed-* $(VENV)/.test-* $(VENV)/.docs-* $(VENV)/.parity-*
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all]"
 	touch $@
 
 $(VENV)/.test-$(WHICH): $(VENV)/.installed-$(WHICH)

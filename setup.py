@@ -11,7 +11,22 @@ REQUIREMENTS = [
     line.strip() for line in (HERE / "requirements.txt").read_text().splitlines() if line.strip() and line[0] != "#"
 ]
 
+# Packages that only some features need; ptft_jax.environment.EXTRAS names them in messages.
+FEATURES = {
+    # Reports: plots. Files of GGUF, and texts compressed by Zstandard. Event files of TensorBoard. Published tokenizers.
+    "reports": ["matplotlib>=3.10"],
+    "gguf": ["gguf>=0.19"],
+    "zstd": ["zstandard>=0.25"],
+    "tensorboard": ["tensorboard>=2.20"],
+    "tiktoken": ["tiktoken>=0.14"],
+    # sentencepiece reads and edits its models with protobuf.
+    "sentencepiece": ["sentencepiece>=0.2.2", "protobuf>=6.33"],
+}
+ALL = sorted({requirement for requirements in FEATURES.values() for requirement in requirements})
+
 EXTRAS = {
+    **FEATURES,
+    "all": ALL,
     "cuda": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],
     # Only to *prepare* TFDS datasets whose builders need TensorFlow; reading prepared ones does not.
@@ -25,9 +40,10 @@ EXTRAS = {
     "mlflow": ["mlflow-skinny>=3.1", "alembic>=1.10", "sqlalchemy>=2"],
     "aim": ["aim>=3.28"],
     # `ptft data prepare --engine=beam`. Beam needs protobuf 6, and what sentencepiece generated from 0.2.3 on needs 7.
-    "beam": ["apache-beam>=2.77", "sentencepiece<0.2.3"],
+    "beam": ["apache-beam>=2.77", *ALL, "sentencepiece<0.2.3"],
     # Of ruff one minor version: the next may format otherwise.
     "test": [
+        *ALL,
         "pytest>=8",
         "pytest-xdist>=3.6",
         "hypothesis>=6.100",
@@ -40,6 +56,12 @@ EXTRAS = {
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0,<2"],
     # Independent implementations for the live comparisons.
     "parity": ["torch>=2.2", "transformers>=5.23", "peft>=0.21", "trl>=1.16", "bitsandbytes>=0.50"],
+}
+
+# configs/ and experiments/ of the checkout, where an installed package has them (ptft_jax.config_files).
+SHIPPED = {
+    f"ptft_jax.shipped.{name}": name.replace(".", "/")
+    for name in ("configs.pretrain", "configs.finetune", "experiments")
 }
 
 setup(
@@ -63,7 +85,8 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    packages=find_packages(include=["ptft_jax", "ptft_jax.*"]),
+    packages=[*find_packages(include=["ptft_jax", "ptft_jax.*"]), *SHIPPED],
+    package_dir=SHIPPED,
     package_data={"ptft_jax": ["py.typed"], "ptft_jax.reporting": ["templates/*.html"]},
     python_requires=">=3.11",
     install_requires=REQUIREMENTS,

@@ -124,7 +124,7 @@ def tune_config(size: str, base: str, way: Way, rate: float, seed: int) -> Confi
     config = transfer_runs.tune_config(size, base, "code", "full", seed)
     # Short enough for what prompts and prefixes place before a row.
     config.data.update(source=TARGET, train_tokens=0, length=config.data.length - POSITIONS)
-    config.samples.update(prompts=(), max_new_tokens=64)
+    config.samples.prompts = ()
     config.optimizer.learning_rate = rate
     changes = dict(way.changes)
     if "tune.phases" in changes:  # by thirds of the run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ptft_jax as pt
+
 TARGETS = {"roses": "shakespeare:roses", "code": "stdlib:code"}
 METHODS = ("scratch", "full", "frozen", "lora")
 RATES = {"scratch": 3e-3, "full": 1e-3, "frozen": 3e-3, "lora": 1e-2}
@@ -17,9 +19,7 @@ def seeds_of(target: str, seeds: int) -> range:
 
 def base_config(size: str):
     """Pre-training: general text, once over."""
-    from configs.pretrain import shakespeare
-
-    config = shakespeare.get_config("small" if size == "demo" else "tiny")
+    config = pt.recipe(f"pretrain/shakespeare:{'small' if size == 'demo' else 'tiny'}")
     config.model.scan = False
     if size == "demo":
         config.training.steps, config.optimizer.warmup_steps, config.eval.every = 700, 70, 140
@@ -30,9 +30,7 @@ def base_config(size: str):
 
 def tune_config(size: str, base: str, target: str, kind: str, seed: int):
     """The second stage: 30,000 tokens of a target, by a method, or with one of the dangers."""
-    from configs.finetune import shakespeare
-
-    config = shakespeare.get_config(kind if kind in ("frozen", "lora") else "full")
+    config = pt.recipe(f"finetune/shakespeare:{kind if kind in ('frozen', 'lora') else 'full'}")
     demo = size == "demo"
     steps = {"scratch": 160, "too_high": 20}.get(kind, 40) if demo else 8
     config.seed = seed
@@ -40,10 +38,8 @@ def tune_config(size: str, base: str, target: str, kind: str, seed: int):
     config.training.steps = steps
     config.optimizer.update(learning_rate=RATES.get(kind, RATES["full"]), warmup_steps=steps // 8)
     config.eval.update(every=steps // 5 if demo else 4, tokens=10_000 if demo else 1_000)
-    if seed == 0:
-        config.samples.prompts = ("**KING HENRY VI**\n",) if target == "roses" else ("def read(self",)
-    else:
-        config.samples.update(prompts=(), max_new_tokens=64)  # none
+    texts = ("**KING HENRY VI**\n",) if target == "roses" else ("def read(self",)
+    config.samples.prompts = texts if seed == 0 else ()
     if kind == "scratch":  # the same model and tokens, but random parameters
         config.model.update(base_config(size).model)
         config.data.batch_size = 8  # more, smaller steps: what random parameters need

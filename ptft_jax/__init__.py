@@ -2,6 +2,7 @@
 
     import ptft_jax as pt
 
+    config = pt.recipe("pretrain/shakespeare:small")
     summary = pt.train(config, "runs/base")
     loaded = pt.load("runs/base@best")
     pt.evaluate(loaded, "stdlib:prose", "test")
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from ptft_jax.config.files import recipe
     from ptft_jax.errors import UserError
     from ptft_jax.evaluation.samples import generate
     from ptft_jax.evaluation.standalone import evaluate
@@ -32,7 +34,18 @@ if TYPE_CHECKING:
     from ptft_jax.training.hooks import every
     from ptft_jax.training.trainer import Trainer
 
-__all__ = ["Sampling", "Trainer", "UserError", "__version__", "evaluate", "every", "generate", "load", "train"]
+__all__ = [
+    "Sampling",
+    "Trainer",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "every",
+    "generate",
+    "load",
+    "recipe",
+    "train",
+]
 
 # Public name -> the module that defines it under the same name.
 _MODULES = {
@@ -43,6 +56,7 @@ _MODULES = {
     "every": "ptft_jax.training.hooks",
     "generate": "ptft_jax.evaluation.samples",
     "load": "ptft_jax.runs.loading",
+    "recipe": "ptft_jax.config.files",
     "train": "ptft_jax.training.assembly",
 }
 

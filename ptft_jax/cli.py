@@ -8,7 +8,8 @@ import sys
 from ptft_jax.errors import nearest
 
 VERBS = {
-    "train": "pre-train or fine-tune: --config=FILE[:ARG] --workdir=DIR",
+    "train": "pre-train or fine-tune: --config=NAME[:ARG] --workdir=DIR",
+    "config": "show recipes, configs and settings: --list, --config=NAME[:ARG] or --fields",
     "eval": "measure a run on data: --run=DIR[@best] --data=SOURCE",
     "data": "prepare data and look at them: ptft data prepare|show|stats",
     "generate": "continue a text: --run=DIR[@best] --prompt=TEXT",
@@ -28,9 +29,7 @@ def main() -> None:
         print("ptft VERB [--flags]; ptft VERB --help lists a verb's flags\n")
         for verb, meaning in VERBS.items():
             print(f"  {verb:<10} {meaning}")
-        print(
-            "\nSettings are declared, with defaults and meaning, in ptft_jax/config/tree.py (tune: config_tune.py): --config.SECTION.NAME=VALUE"
-        )
+        print("\nptft config --fields lists the settings, with defaults and meaning: --config.SECTION.NAME=VALUE")
         return
     if words[0] == "--version":
         from ptft_jax import __version__

@@ -1,13 +1,27 @@
-"""What a run was made with: versions, devices, revision."""
+"""What a run was made with: versions, devices, revision; and packages that only some features need."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import pathlib
 import platform
 import subprocess
 import sys
+import types
 from typing import Any
+
+from ptft_jax.errors import UserError
+
+# Packages that only some features need: what is imported -> the extra of the installation that brings it.
+EXTRAS = {
+    "gguf": "gguf",
+    "matplotlib": "reports",
+    "sentencepiece": "sentencepiece",
+    "tensorboard": "tensorboard",
+    "tiktoken": "tiktoken",
+    "zstandard": "zstd",
+}
 
 PACKAGES = (
     "jax",
@@ -20,11 +34,26 @@ PACKAGES = (
     "ml-collections",
     "tokenizers",
     "safetensors",
-    "gguf",
-    "sentencepiece",
-    "tiktoken",
     "tensorflow-datasets",
+    *EXTRAS,
 )
+
+
+def needed(module: str, what: str) -> types.ModuleType:
+    """A module of a package that only some features need. Raises UserError where it is not installed; `what` needs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as e:
+        raise UserError(f"{what} needs the package {module.partition('.')[0]}: {_install(module)} ({e})") from e
+
+
+def missing(module: str) -> str:
+    """How to install a package of `EXTRAS`; "" where it is there."""
+    return "" if importlib.util.find_spec(module) else _install(module)
+
+
+def _install(module: str) -> str:
+    return f"pip install 'ptft_jax[{EXTRAS[module.partition('.')[0]]}]'"
 
 
 def versions() -> dict[str, str]:

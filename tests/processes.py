@@ -16,6 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Seconds after which a process is taken to hang. No test is about time: many times what the slowest one takes on a machine
 # that has other work to do.
 PATIENCE = 1800
+# XLA_FLAGS of processes with many programs that each run for a moment: the compiler is told to hurry, as in conftest.py.
+HURRY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 @dataclasses.dataclass

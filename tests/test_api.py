@@ -14,7 +14,7 @@ import ptft_jax as pt
 from ptft_jax.errors import UserError
 from tests.processes import ROOT, run
 
-FUNCTIONS = ("evaluate", "every", "generate", "load", "train")
+FUNCTIONS = ("evaluate", "every", "generate", "load", "recipe", "train")
 
 
 def test_importing_it_imports_nothing_else():
@@ -29,6 +29,7 @@ def test_importing_it_imports_nothing_else():
 
 
 def test_public_names_are_functions_that_are_there():
+    from ptft_jax.config.files import recipe
     from ptft_jax.evaluation import samples, standalone
     from ptft_jax.model.decode import Sampling
     from ptft_jax.runs.loading import load
@@ -36,6 +37,7 @@ def test_public_names_are_functions_that_are_there():
     from ptft_jax.training.hooks import every
 
     assert (pt.evaluate, pt.generate, pt.load, pt.train) == (standalone.evaluate, samples.generate, load, train)
+    assert pt.recipe is recipe
     assert pt.every is every
     assert pt.UserError is UserError and pt.Sampling is Sampling
     assert {*FUNCTIONS, "Sampling", "Trainer", "UserError", "__version__"} == set(pt.__all__) <= set(dir(pt))
@@ -134,3 +136,21 @@ def test_the_citation_has_what_its_format_asks_for():
     found = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert found["cff-version"] == "1.2.0" and found["message"] and found["title"] and found["license"] == "Apache-2.0"
     assert found["authors"] == [{"name": "The ptft_jax authors"}] and found["type"] == "software"
+
+
+def test_a_release_is_checked_and_published_without_a_password():
+    """By tags alone; only the job that publishes may ask for an identity, and it runs nothing of this project."""
+    import yaml
+
+    text = (ROOT / ".github/workflows/release.yml").read_text()
+    found = yaml.safe_load(text)
+    assert found[True] == {"push": {"tags": ["v*"]}}  # YAML 1.1 reads `on` so
+    build, publish = found["jobs"]["build"], found["jobs"]["publish"]
+    commands = "\n".join(step.get("run", "") for step in build["steps"])
+    assert "python -m build" in commands and "twine check --strict" in commands and "permissions" not in build
+    assert publish["needs"] == "build" and publish["permissions"] == {"id-token": "write"}
+    assert not [step for step in publish["steps"] if "run" in step]
+    assert publish["steps"][-1]["uses"].startswith("pypa/gh-action-pypi-publish@") and "password:" not in text
+    [rule] = [step["run"] for step in build["steps"] if step.get("name") == "The tag is the version"]
+    done = run("bash", "-c", rule, GITHUB_REF_NAME=f"v{pt.__version__}")
+    assert done.returncode == 0 and run("bash", "-c", rule, GITHUB_REF_NAME="v9.9.9").returncode

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct (from a wheel on PyPI) on three plays of Shakespeare, in minutes on two CPU cores. ARG: METHOD.
+"""SmolLM2-135M-Instruct (from a wheel on PyPI) on three plays of Shakespeare, in minutes on two CPU cores. ARG: lora or full.
 
 Forgetting is measured on the standard library's docstrings, which the model wrote well before.
 """

@@ -1,5 +1,5 @@
 """Pre-training on Shakespeare's plays with each objective. ARG: OBJECTIVE[,SIZE], such as "masked_lm" or
-"span_corruption,small"; sizes are those of configs/pretrain/shakespeare.py."""
+"span_corruption,small"; sizes are those of pretrain/shakespeare."""
 
 from ml_collections import ConfigDict
 

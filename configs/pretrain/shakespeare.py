@@ -1,4 +1,5 @@
-"""Pre-training on Shakespeare's plays, without the histories. ARG: SIZE[,FAMILY], such as "small" or "tiny,llama"."""
+"""Pre-training on Shakespeare's plays, without the histories. ARG: SIZE[,FAMILY]: tiny, small or medium, and a family of
+models (or gpt2), such as "tiny,llama"."""
 
 from ml_collections import ConfigDict
 

@@ -17,11 +17,10 @@ from ptft_jax.data import class_names
 from ptft_jax.errors import UserError, listed
 from ptft_jax.runs import identity
 from ptft_jax.runs import source as restore
+from ptft_jax.runs.parent import Parent
 
 
-def combine(
-    method: str, sources: Sequence[restore.Parent], out: pathlib.Path, options: Mapping[str, Any]
-) -> dict[str, Any]:
+def combine(method: str, sources: Sequence[Parent], out: pathlib.Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """See `ptft_jax.combining.combine.combine`. Raises UserError where the adapters are not of one kind and one base."""
     models = [Model(_adapter_run(source), Stored(source)) for source in sources]
     first, weights = models[0], options["weights"]
@@ -62,7 +61,7 @@ def _method(model: Model) -> str:
     return f"tune.method={tune.method!r}" + (" with dora" if tune.method == "lora" and tune.lora.dora else "") + base
 
 
-def _adapter_run(source: restore.Parent) -> restore.Source:
+def _adapter_run(source: Parent) -> restore.Source:
     if not isinstance(source, restore.Source) or source.adapter is None or not source.meta.get("base"):
         raise UserError(
             f"--adapter: {source.name} is no adapter for another model; without --adapter models are combined"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ptft_jax import environment
 from ptft_jax.combining import arithmetic, lowrank, measuring, writing
 from ptft_jax.combining.models import Model, Reader, alike, check_one_base, notes
 from ptft_jax.config.field import MANY, natural, positive, seed
@@ -231,6 +232,8 @@ def _line(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("data", "source", "tokens"):
         if options[name] and not text:
             raise UserError(f"--{name} is what a curve is measured on: give --curve=0,0.1,...,1")
+    if text:
+        environment.needed("matplotlib", "--curve, which is drawn,")  # before anything is measured
     alpha = 0.5 if alpha is None and not rule else alpha
     if alpha is not None and not 0 <= alpha <= 1:
         raise UserError(f"--alpha={alpha}: expected a number from 0 (the parent) to 1 (the run)")

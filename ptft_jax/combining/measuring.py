@@ -16,7 +16,7 @@ from ptft_jax.evaluation.measured import source_settings
 from ptft_jax.evaluation.standalone import Measurement
 from ptft_jax.params.rules import unflatten
 from ptft_jax.runs import loading
-from ptft_jax.runs import source as restore
+from ptft_jax.runs.parent import Parent
 
 RULES = ("target", "sum", "budget")
 MOST = 1001  # models on a curve
@@ -31,7 +31,7 @@ class Measured:
     def __init__(
         self,
         run: str,
-        parent: restore.Parent | None = None,
+        parent: Parent | None = None,
         *,
         data: str = "",
         source: str = "",

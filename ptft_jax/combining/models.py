@@ -21,6 +21,7 @@ from ptft_jax.params.rules import flatten, matches, unflatten
 from ptft_jax.runs import checkpoint, identity
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.lineage import parted, place
+from ptft_jax.runs.parent import Parent
 from ptft_jax.runs.workdir import Workdir
 
 
@@ -153,7 +154,7 @@ def _by_layer(method: Any) -> bool:
 class Model:
     """One of the models that are combined: where it is from, and its plain parameters."""
 
-    source: restore.Parent
+    source: Parent
     leaves: Leaves
     note: str = ""  # what was done to it to be combined
 
@@ -187,7 +188,7 @@ class Reader:
     def __init__(self, ignore: Sequence[str] = ()):
         self._ignore, self._bases = tuple(ignore), {}
 
-    def run(self, reference: str, field: str = "--run") -> restore.Parent:
+    def run(self, reference: str, field: str = "--run") -> Parent:
         """What a reference names: a finished run, a checkpoint that is named by its step, or imported weights.
 
         Raises:
@@ -204,7 +205,7 @@ class Reader:
         return source
 
     def open(
-        self, source: restore.Parent, dtype: str = "float32", weights: str = "auto", merge_into: str = "", **head: Any
+        self, source: Parent, dtype: str = "float32", weights: str = "auto", merge_into: str = "", **head: Any
     ) -> Model:
         """The plain parameters of a source, adapters merged; into what of a quantised base, says `merge_into`.
 
@@ -240,7 +241,7 @@ class Reader:
             self._bases[key] = Held(held, f"the base of {source.name}")
         return self._bases[key]
 
-    def parent(self, child: restore.Parent, reference: str = "") -> Model:
+    def parent(self, child: Parent, reference: str = "") -> Model:
         """The model that a child was fine-tuned from, checked by its fingerprint: its parent, or what `reference` names.
 
         Raises:

@@ -25,7 +25,15 @@ from ptft_jax.config.trackers import TRACKERS, TrackerSpec
 from ptft_jax.errors import UserError, nearest
 
 GROUP = "ptft_jax.plugins"  # of entry points: a short name for a module
-_TAKEN = ("as_dict", "default", "fields", "read_all", "refuse_unread", "tables")  # what a section of a config has
+_TAKEN = (
+    "as_dict",
+    "default",
+    "fields",
+    "read_all",
+    "refuse_unread",
+    "suggested",
+    "tables",
+)  # what a section of a config has
 _SPECS = {"OBJECTIVES": ObjectiveSpec, "METHODS": MethodSpec, "TRACKERS": TrackerSpec}
 
 

@@ -2,7 +2,8 @@
 
 `default()` gives the tree as an ml_collections ConfigDict, which config files change and flags override.
 `check(config)` validates it and returns a `Section`, which remembers what was read, so that a setting that nothing
-reads is an error and not a silent no-op.
+reads is an error and not a silent no-op. What a recipe suggests (`suggest`) and the user's own settings leave without
+effect is no error: the run says that it is not read.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,9 +20,27 @@ from ptft_jax.config.field import Field, shown
 from ptft_jax.config.plugins import Tables, tables
 from ptft_jax.config.tree import HOW, TREE
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.model.spec import contradictions
+from ptft_jax.model.spec import contradictions, hashable
 
-__all__ = ["HOW", "Section", "check", "check_effects", "choose", "default", "extended", "fields", "get", "tree_of"]
+__all__ = [
+    "HOW",
+    "Section",
+    "check",
+    "check_effects",
+    "choose",
+    "default",
+    "extended",
+    "fields",
+    "get",
+    "of",
+    "own",
+    "settle",
+    "settled",
+    "suggest",
+    "tree_of",
+]
+
+_SUGGESTED = "_suggested_by_recipe"  # the attribute of a ConfigDict that holds what `suggest` marked
 
 
 def default(plugins: Sequence[str] = ()) -> ConfigDict:
@@ -85,6 +104,68 @@ def tree_of(plugins: tuple[str, ...]) -> Mapping[str, Any]:
     return {**TREE, "objective": objective, "tune": tune}
 
 
+def of(values: Mapping[str, Any], suggested_by: Any = None) -> ConfigDict:
+    """A new tree with these values, locked; `suggested_by`: a config whose suggestions (`suggest`) are kept where the values are
+    the same. Raises UserError."""
+    checked = check(values, complete=False)
+    out = default(checked.plugins)
+    _assign(out, checked._values)
+    if suggestions := _suggestions(suggested_by):
+        _mark(out, dataclasses.replace(suggestions, values=dict(suggestions.values)))
+    return out
+
+
+@dataclasses.dataclass(frozen=True)
+class _Suggestions:
+    """What a recipe set, by field; `alone`: it is not refused, whether or not the user changed anything beside it."""
+
+    values: dict[str, Any]
+    alone: bool
+
+
+def suggest(config: ConfigDict, *, alone: bool = False) -> ConfigDict:
+    """Marks what a config holds as suggested by a recipe, and returns the config. Once the user changes some of it, the rest is
+    not refused where that leaves it without effect; `alone`: it is never refused for having none. Copies of a ConfigDict lose the
+    marks; `of` keeps them."""
+    _mark(config, _Suggestions({path: hashable(get(config, path)) for path, _ in _fields_of(config)}, alone))
+    return config
+
+
+def own(config: Any, paths: Iterable[str]) -> None:
+    """Says that the user set these fields: they are no suggestions of a recipe any more, even with the same value."""
+    if suggestions := _suggestions(config):
+        for path in paths:
+            suggestions.values.pop("init.from_" if path == "init.from" else path, None)
+
+
+def _mark(config: ConfigDict, suggestions: _Suggestions) -> None:
+    object.__setattr__(config, _SUGGESTED, suggestions)  # no field of the config
+
+
+def _suggestions(config: Any) -> _Suggestions | None:
+    return vars(config).get(_SUGGESTED) if isinstance(config, ConfigDict) else None
+
+
+def _suggested(config: Any, values: Mapping[str, Any]) -> frozenset[str]:
+    """The fields that are as a recipe set them; none of a recipe that nobody changed: that has to be consistent."""
+    if not (suggestions := _suggestions(config)):
+        return frozenset()
+    kept = frozenset(path for path, value in suggestions.values.items() if get(values, path) == value)
+    return kept if suggestions.alone or len(kept) < len(list(_fields_of(values))) else frozenset()
+
+
+def _fields_of(values: Mapping[str, Any]) -> Iterator[tuple[str, Field]]:
+    return fields(tree_of(_plugins(values["plugins"])))
+
+
+def _assign(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            _assign(config[key], value)
+        else:
+            config[key] = value
+
+
 def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
     """table[name], for the argument of a config file. Raises UserError with the valid names."""
     if name not in table:
@@ -102,7 +183,11 @@ def fields(tree: Mapping[str, Any] = TREE, prefix: str = "") -> Iterator[tuple[s
 
 
 class Section:
-    """A validated part of the config, read by attribute or key. The tree as a whole knows what was read."""
+    """A validated part of the config, read by attribute or key. The tree as a whole knows what was read.
+
+    Attributes:
+      suggested: of the whole tree, the fields that are as a recipe set them.
+    """
 
     def __init__(
         self,
@@ -110,13 +195,12 @@ class Section:
         plugins: tuple[str, ...] = (),
         path: str = "",
         read: set[str] | None = None,
+        suggested: frozenset[str] = frozenset(),
+        settled: Mapping[str, str] | None = None,
     ):
-        self._values, self._plugins, self._path, self._read = (
-            values,
-            plugins,
-            path,
-            {"plugins"} if read is None else read,
-        )
+        self._values, self._plugins, self._path = values, plugins, path
+        self._read = {"plugins"} if read is None else read
+        self.suggested, self._settled = suggested, settled or {}
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -153,15 +237,22 @@ class Section:
         """The default of a setting of this section."""
         return get(tree_of(self._plugins), self._path + name).default
 
-    def refuse_unread(self) -> None:
-        """Raises UserError for a setting that was changed from its default but that nothing has read."""
+    def refuse_unread(self) -> list[str]:
+        """Raises UserError for a setting that was changed from its default but that nothing has read. What a recipe suggested is
+        told in messages, which are returned."""
+        unread = [path for path, said in self._settled.items() if not said]
         for path, field in self.fields():
             value = get(self._values, path)
-            if value != field.default and path not in self._read:
+            if value == field.default or path in self._read:
+                continue
+            if path not in self.suggested:
                 raise UserError(
                     f"config.{path.rstrip('_')} = {value!r} is set, but nothing in this run reads it ({field.meaning}); "
                     f"leave it at {field.default!r} or change what makes it matter"
                 )
+            unread.append(path)
+        told = [f"not read: {', '.join(path.rstrip('_') for path in unread)} (recipe)"] if unread else []
+        return told + [said for said in self._settled.values() if said]
 
     def as_dict(self) -> dict[str, Any]:
         """The resolved values as plain nested dicts."""
@@ -177,11 +268,18 @@ def get(tree: Mapping[str, Any], path: str, *default: Any) -> Any:
     return tree
 
 
-def check(config: Mapping[str, Any], *, complete: bool = True) -> Section:
+def check(
+    config: Mapping[str, Any],
+    *,
+    complete: bool = True,
+    suggested: frozenset[str] | None = None,
+    settled: Mapping[str, str] | None = None,
+) -> Section:
     """Validates a config (ConfigDict or nested dict).
 
     Args:
       complete: also refuse fields that contradict each other; not where a parent's are still to be filled in.
+      suggested, settled: of a config that was made of another one, its `Section.suggested` and what `settle` found.
 
     Raises:
       UserError: an undeclared field (with the nearest declared one), a wrong type, a value out of range, or fields
@@ -194,25 +292,71 @@ def check(config: Mapping[str, Any], *, complete: bool = True) -> Section:
     values = _checked(given, tree_of(plugins), "", plugins)
     if complete:
         _check_together(values)
-    return Section(values, plugins)
+    suggested = _suggested(config, values) if suggested is None else suggested
+    return Section(values, plugins, suggested=suggested, settled=settled)
+
+
+def settle(values: dict[str, Any], suggested: frozenset[str]) -> dict[str, str]:
+    """Changes what a recipe suggests and the rest of a config leaves without effect, or without room, in place: what would have
+    no effect to its default, a warm-up that is too long for the run's steps to a tenth of them.
+
+    Returns:
+      By field, what is to be said of it; "" = that it is not read.
+    """
+    settled, defaults = {}, dict(fields())
+    for path, _ in _idle(values):
+        if path in suggested:
+            values["select"][path.removeprefix("select.")] = defaults[path].default
+            settled[path] = ""
+    o, steps = values["optimizer"], values["training"]["steps"]
+    if "optimizer.warmup_steps" in suggested and not _fits(o["schedule"], o["warmup_steps"], steps):
+        settled["optimizer.warmup_steps"] = (
+            f"optimizer.warmup_steps: {steps // 10}, a tenth of training.steps = {steps}, in place of {o['warmup_steps']} (recipe)"
+        )
+        o["warmup_steps"] = steps // 10
+    return settled
+
+
+def settled(config: Mapping[str, Any]) -> Section:
+    """A config that no parent completes, checked, with what `settle` changes. Raises UserError."""
+    section = check(config, complete=False)
+    values = section.as_dict()
+    found = settle(values, section.suggested)
+    return check(values, suggested=section.suggested, settled=found)
+
+
+def _fits(schedule: str, warmup: int, steps: int) -> bool:
+    """Whether a warm-up leaves steps for what the schedule does after it."""
+    decay = 2 if schedule == "wsd" else 1 if _falls(schedule, steps) else 0
+    return not warmup or warmup + decay <= max(steps, 1)
+
+
+def _falls(schedule: str, steps: int) -> bool:
+    # A run of one or two updates, to see that all works, has no shape of its rate.
+    return schedule in ("cosine", "linear", "wsd", "rsqrt") and steps > 2
+
+
+def _idle(c: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Settings of `config.select` that are read, but have no effect beside others: (path, what is expected)."""
+    s, nothing = c["select"], "where eval.every is 0: nothing is evaluated between start and end"
+    if not c["eval"]["every"] and s["patience"]:
+        yield "select.patience", f"0 {nothing}"
+    if not c["eval"]["every"] and s["stop_over_budget"]:
+        yield "select.stop_over_budget", f"False {nothing}"
+    if not s["patience"] and s["min_delta"]:
+        yield "select.min_delta", "0 where select.patience is 0: it says what counts as a gain for patience alone"
 
 
 def check_effects(config: Section) -> Section:
     """The config of a run that is to be carried out. Raises UserError for settings that are valid, and would do nothing beside
     others: what `Section.refuse_unread` cannot tell, as they are read. Of runs that are there already nothing is asked."""
     c = config.as_dict()
-    o, s, steps, every = c["optimizer"], c["select"], c["training"]["steps"], c["eval"]["every"]
-    # A run of one or two updates, to see that all works, has no shape of its rate.
-    falls = o["schedule"] in ("cosine", "linear", "wsd", "rsqrt") and steps > 2
-    rows = [
-        (not falls or not o["warmup_steps"] or o["warmup_steps"] < steps, "optimizer.warmup_steps", o["warmup_steps"], f"steps that are left for the decay of optimizer.schedule = {o['schedule']!r}: less than training.steps {steps!r}"),
-        (every or not s["patience"], "select.patience", s["patience"], "0 where eval.every is 0: nothing is evaluated between start and end"),
-        (every or not s["stop_over_budget"], "select.stop_over_budget", s["stop_over_budget"], "False where eval.every is 0: nothing is evaluated between start and end"),
-        (s["patience"] or not s["min_delta"], "select.min_delta", s["min_delta"], "0 where select.patience is 0: it says what counts as a gain for patience alone"),
-    ]  # fmt: skip
-    for good, path, value, expected in rows:
-        if not good:
-            raise UserError(f"config.{path} = {value!r}: expected {expected}")
+    o, steps = c["optimizer"], c["training"]["steps"]
+    rows = list(_idle(c))
+    if _falls(o["schedule"], steps) and o["warmup_steps"] and o["warmup_steps"] >= steps:
+        rows.insert(0, ("optimizer.warmup_steps", f"steps that are left for the decay of optimizer.schedule = {o['schedule']!r}: less than training.steps {steps!r}"))  # fmt: skip
+    for path, expected in rows:
+        raise UserError(f"config.{path} = {get(c, path)!r}: expected {expected}")
     return config
 
 
@@ -221,6 +365,8 @@ def _checked(
 ) -> dict[str, Any]:
     if names := [key for key in given if not isinstance(key, str)]:
         raise UserError(f"config.{prefix}{shown(names[0])} is not a setting: the names of settings are texts")
+    if "from" in given and "from_" in given:
+        raise UserError(f"config.{prefix}from and config.{prefix}from_ are one setting: give it once")
     given = {("from_" if key == "from" else key): value for key, value in given.items()}
     for key in given:
         if key not in tree:

@@ -83,24 +83,12 @@ def with_changes(config: ConfigDict, **changes: Any) -> ConfigDict:
     """A copy of a config with dotted fields changed: with_changes(c, **{"data.length": 64}). Raises UserError."""
     values = configs.check(config, complete=False).as_dict()
     for path, value in changes.items():
+        path = "init.from_" if path == "init.from" else path
         section = values
         *parents, last = path.split(".")
         for key in parents:
             section = section.setdefault(key, {})
         section[last] = value
-    checked = configs.check(values, complete=False).as_dict()
-    out = configs.default(checked["plugins"])
-    _assign(out, checked)
+    out = configs.of(values, suggested_by=config)
+    configs.own(out, changes)
     return out
-
-
-def _assign(config: ConfigDict, values: dict[str, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            _assign(config[key], value)
-        else:
-            config[key] = _tuples(value)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -14,6 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from ptft_jax import environment
 from ptft_jax.data import assets
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.interop import gguf_config, gguf_layout, gguf_tokenizer
@@ -31,6 +32,7 @@ def open_archive(name: str) -> GGUFArchive:
       UserError: no such file or asset, or a file that cannot be read.
     """
     if name in ASSETS:
+        environment.needed("gguf", f"gguf:{name}")  # before it is fetched
         return GGUFArchive(ASSETS[name]())
     path = pathlib.Path(name).expanduser()
     if not path.is_file():
@@ -204,8 +206,7 @@ def _can_dequantize(kind: Any) -> bool:
 
 def _reader(path: pathlib.Path) -> Any:
     """The library's reader, after looking at what it does not: the end of the file, and the byte order."""
-    from gguf import GGUFReader
-
+    GGUFReader = environment.needed("gguf", f"gguf:{path}").GGUFReader
     with open(path, "rb") as f:
         head = f.read(8)
     if head[:4] != b"GGUF":

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ptft_jax import environment
 from ptft_jax.data.tokenizers import settings
 from ptft_jax.data.tokenizers.sentencepiece_model import FILES as PIECES
 from ptft_jax.errors import UserError
@@ -108,8 +109,8 @@ def _from_pieces(
     content: bytes, name: str, named: dict[str, str]
 ) -> tuple[dict[str, Any], dict[int, str], dict[int, int]]:
     """The same of a SentencePiece model, whose types have the numbers that GGUF has; fills in `named`."""
+    form = environment.needed("sentencepiece.sentencepiece_model_pb2", name)
     from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2 as form
 
     try:
         proto = form.ModelProto.FromString(content)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ptft_jax import environment
 from ptft_jax.data import cache
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.interop import fields, gguf_layout, gguf_metadata, gguf_vocabulary
@@ -40,8 +41,7 @@ def write(
       UserError: an unknown dtype or model type, a config or tokenizer that GGUF cannot express, tensors that are missing,
         unknown, repeated or do not fit the dtype.
     """
-    import gguf
-
+    gguf = environment.needed("gguf", f"{path}")
     if dtype not in DTYPES:
         raise UserError(
             f"dtype = {dtype!r} is not a GGUF type here{nearest(dtype, DTYPES)}; known: {', '.join(DTYPES)}"

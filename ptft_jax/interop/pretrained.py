@@ -33,6 +33,8 @@ class Pretrained:
       fields: the structural fields of `config.model`, and `vocab_size`.
     """
 
+    reference: str
+    fields: dict[str, Any]
     adapter = quantization = None  # always whole weights, in the precision of the model
     data = None  # what it was trained on is not known
     step = 0

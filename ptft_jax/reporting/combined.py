@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from ptft_jax.reporting import plots
 from ptft_jax.runs.lineage import place
 from ptft_jax.runs.workdir import Workdir
 
@@ -42,6 +41,8 @@ def figures(made: Mapping[str, Any]) -> dict[str, str]:
     rows, chosen = made.get("curve", ()), made.get("alpha")
     if not rows:
         return {}
+    from ptft_jax.reporting import plots  # needs an extra
+
     there = {key: name for key, name in _SETS.items() if key in rows[0]}
     at = next(row for row in rows if row["alpha"] == chosen)
     out = {

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
+from ptft_jax import environment
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Now, not when the first plot is drawn: what is to be drawn may take hours.
+matplotlib = environment.needed("matplotlib", "a report's plots")
 
 # Okabe & Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -20,6 +25,8 @@ Points = Sequence[tuple[float, float]]
 
 
 def _axes(width: float, height: float, title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
@@ -188,6 +195,8 @@ def bars(groups: Mapping[str, Mapping[str, float]], *, title: str, x: str, y: st
 def stacked(rows: Mapping[str, Mapping[str, float]], *, title: str, x: str) -> str:
     """A bar per row, of its parts one after the other; parts in the order of their first appearance, of a colour each. What is at
     least a twelfth of the longest bar has its number in it."""
+    from matplotlib.colors import to_rgb
+
     figure, axes = _axes(8.6, 1.3 + 0.5 * len(rows), title, x, "")
     parts = list(dict.fromkeys(part for row in rows.values() for part in row))
     colours = [*COLOURS[:-1], *_MORE_COLOURS]

@@ -20,6 +20,7 @@ from ptft_jax.params import finite
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.runs import identity
 from ptft_jax.runs import source as restore
+from ptft_jax.runs.parent import Parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Loaded:
       gaps: the tokens that stand for gaps in a prompt, id -> text, of a model that was trained by span corruption.
     """
 
-    source: restore.Parent
+    source: Parent
     model: Transformer
     params: dict[str, Any]
     tokenizer: tok.Tokenizer | None
@@ -101,7 +102,7 @@ def load(
     return Loaded(source, model, params, tokenizer, objective.reads_prompt, gaps)
 
 
-def peft_adapter(folder: str, parent: restore.Parent, field: str, merge_into: str = "") -> Any:
+def peft_adapter(folder: str, parent: Parent, field: str, merge_into: str = "") -> Any:
     """The adapter in PEFT's format in a folder, for the parent's plain model. Raises UserError."""
     from ptft_jax.interop import families, peft
 

@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,10 +25,8 @@ from ptft_jax.params.partition import join, overlay
 from ptft_jax.params.rules import flatten, matches, unflatten
 from ptft_jax.runs import checkpoint, references
 from ptft_jax.runs.lineage import parted
+from ptft_jax.runs.parent import Layout, Parent
 from ptft_jax.runs.workdir import Workdir
-
-# How a leaf (path of a stored leaf, shape) is laid out over devices.
-Layout = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 
 _TRIES = 20  # to find a checkpoint of a run that goes on meanwhile
 
@@ -149,9 +147,6 @@ class Source:
 def is_reference(text: str) -> bool:
     """Whether a reference names weights of another library rather than a workdir."""
     return text.startswith(("hf:", "gguf:"))
-
-
-Parent = Any  # Source, or interop.pretrained.Pretrained: what has these methods
 
 
 def find(

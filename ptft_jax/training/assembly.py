@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from ptft_jax import config as configs
-from ptft_jax import pairing
+from ptft_jax import environment, pairing
 from ptft_jax.config import trackers
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
@@ -102,8 +102,12 @@ class Run:
             sample_every=c.samples.every if c.samples.prompts else 0,
             log_every=c.log.every,
         )
-        self.tensorboard = c.log.tensorboard
-        c.refuse_unread()
+        missing = environment.missing("tensorboard") if c.log.tensorboard else ""
+        if missing:
+            reporter.say(f"no TensorBoard event files: {missing} (or log.tensorboard=False)")
+        self.tensorboard = c.log.tensorboard and not missing
+        for told in c.refuse_unread():
+            reporter.say(told)
 
     def _refuse_other_run(self) -> None:
         here = Workdir(self.workdir)

@@ -17,11 +17,10 @@ from ptft_jax.params.rules import matches
 from ptft_jax.runs import loading
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.lineage import parted
+from ptft_jax.runs.parent import Parent
 
 
-def resolve(
-    config: Mapping[str, Any], workdir: pathlib.Path | None = None
-) -> tuple[configs.Section, restore.Parent | None]:
+def resolve(config: Mapping[str, Any], workdir: pathlib.Path | None = None) -> tuple[configs.Section, Parent | None]:
     """The checked config with the parent's model structure filled in, and the parent.
 
     Of a run that goes on from another with its optimizer (`init.optimizer`), the parent is that of the other.
@@ -42,7 +41,7 @@ def resolve(
         parent = restore.find(reference, ignore=section.init.ignore, fresh=section.init.fresh)
     if parent is None:
         pipeline.with_parent(section.data.mixture, None, "")
-        return _completed(section.as_dict(), tuned=False), None
+        return _completed(section.as_dict(), section.suggested, tuned=False), None
     if parent.adapter is not None and not parent.adapter.mergeable:
         raise UserError(
             f"config.init.from: {parent.name} is a run with tune.method={parent.config.tune.method!r}, which cannot be "
@@ -73,7 +72,7 @@ def resolve(
             f"on would be trained on by replay of {pipeline.PARENT!r}; give the same, or name the sources"
         )
     values["data"]["mixture"] = pipeline.with_parent(values["data"]["mixture"], parent.data, parent.name, parent.step)
-    return _completed(values, tuned=True), parent
+    return _completed(values, section.suggested, tuned=True), parent
 
 
 def continued(section: configs.Section, workdir: pathlib.Path | None = None) -> restore.Source | None:
@@ -93,7 +92,7 @@ def continued(section: configs.Section, workdir: pathlib.Path | None = None) -> 
     return restore.find(restore.recorded(reference, workdir) if workdir else reference, together=True)
 
 
-def _parent_of(run: restore.Source) -> restore.Parent | None:
+def _parent_of(run: restore.Source) -> Parent | None:
     """What a run was started from itself; of one that went on from another, what that was started from."""
     init = run.config.init
     if not init.from_:
@@ -110,6 +109,7 @@ _OF_TRAINING = ("dropout", "b_ratio")
 def _as_continued(section: configs.Section, run: restore.Source) -> configs.Section:
     """A config of a run that goes on from another: what the other's state is made of is as there. Raises UserError where it is
     set to something else; how far a run is held near its start, dropout, and such, may be."""
+    suggested = section.suggested
     plugins = tuple(dict.fromkeys((*run.config.plugins, *section.plugins)))
     section, there = (configs.check({**c.as_dict(), "plugins": plugins}, complete=False) for c in (section, run.config))
     values, theirs = section.as_dict(), there.as_dict()
@@ -128,12 +128,14 @@ def _as_continued(section: configs.Section, run: restore.Source) -> configs.Sect
                 f"config.{path} = {part[last]!r}, but the run that init.optimizer goes on from, {run.name}, has {known!r}"
             )
         part[last] = known if default else part[last]
-    return configs.check(values, complete=False)
+    return configs.check(values, complete=False, suggested=suggested)
 
 
-def _completed(values: dict[str, Any], *, tuned: bool) -> configs.Section:
+def _completed(values: dict[str, Any], suggested: frozenset[str], *, tuned: bool) -> configs.Section:
     """The config with what follows from the rest filled in. It is the one whose reads are counted."""
-    section = configs.check_effects(configs.check(_with_direction(_with_rate(_with_source(values), tuned))))
+    settled = configs.settle(values, suggested)
+    values = _with_direction(_with_rate(_with_source(values), tuned))
+    section = configs.check_effects(configs.check(values, suggested=suggested, settled=settled))
     assert section.init.from_ is not None and section.init.optimizer is not None, "read before this one was made"
     return section
 
@@ -151,7 +153,7 @@ def _is_new(fresh: Sequence[str]) -> bool:
     return any(matches(fresh, f"head/{leaf}") for leaf in ("kernel", "classes/kernel", "dense/kernel"))
 
 
-def head_of(parent: restore.Parent | None, fresh: Sequence[str]) -> class_names.Head:
+def head_of(parent: Parent | None, fresh: Sequence[str]) -> class_names.Head:
     """The classes of the head that a run starts with: its parent's, unless it is made anew."""
     return class_names.NEW if parent is None or _is_new(fresh) else class_names.of(parent)
 

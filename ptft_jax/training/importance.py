@@ -14,6 +14,7 @@ from ptft_jax.errors import UserError, listed
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.regularization.fisher import Fisher
 from ptft_jax.runs import source as restore
+from ptft_jax.runs.parent import Parent
 from ptft_jax.training.trainer import Trainer
 
 
@@ -27,7 +28,7 @@ class Importance:
     def __init__(
         self,
         trainer: Trainer,
-        parent: restore.Parent,
+        parent: Parent,
         source: Any,
         tokenizer: tok.Tokenizer,
         builder: builders.Builder,

@@ -20,6 +20,7 @@ from ptft_jax.params.rules import flatten, matches, unflatten
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.checkpoint import compare, read
 from ptft_jax.runs.loading import peft_adapter
+from ptft_jax.runs.parent import Parent
 from ptft_jax.runs.saving import Resumed
 from ptft_jax.training.trainer import Trainer
 
@@ -30,7 +31,7 @@ class Start:
     def __init__(
         self,
         trainer: Trainer,
-        parent: restore.Parent | None,
+        parent: Parent | None,
         init: Mapping[str, Any],
         *,
         known_tokens: int = 0,
@@ -110,7 +111,7 @@ class Start:
         )
         return self.trainer.program.adopt(state)
 
-    def parameters_of(self, parent: restore.Parent, **model: Any) -> dict[str, Any]:
+    def parameters_of(self, parent: Parent, **model: Any) -> dict[str, Any]:
         """A parent's parameters as `config.init` takes them, in this run's layout; `model` as its own `parameters` has it."""
         taken = {name: self.init[name] for name in ("weights", "merge_into")}
         dtype = self._config.model.param_dtype

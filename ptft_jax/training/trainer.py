@@ -135,7 +135,7 @@ class Trainer(Compiled):
         Raises:
           UserError: settings that contradict each other or have no effect, or a size that is missing.
         """
-        c = config if isinstance(config, configs.Section) else configs.check(config)
+        c = config if isinstance(config, configs.Section) else configs.settled(config)
         self.config, self.notes = c, []
         self.tuned = bool(c.init.from_ and not c.init.optimizer) if tuned is None else tuned
         self._fresh = tuple(c.init.fresh) if self.tuned else ()

@@ -39,18 +39,13 @@ def launch(
         sys.exit(0)
     logging.set_verbosity(logging.ERROR)  # libraries warn of things that users cannot change; --verbosity shows them
     try:
-        if "config" in flags.FLAGS:
-            _check_config_words(argv)
-        flags.FLAGS.set_gnu_getopt(bool(words))
-        rest = flags.FLAGS(argv)
-        if words:
-            setattr(flags.FLAGS, words, [*getattr(flags.FLAGS, words), *rest[1:]])
-        elif len(rest) > 1:
-            raise UserError(
-                f"unexpected argument {rest[1]!r}: settings are given as --config.NAME=VALUE, the rest as --FLAG=VALUE"
-            )
-    except Exception as e:  # a config file is Python, and may fail in any way
-        fail(str(e) if isinstance(e, (flags.Error, UserError)) else _config_error(e))
+        parse(argv, words)
+    except (flags.Error, UserError) as e:
+        fail(str(e))
+    except Exception as e:  # of ml_collections, where a setting is applied
+        from ptft_jax.config import files
+
+        fail(files.described(e))
 
     def run(_: Sequence[str]) -> None:
         try:
@@ -79,6 +74,23 @@ def launch(
         sys.exit(status or 0)
 
     app.run(run, argv=argv[:1])
+
+
+def parse(argv: Sequence[str], words: str = "") -> None:
+    """Reads a verb's flags, which are defined, from its words. Raises UserError, or absl's `flags.Error`."""
+    has_config = "config" in flags.FLAGS
+    if has_config:
+        _check_config_words(argv)
+    flags.FLAGS.set_gnu_getopt(bool(words))
+    rest = flags.FLAGS(argv)
+    if words:
+        setattr(flags.FLAGS, words, [*getattr(flags.FLAGS, words), *rest[1:]])
+    elif len(rest) > 1:
+        raise UserError(
+            f"unexpected argument {rest[1]!r}: settings are given as --config.NAME=VALUE, the rest as --FLAG=VALUE"
+        )
+    if has_config:
+        _settings_are_the_users()
 
 
 def _help(program: str, main: Callable, names: set[str]) -> str:
@@ -117,15 +129,8 @@ def _exit(status: int) -> None:
 
 
 def _check_config_words(argv: Sequence[str]) -> None:
-    """Answers a mistyped --config=FILE with the nearest valid one, which ml_collections does not."""
-    for word in argv[1:]:
-        name, _, value = word.lstrip("-").partition("=")
-        if word.startswith("-") and name == "config":
-            path = pathlib.Path(value.partition(":")[0])
-            if not path.is_file():
-                beside = sorted(str(p) for p in path.parent.rglob("*.py")) if path.parent.is_dir() else []
-                raise UserError(f"--config={value}: no such file {path}{nearest(str(path), beside)}")
-    if not any(word.lstrip("-").startswith("config=") for word in argv[1:]):  # else when its plugins are known
+    """Answers a mistyped --config.NAME where no config is given; else that is done when its plugins are known."""
+    if not any(re.match(r"--?config(=|$)", word) for word in argv[1:]):
         _check_settings(argv, _plugins_of(argv))
 
 
@@ -152,44 +157,44 @@ def _plugins_of(argv: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for text in given for name in tuple_parser.TupleParser().parse(text))
 
 
-class _WithPlugins(flags.ArgumentParser):
-    """Reads a config file; settings of the plugins that it or the command line names can then be given."""
+def _settings_are_the_users() -> None:
+    """Tells the config which of its settings the command line gave."""
+    from ml_collections import config_flags
 
-    def __init__(self, parser: flags.ArgumentParser):
-        self._parser = parser
+    from ptft_jax import config
+
+    if flags.FLAGS.config is not None:
+        config.own(flags.FLAGS.config, config_flags.get_override_values(flags.FLAGS["config"]))
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Reads what --config names (`ptft_jax.config.files`); settings of the plugins that it or the command line names can then be
+    given."""
 
     def parse(self, argument: str) -> Any:
-        from ml_collections import ConfigDict
-
         from ptft_jax import config as configs
+        from ptft_jax.config import files
 
-        config, named = self._parser.parse(argument), _plugins_of(sys.argv)
-        if isinstance(config, ConfigDict):  # else it is refused later
-            configs.extended(config, named)
-            named = config.get("plugins", ())
-        _check_settings(sys.argv, named)
+        config = files.load(argument)
+        configs.extended(config, _plugins_of(sys.argv))
+        _check_settings(sys.argv, config.plugins)
         return config
 
     def flag_type(self) -> str:
-        return self._parser.flag_type()
-
-
-def _config_error(error: Exception) -> str:
-    """An error raised while a config file ran or a --config.X flag was applied, with the place in the user's file."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "get_config" in f.name or f.name == "<module>"]
-    place = next((f"{f.filename}:{f.lineno}: " for f in reversed(frames) if "site-packages" not in f.filename), "")
-    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-    return f"{place}{text or type(error).__name__}"
+        return "config object"
 
 
 def define_config() -> None:
-    """--config=FILE[:ARG] with --config.NAME=VALUE overrides."""
+    """--config=FILE[:ARG] or NAME[:ARG] with --config.NAME=VALUE overrides."""
     from ml_collections import config_flags
 
     config_flags.DEFINE_config_file(
-        "config", None, "Config file, e.g. configs/pretrain/shakespeare.py:small.", lock_config=True
+        "config",
+        None,
+        "A recipe, e.g. pretrain/shakespeare:small (ptft config --list), a Python file with get_config, or a run's config.json.",
+        lock_config=True,
     )
-    flags.FLAGS["config"].parser = _WithPlugins(flags.FLAGS["config"].parser)
+    flags.FLAGS["config"].parser = _ConfigParser()
 
 
 def define_number(name: str, default: float | None, field: Any, meaning: str) -> None:
@@ -236,11 +241,11 @@ def load_source(together: bool = False) -> Any:
 
 
 def prepare_experiment() -> None:
-    """For a fresh process of an experiment, which imports configs/ of the folder that it is run from. Raises UserError where
-    that is not the project's top folder."""
-    if not os.path.isdir("configs"):
-        raise UserError("run this from the top folder of the project: configs/ is not here")
-    sys.path.insert(0, os.getcwd())
+    """For a fresh process of an experiment, in whatever folder: its configs may be `ptft_jax.recipe("NAME")`, and modules of the
+    working folder, of configs/ and of experiments/ can be imported."""
+    from ptft_jax.config import files
+
+    files.make_importable(pathlib.Path.cwd(), files.shipped())
     prepare_jax()
 
 

@@ -44,7 +44,8 @@ def main() -> int:
 def _python() -> str:
     if sys.version_info < (3, 11):  # noqa: UP036 - a checkout can be run without installing it
         raise RuntimeError(f"Python {sys.version.split()[0]}: 3.11 or newer is needed")
-    missing = [name for name, version in environment.versions().items() if version == "-"]
+    versions = environment.versions().items()
+    missing = [name for name, version in versions if version == "-" and name not in environment.EXTRAS]
     if missing:
         raise RuntimeError(f"packages are missing: pip install {' '.join(missing)}")
     return sys.version.split()[0]

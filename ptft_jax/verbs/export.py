@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import flags
 
+from ptft_jax import environment
 from ptft_jax.config.field import Field
 from ptft_jax.errors import UserError, listed
 from ptft_jax.runs import places
@@ -77,6 +78,8 @@ def model(
     from ptft_jax.runs import loading
     from ptft_jax.runs import source as restore
 
+    if to == "gguf":
+        environment.needed("gguf", "--to=gguf")  # before anything is loaded
     restore.check_merge(restore.find(reference, "--run", ignore), merge_into, "--merge_into")
     loaded = loading.load(reference, field="--run", ignore=ignore, merge_into=merge_into)
     if loaded.model.adapt is not None:

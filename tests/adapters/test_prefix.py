@@ -11,6 +11,7 @@ from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.prefix import KEYS, VALUES, Prefix
 from ptft_jax.adapters.prompt import Prompt
 from ptft_jax.errors import UserError
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
 from tests.adapters.common import built, check_generation, check_packed, check_programs, moved
@@ -29,7 +30,7 @@ def test_a_prefix_of_what_a_text_makes_is_that_text(family):
     base = plain.init(jax.random.key(0))
     text = random_batch(0, rows=1)["inputs"]
     allowed = jnp.arange(N)[None, :, None] >= jnp.arange(N)[None, None]
-    _, (k, v) = plain.decode(base, text[:, :N], jnp.arange(N)[None], allowed, plain.empty_cache(1, N), 0)
+    _, (k, v) = plain.decode(base, Inputs(text[:, :N], jnp.arange(N)[None]), allowed, plain.empty_cache(1, N), 0)
     flat = flatten(model.init(jax.random.key(1), base))
     flat |= {KEYS: k.reshape(1, N, -1), VALUES: v.reshape(1, N, -1)}
     got = jax.jit(model)(unflatten(flat), text[:, N:])

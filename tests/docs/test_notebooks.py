@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.processes import ROOT
+from tests.processes import HURRY, ROOT
 
 NOTEBOOKS = sorted(ROOT.glob("examples/*.ipynb"))
 FETCHES = {"lora_smollm2"}  # weights, and takes minutes
@@ -27,7 +27,7 @@ def carried_out(path, folder, monkeypatch):
     import nbformat
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("XLA_FLAGS", "" if path.stem in FETCHES else HURRY)
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(folder)}}).execute()
     texts = [

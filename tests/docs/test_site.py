@@ -93,3 +93,10 @@ def test_nothing_is_fetched():
     for name in ("mkdocs.yml", "docs/style.css", "docs/hooks.py"):
         assert "//" not in re.sub(r"(?m)#.*$", "", (ROOT / name).read_text()), name
     assert re.search(r"^  font: false", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+
+
+def test_warnings_are_errors():
+    """MkDocs counts only warnings that it would show, so it may not be told to be quiet."""
+    [line] = [line for line in (ROOT / "Makefile").read_text().splitlines() if "mkdocs build" in line]
+    assert "--strict" in line and "quiet" not in line and " -q" not in line
+    assert "make docs" in (ROOT / ".ci/run").read_text().splitlines()

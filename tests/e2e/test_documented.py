@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from experiments.methods_runs import LADDER
-from ptft_jax import config as configs
+from ptft_jax.config import files
 from ptft_jax.evaluation.samples import continue_texts
 from ptft_jax.model.decode import Sampling
 from ptft_jax.reporting.clock import PARTS
@@ -235,11 +235,8 @@ def test_every_config_assembles(tmp_path, monkeypatch):
         if name.startswith("finetune"):
             parent = tmp_path / "parent"
             if not parent.exists():
-                from configs.pretrain import shakespeare as pretrain
-
-                tiny = pretrain.get_config("tiny")
-                tiny.training.steps, tiny.optimizer.warmup_steps = 0, 0
-                tiny.samples.update(prompts=(), max_new_tokens=configs.default().samples.max_new_tokens)
+                tiny = files.recipe("pretrain/shakespeare:tiny")
+                tiny.training.steps, tiny.samples.prompts = 0, ()
                 tiny.model.max_length = 128
                 assembly.train(tiny, parent, reporter=Reporter(quiet=True))
             config.init.from_ = str(parent)
@@ -298,8 +295,8 @@ def _guide(slow):
             yield language, text, after[1] if after[0] == "text" else None
 
 
-def _run_block(language, text, folder):
-    """Standard output of a block."""
+def _run_block(language, text, folder, **more):
+    """Standard output of a block; `more` of its environment."""
     bin = folder / ".bin"
     if not bin.exists():
         bin.mkdir()
@@ -311,6 +308,7 @@ def _run_block(language, text, folder):
         "COLUMNS": "80",
         "PYTHONPATH": str(ROOT),
         "PATH": f"{bin}:{os.environ['PATH']}",
+        **more,
     }
     words = [sys.executable, "-c", text] if language == "python" else ["bash", "-euo", "pipefail", "-c", text]
     done = run(*words, cwd=folder, **env)

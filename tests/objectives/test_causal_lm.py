@@ -47,8 +47,10 @@ def test_what_weighs_nothing_cannot_hurt(model):
     transformer, params = model
     batch = random_batch(5)
     other = {**batch, "targets": np.where(batch["weights"] > 0, batch["targets"], (batch["targets"] + 7) % 64)}
-    loss = CausalLM(z_loss=0.1)
-    np.testing.assert_array_equal(loss(transformer, params, batch).total, loss(transformer, params, other).total)
+    objective = CausalLM(z_loss=0.1)
+    np.testing.assert_array_equal(
+        objective.loss(transformer, params, batch).total, objective.loss(transformer, params, other).total
+    )
 
 
 def test_rows_of_padding_change_nothing(model):

@@ -82,7 +82,7 @@ def logits(case, torch_model, folder):
     for at, size in [(0, 30), *((i, 1) for i in range(30, LENGTH))]:
         allowed = np.broadcast_to(slots[None] <= (at + np.arange(size))[:, None], (2, size, LENGTH))
         positions = np.broadcast_to(at + np.arange(size), (2, size))
-        ours, cache = step(params, tokens[:, at : at + size], positions, allowed, cache, at)
+        ours, cache = step(params, Inputs(tokens[:, at : at + size], positions), allowed, cache, at)
         yield f"decoded {at}", ours, whole[:, at + size - 1]
 
 

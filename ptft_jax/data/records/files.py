@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ptft_jax import environment
 from ptft_jax.data import cache
 from ptft_jax.data.records import remote
 from ptft_jax.errors import UserError
@@ -147,15 +148,17 @@ def _decompressed(file: File) -> pathlib.Path:
     if plain.exists():
         return plain
 
-    import zstandard
+    zstandard = environment.needed("zstandard", file.name) if path.suffix != ".gz" else None
+    damaged = (OSError, EOFError, zlib.error)  # gzip's BadGzipFile is an OSError
+    damaged += (zstandard.ZstdError,) if zstandard else ()
 
     def write(temporary: pathlib.Path) -> None:
-        (_gunzip if path.suffix == ".gz" else _unzstd)(path, temporary)
+        (_unzstd if zstandard else _gunzip)(path, temporary)
         file.check()
 
     try:
         cache.write_atomic(plain, write)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as e:  # gzip's BadGzipFile is an OSError
+    except damaged as e:
         raise UserError(f"{file.name}: cannot be decompressed: {e}") from e
     return plain
 

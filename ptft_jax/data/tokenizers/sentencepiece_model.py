@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
+from ptft_jax import environment
 from ptft_jax.data.tokenizers import settings as settings_
 from ptft_jax.data.tokenizers.base import Spliced
 from ptft_jax.errors import UserError
@@ -22,9 +23,8 @@ class SentencePieceTokenizer(Spliced):
     """
 
     def __init__(self, files: Mapping[str, bytes], origin: str):
-        import sentencepiece
-
         name = next(name for name in FILES if name in files)
+        sentencepiece = environment.needed("sentencepiece", f"{origin}: {name}")
         try:
             self._model = model = sentencepiece.SentencePieceProcessor(model_proto=files[name])
         except Exception as e:  # the library raises plain RuntimeError and others

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ptft_jax import environment
 from ptft_jax.data.tokenizers import settings as settings_
 from ptft_jax.data.tokenizers.base import END_OF_TEXT, Spliced, character_spans
 from ptft_jax.errors import UserError, nearest
@@ -86,12 +87,11 @@ class TiktokenTokenizer(Spliced):
     "added_tokens_decoder"; for published vocabularies (`known`) both are known."""
 
     def __init__(self, files: Mapping[str, bytes], origin: str):
-        import tiktoken
-
         names = [name for name in files if name.endswith(SUFFIX)] or ["tokenizer.model"]
         if len(names) > 1:
             raise UserError(f"{origin}: several {SUFFIX} files: {', '.join(sorted(names))}; leave one")
         name = names[0]
+        tiktoken = environment.needed("tiktoken", f"{origin}: {name}")
         ranks = _ranks(files[name], f"{origin}: {name}")
         settings = settings_.read(files, origin)
         found = known(name, len(ranks))
