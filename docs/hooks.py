@@ -62,8 +62,9 @@ def recipes() -> str:
 
     rows = ["| recipe | what it is | argument | without one |", "|---|---|---|---|"]
     for recipe in files.recipes():
-        argument = recipe.argument[:1].upper() + recipe.argument[1:]
-        rows.append(f"| `{recipe.name}` | {_cell(recipe.summary)} | {_cell(argument)} | {_cell(recipe.default)} |")
+        rows.append(
+            f"| `{recipe.name}` | {_cell(recipe.summary)} | {_cell(recipe.argument)} | {_cell(recipe.default)} |"
+        )
     return "\n".join(rows)
 
 
