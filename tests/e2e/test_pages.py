@@ -11,9 +11,10 @@ from tests.processes import HURRY, ROOT
 pytestmark = pytest.mark.heavy
 
 
-def carry_out(page, folder):
-    """Runs the blocks of a page, in order, in an empty folder with only the configs in it; what each printed."""
-    found = BLOCK.findall((ROOT / f"docs/{page}.md").read_text())
+def carry_out(page, folder, until=""):
+    """Runs the blocks of a page (those before the heading `until`), in order, in an empty folder; what each printed."""
+    text = (ROOT / f"docs/{page}.md").read_text()
+    found = BLOCK.findall(text[: text.index(f"\n## {until}\n")] if until else text)
     return [_run_block(language, text, folder, XLA_FLAGS=HURRY) for language, text in found if language != "text"]
 
 
@@ -35,12 +36,22 @@ def test_getting_started(tmp_path):
     assert (tmp_path / "exports/lora/config.json").exists()
 
 
-def test_a_chatbot(tmp_path):
-    """It answers with an answer of its data and stops by itself; the rates are compared."""
-    *_, talk, _ = carry_out("chatbot", tmp_path)
+def answers(talk):
+    """Whether the chatbot's answers are those of its data, and end by themselves."""
     [asked, first, thanked, second] = [line for line in talk.splitlines() if line]
-    assert asked == "> What does the owl eat?" and re.fullmatch(r"The \w+ eats \w+\.", first)
-    assert thanked == "> Thanks!" and second == "You are welcome."
+    known = asked == "> What does the owl eat?" and re.fullmatch(r"The \w+ eats \w+\.", first)
+    return known and thanked == "> Thanks!" and second == "You are welcome."
+
+
+def test_a_chatbot(tmp_path):
+    *_, talk = carry_out("chatbot", tmp_path, until="5. Choosing a rate")
+    assert answers(talk)
+
+
+@pytest.mark.slow
+def test_a_chatbot_and_its_rates(tmp_path):
+    *_, talk, _ = carry_out("chatbot", tmp_path)
+    assert answers(talk)
     rates = [summary(tmp_path, name) for name in ("rate-1e-3", "bot", "rate-9e-3")]
     assert len({run["transfer"]["target"]["gain"] for run in rates}) == 3
     assert "<svg" in (tmp_path / "runs/rates.html").read_text()
@@ -59,8 +70,8 @@ def test_debugging(tmp_path):
 
 
 def test_extending(tmp_path):
-    _, study, loop = carry_out("extending", tmp_path)
-    assert json.loads((tmp_path / "runs/wide/config.json").read_text())["model"]["width"] == 64
+    config, study, loop = carry_out("extending", tmp_path)
+    assert json.loads(config)["model"]["width"] == 64
     assert [line.split(":")[0] for line in study.splitlines()] == ["before", "after"]
     chain = json.loads((tmp_path / "runs/study/runs/child/lineage.json").read_text())
     assert chain[0]["workdir"].endswith("runs/study/runs/base")
