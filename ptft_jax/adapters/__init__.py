@@ -32,14 +32,14 @@ def build(config: Any, encode: Callable[[str], Sequence[int]] | None = None) -> 
 
 
 def _method(config: Any, encode: Callable[[str], Sequence[int]] | None) -> Method | None:
-    from ptft_jax.adapters import composed, several
+    from ptft_jax.adapters import composed, multi_adapter
 
     made = _single(config)
     if not made:
         return None
     if encode is not None:
         made = [method.encoded(encode) for method in made]
-    return several.of(made[0] if len(made) == 1 else composed.Composed(tuple(made)), tuple(config.adapters))
+    return multi_adapter.of(made[0] if len(made) == 1 else composed.Composed(tuple(made)), tuple(config.adapters))
 
 
 def _single(config: Any) -> list[Method]:

@@ -86,7 +86,7 @@ class QuantizedBase(Method):
     def rates(self) -> Rules:
         return self.method.rates
 
-    # Of several adapters (`ptft_jax.adapters.several`) on one quantised base.
+    # Of several adapters (`ptft_jax.adapters.multi_adapter`) on one quantised base.
 
     @property
     def names(self) -> tuple[str, ...]:

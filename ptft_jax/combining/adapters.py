@@ -50,9 +50,9 @@ def combine(method: str, sources: Sequence[Parent], out: pathlib.Path, options: 
     entries = [
         {**model.source.lineage(model.source.meta["fingerprint"])[0], "weight": w} for model, w in zip(models, weights)
     ]
-    print_ = writing.write(out, params, config, first, runs=entries, chain=behind, refers_to=base, recipe=recipe)
+    fingerprint = writing.write(out, params, config, first, runs=entries, chain=behind, refers_to=base, recipe=recipe)
     names = [model.name for model in models]
-    return {"out": str(out), **recipe, "base": base["workdir"], "runs": names, "fingerprint": print_}
+    return {"out": str(out), **recipe, "base": base["workdir"], "runs": names, "fingerprint": fingerprint}
 
 
 def _method(model: Model) -> str:

@@ -85,7 +85,7 @@ def combine(
       adapter: the runs are adapters of one method for one base, and so is the result.
       ignore: patterns of tensors of imported weights that may be left out.
       given: options by name, of those that the method reads:
-        weights: a number a run, default 1; negative ones take away.
+        weights: one number per run, default 1; negative ones take away.
         density: the share of a task vector that is kept (1 - the drop rate of DARE).
         trim: "model" keeps the largest of a whole task vector, "layer" of each layer's each parameter.
         sign: how TIES elects signs, "total" or "frequency".
@@ -209,9 +209,11 @@ def _write(
     config = writing.config_of(first, start, seed)
     config["model"]["param_dtype"] = str(arithmetic.wider(params.values()))
     recipe = {**recipe, **writing.noted(notes([*models, *([base] if base else [])]))}
-    print_ = writing.write(out, params, config, first, runs=runs, chain=chain, behind=behind, recipe=recipe, **more)
+    fingerprint = writing.write(
+        out, params, config, first, runs=runs, chain=chain, behind=behind, recipe=recipe, **more
+    )
     names = [model.name for model in models]
-    return {"out": str(out), **recipe, "base": start, "runs": names, "fingerprint": print_}
+    return {"out": str(out), **recipe, "base": start, "runs": names, "fingerprint": fingerprint}
 
 
 def _each(model: Model, leaf: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
@@ -228,7 +230,7 @@ def _line(options: Mapping[str, Any]) -> dict[str, Any]:
     if rule and not text:
         raise UserError(f"--rule={rule} chooses from a curve: give --curve=0,0.1,...,1")
     if (options["budget"] != 0.0) != (rule == "budget"):
-        raise UserError("--budget, in nats a token above 0, goes with --rule=budget")
+        raise UserError("--budget, in nats per token above 0, goes with --rule=budget")
     for name in ("data", "source", "tokens"):
         if options[name] and not text:
             raise UserError(f"--{name} is what a curve is measured on: give --curve=0,0.1,...,1")

@@ -45,7 +45,7 @@ TREE: dict[str, Any] = {
         ),
         "adapter": Field("", "a folder in PEFT's format: start with this adapter on the parent, and train it on"),
         "ignore": patterns((), "patterns of the parent's tensors that may be left out"),
-        "fresh": patterns((), "patterns of parameters that are made anew, not taken from the parent (a new head)"),
+        "fresh": patterns((), "patterns of parameters that are re-initialized, not taken from the parent (a new head)"),
         "merge_into": one_of(
             "",
             "of a parent that was trained on a quantised base, which kernels its adapter is added to: those it was trained "
@@ -183,8 +183,8 @@ TREE: dict[str, Any] = {
             "drop",
         ),
         "workers": natural(0, "processes that tokenise; 0 = by the size of the data and the machine"),
-        "length": positive(128, "tokens a row"),
-        "batch_size": positive(16, "rows a step, over all devices"),
+        "length": positive(128, "tokens per row"),
+        "batch_size": positive(16, "rows per step, over all devices"),
         "train_tokens": natural(0, "use only the first so many training tokens; 0 = all", most=MANY),
         "held_out": Field(
             0.1,
@@ -285,7 +285,7 @@ TREE: dict[str, Any] = {
         ),
         "source_budget": natural(
             0.0,
-            "nats a token that source/nll may rise above its value before fine-tuning: what lies above is never the best; "
+            "nats per token that source/nll may rise above its value before fine-tuning: what lies above is never the best; "
             "0 = no limit",
         ),
         "stop_over_budget": Field(False, "stop at the first evaluation above source_budget"),

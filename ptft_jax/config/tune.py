@@ -60,7 +60,7 @@ TUNE: dict[str, Any] = {
     "mixout": {
         "rate": share(0.0, "probability that a parameter is the parent's in a step; 0 = none"),
         "parameters": patterns(
-            (".*/kernel",), "patterns of the parameters that it is done to; never to what is made anew"
+            (".*/kernel",), "patterns of the parameters that it is done to; never to what is re-initialized"
         ),
     },
     "smooth": {

@@ -247,7 +247,7 @@ def content_key(digests: Mapping[str, str]) -> str:
 def facts(folder: pathlib.Path, remedy: str = "") -> dict[str, Any]:
     """What `Writer.close` noted of a store. Raises UserError where there is none, Damaged where it was altered since."""
     path = pathlib.Path(folder) / META
-    remedy = remedy or f"delete {folder} to have it made anew"
+    remedy = remedy or f"delete {folder} to have it made again"
     try:
         found = jsons.table(path.read_bytes(), str(path))
     except FileNotFoundError:
@@ -271,7 +271,7 @@ def load(folder: pathlib.Path, remedy: str = "") -> Store:
     """
     folder = pathlib.Path(folder)
     meta = facts(folder, remedy)
-    remedy = remedy or f"delete {folder} to have it made anew"
+    remedy = remedy or f"delete {folder} to have it made again"
 
     def array(name: str, dtype: Any, count: int) -> np.ndarray:
         path = folder / f"{name}.bin"
@@ -354,7 +354,7 @@ def cached(key: str, fill: Callable[[pathlib.Path], None]) -> Store:
     if (target / META).is_file():
         at = target.stat()
         try:
-            return load(target, "it is made anew")
+            return load(target, "it is made again")
         except Damaged as e:
             print(e, file=sys.stderr, flush=True)
             _remove(target, at)

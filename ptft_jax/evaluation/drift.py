@@ -35,7 +35,7 @@ def of(
       frozen: the frozen ones.
       method: what was added to the model.
       copied: the layout of a number that every device of the parameters has.
-      which: of several adapters (`ptft_jax.adapters.several`), the one that is meant.
+      which: of several adapters (`ptft_jax.adapters.multi_adapter`), the one that is meant.
 
     Returns:
       rows {"part", "distance", "norm", "relative"}: Euclidean norms of (end - start) and of start, in float32, and their

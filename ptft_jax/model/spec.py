@@ -123,7 +123,7 @@ class ModelSpec:
 RUNNING = ("dropout", "init_std", "dtype", "param_dtype", "scan", "remat", "attention")
 STRUCTURE = tuple(f.name for f in dataclasses.fields(ModelSpec) if f.name not in ("vocab_size", *RUNNING))
 
-# What a child may have otherwise than its parent, where `init.fresh` makes it anew.
+# What a child may have otherwise than its parent, where `init.fresh` re-initializes it.
 HEAD = ("head", "tied", "classes", "class_hidden")
 
 # Settings that mean something only where another one says so.

@@ -83,7 +83,7 @@ def write_sequence(found: Mapping[str, Any], out: pathlib.Path) -> None:
     write_json(figures, found)
     page = Page("A sequence of tasks", " → ".join(found["stages"]))
     page.heading("Every stage on every task's test split")
-    for name, title in (("accuracy", "Accuracy"), ("nll", "Loss (nats a token)")):
+    for name, title in (("accuracy", "Accuracy"), ("nll", "Loss (nats per token)")):
         less = name == "nll"
         names = found["stages"], found["tasks"]
         page.figure(plots.heat(found[name]["matrix"], *names, title=title, less_is_better=less))

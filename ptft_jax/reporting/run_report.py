@@ -94,10 +94,10 @@ def _curves(page: Page, rows: Sequence[Row]) -> None:
     for key in sorted({key for row in rows for r in row["evals"] for key in r if key.endswith("/nll")}):
         lines = {row["name"]: [[(r["step"], r[key]) for r in row["evals"] if key in r]] for row in rows}
         lines = {name: points for name, points in lines.items() if points[0]}
-        page.figure(plots.curves(lines, title=key, x="step", y="nats a token"))
+        page.figure(plots.curves(lines, title=key, x="step", y="nats per token"))
     train = {row["name"]: [[(r["step"], r["loss"]) for r in row["train"]]] for row in rows if row["train"]}
     if train:
-        page.figure(plots.curves(train, title="training loss", x="step", y="nats a token"))
+        page.figure(plots.curves(train, title="training loss", x="step", y="nats per token"))
 
 
 def _combined(page: Page, rows: Sequence[Row]) -> None:

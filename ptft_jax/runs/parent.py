@@ -88,8 +88,8 @@ class Parent(Protocol):
           UserError: they are damaged, or of another form.
         """
 
-    def lineage(self, print_: str) -> list[dict[str, Any]]:
-        """The chain behind a run that starts from this one with the fingerprint `print_`, nearest first."""
+    def lineage(self, fingerprint: str) -> list[dict[str, Any]]:
+        """The chain behind a run that starts from this one with the fingerprint `fingerprint`, nearest first."""
 
     def relative_to(self, workdir: pathlib.Path) -> str:
         """Its place seen from a workdir, so that both may move together; "" where that means nothing."""

@@ -115,7 +115,7 @@ class Checkpoints:
     def save(self, state: TrainState, params: Mapping[str, Any], meta: dict[str, Any], selected: float | None) -> None:
         """Starts saving the state as step `state.step`; returns when the arrays may be overwritten.
 
-        Where that step is there already, it holds the same state, and only what `meta` knows of it anew is added.
+        Where that step is there already, it holds the same state, and only what is new in `meta` is added.
 
         Args:
           params: the stored leaves to save (all, or only the trainable ones).

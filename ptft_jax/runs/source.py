@@ -128,13 +128,13 @@ class Source:
         flat = flatten(parameters(self, layout, merged=merged, weights=weights, merge_into=merge_into))
         return unflatten({p: a for p, a in flat.items() if not matches(self.left_out, p)})
 
-    def lineage(self, print_: str) -> list[dict[str, Any]]:
+    def lineage(self, fingerprint: str) -> list[dict[str, Any]]:
         """The chain of checkpoints behind a run that starts from this one, nearest first."""
         before = Workdir(self.workdir).read_lineage()
         here = {
             "workdir": self.reference,
             "step": self.step,
-            "fingerprint": print_,
+            "fingerprint": fingerprint,
             "run_id": Workdir(self.workdir).run_id,
         }
         return [here | ({"adapter": self.chosen} if self.chosen else {}), *before]
@@ -334,7 +334,12 @@ def fisher(source: Parent, layout: Layout) -> dict[str, Any]:
 
 
 def base_reference(
-    parent: Parent, workdir: pathlib.Path, print_: str, weights: str, config: configs.Section, wide: Sequence[str] = ()
+    parent: Parent,
+    workdir: pathlib.Path,
+    fingerprint: str,
+    weights: str,
+    config: configs.Section,
+    wide: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What an adapter checkpoint in `workdir` records of the base that it does not contain, and of how it was read: `wide` are
     the paths that were read in float32 whatever `model.param_dtype` is."""
@@ -344,7 +349,7 @@ def base_reference(
         "relative": parent.relative_to(workdir),
         "step": parent.step,
         "adapter": parent.lineage("")[0].get("adapter", ""),
-        "fingerprint": print_,
+        "fingerprint": fingerprint,
         "weights": weights,
         "dtype": config.model.param_dtype,
         "wide": list(wide),

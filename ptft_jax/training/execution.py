@@ -132,10 +132,10 @@ class Execution:
         like = run.trainer.state_like
         resumed = checkpoints.resume(like, run.trainer.stored_params(like))
         if resumed is None:
-            state, print_ = self._went_on() if run.continued else run.start.state(run.importance, check)
+            state, fingerprint = self._went_on() if run.continued else run.start.state(run.importance, check)
             if processes.main():
-                self._record(print_)
-            meta = {"resumed": False, "pending": True, "before": {}, "parent_fingerprint": print_}
+                self._record(fingerprint)
+            meta = {"resumed": False, "pending": True, "before": {}, "parent_fingerprint": fingerprint}
             return state, run.first_step, meta
         for message in resumed.messages:
             run.reporter.say(message)
@@ -154,7 +154,7 @@ class Execution:
         return state, saved["step"], meta | {k: saved[k] for k in ("before", "parent_fingerprint")}
 
     def _put_back(self, digests: Mapping[str, str]) -> None:
-        """Writes the tokenizer's files (name -> digest) anew where they were lost, so that the run can be read when it has ended."""
+        """Writes the tokenizer's files (name -> digest) again where they were lost, so that the run can be read when it has ended."""
         for name, data in self.run.tokenizer.files().items():
             path = self.run.workdir / name
             if cache.digest(data) == digests.get(name) and not (path.is_file() and path.read_bytes() == data):
@@ -188,7 +188,7 @@ class Execution:
         run.reporter.say(lost + f"the best is now that of step {ranked[0]} ({run.selection.metric} {value:.4g})")
         run.selection.replace_best(value, ranked[0])
 
-    def _record(self, print_: str) -> None:
+    def _record(self, fingerprint: str) -> None:
         """What is known before the first step. config.json comes last: it marks the folder as a run's."""
         run, files, here = self.run, self.run.tokenizer.files(), Workdir(self.run.workdir)
         if here.is_run:  # of a run that never began
@@ -196,14 +196,14 @@ class Execution:
                 (run.workdir / left).unlink()
         for name, data in files.items():
             write_bytes(run.workdir / name, data)
-        write_json(here.lineage, self._lineage(print_))
+        write_json(here.lineage, self._lineage(fingerprint))
         write_json(here.environment, {"run_id": uuid.uuid4().hex, **environment.describe()})
         write_json(here.partition, run.trainer.partition.table())
         write_json(here.data, run.data.table)
         write_json(here.config, run.config.as_dict())
 
-    def _lineage(self, print_: str) -> list[dict[str, Any]]:
-        """Of a run whose parent has the fingerprint `print_`. What a parent would remove is protected, and that is said."""
+    def _lineage(self, fingerprint: str) -> list[dict[str, Any]]:
+        """Of a run whose parent has the fingerprint `fingerprint`. What a parent would remove is protected, and that is said."""
         run = self.run
         came_from = run.continued or run.parent
         if came_from is None:
@@ -211,7 +211,7 @@ class Execution:
         if words := restore.protect(came_from, run.workdir):
             run.reporter.say(words)
         if not run.continued:
-            here, *before = came_from.lineage(print_)
+            here, *before = came_from.lineage(fingerprint)
             return [here | ({"wide": list(run.trainer.wide)} if run.trainer.wide else {}), *before]
         here, *before = came_from.lineage(came_from.meta["fingerprint"])
         return [here | {"optimizer": True}, *before]
@@ -243,9 +243,9 @@ class Execution:
         run = self.run
         base = None
         if run.trainer.refers_to_base:
-            print_ = meta["parent_fingerprint"]
+            fingerprint = meta["parent_fingerprint"]
             base = restore.base_reference(
-                run.parent, run.workdir, print_, run.start.init["weights"], run.config, run.trainer.wide
+                run.parent, run.workdir, fingerprint, run.start.init["weights"], run.config, run.trainer.wide
             )
         saved = {
             "config": run.config.as_dict(),

@@ -99,7 +99,7 @@ def drift(start: Start, state: Any, fingerprint: str) -> list[dict[str, Any]] | 
     with several; {"missing": why} where the start cannot be made again, because its parent is gone or has changed, or where
     the adapter cannot be merged.
 
-    The start is computed anew, where the state does not keep it anyway. The state's optimizer moments are given up for the room:
+    The start is computed again, where the state does not keep it anyway. The state's optimizer moments are given up for the room:
     nothing can be done with the state afterwards but reading its parameters.
     """
     if start.parent is None:

@@ -272,7 +272,7 @@ def prepare_jax() -> None:
 def _keep_freed_memory() -> None:
     """Tells glibc to keep freed buffers for the next step.
 
-    A compiled program on a CPU allocates its temporary buffers anew at every call. By default glibc gives large ones
+    A compiled program on a CPU allocates its temporary buffers again at every call. By default glibc gives large ones
     back to the kernel each time, and a quarter of a small model's step is spent in page faults. The price: the
     process holds its peak memory. Does nothing elsewhere, or where a MALLOC_ variable says what the user wants.
     """

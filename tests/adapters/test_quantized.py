@@ -13,7 +13,7 @@ from ptft_jax.adapters.dora import Dora
 from ptft_jax.adapters.ia3 import Ia3
 from ptft_jax.adapters.lora import Lora
 from ptft_jax.adapters.quantized import QuantizedBase
-from ptft_jax.adapters.several import Several
+from ptft_jax.adapters.multi_adapter import MultiAdapter
 from ptft_jax.errors import UserError
 from ptft_jax.model import quantized
 from ptft_jax.model.inputs import Inputs
@@ -252,7 +252,7 @@ def test_what_is_known_of_a_method_is_known_of_it_on_a_quantised_base():
 
 def test_several_adapters_share_a_quantised_base():
     several = QuantizedBase(
-        Several(Lora(2, 4.0, False, 0.0, ("blocks/mlp/.*",)), ("a", "b")), Quantization("nf4", 16), BLOCKS
+        MultiAdapter(Lora(2, 4.0, False, 0.0, ("blocks/mlp/.*",)), ("a", "b")), Quantization("nf4", 16), BLOCKS
     )
     model = Transformer(dataclasses.replace(SPEC, layers=2), several)
     params = moved(jax.jit(model.init)(jax.random.key(0)))

@@ -85,8 +85,8 @@ def runs(text_file, tmp_path_factory):
     derived(folder, "one", "start", noise=0.02)
     derived(folder, "two", "start", noise=0.02, ema=True)
     parent = restore.find(str(folder / "base"))
-    print_ = checkpoint.read_meta(folder / "start", 0)["parent_fingerprint"]
-    base = restore.base_reference(parent, folder / "lora", print_, "auto", Workdir(folder / "start").read_config())
+    fingerprint = checkpoint.read_meta(folder / "start", 0)["parent_fingerprint"]
+    base = restore.base_reference(parent, folder / "lora", fingerprint, "auto", Workdir(folder / "start").read_config())
     value = {f"blocks/attention/value/{A}": (3, 32, 3), f"blocks/attention/value/{B}": (3, 3, 32)}
     up = {f"blocks/mlp/up/{A}": (3, 32, 3), f"blocks/mlp/up/{B}": (3, 3, 128)}
     for name, shapes, targets in (

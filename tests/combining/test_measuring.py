@@ -1,4 +1,4 @@
-"""Curves between two models: which points are asked for, and which is chosen where some losses are no numbers."""
+"""Curves between two models: which points are asked for, and which is chosen where some losses are not finite."""
 
 import math
 

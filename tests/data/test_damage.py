@@ -1,4 +1,4 @@
-"""A bit that flipped on disk is seen when data are opened: an error of what was prepared, and a cache makes it anew."""
+"""A bit that flipped on disk is seen when data are opened: an error of what was prepared, and a cache makes it again."""
 
 import gzip
 import json
@@ -128,11 +128,11 @@ def test_a_cached_store_that_is_damaged_is_made_anew(cache, tmp_path, name, caps
     again = made()
     np.testing.assert_array_equal(again.ids, ids)
     np.testing.assert_array_equal(again.trained, trained)
-    assert re.match(f"{re.escape(str(path))}: .*; it is made anew\n$", capsys.readouterr().err)
+    assert re.match(f"{re.escape(str(path))}: .*; it is made again\n$", capsys.readouterr().err)
     assert [p.name for p in (cache / "stores").iterdir()] == [first.key], "nothing is left of the damaged one"
     np.testing.assert_array_equal(first.ids, np.asarray(first.ids))  # a run that had it open goes on
     os.truncate(path, 3)
-    assert made().key == first.key and "made anew" in capsys.readouterr().err
+    assert made().key == first.key and "made again" in capsys.readouterr().err
 
 
 def test_files_are_read_once_a_process_while_nothing_about_them_changes(cache, tmp_path):

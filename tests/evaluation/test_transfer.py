@@ -76,7 +76,7 @@ def test_gain_and_forgetting():
     assert found["source_test"]["reference"] == STARTS["source_test"]
     assert found["source_test"]["learned"] == pytest.approx(6.0 - 2.1)
     shown = transfer_rows(found)
-    assert [r["nats a token"] for r in shown] == ["target", "source", "source, test"]
+    assert [r["nats per token"] for r in shown] == ["target", "source", "source, test"]
     assert "forgetting +0.3000, 10.0% of the 3.000 learned" in shown[1][""]
     unknown = transfer.measured({"validation/nll": 1.0}, {"validation/nll": 1.0}, STARTS)
     assert "config.eval.source" in unknown["source"]["missing"]

@@ -148,7 +148,9 @@ def test_a_state_in_bfloat16_is_trained_and_stays_in_it():
 def test_what_is_shut_in_a_phase_is_not_rounded():
     phased = train(phases=("last:1", "all"), **NARROW | dict(steps=1))
     for path, array in flatten(phased.state.trainable).items():
-        assert np.array_equal(array, flatten(phased.start.trainable)[path]) == (path in phased.partition.shut(0)), path
+        assert np.array_equal(array, flatten(phased.start.trainable)[path]) == (
+            path in phased.partition.frozen_in(0)
+        ), path
 
 
 def _bits(state):

@@ -173,7 +173,7 @@ def _partial(out: pathlib.Path) -> Iterator[pathlib.Path]:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not lock.exists() or not os.path.samestat(os.fstat(held.fileno()), lock.stat()):
-                raise BlockingIOError  # its last holder deleted the file, and another made it anew
+                raise BlockingIOError  # its last holder deleted the file, and another made a new one
         except BlockingIOError:
             raise UserError(f"--out={out}: another process is preparing it") from None
         try:

@@ -60,7 +60,7 @@ def main() -> None:
     out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     for reference, description in report["formats"].items():
         out.print("\n  ".join([f"{reference}: {description}", *survey.lines(report["sources"].get(reference, {}))]))
-    for name, title in (("lengths", "tokens an example"), ("content", "content")):
+    for name, title in (("lengths", "tokens per example"), ("content", "content")):
         out.print(as_table(title, _turned(report[name])))
     if "mixture" in report:
         out.print(
