@@ -86,7 +86,7 @@ def ways() -> dict[str, Way]:
         "Pfeiffer": _added("bottleneck", form="pfeiffer"),
         "parallel": _added("bottleneck", form="parallel"),
         "prefix": _added("prefix", VECTORS, length=POSITIONS),
-        "prefix by a network": _added("prefix", MATRICES, length=POSITIONS, reparametrise=64),
+        "prefix by a network": _added("prefix", MATRICES, length=POSITIONS, reparameterize=64),
         "gated prefix": _added("gated_prefix", VECTORS, length=POSITIONS),
         "prompt": _added("prompt", VECTORS, length=POSITIONS),
         "P-tuning": _added("p_tuning", MATRICES, length=POSITIONS),

@@ -16,6 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ptft_jax.config import renamed
 from ptft_jax.config.field import Field, shown
 from ptft_jax.config.plugins import Tables, tables
 from ptft_jax.config.tree import HOW, TREE
@@ -370,6 +371,8 @@ def _checked(
     given = {("from_" if key == "from" else key): value for key, value in given.items()}
     for key in given:
         if key not in tree:
+            if now := renamed.said(prefix + key):
+                raise UserError(now)
             paths = [path for path, _ in fields(tree_of(plugins))]
             near = nearest(prefix + key, paths) or nearest(key, [p.rsplit(".")[-1] for p in paths])
             raise UserError(f"config.{prefix}{key} is not a setting{near}")

@@ -15,6 +15,7 @@ import jax
 
 from ptft_jax import adapters
 from ptft_jax import config as configs
+from ptft_jax.config import renamed
 from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
@@ -220,9 +221,10 @@ def refuse_changed(workdir: pathlib.Path, meta: Mapping[str, Any], config: confi
     if "config" not in meta:  # of an earlier version
         return
     now = config.as_dict()
+    recorded = renamed.current(meta["config"])
     changed = []
     for name, field in config.fields():
-        before = configs.get(meta["config"], name, field.default)
+        before = configs.get(recorded, name, field.default)
         if configs.get(now, name) != json.loads(json.dumps(before)) and not name.startswith(configs.HOW):
             changed.append(f"{name.rstrip('_')}: {before!r} -> {configs.get(now, name)!r}")
     if changed:

@@ -12,9 +12,9 @@ from ptft_jax import config as configs
 from ptft_jax.adapters.adalora import AdaLora
 from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.lora import Lora
+from ptft_jax.adapters.multi_adapter import MultiAdapter, of
 from ptft_jax.adapters.oft import Oft
 from ptft_jax.adapters.prompt import Prompt
-from ptft_jax.adapters.multi_adapter import MultiAdapter, of
 from ptft_jax.adapters.vera import Vera
 from ptft_jax.errors import UserError
 from ptft_jax.model import decode

@@ -12,8 +12,8 @@ from ptft_jax.adapters.base import ADDED
 from ptft_jax.adapters.dora import Dora
 from ptft_jax.adapters.ia3 import Ia3
 from ptft_jax.adapters.lora import Lora
-from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.adapters.multi_adapter import MultiAdapter
+from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.errors import UserError
 from ptft_jax.model import quantized
 from ptft_jax.model.inputs import Inputs

@@ -48,11 +48,11 @@ METHODS = {
     "prompt": dict(tune__prompt__length=4),
     "text": dict(tune__prompt__length=4, tune__prompt__init="text", tune__prompt__text="the cat sat"),
     "p_tuning": dict(tune__p_tuning__length=4, tune__p_tuning__encoder="lstm", tune__p_tuning__hidden=8),
-    "prefix": dict(tune__prefix__length=4, tune__prefix__reparametrise=8),
+    "prefix": dict(tune__prefix__length=4, tune__prefix__reparameterize=8),
     "gated_prefix": dict(tune__gated_prefix__length=4, tune__gated_prefix__layers=1),
     "bottleneck+prefix": dict(
         tune__prefix__length=2,
-        tune__prefix__reparametrise=8,
+        tune__prefix__reparameterize=8,
         tune__bottleneck__size=8,
         tune__bottleneck__form="houlsby",
         tune__bottleneck__dropout=0.1,
