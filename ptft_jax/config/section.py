@@ -17,11 +17,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ptft_jax.config import renamed
-from ptft_jax.config.field import Field, shown
+from ptft_jax.config.field import Field, hashable, shown
 from ptft_jax.config.plugins import Tables, tables
 from ptft_jax.config.tree import HOW, TREE
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.model.spec import contradictions, hashable
+from ptft_jax.model.spec import contradictions
 
 __all__ = [
     "HOW",
@@ -247,13 +247,28 @@ class Section:
             if value == field.default or path in self._read:
                 continue
             if path not in self.suggested:
+                said = f"config.{path.rstrip('_')} = {value!r} is set, but nothing in this run reads it"
+                if needs := self._needs(path):
+                    raise UserError(f"{said}: {needs}; leave it at {field.default!r}, or set that")
                 raise UserError(
-                    f"config.{path.rstrip('_')} = {value!r} is set, but nothing in this run reads it ({field.meaning}); "
-                    f"leave it at {field.default!r} or change what makes it matter"
+                    f"{said} ({field.meaning}); leave it at {field.default!r} or change what makes it matter"
                 )
             unread.append(path)
         told = [f"not read: {', '.join(path.rstrip('_') for path in unread)} (recipe)"] if unread else []
         return told + [said for said in self._settled.values() if said]
+
+    def _needs(self, path: str) -> str:
+        """Of settings of one way of tuning, which way they need, where it is not the run's; "" of others."""
+        method, parts = get(self._values, "tune.method"), path.split(".")
+        if path == "tune.train":
+            needed = "full"
+        elif len(parts) == 3 and parts[0] == "tune" and parts[1] in self.tables.methods:
+            needed = parts[1]
+        else:
+            return ""
+        if needed in method.split("+"):
+            return ""
+        return f"{path} needs tune.method={needed}, and config.tune.method = {method!r}"
 
     def as_dict(self) -> dict[str, Any]:
         """The resolved values as plain nested dicts."""

@@ -44,7 +44,7 @@ def template(
         others = f" (it has some by name: {', '.join(tokenizer.chat_templates)})" if tokenizer.chat_templates else ""
         raise UserError(
             f"{tokenizer.origin}: the tokenizer has no chat template{others}: choose one, such as "
-            f"{field}={' or '.join(BUILT_IN)}, if the model was trained with it"
+            f"{field}={' or '.join(BUILT_IN)}, if the model was trained with it, or if this run is to teach it"
         )
     name = name or "default"
     if name.endswith(".jinja"):

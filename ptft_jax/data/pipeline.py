@@ -417,13 +417,13 @@ def empty_answers(row: dict[str, Any]) -> str:
         return ""
     shown = [*places, "..."] if count > len(places) else places
     where = f": {'; '.join(shown)}" if places else ""
-    return f"{count:,} of the answers {'is' if count == 1 else 'are'} empty, and learned as such{where}"
+    return f"{count:,} of the answers {'is' if count == 1 else 'are'} empty, and have loss on their end{where}"
 
 
 def shown(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The columns of `TrainingData.table` that fit on a screen, a row a source; what is zero everywhere is left out."""
     counts = {
-        "examples": "examples", "tokens": "tokens", "trained": "learned", "empty_answers": "empty answers",
+        "examples": "examples", "tokens": "tokens", "trained": "tokens with loss", "empty_answers": "empty answers",
         "skipped": "skipped", "dropped": "dropped",
         "truncated": "truncated", "split_up": "split", "empty": "empty", "untrainable": "untrainable",
         "tokens_lost": "tokens lost", "rows": "rows",

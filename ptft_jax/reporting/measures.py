@@ -61,7 +61,7 @@ def cost(summary: Mapping[str, Any]) -> dict[str, Any]:
         "parameters trained": summary["parameters"]["trainable"],
         "trained MiB": summary["trainable_bytes"] * mib,
         "optimizer MiB": summary["optimizer_bytes"] * mib,
-        "GFLOP a step": flops * step["devices"] / 1e9 if flops else "-",
+        "GFLOP per step": flops * step["devices"] / 1e9 if flops else "-",
         "arguments MiB": step["argument_bytes"] * mib if step else "-",
         "temporaries MiB": step["temporary_bytes"] * mib if step else "-",
         "outputs MiB": step["output_bytes"] * mib if step else "-",

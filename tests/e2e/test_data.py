@@ -77,7 +77,7 @@ def test_fine_tuning_on_conversations(text_file, tmp_path):
     with pytest.raises(UserError, match="config.data.source is missing"):
         assembly.Run(tiny_config(text_file, data__source=""), tmp_path / "none", Reporter(quiet=True))
     words = ["eval", f"--run={tmp_path}/base", f"--data=jsonl:{path}", "--template=chatml", "--length=192"]
-    assert json.loads(ptft(*words, check=True).stdout)["tokens"] > 0
+    assert json.loads(ptft(*words, check=True).stdout)["tokens_scored"] > 0
     answer = ptft("chat", f"--run={tmp_path}/chat", "--message=say 3", "--max_new_tokens=4", check=True)
     assert answer.stdout.startswith("> say 3\n")
 

@@ -38,7 +38,9 @@ def define() -> None:
         "shards", 1, positive(1, ""), "Shards a split, of as equal a number of examples as can be; at most one each."
     )
     flags.DEFINE_string("template", "", "Chat template by name; '' = the tokenizer's own.")
-    flags.DEFINE_string("train_on", "assistant", "What is learned of conversations: assistant, last, all, or roles.")
+    flags.DEFINE_string(
+        "train_on", "assistant", "Which tokens of conversations have loss: assistant, last, all, or roles."
+    )
     define_number(
         "held_out",
         0.1,

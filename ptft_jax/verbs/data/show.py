@@ -1,4 +1,4 @@
-"""Prints real batches, token by token: what is learned, what is context, what is padding, and where packed examples end.
+"""Prints real batches, token by token: what has loss, what is context, what is padding, and where packed examples end.
 
 ptft data show --config=configs/finetune/shakespeare.py:full --step=3 --rows=2
 ptft data show --data=jsonl:chat.jsonl --template=chatml --tokenizer=runs/base
@@ -26,7 +26,7 @@ def define() -> None:
         "as",
         "auto",
         ["auto", "colours", "marks", "json"],
-        "auto = colours on a terminal, else marks: [learned] and {prefix}.",
+        "auto = colours on a terminal, else marks: [with loss] and {prefix}.",
     )
     flags.DEFINE_string("html", "", "Also write a page in colours to this file.")
 
@@ -68,7 +68,7 @@ def main() -> None:
     if form == "auto":
         form = "colours" if out.is_terminal else "marks"
     if form != "json":
-        learned = "are learned in an epoch" if args.split == "train" else "count in the loss"
+        learned = "with loss per epoch" if args.split == "train" else "with loss"
         for row, report in facts:
             counted = f"{row['trained']:,} {'classes' if chosen.builder.labelled else 'tokens'} {learned}"
             lines = [*survey.lines(row), report.describe(), counted, *filter(None, [pipeline.empty_answers(row)])]

@@ -1,4 +1,4 @@
-"""Says what data are made of: lengths, use of the vocabulary, what is learned, repeats, the mixture, and a row length.
+"""Says what data are made of: lengths, use of the vocabulary, what has loss, repeats, the mixture, and a row length.
 
 ptft data stats --config=configs/pretrain/shakespeare.py:tiny
 ptft data stats --data=jsonl:chat.jsonl --template=chatml --tokenizer=runs/base --json

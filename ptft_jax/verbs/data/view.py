@@ -20,6 +20,8 @@ MEANINGS = {
     "padding": "fills the row",
 }
 
+_SHOWN = {"learned": "with loss"}  # in what people read
+
 
 class Token(NamedTuple):
     """One token of a row.
@@ -97,11 +99,13 @@ def counted(tokens: list[Token]) -> str:
     """One line: how many tokens are what, in how many pieces."""
     parts = [(name, sum(t.part == name for t in tokens)) for name in STYLES]
     pieces = len({t.segment for t in tokens if t.segment})
-    return f"{pieces} piece{'s' * (pieces != 1)}: " + ", ".join(f"{n} {name}" for name, n in parts if n)
+    return f"{pieces} piece{'s' * (pieces != 1)}: " + ", ".join(
+        f"{n} {_SHOWN.get(name, name)}" for name, n in parts if n
+    )
 
 
 def marked(tokens: list[Token]) -> str:
-    """As plain text: [learned], {prefix}, <read→predicted>; pieces apart from one another by lines."""
+    """As plain text: [with loss], {prefix}, <read→predicted>; pieces apart from one another by lines."""
     signs = {"learned": "[]", "prefix": "{}", "hidden": "<>", "context": ("", "")}
     out, before = [], None
     for token in tokens:
