@@ -136,7 +136,7 @@ def _table(groups: list[Group], best: Mapping[str, float], columns: tuple[str, .
 def _page(groups: list[Group], ways: Mapping[str, Way], results: Mapping[str, Any]) -> Page:
     page = Page(
         "Ways to fine-tune, compared",
-        f"{len(groups)} ways to specialise one small GPT, pre-trained on Shakespeare's plays, on little Python code; each at the "
+        f"{len(groups)} ways to specialize one small GPT, pre-trained on Shakespeare's plays, on little Python code; each at the "
         f"best of its learning rates, with {results['seeds']} seeds.",
     )
     page.heading("Gain against forgetting")

@@ -24,7 +24,7 @@ def build(config: Any, encode: Callable[[str], Sequence[int]] | None = None) -> 
         already, but start none.
 
     Raises:
-      UserError: a name that is not there, or there twice; a text without tokens; a quantised base that would train.
+      UserError: a name that is not there, or there twice; a text without tokens; a quantized base that would train.
     """
     from ptft_jax.adapters import quantized
 

@@ -37,7 +37,7 @@ def combine(method: str, sources: Sequence[Parent], out: pathlib.Path, options: 
         advice = "\nwithout --adapter they are merged into their base and combined as whole models" if whole else ""
         raise UserError(
             f"--adapter --method={method} combines runs of tune.method='lora' without dora (and with linear those of "
-            f"'ia3') on a base that is not quantised, but:{theirs}{advice}"
+            f"'ia3') on a base that is not quantized, but:{theirs}{advice}"
         )
     config = writing.config_of(first, first.source.config.init.from_, options["seed"])
     config["tune"] |= tune

@@ -207,7 +207,7 @@ class Reader:
     def open(
         self, source: Parent, dtype: str = "float32", weights: str = "auto", merge_into: str = "", **head: Any
     ) -> Model:
-        """The plain parameters of a source, adapters merged; into what of a quantised base, says `merge_into`.
+        """The plain parameters of a source, adapters merged; into what of a quantized base, says `merge_into`.
 
         Raises:
           UserError: an adapter that cannot be merged, a damaged checkpoint, a base that is missing or another.

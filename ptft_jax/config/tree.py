@@ -49,7 +49,7 @@ TREE: dict[str, Any] = {
         "fresh": patterns((), "patterns of parameters that are re-initialized, not taken from the parent (a new head)"),
         "merge_into": one_of(
             "",
-            "of a parent that was trained on a quantised base, which kernels its adapter is added to: those it was trained "
+            "of a parent that was trained on a quantized base, which kernels its adapter is added to: those it was trained "
             "on, or the base's own",
             "",
             "dequantized",
@@ -121,7 +121,7 @@ TREE: dict[str, Any] = {
             "raise",
             "drop",
         ),
-        "workers": natural(0, "processes that tokenise; 0 = by the size of the data and the machine"),
+        "workers": natural(0, "processes that tokenize; 0 = by the size of the data and the machine"),
         "length": positive(128, "tokens per row"),
         "batch_size": positive(16, "rows per step, over all devices"),
         "train_tokens": natural(0, "use only the first so many training tokens; 0 = all", most=MANY),

@@ -91,7 +91,7 @@ TUNE: dict[str, Any] = {
         "double": Field(True, "keep the scales in eight bits"),
         "targets": patterns(
             ("blocks/(attention|mlp)/(experts/)?(query|key|value|out|gate|up|down)",),
-            "patterns of the linear layers' and experts' paths whose kernels are quantised",
+            "patterns of the linear layers' and experts' paths whose kernels are quantized",
         ),
     },
     **{name: spec.fields for name, spec in METHODS.items()},

@@ -1,4 +1,4 @@
-"""Tokenised examples on disk: memory-mapped, keyed by content, built in parallel, complete or not there at all, and checked
+"""Tokenized examples on disk: memory-mapped, keyed by content, built in parallel, complete or not there at all, and checked
 against their digests when they are opened."""
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ def facts(folder: pathlib.Path, remedy: str = "") -> dict[str, Any]:
     try:
         found = jsons.table(path.read_bytes(), str(path))
     except FileNotFoundError:
-        raise UserError(f"{folder}: no tokenised data here (no {META})") from None
+        raise UserError(f"{folder}: no tokenized data here (no {META})") from None
     except UserError as e:
         raise Damaged(f"{e}; {remedy}") from e
     if not jsons.intact(found):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ptft_jax.data import leaks, prepared, records
 from ptft_jax.data.records.table import stand_ins
-from ptft_jax.data.tokenise import Formatted, Opened
+from ptft_jax.data.tokenize import Formatted, Opened
 from ptft_jax.errors import UserError
 
 _SHOWN = 8  # of a list, on the screen

@@ -74,7 +74,7 @@ def _sums(start: Any, end: Any, frozen: Any, effective: Callable[..., Any]) -> d
         sides.append(flatten(effective(whole)))
     out = {}
     for path, before in sides[0].items():
-        if not jnp.issubdtype(before.dtype, jnp.floating):  # packed codes of quantised kernels never train
+        if not jnp.issubdtype(before.dtype, jnp.floating):  # packed codes of quantized kernels never train
             continue
         axes = tuple(range(1 if path.startswith(STACK + "/") else 0, before.ndim))
         first, last = (side[path] for side in sides)

@@ -53,7 +53,7 @@ class Measurement:
             values["data"]["source"] = source
         data = configs.check(values).data
         builder = builders.build(config.objective, loaded.tokenizer)
-        read = pipeline.tokenised(data, data.source, split, loaded.tokenizer, builder.kinds)
+        read = pipeline.tokenized(data, data.source, split, loaded.tokenizer, builder.kinds)
         read, _ = class_names.numbered(read, class_names.of(loaded.source))
         found = pipeline.filled(data, read, builder, partial=True)
         if found.rows.packed and (why := loaded.model.one_text_a_row):

@@ -51,7 +51,7 @@ def read(
     family = get(c.need("model_type"), where)
     if c.get("quantization_config", None):
         method = config["quantization_config"].get("quant_method", "some way")
-        raise UserError(f"{where}: the weights are quantised by {method}; give the unquantised model, or a GGUF file")
+        raise UserError(f"{where}: the weights are quantized by {method}; give the unquantized model, or a GGUF file")
     model = family.read(c)
     for name, value, expected in contradictions({**_DEFAULTS, **model}):
         raise UserError(f"{where}: config.json: model.{name} would be {value!r}: expected {expected}")

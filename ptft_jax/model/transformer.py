@@ -160,7 +160,7 @@ class Transformer:
         return None if self.adapt is None else self.adapt.quantization
 
     def _make(self, part: type, prefix: str, key: jax.Array, base: Params | None = None) -> nnx.Module:
-        # Adapters draw from their own stream: the base is initialised alike with and without them.
+        # Adapters draw from their own stream: the base is initialized alike with and without them.
         rngs = nnx.Rngs(params=key, adapter=jax.random.fold_in(key, 1))
         module = part(self.spec.resolved, rngs)
         if base is not None:

@@ -46,7 +46,7 @@ class Leaf:
 
     @property
     def numbers(self) -> int:
-        """How many of the model's numbers it holds, quantised or not."""
+        """How many of the model's numbers it holds, quantized or not."""
         return quantized.numbers(self.source, self.shape, self.dtype)
 
     @property

@@ -16,7 +16,7 @@ from ptft_jax.errors import UserError, listed, nearest
 STACK = "blocks"
 _SLICE = re.compile(rf"^{STACK}\[(-?\d*)(:?)(-?\d*)\]")
 _UNSET = object()
-_HEAD, _EMBEDDING = "head/kernel", "embed/tokens/embedding"
+_EMBEDDING = "embed/tokens/embedding"
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -145,8 +145,11 @@ def _says_nothing(field: str, number: int, pattern: str, layers: slice, shapes: 
 
 def _tied(expression: re.Pattern, names: Mapping[str, Any]) -> str:
     """A hint for a pattern that is meant for the head of a model whose head is its embedding table."""
-    if not expression.fullmatch(_HEAD) or _HEAD in names or _EMBEDDING not in names:
-        return ""
-    if any(name.startswith("head/classes/") for name in names):
+    own = (
+        "head/kernel",
+        "head/scores/kernel",
+        "head/classes/kernel",
+    )  # of an untied head, of masked tokens, of classes
+    if not expression.fullmatch(own[0]) or _EMBEDDING not in names or any(name in names for name in own):
         return ""
     return f" (the head is tied, model.tied: it is {_EMBEDDING})"

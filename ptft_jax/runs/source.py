@@ -269,12 +269,12 @@ def recorded(reference: str, workdir: pathlib.Path) -> str:
 def parameters(
     source: Source, layout: Layout, *, merged: bool, weights: str = "auto", merge_into: str = ""
 ) -> dict[str, Any]:
-    """The parameters of a checkpoint, whole; frozen ones of an adapter run come from its base, as it is, not quantised.
+    """The parameters of a checkpoint, whole; frozen ones of an adapter run come from its base, as it is, not quantized.
 
     Args:
       layout: where each leaf goes; it lands there directly.
       merged: fold the run's adapter into its base, giving the parameters of a plain model.
-      merge_into: of a run on a quantised base, "dequantized" or "original": which kernels the adapter is folded into.
+      merge_into: of a run on a quantized base, "dequantized" or "original": which kernels the adapter is folded into.
       weights: "raw", "ema", or "auto" for the average where one was kept.
 
     Raises:
@@ -307,7 +307,7 @@ def parameters(
 
 
 def check_merge(source: Parent, merge_into: str, field: str) -> None:
-    """Raises UserError where `merge_into` is missing, or given for a model that has no quantised base."""
+    """Raises UserError where `merge_into` is missing, or given for a model that has no quantized base."""
     if source.quantization and not merge_into:
         raise UserError(
             f"{source.name} was trained on a base in {source.quantization.format}, so a plain model of it has to be chosen by "
@@ -315,7 +315,7 @@ def check_merge(source: Parent, merge_into: str, field: str) -> None:
             "'original' adds it to the base's own, more exact kernels, for which it was not trained (other logits)"
         )
     if merge_into and not source.quantization:
-        raise UserError(f"{field} = {merge_into!r}: {source.name} has no quantised base")
+        raise UserError(f"{field} = {merge_into!r}: {source.name} has no quantized base")
 
 
 def _read(source: Source, name: str, layout: Layout) -> dict[str, Any]:

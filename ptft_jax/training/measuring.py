@@ -45,7 +45,7 @@ def of_parent(
     """The parent itself on all that a run is measured on, "SET/nll" -> loss, ...; None where the run starts as the parent is,
     or where an adapter that was there before (`init.adapter`), new tokens or a new kind of head make it another model.
 
-    What the run gains and forgets counts from there: a new prompt, a quantised base, or a re-initialized head changes the
+    What the run gains and forgets counts from there: a new prompt, a quantized base, or a re-initialized head changes the
     loss before anything is learned.
 
     Args:

@@ -164,14 +164,14 @@ class Trainer(Compiled):
                 self.notes.append(self.adapter.note)
         self.model = Transformer(spec, self.adapter, constrain)
         if self.model.quantization and not self.tuned:
-            raise UserError("config.tune.quantize.format: without init.from there is no base to quantise")
+            raise UserError("config.tune.quantize.format: without init.from there is no base to quantize")
         self._check_length()
         self.plain_shapes = self.plain.shapes()
         refuse_idle(self._fresh, flatten(self.plain_shapes), "config.init.fresh", "parameter")
         if self.model.quantization:
             made = [p for p in flatten(self.plain_shapes) if matches(self._fresh, p) and self.adapter.quantizes(p)]
             if made:
-                raise UserError(f"config.init.fresh: these are quantised kernels, which cannot train:{listed(made)}")
+                raise UserError(f"config.init.fresh: these are quantized kernels, which cannot train:{listed(made)}")
         # What trains starts from the parent's own numbers, and what methods add from float32.
         self.maker, self.plain_maker = (
             dataclasses.replace(m, spec=dataclasses.replace(spec, param_dtype="float32"))

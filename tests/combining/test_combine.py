@@ -431,7 +431,7 @@ def test_every_method_is_offered():
     assert read == set(verb.OPTIONS)
 
 
-def test_an_adapter_on_a_quantised_base_is_not_merged_without_a_word(runs, tmp_path):
+def test_an_adapter_on_a_quantized_base_is_not_merged_without_a_word(runs, tmp_path):
     derived(runs.folder, "nf4", "lora", config={"tune.quantize.format": "nf4", "tune.quantize.block": 16})
     with pytest.raises(
         UserError, match="nf4@0 was trained on a base in nf4: first write a plain model of it by ptft export"

@@ -157,7 +157,7 @@ def test_a_model_that_scores_no_classes_leaves_labels_alone(cache, tmp_path):
     head = class_names.of(model)
     assert head == class_names.NEW == head.settled()
     data = configs.check({"data": {"source": source(tmp_path / "x.jsonl", "b", "a")}}).data
-    tokens = pipeline.tokenised(data, data.source, "train", tok.ByteTokenizer())
+    tokens = pipeline.tokenized(data, data.source, "train", tok.ByteTokenizer())
     assert class_names.numbered(tokens, head)[0] is tokens
     model.fields["head"] = "classes"
     assert class_names.of(model) == Head((), "x", 2)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ptft_jax.data import cache as caches
-from ptft_jax.data import pipeline, prepared, store, tokenise
+from ptft_jax.data import pipeline, prepared, store, tokenize
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.prepare import engines, preparing
@@ -118,8 +118,8 @@ def test_a_cached_store_that_is_damaged_is_made_anew(cache, tmp_path, name, caps
     reference = lines(tmp_path / "x.jsonl", rows)
 
     def made():
-        opened = tokenise.Opened.of(reference, "train", held_out=0.1)
-        return tokenise.tokenised(opened, BYTES, template="", train_on="assistant")
+        opened = tokenize.Opened.of(reference, "train", held_out=0.1)
+        return tokenize.tokenized(opened, BYTES, template="", train_on="assistant")
 
     first = made()
     ids, trained = np.array(first.ids), np.array(first.trained)

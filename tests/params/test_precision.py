@@ -30,11 +30,11 @@ def test_the_mean_over_every_draw_is_the_number_itself(value):
     value = np.float32(value)
     rounded = np.float64(jax.jit(precision.stochastic)(np.full(2**16, value), EVERY_DRAW))
     assert np.mean(rounded) == np.float64(value), "exact: sums of 2^16 bfloat16 numbers of two values fit into float64"
-    # Only its two neighbours: what it is cut to, and the next one away from zero; itself where it is one of them.
+    # Only its two neighbors: what it is cut to, and the next one away from zero; itself where it is one of them.
     cut = np.frombuffer(np.float32(value).tobytes(), np.uint16)[1:].view(ml_dtypes.bfloat16)
     after = np.frombuffer(np.float32(value).tobytes(), np.uint16)[1:] + np.uint16(1)
-    neighbours = {float(cut[0]), float(after.view(ml_dtypes.bfloat16)[0])}
-    assert set(rounded) <= neighbours and (len(set(rounded)) == 1) == (float(cut[0]) == float(value))
+    neighbors = {float(cut[0]), float(after.view(ml_dtypes.bfloat16)[0])}
+    assert set(rounded) <= neighbors and (len(set(rounded)) == 1) == (float(cut[0]) == float(value))
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])

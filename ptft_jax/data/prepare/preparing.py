@@ -1,6 +1,6 @@
 """From sources to a folder of shards and a manifest that says what became of every record.
 
-Two passes. Workers read, tokenise, filter and sketch chunks of records and leave a file for each; this process then
+Two passes. Workers read, tokenize, filter and sketch chunks of records and leave a file for each; this process then
 knows a digest, a sketch and the sizes of every record, decides which repeat others, and copies the kept examples from
 the chunks' files into shards. Which engine does the first pass, with how many workers and in chunks of which size,
 changes nothing that is written.
@@ -26,7 +26,7 @@ from ptft_jax.data.prepare.overlap import Runs
 from ptft_jax.data.prepare.settings import FORM, SPLITS, Settings
 from ptft_jax.data.prepare.table import Table, losses
 from ptft_jax.data.prepared import MANIFEST
-from ptft_jax.data.tokenise import Formatted, Opened
+from ptft_jax.data.tokenize import Formatted, Opened
 from ptft_jax.errors import UserError, few, listed
 
 CHUNK = 1024  # records a task

@@ -1,4 +1,4 @@
-"""Tokenises, filters and deduplicates sources into shards, and says what became of every record.
+"""Tokenizes, filters and deduplicates sources into shards, and says what became of every record.
 
 ptft data prepare --source=jsonl:articles.jsonl.gz --tokenizer=runs/base --out=prepared --shards=8
 ptft data prepare --source='hf:dump?text=body' --source=text:notes --tokenizer=byte --out=prepared \\

@@ -28,7 +28,7 @@ def define() -> None:
         ["auto", "colours", "marks", "json"],
         "auto = colours on a terminal, else marks: [with loss] and {prefix}.",
     )
-    flags.DEFINE_string("html", "", "Also write a page in colours to this file.")
+    flags.DEFINE_string("html", "", "Also write a page in colors to this file.")
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
     else:
         if args.step:
             raise UserError("--step is for --split=train: evaluation has every row once")
-        tokens = pipeline.tokenised(data, data.source, args.split, chosen.tokenizer)
+        tokens = pipeline.tokenized(data, data.source, args.split, chosen.tokenizer)
         tokens, _ = class_names.numbered(tokens, chosen.head)
         found = pipeline.filled(data, tokens, chosen.builder, partial=True)
         every = batches.evaluation(found.rows, batch_size=data.batch_size, tokens=0)
@@ -82,7 +82,7 @@ def main() -> None:
         else:
             out.print(title, style="bold")
             out.print(view.counted(tokens), style="dim")
-            out.print(view.coloured(tokens), end="\n\n")
+            out.print(view.colored(tokens), end="\n\n")
     if form == "colours":
         out.print(view.legend())
     if args.html:

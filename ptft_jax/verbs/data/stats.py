@@ -32,7 +32,7 @@ def main() -> None:
     chosen = selected.load()
     c, data = chosen.config, chosen.config.data
     weighted = pipeline.weighted(data) if args.split == "train" else ((data.source, 1.0),)
-    parts = [pipeline.tokenised(data, reference, args.split, chosen.tokenizer) for reference, _ in weighted]
+    parts = [pipeline.tokenized(data, reference, args.split, chosen.tokenizer) for reference, _ in weighted]
     row_lengths = {p.reference: statistics.rows_by_length(p, chosen.builder) for p in parts}
     report = {
         "lengths": [statistics.lengths(part) for part in parts],

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from ptft_jax.data import formats, prepared, store, tokenise
+from ptft_jax.data import formats, prepared, store, tokenize
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.prepare import engines, gathering, preparing
 from ptft_jax.data.prepare.chunks import MOST, Chunk
@@ -301,7 +301,7 @@ def test_examples_of_every_kind_are_stored_as_they_are_without_preparation(cache
     manifest, _ = preparing.prepare(settings, BYTES, tmp_path / "out", HERE, chunk=7)
     assert manifest["kind"] == kind
     found, _ = prepared.load(tmp_path / "out", "train", BYTES)
-    opened = tokenise.Opened.of(reference, "train", held_out=0.1)
+    opened = tokenize.Opened.of(reference, "train", held_out=0.1)
     encoder = formats.encoder(opened.format, BYTES)
     count = len(opened.records)
     examples = encoder.encode(
