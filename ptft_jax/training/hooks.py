@@ -27,7 +27,8 @@ class Moment:
       step: the updates that are done, which is the number of the last one.
       first: nothing has been trained yet.
       last: these are all that `training.steps` asks for.
-      evaluated: {"validation/nll": nats per token, ...} where the run has evaluated at this step, else {}.
+      evaluated: {"validation/nll": nats per token, ...} where the run has evaluated at this step, else {}. For `do`: `when` is
+        asked before that.
     """
 
     def __init__(
@@ -54,7 +55,8 @@ class Moment:
     @property
     def state(self) -> TrainState:
         """The whole state: its arrays are the run's own and are given up at the next step, so copy what is to be kept."""
-        return jax.tree.map(lambda leaf: leaf, self._program.whole(self.loop_state))
+        whole: TrainState = jax.tree.map(lambda leaf: leaf, self._program.whole(self.loop_state))
+        return whole
 
     @property
     def params(self) -> dict[str, Any]:
@@ -65,6 +67,7 @@ class Moment:
     def write(self, values: Mapping[str, Any]) -> None:
         """Writes {name: number} as a row of kind "hook" into metrics.jsonl, and to the trackers as hook/NAME. Arrays of a single
         number are read. Where several processes share a run, one writes."""
+        assert self._writer is not None
         self._writer.write(self.step, KIND, {name: float(np.asarray(value)) for name, value in values.items()})
 
 

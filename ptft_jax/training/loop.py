@@ -273,8 +273,7 @@ class Loop:
 
     def _save(self, state: Any, step: int, values: dict[str, float] | None, pending: bool = False) -> None:
         whole = self.program.whole(state)
-        known = values is not None and not self.selection.over_budget
-        selected = values[self.selection.metric] if known else None
+        selected = None if values is None or self.selection.over_budget else values[self.selection.metric]
         selected = selected if selected is not None and math.isfinite(selected) else None
         seconds = self._clock.by_part
         meta = {
