@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import batches, cache, class_names, packing, prepared, records, tokenize
+from ptft_jax.data import batches, cache, class_names, packing, records, token_folder, tokenize
 from ptft_jax.data import survey as surveys
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
@@ -67,10 +67,10 @@ def tokenized(
     """A split of a source as ids, by the settings of `config.data`; `opened` = of these records of it. Raises UserError; for a
     source that is of none of `kinds`, where any are named, before anything is tokenized."""
     parsed = records.parse(reference)
-    if parsed.kind == prepared.KIND:
-        facts = prepared.manifest(pathlib.Path(parsed.name))
+    if parsed.kind == token_folder.KIND:
+        facts = token_folder.manifest(pathlib.Path(parsed.name))
         check_kind(kinds, facts["kind"], reference, facts["format"], data.tables.objectives)
-        store, facts = prepared.load(pathlib.Path(parsed.name), split, tokenizer)
+        store, facts = token_folder.load(pathlib.Path(parsed.name), split, tokenizer)
         place = f"{parsed.name}/{split}"
         return Tokens(
             reference,
@@ -113,7 +113,7 @@ def training_texts(data: Any, kinds: tuple[str, ...] = ()) -> list[str]:
     of `kinds`, where any are named."""
     texts: list[str] = []
     for reference, _ in weighted(data):
-        if records.parse(reference).kind == prepared.KIND:
+        if records.parse(reference).kind == token_folder.KIND:
             raise UserError(f"{reference}: tokens already; a tokenizer cannot be trained on them")
         opened = tokenize.Opened.of(reference, "train", held_out=data.held_out, broken=data.broken)
         check_kind(kinds, opened.format.kind, reference, opened.format.describe(), data.tables.objectives)

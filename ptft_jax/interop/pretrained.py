@@ -15,7 +15,7 @@ from ptft_jax import config as configs
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.interop import families, hf, labels
 from ptft_jax.interop.archive import Archive, open_folder
-from ptft_jax.interop.fields import Fields
+from ptft_jax.interop.config_reader import Fields
 from ptft_jax.model import spec as specs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten

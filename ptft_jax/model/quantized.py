@@ -186,7 +186,7 @@ def plain_path(path: str) -> str:
 
 
 def numbers(path: str, shape: tuple[int, ...], dtype: Any) -> int:
-    """How many of the model's numbers a leaf holds: two per byte of "nf4", none in scales."""
+    """How many of the model's numbers a leaf holds: two in every byte of "nf4", none in scales."""
     name = path.rpartition("/")[2] if plain_path(path) != path else ""
     if name in SCALES:
         return 0

@@ -24,7 +24,7 @@ from ptft_jax.model.spec import HEAD, STRUCTURE
 from ptft_jax.params import fingerprint
 from ptft_jax.params.partition import join, overlay
 from ptft_jax.params.rules import flatten, matches, unflatten
-from ptft_jax.runs import checkpoint, references
+from ptft_jax.runs import checkpoint, pins
 from ptft_jax.runs.lineage import parted
 from ptft_jax.runs.parent import Layout, Parent
 from ptft_jax.runs.workdir import Workdir
@@ -192,7 +192,7 @@ def find(
         config = configs.check(values)
     source = Source(workdir, step, meta, config, (*ignore, *fresh), which)
     if pin is not None:
-        weakref.finalize(source, references.release, pin)
+        weakref.finalize(source, pins.release, pin)
     return source
 
 
@@ -200,14 +200,14 @@ def _opened(place: str, field: str, reference: str) -> tuple[pathlib.Path, int, 
     """(workdir, step, its meta, the file that protects it from being removed while it is read, or None)."""
     for attempt in range(_TRIES):
         workdir, step = checkpoint.resolve(place, field)
-        pin = None if Workdir(workdir).is_finished else references.reading(workdir, step)
+        pin = None if Workdir(workdir).is_finished else pins.reading(workdir, step)
         try:
             meta = checkpoint.read_meta(workdir, step)
             refuse_changed(workdir, meta, Workdir(workdir).read_config())
             return workdir, step, meta, pin
         except BaseException as e:
             if pin is not None:
-                references.release(pin)
+                pins.release(pin)
             if isinstance(e, checkpoint.Damaged):
                 raise damaged(field, reference, workdir, step, e) from e
             if not isinstance(e, checkpoint.Gone) or attempt == _TRIES - 1:
@@ -240,7 +240,7 @@ def protect(source: Parent, child: pathlib.Path) -> str:
     if not isinstance(source, Source) or source.finished:
         return ""
     unfinished = f"{source.workdir} has not finished: this run starts from its step {source.step}"
-    if references.keep(source.workdir, source.step, child):
+    if pins.keep(source.workdir, source.step, child):
         return f"{unfinished}, which is kept for it ({Workdir(source.workdir).references.name}/)"
     return f"{unfinished}, which it may remove, since {source.workdir} cannot be written: copy it, or wait for its end"
 
@@ -249,7 +249,7 @@ def protect_base(base: Mapping[str, Any], child: pathlib.Path) -> None:
     """As `protect`, of what a checkpoint in `child` says of its base (`base_reference`)."""
     workdir = pathlib.Path(base["workdir"])
     if not is_reference(base["workdir"]) and workdir.is_dir() and not Workdir(workdir).is_finished:
-        references.keep(workdir, base["step"], child)
+        pins.keep(workdir, base["step"], child)
 
 
 def recorded(reference: str, workdir: pathlib.Path) -> str:

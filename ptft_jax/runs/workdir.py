@@ -101,7 +101,7 @@ class Workdir:
 
     @property
     def references(self) -> pathlib.Path:
-        """Which steps others need (`ptft_jax.runs.references`)."""
+        """Which steps others need (`ptft_jax.runs.pins`)."""
         return self.path / "references"
 
     def checkpoint(self, step: int) -> Checkpoint:

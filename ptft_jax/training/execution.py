@@ -26,7 +26,7 @@ from ptft_jax.runs.checkpoint import Damaged, best_steps, check_files, has_recor
 from ptft_jax.runs.files import write_bytes, write_json
 from ptft_jax.runs.saving import Checkpoints, read_state
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import measuring, profile
+from ptft_jax.training import outcome, profile
 from ptft_jax.training.hooks import Hook
 from ptft_jax.training.loop import Loop
 from ptft_jax.training.termination import Terminated, Termination
@@ -118,7 +118,7 @@ class Execution:
             parents = (
                 None
                 if run.continued
-                else measuring.of_parent(
+                else outcome.of_parent(
                     run.start, run.workdir, run.eval_batches | run.test_batches, run.byte_lengths, loop.check
                 )
             )
@@ -303,7 +303,7 @@ class Execution:
         run, writer = self.run, loop.writer
         step = int(run.trainer.program.whole(state).step)
         optimizer_bytes = sum(a.nbytes for a in jax.tree.leaves(run.trainer.program.whole(state).optimizer))
-        cost = measuring.step_cost(run.trainer.program, state, run.feed.next(step - 1, state)) if step else None
+        cost = outcome.step_cost(run.trainer.program, state, run.feed.next(step - 1, state)) if step else None
         state, best = self._best(state, step, loop.checkpoints)
         test = self._test(state, loop.check)
         if test:
@@ -318,7 +318,7 @@ class Execution:
         flops = 3 * run.trainer.model.spec.flops_per_token(positions) * run.config.data.batch_size * positions
         before, after = {**at.get(run.first_step, {}), **meta["before"]}, {**at.get(best, {}), **test}
         with self.clock("evaluation"):
-            drift = measuring.drift(run.start, state, meta["parent_fingerprint"])
+            drift = outcome.drift(run.start, state, meta["parent_fingerprint"])
         seconds = self.clock.by_part
         return {
             "finished": True,
@@ -329,7 +329,7 @@ class Execution:
             "selected": {"metric": run.selection.metric, "value": run.selection.best},
             "before": before,
             "after": after,
-            "transfer": measuring.gains(
+            "transfer": outcome.gains(
                 run.start, run.workdir, run.source.source if run.source is not None else "", before, after
             ),
             "drift": drift,

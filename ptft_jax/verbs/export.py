@@ -126,7 +126,7 @@ def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dic
 def _lost_names(source: Any, base: dict[str, Any]) -> dict[str, Any]:
     """What a PEFT folder leaves out of a classifier: names of classes are in the base's config.json alone."""
     from ptft_jax.interop import labels
-    from ptft_jax.interop.fields import Fields
+    from ptft_jax.interop.config_reader import Fields
 
     theirs = labels.read(Fields(base["config"], base["reference"]))[1] if "config" in base else ()
     if source.classes == theirs:

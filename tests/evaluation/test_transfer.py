@@ -6,8 +6,8 @@ import math
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.evaluation import measured, sequence, transfer
-from ptft_jax.reporting.measures import transfer_rows
+from ptft_jax.evaluation import measured_sets, sequence, transfer
+from ptft_jax.reporting.summary_tables import transfer_rows
 
 
 def run(folder, source="text:a", start=5.0, run_id="r", parent=()):
@@ -102,7 +102,7 @@ def test_scores_of_a_sequence_by_hand():
 def test_several_adapters_have_each_their_own():
     mixture = (("text:a.txt", 1.0), ("text:b.txt", 1.0))
     config = configs.check({"data": {"source": "text:b.txt", "mixture": mixture}, "tune": {"adapters": ("one", "two")}})
-    roles = measured.roles(config)
+    roles = measured_sets.roles(config)
     assert roles["one"] == {
         "target": "validation_a",
         "target_test": "test_a",
@@ -116,4 +116,4 @@ def test_several_adapters_have_each_their_own():
     assert (one["target"]["gain"], two["target"]["gain"]) == (1.0, 0.5)
     assert one["source"]["forgetting"] == pytest.approx(0.1) and two["source"]["forgetting"] == pytest.approx(0.4)
     assert one["target_test"]["missing"].startswith("test_a was not evaluated")
-    assert measured.roles(configs.check({})) == {"": transfer.ROLES}
+    assert measured_sets.roles(configs.check({})) == {"": transfer.ROLES}

@@ -7,7 +7,7 @@ import pytest
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.interop import export, labels, pretrained
-from ptft_jax.interop.fields import Fields
+from ptft_jax.interop.config_reader import Fields
 from ptft_jax.model import presets
 from tests.interop import small
 

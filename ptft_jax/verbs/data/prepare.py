@@ -82,7 +82,7 @@ def main() -> None:
     from rich.console import Console
 
     from ptft_jax.data import pipeline, survey
-    from ptft_jax.data.prepare import engines, preparing, table
+    from ptft_jax.data.prepare import engines, shard_writing, table
     from ptft_jax.reporting.progress import as_table
 
     settings = _settings(args)
@@ -100,7 +100,7 @@ def main() -> None:
         engine = engines.Processes(args.workers)
     out = pathlib.Path(os.path.abspath(places.local(args.out, f"--out={args.out}").expanduser()))
     work = args.work if "://" in args.work or not args.work else os.path.abspath(args.work)
-    manifest, there = preparing.prepare(settings, _tokenizer(args.tokenizer), out, engine, work=work, say=_saying())
+    manifest, there = shard_writing.prepare(settings, _tokenizer(args.tokenizer), out, engine, work=work, say=_saying())
     screen = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     screen.print(f"{manifest['kind']}: {manifest['format']}")
     kept = "kept (--deduplicate=exact takes out those by text)"

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ptft_jax.data import cache, formats, jsons, prepared, survey
+from ptft_jax.data import cache, formats, jsons, survey, token_folder
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.prepare import gathering, places
 from ptft_jax.data.prepare.chunks import Chunk, Plan, Task
@@ -25,7 +25,7 @@ from ptft_jax.data.prepare.gathering import Gathered
 from ptft_jax.data.prepare.overlap import Runs
 from ptft_jax.data.prepare.settings import FORM, SPLITS, Settings
 from ptft_jax.data.prepare.table import Table, losses
-from ptft_jax.data.prepared import MANIFEST
+from ptft_jax.data.token_folder import MANIFEST
 from ptft_jax.data.tokenize import Formatted, Opened
 from ptft_jax.errors import UserError, few, listed
 
@@ -89,7 +89,7 @@ def _opened(settings: Settings) -> tuple[Sources, dict[str, Any]]:
     if settings.deduplicate == "none":
         for reference, leaks in survey.leaking(parts, facts, settings.sources).items():
             facts[reference]["leaks"] = {**leaks.noted(), "dropped": False}
-    noted = {"sources": prepared.noted({r: one.source for r, one in formatted.items()}), "surveyed": facts}
+    noted = {"sources": token_folder.noted({r: one.source for r, one in formatted.items()}), "surveyed": facts}
     kinds = {opened.format.kind: opened for group in sources.values() for opened in group}
     if len(kinds) > 1:
         found = listed(f"{o.reference}: {o.format.describe()}" for o in kinds.values())

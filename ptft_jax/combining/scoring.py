@@ -12,7 +12,7 @@ import numpy as np
 from ptft_jax.combining import arithmetic
 from ptft_jax.combining.models import Model
 from ptft_jax.errors import UserError
-from ptft_jax.evaluation.measured import source_settings
+from ptft_jax.evaluation.measured_sets import source_settings
 from ptft_jax.evaluation.standalone import Measurement
 from ptft_jax.params.rules import unflatten
 from ptft_jax.runs import loading

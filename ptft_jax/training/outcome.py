@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import drift as drifts
-from ptft_jax.evaluation import measured, standalone, transfer
+from ptft_jax.evaluation import measured_sets, standalone, transfer
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.model.spec import HEAD
 from ptft_jax.parallel import cost as costs
@@ -90,7 +90,7 @@ def gains(
     lineage = Workdir(workdir).read_lineage()
     classes = spec.classes if spec.head == "classes" else spec.vocab_size
     starts = {role: transfer.reference(lineage, source, classes, split) for role, split in transfer.SPLITS.items()}
-    found = {name: transfer.measured(before, after, starts, r) for name, r in measured.roles(config).items()}
+    found = {name: transfer.measured(before, after, starts, r) for name, r in measured_sets.roles(config).items()}
     return {"adapters": found} if config.tune.adapters else found[""]
 
 
