@@ -34,7 +34,7 @@ class Step:
       partition: which parameters the gradient is taken for.
       optimizer: Optax chain over the trainable tree.
       regularization: what keeps the run near its start.
-      shut: stored paths of what trains in the run, but not in this phase of it: no gradient is taken for them, and they keep
+      frozen: stored paths of what trains in the run, but not in this phase of it: no gradient is taken for them, and they keep
         their values. `optimizer` is that of the phase.
       micro_batches: the batch is run in this many equal parts, one after the other; the result is the same.
       ema_decay: decay of the average of the trainable parameters, 0 for none; see `newest`.
@@ -49,7 +49,7 @@ class Step:
     micro_batches: int = 1
     ema_decay: float = 0.0
     regularization: Regularization = dataclasses.field(default_factory=Regularization)
-    shut: frozenset[str] = frozenset()
+    frozen: frozenset[str] = frozenset()
     apart: Apart | None = None
     balance: Balance | None = None
 
@@ -73,7 +73,7 @@ class Step:
         whole = unflatten({p: grads[p] if p in grads else jnp.zeros_like(a) for p, a in before.items()})
         updates, optimizer = self.optimizer.update(whole, wide.optimizer, wide.trainable, anchor=wide.anchor)
         after = flatten(optax.apply_updates(wide.trainable, updates))
-        trainable = unflatten({p: before[p] if p in self.shut else a for p, a in after.items()})
+        trainable = unflatten({p: before[p] if p in self.frozen else a for p, a in after.items()})
         ema = wide.ema
         if self.ema_decay:
             share = newest(self.ema_decay, state.step + 1)
@@ -103,14 +103,14 @@ class Step:
         phase), of this device's rows where `axis` is given."""
         rows = batch["inputs"].shape[0]
         if rows % self.micro_batches:
-            raise ValueError(f"{rows} rows a device do not divide into {self.micro_batches} micro-batches")
+            raise ValueError(f"{rows} rows per device do not divide into {self.micro_batches} micro-batches")
         first = 0 if axis is None else jax.lax.axis_index(axis) * rows
         key = jax.random.fold_in(state.rng, state.step)
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
 
         # Of what is kept narrower, too: gradients are float32.
         regularization, flat = self.regularization, flatten(precision.wide(state.trainable))
-        opened = {path: a for path, a in flat.items() if path not in self.shut}
+        trained = {path: a for path, a in flat.items() if path not in self.frozen}
         anchor = flatten(state.anchor)
         reference = self.partition.merge(state.anchor, state.frozen) if regularization.distill else None
         average = (
@@ -119,8 +119,8 @@ class Step:
             else None
         )
 
-        def run(opened, part, part_keys):
-            trainable = unflatten(flat | regularization.mixed(opened, anchor, key))
+        def run(trained, part, part_keys):
+            trainable = unflatten(flat | regularization.mixed(trained, anchor, key))
             params = self.partition.merge(trainable, state.frozen)
             context = Context(part_keys, reference, average, state.step)
             if self.balance is None:
@@ -128,8 +128,8 @@ class Step:
             hidden_BTD, routing = self.objective.routed(self.model, params, part, context)
             return context, (params, hidden_BTD), routing
 
-        def total(opened, part, part_keys, loads=None):
-            context, mine, routing = run(opened, part, part_keys)
+        def total(trained, part, part_keys, loads=None):
+            context, mine, routing = run(trained, part, part_keys)
             loss = regularization.loss(self.objective, self.model, mine, part, context)
             if self.balance is None:
                 return loss.total, (loss, None)
@@ -138,7 +138,7 @@ class Step:
 
         gradient = jax.value_and_grad(total, has_aux=True)
         if self.micro_batches == 1:
-            (_, sums), grads = gradient(opened, batch, keys)
+            (_, sums), grads = gradient(trained, batch, keys)
             return sums, grads
 
         def split(x):  # every micro-batch takes rows from every device: [B] -> [micro, B / micro], interleaved
@@ -148,11 +148,11 @@ class Step:
         loads = None
         if self.balance is not None and self.balance.weighs:
             # What each part's terms are depends on where the tokens of all parts go: a forward pass more.
-            counted = _added_up(lambda part: (run(opened, *part)[2], self.objective.weight(part[0])), parts)
+            counted = _added_up(lambda part: (run(trained, *part)[2], self.objective.weight(part[0])), parts)
             loads = self.balance.loads(*_over_devices(counted, axis))
 
         def one(part):
-            (_, sums), grads = gradient(opened, *part, loads)
+            (_, sums), grads = gradient(trained, *part, loads)
             return sums, grads
 
         return _added_up(one, parts)
@@ -182,7 +182,7 @@ def newest(decay: float, count: jax.Array) -> jax.Array:
 
 def check(train: Callable[..., Any], state: TrainState, batch: Batch, name: str = "") -> None:
     """Raises UserError where a step would not return the state as it takes it: another shape or dtype, which every later step
-    would be compiled anew for, and no checkpoint would be continued with.
+    would be compiled again for, and no checkpoint would be continued with.
 
     Args:
       train: the step, compiled or not; it is traced, not run.
