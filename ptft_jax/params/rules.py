@@ -51,7 +51,7 @@ def layers_of(path: str, shape: Sequence[int]) -> int | None:
     return shape[0] if path.startswith(STACK + "/") else None
 
 
-def compiled(pattern: str, field: str) -> tuple[re.Pattern, slice]:
+def compiled(pattern: str, field: str) -> tuple[re.Pattern[str], slice]:
     """A rule's pattern as a regular expression, and the layers it addresses. Raises UserError where it is none."""
     layers = slice(None)
     found = _SLICE.match(pattern)
@@ -65,7 +65,7 @@ def compiled(pattern: str, field: str) -> tuple[re.Pattern, slice]:
     return regex(pattern, field), layers
 
 
-def regex(pattern: str, field: str) -> re.Pattern:
+def regex(pattern: str, field: str) -> re.Pattern[str]:
     """The compiled pattern. Raises UserError that names `field` where it is no regular expression."""
     try:
         return re.compile(pattern)
