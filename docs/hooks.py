@@ -53,6 +53,21 @@ def _cell(text: str) -> str:
     return "".join(parts).replace("|", "&#124;")
 
 
+# Recipes
+
+
+def recipes() -> str:
+    """The table of the config files that come with the package."""
+    from ptft_jax.config import files
+
+    rows = ["| recipe | what it is | argument | without one |", "|---|---|---|---|"]
+    for recipe in files.recipes():
+        rows.append(
+            f"| `{recipe.name}` | {_cell(recipe.summary)} | {_cell(recipe.argument)} | {_cell(recipe.default)} |"
+        )
+    return "\n".join(rows)
+
+
 # Public names
 
 
@@ -63,7 +78,7 @@ def public_names() -> str:
     return "\n\n".join(f"::: {module}.{name}" for name, module in sorted(ptft_jax._MODULES.items()))
 
 
-FILLED = {"<!-- settings -->": configuration, "<!-- public names -->": public_names}
+FILLED = {"<!-- settings -->": configuration, "<!-- public names -->": public_names, "<!-- recipes -->": recipes}
 
 
 # Notebooks and other files

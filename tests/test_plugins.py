@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
 from ptft_jax.adapters import MethodSpec
-from ptft_jax.config import plugins
+from ptft_jax.config import files, plugins
 from ptft_jax.config.field import natural, positive
 from ptft_jax.config.tree import TREE
 from ptft_jax.errors import UserError
@@ -112,7 +113,7 @@ def test_a_config_is_extended(package):
     "text, words",
     [
         ("X = 1", "'bad' has no table: none of OBJECTIVES, METHODS"),
-        ("OBJECTIVE = {}", "'bad' has no table: none of OBJECTIVES, METHODS .did you mean 'OBJECTIVE'"),
+        ("METHOD = {}", "'bad' has no table: none of OBJECTIVES, METHODS, TRACKERS .did you mean 'METHODS'"),
         ("OBJECTIVES = ['focal']", "'bad': OBJECTIVES: expected a mapping of names to ObjectiveSpec, got list"),
         (
             "OBJECTIVES = {'focal': object}",
@@ -213,6 +214,9 @@ def test_never_from_the_folder_of_a_run(package, tmp_path, monkeypatch):
     for name in ("of_the_run", "deeper"):
         with plugins.never_from(run), pytest.raises(UserError, match=f"there is no module {name!r}"):
             configs.check({"plugins": (name,)})
+    (run / "config.json").write_text(json.dumps({"plugins": ["of_the_run"]}))
+    with pytest.raises(UserError, match="config.json: config.plugins: there is no module 'of_the_run'"):
+        files.load(str(run / "config.json"))
     assert sys.path[:2] == ["", str(run / "code")]
     with plugins.never_from(run):
         assert configs.check({"plugins": (package("elsewhere", FOCAL),)}).plugins == ("elsewhere",)

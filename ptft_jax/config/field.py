@@ -9,7 +9,6 @@ from typing import Any
 
 from ptft_jax.config import seeds
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.model.spec import hashable
 
 # Numbers that float32 can compute with: what lies beyond is an infinity there, what lies below is 0.
 LEAST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
@@ -19,6 +18,8 @@ TEMPERATURES = 1e-6, 1e6  # logits divided by less, or multiplied by more, leave
 _DEEP = 16  # levels of tuples in tuples
 
 # What is wrong with a value, "" where nothing is.
+_DECLARED = "setting"  # of a dataclass field's metadata
+
 Rule = Callable[[Any], str]
 
 
@@ -79,6 +80,26 @@ class Field:
         if self.valid and not self.valid(value):
             return f"expected {self.expected}{meaning}"
         return f"expected at most {self.most}{meaning}" if type(value) is int and value > self.most else ""
+
+
+def hashable(value: Any) -> Any:
+    """Lists, as JSON has them, as tuples."""
+    return tuple(map(hashable, value)) if isinstance(value, (list, tuple)) else value
+
+
+def declared(field: Field) -> Any:
+    """A field of a dataclass that is a section of the config, declared with it. Its default is the setting's."""
+    return dataclasses.field(default=field.default, metadata={_DECLARED: field})
+
+
+def required(field: Field) -> Any:
+    """As `declared`, of what only a config has a default for."""
+    return dataclasses.field(metadata={_DECLARED: field})
+
+
+def fields_of(section: type) -> dict[str, Field]:
+    """The settings that a dataclass declares, by name."""
+    return {f.name: f.metadata[_DECLARED] for f in dataclasses.fields(section) if _DECLARED in f.metadata}
 
 
 def shown(value: Any) -> str:
@@ -160,12 +181,12 @@ def whole_share(default: Any, meaning: str) -> Field:
     return Field(default, meaning, valid=lambda v: 0 <= v <= 1, expected="a value from 0 to 1")
 
 
-def one_of(default, meaning, *choices):
+def one_of(default: Any, meaning: str, *choices: Any) -> Field:
     """One of the texts `choices`."""
     return Field(default, meaning, choices=choices)
 
 
-def texts(default, meaning, *, of: Sequence[str] = (), **more):
+def texts(default: Any, meaning: str, *, of: Sequence[str] = (), **more: Any) -> Field:
     """Texts that are not empty; `of` these, where any are named."""
 
     def wrong(entries: tuple) -> str:
@@ -181,7 +202,7 @@ def texts(default, meaning, *, of: Sequence[str] = (), **more):
     return Field(default, meaning, form=wrong, **more)
 
 
-def patterns(default, meaning):
+def patterns(default: Any, meaning: str) -> Field:
     """Regular expressions on paths."""
     from ptft_jax.params.rules import regex
 
@@ -193,7 +214,7 @@ def patterns(default, meaning):
     return Field(default, meaning, form=wrong)
 
 
-def pairs(default, meaning):
+def pairs(default: Any, meaning: str) -> Field:
     """Pairs of a text and something."""
 
     def wrong(entries: tuple) -> str:
@@ -203,7 +224,7 @@ def pairs(default, meaning):
     return Field(default, meaning, form=wrong)
 
 
-def rules(default, meaning, value: Rule):
+def rules(default: Any, meaning: str, value: Rule) -> Field:
     """Pairs of a path rule's pattern (`ptft_jax.params.rules`) and a value that `value` finds nothing wrong with."""
     from ptft_jax.params.rules import compiled
 

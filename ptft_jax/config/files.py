@@ -6,6 +6,7 @@ Recipes and experiments lie in configs/ and experiments/ of a checkout, and in p
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import json
 import pathlib
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from ptft_jax import config as configs
+from ptft_jax.config import plugins
 from ptft_jax.config.field import shown
 from ptft_jax.errors import UserError, nearest
 
@@ -55,7 +57,9 @@ def load(reference: str, flag: str = "--config=") -> ConfigDict:
     if path.suffix == ".json":
         if colon:
             raise UserError(f"{flag}{reference}: a JSON file takes no argument (what follows the colon)")
-        return configs.suggest(_valid(path, _read_json(path)), alone=True)
+        # A run's may be somebody else's: no plugin is taken from beside it.
+        with plugins.never_from(path.parent) if path.name == "config.json" else contextlib.nullcontext():
+            return configs.suggest(_valid(path, _read_json(path)), alone=True)
     make_importable(shipped(), path.resolve().parent)
     get_config = _function(path)
     _check_argument(get_config, colon, f"{flag}{reference}", f"{flag}{name}")

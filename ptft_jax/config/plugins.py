@@ -75,7 +75,7 @@ def _tables_of(plugin: str) -> dict[str, Mapping[str, Any]]:
     module = _imported(plugin)
     found = {table: getattr(module, table) for table in _SPECS if hasattr(module, table)}
     if not found:
-        near = nearest(next(iter(_SPECS)), [name for name in vars(module) if name.isupper()])
+        near = next(filter(None, (nearest(name, _SPECS) for name in vars(module) if name.isupper())), "")
         raise UserError(f"config.plugins: {plugin!r} has no table: none of {', '.join(_SPECS)}{near}")
     for table, entries in found.items():
         where, spec = f"config.plugins: {plugin!r}: {table}", _SPECS[table]

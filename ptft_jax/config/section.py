@@ -16,11 +16,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ptft_jax.config.field import Field, shown
+from ptft_jax.config.field import Field, hashable, shown
 from ptft_jax.config.plugins import Tables, tables
 from ptft_jax.config.tree import HOW, TREE
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.model.spec import contradictions, hashable
+from ptft_jax.model.spec import contradictions
 
 __all__ = [
     "HOW",

@@ -51,7 +51,7 @@ def chosen(names: Sequence[str], known: Mapping[str, TrackerSpec]) -> dict[str, 
             raise UserError(f"config.log.trackers: {name!r} is named twice")
         missing = [package for package in known[name].packages if importlib.util.find_spec(package) is None]
         if missing:
-            extra = f'"ptft_jax[{name}]"' if name in TRACKERS else " ".join(missing)
+            extra = f"'ptft_jax[{name}]'" if name in TRACKERS else " ".join(missing)
             raise UserError(
                 f"config.log.trackers: {name!r} needs {few(missing)}, not installed here: pip install {extra}"
             )

@@ -7,6 +7,7 @@ from typing import Any
 from ptft_jax.config.field import (
     MANY,
     Field,
+    fields_of,
     mass,
     natural,
     number,
@@ -23,7 +24,7 @@ from ptft_jax.config.field import (
 )
 from ptft_jax.config.objectives import OBJECTIVES
 from ptft_jax.config.tune import TUNE
-from ptft_jax.model.spec import BIASES, LAYER_KINDS
+from ptft_jax.model.spec import ModelSpec
 
 
 def _tactic(value: Any) -> str:
@@ -61,74 +62,7 @@ TREE: dict[str, Any] = {
         ),
         "weights": one_of("auto", "of a parent that kept an average: its average (auto) or not", "auto", "raw", "ema"),
     },
-    "model": {
-        "layers": positive(4, "number of blocks", most=100_000),
-        "width": positive(128, "size of the residual stream"),
-        "heads": positive(4, "query heads"),
-        "kv_heads": natural(0, "key/value heads; 0 = as many as heads"),
-        "head_dim": natural(0, "size of a head; 0 = width / heads"),
-        "mlp_width": natural(0, "hidden size of the MLP; 0 = 4 * width, or 8/3 * width when gated"),
-        "max_length": positive(128, "longest sequence, in tokens"),
-        "activation": one_of("gelu_tanh", "of the MLP", "gelu", "gelu_tanh", "silu", "relu"),
-        "gated": Field(False, "gated MLP (SwiGLU with silu)"),
-        "parallel": Field(False, "attention and MLP side by side (GPT-NeoX), not one after the other"),
-        "norm": one_of("layer", "normalisation; rms_plus_one scales by 1 + weight", "layer", "rms", "rms_plus_one"),
-        "norm_eps": positive(1e-5, "added to the variance"),
-        "norm_placement": one_of(
-            "pre",
-            "before a sublayer, after adding it, on its output, or before it and on its output",
-            "pre",
-            "post",
-            "output",
-            "both",
-        ),
-        "query_key_norm": one_of(
-            "none", "norm of queries and keys: none, each head, all heads at once", "none", "head", "all"
-        ),
-        "biases": texts(BIASES, f"which layers have biases: of {', '.join(BIASES)}", of=BIASES),
-        "causal": Field(True, "tokens see only what came before them"),
-        "positions": one_of("learned", "how positions are told", "learned", "rotary"),
-        "position_offset": natural(0, "added to learned positions (RoBERTa: 2)"),
-        "rope_theta": positive(10_000.0, "base wavelength of rotary positions"),
-        "rope_fraction": mass(1.0, "share of a head that rotates"),
-        "rope_scaling": pairs((), "((name, value), ...): stretched rotary positions, see ptft_jax.model.rotary"),
-        "rope_local_theta": natural(0.0, "base wavelength in sliding layers, unstretched; 0 = as elsewhere"),
-        "window": natural(0, "keys that a query of a sliding layer sees; 0 = no such layers"),
-        "layer_kinds": texts(
-            (), f"of {', '.join(LAYER_KINDS)}, repeated over the layers; () = all alike", of=LAYER_KINDS
-        ),
-        "attention_scale": natural(0.0, "factor on scores; 0 = 1 / sqrt(head size)"),
-        "attention_cap": natural(0.0, "soft cap on scores; 0 = none"),
-        "logit_cap": natural(0.0, "soft cap on logits; 0 = none"),
-        "embedding_scale": Field(False, "multiply token vectors by sqrt(width)"),
-        "embedding_norm": Field(False, "normalise what goes into the first block"),
-        "token_types": natural(0, "types of tokens that have a vector (BERT: 2)"),
-        "experts": natural(0, "experts in place of each MLP; 0 = a plain MLP"),
-        "experts_per_token": positive(2, "experts that a token is sent to"),
-        "normalize_experts": Field(True, "weights of a token's experts sum to 1"),
-        "vocab_size": natural(0, "rows of the token embedding; 0 = the tokenizer's"),
-        "head": one_of("lm", "what is scored: the next token, masked tokens, classes", "lm", "masked_lm", "classes"),
-        "tied": Field(True, "the output head is the token embedding"),
-        "classes": positive(2, "of head=classes"),
-        "class_hidden": Field(False, "a dense tanh layer before the classes"),
-        "image_size": natural(0, "height and width of images, in pixels; 0 = a model of text"),
-        "patch_size": positive(16, "height and width of an image's patches, in pixels"),
-        "channels": positive(3, "of an image"),
-        "distillation": one_of(
-            "none", "of images: no second token, one, or one with a head (DeiT)", "none", "token", "head"
-        ),
-        "dropout": share(0.0, "rate after embedding, attention and MLP"),
-        "init_std": positive(0.02, "standard deviation of initial weights"),
-        "dtype": one_of("float32", "what is computed in", "float32", "bfloat16"),
-        "param_dtype": one_of(
-            "float32", "what frozen parameters are kept in; what trains: training.state_dtype", "float32", "bfloat16"
-        ),
-        "scan": Field(True, "compile one block and scan it (fast to compile) or unroll all (often faster on a CPU)"),
-        "remat": one_of(
-            "none", "recompute in the backward pass: all, or all but matrix products", "none", "dots", "full"
-        ),
-        "attention": one_of("xla", "implementation; cudnn needs a GPU and bfloat16", "xla", "cudnn"),
-    },
+    "model": fields_of(ModelSpec),
     "tokenizer": {
         "kind": one_of("auto", "auto = the parent's, or bytes without one", "auto", "byte", "bpe", "file"),
         "vocab_size": Field(

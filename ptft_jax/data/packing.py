@@ -38,6 +38,7 @@ class Report:
       dropped, truncated, split: sequences longer than a row, by what was done with them.
       empty: sequences left out since they have fewer than two ids.
       untrainable: pieces left out since nothing in them is learned.
+      incomplete: sequences left out since another of their unit was.
       tokens_lost: ids in no row.
     """
 
@@ -53,6 +54,7 @@ class Report:
     split: int = 0
     empty: int = 0
     untrainable: int = 0
+    incomplete: int = 0
     tokens_lost: int = 0
 
     @property
@@ -73,7 +75,7 @@ class Report:
         )
         if self.how in ("first_fit", "best_fit"):
             line += f" ({self.how}; at most {self.used / (self.fewest_rows * self.length):.1%} possible)"
-        names = ("dropped", "truncated", "split", "empty", "untrainable")
+        names = ("dropped", "truncated", "split", "empty", "untrainable", "incomplete")
         changed = {name: getattr(self, name) for name in names}
         parts = [line] + [f"{count:,} {name}" for name, count in changed.items() if count]
         if self.tokens_lost:
@@ -175,6 +177,7 @@ def plan(
     learned: Callable[[np.ndarray], np.ndarray] | None = None,
     untrainable: str = "raise",
     partial: bool = False,
+    units: np.ndarray | None = None,
     field: str = "config.data.length",
 ) -> Plan | Windows:
     """Lays sequences out in rows.
@@ -195,11 +198,21 @@ def plan(
       learned: int64 [pieces, 2] (start, stop) to how many ids of each piece are learned; None = there are always some.
       untrainable: what to do with a piece in which nothing is: "raise", or "drop" it. Says nothing about "concat".
       partial: with "concat", whether the last, short window is a row (evaluation) or is left out and reported.
+      units: int64 [units + 1], where units of sequences that stay together start in the sequences, such as the two answers of a
+        preference: they lie in one row, side by side and in order. None = each sequence is one. A unit is kept whole or left out
+        whole; nothing of it is cut, so `how` is not "concat", and `overlong` is "raise" or "drop".
       field: names the setting of the length in messages.
 
     Raises:
-      UserError: a sequence is too long and overlong = "raise"; there is not one row.
+      UserError: a sequence or unit is too long and overlong = "raise"; there is not one row; units would be cut.
     """
+    if units is not None and (how == "concat" or overlong not in ("raise", "drop")):
+        name, value, those = (
+            ("packing", how, "'none', 'first_fit' or 'best_fit'")
+            if how == "concat"
+            else ("overlong", overlong, "'raise' or 'drop'")
+        )
+        raise UserError(f"config.data.{name} = {value!r}: sequences that belong together are not cut: expected {those}")
     most = longest(slots, length)
     if most < LEAST + 1 - overlap:
         raise UserError(f"{field} = {length}: a row holds {most} tokens, too few to learn anything from")
@@ -219,13 +232,22 @@ def plan(
         counts["untrainable"] = int(idle.sum())
         counts["tokens_lost"] += int((spans[idle, 1] - spans[idle, 0]).sum())
         spans = spans[~idle]
+    group = None
+    if units is not None:
+        spans, group, more = _whole_units(
+            spans, np.asarray(offsets), np.asarray(units), length, slots, overlong, where, field
+        )
+        counts = {name: counts.get(name, 0) + more.get(name, 0) for name in {**counts, **more}}
     if not len(spans):
         raise UserError(
             f"{field} = {length}: no row is left of {len(offsets) - 1} sequences ({counts['empty']} with fewer than "
             f"{LEAST} tokens, {counts['dropped']} too long, {counts.get('untrainable', 0)} with nothing to learn)"
         )
     sizes = np.asarray(slots(spans[:, 1] - spans[:, 0]), np.int64)
-    order, row = _PLACE[how](sizes, length, seed)
+    if group is None:
+        order, row = _PLACE[how](sizes, length, seed)
+    else:
+        order, row = _placed_together(group, *_PLACE[how](np.bincount(group, sizes).astype(np.int64), length, seed))
     if how == "best_fit":
         row = _shuffled(int(row.max()) + 1, seed + 1)[row]  # else the first rows would be those of the longest pieces
     by_row = np.argsort(row, kind="stable")  # keeps the order in which pieces were placed
@@ -291,6 +313,46 @@ def _pieces(
     start[lone] -= 1
     stop[lone - 1] -= 1
     return np.stack([start, stop], 1), counts
+
+
+def _whole_units(
+    spans: np.ndarray,
+    offsets: np.ndarray,
+    units: np.ndarray,
+    length: int,
+    slots: Slots,
+    overlong: str,
+    where: Callable[[int], str],
+    field: str,
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """(the pieces of units of which all are there and that fit a row, the number of each piece's unit from 0 on, what was left
+    out). `spans` hold one piece per sequence at most."""
+    sequence = np.searchsorted(offsets, spans[:, 0], side="right") - 1
+    unit = np.searchsorted(units, sequence, side="right") - 1
+    sizes = np.bincount(unit, slots(spans[:, 1] - spans[:, 0]), len(units) - 1).astype(np.int64)
+    whole, long = np.bincount(unit, minlength=len(units) - 1) == np.diff(units), sizes > length
+    if (long & whole).any() and overlong == "raise":
+        first = int(np.argmax(long & whole))
+        raise UserError(
+            f"{where(int(units[first]))} and the {int(units[first + 1] - units[first]) - 1} that belong to it: {sizes[first]} positions "
+            f"are more than a row has ({field} = {length}); set config.data.overlong to 'drop', or raise the length"
+        )
+    kept = (whole & ~long)[unit]
+    tokens = spans[:, 1] - spans[:, 0]
+    lost = {
+        "incomplete": int((~whole)[unit].sum()),
+        "dropped": int((whole & long)[unit].sum()),
+        "tokens_lost": int(tokens[~kept].sum()),
+    }
+    return spans[kept], np.unique(unit[kept], return_inverse=True)[1], lost
+
+
+def _placed_together(group: np.ndarray, order: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(order, row) of pieces from those of their units; `group` is the unit of each piece, and does not decrease."""
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    pieces = np.argsort(place[group], kind="stable")
+    return pieces, row[place[group][pieces]]
 
 
 def _shuffled(count: int, seed: int) -> np.ndarray:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptft_jax import config as configs
+from ptft_jax.config.field import hashable
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.interop import decoders, encoders, gemmas, gpts
 from ptft_jax.interop.fields import Fields, check, check_sizes
 from ptft_jax.interop.names import Model
-from ptft_jax.model.spec import STRUCTURE, ModelSpec, contradictions, hashable
+from ptft_jax.model.spec import STRUCTURE, ModelSpec, contradictions
 
 # In the order in which they are tried for a model of ours: the plainer first.
 FAMILIES = {

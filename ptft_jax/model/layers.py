@@ -136,7 +136,7 @@ class Embedding(nnx.Module):
     def plain_scores(self, x_BTD: jax.Array) -> jax.Array:
         """The scores without the adapter."""
         table_VD = self.embedding[...].astype(x_BTD.dtype)
-        return project(x_BTD, table_VD.T, jnp.float32)
+        return project(x_BTD, table_VD.T, jnp.dtype(jnp.float32))
 
 
 # What fills the `adapter` of attention and MLP, see `ptft_jax.model.transformer.Block`.

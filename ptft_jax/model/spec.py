@@ -5,6 +5,20 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from ptft_jax.config.field import (
+    Field,
+    declared,
+    hashable,
+    mass,
+    natural,
+    one_of,
+    pairs,
+    positive,
+    required,
+    share,
+    texts,
+)
+
 # The letters that end tensor names, used in the whole package:
 #   B batch rows   T query positions   S key positions   D width        N query heads   K key/value heads
 #   G query heads per key/value head (N = K * G)         H head size    F hidden size of the MLP
@@ -26,58 +40,88 @@ SCALINGS = {
 class ModelSpec:
     """One transformer. Sizes left at 0 are derived, see `resolved`.
 
-    Field meanings, defaults and checks are declared once, in `ptft_jax.config.tree`.
+    Meanings, defaults and checks are those of `config.model`, which is read off this class. The defaults of what a caller has to
+    give are for configs alone.
     """
 
-    vocab_size: int
-    max_length: int
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int = 0
-    head_dim: int = 0
-    mlp_width: int = 0
-    activation: str = "gelu_tanh"
-    gated: bool = False
-    parallel: bool = False
-    norm: str = "layer"
-    norm_eps: float = 1e-5
-    norm_placement: str = "pre"
-    query_key_norm: str = "none"
-    biases: tuple[str, ...] = BIASES
-    causal: bool = True
-    positions: str = "learned"
-    position_offset: int = 0
-    rope_theta: float = 10_000.0
-    rope_fraction: float = 1.0
-    rope_scaling: tuple[tuple[str, Any], ...] = ()
-    rope_local_theta: float = 0.0
-    window: int = 0
-    layer_kinds: tuple[str, ...] = ()
-    attention_scale: float = 0.0
-    attention_cap: float = 0.0
-    logit_cap: float = 0.0
-    embedding_scale: bool = False
-    embedding_norm: bool = False
-    token_types: int = 0
-    experts: int = 0
-    experts_per_token: int = 2
-    normalize_experts: bool = True
-    head: str = "lm"
-    tied: bool = True
-    classes: int = 2
-    class_hidden: bool = False
-    image_size: int = 0
-    patch_size: int = 16
-    channels: int = 3
-    distillation: str = "none"
-    dropout: float = 0.0
-    init_std: float = 0.02
-    dtype: str = "float32"
-    param_dtype: str = "float32"
-    scan: bool = True
-    remat: str = "none"
-    attention: str = "xla"
+    vocab_size: int = required(natural(0, "rows of the token embedding; 0 = the tokenizer's"))
+    max_length: int = required(positive(128, "longest sequence, in tokens"))
+    layers: int = required(positive(4, "number of blocks", most=100_000))
+    width: int = required(positive(128, "size of the residual stream"))
+    heads: int = required(positive(4, "query heads"))
+    kv_heads: int = declared(natural(0, "key/value heads; 0 = as many as heads"))
+    head_dim: int = declared(natural(0, "size of a head; 0 = width / heads"))
+    mlp_width: int = declared(natural(0, "hidden size of the MLP; 0 = 4 * width, or 8/3 * width when gated"))
+    activation: str = declared(one_of("gelu_tanh", "of the MLP", "gelu", "gelu_tanh", "silu", "relu"))
+    gated: bool = declared(Field(False, "gated MLP (SwiGLU with silu)"))
+    parallel: bool = declared(Field(False, "attention and MLP side by side (GPT-NeoX), not one after the other"))
+    norm: str = declared(
+        one_of("layer", "normalisation; rms_plus_one scales by 1 + weight", "layer", "rms", "rms_plus_one")
+    )
+    norm_eps: float = declared(positive(1e-5, "added to the variance"))
+    norm_placement: str = declared(
+        one_of(
+            "pre",
+            "before a sublayer, after adding it, on its output, or before it and on its output",
+            "pre",
+            "post",
+            "output",
+            "both",
+        )
+    )
+    query_key_norm: str = declared(
+        one_of("none", "norm of queries and keys: none, each head, all heads at once", "none", "head", "all")
+    )
+    biases: tuple[str, ...] = declared(texts(BIASES, f"which layers have biases: of {', '.join(BIASES)}", of=BIASES))
+    causal: bool = declared(Field(True, "tokens see only what came before them"))
+    positions: str = declared(one_of("learned", "how positions are told", "learned", "rotary"))
+    position_offset: int = declared(natural(0, "added to learned positions (RoBERTa: 2)"))
+    rope_theta: float = declared(positive(10_000.0, "base wavelength of rotary positions"))
+    rope_fraction: float = declared(mass(1.0, "share of a head that rotates"))
+    rope_scaling: tuple[tuple[str, Any], ...] = declared(
+        pairs((), "((name, value), ...): stretched rotary positions, see ptft_jax.model.rotary")
+    )
+    rope_local_theta: float = declared(natural(0.0, "base wavelength in sliding layers, unstretched; 0 = as elsewhere"))
+    window: int = declared(natural(0, "keys that a query of a sliding layer sees; 0 = no such layers"))
+    layer_kinds: tuple[str, ...] = declared(
+        texts((), f"of {', '.join(LAYER_KINDS)}, repeated over the layers; () = all alike", of=LAYER_KINDS)
+    )
+    attention_scale: float = declared(natural(0.0, "factor on scores; 0 = 1 / sqrt(head size)"))
+    attention_cap: float = declared(natural(0.0, "soft cap on scores; 0 = none"))
+    logit_cap: float = declared(natural(0.0, "soft cap on logits; 0 = none"))
+    embedding_scale: bool = declared(Field(False, "multiply token vectors by sqrt(width)"))
+    embedding_norm: bool = declared(Field(False, "normalise what goes into the first block"))
+    token_types: int = declared(natural(0, "types of tokens that have a vector (BERT: 2)"))
+    experts: int = declared(natural(0, "experts in place of each MLP; 0 = a plain MLP"))
+    experts_per_token: int = declared(positive(2, "experts that a token is sent to"))
+    normalize_experts: bool = declared(Field(True, "weights of a token's experts sum to 1"))
+    head: str = declared(
+        one_of("lm", "what is scored: the next token, masked tokens, classes", "lm", "masked_lm", "classes")
+    )
+    tied: bool = declared(Field(True, "the output head is the token embedding"))
+    classes: int = declared(positive(2, "of head=classes"))
+    class_hidden: bool = declared(Field(False, "a dense tanh layer before the classes"))
+    image_size: int = declared(natural(0, "height and width of images, in pixels; 0 = a model of text"))
+    patch_size: int = declared(positive(16, "height and width of an image's patches, in pixels"))
+    channels: int = declared(positive(3, "of an image"))
+    distillation: str = declared(
+        one_of("none", "of images: no second token, one, or one with a head (DeiT)", "none", "token", "head")
+    )
+    dropout: float = declared(share(0.0, "rate after embedding, attention and MLP"))
+    init_std: float = declared(positive(0.02, "standard deviation of initial weights"))
+    dtype: str = declared(one_of("float32", "what is computed in", "float32", "bfloat16"))
+    param_dtype: str = declared(
+        one_of(
+            "float32", "what frozen parameters are kept in; what trains: training.state_dtype", "float32", "bfloat16"
+        )
+    )
+    scan: bool = declared(
+        Field(True, "compile one block and scan it (fast to compile) or unroll all (often faster on a CPU)")
+    )
+    remat: str = declared(
+        one_of("none", "recompute in the backward pass: all, or all but matrix products", "none", "dots", "full")
+    )
+    attention: str = declared(one_of("xla", "implementation; cudnn needs a GPU and bfloat16", "xla", "cudnn"))
 
     @property
     def resolved(self) -> ModelSpec:
@@ -145,11 +189,6 @@ def from_config(model: Any, vocab_size: int) -> ModelSpec:
     idle |= set(_TOKENS) if model.image_size else set()
     names = [f.name for f in dataclasses.fields(ModelSpec) if f.name not in idle]
     return ModelSpec(vocab_size=vocab_size, **{name: hashable(model[name]) for name in names})
-
-
-def hashable(value: Any) -> Any:
-    """Lists, as JSON has them, as tuples."""
-    return tuple(map(hashable, value)) if isinstance(value, (list, tuple)) else value
 
 
 def contradictions(m: dict[str, Any]) -> list[tuple[str, Any, str]]:

@@ -86,9 +86,9 @@ class Clock:
         """A context in which what JAX traces and compiles in this thread counts as "compile"."""
         import jax.monitoring
 
-        def heard(event: str, seconds: float, **_: object) -> None:
+        def heard(event: str, duration_secs: float, **_: str | int) -> None:
             if event.startswith(_COMPILING) and threading.get_ident() == self._thread:
-                self.compiled(seconds)
+                self.compiled(duration_secs)
 
         jax.monitoring.register_event_duration_secs_listener(heard)
         try:

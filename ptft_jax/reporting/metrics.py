@@ -11,6 +11,7 @@ from typing import IO, Any
 from ptft_jax.config.trackers import TrackerSpec
 from ptft_jax.data import cache
 from ptft_jax.reporting.trackers.base import STOPPED, Launch
+from ptft_jax.reporting.trackers.relay import Relay
 from ptft_jax.reporting.trackers.tensorboard import TensorBoard
 from ptft_jax.runs.files import read_rows, write_text
 from ptft_jax.runs.workdir import Workdir
@@ -75,13 +76,12 @@ class MetricsWriter:
           config, run_id: what these are told of the run.
           say: is told, once, of a tracker that fails.
         """
-        self.status, self._trackers = STOPPED, []
+        self.status = STOPPED
+        self._trackers: list[TensorBoard | JsonLines | Relay] = []
         if silent:
             return
         launch = Launch(config or {}, pathlib.Path(workdir), run_id, step, pending)
         if trackers:
-            from ptft_jax.reporting.trackers.relay import Relay
-
             here = Workdir(workdir)
             self._trackers.append(Relay(trackers, launch, say, [*here.read_metrics(), *here.read_samples()]))
         for tracker in (TensorBoard(), JsonLines()) if tensorboard else (JsonLines(),):

@@ -8,10 +8,10 @@ from typing import Any
 
 from ptft_jax import adapters
 from ptft_jax import config as configs
+from ptft_jax.config.field import hashable
 from ptft_jax.data import class_names, pipeline
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.names import AUTO, direction, known
-from ptft_jax.model import spec as specs
 from ptft_jax.model.spec import HEAD, STRUCTURE
 from ptft_jax.params.rules import matches
 from ptft_jax.runs import loading
@@ -54,7 +54,7 @@ def resolve(config: Mapping[str, Any], workdir: pathlib.Path | None = None) -> t
         mine, default = values["model"][name], defaults[f"model.{name}"].default
         if name in HEAD and new_head:  # what the config says, its defaults too
             continue
-        changed = specs.hashable(mine) not in (specs.hashable(theirs[name]), default)
+        changed = hashable(mine) not in (hashable(theirs[name]), default)
         if changed:
             hint = "; a new head needs init.fresh=('head/.*',)" if name in HEAD else ""
             raise UserError(f"config.model.{name} = {mine!r}, but the parent {parent.name} has {theirs[name]!r}{hint}")
@@ -121,9 +121,9 @@ def _as_continued(section: configs.Section, run: restore.Source) -> configs.Sect
             continue
         *parents, last = path.split(".")
         part, known = configs.get(values, ".".join(parents)), configs.get(theirs, path)
-        default = specs.hashable(part[last]) == specs.hashable(field.default)
+        default = hashable(part[last]) == hashable(field.default)
         stays = path.startswith(fixed) and last not in _OF_TRAINING
-        if stays and not default and specs.hashable(part[last]) != specs.hashable(known):
+        if stays and not default and hashable(part[last]) != hashable(known):
             raise UserError(
                 f"config.{path} = {part[last]!r}, but the run that init.optimizer goes on from, {run.name}, has {known!r}"
             )
@@ -181,8 +181,8 @@ def _inherit_method(values: dict[str, Any], adapter: Any) -> None:
     for path, theirs in _leaves(adapter.tune, "tune"):
         *parents, last = path.split(".")
         section = configs.get(values, ".".join(parents))
-        mine = specs.hashable(section[last])
-        if mine not in (specs.hashable(theirs), defaults[path].default):
+        mine = hashable(section[last])
+        if mine not in (hashable(theirs), defaults[path].default):
             raise UserError(f"config.{path} = {mine!r}, but the adapter of config.init.adapter has {theirs!r}")
         section[last] = theirs
 

@@ -30,7 +30,8 @@ class Moment:
       step: the updates that are done, which is the number of the last one.
       first: nothing has been trained yet.
       last: these are all that `training.steps` asks for.
-      evaluated: {"validation/nll": nats per token, ...} where the run has evaluated at this step, else {}.
+      evaluated: {"validation/nll": nats per token, ...} where the run has evaluated at this step, else {}. For `do`: `when` is
+        asked before that.
     """
 
     def __init__(

@@ -306,3 +306,73 @@ def test_best_fit_has_the_rows_of_trls():
     theirs = trl.pack_dataset(data, length, strategy="bfd", map_kwargs={"batch_size": None})  # all at once
     ours = make(sizes, length, "best_fit", objective=MASKED)
     assert sorted(len(ids) for ids in theirs["input_ids"]) == sorted(map(sum, sizes_of_rows(ours, MASKED[0])))
+
+
+# Units
+
+
+def _units(rng, count):
+    """Lengths of sequences, and where units of 1 to 4 of them start."""
+    sizes = rng.integers(1, 5, count)
+    return rng.integers(2, 12, sizes.sum()), np.concatenate([[0], np.cumsum(sizes)])
+
+
+@pytest.mark.parametrize("how", ["none", "first_fit", "best_fit"])
+@pytest.mark.parametrize("seed", range(4))
+def test_units_stay_together(how, seed):
+    """Each lies in one row, side by side and in order; all are there; no row is too full."""
+    lengths, units = _units(np.random.default_rng(seed), 30)
+    offsets, length = np.concatenate([[0], np.cumsum(lengths)]), 48
+    made = make(lengths, length, how, units=units)
+    starts = {int(start): n for n, start in enumerate(offsets[:-1])}
+    seen = []
+    for index in range(len(made)):
+        row = [starts[int(start)] for start, _ in made[index]]
+        assert sum(int(lengths[n]) - 1 for n in row) <= length
+        while row:
+            unit = int(np.searchsorted(units, row[0], side="right")) - 1
+            members = list(range(units[unit], units[unit + 1]))
+            assert row[: len(members)] == members
+            row = row[len(members) :]
+            seen.append(unit)
+        assert how != "none" or seen[-1] == len(seen) - 1
+    assert sorted(seen) == list(range(len(units) - 1))
+    assert made.report.pieces == len(lengths) and made.report.tokens_lost == 0
+
+
+@pytest.mark.parametrize("how", ["none", "first_fit", "best_fit"])
+def test_units_of_one_change_nothing(how):
+    lengths = np.random.default_rng(0).integers(2, 40, 200)
+    plain, alone = make(lengths, 40, how), make(lengths, 40, how, units=np.arange(len(lengths) + 1))
+    np.testing.assert_array_equal(plain.spans, alone.spans)
+    np.testing.assert_array_equal(plain.rows, alone.rows)
+    assert plain.report == alone.report
+
+
+def test_a_unit_is_left_out_whole():
+    """Pairs: the second of the first has one token, the third is too long together. By hand."""
+    lengths = [5, 1, 4, 4, 9, 8, 3, 3]
+    units = np.arange(0, 9, 2)
+    made = make(lengths, 12, "none", units=units, overlong="drop")
+    assert [[(int(a), int(b)) for a, b in made[i]] for i in range(len(made))] == [
+        [(6, 10), (10, 14)],
+        [(31, 34), (34, 37)],
+    ]
+    report = made.report
+    assert (report.empty, report.incomplete, report.dropped, report.tokens_lost) == (1, 1, 2, 1 + 5 + 17)
+    assert "2 dropped; 1 empty; 1 incomplete" in report.describe()
+    with pytest.raises(UserError, match="and the 1 that belong to it: 15 positions are more than a row has .* = 12"):
+        make(lengths, 12, "none", units=units, overlong="raise")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(how="concat"), "config.data.packing = 'concat': .* not cut: expected 'none', 'first_fit' or 'best_fit'"),
+        (dict(overlong="split"), "config.data.overlong = 'split': .* not cut: expected 'raise' or 'drop'"),
+        (dict(overlong="truncate"), "config.data.overlong = 'truncate'"),
+    ],
+)
+def test_units_are_not_cut(changes, message):
+    with pytest.raises(UserError, match=message):
+        make([4, 4], 12, **({"how": "none", "overlong": "raise"} | changes), units=np.asarray([0, 2]))

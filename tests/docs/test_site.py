@@ -55,7 +55,18 @@ def test_every_public_name_has_its_docstring(hooks):
     assert all(getattr(pt, name).__module__ == module for module, name in directives)
 
 
-@pytest.mark.parametrize("mark, page", [("settings", "configuration"), ("public names", "api")])
+def test_every_recipe_has_its_row(hooks):
+    """And what its first line says of it."""
+    head, _, *lines = hooks.recipes().splitlines()
+    files = {p.relative_to(ROOT / "configs").with_suffix("").as_posix(): p for p in ROOT.glob("configs/*/*.py")}
+    files = {name: p for name, p in files.items() if p.stem != "__init__"}
+    found = {re.match(r"\| `([\w/]+)` \| (\w+)", line).groups() for line in lines}
+    assert len(head.split("|")) == 6 and found == {
+        (name, re.match(r'"""(\w+)', p.read_text())[1]) for name, p in files.items()
+    }
+
+
+@pytest.mark.parametrize("mark, page", [("settings", "configuration"), ("public names", "api"), ("recipes", "recipes")])
 def test_marks_are_on_their_pages(hooks, mark, page):
     assert (ROOT / f"docs/{page}.md").read_text().count(f"<!-- {mark} -->") == 1
     assert f"<!-- {mark} -->" in hooks.FILLED

@@ -11,9 +11,10 @@ from tests.processes import HURRY, ROOT
 pytestmark = pytest.mark.heavy
 
 
-def carry_out(page, folder):
-    """Runs the blocks of a page, in order, in an empty folder with only the configs in it; what each printed."""
-    found = BLOCK.findall((ROOT / f"docs/{page}.md").read_text())
+def carry_out(page, folder, until=""):
+    """Runs the blocks of a page (those before the heading `until`), in order, in an empty folder; what each printed."""
+    text = (ROOT / f"docs/{page}.md").read_text()
+    found = BLOCK.findall(text[: text.index(f"\n## {until}\n")] if until else text)
     return [_run_block(language, text, folder, XLA_FLAGS=HURRY) for language, text in found if language != "text"]
 
 
@@ -21,9 +22,10 @@ def summary(folder, name):
     return json.loads((folder / f"runs/{name}/summary.json").read_text())
 
 
-def test_getting_started(tmp_path):
-    printed = carry_out("getting_started", tmp_path)
-    assert len(printed) == 5
+@pytest.mark.parametrize("until", ["5. Use a run", pytest.param("", marks=pytest.mark.slow)])
+def test_getting_started(until, tmp_path):
+    printed = carry_out("getting_started", tmp_path, until)
+    assert len(printed) == (4 if until else 5)
     runs = {name: summary(tmp_path, name) for name in ("base", "full", "lora")}
     assert all(run["finished"] for run in runs.values())
     assert runs["base"]["after"]["validation/nll"] < runs["base"]["before"]["validation/nll"] - 1
@@ -32,15 +34,25 @@ def test_getting_started(tmp_path):
     groups = json.loads((tmp_path / "runs/compare.json").read_text())
     assert {group["name"] for group in groups} == {"full", "lora"}
     assert "<svg" in (tmp_path / "runs/compare.html").read_text()
-    assert (tmp_path / "exports/lora/config.json").exists()
+    assert until or (tmp_path / "exports/lora/config.json").exists()
+
+
+def answers(talk):
+    """Whether the chatbot's answers are those of its data, and end by themselves."""
+    [asked, first, thanked, second] = [line for line in talk.splitlines() if line]
+    known = asked == "> What does the owl eat?" and re.fullmatch(r"The \w+ eats \w+\.", first)
+    return known and thanked == "> Thanks!" and second == "You are welcome."
 
 
 def test_a_chatbot(tmp_path):
-    """It answers with an answer of its data and stops by itself; the rates are compared."""
+    *_, talk = carry_out("chatbot", tmp_path, until="5. Choosing a rate")
+    assert answers(talk)
+
+
+@pytest.mark.slow
+def test_a_chatbot_and_its_rates(tmp_path):
     *_, talk, _ = carry_out("chatbot", tmp_path)
-    [asked, first, thanked, second] = [line for line in talk.splitlines() if line]
-    assert asked == "> What does the owl eat?" and re.fullmatch(r"The \w+ eats \w+\.", first)
-    assert thanked == "> Thanks!" and second == "You are welcome."
+    assert answers(talk)
     rates = [summary(tmp_path, name) for name in ("rate-1e-3", "bot", "rate-9e-3")]
     assert len({run["transfer"]["target"]["gain"] for run in rates}) == 3
     assert "<svg" in (tmp_path / "runs/rates.html").read_text()
@@ -59,8 +71,8 @@ def test_debugging(tmp_path):
 
 
 def test_extending(tmp_path):
-    _, study, loop = carry_out("extending", tmp_path)
-    assert json.loads((tmp_path / "runs/wide/config.json").read_text())["model"]["width"] == 64
+    config, study, loop = carry_out("extending", tmp_path)
+    assert json.loads(config)["model"]["width"] == 64
     assert [line.split(":")[0] for line in study.splitlines()] == ["before", "after"]
     chain = json.loads((tmp_path / "runs/study/runs/child/lineage.json").read_text())
     assert chain[0]["workdir"].endswith("runs/study/runs/base")

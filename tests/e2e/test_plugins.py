@@ -104,7 +104,7 @@ def test_from_training_to_all_verbs(place, tmp_path):
         assert call("generate", f"--run={run}", "--prompt=the", "--max_new_tokens=4", check=True).stdout
         call("export", f"--run={run}", "--to=hf", f"--out={tmp_path / run.name}", check=True)
     call("report", f"--run={focal}", f"--run={gain}", f"--out={tmp_path / 'report.html'}", check=True)
-    refused = call("export", f"--run={gain}", "--to=peft", f"--out={tmp_path / 'peft'}")
+    refused = call("export", f"--run={gain}", "--to=peft", f"--out={tmp_path / 'peft'}", f"--base={tmp_path / 'focal'}")
     assert refused.returncode == 2 and refused.stderr.startswith("error: ") and "tune.gain" in refused.stderr
 
     # Without the package: one message, with the module's name.

@@ -230,7 +230,7 @@ def test_a_missing_package_is_an_extra(monkeypatch):
     with pytest.raises(UserError) as error:
         chosen(("mlflow",), BUILT_IN)
     needs = "config.log.trackers: 'mlflow' needs mlflow, sqlalchemy, alembic, not installed here"
-    assert str(error.value) == f'{needs}: pip install "ptft_jax[mlflow]"'
+    assert str(error.value) == f"{needs}: pip install 'ptft_jax[mlflow]'"
     text = (ROOT / "setup.py").read_text()
     assert all(f'    "{name}": [' in text for name in BUILT_IN)
 
