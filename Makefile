@@ -25,10 +25,11 @@ test-full: $(VENV)/.parity-$(WHICH)
 live: $(VENV)/.parity-$(WHICH)
 	$(BIN)/python -m pytest tests -m "live and not slow" -n 2 --dist worksteal -q
 
-# Style, as pyproject.toml has it.
+# Style and types, as pyproject.toml has them.
 lint: $(VENV)/.test-$(WHICH)
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy
 
 # The site, in build/site; what a page says of links and names that are not there is an error. Nothing is fetched.
 docs: $(VENV)/.docs-$(WHICH)

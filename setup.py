@@ -41,7 +41,7 @@ EXTRAS = {
     "aim": ["aim>=3.28"],
     # `ptft data prepare --engine=beam`. Beam needs protobuf 6, and what sentencepiece generated from 0.2.3 on needs 7.
     "beam": ["apache-beam>=2.77", *ALL, "sentencepiece<0.2.3"],
-    # Of ruff one minor version: the next may format otherwise.
+    # Of ruff and mypy one minor version: the next may format otherwise, or find more.
     "test": [
         *ALL,
         "pytest>=8",
@@ -49,6 +49,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "datasets>=5.2",
         "ruff>=0.17,<0.18",
+        "mypy>=2.4,<2.5",
         "nbclient>=0.10",
         "ipykernel>=7",
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ptft_jax.config.methods import METHODS, MethodSpec
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "MethodSpec", "build", "learning_rate", "rates"]
 
 
-def build(config: Any, encode: Callable[[str], Sequence[int]] | None = None) -> Method | None:
+def build(config: Any, encode: Callable[[str], Iterable[int]] | None = None) -> Method | None:
     """What `config.tune` adds to the model, or None where `tune.method` is "full". Several names, joined by "+", are
     several methods at once; `tune.adapters` names as many adapters, of which each row has its own.
 
@@ -31,7 +31,7 @@ def build(config: Any, encode: Callable[[str], Sequence[int]] | None = None) -> 
     return quantized.build(config.quantize, _method(config, encode))
 
 
-def _method(config: Any, encode: Callable[[str], Sequence[int]] | None) -> Method | None:
+def _method(config: Any, encode: Callable[[str], Iterable[int]] | None) -> Method | None:
     from ptft_jax.adapters import composed, multi_adapter
 
     made = _single(config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -27,7 +27,7 @@ ADDED = f"(.*/)?({'|'.join(SLOTS)})/.*"
 KINDS = {Linear: "linear layers", Embedding: "tables of vectors", ExpertLinear: "experts"}
 
 Rules = tuple[tuple[str, float], ...]
-Encode = Callable[[str], Sequence[int]]  # a text to token ids
+Encode = Callable[[str], Iterable[int]]  # a text to token ids
 
 
 class Updates(NamedTuple):
@@ -70,6 +70,25 @@ class Method:
     def bare(self) -> Method:
         """The method without what it does to its base."""
         return self
+
+    def quantizes(self, path: str) -> bool:
+        """Whether it keeps the base's parameter at `path` quantised."""
+        return False
+
+    # Of several adapters (`names`); their method says more of each.
+
+    @property
+    def one(self) -> Method:
+        """The method of one of them."""
+        return self
+
+    def number(self, name: str, field: str) -> int:
+        """Which of them `name` is. Raises UserError, naming `field`, where it is none."""
+        raise NotImplementedError
+
+    def pick(self, params: Mapping[str, Any], number: int) -> dict[str, Any]:
+        """Whole parameters with one of them."""
+        raise NotImplementedError
 
     @classmethod
     def of(cls, section: Any) -> Method:

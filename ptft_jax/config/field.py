@@ -139,54 +139,54 @@ def _impure(value: Any, raw: bool, place: str = "") -> str:
     return f"{place} = {shown(value)}: {wrong}" if wrong else ""
 
 
-def positive(default, meaning, **more):
+def positive(default: Any, meaning: str, **more: Any) -> Field:
     """A number above 0."""
     return Field(default, meaning, valid=lambda v: v > 0, expected="a value above 0", **more)
 
 
-def natural(default, meaning, **more):
+def natural(default: Any, meaning: str, **more: Any) -> Field:
     """A number of 0 or more."""
     return Field(default, meaning, valid=lambda v: v >= 0, expected="a value of 0 or more", **more)
 
 
-def seed(default, meaning):
+def seed(default: Any, meaning: str) -> Field:
     """A seed of random numbers."""
     return natural(default, meaning, most=seeds.MOST)
 
 
-def temperature(default, meaning, *, zero=True):
+def temperature(default: Any, meaning: str, *, zero: bool = True) -> Field:
     """What logits are divided by; 0 where that has a meaning of its own."""
     least, most = TEMPERATURES
     expected = f"{'0, or ' if zero else ''}a value from {least:g} to {most:g}"
     return Field(default, meaning, valid=lambda v: (zero and v == 0) or least <= v <= most, expected=expected)
 
 
-def share(default, meaning, **more):
+def share(default: Any, meaning: str, **more: Any) -> Field:
     """A number from 0 to below 1."""
     return Field(default, meaning, valid=lambda v: 0 <= v < 1, expected="a value from 0 to below 1", **more)
 
 
-def part(default, meaning):
+def part(default: Any, meaning: str) -> Field:
     """A number between 0 and 1."""
     return Field(default, meaning, valid=lambda v: 0 < v < 1, expected="a value between 0 and 1")
 
 
-def mass(default, meaning):
+def mass(default: Any, meaning: str) -> Field:
     """A number above 0, at most 1."""
     return Field(default, meaning, valid=lambda v: 0 < v <= 1, expected="above 0, at most 1")
 
 
-def whole_share(default, meaning):
+def whole_share(default: Any, meaning: str) -> Field:
     """A number from 0 to 1."""
     return Field(default, meaning, valid=lambda v: 0 <= v <= 1, expected="a value from 0 to 1")
 
 
-def one_of(default, meaning, *choices):
+def one_of(default: Any, meaning: str, *choices: Any) -> Field:
     """One of the texts `choices`."""
     return Field(default, meaning, choices=choices)
 
 
-def texts(default, meaning, *, of: Sequence[str] = (), **more):
+def texts(default: Any, meaning: str, *, of: Sequence[str] = (), **more: Any) -> Field:
     """Texts that are not empty; `of` these, where any are named."""
 
     def wrong(entries: tuple) -> str:
@@ -202,7 +202,7 @@ def texts(default, meaning, *, of: Sequence[str] = (), **more):
     return Field(default, meaning, form=wrong, **more)
 
 
-def patterns(default, meaning):
+def patterns(default: Any, meaning: str) -> Field:
     """Regular expressions on paths."""
     from ptft_jax.params.rules import regex
 
@@ -214,7 +214,7 @@ def patterns(default, meaning):
     return Field(default, meaning, form=wrong)
 
 
-def pairs(default, meaning):
+def pairs(default: Any, meaning: str) -> Field:
     """Pairs of a text and something."""
 
     def wrong(entries: tuple) -> str:
@@ -224,7 +224,7 @@ def pairs(default, meaning):
     return Field(default, meaning, form=wrong)
 
 
-def rules(default, meaning, value: Rule):
+def rules(default: Any, meaning: str, value: Rule) -> Field:
     """Pairs of a path rule's pattern (`ptft_jax.params.rules`) and a value that `value` finds nothing wrong with."""
     from ptft_jax.params.rules import compiled
 

@@ -48,7 +48,7 @@ def _sha256(path: str, *_: int) -> str:
     return found.hexdigest()
 
 
-def write_atomic(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
+def write_atomic(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
     """Lets `write` fill a temporary file beside `path`, then renames it: readers see all of it or nothing, and two
     writers do not disturb each other."""
     with writing(path):

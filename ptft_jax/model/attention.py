@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,8 +10,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ptft_jax.model import rotary
-from ptft_jax.model.layers import Linear, Norm, soft_cap
+from ptft_jax.model.layers import Linear, Norm, PerRow, SublayerAdapter, soft_cap
 from ptft_jax.model.spec import ModelSpec
+
+Cache = tuple[jax.Array, jax.Array]  # keys and values, each [B, S, K, H]
 
 
 class Mask(NamedTuple):
@@ -115,11 +118,19 @@ class Attention(nnx.Module):
         self.out = Linear(inner, spec.width, spec, rngs, bias="out" in spec.biases, std=residual_std)
         # Over each head (Qwen 3, Gemma 3), or over all heads at once (OLMo 2).
         sizes = {"head": (spec.head_dim, spec.head_dim), "all": (inner, kv)}.get(spec.query_key_norm)
-        self.query_norm, self.key_norm = (Norm(spec, sizes[0]), Norm(spec, sizes[1])) if sizes else (None, None)
-        self.prefix = None
-        self.adapter = None
+        self.query_norm = Norm(spec, sizes[0]) if sizes else None
+        self.key_norm = Norm(spec, sizes[1]) if sizes else None
+        self.prefix: Callable[[Attention, jax.Array, jax.Array, jax.Array, View], jax.Array] | None = None
+        self.adapter: SublayerAdapter | None = None
 
-    def __call__(self, x_BTD, view: View, cache=None, start=None, per_row=None):
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        view: View,
+        cache: Cache | None = None,
+        start: int | jax.Array | None = None,
+        per_row: PerRow | None = None,
+    ) -> tuple[jax.Array, Cache | None]:
         """Returns ([B, T, D], cache). `cache` is (k, v), each [B, S, K, H]: the new keys and values are written at
         slot `start`, and all S slots are attended to under the mask."""
         q = self._heads(self.query(x_BTD, per_row), self.query_norm)
@@ -127,16 +138,19 @@ class Attention(nnx.Module):
         if view.rotation is not None:
             q, k = rotary.rotate(q, view.rotation), rotary.rotate(k, view.rotation)
         if cache is not None:
+            assert start is not None, "what is written to a cache has a slot"
             k, v = (jax.lax.dynamic_update_slice_in_dim(old, new, start, 1) for old, new in zip(cache, (k, v)))
             cache = (k, v)
         y = self.attend(q, k, v, view.mask) if self.prefix is None else self.prefix(self, q, k, v, view)
         return self.out(y.reshape(*x_BTD.shape[:2], -1), per_row), cache
 
-    def keys_and_values(self, x_BTD, per_row=None) -> tuple[jax.Array, jax.Array]:
+    def keys_and_values(self, x_BTD: jax.Array, per_row: PerRow | None = None) -> tuple[jax.Array, jax.Array]:
         """Each [B, T, K, H], before rotation."""
         return self._heads(self.key(x_BTD, per_row), self.key_norm), self._heads(self.value(x_BTD, per_row), None)
 
-    def attend(self, q_BTNH, k_BSKH, v_BSKH, mask: Mask, implementation: str = "") -> jax.Array:
+    def attend(
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask, implementation: str = ""
+    ) -> jax.Array:
         """With this model's scale, cap and, by default, implementation: [B, T, N, H]."""
         spec = self.spec
         scale = spec.attention_scale or spec.head_dim**-0.5

@@ -14,9 +14,9 @@ import numpy as np
 from ptft_jax.config import field as fields
 from ptft_jax.config import seeds
 from ptft_jax.errors import UserError
-from ptft_jax.model.attention import causal_mask
+from ptft_jax.model.attention import Cache, causal_mask
 from ptft_jax.model.inputs import Inputs
-from ptft_jax.model.transformer import Transformer
+from ptft_jax.model.transformer import Params, Transformer
 
 _CHUNK = 16  # tokens between looks of the host (stop texts); also what prompt lengths are rounded up to
 
@@ -55,7 +55,7 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, field in _SAMPLING.items():
             _check(name, field, getattr(self, name))
 
@@ -86,7 +86,7 @@ def filtered(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
     return logits
 
 
-def _choose(logits_BV, keys_B, count, sampling):
+def _choose(logits_BV: jax.Array, keys_B: jax.Array, count: jax.Array, sampling: Sampling) -> jax.Array:
     if sampling.temperature == 0:
         return jnp.argmax(logits_BV, axis=-1)
     keys = jax.vmap(lambda k: jax.random.fold_in(k, count))(keys_B)
@@ -94,7 +94,15 @@ def _choose(logits_BV, keys_B, count, sampling):
 
 
 @functools.partial(jax.jit, static_argnames=("model", "slots", "prefix"))
-def _prefill(model: Transformer, params, tokens_BT, pad_B, adapters_B, slots: int, prefix: bool):
+def _prefill(
+    model: Transformer,
+    params: Params,
+    tokens_BT: jax.Array,
+    pad_B: jax.Array,
+    adapters_B: jax.Array | None,
+    slots: int,
+    prefix: bool,
+) -> tuple[jax.Array, Cache]:
     rows, length = tokens_BT.shape
     order = jnp.arange(length)
     positions_BT = jnp.maximum(order[None] - pad_B[:, None], 0)
@@ -114,22 +122,22 @@ def _prefill(model: Transformer, params, tokens_BT, pad_B, adapters_B, slots: in
 @functools.partial(jax.jit, static_argnames=("model", "sampling", "stop_ids", "steps"), donate_argnames=("cache",))
 def _extend(
     model: Transformer,
-    params,
-    logits_BV,
-    cache,
-    done_B,
-    pad_B,
-    keys_B,
-    adapters_B,
-    length,
-    count,
-    sampling,
-    stop_ids,
-    steps,
-):
+    params: Params,
+    logits_BV: jax.Array,
+    cache: Cache,
+    done_B: jax.Array,
+    pad_B: jax.Array,
+    keys_B: jax.Array,
+    adapters_B: jax.Array | None,
+    length: int | jax.Array,
+    count: int | jax.Array,
+    sampling: Sampling,
+    stop_ids: tuple[int, ...],
+    steps: int,
+) -> tuple[jax.Array, Cache, jax.Array, jax.Array]:
     slots = cache[0].shape[2]
 
-    def one(carry, i):
+    def one(carry: tuple[jax.Array, Cache, jax.Array], i: jax.Array) -> tuple[Any, jax.Array]:
         logits_BV, cache, done_B = carry
         token_B = _choose(logits_BV, keys_B, count + i, sampling)
         ends = functools.reduce(jnp.logical_or, [token_B == s for s in stop_ids], jnp.zeros_like(done_B))
@@ -237,7 +245,12 @@ def _laid_out(model: Transformer, prompts: Sequence[Sequence[int]]) -> tuple[np.
 class _Written:
     """What the rows say so far, and which are over (`done`, bool [B])."""
 
-    def __init__(self, rows: int, cut, on_tokens):
+    def __init__(
+        self,
+        rows: int,
+        cut: Callable[[int, list[int]], int | None] | None,
+        on_tokens: Callable[[int, list[int]], None] | None,
+    ):
         self.ids: list[list[int]] = [[] for _ in range(rows)]
         self.reasons, self.done = ["length"] * rows, np.zeros(rows, bool)
         self.cut, self.on_tokens = cut, on_tokens

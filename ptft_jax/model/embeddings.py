@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -25,7 +27,7 @@ class TokenEmbed(nnx.Module):
         self.positions = Embedding(rows, spec, rngs) if spec.positions == "learned" else None
         self.types = Embedding(spec.token_types, spec, rngs) if spec.token_types else None
         self.norm = Norm(spec) if spec.embedding_norm else None
-        self.adapter = None
+        self.adapter: Callable[[TokenEmbed, jax.Array], jax.Array] | None = None
 
     def of_tokens(self, tokens: jax.Array) -> jax.Array:
         """Vectors [..., D] of tokens int [...]."""
@@ -42,7 +44,7 @@ class TokenEmbed(nnx.Module):
         if self.types is not None:
             x_BTD = x_BTD + self.types(jnp.zeros_like(tokens_BT) if inputs.types is None else inputs.types)
         if self.positions is not None:
-            x_BTD = x_BTD + self.positions(inputs.positions + self.spec.position_offset)
+            x_BTD = x_BTD + self.positions(inputs.placed + self.spec.position_offset)
         return x_BTD if self.norm is None else self.norm(x_BTD)
 
 

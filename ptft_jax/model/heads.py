@@ -40,7 +40,7 @@ class ClassHead(nnx.Module):
     """
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        def linear(size_out):
+        def linear(size_out: int) -> Linear:
             return Linear(spec.width, size_out, spec, rngs, bias=True, std=spec.init_std)
 
         self.hidden = linear(spec.width) if spec.class_hidden else None
@@ -73,6 +73,7 @@ def score(
     """Hidden states to float32 scores [B, T, V] (or [B, classes]); `tokens` is the token embedding (None for images)."""
     if isinstance(head, ClassHead):
         return head(x_BTD)
+    assert tokens is not None, "a model of images has a head for classes"
     if isinstance(head, MaskedHead):
         return head(x_BTD, tokens)
     scores = tokens.scores(x_BTD) if head is None else head(x_BTD).astype(jnp.float32)

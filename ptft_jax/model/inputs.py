@@ -34,4 +34,10 @@ class Inputs(NamedTuple):
     @classmethod
     def of(cls, inputs: Inputs | jax.Array) -> Inputs:
         """`inputs`, or those that have these values and nothing else."""
-        return inputs if isinstance(inputs, cls) else cls(inputs)
+        return inputs if isinstance(inputs, Inputs) else cls(inputs)
+
+    @property
+    def placed(self) -> jax.Array:
+        """The positions [B, T] of rows that say theirs."""
+        assert self.positions is not None, "a model gives rows their positions before it reads them"
+        return self.positions

@@ -7,7 +7,8 @@ says what a run keeps in what).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -57,12 +58,12 @@ class Linear(nnx.Module):
         self.dtype = jnp.dtype(spec.dtype)
         self.kernel = nnx.Param(init(rngs.params(), (size_in, size_out), jnp.dtype(spec.param_dtype)))
         self.bias = nnx.Param(jnp.zeros((size_out,), jnp.dtype(spec.param_dtype))) if bias else None
-        self.adapter = None
+        self.adapter: Callable[[Linear, jax.Array, PerRow | None], jax.Array] | None = None
 
     def __call__(self, x: jax.Array, rows: PerRow | None = None) -> jax.Array:
         """x [..., in] -> [..., out]; `rows` is for adapters that drop, or that differ by row."""
 
-        def run(x, rows):
+        def run(x: jax.Array, rows: PerRow | None) -> jax.Array:
             return self.plain(x) if self.adapter is None else self.adapter(self, x, rows)
 
         return recomputed(self.kernel, run)(x, rows)
@@ -98,6 +99,14 @@ class Norm(nnx.Module):
         return y.astype(x.dtype)
 
 
+class TableAdapter(Protocol):
+    """What fills `Embedding.adapter`."""
+
+    def rows(self, table: Embedding, ids: jax.Array) -> jax.Array: ...
+
+    def scores(self, table: Embedding, x_BTD: jax.Array) -> jax.Array: ...
+
+
 class Embedding(nnx.Module):
     """A table of vectors. `embedding` [rows, D].
 
@@ -110,7 +119,7 @@ class Embedding(nnx.Module):
         init = jax.nn.initializers.normal(spec.init_std)
         self.dtype = jnp.dtype(spec.dtype)
         self.embedding = nnx.Param(init(rngs.params(), (rows, spec.width), jnp.dtype(spec.param_dtype)))
-        self.adapter = None
+        self.adapter: TableAdapter | None = None
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """The vectors [..., D] of ids int [...]."""
@@ -127,7 +136,11 @@ class Embedding(nnx.Module):
     def plain_scores(self, x_BTD: jax.Array) -> jax.Array:
         """The scores without the adapter."""
         table_VD = self.embedding[...].astype(x_BTD.dtype)
-        return project(x_BTD, table_VD.T, jnp.float32)
+        return project(x_BTD, table_VD.T, jnp.dtype(jnp.float32))
+
+
+# What fills the `adapter` of attention and MLP, see `ptft_jax.model.transformer.Block`.
+SublayerAdapter = Callable[[nnx.Module, jax.Array, jax.Array, jax.Array, PerRow | None], jax.Array]
 
 
 class MLP(nnx.Module):
@@ -143,7 +156,7 @@ class MLP(nnx.Module):
         self.gate = Linear(spec.width, spec.mlp_width, spec, rngs, bias=bias, std=spec.init_std) if spec.gated else None
         self.up = Linear(spec.width, spec.mlp_width, spec, rngs, bias=bias, std=spec.init_std)
         self.down = Linear(spec.mlp_width, spec.width, spec, rngs, bias=bias, std=residual_std)
-        self.adapter = None
+        self.adapter: SublayerAdapter | None = None
 
     def __call__(self, x: jax.Array, per_row: PerRow | None = None) -> jax.Array:
         act = ACTIVATIONS[self.activation]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.model.layers import ACTIVATIONS, Linear, PerRow
+from ptft_jax.model.layers import ACTIVATIONS, Linear, PerRow, SublayerAdapter
 from ptft_jax.model.quantized import recomputed
 from ptft_jax.model.spec import ModelSpec
 
@@ -59,12 +60,12 @@ class ExpertLinear(nnx.Module):
         init = jax.nn.initializers.normal(std)
         self.dtype = jnp.dtype(spec.dtype)
         self.kernel = nnx.Param(init(rngs.params(), (spec.experts, size_in, size_out), jnp.dtype(spec.param_dtype)))
-        self.adapter = None
+        self.adapter: Callable[[ExpertLinear, Routed], jax.Array] | None = None
 
     def __call__(self, routed: Routed) -> jax.Array:
         """[N, in] to [N, out], every row by its own expert."""
 
-        def run(routed):
+        def run(routed: Routed) -> jax.Array:
             return self.plain(routed) if self.adapter is None else self.adapter(self, routed)
 
         return recomputed(self.kernel, run)(routed)
@@ -101,7 +102,7 @@ class MoE(nnx.Module):
         self.spec = spec
         self.router = Linear(spec.width, spec.experts, spec, rngs, bias=False, std=spec.init_std)
         self.experts = Experts(spec, rngs)
-        self.adapter = None  # as that of `MLP`
+        self.adapter: SublayerAdapter | None = None
 
     def __call__(self, x_BTD: jax.Array, per_row: PerRow | None = None) -> jax.Array:
         return self.routed(x_BTD, per_row)[0]

@@ -9,12 +9,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Quantiles of the normal distribution, scaled to [-1, 1], with an exact zero (appendix E of the paper).
 NF4 = (
@@ -173,7 +176,7 @@ class QuantizedKernel(nnx.Module):
         return dequantize({name: getattr(self, name)[...] for name in self.names}, self.how, self.dtype)[index]
 
 
-def recomputed(kernel: Any, function: Callable) -> Callable:
+def recomputed(kernel: Any, function: Callable[P, T]) -> Callable[P, T]:
     """The function of a layer with this kernel; where that is quantized, what it makes of it is made again in the backward
     pass. Otherwise a dense copy of every layer's kernel would be kept from the forward pass on."""
     return jax.checkpoint(function) if isinstance(kernel, QuantizedKernel) else function

@@ -72,7 +72,7 @@ def _yarn(plain: np.ndarray, theta: float, scaling: dict[str, Any]) -> np.ndarra
     """The ramp between interpolation and extrapolation (Peng et al. 2023, "YaRN", eq. 18 to 23)."""
     half = len(plain)
 
-    def place(turns):  # the (fractional) frequency that makes so many turns within the trained length
+    def place(turns: float) -> float:  # the (fractional) frequency that makes so many turns within the trained length
         return half * math.log(scaling["original"] / (turns * 2 * math.pi)) / math.log(theta)
 
     low, high = place(scaling["beta_fast"]), place(scaling["beta_slow"])

@@ -223,7 +223,7 @@ def contradictions(m: dict[str, Any]) -> list[tuple[str, Any, str]]:
             (m["max_length"] == tokens, "max_length", f"{tokens}, the image's patches and what goes before them")
         )
     if scaling:
-        needs = SCALINGS.get(scaling.get("kind"))
+        needs = SCALINGS.get(str(scaling.get("kind")))
         rows.append((needs is not None, "rope_scaling", f"a kind of {', '.join(SCALINGS)}"))
         good = needs is None or set(scaling) == {"kind", *needs}
         rows.append((good, "rope_scaling", f"for {scaling.get('kind')!r} exactly {', '.join(needs or ())}"))

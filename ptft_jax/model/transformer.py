@@ -18,7 +18,7 @@ from flax import nnx
 from ptft_jax.errors import UserError
 from ptft_jax.model import heads, rotary
 from ptft_jax.model.adapt import Adapt
-from ptft_jax.model.attention import Attention, Mask, View, causal_mask, prefixed, windowed
+from ptft_jax.model.attention import Attention, Cache, Mask, View, causal_mask, prefixed, windowed
 from ptft_jax.model.embeddings import ImageEmbed, TokenEmbed
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.layers import MLP, Norm, PerRow, dropout
@@ -49,27 +49,43 @@ class Block(nnx.Module):
         self.mlp = MoE(spec, rngs) if spec.experts else MLP(spec, rngs)
         self.mlp_post_norm = Norm(spec) if after else None
 
-    def __call__(self, x_BTD, view: View, cache=None, start=None, per_row=None):
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        view: View,
+        cache: Cache | None = None,
+        start: int | jax.Array | None = None,
+        per_row: PerRow | None = None,
+    ) -> tuple[jax.Array, Cache | None, Routing | None]:
         """(the stream after the block, the new cache, how experts were used or None)."""
         inputs = _maybe(self.attention_norm, x_BTD)
         y, cache = self.attention(inputs, view, cache, start, per_row)
         y = self._adapted(self.attention, inputs, y, x_BTD, self.attention_post_norm, per_row)
         after_BTD = self._add(x_BTD, y, self.attention_post_norm, per_row, 0)
         inputs = _maybe(self.mlp_norm, x_BTD if self.spec.parallel else after_BTD)
-        y, routing = self.mlp.routed(inputs, per_row) if self.spec.experts else (self.mlp(inputs, per_row), None)
-        y = self._adapted(self.mlp, inputs, y, after_BTD, self.mlp_post_norm, per_row)
+        mlp = self.mlp
+        y, routing = mlp.routed(inputs, per_row) if isinstance(mlp, MoE) else (mlp(inputs, per_row), None)
+        y = self._adapted(mlp, inputs, y, after_BTD, self.mlp_post_norm, per_row)
         return self._add(after_BTD, y, self.mlp_post_norm, per_row, 1), cache, routing
 
-    def _adapted(self, sublayer, inputs, y, x, norm, per_row):
+    def _adapted(
+        self,
+        sublayer: Attention | MLP | MoE,
+        inputs: jax.Array,
+        y: jax.Array,
+        x: jax.Array,
+        norm: Norm | None,
+        per_row: PerRow | None,
+    ) -> jax.Array:
         if sublayer.adapter is None:
             return y
         # The compiler drops the sum where the adapter does not look at it.
         return sublayer.adapter(sublayer, inputs, y, self._add(x, y, norm, None, 0), per_row)
 
-    def _add(self, x, y, norm, per_row, site):
+    def _add(self, x: jax.Array, y: jax.Array, norm: Norm | None, per_row: PerRow | None, site: int) -> jax.Array:
         post = self.spec.norm_placement == "post"
         x = x + dropout(y if post else _maybe(norm, y), self.spec.dropout, per_row, site)
-        return norm(x) if post else x
+        return _maybe(norm, x) if post else x
 
 
 def _maybe(norm: Norm | None, x: jax.Array) -> jax.Array:
@@ -87,14 +103,14 @@ class Trunk(nnx.Module):
         self.embed = ImageEmbed(spec, rngs) if spec.image_size else TokenEmbed(spec, rngs)
         self.final_norm = None if spec.norm_placement == "post" else Norm(spec)
         self.head = heads.build(spec, rngs)
-        self.prefix = None
+        self.prefix: Callable[[], tuple[jax.Array, jax.Array]] | None = None
 
     def scores(self, x_BTD: jax.Array, cap: float) -> jax.Array:
         tokens = self.embed.tokens if isinstance(self.embed, TokenEmbed) else None
         return heads.score(self.head, x_BTD, tokens, cap)
 
 
-def _made(prefix: nnx.Module | None) -> tuple[jax.Array, jax.Array] | None:
+def _made(prefix: Callable[[], tuple[jax.Array, jax.Array]] | None) -> tuple[jax.Array, jax.Array] | None:
     return None if prefix is None else prefix()
 
 
@@ -173,8 +189,8 @@ class Transformer:
         return _pure(self._make(part, prefix, key, base))
 
     @functools.cached_property
-    def _definitions(self) -> tuple[nnx.GraphDef, nnx.GraphDef]:
-        def define(part, prefix):
+    def _definitions(self) -> tuple[nnx.GraphDef[Any], nnx.GraphDef[Any]]:
+        def define(part: type, prefix: str) -> nnx.GraphDef[Any]:
             return nnx.split(nnx.eval_shape(lambda: self._make(part, prefix, jax.random.key(0))))[0]
 
         return define(Trunk, ""), define(Block, "blocks/")
@@ -232,7 +248,7 @@ class Transformer:
             causal=spec.causal,
             shared=0 if self.one_text_a_row else self.virtual_tokens,
         )
-        views, prefix = self._views(mask, inputs.positions), _made(trunk.prefix)
+        views, prefix = self._views(mask, inputs.placed), _made(trunk.prefix)
         x_BTD, _, used = self._stacks(params["blocks"], x_BTD, views, prefix, per_row=per_row)
         x_BTD = x_BTD[:, self.virtual_tokens :]
         return (x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)), used
@@ -253,7 +269,7 @@ class Transformer:
             inputs = inputs._replace(positions=jnp.broadcast_to(jnp.arange(shape[1]), shape))
         if self.virtual_tokens:
             inputs = self._prompted(inputs)
-        return inputs._replace(positions=inputs.positions + self.prefix_length)
+        return inputs._replace(positions=inputs.placed + self.prefix_length)
 
     def _prompted(self, inputs: Inputs) -> Inputs:
         """The rows behind the learned prompt.
@@ -264,22 +280,21 @@ class Transformer:
         (`one_text_a_row`), it is part of the one segment that they have.
         """
         spec, count = self.spec, self.virtual_tokens
-        own = None
-        if inputs.segments is not None:
-            zero = jnp.zeros((1, 1), jnp.int32)
-            own = inputs.segments.max(axis=1, keepdims=True) if self.one_text_a_row else zero
+        segments, prefix, types, noise = inputs.segments, inputs.prefix, inputs.types, inputs.noise
 
-        def behind(first, x):
-            return None if x is None else jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], count)), x], axis=1)
+        def behind(first: jax.Array, x: jax.Array) -> jax.Array:
+            return jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], count)), x], axis=1)
 
         order, zeros = jnp.arange(count), jnp.zeros((count,), jnp.int32)
-        noise = inputs.noise
+        if segments is not None:
+            zero = jnp.zeros((1, 1), jnp.int32)
+            segments = behind(segments.max(axis=1, keepdims=True) if self.one_text_a_row else zero, segments)
         return inputs._replace(
             values=behind(spec.vocab_size + order, inputs.values),
-            positions=behind(order, inputs.positions + count),
-            segments=behind(own, inputs.segments),
-            prefix=behind(zeros.astype(bool), inputs.prefix),
-            types=behind(zeros, inputs.types),
+            positions=behind(order, inputs.placed + count),
+            segments=segments,
+            prefix=None if prefix is None else behind(zeros.astype(bool), prefix),
+            types=None if types is None else behind(zeros, types),
             noise=None if noise is None else jnp.pad(noise, ((0, 0), (count, 0), (0, 0))),
         )
 
@@ -295,16 +310,18 @@ class Transformer:
         """A model and parameters that do the same without what of the adapter only training needs."""
         if self.adapt is None:
             return self, params
-        adapt, params = self.adapt.collapsed(self._trunk(params), params)
-        return dataclasses.replace(self, adapt=adapt), params
+        adapt, fewer = self.adapt.collapsed(self._trunk(params), params)
+        return dataclasses.replace(self, adapt=adapt), dict(fewer)
 
-    def empty_cache(self, rows: int, slots: int) -> tuple[jax.Array, jax.Array]:
+    def empty_cache(self, rows: int, slots: int) -> Cache:
         """Zeroed keys and values, each [L, B, S, K, H] in the compute dtype."""
         spec = self.spec.resolved
         shape = (spec.layers, rows, slots, spec.kv_heads, spec.head_dim)
         return jnp.zeros(shape, jnp.dtype(spec.dtype)), jnp.zeros(shape, jnp.dtype(spec.dtype))
 
-    def decode(self, params, inputs: Inputs, allowed_BTS, cache, start):
+    def decode(
+        self, params: Params, inputs: Inputs, allowed_BTS: jax.Array, cache: Cache, start: int | jax.Array
+    ) -> tuple[jax.Array, Cache]:
         """Runs T new tokens against a cache: (logits of the last token [B, V], new cache).
 
         Args:
@@ -312,12 +329,13 @@ class Transformer:
           allowed_BTS: which of the S slots each may see.
           start: the slot of the first new token.
         """
-        trunk, inputs = self._trunk(params), inputs._replace(positions=inputs.positions + self.prefix_length)
+        trunk, inputs = self._trunk(params), inputs._replace(positions=inputs.placed + self.prefix_length)
         x_BTD = trunk.embed(inputs)
-        views = self._views(Mask(allowed_BTS, False), inputs.positions, start)
+        views = self._views(Mask(allowed_BTS, False), inputs.placed, start)
         per_row, prefix = PerRow(None, self._numbers(inputs.adapters)), _made(trunk.prefix)
-        more = {"per_row": per_row, "cache": cache, "start": start}
-        x_BTD, cache, _ = self._stacks(params["blocks"], x_BTD, views, prefix, **more)
+        x_BTD, cache, _ = self._stacks(
+            params["blocks"], x_BTD, views, prefix, per_row=per_row, cache=cache, start=start
+        )
         x_BTD = x_BTD[:, -1:]
         return self.logits(params, x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD))[:, 0], cache
 
@@ -342,13 +360,23 @@ class Transformer:
             )
         return adapters_B
 
-    def _stacks(self, stacks, x_BTD, views, prefix=None, *, per_row: PerRow, cache=None, start=None):
+    def _stacks(
+        self,
+        stacks: Any,
+        x_BTD: jax.Array,
+        views: dict[str, View],
+        prefix: tuple[jax.Array, jax.Array] | None = None,
+        *,
+        per_row: PerRow,
+        cache: Cache | None = None,
+        start: int | jax.Array | None = None,
+    ) -> tuple[jax.Array, Any, Routing | None]:
         """Runs consecutive stacks of layers, scanned or unrolled; a frozen first stack costs no backward pass. Returns the stream,
         the new cache, and how experts were used; the latter two None where there are none."""
         kinds = self.spec.kinds
 
-        def runner(view_of):
-            def layer(x, part):
+        def runner(view_of: Callable[[jax.Array], View]) -> Callable[[jax.Array, Any], tuple[jax.Array, Any]]:
+            def layer(x: jax.Array, part: Any) -> tuple[jax.Array, Any]:
                 params, cached, prefix, index = part
                 keys = per_row.keys
                 if keys is not None:
@@ -371,13 +399,14 @@ class Transformer:
             else:
                 rows = []
                 for i in range(size):
-                    layer = runner(lambda _, kind=kinds[done + i]: views[kind])
+                    layer = runner(_chooser(views, kinds, done + i, 1))
                     x_BTD, row = layer(x_BTD, jax.tree.map(lambda a, i=i: a[i], parts))
                     rows.append(row)
                 new = jax.tree.map(lambda *a: jnp.stack(a), *rows)
             done += size
             made.append(new)
-        return x_BTD, *jax.tree.map(lambda *a: jnp.concatenate(a), *made)
+        cache, used = jax.tree.map(lambda *a: jnp.concatenate(a), *made)
+        return x_BTD, cache, used
 
 
 def _chooser(views: dict[str, View], kinds: Sequence[str], first: int, size: int) -> Callable[[jax.Array], View]:

@@ -70,6 +70,8 @@ class Objective(Protocol):
 
     def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array: ...
 
+    def weight(self, batch: Batch) -> jax.Array: ...
+
 
 class Rows:
     """What an objective makes hidden states of: the rows of a batch, with what a builder says of them.
@@ -101,6 +103,10 @@ class Rows:
     ) -> tuple[jax.Array, Routing | None]:
         """The last hidden states, and how experts were used for them (`ptft_jax.model.transformer.Transformer.run`)."""
         return model.run(params, inputs_of(batch, context), routing=True)
+
+    def loss_of(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, context: Context = PLAIN) -> Loss:
+        """The loss of a batch by its last hidden states; an objective's own."""
+        raise NotImplementedError
 
     def weight(self, batch: Batch) -> jax.Array:
         """What a loss of a batch is divided by, float32 []."""

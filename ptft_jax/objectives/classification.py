@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +24,14 @@ class Classification(Rows):
         """The names of the loss' metrics."""
         return metric_names(self.z_loss)
 
-    def loss_of(self, model, params, hidden_BTD: jax.Array, batch: Batch, context: Context = PLAIN) -> Loss:
+    def loss_of(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, context: Context = PLAIN) -> Loss:
         """The loss of a batch by its last hidden states; of the batch: targets int [B], the classes, and weights float [B]. Where
         there are segments, one per row beside padding."""
         logits_BC, weights = model.logits(params, hidden_BTD), batch["weights"].astype(jnp.float32)
         sums = cross_entropy(logits_BC, batch["targets"], weights, self.z_loss, self.label_smoothing)
         return as_loss(sums, self.weight(batch), self.z_loss)
 
-    def divergence(self, model, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array:
+    def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array:
         """As of `TokenLoss`, over rows."""
         weights = batch["weights"].astype(jnp.float32)
         scored = (counted(model.logits(*scored), weights) for scored in (first, second))

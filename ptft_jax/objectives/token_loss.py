@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,14 +34,14 @@ class TokenLoss(Rows):
         """The names of the loss' metrics."""
         return metric_names(self.z_loss)
 
-    def loss_of(self, model, params, hidden_BTD: jax.Array, batch: Batch, context: Context = PLAIN) -> Loss:
+    def loss_of(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, context: Context = PLAIN) -> Loss:
         """The loss of a batch by its last hidden states; of the batch: targets int [B, T], weights float [B, T]."""
         score = functools.partial(self.score, model, params)
         weights = batch["weights"].astype(jnp.float32)
         sums = self._summed(score, hidden_BTD, batch["targets"], weights)
         return as_loss(sums, self.weight(batch), self.z_loss)
 
-    def divergence(self, model, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array:
+    def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array:
         """How far what two models predict is apart: the sum of `measure` over the targets, each times its weight.
 
         Args:
@@ -47,13 +49,13 @@ class TokenLoss(Rows):
           measure: of logits [..., V] and [..., V] to [...].
         """
 
-        def score(first_BTD, second_BTD, weights):
+        def score(first_BTD: jax.Array, second_BTD: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
             scored = (model.logits(first[0], first_BTD), model.logits(second[0], second_BTD))
             return (weighted_sum(measure(*(counted(logits, weights) for logits in scored)), weights),)
 
         return self._summed(score, first[1], second[1], batch["weights"].astype(jnp.float32))[0]
 
-    def _summed(self, score, *arrays):
+    def _summed(self, score: Callable[..., tuple[jax.Array, ...]], *arrays: jax.Array) -> tuple[jax.Array, ...]:
         """The sums that `score` gives of arrays [B, T, ...], `chunk` positions at a time."""
         length = arrays[0].shape[1]
         if not self.chunk or self.chunk >= length:
@@ -61,18 +63,20 @@ class TokenLoss(Rows):
         # Chunks run along T, so rows stay on their devices. The last chunk is padded with weight 0.
         pad = -length % self.chunk
 
-        def chunks(x):
+        def chunks(x: jax.Array) -> jax.Array:
             x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
             return jnp.moveaxis(x.reshape(x.shape[0], -1, self.chunk, *x.shape[2:]), 1, 0)
 
-        def add(sums, part):
+        def add(sums: Any, part: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, sums, jax.checkpoint(score)(*part)), None
 
         parts = jax.tree.map(chunks, arrays)
         sums = jax.eval_shape(score, *jax.tree.map(lambda x: x[0], parts))
         return jax.lax.scan(add, tuple(jnp.zeros((), s.dtype) for s in sums), parts)[0]
 
-    def score(self, model, params, hidden_BTD, targets, weights) -> tuple[jax.Array, ...]:
+    def score(
+        self, model: Any, params: Any, hidden_BTD: jax.Array, targets: jax.Array, weights: jax.Array
+    ) -> tuple[jax.Array, ...]:
         """As `cross_entropy`, of hidden states [..., D]; what objectives over tokens override."""
         return cross_entropy(model.logits(params, hidden_BTD), targets, weights, self.z_loss, self.label_smoothing)
 

@@ -139,7 +139,7 @@ class Agreed:
     started in between, so that no process waits for it longer than for that step. All have to call it equally often.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._waiting: jax.Array | None = None
         devices = Mesh(np.asarray(jax.devices()), ("devices",))
         self._each = NamedSharding(devices, PartitionSpec("devices"))

@@ -27,7 +27,7 @@ def refuse(flat: Mapping[str, Any], where: str, advice: str = "") -> None:
     """
     on_device = {path: array for path, array in flat.items() if isinstance(array, jax.Array)}
     found = dict(zip(on_device, map(int, _counts(list(on_device.values())))))
-    found |= {p: np.count_nonzero(~np.isfinite(a)) for p, a in flat.items() if p not in on_device}
+    found |= {p: int(np.count_nonzero(~np.isfinite(a))) for p, a in flat.items() if p not in on_device}
     wrong = [f"{path}: {count:,} of {np.size(flat[path]):,}" for path, count in found.items() if count]
     if wrong:
         raise UserError(f"{where}: these have numbers that are not finite (NaN or infinity):{listed(wrong)}{advice}")

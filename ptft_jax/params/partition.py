@@ -120,10 +120,10 @@ class Partition:
             raise UserError(f"{field}: everything is frozen, nothing would train")
         return cls(tuple(leaves))
 
-    def split(self, params: Mapping[str, Any]) -> tuple[dict, dict]:
+    def split(self, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """(trainable, frozen): two nested dicts of stored leaves in the dtypes they are kept in, from whole parameters."""
         flat = flatten(join(params))
-        parts: tuple[dict, dict] = ({}, {})
+        parts: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         for leaf in self.leaves:
             array = flat[leaf.source]
             array = array if leaf.layers is None else array[slice(*leaf.layers)]
@@ -216,7 +216,8 @@ def join(params: Mapping[str, Any]) -> dict[str, Any]:
     """Whole parameters from stored ones: segments of the stack are concatenated. Works on shapes, too."""
     if isinstance(params.get(STACK), tuple):
         raise TypeError("join takes stored parameters, not what Partition.merge made of them")
-    flat, segments = {}, {}
+    flat: dict[str, Any] = {}
+    segments: dict[str, list[tuple[int, Any]]] = {}
     for path, array in flatten(params).items():
         found = _SEGMENT.match(path)
         if found:

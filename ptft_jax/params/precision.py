@@ -69,12 +69,13 @@ def narrowed(moments: Any, params: Any) -> Any:
     shape, of one of `params` (a nested dict) has its dtype."""
     known = flatten(params)
 
-    def narrow(keys, leaf):
+    def narrow(keys: Any, leaf: Any) -> Any:
         parts = path_of(keys).split("/")
         ends = ("/".join(parts[start:]) for start in range(len(parts)))
         found = next((known[path] for path in ends if path in known), None)
-        alike = found is not None and floating(leaf) and leaf.shape == found.shape
-        return leaf.astype(found.dtype) if alike else leaf
+        if found is None or not floating(leaf) or leaf.shape != found.shape:
+            return leaf
+        return leaf.astype(found.dtype)
 
     return jax.tree_util.tree_map_with_path(narrow, moments)
 
@@ -86,7 +87,7 @@ def stored(new: Any, old: Any, key: jax.Array) -> Any:
     Each leaf draws from a key of its own, a function of `key` and its path: the same on every device, however it is laid out.
     """
 
-    def narrow(keys, new, old):
+    def narrow(keys: Any, new: Any, old: Any) -> Any:
         if new is old or new.dtype == old.dtype or not floating(new) or not floating(old):
             return new
         own = jax.random.fold_in(key, zlib.crc32(path_of(keys).encode()) & 0x7FFFFFFF)

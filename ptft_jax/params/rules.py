@@ -52,7 +52,7 @@ def layers_of(path: str, shape: Sequence[int]) -> int | None:
     return shape[0] if path.startswith(STACK + "/") else None
 
 
-def compiled(pattern: str, field: str) -> tuple[re.Pattern, slice]:
+def compiled(pattern: str, field: str) -> tuple[re.Pattern[str], slice]:
     """A rule's pattern as a regular expression, and the layers it addresses. Raises UserError where it is none."""
     layers = slice(None)
     found = _SLICE.match(pattern)
@@ -66,7 +66,7 @@ def compiled(pattern: str, field: str) -> tuple[re.Pattern, slice]:
     return regex(pattern, field), layers
 
 
-def regex(pattern: str, field: str) -> re.Pattern:
+def regex(pattern: str, field: str) -> re.Pattern[str]:
     """The compiled pattern. Raises UserError that names `field` where it is no regular expression."""
     try:
         return re.compile(pattern)
@@ -143,7 +143,7 @@ def _says_nothing(field: str, number: int, pattern: str, layers: slice, shapes: 
     return f"{field}: rule {number} {pattern!r} matches no parameter{hint}; parameters:{listed(shapes, 40)}"
 
 
-def _tied(expression: re.Pattern, names: Mapping[str, Any]) -> str:
+def _tied(expression: re.Pattern[str], names: Mapping[str, Any]) -> str:
     """A hint for a pattern that is meant for the head of a model whose head is its embedding table."""
     own = (
         "head/kernel",

@@ -64,7 +64,13 @@ class Regularization:
         metrics = {name: (total, loss.weight) for name, (_, total) in terms.items()}
         return Loss(loss.total + sum(term for term, _ in terms.values()), loss.weight, {**loss.metrics, **metrics})
 
-    def pulled(self, gradients, flat, anchor, fisher) -> tuple[Mapping[str, Any], dict]:
+    def pulled(
+        self,
+        gradients: dict[str, Any],
+        flat: Mapping[str, Any],
+        anchor: Mapping[str, Any],
+        fisher: Mapping[str, Any],
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Gradients of the mean loss, by path, with those of the terms of the parameters themselves; and their metrics.
 
         Args:

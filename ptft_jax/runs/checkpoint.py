@@ -325,9 +325,10 @@ def together(act: Callable[[], T]) -> T:
     Raises:
       Damaged, Gone, UserError: as `act` does in some process.
     """
-    value, kind, problem, cause = None, "", "", None
+    made: tuple[T, ...] = ()  # of one, where it succeeds
+    kind, problem, cause = "", "", None
     try:
-        value = act()
+        made = (act(),)
     except (Damaged, UserError) as e:
         kind, problem, cause = _KINDS.get(type(e), "other"), str(e), e
     outcomes = [tuple(outcome) for outcome in processes.gather([kind, problem])]
@@ -337,7 +338,7 @@ def together(act: Callable[[], T]) -> T:
     if failed:
         error = next(error for error, name in _KINDS.items() if name == failed[0][0])
         raise error(failed[0][1]) from cause
-    return value
+    return made[0]
 
 
 _KINDS: dict[type[Exception], str] = {Damaged: "damaged", Gone: "gone", UserError: "other"}

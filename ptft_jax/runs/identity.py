@@ -126,7 +126,7 @@ def of_folder(workdir: pathlib.Path, config: Mapping[str, Any], name: str) -> Id
     size = config["model"]["classes"] if config["model"]["head"] == "classes" and rows else 0
     classes = _named(class_names.recorded(rows), name, size) if size else None
     return Identity(
-        name, {}, tokenizer, template(config["data"]["template"], tokenizer, rows) if kept else None, classes
+        name, {}, tokenizer, template(config["data"]["template"], tokenizer, rows) if tokenizer else None, classes
     )
 
 

@@ -13,6 +13,7 @@ import os
 import pathlib
 import time
 import uuid
+from typing import Any
 
 from ptft_jax.runs.workdir import Workdir
 
@@ -61,7 +62,7 @@ def steps(workdir: pathlib.Path) -> set[int]:
     return found
 
 
-def _write(workdir: pathlib.Path, name: str, value: dict) -> pathlib.Path | None:
+def _write(workdir: pathlib.Path, name: str, value: dict[str, Any]) -> pathlib.Path | None:
     path = Workdir(workdir).references / name
     for _ in range(3):  # the folder goes with its last file
         try:

@@ -27,7 +27,8 @@ def ranked(saved: Sequence[Saved], mode: str) -> list[Saved]:
       mode: "min" or "max".
     """
     sign = 1 if mode == "min" else -1
-    return sorted((s for s in saved if s.selected is not None), key=lambda s: (sign * s.selected, s.step))
+    valued = [(sign * s.selected, s.step, s) for s in saved if s.selected is not None]
+    return [s for _, _, s in sorted(valued, key=lambda entry: entry[:2])]
 
 
 def kept(saved: Sequence[Saved], mode: str, *, latest: int, best: int, pinned: Collection[int] = ()) -> set[int]:

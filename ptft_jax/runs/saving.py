@@ -10,7 +10,7 @@ import pathlib
 import shutil
 import threading
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import orbax.checkpoint as ocp
 from etils import epath
@@ -58,7 +58,7 @@ def _training(state: TrainState) -> dict[str, Any]:
     return {"optimizer": state.optimizer, "rng": state.rng, **anchor}
 
 
-class _Literal(type(epath.Path())):
+class _Literal(type(epath.Path())):  # type: ignore[misc]  # which class that is depends on the platform
     """A path whose folders are no patterns: `glob` of the class above looks for them as if they were."""
 
     def glob(self, pattern: str) -> Any:
@@ -73,6 +73,14 @@ def _arrays() -> ocp.StandardCheckpointHandler:
     return handler
 
 
+class _Rule(TypedDict):
+    """Which checkpoints stay, see `ptft_jax.runs.retention.kept`."""
+
+    mode: str
+    latest: int
+    best: int
+
+
 class Checkpoints:
     """The checkpoints of one run, for writing and resuming. There is one at a time for a workdir, its owner's.
 
@@ -82,7 +90,7 @@ class Checkpoints:
     def __init__(self, workdir: pathlib.Path, *, keep_latest: int, keep_best: int, mode: str):
         self.workdir = pathlib.Path(workdir).absolute()
         self.folder = Workdir(self.workdir).checkpoints
-        self._rule = {"mode": mode, "latest": keep_latest, "best": keep_best}
+        self._rule: _Rule = {"mode": mode, "latest": keep_latest, "best": keep_best}
         self._expected: dict[str, int] = {}  # leaves by item, of what is being saved
         self._finishing: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -242,7 +250,8 @@ class Checkpoints:
           UserError: there were checkpoints, and none can be restored; or one that is not damaged cannot be read, be it for
             its form or for lack of memory. Then nothing was changed.
         """
-        steps, messages = processes.shared(self.steps()), []
+        steps = processes.shared(self.steps())
+        messages: list[str] = []
         for step in reversed(steps):
             try:
                 return read_state(self.workdir, step, like, params_like)._replace(messages=messages)

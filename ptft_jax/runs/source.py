@@ -62,7 +62,7 @@ class Source:
     def adapter(self) -> Any:
         """What the run added to its model, or None; of several adapters the one that is meant, where one is."""
         method = adapters.build(self.config.tune)
-        return method if self.which is None else method.one
+        return method if method is None or self.which is None else method.one
 
     @property
     def quantization(self) -> Quantization | None:
@@ -171,6 +171,17 @@ def find(
         from ptft_jax.interop import pretrained
 
         return pretrained.find(reference, field, ignore, fresh)
+    return find_run(reference, field, ignore, fresh, together)
+
+
+def find_run(
+    reference: str,
+    field: str = "config.init.from",
+    ignore: Sequence[str] = (),
+    fresh: Sequence[str] = (),
+    together: bool = False,
+) -> Source:
+    """As `find`, of a run."""
     place, adapter = parted(reference)
     workdir, step, meta, pin = _opened(place, field, reference)
     config, which = Workdir(workdir).read_config(), None
@@ -182,7 +193,7 @@ def find(
             f"{field} = {reference!r}: it has an adapter for each of {names}: choose one, as {reference}#{several[0]}"
         )
     if adapter:
-        if not several:
+        if method is None or not several:
             raise UserError(
                 f"{field} = {reference!r}: the run has not several adapters to choose from; leave out #{adapter}"
             )
@@ -299,8 +310,8 @@ def parameters(
     except checkpoint.Damaged as e:
         raise damaged("checkpoint", field, workdir, step, e) from e
     params = overlay(base_parameters(source, layout), stored) if meta.get("base") else join(stored)
-    if source.which is not None:
-        params = adapters.build(source.config.tune).pick(params, source.which)
+    if source.which is not None and (method := adapters.build(source.config.tune)) is not None:
+        params = method.pick(params, source.which)
     if merged and source.adapter is not None:
         params = source.adapter.merge(params, merge_into) if merge_into else source.adapter.merge(params)
     return params

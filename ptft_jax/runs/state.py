@@ -41,8 +41,8 @@ class TrainState:
 
 
 def create(
-    trainable: dict,
-    frozen: dict,
+    trainable: dict[str, Any],
+    frozen: dict[str, Any],
     optimizer: optax.GradientTransformation,
     rng: jax.Array,
     ema: bool,

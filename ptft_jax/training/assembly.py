@@ -75,7 +75,7 @@ class Run:
                 "count too (init.optimizer)"
             )
         mesh = meshes.make(c.parallel.replica, c.parallel.fsdp)
-        init = c.init.read_all() if self.parent else {"weights": "auto", "fresh": (), "adapter": ""}
+        init: dict[str, Any] = c.init.read_all() if self.parent else {"weights": "auto", "fresh": (), "adapter": ""}
         self._check_rows(mesh.size)
         pairing.check_model(c.objective.name, c.model, c.tables.objectives)
         pairing.check_samples(c.objective.name, c.samples.prompts, c.tables.objectives)
@@ -188,10 +188,9 @@ class Run:
         for note in self.trainer.notes:
             self.reporter.say(note)
         self._check_whole_rows()
-        options = {"known_tokens": self.known_tokens, "continued": self.continued}
-        self.start = Start(self.trainer, self.parent, init, **options)
+        self.start = Start(self.trainer, self.parent, init, known_tokens=self.known_tokens, continued=self.continued)
         self.importance = None
-        if self.trainer.regularization.ewc:
+        if self.parent is not None and self.trainer.regularization.ewc:
             of_data = (self.source, self.tokenizer, self.builder, self.head)
             self.importance = Importance(self.trainer, self.parent, *of_data)
         if c.training.steps:
@@ -200,7 +199,8 @@ class Run:
 
     def _check_classes(self, count: int) -> None:
         evaluated = [b["targets"] for s in (self.eval_batches, self.test_batches) for rows in s.values() for b in rows]
-        largest = max(int(labels.max()) for labels in (*(s.store.labels for s in self.data.sets), *evaluated))
+        trained = [s.store.labels for s in self.data.sets if s.store.labels is not None]
+        largest = max(int(labels.max()) for labels in (*trained, *evaluated))
         largest = max(*processes.gather(largest), len(self.head.names) - 1)
         if largest >= count:
             names = f" ({few(self.head.names)})" if self.head.names else f": the largest label is {largest}"

@@ -32,9 +32,8 @@ def resolve(config: Mapping[str, Any], workdir: pathlib.Path | None = None) -> t
       UserError: see `config.check` and `config.check_effects`; also a structural field that was set to something else than the parent's.
     """
     section = configs.check(config, complete=False)
-    parent = None
-    if section.init.optimizer:
-        other = continued(section, workdir)
+    parent, other = None, continued(section, workdir)
+    if other is not None:
         section, parent = _as_continued(section, other), _parent_of(other)
     elif section.init.from_:
         reference = restore.recorded(section.init.from_, workdir) if workdir else section.init.from_
@@ -89,7 +88,7 @@ def continued(section: configs.Section, workdir: pathlib.Path | None = None) -> 
         raise UserError(
             f"config.init.optimizer = True: init.from = {reference!r} has no optimizer; only a whole run, WORKDIR[@STEP|@best], has"
         )
-    return restore.find(restore.recorded(reference, workdir) if workdir else reference, together=True)
+    return restore.find_run(restore.recorded(reference, workdir) if workdir else reference, together=True)
 
 
 def _parent_of(run: restore.Source) -> Parent | None:
@@ -97,8 +96,9 @@ def _parent_of(run: restore.Source) -> Parent | None:
     init = run.config.init
     if not init.from_:
         return None
-    if init.optimizer:
-        return _parent_of(continued(run.config, run.workdir))
+    other = continued(run.config, run.workdir)
+    if other is not None:
+        return _parent_of(other)
     return restore.find(restore.recorded(init.from_, run.workdir), "its init.from", init.ignore, init.fresh)
 
 

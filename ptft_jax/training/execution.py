@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from ptft_jax import environment
 from ptft_jax.data import cache, pipeline
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.rows import Rows
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.evaluation.names import SOURCE
 from ptft_jax.parallel import processes, sharding
@@ -31,13 +32,16 @@ from ptft_jax.training.hooks import Hook
 from ptft_jax.training.loop import Loop
 from ptft_jax.training.termination import Terminated, Termination
 
+if TYPE_CHECKING:
+    from ptft_jax.training.assembly import Run
+
 
 class Execution:
     """One launch of an assembled run (`ptft_jax.training.assembly.Run`)."""
 
     def __init__(
         self,
-        run: Any,
+        run: Run,
         max_seconds: float,
         clock: Clock,
         hooks: Sequence[Hook] = (),
@@ -78,7 +82,7 @@ class Execution:
         run.reporter.say(f"stopped by {reason} at step {at}; the same command continues from there")
         return {"finished": False, "reason": reason, "step": at, "workdir": str(run.workdir)}
 
-    def _traced(self, loop: Loop) -> contextlib.AbstractContextManager:
+    def _traced(self, loop: Loop) -> contextlib.AbstractContextManager[object]:
         """A context in which the loop records what it is asked to."""
         if self.traced is None:
             return contextlib.nullcontext()
@@ -132,10 +136,12 @@ class Execution:
         like = run.trainer.state_like
         resumed = checkpoints.resume(like, run.trainer.stored_params(like))
         if resumed is None:
-            state, fingerprint = self._went_on() if run.continued else run.start.state(run.importance, check)
+            state, fingerprint = (
+                self._went_on(run.continued) if run.continued else run.start.state(run.importance, check)
+            )
             if processes.main():
                 self._record(fingerprint)
-            meta = {"resumed": False, "pending": True, "before": {}, "parent_fingerprint": fingerprint}
+            meta: dict[str, Any] = {"resumed": False, "pending": True, "before": {}, "parent_fingerprint": fingerprint}
             return state, run.first_step, meta
         for message in resumed.messages:
             run.reporter.say(message)
@@ -161,9 +167,9 @@ class Execution:
                 write_bytes(path, data)
                 self.run.reporter.say(f"{path}: was not what the run began with, and is written again")
 
-    def _went_on(self) -> tuple[Any, str]:
+    def _went_on(self, other: restore.Source) -> tuple[Any, str]:
         """What `Start.state` gives, of a run that goes on from another with its optimizer."""
-        run, other, like = self.run, self.run.continued, self.run.trainer.state_like
+        run, like = self.run, self.run.trainer.state_like
         try:
             found = read_state(other.workdir, other.step, like, run.trainer.stored_params(like))
         except Damaged as e:
@@ -210,11 +216,11 @@ class Execution:
             return []
         if words := restore.protect(came_from, run.workdir):
             run.reporter.say(words)
-        if not run.continued:
-            here, *before = came_from.lineage(fingerprint)
-            return [here | ({"wide": list(run.trainer.wide)} if run.trainer.wide else {}), *before]
-        here, *before = came_from.lineage(came_from.meta["fingerprint"])
-        return [here | {"optimizer": True}, *before]
+        if run.continued:
+            here, *before = run.continued.lineage(run.continued.meta["fingerprint"])
+            return [here | {"optimizer": True}, *before]
+        here, *before = came_from.lineage(fingerprint)
+        return [here | ({"wide": list(run.trainer.wide)} if run.trainer.wide else {}), *before]
 
     def _announce(self, step: int) -> None:
         run = self.run
@@ -242,7 +248,7 @@ class Execution:
     ) -> Loop:
         run = self.run
         base = None
-        if run.trainer.refers_to_base:
+        if run.parent is not None and run.trainer.refers_to_base:
             fingerprint = meta["parent_fingerprint"]
             base = restore.base_reference(
                 run.parent, run.workdir, fingerprint, run.start.init["weights"], run.config, run.trainer.wide
@@ -280,7 +286,7 @@ class Execution:
             hooks=self.hooks,
         )
 
-    def _eval_sets(self, batches: dict[str, list]) -> list[EvalSet]:
+    def _eval_sets(self, batches: Mapping[str, list[Rows]]) -> list[EvalSet]:
         lengths = self.run.byte_lengths
         return [
             EvalSet(name, rows, self.run.trainer.program, lengths, raw=name in self.run.measured_raw)
@@ -387,6 +393,6 @@ class Execution:
         return run.trainer.program.adopt(dataclasses.replace(whole, trainable=trainable, ema=ema))
 
 
-def _bars(reporter: Reporter):
+def _bars(reporter: Reporter) -> contextlib.AbstractContextManager[object]:
     """The reporter as a context, entered only by the outermost user (an experiment keeps it open over many runs)."""
     return contextlib.nullcontext() if reporter.active else reporter

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,6 +16,9 @@ from ptft_jax.errors import UserError
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting.metrics import MetricsWriter
 from ptft_jax.runs.state import TrainState
+
+if TYPE_CHECKING:
+    from ptft_jax.training.programs import Program
 
 KIND = "hook"  # of the rows that hooks write
 
@@ -38,11 +41,12 @@ class Moment:
         first: bool,
         last: bool,
         state: Any = None,
-        program: Any = None,
+        program: Program | None = None,
         metrics: Callable[[], dict[str, float]] = dict,
         writer: MetricsWriter | None = None,
     ):
-        """`state`, of the form of the loop's, and `metrics` are read when they are asked for."""
+        """`state`, of the form of the loop's, and `metrics` are read when they are asked for. Without `program` and `writer` there is
+        neither a state to read nor a file to write to."""
         self.step, self.first, self.last = step, first, last
         self.evaluated: dict[str, float] = {}
         self.loop_state, self._program, self._metrics, self._writer = state, program, metrics, writer
@@ -55,8 +59,8 @@ class Moment:
     @property
     def state(self) -> TrainState:
         """The whole state: its arrays are the run's own and are given up at the next step, so copy what is to be kept."""
-        whole: TrainState = jax.tree.map(lambda leaf: leaf, self._program.whole(self.loop_state))
-        return whole
+        assert self._program is not None, "the loop gives it"
+        return jax.tree.map(lambda leaf: leaf, self._program.whole(self.loop_state))
 
     @property
     def params(self) -> dict[str, Any]:
@@ -67,7 +71,7 @@ class Moment:
     def write(self, values: Mapping[str, Any]) -> None:
         """Writes {name: number} as a row of kind "hook" into metrics.jsonl, and to the trackers as hook/NAME. Arrays of a single
         number are read. Where several processes share a run, one writes."""
-        assert self._writer is not None
+        assert self._writer is not None, "the loop gives it"
         self._writer.write(self.step, KIND, {name: float(np.asarray(value)) for name, value in values.items()})
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from ptft_jax import config as configs
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
@@ -29,7 +30,7 @@ class Importance:
         self,
         trainer: Trainer,
         parent: Parent,
-        source: Any,
+        source: configs.Section | None,
         tokenizer: tok.Tokenizer,
         builder: builders.Builder,
         head: class_names.Head,

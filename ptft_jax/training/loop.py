@@ -26,10 +26,13 @@ from ptft_jax.runs.saving import Checkpoints
 from ptft_jax.runs.state import TrainState
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training.hooks import Hook, Moment
+from ptft_jax.training.programs import Program
 from ptft_jax.training.selection import Selection
 from ptft_jax.training.termination import Terminated, Termination
 
 __all__ = ["SOURCE", "Loop", "NonFinite", "Schedule", "Selection"]
+
+Pending = tuple[int, dict[str, Any], dict[str, np.ndarray]]  # a step, its metrics on devices, its batch
 
 _REASONS = ("", "max_seconds", "sigterm")  # to stop; of several, the last
 
@@ -63,16 +66,16 @@ class Loop:
         *,
         name: str,
         workdir: pathlib.Path,
-        program: Any,
+        program: Program,
         feed: Feed,
         eval_sets: list[EvalSet],
         selection: Selection,
         schedule: Schedule,
         checkpoints: Checkpoints,
-        stored_params: Callable[[TrainState], dict],
+        stored_params: Callable[[TrainState], dict[str, Any]],
         at_step: Callable[[Any, int], Any],
         meta: dict[str, Any],
-        sample: Callable[..., list[dict]],
+        sample: Callable[..., list[dict[str, Any]]],
         learning_rate: Callable[[int], Any],
         writer: MetricsWriter,
         reporter: Reporter,
@@ -130,7 +133,7 @@ class Loop:
 
     def _run(self, state: Any, step: int, task: int | None) -> tuple[Any, str]:
         plan = self.schedule
-        pending: tuple[int, Any, dict] | None = None
+        pending: Pending | None = None
         moment = self._moment(step, state, None)
         due = self._due(moment) if self._pending else []
         self._open_window(step)
@@ -223,7 +226,7 @@ class Loop:
         mine = "sigterm" if self._termination.asked else "max_seconds" if late else ""
         return _REASONS[self._agreed(_REASONS.index(mine))]
 
-    def _read(self, pending: tuple[int, Any, dict] | None, state: Any, task: int | None) -> None:
+    def _read(self, pending: Pending | None, state: Any, task: int | None) -> None:
         """Reads a step's metrics from the device, logs them, and stops the run where they are not finite."""
         if pending is None:
             return
@@ -294,7 +297,7 @@ class Loop:
         whole = self.program.whole(state)
         state = self.program.spread(dataclasses.replace(whole, halted=jax.numpy.zeros((), bool)))
         path = Workdir(self.workdir).nonfinite(step)
-        whole_batch = processes.all_rows(batch)
+        whole_batch: dict[str, Any] = processes.all_rows(batch)
         if processes.main():
             np.savez(path, **whole_batch)
         before = int(whole.step)

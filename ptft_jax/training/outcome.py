@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ptft_jax.data.rows import Rows
@@ -20,10 +21,11 @@ from ptft_jax.parallel import cost as costs
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training.programs import Program
 from ptft_jax.training.start import Start
 
 
-def step_cost(program: Any, state: Any, rows: Any) -> dict[str, Any]:
+def step_cost(program: Program, state: Any, rows: Rows) -> dict[str, Any]:
     """`ptft_jax.parallel.cost.cost` of the last training step, as it ran, or would have in this launch.
 
     Args:
@@ -39,7 +41,7 @@ def of_parent(
     start: Start,
     workdir: pathlib.Path,
     sets: Mapping[str, list[Rows]],
-    byte_lengths: Any,
+    byte_lengths: np.ndarray | None,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, float] | None:
     """The parent itself on all that a run is measured on, "SET/nll" -> loss, ...; None where the run starts as the parent is,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,57 @@ from ptft_jax.params import phases
 from ptft_jax.training.step import Step, check
 
 Later = Sequence[tuple[int, Step]]
+Compiled = Callable[..., Any]  # a function of arrays, compiled when it is first called
+
+
+class Program(Protocol):
+    """The compiled steps of a run. `state` is of the form of the loop's: see `whole`.
+
+    Attributes:
+      shardings: of the state.
+      at: gives the training step of the update of a number, counted from 0: `(state, batch) -> (state, metrics)`.
+      train: that of the first phase.
+      evaluate, evaluate_raw: `(state, batch) -> metrics`, see `ptft_jax.training.step.Step`.
+    """
+
+    @property
+    def shardings(self) -> Any: ...
+
+    @property
+    def at(self) -> Callable[[int], Compiled]: ...
+
+    @property
+    def train(self) -> Compiled: ...
+
+    @property
+    def evaluate(self) -> Compiled: ...
+
+    @property
+    def evaluate_raw(self) -> Compiled: ...
+
+    def create(self, make: Callable[..., Any], *args: Any, donate: Sequence[int] = ()) -> Any:
+        """The state that `make` gives from `args`; those of the numbers in `donate` are given up."""
+
+    def adopt(self, state: Any) -> Any:
+        """A whole state that was made elsewhere."""
+
+    def place(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        """This process' rows of a batch, put on its devices."""
+
+    def check(self, state: Any, rows: dict[str, jax.ShapeDtypeStruct]) -> None:
+        """Raises UserError where the step of a phase would change its state's form."""
+
+    def whole(self, state: Any) -> Any:
+        """The state as one logical tree, as checkpoints hold it."""
+
+    def spread(self, state: Any) -> Any:
+        """The inverse of `whole`."""
 
 
 class _Phases:
     """The compiled training step of each phase of a run."""
 
-    def __init__(self, step: Step, later: Later, compiled: Callable[[Callable], Callable]):
+    def __init__(self, step: Step, later: Later, compiled: Callable[[Compiled], Compiled]):
         self._starts = [0, *(start for start, _ in later)]
         self.steps = [step, *(other for _, other in later)]
         self._trains = [compiled(one.train) for one in self.steps]
@@ -36,7 +81,7 @@ class _Phases:
         for start, step, train in zip(self._starts, self.steps, self._trains):
             check(train if compiled else step.train, state, batch, f"the phase from step {start} on" if start else "")
 
-    def at(self, step: int) -> Callable[..., Any]:
+    def at(self, step: int) -> Compiled:
         """`(state, batch) -> (state, metrics)` for the update number `step`, counted from 0."""
         return self._trains[phases.at(self._starts, step)]
 
@@ -111,7 +156,7 @@ class PmapProgram:
         self.at, self.train = self._phases.at, self._phases.at(0)
         self.evaluate, self.evaluate_raw = map(self._summed, (step.evaluate, step.evaluate_raw))
 
-    def _summed(self, evaluate: Callable[..., Any]) -> Callable[..., Any]:
+    def _summed(self, evaluate: Compiled) -> Compiled:
         return jax.pmap(lambda *args: jax.lax.psum(evaluate(*args), "rows"), "rows", devices=self._devices)
 
     def create(self, make: Callable[..., Any], *args: Any, donate: Sequence[int] = ()) -> Any:
@@ -132,10 +177,10 @@ class PmapProgram:
         return jax.tree.map(lambda x: x[0], state)
 
     def spread(self, state: Any) -> Any:
-        def copies(x):
+        def copies(x: jax.Array) -> jax.Array:
             return jnp.broadcast_to(x[None], (len(self._devices), *x.shape))
 
         return jax.jit(lambda tree: jax.tree.map(copies, tree), out_shardings=self._stacked)(state)
 
 
-PROGRAMS = {"jit": JitProgram, "pmap": PmapProgram}
+PROGRAMS: dict[str, Callable[[Step, Mesh, Any, Later], Program]] = {"jit": JitProgram, "pmap": PmapProgram}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,9 @@ from ptft_jax.runs.loading import peft_adapter
 from ptft_jax.runs.parent import Parent
 from ptft_jax.runs.saving import Resumed
 from ptft_jax.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from ptft_jax.training.importance import Importance
 
 
 class Start:
@@ -47,7 +50,7 @@ class Start:
         self.trainer, self.parent, self.init, self.continued = trainer, parent, init, continued
         self._known, self._config = known_tokens, trainer.config
 
-    def state(self, importance: Any = None, check: Callable[[], None] = lambda: None) -> tuple[Any, str]:
+    def state(self, importance: Importance | None = None, check: Callable[[], None] = lambda: None) -> tuple[Any, str]:
         """The state of step 0, sharded from birth, and the fingerprint of the parent's parameters ("" without one).
 
         Args:
@@ -91,13 +94,18 @@ class Start:
     def restored(self, resumed: Resumed, workdir: pathlib.Path) -> Any:
         """The state of a checkpoint of the run in `workdir`, where it was restored to. Raises UserError where it needs a base that has
         changed."""
-        like, saved, frozen = self.trainer.state_like, resumed.meta, {}
+        like, saved = self.trainer.state_like, resumed.meta
+        frozen: dict[str, Any] = {}
         if self.trainer.refers_to_base:
+            assert self.parent is not None, "whose checkpoints refer to a base started from one"
             frozen, fingerprint = self.frozen()
             if fingerprint != saved["base"]["fingerprint"]:
                 raise UserError(f"{workdir}: its base {self.parent.name} changed since the run was started")
         flat = flatten(frozen) | flatten(resumed.params)
-        pick = lambda form: unflatten({path: flat[path] for path in flatten(form)})  # noqa: E731
+
+        def pick(form: Any) -> dict[str, Any]:
+            return unflatten({path: flat[path] for path in flatten(form)})
+
         state = dataclasses.replace(
             like,
             step=np.asarray(saved["step"], np.int32),
@@ -126,6 +134,7 @@ class Start:
 
     def base(self) -> dict[str, Any]:
         """The parent's parameters, checked against this model and finite: all but those that are re-initialized."""
+        assert self.parent is not None, "nothing of a run without a parent is from one"
         head = {name: self._config.as_dict()["model"][name] for name in specs.HEAD}
         have = flatten(self.parameters_of(self.parent, **head))
         fresh = self.init["fresh"]
@@ -150,7 +159,7 @@ class Start:
         start = flatten(peft_adapter(folder, self.parent, "config.init.adapter", into).params) if folder else {}
         fresh, known, spec, new_rows = self.init["fresh"], self._known, trainer.model.spec, trainer.new_rows
 
-        def make(key, base):
+        def make(key: jax.Array, base: Any) -> dict[str, Any]:
             plain = flatten(base)
             if new_rows:
                 plain = flatten(

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import optax
 
 from ptft_jax.errors import UserError, listed
-from ptft_jax.objectives.base import Batch, Context, Objective
-from ptft_jax.objectives.routing import Balance
+from ptft_jax.model.moe import Routing
+from ptft_jax.model.transformer import Transformer
+from ptft_jax.objectives.base import Batch, Context, Loss, Objective, Scored, Sum
+from ptft_jax.objectives.routing import Balance, Loads
 from ptft_jax.params import precision
 from ptft_jax.params.apart import Apart
 from ptft_jax.params.partition import Partition
@@ -42,7 +44,7 @@ class Step:
       balance: terms of the loss of what a mixture of experts' router does; None = none, and nothing is measured of it.
     """
 
-    model: Any
+    model: Transformer
     objective: Objective
     partition: Partition
     optimizer: optax.GradientTransformation
@@ -53,7 +55,7 @@ class Step:
     apart: Apart | None = None
     balance: Balance | None = None
 
-    def train(self, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, dict]:
+    def train(self, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, dict[str, Any]]:
         """One optimizer update. Metrics are (sum, weight) pairs, plus "grad_norm" and "halted" scalars.
 
         `axis` names the mapped device axis in the per-device (pmap) form, where `batch` is one device's rows and
@@ -84,18 +86,18 @@ class Step:
         new = precision.stored(new, state, jax.random.fold_in(jax.random.fold_in(state.rng, state.step), _ROUNDED))
         state = jax.tree.map(lambda new, old: _choose(good, new, old), new, state)
         state = dataclasses.replace(state, halted=~good)
-        routed = {} if routing is None else self.balance.metrics(routing)
+        routed = {} if self.balance is None else self.balance.metrics(routing)
         return state, {**loss.metrics, **pulls, **routed, "grad_norm": grad_norm, "halted": ~good}
 
-    def evaluate(self, state: TrainState, batch: Batch) -> dict:
+    def evaluate(self, state: TrainState, batch: Batch) -> dict[str, Sum]:
         """(sum, weight) metrics of one batch without dropout, on the averaged parameters where there are any."""
         return self._measured(state.ema or state.trainable, state, batch)
 
-    def evaluate_raw(self, state: TrainState, batch: Batch) -> dict:
+    def evaluate_raw(self, state: TrainState, batch: Batch) -> dict[str, Sum]:
         """As `evaluate`, on the parameters themselves."""
         return self._measured(state.trainable, state, batch)
 
-    def _measured(self, trainable: Any, state: TrainState, batch: Batch) -> dict:
+    def _measured(self, trainable: Any, state: TrainState, batch: Batch) -> dict[str, Sum]:
         return self.objective.loss(self.model, self.partition.merge(trainable, state.frozen), batch).metrics
 
     def _gradients(self, state: TrainState, batch: Batch, axis: str | None) -> tuple[Any, dict[str, Any]]:
@@ -119,8 +121,8 @@ class Step:
             else None
         )
 
-        def run(trained, part, part_keys):
-            trainable = unflatten(flat | regularization.mixed(trained, anchor, key))
+        def run(trained: dict[str, Any], part: Batch, part_keys: jax.Array) -> tuple[Context, Scored, Routing | None]:
+            trainable = unflatten({**flat, **regularization.mixed(trained, anchor, key)})
             params = self.partition.merge(trainable, state.frozen)
             context = Context(part_keys, reference, average, state.step)
             if self.balance is None:
@@ -128,12 +130,15 @@ class Step:
             hidden_BTD, routing = self.objective.routed(self.model, params, part, context)
             return context, (params, hidden_BTD), routing
 
-        def total(trained, part, part_keys, loads=None):
+        def total(
+            trained: dict[str, Any], part: Batch, part_keys: jax.Array, loads: Loads | None = None
+        ) -> tuple[jax.Array, tuple[Loss, Routing | None]]:
             context, mine, routing = run(trained, part, part_keys)
             loss = regularization.loss(self.objective, self.model, mine, part, context)
             if self.balance is None:
                 return loss.total, (loss, None)
             loads = loads or self.balance.loads(*_over_devices((routing, loss.weight), axis))
+            assert routing is not None, "an objective whose experts are balanced says how they were used"
             return loss.total + self.balance.term(routing, loads), (loss, jax.lax.stop_gradient(routing))
 
         gradient = jax.value_and_grad(total, has_aux=True)
@@ -141,7 +146,9 @@ class Step:
             (_, sums), grads = gradient(trained, batch, keys)
             return sums, grads
 
-        def split(x):  # every micro-batch takes rows from every device: [B] -> [micro, B / micro], interleaved
+        def split(
+            x: jax.Array,
+        ) -> jax.Array:  # every micro-batch takes rows from every device: [B] -> [micro, B / micro], interleaved
             return jnp.swapaxes(x.reshape(-1, self.micro_batches, *x.shape[1:]), 0, 1)
 
         parts = jax.tree.map(split, (batch, keys))
@@ -151,7 +158,7 @@ class Step:
             counted = _added_up(lambda part: (run(trained, *part)[2], self.objective.weight(part[0])), parts)
             loads = self.balance.loads(*_over_devices(counted, axis))
 
-        def one(part):
+        def one(part: Any) -> tuple[Any, dict[str, Any]]:
             (_, sums), grads = gradient(trained, *part, loads)
             return sums, grads
 

@@ -24,7 +24,7 @@ class Termination:
     So the signals are also told to a thread, by what Python writes to a socket when one arrives (`signal.set_wakeup_fd`).
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._asked, self._heard = threading.Event(), False
         self._main = threading.current_thread() is threading.main_thread()
 

@@ -12,7 +12,7 @@ import jax
 from ptft_jax import adapters, objectives, pairing
 from ptft_jax import config as configs
 from ptft_jax.adapters import multi_adapter
-from ptft_jax.adapters.base import Updates, is_added
+from ptft_jax.adapters.base import Encode, Updates, is_added
 from ptft_jax.config import seeds
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model import spec as specs
@@ -27,7 +27,7 @@ from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
 from ptft_jax.regularization import regularizers
 from ptft_jax.runs import state as states
-from ptft_jax.training.programs import PROGRAMS
+from ptft_jax.training.programs import PROGRAMS, Program
 from ptft_jax.training.step import Step
 
 
@@ -75,7 +75,7 @@ class Compiled:
         split = jax.eval_shape(partition.split, self.shapes)
         like = jax.eval_shape(self.make_state, *split, rng=jax.eval_shape(lambda: jax.random.key(0)))
         shardings = sharding.of_state(like, self.by_path, mesh)
-        self.program = PROGRAMS[compiled](self.step, mesh, shardings, later)
+        self.program: Program = PROGRAMS[compiled](self.step, mesh, shardings, later)
         self.state_like = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), like, shardings)
 
     def create(self, make: Callable[..., Any], *args: Any, rng: jax.Array, donate: Sequence[int] = ()) -> Any:
@@ -120,7 +120,7 @@ class Trainer(Compiled):
         *,
         vocab_size: int = 0,
         mesh: jax.sharding.Mesh | None = None,
-        encode: Callable[[str], Sequence[int]] | None = None,
+        encode: Encode | None = None,
         tuned: bool | None = None,
     ):
         """
@@ -136,7 +136,8 @@ class Trainer(Compiled):
           UserError: settings that contradict each other or have no effect, or a size that is missing.
         """
         c = config if isinstance(config, configs.Section) else configs.settled(config)
-        self.config, self.notes = c, []
+        self.config = c
+        self.notes: list[str] = []
         self.tuned = bool(c.init.from_ and not c.init.optimizer) if tuned is None else tuned
         self._fresh = tuple(c.init.fresh) if self.tuned else ()
         self.new_rows = c.tokenizer.new_rows if c.tokenizer.add and self.tuned else ""
@@ -148,7 +149,7 @@ class Trainer(Compiled):
         steps = self._steps(partition)
         super().__init__(self.model, partition, steps, mesh, compiled=c.parallel.compile, rules=rules)
 
-    def _build_model(self, vocab_size: int, encode: Any, constrain: Any) -> None:
+    def _build_model(self, vocab_size: int, encode: Encode | None, constrain: sharding.Rows | None) -> None:
         c = self.config
         rows = max(vocab_size, c.model.vocab_size)
         if not rows:
@@ -168,7 +169,7 @@ class Trainer(Compiled):
         self._check_length()
         self.plain_shapes = self.plain.shapes()
         refuse_idle(self._fresh, flatten(self.plain_shapes), "config.init.fresh", "parameter")
-        if self.model.quantization:
+        if self.adapter is not None and self.model.quantization:
             made = [p for p in flatten(self.plain_shapes) if matches(self._fresh, p) and self.adapter.quantizes(p)]
             if made:
                 raise UserError(f"config.init.fresh: these are quantized kernels, which cannot train:{listed(made)}")
@@ -181,7 +182,7 @@ class Trainer(Compiled):
     def _check_length(self) -> None:
         length, spec = self.config.data.length, self.model.spec
         taken = spec.max_length - self.model.max_tokens
-        if taken and not spec.image_size and length > self.model.max_tokens:
+        if self.adapter is not None and taken and not spec.image_size and length > self.model.max_tokens:
             field = self.adapter.field
             what = f"{field}: the methods take {taken} positions" if field == "tune" else f"{field}.length = {taken}"
             raise UserError(f"config.{what}: with data.length {length} above model.max_length {spec.max_length}")
@@ -249,7 +250,8 @@ class Trainer(Compiled):
                 routing.build(c.objective, self.model.spec, partition, phase, apart),
             )
 
-        return [(phase.start if number else 0, step(number)) for number, phase in enumerate(self.phases or [None])]
+        starts = [0, *(phase.start for phase in self.phases[1:])]
+        return [(start, step(number)) for number, start in enumerate(starts)]
 
     def init(self, seed: int | None = None) -> Any:
         """The state of step 0 with random parameters, as a run without a parent has it. `seed`: by default `config.seed`."""
