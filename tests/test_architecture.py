@@ -43,7 +43,7 @@ ROOMS = (
 )
 # Former names, which go with version 0.3.
 ALIASES = {
-    "chat", "combine", "compare", "doctor", "eval", "experiment", "export", "generate", "launch", "loading", "report",
+    "chat", "combine", "compare", "data_tools", "doctor", "eval", "experiment", "export", "generate", "launch", "loading", "report",
 }  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def upward(package):
     found = []
     for file in sorted(package.rglob("*.py")):
         module = ".".join(file.relative_to(package).with_suffix("").parts).removesuffix(".__init__")
-        if module == "__init__" or module in ALIASES:
+        if module == "__init__" or module.partition(".")[0] in ALIASES:
             continue
         mine = _room(module)
         assert mine, f"{module}: of no room; nothing else is at the top but packages"

@@ -218,6 +218,12 @@ def test_never_from_the_folder_of_a_run(package, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="config.json: config.plugins: there is no module 'of_the_run'"):
         files.load(str(run / "config.json"))
     assert sys.path[:2] == ["", str(run / "code")]
+    # From the folder above, a dotted name leads into it.
+    monkeypatch.chdir(tmp_path)
+    for name in ("run.of_the_run", "run.code.deeper"):
+        (run / "config.json").write_text(json.dumps({"plugins": [name]}))
+        with pytest.raises(UserError, match=f"config.plugins: there is no module {name!r} .*lies in .*not executed"):
+            files.load(str(run / "config.json"))
     with plugins.never_from(run):
         assert configs.check({"plugins": (package("elsewhere", FOCAL),)}).plugins == ("elsewhere",)
 

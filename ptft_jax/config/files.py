@@ -38,7 +38,8 @@ def recipe(name: str) -> ConfigDict:
     """The config that a recipe gives, to be changed: `recipe("pretrain/shakespeare:small")`.
 
     What the recipe sets and your changes leave without effect (`samples.max_new_tokens` once `samples.prompts` is empty) is not
-    refused; what you set yourself is.
+    refused; what you set yourself is. Copy it by `ptft_jax.experiments.graph.with_changes`: of a `copy.deepcopy` all counts as
+    yours.
 
     Args:
       name: NAME[:ARG] of a recipe that comes with the package (`ptft config --list`), or FILE[:ARG] of a Python file with
@@ -58,8 +59,10 @@ def load(reference: str, flag: str = "--config=") -> ConfigDict:
         if colon:
             raise UserError(f"{flag}{reference}: a JSON file takes no argument (what follows the colon)")
         # A run's may be somebody else's: no plugin is taken from beside it.
-        with plugins.never_from(path.parent) if path.name == "config.json" else contextlib.nullcontext():
-            return configs.suggest(_valid(path, renamed.current(_read_json(path))), alone=True)
+        of_run = path.name == "config.json"  # which may say what an earlier version wrote
+        with plugins.never_from(path.parent) if of_run else contextlib.nullcontext():
+            values = _read_json(path)
+            return configs.suggest(_valid(path, renamed.current(values) if of_run else values), alone=True)
     make_importable(shipped(), path.resolve().parent)
     get_config = _function(path)
     _check_argument(get_config, colon, f"{flag}{reference}", f"{flag}{name}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.machinery
 import importlib.metadata
 import keyword
 import os
@@ -135,9 +136,35 @@ def never_from(folder: pathlib.Path) -> Iterator[None]:
     """Meanwhile, modules that lie in `folder`, a run's, are not found: what is opened may be somebody else's, and executes
     nothing that the user has not installed."""
     inside = folder.resolve()
-    before = list(sys.path)
-    sys.path[:] = [p for p in before if inside not in (here := pathlib.Path(p or os.getcwd()).resolve(), *here.parents)]
+    removed = [(number, p) for number, p in enumerate(sys.path) if _lies_in(p or os.getcwd(), inside)]
+    sys.path[:] = [p for p in sys.path if not _lies_in(p or os.getcwd(), inside)]
+    guard = _Guard(inside)  # of a folder above it, `run.module` would lead into it
+    sys.meta_path.insert(0, guard)
     try:
         yield
     finally:
-        sys.path[:] = before
+        sys.meta_path.remove(guard)
+        for number, path in removed:
+            sys.path.insert(number, path)
+
+
+def _lies_in(place: str, folder: pathlib.Path) -> bool:
+    found = pathlib.Path(place).resolve()
+    return folder == found or folder in found.parents
+
+
+class _Guard:
+    """A finder of modules that refuses those that lie in a folder, and leaves all others to the finders after it."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        places = (
+            []
+            if spec is None
+            else [*(spec.submodule_search_locations or ()), spec.origin if spec.has_location else None]
+        )
+        if any(_lies_in(place, self._folder) for place in places if place):
+            raise ModuleNotFoundError(f"{name} lies in {self._folder}, whose files are not executed", name=name)

@@ -204,8 +204,11 @@ def plan(
       field: names the setting of the length in messages.
 
     Raises:
+      ValueError: `units` are not those of the sequences.
       UserError: a sequence or unit is too long and overlong = "raise"; there is not one row; units would be cut.
     """
+    if units is not None and not (units[0] == 0 and units[-1] == len(offsets) - 1 and (np.diff(units) >= 0).all()):
+        raise ValueError(f"units of {len(offsets) - 1} sequences: expected starts from 0 to that, not {units}")
     if units is not None and (how == "concat" or overlong not in ("raise", "drop")):
         name, value, those = (
             ("packing", how, "'none', 'first_fit' or 'best_fit'")

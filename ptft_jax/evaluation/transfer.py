@@ -8,6 +8,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ptft_jax.config import renamed
 from ptft_jax.data import pipeline
 from ptft_jax.errors import UserError
 from ptft_jax.runs.files import read_json
@@ -107,7 +108,7 @@ def _at_start(workdir: pathlib.Path, run_id: str, source: str) -> dict[str, floa
         return {}
     if here.run_id != run_id:
         return {}
-    name = _called(read_json(here.config)["data"], source)
+    name = _called(renamed.current(read_json(here.config))["data"], source)
     if name is None:
         return {}
     values: dict[str, Any] = {}

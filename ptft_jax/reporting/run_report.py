@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ptft_jax.config import renamed
 from ptft_jax.data import pipeline
 from ptft_jax.errors import UserError
 from ptft_jax.reporting import clock, merge_page, plots, run_names
@@ -47,7 +48,7 @@ def _read(name: str, workdir: pathlib.Path) -> Row:
     return {
         "name": name,
         "workdir": str(workdir),
-        "config": read_json(here.config),
+        "config": renamed.current(read_json(here.config)),
         "data": here.read_data(),
         "partition": here.read_partition(),
         "lineage": here.read_lineage(),

@@ -212,7 +212,11 @@ class Checkpoints:
             shutil.rmtree(aside)
 
     def _amend(self, record: retention.Saved, meta: Mapping[str, Any]) -> None:
-        if not processes.main() or (record.selected is None and not meta.get("metrics")):
+        if not processes.main():
+            return
+        measured = record.selected is not None or bool(meta.get("metrics"))
+        done = not meta.get("pending")  # and perhaps was not when the step was saved
+        if not measured and not (done and read_meta(self.workdir, record.step).get("pending")):
             return
         path = Workdir(self.workdir).checkpoint(record.step).amended
         cache.write_atomic(path, lambda temporary: temporary.write_text(json.dumps(jsons.with_checksum(meta))))

@@ -141,7 +141,13 @@ class Execution:
             )
             if processes.main():
                 self._record(fingerprint)
-            meta: dict[str, Any] = {"resumed": False, "pending": True, "before": {}, "parent_fingerprint": fingerprint}
+            meta: dict[str, Any] = {
+                "resumed": False,
+                "pending": True,
+                "step_metrics": {},
+                "before": {},
+                "parent_fingerprint": fingerprint,
+            }
             return state, run.first_step, meta
         for message in resumed.messages:
             run.reporter.say(message)
@@ -156,7 +162,7 @@ class Execution:
             write_json(Workdir(run.workdir).config, run.config.as_dict())
             self._put_back(saved.get("tokenizer", {}))
         self.clock.continues(saved.get("seconds_by", {"other": saved["seconds"]}))
-        meta = {"resumed": True, "pending": saved.get("pending", False)}
+        meta = {"resumed": True, **{k: saved.get(k, v) for k, v in (("pending", False), ("step_metrics", {}))}}
         return state, saved["step"], meta | {k: saved[k] for k in ("before", "parent_fingerprint")}
 
     def _put_back(self, digests: Mapping[str, str]) -> None:
@@ -282,6 +288,7 @@ class Execution:
             termination=termination,
             first_step=run.first_step,
             pending=meta["pending"],
+            step_metrics=meta["step_metrics"],
             clock=self.clock,
             hooks=self.hooks,
         )

@@ -70,8 +70,11 @@ class Moment:
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Writes {name: number} as a row of kind "hook" into metrics.jsonl, and to the trackers as hook/NAME. Arrays of a single
-        number are read. Where several processes share a run, one writes."""
+        number are read. Where several processes share a run, one writes. Raises UserError for a name that every row has: "step",
+        "kind" and "time"."""
         assert self._writer is not None, "the loop gives it"
+        if own := [name for name in values if name in ("step", "kind", "time")]:
+            raise UserError(f"a hook writes {own[0]!r}: every row has that of its own; choose another name")
         self._writer.write(self.step, KIND, {name: float(np.asarray(value)) for name, value in values.items()})
 
 

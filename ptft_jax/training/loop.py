@@ -82,6 +82,7 @@ class Loop:
         termination: Termination,
         first_step: int,
         pending: bool,
+        step_metrics: dict[str, float],
         clock: Clock,
         hooks: Sequence[Hook] = (),
     ):
@@ -92,6 +93,7 @@ class Loop:
           at_step: gives a state with the parameters of a saved step.
           first_step: what the run began with, in its first launch.
           pending: what is to be done at the step that `run` gets has not been done.
+          step_metrics: of that step, where it is pending, as hooks see them.
           clock: counts what the run takes, over all its launches.
           hooks: those of users.
         """
@@ -101,6 +103,7 @@ class Loop:
         self.sample, self.learning_rate = sample, learning_rate
         self.writer, self.reporter = writer, reporter
         self._termination, self._first, self._pending = termination, first_step, pending
+        self._step_metrics = step_metrics
         self._clock, self._started = clock, time.monotonic()
         self.hooks = [
             Hook(self._evaluates, self._evaluate_here),
@@ -172,7 +175,7 @@ class Loop:
             last=step == self.schedule.steps,
             state=state,
             program=self.program,
-            metrics=lambda: {} if metrics is None else self._values(step, to_host(metrics)),
+            metrics=lambda: dict(self._step_metrics) if metrics is None else self._values(step, to_host(metrics)),
             writer=self.writer,
         )
 
@@ -188,7 +191,7 @@ class Loop:
                     hook.do(moment)
         except Terminated:
             self.selection.restore(before)
-            self._save(moment.loop_state, moment.step, None, pending=True)
+            self._save(moment.loop_state, moment.step, None, left=moment)
             return False
         self._pending = False
         return True
@@ -274,7 +277,8 @@ class Loop:
         self.writer.write(step, "eval", values)
         return values
 
-    def _save(self, state: Any, step: int, values: dict[str, float] | None, pending: bool = False) -> None:
+    def _save(self, state: Any, step: int, values: dict[str, float] | None, left: Moment | None = None) -> None:
+        """`left`: what was to be done there is left for the next launch."""
         whole = self.program.whole(state)
         selected = None if values is None or self.selection.over_budget else values[self.selection.metric]
         selected = selected if selected is not None and math.isfinite(selected) else None
@@ -287,7 +291,8 @@ class Loop:
             "seconds": sum(seconds.values()),
             "seconds_by": seconds,
             "metrics": values or {},
-            "pending": pending,
+            "pending": left is not None,
+            "step_metrics": {} if left is None else left.metrics,
         }
         with self._clock("saving"):
             self.checkpoints.save(whole, self.stored_params(whole), meta, selected)

@@ -146,9 +146,8 @@ class Step:
             (_, sums), grads = gradient(trained, batch, keys)
             return sums, grads
 
-        def split(
-            x: jax.Array,
-        ) -> jax.Array:  # every micro-batch takes rows from every device: [B] -> [micro, B / micro], interleaved
+        def split(x: jax.Array) -> jax.Array:
+            # Every micro-batch takes rows from every device: [B] -> [micro, B / micro], interleaved.
             return jnp.swapaxes(x.reshape(-1, self.micro_batches, *x.shape[1:]), 0, 1)
 
         parts = jax.tree.map(split, (batch, keys))

@@ -27,6 +27,7 @@ from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
 from ptft_jax.regularization import regularizers
 from ptft_jax.runs import state as states
+from ptft_jax.training.completion import with_rate
 from ptft_jax.training.programs import PROGRAMS, Program
 from ptft_jax.training.step import Step
 
@@ -136,9 +137,11 @@ class Trainer(Compiled):
           UserError: settings that contradict each other or have no effect, or a size that is missing.
         """
         c = config if isinstance(config, configs.Section) else configs.settled(config)
-        self.config = c
         self.notes: list[str] = []
         self.tuned = bool(c.init.from_ and not c.init.optimizer) if tuned is None else tuned
+        if not c.optimizer.learning_rate:  # that of pre-training, or of the method
+            c = configs.check(with_rate(c.as_dict(), self.tuned))
+        self.config = c
         self._fresh = tuple(c.init.fresh) if self.tuned else ()
         self.new_rows = c.tokenizer.new_rows if c.tokenizer.add and self.tuned else ""
         pairing.check_model(c.objective.name, c.model, c.tables.objectives)

@@ -291,6 +291,15 @@ def test_reading_while_the_run_goes_on_never_finds_damage(tmp_path):
     assert not problems and loads == 60
 
 
+def test_what_was_pending_and_is_done_is_known_without_a_measurement(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        for pending in (True, False):
+            state = at(1)
+            checkpoints.save(state, state.trainable, {"best": [None, -1, 0], "metrics": {}, "pending": pending}, None)
+            checkpoints.wait()
+    assert checkpoint.read_meta(tmp_path, 1)["pending"] is False
+
+
 def test_checkpoints_of_earlier_versions_have_no_record_of_files(tmp_path):
     with opened(tmp_path, latest=2) as checkpoints:
         save(checkpoints, 0)

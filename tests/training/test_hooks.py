@@ -8,15 +8,17 @@ import pytest
 
 from ptft_jax import every
 from ptft_jax.errors import UserError
+from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.runs import checkpoint
 from ptft_jax.runs.files import read_rows
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training.hooks import Moment, checked
+from ptft_jax.training.termination import Terminated
 from tests.helpers import TIMED, quiet_train, stop_at, tiny_config
 
 
 def config(text_file, **changes):
-    return tiny_config(text_file, training__steps=6, eval__every=4, log__every=2, **changes)
+    return tiny_config(text_file, training__steps=6, log__every=2, **({"eval__every": 4} | changes))
 
 
 def sums(workdir):
@@ -93,6 +95,35 @@ def test_a_step_that_was_done_is_not_done_again(text_file, tmp_path, plain):
     _check_seconds(before, summary)
     times = [row["time"] for row in read_rows(tmp_path / "run/metrics.jsonl")]
     assert times == sorted(times) and abs(times[-1] - time.time()) < 600
+
+
+def test_what_a_step_measured_is_there_where_its_hooks_were_left_for_later(text_file, tmp_path, monkeypatch):
+    """SIGTERM in the evaluation of step 2: the next launch evaluates, and gives the hook of that step what the step measured."""
+    losses = {}
+    hooks = [(every(2), lambda at: losses.update({at.step: at.metrics["loss"]}))]
+    whole = quiet_train(config(text_file, eval__every=2), tmp_path / "whole", hooks=hooks)
+    expected, count = dict(losses), [0]
+    losses.clear()
+    ran = EvalSet.run
+
+    def leaves(self, *args):
+        count[0] += 1
+        if count[0] == 2:  # after that of step 0
+            raise Terminated
+        return ran(self, *args)
+
+    monkeypatch.setattr(EvalSet, "run", leaves)
+    stopped = quiet_train(config(text_file, eval__every=2), tmp_path / "run", hooks=hooks)
+    assert stopped["reason"] == "sigterm" and stopped["step"] == 2 and not losses
+    assert checkpoint.read_meta(tmp_path / "run", 2)["pending"]
+    quiet_train(config(text_file, eval__every=2), tmp_path / "run", hooks=hooks)
+    assert losses == expected and whole["finished"] and len(expected) == 3
+
+
+@pytest.mark.parametrize("name", ["step", "kind", "time"])
+def test_a_row_keeps_its_own_names(name):
+    with pytest.raises(UserError, match=f"a hook writes {name!r}: every row has that of its own"):
+        Moment(1, first=False, last=False, writer=object()).write({name: 3})
 
 
 def _check_seconds(before, summary):

@@ -116,3 +116,12 @@ def test_importing_it_makes_no_devices():
     )
     done = run_process(sys.executable, "-c", code)
     assert done.stdout.strip() == "backends False", done.stderr
+
+
+@pytest.mark.parametrize(("method", "rate"), [("full", 1e-3), ("lora", 2e-4)])
+def test_a_rate_that_is_not_given_is_the_methods(method, rate):
+    """As docs/training.md and docs/methods.md have them: 1e-3 for pre-training, 2e-4 for LoRA."""
+    config = made(optimizer__learning_rate=0.0, optimizer__schedule="constant", optimizer__warmup_steps=0)
+    config.tune.method = method
+    trainer = Trainer(config, vocab_size=256, tuned=method != "full")
+    assert float(trainer.learning_rate(3)) == pytest.approx(rate)

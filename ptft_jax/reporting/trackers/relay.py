@@ -32,7 +32,12 @@ class Relay:
         self._trackers = []
         for name, spec in specs.items():
             entry = self._record.get(name, {"tracked_as": "", "told": {}})
-            tracker = Guarded(name, spec.build(), say, entry["told"])
+            try:
+                built = spec.build()
+            except Exception as e:  # somebody's class; the run needs none of it
+                say(f"log.trackers: {name} cannot be made: {type(e).__name__}: {e}\nThe run goes on without it")
+                continue
+            tracker = Guarded(name, built, say, entry["told"])
             tracker.start(
                 dataclasses.replace(launch, tracked_as=entry["tracked_as"]), self._keeper(name, launch.run_id)
             )
