@@ -54,6 +54,7 @@ class Method:
       starts_as_base: whether the model computes what it would without the method, until something is learned.
       names: of several adapters, of which each row has one (`ptft_jax.adapters.several`); () of a single one.
       quantization: how the kernels of the base are kept (`ptft_jax.adapters.quantized`); None = as they are.
+      one: of several adapters, the method of one of them; others have no such attribute.
     """
 
     field: ClassVar[str]
@@ -65,6 +66,7 @@ class Method:
     starts_as_base: bool = True
     names: tuple[str, ...] = ()
     quantization: Quantization | None = None
+    one: Method
 
     @property
     def bare(self) -> Method:
@@ -76,11 +78,6 @@ class Method:
         return False
 
     # Of several adapters (`names`); their method says more of each.
-
-    @property
-    def one(self) -> Method:
-        """The method of one of them."""
-        return self
 
     def number(self, name: str, field: str) -> int:
         """Which of them `name` is. Raises UserError, naming `field`, where it is none."""
