@@ -45,7 +45,7 @@ import json
 def status(name):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
 def reset():
-    open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+    open("/proc/self/clear_refs", "w").write("5")  # the peak starts again
     return status("VmRSS")
 def done(before, size):
     print(json.dumps(dict(grown=status("VmHWM") - before, size=size)))

@@ -93,7 +93,7 @@ def main() -> None:
             began = time.perf_counter()
             for _ in range(DRAINED):
                 next(batches)
-            print(f"{name:<22} {(time.perf_counter() - began) / DRAINED * 1e3:6.3f} ms a batch, drained alone")
+            print(f"{name:<22} {(time.perf_counter() - began) / DRAINED * 1e3:6.3f} ms per batch, drained alone")
         step, state = stepper()
         fixed = {name: jax.device_put(next(batches)) for name, batches in sources.items()}
         seconds: dict[str, list[float]] = {name: [] for name in sources}
@@ -110,7 +110,7 @@ def main() -> None:
         for name in sources:
             bare = statistics.median(still[name])
             extra = statistics.median(a - b for a, b in zip(seconds[name], still[name]))
-            print(f"{name:<22} {bare * 1e3:6.1f} ms a step without input; input costs {extra / bare:+.2%} of it")
+            print(f"{name:<22} {bare * 1e3:6.1f} ms per step without input; input costs {extra / bare:+.2%} of it")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def main() -> None:
     medians = {name: statistics.median(row) for name, row in seconds.items()}
     for name, median in medians.items():
         spread = f"{min(seconds[name]) * 1e3:.0f} to {max(seconds[name]) * 1e3:.0f}"
-        print(f"{name:<10} {median * 1e3:6.1f} ms a step ({spread}), {tokens / median:,.0f} tokens/s")
+        print(f"{name:<10} {median * 1e3:6.1f} ms per step ({spread}), {tokens / median:,.0f} tokens/s")
     print(f"ptft_jax is {medians['torch'] / medians['ptft_jax']:.2f} times as fast as torch")
 
 

@@ -2,7 +2,7 @@
 
 Pre-trains a small GPT on Shakespeare's plays, then fine-tunes it on little Python code in every way there is: full updates,
 subsets, adapters, and full updates under a hold. Each way is tried at three learning rates, and at more while the best is
-the lowest or the highest of them; the best on validation data is repeated with other seeds. A run whose loss is no number is
+the lowest or the highest of them; the best on validation data is repeated with other seeds. A run whose loss is not finite is
 recorded as diverged, and the others go on. Then averages of the start and the end, and of the seeds, are measured. Writes
 results.json and report.html: the table, gain against forgetting with the Pareto front, and published comparisons held
 against it.

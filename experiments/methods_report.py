@@ -42,7 +42,7 @@ def write(
     """
     best = {name: one.best for name, one in tried.items() if one.best is not None}
     if not best:
-        raise UserError(f"nothing to report: the loss is no number at any rate of {', '.join(tried)}")
+        raise UserError(f"nothing to report: the loss is not finite at any rate of {', '.join(tried)}")
     folders = {
         name: [experiment.workdir(name_of(name, rate, seed)) for seed in tried[name].finite]
         for name, rate in best.items()
@@ -85,7 +85,7 @@ def _groups(folders: Mapping[str, list[pathlib.Path]]) -> list[Group]:
 
 
 def _outcome(summary: Summary | None) -> dict[str, Any]:
-    """Gain and forgetting of a run on validation data, in nats a token, or that it diverged."""
+    """Gain and forgetting of a run on validation data, in nats per token, or that it diverged."""
     if summary is None:
         return {"diverged": True}
     transfer = summary["transfer"]
@@ -136,11 +136,11 @@ def _table(groups: list[Group], best: Mapping[str, float], columns: tuple[str, .
 def _page(groups: list[Group], ways: Mapping[str, Way], results: Mapping[str, Any]) -> Page:
     page = Page(
         "Ways to fine-tune, compared",
-        f"{len(groups)} ways to specialise one small GPT, pre-trained on Shakespeare's plays, on little Python code; each at the "
+        f"{len(groups)} ways to specialize one small GPT, pre-trained on Shakespeare's plays, on little Python code; each at the "
         f"best of its learning rates, with {results['seeds']} seeds.",
     )
     page.heading("Gain against forgetting")
-    for group, title in (("little", "Few parameters"), ("carefully", "All parameters, under a hold")):
+    for group, title in (("little", "Few parameters"), ("regularized", "All parameters, under a hold")):
         some = [g for g in groups if ways[g.name].group in (group, "full")]
         if len(some) > 1:
             page.figure(comparison_page.front(some, title))
@@ -180,7 +180,7 @@ def _rates_page(page: Page, results: Mapping[str, Any]) -> None:
     )
     page.text(
         "Gain (and forgetting) of the first seed, in nats, at each rate that was tried; the best is marked. Diverged: the loss was "
-        "no number at some step."
+        "not finite at some step."
     )
     tried = sorted({rate for row in rates.values() for rate in row}, key=float)
     best = results["best_rate"]
@@ -203,11 +203,11 @@ def _missing(results: Mapping[str, Any]) -> list[str]:
     """What there are no figures of, since it diverged, in a sentence each."""
     out = []
     if results["left_out"]:
-        out.append(f"Left out, as the loss is no number at any rate: {', '.join(results['left_out'])}.")
+        out.append(f"Left out, as the loss is not finite at any rate: {', '.join(results['left_out'])}.")
     fewer = {name: group["seeds"] for name, group in results["groups"].items() if group["seeds"] < results["seeds"]}
     if fewer:
         seeds = ", ".join(f"{name} ({count} of {results['seeds']})" for name, count in fewer.items())
-        out.append(f"Without the seeds whose loss is no number at the best rate: {seeds}.")
+        out.append(f"Without the seeds whose loss is not finite at the best rate: {seeds}.")
     return out
 
 
@@ -219,7 +219,7 @@ def _averages_page(page: Page, averages: Mapping[str, Any]) -> None:
             {name: [[(row["alpha"], row[name]) for row in rows]] for name in ("target", "source")},
             title="From the parent (0) to full fine-tuning (1)",
             x="share of the fine-tuned model",
-            y="nats a token",
+            y="nats per token",
         )
     )
     members = averages["members"]

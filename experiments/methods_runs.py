@@ -15,7 +15,7 @@ from ptft_jax.experiments.graph import with_changes
 
 TARGET = "stdlib:code?examples=8"  # modules of Python's library, some 30,000 tokens
 REPLAY = 0.25
-BUDGET = 0.5  # of what may be forgotten, nats a token
+BUDGET = 0.5  # of what may be forgotten, nats per token
 POSITIONS = 16  # of a prompt or a prefix
 NOISE = 0.02  # on vectors of tokens; entries of the base's have a standard deviation of 0.07
 
@@ -25,7 +25,7 @@ class Way:
     """A way to fine-tune.
 
     Attributes:
-      group: "little" changes few parameters, "carefully" all of them under a hold, "full" without one.
+      group: "little" changes few parameters, "regularized" all of them under a hold, "full" without one.
       changes: dotted fields of the config.
       rates: the peak learning rates that are tried first; `methods_sweep.next_rate` says which others.
     """
@@ -54,8 +54,8 @@ def _subset(recipe: str, rates: tuple[float, ...]) -> Way:
     return Way("little", {"tune.train": recipe}, rates)
 
 
-def _careful(**changes: Any) -> Way:
-    return Way("carefully", {key.replace("__", "."): value for key, value in changes.items()}, FULL)
+def _regularized(**changes: Any) -> Way:
+    return Way("regularized", {key.replace("__", "."): value for key, value in changes.items()}, FULL)
 
 
 @functools.cache
@@ -86,31 +86,31 @@ def ways() -> dict[str, Way]:
         "Pfeiffer": _added("bottleneck", form="pfeiffer"),
         "parallel": _added("bottleneck", form="parallel"),
         "prefix": _added("prefix", VECTORS, length=POSITIONS),
-        "prefix by a network": _added("prefix", MATRICES, length=POSITIONS, reparametrise=64),
+        "prefix by a network": _added("prefix", MATRICES, length=POSITIONS, reparameterize=64),
         "gated prefix": _added("gated_prefix", VECTORS, length=POSITIONS),
         "prompt": _added("prompt", VECTORS, length=POSITIONS),
         "P-tuning": _added("p_tuning", MATRICES, length=POSITIONS),
         # all of them, under a hold
-        "layer-wise rates": _careful(tune__layer_decay=0.6),
-        "gradual unfreezing": _careful(tune__phases=("last:1", "last:2", "all")),
-        "slanted triangle": _careful(optimizer__schedule="slanted_triangular", optimizer__warmup_steps=0),
-        "dropout": _careful(model__dropout=0.1),
-        "weight averaging": _careful(training__ema_decay=0.9),
-        "L2-SP": _careful(tune__l2_sp=0.01),
-        "decay to the start": _careful(tune__start_decay=10.0),
-        "EWC": _careful(tune__ewc__weight=100.0),
-        "distillation": _careful(tune__distill__weight=1.0),
-        "mixout": _careful(tune__mixout__rate=0.5),
+        "layer-wise rates": _regularized(tune__layer_decay=0.6),
+        "gradual unfreezing": _regularized(tune__phases=("last:1", "last:2", "all")),
+        "slanted triangle": _regularized(optimizer__schedule="slanted_triangular", optimizer__warmup_steps=0),
+        "dropout": _regularized(model__dropout=0.1),
+        "weight averaging": _regularized(training__ema_decay=0.9),
+        "L2-SP": _regularized(tune__l2_sp=0.01),
+        "decay to the start": _regularized(tune__start_decay=10.0),
+        "EWC": _regularized(tune__ewc__weight=100.0),
+        "distillation": _regularized(tune__distill__weight=1.0),
+        "mixout": _regularized(tune__mixout__rate=0.5),
         # With the published 1e-5, the noise of a half-precision float, nothing changes to three digits.
-        "R3F": _careful(tune__smooth__method="r3f", tune__smooth__noise=NOISE),
-        "SMART": _careful(
+        "R3F": _regularized(tune__smooth__method="r3f", tune__smooth__noise=NOISE),
+        "SMART": _regularized(
             tune__smooth__method="smart",
             tune__smooth__noise=NOISE,
             tune__smooth__step=NOISE,
             tune__smooth__radius=NOISE,
         ),
-        f"replay {REPLAY:.0%}": _careful(data__mixture=((TARGET, 1 - REPLAY), ("parent", REPLAY))),
-        f"a budget of {BUDGET} nats": _careful(select__source_budget=BUDGET),
+        f"replay {REPLAY:.0%}": _regularized(data__mixture=((TARGET, 1 - REPLAY), ("parent", REPLAY))),
+        f"a budget of {BUDGET} nats": _regularized(select__source_budget=BUDGET),
     }
 
 

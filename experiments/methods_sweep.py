@@ -18,7 +18,7 @@ Summary = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Tried:
-    """What the runs of a way came to; None in place of the summary of a run that diverged, whose loss was no number.
+    """What the runs of a way came to; None in place of the summary of a run that diverged, whose loss was not finite.
 
     Attributes:
       rates: rate -> summary of the first seed's run.
@@ -93,7 +93,7 @@ class Runs:
         found = sweep(functools.partial(self._run, name), self._ways[name].rates, self._seeds)
         if found.best is None:
             self._expect(1 - self._seeds)
-            self._experiment.reporter.say(f"{name}: left out, as its loss is no number at any rate")
+            self._experiment.reporter.say(f"{name}: left out, as its loss is not finite at any rate")
         return found
 
     def _run(self, name: str, rate: float, seed: int) -> Summary | None:

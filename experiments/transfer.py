@@ -1,6 +1,6 @@
 """What does pre-training buy, and what does fine-tuning cost?
 
-Pre-trains a small GPT on Shakespeare's plays without the histories, then specialises it on little data four ways (from
+Pre-trains a small GPT on Shakespeare's plays without the histories, then specializes it on little data four ways (from
 scratch, full, frozen subset, low-rank), on a near target (plays about the Wars of the Roses) and a far one (Python
 code), and with a learning rate 100 times too high. Writes results.json and report.html.
 

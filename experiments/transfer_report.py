@@ -36,13 +36,13 @@ def write(experiment: Experiment, summaries: dict[str, dict[str, Any]], *, seeds
     _page(experiment, results).write(path, footer=footer(results))
     for target in TARGETS:
         rows = [{k: v for k, v in _row(r).items() if k in _TERMINAL} for r in results["targets"][target]]
-        experiment.reporter.table(f"{target}: nats a token on a held-out text", rows)
+        experiment.reporter.table(f"{target}: nats per token on a held-out text", rows)
     experiment.reporter.table("claims", [{k: _flat(v) for k, v in c.items()} for c in results["claims"]])
     print(f"report: {path}")
 
 
 def collect(experiment: Experiment, summaries: dict[str, dict[str, Any]], seeds: int) -> dict[str, Any]:
-    """Every figure of the report. Lists hold one value a seed; losses are nats a token."""
+    """Every figure of the report. Lists hold one value per seed; losses are nats per token."""
     base = summaries["base"]
     learned = base["before"]["validation/nll"] - base["after"]["validation/nll"]
     targets: dict[str, list[dict[str, Any]]] = {}
@@ -223,8 +223,8 @@ def _page(experiment: Experiment, results: dict[str, Any]) -> Page:
     page = Page(
         "What pre-training buys, and what fine-tuning costs",
         f"A GPT of {base['parameters']['trainable']:,} parameters, pre-trained on Shakespeare's plays without the histories, then "
-        f"specialised on 30,000 tokens four ways. One base; {seeds} seeds of each second-stage run ({seeds - 1} on the far "
-        "target); ± is the standard deviation over those seeds. Losses are nats a token. Second-stage runs have early stopping, and are measured at their best "
+        f"specialized on 30,000 tokens four ways. One base; {seeds} seeds of each second-stage run ({seeds - 1} on the far "
+        "target); ± is the standard deviation over those seeds. Losses are nats per token. Second-stage runs have early stopping, and are measured at their best "
         "validation checkpoint, on a play or on modules that neither stage has seen.",
     )
     page.heading("Claims")
@@ -242,7 +242,7 @@ def _page(experiment: Experiment, results: dict[str, Any]) -> Page:
     train = [(r["step"], r["loss"]) for r in results["pretraining"]]
     page.figure(
         plots.curves(
-            {"training": [train], "validation": [curve]}, title="Pre-training", x="step", y="loss (nats a token)"
+            {"training": [train], "validation": [curve]}, title="Pre-training", x="step", y="loss (nats per token)"
         )
     )
     for target, figures in results["targets"].items():
@@ -257,16 +257,16 @@ def _page(experiment: Experiment, results: dict[str, Any]) -> Page:
 def _target(page: Page, results: dict[str, Any], target: str, figures: list[dict[str, Any]]) -> None:
     page.heading(f"Target: {target} ({TARGETS[target]})")
     page.table([_row(f) for f in figures])
-    colours = plots.palette(LABELS.values())
+    colors = plots.palette(LABELS.values())
     tuned = [f for f in figures if f["test"]]
     untuned = statistics.mean(next(f for f in figures if f["method"] == "full")["test_before"])
     page.figure(
         plots.dots(
             {LABELS[f["method"]]: f["test"] for f in tuned},
             title=f"Transfer: loss on held-out {target}",
-            x="loss (nats a token)",
+            x="loss (nats per token)",
             level=("the base, untuned", untuned),
-            colours=colours,
+            colors=colors,
         )
     )
     for name, title in (("validation/nll", f"Learning {target}"), ("source/nll", "Forgetting: loss on the source")):
@@ -278,13 +278,13 @@ def _target(page: Page, results: dict[str, Any], target: str, figures: list[dict
             for f in tuned
             if LABELS[f["method"]] in groups
         }
-        page.figure(plots.curves(groups, title=title, x="step", y="loss (nats a token)", marks=marks, colours=colours))
+        page.figure(plots.curves(groups, title=title, x="step", y="loss (nats per token)", marks=marks, colors=colors))
     page.text("Dots are the selected checkpoints.")
     if target == "roses":
         pair = [f for f in figures if f["method"] in ("full", "too_high")]
         groups = _curves(results, target, pair, "source/nll")
         title = f"A rate {TOO_HIGH} times too high: loss on the source"
-        page.figure(plots.curves(groups, title=title, x="step", y="loss (nats a token)", colours=colours))
+        page.figure(plots.curves(groups, title=title, x="step", y="loss (nats per token)", colors=colors))
     pairs = {
         LABELS[f["method"]]: [(b - a, g) for b, a, g in zip(f["test_before"], f["test"], f["forgetting"])]
         for f in tuned
@@ -296,7 +296,7 @@ def _target(page: Page, results: dict[str, Any], target: str, figures: list[dict
             title="Gain on the target against forgetting of the source",
             x="target loss: base minus tuned (nats)",
             y="source loss: tuned minus base",
-            colours=colours,
+            colors=colors,
         )
     )
 

@@ -50,8 +50,8 @@ def main() -> int:
         from ptft_jax.parallel import processes
     processes.join(args.coordinator, args.processes, args.process)
     with clock("import"):
-        from ptft_jax.reporting.measures import measures
         from ptft_jax.reporting.progress import Reporter
+        from ptft_jax.reporting.summary_tables import measures
         from ptft_jax.training import assembly
 
     reporter = Reporter(quiet=not processes.main())

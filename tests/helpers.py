@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.adapters import several
+from ptft_jax.adapters import multi_adapter
 from ptft_jax.adapters.base import is_added
 from ptft_jax.data import batches as data_batches
 from ptft_jax.model.spec import ModelSpec
@@ -89,15 +89,15 @@ def train(
     regularization = regularization(partition) if callable(regularization) else regularization or Regularization()
     schedule = schedules.build("linear", rate, warmup=1, total=10)
     own = {} if adapter is None else adapter.updates(partition, steps)._asdict()
-    apart = several.apart(adapter, partition)
+    apart = multi_adapter.apart(adapter, partition)
     steps_of = []
     for phase in range(max(len(phases), 1)):
         pull = regularization.start_decay
         chain = optimizers.build(
             optimizer or optimizer_config(), schedule, partition, phase=phase, start_decay=pull, apart=apart, **own
         )
-        shut = partition.shut(phase)
-        steps_of.append(Step(model, objective, partition, chain, micro, ema, regularization, shut, apart, balance))
+        frozen = partition.frozen_in(phase)
+        steps_of.append(Step(model, objective, partition, chain, micro, ema, regularization, frozen, apart, balance))
 
     rules = sharding.DEFAULT_RULES
     compiled = Compiled(model, partition, list(enumerate(steps_of)), mesh, compiled=kind, rules=rules)

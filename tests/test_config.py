@@ -71,6 +71,21 @@ def test_a_setting_that_nothing_reads_is_an_error(text_file, tmp_path, changes):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"method": "lora", "train": "head"}, "tune.train needs tune.method=full, and config.tune.method = 'lora'"),
+        ({"method": "lora+prompt", "ia3": {"targets": ["x"]}}, "tune.ia3.targets needs tune.method=ia3, and"),
+        ({"lora": {"rank": 2}}, "tune.lora.rank needs tune.method=lora, and config.tune.method = 'full'"),
+    ],
+)
+def test_a_setting_of_another_way_of_tuning_names_the_way(changes, words):
+    with pytest.raises(UserError, match=f"is set, but nothing in this run reads it: {words}"):
+        section = configs.check({"tune": changes})
+        _ = section.tune.method
+        section.refuse_unread()
+
+
 @pytest.mark.heavy
 def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     """The fields read by runs that between them use every choice: none is left over."""

@@ -293,7 +293,7 @@ FLAGS = {
 
 @pytest.mark.parametrize("verb", FLAGS)
 def test_flags_are_checked_as_settings_are(verb, capsys):
-    """In this process: absl's flags are set up as the verb does it, each time anew."""
+    """In this process: absl's flags are set up as the verb does it, each time again."""
     import importlib
 
     from absl import flags

@@ -13,7 +13,7 @@ from ptft_jax.data.class_names import Head
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.interop import labels as interop_labels
-from ptft_jax.interop.fields import Fields
+from ptft_jax.interop.config_reader import Fields
 from ptft_jax.reporting import comparison
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import identity, loading

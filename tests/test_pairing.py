@@ -67,8 +67,8 @@ def assemble(config, tmp_path):
 
 @pytest.mark.parametrize("objective", GOES)
 def test_models_and_data_that_do_not_go_with_an_objective(objective, sources, tmp_path, monkeypatch):
-    """One message that names the fields; no tokenizer is made, nothing is tokenised, nothing written."""
-    monkeypatch.setattr("ptft_jax.data.tokenise.tokenised", lambda *_, **__: pytest.fail("tokenised"))
+    """One message that names the fields; no tokenizer is made, nothing is tokenized, nothing written."""
+    monkeypatch.setattr("ptft_jax.data.tokenize.tokenized", lambda *_, **__: pytest.fail("tokenized"))
     models, kinds = GOES[objective]
     for model, kind in itertools.product(MODELS, KINDS):
         if model in models and kind in kinds:

@@ -1,4 +1,4 @@
-"""Specialising a model on little text: the first 40,000 tokens of Shakespeare's histories. ARG: full, frozen or lora.
+"""Specializing a model on little text: the first 40,000 tokens of Shakespeare's histories. ARG: full, frozen or lora.
 
 Needs a parent: --config.init.from=WORKDIR.
 """

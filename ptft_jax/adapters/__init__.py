@@ -24,7 +24,7 @@ def build(config: Any, encode: Callable[[str], Iterable[int]] | None = None) -> 
         already, but start none.
 
     Raises:
-      UserError: a name that is not there, or there twice; a text without tokens; a quantised base that would train.
+      UserError: a name that is not there, or there twice; a text without tokens; a quantized base that would train.
     """
     from ptft_jax.adapters import quantized
 
@@ -32,14 +32,14 @@ def build(config: Any, encode: Callable[[str], Iterable[int]] | None = None) -> 
 
 
 def _method(config: Any, encode: Callable[[str], Iterable[int]] | None) -> Method | None:
-    from ptft_jax.adapters import composed, several
+    from ptft_jax.adapters import composed, multi_adapter
 
     made = _single(config)
     if not made:
         return None
     if encode is not None:
         made = [method.encoded(encode) for method in made]
-    return several.of(made[0] if len(made) == 1 else composed.Composed(tuple(made)), tuple(config.adapters))
+    return multi_adapter.of(made[0] if len(made) == 1 else composed.Composed(tuple(made)), tuple(config.adapters))
 
 
 def _single(config: Any) -> list[Method]:
@@ -54,9 +54,9 @@ def _single(config: Any) -> list[Method]:
     return [table[name](config[name]) for name in names]
 
 
-def rates(config: Any, made_anew: tuple[str, ...] = ()) -> tuple[tuple[str, float], ...]:
+def rates(config: Any, reinitialized: tuple[str, ...] = ()) -> tuple[tuple[str, float], ...]:
     """The rules of what trains and at which rate: `config.tune.rates`; where that is empty, the adapter of the method, or
-    the recipe `config.tune.train`, with what is `made_anew`. Raises UserError for an unknown method or recipe, and for a
+    the recipe `config.tune.train`, with what is `reinitialized`. Raises UserError for an unknown method or recipe, and for a
     rate of the method's that `config.tune.rates` would silence."""
     given = tuple((str(pattern), rate) for pattern, rate in config.rates)
     if given:
@@ -65,8 +65,8 @@ def rates(config: Any, made_anew: tuple[str, ...] = ()) -> tuple[tuple[str, floa
         return given
     method = build(config)
     if method is None:
-        return recipes.rules(config.train, made_anew)
-    return (*((pattern, 1.0) for pattern in made_anew), *method.rates, (".*", 0.0))
+        return recipes.rules(config.train, reinitialized)
+    return (*((pattern, 1.0) for pattern in reinitialized), *method.rates, (".*", 0.0))
 
 
 def learning_rate(config: Any) -> float:

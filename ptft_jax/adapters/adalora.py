@@ -139,9 +139,9 @@ class AdaLora(LowRankMethod):
             raise UserError(
                 f"config.tune.rates: left, singular and right of a layer train together, or not:{listed(torn)}"
             )
-        shut = [f.path for f in partition.leaves if f.trains and f.path.endswith(SINGULAR) and not all(f.phases)]
-        if shut:
+        frozen = [f.path for f in partition.leaves if f.trains and f.path.endswith(SINGULAR) and not all(f.phases)]
+        if frozen:
             raise UserError(
-                f"config.tune.phases: tune.adalora ranks the triplets of all layers together, so they train in every phase:{listed(shut)}"
+                f"config.tune.phases: tune.adalora ranks the triplets of all layers together, so they train in every phase:{listed(frozen)}"
             )
         return tuple(layer for layer, some in parts.items() if all(some))

@@ -52,7 +52,7 @@ class Method:
       prefix_length: how many keys it places before the row's in every layer; they take positions, too.
       note: what a run is to say of how it starts, or "".
       starts_as_base: whether the model computes what it would without the method, until something is learned.
-      names: of several adapters, of which each row has one (`ptft_jax.adapters.several`); () of a single one.
+      names: of several adapters, of which each row has one (`ptft_jax.adapters.multi_adapter`); () of a single one.
       quantization: how the kernels of the base are kept (`ptft_jax.adapters.quantized`); None = as they are.
       one: of several adapters, the method of one of them; others have no such attribute.
     """

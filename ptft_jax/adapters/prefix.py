@@ -59,7 +59,7 @@ class Shared(nnx.Module):
     def __init__(self, spec: ModelSpec, method: Prefix, key: jax.Array):
         self.layers = spec.layers
         keys, width = jax.random.split(key, 3), spec.kv_heads * spec.head_dim
-        size, dtype = method.reparametrise, jnp.dtype(spec.param_dtype)
+        size, dtype = method.reparameterize, jnp.dtype(spec.param_dtype)
         self.embedding = nnx.Param(jax.random.normal(keys[0], (method.length, width), dtype))
         self.hidden = Dense(uniform(keys[1], (width, size), dtype))
         out = jax.random.normal(keys[2], (size, spec.layers * 2 * width), dtype)
@@ -80,11 +80,11 @@ class Prefix(Method):
 
     Attributes:
       length: n, how many.
-      reparametrise: the hidden size of one network that makes the prefixes of all layers while training; 0 = none.
+      reparameterize: the hidden size of one network that makes the prefixes of all layers while training; 0 = none.
     """
 
     length: int
-    reparametrise: int
+    reparameterize: int
 
     field: ClassVar[str] = "tune.prefix"
     starts_as_base: ClassVar[bool] = False
@@ -93,7 +93,7 @@ class Prefix(Method):
     @property
     def learning_rate(self) -> float:
         """That of Li & Liang 2021 with the network; of prefixes alone, PEFT's comparison of methods (MetaMathQA)."""
-        return 5e-5 if self.reparametrise else 1e-3
+        return 5e-5 if self.reparameterize else 1e-3
 
     @property
     def prefix_length(self) -> int:
@@ -104,15 +104,15 @@ class Prefix(Method):
         if isinstance(module, Block):
             path = f"{prefix}attention"
             key = key_for(path + "/prefix", rngs)[1]
-            own = Given() if self.reparametrise else Own(module.spec, self.length, key)
+            own = Given() if self.reparameterize else Own(module.spec, self.length, key)
             place(module.attention, own, path, self, "prefix")
-        elif isinstance(module, Trunk) and self.reparametrise:
+        elif isinstance(module, Trunk) and self.reparameterize:
             shared = Shared(module.embed.spec, self, key_for("prefix", rngs)[1])
             place(module, shared, "the keys and values of every layer", self, "prefix")
 
     def collapsed(self, trunk: nnx.Module, params: Mapping[str, Any]) -> tuple[Method, Mapping[str, Any]]:
         """Every layer with the prefix that the shared network gives it."""
-        if not self.reparametrise:
+        if not self.reparameterize:
             return self, params
         flat = {p: a for p, a in flatten(params).items() if not p.startswith(SHARED)}
         dtype = trunk.prefix.embedding.dtype

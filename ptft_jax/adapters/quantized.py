@@ -1,4 +1,4 @@
-"""Fine-tuning methods on a base whose kernels are quantised (Dettmers et al. 2023, "QLoRA")."""
+"""Fine-tuning methods on a base whose kernels are quantized (Dettmers et al. 2023, "QLoRA")."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from ptft_jax.params.rules import flatten, matches, unflatten
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedBase(Method):
-    """A method whose base is kept quantised: frozen, and not saved, since the base says it.
+    """A method whose base is kept quantized: frozen, and not saved, since the base says it.
 
-    What the method adds is made for, and trained on, the dequantised kernels. Whole parameters come in two forms: with the
-    base's own kernels, as they are read back from a run, and with quantised ones, as the model takes them.
+    What the method adds is made for, and trained on, the dequantized kernels. Whole parameters come in two forms: with the
+    base's own kernels, as they are read back from a run, and with quantized ones, as the model takes them.
 
     Attributes:
       method: what is added.
       how: the format.
-      targets: regular expressions on paths of linear layers and experts whose kernels are quantised.
+      targets: regular expressions on paths of linear layers and experts whose kernels are quantized.
     """
 
     method: Method
@@ -86,7 +86,7 @@ class QuantizedBase(Method):
     def rates(self) -> Rules:
         return self.method.rates
 
-    # Of several adapters (`ptft_jax.adapters.several`) on one quantised base.
+    # Of several adapters (`ptft_jax.adapters.multi_adapter`) on one quantized base.
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,7 +106,7 @@ class QuantizedBase(Method):
         trained = [leaf.path for leaf in partition.leaves if leaf.trains and plain_path(leaf.source) != leaf.source]
         if trained:
             raise UserError(
-                f"config.tune.rates: these are of quantised kernels, which cannot train:{listed(trained, 20)}\n"
+                f"config.tune.rates: these are of quantized kernels, which cannot train:{listed(trained, 20)}\n"
                 "freeze them, or leave them out of tune.quantize.targets"
             )
         return self.method.updates(partition, steps)
@@ -130,7 +130,7 @@ class QuantizedBase(Method):
         self.method.check(shapes)
 
     def encode(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Whole parameters with the targets' kernels quantised."""
+        """Whole parameters with the targets' kernels quantized."""
         return unflatten(
             {
                 f"{path}/{name}" if name else path: leaf
@@ -140,7 +140,7 @@ class QuantizedBase(Method):
         )
 
     def decode(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The inverse of `encode`, but for what quantising rounds."""
+        """The inverse of `encode`, but for what quantizing rounds."""
         flat = flatten(params)
         # A model's own parameters are kept in one dtype, but for those that train, which may be wider.
         own = [a.dtype for p, a in flat.items() if plain_path(p) == p and not is_added(p)]
@@ -156,7 +156,7 @@ class QuantizedBase(Method):
 
         Args:
           into: "dequantized" leaves the logits as they are; "original" adds to the base's own kernels what was learned for
-            the dequantised ones, which is another function, and needs `params` in the base's form.
+            the dequantized ones, which is another function, and needs `params` in the base's form.
         """
         return self.method.merge(self._dense(params) if into == "dequantized" else params)
 
@@ -174,7 +174,7 @@ class QuantizedBase(Method):
         return unflatten({**flat, **whole})
 
     def quantizes(self, path: str) -> bool:
-        """Whether the leaf at `path` of a plain model is a kernel that is kept quantised."""
+        """Whether the leaf at `path` of a plain model is a kernel that is kept quantized."""
         layer, _, name = path.rpartition("/")
         return name == "kernel" and not is_added(path) and matches(self.targets, layer)
 
@@ -195,7 +195,7 @@ def build(section: Any, method: Method | None) -> Method | None:
         return method
     if method is None:
         raise UserError(
-            f"config.tune.quantize.format = {section.format!r}: tune.method = 'full' trains the kernels, and quantised ones "
+            f"config.tune.quantize.format = {section.format!r}: tune.method = 'full' trains the kernels, and quantized ones "
             "cannot be: choose a method that adds something, such as tune.method='lora'"
         )
     return QuantizedBase.of(section, method)

@@ -58,7 +58,7 @@ class Schedule:
     every: int
 
     def prunes(self, step: jax.Array) -> jax.Array:
-        """Whether triplets are ranked anew after the update `step`, bool."""
+        """Whether triplets are ranked again after the update `step`, bool."""
         return (step > self.first) & ((step % self.every == 0) & (step < self.last) | (step == self.last))
 
     def budget(self, step: jax.Array, start: int, target: int) -> jax.Array:

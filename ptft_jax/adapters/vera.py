@@ -20,7 +20,7 @@ D, B = "adapter/vera_d", "adapter/vera_b"
 
 
 def shared(seed: int, rank: int, size_in: int, size_out: int) -> tuple[jax.Array, jax.Array]:
-    """(a [in, R], b [R, out]), float32, uniform with the variances of Kaiming initialisation (He et al. 2015).
+    """(a [in, R], b [R, out]), float32, uniform with the variances of Kaiming initialization (He et al. 2015).
 
     The same for every layer: smaller layers have the first rows of the a, and columns of the b, of larger ones (each a
     to its own scale, sqrt(6 / in)). They are no parameters: they are made from the seed where they are used, so there is no

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ptft_jax import environment
-from ptft_jax.combining import arithmetic, lowrank, measuring, writing
+from ptft_jax.combining import arithmetic, lowrank, scoring, writing
 from ptft_jax.combining.models import Model, Reader, alike, check_one_base, notes
 from ptft_jax.config.field import MANY, natural, positive, seed
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.reporting import combined
+from ptft_jax.reporting import merge_page
 from ptft_jax.runs import places
 
 _DATA = ("data", "tokens", "batch_size")
@@ -85,14 +85,14 @@ def combine(
       adapter: the runs are adapters of one method for one base, and so is the result.
       ignore: patterns of tensors of imported weights that may be left out.
       given: options by name, of those that the method reads:
-        weights: a number a run, default 1; negative ones take away.
+        weights: one number per run, default 1; negative ones take away.
         density: the share of a task vector that is kept (1 - the drop rate of DARE).
         trim: "model" keeps the largest of a whole task vector, "layer" of each layer's each parameter.
         sign: how TIES elects signs, "total" or "frequency".
         seed: of what DARE drops.
         rank: of the result of an SVD; 0 = the largest of the adapters'.
         base: what task vectors start from, and what is interpolated with; "" = the runs' parent, by their lineage.
-        alpha, curve, rule, budget: see `measuring.curve`; alpha is 0.5 where neither it nor a rule is given.
+        alpha, curve, rule, budget: see `scoring.curve`; alpha is 0.5 where neither it nor a rule is given.
         metric, data, source, tokens, batch_size: what is measured on what (`measuring.Measured`).
 
     Returns:
@@ -121,9 +121,9 @@ def _combined(
     adapter: bool,
 ) -> dict[str, Any]:
     if adapter:
-        from ptft_jax.combining import adapters
+        from ptft_jax.combining import adapter_merge
 
-        return adapters.combine(method, [reader.run(name) for name in runs], out, options)
+        return adapter_merge.combine(method, [reader.run(name) for name in runs], out, options)
     sources = [reader.run(name) for name in runs]
     models = [reader.open(source) for source in sources]
     if method == "interpolate":
@@ -182,7 +182,7 @@ def _options(method: str, kind: _Kind, runs: int, adapter: bool, given: Mapping[
     for name, choices in (
         ("sign", ("total", "frequency")),
         ("trim", ("model", "layer")),
-        ("metric", measuring.METRICS),
+        ("metric", scoring.METRICS),
     ):
         if options[name] not in choices:
             raise UserError(f"--{name}={options[name]}: expected one of {', '.join(choices)}")
@@ -209,9 +209,11 @@ def _write(
     config = writing.config_of(first, start, seed)
     config["model"]["param_dtype"] = str(arithmetic.wider(params.values()))
     recipe = {**recipe, **writing.noted(notes([*models, *([base] if base else [])]))}
-    print_ = writing.write(out, params, config, first, runs=runs, chain=chain, behind=behind, recipe=recipe, **more)
+    fingerprint = writing.write(
+        out, params, config, first, runs=runs, chain=chain, behind=behind, recipe=recipe, **more
+    )
     names = [model.name for model in models]
-    return {"out": str(out), **recipe, "base": start, "runs": names, "fingerprint": print_}
+    return {"out": str(out), **recipe, "base": start, "runs": names, "fingerprint": fingerprint}
 
 
 def _each(model: Model, leaf: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
@@ -221,14 +223,14 @@ def _each(model: Model, leaf: Callable[[str], np.ndarray]) -> dict[str, np.ndarr
 def _line(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of interpolate, with "alpha" as it is used and "alphas" of the curve, () without one. Raises UserError."""
     rule, alpha, text = options["rule"], options["alpha"], options["curve"]
-    if rule and rule not in measuring.RULES:
-        raise UserError(f"--rule={rule}: expected one of {', '.join(measuring.RULES)}{nearest(rule, measuring.RULES)}")
+    if rule and rule not in scoring.RULES:
+        raise UserError(f"--rule={rule}: expected one of {', '.join(scoring.RULES)}{nearest(rule, scoring.RULES)}")
     if rule and alpha is not None:
         raise UserError("--alpha and --rule both choose the model that is written: give one of them")
     if rule and not text:
         raise UserError(f"--rule={rule} chooses from a curve: give --curve=0,0.1,...,1")
     if (options["budget"] != 0.0) != (rule == "budget"):
-        raise UserError("--budget, in nats a token above 0, goes with --rule=budget")
+        raise UserError("--budget, in nats per token above 0, goes with --rule=budget")
     for name in ("data", "source", "tokens"):
         if options[name] and not text:
             raise UserError(f"--{name} is what a curve is measured on: give --curve=0,0.1,...,1")
@@ -237,7 +239,7 @@ def _line(options: Mapping[str, Any]) -> dict[str, Any]:
     alpha = 0.5 if alpha is None and not rule else alpha
     if alpha is not None and not 0 <= alpha <= 1:
         raise UserError(f"--alpha={alpha}: expected a number from 0 (the parent) to 1 (the run)")
-    return {**options, "alpha": alpha, "alphas": measuring.points(text) if text else ()}
+    return {**options, "alpha": alpha, "alphas": scoring.points(text) if text else ()}
 
 
 def _interpolate(
@@ -253,7 +255,7 @@ def _interpolate(
         def leaf(path: str) -> np.ndarray:
             """One alone, so that neither model is held whole."""
             two = ({path: model.leaves[path]} for model in (parent, child))
-            return measuring.between(*two, options["alpha"])[path]
+            return scoring.between(*two, options["alpha"])[path]
 
         params, recipe, more = _each(child, leaf), {"alpha": options["alpha"]}, {}
     return _write(out, params, [child], parent, {"method": "interpolate", **recipe}, **more)
@@ -264,13 +266,13 @@ def _from_curve(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
     """Measures a curve. Returns the parameters that are chosen, the recipe, and what else `writing.write` takes."""
     rule = options["rule"]
-    measured = measuring.Measured(run, parent.source, **{name: options[name] for name in (*_DATA, "source")})
+    measured = scoring.Measured(run, parent.source, **{name: options[name] for name in (*_DATA, "source")})
     if rule in ("sum", "budget") and not measured.has_source:
         raise UserError(f"--rule={rule}: what {parent.name} was trained on is not known: give --source")
     two = [_each(model, model.leaves.__getitem__) for model in (parent, child)]
     choice = {name: options[name] for name in ("alpha", "rule", "budget")}
-    found = measuring.curve(*two, options["alphas"], measured, **choice)
-    params = measuring.between(*two, found.alpha)
+    found = scoring.curve(*two, options["alphas"], measured, **choice)
+    params = scoring.between(*two, found.alpha)
     at = {row["alpha"]: {k: v for k, v in row.items() if k != "alpha"} for row in found.rows}
     tests = ("test", "source_test")
     before = {**at.get(0.0, {}), **measured.values(two[0], tests)}
@@ -280,7 +282,7 @@ def _from_curve(
         recipe["rule"] = rule
     if rule == "budget":
         recipe["budget"] = options["budget"]
-    return params, recipe, {"measured": {"before": before, "after": after}, "files": combined.figures(recipe)}
+    return params, recipe, {"measured": {"before": before, "after": after}, "files": merge_page.figures(recipe)}
 
 
 def _soup(
@@ -296,16 +298,16 @@ def _soup(
         share = 1 / len(models)
         return _write(out, params, models, None, {"method": method, "weights": (share,) * len(models)})
     metric = options["metric"]
-    measured = measuring.Measured(runs[0], **{name: options[name] for name in _DATA})
+    measured = scoring.Measured(runs[0], **{name: options[name] for name in _DATA})
     values: dict[str, float] = {}
 
-    def measure(params: measuring.Params) -> float:
+    def measure(params: scoring.Params) -> float:
         values.update(measured.values(params, ("validation",)))
         if f"validation/{metric}" not in values:
             raise UserError(f"--metric={metric}: the runs' objective measures {', '.join(sorted(values))}")
         return values[f"validation/{metric}"]
 
-    params, steps = measuring.greedy(models, measure, measuring.METRICS[metric])
+    params, steps = scoring.greedy(models, measure, scoring.METRICS[metric])
     kept = {row["model"] for row in steps if row["kept"]}
     weights = tuple(1 / len(kept) if n in kept else 0.0 for n in range(len(models)))
     steps = [{k: v for k, v in row.items() if k != "model"} for row in steps]

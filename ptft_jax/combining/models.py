@@ -207,7 +207,7 @@ class Reader:
     def open(
         self, source: Parent, dtype: str = "float32", weights: str = "auto", merge_into: str = "", **head: Any
     ) -> Model:
-        """The plain parameters of a source, adapters merged; into what of a quantised base, says `merge_into`.
+        """The plain parameters of a source, adapters merged; into what of a quantized base, says `merge_into`.
 
         Raises:
           UserError: an adapter that cannot be merged, a damaged checkpoint, a base that is missing or another.
@@ -315,15 +315,15 @@ def alike(models: Sequence[Model]) -> list[Model]:
 
 def check_one_base(base: Model, children: Sequence[Model]) -> None:
     """Raises UserError where a child was not fine-tuned from the base, or from what came of it."""
-    print_ = base.leaves.fingerprint()
+    fingerprint = base.leaves.fingerprint()
     strangers = []
     for child in children:
         known = [entry for entry in child.behind() if entry.get("fingerprint")]
-        if not child.imported and print_ not in {entry["fingerprint"] for entry in known}:
+        if not child.imported and fingerprint not in {entry["fingerprint"] for entry in known}:
             started = f"{place(known[0])}, {known[0]['fingerprint']}" if known else "random parameters"
             strangers.append(f"{child.name} started from {started}")
     if strangers:
         raise UserError(
-            f"a task vector is what fine-tuning added to one base, here {base.name} with the fingerprint {print_}; "
+            f"a task vector is what fine-tuning added to one base, here {base.name} with the fingerprint {fingerprint}; "
             f"but:{listed(strangers)}"
         )

@@ -94,10 +94,10 @@ def write(
     temporary = pathlib.Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     here = Workdir(temporary)
     try:
-        print_ = _save(temporary, params, config, first, chain, refers_to)
+        fingerprint = _save(temporary, params, config, first, chain, refers_to)
         unique = {json.dumps(entry, sort_keys=True, default=str): entry for entry in (*chain, *runs, *behind)}
         write_json(here.lineage, list(unique.values()))
-        made = {**recipe, "base": chain[0] if chain else None, "runs": runs, "fingerprint": print_}
+        made = {**recipe, "base": chain[0] if chain else None, "runs": runs, "fingerprint": fingerprint}
         write_json(here.recipe, made)
         measured = measured or {}
         write_json(here.summary, _summary(out, params, config, measured, chain))
@@ -114,7 +114,7 @@ def write(
         shutil.rmtree(temporary, ignore_errors=True)
     if refers_to:
         restore.protect_base(refers_to, out)
-    return print_
+    return fingerprint
 
 
 def _save(

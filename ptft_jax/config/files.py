@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from ptft_jax import config as configs
-from ptft_jax.config import plugins
+from ptft_jax.config import plugins, renamed
 from ptft_jax.config.field import shown
 from ptft_jax.errors import UserError, nearest
 
@@ -59,7 +59,7 @@ def load(reference: str, flag: str = "--config=") -> ConfigDict:
             raise UserError(f"{flag}{reference}: a JSON file takes no argument (what follows the colon)")
         # A run's may be somebody else's: no plugin is taken from beside it.
         with plugins.never_from(path.parent) if path.name == "config.json" else contextlib.nullcontext():
-            return configs.suggest(_valid(path, _read_json(path)), alone=True)
+            return configs.suggest(_valid(path, renamed.current(_read_json(path))), alone=True)
     make_importable(shipped(), path.resolve().parent)
     get_config = _function(path)
     _check_argument(get_config, colon, f"{flag}{reference}", f"{flag}{name}")
@@ -224,6 +224,8 @@ def _text(error: BaseException) -> str:
     # ml_collections lists all fields of the section.
     if found := re.match(r"(?:Key \"(\w+)\" does not exist|'(\w+)'\n)", text):
         name = found[1] or found[2]
+        if now := renamed.said_of_last(name):
+            return now
         near = re.search(r'Did you mean "(\w+)"', text)
         return f"{name} is not a setting" + (f" (did you mean {near[1]!r}?)" if near else "")
     if isinstance(error, SystemExit):

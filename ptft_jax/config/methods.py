@@ -126,7 +126,7 @@ METHODS: Mapping[str, MethodSpec] = {
         f"{_HERE}.prefix:Prefix",
         {
             "length": positive(20, "learned keys and values before those of every row, in every layer"),
-            "reparametrise": natural(
+            "reparameterize": natural(
                 0, "hidden size of one network that makes all layers' while they are learned; 0 = none"
             ),
         },

@@ -99,7 +99,7 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         does="fills in masked tokens",
         fields={
             "mask_rate": settings.part(
-                0.15, "of masked_lm: share of the tokens, but control tokens, that are chosen and learned"
+                0.15, "of masked_lm: share of the tokens, but control tokens, that are chosen and predicted"
             ),
             "mask_token_share": settings.whole_share(0.8, "of masked_lm: the chosen tokens that become the mask token"),
             "random_token_share": settings.whole_share(0.1, "of masked_lm: the chosen tokens that become random ones"),

@@ -16,6 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ptft_jax.config import renamed
 from ptft_jax.config.field import Field, hashable, shown
 from ptft_jax.config.plugins import Tables, tables
 from ptft_jax.config.tree import HOW, TREE
@@ -246,13 +247,28 @@ class Section:
             if value == field.default or path in self._read:
                 continue
             if path not in self.suggested:
+                said = f"config.{path.rstrip('_')} = {value!r} is set, but nothing in this run reads it"
+                if needs := self._needs(path):
+                    raise UserError(f"{said}: {needs}; leave it at {field.default!r}, or set that")
                 raise UserError(
-                    f"config.{path.rstrip('_')} = {value!r} is set, but nothing in this run reads it ({field.meaning}); "
-                    f"leave it at {field.default!r} or change what makes it matter"
+                    f"{said} ({field.meaning}); leave it at {field.default!r} or change what makes it matter"
                 )
             unread.append(path)
         told = [f"not read: {', '.join(path.rstrip('_') for path in unread)} (recipe)"] if unread else []
         return told + [said for said in self._settled.values() if said]
+
+    def _needs(self, path: str) -> str:
+        """Of settings of one way of tuning, which way they need, where it is not the run's; "" of others."""
+        method, parts = get(self._values, "tune.method"), path.split(".")
+        if path == "tune.train":
+            needed = "full"
+        elif len(parts) == 3 and parts[0] == "tune" and parts[1] in self.tables.methods:
+            needed = parts[1]
+        else:
+            return ""
+        if needed in method.split("+"):
+            return ""
+        return f"{path} needs tune.method={needed}, and config.tune.method = {method!r}"
 
     def as_dict(self) -> dict[str, Any]:
         """The resolved values as plain nested dicts."""
@@ -370,6 +386,8 @@ def _checked(
     given = {("from_" if key == "from" else key): value for key, value in given.items()}
     for key in given:
         if key not in tree:
+            if now := renamed.said(prefix + key):
+                raise UserError(now)
             paths = [path for path, _ in fields(tree_of(plugins))]
             near = nearest(prefix + key, paths) or nearest(key, [p.rsplit(".")[-1] for p in paths])
             raise UserError(f"config.{prefix}{key} is not a setting{near}")

@@ -46,10 +46,10 @@ TREE: dict[str, Any] = {
         ),
         "adapter": Field("", "a folder in PEFT's format: start with this adapter on the parent, and train it on"),
         "ignore": patterns((), "patterns of the parent's tensors that may be left out"),
-        "fresh": patterns((), "patterns of parameters that are made anew, not taken from the parent (a new head)"),
+        "fresh": patterns((), "patterns of parameters that are re-initialized, not taken from the parent (a new head)"),
         "merge_into": one_of(
             "",
-            "of a parent that was trained on a quantised base, which kernels its adapter is added to: those it was trained "
+            "of a parent that was trained on a quantized base, which kernels its adapter is added to: those it was trained "
             "on, or the base's own",
             "",
             "dequantized",
@@ -89,10 +89,15 @@ TREE: dict[str, Any] = {
         "temperature": temperature(
             0.0, "of a mixture: weights are multiplied by rows ** (1 / temperature); 0 = weights as they are"
         ),
-        "max_epochs": natural(0.0, "of a mixture: a source read so often gives way to the others; 0 = no limit"),
+        "max_epochs": natural(
+            0.0,
+            "of a mixture: upper limit on the epochs of a source, after which the others take its place; does not set the run's length "
+            "(training.steps); 0 = no limit",
+        ),
         "template": Field("", "chat template by name; '' = the tokenizer's own"),
         "train_on": Field(
-            "assistant", "what is learned of conversations and answers: assistant, last, all, or roles joined by commas"
+            "assistant",
+            "which tokens of conversations and answers have loss: assistant, last, all, or roles joined by commas",
         ),
         "packing": one_of(
             "auto",
@@ -116,9 +121,9 @@ TREE: dict[str, Any] = {
             "raise",
             "drop",
         ),
-        "workers": natural(0, "processes that tokenise; 0 = by the size of the data and the machine"),
-        "length": positive(128, "tokens a row"),
-        "batch_size": positive(16, "rows a step, over all devices"),
+        "workers": natural(0, "processes that tokenize; 0 = by the size of the data and the machine"),
+        "length": positive(128, "tokens per row"),
+        "batch_size": positive(16, "rows per step, over all devices"),
         "train_tokens": natural(0, "use only the first so many training tokens; 0 = all", most=MANY),
         "held_out": Field(
             0.1,
@@ -132,7 +137,7 @@ TREE: dict[str, Any] = {
     "objective": {
         "name": one_of(
             "causal_lm",
-            "what is learned: the next token; the same after a prefix that is read in both directions; masked tokens; "
+            "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
             "spans cut out of a text; a text's class",
             *OBJECTIVES,
         ),
@@ -188,7 +193,7 @@ TREE: dict[str, Any] = {
     },
     "training": {
         "steps": natural(1000, "optimizer updates; 0 only evaluates and saves the start"),
-        "micro_batches": positive(1, "parts a batch is run in, one after the other"),
+        "micro_batches": positive(1, "gradient accumulation: rows at once = data.batch_size / this"),
         "ema_decay": share(
             0.0, "decay of an average of the trainable parameters, debiased, that is evaluated and kept; 0 = none"
         ),
@@ -219,7 +224,7 @@ TREE: dict[str, Any] = {
         ),
         "source_budget": natural(
             0.0,
-            "nats a token that source/nll may rise above its value before fine-tuning: what lies above is never the best; "
+            "nats per token that source/nll may rise above its value before fine-tuning: what lies above is never the best; "
             "0 = no limit",
         ),
         "stop_over_budget": Field(False, "stop at the first evaluation above source_budget"),

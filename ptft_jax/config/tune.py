@@ -60,7 +60,7 @@ TUNE: dict[str, Any] = {
     "mixout": {
         "rate": share(0.0, "probability that a parameter is the parent's in a step; 0 = none"),
         "parameters": patterns(
-            (".*/kernel",), "patterns of the parameters that it is done to; never to what is made anew"
+            (".*/kernel",), "patterns of the parameters that it is done to; never to what is re-initialized"
         ),
     },
     "smooth": {
@@ -91,7 +91,7 @@ TUNE: dict[str, Any] = {
         "double": Field(True, "keep the scales in eight bits"),
         "targets": patterns(
             ("blocks/(attention|mlp)/(experts/)?(query|key|value|out|gate|up|down)",),
-            "patterns of the linear layers' and experts' paths whose kernels are quantised",
+            "patterns of the linear layers' and experts' paths whose kernels are quantized",
         ),
     },
     **{name: spec.fields for name, spec in METHODS.items()},

@@ -14,7 +14,7 @@ from ptft_jax.data.rows import Rows, RowSet
 
 
 class Order:
-    """In which order the rows of a source are drawn: every row once an epoch, shuffled anew in each. Nothing is held."""
+    """In which order the rows of a source are drawn: every row once an epoch, shuffled again in each. Nothing is held."""
 
     def __init__(self, rows: int, seed: int, source: int):
         """`source`: its number in the mixture; two sources of one seed are unrelated, and so are two seeds, in every epoch."""

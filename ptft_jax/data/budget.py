@@ -87,7 +87,7 @@ def check_filter(budget: Budget, name: str, args: tuple, kwargs: dict) -> None:
     elif name == "sum":
         # args: the environment, the values, attribute, start
         if not isinstance(kwargs.get("start", args[3] if len(args) > 3 else 0), (int, float)):
-            raise TooMuch("it adds up what are no numbers")
+            raise TooMuch("it adds up values that are not numbers")
     elif name == "join":
         separator = next((a for a in [*args[2:3], kwargs.get("d")] if isinstance(a, str)), "")
         _repeat(budget, separator, _length(args[1]))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import spelled, tracked
+from ptft_jax.data import provenance, spelled
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.chat_templates import BUILT_IN
 from ptft_jax.data.sandbox import Template
@@ -44,7 +44,7 @@ def template(
         others = f" (it has some by name: {', '.join(tokenizer.chat_templates)})" if tokenizer.chat_templates else ""
         raise UserError(
             f"{tokenizer.origin}: the tokenizer has no chat template{others}: choose one, such as "
-            f"{field}={' or '.join(BUILT_IN)}, if the model was trained with it"
+            f"{field}={' or '.join(BUILT_IN)}, if the model was trained with it, or if this run is to teach it"
         )
     name = name or "default"
     if name.endswith(".jinja"):
@@ -140,12 +140,12 @@ def template_variables(tokenizer: tok.Tokenizer, variables: Mapping[str, Any]) -
 
 def said(
     tokenizer: tok.Tokenizer, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[tracked.Path]]:
+) -> tuple[dict[str, Any], list[provenance.Path]]:
     """What a template is given of checked messages and further variables, with texts that know that they are of the data
-    (but roles, which are words of templates), and where each of these is, see `tracked.said`."""
-    paths: list[tracked.Path] = []
+    (but roles, which are words of templates), and where each of these is, see `provenance.said`."""
+    paths: list[provenance.Path] = []
     given = {"messages": list(messages), "tools": None, "documents": None, **plain(variables, "template variables")}
-    found = tracked.said(given, (), paths, lambda path: path[0] == "messages" and path[2:] == ("role",))
+    found = provenance.said(given, (), paths, lambda path: path[0] == "messages" and path[2:] == ("role",))
     return {**tokenizer.named, **found}, paths
 
 

@@ -75,7 +75,7 @@ def places(of: Head, among: Head) -> tuple[int, ...] | None:
     """For each class of the one head its number in the other; None where all have the same numbers in both.
 
     Raises:
-      ValueError: they are not the same classes, or several have one name and so no number to go by.
+      ValueError: they are not the same classes, or several share a name, so that it does not tell their number.
     """
     # What is told by numbers alone has the names "0", "1", ...
     one, other = of.names or _numbers(len(among.names)), among.names or _numbers(len(of.names))
@@ -161,7 +161,7 @@ def _table(tokens: Any, head: Head, used: np.ndarray) -> dict[int, int]:
         if not values:
             raise UserError(
                 f"{tokens.reference} has the classes {few(theirs)}, and those of {head.owner} have no names: say which "
-                "number each has by the option classes=A,B,... of the source (A is number 0); a run may also make the head anew "
+                "number each has by the option classes=A,B,... of the source (A is number 0); a run may also re-initialize the head "
                 "(init.fresh=('head/.*',))"
             )
         return {n: values[n] for n in used.tolist()}
@@ -192,7 +192,7 @@ def _unknown(tokens: Any, head: Head, names: Sequence[str]) -> UserError:
         near = f" (its {plain[labels.plain(names[0])]!a} differs in white space, case or Unicode form)"
     return UserError(
         f"{tokens.reference} has the classes {few(tokens.classes)}, and {head.owner} was trained on {few(head.names)}: it "
-        f"has no class {names[0]!a}{near}; spell them as it does. Only a head that is made anew (init.fresh=('head/.*',)) "
+        f"has no class {names[0]!a}{near}; spell them as it does. Only a head that is re-initialized (init.fresh=('head/.*',)) "
         "takes others"
     )
 

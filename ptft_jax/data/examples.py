@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """One tokenised example, whole: with what a text starts and ends with, before any cutting or packing.
+    """One tokenized example, whole: with what a text starts and ends with, before any cutting or packing.
 
     Attributes:
       ids: int32 [n].

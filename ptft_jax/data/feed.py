@@ -21,7 +21,7 @@ class Feed(Protocol):
         Args:
           state: the run's before that update, in the form that the program has it (`ptft_jax.parallel.compile`). It is to be read
             before this returns: the update takes its memory. A feed that does not need it must not look at it, which would
-            wait for the update before.
+            wait for the update before. When the run has ended, it is asked for the last rows again, of which only the form is used.
         """
 
 

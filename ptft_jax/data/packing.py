@@ -226,7 +226,7 @@ def plan(
             first = int(np.searchsorted(offsets, spans[np.argmax(idle), 0], side="right")) - 1
             others = f", and so it is in {int(idle.sum()) - 1} others" if idle.sum() > 1 else ""
             raise UserError(
-                f"{where(first)}: nothing in it is learned{others} (config.data.train_on, or the answer was cut off); "
+                f"{where(first)}: none of its tokens has loss{others} (config.data.train_on, or the answer was cut off); "
                 "set config.data.untrainable to 'drop' to leave such examples out"
             )
         counts["untrainable"] = int(idle.sum())

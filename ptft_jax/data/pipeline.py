@@ -1,4 +1,4 @@
-"""From a config's data section to rows: sources opened, tokenised, cut, packed and mixed, and a table of what came of it."""
+"""From a config's data section to rows: sources opened, tokenized, cut, packed and mixed, and a table of what came of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import batches, cache, class_names, packing, prepared, records, tokenise
+from ptft_jax.data import batches, cache, class_names, packing, records, token_folder, tokenize
 from ptft_jax.data import survey as surveys
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
@@ -30,7 +30,7 @@ FORM = "data-2"  # part of every run's data key: changes with what decides which
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """A tokenised split of a source.
+    """A tokenized split of a source.
 
     Attributes:
       reference, split: which.
@@ -56,21 +56,21 @@ class Tokens:
     labels: str = ""
 
 
-def tokenised(
+def tokenized(
     data: Any,
     reference: str,
     split: str,
     tokenizer: tok.Tokenizer,
     kinds: tuple[str, ...] = (),
-    opened: tokenise.Opened | None = None,
+    opened: tokenize.Opened | None = None,
 ) -> Tokens:
     """A split of a source as ids, by the settings of `config.data`; `opened` = of these records of it. Raises UserError; for a
-    source that is of none of `kinds`, where any are named, before anything is tokenised."""
+    source that is of none of `kinds`, where any are named, before anything is tokenized."""
     parsed = records.parse(reference)
-    if parsed.kind == prepared.KIND:
-        facts = prepared.manifest(pathlib.Path(parsed.name))
+    if parsed.kind == token_folder.KIND:
+        facts = token_folder.manifest(pathlib.Path(parsed.name))
         check_kind(kinds, facts["kind"], reference, facts["format"], data.tables.objectives)
-        store, facts = prepared.load(pathlib.Path(parsed.name), split, tokenizer)
+        store, facts = token_folder.load(pathlib.Path(parsed.name), split, tokenizer)
         place = f"{parsed.name}/{split}"
         return Tokens(
             reference,
@@ -83,9 +83,9 @@ def tokenised(
             lambda i: f"{place}, example {i}",
             records.Skipped(),
         )
-    opened = opened or tokenise.Opened.of(reference, split, held_out=data.held_out, broken=data.broken)
+    opened = opened or tokenize.Opened.of(reference, split, held_out=data.held_out, broken=data.broken)
     check_kind(kinds, opened.format.kind, reference, opened.format.describe(), data.tables.objectives)
-    store = tokenise.tokenised(opened, tokenizer, workers=data.workers, **_rendering(data, opened.format.kind))
+    store = tokenize.tokenized(opened, tokenizer, workers=data.workers, **_rendering(data, opened.format.kind))
     rows = opened.records
     return Tokens(
         reference,
@@ -113,9 +113,9 @@ def training_texts(data: Any, kinds: tuple[str, ...] = ()) -> list[str]:
     of `kinds`, where any are named."""
     texts: list[str] = []
     for reference, _ in weighted(data):
-        if records.parse(reference).kind == prepared.KIND:
+        if records.parse(reference).kind == token_folder.KIND:
             raise UserError(f"{reference}: tokens already; a tokenizer cannot be trained on them")
-        opened = tokenise.Opened.of(reference, "train", held_out=data.held_out, broken=data.broken)
+        opened = tokenize.Opened.of(reference, "train", held_out=data.held_out, broken=data.broken)
         check_kind(kinds, opened.format.kind, reference, opened.format.describe(), data.tables.objectives)
         if opened.format.kind == "tokens":
             raise UserError(f"{reference}: token ids already; a tokenizer cannot be trained on them")
@@ -235,7 +235,7 @@ def packed_how(setting: str, tokens: Tokens, builder: Builder) -> str:
 
 
 def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: int = 0) -> Filled:
-    """Cuts and packs a tokenised source into rows of `config.data.length`, by the settings of `config.data`.
+    """Cuts and packs a tokenized source into rows of `config.data.length`, by the settings of `config.data`.
 
     Args:
       partial: where rows are windows of a stream, also have the last one, which is short.
@@ -310,7 +310,7 @@ def training(
         weight_at(reference, weight, 0)  # well-formed, before anything takes time?
     found = surveyed(data)
     parts = [
-        tokenised(data, reference, "train", tokenizer, builder.kinds, found[reference].train)
+        tokenized(data, reference, "train", tokenizer, builder.kinds, found[reference].train)
         for reference, _ in sources
     ]
     if data.train_tokens:
@@ -417,13 +417,13 @@ def empty_answers(row: dict[str, Any]) -> str:
         return ""
     shown = [*places, "..."] if count > len(places) else places
     where = f": {'; '.join(shown)}" if places else ""
-    return f"{count:,} of the answers {'is' if count == 1 else 'are'} empty, and learned as such{where}"
+    return f"{count:,} of the answers {'is' if count == 1 else 'are'} empty, and trained on as such{where}"
 
 
 def shown(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The columns of `TrainingData.table` that fit on a screen, a row a source; what is zero everywhere is left out."""
     counts = {
-        "examples": "examples", "tokens": "tokens", "trained": "learned", "empty_answers": "empty answers",
+        "examples": "examples", "tokens": "tokens", "trained": "tokens with loss", "empty_answers": "empty answers",
         "skipped": "skipped", "dropped": "dropped",
         "truncated": "truncated", "split_up": "split", "empty": "empty", "untrainable": "untrainable",
         "tokens_lost": "tokens lost", "rows": "rows",

@@ -52,7 +52,7 @@ class RowSet:
         return bool(self.builder.overlap)
 
     def learned(self) -> int | None:
-        """The sum of all rows' weights; None where chance decides it anew for each row that is drawn."""
+        """The sum of all rows' weights; None where chance decides it again for each row that is drawn."""
         store, spans = self.store, self.spans
         able = store.counted(spans, self.builder.able, first=not self.sequential)
         found = self.builder.learned(spans[:, 1] - spans[:, 0], able, store.trained is not None)

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ptft_jax.data import tracked
+from ptft_jax.data import provenance
 from ptft_jax.data.budget import BUDGET, BUDGET_PER_CHARACTER, Budget, TooMuch
 from ptft_jax.errors import UserError
 
@@ -31,7 +31,7 @@ class Generated(NamedTuple):
 
 
 class Traced(NamedTuple):
-    """A rendered text, of each character its origin (`ptft_jax.data.tracked`), and what generation blocks made, in order."""
+    """A rendered text, of each character its origin (`ptft_jax.data.provenance`), and what generation blocks made, in order."""
 
     text: str
     origin: str
@@ -77,7 +77,7 @@ class Template:
         template `marks` are its generation blocks followed."""
         pieces, started = self._pieces(variables)
         generated = self._generated(pieces, started) if self.marks else []
-        return Traced("".join(pieces), "".join(map(tracked.origin, pieces)), generated)
+        return Traced("".join(pieces), "".join(map(provenance.origin, pieces)), generated)
 
     def _generated(self, pieces: list[str], started: int) -> list[Generated]:
         from ptft_jax.data.template_environment import Mark

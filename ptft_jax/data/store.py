@@ -1,4 +1,4 @@
-"""Tokenised examples on disk: memory-mapped, keyed by content, built in parallel, complete or not there at all, and checked
+"""Tokenized examples on disk: memory-mapped, keyed by content, built in parallel, complete or not there at all, and checked
 against their digests when they are opened."""
 
 from __future__ import annotations
@@ -247,11 +247,11 @@ def content_key(digests: Mapping[str, str]) -> str:
 def facts(folder: pathlib.Path, remedy: str = "") -> dict[str, Any]:
     """What `Writer.close` noted of a store. Raises UserError where there is none, Damaged where it was altered since."""
     path = pathlib.Path(folder) / META
-    remedy = remedy or f"delete {folder} to have it made anew"
+    remedy = remedy or f"delete {folder} to have it made again"
     try:
         found = jsons.table(path.read_bytes(), str(path))
     except FileNotFoundError:
-        raise UserError(f"{folder}: no tokenised data here (no {META})") from None
+        raise UserError(f"{folder}: no tokenized data here (no {META})") from None
     except UserError as e:
         raise Damaged(f"{e}; {remedy}") from e
     if not jsons.intact(found):
@@ -271,7 +271,7 @@ def load(folder: pathlib.Path, remedy: str = "") -> Store:
     """
     folder = pathlib.Path(folder)
     meta = facts(folder, remedy)
-    remedy = remedy or f"delete {folder} to have it made anew"
+    remedy = remedy or f"delete {folder} to have it made again"
 
     def array(name: str, dtype: Any, count: int) -> np.ndarray:
         path = folder / f"{name}.bin"
@@ -354,7 +354,7 @@ def cached(key: str, fill: Callable[[pathlib.Path], None]) -> Store:
     if (target / META).is_file():
         at = target.stat()
         try:
-            return load(target, "it is made anew")
+            return load(target, "it is made again")
         except Damaged as e:
             print(e, file=sys.stderr, flush=True)
             _remove(target, at)

@@ -7,9 +7,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptft_jax.data import leaks, prepared, records
+from ptft_jax.data import leaks, records, token_folder
 from ptft_jax.data.records.table import stand_ins
-from ptft_jax.data.tokenise import Formatted, Opened
+from ptft_jax.data.tokenize import Formatted, Opened
 from ptft_jax.errors import UserError
 
 _SHOWN = 8  # of a list, on the screen
@@ -44,9 +44,9 @@ def survey(trained: Sequence[str], measured: Sequence[str], data: Any) -> dict[s
     trains: dict[str, Opened] = {}
     for reference in dict.fromkeys([*trained, *measured]):
         parsed = records.parse(reference)
-        if parsed.kind == prepared.KIND:
+        if parsed.kind == token_folder.KIND:
             folder = pathlib.Path(parsed.name)
-            kept = {split: prepared.kept(folder, split) for split in records.SPLITS}
+            kept = {split: token_folder.kept(folder, split) for split in records.SPLITS}
             parts[reference] = {split: found for split, found in kept.items() if found is not None}
             facts[reference] = prepared_facts(folder)
             continue
@@ -136,12 +136,12 @@ def facts_of(source: Formatted, parts: Parts, held_out: float) -> dict[str, Any]
 
 def prepared_facts(folder: pathlib.Path) -> dict[str, Any]:
     """As `facts_of`, of a prepared folder; "changed" names what its sources no longer are."""
-    manifest = prepared.manifest(folder)
+    manifest = token_folder.manifest(folder)
     splits = {}
     for split, found in manifest["splits"].items():
         count = sum(source["kept"]["records"] for source in found["sources"])
         splits[split] = {"records": count, "of": f"{len(found['shards'])} prepared shards"}
-    changed = prepared.changed(manifest)
+    changed = token_folder.changed(manifest)
     return {"splits": splits, **({"changed": changed} if changed else {})}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from jinja2 import ext, filters, nodes, runtime, sandbox, utils, visitor
 
-from ptft_jax.data import tracked
+from ptft_jax.data import provenance
 from ptft_jax.data.budget import STEP, Budget, check_filter, check_method, check_operation
 
 # What a template may use, by what it costs: a step; what it is given at its surface; or all the way down.
@@ -164,7 +164,7 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
         )
         own = {"join": _join, "string": _string, "tojson": _to_json}
         known, tests = {**self.filters, **own}, self.tests
-        self.concat = tracked.joined
+        self.concat = provenance.joined
         # With a space in their names: a template that could name them could pay with less than nothing.
         self.filters = {
             "each turn": self._each,
@@ -208,9 +208,9 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
         check_operation(self.budget, operator, left, right)
         operation = functools.partial(super().call_binop, context, operator)
         if operator == "%" and isinstance(left, str):
-            result = tracked.shadowed(operation, (left, right), {})
+            result = provenance.shadowed(operation, (left, right), {})
         else:
-            result = tracked.closed(operation(left, right), left, right)
+            result = provenance.closed(operation(left, right), left, right)
         self.budget.pay_for(result, deep=False)
         return result
 
@@ -226,11 +226,11 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
             budget.pay_for(owner, deep=kind is not dict)
             check_method(budget, owner, name, args)
             if kind is str and name == "format":
-                result = tracked.shadowed(__self._formatted, (owner, *args), kwargs)
+                result = provenance.shadowed(__self._formatted, (owner, *args), kwargs)
                 budget.pay_for(result, deep=False)
                 return result
             if kind is str:
-                __obj = getattr(tracked.lifted(owner), name)
+                __obj = getattr(provenance.lifted(owner), name)
         elif isinstance(__obj, runtime.LoopContext):  # a recursive loop
             args = (_Each(args[0], __self, STEP), *args[1:]) if args else args
         elif not (
@@ -253,7 +253,7 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
 
     def _concat(self, *values):
         self.budget.pay_for(*values)
-        return tracked.joined(values)
+        return provenance.joined(values)
 
     def _slice(self, value, *parts):
         self.budget.pay_for(value, deep=False)
@@ -271,7 +271,7 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
     @jinja2.pass_context
     def _finalize(self, _, value):  # with a context, Jinja cannot call it when compiling
         self.budget.pay_for(value)
-        return tracked.as_text(value)
+        return provenance.as_text(value)
 
 
 def raise_exception(message):
@@ -310,9 +310,9 @@ def _paying(environment: Environment, name: str, function: Callable, deep: bool 
 
     def followed(*args, **kwargs):
         if name in SHADOWED_FILTERS:
-            return tracked.shadowed(function, args, kwargs)
+            return provenance.shadowed(function, args, kwargs)
         made = function(*map(_lifted, args), **{key: _lifted(value) for key, value in kwargs.items()})
-        return tracked.closed(made, *args, *kwargs.values())
+        return provenance.closed(made, *args, *kwargs.values())
 
     @functools.wraps(function)  # with the attributes by which Jinja knows what to pass first
     def paying(*args, **kwargs):
@@ -334,7 +334,7 @@ def _paying(environment: Environment, name: str, function: Callable, deep: bool 
 def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
     """As Hugging Face's: Jinja's own escapes HTML."""
     options = dict(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-    return tracked.to_json(value, **options)
+    return provenance.to_json(value, **options)
 
 
 @jinja2.pass_environment
@@ -342,16 +342,16 @@ def _join(environment, value, d="", attribute=None):
     """As Jinja's without autoescape."""
     if attribute is not None:
         value = map(filters.make_attrgetter(environment, attribute), value)
-    return tracked.joined(value, d)
+    return provenance.joined(value, d)
 
 
 def _string(value):
-    return tracked.as_text(value) if isinstance(value, (str, dict, list, tuple)) else str(value)
+    return provenance.as_text(value) if isinstance(value, (str, dict, list, tuple)) else str(value)
 
 
 def _lifted(value):
-    return tracked.lifted(value) if type(value) is str else value
+    return provenance.lifted(value) if type(value) is str else value
 
 
 def _type(value):
-    return str if isinstance(value, tracked.Text) else type(value)
+    return str if isinstance(value, provenance.Text) else type(value)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ptft_jax.data import chat, spelled, tracked, unread
+from ptft_jax.data import chat, provenance, spelled, unread
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.sandbox import Generated, Template, Traced
 from ptft_jax.data.tokenizers import Tokenizer
@@ -145,7 +145,7 @@ class _Rendered(NamedTuple):
     """
 
     traced: Traced
-    paths: list[tracked.Path]
+    paths: list[provenance.Path]
     spans: list[Span] | None
     empty: list[int]
 
@@ -190,12 +190,12 @@ def _rendered(tokenizer: Tokenizer, template: Template, conversation: Conversati
     return _Rendered(traced, paths, found, [at for index in empty for at in _start(spans, index, len(messages))])
 
 
-def _visible(traced: Traced, paths: list[tracked.Path], index: int, message: Mapping[str, Any]) -> bool:
+def _visible(traced: Traced, paths: list[provenance.Path], index: int, message: Mapping[str, Any]) -> bool:
     """Whether the text has more of a message than white space."""
-    there = [n for n in tracked.values(traced.origin) if paths[n][:2] == ("messages", index)]
+    there = [n for n in provenance.values(traced.origin) if paths[n][:2] == ("messages", index)]
     if not there or not unread.empty(message["content"]):
         return bool(there)
-    own = set(map(tracked.of_value, there))
+    own = set(map(provenance.of_value, there))
     return any(o in own and not char.isspace() for char, o in zip(traced.text, traced.origin))
 
 
@@ -213,7 +213,7 @@ def _check_read(
     conversation: Conversation,
     messages: list[dict[str, Any]],
     traced: Traced,
-    paths: list[tracked.Path],
+    paths: list[provenance.Path],
     wanted: list[bool],
 ) -> None:
     """Raises UserError where the text does not depend on something of the conversation."""

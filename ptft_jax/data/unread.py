@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ptft_jax.data import tracked
+from ptft_jax.data import provenance
 from ptft_jax.data.sandbox import Traced
 from ptft_jax.errors import UserError
 
@@ -38,7 +38,7 @@ def empty(value: Any) -> bool:
 def check(
     render: Render,
     traced: Traced,
-    paths: Sequence[tracked.Path],
+    paths: Sequence[provenance.Path],
     given: Mapping[str, Any],
     learned: Collection[int],
     asked: Asked,
@@ -51,12 +51,12 @@ def check(
 
     Args:
       traced: the whole conversation.
-      paths: of `tracked.said`.
+      paths: of `provenance.said`.
       given: what the template is given: "messages", and further variables that are data.
       learned: the messages that are.
     """
-    read = {path[:n] for path in (paths[n] for n in tracked.values(traced.origin)) for n in range(len(path) + 1)}
-    idle: dict[tracked.Path, None] = {}
+    read = {path[:n] for path in (paths[n] for n in provenance.values(traced.origin)) for n in range(len(path) + 1)}
+    idle: dict[provenance.Path, None] = {}
     for path in _fields(given):
         if path in read or _name(path) in asked.allowed or _implied(given["messages"], path, idle):
             continue
@@ -78,7 +78,7 @@ def check(
             )
 
 
-def _fields(given: Mapping[str, Any]) -> Iterator[tracked.Path]:
+def _fields(given: Mapping[str, Any]) -> Iterator[provenance.Path]:
     """What says something, as far down as it has a name of its own."""
     for name, value in given.items():
         if name != "messages" and not empty(value):
@@ -99,7 +99,9 @@ def _fields(given: Mapping[str, Any]) -> Iterator[tracked.Path]:
                 yield path
 
 
-def _inside(values: list, path: tracked.Path, usual: Mapping[str, Any], number: bool = True) -> Iterator[tracked.Path]:
+def _inside(
+    values: list, path: provenance.Path, usual: Mapping[str, Any], number: bool = True
+) -> Iterator[provenance.Path]:
     """The fields of tables, without those that have their usual value."""
     for n, value in enumerate(values):
         place = (*path, n) if number else path
@@ -118,12 +120,12 @@ def _rendered(render: Render, given: Mapping[str, Any]) -> str | None:
         return None
 
 
-def _matters(render: Render, given: Mapping[str, Any], path: tracked.Path, whole: str | None) -> bool:
+def _matters(render: Render, given: Mapping[str, Any], path: provenance.Path, whole: str | None) -> bool:
     """Whether the text, if there is one, is another without the value at a path, or there is none then."""
     return whole is not None and _rendered(render, _removed(given, path)) != whole
 
 
-def _removed(value: Any, path: tracked.Path) -> Any:
+def _removed(value: Any, path: provenance.Path) -> Any:
     """A copy without the value at a path; a content becomes an empty text, an element of a list null."""
     first, *rest = path
     if isinstance(value, list):
@@ -135,7 +137,7 @@ def _removed(value: Any, path: tracked.Path) -> Any:
     return {**value, first: ""} if first == "content" else {key: item for key, item in value.items() if key != first}
 
 
-def _implied(messages: Sequence[Mapping[str, Any]], path: tracked.Path, idle: Collection[tracked.Path]) -> bool:
+def _implied(messages: Sequence[Mapping[str, Any]], path: provenance.Path, idle: Collection[provenance.Path]) -> bool:
     """Whether a path is the id of a tool's call that the order of results tells, of calls that are read."""
     if path[0] != "messages" or path[2:] != ("tool_call_id",):
         return False
@@ -148,16 +150,16 @@ def _implied(messages: Sequence[Mapping[str, Any]], path: tracked.Path, idle: Co
     return calls[index - first].get("id") == messages[index]["tool_call_id"]
 
 
-def _lost(traced: Traced, paths: Sequence[tracked.Path], message: Mapping[str, Any], index: int) -> str:
+def _lost(traced: Traced, paths: Sequence[provenance.Path], message: Mapping[str, Any], index: int) -> str:
     """What of a message's content the text lacks, "" where it has all of it, white space aside. A part that a template
     takes out and spells itself is there."""
     content = message["content"]
-    if not isinstance(content, str) or tracked.UNKNOWN in traced.origin:
+    if not isinstance(content, str) or provenance.UNKNOWN in traced.origin:
         return ""
     number = next((n for n, path in enumerate(paths) if path == ("messages", index, "content")), None)
     if number is None:
         return ""
-    origin = tracked.of_value(number)
+    origin = provenance.of_value(number)
     if traced.origin.count(origin) >= len(content.strip()):
         return ""
     gaps, at = [], 0
@@ -169,16 +171,16 @@ def _lost(traced: Traced, paths: Sequence[tracked.Path], message: Mapping[str, A
         gaps.append(content[at:place].strip())
         at = place + len(there)
     gaps.append(content[at:].strip())
-    own = "".join(char for char, o in zip(traced.text, traced.origin) if o == tracked.TEMPLATE)
+    own = "".join(char for char, o in zip(traced.text, traced.origin) if o == provenance.TEMPLATE)
     return next((gap for gap in gaps if gap not in own), "")[:40]
 
 
-def _name(path: tracked.Path) -> str:
+def _name(path: provenance.Path) -> str:
     """As `unused` has it: tool_calls.function.arguments."""
     return ".".join(part for part in path[1 if path[0] == "messages" else 0 :] if isinstance(part, str))
 
 
-def _message(idle: Mapping[tracked.Path, None], given: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+def _message(idle: Mapping[provenance.Path, None], given: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     names: dict[str, list[str]] = {}
     for path in idle:
         name = _name(path) if path[0] == "messages" else columns.get(path[0], path[0])
@@ -199,6 +201,6 @@ def _message(idle: Mapping[tracked.Path, None], given: Mapping[str, Any], column
     )
 
 
-def _all_idle(idle: Mapping[tracked.Path, None], given: Mapping[str, Any], index: int) -> bool:
+def _all_idle(idle: Mapping[provenance.Path, None], given: Mapping[str, Any], index: int) -> bool:
     calls = [path for path in _fields(given) if path[:3] == ("messages", index, "tool_calls")]
     return all(path in idle for path in calls)

@@ -52,7 +52,7 @@ class Conversation:
         self.messages: list[dict[str, str]] = []
 
     def reset(self, system: str = "") -> None:
-        """Starts anew, with a system message where one is given."""
+        """Starts again, with a system message where one is given."""
         self.messages = [{"role": "system", "content": system}] if system else []
 
     def say(self, text: str, on_text: Callable[[str], None] | None = None) -> Answer:
@@ -68,7 +68,7 @@ class Conversation:
         if room < 1:
             raise UserError(
                 f"the conversation with this message has {len(ids)} tokens, and the model sees at most "
-                f"{model.max_tokens}, its answer included: start anew, or say it in fewer words"
+                f"{model.max_tokens}, its answer included: start again, or say it in fewer words"
             )
         [row] = continue_ids(
             model,

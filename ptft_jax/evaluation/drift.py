@@ -35,7 +35,7 @@ def of(
       frozen: the frozen ones.
       method: what was added to the model.
       copied: the layout of a number that every device of the parameters has.
-      which: of several adapters (`ptft_jax.adapters.several`), the one that is meant.
+      which: of several adapters (`ptft_jax.adapters.multi_adapter`), the one that is meant.
 
     Returns:
       rows {"part", "distance", "norm", "relative"}: Euclidean norms of (end - start) and of start, in float32, and their
@@ -74,7 +74,7 @@ def _sums(start: Any, end: Any, frozen: Any, effective: Callable[..., Any]) -> d
         sides.append(flatten(effective(whole)))
     out = {}
     for path, before in sides[0].items():
-        if not jnp.issubdtype(before.dtype, jnp.floating):  # packed codes of quantised kernels never train
+        if not jnp.issubdtype(before.dtype, jnp.floating):  # packed codes of quantized kernels never train
             continue
         axes = tuple(range(1 if path.startswith(STACK + "/") else 0, before.ndim))
         first, last = (side[path] for side in sides)

@@ -53,7 +53,7 @@ class Measurement:
             values["data"]["source"] = source
         data = configs.check(values).data
         builder = builders.build(config.objective, loaded.tokenizer)
-        read = pipeline.tokenised(data, data.source, split, loaded.tokenizer, builder.kinds)
+        read = pipeline.tokenized(data, data.source, split, loaded.tokenizer, builder.kinds)
         read, _ = class_names.numbered(read, class_names.of(loaded.source))
         found = pipeline.filled(data, read, builder, partial=True)
         if found.rows.packed and (why := loaded.model.one_text_a_row):
@@ -65,7 +65,7 @@ class Measurement:
         objective = objectives.build(config.objective)
         lengths = tok.byte_lengths(loaded.tokenizer) if objective.chained else None
         self._set = EvalSet(split, rows, Program(loaded.model, objective), lengths)
-        self._facts = {"data": data.source, "split": split, "tokens": int(self._set.tokens)}
+        self._facts = {"data": data.source, "split": split, "tokens_scored": int(self._set.tokens)}
         self._facts |= {"labels": read.labels} if read.labels else {}
         self._lost = {"lost": found.lost()} if found.lost() else {}
 
@@ -99,7 +99,7 @@ def evaluate(
       reading: other settings of `config.data` than the run's, such as `template`.
 
     Returns:
-      {"data", "split", "tokens", "nll" (nats per token), "bits_per_byte", "accuracy", ...}; where not all of the split is
+      {"data", "split", "tokens_scored", "nll" (nats per token), "bits_per_byte", "accuracy", ...}; where not all of the split is
       measured, also "lost": what is left out or cut, see `ptft_jax.data.pipeline.Filled.lost`; of classification, where the
       source numbers its classes otherwise than the model, "labels": which number is which class.
 

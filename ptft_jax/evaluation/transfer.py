@@ -24,7 +24,7 @@ ROLES = {"target": "validation", "target_test": "test", "source": "source", "sou
 def measured(
     before: Values, after: Values, references: Mapping[str, Mapping[str, Any]], roles: Mapping[str, str] = ROLES
 ) -> dict[str, Any]:
-    """Gain and forgetting, in nats a token (of classes: nats an example).
+    """Gain and forgetting, in nats per token (of classes: nats per example).
 
     Args:
       before, after: a run's evaluations of its start and of its selected checkpoint, "SET/nll" -> loss.

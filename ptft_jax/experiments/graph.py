@@ -41,7 +41,7 @@ class Experiment:
 
         Raises:
           UserError: anything wrong with the config.
-          NonFinite: a loss that is no number (`ptft_jax.training.loop`).
+          NonFinite: a loss that is not finite (`ptft_jax.training.loop`).
         """
         workdir = self.workdir(name)
         here = Workdir(workdir)

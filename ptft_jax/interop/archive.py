@@ -109,7 +109,7 @@ class Folder:
 
     def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
         self.dtype(name)
-        # Opened anew for every tensor: a mapping that stays open would count every page read as this process' memory.
+        # Opened again for every tensor: a mapping that stays open would count every page read as this process' memory.
         with _opened(self._files.get(name, self.path / WEIGHTS)) as tensors:
             return tensors.get_slice(name)[index] if index else tensors.get_tensor(name)
 

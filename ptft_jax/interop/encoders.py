@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from ptft_jax.errors import UserError
 from ptft_jax.interop import labels
-from ptft_jax.interop.fields import Fields, sizes, write_sizes
+from ptft_jax.interop.config_reader import Fields, sizes, write_sizes
 from ptft_jax.interop.names import Model, Tensor, linear, norm
 
 

@@ -20,7 +20,7 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.interop import card, families, labels, layouts
 from ptft_jax.interop.archive import INDEX, WEIGHTS
-from ptft_jax.interop.fields import Fields
+from ptft_jax.interop.config_reader import Fields
 from ptft_jax.interop.names import Model, groups
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer

@@ -8,8 +8,8 @@ from typing import Any
 from ptft_jax import config as configs
 from ptft_jax.config.field import hashable
 from ptft_jax.errors import UserError, listed, nearest
-from ptft_jax.interop import decoders, encoders, gemmas, gpts
-from ptft_jax.interop.fields import Fields, check, check_sizes
+from ptft_jax.interop import encoders, gemmas, gpts, llamas
+from ptft_jax.interop.config_reader import Fields, check, check_sizes
 from ptft_jax.interop.names import Model
 from ptft_jax.model.spec import STRUCTURE, ModelSpec, contradictions
 
@@ -17,9 +17,9 @@ from ptft_jax.model.spec import STRUCTURE, ModelSpec, contradictions
 FAMILIES = {
     family.model_type: family
     for family in (
-        gpts.GPT2(), decoders.Llama(), decoders.Mistral(), decoders.Qwen2(), decoders.Qwen3(), decoders.Mixtral(),
-        decoders.Qwen3Moe(), decoders.SmolLM3(), gemmas.Gemma(), gemmas.Gemma2(), gemmas.Gemma3(), decoders.Olmo2(),
-        decoders.Phi3(), gpts.GPTNeoX(), encoders.Bert(), encoders.Roberta(), encoders.ViT(), encoders.DeiT(),
+        gpts.GPT2(), llamas.Llama(), llamas.Mistral(), llamas.Qwen2(), llamas.Qwen3(), llamas.Mixtral(),
+        llamas.Qwen3Moe(), llamas.SmolLM3(), gemmas.Gemma(), gemmas.Gemma2(), gemmas.Gemma3(), llamas.Olmo2(),
+        llamas.Phi3(), gpts.GPTNeoX(), encoders.Bert(), encoders.Roberta(), encoders.ViT(), encoders.DeiT(),
     )
 }  # fmt: skip
 
@@ -51,7 +51,7 @@ def read(
     family = get(c.need("model_type"), where)
     if c.get("quantization_config", None):
         method = config["quantization_config"].get("quant_method", "some way")
-        raise UserError(f"{where}: the weights are quantised by {method}; give the unquantised model, or a GGUF file")
+        raise UserError(f"{where}: the weights are quantized by {method}; give the unquantized model, or a GGUF file")
     model = family.read(c)
     for name, value, expected in contradictions({**_DEFAULTS, **model}):
         raise UserError(f"{where}: config.json: model.{name} would be {value!r}: expected {expected}")
@@ -67,7 +67,7 @@ def canonical(model: Model) -> dict[str, Any]:
     values["biases"] = tuple(sorted(values["biases"]))
     if values["norm"] != "layer":  # such norms have no bias to speak of
         values["biases"] = tuple(b for b in values["biases"] if b != "norm")
-    cycle = decoders.shortest_cycle(spec.kinds)
+    cycle = llamas.shortest_cycle(spec.kinds)
     return values | {"layer_kinds": cycle, "window": values["window"] if "sliding" in cycle else 0}
 
 

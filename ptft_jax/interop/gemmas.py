@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from ptft_jax.errors import UserError
 from ptft_jax.interop import rope
-from ptft_jax.interop.decoders import Llama, shortest_cycle
-from ptft_jax.interop.fields import activation_name
+from ptft_jax.interop.config_reader import activation_name
+from ptft_jax.interop.llamas import Llama, shortest_cycle
 
 
 class Gemma(Llama):

@@ -1,6 +1,6 @@
 """Weights, config and tokenizer of a GGUF file, in Hugging Face terms.
 
-The format: ggml's docs/gguf.md. Blocks of quantised numbers are turned to float32 by the `gguf` library's own functions.
+The format: ggml's docs/gguf.md. Blocks of quantized numbers are turned to float32 by the `gguf` library's own functions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def open_archive(name: str) -> GGUFArchive:
 
 
 class GGUFArchive:
-    """A memory-mapped GGUF file. Quantised tensors are float32 when read, row by row as asked for.
+    """A memory-mapped GGUF file. Quantized tensors are float32 when read, row by row as asked for.
 
     Attributes:
       reference: "gguf:" and the absolute path.
@@ -52,7 +52,7 @@ class GGUFArchive:
         """Reads names and metadata, no weights.
 
         Raises:
-          UserError: not a GGUF file, a big-endian or split or damaged one, an unknown architecture or quantisation, and
+          UserError: not a GGUF file, a big-endian or split or damaged one, an unknown architecture or quantization, and
             tensors that are missing or that the architecture does not have.
         """
         path = pathlib.Path(path).absolute()
@@ -81,14 +81,14 @@ class GGUFArchive:
         return {name: self._shape(place) for name, place in self._places.items()}
 
     def dtype(self, name: str) -> np.dtype:
-        """As stored; float32 for quantised tensors and for norms that are stored with one added."""
+        """As stored; float32 for quantized tensors and for norms that are stored with one added."""
         place = self._place(name)
         if place.shifted:
             return np.dtype(np.float32)
         return _NUMPY_TYPES.get(self._stored[place.stored].tensor_type.name, np.dtype(np.float32))
 
     def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
-        """One tensor in Hugging Face's layout, or a slice of it; only its rows are read and dequantised.
+        """One tensor in Hugging Face's layout, or a slice of it; only its rows are read and dequantized.
 
         Raises:
           UserError: no such tensor.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.errors import UserError
-from ptft_jax.interop import fields, gguf_config, gguf_layout
+from ptft_jax.interop import config_reader, gguf_config, gguf_layout
 
 # GGUF has no key for the activation: its readers take the family's own. Of the others it is silu.
 _ACTIVATIONS = {"gpt2": "gelu_new", "gpt_neox": "gelu"} | dict.fromkeys(("gemma", "gemma2", "gemma3_text"), "gelu_new")
@@ -15,7 +15,7 @@ _ACTIVATIONS = {"gpt2": "gelu_new", "gpt_neox": "gelu"} | dict.fromkeys(("gemma"
 _OWN_HEAD_DIM = {"gemma", "gemma2", "gemma3_text", "qwen3", "qwen3_moe"}
 
 
-def to_metadata(c: fields.Fields) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def to_metadata(c: config_reader.Fields) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The model keys of a GGUF file, without the architecture's prefix, and the tensors that hold rotary scaling.
 
     Raises:
@@ -63,14 +63,14 @@ def to_metadata(c: fields.Fields) -> tuple[dict[str, Any], dict[str, np.ndarray]
     return meta | scaling | own, tensors
 
 
-def _check_activation(c: fields.Fields, model_type: str) -> None:
+def _check_activation(c: config_reader.Fields, model_type: str) -> None:
     own = _ACTIVATIONS.get(model_type, "silu")
     found = c.activation("hidden_activation", "activation_function", "hidden_act", default=own)
-    if found != fields.ACTIVATIONS[own]:
+    if found != config_reader.ACTIVATIONS[own]:
         raise UserError(f"{c.where}: a GGUF file of a {model_type} can only mean the activation {own}, not {found}")
 
 
-def _rope(c: fields.Fields) -> dict[str, Any]:
+def _rope(c: config_reader.Fields) -> dict[str, Any]:
     """rope_theta and the scaling's fields, from `rope_parameters` or from the older `rope_theta`, `rope_scaling`."""
     found = dict(c.get("rope_parameters", None) or c.get("rope_scaling", {}))
     found = found.get("full_attention", found)  # Gemma 3: one for each kind of layer
@@ -79,7 +79,9 @@ def _rope(c: fields.Fields) -> dict[str, Any]:
     return {**found, "rope_theta": base, "rope_type": found.get("rope_type") or found.get("type") or "default"}
 
 
-def _scaling(c: fields.Fields, rope: dict[str, Any], head_dim: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _scaling(
+    c: config_reader.Fields, rope: dict[str, Any], head_dim: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     kind = rope["rope_type"]
     if kind == "default":
         return {}, {}
@@ -101,7 +103,7 @@ def _scaling(c: fields.Fields, rope: dict[str, Any], head_dim: int) -> tuple[dic
     raise UserError(f"{c.where}: rope scaling {kind!r} of a {c.need('model_type')} has no GGUF form")
 
 
-def _llama(c: fields.Fields, head_dim: int) -> dict[str, Any]:
+def _llama(c: config_reader.Fields, head_dim: int) -> dict[str, Any]:
     meta = {"attention.sliding_window": c.need("sliding_window")} if c.get("sliding_window", 0) else {}
     if c.need("model_type") == "mistral" and "sliding_window" not in c.values:
         raise UserError(f"{c.where}: config.json has no 'sliding_window'; write null for none")
@@ -111,7 +113,7 @@ def _llama(c: fields.Fields, head_dim: int) -> dict[str, Any]:
     return meta
 
 
-def _smollm3(c: fields.Fields, head_dim: int) -> dict[str, Any]:
+def _smollm3(c: config_reader.Fields, head_dim: int) -> dict[str, Any]:
     period = gguf_config.SMOLLM3_PERIOD
     rotary = [int((i + 1) % period != 0) for i in range(c.need("num_hidden_layers"))]
     c.refuse(use_sliding_window=False, no_rope_layers=rotary)
@@ -120,7 +122,7 @@ def _smollm3(c: fields.Fields, head_dim: int) -> dict[str, Any]:
     return {}
 
 
-def _qwen(c: fields.Fields, head_dim: int) -> dict[str, Any]:
+def _qwen(c: config_reader.Fields, head_dim: int) -> dict[str, Any]:
     c.refuse(use_sliding_window=False)
     if c.need("model_type") != "qwen3_moe":
         return {}
@@ -133,7 +135,7 @@ def _qwen(c: fields.Fields, head_dim: int) -> dict[str, Any]:
     }
 
 
-def _gemma(c: fields.Fields, head_dim: int) -> dict[str, Any]:
+def _gemma(c: config_reader.Fields, head_dim: int) -> dict[str, Any]:
     model_type, layers = c.need("model_type"), c.need("num_hidden_layers")
     if model_type != "gemma3_text":
         c.refuse(tie_word_embeddings=True)
@@ -168,7 +170,7 @@ def _gemma(c: fields.Fields, head_dim: int) -> dict[str, Any]:
     raise UserError(f"{c.where}: layer_types: a GGUF file of a {model_type} has full attention every {every}")
 
 
-def _phi3(c: fields.Fields, head_dim: int) -> dict[str, Any]:
+def _phi3(c: config_reader.Fields, head_dim: int) -> dict[str, Any]:
     fraction = c.get("rope_parameters", {}).get("partial_rotary_factor") or c.get("partial_rotary_factor", 1.0)
     length = c.get("original_max_position_embeddings", c.need("max_position_embeddings"))
     return {

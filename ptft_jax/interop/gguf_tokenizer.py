@@ -181,7 +181,7 @@ def _byte_level(tokens: list[str], merges: list[str] | None, pre: str, origin: s
 def _sentencepiece(
     tokens: list[str], scores: list[float] | None, types: list[int], prefix: bool, unknown: int | None, origin: str
 ) -> dict[str, Any]:
-    """SentencePiece's BPE joins the two neighbours whose union has the best score: the same as merges in that order."""
+    """SentencePiece's BPE joins the two neighbors whose union has the best score: the same as merges in that order."""
     if scores is None or len(scores) != len(tokens):
         raise UserError(f"{origin}: tokenizer.ggml.scores does not have one score a token")
     joined = {t: i for i, t in enumerate(tokens) if types[i] == NORMAL or (t and not t.strip(SPACE))}

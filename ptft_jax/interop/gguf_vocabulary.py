@@ -122,7 +122,7 @@ def _from_pieces(
         raise UserError(f"{name}: a SentencePiece model of another kind than BPE has no GGUF form here")
     rules = proto.normalizer_spec
     if rules.precompiled_charsmap or rules.remove_extra_whitespaces:
-        raise UserError(f"{name}: GGUF's readers do not normalise text as this model does ({rules.name})")
+        raise UserError(f"{name}: GGUF's readers do not normalize text as this model does ({rules.name})")
     pieces = list(proto.pieces)
     for key in ("bos", "eos", "unk", "pad"):
         i = getattr(proto.trainer_spec, f"{key}_id")

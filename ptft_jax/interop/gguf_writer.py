@@ -11,7 +11,7 @@ import numpy as np
 from ptft_jax import environment
 from ptft_jax.data import cache
 from ptft_jax.errors import UserError, listed, nearest
-from ptft_jax.interop import fields, gguf_layout, gguf_metadata, gguf_vocabulary
+from ptft_jax.interop import config_reader, gguf_layout, gguf_metadata, gguf_vocabulary
 
 # What a dtype is to the library, and the file's own name for the mixture (llama.cpp's llama_ftype).
 DTYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
@@ -46,7 +46,7 @@ def write(
         raise UserError(
             f"dtype = {dtype!r} is not a GGUF type here{nearest(dtype, DTYPES)}; known: {', '.join(DTYPES)}"
         )
-    c = fields.Fields(config, str(path))
+    c = config_reader.Fields(config, str(path))
     architecture = gguf_layout.layout(c.need("model_type")).architecture
     keys, extra = gguf_metadata.to_metadata(c)
     keys["vocab_size"] = c.need("vocab_size")

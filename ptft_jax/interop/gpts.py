@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ptft_jax.interop import rope
-from ptft_jax.interop.fields import Fields, activation_name, sizes, write_sizes
+from ptft_jax.interop.config_reader import Fields, activation_name, sizes, write_sizes
 from ptft_jax.interop.names import Model, Part, Tensor, linear, norm
 
 

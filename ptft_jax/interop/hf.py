@@ -29,7 +29,7 @@ class Plan:
     Attributes:
       names: the archive's own name of every expected tensor.
       tensors: the entries of the name map, by our path.
-      fresh: our paths that rules say to initialise instead.
+      fresh: our paths that rules say to initialize instead.
     """
 
     archive: Archive
@@ -97,7 +97,7 @@ def plan(
     Args:
       shapes: the parameters as ShapeDtypeStructs, of a plain model of `model`.
       ignore: patterns of the archive's names that may be left out (`init.ignore`).
-      fresh: patterns of our paths that may be missing and are then initialised (`init.fresh`).
+      fresh: patterns of our paths that may be missing and are then initialized (`init.fresh`).
 
     Raises:
       UserError: every missing, unmapped or mis-shaped tensor, listed; a pattern that matches nothing.

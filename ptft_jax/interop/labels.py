@@ -7,7 +7,7 @@ from typing import Any
 
 from ptft_jax.data import class_names
 from ptft_jax.errors import UserError
-from ptft_jax.interop.fields import Fields
+from ptft_jax.interop.config_reader import Fields
 
 
 def read(c: Fields) -> tuple[int, tuple[str, ...]]:

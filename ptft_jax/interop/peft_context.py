@@ -37,7 +37,7 @@ def read_prefix(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], ba
     layers, width = kernel.shape[0], kernel.shape[-1]
     vectors = _vectors(config, tensors, layers * 2 * width, where)
     both = vectors.reshape(len(vectors), layers, 2, width).transpose(2, 1, 0, 3).astype(kernel.dtype)
-    tune = {"method": "prefix", "prefix": {"length": len(vectors), "reparametrise": 0}}
+    tune = {"method": "prefix", "prefix": {"length": len(vectors), "reparameterize": 0}}
     return tune, {KEYS: both[0], VALUES: both[1]}
 
 

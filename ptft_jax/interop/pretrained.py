@@ -15,13 +15,13 @@ from ptft_jax import config as configs
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.interop import families, hf, labels
 from ptft_jax.interop.archive import Archive, open_folder
-from ptft_jax.interop.fields import Fields
+from ptft_jax.interop.config_reader import Fields
 from ptft_jax.model import spec as specs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
 
 _LEARNS = {"classes": "classification", "masked_lm": "masked_lm"}  # by head: what a model is measured by
-_LENGTH = 1024  # tokens a row in evaluations of a model that was imported just for them, at most
+_LENGTH = 1024  # tokens per row in evaluations of a model that was imported just for them, at most
 
 
 class Pretrained:
@@ -99,9 +99,9 @@ class Pretrained:
         plan = hf.plan(self.archive, self.family, fields, shapes, ignore=self._ignore, fresh=self._fresh)
         return plan.load(shapes, layout)
 
-    def lineage(self, print_: str) -> list[dict[str, Any]]:
+    def lineage(self, fingerprint: str) -> list[dict[str, Any]]:
         """The chain of models behind a run, nearest first: only this one. Its config.json is kept for export."""
-        here = {"reference": self.reference, "step": 0, "fingerprint": print_, "run_id": ""}
+        here = {"reference": self.reference, "step": 0, "fingerprint": fingerprint, "run_id": ""}
         return [{**here, "model_type": self.family.model_type, "config": json.loads(json.dumps(self.archive.config))}]
 
     def relative_to(self, workdir: pathlib.Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptft_jax.errors import UserError
-from ptft_jax.interop.fields import Fields
+from ptft_jax.interop.config_reader import Fields
 from ptft_jax.model.spec import SCALINGS
 
 Scaling = tuple[tuple[str, Any], ...]

@@ -172,7 +172,7 @@ def generate(
 
     Args:
       prompts: token ids, each at least one.
-      max_new_tokens: at most so many new tokens a row.
+      max_new_tokens: the upper limit on new tokens per row.
       stop_ids: tokens that end a row (not returned).
       prefix: the model reads a prompt in both directions (prefix LM).
       adapters: which adapter each row has, in a model with several.

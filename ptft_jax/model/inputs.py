@@ -17,7 +17,7 @@ class Inputs(NamedTuple):
         (`ptft_jax.model.transformer.Transformer`), a row has one segment and padding. By default a row is one segment.
       prefix: bool [B, T]; positions of a causal model that also see those of them that come later (prefix LM). By default none.
       types: int token types [B, T], for models that have them (BERT's sentence A or B); by default 0.
-      adapters: int [B], which of several adapters a row has, in a model that has several (`ptft_jax.adapters.several`).
+      adapters: int [B], which of several adapters a row has, in a model that has several (`ptft_jax.adapters.multi_adapter`).
       keys: one dropout key per row [B]; by default no dropout.
       noise: float [B, T, D], what is added to the tokens' vectors, of models of text; by default nothing.
     """

@@ -1,6 +1,6 @@
 """Kernels kept in four or eight bits a number, and multiplied with in the precision of the model.
 
-NF4, its blocks and the quantisation of their scales are those of Dettmers et al. 2023, "QLoRA" (section 3), laid out as in
+NF4, its blocks and the quantization of their scales are those of Dettmers et al. 2023, "QLoRA" (section 3), laid out as in
 bitsandbytes where its blocks and these coincide: where the inputs of a kernel divide into whole blocks.
 """
 
@@ -86,7 +86,7 @@ def quantize(kernel: jax.Array, how: Quantization) -> dict[str, jax.Array]:
         codes = jnp.round(_amid(lambda w, each: w * 127 / each, w, each)).astype(jnp.int8)
     else:
         unit = _amid(jnp.divide, w, each)
-        # Fifteen comparisons with the middles between neighbours; a tie goes to the lower.
+        # Fifteen comparisons with the middles between neighbors; a tie goes to the lower.
         four_bits = sum((unit > middle).astype(jnp.uint8) for middle in _middles(np.asarray(NF4, np.float32)))
         codes = four_bits[0::2] << 4 | four_bits[1::2]
     return {CODES: codes, **(_quantize_scales(scales) if how.double else {"scales": scales})}
@@ -177,7 +177,7 @@ class QuantizedKernel(nnx.Module):
 
 
 def recomputed(kernel: Any, function: Callable[P, T]) -> Callable[P, T]:
-    """The function of a layer with this kernel; where that is quantised, what it makes of it is made again in the backward
+    """The function of a layer with this kernel; where that is quantized, what it makes of it is made again in the backward
     pass. Otherwise a dense copy of every layer's kernel would be kept from the forward pass on."""
     return jax.checkpoint(function) if isinstance(kernel, QuantizedKernel) else function
 
@@ -189,7 +189,7 @@ def plain_path(path: str) -> str:
 
 
 def numbers(path: str, shape: tuple[int, ...], dtype: Any) -> int:
-    """How many of the model's numbers a leaf holds: two a byte of "nf4", none in scales."""
+    """How many of the model's numbers a leaf holds: two in every byte of "nf4", none in scales."""
     name = path.rpartition("/")[2] if plain_path(path) != path else ""
     if name in SCALES:
         return 0

@@ -56,7 +56,7 @@ class ModelSpec:
     gated: bool = declared(Field(False, "gated MLP (SwiGLU with silu)"))
     parallel: bool = declared(Field(False, "attention and MLP side by side (GPT-NeoX), not one after the other"))
     norm: str = declared(
-        one_of("layer", "normalisation; rms_plus_one scales by 1 + weight", "layer", "rms", "rms_plus_one")
+        one_of("layer", "normalization; rms_plus_one scales by 1 + weight", "layer", "rms", "rms_plus_one")
     )
     norm_eps: float = declared(positive(1e-5, "added to the variance"))
     norm_placement: str = declared(
@@ -90,7 +90,7 @@ class ModelSpec:
     attention_cap: float = declared(natural(0.0, "soft cap on scores; 0 = none"))
     logit_cap: float = declared(natural(0.0, "soft cap on logits; 0 = none"))
     embedding_scale: bool = declared(Field(False, "multiply token vectors by sqrt(width)"))
-    embedding_norm: bool = declared(Field(False, "normalise what goes into the first block"))
+    embedding_norm: bool = declared(Field(False, "normalize what goes into the first block"))
     token_types: int = declared(natural(0, "types of tokens that have a vector (BERT: 2)"))
     experts: int = declared(natural(0, "experts in place of each MLP; 0 = a plain MLP"))
     experts_per_token: int = declared(positive(2, "experts that a token is sent to"))
@@ -167,7 +167,7 @@ class ModelSpec:
 RUNNING = ("dropout", "init_std", "dtype", "param_dtype", "scan", "remat", "attention")
 STRUCTURE = tuple(f.name for f in dataclasses.fields(ModelSpec) if f.name not in ("vocab_size", *RUNNING))
 
-# What a child may have otherwise than its parent, where `init.fresh` makes it anew.
+# What a child may have otherwise than its parent, where `init.fresh` re-initializes it.
 HEAD = ("head", "tied", "classes", "class_hidden")
 
 # Settings that mean something only where another one says so.

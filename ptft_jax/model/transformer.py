@@ -36,7 +36,7 @@ class Block(nnx.Module):
     "both" x + norm(f(norm(x))) (Gemma 2). `spec.parallel` runs attention and MLP on the same x (GPT-J, GPT-NeoX).
 
     Fine-tuning methods change what a sublayer f (attention, MLP) puts out by its `adapter`: a module called with
-    (f, f's input, its output y, what the block would make of y, the `PerRow`), each [B, T, D], that returns y anew.
+    (f, f's input, its output y, what the block would make of y, the `PerRow`), each [B, T, D], that returns the new y.
     """
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
@@ -154,7 +154,7 @@ class Transformer:
 
     @property
     def max_tokens(self) -> int:
-        """How many tokens a row may have: `max_length` less the positions that the adapter takes."""
+        """The longest row, in tokens: `max_length` less the positions that the adapter takes."""
         return self.spec.max_length - self.virtual_tokens - self.prefix_length
 
     @property
@@ -176,7 +176,7 @@ class Transformer:
         return None if self.adapt is None else self.adapt.quantization
 
     def _make(self, part: type, prefix: str, key: jax.Array, base: Params | None = None) -> nnx.Module:
-        # Adapters draw from their own stream: the base is initialised alike with and without them.
+        # Adapters draw from their own stream: the base is initialized alike with and without them.
         rngs = nnx.Rngs(params=key, adapter=jax.random.fold_in(key, 1))
         module = part(self.spec.resolved, rngs)
         if base is not None:

@@ -14,7 +14,7 @@ from ptft_jax.objectives.token_loss import as_loss, counted, cross_entropy, metr
 
 @dataclasses.dataclass(frozen=True)
 class Classification(Rows):
-    """Cross-entropy of the class of a row, in nats a row; fields as of `TokenLoss`."""
+    """Cross-entropy of the class of a row, in nats per row; fields as of `TokenLoss`."""
 
     z_loss: float = 0.0
     label_smoothing: float = 0.0

@@ -88,8 +88,8 @@ def build(section: Any, spec: ModelSpec, partition: Partition, phase: int, apart
     Raises:
       UserError: a router that the loss teaches nothing.
     """
-    shut = partition.shut(phase)
-    trained = [leaf for leaf in partition.leaves if leaf.trains and leaf.path not in shut]
+    frozen = partition.frozen_in(phase)
+    trained = [leaf for leaf in partition.leaves if leaf.trains and leaf.path not in frozen]
     if apart is not None or not any(leaf.source.startswith(ROUTER) for leaf in trained):
         return None
     if spec.experts_per_token == 1 and spec.normalize_experts:

@@ -1,4 +1,4 @@
-"""What a compiled program costs, from the compiler: operations and memory; and what is in it, from its optimised HLO."""
+"""What a compiled program costs, from the compiler: operations and memory; and what is in it, from its optimized HLO."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Operation:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The products and exchanges of an optimised program.
+    """The products and exchanges of an optimized program.
 
     Attributes:
       operations: see `Operation`.
@@ -75,7 +75,7 @@ class Program:
 
 
 def parse(text: str) -> Program:
-    """Reads optimised HLO (`compiled.as_text()`). The compiler's own count takes the body of a loop, such as that of scanned
+    """Reads optimized HLO (`compiled.as_text()`). The compiler's own count takes the body of a loop, such as that of scanned
     layers, once; here it counts as often as it runs."""
     found: dict[str, list[tuple[str, tuple[Shape, ...], int, str]]] = collections.defaultdict(list)
     called: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)

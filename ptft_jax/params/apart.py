@@ -1,4 +1,4 @@
-"""Leaves that hold several adapters at once, of which each is trained as if it were alone (`ptft_jax.adapters.several`)."""
+"""Leaves that hold several adapters at once, of which each is trained as if it were alone (`ptft_jax.adapters.multi_adapter`)."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Leaf:
 
     @property
     def numbers(self) -> int:
-        """How many of the model's numbers it holds, quantised or not."""
+        """How many of the model's numbers it holds, quantized or not."""
         return quantized.numbers(self.source, self.shape, self.dtype)
 
     @property
@@ -140,7 +140,7 @@ class Partition:
             tree[STACK] = tuple(tree.pop(k) for k in segments)
         return tree
 
-    def shut(self, phase: int) -> frozenset[str]:
+    def frozen_in(self, phase: int) -> frozenset[str]:
         """The stored paths of what trains in the run, but not in a phase of it."""
         return frozenset(leaf.path for leaf in self.leaves if leaf.trains and not leaf.phases[phase])
 
@@ -189,8 +189,8 @@ class Partition:
 
     def count(self, trains: bool, phase: int | None = None) -> int:
         """The number of trainable (or frozen) parameters, of the run or of a phase of it."""
-        shut = frozenset() if phase is None else self.shut(phase)
-        return sum(f.numbers for f in self.leaves if (f.trains and f.path not in shut) == trains)
+        frozen = frozenset() if phase is None else self.frozen_in(phase)
+        return sum(f.numbers for f in self.leaves if (f.trains and f.path not in frozen) == trains)
 
 
 def _layer_factor(path: str, layer: int, depth: int, decay: float) -> float:
@@ -200,7 +200,7 @@ def _layer_factor(path: str, layer: int, depth: int, decay: float) -> float:
 
 
 def _column(leaf: Leaf, values: Sequence[float]) -> Any:
-    """One number for the whole leaf, or a column with one number a layer."""
+    """One number for the whole leaf, or a column with one number per layer."""
     if len(set(values)) == 1:
         return float(values[0])
     return np.asarray(values, np.float32).reshape((-1,) + (1,) * (len(leaf.shape) - 1))

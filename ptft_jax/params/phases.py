@@ -34,9 +34,9 @@ class Phase:
         """For messages."""
         return f"config.{FIELD}: {self.recipe!r} from step {self.start} on"
 
-    def rules(self, made_anew: tuple[str, ...]) -> recipes.Rules:
+    def rules(self, reinitialized: tuple[str, ...]) -> recipes.Rules:
         """Of what trains. Raises UserError where there is no such recipe."""
-        return recipes.rules(self.recipe, made_anew, FIELD)
+        return recipes.rules(self.recipe, reinitialized, FIELD)
 
 
 def of_config(tune: Any, layers: int, steps: int) -> tuple[Phase, ...]:

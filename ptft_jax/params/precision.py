@@ -1,7 +1,7 @@
 """What each number of a run is kept in: the one policy for parameters, moments, averages, starts and sums.
 
 - What trains, its moments, its averages and where it started are kept in `training.state_dtype`, float32 unless said otherwise.
-- What is frozen is kept in `model.param_dtype`, or quantised. What methods add is small, and is kept as what trains is.
+- What is frozen is kept in `model.param_dtype`, or quantized. What methods add is small, and is kept as what trains is.
 - A step computes in float32, but for the model itself, which computes in `model.dtype`: gradients and their sums over
   micro-batches and devices, the optimizer's arithmetic, statistics that have not the shape of a parameter, and Fisher
   information are float32 always.

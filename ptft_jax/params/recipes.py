@@ -30,12 +30,12 @@ _RATES = {
 }
 
 
-def rules(name: str, made_anew: tuple[str, ...] = (), field: str = "tune.train") -> Rules:
+def rules(name: str, reinitialized: tuple[str, ...] = (), field: str = "tune.train") -> Rules:
     """The rules of a recipe.
 
     Args:
       name: a key of RECIPES; "last:2" for its "last:K".
-      made_anew: patterns of parameters that start from random numbers, and train whatever the recipe.
+      reinitialized: patterns of parameters that start from random numbers, and train whatever the recipe.
       field: the config field that names it, for messages.
 
     Raises:
@@ -49,7 +49,7 @@ def rules(name: str, made_anew: tuple[str, ...] = (), field: str = "tune.train")
     else:
         known = ", ".join(RECIPES)
         raise UserError(f"config.{field} = {name!r}: expected one of {known}{nearest(name, RECIPES)}")
-    return (*((pattern, 1.0) for pattern in made_anew), *chosen)
+    return (*((pattern, 1.0) for pattern in reinitialized), *chosen)
 
 
 def learning_rate(name: str) -> float:

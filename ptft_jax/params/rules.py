@@ -16,6 +16,7 @@ from ptft_jax.errors import UserError, listed, nearest
 STACK = "blocks"
 _SLICE = re.compile(rf"^{STACK}\[(-?\d*)(:?)(-?\d*)\]")
 _UNSET = object()
+_EMBEDDING = "embed/tokens/embedding"
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -83,7 +84,7 @@ def refuse_idle(patterns: Sequence[str], names: Mapping[str, Any], field: str, w
     for pattern in patterns:
         expression = regex(pattern, field)
         if not any(expression.fullmatch(name) for name in names):
-            raise UserError(f"{field}: {pattern!r} matches no {what}:{listed(names, 40)}")
+            raise UserError(f"{field}: {pattern!r} matches no {what}{_tied(expression, names)}:{listed(names, 40)}")
 
 
 def assign(
@@ -138,4 +139,17 @@ def _says_nothing(field: str, number: int, pattern: str, layers: slice, shapes: 
     hint = nearest(pattern, shapes)
     if layers != slice(None) and depth is not None and not range(depth)[layers]:
         hint = f" (the model has {depth} layers)"
+    hint = _tied(compiled(pattern, field)[0], shapes) or hint
     return f"{field}: rule {number} {pattern!r} matches no parameter{hint}; parameters:{listed(shapes, 40)}"
+
+
+def _tied(expression: re.Pattern[str], names: Mapping[str, Any]) -> str:
+    """A hint for a pattern that is meant for the head of a model whose head is its embedding table."""
+    own = (
+        "head/kernel",
+        "head/scores/kernel",
+        "head/classes/kernel",
+    )  # of an untied head, of masked tokens, of classes
+    if not expression.fullmatch(own[0]) or _EMBEDDING not in names or any(name in names for name in own):
+        return ""
+    return f" (the head is tied, model.tied: it is {_EMBEDDING})"

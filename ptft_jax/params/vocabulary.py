@@ -15,12 +15,12 @@ AXES = {"embed/tokens/embedding": 0, "head/kernel": 1, "head/scores/kernel": 1, 
 
 
 def grow(params: Mapping[str, Any], known: int, rows: int, new: str, std: float, key: jax.Array) -> dict[str, Any]:
-    """Parameters with `rows` rows of the vocabulary, those from `known` on made anew. Traceable, so the result can be
+    """Parameters with `rows` rows of the vocabulary, those from `known` on re-initialized. Traceable, so the result can be
     compiled with sharded outputs.
 
     Args:
       known: how many tokens there were. A published embedding often has more rows than its tokenizer has tokens; these
-        were never trained, and are made anew, too.
+        were never trained, and are re-initialized, too.
       new: "mean", the mean of the known rows, by which a new token is at first about as likely as an average one
         (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models"); or "normal", drawn with
         standard deviation `std`.

@@ -117,7 +117,7 @@ def build(config: Any, partition: Partition, model: Any, *, tuned: bool, fresh: 
         field = f"config.tune.{name}.weight = {tune[name].weight!r}"
         if wanted and fresh:
             raise UserError(
-                f"{field}: the parent predicts nothing with parameters that init.fresh makes anew:{listed(fresh)}\n"
+                f"{field}: the parent predicts nothing with parameters that init.fresh re-initializes:{listed(fresh)}\n"
                 "tune.l2_sp and tune.mixout keep the others near it"
             )
         if wanted and config.tokenizer.add:

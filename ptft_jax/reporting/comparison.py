@@ -16,8 +16,8 @@ from typing import Any
 from ptft_jax import config as configs
 from ptft_jax.config.tree import HOW
 from ptft_jax.errors import UserError, listed, nearest
-from ptft_jax.reporting import combined, workdirs
-from ptft_jax.reporting.measures import by_adapter
+from ptft_jax.reporting import merge_page, run_names
+from ptft_jax.reporting.summary_tables import by_adapter
 from ptft_jax.runs import identity
 from ptft_jax.runs.lineage import parted, place
 from ptft_jax.runs.workdir import Workdir
@@ -120,7 +120,7 @@ def compare(references: Sequence[str | pathlib.Path]) -> list[Group]:
         if not run.lineage:
             raise UserError(f"{run.workdir} has no parent: what it gained and forgot cannot be said")
         if "transfer" not in run.summary:
-            if combined.read(run.workdir):
+            if merge_page.read(run.workdir):
                 raise UserError(
                     f"{run.workdir} is a combined model, which was not trained: name the runs it was made of"
                 )
@@ -316,4 +316,4 @@ def _names(groups: Sequence[Sequence[Finished]]) -> list[str]:
         begin = re.sub(r"\d+$", "", "".join(letters[0] for letters in same))  # lora10, lora11: not lora1
         name = names[0] if len(runs) == 1 else re.sub(r"([\W_]*seed|[\W_]+s)?[\W_]*$", "", begin) or names[0]
         short.append(name + (f"#{runs[0].adapter}" if runs[0].adapter else ""))
-    return workdirs.names(short, [runs[0].reference for runs in groups])
+    return run_names.names(short, [runs[0].reference for runs in groups])

@@ -43,7 +43,7 @@ def write(groups: Sequence[Group], out: pathlib.Path) -> None:
     parent = run.lineage[0]
     page = Page(
         "Fine-tuning, compared",
-        f"{len(groups)} ways to specialise {place(parent)} on {run.config['data']['source']}.",
+        f"{len(groups)} ways to specialize {place(parent)} on {run.config['data']['source']}.",
     )
     if figure := front(groups, "What was gained against what was forgotten"):
         page.heading("Gain and forgetting")
@@ -83,11 +83,11 @@ def write_sequence(found: Mapping[str, Any], out: pathlib.Path) -> None:
     write_json(figures, found)
     page = Page("A sequence of tasks", " → ".join(found["stages"]))
     page.heading("Every stage on every task's test split")
-    for name, title in (("accuracy", "Accuracy"), ("nll", "Loss (nats a token)")):
+    for name, title in (("accuracy", "Accuracy"), ("nll", "Loss (nats per token)")):
         less = name == "nll"
         names = found["stages"], found["tasks"]
         page.figure(plots.heat(found[name]["matrix"], *names, title=title, less_is_better=less))
-    page.text("Colours are by column: the stage that is best at a task is the brightest.")
+    page.text("Colors are by column: the stage that is best at a task is the brightest.")
     page.heading("Transfer")
     page.table(sequence_table(found))
     page.text(

@@ -111,7 +111,7 @@ def _append(opened: tuple[pathlib.Path, IO[str]], row: Mapping[str, Any]) -> Non
 
 
 def _stays(row: Mapping[str, Any], step: int, pending: bool) -> bool:
-    if row.get("kind") == "test" or row.get("selected"):  # of the end, which is done anew
+    if row.get("kind") == "test" or row.get("selected"):  # of the end, which is done again
         return False
     found = row.get("kind") != "train"  # an evaluation or a sample, which come after the step itself
     return row["step"] < step or (row["step"] == step and not (pending and found))

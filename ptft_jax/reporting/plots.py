@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 # Now, not when the first plot is drawn: what is to be drawn may take hours.
 matplotlib = environment.needed("matplotlib", "a report's plots")
 
-# Okabe & Ito's colours, which colour-blind readers can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe & Ito's colors, which color-blind readers can tell apart.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 # More of them, where parts are many: Tol's muted ones.
-_MORE_COLOURS = ("#882255", "#44AA99", "#999933", "#777777")
+_MORE_COLORS = ("#882255", "#44AA99", "#999933", "#777777")
 
 Points = Sequence[tuple[float, float]]
 
@@ -54,24 +54,24 @@ def curves(
     y: str,
     level: tuple[str, float] | None = None,
     marks: Mapping[str, Sequence[tuple[float, float]]] | None = None,
-    colours: Mapping[str, str] | None = None,
+    colors: Mapping[str, str] | None = None,
 ) -> str:
-    """Lines of (x, y) points; the lines of a group share a colour and one legend entry.
+    """Lines of (x, y) points; the lines of a group share a color and one legend entry.
 
     Args:
       level: a named horizontal line.
-      marks: for each group, points to emphasise (selected checkpoints).
-      colours: of each group, where several figures show the same ones; see `palette`.
+      marks: for each group, points to emphasize (selected checkpoints).
+      colors: of each group, where several figures show the same ones; see `palette`.
     """
     figure, axes = _axes(7.2, 3.6, title, x, y)
-    colours = colours or palette(groups)
+    colors = colors or palette(groups)
     for name, lines in groups.items():
-        colour = colours[name]
+        color = colors[name]
         for i, points in enumerate(lines):
             label = name if i == 0 else None
-            axes.plot(*zip(*points), color=colour, label=label, alpha=0.85, linewidth=1.5)
+            axes.plot(*zip(*points), color=color, label=label, alpha=0.85, linewidth=1.5)
         for point in (marks or {}).get(name, ()):
-            axes.plot(*point, "o", color=colour, markersize=5)
+            axes.plot(*point, "o", color=color, markersize=5)
     if level is not None:
         axes.axhline(level[1], color="#555555", linestyle="--", linewidth=1, label=level[0])
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -84,15 +84,15 @@ def dots(
     title: str,
     x: str,
     level: tuple[str, float] | None = None,
-    colours: Mapping[str, str] | None = None,
+    colors: Mapping[str, str] | None = None,
 ) -> str:
     """One row a name: every value as a small dot, their mean as a bar with its number; a named vertical line."""
     figure, axes = _axes(7.2, 0.9 + 0.42 * len(values), title, x, "")
-    colours = colours or palette(values)
+    colors = colors or palette(values)
     for i, (name, row) in enumerate(values.items()):
         mean = sum(row) / len(row)
-        axes.plot(row, [i] * len(row), "o", color=colours[name], markersize=5, alpha=0.7)
-        axes.plot([mean], [i], "|", color=colours[name], markersize=18, markeredgewidth=2)
+        axes.plot(row, [i] * len(row), "o", color=colors[name], markersize=5, alpha=0.7)
+        axes.plot([mean], [i], "|", color=colors[name], markersize=18, markeredgewidth=2)
         axes.annotate(f"{mean:.3f}", (mean, i), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=8)
     if level is not None:
         axes.axvline(level[1], color="#555555", linestyle="--", linewidth=1, label=level[0])
@@ -104,13 +104,13 @@ def dots(
 
 
 def scatter(
-    groups: Mapping[str, Points], *, title: str, x: str, y: str, colours: Mapping[str, str] | None = None
+    groups: Mapping[str, Points], *, title: str, x: str, y: str, colors: Mapping[str, str] | None = None
 ) -> str:
     """Points by group."""
     figure, axes = _axes(7.2, 3.6, title, x, y)
-    colours = colours or palette(groups)
+    colors = colors or palette(groups)
     for name, points in groups.items():
-        axes.plot(*zip(*points), "o", color=colours[name], label=name, markersize=6, alpha=0.8)
+        axes.plot(*zip(*points), "o", color=colors[name], label=name, markersize=6, alpha=0.8)
     axes.axhline(0, color="#999999", linewidth=0.8)
     axes.axvline(0, color="#999999", linewidth=0.8)
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -126,17 +126,17 @@ def front(
     best = set(best)
     stairs = sorted(points[name][:2] for name in best)
     for name, (across, up, spread_x, spread_y) in points.items():
-        colour = COLOURS[0] if name in best else "#8a8a8a"
+        color = COLORS[0] if name in best else "#8a8a8a"
         axes.errorbar(
-            across, up, xerr=spread_x or None, yerr=spread_y or None, fmt="o", color=colour, markersize=6,
+            across, up, xerr=spread_x or None, yerr=spread_y or None, fmt="o", color=color, markersize=6,
             elinewidth=1, capsize=2, alpha=0.9, zorder=3,
         )  # fmt: skip
     axes.margins(x=0.12, y=0.12)
     axes.autoscale_view()
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     across, up = zip((stairs[0][0], bottom), *stairs, (right, stairs[-1][1]))
-    axes.step(across, up, where="post", color=COLOURS[0], linewidth=1.4, alpha=0.7, label="Pareto front", zorder=2)
-    axes.fill_between((left, *across), (bottom, *up), top, step="post", color=COLOURS[0], alpha=0.05, linewidth=0)
+    axes.step(across, up, where="post", color=COLORS[0], linewidth=1.4, alpha=0.7, label="Pareto front", zorder=2)
+    axes.fill_between((left, *across), (bottom, *up), top, step="post", color=COLORS[0], alpha=0.05, linewidth=0)
     axes.set(xlim=(left, right), ylim=(bottom, top))
     for level, line in ((0, axes.axvline), (0, axes.axhline)):
         line(level, color="#999999", linewidth=0.8, zorder=1)
@@ -184,35 +184,35 @@ def bars(groups: Mapping[str, Mapping[str, float]], *, title: str, x: str, y: st
     figure, axes = _axes(8.6, 3.4, title, x, y)
     places = list(dict.fromkeys(place for row in groups.values() for place in row))
     width = 0.8 / max(len(groups), 1)
-    for i, (name, colour) in enumerate(palette(groups).items()):
+    for i, (name, color) in enumerate(palette(groups).items()):
         at = [places.index(place) + (i - (len(groups) - 1) / 2) * width for place in groups[name]]
-        axes.bar(at, list(groups[name].values()), 0.92 * width, color=colour, label=name)
+        axes.bar(at, list(groups[name].values()), 0.92 * width, color=color, label=name)
     axes.set_xticks(range(len(places)), places, rotation=45 if len(places) > 10 else 0, fontsize=8)
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return svg(figure)
 
 
 def stacked(rows: Mapping[str, Mapping[str, float]], *, title: str, x: str) -> str:
-    """A bar per row, of its parts one after the other; parts in the order of their first appearance, of a colour each. What is at
+    """A bar per row, of its parts one after the other; parts in the order of their first appearance, of a color each. What is at
     least a twelfth of the longest bar has its number in it."""
     from matplotlib.colors import to_rgb
 
     figure, axes = _axes(8.6, 1.3 + 0.5 * len(rows), title, x, "")
     parts = list(dict.fromkeys(part for row in rows.values() for part in row))
-    colours = [*COLOURS[:-1], *_MORE_COLOURS]
+    colors = [*COLORS[:-1], *_MORE_COLORS]
     longest = max(sum(row.values()) for row in rows.values())
     for number, part in enumerate(parts):
         lengths = [row.get(part, 0.0) for row in rows.values()]
         if not any(lengths):
             continue
         before = [sum(row.get(other, 0.0) for other in parts[:number]) for row in rows.values()]
-        colour = colours[number % len(colours)]
-        axes.barh(range(len(rows)), lengths, 0.7, left=before, color=colour, label=part)
+        color = colors[number % len(colors)]
+        axes.barh(range(len(rows)), lengths, 0.7, left=before, color=color, label=part)
         for at, (start, length) in enumerate(zip(before, lengths)):
             if length >= longest / 12:
                 middle = start + length / 2
                 dark = (
-                    sum(weight * c for weight, c in zip((0.299, 0.587, 0.114), to_rgb(colour))) < 0.5
+                    sum(weight * c for weight, c in zip((0.299, 0.587, 0.114), to_rgb(color))) < 0.5
                 )  # as eyes see it
                 shade = "white" if dark else "black"
                 axes.text(middle, at, f"{length:,.1f}", ha="center", va="center", fontsize=8, color=shade)
@@ -243,13 +243,13 @@ def heat(
     axes.imshow(shades, cmap="viridis", aspect="auto", vmin=-0.15, vmax=1.05)
     for i, row in enumerate(values):
         for j, value in enumerate(row):
-            colour = "white" if shades[i][j] < 0.6 else "black"
-            axes.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=9, color=colour)
+            color = "white" if shades[i][j] < 0.6 else "black"
+            axes.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=9, color=color)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     return svg(figure)
 
 
 def palette(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each name, in order, starting over after the last."""
-    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+    """A color for each name, in order, starting over after the last."""
+    return {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}

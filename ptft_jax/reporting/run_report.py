@@ -9,9 +9,9 @@ from typing import Any
 
 from ptft_jax.data import pipeline
 from ptft_jax.errors import UserError
-from ptft_jax.reporting import clock, combined, plots, workdirs
-from ptft_jax.reporting.measures import by_adapter, measures
+from ptft_jax.reporting import clock, merge_page, plots, run_names
 from ptft_jax.reporting.page import Page
+from ptft_jax.reporting.summary_tables import by_adapter, measures
 from ptft_jax.runs.files import read_json, write_json
 from ptft_jax.runs.lineage import place
 from ptft_jax.runs.workdir import Workdir
@@ -28,7 +28,7 @@ def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
       UserError: a folder that holds no run.
     """
     folders = list({folder.resolve(): folder for folder in folders}.values())
-    names = workdirs.names([folder.name for folder in folders], list(map(str, folders)))
+    names = run_names.names([folder.name for folder in folders], list(map(str, folders)))
     rows = [_read(name, folder) for name, folder in zip(names, folders)]
     write_json(out.with_name("results.json"), {row["name"]: row for row in rows})
     page = Page("Runs", ", ".join(map(str, folders)))
@@ -51,7 +51,7 @@ def _read(name: str, workdir: pathlib.Path) -> Row:
         "data": here.read_data(),
         "partition": here.read_partition(),
         "lineage": here.read_lineage(),
-        "combined": combined.read(workdir),
+        "combined": merge_page.read(workdir),
         "summary": summary,
         "seconds_by": _seconds_by(here, summary),
         "train": [r for r in metrics if r["kind"] == "train"],
@@ -94,10 +94,10 @@ def _curves(page: Page, rows: Sequence[Row]) -> None:
     for key in sorted({key for row in rows for r in row["evals"] for key in r if key.endswith("/nll")}):
         lines = {row["name"]: [[(r["step"], r[key]) for r in row["evals"] if key in r]] for row in rows}
         lines = {name: points for name, points in lines.items() if points[0]}
-        page.figure(plots.curves(lines, title=key, x="step", y="nats a token"))
+        page.figure(plots.curves(lines, title=key, x="step", y="nats per token"))
     train = {row["name"]: [[(r["step"], r["loss"]) for r in row["train"]]] for row in rows if row["train"]}
     if train:
-        page.figure(plots.curves(train, title="training loss", x="step", y="nats a token"))
+        page.figure(plots.curves(train, title="training loss", x="step", y="nats per token"))
 
 
 def _combined(page: Page, rows: Sequence[Row]) -> None:
@@ -105,9 +105,9 @@ def _combined(page: Page, rows: Sequence[Row]) -> None:
     for row in rows:
         if row["combined"]:
             page.heading(f"{row['name']}: {row['combined']['method']}")
-            page.text(combined.origin(row["combined"]))
-            page.table(combined.table(row["combined"]))
-            for figure in combined.figures(row["combined"]).values():
+            page.text(merge_page.origin(row["combined"]))
+            page.table(merge_page.table(row["combined"]))
+            for figure in merge_page.figures(row["combined"]).values():
                 page.figure(figure)
 
 

@@ -52,7 +52,7 @@ def load(
     merge_into: str = "",
     together: bool = False,
 ) -> Loaded:
-    """The model that WORKDIR[@STEP|@best|@latest], hf:... or gguf:... names, adapters merged where that can be. A quantised
+    """The model that WORKDIR[@STEP|@best|@latest], hf:... or gguf:... names, adapters merged where that can be. A quantized
     base stays so, with the adapter on it, unless `merge_into` says otherwise.
 
     Args:
@@ -63,7 +63,7 @@ def load(
       dtype: what imported weights are kept and computed in; a run's are as its config says.
       adapter: a folder in PEFT's format, put onto the model.
       ignore: patterns of tensors that may be left out, of imported weights.
-      merge_into: of a run on a quantised base, for parameters of a plain model: "dequantized" or "original", see
+      merge_into: of a run on a quantized base, for parameters of a plain model: "dequantized" or "original", see
         `ptft_jax.adapters.quantized.QuantizedBase.merge`.
       together: of a run with several adapters, all may be loaded; else the reference has to choose one (`RUN#NAME`).
 
@@ -77,7 +77,7 @@ def load(
     added = peft_adapter(adapter, source, "--adapter") if adapter else None
     method = added.method if added else source.adapter
     if source.quantization and added:
-        raise UserError(f"--adapter: {source.name} has an adapter on a quantised base; export it, and put this on that")
+        raise UserError(f"--adapter: {source.name} has an adapter on a quantized base; export it, and put this on that")
     if merge_into:
         restore.check_merge(source, merge_into, "merge_into")
     whole = method is None or (method.mergeable and (bool(merge_into) or not source.quantization))

@@ -56,7 +56,7 @@ class Parent(Protocol):
 
     @property
     def quantization(self) -> Quantization | None:
-        """How its base is quantised; None = not."""
+        """How its base is quantized; None = not."""
 
     @property
     def step(self) -> int:
@@ -80,7 +80,7 @@ class Parent(Protocol):
           dtype: what imported weights are kept in; a run's are as they were saved.
           weights: "raw", "ema", or "auto" for the average where one was kept.
           merged: fold the adapter into its base, giving the parameters of a plain model.
-          merge_into: of a run on a quantised base, "dequantized" or "original": which kernels the adapter is folded into.
+          merge_into: of a run on a quantized base, "dequantized" or "original": which kernels the adapter is folded into.
           wide: paths that are read in float32 whatever `dtype` is.
           model: fields of the head that is wanted (`ptft_jax.model.spec.HEAD`), of imported weights.
 
@@ -88,8 +88,8 @@ class Parent(Protocol):
           UserError: they are damaged, or of another form.
         """
 
-    def lineage(self, print_: str) -> list[dict[str, Any]]:
-        """The chain behind a run that starts from this one with the fingerprint `print_`, nearest first."""
+    def lineage(self, fingerprint: str) -> list[dict[str, Any]]:
+        """The chain behind a run that starts from this one with the fingerprint `fingerprint`, nearest first."""
 
     def relative_to(self, workdir: pathlib.Path) -> str:
         """Its place seen from a workdir, so that both may move together; "" where that means nothing."""

@@ -19,7 +19,7 @@ from ptft_jax.data import cache, jsons
 from ptft_jax.errors import UserError, listed
 from ptft_jax.parallel import processes
 from ptft_jax.params import fingerprint
-from ptft_jax.runs import manifest, references, retention
+from ptft_jax.runs import manifest, pins, retention
 from ptft_jax.runs.checkpoint import (
     Damaged,
     check_files,
@@ -123,7 +123,7 @@ class Checkpoints:
     def save(self, state: TrainState, params: Mapping[str, Any], meta: dict[str, Any], selected: float | None) -> None:
         """Starts saving the state as step `state.step`; returns when the arrays may be overwritten.
 
-        Where that step is there already, it holds the same state, and only what `meta` knows of it anew is added.
+        Where that step is there already, it holds the same state, and only what is new in `meta` is added.
 
         Args:
           params: the stored leaves to save (all, or only the trainable ones).
@@ -196,7 +196,7 @@ class Checkpoints:
         cache.write_atomic(Workdir(self.workdir).progress, lambda path: path.write_text(text))
 
     def _remove(self, seen: bool) -> None:
-        stay = retention.kept(list(self._saved.values()), pinned=references.steps(self.workdir), **self._rule)
+        stay = retention.kept(list(self._saved.values()), pinned=pins.steps(self.workdir), **self._rule)
         doomed = sorted(set(self._saved) - stay)
         if doomed and not seen and not self._newest_is_whole():
             return  # those before it may be needed
@@ -205,7 +205,7 @@ class Checkpoints:
             folder = Workdir(self.workdir).checkpoint(step).path
             aside = folder.with_name(folder.name + _REMOVING)
             folder.rename(aside)
-            if step in references.steps(self.workdir):  # by somebody who saw it before that
+            if step in pins.steps(self.workdir):  # by somebody who saw it before that
                 aside.rename(folder)
                 continue
             del self._saved[step]

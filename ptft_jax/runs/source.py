@@ -15,6 +15,7 @@ import jax
 
 from ptft_jax import adapters
 from ptft_jax import config as configs
+from ptft_jax.config import renamed
 from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
@@ -23,7 +24,7 @@ from ptft_jax.model.spec import HEAD, STRUCTURE
 from ptft_jax.params import fingerprint
 from ptft_jax.params.partition import join, overlay
 from ptft_jax.params.rules import flatten, matches, unflatten
-from ptft_jax.runs import checkpoint, references
+from ptft_jax.runs import checkpoint, pins
 from ptft_jax.runs.lineage import parted
 from ptft_jax.runs.parent import Layout, Parent
 from ptft_jax.runs.workdir import Workdir
@@ -128,13 +129,13 @@ class Source:
         flat = flatten(parameters(self, layout, merged=merged, weights=weights, merge_into=merge_into))
         return unflatten({p: a for p, a in flat.items() if not matches(self.left_out, p)})
 
-    def lineage(self, print_: str) -> list[dict[str, Any]]:
+    def lineage(self, fingerprint: str) -> list[dict[str, Any]]:
         """The chain of checkpoints behind a run that starts from this one, nearest first."""
         before = Workdir(self.workdir).read_lineage()
         here = {
             "workdir": self.reference,
             "step": self.step,
-            "fingerprint": print_,
+            "fingerprint": fingerprint,
             "run_id": Workdir(self.workdir).run_id,
         }
         return [here | ({"adapter": self.chosen} if self.chosen else {}), *before]
@@ -202,7 +203,7 @@ def find_run(
         config = configs.check(values)
     source = Source(workdir, step, meta, config, (*ignore, *fresh), which)
     if pin is not None:
-        weakref.finalize(source, references.release, pin)
+        weakref.finalize(source, pins.release, pin)
     return source
 
 
@@ -210,14 +211,14 @@ def _opened(place: str, field: str, reference: str) -> tuple[pathlib.Path, int, 
     """(workdir, step, its meta, the file that protects it from being removed while it is read, or None)."""
     for attempt in range(_TRIES):
         workdir, step = checkpoint.resolve(place, field)
-        pin = None if Workdir(workdir).is_finished else references.reading(workdir, step)
+        pin = None if Workdir(workdir).is_finished else pins.reading(workdir, step)
         try:
             meta = checkpoint.read_meta(workdir, step)
             refuse_changed(workdir, meta, Workdir(workdir).read_config())
             return workdir, step, meta, pin
         except BaseException as e:
             if pin is not None:
-                references.release(pin)
+                pins.release(pin)
             if isinstance(e, checkpoint.Damaged):
                 raise damaged(field, reference, workdir, step, e) from e
             if not isinstance(e, checkpoint.Gone) or attempt == _TRIES - 1:
@@ -231,9 +232,10 @@ def refuse_changed(workdir: pathlib.Path, meta: Mapping[str, Any], config: confi
     if "config" not in meta:  # of an earlier version
         return
     now = config.as_dict()
+    recorded = renamed.current(meta["config"])
     changed = []
     for name, field in config.fields():
-        before = configs.get(meta["config"], name, field.default)
+        before = configs.get(recorded, name, field.default)
         if configs.get(now, name) != json.loads(json.dumps(before)) and not name.startswith(configs.HOW):
             changed.append(f"{name.rstrip('_')}: {before!r} -> {configs.get(now, name)!r}")
     if changed:
@@ -249,7 +251,7 @@ def protect(source: Parent, child: pathlib.Path) -> str:
     if not isinstance(source, Source) or source.finished:
         return ""
     unfinished = f"{source.workdir} has not finished: this run starts from its step {source.step}"
-    if references.keep(source.workdir, source.step, child):
+    if pins.keep(source.workdir, source.step, child):
         return f"{unfinished}, which is kept for it ({Workdir(source.workdir).references.name}/)"
     return f"{unfinished}, which it may remove, since {source.workdir} cannot be written: copy it, or wait for its end"
 
@@ -258,7 +260,7 @@ def protect_base(base: Mapping[str, Any], child: pathlib.Path) -> None:
     """As `protect`, of what a checkpoint in `child` says of its base (`base_reference`)."""
     workdir = pathlib.Path(base["workdir"])
     if not is_reference(base["workdir"]) and workdir.is_dir() and not Workdir(workdir).is_finished:
-        references.keep(workdir, base["step"], child)
+        pins.keep(workdir, base["step"], child)
 
 
 def recorded(reference: str, workdir: pathlib.Path) -> str:
@@ -278,12 +280,12 @@ def recorded(reference: str, workdir: pathlib.Path) -> str:
 def parameters(
     source: Source, layout: Layout, *, merged: bool, weights: str = "auto", merge_into: str = ""
 ) -> dict[str, Any]:
-    """The parameters of a checkpoint, whole; frozen ones of an adapter run come from its base, as it is, not quantised.
+    """The parameters of a checkpoint, whole; frozen ones of an adapter run come from its base, as it is, not quantized.
 
     Args:
       layout: where each leaf goes; it lands there directly.
       merged: fold the run's adapter into its base, giving the parameters of a plain model.
-      merge_into: of a run on a quantised base, "dequantized" or "original": which kernels the adapter is folded into.
+      merge_into: of a run on a quantized base, "dequantized" or "original": which kernels the adapter is folded into.
       weights: "raw", "ema", or "auto" for the average where one was kept.
 
     Raises:
@@ -316,7 +318,7 @@ def parameters(
 
 
 def check_merge(source: Parent, merge_into: str, field: str) -> None:
-    """Raises UserError where `merge_into` is missing, or given for a model that has no quantised base."""
+    """Raises UserError where `merge_into` is missing, or given for a model that has no quantized base."""
     if source.quantization and not merge_into:
         raise UserError(
             f"{source.name} was trained on a base in {source.quantization.format}, so a plain model of it has to be chosen by "
@@ -324,7 +326,7 @@ def check_merge(source: Parent, merge_into: str, field: str) -> None:
             "'original' adds it to the base's own, more exact kernels, for which it was not trained (other logits)"
         )
     if merge_into and not source.quantization:
-        raise UserError(f"{field} = {merge_into!r}: {source.name} has no quantised base")
+        raise UserError(f"{field} = {merge_into!r}: {source.name} has no quantized base")
 
 
 def _read(source: Source, name: str, layout: Layout) -> dict[str, Any]:
@@ -345,7 +347,12 @@ def fisher(source: Parent, layout: Layout) -> dict[str, Any]:
 
 
 def base_reference(
-    parent: Parent, workdir: pathlib.Path, print_: str, weights: str, config: configs.Section, wide: Sequence[str] = ()
+    parent: Parent,
+    workdir: pathlib.Path,
+    fingerprint: str,
+    weights: str,
+    config: configs.Section,
+    wide: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What an adapter checkpoint in `workdir` records of the base that it does not contain, and of how it was read: `wide` are
     the paths that were read in float32 whatever `model.param_dtype` is."""
@@ -355,7 +362,7 @@ def base_reference(
         "relative": parent.relative_to(workdir),
         "step": parent.step,
         "adapter": parent.lineage("")[0].get("adapter", ""),
-        "fingerprint": print_,
+        "fingerprint": fingerprint,
         "weights": weights,
         "dtype": config.model.param_dtype,
         "wide": list(wide),

@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from ptft_jax import config as configs
-from ptft_jax.config import plugins
+from ptft_jax.config import plugins, renamed
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.runs import files
 
@@ -101,7 +101,7 @@ class Workdir:
 
     @property
     def references(self) -> pathlib.Path:
-        """Which steps others need (`ptft_jax.runs.references`)."""
+        """Which steps others need (`ptft_jax.runs.pins`)."""
         return self.path / "references"
 
     def checkpoint(self, step: int) -> Checkpoint:
@@ -147,7 +147,7 @@ class Workdir:
         """The resolved config."""
         try:
             with plugins.never_from(self.path):
-                return configs.check(files.read_json(self.config))
+                return configs.check(renamed.current(files.read_json(self.config)))
         except UserError as e:
             raise UserError(str(e) if str(self.config) in str(e) else f"{self.config}: {e}") from e
 

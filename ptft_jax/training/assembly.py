@@ -19,7 +19,7 @@ from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.feed import Feed, Indexed
 from ptft_jax.errors import UserError, few, listed, nearest
-from ptft_jax.evaluation import evaluate, measured, sampler
+from ptft_jax.evaluation import evaluate, measured_sets, previews
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes
 from ptft_jax.reporting.clock import Clock
@@ -94,7 +94,7 @@ class Run:
         self.feed: Feed = Indexed(lambda step: self.batches(start=step))
         self.selection = self._selection()
         self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
-        self.sampler = sampler.build(c, self.trainer.model, self.trainer.partition, self.tokenizer)
+        self.sampler = previews.build(c, self.trainer.model, self.trainer.partition, self.tokenizer)
         self.plan = Schedule(
             steps=c.training.steps,
             eval_every=c.eval.every,
@@ -153,7 +153,7 @@ class Run:
         self.data = pipeline.training(c.data, self.tokenizer, self.builder, **options, head=self._start_head(fresh))
         self._check_template()
         self.head = self.data.head.settled()
-        sets = measured.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter, self.head)
+        sets = measured_sets.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter, self.head)
         self.eval_batches, self.test_batches, self.source = sets
 
     def _start_head(self, fresh: tuple[str, ...]) -> class_names.Head:

@@ -149,12 +149,12 @@ def _with_direction(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_new(fresh: Sequence[str]) -> bool:
-    """Whether the head is among what is made anew."""
+    """Whether the head is among what is re-initialized."""
     return any(matches(fresh, f"head/{leaf}") for leaf in ("kernel", "classes/kernel", "dense/kernel"))
 
 
 def head_of(parent: Parent | None, fresh: Sequence[str]) -> class_names.Head:
-    """The classes of the head that a run starts with: its parent's, unless it is made anew."""
+    """The classes of the head that a run starts with: its parent's, unless it is re-initialized."""
     return class_names.NEW if parent is None or _is_new(fresh) else class_names.of(parent)
 
 

@@ -27,7 +27,7 @@ from ptft_jax.runs.checkpoint import Damaged, best_steps, check_files, has_recor
 from ptft_jax.runs.files import write_bytes, write_json
 from ptft_jax.runs.saving import Checkpoints, read_state
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import measuring, profile
+from ptft_jax.training import outcome, profile
 from ptft_jax.training.hooks import Hook
 from ptft_jax.training.loop import Loop
 from ptft_jax.training.termination import Terminated, Termination
@@ -122,7 +122,7 @@ class Execution:
             parents = (
                 None
                 if run.continued
-                else measuring.of_parent(
+                else outcome.of_parent(
                     run.start, run.workdir, run.eval_batches | run.test_batches, run.byte_lengths, loop.check
                 )
             )
@@ -136,10 +136,12 @@ class Execution:
         like = run.trainer.state_like
         resumed = checkpoints.resume(like, run.trainer.stored_params(like))
         if resumed is None:
-            state, print_ = self._went_on(run.continued) if run.continued else run.start.state(run.importance, check)
+            state, fingerprint = (
+                self._went_on(run.continued) if run.continued else run.start.state(run.importance, check)
+            )
             if processes.main():
-                self._record(print_)
-            meta: dict[str, Any] = {"resumed": False, "pending": True, "before": {}, "parent_fingerprint": print_}
+                self._record(fingerprint)
+            meta: dict[str, Any] = {"resumed": False, "pending": True, "before": {}, "parent_fingerprint": fingerprint}
             return state, run.first_step, meta
         for message in resumed.messages:
             run.reporter.say(message)
@@ -158,7 +160,7 @@ class Execution:
         return state, saved["step"], meta | {k: saved[k] for k in ("before", "parent_fingerprint")}
 
     def _put_back(self, digests: Mapping[str, str]) -> None:
-        """Writes the tokenizer's files (name -> digest) anew where they were lost, so that the run can be read when it has ended."""
+        """Writes the tokenizer's files (name -> digest) again where they were lost, so that the run can be read when it has ended."""
         for name, data in self.run.tokenizer.files().items():
             path = self.run.workdir / name
             if cache.digest(data) == digests.get(name) and not (path.is_file() and path.read_bytes() == data):
@@ -192,7 +194,7 @@ class Execution:
         run.reporter.say(lost + f"the best is now that of step {ranked[0]} ({run.selection.metric} {value:.4g})")
         run.selection.replace_best(value, ranked[0])
 
-    def _record(self, print_: str) -> None:
+    def _record(self, fingerprint: str) -> None:
         """What is known before the first step. config.json comes last: it marks the folder as a run's."""
         run, files, here = self.run, self.run.tokenizer.files(), Workdir(self.run.workdir)
         if here.is_run:  # of a run that never began
@@ -200,14 +202,14 @@ class Execution:
                 (run.workdir / left).unlink()
         for name, data in files.items():
             write_bytes(run.workdir / name, data)
-        write_json(here.lineage, self._lineage(print_))
+        write_json(here.lineage, self._lineage(fingerprint))
         write_json(here.environment, {"run_id": uuid.uuid4().hex, **environment.describe()})
         write_json(here.partition, run.trainer.partition.table())
         write_json(here.data, run.data.table)
         write_json(here.config, run.config.as_dict())
 
-    def _lineage(self, print_: str) -> list[dict[str, Any]]:
-        """Of a run whose parent has the fingerprint `print_`. What a parent would remove is protected, and that is said."""
+    def _lineage(self, fingerprint: str) -> list[dict[str, Any]]:
+        """Of a run whose parent has the fingerprint `fingerprint`. What a parent would remove is protected, and that is said."""
         run = self.run
         came_from = run.continued or run.parent
         if came_from is None:
@@ -217,7 +219,7 @@ class Execution:
         if run.continued:
             here, *before = run.continued.lineage(run.continued.meta["fingerprint"])
             return [here | {"optimizer": True}, *before]
-        here, *before = came_from.lineage(print_)
+        here, *before = came_from.lineage(fingerprint)
         return [here | ({"wide": list(run.trainer.wide)} if run.trainer.wide else {}), *before]
 
     def _announce(self, step: int) -> None:
@@ -247,9 +249,9 @@ class Execution:
         run = self.run
         base = None
         if run.parent is not None and run.trainer.refers_to_base:
-            print_ = meta["parent_fingerprint"]
+            fingerprint = meta["parent_fingerprint"]
             base = restore.base_reference(
-                run.parent, run.workdir, print_, run.start.init["weights"], run.config, run.trainer.wide
+                run.parent, run.workdir, fingerprint, run.start.init["weights"], run.config, run.trainer.wide
             )
         saved = {
             "config": run.config.as_dict(),
@@ -307,7 +309,7 @@ class Execution:
         run, writer = self.run, loop.writer
         step = int(run.trainer.program.whole(state).step)
         optimizer_bytes = sum(a.nbytes for a in jax.tree.leaves(run.trainer.program.whole(state).optimizer))
-        cost = measuring.step_cost(run.trainer.program, state, run.feed.next(step - 1, state)) if step else None
+        cost = outcome.step_cost(run.trainer.program, state, run.feed.next(step - 1, state)) if step else None
         state, best = self._best(state, step, loop.checkpoints)
         test = self._test(state, loop.check)
         if test:
@@ -322,7 +324,7 @@ class Execution:
         flops = 3 * run.trainer.model.spec.flops_per_token(positions) * run.config.data.batch_size * positions
         before, after = {**at.get(run.first_step, {}), **meta["before"]}, {**at.get(best, {}), **test}
         with self.clock("evaluation"):
-            drift = measuring.drift(run.start, state, meta["parent_fingerprint"])
+            drift = outcome.drift(run.start, state, meta["parent_fingerprint"])
         seconds = self.clock.by_part
         return {
             "finished": True,
@@ -333,7 +335,7 @@ class Execution:
             "selected": {"metric": run.selection.metric, "value": run.selection.best},
             "before": before,
             "after": after,
-            "transfer": measuring.gains(
+            "transfer": outcome.gains(
                 run.start, run.workdir, run.source.source if run.source is not None else "", before, after
             ),
             "drift": drift,

@@ -133,7 +133,7 @@ class Start:
         return {p: plain[p].astype(jnp.float32 if p in wide else a.dtype) for p, a in shapes.items()}
 
     def base(self) -> dict[str, Any]:
-        """The parent's parameters, checked against this model and finite: all but those that are initialized anew."""
+        """The parent's parameters, checked against this model and finite: all but those that are re-initialized."""
         assert self.parent is not None, "nothing of a run without a parent is from one"
         head = {name: self._config.as_dict()["model"][name] for name in specs.HEAD}
         have = flatten(self.parameters_of(self.parent, **head))

@@ -36,7 +36,7 @@ class Step:
       partition: which parameters the gradient is taken for.
       optimizer: Optax chain over the trainable tree.
       regularization: what keeps the run near its start.
-      shut: stored paths of what trains in the run, but not in this phase of it: no gradient is taken for them, and they keep
+      frozen: stored paths of what trains in the run, but not in this phase of it: no gradient is taken for them, and they keep
         their values. `optimizer` is that of the phase.
       micro_batches: the batch is run in this many equal parts, one after the other; the result is the same.
       ema_decay: decay of the average of the trainable parameters, 0 for none; see `newest`.
@@ -51,7 +51,7 @@ class Step:
     micro_batches: int = 1
     ema_decay: float = 0.0
     regularization: Regularization = dataclasses.field(default_factory=Regularization)
-    shut: frozenset[str] = frozenset()
+    frozen: frozenset[str] = frozenset()
     apart: Apart | None = None
     balance: Balance | None = None
 
@@ -75,7 +75,7 @@ class Step:
         whole = unflatten({p: grads[p] if p in grads else jnp.zeros_like(a) for p, a in before.items()})
         updates, optimizer = self.optimizer.update(whole, wide.optimizer, wide.trainable, anchor=wide.anchor)
         after = flatten(optax.apply_updates(wide.trainable, updates))
-        trainable = unflatten({p: before[p] if p in self.shut else a for p, a in after.items()})
+        trainable = unflatten({p: before[p] if p in self.frozen else a for p, a in after.items()})
         ema = wide.ema
         if self.ema_decay:
             share = newest(self.ema_decay, state.step + 1)
@@ -105,14 +105,14 @@ class Step:
         phase), of this device's rows where `axis` is given."""
         rows = batch["inputs"].shape[0]
         if rows % self.micro_batches:
-            raise ValueError(f"{rows} rows a device do not divide into {self.micro_batches} micro-batches")
+            raise ValueError(f"{rows} rows per device do not divide into {self.micro_batches} micro-batches")
         first = 0 if axis is None else jax.lax.axis_index(axis) * rows
         key = jax.random.fold_in(state.rng, state.step)
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
 
         # Of what is kept narrower, too: gradients are float32.
         regularization, flat = self.regularization, flatten(precision.wide(state.trainable))
-        opened = {path: a for path, a in flat.items() if path not in self.shut}
+        trained = {path: a for path, a in flat.items() if path not in self.frozen}
         anchor = flatten(state.anchor)
         reference = self.partition.merge(state.anchor, state.frozen) if regularization.distill else None
         average = (
@@ -121,8 +121,8 @@ class Step:
             else None
         )
 
-        def run(opened: dict[str, Any], part: Batch, part_keys: jax.Array) -> tuple[Context, Scored, Routing | None]:
-            trainable = unflatten({**flat, **regularization.mixed(opened, anchor, key)})
+        def run(trained: dict[str, Any], part: Batch, part_keys: jax.Array) -> tuple[Context, Scored, Routing | None]:
+            trainable = unflatten({**flat, **regularization.mixed(trained, anchor, key)})
             params = self.partition.merge(trainable, state.frozen)
             context = Context(part_keys, reference, average, state.step)
             if self.balance is None:
@@ -131,9 +131,9 @@ class Step:
             return context, (params, hidden_BTD), routing
 
         def total(
-            opened: dict[str, Any], part: Batch, part_keys: jax.Array, loads: Loads | None = None
+            trained: dict[str, Any], part: Batch, part_keys: jax.Array, loads: Loads | None = None
         ) -> tuple[jax.Array, tuple[Loss, Routing | None]]:
-            context, mine, routing = run(opened, part, part_keys)
+            context, mine, routing = run(trained, part, part_keys)
             loss = regularization.loss(self.objective, self.model, mine, part, context)
             if self.balance is None:
                 return loss.total, (loss, None)
@@ -143,23 +143,22 @@ class Step:
 
         gradient = jax.value_and_grad(total, has_aux=True)
         if self.micro_batches == 1:
-            (_, sums), grads = gradient(opened, batch, keys)
+            (_, sums), grads = gradient(trained, batch, keys)
             return sums, grads
 
-        def split(
-            x: jax.Array,
-        ) -> jax.Array:  # every micro-batch takes rows from every device: [B] -> [micro, B / micro], interleaved
+        def split(x: jax.Array) -> jax.Array:
+            # Every micro-batch takes rows from every device: [B] -> [micro, B / micro], interleaved.
             return jnp.swapaxes(x.reshape(-1, self.micro_batches, *x.shape[1:]), 0, 1)
 
         parts = jax.tree.map(split, (batch, keys))
         loads = None
         if self.balance is not None and self.balance.weighs:
             # What each part's terms are depends on where the tokens of all parts go: a forward pass more.
-            counted = _added_up(lambda part: (run(opened, *part)[2], self.objective.weight(part[0])), parts)
+            counted = _added_up(lambda part: (run(trained, *part)[2], self.objective.weight(part[0])), parts)
             loads = self.balance.loads(*_over_devices(counted, axis))
 
         def one(part: Any) -> tuple[Any, dict[str, Any]]:
-            (_, sums), grads = gradient(opened, *part, loads)
+            (_, sums), grads = gradient(trained, *part, loads)
             return sums, grads
 
         return _added_up(one, parts)
@@ -189,7 +188,7 @@ def newest(decay: float, count: jax.Array) -> jax.Array:
 
 def check(train: Callable[..., Any], state: TrainState, batch: Batch, name: str = "") -> None:
     """Raises UserError where a step would not return the state as it takes it: another shape or dtype, which every later step
-    would be compiled anew for, and no checkpoint would be continued with.
+    would be compiled again for, and no checkpoint would be continued with.
 
     Args:
       train: the step, compiled or not; it is traced, not run.

@@ -11,7 +11,7 @@ import jax
 
 from ptft_jax import adapters, objectives, pairing
 from ptft_jax import config as configs
-from ptft_jax.adapters import several
+from ptft_jax.adapters import multi_adapter
 from ptft_jax.adapters.base import Encode, Updates, is_added
 from ptft_jax.config import seeds
 from ptft_jax.errors import UserError, listed
@@ -165,14 +165,14 @@ class Trainer(Compiled):
                 self.notes.append(self.adapter.note)
         self.model = Transformer(spec, self.adapter, constrain)
         if self.model.quantization and not self.tuned:
-            raise UserError("config.tune.quantize.format: without init.from there is no base to quantise")
+            raise UserError("config.tune.quantize.format: without init.from there is no base to quantize")
         self._check_length()
         self.plain_shapes = self.plain.shapes()
         refuse_idle(self._fresh, flatten(self.plain_shapes), "config.init.fresh", "parameter")
         if self.adapter is not None and self.model.quantization:
             made = [p for p in flatten(self.plain_shapes) if matches(self._fresh, p) and self.adapter.quantizes(p)]
             if made:
-                raise UserError(f"config.init.fresh: these are quantised kernels, which cannot train:{listed(made)}")
+                raise UserError(f"config.init.fresh: these are quantized kernels, which cannot train:{listed(made)}")
         # What trains starts from the parent's own numbers, and what methods add from float32.
         self.maker, self.plain_maker = (
             dataclasses.replace(m, spec=dataclasses.replace(spec, param_dtype="float32"))
@@ -209,7 +209,7 @@ class Trainer(Compiled):
         return partition
 
     def _refuse_frozen_new(self, partition: Partition) -> None:
-        """What is initialized anew has to train: random numbers would stay in the model, and no checkpoint of an adapter would
+        """What is re-initialized has to train: random numbers would stay in the model, and no checkpoint of an adapter would
         hold them."""
         frozen = {plain_path(f.source) for f in partition.leaves if not f.trains}
         made = [p for p in sorted(frozen) if matches(self._fresh, p) or (self.new_rows and p in vocabulary.AXES)]
@@ -217,7 +217,7 @@ class Trainer(Compiled):
             field = "init.fresh" if matches(self._fresh, made[0]) else "tokenizer.add"
             rules = (*((path, 1.0) for path in made), *adapters.rates(self.config.tune, self._fresh))
             raise UserError(
-                f"config.{field}: these are made anew, but frozen:{listed(made)}\nlet them train: tune.rates={rules}"
+                f"config.{field}: these are re-initialized, but frozen:{listed(made)}\nlet them train: tune.rates={rules}"
             )
 
     def _steps(self, partition: Partition) -> list[tuple[int, Step]]:
@@ -232,7 +232,7 @@ class Trainer(Compiled):
                 f"objective.name = {c.objective.name!r} has none among its metrics ({', '.join(self.objective.metrics)})"
             )
         own = Updates() if self.adapter is None else self.adapter.updates(partition, c.training.steps)
-        apart = several.apart(self.adapter, partition)
+        apart = multi_adapter.apart(self.adapter, partition)
 
         def step(phase: int) -> Step:
             pull = self.regularization.start_decay
@@ -245,7 +245,7 @@ class Trainer(Compiled):
                 c.training.micro_batches,
                 c.training.ema_decay,
                 self.regularization,
-                partition.shut(phase),
+                partition.frozen_in(phase),
                 apart,
                 routing.build(c.objective, self.model.spec, partition, phase, apart),
             )

@@ -2,7 +2,7 @@
 
 python -m ptft_jax.verbs.chat --run=runs/base@best --template=chatml --message="Who are you?"
 
-Without --message, each line of the input is a message. At a terminal: /reset starts anew, /system TEXT starts anew with
+Without --message, each line of the input is a message. At a terminal: /reset starts again, /system TEXT starts again with
 a system message, /exit or Ctrl-D ends, Ctrl-C ends an answer.
 """
 
@@ -79,7 +79,7 @@ def _turn(conversation, message: str, as_json: bool) -> None:
     show(answer.text)
     print(flush=True)
     if answer.reason == "full":
-        print("(the answer ends here: the model sees no more; start anew)", file=sys.stderr, flush=True)
+        print("(the answer ends here: the model sees no more; start again)", file=sys.stderr, flush=True)
 
 
 def _talk(conversation, as_json: bool) -> None:

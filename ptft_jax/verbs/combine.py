@@ -50,7 +50,7 @@ def define() -> None:
         "Of interpolate, chooses alpha from the curve: target (least loss on the run's data), sum (of that and the loss "
         "on its parent's data), budget (as target, but with --budget on the parent's data).",
     )
-    define_number("budget", None, natural(0.0, ""), "Of --rule=budget: nats a token that the parent's data may lose.")
+    define_number("budget", None, natural(0.0, ""), "Of --rule=budget: nats per token that the parent's data may lose.")
     flags.DEFINE_list("weights", None, "A number for each --run, such as 1,-0.5; 1 each where not given.")
     define_number("density", None, mass(1.0, ""), "Share of each task vector that is kept; of DARE, 1 - its drop rate.")
     flags.DEFINE_string(

@@ -137,11 +137,14 @@ def _check_config_words(argv: Sequence[str]) -> None:
 def _check_settings(argv: Sequence[str], plugins: Sequence[str]) -> None:
     """Answers a mistyped --config.NAME with the nearest valid one, which ml_collections does not."""
     from ptft_jax import config
+    from ptft_jax.config import renamed
 
     valid = [path for path, _ in config.fields(config.tree_of(tuple(plugins)))]
     for word in argv[1:]:
         name = word.lstrip("-").partition("=")[0]
         if word.startswith("-") and name.startswith("config.") and name[len("config.") :] not in valid:
+            if now := renamed.said(name[len("config.") :], "--config."):
+                raise UserError(now)
             raise UserError(f"--{name} is not a setting{nearest(name[len('config.') :], valid)}")
 
 
@@ -272,7 +275,7 @@ def prepare_jax() -> None:
 def _keep_freed_memory() -> None:
     """Tells glibc to keep freed buffers for the next step.
 
-    A compiled program on a CPU allocates its temporary buffers anew at every call. By default glibc gives large ones
+    A compiled program on a CPU allocates its temporary buffers again at every call. By default glibc gives large ones
     back to the kernel each time, and a quarter of a small model's step is spent in page faults. The price: the
     process holds its peak memory. Does nothing elsewhere, or where a MALLOC_ variable says what the user wants.
     """

@@ -40,7 +40,7 @@ def define() -> None:
         "merge_into",
         "",
         ["", "dequantized", "original"],
-        "Of a run on a quantised base: add its adapter to the kernels it was trained on, or to the base's own.",
+        "Of a run on a quantized base: add its adapter to the kernels it was trained on, or to the base's own.",
     )
     size = Field(5.0, "", valid=lambda v: v >= 0.0001, expected="a value of 0.0001 or more")
     define_number("shard_gb", 5.0, size, "Largest safetensors file, in GB.")
@@ -118,7 +118,7 @@ def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dic
     _refuse_changed_base(source, flatten(params), flatten(restore.base_parameters(source, on_one_device)))
     base = base or origin.removeprefix("hf:")
     written = export.to_peft(source.adapter.bare, params, fields, named, out, base=base)
-    # The format has no place for how the base is kept: whoever loads it quantises it, or not.
+    # The format has no place for how the base is kept: whoever loads it quantizes it, or not.
     written |= {"trained_on": dataclasses.asdict(source.quantization)} if source.quantization else {}
     return written | _lost_names(source, chain[1])
 
@@ -126,7 +126,7 @@ def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dic
 def _lost_names(source: Any, base: dict[str, Any]) -> dict[str, Any]:
     """What a PEFT folder leaves out of a classifier: names of classes are in the base's config.json alone."""
     from ptft_jax.interop import labels
-    from ptft_jax.interop.fields import Fields
+    from ptft_jax.interop.config_reader import Fields
 
     theirs = labels.read(Fields(base["config"], base["reference"]))[1] if "config" in base else ()
     if source.classes == theirs:

@@ -38,7 +38,7 @@ def built(method, **changes):
 
 
 def dense(method, params):
-    """The parameters of a plain model that a method adapts: a quantised base's are its dequantised ones."""
+    """The parameters of a plain model that a method adapts: a quantized base's are its dequantized ones."""
     base = unflatten({p: a for p, a in flatten(params).items() if not is_added(p)})
     return method.decode(base) if isinstance(method, QuantizedBase) else base
 
@@ -57,7 +57,7 @@ def check_merge(method, **changes):
 
 
 def check_start(method, **changes):
-    """A new adapter on given parameters leaves the logits as they are; on a quantised base, as those of its kernels. A
+    """A new adapter on given parameters leaves the logits as they are; on a quantized base, as those of its kernels. A
     moved one does not."""
     spec = dataclasses.replace(SPEC, **changes)
     model, plain = Transformer(spec, method), Transformer(spec)

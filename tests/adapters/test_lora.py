@@ -48,13 +48,13 @@ def test_a_new_adapter_changes_nothing():
     model, plain = Transformer(SPEC, lora), Transformer(SPEC)
     params, bare = model.init(jax.random.key(0)), plain.init(jax.random.key(0))
     flat = flatten(params)
-    for path, array in flatten(bare).items():  # the base is initialised alike with and without adapters
+    for path, array in flatten(bare).items():  # the base is initialized alike with and without adapters
         np.testing.assert_array_equal(array, flat[path])
     tokens = random_batch(0, rows=2)["inputs"]
     np.testing.assert_array_equal(model(params, tokens), plain(bare, tokens))
 
 
-def test_initialisation_is_of_the_layer_alone():
+def test_initialization_is_of_the_layer_alone():
     few, many = (Transformer(SPEC, Lora(4, 8.0, False, 0.0, t)) for t in (("blocks/mlp/up",), ("blocks/.*",)))
     path = "blocks/mlp/up/adapter/lora_a"
     a, b = (flatten(m.init(jax.random.key(0)))[path] for m in (few, many))

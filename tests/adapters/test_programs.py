@@ -1,4 +1,4 @@
-"""Programs with many small factorisations end, also on a machine with two cores."""
+"""Programs with many small factorizations end, also on a machine with two cores."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Quantised kernels: the format against its derivation, numpy and bitsandbytes; methods on a quantised base."""
+"""Quantized kernels: the format against its derivation, numpy and bitsandbytes; methods on a quantized base."""
 
 import dataclasses
 import statistics
@@ -12,8 +12,8 @@ from ptft_jax.adapters.base import ADDED
 from ptft_jax.adapters.dora import Dora
 from ptft_jax.adapters.ia3 import Ia3
 from ptft_jax.adapters.lora import Lora
+from ptft_jax.adapters.multi_adapter import MultiAdapter
 from ptft_jax.adapters.quantized import QuantizedBase
-from ptft_jax.adapters.several import Several
 from ptft_jax.errors import UserError
 from ptft_jax.model import quantized
 from ptft_jax.model.inputs import Inputs
@@ -77,7 +77,7 @@ def test_two_inputs_share_a_byte_and_zeros_stay():
     np.testing.assert_array_equal(dequantize(leaves, Quantization("nf4", 4, False), jnp.bfloat16)[:, 1], 0)
 
 
-def test_stacked_kernels_are_quantised_apart():
+def test_stacked_kernels_are_quantized_apart():
     w, how = (
         jnp.asarray(np.stack([[kernel(seed=s) for s in (0, 1)], [kernel(seed=s) for s in (2, 3)]])),
         Quantization("nf4"),
@@ -143,11 +143,11 @@ def test_int8_is_that_of_bitsandbytes():
     np.testing.assert_allclose(dequantize(ours, how, jnp.float32), dense, rtol=3e-7)
 
 
-# Methods on a quantised base
+# Methods on a quantized base
 
 
 @pytest.mark.heavy
-def test_a_start_is_the_quantised_base():
+def test_a_start_is_the_quantized_base():
     check_start(QuantizedBase(Dora(2, 4.0, False, 0.0, ("blocks/mlp/.*",)), Quantization("nf4", 16), BLOCKS), layers=2)
 
 
@@ -156,7 +156,7 @@ def test_a_start_is_the_quantised_base():
     [(NF, MIXTURE), (QuantizedBase(Dora(2, 4.0, False, 0.0, BLOCKS), Quantization("int8", 16, False), BLOCKS), {})],
     ids=["lora on nf4, a mixture", "dora on int8"],
 )
-def test_merged_into_dequantised_kernels(method, changes):
+def test_merged_into_dequantized_kernels(method, changes):
     check_merge(method, **changes)
 
 
@@ -235,14 +235,14 @@ def test_an_odd_input_has_no_pairs():
         NF.check(shapes)
 
 
-def test_quantised_kernels_do_not_train():
+def test_quantized_kernels_do_not_train():
     shapes = Transformer(SPEC, NF).shapes()
     codes = Partition.of(shapes, (("blocks/mlp/up/kernel/scales", 1.0), (ADDED, 1.0), (".*", 0.0)))
-    with pytest.raises(UserError, match="config.tune.rates: .*quantised kernels.*\n.*blocks/mlp/up/kernel/scales"):
+    with pytest.raises(UserError, match="config.tune.rates: .*quantized kernels.*\n.*blocks/mlp/up/kernel/scales"):
         NF.updates(codes, 10)
 
 
-def test_what_is_known_of_a_method_is_known_of_it_on_a_quantised_base():
+def test_what_is_known_of_a_method_is_known_of_it_on_a_quantized_base():
     """Whatever `Method` offers comes from the method that is wrapped, not from the defaults."""
     from ptft_jax.adapters.base import Method
 
@@ -250,9 +250,9 @@ def test_what_is_known_of_a_method_is_known_of_it_on_a_quantised_base():
     assert offered <= vars(QuantizedBase).keys() | {"__call__"}
 
 
-def test_several_adapters_share_a_quantised_base():
+def test_several_adapters_share_a_quantized_base():
     several = QuantizedBase(
-        Several(Lora(2, 4.0, False, 0.0, ("blocks/mlp/.*",)), ("a", "b")), Quantization("nf4", 16), BLOCKS
+        MultiAdapter(Lora(2, 4.0, False, 0.0, ("blocks/mlp/.*",)), ("a", "b")), Quantization("nf4", 16), BLOCKS
     )
     model = Transformer(dataclasses.replace(SPEC, layers=2), several)
     params = moved(jax.jit(model.init)(jax.random.key(0)))

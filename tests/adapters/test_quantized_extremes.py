@@ -1,4 +1,4 @@
-"""Quantised kernels near the ends of float32, beside bitsandbytes' formulas written in numpy."""
+"""Quantized kernels near the ends of float32, beside bitsandbytes' formulas written in numpy."""
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +69,7 @@ def test_finite_kernels_give_finite_and_right_numbers(form, double):
         expected = of_bitsandbytes(w, form, 64, double)
         assert all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves.values()), name
         assert np.isfinite(found).all(), name
-        # A code may fall to the neighbour where two are as near; what is compared is how far both are from the kernel.
+        # A code may fall to the neighbor where two are as near; what is compared is how far both are from the kernel.
         largest = np.abs(w.astype(np.float64)).max()
         off, theirs = (np.abs(x - w) for x in (found, expected))
         assert off.max() <= theirs.max() * 1.001 + 2 * LEAST, name

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptft_jax.combining import arithmetic, measuring
+from ptft_jax.combining import arithmetic, scoring
 from ptft_jax.errors import UserError
 
 
@@ -121,8 +121,8 @@ def test_layers_of_a_stack_are_taken_one_by_one():
 
 
 def test_points_of_a_curve():
-    assert measuring.points("0,0.1,...,1") == tuple(round(i / 10, 12) for i in range(11))
-    assert measuring.points("0, 0.5 ,1") == (0.0, 0.5, 1.0)
+    assert scoring.points("0,0.1,...,1") == tuple(round(i / 10, 12) for i in range(11))
+    assert scoring.points("0, 0.5 ,1") == (0.0, 0.5, 1.0)
     for bad in ("0,0.3,...,1", "1,0", "0,a", "0,2", "0,0,1", "...", "0,0,...,1", ""):
         with pytest.raises(UserError, match="--curve="):
-            measuring.points(bad)
+            scoring.points(bad)

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from ptft_jax.adapters.lora import A, B
-from ptft_jax.combining import arithmetic, lowrank, measuring, models
+from ptft_jax.combining import arithmetic, lowrank, models, scoring
 from ptft_jax.combining.combine import ADAPTERS, METHODS, combine
 from ptft_jax.data import cache
 from ptft_jax.data import tokenizers as tok
@@ -85,8 +85,8 @@ def runs(text_file, tmp_path_factory):
     derived(folder, "one", "start", noise=0.02)
     derived(folder, "two", "start", noise=0.02, ema=True)
     parent = restore.find(str(folder / "base"))
-    print_ = checkpoint.read_meta(folder / "start", 0)["parent_fingerprint"]
-    base = restore.base_reference(parent, folder / "lora", print_, "auto", Workdir(folder / "start").read_config())
+    fingerprint = checkpoint.read_meta(folder / "start", 0)["parent_fingerprint"]
+    base = restore.base_reference(parent, folder / "lora", fingerprint, "auto", Workdir(folder / "start").read_config())
     value = {f"blocks/attention/value/{A}": (3, 32, 3), f"blocks/attention/value/{B}": (3, 3, 32)}
     up = {f"blocks/mlp/up/{A}": (3, 32, 3), f"blocks/mlp/up/{B}": (3, 3, 128)}
     for name, shapes, targets in (
@@ -181,7 +181,7 @@ def test_rules_choose_from_a_curve(options, expected):
     target = {0.0: 5.0, 0.25: 4.0, 0.5: 3.0, 0.75: 2.9, 1.0: 2.5}
     source = {0.0: 1.0, 0.25: 1.3, 0.5: 1.6, 0.75: 2.0, 1.0: 4.0}
     line = [{"x": np.full(1, value, np.float32)} for value in (0.0, 1.0)]
-    found = measuring.curve(*line, (0.25, 0.5, 1.0), Pretended(target, source), **options)
+    found = scoring.curve(*line, (0.25, 0.5, 1.0), Pretended(target, source), **options)
     assert found.alpha == expected
     alphas = {0.25, 0.5, 1.0} | ({0.0} if options.get("rule") == "budget" else set()) | {options.get("alpha", 0.5)}
     assert [row["alpha"] for row in found.rows] == sorted(alphas)
@@ -207,11 +207,11 @@ def test_a_greedy_soup_keeps_what_is_no_worse():
         models.Model(types.SimpleNamespace(name=n), models.Held({"x": np.full(2, v, np.float32)}))
         for n, v in values.items()
     ]
-    soup, steps = measuring.greedy(made, lambda params: abs(float(params["x"][0]) - 1.2), 1)
+    soup, steps = scoring.greedy(made, lambda params: abs(float(params["x"][0]) - 1.2), 1)
     # b alone is 0.2 away; with c it would be 0.3, with a 0.7, with d 5.2.
     assert [(row["run"], row["kept"]) for row in steps] == [("b", True), ("c", False), ("a", False), ("d", False)]
     assert soup["x"].tolist() == [1, 1] and [row["soup"] for row in steps] == pytest.approx([0.2, 0.3, 0.7, 5.2])
-    soup, steps = measuring.greedy(made, lambda params: -abs(float(params["x"][0]) - 1.5), -1)
+    soup, steps = scoring.greedy(made, lambda params: -abs(float(params["x"][0]) - 1.5), -1)
     # b and c are as good; of equals the first given comes first, and the other is kept as it makes the mean better.
     assert [(row["run"], row["kept"]) for row in steps] == [("b", True), ("c", True), ("a", False), ("d", False)]
     assert soup["x"].tolist() == [1.5, 1.5]
@@ -431,7 +431,7 @@ def test_every_method_is_offered():
     assert read == set(verb.OPTIONS)
 
 
-def test_an_adapter_on_a_quantised_base_is_not_merged_without_a_word(runs, tmp_path):
+def test_an_adapter_on_a_quantized_base_is_not_merged_without_a_word(runs, tmp_path):
     derived(runs.folder, "nf4", "lora", config={"tune.quantize.format": "nf4", "tune.quantize.block": 16})
     with pytest.raises(
         UserError, match="nf4@0 was trained on a base in nf4: first write a plain model of it by ptft export"

@@ -60,8 +60,8 @@ def runs(text_file, tmp_path_factory):
     changed(folder, "infinite", "one", at("final_norm/scale", 0, -np.inf))
     changed(folder, "huge", "one", at(LEAF, (0, 0, 0), np.float32(3e38)))
     parent = restore.find(str(folder / "base"))
-    print_ = checkpoint.read_meta(folder / "one", 0)["parent_fingerprint"]
-    base = restore.base_reference(parent, folder / "lora", print_, "auto", Workdir(folder / "one").read_config())
+    fingerprint = checkpoint.read_meta(folder / "one", 0)["parent_fingerprint"]
+    base = restore.base_reference(parent, folder / "lora", fingerprint, "auto", Workdir(folder / "one").read_config())
     shapes = {f"{ADAPTED}/{A}": (3, 32, 2), f"{ADAPTED}/{B}": (3, 2, 32)}
     tune = {"tune.method": "lora", "tune.lora.rank": 2, "tune.lora.targets": [ADAPTED]}
     derived(folder, "lora", "one", noise=0.1, shapes=shapes, config=tune, meta={"base": base})

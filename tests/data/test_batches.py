@@ -150,7 +150,7 @@ def test_what_is_random_about_a_row_follows_from_its_place():
     for k in range(2 * rows):
         by_row.setdefault(tuple(alone[k]["targets"][0]), []).append(alone[k]["weights"][0])
     assert all(len(v) == 2 for v in by_row.values())
-    assert any(not np.array_equal(*v) for v in by_row.values()), "masked anew in the next epoch"
+    assert any(not np.array_equal(*v) for v in by_row.values()), "masked again in the next epoch"
     halves = [stream(sets, mixture, p, 2, batch_size=4)[5]["weights"] for p in (0, 1)]
     np.testing.assert_array_equal(np.concatenate(halves), one[5]["weights"])
 

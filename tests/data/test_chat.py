@@ -242,7 +242,7 @@ HARMFUL = {
     "dict": (NESTED + "{{ dict([(ns.x, 1)]) }}", MUCH),
     "changed": (NESTED + "{% for j in [1, 2] %}{{ loop.changed(ns.x) }}{% endfor %}", MUCH),
     "unique": (NESTED + "{{ [ns.x]|unique|list }}", MUCH),
-    "sum": ("{{ ([[1] * 1000] * 1000)|sum(start=[])|length }}", "no numbers"),
+    "sum": ("{{ ([[1] * 1000] * 1000)|sum(start=[])|length }}", "values that are not numbers"),
     "source": ("a" * 300_000, "300000 characters long"),
     "parentheses": ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "recursion"),
     # memory

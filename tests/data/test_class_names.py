@@ -9,7 +9,7 @@ from ptft_jax import config as configs
 from ptft_jax.data import builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.class_names import Head
-from ptft_jax.data.prepare import preparing
+from ptft_jax.data.prepare import shard_writing
 from ptft_jax.data.prepare.engines import Processes
 from ptft_jax.data.prepare.settings import Settings
 from ptft_jax.errors import UserError
@@ -132,7 +132,7 @@ def test_prepared_labels_are_numbered_too(cache, tmp_path, form):
     for name, options in (("found", ""), ("given", "?classes=two,zero,one")):
         reference = source(tmp_path / f"{name}.{form}", *labels, options=options, form=form)
         settings = Settings(sources=(reference,), shards=2)
-        preparing.prepare(settings, tok.ByteTokenizer(), tmp_path / name, Processes(1))
+        shard_writing.prepare(settings, tok.ByteTokenizer(), tmp_path / name, Processes(1))
         prepared = f"tokens:{tmp_path / name}"
         found = training(prepared, head=Head(("zero", "one", "two"), "hf:x", 3))
         assert all(label == 2 - int(t.split()[1]) % 3 for t, label in seen(found).items())
@@ -157,7 +157,7 @@ def test_a_model_that_scores_no_classes_leaves_labels_alone(cache, tmp_path):
     head = class_names.of(model)
     assert head == class_names.NEW == head.settled()
     data = configs.check({"data": {"source": source(tmp_path / "x.jsonl", "b", "a")}}).data
-    tokens = pipeline.tokenised(data, data.source, "train", tok.ByteTokenizer())
+    tokens = pipeline.tokenized(data, data.source, "train", tok.ByteTokenizer())
     assert class_names.numbered(tokens, head)[0] is tokens
     model.fields["head"] = "classes"
     assert class_names.of(model) == Head((), "x", 2)

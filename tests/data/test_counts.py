@@ -147,14 +147,14 @@ def test_empty_answers_are_counted_and_said_where_they_are(cache, tokenizer, tmp
     found = training(tokenizer, "causal_lm", source=source, template="chatml", length=88, overlong="drop")
     assert found.table[0]["empty_answers"] == 5 and found.table[0]["dropped"] == 1
     assert [place.rsplit("line ")[-1] for place in found.table[0]["empty_at"]] == ["4", "8", "9", "11"]
-    assert "5 of the answers are empty, and learned as such: " in "\n".join(pipeline.announced(found.table))
+    assert "5 of the answers are empty, and trained on as such: " in "\n".join(pipeline.announced(found.table))
     assert pipeline.shown(found.table)[0]["empty answers"] == 5
     cut = training(
         tokenizer, "causal_lm", source=source, template="chatml", length=60, overlong="truncate", packing="none"
     )
     assert cut.table[0]["empty_answers"] == 4 and cut.table[0]["trained"] == drawn(cut)[0]
     # They can be left unlearned; then nothing of two of them is.
-    with pytest.raises(UserError, match="line 4: nothing in it is learned, and so it is in 1 others"):
+    with pytest.raises(UserError, match="line 4: none of its tokens has loss, and so it is in 1 others"):
         training(
             tokenizer,
             "causal_lm",

@@ -1,4 +1,4 @@
-"""A bit that flipped on disk is seen when data are opened: an error of what was prepared, and a cache makes it anew."""
+"""A bit that flipped on disk is seen when data are opened: an error of what was prepared, and a cache makes it again."""
 
 import gzip
 import json
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from ptft_jax.data import cache as caches
-from ptft_jax.data import pipeline, prepared, store, tokenise
+from ptft_jax.data import pipeline, store, token_folder, tokenize
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.examples import Encoded
-from ptft_jax.data.prepare import engines, preparing
+from ptft_jax.data.prepare import engines, shard_writing
 from ptft_jax.data.prepare.settings import Settings
 from ptft_jax.data.records import open_records
 from ptft_jax.errors import UserError
@@ -41,7 +41,7 @@ def flip(path, at=0.5, keep_times=True):
 
 def make(tmp_path, shards=2, **settings):
     source = lines(tmp_path / "source/x.jsonl", [{**row, "label": n % 3} for n, row in enumerate(texts(0, 200))])
-    preparing.prepare(Settings((source,), shards=shards, **settings), BYTES, tmp_path / "out", HERE)
+    shard_writing.prepare(Settings((source,), shards=shards, **settings), BYTES, tmp_path / "out", HERE)
     return tmp_path / "out"
 
 
@@ -49,19 +49,19 @@ def make(tmp_path, shards=2, **settings):
 @pytest.mark.parametrize("name", ["ids", "lengths", "labels", "origins", "trained", "keys"])
 def test_a_flipped_bit_in_a_prepared_shard(cache, tmp_path, name, shards):
     folder = make(tmp_path, shards)
-    first, _ = prepared.load(folder, "train", BYTES)
+    first, _ = token_folder.load(folder, "train", BYTES)
     assert len(first)
     path = folder / f"train/shard-0000{shards - 1}-of-0000{shards}/{name}.bin"
     flip(path)
     with pytest.raises(
         UserError, match=f"{path}: damaged: .*copy {folder} again .* or delete it and have ptft data prepare"
     ):
-        prepared.load(folder, "train", BYTES)
-    prepared.load(folder, "validation", BYTES)
+        token_folder.load(folder, "train", BYTES)
+    token_folder.load(folder, "validation", BYTES)
     with pytest.raises(UserError, match=f"{path}: damaged"):
-        prepared.kept(folder, "train") if name == "keys" else prepared.load(folder, "train", BYTES)
+        token_folder.kept(folder, "train") if name == "keys" else token_folder.load(folder, "train", BYTES)
     flip(path)
-    assert prepared.load(folder, "train", BYTES)[0].key == first.key
+    assert token_folder.load(folder, "train", BYTES)[0].key == first.key
 
 
 def test_what_is_noted_of_prepared_data(cache, tmp_path):
@@ -74,18 +74,18 @@ def test_what_is_noted_of_prepared_data(cache, tmp_path):
         )
         assert path.read_text() != content
         with pytest.raises(UserError, match=f"{path}: damaged: it is not what was written"):
-            prepared.load(folder, "train", BYTES)
+            token_folder.load(folder, "train", BYTES)
         path.write_text(content)
     flip(shard / "meta.json", 0.0)
     with pytest.raises(UserError, match="meta.json: not JSON.*copy .* again"):
-        prepared.load(folder, "train", BYTES)
+        token_folder.load(folder, "train", BYTES)
     flip(shard / "meta.json", 0.0)
     other = folder / "train/shard-00001-of-00002"
     shard.rename(folder / "train/aside")
     other.rename(shard)
     (folder / "train/aside").rename(other)
     with pytest.raises(UserError, match="is not the shard of which manifest.json has the digest"):
-        prepared.load(folder, "train", BYTES)
+        token_folder.load(folder, "train", BYTES)
 
 
 def test_what_an_earlier_release_prepared_is_read_and_checked(cache, tmp_path):
@@ -105,11 +105,11 @@ def test_what_an_earlier_release_prepared_is_read_and_checked(cache, tmp_path):
             content["digest"] = meta["key"] = store.content_key(digests)
             (place / "meta.json").write_text(json.dumps(meta))
     (folder / "manifest.json").write_text(json.dumps(facts))
-    read, _ = prepared.load(folder, "train", BYTES)
-    assert read.keys is None and prepared.kept(folder, "train") is None and prepared.changed(facts) == []
+    read, _ = token_folder.load(folder, "train", BYTES)
+    assert read.keys is None and token_folder.kept(folder, "train") is None and token_folder.changed(facts) == []
     flip(folder / "train/shard-00000-of-00001/labels.bin")
     with pytest.raises(UserError, match="not the shard of which manifest.json has the digest"):
-        prepared.load(folder, "train", BYTES)
+        token_folder.load(folder, "train", BYTES)
 
 
 @pytest.mark.parametrize("name", ["ids", "lengths", "origins", "trained", "meta"])
@@ -118,8 +118,8 @@ def test_a_cached_store_that_is_damaged_is_made_anew(cache, tmp_path, name, caps
     reference = lines(tmp_path / "x.jsonl", rows)
 
     def made():
-        opened = tokenise.Opened.of(reference, "train", held_out=0.1)
-        return tokenise.tokenised(opened, BYTES, template="", train_on="assistant")
+        opened = tokenize.Opened.of(reference, "train", held_out=0.1)
+        return tokenize.tokenized(opened, BYTES, template="", train_on="assistant")
 
     first = made()
     ids, trained = np.array(first.ids), np.array(first.trained)
@@ -128,11 +128,11 @@ def test_a_cached_store_that_is_damaged_is_made_anew(cache, tmp_path, name, caps
     again = made()
     np.testing.assert_array_equal(again.ids, ids)
     np.testing.assert_array_equal(again.trained, trained)
-    assert re.match(f"{re.escape(str(path))}: .*; it is made anew\n$", capsys.readouterr().err)
+    assert re.match(f"{re.escape(str(path))}: .*; it is made again\n$", capsys.readouterr().err)
     assert [p.name for p in (cache / "stores").iterdir()] == [first.key], "nothing is left of the damaged one"
     np.testing.assert_array_equal(first.ids, np.asarray(first.ids))  # a run that had it open goes on
     os.truncate(path, 3)
-    assert made().key == first.key and "made anew" in capsys.readouterr().err
+    assert made().key == first.key and "made again" in capsys.readouterr().err
 
 
 def test_files_are_read_once_a_process_while_nothing_about_them_changes(cache, tmp_path):
@@ -196,7 +196,7 @@ def test_a_source_that_has_changed_since_is_said(cache, tmp_path, monkeypatch, n
     lines(tmp_path / "source/z.jsonl", texts(200, 220))
     monkeypatch.chdir(tmp_path)
     reference = f"jsonl:{spelled}"
-    preparing.prepare(Settings((reference,)), BYTES, tmp_path / "out", HERE)
+    shard_writing.prepare(Settings((reference,)), BYTES, tmp_path / "out", HERE)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     change(tmp_path / "source")
@@ -217,17 +217,17 @@ def test_sources_of_every_kind_are_known_again(cache, tmp_path, kind):
         reference = f"text:{tmp_path}/text"
     else:
         reference = writing.write(kind, tmp_path, train=rows)
-    manifest, _ = preparing.prepare(Settings((reference,)), BYTES, tmp_path / "out", HERE)
-    assert manifest["sources"][reference]["files"] and prepared.changed(manifest) == []
+    manifest, _ = shard_writing.prepare(Settings((reference,)), BYTES, tmp_path / "out", HERE)
+    assert manifest["sources"][reference]["files"] and token_folder.changed(manifest) == []
     file = pathlib.Path(next(name for name in manifest["sources"][reference]["files"] if not name.endswith(".json")))
     file.write_bytes(file.read_bytes() + b"x")
-    assert prepared.changed(manifest) == [f"{reference}: {file}"]
+    assert token_folder.changed(manifest) == [f"{reference}: {file}"]
 
 
 @pytest.mark.heavy
 def test_damage_and_change_at_the_command_line(cache, tmp_path):
     source, folder = lines(tmp_path / "source/x.jsonl", texts(0, 200)), tmp_path / "out"
-    preparing.prepare(Settings((source,), shards=2), BYTES, folder, HERE)
+    shard_writing.prepare(Settings((source,), shards=2), BYTES, folder, HERE)
     words = ["data", "show", f"--data=tokens:{folder}", "--rows=1", "--length=16", "--overlong=split"]
     assert "has changed since" not in ptft(*words, check=True).stdout
     lines(tmp_path / "source/x.jsonl", texts(0, 3))

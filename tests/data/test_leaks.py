@@ -8,7 +8,7 @@ import pytest
 from ptft_jax import config as configs
 from ptft_jax.data import builders, pipeline, survey
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.data.prepare import engines, preparing
+from ptft_jax.data.prepare import engines, shard_writing
 from ptft_jax.data.prepare.settings import Settings
 from ptft_jax.errors import UserError
 from tests.data.records import sides, writing
@@ -182,7 +182,7 @@ def test_prepared_data_know_their_texts(cache, tmp_path):
     lines(folder / "validation.jsonl", texts(35, 50))
     lines(folder / "test.jsonl", texts(200, 210))
     reference = f"jsonl:{folder}"
-    manifest, _ = preparing.prepare(Settings((reference,), shards=3), BYTES, tmp_path / "out", engines.Processes(1))
+    manifest, _ = shard_writing.prepare(Settings((reference,), shards=3), BYTES, tmp_path / "out", engines.Processes(1))
     assert manifest["surveyed"][reference]["leaks"]["texts"] == 5
     assert any("5 records of train stand" in x for x in survey.lines(manifest["surveyed"][reference]))
     tokens = f"tokens:{tmp_path}/out"
@@ -201,7 +201,7 @@ def test_prepared_data_know_their_texts(cache, tmp_path):
     mixed = training(mixture=((tokens, 1.0), (other, 1.0)), leaks="say").table[1]["leaks"]
     assert mixed["texts"] == sum(sides.of(0.1, f"text {n}") == "train" for n in range(200, 210))
     settings = Settings((reference,), deduplicate="exact")
-    clean, _ = preparing.prepare(settings, BYTES, tmp_path / "clean", engines.Processes(1))
+    clean, _ = shard_writing.prepare(settings, BYTES, tmp_path / "clean", engines.Processes(1))
     assert "leaks" not in clean["surveyed"][reference]
     assert "leaks" not in training(source=f"tokens:{tmp_path}/clean", leaks="raise").table[0]
 

@@ -81,7 +81,7 @@ def test_what_is_lost_of_a_split_is_told(cache, tmp_path):
     tokenizer = tok.ByteTokenizer()
     for overlong, lost in (("drop", "dropped"), ("truncate", "truncated")):
         data = section(source=source, length=32, overlong=overlong).data
-        tokens = pipeline.tokenised(data, source, "train", tokenizer)
+        tokens = pipeline.tokenized(data, source, "train", tokenizer)
         builder = builders.build(configs.check({}).objective, tokenizer)
         long = [n for n in tokens.store.offsets[1:] - tokens.store.offsets[:-1] if n > 33]
         found = pipeline.filled(data, tokens, builder, partial=True).lost()
@@ -89,7 +89,7 @@ def test_what_is_lost_of_a_split_is_told(cache, tmp_path):
         assert long and found == {lost: len(long), "tokens_lost": expected}
     texts = lines(tmp_path / "texts.jsonl", [{"text": f"some text {i}"} for i in range(40)])
     data = section(source=texts, length=32).data
-    tokens = pipeline.tokenised(data, texts, "train", tokenizer)
+    tokens = pipeline.tokenized(data, texts, "train", tokenizer)
     assert pipeline.filled(data, tokens, builder, partial=False).lost() == {}
 
 

@@ -231,7 +231,7 @@ def test_a_record_forges_no_turn_in_training_and_validation(cache, tmp_path):
         builder = builders.build(configs.check({}).objective, t)
         found = pipeline.training(data, t, builder, steps=1, seed=0)
         drawn = [found.sets[0].row(i) for i in range(len(found.sets[0]))]
-        tokens = pipeline.tokenised(data, data.source, "validation", t)
+        tokens = pipeline.tokenized(data, data.source, "validation", t)
         rows = pipeline.filled(data, tokens, builder, partial=True).rows
         drawn += [{k: v[0] for k, v in batch.items()} for batch in batches.evaluation(rows, batch_size=1, tokens=0)]
         for row in drawn:

@@ -99,7 +99,7 @@ def test_a_damaged_store_is_refused(tmp_path):
     (tmp_path / store.META).write_text("{")
     with pytest.raises(UserError, match=r"meta.json: not JSON"):
         store.load(tmp_path)
-    with pytest.raises(UserError, match="no tokenised data here"):
+    with pytest.raises(UserError, match="no tokenized data here"):
         store.load(tmp_path / "elsewhere")
 
 

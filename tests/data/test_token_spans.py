@@ -57,7 +57,7 @@ def test_spans_are_those_of_the_bytes(kind, text):
 @named((kinds.llama2, kinds.sentencepiece_bpe))
 @EXAMPLES
 @given(text=ANY)
-def test_every_character_has_a_token_where_nothing_is_normalised_away(kind, text):
+def test_every_character_has_a_token_where_nothing_is_normalized_away(kind, text):
     [(_, spans)] = make(kind).encode_spans([text])
     covered = {character for start, end in spans.tolist() for character in range(start, end)}
     assert covered >= set(range(len(text)))

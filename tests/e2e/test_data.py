@@ -77,7 +77,7 @@ def test_fine_tuning_on_conversations(text_file, tmp_path):
     with pytest.raises(UserError, match="config.data.source is missing"):
         assembly.Run(tiny_config(text_file, data__source=""), tmp_path / "none", Reporter(quiet=True))
     words = ["eval", f"--run={tmp_path}/base", f"--data=jsonl:{path}", "--template=chatml", "--length=192"]
-    assert json.loads(ptft(*words, check=True).stdout)["tokens"] > 0
+    assert json.loads(ptft(*words, check=True).stdout)["tokens_scored"] > 0
     answer = ptft("chat", f"--run={tmp_path}/chat", "--message=say 3", "--max_new_tokens=4", check=True)
     assert answer.stdout.startswith("> say 3\n")
 
@@ -109,7 +109,7 @@ def test_what_cannot_be_learned_from_is_refused_or_counted(text_file, tmp_path):
         config = chat_config(text_file, path, data__held_out=0.02, eval__test=False, **changes)
         return assembly.Run(config, tmp_path / "run", Reporter(quiet=True)).data.table[0]
 
-    with pytest.raises(UserError, match=r"chat.jsonl, line \d+: nothing in it is learned.*data.untrainable"):
+    with pytest.raises(UserError, match=r"chat.jsonl, line \d+: none of its tokens has loss.*data.untrainable"):
         table(data__overlong="drop")
     with pytest.raises(UserError, match=r"chat.jsonl, line 81: \d+ tokens are more than a row holds \(193"):
         table(data__untrainable="drop")

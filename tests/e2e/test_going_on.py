@@ -168,19 +168,19 @@ def test_a_run_that_goes_on_keeps_what_its_children_started_from(text_file, tmp_
 
 @pytest.mark.heavy
 def test_the_loss_before_is_that_of_the_step_that_the_run_started_from(text_file, tmp_path):
-    """Of a head that is made anew, it is the parent's own; the parent has gone on since."""
+    """Of a head that is re-initialized, it is the parent's own; the parent has gone on since."""
     made = config(text_file, training__steps=6, checkpoint__every=1, checkpoint__keep_latest=1, eval__every=1)
     parent, child = tmp_path / "parent", tmp_path / "child"
     with pytest.MonkeyPatch.context() as patch:
         stop_at(2, patch)
         quiet_train(made, parent)
     then = [row for row in Workdir(parent).read_metrics() if row["kind"] == "eval"][-1]
-    anew = config(text_file, init__from_=str(parent), init__fresh=("final_norm/.*",))
+    renewed = config(text_file, init__from_=str(parent), init__fresh=("final_norm/.*",))
     with pytest.MonkeyPatch.context() as patch:  # it leaves while it measures its start
         on_look(patch, lambda number: signal.raise_signal(signal.SIGTERM))
-        assert quiet_train(anew, child)["reason"] == "sigterm" and not Workdir(child).steps()
+        assert quiet_train(renewed, child)["reason"] == "sigterm" and not Workdir(child).steps()
     assert quiet_train(made, parent)["finished"]
-    summary = quiet_train(anew, child)
+    summary = quiet_train(renewed, child)
     assert then["step"] == 2 and summary["before"]["validation/nll"] == pytest.approx(then["validation/nll"], abs=1e-6)
 
 

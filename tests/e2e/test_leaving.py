@@ -138,7 +138,7 @@ def test_the_end_is_done_anew(text_file, tmp_path, whole, name):
         if name == "summary.json":
             patch.setattr(execution, "write_json", killed_at_summary)
         else:
-            patch.setattr(execution.measuring, {"test row": "step_cost", "samples": "gains"}[name], killed)
+            patch.setattr(execution.outcome, {"test row": "step_cost", "samples": "gains"}[name], killed)
         quiet_train(config(text_file), tmp_path / "run")
     quiet_train(config(text_file), tmp_path / "run")
     assert left(tmp_path / "run") == expected

@@ -48,11 +48,11 @@ METHODS = {
     "prompt": dict(tune__prompt__length=4),
     "text": dict(tune__prompt__length=4, tune__prompt__init="text", tune__prompt__text="the cat sat"),
     "p_tuning": dict(tune__p_tuning__length=4, tune__p_tuning__encoder="lstm", tune__p_tuning__hidden=8),
-    "prefix": dict(tune__prefix__length=4, tune__prefix__reparametrise=8),
+    "prefix": dict(tune__prefix__length=4, tune__prefix__reparameterize=8),
     "gated_prefix": dict(tune__gated_prefix__length=4, tune__gated_prefix__layers=1),
     "bottleneck+prefix": dict(
         tune__prefix__length=2,
-        tune__prefix__reparametrise=8,
+        tune__prefix__reparameterize=8,
         tune__bottleneck__size=8,
         tune__bottleneck__form="houlsby",
         tune__bottleneck__dropout=0.1,
@@ -156,7 +156,7 @@ def test_a_prompt_is_no_base_for_another_run(text_file, tmp_path, base):
 
 
 @pytest.mark.heavy
-def test_a_run_on_a_quantised_base(text_file, tmp_path, base):
+def test_a_run_on_a_quantized_base(text_file, tmp_path, base):
     summary = quiet_train(child(text_file, base, "qlora"), tmp_path / "run")
     plain, after = (summary[k]["validation/nll"] for k in ("before", "after"))
     assert plain == pytest.approx(Workdir(base).read_summary()["last"]["validation/nll"], abs=1e-6)
@@ -167,7 +167,7 @@ def test_a_run_on_a_quantised_base(text_file, tmp_path, base):
     assert saved and all("/adapter/" in path for path in saved)
 
     run = f"{tmp_path}/run@best"
-    loaded = loading.load(run)  # stays quantised
+    loaded = loading.load(run)  # stays quantized
     assert flatten(loaded.params)["blocks/mlp/up/kernel/codes"].dtype == np.uint8
     assert evaluate(loaded, "", "validation", tokens=256)["nll"] == pytest.approx(after, abs=2e-5)
     assert len(generate(loaded.model, loaded.params, [[1, 2, 3]], max_new_tokens=3, sampling=Sampling())[0].ids) <= 3
@@ -180,7 +180,7 @@ def test_a_run_on_a_quantised_base(text_file, tmp_path, base):
         quiet_train(child(text_file, run, "lora"), tmp_path / "child")
     with pytest.raises(UserError, match="a base in nf4.*chosen by --merge_into"):
         export.model(run, "hf", tmp_path / "hf", dtype="float32")
-    with pytest.raises(UserError, match="config.init.merge_into = 'original': .* has no quantised base"):
+    with pytest.raises(UserError, match="config.init.merge_into = 'original': .* has no quantized base"):
         quiet_train(child(text_file, base, "lora", init__merge_into="original"), tmp_path / "child")
     config = child(text_file, run, "lora", init__merge_into="dequantized", training__steps=1)
     config.optimizer.warmup_steps = 0
@@ -192,16 +192,16 @@ def test_a_run_on_a_quantised_base(text_file, tmp_path, base):
     "changes, words",
     [
         (dict(tune__method="full"), "tune.quantize.format = 'nf4': tune.method = 'full' trains the kernels"),
-        (dict(tune__rates=((".*", 1.0),)), "config.tune.rates: these are of quantised kernels"),
+        (dict(tune__rates=((".*", 1.0),)), "config.tune.rates: these are of quantized kernels"),
         (
             dict(init__fresh=("blocks/mlp/up/kernel",)),
-            "config.init.fresh: .*quantised kernels, which cannot train(.|\\n)*blocks/mlp/up/kernel",
+            "config.init.fresh: .*quantized kernels, which cannot train(.|\\n)*blocks/mlp/up/kernel",
         ),
-        (dict(init__from_=""), "without init.from there is no base to quantise"),
+        (dict(init__from_=""), "without init.from there is no base to quantize"),
     ],
     ids=str,
 )
-def test_impossible_runs_on_a_quantised_base(changes, words, text_file, tmp_path, base):
+def test_impossible_runs_on_a_quantized_base(changes, words, text_file, tmp_path, base):
     config = child(text_file, base, "qlora")
     for path, value in changes.items():
         section, name = path.split("__")

@@ -1,4 +1,4 @@
-"""Runs whose head is made anew: what trains beside it, and from where gain and forgetting count."""
+"""Runs whose head is re-initialized: what trains beside it, and from where gain and forgetting count."""
 
 import json
 

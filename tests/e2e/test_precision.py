@@ -149,14 +149,14 @@ STARTS = {
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", repeats(STARTS, "pissa and norms", "lora on nf4"))
 def test_what_trains_starts_from_the_parents_own_numbers(name, folder, text_file, tmp_path):
-    """And what is frozen from them rounded once; what is quantised from the rounded ones."""
+    """And what is frozen from them rounded once; what is quantized from the rounded ones."""
     run = assembly.Run(made(text_file, folder, **STARTS[name]), tmp_path / "run", Reporter(quiet=True))
     state, _ = run.start.state()
     theirs = flatten(small.params_of(small.LLAMA))
     own = flatten(state.trainable) | flatten(state.frozen)
     for leaf in run.trainer.partition.leaves:
         array = own[leaf.path]
-        if leaf.source not in theirs:  # added, or quantised
+        if leaf.source not in theirs:  # added, or quantized
             assert array.dtype in (jnp.float32, jnp.uint8)
             continue
         source = theirs[leaf.source]

@@ -157,7 +157,9 @@ def test_new_tokens_grow_the_embeddings(text_file, tmp_path, cache, tied):
     quiet_train(random, tmp_path / "random")
     new = params_of(tmp_path / "random")["embed/tokens/embedding"][257:]
     assert 0.015 < new.std() < 0.025 and len({row.tobytes() for row in new}) == 5
-    with pytest.raises(UserError, match=r"tokenizer.add: these are made anew, but frozen:\n  embed/tokens/embedding"):
+    with pytest.raises(
+        UserError, match=r"tokenizer.add: these are re-initialized, but frozen:\n  embed/tokens/embedding"
+    ):
         assembly.Run(
             config(text_file, parent, tokenizer__add=words, tune__method="lora"), tmp_path / "no", Reporter(quiet=True)
         )
@@ -244,7 +246,7 @@ def test_an_adapter_run_is_loaded_as_it_was_trained(text_file, tmp_path, cache, 
     rates = (("blocks/.*/adapter/.*", 1.0), (".*", 0.0))
     frozen = config(text_file, parent, tune__method="lora", init__fresh=("head/.*",), tune__rates=rates)
     frozen.model.tied = False
-    words = r"(?s)init.fresh: these are made anew, but frozen:\n  head/kernel.*tune.rates=\(\('head/kernel', 1.0\), \('blocks"
+    words = r"(?s)init.fresh: these are re-initialized, but frozen:\n  head/kernel.*tune.rates=\(\('head/kernel', 1.0\), \('blocks"
     with pytest.raises(UserError, match=words):
         assembly.Run(frozen, tmp_path / "no", Reporter(quiet=True))
     with pytest.raises(UserError, match=r"config.init.fresh: '\(' is not a regular expression"):

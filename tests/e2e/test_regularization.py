@@ -1,4 +1,4 @@
-"""Runs that change much, carefully: each setting in a run, stopped and continued, and what is refused."""
+"""Runs with regularization: each setting in a run, stopped and continued, and what is refused."""
 
 import numpy as np
 import pytest

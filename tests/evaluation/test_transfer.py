@@ -6,8 +6,8 @@ import math
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.evaluation import measured, sequence, transfer
-from ptft_jax.reporting.measures import transfer_rows
+from ptft_jax.evaluation import measured_sets, sequence, transfer
+from ptft_jax.reporting.summary_tables import transfer_rows
 
 
 def run(folder, source="text:a", start=5.0, run_id="r", parent=()):
@@ -76,7 +76,7 @@ def test_gain_and_forgetting():
     assert found["source_test"]["reference"] == STARTS["source_test"]
     assert found["source_test"]["learned"] == pytest.approx(6.0 - 2.1)
     shown = transfer_rows(found)
-    assert [r["nats a token"] for r in shown] == ["target", "source", "source, test"]
+    assert [r["nats per token"] for r in shown] == ["target", "source", "source, test"]
     assert "forgetting +0.3000, 10.0% of the 3.000 learned" in shown[1][""]
     unknown = transfer.measured({"validation/nll": 1.0}, {"validation/nll": 1.0}, STARTS)
     assert "config.eval.source" in unknown["source"]["missing"]
@@ -102,7 +102,7 @@ def test_scores_of_a_sequence_by_hand():
 def test_several_adapters_have_each_their_own():
     mixture = (("text:a.txt", 1.0), ("text:b.txt", 1.0))
     config = configs.check({"data": {"source": "text:b.txt", "mixture": mixture}, "tune": {"adapters": ("one", "two")}})
-    roles = measured.roles(config)
+    roles = measured_sets.roles(config)
     assert roles["one"] == {
         "target": "validation_a",
         "target_test": "test_a",
@@ -116,4 +116,4 @@ def test_several_adapters_have_each_their_own():
     assert (one["target"]["gain"], two["target"]["gain"]) == (1.0, 0.5)
     assert one["source"]["forgetting"] == pytest.approx(0.1) and two["source"]["forgetting"] == pytest.approx(0.4)
     assert one["target_test"]["missing"].startswith("test_a was not evaluated")
-    assert measured.roles(configs.check({})) == {"": transfer.ROLES}
+    assert measured_sets.roles(configs.check({})) == {"": transfer.ROLES}

@@ -175,5 +175,5 @@ def test_the_report_says_what_diverged(tmp_path):
     html = (tmp_path / "report.html").read_text()
     assert html.count(">diverged<") == 3 and "all runs together 17 s" in html
     assert "at any rate: prompt." in html and "at the best rate: IA3 (2 of 3)." in html
-    with pytest.raises(UserError, match="no number at any rate of prompt"):
+    with pytest.raises(UserError, match="not finite at any rate of prompt"):
         methods_report.write(experiment, ways(), summary(1.0), {"prompt": tried["prompt"]}, seeds=3)

@@ -97,7 +97,7 @@ def tensors(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def raw_llama(path, kinds=(), drop=(), meta=(), extra=(), layers=1, **writer):
-    """A Llama file by the library alone. `kinds`: GGUF name -> (quantised bytes, type); the rest is random float32."""
+    """A Llama file by the library alone. `kinds`: GGUF name -> (quantized bytes, type); the rest is random float32."""
     rng = np.random.default_rng(3)
     out = library.GGUFWriter(path, "llama", **writer)
     keys = {"context_length": 64, "embedding_length": 256, "feed_forward_length": 512, "block_count": layers}

@@ -53,7 +53,7 @@ def test_a_slice_is_the_slice_of_the_whole(tmp_path, family):
             np.testing.assert_array_equal(archive.read(name, index), whole[index], err_msg=f"{name} {index}")
 
 
-def test_only_the_rows_asked_for_are_dequantised(tmp_path, monkeypatch):
+def test_only_the_rows_asked_for_are_dequantized(tmp_path, monkeypatch):
     write(tmp_path / "m.gguf", "llama", "Q8_0")
     archive = gguf.open_archive(str(tmp_path / "m.gguf"))
     sizes = []
@@ -120,7 +120,7 @@ def test_names_are_those_of_the_library(model_type):
 @pytest.mark.parametrize(
     "kind", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL"]
 )
-def test_quantised_tensors(tmp_path, kind):
+def test_quantized_tensors(tmp_path, kind):
     kind = Q[kind]
     block, size = library.GGML_QUANT_SIZES[kind]
     rng = np.random.default_rng(1)

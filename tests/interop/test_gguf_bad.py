@@ -58,7 +58,7 @@ class TestBadFiles:
         path.write_bytes(content.replace(b"blk.0.attn_v.weight", b"blk.0.attn_k.weight"))
         self.refused(path, "duplicated tensor with name blk.0.attn_k.weight")
 
-    def test_quantisation(self, tmp_path):
+    def test_quantization(self, tmp_path):
         size = library.GGML_QUANT_SIZES[Q.Q8_K][1]
         data = np.zeros((128, size), np.uint8)
         raw_llama(tmp_path / "m.gguf", {"blk.0.attn_k": (data, Q.Q8_K)})

@@ -201,7 +201,7 @@ def test_damaged_and_foreign_files(copy):
         ({"hidden_act": "mish"}, "hidden_act = 'mish' is not supported"),
         ({"rope_parameters": {"rope_type": "magic", "rope_theta": 1.0}}, "rope_type = 'magic' is not supported"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1.0}}, "rope_type 'llama3' lacks factor, low_freq_factor"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised by gptq"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantized by gptq"),
         ({"num_hidden_layers": 4}, "missing  model.layers.3.input_layernorm.weight"),
         ({"num_hidden_layers": 2}, "unmapped model.layers.2"),
         ({"vocab_size": 300}, r"embed_tokens.weight \(272, 32\), expected \(300, 32\)"),

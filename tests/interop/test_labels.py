@@ -7,7 +7,7 @@ import pytest
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.interop import export, labels, pretrained
-from ptft_jax.interop.fields import Fields
+from ptft_jax.interop.config_reader import Fields
 from ptft_jax.model import presets
 from tests.interop import small
 
@@ -43,7 +43,7 @@ def test_names_are_read(name):
 BAD = {
     "a gap": ({"id2label": {"0": "a", "2": "b"}}, "id2label has the keys 0, 2: expected the numbers 0 to 1, each once"),
     "twice": ({"id2label": {"0": "a", "00": "b"}}, "id2label has the keys 0, 00: expected the numbers 0 to 1"),
-    "no number": ({"id2label": {"a": "0"}}, "id2label has the key 'a': expected the number of a class, from 0"),
+    "not a number": ({"id2label": {"a": "0"}}, "id2label has the key 'a': expected the number of a class, from 0"),
     "negative": ({"id2label": {"-1": "a"}}, "id2label has the key '-1': expected the number of a class"),
     "no number of a name": ({"num_labels": 2, "label2id": {"a": "x"}}, r"label2id\['a'\] = 'x': expected the number"),
     "no name": ({"id2label": {"0": None}}, r"id2label\['0'\] = None: expected a name"),

@@ -40,7 +40,7 @@ def test_a_prefix_is_keys_then_values_of_each_layer(tmp_path):
     vectors = np.arange(5 * 2 * 2 * 8, dtype=np.float32).reshape(5, -1)
     config = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 5, "prefix_projection": True}
     read = peft.read(make(tmp_path / "a", config, {"prompt_embeddings": vectors}), names, without(params))
-    assert read.tune == {"method": "prefix", "prefix": {"length": 5, "reparametrise": 0}}
+    assert read.tune == {"method": "prefix", "prefix": {"length": 5, "reparameterize": 0}}
     for layer in range(2):
         for which, path in enumerate((KEYS, VALUES)):
             first = (2 * layer + which) * 8

@@ -10,7 +10,7 @@ from tests.interop import small
 
 KINDS = {  # what is trained, what PEFT has, and what a run that starts from it has
     "shared prefix": (
-        dict(tune__method="prefix", tune__prefix__length=3, tune__prefix__reparametrise=8),
+        dict(tune__method="prefix", tune__prefix__length=3, tune__prefix__reparameterize=8),
         "PREFIX_TUNING",
         "prefix",
     ),

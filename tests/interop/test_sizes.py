@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ptft_jax.errors import UserError
-from ptft_jax.interop import fields, pretrained
+from ptft_jax.interop import config_reader, pretrained
 from ptft_jax.model.transformer import Transformer
 from tests.interop import gguf_models, small
 
@@ -128,7 +128,7 @@ def test_heads_that_leave_no_size_for_one(folders, tmp_path, nothing_is_built):
 
 def test_sizes_by_hand():
     shapes = {"a": (4, 6), "b": (30,), "c": ()}
-    fields.check_sizes(
+    config_reader.check_sizes(
         {"hidden_size": 30, "num_hidden_layers": 3, "vocab_size": 30, "sliding_window": 10**9, "n_layer": None},
         shapes,
         "x",
@@ -138,11 +138,11 @@ def test_sizes_by_hand():
         ("vocab_size", 31, "no tensor has more than 30 numbers"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=f"x: config.json: {name} = {value}, but {words}"):
-            fields.check_sizes({name: value}, shapes, "x")
+            config_reader.check_sizes({name: value}, shapes, "x")
     with pytest.raises(
         UserError, match="gguf:x: metadata .*: hidden_size = 1, but no tensor has an axis longer than 0"
     ):
-        fields.check_sizes({"hidden_size": 1}, {}, "gguf:x")
+        config_reader.check_sizes({"hidden_size": 1}, {}, "gguf:x")
 
 
 KIND = library.GGUFValueType

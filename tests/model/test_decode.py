@@ -54,7 +54,7 @@ def test_greedy_equals_no_cache(family):
         assert row.reason == "length"
 
 
-def test_a_row_does_not_depend_on_its_neighbours():
+def test_a_row_does_not_depend_on_its_neighbors():
     model, params = built()
     options = dict(max_new_tokens=18, sampling=Sampling(temperature=1.0, top_p=0.9), seed=5)
     together = generate(model, params, PROMPTS, **options)

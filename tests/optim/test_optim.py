@@ -224,11 +224,11 @@ def test_what_opens_late_has_its_first_step_then(name):
     for _ in range(3):
         updates, state = first.update(grads, state, params)
         for path, update in flatten(updates).items():
-            assert bool(np.any(update)) == (path not in partition.shut(0)), path
+            assert bool(np.any(update)) == (path not in partition.frozen_in(0)), path
     updates, state = second.update(grads, state, params)
     fresh, _ = second.update(grads, second.init(params), params)
-    shut = partition.shut(0)
-    assert shut
+    frozen = partition.frozen_in(0)
+    assert frozen
     for path, update in flatten(updates).items():
-        if path in shut:
+        if path in frozen:
             np.testing.assert_array_equal(update, flatten(fresh)[path], err_msg=path)

@@ -1,4 +1,4 @@
-"""The same losses whatever the mesh, the micro-batches, the compilation, the scan and the rematerialisation."""
+"""The same losses whatever the mesh, the micro-batches, the compilation, the scan and the rematerialization."""
 
 import numpy as np
 import pytest

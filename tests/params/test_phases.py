@@ -1,4 +1,4 @@
-"""Phases: what a config may say, and that what is shut costs nothing and does not change by a bit."""
+"""Phases: what a config may say, and that what is frozen costs nothing and does not change by a bit."""
 
 import dataclasses
 import types
@@ -78,11 +78,11 @@ def phased():
 @pytest.mark.heavy
 def test_a_phase_changes_what_it_trains_and_nothing_else(phased):
     ended = train(**PHASED | dict(steps=1))
-    shut = ended.partition.shut(0)
+    frozen = ended.partition.frozen_in(0)
     start, first, last = (flatten(s.trainable) for s in (ended.start, ended.state, phased.state))
-    assert shut and not ended.partition.shut(1)
+    assert frozen and not ended.partition.frozen_in(1)
     for path, array in first.items():
-        assert np.array_equal(array, start[path]) == (path in shut), path
+        assert np.array_equal(array, start[path]) == (path in frozen), path
         assert not np.array_equal(last[path], start[path]), path
     # Nor are there moments of it, or a step counted.
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(ended.state.optimizer[1]["01"]))
@@ -128,7 +128,7 @@ def test_the_compiled_program_of_a_phase_has_no_gradients_of_what_is_shut():
     flops = []
     for phase in range(2):
         chain = optimizers.build(optimizer_config(), lambda _: 1e-3, partition, phase=phase)
-        step = Step(model, OBJECTIVE, partition, chain, shut=partition.shut(phase))
+        step = Step(model, OBJECTIVE, partition, chain, frozen=partition.frozen_in(phase))
         like = jax.eval_shape(
             lambda k, chain=chain: states.create(*partition.split(model.init(k)), chain, k, False), jax.random.key(0)
         )

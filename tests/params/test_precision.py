@@ -30,11 +30,11 @@ def test_the_mean_over_every_draw_is_the_number_itself(value):
     value = np.float32(value)
     rounded = np.float64(jax.jit(precision.stochastic)(np.full(2**16, value), EVERY_DRAW))
     assert np.mean(rounded) == np.float64(value), "exact: sums of 2^16 bfloat16 numbers of two values fit into float64"
-    # Only its two neighbours: what it is cut to, and the next one away from zero; itself where it is one of them.
+    # Only its two neighbors: what it is cut to, and the next one away from zero; itself where it is one of them.
     cut = np.frombuffer(np.float32(value).tobytes(), np.uint16)[1:].view(ml_dtypes.bfloat16)
     after = np.frombuffer(np.float32(value).tobytes(), np.uint16)[1:] + np.uint16(1)
-    neighbours = {float(cut[0]), float(after.view(ml_dtypes.bfloat16)[0])}
-    assert set(rounded) <= neighbours and (len(set(rounded)) == 1) == (float(cut[0]) == float(value))
+    neighbors = {float(cut[0]), float(after.view(ml_dtypes.bfloat16)[0])}
+    assert set(rounded) <= neighbors and (len(set(rounded)) == 1) == (float(cut[0]) == float(value))
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
@@ -148,7 +148,9 @@ def test_a_state_in_bfloat16_is_trained_and_stays_in_it():
 def test_what_is_shut_in_a_phase_is_not_rounded():
     phased = train(phases=("last:1", "all"), **NARROW | dict(steps=1))
     for path, array in flatten(phased.state.trainable).items():
-        assert np.array_equal(array, flatten(phased.start.trainable)[path]) == (path in phased.partition.shut(0)), path
+        assert np.array_equal(array, flatten(phased.start.trainable)[path]) == (
+            path in phased.partition.frozen_in(0)
+        ), path
 
 
 def _bits(state):

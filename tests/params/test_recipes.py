@@ -21,8 +21,8 @@ def shapes(spec):
     return Transformer(spec).shapes()
 
 
-def trains(name, spec=UNTIED, made_anew=()):
-    return {f.path for f in Partition.of(shapes(spec), recipes.rules(name, made_anew)).leaves if f.trains}
+def trains(name, spec=UNTIED, reinitialized=()):
+    return {f.path for f in Partition.of(shapes(spec), recipes.rules(name, reinitialized)).leaves if f.trains}
 
 
 def test_what_each_recipe_trains():
@@ -35,7 +35,7 @@ def test_what_each_recipe_trains():
     assert trains("attention") == {p for p in every if p.startswith("blocks/attention/")}
     last = trains("last:2")
     assert {p.split("/")[0] for p in last} == {"blocks[1:3]", "final_norm", "head"}
-    assert trains("biases", made_anew=("head/.*",)) == trains("biases") | {"head/kernel"}
+    assert trains("biases", reinitialized=("head/.*",)) == trains("biases") | {"head/kernel"}
 
 
 CLASSES = dataclasses.replace(

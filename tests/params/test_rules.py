@@ -3,7 +3,7 @@
 import pytest
 
 from ptft_jax.errors import UserError
-from ptft_jax.params.rules import assign, flatten, unflatten
+from ptft_jax.params.rules import assign, flatten, refuse_idle, unflatten
 
 SHAPES = {"embed/tokens/embedding": (9, 4), "blocks/mlp/up/kernel": (3, 4, 8), "final_norm/scale": (4,)}
 
@@ -49,3 +49,21 @@ def test_flatten_is_undone_by_unflatten():
     tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
     assert flatten(tree) == {"a/b": 1, "a/c/d": 2, "e": 3}
     assert unflatten(flatten(tree)) == tree
+
+
+def test_a_rule_for_a_tied_head_says_that_it_is_tied():
+    tied = {"embed/tokens/embedding": (4, 2), "final_norm/scale": (2,)}
+    words = r"matches no parameter \(the head is tied, model.tied: it is embed/tokens/embedding\)"
+    for pattern in ("head/.*", "head/kernel", ".*head.*"):
+        with pytest.raises(UserError, match=words):
+            assign(((pattern, 1.0), (".*", 0.0)), tied, "f")
+        with pytest.raises(UserError, match=words):
+            refuse_idle((pattern,), tied, "f", "parameter")
+    for shapes in (
+        {**tied, "head/classes/kernel": (2, 3)},
+        {**tied, "head/scores/kernel": (2, 4)},
+        {"final_norm/scale": (2,)},
+    ):
+        with pytest.raises(UserError) as found:
+            refuse_idle(("head/kernel",), shapes, "f", "parameter")
+        assert "tied" not in str(found.value)

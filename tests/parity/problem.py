@@ -8,7 +8,7 @@ STEPS = 100
 
 
 def weights():
-    """{ptft_jax path: float32 array}, deliberately larger than an initialisation, so that every part matters."""
+    """{ptft_jax path: float32 array}, deliberately larger than an initialization, so that every part matters."""
     rng = np.random.default_rng(1234)
     s, d = SHAPE, SHAPE["width"]
     layers = s["layers"]

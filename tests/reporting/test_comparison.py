@@ -10,7 +10,7 @@ import pytest
 from ptft_jax import config as configs
 from ptft_jax.errors import UserError
 from ptft_jax.reporting import comparison, comparison_page
-from ptft_jax.reporting.measures import measures
+from ptft_jax.reporting.summary_tables import measures
 
 PARENT = [{"workdir": "runs/base", "step": 9, "fingerprint": "f", "run_id": "r"}]
 

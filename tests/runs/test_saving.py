@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from ptft_jax.errors import UserError
-from ptft_jax.runs import checkpoint, references, saving
+from ptft_jax.runs import checkpoint, pins, saving
 from ptft_jax.runs import state as states
 from ptft_jax.runs.saving import Checkpoints
 from ptft_jax.runs.workdir import Workdir
@@ -235,14 +235,14 @@ def test_a_step_that_others_refer_to_stays(tmp_path):
     with opened(run) as checkpoints:
         save(checkpoints, 1)
         checkpoints.wait()
-        assert references.keep(run, 1, child)
-        reader = references.reading(run, 1)
+        assert pins.keep(run, 1, child)
+        reader = pins.reading(run, 1)
         for step in (2, 3):
             save(checkpoints, step)
             checkpoints.wait()
         assert Workdir(run).steps() == [1, 3]
-        references.release(reader)
-        references.keep(run, 1, child)  # said twice, kept once
+        pins.release(reader)
+        pins.keep(run, 1, child)  # said twice, kept once
         save(checkpoints, 4)
     assert Workdir(run).steps() == [1, 4], "the child stays"
     [file] = (run / "references").iterdir()
@@ -271,7 +271,7 @@ def test_reading_while_the_run_goes_on_never_finds_damage(tmp_path):
     try:
         while loads < 60:
             _, step = checkpoint.resolve(str(tmp_path))
-            pin = references.reading(tmp_path, step)
+            pin = pins.reading(tmp_path, step)
             try:
                 meta = checkpoint.read_meta(tmp_path, step)
                 like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), checkpoint.shapes(tmp_path, step))
@@ -284,7 +284,7 @@ def test_reading_while_the_run_goes_on_never_finds_damage(tmp_path):
                 problems.append(e)
                 break
             finally:
-                references.release(pin)
+                pins.release(pin)
     finally:
         stop.set()
         writer.join()

@@ -43,9 +43,9 @@ def test_a_page_has_every_token_as_it_is():
     assert "900 of padding" in page and page.count("·") == 0
 
 
-def test_colours_show_line_ends_that_are_learned_and_count_padding():
-    assert view.coloured(ROW).plain == "<b>&↵\n[MASK]→a↵\nx\n(900 of padding)"
-    assert view.coloured([token("a\nb")]).plain == "a\nb"
+def test_colors_show_line_ends_that_are_learned_and_count_padding():
+    assert view.colored(ROW).plain == "<b>&↵\n[MASK]→a↵\nx\n(900 of padding)"
+    assert view.colored([token("a\nb")]).plain == "a\nb"
 
 
 def test_tables_have_no_markup_and_no_emoji():
@@ -61,7 +61,7 @@ def texts(tmp_path):
     for i in range(20):
         (tmp_path / f"{i}.txt").write_text(f"{i} " + "word " * 30)
     data = configs.check(configs.default().to_dict()).data
-    return pipeline.tokenised(data, f"text:{tmp_path}", "train", tok.ByteTokenizer())
+    return pipeline.tokenized(data, f"text:{tmp_path}", "train", tok.ByteTokenizer())
 
 
 def test_a_suggested_length_holds_the_examples_whole(texts):

@@ -18,7 +18,7 @@ MASKS = ("[MASK]", "<mask>", "<|mask|>")
 
 @dataclasses.dataclass(frozen=True)
 class Masked(Builder):
-    """Hides tokens and asks for them (Devlin et al. 2018, section 3.1), anew each time a piece is built (Liu et al.
+    """Hides tokens and asks for them (Devlin et al. 2018, section 3.1), again each time a piece is built (Liu et al.
     2019, section 4.1).
 
     Of the tokens that may be chosen, `rate` are, rounded as BERT's published code does and at least one, so that pieces of a

@@ -63,7 +63,7 @@ class AnswersEncoder(Encoder):
         return turns.encode(self.tokenizer, self.template, conversations, self.train_on)
 
     def pairs(self, prompts: Sequence[str], answers: Sequence[str], wheres: Sequence[str]) -> list[Encoded]:
-        """Prompts and answers, tokenised apart, as when a model is asked and answers; then the end token."""
+        """Prompts and answers, tokenized apart, as when a model is asked and answers; then the end token."""
         before = np.asarray(self.tokenizer.prefix_ids, np.int32)
         end = np.asarray([self.tokenizer.end_id], np.int32)
         ids = self.ids([*prompts, *answers], [*wheres, *wheres])

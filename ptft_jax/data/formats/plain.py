@@ -1,4 +1,4 @@
-"""Formats without turns: text, classification, and what is tokenised already."""
+"""Formats without turns: text, classification, and what is tokenized already."""
 
 from __future__ import annotations
 

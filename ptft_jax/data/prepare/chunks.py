@@ -1,4 +1,4 @@
-"""What a worker does with a run of records: reads, tokenises, filters and sketches them, and leaves one file."""
+"""What a worker does with a run of records: reads, tokenizes, filters and sketches them, and leaves one file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ptft_jax.data.prepare import minhash, places, quality
 from ptft_jax.data.prepare.overlap import Runs
 from ptft_jax.data.prepare.settings import Settings
 from ptft_jax.data.prepare.words import Words, words_of
-from ptft_jax.data.tokenise import Opened
+from ptft_jax.data.tokenize import Opened
 from ptft_jax.errors import UserError
 
 # Why a record is lost, in the order in which it is looked for; the first one counts.

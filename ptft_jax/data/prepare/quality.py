@@ -74,7 +74,7 @@ def limits(text: str) -> dict[str, float | None]:
     """Every rule's limit: the defaults, changed by "NAME=VALUE,..."; a VALUE of `off` (None here) ends a rule.
 
     Raises:
-      UserError: an unknown rule, or a value that is no number.
+      UserError: an unknown rule, or a value that is not a number.
     """
     out: dict[str, float | None] = {name: rule.limit for name, rule in RULES.items()}
     for part in filter(None, text.split(",")):

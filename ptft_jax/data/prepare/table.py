@@ -9,7 +9,7 @@ import numpy as np
 from ptft_jax.data.prepare.chunks import LISTED, MOST
 from ptft_jax.data.prepare.duplicates import REASONS as REPEATS
 from ptft_jax.data.prepare.gathering import ALL_REASONS, Gathered, is_kept
-from ptft_jax.data.tokenise import Opened
+from ptft_jax.data.tokenize import Opened
 
 LISTED_NAME = "overlap_listed"
 

@@ -13,10 +13,10 @@ from ptft_jax.data import cache
 from ptft_jax.data.tokenizers import sentencepiece_model, settings, tiktoken_ranks
 from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE, Tokenizer
 from ptft_jax.data.tokenizers.byte import ByteTokenizer
+from ptft_jax.data.tokenizers.fitting import train_bpe
 from ptft_jax.data.tokenizers.huggingface import HuggingFaceTokenizer
 from ptft_jax.data.tokenizers.sentencepiece_model import SentencePieceTokenizer
 from ptft_jax.data.tokenizers.tiktoken_ranks import TiktokenTokenizer
-from ptft_jax.data.tokenizers.training import train_bpe
 from ptft_jax.errors import UserError, listed
 
 __all__ = [

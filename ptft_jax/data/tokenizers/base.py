@@ -153,7 +153,7 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def token_bytes(self, token: int) -> bytes:
-        """The bytes a token stands for after other text; none for control tokens."""
+        """The bytes for which a token stands after other text; none for control tokens."""
 
     def files(self) -> dict[str, bytes]:
         """File name -> content: written to a folder, `from_file` gives an identical tokenizer back."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ptft_jax.errors import nearest
 
 VERBS = {
-    "prepare": "tokenise, filter and deduplicate sources into shards: --source=SOURCE --tokenizer=WHICH --out=DIR",
+    "prepare": "tokenize, filter and deduplicate sources into shards: --source=SOURCE --tokenizer=WHICH --out=DIR",
     "show": "print batches, token by token: --config=FILE, --run=DIR or --data=SOURCE",
     "stats": "lengths, vocabulary, masks, repeats, mixture: --config=FILE, --run=DIR or --data=SOURCE",
 }

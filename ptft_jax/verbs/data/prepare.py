@@ -1,4 +1,4 @@
-"""Tokenises, filters and deduplicates sources into shards, and says what became of every record.
+"""Tokenizes, filters and deduplicates sources into shards, and says what became of every record.
 
 ptft data prepare --source=jsonl:articles.jsonl.gz --tokenizer=runs/base --out=prepared --shards=8
 ptft data prepare --source='hf:dump?text=body' --source=text:notes --tokenizer=byte --out=prepared \\
@@ -38,7 +38,9 @@ def define() -> None:
         "shards", 1, positive(1, ""), "Shards a split, of as equal a number of examples as can be; at most one each."
     )
     flags.DEFINE_string("template", "", "Chat template by name; '' = the tokenizer's own.")
-    flags.DEFINE_string("train_on", "assistant", "What is learned of conversations: assistant, last, all, or roles.")
+    flags.DEFINE_string(
+        "train_on", "assistant", "Which tokens of conversations have loss: assistant, last, all, or roles."
+    )
     define_number(
         "held_out",
         0.1,
@@ -80,7 +82,7 @@ def main() -> None:
     from rich.console import Console
 
     from ptft_jax.data import pipeline, survey
-    from ptft_jax.data.prepare import engines, preparing, table
+    from ptft_jax.data.prepare import engines, shard_writing, table
     from ptft_jax.reporting.progress import as_table
 
     settings = _settings(args)
@@ -98,7 +100,7 @@ def main() -> None:
         engine = engines.Processes(args.workers)
     out = pathlib.Path(os.path.abspath(places.local(args.out, f"--out={args.out}").expanduser()))
     work = args.work if "://" in args.work or not args.work else os.path.abspath(args.work)
-    manifest, there = preparing.prepare(settings, _tokenizer(args.tokenizer), out, engine, work=work, say=_saying())
+    manifest, there = shard_writing.prepare(settings, _tokenizer(args.tokenizer), out, engine, work=work, say=_saying())
     screen = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     screen.print(f"{manifest['kind']}: {manifest['format']}")
     kept = "kept (--deduplicate=exact takes out those by text)"

@@ -39,7 +39,7 @@ def define() -> None:
 def load() -> Selected:
     """What the flags of `define` select. Raises UserError."""
     from ptft_jax import config as configs
-    from ptft_jax.data import builders, class_names, pipeline, prepared, records
+    from ptft_jax.data import builders, class_names, pipeline, records, token_folder
     from ptft_jax.data import tokenizers as tok
 
     args = flags.FLAGS
@@ -74,7 +74,7 @@ def load() -> Selected:
         tokenizer = tok.from_file(workdir)
     elif args.tokenizer and args.tokenizer != "byte":
         tokenizer = tok.from_file(pathlib.Path(args.tokenizer).expanduser())
-    elif not args.tokenizer and args.config is None and (source := records.parse(args.data)).kind == prepared.KIND:
+    elif not args.tokenizer and args.config is None and (source := records.parse(args.data)).kind == token_folder.KIND:
         tokenizer = tok.from_file(pathlib.Path(source.name))
     else:
         texts = functools.partial(pipeline.training_texts, config.data)

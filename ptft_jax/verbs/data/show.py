@@ -1,4 +1,4 @@
-"""Prints real batches, token by token: what is learned, what is context, what is padding, and where packed examples end.
+"""Prints real batches, token by token: what has loss, what is context, what is padding, and where packed examples end.
 
 ptft data show --config=configs/finetune/shakespeare.py:full --step=3 --rows=2
 ptft data show --data=jsonl:chat.jsonl --template=chatml --tokenizer=runs/base
@@ -26,9 +26,9 @@ def define() -> None:
         "as",
         "auto",
         ["auto", "colours", "marks", "json"],
-        "auto = colours on a terminal, else marks: [learned] and {prefix}.",
+        "auto = colours on a terminal, else marks: [with loss] and {prefix}.",
     )
-    flags.DEFINE_string("html", "", "Also write a page in colours to this file.")
+    flags.DEFINE_string("html", "", "Also write a page in colors to this file.")
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
     else:
         if args.step:
             raise UserError("--step is for --split=train: evaluation has every row once")
-        tokens = pipeline.tokenised(data, data.source, args.split, chosen.tokenizer)
+        tokens = pipeline.tokenized(data, data.source, args.split, chosen.tokenizer)
         tokens, _ = class_names.numbered(tokens, chosen.head)
         found = pipeline.filled(data, tokens, chosen.builder, partial=True)
         every = batches.evaluation(found.rows, batch_size=data.batch_size, tokens=0)
@@ -68,7 +68,7 @@ def main() -> None:
     if form == "auto":
         form = "colours" if out.is_terminal else "marks"
     if form != "json":
-        learned = "are learned in an epoch" if args.split == "train" else "count in the loss"
+        learned = "with loss per epoch" if args.split == "train" else "with loss"
         for row, report in facts:
             counted = f"{row['trained']:,} {'classes' if chosen.builder.labelled else 'tokens'} {learned}"
             lines = [*survey.lines(row), report.describe(), counted, *filter(None, [pipeline.empty_answers(row)])]
@@ -82,7 +82,7 @@ def main() -> None:
         else:
             out.print(title, style="bold")
             out.print(view.counted(tokens), style="dim")
-            out.print(view.coloured(tokens), end="\n\n")
+            out.print(view.colored(tokens), end="\n\n")
     if form == "colours":
         out.print(view.legend())
     if args.html:

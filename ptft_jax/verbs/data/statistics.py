@@ -1,4 +1,4 @@
-"""What a tokenised source is made of: lengths, use of the vocabulary, what is learned, repeats, and rows that fit it."""
+"""What a tokenized source is made of: lengths, use of the vocabulary, what has loss, repeats, and rows that fit it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Says what data are made of: lengths, use of the vocabulary, what is learned, repeats, the mixture, and a row length.
+"""Says what data are made of: lengths, use of the vocabulary, what has loss, repeats, the mixture, and a row length.
 
 ptft data stats --config=configs/pretrain/shakespeare.py:tiny
 ptft data stats --data=jsonl:chat.jsonl --template=chatml --tokenizer=runs/base --json
@@ -32,7 +32,7 @@ def main() -> None:
     chosen = selected.load()
     c, data = chosen.config, chosen.config.data
     weighted = pipeline.weighted(data) if args.split == "train" else ((data.source, 1.0),)
-    parts = [pipeline.tokenised(data, reference, args.split, chosen.tokenizer) for reference, _ in weighted]
+    parts = [pipeline.tokenized(data, reference, args.split, chosen.tokenizer) for reference, _ in weighted]
     row_lengths = {p.reference: statistics.rows_by_length(p, chosen.builder) for p in parts}
     report = {
         "lengths": [statistics.lengths(part) for part in parts],
@@ -60,7 +60,7 @@ def main() -> None:
     out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     for reference, description in report["formats"].items():
         out.print("\n  ".join([f"{reference}: {description}", *survey.lines(report["sources"].get(reference, {}))]))
-    for name, title in (("lengths", "tokens an example"), ("content", "content")):
+    for name, title in (("lengths", "tokens per example"), ("content", "content")):
         out.print(as_table(title, _turned(report[name])))
     if "mixture" in report:
         out.print(

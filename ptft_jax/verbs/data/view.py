@@ -20,6 +20,8 @@ MEANINGS = {
     "padding": "fills the row",
 }
 
+_SHOWN = {"learned": "with loss"}  # in what people read
+
 
 class Token(NamedTuple):
     """One token of a row.
@@ -97,11 +99,13 @@ def counted(tokens: list[Token]) -> str:
     """One line: how many tokens are what, in how many pieces."""
     parts = [(name, sum(t.part == name for t in tokens)) for name in STYLES]
     pieces = len({t.segment for t in tokens if t.segment})
-    return f"{pieces} piece{'s' * (pieces != 1)}: " + ", ".join(f"{n} {name}" for name, n in parts if n)
+    return f"{pieces} piece{'s' * (pieces != 1)}: " + ", ".join(
+        f"{n} {_SHOWN.get(name, name)}" for name, n in parts if n
+    )
 
 
 def marked(tokens: list[Token]) -> str:
-    """As plain text: [learned], {prefix}, <read→predicted>; pieces apart from one another by lines."""
+    """As plain text: [with loss], {prefix}, <read→predicted>; pieces apart from one another by lines."""
     signs = {"learned": "[]", "prefix": "{}", "hidden": "<>", "context": ("", "")}
     out, before = [], None
     for token in tokens:
@@ -122,8 +126,8 @@ def marked(tokens: list[Token]) -> str:
     return "".join(out) + (f"\n({padding} of padding)" if padding else "")
 
 
-def coloured(tokens: list[Token]) -> Any:
-    """As rich text: colours by part, every second piece underlined; padding is only counted. Line ends that are learned
+def colored(tokens: list[Token]) -> Any:
+    """As rich text: colors by part, every second piece underlined; padding is only counted. Line ends that are learned
     or hidden are shown."""
     from rich.text import Text
 
@@ -141,12 +145,12 @@ def coloured(tokens: list[Token]) -> Any:
 
 
 def legend() -> Any:
-    """What the colours mean."""
+    """What the colors mean."""
     from rich.text import Text
 
     out = Text()
     for name, style in STYLES.items():
-        out.append(name, style)
+        out.append(_SHOWN.get(name, name), style)
         out.append(f": {MEANINGS[name]}; ")
     out.append("every second piece of a row is ")
     out.append("underlined", "underline")
@@ -154,7 +158,7 @@ def legend() -> Any:
 
 
 def page(title: str, rows: Sequence[tuple[str, list[Token]]]) -> str:
-    """A page of HTML that needs nothing else: every token of the rows (title, tokens) as a box of its part's colour, with
+    """A page of HTML that needs nothing else: every token of the rows (title, tokens) as a box of its part's color, with
     its id, position and weight. Text is escaped."""
     import jinja2
     import markupsafe

@@ -24,7 +24,7 @@ TOOLS = (
 
 
 @named(kinds.ALL)
-def test_prompt_and_answer_are_tokenised_apart_and_the_end_is_learned(kind):
+def test_prompt_and_answer_are_tokenized_apart_and_the_end_is_learned(kind):
     """As when a model is asked: the prompt's ids are the same without the answer."""
     t = make(kind)
     records = [{"prompt": "the cat ", "completion": "sat on"}, {"prompt": "", "completion": ""}]

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.data import pipeline, tokenise
+from ptft_jax.data import pipeline, tokenize
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from tests.data.formats.helpers import chatml_bytes, encode, encoder, shown
@@ -97,7 +97,7 @@ def test_files_of_every_kind(cache, tmp_path, kind):
         ids = []
         for source in (f"jsonl:{tmp_path}/plain", f"{kind}:{tmp_path}/written"):
             data = configs.check({"data": {"source": source, "template": "chatml", "length": 64}}).data
-            store = pipeline.tokenised(data, source, split, t).store
+            store = pipeline.tokenized(data, source, split, t).store
             assert len(store) == (20 if split == "train" else 5)
             ids.append((store.ids.tolist(), store.trained.tolist()))
         assert ids[0] == ids[1]
@@ -151,8 +151,8 @@ def test_messages_among_texts_are_not_found_in_the_cache(cache, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def made(reference):
-        opened = [tokenise.Opened.of(reference, split, held_out=0.1) for split in ("train", "validation", "test")]
-        return [tokenise.tokenised(o, tok.ByteTokenizer(), template="", train_on="assistant") for o in opened]
+        opened = [tokenize.Opened.of(reference, split, held_out=0.1) for split in ("train", "validation", "test")]
+        return [tokenize.tokenized(o, tok.ByteTokenizer(), template="", train_on="assistant") for o in opened]
 
     assert sum(map(len, made(f"jsonl:{path}?format=prompt-completion"))) == 300
     with pytest.raises(UserError, match="x.jsonl, line 151: column 'prompt' holds messages as JSON in a text"):
@@ -168,9 +168,9 @@ def test_half_a_character_is_named_with_its_line(cache, tmp_path, written):
     with pytest.raises(
         UserError, match=r"x.jsonl, line 5: half a character \(surrogate '.ud800'\), which no text can hold"
     ):
-        tokenise.Opened.of(f"jsonl:{path}", "train", held_out=0.1)
+        tokenize.Opened.of(f"jsonl:{path}", "train", held_out=0.1)
     opened = [
-        tokenise.Opened.of(f"jsonl:{path}", split, held_out=0.1, broken="skip")
+        tokenize.Opened.of(f"jsonl:{path}", split, held_out=0.1, broken="skip")
         for split in ("train", "validation", "test")
     ]
     assert sum(len(one.records) for one in opened) == 29
@@ -234,4 +234,4 @@ def test_another_split_is_read_as_the_train_split_is(cache, tmp_path):
     for split, text in (("train", json.dumps(SAID)), ("validation", "Hello"), ("test", "Hello")):
         (tmp_path / "data" / f"{split}.jsonl").write_text((json.dumps({"messages": text}) + "\n") * 3)
     with pytest.raises(UserError, match="validation.jsonl, line 1: column 'messages' is no JSON"):
-        tokenise.Opened.of(f"jsonl:{tmp_path}/data?id=-", "validation", held_out=0.1)
+        tokenize.Opened.of(f"jsonl:{tmp_path}/data?id=-", "validation", held_out=0.1)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ptft_jax.data import formats, tokenise
+from ptft_jax.data import formats, tokenize
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from tests.data.formats.helpers import encode, where
@@ -25,8 +25,8 @@ def numbers(*labels, **options):
 
 def of_source(reference, split="train"):
     """The classes of a source, and text -> label of a split's examples."""
-    opened = tokenise.Opened.of(reference, split, held_out=0.1)
-    store = tokenise.tokenised(opened, tok.ByteTokenizer(), template="", train_on="assistant")
+    opened = tokenize.Opened.of(reference, split, held_out=0.1)
+    store = tokenize.tokenized(opened, tok.ByteTokenizer(), template="", train_on="assistant")
     return opened.format.classes, {
         opened.records[int(i)]["text"]: n for i, n in zip(store.origins, store.labels.tolist())
     }
@@ -247,7 +247,7 @@ def test_names_that_a_source_declares_have_its_order(format, cache, tmp_path):
 
         write_tfds({"train": open_records(reference, "train", held_out=0.1)}, "news", "1.0.0", tmp_path)
         reference = f"tfds:news?dir={tmp_path}"
-    opened = tokenise.Opened.of(reference, "train", held_out=0.1)
+    opened = tokenize.Opened.of(reference, "train", held_out=0.1)
     assert opened.format.classes == tuple(names) and opened.format.declared
     numbered = of_source(reference)[1]
     assert numbered == {text: int(text[1:]) % 3 for text in numbered}

@@ -12,9 +12,9 @@ import sys
 import numpy as np
 import pytest
 
-from ptft_jax.data import formats, prepared, store, tokenise
+from ptft_jax.data import formats, store, token_folder, tokenize
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.data.prepare import engines, gathering, preparing
+from ptft_jax.data.prepare import engines, gathering, shard_writing
 from ptft_jax.data.prepare.chunks import MOST, Chunk
 from ptft_jax.data.prepare.chunks import work as do
 from ptft_jax.data.prepare.minhash import Near
@@ -91,7 +91,7 @@ def corpus(tmp_path, cache):
 @pytest.fixture
 def whole(corpus, tmp_path):
     """The corpus, prepared by this process."""
-    manifest, there = preparing.prepare(corpus, BYTES, tmp_path / "whole", HERE)
+    manifest, there = shard_writing.prepare(corpus, BYTES, tmp_path / "whole", HERE)
     assert not there
     return manifest, tmp_path / "whole"
 
@@ -143,7 +143,7 @@ def test_shards_hold_what_was_kept_in_order(whole, corpus):
     manifest, folder = whole
     tokenizer = tok.from_file(folder)
     assert tok.fingerprint(tokenizer) == manifest["tokenizer"] == tok.fingerprint(BYTES)
-    read, facts = prepared.load(folder, "train", tokenizer)
+    read, facts = token_folder.load(folder, "train", tokenizer)
     assert facts["kind"] == "text" and len(read) == 7
     expected = [text(n) for n in (0, 2, 3, 6, 7, 60, 61)]
     found = [tok.decode(tokenizer, read.ids[a:b]) for a, b in zip(read.offsets, read.offsets[1:])]
@@ -177,7 +177,7 @@ class Shuffled:
 def test_the_same_is_written_whoever_does_the_work(whole, corpus, tmp_path, engine, options):
     if options.get("work") == "WORK":
         options = {"work": str(tmp_path / "elsewhere")}
-    preparing.prepare(corpus, BYTES, tmp_path / "other", engine, **options)
+    shard_writing.prepare(corpus, BYTES, tmp_path / "other", engine, **options)
     assert files(tmp_path / "other") == files(whole[1])
     assert not list((tmp_path).glob(".*")), "nothing is left behind"
     if "work" in options and "://" not in options["work"]:
@@ -187,7 +187,7 @@ def test_the_same_is_written_whoever_does_the_work(whole, corpus, tmp_path, engi
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_beam_writes_the_same(whole, corpus, tmp_path, workers):
     pytest.importorskip("apache_beam")
-    preparing.prepare(corpus, BYTES, tmp_path / "beam", engines.Beam(workers=workers), chunk=4)
+    shard_writing.prepare(corpus, BYTES, tmp_path / "beam", engines.Beam(workers=workers), chunk=4)
     assert files(tmp_path / "beam") == files(whole[1])
 
 
@@ -202,13 +202,13 @@ def test_beam_writes_the_same(whole, corpus, tmp_path, workers):
 def test_beams_options_are_checked(corpus, tmp_path, engine, message):
     pytest.importorskip("apache_beam")
     with pytest.raises(UserError, match=message):
-        preparing.prepare(corpus, BYTES, tmp_path / "out", engine)
+        shard_writing.prepare(corpus, BYTES, tmp_path / "out", engine)
 
 
 def test_what_is_there_already_is_not_made_again(whole, corpus, tmp_path):
     manifest, folder = whole
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    assert preparing.prepare(corpus, BYTES, folder, HERE) == (json.loads(json.dumps(manifest)), True)
+    assert shard_writing.prepare(corpus, BYTES, folder, HERE) == (json.loads(json.dumps(manifest)), True)
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
 
 
@@ -218,17 +218,17 @@ def test_other_settings_or_data_are_an_error_that_names_them(whole, corpus):
     with pytest.raises(
         UserError, match=r"(?s)settings.near.threshold: 0.7 there, 0.9 now.*settings.shards: 2 there, 3 now"
     ):
-        preparing.prepare(changed, BYTES, folder, HERE)
+        shard_writing.prepare(changed, BYTES, folder, HERE)
     evaluation = pathlib.Path(corpus.overlap_with[0].removeprefix("jsonl:"))
     write(evaluation, [{"text": text(n)} for n in range(300, 312)])
     with pytest.raises(UserError, match=r"evaluation_fingerprints.* there, .* now"):
-        preparing.prepare(corpus, BYTES, folder, HERE)
+        shard_writing.prepare(corpus, BYTES, folder, HERE)
 
 
 def test_a_folder_of_something_else_is_left_alone(corpus, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match=r"no prepared folder \(no manifest.json\)"):
-        preparing.prepare(corpus, BYTES, tmp_path / "out", HERE)
+        shard_writing.prepare(corpus, BYTES, tmp_path / "out", HERE)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -240,7 +240,7 @@ def test_a_record_that_cannot_be_encoded_is_named_and_nothing_is_left(cache, tmp
     rows[323]["text"] = None  # further on than formats are detected by
     source = f"jsonl:{write(tmp_path / 'x.jsonl', rows)}"
     with pytest.raises(UserError, match=r"x.jsonl, line 324: column 'text' is null"):
-        preparing.prepare(Settings((source,)), BYTES, tmp_path / "out", engine, chunk=40)
+        shard_writing.prepare(Settings((source,)), BYTES, tmp_path / "out", engine, chunk=40)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "x.jsonl"]
 
 
@@ -253,18 +253,18 @@ def test_a_source_that_changes_meanwhile_is_an_error(cache, tmp_path):
             yield from HERE.run(plan, tasks)
 
     with pytest.raises(UserError, match="changed while it was prepared"):
-        preparing.prepare(Settings((f"jsonl:{path}",)), BYTES, tmp_path / "out", Meddling())
+        shard_writing.prepare(Settings((f"jsonl:{path}",)), BYTES, tmp_path / "out", Meddling())
 
 
 def test_one_process_at_a_time(corpus, tmp_path):
     class Nested:
         def run(self, plan, tasks):
             with pytest.raises(UserError, match="another process is preparing it"):
-                preparing.prepare(corpus, BYTES, tmp_path / "out", HERE)
+                shard_writing.prepare(corpus, BYTES, tmp_path / "out", HERE)
             yield from HERE.run(plan, tasks)
 
-    preparing.prepare(corpus, BYTES, tmp_path / "out", Nested())
-    assert prepared.load(tmp_path / "out", "test", BYTES)
+    shard_writing.prepare(corpus, BYTES, tmp_path / "out", Nested())
+    assert token_folder.load(tmp_path / "out", "test", BYTES)
 
 
 def test_a_split_of_which_nothing_is_kept_is_an_error(cache, tmp_path):
@@ -272,13 +272,13 @@ def test_a_split_of_which_nothing_is_kept_is_an_error(cache, tmp_path):
     train = sides.counts([(f"a {n}",) for n in range(20)], 0.1)[0]
     expected = rf"nothing of the train split is kept:\n  .*x.jsonl: min_tokens: {train} records"
     with pytest.raises(UserError, match=expected):
-        preparing.prepare(Settings((f"jsonl:{path}",), min_tokens=9), BYTES, tmp_path / "out", HERE)
+        shard_writing.prepare(Settings((f"jsonl:{path}",), min_tokens=9), BYTES, tmp_path / "out", HERE)
     assert not (tmp_path / "out").exists()
 
 
 def test_more_shards_than_examples(cache, tmp_path):
     path = write(tmp_path / "x.jsonl", [{"text": text(n)} for n in range(10)])
-    manifest, _ = preparing.prepare(Settings((f"jsonl:{path}",), shards=6), BYTES, tmp_path / "out", HERE)
+    manifest, _ = shard_writing.prepare(Settings((f"jsonl:{path}",), shards=6), BYTES, tmp_path / "out", HERE)
     assert [len(manifest["splits"][s]["shards"]) for s in ("train", "validation", "test")] == [6, 1, 1]
 
 
@@ -298,10 +298,10 @@ KINDS = {
 def test_examples_of_every_kind_are_stored_as_they_are_without_preparation(cache, tmp_path, kind):
     reference = f"jsonl:{write(tmp_path / 'x.jsonl', KINDS[kind])}"
     settings = Settings((reference,), ("train",), min_tokens=4, max_tokens=500, shards=2)
-    manifest, _ = preparing.prepare(settings, BYTES, tmp_path / "out", HERE, chunk=7)
+    manifest, _ = shard_writing.prepare(settings, BYTES, tmp_path / "out", HERE, chunk=7)
     assert manifest["kind"] == kind
-    found, _ = prepared.load(tmp_path / "out", "train", BYTES)
-    opened = tokenise.Opened.of(reference, "train", held_out=0.1)
+    found, _ = token_folder.load(tmp_path / "out", "train", BYTES)
+    opened = tokenize.Opened.of(reference, "train", held_out=0.1)
     encoder = formats.encoder(opened.format, BYTES)
     count = len(opened.records)
     examples = encoder.encode(
@@ -345,7 +345,7 @@ def test_no_more_than_the_first_losses_are_listed(cache, tmp_path):
                 yield task
 
     settings = Settings((f"jsonl:{path}",), ("train",), min_characters=9)
-    manifest, _ = preparing.prepare(settings, BYTES, tmp_path / "out", Watched(), chunk=60)
+    manifest, _ = shard_writing.prepare(settings, BYTES, tmp_path / "out", Watched(), chunk=60)
     (source,) = manifest["splits"]["train"]["sources"]
     assert source["lost"]["min_characters"]["records"] > 30 and listed[0] == 20 == MOST
     places = [int(re.search(r"line (\d+)", x)[1]) for x in source["lost"]["min_characters"]["examples"]]
@@ -357,7 +357,7 @@ def test_ids_are_compared_by_the_text_that_they_stand_for(cache, tmp_path):
     assert sides.of(0.1, str(BYTES.encode(said[0]).tolist())) == "train"
     reference = f"jsonl:{write(tmp_path / 'x.jsonl', [{'input_ids': BYTES.encode(x).tolist()} for x in said])}"
     settings = Settings((f"{reference}?id=-",), splits=("train",), deduplicate="exact")
-    manifest, _ = preparing.prepare(settings, BYTES, tmp_path / "out", HERE)
+    manifest, _ = shard_writing.prepare(settings, BYTES, tmp_path / "out", HERE)
     (source,) = manifest["splits"]["train"]["sources"]
     assert lost(source) == {"duplicate": 1} and source["kept"]["characters"] == source["kept"]["tokens"]
 
@@ -365,11 +365,11 @@ def test_ids_are_compared_by_the_text_that_they_stand_for(cache, tmp_path):
 def test_sources_of_several_kinds_are_an_error(cache, tmp_path):
     paths = [write(tmp_path / f"{kind}.jsonl", KINDS[kind]) for kind in ("answers", "classification")]
     with pytest.raises(UserError, match=r"(?s)several kinds.*answers.jsonl.*classification.jsonl"):
-        preparing.prepare(Settings(tuple(f"jsonl:{p}" for p in paths)), BYTES, tmp_path / "out", HERE)
+        shard_writing.prepare(Settings(tuple(f"jsonl:{p}" for p in paths)), BYTES, tmp_path / "out", HERE)
 
 
 def test_an_overlap_can_be_listed_only(corpus, tmp_path):
-    manifest, _ = preparing.prepare(dataclasses.replace(corpus, overlap="list"), BYTES, tmp_path / "out", HERE)
+    manifest, _ = shard_writing.prepare(dataclasses.replace(corpus, overlap="list"), BYTES, tmp_path / "out", HERE)
     first = manifest["splits"]["train"]["sources"][0]
     assert "overlap" not in first["lost"] and first["kept"]["records"] == 5
     assert first["overlap_listed"]["records"] == 1 and "line 11" in first["overlap_listed"]["examples"][0]
@@ -384,7 +384,7 @@ def test_listed_overlaps_that_are_repeats_count_once(cache, tmp_path):
     settings = Settings(
         (f"jsonl:{source}",), ("train",), deduplicate="exact", overlap_with=(f"jsonl:{evaluation}",), overlap="list"
     )
-    manifest, _ = preparing.prepare(settings, BYTES, tmp_path / "out", HERE)
+    manifest, _ = shard_writing.prepare(settings, BYTES, tmp_path / "out", HERE)
     (found,) = manifest["splits"]["train"]["sources"]
     assert found["overlap_listed"]["records"] == found["kept"]["records"] > 20
     assert found["lost"]["duplicate"]["records"] == found["records"] - found["kept"]["records"]
@@ -437,7 +437,7 @@ def test_the_command_is_killed_and_started_again(cache, tmp_path):
     assert again.returncode == 0, again.stderr
     assert f"prepared: tokens:{out}" in again.stdout and "near_duplicates: pairs_compared" in again.stdout
     fresh = Settings((f"jsonl:{source}",), quality=quality_limits("basic", ""), deduplicate="near")
-    preparing.prepare(fresh, BYTES, tmp_path / "fresh", HERE)
+    shard_writing.prepare(fresh, BYTES, tmp_path / "fresh", HERE)
     assert files(out) == files(tmp_path / "fresh")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "fresh", "out", "x.jsonl"]
 

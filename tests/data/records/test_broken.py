@@ -10,7 +10,7 @@ import sys
 import pytest
 import zstandard
 
-from ptft_jax.data import tokenise
+from ptft_jax.data import tokenize
 from ptft_jax.data.records import open_records, parse
 from ptft_jax.errors import UserError
 from tests.data.records import writing
@@ -188,7 +188,7 @@ def test_values_that_json_has_not_in_columns_that_are_not_read(cache, tmp_path, 
         records = load(reference, broken=broken)
         assert [r["text"] for r in records] == [row["text"] for row in rows] and not records.skipped.count
         assert all("image" not in r for r in records)
-        opened = tokenise.Opened.of(reference, "train", held_out=0.1, broken=broken)
+        opened = tokenize.Opened.of(reference, "train", held_out=0.1, broken=broken)
         assert opened.format.columns == {"text": "text"} and len(opened.records) == 20
     with pytest.raises(UserError, match="NaN|infinite|Infinity|bytes that are not"):
         load(f"{reference}{'&' if '?' in reference else '?'}text=text&label=score&format=classification")

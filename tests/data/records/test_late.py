@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ptft_jax.data import tokenise
+from ptft_jax.data import tokenize
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from tests.data.records import writing
@@ -33,8 +33,8 @@ def rows(first, last, count=151, at=150):
 
 
 def made(reference, split="train", **options):
-    opened = tokenise.Opened.of(reference, split, held_out=0.1)
-    return tokenise.tokenised(opened, tok.ByteTokenizer(), template="chatml", train_on="assistant", **options)
+    opened = tokenize.Opened.of(reference, split, held_out=0.1)
+    return tokenize.tokenized(opened, tok.ByteTokenizer(), template="chatml", train_on="assistant", **options)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,7 +81,7 @@ def test_what_a_late_column_would_have_changed_is_said_with_its_line(cache, tmp_
     first, last, expected = LATE[name]
     (tmp_path / "x.jsonl").write_bytes(writing.lines(rows(first, last, at=at)))
     if at < 100 and "say " in expected:
-        found = tokenise.Opened.of(f"jsonl:{tmp_path}/x.jsonl", "train", held_out=0.1).format
+        found = tokenize.Opened.of(f"jsonl:{tmp_path}/x.jsonl", "train", held_out=0.1).format
         assert set(last) <= set(found.columns.values()), "it is read"
         return
     expected = f"x.jsonl, line {at + 1}: .*{expected}" if at == 150 else "x.jsonl, line "

@@ -1,11 +1,11 @@
-"""Tokenising: the same store by one process or several, again only when something changed."""
+"""Tokenizing: the same store by one process or several, again only when something changed."""
 
 import json
 
 import numpy as np
 import pytest
 
-from ptft_jax.data import store, tokenise
+from ptft_jax.data import store, tokenize
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 
@@ -18,8 +18,8 @@ def lines(path, count, first=0):
 
 
 def made(reference, **options):
-    opened = tokenise.Opened.of(reference, "train", held_out=0.1)
-    return tokenise.tokenised(
+    opened = tokenize.Opened.of(reference, "train", held_out=0.1)
+    return tokenize.tokenized(
         opened, tok.ByteTokenizer(), **({"template": "chatml", "train_on": "assistant"} | options)
     )
 
@@ -28,7 +28,7 @@ def test_several_processes_make_the_same(cache, tmp_path, monkeypatch):
     reference = lines(tmp_path / "chat.jsonl", 900)
     alone = made(reference, workers=1)
     monkeypatch.setenv("PTFT_CACHE", str(tmp_path / "other"))
-    monkeypatch.setattr(tokenise, "CHUNK", 64)
+    monkeypatch.setattr(tokenize, "CHUNK", 64)
     together = made(reference, workers=2)
     for name in ("ids", "offsets", "trained", "origins"):
         np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
@@ -41,8 +41,8 @@ def test_made_once_until_something_changes(cache, tmp_path, monkeypatch):
     reference = lines(path, 40)
     first = made(reference)
     encoded = []
-    kept = tokenise._encode
-    monkeypatch.setattr(tokenise, "_encode", lambda *a, **k: encoded.append(1) or kept(*a, **k))
+    kept = tokenize._encode
+    monkeypatch.setattr(tokenize, "_encode", lambda *a, **k: encoded.append(1) or kept(*a, **k))
     assert made(reference).key == first.key and not encoded
     keys = {first.key, made(reference, train_on="all").key, made(reference, template="llama3").key}
     lines(path, 40, first=1)
@@ -69,7 +69,7 @@ def test_a_failing_worker_leaves_nothing(cache, tmp_path, monkeypatch):
     lines(path, 300)
     with path.open("a") as f:
         f.writelines(f'{{"messages": [{{"role": "usr", "content": "x{i}"}}]}}\n' for i in range(100))
-    monkeypatch.setattr(tokenise, "CHUNK", 64)
+    monkeypatch.setattr(tokenize, "CHUNK", 64)
     with pytest.raises(UserError, match=r"role = 'usr'"):
         made(f"jsonl:{path}", workers=2)
     assert not list((cache / "stores").iterdir())
@@ -90,11 +90,11 @@ def test_a_class_has_the_same_number_in_every_split(cache, tmp_path):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     number = {"neg": 0, "neutral": 1, "pos": 2}
     for split in ("train", "validation", "test"):
-        opened = tokenise.Opened.of(f"jsonl:{folder}", split, held_out=0.1)
-        found = tokenise.tokenised(opened, tok.ByteTokenizer(), template="", train_on="assistant")
+        opened = tokenize.Opened.of(f"jsonl:{folder}", split, held_out=0.1)
+        found = tokenize.tokenized(opened, tok.ByteTokenizer(), template="", train_on="assistant")
         expected = [number[opened.records[i]["label"]] for i in found.origins]
         assert found.labels.tolist() == expected, split
     (folder / "test.jsonl").write_text('{"text": "a", "label": "great"}\n')
-    opened = tokenise.Opened.of(f"jsonl:{folder}", "test", held_out=0.1)
+    opened = tokenize.Opened.of(f"jsonl:{folder}", "test", held_out=0.1)
     with pytest.raises(UserError, match="expected one of neg, neutral, pos"):
-        tokenise.tokenised(opened, tok.ByteTokenizer(), template="", train_on="assistant")
+        tokenize.tokenized(opened, tok.ByteTokenizer(), template="", train_on="assistant")

@@ -37,7 +37,7 @@ def combine(method: str, sources: Sequence[Parent], out: pathlib.Path, options: 
         advice = "\nwithout --adapter they are merged into their base and combined as whole models" if whole else ""
         raise UserError(
             f"--adapter --method={method} combines runs of tune.method='lora' without dora (and with linear those of "
-            f"'ia3') on a base that is not quantised, but:{theirs}{advice}"
+            f"'ia3') on a base that is not quantized, but:{theirs}{advice}"
         )
     config = writing.config_of(first, first.source.config.init.from_, options["seed"])
     config["tune"] |= tune
@@ -50,9 +50,9 @@ def combine(method: str, sources: Sequence[Parent], out: pathlib.Path, options: 
     entries = [
         {**model.source.lineage(model.source.meta["fingerprint"])[0], "weight": w} for model, w in zip(models, weights)
     ]
-    print_ = writing.write(out, params, config, first, runs=entries, chain=behind, refers_to=base, recipe=recipe)
+    fingerprint = writing.write(out, params, config, first, runs=entries, chain=behind, refers_to=base, recipe=recipe)
     names = [model.name for model in models]
-    return {"out": str(out), **recipe, "base": base["workdir"], "runs": names, "fingerprint": print_}
+    return {"out": str(out), **recipe, "base": base["workdir"], "runs": names, "fingerprint": fingerprint}
 
 
 def _method(model: Model) -> str:

@@ -1,6 +1,6 @@
 """From sources to a folder of shards and a manifest that says what became of every record.
 
-Two passes. Workers read, tokenise, filter and sketch chunks of records and leave a file for each; this process then
+Two passes. Workers read, tokenize, filter and sketch chunks of records and leave a file for each; this process then
 knows a digest, a sketch and the sizes of every record, decides which repeat others, and copies the kept examples from
 the chunks' files into shards. Which engine does the first pass, with how many workers and in chunks of which size,
 changes nothing that is written.
@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ptft_jax.data import cache, formats, jsons, prepared, survey
+from ptft_jax.data import cache, formats, jsons, survey, token_folder
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.prepare import gathering, places
 from ptft_jax.data.prepare.chunks import Chunk, Plan, Task
@@ -25,8 +25,8 @@ from ptft_jax.data.prepare.gathering import Gathered
 from ptft_jax.data.prepare.overlap import Runs
 from ptft_jax.data.prepare.settings import FORM, SPLITS, Settings
 from ptft_jax.data.prepare.table import Table, losses
-from ptft_jax.data.prepared import MANIFEST
-from ptft_jax.data.tokenise import Formatted, Opened
+from ptft_jax.data.token_folder import MANIFEST
+from ptft_jax.data.tokenize import Formatted, Opened
 from ptft_jax.errors import UserError, few, listed
 
 CHUNK = 1024  # records a task
@@ -89,7 +89,7 @@ def _opened(settings: Settings) -> tuple[Sources, dict[str, Any]]:
     if settings.deduplicate == "none":
         for reference, leaks in survey.leaking(parts, facts, settings.sources).items():
             facts[reference]["leaks"] = {**leaks.noted(), "dropped": False}
-    noted = {"sources": prepared.noted({r: one.source for r, one in formatted.items()}), "surveyed": facts}
+    noted = {"sources": token_folder.noted({r: one.source for r, one in formatted.items()}), "surveyed": facts}
     kinds = {opened.format.kind: opened for group in sources.values() for opened in group}
     if len(kinds) > 1:
         found = listed(f"{o.reference}: {o.format.describe()}" for o in kinds.values())
@@ -173,7 +173,7 @@ def _partial(out: pathlib.Path) -> Iterator[pathlib.Path]:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not lock.exists() or not os.path.samestat(os.fstat(held.fileno()), lock.stat()):
-                raise BlockingIOError  # its last holder deleted the file, and another made it anew
+                raise BlockingIOError  # its last holder deleted the file, and another made a new one
         except BlockingIOError:
             raise UserError(f"--out={out}: another process is preparing it") from None
         try:

@@ -12,7 +12,7 @@ import numpy as np
 from ptft_jax.combining import arithmetic
 from ptft_jax.combining.models import Model
 from ptft_jax.errors import UserError
-from ptft_jax.evaluation.measured import source_settings
+from ptft_jax.evaluation.measured_sets import source_settings
 from ptft_jax.evaluation.standalone import Measurement
 from ptft_jax.params.rules import unflatten
 from ptft_jax.runs import loading
@@ -64,7 +64,7 @@ class Measured:
         return "source" in self._sets
 
     def values(self, params: Params, sets: Sequence[str]) -> dict[str, float]:
-        """{"validation/nll": nats a token, ...} on those of the sets that there are."""
+        """{"validation/nll": nats per token, ...} on those of the sets that there are."""
         on_device = unflatten({path: jax.device_put(array, jax.devices()[0]) for path, array in params.items()})
         there = [name for name in sets if name in self._sets]
         return {f"{name}/{k}": v for name in there for k, v in self._sets[name].values(on_device).items()}
@@ -135,7 +135,7 @@ def curve(
     losses = ("validation/nll",) if rule == "target" else ("validation/nll", "source/nll")
     allowed = [row for row in rows if all(math.isfinite(row[key]) for key in losses)]
     if rule == "budget":
-        most = rows[0]["source/nll"] + budget  # none are allowed where the parent's own is no number
+        most = rows[0]["source/nll"] + budget  # none are allowed where the parent's own is not finite
         allowed = [row for row in allowed if row["source/nll"] <= most < math.inf]
     if not allowed:
         within = f" within the budget of {budget:g} above the parent's" if rule == "budget" else ""
@@ -161,18 +161,18 @@ def between(parent: Params, child: Params, alpha: float) -> dict[str, np.ndarray
 def greedy(
     models: Sequence[Model], measure: Callable[[Params], float], sign: int
 ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
-    """The greedy soup (Wortsman et al. 2022, "Model soups", algorithm 1): the models in order of their held-out value,
+    """The greedy soup (Wortsman et al. 2022, "Model soups", algorithm 1): the models in order of their validation score,
     each kept if the mean of what is kept with it is not worse.
 
     Args:
-      measure: the held-out value of parameters; `sign`: 1 where a smaller one is better, -1 where a larger one is.
+      measure: the validation score of parameters; `sign`: 1 where a smaller one is better, -1 where a larger one is.
 
     Returns:
       The parameters, and for each model in that order {"run", "value" alone, "soup" with it, "kept"}.
     """
     alone = [measure({path: model.leaves[path] for path in model.leaves.shapes}) for model in models]
     if not all(np.isfinite(alone)):
-        raise UserError("--method=greedy_soup: a run's held-out value is no number")
+        raise UserError("--method=greedy_soup: a run's validation score is not finite")
     order = sorted(range(len(models)), key=lambda n: sign * alone[n])
     kept: list[Model] = []
     best, soup, steps = None, {}, []

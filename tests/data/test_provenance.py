@@ -12,29 +12,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from ptft_jax.data import sandbox, tracked
-from ptft_jax.data.tracked import TEMPLATE, UNKNOWN, Text
+from ptft_jax.data import provenance, sandbox
+from ptft_jax.data.provenance import TEMPLATE, UNKNOWN, Text
 
 GREEK = "αβγδεζηθΑΒΓΔΕΖΗΘ"
 LATIN = "abcdxyABCDXY<|>/\n ,;{}"
 MIXED = st.lists(
     st.text(GREEK, min_size=1, max_size=3).map(lambda s: Text(s, "\2" * len(s)))
-    | st.text(LATIN, min_size=1, max_size=3).map(tracked.lifted),
+    | st.text(LATIN, min_size=1, max_size=3).map(provenance.lifted),
     max_size=6,
-).map(lambda parts: tracked.lifted("").join(parts))
+).map(lambda parts: provenance.lifted("").join(parts))
 PLAIN = st.text(LATIN, max_size=2)
 PIECE = st.text("αβab ,", min_size=1, max_size=2)
 OPERATIONS = {
     "add": lambda t, a, n: t + a, "radd": lambda t, a, n: a + t, "twice": lambda t, a, n: t * (n % 3), "index": lambda t, a, n: t[n] if t else t,
     "slice": lambda t, a, n: t[n % 4 : -1], "reversed": lambda t, a, n: t[::-1], "strip": lambda t, a, n: t.strip(),
     "strip of": lambda t, a, n: t.strip(a or "x"), "lstrip": lambda t, a, n: t.lstrip(), "rstrip": lambda t, a, n: t.rstrip("αa"),
-    "join": lambda t, a, n: t.join([a, "q", t]), "joined": lambda t, a, n: tracked.lifted(a).join(t), "characters": lambda t, a, n: list(t),
+    "join": lambda t, a, n: t.join([a, "q", t]), "joined": lambda t, a, n: provenance.lifted(a).join(t), "characters": lambda t, a, n: list(t),
     "upper": lambda t, a, n: t.upper(), "lower": lambda t, a, n: t.lower(), "title": lambda t, a, n: t.title(),
     "capitalize": lambda t, a, n: t.capitalize(), "swapcase": lambda t, a, n: t.swapcase(), "casefold": lambda t, a, n: t.casefold(),
     "split": lambda t, a, n: t.split(), "split at": lambda t, a, n: t.split("a", n % 3), "rsplit": lambda t, a, n: t.rsplit(sep="α", maxsplit=n % 3),
     "rsplit spaces": lambda t, a, n: t.rsplit(None, 1), "lines": lambda t, a, n: t.splitlines(), "lines kept": lambda t, a, n: t.splitlines(True),
     "partition": lambda t, a, n: t.partition("β"), "rpartition": lambda t, a, n: t.rpartition("b"), "replace": lambda t, a, n: t.replace("a", a),
-    "replace data": lambda t, a, n: t.replace("α", "zz", n), "replace by data": lambda t, a, n: tracked.lifted("zaza").replace("a", t),
+    "replace data": lambda t, a, n: t.replace("α", "zz", n), "replace by data": lambda t, a, n: provenance.lifted("zaza").replace("a", t),
     "ljust": lambda t, a, n: t.ljust(n + 5, "."), "rjust": lambda t, a, n: t.rjust(n + 5), "zfill": lambda t, a, n: t.zfill(n + 5),
     "without start": lambda t, a, n: t.removeprefix("α"), "without end": lambda t, a, n: t.removesuffix("a"),
 }  # fmt: skip
@@ -45,10 +45,10 @@ def flat(value):
 
 
 def check(text):
-    assert type(text) is Text and len(tracked.origin(text)) == len(text)
-    for char, origin in zip(str.__str__(text), tracked.origin(text)):
+    assert type(text) is Text and len(provenance.origin(text)) == len(text)
+    for char, origin in zip(str.__str__(text), provenance.origin(text)):
         if origin != UNKNOWN and not char.isspace():
-            assert (origin == TEMPLATE) == char.isascii(), (text, tracked.origin(text))
+            assert (origin == TEMPLATE) == char.isascii(), (text, provenance.origin(text))
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -67,14 +67,14 @@ def test_what_str_does_is_done_and_followed(name, text, other, n):
     made = operation(text, other, n)
     assert made == expected and type(made) is (Text if isinstance(expected, str) else type(expected))
     for piece in flat(made):
-        check(piece if isinstance(piece, Text) else tracked.lifted(piece))
-        assert UNKNOWN not in tracked.origin(piece)
+        check(piece if isinstance(piece, Text) else provenance.lifted(piece))
+        assert UNKNOWN not in provenance.origin(piece)
 
 
 def test_characters_that_become_several():
-    text = tracked.lifted("a") + Text("ßΐ", "\2\2") + "b"
-    assert tracked.origin(text.upper()) == "\0" + "\2" * (len(text.upper()) - 2) + "\0"
-    assert tracked.origin(text) == "\0\2\2\0"
+    text = provenance.lifted("a") + Text("ßΐ", "\2\2") + "b"
+    assert provenance.origin(text.upper()) == "\0" + "\2" * (len(text.upper()) - 2) + "\0"
+    assert provenance.origin(text) == "\0\2\2\0"
 
 
 def test_errors_are_those_of_str():
@@ -107,13 +107,13 @@ def test_errors_are_those_of_str():
     )
 )
 def test_json_is_followed(options, value):
-    said = tracked.said({"value": value}, ("a", "b", "c"), [])
-    made = tracked.to_json({"k": said, "z": "lit"}, **{"ensure_ascii": False, **options})
+    said = provenance.said({"value": value}, ("a", "b", "c"), [])
+    made = provenance.to_json({"k": said, "z": "lit"}, **{"ensure_ascii": False, **options})
     assert made == json.dumps({"k": {"value": value}, "z": "lit"}, **{"ensure_ascii": False, **options})
-    for char, origin in zip(str(made), tracked.origin(made)):
+    for char, origin in zip(str(made), provenance.origin(made)):
         assert char in string.whitespace + '"\\,:[]{}' or char.isascii() or origin not in (TEMPLATE, UNKNOWN)
     if isinstance(made, Text):
-        assert tracked.origin(made)[str(made).index("lit")] == TEMPLATE
+        assert provenance.origin(made)[str(made).index("lit")] == TEMPLATE
 
 
 # What a template may do with what it is given, and what it then has of it: all of X and nothing else is of the data.
@@ -145,7 +145,7 @@ def test_templates_are_followed(name, content):
     template = sandbox.Template(source, "T")
     messages = [{"role": "user", "content": content}]
     paths = []
-    given = tracked.said({"messages": messages}, (), paths, lambda path: path[2:] == ("role",))
+    given = provenance.said({"messages": messages}, (), paths, lambda path: path[2:] == ("role",))
     traced = template.trace(given)
     assert traced.text == template.render({"messages": messages}) and type(traced.text) is str
     assert len(traced.origin) == len(traced.text) and paths == [("messages", 0, "content")]
@@ -166,7 +166,7 @@ NOT_FOLLOWED = {
 def test_what_cannot_be_followed_is_never_the_templates(name):
     template = sandbox.Template("{% for m in messages %}" + NOT_FOLLOWED[name] + "{% endfor %}", "T")
     messages = [{"content": "αβγ"}]
-    traced = template.trace(tracked.said({"messages": messages}, (), []))
+    traced = template.trace(provenance.said({"messages": messages}, (), []))
     assert traced.text == template.render({"messages": messages})
     assert all(origin != TEMPLATE for char, origin in zip(traced.text, traced.origin) if not char.isascii())
     assert UNKNOWN in traced.origin or name == "safe and more"
@@ -175,4 +175,4 @@ def test_what_cannot_be_followed_is_never_the_templates(name):
 def test_a_template_cannot_look_at_origins():
     template = sandbox.Template("{{ messages[0]._origin }}", "T")
     with pytest.raises(sandbox.UserError, match="may not look at str._origin"):
-        template.trace(tracked.said({"messages": ["a"]}, (), []))
+        template.trace(provenance.said({"messages": ["a"]}, (), []))

@@ -20,7 +20,7 @@ from ptft_jax.data.formats import labels
 from ptft_jax.data.store import Store
 
 FORM = "store-2"  # to be changed with whatever changes what is stored
-CHUNK = 256  # records tokenised at a time
+CHUNK = 256  # records tokenized at a time
 ALONE_FIRST = 3.0  # seconds of work after which the rest is estimated
 WORTH_IT = 10.0  # seconds that the rest must take for more processes to be started
 
@@ -81,7 +81,7 @@ class Formatted:
         return Opened(self.reference, split, held_out, self.broken, rows, chosen)
 
 
-def tokenised(opened: Opened, tokenizer: tok.Tokenizer, *, template: str, train_on: str, workers: int = 0) -> Store:
+def tokenized(opened: Opened, tokenizer: tok.Tokenizer, *, template: str, train_on: str, workers: int = 0) -> Store:
     """The split as token ids, or what an earlier run made of the same records with the same settings.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ptft_jax.errors import UserError
 from ptft_jax.interop import rope
-from ptft_jax.interop.fields import Fields, activation_name
+from ptft_jax.interop.config_reader import Fields, activation_name
 from ptft_jax.interop.names import Model, Part, Tensor, linear, norm
 
 _KIND = {"full_attention": "full", "sliding_attention": "sliding"}

@@ -49,7 +49,7 @@ def sets(
     c = config
 
     def read(data: configs.Section, split: str, adapter: int | None) -> list[Rows]:
-        read = pipeline.tokenised(data, data.source, split, tokenizer, builder.kinds)
+        read = pipeline.tokenized(data, data.source, split, tokenizer, builder.kinds)
         tokens, _ = class_names.numbered(read, head)
         found = pipeline.filled(data, tokens, builder, partial=True)
         if tokens.labels and data.source not in dict(

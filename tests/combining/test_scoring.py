@@ -1,14 +1,14 @@
-"""Curves between two models: which points are asked for, and which is chosen where some losses are no numbers."""
+"""Curves between two models: which points are asked for, and which is chosen where some losses are not finite."""
 
 import math
 
 import numpy as np
 import pytest
 
-from ptft_jax.combining import measuring
+from ptft_jax.combining import scoring
 from ptft_jax.combining.combine import combine
 from ptft_jax.errors import UserError
-from ptft_jax.reporting import combined
+from ptft_jax.reporting import merge_page
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from ptft_jax.reporting import combined
     ],
 )
 def test_points_of_a_curve(text, expected):
-    assert measuring.points(text) == expected
+    assert scoring.points(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_points_of_a_curve(text, expected):
 )
 def test_what_is_no_curve_is_said(text, words):
     with pytest.raises(UserError, match=f"(?s)--curve=.*{words}"):
-        measuring.points(text)
+        scoring.points(text)
 
 
 NAN, INF = math.nan, math.inf
@@ -81,11 +81,11 @@ class Pretended:
     ],
 )
 def test_what_is_no_number_is_not_chosen(target, source, options, expected):
-    found = measuring.curve(*LINE, (0.0, 0.5, 1.0), Pretended(target, source), **options)
+    found = scoring.curve(*LINE, (0.0, 0.5, 1.0), Pretended(target, source), **options)
     assert found.alpha == expected and len(found.rows) == 3
     made = {"curve": found.rows, "alpha": found.alpha}
-    assert [row["chosen"] for row in combined.table(made)].count(True) == 1
-    assert all(svg.startswith("<svg") for svg in combined.figures(made).values())
+    assert [row["chosen"] for row in merge_page.table(made)].count(True) == 1
+    assert all(svg.startswith("<svg") for svg in merge_page.figures(made).values())
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_what_is_no_number_is_not_chosen(target, source, options, expected):
 )  # fmt: skip
 def test_where_nothing_is_a_number_nothing_is_chosen(target, source, options, words):
     with pytest.raises(UserError, match=words):
-        measuring.curve(*LINE, (0.0, 0.5, 1.0), Pretended(target, source), **options)
+        scoring.curve(*LINE, (0.0, 0.5, 1.0), Pretended(target, source), **options)
 
 
 def test_options_are_refused_before_a_model_is_read(tmp_path):

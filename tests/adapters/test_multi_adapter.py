@@ -12,9 +12,9 @@ from ptft_jax import config as configs
 from ptft_jax.adapters.adalora import AdaLora
 from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.lora import Lora
+from ptft_jax.adapters.multi_adapter import MultiAdapter, of
 from ptft_jax.adapters.oft import Oft
 from ptft_jax.adapters.prompt import Prompt
-from ptft_jax.adapters.several import Several, of
 from ptft_jax.adapters.vera import Vera
 from ptft_jax.errors import UserError
 from ptft_jax.model import decode
@@ -42,7 +42,7 @@ HEAVY = pytest.mark.heavy
 
 
 def several(one, **changes):
-    method = Several(one, NAMES)
+    method = MultiAdapter(one, NAMES)
     model = Transformer(dataclasses.replace(SPEC, **changes), method)
     return method, model, moved(jax.jit(model.init)(jax.random.key(0)))
 
@@ -109,7 +109,7 @@ def rows_of(batch, which):
 def test_each_is_trained_as_if_it_were_alone(optimizer, other, rounding):
     """By runs of one adapter on its rows alone: as many as the rows are, of whatever weight; and the others' data may be
     anything. Under a clipped norm, which is that of each by itself."""
-    method = Several(LORA, ("a", "b"))
+    method = MultiAdapter(LORA, ("a", "b"))
     options = dict(
         rates=(*method.rates, (".*", 0.0)), optimizer=optimizer_config(**optimizer), dropout=0.0, ema=0.0, layers=2
     )
@@ -155,7 +155,7 @@ def test_generation_with_each_rows_adapter():
 
 def test_each_is_trained_as_the_method_would_train_one():
     """AdaLoRA's penalty, and a budget for each adapter, however much more the others matter."""
-    method = Several(OTHERS["adalora"], NAMES)
+    method = MultiAdapter(OTHERS["adalora"], NAMES)
     shapes = Transformer(SPEC, method).shapes()
     partition = Partition.of(shapes, (*method.rates, (".*", 0.0)))
     updates = method.updates(partition, 10)
@@ -206,7 +206,7 @@ def test_what_cannot_be():
         method.merge(params)
     with pytest.raises(UserError, match="no adapter 'd', only a, b, c"):
         method.number("d", "run")
-    outside = Several(dataclasses.replace(LORA, targets=("head",)), NAMES)
+    outside = MultiAdapter(dataclasses.replace(LORA, targets=("head",)), NAMES)
     with pytest.raises(UserError, match="into blocks alone, not into head"):
         outside.check(Transformer(dataclasses.replace(SPEC, tied=False)).shapes())
     assert isinstance(LORA, Lora)

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import drift as drifts
-from ptft_jax.evaluation import measured, standalone, transfer
+from ptft_jax.evaluation import measured_sets, standalone, transfer
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.model.spec import HEAD
 from ptft_jax.parallel import cost as costs
@@ -47,7 +47,7 @@ def of_parent(
     """The parent itself on all that a run is measured on, "SET/nll" -> loss, ...; None where the run starts as the parent is,
     or where an adapter that was there before (`init.adapter`), new tokens or a new kind of head make it another model.
 
-    What the run gains and forgets counts from there: a new prompt, a quantised base, or a re-initialized head changes the
+    What the run gains and forgets counts from there: a new prompt, a quantized base, or a re-initialized head changes the
     loss before anything is learned.
 
     Args:
@@ -92,7 +92,7 @@ def gains(
     lineage = Workdir(workdir).read_lineage()
     classes = spec.classes if spec.head == "classes" else spec.vocab_size
     starts = {role: transfer.reference(lineage, source, classes, split) for role, split in transfer.SPLITS.items()}
-    found = {name: transfer.measured(before, after, starts, r) for name, r in measured.roles(config).items()}
+    found = {name: transfer.measured(before, after, starts, r) for name, r in measured_sets.roles(config).items()}
     return {"adapters": found} if config.tune.adapters else found[""]
 
 
@@ -101,7 +101,7 @@ def drift(start: Start, state: Any, fingerprint: str) -> list[dict[str, Any]] | 
     with several; {"missing": why} where the start cannot be made again, because its parent is gone or has changed, or where
     the adapter cannot be merged.
 
-    The start is computed anew, where the state does not keep it anyway. The state's optimizer moments are given up for the room:
+    The start is computed again, where the state does not keep it anyway. The state's optimizer moments are given up for the room:
     nothing can be done with the state afterwards but reading its parameters.
     """
     if start.parent is None:

@@ -42,7 +42,7 @@ class EachRow(nnx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Several(LayerMethod):
+class MultiAdapter(LayerMethod):
     """An adapter for each of `names` where `one` has a single one. Leaves have an axis [N] behind that of the layers.
 
     A batch says by "adapter" int [B] which row has which. Merging needs a choice: `pick` gives one of them as an adapter
@@ -126,4 +126,4 @@ def of(method: Method, names: tuple[str, ...]) -> Method:
     bad = [name for name in names if name == "test" or not re.fullmatch(r"[\w.-]+", name)]
     if bad:  # they are parts of the names of metrics (source_test is the test split) and of RUN#NAME
         raise UserError(f"config.tune.adapters: {bad[0]!r}: expected letters, digits, '_', '-' and '.', and not 'test'")
-    return Several(method, names)
+    return MultiAdapter(method, names)

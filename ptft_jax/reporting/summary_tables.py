@@ -44,7 +44,7 @@ def transfer_rows(transfer: Mapping[str, Any]) -> list[dict[str, Any]]:
         meaning = f"gain {-change:+.4f}" if "gain" in found else f"forgetting {change:+.4f}"
         if share is not None:
             meaning += f", {share:.1%} of the {found['learned']:.3f} learned"
-        out.append({"nats a token": name, "before": found["before"], "after": found["after"], "": meaning})
+        out.append({"nats per token": name, "before": found["before"], "after": found["after"], "": meaning})
     return out
 
 
@@ -61,10 +61,10 @@ def cost(summary: Mapping[str, Any]) -> dict[str, Any]:
         "parameters trained": summary["parameters"]["trainable"],
         "trained MiB": summary["trainable_bytes"] * mib,
         "optimizer MiB": summary["optimizer_bytes"] * mib,
-        "GFLOP a step": flops * step["devices"] / 1e9 if flops else "-",
+        "GFLOP per step": flops * step["devices"] / 1e9 if flops else "-",
         "arguments MiB": step["argument_bytes"] * mib if step else "-",
         "temporaries MiB": step["temporary_bytes"] * mib if step else "-",
         "outputs MiB": step["output_bytes"] * mib if step else "-",
         "peak MiB": step["peak_bytes"] * mib if step else "-",
-        "ms a step": seconds * 1e3 if seconds else "-",
+        "ms per step": seconds * 1e3 if seconds else "-",
     }

@@ -50,7 +50,7 @@ def figures(made: Mapping[str, Any]) -> dict[str, str]:
             {name: [[(row["alpha"], row[key]) for row in rows]] for key, name in there.items()},
             title="between the parent (0) and the run (1)",
             x="alpha",
-            y="nats a token",
+            y="nats per token",
             marks={name: [(chosen, at[key])] for key, name in there.items()},
         )
     }
@@ -59,8 +59,8 @@ def figures(made: Mapping[str, Any]) -> dict[str, str]:
         out["trade.svg"] = plots.curves(
             {"parent to run": [[(row[source], row[target]) for row in rows]]},
             title="gain against forgetting",
-            x=f"nats a token on {there[source]}",
-            y=f"nats a token on {there[target]}",
+            x=f"nats per token on {there[source]}",
+            y=f"nats per token on {there[target]}",
             marks={"parent to run": [(at[source], at[target])]},
         )
     return out

@@ -81,7 +81,7 @@ def _checked(folder: pathlib.Path, shard: pathlib.Path, content: Mapping[str, An
 
 
 def _remedy(folder: pathlib.Path) -> str:
-    return f"copy {folder} again from where it is whole, or delete it and have ptft data prepare make it anew"
+    return f"copy {folder} again from where it is whole, or delete it and have ptft data prepare make it again"
 
 
 class Kept:
