@@ -31,7 +31,11 @@ def test_generation_beside_bottlenecks():
 
 
 @pytest.mark.parametrize(
-    "method", [GatedPrefix(N, 2), Composed((QUERY_VALUE, GatedPrefix(N, 2)))], ids=["alone", "lora"]
+    "method",
+    [
+        pytest.param(GatedPrefix(N, 2), id="alone", marks=pytest.mark.slow),
+        pytest.param(Composed((QUERY_VALUE, GatedPrefix(N, 2))), id="lora"),
+    ],
 )
 def test_the_last_layers_train(method):
     got = train(adapter=method, rates=(*method.rates, (".*", 0.0)), steps=2)

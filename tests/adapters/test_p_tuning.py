@@ -17,7 +17,7 @@ from tests.helpers import LLAMA, random_batch
 N = 3
 
 
-@pytest.mark.parametrize("encoder", ["mlp", "lstm"])
+@pytest.mark.parametrize("encoder", ["mlp", pytest.param("lstm", marks=pytest.mark.slow)])
 def test_the_network_can_be_left_out(encoder):
     model, params, _ = built(PTuning(N, 5, encoder), max_length=32)
     plainer, fewer = model.collapsed(params)

@@ -153,8 +153,14 @@ def test_a_start_is_the_quantized_base():
 
 @pytest.mark.parametrize(
     "method, changes",
-    [(NF, MIXTURE), (QuantizedBase(Dora(2, 4.0, False, 0.0, BLOCKS), Quantization("int8", 16, False), BLOCKS), {})],
-    ids=["lora on nf4, a mixture", "dora on int8"],
+    [
+        pytest.param(NF, MIXTURE, id="lora on nf4, a mixture", marks=pytest.mark.heavy),
+        pytest.param(
+            QuantizedBase(Dora(2, 4.0, False, 0.0, BLOCKS), Quantization("int8", 16, False), BLOCKS),
+            {},
+            id="dora on int8",
+        ),
+    ],
 )
 def test_merged_into_dequantized_kernels(method, changes):
     check_merge(method, **changes)

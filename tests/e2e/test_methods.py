@@ -85,8 +85,9 @@ def child(text_file, base, name, **changes):
 @pytest.mark.parametrize(
     "name",
     [
-        *("dora", "prompt"),  # lora: tests/e2e/test_finetune.py
-        *(pytest.param(n, marks=pytest.mark.heavy) for n in ("ia3", "bottleneck+prefix")),
+        "prompt",  # lora: tests/e2e/test_finetune.py
+        *(pytest.param(n, marks=pytest.mark.heavy) for n in ("dora", "bottleneck+prefix")),
+        pytest.param("ia3", marks=pytest.mark.slow),
         *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW),
     ],
 )

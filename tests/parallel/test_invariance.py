@@ -19,13 +19,13 @@ def reference():
 @pytest.mark.parametrize(
     "setting",
     [
-        dict(devices=8),
+        pytest.param(dict(devices=8), marks=pytest.mark.slow),  # with fsdp below
         dict(devices=8, fsdp=8),
         dict(devices=8, fsdp=2, micro=2),
-        dict(devices=8, kind="pmap"),
+        pytest.param(dict(devices=8, kind="pmap"), marks=pytest.mark.slow),  # with micro-batches below
         dict(devices=4, kind="pmap", micro=2),
         dict(micro=4),
-        dict(scan=False),
+        pytest.param(dict(scan=False), marks=pytest.mark.slow),  # with remat below
         dict(remat="full"),
         dict(remat="dots", scan=False),
         dict(objective=CausalLM(z_loss=1e-3, label_smoothing=0.1, chunk=5)),
