@@ -9,6 +9,7 @@ import time
 import jax
 import pytest
 
+from ptft_jax.reporting.clock import Clock
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.saving import Checkpoints
 from ptft_jax.training import assembly
@@ -57,13 +58,13 @@ def measure(text_file, folder):
         for what in ("start", "resume"):
             run = assembly.Run(config, workdir, Reporter(quiet=True))
             with Peak() as peak, Checkpoints(workdir, mode="min", **run.checkpoint_options) as checkpoints:
-                state, step, _ = Execution(run, 0)._resume_or_start(checkpoints, lambda: None)
+                state, step, _ = Execution(run, 0, Clock())._resume_or_start(checkpoints, lambda: None)
             size = sum(a.nbytes for a in jax.tree.leaves(state))
             assert size > 20e6 and step == (0 if what == "start" else 2)
             assert peak.bytes < 1.1 * size, f"{what} of {workdir}: {peak.bytes / size:.2f} times the state"
             if what == "resume":
                 with Peak() as peak:
-                    back = Execution(run, 0)._at(state, 1)
+                    back = Execution(run, 0, Clock())._at(state, 1)
                 assert peak.bytes < 1.1 * size, f"best of {workdir}: {peak.bytes / size:.2f} times the state"
                 del back
             del state, run
