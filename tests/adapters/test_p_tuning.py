@@ -29,7 +29,7 @@ def test_the_network_can_be_left_out(encoder):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("encoder", ["mlp", "lstm"])
+@pytest.mark.parametrize("encoder", ["mlp", pytest.param("lstm", marks=pytest.mark.slow)])
 def test_training_beside_a_shared_prefix_and_bottlenecks(encoder):
     """Every leaf of the three moves."""
     form = {"mlp": "houlsby", "lstm": "parallel"}[encoder]

@@ -86,7 +86,7 @@ def test_a_prompt_is_part_of_a_text_and_not_of_its_padding(family, left):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("kind", ["mistral", "masked_lm"])
+@pytest.mark.parametrize("kind", ["masked_lm", pytest.param("mistral", marks=pytest.mark.slow)])
 def test_rows_of_several_texts_are_refused_where_a_prompt_cannot_be_shared(kind, tmp_path, cache):
     rows = "".join(json.dumps({"text": f"{n} {'word ' * (n % 3 + 1)}"}) + "\n" for n in range(60))
     (tmp_path / "short.jsonl").write_text(rows)

@@ -8,6 +8,7 @@ from tests.processes import HURRY, ROOT
 
 NOTEBOOKS = sorted(ROOT.glob("examples/*.ipynb"))
 FETCHES = {"lora_smollm2"}  # weights, and takes minutes
+SLOW = FETCHES | {"forgetting"}  # six runs
 
 
 def cells(path):
@@ -39,7 +40,7 @@ def carried_out(path, folder, monkeypatch):
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(p, marks=pytest.mark.slow if p.stem in FETCHES else pytest.mark.heavy) for p in NOTEBOOKS],
+    [pytest.param(p, marks=pytest.mark.slow if p.stem in SLOW else pytest.mark.heavy) for p in NOTEBOOKS],
     ids=lambda path: path.stem,
 )
 def test_it_runs(path, tmp_path, monkeypatch):

@@ -86,8 +86,8 @@ def child(text_file, base, name, **changes):
     "name",
     [
         "prompt",  # lora: tests/e2e/test_finetune.py
-        *(pytest.param(n, marks=pytest.mark.heavy) for n in ("dora", "bottleneck+prefix")),
-        pytest.param("ia3", marks=pytest.mark.slow),
+        *(pytest.param(n, marks=pytest.mark.heavy) for n in ("dora",)),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("ia3", "bottleneck+prefix")),
         *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW),
     ],
 )

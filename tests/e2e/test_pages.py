@@ -44,6 +44,7 @@ def answers(talk):
     return known and thanked == "> Thanks!" and second == "You are welcome."
 
 
+@pytest.mark.slow
 def test_a_chatbot(tmp_path):
     *_, talk = carry_out("chatbot", tmp_path, until="5. Choosing a rate")
     assert answers(talk)
