@@ -69,7 +69,7 @@ def upward(package):
     found = []
     for file in sorted(package.rglob("*.py")):
         module = ".".join(file.relative_to(package).with_suffix("").parts).removesuffix(".__init__")
-        if module == "__init__" or module.partition(".")[0] in ALIASES:
+        if module == "__init__" or module in ALIASES:
             continue
         mine = _room(module)
         assert mine, f"{module}: of no room; nothing else is at the top but packages"

@@ -12,12 +12,14 @@ from ptft_jax.errors import UserError
 SCHEDULES = ("cosine", "linear", "wsd", "constant", "rsqrt", "slanted_triangular")
 
 
-def from_config(config: Any, steps: int) -> optax.Schedule:
-    """The schedule of `config.optimizer` over a run of `steps`; reads only the fields that its shape uses.
+def from_config(config: Any, steps: int, default: float = 0.0) -> optax.Schedule:
+    """The schedule of `config.optimizer` over a run of `steps`, with `default` as its highest rate where none is given;
+    reads only the fields that its shape uses.
 
     Raises:
       UserError: a rise of wsd or slanted_triangular that leaves no update with a lower rate than the highest.
     """
+    peak = config.learning_rate or default
     if config.schedule == "slanted_triangular":
         cut = int(steps * config.cut_frac)
         if cut > 1 and steps - cut < 2:
@@ -25,7 +27,7 @@ def from_config(config: Any, steps: int) -> optax.Schedule:
                 f"config.optimizer.cut_frac = {config.cut_frac!r}: the rate would rise over {cut} of training.steps = {steps} updates "
                 "and never come down; lower it"
             )
-        return slanted_triangular(config.learning_rate, max(steps, 1), config.cut_frac, config.ratio)
+        return slanted_triangular(peak, max(steps, 1), config.cut_frac, config.ratio)
     if config.schedule == "wsd" and config.warmup_steps and steps - config.warmup_steps < 2:
         most = max(steps - 2, 0)
         raise UserError(
@@ -37,7 +39,7 @@ def from_config(config: Any, steps: int) -> optax.Schedule:
         options["end_ratio"] = config.end_ratio
     if config.schedule == "wsd":
         options["decay_fraction"] = config.decay_fraction
-    return build(config.schedule, config.learning_rate, warmup=config.warmup_steps, total=max(steps, 1), **options)
+    return build(config.schedule, peak, warmup=config.warmup_steps, total=max(steps, 1), **options)
 
 
 def build(

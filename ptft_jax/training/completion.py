@@ -134,7 +134,7 @@ def _as_continued(section: configs.Section, run: restore.Source) -> configs.Sect
 def _completed(values: dict[str, Any], suggested: frozenset[str], *, tuned: bool) -> configs.Section:
     """The config with what follows from the rest filled in. It is the one whose reads are counted."""
     settled = configs.settle(values, suggested)
-    values = _with_direction(with_rate(_with_source(values), tuned))
+    values = _with_direction(_with_rate(_with_source(values), tuned))
     section = configs.check_effects(configs.check(values, suggested=suggested, settled=settled))
     assert section.init.from_ is not None and section.init.optimizer is not None, "read before this one was made"
     return section
@@ -158,10 +158,15 @@ def head_of(parent: Parent | None, fresh: Sequence[str]) -> class_names.Head:
     return class_names.NEW if parent is None or _is_new(fresh) else class_names.of(parent)
 
 
-def with_rate(values: dict[str, Any], tuned: bool) -> dict[str, Any]:
-    """A config with `optimizer.learning_rate` filled in: of pre-training, or of the fine-tuning method."""
+def default_rate(values: Mapping[str, Any], tuned: bool) -> float:
+    """The highest rate of a config that gives none: of pre-training, or of the fine-tuning method."""
+    return adapters.learning_rate(configs.check(values).tune) if tuned else 1e-3
+
+
+def _with_rate(values: dict[str, Any], tuned: bool) -> dict[str, Any]:
+    """A config with `optimizer.learning_rate` filled in."""
     if not values["optimizer"]["learning_rate"]:
-        values["optimizer"]["learning_rate"] = adapters.learning_rate(configs.check(values).tune) if tuned else 1e-3
+        values["optimizer"]["learning_rate"] = default_rate(values, tuned)
     return values
 
 

@@ -27,7 +27,7 @@ from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
 from ptft_jax.regularization import regularizers
 from ptft_jax.runs import state as states
-from ptft_jax.training.completion import with_rate
+from ptft_jax.training.completion import default_rate
 from ptft_jax.training.programs import PROGRAMS, Program
 from ptft_jax.training.step import Step
 
@@ -139,8 +139,6 @@ class Trainer(Compiled):
         c = config if isinstance(config, configs.Section) else configs.settled(config)
         self.notes: list[str] = []
         self.tuned = bool(c.init.from_ and not c.init.optimizer) if tuned is None else tuned
-        if not c.optimizer.learning_rate:  # that of pre-training, or of the method
-            c = configs.check(with_rate(c.as_dict(), self.tuned))
         self.config = c
         self._fresh = tuple(c.init.fresh) if self.tuned else ()
         self.new_rows = c.tokenizer.new_rows if c.tokenizer.add and self.tuned else ""
@@ -226,7 +224,8 @@ class Trainer(Compiled):
     def _steps(self, partition: Partition) -> list[tuple[int, Step]]:
         """Of each phase: the number of the update that it begins with, and its step."""
         c = self.config
-        self.learning_rate = phases.scaled(schedules.from_config(c.optimizer, c.training.steps), self.phases)
+        rate = c.optimizer.learning_rate or default_rate(c.as_dict(), self.tuned)
+        self.learning_rate = phases.scaled(schedules.from_config(c.optimizer, c.training.steps, rate), self.phases)
         self.regularization = regularizers.build(c, partition, self.model, tuned=self.tuned, fresh=self._fresh)
         self.objective = objectives.build(c.objective)
         if self.regularization.ewc and "nll" not in self.objective.metrics:

@@ -1,4 +1,4 @@
-"""`ptft data` under its former name, which goes with version 0.3."""
+"""`ptft_jax.verbs.data` under its former name, which goes with version 0.3."""
 
 import sys
 
