@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptft_jax.config.section import (
-        HOW,
         Section,
         check,
         check_effects,
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "HOW",
     "Section",
     "check",
     "check_effects",

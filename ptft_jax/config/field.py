@@ -17,9 +17,9 @@ MANY = 2**63 - 1  # of tokens
 TEMPERATURES = 1e-6, 1e6  # logits divided by less, or multiplied by more, leave float32
 _DEEP = 16  # levels of tuples in tuples
 
-# What is wrong with a value, "" where nothing is.
 _DECLARED = "setting"  # of a dataclass field's metadata
 
+# What is wrong with a value, "" where nothing is.
 Rule = Callable[[Any], str]
 
 

@@ -1,7 +1,8 @@
 """What a config can name: the tables of the package joined with those of its plugins. Needs no JAX, but what plugins need.
 
-A plugin is a module with tables, plain mappings: `OBJECTIVES` of `ObjectiveSpec`, `METHODS` of `MethodSpec`, `TRACKERS` of `TrackerSpec`. Nothing registers
-itself: a config names its plugins (`config.plugins`), and whoever reads the config joins their tables here.
+A plugin is a module with tables, plain mappings: `OBJECTIVES` of `ObjectiveSpec`, `METHODS` of `MethodSpec`, `TRACKERS` of
+`TrackerSpec`. Nothing registers itself: a config names its plugins (`config.plugins`), and whoever reads the config joins
+their tables here.
 """
 
 from __future__ import annotations

@@ -19,27 +19,9 @@ from ml_collections import ConfigDict
 from ptft_jax.config import renamed
 from ptft_jax.config.field import Field, hashable, shown
 from ptft_jax.config.plugins import Tables, tables
-from ptft_jax.config.tree import HOW, TREE
+from ptft_jax.config.tree import TREE
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.model.spec import contradictions
-
-__all__ = [
-    "HOW",
-    "Section",
-    "check",
-    "check_effects",
-    "choose",
-    "default",
-    "extended",
-    "fields",
-    "get",
-    "of",
-    "own",
-    "settle",
-    "settled",
-    "suggest",
-    "tree_of",
-]
 
 _SUGGESTED = "_suggested_by_recipe"  # the attribute of a ConfigDict that holds what `suggest` marked
 

@@ -11,12 +11,12 @@ of a row a piece takes is the objective's to say, as `slots`, a function of the 
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 
+from ptft_jax.data import placing
 from ptft_jax.errors import UserError
 
 Slots = Callable[[np.ndarray], np.ndarray]  # ids of pieces int64 [n] -> positions that they take int64 [n]
@@ -207,15 +207,8 @@ def plan(
       ValueError: `units` are not those of the sequences.
       UserError: a sequence or unit is too long and overlong = "raise"; there is not one row; units would be cut.
     """
-    if units is not None and not (units[0] == 0 and units[-1] == len(offsets) - 1 and (np.diff(units) >= 0).all()):
-        raise ValueError(f"units of {len(offsets) - 1} sequences: expected starts from 0 to that, not {units}")
-    if units is not None and (how == "concat" or overlong not in ("raise", "drop")):
-        name, value, those = (
-            ("packing", how, "'none', 'first_fit' or 'best_fit'")
-            if how == "concat"
-            else ("overlong", overlong, "'raise' or 'drop'")
-        )
-        raise UserError(f"config.data.{name} = {value!r}: sequences that belong together are not cut: expected {those}")
+    if units is not None:
+        _check_units(np.asarray(units), len(offsets) - 1, how, overlong)
     most = longest(slots, length)
     if most < LEAST + 1 - overlap:
         raise UserError(f"{field} = {length}: a row holds {most} tokens, too few to learn anything from")
@@ -224,40 +217,46 @@ def plan(
 
     spans, counts = _pieces(np.asarray(offsets, np.int64), length, most, overlong, overlap, where, field)
     if learned is not None:
-        idle = learned(spans) == 0
-        if idle.any() and untrainable == "raise":
-            first = int(np.searchsorted(offsets, spans[np.argmax(idle), 0], side="right")) - 1
-            others = f", and so it is in {int(idle.sum()) - 1} others" if idle.sum() > 1 else ""
-            raise UserError(
-                f"{where(first)}: none of its tokens has loss{others} (config.data.train_on, or the answer was cut off); "
-                "set config.data.untrainable to 'drop' to leave such examples out"
-            )
-        counts["untrainable"] = int(idle.sum())
-        counts["tokens_lost"] += int((spans[idle, 1] - spans[idle, 0]).sum())
-        spans = spans[~idle]
-    group = None
+        spans, lost = _trainable(spans, offsets, learned, untrainable, where)
+        counts = _added(counts, lost)
+    group = np.arange(len(spans))  # each piece is a unit of its own
     if units is not None:
-        spans, group, more = _whole_units(
+        spans, group, lost = _whole_units(
             spans, np.asarray(offsets), np.asarray(units), length, slots, overlong, where, field
         )
-        counts = {name: counts.get(name, 0) + more.get(name, 0) for name in {**counts, **more}}
+        counts = _added(counts, lost)
     if not len(spans):
         raise UserError(
             f"{field} = {length}: no row is left of {len(offsets) - 1} sequences ({counts['empty']} with fewer than "
             f"{LEAST} tokens, {counts['dropped']} too long, {counts.get('untrainable', 0)} with nothing to learn)"
         )
     sizes = np.asarray(slots(spans[:, 1] - spans[:, 0]), np.int64)
-    if group is None:
-        order, row = _PLACE[how](sizes, length, seed)
-    else:
-        order, row = _placed_together(group, *_PLACE[how](np.bincount(group, sizes).astype(np.int64), length, seed))
+    units_placed = placing.PLACE[how](np.bincount(group, sizes).astype(np.int64), length, seed)
+    order, row = placing.placed_together(group, *units_placed)
     if how == "best_fit":
-        row = _shuffled(int(row.max()) + 1, seed + 1)[row]  # else the first rows would be those of the longest pieces
+        row = placing.shuffled(int(row.max()) + 1, seed + 1)[
+            row
+        ]  # else the first rows would be those of the longest pieces
     by_row = np.argsort(row, kind="stable")  # keeps the order in which pieces were placed
     bounds = np.concatenate([[0], np.cumsum(np.bincount(row))])
     tokens = int(offsets[-1] - offsets[0])
     report = Report(len(offsets) - 1, tokens, len(bounds) - 1, length, len(spans), int(sizes.sum()), how, **counts)
     return Plan(spans[order[by_row]], bounds, report)
+
+
+def _check_units(units: np.ndarray, sequences: int, how: str, overlong: str) -> None:
+    """Raises as `plan` does for units that are not those of so many sequences, or that would be cut."""
+    if not (units[0] == 0 and units[-1] == sequences and (np.diff(units) >= 0).all()):
+        raise ValueError(f"units of {sequences} sequences: expected starts from 0 to that, not {units}")
+    cut = "sequences that belong together are not cut"
+    if how == "concat":
+        raise UserError(f"config.data.packing = {how!r}: {cut}: expected 'none', 'first_fit' or 'best_fit'")
+    if overlong not in ("raise", "drop"):
+        raise UserError(f"config.data.overlong = {overlong!r}: {cut}: expected 'raise' or 'drop'")
+
+
+def _added(counts: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+    return {name: counts.get(name, 0) + more.get(name, 0) for name in {**counts, **more}}
 
 
 def _windows(
@@ -318,6 +317,26 @@ def _pieces(
     return np.stack([start, stop], 1), counts
 
 
+def _trainable(
+    spans: np.ndarray,
+    offsets: np.ndarray,
+    learned: Callable[[np.ndarray], np.ndarray],
+    untrainable: str,
+    where: Callable[[int], str],
+) -> tuple[np.ndarray, dict[str, int]]:
+    """(the pieces of which something is learned, what was left out)."""
+    idle = learned(spans) == 0
+    if idle.any() and untrainable == "raise":
+        first = int(np.searchsorted(offsets, spans[np.argmax(idle), 0], side="right")) - 1
+        others = f", and so it is in {int(idle.sum()) - 1} others" if idle.sum() > 1 else ""
+        raise UserError(
+            f"{where(first)}: none of its tokens has loss{others} (config.data.train_on, or the answer was cut off); "
+            "set config.data.untrainable to 'drop' to leave such examples out"
+        )
+    lost = {"untrainable": int(idle.sum()), "tokens_lost": int((spans[idle, 1] - spans[idle, 0]).sum())}
+    return spans[~idle], lost
+
+
 def _whole_units(
     spans: np.ndarray,
     offsets: np.ndarray,
@@ -348,98 +367,3 @@ def _whole_units(
         "tokens_lost": int(tokens[~kept].sum()),
     }
     return spans[kept], np.unique(unit[kept], return_inverse=True)[1], lost
-
-
-def _placed_together(group: np.ndarray, order: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(order, row) of pieces from those of their units; `group` is the unit of each piece, and does not decrease."""
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    pieces = np.argsort(place[group], kind="stable")
-    return pieces, row[place[group][pieces]]
-
-
-def _shuffled(count: int, seed: int) -> np.ndarray:
-    # numpy promises that the streams of RandomState never change; those of Generator may, and a plan with them.
-    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed))).permutation(count)
-
-
-def _one_each(sizes: np.ndarray, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    del length, seed
-    return np.arange(len(sizes)), np.arange(len(sizes))
-
-
-def _first_fit(sizes: np.ndarray, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(order in which pieces are placed, row of each in that order), int64 [pieces] both.
-
-    A tree of maxima over the room of all rows finds the first row with room in O(log rows); about 2 s for a million
-    pieces. Rows not begun are leaves of full room, so beginning one needs no case of its own.
-    """
-    order = _shuffled(len(sizes), seed)
-    # Of first-fit's rows at most one is half empty or more, so there are fewer than 2 * total / length + 1.
-    leaves = 1 << (min(len(sizes), 2 * int(sizes.sum()) // length + 1)).bit_length()
-    room = [length] * (2 * leaves)  # node i has children 2i, 2i + 1; room[i] is the most room of a row below it
-    rows = np.empty(len(sizes), np.int64)
-    for k, size in enumerate(sizes[order].tolist()):
-        node = 1
-        while node < leaves:
-            node *= 2
-            if room[node] < size:
-                node += 1
-        rows[k] = node - leaves
-        room[node] -= size
-        while node > 1:
-            left, right = room[node & -2], room[node | 1]
-            node >>= 1
-            most = left if left > right else right
-            if room[node] == most:
-                break
-            room[node] = most
-    return order, rows
-
-
-def _best_fit(sizes: np.ndarray, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(order in which pieces are placed, row of each in that order), int64 [pieces] both.
-
-    Pieces of one size are placed together (the idea of Krell et al. 2021, "Efficient sequence packing without
-    cross-contamination", who pack histograms of lengths). The fullest row with room for a piece stays the fullest with
-    room for the next of that size until it has none, so each of the rows of equal room takes as many as it holds, and
-    the work is by sizes and amounts of room, not by pieces.
-    """
-    order = _shuffled(len(sizes), seed)
-    order = order[np.argsort(-sizes[order], kind="stable")]
-    values, counts = np.unique(-sizes, return_counts=True)  # the largest first
-    rows = np.empty(len(sizes), np.int64)
-    by_room: dict[int, list[np.ndarray]] = {}  # room -> rows that have it
-    rooms: list[int] = []  # its keys, sorted
-    begun = placed = 0
-
-    def put(room: int, which: np.ndarray) -> None:
-        if len(which):
-            if room not in by_room:
-                bisect.insort(rooms, room)
-            by_room.setdefault(room, []).append(which)
-
-    for size, count in zip((-values).tolist(), counts.tolist()):
-        while count:
-            at = bisect.bisect_left(rooms, size)
-            room = rooms[at] if at < len(rooms) else length
-            each = room // size
-            if at < len(rooms):
-                which = by_room[room].pop()
-                if not by_room[room]:
-                    del by_room[room], rooms[at]
-            else:
-                which = np.arange(begun, begun - (-count // each))
-                begun += len(which)
-            needed = min(len(which), -(-count // each))
-            put(room, which[needed:])
-            filled = min(count, needed * each)
-            rows[placed : placed + filled] = np.repeat(which[:needed], each)[:filled]
-            last = filled - (needed - 1) * each  # pieces in the last of these rows
-            put(room - each * size, which[: needed - 1])
-            put(room - last * size, which[needed - 1 : needed])
-            placed, count = placed + filled, count - filled
-    return order, rows
-
-
-_PLACE = {"none": _one_each, "first_fit": _first_fit, "best_fit": _best_fit}

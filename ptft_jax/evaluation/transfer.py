@@ -8,10 +8,8 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptft_jax.config import renamed
 from ptft_jax.data import pipeline
 from ptft_jax.errors import UserError
-from ptft_jax.runs.files import read_json
 from ptft_jax.runs.lineage import place
 from ptft_jax.runs.workdir import Workdir
 
@@ -108,7 +106,7 @@ def _at_start(workdir: pathlib.Path, run_id: str, source: str) -> dict[str, floa
         return {}
     if here.run_id != run_id:
         return {}
-    name = _called(renamed.current(read_json(here.config))["data"], source)
+    name = _called(here.recorded_config()["data"], source)
     if name is None:
         return {}
     values: dict[str, Any] = {}

@@ -65,7 +65,7 @@ def quantize(kernel: jax.Array, how: Quantization) -> dict[str, jax.Array]:
     """The leaves that stand for a kernel [..., in, out]; `in` is even for "nf4".
 
     Returns:
-      codes: "nf4": uint8 [..., in / 2, out], two inputs a byte, the first in the upper half; "int8": int8 [..., in, out].
+      codes: "nf4": uint8 [..., in / 2, out], two inputs in a byte, the first in the upper half; "int8": int8 [..., in, out].
       scales: [..., out, blocks], the largest magnitude of every block, float32; with `how.double` uint8 codes of it by
         `dynamic_map`, and:
       scales_absmax: float32 [..., ceil(out * blocks / 256)], the largest of 256 scales' distances from their mean.

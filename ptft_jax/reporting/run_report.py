@@ -7,13 +7,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptft_jax.config import renamed
 from ptft_jax.data import pipeline
 from ptft_jax.errors import UserError
 from ptft_jax.reporting import clock, merge_page, plots, run_names
 from ptft_jax.reporting.page import Page
 from ptft_jax.reporting.summary_tables import by_adapter, measures
-from ptft_jax.runs.files import read_json, write_json
+from ptft_jax.runs.files import write_json
 from ptft_jax.runs.lineage import place
 from ptft_jax.runs.workdir import Workdir
 
@@ -48,7 +47,7 @@ def _read(name: str, workdir: pathlib.Path) -> Row:
     return {
         "name": name,
         "workdir": str(workdir),
-        "config": renamed.current(read_json(here.config)),
+        "config": here.recorded_config(),
         "data": here.read_data(),
         "partition": here.read_partition(),
         "lineage": here.read_lineage(),

@@ -89,7 +89,8 @@ class Checkpoints:
 
     def __init__(self, workdir: pathlib.Path, *, keep_latest: int, keep_best: int, mode: str):
         self.workdir = pathlib.Path(workdir).absolute()
-        self.folder = Workdir(self.workdir).checkpoints
+        self._here = Workdir(self.workdir)
+        self.folder = self._here.checkpoints
         self._rule: _Rule = {"mode": mode, "latest": keep_latest, "best": keep_best}
         self._expected: dict[str, int] = {}  # leaves by item, of what is being saved
         self._finishing: threading.Thread | None = None
@@ -182,7 +183,7 @@ class Checkpoints:
 
     def _newest_is_whole(self) -> bool:
         try:
-            return not manifest.damage(Workdir(self.workdir).checkpoint(max(self._saved)).path, contents=True)
+            return not manifest.damage(self._here.checkpoint(max(self._saved)).path, contents=True)
         except OSError:
             return False
 
@@ -193,7 +194,7 @@ class Checkpoints:
             return
         self._remove(seen)
         text = json.dumps({"step": max(self._saved)}) + "\n"
-        cache.write_atomic(Workdir(self.workdir).progress, lambda path: path.write_text(text))
+        cache.write_atomic(self._here.progress, lambda path: path.write_text(text))
 
     def _remove(self, seen: bool) -> None:
         stay = retention.kept(list(self._saved.values()), pinned=pins.steps(self.workdir), **self._rule)
@@ -202,7 +203,7 @@ class Checkpoints:
             return  # those before it may be needed
         for step in doomed:
             # First another name: no reader finds half of a checkpoint under this one.
-            folder = Workdir(self.workdir).checkpoint(step).path
+            folder = self._here.checkpoint(step).path
             aside = folder.with_name(folder.name + _REMOVING)
             folder.rename(aside)
             if step in pins.steps(self.workdir):  # by somebody who saw it before that
@@ -218,7 +219,7 @@ class Checkpoints:
         done = not meta.get("pending")  # and perhaps was not when the step was saved
         if not measured and not (done and read_meta(self.workdir, record.step).get("pending")):
             return
-        path = Workdir(self.workdir).checkpoint(record.step).amended
+        path = self._here.checkpoint(record.step).amended
         cache.write_atomic(path, lambda temporary: temporary.write_text(json.dumps(jsons.with_checksum(meta))))
         self._saved[record.step] = record
         self._settle()
@@ -239,7 +240,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Saved steps, oldest first."""
-        return Workdir(self.workdir).steps()
+        return self._here.steps()
 
     def resume(self, like: TrainState, params_like: Mapping[str, Any]) -> Resumed | None:
         """The newest step that can be restored, or None where none was ever saved.
@@ -260,9 +261,7 @@ class Checkpoints:
             try:
                 return read_state(self.workdir, step, like, params_like)._replace(messages=messages)
             except Damaged as e:
-                messages.append(
-                    f"checkpoint {step} is damaged and was moved to {Workdir(self.workdir).damaged.name}/: {e}"
-                )
+                messages.append(f"checkpoint {step} is damaged and was moved to {self._here.damaged.name}/: {e}")
                 self.set_aside(step)
         if messages:
             raise UserError(f"{self.folder}: no checkpoint can be restored:{listed(messages)}")
@@ -270,11 +269,11 @@ class Checkpoints:
         return None
 
     def _refuse_lost(self) -> None:
-        path = Workdir(self.workdir).progress
+        path = self._here.progress
         last = processes.shared(read_json(path).get("step", "unknown") if path.is_file() else None)
         if last is None:
             return
-        aside = Workdir(self.workdir).damaged
+        aside = self._here.damaged
         where = f"; damaged ones are in {aside}" if aside.is_dir() else ""
         raise UserError(
             f"{self.workdir}: the run had checkpoints, the last of step {last}, and {self.folder} has none{where}.\n"
@@ -285,7 +284,7 @@ class Checkpoints:
         """Moves a damaged step to where damaged ones are kept."""
         self.wait()
         if processes.main():
-            target = Workdir(self.workdir).damaged / str(step)
+            target = self._here.damaged / str(step)
             while target.exists():
                 target = target.with_name(target.name + "+")
             target.parent.mkdir(exist_ok=True)

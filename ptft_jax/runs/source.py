@@ -16,6 +16,7 @@ import jax
 from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.config import renamed
+from ptft_jax.config.tree import HOW
 from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
@@ -228,7 +229,7 @@ def _opened(place: str, field: str, reference: str) -> tuple[pathlib.Path, int, 
 
 def refuse_changed(workdir: pathlib.Path, meta: Mapping[str, Any], config: configs.Section) -> None:
     """Raises UserError where a run's config is not the one that a checkpoint of it was made with: the same arrays would be
-    another model, or the figures those of other data. What a run may be continued with may differ (`configs.HOW`)."""
+    another model, or the figures those of other data. What a run may be continued with may differ (`ptft_jax.config.tree.HOW`)."""
     if "config" not in meta:  # of an earlier version
         return
     now = config.as_dict()
@@ -236,7 +237,7 @@ def refuse_changed(workdir: pathlib.Path, meta: Mapping[str, Any], config: confi
     changed = []
     for name, field in config.fields():
         before = configs.get(recorded, name, field.default)
-        if configs.get(now, name) != json.loads(json.dumps(before)) and not name.startswith(configs.HOW):
+        if configs.get(now, name) != json.loads(json.dumps(before)) and not name.startswith(HOW):
             changed.append(f"{name.rstrip('_')}: {before!r} -> {configs.get(now, name)!r}")
     if changed:
         raise UserError(

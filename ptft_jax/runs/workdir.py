@@ -143,11 +143,16 @@ class Workdir:
 
     # What the files say. Raise UserError, naming the file, where it is damaged.
 
+    def recorded_config(self) -> dict[str, Any]:
+        """The resolved config as nested dicts, by today's names: what it says, with no check that this version can carry it out,
+        and without its plugins."""
+        return renamed.current(files.read_json(self.config))
+
     def read_config(self) -> configs.Section:
-        """The resolved config."""
+        """The resolved config, checked."""
         try:
             with plugins.never_from(self.path):
-                return configs.check(renamed.current(files.read_json(self.config)))
+                return configs.check(self.recorded_config())
         except UserError as e:
             raise UserError(str(e) if str(self.config) in str(e) else f"{self.config}: {e}") from e
 

@@ -15,6 +15,7 @@ import numpy as np
 from ptft_jax import config as configs
 from ptft_jax import environment, pairing
 from ptft_jax.config import trackers
+from ptft_jax.config.tree import HOW
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.feed import Feed, Indexed
@@ -117,7 +118,7 @@ class Run:
         changed = [
             f"{name}: {configs.get(before, name, None)!r} -> {configs.get(now, name)!r}"
             for name, _ in self.config.fields()
-            if configs.get(before, name, None) != configs.get(now, name) and not name.startswith(configs.HOW)
+            if configs.get(before, name, None) != configs.get(now, name) and not name.startswith(HOW)
         ]
         if changed:
             raise UserError(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ptft_jax.data import packing
+from ptft_jax.data import packing, placing
 from ptft_jax.errors import UserError
 
 NEXT_TOKEN = (lambda n: n - 1, 1)
@@ -144,7 +144,7 @@ packable = st.integers(1, 30).flatmap(
 def test_first_fit_is_first_fit(case, seed):
     length, sizes = case
     plan = make([n + 1 for n in sizes], length, "first_fit", seed=seed)
-    order, _ = packing._first_fit(np.asarray(sizes), length, seed)
+    order, _ = placing.first_fit(np.asarray(sizes), length, seed)
     assert sorted(order) == list(range(len(sizes)))
     assert sizes_of_rows(plan, NEXT_TOKEN[0]) == first_fit([sizes[i] for i in order], length)
     starts = np.cumsum([0] + [n + 1 for n in sizes])
@@ -279,7 +279,7 @@ def test_rows_equal_grains_where_grain_keeps_all_open(how):
     sizes, length = skewed(400, 256), 256
     plan = make(sizes, length, how, objective=MASKED)
     ours = sizes_of_rows(plan, MASKED[0])
-    order, _ = packing._PLACE[how](sizes, length, 0)
+    order, _ = placing.PLACE[how](sizes, length, 0)
     theirs = grain_rows(how, sizes[order], length, bins=len(ours))
     if how == "first_fit":
         assert ours == theirs
