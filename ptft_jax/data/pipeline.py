@@ -18,6 +18,7 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.class_names import Head
 from ptft_jax.data.mixture import Mixture, weight_at
+from ptft_jax.data.options import DataOptions
 from ptft_jax.data.rows import RowSet
 from ptft_jax.data.store import Store
 from ptft_jax.errors import UserError
@@ -57,7 +58,7 @@ class Tokens:
 
 
 def tokenized(
-    data: Any,
+    data: DataOptions,
     reference: str,
     split: str,
     tokenizer: tok.Tokenizer,
@@ -100,7 +101,7 @@ def tokenized(
     )
 
 
-def _rendering(data: Any, kind: str) -> dict[str, str]:
+def _rendering(data: DataOptions, kind: str) -> dict[str, str]:
     """How conversations and answers become ids; not read for data of other kinds, so that a setting that does nothing is
     refused."""
     if kind not in ("answers", "preference"):
@@ -108,7 +109,7 @@ def _rendering(data: Any, kind: str) -> dict[str, str]:
     return {"template": data.template, "train_on": data.train_on}
 
 
-def training_texts(data: Any, kinds: tuple[str, ...] = ()) -> list[str]:
+def training_texts(data: DataOptions, kinds: tuple[str, ...] = ()) -> list[str]:
     """All text that is trained on, for training a tokenizer. Raises UserError for sources that have none, or that are of none
     of `kinds`, where any are named."""
     texts: list[str] = []
@@ -123,7 +124,7 @@ def training_texts(data: Any, kinds: tuple[str, ...] = ()) -> list[str]:
     return texts
 
 
-def weighted(data: Any) -> tuple[tuple[str, Any], ...]:
+def weighted(data: DataOptions) -> tuple[tuple[str, Any], ...]:
     """The sources that are trained on, each with its weight or the schedule of its weight."""
     return data.mixture or ((data.source, 1.0),)
 
@@ -234,7 +235,7 @@ def packed_how(setting: str, tokens: Tokens, builder: Builder) -> str:
     return "concat" if whole else "best_fit"
 
 
-def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: int = 0) -> Filled:
+def filled(data: DataOptions, tokens: Tokens, builder: Builder, *, partial: bool, seed: int = 0) -> Filled:
     """Cuts and packs a tokenized source into rows of `config.data.length`, by the settings of `config.data`.
 
     Args:
@@ -301,7 +302,13 @@ class TrainingData:
 
 
 def training(
-    data: Any, tokenizer: tok.Tokenizer, builder: Builder, *, steps: int, seed: int, head: Head = class_names.NEW
+    data: DataOptions,
+    tokenizer: tok.Tokenizer,
+    builder: Builder,
+    *,
+    steps: int,
+    seed: int,
+    head: Head = class_names.NEW,
 ) -> TrainingData:
     """The training data of `config.data` for a run of `steps` steps, labels as `head` numbers its classes. Raises
     UserError."""
@@ -365,12 +372,12 @@ def refuse_other(was: str, now: str, workdir: pathlib.Path) -> None:
     raise UserError(f"{workdir}: the training data are not those the run was started with (files changed?)")
 
 
-def surveyed(data: Any) -> dict[str, surveys.Surveyed]:
+def surveyed(data: DataOptions) -> dict[str, surveys.Surveyed]:
     """What is to be known of the sources of `config.data`, and what of train is left out of it. Raises UserError."""
     return surveys.survey([reference for reference, _ in weighted(data)], [data.source] if data.source else [], data)
 
 
-def labels(data: Any) -> dict[str, str]:
+def labels(data: DataOptions) -> dict[str, str]:
     """A short name for every source of a mixture, for metrics."""
     found: dict[str, str] = {}
     for reference, _ in weighted(data):
@@ -382,7 +389,7 @@ def labels(data: Any) -> dict[str, str]:
     return found
 
 
-def numbered(data: Any, adapters: Sequence[str]) -> dict[str, int]:
+def numbered(data: DataOptions, adapters: Sequence[str]) -> dict[str, int]:
     """The number of the adapter of each source of `config.data`, where each has one of `config.tune.adapters`; {} where
     these are (). Raises UserError where they are not as many, or a source that is evaluated has none."""
     if not adapters:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax.data import leaks, records, token_folder
+from ptft_jax.data.options import DataOptions
 from ptft_jax.data.records.table import stand_ins
 from ptft_jax.data.tokenize import Formatted, Opened
 from ptft_jax.errors import UserError
@@ -29,7 +30,7 @@ class Surveyed:
     facts: dict[str, Any]
 
 
-def survey(trained: Sequence[str], measured: Sequence[str], data: Any) -> dict[str, Surveyed]:
+def survey(trained: Sequence[str], measured: Sequence[str], data: DataOptions) -> dict[str, Surveyed]:
     """All sources of a run, opened, by reference.
 
     Args:

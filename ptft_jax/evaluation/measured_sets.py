@@ -10,6 +10,7 @@ from ptft_jax.data import batches, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.class_names import Head
+from ptft_jax.data.options import DataOptions
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import transfer
@@ -28,7 +29,7 @@ class Sets(NamedTuple):
 
     validation: dict[str, list[Rows]]
     test: dict[str, list[Rows]]
-    source: configs.Section | None
+    source: DataOptions | None
 
 
 def sets(
@@ -48,7 +49,7 @@ def sets(
     """
     c = config
 
-    def read(data: configs.Section, split: str, adapter: int | None) -> list[Rows]:
+    def read(data: DataOptions, split: str, adapter: int | None) -> list[Rows]:
         read = pipeline.tokenized(data, data.source, split, tokenizer, builder.kinds)
         tokens, _ = class_names.numbered(read, head)
         found = pipeline.filled(data, tokens, builder, partial=True)
@@ -124,7 +125,7 @@ def source_settings(config: configs.Section, parent: Any) -> dict[str, Any] | No
     return {**theirs, "mixture": ()}
 
 
-def _changed(config: configs.Section, **changes: Any) -> configs.Section:
+def _changed(config: configs.Section, **changes: Any) -> DataOptions:
     """The data settings of a config with some changed."""
     values = config.as_dict()
     values["data"].update(changes)

@@ -8,12 +8,14 @@ from typing import Any
 
 import jax
 
+from ptft_jax.config import Config
 from ptft_jax.errors import UserError, listed
 from ptft_jax.objectives.base import Batch, Context, Loss, Objective, Scored
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import matches, regex
 from ptft_jax.regularization.anchored import Mixout, distance, pulled
 from ptft_jax.regularization.divergence import Distill, Smooth
+from ptft_jax.regularization.options import MixoutOptions
 
 _MIXED = 0x6D697865  # tells mixout's draws of a step from those of its rows
 
@@ -88,7 +90,7 @@ class Regularization:
         return gradients, metrics
 
 
-def build(config: Any, partition: Partition, model: Any, *, tuned: bool, fresh: tuple[str, ...]) -> Regularization:
+def build(config: Config, partition: Partition, model: Any, *, tuned: bool, fresh: tuple[str, ...]) -> Regularization:
     """What `config.tune` asks for, in a run that starts from a parent (`tuned`) and re-initializes parameters that match `fresh`.
     Reads what has an effect, so that the rest is refused.
 
@@ -135,7 +137,7 @@ def build(config: Any, partition: Partition, model: Any, *, tuned: bool, fresh: 
     return made
 
 
-def _mixout(section: Any, partition: Partition, fresh: tuple[str, ...]) -> Mixout:
+def _mixout(section: MixoutOptions, partition: Partition, fresh: tuple[str, ...]) -> Mixout:
     trained = [leaf for leaf in partition.leaves if leaf.trains and not matches(fresh, leaf.source)]
     for pattern in section.parameters:
         compiled = regex(pattern, "config.tune.mixout.parameters")
@@ -148,7 +150,7 @@ def _mixout(section: Any, partition: Partition, fresh: tuple[str, ...]) -> Mixou
     return Mixout(section.rate, frozenset(f.path for f in trained if matches(section.parameters, f.source)))
 
 
-def _smooth(config: Any, spec: Any) -> Smooth | None:
+def _smooth(config: Config, spec: Any) -> Smooth | None:
     section = config.tune.smooth
     if section.method == "none":
         return None

@@ -19,6 +19,7 @@ from ptft_jax.config import renamed
 from ptft_jax.config.tree import HOW
 from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.options import DataOptions
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model.quantized import Quantization
 from ptft_jax.model.spec import HEAD, STRUCTURE
@@ -107,7 +108,7 @@ class Source:
         )
 
     @property
-    def data(self) -> configs.Section | None:
+    def data(self) -> DataOptions | None:
         """The data it was trained on, of one of several adapters its own source; None where that is not known (of what was
         combined from imported weights)."""
         if self.which is not None:

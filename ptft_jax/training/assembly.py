@@ -60,7 +60,11 @@ class Run:
     """
 
     def __init__(
-        self, config: Mapping[str, Any], workdir: pathlib.Path, reporter: Reporter, clock: Clock | None = None
+        self,
+        config: Mapping[str, Any] | configs.Config,
+        workdir: pathlib.Path,
+        reporter: Reporter,
+        clock: Clock | None = None,
     ):
         clock = clock or Clock()
         self.continued = continued(configs.check(config, complete=False), workdir)
@@ -222,7 +226,7 @@ class Run:
 
     def _selection(self) -> Selection:
         s = self.config.select
-        budget = {}
+        budget: dict[str, Any] = {}
         if s.source_budget:
             if "source" not in self.eval_batches:
                 reason = "set eval.source" if self.parent else "init.from names no parent"
@@ -251,7 +255,7 @@ class Run:
 
 
 def train(
-    config: Mapping[str, Any],
+    config: Mapping[str, Any] | configs.Config,
     workdir: str | pathlib.Path,
     *,
     reporter: Reporter | None = None,

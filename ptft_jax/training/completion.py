@@ -20,7 +20,9 @@ from ptft_jax.runs.lineage import parted
 from ptft_jax.runs.parent import Parent
 
 
-def resolve(config: Mapping[str, Any], workdir: pathlib.Path | None = None) -> tuple[configs.Section, Parent | None]:
+def resolve(
+    config: Mapping[str, Any] | configs.Config, workdir: pathlib.Path | None = None
+) -> tuple[configs.Section, Parent | None]:
     """The checked config with the parent's model structure filled in, and the parent.
 
     Of a run that goes on from another with its optimizer (`init.optimizer`), the parent is that of the other.

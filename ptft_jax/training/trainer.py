@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -117,7 +117,7 @@ class Trainer(Compiled):
 
     def __init__(
         self,
-        config: configs.Section | dict[str, Any],
+        config: configs.Config | Mapping[str, Any],
         *,
         vocab_size: int = 0,
         mesh: jax.sharding.Mesh | None = None,
@@ -146,9 +146,8 @@ class Trainer(Compiled):
         mesh = mesh or meshes.make(c.parallel.replica, c.parallel.fsdp)
         self._build_model(vocab_size, encode, sharding.Rows(mesh) if c.parallel.compile == "jit" else None)
         partition = self._partition()
-        rules = tuple(tuple(rule) for rule in c.parallel.rules)
         steps = self._steps(partition)
-        super().__init__(self.model, partition, steps, mesh, compiled=c.parallel.compile, rules=rules)
+        super().__init__(self.model, partition, steps, mesh, compiled=c.parallel.compile, rules=c.parallel.rules)
 
     def _build_model(self, vocab_size: int, encode: Encode | None, constrain: sharding.Rows | None) -> None:
         c = self.config
