@@ -13,6 +13,7 @@ from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
 from ptft_jax.adapters import MethodSpec
 from ptft_jax.config import files, plugins
+from ptft_jax.config.computed import changes, computed
 from ptft_jax.config.field import natural, positive
 from ptft_jax.config.tree import TREE
 from ptft_jax.errors import UserError
@@ -46,6 +47,7 @@ HEAD = """
 import dataclasses
 from ptft_jax.objectives import OBJECTIVES as OWN
 from ptft_jax.adapters import MethodSpec
+from ptft_jax.config.computed import changes, computed
 from ptft_jax.config.field import natural, positive
 from ptft_jax.config.tree import TREE
 def causal(**changes):
@@ -242,6 +244,36 @@ def test_a_spec_with_less(package):
     with pytest.raises(UserError, match="config.objective.chunk = 4 is set, but nothing"):
         section.refuse_unread()
     assert MethodSpec("builtins:object", {}).fields == {} and natural(1, "").default == positive(1, "").default
+
+
+def test_what_a_run_is_continued_with(package):
+    """Only what it computes has to stay: not a plugin whose entries it does not name, nor one that has only trackers."""
+    diary = package(
+        "diary", "from ptft_jax.config.trackers import TrackerSpec\nTRACKERS = {'diary': TrackerSpec(object)}"
+    )
+    focal, other, gain = package("focal_a", FOCAL), package("focal_b", FOCAL), package("gain_a", GAIN)
+
+    def config(*plugins, **sections):
+        return json.loads(json.dumps(configs.check({"plugins": plugins, **sections}, complete=False).as_dict()))
+
+    plain = config(log={"every": 3})
+    told = config(diary, log={"trackers": ("diary",)})
+    assert changes(plain, told) == changes(told, plain) == [] and computed(told) == {}
+    assert changes(plain, config(focal, gain)) == changes(config(gain, focal), plain) == []
+    mine = config(diary, focal, objective={"name": "focal", "focus": 3.0})
+    assert changes(mine, config(focal, gain, objective={"name": "focal", "focus": 3.0})) == []
+    assert changes(mine, config(other, objective={"name": "focal", "focus": 3.0})) == [
+        "plugins: ['focal_a'] -> ['focal_b']"
+    ]
+    assert changes(plain, mine) == [
+        "plugins: () -> ['focal_a']", "objective.name: 'causal_lm' -> 'focal'", "objective.focus: 2.0 -> 3.0"
+    ]  # fmt: skip
+    assert changes(config(gain, tune={"method": "gain"}), plain) == [
+        "plugins: ['gain_a'] -> ()", "tune.method: 'gain' -> 'full'"
+    ]  # fmt: skip
+    earlier = {**plain, "optimizer": {"learning_rate": 0.1}}  # a version that had fewer settings
+    del earlier["plugins"], earlier["eval"]
+    assert changes(earlier, plain) == ["optimizer.learning_rate: 0.1 -> 0.0"]
 
 
 def test_settings_need_no_jax():

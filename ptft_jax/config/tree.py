@@ -212,6 +212,7 @@ TREE: dict[str, Any] = {
         "parent_data": Field(True, "also evaluate on what the parent was trained on (forgetting)"),
         "mixture": Field(True, "also evaluate on every source of data.mixture"),
         "test": Field(True, "evaluate the selected checkpoint on the test split at the end"),
+        "metrics": texts((), "what every evaluation measures beside the objective's own: metrics of plugins, by name"),
     },
     "select": {
         "metric": Field("validation/nll", "what the best checkpoint and early stopping look at"),
@@ -259,4 +260,4 @@ TREE: dict[str, Any] = {
 }
 
 # Settings that say how a run is carried out, not what it computes: a run may be continued with others.
-HOW = ("parallel.", "training.micro_batches", "data.prefetch", "data.workers", "log.", "checkpoint.")
+HOW = ("parallel.", "training.micro_batches", "data.prefetch", "data.workers", "log.", "checkpoint.", "eval.metrics")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,19 +10,28 @@ import jax
 
 from ptft_jax import config as configs
 from ptft_jax import objectives
+from ptft_jax.config import metrics
+from ptft_jax.config.metrics import Measures
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.evaluate import EvalSet
+from ptft_jax.objectives.base import evaluated
 
 
 class Program:
     """The part of a compiled program that evaluation needs, over bare parameters."""
 
-    def __init__(self, model: Any, objective: Any, place: Callable[[Rows], dict[str, jax.Array]] = jax.device_put):
-        """`place` puts this process' rows of a batch on devices."""
-        self.evaluate = jax.jit(lambda params, batch: objective.loss(model, params, batch).metrics)
+    def __init__(
+        self,
+        model: Any,
+        objective: Any,
+        measures: Measures,
+        place: Callable[[Rows], dict[str, jax.Array]] = jax.device_put,
+    ):
+        """`measures`: beside the objective's own metrics; `place` puts this process' rows of a batch on devices."""
+        self.evaluate = jax.jit(functools.partial(evaluated, objective, measures, model))
         self.place = place
 
 
@@ -64,7 +74,8 @@ class Measurement:
         rows = batches.evaluation(found.rows, batch_size=batch_size, tokens=tokens)
         objective = objectives.build(config.objective)
         lengths = tok.byte_lengths(loaded.tokenizer) if objective.chained else None
-        self._set = EvalSet(split, rows, Program(loaded.model, objective), lengths)
+        measures = metrics.chosen(config.eval.metrics, config.tables.metrics)
+        self._set = EvalSet(split, rows, Program(loaded.model, objective, measures), lengths)
         self._facts = {"data": data.source, "split": split, "tokens_scored": int(self._set.tokens)}
         self._facts |= {"labels": read.labels} if read.labels else {}
         self._lost = {"lost": found.lost()} if found.lost() else {}

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from ptft_jax.config.metrics import Measures
+from ptft_jax.errors import UserError
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.moe import Routing
 
@@ -70,6 +72,10 @@ class Objective(Protocol):
 
     def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array: ...
 
+    def measured(
+        self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, measures: Measures
+    ) -> dict[str, Sum]: ...
+
     def weight(self, batch: Batch) -> jax.Array: ...
 
 
@@ -108,6 +114,16 @@ class Rows:
         """The loss of a batch by its last hidden states; an objective's own."""
         raise NotImplementedError
 
+    def measured(
+        self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, measures: Measures
+    ) -> dict[str, Sum]:
+        """The sums of metrics (`ptft_jax.config.metrics.MetricSpec`) by their names, of the last hidden states of a batch; those
+        of an objective's own logits and targets. Raises UserError, see `ptft_jax.objectives.token_loss.sums_of`."""
+        name = type(self).__name__
+        raise UserError(
+            f"config.eval.metrics: the objective {name} does not say what they are measured of ({name}.measured)"
+        )
+
     def weight(self, batch: Batch) -> jax.Array:
         """What a loss of a batch is divided by, float32 []."""
         return jnp.sum(batch["weights"].astype(jnp.float32))
@@ -123,6 +139,13 @@ def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
         adapters=batch.get("adapters"),
         keys=context.keys,
     )
+
+
+def evaluated(objective: Objective, measures: Measures, model: Any, params: Any, batch: Batch) -> dict[str, Sum]:
+    """All that an evaluation measures of a batch: the metrics of the loss, and others."""
+    hidden_BTD = objective.hidden(model, params, batch)
+    metrics = objective.loss_of(model, params, hidden_BTD, batch).metrics
+    return metrics | (objective.measured(model, params, hidden_BTD, batch, measures) if measures else {})
 
 
 def means(metrics: dict[str, Sum]) -> dict[str, jax.Array]:

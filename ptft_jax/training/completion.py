@@ -9,6 +9,7 @@ from typing import Any
 from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.config.field import hashable
+from ptft_jax.config.plugins import tables
 from ptft_jax.data import class_names, pipeline
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.names import AUTO, direction, known
@@ -142,9 +143,9 @@ def _completed(values: dict[str, Any], suggested: frozenset[str], *, tuned: bool
 
 def _with_direction(values: dict[str, Any]) -> dict[str, Any]:
     """A config with `select.mode` filled in by the metric; of one that says nothing, a run tells whether it is measured."""
-    select = values["select"]
-    if select["mode"] != AUTO or known(select["metric"]):
-        select["mode"] = direction(select["metric"], select["mode"])
+    select, metrics = values["select"], tables(tuple(values["plugins"])).metrics
+    if select["mode"] != AUTO or known(select["metric"], metrics):
+        select["mode"] = direction(select["metric"], select["mode"], metrics)
     return values
 
 

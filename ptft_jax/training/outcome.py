@@ -73,7 +73,7 @@ def of_parent(
         flat = flatten(start.base())
     params = unflatten(start.as_kept(flat, model.shapes()))
     place = jax.device_put if config.parallel.compile == "pmap" else trainer.program.place
-    program = standalone.Program(model, trainer.objective, place)
+    program = standalone.Program(model, trainer.objective, trainer.measures, place)
     values: dict[str, float] = {}
     for name, batches in sets.items():
         rows = [{key: array for key, array in batch.items() if key != "adapters"} for batch in batches]
