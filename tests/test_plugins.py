@@ -6,17 +6,22 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
 from ptft_jax.adapters import MethodSpec
-from ptft_jax.config import files, plugins
+from ptft_jax.config import files, metrics, plugins
 from ptft_jax.config.computed import changes, computed
 from ptft_jax.config.field import natural, positive
 from ptft_jax.config.tree import TREE
 from ptft_jax.errors import UserError
+from ptft_jax.objectives.token_loss import sums_of
+from ptft_jax.reporting.progress import Reporter
+from ptft_jax.training import assembly, completion
+from tests.helpers import tiny_config
 from tests.processes import ROOT
 
 
@@ -50,10 +55,22 @@ from ptft_jax.adapters import MethodSpec
 from ptft_jax.config.computed import changes, computed
 from ptft_jax.config.field import natural, positive
 from ptft_jax.config.tree import TREE
+from ptft_jax.config.metrics import MetricSpec
 def causal(**changes):
     return dataclasses.replace(OWN["causal_lm"], **changes)
 """
 FOCAL = HEAD + "OBJECTIVES = {'focal': causal(fields={'focus': natural(2.0, 'of focal')})}\n"
+METRIC = """
+import jax.numpy as jnp
+from ptft_jax.config.metrics import MetricSpec
+def misses(logits, targets, weights):
+    return jnp.sum((jnp.argmax(logits, -1) != targets) * weights), jnp.sum(weights)
+METRICS = {
+    "misses": MetricSpec(misses, "min"),
+    "means": MetricSpec(lambda logits, targets, weights: jnp.mean(logits), "min"),
+    "each": MetricSpec(lambda logits, targets, weights: (targets * weights, weights), "min"),
+}
+"""
 GAIN = HEAD + "METHODS = {'gain': MethodSpec('builtins:object', {'start': positive(1.0, 'at first')})}\n"
 
 
@@ -115,7 +132,7 @@ def test_a_config_is_extended(package):
     "text, words",
     [
         ("X = 1", "'bad' has no table: none of OBJECTIVES, METHODS"),
-        ("METHOD = {}", "'bad' has no table: none of OBJECTIVES, METHODS, TRACKERS .did you mean 'METHODS'"),
+        ("METHOD = {}", "'bad' has no table: none of OBJECTIVES, METHODS, .*TRACKERS .did you mean 'METHODS'"),
         ("OBJECTIVES = ['focal']", "'bad': OBJECTIVES: expected a mapping of names to ObjectiveSpec, got list"),
         (
             "OBJECTIVES = {'focal': object}",
@@ -136,6 +153,12 @@ def test_a_config_is_extended(package):
         (
             HEAD + "OBJECTIVES = {'focal': causal(fields={'chunk': natural(0, 'mine')})}",
             "OBJECTIVES.'focal'. has a setting 'chunk', and config.objective.chunk is another's",
+        ),
+        (HEAD + "METRICS = {'nll': MetricSpec(max, 'min')}", "METRICS.'nll'. is one of the package's own already"),
+        (HEAD + "METRICS = {'raw_x': MetricSpec(max, 'min')}", "METRICS.'raw_x'. is one of the package's own already"),
+        (
+            HEAD + "METRICS = {'x': MetricSpec(max, 'up')}",
+            "ValueError: MetricSpec: mode = 'up': expected 'min' or 'max'",
         ),
         ("import no_such_thing", "'bad' cannot be imported: .*bad.py:1: ModuleNotFoundError: No module named 'no_such"),
         ("\n\nx = 1 / 0", "'bad' cannot be imported: .*bad.py:3: ZeroDivisionError: division by zero"),
@@ -271,9 +294,49 @@ def test_what_a_run_is_continued_with(package):
     assert changes(config(gain, tune={"method": "gain"}), plain) == [
         "plugins: ['gain_a'] -> ()", "tune.method: 'gain' -> 'full'"
     ]  # fmt: skip
+    metric = package("metric_a", METRIC)
+    assert changes(config(metric, eval={"metrics": ("misses",)}), plain) == []
+    selects = {"select": {"metric": "validation/raw_misses"}}
+    assert changes(config(metric, **selects), config(package("metric_b", METRIC), **selects)) == [
+        "plugins: ['metric_a'] -> ['metric_b']"
+    ]
     earlier = {**plain, "optimizer": {"learning_rate": 0.1}}  # a version that had fewer settings
     del earlier["plugins"], earlier["eval"]
     assert changes(earlier, plain) == ["optimizer.learning_rate: 0.1 -> 0.0"]
+
+
+def test_metrics_that_are_none(package, text_file, tmp_path):
+    """Before anything is compiled or written."""
+    name = package("metric_c", METRIC)
+    known, array = plugins.tables((name,)).metrics, np.zeros((2, 3), np.float32)
+    for names, words in (
+        (("mises",), "no metric 'mises': expected of misses, means, each .did you mean 'misses'"),
+        (("misses", "misses"), "'misses' is named twice"),
+        (("each",), r"'each': expected .total, weight., two numbers, got shapes \[2, 3\] and \[2, 3\]"),
+    ):
+        with pytest.raises(UserError, match=f"^config.eval.metrics: {words}"):
+            sums_of(metrics.chosen(names, known), np.zeros((2, 3, 5)), array, array)
+    with pytest.raises(UserError, match="no metric 'misses': the config names no plugin that has any"):
+        metrics.chosen(("misses",), plugins.tables().metrics)
+    config = tiny_config(text_file, plugins=(name,), eval__metrics=("means",))
+    words = r"'means' fails with logits \[8, 32, 257\], targets and weights \[8, 32\]: TypeError: "
+    with pytest.raises(UserError, match=f"^config.eval.metrics: {words}"):
+        assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_that_selects(package, text_file, tmp_path):
+    """Known by its name, and so is which values are better; one that is not measured does not select."""
+    changes = {"plugins": (package("metric_d", METRIC),), "select__metric": "validation/raw_misses"}
+    config = tiny_config(text_file, **changes, eval__metrics=("misses",), training__ema_decay=0.5)
+    run = assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
+    assert (run.selection.metric, run.selection.mode) == ("validation/raw_misses", "min")
+    with pytest.raises(
+        UserError, match="config.select.mode = 'max': smaller values of validation/raw_misses are better"
+    ):
+        completion.resolve(tiny_config(text_file, **changes, select__mode="max"))
+    with pytest.raises(UserError, match="config.select.metric = 'validation/raw_misses': evaluations of this run give"):
+        assembly.Run(tiny_config(text_file, **changes), tmp_path / "run", Reporter(quiet=True))
 
 
 def test_settings_need_no_jax():

@@ -46,4 +46,7 @@ def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "OBJECTIVES", values["objective.name"]
     for method in values["tune.method"].split("+"):
         yield "METHODS", method
+    sources = (values["data.source"], values["eval.source"], *(source for source, _ in values["data.mixture"]))
+    for source in sources:
+        yield "SOURCES", source.partition(":")[0]
     yield "METRICS", values["select.metric"].rpartition("/")[2].removeprefix(RAW)

@@ -20,10 +20,12 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ptft_jax.config.families import FAMILIES, FamilySpec
 from ptft_jax.config.field import Field
 from ptft_jax.config.methods import METHODS, MethodSpec
 from ptft_jax.config.metrics import METRICS, MetricSpec, is_taken
 from ptft_jax.config.objectives import OBJECTIVES, ObjectiveSpec
+from ptft_jax.config.sources import SOURCES, SourceSpec
 from ptft_jax.config.trackers import TRACKERS, TrackerSpec
 from ptft_jax.errors import UserError, nearest
 
@@ -37,7 +39,14 @@ _TAKEN = (
     "suggested",
     "tables",
 )  # what a section of a config has
-_SPECS = {"OBJECTIVES": ObjectiveSpec, "METHODS": MethodSpec, "TRACKERS": TrackerSpec, "METRICS": MetricSpec}
+_SPECS = {
+    "OBJECTIVES": ObjectiveSpec,
+    "METHODS": MethodSpec,
+    "SOURCES": SourceSpec,
+    "METRICS": MetricSpec,
+    "FAMILIES": FamilySpec,
+    "TRACKERS": TrackerSpec,
+}
 
 
 class Tables(NamedTuple):
@@ -45,8 +54,10 @@ class Tables(NamedTuple):
 
     objectives: Mapping[str, ObjectiveSpec]
     methods: Mapping[str, MethodSpec]
-    trackers: Mapping[str, TrackerSpec]
+    sources: Mapping[str, SourceSpec]
     metrics: Mapping[str, MetricSpec]
+    families: Mapping[str, FamilySpec]
+    trackers: Mapping[str, TrackerSpec]
     owners: Mapping[tuple[str, str], str]
 
 
@@ -57,8 +68,8 @@ def tables(plugins: tuple[str, ...] = ()) -> Tables:
     Raises:
       UserError: a module that is not there, cannot be imported, or has no tables; a name that two of them have.
     """
-    built_in = {"OBJECTIVES": OBJECTIVES, "METHODS": METHODS, "TRACKERS": TRACKERS, "METRICS": METRICS}
-    joined: dict[str, dict[str, Any]] = {table: dict(entries) for table, entries in built_in.items()}
+    built_in = (OBJECTIVES, METHODS, SOURCES, METRICS, FAMILIES, TRACKERS)
+    joined: dict[str, dict[str, Any]] = {table: dict(entries) for table, entries in zip(_SPECS, built_in)}
     owners: dict[tuple[str, str], str] = {}
     for plugin in plugins:
         if plugins.count(plugin) > 1:

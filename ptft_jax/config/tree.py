@@ -35,7 +35,7 @@ def _tactic(value: Any) -> str:
 TREE: dict[str, Any] = {
     "plugins": texts(
         (),
-        "modules outside of the package with tables of objectives and methods that this config may name, see docs/plugins.md",
+        "modules outside of the package with tables of objectives, methods and more that this config may name, see docs/plugins.md",
     ),
     "seed": seed(0, "parameters, order of the data and dropout follow from it"),
     "init": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -47,6 +47,7 @@ class Measurement:
         tokens: int = 0,
         batch_size: int = 16,
         length: int = 0,
+        plugins: Sequence[str] = (),
         **reading: Any,
     ):
         """As `evaluate`, which has the errors."""
@@ -61,6 +62,7 @@ class Measurement:
         values["data"] |= {"length": length or config.data.length, **reading}
         if source:
             values["data"]["source"] = source
+        values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
         data = configs.check(values).data
         builder = builders.build(config.objective, loaded.tokenizer)
         read = pipeline.tokenized(data, data.source, split, loaded.tokenizer, builder.kinds)
@@ -97,6 +99,7 @@ def evaluate(
     tokens: int = 0,
     batch_size: int = 16,
     length: int = 0,
+    plugins: Sequence[str] = (),
     **reading: Any,
 ) -> dict[str, Any]:
     """Metrics of a loaded run (`ptft_jax.runs.loading.load`) on a data source, with the run's objective, as `ptft eval` does.
@@ -107,6 +110,7 @@ def evaluate(
       tokens: use only the first so many tokens; 0 = all.
       batch_size: rows at a time.
       length: tokens per row; 0 = as the run was trained (imported weights: at most 1024).
+      plugins: modules that have the source's kind, where none of the run's has.
       reading: other settings of `config.data` than the run's, such as `template`.
 
     Returns:
@@ -117,5 +121,5 @@ def evaluate(
     Raises:
       UserError: no source where the model's own data are not known, or a model that predicts no next token.
     """
-    options = {"tokens": tokens, "batch_size": batch_size, "length": length, **reading}
+    options = {"tokens": tokens, "batch_size": batch_size, "length": length, "plugins": plugins, **reading}
     return Measurement(loaded, source, split, **options).report(loaded.params)

@@ -51,6 +51,7 @@ def load(
     ignore: Sequence[str] = (),
     merge_into: str = "",
     together: bool = False,
+    plugins: Sequence[str] = (),
 ) -> Loaded:
     """The model that WORKDIR[@STEP|@best|@latest], hf:... or gguf:... names, adapters merged where that can be. A quantized
     base stays so, with the adapter on it, unless `merge_into` says otherwise.
@@ -65,6 +66,7 @@ def load(
       ignore: patterns of tensors that may be left out, of imported weights.
       merge_into: of a run on a quantized base, for parameters of a plain model: "dequantized" or "original", see
         `ptft_jax.adapters.quantized.QuantizedBase.merge`.
+      plugins: modules that may have the family of imported weights; a run names its own.
       together: of a run with several adapters, all may be loaded; else the reference has to choose one (`RUN#NAME`).
 
     Raises:
@@ -73,7 +75,7 @@ def load(
     reference = os.fspath(reference)
     if ignore and not restore.is_reference(reference):
         raise UserError(f"--ignore is for hf: and gguf: weights; {reference} is a run")
-    source = restore.find(reference, field, ignore, together=together)
+    source = restore.find(reference, field, ignore, together=together, plugins=plugins)
     added = peft_adapter(adapter, source, "--adapter") if adapter else None
     method = added.method if added else source.adapter
     if source.quantization and added:
@@ -106,7 +108,7 @@ def peft_adapter(folder: str, parent: Parent, field: str, merge_into: str = "") 
     """The adapter in PEFT's format in a folder, for the parent's plain model. Raises UserError."""
     from ptft_jax.interop import families, peft
 
-    family, _ = families.of(parent.fields, parent.lineage(""))
+    family, _ = families.of(parent.fields, parent.lineage(""), plugins=parent.config.plugins)
     fields = families.canonical(parent.fields)
     shapes = Transformer(ModelSpec(**fields)).shapes()
 

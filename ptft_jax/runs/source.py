@@ -156,12 +156,14 @@ def find(
     ignore: Sequence[str] = (),
     fresh: Sequence[str] = (),
     together: bool = False,
+    plugins: Sequence[str] = (),
 ) -> Parent:
     """What a reference names: WORKDIR[@STEP|@best|@latest][#ADAPTER] of a run, or hf:... or gguf:... weights.
 
     Args:
       field: what the reference was given as, for messages.
       ignore, fresh: patterns of parameters that are not taken from it.
+      plugins: modules that may have the family of weights of another library; a run names its own.
       together: of a run with several adapters, none need be chosen.
 
     Raises:
@@ -170,7 +172,7 @@ def find(
     if is_reference(reference):
         from ptft_jax.interop import pretrained
 
-        return pretrained.find(reference, field, ignore, fresh)
+        return pretrained.find(reference, field, ignore, fresh, plugins)
     return find_run(reference, field, ignore, fresh, together)
 
 
@@ -396,6 +398,7 @@ def base_parameters(source: Source, layout: Layout) -> dict[str, Any]:
             "base",
             base.get("ignore", ()),
             base.get("fresh", ()),
+            plugins=source.config.plugins,
         )
         params = parent.parameters(
             layout,

@@ -10,7 +10,7 @@ from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.config.field import hashable
 from ptft_jax.config.plugins import tables
-from ptft_jax.data import class_names, pipeline
+from ptft_jax.data import class_names, pipeline, records
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.names import AUTO, direction, known
 from ptft_jax.model.spec import HEAD, STRUCTURE
@@ -38,7 +38,8 @@ def resolve(config: Mapping[str, Any], workdir: pathlib.Path | None = None) -> t
         section, parent = _as_continued(section, other), _parent_of(other)
     elif section.init.from_:
         reference = restore.recorded(section.init.from_, workdir) if workdir else section.init.from_
-        parent = restore.find(reference, ignore=section.init.ignore, fresh=section.init.fresh)
+        options = {"ignore": section.init.ignore, "fresh": section.init.fresh, "plugins": section.plugins}
+        parent = restore.find(reference, **options)
     if parent is None:
         pipeline.with_parent(section.data.mixture, None, "")
         return _completed(section.as_dict(), section.suggested, tuned=False), None
@@ -72,7 +73,17 @@ def resolve(config: Mapping[str, Any], workdir: pathlib.Path | None = None) -> t
             f"on would be trained on by replay of {pipeline.PARENT!r}; give the same, or name the sources"
         )
     values["data"]["mixture"] = pipeline.with_parent(values["data"]["mixture"], parent.data, parent.name, parent.step)
+    if replays:
+        values["plugins"] = _with_kinds(section.plugins, parent.config.plugins, values["data"]["mixture"])
     return _completed(values, section.suggested, tuned=True), parent
+
+
+def _with_kinds(plugins: Sequence[str], theirs: Sequence[str], mixture: Sequence[tuple[str, Any]]) -> tuple[str, ...]:
+    """The plugins of a run, and those of its parent's that have the kinds of sources that it replays."""
+    known, owners = tables(tuple(plugins)).sources, tables(tuple(theirs)).owners
+    kinds = dict.fromkeys(records.parted(reference)[0] for reference, _ in mixture)
+    needed = (owners.get(("SOURCES", kind)) for kind in kinds if kind not in known)
+    return tuple(dict.fromkeys((*plugins, *filter(None, needed))))
 
 
 def continued(section: configs.Section, workdir: pathlib.Path | None = None) -> restore.Source | None:
@@ -100,7 +111,8 @@ def _parent_of(run: restore.Source) -> Parent | None:
     other = continued(run.config, run.workdir)
     if other is not None:
         return _parent_of(other)
-    return restore.find(restore.recorded(init.from_, run.workdir), "its init.from", init.ignore, init.fresh)
+    options = {"ignore": init.ignore, "fresh": init.fresh, "plugins": run.config.plugins}
+    return restore.find(restore.recorded(init.from_, run.workdir), "its init.from", **options)
 
 
 # What of a method's settings is only of how it learns.

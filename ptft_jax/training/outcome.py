@@ -61,7 +61,8 @@ def of_parent(
     model = trainer.plain
     if init["fresh"]:
         # With what is re-initialized as it was, of the step that the run started from.
-        whole = restore.find(restore.recorded(config.init.from_, workdir), ignore=init["ignore"])
+        reference = restore.recorded(config.init.from_, workdir)
+        whole = restore.find(reference, ignore=init["ignore"], plugins=config.plugins)
         spec = dataclasses.replace(model.spec, **{name: whole.fields[name] for name in HEAD})
         if spec.head != model.spec.head or spec.head == "classes":
             return None
