@@ -18,6 +18,7 @@ from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.objectives.base import evaluated
+from ptft_jax.runs import loading
 
 
 class Program:
@@ -29,9 +30,12 @@ class Program:
         objective: Any,
         measures: Measures,
         place: Callable[[Rows], dict[str, jax.Array]] = jax.device_put,
+        reference: Any = None,
     ):
-        """`measures`: beside the objective's own metrics; `place` puts this process' rows of a batch on devices."""
-        self.evaluate = jax.jit(functools.partial(evaluated, objective, measures, model))
+        """`measures`: beside the objective's own metrics; `place` puts this process' rows of a batch on devices; `reference`:
+        parameters that the objective compares others with, where it does."""
+        compiled = jax.jit(functools.partial(evaluated, objective, measures, model))
+        self.evaluate = lambda params, batch: compiled(params, batch, reference)
         self.place = place
 
 
@@ -77,7 +81,9 @@ class Measurement:
         objective = objectives.build(config.objective)
         lengths = tok.byte_lengths(loaded.tokenizer) if objective.chained else None
         measures = metrics.chosen(config.eval.metrics, config.tables.metrics)
-        self._set = EvalSet(split, rows, Program(loaded.model, objective, measures), lengths)
+        reference = loading.parent_parameters(loaded) if objective.needs_reference else None
+        program = Program(loaded.model, objective, measures, reference=reference)
+        self._set = EvalSet(split, rows, program, lengths)
         self._facts = {"data": data.source, "split": split, "tokens_scored": int(self._set.tokens)}
         self._facts |= {"labels": read.labels} if read.labels else {}
         self._lost = {"lost": found.lost()} if found.lost() else {}

@@ -34,7 +34,8 @@ class Context(NamedTuple):
 
     Attributes:
       keys: one dropout key per row [B]; None = no dropout, as in evaluation.
-      reference: whole parameters of the model as its run started; None where the run does not need them.
+      reference: whole parameters of the model as its run started, its parent's, which do not train; None where neither the
+        objective nor the run's regularization needs them.
       average: whole averaged parameters; None where the run does not need them.
       step: int32 [], updates that were made; None outside of training.
     """
@@ -51,10 +52,11 @@ PLAIN = Context()
 class Objective(Protocol):
     """Turns (model, parameters, batch, context) into a loss: what `loss_of` makes of what `hidden` gives (`routed`: and how
     experts were used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics, "nll" (cross-entropy)
-    among them where there is one. `chained`: see `Rows`."""
+    among them where there is one. `chained`, `needs_reference`: see `Rows`."""
 
     metrics: tuple[str, ...]
     chained: ClassVar[bool]
+    needs_reference: ClassVar[bool]
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss: ...
 
@@ -84,9 +86,11 @@ class Rows:
 
     Attributes:
       chained: whether the targets' probabilities multiply to that of the text they are, so that bits per byte mean something.
+      needs_reference: whether the loss compares the model with its parent (`Context.reference`), in training and evaluation.
     """
 
     chained: ClassVar[bool] = False
+    needs_reference: ClassVar[bool] = False
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss:
         """The loss of a batch: `inputs` int [B, T] and what `loss_of` needs; optional positions and segments int [B, T], prefix
@@ -141,10 +145,13 @@ def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
     )
 
 
-def evaluated(objective: Objective, measures: Measures, model: Any, params: Any, batch: Batch) -> dict[str, Sum]:
-    """All that an evaluation measures of a batch: the metrics of the loss, and others."""
-    hidden_BTD = objective.hidden(model, params, batch)
-    metrics = objective.loss_of(model, params, hidden_BTD, batch).metrics
+def evaluated(
+    objective: Objective, measures: Measures, model: Any, params: Any, batch: Batch, reference: Any = None
+) -> dict[str, Sum]:
+    """All that an evaluation measures of a batch: the metrics of the loss, and others; `reference` as of `Context`."""
+    context = Context(reference=reference)
+    hidden_BTD = objective.hidden(model, params, batch, context)
+    metrics = objective.loss_of(model, params, hidden_BTD, batch, context).metrics
     return metrics | (objective.measured(model, params, hidden_BTD, batch, measures) if measures else {})
 
 

@@ -20,6 +20,7 @@ from ptft_jax.params import finite
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.runs import identity
 from ptft_jax.runs import source as restore
+from ptft_jax.runs.lineage import place
 from ptft_jax.runs.parent import Parent
 
 
@@ -120,3 +121,30 @@ def peft_adapter(folder: str, parent: Parent, field: str, merge_into: str = "") 
     finite.refuse(flatten(found.params), f"{field}: {folder}")
     identity.check_folder(pathlib.Path(folder).expanduser(), parent, field)
     return found
+
+
+def parent_parameters(loaded: Loaded) -> dict[str, Any]:
+    """The whole parameters that a run started with, for the plain model that it has become.
+
+    Raises:
+      UserError: it did not start from another model, that is not where it was or has changed, or the run is no plain model.
+    """
+    source, init = loaded.source, loaded.source.config.init
+    comparing = f"objective.name = {source.config.objective.name!r} compares {source.name} with its parent"
+    chain = [entry for entry in source.lineage("")[1:] if not entry.get("optimizer")]
+    if not chain:
+        raise UserError(f"{comparing}: it has none")
+    if loaded.model.adapt is not None or init.adapter:
+        raise UserError(
+            f"{comparing}, which is not what it started with: an adapter beside it is no part of a plain model"
+        )
+    start = place(chain[0])
+    options = {"ignore": init.ignore, "fresh": init.fresh, "plugins": source.config.plugins}
+    parent = restore.find(start, f"the parent of {source.name}", **options)
+    dtype, wide = source.config.model.param_dtype, chain[0].get("wide", ())
+    params = parent.parameters(on_one_device, dtype, wide=wide, weights=init.weights, merge_into=init.merge_into)
+    if (found := restore.parameters_fingerprint(params)) != chain[0]["fingerprint"]:
+        raise UserError(
+            f"{comparing}, which had the fingerprint {chain[0]['fingerprint']}; {start} has {found}: it is another model"
+        )
+    return params

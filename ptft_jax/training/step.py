@@ -102,7 +102,12 @@ class Step:
 
     def _measured(self, trainable: Any, state: TrainState, batch: Batch) -> dict[str, Sum]:
         params = self.partition.merge(trainable, state.frozen)
-        return evaluated(self.objective, self.measures, self.model, params, batch)
+        reference = self._reference(state) if self.regularization.compared else None
+        return evaluated(self.objective, self.measures, self.model, params, batch, reference)
+
+    def _reference(self, state: TrainState) -> Any:
+        """The whole parameters of step 0."""
+        return self.partition.merge(state.anchor, state.frozen)
 
     def _gradients(self, state: TrainState, batch: Batch, axis: str | None) -> tuple[Any, dict[str, Any]]:
         """((the summed loss of a batch, how its tokens were sent to experts or None), gradients by path of what trains in this
@@ -118,7 +123,7 @@ class Step:
         regularization, flat = self.regularization, flatten(precision.wide(state.trainable))
         trained = {path: a for path, a in flat.items() if path not in self.frozen}
         anchor = flatten(state.anchor)
-        reference = self.partition.merge(state.anchor, state.frozen) if regularization.distill else None
+        reference = self._reference(state) if regularization.refers else None
         average = (
             self.partition.merge(state.ema, state.frozen)
             if regularization.smooth and regularization.smooth.bregman

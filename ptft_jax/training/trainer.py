@@ -226,8 +226,9 @@ class Trainer(Compiled):
         c = self.config
         rate = c.optimizer.learning_rate or default_rate(c.as_dict(), self.tuned)
         self.learning_rate = phases.scaled(schedules.from_config(c.optimizer, c.training.steps, rate), self.phases)
-        self.regularization = regularizers.build(c, partition, self.model, tuned=self.tuned, fresh=self._fresh)
         self.objective = objectives.build(c.objective)
+        parent = {"tuned": self.tuned, "fresh": self._fresh, "compared": self.objective.needs_reference}
+        self.regularization = regularizers.build(c, partition, self.model, **parent)
         self.measures = metrics.chosen(c.eval.metrics, c.tables.metrics)
         if taken := [name for name, _ in self.measures if name in self.objective.metrics]:
             raise UserError(f"config.eval.metrics: {taken[0]!r} is a metric of objective.name = {c.objective.name!r}")

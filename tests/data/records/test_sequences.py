@@ -94,8 +94,9 @@ def test_a_reader_that_fails():
         opened(Sums(0))
 
 
-def test_the_pass_is_kept_where_a_fingerprint_is_known():
-    whole, again, other = Sums(30, fingerprint="a"), Sums(30, fingerprint="a"), Sums(30, fingerprint="b")
+def test_the_pass_is_kept_where_a_fingerprint_is_known(tmp_path):
+    one = str(tmp_path)  # the cache may outlive this test
+    whole, again, other = (Sums(30, fingerprint=text) for text in (one, one, one + "b"))
     for rows, reads in ((whole, True), (again, False), (other, True)):
         assert len(opened(rows)) and (rows.read >= 30) == reads
 
