@@ -56,6 +56,7 @@ from ptft_jax.config.computed import changes, computed
 from ptft_jax.config.field import natural, positive
 from ptft_jax.config.tree import TREE
 from ptft_jax.config.metrics import MetricSpec
+from ptft_jax.config.sources import SourceSpec
 def causal(**changes):
     return dataclasses.replace(OWN["causal_lm"], **changes)
 """
@@ -160,6 +161,10 @@ def test_a_config_is_extended(package):
             HEAD + "METRICS = {'x': MetricSpec(max, 'up')}",
             "ValueError: MetricSpec: mode = 'up': expected 'min' or 'max'",
         ),
+        (HEAD + "SOURCES = {'x-y': SourceSpec(max)}", "SOURCES: 'x-y': expected the name of a setting"),
+        (HEAD + "SOURCES = {'jsonl': SourceSpec(max)}", "SOURCES.'jsonl'. is one of the package's own already"),
+        (HEAD + "SOURCES = {'x': SourceSpec(max, 'id')}", "TypeError: SourceSpec: options = 'id': expected a tuple"),
+        (HEAD + "FAMILIES = {'x-y': object}", "FAMILIES.'x-y'.: expected a FamilySpec, got <class 'object'>"),
         ("import no_such_thing", "'bad' cannot be imported: .*bad.py:1: ModuleNotFoundError: No module named 'no_such"),
         ("\n\nx = 1 / 0", "'bad' cannot be imported: .*bad.py:3: ZeroDivisionError: division by zero"),
         ("x = (\n", "'bad' cannot be imported: .*bad.py:1: SyntaxError: "),
@@ -316,6 +321,12 @@ def test_metrics_that_are_none(package, text_file, tmp_path):
     ):
         with pytest.raises(UserError, match=f"^config.eval.metrics: {words}"):
             sums_of(metrics.chosen(names, known), np.zeros((2, 3, 5)), array, array)
+    for place, words in (
+        ("ptft_jax.errors:no_such", "'ptft_jax.errors:no_such'.* cannot be loaded: .*has no attribute 'no_such'"),
+        ("no_such_1:f", "'no_such_1:f'.* cannot be loaded: No module named 'no_such_1'"),
+    ):
+        with pytest.raises(UserError, match=f"^config.plugins: {words}"):
+            metrics.chosen(("x",), {"x": metrics.MetricSpec(place, "min")})
     with pytest.raises(UserError, match="no metric 'misses': the config names no plugin that has any"):
         metrics.chosen(("misses",), plugins.tables().metrics)
     config = tiny_config(text_file, plugins=(name,), eval__metrics=("means",))

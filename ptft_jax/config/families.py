@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptft_jax.config.objectives import located
+from ptft_jax.errors import UserError
 
 _HERE = "ptft_jax.interop"
 
@@ -23,7 +24,13 @@ class FamilySpec:
 
     def build(self) -> Any:
         """The family."""
-        return located(self.family)()
+        made = located(self.family)
+        try:
+            return made()
+        except TypeError as e:
+            raise UserError(
+                f"config.plugins: FAMILIES: {made!r} is no class that is made without arguments: {e}"
+            ) from e
 
 
 # In the order in which they are tried for a model of ours: the plainer first.

@@ -103,7 +103,8 @@ def _tables_of(plugin: str) -> dict[str, Mapping[str, Any]]:
         if not isinstance(entries, Mapping):
             raise UserError(f"{where}: expected a mapping of names to {spec.__name__}, got {type(entries).__name__}")
         for name, entry in entries.items():
-            if not _is_name(name):
+            free = table == "FAMILIES" and isinstance(name, str)  # a model_type may have any characters
+            if not free and not _is_name(name):
                 raise UserError(f"{where}: {name!r}: expected the name of a setting: letters, digits and '_'")
             if not isinstance(entry, spec):
                 raise UserError(f"{where}[{name!r}]: expected a {spec.__name__}, got {entry!r}"[:400])

@@ -27,6 +27,11 @@ class SourceSpec:
     options: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("options", "suffixes"):
+            if isinstance(getattr(self, name), str):
+                raise TypeError(f"SourceSpec: {name} = {getattr(self, name)!r}: expected a tuple of texts")
+
 
 SOURCES: Mapping[str, SourceSpec] = {
     "jsonl": SourceSpec(f"{_HERE}.json_lines:source", ("id", *_FILES), (".jsonl", ".ndjson", ".json")),

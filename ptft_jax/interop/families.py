@@ -25,8 +25,8 @@ def known(plugins: tuple[str, ...] = ()) -> Mapping[str, Any]:
     """
     found = {name: spec.build() for name, spec in tables(plugins).families.items()}
     for name, family in found.items():
-        if family.model_type != name:
-            raise UserError(f"config.plugins: FAMILIES[{name!r}]: its model_type is {family.model_type!r}")
+        if (own := getattr(family, "model_type", None)) != name:
+            raise UserError(f"config.plugins: FAMILIES[{name!r}]: its model_type is {own!r}")
     return found
 
 

@@ -56,7 +56,14 @@ def place(tmp_path_factory):
 
 def test_the_page_has_one_file_for_each():
     """What a new objective and a new method take: a file each, whose last statement is the table; no edit of the package."""
-    tables = {"focal": "OBJECTIVES", "near": "OBJECTIVES", "gain": "METHODS", "top5": "METRICS", "sums": "SOURCES", "alpaca": "FAMILIES"}
+    tables = {
+        "focal": "OBJECTIVES",
+        "near": "OBJECTIVES",
+        "gain": "METHODS",
+        "top5": "METRICS",
+        "sums": "SOURCES",
+        "alpaca": "FAMILIES",
+    }
     assert set(FILES) == {f"mypkg/{name}.py" for name in tables}
     for name, table in tables.items():
         assert f"\n{table} = {{" in FILES[f"mypkg/{name}.py"]
@@ -106,35 +113,29 @@ def test_the_metric_is_what_it_says():
     np.testing.assert_allclose(found, expected(logits, targets, rows["weights"]), rtol=1e-6)
 
 
+OBJECTIVE = [*TINY, FOCAL, *TOP5, "--config.objective.name=focal_lm", "--config.objective.focus=3.0"]
+
+
 @pytest.fixture(scope="module")
 def runs(place):
-    """One run with an objective and a metric of plugins, stopped and continued; one from it with a method and a source; and one from
-    that, which names no plugin."""
+    """One run with an objective and a metric of plugins, and one from it with a method and a source."""
     call, folder = place
-    focal, gain, child = (folder / name for name in ("focal", "gain", "child"))
-    objective = [*TINY, FOCAL, *TOP5, "--config.objective.name=focal_lm", "--config.objective.focus=3.0"]
-    # Stopped after no second, and continued: the second launch resumes.
-    words = ["train", *objective, "--config.training.steps=4", "--config.checkpoint.every=1", f"--workdir={focal}"]
-    call(*words, "--max_seconds=0.001", check=True)
-    assert not (focal / "summary.json").exists()
-    call(*words, check=True)
+    focal, gain = folder / "focal", folder / "gain"
+    call("train", *OBJECTIVE, "--config.training.steps=4", f"--workdir={focal}", check=True)
     method = [*TINY, GAIN, "--config.tune.method=gain", "--config.training.steps=2", f"--config.init.from={focal}"]
     changes = ["--config.tune.gain.start=1.5", "--config.data.source=sums:400"]
     call("train", *method, *changes, f"--workdir={gain}", check=True)
-    replay = ["--config.data.mixture=(('parent', 1.0), ('stdlib:prose', 1.0))", "--config.data.source=stdlib:prose"]
-    more = ["--config.training.steps=1", f"--config.init.from={gain}", f"--workdir={child}"]
-    call("train", *TINY, *replay, *more, check=True)
-    return focal, gain, child
+    return focal, gain
 
 
 @pytest.mark.heavy
 def test_runs(runs):
-    focal, gain, child = runs
+    focal, gain = runs
     config = json.loads((focal / "config.json").read_text())
     assert config["plugins"] == ["mypkg.focal", "mypkg.top5"] and config["objective"]["focus"] == 3.0
     rows = [json.loads(line) for line in (focal / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if row["kind"] == "train"]
-    # Each step once, though the run was stopped: (1 - p)^3 of what is nearly even over 256 bytes is a little below 1.
+    # (1 - p)^3 of what is nearly even over 256 bytes is a little below 1.
     assert [row["step"] for row in steps] == [1, 2, 3, 4]
     assert all(0.9 * row["nll"] < row["loss"] < row["nll"] for row in steps)
     # The metric selects the best checkpoint: the first with its largest value.
@@ -149,7 +150,33 @@ def test_runs(runs):
     [data] = json.loads((gain / "data.json").read_text())
     splits = {name: split["records"] for name, split in data["splits"].items()}
     assert sum(splits.values()) == 400 and min(splits.values()) > 0
-    # What the parent needs is imported for the parent; what is trained on again is recorded.
+
+
+@pytest.mark.slow
+def test_stopped_and_continued(place, runs, tmp_path):
+    """Also where the metric's plugin comes later: it has no part in what is trained. Each step is there once."""
+    (call, _), (focal, _) = place, runs
+    run = tmp_path / "run"
+    words = ["train", *OBJECTIVE, "--config.training.steps=4", "--config.checkpoint.every=1", f"--workdir={run}"]
+    before = [word for word in words if word not in TOP5]
+    selects = ["--config.select.metric=validation/nll", "--config.eval.every=1"]
+    alone = "--config.plugins=('mypkg.focal',)"
+    call(*before, *selects, alone, "--max_seconds=0.001", check=True)
+    assert not (run / "summary.json").exists()
+    call(*words, *selects, check=True)
+    rows = [[json.loads(line) for line in (at / "metrics.jsonl").read_text().splitlines()] for at in (run, focal)]
+    mine, whole = ([(r["step"], r["loss"]) for r in found if r["kind"] == "train"] for found in rows)
+    assert mine == whole and len(mine) == 4
+
+
+@pytest.mark.slow
+def test_a_child_that_names_none(place, runs):
+    """What the parent needs is imported for the parent; what is trained on again is recorded."""
+    (call, folder), (_, gain) = place, runs
+    child = folder / "child"
+    replay = ["--config.data.mixture=(('parent', 1.0), ('stdlib:prose', 1.0))", "--config.data.source=stdlib:prose"]
+    more = ["--config.training.steps=1", f"--config.init.from={gain}", f"--workdir={child}"]
+    call("train", *TINY, *replay, *more, check=True)
     config = json.loads((child / "config.json").read_text())
     assert config["plugins"] == ["mypkg.sums"]
     assert config["data"]["mixture"] == [["sums:400", 1.0], ["stdlib:prose", 1.0]]
@@ -158,7 +185,7 @@ def test_runs(runs):
 
 @pytest.mark.heavy
 def test_verbs(place, runs, tmp_path):
-    (call, _), (focal, gain, _) = place, runs
+    (call, _), (focal, gain) = place, runs
     words = ["eval", f"--run={focal}", "--tokens=64", "--data=sums:300", "--plugins=mypkg.sums", "--batch_size=4"]
     found = json.loads(call(*words, check=True).stdout)
     assert np.isfinite(found["nll"]) and 0 <= found["top5"] <= 1 and found["data"] == "sums:300"
@@ -173,7 +200,7 @@ def test_verbs(place, runs, tmp_path):
 
 @pytest.mark.slow
 def test_more_verbs(place, runs, tmp_path):
-    (call, _), (focal, gain, _) = place, runs
+    (call, _), (focal, gain) = place, runs
     for run in (focal, gain):
         found = json.loads(call("eval", f"--run={run}", "--tokens=64", check=True).stdout)
         assert np.isfinite(found["nll"]) and ("top5" in found) == (run == focal)

@@ -67,6 +67,9 @@ def test_a_name_of_its_own(plugin, tmp_path):
     (tmp_path / "misnamed_family.py").write_text(ALPACA.replace('{"alpaca": Fam', '{"guanaco": Fam'))
     with pytest.raises(UserError, match="FAMILIES.'guanaco'.: its model_type is 'alpaca'"):
         families.known(("misnamed_family",))
+    (tmp_path / "no_class.py").write_text(ALPACA + "FAMILIES = {'x-y': FamilySpec(Alpaca())}\n")
+    with pytest.raises(UserError, match="FAMILIES: .*Alpaca object .* is no class that is made without arguments"):
+        families.known(("no_class",))
     (tmp_path / "second_llama.py").write_text(ALPACA.replace('{"alpaca": Fam', '{"llama": Fam'))
     with pytest.raises(UserError, match="FAMILIES.'llama'. is one of the package's own already"):
         families.known(("second_llama",))

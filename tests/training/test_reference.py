@@ -90,7 +90,8 @@ def test_a_run(near, text_file, tmp_path):
     quiet_train(small(model__layers=1, training__steps=1), tmp_path / "parent")
     changes = {"init__from_": str(tmp_path / "parent"), "training__steps": 3, "tune__method": "lora"}
     summary = quiet_train(small(**near, **changes), tmp_path / "child")
-    assert summary["before"]["validation/kl"] == pytest.approx(0, abs=1e-6) < 1e-3 < summary["after"]["validation/kl"]
+    before, after = (summary[when]["validation/kl"] for when in ("before", "after"))
+    assert abs(before) < 1e-6 < 1e-4 < after
     loaded = loading.load(str(tmp_path / "child"))
     found = evaluate(loaded, tokens=256, batch_size=8)
     for name in ("loss", "nll", "kl"):
