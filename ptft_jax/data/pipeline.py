@@ -67,7 +67,7 @@ def tokenized(
 ) -> Tokens:
     """A split of a source as ids, by the settings of `config.data`; `opened` = of these records of it. Raises UserError; for a
     source that is of none of `kinds`, where any are named, before anything is tokenized."""
-    parsed = records.parse(reference)
+    parsed = records.parse(reference, data.tables.sources)
     if parsed.kind == token_folder.KIND:
         facts = token_folder.manifest(pathlib.Path(parsed.name))
         check_kind(kinds, facts["kind"], reference, facts["format"], data.tables.objectives)
@@ -84,7 +84,7 @@ def tokenized(
             lambda i: f"{place}, example {i}",
             records.Skipped(),
         )
-    opened = opened or tokenize.Opened.of(reference, split, held_out=data.held_out, broken=data.broken)
+    opened = opened or opened_of(data, reference, split)
     check_kind(kinds, opened.format.kind, reference, opened.format.describe(), data.tables.objectives)
     store = tokenize.tokenized(opened, tokenizer, workers=data.workers, **_rendering(data, opened.format.kind))
     rows = opened.records
@@ -101,6 +101,12 @@ def tokenized(
     )
 
 
+def opened_of(data: Any, reference: str, split: str) -> tokenize.Opened:
+    """A split of a source, by the settings of `config.data`. Raises UserError."""
+    options = {"held_out": data.held_out, "broken": data.broken, "kinds": data.tables.sources}
+    return tokenize.Opened.of(reference, split, **options)
+
+
 def _rendering(data: DataOptions, kind: str) -> dict[str, str]:
     """How conversations and answers become ids; not read for data of other kinds, so that a setting that does nothing is
     refused."""
@@ -114,9 +120,9 @@ def training_texts(data: DataOptions, kinds: tuple[str, ...] = ()) -> list[str]:
     of `kinds`, where any are named."""
     texts: list[str] = []
     for reference, _ in weighted(data):
-        if records.parse(reference).kind == token_folder.KIND:
+        if records.parted(reference)[0] == token_folder.KIND:
             raise UserError(f"{reference}: tokens already; a tokenizer cannot be trained on them")
-        opened = tokenize.Opened.of(reference, "train", held_out=data.held_out, broken=data.broken)
+        opened = opened_of(data, reference, "train")
         check_kind(kinds, opened.format.kind, reference, opened.format.describe(), data.tables.objectives)
         if opened.format.kind == "tokens":
             raise UserError(f"{reference}: token ids already; a tokenizer cannot be trained on them")
@@ -381,10 +387,10 @@ def labels(data: DataOptions) -> dict[str, str]:
     """A short name for every source of a mixture, for metrics."""
     found: dict[str, str] = {}
     for reference, _ in weighted(data):
-        parsed = records.parse(reference)
-        stem = re.sub(r"\W+", "_", parsed.name.rstrip("/").rsplit("/", 1)[-1].partition(".")[0]).strip("_")
+        kind, name, _ = records.parted(reference)
+        stem = re.sub(r"\W+", "_", name.rstrip("/").rsplit("/", 1)[-1].partition(".")[0]).strip("_")
         numbered = (f"{stem}_{k}" for k in itertools.count(2))
-        name = next(n for n in itertools.chain((stem, f"{parsed.kind}_{stem}"), numbered) if n not in found)
+        name = next(n for n in itertools.chain((stem, f"{kind}_{stem}"), numbered) if n not in found)
         found[name] = reference
     return found
 

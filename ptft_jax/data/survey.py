@@ -44,14 +44,14 @@ def survey(trained: Sequence[str], measured: Sequence[str], data: DataOptions) -
     facts: dict[str, dict[str, Any]] = {}
     trains: dict[str, Opened] = {}
     for reference in dict.fromkeys([*trained, *measured]):
-        parsed = records.parse(reference)
+        parsed = records.parse(reference, data.tables.sources)
         if parsed.kind == token_folder.KIND:
             folder = pathlib.Path(parsed.name)
             kept = {split: token_folder.kept(folder, split) for split in records.SPLITS}
             parts[reference] = {split: found for split, found in kept.items() if found is not None}
             facts[reference] = prepared_facts(folder)
             continue
-        source = Formatted.of(reference, data.broken)
+        source = Formatted.of(reference, data.broken, data.tables.sources)
         opened = {split: source.opened(split, data.held_out) for split in records.SPLITS}
         parts[reference] = {split: one.records for split, one in opened.items()}
         facts[reference] = facts_of(source, parts[reference], data.held_out)

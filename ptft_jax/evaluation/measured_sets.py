@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ptft_jax import config as configs
@@ -69,7 +69,7 @@ def sets(
     validation = {"validation": read(c.data, "validation", own)}
     test = {"test": read(c.data, "test", own)} if c.eval.test else {}
     changes = source_settings(c, parent)
-    source = None if changes is None else _changed(c, **changes)
+    source = None if changes is None else _changed(c, parent.config.plugins, **changes)
     if source is not None:
         # What each of several adapters forgot is its own.
         try:
@@ -125,8 +125,9 @@ def source_settings(config: configs.Section, parent: Any) -> dict[str, Any] | No
     return {**theirs, "mixture": ()}
 
 
-def _changed(config: configs.Section, **changes: Any) -> DataOptions:
-    """The data settings of a config with some changed."""
+def _changed(config: configs.Section, plugins: Sequence[str] = (), **changes: Any) -> DataOptions:
+    """The data settings of a config with some changed; `plugins`: that have their kinds of sources, too."""
     values = config.as_dict()
+    values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
     values["data"].update(changes)
     return configs.check(values).data

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from ptft_jax import config as configs
 from ptft_jax import objectives
+from ptft_jax.config import metrics
+from ptft_jax.config.metrics import Measures
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.evaluate import EvalSet
+from ptft_jax.objectives.base import evaluated
+from ptft_jax.runs import loading
 
 
 class Program:
     """The part of a compiled program that evaluation needs, over bare parameters."""
 
-    def __init__(self, model: Any, objective: Any, place: Callable[[Rows], dict[str, jax.Array]] = jax.device_put):
-        """`place` puts this process' rows of a batch on devices."""
-        self.evaluate = jax.jit(lambda params, batch: objective.loss(model, params, batch).metrics)
+    def __init__(
+        self,
+        model: Any,
+        objective: Any,
+        measures: Measures,
+        place: Callable[[Rows], dict[str, jax.Array]] = jax.device_put,
+        reference: Any = None,
+    ):
+        """`measures`: beside the objective's own metrics; `place` puts this process' rows of a batch on devices; `reference`:
+        parameters that the objective compares others with, where it does."""
+        compiled = jax.jit(functools.partial(evaluated, objective, measures, model))
+        self.evaluate = lambda params, batch: compiled(params, batch, reference)
         self.place = place
 
 
@@ -37,6 +51,7 @@ class Measurement:
         tokens: int = 0,
         batch_size: int = 16,
         length: int = 0,
+        plugins: Sequence[str] = (),
         **reading: Any,
     ):
         """As `evaluate`, which has the errors."""
@@ -51,6 +66,7 @@ class Measurement:
         values["data"] |= {"length": length or config.data.length, **reading}
         if source:
             values["data"]["source"] = source
+        values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
         data = configs.check(values).data
         builder = builders.build(config.objective, loaded.tokenizer)
         read = pipeline.tokenized(data, data.source, split, loaded.tokenizer, builder.kinds)
@@ -64,7 +80,10 @@ class Measurement:
         rows = batches.evaluation(found.rows, batch_size=batch_size, tokens=tokens)
         objective = objectives.build(config.objective)
         lengths = tok.byte_lengths(loaded.tokenizer) if objective.chained else None
-        self._set = EvalSet(split, rows, Program(loaded.model, objective), lengths)
+        measures = metrics.chosen(config.eval.metrics, config.tables.metrics)
+        reference = loading.parent_parameters(loaded) if objective.needs_reference else None
+        program = Program(loaded.model, objective, measures, reference=reference)
+        self._set = EvalSet(split, rows, program, lengths)
         self._facts = {"data": data.source, "split": split, "tokens_scored": int(self._set.tokens)}
         self._facts |= {"labels": read.labels} if read.labels else {}
         self._lost = {"lost": found.lost()} if found.lost() else {}
@@ -86,6 +105,7 @@ def evaluate(
     tokens: int = 0,
     batch_size: int = 16,
     length: int = 0,
+    plugins: Sequence[str] = (),
     **reading: Any,
 ) -> dict[str, Any]:
     """Metrics of a loaded run (`ptft_jax.runs.loading.load`) on a data source, with the run's objective, as `ptft eval` does.
@@ -96,6 +116,7 @@ def evaluate(
       tokens: use only the first so many tokens; 0 = all.
       batch_size: rows at a time.
       length: tokens per row; 0 = as the run was trained (imported weights: at most 1024).
+      plugins: modules that have the source's kind, where none of the run's has.
       reading: other settings of `config.data` than the run's, such as `template`.
 
     Returns:
@@ -106,5 +127,5 @@ def evaluate(
     Raises:
       UserError: no source where the model's own data are not known, or a model that predicts no next token.
     """
-    options = {"tokens": tokens, "batch_size": batch_size, "length": length, **reading}
+    options = {"tokens": tokens, "batch_size": batch_size, "length": length, "plugins": plugins, **reading}
     return Measurement(loaded, source, split, **options).report(loaded.params)

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from ptft_jax.config.metrics import Measures
+from ptft_jax.errors import UserError
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.moe import Routing
 
@@ -32,7 +34,8 @@ class Context(NamedTuple):
 
     Attributes:
       keys: one dropout key per row [B]; None = no dropout, as in evaluation.
-      reference: whole parameters of the model as its run started; None where the run does not need them.
+      reference: whole parameters of the model as its run started, its parent's, which do not train; None where neither the
+        objective nor the run's regularization needs them.
       average: whole averaged parameters; None where the run does not need them.
       step: int32 [], updates that were made; None outside of training.
     """
@@ -49,10 +52,11 @@ PLAIN = Context()
 class Objective(Protocol):
     """Turns (model, parameters, batch, context) into a loss: what `loss_of` makes of what `hidden` gives (`routed`: and how
     experts were used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics, "nll" (cross-entropy)
-    among them where there is one. `chained`: see `Rows`."""
+    among them where there is one. `chained`, `needs_reference`: see `Rows`."""
 
     metrics: tuple[str, ...]
     chained: ClassVar[bool]
+    needs_reference: ClassVar[bool]
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss: ...
 
@@ -70,6 +74,10 @@ class Objective(Protocol):
 
     def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array: ...
 
+    def measured(
+        self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, measures: Measures
+    ) -> dict[str, Sum]: ...
+
     def weight(self, batch: Batch) -> jax.Array: ...
 
 
@@ -78,9 +86,11 @@ class Rows:
 
     Attributes:
       chained: whether the targets' probabilities multiply to that of the text they are, so that bits per byte mean something.
+      needs_reference: whether the loss compares the model with its parent (`Context.reference`), in training and evaluation.
     """
 
     chained: ClassVar[bool] = False
+    needs_reference: ClassVar[bool] = False
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss:
         """The loss of a batch: `inputs` int [B, T] and what `loss_of` needs; optional positions and segments int [B, T], prefix
@@ -108,6 +118,16 @@ class Rows:
         """The loss of a batch by its last hidden states; an objective's own."""
         raise NotImplementedError
 
+    def measured(
+        self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, measures: Measures
+    ) -> dict[str, Sum]:
+        """The sums of metrics (`ptft_jax.config.metrics.MetricSpec`) by their names, of the last hidden states of a batch; those
+        of an objective's own logits and targets. Raises UserError, see `ptft_jax.objectives.token_loss.sums_of`."""
+        name = type(self).__name__
+        raise UserError(
+            f"config.eval.metrics: the objective {name} does not say what they are measured of ({name}.measured)"
+        )
+
     def weight(self, batch: Batch) -> jax.Array:
         """What a loss of a batch is divided by, float32 []."""
         return jnp.sum(batch["weights"].astype(jnp.float32))
@@ -123,6 +143,16 @@ def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
         adapters=batch.get("adapters"),
         keys=context.keys,
     )
+
+
+def evaluated(
+    objective: Objective, measures: Measures, model: Any, params: Any, batch: Batch, reference: Any = None
+) -> dict[str, Sum]:
+    """All that an evaluation measures of a batch: the metrics of the loss, and others; `reference` as of `Context`."""
+    context = Context(reference=reference)
+    hidden_BTD = objective.hidden(model, params, batch, context)
+    metrics = objective.loss_of(model, params, hidden_BTD, batch, context).metrics
+    return metrics | (objective.measured(model, params, hidden_BTD, batch, measures) if measures else {})
 
 
 def means(metrics: dict[str, Sum]) -> dict[str, jax.Array]:

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss, Measure, Rows, Scored
-from ptft_jax.objectives.token_loss import as_loss, counted, cross_entropy, metric_names, weighted_sum
+from ptft_jax.config.metrics import Measures
+from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss, Measure, Rows, Scored, Sum
+from ptft_jax.objectives.token_loss import as_loss, counted, cross_entropy, metric_names, sums_of, weighted_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,3 +37,10 @@ class Classification(Rows):
         weights = batch["weights"].astype(jnp.float32)
         scored = (counted(model.logits(*scored), weights) for scored in (first, second))
         return weighted_sum(measure(*scored), weights)
+
+    def measured(
+        self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, measures: Measures
+    ) -> dict[str, Sum]:
+        """As of `TokenLoss`, over rows."""
+        weights = batch["weights"].astype(jnp.float32)
+        return sums_of(measures, model.logits(params, hidden_BTD), batch["targets"], weights)
