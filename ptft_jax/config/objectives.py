@@ -83,6 +83,11 @@ class ObjectiveSpec:
         return wrong
 
 
+def _class_weights(value: tuple) -> str:
+    wrong = next(filter(None, map(settings.number, value)), "")
+    return wrong or ("" if all(weight > 0 for weight in value) else "expected weights above 0")
+
+
 def located(what: Any) -> Any:
     """An object, or what a text "package.module:name" names."""
     return pkgutil.resolve_name(what) if isinstance(what, str) else what
@@ -129,6 +134,13 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         heads=("classes",),
         causal=False,
         does="names classes",
+        fields={
+            "class_weights": settings.Field(
+                (),
+                "of classification: what the loss of a row weighs, by the number of its class; () = all the same",
+                form=_class_weights,
+            ),
+        },
         wrong_head="the model scores tokens; set model.head='classes' and model.classes",
         wrong_sight=(
             f"the classes are read off the first position, which sees nothing of a text in a causal model; {_BOTH_WAYS}"

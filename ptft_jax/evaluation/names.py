@@ -14,6 +14,8 @@ _DIRECTIONS = {
     "bits_per_byte": "min",
     "z_loss": "min",
     "accuracy": "max",
+    "f1_macro": "max",
+    "f1_weighted": "max",
 }
 
 

@@ -49,10 +49,11 @@ PLAIN = Context()
 class Objective(Protocol):
     """Turns (model, parameters, batch, context) into a loss: what `loss_of` makes of what `hidden` gives (`routed`: and how
     experts were used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics, "nll" (cross-entropy)
-    among them where there is one. `chained`: see `Rows`."""
+    among them where there is one. `chained`, `scores`, `weights`, `measured`: see `Rows`."""
 
     metrics: tuple[str, ...]
     chained: ClassVar[bool]
+    scores: ClassVar[tuple[str, ...]]
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss: ...
 
@@ -70,7 +71,11 @@ class Objective(Protocol):
 
     def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array: ...
 
+    def weights(self, batch: Batch) -> jax.Array: ...
+
     def weight(self, batch: Batch) -> jax.Array: ...
+
+    def measured(self, model: Any, params: Any, batch: Batch) -> dict[str, Any]: ...
 
 
 class Rows:
@@ -78,9 +83,11 @@ class Rows:
 
     Attributes:
       chained: whether the targets' probabilities multiply to that of the text they are, so that bits per byte mean something.
+      scores: names of what evaluation makes of the tables that `measured` gives, beside the means of its metrics.
     """
 
     chained: ClassVar[bool] = False
+    scores: ClassVar[tuple[str, ...]] = ()
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss:
         """The loss of a batch: `inputs` int [B, T] and what `loss_of` needs; optional positions and segments int [B, T], prefix
@@ -108,9 +115,18 @@ class Rows:
         """The loss of a batch by its last hidden states; an objective's own."""
         raise NotImplementedError
 
+    def measured(self, model: Any, params: Any, batch: Batch) -> dict[str, Any]:
+        """What evaluation adds up over batches: the loss' metrics, (sum, weight) each, and tables of counts, float32 [n, m], of
+        `ptft_jax.objectives.counts`."""
+        return dict(self.loss(model, params, batch).metrics)
+
+    def weights(self, batch: Batch) -> jax.Array:
+        """What each target weighs in the loss, float32 of the shape of the batch's `weights`."""
+        return batch["weights"].astype(jnp.float32)
+
     def weight(self, batch: Batch) -> jax.Array:
         """What a loss of a batch is divided by, float32 []."""
-        return jnp.sum(batch["weights"].astype(jnp.float32))
+        return jnp.sum(self.weights(batch))
 
 
 def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
