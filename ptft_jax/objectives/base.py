@@ -90,7 +90,7 @@ class Rows:
     scores: ClassVar[tuple[str, ...]] = ()
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss:
-        """The loss of a batch: `inputs` int [B, T] and what `loss_of` needs; optional positions and segments int [B, T], prefix
+        """The loss of a batch: `inputs` int [B, T] and what `loss_of` needs; optional positions, segments and types int [B, T], prefix
         bool [B, T], adapters int [B]."""
         return self.loss_of(model, params, self.hidden(model, params, batch, context), batch, context)
 
@@ -136,6 +136,7 @@ def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
         positions=batch.get("positions"),
         segments=batch.get("segments"),
         prefix=batch.get("prefix"),
+        types=batch.get("types"),
         adapters=batch.get("adapters"),
         keys=context.keys,
     )

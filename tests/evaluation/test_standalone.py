@@ -51,3 +51,9 @@ def test_parameters_that_are_not_finite_are_not_measured(imported):
     loaded = loading.Loaded(source, None, {"head": {"bias": jnp.asarray([1.0, jnp.nan])}}, None)
     with pytest.raises(UserError, match=r"not finite \(NaN or infinity\):\s+head/bias: 1 of 2"):
         evaluate(loaded, "text:x")
+
+
+def test_a_head_of_one_number_tells_no_classes(tmp_path):
+    folder = small.folder(tmp_path / "one", {**small.BERT, "head": "classes", "classes": 1, "class_hidden": True})
+    with pytest.raises(UserError, match="gives one number .regression, model.classes = 1.*init.fresh"):
+        evaluate(loaded_of(pretrained.find(f"hf:{folder}", "--run")), "text:x")
