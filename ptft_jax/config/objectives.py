@@ -127,6 +127,18 @@ class SpanCorruptionOptions(Options):
     )
 
 
+class ClassificationOptions(Options):
+    """`config.objective`, of classification alone."""
+
+    class_weights: tuple[float, ...] = declared(
+        settings.Field(
+            (),
+            "of classification: what the loss of a row weighs, by the number of its class; () = all the same",
+            form=_class_weights,
+        )
+    )
+
+
 OBJECTIVES: Mapping[str, ObjectiveSpec] = {
     "causal_lm": ObjectiveSpec(f"{_LOSSES}.causal_lm:CausalLM", f"{_ROWS}.causal:Causal"),
     "prefix_lm": ObjectiveSpec(f"{_LOSSES}.causal_lm:PrefixLM", f"{_ROWS}.prefix:Prefix", reads_prompt=True),
@@ -151,13 +163,7 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         heads=("classes",),
         causal=False,
         does="names classes",
-        fields={
-            "class_weights": settings.Field(
-                (),
-                "of classification: what the loss of a row weighs, by the number of its class; () = all the same",
-                form=_class_weights,
-            ),
-        },
+        fields=fields_of(ClassificationOptions),
         wrong_head="the model scores tokens; set model.head='classes' and model.classes",
         wrong_sight=(
             f"the classes are read off the first position, which sees nothing of a text in a causal model; {_BOTH_WAYS}"
@@ -192,5 +198,5 @@ class _CommonOptions(Options):
 
 
 # Dataclasses have the fields of their last base first.
-class ObjectiveOptions(SpanCorruptionOptions, MaskedLMOptions, _CommonOptions):
+class ObjectiveOptions(ClassificationOptions, SpanCorruptionOptions, MaskedLMOptions, _CommonOptions):
     """`config.objective`: what is learned."""
