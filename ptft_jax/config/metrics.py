@@ -11,7 +11,15 @@ from ptft_jax.errors import UserError, nearest
 
 RAW = "raw_"  # before the name of a metric: of the parameters themselves, beside their average
 # What objectives and evaluations measure themselves: whether smaller or larger values are better.
-OWN = {"loss": "min", "nll": "min", "bits_per_byte": "min", "z_loss": "min", "accuracy": "max"}
+OWN = {
+    "loss": "min",
+    "nll": "min",
+    "bits_per_byte": "min",
+    "z_loss": "min",
+    "accuracy": "max",
+    "f1_macro": "max",
+    "f1_weighted": "max",
+}
 Measures = tuple[tuple[str, Callable[..., Any]], ...]  # (name, function) of each metric
 
 

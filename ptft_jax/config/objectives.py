@@ -85,6 +85,11 @@ class ObjectiveSpec:
         return wrong
 
 
+def _class_weights(value: tuple) -> str:
+    wrong = next(filter(None, map(settings.number, value)), "")
+    return wrong or ("" if all(weight > 0 for weight in value) else "expected weights above 0")
+
+
 def located(what: Any) -> Any:
     """An object, or what a text "package.module:name" names. Raises UserError where nothing is there."""
     try:
@@ -126,6 +131,18 @@ class SpanCorruptionOptions(Options):
     )
 
 
+class ClassificationOptions(Options):
+    """`config.objective`, of classification alone."""
+
+    class_weights: tuple[float, ...] = declared(
+        settings.Field(
+            (),
+            "of classification: what the loss of a row weighs, by the number of its class; () = all the same",
+            form=_class_weights,
+        )
+    )
+
+
 OBJECTIVES: Mapping[str, ObjectiveSpec] = {
     "causal_lm": ObjectiveSpec(f"{_LOSSES}.causal_lm:CausalLM", f"{_ROWS}.causal:Causal"),
     "prefix_lm": ObjectiveSpec(f"{_LOSSES}.causal_lm:PrefixLM", f"{_ROWS}.prefix:Prefix", reads_prompt=True),
@@ -150,6 +167,7 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         heads=("classes",),
         causal=False,
         does="names classes",
+        fields=fields_of(ClassificationOptions),
         wrong_head="the model scores tokens; set model.head='classes' and model.classes",
         wrong_sight=(
             f"the classes are read off the first position, which sees nothing of a text in a causal model; {_BOTH_WAYS}"
@@ -184,5 +202,5 @@ class _CommonOptions(Options):
 
 
 # Dataclasses have the fields of their last base first.
-class ObjectiveOptions(SpanCorruptionOptions, MaskedLMOptions, _CommonOptions):
+class ObjectiveOptions(ClassificationOptions, SpanCorruptionOptions, MaskedLMOptions, _CommonOptions):
     """`config.objective`: what is learned."""

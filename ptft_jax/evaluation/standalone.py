@@ -15,9 +15,12 @@ from ptft_jax.config.metrics import Measures
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
-from ptft_jax.errors import UserError
+from ptft_jax.errors import UserError, nearest
 from ptft_jax.evaluation.evaluate import EvalSet
+from ptft_jax.objectives import counts
 from ptft_jax.objectives.base import evaluated
+from ptft_jax.params import finite
+from ptft_jax.params.rules import flatten
 from ptft_jax.runs import loading
 
 
@@ -52,6 +55,7 @@ class Measurement:
         batch_size: int = 16,
         length: int = 0,
         plugins: Sequence[str] = (),
+        objective: str = "",
         **reading: Any,
     ):
         """As `evaluate`, which has the errors."""
@@ -61,8 +65,16 @@ class Measurement:
         if length > most:
             raise UserError(f"--length = {length}: the model sees at most {most} tokens")
         config = loaded.source.config
-        objectives.check(config.objective.name, loaded.model.spec, config.tables.objectives)
         values = config.as_dict()
+        if objective:
+            known = config.tables.objectives
+            if objective not in known:
+                raise UserError(
+                    f"--objective = {objective!r}: expected one of {', '.join(known)}{nearest(objective, known)}"
+                )
+            values["objective"]["name"] = objective
+            config = configs.check(values)
+        objectives.check(config.objective.name, loaded.model.spec, config.tables.objectives)
         values["data"] |= {"length": length or config.data.length, **reading}
         if source:
             values["data"]["source"] = source
@@ -70,7 +82,8 @@ class Measurement:
         data = configs.check(values).data
         builder = builders.build(config.objective, loaded.tokenizer)
         read = pipeline.tokenized(data, data.source, split, loaded.tokenizer, builder.kinds)
-        read, _ = class_names.numbered(read, class_names.of(loaded.source))
+        read, head = class_names.numbered(read, class_names.of(loaded.source))
+        self._classes = head.names
         found = pipeline.filled(data, read, builder, partial=True)
         if found.rows.packed and (why := loaded.model.one_text_a_row):
             raise UserError(
@@ -78,11 +91,11 @@ class Measurement:
                 f"{why}: --packing=none"
             )
         rows = batches.evaluation(found.rows, batch_size=batch_size, tokens=tokens)
-        objective = objectives.build(config.objective)
-        lengths = tok.byte_lengths(loaded.tokenizer) if objective.chained else None
+        measure = objectives.build(config.objective)
+        lengths = tok.byte_lengths(loaded.tokenizer) if measure.chained else None
         measures = metrics.chosen(config.eval.metrics, config.tables.metrics)
-        reference = loading.parent_parameters(loaded) if objective.needs_reference else None
-        program = Program(loaded.model, objective, measures, reference=reference)
+        reference = loading.parent_parameters(loaded) if measure.needs_reference else None
+        program = Program(loaded.model, measure, measures, reference=reference)
         self._set = EvalSet(split, rows, program, lengths)
         self._facts = {"data": data.source, "split": split, "tokens_scored": int(self._set.tokens)}
         self._facts |= {"labels": read.labels} if read.labels else {}
@@ -94,7 +107,9 @@ class Measurement:
 
     def report(self, params: Any) -> dict[str, Any]:
         """What `evaluate` returns."""
-        return {**self._facts, **self.values(params), **self._lost}
+        values, confusion = self._set.measured(params)
+        table = {} if confusion is None else {"confusion": counts.shown(confusion, self._classes)}
+        return {**self._facts, **{k.split("/", 1)[1]: v for k, v in values.items()}, **table, **self._lost}
 
 
 def evaluate(
@@ -106,6 +121,7 @@ def evaluate(
     batch_size: int = 16,
     length: int = 0,
     plugins: Sequence[str] = (),
+    objective: str = "",
     **reading: Any,
 ) -> dict[str, Any]:
     """Metrics of a loaded run (`ptft_jax.runs.loading.load`) on a data source, with the run's objective, as `ptft eval` does.
@@ -117,15 +133,23 @@ def evaluate(
       batch_size: rows at a time.
       length: tokens per row; 0 = as the run was trained (imported weights: at most 1024).
       plugins: modules that have the source's kind, where none of the run's has.
+      objective: the name of another objective to measure by, of those that the model goes with; "" = the run's own, of imported
+        weights what follows from their head.
       reading: other settings of `config.data` than the run's, such as `template`.
 
     Returns:
-      {"data", "split", "tokens_scored", "nll" (nats per token), "bits_per_byte", "accuracy", ...}; where not all of the split is
+      {"data", "split", "tokens_scored", "nll" (nats per token), "bits_per_byte", "accuracy", ...}; of classification also
+      "f1_macro", "f1_weighted", and of up to 100 classes "confusion": {"classes": names, "counts": for each class how many of its
+      rows were given each}; where not all of the split is
       measured, also "lost": what is left out or cut, see `ptft_jax.data.pipeline.Filled.lost`; of classification, where the
       source numbers its classes otherwise than the model, "labels": which number is which class.
 
     Raises:
-      UserError: no source where the model's own data are not known, or a model that predicts no next token.
+      UserError: no source where the model's own data are not known, a model that the objective does not go with, or whose
+        parameters are not finite.
     """
-    options = {"tokens": tokens, "batch_size": batch_size, "length": length, "plugins": plugins, **reading}
+    name = loaded.source.name if loaded.source is not None else "the model"
+    finite.refuse(flatten(loaded.params), name, "\nno figure comes of them")
+    options = {"tokens": tokens, "batch_size": batch_size, "length": length, "plugins": plugins, "objective": objective}
+    options |= reading
     return Measurement(loaded, source, split, **options).report(loaded.params)

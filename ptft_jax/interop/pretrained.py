@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import pathlib
+import types
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -20,7 +21,6 @@ from ptft_jax.model import spec as specs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
 
-_LEARNS = {"classes": "classification", "masked_lm": "masked_lm"}  # by head: what a model is measured by
 _LENGTH = 1024  # tokens per row in evaluations of a model that was imported just for them, at most
 
 
@@ -56,9 +56,15 @@ class Pretrained:
         """A config under which the model can be run by itself."""
         values = configs.default(self._plugins).to_dict()
         values["model"] |= self.fields
-        values["objective"]["name"] = _LEARNS.get(self.fields["head"], "causal_lm")
+        values["objective"]["name"] = self._objective(values["model"])
         values["data"]["length"] = min(_LENGTH, self.fields["max_length"])
         return configs.check(values)
+
+    def _objective(self, model: dict[str, Any]) -> str:
+        """What a model with these settings is measured by: the first objective that goes with its head and its sight."""
+        known = configs.check(configs.default().to_dict()).tables.objectives
+        fitting = (name for name, spec in known.items() if spec.fits(types.SimpleNamespace(**model)))
+        return next(fitting, "causal_lm")
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:

@@ -52,10 +52,11 @@ PLAIN = Context()
 class Objective(Protocol):
     """Turns (model, parameters, batch, context) into a loss: what `loss_of` makes of what `hidden` gives (`routed`: and how
     experts were used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics, "nll" (cross-entropy)
-    among them where there is one. `chained`, `needs_reference`: see `Rows`."""
+    among them where there is one. `chained`, `scores`, `needs_reference`, `weights`, `measured`, `tables`: see `Rows`."""
 
     metrics: tuple[str, ...]
     chained: ClassVar[bool]
+    scores: ClassVar[tuple[str, ...]]
     needs_reference: ClassVar[bool]
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss: ...
@@ -78,6 +79,10 @@ class Objective(Protocol):
         self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, measures: Measures
     ) -> dict[str, Sum]: ...
 
+    def tables(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> dict[str, jax.Array]: ...
+
+    def weights(self, batch: Batch) -> jax.Array: ...
+
     def weight(self, batch: Batch) -> jax.Array: ...
 
 
@@ -86,14 +91,16 @@ class Rows:
 
     Attributes:
       chained: whether the targets' probabilities multiply to that of the text they are, so that bits per byte mean something.
+      scores: names of what evaluation makes of `tables`, beside the means of its metrics.
       needs_reference: whether the loss compares the model with its parent (`Context.reference`), in training and evaluation.
     """
 
     chained: ClassVar[bool] = False
+    scores: ClassVar[tuple[str, ...]] = ()
     needs_reference: ClassVar[bool] = False
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss:
-        """The loss of a batch: `inputs` int [B, T] and what `loss_of` needs; optional positions and segments int [B, T], prefix
+        """The loss of a batch: `inputs` int [B, T] and what `loss_of` needs; optional positions, segments and types int [B, T], prefix
         bool [B, T], adapters int [B]."""
         return self.loss_of(model, params, self.hidden(model, params, batch, context), batch, context)
 
@@ -128,9 +135,17 @@ class Rows:
             f"config.eval.metrics: the objective {name} does not say what they are measured of ({name}.measured)"
         )
 
+    def tables(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Counts that evaluation adds up over batches, float32 [n, m], by the names that `ptft_jax.objectives.counts` has."""
+        return {}
+
+    def weights(self, batch: Batch) -> jax.Array:
+        """What each target weighs in the loss, float32 of the shape of the batch's `weights`."""
+        return batch["weights"].astype(jnp.float32)
+
     def weight(self, batch: Batch) -> jax.Array:
         """What a loss of a batch is divided by, float32 []."""
-        return jnp.sum(batch["weights"].astype(jnp.float32))
+        return jnp.sum(self.weights(batch))
 
 
 def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
@@ -140,6 +155,7 @@ def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
         positions=batch.get("positions"),
         segments=batch.get("segments"),
         prefix=batch.get("prefix"),
+        types=batch.get("types"),
         adapters=batch.get("adapters"),
         keys=context.keys,
     )
@@ -147,12 +163,14 @@ def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
 
 def evaluated(
     objective: Objective, measures: Measures, model: Any, params: Any, batch: Batch, reference: Any = None
-) -> dict[str, Sum]:
-    """All that an evaluation measures of a batch: the metrics of the loss, and others; `reference` as of `Context`."""
+) -> dict[str, Any]:
+    """All that an evaluation adds up over batches: the metrics of the loss, and others, (sum, weight) each, and tables of counts;
+    `reference` as of `Context`."""
     context = Context(reference=reference)
     hidden_BTD = objective.hidden(model, params, batch, context)
     metrics = objective.loss_of(model, params, hidden_BTD, batch, context).metrics
-    return metrics | (objective.measured(model, params, hidden_BTD, batch, measures) if measures else {})
+    tables = objective.tables(model, params, hidden_BTD, batch)
+    return {**metrics, **(objective.measured(model, params, hidden_BTD, batch, measures) if measures else {}), **tables}
 
 
 def means(metrics: dict[str, Sum]) -> dict[str, jax.Array]:

@@ -11,7 +11,7 @@ from ptft_jax.data import pipeline
 from ptft_jax.errors import UserError
 from ptft_jax.reporting import clock, merge_page, plots, run_names
 from ptft_jax.reporting.page import Page
-from ptft_jax.reporting.summary_tables import by_adapter, measures
+from ptft_jax.reporting.summary_tables import by_adapter, confusion_rows, measures
 from ptft_jax.runs.files import write_json
 from ptft_jax.runs.lineage import place
 from ptft_jax.runs.workdir import Workdir
@@ -122,6 +122,9 @@ def _before_after(page: Page, rows: Sequence[Row]) -> None:
         before, after = row["summary"]["before"], row["summary"]["after"]
         page.text(row["name"])
         page.table([{"metric": k, "before": before.get(k, "-"), "after": v} for k, v in sorted(after.items())])
+        for name, table in row["summary"].get("confusion", {}).items():
+            page.text(f"{row['name']}, {name}: a row for each class that there is, a column for each that was named")
+            page.table(confusion_rows(table))
 
 
 def _measures(page: Page, rows: Sequence[Row]) -> None:

@@ -207,6 +207,11 @@ class Run:
         if largest >= count:
             names = f" ({few(self.head.names)})" if self.head.names else f": the largest label is {largest}"
             raise UserError(f"config.model.classes = {count}: the data have {largest + 1} classes{names}")
+        if (given := self.config.objective.class_weights) and len(given) != count:
+            names = f" ({few(self.head.names)})" if self.head.names else ""
+            raise UserError(
+                f"config.objective.class_weights has {len(given)} weights, and the model {count} classes{names}: give one for each"
+            )
 
     def _check_whole_rows(self) -> None:
         if not (why := self.trainer.model.one_text_a_row):

@@ -15,7 +15,7 @@ from ptft_jax.config.metrics import Measures
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model.moe import Routing
 from ptft_jax.model.transformer import Transformer
-from ptft_jax.objectives.base import Batch, Context, Loss, Objective, Scored, Sum, evaluated
+from ptft_jax.objectives.base import Batch, Context, Loss, Objective, Scored, evaluated
 from ptft_jax.objectives.routing import Balance, Loads
 from ptft_jax.params import precision
 from ptft_jax.params.apart import Apart
@@ -65,7 +65,7 @@ class Step:
         sums are taken across devices by hand. Under jit over a mesh the compiler does that, and `axis` is None.
         """
         (loss, routing), grads = self._gradients(state, batch, axis)
-        own = None if self.apart is None else self.apart.weights(batch)
+        own = None if self.apart is None else self.apart.weights(batch, self.objective.weights(batch))
         loss, routing, grads, own = _over_devices((loss, routing, grads, own), axis)
         if self.apart is None:
             grads = {path: g / loss.weight for path, g in grads.items()}
@@ -92,15 +92,16 @@ class Step:
         routed = {} if self.balance is None else self.balance.metrics(routing)
         return state, {**loss.metrics, **pulls, **routed, "grad_norm": grad_norm, "halted": ~good}
 
-    def evaluate(self, state: TrainState, batch: Batch) -> dict[str, Sum]:
-        """(sum, weight) metrics of one batch without dropout, on the averaged parameters where there are any."""
+    def evaluate(self, state: TrainState, batch: Batch) -> dict[str, Any]:
+        """What the objective measures of one batch without dropout (`ptft_jax.objectives.base.Rows.measured`), on the averaged
+        parameters where there are any."""
         return self._measured(state.ema or state.trainable, state, batch)
 
-    def evaluate_raw(self, state: TrainState, batch: Batch) -> dict[str, Sum]:
+    def evaluate_raw(self, state: TrainState, batch: Batch) -> dict[str, Any]:
         """As `evaluate`, on the parameters themselves."""
         return self._measured(state.trainable, state, batch)
 
-    def _measured(self, trainable: Any, state: TrainState, batch: Batch) -> dict[str, Sum]:
+    def _measured(self, trainable: Any, state: TrainState, batch: Batch) -> dict[str, Any]:
         params = self.partition.merge(trainable, state.frozen)
         reference = self._reference(state) if self.regularization.compared else None
         return evaluated(self.objective, self.measures, self.model, params, batch, reference)

@@ -262,7 +262,7 @@ class Trainer(Compiled):
     @property
     def metrics(self) -> tuple[str, ...]:
         """The names of all that an evaluation measures, but bits per byte."""
-        return (*self.objective.metrics, *(name for name, _ in self.measures))
+        return (*self.objective.metrics, *self.objective.scores, *(name for name, _ in self.measures))
 
     def init(self, seed: int | None = None) -> Any:
         """The state of step 0 with random parameters, as a run without a parent has it. `seed`: by default `config.seed`."""

@@ -19,6 +19,11 @@ def define() -> None:
     flags.DEFINE_string("data", "", "A data source, as config.data.source; '' = the run's own.")
     flags.DEFINE_enum("split", "validation", ["train", "validation", "test"], "Which part of the data.")
     define_number("tokens", 0, TREE["eval"]["tokens"], "Use only the first so many tokens; 0 = all.")
+    flags.DEFINE_string(
+        "objective",
+        "",
+        "What to measure by, as config.objective.name; '' = the run's own, of hf: and gguf: what their head is for.",
+    )
     reading.define()
     define_number("batch_size", 16, TREE["data"]["batch_size"], "Rows at a time.")
 
@@ -28,7 +33,12 @@ def main() -> None:
     from ptft_jax.evaluation.standalone import evaluate
 
     loaded = load_source()
-    options = {"tokens": args.tokens, "batch_size": args.batch_size, "plugins": args.plugins}
+    options = {
+        "tokens": args.tokens,
+        "batch_size": args.batch_size,
+        "plugins": args.plugins,
+        "objective": args.objective,
+    }
     values = evaluate(loaded, args.data, args.split, **options, **reading.changes())
     print(json.dumps({"run": loaded.source.reference, "step": loaded.source.step, **values}, indent=1))
 

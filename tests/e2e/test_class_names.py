@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from ptft_jax.data.class_names import Head
@@ -9,6 +10,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.interop import pretrained
 from ptft_jax.model import presets
+from ptft_jax.reporting import run_report
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import checkpoint, loading
 from ptft_jax.runs import source as restore
@@ -46,7 +48,10 @@ def run(text_file, tmp_path_factory):
     """A run from scratch on three classes, whose order is the alphabet's: new, odd, plain."""
     folder = tmp_path_factory.mktemp("classes")
     summary = quiet_train(config(text_file, texts(folder / "x.jsonl", of_classes(*WORDS))), folder / "run")
-    assert summary["after"]["test/accuracy"] == 1.0
+    assert summary["after"]["test/accuracy"] == summary["after"]["test/f1_macro"] == 1.0
+    assert summary["confusion"]["test"]["classes"] == ["new", "odd", "plain"]
+    run_report.write([folder / "run"], folder / "report.html")
+    assert "as plain" in (folder / "report.html").read_text()
     return folder / "run"
 
 
@@ -61,6 +66,10 @@ def test_names_are_kept_with_a_run_and_go_out_with_it(run, tmp_path):
         ptft("eval", f"--run={r}", f"--data={data}", "--length=32", check=True) for r in (run, f"hf:{tmp_path / 'out'}")
     ]
     own, exported = (json.loads(done.stdout) for done in both)
+    assert own["confusion"] == exported["confusion"] and own["f1_macro"] == own["f1_weighted"] == 1.0
+    assert own["confusion"]["classes"] == ["new", "odd", "plain"]
+    table = np.asarray(own["confusion"]["counts"])
+    assert table.sum() == own["tokens_scored"] and table.tolist() == np.diag(table.diagonal()).tolist()
     assert own["accuracy"] == exported["accuracy"] == 1.0 and own["nll"] == pytest.approx(exported["nll"], abs=1e-5)
 
 
