@@ -42,7 +42,7 @@ TREE: dict[str, Any] = {
         # `from` is a Python keyword, so attributes and flags spell it from_; `init.from` is accepted everywhere.
         "from_": Field(
             "",
-            "start from a run, WORKDIR[@STEP|@best][#ADAPTER]; or from weights, hf:FOLDER, hf:NAME, gguf:FILE; '' = random parameters",
+            "start from a run, WORKDIR[@best|@last|@STEP][#ADAPTER] (its best where nothing is said); or from weights, hf:FOLDER, hf:NAME, gguf:FILE; '' = random parameters",
         ),
         "adapter": Field("", "a folder in PEFT's format: start with this adapter on the parent, and train it on"),
         "ignore": patterns((), "patterns of the parent's tensors that may be left out"),

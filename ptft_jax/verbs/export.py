@@ -19,7 +19,7 @@ from ptft_jax.config.field import Field
 from ptft_jax.errors import UserError, listed
 from ptft_jax.runs import places
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.verbs.command import IGNORE, SOURCES, define_number, launch, prepare_jax
+from ptft_jax.verbs.command import IGNORE, SOURCES, define_number, launch, prepare_jax, say_chosen
 
 
 def define() -> None:
@@ -82,6 +82,7 @@ def model(
         environment.needed("gguf", "--to=gguf")  # before anything is loaded
     restore.check_merge(restore.find(reference, "--run", ignore), merge_into, "--merge_into")
     loaded = loading.load(reference, field="--run", ignore=ignore, merge_into=merge_into)
+    say_chosen(loaded.source)
     if loaded.model.adapt is not None:
         advice = "export its base, and the adapter by --to=peft"
         if why := peft.no_place(loaded.model.adapt.bare):
@@ -105,6 +106,7 @@ def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dic
     from ptft_jax.runs import source as restore
 
     source = restore.find(reference, "--run")
+    say_chosen(source)
     if source.adapter is None:
         raise UserError(f"--to=peft: {source.name} has no adapter; export the whole model by --to=hf")
     fields, chain, _, _ = _facts(source)
