@@ -49,11 +49,18 @@ class Measurement:
         objectives.check(config.objective.name, loaded.model.spec, config.tables.objectives)
         values = config.as_dict()
         values["data"] |= {"length": length or config.data.length, **reading}
+        if source and not split and reading.get("held_out"):
+            raise UserError(
+                f"--held_out={reading['held_out']}: nothing is held out where all of --data is measured: give --split"
+            )
         if source:
             values["data"]["source"] = source
         data = configs.check(values).data
         builder = builders.build(config.objective, loaded.tokenizer)
-        read = pipeline.tokenized(data, data.source, split, loaded.tokenizer, builder.kinds)
+        split, opened = (
+            pipeline.to_measure(data.source, split, data.broken) if source else (split or "validation", None)
+        )
+        read = pipeline.tokenized(data, data.source, split, loaded.tokenizer, builder.kinds, opened)
         read, _ = class_names.numbered(read, class_names.of(loaded.source))
         found = pipeline.filled(data, read, builder, partial=True)
         if found.rows.packed and (why := loaded.model.one_text_a_row):
@@ -65,7 +72,8 @@ class Measurement:
         objective = objectives.build(config.objective)
         lengths = tok.byte_lengths(loaded.tokenizer) if objective.chained else None
         self._set = EvalSet(split, rows, Program(loaded.model, objective), lengths)
-        self._facts = {"data": data.source, "split": split, "tokens_scored": int(self._set.tokens)}
+        self._facts = {"data": data.source, "split": split, "examples": len(read.store)}
+        self._facts |= {"tokens_scored": int(self._set.tokens)}
         self._facts |= {"labels": read.labels} if read.labels else {}
         self._lost = {"lost": found.lost()} if found.lost() else {}
 
@@ -81,7 +89,7 @@ class Measurement:
 def evaluate(
     loaded: Any,
     source: str = "",
-    split: str = "validation",
+    split: str = "",
     *,
     tokens: int = 0,
     batch_size: int = 16,
@@ -92,14 +100,15 @@ def evaluate(
 
     Args:
       source: as `config.data.source`; "" = the run's own.
-      split: "train", "validation" or "test".
+      split: "train", "validation" or "test"; one that the source lacks is the share that training would hold out. "" = of the
+        run's own source "validation"; of another all that it holds, and its validation split where it has several.
       tokens: use only the first so many tokens; 0 = all.
       batch_size: rows at a time.
       length: tokens per row; 0 = as the run was trained (imported weights: at most 1024).
       reading: other settings of `config.data` than the run's, such as `template`.
 
     Returns:
-      {"data", "split", "tokens_scored", "nll" (nats per token), "bits_per_byte", "accuracy", ...}; where not all of the split is
+      {"data", "split" ("all" of a source without splits), "examples" (of the split), "tokens_scored", "nll" (nats per token), "bits_per_byte", "accuracy", ...}; where not all of the split is
       measured, also "lost": what is left out or cut, see `ptft_jax.data.pipeline.Filled.lost`; of classification, where the
       source numbers its classes otherwise than the model, "labels": which number is which class.
 

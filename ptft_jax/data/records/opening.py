@@ -12,6 +12,7 @@ from ptft_jax.data.formats import Reading
 from ptft_jax.data.records import listing, remote
 from ptft_jax.data.records.base import Records, Source
 from ptft_jax.data.records.reference import SPLITS, parse, suffixes_of
+from ptft_jax.data.records.table import limit
 from ptft_jax.errors import UserError, nearest
 
 # The module that opens each kind, with its `source(reference, broken)`.
@@ -50,9 +51,10 @@ def open_records(reference: str, split: str, *, held_out: float, broken: str = "
     return source.split(split, held_out)
 
 
-def open_source(reference: str, *, broken: str = "raise") -> Source:
-    """A source with all its splits; nothing is read before one is asked for. Arguments and errors as of `open_records`."""
-    parsed = parse(reference)
+def open_source(reference: str, *, broken: str = "raise", trains: bool = True) -> Source:
+    """A source with all its splits; nothing is read before one is asked for. Arguments and errors as of `open_records`; `trains`:
+    there has to be something to train on."""
+    parsed = dataclasses.replace(parse(reference), trains=trains)
     if broken not in ("raise", "skip"):
         raise parsed.error(f"broken={broken!r}: expected raise or skip")
     if parsed.kind not in _MODULES:
@@ -91,8 +93,12 @@ def reopen(
       held_out: None = all records of the source's own split.
       dropped: indices of records that were left out.
     """
-    source = open_source(reference, broken=broken).read_as(reading)
-    records = source.whole(split) if held_out is None else source.split(split, held_out)
+    source = open_source(reference, broken=broken, trains=held_out is not None).read_as(reading)
+    if held_out is None:
+        records = source.whole(split)
+        limit(source.reference, split, records)
+    else:
+        records = source.split(split, held_out)
     if dropped is not None:
         records = records.without(dropped)
     if records.fingerprint != fingerprint:

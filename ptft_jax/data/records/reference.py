@@ -51,12 +51,14 @@ class Reference:
       kind: what reads it, a key of `OPTIONS`.
       name: file, folder, glob, URL or name of a dataset.
       options: option -> value, decoded.
+      trains: it is to have something to train on; else splits of its own are enough.
     """
 
     text: str
     kind: str
     name: str
     options: dict[str, str]
+    trains: bool = True
 
     def error(self, problem: str) -> UserError:
         """The error that says which source has the problem."""
