@@ -153,7 +153,7 @@ def _with_recorded(argv: Sequence[str]) -> list[str]:
     if "config" in named or not named.get("workdir"):
         return list(argv)
     here = Workdir(pathlib.Path(named["workdir"]).expanduser())
-    return [*argv, f"--config={here.config}"] if here.is_run else list(argv)
+    return [argv[0], f"--config={here.config}", *argv[1:]] if here.is_run else list(argv)
 
 
 def _check_config_words(argv: Sequence[str]) -> None:
