@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from absl import flags
 
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.verbs.command import define_source, launch, load_source
+from ptft_jax.verbs.command import define_source, launch, load_source, say_chosen
 from ptft_jax.verbs.generate import define_sampling, sampling_options, streamer, unescaped
 
 COMMANDS = ("/reset", "/system", "/exit")
@@ -50,6 +50,7 @@ def main() -> None:
         **sampling_options(args),
     )
     conversation.reset(unescaped(args.system))
+    say_chosen(loaded.source)
     if args.message or not sys.stdin.isatty():
         _turns(conversation, map(unescaped, args.message) if args.message else _lines(), args.json)
     else:

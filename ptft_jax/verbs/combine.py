@@ -84,7 +84,12 @@ def main() -> None:
     prepare_jax()
     from ptft_jax.combining.combine import combine
 
-    done = combine(args.method, args.run, args.out, adapter=args.adapter, ignore=args.ignore, say=say, **given)
+    chosen: list[str] = []
+    done = combine(
+        args.method, args.run, args.out, adapter=args.adapter, ignore=args.ignore, say=chosen.append, **given
+    )
+    for text in chosen:
+        say(text)
     print(json.dumps(done, indent=1))
 
 

@@ -280,11 +280,9 @@ def load_source(together: bool = False) -> Any:
     prepare_jax()
     from ptft_jax.runs import loading
 
-    loaded = loading.load(
+    return loading.load(
         args.run, field="--run", dtype=args.dtype, adapter=args.adapter, ignore=args.ignore, together=together
     )
-    say_chosen(loaded.source)
-    return loaded
 
 
 def say(text: str) -> None:
@@ -293,7 +291,7 @@ def say(text: str) -> None:
 
 
 def say_chosen(source: Any) -> None:
-    """Says which checkpoint a run's name alone stands for."""
+    """Says which checkpoint a run's name alone stands for: when all went well, as an error is one message."""
     from ptft_jax.runs import source as restore
 
     if said := restore.said(source):

@@ -12,7 +12,7 @@ from absl import flags
 
 from ptft_jax.config.tree import TREE
 from ptft_jax.verbs import reading
-from ptft_jax.verbs.command import define_number, define_source, launch, load_source, say
+from ptft_jax.verbs.command import define_number, define_source, launch, load_source, say, say_chosen
 
 
 def define() -> None:
@@ -41,6 +41,7 @@ def main() -> None:
         loaded, args.data, args.split, tokens=args.tokens, batch_size=args.batch_size, **reading.changes()
     )
     source = loaded.source
+    say_chosen(source)
     say(
         f"{values['data']}: {values['split']}: {values['examples']:,} examples, {values['tokens_scored']:,} tokens scored"
     )

@@ -82,7 +82,6 @@ def model(
         environment.needed("gguf", "--to=gguf")  # before anything is loaded
     restore.check_merge(restore.find(reference, "--run", ignore), merge_into, "--merge_into")
     loaded = loading.load(reference, field="--run", ignore=ignore, merge_into=merge_into)
-    say_chosen(loaded.source)
     if loaded.model.adapt is not None:
         advice = "export its base, and the adapter by --to=peft"
         if why := peft.no_place(loaded.model.adapt.bare):
@@ -94,8 +93,11 @@ def model(
     fields, chain, tokenizer, summary = _facts(loaded.source)
     exported = export.Exported(loaded.params, fields, tokenizer, chain, family=family, classes=loaded.source.classes)
     if to == "gguf":
-        return export.to_gguf(exported, out, dtype=dtype)
-    return export.to_folder(exported, out, dtype=dtype, summary=summary, shard_bytes=int(shard_gb * 1e9))
+        written = export.to_gguf(exported, out, dtype=dtype)
+    else:
+        written = export.to_folder(exported, out, dtype=dtype, summary=summary, shard_bytes=int(shard_gb * 1e9))
+    say_chosen(loaded.source)
+    return written
 
 
 def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dict[str, Any]:
@@ -106,7 +108,6 @@ def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dic
     from ptft_jax.runs import source as restore
 
     source = restore.find(reference, "--run")
-    say_chosen(source)
     if source.adapter is None:
         raise UserError(f"--to=peft: {source.name} has no adapter; export the whole model by --to=hf")
     fields, chain, _, _ = _facts(source)
@@ -122,6 +123,7 @@ def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dic
     written = export.to_peft(source.adapter.bare, params, fields, named, out, base=base)
     # The format has no place for how the base is kept: whoever loads it quantizes it, or not.
     written |= {"trained_on": dataclasses.asdict(source.quantization)} if source.quantization else {}
+    say_chosen(source)
     return written | _lost_names(source, chain[1])
 
 

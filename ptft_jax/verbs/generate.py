@@ -15,7 +15,7 @@ from absl import flags
 from ptft_jax.config.field import natural, share
 from ptft_jax.config.tree import TREE
 from ptft_jax.errors import UserError
-from ptft_jax.verbs.command import define_number, define_source, launch, load_source
+from ptft_jax.verbs.command import define_number, define_source, launch, load_source, say_chosen
 
 
 def define() -> None:
@@ -100,6 +100,7 @@ def main() -> None:
             print()
         else:
             print(row.prompt + row.text, end="\n---\n")
+    say_chosen(loaded.source)
 
 
 if __name__ == "__main__":
