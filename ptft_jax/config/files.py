@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from ptft_jax import config as configs
-from ptft_jax.config import plugins, renamed
+from ptft_jax.config import other_names, plugins, renamed
 from ptft_jax.config.field import shown
 from ptft_jax.config.tree import Config
 from ptft_jax.errors import UserError, nearest
@@ -231,7 +231,10 @@ def _text(error: BaseException) -> str:
         if now := renamed.said_of_last(name):
             return now
         near = re.search(r'Did you mean "(\w+)"', text)
-        return f"{name} is not a setting" + (f" (did you mean {near[1]!r}?)" if near else "")
+        known = f" (did you mean {near[1]!r}?)" if near else ""
+        if not known or other_names.of_others(name):
+            known = other_names.advice(name, [path for path, _ in configs.fields()]) or known
+        return f"{name} is not a setting{known}"
     if isinstance(error, SystemExit):
         return f"the file ends the program ({text})"
     return f"{type(error).__name__}: {text}".removesuffix(": ") if isinstance(error, KeyError) or not text else text

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from ptft_jax.config import renamed
 from ptft_jax.config.field import Field, hashable, shown
+from ptft_jax.config.other_names import advice
 from ptft_jax.config.plugins import Tables, tables
 from ptft_jax.config.tree import TREE, Config
 from ptft_jax.errors import UserError, nearest
@@ -379,7 +380,7 @@ def _checked(
             if now := renamed.said(prefix + key):
                 raise UserError(now)
             paths = [path for path, _ in fields(tree_of(plugins))]
-            near = nearest(prefix + key, paths) or nearest(key, [p.rsplit(".")[-1] for p in paths])
+            near = advice(prefix + key, paths) or nearest(key, [p.rsplit(".")[-1] for p in paths])
             raise UserError(f"config.{prefix}{key} is not a setting{near}")
     out = {}
     for key, declared in tree.items():

@@ -107,6 +107,35 @@ def opened_of(data: Any, reference: str, split: str) -> tokenize.Opened:
     return tokenize.Opened.of(reference, split, **options)
 
 
+def to_measure(data: Any, reference: str, split: str) -> tuple[str, tokenize.Opened | None]:
+    """What of a source is measured, by the settings of `config.data`: (the split, its records; None = those that training would have).
+
+    Args:
+      split: "train", "validation" or "test", of which one that the source lacks is a share of its train split; "" = all that it
+        holds where that is a single split ("all" where it has no name), else its validation split.
+
+    Raises:
+      UserError: several splits, none of them validation, and none chosen.
+    """
+    kinds = data.tables.sources
+    parsed = records.parse(reference, kinds)
+    prepared = parsed.kind == token_folder.KIND
+    own = tuple(
+        token_folder.manifest(pathlib.Path(parsed.name))["splits"]
+        if prepared
+        else records.open_source(reference, broken=data.broken, trains=False, kinds=kinds).own
+    )
+    if not split and len(own) > 1 and "validation" not in own:
+        choices = " or ".join(f"--split={name}" for name in own)
+        raise parsed.error(f"it has {' and '.join(own)}: choose by {choices}")
+    name = split or ("validation" if len(own) > 1 else own[0])
+    as_trained = "train" in own and (split or len(own) > 1)
+    if prepared or as_trained or name not in own:
+        return name, None
+    records_of = tokenize.Formatted.of(reference, data.broken, kinds, trains=False).whole(name)
+    return "all" if name == "train" else name, records_of
+
+
 def _rendering(data: DataOptions, kind: str) -> dict[str, str]:
     """How conversations and answers become ids; not read for data of other kinds, so that a setting that does nothing is
     refused."""

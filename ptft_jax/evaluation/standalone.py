@@ -76,12 +76,17 @@ class Measurement:
             config = configs.check(values)
         objectives.check(config.objective.name, loaded.model.spec, config.tables.objectives)
         values["data"] |= {"length": length or config.data.length, **reading}
+        if source and not split and reading.get("held_out"):
+            raise UserError(
+                f"--held_out={reading['held_out']}: nothing is held out where all of --data is measured: give --split"
+            )
         if source:
             values["data"]["source"] = source
         values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
         data = configs.check(values).data
         builder = builders.build(config.objective, loaded.tokenizer)
-        read = pipeline.tokenized(data, data.source, split, loaded.tokenizer, builder.kinds)
+        split, opened = pipeline.to_measure(data, data.source, split) if source else (split or "validation", None)
+        read = pipeline.tokenized(data, data.source, split, loaded.tokenizer, builder.kinds, opened)
         read, head = class_names.numbered(read, class_names.of(loaded.source))
         self._classes = head.names
         found = pipeline.filled(data, read, builder, partial=True)
@@ -97,7 +102,8 @@ class Measurement:
         reference = loading.parent_parameters(loaded) if measure.needs_reference else None
         program = Program(loaded.model, measure, measures, reference=reference)
         self._set = EvalSet(split, rows, program, lengths)
-        self._facts = {"data": data.source, "split": split, "tokens_scored": int(self._set.tokens)}
+        self._facts = {"data": data.source, "split": split, "examples": len(read.store)}
+        self._facts |= {"tokens_scored": int(self._set.tokens)}
         self._facts |= {"labels": read.labels} if read.labels else {}
         self._lost = {"lost": found.lost()} if found.lost() else {}
 
@@ -115,7 +121,7 @@ class Measurement:
 def evaluate(
     loaded: Any,
     source: str = "",
-    split: str = "validation",
+    split: str = "",
     *,
     tokens: int = 0,
     batch_size: int = 16,
@@ -128,7 +134,8 @@ def evaluate(
 
     Args:
       source: as `config.data.source`; "" = the run's own.
-      split: "train", "validation" or "test".
+      split: "train", "validation" or "test"; one that the source lacks is the share that training would hold out. "" = of the
+        run's own source "validation"; of another all that it holds, and its validation split where it has several.
       tokens: use only the first so many tokens; 0 = all.
       batch_size: rows at a time.
       length: tokens per row; 0 = as the run was trained (imported weights: at most 1024).
@@ -138,9 +145,9 @@ def evaluate(
       reading: other settings of `config.data` than the run's, such as `template`.
 
     Returns:
-      {"data", "split", "tokens_scored", "nll" (nats per token), "bits_per_byte", "accuracy", ...}; of classification also
-      "f1_macro", "f1_weighted", and of up to 100 classes "confusion": {"classes": names, "counts": for each class how many of its
-      rows were given each}; where not all of the split is
+      {"data", "split" ("all" of a source without splits), "examples" (of the split), "tokens_scored", "nll" (nats per token),
+      "bits_per_byte", "accuracy", ...}; of classification also "f1_macro", "f1_weighted", and of up to 100 classes "confusion":
+      {"classes": names, "counts": for each class how many of its rows were given each}; where not all of the split is
       measured, also "lost": what is left out or cut, see `ptft_jax.data.pipeline.Filled.lost`; of classification, where the
       source numbers its classes otherwise than the model, "labels": which number is which class.
 

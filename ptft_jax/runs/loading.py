@@ -54,12 +54,13 @@ def load(
     together: bool = False,
     plugins: Sequence[str] = (),
 ) -> Loaded:
-    """The model that WORKDIR[@STEP|@best|@latest], hf:... or gguf:... names, adapters merged where that can be. A quantized
-    base stays so, with the adapter on it, unless `merge_into` says otherwise.
+    """The model that WORKDIR[@best|@last|@STEP], hf:... or gguf:... names, adapters merged where that can be. A quantized base stays
+    so, with the adapter on it, unless `merge_into` says otherwise.
 
     Args:
-      reference: of a run, its workdir (`runs/base`, `runs/base@best`, `runs/base@400`, with `#NAME` one of several adapters);
-        of imported weights `hf:FOLDER`, `hf:NAME`, `gguf:FILE`.
+      reference: of a run, its workdir (`runs/base`, the best checkpoint by the run's own selection, or the last where it
+        selected none; `runs/base@last`, `runs/base@400`; with `#NAME` one of several adapters); of imported weights
+        `hf:FOLDER`, `hf:NAME`, `gguf:FILE`.
       field: what the reference is called in messages.
       weights: of a run that kept an average: the average ("auto", "ema") or the parameters themselves ("raw").
       dtype: what imported weights are kept and computed in; a run's are as its config says.

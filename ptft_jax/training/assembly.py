@@ -26,6 +26,7 @@ from ptft_jax.parallel import processes
 from ptft_jax.reporting.clock import Clock
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import identity, lease, places
+from ptft_jax.runs import source as restore
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import hooks as hooks_
 from ptft_jax.training import profile as profiling
@@ -72,6 +73,9 @@ class Run:
         c = self.config
         self.trackers = trackers.chosen(c.log.trackers, c.tables.trackers)
         self.workdir, self.reporter = pathlib.Path(workdir), reporter
+        for came_from in filter(None, (self.continued or self.parent,)):
+            if said := restore.said(came_from):
+                reporter.say(f"starting from {said}")
         self._refuse_other_run()
         self.first_step = self.continued.step if self.continued else 0
         if self.continued and c.training.steps <= self.first_step:

@@ -100,13 +100,14 @@ def continued(section: configs.Section, workdir: pathlib.Path | None = None) -> 
     reference = section.init.from_
     if not reference:
         raise UserError(
-            "config.init.optimizer = True: init.from is missing: the run, WORKDIR[@STEP|@best], to go on from"
+            "config.init.optimizer = True: init.from is missing: the run, WORKDIR[@last|@best|@STEP], to go on from"
         )
     if restore.is_reference(reference) or parted(reference)[1]:
         raise UserError(
-            f"config.init.optimizer = True: init.from = {reference!r} has no optimizer; only a whole run, WORKDIR[@STEP|@best], has"
+            f"config.init.optimizer = True: init.from = {reference!r} has no optimizer; only a whole run, WORKDIR[@last|@best|@STEP], has"
         )
-    return restore.find_run(restore.recorded(reference, workdir) if workdir else reference, together=True)
+    # What goes on goes on from where the other stopped.
+    return restore.find_run(restore.recorded(reference, workdir) if workdir else reference, together=True, bare="last")
 
 
 def _parent_of(run: restore.Source) -> Parent | None:

@@ -223,10 +223,12 @@ class Execution:
             return []
         if words := restore.protect(came_from, run.workdir):
             run.reporter.say(words)
+        here, *before = came_from.lineage(run.continued.meta["fingerprint"] if run.continued else fingerprint)
+        for earlier in Workdir(run.workdir).read_lineage()[:1]:  # of a launch that made no step: there it was chosen
+            if "checkpoint" in earlier and here.get("step") == earlier["step"]:
+                here["checkpoint"] = earlier["checkpoint"]
         if run.continued:
-            here, *before = run.continued.lineage(run.continued.meta["fingerprint"])
             return [here | {"optimizer": True}, *before]
-        here, *before = came_from.lineage(fingerprint)
         return [here | ({"wide": list(run.trainer.wide)} if run.trainer.wide else {}), *before]
 
     def _announce(self, step: int) -> None:

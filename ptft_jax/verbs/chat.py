@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from absl import flags
 
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.verbs.command import BAD_INPUT, define_source, launch, load_source
+from ptft_jax.verbs.command import BAD_INPUT, define_source, launch, load_source, say_chosen
 from ptft_jax.verbs.generate import define_sampling, sampling_options, streamer, unescaped
 
 COMMANDS = ("/reset", "/system", "/exit")
@@ -56,6 +56,7 @@ def main() -> int | None:
         **sampling_options(args),
     )
     conversation.reset(unescaped(args.system))
+    say_chosen(loaded.source)
     if args.message:
         return _turns(conversation, map(unescaped, args.message), args.json, say=_turn)
     if not sys.stdin.isatty():

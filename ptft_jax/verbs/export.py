@@ -19,7 +19,7 @@ from ptft_jax.config.field import Field
 from ptft_jax.errors import UserError, listed
 from ptft_jax.runs import places
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.verbs.command import IGNORE, SOURCES, define_number, define_plugins, launch, prepare_jax
+from ptft_jax.verbs.command import IGNORE, SOURCES, define_number, define_plugins, launch, prepare_jax, say_chosen
 
 
 def define() -> None:
@@ -98,8 +98,11 @@ def model(
     options = {"family": family, "classes": loaded.source.classes, "plugins": plugins}
     exported = export.Exported(loaded.params, fields, tokenizer, chain, **options)
     if to == "gguf":
-        return export.to_gguf(exported, out, dtype=dtype)
-    return export.to_folder(exported, out, dtype=dtype, summary=summary, shard_bytes=int(shard_gb * 1e9))
+        written = export.to_gguf(exported, out, dtype=dtype)
+    else:
+        written = export.to_folder(exported, out, dtype=dtype, summary=summary, shard_bytes=int(shard_gb * 1e9))
+    say_chosen(loaded.source)
+    return written
 
 
 def adapter(
@@ -127,6 +130,7 @@ def adapter(
     written = export.to_peft(source.adapter.bare, params, fields, named, out, base=base)
     # The format has no place for how the base is kept: whoever loads it quantizes it, or not.
     written |= {"trained_on": dataclasses.asdict(source.quantization)} if source.quantization else {}
+    say_chosen(source)
     return written | _lost_names(source, chain[1])
 
 

@@ -19,7 +19,7 @@ from absl import flags
 from ptft_jax.config.field import natural, share
 from ptft_jax.config.tree import TREE
 from ptft_jax.errors import UserError
-from ptft_jax.verbs.command import define_number, define_source, launch, load_source
+from ptft_jax.verbs.command import define_number, define_source, launch, load_source, say_chosen
 
 
 def define() -> None:
@@ -136,6 +136,7 @@ def main() -> None:
             file=sys.stderr,
             flush=True,
         )
+    say_chosen(loaded.source)
 
 
 if __name__ == "__main__":

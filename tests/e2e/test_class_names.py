@@ -83,7 +83,14 @@ def test_a_run_is_measured_by_names(run, tmp_path):
     for name, rows in data.items():
         reference = texts(tmp_path / f"{name}.jsonl", rows) + ("?classes=plain,odd,new" * (name == "given"))
         assert evaluate(loaded, reference, "validation")["accuracy"] == 1.0, name
-    assert "labels" not in evaluate(loaded, texts(tmp_path / "same.jsonl", of_classes(*WORDS)), "validation")
+    whole = texts(tmp_path / "same.jsonl", of_classes(*WORDS))
+    assert "labels" not in evaluate(loaded, whole, "validation")
+    counted = [evaluate(loaded, whole, split) for split in ("", "train", "validation", "test")]
+    assert [row["split"] for row in counted] == ["all", "train", "validation", "test"]
+    every, *shares = (row["examples"] for row in counted)
+    assert every == counted[0]["tokens_scored"] == sum(shares) == 90 and all(shares)
+    with pytest.raises(UserError, match="--held_out=0.2: nothing is held out where all of --data is measured"):
+        evaluate(loaded, whole, held_out=0.2)
     said = evaluate(loaded, f"jsonl:{tmp_path / 'numbers.jsonl'}", "validation")["labels"]
     assert said == f"numbers are those of {run}@40: 0 = new, 1 = odd, 2 = plain"
     wrong = texts(tmp_path / "wrong.jsonl", of_classes(*WORDS, new=1, odd=2, plain=0))

@@ -14,6 +14,7 @@ from ptft_jax.data.formats import Reading
 from ptft_jax.data.records import listing, remote
 from ptft_jax.data.records.base import Records, Source
 from ptft_jax.data.records.reference import SPLITS, parse, parted
+from ptft_jax.data.records.table import limit
 from ptft_jax.errors import UserError, nearest
 
 
@@ -42,9 +43,12 @@ def open_records(
     return source.split(split, held_out)
 
 
-def open_source(reference: str, *, broken: str = "raise", kinds: Mapping[str, SourceSpec] = SOURCES) -> Source:
-    """A source with all its splits; nothing is read before one is asked for. Arguments and errors as of `open_records`."""
-    parsed = parse(reference, kinds)
+def open_source(
+    reference: str, *, broken: str = "raise", kinds: Mapping[str, SourceSpec] = SOURCES, trains: bool = True
+) -> Source:
+    """A source with all its splits; nothing is read before one is asked for. Arguments and errors as of `open_records`; `trains`:
+    there has to be something to train on."""
+    parsed = dataclasses.replace(parse(reference, kinds), trains=trains)
     if broken not in ("raise", "skip"):
         raise parsed.error(f"broken={broken!r}: expected raise or skip")
     if not parsed.spec.source:
@@ -87,8 +91,12 @@ def reopen(
       spec: of the source's kind.
     """
     kind, *_ = parted(reference)
-    source = open_source(reference, broken=broken, kinds={kind: spec}).read_as(reading)
-    records = source.whole(split) if held_out is None else source.split(split, held_out)
+    source = open_source(reference, broken=broken, kinds={kind: spec}, trains=held_out is not None).read_as(reading)
+    if held_out is None:
+        records = source.whole(split)
+        limit(source.reference, split, records)
+    else:
+        records = source.split(split, held_out)
     if dropped is not None:
         records = records.without(dropped)
     if records.fingerprint != fingerprint:

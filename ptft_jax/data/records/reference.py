@@ -28,6 +28,7 @@ class Reference:
       name: file, folder, glob, URL or name of a dataset.
       options: option -> value, decoded.
       spec: of the kind.
+      trains: it is to have something to train on; else splits of its own are enough.
     """
 
     text: str
@@ -35,6 +36,7 @@ class Reference:
     name: str
     options: dict[str, str]
     spec: SourceSpec
+    trains: bool = True
 
     def error(self, problem: str) -> UserError:
         """The error that says which source has the problem."""

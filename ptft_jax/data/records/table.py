@@ -249,7 +249,7 @@ def own_splits(reference: Reference, have: Sequence[str], aliases: Mapping[str, 
         found = named or next((a for a in aliases[split] if a in have), None)
         if found:
             own[split] = found
-    if "train" not in own:
+    if "train" not in own and (reference.trains or not own):
         raise reference.error(f"no split 'train' among {', '.join(have)}; name the one to train on with train=")
     repeated = [s for s in own if list(own.values()).count(own[s]) > 1]
     if repeated:
