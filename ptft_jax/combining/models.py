@@ -258,7 +258,7 @@ class Reader:
         start = place(chain[0]) if chain else init.from_
         try:
             theirs = init.ignore if not self._ignore and restore.is_reference(reference or start) else self._ignore
-            source = restore.find(reference or start, "--base", theirs, init.fresh)
+            source = restore.find(reference or start, "--base", theirs, init.fresh, plugins=child.config.plugins)
         except UserError as e:
             if reference:
                 raise

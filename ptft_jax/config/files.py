@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 from ptft_jax import config as configs
 from ptft_jax.config import plugins, renamed
 from ptft_jax.config.field import shown
+from ptft_jax.config.tree import Config
 from ptft_jax.errors import UserError, nearest
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
@@ -34,7 +35,7 @@ def shipped() -> pathlib.Path:
     return installed if installed.is_dir() else _PACKAGE.parent
 
 
-def recipe(name: str) -> ConfigDict:
+def recipe(name: str) -> Config:
     """The config that a recipe gives, to be changed: `recipe("pretrain/shakespeare:small")`.
 
     What the recipe sets and your changes leave without effect (`samples.max_new_tokens` once `samples.prompts` is empty) is not
@@ -51,7 +52,7 @@ def recipe(name: str) -> ConfigDict:
     return load(name, "")
 
 
-def load(reference: str, flag: str = "--config=") -> ConfigDict:
+def load(reference: str, flag: str = "--config=") -> Config:
     """What `recipe` gives, for a flag that is named in messages."""
     name, colon, arg = reference.partition(":")
     path = _found(name, f"{flag}{reference}")
@@ -154,7 +155,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _valid(path: pathlib.Path, given: Mapping[str, Any]) -> ConfigDict:
+def _valid(path: pathlib.Path, given: Mapping[str, Any]) -> Config:
     try:
         return configs.of(given)
     except UserError as e:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ptft_jax.config import field as settings
 from ptft_jax.config.declare import Options, declared, fields_of
+from ptft_jax.errors import UserError
 
 _LOSSES, _ROWS = "ptft_jax.objectives", "ptft_jax.data.builders"
 _BOTH_WAYS = "set model.causal=False, and fine-tune a model that was trained so (objective.name='masked_lm')"
@@ -90,8 +91,11 @@ def _class_weights(value: tuple) -> str:
 
 
 def located(what: Any) -> Any:
-    """An object, or what a text "package.module:name" names."""
-    return pkgutil.resolve_name(what) if isinstance(what, str) else what
+    """An object, or what a text "package.module:name" names. Raises UserError where nothing is there."""
+    try:
+        return pkgutil.resolve_name(what) if isinstance(what, str) else what
+    except (ImportError, AttributeError, ValueError) as e:
+        raise UserError(f"config.plugins: {what!r}, a place that a table names, cannot be loaded: {e}") from e
 
 
 class MaskedLMOptions(Options):

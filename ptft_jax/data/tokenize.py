@@ -11,14 +11,16 @@ import pathlib
 import pickle
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ptft_jax.config.sources import SOURCES, SourceSpec
 from ptft_jax.data import cache, formats, processes, records, store
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.formats import labels
 from ptft_jax.data.store import Store
 
+Kinds = Mapping[str, SourceSpec]
 FORM = "store-2"  # to be changed with whatever changes what is stored
 CHUNK = 256  # records tokenized at a time
 ALONE_FIRST = 3.0  # seconds of work after which the rest is estimated
@@ -37,13 +39,15 @@ class Opened:
     format: formats.Format
 
     @classmethod
-    def of(cls, reference: str, split: str, *, held_out: float, broken: str = "raise") -> Opened:
+    def of(
+        cls, reference: str, split: str, *, held_out: float, broken: str = "raise", kinds: Kinds = SOURCES
+    ) -> Opened:
         """The format is that of all that is trained on or divided, whichever split is opened: a class has the same number in
         all.
 
-        Raises UserError: see `records.open_records` and `formats.choose`.
+        `kinds` as of `records.parse`. Raises UserError: see `records.open_records` and `formats.choose`.
         """
-        return Formatted.of(reference, broken).opened(split, held_out)
+        return Formatted.of(reference, broken, kinds).opened(split, held_out)
 
     def texts(self) -> Iterator[str]:
         """All text of the records, for training a tokenizer: what is said, without what a template puts around it."""
@@ -62,9 +66,9 @@ class Formatted:
     format: formats.Format
 
     @classmethod
-    def of(cls, reference: str, broken: str = "raise") -> Formatted:
+    def of(cls, reference: str, broken: str = "raise", kinds: Kinds = SOURCES) -> Formatted:
         """As `Opened.of`."""
-        source = records.open_source(reference, broken=broken)
+        source = records.open_source(reference, broken=broken, kinds=kinds)
         whole, options = source.whole(), source.reference.options
         pool = labels.Pool(lambda: [(whole, whole.where)], source.reference.kind == "csv", whole.class_names)
         held_out = (source.whole(split) for split in source.own if split != "train")  # opened where they are asked for

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ptft_jax.config.metrics import RAW
 from ptft_jax.data.rows import Rows
-from ptft_jax.evaluation.names import RAW
 from ptft_jax.objectives import counts
-from ptft_jax.objectives.base import Objective, means
 from ptft_jax.parallel import processes
 from ptft_jax.parallel.compile import to_host
 
@@ -73,7 +72,7 @@ class EvalSet:
 
     def _values(self, sums: Mapping[str, Any]) -> dict[str, float]:
         host = {name: pair for name, pair in sums.items() if isinstance(pair, tuple)}
-        values = {k: float(v) for k, v in means(host).items()}
+        values = {k: total / weight if weight else math.nan for k, (total, weight) in host.items()}
         if counts.BY_CLASS in sums:
             values |= counts.f1(sums[counts.BY_CLASS])
         if "nll" in host and self._bytes:
@@ -82,15 +81,15 @@ class EvalSet:
 
 
 def names(
-    sets: Mapping[str, list[Rows]], objective: Objective, byte_lengths_V: np.ndarray | None, raw: Collection[str]
+    sets: Mapping[str, list[Rows]], metrics: Sequence[str], byte_lengths_V: np.ndarray | None, raw: Collection[str]
 ) -> list[str]:
     """The names of all that `EvalSet.run` gives of these sets, of those in `raw` of the parameters themselves too, known before
-    anything is computed."""
+    anything is computed. `metrics`: what is measured of each."""
     found = []
     for name, batches in sets.items():
         spanned = any(processes.gather(_spanned(batches, byte_lengths_V) > 0))
-        metrics = (*objective.metrics, *objective.scores, *((BITS,) if spanned else ()))
-        found += [f"{name}/{prefix}{metric}" for prefix in ("", RAW)[: 1 + (name in raw)] for metric in metrics]
+        measured = (*metrics, *((BITS,) if spanned else ()))
+        found += [f"{name}/{prefix}{metric}" for prefix in ("", RAW)[: 1 + (name in raw)] for metric in measured]
     return found
 
 

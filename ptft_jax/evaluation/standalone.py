@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from ptft_jax import config as configs
 from ptft_jax import objectives
+from ptft_jax.config import metrics
+from ptft_jax.config.metrics import Measures
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.objectives import counts
+from ptft_jax.objectives.base import evaluated
 from ptft_jax.params import finite
 from ptft_jax.params.rules import flatten
+from ptft_jax.runs import loading
 
 
 class Program:
     """The part of a compiled program that evaluation needs, over bare parameters."""
 
-    def __init__(self, model: Any, objective: Any, place: Callable[[Rows], dict[str, jax.Array]] = jax.device_put):
-        """`place` puts this process' rows of a batch on devices."""
-        self.evaluate = jax.jit(lambda params, batch: objective.measured(model, params, batch))
+    def __init__(
+        self,
+        model: Any,
+        objective: Any,
+        measures: Measures,
+        place: Callable[[Rows], dict[str, jax.Array]] = jax.device_put,
+        reference: Any = None,
+    ):
+        """`measures`: beside the objective's own metrics; `place` puts this process' rows of a batch on devices; `reference`:
+        parameters that the objective compares others with, where it does."""
+        compiled = jax.jit(functools.partial(evaluated, objective, measures, model))
+        self.evaluate = lambda params, batch: compiled(params, batch, reference)
         self.place = place
 
 
@@ -41,6 +55,7 @@ class Measurement:
         batch_size: int = 16,
         length: int = 0,
         objective: str = "",
+        plugins: Sequence[str] = (),
         **reading: Any,
     ):
         """As `evaluate`, which has the errors."""
@@ -63,6 +78,7 @@ class Measurement:
         values["data"] |= {"length": length or config.data.length, **reading}
         if source:
             values["data"]["source"] = source
+        values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
         data = configs.check(values).data
         builder = builders.build(config.objective, loaded.tokenizer)
         read = pipeline.tokenized(data, data.source, split, loaded.tokenizer, builder.kinds)
@@ -77,7 +93,10 @@ class Measurement:
         rows = batches.evaluation(found.rows, batch_size=batch_size, tokens=tokens)
         measure = objectives.build(config.objective)
         lengths = tok.byte_lengths(loaded.tokenizer) if measure.chained else None
-        self._set = EvalSet(split, rows, Program(loaded.model, measure), lengths)
+        measures = metrics.chosen(config.eval.metrics, config.tables.metrics)
+        reference = loading.parent_parameters(loaded) if measure.needs_reference else None
+        program = Program(loaded.model, measure, measures, reference=reference)
+        self._set = EvalSet(split, rows, program, lengths)
         self._facts = {"data": data.source, "split": split, "tokens_scored": int(self._set.tokens)}
         self._facts |= {"labels": read.labels} if read.labels else {}
         self._lost = {"lost": found.lost()} if found.lost() else {}
@@ -102,6 +121,7 @@ def evaluate(
     batch_size: int = 16,
     length: int = 0,
     objective: str = "",
+    plugins: Sequence[str] = (),
     **reading: Any,
 ) -> dict[str, Any]:
     """Metrics of a loaded run (`ptft_jax.runs.loading.load`) on a data source, with the run's objective, as `ptft eval` does.
@@ -114,6 +134,7 @@ def evaluate(
       length: tokens per row; 0 = as the run was trained (imported weights: at most 1024).
       objective: the name of another objective to measure by, of those that the model goes with; "" = the run's own, of imported
         weights what follows from their head.
+      plugins: modules that have the source's kind, where none of the run's has.
       reading: other settings of `config.data` than the run's, such as `template`.
 
     Returns:
@@ -129,5 +150,12 @@ def evaluate(
     """
     name = loaded.source.name if loaded.source is not None else "the model"
     finite.refuse(flatten(loaded.params), name, "\nno figure comes of them")
-    options = {"tokens": tokens, "batch_size": batch_size, "length": length, "objective": objective, **reading}
+    options = {
+        "tokens": tokens,
+        "batch_size": batch_size,
+        "length": length,
+        "objective": objective,
+        "plugins": plugins,
+        **reading,
+    }
     return Measurement(loaded, source, split, **options).report(loaded.params)

@@ -41,6 +41,7 @@ class Exported:
       fields: its structural fields, with `vocab_size`.
       chain: the lineage behind it, nearest first; where it began with imported weights, their family and config are
         kept as far as they still say the truth.
+      plugins: modules that may have its family.
       classes: names of the classes that its head scores, in their order; () where they have none.
     """
 
@@ -53,11 +54,12 @@ class Exported:
         *,
         family: str = "",
         classes: Sequence[str] = (),
+        plugins: Sequence[str] = (),
     ):
         self.params, self.fields, self.chain = flatten(params), families.canonical(fields), chain
         self.classes = class_names.filled(class_names.known(classes), self.fields["classes"])
-        self.tokenizer = tokenizer
-        self.family, self._origin = families.of(self.fields, chain, family)
+        self.tokenizer, self.plugins = tokenizer, tuple(plugins)
+        self.family, self._origin = families.of(self.fields, chain, family, plugins)
         self._groups = groups(self.family.tensors(self.fields), self.fields)
 
     def config(self, dtype: str) -> dict[str, Any]:
@@ -281,7 +283,7 @@ def verify(exported: Exported, reference: str, dtype: str) -> float:
     """
     from ptft_jax.interop import pretrained
 
-    found = pretrained.find(reference, "--out")
+    found = pretrained.find(reference, "--out", plugins=exported.plugins)
     wrong = [
         f"{k}: {v!r}, read back as {found.fields[k]!r}"
         for k, v in exported.fields.items()

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from ptft_jax.config.metrics import Measures
+from ptft_jax.errors import UserError
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.moe import Routing
 
@@ -32,7 +34,8 @@ class Context(NamedTuple):
 
     Attributes:
       keys: one dropout key per row [B]; None = no dropout, as in evaluation.
-      reference: whole parameters of the model as its run started; None where the run does not need them.
+      reference: whole parameters of the model as its run started, its parent's, which do not train; None where neither the
+        objective nor the run's regularization needs them.
       average: whole averaged parameters; None where the run does not need them.
       step: int32 [], updates that were made; None outside of training.
     """
@@ -49,10 +52,11 @@ PLAIN = Context()
 class Objective(Protocol):
     """Turns (model, parameters, batch, context) into a loss: what `loss_of` makes of what `hidden` gives (`routed`: and how
     experts were used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics, "nll" (cross-entropy)
-    among them where there is one. `chained`, `scores`, `weights`, `measured`: see `Rows`."""
+    among them where there is one. `chained`, `needs_reference`, `scores`, `weights`, `tables`: see `Rows`."""
 
     metrics: tuple[str, ...]
     chained: ClassVar[bool]
+    needs_reference: ClassVar[bool]
     scores: ClassVar[tuple[str, ...]]
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss: ...
@@ -71,11 +75,15 @@ class Objective(Protocol):
 
     def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array: ...
 
+    def measured(
+        self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, measures: Measures
+    ) -> dict[str, Sum]: ...
+
+    def tables(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> dict[str, jax.Array]: ...
+
     def weights(self, batch: Batch) -> jax.Array: ...
 
     def weight(self, batch: Batch) -> jax.Array: ...
-
-    def measured(self, model: Any, params: Any, batch: Batch) -> dict[str, Any]: ...
 
 
 class Rows:
@@ -83,10 +91,12 @@ class Rows:
 
     Attributes:
       chained: whether the targets' probabilities multiply to that of the text they are, so that bits per byte mean something.
-      scores: names of what evaluation makes of the tables that `measured` gives, beside the means of its metrics.
+      needs_reference: whether the loss compares the model with its parent (`Context.reference`), in training and evaluation.
+      scores: names of what evaluation makes of `tables`, beside the means of metrics.
     """
 
     chained: ClassVar[bool] = False
+    needs_reference: ClassVar[bool] = False
     scores: ClassVar[tuple[str, ...]] = ()
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss:
@@ -115,10 +125,20 @@ class Rows:
         """The loss of a batch by its last hidden states; an objective's own."""
         raise NotImplementedError
 
-    def measured(self, model: Any, params: Any, batch: Batch) -> dict[str, Any]:
-        """What evaluation adds up over batches: the loss' metrics, (sum, weight) each, and tables of counts, float32 [n, m], of
-        `ptft_jax.objectives.counts`."""
-        return dict(self.loss(model, params, batch).metrics)
+    def measured(
+        self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, measures: Measures
+    ) -> dict[str, Sum]:
+        """The sums of metrics (`ptft_jax.config.metrics.MetricSpec`) by their names, of the last hidden states of a batch; those
+        of an objective's own logits and targets. Raises UserError, see `ptft_jax.objectives.token_loss.sums_of`."""
+        name = type(self).__name__
+        raise UserError(
+            f"config.eval.metrics: the objective {name} does not say what they are measured of ({name}.measured)"
+        )
+
+    def tables(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Counts of a batch that evaluation adds up, float32 [n, m] each, of `ptft_jax.objectives.counts`; {} of most."""
+        del model, params, hidden_BTD, batch
+        return {}
 
     def weights(self, batch: Batch) -> jax.Array:
         """What each target weighs in the loss, float32 of the shape of the batch's `weights`."""
@@ -140,6 +160,18 @@ def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
         adapters=batch.get("adapters"),
         keys=context.keys,
     )
+
+
+def evaluated(
+    objective: Objective, measures: Measures, model: Any, params: Any, batch: Batch, reference: Any = None
+) -> dict[str, Any]:
+    """All that an evaluation measures of a batch: the metrics of the loss, and others, (sum, weight) each, and tables of counts;
+    `reference` as of `Context`."""
+    context = Context(reference=reference)
+    hidden_BTD = objective.hidden(model, params, batch, context)
+    metrics = objective.loss_of(model, params, hidden_BTD, batch, context).metrics
+    more = objective.measured(model, params, hidden_BTD, batch, measures) if measures else {}
+    return {**metrics, **more, **objective.tables(model, params, hidden_BTD, batch)}
 
 
 def means(metrics: dict[str, Sum]) -> dict[str, jax.Array]:

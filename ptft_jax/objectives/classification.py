@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from ptft_jax.config.metrics import Measures
 from ptft_jax.errors import UserError
 from ptft_jax.objectives import counts
-from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss, Measure, Rows, Scored
-from ptft_jax.objectives.token_loss import as_loss, counted, cross_entropy, metric_names, weighted_sum
+from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss, Measure, Rows, Scored, Sum
+from ptft_jax.objectives.token_loss import as_loss, counted, cross_entropy, metric_names, sums_of, weighted_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +61,19 @@ class Classification(Rows):
             weights * jnp.asarray(self.class_weights, jnp.float32)[batch["targets"]] if self.class_weights else weights
         )
 
-    def measured(self, model: Any, params: Any, batch: Batch) -> dict[str, Any]:
-        """As of `Rows`, with how often each class is named rightly."""
-        hidden_BTD = self.hidden(model, params, batch)
-        found = counts.tables(model.logits(params, hidden_BTD), batch["targets"], batch["weights"])
-        return {**self.loss_of(model, params, hidden_BTD, batch).metrics, **found}
+    def tables(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """How often each class is named rightly."""
+        return counts.tables(model.logits(params, hidden_BTD), batch["targets"], batch["weights"])
 
     def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array:
         """As of `TokenLoss`, over rows."""
         weights = self.weights(batch)
         scored = (counted(model.logits(*scored), weights) for scored in (first, second))
         return weighted_sum(measure(*scored), weights)
+
+    def measured(
+        self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, measures: Measures
+    ) -> dict[str, Sum]:
+        """As of `TokenLoss`, over rows."""
+        weights = batch["weights"].astype(jnp.float32)
+        return sums_of(measures, model.logits(params, hidden_BTD), batch["targets"], weights)

@@ -90,11 +90,14 @@ def _summary(row: Row) -> dict[str, Any]:
 
 
 def _curves(page: Page, rows: Sequence[Row]) -> None:
-    """Losses over steps: of each set that was evaluated, and of training."""
-    for key in sorted({key for row in rows for r in row["evals"] for key in r if key.endswith("/nll")}):
-        lines = {row["name"]: [[(r["step"], r[key]) for r in row["evals"] if key in r]] for row in rows}
-        lines = {name: points for name, points in lines.items() if points[0]}
-        page.figure(plots.curves(lines, title=key, x="step", y="nats per token"))
+    """Losses and metrics of plugins over steps: of each set that was evaluated; and the loss of training."""
+    own = {name for row in rows for name in row["config"].get("eval", {}).get("metrics", ())}
+    for key in sorted({key for row in rows for r in row["evals"] for key in r}):
+        name = key.rpartition("/")[2]
+        if name == "nll" or name in own:
+            lines = {row["name"]: [[(r["step"], r[key]) for r in row["evals"] if key in r]] for row in rows}
+            lines = {name: points for name, points in lines.items() if points[0]}
+            page.figure(plots.curves(lines, title=key, x="step", y="nats per token" if name == "nll" else name))
     train = {row["name"]: [[(r["step"], r["loss"]) for r in row["train"]]] for row in rows if row["train"]}
     if train:
         page.figure(plots.curves(train, title="training loss", x="step", y="nats per token"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import weakref
@@ -15,10 +14,11 @@ import jax
 
 from ptft_jax import adapters
 from ptft_jax import config as configs
-from ptft_jax.config import renamed
-from ptft_jax.config.tree import HOW
+from ptft_jax.config import plugins, renamed
+from ptft_jax.config.computed import changes
 from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.options import DataOptions
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model.quantized import Quantization
 from ptft_jax.model.spec import HEAD, STRUCTURE
@@ -107,7 +107,7 @@ class Source:
         )
 
     @property
-    def data(self) -> configs.Section | None:
+    def data(self) -> DataOptions | None:
         """The data it was trained on, of one of several adapters its own source; None where that is not known (of what was
         combined from imported weights)."""
         if self.which is not None:
@@ -157,12 +157,14 @@ def find(
     ignore: Sequence[str] = (),
     fresh: Sequence[str] = (),
     together: bool = False,
+    plugins: Sequence[str] = (),
 ) -> Parent:
     """What a reference names: WORKDIR[@STEP|@best|@latest][#ADAPTER] of a run, or hf:... or gguf:... weights.
 
     Args:
       field: what the reference was given as, for messages.
       ignore, fresh: patterns of parameters that are not taken from it.
+      plugins: modules that may have the family of weights of another library; a run names its own.
       together: of a run with several adapters, none need be chosen.
 
     Raises:
@@ -171,7 +173,7 @@ def find(
     if is_reference(reference):
         from ptft_jax.interop import pretrained
 
-        return pretrained.find(reference, field, ignore, fresh)
+        return pretrained.find(reference, field, ignore, fresh, plugins)
     return find_run(reference, field, ignore, fresh, together)
 
 
@@ -229,16 +231,11 @@ def _opened(place: str, field: str, reference: str) -> tuple[pathlib.Path, int, 
 
 def refuse_changed(workdir: pathlib.Path, meta: Mapping[str, Any], config: configs.Section) -> None:
     """Raises UserError where a run's config is not the one that a checkpoint of it was made with: the same arrays would be
-    another model, or the figures those of other data. What a run may be continued with may differ (`ptft_jax.config.tree.HOW`)."""
+    another model, or the figures those of other data. What a run may be continued with may differ (`ptft_jax.config.computed`)."""
     if "config" not in meta:  # of an earlier version
         return
-    now = config.as_dict()
-    recorded = renamed.current(meta["config"])
-    changed = []
-    for name, field in config.fields():
-        before = configs.get(recorded, name, field.default)
-        if configs.get(now, name) != json.loads(json.dumps(before)) and not name.startswith(HOW):
-            changed.append(f"{name.rstrip('_')}: {before!r} -> {configs.get(now, name)!r}")
+    with plugins.never_from(workdir):  # those of a checkpoint, too
+        changed = changes(renamed.current(meta["config"]), config.as_dict())
     if changed:
         raise UserError(
             f"{Workdir(workdir).config}: changed since checkpoint {meta['step']} was made:{listed(changed, 20)}\n"
@@ -402,6 +399,7 @@ def base_parameters(source: Source, layout: Layout) -> dict[str, Any]:
             "base",
             base.get("ignore", ()),
             base.get("fresh", ()),
+            plugins=source.config.plugins,
         )
         params = parent.parameters(
             layout,

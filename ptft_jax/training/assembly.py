@@ -15,7 +15,7 @@ import numpy as np
 from ptft_jax import config as configs
 from ptft_jax import environment, pairing
 from ptft_jax.config import trackers
-from ptft_jax.config.tree import HOW
+from ptft_jax.config.computed import changes
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.feed import Feed, Indexed
@@ -60,7 +60,11 @@ class Run:
     """
 
     def __init__(
-        self, config: Mapping[str, Any], workdir: pathlib.Path, reporter: Reporter, clock: Clock | None = None
+        self,
+        config: Mapping[str, Any] | configs.Config,
+        workdir: pathlib.Path,
+        reporter: Reporter,
+        clock: Clock | None = None,
     ):
         clock = clock or Clock()
         self.continued = continued(configs.check(config, complete=False), workdir)
@@ -114,12 +118,7 @@ class Run:
         here = Workdir(self.workdir)
         if not here.is_run or not here.begun():
             return
-        before, now = here.read_config().as_dict(), self.config.as_dict()
-        changed = [
-            f"{name}: {configs.get(before, name, None)!r} -> {configs.get(now, name)!r}"
-            for name, _ in self.config.fields()
-            if configs.get(before, name, None) != configs.get(now, name) and not name.startswith(HOW)
-        ]
+        changed = changes(here.read_config().as_dict(), self.config.as_dict())
         if changed:
             raise UserError(
                 f"{self.workdir} holds a run with another config:{listed(changed, 20)}\n"
@@ -197,6 +196,8 @@ class Run:
         if c.training.steps:
             forms = batches.forms(self.data.sets, c.data.batch_size, adapters=bool(self.adapters))
             self.trainer.program.check(self.trainer.state_like, forms)
+        if self.trainer.measures:
+            jax.eval_shape(self.trainer.step.evaluate, self.trainer.state_like, self.eval_batches["validation"][0])
 
     def _check_classes(self, count: int) -> None:
         evaluated = [b["targets"] for s in (self.eval_batches, self.test_batches) for rows in s.values() for b in rows]
@@ -227,7 +228,7 @@ class Run:
 
     def _selection(self) -> Selection:
         s = self.config.select
-        budget = {}
+        budget: dict[str, Any] = {}
         if s.source_budget:
             if "source" not in self.eval_batches:
                 reason = "set eval.source" if self.parent else "init.from names no parent"
@@ -237,7 +238,7 @@ class Run:
                     f"config.select.source_budget = {s.source_budget!r}: forgetting is not measured: {reason}"
                 )
             budget = {"source_budget": s.source_budget, "stop_over_budget": s.stop_over_budget}
-        known = evaluate.names(self.eval_batches, self.trainer.objective, self.byte_lengths, self.measured_raw)
+        known = evaluate.names(self.eval_batches, self.trainer.metrics, self.byte_lengths, self.measured_raw)
         if s.metric not in known:
             raise UserError(
                 f"config.select.metric = {s.metric!r}: evaluations of this run give {', '.join(known)}{nearest(s.metric, known)}"
@@ -256,7 +257,7 @@ class Run:
 
 
 def train(
-    config: Mapping[str, Any],
+    config: Mapping[str, Any] | configs.Config,
     workdir: str | pathlib.Path,
     *,
     reporter: Reporter | None = None,

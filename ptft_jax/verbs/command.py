@@ -219,8 +219,18 @@ SOURCES = "WORKDIR[@STEP|@best][#ADAPTER] of a run, hf:FOLDER, hf:NAME[@REVISION
 IGNORE = "Pattern of tensors of hf: and gguf: weights that may be left out; may be given more than once."
 
 
+def define_plugins() -> None:
+    """--plugins."""
+    flags.DEFINE_list(
+        "plugins",
+        [],
+        "Modules with further kinds of sources and families of models, joined by commas (docs/plugins.md).",
+    )
+
+
 def define_source() -> None:
-    """The flags of verbs that use a model that is there: --run, --adapter, --ignore, --dtype."""
+    """The flags of verbs that use a model that is there: --run, --adapter, --ignore, --dtype, --plugins."""
+    define_plugins()
     flags.DEFINE_string("run", None, SOURCES)
     flags.DEFINE_string("adapter", "", "A folder in PEFT's format, put onto the model.")
     flags.DEFINE_multi_string("ignore", [], IGNORE)
@@ -238,9 +248,8 @@ def load_source(together: bool = False) -> Any:
     prepare_jax()
     from ptft_jax.runs import loading
 
-    return loading.load(
-        args.run, field="--run", dtype=args.dtype, adapter=args.adapter, ignore=args.ignore, together=together
-    )
+    options = {"dtype": args.dtype, "adapter": args.adapter, "ignore": args.ignore, "plugins": args.plugins}
+    return loading.load(args.run, field="--run", together=together, **options)
 
 
 def prepare_experiment() -> None:

@@ -33,15 +33,8 @@ def main() -> None:
     from ptft_jax.evaluation.standalone import evaluate
 
     loaded = load_source()
-    values = evaluate(
-        loaded,
-        args.data,
-        args.split,
-        tokens=args.tokens,
-        batch_size=args.batch_size,
-        objective=args.objective,
-        **reading.changes(),
-    )
+    options = {"tokens": args.tokens, "batch_size": args.batch_size, "plugins": args.plugins}
+    values = evaluate(loaded, args.data, args.split, objective=args.objective, **options, **reading.changes())
     print(json.dumps({"run": loaded.source.reference, "step": loaded.source.step, **values}, indent=1))
 
 

@@ -164,7 +164,7 @@ class Table:
         from ptft_jax.data.records import opening
 
         arguments = (self.reference, self._split, self._held_out, self._broken, self.reading)
-        return opening.reopen, (*arguments, self._dropped, self.fingerprint)
+        return opening.reopen, (*arguments, self._dropped, self.fingerprint, self._parsed.spec)
 
     def _columns(self, *names: str) -> np.ndarray:
         """[all records of the shards, names] of the indexes."""

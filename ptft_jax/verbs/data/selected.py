@@ -10,7 +10,7 @@ from absl import flags
 
 from ptft_jax.errors import UserError
 from ptft_jax.verbs import reading
-from ptft_jax.verbs.command import define_config
+from ptft_jax.verbs.command import define_config, define_plugins
 
 
 class Selected(NamedTuple):
@@ -34,6 +34,7 @@ def define() -> None:
         "what the folder of tokens:FOLDER was made with.",
     )
     reading.define()
+    define_plugins()
 
 
 def load() -> Selected:
@@ -66,6 +67,7 @@ def load() -> Selected:
     else:
         raise UserError("what to look at is missing: --config=FILE, --run=WORKDIR or --data=SOURCE")
     values["data"].update(reading.changes())
+    values["plugins"] = tuple(dict.fromkeys((*values["plugins"], *args.plugins)))
     if args.data:
         values["data"].update(source=args.data, mixture=())
     values["model"]["max_length"] = max(values["model"]["max_length"], values["data"]["length"])
@@ -74,8 +76,8 @@ def load() -> Selected:
         tokenizer = tok.from_file(workdir)
     elif args.tokenizer and args.tokenizer != "byte":
         tokenizer = tok.from_file(pathlib.Path(args.tokenizer).expanduser())
-    elif not args.tokenizer and args.config is None and (source := records.parse(args.data)).kind == token_folder.KIND:
-        tokenizer = tok.from_file(pathlib.Path(source.name))
+    elif not args.tokenizer and args.config is None and records.parted(args.data)[0] == token_folder.KIND:
+        tokenizer = tok.from_file(pathlib.Path(records.parted(args.data)[1]))
     else:
         texts = functools.partial(pipeline.training_texts, config.data)
         tokenizer = tok.build(config.tokenizer, texts, parent.tokenizer if parent else None)
