@@ -41,7 +41,9 @@ def generate(
       prompts: plain text; "" starts a new one.
       max_new_tokens: at most so many new tokens for each prompt.
       sampling: how tokens are chosen; None = at a temperature of 0.8. `Sampling(temperature=0)` takes the likeliest.
-      seed: of the sampling. A prompt's continuation does not depend on the other prompts, but on its place among them.
+      seed: of the sampling. A prompt's continuation does not depend on the other prompts, but on its place among them: so of
+        models that compute in float32. In bfloat16 the last bits of a score depend on how many rows are multiplied at once, and
+        where two tokens are nearly as likely as each other, the choice does.
       stop: texts that end a continuation, and are cut off.
       use_adapter: of a run with several adapters, loaded with `together=True`: the name of one for each prompt.
       on_text: called with (number of the prompt, its continuation so far) while that grows.

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from ptft_jax import config as configs
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs import places
+from ptft_jax.runs import meant, places
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import assembly, completion
 
@@ -65,7 +65,7 @@ class Experiment:
         if not here.is_run:
             return not any(workdir.iterdir())
         section, parent = completion.resolve(config)
-        if here.read_config().as_dict() != section.as_dict():
+        if any(meant.changed(workdir, section)):
             return False
         chain = here.read_lineage()
         came_from = completion.continued(section) or parent

@@ -29,7 +29,7 @@ from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.interop import peft_context, peft_layers
 from ptft_jax.interop.names import Tensor
 from ptft_jax.interop.peft_modules import ROOT, modules, named, selected
-from ptft_jax.interop.peft_tables import without_copies
+from ptft_jax.interop.peft_tables import of_tied_head, tied_heads, without_copies
 from ptft_jax.params.rules import flatten, unflatten
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -131,11 +131,23 @@ def read(
         found = {
             name: module for name, module in every.items() if not module.table or (kind == "LORA" and not with_dora)
         }
-        sites = _sites(config, tensors, found, prefix, folder, kind)
+        sites = _sites(config, tensors, found, prefix, folder, kind, ties or {})
         if with_dora and any((name, i) not in sites for name, _ in sites for i in range(found[name].depth)):
             flat = flatten(whole())
         tune, leaves = peft_layers.READERS[kind](config, sites, found, flat, where)
     return Adapter(tune, unflatten(leaves), config.get("base_model_name_or_path") or "")
+
+
+def warning(params: Mapping[str, Any], names: Sequence[Tensor], ties: Mapping[str, str]) -> str:
+    """What is to know of an adapter that was written: how PEFT's own merge fails; "" where it does not."""
+    flat = flatten(params)
+    tied = [m for m in modules(names, flat, tables=True).values() if m.table and tied_heads(m, ties)]
+    if not any(f"{layer}/adapter/lora_a" in flat for module in tied for layer in module.layers):
+        return ""
+    return (
+        "PEFT runs this adapter of a tied table as it was trained, and its merge_and_unload makes another model of it: for a merged "
+        "model use ptft export --to=hf"
+    )
 
 
 def no_place(adapter: Method) -> str:
@@ -192,7 +204,7 @@ def write(
 
     write_atomic(folder / WEIGHTS, save)
     text = json.dumps({**common, **config}, indent=2) + "\n"
-    write_atomic(folder / CONFIG, lambda path: path.write_text(text))
+    write_atomic(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 # Reading
@@ -279,7 +291,7 @@ def _tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: not a whole safetensors file ({e}); fetch it again") from e
 
 
-def _sites(config, tensors, found, prefix: str, folder: pathlib.Path, kind: str):
+def _sites(config, tensors, found, prefix: str, folder: pathlib.Path, kind: str, ties: Mapping[str, str]):
     """{(template, layer): {leaf: array}} of everything in the file, which is exactly what the config selects."""
     where = folder / WEIGHTS
     expected = {}
@@ -295,6 +307,8 @@ def _sites(config, tensors, found, prefix: str, folder: pathlib.Path, kind: str)
         seen.add(given)
     unmapped = [f"{key} {array.shape}" for key, array in tensors.items() if key not in expected]
     if unmapped:
+        if why := of_tied_head(tensors, ties):
+            raise UserError(f"{where}: {why}")
         hint = " (of embeddings and heads, LoRA alone is supported)" if _embeds(unmapped) else ""
         raise UserError(f"{where}: tensors that are of no layer of this model{hint}:{listed(unmapped, 40)}")
     if config.get("target_modules") is None:

@@ -58,6 +58,12 @@ class Clock:
         return sum(self.by_part.values())
 
     @property
+    def launch(self) -> float:
+        """Seconds since this launch began."""
+        self._charge()
+        return sum(self._seconds.values())
+
+    @property
     def by_part(self) -> dict[str, float]:
         """Seconds of each of PARTS up to now, over all launches."""
         self._charge()
