@@ -1,7 +1,8 @@
 """Adapters in the format of Hugging Face PEFT: a folder with adapter_config.json and adapter_model.safetensors.
 
 LoRA, also of embeddings, rsLoRA, DoRA, IA3, OFT, prompts, prefixes and gated prefixes, in both directions; AdaLoRA, VeRA and
-LoRA of other starts are written as the plain LoRA that does the same, P-tuning is read as the prompt that it made. Theirs
+LoRA of other starts are written, and PEFT's AdaLoRA and VeRA are read, as the plain LoRA that does the same; P-tuning is read as
+the prompt that it made. Theirs
 names modules of a Hugging Face model, so the name map of its family is needed; a module that is fused there (GPT-2's c_attn)
 is several layers of ours.
 """
@@ -26,7 +27,7 @@ from ptft_jax.adapters.oft import Oft
 from ptft_jax.data import jsons
 from ptft_jax.data.cache import write_atomic
 from ptft_jax.errors import UserError, listed, nearest
-from ptft_jax.interop import peft_context, peft_layers
+from ptft_jax.interop import peft_context, peft_converted, peft_layers
 from ptft_jax.interop.names import Tensor
 from ptft_jax.interop.peft_modules import ROOT, modules, named, selected
 from ptft_jax.interop.peft_tables import of_tied_head, tied_heads, without_copies
@@ -39,7 +40,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NOTES = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type",
     "fan_in_fan_out", "eva_config", "init_ia3_weights", "megatron_core", "qalora_group_size", "tokenizer_kwargs",
-    "prompt_tuning_init_text", "tokenizer_name_or_path", "init_weights",
+    "prompt_tuning_init_text", "tokenizer_name_or_path", "init_weights", "d_initial", "save_projection", "projection_prng_key",
+    *("target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step"),
 }  # fmt: skip
 _SELECTION = {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
 _LORA = {
@@ -52,6 +54,8 @@ _ENCODER = {  # of a network that PEFT keeps to itself: its files have what it m
 }  # fmt: skip
 _READ = {
     "LORA": _SELECTION | _LORA,
+    "ADALORA": _SELECTION | {"r", "lora_alpha", "lora_dropout", "rank_pattern", "init_lora_weights", "bias"},
+    "VERA": _SELECTION | {"r", "vera_dropout", "bias"},
     "IA3": _SELECTION | {"feedforward_modules"},
     "OFT": _SELECTION | {"oft_block_size", "num_cayley_neumann_terms", "eps", "bias"},
     "PROMPT_TUNING": _VIRTUAL | {"prompt_tuning_init"},
@@ -127,6 +131,10 @@ def read(
     else:
         with_dora = bool(config.get("use_dora"))
         every = modules(names, flat, tables=True)
+        if kind in peft_converted.READERS:
+            sizes = {given: m.size_in for name, m, _ in named(every) for given in (name, name.removeprefix(prefix))}
+            config, tensors = peft_converted.as_lora(config, tensors, sizes, str(folder / WEIGHTS))
+            kind = "LORA"
         tensors = without_copies(config, tensors, every, flat, whole, ties or {}, prefix, str(folder / WEIGHTS))
         found = {
             name: module for name, module in every.items() if not module.table or (kind == "LORA" and not with_dora)
