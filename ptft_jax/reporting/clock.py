@@ -53,11 +53,6 @@ class Clock:
         self._mark = now
 
     @property
-    def seconds(self) -> float:
-        """The whole."""
-        return sum(self.by_part.values())
-
-    @property
     def launch(self) -> float:
         """Seconds since this launch began."""
         self._charge()

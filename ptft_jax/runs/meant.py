@@ -9,14 +9,14 @@ from __future__ import annotations
 import glob
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ptft_jax import config as configs
 from ptft_jax.config.field import hashable
 from ptft_jax.data import records
 from ptft_jax.data.records import remote
-from ptft_jax.data.records.reference import SPLITS, Reference, suffixes_of
+from ptft_jax.data.records.reference import SPLITS, Reference
 from ptft_jax.errors import UserError
 from ptft_jax.runs import checkpoint
 from ptft_jax.runs.lineage import parted
@@ -45,7 +45,7 @@ def parent(text: str, folder: str) -> tuple[str, ...]:
         return kind, file(path, folder)
     path, adapter = parted(path)
     path, which = checkpoint.parted(path)
-    return os.path.realpath(path), "" if which == "latest" else which, adapter
+    return os.path.realpath(path), "last" if which == "latest" else which, adapter
 
 
 def source(text: str, folder: str) -> tuple[Any, ...]:
@@ -81,26 +81,19 @@ _SETTINGS: Mapping[str, Callable[[Any, str], Any]] = {
 }
 
 
-def changed(workdir: pathlib.Path, config: configs.Section) -> Iterator[tuple[str, Any, Any]]:
-    """The settings that are others in `config` than the run in a workdir was begun with: (path, what it has, what `config` has)."""
-    before, now = Workdir(workdir).read_config().as_dict(), config.as_dict()
-    for path, _ in config.fields():
-        theirs, mine = configs.get(before, path, None), configs.get(now, path)
-        if theirs != mine and not _same(path, theirs, mine, workdir):
-            yield path, theirs, mine
-
-
 def spelled(workdir: pathlib.Path, config: configs.Section) -> configs.Section:
-    """`config` with the settings that name files spelled as the run in a workdir has them. The run means the same by both."""
+    """`config` with the settings that mean the same as those that the run in a workdir was begun with, spelled as there."""
     before, now = Workdir(workdir).read_config().as_dict(), config.as_dict()
     for path in _SETTINGS:
         *above, last = path.split(".")
-        configs.get(now, ".".join(above))[last] = configs.get(before, path)
+        theirs, part = configs.get(before, path), configs.get(now, ".".join(above))
+        if theirs != part[last] and _same(path, theirs, part[last], workdir):
+            part[last] = theirs
     return configs.check(now, suggested=config.suggested)
 
 
 def _same(path: str, theirs: Any, mine: Any, workdir: pathlib.Path) -> bool:
-    if path not in _SETTINGS or not theirs or not mine:
+    if not theirs or not mine:
         return False
     here, there = os.getcwd(), begun_in(workdir)
     if there is None:
@@ -178,4 +171,4 @@ def _is_place(parsed: Reference, folder: str) -> bool:
     if remote.is_url(parsed.name):
         return False
     local = parsed.name.startswith((".", "/", "~")) or os.path.exists(os.path.join(folder, parsed.name))
-    return bool(suffixes_of(parsed.kind)) or parsed.kind == "tokens" or (parsed.kind == "hf" and local)
+    return bool(parsed.spec.suffixes) or parsed.kind == "tokens" or (parsed.kind == "hf" and local)

@@ -15,7 +15,7 @@ import numpy as np
 from ptft_jax import config as configs
 from ptft_jax import environment, pairing
 from ptft_jax.config import trackers
-from ptft_jax.config.tree import HOW
+from ptft_jax.config.computed import changes
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.feed import Feed, Indexed
@@ -26,6 +26,7 @@ from ptft_jax.parallel import processes
 from ptft_jax.reporting.clock import Clock
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import identity, lease, meant, places
+from ptft_jax.runs import source as restore
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import hooks as hooks_
 from ptft_jax.training import profile as profiling
@@ -61,7 +62,11 @@ class Run:
     """
 
     def __init__(
-        self, config: Mapping[str, Any], workdir: pathlib.Path, reporter: Reporter, clock: Clock | None = None
+        self,
+        config: Mapping[str, Any] | configs.Config,
+        workdir: pathlib.Path,
+        reporter: Reporter,
+        clock: Clock | None = None,
     ):
         clock = clock or Clock()
         self.continued = continued(configs.check(config, complete=False), workdir)
@@ -69,6 +74,9 @@ class Run:
         c = self.config
         self.trackers = trackers.chosen(c.log.trackers, c.tables.trackers)
         self.workdir, self.reporter = pathlib.Path(workdir), reporter
+        for came_from in filter(None, (self.continued or self.parent,)):
+            if said := restore.said(came_from):
+                reporter.say(f"starting from {said}")
         self.recorded = self._as_begun()
         self.first_step = self.continued.step if self.continued else 0
         if self.continued and c.training.steps <= self.first_step:
@@ -116,17 +124,14 @@ class Run:
         here = Workdir(self.workdir)
         if not here.is_run or not here.begun():
             return self.config
-        changed = [
-            f"{name}: {before!r} -> {now!r}"
-            for name, before, now in meant.changed(self.workdir, self.config)
-            if not name.startswith(HOW)
-        ]
+        recorded = meant.spelled(self.workdir, self.config)
+        changed = changes(here.read_config().as_dict(), recorded.as_dict())
         if changed:
             raise UserError(
                 f"{self.workdir} holds a run with another config:{listed(changed, 20)}\n"
                 "Choose another --workdir (init.from can start from this one), or give the same config to continue it"
             )
-        return meant.spelled(self.workdir, self.config)
+        return recorded
 
     def _check_rows(self, devices: int) -> None:
         c = self.config
@@ -199,6 +204,8 @@ class Run:
         if c.training.steps:
             forms = batches.forms(self.data.sets, c.data.batch_size, adapters=bool(self.adapters))
             self.trainer.program.check(self.trainer.state_like, forms)
+        if self.trainer.measures:
+            jax.eval_shape(self.trainer.step.evaluate, self.trainer.state_like, self.eval_batches["validation"][0])
 
     def _check_classes(self, count: int) -> None:
         evaluated = [b["targets"] for s in (self.eval_batches, self.test_batches) for rows in s.values() for b in rows]
@@ -208,6 +215,11 @@ class Run:
         if largest >= count:
             names = f" ({few(self.head.names)})" if self.head.names else f": the largest label is {largest}"
             raise UserError(f"config.model.classes = {count}: the data have {largest + 1} classes{names}")
+        if (given := self.config.objective.class_weights) and len(given) != count:
+            names = f" ({few(self.head.names)})" if self.head.names else ""
+            raise UserError(
+                f"config.objective.class_weights has {len(given)} weights, and the model {count} classes{names}: give one for each"
+            )
 
     def _check_whole_rows(self) -> None:
         if not (why := self.trainer.model.one_text_a_row):
@@ -224,7 +236,7 @@ class Run:
 
     def _selection(self) -> Selection:
         s = self.config.select
-        budget = {}
+        budget: dict[str, Any] = {}
         if s.source_budget:
             if "source" not in self.eval_batches:
                 reason = "set eval.source" if self.parent else "init.from names no parent"
@@ -234,7 +246,7 @@ class Run:
                     f"config.select.source_budget = {s.source_budget!r}: forgetting is not measured: {reason}"
                 )
             budget = {"source_budget": s.source_budget, "stop_over_budget": s.stop_over_budget}
-        known = evaluate.names(self.eval_batches, self.trainer.objective, self.byte_lengths, self.measured_raw)
+        known = evaluate.names(self.eval_batches, self.trainer.metrics, self.byte_lengths, self.measured_raw)
         if s.metric not in known:
             raise UserError(
                 f"config.select.metric = {s.metric!r}: evaluations of this run give {', '.join(known)}{nearest(s.metric, known)}"
@@ -253,7 +265,7 @@ class Run:
 
 
 def train(
-    config: Mapping[str, Any],
+    config: Mapping[str, Any] | configs.Config,
     workdir: str | pathlib.Path,
     *,
     reporter: Reporter | None = None,

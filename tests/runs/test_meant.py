@@ -24,7 +24,7 @@ def place(tmp_path):
     "means, there, here, same",
     [
         (meant.parent, "runs/base@best", "{0}/a/runs/base@best", True),
-        (meant.parent, "runs/base", "../a/runs/base@latest", True),
+        (meant.parent, "runs/base@last", "../a/runs/base@latest", True),
         (meant.parent, "./runs/base/#one", "{0}/link/runs/base#one", True),
         (meant.parent, "runs/x@1", "../a/runs/x@1", True),  # a folder with such a name
         (meant.parent, "runs/base@3", "{0}/a/runs/base@4", False),
