@@ -25,7 +25,7 @@ from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes
 from ptft_jax.reporting.clock import Clock
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs import identity, lease, places
+from ptft_jax.runs import identity, lease, meant, places
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import hooks as hooks_
@@ -50,6 +50,7 @@ class Run:
 
     Attributes:
       config: completed by the parent's, checked.
+      recorded: the same as the run was begun with it: files may have been named otherwise.
       parent, continued: what it starts from, and the checkpoint that it goes on from with its optimizer; or None.
       trainer: what is trained and how (`ptft_jax.training.trainer`).
       start: where from (`ptft_jax.training.start`).
@@ -76,7 +77,7 @@ class Run:
         for came_from in filter(None, (self.continued or self.parent,)):
             if said := restore.said(came_from):
                 reporter.say(f"starting from {said}")
-        self._refuse_other_run()
+        self.recorded = self._as_begun()
         self.first_step = self.continued.step if self.continued else 0
         if self.continued and c.training.steps <= self.first_step:
             raise UserError(
@@ -118,16 +119,19 @@ class Run:
         for told in c.refuse_unread():
             reporter.say(told)
 
-    def _refuse_other_run(self) -> None:
+    def _as_begun(self) -> configs.Section:
+        """The config as it is recorded: of a run that has begun, its files are named as they were then."""
         here = Workdir(self.workdir)
         if not here.is_run or not here.begun():
-            return
-        changed = changes(here.read_config().as_dict(), self.config.as_dict())
+            return self.config
+        recorded = meant.spelled(self.workdir, self.config)
+        changed = changes(here.read_config().as_dict(), recorded.as_dict())
         if changed:
             raise UserError(
                 f"{self.workdir} holds a run with another config:{listed(changed, 20)}\n"
                 "Choose another --workdir (init.from can start from this one), or give the same config to continue it"
             )
+        return recorded
 
     def _check_rows(self, devices: int) -> None:
         c = self.config
@@ -279,7 +283,7 @@ def train(
       config: the settings, as `ptft_jax.config.default()` gives them, or a nested dict of those that differ.
       workdir: the folder of the run.
       reporter: where messages, tables and bars go; by default standard error.
-      max_seconds: save and return after so many seconds; 0 = no limit.
+      max_seconds: save and return after so many seconds from the beginning of `clock`; 0 = no limit.
       hooks: pairs (when, do) of functions that are called between steps, see `ptft_jax.training.hooks`.
       profile: "START:STOP": a trace of the steps after START up to STOP for XProf and Perfetto, in WORKDIR/profile.
       clock: counts where the time goes; by default from now on.
