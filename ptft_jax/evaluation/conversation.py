@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ptft_jax.config.seeds import Use, mixed
-from ptft_jax.data import chat
-from ptft_jax.data.chat_templates import STOPS
+from ptft_jax.data import chat, endings
+from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import continue_ids
 from ptft_jax.model import decode
+from ptft_jax.runs import identity
 
 
 class Answer(NamedTuple):
@@ -34,7 +35,8 @@ class Conversation:
     ):
         """
         Args:
-          template: see `ptft_jax.data.chat.template`; `field` is what the setting is called in messages.
+          template: see `ptft_jax.data.chat.template`; None = the one that the run was trained by, else the tokenizer's own.
+            `field` is what the setting is called in messages.
           max_new_tokens: the longest answer.
           options: sampling, seed and stop of `continue_ids`.
 
@@ -43,12 +45,17 @@ class Conversation:
         """
         decode.check_writes(loaded.model)
         self._loaded, self._most = loaded, max_new_tokens
-        self._template = chat.template(loaded.tokenizer, template, field)
+        own = identity.chat_template(loaded.source) if template is None and loaded.source is not None else ""
+        self._template = (
+            Template(own, f"{loaded.source.name}: chat template")
+            if own
+            else chat.template(loaded.tokenizer, template, field)
+        )
         self._seed, self._stop = options.pop("seed", 0), list(options.pop("stop", ()))
         self._options = options
-        end = STOPS.get(template or "")
-        if end and end not in loaded.tokenizer.special:
-            self._stop.append(end)
+        end = endings.of(loaded.tokenizer, self._template)
+        if end.text and end.token not in loaded.tokenizer.stop_ids:
+            self._stop.append(end.text)
         self.messages: list[dict[str, str]] = []
 
     def reset(self, system: str = "") -> None:

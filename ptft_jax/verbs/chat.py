@@ -31,7 +31,8 @@ def define() -> None:
     flags.DEFINE_string(
         "template",
         None,
-        "A chat template by name, by default the tokenizer's own; chatml, llama3 or gemma for models trained with it.",
+        "A chat template by name, by default the one the run was trained by, else the tokenizer's own; chatml, llama3 or gemma "
+        "for models trained with it.",
     )
     define_sampling(max_new_tokens=256)
     flags.DEFINE_bool("json", False, "Print a JSON line a turn instead of text.")
@@ -44,7 +45,7 @@ def main() -> None:
     loaded = load_source()
     conversation = Conversation(
         loaded,
-        template=args.template or (loaded.source.data.template if loaded.source.data else "") or None,
+        template=args.template or None,
         field="--template",
         max_new_tokens=args.max_new_tokens,
         **sampling_options(args),

@@ -75,7 +75,7 @@ def model(
 ) -> dict[str, Any]:
     """Exports a whole model, adapters merged; says what was written. Raises UserError."""
     from ptft_jax.interop import export, peft
-    from ptft_jax.runs import loading
+    from ptft_jax.runs import identity, loading
     from ptft_jax.runs import source as restore
 
     if to == "gguf":
@@ -91,7 +91,8 @@ def model(
             f"no part of a plain model; {advice}"
         )
     fields, chain, tokenizer, summary = _facts(loaded.source)
-    exported = export.Exported(loaded.params, fields, tokenizer, chain, family=family, classes=loaded.source.classes)
+    said = {"classes": loaded.source.classes, "template": identity.chat_template(loaded.source)}
+    exported = export.Exported(loaded.params, fields, tokenizer, chain, family=family, **said)
     if to == "gguf":
         return export.to_gguf(exported, out, dtype=dtype)
     return export.to_folder(exported, out, dtype=dtype, summary=summary, shard_bytes=int(shard_gb * 1e9))
@@ -99,15 +100,16 @@ def model(
 
 def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dict[str, Any]:
     """Exports what a run added to its base, in PEFT's format; says what was written. Raises UserError."""
-    from ptft_jax.interop import export, families
+    from ptft_jax.interop import export, families, tokenizer_files
     from ptft_jax.parallel.sharding import on_one_device
     from ptft_jax.params.rules import flatten
+    from ptft_jax.runs import identity
     from ptft_jax.runs import source as restore
 
     source = restore.find(reference, "--run")
     if source.adapter is None:
         raise UserError(f"--to=peft: {source.name} has no adapter; export the whole model by --to=hf")
-    fields, chain, _, _ = _facts(source)
+    fields, chain, tokenizer, _ = _facts(source)
     named, _ = families.of(fields, chain[1:], family)
     origin = chain[1].get("reference", "") if len(chain) > 1 else ""
     if not base and not origin.startswith("hf:"):
@@ -117,7 +119,10 @@ def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dic
     params = source.parameters(on_one_device, merged=False)
     _refuse_changed_base(source, flatten(params), flatten(restore.base_parameters(source, on_one_device)))
     base = base or origin.removeprefix("hf:")
-    written = export.to_peft(source.adapter.bare, params, fields, named, out, base=base)
+    template, files = identity.chat_template(source), {}
+    if template and template != tokenizer.chat_template:  # the base's tokenizer does not bring it
+        files = tokenizer_files.written(tokenizer, fields["max_length"], template)
+    written = export.to_peft(source.adapter.bare, params, fields, named, out, base=base, files=files)
     # The format has no place for how the base is kept: whoever loads it quantizes it, or not.
     written |= {"trained_on": dataclasses.asdict(source.quantization)} if source.quantization else {}
     return written | _lost_names(source, chain[1])
