@@ -73,6 +73,9 @@ TREE: dict[str, Any] = {
         ),
         "path": Field("", "for kind=file: a tokenizer.json, tokenizer.model or .tiktoken file, or a folder with one"),
         "add": texts((), "new special tokens; they need embeddings that train"),
+        "add_markers": Field(
+            False, "also add the markers of turns of data.template whose end of a turn is no token yet"
+        ),
         "new_rows": one_of("mean", "embeddings of new tokens: the mean of the others, or random", "mean", "normal"),
     },
     "data": {

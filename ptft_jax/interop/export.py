@@ -148,15 +148,15 @@ def to_folder(
     _refuse_existing(out)
     if dtype not in DTYPES:
         raise UserError(f"--dtype={dtype}: a Hugging Face folder holds one of {', '.join(DTYPES)}")
+    files = exported.tokenizer_files()
+    if exported.tokenizer is not None:
+        tokenizer_files.refuse_other_class(exported.tokenizer, files, exported.family.model_type)
     temporary = _beside(out)
     try:
         _save_shards(exported, temporary, dtype, shard_bytes)
         _dump(temporary / "config.json", exported.config(dtype))
         if exported.generation():
             _dump(temporary / "generation_config.json", exported.generation())
-        files = exported.tokenizer_files()
-        if exported.tokenizer is not None:
-            tokenizer_files.refuse_other_class(exported.tokenizer, files, exported.family.model_type)
         for name, data in files.items():
             (temporary / name).write_bytes(data)
         (temporary / "README.md").write_text(card.text(exported, dtype, summary or {}))
@@ -165,12 +165,11 @@ def to_folder(
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    files = sorted(p.name for p in out.iterdir())
     size = sum(p.stat().st_size for p in out.iterdir())
     return {
         "out": str(out),
         "family": exported.family.model_type,
-        "files": files,
+        "files": sorted(p.name for p in out.iterdir()),
         "bytes": size,
         "logit_difference": difference,
     }

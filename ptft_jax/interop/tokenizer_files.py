@@ -17,7 +17,7 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.sandbox import Template
 from ptft_jax.data.tokenizers import settings
 from ptft_jax.errors import UserError
-from ptft_jax.interop import gguf_tokenizer, tokenizer_json
+from ptft_jax.interop import gguf_tokenizer, gguf_vocabulary, tokenizer_json
 
 CLASS = "PreTrainedTokenizerFast"
 # Families whose tokenizers transformers (5) reads by a class of its own: its name, and GGUF's of how that cuts text.
@@ -89,6 +89,22 @@ def _templates(tokenizer: tok.Tokenizer, files: dict[str, bytes], template: str)
     if len(named) == 1:
         return {"chat_template": default}
     return {"chat_template": [{"name": name, "template": text} for name, text in named.items()]}
+
+
+def obstacles(tokenizer: tok.Tokenizer, *, gguf: bool = True) -> list[str]:
+    """Why `ptft export` would refuse a tokenizer, a line a reason; [] where it would not. `gguf`: whether GGUF has such models."""
+    try:
+        files = written(tokenizer, 1)
+        if not isinstance(tokenizer, tok.HuggingFaceTokenizer | tok.TiktokenTokenizer):
+            refuse_differing(tokenizer, tok.from_files(files, "its files"), "a tokenizer.json of it")
+    except UserError as e:
+        return [f"ptft export --to=hf{' and --to=gguf' if gguf else ''} will refuse this run's tokenizer: {e}"]
+    if gguf:
+        try:
+            gguf_vocabulary.to_metadata(files, {"vocab_size": tokenizer.vocab_size, "eos_token_id": tokenizer.end_id})
+        except UserError as e:
+            return [f"ptft export --to=gguf will refuse this run's tokenizer: {e}"]
+    return []
 
 
 def refuse_other_class(tokenizer: tok.Tokenizer, files: Mapping[str, bytes], model_type: str) -> None:

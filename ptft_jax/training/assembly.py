@@ -22,6 +22,7 @@ from ptft_jax.data.feed import Feed, Indexed
 from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError, few, listed, nearest
 from ptft_jax.evaluation import evaluate, measured_sets, previews
+from ptft_jax.interop import tokenizer_files
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes
 from ptft_jax.reporting.clock import Clock
@@ -64,7 +65,8 @@ class Run:
         self, config: Mapping[str, Any], workdir: pathlib.Path, reporter: Reporter, clock: Clock | None = None
     ):
         clock = clock or Clock()
-        self.continued = continued(configs.check(config, complete=False), workdir)
+        given = configs.check(config, complete=False)
+        self.continued = continued(given, workdir)
         self.config, self.parent = resolve(config, workdir)
         c = self.config
         self.trackers = trackers.chosen(c.log.trackers, c.tables.trackers)
@@ -110,6 +112,12 @@ class Run:
         self.tensorboard = c.log.tensorboard and not missing
         for told in c.refuse_unread():
             reporter.say(told)
+        added = tuple(text for text in c.tokenizer.add if text not in given.tokenizer.add)
+        if added and not self.continued:
+            reporter.say(
+                f"config.tokenizer.add={added!r}: markers of {c.data.template}, which were no tokens (add_markers)"
+            )
+        self._say_what_stays()
 
     def _refuse_other_run(self) -> None:
         here = Workdir(self.workdir)
@@ -192,6 +200,12 @@ class Run:
                 f"config.tokenizer.add={texts!r}"
             )
         return found.source
+
+    def _say_what_stays(self) -> None:
+        """Says at the start what `ptft export` would refuse at the end."""
+        if processes.main() and not self.config.model.image_size:
+            for told in tokenizer_files.obstacles(self.tokenizer, gguf=self.config.model.causal):
+                self.reporter.say(told)
 
     def _build(self, mesh: jax.sharding.Mesh, init: dict[str, Any]) -> None:
         c = self.config
