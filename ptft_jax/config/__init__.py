@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptft_jax.config.section import (
+        Config,
         Section,
         check,
         check_effects,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Config",
     "Section",
     "check",
     "check_effects",

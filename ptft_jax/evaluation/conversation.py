@@ -9,9 +9,10 @@ from ptft_jax.config.seeds import Use, mixed
 from ptft_jax.data import chat, endings
 from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError
-from ptft_jax.evaluation.samples import continue_ids
-from ptft_jax.model import decode
+from ptft_jax.evaluation.samples import SAMPLING, check_writer, continue_ids
 from ptft_jax.runs import identity
+
+MAX_NEW_TOKENS = 256  # of an answer, where nothing else is asked for
 
 
 class Answer(NamedTuple):
@@ -31,28 +32,34 @@ class Conversation:
     """
 
     def __init__(
-        self, loaded: Any, *, template: str | None = None, max_new_tokens: int, field: str = "template", **options: Any
+        self,
+        loaded: Any,
+        *,
+        template: str | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        field: str = "template",
+        **options: Any,
     ):
         """
         Args:
-          template: see `ptft_jax.data.chat.template`; None = the one that the run was trained by, else the tokenizer's own.
+          template: see `ptft_jax.data.chat.template`; None = the one that the run was trained with, else the tokenizer's own.
             `field` is what the setting is called in messages.
           max_new_tokens: the longest answer.
-          options: sampling, seed and stop of `continue_ids`.
+          options: sampling (default: a temperature of 0.8), seed and stop of `continue_ids`.
 
         Raises:
-          UserError: the tokenizer has no such template.
+          UserError: the tokenizer has no such template; a model that writes no text, or whose parameters are not finite.
         """
-        decode.check_writes(loaded.model)
+        check_writer(loaded)
         self._loaded, self._most = loaded, max_new_tokens
-        own = identity.chat_template(loaded.source) if template is None and loaded.source is not None else ""
+        own = "" if template or loaded.source is None else identity.chat_template(loaded.source)
         self._template = (
             Template(own, f"{loaded.source.name}: chat template")
             if own
             else chat.template(loaded.tokenizer, template, field)
         )
         self._seed, self._stop = options.pop("seed", 0), list(options.pop("stop", ()))
-        self._options = options
+        self._options = {"sampling": SAMPLING, **options}
         end = endings.of(loaded.tokenizer, self._template)
         if end.text and end.token not in loaded.tokenizer.stop_ids:
             self._stop.append(end.text)

@@ -6,7 +6,6 @@ import itertools
 import json
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from ptft_jax.adapters.base import is_added
-from ptft_jax.data import class_names
+from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.interop import card, families, labels, layouts, tokenizer_files
@@ -41,6 +40,7 @@ class Exported:
       fields: its structural fields, with `vocab_size`.
       chain: the lineage behind it, nearest first; where it began with imported weights, their family and config are
         kept as far as they still say the truth.
+      plugins: modules that may have its family.
       classes: names of the classes that its head scores, in their order; () where they have none.
       template: the source of the chat template by which it talks; "" = the tokenizer's own, if any.
     """
@@ -54,12 +54,13 @@ class Exported:
         *,
         family: str = "",
         classes: Sequence[str] = (),
+        plugins: Sequence[str] = (),
         template: str = "",
     ):
         self.params, self.fields, self.chain = flatten(params), families.canonical(fields), chain
         self.classes = class_names.filled(class_names.known(classes), self.fields["classes"])
-        self.tokenizer, self.template = tokenizer, template
-        self.family, self._origin = families.of(self.fields, chain, family)
+        self.tokenizer, self.template, self.plugins = tokenizer, template, tuple(plugins)
+        self.family, self._origin = families.of(self.fields, chain, family, plugins)
         self._groups = groups(self.family.tensors(self.fields), self.fields)
 
     def config(self, dtype: str) -> dict[str, Any]:
@@ -151,7 +152,7 @@ def to_folder(
     files = exported.tokenizer_files()
     if exported.tokenizer is not None:
         tokenizer_files.refuse_other_class(exported.tokenizer, files, exported.family.model_type)
-    temporary = _beside(out)
+    temporary = cache.folder_beside(out)
     try:
         _save_shards(exported, temporary, dtype, shard_bytes)
         _dump(temporary / "config.json", exported.config(dtype))
@@ -162,6 +163,7 @@ def to_folder(
         (temporary / "README.md").write_text(card.text(exported, dtype, summary or {}))
         difference = verify(exported, f"hf:{temporary}", dtype)
         out.parent.mkdir(parents=True, exist_ok=True)
+        cache.as_new(temporary)
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -215,7 +217,7 @@ def to_gguf(exported: Exported, out: pathlib.Path, *, dtype: str) -> dict[str, A
         raise UserError(f"--dtype={dtype}: a GGUF file holds one of {', '.join(_GGUF)}")
     if out.exists():
         raise UserError(f"--out={out}: is there already; choose another name, or remove it")
-    temporary = _beside(out)
+    temporary = cache.folder_beside(out)
     kept = "float32" if dtype == "q8_0" else dtype
     try:
         file = temporary / "model.gguf"
@@ -225,6 +227,7 @@ def to_gguf(exported: Exported, out: pathlib.Path, *, dtype: str) -> dict[str, A
         difference = verify(exported, f"gguf:{file}", dtype)
         note = _by_lists(exported, file)
         out.parent.mkdir(parents=True, exist_ok=True)
+        cache.as_new(temporary)
         file.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -272,7 +275,7 @@ def to_peft(
     from ptft_jax.interop import peft
 
     _refuse_existing(out)
-    temporary = _beside(out)
+    temporary = cache.folder_beside(out)
     try:
         model = families.canonical(fields)
         names, ties = family.tensors(model), family.ties(model)
@@ -289,6 +292,7 @@ def to_peft(
             raise UserError(f"the adapter, read back, gives other logits, by {difference:.3g} of the largest")
         for name, data in (files or {}).items():
             (temporary / name).write_bytes(data)
+        cache.as_new(temporary)
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -313,7 +317,7 @@ def verify(exported: Exported, reference: str, dtype: str) -> float:
     """
     from ptft_jax.interop import pretrained
 
-    found = pretrained.find(reference, "--out")
+    found = pretrained.find(reference, "--out", plugins=exported.plugins)
     wrong = [
         f"{k}: {v!r}, read back as {found.fields[k]!r}"
         for k, v in exported.fields.items()
@@ -362,11 +366,6 @@ def _logits(fields: Model, adapter: Any = None) -> Callable[[Mapping[str, Any]],
         inputs = rng.integers(0, spec.vocab_size, (2, min(32, spec.max_length)))
     model = jax.jit(Transformer(spec, adapter).__call__)
     return lambda flat: np.asarray(model(unflatten(dict(flat)), inputs))
-
-
-def _beside(out: pathlib.Path) -> pathlib.Path:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return pathlib.Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
 
 
 def _refuse_existing(out: pathlib.Path) -> None:

@@ -49,7 +49,7 @@ def test_markers_that_are_no_tokens_are_added_where_the_tables_train(tmp_path):
     (tmp_path / "mine.jinja").write_text("{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}")
     assert added(bare, template=str(tmp_path / "mine.jinja"))[0] == ("<user>", "</s>", "<assistant>")
     assert added(kinds.make(kinds.llama2), template=str(tmp_path / "mine.jinja")) == ((), ())
-    with pytest.raises(UserError, match="config.data.template = 'chatm'.*did you mean 'chatml'"):
+    with pytest.raises(UserError, match="^data.template = 'chatm'.*did you mean 'chatml'"):
         added(bare, template="chatm")
 
 
