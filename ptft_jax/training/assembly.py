@@ -16,11 +16,13 @@ from ptft_jax import config as configs
 from ptft_jax import environment, pairing
 from ptft_jax.config import trackers
 from ptft_jax.config.computed import changes
-from ptft_jax.data import batches, builders, class_names, pipeline
+from ptft_jax.data import batches, builders, class_names, endings, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.feed import Feed, Indexed
+from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError, few, listed, nearest
 from ptft_jax.evaluation import evaluate, measured_sets, previews
+from ptft_jax.interop import tokenizer_files
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes
 from ptft_jax.reporting.clock import Clock
@@ -69,7 +71,8 @@ class Run:
         clock: Clock | None = None,
     ):
         clock = clock or Clock()
-        self.continued = continued(configs.check(config, complete=False), workdir)
+        given = configs.check(config, complete=False)
+        self.continued = continued(given, workdir)
         self.config, self.parent = resolve(config, workdir)
         c = self.config
         self.trackers = trackers.chosen(c.log.trackers, c.tables.trackers)
@@ -118,6 +121,12 @@ class Run:
         self.tensorboard = c.log.tensorboard and not missing
         for told in c.refuse_unread():
             reporter.say(told)
+        added = tuple(text for text in c.tokenizer.add if text not in given.tokenizer.add)
+        if added and not self.continued:
+            reporter.say(
+                f"config.tokenizer.add={added!r}: markers of {c.data.template}, which were no tokens (add_markers)"
+            )
+        self._say_what_stays()
 
     def _as_begun(self) -> configs.Section:
         """The config as it is recorded: of a run that has begun, its files are named as they were then."""
@@ -160,6 +169,7 @@ class Run:
         options = {"steps": c.training.steps, "seed": c.seed}
         self.data = pipeline.training(c.data, self.tokenizer, self.builder, **options, head=self._start_head(fresh))
         self._check_template()
+        self.chat_template = self._chat_template()
         self.head = self.data.head.settled()
         sets = measured_sets.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter, self.head)
         self.eval_batches, self.test_batches, self.source = sets
@@ -179,6 +189,30 @@ class Run:
         mine = identity.Identity("this run", {}, None, identity.template(template, self.tokenizer, self.data.table))
         theirs = identity.Identity(self.parent.name, {}, None, identity.template_of(self.parent, self.parent.tokenizer))
         identity.check_templates(theirs, mine, f"; give config.data.template as {self.parent.name} has it")
+
+    def _chat_template(self) -> str:
+        """The source of the template that the run will talk by, "" for none; says where a turn's end is no token."""
+        if self.config.model.image_size:
+            return ""
+        data, tokenizer = self.config.data, self.tokenizer
+        found = identity.learned_template(data.template, tokenizer, self.data.table, self.parent)
+        if found is None:
+            return ""
+        compiled = Template(found.source, f"chat template {found.name}")
+        if texts := endings.missing(tokenizer, compiled):
+            end = endings.of(tokenizer, compiled).text
+            self.reporter.say(
+                f"chat template {found.name}: {end!r}, which ends a turn, is {len(tokenizer.encode(end))} tokens of this "
+                f"tokenizer, not one: other programs will not stop there. Add it, best before pre-training: "
+                f"config.tokenizer.add={texts!r}"
+            )
+        return found.source
+
+    def _say_what_stays(self) -> None:
+        """Says at the start what `ptft export` would refuse at the end."""
+        if processes.main() and not self.config.model.image_size:
+            for told in tokenizer_files.obstacles(self.tokenizer, gguf=self.config.model.causal):
+                self.reporter.say(told)
 
     def _build(self, mesh: jax.sharding.Mesh, init: dict[str, Any]) -> None:
         c = self.config

@@ -271,6 +271,7 @@ class Execution:
             "data": run.data.key,
             "vocab_size": run.trainer.model.spec.vocab_size,
             "classes": list(run.classes),
+            "chat_template": run.chat_template,
             "base": base,
             "before": meta["before"],
             "parent_fingerprint": meta["parent_fingerprint"],
