@@ -18,17 +18,18 @@ _SPLITTABLE = (*_TEXTS, "id", *SPLITS)
 
 # Options of each kind. "tokens" is what `ptft data prepare` wrote: token ids, which are not opened as records.
 OPTIONS = {
-    "jsonl": (*_TEXTS, "id", *_FILES),
-    "parquet": (*_TEXTS, "id", *_FILES, "columns"),
-    "csv": (*_TEXTS, "id", *_FILES, "quoting"),
+    "jsonl": (*_TEXTS, "id", *_FILES, "content"),
+    "parquet": (*_TEXTS, "id", *_FILES, "content", "columns"),
+    "csv": (*_TEXTS, "id", *_FILES, "content", "quoting"),
     "arrayrecord": (*_TEXTS, "id", *_FILES, "content"),
     "hf": (*_SPLITTABLE, "columns"),
     "tfds": (*_SPLITTABLE, "columns", "dir"),
-    "text": (*_TEXTS, *_FILES),
+    "text": (*_TEXTS, *_FILES, "content"),
     "shakespeare": _TEXTS,
     "stdlib": _TEXTS,
     "tokens": (),
 }
+AS_NAMED = ("jsonl", "parquet", "csv", "text")  # whose content=KIND says that files are of it, whatever they look like
 # What a file's suffix tells of its kind, for hints.
 SUFFIXES = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv",
@@ -113,6 +114,10 @@ def parse(reference: str) -> Reference:
         options[option] = value
     if not re.fullmatch(r"[1-9][0-9]*", options.get("examples", "1")):
         raise parsed.error(f"examples={options['examples']}: expected a count of records, 1 or more")
+    if kind in AS_NAMED and options.get("content", kind) != kind:
+        raise parsed.error(
+            f"content={options['content']}: expected {kind}, which says that the files are, whatever they look like"
+        )
     if options.get("partial", "no") not in ("yes", "no"):
         raise parsed.error(f"partial={options['partial']}: expected yes or no")
     return parsed
