@@ -32,6 +32,7 @@ class Field:
       most: the largest whole number.
       form: of tuples, what is wrong with their entries.
       raw: texts may hold NUL characters; others name files and such.
+      span: of steps: also a share above 0 and below 1 of a run's (`ptft_jax.config.spans`). The default is a whole number.
       small: numbers may be so small that float32 has 0 for them, where that is what 0 means, too.
     """
 
@@ -43,6 +44,7 @@ class Field:
     most: int = MOST
     form: Rule | None = None
     raw: bool = False
+    span: bool = False
     small: bool = False
 
     def check(self, path: str, value: Any) -> Any:
@@ -57,6 +59,13 @@ class Field:
         kind = type(self.default)
         if kind is float and type(value) is int and abs(value) <= LARGEST:
             value = float(value)
+        if self.span and type(value) is float:
+            if not 0 < value < 1:
+                return (
+                    value,
+                    f" = {shown(value)}: expected a whole number of steps, or a share of training.steps below 1",
+                )
+            kind = float
         if kind is tuple and isinstance(value, (list, tuple)):
             if wrong := _impure(value, self.raw):
                 return value, wrong
@@ -147,6 +156,17 @@ def positive(default: Any, meaning: str, **more: Any) -> Field:
 def natural(default: Any, meaning: str, **more: Any) -> Field:
     """A number of 0 or more."""
     return Field(default, meaning, valid=lambda v: v >= 0, expected="a value of 0 or more", **more)
+
+
+def span(default: int, meaning: str, *, least: int = 0) -> Field:
+    """A number of steps, or a share of a run's."""
+    return Field(
+        default,
+        f"{meaning}; below 1: a share of training.steps",
+        valid=lambda v: v >= least or 0 < v < 1,
+        expected="a value above 0" if least else "a value of 0 or more",
+        span=True,
+    )
 
 
 def seed(default: Any, meaning: str) -> Field:

@@ -19,6 +19,7 @@ from ptft_jax.config.field import (
     rules,
     seed,
     share,
+    span,
     temperature,
     texts,
 )
@@ -84,15 +85,15 @@ TREE: dict[str, Any] = {
         "mixture": pairs(
             (),
             "((source, weight), ...): what is trained on instead; 'parent' = the parent's data; a weight is a number, or "
-            "((step, weight), ...) with straight lines between",
+            "((step, weight), ...) with straight lines between; a step below 1 is a share of training.steps",
         ),
         "temperature": temperature(
             0.0, "of a mixture: weights are multiplied by rows ** (1 / temperature); 0 = weights as they are"
         ),
         "max_epochs": natural(
             0.0,
-            "of a mixture: upper limit on the epochs of a source, after which the others take its place; does not set the run's length "
-            "(training.steps); 0 = no limit",
+            "upper limit on the epochs of a source; of a mixture, the others take its place after that; does not set the run's length "
+            "(training.epochs, training.steps); 0 = no limit",
         ),
         "template": Field("", "chat template by name; '' = the tokenizer's own"),
         "train_on": Field(
@@ -169,7 +170,7 @@ TREE: dict[str, Any] = {
             "rsqrt",
             "slanted_triangular",
         ),
-        "warmup_steps": natural(0, "steps of linear rise"),
+        "warmup_steps": span(0, "steps of linear rise"),
         "end_ratio": Field(
             0.1, "last rate / peak rate, of cosine, linear and wsd", valid=lambda v: 0 <= v <= 1, expected="0 to 1"
         ),
@@ -193,6 +194,10 @@ TREE: dict[str, Any] = {
     },
     "training": {
         "steps": natural(1000, "optimizer updates; 0 only evaluates and saves the start"),
+        "epochs": natural(
+            0.0,
+            "passes over the training data, which set training.steps (rows are counted after packing; of a mixture, all its sources' rows); 0 = training.steps says",
+        ),  # fmt: skip
         "micro_batches": positive(1, "gradient accumulation: rows at once = data.batch_size / this"),
         "ema_decay": share(
             0.0, "decay of an average of the trainable parameters, debiased, that is evaluated and kept; 0 = none"
@@ -205,7 +210,7 @@ TREE: dict[str, Any] = {
         ),
     },
     "eval": {
-        "every": natural(200, "steps between evaluations; 0 = only at start and end"),
+        "every": span(200, "steps between evaluations; 0 = only at start and end"),
         "batch_size": natural(0, "rows; 0 = data.batch_size"),
         "tokens": natural(0, "use only the first so many tokens of each set; 0 = all", most=MANY),
         "source": Field("", "data to measure forgetting on; '' = what the parent was trained on, where that is known"),
@@ -230,14 +235,14 @@ TREE: dict[str, Any] = {
         "stop_over_budget": Field(False, "stop at the first evaluation above source_budget"),
     },
     "samples": {
-        "every": natural(0, "steps between samples; 0 = at start and end only"),
+        "every": span(0, "steps between samples; 0 = at start and end only"),
         "prompts": texts((), "texts to continue; () = no samples", raw=True),
         "max_new_tokens": positive(64, "tokens a sample"),
         "temperature": temperature(0.8, "0 = greedy"),
         "top_p": mass(0.95, "keep the likeliest tokens up to this mass"),
     },
     "checkpoint": {
-        "every": natural(0, "steps between saves besides those of new best values; 0 = none besides"),
+        "every": span(0, "steps between saves besides those of new best values; 0 = none besides"),
         "keep_latest": positive(1, "latest checkpoints kept"),
         "keep_best": positive(1, "best checkpoints kept"),
     },
@@ -250,7 +255,7 @@ TREE: dict[str, Any] = {
         "compile": one_of("jit", "one program over the mesh, or the same step per device", "jit", "pmap"),
     },
     "log": {
-        "every": positive(10, "steps between logged training metrics"),
+        "every": span(10, "steps between logged training metrics", least=1),
         "tensorboard": Field(True, "also write TensorBoard event files"),
         "trackers": texts(
             (), "services that are told, too: wandb, mlflow, aim (each is an extra of the package), or those of plugins"

@@ -14,6 +14,7 @@ from ptft_jax.config.field import (
     positive,
     rules,
     share,
+    span,
     temperature,
     texts,
     whole_share,
@@ -36,10 +37,10 @@ TUNE: dict[str, Any] = {
     "start_decay": natural(0.0, "decoupled decay to where the run started, times the rate"),
     "phases": Field(
         (),
-        "((step, recipe), ...) or ((step, recipe, factor), ...): from each step on only what the recipe (as tune.train) names "
+        "((step, recipe), ...) or ((step, recipe, factor), ...): from each step (below 1: a share of training.steps) on only what the recipe (as tune.train) names "
         "is updated, of what the run trains, at factor times the rate",
     ),
-    "unfreeze_every": natural(
+    "unfreeze_every": span(
         0, "gradual unfreezing: the last block at first, one more from the top every so many steps, then all; 0 = no"
     ),
     "ewc": {

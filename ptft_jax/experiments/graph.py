@@ -65,7 +65,7 @@ class Experiment:
         if not here.is_run:
             return not any(workdir.iterdir())
         section, parent = completion.resolve(config)
-        if here.read_config().as_dict() != section.as_dict():
+        if configs.decided(here.read_config().as_dict()) != configs.decided(section.as_dict()):
             return False
         chain = here.read_lineage()
         came_from = completion.continued(section) or parent

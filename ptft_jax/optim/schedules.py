@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from ptft_jax.config.spans import steps_of
 from ptft_jax.errors import UserError
 
 SCHEDULES = ("cosine", "linear", "wsd", "constant", "rsqrt", "slanted_triangular")
@@ -28,7 +29,8 @@ def from_config(config: Any, steps: int, default: float = 0.0) -> optax.Schedule
                 "and never come down; lower it"
             )
         return slanted_triangular(peak, max(steps, 1), config.cut_frac, config.ratio)
-    if config.schedule == "wsd" and config.warmup_steps and steps - config.warmup_steps < 2:
+    warmup = steps_of(config.warmup_steps, steps)
+    if config.schedule == "wsd" and warmup and steps - warmup < 2:
         most = max(steps - 2, 0)
         raise UserError(
             f"config.optimizer.warmup_steps = {config.warmup_steps!r}: of training.steps = {steps} it leaves no update in which "
@@ -39,7 +41,7 @@ def from_config(config: Any, steps: int, default: float = 0.0) -> optax.Schedule
         options["end_ratio"] = config.end_ratio
     if config.schedule == "wsd":
         options["decay_fraction"] = config.decay_fraction
-    return build(config.schedule, peak, warmup=config.warmup_steps, total=max(steps, 1), **options)
+    return build(config.schedule, peak, warmup=warmup, total=max(steps, 1), **options)
 
 
 def build(

@@ -51,9 +51,9 @@ def main() -> None:
         },
     }
     if args.split == "train" and data.mixture:
-        options = {"steps": c.training.steps, "seed": c.seed, "head": chosen.head}
+        options = {"steps": c.training.steps, "epochs": c.training.epochs, "seed": c.seed, "head": chosen.head}
         found = pipeline.training(data, chosen.tokenizer, chosen.builder, **options)
-        report["mixture"] = found.table
+        report["mixture"], report["mixture_steps"] = found.table, found.steps
     if args.json:
         print(json.dumps(report, indent=1, ensure_ascii=False))
         return
@@ -64,7 +64,7 @@ def main() -> None:
         out.print(as_table(title, _turned(report[name])))
     if "mixture" in report:
         out.print(
-            "\n".join([f"mixture over {c.training.steps:,} steps", *pipeline.announced(report["mixture"])]),
+            "\n".join([f"mixture over {report['mixture_steps']:,} steps", *pipeline.announced(report["mixture"])]),
             markup=False,
         )
         out.print(as_table("", pipeline.shown(report["mixture"])))
