@@ -172,7 +172,10 @@ TREE: dict[str, Any] = {
         ),
         "warmup_steps": span(0, "steps of linear rise"),
         "end_ratio": Field(
-            0.1, "last rate / peak rate, of cosine, linear and wsd", valid=lambda v: 0 <= v <= 1, expected="0 to 1"
+            0.1,
+            "last rate / peak rate, of cosine, linear and wsd: by default they end at a tenth of the peak, not at 0",
+            valid=lambda v: 0 <= v <= 1,
+            expected="0 to 1",
         ),
         "decay_fraction": mass(0.2, "share of steps in which wsd goes down"),
         "cut_frac": part(0.1, "of slanted_triangular: share of the steps in which the rate rises"),
@@ -183,7 +186,7 @@ TREE: dict[str, Any] = {
             expected="a value of 1 or more",
         ),
         "b1": share(0.9, "first-moment decay of adamw, lion, muon's Adam"),
-        "b2": share(0.95, "second-moment decay of adamw, lion, muon's Adam"),
+        "b2": share(0.95, "second-moment decay of adamw, lion, muon's Adam; other libraries' default is often 0.999"),
         "eps": positive(1e-8, "of adamw"),
         "momentum": share(0.95, "of sgd and muon"),
         "weight_decay": natural(0.1, "decoupled decay, times the rate"),
@@ -196,8 +199,9 @@ TREE: dict[str, Any] = {
         "steps": natural(1000, "optimizer updates; 0 only evaluates and saves the start"),
         "epochs": natural(
             0.0,
-            "passes over the training data, which set training.steps (rows are counted after packing; of a mixture, all its sources' rows); 0 = training.steps says",
-        ),  # fmt: skip
+            "passes over the training data, which set training.steps: rows are counted after packing, of a mixture those of all its "
+            "sources; 0 = training.steps says",
+        ),
         "micro_batches": positive(1, "gradient accumulation: rows at once = data.batch_size / this"),
         "ema_decay": share(
             0.0, "decay of an average of the trainable parameters, debiased, that is evaluated and kept; 0 = none"
