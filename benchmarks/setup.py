@@ -6,10 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def trainer(shape: Mapping[str, int], rows: int, *, scan: bool = False, tune: Mapping[str, Any] | None = None) -> Any:
+def trainer(
+    shape: Mapping[str, int],
+    rows: int,
+    *,
+    scan: bool = False,
+    tune: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+    objective: Mapping[str, Any] | None = None,
+) -> Any:
     """A `Trainer` of one device for `shape` ("vocab", "length", "layers", "width", "heads") and batches of `rows`, at a constant rate.
 
-    `tune` are settings of `config.tune`; they need no parent.
+    `tune`, `model` and `objective` are settings of those sections of a config; methods of `tune` need no parent.
     """
     import jax
 
@@ -25,6 +33,8 @@ def trainer(shape: Mapping[str, int], rows: int, *, scan: bool = False, tune: Ma
     room = shape["length"] + (adapter.virtual_tokens if adapter else 0)
     values["model"] |= {"vocab_size": shape["vocab"], "max_length": room, "scan": scan}
     values["model"] |= {name: shape[name] for name in ("layers", "width", "heads")}
+    values["model"] |= model or {}
+    values["objective"] |= objective or {}
     values["data"] |= {"length": shape["length"], "batch_size": rows}
     values["optimizer"] |= {"schedule": "constant", "learning_rate": 1e-3, "warmup_steps": 0}
     return Trainer(values, mesh=mesh.make(devices=jax.devices()[:1]))

@@ -11,14 +11,17 @@ from ptft_jax.runs.workdir import Checkpoint, Workdir
 PACKAGE = pathlib.Path(ptft_jax.__file__).parent
 
 # From the bottom up. A module belongs to the longest of the prefixes that fit it, and may import its own room and those
-# below. docs/architecture.md says why.
+# below; `options` are the files of that name in all packages, which declare settings, and which `config` joins.
+# docs/architecture.md says why.
 ROOMS = (
     "errors",
     "environment",
     "config.seeds",
     "params.rules",
     "config.field",
+    "config.declare",
     "model.spec",
+    "options",
     "config",
     "model",
     "params",
@@ -48,6 +51,8 @@ ALIASES = {
 
 
 def _room(module):
+    if module.endswith(".options"):
+        return "options"
     fitting = [room for room in ROOMS if module == room or module.startswith(f"{room}.")]
     return max(fitting, key=len, default=None)
 
@@ -91,6 +96,7 @@ def test_no_import_runs_upward():
         ("model/decode.py", "from ptft_jax.runs.workdir import Workdir\n", 1),
         ("evaluation/names.py", "import ptft_jax.training.loop\n", 1),
         ("runs/lease.py", "def f():\n    from ptft_jax import train\n", 2),
+        ("runs/options.py", "from ptft_jax.runs.workdir import Workdir\n", 1),
     ],
 )
 def test_an_upward_import_is_found(name, text, line, tmp_path):

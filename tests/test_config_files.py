@@ -82,7 +82,7 @@ BROKEN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.heavy) if n == "recursion" else n for n in BROKEN])
 def test_what_is_wrong_with_a_file_is_one_message_with_the_place(name, tmp_path, parsed):
     text, expected = BROKEN[name]
     file = tmp_path / "mine.py"

@@ -162,6 +162,7 @@ def config_of(runs, classes, **changes):
     return config
 
 
+@pytest.mark.heavy
 def test_a_child_numbers_classes_as_its_parent(runs, tmp_path):
     """Its head is the parent's, row by row, and so is what it measures."""
     parent = evaluate(loading.load(str(runs / "two")), "", "test")

@@ -17,8 +17,6 @@ MANY = 2**63 - 1  # of tokens
 TEMPERATURES = 1e-6, 1e6  # logits divided by less, or multiplied by more, leave float32
 _DEEP = 16  # levels of tuples in tuples
 
-_DECLARED = "setting"  # of a dataclass field's metadata
-
 # What is wrong with a value, "" where nothing is.
 Rule = Callable[[Any], str]
 
@@ -94,21 +92,6 @@ class Field:
 def hashable(value: Any) -> Any:
     """Lists, as JSON has them, as tuples."""
     return tuple(map(hashable, value)) if isinstance(value, (list, tuple)) else value
-
-
-def declared(field: Field) -> Any:
-    """A field of a dataclass that is a section of the config, declared with it. Its default is the setting's."""
-    return dataclasses.field(default=field.default, metadata={_DECLARED: field})
-
-
-def required(field: Field) -> Any:
-    """As `declared`, of what only a config has a default for."""
-    return dataclasses.field(metadata={_DECLARED: field})
-
-
-def fields_of(section: type) -> dict[str, Field]:
-    """The settings that a dataclass declares, by name."""
-    return {f.name: f.metadata[_DECLARED] for f in dataclasses.fields(section) if _DECLARED in f.metadata}
 
 
 def shown(value: Any) -> str:

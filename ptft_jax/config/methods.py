@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from ptft_jax.config.declare import Options, declared, fields_of
 from ptft_jax.config.field import Field, natural, one_of, part, patterns, positive, seed, share
 from ptft_jax.config.objectives import located
 
@@ -41,123 +42,141 @@ def _span(default: float, meaning: str) -> Field:
     )
 
 
+class LoraOptions(Options):
+    """`config.tune.lora`: low-rank updates of linear layers."""
+
+    rank: int = declared(positive(8, "rank of each update"))
+    alpha: float = declared(positive(16.0, "scale = alpha / rank"))
+    rank_stabilized: bool = declared(Field(False, "scale = alpha / sqrt(rank) (rsLoRA)"))
+    dora: bool = declared(Field(False, "also learn each output's length, apart from its direction (DoRA)"))
+    dropout: float = declared(share(0.0, "rate on the adapter's input"))
+    targets: tuple[str, ...] = declared(
+        patterns(_LINEAR, "patterns of the paths of adapted linear layers, tables (embed/tokens) and experts")
+    )
+    init: str = declared(
+        one_of(
+            "uniform",
+            "what training starts from: random numbers, the largest singular triplets (PiSSA) or a QR decomposition (OLoRA)",
+            "uniform",
+            "gaussian",
+            "pissa",
+            "olora",
+        )
+    )
+    b_ratio: float = declared(positive(1.0, "learning rate of lora_b over that of lora_a; LoRA+ has 16, LoRA 1"))
+
+
+class AdaLoraOptions(Options):
+    """`config.tune.adalora`: low-rank updates whose ranks are found in training."""
+
+    rank: int = declared(positive(12, "triplets of each layer at the start"))
+    target_rank: int = declared(positive(8, "triplets a layer at the end, on average"))
+    alpha: float = declared(positive(32.0, "scale = alpha / rank"))
+    dropout: float = declared(share(0.0, "rate on the adapter's input"))
+    t_init: float = declared(_span(0.1, "updates before the first pruning"))
+    t_final: float = declared(_span(0.3, "updates after the last pruning"))
+    delta_t: int = declared(positive(10, "updates from one pruning to the next"))
+    beta1: float = declared(part(0.85, "decay of the average of sensitivity"))
+    beta2: float = declared(part(0.85, "decay of the average of uncertainty"))
+    orthogonal: float = declared(natural(0.1, "weight of the penalty on vectors that are not orthonormal"))
+    targets: tuple[str, ...] = declared(patterns(_LINEAR, _TARGETS))
+
+
+class VeraOptions(Options):
+    """`config.tune.vera`: shared random matrices with learned vectors between them."""
+
+    rank: int = declared(positive(256, "rank of the shared random matrices"))
+    d_init: float = declared(positive(0.1, "what the vector between them starts at"))
+    dropout: float = declared(share(0.0, "rate on the adapter's input"))
+    seed: int = declared(seed(0, "of the random matrices"))
+    targets: tuple[str, ...] = declared(patterns(_LINEAR, _TARGETS))
+
+
+class OftOptions(Options):
+    """`config.tune.oft`: rotated inputs of linear layers."""
+
+    block_size: int = declared(positive(32, "size of the rotated blocks of a layer's input"))
+    targets: tuple[str, ...] = declared(patterns(_LINEAR, _TARGETS))
+
+
+class Ia3Options(Options):
+    """`config.tune.ia3`: a learned vector for each layer."""
+
+    targets: tuple[str, ...] = declared(
+        patterns(("blocks/(attention/(key|value)|mlp/down)",), "patterns of the linear layers' paths that get a vector")
+    )
+    feedforward: tuple[str, ...] = declared(
+        patterns(("blocks/mlp/down",), "those of the targets whose input is scaled, not the output")
+    )
+
+
+class BottleneckOptions(Options):
+    """`config.tune.bottleneck`: small networks behind or beside sublayers."""
+
+    form: str = declared(
+        one_of(
+            "pfeiffer",
+            "behind the MLP, behind attention and MLP, or beside the MLP",
+            "pfeiffer",
+            "houlsby",
+            "parallel",
+        )
+    )
+    size: int = declared(positive(64, "of the hidden layer"))
+    activation: str = declared(one_of("relu", "of the hidden layer", "relu", "gelu", "gelu_tanh", "silu"))
+    scale: float = declared(natural(0.0, "factor of what is added; 0 = 4 of the parallel form, 1 of the others"))
+    dropout: float = declared(share(0.0, "rate on the hidden layer"))
+
+
+class PrefixOptions(Options):
+    """`config.tune.prefix`: learned keys and values in every layer."""
+
+    length: int = declared(positive(20, "learned keys and values before those of every row, in every layer"))
+    reparameterize: int = declared(
+        natural(0, "hidden size of one network that makes all layers' while they are learned; 0 = none")
+    )
+
+
+class GatedPrefixOptions(Options):
+    """`config.tune.gated_prefix`: learned vectors behind a gate."""
+
+    length: int = declared(positive(10, "learned vectors of each layer, which its attention sees through a gate"))
+    layers: int = declared(natural(0, "how many of the last layers have them; 0 = all"))
+
+
+class PromptOptions(Options):
+    """`config.tune.prompt`: learned vectors before every row."""
+
+    length: int = declared(positive(20, "learned vectors before the tokens of every row"))
+    init: str = declared(
+        one_of(
+            "vocabulary",
+            "what they start from: random tokens' vectors, those of `text`, or noise",
+            "vocabulary",
+            "text",
+            "random",
+        )
+    )
+    text: str = declared(Field("", "of init=text: its tokens, repeated or cut to `length`", raw=True))
+
+
+class PTuningOptions(Options):
+    """`config.tune.p_tuning`: vectors before every row that a network makes."""
+
+    length: int = declared(positive(20, "vectors before the tokens of every row"))
+    hidden: int = declared(positive(128, "size of the network that makes them while they are learned"))
+    encoder: str = declared(one_of("mlp", "kind of that network", "mlp", "lstm"))
+
+
 METHODS: Mapping[str, MethodSpec] = {
-    "lora": MethodSpec(
-        f"{_HERE}.dora:Dora",
-        {
-            "rank": positive(8, "rank of each update"),
-            "alpha": positive(16.0, "scale = alpha / rank"),
-            "rank_stabilized": Field(False, "scale = alpha / sqrt(rank) (rsLoRA)"),
-            "dora": Field(False, "also learn each output's length, apart from its direction (DoRA)"),
-            "dropout": share(0.0, "rate on the adapter's input"),
-            "targets": patterns(
-                _LINEAR, "patterns of the paths of adapted linear layers, tables (embed/tokens) and experts"
-            ),
-            "init": one_of(
-                "uniform",
-                "what training starts from: random numbers, the largest singular triplets (PiSSA) or a QR decomposition (OLoRA)",
-                "uniform",
-                "gaussian",
-                "pissa",
-                "olora",
-            ),
-            "b_ratio": positive(1.0, "learning rate of lora_b over that of lora_a; LoRA+ has 16, LoRA 1"),
-        },
-    ),
-    "adalora": MethodSpec(
-        f"{_HERE}.adalora:AdaLora",
-        {
-            "rank": positive(12, "triplets of each layer at the start"),
-            "target_rank": positive(8, "triplets a layer at the end, on average"),
-            "alpha": positive(32.0, "scale = alpha / rank"),
-            "dropout": share(0.0, "rate on the adapter's input"),
-            "t_init": _span(0.1, "updates before the first pruning"),
-            "t_final": _span(0.3, "updates after the last pruning"),
-            "delta_t": positive(10, "updates from one pruning to the next"),
-            "beta1": part(0.85, "decay of the average of sensitivity"),
-            "beta2": part(0.85, "decay of the average of uncertainty"),
-            "orthogonal": natural(0.1, "weight of the penalty on vectors that are not orthonormal"),
-            "targets": patterns(_LINEAR, _TARGETS),
-        },
-    ),
-    "vera": MethodSpec(
-        f"{_HERE}.vera:Vera",
-        {
-            "rank": positive(256, "rank of the shared random matrices"),
-            "d_init": positive(0.1, "what the vector between them starts at"),
-            "dropout": share(0.0, "rate on the adapter's input"),
-            "seed": seed(0, "of the random matrices"),
-            "targets": patterns(_LINEAR, _TARGETS),
-        },
-    ),
-    "oft": MethodSpec(
-        f"{_HERE}.oft:Oft",
-        {
-            "block_size": positive(32, "size of the rotated blocks of a layer's input"),
-            "targets": patterns(_LINEAR, _TARGETS),
-        },
-    ),
-    "ia3": MethodSpec(
-        f"{_HERE}.ia3:Ia3",
-        {
-            "targets": patterns(
-                ("blocks/(attention/(key|value)|mlp/down)",), "patterns of the linear layers' paths that get a vector"
-            ),
-            "feedforward": patterns(("blocks/mlp/down",), "those of the targets whose input is scaled, not the output"),
-        },
-    ),
-    "bottleneck": MethodSpec(
-        f"{_HERE}.bottleneck:Bottleneck",
-        {
-            "form": one_of(
-                "pfeiffer",
-                "behind the MLP, behind attention and MLP, or beside the MLP",
-                "pfeiffer",
-                "houlsby",
-                "parallel",
-            ),
-            "size": positive(64, "of the hidden layer"),
-            "activation": one_of("relu", "of the hidden layer", "relu", "gelu", "gelu_tanh", "silu"),
-            "scale": natural(0.0, "factor of what is added; 0 = 4 of the parallel form, 1 of the others"),
-            "dropout": share(0.0, "rate on the hidden layer"),
-        },
-    ),
-    "prefix": MethodSpec(
-        f"{_HERE}.prefix:Prefix",
-        {
-            "length": positive(20, "learned keys and values before those of every row, in every layer"),
-            "reparameterize": natural(
-                0, "hidden size of one network that makes all layers' while they are learned; 0 = none"
-            ),
-        },
-    ),
-    "gated_prefix": MethodSpec(
-        f"{_HERE}.gated_prefix:GatedPrefix",
-        {
-            "length": positive(10, "learned vectors of each layer, which its attention sees through a gate"),
-            "layers": natural(0, "how many of the last layers have them; 0 = all"),
-        },
-    ),
-    "prompt": MethodSpec(
-        f"{_HERE}.prompt:Prompt",
-        {
-            "length": positive(20, "learned vectors before the tokens of every row"),
-            "init": one_of(
-                "vocabulary",
-                "what they start from: random tokens' vectors, those of `text`, or noise",
-                "vocabulary",
-                "text",
-                "random",
-            ),
-            "text": Field("", "of init=text: its tokens, repeated or cut to `length`", raw=True),
-        },
-    ),
-    "p_tuning": MethodSpec(
-        f"{_HERE}.p_tuning:PTuning",
-        {
-            "length": positive(20, "vectors before the tokens of every row"),
-            "hidden": positive(128, "size of the network that makes them while they are learned"),
-            "encoder": one_of("mlp", "kind of that network", "mlp", "lstm"),
-        },
-    ),
+    "lora": MethodSpec(f"{_HERE}.dora:Dora", fields_of(LoraOptions)),
+    "adalora": MethodSpec(f"{_HERE}.adalora:AdaLora", fields_of(AdaLoraOptions)),
+    "vera": MethodSpec(f"{_HERE}.vera:Vera", fields_of(VeraOptions)),
+    "oft": MethodSpec(f"{_HERE}.oft:Oft", fields_of(OftOptions)),
+    "ia3": MethodSpec(f"{_HERE}.ia3:Ia3", fields_of(Ia3Options)),
+    "bottleneck": MethodSpec(f"{_HERE}.bottleneck:Bottleneck", fields_of(BottleneckOptions)),
+    "prefix": MethodSpec(f"{_HERE}.prefix:Prefix", fields_of(PrefixOptions)),
+    "gated_prefix": MethodSpec(f"{_HERE}.gated_prefix:GatedPrefix", fields_of(GatedPrefixOptions)),
+    "prompt": MethodSpec(f"{_HERE}.prompt:Prompt", fields_of(PromptOptions)),
+    "p_tuning": MethodSpec(f"{_HERE}.p_tuning:PTuning", fields_of(PTuningOptions)),
 }

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptft_jax.config import field as settings
+from ptft_jax.config.declare import Options, declared, fields_of
 
 _LOSSES, _ROWS = "ptft_jax.objectives", "ptft_jax.data.builders"
 _BOTH_WAYS = "set model.causal=False, and fine-tune a model that was trained so (objective.name='masked_lm')"
@@ -88,6 +89,39 @@ def located(what: Any) -> Any:
     return pkgutil.resolve_name(what) if isinstance(what, str) else what
 
 
+class MaskedLMOptions(Options):
+    """`config.objective`, of masked_lm alone."""
+
+    mask_rate: float = declared(
+        settings.part(0.15, "of masked_lm: share of the tokens, but control tokens, that are chosen and predicted")
+    )
+    mask_token_share: float = declared(
+        settings.whole_share(0.8, "of masked_lm: the chosen tokens that become the mask token")
+    )
+    random_token_share: float = declared(
+        settings.whole_share(0.1, "of masked_lm: the chosen tokens that become random ones")
+    )
+    whole_word: bool = declared(
+        settings.Field(
+            False,
+            "of masked_lm: all tokens of a word (as BERT's tokenizer cuts text into words) are chosen together",
+        )
+    )
+
+
+class SpanCorruptionOptions(Options):
+    """`config.objective`, of span_corruption alone."""
+
+    noise_density: float = declared(
+        settings.part(0.15, "of span_corruption: share of the tokens, but control tokens, that are cut out")
+    )
+    mean_span: float = declared(
+        settings.Field(
+            3.0, "of span_corruption: mean tokens a span", valid=lambda v: v >= 1, expected="a value of 1 or more"
+        )
+    )
+
+
 OBJECTIVES: Mapping[str, ObjectiveSpec] = {
     "causal_lm": ObjectiveSpec(f"{_LOSSES}.causal_lm:CausalLM", f"{_ROWS}.causal:Causal"),
     "prefix_lm": ObjectiveSpec(f"{_LOSSES}.causal_lm:PrefixLM", f"{_ROWS}.prefix:Prefix", reads_prompt=True),
@@ -97,31 +131,14 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         heads=("masked_lm", "lm"),
         causal=False,
         does="fills in masked tokens",
-        fields={
-            "mask_rate": settings.part(
-                0.15, "of masked_lm: share of the tokens, but control tokens, that are chosen and predicted"
-            ),
-            "mask_token_share": settings.whole_share(0.8, "of masked_lm: the chosen tokens that become the mask token"),
-            "random_token_share": settings.whole_share(0.1, "of masked_lm: the chosen tokens that become random ones"),
-            "whole_word": settings.Field(
-                False,
-                "of masked_lm: all tokens of a word (as BERT's tokenizer cuts text into words) are chosen together",
-            ),
-        },
+        fields=fields_of(MaskedLMOptions),
     ),
     "span_corruption": ObjectiveSpec(
         f"{_LOSSES}.denoising:SpanCorruption",
         f"{_ROWS}.spans:SpanCorruption",
         reads_prompt=True,
         gaps=f"{_ROWS}.spans:sentinels",
-        fields={
-            "noise_density": settings.part(
-                0.15, "of span_corruption: share of the tokens, but control tokens, that are cut out"
-            ),
-            "mean_span": settings.Field(
-                3.0, "of span_corruption: mean tokens a span", valid=lambda v: v >= 1, expected="a value of 1 or more"
-            ),
-        },
+        fields=fields_of(SpanCorruptionOptions),
     ),
     "classification": ObjectiveSpec(
         f"{_LOSSES}.classification:Classification",
@@ -135,3 +152,33 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         ),
     ),
 }
+
+
+class _CommonOptions(Options):
+    """`config.objective`, of every objective."""
+
+    name: str = declared(
+        settings.one_of(
+            "causal_lm",
+            "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
+            "spans cut out of a text; a text's class",
+            *OBJECTIVES,
+        )
+    )
+    z_loss: float = declared(settings.natural(0.0, "weight of log(Z)^2"))
+    label_smoothing: float = declared(settings.share(0.0, "share of the target spread over the vocabulary"))
+    balance: float = declared(
+        settings.natural(
+            0.01,
+            "of a mixture of experts whose router trains: weight of the load-balancing term, summed over layers; 0 = none",
+        )
+    )
+    router_z_loss: float = declared(
+        settings.natural(0.0, "of such a mixture: weight of the mean log(Z)^2 of the router, summed over layers")
+    )
+    chunk: int = declared(settings.natural(0, "positions whose logits are held at once; 0 = all"))
+
+
+# Dataclasses have the fields of their last base first.
+class ObjectiveOptions(SpanCorruptionOptions, MaskedLMOptions, _CommonOptions):
+    """`config.objective`: what is learned."""

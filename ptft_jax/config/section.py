@@ -84,7 +84,7 @@ def tree_of(plugins: tuple[str, ...]) -> Mapping[str, Any]:
                     f"config.plugins: OBJECTIVES[{name!r}] has a setting {field!r}, and config.objective.{field} is another's"
                 )
     for name, spec in known.methods.items():
-        if tune.setdefault(name, spec.fields) is not spec.fields:
+        if tune.setdefault(name, spec.fields) != spec.fields:
             raise UserError(
                 f"config.plugins: METHODS[{name!r}]: config.tune.{name} is another setting; name it otherwise"
             )

@@ -5,19 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ptft_jax.config.field import (
-    Field,
-    declared,
-    hashable,
-    mass,
-    natural,
-    one_of,
-    pairs,
-    positive,
-    required,
-    share,
-    texts,
-)
+from ptft_jax.config.declare import Options, declared, required
+from ptft_jax.config.field import Field, hashable, mass, natural, one_of, pairs, positive, share, texts
 
 # The letters that end tensor names, used in the whole package:
 #   B batch rows   T query positions   S key positions   D width        N query heads   K key/value heads
@@ -36,8 +25,7 @@ SCALINGS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelSpec:
+class ModelSpec(Options):
     """One transformer. Sizes left at 0 are derived, see `resolved`.
 
     Meanings, defaults and checks are those of `config.model`, which is read off this class. The defaults of what a caller has to

@@ -53,11 +53,6 @@ class Clock:
         self._mark = now
 
     @property
-    def seconds(self) -> float:
-        """The whole."""
-        return sum(self.by_part.values())
-
-    @property
     def by_part(self) -> dict[str, float]:
         """Seconds of each of PARTS up to now, over all launches."""
         self._charge()

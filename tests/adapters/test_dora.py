@@ -75,6 +75,7 @@ def test_a_new_adapter_changes_nothing_on_any_base():
     check_start(Dora(4, 8.0, False, 0.0, TARGETS))
 
 
+@pytest.mark.heavy
 def test_training():
     check_training(Dora(4, 8.0, False, 0.1, ("blocks/attention/(query|value)", "blocks/mlp/.*")))
 

@@ -34,7 +34,7 @@ def test_generation_beside_bottlenecks():
     "method",
     [
         pytest.param(GatedPrefix(N, 2), id="alone", marks=pytest.mark.slow),
-        pytest.param(Composed((QUERY_VALUE, GatedPrefix(N, 2))), id="lora"),
+        pytest.param(Composed((QUERY_VALUE, GatedPrefix(N, 2))), id="lora", marks=pytest.mark.heavy),
     ],
 )
 def test_the_last_layers_train(method):

@@ -153,6 +153,7 @@ def test_generation_with_each_rows_adapter():
         assert row.ids == decode.generate(alone, method.pick(params, number), [prompt], **options)[0].ids
 
 
+@pytest.mark.heavy
 def test_each_is_trained_as_the_method_would_train_one():
     """AdaLoRA's penalty, and a budget for each adapter, however much more the others matter."""
     method = MultiAdapter(OTHERS["adalora"], NAMES)

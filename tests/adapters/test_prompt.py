@@ -69,7 +69,9 @@ def test_every_segment_of_a_packed_row_sees_the_prompt():
 
 
 @pytest.mark.parametrize(  # a window counts the padding between prompt and text
-    "family, left", [(dict(LLAMA, window=5), False), (BERT, False), (BERT, True)], ids=["window", "bert", "bert, left"]
+    "family, left",
+    [pytest.param(dict(LLAMA, window=5), False, marks=pytest.mark.heavy), (BERT, False), (BERT, True)],
+    ids=["window", "bert", "bert, left"],
 )
 def test_a_prompt_is_part_of_a_text_and_not_of_its_padding(family, left):
     """Where it cannot be shared by several texts."""

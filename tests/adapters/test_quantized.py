@@ -159,6 +159,7 @@ def test_a_start_is_the_quantized_base():
             QuantizedBase(Dora(2, 4.0, False, 0.0, BLOCKS), Quantization("int8", 16, False), BLOCKS),
             {},
             id="dora on int8",
+            marks=pytest.mark.heavy,
         ),
     ],
 )

@@ -57,6 +57,7 @@ def test_a_new_adapter_changes_nothing():
     check_start(VERA)
 
 
+@pytest.mark.heavy
 def test_training():
     check_training(Vera(64, 0.1, 0.1, 0, ("blocks/attention/(query|value)", "blocks/mlp/.*")))
 

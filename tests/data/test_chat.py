@@ -277,7 +277,7 @@ HARMFUL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", HARMFUL)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.heavy) if n == "sorts" else n for n in HARMFUL])
 def test_a_harmful_template_fails_cleanly(name, monkeypatch):
     if name not in ("macros", "sorts", "compare", "sum"):  # the slowest for what they pay show how long it can take
         monkeypatch.setattr(sandbox, "BUDGET", BUDGET // 20)

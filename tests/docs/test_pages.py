@@ -23,6 +23,7 @@ RUN = {
     "debugging": None,
     "extending": None,
     "plugins": None,  # tests/e2e/test_plugins.py
+    "performance": None,  # tests/e2e/test_gpu_benchmark.py
     "methods": {"Changing little", "Full fine-tuning and regularization", "After training", "Measuring"},
     "runs": {"Going on under other settings", "Watching a run"},
 }

@@ -67,9 +67,8 @@ def test_readme_from_python(tmp_path, monkeypatch, capsys):
     assert row.tokens and "\n".join(texts) == (row.prompt + row.text).rstrip("\n")
 
 
-def _run_section(title, folder, page="methods", most=None):
-    """The shell blocks of a section of a page of docs/ (the first `most`), one after the other in an empty folder with only the
-    configs in it."""
+def _run_section(title, folder, page="methods"):
+    """The shell blocks of a section of a page of docs/, one after the other in an empty folder with only the configs in it."""
     section = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", (ROOT / f"docs/{page}.md").read_text(), re.S | re.M)[1]
     blocks = re.findall(r"^```sh\n(.*?)^```$", section, re.S | re.M)
     assert blocks
@@ -78,22 +77,16 @@ def _run_section(title, folder, page="methods", most=None):
     (folder / ".bin/ptft").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ptft_jax.cli "$@"\n')
     (folder / ".bin/ptft").chmod(0o755)
     env = {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "PATH": f"{folder / '.bin'}:{os.environ['PATH']}"}
-    for block in blocks[:most]:
+    for block in blocks:
         words = ["bash", "-euo", "pipefail", "-c", block]
         done = run(*words, cwd=folder, **env)
         assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
 
 
-@pytest.mark.parametrize(
-    ("title", "most"),
-    [
-        pytest.param("Changing little", 1, marks=pytest.mark.heavy),
-        pytest.param("Changing little", None, marks=pytest.mark.slow),
-        pytest.param("Full fine-tuning and regularization", None, marks=pytest.mark.heavy),
-    ],
-)
-def test_commands_that_change(title, most, tmp_path):
-    _run_section(title, tmp_path, most=most)
+@pytest.mark.slow
+@pytest.mark.parametrize("title", ["Changing little", "Full fine-tuning and regularization"])
+def test_commands_that_change(title, tmp_path):
+    _run_section(title, tmp_path)
     runs_made = [json.loads(p.read_text()) for p in (tmp_path / "runs").glob("*/summary.json")]
     assert len(runs_made) >= 2 and all(summary["finished"] for summary in runs_made)
 

@@ -43,7 +43,11 @@ def load(folder, **options):
     return pretrained.find(f"hf:{folder}", "--run", **options).parameters(on_one)
 
 
-@pytest.mark.parametrize("fields", [small.LLAMA, small.GPT2, small.MIXTRAL], ids=["llama", "gpt2-fused", "experts"])
+@pytest.mark.parametrize(
+    "fields",
+    [small.LLAMA, small.GPT2, pytest.param(small.MIXTRAL, marks=pytest.mark.heavy)],
+    ids=["llama", "gpt2-fused", "experts"],
+)
 def test_every_leaf_lands_in_its_sharding_on_eight_devices(fields, tmp_path):
     folder = small.folder(tmp_path / "model", fields)
     found = pretrained.find(f"hf:{folder}", "--run")

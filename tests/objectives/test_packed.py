@@ -67,7 +67,9 @@ def test_packed_equals_alone(name, family):
 
 
 @pytest.mark.parametrize(
-    "adapter, family", [(None, WINDOWS), (Prompt(3, "vocabulary"), LLAMA)], ids=["window", "prompt"]
+    "adapter, family",
+    [(None, WINDOWS), pytest.param(Prompt(3, "vocabulary"), LLAMA, marks=pytest.mark.heavy)],
+    ids=["window", "prompt"],
 )
 def test_prefixes_with_sliding_windows_and_with_learned_vectors(adapter, family):
     check(*built(adapter=adapter, **family), "prefix_lm")

@@ -76,6 +76,7 @@ def test_even_and_collapsed():
     assert got == pytest.approx([E / K, E / K, 0], abs=1e-5)
 
 
+@pytest.mark.heavy
 def test_its_gradient_takes_the_loads_as_they_are():
     """d/ds of E * sum f P with f a constant, by the softmax' own derivative."""
     rng = np.random.default_rng(1)
@@ -124,7 +125,7 @@ HEAVY = pytest.mark.heavy
 @pytest.mark.parametrize(
     "setting",
     [
-        dict(micro=4),
+        pytest.param(dict(micro=4), marks=HEAVY),
         pytest.param(dict(devices=8, fsdp=4, micro=2), marks=HEAVY),
         pytest.param(dict(devices=4, kind="pmap", micro=2), marks=HEAVY),
         pytest.param(dict(devices=4, kind="pmap"), marks=pytest.mark.slow),
@@ -238,6 +239,7 @@ def test_a_run_says_how_its_experts_are_used(scratch):
     assert not any(name.endswith("balance") for row in rows if row["kind"] == "eval" for name in row)
 
 
+@pytest.mark.heavy
 def test_a_frozen_router_is_not_balanced(scratch, text_file):
     child = dict(init__from_=str(scratch / "base"), tune__method="lora", training__steps=1, optimizer__warmup_steps=0)
     quiet_train(tiny_config(text_file, **FIELDS | child), scratch / "lora")

@@ -211,7 +211,8 @@ def test_the_slanted_triangle_is_that_of_its_authors():
 PHASES = (("first", (("blocks[-1]/.*", 1.0), (".*", 0.0))), ("all", EVERYTHING))
 
 
-@pytest.mark.parametrize("name", ["adamw", pytest.param("muon", marks=pytest.mark.heavy)])
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_what_opens_late_has_its_first_step_then(name):
     """Its direction is that of an optimizer that was made then; what was open before goes on."""
     params, grads, _ = _tree()

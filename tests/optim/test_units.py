@@ -88,7 +88,11 @@ def expected():
 @pytest.mark.parametrize(
     "name, cut, deep",
     [(name, cut, False) for name in ("adafactor", "muon") for cut in CUTS]
-    + [("adafactor", "whole", True), ("lion", "cut by phases", False), ("adamw", "cut by phases", False)],
+    + [
+        pytest.param("adafactor", "whole", True, marks=pytest.mark.heavy),
+        ("lion", "cut by phases", False),
+        ("adamw", "cut by phases", False),
+    ],
 )
 def test_a_layer_is_updated_as_if_it_were_alone(name, cut, deep, expected):
     params, steps = problem(DEEP if deep else SHAPES)

@@ -85,7 +85,7 @@ ADAPTERS = 2 * TOKENS * 2 * (2 * (32 + 32) + 2 * (32 + 16) + 2 * (32 + 128))
 FORWARD = LAYERS * (KERNELS + ATTENTION) + HEAD
 
 
-@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("scan", [True, pytest.param(False, marks=pytest.mark.heavy)])
 def test_a_lora_step_has_no_gradient_of_a_frozen_kernel(scan):
     lora, _, state = programs("lora", scan)
     full, _, _ = programs("full", scan)

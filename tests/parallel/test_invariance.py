@@ -20,13 +20,13 @@ def reference():
     "setting",
     [
         pytest.param(dict(devices=8), marks=pytest.mark.slow),  # with fsdp below
-        dict(devices=8, fsdp=8),
+        pytest.param(dict(devices=8, fsdp=8), marks=pytest.mark.heavy),  # with micro-batches below
         dict(devices=8, fsdp=2, micro=2),
         pytest.param(dict(devices=8, kind="pmap"), marks=pytest.mark.slow),  # with micro-batches below
-        dict(devices=4, kind="pmap", micro=2),
+        pytest.param(dict(devices=4, kind="pmap", micro=2), marks=pytest.mark.heavy),
         dict(micro=4),
         pytest.param(dict(scan=False), marks=pytest.mark.slow),  # with remat below
-        dict(remat="full"),
+        pytest.param(dict(remat="full"), marks=pytest.mark.heavy),  # with unrolled layers below
         dict(remat="dots", scan=False),
         dict(objective=CausalLM(z_loss=1e-3, label_smoothing=0.1, chunk=5)),
     ],

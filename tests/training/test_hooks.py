@@ -78,6 +78,7 @@ def _leaves(tree):
     return [leaf for value in tree.values() for leaf in (_leaves(value) if isinstance(value, dict) else [value])]
 
 
+@pytest.mark.heavy
 def test_a_step_that_was_done_is_not_done_again(text_file, tmp_path, plain):
     steps = []
     hooks = [(lambda at: True, lambda at: (steps.append(at.step), at.write({"x": at.step})))]
@@ -97,6 +98,7 @@ def test_a_step_that_was_done_is_not_done_again(text_file, tmp_path, plain):
     assert times == sorted(times) and abs(times[-1] - time.time()) < 600
 
 
+@pytest.mark.heavy
 def test_what_a_step_measured_is_there_where_its_hooks_were_left_for_later(text_file, tmp_path, monkeypatch):
     """SIGTERM in the evaluation of step 2: the next launch evaluates, and gives the hook of that step what the step measured."""
     losses = {}
@@ -138,6 +140,7 @@ def _check_seconds(before, summary):
     assert seconds["import"] == 0.0 and seconds["samples"] < 0.1, "there are no prompts"
 
 
+@pytest.mark.heavy
 def test_what_a_hook_raises_ends_the_run_and_it_continues_from_the_last_save(text_file, tmp_path, plain):
     steps = []
 

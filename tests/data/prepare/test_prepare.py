@@ -425,6 +425,7 @@ tools.main(sys.argv[1:])
 """
 
 
+@pytest.mark.heavy
 def test_the_command_is_killed_and_started_again(cache, tmp_path):
     source = write(tmp_path / "x.jsonl", [{"text": text(n, 60)} for n in range(3000)])
     out, partial = tmp_path / "out", tmp_path / ".out.partial"

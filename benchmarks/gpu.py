@@ -1,0 +1,316 @@
+"""Training speed on one GPU beside PyTorch: benchmarks/gpu.sh (python -m benchmarks.gpu; --tiny: small shapes, on any device).
+
+Each case is a training step in bfloat16 arithmetic with AdamW and clipping on random tokens. Its sides run one after the other
+in processes of their own, so that each has the whole memory: ptft_jax as a config makes it, and PyTorch, the faster of eager and
+compiled, with its fused attention and fused AdamW (of full training a plain GPT-2-like model, of LoRA transformers with PEFT). That both compute
+the same function is tested elsewhere (tests/parity, tests/interop). The share of the peak is counted from the shapes
+(`ModelSpec.flops_per_token`), over what a matrix product of 8192 x 8192 x 8192 reaches on the same card in the same call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+SIDES = ("ptft_jax", "torch")
+WARM, ROUNDS, SECONDS = 3, 3, 1.5  # steps before timing; timed rounds, and how long each is at least
+
+GPT = dict(vocab=50304, length=1024)
+LLAMA = dict(activation="silu", gated=True, norm="rms", biases=(), positions="rotary", rope_theta=5e5, kv_heads=8)
+LINEAR = ("blocks/(attention|mlp)/.*",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A training step.
+
+    Attributes:
+      shape: "vocab", "length", "layers", "width", "heads".
+      model: further settings of `config.model`.
+      objective: settings of `config.objective`.
+      lora: rank of adapters on all linear layers, over a base in bfloat16; 0 = all parameters train.
+      packed: rows hold several texts, as segments.
+      peer: whether PyTorch runs it too.
+    """
+
+    shape: Mapping[str, int]
+    rows: int
+    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    objective: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    lora: int = 0
+    packed: bool = False
+    peer: bool = False
+
+
+def cases(tiny: bool = False) -> dict[str, Case]:
+    """By name, in the order of their worth: what does not fit into the time is left out from the end."""
+    small = GPT | dict(layers=12, width=768, heads=12)
+    medium = GPT | dict(layers=24, width=1024, heads=16)
+    large = GPT | dict(layers=24, width=2048, heads=16)
+    llama_1b = dict(vocab=128256, length=1024, layers=16, width=2048, heads=32)
+    llama_8b = dict(vocab=128256, length=1024, layers=32, width=4096, heads=32)
+    flash = {"attention": "cudnn"}
+    found = {
+        "124M": Case(small, 32, flash, peer=True),
+        "350M": Case(medium, 16, flash, peer=True),
+        "1B LoRA": Case(llama_1b, 8, LLAMA | flash | {"mlp_width": 8192}, lora=8, peer=True),
+        "1.3B": Case(large, 8, flash, peer=True),
+        "8B LoRA": Case(llama_8b, 4, LLAMA | flash | {"mlp_width": 14336, "tied": False}, lora=8, peer=True),
+        "124M, packed": Case(small, 32, flash, packed=True),
+        "124M, XLA attention": Case(small, 32),
+        "124M, unrolled": Case(small, 32, flash | {"scan": False}),
+        "350M, logits by 256 positions": Case(medium, 16, flash, {"chunk": 256}),
+        "350M, remat=dots": Case(medium, 16, flash | {"remat": "dots"}),
+        "350M, remat=full": Case(medium, 16, flash | {"remat": "full"}),
+    }
+    if not tiny:
+        return found
+
+    def shrunk(case: Case) -> Case:
+        shape = dict(vocab=256, length=32, layers=2, width=64, heads=8)
+        model = {k: 128 if k == "mlp_width" else v for k, v in case.model.items() if k != "attention"}
+        chunk = {name: 8 for name in case.objective}
+        return dataclasses.replace(case, shape=shape, rows=2, model=model, objective=chunk)
+
+    return {name: shrunk(case) for name, case in found.items()}
+
+
+def seconds_per_step(step: Callable[[], Any], wait: Callable[[Any], None]) -> tuple[float, float]:
+    """(median over rounds, seconds of the first step, which compiles)."""
+    began = time.perf_counter()
+    wait(step())
+    first = time.perf_counter() - began
+    for _ in range(WARM):
+        wait(step())
+    began = time.perf_counter()
+    wait(step())
+    count = max(1, round(SECONDS / (time.perf_counter() - began)))
+    found = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        for _ in range(count):
+            out = step()
+        wait(out)
+        found.append((time.perf_counter() - began) / count)
+    return statistics.median(found), first
+
+
+def peak() -> dict[str, Any]:
+    """FLOPs per second of a large matrix product in bfloat16, and the card's name."""
+    import jax
+    import jax.numpy as jnp
+
+    size = 8192 if jax.devices()[0].platform == "gpu" else 256
+    a = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
+    product = jax.jit(jnp.matmul)
+    seconds, _ = seconds_per_step(lambda: product(a, a), jax.block_until_ready)
+    return {"flops": 2 * size**3 / seconds, "device": jax.devices()[0].device_kind, "jax": jax.__version__}
+
+
+def ours(case: Case) -> dict[str, Any]:
+    import jax
+    import numpy as np
+
+    from benchmarks import setup
+
+    tune = {"method": "lora", "lora": {"rank": case.lora, "targets": LINEAR}} if case.lora else None
+    model = {"dtype": "bfloat16", "scan": True, **case.model} | ({"param_dtype": "bfloat16"} if case.lora else {})
+    made = setup.trainer(case.shape, case.rows, tune=tune, model=model, objective=case.objective)
+    state, batch = made.init(0), setup.batch(case.shape, case.rows)
+    if case.packed:
+        length, texts = case.shape["length"], 4
+        batch["segments"] = np.tile(np.arange(length, dtype=np.int32) * texts // length + 1, (case.rows, 1))
+        batch["positions"] = np.tile(np.arange(length, dtype=np.int32) % (length // texts), (case.rows, 1))
+    batch = made.program.place(batch)
+
+    def step() -> Any:
+        nonlocal state
+        state, metrics = made.program.train(state, batch)
+        return metrics
+
+    seconds, first = seconds_per_step(step, jax.block_until_ready)
+    memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(made.shapes))
+    flops = made.model.spec.flops_per_token(case.shape["length"]) * (2 if case.lora else 3)
+    total, weight = step()["loss"]
+    return {
+        "seconds": seconds,
+        "first": first,
+        "bytes": memory,
+        "parameters": parameters,
+        "flops_per_token": flops,
+        "loss": float(total / weight),
+    }
+
+
+def torchs(case: Case) -> dict[str, Any]:
+    """The faster of eager and compiled; where it cannot be compiled here, eager, with the reason."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_float32_matmul_precision("high")
+    with torch.device(device):
+        ids = torch.randint(case.shape["vocab"], (case.rows, case.shape["length"] + 1))
+        model = _lora_of_peft(case) if case.lora else _gpt(case)
+    found = {"eager": _torch_steps(model, ids, device, lambda function: function)}
+    if device == "cuda":
+        try:
+            found["compiled"] = _torch_steps(model, ids, device, torch.compile)
+        except Exception as e:  # its compiler lacks something on this machine
+            reason = [line for line in str(e).splitlines() if line.strip()]
+            found["eager"]["not compiled"] = f"{type(e).__name__}: {' '.join(reason)[:600]}"
+    name, best = min(found.items(), key=lambda item: item[1]["seconds"])
+    return {**best, "as": name, "torch": torch.__version__}
+
+
+def _torch_steps(model: Any, ids: Any, device: str, compiled: Callable[..., Any]) -> dict[str, Any]:
+    import torch
+    from torch.nn import functional as F
+
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+
+    def loss_of(rows: Any) -> Any:
+        with torch.autocast(device, torch.bfloat16):
+            logits = model(rows[:, :-1])
+            return F.cross_entropy(getattr(logits, "logits", logits).flatten(0, 1), rows[:, 1:].flatten())
+
+    run = compiled(loss_of)
+
+    def step() -> Any:
+        loss = run(ids)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
+        optimizer.step()
+        return loss.detach()
+
+    seconds, first = seconds_per_step(step, lambda _: torch.cuda.synchronize() if device == "cuda" else None)
+    memory = torch.cuda.max_memory_allocated() if device == "cuda" else 0
+    return {"seconds": seconds, "first": first, "bytes": memory, "loss": float(step())}
+
+
+def _gpt(case: Case) -> Any:
+    from tests.parity import torch_gpt
+
+    return torch_gpt.GPT(**case.shape, fused=True)
+
+
+def _lora_of_peft(case: Case) -> Any:
+    import peft
+    import torch
+    import transformers
+
+    s, m = case.shape, case.model
+    config = transformers.LlamaConfig(
+        vocab_size=s["vocab"],
+        hidden_size=s["width"],
+        num_hidden_layers=s["layers"],
+        num_attention_heads=s["heads"],
+        num_key_value_heads=m["kv_heads"],
+        intermediate_size=m["mlp_width"],
+        max_position_embeddings=s["length"],
+        tie_word_embeddings=m.get("tied", True),
+        attn_implementation="sdpa",
+        use_cache=False,
+    )
+    base = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
+    return peft.get_peft_model(
+        base, peft.LoraConfig(r=case.lora, lora_alpha=2 * case.lora, target_modules="all-linear")
+    )
+
+
+def measured(name: str, side: str, tiny: bool, most: float) -> dict[str, Any]:
+    """What a process of its own measures; {"error": its last line} where it fails or takes over `most` seconds."""
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.gpu",
+        f"--case={name}",
+        f"--side={side}",
+        *(["--tiny"] if tiny else []),
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=most)
+    except subprocess.TimeoutExpired:
+        return {"error": f"not done in {most:.0f} s"}
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        return {"error": lines[-1][:300]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def row(name: str, case: Case, found: Mapping[str, Any], top: float) -> str:
+    """A line of the table."""
+    mine, peer = (found.get(side, {}) for side in SIDES)
+    tokens = case.rows * case.shape["length"]
+    if "error" in mine:
+        return f"{name:<32} {mine['error']}"
+    share = mine["flops_per_token"] * tokens / mine["seconds"] / top
+    cells = [
+        f"{tokens / mine['seconds']:>12,.0f}",
+        f"{share:>6.1%}",
+        f"{mine['bytes'] / 2**30:>6.1f}",
+        f"{mine['first']:>6.0f}",
+    ]
+    if "error" in peer:
+        cells.append(f"  {peer['error']}")
+    elif peer:
+        cells.append(
+            f"{tokens / peer['seconds']:>12,.0f} {peer['bytes'] / 2**30:>6.1f} {peer['first']:>6.0f} {peer['seconds'] / mine['seconds']:>6.2f} {peer['as']}"
+        )
+    return f"{name:<32} {' '.join(cells)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiny", action="store_true", help="small shapes, on any device")
+    parser.add_argument("--out", type=pathlib.Path, help="a JSON file for all that was measured")
+    parser.add_argument("--minutes", type=float, default=8.0, help="cases that would begin later are left out")
+    parser.add_argument("--only", default="", help="names of cases, separated by ';'")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    known = cases(args.tiny)
+    if args.case:
+        made = peak() if args.case == "peak" else {"ptft_jax": ours, "torch": torchs}[args.side](known[args.case])
+        print(json.dumps(made))
+        return
+    began = time.monotonic()
+
+    def left() -> float:
+        return args.minutes * 60 - (time.monotonic() - began)
+
+    top = measured("peak", "ptft_jax", args.tiny, left())
+    if "error" in top:
+        sys.exit(f"no peak: {top['error']}")
+    print(f"{top['device']}, jax {top['jax']}: {top['flops'] / 1e12:,.0f} TFLOP/s in a matrix product in bfloat16")
+    columns = ("tokens/s", "peak", "GiB", "first")
+    print(
+        f"{'':<32} {columns[0]:>12} {columns[1]:>6} {columns[2]:>6} {columns[3]:>6} {'torch':>12} {'GiB':>6} {'first':>6} {'ratio':>6}"
+    )
+    results: dict[str, Any] = {"peak": top, "cases": {}}
+    for name in [n for n in args.only.split(";") if n] or known:
+        case, found = known[name], {}
+        for side in SIDES if case.peer else SIDES[:1]:
+            if left() > 0:
+                found[side] = measured(name, side, args.tiny, left())
+        if not found:
+            print(f"{name:<32} left out: {args.minutes:g} minutes are over")
+            continue
+        results["cases"][name] = {**dataclasses.asdict(case), **found}
+        print(row(name, case, found, top["flops"]), flush=True)
+        if args.out:
+            args.out.write_text(json.dumps(results, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
