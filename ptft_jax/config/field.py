@@ -30,7 +30,6 @@ class Field:
       most: the largest whole number.
       form: of tuples, what is wrong with their entries.
       raw: texts may hold NUL characters; others name files and such.
-      span: of steps: also a share above 0 and below 1 of a run's (`ptft_jax.config.spans`). The default is a whole number.
       small: numbers may be so small that float32 has 0 for them, where that is what 0 means, too.
     """
 
@@ -42,7 +41,6 @@ class Field:
     most: int = MOST
     form: Rule | None = None
     raw: bool = False
-    span: bool = False
     small: bool = False
 
     def check(self, path: str, value: Any) -> Any:
@@ -57,13 +55,6 @@ class Field:
         kind = type(self.default)
         if kind is float and type(value) is int and abs(value) <= LARGEST:
             value = float(value)
-        if self.span and type(value) is float:
-            if not 0 < value < 1:
-                return (
-                    value,
-                    f" = {shown(value)}: expected a whole number of steps, or a share of training.steps below 1",
-                )
-            kind = float
         if kind is tuple and isinstance(value, (list, tuple)):
             if wrong := _impure(value, self.raw):
                 return value, wrong
@@ -141,14 +132,13 @@ def natural(default: Any, meaning: str, **more: Any) -> Field:
     return Field(default, meaning, valid=lambda v: v >= 0, expected="a value of 0 or more", **more)
 
 
-def span(default: int, meaning: str, *, least: int = 0) -> Field:
-    """A number of steps, or a share of a run's."""
+def span(default: float, meaning: str, *, least: int = 0) -> Field:
+    """A number of steps, or a share of a run's (`ptft_jax.config.spans`)."""
     return Field(
-        default,
+        float(default),
         f"{meaning}; below 1: a share of training.steps",
-        valid=lambda v: v >= least or 0 < v < 1,
-        expected="a value above 0" if least else "a value of 0 or more",
-        span=True,
+        valid=lambda v: 0 < v < 1 or (v >= least and float(v).is_integer()),
+        expected=f"a whole number of steps from {least} on, or a share above 0 and below 1",
     )
 
 

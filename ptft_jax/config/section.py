@@ -43,7 +43,7 @@ def extended(config: ConfigDict, plugins: Sequence[str]) -> None:
         for name, value in tree.items():
             if isinstance(value, Field):
                 if name not in known and name not in section:
-                    section[name] = _default(value)
+                    section[name] = value.default
             elif value is not known.get(name):
                 if name not in section:
                     section[name] = ConfigDict()
@@ -59,12 +59,7 @@ def _plugins(given: Any) -> tuple[str, ...]:
 
 
 def _defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: _default(v) if isinstance(v, Field) else _defaults(v) for k, v in tree.items()}
-
-
-def _default(field: Field) -> Any:
-    """As a ConfigDict has it, where a setting keeps its type: what may be a share of steps is a float."""
-    return float(field.default) if field.span else field.default
+    return {k: v.default if isinstance(v, Field) else _defaults(v) for k, v in tree.items()}
 
 
 @functools.cache
@@ -292,24 +287,11 @@ def check(
         raise UserError(f"config = {shown(config)}: expected a section with {', '.join(TREE)}")
     given = config.to_dict() if isinstance(config, ConfigDict) else config
     plugins = _plugins(given.get("plugins", ()))
-    if isinstance(config, ConfigDict):
-        _make_whole(given, tree_of(plugins))
     values = _checked(given, tree_of(plugins), "", plugins)
     if complete:
         _check_together(values)
     suggested = _suggested(config, values) if suggested is None else suggested
     return Section(values, plugins, suggested=suggested, settled=settled)
-
-
-def _make_whole(given: dict[str, Any], tree: Mapping[str, Any]) -> None:
-    """Makes whole numbers, in place, of the spans that a ConfigDict has as floats (see `_default`)."""
-    for name, declared in tree.items():
-        value = given.get(name)
-        if isinstance(declared, Field):
-            if declared.span and type(value) is float and value.is_integer():
-                given[name] = int(value)
-        elif isinstance(value, dict):
-            _make_whole(value, declared)
 
 
 def settle(values: dict[str, Any], suggested: frozenset[str]) -> dict[str, str]:
@@ -340,9 +322,9 @@ def _settle_warmup(values: dict[str, Any], suggested: frozenset[str]) -> dict[st
     o, steps = values["optimizer"], values["training"]["steps"]
     if "optimizer.warmup_steps" in suggested and not _fits(o["schedule"], o["warmup_steps"], steps):
         settled["optimizer.warmup_steps"] = (
-            f"optimizer.warmup_steps: {steps // 10}, a tenth of training.steps = {steps}, in place of {o['warmup_steps']} (recipe)"
+            f"optimizer.warmup_steps: {steps // 10}, a tenth of training.steps = {steps}, in place of {spans.text(o['warmup_steps'])} (recipe)"
         )
-        o["warmup_steps"] = steps // 10
+        o["warmup_steps"] = float(steps // 10)
     return settled
 
 
@@ -410,7 +392,7 @@ def check_effects(config: Section, *, late: bool = False) -> Section:
     if known and _falls(o["schedule"], steps) and warmup and warmup >= steps:
         rows.insert(0, ("optimizer.warmup_steps", f"steps that are left for the decay of optimizer.schedule = {o['schedule']!r}: less than training.steps {steps!r}"))  # fmt: skip
     for path, expected in rows:
-        raise UserError(f"config.{path} = {get(c, path)!r}: expected {expected}")
+        raise UserError(f"config.{path} = {spans.text(get(c, path))}: expected {expected}")
     return config
 
 
@@ -465,4 +447,4 @@ def _late(c: Mapping[str, Any]) -> list[tuple[bool, str, Any, str, Any]]:
 def _refuse(rows: Iterable[tuple[bool, str, Any, str, Any]]) -> None:
     for good, path, value, expected, other in rows:
         if not good:
-            raise UserError(f"config.{path} = {value!r}: expected {expected} {other!r}")
+            raise UserError(f"config.{path} = {spans.text(value)}: expected {expected} {other!r}")

@@ -13,6 +13,11 @@ def steps_of(span: float, steps: int) -> int:
     return max(round(span * steps), 1) if 0 < span < 1 else int(span)
 
 
+def text(value: Any) -> str:
+    """A value in a message: whole numbers of steps without a fraction."""
+    return str(int(value)) if type(value) is float and value.is_integer() else repr(value)
+
+
 def is_step(value: Any) -> bool:
     """Whether a value names a step from 0 on: a whole number, or a share from 0 to below 1 of a run's steps."""
     return (type(value) is int and value >= 0) or (type(value) is float and 0 < value < 1)

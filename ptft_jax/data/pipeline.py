@@ -318,6 +318,7 @@ def training(
     sources = weighted(data)
     for reference, weight in sources:
         weight_at(reference, weight, 0)  # well-formed, before anything takes time?
+    _refuse_twice([reference for reference, _ in sources])
     found = surveyed(data)
     parts = [
         tokenized(data, reference, "train", tokenizer, builder.kinds, found[reference].train)
@@ -367,6 +368,16 @@ def training(
         head,
         steps,
     )
+
+
+def _refuse_twice(references: Sequence[str]) -> None:
+    """Raises UserError where a source is named twice, however its path is spelled."""
+    seen: dict[Any, str] = {}
+    for reference in references:
+        other = seen.setdefault(records.identity(reference), reference)
+        if other is not reference:
+            twice = other if other == reference else f"{other} and {reference}"
+            raise UserError(f"{FIELD} names a source more than once: {twice}; give it one weight")
 
 
 def refuse_other(was: str, now: str, workdir: pathlib.Path) -> None:

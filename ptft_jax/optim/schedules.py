@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from ptft_jax.config.spans import steps_of
+from ptft_jax.config.spans import steps_of, text
 from ptft_jax.errors import UserError
 
 SCHEDULES = ("cosine", "linear", "wsd", "constant", "rsqrt", "slanted_triangular")
@@ -33,7 +33,7 @@ def from_config(config: Any, steps: int, default: float = 0.0) -> optax.Schedule
     if config.schedule == "wsd" and warmup and steps - warmup < 2:
         most = max(steps - 2, 0)
         raise UserError(
-            f"config.optimizer.warmup_steps = {config.warmup_steps!r}: of training.steps = {steps} it leaves no update in which "
+            f"config.optimizer.warmup_steps = {text(config.warmup_steps)}: of training.steps = {steps} it leaves no update in which "
             f"optimizer.schedule='wsd' comes down; at most {most}, or schedule='constant'"
         )
     options: dict[str, float] = {}

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ptft_jax.config.spans import is_step, steps_of
+from ptft_jax.config.spans import is_step, steps_of, text
 from ptft_jax.errors import UserError
 from ptft_jax.params import recipes
 
@@ -49,13 +49,13 @@ def of_config(tune: Any, layers: int, steps: int) -> tuple[Phase, ...]:
     every = steps_of(tune.unfreeze_every, steps)
     if every and tune.phases:
         raise UserError(
-            f"config.tune.unfreeze_every = {tune.unfreeze_every}: config.{FIELD} says already what trains when"
+            f"config.tune.unfreeze_every = {text(tune.unfreeze_every)}: config.{FIELD} says already what trains when"
         )
     if every:
         if every * layers >= steps:
             most = (steps - 1) // layers
             raise UserError(
-                f"config.tune.unfreeze_every = {tune.unfreeze_every}: the last of {layers} blocks and the embeddings would follow at step "
+                f"config.tune.unfreeze_every = {text(tune.unfreeze_every)}: the last of {layers} blocks and the embeddings would follow at step "
                 f"{every * layers} of {steps}; " + (f"at most {most}" if most else "train for more steps")
             )
         return (*(Phase(every * k, f"last:{k + 1}") for k in range(layers)), Phase(every * layers, "all"))

@@ -58,7 +58,7 @@ SPANS = (
 
 @pytest.mark.parametrize("path", SPANS)
 @pytest.mark.parametrize(
-    "value, kept", [(0.25, 0.25), (3, 3), (3.0, None), (1.5, None), (-0.1, None), (True, None), ("3", None)]
+    "value, kept", [(0.25, 0.25), (3, 3.0), (3.0, 3.0), (1.5, None), (-0.1, None), (True, None), ("3", None)]
 )
 def test_values_of_spans(path, value, kept):
     section, name = path.split(".")

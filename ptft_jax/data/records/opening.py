@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+from collections.abc import Hashable
 
 import numpy as np
 
@@ -59,6 +60,14 @@ def open_source(reference: str, *, broken: str = "raise") -> Source:
         raise parsed.error(f"{parsed.kind} holds tokens, not records")
     module = importlib.import_module(f"ptft_jax.data.records.{_MODULES[parsed.kind]}")
     return module.source(parsed, broken)
+
+
+def identity(reference: str) -> Hashable:
+    """What two spellings of one source share: `jsonl:a.jsonl` and `jsonl:./a.jsonl`, options in another order."""
+    parsed = parse(reference)
+    path = os.path.realpath(os.path.expanduser(parsed.name))
+    local = not remote.is_url(parsed.name) and os.path.exists(path)
+    return parsed.kind, path if local else parsed.name, tuple(sorted(parsed.options.items()))
 
 
 def file_names(reference: str, folder: str) -> list[str]:

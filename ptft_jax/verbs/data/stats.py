@@ -33,7 +33,7 @@ def main() -> None:
     c, data = chosen.config, chosen.config.data
     weighted = pipeline.weighted(data) if args.split == "train" else ((data.source, 1.0),)
     parts = [pipeline.tokenized(data, reference, args.split, chosen.tokenizer) for reference, _ in weighted]
-    row_lengths = {p.reference: statistics.rows_by_length(p, chosen.builder) for p in parts}
+    row_lengths = {p.reference: statistics.rows_by_length(p, chosen.builder, chosen.longest) for p in parts}
     report = {
         "lengths": [statistics.lengths(part) for part in parts],
         "content": [statistics.content(part, chosen.tokenizer) for part in parts],
@@ -45,7 +45,7 @@ def main() -> None:
         "row_lengths": row_lengths,
         "suggested": {
             p.reference: statistics.suggestion(
-                row_lengths[p.reference], pipeline.packed_how(data.packing, p, chosen.builder)
+                row_lengths[p.reference], pipeline.packed_how(data.packing, p, chosen.builder), chosen.longest
             )
             for p in parts
         },
