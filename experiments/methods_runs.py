@@ -7,10 +7,8 @@ import functools
 import re
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from experiments import transfer_runs
-from ptft_jax.config import default
+from ptft_jax.config import Config, default
 from ptft_jax.experiments.graph import with_changes
 
 TARGET = "stdlib:code?examples=8"  # modules of Python's library, some 30,000 tokens
@@ -119,7 +117,7 @@ def name_of(way: str, rate: float, seed: int) -> str:
     return f"{re.sub(r'[^a-z0-9+]+', '_', way.lower()).strip('_')}-{rate:g}-seed{seed}"
 
 
-def tune_config(size: str, base: str, way: Way, rate: float, seed: int) -> ConfigDict:
+def tune_config(size: str, base: str, way: Way, rate: float, seed: int) -> Config:
     """Fine-tuning on a few modules of Python code, which is far from what the base knows."""
     config = transfer_runs.tune_config(size, base, "code", "full", seed)
     # Short enough for what prompts and prefixes place before a row.

@@ -286,7 +286,7 @@ def _target(page: Page, results: dict[str, Any], target: str, figures: list[dict
         title = f"A rate {TOO_HIGH} times too high: loss on the source"
         page.figure(plots.curves(groups, title=title, x="step", y="loss (nats per token)", colors=colors))
     pairs = {
-        LABELS[f["method"]]: [(b - a, g) for b, a, g in zip(f["test_before"], f["test"], f["forgetting"])]
+        LABELS[f["method"]]: [(g, b - a) for b, a, g in zip(f["test_before"], f["test"], f["forgetting"])]
         for f in tuned
         if f["forgetting"]
     }
@@ -294,8 +294,8 @@ def _target(page: Page, results: dict[str, Any], target: str, figures: list[dict
         plots.scatter(
             pairs,
             title="Gain on the target against forgetting of the source",
-            x="target loss: base minus tuned (nats)",
-            y="source loss: tuned minus base",
+            x="source loss: tuned minus base (nats)",
+            y="target loss: base minus tuned (nats)",
             colors=colors,
         )
     )

@@ -41,7 +41,7 @@ def tune_config(size: str, base: str, target: str, kind: str, seed: int):
     texts = ("**KING HENRY VI**\n",) if target == "roses" else ("def read(self",)
     config.samples.prompts = texts if seed == 0 else ()
     if kind == "scratch":  # the same model and tokens, but random parameters
-        config.model.update(base_config(size).model)
+        config.model.update(**base_config(size).model)
         config.data.batch_size = 8  # more, smaller steps: what random parameters need
         config.tokenizer.update(kind="file", path=base)
     else:

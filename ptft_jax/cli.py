@@ -10,10 +10,10 @@ from ptft_jax.errors import nearest
 VERBS = {
     "train": "pre-train or fine-tune: --config=NAME[:ARG] --workdir=DIR",
     "config": "show recipes, configs and settings: --list, --config=NAME[:ARG] or --fields",
-    "eval": "measure a run on data: --run=DIR[@best] --data=SOURCE",
+    "eval": "measure a run on data: --run=DIR[@STEP] --data=SOURCE",
     "data": "prepare data and look at them: ptft data prepare|show|stats",
-    "generate": "continue a text: --run=DIR[@best] --prompt=TEXT",
-    "chat": "talk with a model: --run=DIR[@best] [--message=TEXT]",
+    "generate": "continue a text: --run=DIR[@STEP] --prompt=TEXT",
+    "chat": "talk with a model: --run=DIR[@STEP] [--message=TEXT]",
     "export": "write a model for other tools: --run=SOURCE --to=hf|gguf|peft --out=PATH",
     "combine": "make one run of several: --method=NAME --run=DIR [--run=DIR ...] --out=DIR",
     "report": "write an HTML report of runs: --run=DIR [--run=DIR ...] --out=FILE",

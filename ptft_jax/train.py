@@ -41,7 +41,9 @@ def define() -> None:
 def main() -> int:
     args = flags.FLAGS
     if args.config is None:
-        raise UserError("--config is missing, e.g. --config=configs/pretrain/shakespeare.py:small")
+        raise UserError(
+            "--config is missing, e.g. --config=configs/pretrain/shakespeare.py:small; a run that is there already needs --workdir alone"
+        )
     if not args.workdir:
         raise UserError("--workdir is missing: the folder of the run, e.g. --workdir=runs/base")
     clock = Clock(began=process_began())

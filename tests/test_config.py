@@ -91,7 +91,7 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     """The fields read by runs that between them use every choice: none is left over."""
     quiet_train(tiny_config(text_file, training__steps=0, optimizer__warmup_steps=0), tmp_path / "parent")
     answers = tmp_path / "answers.jsonl"
-    answers.write_text("".join(f'{{"prompt": "ask {i}", "completion": "{i}"}}\n' for i in range(90)))
+    answers.write_text("".join(f'{{"prompt": "ask {i}", "completion": "{i % 2}"}}\n' for i in range(90)))
     choices = [
         {"optimizer__name": "sgd", "optimizer__schedule": "wsd", "model__positions": "rotary"},
         {"optimizer__name": "muon", "samples__prompts": ("the",), "samples__max_new_tokens": 8},
@@ -138,6 +138,13 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
         {"data__mixture": ((f"text:{text_file}", 2.0), ("stdlib:prose", 1.0))},
         {"data__source": f"jsonl:{answers}"},
         {"objective__name": "masked_lm", "model__causal": False, "tokenizer__add": ("[MASK]",)},
+        {
+            "objective__name": "classification",
+            "data__source": f"jsonl:{answers}?format=classification&text=prompt&label=completion&classes=0,1",
+            "model__causal": False,
+            "model__head": "classes",
+            "model__classes": 2,
+        },
         {"objective__name": "span_corruption", "tokenizer__add": tuple(f"<extra_id_{i}>" for i in range(4))},
     ]
     read: set[str] = set()

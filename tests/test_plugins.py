@@ -6,16 +6,22 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from ptft_jax import adapters, objectives
 from ptft_jax import config as configs
 from ptft_jax.adapters import MethodSpec
-from ptft_jax.config import files, plugins
+from ptft_jax.config import files, metrics, plugins
+from ptft_jax.config.computed import changes, computed
 from ptft_jax.config.field import natural, positive
 from ptft_jax.config.tree import TREE
 from ptft_jax.errors import UserError
+from ptft_jax.objectives.token_loss import sums_of
+from ptft_jax.reporting.progress import Reporter
+from ptft_jax.training import assembly, completion
+from tests.helpers import tiny_config
 from tests.processes import ROOT
 
 
@@ -46,12 +52,26 @@ HEAD = """
 import dataclasses
 from ptft_jax.objectives import OBJECTIVES as OWN
 from ptft_jax.adapters import MethodSpec
+from ptft_jax.config.computed import changes, computed
 from ptft_jax.config.field import natural, positive
 from ptft_jax.config.tree import TREE
+from ptft_jax.config.metrics import MetricSpec
+from ptft_jax.config.sources import SourceSpec
 def causal(**changes):
     return dataclasses.replace(OWN["causal_lm"], **changes)
 """
 FOCAL = HEAD + "OBJECTIVES = {'focal': causal(fields={'focus': natural(2.0, 'of focal')})}\n"
+METRIC = """
+import jax.numpy as jnp
+from ptft_jax.config.metrics import MetricSpec
+def misses(logits, targets, weights):
+    return jnp.sum((jnp.argmax(logits, -1) != targets) * weights), jnp.sum(weights)
+METRICS = {
+    "misses": MetricSpec(misses, "min"),
+    "means": MetricSpec(lambda logits, targets, weights: jnp.mean(logits), "min"),
+    "each": MetricSpec(lambda logits, targets, weights: (targets * weights, weights), "min"),
+}
+"""
 GAIN = HEAD + "METHODS = {'gain': MethodSpec('builtins:object', {'start': positive(1.0, 'at first')})}\n"
 
 
@@ -113,7 +133,7 @@ def test_a_config_is_extended(package):
     "text, words",
     [
         ("X = 1", "'bad' has no table: none of OBJECTIVES, METHODS"),
-        ("METHOD = {}", "'bad' has no table: none of OBJECTIVES, METHODS, TRACKERS .did you mean 'METHODS'"),
+        ("METHOD = {}", "'bad' has no table: none of OBJECTIVES, METHODS, .*TRACKERS .did you mean 'METHODS'"),
         ("OBJECTIVES = ['focal']", "'bad': OBJECTIVES: expected a mapping of names to ObjectiveSpec, got list"),
         (
             "OBJECTIVES = {'focal': object}",
@@ -135,6 +155,16 @@ def test_a_config_is_extended(package):
             HEAD + "OBJECTIVES = {'focal': causal(fields={'chunk': natural(0, 'mine')})}",
             "OBJECTIVES.'focal'. has a setting 'chunk', and config.objective.chunk is another's",
         ),
+        (HEAD + "METRICS = {'nll': MetricSpec(max, 'min')}", "METRICS.'nll'. is one of the package's own already"),
+        (HEAD + "METRICS = {'raw_x': MetricSpec(max, 'min')}", "METRICS.'raw_x'. is one of the package's own already"),
+        (
+            HEAD + "METRICS = {'x': MetricSpec(max, 'up')}",
+            "ValueError: MetricSpec: mode = 'up': expected 'min' or 'max'",
+        ),
+        (HEAD + "SOURCES = {'x-y': SourceSpec(max)}", "SOURCES: 'x-y': expected the name of a setting"),
+        (HEAD + "SOURCES = {'jsonl': SourceSpec(max)}", "SOURCES.'jsonl'. is one of the package's own already"),
+        (HEAD + "SOURCES = {'x': SourceSpec(max, 'id')}", "TypeError: SourceSpec: options = 'id': expected a tuple"),
+        (HEAD + "FAMILIES = {'x-y': object}", "FAMILIES.'x-y'.: expected a FamilySpec, got <class 'object'>"),
         ("import no_such_thing", "'bad' cannot be imported: .*bad.py:1: ModuleNotFoundError: No module named 'no_such"),
         ("\n\nx = 1 / 0", "'bad' cannot be imported: .*bad.py:3: ZeroDivisionError: division by zero"),
         ("x = (\n", "'bad' cannot be imported: .*bad.py:1: SyntaxError: "),
@@ -242,6 +272,82 @@ def test_a_spec_with_less(package):
     with pytest.raises(UserError, match="config.objective.chunk = 4 is set, but nothing"):
         section.refuse_unread()
     assert MethodSpec("builtins:object", {}).fields == {} and natural(1, "").default == positive(1, "").default
+
+
+def test_what_a_run_is_continued_with(package):
+    """Only what it computes has to stay: not a plugin whose entries it does not name, nor one that has only trackers."""
+    diary = package(
+        "diary", "from ptft_jax.config.trackers import TrackerSpec\nTRACKERS = {'diary': TrackerSpec(object)}"
+    )
+    focal, other, gain = package("focal_a", FOCAL), package("focal_b", FOCAL), package("gain_a", GAIN)
+
+    def config(*plugins, **sections):
+        return json.loads(json.dumps(configs.check({"plugins": plugins, **sections}, complete=False).as_dict()))
+
+    plain = config(log={"every": 3})
+    told = config(diary, log={"trackers": ("diary",)})
+    assert changes(plain, told) == changes(told, plain) == [] and computed(told) == {}
+    assert changes(plain, config(focal, gain)) == changes(config(gain, focal), plain) == []
+    mine = config(diary, focal, objective={"name": "focal", "focus": 3.0})
+    assert changes(mine, config(focal, gain, objective={"name": "focal", "focus": 3.0})) == []
+    assert changes(mine, config(other, objective={"name": "focal", "focus": 3.0})) == [
+        "plugins: ['focal_a'] -> ['focal_b']"
+    ]
+    assert changes(plain, mine) == [
+        "plugins: () -> ['focal_a']", "objective.name: 'causal_lm' -> 'focal'", "objective.focus: 2.0 -> 3.0"
+    ]  # fmt: skip
+    assert changes(config(gain, tune={"method": "gain"}), plain) == [
+        "plugins: ['gain_a'] -> ()", "tune.method: 'gain' -> 'full'"
+    ]  # fmt: skip
+    metric = package("metric_a", METRIC)
+    assert changes(config(metric, eval={"metrics": ("misses",)}), plain) == []
+    selects = {"select": {"metric": "validation/raw_misses"}}
+    assert changes(config(metric, **selects), config(package("metric_b", METRIC), **selects)) == [
+        "plugins: ['metric_a'] -> ['metric_b']"
+    ]
+    earlier = {**plain, "optimizer": {"learning_rate": 0.1}}  # a version that had fewer settings
+    del earlier["plugins"], earlier["eval"]
+    assert changes(earlier, plain) == ["optimizer.learning_rate: 0.1 -> 0.0"]
+
+
+def test_metrics_that_are_none(package, text_file, tmp_path):
+    """Before anything is compiled or written."""
+    name = package("metric_c", METRIC)
+    known, array = plugins.tables((name,)).metrics, np.zeros((2, 3), np.float32)
+    for names, words in (
+        (("mises",), "no metric 'mises': expected of misses, means, each .did you mean 'misses'"),
+        (("misses", "misses"), "'misses' is named twice"),
+        (("each",), r"'each': expected .total, weight., two numbers, got shapes \[2, 3\] and \[2, 3\]"),
+    ):
+        with pytest.raises(UserError, match=f"^config.eval.metrics: {words}"):
+            sums_of(metrics.chosen(names, known), np.zeros((2, 3, 5)), array, array)
+    for place, words in (
+        ("ptft_jax.errors:no_such", "'ptft_jax.errors:no_such'.* cannot be loaded: .*has no attribute 'no_such'"),
+        ("no_such_1:f", "'no_such_1:f'.* cannot be loaded: No module named 'no_such_1'"),
+    ):
+        with pytest.raises(UserError, match=f"^config.plugins: {words}"):
+            metrics.chosen(("x",), {"x": metrics.MetricSpec(place, "min")})
+    with pytest.raises(UserError, match="no metric 'misses': the config names no plugin that has any"):
+        metrics.chosen(("misses",), plugins.tables().metrics)
+    config = tiny_config(text_file, plugins=(name,), eval__metrics=("means",))
+    words = r"'means' fails with logits \[8, 32, 257\], targets and weights \[8, 32\]: TypeError: "
+    with pytest.raises(UserError, match=f"^config.eval.metrics: {words}"):
+        assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_that_selects(package, text_file, tmp_path):
+    """Known by its name, and so is which values are better; one that is not measured does not select."""
+    changes = {"plugins": (package("metric_d", METRIC),), "select__metric": "validation/raw_misses"}
+    config = tiny_config(text_file, **changes, eval__metrics=("misses",), training__ema_decay=0.5)
+    run = assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
+    assert (run.selection.metric, run.selection.mode) == ("validation/raw_misses", "min")
+    with pytest.raises(
+        UserError, match="config.select.mode = 'max': smaller values of validation/raw_misses are better"
+    ):
+        completion.resolve(tiny_config(text_file, **changes, select__mode="max"))
+    with pytest.raises(UserError, match="config.select.metric = 'validation/raw_misses': evaluations of this run give"):
+        assembly.Run(tiny_config(text_file, **changes), tmp_path / "run", Reporter(quiet=True))
 
 
 def test_settings_need_no_jax():

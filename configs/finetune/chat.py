@@ -4,12 +4,10 @@ Needs a parent: --config.init.from=gguf:smollm2, hf:FOLDER or a workdir; one who
 --config.data.template as well.
 """
 
-from ml_collections import ConfigDict
-
 from ptft_jax import config as configs
 
 
-def get_config(source: str) -> ConfigDict:
+def get_config(source: str) -> configs.Config:
     config = configs.default()
     config.tune.update(method="lora")
     config.data.update(source=source, length=512, batch_size=8)

@@ -3,8 +3,6 @@
 Needs a parent: --config.init.from=WORKDIR.
 """
 
-from ml_collections import ConfigDict
-
 from ptft_jax import config as configs
 
 METHODS = {
@@ -15,7 +13,7 @@ METHODS = {
 }
 
 
-def get_config(method: str = "full") -> ConfigDict:
+def get_config(method: str = "full") -> configs.Config:
     rates, learning_rate = configs.choose(METHODS, method, "method")
     config = configs.default()
     config.tune.update(method="lora" if method == "lora" else "full", rates=rates)

@@ -3,8 +3,6 @@
 Forgetting is measured on the standard library's docstrings, which the model wrote well before.
 """
 
-from ml_collections import ConfigDict
-
 from ptft_jax import config as configs
 
 METHODS = {
@@ -14,7 +12,7 @@ METHODS = {
 }
 
 
-def get_config(method: str = "lora") -> ConfigDict:
+def get_config(method: str = "lora") -> configs.Config:
     name, learning_rate = configs.choose(METHODS, method, "method")
     config = configs.default()
     config.init.from_ = "gguf:smollm2"

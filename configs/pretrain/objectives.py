@@ -1,8 +1,6 @@
 """Pre-training on Shakespeare's plays with each objective. ARG: OBJECTIVE[,SIZE], such as "masked_lm" or
 "span_corruption,small"; sizes are those of pretrain/shakespeare."""
 
-from ml_collections import ConfigDict
-
 from configs.pretrain import shakespeare
 from ptft_jax import config as configs
 from ptft_jax.model import presets
@@ -16,13 +14,13 @@ TOKENS = {
 }
 
 
-def get_config(arg: str) -> ConfigDict:
+def get_config(arg: str) -> configs.Config:
     objective, _, size = arg.partition(",")
     tokens = configs.choose(TOKENS, objective, "objective")
     config = shakespeare.get_config(size or "tiny")
     config.objective.name = objective
     config.tokenizer.add = tokens
     if objective == "masked_lm":
-        config.model.update(presets.family("bert"))
-        config.samples.update(configs.default().samples)  # none: it fills in, and writes nothing
+        config.model.update(**presets.family("bert"))
+        config.samples.update(**configs.default().samples)  # none: it fills in, and writes nothing
     return config

@@ -1,8 +1,6 @@
 """Pre-training on Shakespeare's plays, without the histories. ARG: SIZE[,FAMILY]: tiny, small or medium, and a family of
 models (or gpt2), such as "tiny,llama"."""
 
-from ml_collections import ConfigDict
-
 from ptft_jax import config as configs
 from ptft_jax.model import presets
 
@@ -14,11 +12,11 @@ SIZES = {
 }
 
 
-def get_config(arg: str = "small") -> ConfigDict:
+def get_config(arg: str = "small") -> configs.Config:
     size, _, family = arg.partition(",")
     layers, width, heads, length, batch, steps = configs.choose(SIZES, size, "size")
     config = configs.default()
-    config.model.update(presets.family(family or "gpt2"))
+    config.model.update(**presets.family(family or "gpt2"))
     config.model.update(layers=layers, width=width, heads=heads, max_length=length, scan=width > 256)
     config.tokenizer.update(kind="bpe", vocab_size=1024)
     config.data.update(source="shakespeare:general", length=length, batch_size=batch)

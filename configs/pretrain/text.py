@@ -1,14 +1,12 @@
 """Pre-training from scratch on your own text, as bytes. ARG: a file or folder."""
 
-from ml_collections import ConfigDict
-
 from ptft_jax import config as configs
 from ptft_jax.model import presets
 
 
-def get_config(path: str) -> ConfigDict:
+def get_config(path: str) -> configs.Config:
     config = configs.default()
-    config.model.update(presets.family("gpt2"))
+    config.model.update(**presets.family("gpt2"))
     config.model.update(layers=3, width=128, heads=4, max_length=128, scan=False)
     config.data.update(source=f"text:{path}", length=128, batch_size=16)
     config.optimizer.update(learning_rate=2e-3, warmup_steps=10, b2=0.99)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ptft_jax.config.methods import METHODS, MethodSpec
 from ptft_jax.errors import UserError, nearest
@@ -11,11 +11,12 @@ from ptft_jax.params import recipes
 
 if TYPE_CHECKING:
     from ptft_jax.adapters.base import Method
+    from ptft_jax.config.tune import TuneOptions
 
 __all__ = ["METHODS", "MethodSpec", "build", "learning_rate", "rates"]
 
 
-def build(config: Any, encode: Callable[[str], Iterable[int]] | None = None) -> Method | None:
+def build(config: TuneOptions, encode: Callable[[str], Iterable[int]] | None = None) -> Method | None:
     """What `config.tune` adds to the model, or None where `tune.method` is "full". Several names, joined by "+", are
     several methods at once; `tune.adapters` names as many adapters, of which each row has its own.
 
@@ -31,7 +32,7 @@ def build(config: Any, encode: Callable[[str], Iterable[int]] | None = None) -> 
     return quantized.build(config.quantize, _method(config, encode))
 
 
-def _method(config: Any, encode: Callable[[str], Iterable[int]] | None) -> Method | None:
+def _method(config: TuneOptions, encode: Callable[[str], Iterable[int]] | None) -> Method | None:
     from ptft_jax.adapters import composed, multi_adapter
 
     made = _single(config)
@@ -42,7 +43,7 @@ def _method(config: Any, encode: Callable[[str], Iterable[int]] | None) -> Metho
     return multi_adapter.of(made[0] if len(made) == 1 else composed.Composed(tuple(made)), tuple(config.adapters))
 
 
-def _single(config: Any) -> list[Method]:
+def _single(config: TuneOptions) -> list[Method]:
     """The methods that `tune.method` names, one by one."""
     if config.method == "full":
         return []
@@ -54,7 +55,7 @@ def _single(config: Any) -> list[Method]:
     return [table[name](config[name]) for name in names]
 
 
-def rates(config: Any, reinitialized: tuple[str, ...] = ()) -> tuple[tuple[str, float], ...]:
+def rates(config: TuneOptions, reinitialized: tuple[str, ...] = ()) -> tuple[tuple[str, float], ...]:
     """The rules of what trains and at which rate: `config.tune.rates`; where that is empty, the adapter of the method, or
     the recipe `config.tune.train`, with what is `reinitialized`. Raises UserError for an unknown method or recipe, and for a
     rate of the method's that `config.tune.rates` would silence."""
@@ -69,7 +70,7 @@ def rates(config: Any, reinitialized: tuple[str, ...] = ()) -> tuple[tuple[str, 
     return (*((pattern, 1.0) for pattern in reinitialized), *method.rates, (".*", 0.0))
 
 
-def learning_rate(config: Any) -> float:
+def learning_rate(config: TuneOptions) -> float:
     """The peak rate of fine-tuning by `config.tune`, where none is given: the method's, or that of the recipe."""
     method = build(config)
     return recipes.learning_rate(config.train) if method is None else method.learning_rate

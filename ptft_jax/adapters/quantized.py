@@ -11,6 +11,7 @@ import jax
 from flax import nnx
 
 from ptft_jax.adapters.base import Encode, Method, Rules, Updates, is_added, layers, matching
+from ptft_jax.adapters.options import QuantizeOptions
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model.layers import Linear
 from ptft_jax.model.moe import ExpertLinear
@@ -189,7 +190,7 @@ def _dequantize(leaves: dict[str, jax.Array], how: Quantization, dtype: Any) -> 
     return dequantize(leaves, how, dtype)
 
 
-def build(section: Any, method: Method | None) -> Method | None:
+def build(section: QuantizeOptions, method: Method | None) -> Method | None:
     """The method on the base that `config.tune.quantize` describes. Raises UserError where there is none."""
     if section.format == "none":
         return method

@@ -74,16 +74,18 @@ def combine(
     *,
     adapter: bool = False,
     ignore: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _: None,
     **given: Any,
 ) -> dict[str, Any]:
     """Combines runs, and writes the result as a run's workdir that every verb takes.
 
     Args:
       method: of `METHODS`, or with `adapter` of `ADAPTERS`.
-      runs: references: WORKDIR[@STEP|@best|@latest], hf:..., gguf:...; adapters are merged, unless `adapter`.
+      runs: references: WORKDIR[@best|@last|@STEP], hf:..., gguf:...; adapters are merged, unless `adapter`.
       out: the workdir.
       adapter: the runs are adapters of one method for one base, and so is the result.
       ignore: patterns of tensors of imported weights that may be left out.
+      say: is told which checkpoint a run's name alone stands for.
       given: options by name, of those that the method reads:
         weights: one number per run, default 1; negative ones take away.
         density: the share of a task vector that is kept (1 - the drop rate of DARE).
@@ -106,7 +108,7 @@ def combine(
     options = _line(options) if method == "interpolate" else options
     out = places.local(out, f"--out={out}").expanduser()
     writing.refuse_existing(out)
-    reader = Reader(ignore)
+    reader = Reader(ignore, say)
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is an error before it is written
         return _combined(method, kind, reader, runs, out, options, adapter)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -185,8 +185,9 @@ class Model:
 class Reader:
     """Opens models, and reads a base that several adapters share once."""
 
-    def __init__(self, ignore: Sequence[str] = ()):
-        self._ignore, self._bases = tuple(ignore), {}
+    def __init__(self, ignore: Sequence[str] = (), say: Callable[[str], None] = lambda _: None):
+        """`say` is told which checkpoint a run's name alone stands for."""
+        self._ignore, self._bases, self._say = tuple(ignore), {}, say
 
     def run(self, reference: str, field: str = "--run") -> Parent:
         """What a reference names: a finished run, a checkpoint that is named by its step, or imported weights.
@@ -202,6 +203,8 @@ class Reader:
                 f"{field}={reference}: the run has not finished. Its own command continues it; "
                 f"{source.workdir}@{source.step} means this checkpoint of it as it is"
             )
+        if said := restore.said(source):
+            self._say(said)
         return source
 
     def open(
@@ -258,7 +261,7 @@ class Reader:
         start = place(chain[0]) if chain else init.from_
         try:
             theirs = init.ignore if not self._ignore and restore.is_reference(reference or start) else self._ignore
-            source = restore.find(reference or start, "--base", theirs, init.fresh)
+            source = restore.find(reference or start, "--base", theirs, init.fresh, plugins=child.config.plugins)
         except UserError as e:
             if reference:
                 raise

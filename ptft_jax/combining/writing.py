@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -90,12 +89,14 @@ def write(
     finite.refuse(
         params, f"--out={out}: what was combined is not written", "\nsmaller --weights keep them within their dtype"
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    temporary = cache.folder_beside(out)
     here = Workdir(temporary)
     try:
         fingerprint = _save(temporary, params, config, first, chain, refers_to)
-        unique = {json.dumps(entry, sort_keys=True, default=str): entry for entry in (*chain, *runs, *behind)}
+        unique: dict[str, Mapping[str, Any]] = {}
+        for entry in (*chain, *runs, *behind):
+            same = {name: value for name, value in entry.items() if name != "checkpoint"}  # however it was named
+            unique.setdefault(json.dumps(same, sort_keys=True, default=str), entry)
         write_json(here.lineage, list(unique.values()))
         made = {**recipe, "base": chain[0] if chain else None, "runs": runs, "fingerprint": fingerprint}
         write_json(here.recipe, made)
@@ -108,7 +109,6 @@ def write(
         _describe(temporary, params, config, first)
         if out.exists():
             out.rmdir()
-        temporary.chmod(0o755)
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptft_jax.config.section import (
+        Config,
         Section,
         check,
         check_effects,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Config",
     "Section",
     "check",
     "check_effects",

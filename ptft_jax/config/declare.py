@@ -10,32 +10,24 @@ joins them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 
 from ptft_jax.config.field import Field
 
 if TYPE_CHECKING:
+    from collections.abc import KeysView
     from contextlib import AbstractContextManager
 
 _DECLARED = "setting"  # of a dataclass field's metadata
-_Given = ParamSpec("_Given")
-_Made = TypeVar("_Made")
-
-
-class _Update:
-    """`config.SECTION.update(NAME=VALUE, ...)`, with the names and types of the section's settings."""
-
-    def __get__(self, instance: _Made, owner: Callable[_Given, _Made]) -> Callable[_Given, None]:
-        raise NotImplementedError  # of type checkers alone
 
 
 @dataclass_transform(kw_only_default=True)
 class Options:
     """A section of the config: every subclass is a frozen dataclass, whose fields are `declared`, `required` or a `section`.
 
-    It is also the type of that section in a config (`ptft_jax.config.tree.Config`), for editors and type checkers: to them its
-    fields can be set, and it has the methods of a ConfigDict, which a config is when a program runs.
+    It is also the type of that section in a config (`ptft_jax.config.tree.Config`), for editors and type checkers. To them its
+    fields can be set. When a program runs, a config is a ConfigDict while it is made, and a `ptft_jax.config.Section` once it is
+    checked; what is most used of both is here.
     """
 
     def __init_subclass__(cls) -> None:
@@ -43,14 +35,20 @@ class Options:
 
     if TYPE_CHECKING:
         __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
-        update: ClassVar[_Update]
 
+        @property
+        def update(self) -> type[Self]: ...  # that is to say: the arguments of the class, by name
         def __getitem__(self, name: str) -> Any: ...
         def __setitem__(self, name: str, value: Any) -> None: ...
         def __contains__(self, name: str) -> bool: ...
+        def keys(self) -> KeysView[str]: ...
         def get(self, name: str, default: Any = None) -> Any: ...
         def to_dict(self) -> dict[str, Any]: ...
         def unlocked(self) -> AbstractContextManager[Any]: ...
+
+        @property
+        def tables(self) -> Any: ...
+        def read_all(self) -> dict[str, Any]: ...
 
 
 def declared(field: Field) -> Any:

@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from ptft_jax import config as configs
-from ptft_jax.config import plugins, renamed
+from ptft_jax.config import other_names, plugins, renamed
 from ptft_jax.config.field import shown
+from ptft_jax.config.tree import Config
 from ptft_jax.errors import UserError, nearest
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
@@ -34,7 +35,7 @@ def shipped() -> pathlib.Path:
     return installed if installed.is_dir() else _PACKAGE.parent
 
 
-def recipe(name: str) -> ConfigDict:
+def recipe(name: str) -> Config:
     """The config that a recipe gives, to be changed: `recipe("pretrain/shakespeare:small")`.
 
     What the recipe sets and your changes leave without effect (`samples.max_new_tokens` once `samples.prompts` is empty) is not
@@ -51,7 +52,7 @@ def recipe(name: str) -> ConfigDict:
     return load(name, "")
 
 
-def load(reference: str, flag: str = "--config=") -> ConfigDict:
+def load(reference: str, flag: str = "--config=") -> Config:
     """What `recipe` gives, for a flag that is named in messages."""
     name, colon, arg = reference.partition(":")
     path = _found(name, f"{flag}{reference}")
@@ -154,7 +155,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _valid(path: pathlib.Path, given: Mapping[str, Any]) -> ConfigDict:
+def _valid(path: pathlib.Path, given: Mapping[str, Any]) -> Config:
     try:
         return configs.of(given)
     except UserError as e:
@@ -230,7 +231,10 @@ def _text(error: BaseException) -> str:
         if now := renamed.said_of_last(name):
             return now
         near = re.search(r'Did you mean "(\w+)"', text)
-        return f"{name} is not a setting" + (f" (did you mean {near[1]!r}?)" if near else "")
+        known = f" (did you mean {near[1]!r}?)" if near else ""
+        if not known or other_names.of_others(name):
+            known = other_names.advice(name, [path for path, _ in configs.fields()]) or known
+        return f"{name} is not a setting{known}"
     if isinstance(error, SystemExit):
         return f"the file ends the program ({text})"
     return f"{type(error).__name__}: {text}".removesuffix(": ") if isinstance(error, KeyError) or not text else text

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ptft_jax.config.declare import Options, declared, fields_of
+from ptft_jax.config.declare import Options, declared, fields_of, section
 from ptft_jax.config.field import Field, natural, one_of, part, patterns, positive, seed, share
 from ptft_jax.config.objectives import located
 
@@ -166,6 +166,21 @@ class PTuningOptions(Options):
     length: int = declared(positive(20, "vectors before the tokens of every row"))
     hidden: int = declared(positive(128, "size of the network that makes them while they are learned"))
     encoder: str = declared(one_of("mlp", "kind of that network", "mlp", "lstm"))
+
+
+class MethodOptions(Options):
+    """Of `config.tune`, the sections of methods, which have their names."""
+
+    lora: LoraOptions = section(LoraOptions)
+    adalora: AdaLoraOptions = section(AdaLoraOptions)
+    vera: VeraOptions = section(VeraOptions)
+    oft: OftOptions = section(OftOptions)
+    ia3: Ia3Options = section(Ia3Options)
+    bottleneck: BottleneckOptions = section(BottleneckOptions)
+    prefix: PrefixOptions = section(PrefixOptions)
+    gated_prefix: GatedPrefixOptions = section(GatedPrefixOptions)
+    prompt: PromptOptions = section(PromptOptions)
+    p_tuning: PTuningOptions = section(PTuningOptions)
 
 
 METHODS: Mapping[str, MethodSpec] = {

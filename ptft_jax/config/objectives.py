@@ -9,6 +9,7 @@ from typing import Any
 
 from ptft_jax.config import field as settings
 from ptft_jax.config.declare import Options, declared, fields_of
+from ptft_jax.errors import UserError
 
 _LOSSES, _ROWS = "ptft_jax.objectives", "ptft_jax.data.builders"
 _BOTH_WAYS = "set model.causal=False, and fine-tune a model that was trained so (objective.name='masked_lm')"
@@ -84,9 +85,17 @@ class ObjectiveSpec:
         return wrong
 
 
+def _class_weights(value: tuple) -> str:
+    wrong = next(filter(None, map(settings.number, value)), "")
+    return wrong or ("" if all(weight > 0 for weight in value) else "expected weights above 0")
+
+
 def located(what: Any) -> Any:
-    """An object, or what a text "package.module:name" names."""
-    return pkgutil.resolve_name(what) if isinstance(what, str) else what
+    """An object, or what a text "package.module:name" names. Raises UserError where nothing is there."""
+    try:
+        return pkgutil.resolve_name(what) if isinstance(what, str) else what
+    except (ImportError, AttributeError, ValueError) as e:
+        raise UserError(f"config.plugins: {what!r}, a place that a table names, cannot be loaded: {e}") from e
 
 
 class MaskedLMOptions(Options):
@@ -122,6 +131,18 @@ class SpanCorruptionOptions(Options):
     )
 
 
+class ClassificationOptions(Options):
+    """`config.objective`, of classification alone."""
+
+    class_weights: tuple[float, ...] = declared(
+        settings.Field(
+            (),
+            "of classification: what the loss of a row weighs, by the number of its class; () = all the same",
+            form=_class_weights,
+        )
+    )
+
+
 OBJECTIVES: Mapping[str, ObjectiveSpec] = {
     "causal_lm": ObjectiveSpec(f"{_LOSSES}.causal_lm:CausalLM", f"{_ROWS}.causal:Causal"),
     "prefix_lm": ObjectiveSpec(f"{_LOSSES}.causal_lm:PrefixLM", f"{_ROWS}.prefix:Prefix", reads_prompt=True),
@@ -146,6 +167,7 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         heads=("classes",),
         causal=False,
         does="names classes",
+        fields=fields_of(ClassificationOptions),
         wrong_head="the model scores tokens; set model.head='classes' and model.classes",
         wrong_sight=(
             f"the classes are read off the first position, which sees nothing of a text in a causal model; {_BOTH_WAYS}"
@@ -180,5 +202,5 @@ class _CommonOptions(Options):
 
 
 # Dataclasses have the fields of their last base first.
-class ObjectiveOptions(SpanCorruptionOptions, MaskedLMOptions, _CommonOptions):
+class ObjectiveOptions(ClassificationOptions, SpanCorruptionOptions, MaskedLMOptions, _CommonOptions):
     """`config.objective`: what is learned."""

@@ -1,8 +1,8 @@
 """What a config can name: the tables of the package joined with those of its plugins. Needs no JAX, but what plugins need.
 
-A plugin is a module with tables, plain mappings: `OBJECTIVES` of `ObjectiveSpec`, `METHODS` of `MethodSpec`, `TRACKERS` of
-`TrackerSpec`. Nothing registers itself: a config names its plugins (`config.plugins`), and whoever reads the config joins
-their tables here.
+A plugin is a module with tables, plain mappings: `OBJECTIVES` of `ObjectiveSpec`, `METHODS` of `MethodSpec`, and so on
+(`_SPECS`). Nothing registers itself: a config names its plugins (`config.plugins`), and whoever reads the config joins their
+tables here.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ptft_jax.config.families import FAMILIES, FamilySpec
 from ptft_jax.config.field import Field
 from ptft_jax.config.methods import METHODS, MethodSpec
+from ptft_jax.config.metrics import METRICS, MetricSpec, is_taken
 from ptft_jax.config.objectives import OBJECTIVES, ObjectiveSpec
+from ptft_jax.config.sources import SOURCES, SourceSpec
 from ptft_jax.config.trackers import TRACKERS, TrackerSpec
 from ptft_jax.errors import UserError, nearest
 
@@ -36,15 +39,26 @@ _TAKEN = (
     "suggested",
     "tables",
 )  # what a section of a config has
-_SPECS = {"OBJECTIVES": ObjectiveSpec, "METHODS": MethodSpec, "TRACKERS": TrackerSpec}
+_SPECS = {
+    "OBJECTIVES": ObjectiveSpec,
+    "METHODS": MethodSpec,
+    "SOURCES": SourceSpec,
+    "METRICS": MetricSpec,
+    "FAMILIES": FamilySpec,
+    "TRACKERS": TrackerSpec,
+}
 
 
 class Tables(NamedTuple):
-    """By name, what a config may name."""
+    """By name, what a config may name; `owners`: (name of the table, name) of an entry of a plugin -> the plugin."""
 
     objectives: Mapping[str, ObjectiveSpec]
     methods: Mapping[str, MethodSpec]
+    sources: Mapping[str, SourceSpec]
+    metrics: Mapping[str, MetricSpec]
+    families: Mapping[str, FamilySpec]
     trackers: Mapping[str, TrackerSpec]
+    owners: Mapping[tuple[str, str], str]
 
 
 @functools.cache
@@ -54,22 +68,27 @@ def tables(plugins: tuple[str, ...] = ()) -> Tables:
     Raises:
       UserError: a module that is not there, cannot be imported, or has no tables; a name that two of them have.
     """
-    built_in = {"OBJECTIVES": OBJECTIVES, "METHODS": METHODS, "TRACKERS": TRACKERS}
-    joined: dict[str, dict[str, Any]] = {table: dict(entries) for table, entries in built_in.items()}
+    built_in = (OBJECTIVES, METHODS, SOURCES, METRICS, FAMILIES, TRACKERS)
+    joined: dict[str, dict[str, Any]] = {table: dict(entries) for table, entries in zip(_SPECS, built_in)}
     owners: dict[tuple[str, str], str] = {}
     for plugin in plugins:
         if plugins.count(plugin) > 1:
             raise UserError(f"config.plugins: {plugin!r} is there twice")
         for table, entries in _tables_of(plugin).items():
             for name, spec in entries.items():
-                if name in joined[table] or (table, name) == ("METHODS", "full"):
+                if name in joined[table] or _is_ours(table, name):
                     owner = owners.get((table, name))
                     whose = f"that of {owner!r}" if owner else "one of the package's own"
                     raise UserError(
                         f"config.plugins: {plugin!r}: {table}[{name!r}] is {whose} already; give it another name"
                     )
                 joined[table][name], owners[table, name] = spec, plugin
-    return Tables(joined["OBJECTIVES"], joined["METHODS"], joined["TRACKERS"])
+    return Tables(*(joined[table] for table in _SPECS), owners)
+
+
+def _is_ours(table: str, name: str) -> bool:
+    """Whether a name that is in no table of the package means something there."""
+    return (table, name) == ("METHODS", "full") or (table == "METRICS" and is_taken(name))
 
 
 def _tables_of(plugin: str) -> dict[str, Mapping[str, Any]]:
@@ -84,7 +103,8 @@ def _tables_of(plugin: str) -> dict[str, Mapping[str, Any]]:
         if not isinstance(entries, Mapping):
             raise UserError(f"{where}: expected a mapping of names to {spec.__name__}, got {type(entries).__name__}")
         for name, entry in entries.items():
-            if not _is_name(name):
+            free = table == "FAMILIES" and isinstance(name, str)  # a model_type may have any characters
+            if not free and not _is_name(name):
                 raise UserError(f"{where}: {name!r}: expected the name of a setting: letters, digits and '_'")
             if not isinstance(entry, spec):
                 raise UserError(f"{where}[{name!r}]: expected a {spec.__name__}, got {entry!r}"[:400])

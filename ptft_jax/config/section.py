@@ -12,27 +12,29 @@ import dataclasses
 import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ml_collections import ConfigDict
 
 from ptft_jax.config import renamed, spans
 from ptft_jax.config.field import Field, hashable, shown
+from ptft_jax.config.other_names import advice
 from ptft_jax.config.plugins import Tables, tables
-from ptft_jax.config.tree import TREE
+from ptft_jax.config.tree import TREE, Config
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.model.spec import contradictions
 
 _SUGGESTED = "_suggested_by_recipe"  # the attribute of a ConfigDict that holds what `suggest` marked
 
 
-def default(plugins: Sequence[str] = ()) -> ConfigDict:
-    """A new tree with every default, those of the settings of plugins among them: locked, and typed by ml_collections."""
+def default(plugins: Sequence[str] = ()) -> Config:
+    """A new tree with every default, those of the settings of plugins among them: a ConfigDict, locked, and typed by ml_collections.
+    Editors and type checkers know it by the settings that it has (`Config`)."""
     plugins = _plugins(tuple(plugins))
-    return ConfigDict({**_defaults(tree_of(plugins)), "plugins": plugins}).lock()
+    return cast(Config, ConfigDict({**_defaults(tree_of(plugins)), "plugins": plugins}).lock())
 
 
-def extended(config: ConfigDict, plugins: Sequence[str]) -> None:
+def extended(config: Config | ConfigDict, plugins: Sequence[str]) -> None:
     """Adds to a config the settings that `plugins` have and it lacks, at their defaults, and the plugins' names; without any
     plugins, nothing."""
     plugins = _plugins(tuple(dict.fromkeys((*config.get("plugins", ()), *plugins))))
@@ -87,7 +89,7 @@ def tree_of(plugins: tuple[str, ...]) -> Mapping[str, Any]:
     return {**TREE, "objective": objective, "tune": tune}
 
 
-def of(values: Mapping[str, Any], suggested_by: Any = None) -> ConfigDict:
+def of(values: Mapping[str, Any] | Config, suggested_by: Any = None) -> Config:
     """A new tree with these values, locked; `suggested_by`: a config whose suggestions (`suggest`) are kept where the values are
     the same. Raises UserError."""
     checked = check(values, complete=False)
@@ -106,7 +108,7 @@ class _Suggestions:
     alone: bool
 
 
-def suggest(config: ConfigDict, *, alone: bool = False) -> ConfigDict:
+def suggest(config: Config, *, alone: bool = False) -> Config:
     """Marks what a config holds as suggested by a recipe, and returns the config. Once the user changes some of it, the rest is
     not refused where that leaves it without effect; `alone`: it is never refused for having none. Copies of a ConfigDict lose the
     marks; `of` keeps them."""
@@ -121,7 +123,7 @@ def own(config: Any, paths: Iterable[str]) -> None:
             suggestions.values.pop("init.from_" if path == "init.from" else path, None)
 
 
-def _mark(config: ConfigDict, suggestions: _Suggestions) -> None:
+def _mark(config: Config, suggestions: _Suggestions) -> None:
     object.__setattr__(config, _SUGGESTED, suggestions)  # no field of the config
 
 
@@ -141,7 +143,7 @@ def _fields_of(values: Mapping[str, Any]) -> Iterator[tuple[str, Field]]:
     return fields(tree_of(_plugins(values["plugins"])))
 
 
-def _assign(config: ConfigDict, values: Mapping[str, Any]) -> None:
+def _assign(config: Config, values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if isinstance(value, Mapping):
             _assign(config[key], value)
@@ -165,8 +167,15 @@ def fields(tree: Mapping[str, Any] = TREE, prefix: str = "") -> Iterator[tuple[s
             yield from fields(value, f"{prefix}{key}.")
 
 
-class Section:
-    """A validated part of the config, read by attribute or key. The tree as a whole knows what was read.
+if TYPE_CHECKING:
+    _Form = Config
+else:
+    _Form = object
+
+
+class Section(_Form):
+    """A validated part of the config, read by attribute or key. The tree as a whole knows what was read. To type checkers it is
+    the whole config.
 
     Attributes:
       suggested: of the whole tree, the fields that are as a recipe set them.
@@ -267,7 +276,7 @@ def get(tree: Mapping[str, Any], path: str, *default: Any) -> Any:
 
 
 def check(
-    config: Mapping[str, Any],
+    config: Mapping[str, Any] | Config,
     *,
     complete: bool = True,
     suggested: frozenset[str] | None = None,
@@ -328,7 +337,7 @@ def _settle_warmup(values: dict[str, Any], suggested: frozenset[str]) -> dict[st
     return settled
 
 
-def settled(config: Mapping[str, Any]) -> Section:
+def settled(config: Mapping[str, Any] | Config) -> Section:
     """A config that no parent completes, checked, with what `settle` changes. Raises UserError."""
     section = check(config, complete=False)
     values = section.as_dict()
@@ -409,7 +418,7 @@ def _checked(
             if now := renamed.said(prefix + key):
                 raise UserError(now)
             paths = [path for path, _ in fields(tree_of(plugins))]
-            near = nearest(prefix + key, paths) or nearest(key, [p.rsplit(".")[-1] for p in paths])
+            near = advice(prefix + key, paths) or nearest(key, [p.rsplit(".")[-1] for p in paths])
             raise UserError(f"config.{prefix}{key} is not a setting{near}")
     out = {}
     for key, declared in tree.items():

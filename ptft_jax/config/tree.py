@@ -24,7 +24,7 @@ class Config(Options):
     plugins: tuple[str, ...] = declared(
         texts(
             (),
-            "modules outside of the package with tables of objectives and methods that this config may name, see docs/plugins.md",
+            "modules outside of the package with tables of objectives, methods and more that this config may name, see docs/plugins.md",
         )
     )
     seed: int = declared(seed(0, "parameters, order of the data and dropout follow from it"))
@@ -47,4 +47,4 @@ class Config(Options):
 TREE: dict[str, Any] = fields_of(Config)
 
 # Settings that say how a run is carried out, not what it computes: a run may be continued with others.
-HOW = ("parallel.", "training.micro_batches", "data.prefetch", "data.workers", "log.", "checkpoint.")
+HOW = ("parallel.", "training.micro_batches", "data.prefetch", "data.workers", "log.", "checkpoint.", "eval.metrics")

@@ -5,27 +5,15 @@ from __future__ import annotations
 from ptft_jax.adapters.options import QuantizeOptions
 from ptft_jax.config.declare import Options, declared, section
 from ptft_jax.config.field import Field, mass, natural, number, rules, span, texts
-from ptft_jax.config.methods import (
-    METHODS,
-    AdaLoraOptions,
-    BottleneckOptions,
-    GatedPrefixOptions,
-    Ia3Options,
-    LoraOptions,
-    OftOptions,
-    PrefixOptions,
-    PromptOptions,
-    PTuningOptions,
-    VeraOptions,
-)
+from ptft_jax.config.methods import METHODS, MethodOptions
 from ptft_jax.regularization.options import DistillOptions, EwcOptions, MixoutOptions, SmoothOptions
 
 # From which update on, which recipe, and at which factor of the rate.
 Phases = tuple[tuple[float, str] | tuple[float, str, float], ...]
 
 
-class TuneOptions(Options):
-    """`config.tune`: how a parent is fine-tuned. Each method has a section of its name."""
+class _OwnOptions(Options):
+    """`config.tune`, but for the sections of methods."""
 
     method: str = declared(
         Field(
@@ -79,13 +67,8 @@ class TuneOptions(Options):
         )
     )
     quantize: QuantizeOptions = section(QuantizeOptions)
-    lora: LoraOptions = section(LoraOptions)
-    adalora: AdaLoraOptions = section(AdaLoraOptions)
-    vera: VeraOptions = section(VeraOptions)
-    oft: OftOptions = section(OftOptions)
-    ia3: Ia3Options = section(Ia3Options)
-    bottleneck: BottleneckOptions = section(BottleneckOptions)
-    prefix: PrefixOptions = section(PrefixOptions)
-    gated_prefix: GatedPrefixOptions = section(GatedPrefixOptions)
-    prompt: PromptOptions = section(PromptOptions)
-    p_tuning: PTuningOptions = section(PTuningOptions)
+
+
+# Dataclasses have the fields of their last base first.
+class TuneOptions(MethodOptions, _OwnOptions):
+    """`config.tune`: how a parent is fine-tuned."""

@@ -8,7 +8,8 @@ import functools
 import hashlib
 import os
 import pathlib
-import tempfile
+import stat
+import uuid
 from collections.abc import Callable, Iterator
 
 from ptft_jax.errors import UserError
@@ -53,17 +54,36 @@ def write_atomic(path: pathlib.Path, write: Callable[[pathlib.Path], object]) ->
     writers do not disturb each other."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-        os.close(fd)
-        temporary = pathlib.Path(name)
+        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}{path.suffix}"
+        temporary.touch(exist_ok=False)
+        mode = stat.S_IMODE(temporary.stat().st_mode)  # by the user's umask
         try:
             write(temporary)
             with open(temporary, "rb+") as f:
                 os.fsync(f.fileno())
-            os.chmod(temporary, 0o644)
+            os.chmod(temporary, mode)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def folder_beside(path: pathlib.Path) -> pathlib.Path:
+    """A new folder beside `path`, to be renamed to it, with the mode that the user's umask gives."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    made.mkdir()
+    return made
+
+
+def as_new(folder: pathlib.Path) -> None:
+    """Gives the files of a folder the mode that new files have by the user's umask: some libraries write private ones."""
+    probe = folder / f".{uuid.uuid4().hex}"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
 
 
 @contextlib.contextmanager

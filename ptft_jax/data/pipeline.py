@@ -7,7 +7,7 @@ import functools
 import itertools
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.class_names import Head
 from ptft_jax.data.mixture import FIELD, Mixture, most_rows, weight_at
+from ptft_jax.data.options import DataOptions
 from ptft_jax.data.rows import RowSet
 from ptft_jax.data.store import Store
 from ptft_jax.errors import UserError
@@ -58,7 +59,7 @@ class Tokens:
 
 
 def tokenized(
-    data: Any,
+    data: DataOptions,
     reference: str,
     split: str,
     tokenizer: tok.Tokenizer,
@@ -67,7 +68,7 @@ def tokenized(
 ) -> Tokens:
     """A split of a source as ids, by the settings of `config.data`; `opened` = of these records of it. Raises UserError; for a
     source that is of none of `kinds`, where any are named, before anything is tokenized."""
-    parsed = records.parse(reference)
+    parsed = records.parse(reference, data.tables.sources)
     if parsed.kind == token_folder.KIND:
         facts = token_folder.manifest(pathlib.Path(parsed.name))
         check_kind(kinds, facts["kind"], reference, facts["format"], data.tables.objectives)
@@ -84,7 +85,7 @@ def tokenized(
             lambda i: f"{place}, example {i}",
             records.Skipped(),
         )
-    opened = opened or tokenize.Opened.of(reference, split, held_out=data.held_out, broken=data.broken)
+    opened = opened or opened_of(data, reference, split)
     check_kind(kinds, opened.format.kind, reference, opened.format.describe(), data.tables.objectives)
     store = tokenize.tokenized(opened, tokenizer, workers=data.workers, **_rendering(data, opened.format.kind))
     rows = opened.records
@@ -101,7 +102,42 @@ def tokenized(
     )
 
 
-def _rendering(data: Any, kind: str) -> dict[str, str]:
+def opened_of(data: Any, reference: str, split: str) -> tokenize.Opened:
+    """A split of a source, by the settings of `config.data`. Raises UserError."""
+    options = {"held_out": data.held_out, "broken": data.broken, "kinds": data.tables.sources}
+    return tokenize.Opened.of(reference, split, **options)
+
+
+def to_measure(data: Any, reference: str, split: str) -> tuple[str, tokenize.Opened | None]:
+    """What of a source is measured, by the settings of `config.data`: (the split, its records; None = those that training would have).
+
+    Args:
+      split: "train", "validation" or "test", of which one that the source lacks is a share of its train split; "" = all that it
+        holds where that is a single split ("all" where it has no name), else its validation split.
+
+    Raises:
+      UserError: several splits, none of them validation, and none chosen.
+    """
+    kinds = data.tables.sources
+    parsed = records.parse(reference, kinds)
+    prepared = parsed.kind == token_folder.KIND
+    own = tuple(
+        token_folder.manifest(pathlib.Path(parsed.name))["splits"]
+        if prepared
+        else records.open_source(reference, broken=data.broken, trains=False, kinds=kinds).own
+    )
+    if not split and len(own) > 1 and "validation" not in own:
+        choices = " or ".join(f"--split={name}" for name in own)
+        raise parsed.error(f"it has {' and '.join(own)}: choose by {choices}")
+    name = split or ("validation" if len(own) > 1 else own[0])
+    as_trained = "train" in own and (split or len(own) > 1)
+    if prepared or as_trained or name not in own:
+        return name, None
+    records_of = tokenize.Formatted.of(reference, data.broken, kinds, trains=False).whole(name)
+    return "all" if name == "train" else name, records_of
+
+
+def _rendering(data: DataOptions, kind: str) -> dict[str, str]:
     """How conversations and answers become ids; not read for data of other kinds, so that a setting that does nothing is
     refused."""
     if kind not in ("answers", "preference"):
@@ -109,14 +145,14 @@ def _rendering(data: Any, kind: str) -> dict[str, str]:
     return {"template": data.template, "train_on": data.train_on}
 
 
-def training_texts(data: Any, kinds: tuple[str, ...] = ()) -> list[str]:
+def training_texts(data: DataOptions, kinds: tuple[str, ...] = ()) -> list[str]:
     """All text that is trained on, for training a tokenizer. Raises UserError for sources that have none, or that are of none
     of `kinds`, where any are named."""
     texts: list[str] = []
     for reference, _ in weighted(data):
-        if records.parse(reference).kind == token_folder.KIND:
+        if records.parted(reference)[0] == token_folder.KIND:
             raise UserError(f"{reference}: tokens already; a tokenizer cannot be trained on them")
-        opened = tokenize.Opened.of(reference, "train", held_out=data.held_out, broken=data.broken)
+        opened = opened_of(data, reference, "train")
         check_kind(kinds, opened.format.kind, reference, opened.format.describe(), data.tables.objectives)
         if opened.format.kind == "tokens":
             raise UserError(f"{reference}: token ids already; a tokenizer cannot be trained on them")
@@ -124,7 +160,7 @@ def training_texts(data: Any, kinds: tuple[str, ...] = ()) -> list[str]:
     return texts
 
 
-def weighted(data: Any) -> tuple[tuple[str, Any], ...]:
+def weighted(data: DataOptions) -> tuple[tuple[str, Any], ...]:
     """The sources that are trained on, each with its weight or the schedule of its weight."""
     return data.mixture or ((data.source, 1.0),)
 
@@ -235,7 +271,7 @@ def packed_how(setting: str, tokens: Tokens, builder: Builder) -> str:
     return "concat" if whole else "best_fit"
 
 
-def filled(data: Any, tokens: Tokens, builder: Builder, *, partial: bool, seed: int = 0) -> Filled:
+def filled(data: DataOptions, tokens: Tokens, builder: Builder, *, partial: bool, seed: int = 0) -> Filled:
     """Cuts and packs a tokenized source into rows of `config.data.length`, by the settings of `config.data`.
 
     Args:
@@ -304,7 +340,7 @@ class TrainingData:
 
 
 def training(
-    data: Any,
+    data: DataOptions,
     tokenizer: tok.Tokenizer,
     builder: Builder,
     *,
@@ -318,7 +354,7 @@ def training(
     sources = weighted(data)
     for reference, weight in sources:
         weight_at(reference, weight, 0)  # well-formed, before anything takes time?
-    _refuse_twice([reference for reference, _ in sources])
+    _refuse_twice([reference for reference, _ in sources], data.tables.sources)
     found = surveyed(data)
     parts = [
         tokenized(data, reference, "train", tokenizer, builder.kinds, found[reference].train)
@@ -370,11 +406,11 @@ def training(
     )
 
 
-def _refuse_twice(references: Sequence[str]) -> None:
-    """Raises UserError where a source is named twice, however its path is spelled."""
+def _refuse_twice(references: Sequence[str], kinds: Mapping[str, Any]) -> None:
+    """Raises UserError where a source is named twice, however its path is spelled; `kinds`: those that there are."""
     seen: dict[Any, str] = {}
     for reference in references:
-        other = seen.setdefault(records.identity(reference), reference)
+        other = seen.setdefault(records.identity(reference, kinds), reference)
         if other is not reference:
             twice = other if other == reference else f"{other} and {reference}"
             raise UserError(f"{FIELD} names a source more than once: {twice}; give it one weight")
@@ -392,24 +428,24 @@ def refuse_other(was: str, now: str, workdir: pathlib.Path) -> None:
     raise UserError(f"{workdir}: the training data are not those the run was started with (files changed?)")
 
 
-def surveyed(data: Any) -> dict[str, surveys.Surveyed]:
+def surveyed(data: DataOptions) -> dict[str, surveys.Surveyed]:
     """What is to be known of the sources of `config.data`, and what of train is left out of it. Raises UserError."""
     return surveys.survey([reference for reference, _ in weighted(data)], [data.source] if data.source else [], data)
 
 
-def labels(data: Any) -> dict[str, str]:
+def labels(data: DataOptions) -> dict[str, str]:
     """A short name for every source of a mixture, for metrics."""
     found: dict[str, str] = {}
     for reference, _ in weighted(data):
-        parsed = records.parse(reference)
-        stem = re.sub(r"\W+", "_", parsed.name.rstrip("/").rsplit("/", 1)[-1].partition(".")[0]).strip("_")
+        kind, name, _ = records.parted(reference)
+        stem = re.sub(r"\W+", "_", name.rstrip("/").rsplit("/", 1)[-1].partition(".")[0]).strip("_")
         numbered = (f"{stem}_{k}" for k in itertools.count(2))
-        name = next(n for n in itertools.chain((stem, f"{parsed.kind}_{stem}"), numbered) if n not in found)
+        name = next(n for n in itertools.chain((stem, f"{kind}_{stem}"), numbered) if n not in found)
         found[name] = reference
     return found
 
 
-def numbered(data: Any, adapters: Sequence[str]) -> dict[str, int]:
+def numbered(data: DataOptions, adapters: Sequence[str]) -> dict[str, int]:
     """The number of the adapter of each source of `config.data`, where each has one of `config.tune.adapters`; {} where
     these are (). Raises UserError where they are not as many, or a source that is evaluated has none."""
     if not adapters:

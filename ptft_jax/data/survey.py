@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax.data import leaks, records, token_folder
+from ptft_jax.data.options import DataOptions
 from ptft_jax.data.records.table import stand_ins
 from ptft_jax.data.tokenize import Formatted, Opened
 from ptft_jax.errors import UserError
@@ -30,7 +31,7 @@ class Surveyed:
     facts: dict[str, Any]
 
 
-def survey(trained: Sequence[str], measured: Sequence[str], data: Any) -> dict[str, Surveyed]:
+def survey(trained: Sequence[str], measured: Sequence[str], data: DataOptions) -> dict[str, Surveyed]:
     """All sources of a run, opened, by reference.
 
     Args:
@@ -44,14 +45,14 @@ def survey(trained: Sequence[str], measured: Sequence[str], data: Any) -> dict[s
     facts: dict[str, dict[str, Any]] = {}
     trains: dict[str, Opened] = {}
     for reference in dict.fromkeys([*trained, *measured]):
-        parsed = records.parse(reference)
+        parsed = records.parse(reference, data.tables.sources)
         if parsed.kind == token_folder.KIND:
             folder = pathlib.Path(parsed.name)
             kept = {split: token_folder.kept(folder, split) for split in records.SPLITS}
             parts[reference] = {split: found for split, found in kept.items() if found is not None}
             facts[reference] = prepared_facts(folder)
             continue
-        source = Formatted.of(reference, data.broken)
+        source = Formatted.of(reference, data.broken, data.tables.sources)
         opened = {split: source.opened(split, data.held_out) for split in records.SPLITS}
         parts[reference] = {split: one.records for split, one in opened.items()}
         facts[reference] = facts_of(source, parts[reference], data.held_out)

@@ -11,14 +11,17 @@ import pathlib
 import pickle
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ptft_jax.config.sources import SOURCES, SourceSpec
 from ptft_jax.data import cache, formats, processes, records, store
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.formats import labels
+from ptft_jax.data.records.table import limit
 from ptft_jax.data.store import Store
 
+Kinds = Mapping[str, SourceSpec]
 FORM = "store-2"  # to be changed with whatever changes what is stored
 CHUNK = 256  # records tokenized at a time
 ALONE_FIRST = 3.0  # seconds of work after which the rest is estimated
@@ -37,13 +40,15 @@ class Opened:
     format: formats.Format
 
     @classmethod
-    def of(cls, reference: str, split: str, *, held_out: float, broken: str = "raise") -> Opened:
+    def of(
+        cls, reference: str, split: str, *, held_out: float, broken: str = "raise", kinds: Kinds = SOURCES
+    ) -> Opened:
         """The format is that of all that is trained on or divided, whichever split is opened: a class has the same number in
         all.
 
-        Raises UserError: see `records.open_records` and `formats.choose`.
+        `kinds` as of `records.parse`. Raises UserError: see `records.open_records` and `formats.choose`.
         """
-        return Formatted.of(reference, broken).opened(split, held_out)
+        return Formatted.of(reference, broken, kinds).opened(split, held_out)
 
     def texts(self) -> Iterator[str]:
         """All text of the records, for training a tokenizer: what is said, without what a template puts around it."""
@@ -62,12 +67,13 @@ class Formatted:
     format: formats.Format
 
     @classmethod
-    def of(cls, reference: str, broken: str = "raise") -> Formatted:
-        """As `Opened.of`."""
-        source = records.open_source(reference, broken=broken)
-        whole, options = source.whole(), source.reference.options
+    def of(cls, reference: str, broken: str = "raise", kinds: Kinds = SOURCES, trains: bool = True) -> Formatted:
+        """As `Opened.of`; `trains` as for `records.open_source`."""
+        source = records.open_source(reference, broken=broken, kinds=kinds, trains=trains)
+        first = "train" if "train" in source.own else source.own[0]
+        whole, options = source.whole(first), source.reference.options
         pool = labels.Pool(lambda: [(whole, whole.where)], source.reference.kind == "csv", whole.class_names)
-        held_out = (source.whole(split) for split in source.own if split != "train")  # opened where they are asked for
+        held_out = (source.whole(split) for split in source.own if split != first)  # opened where they are asked for
         elsewhere = ((rows.where(index), rows[index]) for rows in held_out for index in range(len(rows)))
         chosen = formats.choose(whole, options, whole.where, pool=pool, elsewhere=elsewhere)
         reading = formats.Reading.of_columns(chosen.name, chosen.columns, options, chosen.json)
@@ -79,6 +85,14 @@ class Formatted:
         if split != "train" and split in self.source.own:
             chosen = formats.choose(rows, self.source.reference.options, rows.where, like=chosen)
         return Opened(self.reference, split, held_out, self.broken, rows, chosen)
+
+    def whole(self, split: str) -> Opened:
+        """A split of the source's own, with nothing held out of it. Raises UserError."""
+        rows, chosen = self.source.whole(split), self.format
+        limit(self.source.reference, split, rows)
+        if split != "train":
+            chosen = formats.choose(rows, self.source.reference.options, rows.where, like=chosen)
+        return Opened(self.reference, split, 0.0, self.broken, rows, chosen)
 
 
 def tokenized(opened: Opened, tokenizer: tok.Tokenizer, *, template: str, train_on: str, workers: int = 0) -> Store:

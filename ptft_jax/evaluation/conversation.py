@@ -9,8 +9,9 @@ from ptft_jax.config.seeds import Use, mixed
 from ptft_jax.data import chat
 from ptft_jax.data.chat_templates import STOPS
 from ptft_jax.errors import UserError
-from ptft_jax.evaluation.samples import continue_ids
-from ptft_jax.model import decode
+from ptft_jax.evaluation.samples import SAMPLING, check_writer, continue_ids
+
+MAX_NEW_TOKENS = 256  # of an answer, where nothing else is asked for
 
 
 class Answer(NamedTuple):
@@ -30,22 +31,30 @@ class Conversation:
     """
 
     def __init__(
-        self, loaded: Any, *, template: str | None = None, max_new_tokens: int, field: str = "template", **options: Any
+        self,
+        loaded: Any,
+        *,
+        template: str | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        field: str = "template",
+        **options: Any,
     ):
         """
         Args:
-          template: see `ptft_jax.data.chat.template`; `field` is what the setting is called in messages.
+          template: see `ptft_jax.data.chat.template`; None = the one that the run was trained with, else the tokenizer's own.
+            `field` is what the setting is called in messages.
           max_new_tokens: the longest answer.
-          options: sampling, seed and stop of `continue_ids`.
+          options: sampling (default: a temperature of 0.8), seed and stop of `continue_ids`.
 
         Raises:
-          UserError: the tokenizer has no such template.
+          UserError: the tokenizer has no such template; a model that writes no text, or whose parameters are not finite.
         """
-        decode.check_writes(loaded.model)
+        check_writer(loaded)
         self._loaded, self._most = loaded, max_new_tokens
+        template = template or trained_with(loaded)
         self._template = chat.template(loaded.tokenizer, template, field)
         self._seed, self._stop = options.pop("seed", 0), list(options.pop("stop", ()))
-        self._options = options
+        self._options = {"sampling": SAMPLING, **options}
         end = STOPS.get(template or "")
         if end and end not in loaded.tokenizer.special:
             self._stop.append(end)
@@ -86,3 +95,9 @@ class Conversation:
         self.messages = [*messages, {"role": "assistant", "content": row.text}]
         full = row.reason == "length" and room < self._most
         return Answer(row.text, row.tokens, "full" if full else row.reason)
+
+
+def trained_with(loaded: Any) -> str | None:
+    """The name of the chat template that a loaded run was trained with; None = the tokenizer's own, or it is not known."""
+    data = loaded.source.data if loaded.source is not None else None
+    return (data.template if data is not None else "") or None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ptft_jax.config.metrics import RAW
 from ptft_jax.data.rows import Rows
-from ptft_jax.evaluation.names import RAW
-from ptft_jax.objectives.base import Objective, means
+from ptft_jax.objectives import counts
 from ptft_jax.parallel import processes
 from ptft_jax.parallel.compile import to_host
 
@@ -38,12 +38,22 @@ class EvalSet:
     def run(self, state: Any, check: Callable[[], None] = lambda: None) -> dict[str, float]:
         """{"NAME/nll": nats per token, "NAME/accuracy", "NAME/bits_per_byte", ...} of the state; of the parameters beside their
         average "NAME/raw_nll", ... `check` is called before each batch, and may raise to end it."""
-        found = {}
-        for prefix, evaluate in self._measures.items():
-            found |= {f"{self.name}/{prefix}{k}": v for k, v in self._values(evaluate, state, check).items()}
-        return found
+        return self.measured(state, check)[0]
 
-    def _values(self, evaluate: Callable[..., Any], state: Any, check: Callable[[], None]) -> dict[str, float]:
+    def measured(
+        self, state: Any, check: Callable[[], None] = lambda: None
+    ) -> tuple[dict[str, float], np.ndarray | None]:
+        """What `run` gives, and of an objective that names classes how many rows of each [C, C] were given each
+        (`ptft_jax.objectives.counts`), by the state's average where it has one; else None."""
+        found: dict[str, float] = {}
+        confusion = None
+        for prefix, evaluate in self._measures.items():
+            sums = self._sums(evaluate, state, check)
+            confusion = confusion if prefix else sums.get(counts.CONFUSION)
+            found |= {f"{self.name}/{prefix}{k}": v for k, v in self._values(sums).items()}
+        return found, confusion
+
+    def _sums(self, evaluate: Callable[..., Any], state: Any, check: Callable[[], None]) -> dict[str, Any]:
         # Read one batch late: the devices stay busy, and no queue of programs builds up. Sums are taken in float64.
         parts, waiting = [], None
         for batch in self._batches:
@@ -53,23 +63,33 @@ class EvalSet:
                 parts.append(to_host(waiting))
             waiting = following
         parts.append(to_host(waiting))
-        host = {name: tuple(map(sum, zip(*(part[name] for part in parts)))) for name in parts[0]}
-        values = {k: float(v) for k, v in means(host).items()}
+        return {
+            name: tuple(map(sum, zip(*(part[name] for part in parts))))
+            if isinstance(first, tuple)
+            else sum(part[name] for part in parts)
+            for name, first in parts[0].items()
+        }
+
+    def _values(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        host = {name: pair for name, pair in sums.items() if isinstance(pair, tuple)}
+        values = {k: float(total / weight) if weight else math.nan for k, (total, weight) in host.items()}
+        if counts.BY_CLASS in sums:
+            values |= counts.f1(sums[counts.BY_CLASS])
         if "nll" in host and self._bytes:
             values[BITS] = host["nll"][0] / math.log(2) / self._bytes
         return values
 
 
 def names(
-    sets: Mapping[str, list[Rows]], objective: Objective, byte_lengths_V: np.ndarray | None, raw: Collection[str]
+    sets: Mapping[str, list[Rows]], metrics: Sequence[str], byte_lengths_V: np.ndarray | None, raw: Collection[str]
 ) -> list[str]:
     """The names of all that `EvalSet.run` gives of these sets, of those in `raw` of the parameters themselves too, known before
-    anything is computed."""
+    anything is computed. `metrics`: what is measured of each."""
     found = []
     for name, batches in sets.items():
         spanned = any(processes.gather(_spanned(batches, byte_lengths_V) > 0))
-        metrics = (*objective.metrics, *((BITS,) if spanned else ()))
-        found += [f"{name}/{prefix}{metric}" for prefix in ("", RAW)[: 1 + (name in raw)] for metric in metrics]
+        measured = (*metrics, *((BITS,) if spanned else ()))
+        found += [f"{name}/{prefix}{metric}" for prefix in ("", RAW)[: 1 + (name in raw)] for metric in measured]
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ptft_jax import config as configs
@@ -10,6 +10,7 @@ from ptft_jax.data import batches, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.class_names import Head
+from ptft_jax.data.options import DataOptions
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import transfer
@@ -28,7 +29,7 @@ class Sets(NamedTuple):
 
     validation: dict[str, list[Rows]]
     test: dict[str, list[Rows]]
-    source: configs.Section | None
+    source: DataOptions | None
 
 
 def sets(
@@ -48,7 +49,7 @@ def sets(
     """
     c = config
 
-    def read(data: configs.Section, split: str, adapter: int | None) -> list[Rows]:
+    def read(data: DataOptions, split: str, adapter: int | None) -> list[Rows]:
         read = pipeline.tokenized(data, data.source, split, tokenizer, builder.kinds)
         tokens, _ = class_names.numbered(read, head)
         found = pipeline.filled(data, tokens, builder, partial=True)
@@ -68,7 +69,7 @@ def sets(
     validation = {"validation": read(c.data, "validation", own)}
     test = {"test": read(c.data, "test", own)} if c.eval.test else {}
     changes = source_settings(c, parent)
-    source = None if changes is None else _changed(c, **changes)
+    source = None if changes is None else _changed(c, parent.config.plugins, **changes)
     if source is not None:
         # What each of several adapters forgot is its own.
         try:
@@ -124,8 +125,9 @@ def source_settings(config: configs.Section, parent: Any) -> dict[str, Any] | No
     return {**theirs, "mixture": ()}
 
 
-def _changed(config: configs.Section, **changes: Any) -> configs.Section:
-    """The data settings of a config with some changed."""
+def _changed(config: configs.Section, plugins: Sequence[str] = (), **changes: Any) -> DataOptions:
+    """The data settings of a config with some changed; `plugins`: that have their kinds of sources, too."""
     values = config.as_dict()
+    values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
     values["data"].update(changes)
     return configs.check(values).data

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from ptft_jax.config.metrics import METRICS, OWN, RAW, MetricSpec
 from ptft_jax.errors import UserError
 
 SOURCE = "source/nll"  # what the parent knew, in nats per token
-RAW = "raw_"  # before the name of a metric: of the parameters themselves, beside their average
 AUTO = "auto"
-# Whether smaller or larger values of a metric, by the last part of its name, are better.
-_DIRECTIONS = {
-    "loss": "min",
-    "nll": "min",
-    "bits_per_byte": "min",
-    "z_loss": "min",
-    "accuracy": "max",
-}
 
 
-def known(metric: str) -> str:
-    """ "min" or "max": which values of `metric` ("SET/NAME") are better; "" where the metric does not say so."""
-    return _DIRECTIONS.get(metric.rpartition("/")[2].removeprefix(RAW), "")
+def known(metric: str, metrics: Mapping[str, MetricSpec] = METRICS) -> str:
+    """ "min" or "max": which values of `metric` ("SET/NAME") are better; "" where the metric does not say so. `metrics`: those
+    that a config may name (its `tables.metrics`)."""
+    name = metric.rpartition("/")[2].removeprefix(RAW)
+    return metrics[name].mode if name in metrics else OWN.get(name, "")
 
 
-def direction(metric: str, mode: str) -> str:
+def direction(metric: str, mode: str, metrics: Mapping[str, MetricSpec] = METRICS) -> str:
     """ "min" or "max": which values of `metric` ("SET/NAME") are better, by the metric itself.
 
     Args:
       mode: what the config says: "min", "max" or AUTO.
+      metrics: as of `known`.
 
     Raises:
       UserError: the mode contradicts the metric, or is AUTO for a metric whose direction is not known.
     """
-    own = known(metric)
+    own = known(metric, metrics)
     if mode != AUTO and own and mode != own:
         better = {"min": "smaller", "max": "larger"}[own]
         raise UserError(

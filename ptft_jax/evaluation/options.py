@@ -18,6 +18,9 @@ class EvalOptions(Options):
     parent_data: bool = declared(Field(True, "also evaluate on what the parent was trained on (forgetting)"))
     mixture: bool = declared(Field(True, "also evaluate on every source of data.mixture"))
     test: bool = declared(Field(True, "evaluate the selected checkpoint on the test split at the end"))
+    metrics: tuple[str, ...] = declared(
+        texts((), "what every evaluation measures beside the objective's own: metrics of plugins, by name")
+    )
 
 
 class SamplesOptions(Options):

@@ -13,10 +13,15 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.model import decode
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.params import finite
+from ptft_jax.params.rules import flatten
+
+SAMPLING = decode.Sampling(temperature=0.8)  # where nothing else is asked for
+MAX_NEW_TOKENS = 64  # likewise, where there is room for so many
 
 
 class Continuation(NamedTuple):
-    """A prompt, what the model wrote after it, how many tokens that took, and why it ended (end, stop, length)."""
+    """A prompt, what the model wrote after it, how many tokens that took, and why it ended (end, stop, length, full)."""
 
     prompt: str
     text: str
@@ -28,10 +33,11 @@ def generate(
     loaded: Any,
     prompts: Sequence[str],
     *,
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,
     sampling: decode.Sampling | None = None,
     seed: int = 0,
     stop: Sequence[str] = (),
+    control_tokens: bool = False,
     use_adapter: Sequence[str] = (),
     on_text: Callable[[int, str], None] | None = None,
 ) -> list[Continuation]:
@@ -39,20 +45,22 @@ def generate(
 
     Args:
       prompts: plain text; "" starts a new one.
-      max_new_tokens: at most so many new tokens for each prompt.
+      max_new_tokens: at most so many new tokens for each prompt; None = 64, or as many as the model has room for after it.
       sampling: how tokens are chosen; None = at a temperature of 0.8. `Sampling(temperature=0)` takes the likeliest.
-      seed: of the sampling. A prompt's continuation does not depend on the other prompts, but on its place among them.
-      stop: texts that end a continuation, and are cut off.
+      seed: of the sampling. A prompt's continuation does not depend on the other prompts, but on its place among them: the same
+        prompt given twice is continued in two ways.
+      stop: texts that end a continuation, and are cut off. One that is a control token's also ends it at that token.
+      control_tokens: prompts that spell control tokens have them; else they are plain text.
       use_adapter: of a run with several adapters, loaded with `together=True`: the name of one for each prompt.
       on_text: called with (number of the prompt, its continuation so far) while that grows.
 
     Returns:
       A `Continuation` for each prompt: `prompt`, `text` (what was added), `tokens` (how many that took) and `reason` (why it
-      ended: "end", "stop" or "length").
+      ended: at an "end" token, at a "stop" text, at the "length" that was asked for, or "full": the model sees no more).
 
     Raises:
-      UserError: a model that writes no text, no prompt, a prompt that leaves no room for so many tokens, an empty stop text, an
-        adapter that is not there.
+      UserError: a model that writes no text, or whose parameters are not finite; no prompt, a prompt that leaves no room for so
+        many tokens, an empty stop text, an adapter that is not there.
     """
     for name, texts in (("prompts", prompts), ("stop", stop), ("use_adapter", use_adapter)):
         if isinstance(texts, str):
@@ -69,20 +77,30 @@ def generate(
     if use_adapter and len(use_adapter) != len(prompts):
         raise UserError(f"--use_adapter: {len(use_adapter)} for {len(prompts)} prompts; give one for each --prompt")
     numbers = [loaded.model.adapt.number(name, "--use_adapter") for name in use_adapter] or None
+    check_writer(loaded)
     return continue_texts(
         loaded.model,
         loaded.params,
         loaded.tokenizer,
         prompts,
-        max_new_tokens=max_new_tokens,
-        sampling=sampling or decode.Sampling(temperature=0.8),
+        max_new_tokens=MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens,
+        fit=max_new_tokens is None,
+        sampling=sampling or SAMPLING,
         seed=seed,
         stop=stop,
+        control_tokens=control_tokens,
         prefix=loaded.reads_prompt,
         gaps=loaded.gaps,
         adapters=numbers,
         on_text=on_text,
     )
+
+
+def check_writer(loaded: Any) -> None:
+    """Raises UserError for a loaded run whose model writes no text, or none of its own: with parameters that are not finite."""
+    decode.check_writes(loaded.model)
+    name = loaded.source.name if loaded.source is not None else "the model"
+    finite.refuse(flatten(loaded.params), name, "\nno text comes of them")
 
 
 def continue_texts(
@@ -91,28 +109,37 @@ def continue_texts(
     tokenizer: tok.Tokenizer,
     prompts: Sequence[str],
     gaps: Mapping[int, str] = types.MappingProxyType({}),
+    control_tokens: bool = False,
     **options: Any,
 ) -> list[Continuation]:
     """Continues each prompt until a token that ends generation, a stop text (which is cut off), or max_new_tokens.
 
     Prompts are plain text, after what the tokenizer has texts start with. An empty prompt starts a new text. Where there are
-    `gaps` (see `continue_ids`), those that a prompt spells are their tokens. The other options are those of `continue_ids`,
-    and so are the errors.
+    `gaps` (see `continue_ids`), those that a prompt spells are their tokens, and with `control_tokens` all that it spells are. The
+    other options are those of `continue_ids`, and so are the errors.
     """
     decode.check_writes(model)
-    ids = prompt_ids(tokenizer, prompts, gaps)
+    ids = prompt_ids(tokenizer, prompts, gaps, control_tokens)
     rows = continue_ids(model, params, tokenizer, ids, gaps=gaps, **options)
     return [row._replace(prompt=prompt) for prompt, row in zip(prompts, rows)]
 
 
-def prompt_ids(tokenizer: tok.Tokenizer, prompts: Sequence[str], gaps: Mapping[int, str]) -> list[list[int]]:
+def prompt_ids(
+    tokenizer: tok.Tokenizer, prompts: Sequence[str], gaps: Mapping[int, str], control_tokens: bool = False
+) -> list[list[int]]:
     """What `continue_texts` gives the model of each prompt."""
     start = list(tokenizer.prefix_ids)
-    if gaps:
+    if control_tokens:
+        found = tokenizer.encode_all(prompts, special=True)
+    elif gaps:
         found = [ids for ids, _ in tokenizer.encode_spans(prompts, [_outside(p, gaps.values()) for p in prompts])]
     else:
         found = tokenizer.encode_all(prompts)
-    return [[*start, *ids.tolist()] or [tokenizer.end_id] for ids in found]
+    rows = []
+    for ids in map(np.ndarray.tolist, found):
+        spelled = control_tokens and ids[: len(start)] == start  # a prompt that has it written itself
+        rows.append((ids if spelled else [*start, *ids]) or [tokenizer.end_id])
+    return rows
 
 
 def _outside(text: str, names: Iterable[str]) -> np.ndarray:
@@ -130,6 +157,7 @@ def continue_ids(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
+    fit: bool = False,
     sampling: decode.Sampling,
     seed: int = 0,
     stop: Sequence[str] = (),
@@ -143,7 +171,8 @@ def continue_ids(
     """Continues prompts of token ids.
 
     Args:
-      stop: texts that end a row.
+      max_new_tokens, fit: as of `decode.generate`.
+      stop: texts that end a row, whether the model writes their characters or the control tokens that they spell.
       prefix: the model reads a prompt in both directions (prefix LM).
       gaps: of a model trained by span corruption, the tokens that stand for gaps in a prompt, id -> text. It answers with
         each of them and what is to fill it, so they are shown.
@@ -157,27 +186,42 @@ def continue_ids(
       rows whose `prompt` is empty.
 
     Raises:
-      UserError: an empty stop text, or a prompt too long for the model.
+      UserError: an empty stop text, a prompt too long for the model, or logits that are not finite.
     """
     if any(not text for text in stop):
         raise UserError("a stop text is empty: it would stop everything")
     found: dict[int, str] = {}
+    ends = [tokenizer.special[text] for text in stop if text in tokenizer.special]
+    # Control tokens show as nothing, so a stop text that has some among others is looked for where they are spelled.
+    spelled = {i: text for text, i in tokenizer.special.items() if i not in ends and any(text in s for s in stop)}
 
-    def written(row: int, ids: Sequence[int], decode: Callable[..., str] = tokenizer.decode_after) -> str:
+    def written(
+        row: int,
+        ids: Sequence[int],
+        decode: Callable[..., str] = tokenizer.decode_after,
+        named: Mapping[int, str] = gaps,
+    ) -> str:
         shown, context, start = "", () if apart else prompts[row], 0
-        for at in (n for n, i in enumerate(ids) if i in gaps):
-            shown += tokenizer.decode_after(context, ids[start:at]) + gaps[ids[at]]
+        for at in (n for n, i in enumerate(ids) if i in named):
+            shown += tokenizer.decode_after(context, ids[start:at]) + named[ids[at]]
             context, start = (), at + 1
         return shown + decode(context, ids[start:])
 
     def cut(row: int, ids: list[int]) -> int | None:
-        text = written(row, ids)
+        named = {**spelled, **gaps}
+        text = written(row, ids, named=named)
         places = [text.find(s) for s in stop if s in text]
         if not places:
             return None
-        found[row] = text[: min(places)]
         # The fewest tokens whose text reaches the stop: what came after it was never wanted.
-        return next(n for n in range(len(ids) + 1) if len(written(row, ids[:n])) >= min(places))
+        keep, reached = next(
+            (n, length)
+            for n in range(len(ids) + 1)
+            if (length := len(written(row, ids[:n], named=named))) >= min(places)
+        )
+        shown = written(row, ids[:keep])
+        found[row] = shown[: len(shown) - (reached - min(places))]
+        return keep
 
     def show(row: int, ids: list[int]) -> None:
         if row in found:
@@ -188,18 +232,23 @@ def continue_ids(
         held = max((len(s) - 1 for s in stop), default=0)
         on_text(row, text[: max(len(text) - held, 0)])
 
-    rows = decode.generate(
-        model,
-        params,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        seed=seed,
-        stop_ids=tokenizer.stop_ids,
-        prefix=prefix,
-        adapters=adapters,
-        cut=cut if stop else None,
-        on_tokens=show if on_text else None,
-        check=check,
-    )
+    try:
+        rows = decode.generate(
+            model,
+            params,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            fit=fit,
+            sampling=sampling,
+            seed=seed,
+            stop_ids=tuple(dict.fromkeys([*tokenizer.stop_ids, *(i for i in ends if i not in gaps)])),
+            prefix=prefix,
+            adapters=adapters,
+            cut=cut if stop else None,
+            on_tokens=show if on_text else None,
+            check=check,
+        )
+    except decode.NotFinite as e:
+        finite.refuse(flatten(params), str(e))
+        raise decode.NotFinite(f"{e}; the parameters are finite, so they overflow {model.spec.dtype}") from e
     return [Continuation("", found.get(i, written(i, row.ids)), len(row.ids), row.reason) for i, row in enumerate(rows)]

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from ptft_jax import config as configs
 from ptft_jax import objectives
+from ptft_jax.config import metrics
+from ptft_jax.config.metrics import Measures
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
-from ptft_jax.errors import UserError
+from ptft_jax.errors import UserError, nearest
 from ptft_jax.evaluation.evaluate import EvalSet
+from ptft_jax.objectives import counts
+from ptft_jax.objectives.base import evaluated
+from ptft_jax.params import finite
+from ptft_jax.params.rules import flatten
+from ptft_jax.runs import loading
 
 
 class Program:
     """The part of a compiled program that evaluation needs, over bare parameters."""
 
-    def __init__(self, model: Any, objective: Any, place: Callable[[Rows], dict[str, jax.Array]] = jax.device_put):
-        """`place` puts this process' rows of a batch on devices."""
-        self.evaluate = jax.jit(lambda params, batch: objective.loss(model, params, batch).metrics)
+    def __init__(
+        self,
+        model: Any,
+        objective: Any,
+        measures: Measures,
+        place: Callable[[Rows], dict[str, jax.Array]] = jax.device_put,
+        reference: Any = None,
+    ):
+        """`measures`: beside the objective's own metrics; `place` puts this process' rows of a batch on devices; `reference`:
+        parameters that the objective compares others with, where it does."""
+        compiled = jax.jit(functools.partial(evaluated, objective, measures, model))
+        self.evaluate = lambda params, batch: compiled(params, batch, reference)
         self.place = place
 
 
@@ -37,6 +54,8 @@ class Measurement:
         tokens: int = 0,
         batch_size: int = 16,
         length: int = 0,
+        plugins: Sequence[str] = (),
+        objective: str = "",
         **reading: Any,
     ):
         """As `evaluate`, which has the errors."""
@@ -46,15 +65,30 @@ class Measurement:
         if length > most:
             raise UserError(f"--length = {length}: the model sees at most {most} tokens")
         config = loaded.source.config
-        objectives.check(config.objective.name, loaded.model.spec, config.tables.objectives)
         values = config.as_dict()
+        if objective:
+            known = config.tables.objectives
+            if objective not in known:
+                raise UserError(
+                    f"--objective = {objective!r}: expected one of {', '.join(known)}{nearest(objective, known)}"
+                )
+            values["objective"]["name"] = objective
+            config = configs.check(values)
+        objectives.check(config.objective.name, loaded.model.spec, config.tables.objectives)
         values["data"] |= {"length": length or config.data.length, **reading}
+        if source and not split and reading.get("held_out"):
+            raise UserError(
+                f"--held_out={reading['held_out']}: nothing is held out where all of --data is measured: give --split"
+            )
         if source:
             values["data"]["source"] = source
+        values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
         data = configs.check(values).data
         builder = builders.build(config.objective, loaded.tokenizer)
-        read = pipeline.tokenized(data, data.source, split, loaded.tokenizer, builder.kinds)
-        read, _ = class_names.numbered(read, class_names.of(loaded.source))
+        split, opened = pipeline.to_measure(data, data.source, split) if source else (split or "validation", None)
+        read = pipeline.tokenized(data, data.source, split, loaded.tokenizer, builder.kinds, opened)
+        read, head = class_names.numbered(read, class_names.of(loaded.source))
+        self._classes = head.names
         found = pipeline.filled(data, read, builder, partial=True)
         if found.rows.packed and (why := loaded.model.one_text_a_row):
             raise UserError(
@@ -62,10 +96,14 @@ class Measurement:
                 f"{why}: --packing=none"
             )
         rows = batches.evaluation(found.rows, batch_size=batch_size, tokens=tokens)
-        objective = objectives.build(config.objective)
-        lengths = tok.byte_lengths(loaded.tokenizer) if objective.chained else None
-        self._set = EvalSet(split, rows, Program(loaded.model, objective), lengths)
-        self._facts = {"data": data.source, "split": split, "tokens_scored": int(self._set.tokens)}
+        measure = objectives.build(config.objective)
+        lengths = tok.byte_lengths(loaded.tokenizer) if measure.chained else None
+        measures = metrics.chosen(config.eval.metrics, config.tables.metrics)
+        reference = loading.parent_parameters(loaded) if measure.needs_reference else None
+        program = Program(loaded.model, measure, measures, reference=reference)
+        self._set = EvalSet(split, rows, program, lengths)
+        self._facts = {"data": data.source, "split": split, "examples": len(read.store)}
+        self._facts |= {"tokens_scored": int(self._set.tokens)}
         self._facts |= {"labels": read.labels} if read.labels else {}
         self._lost = {"lost": found.lost()} if found.lost() else {}
 
@@ -75,36 +113,50 @@ class Measurement:
 
     def report(self, params: Any) -> dict[str, Any]:
         """What `evaluate` returns."""
-        return {**self._facts, **self.values(params), **self._lost}
+        values, confusion = self._set.measured(params)
+        table = {} if confusion is None else {"confusion": counts.shown(confusion, self._classes)}
+        return {**self._facts, **{k.split("/", 1)[1]: v for k, v in values.items()}, **table, **self._lost}
 
 
 def evaluate(
     loaded: Any,
     source: str = "",
-    split: str = "validation",
+    split: str = "",
     *,
     tokens: int = 0,
     batch_size: int = 16,
     length: int = 0,
+    plugins: Sequence[str] = (),
+    objective: str = "",
     **reading: Any,
 ) -> dict[str, Any]:
     """Metrics of a loaded run (`ptft_jax.runs.loading.load`) on a data source, with the run's objective, as `ptft eval` does.
 
     Args:
       source: as `config.data.source`; "" = the run's own.
-      split: "train", "validation" or "test".
+      split: "train", "validation" or "test"; one that the source lacks is the share that training would hold out. "" = of the
+        run's own source "validation"; of another all that it holds, and its validation split where it has several.
       tokens: use only the first so many tokens; 0 = all.
       batch_size: rows at a time.
       length: tokens per row; 0 = as the run was trained (imported weights: at most 1024).
+      plugins: modules that have the source's kind, where none of the run's has.
+      objective: the name of another objective to measure by, of those that the model goes with; "" = the run's own, of imported
+        weights what follows from their head.
       reading: other settings of `config.data` than the run's, such as `template`.
 
     Returns:
-      {"data", "split", "tokens_scored", "nll" (nats per token), "bits_per_byte", "accuracy", ...}; where not all of the split is
+      {"data", "split" ("all" of a source without splits), "examples" (of the split), "tokens_scored", "nll" (nats per token),
+      "bits_per_byte", "accuracy", ...}; of classification also "f1_macro", "f1_weighted", and of up to 100 classes "confusion":
+      {"classes": names, "counts": for each class how many of its rows were given each}; where not all of the split is
       measured, also "lost": what is left out or cut, see `ptft_jax.data.pipeline.Filled.lost`; of classification, where the
       source numbers its classes otherwise than the model, "labels": which number is which class.
 
     Raises:
-      UserError: no source where the model's own data are not known, or a model that predicts no next token.
+      UserError: no source where the model's own data are not known, a model that the objective does not go with, or whose
+        parameters are not finite.
     """
-    options = {"tokens": tokens, "batch_size": batch_size, "length": length, **reading}
+    name = loaded.source.name if loaded.source is not None else "the model"
+    finite.refuse(flatten(loaded.params), name, "\nno figure comes of them")
+    options = {"tokens": tokens, "batch_size": batch_size, "length": length, "plugins": plugins, "objective": objective}
+    options |= reading
     return Measurement(loaded, source, split, **options).report(loaded.params)

@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from ptft_jax import config as configs
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import places
@@ -36,7 +34,7 @@ class Experiment:
         self.reporter.finish(self._bar)
         self._bar = self.reporter.start(self.folder.name, total, self._done)
 
-    def run(self, name: str, config: ConfigDict, hooks: Sequence[Any] = ()) -> dict[str, Any]:
+    def run(self, name: str, config: configs.Config, hooks: Sequence[Any] = ()) -> dict[str, Any]:
         """The summary of the run, which is carried out only if it has not been, with these hooks (`ptft_jax.training.hooks`).
 
         Raises:
@@ -60,7 +58,7 @@ class Experiment:
         self.reporter.advance(self._bar, self._done, f"{name} done")
         return summary
 
-    def _is_current(self, workdir: pathlib.Path, config: ConfigDict) -> bool:
+    def _is_current(self, workdir: pathlib.Path, config: configs.Config) -> bool:
         here = Workdir(workdir)
         if not here.is_run:
             return not any(workdir.iterdir())
@@ -79,7 +77,7 @@ class Interrupted(Exception):
     """A run was asked to stop (SIGTERM); launching the experiment again continues it."""
 
 
-def with_changes(config: ConfigDict, **changes: Any) -> ConfigDict:
+def with_changes(config: configs.Config, **changes: Any) -> configs.Config:
     """A copy of a config with dotted fields changed: with_changes(c, **{"data.length": 64}). Raises UserError."""
     values = configs.check(config, complete=False).as_dict()
     for path, value in changes.items():

@@ -6,7 +6,6 @@ import itertools
 import json
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from ptft_jax.adapters.base import is_added
-from ptft_jax.data import class_names
+from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.interop import card, families, labels, layouts
@@ -41,6 +40,7 @@ class Exported:
       fields: its structural fields, with `vocab_size`.
       chain: the lineage behind it, nearest first; where it began with imported weights, their family and config are
         kept as far as they still say the truth.
+      plugins: modules that may have its family.
       classes: names of the classes that its head scores, in their order; () where they have none.
     """
 
@@ -53,11 +53,12 @@ class Exported:
         *,
         family: str = "",
         classes: Sequence[str] = (),
+        plugins: Sequence[str] = (),
     ):
         self.params, self.fields, self.chain = flatten(params), families.canonical(fields), chain
         self.classes = class_names.filled(class_names.known(classes), self.fields["classes"])
-        self.tokenizer = tokenizer
-        self.family, self._origin = families.of(self.fields, chain, family)
+        self.tokenizer, self.plugins = tokenizer, tuple(plugins)
+        self.family, self._origin = families.of(self.fields, chain, family, plugins)
         self._groups = groups(self.family.tensors(self.fields), self.fields)
 
     def config(self, dtype: str) -> dict[str, Any]:
@@ -144,7 +145,7 @@ def to_folder(
     _refuse_existing(out)
     if dtype not in DTYPES:
         raise UserError(f"--dtype={dtype}: a Hugging Face folder holds one of {', '.join(DTYPES)}")
-    temporary = _beside(out)
+    temporary = cache.folder_beside(out)
     try:
         _save_shards(exported, temporary, dtype, shard_bytes)
         _dump(temporary / "config.json", exported.config(dtype))
@@ -155,6 +156,7 @@ def to_folder(
         (temporary / "README.md").write_text(card.text(exported, dtype, summary or {}))
         difference = verify(exported, f"hf:{temporary}", dtype)
         out.parent.mkdir(parents=True, exist_ok=True)
+        cache.as_new(temporary)
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -209,7 +211,7 @@ def to_gguf(exported: Exported, out: pathlib.Path, *, dtype: str) -> dict[str, A
         raise UserError(f"--dtype={dtype}: a GGUF file holds one of {', '.join(_GGUF)}")
     if out.exists():
         raise UserError(f"--out={out}: is there already; choose another name, or remove it")
-    temporary = _beside(out)
+    temporary = cache.folder_beside(out)
     kept = "float32" if dtype == "q8_0" else dtype
     try:
         file = temporary / "model.gguf"
@@ -218,6 +220,7 @@ def to_gguf(exported: Exported, out: pathlib.Path, *, dtype: str) -> dict[str, A
         )
         difference = verify(exported, f"gguf:{file}", dtype)
         out.parent.mkdir(parents=True, exist_ok=True)
+        cache.as_new(temporary)
         file.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -242,7 +245,7 @@ def to_peft(
     from ptft_jax.interop import peft
 
     _refuse_existing(out)
-    temporary = _beside(out)
+    temporary = cache.folder_beside(out)
     try:
         model = families.canonical(fields)
         names, ties = family.tensors(model), family.ties(model)
@@ -257,6 +260,7 @@ def to_peft(
         difference = float(np.abs(theirs - ours).max() / np.abs(ours).max())
         if difference > 1e-5:
             raise UserError(f"the adapter, read back, gives other logits, by {difference:.3g} of the largest")
+        cache.as_new(temporary)
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -281,7 +285,7 @@ def verify(exported: Exported, reference: str, dtype: str) -> float:
     """
     from ptft_jax.interop import pretrained
 
-    found = pretrained.find(reference, "--out")
+    found = pretrained.find(reference, "--out", plugins=exported.plugins)
     wrong = [
         f"{k}: {v!r}, read back as {found.fields[k]!r}"
         for k, v in exported.fields.items()
@@ -327,11 +331,6 @@ def _logits(fields: Model, adapter: Any = None) -> Callable[[Mapping[str, Any]],
         inputs = rng.integers(0, spec.vocab_size, (2, min(32, spec.max_length)))
     model = jax.jit(Transformer(spec, adapter).__call__)
     return lambda flat: np.asarray(model(unflatten(dict(flat)), inputs))
-
-
-def _beside(out: pathlib.Path) -> pathlib.Path:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return pathlib.Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
 
 
 def _refuse_existing(out: pathlib.Path) -> None:

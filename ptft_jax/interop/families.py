@@ -2,43 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax import config as configs
 from ptft_jax.config.field import hashable
+from ptft_jax.config.plugins import tables
 from ptft_jax.errors import UserError, listed, nearest
-from ptft_jax.interop import encoders, gemmas, gpts, llamas
+from ptft_jax.interop import llamas
 from ptft_jax.interop.config_reader import Fields, check, check_sizes
 from ptft_jax.interop.names import Model
 from ptft_jax.model.spec import STRUCTURE, ModelSpec, contradictions
 
-# In the order in which they are tried for a model of ours: the plainer first.
-FAMILIES = {
-    family.model_type: family
-    for family in (
-        gpts.GPT2(), llamas.Llama(), llamas.Mistral(), llamas.Qwen2(), llamas.Qwen3(), llamas.Mixtral(),
-        llamas.Qwen3Moe(), llamas.SmolLM3(), gemmas.Gemma(), gemmas.Gemma2(), gemmas.Gemma3(), llamas.Olmo2(),
-        llamas.Phi3(), gpts.GPTNeoX(), encoders.Bert(), encoders.Roberta(), encoders.ViT(), encoders.DeiT(),
-    )
-}  # fmt: skip
+
+@functools.cache
+def known(plugins: tuple[str, ...] = ()) -> Mapping[str, Any]:
+    """`model_type` -> family, of the package and of plugins, in the order in which they are tried for a model of ours.
+
+    Raises:
+      UserError: see `ptft_jax.config.plugins.tables`; or a family of a plugin whose own name is another.
+    """
+    found = {name: spec.build() for name, spec in tables(plugins).families.items()}
+    for name, family in found.items():
+        if (own := getattr(family, "model_type", None)) != name:
+            raise UserError(f"config.plugins: FAMILIES[{name!r}]: its model_type is {own!r}")
+    return found
+
+
+FAMILIES = known()
 
 _DEFAULTS = {path.removeprefix("model."): f.default for path, f in configs.fields() if path.startswith("model.")}
 
 
-def get(name: str, where: str) -> Any:
+def get(name: str, where: str, plugins: Sequence[str] = ()) -> Any:
     """The family of a `model_type`. Raises UserError with those there are."""
-    if name not in FAMILIES:
+    families = known(tuple(plugins))
+    if name not in families:
         raise UserError(
-            f"{where}: model_type {name!r} is not supported, only {', '.join(FAMILIES)}{nearest(name, FAMILIES)}"
+            f"{where}: model_type {name!r} is not supported, only {', '.join(families)}{nearest(name, families)}"
         )
-    return FAMILIES[name]
+    return families[name]
 
 
 def read(
-    config: Mapping[str, Any], where: str, shapes: Mapping[str, tuple[int, ...]] | None = None
+    config: Mapping[str, Any],
+    where: str,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    plugins: Sequence[str] = (),
 ) -> tuple[Any, dict[str, Any]]:
-    """The family and the model that a config.json describes; `shapes`: of the tensors beside it, by name.
+    """The family and the model that a config.json describes; `shapes`: of the tensors beside it, by name; `plugins`: that may
+    have its family.
 
     Raises:
       UserError: another family, a field that is missing, a setting that has no counterpart here, or sizes that contradict
@@ -48,7 +62,7 @@ def read(
     if shapes is not None:
         check_sizes(config, shapes, where)
     c = Fields(config, where)
-    family = get(c.need("model_type"), where)
+    family = get(c.need("model_type"), where, plugins)
     if c.get("quantization_config", None):
         method = config["quantization_config"].get("quant_method", "some way")
         raise UserError(f"{where}: the weights are quantized by {method}; give the unquantized model, or a GGUF file")
@@ -93,38 +107,43 @@ def same(a: Any, b: Any) -> bool:
     return abs(a - b) <= 1e-12 * abs(a) if isinstance(a, float) and isinstance(b, float) else a == b
 
 
-def choose(model: Model, preferred: str = "") -> Any:
+def choose(model: Model, preferred: str = "", plugins: Sequence[str] = ()) -> Any:
     """A family that can express the model, `preferred` first. Raises UserError with what stands in the way."""
     if preferred:
-        family = get(preferred, "--family")
+        family = get(preferred, "--family", plugins)
         wrong = differences(family, model)
         if wrong:
             raise UserError(f"the family {preferred!r} cannot express this model:{listed(wrong, 20)}")
         return family
-    tried = {name: differences(family, model) for name, family in FAMILIES.items()}
+    families = known(tuple(plugins))
+    tried = {name: differences(family, model) for name, family in families.items()}
     for name, wrong in tried.items():
         if not wrong:
-            return FAMILIES[name]
+            return families[name]
     name, wrong = min(tried.items(), key=lambda item: len(item[1]))
     raise UserError(
-        f"no family of {', '.join(FAMILIES)} can express this model; nearest is {name}, but for:{listed(wrong, 20)}"
+        f"no family of {', '.join(families)} can express this model; nearest is {name}, but for:{listed(wrong, 20)}"
     )
 
 
-def of(model: Model, chain: list[dict[str, Any]], preferred: str = "") -> tuple[Any, dict[str, Any]]:
+def of(
+    model: Model, chain: list[dict[str, Any]], preferred: str = "", plugins: Sequence[str] = ()
+) -> tuple[Any, dict[str, Any]]:
     """The family to write a model as, and the config.json that it was imported with.
 
     Args:
       chain: the lineage behind the model. Where it began with imported weights, their family is taken if it can still
         express the model.
       preferred: a `model_type` that must be taken.
+      plugins: modules that have further families.
 
     Returns:
       (family, config), with {} where the model was not imported, or from another family.
     """
     origin = next((entry for entry in chain if "model_type" in entry), {})
     kept = origin.get("model_type", "")
-    if not preferred and kept and not differences(get(kept, "lineage"), model):
+    # A family of a plugin that is not named here is left for one that is known.
+    if not preferred and kept in known(tuple(plugins)) and not differences(get(kept, "lineage", plugins), model):
         preferred = kept
-    family = choose(model, preferred)
+    family = choose(model, preferred, plugins)
     return family, origin["config"] if kept == family.model_type else {}

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import pathlib
+import types
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -20,7 +21,6 @@ from ptft_jax.model import spec as specs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
 
-_LEARNS = {"classes": "classification", "masked_lm": "masked_lm"}  # by head: what a model is measured by
 _LENGTH = 1024  # tokens per row in evaluations of a model that was imported just for them, at most
 
 
@@ -29,7 +29,7 @@ class Pretrained:
 
     Attributes:
       reference: how it can be found again.
-      family: of `families.FAMILIES`.
+      family: of `families.known`.
       fields: the structural fields of `config.model`, and `vocab_size`.
     """
 
@@ -39,9 +39,11 @@ class Pretrained:
     data = None  # what it was trained on is not known
     step = 0
 
-    def __init__(self, archive: Archive, ignore: Sequence[str] = (), fresh: Sequence[str] = ()):
-        self.archive, self.reference = archive, archive.reference
-        self.family, self.fields = families.read(archive.config, archive.reference, archive.shapes())
+    def __init__(
+        self, archive: Archive, ignore: Sequence[str] = (), fresh: Sequence[str] = (), plugins: Sequence[str] = ()
+    ):
+        self.archive, self.reference, self._plugins = archive, archive.reference, tuple(plugins)
+        self.family, self.fields = families.read(archive.config, archive.reference, archive.shapes(), plugins)
         self._ignore, self._fresh = tuple(ignore), tuple(fresh)
 
     @property
@@ -52,11 +54,17 @@ class Pretrained:
     @functools.cached_property
     def config(self) -> configs.Section:
         """A config under which the model can be run by itself."""
-        values = configs.default().to_dict()
+        values = configs.default(self._plugins).to_dict()
         values["model"] |= self.fields
-        values["objective"]["name"] = _LEARNS.get(self.fields["head"], "causal_lm")
+        values["objective"]["name"] = self._objective(values["model"])
         values["data"]["length"] = min(_LENGTH, self.fields["max_length"])
         return configs.check(values)
+
+    def _objective(self, model: dict[str, Any]) -> str:
+        """What a model with these settings is measured by: the first objective that goes with its head and its sight."""
+        known = configs.check(configs.default().to_dict()).tables.objectives
+        fitting = (name for name, spec in known.items() if spec.fits(types.SimpleNamespace(**model)))
+        return next(fitting, "causal_lm")
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
@@ -110,11 +118,13 @@ class Pretrained:
         return os.path.relpath(path, workdir.absolute()) if path.is_absolute() else ""
 
 
-def find(reference: str, field: str, ignore: Sequence[str] = (), fresh: Sequence[str] = ()) -> Pretrained:
-    """The pretrained model that `hf:...` or `gguf:...` names. Raises UserError."""
+def find(
+    reference: str, field: str, ignore: Sequence[str] = (), fresh: Sequence[str] = (), plugins: Sequence[str] = ()
+) -> Pretrained:
+    """The pretrained model that `hf:...` or `gguf:...` names; `plugins`: that may have its family. Raises UserError."""
     kind, _, name = reference.partition(":")
     if kind == "hf":
-        return Pretrained(open_folder(name, field), ignore, fresh)
+        return Pretrained(open_folder(name, field), ignore, fresh, plugins)
     from ptft_jax.interop import gguf
 
-    return Pretrained(gguf.open_archive(name), ignore, fresh)
+    return Pretrained(gguf.open_archive(name), ignore, fresh, plugins)

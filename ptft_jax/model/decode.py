@@ -45,7 +45,7 @@ class Sampling:
 
     Attributes:
       temperature: logits are divided by it; 0 takes the likeliest token.
-      top_k: keep the k likeliest; 0 = all.
+      top_k: keep the k likeliest, of equally likely ones those of the lowest ids; 0 = all.
       top_p: keep the smallest set of likeliest tokens whose mass reaches p (Holtzman et al. 2020, section 3.1).
       min_p: keep tokens at least min_p times as likely as the likeliest (Nguyen et al. 2024, section 3).
     """
@@ -64,17 +64,26 @@ class Generated(NamedTuple):
     """New token ids of one row, without the prompt and without what ended it; and why it ended."""
 
     ids: list[int]
-    reason: str  # "end" a stop token, "stop" the host's cut, "length" max_new_tokens
+    reason: str  # "end" a stop token, "stop" the host's cut, "length" max_new_tokens, "full" the model sees no more
+
+
+class NotFinite(UserError):
+    """The logits of the next token are not finite: whatever came of them would be no text of the model's."""
+
+
+_END, _NOT_FINITE = -1, -2  # in place of a token: the row is over; it has no next token
 
 
 def filtered(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
-    """Logits after temperature and filters; excluded tokens are -inf."""
+    """Logits after temperature and filters; excluded tokens are -inf. Of equal logits the one of the lowest id is the likelier."""
     logits = logits_BV / sampling.temperature
     if sampling.top_k and sampling.top_k < logits.shape[-1]:
-        floor = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
-        logits = jnp.where(logits < floor, -jnp.inf, logits)
+        # Before they are divided, which may make equal what is not.
+        chosen = jax.lax.top_k(logits_BV, sampling.top_k)[1]
+        keep = jnp.put_along_axis(jnp.zeros(logits.shape, bool), chosen, True, axis=-1, inplace=False)
+        logits = jnp.where(keep, logits, -jnp.inf)
     if sampling.top_p < 1.0:
-        order = jnp.argsort(-logits, axis=-1)
+        order = jnp.argsort(-logits, axis=-1, stable=True)
         mass = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
         keep = jnp.cumsum(mass, axis=-1) - mass < sampling.top_p  # the mass before a token; the first always stays
         rank = jnp.argsort(order, axis=-1)
@@ -141,7 +150,9 @@ def _extend(
         logits_BV, cache, done_B = carry
         token_B = _choose(logits_BV, keys_B, count + i, sampling)
         ends = functools.reduce(jnp.logical_or, [token_B == s for s in stop_ids], jnp.zeros_like(done_B))
-        shown_B = jnp.where(done_B | ends, -1, token_B)
+        most_B = jnp.max(logits_BV, axis=-1)  # NaN where any is; a model may rule out tokens, but not all
+        shown_B = jnp.where(jnp.isfinite(most_B), jnp.where(ends, _END, token_B), _NOT_FINITE)
+        shown_B = jnp.where(done_B, _END, shown_B)
         at = length + count + i
         slot = jnp.arange(slots)
         allowed_BTS = ((slot[None] <= at) & (slot[None] >= pad_B[:, None]))[:, None]
@@ -159,6 +170,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
+    fit: bool = False,
     sampling: Sampling = Sampling(),
     seed: int = 0,
     stop_ids: Sequence[int] = (),
@@ -168,11 +180,13 @@ def generate(
     on_tokens: Callable[[int, list[int]], None] | None = None,
     check: Callable[[], None] | None = None,
 ) -> list[Generated]:
-    """Continues every prompt. A row's result does not depend on the other rows, nor on the padding they cause.
+    """Continues every prompt. A row's result does not depend on the other rows, nor on the padding they cause, but where it is
+    sampled on its number: the noise of a row follows from the seed and that, so equal prompts are continued in different ways.
 
     Args:
       prompts: token ids, each at least one.
       max_new_tokens: the upper limit on new tokens per row.
+      fit: a row that has room for fewer gets as many as it has room for, at least one, and ends as "full"; else it is refused.
       stop_ids: tokens that end a row (not returned).
       prefix: the model reads a prompt in both directions (prefix LM).
       adapters: which adapter each row has, in a model with several.
@@ -182,10 +196,13 @@ def generate(
 
     Raises:
       UserError: an empty prompt, or one that with its continuation exceeds the model's `max_length`; a number that is none.
+      NotFinite: see there.
     """
     for name, value in (("seed", seed), ("max_new_tokens", max_new_tokens)):
         _check(name, _GENERATION[name], value)
-    check_room(model, prompts, max_new_tokens)
+    check_room(model, prompts, 1 if fit else max_new_tokens)
+    wanted, limits = max_new_tokens, [min(max_new_tokens, model.max_tokens - len(prompt)) for prompt in prompts]
+    max_new_tokens = max(limits)
     tokens, pad_B = _laid_out(model, prompts)
     length = tokens.shape[1]
     slots = length + -(-max_new_tokens // _CHUNK) * _CHUNK
@@ -193,7 +210,7 @@ def generate(
     keys_B = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(len(prompts)))
     adapters_B = None if adapters is None else jnp.asarray(adapters, jnp.int32)
     logits, cache = _prefill(model, params, jnp.asarray(tokens), pad_B, adapters_B, slots, prefix)
-    written = _Written(len(prompts), cut, on_tokens)
+    written = _Written(limits, wanted, cut, on_tokens)
     for count in range(0, max_new_tokens, _CHUNK):
         if check is not None:
             check()
@@ -247,26 +264,35 @@ class _Written:
 
     def __init__(
         self,
-        rows: int,
+        limits: Sequence[int],
+        wanted: int,
         cut: Callable[[int, list[int]], int | None] | None,
         on_tokens: Callable[[int, list[int]], None] | None,
     ):
-        self.ids: list[list[int]] = [[] for _ in range(rows)]
-        self.reasons, self.done = ["length"] * rows, np.zeros(rows, bool)
-        self.cut, self.on_tokens = cut, on_tokens
+        """`limits`: how many new ids each row has at most; `wanted`: how many were asked for."""
+        self.ids: list[list[int]] = [[] for _ in limits]
+        self.reasons, self.done = ["full" if n < wanted else "length" for n in limits], np.zeros(len(limits), bool)
+        self.limits, self.cut, self.on_tokens = limits, cut, on_tokens
 
     def add(self, new: list[list[int]]) -> None:
-        """Adds new ids of every row; -1 marks what ended it."""
+        """Adds new ids of every row; `_END` marks what ended it. Raises NotFinite."""
         for row, ids in enumerate(new):
             if self.done[row]:
                 continue
-            end = ids.index(-1) if -1 in ids else len(ids)
+            ids = ids[: self.limits[row] - len(self.ids[row])]
+            end = ids.index(_END) if _END in ids else len(ids)
+            if _NOT_FINITE in ids[:end]:
+                raise NotFinite(
+                    f"the logits of row {row} are not finite (NaN or infinity): no next token follows from them"
+                )
             self.ids[row] += ids[:end]
             keep = self.cut(row, self.ids[row]) if self.cut else None
             if keep is not None:
                 self.ids[row], self.reasons[row], self.done[row] = self.ids[row][:keep], "stop", True
             elif end < len(ids):
                 self.reasons[row], self.done[row] = "end", True
+            elif len(self.ids[row]) == self.limits[row]:
+                self.done[row] = True
             if self.on_tokens:
                 self.on_tokens(row, self.ids[row])
 

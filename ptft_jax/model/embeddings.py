@@ -42,7 +42,8 @@ class TokenEmbed(nnx.Module):
         if inputs.noise is not None:
             x_BTD = x_BTD + inputs.noise.astype(x_BTD.dtype)
         if self.types is not None:
-            x_BTD = x_BTD + self.types(jnp.zeros_like(tokens_BT) if inputs.types is None else inputs.types)
+            types_BT = jnp.zeros_like(tokens_BT) if inputs.types is None else inputs.types
+            x_BTD = x_BTD + self.types(jnp.minimum(types_BT, self.spec.token_types - 1))
         if self.positions is not None:
             x_BTD = x_BTD + self.positions(inputs.placed + self.spec.position_offset)
         return x_BTD if self.norm is None else self.norm(x_BTD)

@@ -167,7 +167,7 @@ _EXPERTS, _TOKENS = (
 )
 
 
-def from_config(model: Any, vocab_size: int) -> ModelSpec:
+def from_config(model: ModelSpec, vocab_size: int) -> ModelSpec:
     """The spec that `config.model` describes, reading only the settings that matter in it."""
     idle = {"vocab_size"}
     idle |= set() if model.positions == "rotary" else set(_ROTARY)

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from ptft_jax.config.metrics import Measures
+from ptft_jax.errors import UserError
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.moe import Routing
 
@@ -32,7 +34,8 @@ class Context(NamedTuple):
 
     Attributes:
       keys: one dropout key per row [B]; None = no dropout, as in evaluation.
-      reference: whole parameters of the model as its run started; None where the run does not need them.
+      reference: whole parameters of the model as its run started, its parent's, which do not train; None where neither the
+        objective nor the run's regularization needs them.
       average: whole averaged parameters; None where the run does not need them.
       step: int32 [], updates that were made; None outside of training.
     """
@@ -49,10 +52,12 @@ PLAIN = Context()
 class Objective(Protocol):
     """Turns (model, parameters, batch, context) into a loss: what `loss_of` makes of what `hidden` gives (`routed`: and how
     experts were used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics, "nll" (cross-entropy)
-    among them where there is one. `chained`: see `Rows`."""
+    among them where there is one. `chained`, `scores`, `needs_reference`, `weights`, `measured`, `tables`: see `Rows`."""
 
     metrics: tuple[str, ...]
     chained: ClassVar[bool]
+    scores: ClassVar[tuple[str, ...]]
+    needs_reference: ClassVar[bool]
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss: ...
 
@@ -70,6 +75,14 @@ class Objective(Protocol):
 
     def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array: ...
 
+    def measured(
+        self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, measures: Measures
+    ) -> dict[str, Sum]: ...
+
+    def tables(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> dict[str, jax.Array]: ...
+
+    def weights(self, batch: Batch) -> jax.Array: ...
+
     def weight(self, batch: Batch) -> jax.Array: ...
 
 
@@ -78,12 +91,16 @@ class Rows:
 
     Attributes:
       chained: whether the targets' probabilities multiply to that of the text they are, so that bits per byte mean something.
+      scores: names of what evaluation makes of `tables`, beside the means of its metrics.
+      needs_reference: whether the loss compares the model with its parent (`Context.reference`), in training and evaluation.
     """
 
     chained: ClassVar[bool] = False
+    scores: ClassVar[tuple[str, ...]] = ()
+    needs_reference: ClassVar[bool] = False
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss:
-        """The loss of a batch: `inputs` int [B, T] and what `loss_of` needs; optional positions and segments int [B, T], prefix
+        """The loss of a batch: `inputs` int [B, T] and what `loss_of` needs; optional positions, segments and types int [B, T], prefix
         bool [B, T], adapters int [B]."""
         return self.loss_of(model, params, self.hidden(model, params, batch, context), batch, context)
 
@@ -108,9 +125,27 @@ class Rows:
         """The loss of a batch by its last hidden states; an objective's own."""
         raise NotImplementedError
 
+    def measured(
+        self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, measures: Measures
+    ) -> dict[str, Sum]:
+        """The sums of metrics (`ptft_jax.config.metrics.MetricSpec`) by their names, of the last hidden states of a batch; those
+        of an objective's own logits and targets. Raises UserError, see `ptft_jax.objectives.token_loss.sums_of`."""
+        name = type(self).__name__
+        raise UserError(
+            f"config.eval.metrics: the objective {name} does not say what they are measured of ({name}.measured)"
+        )
+
+    def tables(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Counts that evaluation adds up over batches, float32 [n, m], by the names that `ptft_jax.objectives.counts` has."""
+        return {}
+
+    def weights(self, batch: Batch) -> jax.Array:
+        """What each target weighs in the loss, float32 of the shape of the batch's `weights`."""
+        return batch["weights"].astype(jnp.float32)
+
     def weight(self, batch: Batch) -> jax.Array:
         """What a loss of a batch is divided by, float32 []."""
-        return jnp.sum(batch["weights"].astype(jnp.float32))
+        return jnp.sum(self.weights(batch))
 
 
 def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
@@ -120,9 +155,22 @@ def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
         positions=batch.get("positions"),
         segments=batch.get("segments"),
         prefix=batch.get("prefix"),
+        types=batch.get("types"),
         adapters=batch.get("adapters"),
         keys=context.keys,
     )
+
+
+def evaluated(
+    objective: Objective, measures: Measures, model: Any, params: Any, batch: Batch, reference: Any = None
+) -> dict[str, Any]:
+    """All that an evaluation adds up over batches: the metrics of the loss, and others, (sum, weight) each, and tables of counts;
+    `reference` as of `Context`."""
+    context = Context(reference=reference)
+    hidden_BTD = objective.hidden(model, params, batch, context)
+    metrics = objective.loss_of(model, params, hidden_BTD, batch, context).metrics
+    tables = objective.tables(model, params, hidden_BTD, batch)
+    return {**metrics, **(objective.measured(model, params, hidden_BTD, batch, measures) if measures else {}), **tables}
 
 
 def means(metrics: dict[str, Sum]) -> dict[str, jax.Array]:

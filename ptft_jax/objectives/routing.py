@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ptft_jax.config.objectives import ObjectiveOptions
 from ptft_jax.errors import UserError
 from ptft_jax.model.moe import ROUTER, Routing
 from ptft_jax.model.spec import ModelSpec
@@ -81,7 +82,9 @@ class Balance:
         return {name: (value, 1.0) for name, value in found.items()}
 
 
-def build(section: Any, spec: ModelSpec, partition: Partition, phase: int, apart: Apart | None) -> Balance | None:
+def build(
+    section: ObjectiveOptions, spec: ModelSpec, partition: Partition, phase: int, apart: Apart | None
+) -> Balance | None:
     """What `config.objective` asks for in a phase in which the router trains: there is nothing else that it could be kept even by.
     None in others, and with several adapters, each of which is trained by its own rows alone.
 

@@ -10,7 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss, Measure, Rows, Scored
+from ptft_jax.config.metrics import Measures
+from ptft_jax.errors import UserError
+from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss, Measure, Rows, Scored, Sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,18 @@ class TokenLoss(Rows):
             return (weighted_sum(measure(*(counted(logits, weights) for logits in scored)), weights),)
 
         return self._summed(score, first[1], second[1], batch["weights"].astype(jnp.float32))[0]
+
+    def measured(
+        self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, measures: Measures
+    ) -> dict[str, Sum]:
+        """As of `Rows`, `chunk` positions at a time."""
+
+        def score(hidden_BTD: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
+            found = sums_of(measures, model.logits(params, hidden_BTD), targets, weights)
+            return tuple(number for name, _ in measures for number in found[name])
+
+        numbers = iter(self._summed(score, hidden_BTD, batch["targets"], batch["weights"].astype(jnp.float32)))
+        return {name: (next(numbers), next(numbers)) for name, _ in measures}
 
     def _summed(self, score: Callable[..., tuple[jax.Array, ...]], *arrays: jax.Array) -> tuple[jax.Array, ...]:
         """The sums that `score` gives of arrays [B, T, ...], `chunk` positions at a time."""
@@ -101,6 +115,27 @@ def counted(logits: jax.Array, weights: jax.Array) -> jax.Array:
     """Logits [..., V] with those of targets [...] that weigh nothing set to zero: what is made of them is then finite, and
     so is its gradient. Where only the value is masked, an infinite logit has a gradient of 0 * inf, which is NaN."""
     return jnp.where((weights > 0)[..., None], logits, 0.0)
+
+
+def sums_of(measures: Measures, logits: jax.Array, targets: jax.Array, weights: jax.Array) -> dict[str, Sum]:
+    """What metrics are of logits float [..., V], targets int [...] and weights float32 [...].
+
+    Raises:
+      UserError: one that fails, or gives something else than two numbers.
+    """
+    logits, found = counted(logits, weights), {}
+    for name, measure in measures:
+        try:
+            total, weight = (jnp.asarray(value, jnp.float32) for value in measure(logits, targets, weights))
+        except Exception as e:
+            shapes = f"logits {list(logits.shape)}, targets and weights {list(targets.shape)}"
+            text = " ".join(str(e).split())[:400]
+            raise UserError(f"config.eval.metrics: {name!r} fails with {shapes}: {type(e).__name__}: {text}") from e
+        if total.shape or weight.shape:
+            given = f"{list(total.shape)} and {list(weight.shape)}"
+            raise UserError(f"config.eval.metrics: {name!r}: expected (total, weight), two numbers, got shapes {given}")
+        found[name] = (total, weight)
+    return found
 
 
 def weighted_sum(values: jax.Array, weights: jax.Array) -> jax.Array:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from ptft_jax.optim import units
+from ptft_jax.optim.options import OptimizerOptions
 from ptft_jax.optim.pulls import Pulls
 from ptft_jax.params.apart import Apart
 from ptft_jax.params.partition import Partition
@@ -19,7 +19,7 @@ OPTIMIZERS = ("adamw", "adafactor", "lion", "muon", "sgd")
 
 
 def build(
-    config: Any,
+    config: OptimizerOptions,
     schedule: optax.Schedule,
     partition: Partition,
     *,
@@ -112,7 +112,7 @@ def _by_phases(
     return optax.GradientTransformation(init, update)
 
 
-def _direction(config: Any, apart: Apart | None) -> optax.GradientTransformation:
+def _direction(config: OptimizerOptions, apart: Apart | None) -> optax.GradientTransformation:
     """The update's direction, before rate and decay. All are Optax's own; those that look at more than one number do so layer by
     layer."""
     builders = {
@@ -128,7 +128,7 @@ def _direction(config: Any, apart: Apart | None) -> optax.GradientTransformation
     return builders[config.name](config)
 
 
-def _muon(config: Any) -> optax.GradientTransformation:
+def _muon(config: OptimizerOptions) -> optax.GradientTransformation:
     """Muon (Jordan et al. 2024) on the kernels of the blocks but experts, Adam on the rest. Muon's updates are scaled to Adam's
     RMS (Liu et al. 2025, "Muon is Scalable", eq. 4), so that one rate serves both."""
     dimensions = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)  # stacked: [L, in, out]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 import optax
 
 from ptft_jax.config.spans import steps_of, text
 from ptft_jax.errors import UserError
+from ptft_jax.optim.options import OptimizerOptions
 
 SCHEDULES = ("cosine", "linear", "wsd", "constant", "rsqrt", "slanted_triangular")
 
 
-def from_config(config: Any, steps: int, default: float = 0.0) -> optax.Schedule:
+def from_config(config: OptimizerOptions, steps: int, default: float = 0.0) -> optax.Schedule:
     """The schedule of `config.optimizer` over a run of `steps`, with `default` as its highest rate where none is given;
     reads only the fields that its shape uses.
 

@@ -22,9 +22,9 @@ class Apart:
     count: int
     paths: frozenset[str]
 
-    def weights(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-        """The weight [N], float32, of the rows of each adapter in a batch."""
-        rows_B = batch["weights"].astype(jnp.float32).reshape(len(batch["adapters"]), -1).sum(axis=1)
+    def weights(self, batch: Mapping[str, jax.Array], weights: jax.Array) -> jax.Array:
+        """The weight [N], float32, of the rows of each adapter in a batch whose targets weigh `weights`, float32 [B, ...]."""
+        rows_B = weights.reshape(len(batch["adapters"]), -1).sum(axis=1)
         own_BN = batch["adapters"][:, None] == jnp.arange(self.count)
         return jnp.sum(jnp.where(own_BN, rows_B[:, None], 0.0), axis=0)
 

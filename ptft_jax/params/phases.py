@@ -16,6 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from ptft_jax.config.spans import is_step, steps_of, text
+from ptft_jax.config.tune import TuneOptions
 from ptft_jax.errors import UserError
 from ptft_jax.params import recipes
 
@@ -40,7 +41,7 @@ class Phase:
         return recipes.rules(self.recipe, reinitialized, FIELD)
 
 
-def of_config(tune: Any, layers: int, steps: int) -> tuple[Phase, ...]:
+def of_config(tune: TuneOptions, layers: int, steps: int) -> tuple[Phase, ...]:
     """The phases of `config.tune` in a run of `steps` updates of a model of `layers` blocks; () where nothing changes.
 
     Raises:

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ptft_jax.objectives.base import Batch, Objective
+from ptft_jax.objectives.base import Batch, Context, Objective
 from ptft_jax.params import precision
 from ptft_jax.params.partition import Partition
 
@@ -68,7 +68,8 @@ class Fisher:
                     "targets": jax.random.categorical(jax.random.fold_in(key, draw), logits),
                     "weights": jnp.sqrt(row["weights"].astype(jnp.float32)),
                 }
-            return plain.loss_of(self.model, params, hidden_BTD, row).metrics["nll"][0]
+            context = Context(reference=jax.lax.stop_gradient(params))  # they are the parent's
+            return plain.loss_of(self.model, params, hidden_BTD, row, context).metrics["nll"][0]
 
         rows, draws = batch["inputs"].shape[0], self.draws if self.labels == "sampled" else 1
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(rows))

@@ -8,12 +8,14 @@ from typing import Any
 
 import jax
 
+from ptft_jax.config import Config
 from ptft_jax.errors import UserError, listed
 from ptft_jax.objectives.base import Batch, Context, Loss, Objective, Scored
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import matches, regex
 from ptft_jax.regularization.anchored import Mixout, distance, pulled
 from ptft_jax.regularization.divergence import Distill, Smooth
+from ptft_jax.regularization.options import MixoutOptions
 
 _MIXED = 0x6D697865  # tells mixout's draws of a step from those of its rows
 
@@ -29,6 +31,7 @@ class Regularization:
       ewc: weight of half the squared distance with each parameter's Fisher information as its importance (Kirkpatrick et al.
         2017, equation 3).
       distill, mixout, smooth: see there; None = not.
+      compared: the objective itself compares the model with its start (`needs_reference`).
     """
 
     l2_sp: float = 0.0
@@ -37,11 +40,17 @@ class Regularization:
     distill: Distill | None = None
     mixout: Mixout | None = None
     smooth: Smooth | None = None
+    compared: bool = False
 
     @property
     def anchored(self) -> bool:
         """Whether the parameters of step 0 are needed."""
-        return bool(self.l2_sp or self.start_decay or self.ewc or self.distill or self.mixout)
+        return bool(self.l2_sp or self.start_decay or self.ewc or self.mixout or self.refers)
+
+    @property
+    def refers(self) -> bool:
+        """Whether what the model predicts is compared with what it predicted at step 0."""
+        return self.distill is not None or self.compared
 
     def mixed(self, flat: Mapping[str, Any], anchor: Mapping[str, Any], key: jax.Array) -> Mapping[str, Any]:
         """The parameters, by path, that a step with `key` runs the model with."""
@@ -52,7 +61,7 @@ class Regularization:
 
         Args:
           mine: parameters and last hidden states of the model.
-          context: with reference parameters for distillation, averaged ones for SMART.
+          context: with reference parameters where that `refers` to them, averaged ones for SMART.
         """
         loss, terms = objective.loss_of(model, *mine, batch, context), {}
         if self.distill is not None:
@@ -88,16 +97,21 @@ class Regularization:
         return gradients, metrics
 
 
-def build(config: Any, partition: Partition, model: Any, *, tuned: bool, fresh: tuple[str, ...]) -> Regularization:
+def build(
+    config: Config, partition: Partition, model: Any, *, tuned: bool, fresh: tuple[str, ...], compared: bool = False
+) -> Regularization:
     """What `config.tune` asks for, in a run that starts from a parent (`tuned`) and re-initializes parameters that match `fresh`.
-    Reads what has an effect, so that the rest is refused.
+    Reads what has an effect, so that the rest is refused. `compared`: see there.
 
     Raises:
       UserError: what cannot be: a term that needs what the parent does not have.
     """
     tune = config.tune
     smooth = _smooth(config, model.spec)
+    comparing = f"config.objective.name = {config.objective.name!r}"
     if not tuned:
+        if compared:
+            raise UserError(f"{comparing}: it compares a model with its parent, and init.from names none")
         wanted = {"ewc.weight": tune.ewc.weight, "distill.weight": tune.distill.weight, "mixout.rate": tune.mixout.rate}
         for name, value in (wanted | {"l2_sp": tune.l2_sp, "start_decay": tune.start_decay}).items():
             if value:
@@ -112,9 +126,11 @@ def build(config: Any, partition: Partition, model: Any, *, tuned: bool, fresh: 
         Distill(tune.distill.weight, tune.distill.temperature) if tune.distill.weight else None,
         _mixout(tune.mixout, partition, fresh) if tune.mixout.rate else None,
         smooth,
+        compared,
     )
-    for name, wanted in (("ewc", made.ewc), ("distill", made.distill)):
-        field = f"config.tune.{name}.weight = {tune[name].weight!r}"
+    distilling = f"config.tune.distill.weight = {tune.distill.weight!r}"
+    weighed = f"config.tune.ewc.weight = {tune.ewc.weight!r}"
+    for field, wanted in ((weighed, made.ewc), (distilling, made.distill), (comparing, compared)):
         if wanted and fresh:
             raise UserError(
                 f"{field}: the parent predicts nothing with parameters that init.fresh re-initializes:{listed(fresh)}\n"
@@ -127,15 +143,15 @@ def build(config: Any, partition: Partition, model: Any, *, tuned: bool, fresh: 
             f"config.tune.ewc.weight = {tune.ewc.weight!r}: it keeps parameters of the parent, and tune.method = "
             f"{tune.method!r} trains others; use tune.method='full', or tune.distill"
         )
-    if made.distill and (model.virtual_tokens or model.prefix_length):
+    if made.refers and (model.virtual_tokens or model.prefix_length):
         raise UserError(
-            f"config.tune.distill.weight = {tune.distill.weight!r}: with tune.method = {tune.method!r} a run does not start "
+            f"{distilling if made.distill else comparing}: with tune.method = {tune.method!r} a run does not start "
             "as its parent, which sees no learned vectors"
         )
     return made
 
 
-def _mixout(section: Any, partition: Partition, fresh: tuple[str, ...]) -> Mixout:
+def _mixout(section: MixoutOptions, partition: Partition, fresh: tuple[str, ...]) -> Mixout:
     trained = [leaf for leaf in partition.leaves if leaf.trains and not matches(fresh, leaf.source)]
     for pattern in section.parameters:
         compiled = regex(pattern, "config.tune.mixout.parameters")
@@ -148,7 +164,7 @@ def _mixout(section: Any, partition: Partition, fresh: tuple[str, ...]) -> Mixou
     return Mixout(section.rate, frozenset(f.path for f in trained if matches(section.parameters, f.source)))
 
 
-def _smooth(config: Any, spec: Any) -> Smooth | None:
+def _smooth(config: Config, spec: Any) -> Smooth | None:
     section = config.tune.smooth
     if section.method == "none":
         return None

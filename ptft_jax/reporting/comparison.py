@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax import config as configs
-from ptft_jax.config.tree import HOW
+from ptft_jax.config.computed import computed
 from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.reporting import merge_page, run_names
 from ptft_jax.reporting.summary_tables import by_adapter
@@ -252,9 +252,7 @@ def _set(runs: Sequence[Finished], name: str) -> str:
 
 
 def _but_seed(config: Mapping[str, Any]) -> str:
-    every = [path for path, _ in configs.check(config).fields()]
-    same = {p: configs.get(config, p) for p in every if p != "seed" and not p.startswith(HOW)}
-    return json.dumps(same, sort_keys=True)
+    return json.dumps({**computed(config), "seed": None}, sort_keys=True)
 
 
 def _group(name: str, runs: Sequence[Finished], chosen: Mapping[str, str]) -> Group:

@@ -55,10 +55,12 @@ def curves(
     level: tuple[str, float] | None = None,
     marks: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     colors: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> str:
     """Lines of (x, y) points; the lines of a group share a color and one legend entry.
 
     Args:
+      labels: of each group in the legend, where that is not its name.
       level: a named horizontal line.
       marks: for each group, points to emphasize (selected checkpoints).
       colors: of each group, where several figures show the same ones; see `palette`.
@@ -68,7 +70,7 @@ def curves(
     for name, lines in groups.items():
         color = colors[name]
         for i, points in enumerate(lines):
-            label = name if i == 0 else None
+            label = (labels or {}).get(name, name) if i == 0 else None
             axes.plot(*zip(*points), color=color, label=label, alpha=0.85, linewidth=1.5)
         for point in (marks or {}).get(name, ()):
             axes.plot(*point, "o", color=color, markersize=5)
@@ -179,12 +181,20 @@ def _label(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
         )
 
 
-def bars(groups: Mapping[str, Mapping[str, float]], *, title: str, x: str, y: str) -> str:
+def bars(
+    groups: Mapping[str, Mapping[str, float]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    colors: Mapping[str, str] | None = None,
+) -> str:
     """Bars {group: {place: value}}, side by side at each place; places in the order of their first appearance."""
+    colors = colors or palette(groups)
     figure, axes = _axes(8.6, 3.4, title, x, y)
     places = list(dict.fromkeys(place for row in groups.values() for place in row))
     width = 0.8 / max(len(groups), 1)
-    for i, (name, color) in enumerate(palette(groups).items()):
+    for i, (name, color) in enumerate((name, colors[name]) for name in groups):
         at = [places.index(place) + (i - (len(groups) - 1) / 2) * width for place in groups[name]]
         axes.bar(at, list(groups[name].values()), 0.92 * width, color=color, label=name)
     axes.set_xticks(range(len(places)), places, rotation=45 if len(places) > 10 else 0, fontsize=8)

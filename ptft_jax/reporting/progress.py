@@ -25,6 +25,7 @@ class Reporter:
         self.console = Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False, emoji=False, width=width)
         self._progress: Progress | None = None
         self._last_line = 0.0
+        self._began: dict[int, tuple[int, float]] = {}  # bar -> where it was first seen, and when
 
     def __enter__(self) -> Reporter:
         columns = (
@@ -65,9 +66,13 @@ class Reporter:
             return
         self._progress.update(task, completed=done, note=note)
         now = time.monotonic()
-        if not self.console.is_terminal and now - self._last_line > _SECONDS_BETWEEN_LINES:
-            bar = self._progress.tasks[self._progress.task_ids.index(task)]
-            self.say(f"{bar.description}  {done}/{bar.total:.0f}  {note}")
+        if self.console.is_terminal:
+            return
+        bar = self._progress.tasks[self._progress.task_ids.index(task)]
+        first, at = self._began.setdefault(task, (done, now))
+        if now - self._last_line > _SECONDS_BETWEEN_LINES or done == bar.total:
+            left = (bar.total - done) * (now - at) / (done - first) if done > first else 0.0
+            self.say(f"{bar.description}  {done}/{bar.total:.0f}  {note}{f'  {_span(left)} left' if left else ''}")
             self._last_line = now
 
     def finish(self, task: int | None) -> None:
@@ -78,6 +83,14 @@ class Reporter:
     def table(self, title: str, rows: list[dict]) -> None:
         """Rows of equal keys as a table."""
         self.console.print(as_table(title, rows))
+
+
+def _span(seconds: float) -> str:
+    """A time for people: "50 s", "7 min", "2 h 05 min"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 def as_table(title: str, rows: list[dict]) -> Table:

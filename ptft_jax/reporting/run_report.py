@@ -7,11 +7,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ptft_jax import config as configs
 from ptft_jax.data import pipeline
 from ptft_jax.errors import UserError
-from ptft_jax.reporting import clock, merge_page, plots, run_names
+from ptft_jax.reporting import clock, merge_page, plots, run_names, settings
 from ptft_jax.reporting.page import Page
-from ptft_jax.reporting.summary_tables import by_adapter, measures
+from ptft_jax.reporting.summary_tables import by_adapter, confusion_rows, measures
 from ptft_jax.runs.files import write_json
 from ptft_jax.runs.lineage import place
 from ptft_jax.runs.workdir import Workdir
@@ -33,7 +34,10 @@ def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     write_json(out.with_name("results.json"), {row["name"]: row for row in rows})
     page = Page("Runs", ", ".join(map(str, folders)))
     page.heading("Summary")
-    page.table([_summary(row) for row in rows])
+    page.table([_summary(row, rows) for row in rows])
+    if changed := settings.differing({row["name"]: row["config"] for row in rows}):
+        page.text("Settings that differ:")
+        page.table(changed, prose=True)
     for part in (_curves, _combined, _before_after, _measures, _time, _drift, _data, _parameters, _samples):
         part(page, rows)
     page.write(out, footer="Every figure is in results.json beside this file.")
@@ -47,6 +51,7 @@ def _read(name: str, workdir: pathlib.Path) -> Row:
     return {
         "name": name,
         "workdir": str(workdir),
+        "run_id": here.run_id,
         "config": here.recorded_config(),
         "data": here.read_data(),
         "partition": here.read_partition(),
@@ -73,31 +78,120 @@ def _seconds_by(here: Workdir, summary: Mapping[str, Any] | None) -> dict[str, f
     return {}
 
 
-def _summary(row: Row) -> dict[str, Any]:
-    s = row["summary"]
+def _summary(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+    s, config = row["summary"], row["config"]
     trains = sum(g["parameters"] for g in row["partition"] if g["group"] == "trainable")
     steps = [r["step"] for r in row["train"] + row["evals"]]
     return {
         "run": row["name"],
-        "from": place(row["lineage"][0]) if row["lineage"] else "random",
+        "from": _came_from(row, rows),
+        "method": configs.get(config, "tune.method", "-") if row["lineage"] else "-",
+        "rate": configs.get(config, "optimizer.learning_rate", "-"),
+        "data": ", ".join(_sources(config)),
         "state": s["reason"] if s else "unfinished",
         "step": s["step"] if s else max(steps, default=0),
         "best step": s["best_step"] if s else "-",
+        "tokens seen": s.get("tokens_seen", "-") if s else "-",
         "trainable": trains,
         "optimizer MiB": s["optimizer_bytes"] / 2**20 if s else "-",
         "seconds": s["seconds"] if s else "-",
     }
 
 
+def _sources(config: Mapping[str, Any]) -> list[str]:
+    return [source for source, _ in configs.get(config, "data.mixture", ())] or [
+        configs.get(config, "data.source", "-")
+    ]
+
+
+def _parent(row: Row, rows: Sequence[Row]) -> Row | None:
+    """The run of the report that another started from."""
+    for entry in row["lineage"][:1]:
+        for other in rows:
+            if other is not row and other["run_id"] and other["run_id"] == entry.get("run_id"):
+                return other
+    return None
+
+
+def _came_from(row: Row, rows: Sequence[Row]) -> str:
+    """What a run started from: by its name in this report, or the end of its path."""
+    if not row["lineage"]:
+        return "random"
+    entry = row["lineage"][0]
+    if parent := _parent(row, rows):
+        return place({**entry, "workdir": parent["name"]})
+    name = place(entry)
+    return name if entry.get("reference") else "/".join(pathlib.PurePath(name).parts[-2:])
+
+
 def _curves(page: Page, rows: Sequence[Row]) -> None:
-    """Losses over steps: of each set that was evaluated, and of training."""
-    for key in sorted({key for row in rows for r in row["evals"] for key in r if key.endswith("/nll")}):
-        lines = {row["name"]: [[(r["step"], r[key]) for r in row["evals"] if key in r]] for row in rows}
-        lines = {name: points for name, points in lines.items() if points[0]}
-        page.figure(plots.curves(lines, title=key, x="step", y="nats per token"))
+    """Losses and metrics of plugins over steps, of each set that was evaluated, and the loss of training; of runs that start from
+    each other one after another."""
+    colors = plots.palette(row["name"] for row in rows)
+    own = {name for row in rows for name in row["config"].get("eval", {}).get("metrics", ())}
+    for key in sorted({key for row in rows for r in row["evals"] for key in r}):
+        measured, _, name = key.rpartition("/")
+        if name == "nll" or name in own:
+            lines = {row["name"]: [[(r["step"], r[key]) for r in row["evals"] if key in r]] for row in rows}
+            lines = {name: points for name, points in lines.items() if points[0]}
+            labels = _labels(measured, [row for row in rows if row["name"] in lines])
+            unit = "nats per token" if name == "nll" else name
+            page.figure(plots.curves(lines, title=key, x="step", y=unit, colors=colors, labels=labels))
     train = {row["name"]: [[(r["step"], r["loss"]) for r in row["train"]]] for row in rows if row["train"]}
     if train:
-        page.figure(plots.curves(train, title="training loss", x="step", y="nats per token"))
+        page.figure(plots.curves(train, title="training loss", x="step", y="nats per token", colors=colors))
+    _chain(page, rows, colors)
+
+
+def _labels(name: str, rows: Sequence[Row]) -> dict[str, str]:
+    """The names of runs in a figure of a set; with the data of that set, where runs measured it on different ones."""
+    measured = {row["name"]: _measured_on(name, row) for row in rows}
+    if len(set(measured.values())) < 2:
+        return {run: run for run in measured}
+    return {run: f"{run}, on {data or 'unknown data'}" for run, data in measured.items()}
+
+
+def _measured_on(name: str, row: Row) -> str:
+    """The source of a set of a run; "" where it is not known."""
+    config = row["config"]
+    if name == "source":
+        theirs = [Workdir(pathlib.Path(entry["workdir"])) for entry in row["lineage"][:1] if "workdir" in entry]
+        known = [configs.get(there.recorded_config(), "data.source", "") for there in theirs if there.is_run]
+        return configs.get(config, "eval.source", "") or next(iter(known), "")
+    return configs.get(config, "data.source", "") if name == "validation" else ""
+
+
+def _chain(page: Page, rows: Sequence[Row], colors: Mapping[str, str]) -> None:
+    """The loss on each run's own data, of runs that started from others of the report, after the steps of these."""
+    offsets: dict[str, int] = {}
+
+    def offset(row: Row, seen: tuple[str, ...] = ()) -> int:
+        parent = _parent(row, rows)
+        if parent is None or row["name"] in seen:
+            return 0
+        entry = row["lineage"][0]
+        return offset(parent, (*seen, row["name"])) + (0 if entry.get("optimizer") else entry["step"])
+
+    for row in rows:
+        offsets[row["name"]] = offset(row)
+    key = "validation/nll"
+    lines = {
+        row["name"]: [[(offsets[row["name"]] + r["step"], r[key]) for r in row["evals"] if key in r]] for row in rows
+    }
+    lines = {name: points for name, points in lines.items() if points[0]}
+    if any(offsets[name] for name in lines):
+        labels = _labels("validation", [row for row in rows if row["name"] in lines])
+        title = f"{key}, one stage after another"
+        page.figure(
+            plots.curves(
+                lines,
+                title=title,
+                x="steps since the first stage began",
+                y="nats per token",
+                colors=colors,
+                labels=labels,
+            )
+        )
 
 
 def _combined(page: Page, rows: Sequence[Row]) -> None:
@@ -119,6 +213,9 @@ def _before_after(page: Page, rows: Sequence[Row]) -> None:
         before, after = row["summary"]["before"], row["summary"]["after"]
         page.text(row["name"])
         page.table([{"metric": k, "before": before.get(k, "-"), "after": v} for k, v in sorted(after.items())])
+        for name, table in row["summary"].get("confusion", {}).items():
+            page.text(f"{row['name']}, {name}: a row for each class that there is, a column for each that was named")
+            page.table(confusion_rows(table))
 
 
 def _measures(page: Page, rows: Sequence[Row]) -> None:
@@ -159,9 +256,9 @@ def _drift(page: Page, rows: Sequence[Row]) -> None:
     }
     if shares:
         page.heading("Drift from the start")
-        page.figure(
-            plots.bars(shares, title="Distance from the start", x="part of the model", y="% of the start's norm")
-        )
+        title, colors = "Distance from the start", plots.palette(row["name"] for row in rows)
+        colors = colors if shares.keys() <= colors.keys() else None
+        page.figure(plots.bars(shares, title=title, x="part of the model", y="% of the start's norm", colors=colors))
 
 
 def _data(page: Page, rows: Sequence[Row]) -> None:

@@ -48,6 +48,15 @@ def transfer_rows(transfer: Mapping[str, Any]) -> list[dict[str, Any]]:
     return out
 
 
+def confusion_rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What `ptft_jax.objectives.counts.shown` gives as a table for people: a row for each class that there is, a column for each
+    that was named."""
+    return [
+        {"class": name, **{f"as {other}": count for other, count in zip(table["classes"], counts)}}
+        for name, counts in zip(table["classes"], table["counts"])
+    ]
+
+
 def percent(row: Mapping[str, Any]) -> str:
     """A relative drift; "-" where it started from 0."""
     return "-" if row["relative"] is None else f"{row['relative']:.3%}"

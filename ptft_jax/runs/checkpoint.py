@@ -32,6 +32,8 @@ from ptft_jax.runs import manifest, places, retention
 from ptft_jax.runs.workdir import Checkpoint, Workdir
 
 T = TypeVar("T")
+_LOOKS = 5  # for the best step of a run that goes on, and saves and removes others meanwhile
+_LOOKS = 5  # for the best of a run that goes on, and saves and removes steps meanwhile
 
 
 class Damaged(Exception):
@@ -42,8 +44,12 @@ class Gone(UserError):
     """A checkpoint that was there, and that its run has removed meanwhile."""
 
 
-def resolve(reference: str, field: str = "config.init.from") -> tuple[pathlib.Path, int]:
-    """WORKDIR, WORKDIR@STEP, WORKDIR@latest or WORKDIR@best to (workdir, step). No suffix means latest.
+def resolve(reference: str, field: str = "config.init.from", bare: str = "best") -> tuple[pathlib.Path, int]:
+    """WORKDIR, WORKDIR@best, WORKDIR@last (also @latest) or WORKDIR@STEP to (workdir, step). The best is the one that the run
+    selected, and the last of a run that selected none.
+
+    Args:
+      bare: what a reference without "@" means, "best" or "last".
 
     Raises:
       UserError: no such folder, no run or no checkpoint in it, or no such step (with those there are).
@@ -65,14 +71,23 @@ def resolve(reference: str, field: str = "config.init.from") -> tuple[pathlib.Pa
     steps = Workdir(workdir).steps()
     if not steps:
         raise UserError(f"{field} = {reference!r}: {workdir} has no finished checkpoint")
-    if which in ("", "latest"):
-        return workdir, steps[-1]
-    if which == "best":
-        return workdir, best_step(workdir)
     if which.isdigit() and int(which) in steps:
         return workdir, int(which)
+    if (which or bare) in ("last", "latest"):
+        return workdir, steps[-1]
+    if (which or bare) == "best":
+        return workdir, best_step(workdir)
     known = ", ".join(map(str, steps))
-    raise UserError(f"{field} = {reference!r}: expected @latest, @best or @STEP with STEP one of {known}")
+    raise UserError(f"{field} = {reference!r}: expected @best, @last or @STEP with STEP one of {known}")
+
+
+def named_as(reference: str, bare: str = "best") -> str:
+    """As what a reference that `resolve` takes names its checkpoint: "best", "last", or "step", by its number."""
+    name, which = parted(reference)
+    if which.isdigit():
+        return "step"
+    best = (which or bare) == "best" and best_steps(pathlib.Path(name).expanduser())
+    return "best" if best else "last"
 
 
 def parted(reference: str) -> tuple[str, str]:
@@ -110,7 +125,12 @@ def best_steps(workdir: pathlib.Path) -> list[int]:
 
 def best_step(workdir: pathlib.Path) -> int:
     """The saved step with the best value of the run's selection metric; the latest where none was measured."""
-    return (best_steps(workdir) or Workdir(workdir).steps()[-1:])[0]
+    steps = Workdir(workdir).steps()
+    for _ in range(_LOOKS):
+        ranked, before = best_steps(workdir), steps
+        if (steps := Workdir(workdir).steps() or before) == before:
+            break
+    return (ranked or steps[-1:])[0]
 
 
 def read_meta(workdir: pathlib.Path, step: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ptft_jax.params import finite
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.runs import identity
 from ptft_jax.runs import source as restore
+from ptft_jax.runs.lineage import place
 from ptft_jax.runs.parent import Parent
 
 
@@ -51,13 +52,15 @@ def load(
     ignore: Sequence[str] = (),
     merge_into: str = "",
     together: bool = False,
+    plugins: Sequence[str] = (),
 ) -> Loaded:
-    """The model that WORKDIR[@STEP|@best|@latest], hf:... or gguf:... names, adapters merged where that can be. A quantized
-    base stays so, with the adapter on it, unless `merge_into` says otherwise.
+    """The model that WORKDIR[@best|@last|@STEP], hf:... or gguf:... names, adapters merged where that can be. A quantized base stays
+    so, with the adapter on it, unless `merge_into` says otherwise.
 
     Args:
-      reference: of a run, its workdir (`runs/base`, `runs/base@best`, `runs/base@400`, with `#NAME` one of several adapters);
-        of imported weights `hf:FOLDER`, `hf:NAME`, `gguf:FILE`.
+      reference: of a run, its workdir (`runs/base`, the best checkpoint by the run's own selection, or the last where it
+        selected none; `runs/base@last`, `runs/base@400`; with `#NAME` one of several adapters); of imported weights
+        `hf:FOLDER`, `hf:NAME`, `gguf:FILE`.
       field: what the reference is called in messages.
       weights: of a run that kept an average: the average ("auto", "ema") or the parameters themselves ("raw").
       dtype: what imported weights are kept and computed in; a run's are as its config says.
@@ -65,6 +68,7 @@ def load(
       ignore: patterns of tensors that may be left out, of imported weights.
       merge_into: of a run on a quantized base, for parameters of a plain model: "dequantized" or "original", see
         `ptft_jax.adapters.quantized.QuantizedBase.merge`.
+      plugins: modules that may have the family of imported weights; a run names its own.
       together: of a run with several adapters, all may be loaded; else the reference has to choose one (`RUN#NAME`).
 
     Raises:
@@ -73,7 +77,7 @@ def load(
     reference = os.fspath(reference)
     if ignore and not restore.is_reference(reference):
         raise UserError(f"--ignore is for hf: and gguf: weights; {reference} is a run")
-    source = restore.find(reference, field, ignore, together=together)
+    source = restore.find(reference, field, ignore, together=together, plugins=plugins)
     added = peft_adapter(adapter, source, "--adapter") if adapter else None
     method = added.method if added else source.adapter
     if source.quantization and added:
@@ -106,7 +110,7 @@ def peft_adapter(folder: str, parent: Parent, field: str, merge_into: str = "") 
     """The adapter in PEFT's format in a folder, for the parent's plain model. Raises UserError."""
     from ptft_jax.interop import families, peft
 
-    family, _ = families.of(parent.fields, parent.lineage(""))
+    family, _ = families.of(parent.fields, parent.lineage(""), plugins=parent.config.plugins)
     fields = families.canonical(parent.fields)
     shapes = Transformer(ModelSpec(**fields)).shapes()
 
@@ -118,3 +122,30 @@ def peft_adapter(folder: str, parent: Parent, field: str, merge_into: str = "") 
     finite.refuse(flatten(found.params), f"{field}: {folder}")
     identity.check_folder(pathlib.Path(folder).expanduser(), parent, field)
     return found
+
+
+def parent_parameters(loaded: Loaded) -> dict[str, Any]:
+    """The whole parameters that a run started with, for the plain model that it has become.
+
+    Raises:
+      UserError: it did not start from another model, that is not where it was or has changed, or the run is no plain model.
+    """
+    source, init = loaded.source, loaded.source.config.init
+    comparing = f"objective.name = {source.config.objective.name!r} compares {source.name} with its parent"
+    chain = [entry for entry in source.lineage("")[1:] if not entry.get("optimizer")]
+    if not chain:
+        raise UserError(f"{comparing}: it has none")
+    if loaded.model.adapt is not None or init.adapter:
+        raise UserError(
+            f"{comparing}, which is not what it started with: an adapter beside it is no part of a plain model"
+        )
+    start = place(chain[0])
+    options: dict[str, Any] = {"ignore": init.ignore, "fresh": init.fresh, "plugins": source.config.plugins}
+    parent = restore.find(start, f"the parent of {source.name}", **options)
+    dtype, wide = source.config.model.param_dtype, chain[0].get("wide", ())
+    params = parent.parameters(on_one_device, dtype, wide=wide, weights=init.weights, merge_into=init.merge_into)
+    if (found := restore.parameters_fingerprint(params)) != chain[0]["fingerprint"]:
+        raise UserError(
+            f"{comparing}, which had the fingerprint {chain[0]['fingerprint']}; {start} has {found}: it is another model"
+        )
+    return params

@@ -12,7 +12,7 @@ class InitOptions(Options):
     from_: str = declared(
         Field(
             "",
-            "start from a run, WORKDIR[@STEP|@best][#ADAPTER]; or from weights, hf:FOLDER, hf:NAME, gguf:FILE; '' = random parameters",
+            "start from a run, WORKDIR[@best|@last|@STEP][#ADAPTER] (its best where nothing is said); or from weights, hf:FOLDER, hf:NAME, gguf:FILE; '' = random parameters",
         )
     )
     adapter: str = declared(

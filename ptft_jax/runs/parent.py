@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import jax
 
 from ptft_jax import config as configs
+from ptft_jax.data.options import DataOptions
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.model.quantized import Quantization
 
@@ -47,7 +48,7 @@ class Parent(Protocol):
         """Names of the classes that its head scores, in their order; () where they have none, or it scores no classes."""
 
     @property
-    def data(self) -> configs.Section | None:
+    def data(self) -> DataOptions | None:
         """The data it was trained on; None where that is not known."""
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import weakref
@@ -15,10 +14,11 @@ import jax
 
 from ptft_jax import adapters
 from ptft_jax import config as configs
-from ptft_jax.config import renamed
-from ptft_jax.config.tree import HOW
+from ptft_jax.config import plugins, renamed
+from ptft_jax.config.computed import changes
 from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.options import DataOptions
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model.quantized import Quantization
 from ptft_jax.model.spec import HEAD, STRUCTURE
@@ -43,6 +43,8 @@ class Source:
     config: configs.Section
     left_out: tuple[str, ...] = ()  # patterns of parameters that are not taken from it
     which: int | None = None  # of a run with several adapters: the one that is meant
+    how: str = ""  # "best", "last" or "step": as what the reference named it
+    said: str = ""  # which checkpoint it is, for people, where the reference left that open
 
     @property
     def name(self) -> str:
@@ -107,7 +109,7 @@ class Source:
         )
 
     @property
-    def data(self) -> configs.Section | None:
+    def data(self) -> DataOptions | None:
         """The data it was trained on, of one of several adapters its own source; None where that is not known (of what was
         combined from imported weights)."""
         if self.which is not None:
@@ -138,6 +140,7 @@ class Source:
             "step": self.step,
             "fingerprint": fingerprint,
             "run_id": Workdir(self.workdir).run_id,
+            **({"checkpoint": self.how} if self.how else {}),
         }
         return [here | ({"adapter": self.chosen} if self.chosen else {}), *before]
 
@@ -157,12 +160,15 @@ def find(
     ignore: Sequence[str] = (),
     fresh: Sequence[str] = (),
     together: bool = False,
+    plugins: Sequence[str] = (),
 ) -> Parent:
-    """What a reference names: WORKDIR[@STEP|@best|@latest][#ADAPTER] of a run, or hf:... or gguf:... weights.
+    """What a reference names: WORKDIR[@best|@last|@STEP][#ADAPTER] of a run, the best where nothing is said, or hf:... or gguf:...
+    weights.
 
     Args:
       field: what the reference was given as, for messages.
       ignore, fresh: patterns of parameters that are not taken from it.
+      plugins: modules that may have the family of weights of another library; a run names its own.
       together: of a run with several adapters, none need be chosen.
 
     Raises:
@@ -171,7 +177,7 @@ def find(
     if is_reference(reference):
         from ptft_jax.interop import pretrained
 
-        return pretrained.find(reference, field, ignore, fresh)
+        return pretrained.find(reference, field, ignore, fresh, plugins)
     return find_run(reference, field, ignore, fresh, together)
 
 
@@ -181,10 +187,11 @@ def find_run(
     ignore: Sequence[str] = (),
     fresh: Sequence[str] = (),
     together: bool = False,
+    bare: str = "best",
 ) -> Source:
-    """As `find`, of a run."""
+    """As `find`, of a run; `bare` as for `checkpoint.choose`."""
     place, adapter = parted(reference)
-    workdir, step, meta, pin = _opened(place, field, reference)
+    workdir, step, meta, pin = _opened(place, field, reference, bare)
     config, which = Workdir(workdir).read_config(), None
     method = adapters.build(config.tune)
     several = method.names if method is not None else ()
@@ -202,16 +209,35 @@ def find_run(
         values = config.as_dict()
         values["data"]["source"] = values["data"]["mixture"][which][0]  # what this one was trained on
         config = configs.check(values)
-    source = Source(workdir, step, meta, config, (*ignore, *fresh), which)
+    how = checkpoint.named_as(place, bare)
+    chosen = "" if checkpoint.parted(place)[1] else _which(workdir, step, meta, how)
+    source = Source(workdir, step, meta, config, (*ignore, *fresh), which, how, chosen)
     if pin is not None:
         weakref.finalize(source, pins.release, pin)
     return source
 
 
-def _opened(place: str, field: str, reference: str) -> tuple[pathlib.Path, int, dict[str, Any], pathlib.Path | None]:
+def _which(workdir: pathlib.Path, step: int, meta: Mapping[str, Any], how: str) -> str:
+    """Which checkpoint was chosen by default, for people; "" where there is no other."""
+    steps = Workdir(workdir).steps()
+    if len(steps) < 2:
+        return ""
+    by = f" by {meta['select_metric']}" if meta.get("select_metric") else ""
+    other = f" (@last is {steps[-1]})" if step != steps[-1] else ""
+    return f"{workdir}: step {step}, {f'the best{by}' if how == 'best' else 'the last'}{other}"
+
+
+def said(source: Parent) -> str:
+    """Which checkpoint of a run was chosen by default, in a line for people; "" where there was nothing to choose."""
+    return source.said if isinstance(source, Source) else ""
+
+
+def _opened(
+    place: str, field: str, reference: str, bare: str
+) -> tuple[pathlib.Path, int, dict[str, Any], pathlib.Path | None]:
     """(workdir, step, its meta, the file that protects it from being removed while it is read, or None)."""
     for attempt in range(_TRIES):
-        workdir, step = checkpoint.resolve(place, field)
+        workdir, step = checkpoint.resolve(place, field, bare)
         pin = None if Workdir(workdir).is_finished else pins.reading(workdir, step)
         try:
             meta = checkpoint.read_meta(workdir, step)
@@ -229,16 +255,11 @@ def _opened(place: str, field: str, reference: str) -> tuple[pathlib.Path, int, 
 
 def refuse_changed(workdir: pathlib.Path, meta: Mapping[str, Any], config: configs.Section) -> None:
     """Raises UserError where a run's config is not the one that a checkpoint of it was made with: the same arrays would be
-    another model, or the figures those of other data. What a run may be continued with may differ (`ptft_jax.config.tree.HOW`)."""
+    another model, or the figures those of other data. What a run may be continued with may differ (`ptft_jax.config.computed`)."""
     if "config" not in meta:  # of an earlier version
         return
-    now = config.as_dict()
-    recorded = renamed.current(meta["config"])
-    changed = []
-    for name, field in config.fields():
-        before = configs.get(recorded, name, field.default)
-        if configs.get(now, name) != json.loads(json.dumps(before)) and not name.startswith(HOW):
-            changed.append(f"{name.rstrip('_')}: {before!r} -> {configs.get(now, name)!r}")
+    with plugins.never_from(workdir):  # those of a checkpoint, too
+        changed = changes(renamed.current(meta["config"]), config.as_dict())
     if changed:
         raise UserError(
             f"{Workdir(workdir).config}: changed since checkpoint {meta['step']} was made:{listed(changed, 20)}\n"
@@ -266,9 +287,11 @@ def protect_base(base: Mapping[str, Any], child: pathlib.Path) -> None:
 
 def recorded(reference: str, workdir: pathlib.Path) -> str:
     """The reference of a run's parent, WORKDIR[@...][#ADAPTER], with the step that the run in `workdir` was started from, where
-    it was started: what "the latest" and "the best" are may have changed since."""
+    it was started: what "the last" and "the best" are may have changed since. A run that made no step may be given another."""
     here = Workdir(workdir)
     if is_reference(reference) or not here.is_run:
+        return reference
+    if configs.get(here.recorded_config(), "init.from_", "") != reference and not here.begun():
         return reference
     chain = here.read_lineage()
     if not chain or "step" not in chain[0]:
@@ -402,6 +425,7 @@ def base_parameters(source: Source, layout: Layout) -> dict[str, Any]:
             "base",
             base.get("ignore", ()),
             base.get("fresh", ()),
+            plugins=source.config.plugins,
         )
         params = parent.parameters(
             layout,

@@ -123,6 +123,16 @@ class Workdir:
     def check(self, field: str = "") -> None:
         """Raises UserError for a folder that holds no run, with the nearest beside it that does; `field` is what it was given as."""
         if not self.is_run:
+            name = str(self.path)
+            if name.startswith(("hf:", "gguf:")):
+                raise UserError(
+                    f"{f'{field}={name}' if field else name}: weights, which have no record of a training; name a run"
+                )
+            whole = Workdir(pathlib.Path(name.rpartition("@")[0])) if "@" in name else self
+            if whole.is_run:
+                raise UserError(
+                    f"{f'{field}={name}' if field else name}: this is of whole runs: name it as {whole.path}"
+                )
             parent = self.path.parent
             beside = [str(p) for p in sorted(parent.iterdir()) if Workdir(p).is_run] if parent.is_dir() else []
             given = f"{field}={self.path}" if field else str(self.path)

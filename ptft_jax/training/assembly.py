@@ -15,7 +15,7 @@ import numpy as np
 from ptft_jax import config as configs
 from ptft_jax import environment, pairing
 from ptft_jax.config import spans, trackers
-from ptft_jax.config.tree import HOW
+from ptft_jax.config.computed import changes
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.feed import Feed, Indexed
@@ -26,6 +26,7 @@ from ptft_jax.parallel import processes
 from ptft_jax.reporting.clock import Clock
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import identity, lease, places
+from ptft_jax.runs import source as restore
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import hooks as hooks_
 from ptft_jax.training import profile as profiling
@@ -60,7 +61,11 @@ class Run:
     """
 
     def __init__(
-        self, config: Mapping[str, Any], workdir: pathlib.Path, reporter: Reporter, clock: Clock | None = None
+        self,
+        config: Mapping[str, Any] | configs.Config,
+        workdir: pathlib.Path,
+        reporter: Reporter,
+        clock: Clock | None = None,
     ):
         clock = clock or Clock()
         self.continued = continued(configs.check(config, complete=False), workdir)
@@ -68,6 +73,9 @@ class Run:
         c = self.config
         self.trackers = trackers.chosen(c.log.trackers, c.tables.trackers)
         self.workdir, self.reporter = pathlib.Path(workdir), reporter
+        for came_from in filter(None, (self.continued or self.parent,)):
+            if said := restore.said(came_from):
+                reporter.say(f"starting from {said}")
         self._refuse_other_run()
         self.first_step = self.continued.step if self.continued else 0
         if not c.training.epochs:
@@ -113,12 +121,7 @@ class Run:
         here = Workdir(self.workdir)
         if not here.is_run or not here.begun():
             return
-        before, now = map(configs.decided, (here.read_config().as_dict(), self.config.as_dict()))
-        changed = [
-            f"{name}: {configs.get(before, name, None)!r} -> {configs.get(now, name)!r}"
-            for name, _ in self.config.fields()
-            if configs.get(before, name, None) != configs.get(now, name) and not name.startswith(HOW)
-        ]
+        changed = changes(*map(configs.decided, (here.read_config().as_dict(), self.config.as_dict())))
         if changed:
             raise UserError(
                 f"{self.workdir} holds a run with another config:{listed(changed, 20)}\n"
@@ -216,6 +219,8 @@ class Run:
         if c.training.steps:
             forms = batches.forms(self.data.sets, c.data.batch_size, adapters=bool(self.adapters))
             self.trainer.program.check(self.trainer.state_like, forms)
+        if self.trainer.measures:
+            jax.eval_shape(self.trainer.step.evaluate, self.trainer.state_like, self.eval_batches["validation"][0])
 
     def _check_classes(self, count: int) -> None:
         evaluated = [b["targets"] for s in (self.eval_batches, self.test_batches) for rows in s.values() for b in rows]
@@ -225,6 +230,11 @@ class Run:
         if largest >= count:
             names = f" ({few(self.head.names)})" if self.head.names else f": the largest label is {largest}"
             raise UserError(f"config.model.classes = {count}: the data have {largest + 1} classes{names}")
+        if (given := self.config.objective.class_weights) and len(given) != count:
+            names = f" ({few(self.head.names)})" if self.head.names else ""
+            raise UserError(
+                f"config.objective.class_weights has {len(given)} weights, and the model {count} classes{names}: give one for each"
+            )
 
     def _check_whole_rows(self) -> None:
         if not (why := self.trainer.model.one_text_a_row):
@@ -241,7 +251,7 @@ class Run:
 
     def _selection(self) -> Selection:
         s = self.config.select
-        budget = {}
+        budget: dict[str, Any] = {}
         if s.source_budget:
             if "source" not in self.eval_batches:
                 reason = "set eval.source" if self.parent else "init.from names no parent"
@@ -251,7 +261,7 @@ class Run:
                     f"config.select.source_budget = {s.source_budget!r}: forgetting is not measured: {reason}"
                 )
             budget = {"source_budget": s.source_budget, "stop_over_budget": s.stop_over_budget}
-        known = evaluate.names(self.eval_batches, self.trainer.objective, self.byte_lengths, self.measured_raw)
+        known = evaluate.names(self.eval_batches, self.trainer.metrics, self.byte_lengths, self.measured_raw)
         if s.metric not in known:
             raise UserError(
                 f"config.select.metric = {s.metric!r}: evaluations of this run give {', '.join(known)}{nearest(s.metric, known)}"
@@ -270,7 +280,7 @@ class Run:
 
 
 def train(
-    config: Mapping[str, Any],
+    config: Mapping[str, Any] | configs.Config,
     workdir: str | pathlib.Path,
     *,
     reporter: Reporter | None = None,

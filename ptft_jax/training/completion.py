@@ -9,7 +9,8 @@ from typing import Any
 from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.config.field import hashable
-from ptft_jax.data import class_names, pipeline
+from ptft_jax.config.plugins import tables
+from ptft_jax.data import class_names, pipeline, records
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.names import AUTO, direction, known
 from ptft_jax.model.spec import HEAD, STRUCTURE
@@ -20,7 +21,9 @@ from ptft_jax.runs.lineage import parted
 from ptft_jax.runs.parent import Parent
 
 
-def resolve(config: Mapping[str, Any], workdir: pathlib.Path | None = None) -> tuple[configs.Section, Parent | None]:
+def resolve(
+    config: Mapping[str, Any] | configs.Config, workdir: pathlib.Path | None = None
+) -> tuple[configs.Section, Parent | None]:
     """The checked config with the parent's model structure filled in, and the parent.
 
     Of a run that goes on from another with its optimizer (`init.optimizer`), the parent is that of the other.
@@ -37,7 +40,12 @@ def resolve(config: Mapping[str, Any], workdir: pathlib.Path | None = None) -> t
         section, parent = _as_continued(section, other), _parent_of(other)
     elif section.init.from_:
         reference = restore.recorded(section.init.from_, workdir) if workdir else section.init.from_
-        parent = restore.find(reference, ignore=section.init.ignore, fresh=section.init.fresh)
+        options: dict[str, Any] = {
+            "ignore": section.init.ignore,
+            "fresh": section.init.fresh,
+            "plugins": section.plugins,
+        }
+        parent = restore.find(reference, **options)
     if parent is None:
         pipeline.with_parent(section.data.mixture, None, "")
         return _completed(section.as_dict(), section.suggested, tuned=False), None
@@ -71,7 +79,17 @@ def resolve(config: Mapping[str, Any], workdir: pathlib.Path | None = None) -> t
             f"on would be trained on by replay of {pipeline.PARENT!r}; give the same, or name the sources"
         )
     values["data"]["mixture"] = pipeline.with_parent(values["data"]["mixture"], parent.data, parent.name, parent.step)
+    if replays:
+        values["plugins"] = _with_kinds(section.plugins, parent.config.plugins, values["data"]["mixture"])
     return _completed(values, section.suggested, tuned=True), parent
+
+
+def _with_kinds(plugins: Sequence[str], theirs: Sequence[str], mixture: Sequence[tuple[str, Any]]) -> tuple[str, ...]:
+    """The plugins of a run, and those of its parent's that have the kinds of sources that it replays."""
+    known, owners = tables(tuple(plugins)).sources, tables(tuple(theirs)).owners
+    kinds = dict.fromkeys(records.parted(reference)[0] for reference, _ in mixture)
+    needed = (owners.get(("SOURCES", kind)) for kind in kinds if kind not in known)
+    return tuple(dict.fromkeys((*plugins, *filter(None, needed))))
 
 
 def continued(section: configs.Section, workdir: pathlib.Path | None = None) -> restore.Source | None:
@@ -82,13 +100,14 @@ def continued(section: configs.Section, workdir: pathlib.Path | None = None) -> 
     reference = section.init.from_
     if not reference:
         raise UserError(
-            "config.init.optimizer = True: init.from is missing: the run, WORKDIR[@STEP|@best], to go on from"
+            "config.init.optimizer = True: init.from is missing: the run, WORKDIR[@last|@best|@STEP], to go on from"
         )
     if restore.is_reference(reference) or parted(reference)[1]:
         raise UserError(
-            f"config.init.optimizer = True: init.from = {reference!r} has no optimizer; only a whole run, WORKDIR[@STEP|@best], has"
+            f"config.init.optimizer = True: init.from = {reference!r} has no optimizer; only a whole run, WORKDIR[@last|@best|@STEP], has"
         )
-    return restore.find_run(restore.recorded(reference, workdir) if workdir else reference, together=True)
+    # What goes on goes on from where the other stopped.
+    return restore.find_run(restore.recorded(reference, workdir) if workdir else reference, together=True, bare="last")
 
 
 def _parent_of(run: restore.Source) -> Parent | None:
@@ -99,7 +118,8 @@ def _parent_of(run: restore.Source) -> Parent | None:
     other = continued(run.config, run.workdir)
     if other is not None:
         return _parent_of(other)
-    return restore.find(restore.recorded(init.from_, run.workdir), "its init.from", init.ignore, init.fresh)
+    options: dict[str, Any] = {"ignore": init.ignore, "fresh": init.fresh, "plugins": run.config.plugins}
+    return restore.find(restore.recorded(init.from_, run.workdir), "its init.from", **options)
 
 
 # What of a method's settings is only of how it learns.
@@ -142,9 +162,9 @@ def _completed(values: dict[str, Any], suggested: frozenset[str], *, tuned: bool
 
 def _with_direction(values: dict[str, Any]) -> dict[str, Any]:
     """A config with `select.mode` filled in by the metric; of one that says nothing, a run tells whether it is measured."""
-    select = values["select"]
-    if select["mode"] != AUTO or known(select["metric"]):
-        select["mode"] = direction(select["metric"], select["mode"])
+    select, metrics = values["select"], tables(tuple(values["plugins"])).metrics
+    if select["mode"] != AUTO or known(select["metric"], metrics):
+        select["mode"] = direction(select["metric"], select["mode"], metrics)
     return values
 
 

@@ -16,6 +16,7 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.evaluation.names import SOURCE
+from ptft_jax.objectives import counts
 from ptft_jax.parallel import processes, sharding
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting.clock import Clock
@@ -126,7 +127,7 @@ class Execution:
                     run.start, run.workdir, run.eval_batches | run.test_batches, run.byte_lengths, loop.check
                 )
             )
-            meta["before"].update(self._test(state, loop.check) if parents is None else parents)
+            meta["before"].update(self._test(state, loop.check)[0] if parents is None else parents)
             if parents is not None and SOURCE in parents:
                 run.selection.source_before = parents[SOURCE]
 
@@ -222,10 +223,12 @@ class Execution:
             return []
         if words := restore.protect(came_from, run.workdir):
             run.reporter.say(words)
+        here, *before = came_from.lineage(run.continued.meta["fingerprint"] if run.continued else fingerprint)
+        for earlier in Workdir(run.workdir).read_lineage()[:1]:  # of a launch that made no step: there it was chosen
+            if "checkpoint" in earlier and here.get("step") == earlier["step"]:
+                here["checkpoint"] = earlier["checkpoint"]
         if run.continued:
-            here, *before = run.continued.lineage(run.continued.meta["fingerprint"])
             return [here | {"optimizer": True}, *before]
-        here, *before = came_from.lineage(fingerprint)
         return [here | ({"wide": list(run.trainer.wide)} if run.trainer.wide else {}), *before]
 
     def _announce(self, step: int) -> None:
@@ -300,12 +303,17 @@ class Execution:
             for name, rows in batches.items()
         ]
 
-    def _test(self, state: Any, check: Callable[[], None]) -> dict[str, float]:
+    def _test(self, state: Any, check: Callable[[], None]) -> tuple[dict[str, float], dict[str, Any]]:
+        """The values of the test sets, and of those whose rows have classes the tables of `ptft_jax.objectives.counts.shown`."""
         values: dict[str, float] = {}
+        tables: dict[str, Any] = {}
         with self.clock("evaluation"):
             for eval_set in self._eval_sets(self.run.test_batches):
-                values |= eval_set.run(state, check)
-        return values
+                found, confusion = eval_set.measured(state, check)
+                values |= found
+                if confusion is not None:
+                    tables[eval_set.name] = counts.shown(confusion, self.run.classes)
+        return values, tables
 
     def _finish(self, state: Any, loop: Loop, meta: dict[str, Any], reason: str) -> dict[str, Any]:
         """Goes to the best state, measures it on the test split, samples, and sums up. Can be done again, if it is disturbed.
@@ -318,7 +326,7 @@ class Execution:
         optimizer_bytes = sum(a.nbytes for a in jax.tree.leaves(run.trainer.program.whole(state).optimizer))
         cost = outcome.step_cost(run.trainer.program, state, run.feed.next(step - 1, state)) if step else None
         state, best = self._best(state, step, loop.checkpoints)
-        test = self._test(state, loop.check)
+        test, tables = self._test(state, loop.check)
         if test:
             writer.write(best, "test", test)
         with self.clock("samples"):
@@ -347,6 +355,7 @@ class Execution:
             ),
             "drift": drift,
             "cost": cost,
+            **({"confusion": tables} if tables else {}),
             "last": at.get(step, {}),
             "parameters": {
                 "trainable": run.trainer.partition.count(True),

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 
-from ptft_jax import config as configs
 from ptft_jax.data import batches, builders, class_names, pipeline
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.options import DataOptions
 from ptft_jax.errors import UserError, listed
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.regularization.fisher import Fisher
@@ -30,7 +30,7 @@ class Importance:
         self,
         trainer: Trainer,
         parent: Parent,
-        source: configs.Section | None,
+        source: DataOptions | None,
         tokenizer: tok.Tokenizer,
         builder: builders.Builder,
         head: class_names.Head,

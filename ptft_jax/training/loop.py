@@ -115,6 +115,9 @@ class Loop:
         self._programs: set[Any] = set()  # that this launch has compiled
         self._agreed, self.check = processes.Agreed(), termination.checking()
         self._better = False  # the last evaluation found a new best
+        self._note = "{}"  # for people, of the last step that was logged
+        self._selected: float | None = None  # the selection metric of this launch's last evaluation
+        self._task: int | None = None
 
     def run(self, state: Any, step: int) -> tuple[Any, str]:
         """Runs from `step` on. Returns the last state and why it ended: "steps", "early_stopping", "source_budget",
@@ -124,7 +127,7 @@ class Loop:
           NonFinite: see there.
           UserError: a save failed.
         """
-        task = self.reporter.start(self.name, self.schedule.steps, step)
+        task = self._task = self.reporter.start(self.name, self.schedule.steps, step)
         try:
             with self._clock("steps"):
                 state, reason = self._run(state, step, task)
@@ -204,6 +207,8 @@ class Loop:
     def _evaluate_here(self, moment: Moment) -> None:
         moment.evaluated = self._evaluate(moment.loop_state, moment.step)
         self._better = self.selection.update(moment.step, moment.evaluated)
+        self._selected = moment.evaluated[self.selection.metric]
+        self._advance(self._task, moment.step)
 
     def _samples(self, moment: Moment) -> bool:
         return moment.first or (not moment.last and _due(moment.step, self.schedule.sample_every))
@@ -239,6 +244,7 @@ class Loop:
         if host["halted"]:
             self._stop_non_finite(step, state, batch)
         if not log:
+            self._advance(task, step)
             return
         values = self._values(step, host)
         began, first = self._window
@@ -251,8 +257,14 @@ class Loop:
         with self._clock("other"):
             self.writer.write(step, "train", values)
         speed = f"  {values['tokens_per_second']:,.0f} tok/s" if "tokens_per_second" in values else ""
+        self._note = f"loss {values['loss']:.3f}{{}}{speed}"
+        self._advance(task, step)
+
+    def _advance(self, task: int | None, step: int) -> None:
+        """Shows where the run is: its loss, the last value of the selection metric and the best."""
+        shown = "" if self._selected is None else f"  {self.selection.metric} {self._selected:.3f}"
         best = f"  best {self.selection.best:.3f}@{self.selection.best_step}" if self.selection.best is not None else ""
-        self.reporter.advance(task, step, f"loss {values['loss']:.3f}{best}{speed}")
+        self.reporter.advance(task, step, self._note.format(shown + best).strip())
 
     def _values(self, step: int, host: dict[str, Any]) -> dict[str, float]:
         """The metrics of a training step as people read them: means, and the rate that was used."""

@@ -61,7 +61,8 @@ def of_parent(
     model = trainer.plain
     if init["fresh"]:
         # With what is re-initialized as it was, of the step that the run started from.
-        whole = restore.find(restore.recorded(config.init.from_, workdir), ignore=init["ignore"])
+        origin = restore.recorded(config.init.from_, workdir)
+        whole = restore.find(origin, ignore=init["ignore"], plugins=config.plugins)
         spec = dataclasses.replace(model.spec, **{name: whole.fields[name] for name in HEAD})
         if spec.head != model.spec.head or spec.head == "classes":
             return None
@@ -73,7 +74,8 @@ def of_parent(
         flat = flatten(start.base())
     params = unflatten(start.as_kept(flat, model.shapes()))
     place = jax.device_put if config.parallel.compile == "pmap" else trainer.program.place
-    program = standalone.Program(model, trainer.objective, place)
+    reference = params if trainer.objective.needs_reference else None
+    program = standalone.Program(model, trainer.objective, trainer.measures, place, reference)
     values: dict[str, float] = {}
     for name, batches in sets.items():
         rows = [{key: array for key, array in batch.items() if key != "adapters"} for batch in batches]

@@ -103,7 +103,8 @@ class JitProgram:
         )
         self.at, self.train = self._phases.at, self._phases.at(0)
         self.evaluate, self.evaluate_raw = (
-            jax.jit(evaluate, in_shardings=(shardings, rows)) for evaluate in (step.evaluate, step.evaluate_raw)
+            jax.jit(evaluate, in_shardings=(shardings, rows), out_shardings=self._copied)
+            for evaluate in (step.evaluate, step.evaluate_raw)
         )
 
     def create(self, make: Callable[..., Any], *args: Any, donate: Sequence[int] = ()) -> Any:

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ptft_jax.config.metrics import Measures
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model.moe import Routing
 from ptft_jax.model.transformer import Transformer
-from ptft_jax.objectives.base import Batch, Context, Loss, Objective, Scored, Sum
+from ptft_jax.objectives.base import Batch, Context, Loss, Objective, Scored, evaluated
 from ptft_jax.objectives.routing import Balance, Loads
 from ptft_jax.params import precision
 from ptft_jax.params.apart import Apart
@@ -42,6 +43,7 @@ class Step:
       ema_decay: decay of the average of the trainable parameters, 0 for none; see `newest`.
       apart: which leaves hold several adapters, each of which is trained by the mean loss of its own rows.
       balance: terms of the loss of what a mixture of experts' router does; None = none, and nothing is measured of it.
+      measures: what evaluations measure beside the objective's own metrics.
     """
 
     model: Transformer
@@ -54,6 +56,7 @@ class Step:
     frozen: frozenset[str] = frozenset()
     apart: Apart | None = None
     balance: Balance | None = None
+    measures: Measures = ()
 
     def train(self, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, dict[str, Any]]:
         """One optimizer update. Metrics are (sum, weight) pairs, plus "grad_norm" and "halted" scalars.
@@ -62,7 +65,7 @@ class Step:
         sums are taken across devices by hand. Under jit over a mesh the compiler does that, and `axis` is None.
         """
         (loss, routing), grads = self._gradients(state, batch, axis)
-        own = None if self.apart is None else self.apart.weights(batch)
+        own = None if self.apart is None else self.apart.weights(batch, self.objective.weights(batch))
         loss, routing, grads, own = _over_devices((loss, routing, grads, own), axis)
         if self.apart is None:
             grads = {path: g / loss.weight for path, g in grads.items()}
@@ -89,16 +92,23 @@ class Step:
         routed = {} if self.balance is None else self.balance.metrics(routing)
         return state, {**loss.metrics, **pulls, **routed, "grad_norm": grad_norm, "halted": ~good}
 
-    def evaluate(self, state: TrainState, batch: Batch) -> dict[str, Sum]:
-        """(sum, weight) metrics of one batch without dropout, on the averaged parameters where there are any."""
+    def evaluate(self, state: TrainState, batch: Batch) -> dict[str, Any]:
+        """What the objective measures of one batch without dropout (`ptft_jax.objectives.base.Rows.measured`), on the averaged
+        parameters where there are any."""
         return self._measured(state.ema or state.trainable, state, batch)
 
-    def evaluate_raw(self, state: TrainState, batch: Batch) -> dict[str, Sum]:
+    def evaluate_raw(self, state: TrainState, batch: Batch) -> dict[str, Any]:
         """As `evaluate`, on the parameters themselves."""
         return self._measured(state.trainable, state, batch)
 
-    def _measured(self, trainable: Any, state: TrainState, batch: Batch) -> dict[str, Sum]:
-        return self.objective.loss(self.model, self.partition.merge(trainable, state.frozen), batch).metrics
+    def _measured(self, trainable: Any, state: TrainState, batch: Batch) -> dict[str, Any]:
+        params = self.partition.merge(trainable, state.frozen)
+        reference = self._reference(state) if self.regularization.compared else None
+        return evaluated(self.objective, self.measures, self.model, params, batch, reference)
+
+    def _reference(self, state: TrainState) -> Any:
+        """The whole parameters of step 0."""
+        return self.partition.merge(state.anchor, state.frozen)
 
     def _gradients(self, state: TrainState, batch: Batch, axis: str | None) -> tuple[Any, dict[str, Any]]:
         """((the summed loss of a batch, how its tokens were sent to experts or None), gradients by path of what trains in this
@@ -114,7 +124,7 @@ class Step:
         regularization, flat = self.regularization, flatten(precision.wide(state.trainable))
         trained = {path: a for path, a in flat.items() if path not in self.frozen}
         anchor = flatten(state.anchor)
-        reference = self.partition.merge(state.anchor, state.frozen) if regularization.distill else None
+        reference = self._reference(state) if regularization.refers else None
         average = (
             self.partition.merge(state.ema, state.frozen)
             if regularization.smooth and regularization.smooth.bregman

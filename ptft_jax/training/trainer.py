@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from ptft_jax import adapters, objectives, pairing
 from ptft_jax import config as configs
 from ptft_jax.adapters import multi_adapter
 from ptft_jax.adapters.base import Encode, Updates, is_added
-from ptft_jax.config import seeds
+from ptft_jax.config import metrics, seeds
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model import spec as specs
 from ptft_jax.model.quantized import plain_path
@@ -107,7 +107,7 @@ class Trainer(Compiled):
     Attributes:
       adapter: what the fine-tuning method adds to the model; None = nothing.
       plain: the model without it.
-      objective: of the steps.
+      objective, measures: of the steps.
       regularization: of the steps, too.
       learning_rate: a function of the number of updates that were done.
       phases: when what trains (`ptft_jax.params.phases`).
@@ -117,7 +117,7 @@ class Trainer(Compiled):
 
     def __init__(
         self,
-        config: configs.Section | dict[str, Any],
+        config: configs.Config | Mapping[str, Any],
         *,
         vocab_size: int = 0,
         mesh: jax.sharding.Mesh | None = None,
@@ -146,9 +146,8 @@ class Trainer(Compiled):
         mesh = mesh or meshes.make(c.parallel.replica, c.parallel.fsdp)
         self._build_model(vocab_size, encode, sharding.Rows(mesh) if c.parallel.compile == "jit" else None)
         partition = self._partition()
-        rules = tuple(tuple(rule) for rule in c.parallel.rules)
         steps = self._steps(partition)
-        super().__init__(self.model, partition, steps, mesh, compiled=c.parallel.compile, rules=rules)
+        super().__init__(self.model, partition, steps, mesh, compiled=c.parallel.compile, rules=c.parallel.rules)
 
     def _build_model(self, vocab_size: int, encode: Encode | None, constrain: sharding.Rows | None) -> None:
         c = self.config
@@ -226,8 +225,12 @@ class Trainer(Compiled):
         c = self.config
         rate = c.optimizer.learning_rate or default_rate(c.as_dict(), self.tuned)
         self.learning_rate = phases.scaled(schedules.from_config(c.optimizer, c.training.steps, rate), self.phases)
-        self.regularization = regularizers.build(c, partition, self.model, tuned=self.tuned, fresh=self._fresh)
         self.objective = objectives.build(c.objective)
+        parent = {"tuned": self.tuned, "fresh": self._fresh, "compared": self.objective.needs_reference}
+        self.regularization = regularizers.build(c, partition, self.model, **parent)
+        self.measures = metrics.chosen(c.eval.metrics, c.tables.metrics)
+        if taken := [name for name, _ in self.measures if name in self.objective.metrics]:
+            raise UserError(f"config.eval.metrics: {taken[0]!r} is a metric of objective.name = {c.objective.name!r}")
         if self.regularization.ewc and "nll" not in self.objective.metrics:
             raise UserError(
                 f"config.tune.ewc.weight = {c.tune.ewc.weight!r}: what matters to a model is told by its cross-entropy, and "
@@ -250,10 +253,16 @@ class Trainer(Compiled):
                 partition.frozen_in(phase),
                 apart,
                 routing.build(c.objective, self.model.spec, partition, phase, apart),
+                self.measures,
             )
 
         starts = [0, *(phase.start for phase in self.phases[1:])]
         return [(start, step(number)) for number, start in enumerate(starts)]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of all that an evaluation measures, but bits per byte."""
+        return (*self.objective.metrics, *self.objective.scores, *(name for name, _ in self.measures))
 
     def init(self, seed: int | None = None) -> Any:
         """The state of step 0 with random parameters, as a run without a parent has it. `seed`: by default `config.seed`."""

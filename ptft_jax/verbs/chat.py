@@ -2,21 +2,25 @@
 
 python -m ptft_jax.verbs.chat --run=runs/base@best --template=chatml --message="Who are you?"
 
-Without --message, each line of the input is a message. At a terminal: /reset starts again, /system TEXT starts again with
-a system message, /exit or Ctrl-D ends, Ctrl-C ends an answer.
+Without --message, each line of the input is a message, at a terminal or not; but /reset starts again, /system TEXT starts again
+with a system message, /exit or the input's end (Ctrl-D) ends. At a terminal, Ctrl-C ends an answer. What is wrong with a message
+is said, and the conversation goes on as if it had not been; the exit status is then 2, but at a terminal.
+
+A message is plain text: control tokens that it spells are none.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 
 from absl import flags
 
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.verbs.command import define_source, launch, load_source
+from ptft_jax.verbs.command import BAD_INPUT, define_source, launch, load_source, say_chosen
 from ptft_jax.verbs.generate import define_sampling, sampling_options, streamer, unescaped
 
 COMMANDS = ("/reset", "/system", "/exit")
@@ -25,48 +29,81 @@ COMMANDS = ("/reset", "/system", "/exit")
 def define() -> None:
     define_source()
     flags.DEFINE_multi_string(
-        "message", [], "What to say; may be given more than once, for several turns. '\\n' stands for a newline."
+        "message",
+        [],
+        "What to say; may be given more than once, for several turns. '\\n' stands for a newline, '\\\\n' for a backslash and an n.",
     )
     flags.DEFINE_string("system", "", "A system message to start with.")
     flags.DEFINE_string(
         "template",
         None,
-        "A chat template by name, by default the tokenizer's own; chatml, llama3 or gemma for models trained with it.",
+        "A chat template by name, by default the run's or the tokenizer's own; chatml, llama3 or gemma for models trained with it.",
     )
-    define_sampling(max_new_tokens=256)
+    define_sampling(256, "Tokens of an answer at most.")
     flags.DEFINE_bool("json", False, "Print a JSON line a turn instead of text.")
 
 
-def main() -> None:
+def main() -> int | None:
     args = flags.FLAGS
     from ptft_jax.evaluation.conversation import Conversation
 
     loaded = load_source()
     conversation = Conversation(
         loaded,
-        template=args.template or (loaded.source.data.template if loaded.source.data else "") or None,
+        template=args.template,
         field="--template",
         max_new_tokens=args.max_new_tokens,
         **sampling_options(args),
     )
     conversation.reset(unescaped(args.system))
-    if args.message or not sys.stdin.isatty():
-        _turns(conversation, map(unescaped, args.message) if args.message else _lines(), args.json)
-    else:
-        _talk(conversation, args.json)
+    say_chosen(loaded.source)
+    if args.message:
+        return _turns(conversation, map(unescaped, args.message), args.json, say=_turn)
+    if not sys.stdin.isatty():
+        return _turns(conversation, _lines(), args.json)
+    _talk(conversation, args.json)
+    return None
 
 
 def _lines() -> Iterator[str]:
-    for line in sys.stdin:
-        if line.strip():
-            yield line.rstrip("\n")
+    """The lines of the input that are not blank, without their ends, as whatever system writes them."""
+    for read in sys.stdin:
+        yield from filter(str.strip, re.split(r"\r\n|\r|\n", read.removeprefix("\ufeff")))
 
 
-def _turns(conversation, messages: Iterable[str], as_json: bool) -> None:
+class _End(Exception):
+    """The conversation is to end."""
+
+
+def _turns(conversation, messages: Iterable[str], as_json: bool, say=None) -> int:
+    """Says all of these, with `say` (default: `_said`, to which some lines are commands). Returns the exit status."""
+    status = 0
     for message in messages:
         if not as_json:
             print(f"> {message}", flush=True)
-        _turn(conversation, message, as_json)
+        try:
+            (say or _said)(conversation, message, as_json)
+        except _End:
+            break
+        except UserError as e:
+            status = BAD_INPUT
+            print(f"error: {e}", file=sys.stderr, flush=True)
+            if as_json:
+                print(json.dumps({"user": message, "error": str(e)}, ensure_ascii=False), flush=True)
+    return status
+
+
+def _said(conversation, line: str, as_json: bool) -> None:
+    """Does what a line of the input asks for. Raises UserError, or _End."""
+    command, _, rest = line.strip().partition(" ")
+    if command == "/exit":
+        raise _End
+    if command in ("/reset", "/system"):
+        conversation.reset(rest.strip())
+    elif command.startswith("/"):
+        raise UserError(f"no command {command}{nearest(command, COMMANDS)}: there are {', '.join(COMMANDS)}")
+    elif command:
+        _turn(conversation, line, as_json)
 
 
 def _turn(conversation, message: str, as_json: bool) -> None:
@@ -95,16 +132,10 @@ def _talk(conversation, as_json: bool) -> None:
         except KeyboardInterrupt:
             print()
             continue
-        command, _, rest = message.strip().partition(" ")
         try:
-            if command == "/exit":
-                return
-            if command in ("/reset", "/system"):
-                conversation.reset(rest.strip())
-            elif command.startswith("/"):
-                raise UserError(f"no command {command}{nearest(command, COMMANDS)}: there are {', '.join(COMMANDS)}")
-            elif message.strip():
-                _turn(conversation, message, as_json)
+            _said(conversation, message, as_json)
+        except _End:
+            return
         except UserError as e:
             print(f"error: {e}", file=sys.stderr, flush=True)
         except KeyboardInterrupt:

@@ -14,7 +14,7 @@ from absl import flags
 from ptft_jax.config.field import mass, natural, positive, whole_share
 from ptft_jax.config.tree import TREE
 from ptft_jax.errors import UserError
-from ptft_jax.verbs.command import IGNORE, SOURCES, define_number, launch, prepare_jax
+from ptft_jax.verbs.command import IGNORE, SOURCES, define_number, launch, prepare_jax, say
 
 # Options of `ptft_jax.combining.combine`, which says for each method which it reads; None = not given.
 OPTIONS = (
@@ -84,7 +84,12 @@ def main() -> None:
     prepare_jax()
     from ptft_jax.combining.combine import combine
 
-    done = combine(args.method, args.run, args.out, adapter=args.adapter, ignore=args.ignore, **given)
+    chosen: list[str] = []
+    done = combine(
+        args.method, args.run, args.out, adapter=args.adapter, ignore=args.ignore, say=chosen.append, **given
+    )
+    for text in chosen:
+        say(text)
     print(json.dumps(done, indent=1))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from ptft_jax.errors import UserError, nearest
+from ptft_jax.errors import UserError
 
 BAD_INPUT = 2  # exit status for UserError
 UNREAD = 128 + 13  # exit status where nobody reads standard output any more, as a shell has it after SIGPIPE
@@ -33,7 +33,7 @@ def launch(
       argv: program name and arguments, by default the process'.
       words: the flag that takes several values, and that words without a flag belong to; "" = there may be none.
     """
-    argv = [_spelled(word) for word in (sys.argv if argv is None else argv)]
+    argv = _joined([_spelled(word) for word in (sys.argv if argv is None else argv)])
     sys.argv[:] = argv  # where ml_collections looks for overrides
     before = set(flags.FLAGS)
     define()
@@ -43,6 +43,8 @@ def launch(
     logging.set_verbosity(logging.ERROR)  # libraries warn of things that users cannot change; --verbosity shows them
     try:
         parse(argv, words)
+    except flags.UnrecognizedFlagError as e:
+        fail(f"{e}{_as_setting(e.flagname)}")
     except (flags.Error, UserError) as e:
         fail(str(e))
     except Exception as e:  # of ml_collections, where a setting is applied
@@ -85,6 +87,8 @@ def launch(
 def parse(argv: Sequence[str], words: str = "") -> None:
     """Reads a verb's flags, which are defined, from its words. Raises UserError, or absl's `flags.Error`."""
     has_config = "config" in flags.FLAGS
+    if has_config and "workdir" in flags.FLAGS:
+        argv = sys.argv[:] = _with_recorded(argv)
     if has_config:
         _check_config_words(argv)
     flags.FLAGS.set_gnu_getopt(bool(words))
@@ -113,6 +117,18 @@ def _spelled(word: str) -> str:
     # ml_collections parses paths as Python, where `from` is a keyword (see `init.from_` in ptft_jax.config.tree).
     name, equals, value = word.partition("=")
     return re.sub(r"^(--?config\.init\.from)$", r"\1_", name) + equals + value
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """The words, with `--config FILE` as one, and before the settings that ml_collections changes in it."""
+    made: list[str] = []
+    for word in words:
+        if made and made[-1] in ("--config", "-config") and not word.startswith("-"):
+            made[-1] = f"--config={word}"
+        else:
+            made.append(word)
+    program, rest = made[:1], made[1:]
+    return program + sorted(rest, key=lambda word: not re.match(r"--?config=", word))
 
 
 def fail(message: str, status: int = BAD_INPUT) -> None:
@@ -164,6 +180,18 @@ def _exit(status: int) -> None:
     sys.exit(status)
 
 
+def _with_recorded(argv: Sequence[str]) -> list[str]:
+    """The words, with the config that the run in --workdir recorded where none is given: the workdir alone continues a run."""
+    from ptft_jax.runs.workdir import Workdir
+
+    given = [re.match(r"--?(config|workdir)(?:=(.*))?$", word) for word in argv]
+    named = {found[1]: found[2] or following for found, following in zip(given, [*argv[1:], ""]) if found}
+    if "config" in named or not named.get("workdir"):
+        return list(argv)
+    here = Workdir(pathlib.Path(named["workdir"]).expanduser())
+    return [argv[0], f"--config={here.config}", *argv[1:]] if here.is_run else list(argv)
+
+
 def _check_config_words(argv: Sequence[str]) -> None:
     """Answers a mistyped --config.NAME where no config is given; else that is done when its plugins are known."""
     if not any(re.match(r"--?config(=|$)", word) for word in argv[1:]):
@@ -173,7 +201,7 @@ def _check_config_words(argv: Sequence[str]) -> None:
 def _check_settings(argv: Sequence[str], plugins: Sequence[str]) -> None:
     """Answers a mistyped --config.NAME with the nearest valid one, which ml_collections does not."""
     from ptft_jax import config
-    from ptft_jax.config import renamed
+    from ptft_jax.config import other_names, renamed
 
     valid = [path for path, _ in config.fields(config.tree_of(tuple(plugins)))]
     for word in argv[1:]:
@@ -181,7 +209,18 @@ def _check_settings(argv: Sequence[str], plugins: Sequence[str]) -> None:
         if word.startswith("-") and name.startswith("config.") and name[len("config.") :] not in valid:
             if now := renamed.said(name[len("config.") :], "--config."):
                 raise UserError(now)
-            raise UserError(f"--{name} is not a setting{nearest(name[len('config.') :], valid)}")
+            raise UserError(f"--{name} is not a setting{other_names.advice(name[len('config.') :], valid)}")
+
+
+def _as_setting(flag: str) -> str:
+    """What to say of a flag that is none, where it is the name of a setting, or of one in another tool."""
+    if "config" not in flags.FLAGS:
+        return ""
+    from ptft_jax import config
+    from ptft_jax.config import other_names
+
+    found = other_names.advice(flag, [path for path, _ in config.fields()])
+    return f"{found}; settings are given as --config.SECTION.NAME=VALUE" if found else ""
 
 
 def _plugins_of(argv: Sequence[str]) -> tuple[str, ...]:
@@ -250,13 +289,26 @@ def define_number(name: str, default: float | None, field: Any, meaning: str) ->
     flags.register_validator(name, check, flag_values=flags.FLAGS)
 
 
-SOURCES = "WORKDIR[@STEP|@best][#ADAPTER] of a run, hf:FOLDER, hf:NAME[@REVISION], or gguf:FILE."
+SOURCES = (
+    "WORKDIR[@best|@last|@STEP][#ADAPTER] of a run (its best checkpoint where nothing is said), hf:FOLDER, hf:NAME[@REVISION], or "
+    "gguf:FILE."
+)
 
 IGNORE = "Pattern of tensors of hf: and gguf: weights that may be left out; may be given more than once."
 
 
+def define_plugins() -> None:
+    """--plugins."""
+    flags.DEFINE_list(
+        "plugins",
+        [],
+        "Modules with further kinds of sources and families of models, joined by commas (docs/plugins.md).",
+    )
+
+
 def define_source() -> None:
-    """The flags of verbs that use a model that is there: --run, --adapter, --ignore, --dtype."""
+    """The flags of verbs that use a model that is there: --run, --adapter, --ignore, --dtype, --plugins."""
+    define_plugins()
     flags.DEFINE_string("run", None, SOURCES)
     flags.DEFINE_string("adapter", "", "A folder in PEFT's format, put onto the model.")
     flags.DEFINE_multi_string("ignore", [], IGNORE)
@@ -274,9 +326,21 @@ def load_source(together: bool = False) -> Any:
     prepare_jax()
     from ptft_jax.runs import loading
 
-    return loading.load(
-        args.run, field="--run", dtype=args.dtype, adapter=args.adapter, ignore=args.ignore, together=together
-    )
+    options = {"dtype": args.dtype, "adapter": args.adapter, "ignore": args.ignore, "plugins": args.plugins}
+    return loading.load(args.run, field="--run", together=together, **options)
+
+
+def say(text: str) -> None:
+    """Tells people something that is no part of what is printed."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def say_chosen(source: Any) -> None:
+    """Says which checkpoint a run's name alone stands for: when all went well, as an error is one message."""
+    from ptft_jax.runs import source as restore
+
+    if said := restore.said(source):
+        say(said)
 
 
 def prepare_experiment() -> None:

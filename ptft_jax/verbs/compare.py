@@ -28,7 +28,9 @@ def define() -> None:
         "run", [], "A run, as WORKDIR or, of several adapters, WORKDIR#NAME; also without --run=."
     )
     flags.DEFINE_string("out", "", "The HTML file; '' = compare.html (sequence.html) in the first run's workdir.")
-    flags.DEFINE_bool("csv", False, "Print the table as CSV on standard output.")
+    flags.DEFINE_bool(
+        "csv", False, "Print the table as CSV on standard output; a page is written where --out names one."
+    )
     flags.DEFINE_bool("sequence", False, "The runs are a chain: measure each stage on every task.")
 
 
@@ -52,12 +54,15 @@ def main() -> None:
     if args.sequence:
         _sequence(args.run, out, reporter)
     else:
-        _compare(args.run, out, reporter, args.csv)
+        page = None if args.csv and not args.out else out
+        _compare(args.run, page, reporter, args.csv)
+        if page is None:
+            return
     print(f"report: {out}", file=sys.stderr if args.csv else sys.stdout)
 
 
-def _compare(references: list[str], out: pathlib.Path, reporter, as_csv: bool) -> None:
-    from ptft_jax.reporting import comparison, comparison_page
+def _compare(references: list[str], out: pathlib.Path | None, reporter, as_csv: bool) -> None:
+    from ptft_jax.reporting import comparison
 
     groups = comparison.compare(references)
     if as_csv:
@@ -68,7 +73,10 @@ def _compare(references: list[str], out: pathlib.Path, reporter, as_csv: bool) -
     else:
         reporter.table("", comparison.table(groups, comparison.NARROW))
         reporter.say(comparison.meanings(groups))
-    comparison_page.write(groups, out)
+    if out is not None:
+        from ptft_jax.reporting import comparison_page
+
+        comparison_page.write(groups, out)
 
 
 def _sequence(references: list[str], out: pathlib.Path, reporter) -> None:

@@ -1,6 +1,7 @@
 """Evaluates a run's model on any data, and prints JSON.
 
-python -m ptft_jax.verbs.eval --run=runs/base@best --data=stdlib:code --split=test
+python -m ptft_jax.verbs.eval --run=runs/base --data=stdlib:code --split=test
+python -m ptft_jax.verbs.eval --run=runs/base@last --data=jsonl:questions.jsonl
 """
 
 from __future__ import annotations
@@ -11,14 +12,27 @@ from absl import flags
 
 from ptft_jax.config.tree import TREE
 from ptft_jax.verbs import reading
-from ptft_jax.verbs.command import define_number, define_source, launch, load_source
+from ptft_jax.verbs.command import define_number, define_source, launch, load_source, say, say_chosen
 
 
 def define() -> None:
     define_source()
-    flags.DEFINE_string("data", "", "A data source, as config.data.source; '' = the run's own.")
-    flags.DEFINE_enum("split", "validation", ["train", "validation", "test"], "Which part of the data.")
+    flags.DEFINE_string(
+        "data", "", "A data source, as config.data.source: all that it holds is measured; '' = the run's own."
+    )
+    flags.DEFINE_enum(
+        "split",
+        "",
+        ["", "train", "validation", "test"],
+        "Which part of the data; one that they lack is the share that training would hold out. '' = of the run's own the "
+        "validation split; of --data all, and of several splits validation.",
+    )
     define_number("tokens", 0, TREE["eval"]["tokens"], "Use only the first so many tokens; 0 = all.")
+    flags.DEFINE_string(
+        "objective",
+        "",
+        "What to measure by, as config.objective.name; '' = the run's own, of hf: and gguf: what their head is for.",
+    )
     reading.define()
     define_number("batch_size", 16, TREE["data"]["batch_size"], "Rows at a time.")
 
@@ -28,10 +42,22 @@ def main() -> None:
     from ptft_jax.evaluation.standalone import evaluate
 
     loaded = load_source()
-    values = evaluate(
-        loaded, args.data, args.split, tokens=args.tokens, batch_size=args.batch_size, **reading.changes()
+    options = {
+        "tokens": args.tokens,
+        "batch_size": args.batch_size,
+        "plugins": args.plugins,
+        "objective": args.objective,
+    }
+    values = evaluate(loaded, args.data, args.split, **options, **reading.changes())
+    source = loaded.source
+    say_chosen(source)
+    say(
+        f"{values['data']}: {values['split']}: {values['examples']:,} examples, {values['tokens_scored']:,} tokens scored"
     )
-    print(json.dumps({"run": loaded.source.reference, "step": loaded.source.step, **values}, indent=1))
+    if values["split"] == "all" and source.data and args.data in dict(((source.data.source, 1), *source.data.mixture)):
+        say(f"{source.name} was trained on a part of this: --split=validation measures what was held out")
+    how = {"checkpoint": source.how} if getattr(source, "how", "") else {}
+    print(json.dumps({"run": source.reference, "step": source.step, **how, **values}, indent=1))
 
 
 if __name__ == "__main__":

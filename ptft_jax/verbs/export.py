@@ -19,12 +19,13 @@ from ptft_jax.config.field import Field
 from ptft_jax.errors import UserError, listed
 from ptft_jax.runs import places
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.verbs.command import IGNORE, SOURCES, define_number, launch, prepare_jax
+from ptft_jax.verbs.command import IGNORE, SOURCES, define_number, define_plugins, launch, prepare_jax, say_chosen
 
 
 def define() -> None:
     flags.DEFINE_string("run", None, SOURCES)
     flags.DEFINE_multi_string("ignore", [], IGNORE)
+    define_plugins()
     flags.DEFINE_enum("to", "hf", ["hf", "gguf", "peft"], "A Hugging Face folder, a GGUF file, or a PEFT adapter.")
     flags.DEFINE_string("out", None, "The folder (hf, peft) or file (gguf) to write.")
     flags.DEFINE_enum(
@@ -55,10 +56,10 @@ def main() -> None:
     prepare_jax()
     out = places.local(args.out, f"--out={args.out}").expanduser()
     if args.to == "peft":
-        written = adapter(args.run, out, family=args.family, base=args.base)
+        written = adapter(args.run, out, family=args.family, base=args.base, plugins=args.plugins)
     else:
         options = {name: args[name].value for name in ("dtype", "family", "shard_gb", "ignore", "merge_into")}
-        written = model(args.run, args.to, out, **options)
+        written = model(args.run, args.to, out, **options, plugins=args.plugins)
     print(json.dumps(written, indent=1))
 
 
@@ -72,16 +73,18 @@ def model(
     shard_gb: float = 5.0,
     ignore: Sequence[str] = (),
     merge_into: str = "",
+    plugins: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Exports a whole model, adapters merged; says what was written. Raises UserError."""
+    """Exports a whole model, adapters merged; says what was written. `plugins`: that have families, beside those of the run.
+    Raises UserError."""
     from ptft_jax.interop import export, peft
     from ptft_jax.runs import loading
     from ptft_jax.runs import source as restore
 
     if to == "gguf":
         environment.needed("gguf", "--to=gguf")  # before anything is loaded
-    restore.check_merge(restore.find(reference, "--run", ignore), merge_into, "--merge_into")
-    loaded = loading.load(reference, field="--run", ignore=ignore, merge_into=merge_into)
+    restore.check_merge(restore.find(reference, "--run", ignore, plugins=plugins), merge_into, "--merge_into")
+    loaded = loading.load(reference, field="--run", ignore=ignore, merge_into=merge_into, plugins=plugins)
     if loaded.model.adapt is not None:
         advice = "export its base, and the adapter by --to=peft"
         if why := peft.no_place(loaded.model.adapt.bare):
@@ -91,13 +94,20 @@ def model(
             f"no part of a plain model; {advice}"
         )
     fields, chain, tokenizer, summary = _facts(loaded.source)
-    exported = export.Exported(loaded.params, fields, tokenizer, chain, family=family, classes=loaded.source.classes)
+    plugins = tuple(dict.fromkeys((*loaded.source.config.plugins, *plugins)))
+    options = {"family": family, "classes": loaded.source.classes, "plugins": plugins}
+    exported = export.Exported(loaded.params, fields, tokenizer, chain, **options)
     if to == "gguf":
-        return export.to_gguf(exported, out, dtype=dtype)
-    return export.to_folder(exported, out, dtype=dtype, summary=summary, shard_bytes=int(shard_gb * 1e9))
+        written = export.to_gguf(exported, out, dtype=dtype)
+    else:
+        written = export.to_folder(exported, out, dtype=dtype, summary=summary, shard_bytes=int(shard_gb * 1e9))
+    say_chosen(loaded.source)
+    return written
 
 
-def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dict[str, Any]:
+def adapter(
+    reference: str, out: pathlib.Path, *, family: str, base: str, plugins: Sequence[str] = ()
+) -> dict[str, Any]:
     """Exports what a run added to its base, in PEFT's format; says what was written. Raises UserError."""
     from ptft_jax.interop import export, families
     from ptft_jax.parallel.sharding import on_one_device
@@ -108,7 +118,7 @@ def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dic
     if source.adapter is None:
         raise UserError(f"--to=peft: {source.name} has no adapter; export the whole model by --to=hf")
     fields, chain, _, _ = _facts(source)
-    named, _ = families.of(fields, chain[1:], family)
+    named, _ = families.of(fields, chain[1:], family, (*source.config.plugins, *plugins))
     origin = chain[1].get("reference", "") if len(chain) > 1 else ""
     if not base and not origin.startswith("hf:"):
         raise UserError("--base is missing: the run did not start from hf: weights, so say where PEFT finds its base")
@@ -120,6 +130,7 @@ def adapter(reference: str, out: pathlib.Path, *, family: str, base: str) -> dic
     written = export.to_peft(source.adapter.bare, params, fields, named, out, base=base)
     # The format has no place for how the base is kept: whoever loads it quantizes it, or not.
     written |= {"trained_on": dataclasses.asdict(source.quantization)} if source.quantization else {}
+    say_chosen(source)
     return written | _lost_names(source, chain[1])
 
 

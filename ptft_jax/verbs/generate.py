@@ -1,11 +1,15 @@
 """Continues a text with a run's model.
 
 python -m ptft_jax.verbs.generate --run=runs/base@best --prompt="**HAMLET**" --temperature=0.8 --top_p=0.95
+
+A prompt is plain text, whatever it spells: with --control_tokens, control (special) tokens that it spells are these. In a prompt
+and a stop text '\\n' stands for a newline, and '\\\\n' for a backslash and an n.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,31 +19,47 @@ from absl import flags
 from ptft_jax.config.field import natural, share
 from ptft_jax.config.tree import TREE
 from ptft_jax.errors import UserError
-from ptft_jax.verbs.command import define_number, define_source, launch, load_source
+from ptft_jax.verbs.command import define_number, define_source, launch, load_source, say_chosen
 
 
 def define() -> None:
     define_source()
     flags.DEFINE_multi_string(
-        "prompt", [], "Text to continue; may be given more than once. '\\n' stands for a newline."
+        "prompt",
+        [],
+        "Plain text to continue; may be given more than once. '\\n' stands for a newline, '\\\\n' for a backslash and an n.",
+    )
+    flags.DEFINE_bool(
+        "control_tokens", False, "Control (special) tokens that a --prompt spells are these tokens, not plain text."
     )
     flags.DEFINE_multi_string(
         "use_adapter", [], "Of a run with several adapters: which one continues each --prompt, in their order."
     )
-    define_sampling(max_new_tokens=64)
+    define_sampling(None, "Tokens to add at most; 64, or as many as the model has room for, where it is not given.")
     flags.DEFINE_bool("json", False, "Print JSON lines instead of text.")
 
 
-def define_sampling(max_new_tokens: int) -> None:
+def define_sampling(max_new_tokens: int | None, meaning: str) -> None:
     """The flags of every verb that lets a model write; `max_new_tokens` is that flag's default."""
     settings = TREE["samples"]
-    define_number("max_new_tokens", max_new_tokens, settings["max_new_tokens"], "Tokens to add at most.")
+    define_number("max_new_tokens", max_new_tokens, settings["max_new_tokens"], meaning)
     define_number("temperature", 0.8, settings["temperature"], "0 = always the likeliest token.")
-    define_number("top_k", 0, natural(0, ""), "Sample from the k likeliest; 0 = all.")
+    define_number(
+        "top_k", 0, natural(0, ""), "Sample from the k likeliest, of equally likely ones the lowest ids; 0 = all."
+    )
     define_number("top_p", 1.0, settings["top_p"], "Sample from the likeliest tokens of this mass.")
     define_number("min_p", 0.0, share(0.0, "", small=True), "Drop tokens less likely than this share of the likeliest.")
-    flags.DEFINE_multi_string("stop", [], "End where this text appears; may be given more than once.")
-    define_number("seed", 0, TREE["seed"], "Of the sampling.")
+    flags.DEFINE_multi_string(
+        "stop",
+        [],
+        "End where this text appears, or, of the text of a control token, at that token; may be given more than once.",
+    )
+    define_number(
+        "seed",
+        0,
+        TREE["seed"],
+        "Of the sampling: what is drawn follows from it and from the number of the prompt or turn.",
+    )
 
 
 def sampling_options(args: Any) -> dict[str, Any]:
@@ -54,16 +74,25 @@ def sampling_options(args: Any) -> dict[str, Any]:
 
 
 def unescaped(text: str) -> str:
-    """A flag's text, where '\\n' stands for a newline."""
-    return text.replace("\\n", "\n")
+    """A flag's text, where '\\n' stands for a newline. Of backslashes before an n each pair stands for one; all others are
+    themselves."""
+
+    def one(found: re.Match[str]) -> str:
+        pairs, odd = divmod(len(found[1]), 2)
+        return "\\" * pairs + ("\n" if odd else "n")
+
+    return re.sub(r"(\\+)n", one, text)
 
 
-def streamer() -> Callable[[str], None]:
-    """A function that is called with a growing text and prints what is new of it."""
-    shown = 0
+def streamer(before: str = "") -> Callable[[str], None]:
+    """A function that is called with a growing text and prints what is new of it, the first time after `before`."""
+    shown, started = 0, False
 
     def show(text: str) -> None:
-        nonlocal shown
+        nonlocal shown, started
+        if not started:
+            sys.stdout.write(before)
+            started = True
         if len(text) > shown:
             sys.stdout.write(text[shown:])
             sys.stdout.flush()
@@ -76,18 +105,17 @@ def main() -> None:
     args = flags.FLAGS
     if not args.prompt:
         raise UserError("--prompt is missing: the text to continue")
-    from ptft_jax.evaluation.samples import generate
+    from ptft_jax.evaluation.samples import MAX_NEW_TOKENS, generate
 
     loaded = load_source(together=bool(args.use_adapter))
     prompts = [unescaped(text) for text in args.prompt]
     streaming = len(prompts) == 1 and not args.json
-    show = streamer()
-    if streaming:
-        sys.stdout.write(prompts[0])
+    show = streamer(prompts[0])
     rows = generate(
         loaded,
         prompts,
         max_new_tokens=args.max_new_tokens,
+        control_tokens=args.control_tokens,
         use_adapter=args.use_adapter,
         on_text=(lambda _, text: show(text)) if streaming else None,
         **sampling_options(args),
@@ -100,6 +128,15 @@ def main() -> None:
             print()
         else:
             print(row.prompt + row.text, end="\n---\n")
+    full = [row.tokens for row in rows if row.reason == "full"]
+    if full and args.max_new_tokens is None:
+        most = loaded.model.spec.max_length
+        print(
+            f"(the model sees at most {most} tokens, its prompt included: {min(full)} new ones here, not {MAX_NEW_TOKENS})",
+            file=sys.stderr,
+            flush=True,
+        )
+    say_chosen(loaded.source)
 
 
 if __name__ == "__main__":

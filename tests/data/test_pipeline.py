@@ -1,11 +1,12 @@
 """From settings to rows: replay, classes of several sources, and settings that do not fit the data."""
 
 import json
+import pickle
 
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.data import builders, pipeline
+from ptft_jax.data import builders, pipeline, records
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 
@@ -100,3 +101,40 @@ def test_a_run_goes_on_with_the_same_data_only(tmp_path):
         pipeline.refuse_other(key, f"{pipeline.FORM}:4567", tmp_path)
     with pytest.raises(UserError, match="started by an earlier release, which divides .*init.from"):
         pipeline.refuse_other("0f" * 16, key, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "files, split, found",
+    [  # by hand: file -> rows; (the split's name, its rows, None = those that training would have), or what is said
+        ({"x": 7}, "", ("all", 7)),
+        ({"x": 7, "y": 5}, "", ("all", 12)),
+        ({"train": 7}, "", ("all", 7)),
+        ({"x": 7}, "validation", ("validation", None)),
+        ({"test": 7}, "", ("test", 7)),
+        ({"test": 7}, "test", ("test", 7)),
+        ({"x_dev": 7, "y_dev": 2}, "", ("validation", 9)),
+        ({"validation": 3, "test": 7}, "", ("validation", 3)),
+        ({"validation": 3, "test": 7}, "test", ("test", 7)),
+        ({"train": 9, "validation": 3}, "", ("validation", None)),
+        ({"train": 9, "test": 3}, "test", ("test", None)),
+        ({"train": 9, "test": 3}, "", "choose by --split=(test or --split=train|train or --split=test)"),
+    ],
+)
+def test_what_is_measured_of_a_source(cache, tmp_path, files, split, found):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, count in files.items():
+        lines(folder / f"{name}.jsonl", [{"text": f"{name} {i}"} for i in range(count)])
+    if isinstance(found, str):
+        with pytest.raises(UserError, match=found):
+            pipeline.to_measure(f"jsonl:{folder}", split)
+        return
+    name, opened = pipeline.to_measure(f"jsonl:{folder}", split)
+    assert (name, opened and len(opened.records)) == found
+    if opened:
+        assert len(pickle.loads(pickle.dumps(opened)).records) == found[1]  # as processes that tokenize read it
+        first = pipeline.to_measure(f"jsonl:{folder}?examples=2", split)[1].records
+        assert len(pickle.loads(pickle.dumps(first))) == len(first) == (2 if name == "all" else found[1])
+    if opened and name != "all":
+        with pytest.raises(UserError, match="no file is called 'train'"):
+            records.open_records(f"jsonl:{folder}", "train", held_out=0.1)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from ptft_jax.data.class_names import Head
@@ -9,6 +10,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.interop import pretrained
 from ptft_jax.model import presets
+from ptft_jax.reporting import run_report
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import checkpoint, loading
 from ptft_jax.runs import source as restore
@@ -46,7 +48,10 @@ def run(text_file, tmp_path_factory):
     """A run from scratch on three classes, whose order is the alphabet's: new, odd, plain."""
     folder = tmp_path_factory.mktemp("classes")
     summary = quiet_train(config(text_file, texts(folder / "x.jsonl", of_classes(*WORDS))), folder / "run")
-    assert summary["after"]["test/accuracy"] == 1.0
+    assert summary["after"]["test/accuracy"] == summary["after"]["test/f1_macro"] == 1.0
+    assert summary["confusion"]["test"]["classes"] == ["new", "odd", "plain"]
+    run_report.write([folder / "run"], folder / "report.html")
+    assert "as plain" in (folder / "report.html").read_text()
     return folder / "run"
 
 
@@ -61,6 +66,10 @@ def test_names_are_kept_with_a_run_and_go_out_with_it(run, tmp_path):
         ptft("eval", f"--run={r}", f"--data={data}", "--length=32", check=True) for r in (run, f"hf:{tmp_path / 'out'}")
     ]
     own, exported = (json.loads(done.stdout) for done in both)
+    assert own["confusion"] == exported["confusion"] and own["f1_macro"] == own["f1_weighted"] == 1.0
+    assert own["confusion"]["classes"] == ["new", "odd", "plain"]
+    table = np.asarray(own["confusion"]["counts"])
+    assert table.sum() == own["tokens_scored"] and table.tolist() == np.diag(table.diagonal()).tolist()
     assert own["accuracy"] == exported["accuracy"] == 1.0 and own["nll"] == pytest.approx(exported["nll"], abs=1e-5)
 
 
@@ -74,7 +83,14 @@ def test_a_run_is_measured_by_names(run, tmp_path):
     for name, rows in data.items():
         reference = texts(tmp_path / f"{name}.jsonl", rows) + ("?classes=plain,odd,new" * (name == "given"))
         assert evaluate(loaded, reference, "validation")["accuracy"] == 1.0, name
-    assert "labels" not in evaluate(loaded, texts(tmp_path / "same.jsonl", of_classes(*WORDS)), "validation")
+    whole = texts(tmp_path / "same.jsonl", of_classes(*WORDS))
+    assert "labels" not in evaluate(loaded, whole, "validation")
+    counted = [evaluate(loaded, whole, split) for split in ("", "train", "validation", "test")]
+    assert [row["split"] for row in counted] == ["all", "train", "validation", "test"]
+    every, *shares = (row["examples"] for row in counted)
+    assert every == counted[0]["tokens_scored"] == sum(shares) == 90 and all(shares)
+    with pytest.raises(UserError, match="--held_out=0.2: nothing is held out where all of --data is measured"):
+        evaluate(loaded, whole, held_out=0.2)
     said = evaluate(loaded, f"jsonl:{tmp_path / 'numbers.jsonl'}", "validation")["labels"]
     assert said == f"numbers are those of {run}@40: 0 = new, 1 = odd, 2 = plain"
     wrong = texts(tmp_path / "wrong.jsonl", of_classes(*WORDS, new=1, odd=2, plain=0))

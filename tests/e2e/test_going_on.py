@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from ptft_jax import config as configs
 from ptft_jax.combining import models
 from ptft_jax.errors import UserError
 from ptft_jax.parallel import processes
@@ -12,7 +13,7 @@ from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import checkpoint, loading
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import assembly
+from ptft_jax.training import assembly, completion
 from tests.helpers import TIMED, on_look, quiet_train, stop_at, tiny_config
 
 
@@ -140,8 +141,14 @@ def test_a_run_that_goes_on_keeps_what_its_children_started_from(text_file, tmp_
             return quiet_train(made, parent)
 
     assert go_on_to(2)["step"] == 2
+    alone = [restore.find(str(parent)), completion.continued(configs.check(going_on(text_file, parent)))]
+    assert [(run.step, run.how) for run in alone] == [(0, "best"), (2, "last")]
+    assert [run.said for run in alone] == [
+        f"{parent}: step 0, the best by validation/nll (@last is 2)",
+        f"{parent}: step 2, the last",
+    ]
     child = config(
-        text_file, init__from_=str(parent), tune__method="lora", training__ema_decay=0.0, eval__parent_data=False
+        text_file, init__from_=f"{parent}@last", tune__method="lora", training__ema_decay=0.0, eval__parent_data=False
     )
     with pytest.MonkeyPatch.context() as patch:
         stop_at(2, patch)
@@ -181,6 +188,8 @@ def test_the_loss_before_is_that_of_the_step_that_the_run_started_from(text_file
         assert quiet_train(renewed, child)["reason"] == "sigterm" and not Workdir(child).steps()
     assert quiet_train(made, parent)["finished"]
     summary = quiet_train(renewed, child)
+    here = Workdir(child).read_lineage()[0]
+    assert (here["step"], here["checkpoint"]) == (2, "best") and restore.find(str(parent)).step != 2
     assert then["step"] == 2 and summary["before"]["validation/nll"] == pytest.approx(then["validation/nll"], abs=1e-6)
 
 

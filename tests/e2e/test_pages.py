@@ -46,14 +46,14 @@ def answers(talk):
 
 @pytest.mark.slow
 def test_a_chatbot(tmp_path):
-    *_, talk = carry_out("chatbot", tmp_path, until="5. Choosing a rate")
-    assert answers(talk)
+    *_, talk, from_python = carry_out("chatbot", tmp_path, until="5. Choosing a rate")
+    assert answers(talk) and from_python in talk
 
 
 @pytest.mark.slow
 def test_a_chatbot_and_its_rates(tmp_path):
-    *_, talk, _ = carry_out("chatbot", tmp_path)
-    assert answers(talk)
+    *_, talk, from_python, _ = carry_out("chatbot", tmp_path)
+    assert answers(talk) and from_python in talk
     rates = [summary(tmp_path, name) for name in ("rate-1e-3", "bot", "rate-9e-3")]
     assert len({run["transfer"]["target"]["gain"] for run in rates}) == 3
     assert "<svg" in (tmp_path / "runs/rates.html").read_text()

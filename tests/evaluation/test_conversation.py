@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import sys
+import types
 
 import jax
 import pytest
@@ -12,13 +13,15 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.chat_templates import STOPS
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import conversation as module
+from ptft_jax.evaluation import samples
 from ptft_jax.evaluation.conversation import Conversation
-from ptft_jax.evaluation.samples import Continuation, continue_texts
-from ptft_jax.model.decode import Sampling
+from ptft_jax.evaluation.samples import Continuation, continue_texts, prompt_ids
+from ptft_jax.model.decode import Generated, Sampling
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.runs import loading
 from ptft_jax.verbs import chat as verb
+from ptft_jax.verbs.generate import unescaped
 
 LENGTH = 256
 
@@ -149,6 +152,102 @@ def test_a_template_is_never_chosen_unasked(loaded):
         conversation(loaded, template="chatmll", field="--template")
 
 
-def test_input_lines_are_messages(monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("hi\n\nho\n"))
+@pytest.mark.parametrize("text", ["hi\n\nho\n", "\ufeffhi\r\n\r\nho\r\n", "hi\r\rho", "hi\nho"])
+def test_input_lines_are_messages(monkeypatch, text):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text, newline="\n"))
     assert list(verb._lines()) == ["hi", "ho"]
+
+
+def test_lines_of_the_input_are_commands_too_and_an_error_is_not_the_end(loaded, capsys):
+    talk = conversation(loaded, max_new_tokens=4)
+    lines = ["hi", "word " * 60, "/rest", "you", "/system Be kind.", "you", "/exit", "never"]
+    assert verb._turns(talk, lines, True) == 2
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["user"], "assistant" in row) for row in rows] == [
+        ("hi", True), (lines[1], False), ("/rest", False), ("you", True), ("you", True),
+    ]  # fmt: skip
+    assert "the model sees at most 256" in rows[1]["error"] and "did you mean '/reset'?" in rows[2]["error"]
+    assert [m["content"] for m in talk.messages] == ["Be kind.", "you", rows[-1]["assistant"]]
+    assert verb._turns(talk, ["/reset"], True) == 0 and talk.messages == []
+    # Messages that are given as such are messages, whatever they begin with.
+    assert verb._turns(talk, ["/reset"], True, say=verb._turn) == 0 and len(talk.messages) == 2
+
+
+def test_the_template_is_that_of_the_run(loaded):
+    data = types.SimpleNamespace(template="chatml")
+    of_run = dataclasses.replace(loaded, source=types.SimpleNamespace(data=data, name="run"))
+    assert Conversation(of_run, **OPTIONS).say("hi") == conversation(loaded).say("hi")
+    assert (
+        Conversation(of_run, sampling=Sampling(temperature=0)).say("hi").reason == "full"
+    )  # 256 is more than there is
+
+
+def test_a_stop_text_may_spell_control_tokens(loaded, monkeypatch):
+    """By a model that writes the tokens, by one that writes their characters, and amid other text."""
+    tokenizer = tok.with_tokens(loaded.tokenizer, ["<turn>"])
+    special = tokenizer.special["<turn>"]
+    ids = [*tokenizer.encode("ab").tolist(), special, *tokenizer.encode(" cd<turn>e").tolist()]
+
+    def answered(stop, given):
+        def generate(model, params, prompts, *, stop_ids, cut, **options):
+            for n in range(1, len(given) + 1):
+                if given[n - 1] in stop_ids:
+                    return [Generated(given[: n - 1], "end")]
+                if (keep := cut(0, given[:n])) is not None:
+                    return [Generated(given[:keep], "stop")]
+            return [Generated(given, "length")]
+
+        monkeypatch.setattr(samples.decode, "generate", generate)
+        options = dict(max_new_tokens=20, sampling=Sampling(temperature=0), stop=[stop])
+        [row] = continue_texts(loaded.model, loaded.params, tokenizer, ["x"], **options)
+        return row.text, row.tokens, row.reason
+
+    assert answered("<turn>", ids) == ("ab", 2, "end")
+    assert answered("<turn>", ids[3:]) == (" cd", 3, "stop")
+    assert answered("b<turn> c", ids) == ("a", 1, "stop")
+    assert answered("<turn> d", ids) == ("ab cd<turn>e", len(ids), "length")
+    assert answered(" c", ids) == ("ab", 2, "stop")
+
+
+def test_prompts_spell_control_tokens_where_that_is_asked_for(loaded):
+    tokenizer = tok.with_tokens(loaded.tokenizer, ["<turn>"])
+    special = tokenizer.special["<turn>"]
+    plain, meant = (prompt_ids(tokenizer, ["a<turn>b"], {}, asked)[0] for asked in (False, True))
+    a, b = tokenizer.encode("ab").tolist()
+    assert meant == [a, special, b] and plain == [a, *tokenizer.encode("<turn>").tolist(), b]
+    starting = tok.with_tokens(tokenizer, ["<s>"])
+    starting.prefix_ids = (starting.special["<s>"],)
+    for prompt in ("<s>a", "a"):  # what a text starts with stands there once
+        assert prompt_ids(starting, [prompt], {}, True) == [[*starting.prefix_ids, a]]
+
+
+@pytest.mark.parametrize("what", ["generate", "conversation"])
+def test_parameters_that_are_not_finite_write_nothing(loaded, what):
+    params = {**loaded.params, "final_norm": {"scale": jax.numpy.full(32, jax.numpy.nan), "bias": jax.numpy.zeros(32)}}
+    bad = dataclasses.replace(loaded, params=params)
+    with pytest.raises(UserError, match=r"not finite \(NaN or infinity\):\s+final_norm/scale: 32 of 32"):
+        conversation(bad) if what == "conversation" else samples.generate(bad, ["hi"])
+
+
+def test_finite_parameters_may_have_logits_that_are_not(loaded):
+    params = {**loaded.params, "final_norm": {"scale": jax.numpy.full(32, 3e38), "bias": jax.numpy.zeros(32)}}
+    with pytest.raises(UserError, match="row 0 are not finite .*the parameters are finite, so they overflow float32"):
+        samples.generate(dataclasses.replace(loaded, params=params), ["hi"])
+
+
+def test_a_length_that_nobody_gave_is_cut_to_what_fits(loaded):
+    rows = samples.generate(loaded, ["hi", "x" * 250])
+    assert [(row.tokens, row.reason) for row in rows] == [(64, "length"), (6, "full")]
+    with pytest.raises(UserError, match="a prompt of 250 leaves room for 6 new ones, not 64"):
+        samples.generate(loaded, ["x" * 250], max_new_tokens=64)
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        (r"a\nb", "a\nb"), (r"a\\nb", r"a\nb"), (r"a\\\nb", "a\\\nb"), (r"a\\\\nb", r"a\\nb"),
+        (r"C:\\dir\d\t", r"C:\\dir\d\t"), (r"\n\n", "\n\n"), ("n", "n"),
+    ],
+)  # fmt: skip
+def test_newlines_in_flags_can_be_written_and_escaped(given, meant):
+    assert unescaped(given) == meant

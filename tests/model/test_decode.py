@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptft_jax.errors import UserError
-from ptft_jax.model.decode import Sampling, filtered, generate
+from ptft_jax.model.decode import NotFinite, Sampling, filtered, generate
 from ptft_jax.model.transformer import Transformer
 from tests.helpers import LLAMA, SPEC
 
@@ -131,6 +131,43 @@ def test_filters_against_a_loop(seed, temperature, top_k, top_p, min_p):
     expected = {i for i in nucleus if p[i] >= min_p * best}
     got = filtered(jnp.asarray(logits, jnp.float32)[None], Sampling(temperature, top_k, top_p, min_p))[0]
     assert {int(i) for i in np.flatnonzero(np.isfinite(got))} == expected
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1e6])
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 9])
+def test_k_means_k_where_logits_are_equal(k, temperature):
+    """Of equal ones the lowest ids are kept, as in a sort by (-logit, id); a high temperature makes none equal that is not."""
+    rows = np.asarray(
+        [[0, 3, 3, 1, 3, 1, 0, 3, 2], [2] * 9, [-np.inf, 1, -np.inf, 1, 1, 1, 0, 0, -np.inf], 1 + np.arange(9) * 2e-7],
+        np.float32,
+    )
+    got = np.isfinite(filtered(jnp.asarray(rows), Sampling(temperature, top_k=k)))
+    for row, kept in zip(rows, got):
+        order = sorted(range(len(row)), key=lambda i: (-row[i], i))[:k]
+        assert set(np.flatnonzero(kept)) == {i for i in order if np.isfinite(row[i])}
+
+
+def test_the_nucleus_of_equal_logits_is_as_small_as_its_mass_allows():
+    got = filtered(jnp.zeros((1, 8)), Sampling(top_p=0.5))[0]
+    assert np.flatnonzero(np.isfinite(got)).tolist() == [0, 1, 2, 3]
+
+
+def test_rows_that_fit_have_each_the_room_that_is_left():
+    model, params = built()
+    prompts = [[1, 2, 3], [4] * 60, [5] * 63, [6] * 46]
+    options = dict(max_new_tokens=18, sampling=Sampling(temperature=0))
+    rows = generate(model, params, prompts, fit=True, **options)
+    assert [(len(row.ids), row.reason) for row in rows] == [(18, "length"), (4, "full"), (1, "full"), (18, "length")]
+    with pytest.raises(UserError, match="a prompt of 64 leaves room for 0 new ones, not 1"):
+        generate(model, params, [[1] * 64], fit=True, **options)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_an_error(value):
+    model, params = built()
+    params["final_norm"]["scale"] = params["final_norm"]["scale"].at[3].set(value)
+    with pytest.raises(NotFinite, match="the logits of row 0 are not finite"):
+        generate(model, params, PROMPTS, max_new_tokens=18, stop_ids=(0,))
 
 
 @pytest.mark.parametrize("changes", [{"causal": False}, {"head": "classes"}], ids=str)

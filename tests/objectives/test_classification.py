@@ -74,6 +74,48 @@ def test_the_loss_is_torchs(built):
     np.testing.assert_allclose(loss.total / loss.weight, theirs.numpy(), rtol=1e-5)
 
 
+WEIGHTS = (0.5, 1.0, 3.0, 1.0, 2.0)
+
+
+def test_class_weights_are_of_the_loss_alone(built):
+    model, params = built
+    batch = rows()
+    logits = scores(model, params, batch)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    picked = -log_p[range(4), batch["targets"]][:3]
+    objective = Classification(class_weights=WEIGHTS)
+    measured = jax.jit(functools.partial(objective.measured, model))(params, batch)
+    weights = np.array([0.5, 2.0, 3.0])  # of classes 0, 4, 2; the fourth row is padding
+    np.testing.assert_allclose(measured["loss"], [(weights * picked).sum(), weights.sum()], rtol=1e-5)
+    assert objective.weight(batch) == weights.sum()
+    np.testing.assert_allclose(measured["nll"], [picked.sum(), 3], rtol=1e-5)
+    named = logits.argmax(-1)[:3]
+    expected = np.zeros((5, 5))
+    np.add.at(expected, (batch["targets"][:3], named), 1)
+    np.testing.assert_array_equal(measured["confusion"], expected)
+    np.testing.assert_array_equal(
+        measured["by_class"], [expected.diagonal(), expected.sum(axis=1), expected.sum(axis=0)]
+    )
+
+
+@pytest.mark.parametrize("wrong", [(1.0, 0.0), (1.0, "a"), (-1.0,)], ids=str)
+def test_class_weights_are_numbers_above_0(wrong):
+    with pytest.raises(UserError, match="config.objective.class_weights: "):
+        configs.check({"objective": {"class_weights": wrong}})
+
+
+@pytest.mark.live
+def test_the_weighted_loss_is_torchs(built):
+    torch = pytest.importorskip("torch")
+    model, params = built
+    batch = rows()
+    labels = torch.tensor(np.where(batch["weights"] > 0, batch["targets"], -100)).long()
+    logits = torch.tensor(scores(model, params, batch))
+    theirs = torch.nn.functional.cross_entropy(logits, labels, weight=torch.tensor(WEIGHTS, dtype=torch.float64))
+    loss = loss_of(Classification(class_weights=WEIGHTS), model, params, batch)
+    np.testing.assert_allclose(loss.total / loss.weight, theirs.numpy(), rtol=1e-5)
+
+
 def test_padding_and_rows_of_padding_change_nothing(built):
     model, params = built
     batch = rows()
@@ -134,6 +176,10 @@ def test_a_run_learns_the_class_of_a_text(reviews, tmp_path):
 def test_data_that_do_not_fit_are_refused(reviews, text_file, tmp_path):
     with pytest.raises(UserError, match="config.model.classes = 2: the data have 3 classes"):
         quiet_train(config_of(reviews, model__classes=2), tmp_path / "run")
+    with pytest.raises(
+        UserError, match="class_weights has 2 weights, and the model 3 classes .bad, good, odd.: give one"
+    ):
+        quiet_train(config_of(reviews, objective__class_weights=(1.0, 2.0)), tmp_path / "run")
     with pytest.raises(UserError, match="config.data.packing = 'best_fit': a row has one class, and holds one text"):
         quiet_train(config_of(reviews, data__packing="best_fit"), tmp_path / "run")
     config = config_of(reviews)

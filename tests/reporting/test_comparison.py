@@ -146,6 +146,12 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     compare.main()
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [(r["run"], float(r["gain"]), r["on_front"]) for r in rows] == [("b", 2.0, "1"), ("a", 1.0, "1")]
+    assert (tmp_path / "c.html").is_file(), "which --out names"
+    args.out = ""
+    compare.main()
+    assert capsys.readouterr().out.startswith("run,") and not list(tmp_path.glob("*/*.html")), (
+        "nothing is written unasked"
+    )
     args.sequence = True
     with pytest.raises(UserError, match="--csv is for the comparison"):
         compare.main()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ptft_jax.errors import UserError
-from ptft_jax.reporting import run_report
+from ptft_jax.reporting import plots, run_report
 
 
 def run(workdir, loss, *, finished=True):
@@ -77,3 +77,30 @@ def test_where_the_time_went(tmp_path):
     assert "<svg" in section and "Wall time" in section and ">12.0<" in section
     run_report.write(dirs[2:], tmp_path / "old.html")
     assert "Where the time went" not in (tmp_path / "old.html").read_text()
+
+
+def test_stages_of_one_chain(tmp_path):
+    """A run keeps its color in all figures, its data are said where they differ, and its steps are counted on from its parent's."""
+    base, child = run(tmp_path / "base", 2.0), run(tmp_path / "child", 1.0)
+    for folder, source, rate in ((base, "jsonl:a", 0.1), (child, "jsonl:b", 0.2)):
+        config = {
+            "data": {"source": source},
+            "optimizer": {"learning_rate": rate, "b1": 0.9},
+            "tune": {"method": "lora"},
+        }
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "environment.json").write_text(json.dumps({"run_id": folder.name}))
+    entry = {"workdir": f"/long/{'folder/' * 20}base", "step": 40, "run_id": "base"}
+    (child / "lineage.json").write_text(json.dumps([entry]))
+    rows = [{"step": s, "kind": "eval", "validation/nll": 1.0, "source/nll": 2.0} for s in (0, 30)]
+    (child / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_report.write([base, child], tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    summary, figures = html.partition("<h2>Before and after")[0].split("Settings that differ:")
+    assert "base@40" in summary and "/long/" not in summary and "jsonl:b" in summary and "lora" in summary
+    settings = figures.partition("</table>")[0]
+    assert "optimizer.learning_rate" in settings and "data.source" in settings and "optimizer.b1" not in settings
+    _, source, validation, chain = figures.split("<svg")
+    assert "source/nll" in source and plots.COLORS[1].lower() in source and plots.COLORS[0].lower() not in source
+    assert "base, on jsonl:a" in validation and "child, on jsonl:b" in validation
+    assert "one stage after another" in chain and ">70<" in chain, "40 of the parent and 30 of its own"

@@ -13,8 +13,10 @@ from ptft_jax.config.trackers import TRACKERS as BUILT_IN
 from ptft_jax.config.trackers import TrackerSpec, chosen
 from ptft_jax.errors import UserError
 from ptft_jax.reporting.metrics import MetricsWriter
+from ptft_jax.reporting.progress import Reporter
 from ptft_jax.reporting.trackers.base import FAILED, FINISHED, STOPPED, Guarded, Launch, flat
 from ptft_jax.runs.files import read_rows
+from ptft_jax.training import assembly
 from tests.helpers import quiet_train, stop_at, tiny_config
 from tests.processes import ROOT
 
@@ -193,6 +195,12 @@ def test_a_run_with_a_tracker(text_file, tmp_path, book):
     ]
     texts = [row["text"] for row in read_rows(tmp_path / "run/samples.jsonl")]
     assert [text for one in book if one[0] == "texts" for text in one[2]] == texts and len(texts) == 3
+
+    # Without the tracker, and the plugin that has it, it is the same run; one of another seed is not.
+    alone = {**config.to_dict(), "plugins": (), "log": tiny_config(text_file).log.to_dict()}
+    assembly.Run(alone, tmp_path / "run", Reporter(quiet=True))
+    with pytest.raises(UserError, match="holds a run with another config:\n  seed: 0 -> 1\n"):
+        assembly.Run({**alone, "seed": 1}, tmp_path / "run", Reporter(quiet=True))
 
     def fails(at):
         raise ZeroDivisionError

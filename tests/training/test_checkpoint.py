@@ -11,6 +11,7 @@ import pytest
 
 from ptft_jax.errors import UserError
 from ptft_jax.runs import state as states
+from ptft_jax.runs.checkpoint import named_as
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import checkpoint
 
@@ -122,7 +123,7 @@ def test_a_half_written_step_does_not_count(tmp_path):
         ("{}/nothing", "no such folder"),
         ("{}", "is not the workdir of a run"),
         ("{}/run@9", "STEP one of 0, 1"),
-        ("{}/run@bst", "expected @latest, @best or @STEP"),
+        ("{}/run@bst", "expected @best, @last or @STEP"),
         ("{}/rum", "did you mean 'run'"),
     ],
 )
@@ -132,7 +133,31 @@ def test_references_that_lead_nowhere(tmp_path, reference, words):
     with pytest.raises(UserError, match=words):
         checkpoint.resolve(reference.format(tmp_path))
     assert checkpoint.resolve(f"{tmp_path}/run@best")[1] == 0
-    assert checkpoint.resolve(f"{tmp_path}/run")[1] == 1
+    assert checkpoint.resolve(f"{tmp_path}/run@last")[1] == checkpoint.resolve(f"{tmp_path}/run@latest")[1] == 1
+    assert checkpoint.resolve(f"{tmp_path}/run")[1] == 0
     (tmp_path / "run").rename(tmp_path / "run@home")
-    assert checkpoint.resolve(f"{tmp_path}/run@home")[1] == 1
+    assert checkpoint.resolve(f"{tmp_path}/run@home")[1] == 0
+    assert checkpoint.resolve(f"{tmp_path}/run@home@last")[1] == 1
     assert checkpoint.resolve(f"{tmp_path}/run@home@0")[1] == 0
+
+
+@pytest.mark.parametrize(
+    "values, mode, bare, chosen",
+    [  # by hand: the value of each step, and which step a name alone is
+        ([3.0, 1.0, 2.0], "min", "best", (1, "best")),
+        ([3.0, 1.0, 2.0], "max", "best", (0, "best")),
+        ([1.0, 1.0, 1.0], "min", "best", (0, "best")),
+        ([None, None, 2.0], "min", "best", (2, "best")),
+        ([None, None, None], "min", "best", (2, "last")),  # nothing was selected
+        ([3.0, 1.0, 2.0], "min", "last", (2, "last")),
+    ],
+)
+def test_what_a_runs_name_alone_is(tmp_path, values, mode, bare, chosen):
+    with checkpoint.Checkpoints(tmp_path, keep_latest=3, keep_best=1, mode=mode) as checkpoints:
+        for step, value in enumerate(values):
+            state = dataclasses.replace(started(), step=jnp.asarray(step, jnp.int32))
+            checkpoints.save(state, state.trainable, {}, value)
+    (tmp_path / "config.json").write_text("{}")
+    for asked, expected in (("", chosen), ("@last", (2, "last")), ("@1", (1, "step"))):
+        reference = f"{tmp_path}{asked}"
+        assert (checkpoint.resolve(reference, bare=bare)[1], named_as(reference, bare)) == expected

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 # Name -> array of one value a position: inputs, targets int32; weights float32; and where the objective has one,
-# prefix bool. A row is made of pieces laid one after the other; positions, segments and padding are the row's.
+# prefix bool, types int32 (of tokens). A row is made of pieces laid one after the other; positions, segments and padding are the row's.
 Piece = dict[str, np.ndarray]
 
 

@@ -14,6 +14,7 @@ __all__ = ["OPTIONS", "Encoder", "Format", "Reading", "choose", "encoder"]
 ENCODERS = {
     "text": plain.TextEncoder,
     "classification": plain.ClassificationEncoder,
+    "classification-pairs": plain.PairClassificationEncoder,
     "tokens": plain.TokensEncoder,
     "messages": answers.ConversationEncoder,
     "sharegpt": answers.ConversationEncoder,

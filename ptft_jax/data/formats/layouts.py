@@ -71,8 +71,14 @@ PAIRS = (
     ("instruction", "response"), ("query", "response"), ("input", "output"),
 )  # fmt: skip
 _BOTH = {"chosen": "chosen", "rejected": "rejected"}
+# Pairs of texts with a class are published under these names (GLUE, SNLI, MRPC).
+TWO_TEXTS = (
+    ("text", "pair"), ("text", "text_pair"), ("sentence1", "sentence2"), ("premise", "hypothesis"),
+    ("question1", "question2"), ("question", "sentence"), ("text1", "text2"),
+)  # fmt: skip
 _TEXT, _MESSAGES = (is_text, "text"), (is_messages, 'a list of {"role", "content"}')
 _CONVERSATION = (is_conversation, "a list of messages")
+_LABEL = (is_label, "a class: a whole number or a name")
 _AROUND = {
     "tools": (_anything, "tools", ("tools",)),
     "documents": (_anything, "documents", ("documents",)),
@@ -132,8 +138,14 @@ LAYOUTS = (
     Layout("answers", "prompt-completion", {"prompt": _TEXT, "completion": _TEXT}, _PAIR_NAMES),
     Layout(
         "classification",
+        "classification-pairs",
+        {"text": _TEXT, "pair": _TEXT, "label": _LABEL},
+        [{"text": text, "pair": pair, "label": label} for text, pair in TWO_TEXTS for label in ("label", "labels")],
+    ),
+    Layout(
         "classification",
-        {"text": _TEXT, "label": (is_label, "a class: a whole number or a name")},
+        "classification",
+        {"text": _TEXT, "label": _LABEL},
         [{"text": text, "label": label} for text in ("text", "sentence") for label in ("label", "labels")],
     ),
     Layout("text", "text", {"text": _TEXT}, [{"text": "text"}]),

@@ -18,10 +18,16 @@ class TextEncoder(Encoder):
     """Texts, with what the tokenizer starts a text with before it, and its end token after. All of it is learned."""
 
     def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
-        texts = [self.format.text(record, "text", where) for record, where in zip(records, wheres)]
         before = np.asarray(self.tokenizer.prefix_ids, np.int32)
         end = np.asarray([self.tokenizer.end_id], np.int32)
-        return [Encoded(np.concatenate([before, ids, end])) for ids in self.ids(texts, wheres)]
+        return [Encoded(np.concatenate([before, ids, end])) for ids in self._between(records, wheres)]
+
+    def _between(self, records: Sequence[Record], wheres: Sequence[str]) -> list[np.ndarray]:
+        """The ids between what a text starts and ends with, int32 [n] a record."""
+        return self._column("text", records, wheres)
+
+    def _column(self, what: str, records: Sequence[Record], wheres: Sequence[str]) -> list[np.ndarray]:
+        return self.ids([self.format.text(record, what, where) for record, where in zip(records, wheres)], wheres)
 
     def texts(self, record: Record, where: str = "record") -> list[str]:
         return [self.format.text(record, "text", where)]
@@ -36,6 +42,18 @@ class ClassificationEncoder(TextEncoder):
             labels.number(form.value(record, "label", where), form, where) for record, where in zip(records, wheres)
         ]
         return [Encoded(row.ids, label=label) for row, label in zip(super()._encode(records, wheres), classes)]
+
+
+class PairClassificationEncoder(ClassificationEncoder):
+    """As ClassificationEncoder, of two texts, with what the tokenizer has between these (`Tokenizer.between`)."""
+
+    def _between(self, records: Sequence[Record], wheres: Sequence[str]) -> list[np.ndarray]:
+        between = np.asarray(self.tokenizer.between.ids, np.int32)
+        both = (self._column(what, records, wheres) for what in ("text", "pair"))
+        return [np.concatenate([first, between, second]) for first, second in zip(*both)]
+
+    def texts(self, record: Record, where: str = "record") -> list[str]:
+        return [self.format.text(record, what, where) for what in ("text", "pair")]
 
 
 class TokensEncoder(Encoder):

@@ -141,7 +141,8 @@ class _Worker:
         key, settings = (reference, split), self._settings
         found = self._open.get(key)
         if found is None:
-            opened = Opened.of(reference, split, held_out=settings.held_out, broken=settings.broken)
+            options = {"held_out": settings.held_out, "broken": settings.broken, "kinds": settings.kinds}
+            opened = Opened.of(reference, split, **options)
             if opened.records.fingerprint != self._plan.fingerprints[key]:
                 raise UserError(f"{reference}: its {split} split changed while it was prepared")
             encoder = formats.encoder(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
+from ptft_jax.config.plugins import tables
+from ptft_jax.config.sources import SourceSpec
 from ptft_jax.data.prepare import quality
 from ptft_jax.data.prepare.minhash import Near
 from ptft_jax.errors import UserError
@@ -32,6 +35,7 @@ class Settings:
       overlap_with: references of evaluation sets.
       overlap_split: which of their splits; "all" = the three.
       overlap_words: words in a run.
+      plugins: modules that have kinds of these sources.
       overlap: "drop" what shares a run with them, or "list".
     """
 
@@ -53,6 +57,7 @@ class Settings:
     overlap_split: str = "all"
     overlap_words: int = 13
     overlap: str = "drop"
+    plugins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -74,6 +79,11 @@ class Settings:
             if most and most < least:
                 raise UserError(f"--max_{unit}={most}: less than --min_{unit}={least}")
 
+    @property
+    def kinds(self) -> Mapping[str, SourceSpec]:
+        """Kinds of sources. Raises UserError, see `ptft_jax.config.plugins.tables`."""
+        return tables(self.plugins).sources
+
     def noted(self) -> dict[str, Any]:
         """As the manifest has them; equal for settings that give equal folders from equal sources."""
         out = dataclasses.asdict(self)
@@ -81,6 +91,7 @@ class Settings:
             del out["near"]
         if not self.overlap_with:
             del out["overlap_split"], out["overlap_words"], out["overlap"]
+        del out["plugins"]  # the sources say what is read
         for name in ("sources", "splits", "overlap_with"):
             out[name] = list(out[name])
         out["unicode"] = unicodedata.unidata_version  # decides what a word is

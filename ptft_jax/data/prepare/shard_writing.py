@@ -80,7 +80,7 @@ def prepare(
 def _opened(settings: Settings) -> tuple[Sources, dict[str, Any]]:
     """The sources, and the part of the manifest that says of which files they are, what lies beside them, and how many
     records of train stand in what is held out (unless deduplication takes these out)."""
-    formatted = {reference: Formatted.of(reference, settings.broken) for reference in settings.sources}
+    formatted = {reference: Formatted.of(reference, settings.broken, settings.kinds) for reference in settings.sources}
     splits = [split for split in SPLITS if split in settings.splits]
     opened = {r: {split: one.opened(split, settings.held_out) for split in splits} for r, one in formatted.items()}
     sources = {split: [opened[reference][split] for reference in settings.sources] for split in splits}
@@ -109,7 +109,7 @@ def _evaluation(settings: Settings) -> list[Opened]:
         return []
     splits = SPLITS if settings.overlap_split == "all" else (settings.overlap_split,)
     return [
-        Opened.of(reference, split, held_out=settings.held_out, broken=settings.broken)
+        Opened.of(reference, split, held_out=settings.held_out, broken=settings.broken, kinds=settings.kinds)
         for reference in settings.overlap_with
         for split in splits
     ]

@@ -2,7 +2,7 @@
 
 from ptft_jax.data.records.base import Record, Records, Skipped, Source
 from ptft_jax.data.records.opening import file_names, identity, open_records, open_source
-from ptft_jax.data.records.reference import SPLITS, Reference, parse
+from ptft_jax.data.records.reference import SPLITS, Reference, parse, parted
 
 __all__ = [
     "SPLITS",
@@ -16,4 +16,5 @@ __all__ = [
     "open_records",
     "open_source",
     "parse",
+    "parted",
 ]

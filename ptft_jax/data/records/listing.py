@@ -110,9 +110,9 @@ def find(reference: Reference, suffixes: Iterable[str], *, by_name: bool = True)
             f"files of each with train=, validation=, test={listed(doubtful)}"
         )
     if set(groups) <= {None}:
-        if not rest:
+        if not rest and not (found and not reference.trains):
             raise reference.error("every file belongs to validation or test: nothing is left to train on")
-        return _checked(reference, {"train": rest, **found}, left_out)
+        return _checked(reference, {**({"train": rest} if rest else {}), **found}, left_out)
     if None in groups:
         raise reference.error(
             f"some files are called after a split ({', '.join(SPLITS)}) and these are not: rename them, or name the files "
@@ -121,7 +121,7 @@ def find(reference: Reference, suffixes: Iterable[str], *, by_name: bool = True)
     both = [split for split in found if split in groups]
     if both:
         raise reference.error(f"{both[0]}= names files, and others are called {both[0]} too:{listed(groups[both[0]])}")
-    if "train" not in groups:
+    if "train" not in groups and reference.trains:
         raise reference.error(f"no file is called 'train', and these belong to other splits:{listed(rest)}")
     return _checked(reference, {**groups, **found}, left_out)  # type: ignore[dict-item]
 

@@ -6,41 +6,17 @@ import dataclasses
 import pathlib
 import re
 import urllib.parse
+from collections.abc import Mapping
 
+from ptft_jax.config.sources import SOURCES, SourceSpec
 from ptft_jax.data.formats import layouts
 from ptft_jax.errors import UserError, nearest
 
 SPLITS = ("train", "validation", "test")
 
-_TEXTS = (*layouts.OPTIONS, "examples")
-_FILES = (*SPLITS, "partial")
-_SPLITTABLE = (*_TEXTS, "id", *SPLITS)
-
-# Options of each kind. "tokens" is what `ptft data prepare` wrote: token ids, which are not opened as records.
-OPTIONS = {
-    "jsonl": (*_TEXTS, "id", *_FILES, "content"),
-    "parquet": (*_TEXTS, "id", *_FILES, "content", "columns"),
-    "csv": (*_TEXTS, "id", *_FILES, "content", "quoting"),
-    "arrayrecord": (*_TEXTS, "id", *_FILES, "content"),
-    "hf": (*_SPLITTABLE, "columns"),
-    "tfds": (*_SPLITTABLE, "columns", "dir"),
-    "text": (*_TEXTS, *_FILES, "content"),
-    "shakespeare": _TEXTS,
-    "stdlib": _TEXTS,
-    "tokens": (),
-}
 AS_NAMED = ("jsonl", "parquet", "csv", "text")  # whose content=KIND says that files are of it, whatever they look like
 # What a file's suffix tells of its kind, for hints.
-SUFFIXES = {
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv",
-    ".array_record": "arrayrecord", ".arrayrecord": "arrayrecord", ".txt": "text", ".md": "text", ".text": "text",
-    ".rst": "text", ".py": "text",
-}  # fmt: skip
-
-
-def suffixes_of(kind: str) -> tuple[str, ...]:
-    """The endings of the files of a kind; () of one that is no files."""
-    return tuple(suffix for suffix, of in SUFFIXES.items() if of == kind)
+SUFFIXES = {suffix: kind for kind, spec in SOURCES.items() for suffix in spec.suffixes}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +25,19 @@ class Reference:
 
     Attributes:
       text: the whole reference.
-      kind: what reads it, a key of `OPTIONS`.
+      kind: what reads it.
       name: file, folder, glob, URL or name of a dataset.
       options: option -> value, decoded.
+      spec: of the kind.
+      trains: it is to have something to train on; else splits of its own are enough.
     """
 
     text: str
     kind: str
     name: str
     options: dict[str, str]
+    spec: SourceSpec
+    trains: bool = True
 
     def error(self, problem: str) -> UserError:
         """The error that says which source has the problem."""
@@ -80,30 +60,40 @@ class Reference:
         return int(self.options["examples"]) if "examples" in self.options else None
 
 
-def parse(reference: str) -> Reference:
+def parted(reference: str) -> tuple[str, str, str]:
+    """(kind, name, options as they are written) of a reference, of whichever kind; "" of what it lacks."""
+    kind, _, rest = reference.partition(":")
+    # A "?" is also a wildcard of globs: options start at the first one that has OPTION= after it.
+    start = re.search(r"\?(?=[A-Za-z_]+=)", rest)
+    name, query = (rest[: start.start()], rest[start.end() :]) if start else (rest, "")
+    return kind, name.removeprefix("file://"), query
+
+
+def parse(reference: str, kinds: Mapping[str, SourceSpec] = SOURCES) -> Reference:
     """The parts of a reference. Option values are percent-decoded, and `+` in them is a space (`%2B` is a plus).
+
+    Args:
+      kinds: by name; of a config its `tables.sources`, which has those of its plugins.
 
     Raises:
       UserError: an unknown kind or option, an option without a value or given twice, `examples` that is no count.
     """
-    kind, colon, rest = reference.partition(":")
-    if kind not in OPTIONS or not colon:
+    kind, name, query = parted(reference)
+    if kind not in kinds or ":" not in reference:
         suffixes = pathlib.PurePath(reference.partition("?")[0]).suffixes
         guess = next((SUFFIXES[s.lower()] for s in reversed(suffixes) if s.lower() in SUFFIXES), "")
-        file = guess and kind not in OPTIONS and (not colon or rest.startswith("//"))  # a name or URL without a kind
-        near = f" (did you mean '{guess}:{reference}'?)" if file else nearest(kind, OPTIONS)
-        raise UserError(f"data source {reference!r}: expected one of {', '.join(OPTIONS)}, then ':' and a name{near}")
-    # A "?" is also a wildcard of globs: options start at the first one that has OPTION= after it.
-    start = re.search(r"\?(?=[A-Za-z_]+=)", rest)
-    name, query = (rest[: start.start()], rest[start.end() :]) if start else (rest, "")
-    name = name.removeprefix("file://")
+        bare = ":" not in reference or reference.startswith("//", len(kind) + 1)  # a name or URL without a kind
+        file = guess and kind not in kinds and bare
+        near = f" (did you mean '{guess}:{reference}'?)" if file else nearest(kind, kinds)
+        raise UserError(f"data source {reference!r}: expected one of {', '.join(kinds)}, then ':' and a name{near}")
     options: dict[str, str] = {}
-    parsed = Reference(reference, kind, name, options)
+    spec = kinds[kind]
+    valid = (*layouts.OPTIONS, "examples", *spec.options) if spec.source else ()
+    parsed = Reference(reference, kind, name, options, spec)
     if not name:
         raise parsed.error(f"{kind}: needs a name after the ':'")
     for option, value in urllib.parse.parse_qsl(query, keep_blank_values=True):
-        if option not in OPTIONS[kind]:
-            valid = OPTIONS[kind]
+        if option not in valid:
             raise parsed.error(
                 f"{kind} has no option {option!r}; it has {', '.join(valid) or 'none'}{nearest(option, valid)}"
             )

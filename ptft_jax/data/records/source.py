@@ -52,7 +52,9 @@ class TableSource:
     @functools.cached_property
     def reading(self) -> Reading:
         """What of the records is read."""
-        return self._reading or _reading(self._opened("train")[0], self.reference)
+        return self._reading or _reading(
+            self._opened("train" if "train" in self.own else self.own[0])[0], self.reference
+        )
 
     def read_as(self, reading: Reading) -> TableSource:
         """The source, of whose records this is read."""

@@ -164,7 +164,7 @@ class Table:
         from ptft_jax.data.records import opening
 
         arguments = (self.reference, self._split, self._held_out, self._broken, self.reading)
-        return opening.reopen, (*arguments, self._dropped, self.fingerprint)
+        return opening.reopen, (*arguments, self._dropped, self.fingerprint, self._parsed.spec)
 
     def _columns(self, *names: str) -> np.ndarray:
         """[all records of the shards, names] of the indexes."""
@@ -249,7 +249,7 @@ def own_splits(reference: Reference, have: Sequence[str], aliases: Mapping[str, 
         found = named or next((a for a in aliases[split] if a in have), None)
         if found:
             own[split] = found
-    if "train" not in own:
+    if "train" not in own and (reference.trains or not own):
         raise reference.error(f"no split 'train' among {', '.join(have)}; name the one to train on with train=")
     repeated = [s for s in own if list(own.values()).count(own[s]) > 1]
     if repeated:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from ptft_jax.data import cache
+from ptft_jax.data.options import TokenizerOptions
 from ptft_jax.data.tokenizers import sentencepiece_model, settings, tiktoken_ranks
 from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE, Tokenizer
 from ptft_jax.data.tokenizers.byte import ByteTokenizer
@@ -143,7 +143,7 @@ def check_fits(tokenizer: Tokenizer, vocab_size: int, where: str) -> None:
         )
 
 
-def build(config: Any, train_texts: Callable[[], Sequence[str]], parent: Tokenizer | None) -> Tokenizer:
+def build(config: TokenizerOptions, train_texts: Callable[[], Sequence[str]], parent: Tokenizer | None) -> Tokenizer:
     """The tokenizer that `config.tokenizer` names; `parent` is that of the model this run starts from.
 
     Raises:

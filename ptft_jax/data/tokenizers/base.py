@@ -23,6 +23,13 @@ FILE = "tokenizer.json"
 TURN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>")
 
 
+class Between(NamedTuple):
+    """What stands between the two texts of a pair, and the type of the tokens after it (0 is that of those before)."""
+
+    ids: tuple[int, ...]
+    second: int
+
+
 class Tokenizer(abc.ABC):
     """Text to token ids and back.
 
@@ -78,6 +85,12 @@ class Tokenizer(abc.ABC):
             raise UserError(f"{origin}: {settings_.CONFIG} sets add_bos_token, but names no bos_token")
         self.prefix_ids: tuple[int, ...] = tuple(prefix_ids) or ((self.bos_id,) if settings.add_bos else ())
         self._lookup = lookup
+
+    @property
+    def between(self) -> Between:
+        """What a pair of texts has between them, after the first and before the second with its `end_id`: another `end_id`, unless
+        the tokenizer says otherwise."""
+        return Between((self.end_id,), 1)
 
     def has(self, text: str) -> bool:
         """Whether a token, control token or not, has exactly this text."""

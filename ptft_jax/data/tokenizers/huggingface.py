@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.data.tokenizers import settings as settings_
-from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE, HIDDEN, Control, Tokenizer, written
+from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE, HIDDEN, Between, Control, Tokenizer, written
 from ptft_jax.data.tokenizers.settings import AddedToken, Settings
 from ptft_jax.errors import UserError
 
@@ -61,6 +61,18 @@ class HuggingFaceTokenizer(Tokenizer):
         plain = _build(_without(pipeline, set(self.special), self._hidden), self.origin)
         plain.encode_special_tokens = True
         return plain
+
+    @functools.cached_property
+    def between(self) -> Between:
+        """What the post-processor puts between the texts of a pair, and the type that it gives the second."""
+        for text in ("a", "1", *self._whole.get_vocab(with_added_tokens=False)):
+            bare = self._whole.encode(text, add_special_tokens=False).ids
+            both = self._whole.encode(text, text, add_special_tokens=True)
+            places = [n for n in range(len(both.ids)) if both.ids[n : n + len(bare)] == bare]
+            if bare and not set(bare) & self.special_ids and len(places) == 2:
+                found = tuple(both.ids[places[0] + len(bare) : places[1]])
+                return Between(found, both.type_ids[places[1]]) if found else super().between
+        return super().between
 
     @functools.cached_property
     def _hidden(self) -> str:

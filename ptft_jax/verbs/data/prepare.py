@@ -24,7 +24,7 @@ from ptft_jax.config.field import natural, positive
 from ptft_jax.config.tree import TREE
 from ptft_jax.errors import UserError
 from ptft_jax.runs import places
-from ptft_jax.verbs.command import define_number, launch
+from ptft_jax.verbs.command import define_number, define_plugins, launch
 
 
 def define() -> None:
@@ -53,6 +53,7 @@ def define() -> None:
     flags.DEFINE_enum("engine", "processes", ["processes", "beam"], "Who does the work; the result is the same.")
     flags.DEFINE_string("beam_runner", "DirectRunner", "Beam's runner.")
     flags.DEFINE_multi_string("beam_option", [], "NAME=VALUE for Beam's pipeline; several may be given.")
+    define_plugins()
     flags.DEFINE_string("work", "", "Folder or URL for workers' files, reached by all of them; '' = beside --out.")
 
 
@@ -126,6 +127,7 @@ def _settings(args: Any) -> Any:
     sizes = ("min_tokens", "max_tokens", "min_characters", "max_characters")
     return settings.Settings(
         sources=tuple(args.source),
+        plugins=tuple(dict.fromkeys(args.plugins)),
         splits=tuple(split for split in settings.SPLITS if split in args.split),
         quality=settings.quality_limits(args.quality, args.quality_rules),
         near=Near(args.near_threshold, args.near_words, args.near_bands, args.near_rows),

@@ -10,7 +10,7 @@ from absl import flags
 
 from ptft_jax.errors import UserError
 from ptft_jax.verbs import reading
-from ptft_jax.verbs.command import define_config
+from ptft_jax.verbs.command import SOURCES, define_config, define_plugins
 
 
 class Selected(NamedTuple):
@@ -26,7 +26,7 @@ class Selected(NamedTuple):
 def define() -> None:
     """--config, --run, --data, --tokenizer, and the settings of `config.data` that say what examples and rows become."""
     define_config()
-    flags.DEFINE_string("run", None, "A run's workdir: look at its data.")
+    flags.DEFINE_string("run", None, f"Look at its data, or at --data as it reads them: {SOURCES}")
     flags.DEFINE_string("data", "", "A source, KIND:NAME[?OPTION=VALUE&...]; '' = that of the config or run.")
     flags.DEFINE_string(
         "tokenizer",
@@ -35,6 +35,38 @@ def define() -> None:
         "what the folder of tokens:FOLDER was made with.",
     )
     reading.define()
+    define_plugins()
+
+
+class _Run(NamedTuple):
+    values: dict[str, Any]  # of its config
+    tokenizer: Any
+    head: Any
+
+
+def _of_run(reference: str, has_data: bool) -> _Run:
+    """What --run names: of a run that has made no step yet, too, by its folder alone. Raises UserError."""
+    from ptft_jax.data import class_names
+    from ptft_jax.data import tokenizers as tok
+    from ptft_jax.runs.workdir import Workdir
+
+    workdir = pathlib.Path(reference).expanduser()
+    if workdir.is_dir() and not any(workdir.glob("*.safetensors*")):
+        here = Workdir(workdir)
+        here.check("--run")
+        names = class_names.recorded(here.read_data())
+        head = class_names.Head(names, reference) if names else class_names.NEW
+        return _Run(here.read_config().as_dict(), tok.from_file(workdir), head)
+    from ptft_jax.runs import source as restore  # loads JAX, which data alone need not
+
+    found = (
+        restore.find(reference, "--run")
+        if restore.is_reference(reference)
+        else restore.find_run(reference, "--run", together=True)
+    )
+    if found.data is None and not has_data:
+        raise UserError(f"--data is missing: what {found.name} was trained on is not known")
+    return _Run(found.config.as_dict(), found.tokenizer, class_names.of(found))
 
 
 def load() -> Selected:
@@ -48,15 +80,10 @@ def load() -> Selected:
         raise UserError("--config and --run: give one of them")
     if args.tokenizer and (args.config is not None or args.run):
         raise UserError("--tokenizer is for --data alone; a config's is config.tokenizer, a run has its own")
-    parent, workdir, head = None, None, class_names.NEW
+    parent, run, head = None, None, class_names.NEW
     if args.run:
-        from ptft_jax.runs.workdir import Workdir
-
-        workdir = pathlib.Path(args.run.partition("@")[0])
-        Workdir(workdir).check("--run")
-        values = Workdir(workdir).read_config().as_dict()
-        names = class_names.recorded(Workdir(workdir).read_data())
-        head = class_names.Head(names, args.run) if names else head
+        run = _of_run(args.run, bool(args.data))
+        values, head = run.values, run.head
     elif args.config is not None:
         from ptft_jax.training import completion  # loads JAX, which data alone need not
 
@@ -68,16 +95,17 @@ def load() -> Selected:
         raise UserError("what to look at is missing: --config=FILE, --run=WORKDIR or --data=SOURCE")
     longest = values["model"]["max_length"] if args.run else 0
     values["data"].update(reading.changes())
+    values["plugins"] = tuple(dict.fromkeys((*values["plugins"], *args.plugins)))
     if args.data:
         values["data"].update(source=args.data, mixture=())
     values["model"]["max_length"] = max(values["model"]["max_length"], values["data"]["length"])
     config = configs.check(values)
-    if workdir is not None:
-        tokenizer = tok.from_file(workdir)
+    if run is not None:
+        tokenizer = run.tokenizer
     elif args.tokenizer and args.tokenizer != "byte":
         tokenizer = tok.from_file(pathlib.Path(args.tokenizer).expanduser())
-    elif not args.tokenizer and args.config is None and (source := records.parse(args.data)).kind == token_folder.KIND:
-        tokenizer = tok.from_file(pathlib.Path(source.name))
+    elif not args.tokenizer and args.config is None and records.parted(args.data)[0] == token_folder.KIND:
+        tokenizer = tok.from_file(pathlib.Path(records.parted(args.data)[1]))
     else:
         texts = functools.partial(pipeline.training_texts, config.data)
         tokenizer = tok.build(config.tokenizer, texts, parent.tokenizer if parent else None)

@@ -1,0 +1,34 @@
+"""The words of a command line, before any flag is read."""
+
+import json
+
+import pytest
+
+from ptft_jax.verbs import command
+
+
+@pytest.mark.parametrize(
+    "words, read",
+    [
+        (["ptft", "--config", "a:b"], ["ptft", "--config=a:b"]),
+        (["ptft", "--config.seed=1", "--config", "a", "--list"], ["ptft", "--config=a", "--config.seed=1", "--list"]),
+        (["ptft", "--workdir=w", "--config.seed", "1", "--config=a"], ["ptft", "--config=a", "--workdir=w", "--config.seed", "1"]),
+        (["ptft", "--config", "--list"], ["ptft", "--config", "--list"]),  # a value is missing: the parser says so
+        (["ptft"], ["ptft"]),
+    ],
+)  # fmt: skip
+def test_a_config_may_stand_anywhere(words, read):
+    assert command._joined(words) == read
+
+
+def test_a_workdir_alone_has_the_config_that_its_run_recorded(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    given = ["train", f"--workdir={run}"]
+    assert command._with_recorded(given) == given, "no run is there"
+    (run / "config.json").write_text(json.dumps({}))
+    recorded = f"--config={run}/config.json"
+    for words in (given, ["train", "--workdir", str(run)]):
+        assert command._with_recorded(words) == ["train", recorded, *words[1:]]
+    assert command._with_recorded(["train", "--config=x", f"--workdir={run}"])[1] == "--config=x"
+    assert recorded not in command._with_recorded(["train", "--config=x", f"--workdir={run}"])
