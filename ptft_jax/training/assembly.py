@@ -159,7 +159,7 @@ class Run:
         self.known_tokens = parent.vocab_size if parent else 0
         self.adapters = pipeline.numbered(c.data, c.tune.adapters)
         self.builder = builders.build(c.objective, self.tokenizer)
-        options = {"steps": c.training.steps, "epochs": c.training.epochs, "seed": c.seed}
+        options: dict[str, Any] = {"steps": c.training.steps, "epochs": c.training.epochs, "seed": c.seed}
         self.data = pipeline.training(c.data, self.tokenizer, self.builder, **options, head=self._start_head(fresh))
         if c.training.epochs:
             self._count_steps()
