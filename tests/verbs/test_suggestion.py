@@ -21,7 +21,7 @@ from ptft_jax.verbs.data import statistics
 def test_no_length_that_the_model_has_not(most, lengths, suggested):
     sizes = np.full(40, 200)
     store = types.SimpleNamespace(offsets=np.concatenate([[0], np.cumsum(sizes)]), ids=np.zeros(sizes.sum()))
-    builder = types.SimpleNamespace(slots=0, overlap=0)
+    builder = types.SimpleNamespace(slots=lambda n: n, overlap=0)
     table = statistics.rows_by_length(types.SimpleNamespace(store=store), builder, most)
     assert [row["length"] for row in table] == lengths
     found = statistics.suggestion(table, "best_fit", most)
