@@ -13,7 +13,11 @@ class EvalOptions(Options):
     batch_size: int = declared(natural(0, "rows; 0 = data.batch_size"))
     tokens: int = declared(natural(0, "use only the first so many tokens of each set; 0 = all", most=MANY))
     source: str = declared(
-        Field("", "data to measure forgetting on; '' = what the parent was trained on, where that is known")
+        Field(
+            "",
+            "data to measure forgetting on; '' = what the parent was trained on, where that is known; of a run that goes on with the same "
+            "data, what the parent's own forgetting was measured on",
+        )
     )
     parent_data: bool = declared(Field(True, "also evaluate on what the parent was trained on (forgetting)"))
     mixture: bool = declared(Field(True, "also evaluate on every source of data.mixture"))
