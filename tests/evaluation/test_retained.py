@@ -8,8 +8,8 @@ from ptft_jax import config as configs
 from ptft_jax.evaluation import measured_sets
 
 
-def run(source, older=None, **settings):
-    config = configs.check({"data": {"source": f"text:{source}"}, "eval": settings}, complete=False)
+def run(trained, older=None, **settings):
+    config = configs.check({"data": {"source": f"text:{trained}"}, "eval": settings}, complete=False)
     return types.SimpleNamespace(data=config.data, config=config, older=older)
 
 
