@@ -63,7 +63,8 @@ class Experiment:
         if not here.is_run:
             return not any(workdir.iterdir())
         section, parent = completion.resolve(config)
-        if here.read_config().as_dict() != meant.spelled(workdir, section).as_dict():
+        given = meant.spelled(workdir, section)
+        if configs.decided(here.read_config().as_dict()) != configs.decided(given.as_dict()):
             return False
         chain = here.read_lineage()
         came_from = completion.continued(section) or parent

@@ -285,6 +285,18 @@ def protect_base(base: Mapping[str, Any], child: pathlib.Path) -> None:
         pins.keep(workdir, base["step"], child)
 
 
+def before(parent: Any) -> Any:
+    """What a parent was started from itself, None for nothing or weights of another library; of a run that went on from another with
+    its optimizer, what that was started from. Raises UserError where it is no longer there."""
+    while isinstance(parent, Source) and parent.config.init.from_:
+        init = parent.config.init
+        reference = recorded(init.from_, parent.workdir)
+        if not init.optimizer:
+            return find(reference, "its init.from", init.ignore, init.fresh)
+        parent = find_run(reference, "its init.from")
+    return None
+
+
 def recorded(reference: str, workdir: pathlib.Path) -> str:
     """The reference of a run's parent, WORKDIR[@...][#ADAPTER], with the step that the run in `workdir` was started from, where
     it was started: what "the last" and "the best" are may have changed since. A run that made no step may be given another."""

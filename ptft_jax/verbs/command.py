@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import dataclasses
 import os
 import pathlib
 import re
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,6 +19,7 @@ from absl import app, flags, logging
 from ptft_jax.errors import UserError
 
 BAD_INPUT = 2  # exit status for UserError
+UNREAD = 128 + 13  # exit status where nobody reads standard output any more, as a shell has it after SIGPIPE
 TERMINATED = 128 + 15  # exit status after SIGTERM, so that a scheduler knows to start the run again
 
 
@@ -37,7 +40,7 @@ def launch(
     before = set(flags.FLAGS)
     define()
     if {"--help", "-h", "-help"} & set(argv[1:]):
-        print(_help(argv[0], main, set(flags.FLAGS) - before))
+        printed(_help(argv[0], main, set(flags.FLAGS) - before))
         sys.exit(0)
     logging.set_verbosity(logging.ERROR)  # libraries warn of things that users cannot change; --verbosity shows them
     try:
@@ -59,6 +62,8 @@ def launch(
                 raise
             fail(str(e))
         except OSError as e:  # no permission, no space, a vanished mount: the message names the file
+            if isinstance(e, BrokenPipeError) and unread():
+                _exit(UNREAD)
             if logging.get_verbosity() >= logging.DEBUG:
                 raise
             fail(str(e))
@@ -75,6 +80,7 @@ def launch(
                 raise
             traceback.print_exc()
             _exit(1)
+        unread()
         sys.exit(status or 0)
 
     app.run(run, argv=argv[:1])
@@ -139,6 +145,36 @@ def fail(message: str, status: int = BAD_INPUT) -> None:
     """Prints one message and exits."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     _exit(status)
+
+
+def printed(text: str) -> None:
+    """Prints a text, whether or not anybody reads all of it."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text)
+    unread()
+
+
+def unread() -> bool:
+    """Whether nobody reads standard output any more, as after `| head`; what is left of it then goes nowhere."""
+    try:
+        sys.stdout.flush()
+        closed = _has_no_reader(sys.stdout.fileno())
+    except BrokenPipeError:
+        closed = True
+    except (OSError, ValueError):  # no file at all, as in a notebook
+        return False
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+    return closed
+
+
+def _has_no_reader(descriptor: int) -> bool:
+    """Whether it is a pipe whose other end is closed."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _others() -> Any:
