@@ -21,7 +21,7 @@ def define() -> None:
         "max_seconds",
         0.0,
         natural(0.0, ""),
-        "Save and stop after so many seconds (0 = no limit); the same command continues.",
+        "Save and stop so many seconds after the command was given, its start among them (0 = no limit); the same command continues.",
     )
     flags.DEFINE_string(
         "profile",

@@ -22,7 +22,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.names import AUTO, direction
 from ptft_jax.params import finite
 from ptft_jax.params.rules import unflatten
-from ptft_jax.runs import checkpoint
+from ptft_jax.runs import checkpoint, identity
 from ptft_jax.runs import source as restore
 from ptft_jax.runs import state as states
 from ptft_jax.runs.files import write_bytes, write_json, write_text
@@ -134,6 +134,7 @@ def _save(
         "data_position": 0,
         "vocab_size": first.source.fields["vocab_size"],
         "classes": list(first.source.classes),
+        "chat_template": identity.chat_template(first.source),
         "base": refers_to,
         "before": {},
         "parent_fingerprint": chain[0]["fingerprint"] if chain else "",

@@ -25,6 +25,9 @@ class TokenizerOptions(Options):
         Field("", "for kind=file: a tokenizer.json, tokenizer.model or .tiktoken file, or a folder with one")
     )
     add: tuple[str, ...] = declared(texts((), "new special tokens; they need embeddings that train"))
+    add_markers: bool = declared(
+        Field(False, "also add the markers of turns of data.template whose end of a turn is no token yet")
+    )
     new_rows: str = declared(
         one_of("mean", "embeddings of new tokens: the mean of the others, or random", "mean", "normal")
     )

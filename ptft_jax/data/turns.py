@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ptft_jax.data import chat, provenance, spelled, unread
+from ptft_jax.data import chat, endings, provenance, spelled, unread
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.sandbox import Generated, Template, Traced
 from ptft_jax.data.tokenizers import Tokenizer
@@ -90,7 +90,7 @@ def encode(
 ) -> list[Encoded]:
     """Conversations as a model reads them, and which ids are learned.
 
-    What ends an answer, any of the tokenizer's `stop_ids`, is learned with it, wherever the template writes it: right
+    What ends an answer, any of `endings.stops`, is learned with it, wherever the template writes it: right
     after the answer, or after white space, which then is learned too. Where a template ends the last answer with no such
     token, `end_id` follows (not after a built-in template, whose answers end with a text of `chat_templates.STOPS`).
 
@@ -114,7 +114,7 @@ def encode(
             raise UserError(f"{conversation.where}: not Unicode: its text has the lone surrogate {half}") from e
         made.append(rendered)
         literal.append(None if conversation.control_tokens else spelled.literal(rendered.traced))
-    stops = np.asarray(tokenizer.stop_ids, np.int32)
+    stops = np.asarray(endings.stops(tokenizer, template), np.int32)
     encoded = tokenizer.encode_spans([rendered.traced.text for rendered in made], literal)
     rows = []
     for conversation, rendered, (ids, places) in zip(conversations, made, encoded):

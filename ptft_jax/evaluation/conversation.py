@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ptft_jax.config.seeds import Use, mixed
-from ptft_jax.data import chat
-from ptft_jax.data.chat_templates import STOPS
+from ptft_jax.data import chat, endings
+from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import SAMPLING, check_writer, continue_ids
+from ptft_jax.runs import identity
 
 MAX_NEW_TOKENS = 256  # of an answer, where nothing else is asked for
 
@@ -51,13 +52,17 @@ class Conversation:
         """
         check_writer(loaded)
         self._loaded, self._most = loaded, max_new_tokens
-        template = template or trained_with(loaded)
-        self._template = chat.template(loaded.tokenizer, template, field)
+        own = "" if template or loaded.source is None else identity.chat_template(loaded.source)
+        self._template = (
+            Template(own, f"{loaded.source.name}: chat template")
+            if own
+            else chat.template(loaded.tokenizer, template, field)
+        )
         self._seed, self._stop = options.pop("seed", 0), list(options.pop("stop", ()))
         self._options = {"sampling": SAMPLING, **options}
-        end = STOPS.get(template or "")
-        if end and end not in loaded.tokenizer.special:
-            self._stop.append(end)
+        end = endings.of(loaded.tokenizer, self._template)
+        if end.text and end.token not in loaded.tokenizer.stop_ids:
+            self._stop.append(end.text)
         self.messages: list[dict[str, str]] = []
 
     def reset(self, system: str = "") -> None:
@@ -95,9 +100,3 @@ class Conversation:
         self.messages = [*messages, {"role": "assistant", "content": row.text}]
         full = row.reason == "length" and room < self._most
         return Answer(row.text, row.tokens, "full" if full else row.reason)
-
-
-def trained_with(loaded: Any) -> str | None:
-    """The name of the chat template that a loaded run was trained with; None = the tokenizer's own, or it is not known."""
-    data = loaded.source.data if loaded.source is not None else None
-    return (data.template if data is not None else "") or None

@@ -1,58 +1,12 @@
-"""What goes with exported weights: the tokenizer's files in Hugging Face's form, and the model card."""
+"""The model card that goes with exported weights."""
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from ptft_jax.data import tokenizers as tok
-from ptft_jax.errors import UserError, few
-
-
-def tokenizer_files(tokenizer: tok.Tokenizer, max_length: int) -> dict[str, bytes]:
-    """A tokenizer's files as other tools read them.
-
-    Byte tokenizers are written as a byte-level BPE without merges, which gives the same ids. What the model's
-    generation_config.json says is written by the export itself.
-
-    Raises:
-      UserError: a kind that has no such form.
-    """
-    files = {name: data for name, data in tokenizer.files().items() if name != "generation_config.json"}
-    if isinstance(tokenizer, tok.ByteTokenizer):
-        files[tok.FILE] = _bytes_as_bpe(tokenizer)
-    config = json.loads(files.get("tokenizer_config.json", b"{}"))
-    config.setdefault("model_max_length", max_length)
-    if tok.FILE in files:
-        config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
-        ends = {i: text for text, i in tokenizer.special.items()}
-        if tokenizer.end_id in ends:
-            config.setdefault("eos_token", ends[tokenizer.end_id])
-        config.setdefault("clean_up_tokenization_spaces", False)
-    elif "tokenizer_class" not in config:
-        raise UserError(
-            f"{tokenizer.origin}: its kind has no form that other tools read without a tokenizer_config.json"
-        )
-    return {**files, "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False).encode()}
-
-
-def _bytes_as_bpe(tokenizer: tok.ByteTokenizer) -> bytes:
-    import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers
-
-    from ptft_jax.data.tokenizers.huggingface import byte_alphabet
-
-    whole = tokenizers.Tokenizer(models.BPE(vocab={char: byte for byte, char in byte_alphabet().items()}, merges=[]))
-    whole.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    whole.decoder = decoders.ByteLevel()
-    # In the order of their ids, which the library gives from 256 on.
-    special = sorted(tokenizer.special.items(), key=lambda item: item[1])
-    whole.add_special_tokens([text for text, _ in special])
-    if {text: whole.token_to_id(text) for text, _ in special} != tokenizer.special:
-        raise UserError(f"{tokenizer.origin}: its special tokens do not follow its bytes")
-    return whole.to_str().encode()
+from ptft_jax.errors import few
 
 
 def text(exported: Any, dtype: str, summary: Mapping[str, Any]) -> str:

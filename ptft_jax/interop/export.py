@@ -17,7 +17,7 @@ from ptft_jax.adapters.base import is_added
 from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
-from ptft_jax.interop import card, families, labels, layouts
+from ptft_jax.interop import card, families, labels, layouts, tokenizer_files
 from ptft_jax.interop.archive import INDEX, WEIGHTS
 from ptft_jax.interop.config_reader import Fields
 from ptft_jax.interop.names import Model, groups
@@ -42,6 +42,7 @@ class Exported:
         kept as far as they still say the truth.
       plugins: modules that may have its family.
       classes: names of the classes that its head scores, in their order; () where they have none.
+      template: the source of the chat template by which it talks; "" = the tokenizer's own, if any.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class Exported:
         family: str = "",
         classes: Sequence[str] = (),
         plugins: Sequence[str] = (),
+        template: str = "",
     ):
         self.params, self.fields, self.chain = flatten(params), families.canonical(fields), chain
         self.classes = class_names.filled(class_names.known(classes), self.fields["classes"])
-        self.tokenizer, self.plugins = tokenizer, tuple(plugins)
+        self.tokenizer, self.template, self.plugins = tokenizer, template, tuple(plugins)
         self.family, self._origin = families.of(self.fields, chain, family, plugins)
         self._groups = groups(self.family.tensors(self.fields), self.fields)
 
@@ -82,7 +84,7 @@ class Exported:
         return {**config, "dtype": dtype, "torch_dtype": dtype}
 
     def _ends(self) -> int | list[int]:
-        ends = list(self.tokenizer.stop_ids)
+        ends = list(tokenizer_files.ends(self.tokenizer, self.template))
         return ends[0] if len(ends) == 1 else ends
 
     def generation(self) -> dict[str, Any]:
@@ -122,8 +124,10 @@ class Exported:
             yield name, array
 
     def tokenizer_files(self) -> dict[str, bytes]:
-        """The tokenizer as a Hugging Face folder has it; {} without one."""
-        return {} if self.tokenizer is None else card.tokenizer_files(self.tokenizer, self.fields["max_length"])
+        """The tokenizer and its chat template as a Hugging Face folder has them; {} without one."""
+        if self.tokenizer is None:
+            return {}
+        return tokenizer_files.written(self.tokenizer, self.fields["max_length"], self.template)
 
 
 def to_folder(
@@ -145,27 +149,29 @@ def to_folder(
     _refuse_existing(out)
     if dtype not in DTYPES:
         raise UserError(f"--dtype={dtype}: a Hugging Face folder holds one of {', '.join(DTYPES)}")
+    files = exported.tokenizer_files()
+    if exported.tokenizer is not None:
+        tokenizer_files.refuse_other_class(exported.tokenizer, files, exported.family.model_type)
     temporary = cache.folder_beside(out)
     try:
         _save_shards(exported, temporary, dtype, shard_bytes)
         _dump(temporary / "config.json", exported.config(dtype))
         if exported.generation():
             _dump(temporary / "generation_config.json", exported.generation())
-        for name, data in exported.tokenizer_files().items():
+        for name, data in files.items():
             (temporary / name).write_bytes(data)
-        (temporary / "README.md").write_text(card.text(exported, dtype, summary or {}))
+        (temporary / "README.md").write_text(card.text(exported, dtype, summary or {}), encoding="utf-8")
         difference = verify(exported, f"hf:{temporary}", dtype)
         out.parent.mkdir(parents=True, exist_ok=True)
         cache.as_new(temporary)
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    files = sorted(p.name for p in out.iterdir())
     size = sum(p.stat().st_size for p in out.iterdir())
     return {
         "out": str(out),
         "family": exported.family.model_type,
-        "files": files,
+        "files": sorted(p.name for p in out.iterdir()),
         "bytes": size,
         "logit_difference": difference,
     }
@@ -219,6 +225,7 @@ def to_gguf(exported: Exported, out: pathlib.Path, *, dtype: str) -> dict[str, A
             file, exported.config(kept), exported.tensors(kept), exported.tokenizer_files(), dtype=_GGUF[dtype]
         )
         difference = verify(exported, f"gguf:{file}", dtype)
+        note = _by_lists(exported, file)
         out.parent.mkdir(parents=True, exist_ok=True)
         cache.as_new(temporary)
         file.rename(out)
@@ -226,17 +233,40 @@ def to_gguf(exported: Exported, out: pathlib.Path, *, dtype: str) -> dict[str, A
         shutil.rmtree(temporary, ignore_errors=True)
     return {
         "out": str(out), "family": exported.family.model_type, "bytes": out.stat().st_size, "logit_difference": difference,
+        **({"note": note} if note else {}),
     }  # fmt: skip
 
 
+def _by_lists(exported: Exported, file: pathlib.Path) -> str:
+    """What to know of programs that do not read the whole tokenizer.json in a GGUF file but its lists, as llama.cpp does."""
+    from ptft_jax.interop import gguf, gguf_tokenizer
+
+    archive = gguf.GGUFArchive(file)
+    if exported.tokenizer is None or archive.field("tokenizer.ggml.model") not in ("gpt2", "llama"):
+        return ""
+    files = gguf_tokenizer.to_files(archive.field, archive.architecture, archive.reference, lists=True)
+    texts = tokenizer_files.differing(exported.tokenizer, tok.from_files(files, "the lists"))
+    if not texts:
+        return ""
+    return f"llama.cpp, which goes by the file's lists, gives other ids for texts such as {', '.join(map(repr, texts[:3]))}"
+
+
 def to_peft(
-    adapter: Any, params: Mapping[str, Any], fields: Model, family: Any, out: pathlib.Path, *, base: str
+    adapter: Any,
+    params: Mapping[str, Any],
+    fields: Model,
+    family: Any,
+    out: pathlib.Path,
+    *,
+    base: str,
+    files: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
     """Writes an adapter in PEFT's format, whole or not at all, and checks it by reading it back.
 
     Args:
       adapter: the fine-tuning method.
       params: whole parameters, the adapter's leaves among them.
+      files: further ones to lie beside it, by name: a tokenizer's, where the base's lacks the chat template.
 
     Raises:
       UserError: `out` exists, a method PEFT has no format for, or logits that differ by more than rounding (a fused
@@ -258,23 +288,27 @@ def to_peft(
         ours = _logits(fields, adapter)(flatten(params))
         theirs = _logits(fields, read.method)({**plain, **flatten(read.params)})
         difference = float(np.abs(theirs - ours).max() / np.abs(ours).max())
+        warning = peft.warning(params, names, ties)
         if difference > 1e-5:
             raise UserError(f"the adapter, read back, gives other logits, by {difference:.3g} of the largest")
+        for name, data in (files or {}).items():
+            (temporary / name).write_bytes(data)
         cache.as_new(temporary)
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return {
+    written = {
         "out": str(out),
         "base": base,
         "files": sorted(p.name for p in out.iterdir()),
         "logit_difference": difference,
     }
+    return written | ({"warning": warning} if warning else {})
 
 
 def verify(exported: Exported, reference: str, dtype: str) -> float:
-    """Reads an export back and compares it with what was meant: the config, the names of classes, every parameter, and the
-    logits of both.
+    """Reads an export back and compares it with what was meant: the config, the names of classes, the ids of hard texts
+    (`tokenizer_files.HARD`), the chat template, every parameter, and the logits of both.
 
     Returns:
       The largest difference of logits over the largest logit: 0 but for q8_0, whose parameters must each be within half
@@ -298,6 +332,9 @@ def verify(exported: Exported, reference: str, dtype: str) -> float:
     ]
     if wrong:
         raise UserError(f"the export, read back, is another model:{listed(wrong)}")
+    if exported.tokenizer is not None:
+        tokenizer_files.refuse_differing(exported.tokenizer, found.tokenizer, "the tokenizer of the export, read back,")
+        tokenizer_files.refuse_other_chat(exported.tokenizer, exported.template, found.tokenizer)
     read = flatten(found.parameters(on_one_device))
     meant = {path: np.asarray(array).astype(np.float32) for path, array in exported.params.items()}
     if dtype in DTYPES:
@@ -341,4 +378,4 @@ def _refuse_existing(out: pathlib.Path) -> None:
 
 
 def _dump(path: pathlib.Path, values: Any) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -58,16 +58,16 @@ class GGUFArchive:
         path = pathlib.Path(path).absolute()
         self.reference = f"gguf:{path}"
         self._reader = _reader(path)
-        if (self._field("split.count") or 1) > 1:
+        if (self.field("split.count") or 1) > 1:
             raise UserError(
-                f"{path}: one of {self._field('split.count')} parts of a model; merge them into one file first"
+                f"{path}: one of {self.field('split.count')} parts of a model; merge them into one file first"
             )
         self._stored = {tensor.name: tensor for tensor in self._reader.tensors}
         self._check_types(path)
-        self.architecture = self._field("general.architecture")
+        self.architecture = self.field("general.architecture")
         if self.architecture is None:
             raise UserError(f"{path}: no metadata key general.architecture")
-        meta = gguf_config.Metadata(str(path), self._field, self.architecture)
+        meta = gguf_config.Metadata(str(path), self.field, self.architecture)
         embedding = self._stored.get("token_embd.weight")
         if embedding is None:
             raise UserError(f"{path}: no tensor token_embd.weight")
@@ -117,9 +117,10 @@ class GGUFArchive:
 
     def tokenizer_files(self) -> dict[str, bytes]:
         """tokenizer.json, tokenizer_config.json and generation_config.json; none where the file has no tokenizer."""
-        return gguf_tokenizer.to_files(self._field, self.architecture, self.reference)
+        return gguf_tokenizer.to_files(self.field, self.architecture, self.reference)
 
-    def _field(self, key: str) -> Any:
+    def field(self, key: str) -> Any:
+        """The value of a metadata key, None where it is absent. Raises UserError for one that is damaged."""
         field = self._reader.get_field(key)
         try:
             return None if field is None else field.contents()

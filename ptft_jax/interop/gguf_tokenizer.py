@@ -8,13 +8,12 @@ Two kinds of GGUF tokenizers: "gpt2", byte-level BPE, where the file names the r
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from ptft_jax.errors import UserError, listed, nearest
-
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-SPACE = "\u2581"  # how SentencePiece writes a space
+from ptft_jax.interop import tokenizer_json
+from ptft_jax.interop.tokenizer_json import NORMAL, SPACE
 
 # The regular expressions that published tokenizer.json files have, by what GGUF calls them.
 _LLAMA3 = (
@@ -32,6 +31,9 @@ _GPT2, _DIGITS = (
     "gpt2",
     "digits",
 )  # GPT-2's own rule, in `tokenizers` as ByteLevel(use_regex=True); digits one by one first
+BYTES = "bytes"  # no words at all
+# Readers want a merge. This one is of two bytes that are in no text.
+NEVER = "\u00c0 \u00c1"
 PRE_TOKENIZERS = {
     "gpt-2": _GPT2,
     "olmo": _GPT2,
@@ -58,13 +60,14 @@ WHOLE_WORDS = {"llama-bpe", "llama3", "llama-v3", "tekken"}
 NFC = {"qwen2", "olmo", "deepseek-r1-qwen"}
 
 
-def to_files(read: Callable[[str], Any], architecture: str, origin: str) -> dict[str, bytes]:
+def to_files(read: Callable[[str], Any], architecture: str, origin: str, *, lists: bool = False) -> dict[str, bytes]:
     """tokenizer.json, tokenizer_config.json (with the chat template) and generation_config.json (with the stops).
 
     Args:
       read: the value of a metadata key, None where it is absent.
       architecture: of the model; Gemma's pieces are ordered in another way than by score.
       origin: for messages.
+      lists: go by the lists of tokens, merges and scores, though the file has the whole tokenizer.json too.
 
     Raises:
       UserError: a tokenizer of an unknown kind or rule, or with damaged lists.
@@ -85,7 +88,7 @@ def to_files(read: Callable[[str], Any], architecture: str, origin: str) -> dict
             raise UserError(f"{origin}: tokenizer.ggml.{key}_token_id = {found}, of {len(tokens)} tokens")
         ids[name] = found
     adds = {name: read(f"tokenizer.ggml.add_{name}_token") for name in ("bos", "eos")}
-    whole = read("tokenizer.huggingface.json")
+    whole = None if lists else read("tokenizer.huggingface.json")
     if whole is None:
         if kind == "gpt2":
             pre = _pre(read, architecture, origin)
@@ -106,8 +109,10 @@ def to_files(read: Callable[[str], Any], architecture: str, origin: str) -> dict
         if len(set(tokens)) != len(tokens):
             twice = sorted({t for t in tokens if tokens.count(t) > 1})
             raise UserError(f"{origin}: tokens that are there twice:{listed(map(repr, twice))}")
-        added = _added(tokens, types, ids["unk"])
-        whole = json.dumps(_tokenizer_json(model, added, _template(tokens, ids, adds)), ensure_ascii=False)
+        added = tokenizer_json.added(tokens, types, ids["unk"])
+        whole = json.dumps(
+            tokenizer_json.whole(model, added, tokenizer_json.around(tokens, ids, adds)), ensure_ascii=False
+        )
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
@@ -149,10 +154,10 @@ def _pre(read: Callable[[str], Any], architecture: str, origin: str) -> str:
 
 
 def pre_tokenizer(rule: str) -> dict[str, Any]:
-    """The `pre_tokenizer` of a tokenizer.json, for a value of `PRE_TOKENIZERS`."""
+    """The `pre_tokenizer` of a tokenizer.json, for a value of `PRE_TOKENIZERS`, or BYTES."""
     own = rule in (_GPT2, _DIGITS)
     last = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": own}
-    if rule == _GPT2:
+    if rule in (_GPT2, BYTES):
         return last
     first: dict[str, Any] = {"type": "Digits", "individual_digits": True}
     if rule != _DIGITS:
@@ -163,6 +168,7 @@ def pre_tokenizer(rule: str) -> dict[str, Any]:
 def _byte_level(tokens: list[str], merges: list[str] | None, pre: str, origin: str) -> dict[str, Any]:
     if merges is None:
         raise UserError(f"{origin}: no metadata key tokenizer.ggml.merges")
+    merges = [merge for merge in merges if merge != NEVER or merge.replace(" ", "") in tokens]
     pairs = [merge.split(" ") for merge in merges]
     known = set(tokens)
     bad = [m for m, p in zip(merges, pairs) if len(p) != 2 or not known.issuperset((*p, "".join(p)))]
@@ -174,83 +180,19 @@ def _byte_level(tokens: list[str], merges: list[str] | None, pre: str, origin: s
         "normalizer": {"type": "NFC"} if pre in NFC else None,
         "pre_tokenizer": pre_tokenizer(PRE_TOKENIZERS[pre]),
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": _bpe(tokens, pairs, ignore_merges=pre in WHOLE_WORDS),
+        "model": tokenizer_json.bpe(tokens, pairs, ignore_merges=pre in WHOLE_WORDS),
     }
 
 
 def _sentencepiece(
     tokens: list[str], scores: list[float] | None, types: list[int], prefix: bool, unknown: int | None, origin: str
 ) -> dict[str, Any]:
-    """SentencePiece's BPE joins the two neighbors whose union has the best score: the same as merges in that order."""
     if scores is None or len(scores) != len(tokens):
         raise UserError(f"{origin}: tokenizer.ggml.scores does not have one score a token")
-    joined = {t: i for i, t in enumerate(tokens) if types[i] == NORMAL or (t and not t.strip(SPACE))}
-    merges = []
-    for token, i in joined.items():
-        cuts = ((token[:n], token[n:]) for n in range(1, len(token)))
-        merges += [(-scores[i], joined[a], joined[b], [a, b]) for a, b in cuts if a in joined and b in joined]
-    merges.sort(key=lambda merge: merge[:3])
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    steps = [
-        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
-        {"type": "ByteFallback"},
-        {"type": "Fuse"},
-    ]
-    if prefix:
-        steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
-    prepend = {"type": "Prepend", "prepend": SPACE}
-    return {
-        "normalizer": {"type": "Sequence", "normalizers": [prepend, replace]} if prefix else replace,
-        "pre_tokenizer": None,
-        "decoder": {"type": "Sequence", "decoders": steps},
-        "model": _bpe(
-            tokens,
-            [merge[3] for merge in merges],
-            unk_token=tokens[unknown] if unknown is not None else None,
-            fuse_unk=True,
-            byte_fallback=True,
-        ),
-    }
-
-
-def _bpe(tokens: list[str], merges: list[list[str]], **fields: Any) -> dict[str, Any]:
-    defaults = {"dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None}
-    defaults |= {"fuse_unk": False, "byte_fallback": False, "ignore_merges": False}
-    return {"type": "BPE"} | defaults | fields | {"vocab": {t: i for i, t in enumerate(tokens)}, "merges": merges}
-
-
-def _added(tokens: list[str], types: list[int], unknown: int | None) -> list[dict[str, Any]]:
-    """Control tokens are special; user-defined ones are kept whole in text but are text."""
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    special = [i for i, kind in enumerate(types) if kind in (CONTROL, UNKNOWN) or i == unknown]
-    defined = [i for i, kind in enumerate(types) if kind == USER_DEFINED and tokens[i].strip(SPACE)]
-    return [{"id": i, "content": tokens[i], "special": i in set(special)} | plain for i in sorted(special + defined)]
-
-
-def _template(tokens: list[str], ids: dict[str, int | None], adds: dict[str, bool | None]) -> dict[str, Any] | None:
-    """The post-processor that puts the first and the last token around a text."""
-    use = {name: ids[name] for name in ("bos", "eos") if adds[name] and ids[name] is not None}
-    if not use:
-        return None
-
-    def around(*sequences: dict[str, Any]) -> list[dict[str, Any]]:
-        marks = {name: [{"SpecialToken": {"id": tokens[i], "type_id": 0}}] for name, i in use.items()}
-        return [part for s in sequences for part in (*marks.get("bos", []), {"Sequence": s}, *marks.get("eos", []))]
-
-    a, b = {"id": "A", "type_id": 0}, {"id": "B", "type_id": 1}
-    special = {tokens[i]: {"id": tokens[i], "ids": [i], "tokens": [tokens[i]]} for i in use.values()}
-    return {"type": "TemplateProcessing", "single": around(a), "pair": around(a, b), "special_tokens": special}
-
-
-def _tokenizer_json(
-    model: dict[str, Any], added: Iterable[dict[str, Any]], post: dict[str, Any] | None
-) -> dict[str, Any]:
-    head = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": list(added)}
-    return (
-        head
-        | {key: model[key] for key in ("normalizer", "pre_tokenizer", "decoder", "model")}
-        | {"post_processor": post}
-    )
+    unk = tokens[unknown] if unknown is not None else None
+    pairs = tokenizer_json.merges(tokens, scores, types)
+    model = tokenizer_json.bpe(tokens, pairs, unk_token=unk, fuse_unk=True, byte_fallback=True)
+    return {**tokenizer_json.spaced("run" if prefix else ""), "model": model}
 
 
 def _chat_template(read: Callable[[str], Any]) -> str | list[dict[str, str]] | None:

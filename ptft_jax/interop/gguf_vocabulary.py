@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from ptft_jax.data.tokenizers import settings
 from ptft_jax.data.tokenizers.sentencepiece_model import FILES as PIECES
 from ptft_jax.errors import UserError
 from ptft_jax.interop import gguf_tokenizer as forms
+from ptft_jax.interop import tokenizer_json as kinds
 
 
 def to_metadata(files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,17 +31,22 @@ def to_metadata(files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[s
     beside = settings.read(files, "the tokenizer")
     named = dict(beside.named)
     pieces = next((name for name in PIECES if name in files), None)
-    if "tokenizer.json" in files:
-        meta, tokens, types = _from_json(_whole(files["tokenizer.json"], beside))
-    elif pieces is not None:
+    if pieces is not None:
         meta, tokens, types = _from_pieces(files[pieces], pieces, named)
+        if "tokenizer.json" in files:
+            meta["tokenizer.huggingface.json"] = files["tokenizer.json"].decode()
+            for entry in json.loads(files["tokenizer.json"])["added_tokens"]:
+                tokens.setdefault(entry["id"], entry["content"])
+                types.setdefault(entry["id"], kinds.CONTROL if entry["special"] else kinds.USER_DEFINED)
+    elif "tokenizer.json" in files:
+        meta, tokens, types = _from_json(_whole(files["tokenizer.json"], beside))
     else:
         raise UserError(
             f"a GGUF tokenizer is made from tokenizer.json or tokenizer.model; there are only: {', '.join(sorted(files))}"
         )
     for i, added in beside.added.items():
-        tokens[i], types[i] = added.content, forms.CONTROL if added.special else forms.USER_DEFINED
-    types |= {i: forms.CONTROL for i, t in tokens.items() if t in beside.special and types[i] != forms.UNKNOWN}
+        tokens[i], types[i] = added.content, kinds.CONTROL if added.special else kinds.USER_DEFINED
+    types |= {i: kinds.CONTROL for i, t in tokens.items() if t in beside.special and types[i] != kinds.UNKNOWN}
     if max(tokens) >= config["vocab_size"]:
         raise UserError(
             f"the tokenizer's token {max(tokens)} is beyond the model's vocabulary of {config['vocab_size']}"
@@ -47,7 +54,7 @@ def to_metadata(files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[s
     # Ids that the tokenizer does not use are filled up to the model's vocabulary.
     listed = [tokens.get(i, f"[PAD{i}]") for i in range(config["vocab_size"])]
     meta["tokenizer.ggml.tokens"] = listed
-    meta["tokenizer.ggml.token_type"] = [types.get(i, forms.UNUSED) for i in range(config["vocab_size"])]
+    meta["tokenizer.ggml.token_type"] = [types.get(i, kinds.UNUSED) for i in range(config["vocab_size"])]
     if "tokenizer.ggml.scores" in meta:
         scores = meta["tokenizer.ggml.scores"]
         meta["tokenizer.ggml.scores"] = [scores.get(i, min(scores.values())) for i in range(config["vocab_size"])]
@@ -87,21 +94,21 @@ def _from_json(whole: dict[str, Any]) -> tuple[dict[str, Any], dict[int, str], d
     model = whole["model"]
     merges = [merge.split(" ") if isinstance(merge, str) else list(merge) for merge in model["merges"]]
     tokens = {i: token for token, i in model["vocab"].items()}
-    types = dict.fromkeys(tokens, forms.NORMAL)
+    types = dict.fromkeys(tokens, kinds.NORMAL)
     text = json.dumps(whole, ensure_ascii=False)
     meta: dict[str, Any] = {"tokenizer.huggingface.json": text}
     if model.get("byte_fallback"):
-        types |= {i: forms.BYTE for i, t in tokens.items() if len(t) == 6 and t.startswith("<0x") and t.endswith(">")}
+        types |= {i: kinds.BYTE for i, t in tokens.items() if len(t) == 6 and t.startswith("<0x") and t.endswith(">")}
         meta |= {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default"}
         meta["tokenizer.ggml.scores"] = _scores(tokens, merges)
         meta["tokenizer.ggml.add_space_prefix"] = _adds_space(whole)
     else:
         meta |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": _pre(whole)}
-        meta["tokenizer.ggml.merges"] = [" ".join(merge) for merge in merges]
+        meta["tokenizer.ggml.merges"] = [" ".join(merge) for merge in merges] or [forms.NEVER]
     for entry in whole.get("added_tokens") or ():
         tokens[entry["id"]] = entry["content"]
-        types[entry["id"]] = forms.CONTROL if entry["special"] else forms.USER_DEFINED
-    types |= {i: forms.UNKNOWN for i, token in tokens.items() if token == model.get("unk_token")}
+        types[entry["id"]] = kinds.CONTROL if entry["special"] else kinds.USER_DEFINED
+    types |= {i: kinds.UNKNOWN for i, token in tokens.items() if token == model.get("unk_token")}
     return meta, tokens, types
 
 
@@ -118,19 +125,28 @@ def _from_pieces(
         proto = form.ModelProto()
     if not proto.pieces:
         raise UserError(f"{name}: not a SentencePiece model, which a GGUF tokenizer is made from")
-    if proto.trainer_spec.model_type != form.TrainerSpec.BPE:
-        raise UserError(f"{name}: a SentencePiece model of another kind than BPE has no GGUF form here")
-    rules = proto.normalizer_spec
-    if rules.precompiled_charsmap or rules.remove_extra_whitespaces:
+    rules, kind = proto.normalizer_spec, proto.trainer_spec.model_type
+    normalizes = bool(rules.precompiled_charsmap or rules.remove_extra_whitespaces)
+    if kind == form.TrainerSpec.BPE and normalizes:
         raise UserError(f"{name}: GGUF's readers do not normalize text as this model does ({rules.name})")
+    if kind not in (form.TrainerSpec.BPE, form.TrainerSpec.UNIGRAM):
+        raise UserError(f"{name}: a SentencePiece model of another kind than BPE and unigram has no GGUF form here")
+    bytewise = any(piece.type == kinds.BYTE for piece in proto.pieces)
+    if kind == form.TrainerSpec.UNIGRAM and bytewise:
+        raise UserError(f"{name}: GGUF's readers know no unigram model that falls back to bytes")
     pieces = list(proto.pieces)
     for key in ("bos", "eos", "unk", "pad"):
         i = getattr(proto.trainer_spec, f"{key}_id")
         if 0 <= i < len(pieces):
             named.setdefault(f"{key}_token", pieces[i].piece)
-    meta = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default"}
+    model = "llama" if kind == form.TrainerSpec.BPE else "t5"
+    meta: dict[str, Any] = {"tokenizer.ggml.model": model, "tokenizer.ggml.pre": "default"}
     meta["tokenizer.ggml.scores"] = {i: piece.score for i, piece in enumerate(pieces)}
     meta["tokenizer.ggml.add_space_prefix"] = bool(rules.add_dummy_prefix)
+    if kind == form.TrainerSpec.UNIGRAM:
+        meta["tokenizer.ggml.remove_extra_whitespaces"] = bool(rules.remove_extra_whitespaces)
+        if rules.precompiled_charsmap:
+            meta["tokenizer.ggml.precompiled_charsmap"] = rules.precompiled_charsmap
     return meta, {i: p.piece for i, p in enumerate(pieces)}, {i: int(p.type) for i, p in enumerate(pieces)}
 
 
@@ -155,6 +171,8 @@ def _adds_space(whole: Mapping[str, Any]) -> bool:
 def _pre(whole: Mapping[str, Any]) -> str:
     """GGUF's name for the rule that cuts text into words."""
     found, whole_words = _canonical(whole.get("pre_tokenizer")), bool(whole["model"].get("ignore_merges"))
+    if not whole["model"]["merges"] and found == _canonical(forms.pre_tokenizer(forms.BYTES)):
+        return "gpt-2"  # where nothing is merged, it does not matter where text is cut
     composed = (whole.get("normalizer") or {}).get("type") == "NFC"
     names = [n for n, rule in forms.PRE_TOKENIZERS.items() if _canonical(forms.pre_tokenizer(rule)) == found]
     if not names:
@@ -205,6 +223,12 @@ def _added_around(meta: Mapping[str, Any], beside: settings.Settings) -> dict[st
 
 
 def _chat_templates(templates: Mapping[str, str]) -> dict[str, Any]:
+    """Without the marks of what the assistant said, which only transformers knows: a block that is always there is as much."""
+    opening, closing = r"\{%([-+]?)\s*generation\s*([-+]?)%\}", r"\{%([-+]?)\s*endgeneration\s*([-+]?)%\}"
+    templates = {
+        name: re.sub(closing, r"{%\1 endif \2%}", re.sub(opening, r"{%\1 if true \2%}", text))
+        for name, text in templates.items()
+    }
     named = {name: text for name, text in templates.items() if name != "default"}
     found: dict[str, Any] = {"tokenizer.chat_template": templates["default"]} if "default" in templates else {}
     if named:

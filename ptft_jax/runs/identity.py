@@ -11,11 +11,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptft_jax.data import class_names
+from ptft_jax.data import class_names, records, token_folder
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.chat_templates import BUILT_IN
 from ptft_jax.data.class_names import Head
 from ptft_jax.errors import UserError, listed
+from ptft_jax.runs import meant
 from ptft_jax.runs.workdir import Workdir
 
 _TALKS = ("messages:", "sharegpt:", "prompt-messages:", "alpaca:")  # formats that a tokenizer's own template renders
@@ -77,7 +78,8 @@ def template_of(source: Any, tokenizer: tok.Tokenizer | None) -> Template | None
     """The template that the conversations of a run were rendered by; None of imported weights, of which nobody knows."""
     if tokenizer is None or getattr(source, "archive", None) is not None:
         return None
-    return template(source.config.data.template, tokenizer, Workdir(source.workdir).read_data())
+    name = meant.template_of(source.workdir, source.config.data.template)
+    return template(name, tokenizer, Workdir(source.workdir).read_data())
 
 
 def template(name: str, tokenizer: tok.Tokenizer, rows: Sequence[Mapping[str, Any]]) -> Template | None:
@@ -91,6 +93,36 @@ def template(name: str, tokenizer: tok.Tokenizer, rows: Sequence[Mapping[str, An
     path = pathlib.Path(name).expanduser()
     text = path.read_text(encoding="utf-8") if name.endswith(".jinja") and path.is_file() else known.get(name, name)
     return Template(repr(name), text)
+
+
+def chat_template(source: Any) -> str:
+    """The source of the chat template by which a run, or imported weights, talk; "" where none is known."""
+    tokenizer = None if source.fields["image_size"] else source.tokenizer
+    if tokenizer is None:
+        return ""
+    meta = getattr(source, "meta", {})
+    if "chat_template" in meta:
+        return meta["chat_template"]
+    found = template_of(source, tokenizer)  # of runs of earlier versions
+    return found.source if found else tokenizer.chat_template or ""
+
+
+def learned_template(
+    name: str, tokenizer: tok.Tokenizer, rows: Sequence[Mapping[str, Any]], parent: Any = None
+) -> Template | None:
+    """The template that a run talks by when it has been trained on `rows`: that of its conversations, prepared ones too; else
+    its parent's, else the tokenizer's own."""
+    found = template(name, tokenizer, rows)
+    for row in rows if found is None else ():
+        reference = records.parse(row["source"])
+        if found is None and reference.kind == token_folder.KIND:
+            facts = token_folder.manifest(pathlib.Path(reference.name))
+            setting = facts.get("settings", {}).get("template", "")
+            found = template(setting, tokenizer, [{"format": facts["format"]}])
+    if found is None:
+        text = (chat_template(parent) if parent is not None else "") or tokenizer.chat_template
+        found = Template("the tokenizer's own", text) if text else None
+    return found
 
 
 def check(one: Identity, other: Identity) -> tuple[int, ...] | None:
@@ -125,9 +157,8 @@ def of_folder(workdir: pathlib.Path, config: Mapping[str, Any], name: str) -> Id
     tokenizer = tok.from_file(workdir) if kept else None
     size = config["model"]["classes"] if config["model"]["head"] == "classes" and rows else 0
     classes = _named(class_names.recorded(rows), name, size) if size else None
-    return Identity(
-        name, {}, tokenizer, template(config["data"]["template"], tokenizer, rows) if tokenizer else None, classes
-    )
+    named = meant.template_of(workdir, config["data"]["template"])
+    return Identity(name, {}, tokenizer, template(named, tokenizer, rows) if tokenizer else None, classes)
 
 
 def check_measured_alike(one: Identity, other: Identity) -> None:

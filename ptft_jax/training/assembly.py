@@ -16,16 +16,18 @@ from ptft_jax import config as configs
 from ptft_jax import environment, pairing
 from ptft_jax.config import spans, trackers
 from ptft_jax.config.computed import changes
-from ptft_jax.data import batches, builders, class_names, pipeline
+from ptft_jax.data import batches, builders, class_names, endings, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.feed import Feed, Indexed
+from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError, few, listed, nearest
 from ptft_jax.evaluation import evaluate, measured_sets, previews
+from ptft_jax.interop import tokenizer_files
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes
 from ptft_jax.reporting.clock import Clock
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs import identity, lease, places
+from ptft_jax.runs import identity, lease, meant, places
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import hooks as hooks_
@@ -50,6 +52,7 @@ class Run:
 
     Attributes:
       config: completed by the parent's, checked.
+      recorded: the same as the run was begun with it: files may have been named otherwise.
       parent, continued: what it starts from, and the checkpoint that it goes on from with its optimizer; or None.
       trainer: what is trained and how (`ptft_jax.training.trainer`).
       start: where from (`ptft_jax.training.start`).
@@ -68,7 +71,8 @@ class Run:
         clock: Clock | None = None,
     ):
         clock = clock or Clock()
-        self.continued = continued(configs.check(config, complete=False), workdir)
+        given = configs.check(config, complete=False)
+        self.continued = continued(given, workdir)
         self.config, self.parent = resolve(config, workdir)
         c = self.config
         self.trackers = trackers.chosen(c.log.trackers, c.tables.trackers)
@@ -76,7 +80,7 @@ class Run:
         for came_from in filter(None, (self.continued or self.parent,)):
             if said := restore.said(came_from):
                 reporter.say(f"starting from {said}")
-        self._refuse_other_run()
+        self.recorded = self._as_begun()
         self.first_step = self.continued.step if self.continued else 0
         if not c.training.epochs:
             self._check_continued(c.training.steps)
@@ -116,17 +120,26 @@ class Run:
         self.tensorboard = c.log.tensorboard and not missing
         for told in c.refuse_unread():
             reporter.say(told)
+        added = tuple(text for text in c.tokenizer.add if text not in given.tokenizer.add)
+        if added and not self.continued:
+            reporter.say(
+                f"config.tokenizer.add={added!r}: markers of {c.data.template}, which were no tokens (add_markers)"
+            )
+        self._say_what_stays()
 
-    def _refuse_other_run(self) -> None:
+    def _as_begun(self) -> configs.Section:
+        """The config as it is recorded: of a run that has begun, its files are named as they were then."""
         here = Workdir(self.workdir)
         if not here.is_run or not here.begun():
-            return
-        changed = changes(*map(configs.decided, (here.read_config().as_dict(), self.config.as_dict())))
+            return self.config
+        recorded = meant.spelled(self.workdir, self.config)
+        changed = changes(*map(configs.decided, (here.read_config().as_dict(), recorded.as_dict())))
         if changed:
             raise UserError(
                 f"{self.workdir} holds a run with another config:{listed(changed, 20)}\n"
                 "Choose another --workdir (init.from can start from this one), or give the same config to continue it"
             )
+        return recorded
 
     def _check_continued(self, steps: int) -> None:
         if self.continued and steps <= self.first_step:
@@ -165,6 +178,7 @@ class Run:
             self._count_steps()
             c = self.config
         self._check_template()
+        self.chat_template = self._chat_template()
         self.head = self.data.head.settled()
         sets = measured_sets.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter, self.head)
         self.eval_batches, self.test_batches, self.source = sets
@@ -172,7 +186,10 @@ class Run:
     def _count_steps(self) -> None:
         """Makes `training.steps` what `training.epochs` are, and says so."""
         c, steps, rows = self.config, self.data.steps, sum(len(s) for s in self.data.sets)
-        self.config = configs.counted(c, steps)
+        begun, self.config = self.recorded is not c, configs.counted(c, steps)
+        values = self.config.as_dict()
+        same = {name: values[name] for name in ("training", "optimizer")}
+        self.recorded = configs.check({**self.recorded.as_dict(), **same}, complete=False) if begun else self.config
         self._check_continued(steps)
         self.reporter.say(
             f"training.epochs = {c.training.epochs:g}: {steps:,} steps of {c.data.batch_size:,} rows; one epoch is {rows:,} rows of "
@@ -194,6 +211,30 @@ class Run:
         mine = identity.Identity("this run", {}, None, identity.template(template, self.tokenizer, self.data.table))
         theirs = identity.Identity(self.parent.name, {}, None, identity.template_of(self.parent, self.parent.tokenizer))
         identity.check_templates(theirs, mine, f"; give config.data.template as {self.parent.name} has it")
+
+    def _chat_template(self) -> str:
+        """The source of the template that the run will talk by, "" for none; says where a turn's end is no token."""
+        if self.config.model.image_size:
+            return ""
+        data, tokenizer = self.config.data, self.tokenizer
+        found = identity.learned_template(data.template, tokenizer, self.data.table, self.parent)
+        if found is None:
+            return ""
+        compiled = Template(found.source, f"chat template {found.name}")
+        if texts := endings.missing(tokenizer, compiled):
+            end = endings.of(tokenizer, compiled).text
+            self.reporter.say(
+                f"chat template {found.name}: {end!r}, which ends a turn, is {len(tokenizer.encode(end))} tokens of this "
+                f"tokenizer, not one: other programs will not stop there. Add it, best before pre-training: "
+                f"config.tokenizer.add={texts!r}"
+            )
+        return found.source
+
+    def _say_what_stays(self) -> None:
+        """Says at the start what `ptft export` would refuse at the end."""
+        if processes.main() and not self.config.model.image_size:
+            for told in tokenizer_files.obstacles(self.tokenizer, gguf=self.config.model.causal):
+                self.reporter.say(told)
 
     def _build(self, mesh: jax.sharding.Mesh, init: dict[str, Any]) -> None:
         c = self.config
@@ -298,7 +339,7 @@ def train(
       config: the settings, as `ptft_jax.config.default()` gives them, or a nested dict of those that differ.
       workdir: the folder of the run.
       reporter: where messages, tables and bars go; by default standard error.
-      max_seconds: save and return after so many seconds; 0 = no limit.
+      max_seconds: save and return after so many seconds from the beginning of `clock`; 0 = no limit.
       hooks: pairs (when, do) of functions that are called between steps, see `ptft_jax.training.hooks`.
       profile: "START:STOP": a trace of the steps after START up to STOP for XProf and Perfetto, in WORKDIR/profile.
       clock: counts where the time goes; by default from now on.

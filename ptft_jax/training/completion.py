@@ -15,10 +15,11 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.names import AUTO, direction, known
 from ptft_jax.model.spec import HEAD, STRUCTURE
 from ptft_jax.params.rules import matches
-from ptft_jax.runs import loading
+from ptft_jax.runs import loading, meant
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.lineage import parted
 from ptft_jax.runs.parent import Parent
+from ptft_jax.training import markers
 
 
 def resolve(
@@ -35,6 +36,11 @@ def resolve(
       UserError: see `config.check` and `config.check_effects`; also a structural field that was set to something else than the parent's.
     """
     section = configs.check(config, complete=False)
+    marks = section.tokenizer.add_markers
+    if marks:  # what is added is told by tokenizer.add alone
+        values = section.as_dict()
+        values["tokenizer"]["add_markers"] = False
+        section = configs.check(values, complete=False, suggested=section.suggested)
     parent, other = None, continued(section, workdir)
     if other is not None:
         section, parent = _as_continued(section, other), _parent_of(other)
@@ -48,7 +54,10 @@ def resolve(
         parent = restore.find(reference, **options)
     if parent is None:
         pipeline.with_parent(section.data.mixture, None, "")
-        return _completed(section.as_dict(), section.suggested, tuned=False), None
+        values = section.as_dict()
+        if marks and other is None:
+            markers.add(values, None)
+        return _completed(values, section.suggested, tuned=False), None
     if parent.adapter is not None and not parent.adapter.mergeable:
         raise UserError(
             f"config.init.from: {parent.name} is a run with tune.method={parent.config.tune.method!r}, which cannot be "
@@ -71,6 +80,8 @@ def resolve(
         _inherit_method(
             values, loading.peft_adapter(section.init.adapter, parent, "config.init.adapter", section.init.merge_into)
         )
+    if marks and other is None:
+        markers.add(values, parent)
     mine, of_parent = values["data"], parent.data
     replays = any(name == pipeline.PARENT for name, _ in mine["mixture"])
     if replays and of_parent is not None and of_parent.held_out != mine["held_out"]:
@@ -112,10 +123,11 @@ def continued(section: configs.Section, workdir: pathlib.Path | None = None) -> 
 
 def _parent_of(run: restore.Source) -> Parent | None:
     """What a run was started from itself; of one that went on from another, what that was started from."""
-    init = run.config.init
+    config = configs.check(meant.from_here(run.workdir, run.config))
+    init = config.init
     if not init.from_:
         return None
-    other = continued(run.config, run.workdir)
+    other = continued(config, run.workdir)
     if other is not None:
         return _parent_of(other)
     options: dict[str, Any] = {"ignore": init.ignore, "fresh": init.fresh, "plugins": run.config.plugins}
@@ -156,7 +168,8 @@ def _completed(values: dict[str, Any], suggested: frozenset[str], *, tuned: bool
     settled = configs.settle(values, suggested)
     values = _with_direction(_with_rate(_with_source(values), tuned))
     section = configs.check_effects(configs.check(values, suggested=suggested, settled=settled))
-    assert section.init.from_ is not None and section.init.optimizer is not None, "read before this one was made"
+    read_before = (section.init.from_, section.init.optimizer, section.tokenizer.add_markers)
+    assert None not in read_before, "read before this one was made"
     return section
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import os
@@ -33,6 +34,7 @@ def launch(
       argv: program name and arguments, by default the process'.
       words: the flag that takes several values, and that words without a flag belong to; "" = there may be none.
     """
+    _speak_utf8()
     argv = _joined([_spelled(word) for word in (sys.argv if argv is None else argv)])
     sys.argv[:] = argv  # where ml_collections looks for overrides
     before = set(flags.FLAGS)
@@ -82,6 +84,14 @@ def launch(
         sys.exit(status or 0)
 
     app.run(run, argv=argv[:1])
+
+
+def _speak_utf8() -> None:
+    """In a locale that knows ASCII alone, as of a bare container or cron, models still read and write texts of all letters."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        encoding = getattr(stream, "encoding", None)
+        if encoding and codecs.lookup(encoding).name == "ascii" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8")
 
 
 def parse(argv: Sequence[str], words: str = "") -> None:

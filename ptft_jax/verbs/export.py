@@ -78,7 +78,7 @@ def model(
     """Exports a whole model, adapters merged; says what was written. `plugins`: that have families, beside those of the run.
     Raises UserError."""
     from ptft_jax.interop import export, peft
-    from ptft_jax.runs import loading
+    from ptft_jax.runs import identity, loading
     from ptft_jax.runs import source as restore
 
     if to == "gguf":
@@ -96,6 +96,7 @@ def model(
     fields, chain, tokenizer, summary = _facts(loaded.source)
     plugins = tuple(dict.fromkeys((*loaded.source.config.plugins, *plugins)))
     options = {"family": family, "classes": loaded.source.classes, "plugins": plugins}
+    options["template"] = identity.chat_template(loaded.source)
     exported = export.Exported(loaded.params, fields, tokenizer, chain, **options)
     if to == "gguf":
         written = export.to_gguf(exported, out, dtype=dtype)
@@ -109,15 +110,16 @@ def adapter(
     reference: str, out: pathlib.Path, *, family: str, base: str, plugins: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Exports what a run added to its base, in PEFT's format; says what was written. Raises UserError."""
-    from ptft_jax.interop import export, families
+    from ptft_jax.interop import export, families, tokenizer_files
     from ptft_jax.parallel.sharding import on_one_device
     from ptft_jax.params.rules import flatten
+    from ptft_jax.runs import identity
     from ptft_jax.runs import source as restore
 
     source = restore.find(reference, "--run")
     if source.adapter is None:
         raise UserError(f"--to=peft: {source.name} has no adapter; export the whole model by --to=hf")
-    fields, chain, _, _ = _facts(source)
+    fields, chain, tokenizer, _ = _facts(source)
     named, _ = families.of(fields, chain[1:], family, (*source.config.plugins, *plugins))
     origin = chain[1].get("reference", "") if len(chain) > 1 else ""
     if not base and not origin.startswith("hf:"):
@@ -127,7 +129,10 @@ def adapter(
     params = source.parameters(on_one_device, merged=False)
     _refuse_changed_base(source, flatten(params), flatten(restore.base_parameters(source, on_one_device)))
     base = base or origin.removeprefix("hf:")
-    written = export.to_peft(source.adapter.bare, params, fields, named, out, base=base)
+    template, files = identity.chat_template(source), {}
+    if template and template != tokenizer.chat_template:  # the base's tokenizer does not bring it
+        files = tokenizer_files.written(tokenizer, fields["max_length"], template)
+    written = export.to_peft(source.adapter.bare, params, fields, named, out, base=base, files=files)
     # The format has no place for how the base is kept: whoever loads it quantizes it, or not.
     written |= {"trained_on": dataclasses.asdict(source.quantization)} if source.quantization else {}
     say_chosen(source)

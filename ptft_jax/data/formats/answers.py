@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import chat, turns
+from ptft_jax.data import chat, endings, turns
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.formats import messages as messages_
 from ptft_jax.data.formats.base import Encoder, Format, Record, check_unicode
@@ -48,7 +48,15 @@ class AnswersEncoder(Encoder):
         template = self.template
         if template is None:
             return (*super().identity, "no template")
-        return (*super().identity, str(chat.built_in(self.tokenizer, template)), template.source, "contents are text")
+        own = sorted({*endings.stops(self.tokenizer, template)} - {*self.tokenizer.stop_ids})
+        ends = tuple(f"ends with {token}" for token in own)
+        return (
+            *super().identity,
+            str(chat.built_in(self.tokenizer, template)),
+            template.source,
+            "contents are text",
+            *ends,
+        )
 
     def describe(self) -> str:
         name = repr(self.template_name) if self.template_name else "of the tokenizer"

@@ -136,13 +136,13 @@ def content_digest(path: pathlib.Path, name: str) -> str:
     stamp = (str(path.resolve()), before.st_size, before.st_mtime_ns, before.st_ctime_ns, before.st_ino, before.st_dev)
     memo = cache.root() / "digests" / cache.digest("digest-1", *map(str, stamp))
     if memo.exists():
-        return memo.read_text()
+        return memo.read_text(encoding="utf-8")
     with open(path, "rb") as f:
         found = hashlib.file_digest(f, "sha256").hexdigest()[:32]
     if Stamp.of(path.stat()) != Stamp.of(before):
         raise UserError(f"{name}: the file changed while it was read; start again when nothing writes to it")
     if time.time() - max(before.st_mtime, before.st_ctime) > _SETTLED:
-        cache.write_atomic(memo, lambda temporary: temporary.write_text(found))
+        cache.write_atomic(memo, lambda temporary: temporary.write_text(found, encoding="utf-8"))
     return found
 
 

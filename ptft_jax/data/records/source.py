@@ -138,7 +138,7 @@ def _reading(shards: Sequence[indexes.Shard], reference: Reference) -> Reading:
         shard.check()
     if all(shard.key for shard in shards):
         text = json.dumps([found.layout, dict(found.columns), found.json])
-        cache.write_atomic(path, lambda temporary: temporary.write_text(text))
+        cache.write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return found
 
 

@@ -178,7 +178,7 @@ def _documents(reference: Reference, names: list[str]) -> tuple[list[Document], 
     path = cache.root() / "texts" / cache.digest("texts-4", *(file.digest for file in opened))
     if not path.exists():
         read = [_read(file) for file in opened]
-        cache.write_atomic(path, lambda temporary: temporary.write_text(json.dumps(read)))
+        cache.write_atomic(path, lambda temporary: temporary.write_text(json.dumps(read), encoding="utf-8"))
     known = json.loads(path.read_bytes())
     for file, text in zip(opened, known):
         if text is not None and text[-1]:

@@ -40,6 +40,7 @@ class Tokenizer(abc.ABC):
       bos_id, pad_id, unk_id: None where there is none.
       prefix_ids: what a text starts with: () or (bos_id,), or what else the tokenizer puts there.
       special: text of a control token -> id.
+      added: texts of tokens that are found in a text before the vocabulary's own, control tokens or not.
       named: "bos_token", "eos_token", ... -> the token's text, as chat templates refer to them.
       chat_templates: name -> Jinja source.
     """
@@ -95,6 +96,10 @@ class Tokenizer(abc.ABC):
     def has(self, text: str) -> bool:
         """Whether a token, control token or not, has exactly this text."""
         return self._lookup(text) is not None
+
+    @property
+    def added(self) -> frozenset[str]:
+        return frozenset(self.special)
 
     @property
     def chat_template(self) -> str | None:

@@ -53,6 +53,10 @@ class HuggingFaceTokenizer(Tokenizer):
             prefix_ids=_prefix(self._whole, vocabulary),
         )
 
+    @property
+    def added(self) -> frozenset[str]:
+        return frozenset(entry["content"] for entry in self._added)
+
     @functools.cached_property
     def _plain(self):
         """The pipeline in which no text becomes a control token. The library has a switch for added tokens, but the

@@ -20,6 +20,9 @@ class SentencePieceTokenizer(Spliced):
 
     Between added tokens, text is encoded by the library as it is. What follows an added token starts a new word (gets
     the model's dummy prefix) only with `"legacy": true` in tokenizer_config.json; Hugging Face does the same.
+
+    Attributes:
+      unknown: the text of the piece for what is unknown; "" where there is none.
     """
 
     def __init__(self, files: Mapping[str, bytes], origin: str):
@@ -51,7 +54,8 @@ class SentencePieceTokenizer(Spliced):
             id_of=self._id_of,
             special=control,
         )
-        if self.unk_id is None and model.unk_id() >= 0:
+        self.unknown = model.id_to_piece(model.unk_id()) if model.unk_id() >= 0 else ""
+        if self.unk_id is None and self.unknown:
             self.unk_id = model.unk_id()
 
     def _id_of(self, text: str) -> int | None:
