@@ -293,7 +293,7 @@ def before(parent: Any) -> Any:
         reference = recorded(init.from_, parent.workdir)
         if not init.optimizer:
             return find(reference, "its init.from", init.ignore, init.fresh)
-        parent = find_run(reference, "its init.from")
+        parent = find_run(reference, "its init.from", bare="last")
     return None
 
 
