@@ -58,7 +58,7 @@ def test_a_run_on_a_merged_parent_goes_on_where_merging_rounds_otherwise(text_fi
             text_file, training__steps=2, init__from_=start, tune__method="lora", eval__every=0, **changes
         )
 
-    quiet_train(tiny_config(text_file, training__steps=1, eval__every=0), tmp_path / "base")
+    quiet_train(tiny_config(text_file, training__steps=2, eval__every=0), tmp_path / "base")
     quiet_train(config(f"{tmp_path}/base"), tmp_path / "first")
     with pytest.MonkeyPatch.context() as patch:
         stop_at(1, patch)

@@ -121,7 +121,7 @@ class Told(Reporter):
 @pytest.mark.parametrize("began, limit, reason", [(100.0, 90.0, "max_seconds"), (0.0, 3000.0, "steps")])
 def test_max_seconds_counts_from_when_the_command_was_given(began, limit, reason, text_file, tmp_path):
     """What an import and the start took is spent: of a command given 100 s ago a limit of 90 s is over."""
-    config = tiny_config(text_file, training__steps=1, eval__every=0, eval__test=False)
+    config = tiny_config(text_file, training__steps=1, eval__every=0, eval__test=False, optimizer__warmup_steps=0)
     told, clock = Told(), Clock(began=time.monotonic() - began)
     done = assembly.train(config, tmp_path / "run", max_seconds=limit, clock=clock, reporter=told)
     assert (done["reason"], done["step"]) == ((reason, 0) if began else (reason, 1))
