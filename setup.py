@@ -6,9 +6,11 @@ import re
 from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.*)"', (HERE / "ptft_jax/__init__.py").read_text())[1]
+VERSION = re.search(r'__version__ = "(.*)"', (HERE / "ptft_jax/__init__.py").read_text(encoding="utf-8"))[1]
 REQUIREMENTS = [
-    line.strip() for line in (HERE / "requirements.txt").read_text().splitlines() if line.strip() and line[0] != "#"
+    line.strip()
+    for line in (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    if line.strip() and line[0] != "#"
 ]
 
 # Packages that only some features need; ptft_jax.environment.EXTRAS names them in messages.
@@ -69,7 +71,7 @@ setup(
     name="ptft_jax",
     version=VERSION,
     description="Pre-training and fine-tuning as two stages of one experiment, in JAX and Flax",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The ptft_jax authors",
     license_expression="Apache-2.0",

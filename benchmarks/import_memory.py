@@ -69,7 +69,7 @@ def _make(folder: pathlib.Path, millions: int) -> None:
         )
     )  # fmt: skip
     params = jax.jit(Transformer(ModelSpec(**fields)).init)(jax.random.key(0))
-    bpe = tok.train_bpe([pathlib.Path(__file__).read_text()], 400)
+    bpe = tok.train_bpe([pathlib.Path(__file__).read_text(encoding="utf-8")], 400)
     exported = export.Exported(params, fields, bpe, [])
     export.to_folder(exported, folder / "hf", dtype="float32")
     export.to_gguf(exported, folder / "model.gguf", dtype="float32")

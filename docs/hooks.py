@@ -87,7 +87,7 @@ FILLED = {"<!-- settings -->": configuration, "<!-- public names -->": public_na
 def notebook(path: pathlib.Path) -> str:
     """A notebook as Markdown: texts, code, and outputs that are texts."""
     parts = []
-    for cell in json.loads(path.read_text())["cells"]:
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         text = "".join(cell["source"])
         parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
     return "\n\n".join(parts)

@@ -26,10 +26,13 @@ def main() -> None:
     """Entry point of the `ptft` command."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help", "help"):
-        print("ptft VERB [--flags]; ptft VERB --help lists a verb's flags\n")
-        for verb, meaning in VERBS.items():
-            print(f"  {verb:<10} {meaning}")
-        print("\nptft config --fields lists the settings, with defaults and meaning: --config.SECTION.NAME=VALUE")
+        from ptft_jax.verbs.command import printed
+
+        verbs = "\n".join(f"  {verb:<10} {meaning}" for verb, meaning in VERBS.items())
+        printed(
+            f"ptft VERB [--flags]; ptft VERB --help lists a verb's flags\n\n{verbs}\n\n"
+            "ptft config --fields lists the settings, with defaults and meaning: --config.SECTION.NAME=VALUE"
+        )
         return
     if words[0] == "--version":
         from ptft_jax import __version__

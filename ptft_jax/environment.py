@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import pathlib
 import platform
 import subprocess
@@ -72,7 +73,9 @@ def revision() -> str:
     folder = pathlib.Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, encoding="utf-8", errors="replace"
+        )
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
@@ -99,4 +102,5 @@ def describe() -> dict[str, Any]:
         "devices": [f"{d.platform}:{d.device_kind}" for d in jax.devices()],
         "processes": jax.process_count(),
         "command": sys.argv,
+        "folder": os.getcwd(),
     }

@@ -21,7 +21,7 @@ def define() -> None:
         "max_seconds",
         0.0,
         natural(0.0, ""),
-        "Save and stop after so many seconds (0 = no limit); the same command continues.",
+        "Save and stop so many seconds after the command was given, its start among them (0 = no limit); the same command continues.",
     )
     flags.DEFINE_string(
         "profile",
@@ -53,7 +53,7 @@ def main() -> int:
     processes.join(args.coordinator, args.processes, args.process)
     with clock("import"):
         from ptft_jax.reporting.progress import Reporter
-        from ptft_jax.reporting.summary_tables import measures
+        from ptft_jax.reporting.summary_tables import before_and_after, measures
         from ptft_jax.training import assembly
 
     reporter = Reporter(quiet=not processes.main())
@@ -62,10 +62,8 @@ def main() -> int:
     )
     if not summary["finished"]:
         return TERMINATED if summary["reason"] == "sigterm" else 0
-    after, selected = summary["after"], summary["selected"]
-    rows = [
-        {"metric": name, "before": summary["before"].get(name, float("nan")), "after": after[name]} for name in after
-    ]
+    selected = summary["selected"]
+    rows = before_and_after(summary["before"], summary["after"])
     reporter.table(f"{args.workdir}: best step {summary['best_step']} by {selected['metric']}", rows)
     for title, figures in measures(summary):
         reporter.table(title, figures)

@@ -42,7 +42,7 @@ class Started:
 
 def start(*command, cwd=ROOT, **env):
     """Starts a command, with these changes of the environment. To be waited for by `ended`."""
-    output = tuple(tempfile.TemporaryFile("a+", errors="replace") for _ in range(2))  # noqa: SIM115
+    output = tuple(tempfile.TemporaryFile("a+", encoding="utf-8", errors="replace") for _ in range(2))  # noqa: SIM115
     environment = {**os.environ, "PYTHONFAULTHANDLER": "1", **env}  # where it was, if it has to be aborted
     # A group of its own, so that what it starts can be ended too.
     process = subprocess.Popen(

@@ -128,3 +128,32 @@ def test_one_file_knows_the_names_of_a_runs_files():
             continue
         texts = [n.value for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Constant)]
         assert not [text for text in texts if text in names], file
+
+
+def _without_encoding(source):
+    """Lines of calls that read or write text by the locale's encoding."""
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        given = {keyword.arg: keyword.value for keyword in call.keywords}
+        modes = [
+            v.value for v in (*call.args, *given.values()) if isinstance(v, ast.Constant) and isinstance(v.value, str)
+        ]
+        opened = name in ("open", "fdopen", "TemporaryFile", "NamedTemporaryFile") and any(
+            set(mode) <= set("rwax+t") for mode in modes if mode
+        )
+        decoded = name in ("run", "Popen", "check_output") and ("text" in given or "universal_newlines" in given)
+        whole = isinstance(call.func, ast.Attribute) and name in ("read_text", "write_text")
+        if "encoding" not in given and (whole or opened or decoded):
+            yield call.lineno
+
+
+def test_text_has_an_encoding():
+    """Files are UTF-8 in every locale; that of a bare container knows ASCII alone."""
+    seen = [*_without_encoding("p.read_text()\nopen(p, 'w')\np.open('r')\nrun(c, text=True)\nopen(p, 'rb')\np.open()")]
+    assert seen == [1, 2, 3, 4]
+    bare = {
+        f"{file.relative_to(PACKAGE)}:{line}"
+        for file in PACKAGE.rglob("*.py")
+        for line in _without_encoding(file.read_text(encoding="utf-8"))
+    }
+    assert not bare, sorted(bare)

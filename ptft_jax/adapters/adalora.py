@@ -40,7 +40,7 @@ class Triplets(nnx.Module):
     def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
         low = project(dropout(x, self.dropout, rows, self.site), self.left[...].astype(layer.dtype))
         low = low * (self.singular[...] * self.scale).astype(layer.dtype)
-        return layer.plain(x) + project(low, self.right[...].astype(layer.dtype))
+        return layer.plain(x) + layer.product(low, self.right[...])
 
 
 @dataclasses.dataclass(frozen=True)

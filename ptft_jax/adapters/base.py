@@ -298,7 +298,9 @@ def matching(pattern: str, every: Mapping[str, Layer], field: str, kinds: tuple[
         )
     if not found:
         what = " or ".join(["linear layer", *(KINDS[kind] for kind in kinds if kind is not Linear)])
-        raise UserError(f"{field}: {pattern!r} matches no {what}{nearest(pattern, own)}; layers:{listed(own, 40)}")
+        tied = regex(pattern, field).fullmatch("head") and "embed/tokens" in every
+        hint = " (the head is tied to embed/tokens: lora adapts both by that name)" if tied else nearest(pattern, own)
+        raise UserError(f"{field}: {pattern!r} matches no {what}{hint}; layers:{listed(own, 40)}")
     return found
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 from ptft_jax.adapters.base import float32
 from ptft_jax.adapters.lora import Lora, LowRank
 from ptft_jax.adapters.low_rank import updated
-from ptft_jax.model.layers import Linear, PerRow, dropout, project
+from ptft_jax.model.layers import Linear, PerRow, dropout
 
 MAGNITUDE = "adapter/magnitude"
 
@@ -40,16 +40,15 @@ class Decomposed(LowRank):
     def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
         kernel = layer.kernel[...]
         length = norms(updated(kernel, *self.factors(), self.scale))
-        factor = (self.magnitude[...] / jax.lax.stop_gradient(length)).astype(layer.dtype)
-        kernel = kernel.astype(layer.dtype)
-        y = project(x, kernel)
+        factor = (self.magnitude[...] / jax.lax.stop_gradient(length)).astype(layer.out)
+        y = layer.product(x, kernel)
         if rows is None or rows.keys is None or self.dropout == 0.0:
             y = factor * (y + self.update(layer, x))
         else:
             x = dropout(x, self.dropout, rows, self.site)
-            z = project(x, kernel)
+            z = layer.product(x, kernel)
             y = y + factor * (z + self.update(layer, x)) - z
-        return y if layer.bias is None else y + layer.bias[...].astype(layer.dtype)
+        return y if layer.bias is None else y + layer.bias[...].astype(layer.out)
 
 
 @dataclasses.dataclass(frozen=True)

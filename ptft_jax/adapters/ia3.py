@@ -28,7 +28,7 @@ class Rescale(nnx.Module):
         self.scale = nnx.Param(jnp.ones((layer.kernel.shape[0 if inputs else 1],), layer.kernel.dtype))
 
     def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
-        scale = self.scale[...].astype(layer.dtype)
+        scale = self.scale[...].astype(layer.dtype if self.inputs else layer.out)
         return layer.plain(x * scale) if self.inputs else layer.plain(x) * scale
 
 

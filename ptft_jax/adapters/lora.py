@@ -89,7 +89,7 @@ class LowRank(nnx.Module):
     def update(self, layer: Linear, x: jax.Array) -> jax.Array:
         """scale * x @ left @ right."""
         left, right = self.factors()
-        return project(project(x, left.astype(layer.dtype)), right.astype(layer.dtype)) * self.scale
+        return layer.product(project(x, left.astype(layer.dtype)), right) * self.scale
 
     def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
         return layer.plain(x) + self.update(layer, dropout(x, self.dropout, rows, self.site))

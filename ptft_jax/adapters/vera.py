@@ -43,10 +43,10 @@ class Scaled(nnx.Module):
         self.vera_b = nnx.Param(jnp.zeros((layer.kernel.shape[1],), jnp.float32))
 
     def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
-        d, out = self.vera_d[...].astype(layer.dtype), self.vera_b[...].astype(layer.dtype)
+        d, out = self.vera_d[...].astype(layer.dtype), self.vera_b[...].astype(layer.out)
         a, b = shared(self.seed, d.shape[0], *layer.kernel.shape)
         low = project(dropout(x, self.dropout, rows, self.site), a.astype(layer.dtype)) * d
-        return layer.plain(x) + project(low, b.astype(layer.dtype)) * out
+        return layer.plain(x) + layer.product(low, b) * out
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,13 +33,33 @@ def interpolate(parent: np.ndarray, child: np.ndarray, alpha: float) -> np.ndarr
     return ((1 - alpha) * _wide(parent) + alpha * _wide(child)).astype(dtype)
 
 
-def mean(arrays: Arrays) -> np.ndarray:
-    """The mean in the widest dtype: a uniform soup (Wortsman et al. 2022, "Model soups", table 2). Of equal arrays, that
-    array, bit for bit: in float64 a sum of equal float32 numbers is exact."""
-    total = _wide(arrays[0])
-    for array in arrays[1:]:
-        total = total + _wide(array)
-    return (total / len(arrays)).astype(wider(arrays))
+def mean(arrays: Arrays, weights: Sequence[float] = ()) -> np.ndarray:
+    """The mean in the widest dtype, each array as often as its weight says, () = once: a soup (Wortsman et al. 2022, "Model
+    soups", table 2). Unweighted, of equal arrays it is that array, bit for bit: in float64 a sum of equal float32 numbers is
+    exact."""
+    weights = tuple(weights) or (1.0,) * len(arrays)
+    total = weights[0] * _wide(arrays[0])
+    for array, weight in zip(arrays[1:], weights[1:]):
+        total = total + weight * _wide(array)
+    return (total / sum(weights)).astype(wider(arrays))
+
+
+# Directions that are nearer than this, as cosine, are on a line: the quotient of sines would be of rounding.
+_NEAR = 1 - 1e-9
+
+
+def slerp(first: np.ndarray, second: np.ndarray, alpha: float) -> np.ndarray:
+    """Between two arrays along the arc between their directions, in the wider dtype: with the angle t between them, as vectors,
+    (sin((1 - alpha) t) first + sin(alpha t) second) / sin(t) (Shoemake 1985, "Animating Rotation with Quaternion Curves", section
+    3.3). Where there is no arc (parallel, opposite, or zero), as `interpolate`; at 0 and 1 the numbers of the one or the other."""
+    a, b = _wide(first).ravel(), _wide(second).ravel()
+    lengths = np.linalg.norm(a) * np.linalg.norm(b)
+    cosine = float(a @ b / lengths) if lengths and np.isfinite(lengths) else 1.0
+    if alpha in (0.0, 1.0) or abs(cosine) > _NEAR:
+        return interpolate(first, second, alpha)
+    angle = np.arccos(cosine)
+    between = (np.sin((1 - alpha) * angle) * a + np.sin(alpha * angle) * b) / np.sin(angle)
+    return between.reshape(first.shape).astype(wider((first, second)))
 
 
 def task(base: np.ndarray, children: Arrays, weights: Sequence[float]) -> np.ndarray:

@@ -46,7 +46,8 @@ def _whole(rule: str) -> _Kind:
 # Of whole models, and of adapters for one base (lowrank.WAYS).
 METHODS: Mapping[str, _Kind] = {
     "interpolate": _Kind(1, 1, ("base", "alpha", "curve", "rule", "budget", "source", *_DATA)),
-    "soup": _Kind(2, 0, ()),
+    "slerp": _Kind(2, 2, ("alpha",)),
+    "soup": _Kind(2, 0, ("weights",)),
     "greedy_soup": _Kind(2, 0, ("metric", *_DATA)),
     "task": _whole("linear"),
     **{rule: _whole(rule) for rule in arithmetic.RULES if rule != "linear"},
@@ -87,14 +88,15 @@ def combine(
       ignore: patterns of tensors of imported weights that may be left out.
       say: is told which checkpoint a run's name alone stands for.
       given: options by name, of those that the method reads:
-        weights: one number per run, default 1; negative ones take away.
+        weights: one number per run, default 1; negative ones take away. A soup divides by their sum.
         density: the share of a task vector that is kept (1 - the drop rate of DARE).
         trim: "model" keeps the largest of a whole task vector, "layer" of each layer's each parameter.
         sign: how TIES elects signs, "total" or "frequency".
         seed: of what DARE drops.
         rank: of the result of an SVD; 0 = the largest of the adapters'.
         base: what task vectors start from, and what is interpolated with; "" = the runs' parent, by their lineage.
-        alpha, curve, rule, budget: see `scoring.curve`; alpha is 0.5 where neither it nor a rule is given.
+        alpha, curve, rule, budget: see `scoring.curve`; alpha is 0.5 where neither it nor a rule is given. Of slerp, 0 is the first
+          run and 1 the second.
         metric, data, source, tokens, batch_size: what is measured on what (`measuring.Measured`).
 
     Returns:
@@ -131,6 +133,8 @@ def _combined(
     if method == "interpolate":
         return _interpolate(reader, models[0], runs[0], out, options)
     models = alike(models)
+    if method == "slerp":
+        return _slerp(models, out, options["alpha"])
     if method in ("soup", "greedy_soup"):
         return _soup(method, models, runs, out, options)
     base = reader.parent(sources[0], options["base"])
@@ -176,7 +180,11 @@ def _options(method: str, kind: _Kind, runs: int, adapter: bool, given: Mapping[
         weights = tuple(map(float, options["weights"])) or (1.0,) * runs
         if len(weights) != runs or not all(map(math.isfinite, weights)):
             raise UserError(f"--weights={','.join(map(str, weights))}: expected {runs}, a number for each --run")
+        if method == "soup" and sum(weights) <= 0:
+            raise UserError(f"--weights={','.join(map(str, weights))}: expected a sum above 0, by which a soup divides")
         options["weights"] = weights
+    if method == "slerp":
+        options["alpha"] = _share(0.5 if options["alpha"] is None else options["alpha"], "the first run", "the second")
     if "density" in kind.reads and not 0 < options["density"] <= 1:
         raise UserError(f"--density={options['density']}: expected a share above 0, at most 1")
     if "rank" in given and options["rank"] < 1:
@@ -239,8 +247,8 @@ def _line(options: Mapping[str, Any]) -> dict[str, Any]:
     if text:
         environment.needed("matplotlib", "--curve, which is drawn,")  # before anything is measured
     alpha = 0.5 if alpha is None and not rule else alpha
-    if alpha is not None and not 0 <= alpha <= 1:
-        raise UserError(f"--alpha={alpha}: expected a number from 0 (the parent) to 1 (the run)")
+    if alpha is not None:
+        _share(alpha, "the parent", "the run")
     return {**options, "alpha": alpha, "alphas": scoring.points(text) if text else ()}
 
 
@@ -287,6 +295,22 @@ def _from_curve(
     return params, recipe, {"measured": {"before": before, "after": after}, "files": merge_page.figures(recipe)}
 
 
+def _slerp(models: Sequence[Model], out: pathlib.Path, alpha: float) -> dict[str, Any]:
+    params = _each(
+        models[0],
+        lambda path: arithmetic.by_layer(
+            path, [model.leaves[path] for model in models], lambda _, two: arithmetic.slerp(*two, alpha)
+        ),
+    )
+    return _write(out, params, models, None, {"method": "slerp", "alpha": alpha})
+
+
+def _share(alpha: float, zero: str, one: str) -> float:
+    if not 0 <= alpha <= 1:
+        raise UserError(f"--alpha={alpha}: expected a number from 0 ({zero}) to 1 ({one})")
+    return alpha
+
+
 def _soup(
     method: str, models: Sequence[Model], runs: Sequence[str], out: pathlib.Path, options: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -294,11 +318,13 @@ def _soup(
         params = _each(
             models[0],
             lambda path: arithmetic.by_layer(
-                path, [model.leaves[path] for model in models], lambda _, arrays: arithmetic.mean(arrays)
+                path,
+                [model.leaves[path] for model in models],
+                lambda _, arrays: arithmetic.mean(arrays, options["weights"]),
             ),
         )
-        share = 1 / len(models)
-        return _write(out, params, models, None, {"method": method, "weights": (share,) * len(models)})
+        shares = tuple(weight / sum(options["weights"]) for weight in options["weights"])
+        return _write(out, params, models, None, {"method": method, "weights": shares})
     metric = options["metric"]
     measured = scoring.Measured(runs[0], **{name: options[name] for name in _DATA})
     values: dict[str, float] = {}

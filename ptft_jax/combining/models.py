@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -157,6 +157,15 @@ class Model:
     source: Parent
     leaves: Leaves
     note: str = ""  # what was done to it to be combined
+    merged: str = ""  # of a run whose adapter was merged, what names it (`restore.merged_fingerprint`)
+
+    def fingerprint(self) -> str:
+        """Of its parameters, or of what they were merged from."""
+        return self.merged or self.leaves.fingerprint()
+
+    def is_among(self, fingerprints: Collection[str]) -> bool:
+        """Whether it has one of these fingerprints. Earlier versions had those of merged numbers."""
+        return self.merged in fingerprints or self.leaves.fingerprint() in fingerprints
 
     @property
     def name(self) -> str:
@@ -175,7 +184,7 @@ class Model:
 
     def entry(self) -> dict[str, Any]:
         """Of the lineage of what is made of it."""
-        return self.source.lineage(self.leaves.fingerprint())[0]
+        return self.source.lineage(self.fingerprint())[0]
 
     def behind(self) -> list[dict[str, Any]]:
         """Its own lineage, nearest first."""
@@ -226,15 +235,19 @@ class Reader:
         if source.quantization and not merge_into:
             raise UserError(
                 f"{source.name} was trained on a base in {source.quantization.format}: first write a plain model of it by ptft export "
-                "--to=hf --merge_into=dequantized (or =original), and combine that as hf:FOLDER"
+                "--to=hf, and combine that as hf:FOLDER: for task vectors with --merge_into=original, so that the vector is what was "
+                "learned and not the rounding of the base, too; for soups and interpolations with --merge_into=dequantized, which "
+                "has the logits that it was trained to"
             )
         if method is None:
             return Model(source, Stored(source, weights))
         stored = Stored(source, weights)
         if source.meta.get("base") and _by_layer(method) and all(map(is_added, stored.shapes)):
-            return Model(source, Folded(self._base_of(source), stored, method))
+            folded = Folded(self._base_of(source), stored, method)
+            return Model(source, folded, merged=restore.merged_fingerprint(source, weights, merge_into))
         whole = source.parameters(on_one_device, weights=weights, merge_into=merge_into)
-        return Model(source, Held(jax.device_get(whole), source.name))
+        merged = restore.merged_fingerprint(source, weights, merge_into)
+        return Model(source, Held(jax.device_get(whole), source.name), merged=merged)
 
     def _base_of(self, source: restore.Source) -> Held:
         base = source.meta["base"]
@@ -271,9 +284,9 @@ class Reader:
         head["wide"] = chain[0].get("wide", ()) if chain else ()
         found = self.open(source, child.config.model.param_dtype, init.weights, init.merge_into, **head)
         known = {entry["fingerprint"] for entry in chain if entry.get("fingerprint")}
-        if known and found.leaves.fingerprint() not in known:
+        if known and not found.is_among(known):
             raise UserError(
-                f"--base: {found.name} has the fingerprint {found.leaves.fingerprint()}, but {child.name} was fine-tuned "
+                f"--base: {found.name} has the fingerprint {found.fingerprint()}, but {child.name} was fine-tuned "
                 f"from {start}, with {chain[0].get('fingerprint', '')}: it is another model"
             )
         return found
@@ -311,22 +324,21 @@ def alike(models: Sequence[Model]) -> list[Model]:
                 f"the head of {other.name}, whose classes are {', '.join(theirs.classes.names)}, was put in the order of "
                 f"{first.name}: {', '.join(mine.classes.names)}"
             )
-            other = Model(other.source, Reordered(other.leaves, order), note)
+            other = Model(other.source, Reordered(other.leaves, order), note, other.merged)
         out.append(other)
     return out
 
 
 def check_one_base(base: Model, children: Sequence[Model]) -> None:
     """Raises UserError where a child was not fine-tuned from the base, or from what came of it."""
-    fingerprint = base.leaves.fingerprint()
     strangers = []
     for child in children:
         known = [entry for entry in child.behind() if entry.get("fingerprint")]
-        if not child.imported and fingerprint not in {entry["fingerprint"] for entry in known}:
+        if not child.imported and not base.is_among({entry["fingerprint"] for entry in known}):
             started = f"{place(known[0])}, {known[0]['fingerprint']}" if known else "random parameters"
             strangers.append(f"{child.name} started from {started}")
     if strangers:
         raise UserError(
-            f"a task vector is what fine-tuning added to one base, here {base.name} with the fingerprint {fingerprint}; "
+            f"a task vector is what fine-tuning added to one base, here {base.name} with the fingerprint {base.fingerprint()}; "
             f"but:{listed(strangers)}"
         )

@@ -132,6 +132,16 @@ def natural(default: Any, meaning: str, **more: Any) -> Field:
     return Field(default, meaning, valid=lambda v: v >= 0, expected="a value of 0 or more", **more)
 
 
+def span(default: float, meaning: str, *, least: int = 0) -> Field:
+    """A number of steps, or a share of a run's (`ptft_jax.config.spans`)."""
+    return Field(
+        float(default),
+        f"{meaning}; below 1: a share of training.steps",
+        valid=lambda v: 0 < v < 1 or (v >= least and float(v).is_integer()),
+        expected=f"a whole number of steps from {least} on, or a share above 0 and below 1",
+    )
+
+
 def seed(default: Any, meaning: str) -> Field:
     """A seed of random numbers."""
     return natural(default, meaning, most=seeds.MOST)

@@ -19,6 +19,8 @@ OWN = {
     "accuracy": "max",
     "f1_macro": "max",
     "f1_weighted": "max",
+    "by_class": "",
+    "confusion": "",
 }
 Measures = tuple[tuple[str, Callable[..., Any]], ...]  # (name, function) of each metric
 

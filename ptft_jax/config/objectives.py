@@ -202,5 +202,10 @@ class _CommonOptions(Options):
 
 
 # Dataclasses have the fields of their last base first.
-class ObjectiveOptions(ClassificationOptions, SpanCorruptionOptions, MaskedLMOptions, _CommonOptions):
+class ObjectiveOptions(
+    ClassificationOptions,
+    SpanCorruptionOptions,
+    MaskedLMOptions,
+    _CommonOptions,
+):
     """`config.objective`: what is learned."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ml_collections import ConfigDict
 
-from ptft_jax.config import renamed
+from ptft_jax.config import renamed, spans
 from ptft_jax.config.field import Field, hashable, shown
 from ptft_jax.config.other_names import advice
 from ptft_jax.config.plugins import Tables, tables
@@ -307,6 +307,8 @@ def settle(values: dict[str, Any], suggested: frozenset[str]) -> dict[str, str]:
     """Changes what a recipe suggests and the rest of a config leaves without effect, or without room, in place: what would have
     no effect to its default, a warm-up that is too long for the run's steps to a tenth of them.
 
+    Where `training.epochs` decides the steps, these are not known yet: `counted` does what depends on them.
+
     Returns:
       By field, what is to be said of it; "" = that it is not read.
     """
@@ -315,12 +317,23 @@ def settle(values: dict[str, Any], suggested: frozenset[str]) -> dict[str, str]:
         if path in suggested:
             values["select"][path.removeprefix("select.")] = defaults[path].default
             settled[path] = ""
+    t = values["training"]
+    if t["epochs"] and "training.epochs" in suggested and "training.steps" not in suggested:
+        settled["training.epochs"] = (
+            f"training.steps = {t['steps']:,} in place of training.epochs = {t['epochs']:g} (recipe)"
+        )
+        t["epochs"] = 0.0
+    return settled | ({} if t["epochs"] else _settle_warmup(values, suggested))
+
+
+def _settle_warmup(values: dict[str, Any], suggested: frozenset[str]) -> dict[str, str]:
+    settled = {}
     o, steps = values["optimizer"], values["training"]["steps"]
     if "optimizer.warmup_steps" in suggested and not _fits(o["schedule"], o["warmup_steps"], steps):
         settled["optimizer.warmup_steps"] = (
-            f"optimizer.warmup_steps: {steps // 10}, a tenth of training.steps = {steps}, in place of {o['warmup_steps']} (recipe)"
+            f"optimizer.warmup_steps: {steps // 10}, a tenth of training.steps = {steps}, in place of {spans.text(o['warmup_steps'])} (recipe)"
         )
-        o["warmup_steps"] = steps // 10
+        o["warmup_steps"] = float(steps // 10)
     return settled
 
 
@@ -332,8 +345,32 @@ def settled(config: Mapping[str, Any] | Config) -> Section:
     return check(values, suggested=section.suggested, settled=found)
 
 
-def _fits(schedule: str, warmup: int, steps: int) -> bool:
+def counted(section: Section, steps: int) -> Section:
+    """The config of a run whose `training.epochs` make so many steps, with these as `training.steps`. Raises UserError for other
+    `training.steps` that the user gave, and for settings that do not fit into these."""
+    values, default = section.as_dict(), TREE["training"]["steps"].default
+    t, mine = values["training"], "training.steps" not in section.suggested
+    given = t["steps"] if mine and (section.suggested or t["steps"] != default) else None
+    spans.check_epochs(t["epochs"], given, steps, values["data"]["max_epochs"])
+    t["steps"] = steps
+    found = _settle_warmup(values, section.suggested)
+    _refuse(_late(values))
+    values = check(values, complete=False)._values
+    done = Section(
+        values, section._plugins, read=section._read, suggested=section.suggested, settled={**section._settled, **found}
+    )
+    return check_effects(done, late=True)
+
+
+def decided(values: dict[str, Any]) -> dict[str, Any]:
+    """A config without `training.steps` where `training.epochs` decides them: what of it two launches of a run have alike."""
+    t = values["training"]
+    return {**values, "training": {**t, "steps": 0}} if t["epochs"] else values
+
+
+def _fits(schedule: str, warmup: float, steps: int) -> bool:
     """Whether a warm-up leaves steps for what the schedule does after it."""
+    warmup = spans.steps_of(warmup, steps)
     decay = 2 if schedule == "wsd" else 1 if _falls(schedule, steps) else 0
     return not warmup or warmup + decay <= max(steps, 1)
 
@@ -354,16 +391,17 @@ def _idle(c: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "select.min_delta", "0 where select.patience is 0: it says what counts as a gain for patience alone"
 
 
-def check_effects(config: Section) -> Section:
-    """The config of a run that is to be carried out. Raises UserError for settings that are valid, and would do nothing beside
+def check_effects(config: Section, *, late: bool = False) -> Section:
+    """The config of a run that is to be carried out; `late`: its `training.steps` are those that `training.epochs` make. Raises UserError for settings that are valid, and would do nothing beside
     others: what `Section.refuse_unread` cannot tell, as they are read. Of runs that are there already nothing is asked."""
     c = config.as_dict()
     o, steps = c["optimizer"], c["training"]["steps"]
     rows = list(_idle(c))
-    if _falls(o["schedule"], steps) and o["warmup_steps"] and o["warmup_steps"] >= steps:
+    known, warmup = late or not c["training"]["epochs"], spans.steps_of(o["warmup_steps"], steps)
+    if known and _falls(o["schedule"], steps) and warmup and warmup >= steps:
         rows.insert(0, ("optimizer.warmup_steps", f"steps that are left for the decay of optimizer.schedule = {o['schedule']!r}: less than training.steps {steps!r}"))  # fmt: skip
     for path, expected in rows:
-        raise UserError(f"config.{path} = {get(c, path)!r}: expected {expected}")
+        raise UserError(f"config.{path} = {spans.text(get(c, path))}: expected {expected}")
     return config
 
 
@@ -400,11 +438,22 @@ def _check_together(c: dict[str, Any]) -> None:
     rows = [
         (d["length"] <= m["max_length"], "data.length", d["length"], "at most model.max_length", m["max_length"]),
         (d["batch_size"] % t["micro_batches"] == 0, "data.batch_size", d["batch_size"], "a multiple of training.micro_batches", t["micro_batches"]),
-        (c["optimizer"]["warmup_steps"] <= max(t["steps"], 1), "optimizer.warmup_steps", c["optimizer"]["warmup_steps"], "at most training.steps", t["steps"]),
+        *([] if t["epochs"] else _late(c)),
         (c["parallel"]["compile"] == "jit" or c["parallel"]["fsdp"] == 1, "parallel.compile", "pmap", "parallel.fsdp=1 (pmap copies the state), not", c["parallel"]["fsdp"]),
     ]  # fmt: skip
-    for good, path, value, expected, other in rows:
-        if not good:
-            raise UserError(f"config.{path} = {value!r}: expected {expected} {other!r}")
+    _refuse(rows)
     for name, value, expected in contradictions(m):
         raise UserError(f"config.model.{name} = {value!r}: expected {expected}")
+
+
+def _late(c: Mapping[str, Any]) -> list[tuple[bool, str, Any, str, Any]]:
+    """Contradictions of `training.steps` with other fields."""
+    warmup, steps = c["optimizer"]["warmup_steps"], c["training"]["steps"]
+    fits = spans.steps_of(warmup, steps) <= max(steps, 1)
+    return [(fits, "optimizer.warmup_steps", warmup, "at most training.steps", steps)]
+
+
+def _refuse(rows: Iterable[tuple[bool, str, Any, str, Any]]) -> None:
+    for good, path, value, expected, other in rows:
+        if not good:
+            raise UserError(f"config.{path} = {spans.text(value)}: expected {expected} {other!r}")

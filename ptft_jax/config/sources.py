@@ -34,15 +34,15 @@ class SourceSpec:
 
 
 SOURCES: Mapping[str, SourceSpec] = {
-    "jsonl": SourceSpec(f"{_HERE}.json_lines:source", ("id", *_FILES), (".jsonl", ".ndjson", ".json")),
-    "parquet": SourceSpec(f"{_HERE}.parquet:source", ("id", *_FILES, "columns"), (".parquet",)),
-    "csv": SourceSpec(f"{_HERE}.delimited:source", ("id", *_FILES, "quoting"), (".csv", ".tsv")),
+    "jsonl": SourceSpec(f"{_HERE}.json_lines:source", ("id", *_FILES, "content"), (".jsonl", ".ndjson", ".json")),
+    "parquet": SourceSpec(f"{_HERE}.parquet:source", ("id", *_FILES, "content", "columns"), (".parquet",)),
+    "csv": SourceSpec(f"{_HERE}.delimited:source", ("id", *_FILES, "content", "quoting"), (".csv", ".tsv")),
     "arrayrecord": SourceSpec(
         f"{_HERE}.array_records:source", ("id", *_FILES, "content"), (".array_record", ".arrayrecord")
     ),
     "hf": SourceSpec(f"{_HERE}.hub:source", (*_SPLITS, "columns")),
     "tfds": SourceSpec(f"{_HERE}.tfds:source", (*_SPLITS, "columns", "dir")),
-    "text": SourceSpec(f"{_HERE}.texts:source", _FILES, (".txt", ".md", ".text", ".rst", ".py")),
+    "text": SourceSpec(f"{_HERE}.texts:source", (*_FILES, "content"), (".txt", ".md", ".text", ".rst", ".py")),
     "shakespeare": SourceSpec(f"{_HERE}.texts:source"),
     "stdlib": SourceSpec(f"{_HERE}.texts:source"),
     "tokens": SourceSpec(None),  # what `ptft data prepare` wrote: token ids, which are not opened as records

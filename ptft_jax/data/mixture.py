@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from ptft_jax.config.spans import is_step, steps_of
 from ptft_jax.errors import UserError, listed
 
 BITS = 32  # a share is an integer over 2 ** BITS
@@ -96,6 +97,7 @@ class Mixture:
       max_epochs: where positive, a source is drawn no more once it was read so often, and the others share its weight
         in proportion (a cap on epochs as in UniMax, Chung et al. 2023). 0 = no limit.
       steps: of the run, all of which is then checked here; 0 = unknown.
+      field: of the config, that names the sources.
 
     Raises:
       UserError: sources named twice; weights negative, not finite, or 0 all along; points not in order; at some step
@@ -112,14 +114,15 @@ class Mixture:
         temperature: float = 0.0,
         max_epochs: float = 0.0,
         steps: int = 0,
+        field: str = FIELD,
     ):
         self.names, self.sizes = tuple(names), np.asarray(sizes, np.int64)
-        self._batch_size, self._max_epochs = batch_size, max_epochs
+        self._batch_size, self._max_epochs, self._field = batch_size, max_epochs, field
         _check_sources(self.names, sizes)
         self._schedules = _scaled([_schedule(n, w, steps) for n, w in zip(names, weights)], names, sizes, temperature)
         self._caps = np.full(len(self.names), _NO_LIMIT)
         if max_epochs:
-            self._caps[:] = [min(max(1, round(max_epochs * size)), _NO_LIMIT) for size in sizes]
+            self._caps[:] = [most_rows(max_epochs, size) for size in sizes]
         self._children = _tree([float(values.mean()) for _, values in self._schedules])
         # Small enough that sums over a block, below batch_size * block * 2 ** BITS, stay below 2 ** 63.
         self._block_steps = max(1, min(4096, 2**30 // batch_size))
@@ -279,15 +282,27 @@ class Mixture:
         read = listed(f"{n}: {c} rows" for n, c, a in zip(self.names, self._caps, active) if not a)
         rest = [n for n, a in zip(self.names, active) if a]
         others = f"; the others have weight 0 there: {', '.join(rest)}" if rest else ""
+        if self._field != FIELD:
+            return (
+                f"config.data.max_epochs = {self._max_epochs:g}: nothing is left to draw at step {step}: {self.names[0]} has "
+                f"{int(self.sizes[0]):,} rows, which have then been read so often. Allow more epochs, fewer steps (training.steps "
+                f"of at most {step}, or training.epochs = {self._max_epochs:g}), or add data"
+            )
         return (
             f"{FIELD}: nothing is left to draw at step {step}: config.data.max_epochs = {self._max_epochs:g} has been "
             f"reached by{read}{others}\nAllow more epochs or fewer steps, or add data"
         )
 
 
-def weight_at(name: str, weight: Any, step: int) -> float:
-    """The weight of a source at a step, as a config writes it. Raises UserError for what is no weight."""
-    return float(_at(_schedule(name, weight, 0), np.asarray([step]))[0])
+def most_rows(max_epochs: float, size: int) -> int:
+    """How often rows of a source of `size` rows may be drawn, where each may be read `max_epochs` times."""
+    return min(max(1, round(max_epochs * size)), _NO_LIMIT)
+
+
+def weight_at(name: str, weight: Any, step: int, steps: int = 0) -> float:
+    """The weight of a source at a step of a run of `steps` steps (0 = unknown), as a config writes it. Raises UserError for what is
+    no weight."""
+    return float(_at(_schedule(name, _whole(weight, steps), 0), np.asarray([step]))[0])
 
 
 def _check_over(block: _Block, stop: int) -> None:
@@ -313,15 +328,17 @@ def _schedule(name: str, weight: Any, steps: int) -> Schedule:
     def number(value: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
 
-    points = [(0, weight)] if number(weight) else weight
+    points = [(0, weight)] if number(weight) else _whole(weight, steps)
     form = f"{FIELD}: the weight of {name} is a number or ((step, weight), ...), not {weight!r}"
     if not isinstance(points, (list, tuple)) or not points:
         raise UserError(form)
     for point in points:
         if not isinstance(point, (list, tuple)) or len(point) != 2 or not all(map(number, point)):
             raise UserError(form)
-        if isinstance(point[0], float) or point[0] < 0:
-            raise UserError(f"{FIELD}: {name}: {point[0]!r} is not a step; steps are 0, 1, 2, ...")
+        if not is_step(point[0]):
+            raise UserError(
+                f"{FIELD}: {name}: {point[0]!r} is not a step; steps are 0, 1, 2, ... or shares of the run below 1"
+            )
         if not (0 <= point[1] < math.inf):
             raise UserError(f"{FIELD}: the weight of {name} cannot be {point[1]}; weights are 0 or more, and finite")
     at = [step for step, _ in points]
@@ -334,6 +351,16 @@ def _schedule(name: str, weight: Any, steps: int) -> Schedule:
     if not _at(schedule, np.asarray(ends)).any():
         raise UserError(f"{FIELD}: the weight of {name} is 0 during the whole run; leave it out")
     return schedule
+
+
+def _whole(weight: Any, steps: int) -> Any:
+    """A weight with the steps of its points as whole numbers, where it has any and is of a run of so many steps (0 = unknown)."""
+
+    def whole(point: Any) -> Any:
+        known = isinstance(point, (list, tuple)) and len(point) == 2 and is_step(point[0])
+        return (steps_of(point[0], steps), point[1]) if known else point
+
+    return [whole(point) for point in weight] if steps and isinstance(weight, (list, tuple)) else weight
 
 
 def _at(schedule: Schedule, steps: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from ptft_jax.config.declare import Options, declared
 from ptft_jax.config.field import MANY, Field, natural, one_of, pairs, positive, temperature, texts
 
 # Of each source: its weight, or weights from steps on.
-Mixture = tuple[tuple[str, float | tuple[tuple[int, float], ...]], ...]
+Mixture = tuple[tuple[str, float | tuple[tuple[float, float], ...]], ...]
 
 
 class TokenizerOptions(Options):
@@ -47,7 +47,7 @@ class DataOptions(Options):
         pairs(
             (),
             "((source, weight), ...): what is trained on instead; 'parent' = the parent's data; a weight is a number, or "
-            "((step, weight), ...) with straight lines between",
+            "((step, weight), ...) with straight lines between; a step below 1 is a share of training.steps",
         )
     )
     temperature: float = declared(
@@ -56,8 +56,8 @@ class DataOptions(Options):
     max_epochs: float = declared(
         natural(
             0.0,
-            "of a mixture: upper limit on the epochs of a source, after which the others take its place; does not set the run's length "
-            "(training.steps); 0 = no limit",
+            "upper limit on the epochs of a source; of a mixture, the others take its place after that; does not set the run's length "
+            "(training.epochs, training.steps); 0 = no limit",
         )
     )
     template: str = declared(Field("", "chat template by name; '' = the tokenizer's own"))

@@ -7,17 +7,18 @@ import functools
 import itertools
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ptft_jax.config import spans
 from ptft_jax.data import batches, cache, class_names, packing, records, token_folder, tokenize
 from ptft_jax.data import survey as surveys
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.class_names import Head
-from ptft_jax.data.mixture import Mixture, weight_at
+from ptft_jax.data.mixture import FIELD, Mixture, most_rows, weight_at
 from ptft_jax.data.options import DataOptions
 from ptft_jax.data.rows import RowSet
 from ptft_jax.data.store import Store
@@ -187,7 +188,7 @@ def with_parent(
             reason = f"what {parent} was trained on is not known" if parent else "init.from names no parent"
             raise UserError(f"config.data.mixture: {PARENT!r}: {reason}; name its sources")
         weight_at(source, weight, 0)  # well-formed?
-        last = [(s, weight_at(s, w, max(step - 1, 0))) for s, w in weighted(theirs)]
+        last = [(s, weight_at(s, w, max(step - 1, 0), step)) for s, w in weighted(theirs)]
         twice = [s for s, _ in last if s in dict(mixture)]
         if twice:
             raise UserError(
@@ -318,6 +319,7 @@ class TrainingData:
       tokens: how many ids are in rows.
       table: a row a source: what it holds, what was lost, its share of the run.
       head: the classes that all of it agrees with.
+      steps: of the run: as given, or as many as its epochs make.
     """
 
     sets: tuple[RowSet, ...]
@@ -326,6 +328,7 @@ class TrainingData:
     tokens: int
     table: list[dict[str, Any]]
     head: Head
+    steps: int
 
     def drawn(self, steps: int) -> list[dict[str, Any]]:
         """What the first so many steps read: {"source", "rows", "share", "epochs"} of each source."""
@@ -344,12 +347,14 @@ def training(
     steps: int,
     seed: int,
     head: Head = class_names.NEW,
+    epochs: float = 0.0,
 ) -> TrainingData:
-    """The training data of `config.data` for a run of `steps` steps, labels as `head` numbers its classes. Raises
-    UserError."""
+    """The training data of `config.data` for a run of `steps` steps, labels as `head` numbers its classes; `epochs`: where not 0,
+    so many passes over all rows are the steps. Raises UserError."""
     sources = weighted(data)
     for reference, weight in sources:
         weight_at(reference, weight, 0)  # well-formed, before anything takes time?
+    _refuse_twice([reference for reference, _ in sources], data.tables.sources)
     found = surveyed(data)
     parts = [
         tokenized(data, reference, "train", tokenizer, builder.kinds, found[reference].train)
@@ -365,15 +370,20 @@ def training(
         parts[n], head = class_names.numbered(part, head)
     sets = [filled(data, part, builder, partial=False, seed=seed) for part in parts]
     segmented = any(s.rows.segmented for s in sets)
-    names = [reference for reference, _ in sources]
+    names, sizes = [reference for reference, _ in sources], [len(s.rows) for s in sets]
+    if epochs:
+        spans.check_epochs(epochs, None, 0, data.max_epochs)
+        limit = sum(most_rows(data.max_epochs, size) for size in sizes) if data.max_epochs else None
+        steps = spans.steps_of_epochs(epochs, sum(sizes), data.batch_size, limit=limit)
     mixture = Mixture(
         names,
         [weight for _, weight in sources],
-        [len(s.rows) for s in sets],
+        sizes,
         batch_size=data.batch_size,
         temperature=data.temperature if data.mixture else 0.0,
         max_epochs=data.max_epochs,
         steps=steps,
+        field=FIELD if data.mixture else "config.data.source",
     )
     shares = mixture.table(max(steps, 1))
     table = [
@@ -392,7 +402,18 @@ def training(
         sum(s.rows.plan.report.tokens - s.rows.plan.report.tokens_lost for s in sets),
         table,
         head,
+        steps,
     )
+
+
+def _refuse_twice(references: Sequence[str], kinds: Mapping[str, Any]) -> None:
+    """Raises UserError where a source is named twice, however its path is spelled; `kinds`: those that there are."""
+    seen: dict[Any, str] = {}
+    for reference in references:
+        other = seen.setdefault(records.identity(reference, kinds), reference)
+        if other is not reference:
+            twice = other if other == reference else f"{other} and {reference}"
+            raise UserError(f"{FIELD} names a source more than once: {twice}; give it one weight")
 
 
 def refuse_other(was: str, now: str, workdir: pathlib.Path) -> None:

@@ -227,7 +227,7 @@ class Writer:
             **facts,
         }
         text = json.dumps(jsons.with_checksum(meta), indent=1, ensure_ascii=False)
-        cache.write_atomic(self.folder / META, lambda temporary: temporary.write_text(text))
+        cache.write_atomic(self.folder / META, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         return key
 
     def discard(self) -> None:

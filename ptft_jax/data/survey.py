@@ -14,6 +14,7 @@ from ptft_jax.data.tokenize import Formatted, Opened
 from ptft_jax.errors import UserError
 
 _SHOWN = 8  # of a list, on the screen
+_EXAMPLES = 3  # of a list that is counted by reason
 Parts = Mapping[str, Any]  # split -> records
 
 
@@ -129,7 +130,7 @@ def facts_of(source: Formatted, parts: Parts, held_out: float) -> dict[str, Any]
     facts: dict[str, Any] = {"splits": splits}
     left_out, empty = source.source.left_out, sorted({name for found in parts.values() for name in found.empty})
     if left_out.count:
-        facts["left_out_files"] = {"count": left_out.count, "first": left_out.first}
+        facts["left_out_files"] = {"count": left_out.count, "reasons": left_out.reasons, "first": left_out.first}
     if empty:
         facts["empty_files"] = {"count": len(empty), "first": empty[: left_out.MOST]}
     return facts
@@ -153,12 +154,16 @@ def lines(facts: Mapping[str, Any], kept: str = "trained on all the same (data.l
         found.append("; ".join(_split_line(split, entry) for split, entry in splits.items()))
     for name, words in (("left_out_files", "not read"), ("empty_files", "without a record")):
         if name in facts:
-            found.append(f"{facts[name]['count']:,} {words}: {_few(facts[name]['first'], facts[name]['count'])}")
+            by_reason = _counted(facts[name])
+            first = facts[name]["first"][: _EXAMPLES if by_reason else None]
+            found.append(f"{facts[name]['count']:,} {words}: {by_reason}{_few(first, facts[name]['count'])}")
     if changed := facts.get("changed"):
         found.append(
             f"what it was prepared from has changed since: {_few(changed, len(changed))}; ptft data prepare with another "
             "--out makes it of what is there now"
         )
+    if skipped := facts.get("skipped"):
+        found.append(f"{skipped:,} records are left out (data.broken='skip'): {_few(facts['left_out'], skipped)}")
     if leak := facts.get("leaks"):
         done = "left out (data.leaks='drop')" if leak["dropped"] else kept
         found.append(
@@ -166,6 +171,14 @@ def lines(facts: Mapping[str, Any], kept: str = "trained on all the same (data.l
             f"{leak['ids']:,} by their id, and are {done}: {_few(leak['first'], leak['records'])}"
         )
     return found
+
+
+def _counted(facts: Mapping[str, Any]) -> str:
+    """How many files were left out for which reason, where they are too many to be listed."""
+    if facts["count"] <= _SHOWN or "reasons" not in facts:
+        return ""
+    most = sorted(facts["reasons"].items(), key=lambda one: (-one[1], one[0]))
+    return f"{_few([f'{count:,} {reason}' for reason, count in most], len(most))}; the first: "
 
 
 def _few(items: Sequence[str], count: int) -> str:

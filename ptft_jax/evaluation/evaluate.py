@@ -94,7 +94,11 @@ def names(
 
 
 def _spanned(batches: list[Rows], byte_lengths_V: np.ndarray | None) -> float:
-    """The bytes that targets stand for: bits per byte compare models whose tokens differ. The end-of-text token has none."""
+    """The bytes that targets stand for: bits per byte compare models whose tokens differ.
+
+    The end of a text is predicted, too: its nats count, and it has no byte. So -log2 P of a text with its end, over the text's
+    bytes: what a code for whole texts needs, with P summing to one over all texts. Other control tokens count likewise.
+    """
     if byte_lengths_V is None:
         return 0.0
     return float(sum((byte_lengths_V[b["targets"]] * b["weights"]).sum() for b in batches))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ptft_jax import config as configs
-from ptft_jax.data import batches, class_names, pipeline
+from ptft_jax.data import batches, class_names, pipeline, records
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.class_names import Head
@@ -15,6 +15,7 @@ from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import transfer
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.runs import source as restore
 
 
 class Sets(NamedTuple):
@@ -113,7 +114,9 @@ def roles(config: configs.Section) -> dict[str, Mapping[str, str]]:
 
 def source_settings(config: configs.Section, parent: Any) -> dict[str, Any] | None:
     """What forgetting is measured on, as changes of `config.data`: what the parent was trained on, as it read it, in rows of
-    the run's own; or `eval.source`. None where there is no parent, or its data are not known."""
+    the run's own; or `eval.source`. Of a run that goes on with what its parent was trained on, that would be what is gained: it
+    is what the parent's own forgetting was measured on, and so on along the lineage, where that is known. None where there is no
+    parent, or its data are not known."""
     if not parent:
         return None
     known = parent.data if config.eval.parent_data else None
@@ -121,8 +124,26 @@ def source_settings(config: configs.Section, parent: Any) -> dict[str, Any] | No
         return {"source": config.eval.source}
     if known is None:
         return None
+    known = _retained(config, parent) or known
     theirs = {name: v for name, v in known.read_all().items() if name not in ("length", "batch_size", "workers")}
     return {**theirs, "mixture": ()}
+
+
+def _retained(config: configs.Section, parent: Any) -> configs.Section | None:
+    """The data of the nearest ancestor that was trained on something else than the run is, or what an ancestor before it measured its
+    own forgetting on; None where there is none, or it is no longer there."""
+    mine = records.identity(config.data.source, config.data.tables.sources)
+    while parent is not None and parent.data is not None:
+        data, settings = parent.data, parent.config
+        if records.identity(data.source, data.tables.sources) != mine:
+            return data
+        if settings.eval.source:
+            return _changed(settings, source=settings.eval.source, mixture=())
+        try:
+            parent = restore.before(parent)
+        except UserError:
+            return None
+    return None
 
 
 def _changed(config: configs.Section, plugins: Sequence[str] = (), **changes: Any) -> DataOptions:

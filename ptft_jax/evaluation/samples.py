@@ -48,7 +48,8 @@ def generate(
       max_new_tokens: at most so many new tokens for each prompt; None = 64, or as many as the model has room for after it.
       sampling: how tokens are chosen; None = at a temperature of 0.8. `Sampling(temperature=0)` takes the likeliest.
       seed: of the sampling. A prompt's continuation does not depend on the other prompts, but on its place among them: the same
-        prompt given twice is continued in two ways.
+        prompt given twice is continued in two ways. That holds in float32; in bfloat16 the last bits of a score depend on how many
+        rows are multiplied at once, and where two tokens are nearly as likely as each other, the choice does.
       stop: texts that end a continuation, and are cut off. One that is a control token's also ends it at that token.
       control_tokens: prompts that spell control tokens have them; else they are plain text.
       use_adapter: of a run with several adapters, loaded with `together=True`: the name of one for each prompt.

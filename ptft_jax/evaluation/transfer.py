@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import pathlib
 import types
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 from ptft_jax.data import pipeline
 from ptft_jax.errors import UserError
+from ptft_jax.runs import meant
 from ptft_jax.runs.lineage import place
 from ptft_jax.runs.workdir import Workdir
 
@@ -106,7 +108,7 @@ def _at_start(workdir: pathlib.Path, run_id: str, source: str) -> dict[str, floa
         return {}
     if here.run_id != run_id:
         return {}
-    name = _called(here.recorded_config()["data"], source)
+    name = _called(here, source)
     if name is None:
         return {}
     values: dict[str, Any] = {}
@@ -117,10 +119,12 @@ def _at_start(workdir: pathlib.Path, run_id: str, source: str) -> dict[str, floa
     return {split: values[key] for split, key in keys.items() if key in values}
 
 
-def _called(data: Mapping[str, Any], source: str) -> str | None:
-    """What a run that was trained on `data` puts behind "validation" and "test" for `source`; None where that is none of its
-    sources."""
-    if data["source"] == source:
+def _called(run: Workdir, source: str) -> str | None:
+    """What a run puts behind "validation" and "test" for `source`; None where that is none of those that it was trained on."""
+    data, here = run.recorded_config()["data"], os.getcwd()
+    there = meant.begun_in(run.path) or here
+    asked = meant.source(source, here)
+    if meant.source(data["source"], there) == asked:
         return ""
     labels = pipeline.labels(types.SimpleNamespace(**data)) if data.get("mixture") else {}
-    return next((f"_{name}" for name, reference in labels.items() if reference == source), None)
+    return next((f"_{name}" for name, one in labels.items() if meant.source(one, there) == asked), None)

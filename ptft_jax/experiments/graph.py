@@ -8,7 +8,7 @@ from typing import Any
 
 from ptft_jax import config as configs
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs import places
+from ptft_jax.runs import meant, places
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import assembly, completion
 
@@ -63,7 +63,8 @@ class Experiment:
         if not here.is_run:
             return not any(workdir.iterdir())
         section, parent = completion.resolve(config)
-        if here.read_config().as_dict() != section.as_dict():
+        given = meant.spelled(workdir, section)
+        if configs.decided(here.read_config().as_dict()) != configs.decided(given.as_dict()):
             return False
         chain = here.read_lineage()
         came_from = completion.continued(section) or parent

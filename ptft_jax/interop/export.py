@@ -160,7 +160,7 @@ def to_folder(
             _dump(temporary / "generation_config.json", exported.generation())
         for name, data in files.items():
             (temporary / name).write_bytes(data)
-        (temporary / "README.md").write_text(card.text(exported, dtype, summary or {}))
+        (temporary / "README.md").write_text(card.text(exported, dtype, summary or {}), encoding="utf-8")
         difference = verify(exported, f"hf:{temporary}", dtype)
         out.parent.mkdir(parents=True, exist_ok=True)
         cache.as_new(temporary)
@@ -288,6 +288,7 @@ def to_peft(
         ours = _logits(fields, adapter)(flatten(params))
         theirs = _logits(fields, read.method)({**plain, **flatten(read.params)})
         difference = float(np.abs(theirs - ours).max() / np.abs(ours).max())
+        warning = peft.warning(params, names, ties)
         if difference > 1e-5:
             raise UserError(f"the adapter, read back, gives other logits, by {difference:.3g} of the largest")
         for name, data in (files or {}).items():
@@ -296,12 +297,13 @@ def to_peft(
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return {
+    written = {
         "out": str(out),
         "base": base,
         "files": sorted(p.name for p in out.iterdir()),
         "logit_difference": difference,
     }
+    return written | ({"warning": warning} if warning else {})
 
 
 def verify(exported: Exported, reference: str, dtype: str) -> float:
@@ -376,4 +378,4 @@ def _refuse_existing(out: pathlib.Path) -> None:
 
 
 def _dump(path: pathlib.Path, values: Any) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,7 +1,8 @@
 """Adapters in the format of Hugging Face PEFT: a folder with adapter_config.json and adapter_model.safetensors.
 
 LoRA, also of embeddings, rsLoRA, DoRA, IA3, OFT, prompts, prefixes and gated prefixes, in both directions; AdaLoRA, VeRA and
-LoRA of other starts are written as the plain LoRA that does the same, P-tuning is read as the prompt that it made. Theirs
+LoRA of other starts are written, and PEFT's AdaLoRA and VeRA are read, as the plain LoRA that does the same; P-tuning is read as
+the prompt that it made. Theirs
 names modules of a Hugging Face model, so the name map of its family is needed; a module that is fused there (GPT-2's c_attn)
 is several layers of ours.
 """
@@ -26,10 +27,10 @@ from ptft_jax.adapters.oft import Oft
 from ptft_jax.data import jsons
 from ptft_jax.data.cache import write_atomic
 from ptft_jax.errors import UserError, listed, nearest
-from ptft_jax.interop import peft_context, peft_layers
+from ptft_jax.interop import peft_context, peft_converted, peft_layers
 from ptft_jax.interop.names import Tensor
 from ptft_jax.interop.peft_modules import ROOT, modules, named, selected
-from ptft_jax.interop.peft_tables import without_copies
+from ptft_jax.interop.peft_tables import of_tied_head, tied_heads, without_copies
 from ptft_jax.params.rules import flatten, unflatten
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -39,7 +40,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NOTES = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type",
     "fan_in_fan_out", "eva_config", "init_ia3_weights", "megatron_core", "qalora_group_size", "tokenizer_kwargs",
-    "prompt_tuning_init_text", "tokenizer_name_or_path", "init_weights",
+    "prompt_tuning_init_text", "tokenizer_name_or_path", "init_weights", "d_initial", "save_projection", "projection_prng_key",
+    *("target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step"),
 }  # fmt: skip
 _SELECTION = {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
 _LORA = {
@@ -52,6 +54,8 @@ _ENCODER = {  # of a network that PEFT keeps to itself: its files have what it m
 }  # fmt: skip
 _READ = {
     "LORA": _SELECTION | _LORA,
+    "ADALORA": _SELECTION | {"r", "lora_alpha", "lora_dropout", "rank_pattern", "init_lora_weights", "bias"},
+    "VERA": _SELECTION | {"r", "vera_dropout", "bias"},
     "IA3": _SELECTION | {"feedforward_modules"},
     "OFT": _SELECTION | {"oft_block_size", "num_cayley_neumann_terms", "eps", "bias"},
     "PROMPT_TUNING": _VIRTUAL | {"prompt_tuning_init"},
@@ -127,15 +131,31 @@ def read(
     else:
         with_dora = bool(config.get("use_dora"))
         every = modules(names, flat, tables=True)
+        if kind in peft_converted.READERS:
+            sizes = {given: m.size_in for name, m, _ in named(every) for given in (name, name.removeprefix(prefix))}
+            config, tensors = peft_converted.as_lora(config, tensors, sizes, str(folder / WEIGHTS))
+            kind = "LORA"
         tensors = without_copies(config, tensors, every, flat, whole, ties or {}, prefix, str(folder / WEIGHTS))
         found = {
             name: module for name, module in every.items() if not module.table or (kind == "LORA" and not with_dora)
         }
-        sites = _sites(config, tensors, found, prefix, folder, kind)
+        sites = _sites(config, tensors, found, prefix, folder, kind, ties or {})
         if with_dora and any((name, i) not in sites for name, _ in sites for i in range(found[name].depth)):
             flat = flatten(whole())
         tune, leaves = peft_layers.READERS[kind](config, sites, found, flat, where)
     return Adapter(tune, unflatten(leaves), config.get("base_model_name_or_path") or "")
+
+
+def warning(params: Mapping[str, Any], names: Sequence[Tensor], ties: Mapping[str, str]) -> str:
+    """What is to know of an adapter that was written: how PEFT's own merge fails; "" where it does not."""
+    flat = flatten(params)
+    tied = [m for m in modules(names, flat, tables=True).values() if m.table and tied_heads(m, ties)]
+    if not any(f"{layer}/adapter/lora_a" in flat for module in tied for layer in module.layers):
+        return ""
+    return (
+        "PEFT runs this adapter of a tied table as it was trained, and its merge_and_unload makes another model of it: for a merged "
+        "model use ptft export --to=hf"
+    )
 
 
 def no_place(adapter: Method) -> str:
@@ -192,7 +212,7 @@ def write(
 
     write_atomic(folder / WEIGHTS, save)
     text = json.dumps({**common, **config}, indent=2) + "\n"
-    write_atomic(folder / CONFIG, lambda path: path.write_text(text))
+    write_atomic(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 # Reading
@@ -279,7 +299,7 @@ def _tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: not a whole safetensors file ({e}); fetch it again") from e
 
 
-def _sites(config, tensors, found, prefix: str, folder: pathlib.Path, kind: str):
+def _sites(config, tensors, found, prefix: str, folder: pathlib.Path, kind: str, ties: Mapping[str, str]):
     """{(template, layer): {leaf: array}} of everything in the file, which is exactly what the config selects."""
     where = folder / WEIGHTS
     expected = {}
@@ -295,6 +315,8 @@ def _sites(config, tensors, found, prefix: str, folder: pathlib.Path, kind: str)
         seen.add(given)
     unmapped = [f"{key} {array.shape}" for key, array in tensors.items() if key not in expected]
     if unmapped:
+        if why := of_tied_head(tensors, ties):
+            raise UserError(f"{where}: {why}")
         hint = " (of embeddings and heads, LoRA alone is supported)" if _embeds(unmapped) else ""
         raise UserError(f"{where}: tensors that are of no layer of this model{hint}:{listed(unmapped, 40)}")
     if config.get("target_modules") is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +18,22 @@ _TIES = "embed_tokens"  # the one name of tables whose tied heads PEFT knows (`e
 def tied_heads(table: Module, ties: Mapping[str, str]) -> list[str]:
     """The names of linear modules that have the table for their weight; `ties` as of a family."""
     return [one.removesuffix(".weight") for one, of in ties.items() if of == f"{table.template}.weight"]
+
+
+def of_tied_head(keys: Collection[str], ties: Mapping[str, str]) -> str:
+    """What is wrong with tensors of an adapter that changes a head which is the table of tokens; "" where there are none."""
+    heads = {name.removesuffix(".weight"): table.removesuffix(".weight") for name, table in ties.items()}
+    for head, table in heads.items():
+        if any(key.startswith(f"{ROOT}{table}.lora_") for key in keys):
+            continue  # of the table, and so of the head
+        for key in keys:
+            if key.startswith(f"{ROOT}{head}.lora_"):
+                return (
+                    f"{key} is of the head, which is tied to {table}: with an adapter of its own it would be another matrix than the "
+                    "table. Write the base untied (with transformers, tie_word_embeddings=False and a copy of the table for the head, "
+                    "then save_pretrained(FOLDER)), and put the adapter onto hf:FOLDER"
+                )
+    return ""
 
 
 def tied_factors(table: Module, ties: Mapping[str, str], a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
@@ -91,6 +107,7 @@ def _same(array: np.ndarray, path: str, base: Mapping[str, Any], arrays: Callabl
     ours = flatten(arrays())[path] if isinstance(base[path], jax.ShapeDtypeStruct) else base[path]
     if array.shape != ours.shape or not np.array_equal(array, np.asarray(ours).astype(array.dtype)):
         raise UserError(
-            f"{where}: {name} is not the base's: that was changed as well, such as by new tokens; merge the adapter into it "
-            "with PEFT (merge_and_unload) and read the model"
+            f"{where}: {name} is not the base's: that was changed as well, such as by new tokens. Write the changed base by itself "
+            "(PeftModel.unload().save_pretrained(FOLDER)), and put the adapter onto hf:FOLDER; PEFT's merge_and_unload gives another "
+            "model where the table is tied"
         )

@@ -21,14 +21,16 @@ class MaskedHead(nnx.Module):
         self.dense = Linear(spec.width, spec.width, spec, rngs, bias=True, std=spec.init_std)
         self.norm = Norm(spec)
         self.scores = (
-            None if spec.tied else Linear(spec.width, spec.vocab_size, spec, rngs, bias=False, std=spec.init_std)
+            None
+            if spec.tied
+            else Linear(spec.width, spec.vocab_size, spec, rngs, bias=False, std=spec.init_std, scores=True)
         )
         self.bias = nnx.Param(jnp.zeros((spec.vocab_size,), jnp.dtype(spec.param_dtype)))
 
     def __call__(self, x_BTD: jax.Array, tokens: Embedding) -> jax.Array:
         """float32 [B, T, V]; `tokens` is the token embedding, used where the head is tied to it."""
         x_BTD = self.norm(ACTIVATIONS[self.activation](self.dense(x_BTD)))
-        scores = tokens.scores(x_BTD) if self.scores is None else self.scores(x_BTD).astype(jnp.float32)
+        scores = tokens.scores(x_BTD) if self.scores is None else self.scores(x_BTD)
         return scores + self.bias[...].astype(jnp.float32)
 
 
@@ -40,22 +42,22 @@ class ClassHead(nnx.Module):
     """
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        def linear(size_out: int) -> Linear:
-            return Linear(spec.width, size_out, spec, rngs, bias=True, std=spec.init_std)
+        def linear(size_out: int, scores: bool) -> Linear:
+            return Linear(spec.width, size_out, spec, rngs, bias=True, std=spec.init_std, scores=scores)
 
-        self.hidden = linear(spec.width) if spec.class_hidden else None
-        self.classes = linear(spec.classes)
-        self.distilled = linear(spec.classes) if spec.distillation == "head" else None
+        self.hidden = linear(spec.width, False) if spec.class_hidden else None
+        self.classes = linear(spec.classes, True)
+        self.distilled = linear(spec.classes, True) if spec.distillation == "head" else None
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """float32 [B, classes]."""
         x_BD = x_BTD[:, 0]
         if self.hidden is not None:
             x_BD = jnp.tanh(self.hidden(x_BD))
-        scores = self.classes(x_BD).astype(jnp.float32)
+        scores = self.classes(x_BD)
         if self.distilled is None:
             return scores
-        return (scores + self.distilled(x_BTD[:, 1]).astype(jnp.float32)) / 2
+        return (scores + self.distilled(x_BTD[:, 1])) / 2
 
 
 def build(spec: ModelSpec, rngs: nnx.Rngs) -> Linear | MaskedHead | ClassHead | None:
@@ -64,7 +66,9 @@ def build(spec: ModelSpec, rngs: nnx.Rngs) -> Linear | MaskedHead | ClassHead | 
         return ClassHead(spec, rngs)
     if spec.head == "masked_lm":
         return MaskedHead(spec, rngs)
-    return None if spec.tied else Linear(spec.width, spec.vocab_size, spec, rngs, bias=False, std=spec.init_std)
+    if spec.tied:
+        return None
+    return Linear(spec.width, spec.vocab_size, spec, rngs, bias=False, std=spec.init_std, scores=True)
 
 
 def score(
@@ -76,5 +80,5 @@ def score(
     assert tokens is not None, "a model of images has a head for classes"
     if isinstance(head, MaskedHead):
         return head(x_BTD, tokens)
-    scores = tokens.scores(x_BTD) if head is None else head(x_BTD).astype(jnp.float32)
+    scores = tokens.scores(x_BTD) if head is None else head(x_BTD)
     return soft_cap(scores, cap)

@@ -45,17 +45,49 @@ def project(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> 
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
+@jax.custom_vjp
+def _scores(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x @ kernel in float32. The products of its gradient are of numbers in their own dtype, as those of other layers are:
+    with float32 among them they would take several times as long on accelerators."""
+    return project(x, kernel, jnp.dtype(jnp.float32))
+
+
+def _scores_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _scores(x, kernel), (x, kernel)
+
+
+def _scores_backward(kept: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    _, pull = jax.vjp(project, x, kernel)
+    return pull(slope.astype(x.dtype))
+
+
+_scores.defvjp(_scores_forward, _scores_backward)
+
+
 class Linear(nnx.Module):
     """y = x @ kernel (+ bias). `kernel` [in, out], `bias` [out].
 
     `adapter` is the one place where fine-tuning methods change a layer: a module called with this layer and its input
     that returns the output, by way of `plain` or not. It is empty (None) unless `ptft_jax.adapters` fills it. `kernel` may
-    be a `ptft_jax.model.quantized.QuantizedKernel`.
+    be a `ptft_jax.model.quantized.QuantizedKernel`. `out` is the dtype of what it puts out: float32 of scores (`scores`), which
+    decide losses by their differences; else that of its arithmetic, `dtype`. Adapters put out the same.
     """
 
-    def __init__(self, size_in: int, size_out: int, spec: ModelSpec, rngs: nnx.Rngs, *, bias: bool, std: float):
+    def __init__(
+        self,
+        size_in: int,
+        size_out: int,
+        spec: ModelSpec,
+        rngs: nnx.Rngs,
+        *,
+        bias: bool,
+        std: float,
+        scores: bool = False,
+    ):
         init = jax.nn.initializers.normal(std)
         self.dtype = jnp.dtype(spec.dtype)
+        self.out = jnp.dtype(jnp.float32) if scores else self.dtype
         self.kernel = nnx.Param(init(rngs.params(), (size_in, size_out), jnp.dtype(spec.param_dtype)))
         self.bias = nnx.Param(jnp.zeros((size_out,), jnp.dtype(spec.param_dtype))) if bias else None
         self.adapter: Callable[[Linear, jax.Array, PerRow | None], jax.Array] | None = None
@@ -70,8 +102,13 @@ class Linear(nnx.Module):
 
     def plain(self, x: jax.Array) -> jax.Array:
         """The layer without its adapter."""
-        y = project(x, self.kernel[...].astype(self.dtype))
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+        y = self.product(x, self.kernel[...])
+        return y if self.bias is None else y + self.bias[...].astype(self.out)
+
+    def product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """x @ kernel [..., out] as the layer's own product is made: of numbers in `dtype`, put out in `out`."""
+        kernel = kernel.astype(self.dtype)
+        return project(x, kernel) if self.out == self.dtype else _scores(x, kernel)
 
 
 class Norm(nnx.Module):

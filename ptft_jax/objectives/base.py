@@ -91,8 +91,8 @@ class Rows:
 
     Attributes:
       chained: whether the targets' probabilities multiply to that of the text they are, so that bits per byte mean something.
-      scores: names of what evaluation makes of `tables`, beside the means of its metrics.
       needs_reference: whether the loss compares the model with its parent (`Context.reference`), in training and evaluation.
+      scores: names of what evaluation makes of `tables`, beside the means of metrics.
     """
 
     chained: ClassVar[bool] = False
@@ -169,8 +169,8 @@ def evaluated(
     context = Context(reference=reference)
     hidden_BTD = objective.hidden(model, params, batch, context)
     metrics = objective.loss_of(model, params, hidden_BTD, batch, context).metrics
-    tables = objective.tables(model, params, hidden_BTD, batch)
-    return {**metrics, **(objective.measured(model, params, hidden_BTD, batch, measures) if measures else {}), **tables}
+    more = objective.measured(model, params, hidden_BTD, batch, measures) if measures else {}
+    return {**metrics, **more, **objective.tables(model, params, hidden_BTD, batch)}
 
 
 def means(metrics: dict[str, Sum]) -> dict[str, jax.Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ptft_jax.config.declare import Options, declared
-from ptft_jax.config.field import Field, mass, natural, number, one_of, part, positive, rules, share
+from ptft_jax.config.field import Field, mass, natural, number, one_of, part, positive, rules, share, span
 
 
 class OptimizerOptions(Options):
@@ -25,9 +25,14 @@ class OptimizerOptions(Options):
             "slanted_triangular",
         )
     )
-    warmup_steps: int = declared(natural(0, "steps of linear rise"))
+    warmup_steps: float = declared(span(0, "steps of linear rise"))
     end_ratio: float = declared(
-        Field(0.1, "last rate / peak rate, of cosine, linear and wsd", valid=lambda v: 0 <= v <= 1, expected="0 to 1")
+        Field(
+            0.1,
+            "last rate / peak rate, of cosine, linear and wsd: by default they end at a tenth of the peak, not at 0",
+            valid=lambda v: 0 <= v <= 1,
+            expected="0 to 1",
+        )
     )
     decay_fraction: float = declared(mass(0.2, "share of steps in which wsd goes down"))
     cut_frac: float = declared(part(0.1, "of slanted_triangular: share of the steps in which the rate rises"))
@@ -40,7 +45,9 @@ class OptimizerOptions(Options):
         )
     )
     b1: float = declared(share(0.9, "first-moment decay of adamw, lion, muon's Adam"))
-    b2: float = declared(share(0.95, "second-moment decay of adamw, lion, muon's Adam"))
+    b2: float = declared(
+        share(0.95, "second-moment decay of adamw, lion, muon's Adam; other libraries' default is often 0.999")
+    )
     eps: float = declared(positive(1e-8, "of adamw"))
     momentum: float = declared(share(0.95, "of sgd and muon"))
     weight_decay: float = declared(natural(0.1, "decoupled decay, times the rate"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import optax
 
+from ptft_jax.config.spans import steps_of, text
 from ptft_jax.errors import UserError
 from ptft_jax.optim.options import OptimizerOptions
 
@@ -27,10 +28,11 @@ def from_config(config: OptimizerOptions, steps: int, default: float = 0.0) -> o
                 "and never come down; lower it"
             )
         return slanted_triangular(peak, max(steps, 1), config.cut_frac, config.ratio)
-    if config.schedule == "wsd" and config.warmup_steps and steps - config.warmup_steps < 2:
+    warmup = steps_of(config.warmup_steps, steps)
+    if config.schedule == "wsd" and warmup and steps - warmup < 2:
         most = max(steps - 2, 0)
         raise UserError(
-            f"config.optimizer.warmup_steps = {config.warmup_steps!r}: of training.steps = {steps} it leaves no update in which "
+            f"config.optimizer.warmup_steps = {text(config.warmup_steps)}: of training.steps = {steps} it leaves no update in which "
             f"optimizer.schedule='wsd' comes down; at most {most}, or schedule='constant'"
         )
     options: dict[str, float] = {}
@@ -38,7 +40,7 @@ def from_config(config: OptimizerOptions, steps: int, default: float = 0.0) -> o
         options["end_ratio"] = config.end_ratio
     if config.schedule == "wsd":
         options["decay_fraction"] = config.decay_fraction
-    return build(config.schedule, peak, warmup=config.warmup_steps, total=max(steps, 1), **options)
+    return build(config.schedule, peak, warmup=warmup, total=max(steps, 1), **options)
 
 
 def build(

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ptft_jax.config.spans import is_step, steps_of, text
 from ptft_jax.config.tune import TuneOptions
 from ptft_jax.errors import UserError
 from ptft_jax.params import recipes
@@ -46,18 +47,20 @@ def of_config(tune: TuneOptions, layers: int, steps: int) -> tuple[Phase, ...]:
     Raises:
       UserError: entries that are no phases, out of order, or that begin after the run has ended.
     """
-    every = tune.unfreeze_every
+    every = steps_of(tune.unfreeze_every, steps)
     if every and tune.phases:
-        raise UserError(f"config.tune.unfreeze_every = {every}: config.{FIELD} says already what trains when")
+        raise UserError(
+            f"config.tune.unfreeze_every = {text(tune.unfreeze_every)}: config.{FIELD} says already what trains when"
+        )
     if every:
         if every * layers >= steps:
             most = (steps - 1) // layers
             raise UserError(
-                f"config.tune.unfreeze_every = {every}: the last of {layers} blocks and the embeddings would follow at step "
+                f"config.tune.unfreeze_every = {text(tune.unfreeze_every)}: the last of {layers} blocks and the embeddings would follow at step "
                 f"{every * layers} of {steps}; " + (f"at most {most}" if most else "train for more steps")
             )
         return (*(Phase(every * k, f"last:{k + 1}") for k in range(layers)), Phase(every * layers, "all"))
-    found = tuple(_phase(entry) for entry in tune.phases)
+    found = tuple(_phase(entry, steps) for entry in tune.phases)
     for number, phase in enumerate(found):
         if number == 0 and phase.start:
             raise UserError(f"config.{FIELD}: begins at step {phase.start}; say with step 0 what trains before that")
@@ -70,16 +73,16 @@ def of_config(tune: TuneOptions, layers: int, steps: int) -> tuple[Phase, ...]:
     return found
 
 
-def _phase(entry: Any) -> Phase:
+def _phase(entry: Any, steps: int) -> Phase:
     expected = "expected (step, recipe) or (step, recipe, factor of the rate)"
     if not isinstance(entry, (tuple, list)) or len(entry) not in (2, 3):
         raise UserError(f"config.{FIELD}: {entry!r}: {expected}")
     start, recipe, factor = (*entry, 1.0)[:3]
-    if type(start) is not int or start < 0 or not isinstance(recipe, str):
+    if not is_step(start) or not isinstance(recipe, str):
         raise UserError(f"config.{FIELD}: {entry!r}: {expected}")
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < math.inf:
         raise UserError(f"config.{FIELD}: {entry!r}: the factor of the rate is a number above 0")
-    return Phase(start, recipe, float(factor))
+    return Phase(steps_of(start, steps), recipe, float(factor))
 
 
 def at(starts: Sequence[int], step: int) -> int:

@@ -53,6 +53,12 @@ class Clock:
         self._mark = now
 
     @property
+    def launch(self) -> float:
+        """Seconds since this launch began."""
+        self._charge()
+        return sum(self._seconds.values())
+
+    @property
     def by_part(self) -> dict[str, float]:
         """Seconds of each of PARTS up to now, over all launches."""
         self._charge()

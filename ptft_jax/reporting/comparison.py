@@ -156,7 +156,8 @@ def plain(groups: Sequence[Group]) -> list[dict[str, Any]]:
     for group in groups:
         row: dict[str, Any] = {"run": group.name, "method": group.method, "seeds": len(group.runs)}
         for key in COLUMNS:
-            row[key], row[f"{key}_sd"] = group.figures.get(key, ("", ""))
+            mean, deviation = group.figures.get(key, ("", ""))
+            row[key], row[f"{key}_sd"] = mean, deviation if len(group.runs) > 1 else ""  # one run has no spread
         out.append({**row, "on_front": int(group.best)})
     return out
 

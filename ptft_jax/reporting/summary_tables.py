@@ -6,6 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def before_and_after(before: Mapping[str, float], after: Mapping[str, float]) -> list[dict[str, Any]]:
+    """A row a metric of a run's end, for people: "-" for what was not measured at its start. A set's loss is left out where it is
+    its nll, as of objectives that add nothing to it."""
+
+    def is_nll(name: str) -> bool:
+        return name.endswith("/loss") and all(
+            values.get(name) == values.get(f"{name.removesuffix('loss')}nll") for values in (before, after)
+        )
+
+    return [
+        {"metric": name, "before": before.get(name, "-"), "after": after[name]} for name in after if not is_nll(name)
+    ]
+
+
 def measures(summary: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
     """(title, rows) of what was measured; nothing of what was not, and of summaries of versions that did not measure."""
     tables: dict[str, list[dict[str, Any]]] = {"transfer": [], "drift": []}

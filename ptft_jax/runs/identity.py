@@ -16,6 +16,7 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.chat_templates import BUILT_IN
 from ptft_jax.data.class_names import Head
 from ptft_jax.errors import UserError, listed
+from ptft_jax.runs import meant
 from ptft_jax.runs.workdir import Workdir
 
 _TALKS = ("messages:", "sharegpt:", "prompt-messages:", "alpaca:")  # formats that a tokenizer's own template renders
@@ -77,7 +78,8 @@ def template_of(source: Any, tokenizer: tok.Tokenizer | None) -> Template | None
     """The template that the conversations of a run were rendered by; None of imported weights, of which nobody knows."""
     if tokenizer is None or getattr(source, "archive", None) is not None:
         return None
-    return template(source.config.data.template, tokenizer, Workdir(source.workdir).read_data())
+    name = meant.template_of(source.workdir, source.config.data.template)
+    return template(name, tokenizer, Workdir(source.workdir).read_data())
 
 
 def template(name: str, tokenizer: tok.Tokenizer, rows: Sequence[Mapping[str, Any]]) -> Template | None:
@@ -155,9 +157,8 @@ def of_folder(workdir: pathlib.Path, config: Mapping[str, Any], name: str) -> Id
     tokenizer = tok.from_file(workdir) if kept else None
     size = config["model"]["classes"] if config["model"]["head"] == "classes" and rows else 0
     classes = _named(class_names.recorded(rows), name, size) if size else None
-    return Identity(
-        name, {}, tokenizer, template(config["data"]["template"], tokenizer, rows) if tokenizer else None, classes
-    )
+    named = meant.template_of(workdir, config["data"]["template"])
+    return Identity(name, {}, tokenizer, template(named, tokenizer, rows) if tokenizer else None, classes)
 
 
 def check_measured_alike(one: Identity, other: Identity) -> None:

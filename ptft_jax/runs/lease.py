@@ -177,7 +177,7 @@ class _Lease:
 def _machine() -> str:
     """What tells this machine, as long as it runs, from all others: locks are seen by all of its processes."""
     try:
-        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:  # not Linux
         return socket.gethostname()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ptft_jax.config.declare import Options, declared
-from ptft_jax.config.field import Field, natural, one_of, patterns, positive
+from ptft_jax.config.field import Field, one_of, patterns, positive, span
 
 
 class InitOptions(Options):
@@ -47,6 +47,6 @@ class InitOptions(Options):
 class CheckpointOptions(Options):
     """`config.checkpoint`: when a run is saved, and which of its checkpoints stay."""
 
-    every: int = declared(natural(0, "steps between saves besides those of new best values; 0 = none besides"))
+    every: float = declared(span(0, "steps between saves besides those of new best values; 0 = none besides"))
     keep_latest: int = declared(positive(1, "latest checkpoints kept"))
     keep_best: int = declared(positive(1, "best checkpoints kept"))

@@ -194,7 +194,7 @@ class Checkpoints:
             return
         self._remove(seen)
         text = json.dumps({"step": max(self._saved)}) + "\n"
-        cache.write_atomic(self._here.progress, lambda path: path.write_text(text))
+        cache.write_atomic(self._here.progress, lambda path: path.write_text(text, encoding="utf-8"))
 
     def _remove(self, seen: bool) -> None:
         stay = retention.kept(list(self._saved.values()), pinned=pins.steps(self.workdir), **self._rule)
@@ -220,7 +220,9 @@ class Checkpoints:
         if not measured and not (done and read_meta(self.workdir, record.step).get("pending")):
             return
         path = self._here.checkpoint(record.step).amended
-        cache.write_atomic(path, lambda temporary: temporary.write_text(json.dumps(jsons.with_checksum(meta))))
+        cache.write_atomic(
+            path, lambda temporary: temporary.write_text(json.dumps(jsons.with_checksum(meta)), encoding="utf-8")
+        )
         self._saved[record.step] = record
         self._settle()
 

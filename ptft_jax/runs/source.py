@@ -25,7 +25,7 @@ from ptft_jax.model.spec import HEAD, STRUCTURE
 from ptft_jax.params import fingerprint
 from ptft_jax.params.partition import join, overlay
 from ptft_jax.params.rules import flatten, matches, unflatten
-from ptft_jax.runs import checkpoint, pins
+from ptft_jax.runs import checkpoint, meant, pins
 from ptft_jax.runs.lineage import parted
 from ptft_jax.runs.parent import Layout, Parent
 from ptft_jax.runs.workdir import Workdir
@@ -112,11 +112,11 @@ class Source:
     def data(self) -> DataOptions | None:
         """The data it was trained on, of one of several adapters its own source; None where that is not known (of what was
         combined from imported weights)."""
+        values = meant.from_here(self.workdir, self.config)
         if self.which is not None:
-            values = self.config.as_dict()
             values["data"]["mixture"] = ()
-            return configs.check({**values, "tune": {**values["tune"], "adapters": ()}}).data
-        return self.config.data if self.config.data.source else None
+            values["tune"]["adapters"] = ()
+        return configs.check(values).data if values["data"]["source"] else None
 
     def parameters(
         self,
@@ -285,6 +285,18 @@ def protect_base(base: Mapping[str, Any], child: pathlib.Path) -> None:
         pins.keep(workdir, base["step"], child)
 
 
+def before(parent: Any) -> Any:
+    """What a parent was started from itself, None for nothing or weights of another library; of a run that went on from another with
+    its optimizer, what that was started from. Raises UserError where it is no longer there."""
+    while isinstance(parent, Source) and parent.config.init.from_:
+        init = parent.config.init
+        reference = recorded(init.from_, parent.workdir)
+        if not init.optimizer:
+            return find(reference, "its init.from", init.ignore, init.fresh)
+        parent = find_run(reference, "its init.from")
+    return None
+
+
 def recorded(reference: str, workdir: pathlib.Path) -> str:
     """The reference of a run's parent, WORKDIR[@...][#ADAPTER], with the step that the run in `workdir` was started from, where
     it was started: what "the last" and "the best" are may have changed since. A run that made no step may be given another."""
@@ -435,7 +447,7 @@ def base_parameters(source: Source, layout: Layout) -> dict[str, Any]:
             merge_into=base.get("merge_into", ""),
             **base.get("head", {}),
         )
-        found = parameters_fingerprint(params)
+        found = start_fingerprint(parent, params, base["weights"], base.get("merge_into", ""), base["fingerprint"])
         if found == base["fingerprint"]:
             return jax.tree.map(functools.partial(_cast, dtype=source.config.model.param_dtype), params)
     raise UserError(
@@ -446,6 +458,37 @@ def base_parameters(source: Source, layout: Layout) -> dict[str, Any]:
 
 def _cast(array: jax.Array, dtype: str) -> jax.Array:
     return array.astype(dtype)
+
+
+def merged_fingerprint(parent: Parent, weights: str = "auto", merge_into: str = "") -> str:
+    """The fingerprint of the plain model of a run with an adapter: of what its checkpoint holds, of what that was trained on, and
+    of how the two become one. Merging them computes numbers whose last bits are the device's, so they name nothing. "" of others,
+    whose parameters are read as they are stored. Arguments as of `parameters`."""
+    if not isinstance(parent, Source) or parent.adapter is None:
+        return ""
+    sums, base = parent.meta["checksums"], parent.meta.get("base") or {}
+    stored = {**sums["params"], **({f"ema/{p}": s for p, s in sums.get("ema", {}).items()} if weights != "raw" else {})}
+    how = {
+        "base": base.get("fingerprint", ""),
+        "into": merge_into,
+        "one": parent.chosen,
+        "without": str(parent.left_out),
+    }
+    return fingerprint.fingerprint({**stored, **{f"merged/{name}": text for name, text in how.items()}})
+
+
+def start_fingerprint(
+    parent: Parent, params: Mapping[str, Any], weights: str, merge_into: str, recorded: str = ""
+) -> str:
+    """The fingerprint of a parent's parameters `params`, read by `weights` and `merge_into`. Earlier versions had that of merged
+    numbers: where that is what was `recorded`, it is the answer."""
+    merged = merged_fingerprint(parent, weights, merge_into)
+    if merged and merged == recorded:
+        return merged
+    if not merged or recorded:
+        computed = parameters_fingerprint(params)
+        return computed if not merged or computed == recorded else merged
+    return merged
 
 
 def parameters_fingerprint(params: Mapping[str, Any]) -> str:

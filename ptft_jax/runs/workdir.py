@@ -196,6 +196,11 @@ class Workdir:
         """The id a run was given when it was started; another run in the same folder has another. "" where there is none."""
         return (_known(self.environment) or {}).get("run_id", "")
 
+    @property
+    def begun_in(self) -> str:
+        """The folder in which the run was begun, from which its config's relative paths count; "" where that is not known."""
+        return (_known(self.environment) or {}).get("folder", "")
+
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:

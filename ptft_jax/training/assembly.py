@@ -14,7 +14,7 @@ import numpy as np
 
 from ptft_jax import config as configs
 from ptft_jax import environment, pairing
-from ptft_jax.config import trackers
+from ptft_jax.config import spans, trackers
 from ptft_jax.config.computed import changes
 from ptft_jax.data import batches, builders, class_names, endings, pipeline
 from ptft_jax.data import tokenizers as tok
@@ -27,7 +27,7 @@ from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes
 from ptft_jax.reporting.clock import Clock
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs import identity, lease, places
+from ptft_jax.runs import identity, lease, meant, places
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import hooks as hooks_
@@ -52,6 +52,7 @@ class Run:
 
     Attributes:
       config: completed by the parent's, checked.
+      recorded: the same as the run was begun with it: files may have been named otherwise.
       parent, continued: what it starts from, and the checkpoint that it goes on from with its optimizer; or None.
       trainer: what is trained and how (`ptft_jax.training.trainer`).
       start: where from (`ptft_jax.training.start`).
@@ -79,13 +80,10 @@ class Run:
         for came_from in filter(None, (self.continued or self.parent,)):
             if said := restore.said(came_from):
                 reporter.say(f"starting from {said}")
-        self._refuse_other_run()
+        self.recorded = self._as_begun()
         self.first_step = self.continued.step if self.continued else 0
-        if self.continued and c.training.steps <= self.first_step:
-            raise UserError(
-                f"config.training.steps = {c.training.steps}: expected more than the {self.first_step} of {self.continued.name}, which "
-                "count too (init.optimizer)"
-            )
+        if not c.training.epochs:
+            self._check_continued(c.training.steps)
         mesh = meshes.make(c.parallel.replica, c.parallel.fsdp)
         init: dict[str, Any] = c.init.read_all() if self.parent else {"weights": "auto", "fresh": (), "adapter": ""}
         self._check_rows(mesh.size)
@@ -93,6 +91,7 @@ class Run:
         pairing.check_samples(c.objective.name, c.samples.prompts, c.tables.objectives)
         with clock("data"):
             self._load_data(init["fresh"])
+        c = self.config
         self._build(mesh, init)
         self.batches = functools.partial(
             batches.training,
@@ -107,12 +106,13 @@ class Run:
         self.selection = self._selection()
         self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
         self.sampler = previews.build(c, self.trainer.model, self.trainer.partition, self.tokenizer)
+        span = functools.partial(spans.steps_of, steps=c.training.steps)
         self.plan = Schedule(
             steps=c.training.steps,
-            eval_every=c.eval.every,
-            save_every=c.checkpoint.every,
-            sample_every=c.samples.every if c.samples.prompts else 0,
-            log_every=c.log.every,
+            eval_every=span(c.eval.every),
+            save_every=span(c.checkpoint.every),
+            sample_every=span(c.samples.every) if c.samples.prompts else 0,
+            log_every=span(c.log.every),
         )
         missing = environment.missing("tensorboard") if c.log.tensorboard else ""
         if missing:
@@ -127,15 +127,25 @@ class Run:
             )
         self._say_what_stays()
 
-    def _refuse_other_run(self) -> None:
+    def _as_begun(self) -> configs.Section:
+        """The config as it is recorded: of a run that has begun, its files are named as they were then."""
         here = Workdir(self.workdir)
         if not here.is_run or not here.begun():
-            return
-        changed = changes(here.read_config().as_dict(), self.config.as_dict())
+            return self.config
+        recorded = meant.spelled(self.workdir, self.config)
+        changed = changes(*map(configs.decided, (here.read_config().as_dict(), recorded.as_dict())))
         if changed:
             raise UserError(
                 f"{self.workdir} holds a run with another config:{listed(changed, 20)}\n"
                 "Choose another --workdir (init.from can start from this one), or give the same config to continue it"
+            )
+        return recorded
+
+    def _check_continued(self, steps: int) -> None:
+        if self.continued and steps <= self.first_step:
+            raise UserError(
+                f"config.training.steps = {steps}: expected more than the {self.first_step} of {self.continued.name}, which "
+                "count too (init.optimizer)"
             )
 
     def _check_rows(self, devices: int) -> None:
@@ -162,13 +172,27 @@ class Run:
         self.known_tokens = parent.vocab_size if parent else 0
         self.adapters = pipeline.numbered(c.data, c.tune.adapters)
         self.builder = builders.build(c.objective, self.tokenizer)
-        options = {"steps": c.training.steps, "seed": c.seed}
+        options: dict[str, Any] = {"steps": c.training.steps, "epochs": c.training.epochs, "seed": c.seed}
         self.data = pipeline.training(c.data, self.tokenizer, self.builder, **options, head=self._start_head(fresh))
+        if c.training.epochs:
+            self._count_steps()
+            c = self.config
         self._check_template()
         self.chat_template = self._chat_template()
         self.head = self.data.head.settled()
         sets = measured_sets.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter, self.head)
         self.eval_batches, self.test_batches, self.source = sets
+
+    def _count_steps(self) -> None:
+        """Makes `training.steps` what `training.epochs` are, and says so."""
+        c, steps, rows = self.config, self.data.steps, sum(len(s) for s in self.data.sets)
+        self.config = configs.counted(c, steps)
+        self.recorded = self._as_begun()
+        self._check_continued(steps)
+        self.reporter.say(
+            f"training.epochs = {c.training.epochs:g}: {steps:,} steps of {c.data.batch_size:,} rows; one epoch is {rows:,} rows of "
+            f"{c.data.length:,} tokens"
+        )
 
     def _start_head(self, fresh: tuple[str, ...]) -> class_names.Head:
         """The classes that the head has at the start: the parent's, but as they were numbered where the run has begun (earlier
@@ -313,7 +337,7 @@ def train(
       config: the settings, as `ptft_jax.config.default()` gives them, or a nested dict of those that differ.
       workdir: the folder of the run.
       reporter: where messages, tables and bars go; by default standard error.
-      max_seconds: save and return after so many seconds; 0 = no limit.
+      max_seconds: save and return after so many seconds from the beginning of `clock`; 0 = no limit.
       hooks: pairs (when, do) of functions that are called between steps, see `ptft_jax.training.hooks`.
       profile: "START:STOP": a trace of the steps after START up to STOP for XProf and Perfetto, in WORKDIR/profile.
       clock: counts where the time goes; by default from now on.
@@ -326,12 +350,15 @@ def train(
       UserError: anything wrong with what was asked for, or another launch is running in the workdir.
     """
     reporter, clock, hooks = reporter or Reporter(), clock or Clock(), hooks_.checked(hooks)
-    traced = profiling.steps_of(profile, configs.check(config, complete=False).training.steps) if profile else None
+    training = configs.check(config, complete=False).training
+    traced = profiling.steps_of(profile, training.steps) if profile and not training.epochs else None
     place = places.local(workdir, f"--workdir={workdir}")
     done = processes.shared(Workdir(place).read_summary())
     with clock.listening(), contextlib.nullcontext() if done is not None else lease.owned(place, reporter.say):
         with clock("start"):
             run = Run(config, place, reporter, clock)
+        if profile and training.epochs:
+            traced = profiling.steps_of(profile, run.config.training.steps)
         settings = run.config.as_dict()
         evaluated = {f"batches of {name}": len(b) for name, b in (run.eval_batches | run.test_batches).items()}
         same = {f"config.{name}": configs.get(settings, name) for name, _ in run.config.fields()}

@@ -15,7 +15,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.names import AUTO, direction, known
 from ptft_jax.model.spec import HEAD, STRUCTURE
 from ptft_jax.params.rules import matches
-from ptft_jax.runs import loading
+from ptft_jax.runs import loading, meant
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.lineage import parted
 from ptft_jax.runs.parent import Parent
@@ -123,10 +123,11 @@ def continued(section: configs.Section, workdir: pathlib.Path | None = None) -> 
 
 def _parent_of(run: restore.Source) -> Parent | None:
     """What a run was started from itself; of one that went on from another, what that was started from."""
-    init = run.config.init
+    config = configs.check(meant.from_here(run.workdir, run.config))
+    init = config.init
     if not init.from_:
         return None
-    other = continued(run.config, run.workdir)
+    other = continued(config, run.workdir)
     if other is not None:
         return _parent_of(other)
     options: dict[str, Any] = {"ignore": init.ignore, "fresh": init.fresh, "plugins": run.config.plugins}

@@ -53,7 +53,7 @@ class Execution:
         self.plan = dataclasses.replace(run.plan, max_seconds=max_seconds)
 
     def carry_out(self) -> dict[str, Any]:
-        run, at = self.run, self.run.first_step
+        run, at, began = self.run, self.run.first_step, self.run.first_step
         run.workdir.mkdir(parents=True, exist_ok=True)
         with (
             Termination() as termination,
@@ -62,6 +62,7 @@ class Execution:
             try:
                 with self.clock("start"):
                     state, at, meta = self._resume_or_start(checkpoints, termination.checking())
+                began = at
                 self._announce(at)
                 with self._writer(at, meta) as writer:
                     loop = self._loop(checkpoints, writer, meta, termination)
@@ -81,6 +82,8 @@ class Execution:
             except Terminated:
                 reason = "sigterm"
         run.reporter.say(f"stopped by {reason} at step {at}; the same command continues from there")
+        if reason == "max_seconds" and at == began:
+            run.reporter.say(f"no step was made: max_seconds = {self.plan.max_seconds:g} is less than the start takes")
         return {"finished": False, "reason": reason, "step": at, "workdir": str(run.workdir)}
 
     def _traced(self, loop: Loop) -> contextlib.AbstractContextManager[object]:
@@ -155,12 +158,12 @@ class Execution:
         saved = resumed.meta
         pipeline.refuse_other(saved["data"], run.data.key, run.workdir)
         state = run.start.restored(resumed, run.workdir)
-        restore.refuse_changed(run.workdir, saved, run.config)
+        restore.refuse_changed(run.workdir, saved, run.recorded)
         run.selection.restore(saved)
         self._check_best(checkpoints)
         run.reporter.say(f"{run.workdir}: continuing from step {saved['step']}")
         if processes.main():  # may carry the run out in another way than before
-            write_json(Workdir(run.workdir).config, run.config.as_dict())
+            write_json(Workdir(run.workdir).config, run.recorded.as_dict())
             self._put_back(saved.get("tokenizer", {}))
         self.clock.continues(saved.get("seconds_by", {"other": saved["seconds"]}))
         meta = {"resumed": True, **{k: saved.get(k, v) for k, v in (("pending", False), ("step_metrics", {}))}}
@@ -213,7 +216,7 @@ class Execution:
         write_json(here.environment, {"run_id": uuid.uuid4().hex, **environment.describe()})
         write_json(here.partition, run.trainer.partition.table())
         write_json(here.data, run.data.table)
-        write_json(here.config, run.config.as_dict())
+        write_json(here.config, run.recorded.as_dict())
 
     def _lineage(self, fingerprint: str) -> list[dict[str, Any]]:
         """Of a run whose parent has the fingerprint `fingerprint`. What a parent would remove is protected, and that is said."""
@@ -263,7 +266,7 @@ class Execution:
                 run.parent, run.workdir, fingerprint, run.start.init["weights"], run.config, run.trainer.wide
             )
         saved = {
-            "config": run.config.as_dict(),
+            "config": run.recorded.as_dict(),
             "tokenizer": {name: cache.digest(data) for name, data in run.tokenizer.files().items()},
             "data": run.data.key,
             "vocab_size": run.trainer.model.spec.vocab_size,

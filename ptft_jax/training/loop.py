@@ -104,7 +104,7 @@ class Loop:
         self.writer, self.reporter = writer, reporter
         self._termination, self._first, self._pending = termination, first_step, pending
         self._step_metrics = step_metrics
-        self._clock, self._started = clock, time.monotonic()
+        self._clock = clock
         self.hooks = [
             Hook(self._evaluates, self._evaluate_here),
             Hook(self._samples, self._write_samples),
@@ -230,7 +230,7 @@ class Loop:
             self._save(moment.loop_state, moment.step, moment.evaluated or None)
 
     def _interrupted(self) -> str:
-        late = self.schedule.max_seconds and time.monotonic() - self._started >= self.schedule.max_seconds
+        late = self.schedule.max_seconds and self._clock.launch >= self.schedule.max_seconds
         mine = "sigterm" if self._termination.asked else "max_seconds" if late else ""
         return _REASONS[self._agreed(_REASONS.index(mine))]
 

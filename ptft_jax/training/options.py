@@ -10,6 +10,13 @@ class TrainingOptions(Options):
     """`config.training`: how many steps, and what is kept beside the parameters."""
 
     steps: int = declared(natural(1000, "optimizer updates; 0 only evaluates and saves the start"))
+    epochs: float = declared(
+        natural(
+            0.0,
+            "passes over the training data, which set training.steps: rows are counted after packing, of a mixture those of all its "
+            "sources; 0 = training.steps says",
+        )
+    )
     micro_batches: int = declared(positive(1, "gradient accumulation: rows at once = data.batch_size / this"))
     ema_decay: float = declared(
         share(0.0, "decay of an average of the trainable parameters, debiased, that is evaluated and kept; 0 = none")

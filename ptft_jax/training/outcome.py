@@ -114,7 +114,7 @@ def drift(start: Start, state: Any, fingerprint: str) -> list[dict[str, Any]] | 
     jax.tree.map(lambda a: a.delete(), whole.optimizer)
     try:
         kept = whole.anchor and not start.continued
-        began, found = (whole.anchor, fingerprint) if kept else start.trainable()
+        began, found = (whole.anchor, fingerprint) if kept else start.trainable(fingerprint)
         if found != fingerprint:
             return {"missing": f"{start.parent.name} has changed since the run was started"}
         layout = trainer.program.shardings

@@ -65,9 +65,9 @@ class Start:
             state = importance.put(state, jax.random.fold_in(key, 2), check)
         return state, fingerprint
 
-    def trainable(self) -> tuple[dict[str, Any], str]:
+    def trainable(self, recorded: str = "") -> tuple[dict[str, Any], str]:
         """What `state` gives, but of the state only the trainable leaves, whole: no second copy of the rest is made. Of a run that
-        goes on from another, what it went on from."""
+        goes on from another, what it went on from. `recorded`: the fingerprint that the run has of its parent."""
         trainer = self.trainer
         if other := self.continued:
             like = trainer.stored_params(trainer.state_like)
@@ -75,17 +75,18 @@ class Start:
             kept = unflatten({path: params[path] for path in flatten(trainer.state_like.trainable)})
             return kept, other.meta["parent_fingerprint"]
         params_key, _ = jax.random.split(seeds.key(self._config.seed))
-        make, base, fingerprint = self._maker()
+        make, base, fingerprint = self._maker(recorded)
         part = jax.jit(
             lambda k, b: trainer.partition.split(make(k, b))[0], out_shardings=trainer.program.shardings.trainable
         )
         return part(params_key, base), fingerprint
 
-    def frozen(self) -> tuple[dict[str, Any], str]:
-        """What `state` gives, but of the state only the frozen leaves, whole; those of the parent are not copied."""
+    def frozen(self, recorded: str = "") -> tuple[dict[str, Any], str]:
+        """What `state` gives, but of the state only the frozen leaves, whole; those of the parent are not copied. `recorded` as of
+        `trainable`."""
         trainer = self.trainer
         params_key, _ = jax.random.split(seeds.key(self._config.seed))
-        make, base, fingerprint = self._maker()
+        make, base, fingerprint = self._maker(recorded)
         part = donating(
             lambda k, b: trainer.partition.split(make(k, b))[1], trainer.program.shardings.frozen, donate=(1,)
         )
@@ -98,7 +99,7 @@ class Start:
         frozen: dict[str, Any] = {}
         if self.trainer.refers_to_base:
             assert self.parent is not None, "whose checkpoints refer to a base started from one"
-            frozen, fingerprint = self.frozen()
+            frozen, fingerprint = self.frozen(saved["base"]["fingerprint"])
             if fingerprint != saved["base"]["fingerprint"]:
                 raise UserError(f"{workdir}: its base {self.parent.name} changed since the run was started")
         flat = flatten(frozen) | flatten(resumed.params)
@@ -147,15 +148,15 @@ class Start:
         finite.refuse(have, f"config.init.from: {self.parent.name}", "\nnothing can be learned from them")
         return unflatten(have)
 
-    def _maker(self) -> tuple[Callable[[jax.Array, Any], dict[str, Any]], dict[str, Any], str]:
+    def _maker(self, recorded: str = "") -> tuple[Callable[[jax.Array, Any], dict[str, Any]], dict[str, Any], str]:
         """(function of (key, the parent's parameters) that gives the whole parameters of step 0, those parameters, their
         fingerprint); {} and "" without a parent."""
         trainer = self.trainer
         if self.parent is None:
             return (lambda key, _: trainer.maker.init(key)), {}, ""
         base = self.base()
-        fingerprint = restore.parameters_fingerprint(base)
         folder, into = self.init["adapter"], self.init["merge_into"]
+        fingerprint = restore.start_fingerprint(self.parent, base, self.init["weights"], into, recorded)
         start = flatten(peft_adapter(folder, self.parent, "config.init.adapter", into).params) if folder else {}
         fresh, known, spec, new_rows = self.init["fresh"], self._known, trainer.model.spec, trainer.new_rows
 

@@ -27,7 +27,7 @@ def define() -> None:
     flags.DEFINE_string(
         "method",
         None,
-        "Of whole models: interpolate, soup, greedy_soup, task, magnitude_prune, ties, dare_linear, dare_ties. With "
+        "Of whole models: interpolate, slerp, soup, greedy_soup, task, magnitude_prune, ties, dare_linear, dare_ties. With "
         "--adapter: cat, svd, linear, and the last four, which may end in _svd.",
     )
     flags.DEFINE_multi_string("run", [], f"{SOURCES} May be given more than once.")
@@ -41,7 +41,7 @@ def define() -> None:
         "alpha",
         None,
         whole_share(0.5, ""),
-        "Of interpolate: 0 = the parent, 1 = the run; 0.5 where no --rule is given.",
+        "Of interpolate: 0 = the parent, 1 = the run; 0.5 where no --rule is given. Of slerp: 0 = the first run, 1 = the second.",
     )
     flags.DEFINE_string("curve", None, "Of interpolate: alphas to measure, such as 0,0.1,...,1.")
     flags.DEFINE_string(
@@ -51,7 +51,9 @@ def define() -> None:
         "on its parent's data), budget (as target, but with --budget on the parent's data).",
     )
     define_number("budget", None, natural(0.0, ""), "Of --rule=budget: nats per token that the parent's data may lose.")
-    flags.DEFINE_list("weights", None, "A number for each --run, such as 1,-0.5; 1 each where not given.")
+    flags.DEFINE_list(
+        "weights", None, "A number for each --run, such as 1,-0.5; 1 each where not given. A soup divides by their sum."
+    )
     define_number("density", None, mass(1.0, ""), "Share of each task vector that is kept; of DARE, 1 - its drop rate.")
     flags.DEFINE_string(
         "trim", None, "The largest of a whole task vector are kept (model), or of each layer's (layer)."

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import dataclasses
 import os
 import pathlib
 import re
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,6 +19,7 @@ from absl import app, flags, logging
 from ptft_jax.errors import UserError
 
 BAD_INPUT = 2  # exit status for UserError
+UNREAD = 128 + 13  # exit status where nobody reads standard output any more, as a shell has it after SIGPIPE
 TERMINATED = 128 + 15  # exit status after SIGTERM, so that a scheduler knows to start the run again
 
 
@@ -30,12 +34,13 @@ def launch(
       argv: program name and arguments, by default the process'.
       words: the flag that takes several values, and that words without a flag belong to; "" = there may be none.
     """
+    _speak_utf8()
     argv = _joined([_spelled(word) for word in (sys.argv if argv is None else argv)])
     sys.argv[:] = argv  # where ml_collections looks for overrides
     before = set(flags.FLAGS)
     define()
     if {"--help", "-h", "-help"} & set(argv[1:]):
-        print(_help(argv[0], main, set(flags.FLAGS) - before))
+        printed(_help(argv[0], main, set(flags.FLAGS) - before))
         sys.exit(0)
     logging.set_verbosity(logging.ERROR)  # libraries warn of things that users cannot change; --verbosity shows them
     try:
@@ -57,6 +62,8 @@ def launch(
                 raise
             fail(str(e))
         except OSError as e:  # no permission, no space, a vanished mount: the message names the file
+            if isinstance(e, BrokenPipeError) and unread():
+                _exit(UNREAD)
             if logging.get_verbosity() >= logging.DEBUG:
                 raise
             fail(str(e))
@@ -73,9 +80,18 @@ def launch(
                 raise
             traceback.print_exc()
             _exit(1)
+        unread()
         sys.exit(status or 0)
 
     app.run(run, argv=argv[:1])
+
+
+def _speak_utf8() -> None:
+    """In a locale that knows ASCII alone, as of a bare container or cron, models still read and write texts of all letters."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        encoding = getattr(stream, "encoding", None)
+        if encoding and codecs.lookup(encoding).name == "ascii" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8")
 
 
 def parse(argv: Sequence[str], words: str = "") -> None:
@@ -129,6 +145,36 @@ def fail(message: str, status: int = BAD_INPUT) -> None:
     """Prints one message and exits."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     _exit(status)
+
+
+def printed(text: str) -> None:
+    """Prints a text, whether or not anybody reads all of it."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text)
+    unread()
+
+
+def unread() -> bool:
+    """Whether nobody reads standard output any more, as after `| head`; what is left of it then goes nowhere."""
+    try:
+        sys.stdout.flush()
+        closed = _has_no_reader(sys.stdout.fileno())
+    except BrokenPipeError:
+        closed = True
+    except (OSError, ValueError):  # no file at all, as in a notebook
+        return False
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+    return closed
+
+
+def _has_no_reader(descriptor: int) -> bool:
+    """Whether it is a pipe whose other end is closed."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _others() -> Any:

@@ -55,7 +55,7 @@ def _cache() -> str:
     from ptft_jax.data import cache
 
     probe = cache.root() / "doctor"
-    cache.write_atomic(probe, lambda temporary: temporary.write_text("ok"))
+    cache.write_atomic(probe, lambda temporary: temporary.write_text("ok", encoding="utf-8"))
     probe.unlink()
     free = shutil.disk_usage(cache.root()).free / 2**30
     return f"{cache.root()} is writable, {free:.1f} GiB free"

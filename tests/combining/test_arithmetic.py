@@ -31,6 +31,27 @@ def test_the_mean_of_equal_models_is_that_model(count):
     np.testing.assert_array_equal(found.view(np.uint32), one.view(np.uint32))
 
 
+def test_the_arc_between_two():
+    """Of two vectors of one length the arc has that length, and equal steps of alpha are equal angles (closed form in the plane)."""
+    turn = lambda degrees: 2 * np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])  # noqa: E731
+    for alpha in (0.0, 0.25, 0.5, 1.0):
+        np.testing.assert_allclose(arithmetic.slerp(turn(10), turn(110), alpha), turn(10 + 100 * alpha), atol=1e-12)
+    first, second = arrays(2)
+    np.testing.assert_array_equal(arithmetic.slerp(first, second, 0.0), first)
+    np.testing.assert_allclose(arithmetic.slerp(first, 3 * first, 0.5), 2 * first, rtol=1e-6)
+    np.testing.assert_allclose(arithmetic.slerp(first, -first, 0.25), 0.5 * first, rtol=1e-6)  # no arc is the one
+    zero = np.zeros_like(first)
+    np.testing.assert_array_equal(arithmetic.slerp(zero, zero, 0.5), zero)
+    np.testing.assert_allclose(arithmetic.slerp(zero, first, 0.5), first / 2)
+
+
+def test_a_weighted_mean():
+    a, b, c = arrays()
+    expected = (2 * a.astype(np.float64) - 0.5 * b + c.astype(np.float64)) / 2.5
+    np.testing.assert_array_equal(arithmetic.mean([a, b, c], (2.0, -0.5, 1.0)), expected.astype(np.float32))
+    np.testing.assert_array_equal(arithmetic.mean([a, b], (2.0, 2.0)), arithmetic.mean([a, b]))
+
+
 def test_sums_are_rounded_once():
     big, small = np.float32(1), np.float32(2**-24)  # lost in float32 one by one, not together
     assert arithmetic.mean([np.full(1, big), *[np.full(1, small)] * 3]) * 4 == np.float32(1 + 3 * 2.0**-24)

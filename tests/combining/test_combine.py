@@ -194,11 +194,31 @@ def test_soups(runs, tmp_path):
     assert_equal(whole(done["out"]), {p: arithmetic.mean([m[p] for m in three]) for p in three[0]})
     same = combine("soup", [runs.two] * 3, tmp_path / "same")
     assert_equal(whole(same["out"]), three[1])
+    weighted = combine("soup", [runs.one, runs.two], tmp_path / "weighted", weights=(3.0, 1.0))
+    expected = {p: (0.75 * three[0][p].astype(np.float64) + 0.25 * three[1][p]).astype(np.float32) for p in three[0]}
+    assert_equal(whole(weighted["out"]), expected)
+    assert weighted["weights"] == (0.75, 0.25)
     made = json.loads((tmp_path / "soup/combine.json").read_text())
     assert [entry["workdir"] for entry in made["runs"]] == [runs.one, runs.two, runs.lora] and made["base"] is None
     chain = json.loads((tmp_path / "soup/lineage.json").read_text())
     assert [entry["workdir"] for entry in chain] == [runs.one, runs.two, runs.lora, runs.base]
     assert chain[3]["fingerprint"] == restore.parameters_fingerprint(loading.load(runs.base).params)
+
+
+@pytest.mark.heavy
+def test_slerp_goes_along_the_arc_of_each_layer(runs, tmp_path):
+    done = combine("slerp", [runs.one, runs.two], tmp_path / "out", alpha=0.25)
+    first, second, found = whole(runs.one), whole(runs.two), whole(done["out"])
+    for path, array in found.items():
+        layers = len(array) if path.startswith("blocks/") else 1
+        for a, b, c in zip(*(m.reshape(layers, -1).astype(np.float64) for m in (first[path], second[path], array))):
+            cosine = np.clip(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-30), -1, 1)
+            angle = np.arccos(cosine)
+            flat = 0.75 * a + 0.25 * b
+            arc = (np.sin(0.75 * angle) * a + np.sin(0.25 * angle) * b) / np.sin(angle) if angle > 1e-4 else flat
+            np.testing.assert_allclose(c, arc, rtol=1e-5, atol=1e-7, err_msg=path)
+    ends = combine("slerp", [runs.one, runs.two], tmp_path / "end", alpha=1.0)
+    assert_equal(whole(ends["out"]), second)
 
 
 def test_a_greedy_soup_keeps_what_is_no_worse():
@@ -374,12 +394,15 @@ def others(text_file, runs):
 BAD = {
     "one run": ("soup", ["one"], {}, "--method=soup combines 2 or more of --run, not 1"),
     "two runs": ("interpolate", ["one", "two"], {}, "--method=interpolate combines 1 of --run, not 2"),
-    "no such method": ("slerp", ["one"], {}, "--method=slerp: expected one of whole models: interpolate, soup"),
+    "no such method": ("lerp", ["one"], {}, "--method=lerp: expected one of whole models: interpolate, slerp, soup"),
+    "slerp of three": ("slerp", ["one", "two", "lora"], {}, "--method=slerp combines 2 of --run, not 3"),
+    "beyond the arc": ("slerp", ["one", "two"], dict(alpha=1.5), r"--alpha=1.5: expected a number from 0 \(the first run\)"),
+    "weightless": ("soup", ["one", "two"], dict(weights=(1.0, -1.0)), "--weights=1.0,-1.0: expected a sum above 0"),
     "misspelt": ("tis", ["one"], {}, r"did you mean 'ties'\?"),
     "of adapters": ("cat", ["lora", "wide"], {}, "which is for adapters: give --adapter"),
     "of models": ("soup", ["lora", "wide"], dict(adapter=True), "which is for whole models"),
     "too few weights": ("task", ["one", "two"], dict(weights=(1.0,)), "--weights=1.0: expected 2, a number for each --run"),
-    "unread": ("soup", ["one", "two"], dict(weights=(1.0, 1.0)), "--weights is set, but --method=soup does not read it"),
+    "unread": ("greedy_soup", ["one", "two"], dict(weights=(1.0, 1.0)), "--weights is set, but --method=greedy_soup does not read"),
     "unread by DARE": ("dare_ties", ["one", "two"], dict(density=0.3, trim="layer"), "--trim is set, but --method=dare_ties does not"),
     "no density": ("ties", ["one", "two"], {}, "--density is missing"),
     "density": ("ties", ["one", "two"], dict(density=0.0), "--density=0.0: expected a share above 0, at most 1"),

@@ -127,13 +127,13 @@ def test_what_is_measured_of_a_source(cache, tmp_path, files, split, found):
         lines(folder / f"{name}.jsonl", [{"text": f"{name} {i}"} for i in range(count)])
     if isinstance(found, str):
         with pytest.raises(UserError, match=found):
-            pipeline.to_measure(f"jsonl:{folder}", split)
+            pipeline.to_measure(section().data, f"jsonl:{folder}", split)
         return
-    name, opened = pipeline.to_measure(f"jsonl:{folder}", split)
+    name, opened = pipeline.to_measure(section().data, f"jsonl:{folder}", split)
     assert (name, opened and len(opened.records)) == found
     if opened:
         assert len(pickle.loads(pickle.dumps(opened)).records) == found[1]  # as processes that tokenize read it
-        first = pipeline.to_measure(f"jsonl:{folder}?examples=2", split)[1].records
+        first = pipeline.to_measure(section().data, f"jsonl:{folder}?examples=2", split)[1].records
         assert len(pickle.loads(pickle.dumps(first))) == len(first) == (2 if name == "all" else found[1])
     if opened and name != "all":
         with pytest.raises(UserError, match="no file is called 'train'"):

@@ -21,7 +21,7 @@ def end(number):
 
 
 def wait(path):
-    with open(path, "a") as f:
+    with open(path, "a", encoding="utf-8") as f:
         f.write(f"{os.getpid()}\n")
     time.sleep(2 * PATIENCE)
 
@@ -78,7 +78,7 @@ def test_they_end_when_their_parent_is_killed(tmp_path):
 
 def _lives(pid):
     try:
-        with open(f"/proc/{pid}/stat") as f:  # a zombie, where nobody collects orphans
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as f:  # a zombie, where nobody collects orphans
             return f.read().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False

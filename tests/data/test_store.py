@@ -138,7 +138,7 @@ def _make(key, barrier_file):
         for _ in range(200):
             writer.add([Encoded(np.arange(50))], [0])
         writer.close(key)
-        with open(barrier_file, "a") as f:
+        with open(barrier_file, "a", encoding="utf-8") as f:
             f.write("made\n")
 
     return store.cached(key, fill).ids.sum()

@@ -201,3 +201,36 @@ def test_a_full_disk_loses_nothing(text_file, tmp_path):
     assert "saving failed" in done.stdout and "run the same command again" in done.stdout
     ptft(*words, check=True)
     assert json.loads((tmp_path / "run/summary.json").read_text())["step"] == 6
+
+
+@pytest.mark.heavy
+def test_a_locale_that_knows_ascii_alone(tmp_path):
+    """As in a bare container: accented text is trained on, sampled, exported, and generated."""
+    bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    text = tmp_path / "text.txt"
+    text.write_text("Ça va très bien, naïve élève: 数学 и слово.\n" * 200, encoding="utf-8")
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(
+        "from ptft_jax import config\n\ndef get_config():\n    c = config.default()\n"
+        "    c.model.update(layers=1, width=16, heads=2, max_length=32)\n    c.data.update(length=32, batch_size=4)\n"
+        "    c.tokenizer.update(kind='bpe', vocab_size=300)\n    c.samples.update(prompts=('très',), max_new_tokens=8)\n"
+        "    c.training.steps = 2\n    c.log.tensorboard = False\n    return c\n",
+        encoding="utf-8",
+    )
+    run, exported = tmp_path / "run", tmp_path / "hf"
+    words = ("train", f"--config={recipe}", f"--config.data.source=text:{text}", f"--workdir={run}")
+    ptft(*words, cache=tmp_path / "cache", check=True, **bare)
+    samples = (run / "samples.jsonl").read_text(encoding="utf-8")
+    assert json.loads(samples.splitlines()[0])["prompt"] == "très"
+    ptft("export", f"--run={run}", "--to=hf", f"--out={exported}", cache=tmp_path / "cache", check=True, **bare)
+    ptft("report", f"--run={run}", cache=tmp_path / "cache", check=True, **bare)
+    written = ptft(
+        "generate",
+        f"--run=hf:{exported}",
+        "--prompt=a",
+        "--max_new_tokens=8",
+        cache=tmp_path / "cache",
+        check=True,
+        **bare,
+    )
+    assert written.stdout and not written.stderr.count("Traceback")

@@ -65,6 +65,10 @@ def peft_config(kind, name):
         "dora in some layers": lambda: theirs.LoraConfig(**common, use_dora=True, layers_to_transform=[1]),
         "regex": lambda: theirs.LoraConfig(**{**common, "target_modules": rf".*\.[12]\..*{first}"}),
         "all-linear": lambda: theirs.LoraConfig(**{**common, "target_modules": "all-linear"}),
+        "adalora": lambda: theirs.AdaLoraConfig(
+            init_r=6, target_r=3, lora_alpha=10, total_step=10, lora_dropout=0.1, target_modules=ALL.get(name)
+        ),
+        "vera": lambda: theirs.VeraConfig(r=12, vera_dropout=0.1, target_modules=ALL.get(name)),
         "ia3": lambda: theirs.IA3Config(target_modules=IA3[name][0], feedforward_modules=IA3[name][1]),
         "oft": lambda: theirs.OFTConfig(target_modules=ALL[name], oft_block_size=8, r=0, use_cayley_neumann=False),
         "tables": lambda: theirs.LoraConfig(
@@ -84,6 +88,7 @@ CASES_OF = [
     *[(kind, name) for kind in ("rslora", "patterns") for name in ("llama-biases", "gpt2")],
     *[(kind, "gpt2") for kind in ("some layers", "dora in some layers")],
     *[("regex", name) for name in ("pythia", "llama-biases")],
+    *[(kind, name) for kind in ("adalora", "vera") for name in ("llama-biases", "gpt2", "pythia")],
     ("all-linear", "llama-biases"),
     ("all-linear", "gpt2"),
     ("dora", "mixtral"),

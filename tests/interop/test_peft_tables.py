@@ -82,3 +82,26 @@ def test_bad_adapters_of_tables(change, words, tmp_path):
     folder, params, names, ties = of_tied(tmp_path / "a", change)
     with pytest.raises(UserError, match=words):
         peft.read(folder, names, unflatten(params), ties=ties)
+
+
+def _of_the_head_alone(config, tensors):
+    for key in [key for key in tensors if TABLE in key or "base_layer" in key]:
+        del tensors[key]
+    config.update(target_modules=["lm_head"], ensure_weight_tying=False)
+
+
+def test_an_adapter_of_a_tied_head_alone_is_told_as_such(tmp_path):
+    folder, params, names, ties = of_tied(tmp_path / "a", _of_the_head_alone)
+    with pytest.raises(
+        UserError, match=f"lm_head.lora_A.weight is of the head, which is tied to {TABLE}.*untied"
+    ) as told:
+        peft.read(folder, names, unflatten(params), ties=ties)
+    assert "LoRA alone" not in str(told.value)
+
+
+def test_what_pefts_own_merge_gets_wrong_is_said(tmp_path):
+    folder, params, names, ties = of_tied(tmp_path / "a")
+    whole = unflatten(params | flatten(peft.read(folder, names, unflatten(params), ties=ties).params))
+    assert "ptft export --to=hf" in peft.warning(whole, names, ties)
+    assert peft.warning(whole, names, {}) == "", "of an untied one it is right"
+    assert peft.warning(unflatten(params), names, ties) == ""

@@ -14,6 +14,7 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.objectives.base import evaluated
 from ptft_jax.objectives.classification import Classification
 from tests.helpers import SPEC, quiet_train, tiny_config
 
@@ -84,7 +85,7 @@ def test_class_weights_are_of_the_loss_alone(built):
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     picked = -log_p[range(4), batch["targets"]][:3]
     objective = Classification(class_weights=WEIGHTS)
-    measured = jax.jit(functools.partial(objective.measured, model))(params, batch)
+    measured = jax.jit(functools.partial(evaluated, objective, (), model))(params, batch)
     weights = np.array([0.5, 2.0, 3.0])  # of classes 0, 4, 2; the fourth row is padding
     np.testing.assert_allclose(measured["loss"], [(weights * picked).sum(), weights.sum()], rtol=1e-5)
     assert objective.weight(batch) == weights.sum()

@@ -48,7 +48,7 @@ def main(folder, out):
         cells = [_number(found.get((case.name, column))) for column in ("import", "export", "peft")]
         cells.append("bits" if kind in gguf_layout.layouts() else "-")
         lines.append(f"| {case.name} | {case.model} | `{kind}` | {' | '.join(cells)} |")
-    pathlib.Path(out).write_text(_HEAD + "\n".join(lines) + "\n")
+    pathlib.Path(out).write_text(_HEAD + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _number(value):

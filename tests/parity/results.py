@@ -21,5 +21,5 @@ def record(case, column, value, model_type=""):
         path = pathlib.Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         line = {"case": case.name, "model": case.model, "column": column, "value": value, "model_type": model_type}
-        with open(path / f"{os.getpid()}.jsonl", "a") as f:
+        with open(path / f"{os.getpid()}.jsonl", "a", encoding="utf-8") as f:
             f.write(json.dumps(line) + "\n")

@@ -18,7 +18,7 @@ def test_lines_after_the_restored_step_are_dropped(tmp_path):
         writer.write(step, "train", {"loss": step / 2})
     writer.sample(5, {"prompt": "é", "text": "x"})
     writer.close()
-    with open(tmp_path / "metrics.jsonl", "a") as f:
+    with open(tmp_path / "metrics.jsonl", "a", encoding="utf-8") as f:
         f.write('{"step": 6, "ki')  # a kill in the middle of a line
     MetricsWriter(tmp_path, tensorboard=False, step=3).close()
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3]

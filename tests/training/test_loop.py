@@ -1,14 +1,17 @@
 """Selection and early stopping, non-finite losses, interruption: on real runs of a few steps."""
 
 import json
+import time
 
 import numpy as np
 import pytest
 
 from ptft_jax.errors import UserError
+from ptft_jax.reporting.clock import Clock
+from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.files import read_rows
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import checkpoint
+from ptft_jax.training import assembly, checkpoint
 from ptft_jax.training.loop import NonFinite, Selection
 from tests.helpers import TIMED, happen, quiet_train, tiny_config
 
@@ -104,6 +107,25 @@ def test_max_seconds_stops_and_the_same_command_continues(text_file, tmp_path):
     first = quiet_train(config, tmp_path / "run", max_seconds=1e-6)
     assert first["reason"] == "max_seconds" and first["step"] == 0
     assert quiet_train(config, tmp_path / "run")["step"] == 6
+
+
+class Told(Reporter):
+    def __init__(self):
+        super().__init__(quiet=True)
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize("began, limit, reason", [(100.0, 90.0, "max_seconds"), (0.0, 3000.0, "steps")])
+def test_max_seconds_counts_from_when_the_command_was_given(began, limit, reason, text_file, tmp_path):
+    """What an import and the start took is spent: of a command given 100 s ago a limit of 90 s is over."""
+    config = tiny_config(text_file, training__steps=1, eval__every=0, eval__test=False)
+    told, clock = Told(), Clock(began=time.monotonic() - began)
+    done = assembly.train(config, tmp_path / "run", max_seconds=limit, clock=clock, reporter=told)
+    assert (done["reason"], done["step"]) == ((reason, 0) if began else (reason, 1))
+    assert any("no step was made: max_seconds = 90 is less" in line for line in told.lines) == bool(began)
 
 
 @pytest.mark.heavy

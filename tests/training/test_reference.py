@@ -97,5 +97,5 @@ def test_a_run(near, text_file, tmp_path):
     for name in ("loss", "nll", "kl"):
         assert found[name] == pytest.approx(summary["after"][f"validation/{name}"], rel=1e-4)
     (tmp_path / "parent").rename(tmp_path / "away")
-    with pytest.raises(UserError, match="parent: no run there"):
+    with pytest.raises(UserError, match="the parent of .*child@3 = .*parent@1.: no such folder"):
         evaluate(loaded, tokens=256, batch_size=8)

@@ -185,7 +185,7 @@ def _found(column: str, pool: Pool, *, unlike: bool) -> tuple[tuple[str, ...], b
         if alike and unlike:
             raise UserError(alike)
         if memo is not None and not alike:
-            cache.write_atomic(memo, lambda temporary: temporary.write_text(json.dumps(names)))
+            cache.write_atomic(memo, lambda temporary: temporary.write_text(json.dumps(names), encoding="utf-8"))
     return tuple(names), all(map(_WHOLE.fullmatch, names))
 
 

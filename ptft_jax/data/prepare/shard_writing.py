@@ -71,7 +71,9 @@ def prepare(
                     settings, sources, evaluation, tokenizer, folder, engine, place, chunk, say
                 )
                 manifest = jsons.with_checksum({**manifest, **facts})
-                (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+                (folder / MANIFEST).write_text(
+                    json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+                )
                 folder.rename(out)
                 return manifest, False
     return _existing(out, identity), True
@@ -169,7 +171,7 @@ def _partial(out: pathlib.Path) -> Iterator[pathlib.Path]:
 
     out.parent.mkdir(parents=True, exist_ok=True)
     folder, lock = (out.parent / f".{out.name}.{suffix}" for suffix in ("partial", "lock"))
-    with lock.open("w") as held:
+    with lock.open("w", encoding="utf-8") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not lock.exists() or not os.path.samestat(os.fstat(held.fileno()), lock.stat()):

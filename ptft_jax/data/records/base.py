@@ -18,17 +18,22 @@ class Skipped:
     """What a source left out because the user said that it may: never silently.
 
     Attributes:
-      count: how many records.
+      count: how many.
       first: the first of them, "PLACE: REASON" each.
+      reasons: how many for each reason, where several share one: "hidden" 12.
     """
 
     count: int = 0
     first: list[str] = dataclasses.field(default_factory=list)
+    reasons: dict[str, int] = dataclasses.field(default_factory=dict)
 
     MOST = 20
 
-    def add(self, where: str, reason: str) -> None:
+    def add(self, where: str, reason: str, kind: str = "") -> None:
+        """`kind`: what it is counted as, where not by the reason's own words before a colon."""
         self.count += 1
+        kind = kind or reason.partition(":")[0]
+        self.reasons[kind] = self.reasons.get(kind, 0) + 1
         if len(self.first) < self.MOST:
             self.first.append(f"{where}: {reason}")
 

@@ -8,16 +8,17 @@ import sys
 from collections.abc import Iterator
 
 from ptft_jax.data.formats import Reading
-from ptft_jax.data.records import files, quoting
+from ptft_jax.data.records import files, looks, quoting
 from ptft_jax.data.records.base import Record
 from ptft_jax.data.records.index import Found
 from ptft_jax.data.records.reference import Reference
 from ptft_jax.data.records.source import TableSource, file_source
-from ptft_jax.data.records.spans import SpanReader, refuse_binary, undecodable
+from ptft_jax.data.records.spans import SpanReader, undecodable
 from ptft_jax.data.records.values import Broken
 from ptft_jax.errors import UserError, nearest
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_START = 1 << 16  # bytes of a file by which it is told what it looks like
 
 
 def source(reference: Reference, broken: str) -> TableSource:
@@ -25,7 +26,16 @@ def source(reference: Reference, broken: str) -> TableSource:
     option = reference.options.get("quoting")
     if option not in (None, "yes", "no"):
         raise reference.error(f"quoting={option}: expected yes or no{nearest(option, ('yes', 'no'))}")
-    return file_source(reference, broken, DELIMITERS, lambda file: CsvFile(file, option))
+
+    def shard(file: files.File) -> CsvFile:
+        with open(file.path, "rb") as f:
+            start = f.read(_START)
+        looks.refuse_binary(start[:4096], file.name)
+        if looks.is_json_lines(start):
+            looks.refuse_json(reference, file.name)
+        return CsvFile(file, option)
+
+    return file_source(reference, broken, DELIMITERS, shard)
 
 
 class CsvFile:
@@ -35,8 +45,6 @@ class CsvFile:
     def __init__(self, file: files.File, option: str | None = None):
         self.name = file.name
         self._file = file
-        with open(file.path, "rb") as f:
-            refuse_binary(f.read(4096), file.name)
         self._delimiter = DELIMITERS.get(files.suffix(file.name), ",")
         self._quoting = quoting.of(file, self._delimiter, option)
         self._header = self._read_header()

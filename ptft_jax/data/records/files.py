@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import dataclasses
+import gzip
 import hashlib
+import lzma
 import os
 import pathlib
 import re
@@ -18,12 +21,13 @@ from ptft_jax.data import cache
 from ptft_jax.data.records import remote
 from ptft_jax.errors import UserError
 
-COMPRESSED = (".gz", ".zst")
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 ALIASES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
 }
+_OPENED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 # How much newer than its last change a file must be for its digest to be remembered: two changes within the resolution
 # of a file system's clock (2 s on the coarsest) leave the same time stamp.
 _SETTLED = 2.0
@@ -132,13 +136,13 @@ def content_digest(path: pathlib.Path, name: str) -> str:
     stamp = (str(path.resolve()), before.st_size, before.st_mtime_ns, before.st_ctime_ns, before.st_ino, before.st_dev)
     memo = cache.root() / "digests" / cache.digest("digest-1", *map(str, stamp))
     if memo.exists():
-        return memo.read_text()
+        return memo.read_text(encoding="utf-8")
     with open(path, "rb") as f:
         found = hashlib.file_digest(f, "sha256").hexdigest()[:32]
     if Stamp.of(path.stat()) != Stamp.of(before):
         raise UserError(f"{name}: the file changed while it was read; start again when nothing writes to it")
     if time.time() - max(before.st_mtime, before.st_ctime) > _SETTLED:
-        cache.write_atomic(memo, lambda temporary: temporary.write_text(found))
+        cache.write_atomic(memo, lambda temporary: temporary.write_text(found, encoding="utf-8"))
     return found
 
 
@@ -148,12 +152,16 @@ def _decompressed(file: File) -> pathlib.Path:
     if plain.exists():
         return plain
 
-    zstandard = environment.needed("zstandard", file.name) if path.suffix != ".gz" else None
-    damaged = (OSError, EOFError, zlib.error)  # gzip's BadGzipFile is an OSError
+    zstandard = environment.needed("zstandard", file.name) if path.suffix == ".zst" else None
+    damaged = (OSError, EOFError, zlib.error, lzma.LZMAError)  # gzip's BadGzipFile is an OSError
     damaged += (zstandard.ZstdError,) if zstandard else ()
 
     def write(temporary: pathlib.Path) -> None:
-        (_unzstd if zstandard else _gunzip)(path, temporary)
+        if zstandard:
+            _unzstd(path, temporary)
+        else:
+            with _OPENED[path.suffix](path, "rb") as source, open(temporary, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
         file.check()
 
     try:
@@ -161,13 +169,6 @@ def _decompressed(file: File) -> pathlib.Path:
     except damaged as e:
         raise UserError(f"{file.name}: cannot be decompressed: {e}") from e
     return plain
-
-
-def _gunzip(path: pathlib.Path, to: pathlib.Path) -> None:
-    import gzip
-
-    with gzip.open(path, "rb") as source, open(to, "wb") as target:
-        shutil.copyfileobj(source, target, 1 << 20)
 
 
 def _unzstd(path: pathlib.Path, to: pathlib.Path) -> None:

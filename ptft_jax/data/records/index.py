@@ -114,7 +114,7 @@ def of(shard: Shard, id_column: str | None, forgiving: bool, reading: Reading) -
             def write(temporary: pathlib.Path) -> None:
                 skipped, firsts = _scan(shard, id_column, forgiving, reading, temporary)
                 text = json.dumps([skipped.count, skipped.first, firsts, cache.sha256(temporary)])
-                cache.write_atomic(path.with_name("skipped.json"), lambda t: t.write_text(text))
+                cache.write_atomic(path.with_name("skipped.json"), lambda t: t.write_text(text, encoding="utf-8"))
 
             cache.write_atomic(path, write)
             noted = json.loads(path.with_name("skipped.json").read_bytes())

@@ -10,9 +10,10 @@ from ptft_jax.data.formats import Reading
 from ptft_jax.data.records import files
 from ptft_jax.data.records.base import Record
 from ptft_jax.data.records.index import Found
+from ptft_jax.data.records.looks import refuse_binary
 from ptft_jax.data.records.reference import Reference
 from ptft_jax.data.records.source import TableSource, file_source
-from ptft_jax.data.records.spans import SpanReader, refuse_binary, undecodable
+from ptft_jax.data.records.spans import SpanReader, undecodable
 from ptft_jax.data.records.values import Broken, Constant
 from ptft_jax.errors import UserError
 

@@ -138,7 +138,7 @@ def _checked(reference: Reference, splits: Mapping[str, list[str]], left_out: Sk
             if other is name:
                 kept[split].append(name)
             else:
-                left_out.add(name, f"the same file as {other}")
+                left_out.add(name, f"the same file as {other}", "the same file as another")
     shard_sets.check(reference, [name for names in kept.values() for name in names], _exists)
     return Listing(kept, left_out)
 
@@ -158,10 +158,14 @@ def _listed(reference: Reference, name: str, suffixes: Collection[str], left_out
         others = [n for n in names if suffix(n) not in suffixes]
         names = [n for n in names if suffix(n) in suffixes]
         if not names:
-            have = f"; it has {listed(others)}" if others else ""
+            kinds = {SUFFIXES[suffix(n)] for n in others if suffix(n) in SUFFIXES}
+            meant = f" (did you mean {', '.join(f'{kind}:{name}' for kind in sorted(kinds))}?)" if kinds else ""
+            have = f"{meant}; it has {listed(others)}" if others else ""
             raise reference.error(f"the folder {name} holds no {', '.join(suffixes)} file{have}")
         for other in others:
-            left_out.add(other, "another ending")
+            left_out.add(
+                other, "another ending", f"{suffix(other)} (another ending)" if suffix(other) else "without an ending"
+            )
     if what == "glob" and not names:
         raise reference.error(f"{name} matches no file, only:{listed(f'{other}: {why}' for other, why in beside)}")
     if what == "none":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import numpy as np
 
@@ -54,6 +54,14 @@ def open_source(
     if not parsed.spec.source:
         raise parsed.error(f"{parsed.kind} holds tokens, not records")
     return located(parsed.spec.source)(parsed, broken)
+
+
+def identity(reference: str, kinds: Mapping[str, SourceSpec] = SOURCES) -> Hashable:
+    """What two spellings of one source share: `jsonl:a.jsonl` and `jsonl:./a.jsonl`, options in another order."""
+    parsed = parse(reference, kinds)
+    path = os.path.realpath(os.path.expanduser(parsed.name))
+    local = not remote.is_url(parsed.name) and os.path.exists(path)
+    return parsed.kind, path if local else parsed.name, tuple(sorted(parsed.options.items()))
 
 
 def file_names(reference: str, folder: str) -> list[str]:

@@ -24,10 +24,10 @@ def of(file: File, delimiter: str, option: str | None) -> str:
         return NONE if option == "no" else LINES
     path = cache.root() / "quoting" / cache.digest("quoting-1", file.digest)
     if path.exists():
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     found = _found(file, delimiter.encode())
     file.check()
-    cache.write_atomic(path, lambda temporary: temporary.write_text(found))
+    cache.write_atomic(path, lambda temporary: temporary.write_text(found, encoding="utf-8"))
     return found
 
 

@@ -14,6 +14,7 @@ from ptft_jax.errors import UserError, nearest
 
 SPLITS = ("train", "validation", "test")
 
+AS_NAMED = ("jsonl", "parquet", "csv", "text")  # whose content=KIND says that files are of it, whatever they look like
 # What a file's suffix tells of its kind, for hints.
 SUFFIXES = {suffix: kind for kind, spec in SOURCES.items() for suffix in spec.suffixes}
 
@@ -103,6 +104,10 @@ def parse(reference: str, kinds: Mapping[str, SourceSpec] = SOURCES) -> Referenc
         options[option] = value
     if not re.fullmatch(r"[1-9][0-9]*", options.get("examples", "1")):
         raise parsed.error(f"examples={options['examples']}: expected a count of records, 1 or more")
+    if kind in AS_NAMED and options.get("content", kind) != kind:
+        raise parsed.error(
+            f"content={options['content']}: expected {kind}, which says that the files are, whatever they look like"
+        )
     if options.get("partial", "no") not in ("yes", "no"):
         raise parsed.error(f"partial={options['partial']}: expected yes or no")
     return parsed

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
+import functools
 import glob
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from ptft_jax.data import cache
@@ -28,24 +31,38 @@ def listing(url: str) -> tuple[str, list[str], list[tuple[str, str]]]:
     where it is nothing; and what is not read, with the reason. Raises UserError where the place cannot be reached or read."""
     system, path = _system(url)
     try:
+        system.invalidate_cache()  # of an earlier listing, which knows nothing of what has come since
         if system.isfile(path):
             return "file", [url], []
         if system.isdir(path):
-            prefix = len(path.rstrip("/"))
-            found: dict[bool, list[str]] = {True: [], False: []}
-            for file in system.find(path):
-                hidden = any(part.startswith(".") for part in file[prefix:].split("/") if part)
-                found[hidden].append(system.unstrip_protocol(file))
-            return "folder", sorted(found[False]), [(name, "hidden") for name in sorted(found[True])]
+            return "folder", *_apart(system, system.find(path), lambda file: _hidden(file[len(path.rstrip("/")) :], ""))
         if glob.has_magic(path):
             matched = [f for f in system.glob(path) if system.isfile(f)]
             if matched:
-                return "glob", sorted(map(system.unstrip_protocol, matched)), []
+                return "glob", *_apart(system, matched, lambda file: _hidden(file, path))
         parent = system._parent(path)
         near = [f.rsplit("/", 1)[-1] for f in system.ls(parent, detail=False)] if system.isdir(parent) else []
         return "none", near, []
     except Exception as e:  # every driver has its own exceptions for networks, credentials and permissions
         _unreadable(url, e)
+
+
+def _apart(system: Any, files: Iterable[str], hidden: Callable[[str], bool]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The URLs of files that are read, and those of hidden ones with the reason, each sorted."""
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for file in files:
+        found[hidden(file)].append(system.unstrip_protocol(file))
+    return sorted(found[False]), [(name, "hidden") for name in sorted(found[True])]
+
+
+def _hidden(file: str, pattern: str) -> bool:
+    """Whether a file is hidden, or in a hidden folder, that the pattern does not name: as of local files, * and ** match no name that
+    begins with a dot."""
+    named = {part for part in pattern.split("/") if part.startswith(".")}
+    return any(
+        part.startswith(".") and not any(map(functools.partial(fnmatch.fnmatchcase, part), named))
+        for part in file.split("/")
+    )
 
 
 def exists(url: str) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from ptft_jax.data import cache
 from ptft_jax.data.formats import Reading
 from ptft_jax.data.formats.choosing import FIRST
-from ptft_jax.data.records import files, listing
+from ptft_jax.data.records import files, listing, looks
 from ptft_jax.data.records import index as indexes
 from ptft_jax.data.records.base import Record, Skipped
 from ptft_jax.data.records.reference import SPLITS, Reference
@@ -109,6 +109,7 @@ def file_source(
     found = listing.find(reference, suffixes)
 
     def shards(names: list[str]) -> tuple[list[indexes.Shard], list[str]]:
+        looks.refuse_other_names(reference, names)
         opened, empty = [], []
         for name in names:
             try:
@@ -137,7 +138,7 @@ def _reading(shards: Sequence[indexes.Shard], reference: Reference) -> Reading:
         shard.check()
     if all(shard.key for shard in shards):
         text = json.dumps([found.layout, dict(found.columns), found.json])
-        cache.write_atomic(path, lambda temporary: temporary.write_text(text))
+        cache.write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return found
 
 

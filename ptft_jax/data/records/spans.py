@@ -9,7 +9,6 @@ import numpy as np
 from ptft_jax.data.records import files
 from ptft_jax.data.records.base import Record
 from ptft_jax.data.records.values import Broken
-from ptft_jax.errors import UserError
 
 
 class SpanReader:
@@ -21,14 +20,6 @@ class SpanReader:
 
     def read(self, row: np.void) -> Record:
         return self._parse(self._descriptor.read(int(row["start"]), int(row["end"])))
-
-
-def refuse_binary(start: bytes, name: str) -> None:
-    """Raises UserError if a file that starts with these bytes is no text in UTF-8."""
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{name}: UTF-16 text; convert it to UTF-8 first")
-    if b"\0" in start:
-        raise UserError(f"{name}: binary, not text (a zero byte at offset {start.index(0)})")
 
 
 def undecodable(error: UnicodeDecodeError, line: int) -> Broken:

@@ -14,10 +14,9 @@ import numpy as np
 
 from ptft_jax.data import assets, cache
 from ptft_jax.data.formats import Reading
-from ptft_jax.data.records import files, listing, values
+from ptft_jax.data.records import files, listing, looks, values
 from ptft_jax.data.records.base import Record, Skipped
 from ptft_jax.data.records.reference import SPLITS, Reference
-from ptft_jax.data.records.spans import refuse_binary
 from ptft_jax.data.records.table import divide, limit
 from ptft_jax.errors import UserError, listed, nearest
 
@@ -131,7 +130,7 @@ class TextSource:
             if self.reference.kind in EMBEDDED:
                 self._read[split] = _embedded(self.reference, split), []
             else:
-                self._read[split] = _documents(self._names[split])
+                self._read[split] = _documents(self.reference, self._names[split])
         return self._made(split, *self._read[split])
 
     def files(self) -> dict[str, str]:
@@ -171,30 +170,36 @@ def _embedded(reference: Reference, split: str) -> list[Document]:
     return [Document(title, f"{kind}:{name}, {title}", *_digests(text), text) for title, text in pairs]
 
 
-def _documents(names: list[str]) -> tuple[list[Document], list[str]]:
+def _documents(reference: Reference, names: list[str]) -> tuple[list[Document], list[str]]:
     """The files, each whole, and the names of those without text. They are read once; what is to be known of them is then
-    in the cache. Raises UserError where there is no text."""
+    in the cache. Raises UserError where there is no text, or where one looks like another kind."""
+    looks.refuse_other_names(reference, names)
     opened = [files.File.open(name, empty=True) for name in names]
-    path = cache.root() / "texts" / cache.digest("texts-3", *(file.digest for file in opened))
+    path = cache.root() / "texts" / cache.digest("texts-4", *(file.digest for file in opened))
     if not path.exists():
         read = [_read(file) for file in opened]
-        cache.write_atomic(path, lambda temporary: temporary.write_text(json.dumps(read)))
+        cache.write_atomic(path, lambda temporary: temporary.write_text(json.dumps(read), encoding="utf-8"))
     known = json.loads(path.read_bytes())
+    for file, text in zip(opened, known):
+        if text is not None and text[-1]:
+            looks.refuse_json(reference, file.name)
     empty = [file.name for file, text in zip(opened, known) if text is None]
     if len(empty) == len(opened):
         raise UserError(f"empty files:{listed(empty)}")
     documents = [
         Document(file.name, file.name, bytes.fromhex(digest), bytes.fromhex(key), file=file, start=start, end=end)
-        for file, (digest, key, start, end) in ((file, text) for file, text in zip(opened, known) if text is not None)
+        for file, (digest, key, start, end, _) in (
+            (file, text) for file, text in zip(opened, known) if text is not None
+        )
     ]
     return documents, empty
 
 
-def _read(file: files.File) -> tuple[str, str, int, int] | None:
-    """Digest, key, start and end of a text, None if there is none in it."""
+def _read(file: files.File) -> tuple[str, str, int, int, bool] | None:
+    """Digest, key, start and end of a text, and whether its lines look like JSON; None if there is none in it."""
     data = file.path.read_bytes()
     file.check()
-    refuse_binary(data, file.name)
+    looks.refuse_binary(data, file.name)
     start = 3 if data.startswith(b"\xef\xbb\xbf") else 0  # the mark that some editors begin UTF-8 files with
     try:
         text = data[start:].decode("utf-8") if start else data.decode("utf-8")
@@ -204,7 +209,7 @@ def _read(file: files.File) -> tuple[str, str, int, int] | None:
             f"{file.name}: not UTF-8 text at byte {start + e.start} (line {line}); convert it first"
         ) from None
     digest, key = _digests(text)
-    return (digest.hex(), key.hex(), start, len(data)) if text.strip() else None
+    return (digest.hex(), key.hex(), start, len(data), looks.is_json_lines(data)) if text.strip() else None
 
 
 def _digests(text: str) -> tuple[bytes, bytes]:

@@ -35,5 +35,5 @@ def train_bpe(texts: Sequence[str], vocab_size: int) -> HuggingFaceTokenizer:
         found = tokenizer.get_vocab_size()
         if found != vocab_size:
             raise UserError(f"config.tokenizer.vocab_size = {vocab_size}: the training text gives only {found} tokens")
-        cache.write_atomic(path, lambda temporary: temporary.write_text(tokenizer.to_str()))
+        cache.write_atomic(path, lambda temporary: temporary.write_text(tokenizer.to_str(), encoding="utf-8"))
     return HuggingFaceTokenizer({FILE: path.read_bytes()}, str(path))

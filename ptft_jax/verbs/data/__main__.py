@@ -18,9 +18,10 @@ VERBS = {
 def main(words: Sequence[str]) -> None:
     """Runs a verb of data. `words`: the verb and its flags."""
     if not words or words[0] in ("-h", "--help", "help"):
-        print("ptft data VERB [--flags]; ptft data VERB --help lists a verb's flags\n")
-        for verb, meaning in VERBS.items():
-            print(f"  {verb:<10} {meaning}")
+        from ptft_jax.verbs.command import printed
+
+        verbs = "\n".join(f"  {verb:<10} {meaning}" for verb, meaning in VERBS.items())
+        printed(f"ptft data VERB [--flags]; ptft data VERB --help lists a verb's flags\n\n{verbs}")
         return
     verb = words[0]
     if verb not in VERBS:

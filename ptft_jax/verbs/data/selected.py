@@ -19,6 +19,7 @@ class Selected(NamedTuple):
     config: Any
     tokenizer: Any
     builder: Any
+    longest: int  # rows of the run's model, 0 = there is none yet
     head: Any  # the classes that labels are numbered by, see `ptft_jax.data.class_names`
 
 
@@ -92,6 +93,7 @@ def load() -> Selected:
         values = configs.default().to_dict()
     else:
         raise UserError("what to look at is missing: --config=FILE, --run=WORKDIR or --data=SOURCE")
+    longest = values["model"]["max_length"] if args.run else 0
     values["data"].update(reading.changes())
     values["plugins"] = tuple(dict.fromkeys((*values["plugins"], *args.plugins)))
     if args.data:
@@ -107,4 +109,4 @@ def load() -> Selected:
     else:
         texts = functools.partial(pipeline.training_texts, config.data)
         tokenizer = tok.build(config.tokenizer, texts, parent.tokenizer if parent else None)
-    return Selected(config, tokenizer, builders.build(config.objective, tokenizer), head)
+    return Selected(config, tokenizer, builders.build(config.objective, tokenizer), longest, head)

@@ -41,7 +41,7 @@ def main() -> None:
     chosen = selected.load()
     c, data = chosen.config, chosen.config.data
     if args.split == "train":
-        options = {"steps": c.training.steps, "seed": c.seed, "head": chosen.head}
+        options = {"steps": c.training.steps, "epochs": c.training.epochs, "seed": c.seed, "head": chosen.head}
         found = pipeline.training(data, chosen.tokenizer, chosen.builder, **options)
         whole = batches.Batches(
             found.sets, found.mixture, batch_size=data.batch_size, seed=c.seed, process=0, processes=1

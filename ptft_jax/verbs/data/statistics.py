@@ -69,16 +69,17 @@ def special(tokens: Tokens, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     return [{"token": text(tokenizer, i), "id": i, "count": n} for i, n in counts.most_common() if n]
 
 
-def rows_by_length(tokens: Tokens, builder: Builder) -> list[dict[str, Any]]:
+def rows_by_length(tokens: Tokens, builder: Builder, most: int = 0) -> list[dict[str, Any]]:
     """What rows of various lengths would hold: the share of examples that fit whole, the share of tokens that cutting
-    the others would lose, and how full rows are when packed (best fit), or with one example each."""
+    the others would lose, and how full rows are when packed (best fit), or with one example each; `most`: the longest rows that
+    there may be, 0 = any."""
     store, out = tokens.store, []
     n = np.diff(store.offsets)
     if not len(n):
         return out
-    for length in LENGTHS:
-        most = packing.longest(builder.slots, length)
-        fits = float(np.mean(n <= most))
+    for length in [*(n for n in LENGTHS if n < most), most] if most else LENGTHS:
+        longest = packing.longest(builder.slots, length)
+        fits = float(np.mean(n <= longest))
         options = dict(overlong="truncate", slots=builder.slots, overlap=builder.overlap, seed=0, where=str)
         reports = [packing.plan(store.offsets, length, how=how, **options).report for how in ("best_fit", "none")]
         lost = reports[0].tokens_lost / max(len(store.ids), 1)
@@ -91,16 +92,16 @@ def rows_by_length(tokens: Tokens, builder: Builder) -> list[dict[str, Any]]:
                 "unpacked": reports[1].efficiency,
             }
         )
-        if n.max() <= most:
+        if n.max() <= longest:
             break
     return out
 
 
-def suggestion(table: list[dict[str, Any]], how: str) -> dict[str, Any]:
+def suggestion(table: list[dict[str, Any]], how: str, most: int = 0) -> dict[str, Any]:
     """A length of rows for the source: {"length", "or_less": whether shorter rows lose nothing, "reason"}.
 
     Args:
-      table: of `rows_by_length`.
+      table: of `rows_by_length`, as is `most`.
       how: of `ptft_jax.data.packing.plan`.
     """
     if not table:
@@ -110,7 +111,7 @@ def suggestion(table: list[dict[str, Any]], how: str) -> dict[str, Any]:
     if how == "concat":
         reason = f"texts are cut anywhere, and rows are always full (packing=concat); {fit}"
     elif found["fit"] < FITS:
-        reason = f"the longest tried; {fit}"
+        reason = f"the longest {f'rows of the model, model.max_length={most}' if most else 'tried'}; {fit}"
     elif how == "none":
         reason = f"{fit}; rows are {found['unpacked']:.1%} full (packing=none)"
     else:

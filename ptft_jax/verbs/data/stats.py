@@ -33,7 +33,7 @@ def main() -> None:
     c, data = chosen.config, chosen.config.data
     weighted = pipeline.weighted(data) if args.split == "train" else ((data.source, 1.0),)
     parts = [pipeline.tokenized(data, reference, args.split, chosen.tokenizer) for reference, _ in weighted]
-    row_lengths = {p.reference: statistics.rows_by_length(p, chosen.builder) for p in parts}
+    row_lengths = {p.reference: statistics.rows_by_length(p, chosen.builder, chosen.longest) for p in parts}
     report = {
         "lengths": [statistics.lengths(part) for part in parts],
         "content": [statistics.content(part, chosen.tokenizer) for part in parts],
@@ -45,15 +45,15 @@ def main() -> None:
         "row_lengths": row_lengths,
         "suggested": {
             p.reference: statistics.suggestion(
-                row_lengths[p.reference], pipeline.packed_how(data.packing, p, chosen.builder)
+                row_lengths[p.reference], pipeline.packed_how(data.packing, p, chosen.builder), chosen.longest
             )
             for p in parts
         },
     }
     if args.split == "train" and data.mixture:
-        options = {"steps": c.training.steps, "seed": c.seed, "head": chosen.head}
+        options = {"steps": c.training.steps, "epochs": c.training.epochs, "seed": c.seed, "head": chosen.head}
         found = pipeline.training(data, chosen.tokenizer, chosen.builder, **options)
-        report["mixture"] = found.table
+        report["mixture"], report["mixture_steps"] = found.table, found.steps
     if args.json:
         print(json.dumps(report, indent=1, ensure_ascii=False))
         return
@@ -64,7 +64,7 @@ def main() -> None:
         out.print(as_table(title, _turned(report[name])))
     if "mixture" in report:
         out.print(
-            "\n".join([f"mixture over {c.training.steps:,} steps", *pipeline.announced(report["mixture"])]),
+            "\n".join([f"mixture over {report['mixture_steps']:,} steps", *pipeline.announced(report["mixture"])]),
             markup=False,
         )
         out.print(as_table("", pipeline.shown(report["mixture"])))

@@ -197,7 +197,7 @@ def test_two_processes_index_at_once(cache, tmp_path):
 def test_a_large_file_is_not_held(cache, tmp_path):
     """50 MB; what is held of it while it is indexed and read is a hundredth."""
     path = tmp_path / "large.jsonl"
-    with open(path, "w") as f:
+    with open(path, "w", encoding="utf-8") as f:
         for i in range(10_000):
             f.write(json.dumps({"n": i, "text": f"{i} " * 1000}) + "\n")
     size = path.stat().st_size

@@ -153,12 +153,12 @@ def test_a_pattern_may_choose_some_of_a_set_that_is_there(cache, tmp_path):
 def test_what_is_not_read_is_counted_and_named(cache, tmp_path):
     folder = tmp_path / "data"
     reference = put(folder, "a.jsonl", "sub/b.jsonl", "sub/.hidden.jsonl", ".cache/x/c.jsonl")
-    for name in ("a.parquet", "b.jsonl.bz2", "sub/README.md", "_SUCCESS"):
+    for name in ("a.parquet", "b.jsonl.lz4", "sub/README.md", "_SUCCESS"):
         (folder / name).write_bytes(b"x")
     left_out = open_source(reference).left_out
     assert left_out.count == 6
     assert {os.path.relpath(line.split(": ")[0], folder): line.split(": ", 1)[1].split(",")[0] for line in left_out.first} == {
-        ".cache": "hidden", "sub/.hidden.jsonl": "hidden", "a.parquet": "another ending", "b.jsonl.bz2": "another ending",
+        ".cache": "hidden", "sub/.hidden.jsonl": "hidden", "a.parquet": "another ending", "b.jsonl.lz4": "another ending",
         "sub/README.md": "another ending", "_SUCCESS": "another ending",
     }  # fmt: skip
     assert open_source(f"{reference}/a.jsonl").left_out.count == 0

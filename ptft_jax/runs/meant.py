@@ -1,0 +1,174 @@
+"""What settings that name a file or folder mean, however they are spelled: a place, seen from the folder in which they were given.
+
+`environment.json` says in which folder a run was begun. So one that was begun with `init.from=runs/base` can be continued from
+another folder with the same run's absolute path.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ptft_jax import config as configs
+from ptft_jax.config.field import hashable
+from ptft_jax.data import records
+from ptft_jax.data.records import remote
+from ptft_jax.data.records.reference import SPLITS, Reference
+from ptft_jax.errors import UserError
+from ptft_jax.runs import checkpoint
+from ptft_jax.runs.lineage import parted
+from ptft_jax.runs.workdir import Workdir
+
+_WEIGHTS = ("hf:", "gguf:")
+
+
+def file(text: str, folder: str) -> str:
+    """The place of a file or folder."""
+    return os.path.realpath(os.path.join(folder, os.path.expanduser(text))) if text else ""
+
+
+def template(text: str, folder: str) -> str:
+    """The place of a template's file; the name of one that is no file."""
+    return file(text, folder) if text.endswith(".jinja") else text
+
+
+def parent(text: str, folder: str) -> tuple[str, ...]:
+    """(place, step as it was asked for, adapter) of a run; the place of weights."""
+    kind = next((kind for kind in _WEIGHTS if text.startswith(kind)), "")
+    path = os.path.join(folder, os.path.expanduser(text.removeprefix(kind)))
+    if kind == "hf:" and not os.path.isdir(path):
+        return kind, text.removeprefix(kind)  # a model of the hub
+    if kind or not text:
+        return kind, file(path, folder)
+    path, adapter = parted(path)
+    path, which = checkpoint.parted(path)
+    return os.path.realpath(path), "last" if which == "latest" else which, adapter
+
+
+def source(text: str, folder: str) -> tuple[Any, ...]:
+    """(kind, place, options) of a data source."""
+    parsed = _parsed(text)
+    if parsed is None:
+        return (text,)
+    name, options = parsed.name, dict(parsed.options)
+    if _is_place(parsed, folder):
+        name = file(name, folder)
+        # What is relative is so to the source, wherever that is seen from.
+        given = [option for option in SPLITS if os.path.isabs(os.path.expanduser(options.get(option, "")))]
+        options |= {option: file(options[option], "") for option in given}
+    if "dir" in options and not remote.is_url(options["dir"]):
+        options["dir"] = file(options["dir"], folder)
+    return parsed.kind, name, tuple(sorted(options.items()))
+
+
+def mixture(entries: Any, folder: str) -> tuple[Any, ...]:
+    """As `source`, of each of a mixture's."""
+    return tuple((source(name, folder), weight) for name, weight in hashable(entries))
+
+
+# The settings that name files or folders.
+_SETTINGS: Mapping[str, Callable[[Any, str], Any]] = {
+    "init.from_": parent,
+    "init.adapter": file,
+    "tokenizer.path": file,
+    "data.source": source,
+    "data.mixture": mixture,
+    "data.template": template,
+    "eval.source": source,
+}
+
+
+def spelled(workdir: pathlib.Path, config: configs.Section) -> configs.Section:
+    """`config` with the settings that mean the same as those that the run in a workdir was begun with, spelled as there."""
+    before, now = Workdir(workdir).read_config().as_dict(), config.as_dict()
+    for path in _SETTINGS:
+        *above, last = path.split(".")
+        theirs, part = configs.get(before, path), configs.get(now, ".".join(above))
+        if theirs != part[last] and _same(path, theirs, part[last], workdir):
+            part[last] = theirs
+    return configs.check(now, suggested=config.suggested)
+
+
+def _same(path: str, theirs: Any, mine: Any, workdir: pathlib.Path) -> bool:
+    if not theirs or not mine:
+        return False
+    here, there = os.getcwd(), begun_in(workdir)
+    if there is None:
+        return False
+    means = _SETTINGS[path]
+    first, second = means(theirs, there), means(mine, here)
+    if first == second or path != "init.from_":
+        return first == second
+    # A run that was moved is the same one.
+    chain, found = Workdir(workdir).read_lineage(), Workdir(pathlib.Path(second[0]))
+    known = chain[0].get("run_id") if chain else ""
+    return first[1:] == second[1:] and bool(known) and found.is_run and found.run_id == known
+
+
+def begun_in(workdir: pathlib.Path) -> str | None:
+    """The folder in which the run in a workdir was begun; None where nobody knows. Of earlier versions its parent's place tells."""
+    here = Workdir(workdir)
+    if folder := here.begun_in:
+        return folder
+    if not here.is_run or not (chain := here.read_lineage()):
+        return None
+    place = chain[0].get("workdir") or chain[0].get("reference", "").partition(":")[2]
+    given = configs.get(here.recorded_config(), "init.from_", "")
+    name = next((given.removeprefix(kind) for kind in _WEIGHTS if given.startswith(kind)), given)
+    for end in (name, name.rpartition("#")[0], name.rpartition("@")[0], name.rpartition("#")[0].rpartition("@")[0]):
+        if end and place.endswith(f"/{(relative := str(pathlib.Path(end)))}"):
+            return place.removesuffix(relative)
+    return None
+
+
+def from_here(workdir: pathlib.Path, config: configs.Section) -> dict[str, Any]:
+    """The config of the run in a workdir, as plain values: what it names by a path that is relative to where the run was begun is
+    named so that it is found from here."""
+    values, folder = config.as_dict(), begun_in(workdir)
+    if folder is None or os.path.realpath(folder) == os.path.realpath(os.getcwd()):
+        return values
+    data = values["data"]
+    data["source"] = _from_here(data["source"], folder)
+    data["mixture"] = tuple((_from_here(name, folder), weight) for name, weight in data["mixture"])
+    data["template"] = template_of(workdir, data["template"])
+    given = values["init"]["from_"]
+    kind = next((kind for kind in _WEIGHTS if given.startswith(kind)), "")
+    there = os.path.join(folder, os.path.expanduser(given.removeprefix(kind)))
+    if given and os.path.exists(parent(given, folder)[1 if kind else 0]):
+        values["init"]["from_"] = f"{kind}{os.path.normpath(there)}"
+    return values
+
+
+def template_of(workdir: pathlib.Path, text: str) -> str:
+    """`config.data.template` of the run in a workdir, so that it is found from here."""
+    there = template(text, begun_in(workdir) or "")
+    return there if there != text and os.path.isfile(there) and not os.path.isabs(os.path.expanduser(text)) else text
+
+
+def _from_here(text: str, folder: str) -> str:
+    parsed = _parsed(text)
+    if parsed is None or not _is_place(parsed, folder) or os.path.isabs(os.path.expanduser(parsed.name)):
+        return text
+    there = os.path.normpath(os.path.join(folder, parsed.name))
+    if not os.path.exists(there) and not any(glob.iglob(there, recursive=True)):
+        return text
+    rest = text[len(parsed.kind) + 1 :].removeprefix("file://")
+    return f"{parsed.kind}:{there}{rest[len(parsed.name) :]}"
+
+
+def _parsed(text: str) -> Reference | None:
+    try:
+        return records.parse(text)
+    except UserError:  # no source: "parent", or nothing
+        return None
+
+
+def _is_place(parsed: Reference, folder: str) -> bool:
+    """Whether a source is named by a path."""
+    if remote.is_url(parsed.name):
+        return False
+    local = parsed.name.startswith((".", "/", "~")) or os.path.exists(os.path.join(folder, parsed.name))
+    return bool(parsed.spec.suffixes) or parsed.kind == "tokens" or (parsed.kind == "hf" and local)

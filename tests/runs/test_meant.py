@@ -1,0 +1,106 @@
+"""A setting that names a file or folder means a place, however it is spelled, from whichever folder."""
+
+import json
+import os
+
+import pytest
+
+from ptft_jax.errors import UserError
+from ptft_jax.runs import meant
+from ptft_jax.runs import source as restore
+from tests.helpers import quiet_train, stop_at, tiny_config
+
+
+@pytest.fixture
+def place(tmp_path):
+    for folder in ("a/runs/base", "a/runs/x@1", "b"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "a/x.jsonl").write_text("{}", encoding="utf-8")
+    os.symlink(tmp_path / "a", tmp_path / "link")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "means, there, here, same",
+    [
+        (meant.parent, "runs/base@best", "{0}/a/runs/base@best", True),
+        (meant.parent, "runs/base@last", "../a/runs/base@latest", True),
+        (meant.parent, "./runs/base/#one", "{0}/link/runs/base#one", True),
+        (meant.parent, "runs/x@1", "../a/runs/x@1", True),  # a folder with such a name
+        (meant.parent, "runs/base@3", "{0}/a/runs/base@4", False),
+        (meant.parent, "runs/base#one", "{0}/a/runs/base#two", False),
+        (meant.parent, "runs/base", "runs/base", False),  # another folder's
+        (meant.parent, "hf:runs/base", "hf:{0}/a/runs/base", True),
+        (meant.parent, "hf:some/model", "hf:some/model", True),
+        (meant.parent, "hf:runs/base", "gguf:{0}/a/runs/base", False),
+        (meant.file, "x.jsonl", "{0}/a/x.jsonl", True),
+        (meant.template, "chatml", "chatml", True),
+        (meant.template, "x.jinja", "{0}/a/x.jinja", True),
+        (meant.source, "jsonl:x.jsonl", "jsonl:file://{0}/a/x.jsonl", True),
+        (meant.source, "jsonl:*.jsonl?examples=3", "jsonl:../a/*.jsonl?examples=3", True),
+        (meant.source, "jsonl:x.jsonl?examples=3", "jsonl:{0}/a/x.jsonl?examples=4", False),
+        (meant.source, "jsonl:x.jsonl", "text:{0}/a/x.jsonl", False),
+        (meant.source, "tokens:runs", "tokens:{0}/a/runs", True),
+        (meant.source, "hf:imdb", "hf:imdb", True),
+        (meant.source, "jsonl:s3://bucket/x.jsonl", "jsonl:s3://bucket/x.jsonl", True),
+        (meant.source, "shakespeare:plays", "shakespeare:plays", True),
+        (meant.source, "tfds:d?dir=runs", "tfds:d?dir={0}/a/runs", True),
+        (meant.mixture, [["jsonl:x.jsonl", 1.0]], (("jsonl:{0}/a/x.jsonl", 1.0),), True),
+    ],
+)
+def test_two_spellings(means, there, here, same, place):
+    here = ((here[0][0].format(place), here[0][1]),) if isinstance(here, tuple) else here.format(place)
+    assert (means(there, str(place / "a")) == means(here, str(place / "b"))) == same
+
+
+@pytest.mark.heavy
+def test_a_run_goes_on_from_another_folder(tmp_path, monkeypatch):
+    """All files by their absolute paths, where the run was begun with relative ones: the same bits, and the same figures of
+    what was forgotten of the parent's data, which its own config names by a relative path, too."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "runs").mkdir(parents=True)
+    there.mkdir()
+    for name, text in (
+        ("a.txt", "to be or not to be, that is the question.\n"),
+        ("b.txt", "all the world is a stage\n"),
+    ):
+        (here / name).write_text(text * 300, encoding="utf-8")
+    common = dict(training__steps=4, eval__every=2, checkpoint__every=1, checkpoint__keep_latest=9)
+
+    def config(**changes):
+        return tiny_config("-", **common, data__source=changes.pop("source"), **changes)
+
+    def child(folder, **changes):
+        parent = f"{folder}runs/base@3"
+        return config(source=f"text:{folder}b.txt", init__from_=parent, tune__method="lora", **changes)
+
+    monkeypatch.chdir(here)
+    quiet_train(config(source="text:a.txt"), "runs/base")
+    whole = quiet_train(child(""), "runs/whole")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(2, patch)
+        quiet_train(child(""), "runs/child")
+    monkeypatch.chdir(there)
+    with pytest.raises(UserError, match="another config:\n  init.from"):
+        quiet_train(
+            config(source=f"text:{here}/b.txt", init__from_=f"{here}/runs/base@2", tune__method="lora"),
+            here / "runs/child",
+        )
+    done = quiet_train(child(f"{here}/"), here / "runs/child")
+    assert (done["after"], done["transfer"]) == (whole["after"], whole["transfer"]) and "source/nll" in done["after"]
+    kept = json.loads((here / "runs/child/config.json").read_bytes())
+    assert (kept["init"]["from_"], kept["data"]["source"]) == ("runs/base@3", "text:b.txt"), "as it was begun"
+    assert restore.find(str(here / "runs/child")).data.source == f"text:{here}/b.txt"
+    # With its optimizer, by the chain of what it came from.
+    on = child(f"{here}/", init__optimizer=True)
+    on.init.from_ = f"{here}/runs/child@2"
+    assert quiet_train(on, there / "on")["after"] == whole["after"]
+    # Of an earlier version, whose environment.json names no folder: the parent's place tells.
+    environment = json.loads((here / "runs/child/environment.json").read_bytes())
+    assert environment.pop("folder") == str(here)
+    (here / "runs/child/environment.json").write_text(json.dumps(environment), encoding="utf-8")
+    assert quiet_train(child("../here/"), here / "runs/child")["after"] == whole["after"]
+    # Moved as a whole, the parent is the same run.
+    here.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    assert quiet_train(child(""), "runs/child")["after"] == whole["after"]
