@@ -8,8 +8,10 @@ import pytest
 from ptft_jax import config as configs
 from ptft_jax.data import chat
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.conversation import Conversation
+from ptft_jax.interop import pretrained
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import identity, loading
 from ptft_jax.runs import source as restore
@@ -109,24 +111,15 @@ def test_a_chat_run_talks_after_its_export(tmp_path, cache):
     run("later", init__from_=str(tmp_path / "bot"))  # on texts again: it talks as its parent does
     source = template.read_text()
     template.unlink()
-    end = {"text": None, "bot": 258, "later": 258}
-    for name in end:
-        loaded = loading.load(str(tmp_path / name))
-        assert identity.chat_template(loaded.source) == source
-        Conversation(loaded, max_new_tokens=2).say("q")
-        for to, out in (("hf", tmp_path / f"{name}-hf"), ("gguf", tmp_path / f"{name}.gguf")):
-            export.model(str(tmp_path / name), to, out, dtype="float32")
-            again = loading.load(f"{to}:{out}")
-            assert again.tokenizer.chat_template == source
-            ours = chat.encode_chat(loaded.tokenizer, messages[0], True, template=loaded_template(loaded)).tolist()
-            assert chat.encode_chat(again.tokenizer, messages[0], True).tolist() == ours
-            assert end[name] is None or end[name] in again.tokenizer.stop_ids
-            Conversation(again, max_new_tokens=2).say("q")
+    for name in ("text", "later"):
+        assert identity.chat_template(restore.find(str(tmp_path / name), "--run")) == source
+    loaded = loading.load(str(tmp_path / "bot"))
+    assert Conversation(loaded, max_new_tokens=2).say("q").tokens > 0  # finds it by itself
+    ours = chat.encode_chat(loaded.tokenizer, messages[0], True, template=Template(source, "the run's")).tolist()
+    for to, out in (("hf", tmp_path / "bot-hf"), ("gguf", tmp_path / "bot.gguf")):
+        export.model(str(tmp_path / "bot"), to, out, dtype="float32")
+        again = pretrained.find(f"{to}:{out}", "--run").tokenizer
+        assert again.chat_template == source and 258 in again.stop_ids
+        assert chat.encode_chat(again, messages[0], True).tolist() == ours
     eos = json.loads((tmp_path / "bot-hf/generation_config.json").read_text())["eos_token_id"]
     assert eos == [256, 258]
-
-
-def loaded_template(loaded):
-    from ptft_jax.data.sandbox import Template
-
-    return Template(identity.chat_template(loaded.source), "the run's")
