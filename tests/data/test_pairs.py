@@ -19,6 +19,10 @@ RECORDS = [
 ]
 
 
+def different(count):
+    return [{**RECORDS[n % 3], "sentence1": f"aa {n}"} for n in range(count)]
+
+
 def library(kind):
     """A tokenizer of the `tokenizers` library with BERT's or RoBERTa's ways of joining texts."""
     import tokenizers
@@ -93,7 +97,7 @@ def test_the_columns_of_published_pairs_are_found(names):
 
 def test_rows_have_the_types_and_padding_has_none(tmp_path, cache):
     path = tmp_path / "x.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in RECORDS * 20))
+    path.write_text("".join(json.dumps(record) + "\n" for record in different(60)))
     from ptft_jax import config as configs
 
     data = configs.check({"data": {"source": f"jsonl:{path}", "length": 24}}).data
@@ -134,7 +138,7 @@ def test_ids_types_and_loss_are_those_of_transformers(kind, tmp_path, cache):
         assert (ids, kinds) == (given["input_ids"][0].tolist(), given["token_type_ids"][0].tolist())
         with torch.no_grad():
             losses.append(float(model(**given, labels=torch.tensor([record["label"]])).loss))
-    for split, records in (("train", RECORDS * 9), ("test", RECORDS[:2])):
+    for split, records in (("train", different(60)), ("test", RECORDS[:2])):
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     source = f"jsonl:{tmp_path}?train=train.jsonl&test=test.jsonl"
     measured = evaluate(loaded, source, "test", length=16)
