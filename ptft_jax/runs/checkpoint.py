@@ -32,7 +32,6 @@ from ptft_jax.runs import manifest, places, retention
 from ptft_jax.runs.workdir import Checkpoint, Workdir
 
 T = TypeVar("T")
-_LOOKS = 5  # for the best step of a run that goes on, and saves and removes others meanwhile
 _LOOKS = 5  # for the best of a run that goes on, and saves and removes steps meanwhile
 
 

@@ -46,6 +46,13 @@ def test_readme_commands(tmp_path):
     assert len(commands) >= 7
     _run_all(commands, tmp_path)
     assert (tmp_path / "runs/report.html").exists() and (tmp_path / "runs/mine/summary.json").exists()
+    # What the page says of the first fine-tune. Another machine sums in another order: the last digit may differ.
+    transfer = json.loads((tmp_path / "runs/lora/summary.json").read_text())["transfer"]
+    gain, forgetting = re.search(
+        r"code falls by ([\d.]+) .* rises by ([\d.]+)", (ROOT / "README.md").read_text()
+    ).groups()
+    assert transfer["target"]["gain"] == pytest.approx(float(gain), abs=0.05)
+    assert transfer["source"]["forgetting"] == pytest.approx(float(forgetting), abs=0.03)
 
 
 @pytest.mark.heavy
