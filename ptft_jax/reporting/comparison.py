@@ -154,7 +154,8 @@ def plain(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """A row a group with plain numbers, in the units of the summary; "" for what is not known."""
     out = []
     for group in groups:
-        row: dict[str, Any] = {"run": group.name, "method": group.method, "seeds": len(group.runs)}
+        best = "yes" if group.best else "no"  # before the figures, which may be wider than a page
+        row: dict[str, Any] = {"run": group.name, "front": best, "method": group.method, "seeds": len(group.runs)}
         for key in COLUMNS:
             mean, deviation = group.figures.get(key, ("", ""))
             row[key], row[f"{key}_sd"] = mean, deviation if len(group.runs) > 1 else ""  # one run has no spread
@@ -173,7 +174,7 @@ def table(groups: Sequence[Group], columns: Sequence[str] = ()) -> list[dict[str
             shown = "-" if math.isnan(mean) else form.format(mean * factor)
             several = len(group.runs) > 1 and key in SPREAD and shown != "-"
             row[title] = f"{shown} ± {form.format(deviation * factor)}" if several else shown
-        out.append({**row, "front": "yes" if group.best else "no"})
+        out.append(row)
     return out
 
 
