@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.model.layers import Embedding, project
+from ptft_jax.model.layers import Embedding, project, scores
 
 
 class LowRankTable(nnx.Module):
@@ -36,4 +36,4 @@ class LowRankTable(nnx.Module):
         """x times every row, float32 [B, T, rows]."""
         low = project(x_BTD, self.lora_b[...].astype(x_BTD.dtype).T) * self.scale
         a_VR = self.lora_a[...].astype(x_BTD.dtype)
-        return table.plain_scores(x_BTD) + project(low, a_VR.T, jnp.float32)
+        return table.plain_scores(x_BTD) + scores(low, a_VR.T)

@@ -46,14 +46,14 @@ def project(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> 
 
 
 @jax.custom_vjp
-def _scores(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def scores(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x @ kernel in float32. The products of its gradient are of numbers in their own dtype, as those of other layers are:
     with float32 among them they would take several times as long on accelerators."""
     return project(x, kernel, jnp.dtype(jnp.float32))
 
 
 def _scores_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _scores(x, kernel), (x, kernel)
+    return scores(x, kernel), (x, kernel)
 
 
 def _scores_backward(kept: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -62,7 +62,7 @@ def _scores_backward(kept: tuple[jax.Array, jax.Array], slope: jax.Array) -> tup
     return pull(slope.astype(x.dtype))
 
 
-_scores.defvjp(_scores_forward, _scores_backward)
+scores.defvjp(_scores_forward, _scores_backward)
 
 
 class Linear(nnx.Module):
@@ -108,7 +108,7 @@ class Linear(nnx.Module):
     def product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """x @ kernel [..., out] as the layer's own product is made: of numbers in `dtype`, put out in `out`."""
         kernel = kernel.astype(self.dtype)
-        return project(x, kernel) if self.out == self.dtype else _scores(x, kernel)
+        return project(x, kernel) if self.out == self.dtype else scores(x, kernel)
 
 
 class Norm(nnx.Module):
@@ -172,8 +172,7 @@ class Embedding(nnx.Module):
 
     def plain_scores(self, x_BTD: jax.Array) -> jax.Array:
         """The scores without the adapter."""
-        table_VD = self.embedding[...].astype(x_BTD.dtype)
-        return project(x_BTD, table_VD.T, jnp.dtype(jnp.float32))
+        return scores(x_BTD, self.embedding[...].astype(x_BTD.dtype).T)
 
 
 # What fills the `adapter` of attention and MLP, see `ptft_jax.model.transformer.Block`.
