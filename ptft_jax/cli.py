@@ -26,7 +26,7 @@ def main() -> None:
     """Entry point of the `ptft` command."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help", "help"):
-        from ptft_jax.verbs.command import printed
+        from ptft_jax.verbs.output import printed
 
         verbs = "\n".join(f"  {verb:<10} {meaning}" for verb, meaning in VERBS.items())
         printed(

@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 
+from ptft_jax import config as configs
 from ptft_jax.combining.combine import METHODS, combine
 from ptft_jax.data import class_names, pipeline
 from ptft_jax.data import tokenizers as tok
@@ -306,3 +307,19 @@ def test_the_importance_of_parameters_goes_by_names(runs, tmp_path):
     for mine, theirs in zip(*found, strict=True):
         np.testing.assert_array_equal(mine["targets"], theirs["targets"])
         np.testing.assert_array_equal(mine["inputs"], theirs["inputs"])
+
+
+def test_a_template_whose_file_is_gone_is_not_its_name(tmp_path):
+    tokenizer = tok.ByteTokenizer()
+    assert identity.learned_template(str(tmp_path / "gone.jinja"), tokenizer, []) is None
+    old = types.SimpleNamespace(
+        name="runs/old",
+        fields={"image_size": 0},
+        tokenizer=tokenizer,
+        meta={},
+        workdir=tmp_path,
+        config=configs.check({}),
+    )
+    old.config = configs.check({"data": {"template": "gone.jinja"}}, complete=False)
+    with pytest.raises(UserError, match="runs/old was trained with the chat template gone.jinja, which is not there"):
+        identity.chat_template(old)

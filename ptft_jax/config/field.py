@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ptft_jax.config import seeds
+from ptft_jax.config import seeds, spans
 from ptft_jax.errors import UserError, nearest
 
 # Numbers that float32 can compute with: what lies beyond is an infinity there, what lies below is 0.
@@ -30,6 +30,7 @@ class Field:
       most: the largest whole number.
       form: of tuples, what is wrong with their entries.
       raw: texts may hold NUL characters; others name files and such.
+      steps: a number is one of steps, or a share of them (`span`), and shown without a fraction where it has none.
       small: numbers may be so small that float32 has 0 for them, where that is what 0 means, too.
     """
 
@@ -42,6 +43,11 @@ class Field:
     form: Rule | None = None
     raw: bool = False
     small: bool = False
+    steps: bool = False
+
+    def text(self, value: Any) -> str:
+        """A value of it in a message."""
+        return spans.text(value) if self.steps else repr(value)
 
     def check(self, path: str, value: Any) -> Any:
         """The value in the declared type. Raises UserError that names `path`."""
@@ -139,6 +145,7 @@ def span(default: float, meaning: str, *, least: int = 0) -> Field:
         f"{meaning}; below 1: a share of training.steps",
         valid=lambda v: 0 < v < 1 or (v >= least and float(v).is_integer()),
         expected=f"a whole number of steps from {least} on, or a share above 0 and below 1",
+        steps=True,
     )
 
 

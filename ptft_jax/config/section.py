@@ -238,11 +238,11 @@ class Section(_Form):
             if value == field.default or path in self._read:
                 continue
             if path not in self.suggested:
-                said = f"config.{path.rstrip('_')} = {value!r} is set, but nothing in this run reads it"
+                said = f"config.{path.rstrip('_')} = {field.text(value)} is set, but nothing in this run reads it"
                 if needs := self._needs(path):
-                    raise UserError(f"{said}: {needs}; leave it at {field.default!r}, or set that")
+                    raise UserError(f"{said}: {needs}; leave it at {field.text(field.default)}, or set that")
                 raise UserError(
-                    f"{said} ({field.meaning}); leave it at {field.default!r} or change what makes it matter"
+                    f"{said} ({field.meaning}); leave it at {field.text(field.default)} or change what makes it matter"
                 )
             unread.append(path)
         told = [f"not read: {', '.join(path.rstrip('_') for path in unread)} (recipe)"] if unread else []

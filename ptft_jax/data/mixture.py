@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -342,13 +343,16 @@ def _schedule(name: str, weight: Any, steps: int) -> Schedule:
         if not (0 <= point[1] < math.inf):
             raise UserError(f"{FIELD}: the weight of {name} cannot be {point[1]}; weights are 0 or more, and finite")
     at = [step for step, _ in points]
-    for a, b in zip(at, at[1:]):
+    # How shares lie to whole steps is known when the length of the run is.
+    shares = [step for step in at if 0 < step < 1]
+    for a, b in [*itertools.pairwise(shares), *itertools.pairwise(step for step in at if step not in shares)]:
         if a >= b:
             raise UserError(f"{FIELD}: the steps of {name} are not in increasing order: {b} follows {a}")
-    schedule = np.asarray(at, np.int64), np.asarray([w for _, w in points], np.float64)
+    values = np.asarray([w for _, w in points], np.float64)
+    schedule = np.asarray(at, np.int64), values
     # Straight lines: a weight that is ever more than 0 is so at a point or at an end of the run.
-    ends = [step for step in at if step < steps] + [0, steps - 1] if steps else at
-    if not _at(schedule, np.asarray(ends)).any():
+    ends = np.asarray([step for step in at if step < steps] + [0, steps - 1])
+    if not (_at(schedule, ends) if steps else values).any():
         raise UserError(f"{FIELD}: the weight of {name} is 0 during the whole run; leave it out")
     return schedule
 

@@ -166,7 +166,7 @@ def weighted(data: DataOptions) -> tuple[tuple[str, Any], ...]:
 
 
 def with_parent(
-    mixture: Sequence[tuple[str, Any]], theirs: Any, parent: str, step: int = 0
+    mixture: Sequence[tuple[str, Any]], theirs: Any, parent: str, step: int = 0, steps: int = 0
 ) -> tuple[tuple[str, Any], ...]:
     """A mixture with 'parent' replaced by what the parent was trained on (replay): its source, or the sources of its
     mixture, which share the entry's weight as they did in the parent's last step.
@@ -175,6 +175,7 @@ def with_parent(
       theirs: the parent's `config.data`, or None where it is not known.
       parent: its name, for messages; '' = there is none.
       step: how many steps it was trained.
+      steps: how many its run was to have, of which its weights' shares are.
 
     Raises:
       UserError: there is no parent, nobody knows what it was trained on, or what should be a weight is none.
@@ -188,7 +189,7 @@ def with_parent(
             reason = f"what {parent} was trained on is not known" if parent else "init.from names no parent"
             raise UserError(f"config.data.mixture: {PARENT!r}: {reason}; name its sources")
         weight_at(source, weight, 0)  # well-formed?
-        last = [(s, weight_at(s, w, max(step - 1, 0), step)) for s, w in weighted(theirs)]
+        last = [(s, weight_at(s, w, max(step - 1, 0), steps or step)) for s, w in weighted(theirs)]
         twice = [s for s, _ in last if s in dict(mixture)]
         if twice:
             raise UserError(

@@ -15,6 +15,7 @@ from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import transfer
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.runs import meant
 from ptft_jax.runs import source as restore
 
 
@@ -70,7 +71,7 @@ def sets(
     validation = {"validation": read(c.data, "validation", own)}
     test = {"test": read(c.data, "test", own)} if c.eval.test else {}
     changes = source_settings(c, parent)
-    source = None if changes is None else _changed(c, parent.config.plugins, **changes)
+    source = None if changes is None else _changed(c, _plugins(parent), **changes)
     if source is not None:
         # What each of several adapters forgot is its own.
         try:
@@ -138,12 +139,25 @@ def _retained(config: configs.Section, parent: Any) -> configs.Section | None:
         if records.identity(data.source, data.tables.sources) != mine:
             return data
         if settings.eval.source:
-            return _changed(settings, source=settings.eval.source, mixture=())
+            there = meant.from_here(parent.workdir, settings)["eval"]["source"]
+            return _changed(settings, source=there, mixture=())
         try:
             parent = restore.before(parent)
         except UserError:
             return None
     return None
+
+
+def _plugins(parent: Any) -> tuple[str, ...]:
+    """Those of a parent and of all before it, whose data may be what is measured."""
+    found: list[str] = []
+    while parent is not None:
+        found += parent.config.plugins
+        try:
+            parent = restore.before(parent)
+        except UserError:
+            break
+    return tuple(dict.fromkeys(found))
 
 
 def _changed(config: configs.Section, plugins: Sequence[str] = (), **changes: Any) -> DataOptions:

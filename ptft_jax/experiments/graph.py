@@ -63,8 +63,10 @@ class Experiment:
         if not here.is_run:
             return not any(workdir.iterdir())
         section, parent = completion.resolve(config)
-        given = meant.spelled(workdir, section)
-        if configs.decided(here.read_config().as_dict()) != configs.decided(given.as_dict()):
+        before = here.read_config()
+        if section.training.epochs and section.training.epochs == before.training.epochs:
+            section = configs.counted(section, before.training.steps)
+        if before.as_dict() != meant.spelled(workdir, section).as_dict():
             return False
         chain = here.read_lineage()
         came_from = completion.continued(section) or parent

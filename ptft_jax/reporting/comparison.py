@@ -24,6 +24,7 @@ from ptft_jax.runs.workdir import Workdir
 
 # What may differ between comparable runs of the settings that say what is measured: how the target is trained on.
 _TRAINING = (
+    "eval.metrics",
     "data.mixture",
     "data.temperature",
     "data.max_epochs",

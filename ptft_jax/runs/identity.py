@@ -104,7 +104,16 @@ def chat_template(source: Any) -> str:
     if "chat_template" in meta:
         return meta["chat_template"]
     found = template_of(source, tokenizer)  # of runs of earlier versions
+    if found and _is_lost(found):
+        raise UserError(
+            f"{source.name} was trained with the chat template {found.source}, which is not there: give --template"
+        )
     return found.source if found else tokenizer.chat_template or ""
+
+
+def _is_lost(found: Template) -> bool:
+    """Whether what should be a template's text is the name of its file, which is no longer there."""
+    return found.source.endswith(".jinja") and repr(found.source) == found.name
 
 
 def learned_template(
@@ -114,11 +123,13 @@ def learned_template(
     its parent's, else the tokenizer's own."""
     found = template(name, tokenizer, rows)
     for row in rows if found is None else ():
-        reference = records.parse(row["source"])
-        if found is None and reference.kind == token_folder.KIND:
-            facts = token_folder.manifest(pathlib.Path(reference.name))
+        kind, folder, _ = records.parted(row["source"])
+        if found is None and kind == token_folder.KIND:
+            facts = token_folder.manifest(pathlib.Path(folder))
             setting = facts.get("settings", {}).get("template", "")
             found = template(setting, tokenizer, [{"format": facts["format"]}])
+    if found is not None and _is_lost(found):
+        return None  # nobody knows it any more
     if found is None:
         text = (chat_template(parent) if parent is not None else "") or tokenizer.chat_template
         found = Template("the tokenizer's own", text) if text else None

@@ -144,7 +144,8 @@ def parent_parameters(loaded: Loaded) -> dict[str, Any]:
     parent = restore.find(start, f"the parent of {source.name}", **options)
     dtype, wide = source.config.model.param_dtype, chain[0].get("wide", ())
     params = parent.parameters(on_one_device, dtype, wide=wide, weights=init.weights, merge_into=init.merge_into)
-    if (found := restore.parameters_fingerprint(params)) != chain[0]["fingerprint"]:
+    found = restore.start_fingerprint(parent, params, init.weights, init.merge_into, chain[0]["fingerprint"])
+    if found != chain[0]["fingerprint"]:
         raise UserError(
             f"{comparing}, which had the fingerprint {chain[0]['fingerprint']}; {start} has {found}: it is another model"
         )

@@ -70,7 +70,7 @@ def mixture(entries: Any, folder: str) -> tuple[Any, ...]:
 
 
 # The settings that name files or folders.
-_SETTINGS: Mapping[str, Callable[[Any, str], Any]] = {
+SETTINGS: Mapping[str, Callable[[Any, str], Any]] = {
     "init.from_": parent,
     "init.adapter": file,
     "tokenizer.path": file,
@@ -84,7 +84,7 @@ _SETTINGS: Mapping[str, Callable[[Any, str], Any]] = {
 def spelled(workdir: pathlib.Path, config: configs.Section) -> configs.Section:
     """`config` with the settings that mean the same as those that the run in a workdir was begun with, spelled as there."""
     before, now = Workdir(workdir).read_config().as_dict(), config.as_dict()
-    for path in _SETTINGS:
+    for path in SETTINGS:
         *above, last = path.split(".")
         theirs, part = configs.get(before, path), configs.get(now, ".".join(above))
         if theirs != part[last] and _same(path, theirs, part[last], workdir):
@@ -98,12 +98,17 @@ def _same(path: str, theirs: Any, mine: Any, workdir: pathlib.Path) -> bool:
     here, there = os.getcwd(), begun_in(workdir)
     if there is None:
         return False
-    means = _SETTINGS[path]
+    means = SETTINGS[path]
     first, second = means(theirs, there), means(mine, here)
     if first == second or path != "init.from_":
         return first == second
-    # A run that was moved is the same one.
     chain, found = Workdir(workdir).read_lineage(), Workdir(pathlib.Path(second[0]))
+    # A run's name alone is its best or its last checkpoint, and may be spelled so.
+    bare = chain[0].get("checkpoint", "") if chain else ""
+    first, second = ((one[0], one[1] or bare, *one[2:]) if len(one) == 3 else one for one in (first, second))
+    if first == second:
+        return True
+    # A run that was moved is the same one.
     known = chain[0].get("run_id") if chain else ""
     return first[1:] == second[1:] and bool(known) and found.is_run and found.run_id == known
 
@@ -134,6 +139,10 @@ def from_here(workdir: pathlib.Path, config: configs.Section) -> dict[str, Any]:
     data["source"] = _from_here(data["source"], folder)
     data["mixture"] = tuple((_from_here(name, folder), weight) for name, weight in data["mixture"])
     data["template"] = template_of(workdir, data["template"])
+    values["eval"]["source"] = _from_here(values["eval"]["source"], folder)
+    for section, name in (("tokenizer", "path"), ("init", "adapter")):
+        there = file(values[section][name], folder)
+        values[section][name] = there if os.path.exists(there) else values[section][name]
     given = values["init"]["from_"]
     kind = next((kind for kind in _WEIGHTS if given.startswith(kind)), "")
     there = os.path.join(folder, os.path.expanduser(given.removeprefix(kind)))

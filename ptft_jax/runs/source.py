@@ -289,10 +289,10 @@ def before(parent: Any) -> Any:
     """What a parent was started from itself, None for nothing or weights of another library; of a run that went on from another with
     its optimizer, what that was started from. Raises UserError where it is no longer there."""
     while isinstance(parent, Source) and parent.config.init.from_:
-        init = parent.config.init
-        reference = recorded(init.from_, parent.workdir)
+        init, given = parent.config.init, meant.from_here(parent.workdir, parent.config)["init"]["from_"]
+        reference = recorded(given, parent.workdir)
         if not init.optimizer:
-            return find(reference, "its init.from", init.ignore, init.fresh)
+            return find(reference, "its init.from", init.ignore, init.fresh, plugins=parent.config.plugins)
         parent = find_run(reference, "its init.from", bare="last")
     return None
 

@@ -80,9 +80,9 @@ class Run:
         for came_from in filter(None, (self.continued or self.parent,)):
             if said := restore.said(came_from):
                 reporter.say(f"starting from {said}")
-        self.recorded = self._as_begun()
         self.first_step = self.continued.step if self.continued else 0
-        if not c.training.epochs:
+        if not c.training.epochs:  # else when they are counted
+            self.recorded = self._as_begun()
             self._check_continued(c.training.steps)
         mesh = meshes.make(c.parallel.replica, c.parallel.fsdp)
         init: dict[str, Any] = c.init.read_all() if self.parent else {"weights": "auto", "fresh": (), "adapter": ""}
@@ -143,8 +143,10 @@ class Run:
 
     def _check_continued(self, steps: int) -> None:
         if self.continued and steps <= self.first_step:
+            epochs = self.config.training.epochs
+            given = f"training.epochs = {epochs:g}, {steps:,} steps" if epochs else f"training.steps = {steps}"
             raise UserError(
-                f"config.training.steps = {steps}: expected more than the {self.first_step} of {self.continued.name}, which "
+                f"config.{given}: expected more than the {self.first_step} of {self.continued.name}, which "
                 "count too (init.optimizer)"
             )
 

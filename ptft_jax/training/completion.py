@@ -89,7 +89,9 @@ def resolve(
             f"config.data.held_out = {mine['held_out']!r}, but the parent's is {of_parent.held_out!r}: what it was validated "
             f"on would be trained on by replay of {pipeline.PARENT!r}; give the same, or name the sources"
         )
-    values["data"]["mixture"] = pipeline.with_parent(values["data"]["mixture"], parent.data, parent.name, parent.step)
+    values["data"]["mixture"] = pipeline.with_parent(
+        values["data"]["mixture"], parent.data, parent.name, parent.step, parent.config.training.steps
+    )
     if replays:
         values["plugins"] = _with_kinds(section.plugins, parent.config.plugins, values["data"]["mixture"])
     return _completed(values, section.suggested, tuned=True), parent

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import dataclasses
 import os
 import pathlib
 import re
-import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,9 +15,9 @@ from typing import Any
 from absl import app, flags, logging
 
 from ptft_jax.errors import UserError
+from ptft_jax.verbs.output import UNREAD, printed, unread
 
 BAD_INPUT = 2  # exit status for UserError
-UNREAD = 128 + 13  # exit status where nobody reads standard output any more, as a shell has it after SIGPIPE
 TERMINATED = 128 + 15  # exit status after SIGTERM, so that a scheduler knows to start the run again
 
 
@@ -147,36 +145,6 @@ def fail(message: str, status: int = BAD_INPUT) -> None:
     _exit(status)
 
 
-def printed(text: str) -> None:
-    """Prints a text, whether or not anybody reads all of it."""
-    with contextlib.suppress(BrokenPipeError):
-        print(text)
-    unread()
-
-
-def unread() -> bool:
-    """Whether nobody reads standard output any more, as after `| head`; what is left of it then goes nowhere."""
-    try:
-        sys.stdout.flush()
-        closed = _has_no_reader(sys.stdout.fileno())
-    except BrokenPipeError:
-        closed = True
-    except (OSError, ValueError):  # no file at all, as in a notebook
-        return False
-    if closed:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
-    return closed
-
-
-def _has_no_reader(descriptor: int) -> bool:
-    """Whether it is a pipe whose other end is closed."""
-    if not hasattr(select, "poll"):
-        return False
-    poll = select.poll()
-    poll.register(descriptor, 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
-
-
 def _others() -> Any:
     """`ptft_jax.parallel.processes` where this process has joined others, else None."""
     module = sys.modules.get("ptft_jax.parallel.processes")
@@ -199,7 +167,20 @@ def _with_recorded(argv: Sequence[str]) -> list[str]:
     if "config" in named or not named.get("workdir"):
         return list(argv)
     here = Workdir(pathlib.Path(named["workdir"]).expanduser())
-    return [argv[0], f"--config={here.config}", *argv[1:]] if here.is_run else list(argv)
+    if not here.is_run:
+        return list(argv)
+    from ptft_jax import config
+    from ptft_jax.config.field import hashable
+    from ptft_jax.runs import meant
+
+    # What was named as seen from the folder in which the run was begun is so named that it is found from here.
+    recorded = here.read_config()
+    there, now = (
+        {path: hashable(config.get(values, path)) for path in meant.SETTINGS}
+        for values in (recorded.as_dict(), meant.from_here(here.path, recorded))
+    )
+    found = [f"--config.{path}={value}" for path, value in now.items() if value != there[path]]
+    return [argv[0], f"--config={here.config}", *found, *argv[1:]]
 
 
 def _check_config_words(argv: Sequence[str]) -> None:

@@ -57,7 +57,7 @@ def _fields() -> None:
     from ptft_jax import config
 
     for path, field in config.fields():
-        print(f"{path.rstrip('_')} = {field.default!r}\n    {_meaning(field)}")
+        print(f"{path.rstrip('_')} = {field.text(field.default)}\n    {_meaning(field)}")
 
 
 def _meaning(field: Any) -> str:
@@ -73,9 +73,12 @@ def _described(section: Any, *, changed: bool = False, file: Any = None) -> None
     for path, field in section.fields():
         value, default = config.get(values, path), json.loads(json.dumps(field.default))
         if value != default:
-            print(f"* {path.rstrip('_')} = {value!r}  (default {default!r})\n      {_meaning(field)}", file=file)
+            print(
+                f"* {path.rstrip('_')} = {field.text(value)}  (default {field.text(default)})\n      {_meaning(field)}",
+                file=file,
+            )
         elif not changed:
-            print(f"  {path.rstrip('_')} = {value!r}\n      {_meaning(field)}", file=file)
+            print(f"  {path.rstrip('_')} = {field.text(value)}\n      {_meaning(field)}", file=file)
 
 
 def _resolved() -> Any:

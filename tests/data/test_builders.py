@@ -90,7 +90,8 @@ def test_random_pieces_follow_from_the_generator_alone(builder):
 def test_rows_of_a_class_are_texts_as_they_are():
     builder = builders.build(objective(name="classification"), tok.ByteTokenizer())
     piece = builder.piece(ids_of(7), None)
-    assert list(piece) == ["inputs"] and piece["inputs"].tolist() == ids_of(7).tolist()
+    assert set(piece) == {"inputs", "types"} and piece["inputs"].tolist() == ids_of(7).tolist()
+    assert piece["types"].tolist() == [0] * len(ids_of(7)), "a text alone is of the first type"
     assert builder.labelled and builder.looks_ahead
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from ptft_jax.data import mixture
 from ptft_jax.data.mixture import BITS, Mixture, _tree
 from ptft_jax.errors import UserError
 
@@ -115,6 +116,17 @@ def test_epochs_are_limited_to_the_row(weights, sizes, batch_size, max_epochs, b
     if whole:
         table = make(weights, sizes, batch_size=batch_size, max_epochs=max_epochs).table(whole)
         assert [share.drawn for share in table] == mixture.counts(whole).tolist()
+
+
+def test_steps_and_shares_of_steps_in_one_weight():
+    """How they lie to each other is known when the run's length is."""
+    points = ((0, 1.0), (100, 2.0), (0.9, 3.0))
+    assert mixture.weight_at("x", points, 0) == 1.0
+    assert mixture.weight_at("x", points, 500, 1000) == 2.5, "half way from step 100 to step 900"
+    with pytest.raises(UserError, match="the steps of x are not in increasing order: 90 follows 100"):
+        mixture.weight_at("x", points, 0, 100)
+    with pytest.raises(UserError, match="the steps of x are not in increasing order: 0.2 follows 0.9"):
+        mixture.weight_at("x", (*points, (0.2, 1.0)), 0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -273,7 +285,7 @@ def test_workers_get_the_same_mixture():
         ([1, True], {}, "the weight of s1 is a number"),
         ([1, ()], {}, "the weight of s1 is a number"),
         ([1, ((0, 1, 2),)], {}, "the weight of s1 is a number"),
-        ([1, ((0.5, 1),)], {}, "s1: 0.5 is not a step"),
+        ([1, ((1.5, 1),)], {}, "s1: 1.5 is not a step"),
         ([1, ((-1, 1),)], {}, "s1: -1 is not a step"),
         ([1, ((5, 1), (3, 1))], {}, "the steps of s1 are not in increasing order: 3 follows 5"),
         ([1, ((5, 1), (5, 2))], {}, "the steps of s1 are not in increasing order: 5 follows 5"),

@@ -35,6 +35,13 @@ def test_replay_shares_as_the_parent_did_in_its_last_step():
     assert start == {"jsonl:a": ((0, 0.5), (9, 0.0)), "jsonl:b": ((0, 0.5), (9, 0.0))}
 
 
+def test_replay_takes_shares_of_the_parents_whole_run():
+    """Of 1,000 steps that a schedule rises over the first half of, 100 were made: at the last, 99, it has come to 99 / 500."""
+    theirs = section(mixture=(("jsonl:a", 1.0), ("jsonl:b", ((0, 0.0), (0.5, 1.0))))).data
+    found = dict(pipeline.with_parent((("parent", 1.0),), theirs, "runs/a@100", 100, 1000))
+    assert found == pytest.approx({"jsonl:a": 1 / 1.198, "jsonl:b": 0.198 / 1.198})
+
+
 @pytest.mark.parametrize("weight", ["0.5", None, ((0,),), -1.0, True])
 def test_the_weight_of_replay_is_checked(weight):
     with pytest.raises(UserError, match="config.data.mixture: the weight of parent"):

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.data.chat_templates import STOPS
+from ptft_jax.data.chat_templates import BUILT_IN, STOPS
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import conversation as module
 from ptft_jax.evaluation import samples
@@ -174,8 +174,8 @@ def test_lines_of_the_input_are_commands_too_and_an_error_is_not_the_end(loaded,
 
 
 def test_the_template_is_that_of_the_run(loaded):
-    data = types.SimpleNamespace(template="chatml")
-    of_run = dataclasses.replace(loaded, source=types.SimpleNamespace(data=data, name="run"))
+    facts = {"fields": {"image_size": 0}, "tokenizer": loaded.tokenizer, "meta": {"chat_template": BUILT_IN["chatml"]}}
+    of_run = dataclasses.replace(loaded, source=types.SimpleNamespace(name="run", **facts))
     assert Conversation(of_run, **OPTIONS).say("hi") == conversation(loaded).say("hi")
     assert (
         Conversation(of_run, sampling=Sampling(temperature=0)).say("hi").reason == "full"

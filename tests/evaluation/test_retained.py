@@ -1,5 +1,6 @@
 """What forgetting is measured on, along a chain of runs."""
 
+import pathlib
 import types
 
 import pytest
@@ -10,7 +11,7 @@ from ptft_jax.evaluation import measured_sets
 
 def run(trained, older=None, **settings):
     config = configs.check({"data": {"source": f"text:{trained}"}, "eval": settings}, complete=False)
-    return types.SimpleNamespace(data=config.data, config=config, older=older)
+    return types.SimpleNamespace(data=config.data, config=config, older=older, workdir=pathlib.Path("nowhere"))
 
 
 BASE = run("a.txt")

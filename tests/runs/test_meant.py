@@ -5,9 +5,11 @@ import os
 
 import pytest
 
+from ptft_jax import config as configs
 from ptft_jax.errors import UserError
 from ptft_jax.runs import meant
 from ptft_jax.runs import source as restore
+from ptft_jax.verbs import command
 from tests.helpers import quiet_train, stop_at, tiny_config
 
 
@@ -91,6 +93,7 @@ def test_a_run_goes_on_from_another_folder(tmp_path, monkeypatch):
     kept = json.loads((here / "runs/child/config.json").read_bytes())
     assert (kept["init"]["from_"], kept["data"]["source"]) == ("runs/base@3", "text:b.txt"), "as it was begun"
     assert restore.find(str(here / "runs/child")).data.source == f"text:{here}/b.txt"
+    assert restore.before(restore.find(str(here / "runs/child"))).data.source == f"text:{here}/a.txt"
     # With its optimizer, by the chain of what it came from.
     on = child(f"{here}/", init__optimizer=True)
     on.init.from_ = f"{here}/runs/child@2"
@@ -104,3 +107,42 @@ def test_a_run_goes_on_from_another_folder(tmp_path, monkeypatch):
     here.rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path / "moved")
     assert quiet_train(child(""), "runs/child")["after"] == whole["after"]
+
+
+@pytest.fixture
+def begun(place):
+    """A run that was begun in the folder a, by relative paths."""
+    workdir = place / "a/runs/child"
+    workdir.mkdir()
+    config = tiny_config("-", data__source="text:x.txt", init__from_="runs/base@best", eval__source="text:x.txt")
+    (place / "a/x.txt").write_text("text", encoding="utf-8")
+    files = {"config": config.to_dict(), "environment": {"folder": str(place / "a")}}
+    for name, values in files.items():
+        (workdir / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
+    return workdir
+
+
+@pytest.mark.parametrize(
+    "recorded, known", [({"checkpoint": "best"}, True), ({"checkpoint": "last"}, False), ({}, False)]
+)
+def test_a_name_alone_is_what_the_run_was_started_from(begun, recorded, known, monkeypatch):
+    (begun / "lineage.json").write_text(json.dumps([{"workdir": str(begun.parent / "base"), "step": 2, **recorded}]))
+    monkeypatch.chdir(begun.parent.parent)
+    config = configs.check(tiny_config("-", data__source="text:x.txt", init__from_="runs/base"), complete=False)
+    assert (meant.spelled(begun, config).init.from_ == "runs/base@best") == known
+
+
+def test_the_workdir_alone_continues_from_any_folder(begun, place, monkeypatch):
+    monkeypatch.chdir(place / "b")
+    words = command._with_recorded(["ptft", f"--workdir={begun}"])
+    there = place / "a"
+    assert words == [
+        "ptft",
+        f"--config={begun}/config.json",
+        f"--config.init.from_={there}/runs/base@best",
+        f"--config.data.source=text:{there}/x.txt",
+        f"--config.eval.source=text:{there}/x.txt",
+        f"--workdir={begun}",
+    ]
+    monkeypatch.chdir(place / "a")
+    assert command._with_recorded(["ptft", f"--workdir={begun}"]) == [words[0], words[1], words[-1]]

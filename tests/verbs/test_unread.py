@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from ptft_jax.verbs import command
+from ptft_jax.verbs import output
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("words, status", {"--help": 0, "data --help": 0, "config --fields": command.UNREAD}.items())
+@pytest.mark.parametrize("words, status", {"--help": 0, "data --help": 0, "config --fields": output.UNREAD}.items())
 def test_nothing_is_said_when_nobody_reads(words, status):
     end, writer = os.pipe()
     os.close(end)

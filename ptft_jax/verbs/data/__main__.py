@@ -18,7 +18,7 @@ VERBS = {
 def main(words: Sequence[str]) -> None:
     """Runs a verb of data. `words`: the verb and its flags."""
     if not words or words[0] in ("-h", "--help", "help"):
-        from ptft_jax.verbs.command import printed
+        from ptft_jax.verbs.output import printed
 
         verbs = "\n".join(f"  {verb:<10} {meaning}" for verb, meaning in VERBS.items())
         printed(f"ptft data VERB [--flags]; ptft data VERB --help lists a verb's flags\n\n{verbs}")
