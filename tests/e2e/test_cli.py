@@ -213,7 +213,7 @@ def test_a_locale_that_knows_ascii_alone(tmp_path):
     recipe.write_text(
         "from ptft_jax import config\n\ndef get_config():\n    c = config.default()\n"
         "    c.model.update(layers=1, width=16, heads=2, max_length=32)\n    c.data.update(length=32, batch_size=4)\n"
-        "    c.tokenizer.update(kind='bpe', vocab_size=300)\n    c.samples.update(prompts=('très',), max_new_tokens=8)\n"
+        "    c.tokenizer.update(kind='bpe', vocab_size=290)\n    c.samples.update(prompts=('très',), max_new_tokens=8)\n"
         "    c.training.steps = 2\n    c.log.tensorboard = False\n    return c\n",
         encoding="utf-8",
     )
