@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from ptft_jax.config import files
+from ptft_jax.errors import UserError
 from ptft_jax.verbs import command
 
 
@@ -32,3 +34,14 @@ def test_a_workdir_alone_has_the_config_that_its_run_recorded(tmp_path):
         assert command._with_recorded(words) == ["train", recorded, *words[1:]]
     assert command._with_recorded(["train", "--config=x", f"--workdir={run}"])[1] == "--config=x"
     assert recorded not in command._with_recorded(["train", "--config=x", f"--workdir={run}"])
+
+
+def test_a_recorded_config_may_lie_in_a_folder_with_a_colon(tmp_path):
+    run = tmp_path / "base:1"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"seed": 7}))
+    words = command._with_recorded(["train", f"--workdir={run}"])
+    assert files.load(words[1].removeprefix("--config=")).seed == 7
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="a JSON file takes no argument"):
+        files.load(f"{tmp_path}/config.json:x.json")
