@@ -91,17 +91,19 @@ def _templates(tokenizer: tok.Tokenizer, files: dict[str, bytes], template: str)
     return {"chat_template": [{"name": name, "template": text} for name, text in named.items()]}
 
 
-def obstacles(tokenizer: tok.Tokenizer, *, gguf: bool = True) -> list[str]:
-    """Why `ptft export` would refuse a tokenizer, a line a reason; [] where it would not. `gguf`: whether GGUF has such models."""
+def obstacles(tokenizer: tok.Tokenizer, template: str = "", *, gguf: bool = True) -> list[str]:
+    """Why `ptft export` would refuse a tokenizer with the template (`written`) that a run talks by, a line per reason; [] where it
+    would not. `gguf`: whether GGUF has such models."""
     try:
-        files = written(tokenizer, 1)
+        files = written(tokenizer, 1, template)
         if not isinstance(tokenizer, tok.HuggingFaceTokenizer | tok.TiktokenTokenizer):
             refuse_differing(tokenizer, tok.from_files(files, "its files"), "a tokenizer.json of it")
     except UserError as e:
         return [f"ptft export --to=hf{' and --to=gguf' if gguf else ''} will refuse this run's tokenizer: {e}"]
     if gguf:
         try:
-            gguf_vocabulary.to_metadata(files, {"vocab_size": tokenizer.vocab_size, "eos_token_id": tokenizer.end_id})
+            config = {"vocab_size": tokenizer.vocab_size, "eos_token_id": list(ends(tokenizer, template))}
+            gguf_vocabulary.to_metadata(files, config)
         except UserError as e:
             return [f"ptft export --to=gguf will refuse this run's tokenizer: {e}"]
     return []

@@ -231,7 +231,7 @@ class Run:
     def _say_what_stays(self) -> None:
         """Says at the start what `ptft export` would refuse at the end."""
         if processes.main() and not self.config.model.image_size:
-            for told in tokenizer_files.obstacles(self.tokenizer, gguf=self.config.model.causal):
+            for told in tokenizer_files.obstacles(self.tokenizer, self.chat_template, gguf=self.config.model.causal):
                 self.reporter.say(told)
 
     def _build(self, mesh: jax.sharding.Mesh, init: dict[str, Any]) -> None:

@@ -202,6 +202,32 @@ def test_the_lists_of_a_gguf_file_give_the_same_ids(kind):
     assert chat.encode_chat(found, TALK, True).tolist() == ours
 
 
+def test_a_gguf_file_has_room_for_the_ends_that_texts_do_not_tell():
+    """Three places; readers add "<|im_end|>" and the like by their texts. A template's own end is in a place of its own."""
+    four = ("<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|im_start|>")
+    tokenizer = tok.with_tokens(tok.ByteTokenizer(), four)
+    ended = {tokenizer.end_id, *(tokenizer.special[text] for text in four[:4])}
+    assert tokenizer_files.obstacles(tokenizer, BUILT_IN["chatml"]) == []
+    read = metadata(tokenizer, BUILT_IN["chatml"]).get
+    for lists in (False, True):
+        found = tok.from_files(gguf_tokenizer.to_files(read, "llama", "x", lists=lists), "read back")
+        assert set(found.stop_ids) == ended and found.end_id == tokenizer.end_id
+    own = tok.with_tokens(tokenizer, ["<|user|>", "<|assistant|>", "<|fin|>"])
+    read = metadata(own, OWN).get
+    assert own.special["<|fin|>"] in [read(f"tokenizer.ggml.{n}_token_id") for n in ("eot", "eom")]
+    found = tok.from_files(gguf_tokenizer.to_files(read, "llama", "x"), "read back")
+    assert set(found.stop_ids) == {*ended, own.special["<|fin|>"]}
+
+
+def test_ends_that_a_gguf_file_has_no_place_for_are_told_at_the_start():
+    more = ("<|one|>", "<|two|>", "<|three|>")
+    grown = tok.with_tokens(kinds.make(kinds.gpt2), more)
+    ids = [grown.end_id, *(grown.special[text] for text in more)]
+    files = grown.files() | {"generation_config.json": json.dumps({"eos_token_id": ids}).encode()}
+    [told] = tokenizer_files.obstacles(tok.from_files(files, "mine"))
+    assert told.startswith("ptft export --to=gguf will refuse this run's tokenizer: eos_token_id =")
+
+
 @pytest.mark.heavy
 def test_lists_that_give_other_ids_are_told(tmp_path):
     for kind in (kinds.byte, kinds.llama2):
