@@ -46,7 +46,8 @@ def to_metadata(files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[s
             f"a GGUF tokenizer is made from tokenizer.json or tokenizer.model; there are only: {', '.join(sorted(files))}"
         )
     for i, added in beside.added.items():
-        tokens[i], types[i] = added.content, kinds.CONTROL if added.special else kinds.USER_DEFINED
+        kind = kinds.CONTROL if added.special else kinds.USER_DEFINED
+        tokens[i], types[i] = added.content, kinds.UNKNOWN if types.get(i) == kinds.UNKNOWN else kind
     types |= {i: kinds.CONTROL for i, t in tokens.items() if t in beside.special and types[i] != kinds.UNKNOWN}
     if max(tokens) >= config["vocab_size"]:
         raise UserError(

@@ -56,9 +56,15 @@ def written(tokenizer: tok.Tokenizer, max_length: int, template: str = "") -> di
     config.setdefault("model_max_length", max_length)
     if isinstance(tokenizer, tok.ByteTokenizer | tok.SentencePieceTokenizer):
         made = tokenizer_json.of_bytes if isinstance(tokenizer, tok.ByteTokenizer) else tokenizer_json.of_pieces
-        files[tok.FILE] = json.dumps(made(tokenizer), ensure_ascii=False).encode()
+        whole = made(tokenizer)
+        files[tok.FILE] = json.dumps(whole, ensure_ascii=False).encode()
         config = {key: value for key, value in config.items() if key not in _OF_CLASS}
         files.pop("added_tokens.json", None)
+        if isinstance(
+            tokenizer, tok.SentencePieceTokenizer
+        ):  # llama.cpp's converter then takes added tokens from here alone
+            added = {str(entry["id"]): {k: v for k, v in entry.items() if k != "id"} for entry in whole["added_tokens"]}
+            config["added_tokens_decoder"] = added
         unknown = getattr(tokenizer, "unknown", "")
         config = {**tokenizer.named, **({"unk_token": unknown} if unknown else {}), **config}
     if tok.FILE in files:

@@ -246,6 +246,26 @@ def test_lists_that_give_other_ids_are_told(tmp_path):
         assert chat.encode_chat(found, TALK, True).tolist() == ours
 
 
+@kinds.named((kinds.sentencepiece_bpe, kinds.sentencepiece_unigram))
+def test_added_tokens_are_said_beside_a_sentencepiece_model(kind):
+    """A reader that goes by the pieces and by added_tokens_decoder, as llama.cpp's converter does, has every token."""
+    import sentencepiece
+
+    tokenizer = marked(kind)
+    files = tokenizer_files.written(tokenizer, 64)
+    model = sentencepiece.SentencePieceProcessor(model_proto=next(files[n] for n in files if n.endswith(".model")))
+    said = json.loads(files["tokenizer_config.json"])["added_tokens_decoder"]
+    known = {i: model.id_to_piece(i) for i in range(model.piece_size())}
+    known |= {int(i): entry["content"] for i, entry in said.items()}
+    assert sorted(known) == list(range(tokenizer.vocab_size)) and set(MARKS) <= set(known.values())
+    whole = json.loads(files["tokenizer.json"])["added_tokens"]
+    assert whole == [{"id": int(i), **entry} for i, entry in said.items()]
+    for text in MARKS:
+        assert known[tokenizer.special[text]] == text and said[str(tokenizer.special[text])]["special"]
+    types = metadata(tokenizer).get("tokenizer.ggml.token_type")
+    assert types[tokenizer.unk_id] == 2 and types[tokenizer.special[MARKS[0]]] == 3  # unknown, control
+
+
 def test_a_unigram_model_as_gguf_has_it():
     tokenizer = kinds.make(kinds.sentencepiece_unigram)
     meta = gguf_vocabulary.to_metadata(tokenizer_files.written(tokenizer, 8), {"vocab_size": tokenizer.vocab_size})
