@@ -15,6 +15,7 @@ from ptft_jax.data import class_names, records, token_folder
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.chat_templates import BUILT_IN
 from ptft_jax.data.class_names import Head
+from ptft_jax.data.tokenizers import settings
 from ptft_jax.errors import UserError, listed
 from ptft_jax.runs import meant
 from ptft_jax.runs.workdir import Workdir
@@ -107,11 +108,19 @@ def chat_template(source: Any) -> str:
     return found.source if found else tokenizer.chat_template or ""
 
 
+def template_beside(adapter: str | pathlib.Path) -> str:
+    """The source of the chat template that lies beside an adapter in PEFT's format, by which its model talks; "" where none does."""
+    folder = pathlib.Path(adapter).expanduser()
+    names = [name for name in settings.FILES if name != "config.json" and (folder / name).is_file()]
+    found = settings.read({name: (folder / name).read_bytes() for name in names}, str(folder)).chat_templates
+    return found.get("default", "")
+
+
 def learned_template(
-    name: str, tokenizer: tok.Tokenizer, rows: Sequence[Mapping[str, Any]], parent: Any = None
+    name: str, tokenizer: tok.Tokenizer, rows: Sequence[Mapping[str, Any]], parent: Any = None, adapter: str = ""
 ) -> Template | None:
     """The template that a run talks by when it has been trained on `rows`: that of its conversations, prepared ones too; else
-    its parent's, else the tokenizer's own."""
+    that beside the adapter that it started with, else its parent's, else the tokenizer's own."""
     found = template(name, tokenizer, rows)
     for row in rows if found is None else ():
         reference = records.parse(row["source"])
@@ -120,7 +129,8 @@ def learned_template(
             setting = facts.get("settings", {}).get("template", "")
             found = template(setting, tokenizer, [{"format": facts["format"]}])
     if found is None:
-        text = (chat_template(parent) if parent is not None else "") or tokenizer.chat_template
+        text = (template_beside(adapter) if adapter else "") or (chat_template(parent) if parent is not None else "")
+        text = text or tokenizer.chat_template
         found = Template("the tokenizer's own", text) if text else None
     return found
 

@@ -215,7 +215,8 @@ class Run:
         if self.config.model.image_size:
             return ""
         data, tokenizer = self.config.data, self.tokenizer
-        found = identity.learned_template(data.template, tokenizer, self.data.table, self.parent)
+        adapter = self.config.init.adapter
+        found = identity.learned_template(data.template, tokenizer, self.data.table, self.parent, adapter)
         if found is None:
             return ""
         compiled = Template(found.source, f"chat template {found.name}")
