@@ -130,7 +130,7 @@ def learned_template(
             found = template(setting, tokenizer, [{"format": facts["format"]}])
     if found is None:
         text = (template_beside(adapter) if adapter else "") or (chat_template(parent) if parent is not None else "")
-        text = text or tokenizer.chat_template
+        text = text or tokenizer.chat_template or ""
         found = Template("the tokenizer's own", text) if text else None
     return found
 
