@@ -5,9 +5,9 @@ import pathlib
 
 import pytest
 
-from ptft_jax.data import chat, endings
+from ptft_jax.data import chat, endings, turns
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.data.chat_templates import BUILT_IN
+from ptft_jax.data.chat_templates import BUILT_IN, STOPS
 from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError
 from ptft_jax.interop import export, gguf_tokenizer, gguf_vocabulary, pretrained, tokenizer_files, tokenizer_json
@@ -149,6 +149,20 @@ def test_a_run_s_template_goes_out(kind, name):
     found = tok.from_files(written, "x").chat_templates
     assert "chat_template.jinja" not in written and found["tools"] == "T" and found["default"].endswith(BUILT_IN[name])
     assert tok.from_files(tokenizer_files.written(other, 8), "x").chat_template == "theirs"
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+@kinds.named((kinds.byte, kinds.llama3, kinds.sentencepiece_bpe))
+def test_a_run_and_its_export_learn_the_same_of_a_conversation(kind, name):
+    """Whose markers may be text: no end of a text follows them, whether the template is named or comes with the tokenizer."""
+    tokenizer, policy = kinds.make(kind), turns.TrainOn.parse("assistant")
+    again = read_back(tokenizer, BUILT_IN[name])
+    talk = [turns.Conversation(TALK[:2], {}, "here")]
+    [ours] = turns.encode(tokenizer, chat.template(tokenizer, name), talk, policy)
+    [theirs] = turns.encode(again, chat.template(again), talk, policy)
+    assert ours.ids.tolist() == theirs.ids.tolist() and ours.trained.tolist() == theirs.trained.tolist()
+    if kind is kinds.byte:
+        assert bytes(theirs.ids.tolist()).decode().rstrip().endswith(STOPS[name])
 
 
 @pytest.mark.parametrize(
