@@ -7,7 +7,7 @@ pipeline of their own of its vocabulary, and with it other ids.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from ptft_jax.data import chat, endings
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.sandbox import Template
 from ptft_jax.data.tokenizers import settings
+from ptft_jax.data.tokenizers.alike import HARD, differing
 from ptft_jax.errors import UserError
 from ptft_jax.interop import gguf_tokenizer, gguf_vocabulary, tokenizer_json
 
@@ -30,15 +31,6 @@ _OF_CLASS = (
     "use_default_system_prompt",
     "spaces_between_special_tokens",
 )
-# Texts that tell pipelines apart. Ids of all are compared wherever a tokenizer is written.
-HARD = (
-    "", " ", "  ", "a", " a", "  a", "   two   gaps  ", "a ", "a  ", "\ta", "a\tb", "\t\t", "\n", "\n\n", " \n ", "a\n\n\nb", "\r\n",
-    "a\r\nb\rc", "    def f(x):\n        return x ** 2  # squared\n\n\n    class A:\n\tpass\n", "x=1;y = [ 2,3 ]",
-    "café naïve façade", "cafe\u0301 nai\u0308ve", "Ångström ÅNGSTRÖM ﬁne ½ Ⅷ x²", "你好，世界。 日本語テキスト 한국어", "привет мир नमस्ते مرحبا",
-    "🙂", "a🙂b 👨‍👩‍👧 👍🏽", "\x00", "a\x00b", "\x7f\u200b\ufeff\u00a0\u2003\u2028\ufffd", "0 1 12 123 1234567890 3.14 1,000",
-    "don't I'LL we'Ve 'tis", "\u2581a \u2581", "!?...---___@#$%^&*()", "https://a.b/c?d=e&f=1", "aAaA AAAA aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-    "</s><s>[INST]<unk><pad><|endoftext|><|im_start|>", "<|x|>", "𝕏 \U0001f1e9\U0001f1ea ẞß ŉ",
-)  # fmt: skip
 
 
 def written(tokenizer: tok.Tokenizer, max_length: int, template: str = "") -> dict[str, bytes]:
@@ -156,27 +148,6 @@ def ends(tokenizer: tok.Tokenizer, template: str = "") -> tuple[int, ...]:
     """Every token that ends a text or an answer, the tokenizer's `end_id` first."""
     source = template or tokenizer.chat_template
     return endings.stops(tokenizer, Template(source, "the chat template")) if source else tokenizer.stop_ids
-
-
-def differing(one: tok.Tokenizer, other: tok.Tokenizer) -> list[str]:
-    """Of `HARD`, and of texts with control and other added tokens in them, those that the two encode otherwise, as text and
-    with control tokens."""
-    added = {*one.special, *(other.added - other.special.keys())}
-    spelled = [
-        form.format(text) for text in _sample(sorted(added)) for form in ("{}", "a{}b", " {} a", "{} ", "{0}{0}\n")
-    ]
-    texts = [*HARD, *spelled]
-    found = [text for text, same in zip(texts, _same(one, other, texts, special=False)) if not same]
-    return found + [text for text, same in zip(spelled, _same(one, other, spelled, special=True)) if not same]
-
-
-def _sample(texts: Sequence[str], most: int = 16) -> Sequence[str]:
-    return texts[:: max(1, len(texts) // most)]
-
-
-def _same(one: tok.Tokenizer, other: tok.Tokenizer, texts: Sequence[str], *, special: bool) -> list[bool]:
-    ours, theirs = (t.encode_all(texts, special=special) for t in (one, other))
-    return [np.array_equal(a, b) for a, b in zip(ours, theirs)]
 
 
 def refuse_differing(one: tok.Tokenizer, other: tok.Tokenizer, what: str, remedy: str = "") -> None:

@@ -15,7 +15,7 @@ from ptft_jax.data import class_names, records, token_folder
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.chat_templates import BUILT_IN
 from ptft_jax.data.class_names import Head
-from ptft_jax.data.tokenizers import settings
+from ptft_jax.data.tokenizers import alike, settings
 from ptft_jax.errors import UserError, listed
 from ptft_jax.runs import meant
 from ptft_jax.runs.workdir import Workdir
@@ -111,7 +111,7 @@ def chat_template(source: Any) -> str:
 def template_beside(adapter: str | pathlib.Path) -> str:
     """The source of the chat template that lies beside an adapter in PEFT's format, by which its model talks; "" where none does."""
     folder = pathlib.Path(adapter).expanduser()
-    names = [name for name in settings.FILES if name != "config.json" and (folder / name).is_file()]
+    names = [name for name in settings.FILES if (folder / name).is_file()]
     found = settings.read({name: (folder / name).read_bytes() for name in names}, str(folder)).chat_templates
     return found.get("default", "")
 
@@ -194,7 +194,7 @@ def check_structures(one: Identity, other: Identity) -> None:
 def check_tokenizers(one: Identity, other: Identity) -> None:
     """Raises UserError for two tokenizers."""
     mine, theirs = one.tokenizer, other.tokenizer
-    if mine is not None and theirs is not None and tok.fingerprint(mine) != tok.fingerprint(theirs):
+    if mine is not None and theirs is not None and not alike.same(mine, theirs):
         raise UserError(
             f"{other.name} and {one.name} have different tokenizers: the same numbers are other texts "
             f"({theirs.vocab_size} and {mine.vocab_size} tokens)"
@@ -209,13 +209,11 @@ def check_folder(folder: pathlib.Path, source: Any, field: str) -> None:
     mine, theirs = source.tokenizer, tok.from_file(folder)
     if tok.fingerprint(mine) == tok.fingerprint(theirs):
         return
-    for number in range(min(mine.vocab_size, theirs.vocab_size)):
-        texts = [tokenizer.token_bytes(number) for tokenizer in (mine, theirs)]
-        if texts[0] != texts[1]:
-            raise UserError(
-                f"{field}: the adapter in {folder} was made for another tokenizer than that of {source.name}: token {number} is "
-                f"{texts[1]!r} there, and {texts[0]!r} here"
-            )
+    if (number := alike.first_other(mine, theirs)) is not None:
+        raise UserError(
+            f"{field}: the adapter in {folder} was made for another tokenizer than that of {source.name}: token {number} is "
+            f"{theirs.token_bytes(number)!r} there, and {mine.token_bytes(number)!r} here"
+        )
 
 
 def check_templates(one: Identity, other: Identity, advice: str = "") -> None:

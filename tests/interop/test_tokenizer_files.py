@@ -5,12 +5,16 @@ import pathlib
 
 import pytest
 
-from ptft_jax.data import chat, endings, turns
+from ptft_jax.data import chat, endings, token_folder, turns
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.chat_templates import BUILT_IN, STOPS
+from ptft_jax.data.prepare import engines, shard_writing
+from ptft_jax.data.prepare.settings import Settings
 from ptft_jax.data.sandbox import Template
+from ptft_jax.data.tokenizers import alike
 from ptft_jax.errors import UserError
 from ptft_jax.interop import export, gguf_tokenizer, gguf_vocabulary, pretrained, tokenizer_files, tokenizer_json
+from ptft_jax.runs import identity
 from tests.data import kinds
 from tests.interop import small
 
@@ -50,6 +54,45 @@ def test_what_is_written_gives_the_same_ids(kind):
     assert chat.encode_chat(again, TALK, True).tolist() == ours.tolist()  # with BOS where texts have one
     config = json.loads(tokenizer_files.written(tokenizer, 64)["tokenizer_config.json"])
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast" and "chat_template" not in config
+
+
+@kinds.named(WRITTEN)
+def test_what_is_written_is_the_same_tokenizer(kind):
+    """Whatever its files say; one that gives other ids, or whose ids are other tokens, is not."""
+    tokenizer = marked(kind)
+    again = read_back(tokenizer)
+    assert alike.same(tokenizer, again) and alike.same(again, tokenizer)
+    one, two = identity.Identity("one", {}, tokenizer), identity.Identity("two", {}, again)
+    identity.check_tokenizers(one, two)
+    others = [kinds.make(other) for other in WRITTEN if other is not kind] + [tok.with_tokens(tokenizer, ["<|y|>"])]
+    pair = [tok.with_tokens(tokenizer, texts) for texts in (["<|a|>", "<|b|>"], ["<|b|>", "<|a|>"])]
+    assert not any(alike.same(tokenizer, other) for other in others) and not alike.same(*pair)
+
+
+def test_pipelines_that_cut_texts_otherwise_are_not_the_same():
+    whole = json.loads(kinds.gpt2()["tokenizer.json"])
+    for change in ({"normalizer": {"type": "NFC"}}, {"normalizer": {"type": "Lowercase"}}):
+        files = kinds.gpt2() | {"tokenizer.json": json.dumps(whole | change).encode()}
+        assert not alike.same(kinds.make(kinds.gpt2), tok.from_files(files, "changed"))
+    pieces = kinds.make(kinds.sentencepiece_bpe).files()
+    config = json.loads(pieces.get("tokenizer_config.json", b"{}"))
+    made = [
+        tok.from_files(pieces | {"tokenizer_config.json": json.dumps(config | {"legacy": legacy}).encode()}, "x")
+        for legacy in (False, True)
+    ]
+    assert not alike.same(*made)
+
+
+def test_prepared_ids_go_with_the_export_of_their_tokenizer(tmp_path, cache):
+    tokenizer = marked(kinds.sentencepiece_bpe)
+    (tmp_path / "a.txt").write_text("".join(f"line {i} of the cat\n\n" for i in range(40)))
+    settings = Settings((f"text:{tmp_path}/a.txt",), shards=1)
+    shard_writing.prepare(settings, tokenizer, tmp_path / "out", engines.Processes(1))
+    first, _ = token_folder.load(tmp_path / "out", "train", tokenizer)
+    again, _ = token_folder.load(tmp_path / "out", "train", read_back(tokenizer))
+    assert again.key == first.key
+    with pytest.raises(UserError, match="its ids were made by another tokenizer than"):
+        token_folder.load(tmp_path / "out", "train", tok.with_tokens(tokenizer, ["<|y|>"]))
 
 
 @pytest.mark.parametrize("legacy", [False, True])
