@@ -321,5 +321,4 @@ def test_a_template_whose_file_is_gone_is_not_its_name(tmp_path):
         config=configs.check({}),
     )
     old.config = configs.check({"data": {"template": "gone.jinja"}}, complete=False)
-    with pytest.raises(UserError, match="runs/old was trained with the chat template gone.jinja, which is not there"):
-        identity.chat_template(old)
+    assert identity.chat_template(old) == ""

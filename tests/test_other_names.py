@@ -15,6 +15,8 @@ KNOWN = {  # by hand, from the documentation of transformers, PEFT, TRL, nanoGPT
     "n_head": "model.heads", "n_embd": "model.width", "save_steps": "checkpoint.every", "eval_steps": "eval.every",
     "logging_steps": "log.every", "max_grad_norm": "optimizer.clip_norm", "adam_beta2": "optimizer.b2",
     "lr_scheduler_type": "optimizer.schedule", "model_name_or_path": "init.from", "num_labels": "model.classes",
+    # with dashes; the batch of training is data.batch_size, whatever section it is looked for in
+    "batch_size": "data.batch_size", "gradient-accumulation-steps": "training.micro_batches", "learning-rate": "optimizer.learning_rate",
     # ours, in another section
     "learning_rate": "optimizer.learning_rate", "weight_decay": "optimizer.weight_decay", "dtype": "model.dtype",
     "warmup_steps": "optimizer.warmup_steps", "training.seed": "seed", "model.schedule": "optimizer.schedule",
@@ -25,6 +27,18 @@ KNOWN = {  # by hand, from the documentation of transformers, PEFT, TRL, nanoGPT
 def test_a_name_of_another_tool(theirs):
     for name in (theirs, f"training.{theirs}", f"model.{theirs}"):
         assert f"(did you mean {KNOWN[theirs]!r}?" in other_names.advice(name, PATHS), name
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ("eval.steps", "'eval.every'"), ("save.steps", "'checkpoint.every'"), ("logging.steps", "'log.every'"),
+        ("eval.batch-size", "'eval.batch_size'"), ("output-dir", "--workdir"), ("training.output-dir", "--workdir"),
+        ("lora.r", "'tune.lora.rank'"), ("train.data", "'data.source'"),
+    ],
+)  # fmt: skip
+def test_a_name_that_is_divided_otherwise(given, said):
+    assert said in other_names.advice(given, PATHS)
 
 
 def test_it_is_said_wherever_a_setting_is_given(tmp_path):

@@ -54,7 +54,10 @@ def recipe(name: str) -> Config:
 
 def load(reference: str, flag: str = "--config=") -> Config:
     """What `recipe` gives, for a flag that is named in messages."""
-    name, colon, arg = reference.partition(":")
+    whole = (
+        reference.endswith(".json") and pathlib.Path(reference).expanduser().is_file()
+    )  # whose path may have a colon
+    name, colon, arg = (reference, "", "") if whole else reference.partition(":")
     path = _found(name, f"{flag}{reference}")
     if path.suffix == ".json":
         if colon:

@@ -26,7 +26,7 @@ _NAMES = {
     "training.micro_batches": "grad_accum grad_accumulation gradient_accumulation gradient_accumulation_steps grad_accum_steps "
     "grad_accumulation_steps accumulate_grad_batches accumulation_steps",
     "training.ema_decay": "ema use_ema",
-    "data.batch_size": "bs per_device_train_batch_size per_device_batch_size train_batch_size micro_batch_size global_batch_size "
+    "data.batch_size": "batch_size bs per_device_train_batch_size per_device_batch_size train_batch_size micro_batch_size global_batch_size "
     "device_batch_size per_gpu_train_batch_size batchsize",
     "eval.batch_size": "per_device_eval_batch_size eval_batch_size",
     "data.length": "block_size seq_len seq_length max_seq_length max_seq_len sequence_length sequence_len context_length "
@@ -92,20 +92,25 @@ def of_others(name: str) -> bool:
 
 
 def advice(name: str, valid: Iterable[str]) -> str:
-    """' (did you mean X?)' for an unknown setting, a dotted path or its last part: what another tool calls so; else a setting with
-    the same last part; else one that is spelled alike; '' where there is none.
+    """' (did you mean X?)' for an unknown setting, a dotted path or its last part: what another tool calls so, with its section
+    (eval.steps as eval_steps) or without; else a setting with the same last part; else one that is spelled alike; '' where there
+    is none.
 
     Args:
       valid: the paths of the settings that there are.
     """
-    valid, last = list(valid), name.rpartition(".")[2]
-    for names, said in _OTHERWISE.items():
-        if last.lower() in names.split():
-            return f" ({said})"
-    for path, names in _NAMES.items():
-        if path in valid and last.lower().replace("-", "_") in names.split():
-            note = f"; {_NOTES[path]}" if path in _NOTES else ""
-            return f" (did you mean {path.rstrip('_')!r}?{note})"
+    valid, name = list(valid), name.replace("-", "_")
+    if name in valid:
+        return f" (did you mean {name!r}?)"
+    last = name.rpartition(".")[2]
+    for one in dict.fromkeys((name.replace(".", "_").lower(), last.lower())):
+        for names, said in _OTHERWISE.items():
+            if one in names.split():
+                return f" ({said})"
+        for path, names in _NAMES.items():
+            if path in valid and one in names.split():
+                note = f"; {_NOTES[path]}" if path in _NOTES else ""
+                return f" (did you mean {path.rstrip('_')!r}?{note})"
     same = [path for path in valid if path.rpartition(".")[2] == last]
     if same:
         alike = difflib.get_close_matches(name, same, n=len(same), cutoff=0.0)

@@ -198,4 +198,10 @@ def built_in(tokenizer: tok.Tokenizer, template: Template) -> str | None:
     return next((name for name, source in BUILT_IN.items() if source == template.source), None)
 
 
+def is_built_in(template: Template) -> bool:
+    """Whether the source is that of a built-in template, whoever brings it, or an export of one, which may write before it what the
+    tokenizer has texts start with."""
+    return template.source.endswith(tuple(BUILT_IN.values()))
+
+
 _template = template  # where a parameter has its name

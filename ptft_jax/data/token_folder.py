@@ -17,6 +17,7 @@ import numpy as np
 from ptft_jax.data import cache, jsons, records, store
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.records import files
+from ptft_jax.data.tokenizers import alike
 from ptft_jax.errors import UserError, nearest
 
 KIND = "tokens"
@@ -44,7 +45,7 @@ def load(folder: pathlib.Path, split: str, tokenizer: tok.Tokenizer) -> tuple[st
     if split not in facts["splits"]:
         have = facts["splits"]
         raise UserError(f"tokens:{folder}: no {split} split was prepared, only {', '.join(have)}{nearest(split, have)}")
-    if tok.fingerprint(tokenizer) != facts["tokenizer"]:
+    if tok.fingerprint(tokenizer) != facts["tokenizer"] and not _gives_same_ids(folder, facts, tokenizer):
         raise UserError(
             f"tokens:{folder}: its ids were made by another tokenizer than {tokenizer.origin}; it lies beside them: "
             f"tokenizer.kind=file, tokenizer.path={folder}"
@@ -63,6 +64,15 @@ def load(folder: pathlib.Path, split: str, tokenizer: tok.Tokenizer) -> tuple[st
         writer.close(key)
 
     return store.cached(key, fill), facts
+
+
+def _gives_same_ids(folder: pathlib.Path, facts: Mapping[str, Any], tokenizer: tok.Tokenizer) -> bool:
+    """Whether a tokenizer gives the ids of the one that lies beside them, though it is written otherwise."""
+    try:
+        beside = tok.from_file(folder)
+    except UserError:
+        return False
+    return tok.fingerprint(beside) == facts["tokenizer"] and alike.same(beside, tokenizer)
 
 
 def _checked(folder: pathlib.Path, shard: pathlib.Path, content: Mapping[str, Any]) -> str:

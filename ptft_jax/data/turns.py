@@ -120,7 +120,7 @@ def encode(
     for conversation, rendered, (ids, places) in zip(conversations, made, encoded):
         text, found = rendered.traced.text, rendered.spans
         answered = conversation.messages[-1]["role"] == ASSISTANT
-        if answered and not chat.built_in(tokenizer, template) and not _ended(text, ids, places, stops):
+        if answered and not chat.is_built_in(template) and not _ended(text, ids, places, stops):
             ids = np.append(ids, np.int32(tokenizer.end_id))
             places = np.append(places, np.asarray([[len(text), len(text) + 1]], np.int32), axis=0)
         before = chat.prefix(tokenizer, template, ids)

@@ -42,8 +42,8 @@ class Conversation:
     ):
         """
         Args:
-          template: see `ptft_jax.data.chat.template`; None = the one that the run was trained with, else the tokenizer's own.
-            `field` is what the setting is called in messages.
+          template: see `ptft_jax.data.chat.template`; None = the one that came with the adapter put onto it, else the one that
+            the run was trained with, else the tokenizer's own. `field` is what the setting is called in messages.
           max_new_tokens: the longest answer.
           options: sampling (default: a temperature of 0.8), seed and stop of `continue_ids`.
 
@@ -52,7 +52,9 @@ class Conversation:
         """
         check_writer(loaded)
         self._loaded, self._most = loaded, max_new_tokens
-        own = "" if template or loaded.source is None else identity.chat_template(loaded.source)
+        own = "" if template else loaded.template
+        if not (own or template or loaded.source is None):
+            own = identity.chat_template(loaded.source)
         self._template = (
             Template(own, f"{loaded.source.name}: chat template")
             if own

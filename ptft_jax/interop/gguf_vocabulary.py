@@ -10,6 +10,7 @@ from typing import Any
 
 from ptft_jax import environment
 from ptft_jax.data.tokenizers import settings
+from ptft_jax.data.tokenizers.base import TURN_ENDS
 from ptft_jax.data.tokenizers.sentencepiece_model import FILES as PIECES
 from ptft_jax.errors import UserError
 from ptft_jax.interop import gguf_tokenizer as forms
@@ -45,7 +46,8 @@ def to_metadata(files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[s
             f"a GGUF tokenizer is made from tokenizer.json or tokenizer.model; there are only: {', '.join(sorted(files))}"
         )
     for i, added in beside.added.items():
-        tokens[i], types[i] = added.content, kinds.CONTROL if added.special else kinds.USER_DEFINED
+        kind = kinds.CONTROL if added.special else kinds.USER_DEFINED
+        tokens[i], types[i] = added.content, kinds.UNKNOWN if types.get(i) == kinds.UNKNOWN else kind
     types |= {i: kinds.CONTROL for i, t in tokens.items() if t in beside.special and types[i] != kinds.UNKNOWN}
     if max(tokens) >= config["vocab_size"]:
         raise UserError(
@@ -67,8 +69,11 @@ def to_metadata(files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[s
     others = (
         [i for i in stops if i != meta.get("tokenizer.ggml.eos_token_id")] if isinstance(stops, list | tuple) else []
     )
-    if len(others) > 2:
-        raise UserError(f"eos_token_id = {list(stops)}: a GGUF file holds at most three tokens that end a text")
+    if len(others) > 2:  # readers know the ends of turns by their texts, too
+        named_ends = [i for i in others if tokens.get(i) in TURN_ENDS and types[i] == kinds.CONTROL]
+        others = [*(i for i in others if i not in named_ends), *named_ends]
+        if len(others) - len(named_ends) > 2:
+            raise UserError(f"eos_token_id = {list(stops)}: a GGUF file holds at most three tokens that end a text")
     meta |= {f"tokenizer.ggml.{name}_token_id": i for name, i in zip(("eot", "eom"), others)}
     return meta | _added_around(meta, beside) | _chat_templates(beside.chat_templates)
 

@@ -15,6 +15,7 @@ Tensors = Mapping[str, np.ndarray]
 Factors = dict[str, tuple[np.ndarray, np.ndarray, float]]  # module -> lora_A [R, in], lora_B [out, R], scale
 
 _RANKNUM = 1e-5  # that PEFT adds to AdaLoRA's rank before it divides by it
+_INIT_R = 12  # where a config says none
 _KEPT = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "base_model_name_or_path")
 
 
@@ -34,7 +35,7 @@ def as_lora(
     ranks, alphas = {}, {}
     for name, (a, b, scale) in factors.items():
         if not len(a):  # all of its rank was pruned
-            a, b = np.zeros((1, a.shape[1]), np.float32), np.zeros((len(b), 1), np.float32)
+            a, b, scale = np.zeros((1, a.shape[1]), np.float32), np.zeros((len(b), 1), np.float32), 1.0
         out |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
         pattern = re.escape(name.removeprefix(ROOT))
         ranks[pattern], alphas[pattern] = len(a), scale * len(a)
@@ -45,18 +46,22 @@ def as_lora(
 def _adalora(
     config: Mapping[str, Any], tensors: Tensors, inputs: Mapping[str, int], where: str
 ) -> tuple[Factors, float]:
-    """x @ (lora_A * lora_E)^T @ lora_B^T * lora_alpha / (rank + 1e-5), the rank as that of the file."""
+    """x @ (lora_A * lora_E)^T @ lora_B^T * lora_alpha / (rank + 1e-5), the rank as that before any was pruned: the file's, or
+    init_r where a rank_pattern says what was pruned."""
     factors: Factors = {}
-    alpha = config.get("lora_alpha", 8)
+    alpha, first = config.get("lora_alpha", 8), config.get("init_r", _INIT_R)
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
         raise UserError(f"{where}: lora_alpha = {alpha!r}: expected a number")
+    pruned = bool(config.get("rank_pattern"))
+    if pruned and (isinstance(first, bool) or not isinstance(first, int) or first < 1):
+        raise UserError(f"{where}: init_r = {first!r}: expected a whole number above 0")
     for name, parts in _modules(tensors, ("lora_A", "lora_B", "lora_E"), where).items():
         a, b, e = parts
         if a.ndim != 2 or b.ndim != 2 or e.shape != (len(a), 1) or b.shape[1] != len(a):
             raise UserError(
                 f"{where}: {name}: lora_A {a.shape}, lora_E {e.shape} and lora_B {b.shape} are of different ranks"
             )
-        factors[name] = a * e, b, (alpha if alpha > 0 else float(len(a))) / (len(a) + _RANKNUM)
+        factors[name] = a * e, b, (alpha if alpha > 0 else float(len(a))) / ((first if pruned else len(a)) + _RANKNUM)
     return factors, float(config.get("lora_dropout") or 0.0)
 
 

@@ -7,7 +7,7 @@ pipeline of their own of its vocabulary, and with it other ids.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from ptft_jax.data import chat, endings
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.sandbox import Template
 from ptft_jax.data.tokenizers import settings
+from ptft_jax.data.tokenizers.alike import HARD, differing
 from ptft_jax.errors import UserError
 from ptft_jax.interop import gguf_tokenizer, gguf_vocabulary, tokenizer_json
 
@@ -30,15 +31,6 @@ _OF_CLASS = (
     "use_default_system_prompt",
     "spaces_between_special_tokens",
 )
-# Texts that tell pipelines apart. Ids of all are compared wherever a tokenizer is written.
-HARD = (
-    "", " ", "  ", "a", " a", "  a", "   two   gaps  ", "a ", "a  ", "\ta", "a\tb", "\t\t", "\n", "\n\n", " \n ", "a\n\n\nb", "\r\n",
-    "a\r\nb\rc", "    def f(x):\n        return x ** 2  # squared\n\n\n    class A:\n\tpass\n", "x=1;y = [ 2,3 ]",
-    "café naïve façade", "cafe\u0301 nai\u0308ve", "Ångström ÅNGSTRÖM ﬁne ½ Ⅷ x²", "你好，世界。 日本語テキスト 한국어", "привет мир नमस्ते مرحبا",
-    "🙂", "a🙂b 👨‍👩‍👧 👍🏽", "\x00", "a\x00b", "\x7f\u200b\ufeff\u00a0\u2003\u2028\ufffd", "0 1 12 123 1234567890 3.14 1,000",
-    "don't I'LL we'Ve 'tis", "\u2581a \u2581", "!?...---___@#$%^&*()", "https://a.b/c?d=e&f=1", "aAaA AAAA aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-    "</s><s>[INST]<unk><pad><|endoftext|><|im_start|>", "<|x|>", "𝕏 \U0001f1e9\U0001f1ea ẞß ŉ",
-)  # fmt: skip
 
 
 def written(tokenizer: tok.Tokenizer, max_length: int, template: str = "") -> dict[str, bytes]:
@@ -56,9 +48,15 @@ def written(tokenizer: tok.Tokenizer, max_length: int, template: str = "") -> di
     config.setdefault("model_max_length", max_length)
     if isinstance(tokenizer, tok.ByteTokenizer | tok.SentencePieceTokenizer):
         made = tokenizer_json.of_bytes if isinstance(tokenizer, tok.ByteTokenizer) else tokenizer_json.of_pieces
-        files[tok.FILE] = json.dumps(made(tokenizer), ensure_ascii=False).encode()
+        whole = made(tokenizer)
+        files[tok.FILE] = json.dumps(whole, ensure_ascii=False).encode()
         config = {key: value for key, value in config.items() if key not in _OF_CLASS}
         files.pop("added_tokens.json", None)
+        if isinstance(
+            tokenizer, tok.SentencePieceTokenizer
+        ):  # llama.cpp's converter then takes added tokens from here alone
+            added = {str(entry["id"]): {k: v for k, v in entry.items() if k != "id"} for entry in whole["added_tokens"]}
+            config["added_tokens_decoder"] = added
         unknown = getattr(tokenizer, "unknown", "")
         config = {**tokenizer.named, **({"unk_token": unknown} if unknown else {}), **config}
     if tok.FILE in files:
@@ -91,17 +89,19 @@ def _templates(tokenizer: tok.Tokenizer, files: dict[str, bytes], template: str)
     return {"chat_template": [{"name": name, "template": text} for name, text in named.items()]}
 
 
-def obstacles(tokenizer: tok.Tokenizer, *, gguf: bool = True) -> list[str]:
-    """Why `ptft export` would refuse a tokenizer, a line a reason; [] where it would not. `gguf`: whether GGUF has such models."""
+def obstacles(tokenizer: tok.Tokenizer, template: str = "", *, gguf: bool = True) -> list[str]:
+    """Why `ptft export` would refuse a tokenizer with the template (`written`) that a run talks by, a line per reason; [] where it
+    would not. `gguf`: whether GGUF has such models."""
     try:
-        files = written(tokenizer, 1)
+        files = written(tokenizer, 1, template)
         if not isinstance(tokenizer, tok.HuggingFaceTokenizer | tok.TiktokenTokenizer):
             refuse_differing(tokenizer, tok.from_files(files, "its files"), "a tokenizer.json of it")
     except UserError as e:
         return [f"ptft export --to=hf{' and --to=gguf' if gguf else ''} will refuse this run's tokenizer: {e}"]
     if gguf:
         try:
-            gguf_vocabulary.to_metadata(files, {"vocab_size": tokenizer.vocab_size, "eos_token_id": tokenizer.end_id})
+            config = {"vocab_size": tokenizer.vocab_size, "eos_token_id": list(ends(tokenizer, template))}
+            gguf_vocabulary.to_metadata(files, config)
         except UserError as e:
             return [f"ptft export --to=gguf will refuse this run's tokenizer: {e}"]
     return []
@@ -148,27 +148,6 @@ def ends(tokenizer: tok.Tokenizer, template: str = "") -> tuple[int, ...]:
     """Every token that ends a text or an answer, the tokenizer's `end_id` first."""
     source = template or tokenizer.chat_template
     return endings.stops(tokenizer, Template(source, "the chat template")) if source else tokenizer.stop_ids
-
-
-def differing(one: tok.Tokenizer, other: tok.Tokenizer) -> list[str]:
-    """Of `HARD`, and of texts with control and other added tokens in them, those that the two encode otherwise, as text and
-    with control tokens."""
-    added = {*one.special, *(other.added - other.special.keys())}
-    spelled = [
-        form.format(text) for text in _sample(sorted(added)) for form in ("{}", "a{}b", " {} a", "{} ", "{0}{0}\n")
-    ]
-    texts = [*HARD, *spelled]
-    found = [text for text, same in zip(texts, _same(one, other, texts, special=False)) if not same]
-    return found + [text for text, same in zip(spelled, _same(one, other, spelled, special=True)) if not same]
-
-
-def _sample(texts: Sequence[str], most: int = 16) -> Sequence[str]:
-    return texts[:: max(1, len(texts) // most)]
-
-
-def _same(one: tok.Tokenizer, other: tok.Tokenizer, texts: Sequence[str], *, special: bool) -> list[bool]:
-    ours, theirs = (t.encode_all(texts, special=special) for t in (one, other))
-    return [np.array_equal(a, b) for a, b in zip(ours, theirs)]
 
 
 def refuse_differing(one: tok.Tokenizer, other: tok.Tokenizer, what: str, remedy: str = "") -> None:

@@ -15,6 +15,7 @@ from ptft_jax.data import class_names, records, token_folder
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.chat_templates import BUILT_IN
 from ptft_jax.data.class_names import Head
+from ptft_jax.data.tokenizers import alike, settings
 from ptft_jax.errors import UserError, listed
 from ptft_jax.runs import meant
 from ptft_jax.runs.workdir import Workdir
@@ -105,9 +106,7 @@ def chat_template(source: Any) -> str:
         return meta["chat_template"]
     found = template_of(source, tokenizer)  # of runs of earlier versions
     if found and _is_lost(found):
-        raise UserError(
-            f"{source.name} was trained with the chat template {found.source}, which is not there: give --template"
-        )
+        return ""
     return found.source if found else tokenizer.chat_template or ""
 
 
@@ -116,11 +115,19 @@ def _is_lost(found: Template) -> bool:
     return found.source.endswith(".jinja") and repr(found.source) == found.name
 
 
+def template_beside(adapter: str | pathlib.Path) -> str:
+    """The source of the chat template that lies beside an adapter in PEFT's format, by which its model talks; "" where none does."""
+    folder = pathlib.Path(adapter).expanduser()
+    names = [name for name in settings.FILES if (folder / name).is_file()]
+    found = settings.read({name: (folder / name).read_bytes() for name in names}, str(folder)).chat_templates
+    return found.get("default", "")
+
+
 def learned_template(
-    name: str, tokenizer: tok.Tokenizer, rows: Sequence[Mapping[str, Any]], parent: Any = None
+    name: str, tokenizer: tok.Tokenizer, rows: Sequence[Mapping[str, Any]], parent: Any = None, adapter: str = ""
 ) -> Template | None:
     """The template that a run talks by when it has been trained on `rows`: that of its conversations, prepared ones too; else
-    its parent's, else the tokenizer's own."""
+    that beside the adapter that it started with, else its parent's, else the tokenizer's own."""
     found = template(name, tokenizer, rows)
     for row in rows if found is None else ():
         kind, folder, _ = records.parted(row["source"])
@@ -131,7 +138,8 @@ def learned_template(
     if found is not None and _is_lost(found):
         return None  # nobody knows it any more
     if found is None:
-        text = (chat_template(parent) if parent is not None else "") or tokenizer.chat_template
+        text = (template_beside(adapter) if adapter else "") or (chat_template(parent) if parent is not None else "")
+        text = text or tokenizer.chat_template or ""
         found = Template("the tokenizer's own", text) if text else None
     return found
 
@@ -195,7 +203,7 @@ def check_structures(one: Identity, other: Identity) -> None:
 def check_tokenizers(one: Identity, other: Identity) -> None:
     """Raises UserError for two tokenizers."""
     mine, theirs = one.tokenizer, other.tokenizer
-    if mine is not None and theirs is not None and tok.fingerprint(mine) != tok.fingerprint(theirs):
+    if mine is not None and theirs is not None and not alike.same(mine, theirs):
         raise UserError(
             f"{other.name} and {one.name} have different tokenizers: the same numbers are other texts "
             f"({theirs.vocab_size} and {mine.vocab_size} tokens)"
@@ -210,13 +218,11 @@ def check_folder(folder: pathlib.Path, source: Any, field: str) -> None:
     mine, theirs = source.tokenizer, tok.from_file(folder)
     if tok.fingerprint(mine) == tok.fingerprint(theirs):
         return
-    for number in range(min(mine.vocab_size, theirs.vocab_size)):
-        texts = [tokenizer.token_bytes(number) for tokenizer in (mine, theirs)]
-        if texts[0] != texts[1]:
-            raise UserError(
-                f"{field}: the adapter in {folder} was made for another tokenizer than that of {source.name}: token {number} is "
-                f"{texts[1]!r} there, and {texts[0]!r} here"
-            )
+    if (number := alike.first_other(mine, theirs)) is not None:
+        raise UserError(
+            f"{field}: the adapter in {folder} was made for another tokenizer than that of {source.name}: token {number} is "
+            f"{theirs.token_bytes(number)!r} there, and {mine.token_bytes(number)!r} here"
+        )
 
 
 def check_templates(one: Identity, other: Identity, advice: str = "") -> None:

@@ -32,6 +32,7 @@ class Loaded:
       tokenizer: None for models of images.
       reads_prompt: the model was trained to read a prompt in both directions (prefix LM).
       gaps: the tokens that stand for gaps in a prompt, id -> text, of a model that was trained by span corruption.
+      template: the source of the chat template that came with an adapter put onto it; "" = that of `source`.
     """
 
     source: Parent
@@ -40,6 +41,7 @@ class Loaded:
     tokenizer: tok.Tokenizer | None
     reads_prompt: bool = False
     gaps: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    template: str = ""
 
 
 def load(
@@ -103,7 +105,8 @@ def load(
     objective = source.config.tables.objectives[source.config.objective.name]
     gaps = objective.gaps_of(tokenizer)
     model, params = Transformer(spec, kept).collapsed(params)
-    return Loaded(source, model, params, tokenizer, objective.reads_prompt, gaps)
+    template = identity.template_beside(adapter) if adapter and tokenizer is not None else ""
+    return Loaded(source, model, params, tokenizer, objective.reads_prompt, gaps, template)
 
 
 def peft_adapter(folder: str, parent: Parent, field: str, merge_into: str = "") -> Any:

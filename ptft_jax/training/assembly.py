@@ -217,7 +217,8 @@ class Run:
         if self.config.model.image_size:
             return ""
         data, tokenizer = self.config.data, self.tokenizer
-        found = identity.learned_template(data.template, tokenizer, self.data.table, self.parent)
+        adapter = self.config.init.adapter
+        found = identity.learned_template(data.template, tokenizer, self.data.table, self.parent, adapter)
         if found is None:
             return ""
         compiled = Template(found.source, f"chat template {found.name}")
@@ -233,7 +234,7 @@ class Run:
     def _say_what_stays(self) -> None:
         """Says at the start what `ptft export` would refuse at the end."""
         if processes.main() and not self.config.model.image_size:
-            for told in tokenizer_files.obstacles(self.tokenizer, gguf=self.config.model.causal):
+            for told in tokenizer_files.obstacles(self.tokenizer, self.chat_template, gguf=self.config.model.causal):
                 self.reporter.say(told)
 
     def _build(self, mesh: jax.sharding.Mesh, init: dict[str, Any]) -> None:

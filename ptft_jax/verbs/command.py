@@ -32,6 +32,7 @@ def launch(
       argv: program name and arguments, by default the process'.
       words: the flag that takes several values, and that words without a flag belong to; "" = there may be none.
     """
+    _begin_in_utf8()
     _speak_utf8()
     argv = _joined([_spelled(word) for word in (sys.argv if argv is None else argv)])
     sys.argv[:] = argv  # where ml_collections looks for overrides
@@ -82,6 +83,14 @@ def launch(
         sys.exit(status or 0)
 
     app.run(run, argv=argv[:1])
+
+
+def _begin_in_utf8() -> None:
+    """Where names of files and the words of a command line are ASCII alone, as PYTHONUTF8=0 has it in a bare container: begins this
+    process again in Python's UTF-8 mode, and those that it starts."""
+    if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode and sys.executable:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _speak_utf8() -> None:

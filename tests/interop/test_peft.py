@@ -22,7 +22,7 @@ from ptft_jax.adapters.prefix import Prefix
 from ptft_jax.adapters.prompt import Prompt
 from ptft_jax.adapters.vera import Vera
 from ptft_jax.errors import UserError
-from ptft_jax.interop import families, peft
+from ptft_jax.interop import families, peft, peft_converted
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
@@ -413,3 +413,26 @@ def test_names_that_are_the_end_of_others_are_written_whole(tmp_path):
         "attention.self.query", "bert.encoder.layer.0.output.dense", "bert.encoder.layer.1.output.dense",
     ]  # fmt: skip
     assert flatten(peft.read(tmp_path, names, without(params)).params).keys() == {p for p in params if "/adapter/" in p}
+
+
+@pytest.mark.parametrize("alpha, scale", [(12.0, 12 / 6), (-1.0, 2 / 6)])
+def test_adalora_divides_by_the_rank_before_pruning(alpha, scale):
+    rng = np.random.default_rng(0)
+    a, e, b = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 5), (2, 1), (4, 2)))
+    gone = {"lora_A": a[:0], "lora_E": e[:0], "lora_B": b[:, :0]}
+    tensors = {f"m.q.{name}": array for name, array in (("lora_A", a), ("lora_E", e), ("lora_B", b))}
+    tensors |= {f"m.k.{name}": array for name, array in gone.items()}
+    config = {
+        "peft_type": "ADALORA",
+        "lora_alpha": alpha,
+        "init_r": 6,
+        "target_r": 1,
+        "rank_pattern": {"q.lora_E": [True] * 2},
+    }
+    lora, read = peft_converted.as_lora(config, tensors, {}, "here")
+    strength = {name: lora["alpha_pattern"][rf"m\.{name}"] / lora["rank_pattern"][rf"m\.{name}"] for name in "qk"}
+    found = {name: strength[name] * read[f"m.{name}.lora_B.weight"] @ read[f"m.{name}.lora_A.weight"] for name in "qk"}
+    np.testing.assert_allclose(found["q"], scale * b @ (a * e), rtol=1e-5)
+    assert not found["k"].any() and min(strength.values()) > 0
+    with pytest.raises(UserError, match="here: init_r = '6': expected a whole number above 0"):
+        peft_converted.as_lora({**config, "init_r": "6"}, tensors, {}, "here")

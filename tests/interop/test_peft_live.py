@@ -190,6 +190,41 @@ def test_theirs_to_ours_and_back(kind, name, bases, tmp_path):
         np.testing.assert_array_equal(array, flatten(back.params)[path], err_msg=path)
 
 
+@pytest.mark.parametrize("alpha", [12, -1])
+def test_a_pruned_adalora_keeps_its_strength(alpha, bases, tmp_path):
+    """Ranks fall in training and the divisor does not: PEFT sets it before it takes rows out of what it reads."""
+    import peft as theirs
+    import torch
+
+    torch_model, plain, base, names, prefix, *_ = bases("llama-biases")
+    config = theirs.AdaLoraConfig(
+        init_r=6,
+        target_r=2,
+        lora_alpha=alpha,
+        tinit=1,
+        tfinal=1,
+        deltaT=1,
+        total_step=6,
+        target_modules=["q_proj", "up_proj"],
+    )
+    adapted = randomized(theirs.get_peft_model(torch_model, config))
+    for step in range(6):
+        adapted.zero_grad()
+        adapted(input_ids=torch.from_numpy(np.asarray(TOKENS)).long()).logits.square().mean().backward()
+        adapted.base_model.update_and_allocate(step)
+    adapted.save_pretrained(tmp_path / "theirs")
+    ranks = {len(array) for key, array in peft._tensors(tmp_path / "theirs").items() if key.endswith("lora_A")}
+    assert max(ranks) > 0 and min(ranks) < 6, "nothing was pruned"
+    again = theirs.PeftModel.from_pretrained(bases("llama-biases")[0], tmp_path / "theirs").eval()
+    expected = torch_logits(again, TOKENS)
+
+    read = peft.read(tmp_path / "theirs", names, base, prefix=prefix)
+    ours = Transformer(plain.spec, read.method)
+    params = unflatten({**flatten(base), **flatten(read.params)})
+    assert close(np.asarray(jax.jit(plain)(base, TOKENS)), expected) > 1e-2, "the adapter does nothing"
+    assert close(jax.jit(ours)(params, TOKENS), expected) <= 1e-4
+
+
 OURS = {
     "lora": Lora(3, 5.0, False, 0.0, ("blocks/attention/(query|value|out)", "blocks/mlp/.*")),
     "rslora of one part": Lora(3, 5.0, True, 0.0, ("blocks/attention/value",)),

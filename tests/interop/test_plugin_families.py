@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from ptft_jax.config import plugins
+from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.interop import export, families
 from ptft_jax.parallel.sharding import on_one_device
@@ -73,3 +74,19 @@ def test_a_name_of_its_own(plugin, tmp_path):
     (tmp_path / "second_llama.py").write_text(ALPACA.replace('{"alpaca": Fam', '{"llama": Fam'))
     with pytest.raises(UserError, match="FAMILIES.'llama'. is one of the package's own already"):
         families.known(("second_llama",))
+
+
+def test_data_is_looked_at_by_its_weights(plugin, tmp_path):
+    """`ptft data show --run=hf:FOLDER --plugins=M` needs no more of the family than to find it."""
+    from ptft_jax.verbs.data import selected
+
+    fields = {**small.LLAMA, "layers": 1}
+    folder, tokenizer = tmp_path / "alpaca", tok.ByteTokenizer()
+    known = {"family": "alpaca", "plugins": plugin}
+    fields["vocab_size"] = tokenizer.vocab_size
+    exported = export.Exported(small.params_of(fields), fields, tokenizer, [], **known)
+    export.to_folder(exported, folder, dtype="float32")
+    with pytest.raises(UserError, match="model_type 'alpaca' is not supported"):
+        selected._of_run(f"hf:{folder}", True, ())
+    run = selected._of_run(f"hf:{folder}", True, plugin)
+    assert tuple(run.values["plugins"]) == plugin and run.tokenizer.encode("ab").tolist() == list(b"ab")

@@ -5,12 +5,16 @@ import pathlib
 
 import pytest
 
-from ptft_jax.data import chat, endings
+from ptft_jax.data import chat, endings, token_folder, turns
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.data.chat_templates import BUILT_IN
+from ptft_jax.data.chat_templates import BUILT_IN, STOPS
+from ptft_jax.data.prepare import engines, shard_writing
+from ptft_jax.data.prepare.settings import Settings
 from ptft_jax.data.sandbox import Template
+from ptft_jax.data.tokenizers import alike
 from ptft_jax.errors import UserError
 from ptft_jax.interop import export, gguf_tokenizer, gguf_vocabulary, pretrained, tokenizer_files, tokenizer_json
+from ptft_jax.runs import identity
 from tests.data import kinds
 from tests.interop import small
 
@@ -50,6 +54,45 @@ def test_what_is_written_gives_the_same_ids(kind):
     assert chat.encode_chat(again, TALK, True).tolist() == ours.tolist()  # with BOS where texts have one
     config = json.loads(tokenizer_files.written(tokenizer, 64)["tokenizer_config.json"])
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast" and "chat_template" not in config
+
+
+@kinds.named(WRITTEN)
+def test_what_is_written_is_the_same_tokenizer(kind):
+    """Whatever its files say; one that gives other ids, or whose ids are other tokens, is not."""
+    tokenizer = marked(kind)
+    again = read_back(tokenizer)
+    assert alike.same(tokenizer, again) and alike.same(again, tokenizer)
+    one, two = identity.Identity("one", {}, tokenizer), identity.Identity("two", {}, again)
+    identity.check_tokenizers(one, two)
+    others = [kinds.make(other) for other in WRITTEN if other is not kind] + [tok.with_tokens(tokenizer, ["<|y|>"])]
+    pair = [tok.with_tokens(tokenizer, texts) for texts in (["<|a|>", "<|b|>"], ["<|b|>", "<|a|>"])]
+    assert not any(alike.same(tokenizer, other) for other in others) and not alike.same(*pair)
+
+
+def test_pipelines_that_cut_texts_otherwise_are_not_the_same():
+    whole = json.loads(kinds.gpt2()["tokenizer.json"])
+    for change in ({"normalizer": {"type": "NFC"}}, {"normalizer": {"type": "Lowercase"}}):
+        files = kinds.gpt2() | {"tokenizer.json": json.dumps(whole | change).encode()}
+        assert not alike.same(kinds.make(kinds.gpt2), tok.from_files(files, "changed"))
+    pieces = kinds.make(kinds.sentencepiece_bpe).files()
+    config = json.loads(pieces.get("tokenizer_config.json", b"{}"))
+    made = [
+        tok.from_files(pieces | {"tokenizer_config.json": json.dumps(config | {"legacy": legacy}).encode()}, "x")
+        for legacy in (False, True)
+    ]
+    assert not alike.same(*made)
+
+
+def test_prepared_ids_go_with_the_export_of_their_tokenizer(tmp_path, cache):
+    tokenizer = marked(kinds.sentencepiece_bpe)
+    (tmp_path / "a.txt").write_text("".join(f"line {i} of the cat\n\n" for i in range(40)))
+    settings = Settings((f"text:{tmp_path}/a.txt",), shards=1)
+    shard_writing.prepare(settings, tokenizer, tmp_path / "out", engines.Processes(1))
+    first, _ = token_folder.load(tmp_path / "out", "train", tokenizer)
+    again, _ = token_folder.load(tmp_path / "out", "train", read_back(tokenizer))
+    assert again.key == first.key
+    with pytest.raises(UserError, match="its ids were made by another tokenizer than"):
+        token_folder.load(tmp_path / "out", "train", tok.with_tokens(tokenizer, ["<|y|>"]))
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -151,6 +194,20 @@ def test_a_run_s_template_goes_out(kind, name):
     assert tok.from_files(tokenizer_files.written(other, 8), "x").chat_template == "theirs"
 
 
+@pytest.mark.parametrize("name", BUILT_IN)
+@kinds.named((kinds.byte, kinds.llama3, kinds.sentencepiece_bpe))
+def test_a_run_and_its_export_learn_the_same_of_a_conversation(kind, name):
+    """Whose markers may be text: no end of a text follows them, whether the template is named or comes with the tokenizer."""
+    tokenizer, policy = kinds.make(kind), turns.TrainOn.parse("assistant")
+    again = read_back(tokenizer, BUILT_IN[name])
+    talk = [turns.Conversation(TALK[:2], {}, "here")]
+    [ours] = turns.encode(tokenizer, chat.template(tokenizer, name), talk, policy)
+    [theirs] = turns.encode(again, chat.template(again), talk, policy)
+    assert ours.ids.tolist() == theirs.ids.tolist() and ours.trained.tolist() == theirs.trained.tolist()
+    if kind is kinds.byte:
+        assert bytes(theirs.ids.tolist()).decode().rstrip().endswith(STOPS[name])
+
+
 @pytest.mark.parametrize(
     "source, text, missing",
     [
@@ -202,6 +259,32 @@ def test_the_lists_of_a_gguf_file_give_the_same_ids(kind):
     assert chat.encode_chat(found, TALK, True).tolist() == ours
 
 
+def test_a_gguf_file_has_room_for_the_ends_that_texts_do_not_tell():
+    """Three places; readers add "<|im_end|>" and the like by their texts. A template's own end is in a place of its own."""
+    four = ("<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|im_start|>")
+    tokenizer = tok.with_tokens(tok.ByteTokenizer(), four)
+    ended = {tokenizer.end_id, *(tokenizer.special[text] for text in four[:4])}
+    assert tokenizer_files.obstacles(tokenizer, BUILT_IN["chatml"]) == []
+    read = metadata(tokenizer, BUILT_IN["chatml"]).get
+    for lists in (False, True):
+        found = tok.from_files(gguf_tokenizer.to_files(read, "llama", "x", lists=lists), "read back")
+        assert set(found.stop_ids) == ended and found.end_id == tokenizer.end_id
+    own = tok.with_tokens(tokenizer, ["<|user|>", "<|assistant|>", "<|fin|>"])
+    read = metadata(own, OWN).get
+    assert own.special["<|fin|>"] in [read(f"tokenizer.ggml.{n}_token_id") for n in ("eot", "eom")]
+    found = tok.from_files(gguf_tokenizer.to_files(read, "llama", "x"), "read back")
+    assert set(found.stop_ids) == {*ended, own.special["<|fin|>"]}
+
+
+def test_ends_that_a_gguf_file_has_no_place_for_are_told_at_the_start():
+    more = ("<|one|>", "<|two|>", "<|three|>")
+    grown = tok.with_tokens(kinds.make(kinds.gpt2), more)
+    ids = [grown.end_id, *(grown.special[text] for text in more)]
+    files = grown.files() | {"generation_config.json": json.dumps({"eos_token_id": ids}).encode()}
+    [told] = tokenizer_files.obstacles(tok.from_files(files, "mine"))
+    assert told.startswith("ptft export --to=gguf will refuse this run's tokenizer: eos_token_id =")
+
+
 @pytest.mark.heavy
 def test_lists_that_give_other_ids_are_told(tmp_path):
     for kind in (kinds.byte, kinds.llama2):
@@ -218,6 +301,26 @@ def test_lists_that_give_other_ids_are_told(tmp_path):
         assert tokenizer.special["<|im_end|>"] in found.stop_ids
         ours = chat.encode_chat(tokenizer, TALK, True, template="chatml").tolist()
         assert chat.encode_chat(found, TALK, True).tolist() == ours
+
+
+@kinds.named((kinds.sentencepiece_bpe, kinds.sentencepiece_unigram))
+def test_added_tokens_are_said_beside_a_sentencepiece_model(kind):
+    """A reader that goes by the pieces and by added_tokens_decoder, as llama.cpp's converter does, has every token."""
+    import sentencepiece
+
+    tokenizer = marked(kind)
+    files = tokenizer_files.written(tokenizer, 64)
+    model = sentencepiece.SentencePieceProcessor(model_proto=next(files[n] for n in files if n.endswith(".model")))
+    said = json.loads(files["tokenizer_config.json"])["added_tokens_decoder"]
+    known = {i: model.id_to_piece(i) for i in range(model.piece_size())}
+    known |= {int(i): entry["content"] for i, entry in said.items()}
+    assert sorted(known) == list(range(tokenizer.vocab_size)) and set(MARKS) <= set(known.values())
+    whole = json.loads(files["tokenizer.json"])["added_tokens"]
+    assert whole == [{"id": int(i), **entry} for i, entry in said.items()]
+    for text in MARKS:
+        assert known[tokenizer.special[text]] == text and said[str(tokenizer.special[text])]["special"]
+    types = metadata(tokenizer).get("tokenizer.ggml.token_type")
+    assert types[tokenizer.unk_id] == 2 and types[tokenizer.special[MARKS[0]]] == 3  # unknown, control
 
 
 def test_a_unigram_model_as_gguf_has_it():

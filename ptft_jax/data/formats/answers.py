@@ -50,9 +50,11 @@ class AnswersEncoder(Encoder):
             return (*super().identity, "no template")
         own = sorted({*endings.stops(self.tokenizer, template)} - {*self.tokenizer.stop_ids})
         ends = tuple(f"ends with {token}" for token in own)
+        name = chat.built_in(self.tokenizer, template)
+        ends += ("built in",) if name is None and chat.is_built_in(template) else ()
         return (
             *super().identity,
-            str(chat.built_in(self.tokenizer, template)),
+            str(name),
             template.source,
             "contents are text",
             *ends,

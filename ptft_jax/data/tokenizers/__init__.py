@@ -10,7 +10,7 @@ import numpy as np
 
 from ptft_jax.data import cache
 from ptft_jax.data.options import TokenizerOptions
-from ptft_jax.data.tokenizers import sentencepiece_model, settings, tiktoken_ranks
+from ptft_jax.data.tokenizers import alike, sentencepiece_model, settings, tiktoken_ranks
 from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE, Tokenizer
 from ptft_jax.data.tokenizers.byte import ByteTokenizer
 from ptft_jax.data.tokenizers.fitting import train_bpe
@@ -158,7 +158,7 @@ def build(config: TokenizerOptions, train_texts: Callable[[], Sequence[str]], pa
         tokenizer = train_bpe(train_texts(), config.vocab_size)
     else:
         tokenizer = from_file(pathlib.Path(config.path).expanduser())
-    if parent and fingerprint(tokenizer) != fingerprint(parent):
+    if parent and not alike.same(tokenizer, parent):
         raise UserError(
             f"config.tokenizer.kind = {kind!r}: its vocabulary ({tokenizer.vocab_size} tokens) is not that of the parent "
             f"{parent.origin} ({parent.vocab_size} tokens); leave it at 'auto' to use the parent's"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -44,7 +45,7 @@ class _Run(NamedTuple):
     head: Any
 
 
-def _of_run(reference: str, has_data: bool) -> _Run:
+def _of_run(reference: str, has_data: bool, plugins: Sequence[str]) -> _Run:
     """What --run names: of a run that has made no step yet, too, by its folder alone. Raises UserError."""
     from ptft_jax.data import class_names
     from ptft_jax.data import tokenizers as tok
@@ -60,7 +61,7 @@ def _of_run(reference: str, has_data: bool) -> _Run:
     from ptft_jax.runs import source as restore  # loads JAX, which data alone need not
 
     found = (
-        restore.find(reference, "--run")
+        restore.find(reference, "--run", plugins=plugins)
         if restore.is_reference(reference)
         else restore.find_run(reference, "--run", together=True)
     )
@@ -82,7 +83,7 @@ def load() -> Selected:
         raise UserError("--tokenizer is for --data alone; a config's is config.tokenizer, a run has its own")
     parent, run, head = None, None, class_names.NEW
     if args.run:
-        run = _of_run(args.run, bool(args.data))
+        run = _of_run(args.run, bool(args.data), args.plugins)
         values, head = run.values, run.head
     elif args.config is not None:
         from ptft_jax.training import completion  # loads JAX, which data alone need not

@@ -218,6 +218,13 @@ def test_what_decides_the_ids_is_in_the_identity():
         encoder([{"text": "a", "label": "y"}]),
         encoder([{"text": "a", "label": 1}]),
     ]
+    assert [e.identity.count("built in") for e in made[:5]] == [
+        0,
+        0,
+        0,
+        1,
+        0,
+    ]  # whose ids were others in earlier versions
     identities = [e.identity for e in made]
     assert len(set(identities)) == len(made) and all(isinstance(part, str) for i in identities for part in i)
     assert [pickle.loads(pickle.dumps(e)).identity for e in made] == identities
