@@ -17,6 +17,7 @@ ROOMS = (
     "errors",
     "environment",
     "config.seeds",
+    "config.spans",
     "params.rules",
     "config.field",
     "config.declare",

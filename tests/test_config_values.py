@@ -241,6 +241,7 @@ def test_metrics_that_are_promised_are_measured(text_file, tmp_path):
     assert sorted(promised) == sorted(set(row) - {"step", "kind", "time"})
 
 
+@pytest.mark.heavy
 def test_a_run_that_never_began_may_be_another(text_file, tmp_path, monkeypatch):
     """What it recorded is replaced. One that made a step is continued, or refused."""
     from ptft_jax.training.loop import Loop

@@ -155,8 +155,7 @@ def plain(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """A row a group with plain numbers, in the units of the summary; "" for what is not known."""
     out = []
     for group in groups:
-        best = "yes" if group.best else "no"  # before the figures, which may be wider than a page
-        row: dict[str, Any] = {"run": group.name, "front": best, "method": group.method, "seeds": len(group.runs)}
+        row: dict[str, Any] = {"run": group.name, "method": group.method, "seeds": len(group.runs)}
         for key in COLUMNS:
             mean, deviation = group.figures.get(key, ("", ""))
             row[key], row[f"{key}_sd"] = mean, deviation if len(group.runs) > 1 else ""  # one run has no spread
@@ -168,7 +167,8 @@ def table(groups: Sequence[Group], columns: Sequence[str] = ()) -> list[dict[str
     """A row a group, for people, with these of COLUMNS (all where none are named)."""
     out = []
     for group in groups:
-        row: dict[str, Any] = {"run": group.name, "method": group.method, "seeds": len(group.runs)}
+        best = "yes" if group.best else "no"  # before the figures, which may be wider than a page
+        row: dict[str, Any] = {"run": group.name, "front": best, "method": group.method, "seeds": len(group.runs)}
         for key in columns or COLUMNS:
             title, factor, form = COLUMNS[key]
             mean, deviation = group.figures.get(key, (math.nan, math.nan))

@@ -189,6 +189,7 @@ def test_programs():
     check_programs(NF, **MIXTURE)
 
 
+@pytest.mark.heavy
 def test_memory_of_a_step():
     """A backward pass keeps no dense kernels: the compiler needs as much for a step as on a plain base, not that and a
     copy of all kernels."""
@@ -257,6 +258,7 @@ def test_what_is_known_of_a_method_is_known_of_it_on_a_quantized_base():
     assert offered <= vars(QuantizedBase).keys() | {"__call__"}
 
 
+@pytest.mark.heavy
 def test_several_adapters_share_a_quantized_base():
     several = QuantizedBase(
         MultiAdapter(Lora(2, 4.0, False, 0.0, ("blocks/mlp/.*",)), ("a", "b")), Quantization("nf4", 16), BLOCKS

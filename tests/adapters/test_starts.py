@@ -65,6 +65,7 @@ def test_a_start_changes_nothing_and_merges(init, kind):
     check_merge(lora(init, kind), **LLAMA)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("init", ["pissa", pytest.param("olora", marks=SLOW)])
 def test_training(init):
     check_training(lora(init))

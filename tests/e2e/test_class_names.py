@@ -162,6 +162,7 @@ def test_other_classes_need_another_head(run, text_file, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_head_without_names_gets_none_by_guessing(text_file, tmp_path, cache):
     plain = of_classes(*WORDS, new=2, odd=1, plain=0)
     quiet_train(config(text_file, texts(tmp_path / "n.jsonl", plain)), tmp_path / "run")

@@ -141,6 +141,7 @@ def resumable(text_file, chat, **changes):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_a_run_is_continued_on_other_devices_with_the_same_data(text_file, tmp_path):
     chat = conversations(tmp_path / "chat.jsonl")
@@ -197,6 +198,7 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "name", ["masked_lm", *(pytest.param(n, marks=pytest.mark.heavy) for n in ("prefix_lm", "span_corruption"))]
 )

@@ -123,6 +123,7 @@ def test_watching_a_run(tmp_path, monkeypatch, capsys):
     assert [int(line.split()[0]) for line in capsys.readouterr().out.splitlines()] == list(hooked)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_commands_after_training(tmp_path):
     _run_section("After training", tmp_path)

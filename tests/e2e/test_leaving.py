@@ -156,6 +156,7 @@ def test_values_that_tie_keep_the_first_and_the_run_ends(text_file, tmp_path):
     assert quiet_train(made, tmp_path / "run")["best_step"] == first
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("moment", repeats(["before the end", "before the last launch"], "before the end"))
 def test_where_the_best_is_damaged_the_next_best_is_used_and_said(text_file, tmp_path, capsys, moment):
     """With a rate that makes it worse and worse, the best is the start, the next best the first evaluation after it."""

@@ -59,6 +59,7 @@ def test_a_chatbot_and_its_rates(tmp_path):
     assert "<svg" in (tmp_path / "runs/rates.html").read_text()
 
 
+@pytest.mark.slow
 def test_debugging(tmp_path):
     """What each block prints is what the page says that it shows."""
     _, groups, data, shown, rows = carry_out("debugging", tmp_path)

@@ -256,6 +256,7 @@ def test_an_adapter_run_is_loaded_as_it_was_trained(text_file, tmp_path, cache, 
         assembly.Run(idle, tmp_path / "idle", Reporter(quiet=True))
 
 
+@pytest.mark.heavy
 def test_a_new_head_is_what_the_config_says(tmp_path, text_file, cache):
     """Its defaults too, which are not those of the parent."""
     five = {**small.BERT, "head": "classes", "classes": 5, "class_hidden": True}

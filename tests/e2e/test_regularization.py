@@ -62,6 +62,7 @@ def test_everything_at_once_continues_exactly(text_file, tmp_path, base):
     assert Workdir(base).read_config().model.dropout == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_the_next_stage_continues_the_importance(text_file, tmp_path, base):
     """Online EWC: gamma times what the parent was kept by, and its own."""

@@ -144,7 +144,10 @@ KINDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.heavy) for kind in KINDS])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.heavy if kind == "bidirectional" else pytest.mark.slow) for kind in KINDS],
+)
 def test_how_layers_are_run_changes_nothing(kind):
     """Scanned, unrolled, recomputed, or as consecutive stacks of which one is frozen: the same logits and gradients."""
     base = dataclasses.replace(SPEC, layers=4, init_std=0.2, **KINDS[kind])

@@ -60,7 +60,9 @@ def check(model, params, name):
     assert abs(compute(params, mixed)[0][0] / loss - 1) > 1e-3
 
 
-@pytest.mark.parametrize("family", [{}, LLAMA], ids=["learned positions", "rotary"])
+@pytest.mark.parametrize(
+    "family", [pytest.param({}, marks=pytest.mark.heavy), LLAMA], ids=["learned positions", "rotary"]
+)
 @pytest.mark.parametrize("name", BUILDERS)
 def test_packed_equals_alone(name, family):
     check(*built(name != "masked_lm", **family), name)

@@ -117,6 +117,7 @@ def test_a_layer_is_updated_as_if_it_were_alone(name, cut, deep, expected):
             np.testing.assert_allclose(-mine_now, theirs, err_msg=f"{path} {row}", **tolerance)
 
 
+@pytest.mark.heavy
 def test_several_adapters_are_directed_apart():
     """Leaves [layers, adapters, ...]: each adapter's numbers are a unit of their own."""
     rng = np.random.default_rng(0)

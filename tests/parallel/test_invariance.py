@@ -24,11 +24,11 @@ def reference():
         dict(devices=8, fsdp=2, micro=2),
         pytest.param(dict(devices=8, kind="pmap"), marks=pytest.mark.slow),  # with micro-batches below
         pytest.param(dict(devices=4, kind="pmap", micro=2), marks=pytest.mark.heavy),
-        dict(micro=4),
+        pytest.param(dict(micro=4), marks=pytest.mark.heavy),
         pytest.param(dict(scan=False), marks=pytest.mark.slow),  # with remat below
         pytest.param(dict(remat="full"), marks=pytest.mark.heavy),  # with unrolled layers below
-        dict(remat="dots", scan=False),
-        dict(objective=CausalLM(z_loss=1e-3, label_smoothing=0.1, chunk=5)),
+        pytest.param(dict(remat="dots", scan=False), marks=pytest.mark.heavy),
+        pytest.param(dict(objective=CausalLM(z_loss=1e-3, label_smoothing=0.1, chunk=5)), marks=pytest.mark.heavy),
     ],
     ids=str,
 )

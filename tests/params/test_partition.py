@@ -118,6 +118,7 @@ def test_a_frozen_first_stack_has_no_backward_pass():
     assert flops(CASES["last block"][1]) < 0.65 * flops(EVERYTHING)
 
 
+@pytest.mark.heavy
 def test_rates_multiply_the_step():
     halved = (("blocks[0]/.*", 0.5), (".*", 1.0))
     options = dict(optimizer=optimizer_config(weight_decay=0.0), steps=1, dropout=0.0)

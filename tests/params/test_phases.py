@@ -106,6 +106,7 @@ def test_phases_under_every_program(phased, setting):
     np.testing.assert_allclose(got.grad_norms, phased.grad_norms, rtol=1e-5)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "names", [("all", "last:1", "head"), pytest.param(("last:1", "attention", "all"), marks=pytest.mark.heavy)]
 )

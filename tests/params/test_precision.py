@@ -131,6 +131,7 @@ def test_statistics_that_have_not_the_shape_of_a_parameter_stay_float32():
 NARROW = dict(kept="bfloat16", layers=2)
 
 
+@pytest.mark.heavy
 def test_a_state_in_bfloat16_is_trained_and_stays_in_it():
     """On the whole as in float32, and the same bits again."""
     one, again, reference = train(**NARROW), train(**NARROW), train(layers=2)

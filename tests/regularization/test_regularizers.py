@@ -35,6 +35,7 @@ def test_the_pull_is_the_gradient_of_the_distance():
     np.testing.assert_allclose(distance(now, start, importance), expected, rtol=1e-6)
 
 
+@pytest.mark.heavy
 def test_ewc_with_all_importances_alike_is_l2_sp():
     one = train(regularization=Regularization(l2_sp=3.0), optimizer=SGD, rate=0.1)
     other = train(regularization=Regularization(ewc=1.5), fisher=2.0, optimizer=SGD, rate=0.1)
@@ -155,6 +156,7 @@ def enumerated(partition, trainable, frozen, batch):
     return jax.tree.map(lambda *leaves: sum(leaves) / batch["weights"].sum(), *rows)
 
 
+@pytest.mark.heavy
 def test_more_draws_come_nearer_to_the_information():
     """By enumeration of all tokens: without bias, and with an error that falls as the root of their number."""
     partition, trainable, frozen, batch = fisher_problem(EVERYTHING, rows=16)

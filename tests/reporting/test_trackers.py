@@ -177,6 +177,7 @@ def test_others_of_several_processes_are_silent(tmp_path, book):
     assert book == [] and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.heavy
 def test_a_run_with_a_tracker(text_file, tmp_path, book):
     """Stopped, continued and finished; another that fails."""
     config = tiny_config(text_file, training__steps=4, eval__every=2, log__trackers=("book",), plugins=(__name__,))

@@ -252,6 +252,7 @@ def test_a_step_that_others_refer_to_stays(tmp_path):
     assert Workdir(run).steps() == [4]
 
 
+@pytest.mark.heavy
 def test_reading_while_the_run_goes_on_never_finds_damage(tmp_path):
     """A reader that takes the newest step again and again, while the run saves and removes."""
     stop, problems, loads = threading.Event(), [], 0

@@ -47,6 +47,7 @@ def test_two_lines_add_one_and_the_run_is_the_same(text_file, tmp_path, plain):
     assert rows(tmp_path / "run", "train", "eval", "test") == rows(plain, "train", "eval", "test")
 
 
+@pytest.mark.heavy
 def test_what_a_hook_is_given(text_file, tmp_path, plain):
     seen = []
 

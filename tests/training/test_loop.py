@@ -28,6 +28,7 @@ def test_selection():
         s.update(0, {"y": 1.0})
 
 
+@pytest.mark.heavy
 def test_early_stopping_keeps_the_best(text_file, tmp_path):
     config = tiny_config(text_file, optimizer__learning_rate=0.3, training__steps=40, eval__every=2, select__patience=3)
     summary = quiet_train(config, tmp_path / "run")
@@ -118,6 +119,7 @@ class Told(Reporter):
         self.lines.append(text)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("began, limit, reason", [(100.0, 90.0, "max_seconds"), (0.0, 3000.0, "steps")])
 def test_max_seconds_counts_from_when_the_command_was_given(began, limit, reason, text_file, tmp_path):
     """What an import and the start took is spent: of a command given 100 s ago a limit of 90 s is over."""
@@ -146,6 +148,7 @@ def _curve(workdir):
     return [{k: v for k, v in row.items() if k not in TIMED} for row in read_rows(workdir / "metrics.jsonl")]
 
 
+@pytest.mark.heavy
 def test_a_finished_run_is_not_run_again(text_file, tmp_path):
     config = tiny_config(text_file, training__steps=2)
     first = quiet_train(config, tmp_path / "run")
@@ -154,6 +157,7 @@ def test_a_finished_run_is_not_run_again(text_file, tmp_path):
     assert (tmp_path / "run/metrics.jsonl").stat().st_mtime_ns == before
 
 
+@pytest.mark.heavy
 def test_another_config_in_the_same_folder_is_refused(text_file, tmp_path):
     quiet_train(tiny_config(text_file, training__steps=1, optimizer__warmup_steps=0), tmp_path / "run")
     with pytest.raises(UserError, match="optimizer.learning_rate: 0.01 -> 0.5"):

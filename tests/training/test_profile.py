@@ -33,6 +33,7 @@ def said(capsys):
     return re.sub(r"\s+", " ", capsys.readouterr().err)
 
 
+@pytest.mark.heavy
 def test_the_steps_are_in_the_trace_and_the_run_is_the_same(text_file, tmp_path, capsys):
     whole = quiet_train(config(text_file), tmp_path / "whole")
     traced = train(config(text_file), tmp_path / "traced", reporter=Reporter(), profile="1:3")

@@ -70,6 +70,7 @@ def test_its_state_is_the_runs(text_file, tmp_path):
     assert summary["step"] == int(state.step) == 1 and float(metrics["loss"][1]) > 0
 
 
+@pytest.mark.heavy
 def test_a_step_of_it_is_plain_gradient_descent():
     """Without momentum, decay and clipping: the parameters minus the rate times the gradient of the mean loss, taken here."""
     config = made(
