@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptft_jax.config.declare import Options, declared, fields_of, section
-from ptft_jax.config.field import Field, natural, one_of, part, patterns, positive, seed, share
+from ptft_jax.config.field import Field, natural, one_of, part, patterns, positive, seed, share, span
 from ptft_jax.config.objectives import located
 
 _HERE = "ptft_jax.adapters"
@@ -30,16 +30,6 @@ class MethodSpec:
     def __call__(self, section: Any) -> Any:
         """The method with the settings of its section."""
         return located(self.method).of(section)
-
-
-def _span(default: float, meaning: str) -> Field:
-    """A number of updates, or a share of the run's."""
-    return Field(
-        default,
-        f"{meaning}; below 1: a share of training.steps",
-        valid=lambda v: 0 <= v < 1 or float(v).is_integer(),
-        expected="a share from 0 to below 1, or a whole number of updates",
-    )
 
 
 class LoraOptions(Options):
@@ -73,8 +63,8 @@ class AdaLoraOptions(Options):
     target_rank: int = declared(positive(8, "triplets a layer at the end, on average"))
     alpha: float = declared(positive(32.0, "scale = alpha / rank"))
     dropout: float = declared(share(0.0, "rate on the adapter's input"))
-    t_init: float = declared(_span(0.1, "updates before the first pruning"))
-    t_final: float = declared(_span(0.3, "updates after the last pruning"))
+    t_init: float = declared(span(0.1, "updates before the first pruning"))
+    t_final: float = declared(span(0.3, "updates after the last pruning"))
     delta_t: int = declared(positive(10, "updates from one pruning to the next"))
     beta1: float = declared(part(0.85, "decay of the average of sensitivity"))
     beta2: float = declared(part(0.85, "decay of the average of uncertainty"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ptft_jax import config as configs
@@ -134,30 +134,31 @@ def _retained(config: configs.Section, parent: Any) -> configs.Section | None:
     """The data of the nearest ancestor that was trained on something else than the run is, or what an ancestor before it measured its
     own forgetting on; None where there is none, or it is no longer there."""
     mine = records.identity(config.data.source, config.data.tables.sources)
-    while parent is not None and parent.data is not None:
-        data, settings = parent.data, parent.config
+    for ancestor in _lineage(parent):
+        data, settings = ancestor.data, ancestor.config
+        if data is None:
+            return None
         if records.identity(data.source, data.tables.sources) != mine:
             return data
         if settings.eval.source:
-            there = meant.from_here(parent.workdir, settings)["eval"]["source"]
+            there = meant.from_here(ancestor.workdir, settings)["eval"]["source"]
             return _changed(settings, source=there, mixture=())
-        try:
-            parent = restore.before(parent)
-        except UserError:
-            return None
     return None
 
 
 def _plugins(parent: Any) -> tuple[str, ...]:
     """Those of a parent and of all before it, whose data may be what is measured."""
-    found: list[str] = []
+    return tuple(dict.fromkeys(name for ancestor in _lineage(parent) for name in ancestor.config.plugins))
+
+
+def _lineage(parent: Any) -> Iterator[Any]:
+    """A parent, and what it was started from, and so on, as long as that is still there."""
     while parent is not None:
-        found += parent.config.plugins
+        yield parent
         try:
             parent = restore.before(parent)
         except UserError:
-            break
-    return tuple(dict.fromkeys(found))
+            return
 
 
 def _changed(config: configs.Section, plugins: Sequence[str] = (), **changes: Any) -> DataOptions:
