@@ -68,7 +68,7 @@ def get_config() -> configs.Config:
     config.optimizer.learning_rate = 1e-3
     config.optimizer.learning_rate = 1
     config.optimizer.learning_rte = 1e-3  #! "OptimizerOptions" has no attribute "learning_rte"; maybe "learning_rate"?  [attr-defined]
-    config.optimizer.warmup_steps = 2.5  #! Incompatible types in assignment (expression has type "float", variable has type "int")
+    config.training.micro_batches = 2.5  #! Incompatible types in assignment (expression has type "float", variable has type "int")
     config.model.layers = 2
     config.model.layers = "2"  #! Incompatible types in assignment (expression has type "str", variable has type "int")
     config.modle.layers = 2  #! "Config" has no attribute "modle"; maybe "model"?

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ptft_jax.config import spans
+
 
 def differing(configs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows {"setting", NAME: value, ...} of the settings that are not the same in all of these configs.
@@ -16,10 +18,9 @@ def differing(configs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     paths = dict.fromkeys(path for values in flat.values() for path in values)
     rows = []
     for path in paths:
-        values = {name: theirs.get(path, "-") for name, theirs in flat.items()}
-        first, *others = values.values()
-        if any(other != first for other in others):
-            rows.append({"setting": path.rstrip("_"), **{name: _shown(value) for name, value in values.items()}})
+        values = {name: spans.text(theirs[path]) if path in theirs else "-" for name, theirs in flat.items()}
+        if len(set(values.values())) > 1:
+            rows.append({"setting": path.rstrip("_"), **values})
     return rows
 
 
@@ -29,7 +30,3 @@ def _leaves(values: Mapping[str, Any], prefix: str) -> Any:
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
-
-
-def _shown(value: Any) -> Any:
-    return repr(value) if isinstance(value, (str, list, tuple)) else value
