@@ -179,6 +179,7 @@ def test_the_main_job_needs_none_of_them(text_file, tmp_path):
         (["export", f"--run={tmp_path}/lora", "--to=gguf", f"--out={tmp_path}/x.gguf"], "gguf"),
         (["report", f"--run={tmp_path}/lora"], "reports"),
         (["compare", tmp_path / "lora"], "reports"),
+        (["compare", "--sequence", tmp_path / "lora", tmp_path / "lora"], "reports"),
         (["eval", "--run=gguf:smollm2", "--data=stdlib:prose"], "gguf"),
     ):
         done = without(NAMES, *words)

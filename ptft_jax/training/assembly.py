@@ -217,7 +217,7 @@ class Run:
         if self.config.model.image_size:
             return ""
         data, tokenizer = self.config.data, self.tokenizer
-        adapter = self.config.init.adapter
+        adapter = self.config.init.adapter if self.parent else ""  # left unread, and so refused, where it does nothing
         found = identity.learned_template(data.template, tokenizer, self.data.table, self.parent, adapter)
         if found is None:
             return ""

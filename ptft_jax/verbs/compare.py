@@ -64,6 +64,9 @@ def main() -> None:
 def _compare(references: list[str], out: pathlib.Path | None, reporter, as_csv: bool) -> None:
     from ptft_jax.reporting import comparison
 
+    if out is not None:
+        from ptft_jax.reporting import comparison_page  # needs an extra: said before anything is printed
+
     groups = comparison.compare(references)
     if as_csv:
         rows = comparison.plain(groups)
@@ -74,8 +77,6 @@ def _compare(references: list[str], out: pathlib.Path | None, reporter, as_csv: 
         reporter.table("", comparison.table(groups, comparison.NARROW))
         reporter.say(comparison.meanings(groups))
     if out is not None:
-        from ptft_jax.reporting import comparison_page
-
         comparison_page.write(groups, out)
 
 
