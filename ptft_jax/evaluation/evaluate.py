@@ -18,7 +18,7 @@ BITS = "bits_per_byte"
 
 
 class EvalSet:
-    """A named set whose batches stay on the devices between evaluations."""
+    """A named set whose batches are on the host; one at a time is put on the devices, while they compute on the one before."""
 
     def __init__(
         self, name: str, batches: list[Rows], program: Any, byte_lengths_V: np.ndarray | None, *, raw: bool = False
@@ -30,7 +30,7 @@ class EvalSet:
           raw: also measure the parameters themselves, beside their average.
         """
         self.name = name
-        self._batches = [program.place(batch) for batch in batches]
+        self._batches, self._place = batches, program.place
         self._measures = {"": program.evaluate} | ({RAW: program.evaluate_raw} if raw else {})
         mine = (_spanned(batches, byte_lengths_V), float(sum(b["weights"].sum() for b in batches)))
         self._bytes, self.tokens = map(sum, zip(*processes.gather(mine)))
@@ -58,7 +58,7 @@ class EvalSet:
         parts, waiting = [], None
         for batch in self._batches:
             check()
-            following = evaluate(state, batch)
+            following = evaluate(state, self._place(batch))
             if waiting is not None:
                 parts.append(to_host(waiting))
             waiting = following

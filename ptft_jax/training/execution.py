@@ -289,7 +289,6 @@ class Execution:
             at_step=self._at,
             meta=saved,
             sample=run.sampler,
-            learning_rate=run.trainer.learning_rate,
             writer=writer,
             reporter=run.reporter,
             termination=termination,
