@@ -93,6 +93,20 @@ def names(
     return found
 
 
+def costly(sets: Mapping[str, Collection[Any]], every: int) -> str:
+    """What to say where evaluations of these sets of batches, `every` so many steps, take longer than the steps; "" elsewhere.
+    A forward pass costs a third of a training step: the gradients of inputs and of weights cost as much again each."""
+    each = {name: len(batches) for name, batches in sets.items()}
+    total = sum(each.values())
+    if not every or total <= 3 * every:
+        return ""
+    parts = ", ".join(f"{count:,} of {name}" for name, count in each.items())
+    return (
+        f"an evaluation is {total:,} batches ({parts}), about the cost of {total / 3:,.0f} training steps, and comes after every "
+        f"{every:,}: config.eval.tokens evaluates a part of each set, config.eval.every sets how often"
+    )
+
+
 def _spanned(batches: list[Rows], byte_lengths_V: np.ndarray | None) -> float:
     """The bytes that targets stand for: bits per byte compare models whose tokens differ.
 
