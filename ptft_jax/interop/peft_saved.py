@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -225,8 +226,7 @@ def _replaced(
             f"{where}: what the adapter saved of the base is of another shape than there (a base with more tokens or classes is to be "
             f"written as it was when the adapter was trained, by save_pretrained):{listed(problems, 20)}"
         )
-    given = [(tensor.ours, at) for name in copies for tensor, at in places[name]]
-    counts = {path: sum(1 for other, _ in given if other == path) for path, _ in given}
+    counts = collections.Counter(tensor.ours for name in copies for tensor, _ in places[name])
     parts = {p for p, n in counts.items() if n < int(np.prod(base[p].shape[: _lead(p, places)]))}
     tables = {name: _table(name, array, config, places, base, ties, where) for name, array in rows.items()}
     parts |= {path for path, *_ in tables.values() if path not in counts}

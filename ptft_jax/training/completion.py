@@ -9,6 +9,7 @@ from typing import Any
 from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.config.field import hashable
+from ptft_jax.config.objectives import ObjectiveSpec
 from ptft_jax.config.plugins import tables
 from ptft_jax.data import class_names, pipeline, records
 from ptft_jax.errors import UserError, listed
@@ -176,8 +177,11 @@ def _completed(values: dict[str, Any], suggested: frozenset[str], *, tuned: bool
 
 
 def _with_direction(values: dict[str, Any]) -> dict[str, Any]:
-    """A config with `select.mode` filled in by the metric; of one that says nothing, a run tells whether it is measured."""
-    select, metrics = values["select"], tables(tuple(values["plugins"])).metrics
+    """A config with `select.metric`, where it is as it is, filled in by the objective, and `select.mode` by the metric; of one that says nothing, a run tells whether it is measured."""
+    select, known_tables = values["select"], tables(tuple(values["plugins"]))
+    metrics, chosen = known_tables.metrics, known_tables.objectives[values["objective"]["name"]]
+    if select["metric"] == f"validation/{ObjectiveSpec.selects}":
+        select["metric"] = f"validation/{chosen.selects}"
     if select["mode"] != AUTO or known(select["metric"], metrics):
         select["mode"] = direction(select["metric"], select["mode"], metrics)
     return values
