@@ -113,7 +113,8 @@ def write(
     adapted = {_ADDED.split(key.removeprefix(ROOT))[0] for key in tensors}
     modules = dict.fromkeys(name.rpartition(".")[0] for name in moved if not name.endswith(".bias"))
     biases = [name for name in moved if name.endswith(".bias") and name.rpartition(".")[0] not in modules]
-    wrong = [path for path in changed if path not in own]
+    beside = config["peft_type"] in ("LORA", "IA3", "OFT")  # those that PEFT wraps modules for
+    wrong = [path for path in changed if path not in own or not beside]
     wrong += [name for name in moved if name in ties.values() or name.rpartition(".")[0] in adapted & modules.keys()]
     if biases and "bias" not in config:
         wrong += biases

@@ -127,8 +127,7 @@ def adapter(
     if not source.meta.get("base"):
         raise UserError(f"--to=peft: {source.name} did not start from another model, so there is no base to put it on")
     params = source.parameters(on_one_device, merged=False)
-    before = flatten(restore.base_parameters(source, on_one_device))
-    _refuse_grown(source, flatten(params), before)
+    before = _before(source, flatten(params), flatten(restore.base_parameters(source, on_one_device)))
     base = base or origin.removeprefix("hf:")
     template, files = identity.chat_template(source), {}
     if template and template != tokenizer.chat_template:  # the base's tokenizer does not bring it
@@ -151,16 +150,21 @@ def _lost_names(source: Any, base: dict[str, Any]) -> dict[str, Any]:
     return {"left_out": "names of classes, for which PEFT's format has no place", "classes": list(source.classes)}
 
 
-def _refuse_grown(source: Any, params: dict[str, Any], base: dict[str, Any]) -> None:
-    """PEFT puts an adapter onto the base as it is, so no parameter of it may have another shape."""
+def _before(source: Any, params: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """The base's parameters by path, NaN for those that were re-initialized and so are none of its. Raises UserError for another
+    shape: PEFT puts an adapter onto the base as it is."""
+    import numpy as np
+
     from ptft_jax.adapters.base import is_added
 
-    wrong = [p for p, a in params.items() if not is_added(p) and (p not in base or a.shape != base[p].shape)]
+    own = {path: array for path, array in params.items() if not is_added(path)}
+    wrong = [path for path, array in own.items() if path in base and array.shape != base[path].shape]
     if wrong:
         raise UserError(
             f"--to=peft: {source.name} changed more than its adapter, and PEFT's format has no place for:{listed(wrong)}\n"
             "export the whole model by --to=hf"
         )
+    return {path: base[path] if path in base else np.full(a.shape, np.nan, a.dtype) for path, a in own.items()}
 
 
 def _facts(source: Any) -> tuple[dict[str, Any], list[dict[str, Any]], Any, dict[str, Any]]:

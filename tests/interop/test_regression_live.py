@@ -93,6 +93,9 @@ def test_a_run_learns_numbers_and_leaves_as_a_head_with_one(bert, text_file, tmp
         optimizer__learning_rate=5e-3, training__steps=30, eval__parent_data=False, model__causal=False,
         model__head="classes", model__classes=1, **more,
     )  # fmt: skip
+    config.model.update(
+        layers=4, width=128, heads=4, max_length=128
+    )  # the defaults: the parent's sizes take their place
     summary = quiet_train(config, tmp_path / "run")
     assert summary["selected"]["metric"] == "validation/mse"
     assert summary["after"]["test/mse"] < summary["before"]["test/mse"]
