@@ -69,7 +69,7 @@ class RowSet:
         (1, 2, ...; 0 = padding) int32 [T] where segmented; whatever else the builder makes.
 
         `key` decides what is random about it; the same key gives the same row. A labelled row has instead targets
-        int32 [], its class, and weights float32 [].
+        int32 [], its class, or float32 [], its number, and weights float32 [].
         """
         out: Rows = {}
         at = 0
@@ -89,7 +89,7 @@ class RowSet:
             at += size
         if self.builder.labelled:
             example = int(np.searchsorted(self.store.offsets, self.plan[index][0, 0], side="right")) - 1
-            out |= {"targets": np.int32(self.store.labels[example]), "weights": np.float32(1)}
+            out |= {"targets": self.store.labels[example], "weights": np.float32(1)}
         return out
 
     def batch(self, indices: np.ndarray, keys: Sequence[Sequence[int]]) -> Rows:

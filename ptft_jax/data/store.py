@@ -42,7 +42,7 @@ class Store:
       ids: uint16 or uint32 [N], memory-mapped.
       offsets: int64 [sequences + 1], where sequences start and the last ends.
       trained: bool [N], the ids that are targets of the loss; None = all.
-      labels: int32 [examples] of classification, else None.
+      labels: int32 [examples] of classification, float32 of regression, else None.
       origins: int64 [examples], which record of the source each was made from.
       key: digest that names the content in checkpoints and lineage.
       per_example: sequences of an example, 1 or 2.
@@ -161,18 +161,19 @@ class Writer:
         self._hashes = {name: hashlib.sha256() for name in names}
         self.digests: dict[str, str] = {}
         self.examples = self.sequences = self.tokens = self.empty = 0
-        self._all_trained, self._labelled, self._pairs = True, False, False
+        self._all_trained, self._labelled, self._pairs, self._numeric = True, False, False, False
 
     def add(self, examples: Sequence[Encoded], origins: Iterable[int], keys: np.ndarray | None = None) -> None:
         """Appends examples made from the records `origins`; `keys`: uint64 [examples, 2]."""
         sequences = [s for e in examples for s in e.sequences]
         self._pairs |= len(sequences) > len(examples)
-        self._labelled |= any(e.label >= 0 for e in examples)
+        self._numeric |= any(e.numeric for e in examples)
+        self._labelled |= self._numeric or any(e.label >= 0 for e in examples)
         starts = self.tokens + np.cumsum([0, *(len(s.ids) for s in sequences)])
         values = {
             "ids": _joined([s.ids for s in sequences], self._dtype),
             "lengths": np.asarray([len(s.ids) for s in sequences], np.int64),
-            "labels": np.asarray([e.label for e in examples], np.int32),
+            "labels": np.asarray([e.label_bits for e in examples], np.int32),
             "origins": np.asarray(list(origins), np.int64),
             "empty": np.asarray([start + at for start, s in zip(starts, sequences) for at in s.empty], np.int64),
             **({_KEYS: np.asarray(keys, np.uint64)} if self._keyed else {}),
@@ -220,6 +221,7 @@ class Writer:
         for count in ("examples", "sequences", "tokens", "empty"):
             setattr(self, count, getattr(self, count) + meta[count])
         self._labelled |= meta["labelled"]
+        self._numeric |= meta["numeric"]
         self._pairs |= meta["per_example"] == 2
 
     def _add_trained(self, count: int) -> None:
@@ -261,6 +263,7 @@ class Writer:
             "per_example": 2 if self._pairs else 1,
             "all_trained": self._all_trained,
             "labelled": self._labelled,
+            "numeric": self._numeric,
             "keyed": self._keyed,
             "digests": self.digests,
             **facts,
@@ -330,7 +333,11 @@ def load(folder: pathlib.Path, remedy: str = "") -> Store:
         "ids": array("ids", np.dtype(meta["dtype"]), tokens),
         "origins": array("origins", np.int64, examples),
         **({} if meta["all_trained"] else {"trained": array("trained", np.bool_, tokens)}),
-        **({"labels": array("labels", np.int32, examples)} if meta["labelled"] else {}),
+        **(
+            {"labels": array("labels", np.float32 if meta.get("numeric") else np.int32, examples)}
+            if meta["labelled"]
+            else {}
+        ),
         **({"empty": array("empty", np.int64, meta["empty"])} if meta.get("empty") else {}),
         **({_KEYS: array(_KEYS, np.uint64, 2 * examples).reshape(-1, 2)} if meta.get("keyed") else {}),
     }

@@ -11,7 +11,7 @@ import pathlib
 import pickle
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,14 +44,21 @@ class Opened:
 
     @classmethod
     def of(
-        cls, reference: str, split: str, *, held_out: float, broken: str = "raise", kinds: Kinds = SOURCES
+        cls,
+        reference: str,
+        split: str,
+        *,
+        held_out: float,
+        broken: str = "raise",
+        kinds: Kinds = SOURCES,
+        learns: Sequence[str] = (),
     ) -> Opened:
         """The format is that of all that is trained on or divided, whichever split is opened: a class has the same number in
         all.
 
-        `kinds` as of `records.parse`. Raises UserError: see `records.open_records` and `formats.choose`.
+        `kinds` as of `records.parse`, `learns` as of `formats.choose`. Raises UserError: see `records.open_records` and `formats.choose`.
         """
-        return Formatted.of(reference, broken, kinds).opened(split, held_out)
+        return Formatted.of(reference, broken, kinds, learns=learns).opened(split, held_out)
 
     def texts(self) -> Iterator[Any]:
         """All text of the records, for training a tokenizer: what is said, without what a template puts around it. A long text
@@ -81,7 +88,14 @@ class Formatted:
     format: formats.Format
 
     @classmethod
-    def of(cls, reference: str, broken: str = "raise", kinds: Kinds = SOURCES, trains: bool = True) -> Formatted:
+    def of(
+        cls,
+        reference: str,
+        broken: str = "raise",
+        kinds: Kinds = SOURCES,
+        trains: bool = True,
+        learns: Sequence[str] = (),
+    ) -> Formatted:
         """As `Opened.of`; `trains` as for `records.open_source`."""
         source = records.open_source(reference, broken=broken, kinds=kinds, trains=trains)
         first = "train" if "train" in source.own else source.own[0]
@@ -89,7 +103,7 @@ class Formatted:
         pool = labels.Pool(lambda: [(whole, whole.where)], source.reference.kind == "csv", whole.class_names)
         held_out = (source.whole(split) for split in source.own if split != first)  # opened where they are asked for
         elsewhere = ((rows.where(index), rows[index]) for rows in held_out for index in range(len(rows)))
-        chosen = formats.choose(_beginnings(whole), options, whole.where, pool=pool, elsewhere=elsewhere)
+        chosen = formats.choose(_beginnings(whole), options, whole.where, pool=pool, elsewhere=elsewhere, learns=learns)
         reading = formats.Reading.of_columns(chosen.name, chosen.columns, options, chosen.json)
         return cls(reference, broken, source.read_as(reading), chosen)
 

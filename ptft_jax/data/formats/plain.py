@@ -1,8 +1,9 @@
-"""Formats without turns: text, classification, and what is tokenized already."""
+"""Formats without turns: text, classification, regression, and what is tokenized already."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -53,14 +54,23 @@ class ClassificationEncoder(TextEncoder):
 
     def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
         form = self.format
-        classes = [
-            labels.number(form.value(record, "label", where), form, where) for record, where in zip(records, wheres)
-        ]
-        return [Encoded(row.ids, label=label) for row, label in zip(super()._encode(records, wheres), classes)]
+        found = [self._label(form.value(record, "label", where), where) for record, where in zip(records, wheres)]
+        return [Encoded(row.ids, label=label) for row, label in zip(super()._encode(records, wheres), found)]
+
+    def _label(self, value: Any, where: str) -> int | float:
+        """What a label means. Raises UserError."""
+        return labels.number(value, self.format, where)
 
 
-class PairClassificationEncoder(ClassificationEncoder):
-    """As ClassificationEncoder, of two texts, with what the tokenizer has between these (`Tokenizer.between`)."""
+class RegressionEncoder(ClassificationEncoder):
+    """As TextEncoder, with a number."""
+
+    def _label(self, value: Any, where: str) -> int | float:
+        return labels.value(value, self.format, where)
+
+
+class _OfTwo(TextEncoder):
+    """Two texts, with what the tokenizer has between these (`Tokenizer.between`)."""
 
     def _between(self, records: Sequence[Record], wheres: Sequence[str]) -> list[np.ndarray]:
         between = np.asarray(self.tokenizer.between.ids, np.int32)
@@ -69,6 +79,14 @@ class PairClassificationEncoder(ClassificationEncoder):
 
     def texts(self, record: Record, where: str = "record") -> list[str]:
         return [self.format.text(record, what, where) for what in ("text", "pair")]
+
+
+class PairClassificationEncoder(_OfTwo, ClassificationEncoder):
+    """As ClassificationEncoder, of two texts."""
+
+
+class PairRegressionEncoder(_OfTwo, RegressionEncoder):
+    """As RegressionEncoder, of two texts."""
 
 
 class TokensEncoder(Encoder):

@@ -103,7 +103,7 @@ class Chunk:
 
     Attributes:
       columns: name -> array.
-        Of examples: per_example int8, sequences of each; labels int32; characters, tokens int64; reasons int8, a number
+        Of examples: per_example int8, sequences of each; labels int32 (numbers: float64); characters, tokens int64; reasons int8, a number
         of `REASONS`, or KEPT, or LISTED; keys uint64 [n, 2], of `Records.keys`; digests uint64 [n, 2], equal for equal
         texts ([0, 2] without deduplication);
         bands uint64 [n, bands] and shingle_counts int64, see `duplicates.Sketches` ([0, 0] and [0] unless near).
@@ -207,7 +207,7 @@ class _Worker:
             "trained": np.concatenate([np.zeros(0, bool), *(s.trained for s in sequences if s.trained is not None)]),
             "empties": np.asarray([len(s.empty) for s in sequences], np.int64),
             "empty": np.asarray([at for s in sequences for at in s.empty], np.int64),
-            "labels": np.asarray([e.label for e in examples], np.int32),
+            "labels": np.asarray([e.label for e in examples], float if any(e.numeric for e in examples) else np.int32),
             "tokens": np.add.reduceat(lengths, starts),
             "longest": np.maximum.reduceat(lengths, starts),
         }
