@@ -37,7 +37,8 @@ def known(*, small: bool = False, quality: str = "") -> dict[str, Callable[[], d
     for name, case in cases.cpu().items():
         case = cases.tiny(case) if small else case
         found[name] = lambda case=case: training.measure(case, seconds=seconds)
-    found["decoding"] = lambda: _decoding(small)
+    for name, case in _decoding_cases().items():
+        found[f"decoding-{name}"] = lambda case=case: _decoding(case, small)
     found["start"] = lambda: start.measure(tiny=small)
     for axis in AXES:
         found[f"growth-{axis}"] = lambda axis=axis: growth.measure(axis, tiny=small)
@@ -45,10 +46,22 @@ def known(*, small: bool = False, quality: str = "") -> dict[str, Callable[[], d
     return found
 
 
-def _decoding(small: bool) -> dict[str, Any]:
+def _decoding_cases() -> dict[str, str]:
+    """Cases of DECODING by name; none where it is not there."""
     if importlib.util.find_spec(DECODING) is None:
-        return {"absent": f"{DECODING} is not there"}
-    return importlib.import_module(DECODING).measure(tiny=small)
+        return {}
+    return {case.replace(" ", "-").replace(",", ""): case for case in importlib.import_module(DECODING).CASES}
+
+
+def _decoding(case: str, small: bool) -> dict[str, Any]:
+    for name in ("torch", "transformers"):
+        if importlib.util.find_spec(name) is None:
+            return {"absent": f"the package {name} is not installed: pip install 'ptft_jax[bench]'"}
+    decoding = importlib.import_module(DECODING)
+    tiny = {"vocab": 256, "layers": 2, "width": 48, "heads": 3, "kv_heads": 1, "mlp": 96}
+    options = {"shape": decoding.SHAPE | tiny, "rounds": 1} if small else {}
+    [row] = decoding.measure((case,), **options)
+    return {"decoding": row}
 
 
 def _quality(folder: str) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import random
 import subprocess
 import sys
 import tempfile
+import time
 from typing import Any
 
 # `ptft train`, left after the first step. What it imports and when is that of `ptft_jax.train.main`.
@@ -42,8 +44,10 @@ try:
 except Left:
     pass
 """
-DEMO = ("pretrain/shakespeare:small", 'data.source="stdlib:prose"', "model.scan=false")
-TINY = ("pretrain/shakespeare:tiny", 'data.source="stdlib:prose"', "tokenizer.vocab_size=300", "eval.tokens=200")
+# The base of `experiments.transfer`, on a text that is made here.
+DEMO = ("pretrain/shakespeare:small", "model.scan=false")
+TINY = ("pretrain/shakespeare:tiny", "tokenizer.vocab_size=300", "eval.tokens=200")
+CHARACTERS, LETTERS = 1_000_000, 12  # of the text, about, and of its longest words; at tiny size a tenth
 HELP = ["-m", "ptft_jax.cli", "--help"]
 
 
@@ -51,13 +55,15 @@ def measure(*, tiny: bool = False, rounds: int = 3) -> dict[str, Any]:
     """Seconds by part (`ptft_jax.reporting.clock.PARTS`) to the first step of the demo's base: "cold", with no cache, and
     "warm", the median of `rounds` further starts. "help": of `ptft --help`, from outside."""
     with tempfile.TemporaryDirectory() as folder:
+        _write_text(pathlib.Path(folder) / "text.txt", tiny)
         cold, *warm = [_started(pathlib.Path(folder), number, tiny) for number in range(1 + (1 if tiny else rounds))]
         middle = sorted(warm, key=lambda parts: sum(parts.values()))[len(warm) // 2]
     return {"cold": cold, "warm": middle, "help": min(_help() for _ in range(rounds))}
 
 
 def _started(folder: pathlib.Path, number: int, tiny: bool) -> dict[str, float]:
-    command = [sys.executable, "-c", PROBE, str(folder / f"run{number}"), *(TINY if tiny else DEMO)]
+    source = f'data.source="text:{folder / "text.txt"}"'
+    command = [sys.executable, "-c", PROBE, str(folder / f"run{number}"), *(TINY if tiny else DEMO), source]
     environment = {**os.environ, "PTFT_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment)
@@ -66,9 +72,17 @@ def _started(folder: pathlib.Path, number: int, tiny: bool) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _help() -> float:
-    import time
+def _write_text(path: pathlib.Path, tiny: bool) -> None:
+    """Lines of words that are drawn as a language has them: few are frequent (Zipf)."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(1, LETTERS))) for _ in range(5000)]
+    weights = [1 / (rank + 1) for rank in range(len(words))]
+    count = CHARACTERS // LETTERS // (10 if tiny else 1)
+    text = draw.choices(words, weights, k=count)
+    path.write_text("\n".join(" ".join(text[at : at + 12]) for at in range(0, count, 12)) + "\n", encoding="utf-8")
 
+
+def _help() -> float:
     began = time.perf_counter()
     subprocess.run([sys.executable, *HELP], check=True, capture_output=True)
     return time.perf_counter() - began

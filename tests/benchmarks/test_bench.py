@@ -64,10 +64,10 @@ def test_the_command_of_the_page(tmp_path):
     done = run(sys.executable, "-m", "ptft_jax.cli", *words[:-1], f"--out={tmp_path}", XLA_FLAGS="")
     assert done.returncode == 0 and f"page: {tmp_path / 'benchmarks.md'}" in done.stdout, done.stderr
     found = json.loads((tmp_path / "benchmarks.json").read_text())
-    case, growth = found["4x128"], found["growth-layers"]
+    case, growth = found["4x128"], found["growth-width"]
     assert set(case["sides"]) | set(case["absent"]) == {"scanned", "unrolled", "PyTorch", "PyTorch, compiled"}
     assert case["void"] == [] and all(row["low"] <= row["seconds"] <= row["high"] for row in case["sides"].values())
-    assert [p["x"] for p in growth["points"]["scanned"]] == [2, 4]
+    assert [p["x"] for p in growth["points"]["scanned"]] == [64, 128]
     assert growth["points"]["scanned"][1]["parameters"] > growth["points"]["scanned"][0]["parameters"]
     assert "was not measured" in (tmp_path / "benchmarks.md").read_text() or not case["absent"]
 

@@ -58,3 +58,16 @@ def test_what_was_not_measured_is_said():
     text, figures = page.render({})
     titles = re.findall(r"^### (.*)$", text, re.MULTILINE)
     assert text.count(page.NOT_YET) == 5 + len(titles) and len(titles) == 6 and not figures
+
+
+def test_decoding_is_their_time_over_ours():
+    row = {
+        "case": "batch 1",
+        "ours_ms": 2.0,
+        "peer_ms": 5.0,
+        "ratio": 2.5,
+        "ours_prompt_ms": 4.0,
+        "peer_prompt_ms": 3.0,
+    }
+    text, _ = page.render({"decoding-batch-1": {"decoding": row} | RAN})
+    assert cells(text, "batch 1")[1:] == ["2.50", "0.75"]
