@@ -8,7 +8,7 @@ RECIPES = {
     #       layers width heads length batch dropout steps
     "cpu": (4, 128, 4, 64, 12, 0.0, 2000),  # validation loss 1.88, as its README says
     "gpu": (6, 384, 6, 256, 64, 0.2, 5000),  # 1.4697
-    "cpu_fast": (4, 128, 4, 64, 12, 0.0, 700),
+    "cpu_fast": (4, 128, 4, 64, 12, 0.0, 400),
 }
 
 
@@ -31,6 +31,7 @@ def get_config(arg: str) -> configs.Config:
 
 
 def _fast(config: configs.Config) -> None:
-    """What was found to need the fewest steps; docs/benchmarks.md says what each part gives."""
+    """Muon at a rate ten times as high, and rotary positions with normalized queries and keys, which bear it; down to zero."""
     config.model.update(norm="rms", positions="rotary", query_key_norm="head")
-    config.optimizer.update(name="muon", learning_rate=4e-3, schedule="linear", end_ratio=0.0, warmup_steps=20)
+    config.optimizer.update(name="muon", learning_rate=1e-2, schedule="linear", end_ratio=0.0, warmup_steps=20)
+    config.eval.every = 100

@@ -42,6 +42,21 @@ def test_a_peer_that_computes_something_else_is_void(logits, losses, holds):
     assert found["holds"] is holds
 
 
+def test_absent_peers_are_said(monkeypatch):
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None if name in ("peft", "trl") else name)
+    monkeypatch.setattr(peers.shutil, "which", lambda name: None)
+    found = {name: peers.absent(case) for name, case in cases.cpu().items()}
+    compiler = "torch.compile needs a C++ compiler, and none is here"
+    assert found["4x128"] == {"PyTorch, compiled": compiler}
+    assert found["smollm2-full"] == {
+        "transformers, compiled": compiler,
+        "TRL SFTTrainer": "the package trl is not installed: pip install 'ptft_jax[bench]'",
+    }
+    lora = found["smollm2-lora"]
+    assert set(lora) == {"PEFT", "PEFT, compiled", "transformers Trainer", "TRL SFTTrainer"}
+    assert all(why == "the package peft is not installed: pip install 'ptft_jax[bench]'" for why in lora.values())
+
+
 def test_a_case_that_there_is_not():
     with pytest.raises(UserError, match="no case '4x129' \\(did you mean '4x128'\\?\\); there are 4x128, "):
         bench.run(["4x129"], ROOT / "nowhere", small=True, quality="", say=print)
