@@ -44,6 +44,7 @@ class Step:
       apart: which leaves hold several adapters, each of which is trained by the mean loss of its own rows.
       balance: terms of the loss of what a mixture of experts' router does; None = none, and nothing is measured of it.
       measures: what evaluations measure beside the objective's own metrics.
+      learning_rate: that of an update, by the number of those before it: a metric of the step; None = not measured.
     """
 
     model: Transformer
@@ -57,9 +58,10 @@ class Step:
     apart: Apart | None = None
     balance: Balance | None = None
     measures: Measures = ()
+    learning_rate: Callable[[jax.Array], Any] | None = None
 
     def train(self, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, dict[str, Any]]:
-        """One optimizer update. Metrics are (sum, weight) pairs, plus "grad_norm" and "halted" scalars.
+        """One optimizer update. Metrics are (sum, weight) pairs, plus the scalars "grad_norm", "learning_rate" and "halted".
 
         `axis` names the mapped device axis in the per-device (pmap) form, where `batch` is one device's rows and
         sums are taken across devices by hand. Under jit over a mesh the compiler does that, and `axis` is None.
@@ -74,7 +76,9 @@ class Step:
         wide = dataclasses.replace(state, **{name: precision.wide(getattr(state, name)) for name in _KEPT})
         before = flatten(wide.trainable)
         grads, pulls = self.regularization.pulled(grads, before, flatten(wide.anchor), flatten(state.fisher))
-        grad_norm = optax.tree.norm(grads)
+        scalars = {"grad_norm": optax.tree.norm(grads)}
+        if self.learning_rate is not None:
+            scalars["learning_rate"] = jnp.asarray(self.learning_rate(state.step), jnp.float32)
         whole = unflatten({p: grads[p] if p in grads else jnp.zeros_like(a) for p, a in before.items()})
         updates, optimizer = self.optimizer.update(whole, wide.optimizer, wide.trainable, anchor=wide.anchor)
         after = flatten(optax.apply_updates(wide.trainable, updates))
@@ -84,13 +88,13 @@ class Step:
             share = newest(self.ema_decay, state.step + 1)
             ema = jax.tree.map(lambda e, p: e + share * (p - e), ema, trainable)
 
-        good = jnp.isfinite(loss.total) & jnp.isfinite(grad_norm) & ~state.halted
+        good = jnp.isfinite(loss.total) & jnp.isfinite(scalars["grad_norm"]) & ~state.halted
         new = dataclasses.replace(state, step=state.step + 1, trainable=trainable, optimizer=optimizer, ema=ema)
         new = precision.stored(new, state, jax.random.fold_in(jax.random.fold_in(state.rng, state.step), _ROUNDED))
         state = jax.tree.map(lambda new, old: _choose(good, new, old), new, state)
         state = dataclasses.replace(state, halted=~good)
         routed = {} if self.balance is None else self.balance.metrics(routing)
-        return state, {**loss.metrics, **pulls, **routed, "grad_norm": grad_norm, "halted": ~good}
+        return state, {**loss.metrics, **pulls, **routed, **scalars, "halted": ~good}
 
     def evaluate(self, state: TrainState, batch: Batch) -> dict[str, Any]:
         """What the objective measures of one batch without dropout (`ptft_jax.objectives.base.Rows.measured`), on the averaged
