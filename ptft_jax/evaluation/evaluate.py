@@ -10,7 +10,7 @@ import numpy as np
 
 from ptft_jax.config.metrics import RAW
 from ptft_jax.data.rows import Rows
-from ptft_jax.objectives import counts
+from ptft_jax.objectives import correlation, counts
 from ptft_jax.parallel import processes
 from ptft_jax.parallel.compile import to_host
 
@@ -66,6 +66,8 @@ class EvalSet:
         return {
             name: tuple(map(sum, zip(*(part[name] for part in parts))))
             if isinstance(first, tuple)
+            else np.concatenate([part[name].reshape(-1, part[name].shape[-1]) for part in parts])
+            if name == correlation.ROWS
             else sum(part[name] for part in parts)
             for name, first in parts[0].items()
         }
@@ -75,6 +77,8 @@ class EvalSet:
         values = {k: float(total / weight) if weight else math.nan for k, (total, weight) in host.items()}
         if counts.BY_CLASS in sums:
             values |= counts.f1(sums[counts.BY_CLASS])
+        if correlation.ROWS in sums:
+            values |= correlation.values(sums[correlation.ROWS])
         if "nll" in host and self._bytes:
             values[BITS] = host["nll"][0] / math.log(2) / self._bytes
         return values
