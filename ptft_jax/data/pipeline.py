@@ -7,7 +7,7 @@ import functools
 import itertools
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,10 +148,10 @@ def _rendering(data: DataOptions, kind: str) -> dict[str, str]:
     return {"template": data.template, "train_on": data.train_on}
 
 
-def training_texts(data: DataOptions, kinds: tuple[str, ...] = ()) -> list[str]:
-    """All text that is trained on, for training a tokenizer. Raises UserError for sources that have none, or that are of none
-    of `kinds`, where any are named."""
-    texts: list[str] = []
+def training_texts(data: DataOptions, kinds: tuple[str, ...] = ()) -> tok.Texts:
+    """All text that is trained on, for training a tokenizer: read whenever it is iterated over. Raises UserError for sources that
+    have none, or that are of none of `kinds`, where any are named."""
+    sources = []
     for reference, _ in weighted(data):
         if records.parted(reference)[0] == token_folder.KIND:
             raise UserError(f"{reference}: tokens already; a tokenizer cannot be trained on them")
@@ -159,8 +159,20 @@ def training_texts(data: DataOptions, kinds: tuple[str, ...] = ()) -> list[str]:
         check_kind(kinds, opened.format.kind, reference, opened.format.describe(), data.tables.objectives)
         if opened.format.kind == "tokens":
             raise UserError(f"{reference}: token ids already; a tokenizer cannot be trained on them")
-        texts += opened.texts()
-    return texts
+        sources.append(opened)
+    return _Texts(sources)
+
+
+class _Texts:
+    """The texts of sources, one after the other."""
+
+    def __init__(self, sources: Sequence[tokenize.Opened]):
+        self._sources = sources
+        self.identity = tuple(part for opened in sources for part in opened.identity_of_texts())
+
+    def __iter__(self) -> Iterator[Any]:
+        for opened in self._sources:
+            yield from opened.texts()
 
 
 def weighted(data: DataOptions) -> tuple[tuple[str, Any], ...]:

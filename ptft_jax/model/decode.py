@@ -14,7 +14,8 @@ import numpy as np
 from ptft_jax.config import field as fields
 from ptft_jax.config import seeds
 from ptft_jax.errors import UserError
-from ptft_jax.model.attention import Cache, causal_mask
+from ptft_jax.model.attention import Cache
+from ptft_jax.model.dot_product import Seen, Span
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Params, Transformer
 
@@ -118,7 +119,7 @@ def _prefill(
     slot = jnp.arange(slots)
     if prefix:  # all of the prompt sees all of it, but what is learned before it (see Transformer.hidden)
         own_BT = order[None] >= pad_B[:, None] + model.virtual_tokens
-        seen_BTS = causal_mask(length, prefix_BT=own_BT).allowed
+        seen_BTS = Seen(prefix=(own_BT, own_BT)).allowed(Span(0, length), Span(0, length))
         seen_BTS = jnp.pad(seen_BTS, [(0, 0), (0, 0), (0, slots - length)])
     else:
         seen_BTS = slot[None, None] <= order[None, :, None]

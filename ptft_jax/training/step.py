@@ -25,6 +25,7 @@ from ptft_jax.regularization.regularizers import Regularization
 from ptft_jax.runs.state import TrainState
 
 _KEPT = ("trainable", "optimizer", "ema", "anchor")  # what a state may keep narrower than it is computed with
+_CHANGED = ("step", "trainable", "optimizer", "ema")  # what an update changes
 _ROUNDED = 0x726F756E  # tells the draws by which a step's results are rounded from those of its rows
 
 
@@ -80,21 +81,25 @@ class Step:
         if self.learning_rate is not None:
             scalars["learning_rate"] = jnp.asarray(self.learning_rate(state.step), jnp.float32)
         whole = unflatten({p: grads[p] if p in grads else jnp.zeros_like(a) for p, a in before.items()})
-        updates, optimizer = self.optimizer.update(whole, wide.optimizer, wide.trainable, anchor=wide.anchor)
+        good = jnp.isfinite(loss.total) & jnp.isfinite(scalars["grad_norm"]) & ~state.halted
+        state = dataclasses.replace(state, **_guarded(good, self._updated, state, wide, whole), halted=~good)
+        routed = {} if self.balance is None else self.balance.metrics(routing)
+        return state, {**loss.metrics, **pulls, **routed, **scalars, "halted": ~good}
+
+    def _updated(self, state: TrainState, wide: TrainState, grads: Any) -> dict[str, Any]:
+        """What an update by whole gradients makes of those parts of the state that it changes; `wide` is the state as it is
+        computed with."""
+        before = flatten(wide.trainable)
+        updates, optimizer = self.optimizer.update(grads, wide.optimizer, wide.trainable, anchor=wide.anchor)
         after = flatten(optax.apply_updates(wide.trainable, updates))
         trainable = unflatten({p: before[p] if p in self.frozen else a for p, a in after.items()})
         ema = wide.ema
         if self.ema_decay:
             share = newest(self.ema_decay, state.step + 1)
             ema = jax.tree.map(lambda e, p: e + share * (p - e), ema, trainable)
-
-        good = jnp.isfinite(loss.total) & jnp.isfinite(scalars["grad_norm"]) & ~state.halted
         new = dataclasses.replace(state, step=state.step + 1, trainable=trainable, optimizer=optimizer, ema=ema)
         new = precision.stored(new, state, jax.random.fold_in(jax.random.fold_in(state.rng, state.step), _ROUNDED))
-        state = jax.tree.map(lambda new, old: _choose(good, new, old), new, state)
-        state = dataclasses.replace(state, halted=~good)
-        routed = {} if self.balance is None else self.balance.metrics(routing)
-        return state, {**loss.metrics, **pulls, **routed, **scalars, "halted": ~good}
+        return {name: getattr(new, name) for name in _CHANGED}
 
     def evaluate(self, state: TrainState, batch: Batch) -> dict[str, Any]:
         """What the objective measures of one batch without dropout (`ptft_jax.objectives.base.Rows.measured`), on the averaged
@@ -231,9 +236,22 @@ def _form(array: Any) -> str:
     return f"{array.dtype}{list(array.shape)}" + (" of no fixed dtype" if getattr(array, "weak_type", False) else "")
 
 
-def _choose(good: jax.Array, new: Any, old: Any) -> Any:
-    if new is old:  # the base key, what is frozen
-        return old
-    if (new.shape, new.dtype) != (old.shape, old.dtype):  # no step at all: `check` refuses it
-        return new
-    return jnp.where(good, new, old)
+def _guarded(good: jax.Array, update: Callable[..., dict[str, Any]], state: TrainState, *rest: Any) -> dict[str, Any]:
+    """Parts of the state after `update(state, *rest)`; where not `good` they are as they were, bit for bit.
+
+    On CPUs a branch decides it once: a choice for each element makes XLA copy every moment, as old ones are still needed where
+    new ones have been written in their place. Elsewhere the choice costs nothing, and a branch would wait for the device.
+    """
+    old = {name: getattr(state, name) for name in _CHANGED}
+    made = jax.jit(update, inline=True)  # is traced once
+    new = jax.eval_shape(made, state, *rest)
+    if jax.tree.map(_form, new) != jax.tree.map(_form, old):  # no step at all: `check` refuses it
+        return made(state, *rest)
+
+    def branch(old: dict[str, Any], *args: Any) -> dict[str, Any]:
+        return jax.lax.cond(good, lambda: made(*args), lambda: old)
+
+    def choice(old: dict[str, Any], *args: Any) -> dict[str, Any]:
+        return jax.tree.map(lambda new, old: jnp.where(good, new, old), made(*args), old)
+
+    return jax.lax.platform_dependent(old, state, *rest, cpu=branch, default=choice)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ptft_jax.data.examples import Encoded
-from ptft_jax.data.formats import labels
-from ptft_jax.data.formats.base import Encoder, Record
+from ptft_jax.data.formats import labels, late
+from ptft_jax.data.formats.base import Encoder, Record, check_unicode
+from ptft_jax.data.tokenizers.cutting import BLOCK
 from ptft_jax.errors import UserError
 
 IGNORED = -100  # the label of a token that is not learned, in Hugging Face's and PyTorch's convention
@@ -22,6 +23,20 @@ class TextEncoder(Encoder):
         before = np.asarray(self.tokenizer.prefix_ids, np.int32)
         end = np.asarray([self.tokenizer.end_id], np.int32)
         return [Encoded(np.concatenate([before, ids, end])) for ids in self._between(records, wheres)]
+
+    def encode_long(self, record: Record, where: str) -> Iterator[np.ndarray]:
+        """The ids of a text, int32 arrays one after the other: those of `encode`, which makes one array of them. Raises
+        UserError."""
+        late.refuse_absent(self.format.absent, [(where, record)])
+        text = self.format.text(record, "text", where)
+        check_unicode(text, where)
+        yield from self.encode_blocks(text[at : at + BLOCK] for at in range(0, len(text), BLOCK))
+
+    def encode_blocks(self, blocks: Iterable[str]) -> Iterator[np.ndarray]:
+        """As `encode_long`, of the text that blocks make."""
+        yield np.asarray(self.tokenizer.prefix_ids, np.int32)
+        yield from self.tokenizer.encode_long(blocks, special=self.format.control_tokens)
+        yield np.asarray([self.tokenizer.end_id], np.int32)
 
     def _between(self, records: Sequence[Record], wheres: Sequence[str]) -> list[np.ndarray]:
         """The ids between what a text starts and ends with, int32 [n] a record."""

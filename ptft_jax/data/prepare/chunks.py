@@ -46,6 +46,7 @@ class Plan:
       files, origin: of the tokenizer.
       runs: of evaluation texts.
       fingerprints: (reference, split) -> that of the records when the work began.
+      chunk: records a task.
     """
 
     settings: Settings
@@ -53,12 +54,16 @@ class Plan:
     origin: str
     runs: Runs | None
     fingerprints: dict[tuple[str, str], str]
+    chunk: int = 0
+
+    def path(self, folder: str) -> str:
+        """The file of the plan in a folder: its name tells its content."""
+        return f"{folder}/plan-{cache.digest(pickle.dumps(self))}"
 
     def save(self, folder: str) -> str:
-        """Writes a file for the workers, whose name tells its content. Returns its path."""
-        data = pickle.dumps(self)
-        path = f"{folder}/plan-{cache.digest(data)}"
-        places.write(path, data)
+        """Writes a file for the workers. Returns its path."""
+        path = self.path(folder)
+        places.write(path, pickle.dumps(self))
         return path
 
 
@@ -79,11 +84,13 @@ class Task:
 
 
 def work(plan: str, task: Task) -> None:
-    """Does a task. Bad input is left as a message: engines wrap exceptions in words of their own.
+    """Does a task, unless that was done before. Bad input is left as a message: engines wrap exceptions in words of their own.
 
     Args:
       plan: the file of a `Plan`.
     """
+    if places.exists(task.path):  # written whole or not at all
+        return
     try:
         _Worker.of(plan).measured(task).save(task.path)
     except UserError as e:

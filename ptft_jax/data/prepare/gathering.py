@@ -164,7 +164,7 @@ def write_shards(
         found, keys = examples(chunk, which), chunk.columns["keys"][which]
         at += count
         while len(found):
-            writer = writer or store.Writer(folder / names[len(out)], vocab_size, keyed=True)
+            writer = writer or store.Writer(folder / names[len(out)], vocab_size, keyed=True, masked=True)
             room = ends[len(out)] - written
             writer.add(found[:room], origins[:room], keys[:room])
             written += min(room, len(found))
