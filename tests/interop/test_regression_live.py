@@ -87,7 +87,7 @@ def test_an_imported_model_is_measured_by_what_its_head_gives(bert, cache):
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_run_learns_numbers_and_leaves_as_a_head_with_one(bert, text_file, tmp_path, cache, method):
     """Also with an adapter, beside which a new head trains."""
-    more = {} if method == "full" else dict(tune__method="lora", init__fresh=("head/.*",))
+    more = {} if method == "full" else dict(tune__method="lora", init__fresh=("head/.*",), model__class_hidden=True)
     config = tiny_config(
         text_file, init__from_=f"hf:{bert}/model", data__source=f"jsonl:{bert}/x.jsonl", objective__name="regression",
         optimizer__learning_rate=5e-3, training__steps=30, eval__parent_data=False, model__causal=False,
@@ -106,7 +106,9 @@ def test_a_run_learns_numbers_and_leaves_as_a_head_with_one(bert, text_file, tmp
     rows = rows_of(bert)
     values = evaluate(pretrained_of(tmp_path / "out"), f"jsonl:{bert}/x.jsonl")
     agrees(values, predicted(tmp_path / "out", rows), np.asarray([row["label"] for row in rows]))
-    assert values == pytest.approx(evaluate(loading.load(str(tmp_path / "run")), f"jsonl:{bert}/x.jsonl"), rel=1e-5)
+    ours = evaluate(loading.load(str(tmp_path / "run")), f"jsonl:{bert}/x.jsonl")
+    for name in ("mse", "pearson", "spearman"):
+        assert values[name] == pytest.approx(ours[name], rel=1e-4)
 
 
 def pretrained_of(folder):
