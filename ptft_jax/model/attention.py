@@ -13,7 +13,7 @@ from ptft_jax.model import rotary
 from ptft_jax.model.layers import Linear, Norm, PerRow, SublayerAdapter, soft_cap
 from ptft_jax.model.spec import ModelSpec
 
-Cache = tuple[jax.Array, jax.Array]  # keys and values, each [B, S, K, H]
+Cache = tuple[jax.Array, jax.Array]  # one layer's keys and values, each [B * K, S, H]
 
 
 class Mask(NamedTuple):
@@ -61,10 +61,10 @@ def windowed(mask: Mask, window: int, first: int | jax.Array = 0) -> Mask:
     """The mask without keys `window` or more positions before the query (Child et al. 2019; Jiang et al. 2023), nor as
     far after it, where a prefix is seen in both directions.
 
-    `first` is the key slot of the first query, where queries are decoded against a cache.
+    `first`, of all rows or [B], is the key slot of the first query, where queries are decoded against a cache.
     """
     queries, keys = mask.allowed.shape[-2:]
-    distance = (first + jnp.arange(queries))[:, None] - jnp.arange(keys)[None, :]
+    distance = (jnp.asarray(first)[..., None] + jnp.arange(queries))[..., None] - jnp.arange(keys)
     return Mask(mask.allowed & (jnp.abs(distance) < window), False)
 
 
@@ -99,6 +99,36 @@ def attend(
     return jnp.einsum("bkgts,bskh->btkgh", weights, v_BSKH).reshape(b, t, n, h)
 
 
+def attend_cached(q_BTNH: jax.Array, kept: Cache, allowed_BTS: jax.Array, scale: float, cap: float) -> jax.Array:
+    """As `attend`, of keys and values as a cache has them, which both products read as they lie: [B, T, N, H]."""
+    (b, t, n, h), (keys, values) = q_BTNH.shape, kept
+    kv = keys.shape[0] // b
+    # Heads of a group, and their positions, are rows of one product.
+    q = jnp.moveaxis((q_BTNH * scale).reshape(b, t, kv, n // kv, h), 1, 3).reshape(b * kv, -1, h)
+    scores = jax.lax.dot_general(q, keys, (((2,), (2,)), ((0,), (0,))), preferred_element_type=jnp.float32)
+    scores = soft_cap(scores, cap).reshape(b, kv, n // kv, t, -1)
+    scores = jnp.where(allowed_BTS[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype).reshape(b * kv, (n // kv) * t, -1)
+    y = jax.lax.dot_general(weights, values, (((2,), (1,)), ((0,), (0,))))
+    return jnp.moveaxis(y.reshape(b, kv, n // kv, t, h), 3, 1).reshape(b, t, n, h)
+
+
+def _written(kept: jax.Array, new_BTKH: jax.Array, start: int | jax.Array) -> jax.Array:
+    """What is kept of keys or values, with T new slots of each row from its `start` on.
+
+    One row's are written to the array as it is: behind another view of it a compiler for CPUs makes two copies a token.
+    """
+    b, start = new_BTKH.shape[0], jnp.asarray(start)
+    new = jnp.swapaxes(new_BTKH, 1, 2).astype(kept.dtype)
+    if b == 1 or not start.ndim:
+        return jax.lax.dynamic_update_slice_in_dim(kept, new.reshape(-1, *new.shape[2:]), start.reshape(()), 1)
+
+    def row(kept_KSH: jax.Array, new_KTH: jax.Array, at: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(kept_KSH, new_KTH, at, 1)
+
+    return jax.vmap(row)(kept.reshape(b, -1, *kept.shape[1:]), new, start).reshape(kept.shape)
+
+
 class Attention(nnx.Module):
     """Projects to queries, keys and values, attends, and projects back to the residual stream.
 
@@ -131,18 +161,27 @@ class Attention(nnx.Module):
         start: int | jax.Array | None = None,
         per_row: PerRow | None = None,
     ) -> tuple[jax.Array, Cache | None]:
-        """Returns ([B, T, D], cache). `cache` is (k, v), each [B, S, K, H]: the new keys and values are written at
-        slot `start`, and all S slots are attended to under the mask."""
+        """Returns ([B, T, D], cache). The new keys and values are written to the cache from slot `start` on (of all rows, or
+        [B]), and all S slots are attended to under the mask."""
         q = self._heads(self.query(x_BTD, per_row), self.query_norm)
         k, v = self.keys_and_values(x_BTD, per_row)
         if view.rotation is not None:
             q, k = rotary.rotate(q, view.rotation), rotary.rotate(k, view.rotation)
         if cache is not None:
             assert start is not None, "what is written to a cache has a slot"
-            k, v = (jax.lax.dynamic_update_slice_in_dim(old, new, start, 1) for old, new in zip(cache, (k, v)))
-            cache = (k, v)
+            cache = (_written(cache[0], k, start), _written(cache[1], v, start))
+            if self.prefix is None and self.spec.attention == "xla":
+                y = attend_cached(q, cache, view.mask.allowed, self.scale, self.spec.attention_cap)
+                return self.out(y.reshape(*x_BTD.shape[:2], -1), per_row), cache
+            rows = x_BTD.shape[0]
+            k, v = (jnp.swapaxes(kept.reshape(rows, -1, *kept.shape[1:]), 1, 2) for kept in cache)
         y = self.attend(q, k, v, view.mask) if self.prefix is None else self.prefix(self, q, k, v, view)
         return self.out(y.reshape(*x_BTD.shape[:2], -1), per_row), cache
+
+    @property
+    def scale(self) -> float:
+        """The factor on scores."""
+        return self.spec.attention_scale or self.spec.head_dim**-0.5
 
     def keys_and_values(self, x_BTD: jax.Array, per_row: PerRow | None = None) -> tuple[jax.Array, jax.Array]:
         """Each [B, T, K, H], before rotation."""
@@ -153,8 +192,7 @@ class Attention(nnx.Module):
     ) -> jax.Array:
         """With this model's scale, cap and, by default, implementation: [B, T, N, H]."""
         spec = self.spec
-        scale = spec.attention_scale or spec.head_dim**-0.5
-        return attend(q_BTNH, k_BSKH, v_BSKH, mask, implementation or spec.attention, scale, spec.attention_cap)
+        return attend(q_BTNH, k_BSKH, v_BSKH, mask, implementation or spec.attention, self.scale, spec.attention_cap)
 
     def _heads(self, x_BTC: jax.Array, norm: Norm | None) -> jax.Array:
         """Apart by heads [B, T, heads, H], normed as the model has it."""
