@@ -58,8 +58,9 @@ def generate(
       stop: texts that end a continuation, and are cut off. One that is a control token's also ends it at that token.
       control_tokens: prompts that spell control tokens have them; else they are plain text.
       use_adapter: of a run with several adapters, loaded with `together=True`: the name of one for each prompt.
-      draft: a smaller loaded run with the same tokenizer, which guesses `draft_tokens` tokens ahead (default 4); the model looks at
-        them in one pass and keeps those that it would have chosen itself. That saves time, and changes no text: in float32.
+      draft: a smaller loaded run with the same tokenizer, which guesses tokens ahead; the model looks at them in one pass and keeps
+        those that it would have chosen itself. That saves time, and changes no text: in float32.
+      draft_tokens: how many it guesses at a time; None = 4.
       lookup: likewise, so many guesses ahead, of what followed the text's last tokens where they stood before; 0 = none.
       places: so many prompts at a time at most; where one ends, the next one takes its place.
       release: the loaded run is not used again, so its parameters need not be kept beside the form that generation reads.
