@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # One stamp an environment: rebuilt only when what it holds changes, or another interpreter is asked for.
 WHICH := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-.PHONY: demo test test-heavy test-full live beam trackers lint docs models-table install clean check-python
+.PHONY: demo test test-heavy test-full live bench beam trackers lint docs models-table install clean check-python
 
 demo: $(VENV)/.installed-$(WHICH)
 	$(BIN)/python -m experiments.transfer --out=runs/demo
@@ -47,6 +47,17 @@ trackers: check-python
 	$(VENV)-trackers/bin/python -m pip install --quiet --disable-pip-version-check -e ".[wandb,mlflow,aim,test]"
 	$(VENV)-trackers/bin/python -m pytest tests/reporting/test_trackers_live.py -q
 
+# docs/benchmarks.md: ours beside PyTorch, transformers, PEFT and TRL, in an environment of its own. BENCH="4x128 start" measures
+# only these, and QUALITY=FOLDER adds what `python -m experiments.characters` found.
+bench: $(VENV)-bench/.installed-$(WHICH)
+	$(VENV)-bench/bin/ptft bench $(BENCH) --out=docs --quality=$(QUALITY)
+
+$(VENV)-bench/.installed-$(WHICH): setup.py requirements.txt | check-python
+	$(PYTHON) -m venv --clear $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -e ".[bench]"
+	touch $@
+
 # docs/models.md from what the comparisons of models find.
 models-table: $(VENV)/.parity-$(WHICH)
 	rm -rf build/parity
@@ -80,4 +91,4 @@ $(VENV)/.parity-$(WHICH): $(VENV)/.test-$(WHICH)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-beam build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-beam $(VENV)-bench build dist *.egg-info

@@ -26,6 +26,8 @@ FEATURES = {
 }
 ALL = sorted({requirement for requirements in FEATURES.values() for requirement in requirements})
 
+PEERS = ["torch>=2.2", "transformers>=5.23", "peft>=0.21", "trl>=1.16"]
+
 EXTRAS = {
     **FEATURES,
     "all": ALL,
@@ -57,8 +59,9 @@ EXTRAS = {
     ],
     # The site (`make docs`). Of MkDocs and its theme the major versions that it is made for.
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0,<2"],
-    # Independent implementations for the live comparisons.
-    "parity": ["torch>=2.2", "transformers>=5.23", "peft>=0.21", "trl>=1.16", "bitsandbytes>=0.50"],
+    # What others train with: for `ptft bench`, and with it the live comparisons.
+    "bench": [*FEATURES["reports"], *PEERS],
+    "parity": [*PEERS, "bitsandbytes>=0.50"],
 }
 
 # configs/ and experiments/ of the checkout, where an installed package has them (ptft_jax.config_files).

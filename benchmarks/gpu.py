@@ -20,67 +20,17 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from benchmarks import cases as shapes
+from benchmarks import peers
+from benchmarks.cases import Case
+
 SIDES = ("ptft_jax", "torch")
 WARM, ROUNDS, SECONDS = 3, 3, 1.5  # steps before timing; timed rounds, and how long each is at least
-
-GPT = dict(vocab=50304, length=1024)
-LLAMA = dict(activation="silu", gated=True, norm="rms", biases=(), positions="rotary", rope_theta=5e5, kv_heads=8)
-LINEAR = ("blocks/(attention|mlp)/.*",)
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A training step.
-
-    Attributes:
-      shape: "vocab", "length", "layers", "width", "heads".
-      model: further settings of `config.model`.
-      objective: settings of `config.objective`.
-      lora: rank of adapters on all linear layers, over a base in bfloat16; 0 = all parameters train.
-      packed: rows hold several texts, as segments.
-      peer: whether PyTorch runs it too.
-    """
-
-    shape: Mapping[str, int]
-    rows: int
-    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    objective: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    lora: int = 0
-    packed: bool = False
-    peer: bool = False
 
 
 def cases(tiny: bool = False) -> dict[str, Case]:
     """By name, in the order of their worth: what does not fit into the time is left out from the end."""
-    small = GPT | dict(layers=12, width=768, heads=12)
-    medium = GPT | dict(layers=24, width=1024, heads=16)
-    large = GPT | dict(layers=24, width=2048, heads=16)
-    llama_1b = dict(vocab=128256, length=1024, layers=16, width=2048, heads=32)
-    llama_8b = dict(vocab=128256, length=1024, layers=32, width=4096, heads=32)
-    flash = {"attention": "cudnn"}
-    found = {
-        "124M": Case(small, 32, flash, peer=True),
-        "350M": Case(medium, 16, flash, peer=True),
-        "1B LoRA": Case(llama_1b, 8, LLAMA | flash | {"mlp_width": 8192}, lora=8, peer=True),
-        "1.3B": Case(large, 8, flash, peer=True),
-        "8B LoRA": Case(llama_8b, 4, LLAMA | flash | {"mlp_width": 14336, "tied": False}, lora=8, peer=True),
-        "124M, packed": Case(small, 32, flash, packed=True),
-        "124M, XLA attention": Case(small, 32),
-        "124M, unrolled": Case(small, 32, flash | {"scan": False}),
-        "350M, logits by 256 positions": Case(medium, 16, flash, {"chunk": 256}),
-        "350M, remat=dots": Case(medium, 16, flash | {"remat": "dots"}),
-        "350M, remat=full": Case(medium, 16, flash | {"remat": "full"}),
-    }
-    if not tiny:
-        return found
-
-    def shrunk(case: Case) -> Case:
-        shape = dict(vocab=256, length=32, layers=2, width=64, heads=8)
-        model = {k: 128 if k == "mlp_width" else v for k, v in case.model.items() if k != "attention"}
-        chunk = {name: 8 for name in case.objective}
-        return dataclasses.replace(case, shape=shape, rows=2, model=model, objective=chunk)
-
-    return {name: shrunk(case) for name, case in found.items()}
+    return {name: shapes.tiny(case) if tiny else case for name, case in shapes.gpu().items()}
 
 
 def seconds_per_step(step: Callable[[], Any], wait: Callable[[Any], None]) -> tuple[float, float]:
@@ -121,7 +71,7 @@ def ours(case: Case) -> dict[str, Any]:
 
     from benchmarks import setup
 
-    tune = {"method": "lora", "lora": {"rank": case.lora, "targets": LINEAR}} if case.lora else None
+    tune = {"method": "lora", "lora": {"rank": case.lora, "targets": shapes.LINEAR}} if case.lora else None
     model = {"dtype": "bfloat16", "scan": True, **case.model} | ({"param_dtype": "bfloat16"} if case.lora else {})
     made = setup.trainer(case.shape, case.rows, tune=tune, model=model, objective=case.objective)
     state, batch = made.init(0), setup.batch(case.shape, case.rows)
@@ -159,7 +109,7 @@ def torchs(case: Case) -> dict[str, Any]:
     torch.set_float32_matmul_precision("high")
     with torch.device(device):
         ids = torch.randint(case.shape["vocab"], (case.rows, case.shape["length"] + 1))
-        model = _lora_of_peft(case) if case.lora else _gpt(case)
+        model = _lora_of_peft(case) if case.lora else peers.gpt(case)
     found = {"eager": _torch_steps(model, ids, device, lambda function: function)}
     if device == "cuda":
         try:
@@ -198,34 +148,10 @@ def _torch_steps(model: Any, ids: Any, device: str, compiled: Callable[..., Any]
     return {"seconds": seconds, "first": first, "bytes": memory, "loss": float(step())}
 
 
-def _gpt(case: Case) -> Any:
-    from tests.parity import torch_gpt
-
-    return torch_gpt.GPT(**case.shape, fused=True)
-
-
 def _lora_of_peft(case: Case) -> Any:
-    import peft
     import torch
-    import transformers
 
-    s, m = case.shape, case.model
-    config = transformers.LlamaConfig(
-        vocab_size=s["vocab"],
-        hidden_size=s["width"],
-        num_hidden_layers=s["layers"],
-        num_attention_heads=s["heads"],
-        num_key_value_heads=m["kv_heads"],
-        intermediate_size=m["mlp_width"],
-        max_position_embeddings=s["length"],
-        tie_word_embeddings=m.get("tied", True),
-        attn_implementation="sdpa",
-        use_cache=False,
-    )
-    base = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
-    return peft.get_peft_model(
-        base, peft.LoraConfig(r=case.lora, lora_alpha=2 * case.lora, target_modules="all-linear")
-    )
+    return peers.with_peft(case, peers.llama(case).to(torch.bfloat16))
 
 
 def measured(name: str, side: str, tiny: bool, most: float) -> dict[str, Any]:

@@ -9,12 +9,11 @@ the end of the forward pass (parameters, gradients, moments, what was saved for 
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from benchmarks import turns
 from ptft_jax.verbs.command import prepare_jax
 
 SHAPE = dict(vocab=1024, length=128, layers=3, width=128, heads=4)
@@ -61,7 +60,7 @@ def theirs(name: str) -> tuple[Callable[[], None], int]:
     import torch
     from torch.nn import functional as F
 
-    from tests.parity import torch_gpt
+    from benchmarks import torch_gpt
 
     model = torch_gpt.GPT(**SHAPE, fused=True)
     targets = [f"blocks.{i}.{layer}" for i in range(SHAPE["layers"]) for layer in ("proj", "fc", "fc_out")]
@@ -123,15 +122,11 @@ def beside() -> None:
     for name, tune in SAME.items():
         run, cost, _, _ = ours(tune)
         other, memory = theirs(name)
-        seconds: dict[str, list[float]] = {"here": [], "PEFT": []}
-        for round_ in range(ROUNDS + 1):  # the first warms up and compiles
-            for side, steps in (("here", run), ("PEFT", other)):
-                began = time.perf_counter()
-                steps()
-                if round_:
-                    seconds[side].append((time.perf_counter() - began) / STEPS * 1e3)
-        shown = [f"{statistics.median(row):.1f} ms ({min(row):.0f}-{max(row):.0f})" for row in seconds.values()]
-        ratio = statistics.median(seconds["PEFT"]) / statistics.median(seconds["here"])
+        run()
+        rows = turns.summary(turns.alternate({"here": run, "PEFT": other}, rounds=(ROUNDS, ROUNDS))).values()
+        rows = [{key: value / STEPS * 1e3 for key, value in row.items()} for row in rows]
+        shown = [f"{row['seconds']:.1f} ms ({row['low']:.0f}-{row['high']:.0f})" for row in rows]
+        ratio = rows[1]["seconds"] / rows[0]["seconds"]
         peak = cost()["peak_bytes"] / 2**20
         print(f"{name:<8}{shown[0]:>18}{shown[1]:>20}{ratio:>15.2f}{peak:>10.1f}{memory / 2**20:>10.1f}")
 

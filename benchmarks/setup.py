@@ -14,8 +14,9 @@ def trainer(
     tune: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
     objective: Mapping[str, Any] | None = None,
+    devices: int = 1,
 ) -> Any:
-    """A `Trainer` of one device for `shape` ("vocab", "length", "layers", "width", "heads") and batches of `rows`, at a constant rate.
+    """A `Trainer` of so many devices, which share its parameters, for `shape` ("vocab", "length", "layers", "width", "heads") and batches of `rows`, at a constant rate.
 
     `tune`, `model` and `objective` are settings of those sections of a config; methods of `tune` need no parent.
     """
@@ -37,7 +38,7 @@ def trainer(
     values["objective"] |= objective or {}
     values["data"] |= {"length": shape["length"], "batch_size": rows}
     values["optimizer"] |= {"schedule": "constant", "learning_rate": 1e-3, "warmup_steps": 0}
-    return Trainer(values, mesh=mesh.make(devices=jax.devices()[:1]))
+    return Trainer(values, mesh=mesh.make(fsdp=devices, devices=jax.devices()[:devices]))
 
 
 def batch(shape: Mapping[str, int], rows: int) -> dict[str, Any]:

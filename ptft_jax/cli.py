@@ -18,6 +18,7 @@ VERBS = {
     "combine": "make one run of several: --method=NAME --run=DIR [--run=DIR ...] --out=DIR",
     "report": "write an HTML report of runs: --run=DIR [--run=DIR ...] --out=FILE",
     "compare": "gain against forgetting and cost of runs of one parent: ptft compare DIR DIR ... [--out=FILE]",
+    "bench": "measure beside PyTorch, transformers, PEFT and TRL: [CASE ...] [--out=DIR]",
     "doctor": "check this machine: versions, devices, cache, a compiled step",
 }
 

@@ -26,11 +26,6 @@ def check_model(name: str, model: Any, objectives: Mapping[str, ObjectiveSpec] =
         others = [repr(other) for other, theirs in objectives.items() if theirs.fits(model)]
         advice = f", or objective.name={' or '.join(others)}" if others else ""
         raise UserError(f"{where}: {'; and '.join(spec.misfits(model, advice))}")
-    if model.head == "classes" and model.classes == 1:
-        raise UserError(
-            f"{where}: the model's head gives one number (regression, model.classes = 1), and this tells classes apart: it takes 2 or "
-            "more; a run that starts from it may have another head (init.fresh=('head/.*',))"
-        )
 
 
 def check_kind(

@@ -23,6 +23,7 @@ MODELS = {
     "bidirectional": dict(causal=False),
     "masked": dict(causal=False, head="masked_lm"),
     "classifier": dict(causal=False, head="classes", classes=3),
+    "one number": dict(causal=False, head="classes", classes=1),
     "causal classifier": dict(head="classes", classes=3),
     "images": dict(causal=False, head="classes", classes=3, image_size=4, patch_size=2, max_length=5),
 }
@@ -34,12 +35,14 @@ GOES = {
     "masked_lm": (("bidirectional", "masked"), ("text", "answers", "tokens")),
     "span_corruption": (("causal",), ("text", "tokens")),
     "classification": (("classifier",), ("classification",)),
+    "regression": (("one number",), ("regression",)),
 }
 ROWS = {
     "text": lambda i: {"text": f"the cat {i} sat on the mat"},
     "answers": lambda i: {"prompt": f"what {i}?", "completion": f"that {i}."},
     "tokens": lambda i: {"input_ids": [97 + i % 20] * 12},
     "classification": lambda i: {"text": f"the cat {i}", "label": "abc"[i % 3]},
+    "regression": lambda i: {"text": f"the cat {i}", "label": i / 4},
     "preference": lambda i: {"prompt": f"{i}?", "chosen": "yes, it is", "rejected": "no"},
 }
 

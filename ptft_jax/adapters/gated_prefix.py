@@ -13,7 +13,8 @@ from flax import nnx
 
 from ptft_jax.adapters.base import Method, Rules, key_for, place
 from ptft_jax.errors import UserError
-from ptft_jax.model.attention import Attention, Mask, View
+from ptft_jax.model.attention import Attention, View
+from ptft_jax.model.dot_product import EVERYTHING
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Block
 from ptft_jax.params.rules import flatten
@@ -35,11 +36,10 @@ class Gated(nnx.Module):
         self.gate = nnx.Param(jnp.zeros((), dtype))
 
     def __call__(self, attention: Attention, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, view: View):
-        y_BTNH = attention.attend(q_BTNH, k_BSKH, v_BSKH, view.mask)
+        y_BTNH = attention.attend(q_BTNH, k_BSKH, v_BSKH, view.seen)
         own = attention.keys_and_values(self.prompt[...].astype(q_BTNH.dtype)[None])
         keys, values = (jnp.broadcast_to(a, (q_BTNH.shape[0], *a.shape[1:])) for a in own)
-        every = Mask(jnp.ones((1, q_BTNH.shape[1], keys.shape[1]), bool), False)
-        prompted = attention.attend(q_BTNH, keys, values, every, "xla")  # a few keys, too odd for a kernel
+        prompted = attention.attend(q_BTNH, keys, values, EVERYTHING, "xla")  # a few keys, too odd for a kernel
         return y_BTNH + self.gate[...].astype(y_BTNH.dtype) * prompted
 
 

@@ -34,7 +34,7 @@ class Given(nnx.Module):
             return jnp.concatenate([jnp.broadcast_to(first, (x_BSKH.shape[0], *first.shape[1:])), x_BSKH], axis=1)
 
         keys, values = self.own(view)
-        return attention.attend(q_BTNH, behind(keys, k_BSKH), behind(values, v_BSKH), view.mask)
+        return attention.attend(q_BTNH, behind(keys, k_BSKH), behind(values, v_BSKH), view.seen)
 
 
 class Own(Given):

@@ -10,7 +10,8 @@ import numpy as np
 
 from ptft_jax.adapters.base import is_added
 from ptft_jax.adapters.ia3 import SCALE, Ia3
-from ptft_jax.adapters.lora import A, B, Lora
+from ptft_jax.adapters.lora import START_A, START_B, STARTS, A, B, Lora
+from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.combining import arithmetic, lowrank, writing
 from ptft_jax.combining.models import Model, Stored, notes
 from ptft_jax.data import class_names
@@ -26,10 +27,11 @@ def combine(method: str, sources: Sequence[Parent], out: pathlib.Path, options: 
     first, weights = models[0], options["weights"]
     _check_one_base(models)
     _check_identities(models)
-    kinds = {type(model.source.adapter) for model in models}
-    if kinds == {Lora}:
+    kinds = {type(model.source.adapter.bare) for model in models}
+    alike = len({_kept(model) for model in models}) == 1
+    if kinds == {Lora} and alike:
         params, tune, facts = _lora(method, models, options)
-    elif kinds == {Ia3} and method == "linear":
+    elif kinds == {Ia3} and alike and method == "linear":
         params, tune, facts = _ia3(models, weights)
     else:
         theirs = "".join(f"\n  {m.name}: {_method(m)}" for m in models)
@@ -37,10 +39,10 @@ def combine(method: str, sources: Sequence[Parent], out: pathlib.Path, options: 
         advice = "\nwithout --adapter they are merged into their base and combined as whole models" if whole else ""
         raise UserError(
             f"--adapter --method={method} combines runs of tune.method='lora' without dora (and with linear those of "
-            f"'ia3') on a base that is not quantized, but:{theirs}{advice}"
+            f"'ia3') on a base that is kept alike (tune.quantize), but:{theirs}{advice}"
         )
     config = writing.config_of(first, first.source.config.init.from_, options["seed"])
-    config["tune"] |= tune
+    config["tune"] |= {**tune, "quantize": first.source.config.as_dict()["tune"]["quantize"]}
     recipe = {"method": method, "adapter": True, "weights": weights, **facts, **writing.noted(notes(models))}
     for name in ("density", "sign", "seed", "rank"):
         if name in options["reads"]:
@@ -55,9 +57,20 @@ def combine(method: str, sources: Sequence[Parent], out: pathlib.Path, options: 
     return {"out": str(out), **recipe, "base": base["workdir"], "runs": names, "fingerprint": fingerprint}
 
 
+def _kept(model: Model) -> tuple[Any, ...]:
+    """How a run kept its base: what was learned for kernels that are rounded otherwise is for another function."""
+    adapter = model.source.adapter
+    return (adapter.how, adapter.targets) if isinstance(adapter, QuantizedBase) else ()
+
+
 def _method(model: Model) -> str:
     tune = model.source.config.tune
-    base = "" if tune.quantize.format == "none" else f" on a base in {tune.quantize.format}"
+    how = tune.quantize
+    base = (
+        ""
+        if how.format == "none"
+        else f" on a base in {how.format} (block={how.block}, double={how.double}, targets={tuple(how.targets)})"
+    )
     return f"tune.method={tune.method!r}" + (" with dora" if tune.method == "lora" and tune.lora.dora else "") + base
 
 
@@ -103,7 +116,7 @@ def _lora(
     way: str, models: Sequence[Model], options: Mapping[str, Any]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
     """The combined factors by path, `config.tune` for them, and what is to be told."""
-    ranks = [model.source.adapter.rank for model in models]
+    ranks = [_rank(model) for model in models]
     if not (way == "cat" or way.endswith("svd")) and len(set(ranks)) > 1:
         raise UserError(
             f"--method={way} adds factors of one shape, but the ranks are {', '.join(map(str, ranks))}: "
@@ -133,24 +146,39 @@ def _lora(
         dtypes = (arithmetic.wider(u.a for u in there), arithmetic.wider(u.b for u in there))
         params |= {f"{layer}/{A}": found.a.astype(dtypes[0]), f"{layer}/{B}": found.b.astype(dtypes[1])}
         squared, lost = squared + found.squared, lost + found.lost
-    targets = dict.fromkeys(pattern for model in models for pattern in model.source.adapter.targets)
+    targets = dict.fromkeys(pattern for model in models for pattern in model.source.adapter.bare.targets)
     lora = {**models[0].source.config.as_dict()["tune"]["lora"], "rank": rank, "alpha": float(rank)}
-    lora |= {"rank_stabilized": False, "targets": list(targets)}
+    lora |= {"rank_stabilized": False, "targets": list(targets), "init": "uniform"}
     facts = {"rank": rank} | ({"lost": (lost / squared) ** 0.5 if squared else 0.0} if way.endswith("svd") else {})
     return params, {"method": "lora", "lora": lora}, facts
 
 
+def _rank(model: Model) -> int:
+    """The rank of a run's updates to the base: twice that of factors that did not start at zero."""
+    lora = model.source.adapter.bare
+    return lora.rank * (2 if lora.init in STARTS else 1)
+
+
 def _update(model: Model, layer: str) -> lowrank.Update | None:
+    """What a run adds to the base's own kernel of a layer. Factors that started at a part of it (PiSSA, OLoRA) are trained in its
+    place, so that is what they make less what they made at the start: an update of twice the rank, as PEFT converts such
+    adapters to plain LoRA."""
     own = [path for path in model.leaves.shapes if path.startswith(f"{layer}/adapter/")]
     if not own:
         return None
-    known = {f"{layer}/{name}" for name in (A, B)}
+    lora = model.source.adapter.bare
+    moved = lora.init in STARTS
+    known = {f"{layer}/{name}" for name in (A, B, *((START_A, START_B) if moved else ()))}
     if set(own) != known:
         raise UserError(
-            f"--adapter: {model.name} has more than two factors in a layer, which have no sum of the same form:"
+            f"--adapter: {model.name} has other factors in a layer than two, which have no sum of the same form:"
             f"{listed(path for path in own if path not in known)}"
         )
-    return lowrank.Update(model.leaves[f"{layer}/{A}"], model.leaves[f"{layer}/{B}"], model.source.adapter.scale)
+    a, b = (model.leaves[f"{layer}/{name}"] for name in (A, B))
+    if moved:
+        start_a, start_b = (model.leaves[f"{layer}/{name}"] for name in (START_A, START_B))
+        a, b = np.concatenate([a, a - start_a], axis=-1), np.concatenate([b - start_b, start_b], axis=-2)
+    return lowrank.Update(a, b, lora.scale)
 
 
 def _ia3(

@@ -20,7 +20,7 @@ from ptft_jax.runs.parent import Parent
 
 RULES = ("target", "sum", "budget")
 MOST = 1001  # models on a curve
-METRICS = {"nll": 1, "accuracy": -1}  # smaller is better, or larger
+METRICS = {"nll": 1, "accuracy": -1, "mse": 1, "pearson": -1, "spearman": -1}  # smaller is better, or larger
 
 Params = Mapping[str, np.ndarray]
 
@@ -133,6 +133,11 @@ def curve(
     if alpha is not None:
         return Curve(rows, alpha)
     losses = ("validation/nll",) if rule == "target" else ("validation/nll", "source/nll")
+    if missing := [key for key in losses if key not in rows[0]]:
+        measured_too = ", ".join(key for key in rows[0] if key != "alpha")
+        raise UserError(
+            f"--rule={rule} chooses by {missing[0]}, and what is measured is {measured_too}; --alpha chooses one"
+        )
     allowed = [row for row in rows if all(math.isfinite(row[key]) for key in losses)]
     if rule == "budget":
         most = rows[0]["source/nll"] + budget  # none are allowed where the parent's own is not finite

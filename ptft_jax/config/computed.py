@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ptft_jax.config.defaults import fields, get, tree_of
 from ptft_jax.config.metrics import RAW
 from ptft_jax.config.plugins import tables
-from ptft_jax.config.section import fields, get, tree_of
 from ptft_jax.config.tree import HOW
 
 

@@ -17,10 +17,14 @@ OWN = {
     "bits_per_byte": "min",
     "z_loss": "min",
     "accuracy": "max",
+    "mse": "min",
+    "pearson": "max",
+    "spearman": "max",
     "f1_macro": "max",
     "f1_weighted": "max",
     "by_class": "",
     "confusion": "",
+    "predicted": "",
 }
 Measures = tuple[tuple[str, Callable[..., Any]], ...]  # (name, function) of each metric
 

@@ -31,6 +31,8 @@ class ObjectiveSpec:
       reads_prompt: whether what comes first is read in both directions, when generating too.
       does: what a model that was trained on it does, where it writes no text, for messages.
       gaps: a function of a tokenizer to {id: text} of the tokens that stand for gaps in a prompt.
+      single: of a head for classes, whether it gives one number (model.classes = 1), or scores of several.
+      selects: the metric of the validation split that checkpoints are selected by where `config.select.metric` is as it is.
       wrong_head, wrong_sight: what is wrong with a model that has another head, or another `causal`; "" = said in general words.
     """
 
@@ -42,6 +44,8 @@ class ObjectiveSpec:
     reads_prompt: bool = False
     does: str = ""
     gaps: Any = None
+    single: bool = False
+    selects: str = "nll"
     wrong_head: str = ""
     wrong_sight: str = ""
 
@@ -67,7 +71,21 @@ class ObjectiveSpec:
 
     def fits(self, model: Any) -> bool:
         """Whether a model (its `ModelSpec`, or `config.model`) can be trained or measured on it."""
-        return model.head in self.heads and model.causal == self.causal
+        return model.head in self.heads and model.causal == self.causal and not self._wrong_number(model)
+
+    def _wrong_number(self, model: Any) -> str:
+        """What is wrong with how many numbers the head gives, or ""."""
+        if model.head not in self.heads or model.head != "classes" or (model.classes == 1) == self.single:
+            return ""
+        if self.single:
+            return (
+                f"the model's head scores {model.classes} classes, and this predicts one number; set model.classes=1, and of a run "
+                "that starts from such a model init.fresh=('head/.*',)"
+            )
+        return (
+            "the model's head gives one number (regression, model.classes = 1), and this tells classes apart: it takes 2 or "
+            "more; a run that starts from it may have another head (init.fresh=('head/.*',))"
+        )
 
     def misfits(self, model: Any, others: str) -> list[str]:
         """What is wrong with a model that does not fit, and what to do; `others`: objectives that it fits, after "or "."""
@@ -82,6 +100,8 @@ class ObjectiveSpec:
         if model.head not in self.heads:
             heads = " or ".join(map(repr, self.heads))
             wrong.append(self.wrong_head or f"the model has a head for {model.head}; set model.head={heads}")
+        if number := self._wrong_number(model):
+            wrong.append(f"{number}{others}")
         return wrong
 
 
@@ -173,6 +193,19 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
             f"the classes are read off the first position, which sees nothing of a text in a causal model; {_BOTH_WAYS}"
         ),
     ),
+    "regression": ObjectiveSpec(
+        f"{_LOSSES}.regression:Regression",
+        f"{_ROWS}.numbers:Numbers",
+        heads=("classes",),
+        causal=False,
+        does="predicts numbers",
+        single=True,
+        selects="mse",
+        wrong_head="the model scores tokens; set model.head='classes' and model.classes=1",
+        wrong_sight=(
+            f"the number is read off the first position, which sees nothing of a text in a causal model; {_BOTH_WAYS}"
+        ),
+    ),
 }
 
 
@@ -183,7 +216,7 @@ class _CommonOptions(Options):
         settings.one_of(
             "causal_lm",
             "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
-            "spans cut out of a text; a text's class",
+            "spans cut out of a text; a text's class; a text's number",
             *OBJECTIVES,
         )
     )

@@ -8,29 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.config.seeds import Use, mixed
 from ptft_jax.data.mixture import Mixture
+from ptft_jax.data.orders import Order
 from ptft_jax.data.rows import Rows, RowSet
-
-
-class Order:
-    """In which order the rows of a source are drawn: every row once an epoch, shuffled again in each. Nothing is held."""
-
-    def __init__(self, rows: int, seed: int, source: int):
-        """`source`: its number in the mixture; two sources of one seed are unrelated, and so are two seeds, in every epoch."""
-        self._rows, self._seed, self._source = rows, seed, source
-        self._epoch = functools.lru_cache(maxsize=2)(self._shuffled)  # draws of a batch lie in an epoch, or two
-
-    def __getitem__(self, draw: int) -> int:
-        epoch, place = divmod(draw, self._rows)
-        return self._epoch(epoch)[place]
-
-    def _shuffled(self, epoch: int) -> Any:
-        import grain
-
-        # Not grain's own repetition: it adds the epoch to the seed.
-        return grain.MapDataset.range(self._rows).shuffle(seed=mixed(self._seed, Use.ORDER, self._source, epoch))
-
 
 MEASURED = 2_000  # rows that are built to count what is learned where chance decides it
 
@@ -67,7 +47,11 @@ class Batches:
     def addresses(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(source, row of it) int64 [n] of every row of this process' part of a step."""
         sources, draws = (x[self._mine] for x in self._mixture.rows(step))
-        return sources, np.asarray([self._orders[i][int(k)] for i, k in zip(sources, draws)], np.int64)
+        rows = np.empty_like(draws)
+        for source in np.unique(sources).tolist():
+            here = sources == source
+            rows[here] = self._orders[source].rows(draws[here])
+        return sources, rows
 
     def __getitem__(self, step: int) -> Rows:
         sources, rows = self.addresses(step)

@@ -8,7 +8,10 @@ import functools
 import hashlib
 import os
 import pathlib
+import shutil
+import socket
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -65,6 +68,53 @@ def write_atomic(path: pathlib.Path, write: Callable[[pathlib.Path], object]) ->
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+_LOCK = ".lock"
+_YOUNG = 60.0  # seconds in which a new folder has got its lock
+_OLD = 86_400.0  # seconds after which what has no lock, and has not changed, is nobody's
+
+
+@contextlib.contextmanager
+def at_work(folder: pathlib.Path) -> Iterator[None]:
+    """Holds a lock in a folder that is being filled; the lock ends with its process, however that ends."""
+    import fcntl
+
+    with (folder / _LOCK).open("w", encoding="utf-8") as held:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(held, fcntl.LOCK_EX)
+        held.write(socket.gethostname())
+        held.flush()
+        yield
+    (folder / _LOCK).unlink()
+
+
+def clear_left(folder: pathlib.Path) -> None:
+    """Deletes what processes that were killed left half made in a folder: hidden folders with a lock of this machine that nobody
+    holds, and other hidden files and folders in which nothing has changed for a day (another machine's locks may not be seen)."""
+    for path in folder.glob(".*"):
+        with contextlib.suppress(OSError):  # another process was faster
+            lock = path / _LOCK
+            ours = lock.is_file() and lock.read_text(encoding="utf-8") == socket.gethostname()
+            if _age(path) > (_YOUNG if ours else _OLD) and (not lock.is_file() or _unlocked(lock)):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
+def _age(path: pathlib.Path) -> float:
+    """Seconds since a file, or a folder with what is in it, was changed."""
+    inside = path.rglob("*") if path.is_dir() else ()
+    return time.time() - max(each.stat().st_mtime for each in (path, *inside))
+
+
+def _unlocked(path: pathlib.Path) -> bool:
+    import fcntl
+
+    with path.open("r+", encoding="utf-8") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # held, or a file system without locks
+            return False
+    return True
 
 
 def folder_beside(path: pathlib.Path) -> pathlib.Path:

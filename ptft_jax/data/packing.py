@@ -106,6 +106,13 @@ class Plan:
             raise IndexError(f"row {index} of {len(self)}")
         return self.spans[self.rows[index] : self.rows[index + 1]]
 
+    def of(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The pieces of several rows, one row after the other: int64 [k, 2] as of one row, and how many each has, int64 [n]."""
+        indices = _checked(indices, len(self))
+        first, counts = self.rows[indices], self.rows[indices + 1] - self.rows[indices]
+        before = np.cumsum(counts) - counts
+        return self.spans[np.repeat(first - before, counts) + np.arange(counts.sum())], counts
+
     def all_spans(self) -> np.ndarray:
         """int64 [pieces, 2]: the pieces of all rows."""
         return self.spans
@@ -138,14 +145,28 @@ class Windows:
         start = self.first + index * self.stride
         return np.asarray([[start, min(start + self.window, self.stop)]], np.int64)
 
-    def all_spans(self) -> np.ndarray:
-        """int64 [rows, 2]: the windows of all rows."""
-        starts = self.starts(np.arange(len(self)))
-        return np.stack([starts, np.minimum(starts + self.window, self.stop)], axis=1)
+    def of(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `Plan.of`."""
+        indices = _checked(indices, len(self))
+        starts = self.starts(indices)
+        return np.stack([starts, np.minimum(starts + self.window, self.stop)], axis=1), np.ones(len(indices), np.int64)
 
     def starts(self, indices: np.ndarray) -> np.ndarray:
         """int64 [n]: where rows start in the flat ids, for many rows at once."""
         return self.first + np.asarray(indices, np.int64) * self.stride
+
+    def all_spans(self) -> np.ndarray:
+        """int64 [rows, 2]: the windows of all rows."""
+        return self.of(np.arange(len(self)))[0]
+
+
+def _checked(indices: np.ndarray, rows: int) -> np.ndarray:
+    """int64 [n]. Raises IndexError where one is not of these rows."""
+    indices = np.asarray(indices, np.int64)
+    outside = indices[(indices < 0) | (indices >= rows)]
+    if len(outside):
+        raise IndexError(f"row {outside[0]} of {rows}")
+    return indices
 
 
 def longest(slots: Slots, length: int) -> int:

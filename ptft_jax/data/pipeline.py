@@ -7,7 +7,7 @@ import functools
 import itertools
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,9 +65,11 @@ def tokenized(
     tokenizer: tok.Tokenizer,
     kinds: tuple[str, ...] = (),
     opened: tokenize.Opened | None = None,
+    learns: tuple[str, ...] = (),
 ) -> Tokens:
     """A split of a source as ids, by the settings of `config.data`; `opened` = of these records of it. Raises UserError; for a
-    source that is of none of `kinds`, where any are named, before anything is tokenized."""
+    source that is of none of `kinds`, where any are named, before anything is tokenized. `learns`: kinds by which it is read where
+    any is taken."""
     parsed = records.parse(reference, data.tables.sources)
     if parsed.kind == token_folder.KIND:
         facts = token_folder.manifest(pathlib.Path(parsed.name))
@@ -85,7 +87,7 @@ def tokenized(
             lambda i: f"{place}, example {i}",
             records.Skipped(),
         )
-    opened = opened or opened_of(data, reference, split)
+    opened = opened or opened_of(data, reference, split, learns or kinds)
     check_kind(kinds, opened.format.kind, reference, opened.format.describe(), data.tables.objectives)
     store = tokenize.tokenized(opened, tokenizer, workers=data.workers, **_rendering(data, opened.format.kind))
     rows = opened.records
@@ -102,18 +104,19 @@ def tokenized(
     )
 
 
-def opened_of(data: Any, reference: str, split: str) -> tokenize.Opened:
-    """A split of a source, by the settings of `config.data`. Raises UserError."""
-    options = {"held_out": data.held_out, "broken": data.broken, "kinds": data.tables.sources}
+def opened_of(data: Any, reference: str, split: str, learns: Sequence[str] = ()) -> tokenize.Opened:
+    """A split of a source, by the settings of `config.data`; `learns`: kinds of data. Raises UserError."""
+    options = {"held_out": data.held_out, "broken": data.broken, "kinds": data.tables.sources, "learns": learns}
     return tokenize.Opened.of(reference, split, **options)
 
 
-def to_measure(data: Any, reference: str, split: str) -> tuple[str, tokenize.Opened | None]:
+def to_measure(data: Any, reference: str, split: str, learns: Sequence[str] = ()) -> tuple[str, tokenize.Opened | None]:
     """What of a source is measured, by the settings of `config.data`: (the split, its records; None = those that training would have).
 
     Args:
       split: "train", "validation" or "test", of which one that the source lacks is a share of its train split; "" = all that it
         holds where that is a single split ("all" where it has no name), else its validation split.
+      learns: kinds of data.
 
     Raises:
       UserError: several splits, none of them validation, and none chosen.
@@ -133,7 +136,7 @@ def to_measure(data: Any, reference: str, split: str) -> tuple[str, tokenize.Ope
     as_trained = "train" in own and (split or len(own) > 1)
     if prepared or as_trained or name not in own:
         return name, None
-    records_of = tokenize.Formatted.of(reference, data.broken, kinds, trains=False).whole(name)
+    records_of = tokenize.Formatted.of(reference, data.broken, kinds, trains=False, learns=learns).whole(name)
     return "all" if name == "train" else name, records_of
 
 
@@ -145,19 +148,31 @@ def _rendering(data: DataOptions, kind: str) -> dict[str, str]:
     return {"template": data.template, "train_on": data.train_on}
 
 
-def training_texts(data: DataOptions, kinds: tuple[str, ...] = ()) -> list[str]:
-    """All text that is trained on, for training a tokenizer. Raises UserError for sources that have none, or that are of none
-    of `kinds`, where any are named."""
-    texts: list[str] = []
+def training_texts(data: DataOptions, kinds: tuple[str, ...] = ()) -> tok.Texts:
+    """All text that is trained on, for training a tokenizer: read whenever it is iterated over. Raises UserError for sources that
+    have none, or that are of none of `kinds`, where any are named."""
+    sources = []
     for reference, _ in weighted(data):
         if records.parted(reference)[0] == token_folder.KIND:
             raise UserError(f"{reference}: tokens already; a tokenizer cannot be trained on them")
-        opened = opened_of(data, reference, "train")
+        opened = opened_of(data, reference, "train", kinds)
         check_kind(kinds, opened.format.kind, reference, opened.format.describe(), data.tables.objectives)
         if opened.format.kind == "tokens":
             raise UserError(f"{reference}: token ids already; a tokenizer cannot be trained on them")
-        texts += opened.texts()
-    return texts
+        sources.append(opened)
+    return _Texts(sources)
+
+
+class _Texts:
+    """The texts of sources, one after the other."""
+
+    def __init__(self, sources: Sequence[tokenize.Opened]):
+        self._sources = sources
+        self.identity = tuple(part for opened in sources for part in opened.identity_of_texts())
+
+    def __iter__(self) -> Iterator[Any]:
+        for opened in self._sources:
+            yield from opened.texts()
 
 
 def weighted(data: DataOptions) -> tuple[tuple[str, Any], ...]:
@@ -356,7 +371,7 @@ def training(
     for reference, weight in sources:
         weight_at(reference, weight, 0)  # well-formed, before anything takes time?
     _refuse_twice([reference for reference, _ in sources], data.tables.sources)
-    found = surveyed(data)
+    found = surveyed(data, builder.kinds)
     parts = [
         tokenized(data, reference, "train", tokenizer, builder.kinds, found[reference].train)
         for reference, _ in sources
@@ -429,9 +444,12 @@ def refuse_other(was: str, now: str, workdir: pathlib.Path) -> None:
     raise UserError(f"{workdir}: the training data are not those the run was started with (files changed?)")
 
 
-def surveyed(data: DataOptions) -> dict[str, surveys.Surveyed]:
-    """What is to be known of the sources of `config.data`, and what of train is left out of it. Raises UserError."""
-    return surveys.survey([reference for reference, _ in weighted(data)], [data.source] if data.source else [], data)
+def surveyed(data: DataOptions, learns: Sequence[str] = ()) -> dict[str, surveys.Surveyed]:
+    """What is to be known of the sources of `config.data`, and what of train is left out of it; `learns`: kinds of data. Raises
+    UserError."""
+    return surveys.survey(
+        [reference for reference, _ in weighted(data)], [data.source] if data.source else [], data, learns
+    )
 
 
 def labels(data: DataOptions) -> dict[str, str]:

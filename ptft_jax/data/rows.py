@@ -69,7 +69,7 @@ class RowSet:
         (1, 2, ...; 0 = padding) int32 [T] where segmented; whatever else the builder makes.
 
         `key` decides what is random about it; the same key gives the same row. A labelled row has instead targets
-        int32 [], its class, and weights float32 [].
+        int32 [], its class, or float32 [], its number, and weights float32 [].
         """
         out: Rows = {}
         at = 0
@@ -89,32 +89,33 @@ class RowSet:
             at += size
         if self.builder.labelled:
             example = int(np.searchsorted(self.store.offsets, self.plan[index][0, 0], side="right")) - 1
-            out |= {"targets": np.int32(self.store.labels[example]), "weights": np.float32(1)}
+            out |= {"targets": self.store.labels[example], "weights": np.float32(1)}
         return out
 
     def batch(self, indices: np.ndarray, keys: Sequence[Sequence[int]]) -> Rows:
         """Several rows, stacked; `keys` as for `row`."""
         if isinstance(self.builder, Causal):
-            return self._shifted([self.plan[int(i)] for i in indices])
+            return self._shifted(*self.plan.of(indices))
         return stacked([self.row(int(i), key) for i, key in zip(indices, keys)])
 
-    def _shifted(self, rows: list[np.ndarray]) -> Rows:
-        """Rows for next-token prediction, the common case: what `row` makes piece by piece, all at once."""
-        spans, pieces = np.concatenate(rows), [len(row) for row in rows]
+    def _shifted(self, spans: np.ndarray, pieces: np.ndarray) -> Rows:
+        """Rows for next-token prediction, the common case: what `row` makes piece by piece, all at once. Arguments as of
+        `Plan.of`."""
+        count = len(pieces)
         sizes = spans[:, 1] - spans[:, 0] - 1
         before = np.cumsum(sizes) - sizes  # positions of all pieces before each
         first = np.cumsum(pieces) - pieces  # number of each row's first piece
         number = np.arange(len(spans)) - np.repeat(first, pieces)
-        place = np.repeat(np.arange(len(rows)) * self.length - before[first], pieces) + before
+        place = np.repeat(np.arange(count) * self.length - before[first], pieces) + before
         order = np.arange(sizes.sum()) - np.repeat(before, sizes)
         source = np.repeat(spans[:, 0], sizes) + order
         target = np.repeat(place, sizes) + order
         trained = self.store.trained
 
         def spread(values, dtype):
-            out = np.zeros(len(rows) * self.length, dtype)
+            out = np.zeros(count * self.length, dtype)
             out[target] = values
-            return out.reshape(len(rows), self.length)
+            return out.reshape(count, self.length)
 
         made = {
             "inputs": spread(self.store.ids[source], np.int32),

@@ -42,7 +42,7 @@ class Store:
       ids: uint16 or uint32 [N], memory-mapped.
       offsets: int64 [sequences + 1], where sequences start and the last ends.
       trained: bool [N], the ids that are targets of the loss; None = all.
-      labels: int32 [examples] of classification, else None.
+      labels: int32 [examples] of classification, float32 of regression, else None.
       origins: int64 [examples], which record of the source each was made from.
       key: digest that names the content in checkpoints and lineage.
       per_example: sequences of an example, 1 or 2.
@@ -147,42 +147,62 @@ class Writer:
       digests: file name -> SHA-256, after `close`.
     """
 
-    def __init__(self, folder: pathlib.Path, vocab_size: int, *, keyed: bool = False):
-        """`keyed`: keys are kept, which `add` is then given."""
+    def __init__(self, folder: pathlib.Path, vocab_size: int, *, keyed: bool = False, masked: bool = False):
+        """
+        Args:
+          keyed: keys are kept, which `add` is then given.
+          masked: there is a file of what is trained also where all is, as prepared shards have it.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.vocab_size, self._keyed = folder, vocab_size, keyed
+        self.folder, self.vocab_size, self._keyed, self._masked = folder, vocab_size, keyed, masked
         self._dtype = ids_dtype(vocab_size)
         names = ("ids", *_COLUMNS, *([_KEYS] if keyed else []))
         self._files = {name: (folder / f"{name}.bin").open("wb") for name in names}  # open until close()
         self._hashes = {name: hashlib.sha256() for name in names}
         self.digests: dict[str, str] = {}
         self.examples = self.sequences = self.tokens = self.empty = 0
-        self._all_trained, self._labelled, self._pairs = True, False, False
+        self._all_trained, self._labelled, self._pairs, self._numeric = True, False, False, False
 
     def add(self, examples: Sequence[Encoded], origins: Iterable[int], keys: np.ndarray | None = None) -> None:
         """Appends examples made from the records `origins`; `keys`: uint64 [examples, 2]."""
         sequences = [s for e in examples for s in e.sequences]
         self._pairs |= len(sequences) > len(examples)
-        self._all_trained &= all(s.trained is None for s in sequences)
-        self._labelled |= any(e.label >= 0 for e in examples)
+        self._numeric |= any(e.numeric for e in examples)
+        self._labelled |= self._numeric or any(e.label >= 0 for e in examples)
         starts = self.tokens + np.cumsum([0, *(len(s.ids) for s in sequences)])
         values = {
             "ids": _joined([s.ids for s in sequences], self._dtype),
             "lengths": np.asarray([len(s.ids) for s in sequences], np.int64),
-            "trained": _joined(
-                [np.ones(len(s.ids), bool) if s.trained is None else s.trained for s in sequences], np.bool_
-            ),
-            "labels": np.asarray([e.label for e in examples], np.int32),
+            "labels": np.asarray([e.label_bits for e in examples], np.int32),
             "origins": np.asarray(list(origins), np.int64),
             "empty": np.asarray([start + at for start, s in zip(starts, sequences) for at in s.empty], np.int64),
             **({_KEYS: np.asarray(keys, np.uint64)} if self._keyed else {}),
         }
         for name, array in values.items():
-            self._write(name, memoryview(np.ascontiguousarray(array).reshape(-1)).cast("B"))
+            self._write(name, _bytes(array))
+        if all(s.trained is None for s in sequences):
+            self._add_trained(len(values["ids"]))
+        else:
+            self._begin_masks()
+            masks = [np.ones(len(s.ids), bool) if s.trained is None else s.trained for s in sequences]
+            self._write("trained", _bytes(_joined(masks, np.bool_)))
         self.examples += len(examples)
         self.sequences += len(sequences)
         self.tokens += len(values["ids"])
         self.empty += len(values["empty"])
+
+    def add_long(self, parts: Iterable[np.ndarray], origin: int) -> None:
+        """Appends an example that is one sequence, all of it learned, made from a record; its ids, which come in parts, are not
+        held."""
+        first = self.tokens
+        for ids in parts:
+            self._write("ids", _bytes(ids.astype(self._dtype)))
+            self._add_trained(len(ids))
+            self.tokens += len(ids)
+        for name, value in (("lengths", self.tokens - first), ("labels", -1), ("origins", origin)):
+            self._write(name, _bytes(np.asarray([value], _COLUMNS[name])))
+        self.examples += 1
+        self.sequences += 1
 
     def take(self, part: pathlib.Path) -> None:
         """Appends what another writer has closed."""
@@ -190,15 +210,33 @@ class Writer:
         if meta["empty"]:  # places in the part become places in the whole
             places = np.fromfile(part / "empty.bin", np.int64) + self.tokens
             self._write("empty", memoryview(places).cast("B"))
-        for name in self._files.keys() - {"empty"}:
+        if meta["all_trained"]:
+            self._add_trained(meta["tokens"])
+        else:
+            self._begin_masks()
+        for name in self._files.keys() - {"empty", *(["trained"] if meta["all_trained"] else [])}:
             with open(part / f"{name}.bin", "rb") as source:
                 while data := source.read(1 << 22):
                     self._write(name, data)
         for count in ("examples", "sequences", "tokens", "empty"):
             setattr(self, count, getattr(self, count) + meta[count])
-        self._all_trained &= meta["all_trained"]
         self._labelled |= meta["labelled"]
+        self._numeric |= meta["numeric"]
         self._pairs |= meta["per_example"] == 2
+
+    def _add_trained(self, count: int) -> None:
+        """So many further ids, all of them learned."""
+        if self._all_trained and not self._masked:
+            return
+        for at in range(0, count, 1 << 22):
+            self._write("trained", b"\1" * min(1 << 22, count - at))
+
+    def _begin_masks(self) -> None:
+        """What follows is not all learned; `tokens` counts what was."""
+        if self._all_trained:
+            self._all_trained = False
+            if not self._masked:
+                self._add_trained(self.tokens)
 
     def _write(self, name: str, data: bytes | memoryview) -> None:
         self._hashes[name].update(data)
@@ -210,6 +248,9 @@ class Writer:
             file.flush()
             os.fsync(file.fileno())
             file.close()
+        if self._all_trained and not self._masked:
+            del self._hashes["trained"]
+            (self.folder / "trained.bin").unlink()
         self.digests = {f"{name}.bin": hashed.hexdigest() for name, hashed in self._hashes.items()}
         key = content_key(self.digests) if key is None else key
         meta = {
@@ -222,6 +263,7 @@ class Writer:
             "per_example": 2 if self._pairs else 1,
             "all_trained": self._all_trained,
             "labelled": self._labelled,
+            "numeric": self._numeric,
             "keyed": self._keyed,
             "digests": self.digests,
             **facts,
@@ -233,6 +275,10 @@ class Writer:
     def discard(self) -> None:
         for file in self._files.values():
             file.close()
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    return memoryview(np.ascontiguousarray(array).reshape(-1)).cast("B")
 
 
 def _joined(arrays: list[np.ndarray], dtype: Any) -> np.ndarray:
@@ -287,7 +333,11 @@ def load(folder: pathlib.Path, remedy: str = "") -> Store:
         "ids": array("ids", np.dtype(meta["dtype"]), tokens),
         "origins": array("origins", np.int64, examples),
         **({} if meta["all_trained"] else {"trained": array("trained", np.bool_, tokens)}),
-        **({"labels": array("labels", np.int32, examples)} if meta["labelled"] else {}),
+        **(
+            {"labels": array("labels", np.float32 if meta.get("numeric") else np.int32, examples)}
+            if meta["labelled"]
+            else {}
+        ),
         **({"empty": array("empty", np.int64, meta["empty"])} if meta.get("empty") else {}),
         **({_KEYS: array(_KEYS, np.uint64, 2 * examples).reshape(-1, 2)} if meta.get("keyed") else {}),
     }
@@ -334,9 +384,11 @@ def folder_at_once(target: pathlib.Path) -> Iterator[pathlib.Path]:
     faster, its folder stays: what is made twice is equal."""
     with cache.writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        cache.clear_left(target.parent)
         temporary = pathlib.Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:
-            yield temporary
+            with cache.at_work(temporary):
+                yield temporary
             os.chmod(temporary, 0o755)
             try:
                 temporary.rename(target)

@@ -31,12 +31,15 @@ class Surveyed:
     facts: dict[str, Any]
 
 
-def survey(trained: Sequence[str], measured: Sequence[str], data: DataOptions) -> dict[str, Surveyed]:
+def survey(
+    trained: Sequence[str], measured: Sequence[str], data: DataOptions, learns: Sequence[str] = ()
+) -> dict[str, Surveyed]:
     """All sources of a run, opened, by reference.
 
     Args:
       trained, measured: references of what is trained on, and of what is validated and tested.
       data: settings, as `config.data`.
+      learns: kinds of data that are learned from, as of `formats.choose`.
 
     Raises:
       UserError: what is wrong with one; leaks, where `data.leaks` is "raise", or is "drop" and they are prepared.
@@ -52,7 +55,7 @@ def survey(trained: Sequence[str], measured: Sequence[str], data: DataOptions) -
             parts[reference] = {split: found for split, found in kept.items() if found is not None}
             facts[reference] = prepared_facts(folder)
             continue
-        source = Formatted.of(reference, data.broken, data.tables.sources)
+        source = Formatted.of(reference, data.broken, data.tables.sources, learns=learns)
         opened = {split: source.opened(split, data.held_out) for split in records.SPLITS}
         parts[reference] = {split: one.records for split, one in opened.items()}
         facts[reference] = facts_of(source, parts[reference], data.held_out)

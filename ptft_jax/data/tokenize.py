@@ -11,8 +11,10 @@ import pathlib
 import pickle
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ptft_jax.config.sources import SOURCES, SourceSpec
 from ptft_jax.data import cache, formats, processes, records, store
@@ -23,7 +25,8 @@ from ptft_jax.data.store import Store
 
 Kinds = Mapping[str, SourceSpec]
 FORM = "store-2"  # to be changed with whatever changes what is stored
-CHUNK = 256  # records tokenized at a time
+CHUNK = 256  # records tokenized at a time, at most
+CHARACTERS = 1 << 20  # of their texts after which no more are taken, and of a text that is tokenized in parts
 ALONE_FIRST = 3.0  # seconds of work after which the rest is estimated
 WORTH_IT = 10.0  # seconds that the rest must take for more processes to be started
 
@@ -41,20 +44,38 @@ class Opened:
 
     @classmethod
     def of(
-        cls, reference: str, split: str, *, held_out: float, broken: str = "raise", kinds: Kinds = SOURCES
+        cls,
+        reference: str,
+        split: str,
+        *,
+        held_out: float,
+        broken: str = "raise",
+        kinds: Kinds = SOURCES,
+        learns: Sequence[str] = (),
     ) -> Opened:
         """The format is that of all that is trained on or divided, whichever split is opened: a class has the same number in
         all.
 
-        `kinds` as of `records.parse`. Raises UserError: see `records.open_records` and `formats.choose`.
+        `kinds` as of `records.parse`, `learns` as of `formats.choose`. Raises UserError: see `records.open_records` and `formats.choose`.
         """
-        return Formatted.of(reference, broken, kinds).opened(split, held_out)
+        return Formatted.of(reference, broken, kinds, learns=learns).opened(split, held_out)
 
-    def texts(self) -> Iterator[str]:
-        """All text of the records, for training a tokenizer: what is said, without what a template puts around it."""
-        encoder = formats.encoder(self.format, tok.ByteTokenizer(), template="chatml")
+    def texts(self) -> Iterator[Any]:
+        """All text of the records, for training a tokenizer: what is said, without what a template puts around it. A long text
+        of a file is not read whole: it has `blocks`."""
+        encoder = self._texts_encoder()
         for index in range(len(self.records)):
-            yield from encoder.texts(self.records[index], self.records.where(index))
+            if long := long_text(self, index):
+                yield long
+            else:
+                yield from encoder.texts(self.records[index], self.records.where(index))
+
+    def identity_of_texts(self) -> tuple[str, ...]:
+        """Equal where `texts` are."""
+        return (FORM, self.records.fingerprint, *self._texts_encoder().identity)
+
+    def _texts_encoder(self) -> formats.Encoder:
+        return formats.encoder(self.format, tok.ByteTokenizer(), template="chatml")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +88,14 @@ class Formatted:
     format: formats.Format
 
     @classmethod
-    def of(cls, reference: str, broken: str = "raise", kinds: Kinds = SOURCES, trains: bool = True) -> Formatted:
+    def of(
+        cls,
+        reference: str,
+        broken: str = "raise",
+        kinds: Kinds = SOURCES,
+        trains: bool = True,
+        learns: Sequence[str] = (),
+    ) -> Formatted:
         """As `Opened.of`; `trains` as for `records.open_source`."""
         source = records.open_source(reference, broken=broken, kinds=kinds, trains=trains)
         first = "train" if "train" in source.own else source.own[0]
@@ -75,7 +103,7 @@ class Formatted:
         pool = labels.Pool(lambda: [(whole, whole.where)], source.reference.kind == "csv", whole.class_names)
         held_out = (source.whole(split) for split in source.own if split != first)  # opened where they are asked for
         elsewhere = ((rows.where(index), rows[index]) for rows in held_out for index in range(len(rows)))
-        chosen = formats.choose(whole, options, whole.where, pool=pool, elsewhere=elsewhere)
+        chosen = formats.choose(_beginnings(whole), options, whole.where, pool=pool, elsewhere=elsewhere, learns=learns)
         reading = formats.Reading.of_columns(chosen.name, chosen.columns, options, chosen.json)
         return cls(reference, broken, source.read_as(reading), chosen)
 
@@ -83,7 +111,7 @@ class Formatted:
         """A split. Raises UserError."""
         rows, chosen = self.source.split(split, held_out), self.format
         if split != "train" and split in self.source.own:
-            chosen = formats.choose(rows, self.source.reference.options, rows.where, like=chosen)
+            chosen = formats.choose(_beginnings(rows), self.source.reference.options, rows.where, like=chosen)
         return Opened(self.reference, split, held_out, self.broken, rows, chosen)
 
     def whole(self, split: str) -> Opened:
@@ -91,8 +119,19 @@ class Formatted:
         rows, chosen = self.source.whole(split), self.format
         limit(self.source.reference, split, rows)
         if split != "train":
-            chosen = formats.choose(rows, self.source.reference.options, rows.where, like=chosen)
+            chosen = formats.choose(_beginnings(rows), self.source.reference.options, rows.where, like=chosen)
         return Opened(self.reference, split, 0.0, self.broken, rows, chosen)
+
+
+def _beginnings(rows: records.Records) -> Any:
+    """The records by which a format is told, without what long texts go on with, where their source can leave that out."""
+    return rows.beginnings() if hasattr(rows, "beginnings") else rows
+
+
+def long_text(opened: Opened, index: int) -> Any:
+    """A record that is a long text alone, and that its source reads some at a time (`blocks`); else None."""
+    find = getattr(opened.records, "long", None)
+    return find(index) if find and opened.format.name == "text" else None
 
 
 def tokenized(opened: Opened, tokenizer: tok.Tokenizer, *, template: str, train_on: str, workers: int = 0) -> Store:
@@ -127,15 +166,58 @@ def tokenized(opened: Opened, tokenizer: tok.Tokenizer, *, template: str, train_
 def _encode(opened: Opened, encoder: Any, writer: store.Writer, which: range, patient: bool = True) -> int:
     """Encodes the records `which`; where not `patient`, stops early if the rest would take long. Returns where it ended."""
     began = time.monotonic()
-    for first in range(which.start, which.stop, CHUNK):
-        chunk = range(first, min(first + CHUNK, which.stop))
-        rows = [opened.records[i] for i in chunk]
-        writer.add(encoder.encode(rows, [opened.records.where(i) for i in chunk]), chunk)
+    for chunk in _chunks(opened, encoder, which):
+        if isinstance(chunk.rows, list):
+            wheres = [opened.records.where(i) for i in chunk.which]
+            writer.add(encoder.encode(chunk.rows, wheres), chunk.which)
+        else:
+            writer.add_long(chunk.rows, chunk.which.start)
+        stop = chunk.which.stop
         seconds = time.monotonic() - began
-        rest = seconds * (which.stop - chunk.stop) / (chunk.stop - which.start)
+        rest = seconds * (which.stop - stop) / (stop - which.start)
         if not patient and seconds > ALONE_FIRST and rest > WORTH_IT and (os.cpu_count() or 1) > 1:
-            return chunk.stop
+            return stop
     return which.stop
+
+
+class _Chunk(NamedTuple):
+    """Records that are encoded at a time: themselves, or the ids of a single one, array by array."""
+
+    which: range
+    rows: list[Any] | Iterator[np.ndarray]
+
+
+def _chunks(opened: Opened, encoder: Any, which: range) -> Iterator[_Chunk]:
+    """The records `which`, so that what is held at a time does not grow with their number or the length of texts."""
+    rows: list[Any] = []
+    first, size = which.start, 0
+    for index in which:
+        long = None
+        if found := long_text(opened, index):
+            long = encoder.encode_blocks(found.blocks())
+        else:
+            row = opened.records[index]
+            length = _characters(row)
+            if length > CHARACTERS and opened.format.name == "text":
+                long = encoder.encode_long(row, opened.records.where(index))
+        if long is None:
+            rows.append(row)
+            size += length
+        if rows and (long is not None or len(rows) == CHUNK or size >= CHARACTERS or index + 1 == which.stop):
+            yield _Chunk(range(first, first + len(rows)), rows)
+            first, rows, size = first + len(rows), [], 0
+        if long is not None:
+            yield _Chunk(range(index, index + 1), long)
+            first = index + 1
+
+
+def _characters(value: Any) -> int:
+    """Of all texts in JSON values; other values count as one."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if isinstance(value, (list, tuple)) else 1
 
 
 def _encode_with_others(opened: Opened, encoder: Any, writer: store.Writer, first: int, workers: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ptft_jax.config.metrics import RAW
 from ptft_jax.data.rows import Rows
-from ptft_jax.objectives import counts
+from ptft_jax.objectives import correlation, counts
 from ptft_jax.parallel import processes
 from ptft_jax.parallel.compile import to_host
 
@@ -18,7 +18,7 @@ BITS = "bits_per_byte"
 
 
 class EvalSet:
-    """A named set whose batches stay on the devices between evaluations."""
+    """A named set whose batches are on the host; one at a time is put on the devices, while they compute on the one before."""
 
     def __init__(
         self, name: str, batches: list[Rows], program: Any, byte_lengths_V: np.ndarray | None, *, raw: bool = False
@@ -30,7 +30,7 @@ class EvalSet:
           raw: also measure the parameters themselves, beside their average.
         """
         self.name = name
-        self._batches = [program.place(batch) for batch in batches]
+        self._batches, self._place = batches, program.place
         self._measures = {"": program.evaluate} | ({RAW: program.evaluate_raw} if raw else {})
         mine = (_spanned(batches, byte_lengths_V), float(sum(b["weights"].sum() for b in batches)))
         self._bytes, self.tokens = map(sum, zip(*processes.gather(mine)))
@@ -58,7 +58,7 @@ class EvalSet:
         parts, waiting = [], None
         for batch in self._batches:
             check()
-            following = evaluate(state, batch)
+            following = evaluate(state, self._place(batch))
             if waiting is not None:
                 parts.append(to_host(waiting))
             waiting = following
@@ -66,6 +66,8 @@ class EvalSet:
         return {
             name: tuple(map(sum, zip(*(part[name] for part in parts))))
             if isinstance(first, tuple)
+            else np.concatenate([part[name].reshape(-1, part[name].shape[-1]) for part in parts])
+            if name == correlation.ROWS
             else sum(part[name] for part in parts)
             for name, first in parts[0].items()
         }
@@ -75,6 +77,8 @@ class EvalSet:
         values = {k: float(total / weight) if weight else math.nan for k, (total, weight) in host.items()}
         if counts.BY_CLASS in sums:
             values |= counts.f1(sums[counts.BY_CLASS])
+        if correlation.ROWS in sums:
+            values |= correlation.values(sums[correlation.ROWS])
         if "nll" in host and self._bytes:
             values[BITS] = host["nll"][0] / math.log(2) / self._bytes
         return values
@@ -91,6 +95,20 @@ def names(
         measured = (*metrics, *((BITS,) if spanned else ()))
         found += [f"{name}/{prefix}{metric}" for prefix in ("", RAW)[: 1 + (name in raw)] for metric in measured]
     return found
+
+
+def costly(sets: Mapping[str, Collection[Any]], every: int) -> str:
+    """What to say where evaluations of these sets of batches, `every` so many steps, take longer than the steps; "" elsewhere.
+    A forward pass costs a third of a training step: the gradients of inputs and of weights cost as much again each."""
+    each = {name: len(batches) for name, batches in sets.items()}
+    total = sum(each.values())
+    if not every or total <= 3 * every:
+        return ""
+    parts = ", ".join(f"{count:,} of {name}" for name, count in each.items())
+    return (
+        f"an evaluation is {total:,} batches ({parts}), about the cost of {total / 3:,.0f} training steps, and comes after every "
+        f"{every:,}: config.eval.tokens evaluates a part of each set, config.eval.every sets how often"
+    )
 
 
 def _spanned(batches: list[Rows], byte_lengths_V: np.ndarray | None) -> float:

@@ -83,6 +83,12 @@ def measure(references: Sequence[str | pathlib.Path], *, say: Callable[[str], No
                     **reading,
                 )
             )
+            if lacks := [name for name in tables if name not in values[-1]]:
+                objective = run.config["objective"]["name"]
+                raise UserError(
+                    f"--sequence: what is compared is {' and '.join(tables)}, and {run.name} (objective.name = {objective!r}) has no "
+                    f"{lacks[0]}"
+                )
             say(f"{stage} on {run.name}: loss {values[-1]['nll']:.4f}, accuracy {values[-1]['accuracy']:.4f}")
         for name, table in tables.items():
             table.append([row[name] for row in values])

@@ -85,7 +85,9 @@ class Measurement:
         values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
         data = configs.check(values).data
         builder = builders.build(config.objective, loaded.tokenizer)
-        split, opened = pipeline.to_measure(data, data.source, split) if source else (split or "validation", None)
+        split, opened = (
+            pipeline.to_measure(data, data.source, split, builder.kinds) if source else (split or "validation", None)
+        )
         read = pipeline.tokenized(data, data.source, split, loaded.tokenizer, builder.kinds, opened)
         read, head = class_names.numbered(read, class_names.of(loaded.source))
         self._classes = head.names

@@ -259,6 +259,7 @@ def to_peft(
     out: pathlib.Path,
     *,
     base: str,
+    before: Mapping[str, Any] | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
     """Writes an adapter in PEFT's format, whole or not at all, and checks it by reading it back.
@@ -266,6 +267,7 @@ def to_peft(
     Args:
       adapter: the fine-tuning method.
       params: whole parameters, the adapter's leaves among them.
+      before: flat parameters of the base, where the run changed these, too; None = it did not.
       files: further ones to lie beside it, by name: a tokenizer's, where the base's lacks the chat template.
 
     Raises:
@@ -282,11 +284,15 @@ def to_peft(
         # A network that only training needs has no place there; what it makes has.
         collapsed, params = Transformer(ModelSpec(**model), adapter).collapsed(params)
         adapter = collapsed.adapt
-        peft.write(temporary, adapter, params, names, ties=ties, family=family.model_type, base=base)
         plain = {path: array for path, array in flatten(params).items() if not is_added(path)}
+        changed = [p for p, a in plain.items() if before is not None and not np.array_equal(a, before[p])]
+        if before is not None:  # what trains may be kept wider than the base
+            plain = {path: np.asarray(before[path]).astype(a.dtype) for path, a in plain.items()}
+        options: dict[str, Any] = {"ties": ties, "family": family.model_type, "base": base, "changed": changed}
+        peft.write(temporary, adapter, params, names, **options)
         read = peft.read(temporary, names, unflatten(plain), prefix=family.prefix, ties=ties)
         ours = _logits(fields, adapter)(flatten(params))
-        theirs = _logits(fields, read.method)({**plain, **flatten(read.params)})
+        theirs = _logits(fields, read.method)(read.onto(plain))
         difference = float(np.abs(theirs - ours).max() / np.abs(ours).max())
         warning = peft.warning(params, names, ties)
         if difference > 1e-5:

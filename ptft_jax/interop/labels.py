@@ -61,9 +61,10 @@ def _number(c: Fields, shown: str, value: Any) -> int:
 
 
 def write(names: Sequence[str], count: int) -> dict[str, Any]:
-    """The fields that name so many classes: placeholders where they have no names."""
+    """The fields that name so many classes: placeholders where they have no names. A head with one number is one for regression."""
     filled = class_names.filled(names, count) or tuple(map(class_names.PLACEHOLDER.format, range(count)))
     return {
         "id2label": {str(n): name for n, name in enumerate(filled)},
         "label2id": {name: n for n, name in enumerate(filled)},
+        **({"problem_type": "regression"} if count == 1 else {}),
     }

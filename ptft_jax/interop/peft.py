@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ from ptft_jax.adapters.oft import Oft
 from ptft_jax.data import jsons
 from ptft_jax.data.cache import write_atomic
 from ptft_jax.errors import UserError, listed, nearest
-from ptft_jax.interop import peft_context, peft_converted, peft_layers
+from ptft_jax.interop import peft_context, peft_converted, peft_layers, peft_saved
 from ptft_jax.interop.names import Tensor
 from ptft_jax.interop.peft_modules import ROOT, modules, named, selected
 from ptft_jax.interop.peft_tables import of_tied_head, tied_heads, without_copies
@@ -79,16 +79,23 @@ class Adapter(NamedTuple):
       tune: what `config.tune` must say for a model with it: {"method": ..., that method's section}.
       params: nested dict of the adapter's leaves alone, numpy arrays in the dtypes that a model with it has.
       base: the model it was made for, as its file names it ("" where it does not).
+      replaced: nested dict of the base's parameters, whole, that it came with others for (`ptft_jax.interop.peft_saved`).
     """
 
     tune: dict[str, Any]
     params: dict[str, Any]
     base: str
+    replaced: dict[str, Any]
 
     @property
     def method(self) -> Method:
         """The fine-tuning method that `tune` describes, for `ptft_jax.model.transformer.Transformer`."""
         return adapters.build(configs.check({"tune": self.tune}).tune)
+
+    def onto(self, plain: Mapping[str, Any]) -> dict[str, Any]:
+        """A plain model's parameters by path with what the adapter adds and replaces; what it replaces in their dtypes."""
+        replaced = {path: np.asarray(a).astype(plain[path].dtype) for path, a in flatten(self.replaced).items()}
+        return {**plain, **replaced, **flatten(self.params)}
 
 
 def read(
@@ -113,7 +120,7 @@ def read(
       prefix: of the family's names that files of a model without head lack ("model.").
       ties: the family's `ties`, of a tied head.
       arrays: gives the parameters where `base` has only shapes: for a DoRA adapter of some layers, whose other magnitudes are
-        the kernels', and for a file that holds tables of the base.
+        the kernels', for a file that holds tables of the base, and for one that replaces parts of its parameters.
       field: what the folder was given as, for messages.
 
     Raises:
@@ -126,6 +133,7 @@ def read(
     _refuse(config, where, kind)
     tensors = _tensors(folder)
     flat, whole = flatten(base), arrays or (lambda: base)
+    tensors, replaced = peft_saved.taken(config, tensors, names, flat, whole, ties or {}, prefix, str(folder / WEIGHTS))
     if kind in peft_context.READERS:
         tune, leaves = peft_context.READERS[kind](config, tensors, flat, names, where)
     else:
@@ -143,7 +151,7 @@ def read(
         if with_dora and any((name, i) not in sites for name, _ in sites for i in range(found[name].depth)):
             flat = flatten(whole())
         tune, leaves = peft_layers.READERS[kind](config, sites, found, flat, where)
-    return Adapter(tune, unflatten(leaves), config.get("base_model_name_or_path") or "")
+    return Adapter(tune, unflatten(leaves), config.get("base_model_name_or_path") or "", unflatten(replaced))
 
 
 def warning(params: Mapping[str, Any], names: Sequence[Tensor], ties: Mapping[str, str]) -> str:
@@ -176,6 +184,7 @@ def write(
     family: str = "",
     base: str = "",
     task: str | None = "CAUSAL_LM",
+    changed: Collection[str] = (),
 ) -> None:
     """Writes a run's adapter as PEFT would.
 
@@ -190,9 +199,10 @@ def write(
       family: its `model_type`.
       base: what PEFT is to load the base from, a folder or a name.
       task: PEFT's task_type.
+      changed: paths of parameters of the base that the run changed as well.
 
     Raises:
-      UserError: a method or a layer that the format has no place for.
+      UserError: a method, a layer or a change of the base that the format has no place for.
     """
     flat = flatten(params)
     if why := no_place(adapter):
@@ -201,6 +211,8 @@ def write(
         config, tensors = peft_context.write(adapter, flat, names, family)
     else:
         config, tensors = peft_layers.write(adapter, flat, modules(names, flat, tables=True), ties or {})
+    more, saved = peft_saved.write(changed, config, tensors, names, flat, ties or {})
+    config, tensors = {**config, **more}, {**tensors, **saved}
     common = {"base_model_name_or_path": base or None, "task_type": task, "inference_mode": True, "revision": None}
     folder = pathlib.Path(folder).expanduser()
 
@@ -252,20 +264,14 @@ def _refuse(config: Mapping[str, Any], where: str, kind: str) -> None:
                 re.compile(pattern)
             except re.error as e:
                 raise UserError(f"{where}: {key}: {pattern!r} is not a regular expression: {e}") from e
-    if config.get("modules_to_save"):
-        raise UserError(
-            f"{where}: modules_to_save = {config['modules_to_save']}: the adapter comes with whole modules of its own; "
-            "merge it into its base with PEFT (merge_and_unload) and read the model"
-        )
-    if config.get("bias", "none") != "none":
-        raise UserError(f"{where}: bias = {config['bias']!r}: biases trained beside the adapter are not supported")
+    peft_saved.refuse(config, where)
     start = config.get("init_lora_weights", True)
     if start not in _STARTS:
         raise UserError(
             f"{where}: init_lora_weights = {start!r}: such an adapter fits a base that its start has changed, not the "
             "plain one; have PEFT convert it (save_pretrained with path_initial_model_for_weight_conversion)"
         )
-    left = [f"{k} = {v!r}" for k, v in config.items() if k not in _NOTES | _READ[kind] | {"modules_to_save"} and v]
+    left = [f"{k} = {v!r}" for k, v in config.items() if k not in _NOTES | _READ[kind] | peft_saved.SETTINGS and v]
     if left:
         raise UserError(f"{where}: settings that have no counterpart here:{listed(left, 20)}")
 

@@ -1,4 +1,4 @@
-"""Multi-head attention with grouped keys, rotary positions, masks over segments and windows, and a key/value cache."""
+"""Multi-head attention with grouped keys, rotary positions and a key/value cache, as a layer of the transformer."""
 
 from __future__ import annotations
 
@@ -10,107 +10,23 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ptft_jax.model import rotary
-from ptft_jax.model.layers import Linear, Norm, PerRow, SublayerAdapter, soft_cap
+from ptft_jax.model.dot_product import Seen, attention, attention_to_cache
+from ptft_jax.model.layers import Linear, Norm, PerRow, SublayerAdapter
 from ptft_jax.model.spec import ModelSpec
 
 Cache = tuple[jax.Array, jax.Array]  # one layer's keys and values, each [B * K, S, H]
 
 
-class Mask(NamedTuple):
-    """Which keys a query may see. `allowed` [1 or B, T, S] bool; `causal_only` says that it is the plain triangle,
-    for kernels that need no mask then."""
-
-    allowed: jax.Array
-    causal_only: bool
-
-
 class View(NamedTuple):
-    """What a layer attends to: its mask, and how its positions rotate queries and keys (None = not at all).
+    """What a layer attends to: which keys are seen, and how its positions rotate queries and keys (None = not at all).
 
-    The mask's first columns are of the keys that a `prefix` places before the row's, where there are any. `prefix` is
-    the layer's keys and values, each [n, K * H], where what makes them is shared by all layers (see `Trunk.prefix`).
+    `prefix` is the layer's keys and values before those of the row (`Seen.before`), each [n, K * H], where what makes them is
+    shared by all layers (see `Trunk.prefix`).
     """
 
-    mask: Mask
+    seen: Seen
     rotation: rotary.Table | None
     prefix: tuple[jax.Array, jax.Array] | None = None
-
-
-def causal_mask(
-    length: int,
-    segments_BT: jax.Array | None = None,
-    *,
-    prefix_BT: jax.Array | None = None,
-    causal: bool = True,
-    shared: int = 0,
-) -> Mask:
-    """A query sees itself and what came before it (everything where not `causal`), within its own segment when
-    `segments_BT` (int; 0 = padding). Positions where `prefix_BT` (bool) see each other in both directions. The first
-    `shared` positions are part of every segment."""
-    order = jnp.arange(length)
-    allowed = (order[:, None] >= order[None, :])[None] if causal else jnp.ones((1, length, length), bool)
-    if prefix_BT is not None:
-        allowed = allowed | (prefix_BT[:, :, None] & prefix_BT[:, None, :])
-    if segments_BT is not None:
-        same = segments_BT[:, :, None] == segments_BT[:, None, :]
-        allowed = allowed & (same | (order < shared))
-    return Mask(allowed, causal and prefix_BT is None and segments_BT is None)
-
-
-def windowed(mask: Mask, window: int, first: int | jax.Array = 0) -> Mask:
-    """The mask without keys `window` or more positions before the query (Child et al. 2019; Jiang et al. 2023), nor as
-    far after it, where a prefix is seen in both directions.
-
-    `first`, of all rows or [B], is the key slot of the first query, where queries are decoded against a cache.
-    """
-    queries, keys = mask.allowed.shape[-2:]
-    distance = (jnp.asarray(first)[..., None] + jnp.arange(queries))[..., None] - jnp.arange(keys)
-    return Mask(mask.allowed & (jnp.abs(distance) < window), False)
-
-
-def prefixed(mask: Mask, count: int, positions_BT: jax.Array, window: int = 0) -> Mask:
-    """The mask with `count` keys before all others, at positions 0 to count - 1. Every query sees them, whatever its
-    segment; with a window, those less than `window` positions before it."""
-    if window:
-        seen = positions_BT[:, :, None] - jnp.arange(count) < window
-    else:
-        seen = jnp.ones((1, mask.allowed.shape[1], count), bool)
-    rows = max(seen.shape[0], mask.allowed.shape[0])
-    parts = [jnp.broadcast_to(part, (rows, *part.shape[1:])) for part in (seen, mask.allowed)]
-    return Mask(jnp.concatenate(parts, axis=2), False)
-
-
-def attend(
-    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask, implementation: str, scale: float, cap: float
-) -> jax.Array:
-    """Scaled dot-product attention; the softmax is taken in float32. Returns [B, T, N, H]."""
-    if implementation == "cudnn":
-        allowed = None if mask.causal_only else mask.allowed[:, None]
-        return jax.nn.dot_product_attention(
-            q_BTNH, k_BSKH, v_BSKH, mask=allowed, scale=scale, is_causal=mask.causal_only, implementation="cudnn"
-        )
-    b, t, n, h = q_BTNH.shape
-    kv = k_BSKH.shape[2]
-    q_BTKGH = q_BTNH.reshape(b, t, kv, n // kv, h)
-    scores = jnp.einsum("btkgh,bskh->bkgts", q_BTKGH * scale, k_BSKH, preferred_element_type=jnp.float32)
-    # A finite floor keeps rows that see nothing (padding) free of NaN.
-    scores = jnp.where(mask.allowed[:, None, None], soft_cap(scores, cap), jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, v_BSKH).reshape(b, t, n, h)
-
-
-def attend_cached(q_BTNH: jax.Array, kept: Cache, allowed_BTS: jax.Array, scale: float, cap: float) -> jax.Array:
-    """As `attend`, of keys and values as a cache has them, which both products read as they lie: [B, T, N, H]."""
-    (b, t, n, h), (keys, values) = q_BTNH.shape, kept
-    kv = keys.shape[0] // b
-    # Heads of a group, and their positions, are rows of one product.
-    q = jnp.moveaxis((q_BTNH * scale).reshape(b, t, kv, n // kv, h), 1, 3).reshape(b * kv, -1, h)
-    scores = jax.lax.dot_general(q, keys, (((2,), (2,)), ((0,), (0,))), preferred_element_type=jnp.float32)
-    scores = soft_cap(scores, cap).reshape(b, kv, n // kv, t, -1)
-    scores = jnp.where(allowed_BTS[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype).reshape(b * kv, (n // kv) * t, -1)
-    y = jax.lax.dot_general(weights, values, (((2,), (1,)), ((0,), (0,))))
-    return jnp.moveaxis(y.reshape(b, kv, n // kv, t, h), 3, 1).reshape(b, t, n, h)
 
 
 def _written(kept: jax.Array, new_BTKH: jax.Array, start: int | jax.Array) -> jax.Array:
@@ -162,7 +78,7 @@ class Attention(nnx.Module):
         per_row: PerRow | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Returns ([B, T, D], cache). The new keys and values are written to the cache from slot `start` on (of all rows, or
-        [B]), and all S slots are attended to under the mask."""
+        [B]), and all S slots are attended to as the view has it."""
         q = self._heads(self.query(x_BTD, per_row), self.query_norm)
         k, v = self.keys_and_values(x_BTD, per_row)
         if view.rotation is not None:
@@ -171,11 +87,11 @@ class Attention(nnx.Module):
             assert start is not None, "what is written to a cache has a slot"
             cache = (_written(cache[0], k, start), _written(cache[1], v, start))
             if self.prefix is None and self.spec.attention == "xla":
-                y = attend_cached(q, cache, view.mask.allowed, self.scale, self.spec.attention_cap)
+                y = attention_to_cache(q, *cache, view.seen, scale=self.scale, cap=self.spec.attention_cap)
                 return self.out(y.reshape(*x_BTD.shape[:2], -1), per_row), cache
             rows = x_BTD.shape[0]
             k, v = (jnp.swapaxes(kept.reshape(rows, -1, *kept.shape[1:]), 1, 2) for kept in cache)
-        y = self.attend(q, k, v, view.mask) if self.prefix is None else self.prefix(self, q, k, v, view)
+        y = self.attend(q, k, v, view.seen) if self.prefix is None else self.prefix(self, q, k, v, view)
         return self.out(y.reshape(*x_BTD.shape[:2], -1), per_row), cache
 
     @property
@@ -188,11 +104,12 @@ class Attention(nnx.Module):
         return self._heads(self.key(x_BTD, per_row), self.key_norm), self._heads(self.value(x_BTD, per_row), None)
 
     def attend(
-        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask, implementation: str = ""
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, seen: Seen, implementation: str = ""
     ) -> jax.Array:
         """With this model's scale, cap and, by default, implementation: [B, T, N, H]."""
         spec = self.spec
-        return attend(q_BTNH, k_BSKH, v_BSKH, mask, implementation or spec.attention, self.scale, spec.attention_cap)
+        how = dict(scale=self.scale, cap=spec.attention_cap)
+        return attention(q_BTNH, k_BSKH, v_BSKH, seen, **how, implementation=implementation or spec.attention)
 
     def _heads(self, x_BTC: jax.Array, norm: Norm | None) -> jax.Array:
         """Apart by heads [B, T, heads, H], normed as the model has it."""

@@ -35,14 +35,24 @@ class PerRow(NamedTuple):
     counted: jax.Array | None = None
 
 
+def again(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The function, of whose steps the backward pass keeps nothing: it takes them again from the arguments. For what is cheap beside
+    reading it from memory. A scan over layers writes to memory whatever is kept; of unrolled layers the compiler decides itself."""
+    return jax.checkpoint(function, prevent_cse=False)
+
+
 def project(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
     """x [..., in] @ kernel [in, out] -> [..., out], in `dtype` (None: theirs).
 
     Rows are one axis meanwhile, so that the gradient of the kernel is a product of two matrices, and no contraction over two
     axes, for which compilers for CPUs need up to three times as long.
     """
-    y = jnp.dot(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=dtype)
-    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+
+    def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        y = jnp.dot(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=dtype)
+        return y.reshape(*x.shape[:-1], kernel.shape[-1])
+
+    return again(run)(x, kernel)  # what is kept is x, once for all layers that read it
 
 
 @jax.custom_vjp
@@ -125,14 +135,16 @@ class Norm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(shape, dtype)) if with_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x.astype(jnp.float32)
+        return again(self._normed)(x, self.scale[...], None if self.bias is None else self.bias[...])
+
+    def _normed(self, x: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
+        y, scale = x.astype(jnp.float32), scale.astype(jnp.float32)
         if self.kind == "layer":
             y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
-        scale = self.scale[...].astype(jnp.float32)
         y = y * (1.0 + scale if self.kind == "rms_plus_one" else scale)
-        if self.bias is not None:
-            y = y + self.bias[...].astype(jnp.float32)
+        if bias is not None:
+            y = y + bias.astype(jnp.float32)
         return y.astype(x.dtype)
 
 
@@ -196,7 +208,10 @@ class MLP(nnx.Module):
 
     def __call__(self, x: jax.Array, per_row: PerRow | None = None) -> jax.Array:
         act = ACTIVATIONS[self.activation]
-        h = act(self.up(x, per_row)) if self.gate is None else act(self.gate(x, per_row)) * self.up(x, per_row)
+        if self.gate is None:
+            h = again(act)(self.up(x, per_row))
+        else:
+            h = again(lambda gate, up: act(gate) * up)(self.gate(x, per_row), self.up(x, per_row))
         return self.down(h, per_row)
 
 

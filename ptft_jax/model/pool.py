@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ptft_jax.model.attention import Cache, causal_mask
+from ptft_jax.model.attention import Cache
+from ptft_jax.model.dot_product import Seen, Span
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.sampling import Sampling, choose, log_probabilities
 from ptft_jax.model.transformer import Params, Transformer
@@ -154,12 +155,13 @@ def _read(
     """The hidden states of prompts, and a cache of them."""
     rows, length = tokens_NT.shape
     order = jnp.arange(length)[None]
-    own = None
+    seen = Seen()
     if prefix:  # all of the prompt sees all of it, but what is learned before it (see Transformer.hidden)
         own = (order >= model.virtual_tokens) & (order <= last_N1)
-    seen = jnp.broadcast_to(causal_mask(length, prefix_BT=own).allowed, (rows, length, length))
+        seen = Seen(prefix=(own, own))
+    seen_NTT = jnp.broadcast_to(seen.allowed(Span(0, length), Span(0, length)), (rows, length, length))
     inputs = Inputs(tokens_NT, jnp.minimum(order, last_N1), adapters=adapters)
-    return model.extend(params, inputs, seen, model.empty_cache(rows, length), 0)
+    return model.extend(params, inputs, seen_NTT, model.empty_cache(rows, length), 0)
 
 
 @functools.partial(jax.jit, static_argnames="plan", donate_argnames="pool")

@@ -18,7 +18,8 @@ from flax import nnx
 from ptft_jax.errors import UserError
 from ptft_jax.model import heads, rotary
 from ptft_jax.model.adapt import Adapt
-from ptft_jax.model.attention import Attention, Cache, Mask, View, causal_mask, prefixed, windowed
+from ptft_jax.model.attention import Attention, Cache, View
+from ptft_jax.model.dot_product import Seen
 from ptft_jax.model.embeddings import ImageEmbed, TokenEmbed
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.layers import MLP, Norm, PerRow, dropout
@@ -241,14 +242,13 @@ class Transformer:
         per_row = PerRow(inputs.keys, self._numbers(inputs.adapters), self._counted(inputs) if routing else None)
         inputs = self._placed(inputs)
         x_BTD = dropout(trunk.embed(inputs), spec.dropout, per_row, 0)
-        mask = causal_mask(
-            x_BTD.shape[1],
-            inputs.segments,
-            prefix_BT=inputs.prefix,
-            causal=spec.causal,
+        seen = Seen(
+            spec.causal,
             shared=0 if self.one_text_a_row else self.virtual_tokens,
+            segments=None if inputs.segments is None else (inputs.segments, inputs.segments),
+            prefix=None if inputs.prefix is None else (inputs.prefix, inputs.prefix),
         )
-        views, prefix = self._views(mask, inputs.placed), _made(trunk.prefix)
+        views, prefix = self._views(seen, inputs.placed), _made(trunk.prefix)
         x_BTD, used = self._stacks(params["blocks"], x_BTD, views, prefix, per_row=per_row)
         x_BTD = x_BTD[:, self.virtual_tokens :]
         return (x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)), used
@@ -351,7 +351,7 @@ class Transformer:
         """
         trunk, inputs = self._trunk(params), inputs._replace(positions=inputs.placed + self.prefix_length)
         x_BTD = trunk.embed(inputs)
-        views = self._views(Mask(allowed_BTS, False), inputs.placed, start)
+        views = self._views(Seen(causal=False, listed=allowed_BTS, first=start), inputs.placed)
         per_row, prefix = PerRow(None, self._numbers(inputs.adapters)), _made(trunk.prefix)
         new = []
         for i, layer in enumerate(_layers(params["blocks"])):
@@ -362,17 +362,15 @@ class Transformer:
             new.append(kept)
         return (x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)), tuple(new)
 
-    def _views(self, mask: Mask, positions_BT: jax.Array, start: int | jax.Array = 0) -> dict[str, View]:
+    def _views(self, seen: Seen, positions_BT: jax.Array) -> dict[str, View]:
         """What each kind of layer attends to."""
         spec = self.spec.resolved
+        if self.prefix_length:
+            seen = dataclasses.replace(seen, before=self.prefix_length, positions=positions_BT)
 
         def view(kind: str) -> View:
             rotation = rotary.tables(spec, positions_BT, kind) if spec.positions == "rotary" else None
-            window = spec.window if kind == "sliding" else 0
-            seen = windowed(mask, window, start) if window else mask
-            if self.prefix_length:
-                seen = prefixed(seen, self.prefix_length, positions_BT, window)
-            return View(seen, rotation)
+            return View(dataclasses.replace(seen, window=spec.window if kind == "sliding" else 0), rotation)
 
         return {kind: view(kind) for kind in sorted(set(spec.kinds))}
 
@@ -477,13 +475,13 @@ def _chooser(views: dict[str, View], kinds: Sequence[str], first: int, size: int
     if len(present) == 1:
         return lambda _: views[present[0]]
     which = jnp.asarray([present.index(kind) if kind in present else 0 for kind in kinds])
-    shape = jnp.broadcast_shapes(*(views[kind].mask.allowed.shape for kind in present))
-    masks = jnp.stack([jnp.broadcast_to(views[kind].mask.allowed, shape) for kind in present])
+    seen, windows = views[present[0]].seen, jnp.asarray([views[kind].seen.window for kind in present])
     rotations = [views[kind].rotation for kind in present]
     tables = None if rotations[0] is None else jax.tree.map(lambda *t: jnp.stack(t), *rotations)
 
     def view(index: jax.Array) -> View:
         kind = which[index]
-        return View(Mask(masks[kind], False), jax.tree.map(lambda t: t[kind], tables))
+        own = dataclasses.replace(seen, window=0, reach=windows[kind])
+        return View(own, jax.tree.map(lambda t: t[kind], tables))
 
     return view

@@ -136,7 +136,8 @@ class Rows:
         )
 
     def tables(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Counts that evaluation adds up over batches, float32 [n, m], by the names that `ptft_jax.objectives.counts` has."""
+        """Counts that evaluation adds up over batches, float32 [n, m], by the names that `ptft_jax.objectives.counts` has; or that of
+        `ptft_jax.objectives.correlation`, whose rows it puts one after the other."""
         return {}
 
     def weights(self, batch: Batch) -> jax.Array:

@@ -26,10 +26,10 @@ def to_host(metrics: dict) -> dict:
     """Metrics as Python floats, (sum, weight) pairs as pairs of these, and tables [n, m] in float64; copies of pmap's devices
     become one."""
 
-    def number(x: Any) -> Any:
-        array = np.asarray(jax.device_get(x))
+    def number(array: np.ndarray) -> Any:
         if array.ndim > 1:
             return array.reshape(-1, *array.shape[-2:])[0].astype(np.float64)
         return float(array.reshape(-1)[0])
 
-    return {k: tuple(map(number, v)) if isinstance(v, tuple) else number(v) for k, v in metrics.items()}
+    host = jax.device_get(metrics)  # all at once: the copies overlap
+    return {k: tuple(map(number, v)) if isinstance(v, tuple) else number(v) for k, v in host.items()}

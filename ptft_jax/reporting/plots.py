@@ -56,10 +56,12 @@ def curves(
     marks: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     colors: Mapping[str, str] | None = None,
     labels: Mapping[str, str] | None = None,
+    log: bool = False,
 ) -> str:
     """Lines of (x, y) points; the lines of a group share a color and one legend entry.
 
     Args:
+      log: on logarithmic axes, with a dot at each point.
       labels: of each group in the legend, where that is not its name.
       level: a named horizontal line.
       marks: for each group, points to emphasize (selected checkpoints).
@@ -71,11 +73,15 @@ def curves(
         color = colors[name]
         for i, points in enumerate(lines):
             label = (labels or {}).get(name, name) if i == 0 else None
-            axes.plot(*zip(*points), color=color, label=label, alpha=0.85, linewidth=1.5)
+            axes.plot(
+                *zip(*points), "o-" if log else "-", color=color, label=label, alpha=0.85, linewidth=1.5, markersize=4
+            )
         for point in (marks or {}).get(name, ()):
             axes.plot(*point, "o", color=color, markersize=5)
     if level is not None:
         axes.axhline(level[1], color="#555555", linestyle="--", linewidth=1, label=level[0])
+    if log:
+        axes.set(xscale="log", yscale="log")
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return svg(figure)
 

@@ -125,13 +125,13 @@ def _came_from(row: Row, rows: Sequence[Row]) -> str:
 
 
 def _curves(page: Page, rows: Sequence[Row]) -> None:
-    """Losses and metrics of plugins over steps, of each set that was evaluated, and the loss of training; of runs that start from
+    """Losses (of regression: errors) and metrics of plugins over steps, of each set that was evaluated, and the loss of training; of runs that start from
     each other one after another."""
     colors = plots.palette(row["name"] for row in rows)
     own = {name for row in rows for name in row["config"].get("eval", {}).get("metrics", ())}
     for key in sorted({key for row in rows for r in row["evals"] for key in r}):
         measured, _, name = key.rpartition("/")
-        if name == "nll" or name in own:
+        if name in ("nll", "mse") or name in own:
             lines = {row["name"]: [[(r["step"], r[key]) for r in row["evals"] if key in r]] for row in rows}
             lines = {name: points for name, points in lines.items() if points[0]}
             labels = _labels(measured, [row for row in rows if row["name"] in lines])
@@ -139,7 +139,9 @@ def _curves(page: Page, rows: Sequence[Row]) -> None:
             page.figure(plots.curves(lines, title=key, x="step", y=unit, colors=colors, labels=labels))
     train = {row["name"]: [[(r["step"], r["loss"]) for r in row["train"]]] for row in rows if row["train"]}
     if train:
-        page.figure(plots.curves(train, title="training loss", x="step", y="nats per token", colors=colors))
+        errors = all(configs.get(row["config"], "objective.name", "") == "regression" for row in rows if row["train"])
+        unit = "mean squared error" if errors else "nats per token"
+        page.figure(plots.curves(train, title="training loss", x="step", y=unit, colors=colors))
     _chain(page, rows, colors)
 
 

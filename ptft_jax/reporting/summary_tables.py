@@ -8,15 +8,16 @@ from typing import Any
 
 def before_and_after(before: Mapping[str, float], after: Mapping[str, float]) -> list[dict[str, Any]]:
     """A row a metric of a run's end, for people: "-" for what was not measured at its start. A set's loss is left out where it is
-    its nll, as of objectives that add nothing to it."""
+    its nll (or mse), as of objectives that add nothing to it."""
 
-    def is_nll(name: str) -> bool:
-        return name.endswith("/loss") and all(
-            values.get(name) == values.get(f"{name.removesuffix('loss')}nll") for values in (before, after)
+    def repeats(name: str) -> bool:
+        others = (f"{name.removesuffix('loss')}{other}" for other in ("nll", "mse"))
+        return name.endswith("/loss") and any(
+            all(values.get(name) == values.get(other) for values in (before, after)) for other in others
         )
 
     return [
-        {"metric": name, "before": before.get(name, "-"), "after": after[name]} for name in after if not is_nll(name)
+        {"metric": name, "before": before.get(name, "-"), "after": after[name]} for name in after if not repeats(name)
     ]
 
 

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from ptft_jax.data import jsons
 from ptft_jax.errors import UserError, listed, nearest
@@ -29,6 +28,7 @@ from ptft_jax.parallel import processes
 from ptft_jax.params import fingerprint
 from ptft_jax.params.rules import flatten, path_of, unflatten
 from ptft_jax.runs import manifest, places, retention
+from ptft_jax.runs.lineage import step_parted
 from ptft_jax.runs.workdir import Checkpoint, Workdir
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ def resolve(reference: str, field: str = "config.init.from", bare: str = "best")
     Raises:
       UserError: no such folder, no run or no checkpoint in it, or no such step (with those there are).
     """
-    name, which = parted(reference)
+    name, which = step_parted(reference)
     workdir = places.local(name, f"{field} = {reference!r}").expanduser()
     if workdir.suffix == ".gguf" and workdir.is_file():
         raise UserError(f"{field} = {reference!r}: a GGUF file is named as gguf:{name}")
@@ -82,19 +82,11 @@ def resolve(reference: str, field: str = "config.init.from", bare: str = "best")
 
 def named_as(reference: str, bare: str = "best") -> str:
     """As what a reference that `resolve` takes names its checkpoint: "best", "last", or "step", by its number."""
-    name, which = parted(reference)
+    name, which = step_parted(reference)
     if which.isdigit():
         return "step"
     best = (which or bare) == "best" and best_steps(pathlib.Path(name).expanduser())
     return "best" if best else "last"
-
-
-def parted(reference: str) -> tuple[str, str]:
-    """(WORKDIR, what follows the last "@", or "") of a reference; a folder may have such a sign in its own name."""
-    if "@" in reference and not pathlib.Path(reference).expanduser().is_dir():
-        name, _, which = reference.rpartition("@")
-        return name, which
-    return reference, ""
 
 
 def records(workdir: pathlib.Path) -> list[retention.Saved]:
@@ -217,6 +209,8 @@ def shapes(workdir: pathlib.Path, step: int, name: str = "params") -> dict[str, 
             {p: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype)) for p, (shape, dtype) in flat.items()}
         )
     try:  # of an earlier version
+        import orbax.checkpoint as ocp
+
         tree = ocp.StandardCheckpointHandler().metadata(folder / name)
         return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), tree)
     except Exception as e:
@@ -233,6 +227,8 @@ def read(workdir: pathlib.Path, step: int, name: str, like: Any, meta: Mapping[s
       Gone: the step is not there any more.
       UserError: the saved tree has other leaves, shapes or dtypes than `like`; or reading failed although nothing is damaged.
     """
+    import orbax.checkpoint as ocp  # here: verbs that read no arrays start without it
+
     folder = Workdir(workdir).checkpoint(step).path
 
     def checked() -> None:
@@ -285,6 +281,8 @@ def read_leaf(workdir: pathlib.Path, step: int, name: str, path: str, leaf: Any,
 
 
 def _leaf(folder: pathlib.Path, path: str, leaf: Any) -> np.ndarray:
+    import orbax.checkpoint as ocp
+
     like = unflatten({path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)})
     kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
     args = ocp.args.PyTreeRestore(item=like, restore_args=kinds, partial_restore=True)

@@ -19,3 +19,11 @@ def parted(reference: str) -> tuple[str, str]:
     folders = (reference, f"{place}#{adapter.rpartition('@')[0]}") if "@" in adapter else (reference,)
     own = any(pathlib.Path(folder).expanduser().exists() for folder in folders)
     return (place, adapter) if sign and not own else (reference, "")
+
+
+def step_parted(reference: str) -> tuple[str, str]:
+    """(WORKDIR, what follows the last "@", or "") of a reference; a folder may have such a sign in its own name."""
+    if "@" in reference and not pathlib.Path(reference).expanduser().is_dir():
+        name, _, which = reference.rpartition("@")
+        return name, which
+    return reference, ""

@@ -99,7 +99,8 @@ def load(
     if not isinstance(source, restore.Source):
         spec = dataclasses.replace(spec, dtype=dtype, param_dtype=dtype)
     if added:
-        params = unflatten({**flatten(params), **jax.device_put(flatten(added.params), jax.devices()[0])})
+        adapted = added.onto(flatten(params))
+        params = unflatten({p: jax.device_put(a, jax.devices()[0]) for p, a in adapted.items()})
         params = params if kept else method.merge(params)
     tokenizer = None if spec.image_size else source.tokenizer
     objective = source.config.tables.objectives[source.config.objective.name]
@@ -122,7 +123,7 @@ def peft_adapter(folder: str, parent: Parent, field: str, merge_into: str = "") 
 
     names, ties = family.tensors(fields), family.ties(fields)
     found = peft.read(folder, names, shapes, prefix=family.prefix, ties=ties, arrays=arrays, field=field)
-    finite.refuse(flatten(found.params), f"{field}: {folder}")
+    finite.refuse({**flatten(found.params), **flatten(found.replaced)}, f"{field}: {folder}")
     identity.check_folder(pathlib.Path(folder).expanduser(), parent, field)
     return found
 

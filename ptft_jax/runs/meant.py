@@ -18,8 +18,7 @@ from ptft_jax.data import records
 from ptft_jax.data.records import remote
 from ptft_jax.data.records.reference import SPLITS, Reference
 from ptft_jax.errors import UserError
-from ptft_jax.runs import checkpoint
-from ptft_jax.runs.lineage import parted
+from ptft_jax.runs.lineage import parted, step_parted
 from ptft_jax.runs.workdir import Workdir
 
 _WEIGHTS = ("hf:", "gguf:")
@@ -44,7 +43,7 @@ def parent(text: str, folder: str) -> tuple[str, ...]:
     if kind or not text:
         return kind, file(path, folder)
     path, adapter = parted(path)
-    path, which = checkpoint.parted(path)
+    path, which = step_parted(path)
     return os.path.realpath(path), "last" if which == "latest" else which, adapter
 
 

@@ -26,7 +26,7 @@ from ptft_jax.params import fingerprint
 from ptft_jax.params.partition import join, overlay
 from ptft_jax.params.rules import flatten, matches, unflatten
 from ptft_jax.runs import checkpoint, meant, pins
-from ptft_jax.runs.lineage import parted
+from ptft_jax.runs.lineage import parted, step_parted
 from ptft_jax.runs.parent import Layout, Parent
 from ptft_jax.runs.workdir import Workdir
 
@@ -210,7 +210,7 @@ def find_run(
         values["data"]["source"] = values["data"]["mixture"][which][0]  # what this one was trained on
         config = configs.check(values)
     how = checkpoint.named_as(place, bare)
-    chosen = "" if checkpoint.parted(place)[1] else _which(workdir, step, meta, how)
+    chosen = "" if step_parted(place)[1] else _which(workdir, step, meta, how)
     source = Source(workdir, step, meta, config, (*ignore, *fresh), which, how, chosen)
     if pin is not None:
         weakref.finalize(source, pins.release, pin)
@@ -309,7 +309,7 @@ def recorded(reference: str, workdir: pathlib.Path) -> str:
     if not chain or "step" not in chain[0]:
         return reference
     place, adapter = parted(reference)
-    name, _ = checkpoint.parted(place)
+    name, _ = step_parted(place)
     return f"{name}@{chain[0]['step']}" + (f"#{adapter}" if adapter else "")
 
 

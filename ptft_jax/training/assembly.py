@@ -244,7 +244,7 @@ class Run:
             rows = max(rows, self.tokenizer.vocab_size)
         tok.check_fits(self.tokenizer, rows, "config.model.vocab_size")
         self.classes: tuple[str, ...] = ()
-        if self.builder.labelled:
+        if self.builder.labelled and not self.builder.numeric:
             self._check_classes(c.model.classes)
             self.classes = class_names.filled(self.head.names, c.model.classes)
         tuned = self.parent is not None

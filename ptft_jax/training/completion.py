@@ -9,12 +9,13 @@ from typing import Any
 from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.config.field import hashable
+from ptft_jax.config.objectives import ObjectiveSpec
 from ptft_jax.config.plugins import tables
 from ptft_jax.data import class_names, pipeline, records
-from ptft_jax.errors import UserError
+from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation.names import AUTO, direction, known
 from ptft_jax.model.spec import HEAD, STRUCTURE
-from ptft_jax.params.rules import matches
+from ptft_jax.params.rules import assign, flatten, matches
 from ptft_jax.runs import loading, meant
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.lineage import parted
@@ -77,9 +78,9 @@ def resolve(
             raise UserError(f"config.model.{name} = {mine!r}, but the parent {parent.name} has {theirs[name]!r}{hint}")
         values["model"][name] = theirs[name]
     if section.init.adapter:
-        _inherit_method(
-            values, loading.peft_adapter(section.init.adapter, parent, "config.init.adapter", section.init.merge_into)
-        )
+        added = loading.peft_adapter(section.init.adapter, parent, "config.init.adapter", section.init.merge_into)
+        _inherit_method(values, added)
+        _train_replaced(values, added)
     if marks and other is None:
         markers.add(values, parent)
     mine, of_parent = values["data"], parent.data
@@ -176,8 +177,11 @@ def _completed(values: dict[str, Any], suggested: frozenset[str], *, tuned: bool
 
 
 def _with_direction(values: dict[str, Any]) -> dict[str, Any]:
-    """A config with `select.mode` filled in by the metric; of one that says nothing, a run tells whether it is measured."""
-    select, metrics = values["select"], tables(tuple(values["plugins"])).metrics
+    """A config with `select.metric`, where it is as it is, filled in by the objective, and `select.mode` by the metric; of one that says nothing, a run tells whether it is measured."""
+    select, known_tables = values["select"], tables(tuple(values["plugins"]))
+    metrics, chosen = known_tables.metrics, known_tables.objectives[values["objective"]["name"]]
+    if select["metric"] == f"validation/{ObjectiveSpec.selects}":
+        select["metric"] = f"validation/{chosen.selects}"
     if select["mode"] != AUTO or known(select["metric"], metrics):
         select["mode"] = direction(select["metric"], select["mode"], metrics)
     return values
@@ -225,6 +229,28 @@ def _inherit_method(values: dict[str, Any], adapter: Any) -> None:
         if mine not in (hashable(theirs), defaults[path].default):
             raise UserError(f"config.{path} = {mine!r}, but the adapter of config.init.adapter has {theirs!r}")
         section[last] = theirs
+
+
+def _train_replaced(values: dict[str, Any], adapter: Any) -> None:
+    """Lets what an adapter replaced of the base train, as it did where the adapter was made. Raises UserError where `tune.rates`
+    freezes it: a checkpoint holds what trains, and takes the rest from the base, which has not that."""
+    replaced = {path: array.shape for path, array in flatten(adapter.replaced).items()}
+    if not replaced:
+        return
+    tune, fresh = configs.check(values, complete=False).tune, tuple(values["init"]["fresh"])
+    rules = adapters.rates(tune, fresh)
+    if not tune.rates:
+        values["tune"]["rates"] = (*((path, 1.0) for path in replaced), *rules)
+        adapters.rates(
+            configs.check(values, complete=False).tune, fresh
+        )  # whether these silence any of the method's own
+        return
+    rates = assign(rules, replaced, "config.tune.rates", strict=False)
+    if frozen := [path for path, row in rates.items() if not all(row)]:
+        raise UserError(
+            f"config.tune.rates: the adapter of init.adapter comes with these in the place of the base's, and they are frozen:"
+            f"{listed(frozen)}\nlet them train: tune.rates={(*((path, 1.0) for path in frozen), *rules)}"
+        )
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,7 @@ from ptft_jax import environment
 from ptft_jax.data import cache, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
+from ptft_jax.evaluation import evaluate
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.evaluation.names import SOURCE
 from ptft_jax.objectives import counts
@@ -240,6 +241,8 @@ class Execution:
         run.reporter.table(f"{run.workdir}: parameters", rows)
         run.reporter.say("\n".join([f"{run.workdir}: training data", *pipeline.announced(run.data.table)]))
         run.reporter.table("", pipeline.shown(run.data.table))
+        if words := evaluate.costly(run.eval_batches, min(run.plan.eval_every, run.plan.steps)):
+            run.reporter.say(words)
         if len(run.trainer.phases) > 1:
             trained = [run.trainer.partition.count(True, phase=k) for k in range(len(run.trainer.phases))]
             lines = [
@@ -289,7 +292,6 @@ class Execution:
             at_step=self._at,
             meta=saved,
             sample=run.sampler,
-            learning_rate=run.trainer.learning_rate,
             writer=writer,
             reporter=run.reporter,
             termination=termination,

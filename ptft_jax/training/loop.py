@@ -76,7 +76,6 @@ class Loop:
         at_step: Callable[[Any, int], Any],
         meta: dict[str, Any],
         sample: Callable[..., list[dict[str, Any]]],
-        learning_rate: Callable[[int], Any],
         writer: MetricsWriter,
         reporter: Reporter,
         termination: Termination,
@@ -100,8 +99,7 @@ class Loop:
         self.name, self.workdir, self.program, self.feed = name, workdir, program, feed
         self.eval_sets, self.selection, self.schedule = eval_sets, selection, schedule
         self.checkpoints, self.stored_params, self.at_step, self.meta = checkpoints, stored_params, at_step, meta
-        self.sample, self.learning_rate = sample, learning_rate
-        self.writer, self.reporter = writer, reporter
+        self.sample, self.writer, self.reporter = sample, writer, reporter
         self._termination, self._first, self._pending = termination, first_step, pending
         self._step_metrics = step_metrics
         self._clock = clock
@@ -178,7 +176,7 @@ class Loop:
             last=step == self.schedule.steps,
             state=state,
             program=self.program,
-            metrics=lambda: dict(self._step_metrics) if metrics is None else self._values(step, to_host(metrics)),
+            metrics=lambda: dict(self._step_metrics) if metrics is None else _values(to_host(metrics)),
             writer=self.writer,
         )
 
@@ -246,7 +244,7 @@ class Loop:
         if not log:
             self._advance(task, step)
             return
-        values = self._values(step, host)
+        values = _values(host)
         began, first = self._window
         if step > first:
             if not self._cold:
@@ -265,11 +263,6 @@ class Loop:
         shown = "" if self._selected is None else f"  {self.selection.metric} {self._selected:.3f}"
         best = f"  best {self.selection.best:.3f}@{self.selection.best_step}" if self.selection.best is not None else ""
         self.reporter.advance(task, step, self._note.format(shown + best).strip())
-
-    def _values(self, step: int, host: dict[str, Any]) -> dict[str, float]:
-        """The metrics of a training step as people read them: means, and the rate that was used."""
-        values = {k: v[0] / v[1] for k, v in host.items() if isinstance(v, tuple)}
-        return values | {"grad_norm": host["grad_norm"], "learning_rate": float(self.learning_rate(step - 1))}
 
     def _open_window(self, step: int) -> None:
         """Time is measured from here on, over the steps after `step`; a window in which a program was compiled is not counted."""
@@ -353,6 +346,12 @@ class Loop:
             except Damaged:
                 continue
         return -1, f"{bad}; nor is there a saved one"
+
+
+def _values(host: dict[str, Any]) -> dict[str, float]:
+    """The metrics of a training step as people read them: means, and the scalars."""
+    means = {k: v[0] / v[1] for k, v in host.items() if isinstance(v, tuple)}
+    return means | {k: v for k, v in host.items() if k not in means and k != "halted"}
 
 
 def _due(step: int, every: int) -> bool:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ptft_jax.objectives import correlation
 from ptft_jax.parallel.compile import donating
 from ptft_jax.parallel.sharding import Rows
 from ptft_jax.params import phases
@@ -158,7 +159,15 @@ class PmapProgram:
         self.evaluate, self.evaluate_raw = map(self._summed, (step.evaluate, step.evaluate_raw))
 
     def _summed(self, evaluate: Compiled) -> Compiled:
-        return jax.pmap(lambda *args: jax.lax.psum(evaluate(*args), "rows"), "rows", devices=self._devices)
+        def together(*args: Any) -> dict[str, Any]:
+            found = evaluate(*args)
+            rows = found.pop(correlation.ROWS, None)
+            summed = jax.lax.psum(found, "rows")
+            return (
+                summed if rows is None else {**summed, correlation.ROWS: jax.lax.all_gather(rows, "rows", tiled=True)}
+            )
+
+        return jax.pmap(together, "rows", devices=self._devices)
 
     def create(self, make: Callable[..., Any], *args: Any, donate: Sequence[int] = ()) -> Any:
         return self.spread(donating(make, self._copied, donate)(*args))

@@ -157,7 +157,8 @@ class Start:
         base = self.base()
         folder, into = self.init["adapter"], self.init["merge_into"]
         fingerprint = restore.start_fingerprint(self.parent, base, self.init["weights"], into, recorded)
-        start = flatten(peft_adapter(folder, self.parent, "config.init.adapter", into).params) if folder else {}
+        added = peft_adapter(folder, self.parent, "config.init.adapter", into) if folder else None
+        start = {**flatten(added.replaced), **flatten(added.params)} if added else {}
         fresh, known, spec, new_rows = self.init["fresh"], self._known, trainer.model.spec, trainer.new_rows
 
         def make(key: jax.Array, base: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ptft_jax.regularization.regularizers import Regularization
 from ptft_jax.runs.state import TrainState
 
 _KEPT = ("trainable", "optimizer", "ema", "anchor")  # what a state may keep narrower than it is computed with
+_CHANGED = ("step", "trainable", "optimizer", "ema")  # what an update changes
 _ROUNDED = 0x726F756E  # tells the draws by which a step's results are rounded from those of its rows
 
 
@@ -44,6 +45,7 @@ class Step:
       apart: which leaves hold several adapters, each of which is trained by the mean loss of its own rows.
       balance: terms of the loss of what a mixture of experts' router does; None = none, and nothing is measured of it.
       measures: what evaluations measure beside the objective's own metrics.
+      learning_rate: that of an update, by the number of those before it: a metric of the step; None = not measured.
     """
 
     model: Transformer
@@ -57,9 +59,10 @@ class Step:
     apart: Apart | None = None
     balance: Balance | None = None
     measures: Measures = ()
+    learning_rate: Callable[[jax.Array], Any] | None = None
 
     def train(self, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, dict[str, Any]]:
-        """One optimizer update. Metrics are (sum, weight) pairs, plus "grad_norm" and "halted" scalars.
+        """One optimizer update. Metrics are (sum, weight) pairs, plus the scalars "grad_norm", "learning_rate" and "halted".
 
         `axis` names the mapped device axis in the per-device (pmap) form, where `batch` is one device's rows and
         sums are taken across devices by hand. Under jit over a mesh the compiler does that, and `axis` is None.
@@ -74,23 +77,29 @@ class Step:
         wide = dataclasses.replace(state, **{name: precision.wide(getattr(state, name)) for name in _KEPT})
         before = flatten(wide.trainable)
         grads, pulls = self.regularization.pulled(grads, before, flatten(wide.anchor), flatten(state.fisher))
-        grad_norm = optax.tree.norm(grads)
+        scalars = {"grad_norm": optax.tree.norm(grads)}
+        if self.learning_rate is not None:
+            scalars["learning_rate"] = jnp.asarray(self.learning_rate(state.step), jnp.float32)
         whole = unflatten({p: grads[p] if p in grads else jnp.zeros_like(a) for p, a in before.items()})
-        updates, optimizer = self.optimizer.update(whole, wide.optimizer, wide.trainable, anchor=wide.anchor)
+        good = jnp.isfinite(loss.total) & jnp.isfinite(scalars["grad_norm"]) & ~state.halted
+        state = dataclasses.replace(state, **_guarded(good, self._updated, state, wide, whole), halted=~good)
+        routed = {} if self.balance is None else self.balance.metrics(routing)
+        return state, {**loss.metrics, **pulls, **routed, **scalars, "halted": ~good}
+
+    def _updated(self, state: TrainState, wide: TrainState, grads: Any) -> dict[str, Any]:
+        """What an update by whole gradients makes of those parts of the state that it changes; `wide` is the state as it is
+        computed with."""
+        before = flatten(wide.trainable)
+        updates, optimizer = self.optimizer.update(grads, wide.optimizer, wide.trainable, anchor=wide.anchor)
         after = flatten(optax.apply_updates(wide.trainable, updates))
         trainable = unflatten({p: before[p] if p in self.frozen else a for p, a in after.items()})
         ema = wide.ema
         if self.ema_decay:
             share = newest(self.ema_decay, state.step + 1)
             ema = jax.tree.map(lambda e, p: e + share * (p - e), ema, trainable)
-
-        good = jnp.isfinite(loss.total) & jnp.isfinite(grad_norm) & ~state.halted
         new = dataclasses.replace(state, step=state.step + 1, trainable=trainable, optimizer=optimizer, ema=ema)
         new = precision.stored(new, state, jax.random.fold_in(jax.random.fold_in(state.rng, state.step), _ROUNDED))
-        state = jax.tree.map(lambda new, old: _choose(good, new, old), new, state)
-        state = dataclasses.replace(state, halted=~good)
-        routed = {} if self.balance is None else self.balance.metrics(routing)
-        return state, {**loss.metrics, **pulls, **routed, "grad_norm": grad_norm, "halted": ~good}
+        return {name: getattr(new, name) for name in _CHANGED}
 
     def evaluate(self, state: TrainState, batch: Batch) -> dict[str, Any]:
         """What the objective measures of one batch without dropout (`ptft_jax.objectives.base.Rows.measured`), on the averaged
@@ -227,9 +236,22 @@ def _form(array: Any) -> str:
     return f"{array.dtype}{list(array.shape)}" + (" of no fixed dtype" if getattr(array, "weak_type", False) else "")
 
 
-def _choose(good: jax.Array, new: Any, old: Any) -> Any:
-    if new is old:  # the base key, what is frozen
-        return old
-    if (new.shape, new.dtype) != (old.shape, old.dtype):  # no step at all: `check` refuses it
-        return new
-    return jnp.where(good, new, old)
+def _guarded(good: jax.Array, update: Callable[..., dict[str, Any]], state: TrainState, *rest: Any) -> dict[str, Any]:
+    """Parts of the state after `update(state, *rest)`; where not `good` they are as they were, bit for bit.
+
+    On CPUs a branch decides it once: a choice for each element makes XLA copy every moment, as old ones are still needed where
+    new ones have been written in their place. Elsewhere the choice costs nothing, and a branch would wait for the device.
+    """
+    old = {name: getattr(state, name) for name in _CHANGED}
+    made = jax.jit(update, inline=True)  # is traced once
+    new = jax.eval_shape(made, state, *rest)
+    if jax.tree.map(_form, new) != jax.tree.map(_form, old):  # no step at all: `check` refuses it
+        return made(state, *rest)
+
+    def branch(old: dict[str, Any], *args: Any) -> dict[str, Any]:
+        return jax.lax.cond(good, lambda: made(*args), lambda: old)
+
+    def choice(old: dict[str, Any], *args: Any) -> dict[str, Any]:
+        return jax.tree.map(lambda new, old: jnp.where(good, new, old), made(*args), old)
+
+    return jax.lax.platform_dependent(old, state, *rest, cpu=branch, default=choice)

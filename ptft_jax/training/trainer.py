@@ -254,6 +254,7 @@ class Trainer(Compiled):
                 apart,
                 routing.build(c.objective, self.model.spec, partition, phase, apart),
                 self.measures,
+                self.learning_rate,
             )
 
         starts = [0, *(phase.start for phase in self.phases[1:])]

@@ -65,7 +65,7 @@ def define() -> None:
     define_number(
         "rank", None, positive(1, ""), "Of svd: the rank of the result; the largest of the adapters' where not given."
     )
-    flags.DEFINE_string("metric", None, "Of greedy_soup: nll or accuracy, on validation data.")
+    flags.DEFINE_string("metric", None, "Of greedy_soup: nll, accuracy, mse, pearson or spearman, on validation data.")
     flags.DEFINE_string("data", None, "Data to measure on; the (first) run's where not given.")
     flags.DEFINE_string("source", None, "Data to measure forgetting on; the parent's where not given.")
     define_number("tokens", None, TREE["eval"]["tokens"], "Use only the first so many tokens of each set; 0 = all.")

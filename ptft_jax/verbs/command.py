@@ -15,6 +15,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from ptft_jax.errors import UserError
+from ptft_jax.verbs import allocator
 from ptft_jax.verbs.output import UNREAD, printed, unread
 
 BAD_INPUT = 2  # exit status for UserError
@@ -355,8 +356,10 @@ def prepare_experiment() -> None:
 def prepare_jax() -> None:
     """Settings for a fresh process, before anything is compiled: a persistent compilation cache, so that the second
     launch of a program skips the compiler ($JAX_COMPILATION_CACHE_DIR wins; PTFT_NO_COMPILE_CACHE=1 turns it off)."""
-    _keep_freed_memory()
     import jax
+
+    if not allocator.accelerator(jax.config.jax_platforms):
+        allocator.keep_freed_memory()
 
     from ptft_jax.data import cache
 
@@ -370,23 +373,3 @@ def prepare_jax() -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-
-
-def _keep_freed_memory() -> None:
-    """Tells glibc to keep freed buffers for the next step.
-
-    A compiled program on a CPU allocates its temporary buffers again at every call. By default glibc gives large ones
-    back to the kernel each time, and a quarter of a small model's step is spent in page faults. The price: the
-    process holds its peak memory. Does nothing elsewhere, or where a MALLOC_ variable says what the user wants.
-    """
-    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
-        return
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:  # another C library
-        return
-    arena_max, mmap_threshold, trim_threshold = -8, -3, -1  # M_ARENA_MAX, ... of malloc.h
-    mallopt(arena_max, 1)  # other arenas cannot grow beyond 64 MiB and fall back to mapping
-    mallopt(mmap_threshold, 1 << 30)
-    mallopt(trim_threshold, 2**31 - 1)

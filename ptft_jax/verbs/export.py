@@ -127,12 +127,12 @@ def adapter(
     if not source.meta.get("base"):
         raise UserError(f"--to=peft: {source.name} did not start from another model, so there is no base to put it on")
     params = source.parameters(on_one_device, merged=False)
-    _refuse_changed_base(source, flatten(params), flatten(restore.base_parameters(source, on_one_device)))
+    before = _before(source, flatten(params), flatten(restore.base_parameters(source, on_one_device)))
     base = base or origin.removeprefix("hf:")
     template, files = identity.chat_template(source), {}
     if template and template != tokenizer.chat_template:  # the base's tokenizer does not bring it
         files = tokenizer_files.written(tokenizer, fields["max_length"], template)
-    written = export.to_peft(source.adapter.bare, params, fields, named, out, base=base, files=files)
+    written = export.to_peft(source.adapter.bare, params, fields, named, out, base=base, before=before, files=files)
     # The format has no place for how the base is kept: whoever loads it quantizes it, or not.
     written |= {"trained_on": dataclasses.asdict(source.quantization)} if source.quantization else {}
     say_chosen(source)
@@ -150,23 +150,21 @@ def _lost_names(source: Any, base: dict[str, Any]) -> dict[str, Any]:
     return {"left_out": "names of classes, for which PEFT's format has no place", "classes": list(source.classes)}
 
 
-def _refuse_changed_base(source: Any, params: dict[str, Any], base: dict[str, Any]) -> None:
-    """PEFT's format holds adapters alone, so nothing else may have changed."""
+def _before(source: Any, params: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """The base's parameters by path, NaN for those that were re-initialized and so are none of its. Raises UserError for another
+    shape: PEFT puts an adapter onto the base as it is."""
     import numpy as np
 
     from ptft_jax.adapters.base import is_added
 
-    def changed(path: str) -> bool:
-        return (
-            path not in base or params[path].shape != base[path].shape or not np.array_equal(params[path], base[path])
-        )
-
-    wrong = [path for path in params if not is_added(path) and changed(path)]
+    own = {path: array for path, array in params.items() if not is_added(path)}
+    wrong = [path for path, array in own.items() if path in base and array.shape != base[path].shape]
     if wrong:
         raise UserError(
-            f"--to=peft: {source.name} changed more than its adapter, which PEFT's format has no place for:{listed(wrong)}\n"
+            f"--to=peft: {source.name} changed more than its adapter, and PEFT's format has no place for:{listed(wrong)}\n"
             "export the whole model by --to=hf"
         )
+    return {path: base[path] if path in base else np.full(a.shape, np.nan, a.dtype) for path, a in own.items()}
 
 
 def _facts(source: Any) -> tuple[dict[str, Any], list[dict[str, Any]], Any, dict[str, Any]]:

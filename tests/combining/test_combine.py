@@ -460,5 +460,47 @@ def test_an_adapter_on_a_quantized_base_is_not_merged_without_a_word(runs, tmp_p
         UserError, match="nf4@0 was trained on a base in nf4: first write a plain model of it by ptft export"
     ):
         combine("soup", [runs.nf4, runs.one], tmp_path / "soup")
-    with pytest.raises(UserError, match="nf4@0: tune.method='lora' on a base in nf4"):
-        combine("cat", [runs.nf4, runs.nf4], tmp_path / "cat", adapter=True)
+    with pytest.raises(
+        UserError, match=r"nf4@0: tune.method='lora' on a base in nf4 \(block=16, double=True, targets="
+    ):
+        combine("cat", [runs.nf4, runs.lora], tmp_path / "cat", adapter=True)
+    derived(runs.folder, "coarse", "lora", config={"tune.quantize.format": "nf4", "tune.quantize.block": 32})
+    with pytest.raises(UserError, match=r"coarse@0: tune.method='lora' on a base in nf4 \(block=32"):
+        combine("cat", [runs.nf4, runs.coarse], tmp_path / "cat", adapter=True)
+
+
+def test_adapters_on_one_quantized_base_are_an_adapter_on_it(runs, tmp_path):
+    how = {"tune.quantize.format": "nf4", "tune.quantize.block": 16}
+    for name in ("q1", "q2"):
+        derived(runs.folder, name, "lora", noise=0.1, config=how)
+    combine("cat", [runs.q1, runs.q2], tmp_path / "out", adapter=True, weights=(1.0, -0.5))
+    read = functools.partial(loading.load, merge_into="dequantized")
+    one, two, both = (flatten(read(ref).params) for ref in (runs.q1, runs.q2, str(tmp_path / "out")))
+    base = flatten(restore.find(str(tmp_path / "out")).adapter._dense(flatten(loading.load(runs.base).params)))
+    path = "blocks/attention/value/kernel"
+    expected = one[path] - 0.5 * (two[path] - base[path])
+    np.testing.assert_allclose(both[path], expected, atol=1e-5)
+    assert np.abs(both[path] - one[path]).max() > 1e-2
+    kept = loading.load(str(tmp_path / "out"))
+    assert kept.model.quantization is not None and kept.source.config.tune.lora.rank == 6
+
+
+def test_adapters_that_began_away_from_zero_add_what_they_learned(runs, tmp_path):
+    """PiSSA's factors began at a part of the kernel: what a run adds to the base is their product less that at the start."""
+    a, b = "blocks/attention/value/adapter/{}_a", "blocks/attention/value/adapter/{}_b"
+    leaves = {a.format(part): (3, 32, 3) for part in ("lora", "start")} | {
+        b.format(part): (3, 3, 32) for part in ("lora", "start")
+    }
+    meta = {"base": checkpoint.read_meta(runs.folder / "lora", 0)["base"]}
+    for name in ("p1", "p2"):
+        config = {"tune.lora.init": "pissa"}
+        derived(runs.folder, name, "lora", noise=0.1, shapes=leaves, config=config, meta=meta)
+    path = "blocks/attention/value/kernel"
+    for way, options in (("cat", {}), ("svd", {"rank": 15})):
+        out = tmp_path / way
+        combine(way, [runs.p1, runs.p2, runs.lora], out, adapter=True, weights=(1.0, 2.0, -1.0), **options)
+        base, *each, made = (whole(ref)[path] for ref in (runs.base, runs.p1, runs.p2, runs.lora, str(out)))
+        expected = base + sum(w * (one - base) for w, one in zip((1.0, 2.0, -1.0), each))
+        np.testing.assert_allclose(made, expected, atol=1e-5)
+        lora = restore.find(str(out)).config.tune.lora
+        assert (lora.init, lora.rank) == ("uniform", 15)  # 2 * 3 + 2 * 3 + 3

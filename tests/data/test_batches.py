@@ -220,6 +220,23 @@ def test_seeds_are_mixed_by_a_hash():
     assert 0 <= mixed(2**80, Use.ANSWER, 1) < 2**32
 
 
+def test_orders_are_grains_own_many_at_a_time():
+    """Number for number, around the sizes at which the blocks of the cipher grow, and where it walks."""
+    from grain.experimental import index_shuffle
+
+    from ptft_jax.data import orders
+
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 3, 5, 257, 2**16, 2**16 + 1, 2**16 + 2, 2**18 + 3, 10**6, 2**31, 2**33 + 5):
+        places = np.unique(rng.integers(0, count, 40))
+        for seed in (0, 1, 2**32 - 1):
+            expected = [index_shuffle(int(k), max_index=count - 1, seed=seed, rounds=4) for k in places]
+            assert orders.shuffled(places, count, seed).tolist() == expected, (count, seed)
+    order = batches.Order(7, 5, 1)
+    draws = rng.integers(0, 30, 20)  # of several epochs, in any order
+    assert order.rows(draws).tolist() == [order[int(k)] for k in draws]
+
+
 def test_orders_of_batches_never_change():
     """They are not stored in checkpoints but made again. The first epoch of a first source is grain's own shuffle."""
     import grain

@@ -206,6 +206,17 @@ def test_rows_have_ends(how):
     for index in (-1, len(plan)):
         with pytest.raises(IndexError, match=f"row {index} of {len(plan)}"):
             plan[index]
+        with pytest.raises(IndexError, match=f"row {index} of {len(plan)}"):
+            plan.of(np.asarray([0, index]))
+
+
+@pytest.mark.parametrize("how", ["concat", "none", "first_fit", "best_fit"])
+def test_many_rows_at_once_are_the_rows(how):
+    plan = make([5, 3, 2, 5, 4, 2, 2], 4, how)
+    for indices in ([], [len(plan) - 1], [2, 0, 2, 1]):
+        found, counts = plan.of(np.asarray(indices, np.int64))
+        assert counts.tolist() == [len(plan[i]) for i in indices]
+        assert found.tolist() == [span for i in indices for span in plan[i].tolist()]
 
 
 def test_over_long_sequences_are_named():

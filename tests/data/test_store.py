@@ -6,7 +6,9 @@ import json
 import multiprocessing
 import os
 import re
+import socket
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -189,3 +191,27 @@ def test_only_files_of_the_cache_are_said_to_be_its(cache, tmp_path):
         ):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
         assert ("PTFT_CACHE" in str(raised.value)) == said
+
+
+def test_what_a_killed_process_left_is_cleared(cache):
+    """But nothing that another process is at work on, nor what is young and may get its lock at once."""
+    parent = cache / "stores"
+    folders = {name: parent / f".{name}.x" for name in ("left", "held", "young", "old", "recent", "elsewhere")}
+    ages = {"left": 300, "held": 90_000, "young": 5, "old": 90_000, "recent": 3_000, "elsewhere": 3_000}
+    hosts = {"left": socket.gethostname(), "young": socket.gethostname(), "elsewhere": "another machine"}
+    for name, folder in folders.items():
+        folder.mkdir(parents=True)
+        (folder / "ids.bin").write_bytes(b"half")
+        if name in hosts:
+            (folder / ".lock").write_text(hosts[name])
+    (parent / ".old.bin").touch()
+    with caching.at_work(folders["held"]):
+        now = time.time()
+        for path in (*folders.values(), parent / ".old.bin"):
+            for inside in (*path.glob("*"), *path.glob(".lock"), path):
+                age = ages[path.name.split(".")[1]]
+                os.utime(inside, (now - age, now - age))
+        store.cached("k", lambda folder: _write(folder, [Encoded(np.arange(3))]))
+        left = [".elsewhere.x", ".held.x", ".recent.x", ".young.x", "k"]
+        assert sorted(path.name for path in parent.iterdir()) == left
+    assert not (parent / "k/.lock").exists()

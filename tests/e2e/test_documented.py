@@ -214,7 +214,7 @@ def test_the_experiment_of_methods(tmp_path):
 
 def _every_config():
     from configs.finetune import shakespeare as finetune
-    from configs.pretrain import objectives
+    from configs.pretrain import characters, objectives
     from configs.pretrain import shakespeare as pretrain
     from ptft_jax.model.presets import FAMILIES
 
@@ -225,6 +225,8 @@ def _every_config():
             yield f"pretrain/shakespeare:{size},{family}", lambda a=f"{size},{family}": pretrain.get_config(a)
     for objective in objectives.TOKENS:
         yield f"pretrain/objectives:{objective}", lambda a=objective: objectives.get_config(a)
+    for recipe in characters.RECIPES:
+        yield f"pretrain/characters:{recipe}", lambda a=f"{recipe},stdlib:prose": characters.get_config(a)
     for method in finetune.METHODS:
         yield f"finetune/shakespeare:{method}", lambda m=method: finetune.get_config(m)
 
@@ -252,13 +254,14 @@ def test_every_config_file_is_covered():
         "finetune/shakespeare.py",
         "pretrain/text.py",
         "pretrain/objectives.py",
+        "pretrain/characters.py",
         "finetune/smollm2_shakespeare.py",
         "finetune/chat.py",  # tests/e2e/test_data.py
     }, "test the new one"
 
 
 @pytest.mark.parametrize(
-    "target", ["demo", "test", "test-heavy", "test-full", "live", "beam", "lint", "docs", "install", "clean"]
+    "target", ["demo", "test", "test-heavy", "test-full", "live", "bench", "beam", "lint", "docs", "install", "clean"]
 )
 def test_make_knows_its_targets(target):
     done = run("make", "-n", target)

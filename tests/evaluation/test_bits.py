@@ -15,7 +15,7 @@ LENGTHS = np.array([len(token) for token in TOKENS], np.int32)
 
 
 def measured(texts):
-    """EvalSet on texts, sequences of tokens that end with the end, each a row."""
+    """EvalSet on texts, sequences of tokens that end with the end, one per row."""
     width = max(map(len, texts))
     targets = np.array([[*text, *[0] * (width - len(text))] for text in texts], np.int32)
     weights = np.array([[1.0] * len(text) + [0.0] * (width - len(text)) for text in texts], np.float32)

@@ -56,4 +56,5 @@ def test_parameters_that_are_not_finite_are_not_measured(imported):
 def test_a_head_of_one_number_tells_no_classes(tmp_path):
     folder = small.folder(tmp_path / "one", {**small.BERT, "head": "classes", "classes": 1, "class_hidden": True})
     with pytest.raises(UserError, match="gives one number .regression, model.classes = 1.*init.fresh"):
-        evaluate(loaded_of(pretrained.find(f"hf:{folder}", "--run")), "text:x")
+        evaluate(loaded_of(pretrained.find(f"hf:{folder}", "--run")), "text:x", objective="classification")
+    assert pretrained.find(f"hf:{folder}", "--run").config.objective.name == "regression"

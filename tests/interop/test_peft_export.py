@@ -2,8 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from ptft_jax.errors import UserError
+from ptft_jax.params.rules import flatten
+from ptft_jax.runs import loading
+from ptft_jax.training import checkpoint
 from ptft_jax.verbs import export
 from tests.helpers import quiet_train, repeats, tiny_config
 from tests.interop import small
@@ -24,6 +29,16 @@ KINDS = {  # what is trained, what PEFT has, and what a run that starts from it 
         "ADAPTION_PROMPT",
         "gated_prefix",
     ),
+    "a head and norms": (
+        dict(
+            tune__method="lora",
+            init__fresh=("head/.*",),
+            model__tied=False,
+            tune__rates=(("head/.*", 1.0), ("final_norm/.*", 1.0), ("blocks/.*/adapter/.*", 1.0), (".*", 0.0)),
+        ),
+        "LORA",
+        "lora",
+    ),
     "tables": (dict(tune__method="lora", tune__lora__targets=("embed/tokens",)), "LORA", "lora"),
 }
 
@@ -32,7 +47,7 @@ KINDS = {  # what is trained, what PEFT has, and what a run that starts from it 
 @pytest.mark.parametrize("kind", repeats(KINDS, "prefix"))
 def test_a_run_is_written_and_trained_on(kind, text_file, tmp_path, cache):
     changes, theirs, method = KINDS[kind]
-    base = small.folder(tmp_path / "base", {**small.LLAMA, "tied": True})
+    base = small.folder(tmp_path / "base", {**small.LLAMA, "tied": changes.get("model__tied", True)})
 
     def run(name, **more):
         made = tiny_config(text_file, init__from_=f"hf:{base}", optimizer__learning_rate=0.1, training__steps=6, **more)
@@ -50,3 +65,21 @@ def test_a_run_is_written_and_trained_on(kind, text_file, tmp_path, cache):
     assert second["before"]["validation/nll"] == pytest.approx(first["last"]["validation/nll"], abs=1e-5)
     assert second["last"]["validation/nll"] != second["before"]["validation/nll"]
     assert json.loads((tmp_path / "second/config.json").read_text())["tune"]["method"] == method
+    if "init__fresh" not in changes:
+        return
+    # What was replaced trains on, is in the run's checkpoints, and in what is measured with the adapter put onto the base.
+    kept = {path.split("/")[0] for path in flatten(checkpoint.shapes(tmp_path / "second", 6))}
+    assert kept == {"blocks", "head", "final_norm"}
+    put = loading.load(f"hf:{base}", adapter=str(tmp_path / "peft"))
+    one, other = (flatten(loaded.params) for loaded in (put, loading.load(f"{tmp_path}/first@latest")))
+    assert one.keys() == other.keys()
+    for path in one:
+        np.testing.assert_allclose(one[path], other[path], atol=1e-5, err_msg=path)
+    with pytest.raises(
+        UserError, match=r"(?s)adapter of init.adapter comes with these .*final_norm/scale.*let them train"
+    ):
+        run(
+            "third",
+            init__adapter=str(tmp_path / "peft"),
+            tune__rates=changes["tune__rates"][:1] + changes["tune__rates"][2:],
+        )

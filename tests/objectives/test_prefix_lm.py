@@ -10,8 +10,8 @@ import pytest
 
 from ptft_jax.adapters.prompt import Prompt
 from ptft_jax.data.builders.prefix import with_prefix
-from ptft_jax.model.attention import causal_mask
 from ptft_jax.model.decode import Sampling, generate
+from ptft_jax.model.dot_product import Seen, Span
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.causal_lm import PrefixLM
@@ -35,14 +35,16 @@ def text(seed=0):
 
 def test_the_mask():
     prefix = np.array([[True, True, False, False, False], [False] * 5])
-    allowed, plain = causal_mask(5, prefix_BT=jnp.asarray(prefix))
-    triangle = np.tri(5, dtype=bool)
-    assert not plain
+    whole, prefix = Span(0, 5), jnp.asarray(prefix)
+    seen = Seen(prefix=(prefix, prefix))
+    allowed, triangle = seen.allowed(whole, whole), np.tri(5, dtype=bool)
+    assert not seen.plain_triangle
     expected = triangle.copy()
     expected[0, 1] = True
     np.testing.assert_array_equal(allowed, [expected, triangle])
     segments = jnp.asarray([[1, 1, 2, 2, 0]])
-    allowed, _ = causal_mask(5, segments, prefix_BT=jnp.asarray([[True, True, True, True, False]]))
+    prefix = jnp.asarray([[True, True, True, True, False]])
+    allowed = Seen(segments=(segments, segments), prefix=(prefix, prefix)).allowed(whole, whole)
     blocks = np.kron(np.eye(3, dtype=bool), np.ones((2, 2), bool))[:5, :5]
     np.testing.assert_array_equal(allowed[0], blocks)
 

@@ -10,7 +10,8 @@ def compute():
     """Logits of the first batch (a sample of them) and the losses of 100 AdamW steps, by PyTorch in float32."""
     import torch
 
-    from tests.parity import problem, torch_gpt
+    from benchmarks import torch_gpt
+    from tests.parity import problem
 
     torch.manual_seed(0)
     model = torch_gpt.GPT(**problem.SHAPE)

@@ -16,7 +16,7 @@ def test_a_log_says_how_far_it_is_and_how_long_it_takes(capsys, monkeypatch):
     with progress.Reporter() as reporter:
         task = reporter.start("run", 50)
         for step in (1, 2, 11, 21, 50):
-            now[0] = 100.0 + 2 * (step - 1)  # two seconds a step
+            now[0] = 100.0 + 2 * (step - 1)  # two seconds per step
             reporter.advance(task, step, f"loss {step}")
     lines = capsys.readouterr().err.splitlines()
     assert [line.rstrip() for line in lines if line.startswith("run")] == [

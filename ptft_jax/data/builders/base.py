@@ -32,6 +32,7 @@ class Builder(abc.ABC):
     random: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
     labelled: ClassVar[bool] = False
+    numeric: ClassVar[bool] = False
     partly: ClassVar[bool] = True
     aligned: ClassVar[bool] = False
 

@@ -15,6 +15,8 @@ ENCODERS = {
     "text": plain.TextEncoder,
     "classification": plain.ClassificationEncoder,
     "classification-pairs": plain.PairClassificationEncoder,
+    "regression": plain.RegressionEncoder,
+    "regression-pairs": plain.PairRegressionEncoder,
     "tokens": plain.TokensEncoder,
     "messages": answers.ConversationEncoder,
     "sharegpt": answers.ConversationEncoder,

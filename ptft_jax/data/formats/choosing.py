@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
 
 from ptft_jax.data.formats import json_text, labels, late, messages
 from ptft_jax.data.formats.base import Format, Record
+from ptft_jax.data.formats.deciding import candidates_of, decide, first_of, fit, misfit_of, numbered, shown, structured
 from ptft_jax.data.formats.layouts import (
     COLUMNS,
     LAYOUTS,
     NAMES,
     TALKS,
-    USUAL,
     Layout,
     is_conversation,
-    is_flags,
-    is_ids,
     is_text,
 )
 from ptft_jax.data.formats.messages import is_messages, is_sharegpt
@@ -34,6 +30,7 @@ def choose(
     like: Format | None = None,
     pool: labels.Pool | None = None,
     elsewhere: Iterable[tuple[str, Record]] = (),
+    learns: Sequence[str] = (),
 ) -> Format:
     """The format of records, by their columns and what the options of the source reference say.
 
@@ -48,6 +45,7 @@ def choose(
       where: index -> the place of a record.
       like: the format of the source's train split, when this is another split: it is that, classes included.
       pool: what else the source tells of its labels; by default their names are those of `records`.
+      learns: kinds of data that are learned from: with regression labels are numbers where a record has such.
       elsewhere: (place, record) of other splits that the source has itself: what need not be read may be in these alone.
 
     Raises:
@@ -65,7 +63,8 @@ def choose(
     left = left_out(options)
     _check_named(naming, left, [*sample, *(record for _, record in firsts)], where)
     wanted = options.get("format")
-    fitting, coded, sample = decide(sample, wanted, naming, where)
+    learns = learns if numbered(sample, naming, pool is not None and pool.untyped) else ()
+    fitting, coded, sample = decide(sample, wanted, naming, where, learns)
     layout, columns = fitting[0]
     texts = [columns[what] for what, (test, _) in layout.needs.items() if test is is_text]
     if not {"format", *layout.needs} & options.keys():
@@ -83,21 +82,18 @@ def choose(
     late.refuse_absent(absent, firsts)
     if layout.kind in ("answers", "preference"):
         late.refuse_unread(layout.name, columns, placed, left)
-    candidates = _candidates(wanted, naming)
+    candidates = candidates_of(wanted, naming, learns)
     _refuse_other(layout, columns, placed, len(sample), candidates, naming)
-    found = labels.Labels("", (), False)
-    if layout.kind == "classification":
-        column, pool = columns["label"], pool or labels.Pool(lambda: [(records, where)])
-        found = labels.of(column, sample[0][column], options.get("classes"), pool)
-    kinds = dict.fromkeys(other.name for other, _ in fitting[1:])
-    structured = _structured(candidates, naming)
+    known = pool or labels.Pool(lambda: [(records, where)])
+    found = _labels(layout, columns, sample[0], options.get("classes"), known)
+    lists = structured(candidates, naming)
     return Format(
         layout.kind,
         layout.name,
         columns,
         found.classes,
         tuple(column for column in seen if column not in columns.values()),
-        tuple(kinds),
+        tuple(dict.fromkeys(other.name for other, _ in fitting[1:])),
         absent,
         _yes(options.get("assistant_first", "no"), "assistant_first"),
         found.kind,
@@ -106,15 +102,26 @@ def choose(
         left,
         _one_of(options.get("empty_answers", "learn"), "empty_answers", ("learn", "context")) == "learn",
         tuple(column for column in coded if column in columns.values()),
-        tuple(column for column in texts if json_text.MESSAGES in structured.get(column, ())),
+        tuple(column for column in texts if json_text.MESSAGES in lists.get(column, ())),
     )
+
+
+def _labels(
+    layout: Layout, columns: Mapping[str, str], first: Record, classes: str | None, pool: labels.Pool
+) -> labels.Labels:
+    """What is known of the labels of a source."""
+    if layout.kind == "classification":
+        return labels.of(columns["label"], first[columns["label"]], classes, pool)
+    if layout.kind == "regression":
+        return labels.Labels(labels.SPELLED if pool.untyped else labels.NUMBER, (), False)
+    return labels.Labels("", (), False)
 
 
 def _check_like(like: Format, sample: Sequence[Record], firsts: late.Placed, where: Callable[[int], str]) -> None:
     """Raises UserError where another split has not the format of the train split."""
     layout = next(layout for layout in LAYOUTS if layout.name == like.name)
     for index, record in enumerate(sample):
-        if reason := _bad(layout, json_text.decoded(record, like.json, where(index)), like.columns):
+        if reason := misfit_of(layout, json_text.decoded(record, like.json, where(index)), like.columns):
             raise UserError(f"{where(index)}: {reason}, while the train split has the format {like.describe()}")
     if like.kind in ("answers", "preference"):
         late.refuse_unread(like.name, like.columns, firsts, like.left_out)
@@ -163,61 +170,9 @@ def left_out(options: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(name.strip() for name in options.get("unused", "").split(",") if name.strip())
 
 
-class Decided(NamedTuple):
-    """What the first records of a source decide.
-
-    Attributes:
-      fitting: the layouts that all of them have, the one that is taken first, and what a column is -> its name in each.
-      coded: the columns that hold JSON in a text.
-      sample: the records, with what these hold.
-    """
-
-    fitting: list[tuple[Layout, dict[str, str]]]
-    coded: tuple[str, ...]
-    sample: list[Record]
-
-
-def decide(
-    sample: Sequence[Record], wanted: str | None, named: Mapping[str, str], where: Callable[[int], str]
-) -> Decided:
-    """What a sample decides.
-
-    Args:
-      wanted: the only layout to be considered, None = all.
-      named: what a column is -> the name that the user gave it.
-
-    Raises:
-      UserError: no layout fits, or some of the records have another.
-    """
-    candidates = _candidates(wanted, named)
-    coded = json_text.columns(sample, _structured(candidates, named), where)
-    sample = [json_text.decoded(record, coded, where(index)) for index, record in enumerate(sample)]
-    fitting = [(layout, columns) for layout in candidates if (columns := _fit(layout, sample, named)) is not None]
-    firsts = [_first(candidates, record, named) for record in sample]
-    if not fitting or any(first is not fitting[0][0] for first in firsts):
-        raise UserError(_misfit(candidates, sample, firsts, named, where))
-    return Decided(fitting, coded, sample)
-
-
 def kept(layout: Layout, columns: Mapping[str, str], left_out: Sequence[str]) -> dict[str, str]:
     """The columns of a layout without further ones that are left out."""
     return {what: column for what, column in columns.items() if what in layout.needs or column not in left_out}
-
-
-def _structured(candidates: Iterable[Layout], named: Mapping[str, str]) -> dict[str, list[str]]:
-    """Column -> what lists a column of its name may hold, by any of these layouts."""
-    kinds = {test: json_text.MESSAGES for test in TALKS}
-    kinds |= {is_ids: json_text.IDS, is_flags: json_text.IDS}
-    found: dict[str, list[str]] = {}
-    for layout in candidates:
-        tests = {what: test for what, (test, *_) in (*layout.needs.items(), *layout.may.items())}
-        usual = [*(pair for names in layout.usual for pair in names.items()), *named.items()]
-        usual += [(what, name) for what, (*_, names) in layout.may.items() for name in names]
-        for what, column in usual:
-            kind = kinds.get(tests.get(what))
-            if kind and named.get(what, column) == column and kind not in found.setdefault(column, []):
-                found[column].append(kind)
-    return found
 
 
 def _check_left_out(layout: Layout, columns: Mapping[str, str], left: Sequence[str], records: Iterable[Record]) -> None:
@@ -260,63 +215,24 @@ def _refuse_other(
 ) -> None:
     """Raises UserError for one of the records after the `first` with which these would have had another format."""
     begin, sample = placed[0][0], [record for _, record in placed[:first]]
-    structured = _structured(candidates, named)
+    lists = structured(candidates, named)
     for place, record in placed[first:]:
         # As one of the first would have been read.
-        coded = json_text.columns([record], structured, lambda _, place=place: place)
+        coded = json_text.columns([record], lists, lambda _, place=place: place)
         record = json_text.decoded(record, coded, place)
-        found, reason = _first(candidates, record, named), _bad(layout, record, columns)
+        found, reason = first_of(candidates, record, named), misfit_of(layout, record, columns)
         if found is None:  # said when it is encoded, with its columns
             continue
         if reason or found is not layout:
             reason = reason or f"has the format {found.name}"
             raise UserError(f"{place}: {reason}, while {begin} has the format {layout.name}: name one with format=")
-        names = _fit(layout, [*sample, record], named) or {}
+        names = fit(layout, [*sample, record], named) or {}
         for what in layout.needs:
             if names.get(what) != columns[what]:
                 raise UserError(
                     f"{place}: with the columns of this record it cannot be told whether {what} is in {columns[what]!r}, from "
                     f"which it is read before: say so with {what}={columns[what]} in the options of the source"
                 )
-
-
-def _candidates(wanted: str | None, named: Mapping[str, str]) -> list[Layout]:
-    names = [layout.name for layout in LAYOUTS]
-    if wanted is not None and wanted not in names:
-        raise UserError(f"format={wanted}: expected one of {', '.join(names)}{nearest(wanted, names)}")
-    found = [layout for layout in LAYOUTS if wanted in (None, layout.name)]
-    fit = [layout for layout in found if set(named) <= set(layout.columns)]
-    if not fit:
-        what = f"format={wanted} has no such columns" if wanted else "no format has all of these columns"
-        raise UserError(f"{what}: {', '.join(named)}; formats need:{listed(map(_needs, found), len(found))}")
-    return fit
-
-
-def _needs(layout: Layout) -> str:
-    needs = ", ".join(f"{what} ({words})" for what, (_, words) in layout.needs.items())
-    usual = "; ".join(" and ".join(names.values()) for names in layout.usual)
-    return f"{layout.name}: {needs}" + (f" [columns {usual}]" if len(layout.usual) > 1 else "")
-
-
-def _fit(layout: Layout, sample: Sequence[Record], named: Mapping[str, str]) -> dict[str, str] | None:
-    """What a column is -> its name, where all the records fit the layout."""
-    usual = list(layout.usual)
-    if layout.name == "text" and "text" not in named:
-        usual = _only_text(sample)
-    for names in usual:
-        columns = {what: named.get(what, names[what]) for what in layout.needs}
-        if all(_bad(layout, record, columns) is None for record in sample):
-            for what, (test, _, others) in layout.may.items():
-                for column in (named[what],) if what in named else others:
-                    values = [record[column] for record in sample if column in record]
-                    good = all(value is None or test(value) for value in values)
-                    if what in named and not good:
-                        return None
-                    if (values or what in named) and good and column not in columns.values():
-                        columns[what] = column
-                        break
-            return columns
-    return None
 
 
 def _check_further(
@@ -335,64 +251,9 @@ def _check_further(
                     continue
                 if record.get(name) is not None and not test(record[name]):
                     raise UserError(
-                        f"{where(index)}: column {name!r} is {_shown(record[name])}, and the format {layout.name} reads it "
+                        f"{where(index)}: column {name!r} is {shown(record[name])}, and the format {layout.name} reads it "
                         f"as {what}: {words}; convert it, or rename the column if it is something else"
                     )
-
-
-def _bad(layout: Layout, record: Record, columns: Mapping[str, str]) -> str | None:
-    """Why a record does not fit the needs of a layout."""
-    for what, (test, words) in layout.needs.items():
-        column = columns[what]
-        if record.get(column) is None:
-            return f"column {column!r} is {'null' if column in record else 'missing'}"
-        if not test(record[column]):
-            return f"column {column!r} is not {words}"
-    return None
-
-
-def _only_text(sample: Sequence[Record]) -> list[dict[str, str]]:
-    """The column "text", else the only one that holds text, beside none that another format would have."""
-    columns = dict.fromkeys(column for record in sample for column in record)
-    if "text" in columns:
-        return [{"text": "text"}]
-    texts = [column for column in columns if any(is_text(record.get(column)) for record in sample)]
-    return [{"text": texts[0]}] if len(texts) == 1 and not USUAL & {*columns} - {*texts} else []
-
-
-def _first(candidates: Iterable[Layout], record: Record, named: Mapping[str, str]) -> Layout | None:
-    return next((layout for layout in candidates if _fit(layout, [record], named) is not None), None)
-
-
-def _misfit(candidates, sample: Sequence[Record], firsts: Sequence[Layout | None], named, where) -> str:
-    first = firsts[0]
-    if first is not None:  # what the first record is, another is not
-        columns = _fit(first, sample[:1], named) or {}
-        for index, (record, layout) in enumerate(zip(sample, firsts)):
-            reason = _bad(first, record, columns)
-            if reason or layout is not first:
-                reason = reason or f"has the format {layout.name}"
-                return f"{where(index)}: {reason}, while {where(0)} has the format {first.name}: name one with format="
-    columns = [f"{name}: {_shown(value)}{_near(str(name))}" for name, value in sample[0].items()]
-    return (
-        f"{where(0)}: no format has the columns of this record:{listed(columns or ['none'], 20)}\nformats need:"
-        f"{listed(map(_needs, candidates), len(candidates))}\ncolumns of other names are given as options of the source, "
-        "such as ?text=body"
-    )
-
-
-def _near(column: str) -> str:
-    found = [] if column in USUAL else difflib.get_close_matches(column, sorted(USUAL), n=1, cutoff=0.7)
-    return f" (did you mean {found[0]!r}?)" if found else ""
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return f"list of {_shown(value[0])}" if value else "empty list"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(map(str, value)) + "}"
-    words = {str: "text", bool: "yes or no", int: "number", float: "number", type(None): "null"}
-    return words.get(type(value), type(value).__name__)
 
 
 def _yes(value: str, option: str) -> bool:

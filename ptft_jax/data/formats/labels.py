@@ -27,6 +27,7 @@ TEXT, NUMBER, TRUTH, SPELLED = "text", "number", "truth", "spelled"
 _CALLED = {TEXT: "texts", NUMBER: "numbers", TRUTH: "true and false", SPELLED: "numbers"}
 _WHOLE = re.compile("0|-?[1-9][0-9]*")
 _LARGEST = 2**31 - 1
+_LARGEST_FLOAT = 3.4028234663852886e38  # of float32
 HINT = "; the names of all classes may be given, in the order of their numbers, by the option classes=A,B,..."
 
 
@@ -132,6 +133,29 @@ def number(label: Any, form: Format, where: str) -> int:
     if kind == TRUTH and label >= len(names):
         raise UserError(f"{shown} true: expected two classes, of false and of true, and there is one: {names[0]}")
     return int(label)
+
+
+def value(label: Any, form: Format, where: str) -> float:
+    """The number that a label of regression is, as a float32 holds it. Texts are numbers in CSV alone, which has no others.
+
+    Raises:
+      UserError: it is none, or not finite.
+    """
+    shown = f"{where}: column {form.columns['label']!r} is"
+    if isinstance(label, str) and form.labels == SPELLED:
+        if not label.strip():
+            raise UserError(f"{shown} empty: expected a number")
+        try:
+            found = float(label)
+        except ValueError:
+            raise UserError(f"{shown} {label!r}: expected a number") from None
+    elif isinstance(label, (int, float)) and not isinstance(label, bool):
+        found = float(label) if abs(label) < 1e39 or label != label else math.inf
+    else:
+        raise UserError(f"{shown} {label!r}: expected a number")
+    if not abs(found) <= _LARGEST_FLOAT:
+        raise UserError(f"{shown} {label!r}: expected a number that is finite in float32")
+    return found
 
 
 def _numbered(label: int, names: Sequence[str], shown: str) -> int:

@@ -26,6 +26,11 @@ def is_label(value: Any) -> bool:
     return isinstance(value, (int, str))
 
 
+def is_number(value: Any) -> bool:
+    """Of regression; texts too, since CSV has nothing else: what they spell is seen when they are read."""
+    return isinstance(value, (int, float, str)) and not isinstance(value, bool)
+
+
 def is_conversation(value: Any) -> bool:
     return is_messages(value) or is_sharegpt(value)
 
@@ -79,6 +84,7 @@ TWO_TEXTS = (
 _TEXT, _MESSAGES = (is_text, "text"), (is_messages, 'a list of {"role", "content"}')
 _CONVERSATION = (is_conversation, "a list of messages")
 _LABEL = (is_label, "a class: a whole number or a name")
+_NUMBER = (is_number, "a number")
 _AROUND = {
     "tools": (_anything, "tools", ("tools",)),
     "documents": (_anything, "documents", ("documents",)),
@@ -146,6 +152,18 @@ LAYOUTS = (
         "classification",
         "classification",
         {"text": _TEXT, "label": _LABEL},
+        [{"text": text, "label": label} for text in ("text", "sentence") for label in ("label", "labels")],
+    ),
+    Layout(
+        "regression",
+        "regression-pairs",
+        {"text": _TEXT, "pair": _TEXT, "label": _NUMBER},
+        [{"text": text, "pair": pair, "label": label} for text, pair in TWO_TEXTS for label in ("label", "labels")],
+    ),
+    Layout(
+        "regression",
+        "regression",
+        {"text": _TEXT, "label": _NUMBER},
         [{"text": text, "label": label} for text in ("text", "sentence") for label in ("label", "labels")],
     ),
     Layout("text", "text", {"text": _TEXT}, [{"text": "text"}]),

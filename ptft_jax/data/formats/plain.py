@@ -1,14 +1,16 @@
-"""Formats without turns: text, classification, and what is tokenized already."""
+"""Formats without turns: text, classification, regression, and what is tokenized already."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from ptft_jax.data.examples import Encoded
-from ptft_jax.data.formats import labels
-from ptft_jax.data.formats.base import Encoder, Record
+from ptft_jax.data.formats import labels, late
+from ptft_jax.data.formats.base import Encoder, Record, check_unicode
+from ptft_jax.data.tokenizers.cutting import BLOCK
 from ptft_jax.errors import UserError
 
 IGNORED = -100  # the label of a token that is not learned, in Hugging Face's and PyTorch's convention
@@ -21,6 +23,20 @@ class TextEncoder(Encoder):
         before = np.asarray(self.tokenizer.prefix_ids, np.int32)
         end = np.asarray([self.tokenizer.end_id], np.int32)
         return [Encoded(np.concatenate([before, ids, end])) for ids in self._between(records, wheres)]
+
+    def encode_long(self, record: Record, where: str) -> Iterator[np.ndarray]:
+        """The ids of a text, int32 arrays one after the other: those of `encode`, which makes one array of them. Raises
+        UserError."""
+        late.refuse_absent(self.format.absent, [(where, record)])
+        text = self.format.text(record, "text", where)
+        check_unicode(text, where)
+        yield from self.encode_blocks(text[at : at + BLOCK] for at in range(0, len(text), BLOCK))
+
+    def encode_blocks(self, blocks: Iterable[str]) -> Iterator[np.ndarray]:
+        """As `encode_long`, of the text that blocks make."""
+        yield np.asarray(self.tokenizer.prefix_ids, np.int32)
+        yield from self.tokenizer.encode_long(blocks, special=self.format.control_tokens)
+        yield np.asarray([self.tokenizer.end_id], np.int32)
 
     def _between(self, records: Sequence[Record], wheres: Sequence[str]) -> list[np.ndarray]:
         """The ids between what a text starts and ends with, int32 [n] a record."""
@@ -38,14 +54,23 @@ class ClassificationEncoder(TextEncoder):
 
     def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
         form = self.format
-        classes = [
-            labels.number(form.value(record, "label", where), form, where) for record, where in zip(records, wheres)
-        ]
-        return [Encoded(row.ids, label=label) for row, label in zip(super()._encode(records, wheres), classes)]
+        found = [self._label(form.value(record, "label", where), where) for record, where in zip(records, wheres)]
+        return [Encoded(row.ids, label=label) for row, label in zip(super()._encode(records, wheres), found)]
+
+    def _label(self, value: Any, where: str) -> int | float:
+        """What a label means. Raises UserError."""
+        return labels.number(value, self.format, where)
 
 
-class PairClassificationEncoder(ClassificationEncoder):
-    """As ClassificationEncoder, of two texts, with what the tokenizer has between these (`Tokenizer.between`)."""
+class RegressionEncoder(ClassificationEncoder):
+    """As TextEncoder, with a number."""
+
+    def _label(self, value: Any, where: str) -> int | float:
+        return labels.value(value, self.format, where)
+
+
+class _OfTwo(TextEncoder):
+    """Two texts, with what the tokenizer has between these (`Tokenizer.between`)."""
 
     def _between(self, records: Sequence[Record], wheres: Sequence[str]) -> list[np.ndarray]:
         between = np.asarray(self.tokenizer.between.ids, np.int32)
@@ -54,6 +79,14 @@ class PairClassificationEncoder(ClassificationEncoder):
 
     def texts(self, record: Record, where: str = "record") -> list[str]:
         return [self.format.text(record, what, where) for what in ("text", "pair")]
+
+
+class PairClassificationEncoder(_OfTwo, ClassificationEncoder):
+    """As ClassificationEncoder, of two texts."""
+
+
+class PairRegressionEncoder(_OfTwo, RegressionEncoder):
+    """As RegressionEncoder, of two texts."""
 
 
 class TokensEncoder(Encoder):

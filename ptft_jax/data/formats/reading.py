@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptft_jax.data.formats import choosing, layouts
+from ptft_jax.data.formats import choosing, deciding, layouts
 from ptft_jax.data.formats.base import VERSION, Encoder, Format, Record
 from ptft_jax.errors import UserError
 
@@ -39,7 +39,7 @@ class Reading:
         try:
             if not sample:
                 raise UserError("no records")
-            decided = choosing.decide(sample, options.get("format"), named, str)
+            decided = deciding.decide(sample, options.get("format"), named, str)
         except UserError:  # said where examples are made of the records, with their places
             return cls.of_columns("", {}, options)
         layout, columns = decided.fitting[0]

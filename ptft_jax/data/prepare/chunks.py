@@ -46,6 +46,7 @@ class Plan:
       files, origin: of the tokenizer.
       runs: of evaluation texts.
       fingerprints: (reference, split) -> that of the records when the work began.
+      chunk: records a task.
     """
 
     settings: Settings
@@ -53,12 +54,16 @@ class Plan:
     origin: str
     runs: Runs | None
     fingerprints: dict[tuple[str, str], str]
+    chunk: int = 0
+
+    def path(self, folder: str) -> str:
+        """The file of the plan in a folder: its name tells its content."""
+        return f"{folder}/plan-{cache.digest(pickle.dumps(self))}"
 
     def save(self, folder: str) -> str:
-        """Writes a file for the workers, whose name tells its content. Returns its path."""
-        data = pickle.dumps(self)
-        path = f"{folder}/plan-{cache.digest(data)}"
-        places.write(path, data)
+        """Writes a file for the workers. Returns its path."""
+        path = self.path(folder)
+        places.write(path, pickle.dumps(self))
         return path
 
 
@@ -79,11 +84,13 @@ class Task:
 
 
 def work(plan: str, task: Task) -> None:
-    """Does a task. Bad input is left as a message: engines wrap exceptions in words of their own.
+    """Does a task, unless that was done before. Bad input is left as a message: engines wrap exceptions in words of their own.
 
     Args:
       plan: the file of a `Plan`.
     """
+    if places.exists(task.path):  # written whole or not at all
+        return
     try:
         _Worker.of(plan).measured(task).save(task.path)
     except UserError as e:
@@ -96,7 +103,7 @@ class Chunk:
 
     Attributes:
       columns: name -> array.
-        Of examples: per_example int8, sequences of each; labels int32; characters, tokens int64; reasons int8, a number
+        Of examples: per_example int8, sequences of each; labels int32 (numbers: float64); characters, tokens int64; reasons int8, a number
         of `REASONS`, or KEPT, or LISTED; keys uint64 [n, 2], of `Records.keys`; digests uint64 [n, 2], equal for equal
         texts ([0, 2] without deduplication);
         bands uint64 [n, bands] and shingle_counts int64, see `duplicates.Sketches` ([0, 0] and [0] unless near).
@@ -200,7 +207,7 @@ class _Worker:
             "trained": np.concatenate([np.zeros(0, bool), *(s.trained for s in sequences if s.trained is not None)]),
             "empties": np.asarray([len(s.empty) for s in sequences], np.int64),
             "empty": np.asarray([at for s in sequences for at in s.empty], np.int64),
-            "labels": np.asarray([e.label for e in examples], np.int32),
+            "labels": np.asarray([e.label for e in examples], float if any(e.numeric for e in examples) else np.int32),
             "tokens": np.add.reduceat(lengths, starts),
             "longest": np.maximum.reduceat(lengths, starts),
         }

@@ -113,7 +113,7 @@ def examples(chunk: Chunk, which: np.ndarray) -> list[Encoded]:
     mask_ends = np.cumsum(columns["lengths"] * columns["masked"])
     starts = np.cumsum(columns["per_example"], dtype=np.int64) - columns["per_example"]
 
-    def sequence(s: int, label: int = -1, rejected: Encoded | None = None) -> Encoded:
+    def sequence(s: int, label: int | float = -1, rejected: Encoded | None = None) -> Encoded:
         length = columns["lengths"][s]
         trained = columns["trained"][mask_ends[s] - length : mask_ends[s]] if columns["masked"][s] else None
         empty = columns["empty"][empty_ends[s] - columns["empties"][s] : empty_ends[s]].tolist()
@@ -123,7 +123,7 @@ def examples(chunk: Chunk, which: np.ndarray) -> list[Encoded]:
     for i in np.flatnonzero(which):
         s = starts[i]
         rejected = sequence(s + 1) if columns["per_example"][i] == 2 else None
-        out.append(sequence(s, int(columns["labels"][i]), rejected))
+        out.append(sequence(s, columns["labels"][i].item(), rejected))
     return out
 
 
@@ -164,7 +164,7 @@ def write_shards(
         found, keys = examples(chunk, which), chunk.columns["keys"][which]
         at += count
         while len(found):
-            writer = writer or store.Writer(folder / names[len(out)], vocab_size, keyed=True)
+            writer = writer or store.Writer(folder / names[len(out)], vocab_size, keyed=True, masked=True)
             room = ends[len(out)] - written
             writer.add(found[:room], origins[:room], keys[:room])
             written += min(room, len(found))

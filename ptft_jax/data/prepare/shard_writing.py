@@ -66,6 +66,7 @@ def prepare(
         with _partial(out) as folder:
             if not out.exists():  # nor made since by another process
                 name = f"prepare-{cache.digest(str(out.absolute()))}"
+                _clear_but(folder, name)
                 place = f"{work.rstrip('/')}/{name}" if work else str(folder / name)
                 manifest = identity | _prepare(
                     settings, sources, evaluation, tokenizer, folder, engine, place, chunk, say
@@ -165,8 +166,8 @@ def _flat(tree: Any, name: str = "") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _partial(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """An empty folder beside `out`, deleted if anything fails. What a killed process left there goes first; a lock,
-    which ends with its process, tells that one is at work."""
+    """A folder beside `out`, deleted if anything fails: empty, or what a killed process left there. A lock, which ends with its
+    process, tells that one is at work."""
     import fcntl
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -179,13 +180,20 @@ def _partial(out: pathlib.Path) -> Iterator[pathlib.Path]:
         except BlockingIOError:
             raise UserError(f"--out={out}: another process is preparing it") from None
         try:
-            if folder.exists():
-                shutil.rmtree(folder)
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             lock.unlink(missing_ok=True)
+
+
+def _clear_but(folder: pathlib.Path, name: str) -> None:
+    """Deletes what a process that was killed left in a folder, but for the entry of this name."""
+    for path in folder.iterdir():
+        if path.is_dir() and path.name != name:
+            shutil.rmtree(path)
+        elif path.name != name:
+            path.unlink()
 
 
 def _prepare(
@@ -204,8 +212,10 @@ def _prepare(
         (folder / name).write_bytes(data)
     runs = _runs(settings, evaluation, tokenizer, say) if evaluation else None
     fingerprints = {(o.reference, split): o.records.fingerprint for split, group in sources.items() for o in group}
-    places.clear(work)  # of a process that was killed
-    plan = Plan(settings, tokenizer.files(), tokenizer.origin, runs, fingerprints).save(work)
+    made = Plan(settings, tokenizer.files(), tokenizer.origin, runs, fingerprints, chunk)
+    if not places.exists(made.path(work)):
+        places.clear(work)  # another plan of a process that was killed; of this one what it had done is taken
+    plan = made.save(work)
     tasks = list(_tasks(sources, work, chunk))
     local = folder / "gathered"
     local.mkdir()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import dataclasses
 import gzip
 import hashlib
+import itertools
 import lzma
 import os
 import pathlib
@@ -13,14 +15,18 @@ import re
 import shutil
 import time
 import zlib
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from ptft_jax import environment
 from ptft_jax.data import cache
 from ptft_jax.data.records import remote
 from ptft_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from ptft_jax.data.records.known import Known
+
+BLOCK = 1 << 20  # bytes of a file that are read at a time
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 ALIASES = {
     "train": ("train", "training"),
@@ -66,16 +72,20 @@ class File:
     stamp: Stamp | None
 
     @classmethod
-    def open(cls, name: str, *, empty: bool = False) -> File:
+    def open(cls, name: str, *, empty: bool = False, known: Known | None = None) -> File:
         """The file of that path or URL. Raises UserError where it cannot be read or is a broken archive, NoRecords where
-        (unless that is allowed) it is empty."""
+        (unless that is allowed) it is empty.
+
+        Args:
+          known: the digests of this file and of others, where it is one of several.
+        """
         copied = remote.is_url(name)
-        path = remote.copy(name) if copied else pathlib.Path(name).expanduser()
+        path = remote.copy(name) if copied else pathlib.Path(os.path.expanduser(name))
         try:
-            stat = path.stat()
+            stat = os.stat(path)
             if not stat.st_size and not empty:
                 raise NoRecords(f"{name}: the file is empty")
-            digest = content_digest(path, name)
+            digest = content_digest(path, name) if known is None or copied else known.digest(path, name, stat)
         except OSError as e:
             raise UserError(f"{name}: cannot be read: {e.strerror or e}") from e
         if path.suffix in COMPRESSED and stat.st_size:
@@ -124,6 +134,35 @@ class Descriptor:
             os.close(self._fd)
 
 
+def blocks(file: File, start: int, end: int) -> Iterator[bytes]:
+    """The bytes of a file from `start` to `end`, some at a time. Raises UserError where it has changed since it was indexed."""
+    descriptor = Descriptor(file)
+    for at in range(start, end, BLOCK):
+        yield descriptor.read(at, min(at + BLOCK, end))
+
+
+class Undecodable(Exception):
+    """Bytes that are not UTF-8: at which byte, and in which line, from 1."""
+
+    def __init__(self, at: int, line: int):
+        super().__init__(at, line)
+        self.at, self.line = at, line
+
+
+def decoded(blocks: Iterable[bytes]) -> Iterator[str]:
+    """The text that blocks of UTF-8 make. Raises Undecodable."""
+    rest, before, line = b"", 0, 1
+    for block in itertools.chain(blocks, [None]):
+        data = rest + (block or b"")
+        try:
+            text, size = codecs.utf_8_decode(data, "strict", block is None)
+        except UnicodeDecodeError as e:
+            raise Undecodable(before + e.start, line + data.count(b"\n", 0, e.start)) from None
+        rest, before, line = data[size:], before + size, line + data.count(b"\n", 0, size)
+        if text:
+            yield text
+
+
 def digests(names: Iterable[str]) -> dict[str, str]:
     """Of the files among these that are local: digests of their content."""
     local = (name for name in names if not remote.is_url(name))
@@ -137,13 +176,25 @@ def content_digest(path: pathlib.Path, name: str) -> str:
     memo = cache.root() / "digests" / cache.digest("digest-1", *map(str, stamp))
     if memo.exists():
         return memo.read_text(encoding="utf-8")
-    with open(path, "rb") as f:
-        found = hashlib.file_digest(f, "sha256").hexdigest()[:32]
-    if Stamp.of(path.stat()) != Stamp.of(before):
-        raise UserError(f"{name}: the file changed while it was read; start again when nothing writes to it")
-    if time.time() - max(before.st_mtime, before.st_ctime) > _SETTLED:
+    found = read_digest(path, name)
+    if is_settled(before):
         cache.write_atomic(memo, lambda temporary: temporary.write_text(found, encoding="utf-8"))
     return found
+
+
+def read_digest(path: pathlib.Path, name: str) -> str:
+    """As `content_digest`, always by reading. Raises UserError where the file changes meanwhile."""
+    with open(path, "rb") as f:
+        before = Stamp.of(os.fstat(f.fileno()))
+        found = hashlib.file_digest(f, "sha256").hexdigest()[:32]
+    if Stamp.of(os.stat(path)) != before:
+        raise UserError(f"{name}: the file changed while it was read; start again when nothing writes to it")
+    return found
+
+
+def is_settled(stat: os.stat_result) -> bool:
+    """Whether a change of the file would be seen in its times."""
+    return time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED
 
 
 def _decompressed(file: File) -> pathlib.Path:
@@ -164,6 +215,7 @@ def _decompressed(file: File) -> pathlib.Path:
                 shutil.copyfileobj(source, target, 1 << 20)
         file.check()
 
+    cache.clear_left(plain.parent)
     try:
         cache.write_atomic(plain, write)
     except damaged as e:
@@ -190,9 +242,15 @@ def _unzstd(path: pathlib.Path, to: pathlib.Path) -> None:
 
 def suffix(name: str) -> str:
     """The suffix that says the format: ".jsonl" of "x.jsonl.gz" and of "x.jsonl-00000-of-00002"."""
-    name = re.sub(r"-\d+-of-\d+$", "", name)
-    path = pathlib.PurePosixPath(name)
-    return (pathlib.PurePosixPath(path.stem) if path.suffix in COMPRESSED else path).suffix.lower()
+    name = re.sub(r"-\d+-of-\d+$", "", name.rstrip("/").rpartition("/")[2])
+    found = _last_suffix(name)
+    return (_last_suffix(name[: -len(found)]) if found in COMPRESSED else found).lower()
+
+
+def _last_suffix(name: str) -> str:
+    """From the last dot of a name on, unless it begins or ends with that."""
+    at = name.rfind(".")
+    return name[at:] if 0 < at < len(name) - 1 else ""
 
 
 def canonical_split(name: str) -> str | None:

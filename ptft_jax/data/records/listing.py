@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 import glob
 import os
 import pathlib
@@ -52,6 +53,7 @@ class Named(NamedTuple):
     doubtful: frozenset[str] = frozenset()
 
 
+@functools.lru_cache(maxsize=1 << 12)  # of folders that many files are in
 def named(name: str) -> Named:
     """What the name of a file or folder says of its split, by its words: runs of letters, whatever their case.
 
@@ -92,7 +94,7 @@ def find(reference: Reference, suffixes: Iterable[str], *, by_name: bool = True)
     owner = {_identity(name): split for split, group in found.items() for name in group}
     if sum(len({_identity(name) for name in group}) for group in found.values()) > len(owner):
         raise reference.error("a file belongs to more than one split: see train=, validation=, test=")
-    rest = [name for name in names if _identity(name) not in owner]
+    rest = [name for name in names if _identity(name) not in owner] if owner else names
     if "train" in given:
         for name in rest:
             left_out.add(name, "named by none of train=, validation=, test=")
@@ -296,11 +298,11 @@ def _identity(name: str) -> str:
     """Text that two names of one file share."""
     if remote.is_url(name):
         return name
-    found = pathlib.Path(name).expanduser()
+    found = os.path.expanduser(name)
     try:
-        info = found.stat()
+        info = os.stat(found)
     except OSError:  # said when it is opened
-        return str(found)
+        return found
     return f"{info.st_dev} {info.st_ino}"
 
 

@@ -38,8 +38,13 @@ def refuse_binary(start: bytes, name: str) -> None:
     for beginning, what in _BEGINNINGS.items():
         if start.startswith(beginning):
             raise UserError(f"{name}: {what}")
-    if b"\0" in start:
-        raise UserError(f"{name}: binary, not text (a zero byte at offset {start.index(0)})")
+    refuse_zero(start, name)
+
+
+def refuse_zero(block: bytes, name: str, offset: int = 0) -> None:
+    """Raises UserError if there is a zero byte, which no text has, in a block of a file that begins at an offset."""
+    if b"\0" in block:
+        raise UserError(f"{name}: binary, not text (a zero byte at offset {offset + block.index(0)})")
 
 
 def refuse_other_names(reference: Reference, names: Iterable[str]) -> None:

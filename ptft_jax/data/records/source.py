@@ -16,6 +16,7 @@ from ptft_jax.data.formats.choosing import FIRST
 from ptft_jax.data.records import files, listing, looks
 from ptft_jax.data.records import index as indexes
 from ptft_jax.data.records.base import Record, Skipped
+from ptft_jax.data.records.known import Known
 from ptft_jax.data.records.reference import SPLITS, Reference
 from ptft_jax.data.records.table import Table, divide, limit
 from ptft_jax.data.records.values import Broken
@@ -111,13 +112,16 @@ def file_source(
     def shards(names: list[str]) -> tuple[list[indexes.Shard], list[str]]:
         looks.refuse_other_names(reference, names)
         opened, empty = [], []
+        known = Known(names) if len(names) > 1 else None
         for name in names:
             try:
-                opened.append(shard(files.File.open(name)))
+                opened.append(shard(files.File.open(name, known=known)))
             except files.NoRecords:
                 if len(names) == 1:
                     raise
                 empty.append(name)
+        if known:
+            known.save()
         if not opened:
             raise reference.error(f"no file holds a record:{listed(empty)}")
         return opened, empty

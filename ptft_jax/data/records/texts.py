@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import hashlib
-import json
+import itertools
 import operator
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ptft_jax.data import assets, cache
 from ptft_jax.data.formats import Reading
 from ptft_jax.data.records import files, listing, looks, values
+from ptft_jax.data.records import known as known_files
 from ptft_jax.data.records.base import Record, Skipped
 from ptft_jax.data.records.reference import SPLITS, Reference
 from ptft_jax.data.records.table import divide, limit
@@ -43,10 +45,20 @@ class Document:
     start: int = 0
     end: int = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes of its UTF-8."""
+        return self.end - self.start if self.text is None else len(self.text.encode())
+
     def read(self) -> str:
+        return "".join(self.blocks())
+
+    def blocks(self) -> Iterator[str]:
+        """The text, some at a time."""
         if self.text is not None:
-            return self.text
-        return files.Descriptor(self.file).read(self.start, self.end).decode("utf-8")
+            yield self.text
+        elif self.file is not None:
+            yield from files.decoded(files.blocks(self.file, self.start, self.end))
 
 
 class Documents:
@@ -76,6 +88,19 @@ class Documents:
         document = self._documents[operator.index(index)]
         return {"text": document.read(), "name": document.name}
 
+    def long(self, index: int) -> Document | None:
+        """The document, where it is so long that it is better read some at a time."""
+        found = self._documents[operator.index(index)]
+        return found if found.text is None and found.size > files.BLOCK else None
+
+    def beginnings(self) -> Sequence[Record]:
+        """The records, of which long ones have only the beginning."""
+        return _Beginnings(self)
+
+    def beginning(self, index: int) -> Record:
+        document = self._documents[operator.index(index)]
+        return {"text": next(document.blocks(), ""), "name": document.name}
+
     def where(self, index: int) -> str:
         return self._documents[index].place
 
@@ -97,6 +122,20 @@ class Documents:
         """The split but for the documents at these indices."""
         left = set(range(len(self))) - set(dropped.tolist())
         return Documents(self.reference, [self._documents[i] for i in sorted(left)], self.empty)
+
+
+class _Beginnings(Sequence):
+    def __init__(self, documents: Documents):
+        self._documents = documents
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._documents.beginning(index)
+
+    def firsts(self) -> list[tuple[str, Record]]:
+        return self._documents.firsts()
 
 
 class TextSource:
@@ -174,12 +213,18 @@ def _documents(reference: Reference, names: list[str]) -> tuple[list[Document], 
     """The files, each whole, and the names of those without text. They are read once; what is to be known of them is then
     in the cache. Raises UserError where there is no text, or where one looks like another kind."""
     looks.refuse_other_names(reference, names)
-    opened = [files.File.open(name, empty=True) for name in names]
-    path = cache.root() / "texts" / cache.digest("texts-4", *(file.digest for file in opened))
-    if not path.exists():
-        read = [_read(file) for file in opened]
-        cache.write_atomic(path, lambda temporary: temporary.write_text(json.dumps(read), encoding="utf-8"))
-    known = json.loads(path.read_bytes())
+    digests = known_files.Known(names) if len(names) > 1 else None
+    opened = [files.File.open(name, empty=True, known=digests) for name in names]
+    if digests:
+        digests.save()
+    path = cache.root() / "texts" / f"{cache.digest('texts-5', *names)}.json"
+    facts = known_files.read(path, {})
+    new = {file.digest: file for file in opened if file.digest not in facts}
+    if new:
+        found = {digest: _read(file) for digest, file in new.items()}
+        facts = {file.digest: facts.get(file.digest, found.get(file.digest)) for file in opened}
+        known_files.write(path, facts)
+    known = [facts[file.digest] for file in opened]
     for file, text in zip(opened, known):
         if text is not None and text[-1]:
             looks.refuse_json(reference, file.name)
@@ -197,19 +242,29 @@ def _documents(reference: Reference, names: list[str]) -> tuple[list[Document], 
 
 def _read(file: files.File) -> tuple[str, str, int, int, bool] | None:
     """Digest, key, start and end of a text, and whether its lines look like JSON; None if there is none in it."""
-    data = file.path.read_bytes()
-    file.check()
-    looks.refuse_binary(data, file.name)
-    start = 3 if data.startswith(b"\xef\xbb\xbf") else 0  # the mark that some editors begin UTF-8 files with
+    end = file.path.stat().st_size
+    blocks = files.blocks(file, 0, end)
+    first = next(blocks, b"")
+    looks.refuse_binary(first, file.name)
+    start = 3 if first.startswith(b"\xef\xbb\xbf") else 0  # the mark that some editors begin UTF-8 files with
+    digests, filled = values.TextDigests(end - start), False
     try:
-        text = data[start:].decode("utf-8") if start else data.decode("utf-8")
-    except UnicodeDecodeError as e:
-        line = data.count(b"\n", 0, start + e.start) + 1
+        for text in files.decoded(itertools.chain([first[start:]], _checked(blocks, file.name))):
+            digests.add(text)
+            filled = filled or not text.isspace()
+    except files.Undecodable as e:
         raise UserError(
-            f"{file.name}: not UTF-8 text at byte {start + e.start} (line {line}); convert it first"
+            f"{file.name}: not UTF-8 text at byte {start + e.at} (line {e.line}); convert it first"
         ) from None
-    digest, key = _digests(text)
-    return (digest.hex(), key.hex(), start, len(data), looks.is_json_lines(data)) if text.strip() else None
+    digest, key = digests.found()
+    return (digest.hex(), key.hex(), start, end, looks.is_json_lines(first)) if filled else None
+
+
+def _checked(blocks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """The blocks of a file after the first. Raises UserError where one is no text."""
+    for number, block in enumerate(blocks, 1):
+        looks.refuse_zero(block, name, number * files.BLOCK)
+        yield block
 
 
 def _digests(text: str) -> tuple[bytes, bytes]:
@@ -241,23 +296,74 @@ def _cut(
     """The last lines of each document are held out. Cut at line ends, so that no line is on both sides."""
     splits: dict[str, list[Document]] = {"train": [], **{name: [] for name in missing}}
     for document in documents:
-        lines = document.read().splitlines(keepends=True)
-        if len(lines) <= len(missing):  # too short to cut: trained on, unless it is all there is
+        lines = _Lines.of(document)
+        if lines.count <= len(missing):  # too short to cut: trained on, unless it is all there is
             if len(documents) == 1:
                 *first, last = ["train", *missing]
-                raise reference.error(f"{len(lines)} line(s) cannot be split into {', '.join(first)} and {last}")
+                raise reference.error(f"{lines.count} line(s) cannot be split into {', '.join(first)} and {last}")
             splits["train"].append(document)
             continue
-        held = min(max(round(len(lines) * share), 1), (len(lines) - 1) // len(missing))
-        counts = [len(lines) - held * len(missing)] + [held] * len(missing)
-        start, line = document.start, 0
-        for name, count in zip(splits, counts):
-            text = "".join(lines[line : line + count])
-            end = start + len(text.encode())
-            digest, key = _digests(text)
-            splits[name].append(dataclasses.replace(document, digest=digest, key=key, start=start, end=end))
-            start, line = end, line + count
+        held = min(max(round(lines.count * share), 1), (lines.count - 1) // len(missing))
+        starts = [lines.count - held * (len(missing) - n) for n in range(len(missing))]
+        ends = [*(lines.start(line) for line in starts), document.end]
+        for name, start, end in zip(splits, [document.start, *ends], ends):
+            splits[name].append(_part(document, start, end))
     for name, pieces in splits.items():
-        if not any(piece.read().strip() for piece in pieces):
+        if all(block.isspace() for piece in pieces for block in piece.blocks()):
             raise reference.error(f"the {name} split has no text")
     return splits
+
+
+def _part(document: Document, start: int, end: int) -> Document:
+    """Bytes [start, end) of its file."""
+    part = dataclasses.replace(document, start=start, end=end)
+    digests = values.TextDigests(end - start)
+    for block in part.blocks():
+        digests.add(block)
+    digest, key = digests.found()
+    return dataclasses.replace(part, digest=digest, key=key)
+
+
+class _Lines:
+    """Where the lines of a document begin, which are `str.splitlines`', found some at a time."""
+
+    def __init__(self, document: Document, starts: list[int], firsts: list[int], count: int):
+        """For each block: the byte at which it starts and the number of its first line's end."""
+        self._document, self._starts, self._firsts, self.count = document, starts, firsts, count
+
+    @classmethod
+    def of(cls, document: Document) -> _Lines:
+        starts, firsts, at, ends, open_line = [], [], document.start, 0, False
+        for block in _line_blocks(document.blocks()):
+            starts.append(at)
+            firsts.append(ends)
+            lines = block.splitlines(keepends=True)
+            open_line = not _ended(lines[-1])
+            ends += len(lines) - open_line
+            at += len(block.encode())
+        return cls(document, starts, firsts, ends + open_line)
+
+    def start(self, line: int) -> int:
+        """The byte of the file at which a line begins, one after the first."""
+        number = bisect.bisect_left(self._firsts, line) - 1  # the block that has the end of the line before
+        begin = self._starts[number]
+        end = self._starts[number + 1] if number + 1 < len(self._starts) else self._document.end
+        text = dataclasses.replace(self._document, start=begin, end=end).read()
+        before = text.splitlines(keepends=True)[: line - self._firsts[number]]
+        return begin + len("".join(before).encode())
+
+
+def _line_blocks(blocks: Iterable[str]) -> Iterator[str]:
+    """The same text, without a block that ends between the two characters of a line's end."""
+    held = ""
+    for block in blocks:
+        text = held + block
+        held = "\r" if text.endswith("\r") else ""
+        if text := text[: len(text) - len(held)]:
+            yield text
+    if held:
+        yield held
+
+
+def _ended(line: str) -> bool:
+    return len(f"{line[-1]}x".splitlines()) > 1

@@ -111,6 +111,24 @@ def texts_digest(texts: Iterable[str]) -> bytes:
     return hashed.digest()
 
 
+class TextDigests:
+    """`digest` of {"text": TEXT} and `texts_digest` of [TEXT], of a text that comes in blocks."""
+
+    def __init__(self, size: int):
+        """`size`: bytes of the text's UTF-8."""
+        self._record = hashlib.blake2b(b'{"text":"', digest_size=16)
+        self._text = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=16)
+
+    def add(self, block: str) -> None:
+        self._record.update(json.dumps(block, ensure_ascii=False)[1:-1].encode())
+        self._text.update(block.encode())
+
+    def found(self) -> tuple[bytes, bytes]:
+        """Of the record, and of the text."""
+        self._record.update(b'"}')
+        return self._record.digest(), self._text.digest()
+
+
 def id_digest(identity: Any) -> bytes:
     """8 bytes of an id, never all zero: that stands for no id."""
     return hashlib.blake2b(canonical(identity), digest_size=8).digest() if identity is not None else bytes(8)

@@ -13,7 +13,7 @@ from ptft_jax.data.options import TokenizerOptions
 from ptft_jax.data.tokenizers import alike, sentencepiece_model, settings, tiktoken_ranks
 from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE, Tokenizer
 from ptft_jax.data.tokenizers.byte import ByteTokenizer
-from ptft_jax.data.tokenizers.fitting import train_bpe
+from ptft_jax.data.tokenizers.fitting import Texts, train_bpe
 from ptft_jax.data.tokenizers.huggingface import HuggingFaceTokenizer
 from ptft_jax.data.tokenizers.sentencepiece_model import SentencePieceTokenizer
 from ptft_jax.data.tokenizers.tiktoken_ranks import TiktokenTokenizer
@@ -25,6 +25,7 @@ __all__ = [
     "ByteTokenizer",
     "HuggingFaceTokenizer",
     "SentencePieceTokenizer",
+    "Texts",
     "TiktokenTokenizer",
     "Tokenizer",
     "build",
@@ -143,7 +144,9 @@ def check_fits(tokenizer: Tokenizer, vocab_size: int, where: str) -> None:
         )
 
 
-def build(config: TokenizerOptions, train_texts: Callable[[], Sequence[str]], parent: Tokenizer | None) -> Tokenizer:
+def build(
+    config: TokenizerOptions, train_texts: Callable[[], Texts | Sequence[str]], parent: Tokenizer | None
+) -> Tokenizer:
     """The tokenizer that `config.tokenizer` names; `parent` is that of the model this run starts from.
 
     Raises:

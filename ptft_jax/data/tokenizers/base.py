@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ptft_jax.data.tokenizers import cutting
 from ptft_jax.data.tokenizers import settings as settings_
 from ptft_jax.data.tokenizers.settings import AddedToken, Settings
 from ptft_jax.errors import UserError, nearest
@@ -115,6 +116,20 @@ class Tokenizer(abc.ABC):
         """`encode` of each text, in parallel where the kind allows."""
         _check_unicode(texts)
         return [np.asarray(ids, np.int32) for ids in self._encode(texts, special)]
+
+    def encode_long(self, blocks: Iterable[str], *, special: bool = False) -> Iterator[np.ndarray]:
+        """`encode` of the text that blocks make, int32 arrays one after the other. Little of it is held at once where texts may
+        be cut (`ptft_jax.data.tokenizers.cutting`); else it is encoded whole."""
+        places = self.places(special)
+        if places is None:
+            yield self.encode("".join(blocks), special=special)
+            return
+        for block in cutting.regrouped(blocks, places, cutting.BLOCK):
+            yield from self.encode_all(cutting.parts(block, places, cutting.PART), special=special)
+
+    def places(self, special: bool = False) -> cutting.Places | None:
+        """Where texts may be cut without any change of ids, None where that is not known; `special` as for `encode`."""
+        return None
 
     @abc.abstractmethod
     def _encode(self, texts: Sequence[str], special: bool) -> list: ...
@@ -239,6 +254,14 @@ class Spliced(Tokenizer):
     @functools.cached_property
     def _with_special(self) -> Splitter:
         return _splitter(self._added.values())
+
+    def places(self, special: bool = False) -> cutting.Places | None:
+        looked_for = [token for token in self._added.values() if special or not token.special]
+        return cutting.beside(self._run_places(), looked_for)
+
+    def _run_places(self) -> cutting.Places | None:
+        """`places` of texts without added tokens."""
+        return None
 
     def _encode(self, texts: Sequence[str], special: bool) -> list[list[int]]:
         splitter = self._with_special if special else self._everywhere

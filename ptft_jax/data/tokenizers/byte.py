@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ptft_jax.data.tokenizers import cutting
 from ptft_jax.data.tokenizers import settings as settings_
 from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE, Spliced, character_spans
 
@@ -28,6 +29,9 @@ class ByteTokenizer(Spliced):
             id_of=lambda text: None,
             special={END_OF_TEXT: 256},
         )
+
+    def _run_places(self) -> cutting.Places:
+        return cutting.ANYWHERE
 
     def _spliced(self, text: str, pattern, tokens):
         if pattern is None:  # long texts: without a Python object a byte

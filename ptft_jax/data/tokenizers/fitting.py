@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 from ptft_jax.data import cache
+from ptft_jax.data.tokenizers import cutting
 from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE
 from ptft_jax.data.tokenizers.huggingface import HuggingFaceTokenizer
 from ptft_jax.errors import UserError
 
+_PART = 1 << 16  # characters of a long text that are given at once: the library collects some hundred before it counts
 
-def train_bpe(texts: Sequence[str], vocab_size: int) -> HuggingFaceTokenizer:
-    """A byte-level BPE of exactly `vocab_size` ids, cached by the texts' content.
+
+class Long(Protocol):
+    """A text that is read some at a time."""
+
+    def blocks(self) -> Iterator[str]: ...
+
+
+class Texts(Protocol):
+    """Texts that are read when they are needed, and known by what they are made of.
+
+    Attributes:
+      identity: equal for equal texts.
+    """
+
+    identity: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[str | Long]: ...
+
+
+def train_bpe(texts: Texts | Sequence[str], vocab_size: int) -> HuggingFaceTokenizer:
+    """A byte-level BPE of exactly `vocab_size` ids, cached by the texts' identity, or their content. Texts are not held.
 
     Raises:
       UserError: the texts are too short for so many merges.
@@ -19,7 +41,8 @@ def train_bpe(texts: Sequence[str], vocab_size: int) -> HuggingFaceTokenizer:
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    key = cache.digest("bpe-1", tokenizers.__version__, str(vocab_size), *texts)
+    of = ("bpe-1", *texts) if isinstance(texts, Sequence) else ("bpe-of-1", *texts.identity)
+    key = cache.digest(of[0], tokenizers.__version__, str(vocab_size), *of[1:])
     path = cache.root() / "tokenizers" / key / FILE
     if not path.exists():
         tokenizer = tokenizers.Tokenizer(models.BPE())
@@ -31,9 +54,18 @@ def train_bpe(texts: Sequence[str], vocab_size: int) -> HuggingFaceTokenizer:
             special_tokens=[END_OF_TEXT],
             show_progress=False,
         )
-        tokenizer.train_from_iterator(texts, trainer)
+        tokenizer.train_from_iterator(_parts(texts), trainer)
         found = tokenizer.get_vocab_size()
         if found != vocab_size:
             raise UserError(f"config.tokenizer.vocab_size = {vocab_size}: the training text gives only {found} tokens")
         cache.write_atomic(path, lambda temporary: temporary.write_text(tokenizer.to_str(), encoding="utf-8"))
     return HuggingFaceTokenizer({FILE: path.read_bytes()}, str(path))
+
+
+def _parts(texts: Iterable[str | Long]) -> Iterator[str]:
+    """The texts, long ones in parts, which have the same words."""
+    for text in texts:
+        if isinstance(text, str):
+            yield from cutting.parts(text, cutting.BEFORE, _PART)
+        else:
+            yield from cutting.regrouped(text.blocks(), cutting.BEFORE, _PART)

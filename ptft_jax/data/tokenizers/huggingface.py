@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ptft_jax.data.tokenizers import cutting
 from ptft_jax.data.tokenizers import settings as settings_
 from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE, HIDDEN, Between, Control, Tokenizer, written
 from ptft_jax.data.tokenizers.settings import AddedToken, Settings
@@ -40,7 +41,7 @@ class HuggingFaceTokenizer(Tokenizer):
                 )
         self._added = entries
         self._divisible = _divisible(pipeline) and all(entry["special"] for entry in entries)
-        kinds = {step["type"] for step in _steps(pipeline.get("decoder"))}
+        kinds = {step["type"] for step in cutting.steps(pipeline.get("decoder"))}
         self._byte_level, self._byte_fallback = "ByteLevel" in kinds, "ByteFallback" in kinds
         super().__init__(
             files,
@@ -82,6 +83,9 @@ class HuggingFaceTokenizer(Tokenizer):
     def _hidden(self) -> str:
         """What control tokens are hidden behind: no text has it."""
         return f"{HIDDEN}{uuid.uuid4().hex}"
+
+    def places(self, special: bool = False) -> cutting.Places | None:
+        return cutting.of_pipeline(_parse(self._files[FILE], self.origin), self._added, special)
 
     def _encode(self, texts: Sequence[str], special: bool) -> list[np.ndarray]:
         tokenizer = self._whole if special else self._plain
@@ -284,14 +288,6 @@ def _divisible(pipeline: dict[str, Any]) -> bool:
         and step.get("use_regex", True)
         and not step.get("add_prefix_space")
     )
-
-
-def _steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The parts of a pre-tokenizer or decoder, flat."""
-    if part is None:
-        return []
-    inner = part.get("decoders") or part.get("pretokenizers")
-    return [step for item in inner for step in _steps(item)] if part["type"] == "Sequence" and inner else [part]
 
 
 def _without(pipeline: dict[str, Any], special: set[str], hidden: str, every: bool = False) -> dict[str, Any]:

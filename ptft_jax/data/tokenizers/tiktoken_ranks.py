@@ -12,28 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ptft_jax import environment
+from ptft_jax.data.tokenizers import cutting
 from ptft_jax.data.tokenizers import settings as settings_
 from ptft_jax.data.tokenizers.base import END_OF_TEXT, Spliced, character_spans
+from ptft_jax.data.tokenizers.patterns import PATTERNS
 from ptft_jax.errors import UserError, nearest
 
 SUFFIX = ".tiktoken"
-# How texts are cut before merging, by the names that tiktoken and model families use for it.
-_CL100K = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
-    r"\s+(?!\S)|\s+"
-)
-PATTERNS = {
-    "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    "cl100k_base": _CL100K,
-    "llama3": _CL100K,
-    # Digits one by one.
-    "qwen": _CL100K.replace(r"\p{N}{1,3}", r"\p{N}"),
-    "o200k_base": (
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
-        r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    ),
-}
 
 
 class Known(NamedTuple):
@@ -125,6 +110,9 @@ class TiktokenTokenizer(Spliced):
             prefix_ids=(found.special[found.bos],) if found and found.bos and settings.add_bos is not False else (),
         )
         self._bytes = texts
+
+    def _run_places(self) -> cutting.Places | None:
+        return cutting.of_pattern(self._pattern)
 
     def _encode_run(self, text: str, first: bool) -> list[int]:
         return self._ranks.encode_ordinary(text)

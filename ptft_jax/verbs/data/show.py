@@ -53,7 +53,7 @@ def main() -> None:
     else:
         if args.step:
             raise UserError("--step is for --split=train: evaluation has every row once")
-        tokens = pipeline.tokenized(data, data.source, args.split, chosen.tokenizer)
+        tokens = pipeline.tokenized(data, data.source, args.split, chosen.tokenizer, learns=chosen.builder.kinds)
         tokens, _ = class_names.numbered(tokens, chosen.head)
         found = pipeline.filled(data, tokens, chosen.builder, partial=True)
         every = batches.evaluation(found.rows, batch_size=data.batch_size, tokens=0)
@@ -70,7 +70,8 @@ def main() -> None:
     if form != "json":
         learned = "with loss per epoch" if args.split == "train" else "with loss"
         for row, report in facts:
-            counted = f"{row['trained']:,} {'classes' if chosen.builder.labelled else 'tokens'} {learned}"
+            what = "numbers" if chosen.builder.numeric else "classes" if chosen.builder.labelled else "tokens"
+            counted = f"{row['trained']:,} {what} {learned}"
             lines = [*survey.lines(row), report.describe(), counted, *filter(None, [pipeline.empty_answers(row)])]
             out.print("\n  ".join([f"{row['source']}: {row['format']}", *lines]))
         out.print()

@@ -32,14 +32,17 @@ def main() -> None:
     chosen = selected.load()
     c, data = chosen.config, chosen.config.data
     weighted = pipeline.weighted(data) if args.split == "train" else ((data.source, 1.0),)
-    parts = [pipeline.tokenized(data, reference, args.split, chosen.tokenizer) for reference, _ in weighted]
+    learns = chosen.builder.kinds
+    parts = [
+        pipeline.tokenized(data, reference, args.split, chosen.tokenizer, learns=learns) for reference, _ in weighted
+    ]
     row_lengths = {p.reference: statistics.rows_by_length(p, chosen.builder, chosen.longest) for p in parts}
     report = {
         "lengths": [statistics.lengths(part) for part in parts],
         "content": [statistics.content(part, chosen.tokenizer) for part in parts],
         "control_tokens": {p.reference: statistics.special(p, chosen.tokenizer) for p in parts},
         "formats": {p.reference: p.description for p in parts},
-        "sources": {reference: one.facts for reference, one in pipeline.surveyed(data).items()},
+        "sources": {reference: one.facts for reference, one in pipeline.surveyed(data, learns).items()},
         "skipped": {p.reference: p.skipped.first for p in parts if p.skipped.count},
         "empty_answers": {p.reference: found for p in parts if (found := pipeline.empty_of(p))["empty_answers"]},
         "row_lengths": row_lengths,

@@ -72,7 +72,8 @@ def row(arrays: dict[str, np.ndarray], tokenizer: tok.Tokenizer, builder: Any) -
             if builder.labelled:  # the class is read off the first position
                 token, part, answer = int(arrays["inputs"][at]), "context", ""
                 if k == 0:
-                    part, answer = "hidden", f"class {int(arrays['targets'])}"
+                    target = arrays["targets"]
+                    part, answer = "hidden", f"number {target:g}" if builder.numeric else f"class {int(target)}"
                 out.append(Token(token, text(tokenizer, token), part, int(segment), k, float(k == 0), answer))
                 continue
             token, target, weight = (arrays[name][at] for name in ("inputs", "targets", "weights"))

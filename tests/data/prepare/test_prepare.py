@@ -6,6 +6,7 @@ import json
 import pathlib
 import random
 import re
+import shutil
 import signal
 import sys
 
@@ -441,6 +442,39 @@ def test_the_command_is_killed_and_started_again(cache, tmp_path):
     shard_writing.prepare(fresh, BYTES, tmp_path / "fresh", HERE)
     assert files(out) == files(tmp_path / "fresh")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "fresh", "out", "x.jsonl"]
+
+
+def test_what_was_done_before_a_kill_is_not_done_again(cache, tmp_path, monkeypatch):
+    """But of the same plan alone: other settings, or tasks of another size, begin anew."""
+    from ptft_jax.data.prepare import chunks
+
+    rows = [{"text": text(n)} for n in range(60)]
+    source, partial = f"jsonl:{write(tmp_path / 'x.jsonl', rows)}", tmp_path / ".out.partial"
+
+    class Killed:
+        def run(self, plan, tasks):
+            yield from HERE.run(plan, tasks[:2])
+            shutil.copytree(partial, tmp_path / "left")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shard_writing.prepare(Settings((source,)), BYTES, tmp_path / "out", Killed(), chunk=10)
+    shard_writing.prepare(Settings((source,)), BYTES, tmp_path / "fresh", HERE)
+    [work] = (tmp_path / "left").glob("prepare-*")
+    (work / "chunk-00000001").unlink()
+    (tmp_path / "left/gathered/half").write_bytes(b"x")
+    done, real = [], chunks._Worker.measured
+    monkeypatch.setattr(chunks._Worker, "measured", lambda self, task: done.append(task.path[-1]) or real(self, task))
+    same, other = Settings((source,)), Settings((source,), max_tokens=10_000)
+    for again, settings, first in ((10, same, ["1"]), (20, same, ["0", "1"]), (10, other, ["0", "1"])):
+        shutil.copytree(tmp_path / "left", partial)
+        shard_writing.prepare(settings, BYTES, tmp_path / "out", HERE, chunk=again)
+        assert done[: len(first)] == first and "2" in done and (done[1] == "2") == (len(first) == 1)
+        if settings is same:
+            assert files(tmp_path / "out") == files(tmp_path / "fresh")
+        assert not partial.exists()
+        shutil.rmtree(tmp_path / "out")
+        done.clear()
 
 
 @pytest.mark.parametrize(

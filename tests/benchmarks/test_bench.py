@@ -1,0 +1,100 @@
+"""`ptft bench`: turns, what is void, what a call keeps, and its command as docs/benchmarks.md has it."""
+
+import json
+import re
+import shlex
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import bench, cases, page, peers, training, turns
+from ptft_jax.errors import UserError
+from tests.processes import HURRY, ROOT, run
+
+
+def test_sides_take_turns_and_none_is_always_first():
+    called = []
+    sides = {name: lambda name=name: called.append(name) for name in "ab"}
+    found = turns.alternate(sides, seconds=0.0, least=0.0, rounds=(3, 9))
+    assert called == [*"ab", *"ab", *"ba", *"ab"], "once to see how long they take"
+    assert {name: len(row) for name, row in found.items()} == {"a": 3, "b": 3}
+    assert turns.summary({"a": [3.0, 1.0, 2.0]})["a"] == {"seconds": 2.0, "low": 1.0, "high": 3.0}
+
+
+def side(logits):
+    return peers.Side(lambda: None, float, np.array(logits))
+
+
+@pytest.mark.parametrize(
+    "logits, losses, holds",
+    [
+        ([1.0, 2.0], [4.0, 3.0], True),
+        ([1.0, 2.0005], [4.0, 3.002], True),
+        ([1.0, 2.1], [4.0, 3.0], False),
+        ([1.0, 2.0], [4.0, 3.1], False),
+        ([1.0, float("nan")], [4.0, 3.0], False),
+        ([1.0, 2.0], [4.0, float("nan")], False),
+    ],
+)
+def test_a_peer_that_computes_something_else_is_void(logits, losses, holds):
+    found = training.differences(side(logits), side([1.0, 2.0]), {"scanned": [4.0, 3.0], "x": losses}, "x")
+    assert found["holds"] is holds
+
+
+def test_absent_peers_are_said(monkeypatch):
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None if name in ("peft", "trl") else name)
+    monkeypatch.setattr(peers.shutil, "which", lambda name: None)
+    found = {name: peers.absent(case) for name, case in cases.cpu().items()}
+    compiler = "torch.compile needs a C++ compiler, and none is here"
+    assert found["4x128"] == {"PyTorch, compiled": compiler}
+    assert found["smollm2-full"] == {
+        "transformers, compiled": compiler,
+        "TRL SFTTrainer": "the package trl is not installed: pip install 'ptft_jax[bench]'",
+    }
+    lora = found["smollm2-lora"]
+    assert set(lora) == {"PEFT", "PEFT, compiled", "transformers Trainer", "TRL SFTTrainer"}
+    assert all(why == "the package peft is not installed: pip install 'ptft_jax[bench]'" for why in lora.values())
+
+
+def test_a_case_that_there_is_not():
+    with pytest.raises(UserError, match="no case '4x129' \\(did you mean '4x128'\\?\\); there are 4x128, "):
+        bench.run(["4x129"], ROOT / "nowhere", small=True, quality="", say=print)
+    assert not (ROOT / "nowhere").exists()
+
+
+def test_the_page_is_that_of_the_figures():
+    """docs/benchmarks.md was not edited by hand: `make bench` would overwrite it."""
+    text, figures = page.render(json.loads((ROOT / "docs/benchmarks.json").read_text()))
+    assert (ROOT / "docs/benchmarks.md").read_text() == text
+    assert {f"benchmarks-{name}.svg" for name in figures} == {
+        p.name for p in (ROOT / "docs/figures").glob("benchmarks-*")
+    }
+
+
+@pytest.mark.heavy
+def test_the_command_of_the_page(tmp_path):
+    [block] = re.findall(r"^```sh\n(.*)\n```$", (ROOT / "docs/benchmarks.md").read_text(), re.MULTILINE)
+    words = shlex.split(block)[1:]
+    nowhere = str(tmp_path / "bin")  # no compiler, which torch.compile would keep busy for a minute
+    command = [sys.executable, "-m", "ptft_jax.cli", *words[:-1], f"--out={tmp_path / 'out'}"]
+    done = run(*command, XLA_FLAGS=HURRY, PATH=nowhere)
+    assert done.returncode == 0 and f"page: {tmp_path / 'out/benchmarks.md'}" in done.stdout, done.stderr
+    found = json.loads((tmp_path / "out/benchmarks.json").read_text())
+    case, growth = found["4x128"], found["growth-width"]
+    assert set(case["sides"]) | set(case["absent"]) == {"scanned", "unrolled", "PyTorch", "PyTorch, compiled"}
+    assert case["void"] == [] and all(row["low"] <= row["seconds"] <= row["high"] for row in case["sides"].values())
+    assert [p["x"] for p in growth["points"]["scanned"]] == [64, 128]
+    assert growth["points"]["scanned"][1]["parameters"] > growth["points"]["scanned"][0]["parameters"]
+    assert "PyTorch, compiled was not measured: " in (tmp_path / "out/benchmarks.md").read_text()
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("name", ["4x128", "smollm2-lora", "smollm2-full"])
+def test_peers_compute_the_same(name, monkeypatch):
+    """Plain PyTorch, transformers, its Trainer, PEFT and TRL from our weights, over some steps of training."""
+    monkeypatch.setattr(peers.shutil, "which", lambda name: None)  # compiling them takes a minute
+    found = training.measure(cases.tiny(cases.cpu()[name]), seconds=0.1)
+    assert found["void"] == [] and found["best"] and set(found["ratios"]) == {"scanned", "unrolled"}
+    assert all("C++ compiler" in why for why in found["absent"].values()), found["absent"]
+    assert len(found["sides"]) == 2 + (1 if name == "4x128" else 3)
