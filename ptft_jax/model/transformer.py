@@ -354,11 +354,16 @@ class Transformer:
         views = self._views(Seen(causal=False, listed=allowed_BTS, first=start), inputs.placed)
         per_row, prefix = PerRow(None, self._numbers(inputs.adapters)), _made(trunk.prefix)
         new = []
+
+        @jax.jit  # where nothing else is compiled around it, as a scan's body is
+        def run(layer: Any, x: jax.Array, view: View, kept: Cache) -> tuple[jax.Array, Cache]:
+            y, kept, _ = nnx.merge(self._definitions[1], layer)(x, view, kept, start, per_row)
+            return (y if self.constrain is None else self.constrain(y)), kept
+
         for i, layer in enumerate(_layers(params["blocks"])):
             own = jax.tree.map(lambda a, i=i: a[i], prefix)
             view = views[self.spec.kinds[i]]._replace(prefix=own)
-            x_BTD, kept, _ = nnx.merge(self._definitions[1], layer)(x_BTD, view, cache[i], start, per_row)
-            x_BTD = x_BTD if self.constrain is None else self.constrain(x_BTD)
+            x_BTD, kept = run(layer, x_BTD, view, cache[i])
             new.append(kept)
         return (x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)), tuple(new)
 

@@ -186,14 +186,6 @@ def test_the_cache_is_updated_where_it_is(rows, ahead):
     assert found.temp_size_in_bytes < part
 
 
-@heavy
-@pytest.mark.parametrize("how", [Quantization("nf4", 16), Quantization("int8", 64, False)], ids=["nf4", "int8"])
-def test_no_dequantized_copy_of_all_layers_is_kept(how):
-    model, params = built(QuantizedBase(LORA, how, ("blocks/.*",)), **LLAMA, layers=6, width=128, head_dim=8)
-    dense = 4 * 6 * (3 * 128 * 344 + 2 * 128 * 32 + 2 * 128 * 16)
-    assert compiled(model, params, 1, 64).memory_analysis().temp_size_in_bytes < dense / 3
-
-
 def test_lengths_that_are_compiled_are_few():
     assert [rounded(n) for n in (1, 16, 17, 32, 33, 48, 49, 64, 65, 97, 128, 129, 193)] == [
         16, 16, 32, 32, 48, 48, 64, 64, 96, 128, 128, 192, 256,
