@@ -283,7 +283,8 @@ def test_seeds_above_32_bits_are_seeds_of_their_own():
 
 FLAGS = {
     "generate": ("--temperature=1e-38", "--temperature=inf", "--temperature=nan", "--temperature=-0.1", "--top_p=0", "--top_p=nan",
-                 "--top_k=-1", "--min_p=1", "--seed=-1", "--seed=9223372036854775808", "--max_new_tokens=0", "--max_new_tokens=1e3"),
+                 "--top_k=-1", "--min_p=1", "--seed=-1", "--seed=9223372036854775808", "--max_new_tokens=0", "--max_new_tokens=1e3",
+                 "--lookup=-1", "--draft_tokens=0"),
     "chat": ("--temperature=inf", "--seed=9223372036854775808", "--top_p=2"),
     "eval": ("--tokens=-1", "--tokens=99999999999999999999", "--batch_size=0", "--length=-1", "--held_out=nan"),
     "train": ("--max_seconds=nan", "--max_seconds=-1", "--process=-1"),

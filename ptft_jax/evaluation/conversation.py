@@ -10,6 +10,7 @@ from ptft_jax.data import chat, endings
 from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import SAMPLING, check_writer, continue_ids
+from ptft_jax.model.transformer import apart
 from ptft_jax.runs import identity
 
 MAX_NEW_TOKENS = 256  # of an answer, where nothing else is asked for
@@ -38,6 +39,7 @@ class Conversation:
         template: str | None = None,
         max_new_tokens: int = MAX_NEW_TOKENS,
         field: str = "template",
+        release: bool = False,
         **options: Any,
     ):
         """
@@ -45,6 +47,7 @@ class Conversation:
           template: see `ptft_jax.data.chat.template`; None = the one that came with the adapter put onto it, else the one that
             the run was trained with, else the tokenizer's own. `field` is what the setting is called in messages.
           max_new_tokens: the longest answer.
+          release: the loaded run is not used elsewhere, as `ptft_jax.evaluation.samples.generate` has it.
           options: sampling (default: a temperature of 0.8), seed and stop of `continue_ids`.
 
         Raises:
@@ -65,6 +68,7 @@ class Conversation:
         end = endings.of(loaded.tokenizer, self._template)
         if end.text and end.token not in loaded.tokenizer.stop_ids:
             self._stop.append(end.text)
+        self._params = apart(loaded.params, consume=release)  # once for all turns
         self.messages: list[dict[str, str]] = []
 
     def reset(self, system: str = "") -> None:
@@ -88,7 +92,7 @@ class Conversation:
             )
         [row] = continue_ids(
             model,
-            self._loaded.params,
+            self._params,
             tokenizer,
             [ids],
             max_new_tokens=min(self._most, room),

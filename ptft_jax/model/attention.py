@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from ptft_jax.model import rotary
-from ptft_jax.model.dot_product import Seen, attention
+from ptft_jax.model.dot_product import Seen, attention, attention_to_cache
 from ptft_jax.model.layers import Linear, Norm, PerRow, SublayerAdapter
 from ptft_jax.model.spec import ModelSpec
 
-Cache = tuple[jax.Array, jax.Array]  # keys and values, each [B, S, K, H]
+Cache = tuple[jax.Array, jax.Array]  # one layer's keys and values, each [B * K, S, H]
 
 
 class View(NamedTuple):
@@ -26,6 +27,22 @@ class View(NamedTuple):
     seen: Seen
     rotation: rotary.Table | None
     prefix: tuple[jax.Array, jax.Array] | None = None
+
+
+def _written(kept: jax.Array, new_BTKH: jax.Array, start: int | jax.Array) -> jax.Array:
+    """What is kept of keys or values, with T new slots of each row from its `start` on.
+
+    One row's are written to the array as it is: behind another view of it a compiler for CPUs makes two copies a token.
+    """
+    b, start = new_BTKH.shape[0], jnp.asarray(start)
+    new = jnp.swapaxes(new_BTKH, 1, 2).astype(kept.dtype)
+    if b == 1 or not start.ndim:
+        return jax.lax.dynamic_update_slice_in_dim(kept, new.reshape(-1, *new.shape[2:]), start.reshape(()), 1)
+
+    def row(kept_KSH: jax.Array, new_KTH: jax.Array, at: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(kept_KSH, new_KTH, at, 1)
+
+    return jax.vmap(row)(kept.reshape(b, -1, *kept.shape[1:]), new, start).reshape(kept.shape)
 
 
 class Attention(nnx.Module):
@@ -60,18 +77,27 @@ class Attention(nnx.Module):
         start: int | jax.Array | None = None,
         per_row: PerRow | None = None,
     ) -> tuple[jax.Array, Cache | None]:
-        """Returns ([B, T, D], cache). `cache` is (k, v), each [B, S, K, H]: the new keys and values are written at
-        slot `start`, and all S slots are attended to as the view has it."""
+        """Returns ([B, T, D], cache). The new keys and values are written to the cache from slot `start` on (of all rows, or
+        [B]), and all S slots are attended to as the view has it."""
         q = self._heads(self.query(x_BTD, per_row), self.query_norm)
         k, v = self.keys_and_values(x_BTD, per_row)
         if view.rotation is not None:
             q, k = rotary.rotate(q, view.rotation), rotary.rotate(k, view.rotation)
         if cache is not None:
             assert start is not None, "what is written to a cache has a slot"
-            k, v = (jax.lax.dynamic_update_slice_in_dim(old, new, start, 1) for old, new in zip(cache, (k, v)))
-            cache = (k, v)
+            cache = (_written(cache[0], k, start), _written(cache[1], v, start))
+            if self.prefix is None and self.spec.attention == "xla":
+                y = attention_to_cache(q, *cache, view.seen, scale=self.scale, cap=self.spec.attention_cap)
+                return self.out(y.reshape(*x_BTD.shape[:2], -1), per_row), cache
+            rows = x_BTD.shape[0]
+            k, v = (jnp.swapaxes(kept.reshape(rows, -1, *kept.shape[1:]), 1, 2) for kept in cache)
         y = self.attend(q, k, v, view.seen) if self.prefix is None else self.prefix(self, q, k, v, view)
         return self.out(y.reshape(*x_BTD.shape[:2], -1), per_row), cache
+
+    @property
+    def scale(self) -> float:
+        """The factor on scores."""
+        return self.spec.attention_scale or self.spec.head_dim**-0.5
 
     def keys_and_values(self, x_BTD: jax.Array, per_row: PerRow | None = None) -> tuple[jax.Array, jax.Array]:
         """Each [B, T, K, H], before rotation."""
@@ -82,7 +108,7 @@ class Attention(nnx.Module):
     ) -> jax.Array:
         """With this model's scale, cap and, by default, implementation: [B, T, N, H]."""
         spec = self.spec
-        how = dict(scale=spec.attention_scale or spec.head_dim**-0.5, cap=spec.attention_cap)
+        how = dict(scale=self.scale, cap=spec.attention_cap)
         return attention(q_BTNH, k_BSKH, v_BSKH, seen, **how, implementation=implementation or spec.attention)
 
     def _heads(self, x_BTC: jax.Array, norm: Norm | None) -> jax.Array:

@@ -1,9 +1,9 @@
-"""Generation with a key/value cache: batched prompts of unequal length, sampled row by row."""
+"""Generation with a key/value cache: prompts of unequal length, sampled row by row, as many at a time as there are places."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,155 +14,69 @@ import numpy as np
 from ptft_jax.config import field as fields
 from ptft_jax.config import seeds
 from ptft_jax.errors import UserError
-from ptft_jax.model.attention import Cache
-from ptft_jax.model.dot_product import Seen, Span
-from ptft_jax.model.inputs import Inputs
-from ptft_jax.model.transformer import Params, Transformer
+from ptft_jax.model import pool
+from ptft_jax.model.pool import NOT_FINITE, NOTHING, Plan, Pool, Rows, Shown
+from ptft_jax.model.sampling import Sampling, check, filtered
+from ptft_jax.model.transformer import Params, Transformer, apart
 
-_CHUNK = 16  # tokens between looks of the host (stop texts); also what prompt lengths are rounded up to
+__all__ = [
+    "Generated",
+    "Guesses",
+    "NotFinite",
+    "Sampling",
+    "check_guesses",
+    "check_room",
+    "check_writes",
+    "filtered",
+    "generate",
+]
 
-
-_SAMPLING = {
-    "temperature": fields.temperature(1.0, "0 takes the likeliest token"),
-    "top_k": fields.natural(0, "0 = all"),
-    "top_p": fields.mass(1.0, "mass of the likeliest tokens"),
-    "min_p": fields.share(0.0, "share of the likeliest token's probability", small=True),
-}
+PLAIN = Sampling()  # how tokens are chosen, where nothing else is asked for
+PLACES = 64  # rows at a time, likewise
+AHEAD = 4  # guesses of a draft, likewise
+_ROOM = 256  # new tokens that a cache has room for at first; it grows where rows go on
 _GENERATION = {
     "seed": fields.seed(0, "of the sampling"),
     "max_new_tokens": fields.positive(1, "tokens to add at most"),
+    "places": fields.positive(1, "rows at a time at most"),
+    "ahead": fields.positive(1, "guesses for each pass through the model"),
 }
 
 
-def _check(name: str, field: fields.Field, value: Any) -> None:
-    _, wrong = field.read(value.item() if isinstance(value, np.generic) else value)
-    if wrong:
-        raise UserError(f"{name}{wrong}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen. Filters apply in this order, each on what the former left.
+class Generated(NamedTuple):
+    """New token ids of one row, without the prompt and without what ended it; and why it ended.
 
     Attributes:
-      temperature: logits are divided by it; 0 takes the likeliest token.
-      top_k: keep the k likeliest, of equally likely ones those of the lowest ids; 0 = all.
-      top_p: keep the smallest set of likeliest tokens whose mass reaches p (Holtzman et al. 2020, section 3.1).
-      min_p: keep tokens at least min_p times as likely as the likeliest (Nguyen et al. 2024, section 3).
+      reason: "end" a stop token, "stop" the host's cut, "length" max_new_tokens, "full" the model sees no more.
+      end: the stop token that ended it, else None.
+      logprobs: where they are asked for, of each id, and of `end` where there is one, the logarithm of its probability by the
+        model; `drawn`: likewise of the probability with which it was drawn, after temperature and filters.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, field in _SAMPLING.items():
-            _check(name, field, getattr(self, name))
-
-
-class Generated(NamedTuple):
-    """New token ids of one row, without the prompt and without what ended it; and why it ended."""
-
     ids: list[int]
-    reason: str  # "end" a stop token, "stop" the host's cut, "length" max_new_tokens, "full" the model sees no more
+    reason: str
+    end: int | None = None
+    logprobs: list[float] | None = None
+    drawn: list[float] | None = None
 
 
 class NotFinite(UserError):
     """The logits of the next token are not finite: whatever came of them would be no text of the model's."""
 
 
-_END, _NOT_FINITE = -1, -2  # in place of a token: the row is over; it has no next token
+@dataclasses.dataclass(frozen=True)
+class Guesses:
+    """Speculative decoding: tokens are guessed ahead and looked at in one pass. It changes how long a text takes, and no token of
+    it; see `ptft_jax.model.pool.Plan`.
 
+    Attributes:
+      ahead: guesses for each pass.
+      draft: a smaller model of the same vocabulary that makes them, and its parameters; None: what followed the text's last
+        tokens where they stood before.
+    """
 
-def filtered(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
-    """Logits after temperature and filters; excluded tokens are -inf. Of equal logits the one of the lowest id is the likelier."""
-    logits = logits_BV / sampling.temperature
-    if sampling.top_k and sampling.top_k < logits.shape[-1]:
-        # Before they are divided, which may make equal what is not.
-        chosen = jax.lax.top_k(logits_BV, sampling.top_k)[1]
-        keep = jnp.put_along_axis(jnp.zeros(logits.shape, bool), chosen, True, axis=-1, inplace=False)
-        logits = jnp.where(keep, logits, -jnp.inf)
-    if sampling.top_p < 1.0:
-        order = jnp.argsort(-logits, axis=-1, stable=True)
-        mass = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
-        keep = jnp.cumsum(mass, axis=-1) - mass < sampling.top_p  # the mass before a token; the first always stays
-        rank = jnp.argsort(order, axis=-1)
-        logits = jnp.where(jnp.take_along_axis(keep, rank, axis=-1), logits, -jnp.inf)
-    if sampling.min_p > 0.0:
-        probability = jax.nn.softmax(logits, axis=-1)
-        floor = sampling.min_p * probability.max(axis=-1, keepdims=True)
-        logits = jnp.where(probability < floor, -jnp.inf, logits)
-    return logits
-
-
-def _choose(logits_BV: jax.Array, keys_B: jax.Array, count: jax.Array, sampling: Sampling) -> jax.Array:
-    if sampling.temperature == 0:
-        return jnp.argmax(logits_BV, axis=-1)
-    keys = jax.vmap(lambda k: jax.random.fold_in(k, count))(keys_B)
-    return jax.vmap(jax.random.categorical)(keys, filtered(logits_BV, sampling))
-
-
-@functools.partial(jax.jit, static_argnames=("model", "slots", "prefix"))
-def _prefill(
-    model: Transformer,
-    params: Params,
-    tokens_BT: jax.Array,
-    pad_B: jax.Array,
-    adapters_B: jax.Array | None,
-    slots: int,
-    prefix: bool,
-) -> tuple[jax.Array, Cache]:
-    rows, length = tokens_BT.shape
-    order = jnp.arange(length)
-    positions_BT = jnp.maximum(order[None] - pad_B[:, None], 0)
-    slot = jnp.arange(slots)
-    if prefix:  # all of the prompt sees all of it, but what is learned before it (see Transformer.hidden)
-        own_BT = order[None] >= pad_B[:, None] + model.virtual_tokens
-        seen_BTS = Seen(prefix=(own_BT, own_BT)).allowed(Span(0, length), Span(0, length))
-        seen_BTS = jnp.pad(seen_BTS, [(0, 0), (0, 0), (0, slots - length)])
-    else:
-        seen_BTS = slot[None, None] <= order[None, :, None]
-    allowed_BTS = seen_BTS & (slot[None, None] >= pad_B[:, None, None])
-    cache = model.empty_cache(rows, slots)
-    inputs = Inputs(tokens_BT, positions_BT, adapters=adapters_B)
-    return model.decode(params, inputs, allowed_BTS, cache, 0)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "sampling", "stop_ids", "steps"), donate_argnames=("cache",))
-def _extend(
-    model: Transformer,
-    params: Params,
-    logits_BV: jax.Array,
-    cache: Cache,
-    done_B: jax.Array,
-    pad_B: jax.Array,
-    keys_B: jax.Array,
-    adapters_B: jax.Array | None,
-    length: int | jax.Array,
-    count: int | jax.Array,
-    sampling: Sampling,
-    stop_ids: tuple[int, ...],
-    steps: int,
-) -> tuple[jax.Array, Cache, jax.Array, jax.Array]:
-    slots = cache[0].shape[2]
-
-    def one(carry: tuple[jax.Array, Cache, jax.Array], i: jax.Array) -> tuple[Any, jax.Array]:
-        logits_BV, cache, done_B = carry
-        token_B = _choose(logits_BV, keys_B, count + i, sampling)
-        ends = functools.reduce(jnp.logical_or, [token_B == s for s in stop_ids], jnp.zeros_like(done_B))
-        most_B = jnp.max(logits_BV, axis=-1)  # NaN where any is; a model may rule out tokens, but not all
-        shown_B = jnp.where(jnp.isfinite(most_B), jnp.where(ends, _END, token_B), _NOT_FINITE)
-        shown_B = jnp.where(done_B, _END, shown_B)
-        at = length + count + i
-        slot = jnp.arange(slots)
-        allowed_BTS = ((slot[None] <= at) & (slot[None] >= pad_B[:, None]))[:, None]
-        inputs = Inputs(token_B[:, None], (at - pad_B)[:, None], adapters=adapters_B)
-        logits_BV, cache = model.decode(params, inputs, allowed_BTS, cache, at)
-        return (logits_BV, cache, done_B | ends), shown_B
-
-    (logits_BV, cache, done_B), tokens = jax.lax.scan(one, (logits_BV, cache, done_B), jnp.arange(steps))
-    return logits_BV, cache, done_B, tokens.T
+    ahead: int = AHEAD
+    draft: tuple[Transformer, Params] | None = None
 
 
 def generate(
@@ -172,11 +86,14 @@ def generate(
     *,
     max_new_tokens: int,
     fit: bool = False,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = PLAIN,
     seed: int = 0,
     stop_ids: Sequence[int] = (),
     prefix: bool = False,
     adapters: Sequence[int] | None = None,
+    places: int = PLACES,
+    guesses: Guesses | None = None,
+    logprobs: bool = False,
     cut: Callable[[int, list[int]], int | None] | None = None,
     on_tokens: Callable[[int, list[int]], None] | None = None,
     check: Callable[[], None] | None = None,
@@ -191,39 +108,64 @@ def generate(
       stop_ids: tokens that end a row (not returned).
       prefix: the model reads a prompt in both directions (prefix LM).
       adapters: which adapter each row has, in a model with several.
+      places: so many rows at a time at most; where one ends, the next prompt takes its place.
+      guesses: speculative decoding; None = none.
+      logprobs: whether to say with which probabilities tokens came.
       cut: looks at (row, new ids so far) every few tokens and returns how many to keep if the row is over, else None.
       on_tokens: called with (row, ids so far) after each look, for printing while generating.
       check: called every few tokens; may raise to end it.
 
     Raises:
-      UserError: an empty prompt, or one that with its continuation exceeds the model's `max_length`; a number that is none.
+      UserError: an empty prompt, or one that with its continuation exceeds the model's `max_length`; a number that is none;
+        a draft that does not go with the model.
       NotFinite: see there.
     """
-    for name, value in (("seed", seed), ("max_new_tokens", max_new_tokens)):
-        _check(name, _GENERATION[name], value)
+    _check_numbers(seed=seed, max_new_tokens=max_new_tokens, places=places)
     check_room(model, prompts, 1 if fit else max_new_tokens)
-    wanted, limits = max_new_tokens, [min(max_new_tokens, model.max_tokens - len(prompt)) for prompt in prompts]
-    max_new_tokens = max(limits)
-    tokens, pad_B = _laid_out(model, prompts)
-    length = tokens.shape[1]
-    slots = length + -(-max_new_tokens // _CHUNK) * _CHUNK
-    key = seeds.key(seed)
-    keys_B = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(len(prompts)))
-    adapters_B = None if adapters is None else jnp.asarray(adapters, jnp.int32)
-    logits, cache = _prefill(model, params, jnp.asarray(tokens), pad_B, adapters_B, slots, prefix)
-    written = _Written(limits, wanted, cut, on_tokens)
-    for count in range(0, max_new_tokens, _CHUNK):
+    if guesses is not None:
+        check_guesses(model, guesses)
+    draft = None if guesses is None or guesses.draft is None else guesses.draft
+    ahead = 0 if guesses is None else guesses.ahead
+    plan = Plan(model, sampling, tuple(stop_ids), prefix, logprobs, ahead, draft and draft[0])
+    limits = [min(max_new_tokens, model.max_tokens - len(prompt)) for prompt in prompts]
+    written = _Written(limits, max_new_tokens, cut, on_tokens)
+    running = _Running(plan, (params,) if draft is None else (params, draft[1]), prompts, limits, places)
+    running.start(seed, adapters)
+    while not written.done.all():
         if check is not None:
             check()
-        steps, done_B = min(_CHUNK, max_new_tokens - count), jnp.asarray(written.done)
-        rows = done_B, pad_B, keys_B, adapters_B
-        logits, cache, _, new = _extend(
-            model, params, logits, cache, *rows, length, count, sampling, tuple(stop_ids), steps
-        )
-        written.add(np.asarray(new).tolist())
-        if written.done.all():
-            break
+        for row, new in running.go_on(written.done).items():
+            written.add(row, new)
     return written.rows()
+
+
+def _check_numbers(**numbers: Any) -> None:
+    for name, value in numbers.items():
+        check(name, _GENERATION[name], value)
+
+
+def check_guesses(model: Transformer, guesses: Guesses) -> None:
+    """Raises UserError where these guesses cannot be made for the model."""
+    _check_numbers(ahead=guesses.ahead)
+    for one in (model, *(guesses.draft or ())[:1]):
+        kind = dict(one.spec.rope_scaling).get("kind")
+        if kind in ("dynamic", "longrope"):
+            raise UserError(
+                f"model.rope_scaling of kind {kind!r} turns with the length of the text, which several tokens at once do not "
+                f"have: no tokens can be guessed ahead (neither by a draft nor by looking them up)"
+            )
+    if guesses.draft is None:
+        return
+    draft = guesses.draft[0]
+    check_writes(draft)
+    if draft.spec.vocab_size != model.spec.vocab_size:
+        raise UserError(
+            f"the draft has a vocabulary of {draft.spec.vocab_size} tokens, and the model one of {model.spec.vocab_size}: what "
+            "one guesses means nothing to the other; choose a draft with the same tokenizer"
+        )
+    if draft.several or draft.virtual_tokens:
+        what = "several adapters" if draft.several else "a learned prompt"
+        raise UserError(f"the draft has {what}: choose one without")
 
 
 def check_writes(model: Transformer) -> None:
@@ -249,15 +191,130 @@ def check_room(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tok
         )
 
 
-def _laid_out(model: Transformer, prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, jax.Array]:
-    """Prompts behind the ids of learned vectors, at the right of rows of one length; and how much is left before each."""
-    first = range(model.spec.vocab_size, model.spec.vocab_size + model.virtual_tokens)
-    prompts = [[*first, *prompt] for prompt in prompts]
-    length = -(-max(map(len, prompts)) // _CHUNK) * _CHUNK
-    tokens = np.zeros((len(prompts), length), np.int32)
-    for row, prompt in zip(tokens, prompts):
-        row[length - len(prompt) :] = prompt
-    return tokens, jnp.asarray([length - len(prompt) for prompt in prompts])
+class _Token(NamedTuple):
+    """A token as `pool.Shown` has it, and its two log-probabilities where they are asked for."""
+
+    shown: int
+    logprobs: tuple[float, float] | None
+
+
+def _tokens(shown: Shown) -> list[list[_Token]]:
+    """What is there of each row."""
+    tokens = np.asarray(shown.tokens)
+    found = None if shown.logprobs is None else np.asarray(shown.logprobs)
+    return [
+        [
+            _Token(int(token), None if found is None else (float(found[row, i, 0]), float(found[row, i, 1])))
+            for i, token in enumerate(tokens[row, : np.argmax([*(tokens[row] == NOTHING), True])])
+        ]
+        for row in range(len(tokens))
+    ]
+
+
+class _Running:
+    """Prompts on their way through the places of a pool."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        params: tuple[Params, ...],
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        places: int,
+    ):
+        model = plan.model
+        first = range(model.spec.vocab_size, model.spec.vocab_size + model.virtual_tokens)
+        self._prompts, self._limits = [[*first, *prompt] for prompt in prompts], limits
+        self._plan, self._params = plan, tuple(map(apart, params))
+        self._waiting = collections.deque(range(len(prompts)))
+        self._at: list[int | None] = [None] * min(places, len(prompts))  # the prompt in each place
+        self._lengths = [0] * len(prompts)  # of each row so far, a bound
+        self._pool: Pool | None = None
+
+    def start(self, seed: int, adapters: Sequence[int] | None) -> None:
+        """The noise of rows, and which adapter each has."""
+        key = seeds.key(seed)
+        self._key, self._keys = key, jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(len(self._prompts)))
+        self._adapters = None if adapters is None else np.asarray(adapters, np.int32)
+
+    def go_on(self, done: np.ndarray) -> dict[int, list[_Token]]:
+        """What is new of which rows, after prompts have taken the places of those that are over (`done`, bool [prompts])."""
+        free = [place for place, row in enumerate(self._at) if row is None or done[row]]
+        for place in free:
+            self._at[place] = None
+        parts = [self._admitted(free)] if free and self._waiting else []
+        if any(row is not None and self._limits[row] > 1 for row in self._at):
+            parts.append(self._advanced())
+        new: dict[int, list[_Token]] = {}
+        for rows, shown in parts:  # read when all is on its way
+            for row, tokens in zip(rows, _tokens(shown)):
+                if row is not None:
+                    new[row] = new.get(row, []) + tokens
+        return new
+
+    def _admitted(self, free: Sequence[int]) -> tuple[list[int | None], Shown]:
+        rows = [self._waiting.popleft() for _ in free[: len(self._waiting)]]
+        for place, row in zip(free, rows):
+            self._at[place], self._lengths[row] = row, len(self._prompts[row]) + 1
+        length = rounded(max(len(self._prompts[row]) for row in rows))
+        pool_ = self._with_room(length)
+        many = 1  # of few sizes: each is compiled
+        while many < len(rows):
+            many = min(4 * many, len(self._at))
+        tokens = np.zeros((many, length), np.int32)
+        for number, row in enumerate(rows):
+            tokens[number, : len(self._prompts[row])] = self._prompts[row]
+        own = rows + rows[:1] * (many - len(rows))
+        numbers = np.asarray(own)
+        fresh = Rows(
+            token=jnp.zeros((many,), jnp.int32),
+            place=jnp.asarray([len(self._prompts[row]) - 1 for row in own], jnp.int32),
+            made=jnp.zeros((many,), jnp.int32),
+            limit=jnp.asarray([self._limits[row] for row in own], jnp.int32),
+            keys=self._keys[numbers],
+            adapters=None if self._adapters is None else jnp.asarray(self._adapters[numbers]),
+            done=jnp.zeros((many,), bool),
+        )
+        places = np.full((many,), len(self._at), np.int32)
+        places[: len(rows)] = free[: len(rows)]
+        self._pool, shown = pool.admit(self._plan, self._params, pool_, tokens, fresh, places)
+        return [*rows, *[None] * (many - len(rows))], shown
+
+    def _advanced(self) -> tuple[list[int | None], Shown]:
+        most = pool.STEPS * (1 + self._plan.ahead)
+        for row in (row for row in self._at if row is not None):
+            total = len(self._prompts[row]) + self._limits[row]
+            self._lengths[row] = min(self._lengths[row] + most, total)
+        pool_ = self._with_room(0)
+        over = np.asarray([row is None for row in self._at])
+        self._pool, shown = pool.advance(self._plan, self._params, pool_, over)
+        return list(self._at), shown
+
+    def _with_room(self, length: int) -> Pool:
+        """The pool with slots for what comes next, and for prompts padded to `length`."""
+        spare = 2 + self._plan.ahead  # what is guessed behind a row's end has slots, too
+        active = [row for row in self._at if row is not None]
+        ends = [len(self._prompts[row]) + self._limits[row] for row in active]
+        needed = max(length, max(self._lengths[row] for row in active) + spare)
+        if self._pool is None:
+            first = max(min(end, len(self._prompts[row]) + _ROOM) for row, end in zip(active, ends))
+            slots = rounded(max(needed, first + spare))
+            self._pool = pool.empty(self._plan, len(self._at), slots, self._adapters is not None, self._key)
+        elif needed > self._pool.texts.shape[1]:
+            most = rounded(max(length, max(ends) + spare))
+            slots = min(rounded(max(needed, 2 * self._pool.texts.shape[1])), max(most, rounded(needed)))
+            self._pool = pool.grown(self._pool, slots)
+        return self._pool
+
+
+def rounded(length: int) -> int:
+    """The least of 16, 32, 48, 64, 96, 128, 192, ... (powers of two, and half as much again) that is not below `length`: each
+    length that a program meets is compiled, so there are few."""
+    size = 16
+    while size < length:
+        size *= 2
+    half = size // 4 * 3
+    return half if size > 32 and half >= length else size
 
 
 class _Written:
@@ -273,29 +330,34 @@ class _Written:
         """`limits`: how many new ids each row has at most; `wanted`: how many were asked for."""
         self.ids: list[list[int]] = [[] for _ in limits]
         self.reasons, self.done = ["full" if n < wanted else "length" for n in limits], np.zeros(len(limits), bool)
+        self.ends: list[int | None] = [None] * len(limits)
+        self.found: list[list[tuple[float, float] | None]] = [[] for _ in limits]
         self.limits, self.cut, self.on_tokens = limits, cut, on_tokens
 
-    def add(self, new: list[list[int]]) -> None:
-        """Adds new ids of every row; `_END` marks what ended it. Raises NotFinite."""
-        for row, ids in enumerate(new):
-            if self.done[row]:
-                continue
-            ids = ids[: self.limits[row] - len(self.ids[row])]
-            end = ids.index(_END) if _END in ids else len(ids)
-            if _NOT_FINITE in ids[:end]:
-                raise NotFinite(
-                    f"the logits of row {row} are not finite (NaN or infinity): no next token follows from them"
-                )
-            self.ids[row] += ids[:end]
-            keep = self.cut(row, self.ids[row]) if self.cut else None
-            if keep is not None:
-                self.ids[row], self.reasons[row], self.done[row] = self.ids[row][:keep], "stop", True
-            elif end < len(ids):
-                self.reasons[row], self.done[row] = "end", True
-            elif len(self.ids[row]) == self.limits[row]:
-                self.done[row] = True
-            if self.on_tokens:
-                self.on_tokens(row, self.ids[row])
+    def add(self, row: int, new: Sequence[_Token]) -> None:
+        """Adds what is new of a row. Raises NotFinite."""
+        if any(token.shown == NOT_FINITE for token in new):
+            raise NotFinite(
+                f"the logits of row {row} are not finite (NaN or infinity): no next token follows from them"
+            )
+        self.found[row] += [token.logprobs for token in new]
+        end = ~new[-1].shown if new and new[-1].shown < 0 else None
+        self.ids[row] += [token.shown for token in new[: len(new) - (end is not None)]]
+        keep = self.cut(row, self.ids[row]) if self.cut else None
+        if keep is not None:
+            self.ids[row], self.reasons[row], self.done[row] = self.ids[row][:keep], "stop", True
+        elif end is not None:
+            self.reasons[row], self.done[row], self.ends[row] = "end", True, end
+        elif len(self.ids[row]) == self.limits[row]:
+            self.done[row] = True
+        if self.on_tokens:
+            self.on_tokens(row, self.ids[row])
 
     def rows(self) -> list[Generated]:
-        return [Generated(ids, reason) for ids, reason in zip(self.ids, self.reasons)]
+        """Each row's result."""
+        made = []
+        for ids, reason, end, found in zip(self.ids, self.reasons, self.ends, self.found):
+            kept = [pair for pair in found[: len(ids) + (end is not None)] if pair is not None]
+            model, drawn = ([pair[i] for pair in kept] for i in range(2)) if kept else (None, None)
+            made.append(Generated(ids, reason, end, model, drawn))
+        return made

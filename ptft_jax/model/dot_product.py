@@ -166,6 +166,23 @@ def attention(
     return jax.lax.platform_dependent(q_BTNH, k_BSKH, v_BSKH, seen, cpu=blocked, default=plain)
 
 
+def attention_to_cache(
+    q_BTNH: jax.Array, keys: jax.Array, values: jax.Array, seen: Seen, *, scale: float, cap: float
+) -> jax.Array:
+    """As `attention`, to keys and values as a cache has them, [B * K, S, H], which both products read as they lie."""
+    b, t, n, h = q_BTNH.shape
+    kv = keys.shape[0] // b
+    # Heads of a group, and their positions, are rows of one product.
+    q = jnp.moveaxis((q_BTNH * scale).reshape(b, t, kv, n // kv, h), 1, 3).reshape(b * kv, -1, h)
+    scores = jax.lax.dot_general(q, keys, (((2,), (2,)), ((0,), (0,))), preferred_element_type=jnp.float32)
+    scores = soft_cap(scores, cap).reshape(b, kv, n // kv, t, -1)
+    allowed = seen.allowed(Span(0, t), Span(0, keys.shape[1]))
+    scores = jnp.where(allowed[:, None, None], scores, _FLOOR)
+    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype).reshape(b * kv, (n // kv) * t, -1)
+    y = jax.lax.dot_general(weights, values, (((2,), (1,)), ((0,), (0,))))
+    return jnp.moveaxis(y.reshape(b, kv, n // kv, t, h), 3, 1).reshape(b, t, n, h)
+
+
 def _plain(scale: float, cap: float, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, seen: Seen) -> jax.Array:
     """The formula, for compilers that fuse it themselves."""
     b, t, n, h = q_BTNH.shape

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -249,7 +249,7 @@ class Transformer:
             prefix=None if inputs.prefix is None else (inputs.prefix, inputs.prefix),
         )
         views, prefix = self._views(seen, inputs.placed), _made(trunk.prefix)
-        x_BTD, _, used = self._stacks(params["blocks"], x_BTD, views, prefix, per_row=per_row)
+        x_BTD, used = self._stacks(params["blocks"], x_BTD, views, prefix, per_row=per_row)
         x_BTD = x_BTD[:, self.virtual_tokens :]
         return (x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)), used
 
@@ -313,31 +313,59 @@ class Transformer:
         adapt, fewer = self.adapt.collapsed(self._trunk(params), params)
         return dataclasses.replace(self, adapt=adapt), dict(fewer)
 
-    def empty_cache(self, rows: int, slots: int) -> Cache:
-        """Zeroed keys and values, each [L, B, S, K, H] in the compute dtype."""
+    def empty_cache(self, rows: int, slots: int) -> tuple[Cache, ...]:
+        """For each layer zeroed keys and values, each [B * K, S, H] in the compute dtype."""
         spec = self.spec.resolved
-        shape = (spec.layers, rows, slots, spec.kv_heads, spec.head_dim)
-        return jnp.zeros(shape, jnp.dtype(spec.dtype)), jnp.zeros(shape, jnp.dtype(spec.dtype))
+        shape, dtype = (rows * spec.kv_heads, slots, spec.head_dim), jnp.dtype(spec.dtype)
+        return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(spec.layers))
 
     def decode(
-        self, params: Params, inputs: Inputs, allowed_BTS: jax.Array, cache: Cache, start: int | jax.Array
-    ) -> tuple[jax.Array, Cache]:
-        """Runs T new tokens against a cache: (logits of the last token [B, V], new cache).
+        self,
+        params: Params,
+        inputs: Inputs,
+        allowed_BTS: jax.Array,
+        cache: tuple[Cache, ...],
+        start: int | jax.Array,
+    ) -> tuple[jax.Array, tuple[Cache, ...]]:
+        """As `extend`, but for the logits of the last token [B, V]."""
+        x_BTD, cache = self.extend(params, inputs, allowed_BTS, cache, start)
+        return self.logits(params, x_BTD[:, -1:])[:, 0], cache
+
+    def extend(
+        self,
+        params: Params,
+        inputs: Inputs,
+        allowed_BTS: jax.Array,
+        cache: tuple[Cache, ...],
+        start: int | jax.Array,
+    ) -> tuple[jax.Array, tuple[Cache, ...]]:
+        """Runs T new tokens against a cache: (their last hidden states [B, T, D], new cache).
+
+        Layers run one after another, whatever `spec.scan` says: a scan would copy each layer's part of the stack, and of the
+        cache, for every token. `apart` gives parameters of which no part is copied.
 
         Args:
           inputs: the tokens with their positions, and where rows have adapters of their own, these.
           allowed_BTS: which of the S slots each may see.
-          start: the slot of the first new token.
+          start: the slot of the first new token, of all rows or [B].
         """
         trunk, inputs = self._trunk(params), inputs._replace(positions=inputs.placed + self.prefix_length)
         x_BTD = trunk.embed(inputs)
         views = self._views(Seen(causal=False, listed=allowed_BTS, first=start), inputs.placed)
         per_row, prefix = PerRow(None, self._numbers(inputs.adapters)), _made(trunk.prefix)
-        x_BTD, cache, _ = self._stacks(
-            params["blocks"], x_BTD, views, prefix, per_row=per_row, cache=cache, start=start
-        )
-        x_BTD = x_BTD[:, -1:]
-        return self.logits(params, x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD))[:, 0], cache
+        new = []
+
+        @jax.jit  # where nothing else is compiled around it, as a scan's body is
+        def run(layer: Any, x: jax.Array, view: View, kept: Cache) -> tuple[jax.Array, Cache]:
+            y, kept, _ = nnx.merge(self._definitions[1], layer)(x, view, kept, start, per_row)
+            return (y if self.constrain is None else self.constrain(y)), kept
+
+        for i, layer in enumerate(_layers(params["blocks"])):
+            own = jax.tree.map(lambda a, i=i: a[i], prefix)
+            view = views[self.spec.kinds[i]]._replace(prefix=own)
+            x_BTD, kept = run(layer, x_BTD, view, cache[i])
+            new.append(kept)
+        return (x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)), tuple(new)
 
     def _views(self, seen: Seen, positions_BT: jax.Array) -> dict[str, View]:
         """What each kind of layer attends to."""
@@ -366,32 +394,30 @@ class Transformer:
         prefix: tuple[jax.Array, jax.Array] | None = None,
         *,
         per_row: PerRow,
-        cache: Cache | None = None,
-        start: int | jax.Array | None = None,
-    ) -> tuple[jax.Array, Any, Routing | None]:
+    ) -> tuple[jax.Array, Routing | None]:
         """Runs consecutive stacks of layers, scanned or unrolled; a frozen first stack costs no backward pass. Returns the stream,
-        the new cache, and how experts were used; the latter two None where there are none."""
+        and how experts were used, None where there are none."""
         kinds = self.spec.kinds
 
         def runner(view_of: Callable[[jax.Array], View]) -> Callable[[jax.Array, Any], tuple[jax.Array, Any]]:
             def layer(x: jax.Array, part: Any) -> tuple[jax.Array, Any]:
-                params, cached, prefix, index = part
+                params, prefix, index = part
                 keys = per_row.keys
                 if keys is not None:
                     keys = jax.vmap(lambda k: jax.random.fold_in(k, 1 + index))(keys)
                 own, view = per_row._replace(keys=keys), view_of(index)._replace(prefix=prefix)
-                y, cached, used = nnx.merge(self._definitions[1], params)(x, view, cached, start, own)
-                return (y if self.constrain is None else self.constrain(y)), (cached, used)
+                y, _, used = nnx.merge(self._definitions[1], params)(x, view, per_row=own)
+                return (y if self.constrain is None else self.constrain(y)), used
 
             if self.spec.remat == "none":
                 return layer
             return jax.checkpoint(layer, policy=REMAT[self.spec.remat], prevent_cse=not self.spec.scan)
 
         done, made = 0, []
-        for stack in stacks if isinstance(stacks, (tuple, list)) else (stacks,):
-            size = jax.tree.leaves(stack)[0].shape[0]
-            cached, own = jax.tree.map(lambda a, done=done, size=size: a[done : done + size], (cache, prefix))
-            parts = (stack, cached, own, jnp.arange(done, done + size))
+        for stack in _consecutive(stacks):
+            size = _depth(stack)
+            own = jax.tree.map(lambda a, done=done, size=size: a[done : done + size], prefix)
+            parts = (stack, own, jnp.arange(done, done + size))
             if self.spec.scan:
                 x_BTD, new = jax.lax.scan(runner(_chooser(views, kinds, done, size)), x_BTD, parts)
             else:
@@ -403,8 +429,48 @@ class Transformer:
                 new = jax.tree.map(lambda *a: jnp.stack(a), *rows)
             done += size
             made.append(new)
-        cache, used = jax.tree.map(lambda *a: jnp.concatenate(a), *made)
-        return x_BTD, cache, used
+        return x_BTD, jax.tree.map(lambda *a: jnp.concatenate(a), *made)
+
+
+def apart(params: Params, consume: bool = False) -> Params:
+    """The parameters with a stack of each layer's own, [1, ...], which `Transformer.extend` reads without a copy.
+
+    Takes the memory of the blocks once more; with `consume` of the largest leaf only: the given blocks are deleted meanwhile.
+    """
+    stacks = _consecutive(params["blocks"])
+    if all(_depth(stack) == 1 for stack in stacks):
+        return params
+    layers: list[Any] = []
+    for stack in stacks:
+        leaves, form = jax.tree.flatten(stack)
+        parts = []
+        for leaf in leaves:
+            parts.append(_split(leaf))
+            if consume and isinstance(leaf, jax.Array):
+                jax.block_until_ready(parts[-1])
+                leaf.delete()
+        layers += [jax.tree.unflatten(form, layer) for layer in zip(*parts)]
+    return {**params, "blocks": tuple(layers)}
+
+
+@jax.jit
+def _split(stack: jax.Array) -> tuple[jax.Array, ...]:
+    return tuple(stack[i : i + 1] for i in range(stack.shape[0]))
+
+
+def _consecutive(stacks: Any) -> Sequence[Any]:
+    return stacks if isinstance(stacks, (tuple, list)) else (stacks,)
+
+
+def _depth(stack: Any) -> int:
+    return jax.tree.leaves(stack)[0].shape[0]
+
+
+def _layers(stacks: Any) -> Iterator[Any]:
+    """Each layer's own parameters, without the axis of layers."""
+    for stack in _consecutive(stacks):
+        for i in range(_depth(stack)):
+            yield jax.tree.map(lambda a, i=i: a[i], stack)
 
 
 def _chooser(views: dict[str, View], kinds: Sequence[str], first: int, size: int) -> Callable[[jax.Array], View]:

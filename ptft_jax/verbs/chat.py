@@ -53,6 +53,7 @@ def main() -> int | None:
         template=args.template,
         field="--template",
         max_new_tokens=args.max_new_tokens,
+        release=True,
         **sampling_options(args),
     )
     conversation.reset(unescaped(args.system))

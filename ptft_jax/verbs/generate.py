@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from ptft_jax.config.field import natural, share
+from ptft_jax.config.field import natural, positive, share
 from ptft_jax.config.tree import TREE
 from ptft_jax.errors import UserError
 from ptft_jax.verbs.command import define_number, define_source, launch, load_source, say_chosen
@@ -36,6 +36,21 @@ def define() -> None:
         "use_adapter", [], "Of a run with several adapters: which one continues each --prompt, in their order."
     )
     define_sampling(None, "Tokens to add at most; 64, or as many as the model has room for, where it is not given.")
+    flags.DEFINE_string(
+        "draft",
+        None,
+        "A smaller model with the same tokenizer, as --run names one: it guesses tokens, which the model checks several at once. "
+        "The text is the same, and sooner there.",
+    )
+    define_number(
+        "draft_tokens", None, positive(1, ""), "Tokens that --draft guesses at a time; 4 where it is not given."
+    )
+    define_number(
+        "lookup",
+        0,
+        natural(0, ""),
+        "Guess so many tokens at a time without a draft: those that followed the text's last ones where they stood before; 0 = none.",
+    )
     flags.DEFINE_bool("json", False, "Print JSON lines instead of text.")
 
 
@@ -101,6 +116,16 @@ def streamer(before: str = "") -> Callable[[str], None]:
     return show
 
 
+def load_draft(reference: str | None) -> Any:
+    """The model that --draft names; None where it names none. Raises UserError."""
+    if reference is None:
+        return None
+    from ptft_jax.runs import loading
+
+    args = flags.FLAGS
+    return loading.load(reference, field="--draft", dtype=args.dtype, ignore=args.ignore, plugins=args.plugins)
+
+
 def main() -> None:
     args = flags.FLAGS
     if not args.prompt:
@@ -108,6 +133,7 @@ def main() -> None:
     from ptft_jax.evaluation.samples import MAX_NEW_TOKENS, generate
 
     loaded = load_source(together=bool(args.use_adapter))
+    draft = load_draft(args.draft)
     prompts = [unescaped(text) for text in args.prompt]
     streaming = len(prompts) == 1 and not args.json
     show = streamer(prompts[0])
@@ -117,6 +143,10 @@ def main() -> None:
         max_new_tokens=args.max_new_tokens,
         control_tokens=args.control_tokens,
         use_adapter=args.use_adapter,
+        draft=draft,
+        draft_tokens=args.draft_tokens,
+        lookup=args.lookup,
+        release=True,
         on_text=(lambda _, text: show(text)) if streaming else None,
         **sampling_options(args),
     )

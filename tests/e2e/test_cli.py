@@ -64,6 +64,8 @@ def test_eval_prints_json_and_generate_text(base, text_file):
     assert text.startswith("the cat") and len(text) > 10
     row = json.loads(ptft(*words, "--json", check=True).stdout)
     assert row["prompt"] + row["text"] == text.rstrip("\n") and row["tokens"] == 20
+    for guessed in ([f"--draft={base}", "--draft_tokens=2"], ["--lookup=3"]):
+        assert json.loads(ptft(*words, "--json", *guessed, check=True).stdout) == row
     stop = row["text"][4:6]
     cut = json.loads(ptft(*words, "--json", f"--stop={stop}", check=True).stdout)
     assert cut["reason"] == "stop" and cut["text"] == row["text"][: row["text"].index(stop)]

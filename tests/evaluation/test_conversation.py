@@ -235,6 +235,18 @@ def test_finite_parameters_may_have_logits_that_are_not(loaded):
         samples.generate(dataclasses.replace(loaded, params=params), ["hi"])
 
 
+def test_guesses_that_do_not_go_together(loaded):
+    other = tok.with_tokens(loaded.tokenizer, ["<other>"])
+    small = dataclasses.replace(loaded, tokenizer=other)
+    for options, words in (
+        ({"draft": loaded, "lookup": 2}, "--draft and --lookup: tokens are guessed by a draft or"),
+        ({"draft_tokens": 2}, "--draft_tokens: there is no draft"),
+        ({"draft": small}, "--draft: the draft has another tokenizer than the model"),
+    ):
+        with pytest.raises(UserError, match=words):
+            samples.generate(loaded, ["hi"], **options)
+
+
 def test_a_length_that_nobody_gave_is_cut_to_what_fits(loaded):
     rows = samples.generate(loaded, ["hi", "x" * 250])
     assert [(row.tokens, row.reason) for row in rows] == [(64, "length"), (6, "full")]
