@@ -110,7 +110,8 @@ def plan(
     names = _find(have, expected, family.prefix, ties)
     refuse_idle(fresh, flat, "init.fresh", "parameter")
     new = tuple(path for path in flat if matches(fresh, path))
-    wanted = {name: rows for name, rows in expected.items() if any(t.ours not in new for t in rows)}
+    unread = {tensor.ours for tensor in entries if matches(fresh, tensor.ours)}  # some may be none of ours: a new head has other parts
+    wanted = {name: rows for name, rows in expected.items() if any(t.ours not in unread for t in rows)}
     problems = [f"missing  {name}" for name in wanted if name not in names]
     problems += _misshapen(wanted, names, have, flat, model)
 
@@ -129,7 +130,7 @@ def plan(
             f"{archive.reference} does not fit {family.model_type}:{listed(_by_layer(problems), 1000)}\n"
             "A tensor that is not needed is left out by init.ignore, a parameter that is missing made by init.fresh (patterns)"
         )
-    tensors = {tensor.ours: tensor for tensor in entries if tensor.ours not in new}
+    tensors = {tensor.ours: tensor for tensor in entries if tensor.ours not in unread}
     return Plan(archive, model, {n: names[n] for n in wanted}, tensors, new)
 
 

@@ -327,3 +327,14 @@ def test_configs_as_the_hub_has_them(config, expected):
     assert {name: model[name] for name in expected} == expected
     if config is PHI_3_128K:  # sqrt(1 + log(131072 / 4096) / log(4096)), Ding et al. 2024
         assert dict(model["rope_scaling"])["attention_factor"] == pytest.approx(1.190238, abs=1e-6)
+
+
+def test_a_new_head_may_lack_parts_of_the_old_one(tmp_path):
+    fields = {**small.BERT, "head": "classes", "classes": 3, "class_hidden": True}
+    reference = f"hf:{small.folder(tmp_path / 'bert', fields)}"
+    parent = pretrained.find(reference, "init.from", fresh=("head/.*",))
+    found = flatten(parent.parameters(on_one, "float32", class_hidden=False, classes=2))
+    before = {p: a for p, a in flatten(small.params_of(fields)).items() if not p.startswith("head/")}
+    assert found.keys() == before.keys()
+    for path, array in before.items():
+        np.testing.assert_array_equal(found[path], array, path)
