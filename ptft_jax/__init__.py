@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ptft_jax.errors import UserError
     from ptft_jax.evaluation.samples import generate
     from ptft_jax.evaluation.standalone import evaluate
-    from ptft_jax.model.decode import Sampling
+    from ptft_jax.model.sampling import Sampling
     from ptft_jax.runs.loading import load
     from ptft_jax.training.assembly import train
     from ptft_jax.training.hooks import every
@@ -49,7 +49,7 @@ __all__ = [
 
 # Public name -> the module that defines it under the same name.
 _MODULES = {
-    "Sampling": "ptft_jax.model.decode",
+    "Sampling": "ptft_jax.model.sampling",
     "Trainer": "ptft_jax.training.trainer",
     "UserError": "ptft_jax.errors",
     "evaluate": "ptft_jax.evaluation.standalone",
