@@ -30,9 +30,10 @@ def test_a_prefix_of_what_a_text_makes_is_that_text(family):
     base = plain.init(jax.random.key(0))
     text = random_batch(0, rows=1)["inputs"]
     allowed = jnp.arange(N)[None, :, None] >= jnp.arange(N)[None, None]
-    _, (k, v) = plain.decode(base, Inputs(text[:, :N], jnp.arange(N)[None]), allowed, plain.empty_cache(1, N), 0)
+    _, [cache] = plain.decode(base, Inputs(text[:, :N], jnp.arange(N)[None]), allowed, plain.empty_cache(1, N), 0)
     flat = flatten(model.init(jax.random.key(1), base))
-    flat |= {KEYS: k.reshape(1, N, -1), VALUES: v.reshape(1, N, -1)}
+    k, v = (kept.swapaxes(0, 1).reshape(1, N, -1) for kept in cache)  # of [heads, slots, width]
+    flat |= {KEYS: k, VALUES: v}
     got = jax.jit(model)(unflatten(flat), text[:, N:])
     np.testing.assert_allclose(got, jax.jit(plain)(base, text)[:, N:], atol=2e-5)
 
