@@ -14,7 +14,8 @@ _LEAST_BITS = 16  # of a block of the cipher
 
 
 class Order:
-    """In which order the rows of a source are drawn: every row once an epoch, shuffled again in each. Nothing is held."""
+    """In which order the rows of a source are drawn: every row once an epoch, shuffled again in each. Of at most 65,536 rows the
+    orders of the latest epochs are held."""
 
     def __init__(self, rows: int, seed: int, source: int):
         """`source`: its number in the mixture; two sources of one seed are unrelated, and so are two seeds, in every epoch."""
@@ -42,10 +43,10 @@ def shuffled(places: np.ndarray, count: int, seed: int) -> np.ndarray:
     time: a Simon cipher (Beaulieu et al. 2013) whose blocks hold `count` numbers, applied again while it leaves their range
     (cycle walking, Black and Rogaway 2002), and whose round keys are those of C++'s `seed_seq`.
     """
-    if count <= 1:
-        return np.zeros(len(places), np.int64)
+    if count <= 1 << _LEAST_BITS:
+        return _all(count, seed)[places]
     bits = (count - 2).bit_length()
-    half = max(bits + bits % 2, _LEAST_BITS) // 2
+    half = (bits + bits % 2) // 2
     keys = np.asarray(_keys(seed), np.uint64) & np.uint64((1 << half) - 1)
     found = np.array(places, np.uint64)
     left = np.arange(len(found))  # those that are still out of range
@@ -53,6 +54,23 @@ def shuffled(places: np.ndarray, count: int, seed: int) -> np.ndarray:
         found[left] = _encrypted(found[left], keys, half)
         left = left[found[left] >= count]
     return found.astype(np.int64)
+
+
+@functools.lru_cache(maxsize=16)  # of some sources' epochs
+def _all(count: int, seed: int) -> np.ndarray:
+    """int64 [count]: `shuffled` of every place, of few: the smallest block holds many more numbers than `count`, so that most of
+    the time goes to walking back into its range."""
+    if count <= 1:
+        return np.zeros(count, np.int64)
+    half, numbers = _LEAST_BITS // 2, np.arange(1 << _LEAST_BITS)
+    keys = np.asarray(_keys(seed), np.uint64) & np.uint64((1 << half) - 1)
+    following = _encrypted(numbers.astype(np.uint64), keys, half).astype(np.int64)
+    # Where each number's walk is after 1, 2, 4, ... steps; it stays where it is in range.
+    reached = np.where(numbers < count, numbers, following)
+    while (following[:count] >= count).any():
+        following[:count] = reached[following[:count]]
+        reached = reached[reached]
+    return following[:count].copy()
 
 
 def _encrypted(values: np.ndarray, keys: np.ndarray, half: int) -> np.ndarray:
