@@ -110,7 +110,9 @@ def plan(
     names = _find(have, expected, family.prefix, ties)
     refuse_idle(fresh, flat, "init.fresh", "parameter")
     new = tuple(path for path in flat if matches(fresh, path))
-    unread = {tensor.ours for tensor in entries if matches(fresh, tensor.ours)}  # some may be none of ours: a new head has other parts
+    unread = {
+        tensor.ours for tensor in entries if matches(fresh, tensor.ours)
+    }  # some may be none of ours: a new head has other parts
     wanted = {name: rows for name, rows in expected.items() if any(t.ours not in unread for t in rows)}
     problems = [f"missing  {name}" for name in wanted if name not in names]
     problems += _misshapen(wanted, names, have, flat, model)
