@@ -20,6 +20,9 @@ class Order:
     def __init__(self, rows: int, seed: int, source: int):
         """`source`: its number in the mixture; two sources of one seed are unrelated, and so are two seeds, in every epoch."""
         self._rows, self._seed, self._source = rows, seed, source
+        self._all = functools.lru_cache(maxsize=2)(
+            functools.partial(_all, rows)
+        )  # of the epochs that a batch may lie in
 
     def __getitem__(self, draw: int) -> int:
         return int(self.rows(np.asarray([draw]))[0])
@@ -32,20 +35,21 @@ class Order:
             here = epochs == epoch
             # Not grain's own repetition: it adds the epoch to the seed.
             seed = mixed(self._seed, Use.ORDER, self._source, epoch)
-            found[here] = shuffled(places[here], self._rows, seed)
+            few = self._rows <= 1 << _LEAST_BITS
+            found[here] = self._all(seed)[places[here]] if few else shuffled(places[here], self._rows, seed)
         return found
 
 
 def shuffled(places: np.ndarray, count: int, seed: int) -> np.ndarray:
     """int64 [n]: what stands at these places of the numbers below `count`, shuffled with a seed of 32 bits.
 
-    The permutation is that of grain's `index_shuffle` with four rounds, number for number, which is called for one place at a
-    time: a Simon cipher (Beaulieu et al. 2013) whose blocks hold `count` numbers, applied again while it leaves their range
+    The permutation is that of grain's `index_shuffle` with four rounds, number for number (but where grain's is none, of 2^k + 1
+    numbers), which is called for one place at a time: a Simon cipher (Beaulieu et al. 2013) whose blocks hold `count` numbers, applied again while it leaves their range
     (cycle walking, Black and Rogaway 2002), and whose round keys are those of C++'s `seed_seq`.
     """
     if count <= 1 << _LEAST_BITS:
         return _all(count, seed)[places]
-    bits = (count - 2).bit_length()
+    bits = (count - 1).bit_length()
     half = (bits + bits % 2) // 2
     keys = np.asarray(_keys(seed), np.uint64) & np.uint64((1 << half) - 1)
     found = np.array(places, np.uint64)
@@ -56,7 +60,6 @@ def shuffled(places: np.ndarray, count: int, seed: int) -> np.ndarray:
     return found.astype(np.int64)
 
 
-@functools.lru_cache(maxsize=16)  # of some sources' epochs
 def _all(count: int, seed: int) -> np.ndarray:
     """int64 [count]: `shuffled` of every place, of few: the smallest block holds many more numbers than `count`, so that most of
     the time goes to walking back into its range."""

@@ -221,7 +221,7 @@ class Writer:
         for count in ("examples", "sequences", "tokens", "empty"):
             setattr(self, count, getattr(self, count) + meta[count])
         self._labelled |= meta["labelled"]
-        self._numeric |= meta["numeric"]
+        self._numeric |= meta.get("numeric", False)  # not known to earlier versions
         self._pairs |= meta["per_example"] == 2
 
     def _add_trained(self, count: int) -> None:

@@ -89,8 +89,9 @@ def generate(
     if use_adapter and len(use_adapter) != len(prompts):
         raise UserError(f"--use_adapter: {len(use_adapter)} for {len(prompts)} prompts; give one for each --prompt")
     numbers = [loaded.model.adapt.number(name, "--use_adapter") for name in use_adapter] or None
-    guesses = _guesses(loaded, draft, draft_tokens, lookup)
     check_writer(loaded)
+    guesses = _guesses(loaded, draft, draft_tokens, lookup)
+    release = release and (draft is None or draft.params is not loaded.params)
     return continue_texts(
         loaded.model,
         apart(loaded.params, consume=True) if release else loaded.params,
@@ -120,12 +121,12 @@ def _guesses(loaded: Any, draft: Any, draft_tokens: int | None, lookup: int) -> 
     if draft is None:
         guesses = decode.Guesses(lookup) if lookup else None
     else:
+        check_writer(draft)
         if tok.fingerprint(draft.tokenizer) != tok.fingerprint(loaded.tokenizer):
             raise UserError(
                 f"--draft: {_name(draft, 'the draft')} has another tokenizer than {_name(loaded, 'the model')}, so that its "
                 "guesses are no tokens of the model's; choose a draft with the same one"
             )
-        check_writer(draft)
         guesses = decode.Guesses(decode.AHEAD if draft_tokens is None else draft_tokens, (draft.model, draft.params))
     if guesses is not None:
         decode.check_guesses(loaded.model, guesses)

@@ -251,6 +251,10 @@ def _by_lists(exported: Exported, file: pathlib.Path) -> str:
     return f"llama.cpp, which goes by the file's lists, gives other ids for texts such as {', '.join(map(repr, texts[:3]))}"
 
 
+def _writes(model: Mapping[str, Any]) -> bool:
+    return model["head"] == "lm" and model["causal"] and not model["image_size"]
+
+
 def to_peft(
     adapter: Any,
     params: Mapping[str, Any],
@@ -289,6 +293,8 @@ def to_peft(
         if before is not None:  # what trains may be kept wider than the base
             plain = {path: np.asarray(before[path]).astype(a.dtype) for path, a in plain.items()}
         options: dict[str, Any] = {"ties": ties, "family": family.model_type, "base": base, "changed": changed}
+        if not _writes(model):  # PEFT asks a causal language model for what others have not
+            options["task"] = None
         peft.write(temporary, adapter, params, names, **options)
         read = peft.read(temporary, names, unflatten(plain), prefix=family.prefix, ties=ties)
         ours = _logits(fields, adapter)(flatten(params))

@@ -68,8 +68,8 @@ def taken(
     """
     places = _places(names, base)
     known = places.keys() | ties.keys()
-    left, copies, rows = dict(tensors), {}, {}
-    for key in tensors:
+    left, copies, rows = _without_wrappers(config, tensors), {}, {}
+    for key in list(left):
         if key.endswith(_ROWS):
             rows[_theirs(key.removesuffix(_ROWS) + ".weight", known, prefix)] = left.pop(key)
             continue
@@ -79,7 +79,7 @@ def taken(
             copies[name] = left.pop(key)
     copies = _without_ties(config, copies, ties, places, where)
     missing = [name for name in places if _saved(config, name) and name not in copies]
-    missing += _missing_biases(config, places, copies)
+    missing += [*_missing_biases(config, places, copies), *_missing_rows(config, rows, ties)]
     if missing:
         raise UserError(f"{where} lacks modules that the config says were saved:{listed(missing, 20)}")
     return left, _replaced(config, copies, rows, places, base, arrays, ties, where)
@@ -174,6 +174,22 @@ def _saved(config: Mapping[str, Any], name: str) -> bool:
 
 def _biased(config: Mapping[str, Any]) -> bool:
     return config.get("bias", "none") not in (None, "none")
+
+
+def _without_wrappers(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """With "all", the biases of saved modules are in the file thrice: as they are, and under the names of what PEFT wraps them in,
+    the base's own among them."""
+    again = (".original_module.bias", ".modules_to_save.bias") if config.get("bias") == "all" else ()
+    return {key: array for key, array in tensors.items() if not key.endswith(again)}
+
+
+def _missing_rows(config: Mapping[str, Any], rows: Mapping[str, Any], ties: Mapping[str, str]) -> list[str]:
+    """Of a tied table, the rows of one of the two are those of both."""
+    given = config.get("trainable_token_indices")
+    if not isinstance(given, dict):
+        return [f"embeddings{_ROWS}"] if given and not rows else []
+    there = [name.rpartition(".")[0] for name in (*rows, *(one for one, of in ties.items() if of in rows))]
+    return [f"{end}{_ROWS}" for end, indices in given.items() if indices and not any(m.endswith(end) for m in there)]
 
 
 def _missing_biases(config: Mapping[str, Any], places: Places, copies: Mapping[str, Any]) -> list[str]:

@@ -211,7 +211,7 @@ def _tokens(shown: Shown) -> list[list[_Token]]:
     ]
 
 
-def _laid_out(params: Params) -> Params:
+def laid_out(params: Params) -> Params:
     """Apart by layers (`apart`) where there is memory for it, that of a host. An accelerator may be full of what a run has: there
     a layer is a slice of the stacks, unless the caller gives them up for it."""
     leaf = jax.tree.leaves(params)[0]
@@ -233,7 +233,7 @@ class _Running:
         model = plan.model
         first = range(model.spec.vocab_size, model.spec.vocab_size + model.virtual_tokens)
         self._prompts, self._limits = [[*first, *prompt] for prompt in prompts], limits
-        self._plan, self._params = plan, tuple(map(_laid_out, params))
+        self._plan, self._params = plan, tuple(map(laid_out, params))
         self._waiting = collections.deque(range(len(prompts)))
         self._at: list[int | None] = [None] * min(places, len(prompts))  # the prompt in each place
         self._lengths = [0] * len(prompts)  # of each row so far, a bound

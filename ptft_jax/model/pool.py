@@ -160,7 +160,9 @@ def _read(
         own = (order >= model.virtual_tokens) & (order <= last_N1)
         seen = Seen(prefix=(own, own))
     seen_NTT = jnp.broadcast_to(seen.allowed(Span(0, length), Span(0, length)), (rows, length, length))
-    inputs = Inputs(tokens_NT, jnp.minimum(order, last_N1), adapters=adapters)
+    # A draft may have fewer positions than the prompt has tokens: what it guesses then is bad, and still finite.
+    most = model.spec.max_length - model.prefix_length - 1
+    inputs = Inputs(tokens_NT, jnp.minimum(jnp.minimum(order, last_N1), most), adapters=adapters)
     return model.extend(params, inputs, seen_NTT, model.empty_cache(rows, length), 0)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from ptft_jax.config import seeds
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model import spec as specs
+from ptft_jax.model.quantized import plain_path
 from ptft_jax.parallel.compile import donating
 from ptft_jax.params import finite, vocabulary
 from ptft_jax.params.rules import flatten, matches, unflatten
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Start:
-    """Where a run starts. Nothing is read before it is asked for."""
+    """Where a run starts. No parameters of the parent's are read before they are asked for."""
 
     def __init__(
         self,
@@ -46,9 +47,24 @@ class Start:
           init: of `config.init`, "weights", "fresh", "adapter" and "merge_into".
           known_tokens: how many tokens the parent's tokenizer has.
           continued: the checkpoint that the run goes on from with its optimizer.
+
+        Raises:
+          UserError: the run never trains what its adapter has in the place of the parent's.
         """
         self.trainer, self.parent, self.init, self.continued = trainer, parent, init, continued
         self._known, self._config = known_tokens, trainer.config
+        if parent is not None and init["adapter"]:
+            self._refuse_lost(parent)
+
+    def _refuse_lost(self, parent: Parent) -> None:
+        """A checkpoint holds what trains, and takes the rest from the parent, which has not what an adapter replaced."""
+        added = peft_adapter(self.init["adapter"], parent, "config.init.adapter", self.init["merge_into"])
+        frozen = {plain_path(leaf.source) for leaf in self.trainer.partition.leaves if not leaf.trains}
+        if lost := sorted(frozen & flatten(added.replaced).keys()):
+            raise UserError(
+                "config.init.adapter: the adapter comes with these in the place of the base's, and no phase of the run trains them, "
+                f"so that no checkpoint would hold them:{listed(lost)}\nlet them train: config.tune.phases, config.tune.rates"
+            )
 
     def state(self, importance: Importance | None = None, check: Callable[[], None] = lambda: None) -> tuple[Any, str]:
         """The state of step 0, sharded from birth, and the fingerprint of the parent's parameters ("" without one).
@@ -158,15 +174,15 @@ class Start:
         folder, into = self.init["adapter"], self.init["merge_into"]
         fingerprint = restore.start_fingerprint(self.parent, base, self.init["weights"], into, recorded)
         added = peft_adapter(folder, self.parent, "config.init.adapter", into) if folder else None
-        start = {**flatten(added.replaced), **flatten(added.params)} if added else {}
+        replaced, start = (flatten(added.replaced), flatten(added.params)) if added else ({}, {})
         fresh, known, spec, new_rows = self.init["fresh"], self._known, trainer.model.spec, trainer.new_rows
 
         def make(key: jax.Array, base: Any) -> dict[str, Any]:
             plain = flatten(base)
+            plain |= {p: jnp.asarray(a, plain[p].dtype) for p, a in replaced.items()}
             if new_rows:
-                plain = flatten(
-                    vocabulary.grow(base, known, spec.vocab_size, new_rows, spec.init_std, jax.random.fold_in(key, 1))
-                )
+                old, own = unflatten(plain), jax.random.fold_in(key, 1)
+                plain = flatten(vocabulary.grow(old, known, spec.vocab_size, new_rows, spec.init_std, own))
             if fresh:
                 plain |= {p: a for p, a in flatten(trainer.plain_maker.init(key)).items() if matches(fresh, p)}
             whole = flatten(trainer.maker.init(key, unflatten(self.as_kept(plain))))

@@ -181,6 +181,13 @@ def test_a_store_of_an_earlier_release_is_read(tmp_path):
     (tmp_path / "old/empty.bin").unlink()
     found = store.load(tmp_path / "old")
     assert found.ids.tolist() == [0, 1, 2, 3] and found.empty.tolist() == []
+    meta = {**meta, "empty": 0}
+    del meta["numeric"]  # nor did it say whether labels are numbers
+    (tmp_path / "old/meta.json").write_text(json.dumps(meta))
+    writer = store.Writer(tmp_path / "joined", 300)
+    writer.take(tmp_path / "old")
+    writer.close("joined")
+    assert store.load(tmp_path / "joined").ids.tolist() == [0, 1, 2, 3]
 
 
 def test_only_files_of_the_cache_are_said_to_be_its(cache, tmp_path):

@@ -50,7 +50,8 @@ def test_a_run_is_written_and_trained_on(kind, text_file, tmp_path, cache):
     base = small.folder(tmp_path / "base", {**small.LLAMA, "tied": changes.get("model__tied", True)})
 
     def run(name, **more):
-        made = tiny_config(text_file, init__from_=f"hf:{base}", optimizer__learning_rate=0.1, training__steps=6, **more)
+        options = {"training__steps": 6, "optimizer__learning_rate": 0.1, **more}
+        made = tiny_config(text_file, init__from_=f"hf:{base}", **options)
         made.model.update(
             layers=4, width=128, heads=4, max_length=128
         )  # the defaults: the parent's sizes take their place
@@ -67,6 +68,16 @@ def test_a_run_is_written_and_trained_on(kind, text_file, tmp_path, cache):
     assert json.loads((tmp_path / "second/config.json").read_text())["tune"]["method"] == method
     if "init__fresh" not in changes:
         return
+    assert json.loads((tmp_path / "peft/adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
+    with pytest.raises(UserError, match="(?s)no phase of the run trains them.*head/kernel"):
+        run("never", init__adapter=str(tmp_path / "peft"), tune__phases=((0, "norms"),))
+    assert not (tmp_path / "never/checkpoints").exists()
+    # Rows for new tokens begin near those of the adapter's head, not of the base's that it replaced.
+    more = dict(init__adapter=str(tmp_path / "peft"), tokenizer__add=("<|new|>",), optimizer__warmup_steps=0)
+    run("added", **more, tune__rates=(("embed/.*", 1.0), *changes["tune__rates"]), training__steps=0)
+    heads = (flatten(loading.load(f"{tmp_path}/{name}@latest").params)["head/kernel"] for name in ("first", "added"))
+    before, now = map(np.asarray, heads)
+    np.testing.assert_allclose(now[:, 257], before[:, :257].mean(1), atol=0.1 * float(before.std()))
     # What was replaced trains on, is in the run's checkpoints, and in what is measured with the adapter put onto the base.
     kept = {path.split("/")[0] for path in flatten(checkpoint.shapes(tmp_path / "second", 6))}
     assert kept == {"blocks", "head", "final_norm"}

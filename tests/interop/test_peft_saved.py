@@ -83,6 +83,10 @@ BAD = {
     "a bias unasked": ({}, {"transformer.ln_f.bias": (16,)}, "of no layer of this model"),
     "too many rows": (dict(trainable_token_indices=[1]), {ROWS: (2, 16)}, r"\(2, 16\) does not fit trainable_token_indices, 1 rows"),
     "a row that is not there": (dict(trainable_token_indices=[32]), {ROWS: (1, 16)}, r"1 rows up to 32, of a table \(32, 16\)"),
+    "rows that are missing": (dict(trainable_token_indices=[1]), {}, "lacks modules .*token_adapter.trainable_tokens_delta"),
+    "one's rows that are missing": (
+        dict(trainable_token_indices={"wte": [1], "wpe": [2]}), {ROWS: (1, 16)}, "saved:\n  wpe.token_adapter",
+    ),
     "no table": (dict(trainable_token_indices=[1]), {ROWS.replace("wte", "xyz"): (1, 16)}, "is of no table of this model"),
 }  # fmt: skip
 

@@ -22,6 +22,7 @@ SAVED = {
     "rows of a head": ("llama-biases", ["q_proj"], dict(trainable_token_indices={"embed_tokens": [5], "lm_head": [3, 4]})),
     "rows of a tied table": ("smollm2", ["q_proj"], dict(trainable_token_indices=[4, 5])),
     "a tied table": ("smollm2", ["v_proj"], dict(modules_to_save=["embed_tokens", "lm_head"], ensure_weight_tying=True)),
+    "classes and all biases": ("bert-classes", ["query"], dict(task_type="SEQ_CLS", bias="all")),
     "classes": ("bert-classes", ["query"], dict(modules_to_save=["classifier", "score"], bias="lora_only")),
 }  # fmt: skip
 # What our writer makes of the same changes; a tied table has no place there.

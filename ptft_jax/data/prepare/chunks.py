@@ -47,6 +47,7 @@ class Plan:
       runs: of evaluation texts.
       fingerprints: (reference, split) -> that of the records when the work began.
       chunk: records a task.
+      made_by: versions of what decides on ids and words.
     """
 
     settings: Settings
@@ -55,10 +56,19 @@ class Plan:
     runs: Runs | None
     fingerprints: dict[tuple[str, str], str]
     chunk: int = 0
+    made_by: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        return cache.digest(pickle.dumps(self))
 
     def path(self, folder: str) -> str:
         """The file of the plan in a folder: its name tells its content."""
-        return f"{folder}/plan-{cache.digest(pickle.dumps(self))}"
+        return f"{folder}/plan-{self.digest}"
+
+    def parts(self, folder: str) -> str:
+        """The folder for what tasks of this plan leave in a folder: another plan's are not taken for them."""
+        return f"{folder}/{self.digest}"
 
     def save(self, folder: str) -> str:
         """Writes a file for the workers. Returns its path."""
@@ -118,7 +128,7 @@ class Chunk:
     @classmethod
     def read(cls, task: Task) -> Chunk:
         """What a worker left. Raises UserError: what it left instead."""
-        if places.exists(task.error):
+        if not places.exists(task.path) and places.exists(task.error):  # of an earlier try, where there are both
             raise UserError(places.read(task.error).decode())
         columns = np.load(io.BytesIO(places.read(task.path)))
         return cls(columns, json.loads(columns["details"].tobytes()))

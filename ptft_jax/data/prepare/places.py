@@ -9,6 +9,8 @@ from typing import Any
 from ptft_jax.data import cache
 from ptft_jax.errors import UserError
 
+OBJECT_STORES = ("abfs", "az", "gcs", "gs", "memory", "oss", "s3", "s3a")  # which show an object when it is complete
+
 
 def write(path: str, data: bytes) -> None:
     """Writes a file, all of it or nothing."""
@@ -17,7 +19,11 @@ def write(path: str, data: bytes) -> None:
         return
     filesystem = _filesystem(path)
     filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
-    filesystem.pipe_file(path, data)  # object stores show an object when it is complete
+    if path.partition("://")[0] in OBJECT_STORES:
+        filesystem.pipe_file(path, data)
+    else:
+        filesystem.pipe_file(f"{path}.part", data)
+        filesystem.mv(f"{path}.part", path)
 
 
 def read(path: str) -> bytes:

@@ -13,9 +13,11 @@ import json
 import os
 import pathlib
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ptft_jax import __version__, environment
 from ptft_jax.data import cache, formats, jsons, survey, token_folder
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.prepare import gathering, places
@@ -212,11 +214,11 @@ def _prepare(
         (folder / name).write_bytes(data)
     runs = _runs(settings, evaluation, tokenizer, say) if evaluation else None
     fingerprints = {(o.reference, split): o.records.fingerprint for split, group in sources.items() for o in group}
-    made = Plan(settings, tokenizer.files(), tokenizer.origin, runs, fingerprints, chunk)
+    made = Plan(settings, tokenizer.files(), tokenizer.origin, runs, fingerprints, chunk, _made_by())
     if not places.exists(made.path(work)):
         places.clear(work)  # another plan of a process that was killed; of this one what it had done is taken
     plan = made.save(work)
-    tasks = list(_tasks(sources, work, chunk))
+    tasks = list(_tasks(sources, made.parts(work), chunk))
     local = folder / "gathered"
     local.mkdir()
     try:
@@ -269,6 +271,12 @@ def _runs(settings: Settings, evaluation: list[Opened], tokenizer: tok.Tokenizer
                 yield ["\n\n".join(parts) for parts in texts]
 
     return Runs.of(batches(), settings.overlap_words)
+
+
+def _made_by() -> tuple[str, ...]:
+    found = environment.versions()
+    packages = ("numpy", "tokenizers", "tiktoken", "sentencepiece")
+    return (__version__, unicodedata.unidata_version, *(f"{name} {found[name]}" for name in packages))
 
 
 def _tasks(sources: Sources, work: str, chunk: int) -> Iterator[Task]:
