@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,9 +20,7 @@ class Order:
     def __init__(self, rows: int, seed: int, source: int):
         """`source`: its number in the mixture; two sources of one seed are unrelated, and so are two seeds, in every epoch."""
         self._rows, self._seed, self._source = rows, seed, source
-        self._all = functools.lru_cache(maxsize=2)(
-            functools.partial(_all, rows)
-        )  # of the epochs that a batch may lie in
+        self._whole = functools.lru_cache(maxsize=2)(_whole)  # draws of a batch lie in an epoch, or two
 
     def __getitem__(self, draw: int) -> int:
         return int(self.rows(np.asarray([draw]))[0])
@@ -35,39 +33,17 @@ class Order:
             here = epochs == epoch
             # Not grain's own repetition: it adds the epoch to the seed.
             seed = mixed(self._seed, Use.ORDER, self._source, epoch)
-            few = self._rows <= 1 << _LEAST_BITS
-            found[here] = self._all(seed)[places[here]] if few else shuffled(places[here], self._rows, seed)
+            found[here] = shuffled(places[here], self._rows, seed, self._whole)
         return found
 
 
-def shuffled(places: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """int64 [n]: what stands at these places of the numbers below `count`, shuffled with a seed of 32 bits.
-
-    The permutation is that of grain's `index_shuffle` with four rounds, number for number (but where grain's is none, of 2^k + 1
-    numbers), which is called for one place at a time: a Simon cipher (Beaulieu et al. 2013) whose blocks hold `count` numbers, applied again while it leaves their range
-    (cycle walking, Black and Rogaway 2002), and whose round keys are those of C++'s `seed_seq`.
-    """
-    if count <= 1 << _LEAST_BITS:
-        return _all(count, seed)[places]
-    bits = (count - 1).bit_length()
-    half = (bits + bits % 2) // 2
-    keys = np.asarray(_keys(seed), np.uint64) & np.uint64((1 << half) - 1)
-    found = np.array(places, np.uint64)
-    left = np.arange(len(found))  # those that are still out of range
-    while len(left):
-        found[left] = _encrypted(found[left], keys, half)
-        left = left[found[left] >= count]
-    return found.astype(np.int64)
-
-
-def _all(count: int, seed: int) -> np.ndarray:
-    """int64 [count]: `shuffled` of every place, of few: the smallest block holds many more numbers than `count`, so that most of
-    the time goes to walking back into its range."""
+def _whole(count: int, seed: int) -> np.ndarray:
+    """int64 [count]: `shuffled` of every place, of at most 2^16: a block holds many more numbers than `count`, so that most of the
+    time goes to walking back into its range, which is here done for all at once."""
     if count <= 1:
         return np.zeros(count, np.int64)
-    half, numbers = _LEAST_BITS // 2, np.arange(1 << _LEAST_BITS)
-    keys = np.asarray(_keys(seed), np.uint64) & np.uint64((1 << half) - 1)
-    following = _encrypted(numbers.astype(np.uint64), keys, half).astype(np.int64)
+    numbers = np.arange(1 << _LEAST_BITS)
+    following = _encrypted(numbers.astype(np.uint64), seed, _LEAST_BITS // 2).astype(np.int64)
     # Where each number's walk is after 1, 2, 4, ... steps; it stays where it is in range.
     reached = np.where(numbers < count, numbers, following)
     while (following[:count] >= count).any():
@@ -76,9 +52,33 @@ def _all(count: int, seed: int) -> np.ndarray:
     return following[:count].copy()
 
 
-def _encrypted(values: np.ndarray, keys: np.ndarray, half: int) -> np.ndarray:
+def shuffled(places: np.ndarray, count: int, seed: int, whole: Callable[[int, int], np.ndarray] = _whole) -> np.ndarray:
+    """int64 [n]: what stands at these places of the numbers below `count`, shuffled with a seed of 32 bits.
+
+    The permutation is that of grain's `index_shuffle` with four rounds, number for number (but where grain's is none, of 2^k + 1
+    numbers), which is called for one place at a time: a Simon cipher (Beaulieu et al. 2013) whose blocks hold `count` numbers,
+    applied again while it leaves their range (cycle walking, Black and Rogaway 2002), and whose round keys are those of C++'s
+    `seed_seq`.
+
+    Args:
+      whole: what gives the permutation of at most 2^16 numbers, as an array, by `count` and `seed`; it may remember it.
+    """
+    if count <= 1 << _LEAST_BITS:
+        return whole(count, seed)[places]
+    bits = (count - 1).bit_length()
+    half = (bits + bits % 2) // 2
+    found = np.array(places, np.uint64)
+    left = np.arange(len(found))  # those that are still out of range
+    while len(left):
+        found[left] = _encrypted(found[left], seed, half)
+        left = left[found[left] >= count]
+    return found.astype(np.int64)
+
+
+def _encrypted(values: np.ndarray, seed: int, half: int) -> np.ndarray:
     """Blocks of two words of `half` bits each, uint64 [n]."""
     mask, width = np.uint64((1 << half) - 1), np.uint64(half)
+    keys = np.asarray(_keys(seed), np.uint64) & mask
 
     def mix(word: np.ndarray) -> np.ndarray:
         one, two, eight = ((word << np.uint64(r) | word >> np.uint64(half - r)) & mask for r in (1, 2, 8))
