@@ -11,7 +11,6 @@ from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import SAMPLING, check_writer, continue_ids
 from ptft_jax.model import decode
-from ptft_jax.model.transformer import apart
 from ptft_jax.runs import identity
 
 MAX_NEW_TOKENS = 256  # of an answer, where nothing else is asked for
@@ -69,8 +68,7 @@ class Conversation:
         end = endings.of(loaded.tokenizer, self._template)
         if end.text and end.token not in loaded.tokenizer.stop_ids:
             self._stop.append(end.text)
-        # Once for all turns.
-        self._params = apart(loaded.params, consume=True) if release else decode.laid_out(loaded.params)
+        self._params = decode.laid_out(loaded.params, consume=release)  # once for all turns
         self.messages: list[dict[str, str]] = []
 
     def reset(self, system: str = "") -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.model import decode
-from ptft_jax.model.transformer import Transformer, apart
+from ptft_jax.model.transformer import Transformer
 from ptft_jax.params import finite
 from ptft_jax.params.rules import flatten
 
@@ -94,7 +94,7 @@ def generate(
     release = release and (draft is None or draft.params is not loaded.params)
     return continue_texts(
         loaded.model,
-        apart(loaded.params, consume=True) if release else loaded.params,
+        decode.laid_out(loaded.params, consume=release),
         loaded.tokenizer,
         prompts,
         max_new_tokens=MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens,

@@ -211,12 +211,12 @@ def _tokens(shown: Shown) -> list[list[_Token]]:
     ]
 
 
-def laid_out(params: Params) -> Params:
+def laid_out(params: Params, consume: bool = False) -> Params:
     """Apart by layers (`apart`) where there is memory for it, that of a host. An accelerator may be full of what a run has: there
-    a layer is a slice of the stacks, unless the caller gives them up for it."""
+    a layer is a slice of the stacks, unless the caller gives these up (`consume`)."""
     leaf = jax.tree.leaves(params)[0]
     elsewhere = isinstance(leaf, jax.Array) and any(device.platform != "cpu" for device in leaf.devices())
-    return params if elsewhere else apart(params)
+    return params if elsewhere and not consume else apart(params, consume)
 
 
 class _Running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -53,14 +54,21 @@ class Start:
         """
         self.trainer, self.parent, self.init, self.continued = trainer, parent, init, continued
         self._known, self._config = known_tokens, trainer.config
-        if parent is not None and init["adapter"]:
-            self._refuse_lost(parent)
+        self._refuse_lost()
 
-    def _refuse_lost(self, parent: Parent) -> None:
+    @functools.cached_property
+    def _added(self) -> Any:
+        """The adapter that the run starts with, read once; None where there is none."""
+        if self.parent is None or not self.init["adapter"]:
+            return None
+        return peft_adapter(self.init["adapter"], self.parent, "config.init.adapter", self.init["merge_into"])
+
+    def _refuse_lost(self) -> None:
         """A checkpoint holds what trains, and takes the rest from the parent, which has not what an adapter replaced."""
-        added = peft_adapter(self.init["adapter"], parent, "config.init.adapter", self.init["merge_into"])
+        if self._added is None:
+            return
         frozen = {plain_path(leaf.source) for leaf in self.trainer.partition.leaves if not leaf.trains}
-        if lost := sorted(frozen & flatten(added.replaced).keys()):
+        if lost := sorted(frozen & flatten(self._added.replaced).keys()):
             raise UserError(
                 "config.init.adapter: the adapter comes with these in the place of the base's, and no phase of the run trains them, "
                 f"so that no checkpoint would hold them:{listed(lost)}\nlet them train: config.tune.phases, config.tune.rates"
@@ -171,9 +179,10 @@ class Start:
         if self.parent is None:
             return (lambda key, _: trainer.maker.init(key)), {}, ""
         base = self.base()
-        folder, into = self.init["adapter"], self.init["merge_into"]
-        fingerprint = restore.start_fingerprint(self.parent, base, self.init["weights"], into, recorded)
-        added = peft_adapter(folder, self.parent, "config.init.adapter", into) if folder else None
+        fingerprint = restore.start_fingerprint(
+            self.parent, base, self.init["weights"], self.init["merge_into"], recorded
+        )
+        added = self._added
         replaced, start = (flatten(added.replaced), flatten(added.params)) if added else ({}, {})
         fresh, known, spec, new_rows = self.init["fresh"], self._known, trainer.model.spec, trainer.new_rows
 
