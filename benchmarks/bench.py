@@ -6,8 +6,8 @@ is kept, so that cases can be measured one by one; docs/benchmarks.md is made so
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
-import importlib.util
 import json
 import os
 import pathlib
@@ -16,13 +16,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks import cases, growth, page, start, training, turns
+from benchmarks import cases, decode_vs_transformers, growth, page, peers, start, training, turns
 from ptft_jax import environment
 from ptft_jax.errors import UserError, nearest
 
 PEERS = ("torch", "transformers", "accelerate", "peft", "trl")
 AXES = (*growth.AXES, "devices", "checkpoint")
-DECODING = "benchmarks.decode_vs_transformers"
 
 
 def known(*, small: bool = False, quality: str = "") -> dict[str, Callable[[], dict[str, Any]]]:
@@ -37,8 +36,8 @@ def known(*, small: bool = False, quality: str = "") -> dict[str, Callable[[], d
     for name, case in cases.cpu().items():
         case = cases.tiny(case) if small else case
         found[name] = lambda case=case: training.measure(case, seconds=seconds)
-    for name, case in _decoding_cases().items():
-        found[f"decoding-{name}"] = lambda case=case: _decoding(case, small)
+    for name in decode_vs_transformers.CASES:
+        found[f"decoding-{name.replace(' ', '-').replace(',', '')}"] = lambda name=name: _decoding(name, small)
     found["start"] = lambda: start.measure(tiny=small)
     for axis in AXES:
         found[f"growth-{axis}"] = lambda axis=axis: growth.measure(axis, tiny=small)
@@ -46,21 +45,13 @@ def known(*, small: bool = False, quality: str = "") -> dict[str, Callable[[], d
     return found
 
 
-def _decoding_cases() -> dict[str, str]:
-    """Cases of DECODING by name; none where it is not there."""
-    if importlib.util.find_spec(DECODING) is None:
-        return {}
-    return {case.replace(" ", "-").replace(",", ""): case for case in importlib.import_module(DECODING).CASES}
-
-
-def _decoding(case: str, small: bool) -> dict[str, Any]:
-    for name in ("torch", "transformers"):
-        if importlib.util.find_spec(name) is None:
-            return {"absent": f"the package {name} is not installed: pip install 'ptft_jax[bench]'"}
-    decoding = importlib.import_module(DECODING)
-    tiny = {"vocab": 256, "layers": 2, "width": 48, "heads": 3, "kv_heads": 1, "mlp": 96}
-    options = {"shape": decoding.SHAPE | tiny, "rounds": 1} if small else {}
-    [row] = decoding.measure((case,), **options)
+def _decoding(name: str, small: bool) -> dict[str, Any]:
+    if why := peers.lacks(("torch", "transformers")):
+        return {"absent": why}
+    case = decode_vs_transformers.CASE
+    tiny = cases.tiny(case)
+    tiny = dataclasses.replace(tiny, shape={**tiny.shape, "length": case.shape["length"]})  # its prompts are as long
+    [row] = decode_vs_transformers.measure((name,), **({"case": tiny, "rounds": 1} if small else {}))
     return {"decoding": row}
 
 

@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks import cases, peers, setup
+from benchmarks.cases import Case
 from ptft_jax.verbs.command import prepare_jax
 
-SHAPE = dict(vocab=49152, length=2176, layers=30, width=576, heads=9, kv_heads=3, mlp=1536)
+CASE = Case(cases.SMOLLM2 | dict(length=2176), 1, cases.LIKE_SMOLLM2)
 CASES = {  # rows, tokens of a prompt, new tokens
     "batch 1": (1, 64, 33),
     "batch 16": (16, 64, 17),
@@ -23,75 +25,20 @@ CASES = {  # rows, tokens of a prompt, new tokens
 }
 
 
-def models(shape: dict[str, int] = SHAPE, *, scan: bool = True) -> tuple[tuple[Any, Any], Any]:
+def models(case: Case = CASE, *, scan: bool = True) -> tuple[tuple[Any, Any], Any]:
     """(our model and parameters), and transformers' model with the same weights."""
-    import jax.numpy as jnp
+    import jax
     import numpy as np
-    import torch
-    import transformers
 
-    from ptft_jax.model.spec import ModelSpec
-    from ptft_jax.model.transformer import Transformer
+    from ptft_jax.params.rules import flatten
 
-    torch.manual_seed(0)
-    peer = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=shape["vocab"],
-            hidden_size=shape["width"],
-            intermediate_size=shape["mlp"],
-            num_hidden_layers=shape["layers"],
-            num_attention_heads=shape["heads"],
-            num_key_value_heads=shape["kv_heads"],
-            max_position_embeddings=shape["length"],
-            tie_word_embeddings=True,
-            initializer_range=0.05,  # so that likeliest tokens stand out from rounding
-            pad_token_id=0,
-            eos_token_id=None,
-        )
-    ).eval()
-    found = {name: p.detach().numpy() for name, p in peer.named_parameters()}
-    names = {
-        "attention/query": "self_attn.q_proj",
-        "attention/key": "self_attn.k_proj",
-        "attention/value": "self_attn.v_proj",
-        "attention/out": "self_attn.o_proj",
-        "mlp/gate": "mlp.gate_proj",
-        "mlp/up": "mlp.up_proj",
-        "mlp/down": "mlp.down_proj",
-    }
-
-    def stacked(name: str, transpose: bool) -> Any:
-        rows = [found[f"model.layers.{i}.{name}.weight"] for i in range(shape["layers"])]
-        return jnp.asarray(np.stack([row.T if transpose else row for row in rows]))
-
-    blocks: dict[str, Any] = {"attention": {}, "mlp": {}}
-    for ours, theirs in names.items():
-        part, layer = ours.split("/")
-        blocks[part][layer] = {"kernel": stacked(theirs, True)}
-    blocks["attention_norm"] = {"scale": stacked("input_layernorm", False)}
-    blocks["mlp_norm"] = {"scale": stacked("post_attention_layernorm", False)}
-    params = {
-        "embed": {"tokens": {"embedding": jnp.asarray(found["model.embed_tokens.weight"])}},
-        "blocks": blocks,
-        "final_norm": {"scale": jnp.asarray(found["model.norm.weight"])},
-    }
-    spec = ModelSpec(
-        vocab_size=shape["vocab"],
-        max_length=shape["length"],
-        layers=shape["layers"],
-        width=shape["width"],
-        heads=shape["heads"],
-        kv_heads=shape["kv_heads"],
-        mlp_width=shape["mlp"],
-        activation="silu",
-        gated=True,
-        norm="rms",
-        norm_eps=peer.config.rms_norm_eps,
-        positions="rotary",
-        biases=(),
-        scan=scan,
-    )
-    return (Transformer(spec), params), peer
+    spread = {"init_std": 0.05}  # so that likeliest tokens stand out from rounding
+    model = setup.trainer(case.shape, case.rows, scan=scan, model={**case.model, **spread}).model
+    params = jax.jit(model.init)(jax.random.key(0))
+    peer = peers.loaded_llama(case, {path: np.asarray(array) for path, array in flatten(params).items()}).eval()
+    peer.config.use_cache = peer.generation_config.use_cache = True
+    peer.generation_config.eos_token_id = None
+    return (model, params), peer
 
 
 def sides(ours: tuple[Any, Any], peer: Any, prompts: Any) -> dict[str, Callable[[int], list[list[int]]]]:
@@ -116,7 +63,7 @@ def sides(ours: tuple[Any, Any], peer: Any, prompts: Any) -> dict[str, Callable[
 
 
 def measure(
-    cases: Sequence[str] = tuple(CASES), *, shape: dict[str, int] = SHAPE, rounds: int = 5, scan: bool = True
+    names: Sequence[str] = tuple(CASES), *, case: Case = CASE, rounds: int = 5, scan: bool = True
 ) -> list[dict[str, Any]]:
     """A row {case, ours_ms, peer_ms, ratio, ours_prompt_ms, peer_prompt_ms} for each of `CASES` that is named: medians of the time
     of a token, and of the prompt with the first one.
@@ -128,29 +75,29 @@ def measure(
 
     from ptft_jax.model.transformer import apart
 
-    (model, params), peer = models(shape, scan=scan)
+    (model, params), peer = models(case, scan=scan)
     ours = model, apart(params)  # once, as verbs do
     rows = []
-    for case in cases:
-        size, length, new = CASES[case]
-        prompts = np.random.default_rng(0).integers(3, shape["vocab"], (size, length))
+    for name in names:
+        size, length, new = CASES[name]
+        prompts = np.random.default_rng(0).integers(3, case.shape["vocab"], (size, length))
         runs = sides(ours, peer, prompts)
-        written = {name: (run(1), run(new))[1] for name, run in runs.items()}  # this warms up and compiles, too
+        written = {side: (run(1), run(new))[1] for side, run in runs.items()}  # this warms up and compiles, too
         if written["ours"] != written["peer"]:
-            raise SystemExit(f"{case}: the two do not write the same tokens, so their times say nothing")
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+            raise SystemExit(f"{name}: the two do not write the same tokens, so their times say nothing")
+        times: dict[str, list[tuple[float, float]]] = {side: [] for side in runs}
         for _ in range(rounds):
-            for name, run in runs.items():
+            for side, run in runs.items():
                 began = time.perf_counter()
                 run(1)
                 middle = time.perf_counter()
                 run(new)
                 prompt, whole = middle - began, time.perf_counter() - middle
-                times[name].append(((whole - prompt) / (new - 1) * 1e3, prompt * 1e3))
-        token, prompt = ({name: statistics.median(t[i] for t in row) for name, row in times.items()} for i in range(2))
+                times[side].append(((whole - prompt) / (new - 1) * 1e3, prompt * 1e3))
+        token, prompt = ({side: statistics.median(t[i] for t in row) for side, row in times.items()} for i in range(2))
         rows.append(
             {
-                "case": case,
+                "case": name,
                 "ours_ms": token["ours"],
                 "peer_ms": token["peer"],
                 "ratio": token["peer"] / token["ours"],

@@ -40,7 +40,7 @@ class Side:
 
 def absent(case: Case) -> dict[str, str]:
     """Peers that this machine lacks -> why, in words."""
-    return {name: why for name, (needs, _) in known(case).items() if (why := _lacks(needs))}
+    return {name: why for name, (needs, _) in known(case).items() if (why := lacks(needs))}
 
 
 def known(case: Case) -> dict[str, tuple[tuple[str, ...], Callable[..., Side]]]:
@@ -60,7 +60,8 @@ def known(case: Case) -> dict[str, tuple[tuple[str, ...], Callable[..., Side]]]:
     }
 
 
-def _lacks(needs: tuple[str, ...]) -> str:
+def lacks(needs: tuple[str, ...]) -> str:
+    """Why this machine lacks one of these, in words; "" where all are there."""
     for name in needs:
         if name == "a C++ compiler":
             if not any(map(shutil.which, ("g++", "clang++", "c++"))):
