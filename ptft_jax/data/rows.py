@@ -25,6 +25,7 @@ class RowSet:
       builder: what an objective makes of them.
       length: positions of a row.
       segmented: rows have "positions" and "segments"; else a row is one window of a stream, attended as a whole.
+      pairs: of a builder that pairs, the most pairs that a row can say it holds; at least those that one does.
     """
 
     store: Store
@@ -32,6 +33,7 @@ class RowSet:
     builder: Builder
     length: int
     segmented: bool
+    pairs: int = 0
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -125,6 +127,8 @@ class RowSet:
         if self.segmented:
             made["positions"] = spread(order, np.int32)
             made["segments"] = spread(np.repeat(number + 1, sizes), np.int32)
+        if self.builder.paired:
+            made["pairs"] = (np.arange(self.pairs) < pieces[:, None] // 2).astype(np.float32)
         return made
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from ptft_jax import config as configs
-from ptft_jax import environment, pairing
+from ptft_jax import environment, objectives, pairing
 from ptft_jax.config import spans, trackers
 from ptft_jax.config.computed import changes
 from ptft_jax.data import batches, builders, class_names, endings, pipeline
@@ -22,6 +22,7 @@ from ptft_jax.data.feed import Feed, Indexed
 from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError, few, listed, nearest
 from ptft_jax.evaluation import evaluate, measured_sets, previews
+from ptft_jax.evaluation.evaluate import Measuring
 from ptft_jax.interop import tokenizer_files
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes
@@ -183,7 +184,8 @@ class Run:
         self.chat_template = self._chat_template()
         self.head = self.data.head.settled()
         sets = measured_sets.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter, self.head)
-        self.eval_batches, self.test_batches, self.source = sets
+        self.eval_batches, self.test_batches, self.source, self.retained = sets
+        self._by_retained = sets.by_retained
 
     def _count_steps(self) -> None:
         """Makes `training.steps` what `training.epochs` are, and says so."""
@@ -256,7 +258,16 @@ class Run:
         self.start = Start(self.trainer, self.parent, init, known_tokens=self.known_tokens, continued=self.continued)
         self.importance = None
         if self.parent is not None and self.trainer.regularization.ewc:
-            of_data = (self.source, self.tokenizer, self.builder, self.head)
+            builder = self.builder
+            if self.retained is not None:
+                builder = builders.build(self.retained, self.tokenizer)
+            of_data = (
+                self.source,
+                self.tokenizer,
+                builder,
+                self.head,
+                self.measuring(measured_sets.RETAINED).objective,
+            )
             self.importance = Importance(self.trainer, self.parent, *of_data)
         if c.training.steps:
             forms = batches.forms(self.data.sets, c.data.batch_size, adapters=bool(self.adapters))
@@ -303,17 +314,31 @@ class Run:
                     f"config.select.source_budget = {s.source_budget!r}: forgetting is not measured: {reason}"
                 )
             budget = {"source_budget": s.source_budget, "stop_over_budget": s.stop_over_budget}
-        known = evaluate.names(self.eval_batches, self.trainer.metrics, self.byte_lengths, self.measured_raw)
+        known = []
+        for name, rows in self.eval_batches.items():
+            objective, _, lengths = self.measuring(name)
+            known += evaluate.names({name: rows}, self.trainer.metrics(objective), lengths, self.measured_raw)
         if s.metric not in known:
             raise UserError(
                 f"config.select.metric = {s.metric!r}: evaluations of this run give {', '.join(known)}{nearest(s.metric, known)}"
             )
         return Selection(s.metric, s.mode, s.patience, s.min_delta, **budget)
 
-    @property
-    def byte_lengths(self) -> np.ndarray | None:
-        """Bytes of text that each token stands for; None where the objective does not predict each byte of a text once."""
-        return tok.byte_lengths(self.tokenizer) if self.trainer.objective.chained else None
+    def measuring(self, name: str) -> Measuring:
+        """What a set is measured by: the run's objective, or what the parent learned from its data by."""
+        return self._retaining if name in self._by_retained else self._measuring
+
+    @functools.cached_property
+    def _measuring(self) -> Measuring:
+        return self._measuring_by(self.trainer.objective, self.trainer.program)
+
+    @functools.cached_property
+    def _retaining(self) -> Measuring:
+        objective = objectives.build(self.retained)
+        return self._measuring_by(objective, self.trainer.evaluations(objective))
+
+    def _measuring_by(self, objective: Any, program: Any) -> Measuring:
+        return Measuring(objective, program, tok.byte_lengths(self.tokenizer) if objective.chained else None)
 
     @property
     def measured_raw(self) -> tuple[str, ...]:

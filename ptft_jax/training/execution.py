@@ -128,7 +128,7 @@ class Execution:
                 None
                 if run.continued
                 else outcome.of_parent(
-                    run.start, run.workdir, run.eval_batches | run.test_batches, run.byte_lengths, loop.check
+                    run.start, run.workdir, run.eval_batches | run.test_batches, run.measuring, loop.check
                 )
             )
             meta["before"].update(self._test(state, loop.check)[0] if parents is None else parents)
@@ -303,11 +303,11 @@ class Execution:
         )
 
     def _eval_sets(self, batches: Mapping[str, list[Rows]]) -> list[EvalSet]:
-        lengths = self.run.byte_lengths
-        return [
-            EvalSet(name, rows, self.run.trainer.program, lengths, raw=name in self.run.measured_raw)
-            for name, rows in batches.items()
-        ]
+        found = []
+        for name, rows in batches.items():
+            _, program, lengths = self.run.measuring(name)
+            found.append(EvalSet(name, rows, program, lengths, raw=name in self.run.measured_raw))
+        return found
 
     def _test(self, state: Any, check: Callable[[], None]) -> tuple[dict[str, float], dict[str, Any]]:
         """The values of the test sets, and of those whose rows have classes the tables of `ptft_jax.objectives.counts.shown`."""
@@ -346,6 +346,9 @@ class Execution:
         before, after = {**at.get(run.first_step, {}), **meta["before"]}, {**at.get(best, {}), **test}
         with self.clock("evaluation"):
             drift = outcome.drift(run.start, state, meta["parent_fingerprint"])
+        remarks = run.trainer.objective.remarks(before, after)
+        for remark in remarks:
+            run.reporter.say(f"{run.workdir}: {remark}")
         seconds = self.clock.by_part
         return {
             "finished": True,
@@ -362,6 +365,7 @@ class Execution:
             "drift": drift,
             "cost": cost,
             **({"confusion": tables} if tables else {}),
+            **({"remarks": remarks} if remarks else {}),
             "last": at.get(step, {}),
             "parameters": {
                 "trainable": run.trainer.partition.count(True),
