@@ -221,6 +221,13 @@ class PreferenceOptions(Options):
             expected="0 or more, or -1",
         )
     )
+    precompute: bool = declared(
+        settings.Field(
+            False,
+            "of dpo and ipo: the reference's log-probabilities are computed once, before the first step, and kept in the cache; else at "
+            "each step",
+        )
+    )
     from_random: bool = declared(
         settings.Field(
             False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
@@ -55,10 +55,12 @@ class Preference(Rows):
     Attributes:
       sft: weight of the cross-entropy per token of the better answer, which is added to the loss of its pair.
       chunk: as of `TokenLoss`.
+      precomputed: as of `Rows`.
     """
 
     sft: float = 0.0
     chunk: int = 0
+    precomputed: bool = False
 
     needs_parent: ClassVar[bool] = True  # an answer is good or bad in the eyes of a model that can write
 
@@ -71,7 +73,9 @@ class Preference(Rows):
     @property
     def metrics(self) -> tuple[str, ...]:
         """The names of the loss' metrics: per pair, but "nll", which is per token of the better answers."""
-        compared = ("chosen_shift", "rejected_shift", "kl") if self.needs_reference else ()
+        compared: tuple[str, ...] = ("chosen_shift", "rejected_shift") if self.needs_reference else ()
+        if self.needs_reference and not self.precomputed:
+            compared += ("kl",)
         return (
             *("loss", "nll", "accuracy", "margin", "chosen_log_prob", "rejected_log_prob"),
             *(*compared, "chosen_tokens", "rejected_tokens"),
@@ -116,20 +120,29 @@ class Preference(Rows):
         }
         if self.needs_reference:
             values |= _sides("shift", answers.ratios)
-            assert answers.kl is not None, "the reference's logits are at hand"
+        if answers.kl is not None:
             values["kl"] = jnp.sum(answers.kl, axis=-1) / jnp.sum(answers.lengths, axis=-1)
         weight = jnp.sum(pairs)
         found = {name: (weighted_sum(value, pairs), weight) for name, value in values.items()}
         found["nll"] = (weighted_sum(nll, pairs), weighted_sum(answers.lengths[..., 0], pairs))
         return Loss(found["loss"][0], weight, {name: found[name] for name in self.metrics})
 
+    def reference_of(self, model: Any, params: Any, batch: Batch) -> jax.Array:
+        """Log-probabilities of both answers of each pair, float32 [B, P, 2], each token weighed as `log_weights` says."""
+        return self._scored(model, [(params, self.hidden(model, params, batch))], batch).log_probs
+
     def _answers(self, model: Any, mine: Scored, batch: Batch, context: Context) -> Answers:
         scored = [mine]
-        if self.needs_reference:
+        if self.needs_reference and not self.precomputed:
             if context.reference is None:
                 raise ValueError(f"{type(self).__name__} compares a model with a reference, and the context has none")
             hidden = self.hidden(model, context.reference, batch)
             scored.append(jax.lax.stop_gradient((context.reference, hidden)))
+        answers = self._scored(model, scored, batch)
+        return answers._replace(reference=batch["reference"]) if self.precomputed else answers
+
+    def _scored(self, model: Any, scored: Sequence[Scored], batch: Batch) -> Answers:
+        """By the model, and by the reference where that is the second of `scored`."""
         weights, count = batch["weights"].astype(jnp.float32), batch["pairs"].shape[1]
         own = (batch["segments"][..., None] == jnp.arange(1, 2 * count + 1)).astype(jnp.float32)
         lengths = jnp.einsum("bt,bts->bs", weights, own)
@@ -247,7 +260,7 @@ class DPO(Preference):
                 f"config.objective.preference.label_noise = 0: preference.loss = {own.loss!r} is about labels that may be wrong: expected "
                 "a share above 0, such as 0.1"
             )
-        return cls(**given, chunk=section.chunk)
+        return cls(**given, chunk=section.chunk, precomputed=own.precompute)
 
     def rewards(self, answers: Answers) -> jax.Array:
         shifted = pair_losses.DIVERGENCES[self.divergence_from](answers.ratios, self.alpha)
@@ -282,7 +295,7 @@ class IPO(Preference):
     @classmethod
     def of(cls, section: ObjectiveOptions) -> Self:
         own = section.preference
-        return cls(sft=max(own.sft, 0.0), chunk=section.chunk, beta=own.beta or cls.beta)
+        return cls(max(own.sft, 0.0), section.chunk, own.precompute, own.beta or cls.beta)
 
     def rewards(self, answers: Answers) -> jax.Array:
         return self.beta * answers.ratios / answers.lengths

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from ptft_jax.config.computed import changes
 from ptft_jax.data import batches, builders, class_names, endings, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.feed import Feed, Indexed
+from ptft_jax.data.rows import Rows
 from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError, few, listed, nearest
 from ptft_jax.evaluation import evaluate, measured_sets, previews
@@ -33,6 +34,7 @@ from ptft_jax.runs import source as restore
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import hooks as hooks_
 from ptft_jax.training import profile as profiling
+from ptft_jax.training import reference as references
 from ptft_jax.training.completion import continued, head_of, resolve
 from ptft_jax.training.execution import Execution
 from ptft_jax.training.hooks import Moment
@@ -94,15 +96,6 @@ class Run:
             self._load_data(init["fresh"])
         c = self.config
         self._build(mesh, init)
-        self.batches = functools.partial(
-            batches.training,
-            self.data.sets,
-            self.data.mixture,
-            batch_size=c.data.batch_size,
-            seed=c.seed,
-            prefetch=c.data.prefetch,
-            adapters=bool(self.adapters),
-        )
         self.feed: Feed = Indexed(lambda step: self.batches(start=step))
         self.selection = self._selection()
         self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
@@ -127,6 +120,31 @@ class Run:
                 f"config.tokenizer.add={added!r}: markers of {c.data.template}, which were no tokens (add_markers)"
             )
         self._say_what_stays()
+
+    def batches(self, start: int) -> Iterator[Rows]:
+        """This process' rows of step `start` and those after it."""
+        c = self.config
+        return batches.training(
+            self.data.sets,
+            self.data.mixture,
+            start,
+            batch_size=c.data.batch_size,
+            seed=c.seed,
+            prefetch=c.data.prefetch,
+            adapters=bool(self.adapters),
+        )
+
+    def precompute(self, fingerprint: str, params: Callable[[], Any]) -> None:
+        """Puts into all rows what the objective needs of the reference, before the first of them is read. Arguments as of
+        `ptft_jax.training.reference.Reference`."""
+        if not self.trainer.objective.precomputed:
+            return
+        identity = f"{fingerprint} {self.start.added_fingerprint}"
+        made = references.Reference(self.trainer, identity, params, self.reporter.say)
+        self.data = dataclasses.replace(self.data, sets=tuple(map(made.of_rows, self.data.sets)))
+        for name, found in (self.eval_batches | self.test_batches).items():
+            if name not in self._by_retained:
+                made.into(found)
 
     def _as_begun(self) -> configs.Section:
         """The config as it is recorded: of a run that has begun, its files are named as they were then."""
@@ -269,6 +287,16 @@ class Run:
                 self.measuring(measured_sets.RETAINED).objective,
             )
             self.importance = Importance(self.trainer, self.parent, *of_data)
+        if self.trainer.objective.precomputed:
+            if self.continued:
+                raise UserError(
+                    "config.objective.preference.precompute = True: a run that goes on from another (init.optimizer) keeps the reference of "
+                    "that one: set it to False"
+                )
+            self.data = dataclasses.replace(self.data, sets=references.pending(self.data.sets))
+            for name, found in (self.eval_batches | self.test_batches).items():
+                if name not in self._by_retained:
+                    references.pending_in(found)
         if c.training.steps:
             forms = batches.forms(self.data.sets, c.data.batch_size, adapters=bool(self.adapters))
             self.trainer.program.check(self.trainer.state_like, forms)

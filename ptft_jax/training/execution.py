@@ -29,7 +29,7 @@ from ptft_jax.runs.checkpoint import Damaged, best_steps, check_files, has_recor
 from ptft_jax.runs.files import write_bytes, write_json
 from ptft_jax.runs.saving import Checkpoints, read_state
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import outcome, profile
+from ptft_jax.training import outcome, profile, reference
 from ptft_jax.training.hooks import Hook
 from ptft_jax.training.loop import Loop
 from ptft_jax.training.termination import Terminated, Termination
@@ -144,6 +144,7 @@ class Execution:
             state, fingerprint = (
                 self._went_on(run.continued) if run.continued else run.start.state(run.importance, check)
             )
+            run.precompute(fingerprint, lambda: reference.whole(run.trainer, state))
             if processes.main():
                 self._record(fingerprint)
             meta: dict[str, Any] = {
@@ -159,6 +160,8 @@ class Execution:
         saved = resumed.meta
         pipeline.refuse_other(saved["data"], run.data.key, run.workdir)
         state = run.start.restored(resumed, run.workdir)
+        began = saved["parent_fingerprint"]
+        run.precompute(began, lambda: reference.begun(run.trainer, run.start, began))
         restore.refuse_changed(run.workdir, saved, run.recorded)
         run.selection.restore(saved)
         self._check_best(checkpoints)

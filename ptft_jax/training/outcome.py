@@ -78,7 +78,7 @@ def of_parent(
     for name, batches in sets.items():
         objective, _, byte_lengths = measuring(name)
         if objective not in programs:
-            reference = params if objective.needs_reference else None
+            reference = params if objective.needs_reference and not objective.precomputed else None
             programs[objective] = standalone.Program(model, objective, trainer.measures, place, reference)
         rows = [{key: array for key, array in batch.items() if key != "adapters"} for batch in batches]
         values |= EvalSet(name, rows, programs[objective], byte_lengths).run(params, check)

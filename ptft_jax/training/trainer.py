@@ -233,6 +233,7 @@ class Trainer(Compiled):
                 "better, and this one would start from random parameters: name a parent, or set objective.preference.from_random=True"
             )
         parent = {"tuned": self.tuned, "fresh": self._fresh, "compared": self.objective.needs_reference}
+        parent["kept"] = not self.objective.precomputed
         self.regularization = regularizers.build(c, partition, self.model, **parent)
         self.measures = metrics.chosen(c.eval.metrics, c.tables.metrics)
         if taken := [name for name, _ in self.measures if name in self.objective.metrics]:
