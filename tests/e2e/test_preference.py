@@ -1,11 +1,13 @@
 """Runs that learn from pairs of answers: what they are held near, what is measured of them, and what pairs are refused."""
 
 import json
+import shutil
 
+import jax
 import numpy as np
 import pytest
 
-from ptft_jax.data import batches
+from ptft_jax.data import batches, cache
 from ptft_jax.errors import UserError
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.workdir import Workdir
@@ -67,9 +69,10 @@ def test_rows_hold_whole_pairs(text_file, base, tmp_path):
 
 
 @pytest.mark.heavy
-def test_dpo_starts_as_its_parent_and_measures_what_it_forgets(text_file, base, tmp_path):
+def test_dpo_starts_as_its_parent_and_measures_what_it_forgets(text_file, base, tmp_path, monkeypatch):
     """The start is the reference, whatever trains; what the parent learned is measured as the parent learned it. Killed and resumed,
     a run is the same."""
+    monkeypatch.setenv("PTFT_CACHE", str(tmp_path / "cache"))
     path = pairs(tmp_path / "pairs")
     config = pair_config(
         text_file, path, init__from_=str(base), tune__method="lora", training__steps=16, eval__every=8, data__prefetch=0
@@ -96,6 +99,31 @@ def test_dpo_starts_as_its_parent_and_measures_what_it_forgets(text_file, base, 
         return [{k: v for k, v in row.items() if k not in TIMED} for row in rows]
 
     assert kept("again") == kept("dpo")
+    precomputed(config, tmp_path, summary)
+
+
+def precomputed(config, folder, live):
+    """The reference's log-probabilities, computed once, give the same run, and nothing of the reference is kept. They are found again by
+    a run that goes on, or are made again; rows that were cut otherwise never get them."""
+    config.objective.preference.precompute = True
+    with pytest.raises(OSError), pytest.MonkeyPatch.context() as patch:
+        happen("error@10", patch.setattr)
+        quiet_train(config, folder / "once")
+    stored = cache.root() / "references"
+    found = {path: np.load(path) for path in stored.glob("*.npy")}
+    assert len(found) == 3 and all((values < 0).all() for values in found.values())  # train, validation, test
+    shutil.rmtree(stored)
+    summary = quiet_train(config, folder / "once")
+    again = {path: np.load(path) for path in stored.glob("*.npy")}
+    assert found.keys() == again.keys() and all(np.array_equal(found[path], again[path]) for path in found)
+    for name in ("validation/loss", "validation/chosen_shift", "test/margin", "source/nll"):
+        assert summary["after"][name] == pytest.approx(live["after"][name], rel=1e-3, abs=1e-4), name
+    assert "validation/kl" not in summary["after"]
+    run = assembled(config, folder / "once")
+    assert not jax.tree.leaves(run.trainer.state_like.anchor)
+    config.data.update(length=60, overlong="truncate")
+    quiet_train(config, folder / "cut")
+    assert len(list(stored.glob("*.npy"))) == 6
 
 
 REFUSED = {
