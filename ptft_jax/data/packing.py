@@ -259,10 +259,10 @@ def plan(
             )
             counts = _added(counts, lost)
     if not len(spans):
+        equal = f", {counts['equal']} pairs of the same" if counts.get("equal") else ""
         raise UserError(
             f"{field} = {length}: no row is left of {len(offsets) - 1} sequences ({counts['empty']} with fewer than "
-            f"{LEAST} tokens, {counts['dropped']} too long, {counts.get('untrainable', 0)} with nothing to learn"
-            f"{f', {counts['equal']} pairs of the same' if counts.get('equal') else ''})"
+            f"{LEAST} tokens, {counts['dropped']} too long, {counts.get('untrainable', 0)} with nothing to learn{equal})"
         )
     sizes = np.asarray(slots(spans[:, 1] - spans[:, 0]), np.int64)
     units_placed = placing.PLACE[how](np.bincount(group, sizes).astype(np.int64), length, seed)

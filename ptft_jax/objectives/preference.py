@@ -225,7 +225,7 @@ class DPO(Preference):
 
     Attributes:
       beta: how hard the model is held near the reference.
-      loss: of the two rewards, one of `pair_losses.LOSSES`.
+      link: the loss of the two rewards, one of `pair_losses.LOSSES`.
       divergence_from: what the model is held near the reference by, one of `pair_losses.DIVERGENCES`; `alpha` is of "alpha".
       label_noise: share of the pairs that are taken to be labeled the wrong way round.
       normalize: log-probabilities per token, in place of an answer's sum.
@@ -236,7 +236,7 @@ class DPO(Preference):
     """
 
     beta: float = 0.1
-    loss: str = "sigmoid"
+    link: str = "sigmoid"
     divergence_from: str = "reverse_kl"
     alpha: float = 0.5
     label_noise: float = 0.0
@@ -249,7 +249,7 @@ class DPO(Preference):
     @classmethod
     def of(cls, section: ObjectiveOptions) -> Self:
         own = section.preference
-        given = {"beta": own.beta or cls.beta, "loss": own.loss, "divergence_from": own.divergence}
+        given = {"beta": own.beta or cls.beta, "link": own.loss, "divergence_from": own.divergence}
         given |= {name: own[name] for name in ("normalize", "tail_weight", "keep_chosen")} | {"sft": max(own.sft, 0.0)}
         if own.divergence == "alpha":
             given["alpha"] = own.alpha
@@ -271,7 +271,7 @@ class DPO(Preference):
         chosen, rejected = rewards[..., 0], rewards[..., 1]
         if self.keep_chosen:
             chosen = chosen - self.beta * self.keep_chosen * jax.nn.relu(-answers.ratios[..., 0])
-        return pair_losses.LOSSES[self.loss](chosen, rejected, self.label_noise)
+        return pair_losses.LOSSES[self.link](chosen, rejected, self.label_noise)
 
     def log_weights(self, weights: jax.Array, own: jax.Array, lengths: jax.Array) -> jax.Array:
         if self.tail_weight == 1:
