@@ -96,6 +96,7 @@ class Run:
             self._load_data(init["fresh"])
         c = self.config
         self._build(mesh, init)
+        self._reading = {"batch_size": c.data.batch_size, "seed": c.seed, "prefetch": c.data.prefetch}
         self.feed: Feed = Indexed(lambda step: self.batches(start=step))
         self.selection = self._selection()
         self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
@@ -123,16 +124,8 @@ class Run:
 
     def batches(self, start: int) -> Iterator[Rows]:
         """This process' rows of step `start` and those after it."""
-        c = self.config
-        return batches.training(
-            self.data.sets,
-            self.data.mixture,
-            start,
-            batch_size=c.data.batch_size,
-            seed=c.seed,
-            prefetch=c.data.prefetch,
-            adapters=bool(self.adapters),
-        )
+        adapters = bool(self.adapters)
+        return batches.training(self.data.sets, self.data.mixture, start, adapters=adapters, **self._reading)
 
     def precompute(self, fingerprint: str, params: Callable[[], Any]) -> None:
         """Puts into all rows what the objective needs of the reference, before the first of them is read. Arguments as of

@@ -15,7 +15,6 @@ from ptft_jax.data import cache
 from ptft_jax.data.packing import Plan
 from ptft_jax.data.rows import Rows, RowSet
 from ptft_jax.errors import UserError
-from ptft_jax.parallel.compile import to_host
 from ptft_jax.training.start import Start
 from ptft_jax.training.trainer import Trainer
 
@@ -99,7 +98,7 @@ class Reference:
         self._say(f"the reference's log-probabilities of {count:,} rows are computed")
         if self._params is None:
             self._params = self._make()
-        found = np.concatenate([to_host(self._compute(self._params, self._place(batch))) for batch in batches])
+        found = np.concatenate([np.asarray(self._compute(self._params, self._place(batch))) for batch in batches])
         if not np.isfinite(found).all():
             raise UserError(
                 "config.objective.preference.precompute = True: the reference gives log-probabilities that are not finite: the parent's "

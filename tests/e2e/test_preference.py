@@ -28,7 +28,7 @@ def pairs(folder, more=()):
 
 def pair_config(text_file, path, **changes):
     options = dict(
-        data__source=f"jsonl:{path}", data__length=64, model__max_length=64, objective__name="dpo", optimizer__learning_rate=3e-3
+        data__source=f"jsonl:{path}", data__length=64, model__max_length=64, objective__name="dpo", optimizer__learning_rate=1e-2
     )  # fmt: skip
     return tiny_config(text_file, **(options | changes))
 
@@ -81,7 +81,7 @@ def test_dpo_starts_as_its_parent_and_measures_what_it_forgets(text_file, base, 
     before, after = summary["before"], summary["after"]
     assert before["validation/loss"] == pytest.approx(np.log(2), abs=1e-5) and before["validation/accuracy"] == 0.5
     assert abs(before["validation/chosen_shift"]) < 1e-4 and abs(before["validation/kl"]) < 1e-5
-    assert after["validation/accuracy"] > 0.9 and after["validation/loss"] < 0.5 and after["validation/kl"] > 0
+    assert after["validation/accuracy"] > 0.9 and after["validation/loss"] < 0.6 and after["validation/kl"] > 0
     assert summary["selected"]["metric"] == "validation/loss"
     # Both are cross-entropies per token: of the better answers, and of the text that the parent was trained on.
     parent = Workdir(base).read_summary()
@@ -130,22 +130,22 @@ REFUSED = {
     "alike": (
         [{"prompt": "a", "chosen": "b", "rejected": "b"}],
         {},
-        r"train.jsonl:41.*: both answers are the same, so neither is better: set config.data.untrainable to 'drop'",
+        r"train.jsonl, line 41.*: both answers are the same, so neither is better: set config.data.untrainable to 'drop'",
     ),
     "alike once cut": (
         [{"prompt": "a", "chosen": "b" * 40 + "c", "rejected": "b" * 40 + "d"}],
         {"data__overlong": "truncate"},
-        r"train.jsonl:41.*: both answers are the same once they are cut to fit a row \(config.data.length = 64\)",
+        r"train.jsonl, line 41.*: both answers are the same once they are cut to fit a row \(config.data.length = 64\)",
     ),
     "too long": (
         [{"prompt": "a", "chosen": "b" * 40, "rejected": "c" * 40}],
         {},
-        r"train.jsonl:41.* and the 1 that belong to it: 8\d positions are more than a row has .*'drop' or 'truncate'",
+        r"train.jsonl, line 41.* and the 1 that belong to it: 8\d positions are more than a row has .*'drop' or 'truncate'",
     ),
     "cut to nothing": (
         [{"prompt": "a" * 70, "chosen": "b", "rejected": "c"}],
         {"data__overlong": "truncate"},
-        r"train.jsonl:41.*: none of its tokens has loss",
+        r"train.jsonl, line 41.*: none of its tokens has loss",
     ),
     "cut apart": (
         [],
