@@ -249,7 +249,7 @@ class DPO(Preference):
     @classmethod
     def of(cls, section: ObjectiveOptions) -> Self:
         own = section.preference
-        given = {"beta": own.beta or cls.beta, "link": own.loss, "divergence_from": own.divergence}
+        given: dict[str, Any] = {"beta": own.beta or cls.beta, "link": own.loss, "divergence_from": own.divergence}
         given |= {name: own[name] for name in ("normalize", "tail_weight", "keep_chosen")} | {"sft": max(own.sft, 0.0)}
         if own.divergence == "alpha":
             given["alpha"] = own.alpha

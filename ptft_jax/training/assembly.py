@@ -66,6 +66,14 @@ class Run:
       eval_batches, test_batches: batches of each set that is evaluated on the way, and once at the end.
     """
 
+    data: pipeline.TrainingData
+    trainer: Trainer
+    start: Start
+    plan: Schedule
+    eval_batches: dict[str, list[Rows]]
+    test_batches: dict[str, list[Rows]]
+    _by_retained: tuple[str, ...]
+
     def __init__(
         self,
         config: Mapping[str, Any] | configs.Config,

@@ -118,11 +118,11 @@ class JitProgram:
 
     def evaluations(self, step: Step) -> Evaluations:
         """As of `Program`."""
-        compiled = (
-            jax.jit(evaluate, in_shardings=(self.shardings, self._rows), out_shardings=self._copied)
-            for evaluate in (step.evaluate, step.evaluate_raw)
+        evaluate, raw = (
+            jax.jit(one, in_shardings=(self.shardings, self._rows), out_shardings=self._copied)
+            for one in (step.evaluate, step.evaluate_raw)
         )
-        return Evaluations(*compiled, self.place)
+        return Evaluations(evaluate, raw, self.place)
 
     def create(self, make: Callable[..., Any], *args: Any, donate: Sequence[int] = ()) -> Any:
         """The state, born sharded: `make` is compiled with its output's shardings. Arguments of the numbers in `donate` are given
@@ -176,7 +176,7 @@ class PmapProgram:
 
     def evaluations(self, step: Step) -> Evaluations:
         """As of `Program`."""
-        return Evaluations(*map(self._summed, (step.evaluate, step.evaluate_raw)), self.place)
+        return Evaluations(self._summed(step.evaluate), self._summed(step.evaluate_raw), self.place)
 
     def _summed(self, evaluate: Compiled) -> Compiled:
         def together(*args: Any) -> dict[str, Any]:
