@@ -145,7 +145,7 @@ class Preference(Rows):
         """By the model, and by the reference where that is the second of `scored`."""
         weights, count = batch["weights"].astype(jnp.float32), batch["pairs"].shape[1]
         own = (batch["segments"][..., None] == jnp.arange(1, 2 * count + 1)).astype(jnp.float32)
-        lengths = jnp.einsum("bt,bts->bs", weights, own)
+        lengths = _each(weights, own)
         logged = self.log_weights(weights, own, lengths)
 
         def score(
@@ -159,7 +159,7 @@ class Preference(Rows):
             values = [taken[0] * logged, taken[0] * weights]
             if len(scored) == 2:
                 values += [taken[1] * logged, divergence(*map(jax.lax.stop_gradient, logits)) * weights]
-            return tuple(jnp.einsum("bt,bts->bs", value, own) for value in values)
+            return tuple(_each(value, own) for value in values)
 
         arrays = (batch["targets"], weights, logged, own, *(hidden for _, hidden in scored))
         there = self.weights(batch)[..., None] > 0
@@ -191,8 +191,7 @@ class Preference(Rows):
         tokens, pairs = batch["weights"].astype(jnp.float32), self.weights(batch)
         own = (batch["segments"][..., None] == jnp.arange(1, 2 * pairs.shape[1] + 1)).astype(jnp.float32)
         own = own.reshape(*own.shape[:2], -1, 2).sum(axis=-1)  # 1 where a token is of a pair
-        each = jnp.einsum("bt,btp->bp", tokens, own)
-        share = jnp.einsum("btp,bp->bt", own, pairs / jnp.maximum(each, 1.0)) * tokens
+        share = _spread(pairs / jnp.maximum(_each(tokens, own), 1.0), own) * tokens
 
         def score(first_BTD: jax.Array, second_BTD: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
             scored = (model.logits(first[0], first_BTD), model.logits(second[0], second_BTD))
@@ -212,6 +211,19 @@ class Preference(Rows):
         weights = batch["weights"].astype(jnp.float32) * (batch["segments"] % 2 == 1)
         numbers = iter(summed(self.chunk, score, hidden_BTD, batch["targets"], weights))
         return {name: (next(numbers), next(numbers)) for name, _ in measures}
+
+
+# Sums of products, and no matrix products: accelerators round what these multiply.
+
+
+def _each(values: jax.Array, own: jax.Array) -> jax.Array:
+    """[B, S]: of values [B, T] the sum over the tokens of each answer; own [B, T, S]."""
+    return jnp.sum(values[..., None] * own, axis=1)
+
+
+def _spread(values: jax.Array, own: jax.Array) -> jax.Array:
+    """[B, T]: of values [B, S] that of each token's answer, 0 where it is of none."""
+    return jnp.sum(values[:, None, :] * own, axis=-1)
 
 
 def _sides(what: str, values: jax.Array) -> dict[str, jax.Array]:
@@ -277,9 +289,9 @@ class DPO(Preference):
         if self.tail_weight == 1:
             return weights
         before = jnp.cumsum(lengths, axis=-1) - lengths  # tokens with loss in the segments before each
-        rank = jnp.cumsum(weights, axis=-1) - jnp.einsum("bts,bs->bt", own, before)
+        rank = jnp.cumsum(weights, axis=-1) - _spread(before, own)
         shared = jnp.repeat(lengths.reshape(*lengths.shape[:1], -1, 2).min(axis=-1), 2, axis=-1)
-        tail = rank > jnp.einsum("bts,bs->bt", own, shared)
+        tail = rank > _spread(shared, own)
         return jnp.where(tail, self.tail_weight, 1.0) * weights
 
 
