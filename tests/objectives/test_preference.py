@@ -10,10 +10,12 @@ import numpy as np
 import optax
 import pytest
 
+from ptft_jax import config as configs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.base import Context, means
 from ptft_jax.objectives.preference import CPO, DPO, IPO, ORPO, Answers, SimPO, SLiC
 from ptft_jax.regularization.regularizers import Regularization
+from ptft_jax.training.trainer import Trainer
 from tests.helpers import SPEC, VOCAB, repeats, train
 
 LENGTH = 40
@@ -388,3 +390,28 @@ def test_the_same_under_every_program(program):
     np.testing.assert_allclose(plain.losses, other.losses, rtol=2e-5)
     np.testing.assert_allclose(plain.grad_norms, other.grad_norms, rtol=1e-4)
     assert plain.losses[0] == pytest.approx(np.log(2), rel=1e-6) and plain.losses[1] != plain.losses[0]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_a_reference_costs(method):
+    """Of an adapter no more than the adapter's own parameters; of full updates those of the start; computed before, nothing."""
+
+    def held(objective, **changes):
+        config = configs.default()
+        config.model.update(layers=2, width=512, heads=8)
+        config.tune.method, config.objective.name = method, objective
+        config.objective.preference.update(changes)
+        made = Trainer(config, vocab_size=VOCAB, tuned=True)
+        sizes = {
+            name: sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(getattr(made.state_like, name)))
+            for name in PARTS
+        }
+        return sum(sizes.values()), sizes["trainable"]
+
+    plain, trained = held("causal_lm")
+    assert held("dpo") == (plain + trained, trained)
+    assert (plain + trained < 1.1 * plain) == (method == "lora")
+    assert held("dpo", precompute=True) == held("simpo") == (plain, trained)
+
+
+PARTS = ("trainable", "frozen", "optimizer", "anchor", "ema", "fisher")
