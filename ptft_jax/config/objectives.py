@@ -165,6 +165,16 @@ class ClassificationOptions(Options):
     )
 
 
+class RewardOptions(Options):
+    """`config.objective`, of reward alone."""
+
+    center: float = declared(
+        settings.natural(
+            0.0, "of reward: weight of the squared sum of a pair's rewards, which holds them near 0; 0 = none"
+        )
+    )
+
+
 class PreferenceOptions(Options):
     """`config.objective.preference`, of the objectives that learn from pairs."""
 
@@ -293,6 +303,15 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
     "cpo": _of_pairs("CPO"),
     "orpo": _of_pairs("ORPO"),
     "slic": _of_pairs("SLiC"),
+    "reward": ObjectiveSpec(
+        f"{_LOSSES}.reward:Reward",
+        f"{_ROWS}.scored_pairs:ScoredPairs",
+        heads=("classes",),
+        does="scores answers",
+        single=True,
+        fields=fields_of(RewardOptions),
+        wrong_head=f"the model scores tokens; set model.head='classes' and model.classes=1{_NEW_HEAD}",
+    ),
 }
 
 
@@ -303,7 +322,7 @@ class _CommonOptions(Options):
         settings.one_of(
             "causal_lm",
             "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
-            "spans cut out of a text; a text's class; a text's number; or which of two answers is better (dpo and "
+            "spans cut out of a text; a text's class; a text's number; how good an answer is; or which of two answers is better (dpo and "
             "the following)",
             *OBJECTIVES,
         )
@@ -324,6 +343,7 @@ class _CommonOptions(Options):
 
 # Dataclasses have the fields of their last base first.
 class ObjectiveOptions(
+    RewardOptions,
     _PairOptions,
     ClassificationOptions,
     SpanCorruptionOptions,
