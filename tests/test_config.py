@@ -149,6 +149,12 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
         },
         {"objective__name": "span_corruption", "tokenizer__add": tuple(f"<extra_id_{i}>" for i in range(4))},
         {
+            "objective__name": "reward",
+            "data__source": f"jsonl:{pairs}",
+            "model__head": "classes",
+            "model__classes": 1,
+        },
+        {
             "objective__name": "dpo",
             "objective__preference__divergence": "alpha",
             "init__from_": str(tmp_path / "parent"),

@@ -25,6 +25,7 @@ MODELS = {
     "classifier": dict(causal=False, head="classes", classes=3),
     "one number": dict(causal=False, head="classes", classes=1),
     "causal classifier": dict(head="classes", classes=3),
+    "causal number": dict(head="classes", classes=1),
     "images": dict(causal=False, head="classes", classes=3, image_size=4, patch_size=2, max_length=5),
 }
 KINDS = ("text", "answers", "tokens", "classification", "preference")
@@ -34,8 +35,9 @@ GOES = {
     "prefix_lm": (("causal",), ("text", "answers", "tokens")),
     "masked_lm": (("bidirectional", "masked"), ("text", "answers", "tokens")),
     "span_corruption": (("causal",), ("text", "tokens")),
-    "classification": (("classifier",), ("classification",)),
-    "regression": (("one number",), ("regression",)),
+    "classification": (("classifier", "causal classifier"), ("classification",)),
+    "regression": (("one number", "causal number"), ("regression",)),
+    "reward": (("causal number",), ("preference",)),
     **{name: (("causal",), ("preference",)) for name in ("dpo", "ipo", "simpo", "cpo", "orpo", "slic")},
 }
 COMPARED = ("dpo", "ipo")  # a model with its parent: tests/e2e/test_preference.py
@@ -83,9 +85,7 @@ def test_models_and_data_that_do_not_go_with_an_objective(objective, sources, tm
         message = str(caught.value)
         if model not in models:
             assert message.startswith(f"config.objective.name = {objective!r}: "), message
-            field = {"images": "model.image_size", "causal": "model.", "causal classifier": "model."}.get(
-                model, "model."
-            )
+            field = {"images": "model.image_size"}.get(model, "model.")
             assert field in message or "objective.name='masked_lm'" in message
         else:
             assert f"{kind}.jsonl" in message and f"not from {kind}" in message and "config.objective.name" in message

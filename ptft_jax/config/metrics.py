@@ -30,9 +30,14 @@ OWN = {
     "spearman": "max",
     "f1_macro": "max",
     "f1_weighted": "max",
+    "chosen_reward": "",
+    "rejected_reward": "",
+    "brier": "min",
+    "ece": "min",
     "by_class": "",
     "confusion": "",
     "predicted": "",
+    "calibration": "",
 }
 Measures = tuple[tuple[str, Callable[..., Any]], ...]  # (name, function) of each metric
 

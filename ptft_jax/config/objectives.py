@@ -12,6 +12,7 @@ from ptft_jax.config.declare import Options, declared, fields_of, section
 from ptft_jax.errors import UserError
 
 _LOSSES, _ROWS = "ptft_jax.objectives", "ptft_jax.data.builders"
+_NEW_HEAD = ", and of a run that starts from such a model init.fresh=('head/.*',)"
 _BOTH_WAYS = "set model.causal=False, and fine-tune a model that was trained so (objective.name='masked_lm')"
 
 
@@ -26,7 +27,7 @@ class ObjectiveSpec:
         named as its fields; or its `of(config.objective)` makes it.
       rows: the class of `ptft_jax.data.builders.Builder` that makes the rows it learns from.
       heads: values of `config.model.head` that it goes with.
-      causal: whether positions of the model see only what came before them.
+      causal: whether positions of the model see only what came before them; None = either.
       fields: settings of its own, by their names in `config.objective`.
       reads_prompt: whether what comes first is read in both directions, when generating too.
       does: what a model that was trained on it does, where it writes no text, for messages.
@@ -40,7 +41,7 @@ class ObjectiveSpec:
     loss: Any
     rows: Any
     heads: tuple[str, ...] = ("lm",)
-    causal: bool = True
+    causal: bool | None = True
     fields: Mapping[str, settings.Field] = dataclasses.field(default_factory=dict)
     reads_prompt: bool = False
     does: str = ""
@@ -75,17 +76,14 @@ class ObjectiveSpec:
 
     def fits(self, model: Any) -> bool:
         """Whether a model (its `ModelSpec`, or `config.model`) can be trained or measured on it."""
-        return model.head in self.heads and model.causal == self.causal and not self._wrong_number(model)
+        return model.head in self.heads and self.causal in (None, model.causal) and not self._wrong_number(model)
 
     def _wrong_number(self, model: Any) -> str:
         """What is wrong with how many numbers the head gives, or ""."""
         if model.head not in self.heads or model.head != "classes" or (model.classes == 1) == self.single:
             return ""
         if self.single:
-            return (
-                f"the model's head scores {model.classes} classes, and this predicts one number; set model.classes=1, and of a run "
-                "that starts from such a model init.fresh=('head/.*',)"
-            )
+            return f"the model's head scores {model.classes} classes, and this predicts one number; set model.classes=1{_NEW_HEAD}"
         return (
             "the model's head gives one number (regression, model.classes = 1), and this tells classes apart: it takes 2 or "
             "more; a run that starts from it may have another head (init.fresh=('head/.*',))"
@@ -94,7 +92,7 @@ class ObjectiveSpec:
     def misfits(self, model: Any, others: str) -> list[str]:
         """What is wrong with a model that does not fit, and what to do; `others`: objectives that it fits, after "or "."""
         wrong = []
-        if model.causal and not self.causal:
+        if model.causal and self.causal is False:
             wrong.append(self.wrong_sight or f"the model sees only what came before (model.causal=True); {_BOTH_WAYS}")
         if self.causal and not model.causal:
             wrong.append(
@@ -163,6 +161,16 @@ class ClassificationOptions(Options):
             (),
             "of classification: what the loss of a row weighs, by the number of its class; () = all the same",
             form=_class_weights,
+        )
+    )
+
+
+class RewardOptions(Options):
+    """`config.objective`, of reward alone."""
+
+    center: float = declared(
+        settings.natural(
+            0.0, "of reward: weight of the squared sum of a pair's rewards, which holds them near 0; 0 = none"
         )
     )
 
@@ -274,26 +282,20 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         f"{_LOSSES}.classification:Classification",
         f"{_ROWS}.classes:Classes",
         heads=("classes",),
-        causal=False,
+        causal=None,
         does="names classes",
         fields=fields_of(ClassificationOptions),
-        wrong_head="the model scores tokens; set model.head='classes' and model.classes",
-        wrong_sight=(
-            f"the classes are read off the first position, which sees nothing of a text in a causal model; {_BOTH_WAYS}"
-        ),
+        wrong_head=f"the model scores tokens; set model.head='classes' and model.classes{_NEW_HEAD}",
     ),
     "regression": ObjectiveSpec(
         f"{_LOSSES}.regression:Regression",
         f"{_ROWS}.numbers:Numbers",
         heads=("classes",),
-        causal=False,
+        causal=None,
         does="predicts numbers",
         single=True,
         selects="mse",
-        wrong_head="the model scores tokens; set model.head='classes' and model.classes=1",
-        wrong_sight=(
-            f"the number is read off the first position, which sees nothing of a text in a causal model; {_BOTH_WAYS}"
-        ),
+        wrong_head=f"the model scores tokens; set model.head='classes' and model.classes=1{_NEW_HEAD}",
     ),
     "dpo": _of_pairs("DPO", alone="cpo"),
     "ipo": _of_pairs("IPO", alone="cpo"),
@@ -301,6 +303,15 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
     "cpo": _of_pairs("CPO"),
     "orpo": _of_pairs("ORPO"),
     "slic": _of_pairs("SLiC"),
+    "reward": ObjectiveSpec(
+        f"{_LOSSES}.reward:Reward",
+        f"{_ROWS}.scored_pairs:ScoredPairs",
+        heads=("classes",),
+        does="scores answers",
+        single=True,
+        fields=fields_of(RewardOptions),
+        wrong_head=f"the model scores tokens; set model.head='classes' and model.classes=1{_NEW_HEAD}",
+    ),
 }
 
 
@@ -311,7 +322,8 @@ class _CommonOptions(Options):
         settings.one_of(
             "causal_lm",
             "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
-            "spans cut out of a text; a text's class; a text's number; or which of two answers is better (dpo and the following)",
+            "spans cut out of a text; a text's class; a text's number; how good an answer is; or which of two answers is better (dpo and "
+            "the following)",
             *OBJECTIVES,
         )
     )
@@ -331,6 +343,7 @@ class _CommonOptions(Options):
 
 # Dataclasses have the fields of their last base first.
 class ObjectiveOptions(
+    RewardOptions,
     _PairOptions,
     ClassificationOptions,
     SpanCorruptionOptions,

@@ -46,6 +46,7 @@ _NAMES = {
     "model.remat": "gradient_checkpointing activation_checkpointing use_gradient_checkpointing checkpointing",
     "model.attention": "attn_implementation flash_attention use_flash_attention",
     "model.classes": "num_labels num_classes",
+    "objective.center": "center_rewards_coefficient",
     "init.from_": "model_name_or_path model_name model_path base_model pretrained from_pretrained pretrained_model init_checkpoint",
     "tokenizer.path": "tokenizer_name tokenizer_path tokenizer_name_or_path",
     "tune.lora.rank": "lora_r lora_rank r",

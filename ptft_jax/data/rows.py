@@ -73,7 +73,7 @@ class RowSet:
         (1, 2, ...; 0 = padding) int32 [T] where segmented; whatever else the builder makes.
 
         `key` decides what is random about it; the same key gives the same row. A labelled row has instead targets
-        int32 [], its class, or float32 [], its number, and weights float32 [].
+        int32 [], its class, or float32 [], its number, and weights float32 []; a scored one see `_of_pairs`.
         """
         out: Rows = {}
         at = 0
@@ -94,7 +94,15 @@ class RowSet:
         if self.builder.labelled:
             example = int(np.searchsorted(self.store.offsets, self.plan[index][0, 0], side="right")) - 1
             out |= {"targets": self.store.labels[example], "weights": np.float32(1)}
-        return out
+        return out | (self._of_pairs(self.plan[index]) if self.builder.scored else {})
+
+    def _of_pairs(self, spans: np.ndarray) -> Rows:
+        """What rows say of their pairs, float32 [P]: which there are, what they weigh, and by how much the better answer is ahead."""
+        there, margins = (np.arange(self.pairs) < len(spans) // 2).astype(np.float32), np.zeros(self.pairs, np.float32)
+        if self.store.labels is not None:
+            examples = (np.searchsorted(self.store.offsets, spans[::2, 0], side="right") - 1) // 2
+            margins[: len(examples)] = self.store.labels[examples]
+        return {"pairs": there, "weights": there, "margins": margins}
 
     def batch(self, indices: np.ndarray, keys: Sequence[Sequence[int]]) -> Rows:
         """Several rows, stacked; `keys` as for `row`."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from ptft_jax.config.metrics import RAW
 from ptft_jax.data.rows import Rows
-from ptft_jax.objectives import correlation, counts
+from ptft_jax.objectives import calibration, correlation, counts
 from ptft_jax.parallel import processes
 from ptft_jax.parallel.compile import to_host
 
@@ -93,6 +93,8 @@ class EvalSet:
             values |= counts.f1(sums[counts.BY_CLASS])
         if correlation.ROWS in sums:
             values |= correlation.values(sums[correlation.ROWS])
+        if calibration.TABLE in sums:
+            values |= calibration.values(sums[calibration.TABLE])
         if "nll" in host and self._bytes:
             values[BITS] = host["nll"][0] / math.log(2) / self._bytes
         return values

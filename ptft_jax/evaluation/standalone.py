@@ -86,7 +86,7 @@ class Measurement:
             values["data"]["source"] = source
         values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
         data = configs.check(values).data
-        builder = builders.build(config.objective, loaded.tokenizer)
+        builder = builders.build(config.objective, loaded.tokenizer, loaded.model.spec.causal)
         split, opened = (
             pipeline.to_measure(data, data.source, split, builder.kinds) if source else (split or "validation", None)
         )

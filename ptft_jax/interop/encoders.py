@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ptft_jax.errors import UserError
-from ptft_jax.interop import labels
+from ptft_jax.interop import heads, labels
 from ptft_jax.interop.config_reader import Fields, sizes, write_sizes
 from ptft_jax.interop.names import Model, Tensor, linear, norm
 
@@ -29,12 +29,7 @@ class Bert:
 
     def read(self, c: Fields) -> dict[str, Any]:
         c.refuse(is_decoder=False, add_cross_attention=False, position_embedding_type="absolute")
-        known = {name: head for head, name in self.architectures.items()} | self.also
-        given = (c.get("architectures", None) or ["none"])[0]
-        if given not in known:
-            raise UserError(f"{c.where}: config.json: architectures = {given!r}: expected one of {', '.join(known)}")
-        head = known[given]
-        own = {"classes": labels.read(c)[0], "class_hidden": True} if head == "classes" else {}
+        head = heads.read(c, self.architectures, self.also)
         return {
             **sizes(c, c.need("max_position_embeddings") - self.offset, eps=1e-12),
             "causal": False,
@@ -43,9 +38,9 @@ class Bert:
             "embedding_norm": True,
             "token_types": c.get("type_vocab_size", 2),
             "position_offset": self.offset,
-            "head": head,
             "tied": c.get("tie_word_embeddings", True),
-            **own,
+            "class_hidden": head["head"] == "classes",
+            **head,
         }
 
     def write(self, m: Model) -> dict[str, Any]:
@@ -55,7 +50,7 @@ class Bert:
             "max_position_embeddings": m["max_length"] + self.offset,
             "type_vocab_size": m["token_types"],
             "tie_word_embeddings": m["tied"],
-            **(labels.write((), m["classes"]) if m["head"] == "classes" else {}),
+            **heads.write(m),
         }
 
     def tensors(self, m: Model) -> list[Tensor]:

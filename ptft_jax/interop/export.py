@@ -17,7 +17,7 @@ from ptft_jax.adapters.base import is_added
 from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
-from ptft_jax.interop import card, families, labels, layouts, tokenizer_files
+from ptft_jax.interop import card, families, labels, layouts, padding, tokenizer_files
 from ptft_jax.interop.archive import INDEX, WEIGHTS
 from ptft_jax.interop.config_reader import Fields
 from ptft_jax.interop.names import Model, groups
@@ -43,6 +43,8 @@ class Exported:
       plugins: modules that may have its family.
       classes: names of the classes that its head scores, in their order; () where they have none.
       template: the source of the chat template by which it talks; "" = the tokenizer's own, if any.
+      last: control tokens that texts end with: where its head reads the last token of a text, no row is padded with these.
+      note: what to know of it, or "".
     """
 
     def __init__(
@@ -56,11 +58,14 @@ class Exported:
         classes: Sequence[str] = (),
         plugins: Sequence[str] = (),
         template: str = "",
+        last: Sequence[int] = (),
     ):
         self.params, self.fields, self.chain = flatten(params), families.canonical(fields), chain
         self.classes = class_names.filled(class_names.known(classes), self.fields["classes"])
         self.tokenizer, self.template, self.plugins = tokenizer, template, tuple(plugins)
+        self._last, self.note = tuple(last), ""
         self.family, self._origin = families.of(self.fields, chain, family, plugins)
+        self._pad_apart()
         self._groups = groups(self.family.tensors(self.fields), self.fields)
 
     def config(self, dtype: str) -> dict[str, Any]:
@@ -81,7 +86,27 @@ class Exported:
         if self.tokenizer is not None:
             config |= {"bos_token_id": self.tokenizer.bos_id, "eos_token_id": self._ends()}
             config["pad_token_id"] = written.get("pad_token_id") or self.tokenizer.pad_id
+        if self._reads_last:
+            config["pad_token_id"] = self._padding()
         return {**config, "dtype": dtype, "torch_dtype": dtype}
+
+    @property
+    def _reads_last(self) -> bool:
+        return ModelSpec(**self.fields).reads_last
+
+    def _padding(self) -> int | None:
+        """What rows are padded with where the head reads the last token of a text."""
+        given = self._origin.get("pad_token_id")
+        if self.tokenizer is None:
+            return given
+        return padding.token(self.tokenizer, given, self._last, self.template)
+
+    def _pad_apart(self) -> None:
+        """Gives a tokenizer a token to pad with that has no other control token than texts end with."""
+        if self.tokenizer is not None and self._reads_last and self._padding() is None:
+            self.tokenizer, self.params, rows = padding.added(self.tokenizer, self.params)
+            self.fields = {**self.fields, "vocab_size": rows}
+            self.note = f"{padding.ADDED!r} was added to the tokenizer: padding may not be what texts end with"
 
     def _ends(self) -> int | list[int]:
         ends = list(tokenizer_files.ends(self.tokenizer, self.template))
@@ -127,7 +152,8 @@ class Exported:
         """The tokenizer and its chat template as a Hugging Face folder has them; {} without one."""
         if self.tokenizer is None:
             return {}
-        return tokenizer_files.written(self.tokenizer, self.fields["max_length"], self.template)
+        pad = self._padding() if self._reads_last else None
+        return tokenizer_files.written(self.tokenizer, self.fields["max_length"], self.template, pad)
 
 
 def to_folder(
@@ -174,6 +200,7 @@ def to_folder(
         "files": sorted(p.name for p in out.iterdir()),
         "bytes": size,
         "logit_difference": difference,
+        **({"note": exported.note} if exported.note else {}),
     }
 
 
@@ -213,6 +240,11 @@ def to_gguf(exported: Exported, out: pathlib.Path, *, dtype: str) -> dict[str, A
     """
     from ptft_jax.interop import gguf_writer
 
+    if exported.fields["head"] != "lm":
+        raise UserError(
+            f"--to=gguf: the model's head scores {'classes' if exported.fields['head'] == 'classes' else 'masked tokens'} "
+            f"(model.head={exported.fields['head']!r}), for which a GGUF file has no place; use --to=hf"
+        )
     if dtype not in _GGUF:
         raise UserError(f"--dtype={dtype}: a GGUF file holds one of {', '.join(_GGUF)}")
     if out.exists():
@@ -294,7 +326,7 @@ def to_peft(
             plain = {path: np.asarray(before[path]).astype(a.dtype) for path, a in plain.items()}
         options: dict[str, Any] = {"ties": ties, "family": family.model_type, "base": base, "changed": changed}
         if not _writes(model):  # PEFT asks a causal language model for what others have not
-            options["task"] = None
+            options["task"] = "SEQ_CLS" if ModelSpec(**model).reads_last and "head/classes/kernel" in changed else None
         peft.write(temporary, adapter, params, names, **options)
         read = peft.read(temporary, names, unflatten(plain), prefix=family.prefix, ties=ties)
         ours = _logits(fields, adapter)(flatten(params))

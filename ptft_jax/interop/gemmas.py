@@ -86,6 +86,10 @@ class Gemma3(Gemma2):
     model_type, architecture = "gemma3_text", "Gemma3ForCausalLM"
     theta, caps = 1e6, (None, None)
 
+    @property
+    def architectures(self):
+        return {**super().architectures, "classes": "Gemma3TextForSequenceClassification"}
+
     def kinds(self, c, layers):
         if c.get("layer_types", None) is not None:
             return super().kinds(c, layers)

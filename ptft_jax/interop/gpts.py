@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ptft_jax.interop import rope
+from ptft_jax.interop import heads, rope
 from ptft_jax.interop.config_reader import Fields, activation_name, sizes, write_sizes
 from ptft_jax.interop.names import Model, Part, Tensor, linear, norm
 
 
-class GPT2:
+class GPT2(heads.Causal):
     """Learned positions, fused queries, keys and values, weights kept [in, out] (Radford et al. 2019)."""
 
     model_type, architecture, prefix = "gpt2", "GPT2LMHeadModel", "transformer."
@@ -29,6 +29,7 @@ class GPT2:
             activation=c.activation("activation_function", default="gelu_new"),
             norm_eps=c.get("layer_norm_epsilon", 1e-5),
             tied=c.get("tie_word_embeddings", True),
+            **self.read_head(c),
         )
 
     def write(self, m: Model) -> dict[str, Any]:
@@ -43,10 +44,11 @@ class GPT2:
             "activation_function": activation_name(m["activation"]),
             "layer_norm_epsilon": m["norm_eps"],
             "tie_word_embeddings": m["tied"],
+            **heads.write(m),
         }
 
     def ties(self, m: Model) -> dict[str, str]:
-        return {"lm_head.weight": "transformer.wte.weight"} if m["tied"] else {}
+        return self.head_ties(m, "lm_head.weight", "transformer.wte.weight")
 
     def tensors(self, m: Model) -> list[Tensor]:
         layer, width = "transformer.h.{layer}.", m["width"]
@@ -62,10 +64,10 @@ class GPT2:
         found += linear("blocks/attention/out", layer + "attn.c_proj", True, layout="same")
         found += linear("blocks/mlp/up", layer + "mlp.c_fc", True, layout="same")
         found += linear("blocks/mlp/down", layer + "mlp.c_proj", True, layout="same")
-        return found if m["tied"] else [*found, Tensor("head/kernel", "lm_head.weight", "transposed")]
+        return [*found, *self.head(m, "lm_head.weight")]
 
 
-class GPTNeoX:
+class GPTNeoX(heads.Causal):
     """Rotary in part of each head, attention and MLP side by side (Black et al. 2022; Pythia)."""
 
     model_type, architecture, prefix = "gpt_neox", "GPTNeoXForCausalLM", "gpt_neox."
@@ -79,6 +81,7 @@ class GPTNeoX:
             biases=("qkv", "out", "mlp", "norm") if c.get("attention_bias", True) else ("mlp", "norm"),
             positions="rotary",
             tied=c.get("tie_word_embeddings", False),
+            **self.read_head(c),
             **rope.read(c, theta=10_000.0, max_length=max_length, fraction=0.25),
         )
 
@@ -92,13 +95,14 @@ class GPTNeoX:
             "use_parallel_residual": m["parallel"],
             "attention_bias": "qkv" in m["biases"],
             "tie_word_embeddings": m["tied"],
+            **heads.write(m),
             "rotary_pct": m["rope_fraction"],
             "rotary_emb_base": m["rope_theta"],
             **written,
         }
 
     def ties(self, m: Model) -> dict[str, str]:
-        return {"embed_out.weight": "gpt_neox.embed_in.weight"} if m["tied"] else {}
+        return self.head_ties(m, "embed_out.weight", "gpt_neox.embed_in.weight")
 
     def tensors(self, m: Model) -> list[Tensor]:
         layer, size, bias = "gpt_neox.layers.{layer}.", m["head_dim"], "qkv" in m["biases"]
@@ -114,4 +118,4 @@ class GPTNeoX:
         found += linear("blocks/attention/out", layer + "attention.dense", bias)
         found += linear("blocks/mlp/up", layer + "mlp.dense_h_to_4h", True)
         found += linear("blocks/mlp/down", layer + "mlp.dense_4h_to_h", True)
-        return found if m["tied"] else [*found, Tensor("head/kernel", "embed_out.weight", "transposed")]
+        return [*found, *self.head(m, "embed_out.weight")]

@@ -90,7 +90,14 @@ def _setter(sharding: jax.sharding.Sharding) -> Callable[..., jax.Array]:
 
 
 def plan(
-    archive: Archive, family: Any, model: Model, shapes: Any, *, ignore: Sequence[str] = (), fresh: Sequence[str] = ()
+    archive: Archive,
+    family: Any,
+    model: Model,
+    shapes: Any,
+    *,
+    ignore: Sequence[str] = (),
+    fresh: Sequence[str] = (),
+    own: Model | None = None,
 ) -> Plan:
     """Checks an archive against the model before anything is read.
 
@@ -98,6 +105,8 @@ def plan(
       shapes: the parameters as ShapeDtypeStructs, of a plain model of `model`.
       ignore: patterns of the archive's names that may be left out (`init.ignore`).
       fresh: patterns of our paths that may be missing and are then initialized (`init.fresh`).
+      own: the model that the archive holds, where `model` differs from it in what is `fresh`: what stands in the place of that may
+        be left over.
 
     Raises:
       UserError: every missing, unmapped or mis-shaped tensor, listed; a pattern that matches nothing.
@@ -118,7 +127,10 @@ def plan(
     problems += _misshapen(wanted, names, have, flat, model)
 
     refuse_idle(ignore, have, "init.ignore", "tensor")
-    spare = [name for name in have if name not in set(names.values())]
+    gone = _given_up(family, own, model, fresh) if own is not None else set()
+    spare = [
+        name for name in have if name not in set(names.values()) and _known_as(name, gone, family.prefix) not in gone
+    ]
     left = [name for name in spare if not matches(ignore, name) and not _BUFFERS.fullmatch(name)]
     copies = {_known_as(name, {*ties, *ties.values()}, family.prefix): name for name in left}
     for copy, original in ties.items():
@@ -134,6 +146,13 @@ def plan(
         )
     tensors = {tensor.ours: tensor for tensor in entries if tensor.ours not in unread}
     return Plan(archive, model, {n: names[n] for n in wanted}, tensors, new)
+
+
+def _given_up(family: Any, own: Model, model: Model, fresh: Sequence[str]) -> set[str]:
+    """Their names of what the archive's own model has and `fresh` takes the place of: a head of another kind, and its ties."""
+    held = groups(family.tensors(own), own)
+    gone = {name for name, group in held.items() if all(matches(fresh, tensor.ours) for tensor in group.tensors)}
+    return gone | (family.ties(own).keys() - family.ties(model).keys())
 
 
 def _by_layer(lines: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ptft_jax.errors import UserError
-from ptft_jax.interop import rope
+from ptft_jax.interop import heads, rope
 from ptft_jax.interop.config_reader import Fields, activation_name
 from ptft_jax.interop.names import Model, Part, Tensor, linear, norm
 
@@ -22,7 +22,7 @@ def shortest_cycle(kinds: Sequence[str]) -> tuple[str, ...]:
     return ()
 
 
-class Llama:
+class Llama(heads.Causal):
     """Pre-norm RMS, rotary, gated: the common core. Relatives override what is different in them."""
 
     model_type, architecture = "llama", "LlamaForCausalLM"
@@ -53,6 +53,7 @@ class Llama:
             biases=(),
             positions="rotary",
             tied=c.get("tie_word_embeddings", self.tied),
+            **self.read_head(c),
             **rope.read(c, theta=self.theta, max_length=max_length),
         )
         if not self.partial and model["rope_fraction"] != 1.0:
@@ -102,6 +103,7 @@ class Llama:
             "hidden_act": activation_name(m["activation"]),
             "rms_norm_eps": m["norm_eps"],
             "tie_word_embeddings": m["tied"],
+            **heads.write(m),
             **rope.write(m),
             **self.write_own(m),
         }
@@ -129,11 +131,11 @@ class Llama:
         for ours, theirs in self.norms(m):
             found += norm(f"blocks/{ours}", layer + theirs, False)
         found += self.mlp(m, layer)
-        return found if m["tied"] else [*found, Tensor("head/kernel", "lm_head.weight", "transposed")]
+        return [*found, *self.head(m, "lm_head.weight")]
 
     def ties(self, m: Model) -> dict[str, str]:
         """Names under which files may hold a copy of a tensor, and that tensor's."""
-        return {"lm_head.weight": "model.embed_tokens.weight"} if m["tied"] else {}
+        return self.head_ties(m, "lm_head.weight", "model.embed_tokens.weight")
 
     def attention(self, m: Model, at: str, bias: bool) -> list[Tensor]:
         names = {"query": "q_proj", "key": "k_proj", "value": "v_proj"}

@@ -104,7 +104,8 @@ class Pretrained:
         shapes = unflatten(
             {p: jax.ShapeDtypeStruct(a.shape, "float32") if p in wide else a for p, a in flatten(shapes).items()}
         )
-        plan = hf.plan(self.archive, self.family, fields, shapes, ignore=self._ignore, fresh=self._fresh)
+        own = families.canonical(self.fields)
+        plan = hf.plan(self.archive, self.family, fields, shapes, ignore=self._ignore, fresh=self._fresh, own=own)
         return plan.load(shapes, layout)
 
     def lineage(self, fingerprint: str) -> list[dict[str, Any]]:

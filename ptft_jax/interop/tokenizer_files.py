@@ -33,12 +33,13 @@ _OF_CLASS = (
 )
 
 
-def written(tokenizer: tok.Tokenizer, max_length: int, template: str = "") -> dict[str, bytes]:
+def written(tokenizer: tok.Tokenizer, max_length: int, template: str = "", pad: int | None = None) -> dict[str, bytes]:
     """The files, by name. What the model's generation_config.json says is written by the export itself.
 
     Args:
       max_length: of the model.
       template: the source of the chat template by which the model talks; "" = the tokenizer's own, if any.
+      pad: the control token that it pads with (`ptft_jax.interop.padding`); None = its own, if any.
 
     Raises:
       UserError: a kind that has no such form.
@@ -74,6 +75,8 @@ def written(tokenizer: tok.Tokenizer, max_length: int, template: str = "") -> di
             f"{settings.CONFIG} beside it"
         )
     config |= _templates(tokenizer, files, template)
+    if pad in tokenizer.special_ids:
+        config["pad_token"] = next(text for text, i in tokenizer.special.items() if i == pad)
     return {**files, settings.CONFIG: json.dumps(config, indent=2, ensure_ascii=False).encode()}
 
 

@@ -35,7 +35,9 @@ class MaskedHead(nnx.Module):
 
 
 class ClassHead(nnx.Module):
-    """Scores of classes from the first position, through a dense tanh layer where the model has one (BERT's pooler).
+    """Scores of classes from the first of the positions that it is given, through a dense tanh layer where the model has one
+    (BERT's pooler). Of a causal model that is the last token of a text (`Transformer.run`), and there is no bias, as
+    transformers has it for all of them.
 
     With `spec.distillation` "head" a second classifier reads the second position, and the scores are the mean of both
     (Touvron et al. 2020, "DeiT", section 4).
@@ -43,7 +45,8 @@ class ClassHead(nnx.Module):
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
         def linear(size_out: int, scores: bool) -> Linear:
-            return Linear(spec.width, size_out, spec, rngs, bias=True, std=spec.init_std, scores=scores)
+            bias = not (scores and spec.reads_last)
+            return Linear(spec.width, size_out, spec, rngs, bias=bias, std=spec.init_std, scores=scores)
 
         self.hidden = linear(spec.width, False) if spec.class_hidden else None
         self.classes = linear(spec.classes, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 class Inputs(NamedTuple):
@@ -20,6 +21,7 @@ class Inputs(NamedTuple):
       adapters: int [B], which of several adapters a row has, in a model that has several (`ptft_jax.adapters.multi_adapter`).
       keys: one dropout key per row [B]; by default no dropout.
       noise: float [B, T, D], what is added to the tokens' vectors, of models of text; by default nothing.
+      reads: int [B, S], the positions that the head of a causal model with classes reads; by default the last that is no padding.
     """
 
     values: jax.Array
@@ -30,6 +32,7 @@ class Inputs(NamedTuple):
     adapters: jax.Array | None = None
     keys: jax.Array | None = None
     noise: jax.Array | None = None
+    reads: jax.Array | None = None
 
     @classmethod
     def of(cls, inputs: Inputs | jax.Array) -> Inputs:
@@ -41,3 +44,22 @@ class Inputs(NamedTuple):
         """The positions [B, T] of rows that say theirs."""
         assert self.positions is not None, "a model gives rows their positions before it reads them"
         return self.positions
+
+    @property
+    def read(self) -> jax.Array:
+        """The positions int [B, S] that a head on the last token reads, see `reads`."""
+        if self.reads is not None:
+            return self.reads
+        if self.segments is None:
+            return jnp.full((self.values.shape[0], 1), self.values.shape[1] - 1, jnp.int32)
+        return _last(self.segments > 0)[:, None]
+
+
+def last_of_each(segments_BT: jax.Array, count: int) -> jax.Array:
+    """int32 [B, count]: where in a row the last token of each of its segments 1 to `count` is; 0 of one that it has not."""
+    return jnp.stack([_last(segments_BT == number) for number in range(1, count + 1)], axis=1)
+
+
+def _last(there_BT: jax.Array) -> jax.Array:
+    """int32 [B]: the last position of each row where it is; 0 where it is nowhere."""
+    return jnp.max(jnp.where(there_BT, jnp.arange(there_BT.shape[1], dtype=jnp.int32), 0), axis=1)

@@ -122,6 +122,11 @@ class ModelSpec(Options):
         )
 
     @property
+    def reads_last(self) -> bool:
+        """Whether the head reads the last token of a text, the only one that has seen all of it in a causal model."""
+        return self.head == "classes" and self.causal and not self.image_size
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """What each layer attends to; `layer_kinds` repeats over the layers."""
         cycle = self.layer_kinds or ("sliding" if self.window else "full",)

@@ -220,7 +220,7 @@ class Transformer:
         return nnx.merge(self._definitions[0], {k: v for k, v in params.items() if k != "blocks"})
 
     def hidden(self, params: Params, inputs: Inputs | jax.Array) -> jax.Array:
-        """The last hidden states [B, T, D] in the compute dtype; arguments as for `run`."""
+        """The last hidden states [B, T, D] in the compute dtype, or those that the head reads; arguments and more as for `run`."""
         return self.run(params, inputs)[0]
 
     def run(
@@ -235,10 +235,12 @@ class Transformer:
           routing: whether to say how experts were used.
 
         Returns:
-          [B, T, D] in the compute dtype; and, of a model with experts where `routing`, `ptft_jax.model.moe.Routing` of its layers
+          [B, T, D] in the compute dtype, of a causal model with a head for classes [B, S, D], those that the head reads
+          (`Inputs.reads`); and, of a model with experts where `routing`, `ptft_jax.model.moe.Routing` of its layers
           over all tokens but padding and learned vectors, else None.
         """
         spec, trunk, inputs = self.spec.resolved, self._trunk(params), Inputs.of(inputs)
+        read_BS = inputs.read if spec.reads_last else None
         per_row = PerRow(inputs.keys, self._numbers(inputs.adapters), self._counted(inputs) if routing else None)
         inputs = self._placed(inputs)
         x_BTD = dropout(trunk.embed(inputs), spec.dropout, per_row, 0)
@@ -251,6 +253,8 @@ class Transformer:
         views, prefix = self._views(seen, inputs.placed), _made(trunk.prefix)
         x_BTD, used = self._stacks(params["blocks"], x_BTD, views, prefix, per_row=per_row)
         x_BTD = x_BTD[:, self.virtual_tokens :]
+        if read_BS is not None:
+            x_BTD = jnp.take_along_axis(x_BTD, read_BS[..., None], axis=1)
         return (x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)), used
 
     def _counted(self, inputs: Inputs) -> jax.Array:
@@ -299,7 +303,7 @@ class Transformer:
         )
 
     def logits(self, params: Params, x_BTD: jax.Array) -> jax.Array:
-        """Hidden states to float32 scores: of tokens [B, T, V], or of classes [B, classes] from the first position."""
+        """Hidden states to float32 scores: of tokens [B, T, V], or of classes [B, classes] from the first position that it is given."""
         return self._trunk(params).scores(x_BTD, self.spec.logit_cap)
 
     def __call__(self, params: Params, inputs: Inputs | jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ptft_jax.config.metrics import Measures
 from ptft_jax.errors import UserError
-from ptft_jax.model.inputs import Inputs
+from ptft_jax.model.inputs import Inputs, last_of_each
 from ptft_jax.model.moe import Routing
 
 Scored = tuple[Any, jax.Array]  # parameters, and what the model with these made of a batch: its last hidden states
@@ -173,7 +173,8 @@ class Rows:
 
 
 def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
-    """What a model is given of a batch."""
+    """What a model is given of a batch. Of rows that hold `pairs` [B, P], a head on the last token reads that of each answer."""
+    pairs = batch.get("pairs")
     return Inputs(
         batch["inputs"],
         positions=batch.get("positions"),
@@ -182,6 +183,7 @@ def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
         types=batch.get("types"),
         adapters=batch.get("adapters"),
         keys=context.keys,
+        reads=None if pairs is None else last_of_each(batch["segments"], 2 * pairs.shape[1]),
     )
 
 

@@ -193,7 +193,7 @@ class Run:
             self.tokenizer = tok.build(c.tokenizer, texts, parent)
         self.known_tokens = parent.vocab_size if parent else 0
         self.adapters = pipeline.numbered(c.data, c.tune.adapters)
-        self.builder = builders.build(c.objective, self.tokenizer)
+        self.builder = builders.build(c.objective, self.tokenizer, c.model.causal)
         options: dict[str, Any] = {"steps": c.training.steps, "epochs": c.training.epochs, "seed": c.seed}
         self.data = pipeline.training(c.data, self.tokenizer, self.builder, **options, head=self._start_head(fresh))
         if c.training.epochs:
@@ -255,7 +255,8 @@ class Run:
     def _say_what_stays(self) -> None:
         """Says at the start what `ptft export` would refuse at the end."""
         if processes.main() and not self.config.model.image_size:
-            for told in tokenizer_files.obstacles(self.tokenizer, self.chat_template, gguf=self.config.model.causal):
+            writes = self.config.model.causal and self.config.model.head == "lm"  # GGUF has no others
+            for told in tokenizer_files.obstacles(self.tokenizer, self.chat_template, gguf=writes):
                 self.reporter.say(told)
 
     def _build(self, mesh: jax.sharding.Mesh, init: dict[str, Any]) -> None:

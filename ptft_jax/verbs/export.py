@@ -97,6 +97,9 @@ def model(
     plugins = tuple(dict.fromkeys((*loaded.source.config.plugins, *plugins)))
     options = {"family": family, "classes": loaded.source.classes, "plugins": plugins}
     options["template"] = identity.chat_template(loaded.source)
+    if tokenizer is not None:
+        objective = loaded.source.config.objective
+        options["last"] = objective.tables.objectives[objective.name].builder.last_tokens(tokenizer)
     exported = export.Exported(loaded.params, fields, tokenizer, chain, **options)
     if to == "gguf":
         written = export.to_gguf(exported, out, dtype=dtype)

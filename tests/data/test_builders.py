@@ -95,6 +95,23 @@ def test_rows_of_a_class_are_texts_as_they_are():
     assert builder.labelled and builder.looks_ahead
 
 
+def test_rows_of_a_class_for_a_causal_model_end_as_the_tokenizer_ends_a_text():
+    """Its head reads the last of them, as other programs do that ask the tokenizer alone."""
+    bytes_ = tok.ByteTokenizer()
+    ids = np.asarray([*b"a text", bytes_.end_id], np.int32)  # as stores have it
+    sides = [
+        builders.build(objective(name=name), bytes_, causal)
+        for name in ("classification", "regression")
+        for causal in (0, 1)
+    ]
+    assert [bytes(b.piece(ids, None)["inputs"][:6].tolist()) for b in sides] == [b"a text"] * 4
+    assert [len(b.piece(ids, None)["inputs"]) for b in sides] == [7, 6, 7, 6]
+    assert [int(b.slots(np.asarray(7))) for b in sides] == [7, 6, 7, 6] and [b.last for b in sides] == [0, 1, 0, 1]
+    ends = tok.from_files({**bytes_.files(), "tokenizer_config.json": b'{"add_eos_token": true}'}, "x")
+    assert len(builders.build(objective(name="classification"), ends, True).piece(ids, None)["inputs"]) == 7
+    assert builders.build(objective(name="masked_lm", mask_rate=0.4), tok.with_tokens(bytes_, ("[MASK]",)), True)
+
+
 def test_causal():
     piece = Causal().piece(np.array([5, 6, 7, 8]), np.array([True, False, True, True]))
     assert [piece[k].tolist() for k in ("inputs", "targets", "weights")] == [[5, 6, 7], [6, 7, 8], [0, 1, 1]]

@@ -55,6 +55,14 @@ def test_what_each_kind_says_of_its_special_tokens():
 
 
 @named(kinds.HUGGING_FACE)
+def test_what_a_text_ends_with_is_what_the_library_puts_there(kind):
+    whole, t = backend(kind).encode("a b").ids, make(kind)
+    bare = [int(i) for i in t.encode("a b")]
+    assert whole == [*t.prefix_ids, *bare, *t.suffix_ids]
+    assert make(kinds.wordpiece).suffix_ids == (3,) and make(kinds.llama3).suffix_ids == ()
+
+
+@named(kinds.HUGGING_FACE)
 @EXAMPLES
 @given(text=ANY)
 def test_hugging_face_ids_and_text_are_the_librarys(kind, text):

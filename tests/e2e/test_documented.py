@@ -265,6 +265,7 @@ def test_every_config_file_is_covered():
         "pretrain/characters.py",
         "finetune/smollm2_shakespeare.py",
         "finetune/chat.py",  # tests/e2e/test_data.py
+        "feedback/reward.py",  # tests/e2e/test_pages.py
         "feedback/dpo.py",  # tests/e2e/test_pages.py
     }, "test the new one"
 

@@ -60,13 +60,16 @@ def test_a_chatbot_and_its_rates(tmp_path):
 
 
 def test_feedback(tmp_path):
-    _, printed = carry_out("feedback", tmp_path)
+    _, printed, exported = carry_out("feedback", tmp_path)
     run = summary(tmp_path, "dpo")
     assert run["before"]["validation/accuracy"] == 0.5 and run["after"]["validation/accuracy"] > 0.9
     assert run["transfer"]["source"]["before"] == pytest.approx(
         summary(tmp_path, "base")["after"]["validation/nll"], rel=1e-3
     )
     assert "step 0, row 0" in printed and " yes, " in printed
+    reward = summary(tmp_path, "reward")
+    assert reward["after"]["validation/accuracy"] > 0.9 and reward["after"]["validation/brier"] < 0.1
+    assert "<|pad|>" in exported and (tmp_path / "exports/reward/model.safetensors").exists()
 
 
 @pytest.mark.slow

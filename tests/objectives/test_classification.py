@@ -138,8 +138,10 @@ def test_models_and_settings():
     objectives.check("classification", dataclasses.replace(SPEC, **BERT))
     with pytest.raises(UserError, match="scores tokens; set model.head='classes'"):
         objectives.check("classification", SPEC)
-    with pytest.raises(UserError, match="first position.*set model.causal=False"):
-        objectives.check("classification", dataclasses.replace(SPEC, head="classes"))
+    objectives.check("classification", dataclasses.replace(SPEC, head="classes"))
+    new = r"set model.head='classes' and model.classes, and of a run that starts .* init.fresh=\('head/.\*',\)"
+    with pytest.raises(UserError, match=new):
+        objectives.check("classification", SPEC)
     with pytest.raises(UserError, match="names classes and writes no text"):
         objectives.check_samples("classification", ("a",))
 

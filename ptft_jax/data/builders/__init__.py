@@ -10,6 +10,6 @@ from ptft_jax.data.tokenizers import Tokenizer
 __all__ = ["Builder", "Piece", "build"]
 
 
-def build(objective: Any, tokenizer: Tokenizer) -> Builder:
-    """The builder of `config.objective`. Raises UserError as `Builder.of` does."""
-    return objective.tables.objectives[objective.name].builder.of(objective, tokenizer)
+def build(objective: Any, tokenizer: Tokenizer, causal: bool = False) -> Builder:
+    """The builder of `config.objective`, for a model that is causal or not. Raises UserError as `Builder.of` does."""
+    return objective.tables.objectives[objective.name].builder.of(objective, tokenizer).read_by(causal)

@@ -23,6 +23,8 @@ class Builder(abc.ABC):
         be segments of their own, in rows of a single piece too.
       labelled: whether a row is one piece with a class: besides the piece's arrays, which then have no targets and weights
         of their own, the row has `targets`, int32 [] its class, and `weights`, float32 [].
+      last: of a labelled row, whether its class is read off the last position, and not the first.
+      scored: whether each sequence of a row is scored at its last position, and positions have no targets.
       paired: whether the two sequences of an example, of which the first is better, lie in one row, and rows say how many pairs they
         hold: `pairs`, float32 [P], 1 for each there is. A pair's sequences are segments of their own: 1 and 2, 3 and 4, ...
       partly: whether it learns some tokens of a text and not others, where the data say which.
@@ -35,6 +37,8 @@ class Builder(abc.ABC):
     looks_ahead: ClassVar[bool] = False
     labelled: ClassVar[bool] = False
     numeric: ClassVar[bool] = False
+    last: bool = False
+    scored: ClassVar[bool] = False
     paired: ClassVar[bool] = False
     partly: ClassVar[bool] = True
     aligned: ClassVar[bool] = False
@@ -48,6 +52,16 @@ class Builder(abc.ABC):
         """
         del objective, tokenizer  # most need neither
         return cls()
+
+    def read_by(self, causal: bool) -> Builder:
+        """The builder of rows for a model that is causal, or not; most make the same for both."""
+        del causal
+        return self
+
+    @classmethod
+    def last_tokens(cls, tokenizer: Any) -> tuple[int, ...]:
+        """The control tokens that a text of its rows ends with."""
+        return (tokenizer.end_id,)
 
     @abc.abstractmethod
     def slots(self, n: np.ndarray) -> np.ndarray:

@@ -112,7 +112,7 @@ def _labels(
     """What is known of the labels of a source."""
     if layout.kind == "classification":
         return labels.of(columns["label"], first[columns["label"]], classes, pool)
-    if layout.kind == "regression":
+    if layout.kind == "regression" or "margin" in columns:
         return labels.Labels(labels.SPELLED if pool.untyped else labels.NUMBER, (), False)
     return labels.Labels("", (), False)
 

@@ -135,13 +135,14 @@ def number(label: Any, form: Format, where: str) -> int:
     return int(label)
 
 
-def value(label: Any, form: Format, where: str) -> float:
-    """The number that a label of regression is, as a float32 holds it. Texts are numbers in CSV alone, which has no others.
+def value(label: Any, form: Format, where: str, column: str = "label") -> float:
+    """The number that a label of regression (or another `column`) is, as a float32 holds it. Texts are numbers in CSV alone, which has
+    no others.
 
     Raises:
       UserError: it is none, or not finite.
     """
-    shown = f"{where}: column {form.columns['label']!r} is"
+    shown = f"{where}: column {form.columns[column]!r} is"
     if isinstance(label, str) and form.labels == SPELLED:
         if not label.strip():
             raise UserError(f"{shown} empty: expected a number")

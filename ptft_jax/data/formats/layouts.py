@@ -90,6 +90,7 @@ _AROUND = {
     "documents": (_anything, "documents", ("documents",)),
     "system": (*_TEXT, ("system",)),
 }
+_MARGIN = {"margin": (*_NUMBER, ("margin",))}
 _PAIR_NAMES = [{"prompt": prompt, "completion": completion} for prompt, completion in PAIRS]
 TALKS = (is_messages, is_sharegpt, is_conversation, is_prompt)
 # In this order: the first that fits is taken.
@@ -110,9 +111,15 @@ LAYOUTS = (
         "preference-messages",
         {side: _CONVERSATION for side in _BOTH},
         [_BOTH],
-        {"prompt": (is_prompt, "text or a list of messages", ("prompt",)), **_AROUND},
+        {"prompt": (is_prompt, "text or a list of messages", ("prompt",)), **_MARGIN, **_AROUND},
     ),
-    Layout("preference", "preference", {side: _TEXT for side in _BOTH}, [_BOTH], {"prompt": (*_TEXT, ("prompt",))}),
+    Layout(
+        "preference",
+        "preference",
+        {side: _TEXT for side in _BOTH},
+        [_BOTH],
+        {"prompt": (*_TEXT, ("prompt",)), **_MARGIN},
+    ),
     Layout(
         "answers",
         "messages",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ptft_jax.data.examples import Encoded
+from ptft_jax.data.formats import labels
 from ptft_jax.data.formats import messages as messages_
 from ptft_jax.data.formats.answers import AnswersEncoder, context, turn
-from ptft_jax.data.formats.base import Record
+from ptft_jax.data.formats.base import Format, Record
 from ptft_jax.data.turns import ASSISTANT, Conversation
 from ptft_jax.errors import UserError
 
@@ -48,7 +49,7 @@ class PreferenceEncoder(AnswersEncoder):
         rows = zip(*sides)
         if whole:
             rows = (_apart(*pair) for pair in rows)
-        return [dataclasses.replace(chosen, rejected=rejected) for chosen, rejected in rows]
+        return _joined(self.format, records, wheres, rows)
 
     def texts(self, record: Record, where: str = "record") -> list[str]:
         columns = [what for what in ("prompt", *SIDES) if what in self.format.columns]
@@ -64,7 +65,7 @@ class MessagePreferenceEncoder(AnswersEncoder):
     def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
         pairs = [self._pair(record, where) for record, where in zip(records, wheres)]
         sides = [self.conversations([pair[side] for pair in pairs]) for side in range(len(SIDES))]
-        return [dataclasses.replace(chosen, rejected=rejected) for chosen, rejected in zip(*sides)]
+        return _joined(self.format, records, wheres, zip(*sides))
 
     def texts(self, record: Record, where: str = "record") -> list[str]:
         (chosen, rejected), shared = self._messages(record, where)
@@ -96,6 +97,17 @@ class MessagePreferenceEncoder(AnswersEncoder):
             before = messages_.normal(prompt, f"{where}: prompt", self.format.left_out)
             chosen, rejected = before + chosen, before + rejected
         return (chosen, rejected), _alike(chosen, rejected)
+
+
+def _joined(
+    form: Format, records: Sequence[Record], wheres: Sequence[str], rows: Iterable[tuple[Encoded, Encoded]]
+) -> list[Encoded]:
+    """Pairs of both answers, with by how much the better one is ahead where the records say so. Raises UserError."""
+    pairs = [dataclasses.replace(chosen, rejected=rejected) for chosen, rejected in rows]
+    if "margin" not in form.columns:
+        return pairs
+    margins = (labels.value(form.value(r, "margin", w), form, w, "margin") for r, w in zip(records, wheres))
+    return [dataclasses.replace(pair, label=margin) for pair, margin in zip(pairs, margins)]
 
 
 def _alike(first: Sequence, second: Sequence) -> int:

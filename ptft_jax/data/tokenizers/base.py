@@ -89,6 +89,12 @@ class Tokenizer(abc.ABC):
         self._lookup = lookup
 
     @property
+    def suffix_ids(self) -> tuple[int, ...]:
+        """What the tokenizer itself puts after a text that is given to a model; () = nothing, as most do for causal models. The ends
+        of texts that are trained on are another matter (`end_id`)."""
+        return (self.end_id,) if self._settings.config.get("add_eos_token") else ()
+
+    @property
     def between(self) -> Between:
         """What a pair of texts has between them, after the first and before the second with its `end_id`: another `end_id`, unless
         the tokenizer says otherwise."""

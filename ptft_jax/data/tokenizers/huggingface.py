@@ -51,7 +51,7 @@ class HuggingFaceTokenizer(Tokenizer):
             vocab_size=max(vocabulary.values()) + 1,
             special={e["content"]: e["id"] for e in entries if e["special"]},
             lookup=self._whole.token_to_id,
-            prefix_ids=_prefix(self._whole, vocabulary),
+            prefix_ids=_around(self._whole, vocabulary)[0],
         )
 
     @property
@@ -78,6 +78,12 @@ class HuggingFaceTokenizer(Tokenizer):
                 found = tuple(both.ids[places[0] + len(bare) : places[1]])
                 return Between(found, both.type_ids[places[1]]) if found else super().between
         return super().between
+
+    @functools.cached_property
+    def suffix_ids(self) -> tuple[int, ...]:
+        """What the post-processor puts after a text, or what the configuration says."""
+        _, after = _around(self._whole, self._whole.get_vocab(with_added_tokens=True))
+        return tuple(after) or super().suffix_ids
 
     @functools.cached_property
     def _hidden(self) -> str:
@@ -266,15 +272,16 @@ def _complete(pipeline: dict[str, Any], settings: Settings, origin: str) -> list
     return sorted(found.values(), key=lambda entry: entry["id"])
 
 
-def _prefix(tokenizer: Any, vocabulary: Mapping[str, int]) -> list[int]:
-    """What the post-processor puts before a text."""
+def _around(tokenizer: Any, vocabulary: Mapping[str, int]) -> tuple[list[int], list[int]]:
+    """What the post-processor puts before a text, and after it."""
     for text in ("a", "1", *vocabulary):
         bare = tokenizer.encode(text, add_special_tokens=False).ids
         if bare:
             full = tokenizer.encode(text, add_special_tokens=True).ids
             starts = (n for n in range(len(full) - len(bare) + 1) if full[n : n + len(bare)] == bare)
-            return full[: next(starts, 0)]
-    return []
+            at = next(starts, 0)
+            return full[:at], full[at + len(bare) :]
+    return [], []
 
 
 def _divisible(pipeline: dict[str, Any]) -> bool:

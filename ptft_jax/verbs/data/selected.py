@@ -110,4 +110,4 @@ def load() -> Selected:
     else:
         texts = functools.partial(pipeline.training_texts, config.data)
         tokenizer = tok.build(config.tokenizer, texts, parent.tokenizer if parent else None)
-    return Selected(config, tokenizer, builders.build(config.objective, tokenizer), longest, head)
+    return Selected(config, tokenizer, builders.build(config.objective, tokenizer, config.model.causal), longest, head)

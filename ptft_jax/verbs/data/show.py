@@ -70,7 +70,8 @@ def main() -> None:
     if form != "json":
         learned = "with loss per epoch" if args.split == "train" else "with loss"
         for row, report in facts:
-            what = "numbers" if chosen.builder.numeric else "classes" if chosen.builder.labelled else "tokens"
+            labelled = "numbers" if chosen.builder.numeric else "classes" if chosen.builder.labelled else "tokens"
+            what = "pairs" if chosen.builder.scored else labelled
             counted = f"{row['trained']:,} {what} {learned}"
             lines = [*survey.lines(row), report.describe(), counted, *filter(None, [pipeline.empty_answers(row)])]
             out.print("\n  ".join([f"{row['source']}: {row['format']}", *lines]))

@@ -69,12 +69,12 @@ def row(arrays: dict[str, np.ndarray], tokenizer: tok.Tokenizer, builder: Any) -
     for segment in range(1, int(segments.max(initial=0)) + 1):
         where = np.flatnonzero(segments == segment)
         for k, at in enumerate(where):
-            if builder.labelled:  # the class is read off the first position
+            if builder.labelled or builder.scored:
                 token, part, answer = int(arrays["inputs"][at]), "context", ""
-                if k == 0:
-                    target = arrays["targets"]
-                    part, answer = "hidden", f"number {target:g}" if builder.numeric else f"class {int(target)}"
-                out.append(Token(token, text(tokenizer, token), part, int(segment), k, float(k == 0), answer))
+                read = k == (len(where) - 1 if builder.last or builder.scored else 0)
+                if read:
+                    part, answer = "hidden", _read_off(arrays, builder, segment)
+                out.append(Token(token, text(tokenizer, token), part, int(segment), k, float(read), answer))
                 continue
             token, target, weight = (arrays[name][at] for name in ("inputs", "targets", "weights"))
             place = (int(segment), int(positions[at]))
@@ -94,6 +94,13 @@ def row(arrays: dict[str, np.ndarray], tokenizer: tok.Tokenizer, builder: Any) -
                 )
     padding = int((segments == 0).sum())
     return out + [Token(0, "·", "padding", 0, 0, 0.0)] * padding
+
+
+def _read_off(arrays: dict[str, np.ndarray], builder: Any, segment: int) -> str:
+    """What a sequence of a row is to give, by its number from 1 on."""
+    if builder.scored:
+        return "better" if segment % 2 else "worse"
+    return f"number {arrays['targets']:g}" if builder.numeric else f"class {int(arrays['targets'])}"
 
 
 def counted(tokens: list[Token]) -> str:

@@ -1,0 +1,42 @@
+"""What rows are padded with where a head reads the last token of a text: by it transformers finds that token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ptft_jax.data import endings
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.sandbox import Template
+
+ADDED = "<|pad|>"
+_TABLE = "embed/tokens/embedding"
+
+
+def token(
+    tokenizer: tok.Tokenizer, given: int | None = None, last: Sequence[int] = (), template: str = ""
+) -> int | None:
+    """The id of what rows are padded with; None where the tokenizer has no control token for it.
+
+    Args:
+      given: what the imported config.json says.
+      last: control tokens that texts end with, and that are therefore no padding.
+      template: the source of the chat template whose answers end such texts, if any.
+    """
+    taken = set(last)
+    if last and template and (end := endings.of(tokenizer, Template(template, "the chat template")).token) is not None:
+        taken.add(end)
+    choices = (given, tokenizer.pad_id, tokenizer.end_id, tokenizer.unk_id, *sorted(tokenizer.special_ids))
+    return next((i for i in choices if i is not None and i not in taken), None)
+
+
+def added(tokenizer: tok.Tokenizer, params: Mapping[str, Any]) -> tuple[tok.Tokenizer, dict[str, Any], int]:
+    """A tokenizer with a control token to pad with, flat parameters with a row of zeros for it where the table of embeddings has none,
+    and how many rows that has. No text has the token, and no head reads it."""
+    grown, rows = tok.with_tokens(tokenizer, (ADDED,)), np.asarray(jax.device_get(params[_TABLE]))
+    more = np.zeros((max(grown.vocab_size - len(rows), 0), rows.shape[1]), rows.dtype)
+    table = np.concatenate([rows, more])
+    return grown, {**params, _TABLE: table}, len(table)

@@ -1,0 +1,100 @@
+"""A reward model by its recipe: learned from pairs, stopped and continued, measured, exported; and heads on the last token in runs."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from ptft_jax.config import files
+from ptft_jax.evaluation.standalone import evaluate
+from ptft_jax.model.inputs import Inputs
+from ptft_jax.params.rules import flatten
+from ptft_jax.runs import loading
+from ptft_jax.runs.files import read_rows
+from ptft_jax.verbs import export
+from tests.helpers import TIMED, quiet_train, stop_at, tiny_config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A parent, and pairs of which the better answer is told by a word; every tenth the wrong way round."""
+    out = tmp_path_factory.mktemp("reward")
+    text = out / "text.txt"
+    text.write_text("the cat sat on the mat, and the dog sat by the door.\n" * 200)
+    quiet_train(tiny_config(text, training__steps=4, model__max_length=48), out / "parent")
+    rng, rows = np.random.default_rng(0), []
+    for n in range(200):
+        good, bad = (f"{word} {'x' * rng.integers(1, 6)}" for word in ("yes", "no"))
+        good, bad = (bad, good) if n % 10 == 0 else (good, bad)
+        rows.append({"prompt": f"{n}? ", "chosen": good, "rejected": bad, "margin": (n % 3) / 10})
+    (out / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return out
+
+
+def recipe(folder, **changes):
+    config = files.recipe(f"feedback/reward:jsonl:{folder}/pairs.jsonl")
+    config.init.from_ = str(folder / "parent")
+    config.data.update(length=48, batch_size=8)
+    config.optimizer.learning_rate = 2e-2
+    config.training.update(steps=20, ema_decay=0.5)
+    config.eval.update(every=10, tokens=0)
+    config.checkpoint.every = 5
+    config.log.update(every=1, tensorboard=False)
+    for path, value in changes.items():
+        section, _, name = path.partition("__")
+        config[section][name] = value
+    return config
+
+
+def curve(workdir):
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in read_rows(workdir / "metrics.jsonl")]
+
+
+@pytest.mark.heavy
+def test_the_recipe_learns_is_resumed_and_leaves(folder, cache, monkeypatch):
+    whole = quiet_train(recipe(folder), folder / "whole")
+    assert whole["after"]["test/accuracy"] > 0.75 > whole["before"]["test/accuracy"]
+    assert whole["after"]["test/margin"] > 0 and 0 < whole["after"]["test/brier"] < whole["before"]["test/brier"]
+    assert np.isfinite(whole["after"]["test/ece"])
+    with monkeypatch.context() as patch:
+        stop_at(8, patch)
+        quiet_train(recipe(folder), folder / "part")
+    quiet_train(recipe(folder), folder / "part")
+    assert curve(folder / "part")[-1] == curve(folder / "whole")[-1]
+    one, two = (flatten(loading.load(f"{folder}/{name}@last").params) for name in ("whole", "part"))
+    for path, array in one.items():
+        np.testing.assert_array_equal(array, two[path], err_msg=path)
+    values = evaluate(loading.load(f"{folder}/whole"), f"jsonl:{folder}/pairs.jsonl", "test")
+    assert values["accuracy"] == pytest.approx(whole["after"]["test/accuracy"])
+
+    written = export.model(f"{folder}/whole", "hf", folder / "out", dtype="float32")
+    assert "<|pad|>" in written["note"]  # bytes have one control token, and answers end with it
+    there = loading.load(f"hf:{folder}/out")
+    again = evaluate(there, f"jsonl:{folder}/pairs.jsonl", "test", objective="reward", length=48)
+    for name in ("accuracy", "margin", "nll", "brier", "ece"):
+        assert again[name] == pytest.approx(values[name], rel=1e-4), name
+    # An answer's reward, by itself: read at its end.
+    ids = np.asarray([*b"1? yes xx", 256], np.int32)
+    scores = [jax.jit(m.model)(m.params, ids[None])[0, 0] for m in (there, loading.load(f"{folder}/whole"))]
+    assert float(scores[0]) == pytest.approx(float(scores[1]), rel=1e-4)
+    padded = Inputs(np.pad(ids, (0, 7), constant_values=257)[None], segments=np.pad(np.ones(10, int), (0, 7))[None])
+    assert float(jax.jit(there.model)(there.params, padded)[0, 0]) == pytest.approx(float(scores[0]), rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["jit", "pmap", "micro-batches"])
+def test_what_carries_a_run_out_changes_nothing(how, folder, cache):
+    """Of rows with several pairs, over eight devices."""
+
+    def losses(name, **more):
+        quiet_train(recipe(folder, training__steps=3, eval__every=0, **more), folder / name)
+        return [row["loss"] for row in read_rows(folder / f"{name}/metrics.jsonl") if row["kind"] == "train"]
+
+    one = losses(f"{how} one", parallel__fsdp=1)
+    more = {
+        "jit": dict(parallel__fsdp=8),
+        "pmap": dict(parallel__compile="pmap"),
+        "micro-batches": dict(training__micro_batches=1),
+    }
+    np.testing.assert_allclose(losses(f"{how} other", **more[how]), one, rtol=2e-5)
