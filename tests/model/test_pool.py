@@ -209,14 +209,13 @@ def test_a_quantized_base_is_made_dense_layer_by_layer(form):
     assert kernels > 1e5 and needed[0] - needed[1] < 1.2 * kernels
 
 
-@heavy
-def test_a_quantized_base_writes_what_its_dense_kernels_do():
-    for form in ("nf4", "int8"):
-        model, plain = quantized(form, 2)
-        params = jax.jit(model.init)(jax.random.key(0))
-        dense = jax.jit(model.adapt.merge)(params)
-        options = dict(max_new_tokens=40, fit=True, sampling=GREEDY)
-        assert generate(model, params, PROMPTS, **options) == generate(plain, dense, PROMPTS, **options)
+@pytest.mark.parametrize("form", [pytest.param("nf4", marks=heavy), pytest.param("int8", marks=pytest.mark.slow)])
+def test_a_quantized_base_writes_what_its_dense_kernels_do(form):
+    model, plain = quantized(form, 2)
+    params = jax.jit(model.init)(jax.random.key(0))
+    dense = jax.jit(model.adapt.merge)(params)
+    options = dict(max_new_tokens=40, fit=True, sampling=GREEDY)
+    assert generate(model, params, PROMPTS, **options) == generate(plain, dense, PROMPTS, **options)
 
 
 def test_lengths_that_are_compiled_are_few():
