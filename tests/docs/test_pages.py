@@ -20,6 +20,7 @@ RUN = {
     "data": None,
     "getting_started": None,
     "chatbot": None,
+    "feedback": None,
     "debugging": None,
     "extending": None,
     "plugins": None,  # tests/e2e/test_plugins.py
