@@ -19,6 +19,7 @@ VERBS = {
     "report": "write an HTML report of runs: --run=DIR [--run=DIR ...] --out=FILE",
     "compare": "gain against forgetting and cost of runs of one parent: ptft compare DIR DIR ... [--out=FILE]",
     "bench": "measure beside PyTorch, transformers, PEFT and TRL: [CASE ...] [--out=DIR]",
+    "cache": "show the data cache, or clear it: [--clear] [--kind=KIND] [--unused_days=N]",
     "doctor": "check this machine: versions, devices, cache, a compiled step",
 }
 

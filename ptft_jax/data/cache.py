@@ -1,4 +1,5 @@
-"""Where downloaded assets, tokenizers, tokens and compiled programs are kept between runs."""
+"""Where downloaded assets, tokenizers, tokens and compiled programs are kept between runs: KIND/NAME for each of them
+(`ptft_jax.data.cache_entries.KINDS`)."""
 
 from __future__ import annotations
 
@@ -8,16 +9,18 @@ import functools
 import hashlib
 import os
 import pathlib
-import shutil
+import re
 import socket
 import stat
-import time
 import uuid
 from collections.abc import Callable, Iterator
 
+from ptft_jax.data import cache_entries, cache_uses
 from ptft_jax.errors import UserError
 
+BOUND = "PTFT_CACHE_SIZE"
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+_UNITS = ("", "k", "m", "g", "t")
 
 
 def root() -> pathlib.Path:
@@ -25,6 +28,57 @@ def root() -> pathlib.Path:
     if os.environ.get("PTFT_CACHE"):
         return pathlib.Path(os.environ["PTFT_CACHE"]).expanduser()
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ptft_jax"
+
+
+def bound() -> int:
+    """$PTFT_CACHE_SIZE in bytes, such as 20GB or 512MiB; 0 where it is not set: the cache grows. Raises UserError."""
+    given = os.environ.get(BOUND, "").strip()
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", given or "0", re.IGNORECASE)
+    if not found or (found[3] and not found[2]):
+        raise UserError(f"${BOUND} = {given!r}: expected a number of bytes, such as 20GB or 512MiB; 0 = no bound")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** _UNITS.index(found[2].lower()))
+
+
+def used(path: pathlib.Path, of: str = "") -> bool:
+    """Whether there is such an entry, or a file of one, in the cache. From then on nobody takes the entry away, until this process
+    ends.
+
+    Args:
+      of: what it is made from, for people.
+    """
+    found = _entry(path)
+    assert found is not None, f"{path} is of no kind that the cache knows"
+    return cache_uses.begin(root(), found, of) and path.exists()
+
+
+def noted(path: pathlib.Path) -> bytes | None:
+    """What a file of the cache says that is read at once; None where there is none."""
+    try:
+        found = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    cache_uses.touch(path)
+    return found
+
+
+@contextlib.contextmanager
+def placing(path: pathlib.Path, of: str = "") -> Iterator[None]:
+    """Within it `path`, which is complete, gets its name. If that is of an entry of the cache, it is used from then on (see `used`),
+    and the cache is kept below its bound."""
+    found = _entry(path)
+    kind = found.partition("/")[0] if found else ""
+    with cache_uses.placing(root(), found, of) if kind and cache_entries.KINDS[kind].held else contextlib.nullcontext():
+        yield
+    if found and (most := bound()):
+        cache_entries.written(root(), most, found, cache_entries.size_of(path))
+
+
+def _entry(path: pathlib.Path) -> str | None:
+    """The entry KIND/NAME of the cache that a path is of."""
+    if not path.is_relative_to(root()):
+        return None
+    kind, *rest = path.relative_to(root()).parts or ("",)
+    return f"{kind}/{rest[0]}" if rest and kind in cache_entries.KINDS else None
 
 
 def digest(*parts: bytes | str) -> str:
@@ -52,9 +106,9 @@ def _sha256(path: str, *_: int) -> str:
     return found.hexdigest()
 
 
-def write_atomic(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
+def write_atomic(path: pathlib.Path, write: Callable[[pathlib.Path], object], of: str = "") -> None:
     """Lets `write` fill a temporary file beside `path`, then renames it: readers see all of it or nothing, and two
-    writers do not disturb each other."""
+    writers do not disturb each other. `of` as for `placing`."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}{path.suffix}"
@@ -65,14 +119,10 @@ def write_atomic(path: pathlib.Path, write: Callable[[pathlib.Path], object]) ->
             with open(temporary, "rb+") as f:
                 os.fsync(f.fileno())
             os.chmod(temporary, mode)
-            temporary.replace(path)
+            with placing(path, of):
+                temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-_LOCK = ".lock"
-_YOUNG = 60.0  # seconds in which a new folder has got its lock
-_OLD = 86_400.0  # seconds after which what has no lock, and has not changed, is nobody's
 
 
 @contextlib.contextmanager
@@ -80,41 +130,20 @@ def at_work(folder: pathlib.Path) -> Iterator[None]:
     """Holds a lock in a folder that is being filled; the lock ends with its process, however that ends."""
     import fcntl
 
-    with (folder / _LOCK).open("w", encoding="utf-8") as held:
+    with (folder / cache_entries.LOCK).open("w", encoding="utf-8") as held:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(held, fcntl.LOCK_EX)
         held.write(socket.gethostname())
         held.flush()
         yield
-    (folder / _LOCK).unlink()
+    (folder / cache_entries.LOCK).unlink()
 
 
 def clear_left(folder: pathlib.Path) -> None:
-    """Deletes what processes that were killed left half made in a folder: hidden folders with a lock of this machine that nobody
-    holds, and other hidden files and folders in which nothing has changed for a day (another machine's locks may not be seen)."""
-    for path in folder.glob(".*"):
+    """Deletes what processes that were killed left half made in a folder."""
+    for path in cache_entries.left_half_made(folder):
         with contextlib.suppress(OSError):  # another process was faster
-            lock = path / _LOCK
-            ours = lock.is_file() and lock.read_text(encoding="utf-8") == socket.gethostname()
-            if _age(path) > (_YOUNG if ours else _OLD) and (not lock.is_file() or _unlocked(lock)):
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
-
-
-def _age(path: pathlib.Path) -> float:
-    """Seconds since a file, or a folder with what is in it, was changed."""
-    inside = path.rglob("*") if path.is_dir() else ()
-    return time.time() - max(each.stat().st_mtime for each in (path, *inside))
-
-
-def _unlocked(path: pathlib.Path) -> bool:
-    import fcntl
-
-    with path.open("r+", encoding="utf-8") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # held, or a file system without locks
-            return False
-    return True
+            cache_uses.delete(path)
 
 
 def folder_beside(path: pathlib.Path) -> pathlib.Path:

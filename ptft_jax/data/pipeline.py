@@ -22,7 +22,7 @@ from ptft_jax.data.mixture import FIELD, Mixture, most_rows, weight_at
 from ptft_jax.data.options import DataOptions
 from ptft_jax.data.rows import RowSet
 from ptft_jax.data.store import Store
-from ptft_jax.errors import UserError
+from ptft_jax.errors import UserError, few
 from ptft_jax.pairing import check_kind
 
 _SHOWN = 5  # places of empty answers
@@ -177,6 +177,7 @@ class _Texts:
     def __init__(self, sources: Sequence[tokenize.Opened]):
         self._sources = sources
         self.identity = tuple(part for opened in sources for part in opened.identity_of_texts())
+        self.origin = few(opened.reference for opened in sources)
 
     def __iter__(self) -> Iterator[Any]:
         for opened in self._sources:

@@ -388,9 +388,9 @@ def digests(folder: pathlib.Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def folder_at_once(target: pathlib.Path) -> Iterator[pathlib.Path]:
+def folder_at_once(target: pathlib.Path, of: str = "") -> Iterator[pathlib.Path]:
     """A folder to fill, which becomes `target` at the end, or is deleted if anything fails. Where another process was
-    faster, its folder stays: what is made twice is equal."""
+    faster, its folder stays: what is made twice is equal. `of` as for `cache.placing`."""
     with cache.writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         cache.clear_left(target.parent)
@@ -399,20 +399,21 @@ def folder_at_once(target: pathlib.Path) -> Iterator[pathlib.Path]:
             with cache.at_work(temporary):
                 yield temporary
             os.chmod(temporary, 0o755)
-            try:
-                temporary.rename(target)
-            except OSError:
-                if not (target / META).is_file():
-                    raise
+            with cache.placing(target, of):
+                try:
+                    temporary.rename(target)
+                except OSError:
+                    if not (target / META).is_file():
+                        raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def cached(key: str, fill: Callable[[pathlib.Path], None]) -> Store:
-    """The store named `key` in the cache; `fill` makes it in a folder that it is given, if it is not there yet, or damaged
-    (which is said on stderr)."""
+def cached(key: str, fill: Callable[[pathlib.Path], None], of: str = "") -> Store:
+    """The store named `key` in the cache; `fill` makes it, of what people call `of`, in a folder that it is given, if it is not there
+    yet, or damaged (which is said on stderr)."""
     target = cache.root() / "stores" / key
-    if (target / META).is_file():
+    if cache.used(target / META, of):
         at = target.stat()
         try:
             return load(target, "it is made again")
@@ -421,7 +422,7 @@ def cached(key: str, fill: Callable[[pathlib.Path], None]) -> Store:
             _remove(target, at)
         except FileNotFoundError:  # another process has removed it, as it is damaged
             pass
-    with folder_at_once(target) as folder:
+    with folder_at_once(target, of) as folder:
         fill(folder)
     return load(target)
 

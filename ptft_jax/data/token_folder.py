@@ -63,7 +63,7 @@ def load(folder: pathlib.Path, split: str, tokenizer: tok.Tokenizer) -> tuple[st
             writer.take(shard)
         writer.close(key)
 
-    return store.cached(key, fill), facts
+    return store.cached(key, fill, f"tokens:{folder} ({split})"), facts
 
 
 def _gives_same_ids(folder: pathlib.Path, facts: Mapping[str, Any], tokenizer: tok.Tokenizer) -> bool:

@@ -160,7 +160,7 @@ def tokenized(opened: Opened, tokenizer: tok.Tokenizer, *, template: str, train_
             raise
         writer.close(key, format=opened.format.describe(), source=opened.reference, split=opened.split)
 
-    return store.cached(key, fill)
+    return store.cached(key, fill, f"{opened.reference} ({opened.split})")
 
 
 def _encode(opened: Opened, encoder: Any, writer: store.Writer, which: range, patient: bool = True) -> int:

@@ -121,7 +121,7 @@ def admit(
     """
     length, last = tokens_NT.shape[1], fresh.place[:, None]
     x_NTD, new = _read(plan.model, params[0], tokens_NT, last, fresh.adapters, plan.prefix)
-    logits_NV = plan.model.logits(params[0], jnp.take_along_axis(x_NTD, last[..., None], axis=1))[:, 0]
+    logits_NV = plan.model.next_logits(params[0], jnp.take_along_axis(x_NTD, last[..., None], axis=1))[:, 0]
     caches = [_housed(pool.caches[0], new, at_N)]
     if plan.draft is not None:
         skipped = plan.model.virtual_tokens
@@ -216,7 +216,7 @@ def _pass(plan: Plan, params: tuple[Params, ...], pool: Pool) -> tuple[Pool, Sho
         tokens_RT = jnp.concatenate([tokens_RT, guessed], axis=1)
     offsets = jnp.arange(tokens_RT.shape[1])
     x_RTD, cache = _next(model, params[0], tokens_RT, rows.place, rows.adapters, caches[0])
-    token_RT, shown, ends_RT = _chosen(plan, model.logits(params[0], x_RTD), rows)
+    token_RT, shown, ends_RT = _chosen(plan, model.next_logits(params[0], x_RTD), rows)
     # A token counts where all guesses before it are what the model chose, and none of these ended the row.
     right = (tokens_RT[:, 1:] == token_RT[:, :-1]) & ~ends_RT[:, :-1]
     counts_RT = jnp.cumprod(jnp.pad(right, ((0, 0), (1, 0)), constant_values=True), axis=1).astype(bool)
@@ -292,7 +292,7 @@ def _drafted(plan: Plan, params: Params, pool: Pool) -> tuple[jax.Array, tuple[C
     def one(carry: tuple[jax.Array, tuple[Cache, ...]], i: jax.Array) -> tuple[Any, jax.Array]:
         token, cache = carry
         x_R1D, cache = _next(draft, params, token[:, None], first + i, None, cache)
-        logits = draft.logits(params, x_R1D)[:, 0]
+        logits = draft.next_logits(params, x_R1D)[:, 0]
         token = choose(logits, rows.keys, rows.made + i, plan.sampling).astype(jnp.int32)
         return (token, cache), token
 

@@ -176,6 +176,21 @@ class QuantizedKernel(nnx.Module):
         return dequantize({name: getattr(self, name)[...] for name in self.names}, self.how, self.dtype)[index]
 
 
+def known_after(x: jax.Array, params: Any) -> Any:
+    """Parameters with the same leaves of quantized kernels, which to the compiler follow from x [...], too.
+
+    Otherwise it makes the kernels of all layers dense before a loop over tokens, and keeps them through it. A barrier does not do:
+    compilers for CPUs take it out before they decide on the order of operations, and make them dense at the start of each pass.
+    """
+    never = x.reshape(-1)[0] > jnp.inf
+
+    def leaf(path: Any, array: jax.Array) -> jax.Array:
+        name = "/".join(str(part.key) for part in path)
+        return array if plain_path(name) == name else jnp.where(never, jnp.zeros((), array.dtype), array)
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
+
+
 def recomputed(kernel: Any, function: Callable[P, T]) -> Callable[P, T]:
     """The function of a layer with this kernel; where that is quantized, what it makes of it is made again in the backward
     pass. Otherwise a dense copy of every layer's kernel would be kept from the forward pass on."""

@@ -24,7 +24,7 @@ from ptft_jax.model.embeddings import ImageEmbed, TokenEmbed
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.layers import MLP, Norm, PerRow, dropout
 from ptft_jax.model.moe import MoE, Routing
-from ptft_jax.model.quantized import Quantization
+from ptft_jax.model.quantized import Quantization, known_after
 from ptft_jax.model.spec import ModelSpec
 
 Params = dict[str, Any]
@@ -306,6 +306,14 @@ class Transformer:
         """Hidden states to float32 scores: of tokens [B, T, V], or of classes [B, classes] from the first position that it is given."""
         return self._trunk(params).scores(x_BTD, self.spec.logit_cap)
 
+    def next_logits(self, params: Params, x_BTD: jax.Array) -> jax.Array:
+        """As `logits`, in a loop over tokens."""
+        return self.logits(self._known_after(x_BTD, {k: v for k, v in params.items() if k != "blocks"}), x_BTD)
+
+    def _known_after(self, x: jax.Array, params: Any) -> Any:
+        """Parameters of which a quantized base's kernels are made dense where they are multiplied with x, and not before."""
+        return params if self.quantization is None else known_after(x, params)
+
     def __call__(self, params: Params, inputs: Inputs | jax.Array) -> jax.Array:
         """Tokens (or images) to float32 logits, as `logits` gives them; `inputs` as for `run`."""
         return self.logits(params, self.hidden(params, inputs))
@@ -333,7 +341,7 @@ class Transformer:
     ) -> tuple[jax.Array, tuple[Cache, ...]]:
         """As `extend`, but for the logits of the last token [B, V]."""
         x_BTD, cache = self.extend(params, inputs, allowed_BTS, cache, start)
-        return self.logits(params, x_BTD[:, -1:])[:, 0], cache
+        return self.next_logits(params, x_BTD[:, -1:])[:, 0], cache
 
     def extend(
         self,
@@ -361,7 +369,7 @@ class Transformer:
 
         @jax.jit  # where nothing else is compiled around it, as a scan's body is
         def run(layer: Any, x: jax.Array, view: View, kept: Cache) -> tuple[jax.Array, Cache]:
-            y, kept, _ = nnx.merge(self._definitions[1], layer)(x, view, kept, start, per_row)
+            y, kept, _ = nnx.merge(self._definitions[1], self._known_after(x, layer))(x, view, kept, start, per_row)
             return (y if self.constrain is None else self.constrain(y)), kept
 
         for i, layer in enumerate(_layers(params["blocks"])):

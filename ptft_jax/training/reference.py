@@ -91,7 +91,7 @@ class Reference:
     def _found(self, parts: Sequence[bytes | str], batches: Iterator[Rows], count: int) -> np.ndarray:
         """float32 [rows, P, 2] of batches, those that fill up the last one too."""
         path = cache.root() / "references" / f"{cache.digest(*self._key, *parts)}.npy"
-        if path.is_file():
+        if cache.used(path):
             found = np.load(path)
             if np.isfinite(found).all():
                 return found

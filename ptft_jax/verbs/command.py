@@ -355,14 +355,17 @@ def prepare_experiment() -> None:
 
 def prepare_jax() -> None:
     """Settings for a fresh process, before anything is compiled: a persistent compilation cache, so that the second
-    launch of a program skips the compiler ($JAX_COMPILATION_CACHE_DIR wins; PTFT_NO_COMPILE_CACHE=1 turns it off)."""
+    launch of a program skips the compiler ($JAX_COMPILATION_CACHE_DIR wins; PTFT_NO_COMPILE_CACHE=1 turns it off). What earlier
+    processes compiled counts towards the cache's bound. Raises UserError where that is none."""
     import jax
 
     if not allocator.accelerator(jax.config.jax_platforms):
         allocator.keep_freed_memory()
 
-    from ptft_jax.data import cache
+    from ptft_jax.data import cache, cache_entries
 
+    if most := cache.bound():
+        cache_entries.shrink(cache.root(), most)
     if os.environ.get("PTFT_NO_COMPILE_CACHE") or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     folder = cache.root() / "xla"

@@ -19,6 +19,7 @@ from ptft_jax.model.decode import Guesses, Sampling, generate, rounded
 from ptft_jax.model.pool import Plan
 from ptft_jax.model.quantized import Quantization
 from ptft_jax.model.transformer import Transformer, apart
+from ptft_jax.params.rules import flatten
 from tests.helpers import LLAMA, SPEC
 
 GREEDY = Sampling(temperature=0)
@@ -172,18 +173,49 @@ def test_log_probabilities():
 def compiled(model, params, rows, slots, ahead=0):
     plan = Plan(model, GREEDY, (), False, False, ahead)
     given = pool.empty(plan, rows, slots, False, jax.random.key(0))
-    return pool.advance.lower(plan, (apart(params),), given, np.zeros((rows,), bool)).compile()
+    return pool.advance.lower(plan, (params,), given, np.zeros((rows,), bool)).compile()
 
 
 @pytest.mark.parametrize("rows, ahead", [(1, 0), (3, 2)])
 def test_the_cache_is_updated_where_it_is(rows, ahead):
     """All of it is given back in its own memory, and what is made meanwhile is less than a layer's part of it."""
     model, params = built(**WINDOWS)
-    found = compiled(model, params, rows, 4096, ahead).memory_analysis()
+    found = compiled(model, apart(params), rows, 4096, ahead).memory_analysis()
     part = 2 * rows * 2 * 4096 * 8 * 4  # keys and values, rows, heads, slots, head size, bytes
     assert found.alias_size_in_bytes >= 2 * part
     # Scores and masks are of one number a slot, head and token.
     assert found.temp_size_in_bytes < part
+
+
+def quantized(form, layers):
+    """A model whose kernels are all quantized, its head's too; and a plain one of its form."""
+    method = QuantizedBase(LORA, Quantization(form, 16, False), (*LORA.targets, "head"))
+    spec = dataclasses.replace(
+        SPEC, **{**LLAMA, "max_length": 64, "layers": layers, "width": 64, "heads": 4, "tied": False}
+    )
+    return Transformer(spec, method), Transformer(spec)
+
+
+@pytest.mark.parametrize("form", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
+def test_a_quantized_base_is_made_dense_layer_by_layer(form):
+    """The program needs the room of one layer's dense kernels, where there are two, or of the head's."""
+    needed = []
+    for model in quantized(form, 2):
+        params = jax.eval_shape(lambda model=model: apart(model.init(jax.random.key(0))))
+        needed.append(compiled(model, params, 1, 64).memory_analysis().temp_size_in_bytes)
+    kernels = 4 * sum(
+        np.prod(a.shape[1:]) for p, a in flatten(model.shapes()["blocks"]).items() if p.endswith("kernel")
+    )
+    assert kernels > 1e5 and needed[0] - needed[1] < 1.2 * kernels
+
+
+@pytest.mark.parametrize("form", [pytest.param("nf4", marks=heavy), pytest.param("int8", marks=pytest.mark.slow)])
+def test_a_quantized_base_writes_what_its_dense_kernels_do(form):
+    model, plain = quantized(form, 2)
+    params = jax.jit(model.init)(jax.random.key(0))
+    dense = jax.jit(model.adapt.merge)(params)
+    options = dict(max_new_tokens=40, fit=True, sampling=GREEDY)
+    assert generate(model, params, PROMPTS, **options) == generate(plain, dense, PROMPTS, **options)
 
 
 def test_lengths_that_are_compiled_are_few():

@@ -201,8 +201,8 @@ def _found(column: str, pool: Pool, *, unlike: bool) -> tuple[tuple[str, ...], b
     parts = pool.parts()
     prints = [getattr(records, "fingerprint", "") for records, _ in parts]
     memo = cache.root() / "labels" / cache.digest("labels-1", column, *prints) if all(prints) else None
-    if memo is not None and memo.exists():
-        names = json.loads(memo.read_bytes())
+    if memo is not None and (known := cache.noted(memo)):
+        names = json.loads(known)
     else:
         first = _scanned(column, parts)
         names = _ordered(first)

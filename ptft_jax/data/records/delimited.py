@@ -30,9 +30,9 @@ def source(reference: Reference, broken: str) -> TableSource:
     def shard(file: files.File) -> CsvFile:
         with open(file.path, "rb") as f:
             start = f.read(_START)
-        looks.refuse_binary(start[:4096], file.name)
-        if looks.is_json_lines(start):
-            looks.refuse_json(reference, file.name)
+            looks.refuse_binary(start[:4096], file.name)
+            if looks.is_json_lines(start, iter(lambda: f.read(files.BLOCK), b"")):
+                looks.refuse_json(reference, file.name)
         return CsvFile(file, option)
 
     return file_source(reference, broken, DELIMITERS, shard)

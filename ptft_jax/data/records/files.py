@@ -174,8 +174,8 @@ def content_digest(path: pathlib.Path, name: str) -> str:
     before = path.stat()
     stamp = (str(path.resolve()), before.st_size, before.st_mtime_ns, before.st_ctime_ns, before.st_ino, before.st_dev)
     memo = cache.root() / "digests" / cache.digest("digest-1", *map(str, stamp))
-    if memo.exists():
-        return memo.read_text(encoding="utf-8")
+    if known := cache.noted(memo):
+        return known.decode()
     found = read_digest(path, name)
     if is_settled(before):
         cache.write_atomic(memo, lambda temporary: temporary.write_text(found, encoding="utf-8"))
@@ -200,7 +200,7 @@ def is_settled(stat: os.stat_result) -> bool:
 def _decompressed(file: File) -> pathlib.Path:
     path = file.path
     plain = cache.root() / "decompressed" / f"{file.digest}{pathlib.Path(path.stem).suffix}"
-    if plain.exists():
+    if cache.used(plain, file.name):
         return plain
 
     zstandard = environment.needed("zstandard", file.name) if path.suffix == ".zst" else None
@@ -217,7 +217,7 @@ def _decompressed(file: File) -> pathlib.Path:
 
     cache.clear_left(plain.parent)
     try:
-        cache.write_atomic(plain, write)
+        cache.write_atomic(plain, write, file.name)
     except damaged as e:
         raise UserError(f"{file.name}: cannot be decompressed: {e}") from e
     return plain

@@ -109,14 +109,14 @@ def of(shard: Shard, id_column: str | None, forgiving: bool, reading: Reading) -
     if shard.key:
         key = cache.digest("index-3", shard.key, id_column or "", reading.identity)
         path = cache.root() / "records" / key / "rows"
-        if (noted := _noted(path)) is None:
+        if not cache.used(path, shard.name) or (noted := _noted(path)) is None:
             # What is known beside the rows first: these stand for both.
             def write(temporary: pathlib.Path) -> None:
                 skipped, firsts = _scan(shard, id_column, forgiving, reading, temporary)
                 text = json.dumps([skipped.count, skipped.first, firsts, cache.sha256(temporary)])
                 cache.write_atomic(path.with_name("skipped.json"), lambda t: t.write_text(text, encoding="utf-8"))
 
-            cache.write_atomic(path, write)
+            cache.write_atomic(path, write, shard.name)
             noted = json.loads(path.with_name("skipped.json").read_bytes())
         count, first, firsts, _ = noted
         index = Index(path.stat().st_size // ROW.itemsize, Skipped(count, first), firsts, path)
@@ -136,9 +136,7 @@ def of(shard: Shard, id_column: str | None, forgiving: bool, reading: Reading) -
 
 
 def _noted(path: pathlib.Path) -> list[Any] | None:
-    """What is known beside the rows that are kept here; None where there are none, or they are damaged."""
-    if not path.exists():
-        return None
+    """What is known beside the rows that are kept here; None where they are damaged."""
     try:
         noted = json.loads(path.with_name("skipped.json").read_bytes())
         return noted if noted[3] == cache.sha256(path) else None

@@ -48,9 +48,9 @@ class Known:
 def read(path: pathlib.Path, missing: Any) -> Any:
     """JSON that `write` wrote; `missing` where there is none, or it is damaged."""
     try:
-        digest, _, text = path.read_bytes().partition(b"\n")
+        digest, _, text = (cache.noted(path) or b"").partition(b"\n")
         return json.loads(text) if digest.decode() == cache.digest(text) else missing
-    except (FileNotFoundError, ValueError):
+    except ValueError:
         return missing
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Iterable
 
 from ptft_jax.data.records import files
@@ -27,6 +29,9 @@ _BEGINNINGS = {
     b"%PDF-": "a PDF: extract its text first",
 }
 _BZIP2 = b"1AY&SY"  # behind BZh and a digit
+_MARKS = re.compile(rb'\\.|["{}\[\]\n]', re.DOTALL)  # what decides where a JSON value ends
+_CLOSING = {b"{": b"}", b"[": b"]"}
+_BETWEEN = re.compile(rb"[\s\w,:+.-]*")  # what stands outside texts: numbers, names of constants
 
 
 def refuse_binary(start: bytes, name: str) -> None:
@@ -66,13 +71,50 @@ def refuse_json(reference: Reference, name: str) -> None:
         raise _question(reference, "jsonl", f"{name} holds lines of JSON", reference.name == name, name)
 
 
-def is_json_lines(start: bytes) -> bool:
-    """Whether the first lines of a text, of which this is the beginning, are JSON objects."""
-    lines = start.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if len(lines) > 1:
-        del lines[-1]  # may be cut
+def is_json_lines(start: bytes, more: Iterable[bytes] = ()) -> bool:
+    """Whether the first lines of a text are JSON objects. `start` is its beginning, and alone looked at, unless it ends within the first
+    line; of `more`, the blocks after it, as many are taken as that line has, and none is kept."""
+    start = start.removeprefix(b"\xef\xbb\xbf")
+    lines = start.split(b"\n")
+    last = lines.pop()  # may be cut
     found = [line for line in lines if line.strip()][:_LINES]
-    return bool(found) and all(map(_is_object, found))
+    if found:
+        return all(map(_is_object, found))
+    if last.strip() and not last.lstrip().startswith(b"{"):
+        return False
+    return _is_object(last) or _is_long_object(itertools.chain([last], more))
+
+
+def _is_long_object(blocks: Iterable[bytes]) -> bool:
+    """Whether a text begins with a line that is an object with some key, as far as its texts and brackets tell."""
+    closing, marks, in_text, rest = bytearray(), 0, False, b""
+    for block in blocks:
+        data, end = rest + block, 0
+        size = len(data) - (len(data) - len(data.rstrip(b"\\"))) % 2
+        rest = data[size:]  # escapes what the next block begins with
+        for mark in _MARKS.finditer(data, 0, size):
+            sign, between, end = mark[0], data[end : mark.start()], mark.end()
+            marks += not in_text
+            if in_text:
+                if sign == b"\n":
+                    return False
+                in_text = sign != b'"'
+            elif not closing:  # before the object, and behind it
+                if between.strip() or (marks > 1 or sign != b"{"):
+                    return marks > 1 and sign == b"\n" and not between.strip()
+                closing += b"}"
+            elif not _BETWEEN.fullmatch(between) or (marks == 2 and (between.strip() or sign != b'"')):
+                return False
+            elif sign == b'"':
+                in_text = True
+            elif sign in _CLOSING:
+                closing += _CLOSING[sign]
+            elif sign[0] != closing.pop():  # also a newline, and an escape
+                return False
+        left = data[end:size]
+        if not in_text and (left.strip() if not closing or marks == 1 else not _BETWEEN.fullmatch(left)):
+            return False
+    return marks > 1 and not (in_text or closing or rest)
 
 
 def _is_object(line: bytes) -> bool:

@@ -23,8 +23,8 @@ def of(file: File, delimiter: str, option: str | None) -> str:
     if option is not None or delimiter != "\t":
         return NONE if option == "no" else LINES
     path = cache.root() / "quoting" / cache.digest("quoting-1", file.digest)
-    if path.exists():
-        return path.read_text(encoding="utf-8")
+    if known := cache.noted(path):
+        return known.decode()
     found = _found(file, delimiter.encode())
     file.check()
     cache.write_atomic(path, lambda temporary: temporary.write_text(found, encoding="utf-8"))

@@ -80,7 +80,7 @@ def copy(url: str) -> pathlib.Path:
     try:
         before = _mark(system, path)
         local = cache.root() / "remote" / cache.digest("remote-1", url, *before) / path.rsplit("/", 1)[-1]
-        if local.exists():
+        if cache.used(local, url):
             return local
 
         def write(temporary: pathlib.Path) -> None:
@@ -91,7 +91,7 @@ def copy(url: str) -> pathlib.Path:
             if str(temporary.stat().st_size) != size or _mark(system, path) != before:
                 raise UserError(f"{url}: the file changed while it was read; start again when nothing writes to it")
 
-        cache.write_atomic(local, write)
+        cache.write_atomic(local, write, url)
         return local
     except UserError:
         raise
@@ -107,16 +107,17 @@ def copy_folder(url: str) -> pathlib.Path:
     system, root = _system(url)
     copies = {system._strip_protocol(u)[len(root.rstrip("/")) + 1 :]: copy(u) for u in urls}
     local = cache.root() / "remote" / cache.digest("folder-1", url, *(f"{k} {v}" for k, v in copies.items()))
-    if not local.is_dir():
+    if not cache.used(local, url):
         local.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pathlib.Path(tempfile.mkdtemp(dir=local.parent))
+        temporary = pathlib.Path(tempfile.mkdtemp(dir=local.parent, prefix=f".{local.name}."))
         for inside, file in copies.items():
             (temporary / inside).parent.mkdir(parents=True, exist_ok=True)
             (temporary / inside).symlink_to(file)
-        try:
-            temporary.rename(local)
-        except OSError:  # another process was first
-            shutil.rmtree(temporary)
+        with cache.placing(local, url):
+            try:
+                temporary.rename(local)
+            except OSError:  # another process was first
+                shutil.rmtree(temporary)
     return local
 
 

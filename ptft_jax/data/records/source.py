@@ -134,8 +134,8 @@ def _reading(shards: Sequence[indexes.Shard], reference: Reference) -> Reading:
     """How records are read, as the first of these shards decide: once, and then from the cache."""
     made_of = [repr(sorted(reference.options.items())), Reading().identity, *(shard.key for shard in shards)]
     path = cache.root() / "readings" / cache.digest("reading-2", *made_of)
-    if all(shard.key for shard in shards) and path.exists():
-        layout, columns, coded = json.loads(path.read_bytes())
+    if all(shard.key for shard in shards) and (known := cache.noted(path)):
+        layout, columns, coded = json.loads(known)
         return Reading.of_columns(layout, columns, reference.options, coded)
     found = Reading.of(_sample(shards, reference), reference.options)
     for shard in shards:

@@ -217,7 +217,7 @@ def _documents(reference: Reference, names: list[str]) -> tuple[list[Document], 
     opened = [files.File.open(name, empty=True, known=digests) for name in names]
     if digests:
         digests.save()
-    path = cache.root() / "texts" / f"{cache.digest('texts-5', *names)}.json"
+    path = cache.root() / "texts" / f"{cache.digest('texts-6', *names)}.json"
     facts = known_files.read(path, {})
     new = {file.digest: file for file in opened if file.digest not in facts}
     if new:
@@ -257,7 +257,9 @@ def _read(file: files.File) -> tuple[str, str, int, int, bool] | None:
             f"{file.name}: not UTF-8 text at byte {start + e.at} (line {e.line}); convert it first"
         ) from None
     digest, key = digests.found()
-    return (digest.hex(), key.hex(), start, end, looks.is_json_lines(first)) if filled else None
+    if not filled:
+        return None
+    return digest.hex(), key.hex(), start, end, looks.is_json_lines(first, files.blocks(file, len(first), end))
 
 
 def _checked(blocks: Iterable[bytes], name: str) -> Iterator[bytes]:

@@ -25,9 +25,11 @@ class Texts(Protocol):
 
     Attributes:
       identity: equal for equal texts.
+      origin: what they are of, for people.
     """
 
     identity: tuple[str, ...]
+    origin: str
 
     def __iter__(self) -> Iterator[str | Long]: ...
 
@@ -44,7 +46,8 @@ def train_bpe(texts: Texts | Sequence[str], vocab_size: int) -> HuggingFaceToken
     of = ("bpe-1", *texts) if isinstance(texts, Sequence) else ("bpe-of-1", *texts.identity)
     key = cache.digest(of[0], tokenizers.__version__, str(vocab_size), *of[1:])
     path = cache.root() / "tokenizers" / key / FILE
-    if not path.exists():
+    made_of = f"{vocab_size:,} tokens of {'texts' if isinstance(texts, Sequence) else texts.origin}"
+    if not cache.used(path, made_of):
         tokenizer = tokenizers.Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
@@ -58,7 +61,7 @@ def train_bpe(texts: Texts | Sequence[str], vocab_size: int) -> HuggingFaceToken
         found = tokenizer.get_vocab_size()
         if found != vocab_size:
             raise UserError(f"config.tokenizer.vocab_size = {vocab_size}: the training text gives only {found} tokens")
-        cache.write_atomic(path, lambda temporary: temporary.write_text(tokenizer.to_str(), encoding="utf-8"))
+        cache.write_atomic(path, lambda temporary: temporary.write_text(tokenizer.to_str(), encoding="utf-8"), made_of)
     return HuggingFaceTokenizer({FILE: path.read_bytes()}, str(path))
 
 

@@ -81,6 +81,36 @@ def test_lines_of_json(text, looks):
     assert is_json_lines(text) is looks
 
 
+@pytest.mark.parametrize(
+    "line, looks",
+    {
+        b' {"a": [1, -2.5e3, null, {"b}": "\\"{[\\\\"}], "c": "\xc3\xa4\\n"}': True, b'{"a": 1} and prose': False, b'{"a": 1}{"b": 2}': False,
+        b'{"a": [1}': False, b'{"a": "b': False, b'{}': False, b'{a: 1}': False, b'{"a": (1)}': False, b'{"a": 1}\\': False,
+        b'{ "a": 1 }\r': True, b"[1]": False, b'{"a": "\n"}': False, b'{"a": 1}"b"': False, b'{"a": 1}}': False, b"{\\rtf1 a}": False,
+    }.items(),
+)  # fmt: skip
+def test_a_line_that_is_longer_than_what_is_looked_at(line, looks):
+    """However it is cut, and whatever follows; what is right is what json says of it."""
+    try:
+        right = line.count(b"\n") == 0 and bool(json.loads(line)) and line.lstrip().startswith(b"{")
+    except ValueError:
+        right = False
+    assert right is looks
+    for text in (line + b"\n", line + b"\nand more {", line):
+        for size in (1, 2, 3, 5):
+            start, *more = (text[at : at + size] for at in range(0, len(text), size))
+            assert is_json_lines(start, iter(more)) is looks, (text, size)
+
+
+@pytest.mark.parametrize("kind, size", [("text", 1 << 20), ("csv", 1 << 16)])
+def test_long_lines_are_a_question_too(cache, tmp_path, kind, size):
+    path = tmp_path / ("x.txt" if kind == "text" else "x.csv")
+    long = json.dumps({"text": "x" * size}).encode() + b"\n"
+    path.write_bytes(long + LINES)
+    with pytest.raises(UserError, match=f"x.{path.suffix[1:]} holds lines of JSON: did you mean jsonl:"):
+        open_records(f"{kind}:{path}", "train", held_out=0.1)
+
+
 PACKED = {
     "gzip": (gzip.compress(PROSE), "compressed with gzip: its name has to end with .gz"),
     "bzip2": (bz2.compress(PROSE), "compressed with bzip2: its name has to end with .bz2"),
