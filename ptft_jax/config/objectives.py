@@ -198,7 +198,7 @@ class PreferenceOptions(Options):
             *("reverse_kl", "forward_kl", "jensen_shannon", "alpha"),
         )
     )
-    alpha: float = declared(settings.whole_share(0.5, "of divergence=alpha: 0 = forward_kl, 1 = reverse_kl"))
+    alpha: float = declared(settings.whole_share(0.5, "of divergence=alpha: 0 = reverse_kl, 1 = forward_kl"))
     label_noise: float = declared(
         settings.Field(
             0.0,

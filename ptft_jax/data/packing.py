@@ -246,9 +246,6 @@ def plan(
     if units is not None and overlong == "truncate":
         cut_to = units_.room(np.diff(offsets), units, length, most, slots)
     spans, counts = _pieces(offsets, length, cut_to, overlong, overlap, where, field, whole=units is not None)
-    if learned is not None:
-        spans, lost = _trainable(spans, offsets, learned, untrainable, where)
-        counts = _added(counts, lost)
     group = np.arange(len(spans))  # each piece is a unit of its own
     if units is not None:
         spans, group, lost = units_.whole(spans, offsets, units, length, slots, overlong, where, field)
@@ -258,6 +255,9 @@ def plan(
                 spans, group, offsets, same, untrainable, where, f"{field} = {length}"
             )
             counts = _added(counts, lost)
+    if learned is not None:
+        spans, group, lost = _trainable(spans, group, offsets, learned, untrainable, where)
+        counts = _added(counts, lost)
     if not len(spans):
         equal = f", {counts['equal']} pairs of the same" if counts.get("equal") else ""
         raise UserError(
@@ -355,19 +355,22 @@ def _pieces(
 
 def _trainable(
     spans: np.ndarray,
+    group: np.ndarray,
     offsets: np.ndarray,
     learned: Callable[[np.ndarray], np.ndarray],
     untrainable: str,
     where: Callable[[int], str],
-) -> tuple[np.ndarray, dict[str, int]]:
-    """(the pieces of which something is learned, what was left out)."""
-    idle = learned(spans) == 0
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """(the pieces of units of whose every piece something is learned, the number of each one's unit from 0 on, what was left out)."""
+    nothing = learned(spans) == 0
+    units = np.unique(group[nothing])
+    idle = np.isin(group, units)
     if idle.any() and untrainable == "raise":
-        first = int(np.searchsorted(offsets, spans[np.argmax(idle), 0], side="right")) - 1
-        others = f", and so it is in {int(idle.sum()) - 1} others" if idle.sum() > 1 else ""
+        first = int(np.searchsorted(offsets, spans[np.argmax(nothing), 0], side="right")) - 1
+        others = f", and so it is in {len(units) - 1} others" if len(units) > 1 else ""
         raise UserError(
             f"{where(first)}: none of its tokens has loss{others} (config.data.train_on, or the answer was cut off); "
             "set config.data.untrainable to 'drop' to leave such examples out"
         )
-    lost = {"untrainable": int(idle.sum()), "tokens_lost": int((spans[idle, 1] - spans[idle, 0]).sum())}
-    return spans[~idle], lost
+    lost = {"untrainable": len(units), "tokens_lost": int((spans[idle, 1] - spans[idle, 0]).sum())}
+    return spans[~idle], np.unique(group[~idle], return_inverse=True)[1], lost

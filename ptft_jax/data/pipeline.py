@@ -153,6 +153,10 @@ def _rendering(data: DataOptions, kind: str) -> dict[str, str]:
     refused."""
     if kind not in ("answers", "preference"):
         return {"template": "", "train_on": "assistant"}
+    if kind == "preference" and data.train_on not in ("assistant", "last"):
+        raise UserError(
+            f"config.data.train_on = {data.train_on!r}: of pairs the answers alone are learned from: expected 'assistant' or 'last'"
+        )
     return {"template": data.template, "train_on": data.train_on}
 
 

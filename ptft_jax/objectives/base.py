@@ -94,6 +94,8 @@ class Objective(Protocol):
 
     def weight(self, batch: Batch) -> jax.Array: ...
 
+    def nll_weight(self, batch: Batch) -> jax.Array: ...
+
 
 class Rows:
     """What an objective makes hidden states of: the rows of a batch, with what a builder says of them.
@@ -166,6 +168,10 @@ class Rows:
     def weights(self, batch: Batch) -> jax.Array:
         """What each target weighs in the loss, float32 of the shape of the batch's `weights`."""
         return batch["weights"].astype(jnp.float32)
+
+    def nll_weight(self, batch: Batch) -> jax.Array:
+        """What the cross-entropy of a batch, the metric "nll", is divided by, float32 []."""
+        return jnp.sum(batch["weights"].astype(jnp.float32))
 
     def weight(self, batch: Batch) -> jax.Array:
         """What a loss of a batch is divided by, float32 []."""

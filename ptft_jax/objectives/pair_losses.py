@@ -6,6 +6,8 @@ are taken to be labeled the wrong way round. s is the logistic function.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -68,7 +70,7 @@ def reverse_kl(ratio: jax.Array, alpha: float) -> jax.Array:
 def forward_kl(ratio: jax.Array, alpha: float) -> jax.Array:
     """1 - 1 / t."""
     del alpha
-    return 1 - jnp.exp(-jnp.maximum(ratio, -_LARGEST))
+    return alpha_divergence(ratio, 1.0)
 
 
 def jensen_shannon(ratio: jax.Array, alpha: float) -> jax.Array:
@@ -78,13 +80,15 @@ def jensen_shannon(ratio: jax.Array, alpha: float) -> jax.Array:
 
 
 def alpha_divergence(ratio: jax.Array, alpha: float) -> jax.Array:
-    """(t^(alpha - 1) - 1) / (alpha - 1); alpha = 1 is `reverse_kl`."""
-    if alpha == 1:
+    """(1 - t^-alpha) / alpha; alpha -> 0 is `reverse_kl`, 1 is `forward_kl`. Below t = e^-15 it goes on as a straight line: it
+    grows like a power of 1 / t there, and what overflows teaches nothing."""
+    if not alpha:
         return ratio
-    return jnp.expm1(jnp.minimum((alpha - 1) * ratio, _LARGEST)) / (alpha - 1)
+    near = jnp.maximum(ratio, -_STEEP)
+    return -jnp.expm1(-alpha * near) / alpha + (ratio - near) * math.exp(alpha * _STEEP)
 
 
-_LARGEST = 80.0  # e^80 is still a float32
+_STEEP = 15.0
 # f'(t) of the divergence that holds the model near the reference, t = exp(ratio) the ratio of their probabilities
 # (Wang et al. 2023, "Beyond Reverse KL", table 1).
 DIVERGENCES = {

@@ -186,6 +186,10 @@ class Preference(Rows):
         """What each pair weighs in the loss, float32 [B, P]."""
         return batch["pairs"].astype(jnp.float32)
 
+    def nll_weight(self, batch: Batch) -> jax.Array:
+        """As of `Rows`: the tokens of the better answers."""
+        return jnp.sum(_of_chosen(batch))
+
     def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array:
         """As of `TokenLoss`, the sum over pairs of the mean over the tokens of both answers."""
         tokens, pairs = batch["weights"].astype(jnp.float32), self.weights(batch)
@@ -208,9 +212,14 @@ class Preference(Rows):
             found = sums_of(measures, model.logits(params, hidden_BTD), targets, weights)
             return tuple(number for name, _ in measures for number in found[name])
 
-        weights = batch["weights"].astype(jnp.float32) * (batch["segments"] % 2 == 1)
+        weights = _of_chosen(batch)
         numbers = iter(summed(self.chunk, score, hidden_BTD, batch["targets"], weights))
         return {name: (next(numbers), next(numbers)) for name, _ in measures}
+
+
+def _of_chosen(batch: Batch) -> jax.Array:
+    """float32 [B, T]: what the tokens of the better answers weigh, and 0 elsewhere."""
+    return batch["weights"].astype(jnp.float32) * (batch["segments"] % 2 == 1)
 
 
 # Sums of products, and no matrix products: accelerators round what these multiply.
@@ -282,7 +291,9 @@ class DPO(Preference):
         rewards = self.rewards(answers)
         chosen, rejected = rewards[..., 0], rewards[..., 1]
         if self.keep_chosen:
-            chosen = chosen - self.beta * self.keep_chosen * jax.nn.relu(-answers.ratios[..., 0])
+            below = jax.nn.relu(-answers.ratios[..., 0])
+            below = below / answers.lengths[..., 0] if self.normalize else below
+            chosen = chosen - self.beta * self.keep_chosen * below
         return pair_losses.LOSSES[self.link](chosen, rejected, self.label_noise)
 
     def log_weights(self, weights: jax.Array, own: jax.Array, lengths: jax.Array) -> jax.Array:

@@ -86,7 +86,7 @@ class Fisher:
             return jax.lax.scan(once, sums, jnp.arange(draws))
 
         zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), trainable)
-        return jax.lax.scan(add, zeros, parts)[0], jnp.sum(batch["weights"].astype(jnp.float32))
+        return jax.lax.scan(add, zeros, parts)[0], self.objective.nll_weight(batch)
 
     def estimate(self, trainable: Any, frozen: Any, batches: Iterable[Batch], key: jax.Array) -> Any:
         """F, in the form of `trainable`, float32, over all `batches`."""

@@ -136,12 +136,14 @@ def parent_parameters(loaded: Loaded) -> dict[str, Any]:
     """
     source, init = loaded.source, loaded.source.config.init
     comparing = f"objective.name = {source.config.objective.name!r} compares {source.name} with its parent"
+    alone = source.config.tables.objectives[source.config.objective.name].alone
     chain = [entry for entry in source.lineage("")[1:] if not entry.get("optimizer")]
     if not chain:
         raise UserError(f"{comparing}: it has none")
     if loaded.model.adapt is not None or init.adapter:
         raise UserError(
             f"{comparing}, which is not what it started with: an adapter beside it is no part of a plain model"
+            f"{f'; --objective={alone} measures it alone' if alone else ''}"
         )
     start = place(chain[0])
     options: dict[str, Any] = {"ignore": init.ignore, "fresh": init.fresh, "plugins": source.config.plugins}

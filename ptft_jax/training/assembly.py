@@ -73,6 +73,7 @@ class Run:
     eval_batches: dict[str, list[Rows]]
     test_batches: dict[str, list[Rows]]
     _by_retained: tuple[str, ...]
+    reference: str = ""  # what the reference of an objective is known by, where it is computed once
 
     def __init__(
         self,
@@ -135,13 +136,19 @@ class Run:
         adapters = bool(self.adapters)
         return batches.training(self.data.sets, self.data.mixture, start, adapters=adapters, **self._reading)
 
-    def precompute(self, fingerprint: str, params: Callable[[], Any]) -> None:
+    def precompute(
+        self, fingerprint: str, params: Callable[[], Any], check: Callable[[], None], recorded: str = ""
+    ) -> None:
         """Puts into all rows what the objective needs of the reference, before the first of them is read. Arguments as of
-        `ptft_jax.training.reference.Reference`."""
+        `ptft_jax.training.reference.Reference`; `recorded`: by what the run knows its reference, where it goes on."""
         if not self.trainer.objective.precomputed:
             return
-        identity = f"{fingerprint} {self.start.added_fingerprint}"
-        made = references.Reference(self.trainer, identity, params, self.reporter.say)
+        self.reference = f"{fingerprint} {self.start.added_fingerprint}".strip()
+        if recorded and recorded != self.reference:
+            raise UserError(
+                f"{self.workdir}: its reference, what it started from, has changed since the run was started"
+            )
+        made = references.Reference(self.trainer, self.reference, params, self.reporter.say, check)
         self.data = dataclasses.replace(self.data, sets=tuple(map(made.of_rows, self.data.sets)))
         for name, found in (self.eval_batches | self.test_batches).items():
             if name not in self._by_retained:
@@ -281,20 +288,13 @@ class Run:
             builder = self.builder
             if self.retained is not None:
                 builder = builders.build(self.retained, self.tokenizer)
-            of_data = (
-                self.source,
-                self.tokenizer,
-                builder,
-                self.head,
-                self.measuring(measured_sets.RETAINED).objective,
-            )
+            objective = learned.objective
+            if objective.precomputed:  # of other rows than these
+                objective = dataclasses.replace(objective, precomputed=False)
+            of_data = (self.source, self.tokenizer, builder, self.head, objective)
             self.importance = Importance(self.trainer, self.parent, *of_data)
+        self._check_reference()
         if self.trainer.objective.precomputed:
-            if self.continued:
-                raise UserError(
-                    "config.objective.preference.precompute = True: a run that goes on from another (init.optimizer) keeps the reference of "
-                    "that one: set it to False"
-                )
             self.data = dataclasses.replace(self.data, sets=references.pending(self.data.sets))
             for name, found in (self.eval_batches | self.test_batches).items():
                 if name not in self._by_retained:
@@ -304,6 +304,24 @@ class Run:
             self.trainer.program.check(self.trainer.state_like, forms)
         if self.trainer.measures:
             jax.eval_shape(self.trainer.step.evaluate, self.trainer.state_like, self.eval_batches["validation"][0])
+
+    def _check_reference(self) -> None:
+        """Raises UserError where the objective would be given another reference than it says, or none."""
+        objective, field = self.trainer.objective, "config.objective.preference.precompute = True"
+        if self.continued is not None and objective.needs_reference:
+            before = objectives.build(self.continued.config.objective)
+            if objective.precomputed or before.precomputed or not before.needs_reference:
+                raise UserError(
+                    f"config.init.optimizer = True: objective.name = {self.config.objective.name!r} compares a model with what the run "
+                    f"starts from, and {self.continued.name}, which it would go on from, has not kept that for it: with init.optimizer=False "
+                    f"a new run starts from it, and compares with it"
+                )
+        if not objective.precomputed:
+            return
+        if self.adapters:
+            raise UserError(f"{field}: of a run with tune.adapters each step asks the reference: set it to False")
+        if jax.process_count() > 1:
+            raise UserError(f"{field} is for a single process: set it to False")
 
     def _check_classes(self, count: int) -> None:
         evaluated = [b["targets"] for s in (self.eval_batches, self.test_batches) for rows in s.values() for b in rows]
@@ -326,6 +344,11 @@ class Run:
         packed = any(rows.packed for rows in self.data.sets) or any(
             rows.get("segments", np.zeros(1)).max() > 1 for rows in evaluated
         )
+        if self.builder.paired:
+            raise UserError(
+                f"config.objective.name = {self.config.objective.name!r}: both answers of a pair lie in one row, and cannot share learned "
+                f"vectors before the tokens (tune.method) in a model with {why}: use another method"
+            )
         if max(processes.gather(int(packed))):
             raise UserError(
                 f"config.data.packing = {self.config.data.packing!r}: rows of several texts cannot share learned vectors before "

@@ -131,7 +131,9 @@ class Execution:
                     run.start, run.workdir, run.eval_batches | run.test_batches, run.measuring, loop.check
                 )
             )
-            meta["before"].update(self._test(state, loop.check)[0] if parents is None else parents)
+            if parents is None or run.trainer.objective.needs_reference:
+                meta["before"].update(self._test(state, loop.check)[0])
+            meta["before"].update(parents or {})
             if parents is not None and SOURCE in parents:
                 run.selection.source_before = parents[SOURCE]
 
@@ -144,7 +146,7 @@ class Execution:
             state, fingerprint = (
                 self._went_on(run.continued) if run.continued else run.start.state(run.importance, check)
             )
-            run.precompute(fingerprint, lambda: reference.whole(run.trainer, state))
+            run.precompute(fingerprint, lambda: reference.whole(run.trainer, state), check)
             if processes.main():
                 self._record(fingerprint)
             meta: dict[str, Any] = {
@@ -161,7 +163,7 @@ class Execution:
         pipeline.refuse_other(saved["data"], run.data.key, run.workdir)
         state = run.start.restored(resumed, run.workdir)
         began = saved["parent_fingerprint"]
-        run.precompute(began, lambda: reference.begun(run.trainer, run.start, began))
+        run.precompute(began, lambda: reference.begun(run.trainer, run.start, began), check, saved.get("reference", ""))
         restore.refuse_changed(run.workdir, saved, run.recorded)
         run.selection.restore(saved)
         self._check_best(checkpoints)
@@ -281,6 +283,7 @@ class Execution:
             "base": base,
             "before": meta["before"],
             "parent_fingerprint": meta["parent_fingerprint"],
+            "reference": run.reference,
         }
         return Loop(
             name=run.workdir.name,

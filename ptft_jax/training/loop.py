@@ -250,7 +250,7 @@ class Loop:
             if not self._cold:
                 self._train_seconds.append((time.monotonic() - began) / (step - first))
                 values["step_seconds"] = self._train_seconds[-1]
-                values["tokens_per_second"] = host["loss"][1] / self._train_seconds[-1]
+                values["tokens_per_second"] = _tokens(host) / self._train_seconds[-1]
             self._open_window(step)
         with self._clock("other"):
             self.writer.write(step, "train", values)
@@ -356,3 +356,9 @@ def _values(host: dict[str, Any]) -> dict[str, float]:
 
 def _due(step: int, every: int) -> bool:
     return bool(every) and step % every == 0
+
+
+def _tokens(host: Mapping[str, Any]) -> float:
+    """How many tokens with loss a step had, by its metrics: of pairs, whose loss is per pair, those of both answers."""
+    counted = [pair[0] for name, pair in host.items() if name.endswith("_tokens")]
+    return sum(counted) if counted else host["loss"][1]

@@ -46,6 +46,8 @@ def of_parent(
     """The parent itself on all that a run is measured on, "SET/nll" -> loss, ...; None where the run starts as the parent is,
     or where an adapter that was there before (`init.adapter`), new tokens or a new kind of head make it another model.
 
+    Nothing is said of sets whose objective compares a model with the run's start.
+
     What the run gains and forgets counts from there: a new prompt, a quantized base, or a re-initialized head changes the
     loss before anything is learned.
 
@@ -77,9 +79,10 @@ def of_parent(
     values: dict[str, float] = {}
     for name, batches in sets.items():
         objective, _, byte_lengths = measuring(name)
+        if objective.needs_reference:  # counts from what the run starts as, which is its reference
+            continue
         if objective not in programs:
-            reference = params if objective.needs_reference and not objective.precomputed else None
-            programs[objective] = standalone.Program(model, objective, trainer.measures, place, reference)
+            programs[objective] = standalone.Program(model, objective, trainer.measures, place)
         rows = [{key: array for key, array in batch.items() if key != "adapters"} for batch in batches]
         values |= EvalSet(name, rows, programs[objective], byte_lengths).run(params, check)
     return values

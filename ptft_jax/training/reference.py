@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -44,19 +45,25 @@ class Reference:
     and packed. Nothing else is ever taken for it.
     """
 
-    def __init__(self, trainer: Trainer, fingerprint: str, params: Callable[[], Any], say: Callable[[str], None]):
+    def __init__(
+        self,
+        trainer: Trainer,
+        fingerprint: str,
+        params: Callable[[], Any],
+        say: Callable[[str], None],
+        check: Callable[[], None] = lambda: None,
+    ):
         """
         Args:
           fingerprint: of the parent's parameters, and of an adapter that the run starts with.
           params: gives the whole parameters that the run starts with; called where something has to be computed.
+          check: is called before each batch, and may raise to end it.
         """
         c = trainer.config
-        if jax.process_count() > 1:
-            raise UserError("config.objective.preference.precompute = True is for a single process: set it to False")
         settings = c.as_dict()
         decides = json.dumps([configs.get(settings, name) for name in _DECIDES], sort_keys=True, default=list)
         self._key = (FORM, type(trainer.objective).__name__, fingerprint, decides)
-        self._trainer, self._make, self._params, self._say = trainer, params, None, say
+        self._make, self._params, self._say, self._check = params, None, say, check
         model, objective = trainer.model, trainer.objective
         self._compute = jax.jit(lambda params, batch: objective.reference_of(model, params, batch))
         per_device = c.parallel.compile == "pmap"
@@ -92,13 +99,18 @@ class Reference:
         """float32 [rows, P, 2] of batches, those that fill up the last one too."""
         path = cache.root() / "references" / f"{cache.digest(*self._key, *parts)}.npy"
         if cache.used(path):
-            found = np.load(path)
-            if np.isfinite(found).all():
-                return found
+            with contextlib.suppress(OSError, ValueError, EOFError):  # damaged, and computed again
+                found = np.load(path)
+                if len(found) >= count and np.isfinite(found).all():
+                    return found
         self._say(f"the reference's log-probabilities of {count:,} rows are computed")
         if self._params is None:
             self._params = self._make()
-        found = np.concatenate([np.asarray(self._compute(self._params, self._place(batch))) for batch in batches])
+        computed = []
+        for batch in batches:
+            self._check()
+            computed.append(np.asarray(self._compute(self._params, self._place(batch))))
+        found = np.concatenate(computed)
         if not np.isfinite(found).all():
             raise UserError(
                 "config.objective.preference.precompute = True: the reference gives log-probabilities that are not finite: the parent's "

@@ -226,7 +226,8 @@ class Trainer(Compiled):
         rate = c.optimizer.learning_rate or default_rate(c.as_dict(), self.tuned)
         self.learning_rate = phases.scaled(schedules.from_config(c.optimizer, c.training.steps, rate), self.phases)
         self.objective = objectives.build(c.objective)
-        alone = self.objective.needs_parent and not self.objective.needs_reference and not self.tuned
+        started = self.tuned or c.init.optimizer
+        alone = self.objective.needs_parent and not self.objective.needs_reference and not started
         if alone and not c.objective.preference.from_random:
             raise UserError(
                 f"config.init.from is missing: objective.name = {c.objective.name!r} teaches a model that can write which answers are "
@@ -274,7 +275,11 @@ class Trainer(Compiled):
 
     def evaluations(self, objective: Any) -> Evaluations:
         """Compiled evaluations of the state by another objective than the run's, which must not need a reference."""
-        assert not objective.needs_reference, "a state keeps its start only where the run's own objective needs it"
+        if objective.needs_reference:
+            raise UserError(
+                f"what the parent learned by, {type(objective).__name__}, compares a model with its own parent, which this run does not "
+                "know, and its ObjectiveSpec names no objective to measure it by without that (alone): set eval.parent_data=False"
+            )
         regularization = dataclasses.replace(self.step.regularization, compared=False)
         return self.program.evaluations(
             dataclasses.replace(self.step, objective=objective, regularization=regularization)

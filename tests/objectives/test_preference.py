@@ -181,7 +181,7 @@ CASES = {
         DPO(divergence_from="jensen_shannon"),
         dpo(shift=lambda x: np.log(2 * np.exp(x) / (1 + np.exp(x)))),
     ),
-    "alpha": (DPO(divergence_from="alpha", alpha=0.5), dpo(shift=lambda x: (np.exp(x) ** -0.5 - 1) / -0.5)),
+    "alpha": (DPO(divergence_from="alpha", alpha=0.3), dpo(shift=lambda x: (1 - np.exp(x) ** -0.3) / 0.3)),
     "tail": (DPO(tail_weight=0.25), cut(0.25)),
     "ipo": (IPO(beta=0.2), ipo),
     "simpo": (SimPO(beta=2.5, margin=0.7), simpo),

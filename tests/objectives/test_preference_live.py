@@ -13,6 +13,7 @@ pytestmark = pytest.mark.live
 
 LENGTHS = np.array([[4, 3], [3, 6], [1, 5], [7, 7]])
 NAMES = ("sigmoid", "hinge", "robust", "exo_pair", "nca_pair", "apo_zero", "apo_down", "ipo", "sigmoid_norm")
+# TRL's coefficient of the alpha divergence is 1 less the paper's alpha.
 OURS = {
     "sigmoid": DPO(),
     "conservative": DPO(label_noise=0.1),
@@ -26,7 +27,7 @@ OURS = {
     "ipo": IPO(),
     "forward_kl": DPO(divergence_from="forward_kl"),
     "js_divergence": DPO(divergence_from="jensen_shannon"),
-    "alpha_divergence": DPO(divergence_from="alpha", alpha=0.3),
+    "alpha_divergence": DPO(divergence_from="alpha", alpha=0.7),
 }
 
 
