@@ -64,7 +64,9 @@ def tree_of(plugins: tuple[str, ...]) -> Mapping[str, Any]:
     if not plugins:
         return TREE
     known, objective, tune = tables(plugins), dict(TREE["objective"]), dict(TREE["tune"])
-    rewards = TREE["rewards"] | {name: spec.fields for name, spec in known.verifiers.items()}
+    own = TREE["rewards"]
+    added = {name: spec.fields for name, spec in known.verifiers.items() if spec.fields and name not in own}
+    rewards = {**own, **added} if added else own
     for name, spec in known.objectives.items():
         for field, declared in spec.fields.items():
             if objective.setdefault(field, declared) != declared:

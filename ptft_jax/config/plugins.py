@@ -46,8 +46,8 @@ _SPECS = {
     "SOURCES": SourceSpec,
     "METRICS": MetricSpec,
     "FAMILIES": FamilySpec,
-    "TRACKERS": TrackerSpec,
     "VERIFIERS": VerifierSpec,
+    "TRACKERS": TrackerSpec,
 }
 
 
@@ -59,8 +59,8 @@ class Tables(NamedTuple):
     sources: Mapping[str, SourceSpec]
     metrics: Mapping[str, MetricSpec]
     families: Mapping[str, FamilySpec]
-    trackers: Mapping[str, TrackerSpec]
     verifiers: Mapping[str, VerifierSpec]
+    trackers: Mapping[str, TrackerSpec]
     owners: Mapping[tuple[str, str], str]
 
 
@@ -71,7 +71,7 @@ def tables(plugins: tuple[str, ...] = ()) -> Tables:
     Raises:
       UserError: a module that is not there, cannot be imported, or has no tables; a name that two of them have.
     """
-    built_in = (OBJECTIVES, METHODS, SOURCES, METRICS, FAMILIES, TRACKERS, VERIFIERS)
+    built_in = (OBJECTIVES, METHODS, SOURCES, METRICS, FAMILIES, VERIFIERS, TRACKERS)
     joined: dict[str, dict[str, Any]] = {table: dict(entries) for table, entries in zip(_SPECS, built_in)}
     owners: dict[tuple[str, str], str] = {}
     for plugin in plugins:

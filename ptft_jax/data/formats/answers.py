@@ -73,30 +73,6 @@ class AnswersEncoder(Encoder):
                     check_unicode(message["content"], f"{conversation.where}: messages[{index}]")
         return turns.encode(self.tokenizer, self.template, conversations, self.train_on)
 
-    def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
-        said = [self._said(record, where) for record, where in zip(records, wheres)]
-        if self.template is None:
-            return self.pairs([prompt for prompt, _ in said], [answer for _, answer in said], wheres)
-        return self.conversations(said)
-
-    @abc.abstractmethod
-    def _said(self, record: Record, where: str) -> Any:
-        """A record as a conversation; without a template its (prompt, answer). Raises UserError."""
-
-    def question(self, record: Record, where: str) -> turns.Question:
-        """A record as what a model is asked and what it should answer: a conversation without its last turn, and that turn.
-
-        Raises:
-          UserError: as `encode`; a conversation that does not end with an answer in words.
-        """
-        self.encode([record], [where])  # what is wrong with a record is found as it is where it is learned
-        said = self._said(record, where)
-        if self.template is not None:
-            return turns.question(self.tokenizer, self.template, said)
-        prompt, answer = said
-        [ids] = self.ids([prompt], [where])
-        return turns.Question([*self.tokenizer.prefix_ids, *ids.tolist()], prompt, answer)
-
     def pairs(self, prompts: Sequence[str], answers: Sequence[str], wheres: Sequence[str]) -> list[Encoded]:
         """Prompts and answers, tokenized apart, as when a model is asked and answers; then the end token."""
         before = np.asarray(self.tokenizer.prefix_ids, np.int32)
@@ -152,7 +128,35 @@ class AnswersEncoder(Encoder):
         return [content for content in contents if isinstance(content, str) and content]
 
 
-class ConversationEncoder(AnswersEncoder):
+class QuestionEncoder(AnswersEncoder):
+    """Encoders of records that are a question and its answer."""
+
+    def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
+        said = [self._said(record, where) for record, where in zip(records, wheres)]
+        if self.template is None:
+            return self.pairs([prompt for prompt, _ in said], [answer for _, answer in said], wheres)
+        return self.conversations(said)
+
+    @abc.abstractmethod
+    def _said(self, record: Record, where: str) -> Any:
+        """A record as a conversation; without a template its (prompt, answer). Raises UserError."""
+
+    def question(self, record: Record, where: str) -> turns.Question:
+        """A record as what a model is asked and what it should answer: a conversation without its last turn, and that turn.
+
+        Raises:
+          UserError: as `encode`; a conversation that does not end with an answer in words.
+        """
+        self.encode([record], [where])  # what is wrong with a record is found as it is where it is learned
+        said = self._said(record, where)
+        if self.template is not None:
+            return turns.question(self.tokenizer, self.template, said)
+        prompt, answer = said
+        [ids] = self.ids([prompt], [where])
+        return turns.Question([*self.tokenizer.prefix_ids, *ids.tolist()], prompt, answer)
+
+
+class ConversationEncoder(QuestionEncoder):
     """Conversations in OpenAI's form or ShareGPT's, rendered by the tokenizer's template or the one that is named."""
 
     def _said(self, record: Record, where: str) -> turns.Conversation:
@@ -162,7 +166,7 @@ class ConversationEncoder(AnswersEncoder):
         return self.message_texts(self.format.value(record, "messages", where), record, where)
 
 
-class PairEncoder(AnswersEncoder):
+class PairEncoder(QuestionEncoder):
     """Prompts and completions as texts: joined as they are, or turns of user and assistant where a template is named
     (data.template=default is the tokenizer's own)."""
 
@@ -178,7 +182,7 @@ class PairEncoder(AnswersEncoder):
         return [self.format.text(record, what, where) for what in ("prompt", "completion")]
 
 
-class MessagePairEncoder(AnswersEncoder):
+class MessagePairEncoder(QuestionEncoder):
     """Prompts and completions as lists of messages: one conversation, of which nothing in the prompt is learned unless
     everything is."""
 
@@ -208,7 +212,7 @@ def turn(role: str, content: str) -> list[dict[str, Any]]:
     return [{"role": role, "content": content}]
 
 
-class AlpacaEncoder(AnswersEncoder):
+class AlpacaEncoder(QuestionEncoder):
     """Instructions, with an input or not, and outputs: by a chat template where the tokenizer has one or one is named,
     else in Alpaca's own layout."""
 
