@@ -44,6 +44,7 @@ def answers(talk):
     return known and thanked == "> Thanks!" and second == "You are welcome."
 
 
+@pytest.mark.slow
 def test_answers(tmp_path):
     _, _, evaluated, own = carry_out("answers", tmp_path)
     run = summary(tmp_path, "sums")

@@ -12,6 +12,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation import answers, names
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten
+from ptft_jax.reporting import run_report
 from ptft_jax.runs import loading
 from ptft_jax.runs.workdir import Workdir
 from tests.helpers import SPEC, TIMED, quiet_train, stop_at, tiny_config
@@ -163,6 +164,9 @@ def test_training_does_not_notice_and_a_resumed_run_has_the_same_answers(text_fi
     assert whole["last"]["validation/answers/f1"] == pytest.approx(mean)
     assert whole["last"]["validation/answers/ended"] == np.mean([row["reason"] == "end" for row in last])
     assert whole["last"]["validation/answers/length"] == np.mean([row["tokens"] for row in last])
+    run_report.write([tmp_path / "whole"], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Answers</h2>" in page and "validation/answers/exact" in page and f"{last[0]['prompt']}" in page
     # Of the model that is there: greedy answers do not depend on which others are asked.
     options = {"verifiers": ("exact",), "answers": {"temperature": 0.0, "records": 0}}
     _, every = answers.answer(loaded["whole"], **options)
