@@ -94,6 +94,8 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     answers.write_text("".join(f'{{"prompt": "ask {i}", "completion": "{i % 2}"}}\n' for i in range(90)))
     schema = tmp_path / "schema.json"
     schema.write_text("{}")
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(f'{{"prompt": "{i}", "chosen": "y", "rejected": "no"}}\n' for i in range(90)))
     choices = [
         {"optimizer__name": "sgd", "optimizer__schedule": "wsd", "model__positions": "rotary"},
         {"optimizer__name": "muon", "samples__prompts": ("the",), "samples__max_new_tokens": 8},
@@ -157,6 +159,17 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "rewards__combined__parts": (("exact", 1.0),),
         },
         {"objective__name": "span_corruption", "tokenizer__add": tuple(f"<extra_id_{i}>" for i in range(4))},
+        {
+            "objective__name": "dpo",
+            "objective__preference__divergence": "alpha",
+            "init__from_": str(tmp_path / "parent"),
+            "data__source": f"jsonl:{pairs}",
+        },
+        {
+            "objective__name": "simpo",
+            "objective__preference__from_random": True,
+            "data__source": f"jsonl:{pairs}",
+        },
     ]
     read: set[str] = set()
     # Of models that no objective here trains yet, but that are imported and run: tests/interop/test_families.py.

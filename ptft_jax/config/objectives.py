@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptft_jax.config import field as settings
-from ptft_jax.config.declare import Options, declared, fields_of
+from ptft_jax.config.declare import Options, declared, fields_of, section
 from ptft_jax.errors import UserError
 
 _LOSSES, _ROWS = "ptft_jax.objectives", "ptft_jax.data.builders"
@@ -23,7 +23,7 @@ class ObjectiveSpec:
 
     Attributes:
       loss: the class of `ptft_jax.objectives.base.Objective`. Of the settings of `config.objective` it is given those that are
-        named as its fields.
+        named as its fields; or its `of(config.objective)` makes it.
       rows: the class of `ptft_jax.data.builders.Builder` that makes the rows it learns from.
       heads: values of `config.model.head` that it goes with.
       causal: whether positions of the model see only what came before them.
@@ -33,6 +33,7 @@ class ObjectiveSpec:
       gaps: a function of a tokenizer to {id: text} of the tokens that stand for gaps in a prompt.
       single: of a head for classes, whether it gives one number (model.classes = 1), or scores of several.
       selects: the metric of the validation split that checkpoints are selected by where `config.select.metric` is as it is.
+      alone: of one that compares a model with its parent, the name of another that measures what was learned without it.
       wrong_head, wrong_sight: what is wrong with a model that has another head, or another `causal`; "" = said in general words.
     """
 
@@ -46,12 +47,15 @@ class ObjectiveSpec:
     gaps: Any = None
     single: bool = False
     selects: str = "nll"
+    alone: str = ""
     wrong_head: str = ""
     wrong_sight: str = ""
 
     def build(self, section: Any) -> Any:
         """The objective with the settings of `config.objective`."""
         made = located(self.loss)
+        if hasattr(made, "of"):
+            return made.of(section)
         names = [field.name for field in dataclasses.fields(made) if field.init and field.name in section]
         return made(**{name: section[name] for name in names})
 
@@ -163,6 +167,91 @@ class ClassificationOptions(Options):
     )
 
 
+class PreferenceOptions(Options):
+    """`config.objective.preference`, of the objectives that learn from pairs."""
+
+    beta: float = declared(
+        settings.natural(
+            0.0,
+            "factor of log-probabilities in the rewards; of orpo, weight of the odds; 0 = the objective's own: simpo 2, others 0.1",
+        )
+    )
+    loss: str = declared(
+        settings.one_of(
+            "sigmoid",
+            "of dpo: the loss of the rewards of a pair's answers",
+            *("sigmoid", "robust", "hinge", "exo", "nca", "apo_zero", "apo_down"),
+        )
+    )
+    divergence: str = declared(
+        settings.one_of(
+            "reverse_kl",
+            "of dpo: what the model is held near the reference by",
+            *("reverse_kl", "forward_kl", "jensen_shannon", "alpha"),
+        )
+    )
+    alpha: float = declared(settings.whole_share(0.5, "of divergence=alpha: 0 = forward_kl, 1 = reverse_kl"))
+    label_noise: float = declared(
+        settings.Field(
+            0.0,
+            "of dpo (loss sigmoid, robust, exo) and cpo: share of the pairs that are taken to be labeled the wrong way round",
+            valid=lambda v: 0 <= v < 0.5,
+            expected="a share below a half",
+        )
+    )
+    normalize: bool = declared(settings.Field(False, "of dpo: log-probabilities per token, in place of sums"))
+    tail_weight: float = declared(
+        settings.whole_share(
+            1.0, "of dpo: what tokens of the longer answer weigh that come after the length of the shorter (LD-DPO)"
+        )
+    )
+    keep_chosen: float = declared(
+        settings.natural(
+            0.0,
+            "of dpo: weight of how far the better answer falls below the reference's log-probability (DPOP); 0 = none",
+        )
+    )
+    margin: float = declared(settings.natural(1.0, "of simpo and slic: by how much the better answer should be ahead"))
+    sft: float = declared(
+        settings.Field(
+            -1.0,
+            "weight of the cross-entropy per token of the better answer; -1 = the objective's own: orpo (always) and cpo 1, slic 0.1, "
+            "others 0",
+            valid=lambda v: v >= 0 or v == -1,
+            expected="0 or more, or -1",
+        )
+    )
+    precompute: bool = declared(
+        settings.Field(
+            False,
+            "of dpo and ipo: the reference's log-probabilities are computed once, before the first step, and kept in the cache; else at "
+            "each step",
+        )
+    )
+    from_random: bool = declared(
+        settings.Field(
+            False,
+            "of those without a reference: without a parent, preferences are learned by a model of random parameters",
+        )
+    )
+
+
+class _PairOptions(Options):
+    """`config.objective`, of the objectives that learn from pairs."""
+
+    preference: PreferenceOptions = section(PreferenceOptions)
+
+
+def _of_pairs(name: str, alone: str = "") -> ObjectiveSpec:
+    return ObjectiveSpec(
+        f"{_LOSSES}.preference:{name}",
+        f"{_ROWS}.pairs:Pairs",
+        fields=fields_of(_PairOptions),
+        selects="loss",
+        alone=alone,
+    )
+
+
 OBJECTIVES: Mapping[str, ObjectiveSpec] = {
     "causal_lm": ObjectiveSpec(f"{_LOSSES}.causal_lm:CausalLM", f"{_ROWS}.causal:Causal"),
     "prefix_lm": ObjectiveSpec(f"{_LOSSES}.causal_lm:PrefixLM", f"{_ROWS}.prefix:Prefix", reads_prompt=True),
@@ -206,6 +295,12 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
             f"the number is read off the first position, which sees nothing of a text in a causal model; {_BOTH_WAYS}"
         ),
     ),
+    "dpo": _of_pairs("DPO", alone="cpo"),
+    "ipo": _of_pairs("IPO", alone="cpo"),
+    "simpo": _of_pairs("SimPO"),
+    "cpo": _of_pairs("CPO"),
+    "orpo": _of_pairs("ORPO"),
+    "slic": _of_pairs("SLiC"),
 }
 
 
@@ -216,7 +311,7 @@ class _CommonOptions(Options):
         settings.one_of(
             "causal_lm",
             "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
-            "spans cut out of a text; a text's class; a text's number",
+            "spans cut out of a text; a text's class; a text's number; or which of two answers is better (dpo and the following)",
             *OBJECTIVES,
         )
     )
@@ -236,6 +331,7 @@ class _CommonOptions(Options):
 
 # Dataclasses have the fields of their last base first.
 class ObjectiveOptions(
+    _PairOptions,
     ClassificationOptions,
     SpanCorruptionOptions,
     MaskedLMOptions,

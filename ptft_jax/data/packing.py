@@ -17,9 +17,9 @@ from collections.abc import Callable
 import numpy as np
 
 from ptft_jax.data import placing
+from ptft_jax.data import units as units_
+from ptft_jax.data.units import Same, Slots
 from ptft_jax.errors import UserError
-
-Slots = Callable[[np.ndarray], np.ndarray]  # ids of pieces int64 [n] -> positions that they take int64 [n]
 
 LEAST = 2  # ids of a sequence that anything can be learned from: one to see, one to predict
 
@@ -39,6 +39,7 @@ class Report:
       empty: sequences left out since they have fewer than two ids.
       untrainable: pieces left out since nothing in them is learned.
       incomplete: sequences left out since another of their unit was.
+      equal: units left out since both of their sequences are the same.
       tokens_lost: ids in no row.
     """
 
@@ -55,6 +56,7 @@ class Report:
     empty: int = 0
     untrainable: int = 0
     incomplete: int = 0
+    equal: int = 0
     tokens_lost: int = 0
 
     @property
@@ -75,7 +77,7 @@ class Report:
         )
         if self.how in ("first_fit", "best_fit"):
             line += f" ({self.how}; at most {self.used / (self.fewest_rows * self.length):.1%} possible)"
-        names = ("dropped", "truncated", "split", "empty", "untrainable", "incomplete")
+        names = ("dropped", "truncated", "split", "empty", "untrainable", "incomplete", "equal")
         changed = {name: getattr(self, name) for name in names}
         parts = [line] + [f"{count:,} {name}" for name, count in changed.items() if count]
         if self.tokens_lost:
@@ -199,6 +201,7 @@ def plan(
     untrainable: str = "raise",
     partial: bool = False,
     units: np.ndarray | None = None,
+    same: Same | None = None,
     field: str = "config.data.length",
 ) -> Plan | Windows:
     """Lays sequences out in rows.
@@ -220,36 +223,46 @@ def plan(
       untrainable: what to do with a piece in which nothing is: "raise", or "drop" it. Says nothing about "concat".
       partial: with "concat", whether the last, short window is a row (evaluation) or is left out and reported.
       units: int64 [units + 1], where units of sequences that stay together start in the sequences, such as the two answers of a
-        preference: they lie in one row, side by side and in order. None = each sequence is one. A unit is kept whole or left out
-        whole; nothing of it is cut, so `how` is not "concat", and `overlong` is "raise" or "drop".
+        preference: they lie in one row, side by side and in order. None = each sequence is one. A unit is kept or left out
+        whole, so `how` is not "concat", nor `overlong` "split"; "truncate" cuts the longest of a unit until it fits a row.
+      same: of units of two, which are equal; such a one is dealt with as `untrainable` says. None = none.
       field: names the setting of the length in messages.
 
     Raises:
       ValueError: `units` are not those of the sequences.
-      UserError: a sequence or unit is too long and overlong = "raise"; there is not one row; units would be cut.
+      UserError: a sequence or unit is too long and overlong = "raise"; there is not one row; units would be cut apart.
     """
     if units is not None:
-        _check_units(np.asarray(units), len(offsets) - 1, how, overlong)
+        units = np.asarray(units)
+        units_.check(units, len(offsets) - 1, how, overlong)
     most = longest(slots, length)
     if most < LEAST + 1 - overlap:
         raise UserError(f"{field} = {length}: a row holds {most} tokens, too few to learn anything from")
     if how == "concat":
         return _windows(offsets, length, most, slots, overlap, partial, field)
 
-    spans, counts = _pieces(np.asarray(offsets, np.int64), length, most, overlong, overlap, where, field)
+    offsets = np.asarray(offsets, np.int64)
+    cut_to: int | np.ndarray = most
+    if units is not None and overlong == "truncate":
+        cut_to = units_.room(np.diff(offsets), units, length, most, slots)
+    spans, counts = _pieces(offsets, length, cut_to, overlong, overlap, where, field, whole=units is not None)
     if learned is not None:
         spans, lost = _trainable(spans, offsets, learned, untrainable, where)
         counts = _added(counts, lost)
     group = np.arange(len(spans))  # each piece is a unit of its own
     if units is not None:
-        spans, group, lost = _whole_units(
-            spans, np.asarray(offsets), np.asarray(units), length, slots, overlong, where, field
-        )
+        spans, group, lost = units_.whole(spans, offsets, units, length, slots, overlong, where, field)
         counts = _added(counts, lost)
+        if same is not None:
+            spans, group, lost = units_.different(
+                spans, group, offsets, same, untrainable, where, f"{field} = {length}"
+            )
+            counts = _added(counts, lost)
     if not len(spans):
+        equal = f", {counts['equal']} pairs of the same" if counts.get("equal") else ""
         raise UserError(
             f"{field} = {length}: no row is left of {len(offsets) - 1} sequences ({counts['empty']} with fewer than "
-            f"{LEAST} tokens, {counts['dropped']} too long, {counts.get('untrainable', 0)} with nothing to learn)"
+            f"{LEAST} tokens, {counts['dropped']} too long, {counts.get('untrainable', 0)} with nothing to learn{equal})"
         )
     sizes = np.asarray(slots(spans[:, 1] - spans[:, 0]), np.int64)
     units_placed = placing.PLACE[how](np.bincount(group, sizes).astype(np.int64), length, seed)
@@ -263,17 +276,6 @@ def plan(
     tokens = int(offsets[-1] - offsets[0])
     report = Report(len(offsets) - 1, tokens, len(bounds) - 1, length, len(spans), int(sizes.sum()), how, **counts)
     return Plan(spans[order[by_row]], bounds, report)
-
-
-def _check_units(units: np.ndarray, sequences: int, how: str, overlong: str) -> None:
-    """Raises as `plan` does for units that are not those of so many sequences, or that would be cut."""
-    if not (units[0] == 0 and units[-1] == sequences and (np.diff(units) >= 0).all()):
-        raise ValueError(f"units of {sequences} sequences: expected starts from 0 to that, not {units}")
-    cut = "sequences that belong together are not cut"
-    if how == "concat":
-        raise UserError(f"config.data.packing = {how!r}: {cut}: expected 'none', 'first_fit' or 'best_fit'")
-    if overlong not in ("raise", "drop"):
-        raise UserError(f"config.data.overlong = {overlong!r}: {cut}: expected 'raise' or 'drop'")
 
 
 def _added(counts: dict[str, int], more: dict[str, int]) -> dict[str, int]:
@@ -296,9 +298,17 @@ def _windows(
 
 
 def _pieces(
-    offsets: np.ndarray, length: int, most: int, overlong: str, overlap: int, where: Callable[[int], str], field: str
+    offsets: np.ndarray,
+    length: int,
+    most: int | np.ndarray,
+    overlong: str,
+    overlap: int,
+    where: Callable[[int], str],
+    field: str,
+    whole: bool = False,
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """int64 [pieces, 2], each within one sequence and of 2 to `most` ids; and what was lost or changed."""
+    """int64 [pieces, 2], each within one sequence and of 2 to `most` ids (int64 [sequences]: each of its own); and what was lost or
+    changed. `whole`: no sequence may be split."""
     starts, stops = offsets[:-1], offsets[1:]
     lengths = stops - starts
     empty, long = lengths < LEAST, lengths > most
@@ -307,11 +317,11 @@ def _pieces(
     overlongs = int(long.sum())
     keep = ~empty
     if overlongs and overlong == "raise":
-        i = int(np.argmax(long))
+        i, choices = int(np.argmax(long)), "'drop' or 'truncate'" if whole else "'drop', 'truncate' or 'split'"
         others = f", and so are {overlongs - 1} others" if overlongs > 1 else ""
         raise UserError(
             f"{where(i)}: {lengths[i]} tokens are more than a row holds ({most}; {field} = {length}){others}; "
-            "set config.data.overlong to 'drop', 'truncate' or 'split', or raise the length"
+            f"set config.data.overlong to {choices}, or raise the length"
         )
     if overlong == "drop":
         keep &= ~long
@@ -320,11 +330,16 @@ def _pieces(
     elif overlong == "truncate":
         stops = np.minimum(stops, starts + most)
         counts["truncated"] = overlongs
-        counts["tokens_lost"] += int((lengths[long] - most).sum())
+        counts["tokens_lost"] += int((lengths - most)[long].sum())
+        short = keep & (stops - starts < LEAST)  # what is left of one where others of its unit take the row
+        keep &= ~short
+        counts["empty"] += int(short.sum())
+        counts["tokens_lost"] += int((stops - starts)[short].sum())
     starts, stops = starts[keep], stops[keep]
     if overlong != "split" or not overlongs:
         return np.stack([starts, stops], 1), counts
 
+    assert isinstance(most, int), "each sequence has a limit of its own where units are cut, which are not split"
     counts["split"] = overlongs
     stride = most - overlap
     parts = -(-(stops - starts - overlap) // stride)
@@ -356,35 +371,3 @@ def _trainable(
         )
     lost = {"untrainable": int(idle.sum()), "tokens_lost": int((spans[idle, 1] - spans[idle, 0]).sum())}
     return spans[~idle], lost
-
-
-def _whole_units(
-    spans: np.ndarray,
-    offsets: np.ndarray,
-    units: np.ndarray,
-    length: int,
-    slots: Slots,
-    overlong: str,
-    where: Callable[[int], str],
-    field: str,
-) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """(the pieces of units of which all are there and that fit a row, the number of each piece's unit from 0 on, what was left
-    out). `spans` hold one piece per sequence at most."""
-    sequence = np.searchsorted(offsets, spans[:, 0], side="right") - 1
-    unit = np.searchsorted(units, sequence, side="right") - 1
-    sizes = np.bincount(unit, slots(spans[:, 1] - spans[:, 0]), len(units) - 1).astype(np.int64)
-    whole, long = np.bincount(unit, minlength=len(units) - 1) == np.diff(units), sizes > length
-    if (long & whole).any() and overlong == "raise":
-        first = int(np.argmax(long & whole))
-        raise UserError(
-            f"{where(int(units[first]))} and the {int(units[first + 1] - units[first]) - 1} that belong to it: {sizes[first]} positions "
-            f"are more than a row has ({field} = {length}); set config.data.overlong to 'drop', or raise the length"
-        )
-    kept = (whole & ~long)[unit]
-    tokens = spans[:, 1] - spans[:, 0]
-    lost = {
-        "incomplete": int((~whole)[unit].sum()),
-        "dropped": int((whole & long)[unit].sum()),
-        "tokens_lost": int(tokens[~kept].sum()),
-    }
-    return spans[kept], np.unique(unit[kept], return_inverse=True)[1], lost

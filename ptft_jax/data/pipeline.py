@@ -104,6 +104,14 @@ def tokenized(
     )
 
 
+def kind_of(data: DataOptions, reference: str, split: str) -> str:
+    """The kind of data that a split of a source is of (`ptft_jax.data.formats.Format.kind`). Raises UserError."""
+    parsed = records.parse(reference, data.tables.sources)
+    if parsed.kind == token_folder.KIND:
+        return str(token_folder.manifest(pathlib.Path(parsed.name))["kind"])
+    return opened_of(data, reference, split).format.kind
+
+
 def opened_of(data: Any, reference: str, split: str, learns: Sequence[str] = ()) -> tokenize.Opened:
     """A split of a source, by the settings of `config.data`; `learns`: kinds of data. Raises UserError."""
     options = {"held_out": data.held_out, "broken": data.broken, "kinds": data.tables.sources, "learns": learns}
@@ -255,7 +263,7 @@ class Filled:
         """What of the source is in no row or only in part, by how it came to that; {} = nothing. The few tokens that a
         stream ends with are no loss."""
         report = self.rows.plan.report
-        names = ("empty", "dropped", "truncated", "untrainable")
+        names = ("empty", "dropped", "truncated", "untrainable", "equal")
         counts = {"skipped": self.tokens.skipped.count, **{name: getattr(report, name) for name in names}}
         found = {name: count for name, count in counts.items() if count}
         return {**found, "tokens_lost": report.tokens_lost} if found else {}
@@ -319,9 +327,12 @@ def filled(data: DataOptions, tokens: Tokens, builder: Builder, *, partial: bool
         learned=None if store.trained is None else functools.partial(store.learned, first=not sequential),
         untrainable=data.untrainable,
         partial=partial,
+        units=np.arange(0, len(store.offsets), 2) if builder.paired else None,
+        same=store.same if builder.paired else None,
     )
     segmented = how != "concat" or builder.looks_ahead
-    return Filled(tokens, RowSet(store, plan, builder, data.length, segmented))
+    pairs = int(np.diff(plan.rows).max()) // 2 if builder.paired and isinstance(plan, packing.Plan) else 0
+    return Filled(tokens, RowSet(store, plan, builder, data.length, segmented, pairs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -385,7 +396,7 @@ def training(
     for n, part in enumerate(parts if builder.labelled else ()):
         parts[n], head = class_names.numbered(part, head)
     sets = [filled(data, part, builder, partial=False, seed=seed) for part in parts]
-    segmented = any(s.rows.segmented for s in sets)
+    segmented, pairs = any(s.rows.segmented for s in sets), max(s.rows.pairs for s in sets)
     names, sizes = [reference for reference, _ in sources], [len(s.rows) for s in sets]
     if epochs:
         spans.check_epochs(epochs, None, 0, data.max_epochs)
@@ -412,7 +423,7 @@ def training(
     ]
     keys = [part.store.key for part in parts]
     return TrainingData(
-        tuple(dataclasses.replace(s.rows, segmented=segmented) for s in sets),
+        tuple(dataclasses.replace(s.rows, segmented=segmented, pairs=pairs) for s in sets),
         mixture,
         f"{FORM}:{keys[0] if len(keys) == 1 else cache.digest(*keys)}",
         sum(s.rows.plan.report.tokens - s.rows.plan.report.tokens_lost for s in sets),
@@ -508,6 +519,7 @@ def shown(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         "examples": "examples", "tokens": "tokens", "trained": "tokens with loss", "empty_answers": "empty answers",
         "skipped": "skipped", "dropped": "dropped",
         "truncated": "truncated", "split_up": "split", "empty": "empty", "untrainable": "untrainable",
+        "incomplete": "incomplete", "equal": "equal pairs",
         "tokens_lost": "tokens lost", "rows": "rows",
     }  # fmt: skip
     some = {name: words for name, words in counts.items() if any(row.get(name) for row in table)}

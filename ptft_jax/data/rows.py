@@ -25,6 +25,8 @@ class RowSet:
       builder: what an objective makes of them.
       length: positions of a row.
       segmented: rows have "positions" and "segments"; else a row is one window of a stream, attended as a whole.
+      reference: float32 [rows, ...], what a reference model makes of each row (`ptft_jax.training.reference`); None = nothing.
+      pairs: of a builder that pairs, the most pairs that a row can say it holds; at least those that one does.
     """
 
     store: Store
@@ -32,6 +34,8 @@ class RowSet:
     builder: Builder
     length: int
     segmented: bool
+    pairs: int = 0
+    reference: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -95,8 +99,10 @@ class RowSet:
     def batch(self, indices: np.ndarray, keys: Sequence[Sequence[int]]) -> Rows:
         """Several rows, stacked; `keys` as for `row`."""
         if isinstance(self.builder, Causal):
-            return self._shifted(*self.plan.of(indices))
-        return stacked([self.row(int(i), key) for i, key in zip(indices, keys)])
+            made = self._shifted(*self.plan.of(indices))
+        else:
+            made = stacked([self.row(int(i), key) for i, key in zip(indices, keys)])
+        return made if self.reference is None else {**made, "reference": self.reference[indices]}
 
     def _shifted(self, spans: np.ndarray, pieces: np.ndarray) -> Rows:
         """Rows for next-token prediction, the common case: what `row` makes piece by piece, all at once. Arguments as of
@@ -125,6 +131,8 @@ class RowSet:
         if self.segmented:
             made["positions"] = spread(order, np.int32)
             made["segments"] = spread(np.repeat(number + 1, sizes), np.int32)
+        if self.builder.paired:
+            made["pairs"] = (np.arange(self.pairs) < pieces[:, None] // 2).astype(np.float32)
         return made
 
 

@@ -134,6 +134,15 @@ class Store:
         found[order] = counts
         return found
 
+    def same(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """bool [n]: whether two spans (start, stop; int64 [n, 2] each) hold the same ids, of which the same are targets."""
+        equal = np.diff(first)[:, 0] == np.diff(second)[:, 0]
+        arrays = [self.ids] + ([] if self.trained is None else [self.trained])
+        for n in np.flatnonzero(equal):
+            (a, b), (c, d) = first[n], second[n]
+            equal[n] = all(np.array_equal(array[a:b], array[c:d]) for array in arrays)
+        return equal
+
 
 def ids_dtype(vocab_size: int) -> type[np.unsignedinteger]:
     """The narrowest type that holds the ids of a vocabulary."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,20 @@ from ptft_jax.parallel import processes
 from ptft_jax.parallel.compile import to_host
 
 BITS = "bits_per_byte"
+
+
+class Measuring(NamedTuple):
+    """What a set is measured by.
+
+    Attributes:
+      objective: see `ptft_jax.objectives.base.Objective`.
+      program: compiled evaluations of it (`ptft_jax.training.programs.Evaluations`).
+      byte_lengths: as of `EvalSet`.
+    """
+
+    objective: Any
+    program: Any
+    byte_lengths: np.ndarray | None
 
 
 class EvalSet:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ptft_jax import config as configs
-from ptft_jax.data import batches, class_names, pipeline, records
+from ptft_jax.data import batches, builders, class_names, pipeline, records
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.class_names import Head
@@ -18,6 +18,8 @@ from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import meant
 from ptft_jax.runs import source as restore
 
+RETAINED = "source"  # what the names of sets of the parent's data start with
+
 
 class Sets(NamedTuple):
     """Batches by the name of their set.
@@ -27,11 +29,21 @@ class Sets(NamedTuple):
         parent was trained on; "validation_NAME", the other sources of a mixture.
       test: what is measured at its end: "test", "source_test"; of several adapters those of each.
       source: the settings of the parent's data, None where forgetting is not measured.
+      retained: `config.objective` of what the parent learned from its data, where the run's own objective does not learn from such;
+        None = the sets of `RETAINED` are measured by the run's own.
     """
 
     validation: dict[str, list[Rows]]
     test: dict[str, list[Rows]]
     source: DataOptions | None
+    retained: Any = None
+
+    @property
+    def by_retained(self) -> tuple[str, ...]:
+        """The names of the sets that are measured by `retained`."""
+        return (
+            () if self.retained is None else tuple(n for n in (*self.validation, *self.test) if n.startswith(RETAINED))
+        )
 
 
 def sets(
@@ -51,7 +63,7 @@ def sets(
     """
     c = config
 
-    def read(data: DataOptions, split: str, adapter: int | None) -> list[Rows]:
+    def read(data: DataOptions, split: str, adapter: int | None, builder: Builder = builder) -> list[Rows]:
         read = pipeline.tokenized(data, data.source, split, tokenizer, builder.kinds)
         tokens, _ = class_names.numbered(read, head)
         found = pipeline.filled(data, tokens, builder, partial=True)
@@ -72,13 +84,16 @@ def sets(
     test = {"test": read(c.data, "test", own)} if c.eval.test else {}
     changes = source_settings(c, parent)
     source = None if changes is None else _changed(c, _plugins(parent), **changes)
+    retained = None
     if source is not None:
         # What each of several adapters forgot is its own.
         try:
+            retained = _retained_objective(c, parent, source, builder)
+            theirs = builder if retained is None else builders.build(retained, tokenizer)
             for name, number in [(f"_{name}", n) for n, name in enumerate(c.tune.adapters)] or [("", None)]:
-                validation[f"source{name}"] = read(source, "validation", number)
+                validation[f"source{name}"] = read(source, "validation", number, theirs)
                 if c.eval.test:
-                    test[f"source_test{name}"] = read(source, "test", number)
+                    test[f"source_test{name}"] = read(source, "test", number, theirs)
         except UserError as e:
             raise UserError(
                 f"{e}\nthis is what the run's forgetting is measured on: config.eval.source names other data, and "
@@ -92,7 +107,26 @@ def sets(
                 validation[f"validation_{name}"] = read(data, "validation", numbers.get(reference))
                 if c.eval.test and numbers:
                     test[f"test_{name}"] = read(data, "test", numbers[reference])
-    return Sets(validation, test, source)
+    return Sets(validation, test, source, retained)
+
+
+def _retained_objective(config: configs.Section, parent: Any, source: DataOptions, builder: Builder) -> Any:
+    """`Sets.retained`: that of the nearest ancestor that learned from such data and goes with the model, where the run's own
+    objective does not learn from it; None otherwise."""
+    learned = parent.config.tables.objectives[parent.config.objective.name]
+    if set(learned.kinds) <= set(builder.kinds):
+        return None
+    kind = pipeline.kind_of(source, source.source, "validation")
+    if kind in builder.kinds:
+        return None
+    for ancestor in _lineage(parent):
+        known = ancestor.config.tables.objectives
+        spec = known[ancestor.config.objective.name]
+        if kind in spec.kinds and spec.fits(config.model):
+            values = ancestor.config.as_dict()
+            values["objective"]["name"] = spec.alone or values["objective"]["name"]
+            return configs.check(values).objective
+    return None
 
 
 def roles(config: configs.Section) -> dict[str, Mapping[str, str]]:

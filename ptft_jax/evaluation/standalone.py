@@ -66,6 +66,8 @@ class Measurement:
             raise UserError(f"--length = {length}: the model sees at most {most} tokens")
         config = loaded.source.config
         values = config.as_dict()
+        values["objective"]["preference"]["precompute"] = False  # nothing was computed of these rows
+        config = configs.check(values)
         if objective:
             known = config.tables.objectives
             if objective not in known:

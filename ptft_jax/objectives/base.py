@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
@@ -52,12 +52,17 @@ PLAIN = Context()
 class Objective(Protocol):
     """Turns (model, parameters, batch, context) into a loss: what `loss_of` makes of what `hidden` gives (`routed`: and how
     experts were used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics, "nll" (cross-entropy)
-    among them where there is one. `chained`, `scores`, `needs_reference`, `weights`, `measured`, `tables`: see `Rows`."""
+    among them where there is one. `chained`, `scores`, `needs_reference`, `needs_parent`, `weights`, `measured`, `tables`, `remarks`, `precomputed`,
+    `reference_of`: see `Rows`."""
 
     metrics: tuple[str, ...]
     chained: ClassVar[bool]
     scores: ClassVar[tuple[str, ...]]
     needs_reference: ClassVar[bool]
+    needs_parent: ClassVar[bool]
+
+    @property
+    def precomputed(self) -> bool: ...
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss: ...
 
@@ -81,6 +86,10 @@ class Objective(Protocol):
 
     def tables(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> dict[str, jax.Array]: ...
 
+    def remarks(self, before: Mapping[str, float], after: Mapping[str, float]) -> list[str]: ...
+
+    def reference_of(self, model: Any, params: Any, batch: Batch) -> jax.Array: ...
+
     def weights(self, batch: Batch) -> jax.Array: ...
 
     def weight(self, batch: Batch) -> jax.Array: ...
@@ -92,12 +101,17 @@ class Rows:
     Attributes:
       chained: whether the targets' probabilities multiply to that of the text they are, so that bits per byte mean something.
       needs_reference: whether the loss compares the model with its parent (`Context.reference`), in training and evaluation.
+      precomputed: of one that `needs_reference`: batches hold what it needs of the reference (`reference_of`, key "reference"), and no
+        parameters of it are kept.
+      needs_parent: whether it teaches a model nothing that has learned nothing before, so that a run without a parent has to be asked for.
       scores: names of what evaluation makes of `tables`, beside the means of metrics.
     """
 
     chained: ClassVar[bool] = False
     scores: ClassVar[tuple[str, ...]] = ()
     needs_reference: ClassVar[bool] = False
+    precomputed: bool = False
+    needs_parent: ClassVar[bool] = False
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss:
         """The loss of a batch: `inputs` int [B, T] and what `loss_of` needs; optional positions, segments and types int [B, T], prefix
@@ -134,6 +148,15 @@ class Rows:
         raise UserError(
             f"config.eval.metrics: the objective {name} does not say what they are measured of ({name}.measured)"
         )
+
+    def remarks(self, before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
+        """What people should know of a run that ended, by the evaluations of its start and of its selected checkpoint, "SET/NAME" ->
+        value."""
+        return []
+
+    def reference_of(self, model: Any, params: Any, batch: Batch) -> jax.Array:
+        """What the loss of each row of a batch needs of the reference model, whose parameters these are, float32 [B, ...]."""
+        raise NotImplementedError
 
     def tables(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Counts that evaluation adds up over batches, float32 [n, m], by the names that `ptft_jax.objectives.counts` has; or that of

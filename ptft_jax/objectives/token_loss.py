@@ -40,7 +40,7 @@ class TokenLoss(Rows):
         """The loss of a batch by its last hidden states; of the batch: targets int [B, T], weights float [B, T]."""
         score = functools.partial(self.score, model, params)
         weights = batch["weights"].astype(jnp.float32)
-        sums = self._summed(score, hidden_BTD, batch["targets"], weights)
+        sums = summed(self.chunk, score, hidden_BTD, batch["targets"], weights)
         return as_loss(sums, self.weight(batch), self.z_loss)
 
     def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array:
@@ -55,7 +55,7 @@ class TokenLoss(Rows):
             scored = (model.logits(first[0], first_BTD), model.logits(second[0], second_BTD))
             return (weighted_sum(measure(*(counted(logits, weights) for logits in scored)), weights),)
 
-        return self._summed(score, first[1], second[1], batch["weights"].astype(jnp.float32))[0]
+        return summed(self.chunk, score, first[1], second[1], batch["weights"].astype(jnp.float32))[0]
 
     def measured(
         self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, measures: Measures
@@ -66,33 +66,34 @@ class TokenLoss(Rows):
             found = sums_of(measures, model.logits(params, hidden_BTD), targets, weights)
             return tuple(number for name, _ in measures for number in found[name])
 
-        numbers = iter(self._summed(score, hidden_BTD, batch["targets"], batch["weights"].astype(jnp.float32)))
+        numbers = iter(summed(self.chunk, score, hidden_BTD, batch["targets"], batch["weights"].astype(jnp.float32)))
         return {name: (next(numbers), next(numbers)) for name, _ in measures}
-
-    def _summed(self, score: Callable[..., tuple[jax.Array, ...]], *arrays: jax.Array) -> tuple[jax.Array, ...]:
-        """The sums that `score` gives of arrays [B, T, ...], `chunk` positions at a time."""
-        length = arrays[0].shape[1]
-        if not self.chunk or self.chunk >= length:
-            return score(*arrays)
-        # Chunks run along T, so rows stay on their devices. The last chunk is padded with weight 0.
-        pad = -length % self.chunk
-
-        def chunks(x: jax.Array) -> jax.Array:
-            x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
-            return jnp.moveaxis(x.reshape(x.shape[0], -1, self.chunk, *x.shape[2:]), 1, 0)
-
-        def add(sums: Any, part: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, sums, jax.checkpoint(score)(*part)), None
-
-        parts = jax.tree.map(chunks, arrays)
-        sums = jax.eval_shape(score, *jax.tree.map(lambda x: x[0], parts))
-        return jax.lax.scan(add, tuple(jnp.zeros((), s.dtype) for s in sums), parts)[0]
 
     def score(
         self, model: Any, params: Any, hidden_BTD: jax.Array, targets: jax.Array, weights: jax.Array
     ) -> tuple[jax.Array, ...]:
         """As `cross_entropy`, of hidden states [..., D]; what objectives over tokens override."""
         return cross_entropy(model.logits(params, hidden_BTD), targets, weights, self.z_loss, self.label_smoothing)
+
+
+def summed(chunk: int, score: Callable[..., tuple[jax.Array, ...]], *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """The sums that `score` gives of arrays [B, T, ...], `chunk` positions at a time; 0 = all at once. The last chunk is padded
+    with zeros, and so with positions of weight 0."""
+    length = arrays[0].shape[1]
+    if not chunk or chunk >= length:
+        return score(*arrays)
+    pad = -length % chunk  # chunks run along T, so rows stay on their devices
+
+    def chunks(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
+
+    def add(sums: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, jax.checkpoint(score)(*part)), None
+
+    parts = jax.tree.map(chunks, arrays)
+    sums = jax.eval_shape(score, *jax.tree.map(lambda x: x[0], parts))
+    return jax.lax.scan(add, tuple(jnp.zeros(s.shape, s.dtype) for s in sums), parts)[0]
 
 
 def cross_entropy(

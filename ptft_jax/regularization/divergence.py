@@ -9,23 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from ptft_jax.objectives.base import Batch, Context, Objective, Scored, Sum
+from ptft_jax.objectives.kl import divergence, symmetric
 
 _NOISE = 0x6E6F6973  # tells the noise's draws of a row from its dropout's, whose sites are small numbers
-
-
-def divergence(first: jax.Array, second: jax.Array) -> jax.Array:
-    """KL(first || second) in nats [...], of the distributions that logits [..., V] stand for."""
-    log_p, log_q = jax.nn.log_softmax(first), jax.nn.log_softmax(second)
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
-
-
-def symmetric(first: jax.Array, second: jax.Array) -> jax.Array:
-    """KL(first || second) + KL(second || first) in nats [...].
-
-    As one sum of products of differences, none below 0: the two are of the size of the square of a small noise, far below
-    the rounding of the sums that each KL is made of."""
-    log_p, log_q = jax.nn.log_softmax(first), jax.nn.log_softmax(second)
-    return jnp.sum((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q), axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)

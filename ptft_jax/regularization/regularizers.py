@@ -98,10 +98,17 @@ class Regularization:
 
 
 def build(
-    config: Config, partition: Partition, model: Any, *, tuned: bool, fresh: tuple[str, ...], compared: bool = False
+    config: Config,
+    partition: Partition,
+    model: Any,
+    *,
+    tuned: bool,
+    fresh: tuple[str, ...],
+    compared: bool = False,
+    kept: bool = True,
 ) -> Regularization:
     """What `config.tune` asks for, in a run that starts from a parent (`tuned`) and re-initializes parameters that match `fresh`.
-    Reads what has an effect, so that the rest is refused. `compared`: see there.
+    Reads what has an effect, so that the rest is refused. `compared`: see there; `kept`: for it the start is kept.
 
     Raises:
       UserError: what cannot be: a term that needs what the parent does not have.
@@ -126,7 +133,7 @@ def build(
         Distill(tune.distill.weight, tune.distill.temperature) if tune.distill.weight else None,
         _mixout(tune.mixout, partition, fresh) if tune.mixout.rate else None,
         smooth,
-        compared,
+        compared and kept,
     )
     distilling = f"config.tune.distill.weight = {tune.distill.weight!r}"
     weighed = f"config.tune.ewc.weight = {tune.ewc.weight!r}"
@@ -143,7 +150,7 @@ def build(
             f"config.tune.ewc.weight = {tune.ewc.weight!r}: it keeps parameters of the parent, and tune.method = "
             f"{tune.method!r} trains others; use tune.method='full', or tune.distill"
         )
-    if made.refers and (model.virtual_tokens or model.prefix_length):
+    if (made.refers or compared) and (model.virtual_tokens or model.prefix_length):
         raise UserError(
             f"{distilling if made.distill else comparing}: with tune.method = {tune.method!r} a run does not start "
             "as its parent, which sees no learned vectors"

@@ -20,6 +20,11 @@ from ptft_jax.runs.workdir import Workdir
 
 Row = Mapping[str, Any]  # of a run, see `_read`
 _ANSWERS, _LETTERS = 10, 300  # that are shown of each run, and of each text
+# What is drawn of each set that is evaluated, beside metrics of plugins, and its unit.
+_DRAWN = {
+    "nll": "nats per token", "mse": "mse", "margin": "margin", "kl": "nats per token",
+    "chosen_log_prob": "nats per answer", "rejected_log_prob": "nats per answer",
+}  # fmt: skip
 
 
 def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
@@ -37,6 +42,9 @@ def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     page = Page("Runs", ", ".join(map(str, folders)))
     page.heading("Summary")
     page.table([_summary(row, rows) for row in rows])
+    for row in rows:
+        for remark in (row["summary"] or {}).get("remarks", ()):
+            page.text(f"{row['name']}: {remark}")
     if changed := settings.differing({row["name"]: row["config"] for row in rows}):
         page.text("Settings that differ:")
         page.table(changed, prose=True)
@@ -134,17 +142,17 @@ def _came_from(row: Row, rows: Sequence[Row]) -> str:
 
 
 def _curves(page: Page, rows: Sequence[Row]) -> None:
-    """Losses (of regression: errors), metrics of plugins and scores of answers over steps, of each set that was evaluated, and the loss of training; of runs that start from
-    each other one after another."""
+    """Losses (of regression: errors), metrics of plugins and scores of answers over steps, of each set that was evaluated, and the loss of
+    training; of runs that start from each other one after another."""
     colors = plots.palette(row["name"] for row in rows)
     own = {name for row in rows for name in row["config"].get("eval", {}).get("metrics", ())}
     for key in sorted({key for row in rows for r in row["evals"] for key in r}):
         measured, _, name = key.rpartition("/")
-        if name in ("nll", "mse") or name in own or f"{measured}/".endswith(ANSWERS):
+        if name in _DRAWN or name in own or f"{measured}/".endswith(ANSWERS):
             lines = {row["name"]: [[(r["step"], r[key]) for r in row["evals"] if key in r]] for row in rows}
             lines = {name: points for name, points in lines.items() if points[0]}
             labels = _labels(measured, [row for row in rows if row["name"] in lines])
-            unit = "nats per token" if name == "nll" else name
+            unit = _DRAWN.get(name, name)
             page.figure(plots.curves(lines, title=key, x="step", y=unit, colors=colors, labels=labels))
     train = {row["name"]: [[(r["step"], r["loss"]) for r in row["train"]]] for row in rows if row["train"]}
     if train:

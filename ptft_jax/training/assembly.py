@@ -6,22 +6,24 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from ptft_jax import config as configs
-from ptft_jax import environment, pairing
+from ptft_jax import environment, objectives, pairing
 from ptft_jax.config import spans, trackers
 from ptft_jax.config.computed import changes
 from ptft_jax.data import batches, builders, class_names, endings, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.feed import Feed, Indexed
+from ptft_jax.data.rows import Rows
 from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError, few, listed, nearest
 from ptft_jax.evaluation import answers, evaluate, measured_sets, previews
+from ptft_jax.evaluation.evaluate import Measuring
 from ptft_jax.interop import tokenizer_files
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes
@@ -32,6 +34,7 @@ from ptft_jax.runs import source as restore
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import hooks as hooks_
 from ptft_jax.training import profile as profiling
+from ptft_jax.training import reference as references
 from ptft_jax.training.completion import continued, head_of, resolve
 from ptft_jax.training.execution import Execution
 from ptft_jax.training.hooks import Moment
@@ -63,6 +66,14 @@ class Run:
       answers: questions that it answers at evaluations, or None.
       eval_batches, test_batches: batches of each set that is evaluated on the way, and once at the end.
     """
+
+    data: pipeline.TrainingData
+    trainer: Trainer
+    start: Start
+    plan: Schedule
+    eval_batches: dict[str, list[Rows]]
+    test_batches: dict[str, list[Rows]]
+    _by_retained: tuple[str, ...]
 
     def __init__(
         self,
@@ -96,15 +107,7 @@ class Run:
             self._load_data(init["fresh"])
         c = self.config
         self._build(mesh, init)
-        self.batches = functools.partial(
-            batches.training,
-            self.data.sets,
-            self.data.mixture,
-            batch_size=c.data.batch_size,
-            seed=c.seed,
-            prefetch=c.data.prefetch,
-            adapters=bool(self.adapters),
-        )
+        self._reading = {"batch_size": c.data.batch_size, "seed": c.seed, "prefetch": c.data.prefetch}
         self.feed: Feed = Indexed(lambda step: self.batches(start=step))
         self.answers = answers.of_run(c, self.trainer.model, self.tokenizer, self.adapters)
         self.selection = self._selection()
@@ -133,6 +136,23 @@ class Run:
                 f"config.tokenizer.add={added!r}: markers of {c.data.template}, which were no tokens (add_markers)"
             )
         self._say_what_stays()
+
+    def batches(self, start: int) -> Iterator[Rows]:
+        """This process' rows of step `start` and those after it."""
+        adapters = bool(self.adapters)
+        return batches.training(self.data.sets, self.data.mixture, start, adapters=adapters, **self._reading)
+
+    def precompute(self, fingerprint: str, params: Callable[[], Any]) -> None:
+        """Puts into all rows what the objective needs of the reference, before the first of them is read. Arguments as of
+        `ptft_jax.training.reference.Reference`."""
+        if not self.trainer.objective.precomputed:
+            return
+        identity = f"{fingerprint} {self.start.added_fingerprint}"
+        made = references.Reference(self.trainer, identity, params, self.reporter.say)
+        self.data = dataclasses.replace(self.data, sets=tuple(map(made.of_rows, self.data.sets)))
+        for name, found in (self.eval_batches | self.test_batches).items():
+            if name not in self._by_retained:
+                made.into(found)
 
     def _as_begun(self) -> configs.Section:
         """The config as it is recorded: of a run that has begun, its files are named as they were then."""
@@ -190,7 +210,8 @@ class Run:
         self.chat_template = self._chat_template()
         self.head = self.data.head.settled()
         sets = measured_sets.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter, self.head)
-        self.eval_batches, self.test_batches, self.source = sets
+        self.eval_batches, self.test_batches, self.source, self.retained = sets
+        self._by_retained = sets.by_retained
 
     def _count_steps(self) -> None:
         """Makes `training.steps` what `training.epochs` are, and says so."""
@@ -263,8 +284,27 @@ class Run:
         self.start = Start(self.trainer, self.parent, init, known_tokens=self.known_tokens, continued=self.continued)
         self.importance = None
         if self.parent is not None and self.trainer.regularization.ewc:
-            of_data = (self.source, self.tokenizer, self.builder, self.head)
+            builder = self.builder
+            if self.retained is not None:
+                builder = builders.build(self.retained, self.tokenizer)
+            of_data = (
+                self.source,
+                self.tokenizer,
+                builder,
+                self.head,
+                self.measuring(measured_sets.RETAINED).objective,
+            )
             self.importance = Importance(self.trainer, self.parent, *of_data)
+        if self.trainer.objective.precomputed:
+            if self.continued:
+                raise UserError(
+                    "config.objective.preference.precompute = True: a run that goes on from another (init.optimizer) keeps the reference of "
+                    "that one: set it to False"
+                )
+            self.data = dataclasses.replace(self.data, sets=references.pending(self.data.sets))
+            for name, found in (self.eval_batches | self.test_batches).items():
+                if name not in self._by_retained:
+                    references.pending_in(found)
         if c.training.steps:
             forms = batches.forms(self.data.sets, c.data.batch_size, adapters=bool(self.adapters))
             self.trainer.program.check(self.trainer.state_like, forms)
@@ -310,7 +350,10 @@ class Run:
                     f"config.select.source_budget = {s.source_budget!r}: forgetting is not measured: {reason}"
                 )
             budget = {"source_budget": s.source_budget, "stop_over_budget": s.stop_over_budget}
-        known = evaluate.names(self.eval_batches, self.trainer.metrics, self.byte_lengths, self.measured_raw)
+        known = []
+        for name, rows in self.eval_batches.items():
+            objective, _, lengths = self.measuring(name)
+            known += evaluate.names({name: rows}, self.trainer.metrics(objective), lengths, self.measured_raw)
         if self.answers and not self.config.eval.answers.every:  # else not every evaluation has them
             known += self.answers.names
         if s.metric not in known:
@@ -330,10 +373,21 @@ class Run:
             raise UserError(f"config.eval.answers.every = {spans.text(c.eval.answers.every)}: expected {expected}")
         return every
 
-    @property
-    def byte_lengths(self) -> np.ndarray | None:
-        """Bytes of text that each token stands for; None where the objective does not predict each byte of a text once."""
-        return tok.byte_lengths(self.tokenizer) if self.trainer.objective.chained else None
+    def measuring(self, name: str) -> Measuring:
+        """What a set is measured by: the run's objective, or what the parent learned from its data by."""
+        return self._retaining if name in self._by_retained else self._measuring
+
+    @functools.cached_property
+    def _measuring(self) -> Measuring:
+        return self._measuring_by(self.trainer.objective, self.trainer.program)
+
+    @functools.cached_property
+    def _retaining(self) -> Measuring:
+        objective = objectives.build(self.retained)
+        return self._measuring_by(objective, self.trainer.evaluations(objective))
+
+    def _measuring_by(self, objective: Any, program: Any) -> Measuring:
+        return Measuring(objective, program, tok.byte_lengths(self.tokenizer) if objective.chained else None)
 
     @property
     def measured_raw(self) -> tuple[str, ...]:

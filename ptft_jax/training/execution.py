@@ -29,7 +29,7 @@ from ptft_jax.runs.checkpoint import Damaged, best_steps, check_files, has_recor
 from ptft_jax.runs.files import write_bytes, write_json
 from ptft_jax.runs.saving import Checkpoints, read_state
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import outcome, profile
+from ptft_jax.training import outcome, profile, reference
 from ptft_jax.training.hooks import Hook
 from ptft_jax.training.loop import Loop
 from ptft_jax.training.termination import Terminated, Termination
@@ -128,7 +128,7 @@ class Execution:
                 None
                 if run.continued
                 else outcome.of_parent(
-                    run.start, run.workdir, run.eval_batches | run.test_batches, run.byte_lengths, loop.check
+                    run.start, run.workdir, run.eval_batches | run.test_batches, run.measuring, loop.check
                 )
             )
             meta["before"].update(self._test(state, loop.check)[0] if parents is None else parents)
@@ -144,6 +144,7 @@ class Execution:
             state, fingerprint = (
                 self._went_on(run.continued) if run.continued else run.start.state(run.importance, check)
             )
+            run.precompute(fingerprint, lambda: reference.whole(run.trainer, state))
             if processes.main():
                 self._record(fingerprint)
             meta: dict[str, Any] = {
@@ -159,6 +160,8 @@ class Execution:
         saved = resumed.meta
         pipeline.refuse_other(saved["data"], run.data.key, run.workdir)
         state = run.start.restored(resumed, run.workdir)
+        began = saved["parent_fingerprint"]
+        run.precompute(began, lambda: reference.begun(run.trainer, run.start, began))
         restore.refuse_changed(run.workdir, saved, run.recorded)
         run.selection.restore(saved)
         self._check_best(checkpoints)
@@ -304,11 +307,11 @@ class Execution:
         )
 
     def _eval_sets(self, batches: Mapping[str, list[Rows]]) -> list[EvalSet]:
-        lengths = self.run.byte_lengths
-        return [
-            EvalSet(name, rows, self.run.trainer.program, lengths, raw=name in self.run.measured_raw)
-            for name, rows in batches.items()
-        ]
+        found = []
+        for name, rows in batches.items():
+            _, program, lengths = self.run.measuring(name)
+            found.append(EvalSet(name, rows, program, lengths, raw=name in self.run.measured_raw))
+        return found
 
     def _test(self, state: Any, check: Callable[[], None]) -> tuple[dict[str, float], dict[str, Any]]:
         """The values of the test sets, and of those whose rows have classes the tables of `ptft_jax.objectives.counts.shown`."""
@@ -347,6 +350,9 @@ class Execution:
         before, after = {**at.get(run.first_step, {}), **meta["before"]}, {**at.get(best, {}), **test}
         with self.clock("evaluation"):
             drift = outcome.drift(run.start, state, meta["parent_fingerprint"])
+        remarks = run.trainer.objective.remarks(before, after)
+        for remark in remarks:
+            run.reporter.say(f"{run.workdir}: {remark}")
         seconds = self.clock.by_part
         return {
             "finished": True,
@@ -363,6 +369,7 @@ class Execution:
             "drift": drift,
             "cost": cost,
             **({"confusion": tables} if tables else {}),
+            **({"remarks": remarks} if remarks else {}),
             "last": at.get(step, {}),
             "parameters": {
                 "trainable": run.trainer.partition.count(True),

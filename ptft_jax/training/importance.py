@@ -34,11 +34,13 @@ class Importance:
         tokenizer: tok.Tokenizer,
         builder: builders.Builder,
         head: class_names.Head,
+        objective: Any,
     ):
         """
         Args:
           source: the data that forgetting is measured on, as `config.data`; None = not known.
-          tokenizer, builder, head: of the run.
+          tokenizer, head: of the run.
+          builder, objective: of what was learned from these data, the run's own where it learns from such, too.
 
         Raises:
           UserError: there are no such rows.
@@ -59,7 +61,7 @@ class Importance:
         model = dataclasses.replace(trainer.model, constrain=None)
         together = 1 if self._per_device else trainer.mesh.size
         draws = e.draws if e.labels == "sampled" else 1
-        self._fisher = Fisher(model, trainer.objective, trainer.partition, e.labels, together, draws)
+        self._fisher = Fisher(model, objective, trainer.partition, e.labels, together, draws)
 
     def put(self, state: Any, key: jax.Array, check: Callable[[], None] = lambda: None) -> Any:
         """The state of step 0 with the importance of its parameters. `check` is called before each batch, and may raise to end

@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import drift as drifts
 from ptft_jax.evaluation import measured_sets, standalone, transfer
-from ptft_jax.evaluation.evaluate import EvalSet
+from ptft_jax.evaluation.evaluate import EvalSet, Measuring
 from ptft_jax.model.spec import HEAD
 from ptft_jax.parallel import cost as costs
 from ptft_jax.params.rules import flatten, unflatten
@@ -41,7 +40,7 @@ def of_parent(
     start: Start,
     workdir: pathlib.Path,
     sets: Mapping[str, list[Rows]],
-    byte_lengths: np.ndarray | None,
+    measuring: Callable[[str], Measuring],
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, float] | None:
     """The parent itself on all that a run is measured on, "SET/nll" -> loss, ...; None where the run starts as the parent is,
@@ -53,7 +52,7 @@ def of_parent(
     Args:
       workdir: the run's.
       sets: batches by the name of the set.
-      byte_lengths: as of `EvalSet`.
+      measuring: what each set is measured by.
     """
     trainer, config, init = start.trainer, start.trainer.config, start.init
     if start.parent is None or init["adapter"] or trainer.new_rows:
@@ -74,12 +73,15 @@ def of_parent(
         flat = flatten(start.base())
     params = unflatten(start.as_kept(flat, model.shapes()))
     place = jax.device_put if config.parallel.compile == "pmap" else trainer.program.place
-    reference = params if trainer.objective.needs_reference else None
-    program = standalone.Program(model, trainer.objective, trainer.measures, place, reference)
+    programs: dict[Any, standalone.Program] = {}
     values: dict[str, float] = {}
     for name, batches in sets.items():
+        objective, _, byte_lengths = measuring(name)
+        if objective not in programs:
+            reference = params if objective.needs_reference and not objective.precomputed else None
+            programs[objective] = standalone.Program(model, objective, trainer.measures, place, reference)
         rows = [{key: array for key, array in batch.items() if key != "adapters"} for batch in batches]
-        values |= EvalSet(name, rows, program, byte_lengths).run(params, check)
+        values |= EvalSet(name, rows, programs[objective], byte_lengths).run(params, check)
     return values
 
 

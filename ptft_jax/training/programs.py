@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,14 @@ from ptft_jax.training.step import Step, check
 
 Later = Sequence[tuple[int, Step]]
 Compiled = Callable[..., Any]  # a function of arrays, compiled when it is first called
+
+
+class Evaluations(NamedTuple):
+    """Compiled evaluations, `(state, batch) -> metrics`, see `ptft_jax.training.step.Step`, and what puts a batch on devices."""
+
+    evaluate: Compiled
+    evaluate_raw: Compiled
+    place: Callable[[dict[str, np.ndarray]], dict[str, Any]]
 
 
 class Program(Protocol):
@@ -49,6 +57,9 @@ class Program(Protocol):
 
     @property
     def evaluate_raw(self) -> Compiled: ...
+
+    def evaluations(self, step: Step) -> Evaluations:
+        """Those of another step on the same state."""
 
     def create(self, make: Callable[..., Any], *args: Any, donate: Sequence[int] = ()) -> Any:
         """The state that `make` gives from `args`; those of the numbers in `donate` are given up."""
@@ -103,10 +114,15 @@ class JitProgram:
             ),
         )
         self.at, self.train = self._phases.at, self._phases.at(0)
-        self.evaluate, self.evaluate_raw = (
-            jax.jit(evaluate, in_shardings=(shardings, rows), out_shardings=self._copied)
-            for evaluate in (step.evaluate, step.evaluate_raw)
+        self.evaluate, self.evaluate_raw, _ = self.evaluations(step)
+
+    def evaluations(self, step: Step) -> Evaluations:
+        """As of `Program`."""
+        evaluate, raw = (
+            jax.jit(one, in_shardings=(self.shardings, self._rows), out_shardings=self._copied)
+            for one in (step.evaluate, step.evaluate_raw)
         )
+        return Evaluations(evaluate, raw, self.place)
 
     def create(self, make: Callable[..., Any], *args: Any, donate: Sequence[int] = ()) -> Any:
         """The state, born sharded: `make` is compiled with its output's shardings. Arguments of the numbers in `donate` are given
@@ -156,7 +172,11 @@ class PmapProgram:
             ),
         )
         self.at, self.train = self._phases.at, self._phases.at(0)
-        self.evaluate, self.evaluate_raw = map(self._summed, (step.evaluate, step.evaluate_raw))
+        self.evaluate, self.evaluate_raw, _ = self.evaluations(step)
+
+    def evaluations(self, step: Step) -> Evaluations:
+        """As of `Program`."""
+        return Evaluations(self._summed(step.evaluate), self._summed(step.evaluate_raw), self.place)
 
     def _summed(self, evaluate: Compiled) -> Compiled:
         def together(*args: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ptft_jax.errors import UserError, listed
 from ptft_jax.model import spec as specs
 from ptft_jax.model.quantized import plain_path
 from ptft_jax.parallel.compile import donating
+from ptft_jax.params import fingerprint as fingerprints
 from ptft_jax.params import finite, vocabulary
 from ptft_jax.params.rules import flatten, matches, unflatten
 from ptft_jax.runs import source as restore
@@ -62,6 +63,15 @@ class Start:
         if self.parent is None or not self.init["adapter"]:
             return None
         return peft_adapter(self.init["adapter"], self.parent, "config.init.adapter", self.init["merge_into"])
+
+    @property
+    def added_fingerprint(self) -> str:
+        """Of the adapter that the run starts with, by what it holds; "" without one."""
+        if self._added is None:
+            return ""
+        return fingerprints.fingerprint(
+            fingerprints.checksums({**flatten(self._added.params), **flatten(self._added.replaced)})
+        )
 
     def _refuse_lost(self) -> None:
         """A checkpoint holds what trains, and takes the rest from the parent, which has not what an adapter replaced."""

@@ -28,7 +28,7 @@ from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
 from ptft_jax.regularization import regularizers
 from ptft_jax.runs import state as states
 from ptft_jax.training.completion import default_rate
-from ptft_jax.training.programs import PROGRAMS, Program
+from ptft_jax.training.programs import PROGRAMS, Evaluations, Program
 from ptft_jax.training.step import Step
 
 
@@ -226,7 +226,14 @@ class Trainer(Compiled):
         rate = c.optimizer.learning_rate or default_rate(c.as_dict(), self.tuned)
         self.learning_rate = phases.scaled(schedules.from_config(c.optimizer, c.training.steps, rate), self.phases)
         self.objective = objectives.build(c.objective)
+        alone = self.objective.needs_parent and not self.objective.needs_reference and not self.tuned
+        if alone and not c.objective.preference.from_random:
+            raise UserError(
+                f"config.init.from is missing: objective.name = {c.objective.name!r} teaches a model that can write which answers are "
+                "better, and this one would start from random parameters: name a parent, or set objective.preference.from_random=True"
+            )
         parent = {"tuned": self.tuned, "fresh": self._fresh, "compared": self.objective.needs_reference}
+        parent["kept"] = not self.objective.precomputed
         self.regularization = regularizers.build(c, partition, self.model, **parent)
         self.measures = metrics.chosen(c.eval.metrics, c.tables.metrics)
         if taken := [name for name, _ in self.measures if name in self.objective.metrics]:
@@ -260,10 +267,18 @@ class Trainer(Compiled):
         starts = [0, *(phase.start for phase in self.phases[1:])]
         return [(start, step(number)) for number, start in enumerate(starts)]
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The names of all that an evaluation measures, but bits per byte."""
-        return (*self.objective.metrics, *self.objective.scores, *(name for name, _ in self.measures))
+    def metrics(self, objective: Any = None) -> tuple[str, ...]:
+        """The names of all that an evaluation measures, but bits per byte; by `objective`, where it is another than the run's."""
+        chosen = objective or self.objective
+        return (*chosen.metrics, *chosen.scores, *(name for name, _ in self.measures))
+
+    def evaluations(self, objective: Any) -> Evaluations:
+        """Compiled evaluations of the state by another objective than the run's, which must not need a reference."""
+        assert not objective.needs_reference, "a state keeps its start only where the run's own objective needs it"
+        regularization = dataclasses.replace(self.step.regularization, compared=False)
+        return self.program.evaluations(
+            dataclasses.replace(self.step, objective=objective, regularization=regularization)
+        )
 
     def init(self, seed: int | None = None) -> Any:
         """The state of step 0 with random parameters, as a run without a parent has it. `seed`: by default `config.seed`."""

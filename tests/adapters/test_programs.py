@@ -30,7 +30,9 @@ for init in ("pissa", "olora"):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("program", [ROTATE, DECOMPOSE], ids=["rotations", "starts"])
+@pytest.mark.parametrize(
+    "program", [pytest.param(ROTATE, marks=pytest.mark.slow), DECOMPOSE], ids=["rotations", "starts"]
+)
 def test_it_ends(program):
     done = run(sys.executable, "-c", program)
     assert done.returncode == 0, done.stderr

@@ -379,11 +379,33 @@ def test_a_unit_is_left_out_whole():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(how="concat"), "config.data.packing = 'concat': .* not cut: expected 'none', 'first_fit' or 'best_fit'"),
-        (dict(overlong="split"), "config.data.overlong = 'split': .* not cut: expected 'raise' or 'drop'"),
-        (dict(overlong="truncate"), "config.data.overlong = 'truncate'"),
+        (dict(how="concat"), "config.data.packing = 'concat': .* one row: expected 'none', 'first_fit' or 'best_fit'"),
+        (dict(overlong="split"), "config.data.overlong = 'split': .* one row: expected 'raise', 'drop' or 'truncate'"),
     ],
 )
-def test_units_are_not_cut(changes, message):
+def test_units_are_not_cut_apart(changes, message):
     with pytest.raises(UserError, match=message):
         make([4, 4], 12, **({"how": "none", "overlong": "raise"} | changes), units=np.asarray([0, 2]))
+
+
+def test_the_longest_of_a_unit_is_cut():
+    """Until the unit fits a row of 12, a piece of n ids taking n - 1: [5, 20] leaves 4 + 8, [12, 9, 3] 5 + 5 + 2, by hand."""
+    made = make([5, 20, 12, 9, 3, 4, 4], 12, "none", units=np.asarray([0, 2, 5, 7]), overlong="truncate")
+    assert [[int(b - a) for a, b in made[i]] for i in range(3)] == [[5, 9], [6, 6, 3], [4, 4]]
+    assert [int(a) for i in range(3) for a, _ in made[i]] == [0, 5, 25, 37, 46, 49, 53]
+    assert (made.report.truncated, made.report.tokens_lost) == (3, 11 + 6 + 3)
+
+
+def test_units_of_which_both_are_the_same():
+    """Of three pairs the second; it is named, or left out and counted."""
+    ids = np.array([1, 2, 3, 1, 2, 4, 5, 6, 5, 6, 7, 8, 9, 7, 8])
+    lengths, units = [3, 3, 2, 2, 3, 2], np.asarray([0, 2, 4, 6])
+
+    def same(first, second):
+        return np.array([ids[a:b].tolist() == ids[c:d].tolist() for (a, b), (c, d) in zip(first, second)])
+
+    made = make(lengths, 12, "none", units=units, same=same, untrainable="drop")
+    assert (len(made), made.report.equal, made.report.tokens_lost) == (2, 1, 4)
+    assert "1 equal" in made.report.describe()
+    with pytest.raises(UserError, match="2: both answers are the same, so neither is better"):
+        make(lengths, 12, "none", units=units, same=same, untrainable="raise")

@@ -21,6 +21,7 @@ RUN = {
     "getting_started": None,
     "answers": None,
     "chatbot": None,
+    "feedback": None,
     "debugging": None,
     "extending": None,
     "plugins": None,  # tests/e2e/test_plugins.py

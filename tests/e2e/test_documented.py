@@ -15,7 +15,7 @@ from ptft_jax.model.decode import Sampling
 from ptft_jax.reporting.clock import PARTS
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training import assembly
-from tests.processes import ROOT, run
+from tests.processes import HURRY, ROOT, run
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -180,7 +180,7 @@ def test_full_fine_tuning_of_an_open_model(tmp_path):
 def test_the_demos_experiment(tmp_path):
     """All runs of the demo at toy size; a second launch runs nothing again."""
     command = [sys.executable, "-m", "experiments.transfer", f"--out={tmp_path}/demo", "--size=tiny"]
-    done = run(*command, XLA_FLAGS="")
+    done = run(*command, XLA_FLAGS=HURRY)
     assert done.returncode == 0, done.stderr
     assert f"report: {tmp_path}/demo/report.html" in done.stdout
     results = json.loads((tmp_path / "demo/results.json").read_text())
@@ -189,7 +189,7 @@ def test_the_demos_experiment(tmp_path):
     html = (tmp_path / "demo/report.html").read_text()
     assert html.count("<svg") >= 8 and "±" in html
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "demo/runs").glob("*/summary.json")}
-    again = run(*command, XLA_FLAGS="")
+    again = run(*command, XLA_FLAGS=HURRY)
     assert again.returncode == 0 and len(before) == 27
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
@@ -199,7 +199,7 @@ def test_the_experiment_of_methods(tmp_path):
     """Some ways at toy size: a rate is chosen for each, seeds are grouped, and claims are held against what was run."""
     command = [sys.executable, "-m", "experiments.methods", f"--out={tmp_path}/methods", "--size=tiny", "--seeds=2"]
     command += ["--ways=biases,full,replay 25%"]
-    done = run(*command, XLA_FLAGS="")
+    done = run(*command, XLA_FLAGS=HURRY)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "methods/results.json").read_text())
     assert set(results["groups"]) == set(results["best_rate"]) == {"biases", "full", "replay 25%"}
@@ -265,6 +265,7 @@ def test_every_config_file_is_covered():
         "pretrain/characters.py",
         "finetune/smollm2_shakespeare.py",
         "finetune/chat.py",  # tests/e2e/test_data.py
+        "feedback/dpo.py",  # tests/e2e/test_pages.py
     }, "test the new one"
 
 

@@ -76,6 +76,16 @@ def test_a_chatbot_and_its_rates(tmp_path):
     assert "<svg" in (tmp_path / "runs/rates.html").read_text()
 
 
+def test_feedback(tmp_path):
+    _, printed = carry_out("feedback", tmp_path)
+    run = summary(tmp_path, "dpo")
+    assert run["before"]["validation/accuracy"] == 0.5 and run["after"]["validation/accuracy"] > 0.9
+    assert run["transfer"]["source"]["before"] == pytest.approx(
+        summary(tmp_path, "base")["after"]["validation/nll"], rel=1e-3
+    )
+    assert "step 0, row 0" in printed and " yes, " in printed
+
+
 @pytest.mark.slow
 def test_debugging(tmp_path):
     """What each block prints is what the page says that it shows."""

@@ -10,7 +10,7 @@ from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.interop import pretrained
 from ptft_jax.runs import loading
 from ptft_jax.verbs import export
-from tests.helpers import quiet_train, tiny_config
+from tests.helpers import quiet_train, repeats, tiny_config
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -84,7 +84,7 @@ def test_an_imported_model_is_measured_by_what_its_head_gives(bert, cache):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", repeats(["full", "lora"], "full"))
 def test_a_run_learns_numbers_and_leaves_as_a_head_with_one(bert, text_file, tmp_path, cache, method):
     """Also with an adapter, beside which a new head trains."""
     more = {} if method == "full" else dict(tune__method="lora", init__fresh=("head/.*",), model__class_hidden=True)

@@ -20,11 +20,11 @@ def reference():
     "setting",
     [
         pytest.param(dict(devices=8), marks=pytest.mark.slow),  # with fsdp below
-        pytest.param(dict(devices=8, fsdp=8), marks=pytest.mark.heavy),  # with micro-batches below
+        pytest.param(dict(devices=8, fsdp=8), marks=pytest.mark.slow),  # with micro-batches below
         dict(devices=8, fsdp=2, micro=2),
         pytest.param(dict(devices=8, kind="pmap"), marks=pytest.mark.slow),  # with micro-batches below
         pytest.param(dict(devices=4, kind="pmap", micro=2), marks=pytest.mark.heavy),
-        pytest.param(dict(micro=4), marks=pytest.mark.heavy),
+        pytest.param(dict(micro=4), marks=pytest.mark.slow),  # with both above
         pytest.param(dict(scan=False), marks=pytest.mark.slow),  # with remat below
         pytest.param(dict(remat="full"), marks=pytest.mark.heavy),  # with unrolled layers below
         pytest.param(dict(remat="dots", scan=False), marks=pytest.mark.heavy),
@@ -46,7 +46,7 @@ SLOW, HEAVY = pytest.mark.slow, pytest.mark.heavy
     "name",
     [
         pytest.param(name, marks=mark)
-        for name, mark in {"adafactor": HEAVY, "lion": SLOW, "muon": HEAVY, "sgd": SLOW}.items()
+        for name, mark in {"adafactor": HEAVY, "lion": SLOW, "muon": SLOW, "sgd": SLOW}.items()
     ],
 )
 def test_optimizers_are_the_same_when_state_is_sharded(name):

@@ -96,7 +96,7 @@ def test_a_phase_changes_what_it_trains_and_nothing_else(phased):
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     "setting",
-    [dict(devices=8, fsdp=4, micro=2), pytest.param(dict(devices=4, kind="pmap"), marks=pytest.mark.heavy)],
+    [dict(devices=8, fsdp=4, micro=2), pytest.param(dict(devices=4, kind="pmap"), marks=pytest.mark.slow)],
     ids=str,
 )
 def test_phases_under_every_program(phased, setting):
@@ -108,7 +108,7 @@ def test_phases_under_every_program(phased, setting):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(
-    "names", [("all", "last:1", "head"), pytest.param(("last:1", "attention", "all"), marks=pytest.mark.heavy)]
+    "names", [("all", "last:1", "head"), pytest.param(("last:1", "attention", "all"), marks=pytest.mark.slow)]
 )
 def test_what_holds_a_run_is_measured_on_all_that_it_trains(names):
     """Half the squared distance of the parameters that a step begins with, also of those that its phase does not move."""

@@ -83,10 +83,11 @@ HEAVY = pytest.mark.heavy
 @pytest.mark.parametrize(
     "name, other",
     [
-        ("pulls", dict(devices=8, fsdp=4, micro=2)),
+        # Each term under one program, each program with one term; the others are slow.
+        pytest.param("pulls", dict(devices=8, fsdp=4, micro=2), marks=pytest.mark.slow),
         pytest.param("pulls", dict(devices=4, kind="pmap"), marks=HEAVY),
         pytest.param("predictions", dict(devices=8, fsdp=4, micro=2), marks=HEAVY),
-        pytest.param("predictions", dict(devices=4, kind="pmap"), marks=HEAVY),
+        pytest.param("predictions", dict(devices=4, kind="pmap"), marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -156,7 +157,7 @@ def enumerated(partition, trainable, frozen, batch):
     return jax.tree.map(lambda *leaves: sum(leaves) / batch["weights"].sum(), *rows)
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_more_draws_come_nearer_to_the_information():
     """By enumeration of all tokens: without bias, and with an error that falls as the root of their number."""
     partition, trainable, frozen, batch = fisher_problem(EVERYTHING, rows=16)

@@ -23,6 +23,8 @@ class Builder(abc.ABC):
         be segments of their own, in rows of a single piece too.
       labelled: whether a row is one piece with a class: besides the piece's arrays, which then have no targets and weights
         of their own, the row has `targets`, int32 [] its class, and `weights`, float32 [].
+      paired: whether the two sequences of an example, of which the first is better, lie in one row, and rows say how many pairs they
+        hold: `pairs`, float32 [P], 1 for each there is. A pair's sequences are segments of their own: 1 and 2, 3 and 4, ...
       partly: whether it learns some tokens of a text and not others, where the data say which.
       aligned: whether a target stands at the position of the token it replaces; else one before it.
     """
@@ -33,6 +35,7 @@ class Builder(abc.ABC):
     looks_ahead: ClassVar[bool] = False
     labelled: ClassVar[bool] = False
     numeric: ClassVar[bool] = False
+    paired: ClassVar[bool] = False
     partly: ClassVar[bool] = True
     aligned: ClassVar[bool] = False
 

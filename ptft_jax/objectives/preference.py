@@ -1,0 +1,387 @@
+"""Learning from pairs of answers of which one is better."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+
+from ptft_jax.config.metrics import Measures
+from ptft_jax.config.objectives import ObjectiveOptions
+from ptft_jax.errors import UserError
+from ptft_jax.objectives import pair_losses
+from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss, Measure, Rows, Scored, Sum
+from ptft_jax.objectives.kl import divergence
+from ptft_jax.objectives.token_loss import counted, summed, sums_of, weighted_sum
+
+
+class Answers(NamedTuple):
+    """What is known of both answers of each pair of a batch, the better first. Of pairs that are not there it is made up, and
+    finite.
+
+    Attributes:
+      log_probs: float32 [B, P, 2], nats; sums over an answer's tokens, each times what `Preference.log_weights` says.
+      plain: the same, each token once.
+      reference: as `log_probs`, by the reference model; zeros where there is none.
+      lengths: float32 [B, P, 2], tokens that have loss.
+      kl: float32 [B, P, 2], sums of KL(model || reference) over these tokens; None where the reference's logits are not at hand.
+    """
+
+    log_probs: jax.Array
+    plain: jax.Array
+    reference: jax.Array
+    lengths: jax.Array
+    kl: jax.Array | None
+
+    @property
+    def ratios(self) -> jax.Array:
+        """float32 [B, P, 2]: log of the model's probability over the reference's."""
+        return self.log_probs - self.reference
+
+    @property
+    def means(self) -> jax.Array:
+        """float32 [B, P, 2]: the log-probability per token."""
+        return self.log_probs / self.lengths
+
+
+@dataclasses.dataclass(frozen=True)
+class Preference(Rows):
+    """A loss for each pair, which subclasses say; a batch's is the mean over its pairs, however they are packed or cut into
+    micro-batches. What is said of a pair depends on no other.
+
+    Attributes:
+      sft: weight of the cross-entropy per token of the better answer, which is added to the loss of its pair.
+      chunk: as of `TokenLoss`.
+      precomputed: as of `Rows`.
+    """
+
+    sft: float = 0.0
+    chunk: int = 0
+    precomputed: bool = False
+
+    needs_parent: ClassVar[bool] = True  # an answer is good or bad in the eyes of a model that can write
+
+    @classmethod
+    def of(cls, section: ObjectiveOptions) -> Self:
+        """The objective of `config.objective`, which reads only the settings that matter to it. Raises UserError for settings that
+        contradict each other."""
+        raise NotImplementedError
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the loss' metrics: per pair, but "nll", which is per token of the better answers."""
+        compared: tuple[str, ...] = ("chosen_shift", "rejected_shift") if self.needs_reference else ()
+        if self.needs_reference and not self.precomputed:
+            compared += ("kl",)
+        return (
+            *("loss", "nll", "accuracy", "margin", "chosen_log_prob", "rejected_log_prob"),
+            *(*compared, "chosen_tokens", "rejected_tokens"),
+        )
+
+    def pair_loss(self, answers: Answers) -> jax.Array:
+        """The loss of each pair, float32 [B, P], without that of `sft`."""
+        raise NotImplementedError
+
+    def rewards(self, answers: Answers) -> jax.Array:
+        """What the model takes both answers to be worth, float32 [B, P, 2]: "accuracy" and "margin" are of these."""
+        raise NotImplementedError
+
+    def log_weights(self, weights: jax.Array, own: jax.Array, lengths: jax.Array) -> jax.Array:
+        """What the log-probability of each token weighs in its answer's, float32 [B, T], by default that of the batch.
+
+        Args:
+          weights: float32 [B, T].
+          own: float32 [B, T, 2 P], 1 where a token is of an answer.
+          lengths: float32 [B, 2 P], of the answers.
+        """
+        del own, lengths
+        return weights
+
+    def loss_of(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, context: Context = PLAIN) -> Loss:
+        """The loss of a batch by its last hidden states; of the batch: targets int [B, T], weights float [B, T], segments int
+        [B, T] and pairs float [B, P], see `ptft_jax.data.builders.base.Builder.paired`."""
+        pairs = self.weights(batch)
+        answers = self._answers(model, (params, hidden_BTD), batch, context)
+        nll = -answers.plain[..., 0]
+        loss = self.pair_loss(answers)
+        if self.sft:
+            loss = loss + self.sft * nll / answers.lengths[..., 0]
+        rewards = self.rewards(answers)
+        apart = rewards[..., 0] - rewards[..., 1]
+        values = {
+            "loss": loss,
+            "accuracy": 0.5 * (1 + jnp.sign(apart)),  # a tie is half right
+            "margin": apart,
+            **_sides("log_prob", answers.plain),
+            **_sides("tokens", answers.lengths),
+        }
+        if self.needs_reference:
+            values |= _sides("shift", answers.ratios)
+        if answers.kl is not None:
+            values["kl"] = jnp.sum(answers.kl, axis=-1) / jnp.sum(answers.lengths, axis=-1)
+        weight = jnp.sum(pairs)
+        found = {name: (weighted_sum(value, pairs), weight) for name, value in values.items()}
+        found["nll"] = (weighted_sum(nll, pairs), weighted_sum(answers.lengths[..., 0], pairs))
+        return Loss(found["loss"][0], weight, {name: found[name] for name in self.metrics})
+
+    def reference_of(self, model: Any, params: Any, batch: Batch) -> jax.Array:
+        """Log-probabilities of both answers of each pair, float32 [B, P, 2], each token weighed as `log_weights` says."""
+        return self._scored(model, [(params, self.hidden(model, params, batch))], batch).log_probs
+
+    def _answers(self, model: Any, mine: Scored, batch: Batch, context: Context) -> Answers:
+        scored = [mine]
+        if self.needs_reference and not self.precomputed:
+            if context.reference is None:
+                raise ValueError(f"{type(self).__name__} compares a model with a reference, and the context has none")
+            hidden = self.hidden(model, context.reference, batch)
+            scored.append(jax.lax.stop_gradient((context.reference, hidden)))
+        answers = self._scored(model, scored, batch)
+        return answers._replace(reference=batch["reference"]) if self.precomputed else answers
+
+    def _scored(self, model: Any, scored: Sequence[Scored], batch: Batch) -> Answers:
+        """By the model, and by the reference where that is the second of `scored`."""
+        weights, count = batch["weights"].astype(jnp.float32), batch["pairs"].shape[1]
+        own = (batch["segments"][..., None] == jnp.arange(1, 2 * count + 1)).astype(jnp.float32)
+        lengths = jnp.einsum("bt,bts->bs", weights, own)
+        logged = self.log_weights(weights, own, lengths)
+
+        def score(
+            targets: jax.Array, weights: jax.Array, logged: jax.Array, own: jax.Array, *hidden: jax.Array
+        ) -> tuple[jax.Array, ...]:
+            taken, logits = [], []
+            for (params, _), states in zip(scored, hidden):
+                logits.append(counted(model.logits(params, states), weights))
+                log_z = jax.nn.logsumexp(logits[-1], axis=-1)
+                taken.append(jnp.take_along_axis(logits[-1], targets[..., None], axis=-1)[..., 0] - log_z)
+            values = [taken[0] * logged, taken[0] * weights]
+            if len(scored) == 2:
+                values += [taken[1] * logged, divergence(*map(jax.lax.stop_gradient, logits)) * weights]
+            return tuple(jnp.einsum("bt,bts->bs", value, own) for value in values)
+
+        arrays = (batch["targets"], weights, logged, own, *(hidden for _, hidden in scored))
+        there = self.weights(batch)[..., None] > 0
+        shape = (*batch["pairs"].shape, 2)
+        lengths = jnp.where(there, lengths.reshape(shape), 1.0)
+        # An answer that is not there has a log-probability that no loss takes the logarithm of 0 of.
+        found = [jnp.where(there, value.reshape(shape), -1.0) for value in summed(self.chunk, score, *arrays)]
+        reference, kl = found[2:] if len(scored) == 2 else (jnp.zeros(shape), None)
+        return Answers(found[0], found[1], reference, lengths, kl)
+
+    def remarks(self, before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
+        """Says where the better answers became less probable: a preference is learned by that, too (Pal et al. 2024; Razin et al.
+        2024, "Unintentional unalignment")."""
+        name, margin = "validation/chosen_log_prob", "validation/margin"
+        if not (name in before and name in after and after[name] < before[name]):
+            return []
+        return [
+            f"the better answers became less probable: {name} went from {before[name]:.4g} to {after[name]:.4g} nats per answer, while "
+            f"{margin} went from {before.get(margin, 0.0):.4g} to {after.get(margin, 0.0):.4g}; a lower rate, or weight on "
+            "objective.preference.sft, counters that"
+        ]
+
+    def weights(self, batch: Batch) -> jax.Array:
+        """What each pair weighs in the loss, float32 [B, P]."""
+        return batch["pairs"].astype(jnp.float32)
+
+    def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array:
+        """As of `TokenLoss`, the sum over pairs of the mean over the tokens of both answers."""
+        tokens, pairs = batch["weights"].astype(jnp.float32), self.weights(batch)
+        own = (batch["segments"][..., None] == jnp.arange(1, 2 * pairs.shape[1] + 1)).astype(jnp.float32)
+        own = own.reshape(*own.shape[:2], -1, 2).sum(axis=-1)  # 1 where a token is of a pair
+        each = jnp.einsum("bt,btp->bp", tokens, own)
+        share = jnp.einsum("btp,bp->bt", own, pairs / jnp.maximum(each, 1.0)) * tokens
+
+        def score(first_BTD: jax.Array, second_BTD: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
+            scored = (model.logits(first[0], first_BTD), model.logits(second[0], second_BTD))
+            return (weighted_sum(measure(*(counted(logits, weights) for logits in scored)), weights),)
+
+        return summed(self.chunk, score, first[1], second[1], share)[0]
+
+    def measured(
+        self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, measures: Measures
+    ) -> dict[str, Sum]:
+        """As of `TokenLoss`, of the tokens of the better answers."""
+
+        def score(hidden_BTD: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
+            found = sums_of(measures, model.logits(params, hidden_BTD), targets, weights)
+            return tuple(number for name, _ in measures for number in found[name])
+
+        weights = batch["weights"].astype(jnp.float32) * (batch["segments"] % 2 == 1)
+        numbers = iter(summed(self.chunk, score, hidden_BTD, batch["targets"], weights))
+        return {name: (next(numbers), next(numbers)) for name, _ in measures}
+
+
+def _sides(what: str, values: jax.Array) -> dict[str, jax.Array]:
+    return {f"chosen_{what}": values[..., 0], f"rejected_{what}": values[..., 1]}
+
+
+@dataclasses.dataclass(frozen=True)
+class DPO(Preference):
+    """Direct preference optimization (Rafailov et al. 2023): the reward of an answer is beta times the log of the model's
+    probability of it over the reference's, the parent's.
+
+    Attributes:
+      beta: how hard the model is held near the reference.
+      link: the loss of the two rewards, one of `pair_losses.LOSSES`.
+      divergence_from: what the model is held near the reference by, one of `pair_losses.DIVERGENCES`; `alpha` is of "alpha".
+      label_noise: share of the pairs that are taken to be labeled the wrong way round.
+      normalize: log-probabilities per token, in place of an answer's sum.
+      tail_weight: what the tokens of the longer answer weigh that come after the length of the shorter (Liu et al. 2024, LD-DPO,
+        equation 11); 1 = as the others.
+      keep_chosen: weight of how far the better answer's log-probability is below the reference's, taken off the rewards'
+        difference (Pal et al. 2024, "Smaug", equation 3, DPOP).
+    """
+
+    beta: float = 0.1
+    link: str = "sigmoid"
+    divergence_from: str = "reverse_kl"
+    alpha: float = 0.5
+    label_noise: float = 0.0
+    normalize: bool = False
+    tail_weight: float = 1.0
+    keep_chosen: float = 0.0
+
+    needs_reference: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, section: ObjectiveOptions) -> Self:
+        own = section.preference
+        given: dict[str, Any] = {"beta": own.beta or cls.beta, "link": own.loss, "divergence_from": own.divergence}
+        given |= {name: own[name] for name in ("normalize", "tail_weight", "keep_chosen")} | {"sft": max(own.sft, 0.0)}
+        if own.divergence == "alpha":
+            given["alpha"] = own.alpha
+        if own.loss in pair_losses.NOISY:
+            given["label_noise"] = own.label_noise
+        if own.loss in ("robust", "exo") and not own.label_noise:
+            raise UserError(
+                f"config.objective.preference.label_noise = 0: preference.loss = {own.loss!r} is about labels that may be wrong: expected "
+                "a share above 0, such as 0.1"
+            )
+        return cls(**given, chunk=section.chunk, precomputed=own.precompute)
+
+    def rewards(self, answers: Answers) -> jax.Array:
+        shifted = pair_losses.DIVERGENCES[self.divergence_from](answers.ratios, self.alpha)
+        return self.beta * (shifted / answers.lengths if self.normalize else shifted)
+
+    def pair_loss(self, answers: Answers) -> jax.Array:
+        rewards = self.rewards(answers)
+        chosen, rejected = rewards[..., 0], rewards[..., 1]
+        if self.keep_chosen:
+            chosen = chosen - self.beta * self.keep_chosen * jax.nn.relu(-answers.ratios[..., 0])
+        return pair_losses.LOSSES[self.link](chosen, rejected, self.label_noise)
+
+    def log_weights(self, weights: jax.Array, own: jax.Array, lengths: jax.Array) -> jax.Array:
+        if self.tail_weight == 1:
+            return weights
+        before = jnp.cumsum(lengths, axis=-1) - lengths  # tokens with loss in the segments before each
+        rank = jnp.cumsum(weights, axis=-1) - jnp.einsum("bts,bs->bt", own, before)
+        shared = jnp.repeat(lengths.reshape(*lengths.shape[:1], -1, 2).min(axis=-1), 2, axis=-1)
+        tail = rank > jnp.einsum("bts,bs->bt", own, shared)
+        return jnp.where(tail, self.tail_weight, 1.0) * weights
+
+
+@dataclasses.dataclass(frozen=True)
+class IPO(Preference):
+    """(d - 1 / (2 beta))^2, d the difference of the log-ratios per token of both answers (Azar et al. 2024, equation 17; per token
+    as its authors' results were, which the paper does not say)."""
+
+    beta: float = 0.1
+
+    needs_reference: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, section: ObjectiveOptions) -> Self:
+        own = section.preference
+        return cls(max(own.sft, 0.0), section.chunk, own.precompute, own.beta or cls.beta)
+
+    def rewards(self, answers: Answers) -> jax.Array:
+        return self.beta * answers.ratios / answers.lengths
+
+    def pair_loss(self, answers: Answers) -> jax.Array:
+        ratios = answers.ratios / answers.lengths
+        return jnp.square(ratios[..., 0] - ratios[..., 1] - 1 / (2 * self.beta))
+
+
+@dataclasses.dataclass(frozen=True)
+class SimPO(Preference):
+    """-log s(beta (a - b) - margin), a and b the log-probabilities per token (Meng et al. 2024, equation 6). Without a reference."""
+
+    beta: float = 2.0
+    margin: float = 1.0
+
+    @classmethod
+    def of(cls, section: ObjectiveOptions) -> Self:
+        own = section.preference
+        return cls(sft=max(own.sft, 0.0), chunk=section.chunk, beta=own.beta or cls.beta, margin=own.margin)
+
+    def rewards(self, answers: Answers) -> jax.Array:
+        return self.beta * answers.means
+
+    def pair_loss(self, answers: Answers) -> jax.Array:
+        rewards = self.rewards(answers)
+        return -jax.nn.log_sigmoid(rewards[..., 0] - rewards[..., 1] - self.margin)
+
+
+@dataclasses.dataclass(frozen=True)
+class CPO(Preference):
+    """-log s(beta (log p(chosen) - log p(rejected))), with `sft` (Xu et al. 2024, equation 6). Without a reference."""
+
+    sft: float = 1.0
+    beta: float = 0.1
+    label_noise: float = 0.0
+
+    @classmethod
+    def of(cls, section: ObjectiveOptions) -> Self:
+        own = section.preference
+        sft = cls.sft if own.sft < 0 else own.sft
+        return cls(sft=sft, chunk=section.chunk, beta=own.beta or cls.beta, label_noise=own.label_noise)
+
+    def rewards(self, answers: Answers) -> jax.Array:
+        return self.beta * answers.log_probs
+
+    def pair_loss(self, answers: Answers) -> jax.Array:
+        rewards = self.rewards(answers)
+        return pair_losses.sigmoid(rewards[..., 0], rewards[..., 1], self.label_noise)
+
+
+@dataclasses.dataclass(frozen=True)
+class ORPO(Preference):
+    """The cross-entropy per token of the better answer, and beta * -log s(log-odds of it - log-odds of the worse), odds = p / (1 - p)
+    of the probability per token p (Hong et al. 2024, equations 6 and 7). Without a reference."""
+
+    beta: float = 0.1
+
+    @classmethod
+    def of(cls, section: ObjectiveOptions) -> Self:
+        return cls(sft=1.0, chunk=section.chunk, beta=section.preference.beta or cls.beta)
+
+    def rewards(self, answers: Answers) -> jax.Array:
+        return self.beta * answers.means
+
+    def pair_loss(self, answers: Answers) -> jax.Array:
+        # log(1 - p) without the cancellation where p is near 1; p = 1 has infinite odds, and float32 reaches it.
+        means = jnp.minimum(answers.means, -1e-7)
+        odds = means - jnp.log(-jnp.expm1(means))
+        return -self.beta * jax.nn.log_sigmoid(odds[..., 0] - odds[..., 1])
+
+
+@dataclasses.dataclass(frozen=True)
+class SLiC(Preference):
+    """max(0, margin - log p(chosen) + log p(rejected)), with `sft` (Zhao et al. 2023, equation 1). Without a reference."""
+
+    sft: float = 0.1
+    margin: float = 1.0
+
+    @classmethod
+    def of(cls, section: ObjectiveOptions) -> Self:
+        own = section.preference
+        return cls(sft=cls.sft if own.sft < 0 else own.sft, chunk=section.chunk, margin=own.margin)
+
+    def rewards(self, answers: Answers) -> jax.Array:
+        return answers.log_probs
+
+    def pair_loss(self, answers: Answers) -> jax.Array:
+        return jax.nn.relu(self.margin - answers.log_probs[..., 0] + answers.log_probs[..., 1])

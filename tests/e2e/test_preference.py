@@ -1,0 +1,189 @@
+"""Runs that learn from pairs of answers: what they are held near, what is measured of them, and what pairs are refused."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from ptft_jax.data import batches, cache
+from ptft_jax.errors import UserError
+from ptft_jax.reporting.progress import Reporter
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import assembly
+from tests.helpers import TIMED, happen, quiet_train, tiny_config
+
+
+def pairs(folder, more=()):
+    """A source: answers that say yes are better than those that say no; `more` are the last that are trained on."""
+    folder.mkdir()
+    for split, first, count in (("train", 0, 40), ("validation", 40, 10), ("test", 50, 10)):
+        numbers = range(first, first + count)
+        rows = [{"prompt": f"is it {i}?", "chosen": f" yes, {i}", "rejected": " no"} for i in numbers]
+        rows += more if split == "train" else []
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def pair_config(text_file, path, **changes):
+    options = dict(
+        data__source=f"jsonl:{path}", data__length=64, model__max_length=64, objective__name="dpo", optimizer__learning_rate=1e-2
+    )  # fmt: skip
+    return tiny_config(text_file, **(options | changes))
+
+
+@pytest.fixture(scope="module")
+def base(text_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "base"
+    quiet_train(tiny_config(text_file, model__max_length=64, training__steps=4), folder)
+    return folder
+
+
+def assembled(config, folder):
+    return assembly.Run(config, folder, Reporter(quiet=True))
+
+
+def test_rows_hold_whole_pairs(text_file, base, tmp_path):
+    """Each answer is a segment of its own after its prompt, which has no loss; a mixture's rows say of as many pairs."""
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(json.dumps({"prompt": f"{i}", "chosen": "a", "rejected": "bc"}) + "\n" for i in range(30)))
+    path = pairs(tmp_path / "pairs")
+    config = pair_config(text_file, path, init__from_=str(base), tune__method="lora")
+    config.data.mixture = ((f"jsonl:{path}", 1.0), (f"jsonl:{few}", 1.0))
+    run = assembled(config, tmp_path / "run")
+    batch = next(run.batches(start=0))
+    assert batch["pairs"].shape == (8, run.data.sets[1].pairs) and run.data.sets[0].pairs == run.data.sets[1].pairs
+    for row, segments, weights, there in zip(*(batch[n] for n in ("targets", "segments", "weights", "pairs"))):
+        assert 2 * there.sum() == segments.max() > 0
+        for number in range(1, int(segments.max()) + 1):
+            here = segments == number
+            text = bytes(row[here & (weights == 0)].astype(np.uint8)).decode()
+            learned = row[here & (weights == 1)]
+            assert ("?" in text) != (text.isdigit() or not text)
+            assert (
+                bytes(learned[learned < 256].astype(np.uint8))
+                .decode()
+                .startswith((" yes", "a") if number % 2 else (" no", "bc"))
+            )
+
+
+@pytest.mark.heavy
+def test_dpo_starts_as_its_parent_and_measures_what_it_forgets(text_file, base, tmp_path, monkeypatch):
+    """The start is the reference, whatever trains; what the parent learned is measured as the parent learned it. Killed and resumed,
+    a run is the same."""
+    monkeypatch.setenv("PTFT_CACHE", str(tmp_path / "cache"))
+    path = pairs(tmp_path / "pairs")
+    config = pair_config(
+        text_file, path, init__from_=str(base), tune__method="lora", training__steps=16, eval__every=8, data__prefetch=0
+    )
+    summary = quiet_train(config, tmp_path / "dpo")
+    before, after = summary["before"], summary["after"]
+    assert before["validation/loss"] == pytest.approx(np.log(2), abs=1e-5) and before["validation/accuracy"] == 0.5
+    assert abs(before["validation/chosen_shift"]) < 1e-4 and abs(before["validation/kl"]) < 1e-5
+    assert after["validation/accuracy"] > 0.9 and after["validation/loss"] < 0.6 and after["validation/kl"] > 0
+    assert summary["selected"]["metric"] == "validation/loss"
+    # Both are cross-entropies per token: of the better answers, and of the text that the parent was trained on.
+    parent = Workdir(base).read_summary()
+    assert before["source/nll"] == pytest.approx(parent["after"]["validation/nll"], rel=1e-3)
+    assert "source/bits_per_byte" in after and "source/margin" not in after
+    assert {"gain", "forgetting"} <= set(summary["transfer"]["target"]) | set(summary["transfer"]["source"])
+
+    with pytest.raises(OSError), pytest.MonkeyPatch.context() as patch:
+        happen("error@10", patch.setattr)
+        quiet_train(config, tmp_path / "again")
+    quiet_train(config, tmp_path / "again")
+
+    def kept(name):
+        rows = Workdir(tmp_path / name).read_metrics()
+        return [{k: v for k, v in row.items() if k not in TIMED} for row in rows]
+
+    assert kept("again") == kept("dpo")
+    precomputed(config, tmp_path, summary)
+
+
+def precomputed(config, folder, live):
+    """The reference's log-probabilities, computed once, give the same run, and nothing of the reference is kept. They are found again by
+    a run that goes on, or are made again; rows that were cut otherwise never get them."""
+    config.objective.preference.precompute = True
+    with pytest.raises(OSError), pytest.MonkeyPatch.context() as patch:
+        happen("error@10", patch.setattr)
+        quiet_train(config, folder / "once")
+    stored = cache.root() / "references"
+    found = {path: np.load(path) for path in stored.glob("*.npy")}
+    assert len(found) == 3 and all((values < 0).all() for values in found.values())  # train, validation, test
+    shutil.rmtree(stored)
+    summary = quiet_train(config, folder / "once")
+    again = {path: np.load(path) for path in stored.glob("*.npy")}
+    assert found.keys() == again.keys() and all(np.array_equal(found[path], again[path]) for path in found)
+    for name in ("validation/loss", "validation/chosen_shift", "test/margin", "source/nll"):
+        assert summary["after"][name] == pytest.approx(live["after"][name], rel=1e-3, abs=1e-4), name
+    assert "validation/kl" not in summary["after"]
+    run = assembled(config, folder / "once")
+    assert not jax.tree.leaves(run.trainer.state_like.anchor)
+    config.data.update(length=60, overlong="truncate")
+    quiet_train(config, folder / "cut")
+    assert len(list(stored.glob("*.npy"))) == 6
+
+
+REFUSED = {
+    "alike": (
+        [{"prompt": "a", "chosen": "b", "rejected": "b"}],
+        {},
+        r"train.jsonl, line 41.*: both answers are the same, so neither is better: set config.data.untrainable to 'drop'",
+    ),
+    "alike once cut": (
+        [{"prompt": "a", "chosen": "b" * 40 + "c", "rejected": "b" * 40 + "d"}],
+        {"data__overlong": "truncate"},
+        r"train.jsonl, line 41.*: both answers are the same once they are cut to fit a row \(config.data.length = 64\)",
+    ),
+    "too long": (
+        [{"prompt": "a", "chosen": "b" * 40, "rejected": "c" * 40}],
+        {},
+        r"train.jsonl, line 41.* and the 1 that belong to it: 8\d positions are more than a row has .*'drop' or 'truncate'",
+    ),
+    "cut to nothing": (
+        [{"prompt": "a" * 70, "chosen": "b", "rejected": "c"}],
+        {"data__overlong": "truncate"},
+        r"train.jsonl, line 41.*: none of its tokens has loss",
+    ),
+    "cut apart": (
+        [],
+        {"data__overlong": "split"},
+        "config.data.overlong = 'split': .* expected 'raise', 'drop' or 'truncate'",
+    ),
+    "no parent": ([], {"init__from_": ""}, "objective.name = 'dpo': it compares a model with its parent"),
+    "no parent to learn from": (
+        [],
+        {"init__from_": "", "objective__name": "simpo"},
+        "config.init.from is missing: .* objective.preference.from_random=True",
+    ),
+    "unread": (
+        [],
+        {"objective__name": "simpo", "objective__preference__label_noise": 0.1},
+        "objective.preference.label_noise",
+    ),
+    "no noise": ([], {"objective__preference__loss": "robust"}, "label_noise = 0: .* a share above 0"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name, text_file, base, tmp_path):
+    extra, changes, message = REFUSED[name]
+    path = pairs(tmp_path / "pairs", extra)
+    config = pair_config(text_file, path, **({"init__from_": str(base)} | changes))
+    with pytest.raises(UserError, match=message):
+        assembled(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_pairs_that_say_nothing_are_counted(text_file, base, tmp_path):
+    same = {"prompt": "a", "chosen": "b", "rejected": "b"}
+    long = {"prompt": "a", "chosen": "b" * 40 + "c", "rejected": "b" * 40}
+    path = pairs(tmp_path / "pairs", [*[same] * 4, *[long] * 3])
+    options = {"data__untrainable": "drop", "data__overlong": "truncate", "init__from_": str(base)}
+    run = assembled(pair_config(text_file, path, **options), tmp_path / "run")
+    [row] = run.data.table
+    # Of a row of 64 positions each of the long ones keeps 32: the same letters.
+    assert (row["equal"], row["truncated"]) == (7, 6)
+    assert batches.forms(run.data.sets, 8)["pairs"].shape == (8, run.data.sets[0].pairs)
