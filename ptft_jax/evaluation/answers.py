@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ptft_jax import config as configs
+from ptft_jax.config import spans
 from ptft_jax.config.seeds import Use, mixed
 from ptft_jax.config.verifiers import ANSWERS, OWN_ANSWERS
 from ptft_jax.data import endings, formats, pipeline, records, token_folder, tokenize
@@ -227,6 +228,16 @@ def of_run(
         reads_prompt=config.tables.objectives[config.objective.name].reads_prompt,
         adapter=adapters.get(source),
     )
+
+
+def every(config: configs.Section) -> int:
+    """The steps between answers; 0 = with every evaluation. Raises UserError where they are not at evaluations."""
+    asked, steps = config.eval.answers.every, config.training.steps
+    found, evaluated = spans.steps_of(asked, steps), spans.steps_of(config.eval.every, steps)
+    if found and (not evaluated or found % evaluated):
+        expected = f"a multiple of eval.every ({evaluated} steps)" if evaluated else "0 where eval.every is 0"
+        raise UserError(f"config.{FIELD}.every = {spans.text(asked)}: expected {expected}")
+    return found
 
 
 def of_loaded(

@@ -120,7 +120,7 @@ class Run:
             save_every=span(c.checkpoint.every),
             sample_every=span(c.samples.every) if c.samples.prompts else 0,
             log_every=span(c.log.every),
-            answer_every=self._answer_every(),
+            answer_every=answers.every(c) if self.answers else 0,
         )
         for note in self.answers.notes if self.answers else ():
             reporter.say(note)
@@ -361,17 +361,6 @@ class Run:
                 f"config.select.metric = {s.metric!r}: evaluations of this run give {', '.join(known)}{nearest(s.metric, known)}"
             )
         return Selection(s.metric, s.mode, s.patience, s.min_delta, **budget)
-
-    def _answer_every(self) -> int:
-        """Steps between answers, 0 = with every evaluation."""
-        if not self.answers:
-            return 0
-        c = self.config
-        every, evaluated = (spans.steps_of(v, c.training.steps) for v in (c.eval.answers.every, c.eval.every))
-        if every and (not evaluated or every % evaluated):
-            expected = f"a multiple of eval.every ({evaluated} steps)" if evaluated else "0 where eval.every is 0"
-            raise UserError(f"config.eval.answers.every = {spans.text(c.eval.answers.every)}: expected {expected}")
-        return every
 
     def measuring(self, name: str) -> Measuring:
         """What a set is measured by: the run's objective, or what the parent learned from its data by."""

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -120,6 +119,30 @@ def test_settings_that_are_wrong():
     assert list(made) == ["combined", "exact"]
 
 
+def test_steps_between_answers_are_those_of_evaluations():
+    def every(answers_, eval_, steps=100):
+        return answers.every(
+            configs.check({"eval": {"every": eval_, "answers": {"every": answers_}}, "training": {"steps": steps}})
+        )
+
+    assert [every(0, 20), every(40, 20), every(0.5, 0.1), every(0, 0)] == [0, 40, 50, 0]
+    with pytest.raises(
+        UserError, match=r"config.eval.answers.every = 30: expected a multiple of eval.every \(20 steps\)"
+    ):
+        every(30, 20)
+    with pytest.raises(UserError, match="config.eval.answers.every = 10: expected 0 where eval.every is 0"):
+        every(10, 0)
+
+
+def test_records_that_cannot_be_scored_are_refused_before_anything_is_written(tmp_path, cache):
+    found = asked(
+        written(tmp_path / "a.jsonl", {"prompt": "1", "completion": "2"}, {"prompt": "1", "completion": "two"})
+    )
+    made = answers.chosen(("number",), configs.check({}), "eval.answers.verifiers")
+    with pytest.raises(UserError, match="a.jsonl, line 2: reference 'two' has no number"):
+        answers.Answers(SETTINGS, found, made, Transformer(SPEC), BYTES)
+
+
 def test_larger_scores_are_better():
     assert names.direction("validation/answers/exact", "auto") == "max"
     assert names.direction("answers/ended", "auto") == "max"
@@ -174,13 +197,3 @@ def test_training_does_not_notice_and_a_resumed_run_has_the_same_answers(text_fi
     assert [row["answer"] for row in every][:2] == [row["answer"] for row in some]
     with pytest.raises(UserError, match="rewards: 'regex' is none of the verifiers"):
         answers.answer(loaded["whole"], rewards={"regex": {"pattern": "x"}}, **options)
-    with pytest.raises(UserError, match="config.eval.answers.every = 3: expected a multiple of eval.every"):
-        quiet_train(
-            config(text_file, source, eval__answers__verifiers=("exact",), eval__answers__every=3), tmp_path / "x"
-        )
-    with pytest.raises(UserError, match="config.eval.answers.stop.*nothing in this run reads it"):
-        quiet_train(tiny_config(text_file, eval__answers__stop=("x",)), tmp_path / "x")
-    with pytest.raises(UserError, match="a.jsonl, line .*: no tests|a.jsonl, line .*: column 'tests'"):
-        changes = {"eval__answers__verifiers": ("program",), "rewards__program__tests": "tests"}
-        quiet_train(config(text_file, source, **changes), tmp_path / "x")
-    assert jax.process_count() == 1 and not (tmp_path / "x").exists()
