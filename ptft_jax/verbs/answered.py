@@ -57,6 +57,8 @@ def asked() -> dict[str, Any]:
                 f"--{given[0]} is for answers: give --answers, with what scores them, of {', '.join(TREE['rewards'])}"
             )
         return {}
+    if args.answers_out and not pathlib.Path(args.answers_out).absolute().parent.is_dir():
+        raise UserError(f"--answers_out={args.answers_out}: there is no such folder")
     settings = {name: getattr(args, name) for name in _NUMBERS if getattr(args, name) is not None}
     settings |= {"reference": args.reference} if args.reference else {}
     settings |= {"stop": tuple(map(unescaped, args.stop))} if args.stop else {}
