@@ -145,6 +145,16 @@ def test_it_is_shut_in(code, tmp_path):
     assert place.read_text() == "ours" and place.stat().st_mode & 0o400
 
 
+def test_where_the_kernel_cannot_shut_it_in_that_is_said_and_its_processes_are_ended(tmp_path, monkeypatch):
+    jail = tmp_path / "jail.py"
+    jail.write_text(lockdown._JAIL.read_text().replace('sys.platform != "linux"', "True"))
+    monkeypatch.setattr(lockdown, "_JAIL", jail)
+    code = "import os\nfor _ in range(5):\n    if os.fork() == 0:\n        while True: pass\n"
+    found = run(code)  # of a user who may have more processes they are started, and hold what it writes to
+    assert found.open_ways[-2:] == ("the network", "other processes")
+    assert not [p for p in pathlib.Path("/proc").glob("[0-9]*/cmdline") if bytes(jail) in _read(p)]
+
+
 def test_threads_may_be_started():
     code = "import threading\nt = threading.Thread(target=lambda: None)\nt.start()\nt.join()"
     assert run(code).passed
