@@ -15,10 +15,11 @@ REQUIREMENTS = [
 
 # Packages that only some features need; ptft_jax.environment.EXTRAS names them in messages.
 FEATURES = {
-    # Reports: plots. Files of GGUF, and texts compressed by Zstandard. Event files of TensorBoard. Published tokenizers.
+    # Reports: plots. Files of GGUF, and texts compressed by Zstandard. Answers that are JSON of a schema. Event files of TensorBoard. Published tokenizers.
     "reports": ["matplotlib>=3.10"],
     "gguf": ["gguf>=0.19"],
     "zstd": ["zstandard>=0.25"],
+    "verifiers": ["jsonschema>=4.26"],
     "tensorboard": ["tensorboard>=2.20"],
     "tiktoken": ["tiktoken>=0.14"],
     # sentencepiece reads and edits its models with protobuf.

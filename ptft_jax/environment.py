@@ -17,6 +17,7 @@ from ptft_jax.errors import UserError
 # Packages that only some features need: what is imported -> the extra of the installation that brings it.
 EXTRAS = {
     "gguf": "gguf",
+    "jsonschema": "verifiers",
     "matplotlib": "reports",
     "sentencepiece": "sentencepiece",
     "tensorboard": "tensorboard",

@@ -46,9 +46,12 @@ def check_kind(
     )
 
 
-def check_samples(name: str, prompts: Any, objectives: Mapping[str, ObjectiveSpec] = OBJECTIVES) -> None:
-    """Raises UserError where `config.samples.prompts` are set for an objective that teaches no model to write."""
+def check_samples(
+    name: str, prompts: Any, objectives: Mapping[str, ObjectiveSpec] = OBJECTIVES, field: str = "samples.prompts"
+) -> None:
+    """Raises UserError where `config.samples.prompts`, or what has the model write in the setting `field`, are set for an objective that
+    teaches no model to write."""
     if prompts and (does := objectives[name].does):
         raise UserError(
-            f"config.samples.prompts: a model of objective.name={name!r} {does} and writes no text; leave them at ()"
+            f"config.{field}: a model of objective.name={name!r} {does} and writes no text; leave them at ()"
         )

@@ -34,6 +34,7 @@ ROOMS = (
     "parallel",
     "interop",
     "runs",
+    "rewards",
     "regularization",
     "reporting",
     "evaluation",

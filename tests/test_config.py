@@ -92,6 +92,8 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     quiet_train(tiny_config(text_file, training__steps=0, optimizer__warmup_steps=0), tmp_path / "parent")
     answers = tmp_path / "answers.jsonl"
     answers.write_text("".join(f'{{"prompt": "ask {i}", "completion": "{i % 2}"}}\n' for i in range(90)))
+    schema = tmp_path / "schema.json"
+    schema.write_text("{}")
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(f'{{"prompt": "{i}", "chosen": "y", "rejected": "no"}}\n' for i in range(90)))
     choices = [
@@ -146,6 +148,15 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "model__causal": False,
             "model__head": "classes",
             "model__classes": 2,
+        },
+        {
+            "data__source": f"jsonl:{answers}",
+            "eval__answers__verifiers": ("exact", "f1", "regex", "number", "json_schema", "program", "combined"),
+            "eval__answers__temperature": 1.0,
+            "eval__answers__max_new_tokens": 4,
+            "rewards__regex__pattern": "[0-9]",
+            "rewards__json_schema__schema": str(schema),
+            "rewards__combined__parts": (("exact", 1.0),),
         },
         {"objective__name": "span_corruption", "tokenizer__add": tuple(f"<extra_id_{i}>" for i in range(4))},
         {

@@ -61,6 +61,12 @@ def _zstd(folder):
     records.open_records(f"jsonl:{folder}/x.jsonl.zst", "train", held_out=0.1)
 
 
+def _schema(folder):
+    from ptft_jax.rewards.schemas import JsonSchema
+
+    JsonSchema(column="schema")
+
+
 def _curve(folder):
     from ptft_jax.combining import combine
 
@@ -85,6 +91,7 @@ FEATURES = {
     "a GGUF file that is fetched": ("gguf", "gguf", _gguf_asset, "gguf:smollm2"),
     "writing a GGUF file": ("gguf", "gguf", _gguf_writer, "y.gguf"),
     "a compressed file": ("zstandard", "zstd", _zstd, "x.jsonl.zst"),
+    "a JSON schema": ("jsonschema", "verifiers", _schema, "the verifier 'json_schema'"),
     "a curve that is drawn": ("matplotlib", "reports", _curve, "--curve, which is drawn, needs"),
     "plots": ("matplotlib", "reports", _plots, "a report's plots"),
 }

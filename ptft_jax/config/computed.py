@@ -46,7 +46,14 @@ def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "OBJECTIVES", values["objective.name"]
     for method in values["tune.method"].split("+"):
         yield "METHODS", method
-    sources = (values["data.source"], values["eval.source"], *(source for source, _ in values["data.mixture"]))
+    sources = (
+        values["data.source"],
+        values["eval.source"],
+        values["eval.answers.source"],
+        *(source for source, _ in values["data.mixture"]),
+    )
     for source in sources:
         yield "SOURCES", source.partition(":")[0]
+    for verifier in (*values["eval.answers.verifiers"], *(name for name, _ in values["rewards.combined.parts"])):
+        yield "VERIFIERS", verifier
     yield "METRICS", values["select.metric"].rpartition("/")[2].removeprefix(RAW)

@@ -55,7 +55,8 @@ def _defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def tree_of(plugins: tuple[str, ...]) -> Mapping[str, Any]:
-    """The whole tree of settings: the package's own, and those of plugins: `objective.FIELD` and `tune.METHOD.FIELD`.
+    """The whole tree of settings: the package's own, and those of plugins: `objective.FIELD`,
+    `tune.METHOD.FIELD` and `rewards.VERIFIER.FIELD`.
 
     Raises:
       UserError: see `ptft_jax.config.plugins.tables`; or a plugin's setting has a name that is taken.
@@ -63,6 +64,9 @@ def tree_of(plugins: tuple[str, ...]) -> Mapping[str, Any]:
     if not plugins:
         return TREE
     known, objective, tune = tables(plugins), dict(TREE["objective"]), dict(TREE["tune"])
+    own = TREE["rewards"]
+    added = {name: spec.fields for name, spec in known.verifiers.items() if spec.fields and name not in own}
+    rewards = {**own, **added} if added else own
     for name, spec in known.objectives.items():
         for field, declared in spec.fields.items():
             if objective.setdefault(field, declared) != declared:
@@ -75,7 +79,7 @@ def tree_of(plugins: tuple[str, ...]) -> Mapping[str, Any]:
                 f"config.plugins: METHODS[{name!r}]: config.tune.{name} is another setting; name it otherwise"
             )
     objective["name"] = dataclasses.replace(objective["name"], choices=tuple(known.objectives))
-    return {**TREE, "objective": objective, "tune": tune}
+    return {**TREE, "objective": objective, "tune": tune, "rewards": rewards}
 
 
 def fields(tree: Mapping[str, Any] = TREE, prefix: str = "") -> Iterator[tuple[str, Field]]:

@@ -27,6 +27,7 @@ from ptft_jax.config.metrics import METRICS, MetricSpec, is_taken
 from ptft_jax.config.objectives import OBJECTIVES, ObjectiveSpec
 from ptft_jax.config.sources import SOURCES, SourceSpec
 from ptft_jax.config.trackers import TRACKERS, TrackerSpec
+from ptft_jax.config.verifiers import OWN_ANSWERS, VERIFIERS, VerifierSpec
 from ptft_jax.errors import UserError, nearest
 
 GROUP = "ptft_jax.plugins"  # of entry points: a short name for a module
@@ -45,6 +46,7 @@ _SPECS = {
     "SOURCES": SourceSpec,
     "METRICS": MetricSpec,
     "FAMILIES": FamilySpec,
+    "VERIFIERS": VerifierSpec,
     "TRACKERS": TrackerSpec,
 }
 
@@ -57,6 +59,7 @@ class Tables(NamedTuple):
     sources: Mapping[str, SourceSpec]
     metrics: Mapping[str, MetricSpec]
     families: Mapping[str, FamilySpec]
+    verifiers: Mapping[str, VerifierSpec]
     trackers: Mapping[str, TrackerSpec]
     owners: Mapping[tuple[str, str], str]
 
@@ -68,7 +71,7 @@ def tables(plugins: tuple[str, ...] = ()) -> Tables:
     Raises:
       UserError: a module that is not there, cannot be imported, or has no tables; a name that two of them have.
     """
-    built_in = (OBJECTIVES, METHODS, SOURCES, METRICS, FAMILIES, TRACKERS)
+    built_in = (OBJECTIVES, METHODS, SOURCES, METRICS, FAMILIES, VERIFIERS, TRACKERS)
     joined: dict[str, dict[str, Any]] = {table: dict(entries) for table, entries in zip(_SPECS, built_in)}
     owners: dict[tuple[str, str], str] = {}
     for plugin in plugins:
@@ -88,7 +91,8 @@ def tables(plugins: tuple[str, ...] = ()) -> Tables:
 
 def _is_ours(table: str, name: str) -> bool:
     """Whether a name that is in no table of the package means something there."""
-    return (table, name) == ("METHODS", "full") or (table == "METRICS" and is_taken(name))
+    taken = {"METHODS": name == "full", "METRICS": is_taken(name), "VERIFIERS": name in OWN_ANSWERS}
+    return taken.get(table, False)
 
 
 def _tables_of(plugin: str) -> dict[str, Mapping[str, Any]]:

@@ -14,6 +14,7 @@ from ptft_jax.model.spec import ModelSpec
 from ptft_jax.optim.options import OptimizerOptions
 from ptft_jax.parallel.options import ParallelOptions
 from ptft_jax.reporting.options import LogOptions
+from ptft_jax.rewards.options import RewardsOptions
 from ptft_jax.runs.options import CheckpointOptions, InitOptions
 from ptft_jax.training.options import SelectOptions, TrainingOptions
 
@@ -39,6 +40,7 @@ class Config(Options):
     eval: EvalOptions = section(EvalOptions)
     select: SelectOptions = section(SelectOptions)
     samples: SamplesOptions = section(SamplesOptions)
+    rewards: RewardsOptions = section(RewardsOptions)
     checkpoint: CheckpointOptions = section(CheckpointOptions)
     parallel: ParallelOptions = section(ParallelOptions)
     log: LogOptions = section(LogOptions)

@@ -75,6 +75,14 @@ class Conversation(NamedTuple):
     learn_empty: bool = True
 
 
+class Question(NamedTuple):
+    """What a model is asked, as ids and as text, and what it should answer."""
+
+    ids: list[int]
+    text: str
+    answer: str
+
+
 class Span(NamedTuple):
     """Characters [start, end) that are a turn. `exact`: where the template says so, else they may have more after the end
     of the turn, such as a newline."""
@@ -133,6 +141,37 @@ def encode(
         empty = tuple(int(at) for at in empty if at < len(before) + len(ids) and (trained is None or trained[at]))
         rows.append(Encoded(np.concatenate([before, ids]), trained, empty=empty))
     return rows
+
+
+def question(tokenizer: Tokenizer, template: Template, conversation: Conversation) -> Question:
+    """A conversation up to its last turn, with what starts an answer, and that turn.
+
+    Raises:
+      UserError: naming the conversation's place: it does not end with an answer in words, or a template refuses what comes before it.
+    """
+    where, last = conversation.where, len(conversation.messages) - 1
+    try:
+        messages = chat.check(conversation.messages)
+        for message in messages:
+            for key in ("train", "weight"):  # not for templates
+                message.pop(key, None)
+        *before, answer = messages
+        if answer["role"] != ASSISTANT or not before:
+            raise UserError(
+                f"messages[{last}] is of the {answer['role']}: the conversation ends with no answer to a prompt"
+            )
+        if answer.get("tool_calls") or not isinstance(answer["content"], str):
+            raise UserError(
+                f"messages[{last}]: the answer is a call of tools, and no text that another is compared with"
+            )
+        text = chat.render(tokenizer, before, True, template=template, **conversation.variables)
+        control = conversation.control_tokens
+        ids = chat.encode_chat(
+            tokenizer, before, True, template=template, control_tokens=control, **conversation.variables
+        )
+    except UserError as e:
+        raise UserError(f"{where}: {e}") from e
+    return Question(ids.tolist(), text, answer["content"])
 
 
 class _Rendered(NamedTuple):

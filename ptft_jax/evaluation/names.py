@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ptft_jax.config.metrics import METRICS, OWN, RAW, MetricSpec
+from ptft_jax.config.verifiers import ANSWERS, OWN_ANSWERS
 from ptft_jax.errors import UserError
 
 SOURCE = "source/nll"  # what the parent knew, in nats per token
@@ -14,7 +15,10 @@ AUTO = "auto"
 def known(metric: str, metrics: Mapping[str, MetricSpec] = METRICS) -> str:
     """ "min" or "max": which values of `metric` ("SET/NAME") are better; "" where the metric does not say so. `metrics`: those
     that a config may name (its `tables.metrics`)."""
-    name = metric.rpartition("/")[2].removeprefix(RAW)
+    of, _, name = metric.rpartition("/")
+    if f"{of}/".endswith(ANSWERS):  # of scores, larger ones are better
+        return OWN_ANSWERS.get(name, "max")
+    name = name.removeprefix(RAW)
     return metrics[name].mode if name in metrics else OWN.get(name, "")
 
 

@@ -2,8 +2,36 @@
 
 from __future__ import annotations
 
-from ptft_jax.config.declare import Options, declared
+from ptft_jax.config.declare import Options, declared, section
 from ptft_jax.config.field import MANY, Field, mass, natural, positive, span, temperature, texts
+
+
+class AnswersOptions(Options):
+    """`config.eval.answers`: answers that the model writes to the prompts of a data source, and how good they are."""
+
+    verifiers: tuple[str, ...] = declared(
+        texts(
+            (), "what scores answers, see docs/answers.md: exact, f1, regex, number, ...; () = no answers are written"
+        )
+    )
+    source: str = declared(
+        Field(
+            "",
+            "prompts and answers; '' = the run's own validation data; of a source that is trained on its validation split, of another all "
+            "that it holds, and of several splits validation",
+        )
+    )
+    reference: str = declared(
+        Field("", "column of the records with the right answer, or a list of such; '' = the answer that is learned")
+    )
+    records: int = declared(natural(100, "use only the first so many records; 0 = all"))
+    every: float = declared(span(0, "steps between, a multiple of those of eval.every; 0 = with every evaluation"))
+    max_new_tokens: int = declared(
+        positive(64, "tokens of an answer; prompts that leave no room for so many are not asked")
+    )
+    temperature: float = declared(temperature(0.0, "0 = greedy"))
+    top_p: float = declared(mass(1.0, "keep the likeliest tokens up to this mass; at a temperature above 0"))
+    stop: tuple[str, ...] = declared(texts((), "texts that end an answer, and are cut off"))
 
 
 class EvalOptions(Options):
@@ -25,6 +53,7 @@ class EvalOptions(Options):
     metrics: tuple[str, ...] = declared(
         texts((), "what every evaluation measures beside the objective's own: metrics of plugins, by name")
     )
+    answers: AnswersOptions = section(AnswersOptions)
 
 
 class SamplesOptions(Options):

@@ -18,7 +18,7 @@ from ptft_jax.runs.workdir import Workdir
 
 
 class JsonLines:
-    """The tracker of every run: metrics.jsonl and samples.jsonl.
+    """The tracker of every run: metrics.jsonl, samples.jsonl, and answers.jsonl once there are any.
 
     On resume, what the run will write again is dropped first: lines after the restored step, what was found at that step where
     that is `pending`, and what is written at the end. So each has one line however often the run was killed.
@@ -26,7 +26,8 @@ class JsonLines:
 
     def start(self, launch: Launch) -> str:
         here = Workdir(launch.workdir)
-        for path in (here.metrics, here.samples):
+        self._answers = here.answers
+        for path in (here.metrics, here.samples, here.answers):
             _keep(path, lambda row: _stays(row, launch.step, launch.pending))
         self._metrics, self._samples = (
             (path, path.open("a", encoding="utf-8")) for path in (here.metrics, here.samples)
@@ -40,6 +41,11 @@ class JsonLines:
     def texts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
             _append(self._samples, {"step": step, **row})
+
+    def answers(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        with self._answers.open("a", encoding="utf-8") as file:
+            for row in rows:
+                _append((self._answers, file), {"step": step, **row})
 
     def close(self, status: str) -> None:
         for path, file in (self._metrics, self._samples):
@@ -78,13 +84,14 @@ class MetricsWriter:
         """
         self.status = STOPPED
         self._trackers: list[TensorBoard | JsonLines | Relay] = []
+        self._files = JsonLines()
         if silent:
             return
         launch = Launch(config or {}, pathlib.Path(workdir), run_id, step, pending)
         if trackers:
             here = Workdir(workdir)
             self._trackers.append(Relay(trackers, launch, say, [*here.read_metrics(), *here.read_samples()]))
-        for tracker in (TensorBoard(), JsonLines()) if tensorboard else (JsonLines(),):
+        for tracker in (TensorBoard(), self._files) if tensorboard else (self._files,):
             tracker.start(launch)
             self._trackers.insert(0, tracker)
 
@@ -97,6 +104,11 @@ class MetricsWriter:
         """Sample texts of a step."""
         for tracker in self._trackers if rows else ():
             tracker.texts(step, rows)
+
+    def answers(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Answers of a step, with their scores, for answers.jsonl; the trackers have their means."""
+        if self._trackers and rows:
+            self._files.answers(step, rows)
 
     def close(self) -> None:
         """To be called once; what the trackers are told is `status`."""

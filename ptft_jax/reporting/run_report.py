@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax import config as configs
+from ptft_jax.config.verifiers import ANSWERS
 from ptft_jax.data import pipeline
 from ptft_jax.errors import UserError
 from ptft_jax.reporting import clock, merge_page, plots, run_names, settings
@@ -18,6 +19,7 @@ from ptft_jax.runs.lineage import place
 from ptft_jax.runs.workdir import Workdir
 
 Row = Mapping[str, Any]  # of a run, see `_read`
+_ANSWERS, _LETTERS = 10, 300  # that are shown of each run, and of each text
 # What is drawn of each set that is evaluated, beside metrics of plugins, and its unit.
 _DRAWN = {
     "nll": "nats per token", "mse": "mse", "margin": "margin", "kl": "nats per token",
@@ -46,7 +48,7 @@ def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     if changed := settings.differing({row["name"]: row["config"] for row in rows}):
         page.text("Settings that differ:")
         page.table(changed, prose=True)
-    for part in (_curves, _combined, _before_after, _measures, _time, _drift, _data, _parameters, _samples):
+    for part in (_curves, _combined, _before_after, _measures, _time, _drift, _data, _parameters, _samples, _answers):
         part(page, rows)
     page.write(out, footer="Every figure is in results.json beside this file.")
 
@@ -70,7 +72,14 @@ def _read(name: str, workdir: pathlib.Path) -> Row:
         "train": [r for r in metrics if r["kind"] == "train"],
         "evals": [r for r in metrics if r["kind"] == "eval"],
         "samples": here.read_samples(),
+        "answers": _last_answers(here),
     }
+
+
+def _last_answers(here: Workdir) -> list[dict[str, Any]]:
+    """Those of the last evaluation that had questions answered."""
+    answers = here.read_answers()
+    return [row for row in answers if row["step"] == answers[-1]["step"]]
 
 
 def _seconds_by(here: Workdir, summary: Mapping[str, Any] | None) -> dict[str, float]:
@@ -133,13 +142,13 @@ def _came_from(row: Row, rows: Sequence[Row]) -> str:
 
 
 def _curves(page: Page, rows: Sequence[Row]) -> None:
-    """Losses (of regression: errors) and metrics of plugins over steps, of each set that was evaluated, and the loss of training; of runs that start from
-    each other one after another."""
+    """Losses (of regression: errors), metrics of plugins and scores of answers over steps, of each set that was evaluated, and the loss of
+    training; of runs that start from each other one after another."""
     colors = plots.palette(row["name"] for row in rows)
     own = {name for row in rows for name in row["config"].get("eval", {}).get("metrics", ())}
     for key in sorted({key for row in rows for r in row["evals"] for key in r}):
         measured, _, name = key.rpartition("/")
-        if name in _DRAWN or name in own:
+        if name in _DRAWN or name in own or f"{measured}/".endswith(ANSWERS):
             lines = {row["name"]: [[(r["step"], r[key]) for r in row["evals"] if key in r]] for row in rows}
             lines = {name: points for name, points in lines.items() if points[0]}
             labels = _labels(measured, [row for row in rows if row["name"] in lines])
@@ -292,3 +301,21 @@ def _samples(page: Page, rows: Sequence[Row]) -> None:
         page.heading("Samples")
     for name, sample in samples:
         page.sample(f"{name}, step {sample['step']}", sample["prompt"], sample["text"])
+
+
+def _answers(page: Page, rows: Sequence[Row]) -> None:
+    """What each run answered at last, the first questions."""
+    shown = [(row["name"], answer) for row in rows for answer in row["answers"][:_ANSWERS]]
+    if shown:
+        page.heading("Answers")
+        page.text("The first questions of the last evaluation; answers.jsonl in the folder of a run has all of them.")
+        page.table([_answered(name, answer) for name, answer in shown], prose=True)
+
+
+def _answered(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    reference = row["reference"] if isinstance(row["reference"], str) else " | ".join(row["reference"])
+    scores = ", ".join(
+        f"{verifier} {score['value']:g} ({score['reason']})" for verifier, score in row["scores"].items()
+    )
+    found = {"prompt": row["prompt"][-_LETTERS:], "answer": row["answer"][:_LETTERS], "reference": reference[:_LETTERS]}
+    return {"run": name, "step": row["step"], **found, "ended by": row["reason"], "scores": scores}

@@ -17,7 +17,7 @@ class Workdir:
     """The folder of a run. Names of its files are attributes; `read_` methods say what is in them.
 
     Written before the first step: `environment`, `lineage`, `partition`, `data`, the tokenizer's files, and last `config`,
-    which marks the folder as a run's. Written meanwhile: `metrics`, `samples`, `events`, `checkpoints`, `progress`. Written at
+    which marks the folder as a run's. Written meanwhile: `metrics`, `samples`, `answers`, `events`, `checkpoints`, `progress`. Written at
     the end: `summary`.
     """
 
@@ -55,6 +55,11 @@ class Workdir:
     @property
     def samples(self) -> pathlib.Path:
         return self.path / "samples.jsonl"
+
+    @property
+    def answers(self) -> pathlib.Path:
+        """What was answered to prompts of data, and how good that is."""
+        return self.path / "answers.jsonl"
 
     @property
     def events(self) -> pathlib.Path:
@@ -190,6 +195,9 @@ class Workdir:
 
     def read_samples(self) -> list[dict[str, Any]]:
         return files.read_rows(self.samples)
+
+    def read_answers(self) -> list[dict[str, Any]]:
+        return files.read_rows(self.answers)
 
     @property
     def run_id(self) -> str:

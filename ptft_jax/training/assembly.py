@@ -22,7 +22,7 @@ from ptft_jax.data.feed import Feed, Indexed
 from ptft_jax.data.rows import Rows
 from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError, few, listed, nearest
-from ptft_jax.evaluation import evaluate, measured_sets, previews
+from ptft_jax.evaluation import answers, evaluate, measured_sets, previews
 from ptft_jax.evaluation.evaluate import Measuring
 from ptft_jax.interop import tokenizer_files
 from ptft_jax.parallel import mesh as meshes
@@ -63,6 +63,7 @@ class Run:
       data: what it is trained on (`ptft_jax.data.pipeline.TrainingData`).
       feed: gives the rows of each step (`ptft_jax.data.feed`), those that `batches` gives from a step on.
       source: the data that forgetting is measured on, or None.
+      answers: questions that it answers at evaluations, or None.
       eval_batches, test_batches: batches of each set that is evaluated on the way, and once at the end.
     """
 
@@ -101,12 +102,15 @@ class Run:
         self._check_rows(mesh.size)
         pairing.check_model(c.objective.name, c.model, c.tables.objectives)
         pairing.check_samples(c.objective.name, c.samples.prompts, c.tables.objectives)
+        asked = c.eval.answers.verifiers
+        pairing.check_samples(c.objective.name, asked, c.tables.objectives, "eval.answers.verifiers")
         with clock("data"):
             self._load_data(init["fresh"])
         c = self.config
         self._build(mesh, init)
         self._reading = {"batch_size": c.data.batch_size, "seed": c.seed, "prefetch": c.data.prefetch}
         self.feed: Feed = Indexed(lambda step: self.batches(start=step))
+        self.answers = answers.of_run(c, self.trainer.model, self.tokenizer, self.adapters)
         self.selection = self._selection()
         self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
         self.sampler = previews.build(c, self.trainer.model, self.trainer.partition, self.tokenizer)
@@ -117,7 +121,10 @@ class Run:
             save_every=span(c.checkpoint.every),
             sample_every=span(c.samples.every) if c.samples.prompts else 0,
             log_every=span(c.log.every),
+            answer_every=answers.every(c) if self.answers else 0,
         )
+        for note in self.answers.notes if self.answers else ():
+            reporter.say(note)
         missing = environment.missing("tensorboard") if c.log.tensorboard else ""
         if missing:
             reporter.say(f"no TensorBoard event files: {missing} (or log.tensorboard=False)")
@@ -371,6 +378,8 @@ class Run:
         for name, rows in self.eval_batches.items():
             objective, _, lengths = self.measuring(name)
             known += evaluate.names({name: rows}, self.trainer.metrics(objective), lengths, self.measured_raw)
+        if self.answers and not self.config.eval.answers.every:  # else not every evaluation has them
+            known += self.answers.names
         if s.metric not in known:
             raise UserError(
                 f"config.select.metric = {s.metric!r}: evaluations of this run give {', '.join(known)}{nearest(s.metric, known)}"

@@ -14,7 +14,7 @@ from ptft_jax import environment
 from ptft_jax.data import cache, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
-from ptft_jax.evaluation import evaluate
+from ptft_jax.evaluation import answers, evaluate
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.evaluation.names import SOURCE
 from ptft_jax.objectives import counts
@@ -291,6 +291,7 @@ class Execution:
             program=run.trainer.program,
             feed=run.feed,
             eval_sets=self._eval_sets(run.eval_batches),
+            answer=answers.sampler(run.answers, run.trainer.partition, run.config.seed) if run.answers else None,
             selection=run.selection,
             schedule=self.plan,
             checkpoints=checkpoints,

@@ -50,6 +50,7 @@ class Schedule:
     save_every: int
     sample_every: int
     log_every: int
+    answer_every: int = 0  # at evaluations whose step is a multiple, and at the ends; 0 = at all of them
     max_seconds: float = 0.0
 
 
@@ -76,6 +77,7 @@ class Loop:
         at_step: Callable[[Any, int], Any],
         meta: dict[str, Any],
         sample: Callable[..., list[dict[str, Any]]],
+        answer: Callable[..., tuple[dict[str, float], list[dict[str, Any]]]] | None = None,
         writer: MetricsWriter,
         reporter: Reporter,
         termination: Termination,
@@ -89,6 +91,7 @@ class Loop:
 
         Args:
           feed: gives the rows of each step.
+          answer: gives of a state the values and the rows of the questions that it answers (`ptft_jax.evaluation.answers`).
           at_step: gives a state with the parameters of a saved step.
           first_step: what the run began with, in its first launch.
           pending: what is to be done at the step that `run` gets has not been done.
@@ -99,7 +102,7 @@ class Loop:
         self.name, self.workdir, self.program, self.feed = name, workdir, program, feed
         self.eval_sets, self.selection, self.schedule = eval_sets, selection, schedule
         self.checkpoints, self.stored_params, self.at_step, self.meta = checkpoints, stored_params, at_step, meta
-        self.sample, self.writer, self.reporter = sample, writer, reporter
+        self.sample, self.answer, self.writer, self.reporter = sample, answer, writer, reporter
         self._termination, self._first, self._pending = termination, first_step, pending
         self._step_metrics = step_metrics
         self._clock = clock
@@ -279,8 +282,19 @@ class Loop:
         with self._clock("evaluation"):
             for eval_set in self.eval_sets:
                 values |= eval_set.run(state, self.check)
+            if self._answers(step):
+                assert self.answer is not None
+                found, answered = self.answer(self.program.whole(state), step, self.check)
+                values |= found
+                self.writer.answers(step, answered)
         self.writer.write(step, "eval", values)
         return values
+
+    def _answers(self, step: int) -> bool:
+        """Whether the evaluation at a step has questions answered."""
+        if self.answer is None:
+            return False
+        return step in (self._first, self.schedule.steps) or step % max(self.schedule.answer_every, 1) == 0
 
     def _save(self, state: Any, step: int, values: dict[str, float] | None, left: Moment | None = None) -> None:
         """`left`: what was to be done there is left for the next launch."""

@@ -2,6 +2,7 @@
 
 python -m ptft_jax.verbs.eval --run=runs/base --data=stdlib:code --split=test
 python -m ptft_jax.verbs.eval --run=runs/base@last --data=jsonl:questions.jsonl
+python -m ptft_jax.verbs.eval --run=runs/base --data=jsonl:questions.jsonl --answers=exact,f1
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from absl import flags
 
 from ptft_jax.config.tree import TREE
-from ptft_jax.verbs import reading
+from ptft_jax.verbs import answered, reading
 from ptft_jax.verbs.command import define_number, define_source, launch, load_source, say, say_chosen
 
 
@@ -35,12 +36,14 @@ def define() -> None:
     )
     reading.define()
     define_number("batch_size", 16, TREE["data"]["batch_size"], "Rows at a time.")
+    answered.define()
 
 
 def main() -> None:
     args = flags.FLAGS
     from ptft_jax.evaluation.standalone import evaluate
 
+    asked = answered.asked()
     loaded = load_source()
     options = {
         "tokens": args.tokens,
@@ -48,6 +51,7 @@ def main() -> None:
         "plugins": args.plugins,
         "objective": args.objective,
     }
+    questions = answered.prepared(loaded, asked)
     values = evaluate(loaded, args.data, args.split, **options, **reading.changes())
     source = loaded.source
     say_chosen(source)
@@ -56,6 +60,8 @@ def main() -> None:
     )
     if values["split"] == "all" and source.data and args.data in dict(((source.data.source, 1), *source.data.mixture)):
         say(f"{source.name} was trained on a part of this: --split=validation measures what was held out")
+    if questions:
+        values["answers"] = answered.answers(loaded, questions)
     how = {"checkpoint": source.how} if getattr(source, "how", "") else {}
     print(json.dumps({"run": source.reference, "step": source.step, **how, **values}, indent=1))
 

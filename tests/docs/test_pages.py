@@ -19,6 +19,7 @@ SECTIONS = {path.rpartition(".")[0] for path in FIELDS} - {""}
 RUN = {
     "data": None,
     "getting_started": None,
+    "answers": None,
     "chatbot": None,
     "feedback": None,
     "debugging": None,

@@ -45,6 +45,23 @@ def answers(talk):
 
 
 @pytest.mark.slow
+def test_answers(tmp_path):
+    _, _, evaluated, own = carry_out("answers", tmp_path)
+    run = summary(tmp_path, "sums")
+    rows = [json.loads(line) for line in (tmp_path / "runs/sums/answers.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in rows} == {0, 20, 40} and run["selected"]["metric"] == "validation/answers/exact"
+    best = [row for row in rows if row["step"] == run["best_step"]]
+    right = [row["answer"].strip() == row["reference"] for row in best]
+    assert run["after"]["validation/answers/exact"] == run["selected"]["value"] == sum(right) / len(right)
+    first, second = json.JSONDecoder().raw_decode(evaluated), json.loads(evaluated[evaluated.rindex("\n{") :])
+    assert first[0]["answers"]["exact"] == run["selected"]["value"] and first[0]["answers"]["asked"] == len(best)
+    kept = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [row["answer"] for row in kept] == [row["answer"] for row in best]
+    assert second["answers"]["split"] == "test" and 0 <= second["answers"]["regex"] <= 1
+    assert {"exact", "brief"} <= json.loads(own)["answers"].keys()
+
+
+@pytest.mark.slow
 def test_a_chatbot(tmp_path):
     *_, talk, from_python = carry_out("chatbot", tmp_path, until="5. Choosing a rate")
     assert answers(talk) and from_python in talk

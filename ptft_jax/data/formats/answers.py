@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -127,54 +128,69 @@ class AnswersEncoder(Encoder):
         return [content for content in contents if isinstance(content, str) and content]
 
 
-class ConversationEncoder(AnswersEncoder):
-    """Conversations in OpenAI's form or ShareGPT's, rendered by the tokenizer's template or the one that is named."""
+class QuestionEncoder(AnswersEncoder):
+    """Encoders of records that are a question and its answer."""
 
     def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
-        return self.conversations(
-            [
-                self.conversation(self.format.value(record, "messages", where), record, where)
-                for record, where in zip(records, wheres)
-            ]
-        )
+        said = [self._said(record, where) for record, where in zip(records, wheres)]
+        if self.template is None:
+            return self.pairs([prompt for prompt, _ in said], [answer for _, answer in said], wheres)
+        return self.conversations(said)
+
+    @abc.abstractmethod
+    def _said(self, record: Record, where: str) -> Any:
+        """A record as a conversation; without a template its (prompt, answer). Raises UserError."""
+
+    def question(self, record: Record, where: str) -> turns.Question:
+        """A record as what a model is asked and what it should answer: a conversation without its last turn, and that turn.
+
+        Raises:
+          UserError: as `encode`; a conversation that does not end with an answer in words.
+        """
+        self.encode([record], [where])  # what is wrong with a record is found as it is where it is learned
+        said = self._said(record, where)
+        if self.template is not None:
+            return turns.question(self.tokenizer, self.template, said)
+        prompt, answer = said
+        [ids] = self.ids([prompt], [where])
+        return turns.Question([*self.tokenizer.prefix_ids, *ids.tolist()], prompt, answer)
+
+
+class ConversationEncoder(QuestionEncoder):
+    """Conversations in OpenAI's form or ShareGPT's, rendered by the tokenizer's template or the one that is named."""
+
+    def _said(self, record: Record, where: str) -> turns.Conversation:
+        return self.conversation(self.format.value(record, "messages", where), record, where)
 
     def texts(self, record: Record, where: str = "record") -> list[str]:
         return self.message_texts(self.format.value(record, "messages", where), record, where)
 
 
-class PairEncoder(AnswersEncoder):
+class PairEncoder(QuestionEncoder):
     """Prompts and completions as texts: joined as they are, or turns of user and assistant where a template is named
     (data.template=default is the tokenizer's own)."""
 
     asks_for_template = False
 
-    def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
-        pairs = [self.texts(record, where) for record, where in zip(records, wheres)]
+    def _said(self, record: Record, where: str) -> Any:
+        prompt, answer = self.texts(record, where)
         if self.template is None:
-            return self.pairs([prompt for prompt, _ in pairs], [answer for _, answer in pairs], wheres)
-        return self.conversations(
-            [
-                self.conversation(turn("user", p) + turn(turns.ASSISTANT, a), r, w)
-                for (p, a), r, w in zip(pairs, records, wheres)
-            ]
-        )
+            return prompt, answer
+        return self.conversation(turn("user", prompt) + turn(turns.ASSISTANT, answer), record, where)
 
     def texts(self, record: Record, where: str = "record") -> list[str]:
         return [self.format.text(record, what, where) for what in ("prompt", "completion")]
 
 
-class MessagePairEncoder(AnswersEncoder):
+class MessagePairEncoder(QuestionEncoder):
     """Prompts and completions as lists of messages: one conversation, of which nothing in the prompt is learned unless
     everything is."""
 
-    def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
-        conversations = []
-        for record, where in zip(records, wheres):
-            prompt, answer = (self._side(record, what, where) for what in ("prompt", "completion"))
-            if not self.train_on.everything:
-                prompt = context(prompt)
-            conversations.append(self.conversation(prompt + answer, record, where))
-        return self.conversations(conversations)
+    def _said(self, record: Record, where: str) -> turns.Conversation:
+        prompt, answer = (self._side(record, what, where) for what in ("prompt", "completion"))
+        if not self.train_on.everything:
+            prompt = context(prompt)
+        return self.conversation(prompt + answer, record, where)
 
     def _side(self, record: Record, what: str, where: str) -> list[dict[str, Any]]:
         return messages_.normal(self.format.value(record, what, where), where, self.format.left_out)
@@ -196,27 +212,18 @@ def turn(role: str, content: str) -> list[dict[str, Any]]:
     return [{"role": role, "content": content}]
 
 
-class AlpacaEncoder(AnswersEncoder):
+class AlpacaEncoder(QuestionEncoder):
     """Instructions, with an input or not, and outputs: by a chat template where the tokenizer has one or one is named,
     else in Alpaca's own layout."""
 
     asks_for_template = "if any"
 
-    def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
-        triples = [self._triple(record, where) for record, where in zip(records, wheres)]
-        answers = [output for _, _, output in triples]
+    def _said(self, record: Record, where: str) -> Any:
+        instruction, input, output = self._triple(record, where)
         if self.template is None:
-            prompts = [
-                (ALPACA_INPUT if input else ALPACA).format(instruction=instruction, input=input)
-                for instruction, input, _ in triples
-            ]
-            return self.pairs(prompts, answers, wheres)
-        conversations = []
-        for (instruction, input, output), record, where in zip(triples, records, wheres):
-            prompt = f"{instruction}\n\n{input}" if input else instruction
-            said = turn("user", prompt) + turn(turns.ASSISTANT, output)
-            conversations.append(self.conversation(said, record, where))
-        return self.conversations(conversations)
+            return (ALPACA_INPUT if input else ALPACA).format(instruction=instruction, input=input), output
+        prompt = f"{instruction}\n\n{input}" if input else instruction
+        return self.conversation(turn("user", prompt) + turn(turns.ASSISTANT, output), record, where)
 
     def _triple(self, record: Record, where: str) -> tuple[str, str, str]:
         input = self.format.optional(record, "input", where)

@@ -1,0 +1,49 @@
+"""The verifiers that `config.eval.answers.verifiers` can name: what is to know of each before it is loaded. Needs no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ptft_jax.config.declare import fields_of
+from ptft_jax.config.field import Field
+from ptft_jax.rewards.options import (
+    CombinedOptions,
+    ExactOptions,
+    F1Options,
+    JsonSchemaOptions,
+    NumberOptions,
+    ProgramOptions,
+    RegexOptions,
+)
+
+ANSWERS = "answers/"  # before the name of a metric of generated answers
+# What is measured of answers beside the scores of verifiers.
+OWN_ANSWERS = {"ended": "max", "length": ""}
+_HERE = "ptft_jax.rewards"
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifierSpec:
+    """What scores generated answers. Larger scores are better.
+
+    Attributes:
+      verifier: a subclass of `ptft_jax.rewards.base.Verifier`, which is given the settings as arguments; or a function of (answer,
+        `ptft_jax.rewards.base.Task`) that gives a number, or a number and a reason; or the place of either, "package.module:name".
+      fields: its settings, by their names in `config.rewards.NAME`.
+    """
+
+    verifier: Any
+    fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+
+
+VERIFIERS: Mapping[str, VerifierSpec] = {
+    "exact": VerifierSpec(f"{_HERE}.texts:Exact", fields_of(ExactOptions)),
+    "f1": VerifierSpec(f"{_HERE}.texts:F1", fields_of(F1Options)),
+    "regex": VerifierSpec(f"{_HERE}.patterns:Regex", fields_of(RegexOptions)),
+    "number": VerifierSpec(f"{_HERE}.numbers:Number", fields_of(NumberOptions)),
+    "json_schema": VerifierSpec(f"{_HERE}.schemas:JsonSchema", fields_of(JsonSchemaOptions)),
+    "program": VerifierSpec(f"{_HERE}.programs:Program", fields_of(ProgramOptions)),
+    "combined": VerifierSpec(f"{_HERE}.combined:Combined", fields_of(CombinedOptions)),
+}

@@ -1,0 +1,407 @@
+"""Answers that a model writes to the prompts of a data source, and how good they are by verifiers."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ptft_jax import config as configs
+from ptft_jax.config import spans
+from ptft_jax.config.seeds import Use, mixed
+from ptft_jax.config.verifiers import ANSWERS, OWN_ANSWERS
+from ptft_jax.data import endings, formats, pipeline, records, token_folder, tokenize
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.errors import UserError, nearest
+from ptft_jax.evaluation.samples import Continuation, check_writer, continue_ids
+from ptft_jax.model.decode import Sampling
+from ptft_jax.model.transformer import Transformer
+from ptft_jax.parallel import processes
+from ptft_jax.params.partition import Partition
+from ptft_jax.rewards.base import Task, Verifier, scored
+from ptft_jax.rewards.choosing import chosen
+from ptft_jax.runs.state import TrainState
+
+FIELD = "eval.answers"
+_ENDED = ("end", "stop")
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """Prompts of a data source, with what answers to them are scored against.
+
+    Attributes:
+      source, split: where they are from.
+      total: records that the split has.
+      tasks: of those that are asked.
+      ids: their prompts, as the model reads them.
+      unasked: places of those that leave no room for an answer.
+      stop: texts that end an answer.
+    """
+
+    source: str
+    split: str
+    total: int
+    tasks: tuple[Task, ...]
+    ids: tuple[list[int], ...]
+    unasked: tuple[str, ...]
+    stop: tuple[str, ...]
+
+
+class Answers:
+    """Questions that a model answers, ready to be asked.
+
+    Attributes:
+      names: what `measured` gives, by name: "SET/answers/NAME" of the run's own data, else "answers/NAME".
+      notes: what people should know before it begins.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        questions: Questions,
+        verifiers: Mapping[str, Verifier],
+        model: Transformer,
+        tokenizer: tok.Tokenizer,
+        *,
+        prefix: str = "",
+        reads_prompt: bool = False,
+        adapter: int | None = None,
+    ):
+        """
+        Args:
+          settings: "max_new_tokens", "temperature", "top_p" of `config.eval.answers`.
+          prefix: of the names.
+          reads_prompt: the model reads a prompt in both directions.
+          adapter: the number of the one that answers, in a model with several.
+        """
+        self.questions = questions
+        self._verifiers, self._model, self._tokenizer = verifiers, model, tokenizer
+        self._prefix = f"{prefix}{ANSWERS}"
+        self.names = tuple(f"{self._prefix}{name}" for name in (*verifiers, *OWN_ANSWERS))
+        self._options = {
+            "max_new_tokens": settings["max_new_tokens"],
+            "sampling": Sampling(temperature=settings["temperature"], top_p=settings["top_p"]),
+            "stop": questions.stop,
+            "prefix": reads_prompt,
+            "adapters": None if adapter is None else [adapter] * len(questions.tasks),
+            "apart": True,
+        }
+        for task in questions.tasks:
+            for verifier in verifiers.values():
+                verifier.check(task)
+        self.notes = [_said(questions, settings["max_new_tokens"], model.max_tokens)]
+        self.notes += [note for verifier in verifiers.values() for note in verifier.notes()]
+
+    def measured(
+        self, params: Any, seed: int, check: Callable[[], None] = lambda: None
+    ) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """The values of `names`, means over the questions: the scores of verifiers, the share of answers that "ended" by themselves and
+        their "length" in tokens; and a row for each question: "where", "prompt", "answer", "reference", "tokens", "reason" why it
+        ended, and "scores", {verifier: {"score", "reason"}}.
+
+        Args:
+          params: of the model, merged.
+          seed: of the sampling; what is written to a prompt follows from it and the prompt's number.
+          check: called every few tokens; may raise to end it.
+
+        Raises:
+          UserError: a verifier fails, or gives a score that is not finite; the model's logits are not finite.
+        """
+        ids = self.questions.ids
+        written = continue_ids(self._model, params, self._tokenizer, ids, seed=seed, check=check, **self._options)
+        # Programs may take as long as they may, or a little more: one process decides.
+        found = processes.shared(self._scored(written) if processes.main() else None)
+        if "error" in found:
+            raise UserError(found["error"])
+        return found["values"], found["rows"]
+
+    def report(self, params: Any, seed: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """({"data", "split", "asked": how many prompts, "unasked": those that leave no room for an answer, and the values of `measured`
+        by their last names}, its rows)."""
+        values, rows = self.measured(params, seed)
+        found = self.questions
+        facts = {"data": found.source, "split": found.split, "asked": len(found.tasks), "unasked": len(found.unasked)}
+        return {**facts, **{name.rpartition("/")[2]: value for name, value in values.items()}}, rows
+
+    def _scored(self, written: Sequence[Continuation]) -> dict[str, Any]:
+        rows = []
+        try:
+            for task, answer in zip(self.questions.tasks, written):
+                scores = {
+                    name: scored(name, verifier, answer.text, task)._asdict()
+                    for name, verifier in self._verifiers.items()
+                }
+                rows.append(_row(task, answer, scores))
+        except UserError as e:
+            return {"error": str(e)}
+        finally:
+            for verifier in self._verifiers.values():
+                verifier.close()
+        values = {name: _mean([row["scores"][name]["value"] for row in rows]) for name in self._verifiers}
+        values |= {
+            "ended": _mean([float(row["reason"] in _ENDED) for row in rows]),
+            "length": _mean([float(row["tokens"]) for row in rows]),
+        }
+        return {"values": {f"{self._prefix}{name}": value for name, value in values.items()}, "rows": rows}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _row(task: Task, answer: Continuation, scores: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "where": task.where,
+        "prompt": task.prompt,
+        "answer": answer.text,
+        "reference": list(task.references) if len(task.references) > 1 else task.references[0],
+        "tokens": answer.tokens,
+        "reason": answer.reason,
+        "scores": dict(scores),
+    }
+
+
+def _said(questions: Questions, new: int, most: int) -> str:
+    asked = len(questions.tasks)
+    text = (
+        f"answers are written to {asked:,} of the {questions.total:,} records of {questions.source} ({questions.split})"
+    )
+    if left := questions.unasked:
+        more = ", ..." if len(left) > 1 else ""
+        text += (
+            f"; {len(left):,} are not asked, as their prompts leave no room for {new} new tokens (the model sees at most {most}): "
+            f"{left[0]}{more}"
+        )
+    return text
+
+
+def settings_of(config: configs.Section) -> dict[str, Any]:
+    """The settings of `config.eval.answers` that say how answers are written."""
+    a = config.eval.answers
+    return {
+        "max_new_tokens": a.max_new_tokens,
+        "temperature": a.temperature,
+        "top_p": a.top_p if a.temperature else 1.0,
+        "records": a.records,
+        "reference": a.reference,
+        "stop": tuple(a.stop),
+    }
+
+
+def of_run(
+    config: configs.Section,
+    model: Transformer,
+    tokenizer: tok.Tokenizer,
+    adapters: Mapping[str, int],
+) -> Answers | None:
+    """What a run's `config.eval.answers` asks for; None where that is nothing.
+
+    Args:
+      adapters: the number of the adapter of each source, where each has one.
+
+    Raises:
+      UserError: no prompts with answers, or none that leave room for an answer; a record that a verifier cannot score answers to; see
+        also `ptft_jax.rewards.choosing.chosen`.
+    """
+    a = config.eval.answers
+    if not a.verifiers:
+        return None
+    verifiers = chosen(a.verifiers, config, f"{FIELD}.verifiers")
+    source, data, kinds = a.source or config.data.source, config.data, config.data.tables.sources
+    trained = {records.identity(name, kinds) for name, _ in pipeline.weighted(data)}
+    own = records.identity(source, kinds) in trained | {records.identity(data.source, kinds)}
+    if adapters and source not in adapters:
+        raise UserError(
+            f"config.{FIELD}.source = {source!r}: it has none of config.tune.adapters; choose a source of data.mixture"
+        )
+    settings = settings_of(config)
+    questions = asked(data, source, "validation" if own else "", tokenizer, model.max_tokens, settings)
+    return Answers(
+        settings,
+        questions,
+        verifiers,
+        dataclasses.replace(model, constrain=None),
+        tokenizer,
+        prefix="" if a.source else "validation/",
+        reads_prompt=config.tables.objectives[config.objective.name].reads_prompt,
+        adapter=adapters.get(source),
+    )
+
+
+def every(config: configs.Section) -> int:
+    """The steps between answers; 0 = with every evaluation. Raises UserError where they are not at evaluations."""
+    asked, steps = config.eval.answers.every, config.training.steps
+    found, evaluated = spans.steps_of(asked, steps), spans.steps_of(config.eval.every, steps)
+    if found and (not evaluated or found % evaluated):
+        expected = f"a multiple of eval.every ({evaluated} steps)" if evaluated else "0 where eval.every is 0"
+        raise UserError(f"config.{FIELD}.every = {spans.text(asked)}: expected {expected}")
+    return found
+
+
+def of_loaded(
+    loaded: Any,
+    source: str = "",
+    split: str = "",
+    *,
+    verifiers: Sequence[str] = (),
+    answers: Mapping[str, Any] = types.MappingProxyType({}),
+    rewards: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({}),
+    plugins: Sequence[str] = (),
+    **reading: Any,
+) -> Answers:
+    """What a loaded run (`ptft_jax.runs.loading.load`) is to answer of a data source; see `answer`.
+
+    Args:
+      source, split, plugins, reading: as of `ptft_jax.evaluation.standalone.evaluate`.
+      verifiers: what scores the answers, by name; () = as the run's config has it.
+      answers: other settings of `config.eval.answers` than the run's, such as `max_new_tokens`.
+      rewards: likewise of `config.rewards`: {verifier: {setting: value}}.
+
+    Raises:
+      UserError: see `of_run`; a model that writes no text, or whose parameters are not finite.
+    """
+    check_writer(loaded)
+    if loaded.model.several:
+        raise UserError(f"--answers: {loaded.source.name} has several adapters; choose one: RUN#NAME")
+    if not source and loaded.source.data is None:
+        raise UserError(f"--data is missing: what {loaded.source.name} was trained on is not known")
+    config = _changed(loaded, source, verifiers, answers, rewards, plugins, reading)
+    scorers = chosen(config.eval.answers.verifiers, config, f"{FIELD}.verifiers")
+    settings, data = settings_of(config), config.data
+    split = split or ("" if source else "validation")
+    questions = asked(data, data.source, split, loaded.tokenizer, loaded.model.max_tokens, settings)
+    return Answers(settings, questions, scorers, loaded.model, loaded.tokenizer, reads_prompt=loaded.reads_prompt)
+
+
+def answer(
+    loaded: Any, source: str = "", split: str = "", *, seed: int = 0, **options: Any
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What a loaded run answers to the prompts of a data source, and how good that is, as `ptft eval --answers` does.
+
+    Args:
+      source, split, options: as of `of_loaded`, which has the errors.
+      seed: of the sampling, where there is a temperature.
+
+    Returns:
+      What `Answers.report` gives.
+    """
+    return of_loaded(loaded, source, split, **options).report(loaded.params, seed)
+
+
+def _changed(
+    loaded: Any,
+    source: str,
+    verifiers: Sequence[str],
+    answers: Mapping[str, Any],
+    rewards: Mapping[str, Mapping[str, Any]],
+    plugins: Sequence[str],
+    reading: Mapping[str, Any],
+) -> configs.Section:
+    """The config of a loaded run with other settings of what is asked."""
+    config = loaded.source.config
+    values = config.as_dict()
+    values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
+    values["data"] |= {**reading, **({"source": source} if source else {})}
+    own = values["eval"]["answers"]
+    values["eval"]["answers"] = own | dict(answers) | {"verifiers": tuple(verifiers) or own["verifiers"]}
+    for verifier, settings in rewards.items():
+        values["rewards"][verifier] = {**values["rewards"].get(verifier, {}), **settings}
+    changed = configs.check(values)
+    if not changed.eval.answers.verifiers:
+        raise UserError(f"--answers is missing: what scores the answers, of {', '.join(changed.tables.verifiers)}")
+    used = (*changed.eval.answers.verifiers, *(name for name, _ in changed.rewards.combined.parts))
+    if idle := [name for name in rewards if name not in used]:
+        raise UserError(f"rewards: {idle[0]!r} is none of the verifiers that score the answers, {', '.join(used)}")
+    return changed
+
+
+def sampler(
+    answers: Answers, partition: Partition, seed: int
+) -> Callable[..., tuple[dict[str, float], list[dict[str, Any]]]]:
+    """A function of (state, step, check) that gives what `Answers.measured` gives of the state's average, where it has one."""
+
+    def measure(
+        state: TrainState, step: int, check: Callable[[], None]
+    ) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        params = partition.merge(state.ema or state.trainable, state.frozen)
+        return answers.measured(params, mixed(seed, Use.ANSWERS, step), check)
+
+    return measure
+
+
+def asked(
+    data: Any, source: str, split: str, tokenizer: tok.Tokenizer, most: int, settings: Mapping[str, Any]
+) -> Questions:
+    """The questions of a source.
+
+    Args:
+      data: `config.data`, which says how records are read.
+      split: as of `ptft_jax.data.pipeline.to_measure`.
+      most: tokens that the model sees.
+      settings: of `settings_of`.
+
+    Raises:
+      UserError: see `of_run`.
+    """
+    if records.parted(source)[0] == token_folder.KIND:
+        raise UserError(
+            f"config.{FIELD}.source: {source} holds tokens, and no records that answers are compared with: name the source that it was "
+            "prepared of"
+        )
+    split, opened = pipeline.to_measure(data, source, split)
+    opened = opened or pipeline.opened_of(data, source, split)
+    form = opened.format
+    if form.kind != "answers":
+        raise UserError(
+            f"config.{FIELD}.verifiers: {source}: {form.describe()}: it has no prompts with answers; name a source that has some in "
+            f"{FIELD}.source, and its columns where they are called otherwise: KIND:NAME?prompt=COLUMN&completion=COLUMN"
+        )
+    encoder = formats.encoder(form, tokenizer, template=data.template, train_on="last")
+    tasks, ids, unasked = _tasks(opened, encoder, most, settings)
+    if not tasks:
+        raise UserError(
+            f"config.{FIELD}.max_new_tokens = {settings['max_new_tokens']}: the model sees at most {most} tokens, and no prompt of "
+            f"{source} ({split}) leaves room for so many new ones"
+        )
+    stop = list(settings["stop"])
+    if encoder.template is not None:
+        end = endings.of(tokenizer, encoder.template)
+        if end.text and end.token not in tokenizer.stop_ids and end.text not in stop:
+            stop.append(end.text)
+    return Questions(source, split, len(opened.records), tasks, ids, unasked, tuple(stop))
+
+
+def _tasks(
+    opened: tokenize.Opened, encoder: Any, most: int, settings: Mapping[str, Any]
+) -> tuple[tuple[Task, ...], tuple[list[int], ...], tuple[str, ...]]:
+    rows = opened.records
+    tasks, ids, unasked = [], [], []
+    for index in range(min(len(rows), settings["records"] or len(rows))):
+        record, where = rows[index], rows.where(index)
+        question = encoder.question(record, where)
+        references = _references(record, question.answer, settings["reference"], where)
+        prompt = question.ids or [encoder.tokenizer.end_id]
+        if len(prompt) + settings["max_new_tokens"] > most:
+            unasked.append(where)
+            continue
+        tasks.append(Task(question.text, references, record, where))
+        ids.append(prompt)
+    return tuple(tasks), tuple(ids), tuple(unasked)
+
+
+def _references(record: Mapping[str, Any], answer: str, column: str, where: str) -> tuple[str, ...]:
+    """The right answers of a record: texts and numbers, or a list of such, as SQuAD has them in "text"."""
+    if not column:
+        return (answer,)
+    value = record.get(column)
+    if value is None:
+        near = "is null" if column in record else f"is missing{nearest(column, record)}"
+        raise UserError(f"{where}: column {column!r}, which config.{FIELD}.reference names, {near}")
+    if isinstance(value, Mapping) and isinstance(value.get("text"), (list, tuple)):
+        value = list(value["text"]) or [""]  # of SQuAD 2.0: what cannot be answered
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not values or not all(isinstance(v, (str, int, float)) and not isinstance(v, bool) for v in values):
+        raise UserError(f"{where}: column {column!r}: expected a text, a number, or a list of such as the right answer")
+    return tuple(map(str, values))

@@ -1,0 +1,1 @@
+"""What says how good a generated answer is: verifiers, for evaluation and as rewards."""

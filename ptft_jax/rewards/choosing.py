@@ -1,0 +1,47 @@
+"""Verifiers by name, with the settings of a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ptft_jax.config.objectives import located
+from ptft_jax.errors import UserError, nearest
+from ptft_jax.rewards.base import Function, Verifier
+from ptft_jax.rewards.combined import Combined
+
+COMBINED = "combined"
+
+
+def chosen(names: Sequence[str], config: Any, field: str) -> dict[str, Verifier]:
+    """The verifiers that the setting `field` names, by name. Of others' settings none is read.
+
+    Args:
+      config: whose `rewards` have their settings, and whose `tables.verifiers` the verifiers.
+
+    Raises:
+      UserError: one that is not known or is named twice, that lacks a setting, or whose package is not installed.
+    """
+    known = config.tables.verifiers
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"config.{field}: no verifier {name!r}: expected of {', '.join(known)}{nearest(name, known)}"
+            )
+        if list(names).count(name) > 1:
+            raise UserError(f"config.{field}: {name!r} is named twice")
+    return {name: _built(name, config, known) for name in names}
+
+
+def _built(name: str, config: Any, known: Mapping[str, Any]) -> Verifier:
+    settings = config.rewards[name].read_all() if known[name].fields else {}
+    made = located(known[name].verifier)
+    if not isinstance(made, type):
+        return Function(made)
+    if issubclass(made, Combined):
+        weights = dict(settings["parts"])
+        if COMBINED in weights:
+            raise UserError(f"config.rewards.combined.parts: {COMBINED!r} is the sum itself")
+        names = [name for name, _ in settings["parts"]]
+        return made(parts=chosen(names, config, "rewards.combined.parts"), weights=weights)
+    return made(**settings)

@@ -1,0 +1,101 @@
+"""The settings of verifiers."""
+
+from __future__ import annotations
+
+from ptft_jax.config.declare import Options, declared, section
+from ptft_jax.config.field import Field, natural, one_of, pairs, positive
+
+_NORMALIZE = (
+    "what texts are compared by: with white space as one space and none around; as SQuAD's; or letter by letter"
+)
+
+
+class ExactOptions(Options):
+    """`config.rewards.exact`: the answer is a reference."""
+
+    normalize: str = declared(one_of("spaces", _NORMALIZE, "spaces", "squad", "none"))
+
+
+class F1Options(Options):
+    """`config.rewards.f1`: words that answer and reference share, as SQuAD has it."""
+
+    unit: str = declared(
+        one_of("words", "what is shared; characters for scripts without spaces", "words", "characters")
+    )
+
+
+class RegexOptions(Options):
+    """`config.rewards.regex`: a pattern that the answer has to hold, or what it finds compared with a reference."""
+
+    pattern: str = declared(
+        Field(
+            "",
+            "of Python's re, looked for in the answer; what its group finds, where it has one, has to be a reference",
+        )
+    )
+    which: str = declared(one_of("first", "of several places, with a group", "first", "last"))
+    seconds: float = declared(positive(1.0, "for an answer; a search that takes longer has found nothing"))
+
+
+class NumberOptions(Options):
+    """`config.rewards.number`: the number that the answer ends with is that of a reference."""
+
+    where: str = declared(
+        one_of(
+            "auto",
+            "which number: behind '####', in the last \\boxed{}, the last one; auto = the first of these that there is",
+            "auto",
+            "hashes",
+            "boxed",
+            "last",
+        )
+    )
+    tolerance: float = declared(natural(0.0, "relative difference that is none; 0 = exact"))
+
+
+class JsonSchemaOptions(Options):
+    """`config.rewards.json_schema`: the answer is JSON of a schema."""
+
+    schema: str = declared(
+        Field("", "file of the JSON schema; '' = each record has its own, in rewards.json_schema.column")
+    )
+    column: str = declared(
+        Field("", "column of the records that holds a schema, where rewards.json_schema.schema is ''")
+    )
+    seconds: float = declared(positive(2.0, "for an answer; one that takes longer is not valid"))
+
+
+class ProgramOptions(Options):
+    """`config.rewards.program`: the answer is a Python program that passes the record's tests."""
+
+    tests: str = declared(
+        Field(
+            "",
+            "column with the tests: Python code, a list of such, or a list of {input, output}; '' = the reference is the code",
+        )
+    )
+    with_prompt: bool = declared(Field(False, "the program is the prompt and the answer after it, as of completions"))
+    seconds: float = declared(positive(10.0, "that a program may take, by the clock"))
+    cpu_seconds: int = declared(positive(10, "that it may compute"))
+    memory: int = declared(positive(512, "MiB of address space"))
+    output: int = declared(positive(65536, "bytes that it may write to its output, and to a file"))
+
+
+class CombinedOptions(Options):
+    """`config.rewards.combined`: the weighted sum of others."""
+
+    parts: tuple[tuple[str, float], ...] = declared(
+        pairs((), "((verifier, weight), ...): the score is the sum of weight * score")
+    )
+
+
+class RewardsOptions(Options):
+    """`config.rewards`: the verifiers, each with its settings."""
+
+    exact: ExactOptions = section(ExactOptions)
+    f1: F1Options = section(F1Options)
+    regex: RegexOptions = section(RegexOptions)
+    number: NumberOptions = section(NumberOptions)
+    json_schema: JsonSchemaOptions = section(JsonSchemaOptions)
+    program: ProgramOptions = section(ProgramOptions)
+    combined: CombinedOptions = section(CombinedOptions)
