@@ -295,6 +295,7 @@ class Run:
             builder = self.builder
             if self.retained is not None:
                 builder = builders.build(self.retained, self.tokenizer)
+            learned = self._measuring if self.retained is None else self._retaining
             objective = learned.objective
             if objective.precomputed:  # of other rows than these
                 objective = dataclasses.replace(objective, precomputed=False)
