@@ -91,7 +91,8 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     """The fields read by runs that between them use every choice: none is left over."""
     quiet_train(tiny_config(text_file, training__steps=0, optimizer__warmup_steps=0), tmp_path / "parent")
     answers = tmp_path / "answers.jsonl"
-    answers.write_text("".join(f'{{"prompt": "ask {i}", "completion": "{i % 2}"}}\n' for i in range(90)))
+    row = '{{"prompt": "ask {}", "completion": "{}", "tests": "assert made"}}\n'
+    answers.write_text("".join(row.format(i, i % 2) for i in range(90)))
     schema = tmp_path / "schema.json"
     schema.write_text("{}")
     pairs = tmp_path / "pairs.jsonl"
@@ -152,6 +153,7 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
         {
             "data__source": f"jsonl:{answers}",
             "eval__answers__verifiers": ("exact", "f1", "regex", "number", "json_schema", "program", "combined"),
+            "rewards__program__tests": "tests",
             "eval__answers__temperature": 1.0,
             "eval__answers__max_new_tokens": 4,
             "rewards__regex__pattern": "[0-9]",

@@ -111,6 +111,9 @@ def write_atomic(path: pathlib.Path, write: Callable[[pathlib.Path], object], of
     writers do not disturb each other. `of` as for `placing`."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        found = _entry(path)
+        if found and path != root() / found and cache_entries.KINDS[found.partition("/")[0]].held:
+            cache_uses.begin(root(), found, of)  # a folder, which is there, while its file is being made
         temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}{path.suffix}"
         temporary.touch(exist_ok=False)
         mode = stat.S_IMODE(temporary.stat().st_mode)  # by the user's umask

@@ -36,6 +36,7 @@ class Kind:
 
 
 _KEY = r"[0-9a-f]{32}"
+_HIDDEN = re.compile(r"\.(removed|(?P<of>.+?))\.[0-9a-z_]{8,32}(\.[^.]+)?")
 KINDS = {
     "stores": Kind("tokenized data", _KEY, held=True),
     "records": Kind("places of records in files", _KEY, held=True),
@@ -49,7 +50,7 @@ KINDS = {
     "readings": Kind("how records are read", _KEY),
     "quoting": Kind("how .tsv files are quoted", _KEY),
     "labels": Kind("names of classes", _KEY),
-    "xla": Kind("compiled programs", r".+-(cache|atime)|xla_gpu_.+"),
+    "xla": Kind("compiled programs", r".+-(cache|atime)"),
 }
 IN_USE, BEING_MADE, LEFT = "in use", "being made", "left half made"
 
@@ -85,7 +86,7 @@ def entries(root: pathlib.Path, kinds: Collection[str] = ()) -> list[Entry]:
         left = set(left_half_made(root / kind))
         for path in _inside(root / kind):
             hidden = path.name.startswith(".")
-            if not hidden and not _is_one(kind, path):
+            if not (_is_half_made(kind, path) if hidden else _is_one(kind, path)):
                 continue
             state = (
                 (LEFT if path in left else BEING_MADE) if hidden else IN_USE if f"{kind}/{path.name}" in used else ""
@@ -98,9 +99,11 @@ def entries(root: pathlib.Path, kinds: Collection[str] = ()) -> list[Entry]:
 
 
 def left_half_made(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """What processes that were killed left in a folder: hidden folders with a lock of this machine that nobody holds, and other
+    """What processes that were killed left in the folder of a kind: hidden folders with a lock of this machine that nobody holds, and other
     hidden files and folders in which nothing has changed for a day (another machine's locks may not be seen)."""
     for path in folder.glob(".*"):
+        if not _is_half_made(folder.name, path):
+            continue
         with contextlib.suppress(OSError):  # another process was faster
             lock = path / LOCK
             ours = lock.is_file() and lock.read_text(encoding="utf-8") == socket.gethostname()
@@ -111,6 +114,8 @@ def left_half_made(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 def remove(root: pathlib.Path, chosen: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
     """Deletes entries, but those that are used or being made by then. Returns what is gone, and what stays."""
     gone, stay, aside = [], [], []
+    if not chosen:
+        return gone, stay
     with uses.alone(root):
         used = uses.in_use(root)
         for entry in chosen:
@@ -188,6 +193,12 @@ def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _is_one(kind: str, path: pathlib.Path) -> bool:
     return bool(re.fullmatch(KINDS[kind].form, path.name)) or (kind == "stores" and (path / "meta.json").is_file())
+
+
+def _is_half_made(kind: str, path: pathlib.Path) -> bool:
+    """Whether a hidden name is one that the cache gives what becomes an entry, or what is being removed."""
+    found = _HIDDEN.fullmatch(path.name)
+    return bool(found) and (found["of"] is None or bool(re.fullmatch(KINDS[kind].form, found["of"])))
 
 
 def _last_used(path: pathlib.Path) -> float:

@@ -107,8 +107,15 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _runs(path: pathlib.Path, machine: str) -> bool:
     """Whether the process of this file is running."""
-    if not unlocked(path):
-        return True
+    import fcntl
+
+    with _opened(path, os.O_RDWR) as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks: by age alone
+            return time.time() - path.stat().st_mtime < _FORGOTTEN
     return machine != socket.gethostname() and time.time() - path.stat().st_mtime < _FORGOTTEN
 
 

@@ -319,6 +319,10 @@ def filled(data: DataOptions, tokens: Tokens, builder: Builder, *, partial: bool
             f"{tokens.reference}: {tokens.description}: it says which tokens to learn, and the objective learns whole texts; "
             "objective.name='prefix_lm' reads the rest in both directions"
         )
+    if builder.scored and data.overlong == "truncate":
+        raise UserError(
+            "config.data.overlong = 'truncate': an answer is scored at its end, which is cut off: expected 'raise' or 'drop'"
+        )
     sequential = bool(builder.overlap)  # ids are predicted from those before them
     plan = packing.plan(
         store.offsets,

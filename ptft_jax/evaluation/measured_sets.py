@@ -89,7 +89,7 @@ def sets(
         # What each of several adapters forgot is its own.
         try:
             retained = _retained_objective(c, parent, source, builder)
-            theirs = builder if retained is None else builders.build(retained, tokenizer)
+            theirs = builder if retained is None else builders.build(retained, tokenizer, c.model.causal)
             for name, number in [(f"_{name}", n) for n, name in enumerate(c.tune.adapters)] or [("", None)]:
                 validation[f"source{name}"] = read(source, "validation", number, theirs)
                 if c.eval.test:

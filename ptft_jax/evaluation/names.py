@@ -16,7 +16,7 @@ def known(metric: str, metrics: Mapping[str, MetricSpec] = METRICS) -> str:
     """ "min" or "max": which values of `metric` ("SET/NAME") are better; "" where the metric does not say so. `metrics`: those
     that a config may name (its `tables.metrics`)."""
     of, _, name = metric.rpartition("/")
-    if f"{of}/".endswith(ANSWERS):  # of scores, larger ones are better
+    if of.rpartition("/")[2] == ANSWERS.rstrip("/"):  # of scores, larger ones are better
         return OWN_ANSWERS.get(name, "max")
     name = name.removeprefix(RAW)
     return metrics[name].mode if name in metrics else OWN.get(name, "")

@@ -17,6 +17,8 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.evaluation.evaluate import EvalSet
+from ptft_jax.interop import padding
+from ptft_jax.interop.pretrained import Pretrained
 from ptft_jax.objectives import counts
 from ptft_jax.objectives.base import evaluated
 from ptft_jax.params import finite
@@ -87,6 +89,8 @@ class Measurement:
         values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
         data = configs.check(values).data
         builder = builders.build(config.objective, loaded.tokenizer, loaded.model.spec.causal)
+        if loaded.model.spec.reads_last and isinstance(loaded.source, Pretrained):
+            padding.refuse_end(loaded.source, builder.last_tokens(loaded.tokenizer), "--run")
         split, opened = (
             pipeline.to_measure(data, data.source, split, builder.kinds) if source else (split or "validation", None)
         )

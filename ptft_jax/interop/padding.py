@@ -11,6 +11,7 @@ import numpy as np
 from ptft_jax.data import endings
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.sandbox import Template
+from ptft_jax.errors import UserError
 
 ADDED = "<|pad|>"
 _TABLE = "embed/tokens/embedding"
@@ -29,8 +30,26 @@ def token(
     taken = set(last)
     if last and template and (end := endings.of(tokenizer, Template(template, "the chat template")).token) is not None:
         taken.add(end)
+    given = given if given in tokenizer.special_ids else None  # some say -1, or what the vocabulary has not
     choices = (given, tokenizer.pad_id, tokenizer.end_id, tokenizer.unk_id, *sorted(tokenizer.special_ids))
     return next((i for i in choices if i is not None and i not in taken), None)
+
+
+def refuse_end(imported: Any, last: Sequence[int], field: str) -> None:
+    """Raises UserError where imported weights (`ptft_jax.interop.pretrained.Pretrained`) have a head for classes that was read before the
+    end of a text: where padding is what texts end with, transformers takes the end for padding, and reads the token before it.
+
+    Args:
+      last: control tokens that texts end with here.
+      field: names the weights in the message.
+    """
+    config = next((entry["config"] for entry in imported.lineage("") if "model_type" in entry), {})
+    if imported.fields["head"] == "classes" and (pad := config.get("pad_token_id")) in last:
+        raise UserError(
+            f"{field}: {imported.name}: config.json: pad_token_id = {pad} is what texts end with, too: transformers reads such a head at the "
+            "token before the end, and here it would be read at the end, which gives other numbers. Its head may be trained again "
+            "(init.fresh=('head/.*',))"
+        )
 
 
 def added(tokenizer: tok.Tokenizer, params: Mapping[str, Any]) -> tuple[tok.Tokenizer, dict[str, Any], int]:

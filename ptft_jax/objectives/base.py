@@ -60,6 +60,7 @@ class Objective(Protocol):
     scores: ClassVar[tuple[str, ...]]
     needs_reference: ClassVar[bool]
     needs_parent: ClassVar[bool]
+    informs: ClassVar[bool]
 
     @property
     def precomputed(self) -> bool: ...
@@ -105,6 +106,7 @@ class Rows:
       needs_reference: whether the loss compares the model with its parent (`Context.reference`), in training and evaluation.
       precomputed: of one that `needs_reference`: batches hold what it needs of the reference (`reference_of`, key "reference"), and no
         parameters of it are kept.
+      informs: whether the gradient of its "nll" by targets that are drawn tells what matters to a model (EWC).
       needs_parent: whether it teaches a model nothing that has learned nothing before, so that a run without a parent has to be asked for.
       scores: names of what evaluation makes of `tables`, beside the means of metrics.
     """
@@ -113,6 +115,7 @@ class Rows:
     scores: ClassVar[tuple[str, ...]] = ()
     needs_reference: ClassVar[bool] = False
     precomputed: bool = False
+    informs: ClassVar[bool] = True
     needs_parent: ClassVar[bool] = False
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss:

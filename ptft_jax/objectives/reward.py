@@ -29,6 +29,7 @@ class Reward(Rows):
     # "nll" is of which answer is better, without margins.
     metrics: ClassVar[tuple[str, ...]] = ("loss", "nll", "accuracy", "margin", "chosen_reward", "rejected_reward")
     scores: ClassVar[tuple[str, ...]] = calibration.NAMES
+    informs: ClassVar[bool] = False  # of a row's pairs together, and of no targets that could be drawn
 
     def loss_of(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, context: Context = PLAIN) -> Loss:
         """The loss of a batch by the last hidden states of its answers, [B, 2 P, D]; of the batch: weights float [B, P], of pairs, and

@@ -34,7 +34,7 @@ class Bounded:
 
     def run(self, job: dict[str, Any], seconds: float) -> dict[str, Any]:
         """What a job gives. Raises TooLong; UserError for what is wrong with the job itself."""
-        process = self._started()
+        process = self._started(job["job"])
         assert process.stdin is not None and process.stdout is not None
         found = b""
         with contextlib.suppress(BrokenPipeError):
@@ -56,10 +56,10 @@ class Bounded:
             raise UserError(result["error"])
         return result
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _started(self, kind: str) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self.close()
-            command = [sys.executable, "-P", str(_WORKER)]
+            command = [sys.executable, "-P", str(_WORKER), kind]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )

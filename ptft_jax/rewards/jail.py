@@ -42,7 +42,7 @@ _ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _THREAD = 0x00010000  # of clone's flags: the new one is a thread
 _EPERM, _ENOSYS = 1, 38
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-_NO_NEW_PRIVILEGES, _SECCOMP, _FILTER = 38, 22, 2  # of prctl
+_NO_NEW_PRIVILEGES, _PARENT_DIES, _SECCOMP, _FILTER = 38, 1, 22, 2  # of prctl
 _LANDLOCK = 444  # the first of three calls, of the same numbers everywhere
 _WRITE_FILE, _READ_FILE = 0b10, 0b100  # of Landlock's rights
 _READ, _RIGHTS = (
@@ -103,7 +103,7 @@ def shut_files(library: ctypes.CDLL, folder: str) -> bool:
 def shut_calls(library: ctypes.CDLL) -> bool:
     """No sockets, processes, signals to others, and the like. Whether the kernel can do that."""
     machine = os.uname().machine
-    if sys.platform != "linux" or machine not in _DENIED:
+    if machine not in _DENIED:
         return False
     load, equal, above, masked, give = 0x20, 0x15, 0x35, 0x54, 0x06
     number, architecture, first = 0, 4, 16  # places of what is looked at; of the first argument the lower half
@@ -136,11 +136,15 @@ def shut_calls(library: ctypes.CDLL) -> bool:
 
 def shut(folder: str) -> list[str]:
     """Shuts this process in, and says what it could not be shut off from."""
-    library = ctypes.CDLL(None, use_errno=True)
-    library.syscall.restype = ctypes.c_long
-    library.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-    found = [] if shut_files(library, folder) else ["other files"]
-    if not shut_calls(library):
+    files = calls = False
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None, use_errno=True)
+        library.syscall.restype = ctypes.c_long
+        library.prctl(_PARENT_DIES, 9, 0, 0, 0)  # it is killed where the process that watches it is
+        library.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+        files, calls = shut_files(library, folder), shut_calls(library)
+    found = [] if files else ["other files"]
+    if not calls:
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
         found += ["the network", "other processes"]
     return found
@@ -160,7 +164,7 @@ def main() -> None:
     module = types.ModuleType(name)
     sys.modules[name] = module
     for part, file in ((request["code"], "program.py"), (request["tests"], "tests.py")):
-        exec(compile(part, file, "exec"), module.__dict__)
+        exec(compile(part, file, "exec", dont_inherit=True), module.__dict__)
     sys.stdout.flush()
     os.write(tell, token.encode())
 

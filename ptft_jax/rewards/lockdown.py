@@ -23,6 +23,8 @@ import tempfile
 import time
 from typing import Any
 
+from ptft_jax.errors import UserError
+
 _JAIL = pathlib.Path(__file__).with_name("jail.py")
 _LOOK = 0.05  # seconds between looks at whether it has ended
 
@@ -84,7 +86,7 @@ def _carried_out(folder: str, asked: Any, stdin: Any, limits: Limits) -> tuple[i
                 stderr=subprocess.PIPE,
                 pass_fds=(asked.fileno(), tell),
                 cwd=folder,
-                env={"HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"},
+                env={"HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", **_of_interpreter()},
                 start_new_session=True,
             )
         finally:
@@ -98,9 +100,19 @@ def _carried_out(folder: str, asked: Any, stdin: Any, limits: Limits) -> tuple[i
 
 
 @functools.cache
-def open_ways() -> tuple[str, ...]:
-    """What programs are not shut off from on this machine, in words."""
-    return run("", Limits()).open_ways
+def open_ways(limits: Limits) -> tuple[str, ...]:
+    """What programs are not shut off from on this machine, in words. Raises UserError where none can be run."""
+    if not hasattr(os, "waitid"):
+        raise UserError("config.rewards.program: this system lacks waitid, by which programs are watched: use Linux")
+    found = run("", limits, tests="pass")
+    if not found.passed:
+        raise UserError(f"config.rewards.program: not even an empty program can be run here: {found.reason}")
+    return found.open_ways
+
+
+def _of_interpreter() -> dict[str, str]:
+    """What of our environment an interpreter may need to start at all."""
+    return {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PYTHONHOME") if name in os.environ}
 
 
 def _file(text: str) -> Any:

@@ -13,12 +13,12 @@ from ptft_jax.rewards.texts import shown
 
 _DIGITS = 1000  # of a number, at most: what is longer is none
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_PLAIN = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
-# A sign counts where nothing stands before it that it could be a difference of.
+_PLAIN = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<!\.)\.\d+"
+# A sign counts where it touches the number, and nothing stands before it that it could be a difference of.
 NUMBER = re.compile(
     rf"""
-    (?<![\w.^/])
-    (?P<sign>(?<![\w)\]}}])[-+])? [ ]?(?<![-+]\ ) (?:[$€£¥][ ]?)? (?P<inner>(?<=[$€£¥])[-+])?
+    (?<![\w^/])(?<!\w\.)(?<!^\.)(?<!\d,)
+    (?P<sign>(?<![\w)\]}}])[-+])? (?:[$€£¥][ ]?)? (?P<inner>(?<=[$€£¥])[-+])?
     (?:(?P<whole>\d{{1,6}})[ ](?P<over>\d{{1,6}})/(?P<under>\d{{1,6}})(?![\d/]|\.\d)
       |(?P<number>{_PLAIN})
        (?:[eE](?P<e>[-+]?\d{{1,4}})(?!\w)|[ ]?(?:\\times|\\cdot|×|\*)[ ]?10\^\{{?(?P<ten>[-+]?\d{{1,4}})\}}?)?
@@ -42,6 +42,7 @@ _LATEX = (
     (re.compile(r"\{,\}|,\\!"), ","),
     (re.compile(r"\\!|\\left|\\right"), ""),
     (re.compile(r"(?<=\d)(?:\\[,; ]|[\u00a0\u202f\u2009])(?=\d{3}(?!\d))"), ""),
+    (re.compile(r"\\[,;: ]|\\q?quad(?![A-Za-z])|~"), " "),
     (re.compile(r"\\([%$])"), r"\1"),
     (re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf)\s*\{([^{}]*)\}"), r" \1 "),
 )
@@ -94,14 +95,18 @@ def find(text: str, where: str = "auto") -> Found | None:
     """The number that a text ends with, None where it has none.
 
     Args:
-      where: "hashes": the first number that follows "####" on its line (Cobbe et al. 2021, GSM8K); "boxed": all that the last
+      where: "hashes": the first number that follows "####" on its line (Cobbe et al. 2021, GSM8K), under "auto" where the
+        line has nothing else but a unit; "boxed": all that the last
         \\boxed{...} holds, unit aside (Hendrycks et al. 2021, MATH); "last": the last number; "auto": the first of these that
         there is. Where there is a box with something else in it, there is no number.
     """
     text = plain(text)
     if where in ("auto", "hashes"):
         for line in _HASHES.finditer(text):
-            if (match := NUMBER.match(line[1].lstrip("*:=( \t"))) and (found := _read(match)):
+            match = NUMBER.search(line[1])
+            found = _read(match) if match else None
+            # A line of more than a number is a heading, unless it is asked for.
+            if found and (where == "hashes" or _whole(line[1].strip("*:=() \t"))):
                 return found
         if where == "hashes":
             return None

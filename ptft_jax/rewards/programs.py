@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from typing import Any
 
@@ -13,6 +15,9 @@ from ptft_jax.rewards.texts import shown, spaces
 _BLOCK = re.compile(
     r"^[ \t]*```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE | re.IGNORECASE
 )
+
+
+_TRIED = 20  # records whose tests are run without a program, to see that they check something: each takes a process
 
 
 class Program(Verifier):
@@ -29,13 +34,22 @@ class Program(Verifier):
         output: int = 65536,
     ):
         self._column, self._with_prompt = tests, with_prompt
+        self._checked = 0
         self._limits = lockdown.Limits(seconds, cpu_seconds, memory << 20, output)
 
     def check(self, task: Task) -> None:
-        self._tests(task)
+        tests = self._tests(task)
+        self._checked += 1
+        if self._checked > _TRIED:
+            return
+        if isinstance(tests, str) and lockdown.run("", self._limits, tests=tests).passed:
+            raise UserError(
+                f"{task.where}: the tests of a program pass without any program: they check nothing (a definition that nobody calls, a list "
+                "in a text, or a solution in the place of tests)"
+            )
 
     def notes(self) -> list[str]:
-        if not (open_ := lockdown.open_ways()):
+        if not (open_ := lockdown.open_ways(self._limits)):
             return []
         return [
             f"programs that answers are run here with limits of time and memory, but not shut off from {' and '.join(open_)}"
@@ -66,6 +80,9 @@ class Program(Verifier):
         if not value:
             near = "" if self._column in task.record else nearest(self._column, task.record)
             raise UserError(f"{where}: no tests for a program{near}")
+        if isinstance(value, str) and value.lstrip().startswith("["):  # as tables have lists
+            with contextlib.suppress(ValueError):
+                value = json.loads(value)
         if isinstance(value, str):
             return _code([value], where)
         if isinstance(value, list) and all(isinstance(test, str) for test in value):
@@ -98,7 +115,7 @@ def _code(parts: list[str], where: str) -> str:
     if not code.strip():
         raise UserError(f"{where}: no tests for a program")
     try:
-        compile(code, "tests", "exec")
+        compile(code, "tests", "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as e:
         raise UserError(f"{where}: no Python code: {e}") from e
     return code

@@ -68,6 +68,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     jobs = {"search": search, "validate": validate}
+    if sys.argv[1:] == ["validate"]:  # takes a while, which is no time of an answer's
+        import jsonschema  # noqa: F401
+        import referencing.exceptions  # noqa: F401
     print("ready", flush=True)
     for line in sys.stdin:
         job = json.loads(line)

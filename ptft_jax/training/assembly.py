@@ -24,7 +24,8 @@ from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError, few, listed, nearest
 from ptft_jax.evaluation import answers, evaluate, measured_sets, previews
 from ptft_jax.evaluation.evaluate import Measuring
-from ptft_jax.interop import tokenizer_files
+from ptft_jax.interop import padding, tokenizer_files
+from ptft_jax.interop.pretrained import Pretrained
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes
 from ptft_jax.reporting.clock import Clock
@@ -35,7 +36,7 @@ from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import hooks as hooks_
 from ptft_jax.training import profile as profiling
 from ptft_jax.training import reference as references
-from ptft_jax.training.completion import continued, head_of, resolve
+from ptft_jax.training.completion import continued, head_of, renews_head, resolve
 from ptft_jax.training.execution import Execution
 from ptft_jax.training.hooks import Moment
 from ptft_jax.training.importance import Importance
@@ -288,13 +289,19 @@ class Run:
         self.trainer = Trainer(c, vocab_size=rows, mesh=mesh, encode=encode, tuned=tuned)
         for note in self.trainer.notes:
             self.reporter.say(note)
+        if (
+            isinstance(self.parent, Pretrained)
+            and self.trainer.model.spec.reads_last
+            and not renews_head(init["fresh"])
+        ):
+            padding.refuse_end(self.parent, self.builder.last_tokens(self.tokenizer), "config.init.from")
         self._check_whole_rows()
         self.start = Start(self.trainer, self.parent, init, known_tokens=self.known_tokens, continued=self.continued)
         self.importance = None
         if self.parent is not None and self.trainer.regularization.ewc:
             builder = self.builder
             if self.retained is not None:
-                builder = builders.build(self.retained, self.tokenizer)
+                builder = builders.build(self.retained, self.tokenizer, c.model.causal)
             learned = self._measuring if self.retained is None else self._retaining
             objective = learned.objective
             if objective.precomputed:  # of other rows than these

@@ -67,7 +67,7 @@ def resolve(
     restore.check_merge(parent, section.init.merge_into, "config.init.merge_into")
     values, theirs = section.as_dict(), parent.fields
     defaults = dict(section.fields())
-    new_head = _is_new(section.init.fresh)
+    new_head = renews_head(section.init.fresh)
     for name in (*STRUCTURE, "vocab_size"):
         mine, default = values["model"][name], defaults[f"model.{name}"].default
         if name in HEAD and new_head:  # what the config says, its defaults too
@@ -187,14 +187,14 @@ def _with_direction(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _is_new(fresh: Sequence[str]) -> bool:
+def renews_head(fresh: Sequence[str]) -> bool:
     """Whether the head is among what is re-initialized."""
     return any(matches(fresh, f"head/{leaf}") for leaf in ("kernel", "classes/kernel", "dense/kernel"))
 
 
 def head_of(parent: Parent | None, fresh: Sequence[str]) -> class_names.Head:
     """The classes of the head that a run starts with: its parent's, unless it is re-initialized."""
-    return class_names.NEW if parent is None or _is_new(fresh) else class_names.of(parent)
+    return class_names.NEW if parent is None or renews_head(fresh) else class_names.of(parent)
 
 
 def default_rate(values: Mapping[str, Any], tuned: bool) -> float:

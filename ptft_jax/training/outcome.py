@@ -97,7 +97,7 @@ def gains(
         return None
     config, spec = start.trainer.config, start.trainer.model.spec
     lineage = Workdir(workdir).read_lineage()
-    classes = spec.classes if spec.head == "classes" else spec.vocab_size
+    classes = max(spec.classes, 2) if spec.head == "classes" else spec.vocab_size  # one number tells two answers apart
     starts = {role: transfer.reference(lineage, source, classes, split) for role, split in transfer.SPLITS.items()}
     found = {name: transfer.measured(before, after, starts, r) for name, r in measured_sets.roles(config).items()}
     return {"adapters": found} if config.tune.adapters else found[""]

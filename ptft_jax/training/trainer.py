@@ -244,6 +244,11 @@ class Trainer(Compiled):
                 f"config.tune.ewc.weight = {c.tune.ewc.weight!r}: what matters to a model is told by its cross-entropy, and "
                 f"objective.name = {c.objective.name!r} has none among its metrics ({', '.join(self.objective.metrics)})"
             )
+        if self.regularization.ewc and not self.objective.informs:
+            raise UserError(
+                f"config.tune.ewc.weight = {c.tune.ewc.weight!r}: objective.name = {c.objective.name!r} does not tell what matters to a model: "
+                "use tune.l2_sp, tune.mixout or tune.start_decay"
+            )
         own = Updates() if self.adapter is None else self.adapter.updates(partition, c.training.steps)
         apart = multi_adapter.apart(self.adapter, partition)
 

@@ -72,10 +72,12 @@ def test_what_is_there(cache):
     for kind, name in (("assets", "mine.txt"), ("remote", "notes"), ("xla", "README")):  # another's
         made(cache, kind, name, 99, 1)
     store.cached("k", fill(), "text:a.txt (train)")
-    made(cache, "stores", ".half", 30, 2)
+    made(cache, "stores", f".{KEYS[4]}.abcdefgh", 30, 2)
+    for name in (".git", ".venv", ".cache.d"):  # hidden, and another's
+        made(cache, "stores", name, 99, 9)
     found = cache_entries.entries(cache)
     assert names(found) == [
-        "stores/k", "stores/.half", f"decompressed/{KEYS[1]}.jsonl", f"remote/{KEYS[0]}", f"digests/{KEYS[2]}",
+        "stores/k", f"stores/.{KEYS[4]}.abcdefgh", f"decompressed/{KEYS[1]}.jsonl", f"remote/{KEYS[0]}", f"digests/{KEYS[2]}",
         "xla/jit_step-abc-cache",
     ]  # fmt: skip
     first, half, *rest = found
@@ -142,7 +144,7 @@ def test_nothing_is_begun_to_be_used_while_it_is_taken_away(cache):
 
 
 def test_what_is_being_made_stays(cache):
-    folder = made(cache, "stores", ".k.x", 10, 3)
+    folder = made(cache, "stores", f".{KEYS[0]}.abcdefgh", 10, 3)
     with caching.at_work(folder):
         for path in (folder, folder / ".lock"):
             os.utime(path, (0, 0))
@@ -180,7 +182,7 @@ def test_what_is_no_bound(monkeypatch, given):
 def test_the_least_recently_used_go_first(cache, monkeypatch):
     for key, days in zip(KEYS, (3, 9, 1, 7)):
         made(cache, "decompressed", f"{key}.csv", 10_000, days)
-    made(cache, "stores", ".left", 10_000, 2)
+    made(cache, "stores", f".{KEYS[4]}.abcdefgh", 10_000, 2)
     monkeypatch.setenv("PTFT_CACHE_SIZE", "38kB")
     note = cache / "labels" / KEYS[5]
     caching.write_atomic(note, lambda path: path.write_bytes(b"x" * 100))

@@ -59,7 +59,7 @@ def test_without_a_column_margins_are_0_and_another_name_is_an_option(tmp_path, 
 @pytest.mark.parametrize(
     "wrong, words",
     [
-        ("much", "'much': expected a number"),
+        ("much", "column 'margin' is text.*a number"),
         (None, "null"),
         (1e39, "finite"),
         (True, "yes or no.*a number"),

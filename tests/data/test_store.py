@@ -203,7 +203,9 @@ def test_only_files_of_the_cache_are_said_to_be_its(cache, tmp_path):
 def test_what_a_killed_process_left_is_cleared(cache):
     """But nothing that another process is at work on, nor what is young and may get its lock at once."""
     parent = cache / "stores"
-    folders = {name: parent / f".{name}.x" for name in ("left", "held", "young", "old", "recent", "elsewhere")}
+    folders = {
+        name: parent / f".{'a' * 32}.{name:_<10}" for name in ("left", "held", "young", "old", "recent", "elsewhere")
+    }
     ages = {"left": 300, "held": 90_000, "young": 5, "old": 90_000, "recent": 3_000, "elsewhere": 3_000}
     hosts = {"left": socket.gethostname(), "young": socket.gethostname(), "elsewhere": "another machine"}
     for name, folder in folders.items():
@@ -211,14 +213,17 @@ def test_what_a_killed_process_left_is_cleared(cache):
         (folder / "ids.bin").write_bytes(b"half")
         if name in hosts:
             (folder / ".lock").write_text(hosts[name])
-    (parent / ".old.bin").touch()
+    old = parent / f".{'b' * 32}.old_______.bin"
+    old.touch()
+    (parent / ".git").mkdir()  # another's
+    os.utime(parent / ".git", (0, 0))
     with caching.at_work(folders["held"]):
         now = time.time()
-        for path in (*folders.values(), parent / ".old.bin"):
+        for path in (*folders.values(), old):
             for inside in (*path.glob("*"), *path.glob(".lock"), path):
-                age = ages[path.name.split(".")[1]]
+                age = ages[path.name.split(".")[2].rstrip("_")]
                 os.utime(inside, (now - age, now - age))
         store.cached("k", lambda folder: _write(folder, [Encoded(np.arange(3))]))
-        left = [".elsewhere.x", ".held.x", ".recent.x", ".young.x", "k"]
-        assert sorted(path.name for path in parent.iterdir()) == left
+        left = [*(folders[name].name for name in ("elsewhere", "held", "recent", "young")), ".git", "k"]
+        assert sorted(path.name for path in parent.iterdir()) == sorted(left)
     assert not (parent / "k/.lock").exists()

@@ -91,10 +91,11 @@ def test_what_carries_a_run_out_changes_nothing(how, folder, cache):
         quiet_train(recipe(folder, training__steps=3, eval__every=0, **more), folder / name)
         return [row["loss"] for row in read_rows(folder / f"{name}/metrics.jsonl") if row["kind"] == "train"]
 
-    one = losses(f"{how} one", parallel__fsdp=1)
+    rows = {"data__batch_size": 16} if how == "micro-batches" else {}
+    one = losses(f"{how} one", parallel__fsdp=1, **rows)
     more = {
         "jit": dict(parallel__fsdp=8),
         "pmap": dict(parallel__compile="pmap"),
-        "micro-batches": dict(training__micro_batches=1),
+        "micro-batches": dict(training__micro_batches=2, **rows),
     }
     np.testing.assert_allclose(losses(f"{how} other", **more[how]), one, rtol=2e-5)

@@ -197,3 +197,8 @@ def test_training_does_not_notice_and_a_resumed_run_has_the_same_answers(text_fi
     assert [row["answer"] for row in every][:2] == [row["answer"] for row in some]
     with pytest.raises(UserError, match="rewards: 'regex' is none of the verifiers"):
         answers.answer(loaded["whole"], rewards={"regex": {"pattern": "x"}}, **options)
+
+
+def test_a_source_called_answers_is_no_set_of_answers():
+    assert names.known("validation_answers/nll") == names.direction("validation_answers/nll", "auto") == "min"
+    assert names.known("validation/answers/exact") == names.known("answers/f1") == "max"

@@ -104,7 +104,9 @@ class Tokens:
     [
         (dict(end=1), None, (), 1),  # what trl and transformers do, too
         (dict(end=1, pad=5), None, (), 5),
-        (dict(end=1, pad=5), 7, (), 7),  # as the imported model has it
+        (dict(end=1, pad=5, other=7), 7, (), 7),  # as the imported model has it
+        (dict(end=1, pad=5), 7, (), 5),  # a word
+        (dict(end=1, pad=5), -1, (), 5),
         (dict(end=1, pad=5), None, (1,), 5),
         (dict(end=1, pad=1, unk=3, other=9), None, (1,), 3),
         (dict(end=1, pad=1, other=9, more=8), 1, (1,), 8),

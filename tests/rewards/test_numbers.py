@@ -43,6 +43,16 @@ def task(*references):
         ("٤٢", 42),  # Arabic-Indic digits
         ("４２", 42),  # fullwidth
         ("12\u202f345", 12345),
+        ("- 42", 42),  # of a list
+        ("Answer - 42", 42),
+        ("Total - 1,234", 1234),
+        ("12 - 5", 5),
+        ("x = - 5", 5),
+        ("- $20", 20),
+        ("the answer is...42", 42),
+        ("#### 1. Set up\n2 + 16\n**Answer: 18**", 18),  # a heading with a number of its own
+        ("\\boxed{12\\,\\text{cm}}", 12),
+        ("\\boxed{5~\\mathrm{kg}}", 5),
         ("H2O", None),
         ("version 1.2.3", None),
         ("12/25/2020", None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,14 @@ def is_label(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Of regression; texts too, since CSV has nothing else: what they spell is seen when they are read."""
     return isinstance(value, (int, float, str)) and not isinstance(value, bool)
+
+
+def is_margin(value: Any) -> bool:
+    """As `is_number`, of a column that may be about something else: a text has to spell one."""
+    try:
+        return is_number(value) and math.isfinite(float(value))
+    except (ValueError, OverflowError):
+        return False
 
 
 def is_conversation(value: Any) -> bool:
@@ -90,7 +99,7 @@ _AROUND = {
     "documents": (_anything, "documents", ("documents",)),
     "system": (*_TEXT, ("system",)),
 }
-_MARGIN = {"margin": (*_NUMBER, ("margin",))}
+_MARGIN = {"margin": (is_margin, "a number", ("margin",))}
 _PAIR_NAMES = [{"prompt": prompt, "completion": completion} for prompt, completion in PAIRS]
 TALKS = (is_messages, is_sharegpt, is_conversation, is_prompt)
 # In this order: the first that fits is taken.

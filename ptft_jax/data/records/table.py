@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import cache
 from ptft_jax.data.formats import Reading
 from ptft_jax.data.records import index as indexes
 from ptft_jax.data.records import values
@@ -180,7 +179,7 @@ class Table:
         if digest != row["high"].tobytes() + row["low"].tobytes():
             raise UserError(
                 f"{self._place(position)}: not what it was when it was indexed: the file is damaged, or its copy in the cache: "
-                f"compare it with another copy, delete {cache.root()}, and start again"
+                f"compare it with another copy, `ptft cache --clear --kind=remote,decompressed,records` deletes what is kept of it"
             )
         return record
 
