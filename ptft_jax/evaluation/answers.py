@@ -7,6 +7,8 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+
 from ptft_jax import config as configs
 from ptft_jax.config import spans
 from ptft_jax.config.seeds import Use, mixed
@@ -104,7 +106,7 @@ class Answers:
         Args:
           params: of the model, merged.
           seed: of the sampling; what is written to a prompt follows from it and the prompt's number.
-          check: called every few tokens; may raise to end it.
+          check: called every few tokens, and before each answer is scored; may raise to end it.
 
         Raises:
           UserError: a verifier fails, or gives a score that is not finite; the model's logits are not finite.
@@ -112,7 +114,8 @@ class Answers:
         ids = self.questions.ids
         written = continue_ids(self._model, params, self._tokenizer, ids, seed=seed, check=check, **self._options)
         # Programs may take as long as they may, or a little more: one process decides.
-        found = processes.shared(self._scored(written) if processes.main() else None)
+        alone = jax.process_count() == 1  # several ask equally often, and one of them scores
+        found = processes.shared(self._scored(written, check if alone else lambda: None) if processes.main() else None)
         if "error" in found:
             raise UserError(found["error"])
         return found["values"], found["rows"]
@@ -125,10 +128,11 @@ class Answers:
         facts = {"data": found.source, "split": found.split, "asked": len(found.tasks), "unasked": len(found.unasked)}
         return {**facts, **{name.rpartition("/")[2]: value for name, value in values.items()}}, rows
 
-    def _scored(self, written: Sequence[Continuation]) -> dict[str, Any]:
+    def _scored(self, written: Sequence[Continuation], check: Callable[[], None]) -> dict[str, Any]:
         rows = []
         try:
             for task, answer in zip(self.questions.tasks, written):
+                check()
                 scores = {
                     name: scored(name, verifier, answer.text, task)._asdict()
                     for name, verifier in self._verifiers.items()
@@ -358,7 +362,7 @@ def asked(
             f"config.{FIELD}.verifiers: {source}: {form.describe()}: it has no prompts with answers; name a source that has some in "
             f"{FIELD}.source, and its columns where they are called otherwise: KIND:NAME?prompt=COLUMN&completion=COLUMN"
         )
-    encoder = formats.encoder(form, tokenizer, template=data.template, train_on="last")
+    encoder = formats.encoder(form, tokenizer, template=data.template, train_on=data.train_on)
     tasks, ids, unasked = _tasks(opened, encoder, most, settings)
     if not tasks:
         raise UserError(
