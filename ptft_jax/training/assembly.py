@@ -284,6 +284,7 @@ class Run:
         if self.builder.labelled and not self.builder.numeric:
             self._check_classes(c.model.classes)
             self.classes = class_names.filled(self.head.names, c.model.classes)
+        self._check_reference(objectives.build(c.objective))
         tuned = self.parent is not None
         encode = None if c.model.image_size else self.tokenizer.encode
         self.trainer = Trainer(c, vocab_size=rows, mesh=mesh, encode=encode, tuned=tuned)
@@ -308,7 +309,6 @@ class Run:
                 objective = dataclasses.replace(objective, precomputed=False)
             of_data = (self.source, self.tokenizer, builder, self.head, objective)
             self.importance = Importance(self.trainer, self.parent, *of_data)
-        self._check_reference()
         if self.trainer.objective.precomputed:
             self.data = dataclasses.replace(self.data, sets=references.pending(self.data.sets))
             for name, found in (self.eval_batches | self.test_batches).items():
@@ -320,9 +320,9 @@ class Run:
         if self.trainer.measures:
             jax.eval_shape(self.trainer.step.evaluate, self.trainer.state_like, self.eval_batches["validation"][0])
 
-    def _check_reference(self) -> None:
+    def _check_reference(self, objective: Any) -> None:
         """Raises UserError where the objective would be given another reference than it says, or none."""
-        objective, field = self.trainer.objective, "config.objective.preference.precompute = True"
+        field = "config.objective.preference.precompute = True"
         if self.continued is not None and objective.needs_reference:
             before = objectives.build(self.continued.config.objective)
             if objective.precomputed or before.precomputed or not before.needs_reference:

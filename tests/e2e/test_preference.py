@@ -158,6 +158,21 @@ REFUSED = {
         {"init__from_": "", "objective__name": "simpo"},
         "config.init.from is missing: .* objective.preference.from_random=True",
     ),
+    "prompts too": (
+        [],
+        {"data__train_on": "all"},
+        "config.data.train_on = 'all': of pairs the answers alone are learned from",
+    ),
+    "another's reference": (
+        [],
+        {"init__optimizer": True},
+        "config.init.optimizer = True: objective.name = 'dpo' compares .* with init.optimizer=False",
+    ),
+    "a reference of many": (
+        [],
+        {"objective__preference__precompute": True, "init__optimizer": True},
+        "config.init.optimizer = True: .* has not kept that for it",
+    ),
     "unread": (
         [],
         {"objective__name": "simpo", "objective__preference__label_noise": 0.1},
