@@ -240,7 +240,7 @@ def to_gguf(exported: Exported, out: pathlib.Path, *, dtype: str) -> dict[str, A
     """
     from ptft_jax.interop import gguf_writer
 
-    if exported.fields["head"] != "lm":
+    if exported.fields["head"] != "lm" and not exported.fields["image_size"]:  # images have no family of GGUF at all
         raise UserError(
             f"--to=gguf: the model's head scores {'classes' if exported.fields['head'] == 'classes' else 'masked tokens'} "
             f"(model.head={exported.fields['head']!r}), for which a GGUF file has no place; use --to=hf"
