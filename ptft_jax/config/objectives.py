@@ -250,9 +250,9 @@ class _PairOptions(Options):
     preference: PreferenceOptions = section(PreferenceOptions)
 
 
-def _of_pairs(name: str, alone: str = "") -> ObjectiveSpec:
+def _of_pairs(place: str, alone: str = "") -> ObjectiveSpec:
     return ObjectiveSpec(
-        f"{_LOSSES}.preference:{name}",
+        f"{_LOSSES}.{place}",
         f"{_ROWS}.pairs:Pairs",
         fields=fields_of(_PairOptions),
         selects="loss",
@@ -297,12 +297,12 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         selects="mse",
         wrong_head=f"the model scores tokens; set model.head='classes' and model.classes=1{_NEW_HEAD}",
     ),
-    "dpo": _of_pairs("DPO", alone="cpo"),
-    "ipo": _of_pairs("IPO", alone="cpo"),
-    "simpo": _of_pairs("SimPO"),
-    "cpo": _of_pairs("CPO"),
-    "orpo": _of_pairs("ORPO"),
-    "slic": _of_pairs("SLiC"),
+    "dpo": _of_pairs("dpo:DPO", alone="cpo"),
+    "ipo": _of_pairs("dpo:IPO", alone="cpo"),
+    "simpo": _of_pairs("reference_free:SimPO"),
+    "cpo": _of_pairs("reference_free:CPO"),
+    "orpo": _of_pairs("reference_free:ORPO"),
+    "slic": _of_pairs("reference_free:SLiC"),
     "reward": ObjectiveSpec(
         f"{_LOSSES}.reward:Reward",
         f"{_ROWS}.scored_pairs:ScoredPairs",

@@ -11,8 +11,6 @@ import jax.numpy as jnp
 
 from ptft_jax.config.metrics import Measures
 from ptft_jax.config.objectives import ObjectiveOptions
-from ptft_jax.errors import UserError
-from ptft_jax.objectives import pair_losses
 from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss, Measure, Rows, Scored, Sum
 from ptft_jax.objectives.kl import divergence
 from ptft_jax.objectives.token_loss import counted, summed, sums_of, weighted_sum
@@ -195,7 +193,7 @@ class Preference(Rows):
         tokens, pairs = batch["weights"].astype(jnp.float32), self.weights(batch)
         own = (batch["segments"][..., None] == jnp.arange(1, 2 * pairs.shape[1] + 1)).astype(jnp.float32)
         own = own.reshape(*own.shape[:2], -1, 2).sum(axis=-1)  # 1 where a token is of a pair
-        share = _spread(pairs / jnp.maximum(_each(tokens, own), 1.0), own) * tokens
+        share = spread(pairs / jnp.maximum(_each(tokens, own), 1.0), own) * tokens
 
         def score(first_BTD: jax.Array, second_BTD: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
             scored = (model.logits(first[0], first_BTD), model.logits(second[0], second_BTD))
@@ -230,181 +228,10 @@ def _each(values: jax.Array, own: jax.Array) -> jax.Array:
     return jnp.sum(values[..., None] * own, axis=1)
 
 
-def _spread(values: jax.Array, own: jax.Array) -> jax.Array:
+def spread(values: jax.Array, own: jax.Array) -> jax.Array:
     """[B, T]: of values [B, S] that of each token's answer, 0 where it is of none."""
     return jnp.sum(values[:, None, :] * own, axis=-1)
 
 
 def _sides(what: str, values: jax.Array) -> dict[str, jax.Array]:
     return {f"chosen_{what}": values[..., 0], f"rejected_{what}": values[..., 1]}
-
-
-@dataclasses.dataclass(frozen=True)
-class DPO(Preference):
-    """Direct preference optimization (Rafailov et al. 2023): the reward of an answer is beta times the log of the model's
-    probability of it over the reference's, the parent's.
-
-    Attributes:
-      beta: how hard the model is held near the reference.
-      link: the loss of the two rewards, one of `pair_losses.LOSSES`.
-      divergence_from: what the model is held near the reference by, one of `pair_losses.DIVERGENCES`; `alpha` is of "alpha".
-      label_noise: share of the pairs that are taken to be labeled the wrong way round.
-      normalize: log-probabilities per token, in place of an answer's sum.
-      tail_weight: what the tokens of the longer answer weigh that come after the length of the shorter (Liu et al. 2024, LD-DPO,
-        equation 11); 1 = as the others.
-      keep_chosen: weight of how far the better answer's log-probability is below the reference's, taken off the rewards'
-        difference (Pal et al. 2024, "Smaug", equation 3, DPOP).
-    """
-
-    beta: float = 0.1
-    link: str = "sigmoid"
-    divergence_from: str = "reverse_kl"
-    alpha: float = 0.5
-    label_noise: float = 0.0
-    normalize: bool = False
-    tail_weight: float = 1.0
-    keep_chosen: float = 0.0
-
-    needs_reference: ClassVar[bool] = True
-
-    @classmethod
-    def of(cls, section: ObjectiveOptions) -> Self:
-        own = section.preference
-        given: dict[str, Any] = {"beta": own.beta or cls.beta, "link": own.loss, "divergence_from": own.divergence}
-        given |= {name: own[name] for name in ("normalize", "tail_weight", "keep_chosen")} | {"sft": max(own.sft, 0.0)}
-        if own.divergence == "alpha":
-            given["alpha"] = own.alpha
-        if own.loss in pair_losses.NOISY:
-            given["label_noise"] = own.label_noise
-        if own.loss in ("robust", "exo") and not own.label_noise:
-            raise UserError(
-                f"config.objective.preference.label_noise = 0: preference.loss = {own.loss!r} is about labels that may be wrong: expected "
-                "a share above 0, such as 0.1"
-            )
-        return cls(**given, chunk=section.chunk, precomputed=own.precompute)
-
-    def rewards(self, answers: Answers) -> jax.Array:
-        shifted = pair_losses.DIVERGENCES[self.divergence_from](answers.ratios, self.alpha)
-        return self.beta * (shifted / answers.lengths if self.normalize else shifted)
-
-    def pair_loss(self, answers: Answers) -> jax.Array:
-        rewards = self.rewards(answers)
-        chosen, rejected = rewards[..., 0], rewards[..., 1]
-        if self.keep_chosen:
-            below = jax.nn.relu(-answers.ratios[..., 0])
-            below = below / answers.lengths[..., 0] if self.normalize else below
-            chosen = chosen - self.beta * self.keep_chosen * below
-        return pair_losses.LOSSES[self.link](chosen, rejected, self.label_noise)
-
-    def log_weights(self, weights: jax.Array, own: jax.Array, lengths: jax.Array) -> jax.Array:
-        if self.tail_weight == 1:
-            return weights
-        before = jnp.cumsum(lengths, axis=-1) - lengths  # tokens with loss in the segments before each
-        rank = jnp.cumsum(weights, axis=-1) - _spread(before, own)
-        shared = jnp.repeat(lengths.reshape(*lengths.shape[:1], -1, 2).min(axis=-1), 2, axis=-1)
-        tail = rank > _spread(shared, own)
-        return jnp.where(tail, self.tail_weight, 1.0) * weights
-
-
-@dataclasses.dataclass(frozen=True)
-class IPO(Preference):
-    """(d - 1 / (2 beta))^2, d the difference of the log-ratios per token of both answers (Azar et al. 2024, equation 17; per token
-    as its authors' results were, which the paper does not say)."""
-
-    beta: float = 0.1
-
-    needs_reference: ClassVar[bool] = True
-
-    @classmethod
-    def of(cls, section: ObjectiveOptions) -> Self:
-        own = section.preference
-        return cls(max(own.sft, 0.0), section.chunk, own.precompute, own.beta or cls.beta)
-
-    def rewards(self, answers: Answers) -> jax.Array:
-        return self.beta * answers.ratios / answers.lengths
-
-    def pair_loss(self, answers: Answers) -> jax.Array:
-        ratios = answers.ratios / answers.lengths
-        return jnp.square(ratios[..., 0] - ratios[..., 1] - 1 / (2 * self.beta))
-
-
-@dataclasses.dataclass(frozen=True)
-class SimPO(Preference):
-    """-log s(beta (a - b) - margin), a and b the log-probabilities per token (Meng et al. 2024, equation 6). Without a reference."""
-
-    beta: float = 2.0
-    margin: float = 1.0
-
-    @classmethod
-    def of(cls, section: ObjectiveOptions) -> Self:
-        own = section.preference
-        return cls(sft=max(own.sft, 0.0), chunk=section.chunk, beta=own.beta or cls.beta, margin=own.margin)
-
-    def rewards(self, answers: Answers) -> jax.Array:
-        return self.beta * answers.means
-
-    def pair_loss(self, answers: Answers) -> jax.Array:
-        rewards = self.rewards(answers)
-        return -jax.nn.log_sigmoid(rewards[..., 0] - rewards[..., 1] - self.margin)
-
-
-@dataclasses.dataclass(frozen=True)
-class CPO(Preference):
-    """-log s(beta (log p(chosen) - log p(rejected))), with `sft` (Xu et al. 2024, equation 6). Without a reference."""
-
-    sft: float = 1.0
-    beta: float = 0.1
-    label_noise: float = 0.0
-
-    @classmethod
-    def of(cls, section: ObjectiveOptions) -> Self:
-        own = section.preference
-        sft = cls.sft if own.sft < 0 else own.sft
-        return cls(sft=sft, chunk=section.chunk, beta=own.beta or cls.beta, label_noise=own.label_noise)
-
-    def rewards(self, answers: Answers) -> jax.Array:
-        return self.beta * answers.log_probs
-
-    def pair_loss(self, answers: Answers) -> jax.Array:
-        rewards = self.rewards(answers)
-        return pair_losses.sigmoid(rewards[..., 0], rewards[..., 1], self.label_noise)
-
-
-@dataclasses.dataclass(frozen=True)
-class ORPO(Preference):
-    """The cross-entropy per token of the better answer, and beta * -log s(log-odds of it - log-odds of the worse), odds = p / (1 - p)
-    of the probability per token p (Hong et al. 2024, equations 6 and 7). Without a reference."""
-
-    beta: float = 0.1
-
-    @classmethod
-    def of(cls, section: ObjectiveOptions) -> Self:
-        return cls(sft=1.0, chunk=section.chunk, beta=section.preference.beta or cls.beta)
-
-    def rewards(self, answers: Answers) -> jax.Array:
-        return self.beta * answers.means
-
-    def pair_loss(self, answers: Answers) -> jax.Array:
-        # log(1 - p) without the cancellation where p is near 1; p = 1 has infinite odds, and float32 reaches it.
-        means = jnp.minimum(answers.means, -1e-7)
-        odds = means - jnp.log(-jnp.expm1(means))
-        return -self.beta * jax.nn.log_sigmoid(odds[..., 0] - odds[..., 1])
-
-
-@dataclasses.dataclass(frozen=True)
-class SLiC(Preference):
-    """max(0, margin - log p(chosen) + log p(rejected)), with `sft` (Zhao et al. 2023, equation 1). Without a reference."""
-
-    sft: float = 0.1
-    margin: float = 1.0
-
-    @classmethod
-    def of(cls, section: ObjectiveOptions) -> Self:
-        own = section.preference
-        return cls(sft=cls.sft if own.sft < 0 else own.sft, chunk=section.chunk, margin=own.margin)
-
-    def rewards(self, answers: Answers) -> jax.Array:
-        return answers.log_probs
-
-    def pair_loss(self, answers: Answers) -> jax.Array:
-        return jax.nn.relu(self.margin - answers.log_probs[..., 0] + answers.log_probs[..., 1])

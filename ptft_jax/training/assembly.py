@@ -284,7 +284,7 @@ class Run:
         if self.builder.labelled and not self.builder.numeric:
             self._check_classes(c.model.classes)
             self.classes = class_names.filled(self.head.names, c.model.classes)
-        self._check_reference(objectives.build(c.objective))
+        references.check(c, objectives.build(c.objective), self.continued)
         tuned = self.parent is not None
         encode = None if c.model.image_size else self.tokenizer.encode
         self.trainer = Trainer(c, vocab_size=rows, mesh=mesh, encode=encode, tuned=tuned)
@@ -319,24 +319,6 @@ class Run:
             self.trainer.program.check(self.trainer.state_like, forms)
         if self.trainer.measures:
             jax.eval_shape(self.trainer.step.evaluate, self.trainer.state_like, self.eval_batches["validation"][0])
-
-    def _check_reference(self, objective: Any) -> None:
-        """Raises UserError where the objective would be given another reference than it says, or none."""
-        field = "config.objective.preference.precompute = True"
-        if self.continued is not None and objective.needs_reference:
-            before = objectives.build(self.continued.config.objective)
-            if objective.precomputed or before.precomputed or not before.needs_reference:
-                raise UserError(
-                    f"config.init.optimizer = True: objective.name = {self.config.objective.name!r} compares a model with what the run "
-                    f"starts from, and {self.continued.name}, which it would go on from, has not kept that for it: with init.optimizer=False "
-                    f"a new run starts from it, and compares with it"
-                )
-        if not objective.precomputed:
-            return
-        if self.adapters:
-            raise UserError(f"{field}: of a run with tune.adapters each step asks the reference: set it to False")
-        if jax.process_count() > 1:
-            raise UserError(f"{field} is for a single process: set it to False")
 
     def _check_classes(self, count: int) -> None:
         evaluated = [b["targets"] for s in (self.eval_batches, self.test_batches) for rows in s.values() for b in rows]

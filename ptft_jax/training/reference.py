@@ -12,10 +12,12 @@ import jax
 import numpy as np
 
 from ptft_jax import config as configs
+from ptft_jax import objectives
 from ptft_jax.data import cache
 from ptft_jax.data.packing import Plan
 from ptft_jax.data.rows import Rows, RowSet
 from ptft_jax.errors import UserError
+from ptft_jax.runs.source import Source
 from ptft_jax.training.start import Start
 from ptft_jax.training.trainer import Trainer
 
@@ -23,6 +25,29 @@ FORM = "reference-1"  # changes with what is computed
 KEY = "reference"  # of batches
 # What of a config decides which model a run starts as, beside its parent's parameters, and what of it is kept.
 _DECIDES = ("seed", "init", "tune", "objective.preference.tail_weight", "model.dtype", "model.param_dtype")
+
+
+def check(config: configs.Section, objective: Any, continued: Source | None) -> None:
+    """Raises UserError where the objective would be given another reference than it says, or none.
+
+    Args:
+      continued: the checkpoint of another run that the run goes on from with its optimizer.
+    """
+    field = "config.objective.preference.precompute = True"
+    if continued is not None and objective.needs_reference:
+        before = objectives.build(continued.config.objective)
+        if objective.precomputed or before.precomputed or not before.needs_reference:
+            raise UserError(
+                f"config.init.optimizer = True: objective.name = {config.objective.name!r} compares a model with what the run starts from, "
+                f"and {continued.name}, which it would go on from, has not kept that for it: with init.optimizer=False a new run starts from "
+                "it, and compares with it"
+            )
+    if not objective.precomputed:
+        return
+    if config.tune.adapters:
+        raise UserError(f"{field}: of a run with tune.adapters each step asks the reference: set it to False")
+    if jax.process_count() > 1:
+        raise UserError(f"{field} is for a single process: set it to False")
 
 
 def pending(sets: Sequence[RowSet]) -> tuple[RowSet, ...]:

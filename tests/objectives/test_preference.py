@@ -13,7 +13,9 @@ import pytest
 from ptft_jax import config as configs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.base import Context, means
-from ptft_jax.objectives.preference import CPO, DPO, IPO, ORPO, Answers, SimPO, SLiC
+from ptft_jax.objectives.dpo import DPO, IPO
+from ptft_jax.objectives.preference import Answers
+from ptft_jax.objectives.reference_free import CPO, ORPO, SimPO, SLiC
 from ptft_jax.regularization.regularizers import Regularization
 from ptft_jax.training.trainer import Trainer
 from tests.helpers import SPEC, VOCAB, repeats, train

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptft_jax.objectives.preference import CPO, DPO, IPO, ORPO, Answers, SimPO
+from ptft_jax.objectives.dpo import DPO, IPO
+from ptft_jax.objectives.preference import Answers
+from ptft_jax.objectives.reference_free import CPO, ORPO, SimPO
 
 pytestmark = pytest.mark.live
 

@@ -1,0 +1,95 @@
+"""Preferences by the model's own probabilities, without a reference."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+
+from ptft_jax.config.objectives import ObjectiveOptions
+from ptft_jax.objectives import pair_losses
+from ptft_jax.objectives.preference import Answers, Preference
+
+
+@dataclasses.dataclass(frozen=True)
+class SimPO(Preference):
+    """-log s(beta (a - b) - margin), a and b the log-probabilities per token (Meng et al. 2024, equation 6). Without a reference."""
+
+    beta: float = 2.0
+    margin: float = 1.0
+
+    @classmethod
+    def of(cls, section: ObjectiveOptions) -> Self:
+        own = section.preference
+        return cls(sft=max(own.sft, 0.0), chunk=section.chunk, beta=own.beta or cls.beta, margin=own.margin)
+
+    def rewards(self, answers: Answers) -> jax.Array:
+        return self.beta * answers.means
+
+    def pair_loss(self, answers: Answers) -> jax.Array:
+        rewards = self.rewards(answers)
+        return -jax.nn.log_sigmoid(rewards[..., 0] - rewards[..., 1] - self.margin)
+
+
+@dataclasses.dataclass(frozen=True)
+class CPO(Preference):
+    """-log s(beta (log p(chosen) - log p(rejected))), with `sft` (Xu et al. 2024, equation 6). Without a reference."""
+
+    sft: float = 1.0
+    beta: float = 0.1
+    label_noise: float = 0.0
+
+    @classmethod
+    def of(cls, section: ObjectiveOptions) -> Self:
+        own = section.preference
+        sft = cls.sft if own.sft < 0 else own.sft
+        return cls(sft=sft, chunk=section.chunk, beta=own.beta or cls.beta, label_noise=own.label_noise)
+
+    def rewards(self, answers: Answers) -> jax.Array:
+        return self.beta * answers.log_probs
+
+    def pair_loss(self, answers: Answers) -> jax.Array:
+        rewards = self.rewards(answers)
+        return pair_losses.sigmoid(rewards[..., 0], rewards[..., 1], self.label_noise)
+
+
+@dataclasses.dataclass(frozen=True)
+class ORPO(Preference):
+    """The cross-entropy per token of the better answer, and beta * -log s(log-odds of it - log-odds of the worse), odds = p / (1 - p)
+    of the probability per token p (Hong et al. 2024, equations 6 and 7). Without a reference."""
+
+    beta: float = 0.1
+
+    @classmethod
+    def of(cls, section: ObjectiveOptions) -> Self:
+        return cls(sft=1.0, chunk=section.chunk, beta=section.preference.beta or cls.beta)
+
+    def rewards(self, answers: Answers) -> jax.Array:
+        return self.beta * answers.means
+
+    def pair_loss(self, answers: Answers) -> jax.Array:
+        # log(1 - p) without the cancellation where p is near 1; p = 1 has infinite odds, and float32 reaches it.
+        means = jnp.minimum(answers.means, -1e-7)
+        odds = means - jnp.log(-jnp.expm1(means))
+        return -self.beta * jax.nn.log_sigmoid(odds[..., 0] - odds[..., 1])
+
+
+@dataclasses.dataclass(frozen=True)
+class SLiC(Preference):
+    """max(0, margin - log p(chosen) + log p(rejected)), with `sft` (Zhao et al. 2023, equation 1). Without a reference."""
+
+    sft: float = 0.1
+    margin: float = 1.0
+
+    @classmethod
+    def of(cls, section: ObjectiveOptions) -> Self:
+        own = section.preference
+        return cls(sft=cls.sft if own.sft < 0 else own.sft, chunk=section.chunk, margin=own.margin)
+
+    def rewards(self, answers: Answers) -> jax.Array:
+        return answers.log_probs
+
+    def pair_loss(self, answers: Answers) -> jax.Array:
+        return jax.nn.relu(self.margin - answers.log_probs[..., 0] + answers.log_probs[..., 1])
