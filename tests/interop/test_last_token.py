@@ -119,6 +119,7 @@ def test_what_rows_are_padded_with_is_no_end_of_a_text(special, given, endings, 
     assert padding.token(tokenizer, given, endings) == expected
 
 
+@pytest.mark.heavy
 def test_a_tokenizer_without_one_gets_one(tmp_path):
     """Where texts end with its only control token; the scores of texts stay what they were."""
     assert padding.token(Tokens(end=1, pad=1), None, (1,)) is None

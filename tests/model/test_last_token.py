@@ -111,6 +111,7 @@ def batch_of(kind):
     }  # fmt: skip
 
 
+@pytest.mark.heavy
 def test_both_objectives_learn_from_it():
     """Their losses by the formula, and no gradient to the embedding of the token that rows are padded with."""
     scores, batch = expected("rotary").astype(np.float64), batch_of("classes")
