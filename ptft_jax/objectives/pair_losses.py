@@ -84,8 +84,9 @@ def alpha_divergence(ratio: jax.Array, alpha: float) -> jax.Array:
     grows like a power of 1 / t there, and what overflows teaches nothing."""
     if not alpha:
         return ratio
-    near = jnp.maximum(ratio, -_STEEP)
-    return -jnp.expm1(-alpha * near) / alpha + (ratio - near) * math.exp(alpha * _STEEP)
+    curve = -jnp.expm1(-alpha * jnp.maximum(ratio, -_STEEP)) / alpha
+    line = -math.expm1(alpha * _STEEP) / alpha + (ratio + _STEEP) * math.exp(alpha * _STEEP)
+    return jnp.where(ratio > -_STEEP, curve, line)
 
 
 _STEEP = 15.0

@@ -14,6 +14,7 @@ from ptft_jax import config as configs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.base import Context, means
 from ptft_jax.objectives.dpo import DPO, IPO
+from ptft_jax.objectives.pair_losses import alpha_divergence
 from ptft_jax.objectives.preference import Answers
 from ptft_jax.objectives.reference_free import CPO, ORPO, SimPO, SLiC
 from ptft_jax.regularization.regularizers import Regularization
@@ -287,6 +288,22 @@ def test_the_kl_is_that_of_whole_distributions():
             sums, count = sums + (p * np.log(p / q)).sum(), count + len(p)
         per_pair.append(sums / count)
     assert found["kl"] == pytest.approx(np.mean(per_pair), rel=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_far_below_the_reference_rewards_go_on_as_a_line(alpha):
+    """Values and slopes meet, and neither overflows; above, both are those of the formula to rounding."""
+    ratios = jnp.asarray([-400.0, -80.0, -15.001, -14.999, -5.0, 0.0, 3.0])
+    value, slope = (
+        np.asarray(x, np.float64) for x in jax.vmap(jax.value_and_grad(lambda r: alpha_divergence(r, alpha)))(ratios)
+    )
+    exact = np.asarray(ratios, np.float64)
+    near = exact > -15
+    np.testing.assert_allclose(value[near], (1 - np.exp(-alpha * exact[near])) / alpha, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(slope[near], np.exp(-alpha * exact[near]), rtol=1e-5)
+    np.testing.assert_allclose(slope[~near], np.exp(15 * alpha), rtol=1e-5)
+    np.testing.assert_allclose(value[2], value[3], rtol=1e-2)
+    assert np.isfinite(value).all() and (np.diff(value) > 0).all()
 
 
 # Where it leads: policies over a few answers of one token each, as tables.
