@@ -82,7 +82,22 @@ def test_whatever_it_does_is_an_outcome(code, reason):
     assert not found.passed and reason in found.reason
 
 
+def processes_of(jail):
+    """Those that run it, once what was killed has had time to be gone."""
+
+    def left():
+        return [p for p in pathlib.Path("/proc").glob("[0-9]*/cmdline") if bytes(jail) in _read(p)]
+
+    deadline = time.monotonic() + 60
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left()
+
+
 def test_nothing_is_left(tmp_path, monkeypatch):
+    jail = tmp_path.with_name(f"{tmp_path.name} jail.py")  # its own, as other tests run programs meanwhile
+    jail.write_text(lockdown._JAIL.read_text())
+    monkeypatch.setattr(lockdown, "_JAIL", jail)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(lockdown.tempfile, "tempdir", None)
     before = set(os.listdir("/proc/self/fd"))
@@ -96,7 +111,7 @@ def test_nothing_is_left(tmp_path, monkeypatch):
     stats = [_read(p) for p in pathlib.Path("/proc").glob("[0-9]*/stat")]
     children = [stat.rpartition(b") ")[2].split()[:2] for stat in stats]
     assert [b"Z", b"%d" % os.getpid()] not in children
-    assert not [p for p in pathlib.Path("/proc").glob("[0-9]*/cmdline") if b"jail.py" in _read(p)]
+    assert not processes_of(jail)
 
 
 def _read(path):
@@ -152,14 +167,7 @@ def test_where_the_kernel_cannot_shut_it_in_that_is_said_and_its_processes_are_e
     code = "import os\nfor _ in range(5):\n    if os.fork() == 0:\n        while True: pass\n"
     found = run(code)  # of a user who may have more processes they are started, and hold what it writes to
     assert found.open_ways[-2:] == ("the network", "other processes")
-
-    def left():
-        return [p for p in pathlib.Path("/proc").glob("[0-9]*/cmdline") if bytes(jail) in _read(p)]
-
-    deadline = time.monotonic() + 60  # they are killed, and gone when the kernel comes to it
-    while left() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left()
+    assert not processes_of(jail)
 
 
 def test_threads_may_be_started():
