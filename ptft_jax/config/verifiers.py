@@ -24,6 +24,11 @@ OWN_ANSWERS = {"ended": "max", "length": ""}
 _HERE = "ptft_jax.rewards"
 
 
+def is_of_answers(metrics: str) -> bool:
+    """Whether metrics are of answers, by what stands before their names: "answers", "SET/answers"."""
+    return metrics.rpartition("/")[2] == ANSWERS.rstrip("/")
+
+
 @dataclasses.dataclass(frozen=True)
 class VerifierSpec:
     """What scores generated answers. Larger scores are better.

@@ -124,18 +124,18 @@ def evaluation(rows: RowSet, *, batch_size: int, tokens: int, adapter: int | Non
     `tokens` > 0 keeps only the first rows that have so many positions.
     """
     count = len(rows) if not tokens else min(len(rows), -(-tokens // rows.length))
-    return _batches(rows, np.arange(count), batch_size, adapter)
+    return list(filled_up(rows, np.arange(count), batch_size, adapter))
 
 
 def drawn(rows: RowSet, count: int, *, batch_size: int, seed: int) -> list[Rows]:
     """As `evaluation`, of `count` different rows drawn at random, at most as many as there are."""
-    return _batches(rows, np.sort(np.random.default_rng(seed).permutation(len(rows))[:count]), batch_size)
+    return list(filled_up(rows, np.sort(np.random.default_rng(seed).permutation(len(rows))[:count]), batch_size))
 
 
-def _batches(rows: RowSet, chosen: np.ndarray, batch_size: int, adapter: int | None = None) -> list[Rows]:
+def filled_up(rows: RowSet, chosen: np.ndarray, batch_size: int, adapter: int | None = None) -> Iterator[Rows]:
+    """This process' rows of batches of the `chosen` rows, in their order; the last is filled up with rows of weight 0."""
     import jax
 
-    batches = []
     for first in range(0, len(chosen), batch_size):
         which = chosen[first : first + batch_size]
         batch = rows.batch(which, [(0, int(i)) for i in which])
@@ -144,8 +144,7 @@ def _batches(rows: RowSet, chosen: np.ndarray, batch_size: int, adapter: int | N
             batch["adapters"] = np.full(len(which), adapter, np.int32)
         padded = {k: np.pad(v, [(0, short)] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()}
         mine = _share(batch_size, jax.process_index(), jax.process_count())
-        batches.append({k: v[mine] for k, v in padded.items()})
-    return batches
+        yield {k: v[mine] for k, v in padded.items()}
 
 
 def _share(rows: int, process: int, processes: int) -> slice:

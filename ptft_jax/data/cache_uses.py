@@ -91,14 +91,21 @@ def touch(path: pathlib.Path) -> None:
 
 def unlocked(path: pathlib.Path) -> bool:
     """Whether nobody holds a lock on a file; not where that cannot be known. Raises OSError where it cannot be opened."""
+    return _held(path) is False
+
+
+def _held(path: pathlib.Path) -> bool | None:
+    """Whether somebody holds a lock on a file; None on a file system without locks."""
     import fcntl
 
-    with _opened(path, os.O_RDWR) as held:
+    with _opened(path, os.O_RDWR) as file:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # held, or a file system without locks
-            return False
-    return True
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+    return False
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -107,16 +114,9 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _runs(path: pathlib.Path, machine: str) -> bool:
     """Whether the process of this file is running."""
-    import fcntl
-
-    with _opened(path, os.O_RDWR) as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:  # a file system without locks: by age alone
-            return time.time() - path.stat().st_mtime < _FORGOTTEN
-    return machine != socket.gethostname() and time.time() - path.stat().st_mtime < _FORGOTTEN
+    held = _held(path)
+    unseen = held is None or machine != socket.gethostname()  # by age alone
+    return bool(held) or (unseen and time.time() - path.stat().st_mtime < _FORGOTTEN)
 
 
 @contextlib.contextmanager

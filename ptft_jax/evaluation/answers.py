@@ -13,9 +13,10 @@ from ptft_jax import config as configs
 from ptft_jax.config import spans
 from ptft_jax.config.seeds import Use, mixed
 from ptft_jax.config.verifiers import ANSWERS, OWN_ANSWERS
-from ptft_jax.data import endings, formats, pipeline, records, token_folder, tokenize
+from ptft_jax.data import pipeline, records
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.errors import UserError, nearest
+from ptft_jax.errors import UserError
+from ptft_jax.evaluation.questions import FIELD, Questions, asked
 from ptft_jax.evaluation.samples import Continuation, check_writer, continue_ids
 from ptft_jax.model.decode import Sampling
 from ptft_jax.model.transformer import Transformer
@@ -25,30 +26,7 @@ from ptft_jax.rewards.base import Task, Verifier, scored
 from ptft_jax.rewards.choosing import chosen
 from ptft_jax.runs.state import TrainState
 
-FIELD = "eval.answers"
 _ENDED = ("end", "stop")
-
-
-@dataclasses.dataclass(frozen=True)
-class Questions:
-    """Prompts of a data source, with what answers to them are scored against.
-
-    Attributes:
-      source, split: where they are from.
-      total: records that the split has.
-      tasks: of those that are asked.
-      ids: their prompts, as the model reads them.
-      unasked: places of those that leave no room for an answer.
-      stop: texts that end an answer.
-    """
-
-    source: str
-    split: str
-    total: int
-    tasks: tuple[Task, ...]
-    ids: tuple[list[int], ...]
-    unasked: tuple[str, ...]
-    stop: tuple[str, ...]
 
 
 class Answers:
@@ -333,79 +311,3 @@ def sampler(
         return answers.measured(params, mixed(seed, Use.ANSWERS, step), check)
 
     return measure
-
-
-def asked(
-    data: Any, source: str, split: str, tokenizer: tok.Tokenizer, most: int, settings: Mapping[str, Any]
-) -> Questions:
-    """The questions of a source.
-
-    Args:
-      data: `config.data`, which says how records are read.
-      split: as of `ptft_jax.data.pipeline.to_measure`.
-      most: tokens that the model sees.
-      settings: of `settings_of`.
-
-    Raises:
-      UserError: see `of_run`.
-    """
-    if records.parted(source)[0] == token_folder.KIND:
-        raise UserError(
-            f"config.{FIELD}.source: {source} holds tokens, and no records that answers are compared with: name the source that it was "
-            "prepared of"
-        )
-    split, opened = pipeline.to_measure(data, source, split)
-    opened = opened or pipeline.opened_of(data, source, split)
-    form = opened.format
-    if form.kind != "answers":
-        raise UserError(
-            f"config.{FIELD}.verifiers: {source}: {form.describe()}: it has no prompts with answers; name a source that has some in "
-            f"{FIELD}.source, and its columns where they are called otherwise: KIND:NAME?prompt=COLUMN&completion=COLUMN"
-        )
-    encoder = formats.encoder(form, tokenizer, template=data.template, train_on=data.train_on)
-    tasks, ids, unasked = _tasks(opened, encoder, most, settings)
-    if not tasks:
-        raise UserError(
-            f"config.{FIELD}.max_new_tokens = {settings['max_new_tokens']}: the model sees at most {most} tokens, and no prompt of "
-            f"{source} ({split}) leaves room for so many new ones"
-        )
-    stop = list(settings["stop"])
-    if encoder.template is not None:
-        end = endings.of(tokenizer, encoder.template)
-        if end.text and end.token not in tokenizer.stop_ids and end.text not in stop:
-            stop.append(end.text)
-    return Questions(source, split, len(opened.records), tasks, ids, unasked, tuple(stop))
-
-
-def _tasks(
-    opened: tokenize.Opened, encoder: Any, most: int, settings: Mapping[str, Any]
-) -> tuple[tuple[Task, ...], tuple[list[int], ...], tuple[str, ...]]:
-    rows = opened.records
-    tasks, ids, unasked = [], [], []
-    for index in range(min(len(rows), settings["records"] or len(rows))):
-        record, where = rows[index], rows.where(index)
-        question = encoder.question(record, where)
-        references = _references(record, question.answer, settings["reference"], where)
-        prompt = question.ids or [encoder.tokenizer.end_id]
-        if len(prompt) + settings["max_new_tokens"] > most:
-            unasked.append(where)
-            continue
-        tasks.append(Task(question.text, references, record, where))
-        ids.append(prompt)
-    return tuple(tasks), tuple(ids), tuple(unasked)
-
-
-def _references(record: Mapping[str, Any], answer: str, column: str, where: str) -> tuple[str, ...]:
-    """The right answers of a record: texts and numbers, or a list of such, as SQuAD has them in "text"."""
-    if not column:
-        return (answer,)
-    value = record.get(column)
-    if value is None:
-        near = "is null" if column in record else f"is missing{nearest(column, record)}"
-        raise UserError(f"{where}: column {column!r}, which config.{FIELD}.reference names, {near}")
-    if isinstance(value, Mapping) and isinstance(value.get("text"), (list, tuple)):
-        value = list(value["text"]) or [""]  # of SQuAD 2.0: what cannot be answered
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    if not values or not all(isinstance(v, (str, int, float)) and not isinstance(v, bool) for v in values):
-        raise UserError(f"{where}: column {column!r}: expected a text, a number, or a list of such as the right answer")
-    return tuple(map(str, values))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ptft_jax.config.metrics import METRICS, OWN, RAW, MetricSpec
-from ptft_jax.config.verifiers import ANSWERS, OWN_ANSWERS
+from ptft_jax.config.verifiers import OWN_ANSWERS, is_of_answers
 from ptft_jax.errors import UserError
 
 SOURCE = "source/nll"  # what the parent knew, in nats per token
@@ -16,7 +16,7 @@ def known(metric: str, metrics: Mapping[str, MetricSpec] = METRICS) -> str:
     """ "min" or "max": which values of `metric` ("SET/NAME") are better; "" where the metric does not say so. `metrics`: those
     that a config may name (its `tables.metrics`)."""
     of, _, name = metric.rpartition("/")
-    if of.rpartition("/")[2] == ANSWERS.rstrip("/"):  # of scores, larger ones are better
+    if is_of_answers(of):  # of scores, larger ones are better
         return OWN_ANSWERS.get(name, "max")
     name = name.removeprefix(RAW)
     return metrics[name].mode if name in metrics else OWN.get(name, "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,12 +41,12 @@ class DPO(Preference):
     keep_chosen: float = 0.0
 
     needs_reference: ClassVar[bool] = True
+    settings: ClassVar[tuple[str, ...]] = ("sft", "beta", "normalize", "tail_weight", "keep_chosen")
 
     @classmethod
-    def of(cls, section: ObjectiveOptions) -> Self:
+    def _given(cls, section: ObjectiveOptions) -> dict[str, Any]:
         own = section.preference
-        given: dict[str, Any] = {"beta": own.beta or cls.beta, "link": own.loss, "divergence_from": own.divergence}
-        given |= {name: own[name] for name in ("normalize", "tail_weight", "keep_chosen")} | {"sft": max(own.sft, 0.0)}
+        given = super()._given(section) | {"link": own.loss, "divergence_from": own.divergence}
         if own.divergence == "alpha":
             given["alpha"] = own.alpha
         if own.loss in pair_losses.NOISY:
@@ -56,7 +56,7 @@ class DPO(Preference):
                 f"config.objective.preference.label_noise = 0: preference.loss = {own.loss!r} is about labels that may be wrong: expected "
                 "a share above 0, such as 0.1"
             )
-        return cls(**given, chunk=section.chunk, precomputed=own.precompute)
+        return given | {"precomputed": own.precompute}
 
     def rewards(self, answers: Answers) -> jax.Array:
         shifted = pair_losses.DIVERGENCES[self.divergence_from](answers.ratios, self.alpha)
@@ -89,11 +89,11 @@ class IPO(Preference):
     beta: float = 0.1
 
     needs_reference: ClassVar[bool] = True
+    settings: ClassVar[tuple[str, ...]] = ("sft", "beta")
 
     @classmethod
-    def of(cls, section: ObjectiveOptions) -> Self:
-        own = section.preference
-        return cls(max(own.sft, 0.0), section.chunk, own.precompute, own.beta or cls.beta)
+    def _given(cls, section: ObjectiveOptions) -> dict[str, Any]:
+        return super()._given(section) | {"precomputed": section.preference.precompute}
 
     def rewards(self, answers: Answers) -> jax.Array:
         return self.beta * answers.ratios / answers.lengths

@@ -13,7 +13,7 @@ from ptft_jax.config.metrics import Measures
 from ptft_jax.config.objectives import ObjectiveOptions
 from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss, Measure, Rows, Scored, Sum
 from ptft_jax.objectives.kl import divergence
-from ptft_jax.objectives.token_loss import counted, summed, sums_of, weighted_sum
+from ptft_jax.objectives.token_loss import counted, divergence_of, measured_of, summed, weighted_sum
 
 
 class Answers(NamedTuple):
@@ -61,12 +61,20 @@ class Preference(Rows):
     precomputed: bool = False
 
     needs_parent: ClassVar[bool] = True  # an answer is good or bad in the eyes of a model that can write
+    settings: ClassVar[tuple[str, ...]] = ()  # of `config.objective.preference`, that are fields of the same name
 
     @classmethod
     def of(cls, section: ObjectiveOptions) -> Self:
         """The objective of `config.objective`, which reads only the settings that matter to it. Raises UserError for settings that
         contradict each other."""
-        raise NotImplementedError
+        return cls(**cls._given(section))
+
+    @classmethod
+    def _given(cls, section: ObjectiveOptions) -> dict[str, Any]:
+        """The arguments that `settings` are; one that stands for the objective's own is left out."""
+        values = {name: section.preference[name] for name in cls.settings}
+        own = {"beta": 0, "sft": -1}
+        return {"chunk": section.chunk} | {name: v for name, v in values.items() if own.get(name) != v}
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -141,8 +149,7 @@ class Preference(Rows):
 
     def _scored(self, model: Any, scored: Sequence[Scored], batch: Batch) -> Answers:
         """By the model, and by the reference where that is the second of `scored`."""
-        weights, count = batch["weights"].astype(jnp.float32), batch["pairs"].shape[1]
-        own = (batch["segments"][..., None] == jnp.arange(1, 2 * count + 1)).astype(jnp.float32)
+        weights, own = batch["weights"].astype(jnp.float32), _own(batch)
         lengths = _each(weights, own)
         logged = self.log_weights(weights, own, lengths)
 
@@ -191,28 +198,21 @@ class Preference(Rows):
     def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array:
         """As of `TokenLoss`, the sum over pairs of the mean over the tokens of both answers."""
         tokens, pairs = batch["weights"].astype(jnp.float32), self.weights(batch)
-        own = (batch["segments"][..., None] == jnp.arange(1, 2 * pairs.shape[1] + 1)).astype(jnp.float32)
+        own = _own(batch)
         own = own.reshape(*own.shape[:2], -1, 2).sum(axis=-1)  # 1 where a token is of a pair
         share = spread(pairs / jnp.maximum(_each(tokens, own), 1.0), own) * tokens
-
-        def score(first_BTD: jax.Array, second_BTD: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
-            scored = (model.logits(first[0], first_BTD), model.logits(second[0], second_BTD))
-            return (weighted_sum(measure(*(counted(logits, weights) for logits in scored)), weights),)
-
-        return summed(self.chunk, score, first[1], second[1], share)[0]
+        return divergence_of(self.chunk, model, first, second, share, measure)
 
     def measured(
         self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, measures: Measures
     ) -> dict[str, Sum]:
         """As of `TokenLoss`, of the tokens of the better answers."""
+        return measured_of(self.chunk, model, (params, hidden_BTD), batch["targets"], _of_chosen(batch), measures)
 
-        def score(hidden_BTD: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
-            found = sums_of(measures, model.logits(params, hidden_BTD), targets, weights)
-            return tuple(number for name, _ in measures for number in found[name])
 
-        weights = _of_chosen(batch)
-        numbers = iter(summed(self.chunk, score, hidden_BTD, batch["targets"], weights))
-        return {name: (next(numbers), next(numbers)) for name, _ in measures}
+def _own(batch: Batch) -> jax.Array:
+    """float32 [B, T, 2 P]: 1 where a token is of an answer."""
+    return (batch["segments"][..., None] == jnp.arange(1, 2 * batch["pairs"].shape[1] + 1)).astype(jnp.float32)
 
 
 def _of_chosen(batch: Batch) -> jax.Array:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Self
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from ptft_jax.config.objectives import ObjectiveOptions
 from ptft_jax.objectives import pair_losses
 from ptft_jax.objectives.preference import Answers, Preference
 
@@ -20,10 +19,7 @@ class SimPO(Preference):
     beta: float = 2.0
     margin: float = 1.0
 
-    @classmethod
-    def of(cls, section: ObjectiveOptions) -> Self:
-        own = section.preference
-        return cls(sft=max(own.sft, 0.0), chunk=section.chunk, beta=own.beta or cls.beta, margin=own.margin)
+    settings: ClassVar[tuple[str, ...]] = ("sft", "beta", "margin")
 
     def rewards(self, answers: Answers) -> jax.Array:
         return self.beta * answers.means
@@ -41,11 +37,7 @@ class CPO(Preference):
     beta: float = 0.1
     label_noise: float = 0.0
 
-    @classmethod
-    def of(cls, section: ObjectiveOptions) -> Self:
-        own = section.preference
-        sft = cls.sft if own.sft < 0 else own.sft
-        return cls(sft=sft, chunk=section.chunk, beta=own.beta or cls.beta, label_noise=own.label_noise)
+    settings: ClassVar[tuple[str, ...]] = ("sft", "beta", "label_noise")
 
     def rewards(self, answers: Answers) -> jax.Array:
         return self.beta * answers.log_probs
@@ -60,11 +52,10 @@ class ORPO(Preference):
     """The cross-entropy per token of the better answer, and beta * -log s(log-odds of it - log-odds of the worse), odds = p / (1 - p)
     of the probability per token p (Hong et al. 2024, equations 6 and 7). Without a reference."""
 
+    sft: float = 1.0
     beta: float = 0.1
 
-    @classmethod
-    def of(cls, section: ObjectiveOptions) -> Self:
-        return cls(sft=1.0, chunk=section.chunk, beta=section.preference.beta or cls.beta)
+    settings: ClassVar[tuple[str, ...]] = ("beta",)
 
     def rewards(self, answers: Answers) -> jax.Array:
         return self.beta * answers.means
@@ -83,10 +74,7 @@ class SLiC(Preference):
     sft: float = 0.1
     margin: float = 1.0
 
-    @classmethod
-    def of(cls, section: ObjectiveOptions) -> Self:
-        own = section.preference
-        return cls(sft=cls.sft if own.sft < 0 else own.sft, chunk=section.chunk, margin=own.margin)
+    settings: ClassVar[tuple[str, ...]] = ("sft", "margin")
 
     def rewards(self, answers: Answers) -> jax.Array:
         return answers.log_probs

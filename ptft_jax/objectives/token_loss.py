@@ -51,23 +51,14 @@ class TokenLoss(Rows):
           measure: of logits [..., V] and [..., V] to [...].
         """
 
-        def score(first_BTD: jax.Array, second_BTD: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
-            scored = (model.logits(first[0], first_BTD), model.logits(second[0], second_BTD))
-            return (weighted_sum(measure(*(counted(logits, weights) for logits in scored)), weights),)
-
-        return summed(self.chunk, score, first[1], second[1], batch["weights"].astype(jnp.float32))[0]
+        return divergence_of(self.chunk, model, first, second, batch["weights"].astype(jnp.float32), measure)
 
     def measured(
         self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, measures: Measures
     ) -> dict[str, Sum]:
         """As of `Rows`, `chunk` positions at a time."""
-
-        def score(hidden_BTD: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
-            found = sums_of(measures, model.logits(params, hidden_BTD), targets, weights)
-            return tuple(number for name, _ in measures for number in found[name])
-
-        numbers = iter(summed(self.chunk, score, hidden_BTD, batch["targets"], batch["weights"].astype(jnp.float32)))
-        return {name: (next(numbers), next(numbers)) for name, _ in measures}
+        weights = batch["weights"].astype(jnp.float32)
+        return measured_of(self.chunk, model, (params, hidden_BTD), batch["targets"], weights, measures)
 
     def score(
         self, model: Any, params: Any, hidden_BTD: jax.Array, targets: jax.Array, weights: jax.Array
@@ -94,6 +85,32 @@ def summed(chunk: int, score: Callable[..., tuple[jax.Array, ...]], *arrays: jax
     parts = jax.tree.map(chunks, arrays)
     sums = jax.eval_shape(score, *jax.tree.map(lambda x: x[0], parts))
     return jax.lax.scan(add, tuple(jnp.zeros(s.shape, s.dtype) for s in sums), parts)[0]
+
+
+def divergence_of(
+    chunk: int, model: Any, first: Scored, second: Scored, weights_BT: jax.Array, measure: Measure
+) -> jax.Array:
+    """The sum of `measure` of what two models make of each target, times its weight; arguments as of `TokenLoss.divergence` and
+    `summed`."""
+
+    def score(first_BTD: jax.Array, second_BTD: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
+        scored = (model.logits(first[0], first_BTD), model.logits(second[0], second_BTD))
+        return (weighted_sum(measure(*(counted(logits, weights) for logits in scored)), weights),)
+
+    return summed(chunk, score, first[1], second[1], weights_BT)[0]
+
+
+def measured_of(
+    chunk: int, model: Any, scored: Scored, targets_BT: jax.Array, weights_BT: jax.Array, measures: Measures
+) -> dict[str, Sum]:
+    """What metrics are of targets, as `sums_of`; `chunk` as of `summed`."""
+
+    def score(hidden_BTD: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
+        found = sums_of(measures, model.logits(scored[0], hidden_BTD), targets, weights)
+        return tuple(number for name, _ in measures for number in found[name])
+
+    numbers = iter(summed(chunk, score, scored[1], targets_BT, weights_BT))
+    return {name: (next(numbers), next(numbers)) for name, _ in measures}
 
 
 def cross_entropy(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax import config as configs
-from ptft_jax.config.verifiers import ANSWERS
+from ptft_jax.config.verifiers import is_of_answers
 from ptft_jax.data import pipeline
 from ptft_jax.errors import UserError
 from ptft_jax.reporting import clock, merge_page, plots, run_names, settings
@@ -148,7 +148,7 @@ def _curves(page: Page, rows: Sequence[Row]) -> None:
     own = {name for row in rows for name in row["config"].get("eval", {}).get("metrics", ())}
     for key in sorted({key for row in rows for r in row["evals"] for key in r}):
         measured, _, name = key.rpartition("/")
-        if name in _DRAWN or name in own or measured.rpartition("/")[2] == ANSWERS.rstrip("/"):
+        if name in _DRAWN or name in own or is_of_answers(measured):
             lines = {row["name"]: [[(r["step"], r[key]) for r in row["evals"] if key in r]] for row in rows}
             lines = {name: points for name, points in lines.items() if points[0]}
             labels = _labels(measured, [row for row in rows if row["name"] in lines])

@@ -158,9 +158,13 @@ class Run:
             )
         made = references.Reference(self.trainer, self.reference, params, self.reporter.say, check)
         self.data = dataclasses.replace(self.data, sets=tuple(map(made.of_rows, self.data.sets)))
-        for name, found in (self.eval_batches | self.test_batches).items():
-            if name not in self._by_retained:
-                made.into(found)
+        for found in self._by_objective():
+            made.into(found)
+
+    def _by_objective(self) -> list[list[Rows]]:
+        """The batches of each set that the run's own objective measures."""
+        sets = self.eval_batches | self.test_batches
+        return [found for name, found in sets.items() if name not in self._by_retained]
 
     def _as_begun(self) -> configs.Section:
         """The config as it is recorded: of a run that has begun, its files are named as they were then."""
@@ -311,9 +315,8 @@ class Run:
             self.importance = Importance(self.trainer, self.parent, *of_data)
         if self.trainer.objective.precomputed:
             self.data = dataclasses.replace(self.data, sets=references.pending(self.data.sets))
-            for name, found in (self.eval_batches | self.test_batches).items():
-                if name not in self._by_retained:
-                    references.pending_in(found)
+            for found in self._by_objective():
+                references.pending_in(found)
         if c.training.steps:
             forms = batches.forms(self.data.sets, c.data.batch_size, adapters=bool(self.adapters))
             self.trainer.program.check(self.trainer.state_like, forms)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ptft_jax import config as configs
 from ptft_jax import objectives
-from ptft_jax.data import cache
+from ptft_jax.data import batches, cache
 from ptft_jax.data.packing import Plan
 from ptft_jax.data.rows import Rows, RowSet
 from ptft_jax.errors import UserError
@@ -57,9 +57,9 @@ def pending(sets: Sequence[RowSet]) -> tuple[RowSet, ...]:
     )
 
 
-def pending_in(batches: Sequence[Rows]) -> None:
+def pending_in(evaluated: Sequence[Rows]) -> None:
     """As `pending`, of batches that are evaluated."""
-    for batch in batches:
+    for batch in evaluated:
         batch[KEY] = np.full((*batch["pairs"].shape, 2), np.nan, np.float32)
 
 
@@ -100,28 +100,21 @@ class Reference:
         assert isinstance(rows.plan, Plan), "pairs are packed whole"
         plan = (rows.plan.spans.tobytes(), rows.plan.rows.tobytes(), str((rows.length, rows.pairs)))
         bare = dataclasses.replace(rows, reference=None)
-
-        def batches() -> Iterator[Rows]:
-            for first in range(0, len(rows), self._size):
-                which = np.arange(first, min(first + self._size, len(rows)))
-                batch = bare.batch(which, [(0, int(i)) for i in which])
-                short = self._size - len(which)
-                yield {name: np.pad(v, [(0, short)] + [(0, 0)] * (v.ndim - 1)) for name, v in batch.items()}
-
-        found = self._found(("rows", rows.store.key, *plan), batches(), len(rows))
+        in_order = batches.filled_up(bare, np.arange(len(rows)), self._size)
+        found = self._found(("rows", rows.store.key, *plan), in_order, len(rows))
         return dataclasses.replace(rows, reference=found[: len(rows)])
 
-    def into(self, batches: Sequence[Rows]) -> None:
+    def into(self, evaluated: Sequence[Rows]) -> None:
         """Puts what the reference makes of them into batches that are evaluated."""
-        bare = [{name: v for name, v in batch.items() if name != KEY} for batch in batches]
+        bare = [{name: v for name, v in batch.items() if name != KEY} for batch in evaluated]
         arrays = [name.encode() + v.tobytes() for batch in bare for name, v in sorted(batch.items())]
         sizes = [len(batch["inputs"]) for batch in bare]
         found = self._found(("batches", str(sizes), *arrays), iter(bare), sum(sizes))
-        for batch, part in zip(batches, np.split(found, np.cumsum(sizes)[:-1])):
+        for batch, part in zip(evaluated, np.split(found, np.cumsum(sizes)[:-1])):
             batch[KEY] = part
 
-    def _found(self, parts: Sequence[bytes | str], batches: Iterator[Rows], count: int) -> np.ndarray:
-        """float32 [rows, P, 2] of batches, those that fill up the last one too."""
+    def _found(self, parts: Sequence[bytes | str], wanted: Iterator[Rows], count: int) -> np.ndarray:
+        """float32 [rows, P, 2] of the wanted batches, rows that fill up the last one too."""
         path = cache.root() / "references" / f"{cache.digest(*self._key, *parts)}.npy"
         if cache.used(path):
             with contextlib.suppress(OSError, ValueError, EOFError):  # damaged, and computed again
@@ -132,7 +125,7 @@ class Reference:
         if self._params is None:
             self._params = self._make()
         computed = []
-        for batch in batches:
+        for batch in wanted:
             self._check()
             computed.append(np.asarray(self._compute(self._params, self._place(batch))))
         found = np.concatenate(computed)
