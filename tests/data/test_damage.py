@@ -173,7 +173,10 @@ def test_a_record_is_what_was_indexed(cache, tmp_path, kind):
     train = open_records(reference, "train", held_out=0.1)
     assert list(train) == rows
     flip(max((cache / "decompressed").iterdir(), key=lambda p: p.stat().st_size))
-    with pytest.raises(UserError, match="train.*: not what it was when it was indexed: .*delete .*cache"):
+    with pytest.raises(
+        UserError,
+        match=r"train.*: not what it was when it was indexed: .* its copy in the cache: .*`ptft cache --clear --kind=\S*decompressed\S*` deletes",
+    ):
         list(open_records(reference, "train", held_out=0.1))
 
 

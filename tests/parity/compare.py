@@ -2,13 +2,14 @@
 
 import jax
 import numpy as np
-import torch
+import pytest
 
 from ptft_jax.interop import pretrained
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
 
+torch = pytest.importorskip("torch")  # here, so that no module that compares has to ask before it imports this one
 LENGTH = 40  # past every window, and past the lengths that stretched positions start from
 
 
