@@ -121,7 +121,10 @@ def train(
         losses.append(host["loss"][0] / host["loss"][1])
         norms.append(host["grad_norm"])
         terms.append({k: host[k][0] / host[k][1] for k in TERMS if k in host})
-    total, weight = to_host(program.evaluate(state, program.place(batches[0])))["nll"]
+    measured = {
+        name: values for name, values in batches[0].items() if name != "advantages"
+    }  # sampled answers have no nll
+    total, weight = to_host(program.evaluate(state, program.place(measured)))["nll"]
     whole = program.whole(state)
     return Trained(np.array(losses), np.array(norms), total / weight, start, whole, partition, terms)
 

@@ -174,6 +174,22 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "data__source": f"jsonl:{pairs}",
         },
         {
+            "objective__name": "grpo",
+            "objective__policy__from_random": True,
+            "objective__policy__verifiers": ("exact",),
+            "objective__policy__max_new_tokens": 4,
+            "data__source": f"jsonl:{answers}",
+        },
+        {
+            "objective__name": "rloo",
+            "objective__policy__verifiers": ("exact",),
+            "objective__policy__max_new_tokens": 4,
+            "objective__policy__kl": 0.1,
+            "objective__policy__updates": 2,
+            "init__from_": str(tmp_path / "parent"),
+            "data__source": f"jsonl:{answers}",
+        },
+        {
             "objective__name": "simpo",
             "objective__preference__from_random": True,
             "data__source": f"jsonl:{pairs}",

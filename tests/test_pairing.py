@@ -39,6 +39,7 @@ GOES = {
     "regression": (("one number", "causal number"), ("regression",)),
     "reward": (("causal number",), ("preference",)),
     **{name: (("causal",), ("preference",)) for name in ("dpo", "ipo", "simpo", "cpo", "orpo", "slic")},
+    **{name: (("causal",), ("answers",)) for name in ("grpo", "rloo", "reinforce")},
 }
 COMPARED = ("dpo", "ipo")  # a model with its parent: tests/e2e/test_preference.py
 ROWS = {
@@ -111,6 +112,8 @@ PLAIN = [
 def test_what_goes_together_is_assembled(objective, model, kind, sources, tmp_path):
     config = config_of(sources, objective, model, kind)
     config.objective.preference.from_random = kind == "preference"
+    if objective in ("grpo", "rloo", "reinforce"):
+        config.objective.policy.update(from_random=True, verifiers=("exact",), max_new_tokens=4)
     assert assemble(config, tmp_path).trainer.objective is not None
 
 

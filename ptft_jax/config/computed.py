@@ -54,6 +54,7 @@ def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     )
     for source in sources:
         yield "SOURCES", source.partition(":")[0]
-    for verifier in (*values["eval.answers.verifiers"], *(name for name, _ in values["rewards.combined.parts"])):
+    rewarding = (*values["eval.answers.verifiers"], *values["objective.policy.verifiers"])
+    for verifier in (*rewarding, *(name for name, _ in values["rewards.combined.parts"])):
         yield "VERIFIERS", verifier
     yield "METRICS", values["select.metric"].rpartition("/")[2].removeprefix(RAW)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ptft_jax.config import field as settings
 from ptft_jax.config.declare import Options, declared, fields_of, section
+from ptft_jax.config.policy import PolicyOptions
 from ptft_jax.errors import UserError
 
 _LOSSES, _ROWS = "ptft_jax.objectives", "ptft_jax.data.builders"
@@ -250,6 +251,12 @@ class _PairOptions(Options):
     preference: PreferenceOptions = section(PreferenceOptions)
 
 
+class _RewardedOptions(Options):
+    """`config.objective`, of the objectives that learn from rewards."""
+
+    policy: PolicyOptions = section(PolicyOptions)
+
+
 def _of_pairs(place: str, alone: str = "") -> ObjectiveSpec:
     return ObjectiveSpec(
         f"{_LOSSES}.{place}",
@@ -257,6 +264,12 @@ def _of_pairs(place: str, alone: str = "") -> ObjectiveSpec:
         fields=fields_of(_PairOptions),
         selects="loss",
         alone=alone,
+    )
+
+
+def _of_rewards(place: str) -> ObjectiveSpec:
+    return ObjectiveSpec(
+        f"{_LOSSES}.policy:{place}", f"{_ROWS}.prompts:Prompts", fields=fields_of(_RewardedOptions), alone="causal_lm"
     )
 
 
@@ -312,6 +325,9 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         fields=fields_of(RewardOptions),
         wrong_head=f"the model scores tokens; set model.head='classes' and model.classes=1{_NEW_HEAD}",
     ),
+    "grpo": _of_rewards("GRPO"),
+    "rloo": _of_rewards("RLOO"),
+    "reinforce": _of_rewards("Reinforce"),
 }
 
 
@@ -322,8 +338,8 @@ class _CommonOptions(Options):
         settings.one_of(
             "causal_lm",
             "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
-            "spans cut out of a text; a text's class; a text's number; how good an answer is; or which of two answers is better (dpo and "
-            "the following)",
+            "spans cut out of a text; a text's class; a text's number; how good an answer is; which of two answers is better (dpo and "
+            "the following); or nothing: what is written is rewarded (grpo, rloo, reinforce)",
             *OBJECTIVES,
         )
     )
@@ -343,6 +359,7 @@ class _CommonOptions(Options):
 
 # Dataclasses have the fields of their last base first.
 class ObjectiveOptions(
+    _RewardedOptions,
     RewardOptions,
     _PairOptions,
     ClassificationOptions,

@@ -16,6 +16,7 @@ class Use(enum.IntEnum):
     ORDER = 1  # of a source's rows in an epoch: numbers of the source and the epoch
     ANSWER = 2  # in a conversation: how many messages there are before it
     ANSWERS = 3  # of an evaluation: its step
+    ROLLOUT = 4  # answers that are trained on: the number of the rollout
 
 
 def key(seed: int, **options: Any) -> Any:

@@ -34,7 +34,7 @@ class Batches:
         if batch_size % processes:
             raise ValueError(f"{batch_size} rows do not divide into {processes} processes")
         self._sets, self._mixture, self._seed, self._adapters = sets, mixture, seed, adapters
-        self._batch_size, self._mine = batch_size, _share(batch_size, process, processes)
+        self._batch_size, self._mine = batch_size, share_of(batch_size, process, processes)
 
     def __len__(self) -> int:
         return 2**62  # as good as without end
@@ -143,11 +143,11 @@ def filled_up(rows: RowSet, chosen: np.ndarray, batch_size: int, adapter: int | 
         if adapter is not None:
             batch["adapters"] = np.full(len(which), adapter, np.int32)
         padded = {k: np.pad(v, [(0, short)] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()}
-        mine = _share(batch_size, jax.process_index(), jax.process_count())
+        mine = share_of(batch_size, jax.process_index(), jax.process_count())
         yield {k: v[mine] for k, v in padded.items()}
 
 
-def _share(rows: int, process: int, processes: int) -> slice:
+def share_of(rows: int, process: int, processes: int) -> slice:
     """The rows of a batch that a process holds: as its devices follow one another in the mesh, so that the batch as a whole
     is the same, row by row, for any number of processes."""
     each = rows // processes

@@ -11,8 +11,9 @@ from ptft_jax.data.rows import Rows
 class Feed(Protocol):
     """Gives the rows of each training step.
 
-    Nothing of a feed is saved with a run. So that a run which continues is the same, what it gives is a function of the config,
-    the step and the state alone: the same rows whatever it was asked before, and in whichever order.
+    Nothing of a feed is in a checkpoint. So that a run which continues is the same, what it gives is a function of the config,
+    the step and the state alone: the same rows whatever it was asked before, and in whichever order; or it is read from what the feed
+    has kept of an earlier step (`ptft_jax.training.rollouts`).
     """
 
     def next(self, step: int, state: Any) -> Rows:

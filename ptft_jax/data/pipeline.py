@@ -44,6 +44,7 @@ class Tokens:
       where: index of an example -> its place, for messages.
       skipped: records that could not be read.
       labels: how labels became the numbers of classes, for people, where not as the source has them by itself.
+      opened: its records; None of one that holds tokens.
     """
 
     reference: str
@@ -56,6 +57,7 @@ class Tokens:
     where: Callable[[int], str]
     skipped: records.Skipped
     labels: str = ""
+    opened: tokenize.Opened | None = None
 
 
 def tokenized(
@@ -101,6 +103,7 @@ def tokenized(
         opened.format.declared,
         lambda example: rows.where(int(store.origins[example])),
         rows.skipped,
+        opened=opened,
     )
 
 
@@ -288,11 +291,10 @@ def empty_of(tokens: Tokens, which: np.ndarray | slice = slice(None)) -> dict[st
 
 def packed_how(setting: str, tokens: Tokens, builder: Builder) -> str:
     """How `config.data.packing` has a source fill rows. Raises UserError where the objective wants it otherwise."""
-    if builder.labelled:
+    if builder.labelled or builder.sampled:
         if setting not in ("auto", "none"):
-            raise UserError(
-                f"config.data.packing = {setting!r}: a row has one class, and holds one text; leave it at 'auto'"
-            )
+            has = "one prompt that is answered" if builder.sampled else "one class, and holds one text"
+            raise UserError(f"config.data.packing = {setting!r}: a row has {has}; leave it at 'auto'")
         return "none"
     if setting != "auto":
         return setting
@@ -322,6 +324,10 @@ def filled(data: DataOptions, tokens: Tokens, builder: Builder, *, partial: bool
     if builder.scored and data.overlong == "truncate":
         raise UserError(
             "config.data.overlong = 'truncate': an answer is scored at its end, which is cut off: expected 'raise' or 'drop'"
+        )
+    if builder.sampled and data.overlong not in ("raise", "drop"):
+        raise UserError(
+            f"config.data.overlong = {data.overlong!r}: a record is a prompt that is answered, and is not cut: expected 'raise' or 'drop'"
         )
     sequential = bool(builder.overlap)  # ids are predicted from those before them
     plan = packing.plan(
@@ -356,6 +362,7 @@ class TrainingData:
       table: a row a source: what it holds, what was lost, its share of the run.
       head: the classes that all of it agrees with.
       steps: of the run: as given, or as many as its epochs make.
+      updates: steps that learn from the same rows.
     """
 
     sets: tuple[RowSet, ...]
@@ -365,14 +372,31 @@ class TrainingData:
     table: list[dict[str, Any]]
     head: Head
     steps: int
+    updates: int = 1
 
     def drawn(self, steps: int) -> list[dict[str, Any]]:
         """What the first so many steps read: {"source", "rows", "share", "epochs"} of each source."""
         if not steps:
             return []
         return [
-            {"source": x.name, "rows": x.drawn, "share": x.share, "epochs": x.epochs} for x in self.mixture.table(steps)
+            {"source": x.name, "rows": x.drawn, "share": x.share, "epochs": x.epochs}
+            for x in self.mixture.table(-(-steps // self.updates))
         ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """How rows are drawn whose records the model itself answers.
+
+    Attributes:
+      rows: of a batch; each has several answers.
+      updates: steps that learn from the same answers.
+      chosen: gives those rows of a source that can be answered.
+    """
+
+    rows: int
+    updates: int
+    chosen: Callable[[Filled], Filled]
 
 
 def training(
@@ -384,12 +408,19 @@ def training(
     seed: int,
     head: Head = class_names.NEW,
     epochs: float = 0.0,
+    draws: Draws | None = None,
 ) -> TrainingData:
     """The training data of `config.data` for a run of `steps` steps, labels as `head` numbers its classes; `epochs`: where not 0,
-    so many passes over all rows are the steps. Raises UserError."""
+    so many passes over all rows are the steps; `draws`: where the model answers them. Raises UserError."""
     sources = weighted(data)
+    per_batch, updates = (data.batch_size, 1) if draws is None else (draws.rows, draws.updates)
     for reference, weight in sources:
         weight_at(reference, weight, 0)  # well-formed, before anything takes time?
+        if updates > 1 and isinstance(weight, (list, tuple)):
+            raise UserError(
+                f"{FIELD}: {reference}: a weight that changes with the steps: expected a number where several steps learn from the same "
+                "rows (objective.policy.updates)"
+            )
     _refuse_twice([reference for reference, _ in sources], data.tables.sources)
     found = surveyed(data, builder.kinds)
     parts = [
@@ -405,23 +436,24 @@ def training(
     for n, part in enumerate(parts if builder.labelled else ()):
         parts[n], head = class_names.numbered(part, head)
     sets = [filled(data, part, builder, partial=False, seed=seed) for part in parts]
+    sets = sets if draws is None else list(map(draws.chosen, sets))
     segmented, pairs = any(s.rows.segmented for s in sets), max(s.rows.pairs for s in sets)
     names, sizes = [reference for reference, _ in sources], [len(s.rows) for s in sets]
     if epochs:
         spans.check_epochs(epochs, None, 0, data.max_epochs)
         limit = sum(most_rows(data.max_epochs, size) for size in sizes) if data.max_epochs else None
-        steps = spans.steps_of_epochs(epochs, sum(sizes), data.batch_size, limit=limit)
+        steps = spans.steps_of_epochs(epochs, sum(sizes), per_batch, limit=limit) * updates
     mixture = Mixture(
         names,
         [weight for _, weight in sources],
         sizes,
-        batch_size=data.batch_size,
+        batch_size=per_batch,
         temperature=data.temperature if data.mixture else 0.0,
         max_epochs=data.max_epochs,
-        steps=steps,
+        steps=-(-steps // updates),
         field=FIELD if data.mixture else "config.data.source",
     )
-    shares = mixture.table(max(steps, 1))
+    shares = mixture.table(max(-(-steps // updates), 1))
     table = [
         {
             **s.summary(seed),
@@ -439,6 +471,7 @@ def training(
         table,
         head,
         steps,
+        updates,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax.data import endings, formats, pipeline, records, token_folder, tokenize
@@ -70,12 +70,8 @@ def asked(
             f"config.{FIELD}.max_new_tokens = {settings['max_new_tokens']}: the model sees at most {most} tokens, and no prompt of "
             f"{source} ({split}) leaves room for so many new ones"
         )
-    stop = list(settings["stop"])
-    if encoder.template is not None:
-        end = endings.of(tokenizer, encoder.template)
-        if end.text and end.token not in tokenizer.stop_ids and end.text not in stop:
-            stop.append(end.text)
-    return Questions(source, split, len(opened.records), tasks, ids, unasked, tuple(stop))
+    stop = stops(encoder, settings["stop"])
+    return Questions(source, split, len(opened.records), tasks, ids, unasked, stop)
 
 
 def _tasks(
@@ -84,26 +80,47 @@ def _tasks(
     rows = opened.records
     tasks, ids, unasked = [], [], []
     for index in range(min(len(rows), settings["records"] or len(rows))):
-        record, where = rows[index], rows.where(index)
-        question = encoder.question(record, where)
-        references = _references(record, question.answer, settings["reference"], where)
-        prompt = question.ids or [encoder.tokenizer.end_id]
+        task, prompt = task_of(rows[index], rows.where(index), encoder, settings["reference"])
         if len(prompt) + settings["max_new_tokens"] > most:
-            unasked.append(where)
+            unasked.append(task.where)
             continue
-        tasks.append(Task(question.text, references, record, where))
+        tasks.append(task)
         ids.append(prompt)
     return tuple(tasks), tuple(ids), tuple(unasked)
 
 
-def _references(record: Mapping[str, Any], answer: str, column: str, where: str) -> tuple[str, ...]:
-    """The right answers of a record: texts and numbers, or a list of such, as SQuAD has them in "text"."""
+def task_of(
+    record: Mapping[str, Any], where: str, encoder: Any, column: str, field: str = FIELD
+) -> tuple[Task, list[int]]:
+    """What a model is asked by a record, and the ids of its prompt. Arguments as of `_references`. Raises UserError."""
+    question = encoder.question(record, where)
+    references = _references(record, question.answer, column, where, field)
+    return Task(question.text, references, record, where), question.ids or [encoder.tokenizer.end_id]
+
+
+def stops(encoder: Any, texts: Sequence[str]) -> tuple[str, ...]:
+    """What ends an answer: these texts, and what the template ends a turn with where no token of the tokenizer's does."""
+    stop, tokenizer = list(texts), encoder.tokenizer
+    if encoder.template is not None:
+        end = endings.of(tokenizer, encoder.template)
+        if end.text and end.token not in tokenizer.stop_ids and end.text not in stop:
+            stop.append(end.text)
+    return tuple(stop)
+
+
+def _references(record: Mapping[str, Any], answer: str, column: str, where: str, field: str) -> tuple[str, ...]:
+    """The right answers of a record: texts and numbers, or a list of such, as SQuAD has them in "text".
+
+    Args:
+      answer: the one that is learned.
+      column: that has others, "" = none; `field` is the section of the config that names it.
+    """
     if not column:
         return (answer,)
     value = record.get(column)
     if value is None:
         near = "is null" if column in record else f"is missing{nearest(column, record)}"
-        raise UserError(f"{where}: column {column!r}, which config.{FIELD}.reference names, {near}")
+        raise UserError(f"{where}: column {column!r}, which config.{field}.reference names, {near}")
     if isinstance(value, Mapping) and isinstance(value.get("text"), (list, tuple)):
         value = list(value["text"]) or [""]  # of SQuAD 2.0: what cannot be answered
     values = list(value) if isinstance(value, (list, tuple)) else [value]

@@ -200,7 +200,20 @@ def _outside(text: str, names: Iterable[str]) -> np.ndarray:
     return outside
 
 
-def continue_ids(
+class Written(NamedTuple):
+    """What was written after a prompt: as text, cut at a stop text, and as it was generated."""
+
+    text: str
+    generated: decode.Generated
+
+
+def continue_ids(*args: Any, **options: Any) -> list[Continuation]:
+    """As `written_ids`: rows whose `prompt` is empty."""
+    rows = written_ids(*args, **options)
+    return [Continuation("", text, len(row.ids), row.reason) for text, row in rows]
+
+
+def written_ids(
     model: Transformer,
     params: Any,
     tokenizer: tok.Tokenizer,
@@ -219,11 +232,12 @@ def continue_ids(
     places: int = decode.PLACES,
     on_text: Callable[[int, str], None] | None = None,
     check: Callable[[], None] | None = None,
-) -> list[Continuation]:
+    **shown: bool,
+) -> list[Written]:
     """Continues prompts of token ids.
 
     Args:
-      max_new_tokens, fit, guesses, places: as of `decode.generate`.
+      max_new_tokens, fit, guesses, places, shown: as of `decode.generate` (`logprobs`, `support`).
       stop: texts that end a row, whether the model writes their characters or the control tokens that they spell.
       prefix: the model reads a prompt in both directions (prefix LM).
       gaps: of a model trained by span corruption, the tokens that stand for gaps in a prompt, id -> text. It answers with
@@ -233,9 +247,6 @@ def continue_ids(
         drop the space that a text starts with.
       on_text: called with (row, text so far) while it grows, without what may still change.
       check: called every few tokens; may raise to end it.
-
-    Returns:
-      rows whose `prompt` is empty.
 
     Raises:
       UserError: an empty stop text, a prompt too long for the model, or logits that are not finite.
@@ -301,8 +312,9 @@ def continue_ids(
             cut=cut if stop else None,
             on_tokens=show if on_text else None,
             check=check,
+            **shown,
         )
     except decode.NotFinite as e:
         finite.refuse(_by_path(params), str(e))
         raise decode.NotFinite(f"{e}; the parameters are finite, so they overflow {model.spec.dtype}") from e
-    return [Continuation("", found.get(i, written(i, row.ids)), len(row.ids), row.reason) for i, row in enumerate(rows)]
+    return [Written(found.get(i, written(i, row.ids)), row) for i, row in enumerate(rows)]

@@ -69,6 +69,7 @@ class Measurement:
         config = loaded.source.config
         values = config.as_dict()
         values["objective"]["preference"]["precompute"] = False  # nothing was computed of these rows
+        values["objective"]["policy"]["kl"] = 0.0  # is of sampled answers, and these are the right ones
         config = configs.check(values)
         if objective:
             known = config.tables.objectives

@@ -51,6 +51,8 @@ class Generated(NamedTuple):
       end: the stop token that ended it, else None.
       logprobs: where they are asked for, of each id, and of `end` where there is one, the logarithm of its probability by the
         model; `drawn`: likewise of the probability with which it was drawn, after temperature and filters.
+      support: where it is asked for, of each of the same the tokens that could have been drawn there (`sampling.support_bits`), uint8
+        [tokens, V / 8].
     """
 
     ids: list[int]
@@ -58,6 +60,7 @@ class Generated(NamedTuple):
     end: int | None = None
     logprobs: list[float] | None = None
     drawn: list[float] | None = None
+    support: np.ndarray | None = None
 
 
 class NotFinite(UserError):
@@ -94,6 +97,7 @@ def generate(
     places: int = PLACES,
     guesses: Guesses | None = None,
     logprobs: bool = False,
+    support: bool = False,
     cut: Callable[[int, list[int]], int | None] | None = None,
     on_tokens: Callable[[int, list[int]], None] | None = None,
     check: Callable[[], None] | None = None,
@@ -111,6 +115,7 @@ def generate(
       places: so many rows at a time at most; where one ends, the next prompt takes its place.
       guesses: speculative decoding; None = none.
       logprobs: whether to say with which probabilities tokens came.
+      support: whether to say which tokens could have come; at a temperature above 0.
       cut: looks at (row, new ids so far) every few tokens and returns how many to keep if the row is over, else None.
       on_tokens: called with (row, ids so far) after each look, for printing while generating.
       check: called every few tokens; may raise to end it.
@@ -126,7 +131,7 @@ def generate(
         check_guesses(model, guesses)
     draft = None if guesses is None or guesses.draft is None else guesses.draft
     ahead = 0 if guesses is None else guesses.ahead
-    plan = Plan(model, sampling, tuple(stop_ids), prefix, logprobs, ahead, draft and draft[0])
+    plan = Plan(model, sampling, tuple(stop_ids), prefix, logprobs, ahead, draft and draft[0], support)
     limits = [min(max_new_tokens, model.max_tokens - len(prompt)) for prompt in prompts]
     written = _Written(limits, max_new_tokens, cut, on_tokens)
     running = _Running(plan, (params,) if draft is None else (params, draft[1]), prompts, limits, places)
@@ -192,19 +197,25 @@ def check_room(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tok
 
 
 class _Token(NamedTuple):
-    """A token as `pool.Shown` has it, and its two log-probabilities where they are asked for."""
+    """A token as `pool.Shown` has it, and its two log-probabilities and its support where they are asked for."""
 
     shown: int
     logprobs: tuple[float, float] | None
+    support: np.ndarray | None
 
 
 def _tokens(shown: Shown) -> list[list[_Token]]:
     """What is there of each row."""
     tokens = np.asarray(shown.tokens)
     found = None if shown.logprobs is None else np.asarray(shown.logprobs)
+    bits = None if shown.support is None else np.asarray(shown.support)
     return [
         [
-            _Token(int(token), None if found is None else (float(found[row, i, 0]), float(found[row, i, 1])))
+            _Token(
+                int(token),
+                None if found is None else (float(found[row, i, 0]), float(found[row, i, 1])),
+                None if bits is None else bits[row, i],
+            )
             for i, token in enumerate(tokens[row, : np.argmax([*(tokens[row] == NOTHING), True])])
         ]
         for row in range(len(tokens))
@@ -339,7 +350,7 @@ class _Written:
         self.ids: list[list[int]] = [[] for _ in limits]
         self.reasons, self.done = ["full" if n < wanted else "length" for n in limits], np.zeros(len(limits), bool)
         self.ends: list[int | None] = [None] * len(limits)
-        self.found: list[list[tuple[float, float] | None]] = [[] for _ in limits]
+        self.found: list[list[_Token]] = [[] for _ in limits]
         self.limits, self.cut, self.on_tokens = limits, cut, on_tokens
 
     def add(self, row: int, new: Sequence[_Token]) -> None:
@@ -348,7 +359,7 @@ class _Written:
             raise NotFinite(
                 f"the logits of row {row} are not finite (NaN or infinity): no next token follows from them"
             )
-        self.found[row] += [token.logprobs for token in new]
+        self.found[row] += new
         end = ~new[-1].shown if new and new[-1].shown < 0 else None
         self.ids[row] += [token.shown for token in new[: len(new) - (end is not None)]]
         keep = self.cut(row, self.ids[row]) if self.cut else None
@@ -365,7 +376,9 @@ class _Written:
         """Each row's result."""
         made = []
         for ids, reason, end, found in zip(self.ids, self.reasons, self.ends, self.found):
-            kept = [pair for pair in found[: len(ids) + (end is not None)] if pair is not None]
+            tokens = found[: len(ids) + (end is not None)]
+            kept = [token.logprobs for token in tokens if token.logprobs is not None]
             model, drawn = ([pair[i] for pair in kept] for i in range(2)) if kept else (None, None)
-            made.append(Generated(ids, reason, end, model, drawn))
+            bits = [token.support for token in tokens if token.support is not None]
+            made.append(Generated(ids, reason, end, model, drawn, np.stack(bits) if bits else None))
         return made

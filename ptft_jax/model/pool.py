@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from ptft_jax.model.attention import Cache
 from ptft_jax.model.dot_product import Seen, Span
 from ptft_jax.model.inputs import Inputs
-from ptft_jax.model.sampling import Sampling, choose, log_probabilities
+from ptft_jax.model.sampling import Sampling, choose, log_probabilities, support_bits
 from ptft_jax.model.transformer import Params, Transformer
 
 STEPS = 16  # passes through the model between looks of the host
@@ -32,6 +32,7 @@ class Plan:
     Attributes:
       prefix: the model reads a prompt in both directions.
       logprobs: whether to say with which probabilities tokens came.
+      support: whether to say which tokens could have come.
       ahead: how many tokens are guessed for each pass through the model, which keeps those that it would have chosen itself
         (Leviathan et al. 2023, "Fast Inference from Transformers via Speculative Decoding"); 0 = none. They are those of
         `draft`, or, where it is None, those that came after the last earlier appearance of the text's last tokens (Saxena 2023,
@@ -49,6 +50,7 @@ class Plan:
     logprobs: bool
     ahead: int = 0
     draft: Transformer | None = None
+    support: bool = False
 
     @property
     def caching(self) -> tuple[Transformer, ...]:
@@ -86,10 +88,11 @@ class Pool(NamedTuple):
 
 class Shown(NamedTuple):
     """New tokens of rows, int [R, W]: those of a row, its end token inverted (~token), then NOTHING; and where they are asked
-    for, their `log_probabilities`, [R, W, 2]."""
+    for, their `log_probabilities`, [R, W, 2], and their `support_bits`, [R, W, V / 8]."""
 
     tokens: jax.Array
     logprobs: jax.Array | None
+    support: jax.Array | None = None
 
 
 def empty(plan: Plan, rows: int, slots: int, adapters: bool, key: jax.Array) -> Pool:
@@ -176,7 +179,8 @@ def advance(plan: Plan, params: tuple[Params, ...], pool: Pool, done_R: jax.Arra
     width = 1 + plan.ahead
     size = pool.rows.token.shape[0]
     tokens = jnp.full((size, STEPS * width), NOTHING, jnp.int32)
-    shown = Shown(tokens, jnp.zeros((*tokens.shape, 2), jnp.float32) if plan.logprobs else None)
+    bits = jnp.zeros((*tokens.shape, -(-plan.model.spec.vocab_size // 8)), jnp.uint8) if plan.support else None
+    shown = Shown(tokens, jnp.zeros((*tokens.shape, 2), jnp.float32) if plan.logprobs else None, bits)
     pool = pool._replace(rows=pool.rows._replace(done=pool.rows.done | done_R))
     State = tuple[jax.Array, Pool, Shown, jax.Array]
 
@@ -262,8 +266,9 @@ def _chosen(plan: Plan, logits_RTV: jax.Array, rows: Rows) -> tuple[jax.Array, S
     most = jnp.max(logits, axis=-1)  # NaN where any is; a model may rule out tokens, but not all
     shown = jnp.where(jnp.isfinite(most), jnp.where(stops, ~token, token), NOT_FINITE)
     found = log_probabilities(logits, token, plan.sampling).reshape(size, width, 2) if plan.logprobs else None
+    bits = support_bits(logits, plan.sampling).reshape(size, width, -1) if plan.support else None
     token, shown, ends = (a.reshape(size, width) for a in (token, shown, shown < 0))
-    return token.astype(jnp.int32), Shown(shown.astype(jnp.int32), found), ends
+    return token.astype(jnp.int32), Shown(shown.astype(jnp.int32), found, bits), ends
 
 
 def looked_up(texts_RS: jax.Array, place_R: jax.Array, ahead: int) -> jax.Array:

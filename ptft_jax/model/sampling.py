@@ -47,6 +47,11 @@ class Sampling:
         for name, field in _SAMPLING.items():
             check(name, field, getattr(self, name))
 
+    @property
+    def truncates(self) -> bool:
+        """Whether some tokens may be left out."""
+        return bool(self.top_k or self.top_p < 1.0 or self.min_p)
+
 
 def filtered(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
     """Logits after temperature and filters; excluded tokens are -inf. Of equal logits the one of the lowest id is the likelier."""
@@ -87,3 +92,9 @@ def log_probabilities(logits_BV: jax.Array, token_B: jax.Array, sampling: Sampli
     by_model = of_token(logits_BV)
     drawn = jnp.zeros_like(by_model) if sampling.temperature == 0 else of_token(filtered(logits_BV, sampling))
     return jnp.stack([by_model, drawn], axis=-1)
+
+
+def support_bits(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
+    """uint8 [B, V / 8]: a bit for each token, 1 where it could be drawn; that of token v is v % 8, counted from the lowest, of byte v // 8.
+    At a temperature above 0."""
+    return jnp.packbits(jnp.isfinite(filtered(logits_BV.astype(jnp.float32), sampling)), axis=-1, bitorder="little")

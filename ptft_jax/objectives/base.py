@@ -60,6 +60,7 @@ class Objective(Protocol):
     scores: ClassVar[tuple[str, ...]]
     needs_reference: ClassVar[bool]
     needs_parent: ClassVar[bool]
+    section: ClassVar[str]
     informs: ClassVar[bool]
 
     @property
@@ -108,6 +109,7 @@ class Rows:
         parameters of it are kept.
       informs: whether the gradient of its "nll" by targets that are drawn tells what matters to a model (EWC).
       needs_parent: whether it teaches a model nothing that has learned nothing before, so that a run without a parent has to be asked for.
+      section: of `config.objective`, whose `from_random` asks for it.
       scores: names of what evaluation makes of `tables`, beside the means of metrics.
     """
 
@@ -117,6 +119,7 @@ class Rows:
     precomputed: bool = False
     informs: ClassVar[bool] = True
     needs_parent: ClassVar[bool] = False
+    section: ClassVar[str] = "preference"
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss:
         """The loss of a batch: `inputs` int [B, T] and what `loss_of` needs; optional positions, segments and types int [B, T], prefix

@@ -26,6 +26,12 @@ _DRAWN = {
     "chosen_log_prob": "nats per answer", "rejected_log_prob": "nats per answer",
 }  # fmt: skip
 
+# What is drawn of training on answers that are rewarded, and its unit.
+_REWARDED = {
+    "reward": "reward per answer", "answer_tokens": "tokens per answer", "ended": "share of answers", "alike": "share of answers",
+    "entropy": "nats per token", "kl": "nats per token",
+}  # fmt: skip
+
 
 def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     """Writes `out` and results.json beside it, with a run that is given twice once.
@@ -154,9 +160,16 @@ def _curves(page: Page, rows: Sequence[Row]) -> None:
             labels = _labels(measured, [row for row in rows if row["name"] in lines])
             unit = _DRAWN.get(name, name)
             page.figure(plots.curves(lines, title=key, x="step", y=unit, colors=colors, labels=labels))
-    train = {row["name"]: [[(r["step"], r["loss"]) for r in row["train"]]] for row in rows if row["train"]}
+    rewarded = [row for row in rows if row["train"] and "reward" in row["train"][0]]
+    for name, unit in _REWARDED.items():
+        lines = {row["name"]: [[(r["step"], r[name]) for r in row["train"] if name in r]] for row in rewarded}
+        lines = {run: points for run, points in lines.items() if points[0]}
+        if lines:
+            page.figure(plots.curves(lines, title=f"training {name}", x="step", y=unit, colors=colors))
+    trained = [row for row in rows if row["train"] and row not in rewarded]
+    train = {row["name"]: [[(r["step"], r["loss"]) for r in row["train"]]] for row in trained}
     if train:
-        errors = all(configs.get(row["config"], "objective.name", "") == "regression" for row in rows if row["train"])
+        errors = all(configs.get(row["config"], "objective.name", "") == "regression" for row in trained)
         unit = "mean squared error" if errors else "nats per token"
         page.figure(plots.curves(train, title="training loss", x="step", y=unit, colors=colors))
     _chain(page, rows, colors)

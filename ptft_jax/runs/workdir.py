@@ -17,7 +17,7 @@ class Workdir:
     """The folder of a run. Names of its files are attributes; `read_` methods say what is in them.
 
     Written before the first step: `environment`, `lineage`, `partition`, `data`, the tokenizer's files, and last `config`,
-    which marks the folder as a run's. Written meanwhile: `metrics`, `samples`, `answers`, `events`, `checkpoints`, `progress`. Written at
+    which marks the folder as a run's. Written meanwhile: `metrics`, `samples`, `answers`, `rollout`s, `events`, `checkpoints`, `progress`. Written at
     the end: `summary`.
     """
 
@@ -60,6 +60,10 @@ class Workdir:
     def answers(self) -> pathlib.Path:
         """What was answered to prompts of data, and how good that is."""
         return self.path / "answers.jsonl"
+
+    def rollout(self, number: int) -> pathlib.Path:
+        """Answers that were sampled for training, and what they were rewarded with (`ptft_jax.training.rollout_files`)."""
+        return self.path / "rollouts" / f"{number:06d}.jsonl"
 
     @property
     def events(self) -> pathlib.Path:

@@ -41,6 +41,8 @@ from ptft_jax.training.execution import Execution
 from ptft_jax.training.hooks import Moment
 from ptft_jax.training.importance import Importance
 from ptft_jax.training.loop import Schedule
+from ptft_jax.training.prompts import Prompts
+from ptft_jax.training.rollouts import Rollouts
 from ptft_jax.training.selection import Selection
 from ptft_jax.training.start import Start
 from ptft_jax.training.trainer import Trainer
@@ -62,7 +64,8 @@ class Run:
       start: where from (`ptft_jax.training.start`).
       importance: of parameters to the parent (EWC), or None.
       data: what it is trained on (`ptft_jax.data.pipeline.TrainingData`).
-      feed: gives the rows of each step (`ptft_jax.data.feed`), those that `batches` gives from a step on.
+      feed: gives the rows of each step (`ptft_jax.data.feed`), those that `batches` gives from a step on; or `rollouts`.
+      prompts, rollouts: what the model answers to learn from its answers; None where it does not.
       source: the data that forgetting is measured on, or None.
       answers: questions that it answers at evaluations, or None.
       eval_batches, test_batches: batches of each set that is evaluated on the way, and once at the end.
@@ -110,7 +113,7 @@ class Run:
         c = self.config
         self._build(mesh, init)
         self._reading = {"batch_size": c.data.batch_size, "seed": c.seed, "prefetch": c.data.prefetch}
-        self.feed: Feed = Indexed(lambda step: self.batches(start=step))
+        self.feed: Feed = self.rollouts or Indexed(lambda step: self.batches(start=step))
         self.answers = answers.of_run(c, self.trainer.model, self.tokenizer, self.adapters)
         self.selection = self._selection()
         self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
@@ -124,7 +127,7 @@ class Run:
             log_every=span(c.log.every),
             answer_every=answers.every(c) if self.answers else 0,
         )
-        for note in self.answers.notes if self.answers else ():
+        for note in (*(self.prompts.notes if self.prompts else ()), *(self.answers.notes if self.answers else ())):
             reporter.say(note)
         missing = environment.missing("tensorboard") if c.log.tensorboard else ""
         if missing:
@@ -213,7 +216,9 @@ class Run:
         self.known_tokens = parent.vocab_size if parent else 0
         self.adapters = pipeline.numbered(c.data, c.tune.adapters)
         self.builder = builders.build(c.objective, self.tokenizer, c.model.causal)
+        self.prompts = Prompts(c, self.tokenizer) if self.builder.sampled else None
         options: dict[str, Any] = {"steps": c.training.steps, "epochs": c.training.epochs, "seed": c.seed}
+        options["draws"] = self.prompts.draws if self.prompts else None
         self.data = pipeline.training(c.data, self.tokenizer, self.builder, **options, head=self._start_head(fresh))
         if c.training.epochs:
             self._count_steps()
@@ -317,8 +322,15 @@ class Run:
             self.data = dataclasses.replace(self.data, sets=references.pending(self.data.sets))
             for found in self._by_objective():
                 references.pending_in(found)
+        self.rollouts: Rollouts | None = None
+        if self.prompts:
+            self.rollouts = Rollouts(c, self.prompts, self.data, self.trainer, self.tokenizer, self.workdir)
         if c.training.steps:
-            forms = batches.forms(self.data.sets, c.data.batch_size, adapters=bool(self.adapters))
+            forms = (
+                self.rollouts.forms()
+                if self.rollouts
+                else batches.forms(self.data.sets, c.data.batch_size, adapters=bool(self.adapters))
+            )
             self.trainer.program.check(self.trainer.state_like, forms)
         if self.trainer.measures:
             jax.eval_shape(self.trainer.step.evaluate, self.trainer.state_like, self.eval_batches["validation"][0])

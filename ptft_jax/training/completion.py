@@ -169,7 +169,7 @@ def _as_continued(section: configs.Section, run: restore.Source) -> configs.Sect
 def _completed(values: dict[str, Any], suggested: frozenset[str], *, tuned: bool) -> configs.Section:
     """The config with what follows from the rest filled in. It is the one whose reads are counted."""
     settled = configs.settle(values, suggested)
-    values = _with_direction(_with_rate(_with_source(values), tuned))
+    values = _with_direction(_with_answers(_with_rate(_with_source(values), tuned)))
     section = configs.check_effects(configs.check(values, suggested=suggested, settled=settled))
     read_before = (section.init.from_, section.init.optimizer, section.tokenizer.add_markers)
     assert None not in read_before, "read before this one was made"
@@ -181,9 +181,27 @@ def _with_direction(values: dict[str, Any]) -> dict[str, Any]:
     select, known_tables = values["select"], tables(tuple(values["plugins"]))
     metrics, chosen = known_tables.metrics, known_tables.objectives[values["objective"]["name"]]
     if select["metric"] == f"validation/{ObjectiveSpec.selects}":
-        select["metric"] = f"validation/{chosen.selects}"
+        answers, rewarded = (
+            values["eval"]["answers"],
+            chosen.builder.sampled and values["objective"]["policy"]["verifiers"],
+        )
+        of_answers = "answers/" if answers["source"] else "validation/answers/"
+        select["metric"] = f"{of_answers}{answers['verifiers'][0]}" if rewarded else f"validation/{chosen.selects}"
     if select["mode"] != AUTO or known(select["metric"], metrics):
         select["mode"] = direction(select["metric"], select["mode"], metrics)
+    return values
+
+
+def _with_answers(values: dict[str, Any]) -> dict[str, Any]:
+    """A config whose answers are rewarded, with `eval.answers` as in training where it has no verifiers: held-out prompts tell how good
+    the model is."""
+    spec = tables(tuple(values["plugins"])).objectives[values["objective"]["name"]]
+    policy, answers = values["objective"]["policy"], values["eval"]["answers"]
+    if spec.builder.sampled and policy["verifiers"] and not answers["verifiers"]:
+        answers["verifiers"], defaults = policy["verifiers"], dict(configs.fields())
+        for name in ("reference", "stop", "max_new_tokens"):
+            if answers[name] == defaults[f"eval.answers.{name}"].default:
+                answers[name] = policy[name]
     return values
 
 

@@ -306,7 +306,7 @@ class Execution:
             pending=meta["pending"],
             step_metrics=meta["step_metrics"],
             clock=self.clock,
-            hooks=self.hooks,
+            hooks=[*(run.rollouts.hooks if run.rollouts else ()), *self.hooks],
         )
 
     def _eval_sets(self, batches: Mapping[str, list[Rows]]) -> list[EvalSet]:

@@ -258,7 +258,8 @@ class Loop:
         with self._clock("other"):
             self.writer.write(step, "train", values)
         speed = f"  {values['tokens_per_second']:,.0f} tok/s" if "tokens_per_second" in values else ""
-        self._note = f"loss {values['loss']:.3f}{{}}{speed}"
+        shown = "reward" if "reward" in values else "loss"
+        self._note = f"{shown} {values[shown]:.3f}{{}}{speed}"
         self._advance(task, step)
 
     def _advance(self, task: int | None, step: int) -> None:

@@ -228,10 +228,11 @@ class Trainer(Compiled):
         self.objective = objectives.build(c.objective)
         started = self.tuned or c.init.optimizer
         alone = self.objective.needs_parent and not self.objective.needs_reference and not started
-        if alone and not c.objective.preference.from_random:
+        if alone and not c.objective[self.objective.section].from_random:
             raise UserError(
                 f"config.init.from is missing: objective.name = {c.objective.name!r} teaches a model that can write which answers are "
-                "better, and this one would start from random parameters: name a parent, or set objective.preference.from_random=True"
+                f"better, and this one would start from random parameters: name a parent, or set objective.{self.objective.section}."
+                "from_random=True"
             )
         parent = {"tuned": self.tuned, "fresh": self._fresh, "compared": self.objective.needs_reference}
         parent["kept"] = not self.objective.precomputed

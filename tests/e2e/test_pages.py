@@ -77,7 +77,7 @@ def test_a_chatbot_and_its_rates(tmp_path):
 
 
 def test_feedback(tmp_path):
-    _, printed, exported = carry_out("feedback", tmp_path)
+    _, printed, exported, *_ = carry_out("feedback", tmp_path)
     run = summary(tmp_path, "dpo")
     assert run["before"]["validation/accuracy"] == 0.5 and run["after"]["validation/accuracy"] > 0.9
     assert run["transfer"]["source"]["before"] == pytest.approx(
@@ -87,6 +87,9 @@ def test_feedback(tmp_path):
     reward = summary(tmp_path, "reward")
     assert reward["after"]["validation/accuracy"] > 0.9 and reward["after"]["validation/brier"] < 0.1
     assert "<|pad|>" in exported and (tmp_path / "exports/reward/model.safetensors").exists()
+    rewarded = summary(tmp_path, "grpo")
+    assert rewarded["selected"]["metric"] == "validation/answers/regex" and rewarded["selected"]["value"] > 0.4
+    assert len(list((tmp_path / "runs/grpo/rollouts").iterdir())) == 10
 
 
 @pytest.mark.slow

@@ -1,0 +1,127 @@
+"""The prompts that a model learns from its own answers to: records of the sources that are trained on, with what rewards answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ptft_jax import config as configs
+from ptft_jax.data import formats, tokenize
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.packing import Plan
+from ptft_jax.data.pipeline import Draws, Filled
+from ptft_jax.errors import UserError
+from ptft_jax.evaluation.questions import stops, task_of
+from ptft_jax.rewards.base import Task
+from ptft_jax.rewards.choosing import chosen
+
+FIELD = "objective.policy"
+
+
+class _Source(NamedTuple):
+    """Records [rows] of a source, as the rows of it are numbered."""
+
+    opened: tokenize.Opened
+    encoder: Any
+    records: np.ndarray
+
+
+class Prompts:
+    """What is asked, and how answers are rewarded.
+
+    Attributes:
+      draws: how rows are drawn; its `chosen` is to be called with each source, in their order.
+      samples: answers per prompt.
+      verifiers: whose scores are added up.
+      notes: what people should know before it begins.
+    """
+
+    def __init__(self, config: configs.Section, tokenizer: tok.Tokenizer):
+        """Raises UserError for settings that do not fit together."""
+        p, rows = config.objective.policy, config.data.batch_size
+        if not p.verifiers:
+            raise UserError(
+                f"config.{FIELD}.verifiers is (): what rewards answers, of {', '.join(config.tables.verifiers)}"
+            )
+        if config.tune.adapters:
+            raise UserError(
+                f"config.tune.adapters = {config.tune.adapters!r}: objective.name = {config.objective.name!r} trains one model: leave them at ()"
+            )
+        if rows % p.samples:
+            raise UserError(
+                f"config.data.batch_size = {rows}: a row per answer: expected a multiple of {FIELD}.samples = {p.samples}, answers per prompt"
+            )
+        if rows == 1:
+            raise UserError(
+                "config.data.batch_size = 1: an answer is rewarded by how it compares with others: expected 2 or more"
+            )
+        self.verifiers = chosen(p.verifiers, config, f"{FIELD}.verifiers")
+        self.samples, self._new, self._reference, self._stop = p.samples, p.max_new_tokens, p.reference, p.stop
+        self._data, self._tokenizer = config.data, tokenizer
+        self.draws = Draws(rows // p.samples, p.updates, self._chosen)
+        self.notes = [note for verifier in self.verifiers.values() for note in verifier.notes()]
+        self._sources: list[_Source] = []
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Texts that end an answer."""
+        return tuple(dict.fromkeys(text for source in self._sources for text in stops(source.encoder, self._stop)))
+
+    def asked(self, source: int, row: int) -> tuple[Task, list[int]]:
+        """What a row of a source asks, and the ids of its prompt."""
+        opened, encoder, records = self._sources[source]
+        return self._task(opened, encoder, int(records[row]))
+
+    def _task(self, opened: tokenize.Opened, encoder: Any, index: int) -> tuple[Task, list[int]]:
+        rows = opened.records
+        return task_of(rows[index], rows.where(index), encoder, self._reference, FIELD)
+
+    def _chosen(self, filled: Filled) -> Filled:
+        """The rows of a source whose prompts leave room for an answer. Raises UserError where some do not and are not to be left out;
+        for a record that a verifier cannot score answers to."""
+        tokens, data = filled.tokens, self._data
+        if tokens.opened is None:
+            raise UserError(
+                f"{tokens.reference} holds tokens, and no records that answers are compared with: name the source that it was prepared of"
+            )
+        encoder = formats.encoder(tokens.opened.format, self._tokenizer, template=data.template, train_on=data.train_on)
+        plan, store = filled.rows.plan, filled.rows.store
+        assert isinstance(plan, Plan), "records are rows of their own"
+        records = store.origins[np.searchsorted(store.offsets, plan.spans[:, 0], side="right") - 1]
+        fits = np.zeros(len(records), bool)
+        for row, index in enumerate(records.tolist()):
+            task, ids = self._task(tokens.opened, encoder, index)
+            fits[row] = len(ids) + self._new <= data.length
+            if not fits[row] and data.overlong != "drop":
+                raise UserError(
+                    f"{task.where}: a prompt of {len(ids)} tokens leaves no room for {FIELD}.max_new_tokens = {self._new} in data.length = "
+                    f"{data.length}: make it longer, or leave such prompts out (data.overlong='drop')"
+                )
+            for verifier in self.verifiers.values() if fits[row] else ():
+                verifier.check(task)
+        if not fits.any():
+            raise UserError(
+                f"config.{FIELD}.max_new_tokens = {self._new}: no prompt of {tokens.reference} leaves room for so many in data.length = "
+                f"{data.length}"
+            )
+        self._sources.append(_Source(tokens.opened, encoder, records[fits]))
+        return filled if fits.all() else _without(filled, plan, fits)
+
+
+def _without(filled: Filled, plan: Plan, stay: np.ndarray) -> Filled:
+    """Without some of the rows, each of which is a record."""
+    spans = plan.spans[stay]
+    gone = int((~stay).sum())
+    lost = int(np.diff(plan.spans[~stay]).sum())
+    report = dataclasses.replace(
+        plan.report,
+        rows=len(spans),
+        pieces=len(spans),
+        used=int(np.diff(spans).sum()) - len(spans),
+        dropped=plan.report.dropped + gone,
+        tokens_lost=plan.report.tokens_lost + lost,
+    )
+    made = Plan(spans, np.arange(len(spans) + 1), report)
+    return dataclasses.replace(filled, rows=dataclasses.replace(filled.rows, plan=made))

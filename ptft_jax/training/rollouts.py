@@ -1,0 +1,278 @@
+"""Training rows that the model itself writes: answers to prompts, rewarded by verifiers."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ptft_jax import config as configs
+from ptft_jax.config.seeds import Use, mixed
+from ptft_jax.data import batches
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.pipeline import TrainingData
+from ptft_jax.data.rows import Rows
+from ptft_jax.errors import UserError
+from ptft_jax.evaluation.samples import Written, written_ids
+from ptft_jax.model.decode import Sampling
+from ptft_jax.objectives.policy import FACTS
+from ptft_jax.parallel import processes
+from ptft_jax.rewards.base import Task, scored
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import rollout_files
+from ptft_jax.training.hooks import Hook, Moment
+from ptft_jax.training.prompts import FIELD, Prompts
+from ptft_jax.training.trainer import Trainer
+
+FORM = 1  # of the files
+ENDED = ("end", "stop")
+Row = dict[str, Any]  # of an answer, as its file has it
+
+
+class Rollouts:
+    """A feed (`ptft_jax.data.feed.Feed`) of answers that the state's model writes, `updates` steps of each.
+
+    Which prompts a rollout has is as the rows of any run: a function of the data, the seed and its number. What is written to them is one
+    of the seed, the number and the state before its first step. Each is kept in a file of the run: a run that goes on after that step
+    reads it again, as that state is gone.
+    """
+
+    def __init__(
+        self,
+        config: configs.Section,
+        prompts: Prompts,
+        data: TrainingData,
+        trainer: Trainer,
+        tokenizer: tok.Tokenizer,
+        workdir: pathlib.Path,
+    ):
+        p = config.objective.policy
+        self._prompts, self._trainer, self._tokenizer, self._workdir = prompts, trainer, tokenizer, workdir
+        self._objective, self._seed, self._updates = trainer.objective, config.seed, data.updates
+        self._size, self._length, self._key = config.data.batch_size, config.data.length, data.key
+        self._sampling = Sampling(p.temperature, p.top_k, p.top_p, p.min_p)
+        self._new, self._buffer, self._bound = p.max_new_tokens, p.overlong_buffer, p.max_mismatch
+        self._drop = {"alike": p.alike == "drop", "overlong": p.overlong == "drop"}
+        if self._buffer > self._new:
+            raise UserError(
+                f"config.{FIELD}.overlong_buffer = {self._buffer}: expected at most {FIELD}.max_new_tokens = {self._new}"
+            )
+        self._kl = trainer.objective.kl if not trainer.objective.compares else 0.0  # taken off rewards
+        self._part = self._size // config.training.micro_batches
+        self._drawn = batches.Batches(
+            data.sets, data.mixture, batch_size=prompts.draws.rows, seed=config.seed, process=0, processes=1
+        )
+        self._model = dataclasses.replace(trainer.model, constrain=None)
+        self._held: tuple[int, Rows] | None = None
+
+    def next(self, step: int, state: Any) -> Rows:
+        """As `Feed.next`. Raises UserError: a verifier fails, or gives a score that is not finite; the model's logits are not finite; the
+        answers of a step in the middle of a rollout are not there."""
+        number, lag = divmod(step, self._updates)
+        if self._held is None or self._held[0] != number:
+            whole = self._trainer.program.whole(state)
+            if int(whole.step) != step:  # the run has ended
+                return self._mine(self._empty(self._size))
+            rows = self._kept(number, step) if lag else self._made(number, step, whole)
+            self._held = number, self._mine(self._arrays(rows))
+        return self._held[1]
+
+    def forms(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes and dtypes of a batch, of all processes."""
+        return {name: jax.ShapeDtypeStruct((self._size, *v.shape[1:]), v.dtype) for name, v in self._empty(1).items()}
+
+    @property
+    def hooks(self) -> list[Hook]:
+        """What is looked at after steps: whether sampling and training give tokens the same probabilities."""
+        return [Hook(self._fresh, self._check_mismatch)] if self._bound else []
+
+    def _fresh(self, moment: Moment) -> bool:
+        """Whether the last step was made by the model that had written its answers."""
+        return not moment.first and (moment.step - 1) % self._updates == 0
+
+    def _check_mismatch(self, moment: Moment) -> None:
+        found = moment.metrics.get("mismatch", 0.0)
+        if found > self._bound:
+            raise UserError(
+                f"step {moment.step}: the log-probabilities of the answers' tokens are {found:.3g} nats apart, on average, between sampling "
+                f"and the step that learns from them, more than config.{FIELD}.max_mismatch = {self._bound:g}: set model.dtype='float32', no "
+                "dropout (model.dropout, tune.METHOD.dropout) and no tune.mixout, or allow more"
+            )
+
+    # Making and keeping
+
+    def _header(self, number: int) -> dict[str, Any]:
+        """What the file of a rollout is known by."""
+        return {
+            "rollout": number,
+            "steps": [number * self._updates, (number + 1) * self._updates],
+            "run_id": Workdir(self._workdir).run_id,
+            "data": self._key,
+            "form": FORM,
+        }
+
+    def _kept(self, number: int, step: int) -> list[Row]:
+        """The answers of a rollout that was made before the run stopped."""
+        path = Workdir(self._workdir).rollout(number)
+        found = processes.shared(rollout_files.read(path, self._header(number)) if processes.main() else None)
+        if found is None or len(found) != self._size:
+            first = number * self._updates
+            raise UserError(
+                f"{path}: the answers that steps {first + 1} to {first + self._updates} learn from are not there, or are another run's, and the "
+                f"model that wrote them is gone: the run cannot go on from step {step}; one can from a checkpoint of step {first} or before"
+            )
+        return found
+
+    def _made(self, number: int, step: int, whole: Any) -> list[Row]:
+        sources, places = self._drawn.addresses(number)
+        asked = [
+            self._prompts.asked(int(s), int(r)) for s, r in zip(sources, places) for _ in range(self._prompts.samples)
+        ]
+        written = written_ids(
+            self._model,
+            self._trainer.partition.merge(whole.trainable, whole.frozen),
+            self._tokenizer,
+            [ids for _, ids in asked],
+            max_new_tokens=self._new,
+            sampling=self._sampling,
+            seed=mixed(self._seed, Use.ROLLOUT, number),
+            stop=self._prompts.stop,
+            apart=True,
+            logprobs=True,
+            support=self._sampling.truncates,
+        )
+        tasks = [task for task, _ in asked]
+        found = processes.shared(self._scores(tasks, written) if processes.main() else None)
+        if "error" in found:
+            raise UserError(found["error"])
+        rows = [_row(*row, scores) for row, scores in zip(zip(asked, written), found["scores"])]
+        self._reward(rows, whole)
+        if processes.main():
+            rollout_files.write(Workdir(self._workdir).rollout(number), self._header(number), rows)
+        return rows
+
+    def _scores(self, tasks: Sequence[Task], written: Sequence[Written]) -> dict[str, Any]:
+        """{"scores": of each answer by each verifier}, or {"error": what one of them says}."""
+        verifiers = self._prompts.verifiers
+        try:
+            return {
+                "scores": [
+                    {name: scored(name, verifier, text, task)._asdict() for name, verifier in verifiers.items()}
+                    for task, (text, _) in zip(tasks, written)
+                ]
+            }
+        except UserError as e:
+            return {"error": str(e)}
+        finally:
+            for verifier in verifiers.values():
+                verifier.close()
+
+    def _reward(self, rows: list[Row], whole: Any) -> None:
+        """Fills in what follows from scores: rewards, advantages, and which answers count."""
+        for row in rows:
+            row["reward"] = sum(score["value"] for score in row["scores"].values())
+            row["penalty"] = _overlong(row["tokens"], self._new, self._buffer)
+            row["kl"] = 0.0
+        if self._kl:
+            for row, kl in zip(rows, self._divergences(rows, whole)):
+                row["kl"] = float(kl)
+        groups = (len(rows) // self._prompts.samples, self._prompts.samples)
+        rewards = np.array([row["reward"] - row["penalty"] for row in rows]).reshape(groups)
+        held = self._kl * np.array([row["kl"] for row in rows]).reshape(groups)
+        advantages = self._objective.advantages(rewards - held)
+        spreads = rewards.std(axis=1, keepdims=True) + 0 * rewards
+        alike = (np.ptp(rewards, axis=1, keepdims=True) == 0) & (groups[1] > 1) & np.ones(groups, bool)
+        ended = np.array([row["reason"] in ENDED for row in rows]).reshape(groups)
+        counts = ~((self._drop["alike"] & alike) | (self._drop["overlong"] & ~ended))
+        if not counts.any():  # a step needs a weight to divide by: all count, and none is better than another
+            counts, advantages = ~counts, 0 * advantages
+        told = {"advantage": advantages, "counts": counts, "reward_std": spreads, "alike": alike, "ended": ended}
+        for name, values in told.items():
+            for row, value in zip(rows, values.reshape(-1).tolist()):
+                row[name] = value
+
+    def _divergences(self, rows: list[Row], whole: Any) -> np.ndarray:
+        """float [rows]: of each answer the sum of log-probabilities as sampled less those of the reference."""
+        trainer, objective, model = self._trainer, self._objective, self._trainer.model
+        jitted = trainer.config.parallel.compile == "jit"
+        layout = NamedSharding(trainer.mesh, PartitionSpec()) if jitted else None
+        of_reference = jax.jit(
+            lambda params, batch: jnp.sum(objective.reference_of(model, params, batch), axis=1), out_shardings=layout
+        )
+        params = trainer.partition.merge(whole.anchor, whole.frozen)
+        unknown: Row = {"advantage": 0.0, "counts": True, **dict.fromkeys(FACTS, 0.0)}
+        batch = self._arrays([{**unknown, **row} for row in rows])
+        found = []
+        for first in range(0, len(rows), self._part):
+            part = self._mine({name: values[first : first + self._part] for name, values in batch.items()})
+            placed = trainer.program.place(part) if jitted else jax.device_put(part)
+            found.append(np.asarray(of_reference(params, placed)))
+        return batch["sampled"].sum(axis=1) - np.concatenate(found)
+
+    # Arrays
+
+    def _empty(self, count: int) -> Rows:
+        """A batch of so many answers that has none."""
+        shape = (count, self._length)
+        out: Rows = {name: np.zeros(shape, np.int32) for name in ("inputs", "targets", "positions", "segments")}
+        out |= {name: np.zeros(shape, np.float32) for name in ("weights", "sampled")}
+        out |= {name: np.zeros(count, np.float32) for name in ("advantages", "counts", *FACTS)}
+        if self._kl:
+            out["kl"] = np.zeros(count, np.float32)
+        if self._sampling.truncates:
+            out["support"] = np.zeros((*shape, -(-self._model.spec.vocab_size // 8)), np.uint8)
+        return out
+
+    def _arrays(self, rows: Sequence[Mapping[str, Any]]) -> Rows:
+        """The batch of answers, as `ptft_jax.objectives.policy.Policy.loss_of` has it."""
+        out = self._empty(len(rows))
+        for n, row in enumerate(rows):
+            ids, stop = np.asarray(row["ids"], np.int32), len(row["ids"]) - 1
+            here = slice(row["prompt_tokens"] - 1, stop)
+            out["inputs"][n, :stop], out["targets"][n, :stop] = ids[:-1], ids[1:]
+            out["positions"][n, :stop], out["segments"][n, :stop] = np.arange(stop), 1
+            out["weights"][n, here], out["sampled"][n, here] = 1, row["log_probs"]
+            out["advantages"][n], out["counts"][n] = row["advantage"], row["counts"]
+            for name in FACTS:
+                out[name][n] = row[name]
+            if "kl" in out:
+                out["kl"][n] = row["kl"]
+            if "support" in out:
+                out["support"][n, here] = rollout_files.unpacked(row["support"], len(row["log_probs"]))
+        return out
+
+    def _mine(self, batch: Rows) -> Rows:
+        """This process' rows."""
+        mine = batches.share_of(len(batch["inputs"]), jax.process_index(), jax.process_count())
+        return {name: values[mine] for name, values in batch.items()}
+
+
+def _row(asked: tuple[Task, list[int]], written: Written, scores: Mapping[str, Any]) -> Row:
+    """An answer, as people and `Rollouts` read it. It is learned with what ended it, and never from its text."""
+    (task, prompt), (text, generated) = asked, written
+    new = [*generated.ids, *([] if generated.end is None else [generated.end])]
+    assert generated.drawn is not None and len(new) == len(generated.drawn), "a log-probability for each token"
+    return {
+        "where": task.where,
+        "prompt": task.prompt,
+        "answer": text,
+        "reference": list(task.references) if len(task.references) > 1 else task.references[0],
+        "tokens": len(new),
+        "reason": generated.reason,
+        "scores": dict(scores),
+        "prompt_tokens": len(prompt),
+        "ids": [*prompt, *new],
+        "log_probs": generated.drawn,
+        **({} if generated.support is None else {"support": rollout_files.packed(generated.support)}),
+    }
+
+
+def _overlong(tokens: int, most: int, buffer: int) -> float:
+    """What an answer of so many tokens costs (Yu et al. 2025, DAPO, equation 13)."""
+    return min(max(tokens - (most - buffer), 0) / buffer, 1.0) if buffer else 0.0

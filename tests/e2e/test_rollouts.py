@@ -1,0 +1,218 @@
+"""Runs that learn from rewards of their own answers: what they learn, how they go on, and what is refused."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from ptft_jax.errors import UserError
+from ptft_jax.reporting import run_report
+from ptft_jax.reporting.progress import Reporter
+from ptft_jax.runs import checkpoint
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import assembly
+from tests.helpers import TIMED, quiet_train, random_batch, repeats, tiny_config, train
+
+
+def questions(folder, right=1.0):
+    """Letters, of which the next of eight is asked; a share of the answers that are trained on is `right`."""
+    folder.mkdir()
+    rng = random.Random(0)
+    for split, count in (("train", 96), ("validation", 24), ("test", 8)):
+        rows = []
+        for n in range(count):
+            letter, answer = chr(97 + n % 8), chr(97 + (n + 1) % 8)
+            answer = answer if split != "train" or rng.random() < right else chr(97 + rng.randrange(8))
+            rows.append({"prompt": letter, "completion": answer})
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A run that answers about half of them rightly, as its data do."""
+    folder = tmp_path_factory.mktemp("base")
+    config = tiny_config(folder, training__steps=120, eval__every=0, eval__test=False, **SHAPE)
+    config.data.source = f"jsonl:{questions(folder / 'noisy', 0.4)}"
+    quiet_train(config, folder / "run")
+    return folder / "run"
+
+
+SHAPE = dict(model__layers=1, data__batch_size=32, data__length=16)
+
+
+def policy_config(folder, source, **changes):
+    options = dict(
+        objective__name="grpo", objective__policy__verifiers=("exact",), objective__policy__max_new_tokens=4, optimizer__learning_rate=3e-3,
+        training__steps=24, eval__every=12, eval__parent_data=False, eval__test=False, **SHAPE,
+    )  # fmt: skip
+    config = tiny_config(folder, **(options | changes))
+    config.data.source = f"jsonl:{source}"
+    return config
+
+
+def kept(folder):
+    rows = Workdir(folder).read_metrics()
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in rows]
+
+
+def rollouts(folder):
+    """The lines of all files, of the first of each what another run of the same config has, too."""
+    files = sorted((folder / "rollouts").iterdir())
+    rows = [[json.loads(line) for line in path.read_text().splitlines()] for path in files]
+    for first, *_ in rows:
+        first.pop("run_id")
+    return rows
+
+
+@pytest.mark.heavy
+def test_it_learns_and_goes_on_in_the_middle_of_a_rollout(base, tmp_path, cache):
+    """Truncated sampling, two updates of each rollout, held near the parent. A run that fails, and goes on
+    from a checkpoint between these updates, is the same bit for bit, and asks each prompt as often."""
+    source = questions(tmp_path / "questions")
+    config = policy_config(
+        tmp_path, source, init__from_=str(base), objective__policy__updates=2, objective__policy__kl=0.01, objective__policy__top_p=0.9,
+        data__batch_size=64, training__steps=40, eval__every=20, checkpoint__every=3, eval__answers__verifiers=("exact",),
+        eval__answers__max_new_tokens=4, eval__answers__temperature=1.0,
+    )  # fmt: skip
+    summary = quiet_train(config, tmp_path / "whole")
+    name = "validation/answers/exact"
+    assert summary["selected"]["metric"] == name
+    assert summary["last"][name] > summary["before"][name] + 0.2, (summary["before"][name], summary["last"][name])
+
+    def fail(at):
+        raise OSError("the disk of this process is gone")
+
+    with pytest.raises(OSError):
+        quiet_train(config, tmp_path / "again", hooks=[(lambda at: at.step == 11, fail)])
+    assert Workdir(tmp_path / "again").steps()[-1] == 9  # in the middle of the rollout of steps 9 and 10
+    made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "again/rollouts").iterdir()}
+    quiet_train(config, tmp_path / "again")
+    assert kept(tmp_path / "again") == kept(tmp_path / "whole")
+    assert rollouts(tmp_path / "again") == rollouts(tmp_path / "whole")
+    assert (tmp_path / "again/rollouts/000004.jsonl").stat().st_mtime_ns == made["000004.jsonl"]  # was read again
+    sums = [checkpoint.read_meta(tmp_path / run, 40)["checksums"] for run in ("whole", "again")]
+    assert sums[0] == sums[1]
+
+    steps = [row for row in kept(tmp_path / "whole") if row["kind"] == "train"]
+    assert all(row["ratio"] == pytest.approx(1.0, abs=1e-3) and row["mismatch"] < 1e-4 for row in steps[::2])
+    assert all(row["mismatch"] > 1e-4 for row in steps[1::2]) and any(row["clipped"] > 0 for row in steps[1::2])
+    assert steps[0]["kl"] == pytest.approx(0, abs=1e-6) and steps[-1]["kl"] > 1e-3
+    found = rollouts(tmp_path / "whole")
+    assert len(found) == 20 and found[3][0]["steps"] == [6, 8]
+    asked = [row["where"] for _, *rows in found for row in rows[::8]]
+    assert (
+        len(asked) == 160 and len(set(asked[:96])) == 96
+    )  # 20 rollouts of 8 prompts; an epoch has each of the 96 once
+    for step, (_, *rows) in zip(steps[::2], found):
+        rewards = np.array([row["reward"] for row in rows]).reshape(8, 8)
+        assert step["reward"] == pytest.approx(rewards.mean()) and step["answer_tokens"] == np.mean(
+            [row["tokens"] for row in rows]
+        )
+        advantages = (rewards - rewards.mean(axis=1, keepdims=True)) / (
+            rewards.std(axis=1, ddof=1, keepdims=True) + 1e-4
+        )
+        np.testing.assert_allclose([row["advantage"] for row in rows], advantages.reshape(-1))
+        for row in rows:
+            text = bytes(i for i in row["ids"][row["prompt_tokens"] :] if i < 256).decode(errors="replace")
+            assert text == row["answer"] and row["scores"]["exact"]["value"] == float(text.strip() == row["reference"])
+            assert (row["ids"][-1] == 256) == (row["reason"] == "end") and len(row["log_probs"]) == row["tokens"]
+    run_report.write([tmp_path / "whole"], tmp_path / "report.html")
+    assert "training reward" in (tmp_path / "report.html").read_text()
+    refused_in_the_middle(config, tmp_path)
+
+
+def refused_in_the_middle(config, folder):
+    """Answers of another run are never learned from."""
+    feed = assembly.Run(config, folder / "whole", Reporter(quiet=True)).rollouts
+    assert len(feed._kept(4, 9)) == 64
+    place = folder / "whole/rollouts/000004.jsonl"
+    for text in (
+        (folder / "again/rollouts/000004.jsonl").read_text(),
+        "".join(place.read_text().splitlines(True)[:-1]),
+    ):
+        place.write_text(text)
+        with pytest.raises(
+            UserError, match=r"000004.jsonl: the answers that steps 9 to 10 learn from are not there, or are another"
+        ):
+            feed._kept(4, 9)
+
+
+def sampled_batch(seed):
+    """Answers as rollouts give them, with made-up numbers."""
+    rng, rows = np.random.default_rng(seed), random_batch(seed)
+    count = len(rows["inputs"])
+    facts = {name: rng.random(count).astype(np.float32) for name in ("reward", "reward_std", "alike", "ended")}
+    return (
+        rows
+        | facts
+        | {
+            "sampled": rng.normal(-4, 0.3, rows["inputs"].shape).astype(np.float32) * rows["weights"],
+            "advantages": rng.normal(size=count).astype(np.float32),
+            "counts": (rng.random(count) < 0.8).astype(np.float32),
+        }
+    )
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("average", repeats(["sequence", "token"], "sequence"))
+def test_losses_do_not_depend_on_mesh_and_micro_batches(average):
+    from ptft_jax.objectives.policy import GRPO
+
+    objective = GRPO(average=average, clip_low=0.2, clip_high=0.3)
+    batches = [sampled_batch(seed) for seed in range(2)]
+    one, many = (
+        train(objective=objective, batches=batches, **options)
+        for options in ({}, {"devices": 8, "fsdp": 2, "micro": 2})
+    )
+    np.testing.assert_allclose(many.losses, one.losses, atol=5e-6)
+    np.testing.assert_allclose(many.grad_norms, one.grad_norms, rtol=1e-5)
+
+
+def refused(config, folder):
+    with pytest.raises(UserError) as caught:
+        assembly.Run(config, folder, Reporter(quiet=True))
+    assert not folder.exists()
+    return str(caught.value)
+
+
+def test_what_is_refused(tmp_path, cache):
+    source = questions(tmp_path / "questions")
+
+    def said(**changes):
+        config = policy_config(tmp_path, source, objective__policy__from_random=True, **changes)
+        return refused(config, tmp_path / "run")
+
+    assert "config.objective.policy.verifiers is (): what rewards answers, of exact, f1" in said(
+        objective__policy__verifiers=()
+    )
+    assert "no verifier 'exakt': " in said(objective__policy__verifiers=("exakt",))
+    assert "expected a multiple of objective.policy.samples = 5" in said(objective__policy__samples=5)
+    assert "config.data.packing = 'best_fit': a row has one prompt" in said(data__packing="best_fit")
+    assert "config.data.overlong = 'split': a record is a prompt" in said(data__overlong="split")
+    assert "leaves no room for objective.policy.max_new_tokens = 14 in data.length = 16" in said(
+        objective__policy__max_new_tokens=14
+    )
+    assert "overlong_buffer = 9: expected at most objective.policy.max_new_tokens = 4" in said(
+        objective__policy__overlong_buffer=9
+    )
+    assert "nothing in this run reads it" in said(objective__policy__clip_low=0.1)
+    assert "reference 'b' has no number" in said(objective__policy__verifiers=("number",))
+    assert "it compares a model with its parent, and init.from names none" in said(objective__policy__kl=0.1)
+    config = policy_config(tmp_path, source)
+    assert "or set objective.policy.from_random=True" in refused(config, tmp_path / "run")
+
+
+def test_prompts_without_room_are_left_out_where_that_is_asked(tmp_path, cache):
+    rows = [{"prompt": ("x" * 12 if n % 3 else "a") + f"{n}>", "completion": "y"} for n in range(60)]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = policy_config(
+        tmp_path, tmp_path / "long.jsonl", objective__policy__from_random=True, data__overlong="drop", objective__policy__max_new_tokens=8
+    )  # fmt: skip
+    run = assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
+    [rows] = run.data.sets
+    asked = [run.prompts.asked(0, n) for n in range(len(rows))]
+    assert len(asked) == run.data.mixture.sizes[0] > 10 and all(task.prompt.startswith("a") for task, _ in asked)
+    assert run.data.table[0]["dropped"] > 20 and run.config.select.metric == "validation/answers/exact"
+    assert run.config.eval.answers.max_new_tokens == 8
