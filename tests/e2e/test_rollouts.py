@@ -45,7 +45,7 @@ SHAPE = dict(model__layers=1, data__batch_size=32, data__length=16)
 def policy_config(folder, source, **changes):
     options = dict(
         objective__name="grpo", objective__policy__verifiers=("exact",), objective__policy__max_new_tokens=4, optimizer__learning_rate=3e-3,
-        training__steps=24, eval__every=12, eval__parent_data=False, eval__test=False, **SHAPE,
+        training__steps=24, eval__every=12, eval__test=False, **SHAPE,
     )  # fmt: skip
     config = tiny_config(folder, **(options | changes))
     config.data.source = f"jsonl:{source}"
@@ -74,7 +74,7 @@ def test_it_learns_and_goes_on_in_the_middle_of_a_rollout(base, tmp_path, cache)
     config = policy_config(
         tmp_path, source, init__from_=str(base), objective__policy__updates=2, objective__policy__kl=0.01, objective__policy__top_p=0.9,
         data__batch_size=64, training__steps=40, eval__every=20, checkpoint__every=3, eval__answers__verifiers=("exact",),
-        eval__answers__max_new_tokens=4, eval__answers__temperature=1.0,
+        eval__answers__max_new_tokens=4, eval__answers__temperature=1.0, eval__parent_data=False,
     )  # fmt: skip
     summary = quiet_train(config, tmp_path / "whole")
     name = "validation/answers/exact"
@@ -191,8 +191,8 @@ def test_what_is_refused(tmp_path, cache):
     assert "expected a multiple of objective.policy.samples = 5" in said(objective__policy__samples=5)
     assert "config.data.packing = 'best_fit': a row has one prompt" in said(data__packing="best_fit")
     assert "config.data.overlong = 'split': a record is a prompt" in said(data__overlong="split")
-    assert "leaves no room for objective.policy.max_new_tokens = 14 in data.length = 16" in said(
-        objective__policy__max_new_tokens=14
+    assert "leaves no room for objective.policy.max_new_tokens = 16 in data.length = 16" in said(
+        objective__policy__max_new_tokens=16
     )
     assert "overlong_buffer = 9: expected at most objective.policy.max_new_tokens = 4" in said(
         objective__policy__overlong_buffer=9
