@@ -29,6 +29,7 @@ MODELS = {
     "images": dict(causal=False, head="classes", classes=3, image_size=4, patch_size=2, max_length=5),
 }
 KINDS = ("text", "answers", "tokens", "classification", "preference")
+REWARDED = ("grpo", "rloo", "reinforce")
 # objective -> (the models, the kinds of data) that it goes with; nothing else does.
 GOES = {
     "causal_lm": (("causal",), ("text", "answers", "tokens")),
@@ -39,7 +40,7 @@ GOES = {
     "regression": (("one number", "causal number"), ("regression",)),
     "reward": (("causal number",), ("preference",)),
     **{name: (("causal",), ("preference",)) for name in ("dpo", "ipo", "simpo", "cpo", "orpo", "slic")},
-    **{name: (("causal",), ("answers",)) for name in ("grpo", "rloo", "reinforce")},
+    **{name: (("causal",), ("answers",)) for name in REWARDED},
 }
 COMPARED = ("dpo", "ipo")  # a model with its parent: tests/e2e/test_preference.py
 ROWS = {
@@ -66,6 +67,8 @@ def config_of(sources, objective, model, kind):
     config.tokenizer.add = ("[MASK]", *(f"<extra_id_{i}>" for i in range(4)))
     config.model.update(MODELS[model])
     config.data.length = min(32, config.model.max_length)
+    if objective in REWARDED:
+        config.objective.policy.update(verifiers=("exact",), max_new_tokens=4)
     return config
 
 
@@ -112,8 +115,7 @@ PLAIN = [
 def test_what_goes_together_is_assembled(objective, model, kind, sources, tmp_path):
     config = config_of(sources, objective, model, kind)
     config.objective.preference.from_random = kind == "preference"
-    if objective in ("grpo", "rloo", "reinforce"):
-        config.objective.policy.update(from_random=True, verifiers=("exact",), max_new_tokens=4)
+    config.objective.policy.from_random = objective in REWARDED
     assert assemble(config, tmp_path).trainer.objective is not None
 
 
