@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -64,6 +65,7 @@ class Rollouts:
                 f"config.{FIELD}.overlong_buffer = {self._buffer}: expected at most {FIELD}.max_new_tokens = {self._new}"
             )
         self._kl = trainer.objective.kl if not trainer.objective.compares else 0.0  # taken off rewards
+        self._jitted = config.parallel.compile == "jit"
         self._part = self._size // config.training.micro_batches
         self._drawn = batches.Batches(
             data.sets, data.mixture, batch_size=prompts.draws.rows, seed=config.seed, process=0, processes=1
@@ -197,22 +199,26 @@ class Rollouts:
             for row, value in zip(rows, values.reshape(-1).tolist()):
                 row[name] = value
 
-    def _divergences(self, rows: list[Row], whole: Any) -> np.ndarray:
-        """float [rows]: of each answer the sum of log-probabilities as sampled less those of the reference."""
-        trainer, objective, model = self._trainer, self._objective, self._trainer.model
-        jitted = trainer.config.parallel.compile == "jit"
-        layout = NamedSharding(trainer.mesh, PartitionSpec()) if jitted else None
-        of_reference = jax.jit(
+    @functools.cached_property
+    def _of_reference(self) -> Callable[[Any, Any], jax.Array]:
+        """(parameters, batch) -> float32 [B], the log-probability of each answer; compiled once."""
+        objective, model = self._objective, self._trainer.model
+        layout = NamedSharding(self._trainer.mesh, PartitionSpec()) if self._jitted else None
+        return jax.jit(
             lambda params, batch: jnp.sum(objective.reference_of(model, params, batch), axis=1), out_shardings=layout
         )
+
+    def _divergences(self, rows: list[Row], whole: Any) -> np.ndarray:
+        """float [rows]: of each answer the sum of log-probabilities as sampled less those of the reference."""
+        trainer = self._trainer
         params = trainer.partition.merge(whole.anchor, whole.frozen)
         unknown: Row = {"advantage": 0.0, "counts": True, **dict.fromkeys(FACTS, 0.0)}
         batch = self._arrays([{**unknown, **row} for row in rows])
         found = []
         for first in range(0, len(rows), self._part):
             part = self._mine({name: values[first : first + self._part] for name, values in batch.items()})
-            placed = trainer.program.place(part) if jitted else jax.device_put(part)
-            found.append(np.asarray(of_reference(params, placed)))
+            placed = trainer.program.place(part) if self._jitted else jax.device_put(part)
+            found.append(np.asarray(self._of_reference(params, placed)))
         return batch["sampled"].sum(axis=1) - np.concatenate(found)
 
     # Arrays
