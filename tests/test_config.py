@@ -168,6 +168,11 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "model__classes": 1,
         },
         {
+            "objective__name": "distill",
+            "objective__distill__divergence": "jensen_shannon",
+            "objective__distill__teacher": str(tmp_path / "parent"),
+        },
+        {
             "objective__name": "dpo",
             "objective__preference__divergence": "alpha",
             "init__from_": str(tmp_path / "parent"),

@@ -37,10 +37,11 @@ GOES = {
     "span_corruption": (("causal",), ("text", "tokens")),
     "classification": (("classifier", "causal classifier"), ("classification",)),
     "regression": (("one number", "causal number"), ("regression",)),
+    "distill": (("causal",), ("text", "answers", "tokens")),
     "reward": (("causal number",), ("preference",)),
     **{name: (("causal",), ("preference",)) for name in ("dpo", "ipo", "simpo", "cpo", "orpo", "slic")},
 }
-COMPARED = ("dpo", "ipo")  # a model with its parent: tests/e2e/test_preference.py
+COMPARED = ("dpo", "ipo", "distill")  # with a parent: tests/e2e/test_preference.py, tests/e2e/test_distill.py
 ROWS = {
     "text": lambda i: {"text": f"the cat {i} sat on the mat"},
     "answers": lambda i: {"prompt": f"what {i}?", "completion": f"that {i}."},

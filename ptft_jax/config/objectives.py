@@ -34,7 +34,7 @@ class ObjectiveSpec:
       gaps: a function of a tokenizer to {id: text} of the tokens that stand for gaps in a prompt.
       single: of a head for classes, whether it gives one number (model.classes = 1), or scores of several.
       selects: the metric of the validation split that checkpoints are selected by where `config.select.metric` is as it is.
-      alone: of one that compares a model with its parent, the name of another that measures what was learned without it.
+      alone: of one that compares a model with its parent or a teacher, the name of another that measures what was learned without it.
       wrong_head, wrong_sight: what is wrong with a model that has another head, or another `causal`; "" = said in general words.
     """
 
@@ -244,6 +244,48 @@ class PreferenceOptions(Options):
     )
 
 
+class DistillOptions(Options):
+    """`config.objective.distill`, of distill alone."""
+
+    teacher: str = declared(
+        settings.Field(
+            "",
+            "of distill: the model that is learned from, WORKDIR[@best|@last|@STEP], hf:FOLDER, hf:NAME or gguf:FILE; '' = the parent",
+        )
+    )
+    top: int = declared(
+        settings.natural(
+            64,
+            "the teacher's most probable tokens that are kept at each target, the others as one number; 0 = all tokens",
+        )
+    )
+    divergence: str = declared(
+        settings.one_of(
+            "forward_kl",
+            "of teacher and model: KL(teacher || model), KL(model || teacher), or between them",
+            *("forward_kl", "reverse_kl", "jensen_shannon"),
+        )
+    )
+    beta: float = declared(
+        settings.part(
+            0.5, "of divergence=jensen_shannon: the teacher's share of the mixture that both are compared with"
+        )
+    )
+    temperature: float = declared(settings.temperature(1.0, "what the logits of both are divided by", zero=False))
+    data_weight: float = declared(
+        settings.share(0.5, "weight of the cross-entropy of the data's targets; the divergence has the rest of 1")
+    )
+    quantize: str = declared(
+        settings.one_of("none", "what the teacher's kernels are kept in while it runs: none, or int8", "none", "int8")
+    )
+
+
+class _TaughtOptions(Options):
+    """`config.objective`, of distill alone."""
+
+    distill: DistillOptions = section(DistillOptions)
+
+
 class _PairOptions(Options):
     """`config.objective`, of the objectives that learn from pairs."""
 
@@ -297,6 +339,13 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         selects="mse",
         wrong_head=f"the model scores tokens; set model.head='classes' and model.classes=1{_NEW_HEAD}",
     ),
+    "distill": ObjectiveSpec(
+        f"{_LOSSES}.distill:Distill",
+        f"{_ROWS}.causal:Causal",
+        fields=fields_of(_TaughtOptions),
+        selects="loss",
+        alone="causal_lm",
+    ),
     "dpo": _of_pairs("dpo:DPO", alone="cpo"),
     "ipo": _of_pairs("dpo:IPO", alone="cpo"),
     "simpo": _of_pairs("reference_free:SimPO"),
@@ -322,8 +371,8 @@ class _CommonOptions(Options):
         settings.one_of(
             "causal_lm",
             "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
-            "spans cut out of a text; a text's class; a text's number; how good an answer is; or which of two answers is better (dpo and "
-            "the following)",
+            "spans cut out of a text; a text's class; a text's number; what a teacher predicts; which of two answers is better (dpo and "
+            "the following); or how good an answer is",
             *OBJECTIVES,
         )
     )
@@ -345,6 +394,7 @@ class _CommonOptions(Options):
 class ObjectiveOptions(
     RewardOptions,
     _PairOptions,
+    _TaughtOptions,
     ClassificationOptions,
     SpanCorruptionOptions,
     MaskedLMOptions,

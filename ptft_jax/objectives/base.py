@@ -53,7 +53,7 @@ class Objective(Protocol):
     """Turns (model, parameters, batch, context) into a loss: what `loss_of` makes of what `hidden` gives (`routed`: and how
     experts were used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics, "nll" (cross-entropy)
     among them where there is one. `chained`, `scores`, `needs_reference`, `needs_parent`, `weights`, `measured`, `tables`, `remarks`, `precomputed`,
-    `reference_of`: see `Rows`."""
+    `reference_of`, `live`: see `Rows`."""
 
     metrics: tuple[str, ...]
     chained: ClassVar[bool]
@@ -89,7 +89,10 @@ class Objective(Protocol):
 
     def remarks(self, before: Mapping[str, float], after: Mapping[str, float]) -> list[str]: ...
 
-    def reference_of(self, model: Any, params: Any, batch: Batch) -> jax.Array: ...
+    def reference_of(self, model: Any, params: Any, batch: Batch) -> dict[str, jax.Array]: ...
+
+    @property
+    def live(self) -> Objective: ...
 
     def weights(self, batch: Batch) -> jax.Array: ...
 
@@ -104,8 +107,8 @@ class Rows:
     Attributes:
       chained: whether the targets' probabilities multiply to that of the text they are, so that bits per byte mean something.
       needs_reference: whether the loss compares the model with its parent (`Context.reference`), in training and evaluation.
-      precomputed: of one that `needs_reference`: batches hold what it needs of the reference (`reference_of`, key "reference"), and no
-        parameters of it are kept.
+      precomputed: batches hold what it needs of another model, the reference or a teacher (`reference_of`), and no parameters of that are
+        kept.
       informs: whether the gradient of its "nll" by targets that are drawn tells what matters to a model (EWC).
       needs_parent: whether it teaches a model nothing that has learned nothing before, so that a run without a parent has to be asked for.
       scores: names of what evaluation makes of `tables`, beside the means of metrics.
@@ -159,9 +162,16 @@ class Rows:
         value."""
         return []
 
-    def reference_of(self, model: Any, params: Any, batch: Batch) -> jax.Array:
-        """What the loss of each row of a batch needs of the reference model, whose parameters these are, float32 [B, ...]."""
+    def reference_of(self, model: Any, params: Any, batch: Batch) -> dict[str, jax.Array]:
+        """What the loss of each row of a batch needs of the reference model, whose parameters these are: what is put into the batch,
+        [B, ...] each, by its name there."""
         raise NotImplementedError
+
+    @property
+    def live(self) -> Any:
+        """The objective for rows of which nothing was computed before (`precomputed`): the same, which asks the reference each time, or
+        what of it needs none."""
+        return self
 
     def tables(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Counts that evaluation adds up over batches, float32 [n, m], by the names that `ptft_jax.objectives.counts` has; or that of

@@ -133,9 +133,13 @@ class Preference(Rows):
         found["nll"] = (weighted_sum(nll, pairs), weighted_sum(answers.lengths[..., 0], pairs))
         return Loss(found["loss"][0], weight, {name: found[name] for name in self.metrics})
 
-    def reference_of(self, model: Any, params: Any, batch: Batch) -> jax.Array:
-        """Log-probabilities of both answers of each pair, float32 [B, P, 2], each token weighed as `log_weights` says."""
-        return self._scored(model, [(params, self.hidden(model, params, batch))], batch).log_probs
+    @property
+    def live(self) -> Self:
+        return dataclasses.replace(self, precomputed=False)
+
+    def reference_of(self, model: Any, params: Any, batch: Batch) -> dict[str, jax.Array]:
+        """ "reference": log-probabilities of both answers of each pair, float32 [B, P, 2], each token weighed as `log_weights` says."""
+        return {"reference": self._scored(model, [(params, self.hidden(model, params, batch))], batch).log_probs}
 
     def _answers(self, model: Any, mine: Scored, batch: Batch, context: Context) -> Answers:
         scored = [mine]

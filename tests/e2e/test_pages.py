@@ -77,7 +77,7 @@ def test_a_chatbot_and_its_rates(tmp_path):
 
 
 def test_feedback(tmp_path):
-    _, printed, exported = carry_out("feedback", tmp_path)
+    _, printed, exported, _ = carry_out("feedback", tmp_path)
     run = summary(tmp_path, "dpo")
     assert run["before"]["validation/accuracy"] == 0.5 and run["after"]["validation/accuracy"] > 0.9
     assert run["transfer"]["source"]["before"] == pytest.approx(
@@ -87,6 +87,8 @@ def test_feedback(tmp_path):
     reward = summary(tmp_path, "reward")
     assert reward["after"]["validation/accuracy"] > 0.9 and reward["after"]["validation/brier"] < 0.1
     assert "<|pad|>" in exported and (tmp_path / "exports/reward/model.safetensors").exists()
+    taught = summary(tmp_path, "small")
+    assert taught["after"]["validation/kl"] < 0.5 and taught["after"]["validation/agreement"] > 0.8
 
 
 @pytest.mark.slow
