@@ -97,6 +97,8 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     schema.write_text("{}")
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(f'{{"prompt": "{i}", "chosen": "y", "rejected": "no"}}\n' for i in range(90)))
+    rated = tmp_path / "rated.jsonl"
+    rated.write_text("".join(f'{{"prompt": "{i}", "completion": "y", "label": true}}\n' for i in range(90)))
     choices = [
         {"optimizer__name": "sgd", "optimizer__schedule": "wsd", "model__positions": "rotary"},
         {"optimizer__name": "muon", "samples__prompts": ("the",), "samples__max_new_tokens": 8},
@@ -177,6 +179,11 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "objective__preference__divergence": "alpha",
             "init__from_": str(tmp_path / "parent"),
             "data__source": f"jsonl:{pairs}",
+        },
+        {
+            "objective__name": "kto",
+            "init__from_": str(tmp_path / "parent"),
+            "data__source": f"jsonl:{rated}",
         },
         {
             "objective__name": "simpo",

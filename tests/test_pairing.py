@@ -38,10 +38,11 @@ GOES = {
     "classification": (("classifier", "causal classifier"), ("classification",)),
     "regression": (("one number", "causal number"), ("regression",)),
     "distill": (("causal",), ("text", "answers", "tokens")),
+    "kto": (("causal",), ("rated",)),
     "reward": (("causal number",), ("preference",)),
     **{name: (("causal",), ("preference",)) for name in ("dpo", "ipo", "simpo", "cpo", "orpo", "slic")},
 }
-COMPARED = ("dpo", "ipo", "distill")  # with a parent: tests/e2e/test_preference.py, tests/e2e/test_distill.py
+COMPARED = ("dpo", "ipo", "kto", "distill")  # with a parent: tests/e2e/test_preference.py, tests/e2e/test_distill.py
 ROWS = {
     "text": lambda i: {"text": f"the cat {i} sat on the mat"},
     "answers": lambda i: {"prompt": f"what {i}?", "completion": f"that {i}."},

@@ -220,6 +220,8 @@ class PreferenceOptions(Options):
         )
     )
     margin: float = declared(settings.natural(1.0, "of simpo and slic: by how much the better answer should be ahead"))
+    desirable: float = declared(settings.positive(1.0, "of kto: what good answers weigh"))
+    undesirable: float = declared(settings.positive(1.0, "of kto: what bad answers weigh"))
     sft: float = declared(
         settings.Field(
             -1.0,
@@ -232,7 +234,7 @@ class PreferenceOptions(Options):
     precompute: bool = declared(
         settings.Field(
             False,
-            "of dpo and ipo: the reference's log-probabilities are computed once, before the first step, and kept in the cache; else at "
+            "of dpo, ipo and kto: the reference's log-probabilities are computed once, before the first step, and kept in the cache; else at "
             "each step",
         )
     )
@@ -352,6 +354,12 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
     "cpo": _of_pairs("reference_free:CPO"),
     "orpo": _of_pairs("reference_free:ORPO"),
     "slic": _of_pairs("reference_free:SLiC"),
+    "kto": ObjectiveSpec(
+        f"{_LOSSES}.kto:KTO",
+        f"{_ROWS}.rated:Rated",
+        fields=fields_of(_PairOptions),
+        selects="loss",
+    ),
     "reward": ObjectiveSpec(
         f"{_LOSSES}.reward:Reward",
         f"{_ROWS}.scored_pairs:ScoredPairs",
@@ -372,7 +380,7 @@ class _CommonOptions(Options):
             "causal_lm",
             "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
             "spans cut out of a text; a text's class; a text's number; what a teacher predicts; which of two answers is better (dpo and "
-            "the following); or how good an answer is",
+            "the following), or that one is good or bad (kto); or how good an answer is",
             *OBJECTIVES,
         )
     )

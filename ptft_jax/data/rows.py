@@ -142,6 +142,11 @@ class RowSet:
             made["segments"] = spread(np.repeat(number + 1, sizes), np.int32)
         if self.builder.paired:
             made["pairs"] = (np.arange(self.pairs) < pieces[:, None] // 2).astype(np.float32)
+        if self.builder.rated:
+            assert self.store.labels is not None
+            examples = (np.searchsorted(self.store.offsets, spans[::2, 0], side="right") - 1) // 2
+            made["labels"] = np.zeros((count, self.pairs), np.float32)
+            made["labels"][made["pairs"] > 0] = np.where(self.store.labels[examples] > 0, 1, -1)
         return made
 
 

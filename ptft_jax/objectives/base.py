@@ -38,12 +38,14 @@ class Context(NamedTuple):
         objective nor the run's regularization needs them.
       average: whole averaged parameters; None where the run does not need them.
       step: int32 [], updates that were made; None outside of training.
+      whole: what an objective that `gathers` needs of the whole batch, of which this may be a part; None = the batch is whole.
     """
 
     keys: jax.Array | None = None
     reference: Any = None
     average: Any = None
     step: jax.Array | None = None
+    whole: Any = None
 
 
 PLAIN = Context()
@@ -53,13 +55,14 @@ class Objective(Protocol):
     """Turns (model, parameters, batch, context) into a loss: what `loss_of` makes of what `hidden` gives (`routed`: and how
     experts were used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics, "nll" (cross-entropy)
     among them where there is one. `chained`, `scores`, `needs_reference`, `needs_parent`, `weights`, `measured`, `tables`, `remarks`, `precomputed`,
-    `reference_of`, `live`: see `Rows`."""
+    `reference_of`, `live`, `gathers`, `gathered`: see `Rows`."""
 
     metrics: tuple[str, ...]
     chained: ClassVar[bool]
     scores: ClassVar[tuple[str, ...]]
     needs_reference: ClassVar[bool]
     needs_parent: ClassVar[bool]
+    gathers: ClassVar[bool]
     informs: ClassVar[bool]
 
     @property
@@ -94,6 +97,8 @@ class Objective(Protocol):
     @property
     def live(self) -> Objective: ...
 
+    def gathered(self, model: Any, mine: Scored, batch: Batch, context: Context) -> Any: ...
+
     def weights(self, batch: Batch) -> jax.Array: ...
 
     def weight(self, batch: Batch) -> jax.Array: ...
@@ -111,6 +116,7 @@ class Rows:
         kept.
       informs: whether the gradient of its "nll" by targets that are drawn tells what matters to a model (EWC).
       needs_parent: whether it teaches a model nothing that has learned nothing before, so that a run without a parent has to be asked for.
+      gathers: whether a row's loss depends on sums over the whole batch (`gathered`), a constant in the gradient.
       scores: names of what evaluation makes of `tables`, beside the means of metrics.
     """
 
@@ -120,6 +126,7 @@ class Rows:
     precomputed: bool = False
     informs: ClassVar[bool] = True
     needs_parent: ClassVar[bool] = False
+    gathers: ClassVar[bool] = False
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss:
         """The loss of a batch: `inputs` int [B, T] and what `loss_of` needs; optional positions, segments and types int [B, T], prefix
@@ -172,6 +179,11 @@ class Rows:
         """The objective for rows of which nothing was computed before (`precomputed`): the same, which asks the reference each time, or
         what of it needs none."""
         return self
+
+    def gathered(self, model: Any, mine: Scored, batch: Batch, context: Context) -> Any:
+        """A part's share of the sums over the whole batch that its loss needs, as `Context.whole` then has them; `mine`: parameters
+        and last hidden states of the model."""
+        raise NotImplementedError
 
     def tables(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Counts that evaluation adds up over batches, float32 [n, m], by the names that `ptft_jax.objectives.counts` has; or that of

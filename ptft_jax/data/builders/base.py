@@ -27,6 +27,8 @@ class Builder(abc.ABC):
       scored: whether each sequence of a row is scored at its last position, and positions have no targets.
       paired: whether the two sequences of an example, of which the first is better, lie in one row, and rows say how many pairs they
         hold: `pairs`, float32 [P], 1 for each there is. A pair's sequences are segments of their own: 1 and 2, 3 and 4, ...
+      rated: of one that pairs, whether an example is one sequence with a label, and its pair is made of it and another's
+        (`ptft_jax.data.mismatched`).
       partly: whether it learns some tokens of a text and not others, where the data say which.
       aligned: whether a target stands at the position of the token it replaces; else one before it.
     """
@@ -40,6 +42,7 @@ class Builder(abc.ABC):
     last: bool = False
     scored: ClassVar[bool] = False
     paired: ClassVar[bool] = False
+    rated: ClassVar[bool] = False
     partly: ClassVar[bool] = True
     aligned: ClassVar[bool] = False
 
