@@ -97,6 +97,8 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     schema.write_text("{}")
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(f'{{"prompt": "{i}", "chosen": "y", "rejected": "no"}}\n' for i in range(90)))
+    rated = tmp_path / "rated.jsonl"
+    rated.write_text("".join(f'{{"prompt": "{i}", "completion": "y", "label": true}}\n' for i in range(90)))
     choices = [
         {"optimizer__name": "sgd", "optimizer__schedule": "wsd", "model__positions": "rotary"},
         {"optimizer__name": "muon", "samples__prompts": ("the",), "samples__max_new_tokens": 8},
@@ -168,6 +170,11 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "model__classes": 1,
         },
         {
+            "objective__name": "distill",
+            "objective__distill__divergence": "jensen_shannon",
+            "objective__distill__teacher": str(tmp_path / "parent"),
+        },
+        {
             "objective__name": "dpo",
             "objective__preference__divergence": "alpha",
             "init__from_": str(tmp_path / "parent"),
@@ -188,6 +195,11 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "objective__policy__updates": 2,
             "init__from_": str(tmp_path / "parent"),
             "data__source": f"jsonl:{answers}",
+        },
+        {
+            "objective__name": "kto",
+            "init__from_": str(tmp_path / "parent"),
+            "data__source": f"jsonl:{rated}",
         },
         {
             "objective__name": "simpo",

@@ -72,6 +72,7 @@ def mixture(entries: Any, folder: str) -> tuple[Any, ...]:
 SETTINGS: Mapping[str, Callable[[Any, str], Any]] = {
     "init.from_": parent,
     "init.adapter": file,
+    "objective.distill.teacher": parent,
     "tokenizer.path": file,
     "data.source": source,
     "data.mixture": mixture,
