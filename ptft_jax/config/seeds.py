@@ -16,6 +16,7 @@ class Use(enum.IntEnum):
     ORDER = 1  # of a source's rows in an epoch: numbers of the source and the epoch
     ANSWER = 2  # in a conversation: how many messages there are before it
     ANSWERS = 3  # of an evaluation: its step
+    FEEDBACK = 8  # of data that a model makes: what it does, and which time or principle it is
 
 
 def key(seed: int, **options: Any) -> Any:

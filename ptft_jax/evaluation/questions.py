@@ -8,6 +8,7 @@ from typing import Any
 
 from ptft_jax.data import endings, formats, pipeline, records, token_folder, tokenize
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.rewards.base import Task
 
@@ -25,6 +26,8 @@ class Questions:
       ids: their prompts, as the model reads them.
       unasked: places of those that leave no room for an answer.
       stop: texts that end an answer.
+      form: how their records are read (`ptft_jax.data.formats.Format.name`).
+      template: the chat template that they are rendered by; None where they are plain texts.
     """
 
     source: str
@@ -34,6 +37,8 @@ class Questions:
     ids: tuple[list[int], ...]
     unasked: tuple[str, ...]
     stop: tuple[str, ...]
+    form: str = ""
+    template: Template | None = None
 
 
 def asked(
@@ -75,7 +80,8 @@ def asked(
         end = endings.of(tokenizer, encoder.template)
         if end.text and end.token not in tokenizer.stop_ids and end.text not in stop:
             stop.append(end.text)
-    return Questions(source, split, len(opened.records), tasks, ids, unasked, tuple(stop))
+    stops, rows = tuple(stop), len(opened.records)
+    return Questions(source, split, rows, tasks, ids, unasked, stops, form.name, encoder.template)
 
 
 def _tasks(
@@ -91,7 +97,7 @@ def _tasks(
         if len(prompt) + settings["max_new_tokens"] > most:
             unasked.append(where)
             continue
-        tasks.append(Task(question.text, references, record, where))
+        tasks.append(Task(question.text, references, record, where, question.conversation))
         ids.append(prompt)
     return tuple(tasks), tuple(ids), tuple(unasked)
 
