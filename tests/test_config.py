@@ -99,7 +99,7 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     pairs.write_text("".join(f'{{"prompt": "{i}", "chosen": "y", "rejected": "no"}}\n' for i in range(90)))
     reward = dict(objective__name="reward", data__source=f"jsonl:{pairs}", model__head="classes", model__classes=1)
     nothing = dict(training__steps=0, optimizer__warmup_steps=0)
-    quiet_train(tiny_config(text_file, **reward, **nothing, init__from_=str(tmp_path / "parent"), init__fresh=("head/.*",)), tmp_path / "rewards")  # fmt: skip
+    quiet_train(tiny_config(text_file, **reward, **nothing, eval__parent_data=False, init__from_=str(tmp_path / "parent"), init__fresh=("head/.*",)), tmp_path / "rewards")  # fmt: skip
     choices = [
         {"optimizer__name": "sgd", "optimizer__schedule": "wsd", "model__positions": "rotary"},
         {"optimizer__name": "muon", "samples__prompts": ("the",), "samples__max_new_tokens": 8},
