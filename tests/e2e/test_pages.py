@@ -98,8 +98,8 @@ def test_principles(tmp_path):
     folder = tmp_path / "feedback/polite"
     for name in ("revised", "pairs"):
         assert len((folder / f"{name}.jsonl").read_text().splitlines()) == facts[name]["written"] > 10
-    rude = [json.loads(text)["answers"]["regex"] for text in re.split(r"(?<=^})\n", measured.strip(), flags=re.M)]
-    assert rude[0] > 0.3 and max(rude[1:]) < 0.1
+    rude = [float(share) for share in re.findall(r'"regex": ([\d.]+)', measured)]
+    assert len(rude) == 3 and rude[0] > 0.3 and max(rude[1:]) < rude[0] / 3
 
 
 @pytest.mark.slow
