@@ -22,7 +22,11 @@ WINDOWS = dict(LLAMA, window=5, layer_kinds=("sliding", "full"))
 BERT = dict(causal=False, norm_placement="post", token_types=2, embedding_norm=True)
 
 
-@pytest.mark.parametrize("family", [LLAMA, WINDOWS, {}], ids=["llama", "windows", "gpt2"])
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(LLAMA, marks=pytest.mark.heavy), WINDOWS, {}],
+    ids=["llama", "windows", "gpt2"],
+)
 def test_a_prefix_of_what_a_text_makes_is_that_text(family):
     """The first layer's keys and values of n tokens, as the prefix of a model of one layer, do what the tokens do there."""
     spec = dataclasses.replace(SPEC, layers=1, init_std=0.3, max_length=32, **family)

@@ -39,7 +39,16 @@ def as_text(params, tokens):
     return unflatten(flat), np.concatenate([first, tokens], axis=1)
 
 
-@pytest.mark.parametrize("family", [{}, LLAMA, BERT, dict(LLAMA, window=5)], ids=["gpt2", "llama", "bert", "mistral"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        {},
+        pytest.param(LLAMA, marks=pytest.mark.heavy),
+        pytest.param(BERT, marks=pytest.mark.heavy),
+        dict(LLAMA, window=5),
+    ],
+    ids=["gpt2", "llama", "bert", "mistral"],
+)
 def test_a_prompt_is_text_of_tokens_of_its_own(family):
     model, params = built(**family)
     tokens = random_batch(0, rows=2)["inputs"]

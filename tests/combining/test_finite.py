@@ -74,7 +74,14 @@ WHOLE = {"interpolate": {"alpha": 0.5}} | {
 }
 
 
-@pytest.mark.parametrize("method,name", [*((method, "nan") for method in WHOLE), ("soup", "infinite")])
+@pytest.mark.parametrize(
+    "method,name",
+    [
+        ("interpolate", "nan"),
+        ("soup", "infinite"),
+        *(pytest.param(method, "nan", marks=pytest.mark.heavy) for method in WHOLE if method != "interpolate"),
+    ],
+)
 def test_a_parent_that_is_not_finite_is_named_with_its_leaf(runs, method, name):
     """TIES compares, and a comparison with a NaN is false: it would be lost without a word. Sums would hand it on."""
     leaf = {"nan": LEAF, "infinite": "final_norm/scale"}[name]
@@ -124,7 +131,7 @@ def test_a_mean_of_large_numbers_is_finite(runs, tmp_path):
 
 
 @pytest.mark.parametrize("order", [("small", "two"), ("two", "small")])
-@pytest.mark.parametrize("method", ["soup", "task"])
+@pytest.mark.parametrize("method", ["soup", pytest.param("task", marks=pytest.mark.heavy)])
 def test_of_two_dtypes_the_wider_is_kept_and_said(runs, tmp_path, method, order):
     import ml_dtypes
 

@@ -104,6 +104,7 @@ def _check_sequence(workdirs, summaries):
         sequence.measure(workdirs[::-1], say=lambda _: None)
 
 
+@pytest.mark.heavy
 def test_the_parents_structure_need_not_be_repeated_but_must_not_be_contradicted(text_file, tmp_path, base):
     config = child(text_file, base, training__steps=2, optimizer__warmup_steps=0)
     config.model = type(config)(tiny_config(text_file).model)
@@ -168,6 +169,7 @@ def test_lora_resumes_exactly(text_file, tmp_path, base):
     assert sums[0] == sums[1]
 
 
+@pytest.mark.heavy
 def test_frozen_subset_in_a_run_is_bit_identical(text_file, tmp_path, base):
     rates = (("blocks[-1]/.*", 1.0), ("final_norm/.*", 0.5), (".*", 0.0))
     summary = quiet_train(child(text_file, base, tune__rates=rates, training__steps=8), tmp_path / "run")

@@ -85,8 +85,7 @@ def child(text_file, base, name, **changes):
 @pytest.mark.parametrize(
     "name",
     [
-        "prompt",  # lora: tests/e2e/test_finetune.py
-        *(pytest.param(n, marks=pytest.mark.heavy) for n in ("dora",)),
+        *(pytest.param(n, marks=pytest.mark.heavy) for n in ("prompt", "dora")),  # lora: tests/e2e/test_finetune.py
         *(pytest.param(n, marks=pytest.mark.slow) for n in ("ia3", "bottleneck+prefix")),
         *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW),
     ],

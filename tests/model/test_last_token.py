@@ -54,15 +54,12 @@ def padded(length, left=False, fill=0):
 
 
 PADDED = [(12, False, 0), (16, False, 9), (16, True, 5)]
-KEPT = (("learned", *PADDED[1]), ("unrolled, with a window", *PADDED[2]))
+KEPT = {("learned", *PADDED[1]): pytest.mark.heavy, ("unrolled, with a window", *PADDED[2]): ()}
 
 
 @pytest.mark.parametrize(
     "kind, length, left, fill",
-    [
-        p if p in KEPT else pytest.param(*p, marks=pytest.mark.slow)
-        for p in ((k, *row) for k in KINDS for row in PADDED)
-    ],
+    [pytest.param(*p, marks=KEPT.get(p, pytest.mark.slow)) for p in ((k, *row) for k in KINDS for row in PADDED)],
 )
 def test_scores_do_not_depend_on_padding_or_the_batch(kind, length, left, fill):
     model, params, *_ = built(kind)

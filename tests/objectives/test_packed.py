@@ -63,7 +63,9 @@ def check(model, params, name):
 @pytest.mark.parametrize(
     "family", [pytest.param({}, marks=pytest.mark.heavy), LLAMA], ids=["learned positions", "rotary"]
 )
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize(
+    "name", [n if n == "causal_lm" else pytest.param(n, marks=pytest.mark.heavy) for n in BUILDERS]
+)
 def test_packed_equals_alone(name, family):
     check(*built(name != "masked_lm", **family), name)
 

@@ -106,7 +106,11 @@ def test_a_window_bounds_a_prefix_on_both_sides():
 
 @pytest.mark.parametrize(
     "family, adapter",
-    [({}, None), (dict(WINDOWS, scan=False), None), (LLAMA, Prompt(3, "vocabulary"))],
+    [
+        ({}, None),
+        pytest.param(dict(WINDOWS, scan=False), None, marks=pytest.mark.heavy),
+        pytest.param(LLAMA, Prompt(3, "vocabulary"), marks=pytest.mark.heavy),
+    ],
     ids=["gpt2", "unrolled windows", "llama with learned vectors"],
 )
 def test_generation_reads_its_prompt_in_both_directions(family, adapter):

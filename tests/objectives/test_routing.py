@@ -143,6 +143,7 @@ def test_the_same_under_every_program(reference, setting):
             assert theirs[name] == pytest.approx(value, rel=1e-4), name
 
 
+@pytest.mark.heavy
 def test_the_term_reaches_the_router(reference):
     """Its gradient is in the norm: without the term another one; and only the router's statistics where it weighs nothing."""
     without = train(balance=Balance(0.0, 0.0), steps=1, optimizer=optimizer_config(eps=1e-4), **MIXTURE)
@@ -232,6 +233,7 @@ def scratch(text_file, tmp_path_factory):
 STATISTICS = {"balance", "expert_most", "expert_least", "router_entropy", "router_z"}
 
 
+@pytest.mark.heavy
 def test_a_run_says_how_its_experts_are_used(scratch):
     rows = read_rows(scratch / "base/metrics.jsonl")
     logged = [row for row in rows if row["kind"] == "train"]

@@ -87,7 +87,11 @@ def expected():
 
 @pytest.mark.parametrize(
     "name, cut, deep",
-    [(name, cut, False) for name in ("adafactor", "muon") for cut in CUTS]
+    [
+        pytest.param(name, cut, False, marks=pytest.mark.heavy if cut == "cut by phases" else ())
+        for name in ("adafactor", "muon")
+        for cut in CUTS
+    ]
     + [
         pytest.param("adafactor", "whole", True, marks=pytest.mark.heavy),
         ("lion", "cut by phases", False),

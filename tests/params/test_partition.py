@@ -25,9 +25,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in ("last block", "lora") else pytest.param(n, marks=pytest.mark.heavy) for n in CASES]
-)
+@pytest.mark.parametrize("name", [n if n == "lora" else pytest.param(n, marks=pytest.mark.heavy) for n in CASES])
 def test_trainable_leaves_move_and_frozen_ones_are_bit_identical(name):
     adapter, rates = CASES[name]
     got = train(adapter=adapter, rates=rates)
@@ -54,7 +52,7 @@ def _all(state):
     return tree
 
 
-@pytest.mark.parametrize("name", ["last block", "lora"])
+@pytest.mark.parametrize("name", ["last block", pytest.param("lora", marks=pytest.mark.heavy)])
 def test_freezing_equals_optax_masks_over_all_parameters(name):
     """Differentiating the trainable part gives what Optax's masks give when everything is differentiated."""
     adapter, rates = CASES[name]
