@@ -95,6 +95,19 @@ def test_feedback(tmp_path):
 
 
 @pytest.mark.slow
+def test_principles(tmp_path):
+    _, _, made, measured = carry_out("principles", tmp_path)
+    facts = json.loads(made)
+    polite = facts["principles"]["polite"]
+    assert facts["asked"] == 80 and polite["violations_before"] > 20 and polite["violations_after"] == 0
+    folder = tmp_path / "feedback/polite"
+    for name in ("revised", "pairs"):
+        assert len((folder / f"{name}.jsonl").read_text().splitlines()) == facts[name]["written"] > 10
+    rude = [float(share) for share in re.findall(r'"regex": ([\d.]+)', measured)]
+    assert len(rude) == 3 and rude[0] > 0.3 and max(rude[1:]) < rude[0] / 3
+
+
+@pytest.mark.slow
 def test_debugging(tmp_path):
     """What each block prints is what the page says that it shows."""
     _, groups, data, shown, rows = carry_out("debugging", tmp_path)
