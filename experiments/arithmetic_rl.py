@@ -88,7 +88,7 @@ def start_config(data: pathlib.Path, size: str) -> Any:
     config.model.max_length = 64
     config.data.update(source=f"jsonl:{data / 'train.jsonl'}", length=64, batch_size=16)
     config.optimizer.update(learning_rate=3e-3 if demo else 1e-2, warmup_steps=10)
-    config.training.steps = 600 if demo else 60
+    config.training.steps = 240 if demo else 60
     config.select.patience = 0
     _measure(config, data, config.training.steps)
     return config
@@ -110,6 +110,7 @@ def config_of(name: str, start: pathlib.Path, data: pathlib.Path, seed: int, siz
     else:
         config.objective.name = "causal_lm"
         config.training.steps = equal_steps(updates)
+    config.eval.parent_data = False
     config.optimizer.update(learning_rate=1e-3 if name == "sft" else 3e-4, warmup_steps=5)
     _measure(config, data, config.training.steps)
     return config
@@ -121,7 +122,7 @@ def equal_steps(updates: int) -> int:
 
 
 def _measure(config: Any, data: pathlib.Path, steps: int) -> None:
-    config.eval.update(every=max(steps // 6, 1), parent_data=False, test=False)
+    config.eval.update(every=max(steps // 6, 1), test=False)
     config.eval.answers.update(
         source=f"jsonl:{data / 'held_out.jsonl'}", verifiers=("exact",), records=400, max_new_tokens=4
     )
