@@ -85,7 +85,7 @@ def notes(questions: Questions, loaded: Any) -> list[str]:
     if questions.template is not None or not own:
         return []
     return [
-        f"prompts are given as plain texts, and {loaded.source.name} has a chat template: --template=default gives them as turns"
+        f"prompts are given as plain texts, and {loaded.source.name} has a chat template: name it in --template for turns"
     ]
 
 

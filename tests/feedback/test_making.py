@@ -209,8 +209,6 @@ def test_an_answer_without_a_score_neither_keeps_nor_breaks_a_principle(model, t
         "violations_before": 1, "violations_after": 0, "unscored": 1, "changed": 1, "unchanged": 0
     }  # fmt: skip
     assert made.rows[0]["violations"] == [None, None] and made.rows[1]["violations"] == [1, 0]
-    made = Feedback(loaded, questions(tmp_path, *"ab"), [], prefer=("longest", Longest()), refusal="(?:o+)+l$").made()
-    assert made.facts["refusals"] == {"before": 1.0, "after": 1.0, "unscored": 2}
 
 
 def test_a_repair_whose_process_ends_is_none(model, tmp_path, cache):
@@ -247,7 +245,9 @@ def test_tools_and_documents_stay_beside_the_prompt():
 def test_a_note_says_that_prompts_are_plain_texts(tmp_path, cache):
     loaded = types.SimpleNamespace(template="{{ messages }}", source=types.SimpleNamespace(name="hf:x"))
     [note] = prompts.notes(questions(tmp_path, "a"), loaded)
-    assert note.startswith("prompts are given as plain texts, and hf:x has a chat template: --template=default")
+    assert note.startswith(
+        "prompts are given as plain texts, and hf:x has a chat template: name it in --template for turns"
+    )
     assert prompts.notes(questions(tmp_path, "a", template="chatml"), loaded) == []
 
 
