@@ -16,7 +16,7 @@ from ptft_jax.evaluation.samples import MAX_NEW_TOKENS, SAMPLING, check_writer
 from ptft_jax.feedback import constitution, prompts
 from ptft_jax.feedback.constitution import Principle
 from ptft_jax.feedback.made import Made
-from ptft_jax.feedback.writing import Answer, Writer
+from ptft_jax.feedback.writing import Answer, Writer, leading
 from ptft_jax.model.decode import Sampling
 from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, checked, scored_all
 from ptft_jax.rewards.bounded import Bounded, TooLong
@@ -138,7 +138,8 @@ class Feedback:
         repair = principle.repair
         assert repair is not None
         if not repair.pattern:
-            return Answer(repair.text, True)
+            text = repair.text if repair.text[:1].isspace() else f"{leading(answer.text)}{repair.text}"
+            return None if text == answer.text else Answer(text, True)
         job = {"job": "substitute", "pattern": repair.pattern, "by": repair.text, "text": answer.text}
         try:
             text = self._process.run(job, _SECONDS).get("text")  # none where the process ended

@@ -211,6 +211,13 @@ def test_an_answer_without_a_score_neither_keeps_nor_breaks_a_principle(model, t
     assert made.rows[0]["violations"] == [None, None] and made.rows[1]["violations"] == [1, 0]
 
 
+def test_a_repair_of_all_begins_as_the_answer_did(model, tmp_path, cache):
+    polite = Principle("polite", "x", "", "", NO_FOOL, Repair("", "No fool."))
+    made = Feedback(model({"a": " fool", "b": " No fool."}), questions(tmp_path, *"ab"), [polite]).made()
+    assert [row["revised"] for row in made.rows] == [" No fool.", " No fool."]
+    assert made.facts["principles"]["polite"]["changed"] == 1 and made.facts["principles"]["polite"]["unchanged"] == 1
+
+
 def test_a_repair_whose_process_ends_is_none(model, tmp_path, cache):
     ends = Principle("polite", "x", "", "", NO_FOOL, Repair("(fool)", "\\2"))  # no such group: it ends the process
     made = Feedback(model({"a": "fool"}), questions(tmp_path, "a"), [ends]).made()

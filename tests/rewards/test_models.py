@@ -261,6 +261,7 @@ def test_what_a_judge_wrote_and_is_no_score_is_none(writer):
         ({"rubric": RUBRIC, "scale": (("1", 1.0), ("1 ", 2.0))}, "'1' is there twice"),
         ({"rubric": RUBRIC, "scale": (("1", 1.0), ("2", 1.0))}, "two labels of different values"),
         ({"rubric": RUBRIC, "pattern": "x"}, "pattern = 'x': nothing is written with rewards.judge.how='probabilities'"),
+        ({"rubric": RUBRIC, "which": "last"}, "which = 'last': nothing is written with rewards.judge.how='probabilities'"),
         ({"rubric": RUBRIC, "how": "text", "pattern": "(", "max_new_tokens": 1}, r"config.rewards.judge.pattern = '\(': missing"),
         ({"rubric": RUBRIC, "how": "text", "max_new_tokens": 64}, "max_new_tokens = 64: hf:.* sees at most 64 tokens"),
     ],
