@@ -22,8 +22,9 @@ from ptft_jax.model.decode import Sampling
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.parallel import processes
 from ptft_jax.params.partition import Partition
-from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, scored_all
+from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, checked, scored_all
 from ptft_jax.rewards.choosing import chosen
+from ptft_jax.runs import meant
 from ptft_jax.runs.state import TrainState
 
 _ENDED = ("end", "stop")
@@ -70,16 +71,16 @@ class Answers:
             "apart": True,
         }
         for task in questions.tasks:
-            for verifier in verifiers.values():
-                verifier.check(task)
+            for name, verifier in verifiers.items():
+                checked(name, verifier, task)
         self.notes = [_said(questions, settings["max_new_tokens"], model.max_tokens)]
         self.notes += [note for verifier in verifiers.values() for note in verifier.notes()]
 
     def measured(
         self, params: Any, seed: int, check: Callable[[], None] = lambda: None
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """The values of `names`, means over the questions: the scores of verifiers (of those answers that have one), the share of answers
-        that have none of a verifier that may leave some out, the share that "ended" by themselves, and their "length" in tokens; and a row for each question: "where", "prompt", "answer", "reference", "tokens", "reason" why it
+        """The values of `names`, means over the questions: the scores of verifiers (of those answers that have one; where none has, there is no
+        mean), the share of answers that have none of a verifier that may leave some out, the share that "ended" by themselves, and their "length" in tokens; and a row for each question: "where", "prompt", "answer", "reference", "tokens", "reason" why it
         ended, and "scores", {verifier: {"score", "reason"}}.
 
         Args:
@@ -88,7 +89,7 @@ class Answers:
           check: called every few tokens, and before answers are scored; may raise to end it.
 
         Raises:
-          UserError: a verifier fails, gives a score that is not finite, or no answer a score; the model's logits are not finite.
+          UserError: a verifier fails, or gives a score that is not finite; the model's logits are not finite.
         """
         ids = self.questions.ids
         written = continue_ids(self._model, params, self._tokenizer, ids, seed=seed, check=check, **self._options)
@@ -130,14 +131,10 @@ class Answers:
         return {"values": {f"{self._prefix}{name}": value for name, value in values.items()}, "rows": rows}
 
     def _means(self, name: str, found: Sequence[Score | Unscored]) -> dict[str, float]:
-        """What is measured by one verifier. Raises UserError where no answer has a score."""
+        """What is measured by one verifier; no mean where no answer has a score."""
         scores = [score.value for score in found if isinstance(score, Score)]
-        if not scores:
-            raise UserError(
-                f"verifier {name!r}: none of the {len(found):,} answers has a score, the first for this reason: {found[0].reason}"
-            )
         left = {f"{name}{UNSCORED}": 1 - len(scores) / len(found)} if self._verifiers[name].partial else {}
-        return {name: _mean(scores), **left}
+        return {**({name: _mean(scores)} if scores else {}), **left}
 
 
 def _shown(found: Score | Unscored) -> dict[str, Any]:
@@ -299,7 +296,7 @@ def _changed(
 ) -> configs.Section:
     """The config of a loaded run with other settings of what is asked."""
     config = loaded.source.config
-    values = config.as_dict()
+    values = meant.of_source(loaded.source)
     values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
     values["data"] |= {**reading, **({"source": source} if source else {})}
     own = values["eval"]["answers"]

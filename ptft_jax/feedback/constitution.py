@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 import re
 import tomllib
@@ -67,7 +68,9 @@ class Principle:
         assert self.check is not None
         values = {"plugins": plugins, "rewards": {self.check.verifier: dict(self.check.settings)}}
         config = configs.check(values if self.check.settings else {"plugins": plugins})
-        return chosen((self.check.verifier,), config, "rewards")[self.check.verifier]
+        found = chosen((self.check.verifier,), config, "rewards")[self.check.verifier]
+        found.strictly()
+        return found
 
 
 def read(file: str) -> tuple[Principle, ...]:
@@ -137,10 +140,18 @@ def _check(value: Mapping[str, Any], where: str) -> Check:
         bound = value.get(field)
         if bound is not None and (isinstance(bound, bool) or not isinstance(bound, (int, float))):
             raise UserError(f"{where}: {field} = {bound!r}: expected a number")
+        if bound is not None and not math.isfinite(bound):
+            raise UserError(
+                f"{where}: {field} = {bound!r}: expected a finite number; leave out a bound that there is not"
+            )
         bounds[field] = bound
     if bounds == {"least": None, "most": None}:
         raise UserError(
             f"{where}: least or most is missing: the scores of answers that keep the principle, such as least = 1, or most = 0"
+        )
+    if None not in (bounds["least"], bounds["most"]) and bounds["least"] > bounds["most"]:
+        raise UserError(
+            f"{where}: least = {bounds['least']} is more than most = {bounds['most']}: no answer keeps that"
         )
     settings = _table(value, "settings", where) or {}
     return Check(_text(value, "verifier", where), settings, **bounds)

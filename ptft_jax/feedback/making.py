@@ -5,29 +5,25 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
-import pathlib
-import shutil
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ptft_jax import config as configs
-from ptft_jax.data import cache
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.evaluation.questions import Questions
 from ptft_jax.evaluation.samples import MAX_NEW_TOKENS, SAMPLING, check_writer
 from ptft_jax.feedback import constitution, prompts
 from ptft_jax.feedback.constitution import Principle
-from ptft_jax.feedback.writing import Answer, Writer
+from ptft_jax.feedback.made import Made
+from ptft_jax.feedback.writing import Answer, Writer, leading
 from ptft_jax.model.decode import Sampling
-from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, scored_all
+from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, checked, scored_all
 from ptft_jax.rewards.bounded import Bounded, TooLong
 from ptft_jax.rewards.choosing import chosen
-from ptft_jax.rewards.patterns import Regex
-from ptft_jax.runs.files import write_json, write_text
+from ptft_jax.rewards.patterns import Regex, search
+from ptft_jax.runs import meant
 
-REVISED, PAIRS, ALL, FACTS = "revised.jsonl", "pairs.jsonl", "feedback.jsonl", "feedback.json"
 _SECONDS = 1.0  # for the repair of an answer
 
 
@@ -49,12 +45,16 @@ class Feedback:
         refusal: str = "",
         sampling: Sampling = SAMPLING,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        plugins: Sequence[str] = (),
+        origin: Mapping[str, Any] = types.MappingProxyType({}),
     ):
         """
         Args:
           prefer: name and verifier that tell two answers apart of which neither goes against more principles.
           samples: answers to each prompt.
           refusal: a pattern of Python's re that is found in answers that refuse; "" = refusals are not counted.
+          plugins: modules that may have verifiers of checks, beside those of the run's config.
+          origin: further facts of what it is made of, for `Made.facts`.
 
         Raises:
           UserError: nothing to do; a check that is wrong, or that answers to a prompt cannot be scored by.
@@ -66,12 +66,22 @@ class Feedback:
         self._loaded, self._questions, self._principles = loaded, questions, tuple(principles)
         self._prefer, self._samples = prefer, samples
         self._settings = {"max_new_tokens": max_new_tokens, "sampling": sampling}
-        self._checks = {p.name: _verifier(p, tuple(loaded.source.config.plugins)) for p in principles if p.check}
+        plugins = tuple(dict.fromkeys((*loaded.source.config.plugins, *plugins)))
+        self._checks = {p.name: _verifier(p, plugins) for p in principles if p.check}
         self._refusal = _refusals(refusal) if refusal else None
         self._process = Bounded()
-        for task in questions.tasks:
-            for verifier in self._verifiers():
-                verifier.check(task)
+        named = [(p.check.verifier, self._checks[p.name]) for p in self._principles if p.check]
+        named += [prefer] if prefer else []
+        models: dict[tuple[str, str], Any] = {}  # a model that several ask is loaded once
+        for name, verifier in named:
+            verifier.share(models)
+            for task in questions.tasks:
+                checked(name, verifier, task)
+        self._origin = {
+            **origin, "principles": [dataclasses.asdict(p) for p in principles], "prefer": prefer[0] if prefer else "", "samples": samples,
+            "refusal": refusal, "max_new_tokens": max_new_tokens, **dataclasses.asdict(sampling), "stop": list(questions.stop),
+            "turns": questions.template is not None,
+        }  # fmt: skip
         asked, left = len(questions.tasks), len(questions.unasked)
         self.notes = [f"answers are written to {asked:,} of the {questions.total:,} records of {questions.source}"]
         self.notes += [f"{left:,} are not asked, as their prompts leave no room"] if left else []
@@ -85,8 +95,7 @@ class Feedback:
         return [*self._checks.values(), *([self._prefer[1]] if self._prefer else [])]
 
     def made(self, seed: int = 0) -> Made:
-        """Everything, as it follows from the seed. Raises UserError where a verifier fails, or gives an answer no score that a principle is
-        checked by."""
+        """Everything, as it follows from the seed. Raises UserError where a verifier fails."""
         try:
             writer = Writer(self._loaded, self._questions, self._settings, seed)
             answers = [writer.answers(number) for number in range(self._samples)]
@@ -101,8 +110,10 @@ class Feedback:
         tasks, final = self._questions.tasks, list(answers)
         steps: list[list[dict[str, Any]]] = [[] for _ in tasks]
         for number, principle in enumerate(self._principles):
-            wrong = [True] * len(tasks) if principle.check is None else self._against(principle, final)
-            turn = [n for n, against in enumerate(wrong) if against]
+            wrong: Sequence[bool | None] = [True] * len(tasks)
+            if principle.check is not None:
+                wrong = self._against(principle, final)
+            turn = [n for n, against in enumerate(wrong) if against]  # not those of which nobody knows
             if principle.repair is not None:
                 made = [("", self._repaired(principle, final[n])) for n in turn]
             else:
@@ -113,31 +124,28 @@ class Feedback:
                 final[n] = after or final[n]
         return final, steps
 
-    def _against(self, principle: Principle, answers: Sequence[Answer]) -> list[bool]:
-        """Which answers go against a principle, by its check."""
+    def _against(self, principle: Principle, answers: Sequence[Answer]) -> list[bool | None]:
+        """Which answers go against a principle, by its check; None of those that it gives no score."""
         assert principle.check is not None
         name, tasks, texts = principle.name, self._questions.tasks, [answer.text for answer in answers]
-        scores = scored_all(principle.check.verifier, self._checks[name], texts, tasks)
-        found = []
-        for task, score in zip(tasks, scores):
-            if isinstance(score, Unscored):
-                raise UserError(
-                    f"{task.where}: principle {name!r}: its check gives the answer no score: {score.reason}"
-                )
-            found.append(not principle.check.keeps(score.value))
-        return found
+        try:
+            scores = scored_all(principle.check.verifier, self._checks[name], texts, tasks)
+        except UserError as e:
+            raise UserError(f"principle {name!r}: check: {e}") from e
+        return [None if isinstance(score, Unscored) else not principle.check.keeps(score.value) for score in scores]
 
     def _repaired(self, principle: Principle, answer: Answer) -> Answer | None:
         repair = principle.repair
         assert repair is not None
         if not repair.pattern:
-            return Answer(repair.text, True)
+            text = repair.text if repair.text[:1].isspace() else f"{leading(answer.text)}{repair.text}"
+            return None if text == answer.text else Answer(text, True)
         job = {"job": "substitute", "pattern": repair.pattern, "by": repair.text, "text": answer.text}
         try:
-            text = self._process.run(job, _SECONDS)["text"]
+            text = self._process.run(job, _SECONDS).get("text")  # none where the process ended
         except TooLong:
             return None
-        return None if text == answer.text else Answer(text, answer.ended)
+        return None if text is None or text == answer.text else Answer(text, answer.ended)
 
     def _told(
         self,
@@ -149,31 +157,35 @@ class Feedback:
         first, tasks = answers[0], self._questions.tasks
         columns = [*answers, final]  # of each prompt, all that can be compared
         broken = [[self._against(p, column) for p in self._principles if p.check] for column in columns]
-        counts = [[sum(wrong[n] for wrong in column) for n in range(len(tasks))] for column in broken]
+        counts = [[_sum([wrong[n] for wrong in column]) for n in range(len(tasks))] for column in broken]
+        alone = {p.name for p in self._principles if p.check is None}
         scores = self._preferred(columns)
         revised, pairs, rows, tally = [], [], [], collections.Counter[str]()
         for n, task in enumerate(tasks):
             prompt = prompts.written(task, self._questions.form)
-            judged = [
-                _Judged(column[n], count[n], _value(score[n])) for column, count, score in zip(columns, counts, scores)
-            ]
+            judged = [_Judged(column[n], count[n], score[n]) for column, count, score in zip(columns, counts, scores)]
             rows.append(_row(task, prompt, judged, steps[n]))
-            if self._principles and not judged[-1].violations and final[n].whole:
-                revised.append({"prompt": prompt, "completion": prompts.answered(final[n].text, prompt)})
+            # Of a principle without a check nothing but its revision says that it is kept.
+            missed = any(step["principle"] in alone and step["answer"] is None for step in steps[n])
+            if self._principles and judged[-1].violations == 0 and final[n].whole and not missed:
+                revised.append({**prompt, "completion": prompts.answered(final[n].text, prompt["prompt"])})
+            if self._principles and missed:
+                tally["unrevised"] += 1
             for other in judged[1:] if steps[n] else judged[1:-1]:  # what no principle changed is the first again
                 better = _better(judged[0], other)
                 if isinstance(better, str):
                     tally[better] += 1
                     continue
-                sides = [prompts.answered(side.answer.text, prompt) for side in better]
-                pairs.append({"prompt": prompt, "chosen": sides[0], "rejected": sides[1]})
-        made = {"written": len(revised), "left_out": len(tasks) - len(revised)}
+                sides = [prompts.answered(side.answer.text, prompt["prompt"]) for side in better]
+                pairs.append({**prompt, "chosen": sides[0], "rejected": sides[1]})
+        made = {"written": len(revised), "left_out": len(tasks) - len(revised), "unrevised": tally["unrevised"]}
         facts = {
             "run": self._loaded.source.name, "data": self._questions.source, "split": self._questions.split, "seed": seed,
             "asked": len(tasks), "unasked": len(self._questions.unasked), "unended": sum(not a.ended for a in first),
             **({"principles": self._counted(broken, steps), "revised": made} if self._principles else {}),
             **self._refused(first, final),
-            "pairs": {"written": len(pairs), **{name: tally[name] for name in ("equal", "undecided", "unended")}},
+            "pairs": {"written": len(pairs), **{name: tally[name] for name in ("equal", "undecided", "unscored", "unended")}},
+            "settings": self._origin,
         }  # fmt: skip
         return Made(revised, pairs, rows, facts)
 
@@ -189,78 +201,45 @@ class Feedback:
         return [[scores[n, answer.text] for n, answer in enumerate(column)] for column in columns]
 
     def _counted(
-        self, broken: Sequence[Sequence[Sequence[bool]]], steps: Sequence[list[dict[str, Any]]]
+        self, broken: Sequence[Sequence[Sequence[bool | None]]], steps: Sequence[list[dict[str, Any]]]
     ) -> dict[str, Any]:
-        """Of each principle how many answers go against it at first and at last, where that can be told, and how many were changed."""
+        """Of each principle how many answers go against it at first and at last, where that can be told, how many of these last have no score
+        by its check, and how many were changed."""
         found: dict[str, Any] = {}
         checked = iter(range(len(self._checks)))
         for principle in self._principles:
-            counts = dict.fromkeys(("violations_before", "violations_after"))
+            counts: dict[str, int | None] = dict.fromkeys(("violations_before", "violations_after"))
             if principle.check:
                 at = next(checked)
-                counts = {"violations_before": sum(broken[0][at]), "violations_after": sum(broken[-1][at])}
+                places = {"violations_before": 0, "violations_after": -1}
+                counts = {name: sum(map(bool, broken[place][at])) for name, place in places.items()}
+                counts["unscored"] = sum(wrong is None for wrong in broken[-1][at])
             done = [step for row in steps for step in row if step["principle"] == principle.name]
             changed = sum(step["answer"] is not None for step in done)
             found[principle.name] = {**counts, "changed": changed, "unchanged": len(done) - changed}
         return found
 
     def _refused(self, first: Sequence[Answer], final: Sequence[Answer]) -> dict[str, Any]:
-        """The shares of answers that refuse, at first and at last."""
+        """The shares of answers that refuse, at first and at last, of those that could be looked at in time."""
         if self._refusal is None:
             return {}
         tasks, verifier = self._questions.tasks, self._refusal
-        shares = []
-        for answers in (first, final):
+        shares: dict[str, float | int | None] = {}
+        late = 0
+        for name, answers in (("before", first), ("after", final)):
             found = scored_all("regex", verifier, [answer.text for answer in answers], tasks)
-            shares.append(sum(score.value for score in found if isinstance(score, Score)) / len(tasks))
-        return {"refusals": dict(zip(("before", "after"), shares))}
-
-
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """What was made.
-
-    Attributes:
-      revised: prompts and completions, to be fine-tuned on.
-      pairs: prompts with a better and a worse answer.
-      rows: of each prompt, all that was written.
-      facts: what it was made of, and counts.
-    """
-
-    revised: list[dict[str, Any]]
-    pairs: list[dict[str, Any]]
-    rows: list[dict[str, Any]]
-    facts: dict[str, Any]
-
-    def write(self, out: pathlib.Path) -> None:
-        """Writes a folder, whole or not at all: revised.jsonl and pairs.jsonl where they have rows, feedback.jsonl and feedback.json.
-        Raises UserError as `check_out`."""
-        check_out(out)
-        temporary = cache.folder_beside(out)
-        try:
-            for name, rows in ((REVISED, self.revised), (PAIRS, self.pairs), (ALL, self.rows)):
-                if rows:
-                    write_text(temporary / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-            write_json(temporary / FACTS, self.facts)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            cache.as_new(temporary)
-            temporary.rename(out)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def check_out(out: pathlib.Path) -> None:
-    """Raises UserError where something is there."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"--out={out}: exists; name another folder, or delete this one")
+            values = [score.value for score in found if isinstance(score, Score)]
+            shares[name] = sum(values) / len(values) if values else None
+            late += len(found) - len(values)
+        return {"refusals": {**shares, **({"unscored": late} if late else {})}}
 
 
 class _Judged(NamedTuple):
-    """An answer, how many principles it goes against, and what it is worth to what prefers one of two; None = that has no score."""
+    """An answer, how many principles it goes against, and what it is worth to what prefers one of two; None = there is no such verifier."""
 
     answer: Answer
-    violations: int
-    value: float | None
+    violations: int | None  # None = a check gave it no score
+    value: Score | Unscored | None
 
 
 def _better(one: _Judged, two: _Judged) -> tuple[_Judged, _Judged] | str:
@@ -269,28 +248,35 @@ def _better(one: _Judged, two: _Judged) -> tuple[_Judged, _Judged] | str:
         return "equal"
     if not (one.answer.whole and two.answer.whole):
         return "unended"
+    if one.violations is None or two.violations is None:
+        return "unscored"
     if one.violations != two.violations:
         return (one, two) if one.violations < two.violations else (two, one)
-    if one.value is None or two.value is None or one.value == two.value:
+    if isinstance(one.value, Unscored) or isinstance(two.value, Unscored):
+        return "unscored"
+    if one.value is None or two.value is None or one.value.value == two.value.value:
         return "undecided"
-    return (one, two) if one.value > two.value else (two, one)
+    return (one, two) if one.value.value > two.value.value else (two, one)
 
 
-def _row(task: Task, prompt: Any, judged: Sequence[_Judged], steps: list[dict[str, Any]]) -> dict[str, Any]:
+def _sum(wrong: Sequence[bool | None]) -> int | None:
+    """How many principles an answer goes against; None where that cannot be told of one."""
+    return None if None in wrong else sum(map(bool, wrong))
+
+
+def _row(
+    task: Task, prompt: Mapping[str, Any], judged: Sequence[_Judged], steps: list[dict[str, Any]]
+) -> dict[str, Any]:
     """All that was written to a prompt: answers, what became of the first step by step, and what each of them is worth."""
     return {
         "where": task.where,
-        "prompt": prompt,
+        **prompt,
         "answers": [one.answer.text for one in judged[:-1]],
         "steps": steps,
         "revised": judged[-1].answer.text,
         "violations": [one.violations for one in judged],
-        "preferred": [one.value for one in judged],
+        "preferred": [one.value.value if isinstance(one.value, Score) else None for one in judged],
     }
-
-
-def _value(score: Score | Unscored | None) -> float | None:
-    return score.value if isinstance(score, Score) else None
 
 
 def _verifier(principle: Principle, plugins: tuple[str, ...]) -> Verifier:
@@ -301,7 +287,9 @@ def _verifier(principle: Principle, plugins: tuple[str, ...]) -> Verifier:
 
 
 def _refusals(pattern: str) -> Regex:
+    search(pattern, "first", "--refusal")
     verifier = Regex(pattern)
+    verifier.strictly()
     if verifier.group:
         raise UserError(f"--refusal={pattern}: its groups mean nothing here: make them (?:...)")
     return verifier
@@ -341,7 +329,7 @@ def prepared(
     if loaded.model.several:
         raise UserError(f"--run: {loaded.source.name} has several adapters; choose one: RUN#NAME")
     read = constitution.read(principles) if principles else ()
-    values = loaded.source.config.as_dict()
+    values = meant.of_source(loaded.source)
     values["plugins"] = tuple(dict.fromkeys((*values["plugins"], *plugins)))
     values["data"] |= {"source": source, **({"template": template} if template else {})}
     for verifier, settings in rewards.items():
@@ -356,4 +344,16 @@ def prepared(
     verifier = (prefer, chosen((prefer,), config, "rewards")[prefer]) if prefer else None
     settings = {"records": records, "reference": "", "max_new_tokens": max_new_tokens, "stop": tuple(stop)}
     questions = prompts.asked(config.data, split, loaded, settings)
-    return Feedback(loaded, questions, read, prefer=verifier, max_new_tokens=max_new_tokens, **options)
+    used_by = {name: config.rewards[name].read_all() for name in used if name and known[name].fields}
+    found = Feedback(
+        loaded,
+        questions,
+        read,
+        prefer=verifier,
+        max_new_tokens=max_new_tokens,
+        plugins=config.plugins,
+        origin={"records": records, "template": config.data.template, "rewards": used_by},
+        **options,
+    )
+    found.notes += prompts.notes(questions, loaded)
+    return found

@@ -79,12 +79,25 @@ def _template(data: Any, loaded: Any) -> Template | None:
     return Template(own, f"{loaded.source.name}: chat template", turns.DAY) if own else None
 
 
-def written(task: Task, form: str) -> Any:
-    """A prompt as data that are learned from have it: a text, or messages."""
+def notes(questions: Questions, loaded: Any) -> list[str]:
+    """What people should know of how prompts are given."""
+    own = loaded.template or identity.chat_template(loaded.source)
+    if questions.template is not None or not own:
+        return []
+    return [
+        f"prompts are given as plain texts, and {loaded.source.name} has a chat template: name it in --template for turns"
+    ]
+
+
+def written(task: Task, form: str) -> dict[str, Any]:
+    """A prompt as data that are learned from have it: a text, or messages, with the tools and documents that it was rendered with; by
+    columns."""
     if task.conversation is None:
-        return task.prompt
+        return {"prompt": task.prompt}
     messages = list(task.conversation.messages)
-    return messages[0]["content"] if form == AS_TEXT else messages
+    if form == AS_TEXT:
+        return {"prompt": messages[0]["content"]}
+    return {"prompt": messages, **{name: found for name, found in task.conversation.variables.items() if found}}
 
 
 def answered(text: str, prompt: Any) -> Any:

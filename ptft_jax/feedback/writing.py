@@ -33,6 +33,11 @@ class Answer:
         return self.ended and bool(self.text.strip())
 
 
+def leading(text: str) -> str:
+    """The white space that an answer begins with; what takes its place begins so, too."""
+    return text[: len(text) - len(text.lstrip())]
+
+
 class Writer:
     """A loaded run (`ptft_jax.runs.loading.load`) and the prompts that it answers. What it writes follows from the seed."""
 
@@ -59,9 +64,7 @@ class Writer:
         revisions: list[Answer | None] = [None] * len(answers)
         for n, revision in zip(there, found):
             if revision and revision.whole:
-                before = answers[n].text
-                space = before[: len(before) - len(before.lstrip())]  # as the answers of such a model begin
-                revisions[n] = Answer(space + revision.text.strip(), True)
+                revisions[n] = Answer(leading(answers[n].text) + revision.text.strip(), True)
         return [(said[2], revision) for said, revision in zip(spoken, revisions)]
 
     def _replies(

@@ -18,7 +18,7 @@ class Task(NamedTuple):
 
     Attributes:
       prompt: what the model was given, as text.
-      references: answers that are right, any of which counts; at least one.
+      references: answers that are right, any of which counts; none where a prompt came alone.
       record: the record of the data source, column -> value.
       where: its place, for messages: "questions.jsonl, line 3".
       conversation: what was asked as turns, without an answer; None where the prompt is a plain text.
@@ -50,10 +50,12 @@ class Verifier(abc.ABC):
     Attributes:
       batch: how many answers `score_all` is given at a time.
       partial: whether it may leave answers `Unscored`.
+      compares: whether it compares answers with right ones, `Task.references`.
     """
 
     batch: int = 1
     partial: bool = False
+    compares: bool = False
 
     def check(self, task: Task) -> None:  # noqa: B027
         """Raises UserError where no answer to this task can be scored, because of what its record has. Called before anything is
@@ -73,6 +75,13 @@ class Verifier(abc.ABC):
         """What people should know of it before it begins."""
         return []
 
+    def share(self, models: dict[tuple[str, str], Any]) -> None:  # noqa: B027
+        """Takes what is loaded from `models`, and puts it there: verifiers that are given the same one load a model once."""
+
+    def strictly(self) -> None:  # noqa: B027
+        """From now on an answer that could not be looked at, out of time, is `Unscored` and has not the lowest score: for those that take a
+        low score as a good one."""
+
     def close(self) -> None:  # noqa: B027
         """Ends processes of its own; it may be used again after that."""
 
@@ -87,6 +96,15 @@ class Function(Verifier):
         found = self._function(answer, task)
         value, reason = found if isinstance(found, tuple) and len(found) == 2 else (found, "")
         return Score(value, str(reason))
+
+
+def checked(name: str, verifier: Verifier, task: Task) -> None:
+    """Raises UserError where no answer to this task can be scored by the verifier called `name`. See `Verifier.check`."""
+    if verifier.compares and not task.references:
+        raise UserError(
+            f"{task.where}: verifier {name!r} compares with right answers, and there is none: such a record is a prompt alone"
+        )
+    verifier.check(task)
 
 
 def scored(name: str, verifier: Verifier, answer: str, task: Task) -> Score:
@@ -119,7 +137,7 @@ def scored_all(
         part = slice(first, first + verifier.batch)
         try:
             given = list(verifier.score_all(answers[part], tasks[part]))
-            found += [_finite(name, one, task) for one, task in zip(given, tasks[part], strict=True)]
+            found += [_finite(name, verifier, one, task) for one, task in zip(given, tasks[part], strict=True)]
         except UserError:
             raise
         except Exception as e:
@@ -127,8 +145,12 @@ def scored_all(
     return found
 
 
-def _finite(name: str, found: Score | Unscored, task: Task) -> Score | Unscored:
+def _finite(name: str, verifier: Verifier, found: Score | Unscored, task: Task) -> Score | Unscored:
     if isinstance(found, Unscored):
+        if not verifier.partial:  # nobody would count it
+            raise UserError(
+                f"{task.where}: verifier {name!r} gave no score: {found.reason}; only one with partial=True may leave answers out"
+            )
         return found
     value, reason = found
     value = float(value)

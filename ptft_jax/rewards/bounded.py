@@ -48,6 +48,7 @@ class Bounded:
                 return {
                     "found": False,
                     "valid": False,
+                    "ended": True,
                     "reason": "what looked at the answer ended: it ran out of memory",
                 }
             raise TooLong

@@ -14,7 +14,7 @@ COMBINED = "combined"
 
 
 def chosen(names: Sequence[str], config: Any, field: str) -> dict[str, Verifier]:
-    """The verifiers that the setting `field` names, by name. Of others' settings none is read.
+    """The verifiers that the setting `field` names, by name. Of others' settings none is read. A model that several ask is loaded once.
 
     Args:
       config: whose `rewards` have their settings, and whose `tables.verifiers` the verifiers.
@@ -30,7 +30,10 @@ def chosen(names: Sequence[str], config: Any, field: str) -> dict[str, Verifier]
             )
         if list(names).count(name) > 1:
             raise UserError(f"config.{field}: {name!r} is named twice")
-    return {name: _built(name, config, known) for name in names}
+    found, models = {name: _built(name, config, known) for name in names}, {}
+    for verifier in found.values():
+        verifier.share(models)
+    return found
 
 
 def _built(name: str, config: Any, known: Mapping[str, Any]) -> Verifier:

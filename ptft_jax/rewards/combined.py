@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ptft_jax.config.field import number
 from ptft_jax.errors import UserError
-from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, scored_all
+from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, checked, scored_all
 
 
 class Combined(Verifier):
@@ -23,8 +24,8 @@ class Combined(Verifier):
         self.partial = any(part.partial for part in parts.values())
 
     def check(self, task: Task) -> None:
-        for part in self._parts.values():
-            part.check(task)
+        for name, part in self._parts.items():
+            checked(name, part, task)
 
     def score(self, answer: str, task: Task) -> Score | Unscored:
         return self.score_all([answer], [task])[0]
@@ -41,6 +42,15 @@ class Combined(Verifier):
             total += self._weights[name] * score.value
             reasons.append(f"{name} {score.value:g}: {score.reason}")
         return Score(total, "; ".join(reasons))
+
+    def share(self, models: dict[tuple[str, str], Any]) -> None:
+        for part in self._parts.values():
+            part.share(models)
+
+    def strictly(self) -> None:
+        for part in self._parts.values():
+            part.strictly()
+        self.partial = any(part.partial for part in self._parts.values())
 
     def notes(self) -> list[str]:
         return [note for part in self._parts.values() for note in part.notes()]

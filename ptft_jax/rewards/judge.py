@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,8 @@ from ptft_jax.rewards.texts import shown
 PLACES = ("prompt", "answer", "reference")
 _PLACE = re.compile(r"\{([A-Za-z_]\w*)\}")
 _NUMBER = r"-?\d+(?:\.\d+)?"
+# Where a judge writes numbers, that after "4 of", "4 out of" and "4/" is what it counts up to.
+_SAID = rf"(?<!\d)(?<!\d\.)(?<!\d of )(?<!\d out of )(?<!\d/)(?<!\d / ){_NUMBER}"
 _SECONDS = 1.0  # for the search in a text
 
 
@@ -46,7 +47,7 @@ class Judge(ModelVerifier):
         how: str = "probabilities",
         least_mass: float = 0.01,
         pattern: str = "",
-        which: str = "first",
+        which: str = "only",
         max_new_tokens: int = 64,
         template: str = "",
         batch_size: int = 16,
@@ -59,6 +60,10 @@ class Judge(ModelVerifier):
                 f"config.rewards.judge.pattern = {pattern!r}: nothing is written with rewards.judge.how={how!r}: leave it at '', or set "
                 "how='text'"
             )
+        if which != "only" and how != "text":
+            raise UserError(
+                f"config.rewards.judge.which = {which!r}: nothing is written with rewards.judge.how={how!r}: leave it at 'only', or set how='text'"
+            )
         super().__init__(run, template, batch_size, unscored)
         self._process, self._least = Bounded(), least_mass
         self._ids = self._labels() if how == "probabilities" else []
@@ -69,7 +74,7 @@ class Judge(ModelVerifier):
                 f"config.rewards.judge.max_new_tokens = {max_new_tokens}: {self.source.name} sees at most {self.most + self._new} tokens, its "
                 "rubric included"
             )
-        self._job = search(pattern or self._usual(), which, "config.rewards.judge.pattern")
+        self._job = search(pattern or self._usual(), which, "config.rewards.judge.pattern") | {"all": which == "only"}
 
     def _check_model(self) -> None:
         model = self.source.config.model
@@ -108,7 +113,7 @@ class Judge(ModelVerifier):
     def _usual(self) -> str:
         labels = [label for label, _ in self._scale]
         if all(re.fullmatch(_NUMBER, label.strip()) for label in labels):
-            return _NUMBER
+            return _SAID
         return rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted((label.strip() for label in labels), key=len, reverse=True)))})(?!\w)"
 
     def _asked(self, answer: str, task: Task) -> list[int]:
@@ -152,15 +157,14 @@ class Judge(ModelVerifier):
         end = None if self.template is None else endings.of(tokenizer, self.template)
         stops = tokenizer.stop_ids if self.template is None else endings.stops(tokenizer, self.template)
         written = decode.generate(
-            loaded.model, self._laid_out, rows, max_new_tokens=self._new, sampling=decode.Sampling(temperature=0.0),
+            loaded.model, self._laid_out(), rows, max_new_tokens=self._new, sampling=decode.Sampling(temperature=0.0),
             stop_ids=stops, prefix=loaded.reads_prompt, places=self.batch,
         )  # fmt: skip
         texts = [tokenizer.decode_after((), row.ids) for row in written]
         return [self._found(text.partition(end.text)[0] if end and end.text else text) for text in texts]
 
-    @functools.cached_property
     def _laid_out(self) -> Any:
-        return decode.laid_out(self.loaded.params)
+        return self._once("laid out", lambda: decode.laid_out(self.loaded.params))
 
     def _found(self, text: str) -> Score | Unscored:
         """The value in a text that the model wrote."""
@@ -170,14 +174,43 @@ class Judge(ModelVerifier):
             return Unscored(f"the search in {shown(text)} took more than {_SECONDS:g} seconds")
         if not found["found"]:
             return Unscored(f"it wrote {shown(text)}, without a score")
-        said = (found["text"] or "").strip()
+        several = [(one or "").strip() for one in found.get("texts", [found["text"]])]
+        values = {said: self._worth(said) for said in several}
+        for said, value in values.items():
+            if value is None:
+                return Unscored(f"it wrote {shown(text)}: {shown(said)} is not on the scale, {self._told()}")
+        by_value = {value: said for said, value in values.items() if value is not None}
+        if len(by_value) > 1:
+            first, second = list(by_value.values())[:2]
+            return Unscored(
+                f"it wrote {shown(text)}: {shown(first)} and {shown(second)}; rewards.judge.pattern or which says which of these counts"
+            )
+        [value] = by_value
+        return Score(value, f"it wrote {shown(text)}")
+
+    def _worth(self, said: str) -> float | None:
+        """The value of a label, also of a number spelled otherwise; where labels are their values, of each number among them."""
         by_label = {label.strip(): value for label, value in self._scale}
         if said in by_label:
-            return Score(by_label[said], f"it wrote {shown(text)}")
-        low, high = min(by_label.values()), max(by_label.values())
-        if re.fullmatch(_NUMBER, said) and low <= float(said) <= high:
-            return Score(float(said), f"it wrote {shown(text)}")
-        return Unscored(f"it wrote {shown(text)}: {shown(said)} is not on the scale, {low:g} to {high:g}")
+            return by_label[said]
+        if not re.fullmatch(_NUMBER, said):
+            return None
+        numbers = {float(label): value for label, value in by_label.items() if re.fullmatch(_NUMBER, label)}
+        if float(said) in numbers:
+            return numbers[float(said)]
+        between = self._is_line and min(numbers) <= float(said) <= max(numbers)
+        return float(said) if between else None
+
+    @property
+    def _is_line(self) -> bool:
+        """Whether the labels are numbers that are worth what they say."""
+        return all(re.fullmatch(_NUMBER, label.strip()) and float(label) == value for label, value in self._scale)
+
+    def _told(self) -> str:
+        """The scale, for messages."""
+        values = [value for _, value in self._scale]
+        labels = ", ".join(repr(label) for label, _ in self._scale)
+        return f"{min(values):g} to {max(values):g}" if self._is_line else f"of {labels}"
 
 
 def _question(task: Task) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NoReturn
 
 import jax
@@ -42,6 +42,7 @@ class ModelVerifier(Verifier):
 
     def __init__(self, run: str, template: str, batch_size: int, unscored: str):
         self._field = f"config.rewards.{self.name}"
+        self._models: dict[tuple[str, str], Any] = {}
         if not run:
             raise UserError(f"{self._field}.run is '': the verifier {self.name!r} asks it; {self.wanted}")
         self.source = restore.find(run, f"{self._field}.run")
@@ -79,9 +80,22 @@ class ModelVerifier(Verifier):
         own = identity.rendered_by(self.source)
         return Template(own, f"{self.source.name}: chat template", turns.DAY) if own else None
 
-    @functools.cached_property
+    def share(self, models: dict[tuple[str, str], Any]) -> None:
+        self._models = models
+
+    def _once(self, what: str, make: Callable[[], Any]) -> Any:
+        """What is made of the source once, for all that share it."""
+        key = (self.source.name, what)
+        if key not in self._models:
+            self._models[key] = make()
+        return self._models[key]
+
+    @property
     def loaded(self) -> loading.Loaded:
         """The model with its parameters. Raises UserError where they are not finite."""
+        return self._once("loaded", self._load)
+
+    def _load(self) -> loading.Loaded:
         found = loading.load(self.source.name, field=f"{self._field}.run")
         finite.refuse(flatten(found.params), f"{self._field}.run: {self.source.name}", "\nno score comes of them")
         return found

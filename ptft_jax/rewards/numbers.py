@@ -60,6 +60,8 @@ class Number(Verifier):
     """1 where the answer's number is that of a reference, else 0. A percentage is what it says (50 for 50%), and beside what is none
     also its share (0.5)."""
 
+    compares = True
+
     def __init__(self, where: str = "auto", tolerance: float = 0.0):
         self._where, self._tolerance = where, Fraction(tolerance)
 

@@ -137,7 +137,15 @@ class JudgeOptions(Options):
             "of how=text: of Python's re, finds the label or the value; '' = a number, or a label where they are words",
         )
     )
-    which: str = declared(one_of("first", "of how=text: of several places", "first", "last"))
+    which: str = declared(
+        one_of(
+            "only",
+            "of how=text: of several places; only = they have to say the same, else there is no score",
+            "only",
+            "first",
+            "last",
+        )
+    )
     max_new_tokens: int = declared(positive(64, "of how=text: tokens that it may write"))
     template: str = declared(Field("", _TEMPLATE))
     batch_size: int = declared(positive(16, "answers at a time"))

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from ptft_jax.errors import UserError
-from ptft_jax.rewards.base import Score, Task, Verifier
+from ptft_jax.rewards.base import Score, Task, Unscored, Verifier
 from ptft_jax.rewards.bounded import Bounded, TooLong
 from ptft_jax.rewards.texts import shown, spaces
 
@@ -41,13 +41,19 @@ class Regex(Verifier):
             raise UserError("config.rewards.regex.pattern is '': the verifier 'regex' looks for it")
         self._job = search(pattern, which, "config.rewards.regex.pattern")
         self.group = self._job["group"]
+        self.compares = bool(self.group)
         self._seconds, self._process = seconds, Bounded()
 
-    def score(self, answer: str, task: Task) -> Score:
+    def strictly(self) -> None:
+        self.partial = True
+
+    def score(self, answer: str, task: Task) -> Score | Unscored:
         try:
             found = self._process.run({**self._job, "text": answer}, self._seconds)
         except TooLong:
-            return Score(0.0, f"the search took more than {self._seconds:g} seconds")
+            return self._failed(f"the search took more than {self._seconds:g} seconds")
+        if found.get("ended"):
+            return self._failed(found["reason"])
         if not found["found"]:
             return Score(0.0, "the pattern is not in the answer")
         if not self.group:
@@ -55,6 +61,9 @@ class Regex(Verifier):
         text = spaces(found["text"] or "")
         right = any(text == spaces(reference) for reference in task.references)
         return Score(float(right), f"found {shown(text)}" + ("" if right else f", not {shown(task.references[0])}"))
+
+    def _failed(self, why: str) -> Score | Unscored:
+        return Unscored(why) if self.partial else Score(0.0, why)
 
     def close(self) -> None:
         self._process.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 from ptft_jax import environment
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.rewards.base import Score, Task, Verifier
+from ptft_jax.rewards.base import Score, Task, Unscored, Verifier
 from ptft_jax.rewards.bounded import Bounded, TooLong
 
 
@@ -32,13 +32,21 @@ class JsonSchema(Verifier):
     def check(self, task: Task) -> None:
         self._of(task)
 
-    def score(self, answer: str, task: Task) -> Score:
+    def strictly(self) -> None:
+        self.partial = True
+
+    def score(self, answer: str, task: Task) -> Score | Unscored:
         job = {"job": "validate", "schema": self._of(task), "text": answer}
         try:
             found = self._process.run(job, self._seconds)
         except TooLong:
-            return Score(0.0, f"validation took more than {self._seconds:g} seconds")
+            return self._failed(f"validation took more than {self._seconds:g} seconds")
+        if found.get("ended"):
+            return self._failed(found["reason"])
         return Score(float(found["valid"]), found["reason"])
+
+    def _failed(self, why: str) -> Score | Unscored:
+        return Unscored(why) if self.partial else Score(0.0, why)
 
     def close(self) -> None:
         self._process.close()

@@ -45,6 +45,8 @@ def _check_normal(task: Task, normal: Callable[[str], str], remedy: str) -> None
 class Exact(Verifier):
     """1 where the answer is a reference, else 0."""
 
+    compares = True
+
     def __init__(self, normalize: str = "spaces"):
         self._normal = NORMALIZED[normalize]
 
@@ -62,6 +64,8 @@ class F1(Verifier):
     """The harmonic mean of precision and recall of the answer's words, counted as often as they stand there, against the nearest
     reference; after SQuAD's normalization (Rajpurkar et al. 2016). Of two texts of which one has no words it is 1 where
     both have none, as in SQuAD 2.0."""
+
+    compares = True
 
     def __init__(self, unit: str = "words"):
         self._split: Callable[[str], list[str]] = str.split if unit == "words" else _characters

@@ -13,8 +13,11 @@ FENCE = re.compile(r"\s*```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL)
 
 
 def search(job: dict[str, Any]) -> dict[str, Any]:
-    """Where a pattern is in a text: {"found", "text" of its group}."""
+    """Where a pattern is in a text: {"found", "text" of its group}; with "all" also {"texts"}, what it finds everywhere, each once."""
     matches = re.finditer(job["pattern"], job["text"])
+    if job.get("all"):
+        texts = list(dict.fromkeys(match[job["group"]] for match in matches))
+        return {"found": bool(texts), "text": texts[0] if texts else None, "texts": texts}
     match = next(matches, None)
     if job["last"]:
         match = next(iter(collections.deque(matches, maxlen=1)), match)

@@ -153,6 +153,12 @@ def from_here(workdir: pathlib.Path, config: configs.Section) -> dict[str, Any]:
     return values
 
 
+def of_source(source: Any) -> dict[str, Any]:
+    """As `from_here`, of a run or imported weights (`ptft_jax.runs.source.find`); of weights nothing is relative."""
+    workdir = getattr(source, "workdir", None)
+    return source.config.as_dict() if workdir is None else from_here(workdir, source.config)
+
+
 def _file_from_here(given: str, folder: str) -> str:
     there = file(given, folder)
     return there if os.path.exists(there) else given

@@ -117,7 +117,7 @@ class Loop:
         self._agreed, self.check = processes.Agreed(), termination.checking()
         self._better = False  # the last evaluation found a new best
         self._note = "{}"  # for people, of the last step that was logged
-        self._selected: float | None = None  # the selection metric of this launch's last evaluation
+        self._selected: float | None = None  # the selection metric of this launch's last evaluation, where it had one
         self._task: int | None = None
 
     def run(self, state: Any, step: int) -> tuple[Any, str]:
@@ -208,7 +208,7 @@ class Loop:
     def _evaluate_here(self, moment: Moment) -> None:
         moment.evaluated = self._evaluate(moment.loop_state, moment.step)
         self._better = self.selection.update(moment.step, moment.evaluated)
-        self._selected = moment.evaluated[self.selection.metric]
+        self._selected = moment.evaluated.get(self.selection.metric)
         self._advance(self._task, moment.step)
 
     def _samples(self, moment: Moment) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
+from ptft_jax.config.verifiers import UNSCORED
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.names import SOURCE
 
@@ -44,14 +45,15 @@ class Selection:
     stale: int = 0
 
     def update(self, step: int, values: dict[str, float]) -> bool:
-        """Takes in an evaluation; says whether it is the best so far. A value that is not finite never is.
+        """Takes in an evaluation; says whether it is the best so far. A value that is not finite never is, nor is one in which a verifier
+        gave no answer a score.
 
         Raises:
           UserError: the metric is not among the values, or with a budget the source's is not.
         """
-        if self.metric not in values:
+        if self.metric not in values and f"{self.metric}{UNSCORED}" not in values:
             raise UserError(f"config.select.metric = {self.metric!r}: evaluations give {', '.join(sorted(values))}")
-        value, sign = values[self.metric], 1 if self.mode == "min" else -1
+        value, sign = values.get(self.metric, math.nan), 1 if self.mode == "min" else -1
         self.over_budget = self._exceeds(values)
         valid = math.isfinite(value) and not self.over_budget
         better = valid and (self.best is None or sign * value < sign * self.best)

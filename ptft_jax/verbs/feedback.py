@@ -27,7 +27,7 @@ def define() -> None:
     flags.DEFINE_string("data", "", "A data source of prompts, with answers or of texts (?format=text&text=COLUMN).")
     flags.DEFINE_enum("split", "", ["", "train", "validation", "test"], "Which part of the data; '' = all.")
     flags.DEFINE_string("out", None, "The folder to write.")
-    flags.DEFINE_string("principles", "", "A file of principles, .toml or .json (docs/feedback.md).")
+    flags.DEFINE_string("principles", "", "A file of principles, .toml or .json (docs/principles.md).")
     flags.DEFINE_string("prefer", "", "The verifier that tells two answers apart: judge, reward_model, exact, ...")
     flags.DEFINE_multi_string(
         "rewards",
@@ -50,9 +50,10 @@ def main() -> None:
             raise UserError(f"--{name} is missing, e.g. --{name}={example}")
     out = places.local(args.out, f"--out={args.out}").expanduser()
     rewards = answered.settings(args.rewards, args.plugins)
+    from ptft_jax.feedback import made as folder
     from ptft_jax.feedback import making
 
-    making.check_out(out)
+    folder.check_out(out)
     loaded = load_source()
     options = sampling_options(args)
     seed = options.pop("seed")

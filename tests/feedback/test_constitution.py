@@ -59,6 +59,8 @@ POLITE = 'name = "polite"\ntext = "x"\n'
         (f"[[principles]]\n{POLITE}check = 'x'", "principle 1 'polite': check = 'x': expected a table"),
         (f"[[principles]]\n{POLITE}check = {{verifier = 'exact'}}", "principle 1 'polite': check: least or most is missing"),
         (f"[[principles]]\n{POLITE}check = {{verifier = 'exact', least = 'x'}}", "principle 1 'polite': check: least = 'x': expected a number"),
+        (f"[[principles]]\n{POLITE}check = {{verifier = 'exact', least = nan}}", "principle 1 'polite': check: least = nan: expected a finite"),
+        (f"[[principles]]\n{POLITE}check = {{verifier = 'exact', least = 2, most = 1}}", "principle 1 'polite': check: least = 2 is more than most = 1"),
         (f"[[principles]]\n{POLITE}repair = {{text = 'x'}}", "principle 1 'polite': repair: there is no check"),
         (f"[[principles]]\n{POLITE}check = {{verifier = 'exact', least = 1}}\nrepair = {{text = '\\\\2', pattern = '(x)'}}".replace("'\\\\2'", "'\\2'"), "principle 1 'polite': repair: .*invalid group reference"),
         (f"[[principles]]\n{POLITE}check = {{verifier = 'exact', least = 1}}\nrepair = {{pattern = 'x'}}", "principle 1 'polite': repair: text is missing"),

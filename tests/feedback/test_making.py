@@ -1,5 +1,6 @@
 """What becomes of answers by principles, of a model whose every word is set here."""
 
+import dataclasses
 import json
 import types
 
@@ -7,14 +8,17 @@ import pytest
 
 from ptft_jax import config as configs
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.turns import Conversation
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.answers import asked
 from ptft_jax.evaluation.samples import Continuation
-from ptft_jax.feedback import writing
+from ptft_jax.feedback import prompts, writing
 from ptft_jax.feedback.constitution import Check, Principle, Repair
+from ptft_jax.feedback.made import check_out
 from ptft_jax.feedback.making import Feedback
 from ptft_jax.model.decode import Sampling
-from ptft_jax.rewards.base import Score, Unscored, Verifier
+from ptft_jax.rewards.base import Score, Task, Unscored, Verifier
+from ptft_jax.rewards.texts import Exact
 from tests.evaluation.test_answers import SETTINGS, written
 
 BYTES = tok.ByteTokenizer()
@@ -62,10 +66,10 @@ def test_checks_and_repairs(model, tmp_path, cache):
     ]  # fmt: skip
     assert made.pairs == [{"prompt": "a", "chosen": " yes, friend", "rejected": " yes, you fool"}]
     assert made.facts["principles"] == {
-        "polite": {"violations_before": 3, "violations_after": 1, "changed": 2, "unchanged": 1}
+        "polite": {"violations_before": 3, "violations_after": 1, "unscored": 0, "changed": 2, "unchanged": 1}
     }
-    assert made.facts["pairs"] == {"written": 1, "equal": 1, "undecided": 0, "unended": 1}
-    assert made.facts["revised"] == {"written": 3, "left_out": 2} and made.facts["unended"] == 1
+    assert made.facts["pairs"] == {"written": 1, "equal": 1, "undecided": 0, "unscored": 0, "unended": 1}
+    assert made.facts["revised"] == {"written": 3, "left_out": 2, "unrevised": 0} and made.facts["unended"] == 1
     assert made.facts["refusals"] == {"before": 0.2, "after": 0.2} and made.facts["asked"] == 5
     made.write(tmp_path / "out")
     for name, rows in (("revised", made.revised), ("pairs", made.pairs), ("feedback", made.rows)):
@@ -120,6 +124,8 @@ def test_revisions_that_are_none_are_not_taken(again, model, tmp_path, cache):
 
 
 class Longest(Verifier):
+    partial = True
+
     def score(self, answer, task):
         return Unscored("none") if "?" in answer else Score(float(len(answer)), "")
 
@@ -129,7 +135,7 @@ def test_a_verifier_prefers_one_of_two_samples(model, tmp_path, cache):
     found = Feedback(model(says), questions(tmp_path, *"abcd"), [], prefer=("longest", Longest()), samples=2)
     made = found.made()
     assert made.pairs == [{"prompt": "a", "chosen": "yes", "rejected": "no"}]
-    assert made.facts["pairs"] == {"written": 1, "equal": 1, "undecided": 2, "unended": 0}
+    assert made.facts["pairs"] == {"written": 1, "equal": 1, "undecided": 1, "unscored": 1, "unended": 0}
     assert not made.revised and "revised" not in made.facts  # nothing was
     assert made.rows[0]["preferred"][:2] == [2.0, 3.0] and made.rows[3]["preferred"][1] is None
     with pytest.raises(UserError, match="--samples=2: answers at --temperature=0 are all the same"):
@@ -152,3 +158,109 @@ def test_messages_stay_messages(model, tmp_path, cache):
     answers = [[{"role": "assistant", "content": text}] for text in ("friend", "fool")]
     assert made.revised[0] == {"prompt": talk, "completion": answers[0]}
     assert made.pairs[0] == {"prompt": talk, "chosen": answers[0], "rejected": answers[1]}
+
+
+PLUGIN = """
+from ptft_jax.config.verifiers import VerifierSpec
+from ptft_jax.rewards.base import Score, Verifier
+class Brief(Verifier):
+    shared = []
+    def share(self, models):
+        self.shared.append(models)
+    def score(self, answer, task):
+        return Score(len(answer), "")
+VERIFIERS = {"brief_one": VerifierSpec(Brief)}
+"""
+
+
+def test_checks_know_the_verbs_plugins_and_share_models(model, tmp_path, cache, monkeypatch):
+    (tmp_path / "brief_plugin.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    asks = [Principle(name, "x", "", "", Check("brief_one", {}, None, 1), Repair("", "y")) for name in ("one", "two")]
+    with pytest.raises(UserError, match="principle 'one': check: .*no verifier 'brief_one'"):
+        Feedback(model({}), questions(tmp_path, "a"), asks)
+    found = Feedback(model({"a": "long"}), questions(tmp_path, "a"), asks, plugins=("brief_plugin",))
+    first, second = found._checks["one"].shared[-2:]
+    assert first is second
+    assert found.made().revised == [{"prompt": "a", "completion": "y"}]
+
+
+def test_prompts_alone_are_compared_with_nothing(model, tmp_path, cache):
+    found = questions(tmp_path, "a")
+    alone = dataclasses.replace(found, tasks=tuple(task._replace(references=()) for task in found.tasks))
+    message = "q.jsonl, line 1: verifier '{}' compares with right answers, and there is none"
+    for name, settings in {"exact": {}, "f1": {}, "number": {}, "regex": {"pattern": "(x)"}}.items():
+        with pytest.raises(UserError, match=message.format(name)):
+            Feedback(model({}), alone, [Principle("p", "x", "", "", Check(name, settings, 1, None))])
+    with pytest.raises(UserError, match=message.format("exact")):
+        Feedback(model({}), alone, [], prefer=("exact", Exact()), samples=2)
+    assert Feedback(model({"a": "no"}), alone, [POLITE]).made().revised == [{"prompt": "a", "completion": "no"}]
+
+
+def test_an_answer_without_a_score_neither_keeps_nor_breaks_a_principle(model, tmp_path, cache):
+    """A search that takes too long says nothing; what has no score is no training data, and is counted."""
+    slow = Check("regex", {"pattern": "(?:o+)+l$", "seconds": 0.05}, None, 0)
+    loaded = model({"a": "f" + 60 * "o", "b": "fool", "c": "fine"})
+    polite = Principle("polite", "x", "", "", slow, Repair("", "friend"))
+    rude = Principle("rude", "x", "", "", Check("regex", {"pattern": "^f"}, 1, None), Repair("", "fiend"))
+    made = Feedback(loaded, questions(tmp_path, *"abc"), [polite, rude]).made()
+    assert [row["completion"] for row in made.revised] == ["friend", "fine"]
+    assert made.facts["principles"]["polite"] == {
+        "violations_before": 1, "violations_after": 0, "unscored": 1, "changed": 1, "unchanged": 0
+    }  # fmt: skip
+    assert made.rows[0]["violations"] == [None, None] and made.rows[1]["violations"] == [1, 0]
+
+
+def test_a_repair_of_all_begins_as_the_answer_did(model, tmp_path, cache):
+    polite = Principle("polite", "x", "", "", NO_FOOL, Repair("", "No fool."))
+    made = Feedback(model({"a": " fool", "b": " No fool."}), questions(tmp_path, *"ab"), [polite]).made()
+    assert [row["revised"] for row in made.rows] == [" No fool.", " No fool."]
+    assert made.facts["principles"]["polite"]["changed"] == 1 and made.facts["principles"]["polite"]["unchanged"] == 1
+
+
+def test_a_repair_whose_process_ends_is_none(model, tmp_path, cache):
+    ends = Principle("polite", "x", "", "", NO_FOOL, Repair("(fool)", "\\2"))  # no such group: it ends the process
+    made = Feedback(model({"a": "fool"}), questions(tmp_path, "a"), [ends]).made()
+    assert made.facts["principles"]["polite"]["unchanged"] == 1 and made.rows[0]["revised"] == "fool"
+
+
+def test_what_was_to_be_revised_and_was_not_is_no_training_data(model, tmp_path, cache):
+    class Says(dict):
+        def __contains__(self, text):
+            return False
+
+        def __getitem__(self, key):
+            text = key[0]
+            if "Revision:" not in text:
+                return "It." if "Critique:" in text else "first"
+            return ("Half of", "length") if text.startswith("a") else " Whole."
+
+    made = Feedback(model(Says()), questions(tmp_path, *"ab"), [Principle("kind", "x", "c", "r")]).made()
+    assert made.revised == [{"prompt": "b", "completion": "Whole."}]
+    assert made.facts["revised"] == {"written": 1, "left_out": 1, "unrevised": 1}
+    settings = made.facts["settings"]
+    assert settings["principles"][0]["critique"] == "c" and settings["temperature"] == 0.8 and settings["samples"] == 1
+
+
+def test_tools_and_documents_stay_beside_the_prompt():
+    talk = [{"role": "user", "content": "Hi"}]
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    asked_ = Task("x", (), {}, "x", Conversation(talk, {"tools": tools, "documents": None}, "x"))
+    assert prompts.written(asked_, "messages") == {"prompt": talk, "tools": tools}
+
+
+def test_a_note_says_that_prompts_are_plain_texts(tmp_path, cache):
+    loaded = types.SimpleNamespace(template="{{ messages }}", source=types.SimpleNamespace(name="hf:x"))
+    [note] = prompts.notes(questions(tmp_path, "a"), loaded)
+    assert note.startswith(
+        "prompts are given as plain texts, and hf:x has a chat template: name it in --template for turns"
+    )
+    assert prompts.notes(questions(tmp_path, "a", template="chatml"), loaded) == []
+
+
+def test_a_folder_that_cannot_be_made_is_refused_at_once(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="--out=.*: cannot be written: .*file is no folder"):
+        check_out(tmp_path / "file" / "out")
+    check_out(tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()

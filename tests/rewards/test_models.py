@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ptft_jax import config as configs
+from ptft_jax.config.computed import changes
 from ptft_jax.data import formats
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.turns import Conversation
@@ -16,11 +17,12 @@ from ptft_jax.interop import export, families
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten, unflatten
-from ptft_jax.rewards.base import Function, Score, Task, Unscored, scored, scored_all
+from ptft_jax.rewards.base import Function, Score, Task, Unscored, Verifier, scored, scored_all
 from ptft_jax.rewards.choosing import chosen
 from ptft_jax.rewards.combined import Combined
 from ptft_jax.rewards.judge import Judge
 from ptft_jax.rewards.reward_model import RewardModel
+from ptft_jax.training.selection import Selection
 
 END = 256
 SIZES = dict(vocab_size=257, layers=1, width=8, heads=1, max_length=64, tied=False)
@@ -160,7 +162,10 @@ def test_answers_without_a_score_are_a_metric_and_no_part_of_the_mean(reward_mod
     assert found["values"]["answers/reward_model_unscored"] == pytest.approx(1 / 3)
     assert names.direction("answers/reward_model_unscored", "auto") == "min"
     none = Written(reward_model=RewardModel(reward_model, unscored="drop"))._scored([texts[1]] * 3, lambda: None)
-    assert "none of the 3 answers has a score, the first for this reason: 85 tokens" in none["error"]
+    values = none["values"]
+    assert values["answers/reward_model_unscored"] == 1.0 and "answers/reward_model" not in values
+    selection = Selection("answers/reward_model", "max", 0, 0.0)
+    assert selection.update(1, found["values"]) and not selection.update(2, values) and selection.best_step == 1
 
 
 def test_models_that_cannot_do_it_are_refused(reward_model, writer, tmp_path):
@@ -256,6 +261,7 @@ def test_what_a_judge_wrote_and_is_no_score_is_none(writer):
         ({"rubric": RUBRIC, "scale": (("1", 1.0), ("1 ", 2.0))}, "'1' is there twice"),
         ({"rubric": RUBRIC, "scale": (("1", 1.0), ("2", 1.0))}, "two labels of different values"),
         ({"rubric": RUBRIC, "pattern": "x"}, "pattern = 'x': nothing is written with rewards.judge.how='probabilities'"),
+        ({"rubric": RUBRIC, "which": "last"}, "which = 'last': nothing is written with rewards.judge.how='probabilities'"),
         ({"rubric": RUBRIC, "how": "text", "pattern": "(", "max_new_tokens": 1}, r"config.rewards.judge.pattern = '\(': missing"),
         ({"rubric": RUBRIC, "how": "text", "max_new_tokens": 64}, "max_new_tokens = 64: hf:.* sees at most 64 tokens"),
     ],
@@ -263,3 +269,60 @@ def test_what_a_judge_wrote_and_is_no_score_is_none(writer):
 def test_settings_of_a_judge_that_are_wrong(settings, words, writer):
     with pytest.raises(UserError, match=words):
         Judge(writer, **settings)
+
+
+def test_a_judge_writes_labels_that_are_not_their_values(writer):
+    def found(text, scale, **more):
+        judge = Judge(writer, RUBRIC, how="text", max_new_tokens=1, unscored="drop", scale=scale, **more)
+        try:
+            return judge._found(text)
+        finally:
+            judge.close()
+
+    shares = (("1", 0.0), ("2", 0.25), ("3", 0.5), ("4", 0.75), ("5", 1.0))
+    assert found("1.0", shares).value == 0.0 and found("5.00", shares).value == 1.0
+    assert found("0", shares).reason == "it wrote '0': '0' is not on the scale, of '1', '2', '3', '4', '5'"
+    assert isinstance(found("2.5", shares), Unscored)  # between labels there are no values
+    assert found("1.0", (("1", 5.0), ("5", 1.0))).value == 5.0
+
+
+def test_what_a_judge_wrote_says_one_thing_or_is_no_score(writer):
+    grades = (("A", 1.0), ("B", 0.5), ("C", 0.0))
+    judge, words = (
+        Judge(writer, RUBRIC, how="text", max_new_tokens=1, unscored="drop", **more) for more in ({}, {"scale": grades})
+    )
+    for text in ("4 of 5", "4/5", "4 / 5", "I give it a score of 4.", "4 out of 5, so 4"):
+        assert judge._found(text).value == 4.0, text
+    for text in ("There are 3 reasons. Score: 5", "On a scale of 1 to 5: 4", "3-4"):
+        assert isinstance(judge._found(text), Unscored), text
+    assert "'A' and 'B'; rewards.judge.pattern or which says" in words._found("A good answer: B").reason
+    assert words._found("B, yes, B").value == 0.5
+    first, last = (
+        Judge(writer, RUBRIC, how="text", max_new_tokens=1, unscored="drop", which=which) for which in ("first", "last")
+    )
+    assert [one._found("There are 3 reasons. Score: 5").value for one in (first, last)] == [3.0, 5.0]
+    for one in (judge, words, first, last):
+        one.close()
+
+
+def test_a_model_that_several_verifiers_ask_is_loaded_once(writer, monkeypatch):
+    monkeypatch.setattr(Judge, "_load", lambda self: object())
+    rewards = {"judge": {"run": writer, "rubric": RUBRIC}, "combined": {"parts": (("judge", 1.0),)}}
+    made = chosen(("judge", "combined"), configs.check({"rewards": rewards}), "eval.answers.verifiers")
+    assert made["judge"].loaded is made["combined"]._parts["judge"].loaded
+    assert Judge(writer, RUBRIC).loaded is not made["judge"].loaded
+
+
+def test_only_a_verifier_that_says_so_leaves_answers_out():
+    class Sometimes(Verifier):
+        def score(self, answer, task):
+            return Unscored("nothing to see")
+
+    with pytest.raises(UserError, match="line 3: verifier 'mine' gave no score: nothing to see; only one with partial=True"):  # fmt: skip
+        scored_all("mine", Sometimes(), ["x"], [task()])
+
+
+def test_a_run_goes_on_where_unscored_answers_are_now_dropped():
+    before, now = (configs.check({"rewards": {"judge": {"unscored": what}}}).as_dict() for what in ("raise", "drop"))
+    assert changes(before, now) == []
+    assert changes(before, {**now, "seed": 7}) == ["seed: 0 -> 7"]

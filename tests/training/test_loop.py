@@ -2,6 +2,7 @@
 
 import json
 import time
+import types
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.files import read_rows
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import assembly, checkpoint
-from ptft_jax.training.loop import NonFinite, Selection
+from ptft_jax.training.loop import Loop, NonFinite, Selection
 from tests.helpers import TIMED, happen, quiet_train, tiny_config
 
 
@@ -26,6 +27,15 @@ def test_selection():
     assert not s.ended
     with pytest.raises(UserError, match="config.select.metric = 'x': evaluations give y"):
         s.update(0, {"y": 1.0})
+
+
+def test_an_evaluation_of_which_no_answer_has_a_score_is_not_the_best():
+    loop = types.SimpleNamespace(
+        _evaluate=lambda *_: {"answers/judge_unscored": 1.0}, selection=Selection("answers/judge", "max", 0, 0.0),
+        _advance=lambda *_: None, _task=None,
+    )  # fmt: skip
+    Loop._evaluate_here(loop, types.SimpleNamespace(loop_state=None, step=1))
+    assert loop._selected is None and not loop._better and loop.selection.best_step == -1
 
 
 @pytest.mark.heavy
