@@ -49,4 +49,7 @@ class Config(Options):
 TREE: dict[str, Any] = fields_of(Config)
 
 # Settings that say how a run is carried out, not what it computes: a run may be continued with others.
-HOW = ("parallel.", "training.micro_batches", "data.prefetch", "data.workers", "log.", "checkpoint.", "eval.metrics")
+HOW = (
+    *("parallel.", "training.micro_batches", "data.prefetch", "data.workers", "log.", "checkpoint.", "eval.metrics"),
+    "objective.policy.max_mismatch",
+)

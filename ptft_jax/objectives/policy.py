@@ -50,7 +50,8 @@ class Policy(CausalLM, abc.ABC):
       kl: weight of the divergence from the reference; 0 = none.
       kl_estimator: of log-probabilities p, and q of the reference (Schulman 2020, "Approximating KL Divergence"): "k2" (p - q)^2 / 2 and
         "k3" exp(q - p) - 1 - (q - p), terms of each token's loss; "k1" the sum over an answer of p - q, which is taken off its reward
-        before advantages are taken. As a term of the loss it would have no gradient in expectation.
+        before advantages are taken (and is not divided by what advantages are). As a term of the loss it would have no gradient in
+        expectation.
       temperature: that answers were sampled at.
     """
 
@@ -77,8 +78,10 @@ class Policy(CausalLM, abc.ABC):
     @classmethod
     def _given(cls, section: ObjectiveOptions) -> dict[str, Any]:
         p = section.policy
-        given = {"chunk": section.chunk, "average": p.average, "temperature": p.temperature, "limit": p.max_new_tokens}
-        given |= {"ratio": cls.own_ratio if p.ratio == "own" else p.ratio, "kl": p.kl}
+        given = {"chunk": section.chunk, "temperature": p.temperature, "limit": p.max_new_tokens, "kl": p.kl}
+        given["ratio"] = cls.own_ratio if p.ratio == "own" else p.ratio
+        if given["ratio"] != "product":  # whose gradient is that of the sum over an answer's tokens already
+            given["average"] = p.average
         if p.samples < cls.least:
             raise UserError(
                 f"config.objective.policy.samples = {p.samples}: {section.name} compares the answers to a prompt: expected {cls.least} or more"
@@ -88,8 +91,9 @@ class Policy(CausalLM, abc.ABC):
         return given | ({"kl_estimator": p.kl_estimator} if p.kl else {})
 
     @abc.abstractmethod
-    def advantages(self, rewards: np.ndarray) -> np.ndarray:
-        """By how much each answer is better than others, float64 [prompts, samples], by rewards of that shape."""
+    def advantages(self, rewards: np.ndarray, held: np.ndarray | float = 0.0) -> np.ndarray:
+        """By how much each answer is better than others, float64 [prompts, samples], by rewards of that shape, from which `held`, what
+        holds answers near the reference, is taken."""
 
     @property
     def compares(self) -> bool:
@@ -237,12 +241,13 @@ class GRPO(Policy):
     def _given(cls, section: ObjectiveOptions) -> dict[str, Any]:
         return super()._given(section) | {"scale": section.policy.scale}
 
-    def advantages(self, rewards: np.ndarray) -> np.ndarray:
-        ahead = rewards - rewards.mean(axis=1, keepdims=True)
-        if self.scale == "none":
-            return ahead
-        spread = rewards.std(ddof=1) if self.scale == "batch" else rewards.std(axis=1, ddof=1, keepdims=True)
-        return ahead / (spread + _LEAST)
+    def advantages(self, rewards: np.ndarray, held: np.ndarray | float = 0.0) -> np.ndarray:
+        ahead, held = rewards - rewards.mean(axis=1, keepdims=True), held + 0 * rewards
+        if self.scale != "none":
+            # Only rewards are divided: where all are alike, what holds would be blown up to their size, whatever its weight.
+            spread = rewards.std(ddof=1) if self.scale == "batch" else rewards.std(axis=1, ddof=1, keepdims=True)
+            ahead = ahead / (spread + _LEAST)
+        return ahead - (held - held.mean(axis=1, keepdims=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,7 +256,8 @@ class RLOO(Policy):
 
     least: ClassVar[int] = 2
 
-    def advantages(self, rewards: np.ndarray) -> np.ndarray:
+    def advantages(self, rewards: np.ndarray, held: np.ndarray | float = 0.0) -> np.ndarray:
+        rewards = rewards - held
         return _without_own(rewards, rewards.sum(axis=1, keepdims=True), rewards.shape[1])
 
 
@@ -259,7 +265,8 @@ class RLOO(Policy):
 class Reinforce(Policy):
     """REINFORCE (Williams 1992) with a baseline: the reward less the mean of all other answers of the step."""
 
-    def advantages(self, rewards: np.ndarray) -> np.ndarray:
+    def advantages(self, rewards: np.ndarray, held: np.ndarray | float = 0.0) -> np.ndarray:
+        rewards = rewards - held
         return _without_own(rewards, rewards.sum(), rewards.size)
 
 

@@ -324,7 +324,8 @@ class Run:
                 references.pending_in(found)
         self.rollouts: Rollouts | None = None
         if self.prompts:
-            self.rollouts = Rollouts(c, self.prompts, self.data, self.trainer, self.tokenizer, self.workdir)
+            of_run = (self.data, self.trainer, self.tokenizer, self.workdir, self.first_step)
+            self.rollouts = Rollouts(c, self.prompts, *of_run)
         if c.training.steps:
             forms = (
                 self.rollouts.forms()

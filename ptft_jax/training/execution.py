@@ -285,7 +285,7 @@ class Execution:
             "parent_fingerprint": meta["parent_fingerprint"],
             "reference": run.reference,
         }
-        return Loop(
+        loop = Loop(
             name=run.workdir.name,
             workdir=run.workdir,
             program=run.trainer.program,
@@ -308,6 +308,9 @@ class Execution:
             clock=self.clock,
             hooks=[*(run.rollouts.hooks if run.rollouts else ()), *self.hooks],
         )
+        if run.rollouts:
+            run.rollouts.check = loop.check_step
+        return loop
 
     def _eval_sets(self, batches: Mapping[str, list[Rows]]) -> list[EvalSet]:
         found = []
