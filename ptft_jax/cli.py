@@ -14,6 +14,7 @@ VERBS = {
     "data": "prepare data and look at them: ptft data prepare|show|stats",
     "generate": "continue a text: --run=DIR[@STEP] --prompt=TEXT",
     "chat": "talk with a model: --run=DIR[@STEP] [--message=TEXT]",
+    "feedback": "data that a run makes of its own answers, by principles: --run=DIR --data=SOURCE --principles=FILE --out=DIR",
     "export": "write a model for other tools: --run=SOURCE --to=hf|gguf|peft --out=PATH",
     "combine": "make one run of several: --method=NAME --run=DIR [--run=DIR ...] --out=DIR",
     "report": "write an HTML report of runs: --run=DIR [--run=DIR ...] --out=FILE",

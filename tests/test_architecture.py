@@ -38,6 +38,7 @@ ROOMS = (
     "regularization",
     "reporting",
     "evaluation",
+    "feedback",
     "training",
     "run",
     "combining",

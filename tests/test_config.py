@@ -97,6 +97,11 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     schema.write_text("{}")
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(f'{{"prompt": "{i}", "chosen": "y", "rejected": "no"}}\n' for i in range(90)))
+    rated = tmp_path / "rated.jsonl"
+    rated.write_text("".join(f'{{"prompt": "{i}", "completion": "y", "label": true}}\n' for i in range(90)))
+    reward = dict(objective__name="reward", data__source=f"jsonl:{pairs}", model__head="classes", model__classes=1)
+    nothing = dict(training__steps=0, optimizer__warmup_steps=0)
+    quiet_train(tiny_config(text_file, **reward, **nothing, eval__parent_data=False, init__from_=str(tmp_path / "parent"), init__fresh=("head/.*",)), tmp_path / "rewards")  # fmt: skip
     choices = [
         {"optimizer__name": "sgd", "optimizer__schedule": "wsd", "model__positions": "rotary"},
         {"optimizer__name": "muon", "samples__prompts": ("the",), "samples__max_new_tokens": 8},
@@ -152,7 +157,21 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
         },
         {
             "data__source": f"jsonl:{answers}",
-            "eval__answers__verifiers": ("exact", "f1", "regex", "number", "json_schema", "program", "combined"),
+            "eval__answers__verifiers": (
+                "exact",
+                "f1",
+                "regex",
+                "number",
+                "json_schema",
+                "program",
+                "reward_model",
+                "judge",
+                "combined",
+            ),
+            "rewards__reward_model__run": str(tmp_path / "rewards"),
+            "rewards__judge__run": str(tmp_path / "parent"),
+            "rewards__judge__rubric": "{answer}",
+            "rewards__judge__scale": (("1", 1.0), ("2", 2.0)),
             "rewards__program__tests": "tests",
             "eval__answers__temperature": 1.0,
             "eval__answers__max_new_tokens": 4,
@@ -161,11 +180,11 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "rewards__combined__parts": (("exact", 1.0),),
         },
         {"objective__name": "span_corruption", "tokenizer__add": tuple(f"<extra_id_{i}>" for i in range(4))},
+        reward,
         {
-            "objective__name": "reward",
-            "data__source": f"jsonl:{pairs}",
-            "model__head": "classes",
-            "model__classes": 1,
+            "objective__name": "distill",
+            "objective__distill__divergence": "jensen_shannon",
+            "objective__distill__teacher": str(tmp_path / "parent"),
         },
         {
             "objective__name": "dpo",
@@ -188,6 +207,11 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "objective__policy__updates": 2,
             "init__from_": str(tmp_path / "parent"),
             "data__source": f"jsonl:{answers}",
+        },
+        {
+            "objective__name": "kto",
+            "init__from_": str(tmp_path / "parent"),
+            "data__source": f"jsonl:{rated}",
         },
         {
             "objective__name": "simpo",

@@ -38,11 +38,13 @@ GOES = {
     "span_corruption": (("causal",), ("text", "tokens")),
     "classification": (("classifier", "causal classifier"), ("classification",)),
     "regression": (("one number", "causal number"), ("regression",)),
+    "distill": (("causal",), ("text", "answers", "tokens")),
+    "kto": (("causal",), ("rated",)),
     "reward": (("causal number",), ("preference",)),
     **{name: (("causal",), ("preference",)) for name in ("dpo", "ipo", "simpo", "cpo", "orpo", "slic")},
     **{name: (("causal",), ("answers",)) for name in REWARDED},
 }
-COMPARED = ("dpo", "ipo")  # a model with its parent: tests/e2e/test_preference.py
+COMPARED = ("dpo", "ipo", "kto", "distill")  # with a parent: tests/e2e/test_preference.py, tests/e2e/test_distill.py
 ROWS = {
     "text": lambda i: {"text": f"the cat {i} sat on the mat"},
     "answers": lambda i: {"prompt": f"what {i}?", "completion": f"that {i}."},

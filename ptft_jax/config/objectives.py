@@ -35,7 +35,7 @@ class ObjectiveSpec:
       gaps: a function of a tokenizer to {id: text} of the tokens that stand for gaps in a prompt.
       single: of a head for classes, whether it gives one number (model.classes = 1), or scores of several.
       selects: the metric of the validation split that checkpoints are selected by where `config.select.metric` is as it is.
-      alone: of one that compares a model with its parent, the name of another that measures what was learned without it.
+      alone: of one that compares a model with its parent or a teacher, the name of another that measures what was learned without it.
       wrong_head, wrong_sight: what is wrong with a model that has another head, or another `causal`; "" = said in general words.
     """
 
@@ -221,6 +221,8 @@ class PreferenceOptions(Options):
         )
     )
     margin: float = declared(settings.natural(1.0, "of simpo and slic: by how much the better answer should be ahead"))
+    desirable: float = declared(settings.positive(1.0, "of kto: what good answers weigh"))
+    undesirable: float = declared(settings.positive(1.0, "of kto: what bad answers weigh"))
     sft: float = declared(
         settings.Field(
             -1.0,
@@ -233,7 +235,7 @@ class PreferenceOptions(Options):
     precompute: bool = declared(
         settings.Field(
             False,
-            "of dpo and ipo: the reference's log-probabilities are computed once, before the first step, and kept in the cache; else at "
+            "of dpo, ipo and kto: the reference's log-probabilities are computed once, before the first step, and kept in the cache; else at "
             "each step",
         )
     )
@@ -243,6 +245,48 @@ class PreferenceOptions(Options):
             "of those without a reference: without a parent, preferences are learned by a model of random parameters",
         )
     )
+
+
+class DistillOptions(Options):
+    """`config.objective.distill`, of distill alone."""
+
+    teacher: str = declared(
+        settings.Field(
+            "",
+            "of distill: the model that is learned from, WORKDIR[@best|@last|@STEP], hf:FOLDER, hf:NAME or gguf:FILE; '' = the parent",
+        )
+    )
+    top: int = declared(
+        settings.natural(
+            64,
+            "the teacher's most probable tokens that are kept at each target, the others as one number; 0 = all tokens",
+        )
+    )
+    divergence: str = declared(
+        settings.one_of(
+            "forward_kl",
+            "of teacher and model: KL(teacher || model), KL(model || teacher), or between them",
+            *("forward_kl", "reverse_kl", "jensen_shannon"),
+        )
+    )
+    beta: float = declared(
+        settings.part(
+            0.5, "of divergence=jensen_shannon: the teacher's share of the mixture that both are compared with"
+        )
+    )
+    temperature: float = declared(settings.temperature(1.0, "what the logits of both are divided by", zero=False))
+    data_weight: float = declared(
+        settings.share(0.5, "weight of the cross-entropy of the data's targets; the divergence has the rest of 1")
+    )
+    quantize: str = declared(
+        settings.one_of("none", "what the teacher's kernels are kept in while it runs: none, or int8", "none", "int8")
+    )
+
+
+class _TaughtOptions(Options):
+    """`config.objective`, of distill alone."""
+
+    distill: DistillOptions = section(DistillOptions)
 
 
 class _PairOptions(Options):
@@ -310,12 +354,25 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         selects="mse",
         wrong_head=f"the model scores tokens; set model.head='classes' and model.classes=1{_NEW_HEAD}",
     ),
+    "distill": ObjectiveSpec(
+        f"{_LOSSES}.distill:Distill",
+        f"{_ROWS}.causal:Causal",
+        fields=fields_of(_TaughtOptions),
+        selects="loss",
+        alone="causal_lm",
+    ),
     "dpo": _of_pairs("dpo:DPO", alone="cpo"),
     "ipo": _of_pairs("dpo:IPO", alone="cpo"),
     "simpo": _of_pairs("reference_free:SimPO"),
     "cpo": _of_pairs("reference_free:CPO"),
     "orpo": _of_pairs("reference_free:ORPO"),
     "slic": _of_pairs("reference_free:SLiC"),
+    "kto": ObjectiveSpec(
+        f"{_LOSSES}.kto:KTO",
+        f"{_ROWS}.rated:Rated",
+        fields=fields_of(_PairOptions),
+        selects="loss",
+    ),
     "reward": ObjectiveSpec(
         f"{_LOSSES}.reward:Reward",
         f"{_ROWS}.scored_pairs:ScoredPairs",
@@ -338,8 +395,9 @@ class _CommonOptions(Options):
         settings.one_of(
             "causal_lm",
             "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
-            "spans cut out of a text; a text's class; a text's number; how good an answer is; which of two answers is better (dpo and "
-            "the following); or nothing: what is written is rewarded (grpo, rloo, reinforce)",
+            "spans cut out of a text; a text's class; a text's number; what a teacher predicts; which of two answers is better (dpo and "
+            "the following), or that one is good or bad (kto); how good an answer is; or nothing: what is written is rewarded (grpo, rloo, "
+            "reinforce)",
             *OBJECTIVES,
         )
     )
@@ -362,6 +420,7 @@ class ObjectiveOptions(
     _RewardedOptions,
     RewardOptions,
     _PairOptions,
+    _TaughtOptions,
     ClassificationOptions,
     SpanCorruptionOptions,
     MaskedLMOptions,

@@ -27,7 +27,7 @@ from ptft_jax.config.metrics import METRICS, MetricSpec, is_taken
 from ptft_jax.config.objectives import OBJECTIVES, ObjectiveSpec
 from ptft_jax.config.sources import SOURCES, SourceSpec
 from ptft_jax.config.trackers import TRACKERS, TrackerSpec
-from ptft_jax.config.verifiers import OWN_ANSWERS, VERIFIERS, VerifierSpec
+from ptft_jax.config.verifiers import VERIFIERS, VerifierSpec, is_own_answer
 from ptft_jax.errors import UserError, nearest
 
 GROUP = "ptft_jax.plugins"  # of entry points: a short name for a module
@@ -91,7 +91,7 @@ def tables(plugins: tuple[str, ...] = ()) -> Tables:
 
 def _is_ours(table: str, name: str) -> bool:
     """Whether a name that is in no table of the package means something there."""
-    taken = {"METHODS": name == "full", "METRICS": is_taken(name), "VERIFIERS": name in OWN_ANSWERS}
+    taken = {"METHODS": name == "full", "METRICS": is_taken(name), "VERIFIERS": is_own_answer(name)}
     return taken.get(table, False)
 
 

@@ -13,15 +13,24 @@ from ptft_jax.rewards.options import (
     ExactOptions,
     F1Options,
     JsonSchemaOptions,
+    JudgeOptions,
     NumberOptions,
     ProgramOptions,
     RegexOptions,
+    RewardModelOptions,
 )
 
 ANSWERS = "answers/"  # before the name of a metric of generated answers
 # What is measured of answers beside the scores of verifiers.
 OWN_ANSWERS = {"ended": "max", "length": ""}
+# After the name of a verifier: the share of the answers that it gave no score.
+UNSCORED = "_unscored"
 _HERE = "ptft_jax.rewards"
+
+
+def is_own_answer(name: str) -> bool:
+    """Whether a metric of answers is none of a verifier's scores."""
+    return name in OWN_ANSWERS or name.endswith(UNSCORED)
 
 
 def is_of_answers(metrics: str) -> bool:
@@ -50,5 +59,7 @@ VERIFIERS: Mapping[str, VerifierSpec] = {
     "number": VerifierSpec(f"{_HERE}.numbers:Number", fields_of(NumberOptions)),
     "json_schema": VerifierSpec(f"{_HERE}.schemas:JsonSchema", fields_of(JsonSchemaOptions)),
     "program": VerifierSpec(f"{_HERE}.programs:Program", fields_of(ProgramOptions)),
+    "reward_model": VerifierSpec(f"{_HERE}.reward_model:RewardModel", fields_of(RewardModelOptions)),
+    "judge": VerifierSpec(f"{_HERE}.judge:Judge", fields_of(JudgeOptions)),
     "combined": VerifierSpec(f"{_HERE}.combined:Combined", fields_of(CombinedOptions)),
 }

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.config import spans
-from ptft_jax.data import batches, cache, class_names, packing, records, token_folder, tokenize
+from ptft_jax.data import batches, cache, class_names, mismatched, packing, records, token_folder, tokenize
 from ptft_jax.data import survey as surveys
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.class_names import Head
+from ptft_jax.data.formats.layouts import TALKING
 from ptft_jax.data.mixture import FIELD, Mixture, most_rows, weight_at
 from ptft_jax.data.options import DataOptions
 from ptft_jax.data.rows import RowSet
@@ -154,11 +155,11 @@ def to_measure(data: Any, reference: str, split: str, learns: Sequence[str] = ()
 def _rendering(data: DataOptions, kind: str) -> dict[str, str]:
     """How conversations and answers become ids; not read for data of other kinds, so that a setting that does nothing is
     refused."""
-    if kind not in ("answers", "preference"):
+    if kind not in TALKING:
         return {"template": "", "train_on": "assistant"}
-    if kind == "preference" and data.train_on not in ("assistant", "last"):
+    if kind != "answers" and data.train_on not in ("assistant", "last"):
         raise UserError(
-            f"config.data.train_on = {data.train_on!r}: of pairs the answers alone are learned from: expected 'assistant' or 'last'"
+            f"config.data.train_on = {data.train_on!r}: of {'pairs' if kind == 'preference' else 'rated answers'} the answers alone are learned from: expected 'assistant' or 'last'"
         )
     return {"template": data.template, "train_on": data.train_on}
 
@@ -313,9 +314,11 @@ def filled(data: DataOptions, tokens: Tokens, builder: Builder, *, partial: bool
       UserError: examples that are too long or have nothing to learn, where the settings do not say what to do with
         them; too little data for a row; data of a kind that the objective does not learn from.
     """
-    store, how = tokens.store, packed_how(data.packing, tokens, builder)
     builder.check(data.length)
     check_kind(builder.kinds, tokens.kind, tokens.reference, tokens.description, data.tables.objectives)
+    if builder.rated:
+        tokens = dataclasses.replace(tokens, store=mismatched.of(tokens.store, tokens.where))
+    store, how = tokens.store, packed_how(data.packing, tokens, builder)
     if store.trained is not None and not builder.partly:
         raise UserError(
             f"{tokens.reference}: {tokens.description}: it says which tokens to learn, and the objective learns whole texts; "
@@ -343,7 +346,7 @@ def filled(data: DataOptions, tokens: Tokens, builder: Builder, *, partial: bool
         untrainable=data.untrainable,
         partial=partial,
         units=np.arange(0, len(store.offsets), 2) if builder.paired else None,
-        same=store.same if builder.paired else None,
+        same=store.same if builder.paired and not builder.rated else None,
     )
     segmented = how != "concat" or builder.looks_ahead
     pairs = int(np.diff(plan.rows).max()) // 2 if builder.paired and isinstance(plan, packing.Plan) else 0

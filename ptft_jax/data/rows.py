@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -25,7 +25,8 @@ class RowSet:
       builder: what an objective makes of them.
       length: positions of a row.
       segmented: rows have "positions" and "segments"; else a row is one window of a stream, attended as a whole.
-      reference: float32 [rows, ...], what a reference model makes of each row (`ptft_jax.training.reference`); None = nothing.
+      reference: [rows, ...] each, by its name in a batch, what another model makes of each row (`ptft_jax.training.reference`); None =
+        nothing.
       pairs: of a builder that pairs, the most pairs that a row can say it holds; at least those that one does.
     """
 
@@ -35,7 +36,7 @@ class RowSet:
     length: int
     segmented: bool
     pairs: int = 0
-    reference: np.ndarray | None = None
+    reference: Mapping[str, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -110,7 +111,7 @@ class RowSet:
             made = self._shifted(*self.plan.of(indices))
         else:
             made = stacked([self.row(int(i), key) for i, key in zip(indices, keys)])
-        return made if self.reference is None else {**made, "reference": self.reference[indices]}
+        return {**made, **{name: array[indices] for name, array in (self.reference or {}).items()}}
 
     def _shifted(self, spans: np.ndarray, pieces: np.ndarray) -> Rows:
         """Rows for next-token prediction, the common case: what `row` makes piece by piece, all at once. Arguments as of
@@ -141,6 +142,11 @@ class RowSet:
             made["segments"] = spread(np.repeat(number + 1, sizes), np.int32)
         if self.builder.paired:
             made["pairs"] = (np.arange(self.pairs) < pieces[:, None] // 2).astype(np.float32)
+        if self.builder.rated:
+            assert self.store.labels is not None
+            examples = (np.searchsorted(self.store.offsets, spans[::2, 0], side="right") - 1) // 2
+            made["labels"] = np.zeros((count, self.pairs), np.float32)
+            made["labels"][made["pairs"] > 0] = np.where(self.store.labels[examples] > 0, 1, -1)
         return made
 
 

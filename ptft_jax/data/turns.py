@@ -76,11 +76,12 @@ class Conversation(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What a model is asked, as ids and as text, and what it should answer."""
+    """What a model is asked, as ids, as text, and where it was turns as these; and what it should answer."""
 
     ids: list[int]
     text: str
     answer: str
+    conversation: Conversation | None = None
 
 
 class Span(NamedTuple):
@@ -171,7 +172,7 @@ def question(tokenizer: Tokenizer, template: Template, conversation: Conversatio
         )
     except UserError as e:
         raise UserError(f"{where}: {e}") from e
-    return Question(ids.tolist(), text, answer["content"])
+    return Question(ids.tolist(), text, answer["content"], conversation._replace(messages=before))
 
 
 class _Rendered(NamedTuple):

@@ -12,7 +12,7 @@ import jax
 from ptft_jax import config as configs
 from ptft_jax.config import spans
 from ptft_jax.config.seeds import Use, mixed
-from ptft_jax.config.verifiers import ANSWERS, OWN_ANSWERS
+from ptft_jax.config.verifiers import ANSWERS, OWN_ANSWERS, UNSCORED
 from ptft_jax.data import pipeline, records
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
@@ -22,7 +22,7 @@ from ptft_jax.model.decode import Sampling
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.parallel import processes
 from ptft_jax.params.partition import Partition
-from ptft_jax.rewards.base import Task, Verifier, scored
+from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, scored_all
 from ptft_jax.rewards.choosing import chosen
 from ptft_jax.runs.state import TrainState
 
@@ -59,7 +59,8 @@ class Answers:
         self.questions = questions
         self._verifiers, self._model, self._tokenizer = verifiers, model, tokenizer
         self._prefix = f"{prefix}{ANSWERS}"
-        self.names = tuple(f"{self._prefix}{name}" for name in (*verifiers, *OWN_ANSWERS))
+        partial = [f"{name}{UNSCORED}" for name, verifier in verifiers.items() if verifier.partial]
+        self.names = tuple(f"{self._prefix}{name}" for name in (*verifiers, *partial, *OWN_ANSWERS))
         self._options = {
             "max_new_tokens": settings["max_new_tokens"],
             "sampling": Sampling(temperature=settings["temperature"], top_p=settings["top_p"]),
@@ -77,17 +78,17 @@ class Answers:
     def measured(
         self, params: Any, seed: int, check: Callable[[], None] = lambda: None
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """The values of `names`, means over the questions: the scores of verifiers, the share of answers that "ended" by themselves and
-        their "length" in tokens; and a row for each question: "where", "prompt", "answer", "reference", "tokens", "reason" why it
+        """The values of `names`, means over the questions: the scores of verifiers (of those answers that have one), the share of answers
+        that have none of a verifier that may leave some out, the share that "ended" by themselves, and their "length" in tokens; and a row for each question: "where", "prompt", "answer", "reference", "tokens", "reason" why it
         ended, and "scores", {verifier: {"score", "reason"}}.
 
         Args:
           params: of the model, merged.
           seed: of the sampling; what is written to a prompt follows from it and the prompt's number.
-          check: called every few tokens, and before each answer is scored; may raise to end it.
+          check: called every few tokens, and before answers are scored; may raise to end it.
 
         Raises:
-          UserError: a verifier fails, or gives a score that is not finite; the model's logits are not finite.
+          UserError: a verifier fails, gives a score that is not finite, or no answer a score; the model's logits are not finite.
         """
         ids = self.questions.ids
         written = continue_ids(self._model, params, self._tokenizer, ids, seed=seed, check=check, **self._options)
@@ -107,26 +108,41 @@ class Answers:
         return {**facts, **{name.rpartition("/")[2]: value for name, value in values.items()}}, rows
 
     def _scored(self, written: Sequence[Continuation], check: Callable[[], None]) -> dict[str, Any]:
-        rows = []
+        tasks, texts = self.questions.tasks, [answer.text for answer in written]
         try:
-            for task, answer in zip(self.questions.tasks, written):
-                check()
-                scores = {
-                    name: scored(name, verifier, answer.text, task)._asdict()
-                    for name, verifier in self._verifiers.items()
-                }
-                rows.append(_row(task, answer, scores))
+            found = {
+                name: scored_all(name, verifier, texts, tasks, check) for name, verifier in self._verifiers.items()
+            }
+            values = {name: value for item in found.items() for name, value in self._means(*item).items()}
         except UserError as e:
             return {"error": str(e)}
         finally:
             for verifier in self._verifiers.values():
                 verifier.close()
-        values = {name: _mean([row["scores"][name]["value"] for row in rows]) for name in self._verifiers}
+        rows = [
+            _row(task, answer, {name: _shown(scores[n]) for name, scores in found.items()})
+            for n, (task, answer) in enumerate(zip(tasks, written))
+        ]
         values |= {
             "ended": _mean([float(row["reason"] in _ENDED) for row in rows]),
             "length": _mean([float(row["tokens"]) for row in rows]),
         }
         return {"values": {f"{self._prefix}{name}": value for name, value in values.items()}, "rows": rows}
+
+    def _means(self, name: str, found: Sequence[Score | Unscored]) -> dict[str, float]:
+        """What is measured by one verifier. Raises UserError where no answer has a score."""
+        scores = [score.value for score in found if isinstance(score, Score)]
+        if not scores:
+            raise UserError(
+                f"verifier {name!r}: none of the {len(found):,} answers has a score, the first for this reason: {found[0].reason}"
+            )
+        left = {f"{name}{UNSCORED}": 1 - len(scores) / len(found)} if self._verifiers[name].partial else {}
+        return {name: _mean(scores), **left}
+
+
+def _shown(found: Score | Unscored) -> dict[str, Any]:
+    """A score as rows have it; without a value where there is none."""
+    return {"value": None, "reason": found.reason} if isinstance(found, Unscored) else found._asdict()
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ptft_jax.data import endings, formats, pipeline, records, token_folder, tokenize
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.rewards.base import Task
 
@@ -25,6 +26,8 @@ class Questions:
       ids: their prompts, as the model reads them.
       unasked: places of those that leave no room for an answer.
       stop: texts that end an answer.
+      form: how their records are read (`ptft_jax.data.formats.Format.name`).
+      template: the chat template that they are rendered by; None where they are plain texts.
     """
 
     source: str
@@ -34,6 +37,8 @@ class Questions:
     ids: tuple[list[int], ...]
     unasked: tuple[str, ...]
     stop: tuple[str, ...]
+    form: str = ""
+    template: Template | None = None
 
 
 def asked(
@@ -70,8 +75,8 @@ def asked(
             f"config.{FIELD}.max_new_tokens = {settings['max_new_tokens']}: the model sees at most {most} tokens, and no prompt of "
             f"{source} ({split}) leaves room for so many new ones"
         )
-    stop = stops(encoder, settings["stop"])
-    return Questions(source, split, len(opened.records), tasks, ids, unasked, stop)
+    stop, rows = stops(encoder, settings["stop"]), len(opened.records)
+    return Questions(source, split, rows, tasks, ids, unasked, stop, form.name, encoder.template)
 
 
 def _tasks(
@@ -95,7 +100,8 @@ def task_of(
     """What a model is asked by a record, and the ids of its prompt. Arguments as of `_references`. Raises UserError."""
     question = encoder.question(record, where)
     references = _references(record, question.answer, column, where, field)
-    return Task(question.text, references, record, where), question.ids or [encoder.tokenizer.end_id]
+    task = Task(question.text, references, record, where, question.conversation)
+    return task, question.ids or [encoder.tokenizer.end_id]
 
 
 def stops(encoder: Any, texts: Sequence[str]) -> tuple[str, ...]:

@@ -68,9 +68,6 @@ class Measurement:
             raise UserError(f"--length = {length}: the model sees at most {most} tokens")
         config = loaded.source.config
         values = config.as_dict()
-        values["objective"]["preference"]["precompute"] = False  # nothing was computed of these rows
-        values["objective"]["policy"]["kl"] = 0.0  # is of sampled answers, and these are the right ones
-        config = configs.check(values)
         if objective:
             known = config.tables.objectives
             if objective not in known:
@@ -105,7 +102,7 @@ class Measurement:
                 f"{why}: --packing=none"
             )
         rows = batches.evaluation(found.rows, batch_size=batch_size, tokens=tokens)
-        measure = objectives.build(config.objective)
+        measure = objectives.build(config.objective).live  # nothing was computed of these rows
         lengths = tok.byte_lengths(loaded.tokenizer) if measure.chained else None
         measures = metrics.chosen(config.eval.metrics, config.tables.metrics)
         reference = loading.parent_parameters(loaded) if measure.needs_reference else None

@@ -38,12 +38,14 @@ class Context(NamedTuple):
         objective nor the run's regularization needs them.
       average: whole averaged parameters; None where the run does not need them.
       step: int32 [], updates that were made; None outside of training.
+      whole: what an objective that `gathers` needs of the whole batch, of which this may be a part; None = the batch is whole.
     """
 
     keys: jax.Array | None = None
     reference: Any = None
     average: Any = None
     step: jax.Array | None = None
+    whole: Any = None
 
 
 PLAIN = Context()
@@ -53,7 +55,7 @@ class Objective(Protocol):
     """Turns (model, parameters, batch, context) into a loss: what `loss_of` makes of what `hidden` gives (`routed`: and how
     experts were used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics, "nll" (cross-entropy)
     among them where there is one. `chained`, `scores`, `needs_reference`, `needs_parent`, `weights`, `measured`, `tables`, `remarks`, `precomputed`,
-    `reference_of`: see `Rows`."""
+    `reference_of`, `live`, `gathers`, `gathered`: see `Rows`."""
 
     metrics: tuple[str, ...]
     chained: ClassVar[bool]
@@ -61,6 +63,7 @@ class Objective(Protocol):
     needs_reference: ClassVar[bool]
     needs_parent: ClassVar[bool]
     section: ClassVar[str]
+    gathers: ClassVar[bool]
     informs: ClassVar[bool]
 
     @property
@@ -90,7 +93,12 @@ class Objective(Protocol):
 
     def remarks(self, before: Mapping[str, float], after: Mapping[str, float]) -> list[str]: ...
 
-    def reference_of(self, model: Any, params: Any, batch: Batch) -> jax.Array: ...
+    def reference_of(self, model: Any, params: Any, batch: Batch) -> dict[str, jax.Array]: ...
+
+    @property
+    def live(self) -> Objective: ...
+
+    def gathered(self, model: Any, mine: Scored, batch: Batch, context: Context) -> Any: ...
 
     def weights(self, batch: Batch) -> jax.Array: ...
 
@@ -105,11 +113,12 @@ class Rows:
     Attributes:
       chained: whether the targets' probabilities multiply to that of the text they are, so that bits per byte mean something.
       needs_reference: whether the loss compares the model with its parent (`Context.reference`), in training and evaluation.
-      precomputed: of one that `needs_reference`: batches hold what it needs of the reference (`reference_of`, key "reference"), and no
-        parameters of it are kept.
+      precomputed: batches hold what it needs of another model, the reference or a teacher (`reference_of`), and no parameters of that are
+        kept.
       informs: whether the gradient of its "nll" by targets that are drawn tells what matters to a model (EWC).
       needs_parent: whether it teaches a model nothing that has learned nothing before, so that a run without a parent has to be asked for.
       section: of `config.objective`, whose `from_random` asks for it.
+      gathers: whether a row's loss depends on sums over the whole batch (`gathered`), a constant in the gradient.
       scores: names of what evaluation makes of `tables`, beside the means of metrics.
     """
 
@@ -120,6 +129,7 @@ class Rows:
     informs: ClassVar[bool] = True
     needs_parent: ClassVar[bool] = False
     section: ClassVar[str] = "preference"
+    gathers: ClassVar[bool] = False
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss:
         """The loss of a batch: `inputs` int [B, T] and what `loss_of` needs; optional positions, segments and types int [B, T], prefix
@@ -162,8 +172,20 @@ class Rows:
         value."""
         return []
 
-    def reference_of(self, model: Any, params: Any, batch: Batch) -> jax.Array:
-        """What the loss of each row of a batch needs of the reference model, whose parameters these are, float32 [B, ...]."""
+    def reference_of(self, model: Any, params: Any, batch: Batch) -> dict[str, jax.Array]:
+        """What the loss of each row of a batch needs of the reference model, whose parameters these are: what is put into the batch,
+        [B, ...] each, by its name there."""
+        raise NotImplementedError
+
+    @property
+    def live(self) -> Any:
+        """The objective for rows of which nothing was computed before (`precomputed`): the same, which asks the reference each time, or
+        what of it needs none."""
+        return self
+
+    def gathered(self, model: Any, mine: Scored, batch: Batch, context: Context) -> Any:
+        """A part's share of the sums over the whole batch that its loss needs, as `Context.whole` then has them; `mine`: parameters
+        and last hidden states of the model."""
         raise NotImplementedError
 
     def tables(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> dict[str, jax.Array]:

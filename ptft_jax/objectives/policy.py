@@ -105,6 +105,11 @@ class Policy(CausalLM, abc.ABC):
         """As of `Rows`."""
         return bool(self.kl)
 
+    @property
+    def live(self) -> Self:
+        """Without `kl`, which is of sampled answers: other rows are right ones."""
+        return dataclasses.replace(self, kl=0.0)
+
     def scored(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> Tokens:
         """Of the targets of a batch of answers, by the last hidden states; 0 where there is none."""
         support = batch.get("support")
@@ -128,7 +133,7 @@ class Policy(CausalLM, abc.ABC):
             self.chunk, score, hidden_BTD, batch["targets"], weights, *(() if support is None else (support,))
         )
 
-    def reference_of(self, model: Any, params: Any, batch: Batch) -> jax.Array:
+    def by_reference(self, model: Any, params: Any, batch: Batch) -> jax.Array:
         """Log-probabilities float32 [B, T] of the tokens of answers by the reference, whose parameters these are."""
         return self.scored(model, params, self.hidden(model, params, batch), batch).log_probs
 
@@ -186,7 +191,7 @@ class Policy(CausalLM, abc.ABC):
         """The estimate of each token, float32 [B, T]."""
         if context.reference is None:
             raise ValueError(f"{type(self).__name__} compares a model with a reference, and the context has none")
-        behind = jax.lax.stop_gradient(self.reference_of(model, context.reference, batch)) - log_probs
+        behind = jax.lax.stop_gradient(self.by_reference(model, context.reference, batch)) - log_probs
         return jnp.square(behind) / 2 if self.kl_estimator == "k2" else jnp.expm1(behind) - behind
 
     def weights(self, batch: Batch) -> jax.Array:

@@ -133,9 +133,13 @@ class Preference(Rows):
         found["nll"] = (weighted_sum(nll, pairs), weighted_sum(answers.lengths[..., 0], pairs))
         return Loss(found["loss"][0], weight, {name: found[name] for name in self.metrics})
 
-    def reference_of(self, model: Any, params: Any, batch: Batch) -> jax.Array:
-        """Log-probabilities of both answers of each pair, float32 [B, P, 2], each token weighed as `log_weights` says."""
-        return self._scored(model, [(params, self.hidden(model, params, batch))], batch).log_probs
+    @property
+    def live(self) -> Self:
+        return dataclasses.replace(self, precomputed=False)
+
+    def reference_of(self, model: Any, params: Any, batch: Batch) -> dict[str, jax.Array]:
+        """ "reference": log-probabilities of both answers of each pair, float32 [B, P, 2], each token weighed as `log_weights` says."""
+        return {"reference": self._scored(model, [(params, self.hidden(model, params, batch))], batch).log_probs}
 
     def _answers(self, model: Any, mine: Scored, batch: Batch, context: Context) -> Answers:
         scored = [mine]
@@ -149,7 +153,7 @@ class Preference(Rows):
 
     def _scored(self, model: Any, scored: Sequence[Scored], batch: Batch) -> Answers:
         """By the model, and by the reference where that is the second of `scored`."""
-        weights, own = batch["weights"].astype(jnp.float32), _own(batch)
+        weights, own = batch["weights"].astype(jnp.float32), of_answers(batch)
         lengths = _each(weights, own)
         logged = self.log_weights(weights, own, lengths)
 
@@ -198,7 +202,7 @@ class Preference(Rows):
     def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array:
         """As of `TokenLoss`, the sum over pairs of the mean over the tokens of both answers."""
         tokens, pairs = batch["weights"].astype(jnp.float32), self.weights(batch)
-        own = _own(batch)
+        own = of_answers(batch)
         own = own.reshape(*own.shape[:2], -1, 2).sum(axis=-1)  # 1 where a token is of a pair
         share = spread(pairs / jnp.maximum(_each(tokens, own), 1.0), own) * tokens
         return divergence_of(self.chunk, model, first, second, share, measure)
@@ -210,7 +214,7 @@ class Preference(Rows):
         return measured_of(self.chunk, model, (params, hidden_BTD), batch["targets"], _of_chosen(batch), measures)
 
 
-def _own(batch: Batch) -> jax.Array:
+def of_answers(batch: Batch) -> jax.Array:
     """float32 [B, T, 2 P]: 1 where a token is of an answer."""
     return (batch["segments"][..., None] == jnp.arange(1, 2 * batch["pairs"].shape[1] + 1)).astype(jnp.float32)
 

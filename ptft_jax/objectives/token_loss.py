@@ -73,18 +73,34 @@ def summed(chunk: int, score: Callable[..., tuple[jax.Array, ...]], *arrays: jax
     length = arrays[0].shape[1]
     if not chunk or chunk >= length:
         return score(*arrays)
-    pad = -length % chunk  # chunks run along T, so rows stay on their devices
-
-    def chunks(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
 
     def add(sums: Any, part: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, sums, jax.checkpoint(score)(*part)), None
 
-    parts = jax.tree.map(chunks, arrays)
+    parts = tuple(_chunks(x, chunk) for x in arrays)
     sums = jax.eval_shape(score, *jax.tree.map(lambda x: x[0], parts))
     return jax.lax.scan(add, tuple(jnp.zeros(s.shape, s.dtype) for s in sums), parts)[0]
+
+
+def mapped(chunk: int, function: Callable[..., Any], *arrays: jax.Array) -> Any:
+    """What `function` gives of arrays [B, T, ...], itself arrays [B, T, ...], `chunk` positions at a time; 0 = all at once."""
+    length = arrays[0].shape[1]
+    if not chunk or chunk >= length:
+        return function(*arrays)
+    made = jax.lax.map(lambda part: function(*part), tuple(_chunks(x, chunk) for x in arrays))
+
+    def joined(x: jax.Array) -> jax.Array:
+        x = jnp.moveaxis(x, 0, 1)
+        return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
+
+    return jax.tree.map(joined, made)
+
+
+def _chunks(x: jax.Array, chunk: int) -> jax.Array:
+    """[n, B, chunk, ...] of [B, T, ...], the last filled up with zeros."""
+    pad = -x.shape[1] % chunk  # chunks run along T, so rows stay on their devices
+    x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
 
 
 def divergence_of(

@@ -328,7 +328,8 @@ def _answers(page: Page, rows: Sequence[Row]) -> None:
 def _answered(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
     reference = row["reference"] if isinstance(row["reference"], str) else " | ".join(row["reference"])
     scores = ", ".join(
-        f"{verifier} {score['value']:g} ({score['reason']})" for verifier, score in row["scores"].items()
+        f"{verifier} {'-' if score['value'] is None else format(score['value'], 'g')} ({score['reason']})"
+        for verifier, score in row["scores"].items()
     )
     found = {"prompt": row["prompt"][-_LETTERS:], "answer": row["answer"][:_LETTERS], "reference": reference[:_LETTERS]}
     return {"run": name, "step": row["step"], **found, "ended by": row["reason"], "scores": scores}

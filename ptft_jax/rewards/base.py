@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptft_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from ptft_jax.data.turns import Conversation
 
 
 class Task(NamedTuple):
@@ -18,12 +21,14 @@ class Task(NamedTuple):
       references: answers that are right, any of which counts; at least one.
       record: the record of the data source, column -> value.
       where: its place, for messages: "questions.jsonl, line 3".
+      conversation: what was asked as turns, without an answer; None where the prompt is a plain text.
     """
 
     prompt: str
     references: tuple[str, ...]
     record: Mapping[str, Any]
     where: str
+    conversation: Conversation | None = None
 
 
 class Score(NamedTuple):
@@ -33,16 +38,36 @@ class Score(NamedTuple):
     reason: str
 
 
+class Unscored(NamedTuple):
+    """In the place of a score: there is none, which is no 0, and why. Such answers are counted, and no part of a mean."""
+
+    reason: str
+
+
 class Verifier(abc.ABC):
-    """Scores answers. Of the settings of `config.rewards.NAME` it is given those of its entry, as arguments."""
+    """Scores answers. Of the settings of `config.rewards.NAME` it is given those of its entry, as arguments.
+
+    Attributes:
+      batch: how many answers `score_all` is given at a time.
+      partial: whether it may leave answers `Unscored`.
+    """
+
+    batch: int = 1
+    partial: bool = False
 
     def check(self, task: Task) -> None:  # noqa: B027
         """Raises UserError where no answer to this task can be scored, because of what its record has. Called before anything is
         generated."""
 
     @abc.abstractmethod
-    def score(self, answer: str, task: Task) -> Score:
-        """The score of an answer, which may be any text. Whatever a model writes is scored, and never an error."""
+    def score(self, answer: str, task: Task) -> Score | Unscored:
+        """The score of an answer, which may be any text. Whatever a model writes is scored, and never an error, unless the settings of a
+        `partial` verifier say so."""
+
+    def score_all(self, answers: Sequence[str], tasks: Sequence[Task]) -> Sequence[Score | Unscored]:
+        """The scores of answers, each to the task at its place, for verifiers that are faster with several at a time. An answer's score
+        does not depend on the others."""
+        return [self.score(answer, task) for answer, task in zip(answers, tasks, strict=True)]
 
     def notes(self) -> list[str]:
         """What people should know of it before it begins."""
@@ -65,15 +90,48 @@ class Function(Verifier):
 
 
 def scored(name: str, verifier: Verifier, answer: str, task: Task) -> Score:
-    """The score of the verifier called `name`. Raises UserError, with the task's place, for one that is no finite number, and for what
-    a verifier raises: it is the verifier that is at fault, not the answer."""
-    try:
-        value, reason = verifier.score(answer, task)
-        value = float(value)
-    except UserError:
-        raise
-    except Exception as e:
-        raise UserError(f"{task.where}: verifier {name!r} failed: {type(e).__name__}: {e}") from e
+    """The score of one answer; as `scored_all`. Raises UserError where there is none, too."""
+    [found] = scored_all(name, verifier, [answer], [task])
+    if isinstance(found, Unscored):
+        raise UserError(f"{task.where}: verifier {name!r} gave no score: {found.reason}")
+    return found
+
+
+def scored_all(
+    name: str,
+    verifier: Verifier,
+    answers: Sequence[str],
+    tasks: Sequence[Task],
+    check: Callable[[], None] = lambda: None,
+) -> list[Score | Unscored]:
+    """What the verifier called `name` gives of answers, each to the task at its place, some of them at a time.
+
+    Args:
+      check: called before each batch; may raise to end it.
+
+    Raises:
+      UserError: with the task's place, for a score that is no finite number, and for what a verifier raises: it is the verifier that is at
+        fault, not the answer.
+    """
+    found: list[Score | Unscored] = []
+    for first in range(0, len(answers), verifier.batch):
+        check()
+        part = slice(first, first + verifier.batch)
+        try:
+            given = list(verifier.score_all(answers[part], tasks[part]))
+            found += [_finite(name, one, task) for one, task in zip(given, tasks[part], strict=True)]
+        except UserError:
+            raise
+        except Exception as e:
+            raise UserError(f"{tasks[first].where}: verifier {name!r} failed: {type(e).__name__}: {e}") from e
+    return found
+
+
+def _finite(name: str, found: Score | Unscored, task: Task) -> Score | Unscored:
+    if isinstance(found, Unscored):
+        return found
+    value, reason = found
+    value = float(value)
     if not math.isfinite(value):
         raise UserError(f"{task.where}: verifier {name!r} gave {value}: a score is a finite number")
     return Score(value, reason)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ptft_jax.config.field import number
 from ptft_jax.errors import UserError
-from ptft_jax.rewards.base import Score, Task, Verifier, scored
+from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, scored_all
 
 
 class Combined(Verifier):
@@ -19,15 +19,28 @@ class Combined(Verifier):
             if wrong := number(weight) or ("" if weight else "0: it adds nothing; leave the verifier out"):
                 raise UserError(f"config.rewards.combined.parts: the weight of {name!r}: {wrong}")
         self._parts, self._weights = parts, weights
+        self.batch = max(part.batch for part in parts.values())
+        self.partial = any(part.partial for part in parts.values())
 
     def check(self, task: Task) -> None:
         for part in self._parts.values():
             part.check(task)
 
-    def score(self, answer: str, task: Task) -> Score:
-        found = {name: scored(name, part, answer, task) for name, part in self._parts.items()}
-        total = sum(self._weights[name] * score.value for name, score in found.items())
-        return Score(total, "; ".join(f"{name} {score.value:g}: {score.reason}" for name, score in found.items()))
+    def score(self, answer: str, task: Task) -> Score | Unscored:
+        return self.score_all([answer], [task])[0]
+
+    def score_all(self, answers: Sequence[str], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        found = {name: scored_all(name, part, answers, tasks) for name, part in self._parts.items()}
+        return [self._sum(dict(zip(found, scores))) for scores in zip(*found.values())]
+
+    def _sum(self, found: Mapping[str, Score | Unscored]) -> Score | Unscored:
+        reasons, total = [], 0.0
+        for name, score in found.items():
+            if isinstance(score, Unscored):
+                return Unscored(f"{name}: {score.reason}")
+            total += self._weights[name] * score.value
+            reasons.append(f"{name} {score.value:g}: {score.reason}")
+        return Score(total, "; ".join(reasons))
 
     def notes(self) -> list[str]:
         return [note for part in self._parts.values() for note in part.notes()]

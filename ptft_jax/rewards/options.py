@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from ptft_jax.config.declare import Options, declared, section
-from ptft_jax.config.field import Field, natural, one_of, pairs, positive
+from ptft_jax.config.field import Field, natural, one_of, pairs, positive, share
 
 _NORMALIZE = (
     "what texts are compared by: with white space as one space and none around; as SQuAD's; or letter by letter"
 )
+
+_TEMPLATE = (
+    "chat template by name, or a .jinja file; none = prompt and answer as plain texts; '' = as the model was trained, of hf: and gguf: "
+    "weights the tokenizer's own where it has one"
+)
+_UNSCORED = "what of an answer that gets no score: an error, or it is left out of the mean and counted"
 
 
 class ExactOptions(Options):
@@ -81,6 +87,63 @@ class ProgramOptions(Options):
     output: int = declared(positive(65536, "bytes that it may write to its output, and to a file"))
 
 
+class RewardModelOptions(Options):
+    """`config.rewards.reward_model`: what a reward model gives the answer."""
+
+    run: str = declared(
+        Field(
+            "",
+            "a run of objective.name='reward', WORKDIR[@best|@last|@STEP][#ADAPTER]; or hf:FOLDER of a sequence classifier with one number",
+        )
+    )
+    template: str = declared(Field("", _TEMPLATE))
+    batch_size: int = declared(positive(16, "answers at a time"))
+    unscored: str = declared(one_of("raise", _UNSCORED, "raise", "drop"))
+
+
+class JudgeOptions(Options):
+    """`config.rewards.judge`: what a model says of the answer, by a rubric."""
+
+    run: str = declared(
+        Field("", "a model that writes: WORKDIR[@best|@last|@STEP][#ADAPTER] of a run, hf:FOLDER, or gguf:FILE")
+    )
+    rubric: str = declared(
+        Field(
+            "",
+            "what it is asked, a text with the places {prompt}, {answer} and {reference}; '' = rewards.judge.rubric_file",
+        )
+    )
+    rubric_file: str = declared(Field("", "a file of it"))
+    scale: tuple[tuple[str, float], ...] = declared(
+        pairs(
+            (("1", 1.0), ("2", 2.0), ("3", 3.0), ("4", 4.0), ("5", 5.0)),
+            "((label, value), ...): what it answers by, and what that is worth",
+        )
+    )
+    how: str = declared(
+        one_of(
+            "probabilities",
+            "the mean of the values, by the probabilities of their labels as the next token; or what is found in a text that it writes",
+            "probabilities",
+            "text",
+        )
+    )
+    least_mass: float = declared(
+        share(0.01, "of how=probabilities: probability of all labels together below which an answer has no score")
+    )
+    pattern: str = declared(
+        Field(
+            "",
+            "of how=text: of Python's re, finds the label or the value; '' = a number, or a label where they are words",
+        )
+    )
+    which: str = declared(one_of("first", "of how=text: of several places", "first", "last"))
+    max_new_tokens: int = declared(positive(64, "of how=text: tokens that it may write"))
+    template: str = declared(Field("", _TEMPLATE))
+    batch_size: int = declared(positive(16, "answers at a time"))
+    unscored: str = declared(one_of("raise", _UNSCORED, "raise", "drop"))
+
+
 class CombinedOptions(Options):
     """`config.rewards.combined`: the weighted sum of others."""
 
@@ -98,4 +161,6 @@ class RewardsOptions(Options):
     number: NumberOptions = section(NumberOptions)
     json_schema: JsonSchemaOptions = section(JsonSchemaOptions)
     program: ProgramOptions = section(ProgramOptions)
+    reward_model: RewardModelOptions = section(RewardModelOptions)
+    judge: JudgeOptions = section(JudgeOptions)
     combined: CombinedOptions = section(CombinedOptions)

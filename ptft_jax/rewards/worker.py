@@ -21,6 +21,11 @@ def search(job: dict[str, Any]) -> dict[str, Any]:
     return {"found": match is not None, "text": None if match is None else match[job["group"]]}
 
 
+def substitute(job: dict[str, Any]) -> dict[str, Any]:
+    """A text with another in place of what a pattern finds: {"text"}."""
+    return {"text": re.sub(job["pattern"], job["by"], job["text"])}
+
+
 def validate(job: dict[str, Any]) -> dict[str, Any]:
     """Whether a text is JSON of a schema: {"valid", "reason"}. Nothing is fetched that a schema refers to."""
     import jsonschema
@@ -67,7 +72,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    jobs = {"search": search, "validate": validate}
+    jobs = {"search": search, "substitute": substitute, "validate": validate}
     if sys.argv[1:] == ["validate"]:  # takes a while, which is no time of an answer's
         import jsonschema  # noqa: F401
         import referencing.exceptions  # noqa: F401

@@ -20,7 +20,13 @@ from ptft_jax.errors import UserError, listed
 from ptft_jax.runs import meant
 from ptft_jax.runs.workdir import Workdir
 
-_TALKS = ("messages:", "sharegpt:", "prompt-messages:", "alpaca:")  # formats that a tokenizer's own template renders
+_TALKS = (
+    "messages:",
+    "sharegpt:",
+    "prompt-messages:",
+    "alpaca:",
+    "preference-messages:",
+)  # formats that a tokenizer's own template renders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,13 +134,7 @@ def learned_template(
 ) -> Template | None:
     """The template that a run talks by when it has been trained on `rows`: that of its conversations, prepared ones too; else
     that beside the adapter that it started with, else its parent's, else the tokenizer's own."""
-    found = template(name, tokenizer, rows)
-    for row in rows if found is None else ():
-        kind, folder, _ = records.parted(row["source"])
-        if found is None and kind == token_folder.KIND:
-            facts = token_folder.manifest(pathlib.Path(folder))
-            setting = facts.get("settings", {}).get("template", "")
-            found = template(setting, tokenizer, [{"format": facts["format"]}])
+    found = template(name, tokenizer, rows) or _prepared_template(tokenizer, rows)
     if found is not None and _is_lost(found):
         return None  # nobody knows it any more
     if found is None:
@@ -142,6 +142,33 @@ def learned_template(
         text = text or tokenizer.chat_template or ""
         found = Template("the tokenizer's own", text) if text else None
     return found
+
+
+def _prepared_template(
+    tokenizer: tok.Tokenizer, rows: Sequence[Mapping[str, Any]], begun_in: str = ""
+) -> Template | None:
+    """The template that prepared conversations among data of `rows` were rendered by; `begun_in`: the folder that their places are
+    seen from."""
+    for row in rows:
+        kind, folder, _ = records.parted(row["source"])
+        if kind == token_folder.KIND:
+            facts = token_folder.manifest(pathlib.Path(begun_in, folder))
+            setting = facts.get("settings", {}).get("template", "")
+            if found := template(setting, tokenizer, [{"format": facts["format"]}]):
+                return found
+    return None
+
+
+def rendered_by(source: Any) -> str:
+    """The source of the chat template by which the data of a run were rendered, prepared ones too; "" where they were plain texts. Of
+    imported weights the tokenizer's own, "" where it has none. Raises UserError where prepared data are no longer there to tell."""
+    tokenizer = source.tokenizer
+    if getattr(source, "archive", None) is not None:
+        return tokenizer.chat_template or ""
+    folder = meant.begun_in(source.workdir) or ""
+    rows = Workdir(source.workdir).read_data()
+    found = template_of(source, tokenizer) or _prepared_template(tokenizer, rows, folder)
+    return "" if found is None else chat_template(source)
 
 
 def check(one: Identity, other: Identity) -> tuple[int, ...] | None:

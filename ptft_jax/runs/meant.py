@@ -72,12 +72,19 @@ def mixture(entries: Any, folder: str) -> tuple[Any, ...]:
 SETTINGS: Mapping[str, Callable[[Any, str], Any]] = {
     "init.from_": parent,
     "init.adapter": file,
+    "objective.distill.teacher": parent,
     "tokenizer.path": file,
     "data.source": source,
     "data.mixture": mixture,
     "data.template": template,
     "eval.source": source,
+    "rewards.json_schema.schema": file,
+    "rewards.reward_model.run": parent,
+    "rewards.judge.run": parent,
+    "rewards.judge.rubric_file": file,
 }
+_FILES = ("tokenizer.path", "init.adapter", "rewards.json_schema.schema", "rewards.judge.rubric_file")
+_RUNS = ("init.from_", "rewards.reward_model.run", "rewards.judge.run")
 
 
 def spelled(workdir: pathlib.Path, config: configs.Section) -> configs.Section:
@@ -139,15 +146,24 @@ def from_here(workdir: pathlib.Path, config: configs.Section) -> dict[str, Any]:
     data["mixture"] = tuple((_from_here(name, folder), weight) for name, weight in data["mixture"])
     data["template"] = template_of(workdir, data["template"])
     values["eval"]["source"] = _from_here(values["eval"]["source"], folder)
-    for section, name in (("tokenizer", "path"), ("init", "adapter")):
-        there = file(values[section][name], folder)
-        values[section][name] = there if os.path.exists(there) else values[section][name]
-    given = values["init"]["from_"]
+    for path, found in (*((p, _file_from_here) for p in _FILES), *((p, _run_from_here) for p in _RUNS)):
+        *above, name = path.split(".")
+        section = configs.get(values, ".".join(above))
+        section[name] = found(section[name], folder)
+    return values
+
+
+def _file_from_here(given: str, folder: str) -> str:
+    there = file(given, folder)
+    return there if os.path.exists(there) else given
+
+
+def _run_from_here(given: str, folder: str) -> str:
     kind = next((kind for kind in _WEIGHTS if given.startswith(kind)), "")
     there = os.path.join(folder, os.path.expanduser(given.removeprefix(kind)))
     if given and os.path.exists(parent(given, folder)[1 if kind else 0]):
-        values["init"]["from_"] = f"{kind}{os.path.normpath(there)}"
-    return values
+        return f"{kind}{os.path.normpath(there)}"
+    return given
 
 
 def template_of(workdir: pathlib.Path, text: str) -> str:

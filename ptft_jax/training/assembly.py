@@ -45,6 +45,7 @@ from ptft_jax.training.prompts import Prompts
 from ptft_jax.training.rollouts import Rollouts
 from ptft_jax.training.selection import Selection
 from ptft_jax.training.start import Start
+from ptft_jax.training.teacher import Teacher
 from ptft_jax.training.trainer import Trainer
 
 
@@ -78,7 +79,8 @@ class Run:
     eval_batches: dict[str, list[Rows]]
     test_batches: dict[str, list[Rows]]
     _by_retained: tuple[str, ...]
-    reference: str = ""  # what the reference of an objective is known by, where it is computed once
+    teacher: Teacher | None
+    reference: str = ""  # what the reference or teacher of an objective is known by, where it is asked once
 
     def __init__(
         self,
@@ -150,16 +152,30 @@ class Run:
     def precompute(
         self, fingerprint: str, params: Callable[[], Any], check: Callable[[], None], recorded: str = ""
     ) -> None:
-        """Puts into all rows what the objective needs of the reference, before the first of them is read. Arguments as of
-        `ptft_jax.training.reference.Reference`; `recorded`: by what the run knows its reference, where it goes on."""
-        if not self.trainer.objective.precomputed:
+        """Puts into all rows what the objective needs of the run's start, before the first of them is read.
+
+        Args:
+          fingerprint, params: as of `ptft_jax.training.reference.start`.
+          check: as of `ptft_jax.training.reference.Reference`.
+          recorded: by what the run knows its reference, where it goes on.
+        """
+        if not self.trainer.objective.precomputed or self.teacher is not None:
             return
         self.reference = f"{fingerprint} {self.start.added_fingerprint}".strip()
         if recorded and recorded != self.reference:
             raise UserError(
                 f"{self.workdir}: its reference, what it started from, has changed since the run was started"
             )
-        made = references.Reference(self.trainer, self.reference, params, self.reporter.say, check)
+        self._put(references.start(self.trainer, self.reference, params), check)
+
+    def ask_teacher(self, check: Callable[[], None], recorded: str = "") -> None:
+        """As `precompute`, of the teacher, where there is one: best before the run's state takes its room."""
+        if self.teacher is not None:
+            asked, self.reference = self.teacher.asked(recorded)
+            self._put(asked, check)
+
+    def _put(self, asked: references.Asked, check: Callable[[], None]) -> None:
+        made = references.Reference(self.trainer, asked, self.reporter, check)
         self.data = dataclasses.replace(self.data, sets=tuple(map(made.of_rows, self.data.sets)))
         for found in self._by_objective():
             made.into(found)
@@ -293,8 +309,8 @@ class Run:
         if self.builder.labelled and not self.builder.numeric:
             self._check_classes(c.model.classes)
             self.classes = class_names.filled(self.head.names, c.model.classes)
-        references.check(c, objectives.build(c.objective), self.continued)
         tuned = self.parent is not None
+        references.check(c, objectives.build(c.objective), self.continued, tuned)
         encode = None if c.model.image_size else self.tokenizer.encode
         self.trainer = Trainer(c, vocab_size=rows, mesh=mesh, encode=encode, tuned=tuned)
         for note in self.trainer.notes:
@@ -306,6 +322,9 @@ class Run:
         ):
             padding.refuse_end(self.parent, self.builder.last_tokens(self.tokenizer), "config.init.from")
         self._check_whole_rows()
+        self.teacher = None
+        if self.trainer.objective.precomputed and not self.trainer.objective.needs_reference:
+            self.teacher = Teacher(c, self.tokenizer, self.trainer.model.spec.vocab_size, self._packed)
         self.start = Start(self.trainer, self.parent, init, known_tokens=self.known_tokens, continued=self.continued)
         self.importance = None
         if self.parent is not None and self.trainer.regularization.ewc:
@@ -315,13 +334,13 @@ class Run:
             learned = self._measuring if self.retained is None else self._retaining
             objective = learned.objective
             if objective.precomputed:  # of other rows than these
-                objective = dataclasses.replace(objective, precomputed=False)
+                objective = objective.live
             of_data = (self.source, self.tokenizer, builder, self.head, objective)
             self.importance = Importance(self.trainer, self.parent, *of_data)
         if self.trainer.objective.precomputed:
-            self.data = dataclasses.replace(self.data, sets=references.pending(self.data.sets))
+            self.data = dataclasses.replace(self.data, sets=references.pending(self.trainer, self.data.sets))
             for found in self._by_objective():
-                references.pending_in(found)
+                references.pending_in(self.trainer, found)
         self.rollouts: Rollouts | None = None
         if self.prompts:
             of_run = (self.data, self.trainer, self.tokenizer, self.workdir, self.first_step)
@@ -353,10 +372,7 @@ class Run:
     def _check_whole_rows(self) -> None:
         if not (why := self.trainer.model.one_text_a_row):
             return
-        evaluated = [rows for found in (self.eval_batches | self.test_batches).values() for rows in found]
-        packed = any(rows.packed for rows in self.data.sets) or any(
-            rows.get("segments", np.zeros(1)).max() > 1 for rows in evaluated
-        )
+        packed = self._packed()
         if self.builder.paired:
             raise UserError(
                 f"config.objective.name = {self.config.objective.name!r}: both answers of a pair lie in one row, and cannot share learned "
@@ -367,6 +383,13 @@ class Run:
                 f"config.data.packing = {self.config.data.packing!r}: rows of several texts cannot share learned vectors before "
                 f"the tokens (tune.method) in a model with {why}: set data.packing='none'"
             )
+
+    def _packed(self) -> bool:
+        """Whether rows hold several texts."""
+        evaluated = [rows for found in (self.eval_batches | self.test_batches).values() for rows in found]
+        return any(rows.packed for rows in self.data.sets) or any(
+            rows.get("segments", np.zeros(1)).max() > 1 for rows in evaluated
+        )
 
     def _selection(self) -> Selection:
         s = self.config.select

@@ -143,6 +143,7 @@ class Execution:
         like = run.trainer.state_like
         resumed = checkpoints.resume(like, run.trainer.stored_params(like))
         if resumed is None:
+            run.ask_teacher(check)
             state, fingerprint = (
                 self._went_on(run.continued) if run.continued else run.start.state(run.importance, check)
             )
@@ -161,6 +162,7 @@ class Execution:
             run.reporter.say(message)
         saved = resumed.meta
         pipeline.refuse_other(saved["data"], run.data.key, run.workdir)
+        run.ask_teacher(check, saved.get("reference", ""))
         state = run.start.restored(resumed, run.workdir)
         began = saved["parent_fingerprint"]
         run.precompute(began, lambda: reference.begun(run.trainer, run.start, began), check, saved.get("reference", ""))

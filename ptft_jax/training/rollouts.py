@@ -232,7 +232,7 @@ class Rollouts:
         objective, model = self._objective, self._trainer.model
         layout = NamedSharding(self._trainer.mesh, PartitionSpec()) if self._jitted else None
         return jax.jit(
-            lambda params, batch: jnp.sum(objective.reference_of(model, params, batch), axis=1), out_shardings=layout
+            lambda params, batch: jnp.sum(objective.by_reference(model, params, batch), axis=1), out_shardings=layout
         )
 
     def _divergences(self, rows: list[Row], whole: Any) -> np.ndarray:

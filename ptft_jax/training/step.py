@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,18 @@ from ptft_jax.runs.state import TrainState
 _KEPT = ("trainable", "optimizer", "ema", "anchor")  # what a state may keep narrower than it is computed with
 _CHANGED = ("step", "trainable", "optimizer", "ema")  # what an update changes
 _ROUNDED = 0x726F756E  # tells the draws by which a step's results are rounded from those of its rows
+
+
+class Whole(NamedTuple):
+    """What the loss of a part needs of the whole batch; None = nothing.
+
+    Attributes:
+      loads: of a mixture of experts.
+      objective: the sums of an objective that `gathers`.
+    """
+
+    loads: Loads | None
+    objective: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,16 +161,31 @@ class Step:
             hidden_BTD, routing = self.objective.routed(self.model, params, part, context)
             return context, (params, hidden_BTD), routing
 
+        gathers = self.objective.gathers and (self.micro_batches > 1 or axis is not None)  # else the part is the whole
+
+        def counted(part: Batch, context: Context, mine: Scored, routing: Routing | None) -> Any:
+            """A part's share of what `whole` is made of."""
+            sums = self.objective.gathered(self.model, mine, part, context) if gathers else None
+            return routing, self.objective.weight(part), jax.lax.stop_gradient(sums)
+
+        def whole(sums: Any) -> Whole:
+            routing, weight, own = _over_devices(sums, axis)
+            return Whole(None if self.balance is None else self.balance.loads(routing, weight), own)
+
         def total(
-            trained: dict[str, Any], part: Batch, part_keys: jax.Array, loads: Loads | None = None
+            trained: dict[str, Any], part: Batch, part_keys: jax.Array, known: Whole | None = None
         ) -> tuple[jax.Array, tuple[Loss, Routing | None]]:
             context, mine, routing = run(trained, part, part_keys)
+            if known is None:
+                needed = gathers or self.balance is not None
+                known = whole(counted(part, context, mine, routing)) if needed else Whole(None, None)
+            context = context._replace(whole=known.objective)
             loss = regularization.loss(self.objective, self.model, mine, part, context)
             if self.balance is None:
                 return loss.total, (loss, None)
-            loads = loads or self.balance.loads(*_over_devices((routing, loss.weight), axis))
             assert routing is not None, "an objective whose experts are balanced says how they were used"
-            return loss.total + self.balance.term(routing, loads), (loss, jax.lax.stop_gradient(routing))
+            assert known.loads is not None
+            return loss.total + self.balance.term(routing, known.loads), (loss, jax.lax.stop_gradient(routing))
 
         gradient = jax.value_and_grad(total, has_aux=True)
         if self.micro_batches == 1:
@@ -170,14 +197,13 @@ class Step:
             return jnp.swapaxes(x.reshape(-1, self.micro_batches, *x.shape[1:]), 0, 1)
 
         parts = jax.tree.map(split, (batch, keys))
-        loads = None
-        if self.balance is not None and self.balance.weighs:
-            # What each part's terms are depends on where the tokens of all parts go: a forward pass more.
-            counted = _added_up(lambda part: (run(trained, *part)[2], self.objective.weight(part[0])), parts)
-            loads = self.balance.loads(*_over_devices(counted, axis))
+        known = None
+        if gathers or (self.balance is not None and self.balance.weighs):
+            # What each part's loss is depends on all parts: a forward pass more.
+            known = whole(_added_up(lambda part: counted(part[0], *run(trained, *part)), parts))
 
         def one(part: Any) -> tuple[Any, dict[str, Any]]:
-            (_, sums), grads = gradient(trained, *part, loads)
+            (_, sums), grads = gradient(trained, *part, known)
             return sums, grads
 
         return _added_up(one, parts)

@@ -234,6 +234,11 @@ class Trainer(Compiled):
                 f"better, and this one would start from random parameters: name a parent, or set objective.{self.objective.section}."
                 "from_random=True"
             )
+        if self.objective.gathers and c.tune.adapters:
+            raise UserError(
+                f"config.tune.adapters: objective.name = {c.objective.name!r} compares all rows of a batch with the reference at once, and "
+                "each adapter is a model of its own: train them in runs of their own"
+            )
         parent = {"tuned": self.tuned, "fresh": self._fresh, "compared": self.objective.needs_reference}
         parent["kept"] = not self.objective.precomputed
         self.regularization = regularizers.build(c, partition, self.model, **parent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -59,23 +60,28 @@ def asked() -> dict[str, Any]:
         return {}
     if args.answers_out and not pathlib.Path(args.answers_out).absolute().parent.is_dir():
         raise UserError(f"--answers_out={args.answers_out}: there is no such folder")
-    settings = {name: getattr(args, name) for name in _NUMBERS if getattr(args, name) is not None}
-    settings |= {"reference": args.reference} if args.reference else {}
-    settings |= {"stop": tuple(map(unescaped, args.stop))} if args.stop else {}
+    changed = {name: getattr(args, name) for name in _NUMBERS if getattr(args, name) is not None}
+    changed |= {"reference": args.reference} if args.reference else {}
+    changed |= {"stop": tuple(map(unescaped, args.stop))} if args.stop else {}
+    return {"verifiers": args.answers, "answers": changed, "rewards": settings(args.rewards, args.plugins)}
+
+
+def settings(texts: Sequence[str], plugins: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What values of --rewards say, {verifier: {setting: value}}; `plugins`: that may have some. Raises UserError."""
     rewards: dict[str, dict[str, Any]] = {}
-    for text in args.rewards:
+    for text in texts:
         path, equals, value = text.partition("=")
         verifier, dot, setting = path.partition(".")
         if not (equals and dot and setting):
             raise UserError(f"--rewards={text}: expected VERIFIER.SETTING=VALUE, such as regex.pattern='[0-9]+'")
-        if verifier not in TREE["rewards"] and not args.plugins:
+        if verifier not in TREE["rewards"] and not plugins:
             known = TREE["rewards"]
             raise UserError(
                 f"--rewards={text}: no verifier {verifier!r}: expected of {', '.join(known)}{nearest(verifier, known)}"
             )
         default = TREE["rewards"].get(verifier, {}).get(setting)
         rewards.setdefault(verifier, {})[setting] = value if default and default.default == "" else _value(value)
-    return {"verifiers": args.answers, "answers": settings, "rewards": rewards}
+    return rewards
 
 
 def prepared(loaded: Any, asked: dict[str, Any]) -> Any:

@@ -22,6 +22,7 @@ RUN = {
     "answers": None,
     "chatbot": None,
     "feedback": None,
+    "principles": None,
     "debugging": None,
     "extending": None,
     "plugins": None,  # tests/e2e/test_plugins.py

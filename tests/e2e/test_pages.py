@@ -90,6 +90,21 @@ def test_feedback(tmp_path):
     rewarded = summary(tmp_path, "grpo")
     assert rewarded["selected"]["metric"] == "validation/answers/regex" and rewarded["selected"]["value"] > 0.4
     assert len(list((tmp_path / "runs/grpo/rollouts").iterdir())) == 10
+    taught = summary(tmp_path, "small")
+    assert taught["after"]["validation/kl"] < 0.5 and taught["after"]["validation/agreement"] > 0.8
+
+
+@pytest.mark.slow
+def test_principles(tmp_path):
+    _, _, made, measured = carry_out("principles", tmp_path)
+    facts = json.loads(made)
+    polite = facts["principles"]["polite"]
+    assert facts["asked"] == 80 and polite["violations_before"] > 20 and polite["violations_after"] == 0
+    folder = tmp_path / "feedback/polite"
+    for name in ("revised", "pairs"):
+        assert len((folder / f"{name}.jsonl").read_text().splitlines()) == facts[name]["written"] > 10
+    rude = [float(share) for share in re.findall(r'"regex": ([\d.]+)', measured)]
+    assert len(rude) == 3 and rude[0] > 0.3 and max(rude[1:]) < rude[0] / 3
 
 
 @pytest.mark.slow

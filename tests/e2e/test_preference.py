@@ -202,3 +202,49 @@ def test_pairs_that_say_nothing_are_counted(text_file, base, tmp_path):
     # Of a row of 64 positions each of the long ones keeps 32: the same letters.
     assert (row["equal"], row["truncated"]) == (7, 6)
     assert batches.forms(run.data.sets, 8)["pairs"].shape == (8, run.data.sets[0].pairs)
+
+
+def rated(path):
+    """Each answer of `pairs` as a good or a bad one, every third pair's bad one left out."""
+    made = path.with_name("rated")
+    made.mkdir()
+    for file in path.iterdir():
+        rows = []
+        for n, line in enumerate(file.read_text().splitlines()):
+            pair = json.loads(line)
+            sides = (("chosen", True), ("rejected", False))[: 2 if n % 3 else 1]
+            rows += [{"prompt": pair["prompt"], "completion": pair[side], "label": good} for side, good in sides]
+        (made / file.name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return made
+
+
+@pytest.mark.heavy
+def test_answers_that_are_good_or_bad(text_file, base, tmp_path, monkeypatch):
+    """A run starts as its reference, and learns which are good; in parts, killed and resumed, and by a reference that was asked once it is
+    the same."""
+    monkeypatch.setenv("PTFT_CACHE", str(tmp_path / "cache"))
+    options = dict(objective__name="kto", init__from_=str(base), tune__method="lora", training__steps=16, eval__every=8)
+    options |= {"objective__preference__desirable": 1.1, "data__prefetch": 0}
+    config = pair_config(text_file, rated(pairs(tmp_path / "pairs")), **options)
+    config.optimizer.learning_rate = 3e-2
+    config.objective.preference.beta = 0.5
+    summary = quiet_train(config, tmp_path / "kto")
+    before, after = summary["before"], summary["after"]
+    assert before["validation/accuracy"] == 0.5 and abs(before["validation/shift"]) < 1e-3
+    assert after["validation/accuracy"] > 0.9 and after["validation/loss"] < 0.9 * before["validation/loss"]
+    assert after["validation/nll"] < before["validation/nll"] and summary["selected"]["metric"] == "validation/loss"
+
+    with pytest.raises(OSError), pytest.MonkeyPatch.context() as patch:
+        happen("error@10", patch.setattr)
+        quiet_train(config, tmp_path / "again")
+    quiet_train(config, tmp_path / "again")
+
+    def kept(name):
+        rows = Workdir(tmp_path / name).read_metrics()
+        return [{k: v for k, v in row.items() if k not in TIMED} for row in rows]
+
+    assert kept("again") == kept("kto")
+    config.objective.preference.precompute = True
+    once = quiet_train(config, tmp_path / "once")
+    for name in ("validation/loss", "validation/reference_point", "test/margin", "source/nll"):
+        assert once["after"][name] == pytest.approx(after[name], rel=1e-2, abs=1e-3), name

@@ -10,6 +10,8 @@ from ptft_jax.config import files
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.params.rules import flatten
+from ptft_jax.rewards.base import Task
+from ptft_jax.rewards.reward_model import RewardModel
 from ptft_jax.runs import loading
 from ptft_jax.runs.files import read_rows
 from ptft_jax.verbs import export
@@ -78,6 +80,9 @@ def test_the_recipe_learns_is_resumed_and_leaves(folder, cache, monkeypatch):
     ids = np.asarray([*b"1? yes xx", 256], np.int32)
     scores = [jax.jit(m.model)(m.params, ids[None])[0, 0] for m in (there, loading.load(f"{folder}/whole"))]
     assert float(scores[0]) == pytest.approx(float(scores[1]), rel=1e-4)
+    for reference in (f"hf:{folder}/out", f"{folder}/whole"):
+        found = RewardModel(reference).score("yes xx", Task("1? ", (), {}, "x")).value
+        assert found == pytest.approx(float(scores[0]), rel=1e-4)
     padded = Inputs(np.pad(ids, (0, 7), constant_values=257)[None], segments=np.pad(np.ones(10, int), (0, 7))[None])
     assert float(jax.jit(there.model)(there.params, padded)[0, 0]) == pytest.approx(float(scores[0]), rel=1e-5)
 

@@ -38,10 +38,10 @@ def given(kind=GRPO, **settings):
     def scored(self, model, params, hidden_BTD, batch):
         return Tokens(hidden_BTD, 0 * hidden_BTD)
 
-    def reference_of(self, model, params, batch):
+    def by_reference(self, model, params, batch):
         return params
 
-    made = type("Given", (kind,), {"scored": scored, "reference_of": reference_of})
+    made = type("Given", (kind,), {"scored": scored, "by_reference": by_reference})
     return dataclasses.dataclass(frozen=True)(made)(limit=LIMIT, **settings)
 
 

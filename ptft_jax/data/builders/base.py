@@ -28,6 +28,8 @@ class Builder(abc.ABC):
       paired: whether the two sequences of an example, of which the first is better, lie in one row, and rows say how many pairs they
         hold: `pairs`, float32 [P], 1 for each there is. A pair's sequences are segments of their own: 1 and 2, 3 and 4, ...
       sampled: whether what is trained on is written by the model to the prompts of the rows, of which each holds one record.
+      rated: of one that pairs, whether an example is one sequence with a label, and its pair is made of it and another's
+        (`ptft_jax.data.mismatched`).
       partly: whether it learns some tokens of a text and not others, where the data say which.
       aligned: whether a target stands at the position of the token it replaces; else one before it.
     """
@@ -42,6 +44,7 @@ class Builder(abc.ABC):
     scored: ClassVar[bool] = False
     paired: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
+    rated: ClassVar[bool] = False
     partly: ClassVar[bool] = True
     aligned: ClassVar[bool] = False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ptft_jax.data.formats import answers, plain, preference
+from ptft_jax.data.formats import answers, plain, preference, rated
 from ptft_jax.data.formats.base import Encoder, Format
 from ptft_jax.data.formats.choosing import choose
 from ptft_jax.data.formats.layouts import OPTIONS
@@ -23,6 +23,8 @@ ENCODERS = {
     "alpaca": answers.AlpacaEncoder,
     "prompt-completion": answers.PairEncoder,
     "prompt-messages": answers.MessagePairEncoder,
+    "rated": rated.RatedEncoder,
+    "rated-messages": rated.RatedMessagesEncoder,
     "preference": preference.PreferenceEncoder,
     "preference-messages": preference.MessagePreferenceEncoder,
 }

@@ -11,6 +11,7 @@ import numpy as np
 
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.formats import json_text, labels, late
+from ptft_jax.data.formats.layouts import TALKING
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.data.turns import TrainOn
 from ptft_jax.errors import UserError, few, listed, nearest
@@ -24,7 +25,7 @@ class Format:
     """How the records of a source are to be read.
 
     Attributes:
-      kind: what examples they give: text, answers, preference, classification, or tokens.
+      kind: what examples they give: text, answers, preference, rated, classification, or tokens.
       name: the layout of `ptft_jax.data.formats.layouts` they have.
       columns: what a column is -> its name in the records.
       classes: names of the classes in the order of their numbers; () where labels are numbers.
@@ -122,7 +123,7 @@ class Encoder(abc.ABC):
         """All that decides the ids of a record, beside the tokenizer's fingerprint."""
         form = self.format
         columns = [f"{what}={column}" for what, column in sorted(form.columns.items())]
-        told = self._setting if form.kind in ("answers", "preference") else ""
+        told = self._setting if form.kind in TALKING else ""
         told = (*form.classes, f"assistant_first={form.assistant_first}", told)
         told += ("numbers by their names",) if labels.renumbers(form) else ()
         told += tuple(f"unused={name}" for name in sorted(form.left_out))

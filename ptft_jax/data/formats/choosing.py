@@ -7,11 +7,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ptft_jax.data.formats import json_text, labels, late, messages
 from ptft_jax.data.formats.base import Format, Record
-from ptft_jax.data.formats.deciding import candidates_of, decide, first_of, fit, misfit_of, numbered, shown, structured
+from ptft_jax.data.formats.deciding import (
+    candidates_of,
+    decide,
+    first_of,
+    fit,
+    misfit_of,
+    numbered,
+    rated,
+    shown,
+    structured,
+)
 from ptft_jax.data.formats.layouts import (
     COLUMNS,
     LAYOUTS,
     NAMES,
+    TALKING,
     TALKS,
     Layout,
     is_conversation,
@@ -45,7 +56,8 @@ def choose(
       where: index -> the place of a record.
       like: the format of the source's train split, when this is another split: it is that, classes included.
       pool: what else the source tells of its labels; by default their names are those of `records`.
-      learns: kinds of data that are learned from: with regression labels are numbers where a record has such.
+      learns: kinds of data that are learned from: with regression labels are numbers where a record has such, with rated those of
+        answers say whether they are good.
       elsewhere: (place, record) of other splits that the source has itself: what need not be read may be in these alone.
 
     Raises:
@@ -63,7 +75,10 @@ def choose(
     left = left_out(options)
     _check_named(naming, left, [*sample, *(record for _, record in firsts)], where)
     wanted = options.get("format")
-    learns = learns if numbered(sample, naming, pool is not None and pool.untyped) else ()
+    if not (
+        rated(sample, naming) if "rated" in learns else numbered(sample, naming, pool is not None and pool.untyped)
+    ):
+        learns = ()
     fitting, coded, sample = decide(sample, wanted, naming, where, learns)
     layout, columns = fitting[0]
     texts = [columns[what] for what, (test, _) in layout.needs.items() if test is is_text]
@@ -80,7 +95,7 @@ def choose(
     placed = [*((where(i), record) for i, record in enumerate(sample)), *firsts]
     absent = {name: what for name, what in _absent(layout, columns, sample).items() if name not in left}
     late.refuse_absent(absent, firsts)
-    if layout.kind in ("answers", "preference"):
+    if layout.kind in TALKING:
         late.refuse_unread(layout.name, columns, placed, left)
     candidates = candidates_of(wanted, naming, learns)
     _refuse_other(layout, columns, placed, len(sample), candidates, naming)
@@ -123,7 +138,7 @@ def _check_like(like: Format, sample: Sequence[Record], firsts: late.Placed, whe
     for index, record in enumerate(sample):
         if reason := misfit_of(layout, json_text.decoded(record, like.json, where(index)), like.columns):
             raise UserError(f"{where(index)}: {reason}, while the train split has the format {like.describe()}")
-    if like.kind in ("answers", "preference"):
+    if like.kind in TALKING:
         late.refuse_unread(like.name, like.columns, firsts, like.left_out)
     late.refuse_absent(like.absent, firsts)
 
@@ -151,7 +166,7 @@ def _check_options(layout: Layout, options: Mapping[str, str]) -> None:
         "classes": layout.kind == "classification",
         "assistant_first": talks,
         "control_tokens": layout.kind != "tokens",
-        "empty_answers": layout.kind in ("answers", "preference"),
+        "empty_answers": layout.kind in TALKING,
     }
     for option, read in read_by.items():
         if option in options and not read:
@@ -187,7 +202,7 @@ def _check_left_out(layout: Layout, columns: Mapping[str, str], left: Sequence[s
     if read := [name for name in left if name in columns.values()]:
         raise UserError(f"unused={','.join(left)}: the format {layout.name} needs the column {read[0]!r}")
     missing = [name for name in left if name not in late.TELLING]
-    if layout.kind in ("answers", "preference"):  # texts are contents, too, where a template makes turns of them
+    if layout.kind in TALKING:  # texts are contents, too, where a template makes turns of them
         missing = [name for name in missing if name != "content"]
     for record in records:
         missing = [name for name in missing if not has(record, name)]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ptft_jax.data.formats import json_text
 from ptft_jax.data.formats.base import Record
-from ptft_jax.data.formats.layouts import LAYOUTS, TALKS, USUAL, Layout, is_flags, is_ids, is_text
+from ptft_jax.data.formats.layouts import ASKED, LAYOUTS, TALKS, USUAL, Layout, is_flags, is_ids, is_text
 from ptft_jax.errors import UserError, listed, nearest
 
 
@@ -60,6 +60,12 @@ def numbered(sample: Iterable[Record], naming: Mapping[str, str], untyped: bool)
     return any(columns and (untyped or not isinstance(record[columns["label"]], str)) for record, columns in fits)
 
 
+def rated(sample: Iterable[Record], naming: Mapping[str, str]) -> bool:
+    """Whether a record has a format of rated answers."""
+    layouts = [layout for layout in LAYOUTS if layout.kind == "rated" and set(naming) <= set(layout.columns)]
+    return any(fit(layout, [record], naming) for record in sample for layout in layouts)
+
+
 def structured(candidates: Iterable[Layout], named: Mapping[str, str]) -> dict[str, list[str]]:
     """Column -> what lists a column of its name may hold, by any of these layouts."""
     kinds = {test: json_text.MESSAGES for test in TALKS}
@@ -80,8 +86,10 @@ def candidates_of(wanted: str | None, named: Mapping[str, str], learns: Sequence
     names = [layout.name for layout in LAYOUTS]
     if wanted is not None and wanted not in names:
         raise UserError(f"format={wanted}: expected one of {', '.join(names)}{nearest(wanted, names)}")
-    numbers = "regression" in learns
-    found = [one for one in LAYOUTS if (wanted == one.name if wanted else (one.kind == "regression") == numbers)]
+    asked = next((kind for kind in ASKED if kind in learns), "")
+    found = [
+        one for one in LAYOUTS if (wanted == one.name if wanted else (one.kind if one.kind in ASKED else "") == asked)
+    ]
     fit = [layout for layout in found if set(named) <= set(layout.columns)]
     if not fit:
         what = f"format={wanted} has no such columns" if wanted else "no format has all of these columns"

@@ -40,6 +40,16 @@ def is_margin(value: Any) -> bool:
         return False
 
 
+def is_truth(value: Any) -> bool:
+    """As a table without types has it, too."""
+    return isinstance(value, (bool, int, str)) and truth(value) is not None
+
+
+def truth(value: Any) -> int | None:
+    """1 or 0 of a value that says true or false; None of others."""
+    return TRUTHS.get(value.lower() if isinstance(value, str) else value)
+
+
 def is_conversation(value: Any) -> bool:
     return is_messages(value) or is_sharegpt(value)
 
@@ -99,8 +109,13 @@ _AROUND = {
     "documents": (_anything, "documents", ("documents",)),
     "system": (*_TEXT, ("system",)),
 }
+_TRUTH = (is_truth, "true or false")
 _MARGIN = {"margin": (is_margin, "a number", ("margin",))}
 _PAIR_NAMES = [{"prompt": prompt, "completion": completion} for prompt, completion in PAIRS]
+# Kinds of data that are read as such only for objectives that learn from them: their records are those of other kinds, too.
+ASKED = ("regression", "rated")
+TALKING = ("answers", "preference", "rated")  # kinds that have prompts and answers
+TRUTHS: Mapping[Any, int] = {True: 1, False: 0, "true": 1, "false": 0, "1": 1, "0": 0}  # 1 and 0 are True and False
 TALKS = (is_messages, is_sharegpt, is_conversation, is_prompt)
 # In this order: the first that fits is taken.
 LAYOUTS = (
@@ -158,6 +173,19 @@ LAYOUTS = (
         _AROUND,
     ),
     Layout("answers", "prompt-completion", {"prompt": _TEXT, "completion": _TEXT}, _PAIR_NAMES),
+    Layout(
+        "rated",
+        "rated-messages",
+        {"prompt": _CONVERSATION, "completion": _CONVERSATION, "label": _TRUTH},
+        [names | {"label": "label"} for names in _PAIR_NAMES],
+        _AROUND,
+    ),
+    Layout(
+        "rated",
+        "rated",
+        {"prompt": _TEXT, "completion": _TEXT, "label": _TRUTH},
+        [names | {"label": "label"} for names in _PAIR_NAMES],
+    ),
     Layout(
         "classification",
         "classification-pairs",

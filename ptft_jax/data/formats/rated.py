@@ -1,0 +1,38 @@
+"""Answers of which each is good or bad."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from ptft_jax.data.examples import Encoded
+from ptft_jax.data.formats.answers import MessagePairEncoder, PairEncoder, QuestionEncoder
+from ptft_jax.data.formats.base import Record
+from ptft_jax.data.formats.layouts import is_truth, truth
+from ptft_jax.errors import UserError
+
+
+class _Rated(QuestionEncoder):
+    """With the label 1 of good answers, and 0 of bad ones."""
+
+    def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
+        found = [self._label(record, where) for record, where in zip(records, wheres)]
+        return [dataclasses.replace(row, label=label) for row, label in zip(super()._encode(records, wheres), found)]
+
+    def _label(self, record: Record, where: str) -> int:
+        value = self.format.value(record, "label", where)
+        label = truth(value) if is_truth(value) else None
+        if label is None:
+            column = self.format.columns["label"]
+            raise UserError(
+                f"{where}: column {column!r} is {value!r}: expected true of a good answer, or false of a bad one"
+            )
+        return label
+
+
+class RatedEncoder(_Rated, PairEncoder):
+    """Prompts and completions as texts."""
+
+
+class RatedMessagesEncoder(_Rated, MessagePairEncoder):
+    """Prompts and completions as lists of messages."""

@@ -1,0 +1,359 @@
+"""Answers improved by principles, and pairs of answers of which one is better (Bai et al. 2022, "Constitutional AI: Harmlessness from AI
+Feedback")."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import pathlib
+import shutil
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ptft_jax import config as configs
+from ptft_jax.data import cache
+from ptft_jax.errors import UserError, nearest
+from ptft_jax.evaluation.questions import Questions
+from ptft_jax.evaluation.samples import MAX_NEW_TOKENS, SAMPLING, check_writer
+from ptft_jax.feedback import constitution, prompts
+from ptft_jax.feedback.constitution import Principle
+from ptft_jax.feedback.writing import Answer, Writer
+from ptft_jax.model.decode import Sampling
+from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, scored_all
+from ptft_jax.rewards.bounded import Bounded, TooLong
+from ptft_jax.rewards.choosing import chosen
+from ptft_jax.rewards.patterns import Regex
+from ptft_jax.runs.files import write_json, write_text
+
+REVISED, PAIRS, ALL, FACTS = "revised.jsonl", "pairs.jsonl", "feedback.jsonl", "feedback.json"
+_SECONDS = 1.0  # for the repair of an answer
+
+
+class Feedback:
+    """A run's answers to prompts, what becomes of them by principles, and which of them are better; ready to be made.
+
+    Attributes:
+      notes: what people should know before it begins.
+    """
+
+    def __init__(
+        self,
+        loaded: Any,
+        questions: Questions,
+        principles: Sequence[Principle],
+        *,
+        prefer: tuple[str, Verifier] | None = None,
+        samples: int = 1,
+        refusal: str = "",
+        sampling: Sampling = SAMPLING,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ):
+        """
+        Args:
+          prefer: name and verifier that tell two answers apart of which neither goes against more principles.
+          samples: answers to each prompt.
+          refusal: a pattern of Python's re that is found in answers that refuse; "" = refusals are not counted.
+
+        Raises:
+          UserError: nothing to do; a check that is wrong, or that answers to a prompt cannot be scored by.
+        """
+        if not principles and prefer is None:
+            raise UserError("--principles and --prefer are missing: nothing says which answers are better")
+        if samples > 1 and not sampling.temperature:
+            raise UserError(f"--samples={samples}: answers at --temperature=0 are all the same")
+        self._loaded, self._questions, self._principles = loaded, questions, tuple(principles)
+        self._prefer, self._samples = prefer, samples
+        self._settings = {"max_new_tokens": max_new_tokens, "sampling": sampling}
+        self._checks = {p.name: _verifier(p, tuple(loaded.source.config.plugins)) for p in principles if p.check}
+        self._refusal = _refusals(refusal) if refusal else None
+        self._process = Bounded()
+        for task in questions.tasks:
+            for verifier in self._verifiers():
+                verifier.check(task)
+        asked, left = len(questions.tasks), len(questions.unasked)
+        self.notes = [f"answers are written to {asked:,} of the {questions.total:,} records of {questions.source}"]
+        self.notes += [f"{left:,} are not asked, as their prompts leave no room"] if left else []
+        self.notes += [note for verifier in self._verifiers() for note in verifier.notes()]
+        if not self._checks and prefer is None:
+            self.notes.append(
+                "no pairs are made: no principle has a check, and no verifier prefers one answer (--prefer)"
+            )
+
+    def _verifiers(self) -> list[Verifier]:
+        return [*self._checks.values(), *([self._prefer[1]] if self._prefer else [])]
+
+    def made(self, seed: int = 0) -> Made:
+        """Everything, as it follows from the seed. Raises UserError where a verifier fails, or gives an answer no score that a principle is
+        checked by."""
+        try:
+            writer = Writer(self._loaded, self._questions, self._settings, seed)
+            answers = [writer.answers(number) for number in range(self._samples)]
+            final, steps = self._revised(writer, answers[0])
+            return self._told(seed, answers, final, steps)
+        finally:
+            for verifier in (*self._verifiers(), self._process, *([self._refusal] if self._refusal else [])):
+                verifier.close()
+
+    def _revised(self, writer: Writer, answers: Sequence[Answer]) -> tuple[list[Answer], list[list[dict[str, Any]]]]:
+        """What becomes of answers principle by principle, and the steps of each."""
+        tasks, final = self._questions.tasks, list(answers)
+        steps: list[list[dict[str, Any]]] = [[] for _ in tasks]
+        for number, principle in enumerate(self._principles):
+            wrong = [True] * len(tasks) if principle.check is None else self._against(principle, final)
+            turn = [n for n, against in enumerate(wrong) if against]
+            if principle.repair is not None:
+                made = [("", self._repaired(principle, final[n])) for n in turn]
+            else:
+                made = writer.revised(principle, number, [tasks[n] for n in turn], [final[n] for n in turn])
+            for n, (critique, after) in zip(turn, made):
+                step = {"principle": principle.name, **({"critique": critique} if critique else {})}
+                steps[n].append(step | {"answer": None if after is None else after.text})
+                final[n] = after or final[n]
+        return final, steps
+
+    def _against(self, principle: Principle, answers: Sequence[Answer]) -> list[bool]:
+        """Which answers go against a principle, by its check."""
+        assert principle.check is not None
+        name, tasks, texts = principle.name, self._questions.tasks, [answer.text for answer in answers]
+        scores = scored_all(principle.check.verifier, self._checks[name], texts, tasks)
+        found = []
+        for task, score in zip(tasks, scores):
+            if isinstance(score, Unscored):
+                raise UserError(
+                    f"{task.where}: principle {name!r}: its check gives the answer no score: {score.reason}"
+                )
+            found.append(not principle.check.keeps(score.value))
+        return found
+
+    def _repaired(self, principle: Principle, answer: Answer) -> Answer | None:
+        repair = principle.repair
+        assert repair is not None
+        if not repair.pattern:
+            return Answer(repair.text, True)
+        job = {"job": "substitute", "pattern": repair.pattern, "by": repair.text, "text": answer.text}
+        try:
+            text = self._process.run(job, _SECONDS)["text"]
+        except TooLong:
+            return None
+        return None if text == answer.text else Answer(text, answer.ended)
+
+    def _told(
+        self,
+        seed: int,
+        answers: Sequence[Sequence[Answer]],
+        final: Sequence[Answer],
+        steps: Sequence[list[dict[str, Any]]],
+    ) -> Made:
+        first, tasks = answers[0], self._questions.tasks
+        columns = [*answers, final]  # of each prompt, all that can be compared
+        broken = [[self._against(p, column) for p in self._principles if p.check] for column in columns]
+        counts = [[sum(wrong[n] for wrong in column) for n in range(len(tasks))] for column in broken]
+        scores = self._preferred(columns)
+        revised, pairs, rows, tally = [], [], [], collections.Counter[str]()
+        for n, task in enumerate(tasks):
+            prompt = prompts.written(task, self._questions.form)
+            judged = [
+                _Judged(column[n], count[n], _value(score[n])) for column, count, score in zip(columns, counts, scores)
+            ]
+            rows.append(_row(task, prompt, judged, steps[n]))
+            if self._principles and not judged[-1].violations and final[n].whole:
+                revised.append({"prompt": prompt, "completion": prompts.answered(final[n].text, prompt)})
+            for other in judged[1:] if steps[n] else judged[1:-1]:  # what no principle changed is the first again
+                better = _better(judged[0], other)
+                if isinstance(better, str):
+                    tally[better] += 1
+                    continue
+                sides = [prompts.answered(side.answer.text, prompt) for side in better]
+                pairs.append({"prompt": prompt, "chosen": sides[0], "rejected": sides[1]})
+        made = {"written": len(revised), "left_out": len(tasks) - len(revised)}
+        facts = {
+            "run": self._loaded.source.name, "data": self._questions.source, "split": self._questions.split, "seed": seed,
+            "asked": len(tasks), "unasked": len(self._questions.unasked), "unended": sum(not a.ended for a in first),
+            **({"principles": self._counted(broken, steps), "revised": made} if self._principles else {}),
+            **self._refused(first, final),
+            "pairs": {"written": len(pairs), **{name: tally[name] for name in ("equal", "undecided", "unended")}},
+        }  # fmt: skip
+        return Made(revised, pairs, rows, facts)
+
+    def _preferred(self, columns: Sequence[Sequence[Answer]]) -> list[list[Score | Unscored | None]]:
+        """What is preferred by, of the answers of each column; an answer that is there twice is scored once."""
+        tasks = self._questions.tasks
+        if self._prefer is None:
+            return [[None] * len(tasks) for _ in columns]
+        name, verifier = self._prefer
+        places = {(n, answer.text): None for column in columns for n, answer in enumerate(column)}
+        found = scored_all(name, verifier, [text for _, text in places], [tasks[n] for n, _ in places])
+        scores = dict(zip(places, found))
+        return [[scores[n, answer.text] for n, answer in enumerate(column)] for column in columns]
+
+    def _counted(
+        self, broken: Sequence[Sequence[Sequence[bool]]], steps: Sequence[list[dict[str, Any]]]
+    ) -> dict[str, Any]:
+        """Of each principle how many answers go against it at first and at last, where that can be told, and how many were changed."""
+        found: dict[str, Any] = {}
+        checked = iter(range(len(self._checks)))
+        for principle in self._principles:
+            counts = dict.fromkeys(("violations_before", "violations_after"))
+            if principle.check:
+                at = next(checked)
+                counts = {"violations_before": sum(broken[0][at]), "violations_after": sum(broken[-1][at])}
+            done = [step for row in steps for step in row if step["principle"] == principle.name]
+            changed = sum(step["answer"] is not None for step in done)
+            found[principle.name] = {**counts, "changed": changed, "unchanged": len(done) - changed}
+        return found
+
+    def _refused(self, first: Sequence[Answer], final: Sequence[Answer]) -> dict[str, Any]:
+        """The shares of answers that refuse, at first and at last."""
+        if self._refusal is None:
+            return {}
+        tasks, verifier = self._questions.tasks, self._refusal
+        shares = []
+        for answers in (first, final):
+            found = scored_all("regex", verifier, [answer.text for answer in answers], tasks)
+            shares.append(sum(score.value for score in found if isinstance(score, Score)) / len(tasks))
+        return {"refusals": dict(zip(("before", "after"), shares))}
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What was made.
+
+    Attributes:
+      revised: prompts and completions, to be fine-tuned on.
+      pairs: prompts with a better and a worse answer.
+      rows: of each prompt, all that was written.
+      facts: what it was made of, and counts.
+    """
+
+    revised: list[dict[str, Any]]
+    pairs: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
+    facts: dict[str, Any]
+
+    def write(self, out: pathlib.Path) -> None:
+        """Writes a folder, whole or not at all: revised.jsonl and pairs.jsonl where they have rows, feedback.jsonl and feedback.json.
+        Raises UserError as `check_out`."""
+        check_out(out)
+        temporary = cache.folder_beside(out)
+        try:
+            for name, rows in ((REVISED, self.revised), (PAIRS, self.pairs), (ALL, self.rows)):
+                if rows:
+                    write_text(temporary / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            write_json(temporary / FACTS, self.facts)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            cache.as_new(temporary)
+            temporary.rename(out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_out(out: pathlib.Path) -> None:
+    """Raises UserError where something is there."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"--out={out}: exists; name another folder, or delete this one")
+
+
+class _Judged(NamedTuple):
+    """An answer, how many principles it goes against, and what it is worth to what prefers one of two; None = that has no score."""
+
+    answer: Answer
+    violations: int
+    value: float | None
+
+
+def _better(one: _Judged, two: _Judged) -> tuple[_Judged, _Judged] | str:
+    """Both, the better one first; a word where that cannot be told, or not be learned."""
+    if one.answer.text.strip() == two.answer.text.strip():
+        return "equal"
+    if not (one.answer.whole and two.answer.whole):
+        return "unended"
+    if one.violations != two.violations:
+        return (one, two) if one.violations < two.violations else (two, one)
+    if one.value is None or two.value is None or one.value == two.value:
+        return "undecided"
+    return (one, two) if one.value > two.value else (two, one)
+
+
+def _row(task: Task, prompt: Any, judged: Sequence[_Judged], steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """All that was written to a prompt: answers, what became of the first step by step, and what each of them is worth."""
+    return {
+        "where": task.where,
+        "prompt": prompt,
+        "answers": [one.answer.text for one in judged[:-1]],
+        "steps": steps,
+        "revised": judged[-1].answer.text,
+        "violations": [one.violations for one in judged],
+        "preferred": [one.value for one in judged],
+    }
+
+
+def _value(score: Score | Unscored | None) -> float | None:
+    return score.value if isinstance(score, Score) else None
+
+
+def _verifier(principle: Principle, plugins: tuple[str, ...]) -> Verifier:
+    try:
+        return principle.verifier(plugins)
+    except UserError as e:
+        raise UserError(f"principle {principle.name!r}: check: {e}") from e
+
+
+def _refusals(pattern: str) -> Regex:
+    verifier = Regex(pattern)
+    if verifier.group:
+        raise UserError(f"--refusal={pattern}: its groups mean nothing here: make them (?:...)")
+    return verifier
+
+
+def prepared(
+    loaded: Any,
+    source: str,
+    split: str = "",
+    *,
+    principles: str = "",
+    prefer: str = "",
+    rewards: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({}),
+    records: int = 0,
+    stop: Sequence[str] = (),
+    template: str = "",
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    plugins: Sequence[str] = (),
+    **options: Any,
+) -> Feedback:
+    """What a loaded run (`ptft_jax.runs.loading.load`) is to make of the prompts of a data source, as `ptft feedback` does.
+
+    Args:
+      source, split, template, plugins: as of `ptft_jax.evaluation.standalone.evaluate`. The records have prompts and answers, which are
+        references of verifiers, or are texts.
+      principles: a file, see `ptft_jax.feedback.constitution.read`.
+      prefer: the verifier that tells answers apart, by name.
+      rewards: its settings, {verifier: {setting: value}}.
+      records: use only the first so many; 0 = all.
+      stop: texts that end an answer.
+      options: as of `Feedback`.
+
+    Raises:
+      UserError: a model that writes no text, data without prompts, and what `constitution.read` and `Feedback` refuse.
+    """
+    check_writer(loaded)
+    if loaded.model.several:
+        raise UserError(f"--run: {loaded.source.name} has several adapters; choose one: RUN#NAME")
+    read = constitution.read(principles) if principles else ()
+    values = loaded.source.config.as_dict()
+    values["plugins"] = tuple(dict.fromkeys((*values["plugins"], *plugins)))
+    values["data"] |= {"source": source, **({"template": template} if template else {})}
+    for verifier, settings in rewards.items():
+        values["rewards"][verifier] = {**values["rewards"].get(verifier, {}), **settings}
+    config = configs.check(values)
+    known = config.tables.verifiers
+    if prefer and prefer not in known:
+        raise UserError(f"--prefer={prefer}: no such verifier: expected of {', '.join(known)}{nearest(prefer, known)}")
+    used = (prefer, *(name for name, _ in config.rewards.combined.parts if prefer == "combined"))
+    if idle := [name for name in rewards if name not in used]:
+        raise UserError(f"--rewards: {idle[0]!r} is not what --prefer names; a check has its settings beside it")
+    verifier = (prefer, chosen((prefer,), config, "rewards")[prefer]) if prefer else None
+    settings = {"records": records, "reference": "", "max_new_tokens": max_new_tokens, "stop": tuple(stop)}
+    questions = prompts.asked(config.data, split, loaded, settings)
+    return Feedback(loaded, questions, read, prefer=verifier, max_new_tokens=max_new_tokens, **options)

@@ -1,0 +1,107 @@
+"""A model that answers, looks at its answers, and writes them again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ptft_jax.config.seeds import Use, mixed
+from ptft_jax.data import chat
+from ptft_jax.errors import UserError
+from ptft_jax.evaluation.questions import Questions
+from ptft_jax.evaluation.samples import Continuation, continue_ids, prompt_ids
+from ptft_jax.feedback.constitution import Principle
+from ptft_jax.model import decode
+from ptft_jax.rewards.base import Task
+
+ENDED = ("end", "stop")
+_ANSWERS, _CRITIQUES, _REVISIONS = range(3)  # what a seed is for
+_BLANK = "\n\n"  # between the parts of a plain text
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A text, and whether it came to its end by itself."""
+
+    text: str
+    ended: bool
+
+    @property
+    def whole(self) -> bool:
+        """Whether it can be learned from: it says something, and has an end."""
+        return self.ended and bool(self.text.strip())
+
+
+class Writer:
+    """A loaded run (`ptft_jax.runs.loading.load`) and the prompts that it answers. What it writes follows from the seed."""
+
+    def __init__(self, loaded: Any, questions: Questions, settings: Mapping[str, Any], seed: int):
+        """`settings`: "max_new_tokens" and "sampling" of `continue_ids`."""
+        self._loaded, self._questions, self._settings, self._seed = loaded, questions, settings, seed
+        self._params = decode.laid_out(loaded.params)
+
+    def answers(self, number: int) -> list[Answer]:
+        """An answer to each prompt; `number`: which one, counted from 0."""
+        rows = self._continued(self._questions.ids, self._questions.stop, (_ANSWERS, number))
+        return [Answer(row.text, row.reason in ENDED) for row in rows]
+
+    def revised(
+        self, principle: Principle, number: int, tasks: Sequence[Task], answers: Sequence[Answer]
+    ) -> list[tuple[str, Answer | None]]:
+        """Of each answer the model's critique by the principle with this number, "" where there was no room for one, and what it made of the
+        answer after that; None where no whole text came of it."""
+        spoken = [[answer.text, principle.critique] for answer in answers]
+        critiques = self._replies(tasks, spoken, (_CRITIQUES, number))
+        spoken = [[*said, (c.text.strip() if c else ""), principle.revision] for said, c in zip(spoken, critiques)]
+        there = [n for n, critique in enumerate(critiques) if critique and critique.text.strip()]
+        found = self._replies([tasks[n] for n in there], [spoken[n] for n in there], (_REVISIONS, number))
+        revisions: list[Answer | None] = [None] * len(answers)
+        for n, revision in zip(there, found):
+            if revision and revision.whole:
+                before = answers[n].text
+                space = before[: len(before) - len(before.lstrip())]  # as the answers of such a model begin
+                revisions[n] = Answer(space + revision.text.strip(), True)
+        return [(said[2], revision) for said, revision in zip(spoken, revisions)]
+
+    def _replies(
+        self, tasks: Sequence[Task], spoken: Sequence[Sequence[str]], place: tuple[int, int]
+    ) -> list[Answer | None]:
+        """What the model says next, where it has room for that: `spoken` are an answer of its own, a request, and so on in turns."""
+        rows = [self._ids(task, said) for task, said in zip(tasks, spoken)]
+        there = [n for n, row in enumerate(rows) if row is not None]
+        found: list[Answer | None] = [None] * len(rows)
+        if there:
+            stop = self._questions.stop if self._questions.template else (*self._questions.stop, _BLANK)
+            for n, row in zip(there, self._continued([rows[n] for n in there], stop, place)):
+                found[n] = Answer(row.text, row.reason in ENDED)
+        return found
+
+    def _ids(self, task: Task, spoken: Sequence[str]) -> list[int] | None:
+        """None where there is no room, or where a text cannot be told from a turn."""
+        tokenizer, template = self._loaded.tokenizer, self._questions.template
+        if task.conversation is None or template is None:
+            parts = [f"{task.prompt}{spoken[0]}"]
+            for name, text in zip(("Critique request: ", "Critique: ", "Revision request: "), spoken[1:]):
+                parts.append(f"{name}{text}")
+            parts.append("Revision:" if len(spoken) > 2 else "Critique:")
+            [row] = prompt_ids(tokenizer, [_BLANK.join(parts)], {})
+        else:
+            turns = [{"role": ("assistant", "user")[n % 2], "content": text} for n, text in enumerate(spoken)]
+            asked = task.conversation
+            try:
+                row = chat.encode_chat(
+                    tokenizer, [*asked.messages, *turns], True, template=template, **asked.variables
+                ).tolist()
+            except UserError:
+                return None
+        return row if len(row) + self._settings["max_new_tokens"] <= self._loaded.model.max_tokens else None
+
+    def _continued(
+        self, ids: Sequence[Sequence[int]], stop: Sequence[str], place: tuple[int, int]
+    ) -> list[Continuation]:
+        loaded, seed = self._loaded, mixed(self._seed, Use.FEEDBACK, *place)
+        return continue_ids(
+            loaded.model, self._params, loaded.tokenizer, ids, seed=seed, stop=stop, prefix=loaded.reads_prompt, apart=True,
+            **self._settings,
+        )  # fmt: skip
