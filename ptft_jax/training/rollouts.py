@@ -20,11 +20,12 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.pipeline import TrainingData
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
+from ptft_jax.evaluation.answers import shown
 from ptft_jax.evaluation.samples import Written, written_ids
 from ptft_jax.model.decode import Sampling
-from ptft_jax.objectives.policy import FACTS
+from ptft_jax.objectives.policy import FACTS, deviation
 from ptft_jax.parallel import processes
-from ptft_jax.rewards.base import Task, scored
+from ptft_jax.rewards.base import Score, Task, Unscored, scored_all
 from ptft_jax.runs.checkpoint import together
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import rollout_files
@@ -180,17 +181,17 @@ class Rollouts:
         before = self._before(number)
         if [row["ids"] for row in before] == [row["ids"] for row in rows]:
             return [row["scores"] for row in before]
-        verifiers, found = self._prompts.verifiers, []
+        verifiers, texts = self._prompts.verifiers, [row["answer"] for row in rows]
         try:
-            for task, row in zip(tasks, rows):
-                check()
-                found.append(
-                    {
-                        name: scored(name, verifier, row["answer"], task)._asdict()
-                        for name, verifier in verifiers.items()
-                    }
+            found = {name: scored_all(name, verifier, texts, tasks, check) for name, verifier in verifiers.items()}
+            if not any(all(isinstance(score, Score) for score in scores) for scores in zip(*found.values())):
+                name, lost = next(
+                    (name, s) for name, scores in found.items() for s in scores if isinstance(s, Unscored)
                 )
-            return found
+                raise UserError(
+                    f"verifier {name!r}: none of the {len(texts)} answers has a score, the first for this reason: {lost.reason}"
+                )
+            return [{name: shown(scores[n]) for name, scores in found.items()} for n in range(len(rows))]
         finally:
             for verifier in verifiers.values():
                 verifier.close()
@@ -205,7 +206,9 @@ class Rollouts:
     def _reward(self, rows: list[Row], whole: Any) -> None:
         """Fills in what follows from scores: rewards, advantages, and which answers count."""
         for row in rows:
-            row["reward"] = sum(score["value"] for score in row["scores"].values())
+            values = [score["value"] for score in row["scores"].values()]
+            row["unscored"] = None in values
+            row["reward"] = 0.0 if row["unscored"] else sum(values)
             row["penalty"] = _overlong(row["tokens"], self._new, self._buffer)
             row["kl"] = 0.0
         if self._kl:
@@ -214,13 +217,16 @@ class Rollouts:
         groups = (len(rows) // self._prompts.samples, self._prompts.samples)
         rewards = np.array([row["reward"] - row["penalty"] for row in rows]).reshape(groups)
         held = self._kl * np.array([row["kl"] for row in rows]).reshape(groups)
-        advantages = self._objective.advantages(rewards, held)
-        spreads = rewards.std(axis=1, ddof=min(groups[1] - 1, 1), keepdims=True) + 0 * rewards
-        alike = (np.ptp(rewards, axis=1, keepdims=True) == 0) & (groups[1] > 1) & np.ones(groups, bool)
+        known = ~np.array([row["unscored"] for row in rows]).reshape(groups)
+        advantages = self._objective.advantages(rewards, held, known.astype(float))
+        everywhere = np.ones(groups, bool)
+        spreads = deviation(rewards, known.astype(float), 1) * everywhere
+        most, least = (np.where(known, rewards, -sign * np.inf) for sign in (1, -1))
+        alike = (most.max(axis=1, keepdims=True) <= least.min(axis=1, keepdims=True)) & (groups[1] > 1) & everywhere
         ended = np.array([row["reason"] in ENDED for row in rows]).reshape(groups)
-        counts = ~((self._drop["alike"] & alike) | (self._drop["overlong"] & ~ended))
+        counts = known & ~((self._drop["alike"] & alike) | (self._drop["overlong"] & ~ended))
         if not counts.any():  # a step needs a weight to divide by: all count, and none is better than another
-            counts, advantages = ~counts, 0 * advantages
+            counts, advantages = known, 0 * advantages
         told = {"advantage": advantages, "counts": counts, "reward_std": spreads, "alike": alike, "ended": ended}
         for name, values in told.items():
             for row, value in zip(rows, values.reshape(-1).tolist()):

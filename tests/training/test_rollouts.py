@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ptft_jax.errors import UserError
-from ptft_jax.objectives.policy import GRPO, RLOO
+from ptft_jax.objectives.policy import GRPO, RLOO, Reinforce
 from ptft_jax.rewards.base import Function
 from ptft_jax.training import rollout_files
 from ptft_jax.training.rollouts import Rollouts
@@ -70,6 +70,21 @@ def test_which_answers_count():
     assert penalty == [0.0, 0.0, 0.5, 1.0] and advantages == [0.5, -0.5, 0.25, -0.25]
 
 
+def test_answers_without_a_score_count_for_nothing():
+    """And the others of their prompt are compared among each other."""
+    rows = answers([1.0, None, 3.0, 5.0])
+    counts, unscored, alike = told(rollouts(RLOO(), samples=4), rows, "counts", "unscored", "alike")
+    assert counts == [True, False, True, True] and unscored == [False, True, False, False] and not any(alike)
+    assert told(rollouts(RLOO(), samples=4), rows, "advantage", "reward_std") == [[-3.0, 0.0, 0.0, 3.0], [2.0] * 4]
+    assert told(rollouts(Reinforce(), samples=1), rows, "advantage") == [[-3.0, 0.0, 0.0, 3.0]]
+    assert told(rollouts(GRPO(scale="none")), rows, "advantage", "alike") == [
+        [0.0, 0.0, -1.0, 1.0],
+        [True, True, False, False],
+    ]
+    [found] = told(rollouts(GRPO(), samples=4), rows, "advantage")
+    np.testing.assert_allclose(found, [-2 / 2.0001, 0, 0, 2 / 2.0001])
+
+
 def test_scores_of_the_same_answers_are_taken_and_scoring_can_be_left(tmp_path):
     """A verifier with a clock may give others to a run that goes on."""
     made = rollouts(RLOO())
@@ -90,6 +105,21 @@ def test_scores_of_the_same_answers_are_taken_and_scoring_can_be_left(tmp_path):
 
     with pytest.raises(Terminated):
         made._scores(1, [None] * 4, fresh, leave)
+
+
+def test_a_run_that_goes_on_in_the_middle_of_a_rollout_begins_one():
+    """From another run's step 25, of 2 updates each: what that run had sampled is not its own."""
+    made = rollouts(RLOO())
+    made._updates, made._first_step, made._held = 2, 25, None
+    made._trainer.program = types.SimpleNamespace(whole=lambda state: state)
+    made._made, made._kept = lambda number, whole: ["made"], lambda number, step: ["kept"]
+    made._arrays = made._mine = lambda rows: rows
+    at = lambda step: types.SimpleNamespace(step=step)  # noqa: E731
+    assert [made.next(step, at(step)) for step in (25, 26, 27)] == [["made"]] * 3
+    made._held = None
+    assert made.next(27, at(27)) == ["kept"]
+    fresh = [step for step in range(25, 30) if made._fresh(types.SimpleNamespace(first=step == 25, step=step))]
+    assert fresh == [26, 27, 29]
 
 
 def test_a_file_with_another_byte_is_damaged(tmp_path):
