@@ -78,7 +78,12 @@ class Policy(CausalLM, abc.ABC):
     @classmethod
     def _given(cls, section: ObjectiveOptions) -> dict[str, Any]:
         p = section.policy
-        given = {"chunk": section.chunk, "temperature": p.temperature, "limit": p.max_new_tokens, "kl": p.kl}
+        given: dict[str, Any] = {
+            "chunk": section.chunk,
+            "temperature": p.temperature,
+            "limit": p.max_new_tokens,
+            "kl": p.kl,
+        }
         given["ratio"] = cls.own_ratio if p.ratio == "own" else p.ratio
         if given["ratio"] != "product":  # whose gradient is that of the sum over an answer's tokens already
             given["average"] = p.average
