@@ -50,6 +50,6 @@ TREE: dict[str, Any] = fields_of(Config)
 
 # Settings that say how a run is carried out, not what it computes: a run may be continued with others.
 HOW = (
-    "parallel.", "training.micro_batches", "data.prefetch", "data.workers", "log.", "checkpoint.", "eval.metrics",
-    "rewards.judge.unscored", "rewards.reward_model.unscored",
-)  # fmt: skip
+    *("parallel.", "training.micro_batches", "data.prefetch", "data.workers", "log.", "checkpoint.", "eval.metrics"),
+    *("objective.policy.max_mismatch", "rewards.judge.unscored", "rewards.reward_model.unscored"),
+)

@@ -121,7 +121,7 @@ class Answers:
             for verifier in self._verifiers.values():
                 verifier.close()
         rows = [
-            _row(task, answer, {name: _shown(scores[n]) for name, scores in found.items()})
+            _row(task, answer, {name: shown(scores[n]) for name, scores in found.items()})
             for n, (task, answer) in enumerate(zip(tasks, written))
         ]
         values |= {
@@ -137,7 +137,7 @@ class Answers:
         return {**({name: _mean(scores)} if scores else {}), **left}
 
 
-def _shown(found: Score | Unscored) -> dict[str, Any]:
+def shown(found: Score | Unscored) -> dict[str, Any]:
     """A score as rows have it; without a value where there is none."""
     return {"value": None, "reason": found.reason} if isinstance(found, Unscored) else found._asdict()
 
@@ -190,11 +190,13 @@ def of_run(
     model: Transformer,
     tokenizer: tok.Tokenizer,
     adapters: Mapping[str, int],
+    built: Mapping[str, Verifier] = types.MappingProxyType({}),
 ) -> Answers | None:
     """What a run's `config.eval.answers` asks for; None where that is nothing.
 
     Args:
       adapters: the number of the adapter of each source, where each has one.
+      built: verifiers that the run has already: the same need not be there twice.
 
     Raises:
       UserError: no prompts with answers, or none that leave room for an answer; a record that a verifier cannot score answers to; see
@@ -203,7 +205,8 @@ def of_run(
     a = config.eval.answers
     if not a.verifiers:
         return None
-    verifiers = chosen(a.verifiers, config, f"{FIELD}.verifiers")
+    same = tuple(a.verifiers) == tuple(built)
+    verifiers = built if same else chosen(a.verifiers, config, f"{FIELD}.verifiers")
     source, data, kinds = a.source or config.data.source, config.data, config.data.tables.sources
     trained = {records.identity(name, kinds) for name, _ in pipeline.weighted(data)}
     own = records.identity(source, kinds) in trained | {records.identity(data.source, kinds)}

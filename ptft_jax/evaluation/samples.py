@@ -232,6 +232,7 @@ def written_ids(
     places: int = decode.PLACES,
     on_text: Callable[[int, str], None] | None = None,
     check: Callable[[], None] | None = None,
+    with_stop: bool = False,
     **shown: bool,
 ) -> list[Written]:
     """Continues prompts of token ids.
@@ -247,6 +248,7 @@ def written_ids(
         drop the space that a text starts with.
       on_text: called with (row, text so far) while it grows, without what may still change.
       check: called every few tokens; may raise to end it.
+      with_stop: the ids of a row that a stop text ends are up to the end of that text, not up to its start; its text is as ever.
 
     Raises:
       UserError: an empty stop text, a prompt too long for the model, or logits that are not finite.
@@ -284,6 +286,8 @@ def written_ids(
         )
         shown = written(row, ids[:keep])
         found[row] = shown[: len(shown) - (reached - min(places))]
+        while with_stop and not any(s in written(row, ids[:keep], named=named) for s in stop):
+            keep += 1
         return keep
 
     def show(row: int, ids: list[int]) -> None:

@@ -19,7 +19,7 @@ from ptft_jax.objectives.token_loss import counted, weighted_sum
 
 _LEAST = 1e-4  # is added to a standard deviation that is divided by
 # What is said of each answer of a batch, float32 [B]; their means are metrics of the step.
-FACTS = ("reward", "reward_std", "alike", "ended")
+FACTS = ("reward", "reward_std", "alike", "ended", "unscored")
 
 
 class Tokens(NamedTuple):
@@ -50,7 +50,8 @@ class Policy(CausalLM, abc.ABC):
       kl: weight of the divergence from the reference; 0 = none.
       kl_estimator: of log-probabilities p, and q of the reference (Schulman 2020, "Approximating KL Divergence"): "k2" (p - q)^2 / 2 and
         "k3" exp(q - p) - 1 - (q - p), terms of each token's loss; "k1" the sum over an answer of p - q, which is taken off its reward
-        before advantages are taken. As a term of the loss it would have no gradient in expectation.
+        before advantages are taken (and is not divided by what advantages are). As a term of the loss it would have no gradient in
+        expectation.
       temperature: that answers were sampled at.
     """
 
@@ -77,8 +78,15 @@ class Policy(CausalLM, abc.ABC):
     @classmethod
     def _given(cls, section: ObjectiveOptions) -> dict[str, Any]:
         p = section.policy
-        given = {"chunk": section.chunk, "average": p.average, "temperature": p.temperature, "limit": p.max_new_tokens}
-        given |= {"ratio": cls.own_ratio if p.ratio == "own" else p.ratio, "kl": p.kl}
+        given: dict[str, Any] = {
+            "chunk": section.chunk,
+            "temperature": p.temperature,
+            "limit": p.max_new_tokens,
+            "kl": p.kl,
+        }
+        given["ratio"] = cls.own_ratio if p.ratio == "own" else p.ratio
+        if given["ratio"] != "product":  # whose gradient is that of the sum over an answer's tokens already
+            given["average"] = p.average
         if p.samples < cls.least:
             raise UserError(
                 f"config.objective.policy.samples = {p.samples}: {section.name} compares the answers to a prompt: expected {cls.least} or more"
@@ -88,8 +96,11 @@ class Policy(CausalLM, abc.ABC):
         return given | ({"kl_estimator": p.kl_estimator} if p.kl else {})
 
     @abc.abstractmethod
-    def advantages(self, rewards: np.ndarray) -> np.ndarray:
-        """By how much each answer is better than others, float64 [prompts, samples], by rewards of that shape."""
+    def advantages(
+        self, rewards: np.ndarray, held: np.ndarray | float = 0.0, known: np.ndarray | None = None
+    ) -> np.ndarray:
+        """By how much each answer is better than others, float64 [prompts, samples], by rewards of that shape, from which `held`, what
+        holds answers near the reference, is taken; 0 where `known` is 0, of answers without a reward, which others are not compared with."""
 
     @property
     def compares(self) -> bool:
@@ -169,6 +180,7 @@ class Policy(CausalLM, abc.ABC):
         metrics |= {
             "loss": (total, weight),
             **{name: (jnp.sum(batch[name]), answers) for name in FACTS},
+            "reward": (jnp.sum(batch["reward"]), answers - jnp.sum(batch["unscored"])),
             "ratio": of_tokens(ratio),
             "mismatch": of_tokens(jnp.abs(moved)),
             "clipped": of_tokens((clipped > plain).astype(jnp.float32)),
@@ -242,12 +254,15 @@ class GRPO(Policy):
     def _given(cls, section: ObjectiveOptions) -> dict[str, Any]:
         return super()._given(section) | {"scale": section.policy.scale}
 
-    def advantages(self, rewards: np.ndarray) -> np.ndarray:
-        ahead = rewards - rewards.mean(axis=1, keepdims=True)
-        if self.scale == "none":
-            return ahead
-        spread = rewards.std(ddof=1) if self.scale == "batch" else rewards.std(axis=1, ddof=1, keepdims=True)
-        return ahead / (spread + _LEAST)
+    def advantages(
+        self, rewards: np.ndarray, held: np.ndarray | float = 0.0, known: np.ndarray | None = None
+    ) -> np.ndarray:
+        known = 1 + 0 * rewards if known is None else known
+        ahead, held = rewards - mean(rewards, known, 1), held + 0 * rewards
+        if self.scale != "none":
+            # Only rewards are divided: where all are alike, what holds would be blown up to their size, whatever its weight.
+            ahead = ahead / (deviation(rewards, known, None if self.scale == "batch" else 1) + _LEAST)
+        return (ahead - (held - mean(held, known, 1))) * known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,18 +271,38 @@ class RLOO(Policy):
 
     least: ClassVar[int] = 2
 
-    def advantages(self, rewards: np.ndarray) -> np.ndarray:
-        return _without_own(rewards, rewards.sum(axis=1, keepdims=True), rewards.shape[1])
+    def advantages(
+        self, rewards: np.ndarray, held: np.ndarray | float = 0.0, known: np.ndarray | None = None
+    ) -> np.ndarray:
+        return _less_others(rewards - held, known, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reinforce(Policy):
     """REINFORCE (Williams 1992) with a baseline: the reward less the mean of all other answers of the step."""
 
-    def advantages(self, rewards: np.ndarray) -> np.ndarray:
-        return _without_own(rewards, rewards.sum(), rewards.size)
+    def advantages(
+        self, rewards: np.ndarray, held: np.ndarray | float = 0.0, known: np.ndarray | None = None
+    ) -> np.ndarray:
+        return _less_others(rewards - held, known, None)
 
 
-def _without_own(rewards: np.ndarray, total: Any, count: int) -> np.ndarray:
-    """Rewards less the mean of the others that `total` is the sum of."""
-    return rewards - (total - rewards) / (count - 1)
+def mean(values: np.ndarray, known: np.ndarray, axis: int | None) -> np.ndarray:
+    """Of those values that are `known` (1, else 0) along an axis, which stays; 0 of none."""
+    count = known.sum(axis=axis, keepdims=True)
+    return (known * values).sum(axis=axis, keepdims=True) / (count + (count == 0))
+
+
+def deviation(values: np.ndarray, known: np.ndarray, axis: int | None) -> np.ndarray:
+    """Likewise the standard deviation, of a sample; 0 of one."""
+    count = known.sum(axis=axis, keepdims=True)
+    squares = known * (values - mean(values, known, axis)) ** 2
+    return (squares.sum(axis=axis, keepdims=True) / (count - 1 + 2 * (count < 2))) ** 0.5
+
+
+def _less_others(rewards: np.ndarray, known: np.ndarray | None, axis: int | None) -> np.ndarray:
+    """Rewards less the mean of the others along an axis; 0 where there are none."""
+    known = 1 + 0 * rewards if known is None else known
+    others = known.sum(axis=axis, keepdims=True) - 1
+    total = (known * rewards).sum(axis=axis, keepdims=True)
+    return (rewards - (total - rewards) / (others + 2 * (others < 1))) * known * (others > 0)

@@ -116,7 +116,8 @@ class Run:
         self._build(mesh, init)
         self._reading = {"batch_size": c.data.batch_size, "seed": c.seed, "prefetch": c.data.prefetch}
         self.feed: Feed = self.rollouts or Indexed(lambda step: self.batches(start=step))
-        self.answers = answers.of_run(c, self.trainer.model, self.tokenizer, self.adapters)
+        built = self.prompts.verifiers if self.prompts else {}
+        self.answers = answers.of_run(c, self.trainer.model, self.tokenizer, self.adapters, built)
         self.selection = self._selection()
         self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
         self.sampler = previews.build(c, self.trainer.model, self.trainer.partition, self.tokenizer)
@@ -129,7 +130,8 @@ class Run:
             log_every=span(c.log.every),
             answer_every=answers.every(c) if self.answers else 0,
         )
-        for note in (*(self.prompts.notes if self.prompts else ()), *(self.answers.notes if self.answers else ())):
+        notes = (*(self.prompts.notes if self.prompts else ()), *(self.answers.notes if self.answers else ()))
+        for note in dict.fromkeys(notes):
             reporter.say(note)
         missing = environment.missing("tensorboard") if c.log.tensorboard else ""
         if missing:
@@ -343,7 +345,8 @@ class Run:
                 references.pending_in(self.trainer, found)
         self.rollouts: Rollouts | None = None
         if self.prompts:
-            self.rollouts = Rollouts(c, self.prompts, self.data, self.trainer, self.tokenizer, self.workdir)
+            of_run = (self.data, self.trainer, self.tokenizer, self.workdir, self.first_step)
+            self.rollouts = Rollouts(c, self.prompts, *of_run)
         if c.training.steps:
             forms = (
                 self.rollouts.forms()

@@ -183,7 +183,9 @@ def _with_direction(values: dict[str, Any]) -> dict[str, Any]:
     if select["metric"] == f"validation/{ObjectiveSpec.selects}":
         answers, rewarded = (
             values["eval"]["answers"],
-            chosen.builder.sampled and values["objective"]["policy"]["verifiers"],
+            chosen.builder.sampled
+            and values["objective"]["policy"]["verifiers"]
+            and not values["eval"]["answers"]["every"],
         )
         of_answers = "answers/" if answers["source"] else "validation/answers/"
         select["metric"] = f"{of_answers}{answers['verifiers'][0]}" if rewarded else f"validation/{chosen.selects}"

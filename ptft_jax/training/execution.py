@@ -287,7 +287,7 @@ class Execution:
             "parent_fingerprint": meta["parent_fingerprint"],
             "reference": run.reference,
         }
-        return Loop(
+        loop = Loop(
             name=run.workdir.name,
             workdir=run.workdir,
             program=run.trainer.program,
@@ -310,6 +310,9 @@ class Execution:
             clock=self.clock,
             hooks=[*(run.rollouts.hooks if run.rollouts else ()), *self.hooks],
         )
+        if run.rollouts:
+            run.rollouts.check = loop.check_step
+        return loop
 
     def _eval_sets(self, batches: Mapping[str, list[Rows]]) -> list[EvalSet]:
         found = []

@@ -158,8 +158,13 @@ class Loop:
                 self._read(pending, state, task)
                 self._save(state, step, None)
                 return state, reason
-            with self._clock("input_wait"):
-                batch = self.feed.next(step, state)
+            try:
+                with self._clock("input_wait"):
+                    batch = self.feed.next(step, state)
+            except Terminated as e:  # of `check_step`
+                self._read(pending, state, task)
+                self._save(state, step, None)
+                return state, str(e)
             train = self.program.at(step)
             self._cold |= train not in self._programs
             self._programs.add(train)
@@ -234,6 +239,12 @@ class Loop:
         late = self.schedule.max_seconds and self._clock.launch >= self.schedule.max_seconds
         mine = "sigterm" if self._termination.asked else "max_seconds" if late else ""
         return _REASONS[self._agreed(_REASONS.index(mine))]
+
+    def check_step(self) -> None:
+        """For feeds that take long to make the rows of a step: raises Terminated, with the reason, where the run is to leave. All
+        processes of a run have to call it equally often."""
+        if reason := self._interrupted():
+            raise Terminated(reason)
 
     def _read(self, pending: Pending | None, state: Any, task: int | None) -> None:
         """Reads a step's metrics from the device, logs them, and stops the run where they are not finite."""

@@ -12,22 +12,29 @@ from typing import Any
 
 import numpy as np
 
+from ptft_jax.data import cache
+from ptft_jax.errors import UserError
 from ptft_jax.runs.files import read_rows, write_text
 
 
 def write(path: pathlib.Path, header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
     """A line that says what the rollout is of, and one for each answer; whole or not at all."""
     path.parent.mkdir(exist_ok=True)
-    write_text(
-        path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ({**header, "answers": len(rows)}, *rows))
-    )
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    first = {**header, "answers": len(rows), "digest": cache.digest(text)}
+    write_text(path, json.dumps(first, ensure_ascii=False) + "\n" + text)
 
 
 def read(path: pathlib.Path, header: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """The answers of a rollout with this header; None where there is none, another, or only part of it. Raises UserError where it is
     damaged."""
     first, *rows = read_rows(path) or [{}]
-    return rows if first == {**header, "answers": len(rows)} else None
+    digest = first.pop("digest", "")
+    if first != {**header, "answers": len(rows)}:
+        return None
+    if digest != cache.digest(path.read_bytes().partition(b"\n")[2]):
+        raise UserError(f"{path}: is damaged: its answers are not as they were written")
+    return rows
 
 
 def packed(bits: np.ndarray) -> str:

@@ -20,11 +20,13 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.pipeline import TrainingData
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
+from ptft_jax.evaluation.answers import shown
 from ptft_jax.evaluation.samples import Written, written_ids
 from ptft_jax.model.decode import Sampling
-from ptft_jax.objectives.policy import FACTS
+from ptft_jax.objectives.policy import FACTS, deviation
 from ptft_jax.parallel import processes
-from ptft_jax.rewards.base import Task, scored
+from ptft_jax.rewards.base import Score, Task, Unscored, scored_all
+from ptft_jax.runs.checkpoint import together
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import rollout_files
 from ptft_jax.training.hooks import Hook, Moment
@@ -52,8 +54,15 @@ class Rollouts:
         trainer: Trainer,
         tokenizer: tok.Tokenizer,
         workdir: pathlib.Path,
+        first_step: int = 0,
     ):
+        """`first_step`: what the run begins with. Nothing was sampled for it before that step.
+
+        Attributes:
+          check: called between parts of sampling and scoring; may raise to end them.
+        """
         p = config.objective.policy
+        self._first_step, self.check = first_step, _go_on
         self._prompts, self._trainer, self._tokenizer, self._workdir = prompts, trainer, tokenizer, workdir
         self._objective, self._seed, self._updates = trainer.objective, config.seed, data.updates
         self._size, self._length, self._key = config.data.batch_size, config.data.length, data.key
@@ -81,7 +90,7 @@ class Rollouts:
             whole = self._trainer.program.whole(state)
             if int(whole.step) != step:  # the run has ended
                 return self._mine(self._empty(self._size))
-            rows = self._kept(number, step) if lag else self._made(number, step, whole)
+            rows = self._kept(number, step) if lag and step != self._first_step else self._made(number, whole)
             self._held = number, self._mine(self._arrays(rows))
         return self._held[1]
 
@@ -96,15 +105,16 @@ class Rollouts:
 
     def _fresh(self, moment: Moment) -> bool:
         """Whether the last step was made by the model that had written its answers."""
-        return not moment.first and (moment.step - 1) % self._updates == 0
+        return not moment.first and ((moment.step - 1) % self._updates == 0 or moment.step - 1 == self._first_step)
 
     def _check_mismatch(self, moment: Moment) -> None:
         found = moment.metrics.get("mismatch", 0.0)
         if found > self._bound:
             raise UserError(
                 f"step {moment.step}: the log-probabilities of the answers' tokens are {found:.3g} nats apart, on average, between sampling "
-                f"and the step that learns from them, more than config.{FIELD}.max_mismatch = {self._bound:g}: set model.dtype='float32', no "
-                "dropout (model.dropout, tune.METHOD.dropout) and no tune.mixout, or allow more"
+                f"and the step that learns from them, more than config.{FIELD}.max_mismatch = {self._bound:g}: the same command with a higher bound "
+                "(0 = none) goes on from the last checkpoint; or begin another run with model.dtype='float32', no dropout (model.dropout, "
+                "tune.METHOD.dropout) and no tune.mixout"
             )
 
     # Making and keeping
@@ -121,21 +131,20 @@ class Rollouts:
 
     def _kept(self, number: int, step: int) -> list[Row]:
         """The answers of a rollout that was made before the run stopped."""
-        path = Workdir(self._workdir).rollout(number)
-        found = processes.shared(rollout_files.read(path, self._header(number)) if processes.main() else None)
+        path, header = Workdir(self._workdir).rollout(number), self._header(number)
+        found = processes.shared(together(lambda: rollout_files.read(path, header) if processes.main() else None))
         if found is None or len(found) != self._size:
             first = number * self._updates
             raise UserError(
                 f"{path}: the answers that steps {first + 1} to {first + self._updates} learn from are not there, or are another run's, and the "
-                f"model that wrote them is gone: the run cannot go on from step {step}; one can from a checkpoint of step {first} or before"
+                f"model that wrote them is gone: the run cannot go on from step {step}; another can, with new answers: "
+                f"--config.init.from={self._workdir}@{step} --config.init.optimizer=True"
             )
         return found
 
-    def _made(self, number: int, step: int, whole: Any) -> list[Row]:
-        sources, places = self._drawn.addresses(number)
-        asked = [
-            self._prompts.asked(int(s), int(r)) for s, r in zip(sources, places) for _ in range(self._prompts.samples)
-        ]
+    def _made(self, number: int, whole: Any) -> list[Row]:
+        prompts = [self._prompts.asked(int(s), int(r)) for s, r in zip(*self._drawn.addresses(number))]
+        asked = [prompt for prompt in prompts for _ in range(self._prompts.samples)]
         written = written_ids(
             self._model,
             self._trainer.partition.merge(whole.trainable, whole.frozen),
@@ -146,39 +155,60 @@ class Rollouts:
             seed=mixed(self._seed, Use.ROLLOUT, number),
             stop=self._prompts.stop,
             apart=True,
+            check=self.check,
+            with_stop=True,
             logprobs=True,
             support=self._sampling.truncates,
         )
+        rows = [_row(*row) for row in zip(asked, written)]
+        check = self.check if jax.process_count() == 1 else _go_on  # several ask equally often, and one of them scores
         tasks = [task for task, _ in asked]
-        found = processes.shared(self._scores(tasks, written) if processes.main() else None)
-        if "error" in found:
-            raise UserError(found["error"])
-        rows = [_row(*row, scores) for row, scores in zip(zip(asked, written), found["scores"])]
+        found = processes.shared(
+            together(lambda: self._scores(number, tasks, rows, check) if processes.main() else None)
+        )
+        for row, scores in zip(rows, found):
+            row["scores"] = scores
         self._reward(rows, whole)
         if processes.main():
             rollout_files.write(Workdir(self._workdir).rollout(number), self._header(number), rows)
         return rows
 
-    def _scores(self, tasks: Sequence[Task], written: Sequence[Written]) -> dict[str, Any]:
-        """{"scores": of each answer by each verifier}, or {"error": what one of them says}."""
-        verifiers = self._prompts.verifiers
+    def _scores(
+        self, number: int, tasks: Sequence[Task], rows: Sequence[Row], check: Callable[[], None]
+    ) -> list[dict[str, Any]]:
+        """Of each answer {verifier: its score}: those of the file where a launch that was killed after it had scored the same answers,
+        as a verifier may score them otherwise now."""
+        before = self._before(number)
+        if [row["ids"] for row in before] == [row["ids"] for row in rows]:
+            return [row["scores"] for row in before]
+        verifiers, texts = self._prompts.verifiers, [row["answer"] for row in rows]
         try:
-            return {
-                "scores": [
-                    {name: scored(name, verifier, text, task)._asdict() for name, verifier in verifiers.items()}
-                    for task, (text, _) in zip(tasks, written)
-                ]
-            }
-        except UserError as e:
-            return {"error": str(e)}
+            found = {name: scored_all(name, verifier, texts, tasks, check) for name, verifier in verifiers.items()}
+            if not any(all(isinstance(score, Score) for score in scores) for scores in zip(*found.values())):
+                name, lost = next(
+                    (name, s) for name, scores in found.items() for s in scores if isinstance(s, Unscored)
+                )
+                raise UserError(
+                    f"verifier {name!r}: none of the {len(texts)} answers has a score, the first for this reason: {lost.reason}"
+                )
+            return [{name: shown(scores[n]) for name, scores in found.items()} for n in range(len(rows))]
         finally:
             for verifier in verifiers.values():
                 verifier.close()
 
+    def _before(self, number: int) -> list[Row]:
+        """The answers of the run's file of a rollout, none where it has none that can be read."""
+        try:
+            return rollout_files.read(Workdir(self._workdir).rollout(number), self._header(number)) or []
+        except UserError:
+            return []
+
     def _reward(self, rows: list[Row], whole: Any) -> None:
         """Fills in what follows from scores: rewards, advantages, and which answers count."""
         for row in rows:
-            row["reward"] = sum(score["value"] for score in row["scores"].values())
+            values = [score["value"] for score in row["scores"].values()]
+            row["unscored"] = None in values
+            row["reward"] = 0.0 if row["unscored"] else sum(values)
             row["penalty"] = _overlong(row["tokens"], self._new, self._buffer)
             row["kl"] = 0.0
         if self._kl:
@@ -187,13 +217,16 @@ class Rollouts:
         groups = (len(rows) // self._prompts.samples, self._prompts.samples)
         rewards = np.array([row["reward"] - row["penalty"] for row in rows]).reshape(groups)
         held = self._kl * np.array([row["kl"] for row in rows]).reshape(groups)
-        advantages = self._objective.advantages(rewards - held)
-        spreads = rewards.std(axis=1, keepdims=True) + 0 * rewards
-        alike = (np.ptp(rewards, axis=1, keepdims=True) == 0) & (groups[1] > 1) & np.ones(groups, bool)
+        known = ~np.array([row["unscored"] for row in rows]).reshape(groups)
+        advantages = self._objective.advantages(rewards, held, known.astype(float))
+        everywhere = np.ones(groups, bool)
+        spreads = deviation(rewards, known.astype(float), 1) * everywhere
+        most, least = (np.where(known, rewards, -sign * np.inf) for sign in (1, -1))
+        alike = (most.max(axis=1, keepdims=True) <= least.min(axis=1, keepdims=True)) & (groups[1] > 1) & everywhere
         ended = np.array([row["reason"] in ENDED for row in rows]).reshape(groups)
-        counts = ~((self._drop["alike"] & alike) | (self._drop["overlong"] & ~ended))
+        counts = known & ~((self._drop["alike"] & alike) | (self._drop["overlong"] & ~ended))
         if not counts.any():  # a step needs a weight to divide by: all count, and none is better than another
-            counts, advantages = ~counts, 0 * advantages
+            counts, advantages = known, 0 * advantages
         told = {"advantage": advantages, "counts": counts, "reward_std": spreads, "alike": alike, "ended": ended}
         for name, values in told.items():
             for row, value in zip(rows, values.reshape(-1).tolist()):
@@ -259,7 +292,11 @@ class Rollouts:
         return {name: values[mine] for name, values in batch.items()}
 
 
-def _row(asked: tuple[Task, list[int]], written: Written, scores: Mapping[str, Any]) -> Row:
+def _go_on() -> None:
+    """Ends nothing."""
+
+
+def _row(asked: tuple[Task, list[int]], written: Written) -> Row:
     """An answer, as people and `Rollouts` read it. It is learned with what ended it, and never from its text."""
     (task, prompt), (text, generated) = asked, written
     new = [*generated.ids, *([] if generated.end is None else [generated.end])]
@@ -271,7 +308,7 @@ def _row(asked: tuple[Task, list[int]], written: Written, scores: Mapping[str, A
         "reference": list(task.references) if len(task.references) > 1 else task.references[0],
         "tokens": len(new),
         "reason": generated.reason,
-        "scores": dict(scores),
+        "scores": {},
         "prompt_tokens": len(prompt),
         "ids": [*prompt, *new],
         "log_probs": generated.drawn,

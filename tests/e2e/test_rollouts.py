@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from ptft_jax.errors import UserError
+from ptft_jax.objectives.policy import FACTS
 from ptft_jax.reporting import run_report
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import checkpoint
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import assembly
+from ptft_jax.training import assembly, completion
 from tests.helpers import TIMED, quiet_train, random_batch, repeats, tiny_config, train
 
 
@@ -73,7 +74,7 @@ def test_it_learns_and_goes_on_in_the_middle_of_a_rollout(base, tmp_path, cache)
     source = questions(tmp_path / "questions")
     config = policy_config(
         tmp_path, source, init__from_=str(base), objective__policy__updates=2, objective__policy__kl=0.01, objective__policy__top_p=0.9,
-        data__batch_size=64, training__steps=40, eval__every=20, checkpoint__every=3, eval__answers__verifiers=("exact",),
+        data__batch_size=64, training__steps=24, eval__every=24, checkpoint__every=3, eval__answers__verifiers=("exact",),
         eval__answers__max_new_tokens=4, eval__answers__temperature=1.0, eval__parent_data=False,
     )  # fmt: skip
     summary = quiet_train(config, tmp_path / "whole")
@@ -92,7 +93,7 @@ def test_it_learns_and_goes_on_in_the_middle_of_a_rollout(base, tmp_path, cache)
     assert kept(tmp_path / "again") == kept(tmp_path / "whole")
     assert rollouts(tmp_path / "again") == rollouts(tmp_path / "whole")
     assert (tmp_path / "again/rollouts/000004.jsonl").stat().st_mtime_ns == made["000004.jsonl"]  # was read again
-    sums = [checkpoint.read_meta(tmp_path / run, 40)["checksums"] for run in ("whole", "again")]
+    sums = [checkpoint.read_meta(tmp_path / run, 24)["checksums"] for run in ("whole", "again")]
     assert sums[0] == sums[1]
 
     steps = [row for row in kept(tmp_path / "whole") if row["kind"] == "train"]
@@ -100,11 +101,9 @@ def test_it_learns_and_goes_on_in_the_middle_of_a_rollout(base, tmp_path, cache)
     assert all(row["mismatch"] > 1e-4 for row in steps[1::2]) and any(row["clipped"] > 0 for row in steps[1::2])
     assert steps[0]["kl"] == pytest.approx(0, abs=1e-6) and steps[-1]["kl"] > 1e-3
     found = rollouts(tmp_path / "whole")
-    assert len(found) == 20 and found[3][0]["steps"] == [6, 8]
+    assert len(found) == 12 and found[3][0]["steps"] == [6, 8]
     asked = [row["where"] for _, *rows in found for row in rows[::8]]
-    assert (
-        len(asked) == 160 and len(set(asked[:96])) == 96
-    )  # 20 rollouts of 8 prompts; an epoch has each of the 96 once
+    assert len(asked) == len(set(asked)) == 96  # 12 rollouts of 8 prompts; an epoch has each of the 96 once
     for step, (_, *rows) in zip(steps[::2], found):
         rewards = np.array([row["reward"] for row in rows]).reshape(8, 8)
         assert step["reward"] == pytest.approx(rewards.mean()) and step["answer_tokens"] == np.mean(
@@ -143,7 +142,7 @@ def sampled_batch(seed):
     """Answers as rollouts give them, with made-up numbers."""
     rng, rows = np.random.default_rng(seed), random_batch(seed)
     count = len(rows["inputs"])
-    facts = {name: rng.random(count).astype(np.float32) for name in ("reward", "reward_std", "alike", "ended")}
+    facts = {name: rng.random(count).astype(np.float32) for name in FACTS}
     return (
         rows
         | facts
@@ -210,9 +209,14 @@ def test_prompts_without_room_are_left_out_where_that_is_asked(tmp_path, cache):
     config = policy_config(
         tmp_path, tmp_path / "long.jsonl", objective__policy__from_random=True, data__overlong="drop", objective__policy__max_new_tokens=8
     )  # fmt: skip
+    every = policy_config(
+        tmp_path, tmp_path / "long.jsonl", objective__policy__from_random=True, eval__answers__every=12
+    )
+    assert completion.resolve(every)[0].select.metric == "validation/nll"  # which every evaluation has
     run = assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
     [rows] = run.data.sets
     asked = [run.prompts.asked(0, n) for n in range(len(rows))]
     assert len(asked) == run.data.mixture.sizes[0] > 10 and all(task.prompt.startswith("a") for task, _ in asked)
     assert run.data.table[0]["dropped"] > 20 and run.config.select.metric == "validation/answers/exact"
+    assert run.answers._verifiers is run.prompts.verifiers  # such as have a model have it once
     assert run.config.eval.answers.max_new_tokens == 8

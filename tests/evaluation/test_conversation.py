@@ -188,7 +188,7 @@ def test_a_stop_text_may_spell_control_tokens(loaded, monkeypatch):
     special = tokenizer.special["<turn>"]
     ids = [*tokenizer.encode("ab").tolist(), special, *tokenizer.encode(" cd<turn>e").tolist()]
 
-    def answered(stop, given):
+    def answered(stop, given, **more):
         def generate(model, params, prompts, *, stop_ids, cut, **options):
             for n in range(1, len(given) + 1):
                 if given[n - 1] in stop_ids:
@@ -198,7 +198,7 @@ def test_a_stop_text_may_spell_control_tokens(loaded, monkeypatch):
             return [Generated(given, "length")]
 
         monkeypatch.setattr(samples.decode, "generate", generate)
-        options = dict(max_new_tokens=20, sampling=Sampling(temperature=0), stop=[stop])
+        options = dict(max_new_tokens=20, sampling=Sampling(temperature=0), stop=[stop], **more)
         [row] = continue_texts(loaded.model, loaded.params, tokenizer, ["x"], **options)
         return row.text, row.tokens, row.reason
 
@@ -207,6 +207,10 @@ def test_a_stop_text_may_spell_control_tokens(loaded, monkeypatch):
     assert answered("b<turn> c", ids) == ("a", 1, "stop")
     assert answered("<turn> d", ids) == ("ab cd<turn>e", len(ids), "length")
     assert answered(" c", ids) == ("ab", 2, "stop")
+    # What is learned has the stop text, too: "ab", the token, and the two bytes of " c".
+    assert answered(" c", ids, with_stop=True) == ("ab", 5, "stop")
+    assert answered("b<turn> c", ids, with_stop=True) == ("a", 5, "stop")
+    assert answered("ab", ids, with_stop=True) == ("", 2, "stop") and answered("ab", ids) == ("", 0, "stop")
 
 
 def test_prompts_spell_control_tokens_where_that_is_asked_for(loaded):

@@ -7,6 +7,7 @@ ptft data show --data=jsonl:chat.jsonl --template=chatml --tokenizer=runs/base
 from __future__ import annotations
 
 import json
+import pathlib
 
 from absl import flags
 
@@ -40,6 +41,12 @@ def main() -> None:
 
     chosen = selected.load()
     c, data = chosen.config, chosen.config.data
+    if args.split == "train" and chosen.builder.sampled:
+        kept = pathlib.Path(args.run or "WORKDIR").expanduser() / "rollouts"
+        raise UserError(
+            f"--split=train: with objective.name={c.objective.name!r} a model learns from answers that it writes itself, which are in "
+            f"{kept}/{args.step // c.objective.policy.updates:06d}.jsonl once that step is made; --split=validation shows prompts with their right answers"
+        )
     if args.split == "train":
         options = {"steps": c.training.steps, "epochs": c.training.epochs, "seed": c.seed, "head": chosen.head}
         found = pipeline.training(data, chosen.tokenizer, chosen.builder, **options)

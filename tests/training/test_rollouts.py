@@ -1,0 +1,132 @@
+"""What follows from the scores of answers, and the files that hold them, by hand; whole runs are in tests/e2e/test_rollouts.py."""
+
+import types
+
+import numpy as np
+import pytest
+
+from ptft_jax.errors import UserError
+from ptft_jax.objectives.policy import GRPO, RLOO, Reinforce
+from ptft_jax.rewards.base import Function
+from ptft_jax.training import rollout_files
+from ptft_jax.training.rollouts import Rollouts
+from ptft_jax.training.termination import Terminated
+
+
+def rollouts(objective, samples=2, drop=(), buffer=0, kl=0.0, behind=()):
+    """What scores answers, of no run. `behind`: the reference's log-probability of each answer."""
+    made = Rollouts.__new__(Rollouts)
+    made._objective, made._kl, made._drop = objective, kl, {name: name in drop for name in ("alike", "overlong")}
+    made._new, made._buffer, made._length, made._part = 4, buffer, 8, 4
+    made._jitted, made._sampling = False, types.SimpleNamespace(truncates=False)
+    made._prompts = types.SimpleNamespace(samples=samples)
+    made._trainer = types.SimpleNamespace(partition=types.SimpleNamespace(merge=lambda *parts: None))
+    made.__dict__["_of_reference"] = lambda params, batch: np.array(behind, np.float32)
+    return made
+
+
+def answers(rewards, tokens=(1, 2, 3, 4), reasons=("end", "stop", "end", "length")):
+    """Of a prompt of one token."""
+    return [
+        {"scores": {"a": {"value": r, "reason": ""}}, "tokens": n, "reason": why, "prompt_tokens": 1, "ids": [5] * (1 + n), "log_probs": [-0.5] * n}
+        for r, n, why in zip(rewards, tokens, reasons)
+    ]  # fmt: skip
+
+
+STATE = types.SimpleNamespace(anchor=None, frozen=None)
+
+
+def told(made, rows, *names):
+    made._reward(rows, STATE)
+    return [[row[name] for row in rows] for name in names]
+
+
+def test_what_holds_is_the_log_probability_beyond_the_reference():
+    """An answer that the model makes more probable than its parent does costs reward."""
+    made = rollouts(RLOO(kl=0.5, kl_estimator="k1"), kl=0.5, behind=[-0.7, -1.4, -1.5, -2.0])
+    kl, advantages = told(made, answers([1.0, 0.0, 2.0, 2.0]), "kl", "advantage")
+    np.testing.assert_allclose(kl, [0.2, 0.4, 0.0, 0.0], atol=1e-6)  # of -0.5 a token
+    np.testing.assert_allclose(advantages, [1.1, -1.1, 0.0, 0.0], atol=1e-6)
+
+
+def test_which_answers_count():
+    rewards = [1.0, 0.0, 2.0, 2.0]
+    counts, alike, ended, spread = told(
+        rollouts(RLOO(), drop=("alike",)), answers(rewards), "counts", "alike", "ended", "reward_std"
+    )
+    assert counts == [True, True, False, False] and alike == [False, False, True, True]
+    assert ended == [True, True, True, False]
+    np.testing.assert_allclose(spread, [np.sqrt(0.5), np.sqrt(0.5), 0, 0])  # of a sample
+    assert told(rollouts(RLOO(), drop=("overlong",)), answers(rewards), "counts") == [[True, True, True, False]]
+    # A step needs one to divide by: then none is better than another.
+    counts, advantages = told(
+        rollouts(RLOO(), drop=("alike", "overlong")),
+        answers([1.0, 0.0, 2.0, 2.0], reasons=["length"] * 4),
+        "counts",
+        "advantage",
+    )
+    assert counts == [True] * 4 and advantages == [0.0] * 4
+    penalty, advantages = told(rollouts(GRPO(scale="none"), buffer=2), answers(rewards), "penalty", "advantage")
+    assert penalty == [0.0, 0.0, 0.5, 1.0] and advantages == [0.5, -0.5, 0.25, -0.25]
+
+
+def test_answers_without_a_score_count_for_nothing():
+    """And the others of their prompt are compared among each other."""
+    rows = answers([1.0, None, 3.0, 5.0])
+    counts, unscored, alike = told(rollouts(RLOO(), samples=4), rows, "counts", "unscored", "alike")
+    assert counts == [True, False, True, True] and unscored == [False, True, False, False] and not any(alike)
+    assert told(rollouts(RLOO(), samples=4), rows, "advantage", "reward_std") == [[-3.0, 0.0, 0.0, 3.0], [2.0] * 4]
+    assert told(rollouts(Reinforce(), samples=1), rows, "advantage") == [[-3.0, 0.0, 0.0, 3.0]]
+    assert told(rollouts(GRPO(scale="none")), rows, "advantage", "alike") == [
+        [0.0, 0.0, -1.0, 1.0],
+        [True, True, False, False],
+    ]
+    [found] = told(rollouts(GRPO(), samples=4), rows, "advantage")
+    np.testing.assert_allclose(found, [-2 / 2.0001, 0, 0, 2 / 2.0001])
+
+
+def test_scores_of_the_same_answers_are_taken_and_scoring_can_be_left(tmp_path):
+    """A verifier with a clock may give others to a run that goes on."""
+    made = rollouts(RLOO())
+    made._prompts.verifiers = {"a": Function(lambda answer, task: 7.0)}
+    made._workdir, made._updates, made._key = tmp_path, 1, "data"
+    made._header = lambda number: {"rollout": number}
+    rows = [{**row, "answer": ""} for row in answers([1.0, 0.0, 2.0, 3.0])]
+    fresh = [{**row, "scores": {}} for row in rows]
+    values = lambda found: [scores["a"]["value"] for scores in found]  # noqa: E731
+    assert values(made._scores(0, [None] * 4, fresh, lambda: None)) == [7.0] * 4
+    rollout_files.write(tmp_path / "rollouts/000000.jsonl", {"rollout": 0}, rows)
+    assert values(made._scores(0, [None] * 4, fresh, lambda: None)) == [1.0, 0.0, 2.0, 3.0]
+    fresh[2]["ids"] = [5, 5, 5, 6]
+    assert values(made._scores(0, [None] * 4, fresh, lambda: None)) == [7.0] * 4
+
+    def leave():
+        raise Terminated("sigterm")
+
+    with pytest.raises(Terminated):
+        made._scores(1, [None] * 4, fresh, leave)
+
+
+def test_a_run_that_goes_on_in_the_middle_of_a_rollout_begins_one():
+    """From another run's step 25, of 2 updates each: what that run had sampled is not its own."""
+    made = rollouts(RLOO())
+    made._updates, made._first_step, made._held = 2, 25, None
+    made._trainer.program = types.SimpleNamespace(whole=lambda state: state)
+    made._made, made._kept = lambda number, whole: ["made"], lambda number, step: ["kept"]
+    made._arrays = made._mine = lambda rows: rows
+    at = lambda step: types.SimpleNamespace(step=step)  # noqa: E731
+    assert [made.next(step, at(step)) for step in (25, 26, 27)] == [["made"]] * 3
+    made._held = None
+    assert made.next(27, at(27)) == ["kept"]
+    fresh = [step for step in range(25, 30) if made._fresh(types.SimpleNamespace(first=step == 25, step=step))]
+    assert fresh == [26, 27, 29]
+
+
+def test_a_file_with_another_byte_is_damaged(tmp_path):
+    path = tmp_path / "rollouts/000000.jsonl"
+    rollout_files.write(path, {"rollout": 0}, answers([1.0, 0.0]))
+    assert rollout_files.read(path, {"rollout": 0}) == answers([1.0, 0.0])
+    assert rollout_files.read(path, {"rollout": 1}) is None
+    path.write_text(path.read_text().replace("-0.5", "-0.6", 1))
+    with pytest.raises(UserError, match="000000.jsonl: is damaged"):
+        rollout_files.read(path, {"rollout": 0})
