@@ -412,7 +412,7 @@ class Run:
 
     @functools.cached_property
     def _retaining(self) -> Measuring:
-        objective = objectives.build(self.retained)
+        objective = objectives.build(self.retained).alone
         return self._measuring_by(objective, self.trainer.evaluations(objective))
 
     def _measuring_by(self, objective: Any, program: Any) -> Measuring:
