@@ -319,7 +319,8 @@ class Run:
         self._check_whole_rows()
         self.teacher = None
         if self.trainer.objective.precomputed and not self.trainer.objective.needs_reference:
-            self.teacher = Teacher(c, self.tokenizer, self.trainer.model.spec.vocab_size, self._packed)
+            size = self.trainer.model.spec.vocab_size
+            self.teacher = Teacher(c, self.tokenizer, size, self._packed, self.workdir, mesh.size)
         self.start = Start(self.trainer, self.parent, init, known_tokens=self.known_tokens, continued=self.continued)
         self.importance = None
         if self.parent is not None and self.trainer.regularization.ewc:

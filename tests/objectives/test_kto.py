@@ -79,6 +79,17 @@ def test_one_of_the_two_sees_the_cut():
     assert min(points) == 0 < max(points)
 
 
+@pytest.mark.heavy
+def test_good_answers_alone():
+    """Of the labels above the first and the third are good: the mean of their tokens' cross-entropy, as `nll` of the whole is."""
+    model, params, _ = built()
+    objective = OBJECTIVE.alone
+    loss = jax.jit(lambda params, batch: objective.loss(model, params, batch))(params, batch())
+    mine = alone(params)
+    log_probs = np.concatenate([mine[0][0], mine[2][0]])
+    np.testing.assert_allclose([loss.total, loss.weight], [-log_probs.sum(), len(log_probs)], rtol=1e-4)
+
+
 def of_precomputed(seed):
     """A batch of rows of one answer, and another's, each, and what a reference makes of them."""
     rng = np.random.default_rng(seed)
@@ -124,7 +135,7 @@ def rows_of(source, **changes):
 
 
 def record(n):
-    return {"prompt": f"ask {n:02}", "completion": f" say {n:02}", "label": n % 3 == 0}
+    return {"prompt": f"ask {n:02}", "completion": f" say {n:02}", "label": float(n % 3 == 0) if n % 2 else n % 3 == 0}
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -214,6 +225,10 @@ BAD = {
         "line 151: column 'label' is 'maybe': expected true",
     ),
     "an early label": ([record(0), record(1) | {"label": 3.5}], "line 2.*: column 'label' is not true or false"),
+    "labels of another kind": (
+        [record(n) | {"label": "good"} for n in range(3)],
+        "line 1: column 'label' is 'good': expected true",
+    ),
     "no label": ([{"prompt": "a", "completion": "b"}] * 3, "the objective learns from rated, not from answers"),
     "pairs": ([{"prompt": "a", "chosen": "b", "rejected": "c"}] * 3, "learns from rated, not from preference"),
     "empty": (
