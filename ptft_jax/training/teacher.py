@@ -64,9 +64,9 @@ class Teacher:
         self._source: Parent | None = None
         here = Workdir(workdir)
         if here.is_run and here.begun():
-            known = here.read_teacher()
-            if "step" in known:
-                self._reference = restore.at_step(own.teacher, known["step"])
+            before = here.read_teacher()
+            if "step" in before:
+                self._reference = restore.at_step(own.teacher, before["step"])
             return
         self._source = source = restore.find(own.teacher, FIELD, plugins=config.plugins)
         known = config.tables.objectives["distill"]
