@@ -38,6 +38,12 @@ OWN = {
     "confusion": "",
     "predicted": "",
     "calibration": "",
+    "agreement": "max",
+    "teacher_mass": "",
+    "reference_point": "",
+    "log_prob": "",
+    "shift": "",
+    "answer_tokens": "",
 }
 Measures = tuple[tuple[str, Callable[..., Any]], ...]  # (name, function) of each metric
 

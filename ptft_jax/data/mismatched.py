@@ -10,18 +10,22 @@ from ptft_jax.data import cache
 from ptft_jax.data.store import Store
 from ptft_jax.errors import UserError
 
-FORM = "mismatched-1"  # part of the key: changes with what is put together
+FORM = "mismatched-2"  # part of the key: changes with what is put together
 
 
-def of(store: Store, where: Callable[[int], str]) -> Store:
-    """Pairs, as `Store` has them, of each example and its prompt with the answer of another: the next one in an order that is the same for
-    the same number of examples. The prompt ends where the first id that is learned begins.
+def of(store: Store, where: Callable[[int], str], length: int) -> Store:
+    """Pairs, as `Store` has them, of each example and its prompt with the answer of an example of another prompt, in an order that is the
+    same for the same prompts. The prompt ends where the first id that is learned begins.
+
+    Rows are made of the examples as they would be of them alone: the other answer has the positions that are left, and is cut to them.
+    Where that is none of its ids, or there is no answer to another prompt, a single id stands for it, which takes no position.
 
     Args:
       where: index of an example -> its place, for messages.
+      length: positions of a row, of which n ids take n - 1.
 
     Raises:
-      UserError: an answer that is empty, or has no label; a single example.
+      UserError: an answer that is empty, or has no label; a single example, or a single prompt.
     """
     count = len(store)
     labels = store.labels
@@ -36,25 +40,29 @@ def of(store: Store, where: Callable[[int], str]) -> Store:
         raise UserError(
             f"{where(0)}: the only answer, and the distance from the reference is measured on the answers of others"
         )
-    order = np.random.default_rng(0).permutation(count)
-    other = np.empty(count, np.int64)
-    other[order] = np.roll(order, -1)
     begins, ends = store.offsets[:-1], store.offsets[1:]
-    firsts = [_first(store.trained[a:b]) for a, b in zip(begins, ends)]
-    answers = begins + firsts
+    answers = begins + [_first(store.trained[a:b]) for a, b in zip(begins, ends)]
+    other = _others(store.ids, begins, answers, ends)
+    if count > 1 and (other < 0).all():
+        raise UserError(
+            f"{where(0)}: all answers are to its prompt, and the distance from the reference is measured on answers to other prompts"
+        )
     ids, trained, lengths = [], [], []
     for n in range(count):
-        a, b, c, d = begins[n], ends[n], answers[other[n]], ends[other[n]]
-        ids += [store.ids[a:b], store.ids[a : answers[n]], store.ids[c:d]]
-        trained += [store.trained[a:b], store.trained[a : answers[n]], store.trained[c:d]]
-        lengths += [b - a, answers[n] - a + d - c]
+        a, b, m = begins[n], ends[n], other[n]
+        room = length - max(b - a - 1, 0)  # positions
+        fits = min(room + 1 - (answers[n] - a), ends[m] - answers[m]) if m >= 0 else 0
+        prompt, c, d = (answers[n], answers[m], answers[m] + fits) if fits > 0 else (a + 1, a, a)
+        ids += [store.ids[a:b], store.ids[a:prompt], store.ids[c:d]]
+        trained += [store.trained[a:b], store.trained[a:prompt], store.trained[c:d]]
+        lengths += [b - a, prompt - a + d - c]
     return Store(
         np.concatenate(ids),
         np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
         np.concatenate(trained),
         labels,
         store.origins,
-        cache.digest(FORM, store.key),
+        cache.digest(FORM, store.key, str(length)),
         2,
         keys=store.keys,
     )
@@ -63,3 +71,19 @@ def of(store: Store, where: Callable[[int], str]) -> Store:
 def _first(trained: np.ndarray) -> int:
     """How many ids come before the first that is learned; all of them where none is."""
     return int(np.argmax(trained)) if trained.any() else len(trained)
+
+
+def _others(ids: np.ndarray, begins: np.ndarray, answers: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """int64 [n]: of each example one of another prompt, whose answer has something that is learned; each is another's once. -1 where there
+    is none: of those without such an answer, and where more than half of all have the same prompt."""
+    other = np.full(len(begins), -1, np.int64)
+    able = np.random.default_rng(0).permutation(np.flatnonzero(answers < ends))
+    if not len(able):
+        return other
+    numbers: dict[bytes, int] = {}
+    prompts = np.asarray([numbers.setdefault(ids[begins[n] : answers[n]].tobytes(), len(numbers)) for n in able])
+    able, prompts = (values[np.argsort(prompts, kind="stable")] for values in (able, prompts))
+    shift = int(np.bincount(prompts).max())  # past all of the same prompt
+    found, theirs = np.roll(able, -shift), np.roll(prompts, -shift)
+    other[able] = np.where(prompts == theirs, -1, found)
+    return other

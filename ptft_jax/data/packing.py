@@ -202,6 +202,7 @@ def plan(
     partial: bool = False,
     units: np.ndarray | None = None,
     same: Same | None = None,
+    seconds: bool = False,
     field: str = "config.data.length",
 ) -> Plan | Windows:
     """Lays sequences out in rows.
@@ -226,6 +227,8 @@ def plan(
         preference: they lie in one row, side by side and in order. None = each sequence is one. A unit is kept or left out
         whole, so `how` is not "concat", nor `overlong` "split"; "truncate" cuts the longest of a unit until it fits a row.
       same: of units of two, which are equal; such a one is dealt with as `untrainable` says. None = none.
+      seconds: whether the second of each unit of two only goes with the first: it may be of a single id, and need not have any that are
+        learned.
       field: names the setting of the length in messages.
 
     Raises:
@@ -245,7 +248,9 @@ def plan(
     cut_to: int | np.ndarray = most
     if units is not None and overlong == "truncate":
         cut_to = units_.room(np.diff(offsets), units, length, most, slots)
-    spans, counts = _pieces(offsets, length, cut_to, overlong, overlap, where, field, whole=units is not None)
+    least: int | np.ndarray = np.tile([LEAST, 1], (len(offsets) - 1) // 2) if seconds else LEAST
+    limits = (length, cut_to, least)
+    spans, counts = _pieces(offsets, limits, overlong, overlap, where, field, whole=units is not None)
     group = np.arange(len(spans))  # each piece is a unit of its own
     if units is not None:
         spans, group, lost = units_.whole(spans, offsets, units, length, slots, overlong, where, field)
@@ -256,7 +261,7 @@ def plan(
             )
             counts = _added(counts, lost)
     if learned is not None:
-        spans, group, lost = _trainable(spans, group, offsets, learned, untrainable, where)
+        spans, group, lost = _trainable(spans, group, offsets, learned, untrainable, where, seconds)
         counts = _added(counts, lost)
     if not len(spans):
         equal = f", {counts['equal']} pairs of the same" if counts.get("equal") else ""
@@ -299,19 +304,23 @@ def _windows(
 
 def _pieces(
     offsets: np.ndarray,
-    length: int,
-    most: int | np.ndarray,
+    limits: tuple[int, int | np.ndarray, int | np.ndarray],
     overlong: str,
     overlap: int,
     where: Callable[[int], str],
     field: str,
     whole: bool = False,
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """int64 [pieces, 2], each within one sequence and of 2 to `most` ids (int64 [sequences]: each of its own); and what was lost or
-    changed. `whole`: no sequence may be split."""
+    """int64 [pieces, 2], each within one sequence; and what was lost or changed.
+
+    Args:
+      limits: positions of a row, and the most and the least ids of a piece (int64 [sequences]: of each sequence its own).
+      whole: no sequence may be split.
+    """
+    length, most, least = limits
     starts, stops = offsets[:-1], offsets[1:]
     lengths = stops - starts
-    empty, long = lengths < LEAST, lengths > most
+    empty, long = lengths < least, lengths > most
     counts = {"empty": int(empty.sum()), "tokens_lost": int(lengths[empty].sum())}
     counts |= {"dropped": 0, "truncated": 0, "split": 0}
     overlongs = int(long.sum())
@@ -331,7 +340,7 @@ def _pieces(
         stops = np.minimum(stops, starts + most)
         counts["truncated"] = overlongs
         counts["tokens_lost"] += int((lengths - most)[long].sum())
-        short = keep & (stops - starts < LEAST)  # what is left of one where others of its unit take the row
+        short = keep & (stops - starts < least)  # what is left of one where others of its unit take the row
         keep &= ~short
         counts["empty"] += int(short.sum())
         counts["tokens_lost"] += int((stops - starts)[short].sum())
@@ -360,9 +369,13 @@ def _trainable(
     learned: Callable[[np.ndarray], np.ndarray],
     untrainable: str,
     where: Callable[[int], str],
+    seconds: bool,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """(the pieces of units of whose every piece something is learned, the number of each one's unit from 0 on, what was left out)."""
+    """(the pieces of units of whose every piece something is learned, the number of each one's unit from 0 on, what was left out).
+    `seconds` as of `plan`."""
     nothing = learned(spans) == 0
+    if seconds:
+        nothing[1::2] = False
     units = np.unique(group[nothing])
     idle = np.isin(group, units)
     if idle.any() and untrainable == "raise":

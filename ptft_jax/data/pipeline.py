@@ -108,12 +108,12 @@ def tokenized(
     )
 
 
-def kind_of(data: DataOptions, reference: str, split: str) -> str:
-    """The kind of data that a split of a source is of (`ptft_jax.data.formats.Format.kind`). Raises UserError."""
+def kind_of(data: DataOptions, reference: str, split: str, learns: Sequence[str] = ()) -> str:
+    """The kind of data that a split of a source is of (`ptft_jax.data.formats.Format.kind`); `learns`: kinds of data. Raises UserError."""
     parsed = records.parse(reference, data.tables.sources)
     if parsed.kind == token_folder.KIND:
         return str(token_folder.manifest(pathlib.Path(parsed.name))["kind"])
-    return opened_of(data, reference, split).format.kind
+    return opened_of(data, reference, split, learns).format.kind
 
 
 def opened_of(data: Any, reference: str, split: str, learns: Sequence[str] = ()) -> tokenize.Opened:
@@ -158,8 +158,9 @@ def _rendering(data: DataOptions, kind: str) -> dict[str, str]:
     if kind not in TALKING:
         return {"template": "", "train_on": "assistant"}
     if kind != "answers" and data.train_on not in ("assistant", "last"):
+        of = "pairs" if kind == "preference" else "rated answers"
         raise UserError(
-            f"config.data.train_on = {data.train_on!r}: of {'pairs' if kind == 'preference' else 'rated answers'} the answers alone are learned from: expected 'assistant' or 'last'"
+            f"config.data.train_on = {data.train_on!r}: of {of} the answers alone are learned from: expected 'assistant' or 'last'"
         )
     return {"template": data.template, "train_on": data.train_on}
 
@@ -317,7 +318,7 @@ def filled(data: DataOptions, tokens: Tokens, builder: Builder, *, partial: bool
     builder.check(data.length)
     check_kind(builder.kinds, tokens.kind, tokens.reference, tokens.description, data.tables.objectives)
     if builder.rated:
-        tokens = dataclasses.replace(tokens, store=mismatched.of(tokens.store, tokens.where))
+        tokens = dataclasses.replace(tokens, store=mismatched.of(tokens.store, tokens.where, data.length))
     store, how = tokens.store, packed_how(data.packing, tokens, builder)
     if store.trained is not None and not builder.partly:
         raise UserError(
@@ -346,6 +347,7 @@ def filled(data: DataOptions, tokens: Tokens, builder: Builder, *, partial: bool
         untrainable=data.untrainable,
         partial=partial,
         units=np.arange(0, len(store.offsets), 2) if builder.paired else None,
+        seconds=builder.rated,
         same=store.same if builder.paired and not builder.rated else None,
     )
     segmented = how != "concat" or builder.looks_ahead

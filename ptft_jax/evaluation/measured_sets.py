@@ -116,7 +116,7 @@ def _retained_objective(config: configs.Section, parent: Any, source: DataOption
     learned = parent.config.tables.objectives[parent.config.objective.name]
     if set(learned.kinds) <= set(builder.kinds):
         return None
-    kind = pipeline.kind_of(source, source.source, "validation")
+    kind = pipeline.kind_of(source, source.source, "validation", learned.kinds)
     if kind in builder.kinds:
         return None
     for ancestor in _lineage(parent):

@@ -55,7 +55,7 @@ class Objective(Protocol):
     """Turns (model, parameters, batch, context) into a loss: what `loss_of` makes of what `hidden` gives (`routed`: and how
     experts were used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics, "nll" (cross-entropy)
     among them where there is one. `chained`, `scores`, `needs_reference`, `needs_parent`, `weights`, `measured`, `tables`, `remarks`, `precomputed`,
-    `reference_of`, `live`, `gathers`, `gathered`: see `Rows`."""
+    `reference_of`, `live`, `alone`, `gathers`, `gathered`: see `Rows`."""
 
     metrics: tuple[str, ...]
     chained: ClassVar[bool]
@@ -97,6 +97,9 @@ class Objective(Protocol):
 
     @property
     def live(self) -> Objective: ...
+
+    @property
+    def alone(self) -> Objective: ...
 
     def gathered(self, model: Any, mine: Scored, batch: Batch, context: Context) -> Any: ...
 
@@ -181,6 +184,11 @@ class Rows:
     def live(self) -> Any:
         """The objective for rows of which nothing was computed before (`precomputed`): the same, which asks the reference each time, or
         what of it needs none."""
+        return self
+
+    @property
+    def alone(self) -> Any:
+        """What measures what was learned by it without a reference: the same where it needs none, or nothing is known."""
         return self
 
     def gathered(self, model: Any, mine: Scored, batch: Batch, context: Context) -> Any:

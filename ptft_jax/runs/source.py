@@ -308,9 +308,14 @@ def recorded(reference: str, workdir: pathlib.Path) -> str:
     chain = here.read_lineage()
     if not chain or "step" not in chain[0]:
         return reference
+    return at_step(reference, chain[0]["step"])
+
+
+def at_step(reference: str, step: int) -> str:
+    """A reference to a run, WORKDIR[@...][#ADAPTER], to this step of it."""
     place, adapter = parted(reference)
     name, _ = step_parted(place)
-    return f"{name}@{chain[0]['step']}" + (f"#{adapter}" if adapter else "")
+    return f"{name}@{step}" + (f"#{adapter}" if adapter else "")
 
 
 def parameters(

@@ -16,7 +16,7 @@ from ptft_jax.runs import files
 class Workdir:
     """The folder of a run. Names of its files are attributes; `read_` methods say what is in them.
 
-    Written before the first step: `environment`, `lineage`, `partition`, `data`, the tokenizer's files, and last `config`,
+    Written before the first step: `environment`, `lineage`, `teacher`, `partition`, `data`, the tokenizer's files, and last `config`,
     which marks the folder as a run's. Written meanwhile: `metrics`, `samples`, `answers`, `rollout`s, `events`, `checkpoints`, `progress`. Written at
     the end: `summary`.
     """
@@ -37,6 +37,11 @@ class Workdir:
     @property
     def lineage(self) -> pathlib.Path:
         return self.path / "lineage.json"
+
+    @property
+    def teacher(self) -> pathlib.Path:
+        """The teacher that it learned from, where it had one."""
+        return self.path / "teacher.json"
 
     @property
     def partition(self) -> pathlib.Path:
@@ -182,6 +187,10 @@ class Workdir:
     def read_lineage(self) -> list[dict[str, Any]]:
         """The chain of checkpoints that the run came from, nearest first; [] where it began with random parameters."""
         return _known(self.lineage) or []
+
+    def read_teacher(self) -> dict[str, Any]:
+        """{"reference", "step" of a run}; {} where it had none."""
+        return _known(self.teacher) or {}
 
     def read_data(self) -> list[dict[str, Any]]:
         """What it was trained on, a row per source; [] where that is not known."""

@@ -326,7 +326,8 @@ class Run:
         self._check_whole_rows()
         self.teacher = None
         if self.trainer.objective.precomputed and not self.trainer.objective.needs_reference:
-            self.teacher = Teacher(c, self.tokenizer, self.trainer.model.spec.vocab_size, self._packed)
+            size = self.trainer.model.spec.vocab_size
+            self.teacher = Teacher(c, self.tokenizer, size, self._packed, self.workdir, mesh.size)
         self.start = Start(self.trainer, self.parent, init, known_tokens=self.known_tokens, continued=self.continued)
         self.importance = None
         if self.parent is not None and self.trainer.regularization.ewc:
@@ -427,7 +428,7 @@ class Run:
 
     @functools.cached_property
     def _retaining(self) -> Measuring:
-        objective = objectives.build(self.retained)
+        objective = objectives.build(self.retained).alone
         return self._measuring_by(objective, self.trainer.evaluations(objective))
 
     def _measuring_by(self, objective: Any, program: Any) -> Measuring:

@@ -221,6 +221,8 @@ class Execution:
         for name, data in files.items():
             write_bytes(run.workdir / name, data)
         write_json(here.lineage, self._lineage(fingerprint))
+        if run.teacher is not None and (words := run.teacher.record(run.workdir)):
+            run.reporter.say(words)
         write_json(here.environment, {"run_id": uuid.uuid4().hex, **environment.describe()})
         write_json(here.partition, run.trainer.partition.table())
         write_json(here.data, run.data.table)

@@ -51,7 +51,8 @@ class Importance:
                 f"config.tune.ewc.weight = {e.weight!r}: what {parent.name} was trained on is not known, or "
                 "eval.parent_data is off: name it with eval.source"
             )
-        tokens, _ = class_names.numbered(pipeline.tokenized(source, source.source, "train", tokenizer), head)
+        read = pipeline.tokenized(source, source.source, "train", tokenizer, builder.kinds)
+        tokens, _ = class_names.numbered(read, head)
         found = pipeline.filled(source, tokens, builder, partial=False, seed=c.seed).rows
         if len(found) < e.rows:
             raise UserError(f"config.tune.ewc.rows = {e.rows}: the training split of {source.source} has {len(found)}")

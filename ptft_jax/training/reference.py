@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -28,7 +29,7 @@ from ptft_jax.training.trainer import Trainer
 FORM = "reference-2"  # changes with what is computed, and how it is kept
 # What of a config decides what is computed of a model, and which model a run starts as, beside its parent's parameters.
 _OF_OBJECTIVE = ("objective.preference.tail_weight", "objective.distill.top", "objective.distill.temperature")
-_OF_START = ("seed", "init", "tune", "model.dtype", "model.param_dtype")
+_OF_START = ("seed", "tune", "model.dtype", "model.param_dtype")
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -55,9 +56,14 @@ def check(config: configs.Section, objective: Any, continued: Source | None, tun
     if not objective.precomputed:
         return
     field = _field(config)
-    advice = "name a teacher (objective.distill.teacher)" if config.objective.name == "distill" else "set it to False"
-    if config.tune.adapters and objective.needs_reference:
-        raise UserError(f"{field}: of a run with tune.adapters each step asks the reference: {advice}")
+    distills = config.objective.name == "distill"
+    if config.tune.adapters and distills:
+        raise UserError(
+            f"{field}: the teacher is asked once, of rows without adapters: train a run for each of tune.adapters"
+        )
+    if config.tune.adapters:
+        raise UserError(f"{field}: of a run with tune.adapters each step asks the reference: set it to False")
+    advice = "name a teacher (objective.distill.teacher)" if distills else "set it to False"
     if jax.process_count() > 1:
         raise UserError(f"{field} is for a single process" + (f": {advice}" if objective.live.needs_reference else ""))
 
@@ -69,6 +75,7 @@ class Asked:
     Attributes:
       load: gives the model and its whole parameters, as of an objective's `reference_of`; called where something has to be computed.
       place: puts a batch where these are.
+      rows: how many rows a batch has: those that a device, or all together, have in a part of a training step.
       key: all that decides what it says of a batch: the fingerprint of its parameters, and how it runs.
       says: what is computed, for people.
       field: what asks for it, for messages.
@@ -76,6 +83,7 @@ class Asked:
 
     load: Callable[[], tuple[Any, Any]]
     place: Callable[[Rows], Any]
+    rows: int
     key: tuple[str, ...]
     says: str
     field: str
@@ -86,8 +94,19 @@ def start(trainer: Trainer, fingerprint: str, params: Callable[[], Any]) -> Aske
     with."""
     per_device = trainer.config.parallel.compile == "pmap"
     place: Callable[[Rows], Any] = jax.device_put if per_device else trainer.program.place
-    key = (fingerprint, _settings(trainer, _OF_START))
-    return Asked(lambda: (trainer.model, params()), place, key, "the reference's predictions", _field(trainer.config))
+    init = {
+        name: value for name, value in trainer.config.as_dict()["init"].items() if name != "from_"
+    }  # the fingerprint tells
+    key = (fingerprint, json.dumps(init, sort_keys=True, default=list), _settings(trainer, _OF_START))
+    rows = rows_at_once(trainer.config, trainer.mesh.size if per_device else 1)
+    return Asked(
+        lambda: (trainer.model, params()), place, rows, key, "the reference's predictions", _field(trainer.config)
+    )
+
+
+def rows_at_once(config: configs.Section, devices: int) -> int:
+    """The rows of a part of a training step that one of so many devices has."""
+    return int(max(config.data.batch_size // config.training.micro_batches // devices, 1))
 
 
 def _field(config: configs.Section) -> str:
@@ -120,7 +139,7 @@ class Reference:
         objective = trainer.objective
         self._key = (FORM, type(objective).__name__, *asked.key, _settings(trainer, _OF_OBJECTIVE))
         self._asked, self._reporter, self._check = asked, reporter, check
-        self._trainer, self._size = trainer, trainer.config.data.batch_size
+        self._trainer = trainer
 
     def of_rows(self, rows: RowSet) -> RowSet:
         """Rows with what the model makes of them."""
@@ -131,7 +150,7 @@ class Reference:
         else:
             cut = (plan.all_spans().tobytes(), b"windows")
         known = ("rows", rows.store.key, *cut, str((rows.length, rows.pairs, rows.segmented)))
-        in_order = batches.filled_up(bare, np.arange(len(rows)), self._size)
+        in_order = batches.filled_up(bare, np.arange(len(rows)), self._asked.rows)
         form = _like(self._trainer, _first(bare))
         return dataclasses.replace(rows, reference=self._found(known, in_order, len(rows), form))
 
@@ -141,7 +160,7 @@ class Reference:
         bare = [{name: v for name, v in batch.items() if name not in form} for batch in evaluated]
         arrays = [name.encode() + v.tobytes() for batch in bare for name, v in sorted(batch.items())]
         sizes = [len(batch["inputs"]) for batch in bare]
-        found = self._found(("batches", str(sizes), *arrays), iter(bare), sum(sizes), form)
+        found = self._found(("batches", str(sizes), *arrays), _cut(bare, self._asked.rows), sum(sizes), form)
         for batch, stop in zip(evaluated, np.cumsum(sizes)):
             batch.update({name: array[stop - len(batch["inputs"]) : stop] for name, array in found.items()})
 
@@ -154,7 +173,8 @@ class Reference:
         shapes = {name: (count, *like.shape[1:]) for name, like in form.items()}
         found = {name: _mapped(path, shapes[name], form[name].dtype) for name, path in paths.items()}
         if any(array is None for array in found.values()):
-            self._reporter.say(f"{self._asked.says} of {count:,} rows are computed")
+            size = sum(np.dtype(form[name].dtype).itemsize * math.prod(shape) for name, shape in shapes.items())
+            self._reporter.say(f"{self._asked.says} of {count:,} rows are computed, {size / 2**20:,.1f} MiB to keep")
             _together(
                 list(paths.values()),
                 lambda places: self._fill(dict(zip(form, places)), wanted, shapes, form),
@@ -214,8 +234,9 @@ def pending(trainer: Trainer, sets: Sequence[RowSet]) -> tuple[RowSet, ...]:
 
 def pending_in(trainer: Trainer, evaluated: Sequence[Rows]) -> None:
     """As `pending`, of batches that are evaluated."""
+    like = _like(trainer, evaluated[0])
     for batch in evaluated:
-        batch.update({name: _nothing(a, len(batch["inputs"])) for name, a in _like(trainer, batch).items()})
+        batch.update({name: _nothing(a, len(batch["inputs"])) for name, a in like.items()})
 
 
 def _like(trainer: Trainer, batch: Rows) -> dict[str, Any]:
@@ -224,6 +245,18 @@ def _like(trainer: Trainer, batch: Rows) -> dict[str, Any]:
     return dict(
         jax.eval_shape(lambda params, b: trainer.objective.reference_of(model, params, b), trainer.shapes, batch)
     )
+
+
+def _cut(batches: Sequence[Rows], size: int) -> Iterator[Rows]:
+    """The rows of batches, in order, in batches of `size`; the last is filled up with zeros."""
+    left: Rows = {name: values[:0] for name, values in batches[0].items()}
+    for batch in batches:
+        left = {name: np.concatenate([left[name], values]) for name, values in batch.items()}
+        while len(left["inputs"]) >= size:
+            yield {name: values[:size] for name, values in left.items()}
+            left = {name: values[size:] for name, values in left.items()}
+    if short := len(left["inputs"]):
+        yield {name: np.pad(v, [(0, size - short), *[(0, 0)] * (v.ndim - 1)]) for name, v in left.items()}
 
 
 def _first(rows: RowSet) -> Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from ptft_jax import config as configs
 from ptft_jax.adapters.composed import Composed
 from ptft_jax.adapters.options import QuantizeOptions
 from ptft_jax.adapters.quantized import QuantizedBase
+from ptft_jax.data import cache
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.tokenizers import alike
 from ptft_jax.errors import UserError
@@ -22,17 +24,31 @@ from ptft_jax.params import finite
 from ptft_jax.params.rules import flatten
 from ptft_jax.runs import loading
 from ptft_jax.runs import source as restore
-from ptft_jax.training.reference import Asked
+from ptft_jax.runs.files import write_json
+from ptft_jax.runs.parent import Parent
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training.reference import Asked, rows_at_once
 
 FIELD = "config.objective.distill.teacher"
 
 
 class Teacher:
-    """A run's model, or imported weights, of any structure. Its parameters are read when they are asked for, onto one device."""
+    """A run's model, or imported weights, of any structure. Its parameters are read when they are asked for, onto one device. A run that
+    has begun looks for it only where something has to be computed again, at the step that it was then."""
 
-    def __init__(self, config: configs.Section, tokenizer: tok.Tokenizer, vocab_size: int, packed: Callable[[], bool]):
+    def __init__(
+        self,
+        config: configs.Section,
+        tokenizer: tok.Tokenizer,
+        vocab_size: int,
+        packed: Callable[[], bool],
+        workdir: pathlib.Path,
+        devices: int = 1,
+    ):
         """
         Args:
+          workdir: of the run.
+          devices: how many it has.
           config, tokenizer: the run's.
           vocab_size: rows of the token table of the run's model.
           packed: whether rows hold several texts.
@@ -43,12 +59,20 @@ class Teacher:
         own = config.objective.distill
         self._reference, self._plugins = own.teacher, config.plugins
         self._dtype, self._quantize = config.model.dtype, own.quantize
-        self._source = source = restore.find(own.teacher, FIELD, plugins=config.plugins)
         self._where = f"{FIELD} = {own.teacher!r}"
+        self._rows = rows_at_once(config, devices)
+        self._source: Parent | None = None
+        here = Workdir(workdir)
+        if here.is_run and here.begun():
+            before = here.read_teacher()
+            if "step" in before:
+                self._reference = restore.at_step(own.teacher, before["step"])
+            return
+        self._source = source = restore.find(own.teacher, FIELD, plugins=config.plugins)
         known = config.tables.objectives["distill"]
         if source.config.model.image_size or not known.fits(source.config.model):
             raise UserError(f"{self._where}: {source.name} predicts no next tokens, which a run learns from a teacher")
-        self._check_vocabulary(tokenizer, vocab_size)
+        self._check_vocabulary(source, tokenizer, vocab_size)
         if self._quantize != "none" and source.quantization:
             raise UserError(
                 f"config.objective.distill.quantize = {self._quantize!r}: the base of {source.name} is kept in {source.quantization.format} "
@@ -67,8 +91,8 @@ class Teacher:
                 "data.packing='none'"
             )
 
-    def _check_vocabulary(self, mine: tok.Tokenizer, size: int) -> None:
-        theirs, source = self._source.tokenizer, self._source
+    def _check_vocabulary(self, source: Parent, mine: tok.Tokenizer, size: int) -> None:
+        theirs = source.tokenizer
         if theirs is None or not alike.same(theirs, mine):
             counts = "" if theirs is None else f" ({theirs.vocab_size} and {mine.vocab_size} tokens)"
             raise UserError(
@@ -81,9 +105,19 @@ class Teacher:
                 "their probabilities are of other sets"
             )
 
+    def record(self, workdir: pathlib.Path) -> str:
+        """Writes down which it is, before the first step of the run in `workdir`, and protects it as a parent is. Returns what people
+        should know of that, or ""."""
+        if self._source is None:  # it has begun
+            return ""
+        step = {"step": self._source.step} if isinstance(self._source, restore.Source) else {}
+        write_json(Workdir(workdir).teacher, {"reference": self._source.name, **step})
+        return restore.protect(self._source, workdir)
+
     def asked(self, recorded: str = "") -> tuple[Asked, str]:
-        """The teacher as it is asked, and the fingerprint of its parameters. `recorded`: that of a run that goes on; parameters are then
-        read only where something has to be computed again, and a UserError is raised where they have another."""
+        """The teacher as it is asked, and what it is known by: the fingerprint of its parameters, and a digest of its structure.
+        `recorded`: that of a run that goes on; parameters are then read only where something has to be computed again, and a UserError
+        is raised where they, or the structure, have another."""
         if not recorded:
             model, params, recorded = self._loaded()
             load: Callable[[], tuple[Any, Any]] = lambda: (model, params)  # noqa: E731
@@ -97,19 +131,19 @@ class Teacher:
                     )
                 return model, params
 
-        source = self._source
-        structure = json.dumps([source.config.as_dict()["model"], source.fields], sort_keys=True, default=str)
-        key = (recorded, structure, repr(source.adapter), self._dtype, self._quantize)
-        return Asked(load, jax.device_put, key, "the teacher's predictions", self._where), recorded
+        key = (recorded, self._dtype, self._quantize)
+        return Asked(load, jax.device_put, self._rows, key, "the teacher's predictions", self._where), recorded
 
     def _loaded(self) -> tuple[Any, Any, str]:
-        """The model, its parameters and their fingerprint."""
+        """The model, its parameters and what it is known by."""
         loaded = loading.load(self._reference, field=FIELD, dtype=self._dtype, plugins=self._plugins)
-        model, params = loaded.model, loaded.params
-        finite.refuse(flatten(params), f"{self._where}: {loaded.source.name}")
-        fingerprint = restore.start_fingerprint(loaded.source, params, "auto", "")
+        model, params, source = loaded.model, loaded.params, loaded.source
+        finite.refuse(flatten(params), f"{self._where}: {source.name}")
+        structure = json.dumps([source.config.as_dict()["model"], source.fields], sort_keys=True, default=str)
+        fingerprint = restore.start_fingerprint(source, params, "auto", "")
+        known = f"{fingerprint} {cache.digest(structure, repr(source.adapter))}"
         if self._quantize != "none":
             method: Any = model.adapt or Composed(())
             how = QuantizedBase(method, Quantization(self._quantize), QuantizeOptions().targets)
             model, params = Transformer(model.spec, how), how.encode(params)
-        return model, params, fingerprint
+        return model, params, known

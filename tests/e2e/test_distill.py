@@ -29,6 +29,7 @@ def teacher(text_file, tmp_path_factory):
         model__norm="rms",
         training__steps=60,
         eval__every=30,
+        data__prefetch=0,
         checkpoint__every=30,
         checkpoint__keep_latest=2,
     )
@@ -53,7 +54,7 @@ def stored():
 
 
 def test_a_pupil(text_file, teacher, tmp_path, monkeypatch):
-    """It comes nearer to the teacher than one that learns from the data alone. Killed and resumed, a run is the same, also where the
+    """It comes nearer to the teacher. Killed and resumed, a run is the same, also where the
     teacher is no longer there, as long as what it said is."""
     monkeypatch.setenv("PTFT_CACHE", str(tmp_path / "cache"))
     gone = tmp_path / "teacher"
@@ -70,6 +71,7 @@ def test_a_pupil(text_file, teacher, tmp_path, monkeypatch):
     with pytest.raises(OSError), pytest.MonkeyPatch.context() as patch:
         happen("error@10", patch.setattr)
         quiet_train(config, tmp_path / "again")
+    gone.unlink()
     quiet_train(config, tmp_path / "again")
 
     def kept(name):
@@ -77,7 +79,19 @@ def test_a_pupil(text_file, teacher, tmp_path, monkeypatch):
         return [{k: v for k, v in row.items() if k not in TIMED} for row in rows]
 
     assert kept("again") == kept("whole") and len(stored()) == 6
+    assert quiet_train(config, tmp_path / "whole") == summary
+    with pytest.raises(UserError, match="config.objective.distill.teacher"):
+        quiet_train(config, tmp_path / "new")
 
+    found = standalone.evaluate(loading.load(tmp_path / "whole"), tokens=512, batch_size=8)
+    # Nothing is known of a teacher where a run is measured by itself.
+    assert found["nll"] == pytest.approx(after["validation/nll"], rel=1e-4) and "kl" not in found
+
+
+@pytest.mark.slow
+def test_a_pupil_is_nearer_than_one_that_learns_from_the_data_alone(text_file, teacher, tmp_path, monkeypatch):
+    monkeypatch.setenv("PTFT_CACHE", str(tmp_path / "cache"))
+    quiet_train(pupil(text_file, teacher), tmp_path / "whole")
     quiet_train(tiny_config(text_file, model__layers=1, model__width=16), tmp_path / "alone")
     theirs, batch = loading.load(teacher), random_batch(0, 4, 32)
     batch["inputs"] = np.tile(np.frombuffer(text_file.read_bytes()[:33], np.uint8), (4, 1))[:, :32].astype(np.int32)
@@ -88,19 +102,24 @@ def test_a_pupil(text_file, teacher, tmp_path, monkeypatch):
         loaded = loading.load(tmp_path / name)
         apart[name] = float(objective.loss(loaded.model, loaded.params, made).total)
     assert apart["whole"] < apart["alone"]
-    # Nothing is known of a teacher where a run is measured by itself.
-    found = standalone.evaluate(loading.load(tmp_path / "whole"), tokens=512, batch_size=8)
-    assert found["nll"] == pytest.approx(after["validation/nll"], rel=1e-4) and "kl" not in found
 
 
-def test_what_is_kept_is_of_this_teacher_and_these_rows(text_file, teacher, tmp_path, monkeypatch):
+OTHERS = (
+    dict(teacher="@30"),
+    dict(objective__distill__top=0),
+    dict(objective__distill__temperature=2.0),
+    dict(objective__distill__quantize="int8"),
+    dict(data__length=24),
+)
+
+
+@pytest.mark.parametrize("others", [OTHERS[:2], pytest.param(OTHERS[2:], marks=pytest.mark.slow)], ids=["few", "more"])
+def test_what_is_kept_is_of_this_teacher_and_these_rows(others, text_file, teacher, tmp_path, monkeypatch):
     """Another step of the teacher, other rows, another temperature, a teacher in int8, and damage: nothing is taken for it."""
     monkeypatch.setenv("PTFT_CACHE", str(tmp_path / "cache"))
 
-    def asked(number, **changes):
-        run = assembled(
-            pupil(text_file, **({"teacher": teacher, "training__steps": 2} | changes)), tmp_path / str(number)
-        )
+    def asked(number, teacher=teacher, **changes):
+        run = assembled(pupil(text_file, teacher, training__steps=2, **changes), tmp_path / str(number))
         run.ask_teacher(lambda: None)
         return run.data.sets[0].reference, run.reference
 
@@ -110,16 +129,9 @@ def test_what_is_kept_is_of_this_teacher_and_these_rows(text_file, teacher, tmp_
     again, same = asked(1)
     assert stored() == files and same == fingerprint
     assert all(np.array_equal(again[name], values) for name, values in first.items())
-    others = (
-        dict(teacher=f"{teacher}@30"),
-        dict(objective__distill__temperature=2.0),
-        dict(objective__distill__quantize="int8"),
-        dict(data__length=24),
-        dict(objective__distill__top=0),
-    )
     for number, changes in enumerate(others, 2):
         before = set(stored())
-        values, other = asked(number, **changes)
+        values, other = asked(number, **changes | ({"teacher": f"{teacher}@30"} if "teacher" in changes else {}))
         made = set(stored()) - before
         assert len(made) == (3 if changes.get("objective__distill__top") == 0 else 6), changes
         assert (other != fingerprint) == ("teacher" in changes)
@@ -137,6 +149,7 @@ def test_what_is_kept_is_of_this_teacher_and_these_rows(text_file, teacher, tmp_
     assert all(np.array_equal(repaired[name], values) for name, values in first.items())
 
 
+@pytest.mark.slow
 def test_a_run_that_is_its_own_teacher(text_file, teacher, tmp_path, monkeypatch):
     """It starts at no distance from it, and stays nearer than without."""
     monkeypatch.setenv("PTFT_CACHE", str(tmp_path / "cache"))

@@ -226,7 +226,7 @@ def test_answers_that_are_good_or_bad(text_file, base, tmp_path, monkeypatch):
     options = dict(objective__name="kto", init__from_=str(base), tune__method="lora", training__steps=16, eval__every=8)
     options |= {"objective__preference__desirable": 1.1, "data__prefetch": 0}
     config = pair_config(text_file, rated(pairs(tmp_path / "pairs")), **options)
-    config.optimizer.learning_rate = 3e-2
+    config.optimizer.learning_rate = 1e-2
     config.objective.preference.beta = 0.5
     summary = quiet_train(config, tmp_path / "kto")
     before, after = summary["before"], summary["after"]

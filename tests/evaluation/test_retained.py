@@ -1,11 +1,14 @@
 """What forgetting is measured on, along a chain of runs."""
 
+import json
 import pathlib
 import types
 
 import pytest
 
 from ptft_jax import config as configs
+from ptft_jax import objectives
+from ptft_jax.data import builders
 from ptft_jax.evaluation import measured_sets
 
 
@@ -40,3 +43,22 @@ def test_what_was_retained_is_inherited(name, monkeypatch, tmp_path):
     asked = run(trained, source="text:c.txt").config
     assert measured_sets.source_settings(asked, parent)["source"] == "text:c.txt"
     assert measured_sets.source_settings(run(trained, parent_data=False).config, parent) is None
+
+
+@pytest.mark.parametrize("options", ["", "?format=rated"])
+@pytest.mark.parametrize("name", ["causal_lm", "dpo"])
+def test_good_and_bad_answers_are_not_retained_alike(name, options, tmp_path):
+    """What a run learned of answers that are good or bad is measured of the good ones, whatever its child learns."""
+    rows = [{"prompt": "a", "completion": "b", "label": n == 0} for n in range(4)]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = f"jsonl:{tmp_path}{options}"
+    parent = types.SimpleNamespace(
+        config=configs.check({"objective": {"name": "kto"}, "data": {"source": source}}, complete=False)
+    )
+    child = configs.check({"objective": {"name": name}, "data": {"source": source}}, complete=False)
+    mine = builders.build(child.objective, None, True)
+    retained = measured_sets._retained_objective(child, parent, child.data, mine)
+    assert retained.name == "kto"
+    measured = objectives.build(retained).alone
+    assert not measured.needs_reference and measured.metrics == ("loss", "nll")

@@ -14,6 +14,7 @@ from ptft_jax.data.tokenizers.byte import ByteTokenizer
 from ptft_jax.errors import UserError
 from ptft_jax.objectives.base import Context, means
 from ptft_jax.objectives.kto import KTO
+from ptft_jax.objectives.preference import Answers
 from tests.helpers import ROWS, VOCAB, repeats, train
 from tests.objectives.test_preference import alone, answers, built, logistic, packed
 
@@ -59,7 +60,7 @@ def test_the_loss_is_that_of_its_paper(swapped):
     values = means(metrics)
     np.testing.assert_allclose(values["reference_point"], point, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(values["nll"], -np.concatenate([mine[0][0], mine[2][0]]).mean(), rtol=1e-4)
-    assert values["tokens"] == pytest.approx(np.mean([4, 3, 1]))
+    assert values["answer_tokens"] == pytest.approx(np.mean([4, 3, 1]))
 
     rows = [batch() | {"pairs": batch()["pairs"] * np.eye(2, dtype=np.float32)[n][:, None]} for n in range(2)]
     whole = jax.tree.map(jnp.add, *(gathered(params, row) for row in rows))
@@ -76,6 +77,17 @@ def test_one_of_the_two_sees_the_cut():
     _, params, reference = built()
     points = [expected(alone(a), alone(b), np.ones(3))[1] for a, b in ((params, reference), (reference, params))]
     assert min(points) == 0 < max(points)
+
+
+@pytest.mark.heavy
+def test_good_answers_alone():
+    """Of the labels above the first and the third are good: the mean of their tokens' cross-entropy, as `nll` of the whole is."""
+    model, params, _ = built()
+    objective = OBJECTIVE.alone
+    loss = jax.jit(lambda params, batch: objective.loss(model, params, batch))(params, batch())
+    mine = alone(params)
+    log_probs = np.concatenate([mine[0][0], mine[2][0]])
+    np.testing.assert_allclose([loss.total, loss.weight], [-log_probs.sum(), len(log_probs)], rtol=1e-4)
 
 
 def of_precomputed(seed):
@@ -123,7 +135,7 @@ def rows_of(source, **changes):
 
 
 def record(n):
-    return {"prompt": f"ask {n:02}", "completion": f" say {n:02}", "label": n % 3 == 0}
+    return {"prompt": f"ask {n:02}", "completion": f" say {n:02}", "label": float(n % 3 == 0) if n % 2 else n % 3 == 0}
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -162,13 +174,70 @@ def test_rows(chat, tmp_path):
     assert sorted(own) == sorted(others) == sorted(set(own)) and len(own) == 40
 
 
+def sides(rows):
+    """Of rows of one answer and another's each: (the learned bytes of both, the label)."""
+    batch = rows.batch(np.arange(len(rows)), [(0, n) for n in range(len(rows))])
+    for n in range(len(rows)):
+        learned = [(batch["segments"][n] == k) & (batch["weights"][n] > 0) for k in (1, 2)]
+        ids = [batch["targets"][n][here] for here in learned]
+        yield [bytes(some[some < 256].astype(np.uint8)).decode() for some in ids], batch["labels"][n, 0]
+
+
+@pytest.mark.parametrize("overlong", ["raise", "drop", "truncate"])
+def test_an_answer_is_not_cut_for_another(overlong, tmp_path):
+    """In rows of 16 positions "aaaa" + 12 bytes and the end token fill one: no position is left; "bbbb" + 5 leave 7, of which its prompt
+    takes 4 and one id is the end token of none: 3 bytes of the other's answer; short ones have all of it."""
+    rows = [
+        {"prompt": prompt, "completion": completion, "label": True}
+        for prompt, completion in (("aaaa", "A" * 12), ("bbbb", "B" * 5), ("cccc", "C"))
+    ]
+    found = dict(label_free(rows_of(write(tmp_path, rows), length=16, packing="none", overlong=overlong)))
+    assert set(found) == {"A" * 12, "B" * 5, "C"} and found["A" * 12] == ""
+    assert found["B" * 5] in ("A" * 4, "C") and found["C"] in ("A" * 8, "B" * 5)
+
+
+def label_free(rows):
+    return [tuple(texts) for texts, _ in sides(rows)]
+
+
+def test_answers_to_other_prompts(tmp_path):
+    """Not to the same one, of which there are several; an empty answer is left out by itself."""
+    rows = [{"prompt": f"ask {n % 4}", "completion": f" {n:02} of {n % 4}", "label": n % 3 == 0} for n in range(16)]
+    own, other = zip(*label_free(rows_of(write(tmp_path, rows), packing="none")))
+    assert sorted(own) == sorted(other) and all(a[-1] != b[-1] for a, b in zip(own, other))
+    rows[5]["completion"] = ""
+    source = write(tmp_path, rows) + "?empty_answers=context"
+    own, other = zip(*label_free(rows_of(source, packing="none", untrainable="drop")))
+    assert len(own) == 15 and sorted(own) == sorted(other)
+
+
+def test_without_another_answer_there_is_no_distance():
+    """z is of the answers that have another beside them: the second of the first row has none, and the third pair is not there."""
+    ratios, lengths = np.float32([[[9, 1], [9, 5]], [[9, 3], [9, 7]]]), np.float32([[[4, 2], [4, 0]], [[4, 1], [4, 2]]])
+    answers = Answers(ratios, ratios, np.zeros_like(ratios), lengths, None)
+    total, count = KTO()._apart(answers, {"pairs": np.float32([[1, 1], [1, 0]])})
+    assert (total, count) == (1 + 3, 2)
+
+
 BAD = {
-    "a label": ([record(n) for n in range(150)] + [record(0) | {"label": "maybe"}], "line 151: column 'label' is 'maybe': expected true"),
+    "a label": (
+        [record(n) for n in range(150)] + [record(0) | {"label": "maybe"}],
+        "line 151: column 'label' is 'maybe': expected true",
+    ),
     "an early label": ([record(0), record(1) | {"label": 3.5}], "line 2.*: column 'label' is not true or false"),
+    "labels of another kind": (
+        [record(n) | {"label": "good"} for n in range(3)],
+        "line 1: column 'label' is 'good': expected true",
+    ),
     "no label": ([{"prompt": "a", "completion": "b"}] * 3, "the objective learns from rated, not from answers"),
     "pairs": ([{"prompt": "a", "chosen": "b", "rejected": "c"}] * 3, "learns from rated, not from preference"),
-    "empty": ([*map(record, range(3)), record(3) | {"completion": "  "}], "line 4: the answer is empty, and can be called neither"),
+    "empty": (
+        [*map(record, range(3)), record(3) | {"completion": "  "}],
+        "line 4: the answer is empty, and can be called neither",
+    ),
     "alone": ([record(0)], "line 1: the only answer"),
+    "a single prompt": ([record(0), record(0) | {"label": False}] * 2, "line 1: all answers are to its prompt"),
+    "long": ([*map(record, range(3)), record(3) | {"completion": "x" * 60}], "line 4: .* are more than a row holds"),
 }  # fmt: skip
 
 

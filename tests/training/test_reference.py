@@ -7,11 +7,14 @@ import jax
 import numpy as np
 import pytest
 
+from ptft_jax import config as configs
+from ptft_jax import objectives
 from ptft_jax.config import plugins
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.params.rules import flatten
 from ptft_jax.runs import loading
+from ptft_jax.training import reference as references
 from ptft_jax.training.trainer import Trainer
 from tests.helpers import quiet_train, random_batch, tiny_config
 from tests.processes import ROOT
@@ -99,3 +102,28 @@ def test_a_run(near, text_file, tmp_path):
     (tmp_path / "parent").rename(tmp_path / "away")
     with pytest.raises(UserError, match="the parent of .*child@3 = .*parent@1.: no such folder"):
         evaluate(loaded, tokens=256, batch_size=8)
+
+
+def test_rows_are_asked_in_parts_of_a_step():
+    """Of batches of 3, 3 and 1 rows in twos: each row once and in order, the last batch filled up."""
+    batches = [
+        {"inputs": np.arange(first, stop)[:, None] * np.ones(4, int)} for first, stop in ((0, 3), (3, 6), (6, 7))
+    ]
+    made = [batch["inputs"][:, 0].tolist() for batch in references._cut(batches, 2)]
+    assert made == [[0, 1], [2, 3], [4, 5], [6, 0]]
+    config = configs.check({"data": {"batch_size": 48}, "training": {"micro_batches": 4}}, complete=False)
+    assert references.rows_at_once(config, 3) == 4
+
+
+@pytest.mark.parametrize(
+    "name, settings, words",
+    [
+        ("distill", {"distill": {"teacher": "theirs"}}, "asked once, of rows without adapters: train a run for each"),
+        ("kto", {"preference": {"precompute": True}}, "each step asks the reference: set it to False"),
+    ],
+)
+def test_several_adapters_are_not_asked_once(name, settings, words):
+    values = {"objective": {"name": name, **settings}, "tune": {"method": "lora", "adapters": ("a", "b")}}
+    config = configs.check(values, complete=False)
+    with pytest.raises(UserError, match=words):
+        references.check(config, objectives.build(config.objective), None, True)

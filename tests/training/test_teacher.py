@@ -1,5 +1,6 @@
 """A teacher that a run cannot learn from is refused before anything is read of it."""
 
+import json
 import types
 
 import pytest
@@ -8,6 +9,7 @@ from ptft_jax import config as configs
 from ptft_jax.data.tokenizers.byte import ByteTokenizer
 from ptft_jax.errors import UserError
 from ptft_jax.model.quantized import Quantization
+from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import teacher as teachers
 from tests.helpers import tiny_config
 
@@ -37,7 +39,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused(name, monkeypatch):
+def test_what_is_refused(name, monkeypatch, tmp_path):
     theirs, mine, message = REFUSED[name]
     own = {k: v for k, v in theirs.items() if "__" in k}
     config = configs.check(tiny_config("unread", **own))
@@ -54,5 +56,28 @@ def test_what_is_refused(name, monkeypatch):
     options = {"objective__name": "distill", "objective__distill__teacher": "theirs"} | mine
     run = configs.check(tiny_config("unread", **options))
     with pytest.raises(UserError, match=message) as caught:
-        teachers.Teacher(run, ByteTokenizer(), 257, lambda: False)
+        teachers.Teacher(run, ByteTokenizer(), 257, lambda: False, tmp_path)
     assert str(caught.value).startswith("config.objective.distill.")
+
+
+def test_a_run_that_goes_on_has_the_teacher_that_it_had(monkeypatch, tmp_path):
+    """At the step that was chosen, whatever is the best of that run by now, and not looked for before something is computed."""
+    asked = []
+
+    def gone(reference, **_):
+        asked.append(reference)
+        raise UserError("gone")
+
+    monkeypatch.setattr(teachers.restore, "find", lambda *_, **__: pytest.fail("looked for"))
+    monkeypatch.setattr(teachers.loading, "load", gone)
+    Workdir(tmp_path).config.write_text("{}")
+    Workdir(tmp_path).summary.write_text("{}")  # it has begun
+    for known, reference in (({"step": 7}, "theirs@7#a"), ({}, "theirs@best#a")):
+        Workdir(tmp_path).teacher.write_text(json.dumps(known))
+        options = {"objective__name": "distill", "objective__distill__teacher": "theirs@best#a"}
+        run = configs.check(tiny_config("unread", **options))
+        found, recorded = teachers.Teacher(run, ByteTokenizer(), 257, lambda: False, tmp_path).asked("as it was")
+        assert recorded == "as it was" and not asked
+        with pytest.raises(UserError, match="gone"):
+            found.load()
+        assert asked.pop() == reference

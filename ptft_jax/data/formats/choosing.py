@@ -76,7 +76,9 @@ def choose(
     _check_named(naming, left, [*sample, *(record for _, record in firsts)], where)
     wanted = options.get("format")
     if not (
-        rated(sample, naming) if "rated" in learns else numbered(sample, naming, pool is not None and pool.untyped)
+        rated(sample, naming, where)
+        if "rated" in learns
+        else numbered(sample, naming, pool is not None and pool.untyped)
     ):
         learns = ()
     fitting, coded, sample = decide(sample, wanted, naming, where, learns)

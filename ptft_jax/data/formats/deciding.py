@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -60,10 +61,19 @@ def numbered(sample: Iterable[Record], naming: Mapping[str, str], untyped: bool)
     return any(columns and (untyped or not isinstance(record[columns["label"]], str)) for record, columns in fits)
 
 
-def rated(sample: Iterable[Record], naming: Mapping[str, str]) -> bool:
-    """Whether a record has a format of rated answers."""
+def rated(sample: Sequence[Record], naming: Mapping[str, str], where: Callable[[int], str]) -> bool:
+    """Whether a record has a format of rated answers. Raises UserError where none has, and one would but for its label."""
     layouts = [layout for layout in LAYOUTS if layout.kind == "rated" and set(naming) <= set(layout.columns)]
-    return any(fit(layout, [record], naming) for record in sample for layout in layouts)
+    if any(fit(layout, [record], naming) for record in sample for layout in layouts):
+        return True
+    for index, record in enumerate(sample):
+        for layout, names in ((one, names) for one in layouts for names in one.usual):
+            columns = {what: naming.get(what, names[what]) for what in layout.needs}
+            label, others = columns["label"], {what: need for what, need in layout.needs.items() if what != "label"}
+            bare = dataclasses.replace(layout, needs=others)
+            if record.get(label) is not None and misfit_of(bare, record, columns) is None:
+                raise UserError(f"{where(index)}: column {label!r} is {record[label]!r}: expected true or false")
+    return False
 
 
 def structured(candidates: Iterable[Layout], named: Mapping[str, str]) -> dict[str, list[str]]:

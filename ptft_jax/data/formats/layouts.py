@@ -41,8 +41,8 @@ def is_margin(value: Any) -> bool:
 
 
 def is_truth(value: Any) -> bool:
-    """As a table without types has it, too."""
-    return isinstance(value, (bool, int, str)) and truth(value) is not None
+    """As a table without types has it, too, or one that has numbers for what may be missing."""
+    return isinstance(value, (bool, int, float, str)) and truth(value) is not None
 
 
 def truth(value: Any) -> int | None:
