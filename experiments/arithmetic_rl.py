@@ -25,7 +25,7 @@ LABELS = {"sft": "more examples", "grpo": "rewards (GRPO)"}
 # Products of matrices per position and parameter: writing a token is a forward pass, learning from it a forward and a backward one.
 WRITING, LEARNING = 2, 6
 EXACT = "answers/exact"
-ROWS, LENGTH = 64, 16  # of a batch of answers
+ROWS, LENGTH = 256, 16  # of a batch of answers: what is right of them says little where they are few
 
 
 def define() -> None:
@@ -98,12 +98,13 @@ def config_of(name: str, start: pathlib.Path, data: pathlib.Path, seed: int, siz
     """The second stage: by examples, or by rewards of its own answers."""
     import ptft_jax as pt
 
-    updates = 120 if size == "demo" else 3
+    demo = size == "demo"
+    updates = 80 if demo else 3
     config = pt.recipe(f"feedback/grpo:jsonl:{data / 'train.jsonl'}")
     config.init.from_ = f"{start}@last"
     config.seed = seed
     config.tune.method = "full"
-    config.data.update(length=LENGTH, batch_size=ROWS)
+    config.data.update(length=LENGTH, batch_size=ROWS if demo else 32)
     if name == "grpo":
         config.objective.policy.update(samples=8, max_new_tokens=4)
         config.training.steps = updates
@@ -111,7 +112,7 @@ def config_of(name: str, start: pathlib.Path, data: pathlib.Path, seed: int, siz
         config.objective.name = "causal_lm"
         config.training.steps = equal_steps(updates)
     config.eval.parent_data = False
-    config.optimizer.update(learning_rate=1e-3 if name == "sft" else 3e-4, warmup_steps=5)
+    config.optimizer.update(learning_rate=1e-3 if name == "sft" else 5e-5, warmup_steps=5)
     _measure(config, data, config.training.steps)
     return config
 
