@@ -11,6 +11,7 @@ from ptft_jax.combining.combine import METHODS, combine
 from ptft_jax.data import class_names, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.class_names import Head
+from ptft_jax.data.formats import layouts
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.interop import labels as interop_labels
@@ -322,3 +323,8 @@ def test_a_template_whose_file_is_gone_is_not_its_name(tmp_path):
     )
     old.config = configs.check({"data": {"template": "gone.jinja"}}, complete=False)
     assert identity.chat_template(old) == ""
+
+
+def test_every_format_of_turns_is_rendered_by_a_tokenizers_own_template():
+    turns = {layout.name for layout in layouts.LAYOUTS if layout.name.endswith("messages")} | {"sharegpt", "alpaca"}
+    assert {name.rstrip(":") for name in identity._TALKS} == turns

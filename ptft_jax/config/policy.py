@@ -27,9 +27,7 @@ class PolicyOptions(Options):
     temperature: float = declared(settings.temperature(1.0, "of the sampling", zero=False))
     top_k: int = declared(settings.natural(0, "sample of the k likeliest tokens; 0 = all"))
     top_p: float = declared(settings.mass(1.0, "sample of the likeliest tokens up to this mass"))
-    min_p: float = declared(
-        settings.share(0.0, "sample of tokens that are this share as likely as the likeliest", small=True)
-    )
+    min_p: float = declared(settings.share(0.0, "sample of tokens that are this share as likely as the likeliest"))
     scale: str = declared(
         settings.one_of(
             "group",

@@ -151,7 +151,7 @@ def _row(task: Task, answer: Continuation, scores: Mapping[str, Any]) -> dict[st
         "where": task.where,
         "prompt": task.prompt,
         "answer": answer.text,
-        "reference": list(task.references) if len(task.references) > 1 else task.references[0],
+        "reference": task.reference,
         "tokens": answer.tokens,
         "reason": answer.reason,
         "scores": dict(scores),

@@ -99,7 +99,8 @@ def task_of(
 ) -> tuple[Task, list[int]]:
     """What a model is asked by a record, and the ids of its prompt. Arguments as of `_references`. Raises UserError."""
     question = encoder.question(record, where)
-    references = _references(record, question.answer, column, where, field)
+    bad = not column and record.get("label") is False  # of answers that are good or bad
+    references = () if bad else _references(record, question.answer, column, where, field)
     task = Task(question.text, references, record, where, question.conversation)
     return task, question.ids or [encoder.tokenizer.end_id]
 

@@ -326,7 +326,8 @@ def _answers(page: Page, rows: Sequence[Row]) -> None:
 
 
 def _answered(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    reference = row["reference"] if isinstance(row["reference"], str) else " | ".join(row["reference"])
+    right = row["reference"]
+    reference = right if isinstance(right, str) else " | ".join(right or ())
     scores = ", ".join(
         f"{verifier} {'-' if score['value'] is None else format(score['value'], 'g')} ({score['reason']})"
         for verifier, score in row["scores"].items()

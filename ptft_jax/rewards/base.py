@@ -18,7 +18,7 @@ class Task(NamedTuple):
 
     Attributes:
       prompt: what the model was given, as text.
-      references: answers that are right, any of which counts; none where a prompt came alone.
+      references: answers that are right, any of which counts; none where a prompt came alone, or with a bad answer.
       record: the record of the data source, column -> value.
       where: its place, for messages: "questions.jsonl, line 3".
       conversation: what was asked as turns, without an answer; None where the prompt is a plain text.
@@ -29,6 +29,11 @@ class Task(NamedTuple):
     record: Mapping[str, Any]
     where: str
     conversation: Conversation | None = None
+
+    @property
+    def reference(self) -> str | list[str] | None:
+        """The right answer, or all of several, as rows of answers have it."""
+        return list(self.references) if len(self.references) > 1 else next(iter(self.references), None)
 
 
 class Score(NamedTuple):
@@ -102,7 +107,8 @@ def checked(name: str, verifier: Verifier, task: Task) -> None:
     """Raises UserError where no answer to this task can be scored by the verifier called `name`. See `Verifier.check`."""
     if verifier.compares and not task.references:
         raise UserError(
-            f"{task.where}: verifier {name!r} compares with right answers, and there is none: such a record is a prompt alone"
+            f"{task.where}: verifier {name!r} compares with right answers, and there is none: such a record is a prompt alone, or its answer "
+            "is labeled as a bad one"
         )
     verifier.check(task)
 

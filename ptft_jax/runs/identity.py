@@ -26,6 +26,7 @@ _TALKS = (
     "prompt-messages:",
     "alpaca:",
     "preference-messages:",
+    "rated-messages:",
 )  # formats that a tokenizer's own template renders
 
 

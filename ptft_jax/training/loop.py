@@ -311,7 +311,8 @@ class Loop:
     def _save(self, state: Any, step: int, values: dict[str, float] | None, left: Moment | None = None) -> None:
         """`left`: what was to be done there is left for the next launch."""
         whole = self.program.whole(state)
-        selected = None if values is None or self.selection.over_budget else values[self.selection.metric]
+        # Of answers of which none has a score there is no value.
+        selected = None if self.selection.over_budget else (values or {}).get(self.selection.metric)
         selected = selected if selected is not None and math.isfinite(selected) else None
         seconds = self._clock.by_part
         meta = {
@@ -375,9 +376,9 @@ class Loop:
 
 
 def _values(host: dict[str, Any]) -> dict[str, float]:
-    """The metrics of a training step as people read them: means, and the scalars."""
-    means = {k: v[0] / v[1] for k, v in host.items() if isinstance(v, tuple)}
-    return means | {k: v for k, v in host.items() if k not in means and k != "halted"}
+    """The metrics of a training step as people read them: means, and the scalars. A batch may have nothing that one is a mean of."""
+    means = {k: v[0] / v[1] for k, v in host.items() if isinstance(v, tuple) and v[1]}
+    return means | {k: v for k, v in host.items() if not isinstance(v, tuple) and k != "halted"}
 
 
 def _due(step: int, every: int) -> bool:

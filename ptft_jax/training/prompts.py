@@ -14,7 +14,7 @@ from ptft_jax.data.packing import Plan
 from ptft_jax.data.pipeline import Draws, Filled
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.questions import stops, task_of
-from ptft_jax.rewards.base import Task
+from ptft_jax.rewards.base import Task, checked
 from ptft_jax.rewards.choosing import chosen
 
 FIELD = "objective.policy"
@@ -99,8 +99,8 @@ class Prompts:
                     f"{task.where}: a prompt of {len(ids)} tokens leaves no room for {FIELD}.max_new_tokens = {self._new} in data.length = "
                     f"{data.length}: make it longer, or leave such prompts out (data.overlong='drop')"
                 )
-            for verifier in self.verifiers.values() if fits[row] else ():
-                verifier.check(task)
+            for name, verifier in self.verifiers.items() if fits[row] else ():
+                checked(name, verifier, task)
         if not fits.any():
             raise UserError(
                 f"config.{FIELD}.max_new_tokens = {self._new}: no prompt of {tokens.reference} leaves room for so many in data.length = "

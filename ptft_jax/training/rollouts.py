@@ -169,9 +169,15 @@ class Rollouts:
         for row, scores in zip(rows, found):
             row["scores"] = scores
         self._reward(rows, whole)
-        if processes.main():
-            rollout_files.write(Workdir(self._workdir).rollout(number), self._header(number), rows)
+        together(lambda: self._keep(number, rows) if processes.main() else None)
         return rows
+
+    def _keep(self, number: int, rows: Sequence[Row]) -> None:
+        path = Workdir(self._workdir).rollout(number)
+        try:
+            rollout_files.write(path, self._header(number), rows)
+        except OSError as e:
+            raise UserError(f"{path}: cannot be written: {e}") from e
 
     def _scores(
         self, number: int, tasks: Sequence[Task], rows: Sequence[Row], check: Callable[[], None]
@@ -305,7 +311,7 @@ def _row(asked: tuple[Task, list[int]], written: Written) -> Row:
         "where": task.where,
         "prompt": task.prompt,
         "answer": text,
-        "reference": list(task.references) if len(task.references) > 1 else task.references[0],
+        "reference": task.reference,
         "tokens": len(new),
         "reason": generated.reason,
         "scores": {},

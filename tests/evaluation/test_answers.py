@@ -12,6 +12,7 @@ from ptft_jax.evaluation import answers, names
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten
 from ptft_jax.reporting import run_report
+from ptft_jax.rewards.texts import Exact
 from ptft_jax.runs import loading
 from ptft_jax.runs.workdir import Workdir
 from tests.helpers import SPEC, TIMED, quiet_train, stop_at, tiny_config
@@ -141,6 +142,14 @@ def test_records_that_cannot_be_scored_are_refused_before_anything_is_written(tm
     made = answers.chosen(("number",), configs.check({}), "eval.answers.verifiers")
     with pytest.raises(UserError, match="a.jsonl, line 2: reference 'two' has no number"):
         answers.Answers(SETTINGS, found, made, Transformer(SPEC), BYTES)
+
+
+def test_an_answer_that_is_labeled_as_bad_is_no_right_one(tmp_path, cache):
+    rows = [{"prompt": str(n), "completion": "2", "label": n == 0} for n in range(2)]
+    found = asked(written(tmp_path / "a.jsonl", *rows))
+    assert [task.references for task in found.tasks] == [("2",), ()] and found.tasks[1].reference is None
+    with pytest.raises(UserError, match="a.jsonl, line 2: verifier 'exact' compares with right answers"):
+        answers.Answers(SETTINGS, found, {"exact": Exact()}, Transformer(SPEC), BYTES)
 
 
 def test_larger_scores_are_better():

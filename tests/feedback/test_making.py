@@ -199,7 +199,7 @@ def test_prompts_alone_are_compared_with_nothing(model, tmp_path, cache):
 
 def test_an_answer_without_a_score_neither_keeps_nor_breaks_a_principle(model, tmp_path, cache):
     """A search that takes too long says nothing; what has no score is no training data, and is counted."""
-    slow = Check("regex", {"pattern": "(?:o+)+l$", "seconds": 0.05}, None, 0)
+    slow = Check("regex", {"pattern": "(?:o+)+l$", "seconds": 0.3}, None, 0)
     loaded = model({"a": "f" + 60 * "o", "b": "fool", "c": "fine"})
     polite = Principle("polite", "x", "", "", slow, Repair("", "friend"))
     rude = Principle("rude", "x", "", "", Check("regex", {"pattern": "^f"}, 1, None), Repair("", "fiend"))

@@ -13,7 +13,7 @@ from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.files import read_rows
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import assembly, checkpoint
-from ptft_jax.training.loop import Loop, NonFinite, Selection
+from ptft_jax.training.loop import Loop, NonFinite, Selection, _values
 from tests.helpers import TIMED, happen, quiet_train, tiny_config
 
 
@@ -36,6 +36,21 @@ def test_an_evaluation_of_which_no_answer_has_a_score_is_not_the_best():
     )  # fmt: skip
     Loop._evaluate_here(loop, types.SimpleNamespace(loop_state=None, step=1))
     assert loop._selected is None and not loop._better and loop.selection.best_step == -1
+    # It is saved as any other.
+    saved = []
+    loop.program, loop._clock, loop.meta = types.SimpleNamespace(whole=lambda state: state), Clock(), {}
+    loop.checkpoints, loop.stored_params = (
+        types.SimpleNamespace(save=lambda *args: saved.append(args)),
+        lambda state: None,
+    )
+    Loop._save(loop, None, 1, {"answers/judge_unscored": 1.0})
+    [(_, _, meta, value)] = saved
+    assert value is None and meta["metrics"] == {"answers/judge_unscored": 1.0}
+
+
+def test_a_mean_over_nothing_is_left_out():
+    """A batch of bad answers alone has no cross-entropy of good ones."""
+    assert _values({"loss": (1.0, 2.0), "nll": (0.0, 0.0), "rate": 0.1, "halted": 0}) == {"loss": 0.5, "rate": 0.1}
 
 
 @pytest.mark.heavy
