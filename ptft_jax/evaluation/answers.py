@@ -205,8 +205,7 @@ def of_run(
     a = config.eval.answers
     if not a.verifiers:
         return None
-    same = tuple(a.verifiers) == tuple(built)
-    verifiers = built if same else chosen(a.verifiers, config, f"{FIELD}.verifiers")
+    verifiers = chosen(a.verifiers, config, f"{FIELD}.verifiers", built)
     source, data, kinds = a.source or config.data.source, config.data, config.data.tables.sources
     trained = {records.identity(name, kinds) for name, _ in pipeline.weighted(data)}
     own = records.identity(source, kinds) in trained | {records.identity(data.source, kinds)}

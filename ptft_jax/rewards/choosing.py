@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,11 +14,14 @@ from ptft_jax.rewards.combined import Combined
 COMBINED = "combined"
 
 
-def chosen(names: Sequence[str], config: Any, field: str) -> dict[str, Verifier]:
+def chosen(
+    names: Sequence[str], config: Any, field: str, built: Mapping[str, Verifier] = types.MappingProxyType({})
+) -> dict[str, Verifier]:
     """The verifiers that the setting `field` names, by name. Of others' settings none is read. A model that several ask is loaded once.
 
     Args:
       config: whose `rewards` have their settings, and whose `tables.verifiers` the verifiers.
+      built: those of the same config that are there already, by name, and loaded no model yet.
 
     Raises:
       UserError: one that is not known or is named twice, that lacks a setting, or whose package is not installed.
@@ -30,8 +34,9 @@ def chosen(names: Sequence[str], config: Any, field: str) -> dict[str, Verifier]
             )
         if list(names).count(name) > 1:
             raise UserError(f"config.{field}: {name!r} is named twice")
-    found, models = {name: _built(name, config, known) for name in names}, {}
-    for verifier in found.values():
+    found = {name: built[name] if name in built else _built(name, config, known) for name in names}
+    models: dict[tuple[str, str], Any] = {}
+    for verifier in (*built.values(), *found.values()):
         verifier.share(models)
     return found
 

@@ -268,8 +268,8 @@ class Run:
         return dataclasses.replace(head, names=begun) if begun else head
 
     def _check_template(self) -> None:
-        if self.parent is None or self.tokenizer is None:
-            return
+        if self.parent is None or self.tokenizer is None or Workdir(self.workdir).begun():
+            return  # what has begun goes on as it was
         template = self.config.data.template
         mine = identity.Identity("this run", {}, None, identity.template(template, self.tokenizer, self.data.table))
         theirs = identity.Identity(self.parent.name, {}, None, identity.template_of(self.parent, self.parent.tokenizer))

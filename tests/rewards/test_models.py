@@ -311,6 +311,11 @@ def test_a_model_that_several_verifiers_ask_is_loaded_once(writer, monkeypatch):
     made = chosen(("judge", "combined"), configs.check({"rewards": rewards}), "eval.answers.verifiers")
     assert made["judge"].loaded is made["combined"]._parts["judge"].loaded
     assert Judge(writer, RUBRIC).loaded is not made["judge"].loaded
+    # A run has its rewards' verifiers already when it chooses those of its evaluations.
+    config = configs.check({"rewards": rewards})
+    built = chosen(("combined", "exact"), config, "objective.policy.verifiers")
+    more = chosen(("exact", "judge"), config, "eval.answers.verifiers", built)
+    assert more["exact"] is built["exact"] and more["judge"].loaded is built["combined"]._parts["judge"].loaded
 
 
 def test_only_a_verifier_that_says_so_leaves_answers_out():
