@@ -164,6 +164,8 @@ BAD = {
 # Those that get far before they fail.
 LATE = (
     "unread",
+    "impossible",
+    "wrong parent",
     "unknown dataset",
     "folder that cannot be",
     "eval of nothing",

@@ -37,7 +37,10 @@ WINDOWS = {
         pytest.param({}, marks=pytest.mark.heavy),
         pytest.param({**LLAMA, "scan": False}, marks=pytest.mark.heavy),
         {**WINDOWS, "norm_placement": "both", "query_key_norm": "head"},
-        {**WINDOWS, "scan": False, "experts": 4, "norm_placement": "output", "query_key_norm": "all"},
+        pytest.param(
+            {**WINDOWS, "scan": False, "experts": 4, "norm_placement": "output", "query_key_norm": "all"},
+            marks=pytest.mark.heavy,
+        ),
     ],
     ids=["gpt2", "llama", "layers of several kinds", "unrolled, with experts"],
 )
