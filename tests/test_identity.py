@@ -179,7 +179,7 @@ def test_a_child_numbers_classes_as_its_parent(runs, tmp_path):
     assert again["finished"]
 
 
-@pytest.mark.parametrize("name", ["stranger", pytest.param("counted", marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("name", ["stranger", pytest.param("counted", marks=pytest.mark.slow)])
 def test_a_child_with_other_classes_needs_a_new_head(runs, tmp_path, name):
     source = "csv:" + str(runs / "moods.csv")  # names that the source does not give as an option
     with pytest.raises(

@@ -24,7 +24,7 @@ BERT = dict(causal=False, norm_placement="post", token_types=2, embedding_norm=T
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(LLAMA, marks=pytest.mark.heavy), WINDOWS, {}],
+    [pytest.param(LLAMA, marks=pytest.mark.slow), WINDOWS, {}],
     ids=["llama", "windows", "gpt2"],
 )
 def test_a_prefix_of_what_a_text_makes_is_that_text(family):

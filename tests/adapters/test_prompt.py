@@ -43,8 +43,8 @@ def as_text(params, tokens):
     "family",
     [
         {},
-        pytest.param(LLAMA, marks=pytest.mark.heavy),
-        pytest.param(BERT, marks=pytest.mark.heavy),
+        pytest.param(LLAMA, marks=pytest.mark.slow),
+        pytest.param(BERT, marks=pytest.mark.slow),
         dict(LLAMA, window=5),
     ],
     ids=["gpt2", "llama", "bert", "mistral"],

@@ -79,7 +79,7 @@ WHOLE = {"interpolate": {"alpha": 0.5}} | {
     [
         ("interpolate", "nan"),
         ("soup", "infinite"),
-        *(pytest.param(method, "nan", marks=pytest.mark.heavy) for method in WHOLE if method != "interpolate"),
+        *(pytest.param(method, "nan", marks=pytest.mark.slow) for method in WHOLE if method != "interpolate"),
     ],
 )
 def test_a_parent_that_is_not_finite_is_named_with_its_leaf(runs, method, name):
@@ -131,7 +131,7 @@ def test_a_mean_of_large_numbers_is_finite(runs, tmp_path):
 
 
 @pytest.mark.parametrize("order", [("small", "two"), ("two", "small")])
-@pytest.mark.parametrize("method", ["soup", pytest.param("task", marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("method", ["soup", pytest.param("task", marks=pytest.mark.slow)])
 def test_of_two_dtypes_the_wider_is_kept_and_said(runs, tmp_path, method, order):
     import ml_dtypes
 

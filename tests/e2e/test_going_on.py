@@ -193,7 +193,7 @@ def test_the_loss_before_is_that_of_the_step_that_the_run_started_from(text_file
     assert then["step"] == 2 and summary["before"]["validation/nll"] == pytest.approx(then["validation/nll"], abs=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", [False, pytest.param(True, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("optimizer", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_processes_that_found_another_latest_step_do_not_start(text_file, tmp_path, base, optimizer):
     """The same words, but between the two the run has gone on: what each of the processes says of itself differs."""
     made = config(text_file, init__from_=str(base), init__optimizer=optimizer, training__steps=9)

@@ -34,8 +34,8 @@ WINDOWS = {
 @pytest.mark.parametrize(
     "family",
     [
-        pytest.param({}, marks=pytest.mark.heavy),
-        pytest.param({**LLAMA, "scan": False}, marks=pytest.mark.heavy),
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({**LLAMA, "scan": False}, marks=pytest.mark.slow),
         {**WINDOWS, "norm_placement": "both", "query_key_norm": "head"},
         pytest.param(
             {**WINDOWS, "scan": False, "experts": 4, "norm_placement": "output", "query_key_norm": "all"},

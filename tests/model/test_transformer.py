@@ -34,7 +34,7 @@ def test_a_token_sees_nothing_after_it(family):
     assert np.abs(a[:, 9:] - b[:, 9:]).max() > 0.1
 
 
-@pytest.mark.parametrize("family", [pytest.param("gpt2", marks=pytest.mark.heavy), "llama"])
+@pytest.mark.parametrize("family", [pytest.param("gpt2", marks=pytest.mark.slow), "llama"])
 def test_packed_rows_equal_rows_of_their_own(family):
     """Loss and gradients of three texts in one row, with padding, are those of three padded rows."""
     model, params = built(family)

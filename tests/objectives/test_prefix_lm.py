@@ -108,8 +108,8 @@ def test_a_window_bounds_a_prefix_on_both_sides():
     "family, adapter",
     [
         ({}, None),
-        pytest.param(dict(WINDOWS, scan=False), None, marks=pytest.mark.heavy),
-        pytest.param(LLAMA, Prompt(3, "vocabulary"), marks=pytest.mark.heavy),
+        pytest.param(dict(WINDOWS, scan=False), None, marks=pytest.mark.slow),
+        pytest.param(LLAMA, Prompt(3, "vocabulary"), marks=pytest.mark.slow),
     ],
     ids=["gpt2", "unrolled windows", "llama with learned vectors"],
 )

@@ -88,7 +88,7 @@ def expected():
 @pytest.mark.parametrize(
     "name, cut, deep",
     [
-        pytest.param(name, cut, False, marks=pytest.mark.heavy if cut == "cut by phases" else ())
+        pytest.param(name, cut, False, marks=pytest.mark.slow if cut == "cut by phases" else ())
         for name in ("adafactor", "muon")
         for cut in CUTS
     ]

@@ -52,7 +52,7 @@ def _all(state):
     return tree
 
 
-@pytest.mark.parametrize("name", ["last block", pytest.param("lora", marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("name", ["last block", pytest.param("lora", marks=pytest.mark.slow)])
 def test_freezing_equals_optax_masks_over_all_parameters(name):
     """Differentiating the trainable part gives what Optax's masks give when everything is differentiated."""
     adapter, rates = CASES[name]

@@ -49,7 +49,7 @@ def test_divergences_in_numpy():
     np.testing.assert_allclose(symmetric(a, a + d), exact, rtol=1e-2)
 
 
-@pytest.mark.parametrize("chunk", [0, pytest.param(5, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("chunk", [0, pytest.param(5, marks=pytest.mark.slow)])
 def test_distillation(params, chunk):
     batch, term = random_batch(0), Distill(0.5, 3.0)
     objective = CausalLM(chunk=chunk)

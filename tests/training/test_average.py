@@ -26,7 +26,7 @@ def test_the_share_of_the_newest(decay):
     assert shares[0] == pytest.approx(1.0, abs=1e-6) and np.all(shares <= 1)
 
 
-@pytest.mark.parametrize("decay", [0.5, pytest.param(0.999, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("decay", [0.5, pytest.param(0.999, marks=pytest.mark.slow)])
 def test_a_step_keeps_the_weighted_mean_of_all_parameters_so_far(decay):
     model = Transformer(dataclasses.replace(SPEC, layers=1))
     partition = Partition.of(model.shapes(), EVERYTHING)

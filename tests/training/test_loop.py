@@ -92,7 +92,7 @@ def test_a_batch_that_is_not_finite_stops_with_the_last_good_state(text_file, tm
     assert not (tmp_path / "run/summary.json").exists()
 
 
-@pytest.mark.parametrize("average", [pytest.param(0.0, marks=pytest.mark.heavy), 0.999])
+@pytest.mark.parametrize("average", [pytest.param(0.0, marks=pytest.mark.slow), 0.999])
 def test_a_state_whose_own_loss_is_not_finite_is_not_called_good(text_file, tmp_path, average):
     # A finite rate that overflows float32 logits after a step, and parameters within two.
     config = tiny_config(
