@@ -62,7 +62,7 @@ def main() -> int:
 def write_sums(folder: pathlib.Path, *, most: int, seed: int = 0) -> pathlib.Path:
     """Writes sums of two numbers below `most`, {"prompt": "3+4=", "completion": "7"} per line: train.jsonl, and held_out.jsonl, a fifth of all
     pairs of numbers; 3+4 and 4+3 are one pair. Returns the folder."""
-    from ptft_jax.runs.files import write_text
+    from ptft_jax.runs.files import keep_text
 
     pairs = [(a, b) for a in range(most) for b in range(a, most)]
     order = np.random.default_rng(seed).permutation(len(pairs))
@@ -71,10 +71,7 @@ def write_sums(folder: pathlib.Path, *, most: int, seed: int = 0) -> pathlib.Pat
     for name, chosen in (("held_out", order[:at]), ("train", order[at:])):
         sums = [sum_ for i in chosen for sum_ in dict.fromkeys([pairs[i], pairs[i][::-1]])]
         lines = [json.dumps({"prompt": f"{a}+{b}=", "completion": f"{a + b}"}) for a, b in sums]
-        text = "\n".join([*lines, ""])
-        path = folder / f"{name}.jsonl"
-        if not path.is_file() or path.read_text() != text:  # a file that stays need not be read again
-            write_text(path, text)
+        keep_text(folder / f"{name}.jsonl", "\n".join([*lines, ""]))
     return folder
 
 
@@ -172,6 +169,7 @@ def curve(name: str, rows: Sequence[dict[str, Any]]) -> list[list[float]]:
 
 def write(experiment: Any, start: dict[str, Any], summaries: Mapping[str, Sequence[dict[str, Any]]]) -> None:
     """results.json, report.html, and the tables on the terminal."""
+    from experiments.transfer_report import footer
     from ptft_jax import environment
     from ptft_jax.reporting import plots
     from ptft_jax.reporting.page import Page
@@ -183,7 +181,8 @@ def write(experiment: Any, start: dict[str, Any], summaries: Mapping[str, Sequen
         for name, runs in summaries.items()
     }
     results = results_of(start, summaries, {name: [curve(name, log) for log in logs[name]] for name in logs})
-    write_json(experiment.folder / "results.json", {**results, "environment": environment.describe()})
+    results["environment"] = environment.describe()
+    write_json(experiment.folder / "results.json", results)
     rows = [
         {
             "way": "the start",
@@ -236,10 +235,7 @@ def write(experiment: Any, start: dict[str, Any], summaries: Mapping[str, Sequen
             colors=colors,
         )
     )
-    page.write(
-        experiment.folder / "report.html",
-        f"All runs together {results['seconds']:.0f} s. Every figure is in results.json.",
-    )
+    page.write(experiment.folder / "report.html", footer(results))
     print(f"report: {experiment.folder / 'report.html'}")
 
 

@@ -63,7 +63,7 @@ def split(text: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     Raises:
       UserError: a text that there is not, or that is not UTF-8.
     """
-    from ptft_jax.runs.files import write_text
+    from ptft_jax.runs.files import keep_text
 
     try:
         whole = text.expanduser().read_text(encoding="utf-8")
@@ -72,9 +72,7 @@ def split(text: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     at = int(TRAIN * len(whole))
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in (("train", whole[:at]), ("validation", whole[at:])):
-        path = folder / f"{name}.txt"
-        if not path.is_file() or path.read_text(encoding="utf-8") != part:  # a file that stays need not be read again
-            write_text(path, part)
+        keep_text(folder / f"{name}.txt", part)
     return folder
 
 

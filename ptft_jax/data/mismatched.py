@@ -43,7 +43,7 @@ def of(store: Store, where: Callable[[int], str], length: int) -> Store:
     begins, ends = store.offsets[:-1], store.offsets[1:]
     answers = begins + [_first(store.trained[a:b]) for a, b in zip(begins, ends)]
     other = _others(store.ids, begins, answers, ends)
-    if count > 1 and (other < 0).all():
+    if (other < 0).all():
         raise UserError(
             f"{where(0)}: all answers are to its prompt, and the distance from the reference is measured on answers to other prompts"
         )

@@ -17,7 +17,7 @@ from ptft_jax.data import pipeline, records
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.questions import FIELD, Questions, asked
-from ptft_jax.evaluation.samples import Continuation, check_writer, continue_ids
+from ptft_jax.evaluation.samples import ENDED, Continuation, check_writer, continue_ids
 from ptft_jax.model.decode import Sampling
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.parallel import processes
@@ -25,9 +25,8 @@ from ptft_jax.params.partition import Partition
 from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, checked, scored_all
 from ptft_jax.rewards.choosing import chosen
 from ptft_jax.runs import meant
+from ptft_jax.runs.checkpoint import together
 from ptft_jax.runs.state import TrainState
-
-_ENDED = ("end", "stop")
 
 
 class Answers:
@@ -95,10 +94,9 @@ class Answers:
         written = continue_ids(self._model, params, self._tokenizer, ids, seed=seed, check=check, **self._options)
         # Programs may take as long as they may, or a little more: one process decides.
         alone = jax.process_count() == 1  # several ask equally often, and one of them scores
-        found = processes.shared(self._scored(written, check if alone else lambda: None) if processes.main() else None)
-        if "error" in found:
-            raise UserError(found["error"])
-        return found["values"], found["rows"]
+        check = check if alone else lambda: None
+        values, rows = processes.shared(together(lambda: self._scored(written, check) if processes.main() else None))
+        return values, rows
 
     def report(self, params: Any, seed: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """({"data", "split", "asked": how many prompts, "unasked": those that leave no room for an answer, and the values of `measured`
@@ -108,27 +106,27 @@ class Answers:
         facts = {"data": found.source, "split": found.split, "asked": len(found.tasks), "unasked": len(found.unasked)}
         return {**facts, **{name.rpartition("/")[2]: value for name, value in values.items()}}, rows
 
-    def _scored(self, written: Sequence[Continuation], check: Callable[[], None]) -> dict[str, Any]:
+    def _scored(
+        self, written: Sequence[Continuation], check: Callable[[], None]
+    ) -> tuple[dict[str, float], list[dict[str, Any]]]:
         tasks, texts = self.questions.tasks, [answer.text for answer in written]
         try:
             found = {
                 name: scored_all(name, verifier, texts, tasks, check) for name, verifier in self._verifiers.items()
             }
             values = {name: value for item in found.items() for name, value in self._means(*item).items()}
-        except UserError as e:
-            return {"error": str(e)}
         finally:
             for verifier in self._verifiers.values():
                 verifier.close()
         rows = [
-            _row(task, answer, {name: shown(scores[n]) for name, scores in found.items()})
+            row_of(task, answer, {name: shown(scores[n]) for name, scores in found.items()})
             for n, (task, answer) in enumerate(zip(tasks, written))
         ]
         values |= {
-            "ended": _mean([float(row["reason"] in _ENDED) for row in rows]),
+            "ended": _mean([float(row["reason"] in ENDED) for row in rows]),
             "length": _mean([float(row["tokens"]) for row in rows]),
         }
-        return {"values": {f"{self._prefix}{name}": value for name, value in values.items()}, "rows": rows}
+        return {f"{self._prefix}{name}": value for name, value in values.items()}, rows
 
     def _means(self, name: str, found: Sequence[Score | Unscored]) -> dict[str, float]:
         """What is measured by one verifier; no mean where no answer has a score."""
@@ -146,7 +144,8 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _row(task: Task, answer: Continuation, scores: Mapping[str, Any]) -> dict[str, Any]:
+def row_of(task: Task, answer: Continuation, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer as files have it, for people and programs."""
     return {
         "where": task.where,
         "prompt": task.prompt,

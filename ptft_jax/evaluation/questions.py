@@ -75,7 +75,7 @@ def asked(
             f"config.{FIELD}.max_new_tokens = {settings['max_new_tokens']}: the model sees at most {most} tokens, and no prompt of "
             f"{source} ({split}) leaves room for so many new ones"
         )
-    stop, rows = stops(encoder, settings["stop"]), len(opened.records)
+    stop, rows = stops(tokenizer, encoder.template, settings["stop"]), len(opened.records)
     return Questions(source, split, rows, tasks, ids, unasked, stop, form.name, encoder.template)
 
 
@@ -105,11 +105,11 @@ def task_of(
     return task, question.ids or [encoder.tokenizer.end_id]
 
 
-def stops(encoder: Any, texts: Sequence[str]) -> tuple[str, ...]:
+def stops(tokenizer: tok.Tokenizer, template: Template | None, texts: Sequence[str]) -> tuple[str, ...]:
     """What ends an answer: these texts, and what the template ends a turn with where no token of the tokenizer's does."""
-    stop, tokenizer = list(texts), encoder.tokenizer
-    if encoder.template is not None:
-        end = endings.of(tokenizer, encoder.template)
+    stop = list(texts)
+    if template is not None:
+        end = endings.of(tokenizer, template)
         if end.text and end.token not in tokenizer.stop_ids and end.text not in stop:
             stop.append(end.text)
     return tuple(stop)

@@ -18,6 +18,7 @@ from ptft_jax.params.rules import flatten
 
 SAMPLING = decode.Sampling(temperature=0.8)  # where nothing else is asked for
 MAX_NEW_TOKENS = 64  # likewise, where there is room for so many
+ENDED = ("end", "stop")  # why texts end that come to their end by themselves
 
 
 class Continuation(NamedTuple):

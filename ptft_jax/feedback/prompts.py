@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ptft_jax.data import chat, endings, pipeline, records, token_folder, turns
+from ptft_jax.data import chat, pipeline, records, token_folder, turns
 from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import questions
@@ -62,14 +62,8 @@ def _of_texts(data: Any, split: str, opened: Any, loaded: Any, settings: Mapping
             f"--max_new_tokens={new}: the model sees at most {loaded.model.max_tokens} tokens, and no prompt of {data.source} ({split}) "
             "leaves room for so many new ones"
         )
-    stop = list(settings["stop"])
-    if template is not None:
-        end = endings.of(tokenizer, template)
-        if end.text and end.token not in tokenizer.stop_ids and end.text not in stop:
-            stop.append(end.text)
-    return Questions(
-        data.source, split, len(rows), tuple(tasks), tuple(ids), tuple(unasked), tuple(stop), "text", template
-    )
+    stop = questions.stops(tokenizer, template, settings["stop"])
+    return Questions(data.source, split, len(rows), tuple(tasks), tuple(ids), tuple(unasked), stop, "text", template)
 
 
 def _template(data: Any, loaded: Any) -> Template | None:

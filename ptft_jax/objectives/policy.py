@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
@@ -15,7 +14,7 @@ from ptft_jax.config.objectives import ObjectiveOptions
 from ptft_jax.errors import UserError
 from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss
 from ptft_jax.objectives.causal_lm import CausalLM
-from ptft_jax.objectives.token_loss import counted, weighted_sum
+from ptft_jax.objectives.token_loss import counted, mapped, weighted_sum
 
 _LEAST = 1e-4  # is added to a standard deviation that is divided by
 # What is said of each answer of a batch, float32 [B]; their means are metrics of the step.
@@ -136,9 +135,8 @@ class Policy(CausalLM, abc.ABC):
             return Tokens(jnp.where(weights > 0, taken, 0.0), jnp.where(weights > 0, entropy, 0.0))
 
         weights = batch["weights"].astype(jnp.float32)
-        return _by_chunk(
-            self.chunk, score, hidden_BTD, batch["targets"], weights, *(() if support is None else (support,))
-        )
+        given = () if support is None else (support,)
+        return mapped(self.chunk, score, hidden_BTD, batch["targets"], weights, *given)
 
     def by_reference(self, model: Any, params: Any, batch: Batch) -> jax.Array:
         """Log-probabilities float32 [B, T] of the tokens of answers by the reference, whose parameters these are."""
@@ -217,22 +215,6 @@ class Policy(CausalLM, abc.ABC):
         if "advantages" not in batch or self.average == "token":
             return jnp.sum(self.weights(batch))
         return jnp.sum(batch["counts"])
-
-
-def _by_chunk(chunk: int, score: Callable[..., Tokens], *arrays: jax.Array) -> Tokens:
-    """What `score` gives of arrays [B, T, ...], [B, T] each, `chunk` positions at a time; 0 = all at once. As
-    `ptft_jax.objectives.token_loss.summed`, without the sums."""
-    length = arrays[0].shape[1]
-    if not chunk or chunk >= length:
-        return score(*arrays)
-    pad = -length % chunk
-
-    def chunks(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
-
-    parts = jax.lax.map(lambda part: jax.checkpoint(score)(*part), tuple(map(chunks, arrays)))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1)[:, :length], parts)
 
 
 @dataclasses.dataclass(frozen=True)

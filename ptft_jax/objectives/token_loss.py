@@ -87,7 +87,7 @@ def mapped(chunk: int, function: Callable[..., Any], *arrays: jax.Array) -> Any:
     length = arrays[0].shape[1]
     if not chunk or chunk >= length:
         return function(*arrays)
-    made = jax.lax.map(lambda part: function(*part), tuple(_chunks(x, chunk) for x in arrays))
+    made = jax.lax.map(lambda part: jax.checkpoint(function)(*part), tuple(_chunks(x, chunk) for x in arrays))
 
     def joined(x: jax.Array) -> jax.Array:
         x = jnp.moveaxis(x, 0, 1)

@@ -55,15 +55,12 @@ class Judge(ModelVerifier):
     ):
         self._rubric = _read(rubric, rubric_file)
         self._scale = _checked(scale)
-        if pattern and how != "text":
-            raise UserError(
-                f"config.rewards.judge.pattern = {pattern!r}: nothing is written with rewards.judge.how={how!r}: leave it at '', or set "
-                "how='text'"
-            )
-        if which != "only" and how != "text":
-            raise UserError(
-                f"config.rewards.judge.which = {which!r}: nothing is written with rewards.judge.how={how!r}: leave it at 'only', or set how='text'"
-            )
+        for setting, value, usual in (("pattern", pattern, ""), ("which", which, "only")):
+            if value != usual and how != "text":
+                raise UserError(
+                    f"config.rewards.judge.{setting} = {value!r}: nothing is written with rewards.judge.how={how!r}: leave it at {usual!r}, or "
+                    "set how='text'"
+                )
         super().__init__(run, template, batch_size, unscored)
         self._process, self._least = Bounded(), least_mass
         self._ids = self._labels() if how == "probabilities" else []

@@ -45,6 +45,12 @@ def write_text(path: pathlib.Path, text: str) -> None:
     cache.write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def keep_text(path: pathlib.Path, text: str) -> None:
+    """As `write_text`, but a file that has this text stays as it is: what was made of it goes by when it was written."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
 def write_bytes(path: pathlib.Path, data: bytes) -> None:
     """Writes a file whole or not at all."""
     cache.write_atomic(path, lambda temporary: temporary.write_bytes(data))

@@ -83,8 +83,6 @@ SETTINGS: Mapping[str, Callable[[Any, str], Any]] = {
     "rewards.judge.run": parent,
     "rewards.judge.rubric_file": file,
 }
-_FILES = ("tokenizer.path", "init.adapter", "rewards.json_schema.schema", "rewards.judge.rubric_file")
-_RUNS = ("init.from_", "rewards.reward_model.run", "rewards.judge.run")
 
 
 def spelled(workdir: pathlib.Path, config: configs.Section) -> configs.Section:
@@ -146,10 +144,12 @@ def from_here(workdir: pathlib.Path, config: configs.Section) -> dict[str, Any]:
     data["mixture"] = tuple((_from_here(name, folder), weight) for name, weight in data["mixture"])
     data["template"] = template_of(workdir, data["template"])
     values["eval"]["source"] = _from_here(values["eval"]["source"], folder)
-    for path, found in (*((p, _file_from_here) for p in _FILES), *((p, _run_from_here) for p in _RUNS)):
-        *above, name = path.split(".")
-        section = configs.get(values, ".".join(above))
-        section[name] = found(section[name], folder)
+    found: dict[Any, Callable[[str, str], str]] = {file: _file_from_here, parent: _run_from_here}
+    for path, kind in SETTINGS.items():
+        if kind in found:
+            *above, name = path.split(".")
+            section = configs.get(values, ".".join(above))
+            section[name] = found[kind](section[name], folder)
     return values
 
 

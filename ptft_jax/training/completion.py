@@ -11,6 +11,7 @@ from ptft_jax import config as configs
 from ptft_jax.config.field import hashable
 from ptft_jax.config.objectives import ObjectiveSpec
 from ptft_jax.config.plugins import tables
+from ptft_jax.config.verifiers import ANSWERS
 from ptft_jax.data import class_names, pipeline, records
 from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation.names import AUTO, direction, known
@@ -181,14 +182,11 @@ def _with_direction(values: dict[str, Any]) -> dict[str, Any]:
     select, known_tables = values["select"], tables(tuple(values["plugins"]))
     metrics, chosen = known_tables.metrics, known_tables.objectives[values["objective"]["name"]]
     if select["metric"] == f"validation/{ObjectiveSpec.selects}":
-        answers, rewarded = (
-            values["eval"]["answers"],
-            chosen.builder.sampled
-            and values["objective"]["policy"]["verifiers"]
-            and not values["eval"]["answers"]["every"],
-        )
-        of_answers = "answers/" if answers["source"] else "validation/answers/"
-        select["metric"] = f"{of_answers}{answers['verifiers'][0]}" if rewarded else f"validation/{chosen.selects}"
+        select["metric"] = f"validation/{chosen.selects}"
+        answers = values["eval"]["answers"]
+        if chosen.builder.sampled and values["objective"]["policy"]["verifiers"] and not answers["every"]:
+            prefix = "" if answers["source"] else "validation/"
+            select["metric"] = f"{prefix}{ANSWERS}{answers['verifiers'][0]}"
     if select["mode"] != AUTO or known(select["metric"], metrics):
         select["mode"] = direction(select["metric"], select["mode"], metrics)
     return values

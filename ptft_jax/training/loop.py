@@ -154,17 +154,15 @@ class Loop:
             if step >= plan.steps:
                 return state, "steps"
             reason = self.selection.ended or self._interrupted()
-            if reason:
+            try:
+                with self._clock("input_wait"):
+                    batch = None if reason else self.feed.next(step, state)
+            except Terminated as e:  # of `check_step`
+                batch, reason = None, str(e)
+            if batch is None:
                 self._read(pending, state, task)
                 self._save(state, step, None)
                 return state, reason
-            try:
-                with self._clock("input_wait"):
-                    batch = self.feed.next(step, state)
-            except Terminated as e:  # of `check_step`
-                self._read(pending, state, task)
-                self._save(state, step, None)
-                return state, str(e)
             train = self.program.at(step)
             self._cold |= train not in self._programs
             self._programs.add(train)

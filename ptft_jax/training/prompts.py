@@ -67,7 +67,9 @@ class Prompts:
     @property
     def stop(self) -> tuple[str, ...]:
         """Texts that end an answer."""
-        return tuple(dict.fromkeys(text for source in self._sources for text in stops(source.encoder, self._stop)))
+        templates = [source.encoder.template for source in self._sources]
+        found = [stops(self._tokenizer, template, self._stop) for template in templates]
+        return tuple(dict.fromkeys(text for texts in found for text in texts))
 
     def asked(self, source: int, row: int) -> tuple[Task, list[int]]:
         """What a row of a source asks, and the ids of its prompt."""

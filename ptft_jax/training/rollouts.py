@@ -20,8 +20,8 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.pipeline import TrainingData
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
-from ptft_jax.evaluation.answers import shown
-from ptft_jax.evaluation.samples import Written, written_ids
+from ptft_jax.evaluation.answers import row_of, shown
+from ptft_jax.evaluation.samples import ENDED, Continuation, Written, written_ids
 from ptft_jax.model.decode import Sampling
 from ptft_jax.objectives.policy import FACTS, deviation
 from ptft_jax.parallel import processes
@@ -34,7 +34,6 @@ from ptft_jax.training.prompts import FIELD, Prompts
 from ptft_jax.training.trainer import Trainer
 
 FORM = 1  # of the files
-ENDED = ("end", "stop")
 Row = dict[str, Any]  # of an answer, as its file has it
 
 
@@ -308,13 +307,7 @@ def _row(asked: tuple[Task, list[int]], written: Written) -> Row:
     new = [*generated.ids, *([] if generated.end is None else [generated.end])]
     assert generated.drawn is not None and len(new) == len(generated.drawn), "a log-probability for each token"
     return {
-        "where": task.where,
-        "prompt": task.prompt,
-        "answer": text,
-        "reference": task.reference,
-        "tokens": len(new),
-        "reason": generated.reason,
-        "scores": {},
+        **row_of(task, Continuation("", text, len(new), generated.reason), {}),
         "prompt_tokens": len(prompt),
         "ids": [*prompt, *new],
         "log_probs": generated.drawn,

@@ -89,16 +89,7 @@ def test_dpo_starts_as_its_parent_and_measures_what_it_forgets(text_file, base, 
     assert "source/bits_per_byte" in after and "source/margin" not in after
     assert {"gain", "forgetting"} <= set(summary["transfer"]["target"]) | set(summary["transfer"]["source"])
 
-    with pytest.raises(OSError), pytest.MonkeyPatch.context() as patch:
-        happen("error@10", patch.setattr)
-        quiet_train(config, tmp_path / "again")
-    quiet_train(config, tmp_path / "again")
-
-    def kept(name):
-        rows = Workdir(tmp_path / name).read_metrics()
-        return [{k: v for k, v in row.items() if k not in TIMED} for row in rows]
-
-    assert kept("again") == kept("dpo")
+    goes_on(config, tmp_path, "dpo")
     precomputed(config, tmp_path, summary)
 
 
@@ -204,6 +195,20 @@ def test_pairs_that_say_nothing_are_counted(text_file, base, tmp_path):
     assert batches.forms(run.data.sets, 8)["pairs"].shape == (8, run.data.sets[0].pairs)
 
 
+def goes_on(config, tmp_path, name):
+    """The run that fails on the way and is started again is the run `name`, which was not."""
+    with pytest.raises(OSError), pytest.MonkeyPatch.context() as patch:
+        happen("error@10", patch.setattr)
+        quiet_train(config, tmp_path / "again")
+    quiet_train(config, tmp_path / "again")
+
+    def kept(name):
+        rows = Workdir(tmp_path / name).read_metrics()
+        return [{k: v for k, v in row.items() if k not in TIMED} for row in rows]
+
+    assert kept("again") == kept(name)
+
+
 def rated(path):
     """Each answer of `pairs` as a good or a bad one, every third pair's bad one left out."""
     made = path.with_name("rated")
@@ -234,16 +239,7 @@ def test_answers_that_are_good_or_bad(text_file, base, tmp_path, monkeypatch):
     assert after["validation/accuracy"] > 0.9 and after["validation/loss"] < 0.9 * before["validation/loss"]
     assert after["validation/nll"] < before["validation/nll"] and summary["selected"]["metric"] == "validation/loss"
 
-    with pytest.raises(OSError), pytest.MonkeyPatch.context() as patch:
-        happen("error@10", patch.setattr)
-        quiet_train(config, tmp_path / "again")
-    quiet_train(config, tmp_path / "again")
-
-    def kept(name):
-        rows = Workdir(tmp_path / name).read_metrics()
-        return [{k: v for k, v in row.items() if k not in TIMED} for row in rows]
-
-    assert kept("again") == kept("kto")
+    goes_on(config, tmp_path, "kto")
     config.objective.preference.precompute = True
     once = quiet_train(config, tmp_path / "once")
     for name in ("validation/loss", "validation/reference_point", "test/margin", "source/nll"):

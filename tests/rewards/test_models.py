@@ -154,18 +154,15 @@ def test_answers_without_a_score_are_a_metric_and_no_part_of_the_mean(reward_mod
             self._verifiers, self._prefix = verifiers, "answers/"
 
     texts = [Continuation("", answer, 3, "end") for answer in ("2", "x" * 80, "3")]
-    found = Written(reward_model=RewardModel(reward_model, unscored="drop"))._scored(texts, lambda: None)
-    rewards = [row["scores"]["reward_model"]["value"] for row in found["rows"]]
-    assert rewards[1] is None and found["values"]["answers/reward_model"] == pytest.approx(
-        (rewards[0] + rewards[2]) / 2
-    )
-    assert found["values"]["answers/reward_model_unscored"] == pytest.approx(1 / 3)
+    found, rows = Written(reward_model=RewardModel(reward_model, unscored="drop"))._scored(texts, lambda: None)
+    rewards = [row["scores"]["reward_model"]["value"] for row in rows]
+    assert rewards[1] is None and found["answers/reward_model"] == pytest.approx((rewards[0] + rewards[2]) / 2)
+    assert found["answers/reward_model_unscored"] == pytest.approx(1 / 3)
     assert names.direction("answers/reward_model_unscored", "auto") == "min"
-    none = Written(reward_model=RewardModel(reward_model, unscored="drop"))._scored([texts[1]] * 3, lambda: None)
-    values = none["values"]
+    values, _ = Written(reward_model=RewardModel(reward_model, unscored="drop"))._scored([texts[1]] * 3, lambda: None)
     assert values["answers/reward_model_unscored"] == 1.0 and "answers/reward_model" not in values
     selection = Selection("answers/reward_model", "max", 0, 0.0)
-    assert selection.update(1, found["values"]) and not selection.update(2, values) and selection.best_step == 1
+    assert selection.update(1, found) and not selection.update(2, values) and selection.best_step == 1
 
 
 def test_models_that_cannot_do_it_are_refused(reward_model, writer, tmp_path):
