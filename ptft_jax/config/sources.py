@@ -36,6 +36,9 @@ class SourceSpec:
 SOURCES: Mapping[str, SourceSpec] = {
     "jsonl": SourceSpec(f"{_HERE}.json_lines:source", ("id", *_FILES, "content"), (".jsonl", ".ndjson", ".json")),
     "parquet": SourceSpec(f"{_HERE}.parquet:source", ("id", *_FILES, "content", "columns"), (".parquet",)),
+    "arrow": SourceSpec(
+        f"{_HERE}.arrow:source", ("id", *_FILES, "content", "columns"), (".arrow", ".arrows", ".feather", ".ipc")
+    ),
     "csv": SourceSpec(f"{_HERE}.delimited:source", ("id", *_FILES, "content", "quoting"), (".csv", ".tsv")),
     "arrayrecord": SourceSpec(
         f"{_HERE}.array_records:source", ("id", *_FILES, "content"), (".array_record", ".arrayrecord")

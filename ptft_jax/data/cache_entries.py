@@ -41,6 +41,7 @@ KINDS = {
     "stores": Kind("tokenized data", _KEY, held=True),
     "records": Kind("places of records in files", _KEY, held=True),
     "decompressed": Kind("decompressed copies", rf"{_KEY}(\..*)?", held=True),
+    "arrow": Kind("Arrow streams as files", rf"{_KEY}\.arrow", held=True),
     "remote": Kind("copies of remote files", _KEY, held=True),
     "tokenizers": Kind("trained tokenizers", _KEY, held=True),
     "assets": Kind("embedded texts and models", r".+\.(whl|gguf)", held=True),

@@ -209,7 +209,7 @@ def test_a_source_that_has_changed_since_is_said(cache, tmp_path, monkeypatch, n
     assert len(said) == bool(expected)
 
 
-@pytest.mark.parametrize("kind", ["text", "parquet", "csv", "arrayrecord", "hf", "tfds"])
+@pytest.mark.parametrize("kind", ["text", "parquet", "arrow", "csv", "arrayrecord", "hf", "tfds"])
 def test_sources_of_every_kind_are_known_again(cache, tmp_path, kind):
     rows = [{"text": f"some text {n}"} for n in range(30)]
     if kind == "text":

@@ -10,7 +10,7 @@ import numpy as np
 
 from ptft_jax.data import cache
 from ptft_jax.data.formats import Reading
-from ptft_jax.data.records import files, parquet, remote
+from ptft_jax.data.records import columnar, files, remote
 from ptft_jax.data.records.base import Record
 from ptft_jax.data.records.index import Found
 from ptft_jax.data.records.reference import Reference
@@ -44,7 +44,7 @@ class HubSplit:
 
     def __init__(self, name: str, dataset: Any, columns: tuple[str, ...] | None):
         self.name = name
-        parquet.check_columns(columns, dataset.column_names, name)
+        columnar.check_columns(columns, dataset.column_names, name)
         self._data = dataset.select_columns(list(columns)) if columns else dataset
         # The Arrow files hold every example; which of them, in which order, is in the indices.
         paths = [pathlib.Path(f["filename"]) for f in dataset.cache_files]
@@ -58,7 +58,7 @@ class HubSplit:
         number = 0
         data = self._data.select_columns(reading.needed(self._data.column_names, id_column))
         for rows in data.with_format("arrow").iter(1024):
-            for record in parquet.records(rows, reading):
+            for record in columnar.records(rows, reading):
                 yield Found(0, 0, number, record)
                 number += 1
 
@@ -85,7 +85,7 @@ class _Reader:
 
     def read(self, row: np.void) -> Record:
         number = int(row["number"])
-        record = next(parquet.records(self._data[number : number + 1], self._reading))
+        record = next(columnar.records(self._data[number : number + 1], self._reading))
         assert not isinstance(record, Broken)  # the index has none that is
         return record
 

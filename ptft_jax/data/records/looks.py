@@ -23,8 +23,8 @@ _BEGINNINGS = {
     b"7z\xbc\xaf\x27\x1c": f"a 7z archive: unpack it first (compressed files may end with {', '.join(files.COMPRESSED)})",
     b"\x04\x22\x4d\x18": f"compressed with LZ4, which is not read: use one of {', '.join(files.COMPRESSED)}",
     b"PAR1": "a Parquet file: did you mean parquet:?",
-    b"ARROW1": "an Arrow file, which is not read: write it as Parquet",
-    b"\xff\xff\xff\xff": "an Arrow stream, it seems, which is not read: write it as Parquet",
+    b"ARROW1": "an Arrow file: did you mean arrow:?",
+    b"\xff\xff\xff\xff": "an Arrow stream, it seems: did you mean arrow:?",
     b"SQLite format 3\x00": "an SQLite database: export its table, to CSV or JSON lines",
     b"%PDF-": "a PDF: extract its text first",
 }

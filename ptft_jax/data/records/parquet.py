@@ -1,141 +1,42 @@
-"""`parquet:` rows of Parquet files. A row group at a time is decoded; few are held."""
+"""`parquet:` rows of Parquet files."""
 
 from __future__ import annotations
 
-import collections
-import json
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-from ptft_jax.data.formats import Reading
 from ptft_jax.data.records import files
-from ptft_jax.data.records.base import Record
-from ptft_jax.data.records.index import Found
+from ptft_jax.data.records.columnar import ColumnarFile
 from ptft_jax.data.records.reference import Reference
 from ptft_jax.data.records.source import TableSource, file_source
-from ptft_jax.data.records.values import Broken, plain
-from ptft_jax.errors import UserError, nearest
+from ptft_jax.errors import UserError
 
 SUFFIXES = (".parquet",)
-_GROUPS = 2  # decoded row groups held of a file
 
 
 def source(reference: Reference, broken: str) -> TableSource:
     """The source of that name, see `opening.open_source`."""
-    return file_source(reference, broken, SUFFIXES, lambda file: ParquetFile(file, reference.columns))
+    return file_source(
+        reference, broken, SUFFIXES, lambda file: ColumnarFile(file, reference.columns, "Parquet", RowGroups)
+    )
 
 
-class ParquetFile:
-    """A shard of rows, numbered from 0."""
+class RowGroups:
+    """See `ptft_jax.data.records.columnar.Groups`."""
 
-    def __init__(self, file: files.File, columns: tuple[str, ...] | None):
-        self.name = file.name
-        self._file, self._columns = file, columns
-        self.key = f"parquet {columns} {file.digest}"
-        self.files = file.noted()
-        have = self._parquet().schema_arrow.names
-        check_columns(columns, have, file.name)
-        self._have = list(columns or have)
-
-    def scan(self, reading: Reading, id_column: str | None) -> Iterator[Found]:
-        try:
-            parquet = self._parquet()
-            number = 0
-            for batch in parquet.iter_batches(1024, columns=reading.needed(self._have, id_column)):
-                for record in records(batch, reading):
-                    yield Found(0, 0, number, record)
-                    number += 1
-            self._file.check()
-        except (OSError, ValueError, KeyError, NotImplementedError) as e:  # pyarrow's errors are these
-            raise UserError(f"{self.name}: cannot be read as Parquet: {e}") from e
-
-    @property
-    def class_names(self) -> dict[str, tuple[str, ...]]:
-        """What `datasets` notes in the Parquet files that it writes."""
-        try:
-            noted = json.loads((self._parquet().schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-            features = noted["info"]["features"].items()
-        except (ValueError, KeyError, TypeError, AttributeError):  # another's note, or none
-            return {}
-        return {
-            column: tuple(map(str, feature["names"]))
-            for column, feature in features
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
-        }
-
-    def open(self, reading: Reading) -> _Reader:
-        return _Reader(self._file, self._parquet(), self._columns, reading)
-
-    def check(self) -> None:
-        self._file.check()
-
-    def place(self, number: int) -> str:
-        return f"row {number}"
-
-    def _parquet(self) -> Any:
+    def __init__(self, file: files.File):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
-            return pq.ParquetFile(self._file.path)
+            self._file = pq.ParquetFile(file.path)
         except (OSError, pa.ArrowException) as e:
-            raise UserError(f"{self.name}: not a Parquet file: {e}") from e
+            raise UserError(f"{file.name}: not a Parquet file: {e}") from e
+        self.schema, stored = self._file.schema_arrow, self._file.metadata
+        self.counts = [stored.row_group(i).num_rows for i in range(stored.num_row_groups)]
 
+    def batches(self, columns: list[str]) -> Iterator[Any]:
+        return self._file.iter_batches(1024, columns=columns)
 
-class _Reader:
-    def __init__(self, file: files.File, parquet: Any, columns: tuple[str, ...] | None, reading: Reading):
-        self._file, self._parquet, self._columns, self._reading = file, parquet, columns, reading
-        self._descriptor = files.Descriptor(file)
-        groups = parquet.metadata
-        self._ends = np.cumsum([groups.row_group(i).num_rows for i in range(groups.num_row_groups)])
-        self._groups: collections.OrderedDict[int, Any] = collections.OrderedDict()
-        self._lock = threading.Lock()  # pyarrow's reader of a file is for one thread at a time
-
-    def read(self, row: np.void) -> Record:
-        number = int(row["number"])
-        group = int(np.searchsorted(self._ends, number, "right"))
-        rows = self._group(group)
-        row = rows.slice(number - (int(self._ends[group]) - rows.num_rows), 1)
-        return next(records(row, self._reading))  # type: ignore[return-value]  # the index has none that is broken
-
-    def _group(self, group: int) -> Any:
-        with self._lock:
-            if group not in self._groups:
-                columns = self._columns and list(self._columns)
-                self._groups[group] = self._parquet.read_row_group(group, columns=columns)
-                self._descriptor.check()
-                while len(self._groups) > _GROUPS:
-                    self._groups.popitem(last=False)
-            self._groups.move_to_end(group)
-            return self._groups[group]
-
-
-def records(rows: Any, reading: Reading) -> Iterator[Record | Broken]:
-    """The records of a pyarrow Table or RecordBatch, of JSON's types."""
-    for row in rows.to_pylist(maps_as_pydicts="strict"):
-        yield converted(row, reading)
-
-
-def converted(row: Mapping[str, Any], reading: Reading) -> Record | Broken:
-    """A record of JSON's types: without the values, in columns that are not read, that these have nothing for."""
-    record: Record = {}
-    for column, value in row.items():
-        try:
-            record[column] = plain(value, column)
-        except Broken as e:
-            if reading.reads(column):
-                return Broken(f"{e}; name the columns to read with columns=A,B")
-    return record
-
-
-def check_columns(columns: tuple[str, ...] | None, have: list[str], name: str) -> None:
-    """Raises UserError for a wanted column that is not there, and for a column that is there twice."""
-    for column in columns or ():
-        if column not in have:
-            raise UserError(f"{name}: no column {column!r}; it has {', '.join(have)}{nearest(column, have)}")
-    repeated = next((column for column in have if have.count(column) > 1), None)
-    if repeated is not None:
-        raise UserError(f"{name}: the column {repeated!r} is there twice")
+    def group(self, number: int, columns: list[str] | None) -> Any:
+        return self._file.read_row_group(number, columns=columns)

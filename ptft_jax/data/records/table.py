@@ -179,7 +179,7 @@ class Table:
         if digest != row["high"].tobytes() + row["low"].tobytes():
             raise UserError(
                 f"{self._place(position)}: not what it was when it was indexed: the file is damaged, or its copy in the cache: "
-                f"compare it with another copy, `ptft cache --clear --kind=remote,decompressed,records` deletes what is kept of it"
+                f"compare it with another copy, `ptft cache --clear --kind=remote,decompressed,arrow,records` deletes what is kept of it"
             )
         return record
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ptft_jax.data import cache
 from ptft_jax.data.formats import Reading
-from ptft_jax.data.records import files, parquet, remote
+from ptft_jax.data.records import columnar, files, remote
 from ptft_jax.data.records.base import Record
 from ptft_jax.data.records.index import Found
 from ptft_jax.data.records.reference import Reference
@@ -40,7 +40,7 @@ class TfdsSplit:
     def __init__(self, reference: Reference, builder: Any, split: str):
         self.name = f"tfds {reference.name}/{split}"
         features = builder.info.features
-        parquet.check_columns(reference.columns, list(features), self.name)
+        columnar.check_columns(reference.columns, list(features), self.name)
         self._features = {key: features[key] for key in reference.columns or features}
         self._source = _data_source(reference, builder, split)
         names = [str(path) for path in (*builder.info.splits[split].filepaths, builder.data_path / "features.json")]
@@ -72,7 +72,7 @@ class TfdsSplit:
     def record(self, number: int, reading: Reading) -> Record | Broken:
         """An example. Any number of threads may read."""
         example = self._source[number]
-        return parquet.converted({key: _rows(f, example[key]) for key, f in self._features.items()}, reading)
+        return columnar.converted({key: _rows(f, example[key]) for key, f in self._features.items()}, reading)
 
 
 class _Reader:

@@ -148,12 +148,16 @@ def test_a_broken_row(cache, tmp_path, row, words):
         ),
         ("x.jsonl.zst", zstandard.compress(writing.lines(GOOD)) * 2 + b"junk", "x.jsonl.zst: cannot be decompressed"),
         ("x.parquet", b"PAR1 no", "x.parquet: not a Parquet file"),
+        ("x.arrow", b"ARROW1 no", "x.arrow: not an Arrow file or stream"),
+        ("x.arrows", writing.FILES["stream"][2](GOOD)[:-30], "x.arrows: not an Arrow file or stream"),
+        ("x.feather", b"FEA1 old", "x.feather: Feather's first version, which is not read"),
         ("x.array_record", b"no", "x.array_record: not an ArrayRecord file"),
     ],
 )
 def test_bad_files(cache, tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     kind = {"csv": "csv", "tsv": "csv", "parquet": "parquet", "array_record": "arrayrecord"}
+    kind |= {"arrow": "arrow", "arrows": "arrow", "feather": "arrow"}
     for broken in ("raise", "skip"):
         with pytest.raises(UserError, match=words):
             load(f"{kind.get(name.split('.')[1], 'jsonl')}:{tmp_path}/{name}", broken=broken)

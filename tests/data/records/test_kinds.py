@@ -18,7 +18,7 @@ from ptft_jax.data.records import open_records
 from tests.data.records import sides, writing
 from tests.processes import ended, start
 
-KINDS = ("jsonl", "gz", "zst", "list", "parquet", "arrayrecord", "hf", "tfds")
+KINDS = ("jsonl", "gz", "zst", "list", "parquet", "arrow", "stream", "arrayrecord", "hf", "tfds")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)  # any character; half a one is no text
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 # One schema, for Parquet and Arrow have one: unicode, nulls, nesting.
@@ -68,7 +68,7 @@ def test_files_give_the_same_records(tmp_path_factory, records):
     folder = tmp_path_factory.mktemp("kinds")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PTFT_CACHE", str(folder / "cache"))
-        same_in_all(folder, [FIRST, *records], KINDS[:6])
+        same_in_all(folder, [FIRST, *records], KINDS[:8])
 
 
 @settings(max_examples=3, deadline=None)
@@ -112,6 +112,7 @@ def test_places_are_what_a_person_looks_up(cache, tmp_path):
     assert found["1"] == f"{tmp_path}/x.csv, line 2" and found["2"] == f"{tmp_path}/x.csv, line 5"
     for kind, place in {
         "parquet": "parquet/train.parquet, row 7",
+        "stream": "stream/train.arrows, row 7",
         "arrayrecord": "arrayrecord/train.array_record, record 7",
         "hf": "hf/train, example 7",
         "list": "list/train.json, object 8",
@@ -161,7 +162,7 @@ def test_more_files_than_may_be_open(cache, tmp_path, kind):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "parquet", "arrayrecord", "hf", "tfds"])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "stream", "arrayrecord", "hf", "tfds"])
 def test_threads_and_other_processes_read_the_same(cache, tmp_path, kind):
     reference = writing.write(kind, tmp_path, train=numbered(200))
     source = open_records(reference, "train", held_out=0.1)
@@ -226,7 +227,7 @@ def test_an_index_is_made_once(cache, tmp_path, monkeypatch):
 
 def test_columns_can_be_chosen(cache, tmp_path):
     records = [{"id": i, "text": str(i), "image": bytes([255, i])} for i in range(9)]
-    for kind in ("parquet", "hf"):
+    for kind in ("parquet", "arrow", "hf"):
         reference = writing.write(kind, tmp_path, train=records, validation=records, test=records)
         assert list(open_records(f"{reference}?columns=text,id", "train", held_out=0.1)) == [
             {"text": str(i), "id": i} for i in range(9)
@@ -245,12 +246,20 @@ def test_types_that_arrow_has_and_json_has_not(cache, tmp_path):
         "half": pa.array([0.5], pa.float16()),
         "fixed": pa.array([[1, 2]], pa.list_(pa.uint8(), 2)),
     }
+    table = pa.table(typed)
     for split in writing.SPLITS:
-        pq.write_table(pa.table(typed), tmp_path / "typed" / f"{split}.parquet")
-    (found,) = open_records(f"parquet:{tmp_path}/typed", "train", held_out=0.1)
+        pq.write_table(table, tmp_path / "typed" / f"{split}.parquet")
+        with pa.ipc.new_stream(str(tmp_path / "typed" / f"{split}.arrows"), table.schema) as writer:
+            writer.write_table(table)
+            words = pa.DictionaryArray.from_arrays(pa.array([1, 0], pa.int8()), pa.array(["ab", "c"], pa.large_string()))
+            more = pa.table({name: [column[0], column[0]] if name != "word" else words for name, column in typed.items()})
+            writer.write_table(more.cast(table.schema))  # with other words in its dictionary, as streams may
     time = "1970-01-01T00:00:00+00:00"
-    assert found == {"map": {"a": 1, "b": 2}, "word": "é", "time": time, "half": 0.5, "fixed": [1, 2]}
-    assert [type(value) for value in found.values()] == [dict, str, str, float, list]
+    first = {"map": {"a": 1, "b": 2}, "word": "é", "time": time, "half": 0.5, "fixed": [1, 2]}
+    (found,) = open_records(f"parquet:{tmp_path}/typed", "train", held_out=0.1)
+    assert found == first and [type(value) for value in found.values()] == [dict, str, str, float, list]
+    rows = open_records(f"arrow:{tmp_path}/typed", "train", held_out=0.1)
+    assert list(rows) == [first, {**first, "word": "c"}, {**first, "word": "ab"}]
 
 
 def test_dates_and_decimals_are_their_texts(cache, tmp_path):

@@ -117,6 +117,7 @@ PACKED = {
     "zip": (zipped(PROSE), "a zip archive: unpack it first"),
     "pdf": (b"%PDF-1.7\n\0", "a PDF: extract its text first"),
     "Parquet": (b"PAR1\0", "a Parquet file: did you mean parquet:?"),
+    "Arrow": (b"ARROW1\0\0", "an Arrow file: did you mean arrow:?"),
 }
 
 

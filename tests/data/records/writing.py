@@ -30,6 +30,25 @@ def _parquet(records):
     return file.getvalue()
 
 
+def _arrow(records):
+    import pyarrow as pa
+
+    file, table = io.BytesIO(), pa.Table.from_pylist(records)
+    with pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=4)
+    return file.getvalue()
+
+
+def _stream(records):
+    import pyarrow as pa
+
+    file, table = io.BytesIO(), pa.Table.from_pylist(records)
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(file, table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=4)
+    return file.getvalue()
+
+
 def _csv(records):
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, records[0])
@@ -44,6 +63,8 @@ FILES = {  # name: (kind, suffix, records -> bytes)
     "zst": ("jsonl", ".jsonl.zst", _zst),
     "list": ("jsonl", ".json", lambda records: json.dumps(records, indent=2, ensure_ascii=False).encode()),
     "parquet": ("parquet", ".parquet", _parquet),
+    "arrow": ("arrow", ".arrow", _arrow),
+    "stream": ("arrow", ".arrows", _stream),
     "csv": ("csv", ".csv", _csv),
 }
 
