@@ -166,6 +166,16 @@ class ClassificationOptions(Options):
     )
 
 
+class UnlikelihoodOptions(Options):
+    """`config.objective`, of unlikelihood alone."""
+
+    bad_weight: float = declared(
+        settings.natural(
+            1.0, "of unlikelihood: weight of how likely the tokens of bad texts are; 0 = they are only read"
+        )
+    )
+
+
 class RewardOptions(Options):
     """`config.objective`, of reward alone."""
 
@@ -361,6 +371,12 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         selects="loss",
         alone="causal_lm",
     ),
+    "unlikelihood": ObjectiveSpec(
+        f"{_LOSSES}.unlikelihood:Unlikelihood",
+        f"{_ROWS}.good_or_bad:GoodOrBad",
+        fields=fields_of(UnlikelihoodOptions),
+        selects="loss",
+    ),
     "dpo": _of_pairs("dpo:DPO", alone="cpo"),
     "ipo": _of_pairs("dpo:IPO", alone="cpo"),
     "simpo": _of_pairs("reference_free:SimPO"),
@@ -395,7 +411,7 @@ class _CommonOptions(Options):
         settings.one_of(
             "causal_lm",
             "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
-            "spans cut out of a text; a text's class; a text's number; what a teacher predicts; which of two answers is better (dpo and "
+            "spans cut out of a text; a text's class; a text's number; what a teacher predicts; the next token of good texts, and not that of bad ones (unlikelihood); which of two answers is better (dpo and "
             "the following), or that one is good or bad (kto); how good an answer is; or nothing: what is written is rewarded (grpo, rloo, "
             "reinforce)",
             *OBJECTIVES,
@@ -419,6 +435,7 @@ class _CommonOptions(Options):
 class ObjectiveOptions(
     _RewardedOptions,
     RewardOptions,
+    UnlikelihoodOptions,
     _PairOptions,
     _TaughtOptions,
     ClassificationOptions,

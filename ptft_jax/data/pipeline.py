@@ -300,7 +300,7 @@ def packed_how(setting: str, tokens: Tokens, builder: Builder) -> str:
         return "none"
     if setting != "auto":
         return setting
-    whole = tokens.kind == "text" or (tokens.kind == "tokens" and tokens.store.trained is None)
+    whole = tokens.kind in ("text", "rated-text") or (tokens.kind == "tokens" and tokens.store.trained is None)
     return "concat" if whole else "best_fit"
 
 

@@ -140,6 +140,10 @@ class RowSet:
         if self.segmented:
             made["positions"] = spread(order, np.int32)
             made["segments"] = spread(np.repeat(number + 1, sizes), np.int32)
+        if self.builder.judged:
+            assert self.store.labels is not None
+            examples = np.searchsorted(self.store.offsets, source + 1, side="right") - 1
+            made["good"] = spread(self.store.labels[examples] > 0, np.bool_)
         if self.builder.paired:
             made["pairs"] = (np.arange(self.pairs) < pieces[:, None] // 2).astype(np.float32)
         if self.builder.rated:

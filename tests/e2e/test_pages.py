@@ -96,7 +96,7 @@ def test_feedback(tmp_path):
 
 @pytest.mark.slow
 def test_principles(tmp_path):
-    _, _, made, measured = carry_out("principles", tmp_path)
+    _, _, made, measured, _, conduct = carry_out("principles", tmp_path)
     facts = json.loads(made)
     polite = facts["principles"]["polite"]
     assert facts["asked"] == 80 and polite["violations_before"] > 20 and polite["violations_after"] == 0
@@ -105,6 +105,7 @@ def test_principles(tmp_path):
         assert len((folder / f"{name}.jsonl").read_text().splitlines()) == facts[name]["written"] > 10
     rude = [float(share) for share in re.findall(r'"regex": ([\d.]+)', measured)]
     assert len(rude) == 3 and rude[0] > 0.3 and max(rude[1:]) < rude[0] / 3
+    assert re.findall(r"yes, (you fool|my friend)", conduct) == ["my friend", "my friend", "you fool"]
 
 
 @pytest.mark.slow

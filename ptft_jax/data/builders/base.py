@@ -30,6 +30,7 @@ class Builder(abc.ABC):
       sampled: whether what is trained on is written by the model to the prompts of the rows, of which each holds one record.
       rated: of one that pairs, whether an example is one sequence with a label, and its pair is made of it and another's
         (`ptft_jax.data.mismatched`).
+      judged: whether each example has a label, and rows say of each target whether its example is good: `good`, bool [T].
       partly: whether it learns some tokens of a text and not others, where the data say which.
       aligned: whether a target stands at the position of the token it replaces; else one before it.
     """
@@ -45,6 +46,7 @@ class Builder(abc.ABC):
     paired: ClassVar[bool] = False
     sampled: ClassVar[bool] = False
     rated: ClassVar[bool] = False
+    judged: ClassVar[bool] = False
     partly: ClassVar[bool] = True
     aligned: ClassVar[bool] = False
 

@@ -25,6 +25,7 @@ ENCODERS = {
     "prompt-messages": answers.MessagePairEncoder,
     "rated": rated.RatedEncoder,
     "rated-messages": rated.RatedMessagesEncoder,
+    "rated-text": rated.RatedTextEncoder,
     "preference": preference.PreferenceEncoder,
     "preference-messages": preference.MessagePreferenceEncoder,
 }

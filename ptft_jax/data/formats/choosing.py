@@ -22,6 +22,7 @@ from ptft_jax.data.formats.layouts import (
     COLUMNS,
     LAYOUTS,
     NAMES,
+    RATED,
     TALKING,
     TALKS,
     Layout,
@@ -76,8 +77,8 @@ def choose(
     _check_named(naming, left, [*sample, *(record for _, record in firsts)], where)
     wanted = options.get("format")
     if not (
-        rated(sample, naming, where)
-        if "rated" in learns
+        rated(sample, naming, where, learns)
+        if {*RATED}.intersection(learns)
         else numbered(sample, naming, pool is not None and pool.untyped)
     ):
         learns = ()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ptft_jax.data.formats import json_text
 from ptft_jax.data.formats.base import Record
-from ptft_jax.data.formats.layouts import ASKED, LAYOUTS, TALKS, USUAL, Layout, is_flags, is_ids, is_text
+from ptft_jax.data.formats.layouts import ASKED, LAYOUTS, RATED, TALKS, USUAL, Layout, is_flags, is_ids, is_text
 from ptft_jax.errors import UserError, listed, nearest
 
 
@@ -61,9 +61,13 @@ def numbered(sample: Iterable[Record], naming: Mapping[str, str], untyped: bool)
     return any(columns and (untyped or not isinstance(record[columns["label"]], str)) for record, columns in fits)
 
 
-def rated(sample: Sequence[Record], naming: Mapping[str, str], where: Callable[[int], str]) -> bool:
-    """Whether a record has a format of rated answers. Raises UserError where none has, and one would but for its label."""
-    layouts = [layout for layout in LAYOUTS if layout.kind == "rated" and set(naming) <= set(layout.columns)]
+def rated(
+    sample: Sequence[Record], naming: Mapping[str, str], where: Callable[[int], str], learns: Sequence[str]
+) -> bool:
+    """Whether a record has a format of the rated kinds that are learned from. Raises UserError where none has, and one would but for
+    its label."""
+    kinds = {*RATED}.intersection(learns)
+    layouts = [layout for layout in LAYOUTS if layout.kind in kinds and set(naming) <= set(layout.columns)]
     if any(fit(layout, [record], naming) for record in sample for layout in layouts):
         return True
     for index, record in enumerate(sample):
@@ -96,10 +100,9 @@ def candidates_of(wanted: str | None, named: Mapping[str, str], learns: Sequence
     names = [layout.name for layout in LAYOUTS]
     if wanted is not None and wanted not in names:
         raise UserError(f"format={wanted}: expected one of {', '.join(names)}{nearest(wanted, names)}")
-    asked = next((kind for kind in ASKED if kind in learns), "")
-    found = [
-        one for one in LAYOUTS if (wanted == one.name if wanted else (one.kind if one.kind in ASKED else "") == asked)
-    ]
+    asked = {*ASKED}.intersection(learns)
+    found = [one for one in LAYOUTS if wanted == one.name] if wanted else []
+    found = found or [one for one in LAYOUTS if (one.kind in asked if asked else one.kind not in ASKED)]
     fit = [layout for layout in found if set(named) <= set(layout.columns)]
     if not fit:
         what = f"format={wanted} has no such columns" if wanted else "no format has all of these columns"

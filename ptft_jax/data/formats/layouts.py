@@ -113,7 +113,8 @@ _TRUTH = (is_truth, "true or false")
 _MARGIN = {"margin": (is_margin, "a number", ("margin",))}
 _PAIR_NAMES = [{"prompt": prompt, "completion": completion} for prompt, completion in PAIRS]
 # Kinds of data that are read as such only for objectives that learn from them: their records are those of other kinds, too.
-ASKED = ("regression", "rated")
+RATED = ("rated", "rated-text")
+ASKED = ("regression", *RATED)
 TALKING = ("answers", "preference", "rated")  # kinds that have prompts and answers
 TRUTHS: Mapping[Any, int] = {True: 1, False: 0, "true": 1, "false": 0, "1": 1, "0": 0}  # 1 and 0 are True and False
 TALKS = (is_messages, is_sharegpt, is_conversation, is_prompt)
@@ -185,6 +186,12 @@ LAYOUTS = (
         "rated",
         {"prompt": _TEXT, "completion": _TEXT, "label": _TRUTH},
         [names | {"label": "label"} for names in _PAIR_NAMES],
+    ),
+    Layout(
+        "rated-text",
+        "rated-text",
+        {"text": _TEXT, "label": _TRUTH},
+        [{"text": text, "label": "label"} for text in ("text", "sentence")],
     ),
     Layout(
         "classification",

@@ -1,4 +1,4 @@
-"""Answers of which each is good or bad."""
+"""Answers, and texts, of which each is good or bad."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 
 from ptft_jax.data.examples import Encoded
-from ptft_jax.data.formats.answers import MessagePairEncoder, PairEncoder, QuestionEncoder
-from ptft_jax.data.formats.base import Record
+from ptft_jax.data.formats.answers import MessagePairEncoder, PairEncoder
+from ptft_jax.data.formats.base import Encoder, Record
 from ptft_jax.data.formats.layouts import is_truth, truth
+from ptft_jax.data.formats.plain import TextEncoder
 from ptft_jax.errors import UserError
 
 
-class _Rated(QuestionEncoder):
-    """With the label 1 of good answers, and 0 of bad ones."""
+class _Rated(Encoder):
+    """With the label 1 of what is good, and 0 of what is bad."""
 
     def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
         found = [self._label(record, where) for record, where in zip(records, wheres)]
@@ -25,7 +26,7 @@ class _Rated(QuestionEncoder):
         if label is None:
             column = self.format.columns["label"]
             raise UserError(
-                f"{where}: column {column!r} is {value!r}: expected true of a good answer, or false of a bad one"
+                f"{where}: column {column!r} is {value!r}: expected true of a good one, or false of a bad one"
             )
         return label
 
@@ -36,3 +37,7 @@ class RatedEncoder(_Rated, PairEncoder):
 
 class RatedMessagesEncoder(_Rated, MessagePairEncoder):
     """Prompts and completions as lists of messages."""
+
+
+class RatedTextEncoder(_Rated, TextEncoder):
+    """As TextEncoder."""

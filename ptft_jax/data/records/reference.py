@@ -14,7 +14,13 @@ from ptft_jax.errors import UserError, nearest
 
 SPLITS = ("train", "validation", "test")
 
-AS_NAMED = ("jsonl", "parquet", "arrow", "csv", "text")  # whose content=KIND says that files are of it, whatever they look like
+AS_NAMED = (
+    "jsonl",
+    "parquet",
+    "arrow",
+    "csv",
+    "text",
+)  # whose content=KIND says that files are of it, whatever they look like
 # What a file's suffix tells of its kind, for hints.
 SUFFIXES = {suffix: kind for kind, spec in SOURCES.items() for suffix in spec.suffixes}
 

@@ -11,9 +11,17 @@ import numpy as np
 from ptft_jax.data import tokenizers as tok
 
 # What a token is to training -> its style on a terminal.
-STYLES = {"learned": "bold green", "context": "default", "prefix": "cyan", "hidden": "bold red", "padding": "grey50"}
+STYLES = {
+    "learned": "bold green",
+    "unlearned": "bold magenta",
+    "context": "default",
+    "prefix": "cyan",
+    "hidden": "bold red",
+    "padding": "grey50",
+}
 MEANINGS = {
     "learned": "is predicted, and counts in the loss",
+    "unlearned": "is predicted, and is to become unlikely",
     "context": "is read only",
     "prefix": "is read in both directions",
     "hidden": "stands in place of the token that is to be predicted, shown after →",
@@ -21,6 +29,7 @@ MEANINGS = {
 }
 
 _SHOWN = {"learned": "with loss"}  # in what people read
+_PART = {True: "learned", False: "unlearned"}  # whether its text is good -> what a predicted token is
 
 
 class Token(NamedTuple):
@@ -65,6 +74,7 @@ def row(arrays: dict[str, np.ndarray], tokenizer: tok.Tokenizer, builder: Any) -
         used = np.flatnonzero(arrays["weights"] > 0)
         segments = (np.arange(length) <= (used[-1] if len(used) else -1)).astype(np.int32)
     prefix = arrays.get("prefix", np.zeros(length, bool))
+    good = arrays.get("good", np.ones(length, bool))
     out: list[Token] = []
     for segment in range(1, int(segments.max(initial=0)) + 1):
         where = np.flatnonzero(segments == segment)
@@ -85,10 +95,11 @@ def row(arrays: dict[str, np.ndarray], tokenizer: tok.Tokenizer, builder: Any) -
                 continue
             # What is predicted is the token itself, from the position before it.
             before = arrays["weights"][where[k - 1]] if k else 0.0
-            part = "learned" if before else "prefix" if prefix[at] else "context"
+            liked = good[where[k - 1]], good[at]
+            part = _PART[liked[0]] if before else "prefix" if prefix[at] else "context"
             out.append(Token(int(token), text(tokenizer, int(token)), part, *place, float(before)))
             if k + 1 == len(where):
-                last = "learned" if weight else "context"
+                last = _PART[liked[1]] if weight else "context"
                 out.append(
                     Token(int(target), text(tokenizer, int(target)), last, place[0], place[1] + 1, float(weight))
                 )
@@ -114,7 +125,7 @@ def counted(tokens: list[Token]) -> str:
 
 def marked(tokens: list[Token]) -> str:
     """As plain text: [with loss], {prefix}, <read→predicted>; pieces apart from one another by lines."""
-    signs = {"learned": "[]", "prefix": "{}", "hidden": "<>", "context": ("", "")}
+    signs = {"learned": "[]", "unlearned": ("[-", "-]"), "prefix": "{}", "hidden": "<>", "context": ("", "")}
     out, before = [], None
     for token in tokens:
         here = (token.segment, token.part)

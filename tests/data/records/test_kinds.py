@@ -251,8 +251,12 @@ def test_types_that_arrow_has_and_json_has_not(cache, tmp_path):
         pq.write_table(table, tmp_path / "typed" / f"{split}.parquet")
         with pa.ipc.new_stream(str(tmp_path / "typed" / f"{split}.arrows"), table.schema) as writer:
             writer.write_table(table)
-            words = pa.DictionaryArray.from_arrays(pa.array([1, 0], pa.int8()), pa.array(["ab", "c"], pa.large_string()))
-            more = pa.table({name: [column[0], column[0]] if name != "word" else words for name, column in typed.items()})
+            words = pa.DictionaryArray.from_arrays(
+                pa.array([1, 0], pa.int8()), pa.array(["ab", "c"], pa.large_string())
+            )
+            more = pa.table(
+                {name: [column[0], column[0]] if name != "word" else words for name, column in typed.items()}
+            )
             writer.write_table(more.cast(table.schema))  # with other words in its dictionary, as streams may
     time = "1970-01-01T00:00:00+00:00"
     first = {"map": {"a": 1, "b": 2}, "word": "é", "time": time, "half": 0.5, "fixed": [1, 2]}
