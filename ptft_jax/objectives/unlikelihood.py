@@ -28,7 +28,7 @@ class Unlikelihood(TokenLoss):
     bad_weight: float = 1.0
 
     # Of the targets of good texts, but for the loss and for "bad_probability", the mean p of those of bad ones.
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "nll", "accuracy", "bad_probability")  # type: ignore[assignment]
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "nll", "accuracy", "bad_probability")
 
     def loss_of(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, context: Context = PLAIN) -> Loss:
         """As of `TokenLoss`, with `good` bool [B, T] of the batch."""
