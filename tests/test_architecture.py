@@ -34,6 +34,7 @@ ROOMS = (
     "parallel",
     "interop",
     "runs",
+    "catalog",
     "rewards",
     "regularization",
     "reporting",

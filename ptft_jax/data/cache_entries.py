@@ -51,6 +51,7 @@ KINDS = {
     "readings": Kind("how records are read", _KEY),
     "quoting": Kind("how .tsv files are quoted", _KEY),
     "labels": Kind("names of classes", _KEY),
+    "runs": Kind("indexes of runs", rf"{_KEY}\.sqlite"),
     "xla": Kind("compiled programs", r".+-(cache|atime)"),
 }
 IN_USE, BEING_MADE, LEFT = "in use", "being made", "left half made"

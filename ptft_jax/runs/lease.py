@@ -23,10 +23,10 @@ from typing import Any
 
 from ptft_jax.errors import UserError
 from ptft_jax.parallel import processes
+from ptft_jax.runs import owner
 from ptft_jax.runs.workdir import Workdir
 
 _BEAT = 5.0  # seconds between two heartbeats
-_SILENCE = 30.0  # seconds without one after which an owner elsewhere is taken to be dead
 _SEEN = 60.0  # seconds that what process 0 wrote may take to reach the others: network file systems cache folders
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -61,7 +61,7 @@ def owned(workdir: pathlib.Path, say: Callable[[str], None] = lambda _: None) ->
 def _check_one_folder(workdir: pathlib.Path, nonce: str) -> None:
     """Raises UserError, in all processes, where one does not see what process 0 wrote."""
     deadline = time.monotonic() + _SEEN
-    while not (seen := _read(Workdir(workdir).owner).get("nonce") == nonce) and time.monotonic() < deadline:
+    while not (seen := owner.read(Workdir(workdir).owner).get("nonce") == nonce) and time.monotonic() < deadline:
         time.sleep(0.2)
     blind = [number for number, one in enumerate(processes.gather(seen)) if not one]
     if blind:
@@ -111,7 +111,7 @@ class _Lease:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(file)
-                raise self._refusal(_read(self._path)) from None
+                raise self._refusal(owner.read(self._path)) from None
             except OSError as e:
                 if e.errno not in _NO_LOCKS:
                     os.close(file)
@@ -125,14 +125,14 @@ class _Lease:
 
     def _wait_for_silence(self, say: Callable[[str], None]) -> None:
         """Returns when nobody else is alive whose lock this machine does not see. Raises UserError where somebody is."""
-        before = _read(self._path)
-        if not self._path.read_bytes() or (self._locks and before.get("machine") == _machine()):
+        before = owner.read(self._path)
+        if not self._path.read_bytes() or (self._locks and before.get("machine") == owner.machine()):
             return
-        say(f"{self._workdir}: was left by {_named(before)}; waiting {_SILENCE:.0f} s for a sign of life")
-        deadline = time.monotonic() + _SILENCE
+        say(f"{self._workdir}: was left by {_named(before)}; waiting {owner.SILENCE:.0f} s for a sign of life")
+        deadline = time.monotonic() + owner.SILENCE
         while time.monotonic() < deadline:
-            time.sleep(min(1.0, _SILENCE / 10))
-            now = _read(self._path)
+            time.sleep(min(1.0, owner.SILENCE / 10))
+            now = owner.read(self._path)
             if now != before:
                 raise self._refusal(now or before)
 
@@ -145,7 +145,7 @@ class _Lease:
     def _write(self) -> None:
         holder = {
             "host": socket.gethostname(),
-            "machine": _machine(),
+            "machine": owner.machine(),
             "process": os.getpid(),
             "since": self._since,
             "nonce": self.nonce,
@@ -174,23 +174,7 @@ class _Lease:
                 folder.rmdir()
 
 
-def _machine() -> str:
-    """What tells this machine, as long as it runs, from all others: locks are seen by all of its processes."""
-    try:
-        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    except OSError:  # not Linux
-        return socket.gethostname()
-
-
 def _named(holder: dict[str, Any]) -> str:
     if not holder:
         return "another process"
     return f"process {holder.get('process')} on {holder.get('host')} (since {holder.get('since')})"
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    """What the file says; {} where it is not there or is just being written."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}

@@ -13,13 +13,13 @@ import time
 import pytest
 
 from ptft_jax.errors import UserError
-from ptft_jax.runs import lease
+from ptft_jax.runs import lease, owner
 from ptft_jax.runs.workdir import Workdir
 from tests.processes import start
 
 HOLD = """
 import sys, time, pathlib
-from ptft_jax.runs import lease
+from ptft_jax.runs import lease, owner
 with lease.owned(pathlib.Path(sys.argv[1])):
     print("holds", flush=True)
     time.sleep(600)
@@ -76,7 +76,7 @@ def _left(folder, **changes):
 
 
 def test_of_another_machine_the_heartbeat_decides(tmp_path, monkeypatch):
-    monkeypatch.setattr(lease, "_SILENCE", 0.5)
+    monkeypatch.setattr(owner, "SILENCE", 0.5)
     _left(tmp_path / "dead")
     told = []
     with lease.owned(tmp_path / "dead", told.append):
@@ -106,11 +106,11 @@ def test_without_locks_the_heartbeat_decides_on_the_same_machine_too(tmp_path, m
 
     monkeypatch.setattr(fcntl, "flock", none)
     monkeypatch.setattr(lease, "_BEAT", 0.02)
-    monkeypatch.setattr(lease, "_SILENCE", 0.5)
+    monkeypatch.setattr(owner, "SILENCE", 0.5)
     run = tmp_path / "run"
     with lease.owned(run), pytest.raises(UserError, match=f"process {os.getpid()} on"), lease.owned(run):
         raise AssertionError
-    _left(tmp_path / "dead", machine=lease._machine())
+    _left(tmp_path / "dead", machine=owner.machine())
     with lease.owned(tmp_path / "dead"):
         pass
 

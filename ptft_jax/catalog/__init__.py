@@ -1,0 +1,1 @@
+"""Which runs there are below a folder, and what is known of each."""
