@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -24,6 +23,7 @@ from ptft_jax.evaluation.answers import row_of, shown
 from ptft_jax.evaluation.samples import ENDED, Continuation, Written, written_ids
 from ptft_jax.model.decode import Sampling
 from ptft_jax.objectives.policy import FACTS, deviation
+from ptft_jax.objectives.ppo import explained
 from ptft_jax.parallel import processes
 from ptft_jax.rewards.base import Score, Task, Unscored, scored_all
 from ptft_jax.runs.checkpoint import together
@@ -35,6 +35,9 @@ from ptft_jax.training.trainer import Trainer
 
 FORM = 1  # of the files
 Row = dict[str, Any]  # of an answer, as its file has it
+_ByToken = Callable[[Any, Any], jax.Array]  # (parameters, batch) -> float32 [B, T]
+# What a model with a value head learns from beside that: of each answer, and of each token.
+_VALUED = ("explained", "varied"), ("advantages", "values", "returns")
 
 
 class Rollouts:
@@ -209,84 +212,125 @@ class Rollouts:
             return []
 
     def _reward(self, rows: list[Row], whole: Any) -> None:
-        """Fills in what follows from scores: rewards, advantages, and which answers count."""
+        """Fills in what follows from scores: rewards, advantages, which answers count, and what values learn."""
         for row in rows:
             values = [score["value"] for score in row["scores"].values()]
             row["unscored"] = None in values
             row["reward"] = 0.0 if row["unscored"] else sum(values)
             row["penalty"] = _overlong(row["tokens"], self._new, self._buffer)
-            row["kl"] = 0.0
+        batch, ahead = self._tokens(rows), np.zeros((len(rows), self._length))
         if self._kl:
-            for row, kl in zip(rows, self._divergences(rows, whole)):
-                row["kl"] = float(kl)
+            behind = self._by_parts(self._of_reference, whole.anchor, whole.frozen, batch)
+            ahead = batch["sampled"] - behind  # of each token
+        for row, kl in zip(rows, ahead.sum(axis=1).tolist()):
+            row["kl"] = kl
         groups = (len(rows) // self._prompts.samples, self._prompts.samples)
         rewards = np.array([row["reward"] - row["penalty"] for row in rows]).reshape(groups)
-        held = self._kl * np.array([row["kl"] for row in rows]).reshape(groups)
         known = ~np.array([row["unscored"] for row in rows]).reshape(groups)
-        advantages = self._objective.advantages(rewards, held, known.astype(float))
         everywhere = np.ones(groups, bool)
         spreads = deviation(rewards, known.astype(float), 1) * everywhere
         most, least = (np.where(known, rewards, -sign * np.inf) for sign in (1, -1))
         alike = (most.max(axis=1, keepdims=True) <= least.min(axis=1, keepdims=True)) & (groups[1] > 1) & everywhere
         ended = np.array([row["reason"] in ENDED for row in rows]).reshape(groups)
         counts = known & ~((self._drop["alike"] & alike) | (self._drop["overlong"] & ~ended))
-        if not counts.any():  # a step needs a weight to divide by: all count, and none is better than another
-            counts, advantages = known, 0 * advantages
-        told = {"advantage": advantages, "counts": counts, "reward_std": spreads, "alike": alike, "ended": ended}
+        none = not counts.any()  # a step needs a weight to divide by: all count, and none is better than another
+        told = {"counts": known if none else counts, "reward_std": spreads, "alike": alike, "ended": ended}
+        if self._objective.value_head:
+            self._value(rows, batch, -self._kl * ahead, rewards.reshape(-1), none, whole)
+        else:
+            held = self._kl * ahead.sum(axis=1).reshape(groups)
+            told["advantage"] = self._objective.advantages(rewards, held, known.astype(float)) * (not none)
         for name, values in told.items():
             for row, value in zip(rows, values.reshape(-1).tolist()):
                 row[name] = value
 
-    @functools.cached_property
-    def _of_reference(self) -> Callable[[Any, Any], jax.Array]:
-        """(parameters, batch) -> float32 [B], the log-probability of each answer; compiled once."""
-        objective, model = self._objective, self._trainer.model
-        layout = NamedSharding(self._trainer.mesh, PartitionSpec()) if self._jitted else None
-        return jax.jit(
-            lambda params, batch: jnp.sum(objective.by_reference(model, params, batch), axis=1), out_shardings=layout
-        )
+    def _value(
+        self, rows: list[Row], batch: Rows, held_BT: np.ndarray, rewards_B: np.ndarray, none: bool, whole: Any
+    ) -> None:
+        """Fills in of each token of an answer its value, its advantage and what its value is to be, by the reward of each token and that
+        of the whole answer, which comes with the last. `none`: no answer counts as better than another."""
+        found_BT = self._by_parts(self._of_values, whole.trainable, whole.frozen, batch)
+        values, rewards = [], []
+        for row, held, found, reward in zip(rows, held_BT, found_BT, rewards_B):
+            here = _answer_of(row)
+            values.append(found[here].astype(float))
+            rewards.append(held[here].astype(float))
+            rewards[-1][-1] += reward
+        known = [not row["unscored"] for row in rows]
+        advantages, returns = self._objective.estimated(rewards, values, known)
+        share = explained(*(np.concatenate([a for a, k in zip(part, known) if k]) for part in (returns, values)))
+        for n, row in enumerate(rows):
+            row["values"], row["returns"] = values[n].tolist(), returns[n].tolist()
+            row["advantages"] = (0 * advantages[n] if none else advantages[n]).tolist()
+            row["explained"], row["varied"] = share or 0.0, share is not None
 
-    def _divergences(self, rows: list[Row], whole: Any) -> np.ndarray:
-        """float [rows]: of each answer the sum of log-probabilities as sampled less those of the reference."""
-        trainer = self._trainer
-        params = trainer.partition.merge(whole.anchor, whole.frozen)
-        unknown: Row = {"advantage": 0.0, "counts": True, **dict.fromkeys(FACTS, 0.0)}
-        batch = self._arrays([{**unknown, **row} for row in rows])
-        found = []
-        for first in range(0, len(rows), self._part):
+    @functools.cached_property
+    def _of_reference(self) -> _ByToken:
+        """The log-probability of each token of answers; compiled once."""
+        return self._compiled(self._objective.by_reference)
+
+    @functools.cached_property
+    def _of_values(self) -> _ByToken:
+        """Likewise what the rest of the answer is worth."""
+        return self._compiled(self._objective.values)
+
+    def _compiled(self, function: Callable[..., jax.Array]) -> _ByToken:
+        layout = NamedSharding(self._trainer.mesh, PartitionSpec()) if self._jitted else None
+        return jax.jit(functools.partial(function, self._trainer.model), out_shardings=layout)
+
+    def _by_parts(self, function: _ByToken, changed: Any, frozen: Any, batch: Rows) -> np.ndarray:
+        """float32 [rows, T]: what a function gives of the answers of a batch, as many at a time as a step has. The parameters as of
+        `Partition.merge`."""
+        params, found = self._trainer.partition.merge(changed, frozen), []
+        for first in range(0, len(batch["inputs"]), self._part):
             part = self._mine({name: values[first : first + self._part] for name, values in batch.items()})
-            placed = trainer.program.place(part) if self._jitted else jax.device_put(part)
-            found.append(np.asarray(self._of_reference(params, placed)))
-        return batch["sampled"].sum(axis=1) - np.concatenate(found)
+            placed = self._trainer.program.place(part) if self._jitted else jax.device_put(part)
+            found.append(np.asarray(function(params, placed)))
+        return np.concatenate(found)
 
     # Arrays
 
     def _empty(self, count: int) -> Rows:
         """A batch of so many answers that has none."""
+        each, every = _VALUED if self._objective.value_head else (("advantages",), ())
+        out = self._untold(count)
+        out |= {name: np.zeros(count, np.float32) for name in (*each, "counts", *FACTS)}
+        out |= {name: np.zeros((count, self._length), np.float32) for name in every}
+        if self._kl:
+            out["kl"] = np.zeros(count, np.float32)
+        return out
+
+    def _untold(self, count: int) -> Rows:
+        """Likewise, but for what follows from scores."""
         shape = (count, self._length)
         out: Rows = {name: np.zeros(shape, np.int32) for name in ("inputs", "targets", "positions", "segments")}
         out |= {name: np.zeros(shape, np.float32) for name in ("weights", "sampled")}
-        out |= {name: np.zeros(count, np.float32) for name in ("advantages", "counts", *FACTS)}
-        if self._kl:
-            out["kl"] = np.zeros(count, np.float32)
         if self._sampling.truncates:
             out["support"] = np.zeros((*shape, -(-self._model.spec.vocab_size // 8)), np.uint8)
         return out
 
     def _arrays(self, rows: Sequence[Mapping[str, Any]]) -> Rows:
-        """The batch of answers, as `ptft_jax.objectives.policy.Policy.loss_of` has it."""
-        out = self._empty(len(rows))
+        """The batch of answers, as the `loss_of` of the objective has it (`ptft_jax.objectives.policy`)."""
+        out = self._empty(len(rows)) | self._tokens(rows)
+        for n, row in enumerate(rows):
+            each, every = _VALUED if self._objective.value_head else ((), ())
+            if not every:
+                out["advantages"][n] = row["advantage"]
+            for name in (*each, "counts", *FACTS, *(("kl",) if "kl" in out else ())):
+                out[name][n] = row[name]
+            for name in every:
+                out[name][n, _answer_of(row)] = row[name]
+        return out
+
+    def _tokens(self, rows: Sequence[Mapping[str, Any]]) -> Rows:
+        """The batch of answers, but for what follows from scores."""
+        out = self._untold(len(rows))
         for n, row in enumerate(rows):
             ids, stop = np.asarray(row["ids"], np.int32), len(row["ids"]) - 1
-            here = slice(row["prompt_tokens"] - 1, stop)
+            here = _answer_of(row)
             out["inputs"][n, :stop], out["targets"][n, :stop] = ids[:-1], ids[1:]
             out["positions"][n, :stop], out["segments"][n, :stop] = np.arange(stop), 1
             out["weights"][n, here], out["sampled"][n, here] = 1, row["log_probs"]
-            out["advantages"][n], out["counts"][n] = row["advantage"], row["counts"]
-            for name in FACTS:
-                out[name][n] = row[name]
-            if "kl" in out:
-                out["kl"][n] = row["kl"]
             if "support" in out:
                 out["support"][n, here] = rollout_files.unpacked(row["support"], len(row["log_probs"]))
         return out
@@ -295,6 +339,11 @@ class Rollouts:
         """This process' rows."""
         mine = batches.share_of(len(batch["inputs"]), jax.process_index(), jax.process_count())
         return {name: values[mine] for name, values in batch.items()}
+
+
+def _answer_of(row: Mapping[str, Any]) -> slice:
+    """Where in a row of a batch the tokens of an answer are targets."""
+    return slice(row["prompt_tokens"] - 1, len(row["ids"]) - 1)
 
 
 def _go_on() -> None:
