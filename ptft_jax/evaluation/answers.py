@@ -17,7 +17,7 @@ from ptft_jax.data import pipeline, records
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.questions import FIELD, Questions, asked
-from ptft_jax.evaluation.samples import ENDED, Continuation, check_writer, continue_ids
+from ptft_jax.evaluation.samples import ENDED, MAX_NEW_TOKENS, Continuation, check_writer, continue_ids
 from ptft_jax.model.decode import Sampling
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.parallel import processes
@@ -175,7 +175,7 @@ def settings_of(config: configs.Section) -> dict[str, Any]:
     """The settings of `config.eval.answers` that say how answers are written."""
     a = config.eval.answers
     return {
-        "max_new_tokens": a.max_new_tokens,
+        "max_new_tokens": a.max_new_tokens or MAX_NEW_TOKENS,
         "temperature": a.temperature,
         "top_p": a.top_p if a.temperature else 1.0,
         "records": a.records,

@@ -29,7 +29,7 @@ from ptft_jax.rewards.base import Score, Task, Unscored, scored_all
 from ptft_jax.runs.checkpoint import together
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import rollout_files
-from ptft_jax.training.hooks import Hook, Moment
+from ptft_jax.training.hooks import Halted, Hook, Moment
 from ptft_jax.training.prompts import FIELD, Prompts
 from ptft_jax.training.trainer import Trainer
 
@@ -112,10 +112,10 @@ class Rollouts:
     def _check_mismatch(self, moment: Moment) -> None:
         found = moment.metrics.get("mismatch", 0.0)
         if found > self._bound:
-            raise UserError(
+            raise Halted(
                 f"step {moment.step}: the log-probabilities of the answers' tokens are {found:.3g} nats apart, on average, between sampling "
                 f"and the step that learns from them, more than config.{FIELD}.max_mismatch = {self._bound:g}: the same command with a higher bound "
-                "(0 = none) goes on from the last checkpoint; or begin another run with model.dtype='float32', no dropout (model.dropout, "
+                "(0 = none) goes on from there; or begin another run with model.dtype='float32', no dropout (model.dropout, "
                 "tune.METHOD.dropout) and no tune.mixout"
             )
 

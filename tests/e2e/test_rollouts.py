@@ -257,3 +257,9 @@ def test_prompts_without_room_are_left_out_where_that_is_asked(tmp_path, cache):
     [(name, verifier)] = run.answers._verifiers.items()
     assert name == "exact" and verifier is run.prompts.verifiers[name]  # such as have a model have it once
     assert run.config.eval.answers.max_new_tokens == 8
+    for said, meant in ((64, 64), (0, 8)):  # what is said stays, be it what others have by default
+        more = {"eval__answers__max_new_tokens": said, "eval__answers__verifiers": ("exact", "f1")}
+        every = policy_config(
+            tmp_path, tmp_path / "long.jsonl", objective__policy__from_random=True, objective__policy__max_new_tokens=8, **more
+        )  # fmt: skip
+        assert completion.resolve(every)[0].eval.answers.max_new_tokens == meant
