@@ -198,7 +198,7 @@ def _with_answers(values: dict[str, Any]) -> dict[str, Any]:
     spec = tables(tuple(values["plugins"])).objectives[values["objective"]["name"]]
     policy, answers = values["objective"]["policy"], values["eval"]["answers"]
     if spec.builder.sampled and policy["verifiers"]:
-        same = ("max_new_tokens",)
+        same: tuple[str, ...] = ("max_new_tokens",)
         if not answers["verifiers"]:
             answers["verifiers"], same = policy["verifiers"], ("reference", "stop", *same)
         for name in same:

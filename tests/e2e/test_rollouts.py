@@ -254,7 +254,7 @@ def test_prompts_without_room_are_left_out_where_that_is_asked(tmp_path, cache):
     asked = [run.prompts.asked(0, n) for n in range(len(rows))]
     assert len(asked) == run.data.mixture.sizes[0] > 10 and all(task.prompt.startswith("a") for task, _ in asked)
     assert run.data.table[0]["dropped"] > 20 and run.config.select.metric == "validation/answers/exact"
-    [(name, verifier)] = run.answers._verifiers.items()
+    [(name, verifier)] = run.answers.verifiers.items()
     assert name == "exact" and verifier is run.prompts.verifiers[name]  # such as have a model have it once
     assert run.config.eval.answers.max_new_tokens == 8
     for said, meant in ((64, 64), (0, 8)):  # what is said stays, be it what others have by default
