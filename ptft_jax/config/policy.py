@@ -98,6 +98,13 @@ class PolicyOptions(Options):
             "keep", "prompts whose answers all have the same reward: keep, or drop from the loss", "keep", "drop"
         )
     )
+    resample: int = declared(
+        settings.natural(
+            0,
+            "of grpo and rloo: how often in a step as many further prompts are asked as there are whose answers all have the same reward, "
+            "which are then not learned from (DAPO's dynamic sampling); 0 = never",
+        )
+    )
     overlong: str = declared(
         settings.one_of(
             "keep", "answers that did not end within max_new_tokens: keep, or drop from the loss", "keep", "drop"

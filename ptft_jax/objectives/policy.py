@@ -19,6 +19,7 @@ from ptft_jax.objectives.token_loss import counted, mapped, weighted_sum
 _LEAST = 1e-4  # is added to a standard deviation that is divided by
 # What is said of each answer of a batch, float32 [B]; their means are metrics of the step.
 FACTS = ("reward", "reward_std", "alike", "ended", "unscored")
+ASKED = ("rounds", "alike_asked")  # likewise, where prompts may be drawn again
 
 
 class Tokens(NamedTuple):
@@ -173,7 +174,7 @@ class Policy(CausalLM):
 
         metrics |= {
             "loss": (total, weight),
-            **{name: (jnp.sum(batch[name]), answers) for name in FACTS},
+            **{name: (jnp.sum(batch[name]), answers) for name in (*FACTS, *ASKED) if name in batch},
             "reward": (jnp.sum(batch["reward"]), answers - jnp.sum(batch["unscored"])),
             "ratio": of_tokens(ratio),
             "mismatch": of_tokens(jnp.abs(moved)),

@@ -76,11 +76,12 @@ KINDS = {
         objective__name="ppo", objective__policy__kl=0.01, objective__policy__kl_estimator="k1", objective__policy__average="token",
         objective__policy__value_rate=3.0, tune__method="lora", optimizer__learning_rate=1e-2,
     ),
+    "drawn again": dict(objective__policy__kl=0.01, objective__policy__resample=2),
 }  # fmt: skip
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", repeats(KINDS, "grpo", "ppo"))
 def test_it_learns_and_goes_on_in_the_middle_of_a_rollout(base, tmp_path, cache, kind):
     """Two updates of each rollout, held near the parent: truncated sampling; an adapter and a value head. A run that fails, and goes on
     from a checkpoint between these updates, is the same bit for bit, and asks each prompt as often."""
@@ -115,6 +116,8 @@ def test_it_learns_and_goes_on_in_the_middle_of_a_rollout(base, tmp_path, cache,
     assert steps[0]["kl"] == pytest.approx(0, abs=1e-6) and steps[-1]["kl"] > 1e-3
     if kind == "ppo":
         return has_values(tmp_path, steps)
+    if kind == "drawn again":
+        return asks_all(tmp_path, steps)
     found = rollouts(tmp_path / "whole")
     assert len(found) == 12 and found[3][0]["steps"] == [6, 8]
     asked = [row["where"] for _, *rows in found for row in rows[::8]]
@@ -135,6 +138,16 @@ def test_it_learns_and_goes_on_in_the_middle_of_a_rollout(base, tmp_path, cache,
     run_report.write([tmp_path / "whole"], tmp_path / "report.html")
     assert "training reward" in (tmp_path / "report.html").read_text()
     refused_in_the_middle(config, tmp_path)
+
+
+def asks_all(folder, steps):
+    """Each prompt in its turn, those that are drawn again too."""
+    found = [row for _, *rows in rollouts(folder / "whole") for row in rows]
+    assert [row["number"] for row in found[::8]] == list(range(len(found) // 8))
+    where = [row["where"] for row in found[::8]]
+    assert len(set(where[:96])) == 96 < len(where) < 12 * 8 * 3  # as many as an epoch has
+    assert all(row["alike"] == 0 or row["rounds"] == 3 for row in steps)
+    assert np.mean([row["alike_asked"] for row in steps]) > np.mean([row["alike"] for row in steps]) + 0.05
 
 
 def has_values(folder, steps):
