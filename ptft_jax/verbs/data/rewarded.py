@@ -90,7 +90,7 @@ def title(row: Mapping[str, Any], place: int) -> str:
 
 def counted(row: Mapping[str, Any]) -> str:
     """How long an answer is, and how it ended."""
-    return f"{row['prompt_tokens']} tokens of prompt, {row['tokens']} of answer, ended by {row['reason']}"
+    return f"prompt of {row['prompt_tokens']}, answer of {row['tokens']} tokens, ended by {row['reason']}"
 
 
 def facts(row: Mapping[str, Any]) -> list[str]:
