@@ -209,6 +209,14 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "data__source": f"jsonl:{answers}",
         },
         {
+            "objective__name": "ppo",
+            "objective__policy__verifiers": ("exact",),
+            "objective__policy__max_new_tokens": 4,
+            "objective__policy__updates": 2,
+            "init__from_": str(tmp_path / "parent"),
+            "data__source": f"jsonl:{answers}",
+        },
+        {
             "objective__name": "kto",
             "init__from_": str(tmp_path / "parent"),
             "data__source": f"jsonl:{rated}",

@@ -29,7 +29,7 @@ MODELS = {
     "images": dict(causal=False, head="classes", classes=3, image_size=4, patch_size=2, max_length=5),
 }
 KINDS = ("text", "answers", "tokens", "classification", "preference")
-REWARDED = ("grpo", "rloo", "reinforce")
+REWARDED = ("grpo", "rloo", "reinforce", "ppo")
 # objective -> (the models, the kinds of data) that it goes with; nothing else does.
 GOES = {
     "causal_lm": (("causal",), ("text", "answers", "tokens")),

@@ -13,7 +13,7 @@ from ptft_jax.adapters.base import LayerMethod, is_added
 from ptft_jax.adapters.composed import Composed
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model.heads import PER_CLASS
-from ptft_jax.model.spec import HEAD
+from ptft_jax.model.spec import HEAD, VALUES
 from ptft_jax.parallel.sharding import on_one_device
 from ptft_jax.params import fingerprint, finite
 from ptft_jax.params.partition import join, source_of
@@ -82,7 +82,8 @@ class Stored(Leaves):
                 self._items |= {path: ("ema", leaf) for path, leaf in averaged.items()}
         except checkpoint.Damaged as e:
             raise self._damaged(e) from e
-        kept = {p: leaf for p, (_, leaf) in self._items.items() if not matches(source.left_out, source_of(p))}
+        without = (*source.left_out, VALUES)
+        kept = {p: leaf for p, (_, leaf) in self._items.items() if not matches(without, source_of(p))}
         if source.which is not None:  # of several adapters in one leaf [L, N, ...], one
             kept = {p: _without(leaf, 1) if is_added(p) else leaf for p, leaf in kept.items()}
         self.shapes = flatten(join(unflatten(kept)))

@@ -323,7 +323,7 @@ def _of_pairs(place: str, alone: str = "") -> ObjectiveSpec:
 
 def _of_rewards(place: str) -> ObjectiveSpec:
     return ObjectiveSpec(
-        f"{_LOSSES}.policy:{place}", f"{_ROWS}.prompts:Prompts", fields=fields_of(_RewardedOptions), alone="causal_lm"
+        f"{_LOSSES}.{place}", f"{_ROWS}.prompts:Prompts", fields=fields_of(_RewardedOptions), alone="causal_lm"
     )
 
 
@@ -398,9 +398,10 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         fields=fields_of(RewardOptions),
         wrong_head=f"the model scores tokens; set model.head='classes' and model.classes=1{_NEW_HEAD}",
     ),
-    "grpo": _of_rewards("GRPO"),
-    "rloo": _of_rewards("RLOO"),
-    "reinforce": _of_rewards("Reinforce"),
+    "grpo": _of_rewards("policy:GRPO"),
+    "rloo": _of_rewards("policy:RLOO"),
+    "reinforce": _of_rewards("policy:Reinforce"),
+    "ppo": _of_rewards("ppo:PPO"),
 }
 
 
@@ -413,7 +414,7 @@ class _CommonOptions(Options):
             "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
             "spans cut out of a text; a text's class; a text's number; what a teacher predicts; the next token of good texts, and not that of bad ones (unlikelihood); which of two answers is better (dpo and "
             "the following), or that one is good or bad (kto); how good an answer is; or nothing: what is written is rewarded (grpo, rloo, "
-            "reinforce)",
+            "reinforce, ppo)",
             *OBJECTIVES,
         )
     )

@@ -72,13 +72,37 @@ class PolicyOptions(Options):
         settings.one_of(
             "k3",
             "of log-probabilities p of the model and q of the parent, of sampled tokens: k2, (p - q)^2 / 2, and k3, exp(q - p) - 1 - (q - p), "
-            "are terms of the loss of each token; k1, the sum of p - q over an answer, is taken off its reward",
+            "are terms of the loss of each token; k1, the sum of p - q over an answer, is taken off its reward (of ppo: p - q of each token)",
             *("k1", "k2", "k3"),
         )
     )
+    gamma: float = declared(settings.mass(1.0, "of ppo: what a reward one token later is worth"))
+    gae_lambda: float = declared(
+        settings.whole_share(
+            0.95,
+            "of ppo, advantages of tokens: 1 = by all rewards that follow, 0 = by the next token's value; between, less bias or variance",
+        )
+    )
+    whiten: bool = declared(
+        settings.Field(True, "of ppo: advantages have mean 0 and deviation 1 over the tokens of a rollout")
+    )
+    value_weight: float = declared(settings.natural(0.1, "of ppo: what the squared error of values weighs in the loss"))
+    value_clip: float = declared(
+        settings.natural(
+            0.2, "of ppo, where updates is above 1: how far values may move from those of the rollout; 0 = however far"
+        )
+    )
+    value_rate: float = declared(settings.positive(1.0, "of ppo: factor of the learning rate of the value head"))
     alike: str = declared(
         settings.one_of(
             "keep", "prompts whose answers all have the same reward: keep, or drop from the loss", "keep", "drop"
+        )
+    )
+    resample: int = declared(
+        settings.natural(
+            0,
+            "of grpo and rloo: how often in a step as many further prompts are asked as there are whose answers all have the same reward, "
+            "which are then not learned from (DAPO's dynamic sampling); 0 = never",
         )
     )
     overlong: str = declared(

@@ -17,7 +17,7 @@ from ptft_jax.data import pipeline, records
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.questions import FIELD, Questions, asked
-from ptft_jax.evaluation.samples import ENDED, Continuation, check_writer, continue_ids
+from ptft_jax.evaluation.samples import ENDED, MAX_NEW_TOKENS, Continuation, check_writer, continue_ids
 from ptft_jax.model.decode import Sampling
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.parallel import processes
@@ -57,7 +57,7 @@ class Answers:
           adapter: the number of the one that answers, in a model with several.
         """
         self.questions = questions
-        self._verifiers, self._model, self._tokenizer = verifiers, model, tokenizer
+        self.verifiers, self._model, self._tokenizer = verifiers, model, tokenizer
         self._prefix = f"{prefix}{ANSWERS}"
         partial = [f"{name}{UNSCORED}" for name, verifier in verifiers.items() if verifier.partial]
         self.names = tuple(f"{self._prefix}{name}" for name in (*verifiers, *partial, *OWN_ANSWERS))
@@ -111,12 +111,10 @@ class Answers:
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
         tasks, texts = self.questions.tasks, [answer.text for answer in written]
         try:
-            found = {
-                name: scored_all(name, verifier, texts, tasks, check) for name, verifier in self._verifiers.items()
-            }
+            found = {name: scored_all(name, verifier, texts, tasks, check) for name, verifier in self.verifiers.items()}
             values = {name: value for item in found.items() for name, value in self._means(*item).items()}
         finally:
-            for verifier in self._verifiers.values():
+            for verifier in self.verifiers.values():
                 verifier.close()
         rows = [
             row_of(task, answer, {name: shown(scores[n]) for name, scores in found.items()})
@@ -131,7 +129,7 @@ class Answers:
     def _means(self, name: str, found: Sequence[Score | Unscored]) -> dict[str, float]:
         """What is measured by one verifier; no mean where no answer has a score."""
         scores = [score.value for score in found if isinstance(score, Score)]
-        left = {f"{name}{UNSCORED}": 1 - len(scores) / len(found)} if self._verifiers[name].partial else {}
+        left = {f"{name}{UNSCORED}": 1 - len(scores) / len(found)} if self.verifiers[name].partial else {}
         return {**({name: _mean(scores)} if scores else {}), **left}
 
 
@@ -175,7 +173,7 @@ def settings_of(config: configs.Section) -> dict[str, Any]:
     """The settings of `config.eval.answers` that say how answers are written."""
     a = config.eval.answers
     return {
-        "max_new_tokens": a.max_new_tokens,
+        "max_new_tokens": a.max_new_tokens or MAX_NEW_TOKENS,
         "temperature": a.temperature,
         "top_p": a.top_p if a.temperature else 1.0,
         "records": a.records,
@@ -190,12 +188,14 @@ def of_run(
     tokenizer: tok.Tokenizer,
     adapters: Mapping[str, int],
     built: Mapping[str, Verifier] = types.MappingProxyType({}),
+    pinned: Mapping[str, str] = types.MappingProxyType({}),
 ) -> Answers | None:
     """What a run's `config.eval.answers` asks for; None where that is nothing.
 
     Args:
       adapters: the number of the adapter of each source, where each has one.
       built: verifiers that the run has already: the same need not be there twice.
+      pinned: as of `ptft_jax.rewards.choosing.chosen`.
 
     Raises:
       UserError: no prompts with answers, or none that leave room for an answer; a record that a verifier cannot score answers to; see
@@ -204,7 +204,7 @@ def of_run(
     a = config.eval.answers
     if not a.verifiers:
         return None
-    verifiers = chosen(a.verifiers, config, f"{FIELD}.verifiers", built)
+    verifiers = chosen(a.verifiers, config, f"{FIELD}.verifiers", built, pinned)
     source, data, kinds = a.source or config.data.source, config.data, config.data.tables.sources
     trained = {records.identity(name, kinds) for name, _ in pipeline.weighted(data)}
     own = records.identity(source, kinds) in trained | {records.identity(data.source, kinds)}

@@ -27,7 +27,11 @@ class AnswersOptions(Options):
     records: int = declared(natural(100, "use only the first so many records; 0 = all"))
     every: float = declared(span(0, "steps between, a multiple of those of eval.every; 0 = with every evaluation"))
     max_new_tokens: int = declared(
-        positive(64, "tokens of an answer; prompts that leave no room for so many are not asked")
+        natural(
+            0,
+            "tokens of an answer; prompts that leave no room for so many are not asked; 0 = 64, or, of a run that learns from rewards, "
+            "objective.policy.max_new_tokens",
+        )
     )
     temperature: float = declared(temperature(0.0, "0 = greedy"))
     top_p: float = declared(mass(1.0, "keep the likeliest tokens up to this mass; at a temperature above 0"))

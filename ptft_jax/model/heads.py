@@ -1,4 +1,4 @@
-"""What comes after the last block: scores of tokens or of classes."""
+"""What comes after the last block: scores of tokens or of classes, and values of tokens."""
 
 from __future__ import annotations
 
@@ -72,6 +72,12 @@ def build(spec: ModelSpec, rngs: nnx.Rngs) -> Linear | MaskedHead | ClassHead | 
     if spec.tied:
         return None
     return Linear(spec.width, spec.vocab_size, spec, rngs, bias=False, std=spec.init_std, scores=True)
+
+
+def value(spec: ModelSpec, rngs: nnx.Rngs) -> Linear:
+    """A number per position, what the rest of a text is expected to be worth. It starts as 0 everywhere, and moves nothing of the trunk
+    before it has learned something itself."""
+    return Linear(spec.width, 1, spec, rngs, bias=True, std=0.0, scores=True)
 
 
 def score(

@@ -163,6 +163,9 @@ STRUCTURE = tuple(f.name for f in dataclasses.fields(ModelSpec) if f.name not in
 # What a child may have otherwise than its parent, where `init.fresh` re-initializes it.
 HEAD = ("head", "tied", "classes", "class_hidden")
 
+# Pattern of the leaves of a value head (`ptft_jax.model.heads.value`), which is there while a run trains, and in no model that is made of it.
+VALUES = "value_head/.*"
+
 # Settings that mean something only where another one says so.
 _ROTARY = ("rope_theta", "rope_fraction", "rope_scaling", "rope_local_theta")
 _CLASSES, _IMAGES = ("classes", "class_hidden"), ("patch_size", "channels", "distillation")

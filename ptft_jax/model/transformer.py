@@ -22,7 +22,7 @@ from ptft_jax.model.attention import Attention, Cache, View
 from ptft_jax.model.dot_product import Seen
 from ptft_jax.model.embeddings import ImageEmbed, TokenEmbed
 from ptft_jax.model.inputs import Inputs
-from ptft_jax.model.layers import MLP, Norm, PerRow, dropout
+from ptft_jax.model.layers import MLP, Linear, Norm, PerRow, dropout
 from ptft_jax.model.moe import MoE, Routing
 from ptft_jax.model.quantized import Quantization, known_after
 from ptft_jax.model.spec import ModelSpec
@@ -105,6 +105,7 @@ class Trunk(nnx.Module):
         self.final_norm = None if spec.norm_placement == "post" else Norm(spec)
         self.head = heads.build(spec, rngs)
         self.prefix: Callable[[], tuple[jax.Array, jax.Array]] | None = None
+        self.value_head: Linear | None = None
 
     def scores(self, x_BTD: jax.Array, cap: float) -> jax.Array:
         tokens = self.embed.tokens if isinstance(self.embed, TokenEmbed) else None
@@ -135,11 +136,13 @@ class Transformer:
       adapt: what fills `adapter` and `prefix` slots, or None; what it adds has its parameters in the same dict.
       constrain: None, or a hashable callable applied to activations [B, ...] at block edges, which pins how they
         are spread over a mesh.
+      value_head: whether it has a head for values beside that for tokens (`ptft_jax.model.heads.value`).
     """
 
     spec: ModelSpec
     adapt: Adapt | None = None
     constrain: Callable[[jax.Array], jax.Array] | None = None
+    value_head: bool = False
 
     @property
     def virtual_tokens(self) -> int:
@@ -184,6 +187,8 @@ class Transformer:
             nnx.update(module, jax.tree.map(lambda new, old: new.astype(old.dtype), base, _pure(module)))
         if self.adapt is not None:
             self.adapt(module, prefix, rngs)
+        if self.value_head and isinstance(module, Trunk):  # no base has it, and nothing adapts it
+            module.value_head = nnx.data(heads.value(self.spec.resolved, rngs))
         return module
 
     def _init_part(self, part: type, prefix: str, key: jax.Array, base: Params | None = None) -> Params:
@@ -305,6 +310,12 @@ class Transformer:
     def logits(self, params: Params, x_BTD: jax.Array) -> jax.Array:
         """Hidden states to float32 scores: of tokens [B, T, V], or of classes [B, classes] from the first position that it is given."""
         return self._trunk(params).scores(x_BTD, self.spec.logit_cap)
+
+    def values(self, params: Params, x_BTD: jax.Array) -> jax.Array:
+        """Hidden states to what the rest of each text is worth, float32 [B, T], of a model with `value_head`."""
+        head = self._trunk(params).value_head
+        assert head is not None, "the model was built with a value head"
+        return head(x_BTD)[..., 0]
 
     def next_logits(self, params: Params, x_BTD: jax.Array) -> jax.Array:
         """As `logits`, in a loop over tokens."""

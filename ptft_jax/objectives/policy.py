@@ -12,13 +12,14 @@ import numpy as np
 
 from ptft_jax.config.objectives import ObjectiveOptions
 from ptft_jax.errors import UserError
-from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss
+from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss, Sum
 from ptft_jax.objectives.causal_lm import CausalLM
 from ptft_jax.objectives.token_loss import counted, mapped, weighted_sum
 
 _LEAST = 1e-4  # is added to a standard deviation that is divided by
 # What is said of each answer of a batch, float32 [B]; their means are metrics of the step.
 FACTS = ("reward", "reward_std", "alike", "ended", "unscored")
+ASKED = ("rounds", "alike_asked")  # likewise, where prompts may be drawn again
 
 
 class Tokens(NamedTuple):
@@ -29,10 +30,10 @@ class Tokens(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Policy(CausalLM, abc.ABC):
-    """A policy gradient of answers that were sampled, by the advantage of each over the others.
+class Policy(CausalLM):
+    """A policy gradient of answers that were sampled, by their advantages.
 
-    With r the probability of a token (or an answer, see `ratio`) over that with which it was sampled, and A the advantage of its answer,
+    With r the probability of a token (or an answer, see `ratio`) over that with which it was sampled, and A its (or its answer's) advantage,
     the loss is -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) (Schulman et al. 2017, equation 7), averaged as `average` says. In
     evaluation it is the cross-entropy of the right answers.
 
@@ -94,13 +95,6 @@ class Policy(CausalLM, abc.ABC):
             given |= {"clip_low": p.clip_low, "clip_high": p.clip_high}
         return given | ({"kl_estimator": p.kl_estimator} if p.kl else {})
 
-    @abc.abstractmethod
-    def advantages(
-        self, rewards: np.ndarray, held: np.ndarray | float = 0.0, known: np.ndarray | None = None
-    ) -> np.ndarray:
-        """By how much each answer is better than others, float64 [prompts, samples], by rewards of that shape, from which `held`, what
-        holds answers near the reference, is taken; 0 where `known` is 0, of answers without a reward, which others are not compared with."""
-
     @property
     def compares(self) -> bool:
         """Whether the loss compares the model with the reference at each step."""
@@ -146,7 +140,7 @@ class Policy(CausalLM, abc.ABC):
         """The loss of a batch by its last hidden states.
 
         Of answers the batch has targets int [B, T]; weights float [B, T], 1 for the tokens of an answer; sampled float32 [B, T], their
-        log-probabilities as they were sampled; advantages float32 [B]; counts float32 [B], 0 for answers that are dropped; `FACTS`; where
+        log-probabilities as they were sampled; advantages float32 [B], or [B, T] of tokens; counts float32 [B], 0 for answers that are dropped; `FACTS`; where
         sampling was truncated, support uint8 [B, T, V / 8], bits of the tokens that were left, and with `kl_estimator` "k1" kl float32
         [B]. Without advantages it is evaluated: see `TokenLoss`.
         """
@@ -156,7 +150,8 @@ class Policy(CausalLM, abc.ABC):
         found = self.scored(model, params, hidden_BTD, batch)
         moved = (found.log_probs - batch["sampled"]) * mask
         ratio = jnp.exp(self._log_ratio(moved, mask))
-        advantage = batch["advantages"][:, None]
+        advantage = batch["advantages"]
+        advantage = advantage if advantage.ndim > 1 else advantage[:, None]
         low = 1 - self.clip_low if self.clip_low else 0.0
         high = 1 + self.clip_high if self.clip_high else jnp.inf
         plain, clipped = -ratio * advantage, -jnp.clip(ratio, low, high) * advantage
@@ -170,6 +165,8 @@ class Policy(CausalLM, abc.ABC):
         elif self.kl:
             metrics["kl"] = (jnp.sum(batch["kl"]), tokens)
         weights = self.weights(batch)
+        more, told = self.beside(model, params, hidden_BTD, batch)
+        loss, metrics = loss + more, metrics | told
         total, weight = weighted_sum(jnp.broadcast_to(loss, mask.shape), weights), self.weight(batch)
 
         def of_tokens(values: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -177,7 +174,7 @@ class Policy(CausalLM, abc.ABC):
 
         metrics |= {
             "loss": (total, weight),
-            **{name: (jnp.sum(batch[name]), answers) for name in FACTS},
+            **{name: (jnp.sum(batch[name]), answers) for name in (*FACTS, *ASKED) if name in batch},
             "reward": (jnp.sum(batch["reward"]), answers - jnp.sum(batch["unscored"])),
             "ratio": of_tokens(ratio),
             "mismatch": of_tokens(jnp.abs(moved)),
@@ -185,6 +182,12 @@ class Policy(CausalLM, abc.ABC):
             "entropy": of_tokens(found.entropy),
         }
         return Loss(total, weight, metrics)
+
+    def beside(
+        self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch
+    ) -> tuple[jax.Array | float, dict[str, Sum]]:
+        """What else the loss of each token has, [B, T], and its metrics; by default nothing."""
+        return 0.0, {}
 
     def _log_ratio(self, moved: jax.Array, mask: jax.Array) -> jax.Array:
         """float32 [B, T] or [B, 1], of differences of log-probabilities [B, T]."""
@@ -217,8 +220,19 @@ class Policy(CausalLM, abc.ABC):
         return jnp.sum(batch["counts"])
 
 
+class Comparing(Policy, abc.ABC):
+    """A policy gradient by the advantage of each answer over others."""
+
+    @abc.abstractmethod
+    def advantages(
+        self, rewards: np.ndarray, held: np.ndarray | float = 0.0, known: np.ndarray | None = None
+    ) -> np.ndarray:
+        """By how much each answer is better than others, float64 [prompts, samples], by rewards of that shape, from which `held`, what
+        holds answers near the reference, is taken; 0 where `known` is 0, of answers without a reward, which others are not compared with."""
+
+
 @dataclasses.dataclass(frozen=True)
-class GRPO(Policy):
+class GRPO(Comparing):
     """Group relative policy optimization (Shao et al. 2024, section 4.1): the advantage is the reward less the mean of those of the
     answers to the same prompt.
 
@@ -248,7 +262,7 @@ class GRPO(Policy):
 
 
 @dataclasses.dataclass(frozen=True)
-class RLOO(Policy):
+class RLOO(Comparing):
     """REINFORCE leave-one-out (Ahmadian et al. 2024, section 3): the reward less the mean of the other answers to the same prompt."""
 
     least: ClassVar[int] = 2
@@ -260,7 +274,7 @@ class RLOO(Policy):
 
 
 @dataclasses.dataclass(frozen=True)
-class Reinforce(Policy):
+class Reinforce(Comparing):
     """REINFORCE (Williams 1992) with a baseline: the reward less the mean of all other answers of the step."""
 
     def advantages(

@@ -80,6 +80,10 @@ class Verifier(abc.ABC):
         """What people should know of it before it begins."""
         return []
 
+    def models(self) -> dict[str, Any]:
+        """The models that it asks (`ptft_jax.runs.parent.Parent`), each by the name of the verifier whose setting `run` names it."""
+        return {}
+
     def share(self, models: dict[tuple[str, str], Any]) -> None:  # noqa: B027
         """Takes what is loaded from `models`, and puts it there: verifiers that are given the same one load a model once."""
 

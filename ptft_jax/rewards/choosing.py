@@ -15,12 +15,17 @@ COMBINED = "combined"
 
 
 def chosen(
-    names: Sequence[str], config: Any, field: str, built: Mapping[str, Verifier] = types.MappingProxyType({})
+    names: Sequence[str],
+    config: Any,
+    field: str,
+    built: Mapping[str, Verifier] = types.MappingProxyType({}),
+    pinned: Mapping[str, str] = types.MappingProxyType({}),
 ) -> dict[str, Verifier]:
     """The verifiers that the setting `field` names, by name. Of others' settings none is read. A model that several ask is loaded once.
 
     Args:
       config: whose `rewards` have their settings, and whose `tables.verifiers` the verifiers.
+      pinned: in the place of the setting `run` of a verifier, by its name, of what it names that one checkpoint.
       built: those of the same config that are there already, by name, and loaded no model yet.
 
     Raises:
@@ -34,15 +39,16 @@ def chosen(
             )
         if list(names).count(name) > 1:
             raise UserError(f"config.{field}: {name!r} is named twice")
-    found = {name: built[name] if name in built else _built(name, config, known) for name in names}
+    found = {name: built[name] if name in built else _built(name, config, known, pinned) for name in names}
     models: dict[tuple[str, str], Any] = {}
     for verifier in (*built.values(), *found.values()):
         verifier.share(models)
     return found
 
 
-def _built(name: str, config: Any, known: Mapping[str, Any]) -> Verifier:
+def _built(name: str, config: Any, known: Mapping[str, Any], pinned: Mapping[str, str]) -> Verifier:
     settings = config.rewards[name].read_all() if known[name].fields else {}
+    settings |= {"run": pinned[name]} if name in pinned else {}
     made = located(known[name].verifier)
     if not isinstance(made, type):
         return Function(made)
@@ -51,5 +57,5 @@ def _built(name: str, config: Any, known: Mapping[str, Any]) -> Verifier:
         if COMBINED in weights:
             raise UserError(f"config.rewards.combined.parts: {COMBINED!r} is the sum itself")
         names = [name for name, _ in settings["parts"]]
-        return made(parts=chosen(names, config, "rewards.combined.parts"), weights=weights)
+        return made(parts=chosen(names, config, "rewards.combined.parts", pinned=pinned), weights=weights)
     return made(**settings)

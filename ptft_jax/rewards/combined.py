@@ -43,6 +43,9 @@ class Combined(Verifier):
             reasons.append(f"{name} {score.value:g}: {score.reason}")
         return Score(total, "; ".join(reasons))
 
+    def models(self) -> dict[str, Any]:
+        return {name: model for part in self._parts.values() for name, model in part.models().items()}
+
     def share(self, models: dict[tuple[str, str], Any]) -> None:
         for part in self._parts.values():
             part.share(models)

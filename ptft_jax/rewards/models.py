@@ -80,6 +80,9 @@ class ModelVerifier(Verifier):
         own = identity.rendered_by(self.source)
         return Template(own, f"{self.source.name}: chat template", turns.DAY) if own else None
 
+    def models(self) -> dict[str, Any]:
+        return {self.name: self.source}
+
     def share(self, models: dict[tuple[str, str], Any]) -> None:
         self._models = models
 

@@ -21,7 +21,7 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.options import DataOptions
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model.quantized import Quantization
-from ptft_jax.model.spec import HEAD, STRUCTURE
+from ptft_jax.model.spec import HEAD, STRUCTURE, VALUES
 from ptft_jax.params import fingerprint
 from ptft_jax.params.partition import join, overlay
 from ptft_jax.params.rules import flatten, matches, unflatten
@@ -86,6 +86,11 @@ class Source:
         return tok.from_file(self.workdir)
 
     @property
+    def has_values(self) -> bool:
+        """Whether the checkpoint holds a value head, which no model that is made of it has."""
+        return any(matches((VALUES,), path) for path in self.meta["checksums"]["params"])
+
+    @property
     def finished(self) -> bool:
         """Whether the run has ended, so that its checkpoints stay as they are."""
         return Workdir(self.workdir).is_finished
@@ -128,9 +133,10 @@ class Source:
         merge_into: str = "",
         **_: Any,
     ) -> dict[str, Any]:
-        """The whole parameters, in the dtype they were saved in, as `parameters` gives them, less those left out."""
+        """The whole parameters, in the dtype they were saved in, as `parameters` gives them, less those left out and a value head."""
         flat = flatten(parameters(self, layout, merged=merged, weights=weights, merge_into=merge_into))
-        return unflatten({p: a for p, a in flat.items() if not matches(self.left_out, p)})
+        without = (*self.left_out, VALUES)
+        return unflatten({p: a for p, a in flat.items() if not matches(without, p)})
 
     def lineage(self, fingerprint: str) -> list[dict[str, Any]]:
         """The chain of checkpoints behind a run that starts from this one, nearest first."""

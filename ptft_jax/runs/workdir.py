@@ -16,7 +16,7 @@ from ptft_jax.runs import files
 class Workdir:
     """The folder of a run. Names of its files are attributes; `read_` methods say what is in them.
 
-    Written before the first step: `environment`, `lineage`, `teacher`, `partition`, `data`, the tokenizer's files, and last `config`,
+    Written before the first step: `environment`, `lineage`, `teacher`, `scorers`, `partition`, `data`, the tokenizer's files, and last `config`,
     which marks the folder as a run's. Written meanwhile: `metrics`, `samples`, `answers`, `rollout`s, `events`, `checkpoints`, `progress`. Written at
     the end: `summary`.
     """
@@ -42,6 +42,11 @@ class Workdir:
     def teacher(self) -> pathlib.Path:
         """The teacher that it learned from, where it had one."""
         return self.path / "teacher.json"
+
+    @property
+    def scorers(self) -> pathlib.Path:
+        """The runs whose models score its answers, where there are such."""
+        return self.path / "scorers.json"
 
     @property
     def partition(self) -> pathlib.Path:
@@ -191,6 +196,10 @@ class Workdir:
     def read_teacher(self) -> dict[str, Any]:
         """{"reference", "step" of a run}; {} where it had none."""
         return _known(self.teacher) or {}
+
+    def read_scorers(self) -> dict[str, dict[str, Any]]:
+        """{verifier: {"reference", "step", "fingerprint"}}; {} where no run scores its answers."""
+        return _known(self.scorers) or {}
 
     def read_data(self) -> list[dict[str, Any]]:
         """What it was trained on, a row per source; [] where that is not known."""

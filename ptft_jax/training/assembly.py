@@ -30,12 +30,14 @@ from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes
 from ptft_jax.reporting.clock import Clock
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.rewards.base import Verifier
 from ptft_jax.runs import identity, lease, meant, places
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import hooks as hooks_
 from ptft_jax.training import profile as profiling
 from ptft_jax.training import reference as references
+from ptft_jax.training import scorers
 from ptft_jax.training.completion import continued, head_of, renews_head, resolve
 from ptft_jax.training.execution import Execution
 from ptft_jax.training.hooks import Moment
@@ -68,6 +70,7 @@ class Run:
       feed: gives the rows of each step (`ptft_jax.data.feed`), those that `batches` gives from a step on; or `rollouts`.
       prompts, rollouts: what the model answers to learn from its answers; None where it does not.
       source: the data that forgetting is measured on, or None.
+      pinned: the checkpoints of the models that score answers, of a run that has begun (`ptft_jax.training.scorers`).
       answers: questions that it answers at evaluations, or None.
       eval_batches, test_batches: batches of each set that is evaluated on the way, and once at the end.
     """
@@ -110,6 +113,7 @@ class Run:
         pairing.check_samples(c.objective.name, c.samples.prompts, c.tables.objectives)
         asked = c.eval.answers.verifiers
         pairing.check_samples(c.objective.name, asked, c.tables.objectives, "eval.answers.verifiers")
+        self.pinned = scorers.pinned(c, self.workdir)
         with clock("data"):
             self._load_data(init["fresh"])
         c = self.config
@@ -117,7 +121,7 @@ class Run:
         self._reading = {"batch_size": c.data.batch_size, "seed": c.seed, "prefetch": c.data.prefetch}
         self.feed: Feed = self.rollouts or Indexed(lambda step: self.batches(start=step))
         built = self.prompts.verifiers if self.prompts else {}
-        self.answers = answers.of_run(c, self.trainer.model, self.tokenizer, self.adapters, built)
+        self.answers = answers.of_run(c, self.trainer.model, self.tokenizer, self.adapters, built, self.pinned)
         self.selection = self._selection()
         self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
         self.sampler = previews.build(c, self.trainer.model, self.trainer.partition, self.tokenizer)
@@ -182,6 +186,11 @@ class Run:
         for found in self._by_objective():
             made.into(found)
 
+    @property
+    def verifiers(self) -> list[Verifier]:
+        """All that score its answers, in training and evaluation."""
+        return [verifier for part in (self.prompts, self.answers) if part for verifier in part.verifiers.values()]
+
     def _by_objective(self) -> list[list[Rows]]:
         """The batches of each set that the run's own objective measures."""
         sets = self.eval_batches | self.test_batches
@@ -234,7 +243,7 @@ class Run:
         self.known_tokens = parent.vocab_size if parent else 0
         self.adapters = pipeline.numbered(c.data, c.tune.adapters)
         self.builder = builders.build(c.objective, self.tokenizer, c.model.causal)
-        self.prompts = Prompts(c, self.tokenizer) if self.builder.sampled else None
+        self.prompts = Prompts(c, self.tokenizer, self.pinned) if self.builder.sampled else None
         options: dict[str, Any] = {"steps": c.training.steps, "epochs": c.training.epochs, "seed": c.seed}
         options["draws"] = self.prompts.draws if self.prompts else None
         self.data = pipeline.training(c.data, self.tokenizer, self.builder, **options, head=self._start_head(fresh))

@@ -193,15 +193,16 @@ def _with_direction(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_answers(values: dict[str, Any]) -> dict[str, Any]:
-    """A config whose answers are rewarded, with `eval.answers` as in training where it has no verifiers: held-out prompts tell how good
-    the model is."""
+    """A config whose answers are rewarded, with `eval.answers` as in training where it has no verifiers, and as long answers where it says
+    nothing: held-out prompts tell how good the model is."""
     spec = tables(tuple(values["plugins"])).objectives[values["objective"]["name"]]
     policy, answers = values["objective"]["policy"], values["eval"]["answers"]
-    if spec.builder.sampled and policy["verifiers"] and not answers["verifiers"]:
-        answers["verifiers"], defaults = policy["verifiers"], dict(configs.fields())
-        for name in ("reference", "stop", "max_new_tokens"):
-            if answers[name] == defaults[f"eval.answers.{name}"].default:
-                answers[name] = policy[name]
+    if spec.builder.sampled and policy["verifiers"]:
+        same: tuple[str, ...] = ("max_new_tokens",)
+        if not answers["verifiers"]:
+            answers["verifiers"], same = policy["verifiers"], ("reference", "stop", *same)
+        for name in same:
+            answers[name] = answers[name] or policy[name]
     return values
 
 

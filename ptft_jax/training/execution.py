@@ -29,7 +29,7 @@ from ptft_jax.runs.checkpoint import Damaged, best_steps, check_files, has_recor
 from ptft_jax.runs.files import write_bytes, write_json
 from ptft_jax.runs.saving import Checkpoints, read_state
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import outcome, profile, reference
+from ptft_jax.training import outcome, profile, reference, scorers
 from ptft_jax.training.hooks import Hook
 from ptft_jax.training.loop import Loop
 from ptft_jax.training.termination import Terminated, Termination
@@ -222,6 +222,8 @@ class Execution:
             write_bytes(run.workdir / name, data)
         write_json(here.lineage, self._lineage(fingerprint))
         if run.teacher is not None and (words := run.teacher.record(run.workdir)):
+            run.reporter.say(words)
+        for words in scorers.record(run.verifiers, run.workdir):
             run.reporter.say(words)
         write_json(here.environment, {"run_id": uuid.uuid4().hex, **environment.describe()})
         write_json(here.partition, run.trainer.partition.table())

@@ -78,6 +78,11 @@ class Moment:
         self._writer.write(self.step, KIND, {name: float(np.asarray(value)) for name, value in values.items()})
 
 
+class Halted(UserError):
+    """What a hook of the run's own raises to end it where it is: the state is saved, and what is left to do at the step, this hook too, is done by
+    the launch that goes on."""
+
+
 class Hook(NamedTuple):
     """What is done, and when.
 

@@ -25,7 +25,7 @@ from ptft_jax.runs.checkpoint import Damaged
 from ptft_jax.runs.saving import Checkpoints
 from ptft_jax.runs.state import TrainState
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training.hooks import Hook, Moment
+from ptft_jax.training.hooks import Halted, Hook, Moment
 from ptft_jax.training.programs import Program
 from ptft_jax.training.selection import Selection
 from ptft_jax.training.termination import Terminated, Termination
@@ -190,15 +190,18 @@ class Loop:
         return [hook for hook in self.hooks if hook.when(moment)]
 
     def _carry_out(self, due: list[Hook], moment: Moment) -> bool:
-        """Does what is due, in order. False where it had to be left for later."""
+        """Does what is due, in order. False where it had to be left for later. Raises Halted, once the state is saved."""
         before = self.selection.saved()
         try:
             for hook in due:
                 with self._clock("other"):
                     hook.do(moment)
-        except Terminated:
+        except (Terminated, Halted) as e:
             self.selection.restore(before)
             self._save(moment.loop_state, moment.step, None, left=moment)
+            if isinstance(e, Halted):
+                self.checkpoints.wait()
+                raise
             return False
         self._pending = False
         return True

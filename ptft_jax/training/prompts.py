@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import types
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,8 +40,10 @@ class Prompts:
       notes: what people should know before it begins.
     """
 
-    def __init__(self, config: configs.Section, tokenizer: tok.Tokenizer):
-        """Raises UserError for settings that do not fit together."""
+    def __init__(
+        self, config: configs.Section, tokenizer: tok.Tokenizer, pinned: Mapping[str, str] = types.MappingProxyType({})
+    ):
+        """`pinned` as of `ptft_jax.rewards.choosing.chosen`. Raises UserError for settings that do not fit together."""
         p, rows = config.objective.policy, config.data.batch_size
         if not p.verifiers:
             raise UserError(
@@ -57,7 +61,7 @@ class Prompts:
             raise UserError(
                 "config.data.batch_size = 1: an answer is rewarded by how it compares with others: expected 2 or more"
             )
-        self.verifiers = chosen(p.verifiers, config, f"{FIELD}.verifiers")
+        self.verifiers = chosen(p.verifiers, config, f"{FIELD}.verifiers", pinned=pinned)
         self.samples, self._new, self._reference, self._stop = p.samples, p.max_new_tokens, p.reference, p.stop
         self._data, self._tokenizer = config.data, tokenizer
         self.draws = Draws(rows // p.samples, p.updates, self._chosen)

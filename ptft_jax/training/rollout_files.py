@@ -25,12 +25,12 @@ def write(path: pathlib.Path, header: Mapping[str, Any], rows: Sequence[Mapping[
     write_text(path, json.dumps(first, ensure_ascii=False) + "\n" + text)
 
 
-def read(path: pathlib.Path, header: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """The answers of a rollout with this header; None where there is none, another, or only part of it. Raises UserError where it is
-    damaged."""
+def read(path: pathlib.Path, header: Mapping[str, Any] | None = None) -> list[dict[str, Any]] | None:
+    """The answers of a rollout with this header, by default any; None where there is none, another, or only part of it. Raises UserError
+    where it is damaged."""
     first, *rows = read_rows(path) or [{}]
     digest = first.pop("digest", "")
-    if first != {**header, "answers": len(rows)}:
+    if "answers" not in first or first != {**(first if header is None else header), "answers": len(rows)}:
         return None
     if digest != cache.digest(path.read_bytes().partition(b"\n")[2]):
         raise UserError(f"{path}: is damaged: its answers are not as they were written")

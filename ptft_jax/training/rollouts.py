@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -23,18 +22,21 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.answers import row_of, shown
 from ptft_jax.evaluation.samples import ENDED, Continuation, Written, written_ids
 from ptft_jax.model.decode import Sampling
-from ptft_jax.objectives.policy import FACTS, deviation
+from ptft_jax.objectives.policy import ASKED, deviation
+from ptft_jax.objectives.ppo import explained
 from ptft_jax.parallel import processes
 from ptft_jax.rewards.base import Score, Task, Unscored, scored_all
 from ptft_jax.runs.checkpoint import together
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import rollout_files
-from ptft_jax.training.hooks import Hook, Moment
+from ptft_jax.training import redrawing, rollout_files
+from ptft_jax.training.answer_rows import AnswerRows, answer_of
+from ptft_jax.training.hooks import Halted, Hook, Moment
 from ptft_jax.training.prompts import FIELD, Prompts
 from ptft_jax.training.trainer import Trainer
 
 FORM = 1  # of the files
 Row = dict[str, Any]  # of an answer, as its file has it
+_ByToken = Callable[[Any, Any], jax.Array]  # (parameters, batch) -> float32 [B, T]
 
 
 class Rollouts:
@@ -72,6 +74,8 @@ class Rollouts:
             raise UserError(
                 f"config.{FIELD}.overlong_buffer = {self._buffer}: expected at most {FIELD}.max_new_tokens = {self._new}"
             )
+        # Else no answer is compared with others to its prompt.
+        self._redraws = p.resample if trainer.objective.least > 1 else 0
         self._kl = trainer.objective.kl if not trainer.objective.compares else 0.0  # taken off rewards
         self._jitted = config.parallel.compile == "jit"
         self._part = self._size // config.training.micro_batches
@@ -79,6 +83,10 @@ class Rollouts:
             data.sets, data.mixture, batch_size=prompts.draws.rows, seed=config.seed, process=0, processes=1
         )
         self._model = dataclasses.replace(trainer.model, constrain=None)
+        bits = -(-self._model.spec.vocab_size // 8) if self._sampling.truncates else 0
+        self._form = AnswerRows(
+            self._length, trainer.objective.value_head, bool(self._kl), bits, ASKED if self._redraws else ()
+        )
         self._held: tuple[int, Rows] | None = None
 
     def next(self, step: int, state: Any) -> Rows:
@@ -88,14 +96,15 @@ class Rollouts:
         if self._held is None or self._held[0] != number:
             whole = self._trainer.program.whole(state)
             if int(whole.step) != step:  # the run has ended
-                return self._mine(self._empty(self._size))
+                return self._mine(self._form.empty(self._size))
             rows = self._kept(number, step) if lag and step != self._first_step else self._made(number, whole)
-            self._held = number, self._mine(self._arrays(rows))
+            self._held = number, self._mine(self._form.batch(rows))
         return self._held[1]
 
     def forms(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes and dtypes of a batch, of all processes."""
-        return {name: jax.ShapeDtypeStruct((self._size, *v.shape[1:]), v.dtype) for name, v in self._empty(1).items()}
+        row = self._form.empty(1)
+        return {name: jax.ShapeDtypeStruct((self._size, *v.shape[1:]), v.dtype) for name, v in row.items()}
 
     @property
     def hooks(self) -> list[Hook]:
@@ -109,10 +118,10 @@ class Rollouts:
     def _check_mismatch(self, moment: Moment) -> None:
         found = moment.metrics.get("mismatch", 0.0)
         if found > self._bound:
-            raise UserError(
+            raise Halted(
                 f"step {moment.step}: the log-probabilities of the answers' tokens are {found:.3g} nats apart, on average, between sampling "
                 f"and the step that learns from them, more than config.{FIELD}.max_mismatch = {self._bound:g}: the same command with a higher bound "
-                "(0 = none) goes on from the last checkpoint; or begin another run with model.dtype='float32', no dropout (model.dropout, "
+                "(0 = none) goes on from there; or begin another run with model.dtype='float32', no dropout (model.dropout, "
                 "tune.METHOD.dropout) and no tune.mixout"
             )
 
@@ -129,21 +138,55 @@ class Rollouts:
         }
 
     def _kept(self, number: int, step: int) -> list[Row]:
-        """The answers of a rollout that was made before the run stopped."""
+        """The answers of a rollout that was made before the run stopped, those that are learned from."""
         path, header = Workdir(self._workdir).rollout(number), self._header(number)
         found = processes.shared(together(lambda: rollout_files.read(path, header) if processes.main() else None))
-        if found is None or len(found) != self._size:
+        kept = redrawing.kept(found or [])
+        if len(kept) != self._size:
             first = number * self._updates
             raise UserError(
                 f"{path}: the answers that steps {first + 1} to {first + self._updates} learn from are not there, or are another run's, and the "
                 f"model that wrote them is gone: the run cannot go on from step {step}; another can, with new answers: "
                 f"--config.init.from={self._workdir}@{step} --config.init.optimizer=True"
             )
-        return found
+        return kept
 
     def _made(self, number: int, whole: Any) -> list[Row]:
-        prompts = [self._prompts.asked(int(s), int(r)) for s, r in zip(*self._drawn.addresses(number))]
-        asked = [prompt for prompt in prompts for _ in range(self._prompts.samples)]
+        """The answers of a new rollout, those that are learned from. All that were written are kept in its file."""
+        samples, count = self._prompts.samples, self._size // self._prompts.samples
+        first = self._first_prompt(number, count)
+        rows = self._asked(number, 0, range(first, first + count), whole)
+        for again in range(1, self._redraws + 1):
+            if not (missing := count - redrawing.varied(rows, samples)):
+                break
+            first = rows[-1]["number"] + 1
+            rows += self._asked(number, again, range(first, first + missing), whole)
+        if self._redraws:
+            redrawing.choose(rows, samples, count)
+        kept = redrawing.kept(rows)
+        self._reward(kept, whole)
+        together(lambda: self._keep(number, rows) if processes.main() else None)
+        return kept
+
+    def _first_prompt(self, number: int, count: int) -> int:
+        """The number of the first prompt of a rollout that has `count`. Where prompts are drawn again it follows that of the last one of the
+        rollout before."""
+        if not self._redraws or number == self._first_step // self._updates:
+            return number * count
+        path, header = Workdir(self._workdir).rollout(number - 1), self._header(number - 1)
+        before = processes.shared(together(lambda: rollout_files.read(path, header) if processes.main() else None))
+        if not before:
+            raise UserError(
+                f"{path}: is not there, or is another run's, so that nobody knows which prompts were asked before step {number * self._updates + 1}: "
+                f"put it back, or begin another run: --config.init.from={self._workdir} --config.init.optimizer=True"
+            )
+        return before[-1]["number"] + 1
+
+    def _asked(self, number: int, again: int, numbers: range, whole: Any) -> list[Row]:
+        """Answers to prompts of these numbers, with their scores; `again`: how often prompts were drawn again for the rollout."""
+        size = self._prompts.draws.rows
+        places = [[int(part[n % size]) for part in self._drawn.addresses(n // size)] for n in numbers]
+        asked = [prompt for place in places for prompt in [self._prompts.asked(*place)] * self._prompts.samples]
         written = written_ids(
             self._model,
             self._trainer.partition.merge(whole.trainable, whole.frozen),
@@ -151,7 +194,7 @@ class Rollouts:
             [ids for _, ids in asked],
             max_new_tokens=self._new,
             sampling=self._sampling,
-            seed=mixed(self._seed, Use.ROLLOUT, number),
+            seed=mixed(self._seed, Use.ROLLOUT, number, *([again] if again else [])),
             stop=self._prompts.stop,
             apart=True,
             check=self.check,
@@ -160,6 +203,9 @@ class Rollouts:
             support=self._sampling.truncates,
         )
         rows = [_row(*row) for row in zip(asked, written)]
+        if self._redraws:
+            for place, row in enumerate(rows):
+                row |= {"number": numbers[place // self._prompts.samples], "again": again}
         check = self.check if jax.process_count() == 1 else _go_on  # several ask equally often, and one of them scores
         tasks = [task for task, _ in asked]
         found = processes.shared(
@@ -167,8 +213,7 @@ class Rollouts:
         )
         for row, scores in zip(rows, found):
             row["scores"] = scores
-        self._reward(rows, whole)
-        together(lambda: self._keep(number, rows) if processes.main() else None)
+        self._sum(rows)
         return rows
 
     def _keep(self, number: int, rows: Sequence[Row]) -> None:
@@ -183,13 +228,14 @@ class Rollouts:
     ) -> list[dict[str, Any]]:
         """Of each answer {verifier: its score}: those of the file where a launch that was killed after it had scored the same answers,
         as a verifier may score them otherwise now."""
-        before = self._before(number)
+        again = rows[0].get("again", 0)
+        before = [row for row in self._before(number) if row.get("again", 0) == again]
         if [row["ids"] for row in before] == [row["ids"] for row in rows]:
             return [row["scores"] for row in before]
         verifiers, texts = self._prompts.verifiers, [row["answer"] for row in rows]
         try:
             found = {name: scored_all(name, verifier, texts, tasks, check) for name, verifier in verifiers.items()}
-            if not any(all(isinstance(score, Score) for score in scores) for scores in zip(*found.values())):
+            if not again and not any(all(isinstance(one, Score) for one in scores) for scores in zip(*found.values())):
                 name, lost = next(
                     (name, s) for name, scores in found.items() for s in scores if isinstance(s, Unscored)
                 )
@@ -208,88 +254,84 @@ class Rollouts:
         except UserError:
             return []
 
-    def _reward(self, rows: list[Row], whole: Any) -> None:
-        """Fills in what follows from scores: rewards, advantages, and which answers count."""
+    def _sum(self, rows: Sequence[Row]) -> None:
+        """Fills in rewards."""
         for row in rows:
             values = [score["value"] for score in row["scores"].values()]
             row["unscored"] = None in values
             row["reward"] = 0.0 if row["unscored"] else sum(values)
             row["penalty"] = _overlong(row["tokens"], self._new, self._buffer)
-            row["kl"] = 0.0
+
+    def _reward(self, rows: list[Row], whole: Any) -> None:
+        """Fills in what follows from rewards: advantages, which answers count, and what values learn."""
+        batch, ahead = self._form.tokens(rows), np.zeros((len(rows), self._length))
         if self._kl:
-            for row, kl in zip(rows, self._divergences(rows, whole)):
-                row["kl"] = float(kl)
+            behind = self._by_parts(self._of_reference, whole.anchor, whole.frozen, batch)
+            ahead = batch["sampled"] - behind  # of each token
+        for row, kl in zip(rows, ahead.sum(axis=1).tolist()):
+            row["kl"] = kl
         groups = (len(rows) // self._prompts.samples, self._prompts.samples)
         rewards = np.array([row["reward"] - row["penalty"] for row in rows]).reshape(groups)
-        held = self._kl * np.array([row["kl"] for row in rows]).reshape(groups)
         known = ~np.array([row["unscored"] for row in rows]).reshape(groups)
-        advantages = self._objective.advantages(rewards, held, known.astype(float))
         everywhere = np.ones(groups, bool)
         spreads = deviation(rewards, known.astype(float), 1) * everywhere
-        most, least = (np.where(known, rewards, -sign * np.inf) for sign in (1, -1))
-        alike = (most.max(axis=1, keepdims=True) <= least.min(axis=1, keepdims=True)) & (groups[1] > 1) & everywhere
+        alike = redrawing.alike(rows, self._prompts.samples)[:, None] & everywhere
         ended = np.array([row["reason"] in ENDED for row in rows]).reshape(groups)
         counts = known & ~((self._drop["alike"] & alike) | (self._drop["overlong"] & ~ended))
-        if not counts.any():  # a step needs a weight to divide by: all count, and none is better than another
-            counts, advantages = known, 0 * advantages
-        told = {"advantage": advantages, "counts": counts, "reward_std": spreads, "alike": alike, "ended": ended}
+        none = not counts.any()  # a step needs a weight to divide by: all count, and none is better than another
+        told = {"counts": known if none else counts, "reward_std": spreads, "alike": alike, "ended": ended}
+        if self._objective.value_head:
+            self._value(rows, batch, -self._kl * ahead, rewards.reshape(-1), none, whole)
+        else:
+            held = self._kl * ahead.sum(axis=1).reshape(groups)
+            told["advantage"] = self._objective.advantages(rewards, held, known.astype(float)) * (not none)
         for name, values in told.items():
             for row, value in zip(rows, values.reshape(-1).tolist()):
                 row[name] = value
 
-    @functools.cached_property
-    def _of_reference(self) -> Callable[[Any, Any], jax.Array]:
-        """(parameters, batch) -> float32 [B], the log-probability of each answer; compiled once."""
-        objective, model = self._objective, self._trainer.model
-        layout = NamedSharding(self._trainer.mesh, PartitionSpec()) if self._jitted else None
-        return jax.jit(
-            lambda params, batch: jnp.sum(objective.by_reference(model, params, batch), axis=1), out_shardings=layout
-        )
-
-    def _divergences(self, rows: list[Row], whole: Any) -> np.ndarray:
-        """float [rows]: of each answer the sum of log-probabilities as sampled less those of the reference."""
-        trainer = self._trainer
-        params = trainer.partition.merge(whole.anchor, whole.frozen)
-        unknown: Row = {"advantage": 0.0, "counts": True, **dict.fromkeys(FACTS, 0.0)}
-        batch = self._arrays([{**unknown, **row} for row in rows])
-        found = []
-        for first in range(0, len(rows), self._part):
-            part = self._mine({name: values[first : first + self._part] for name, values in batch.items()})
-            placed = trainer.program.place(part) if self._jitted else jax.device_put(part)
-            found.append(np.asarray(self._of_reference(params, placed)))
-        return batch["sampled"].sum(axis=1) - np.concatenate(found)
-
-    # Arrays
-
-    def _empty(self, count: int) -> Rows:
-        """A batch of so many answers that has none."""
-        shape = (count, self._length)
-        out: Rows = {name: np.zeros(shape, np.int32) for name in ("inputs", "targets", "positions", "segments")}
-        out |= {name: np.zeros(shape, np.float32) for name in ("weights", "sampled")}
-        out |= {name: np.zeros(count, np.float32) for name in ("advantages", "counts", *FACTS)}
-        if self._kl:
-            out["kl"] = np.zeros(count, np.float32)
-        if self._sampling.truncates:
-            out["support"] = np.zeros((*shape, -(-self._model.spec.vocab_size // 8)), np.uint8)
-        return out
-
-    def _arrays(self, rows: Sequence[Mapping[str, Any]]) -> Rows:
-        """The batch of answers, as `ptft_jax.objectives.policy.Policy.loss_of` has it."""
-        out = self._empty(len(rows))
+    def _value(
+        self, rows: list[Row], batch: Rows, held_BT: np.ndarray, rewards_B: np.ndarray, none: bool, whole: Any
+    ) -> None:
+        """Fills in of each token of an answer its value, its advantage and what its value is to be, by the reward of each token and that
+        of the whole answer, which comes with the last. `none`: no answer counts as better than another."""
+        found_BT = self._by_parts(self._of_values, whole.trainable, whole.frozen, batch)
+        values, rewards = [], []
+        for row, held, found, reward in zip(rows, held_BT, found_BT, rewards_B):
+            here = answer_of(row)
+            values.append(found[here].astype(float))
+            rewards.append(held[here].astype(float))
+            rewards[-1][-1] += reward
+        known = [not row["unscored"] for row in rows]
+        advantages, returns = self._objective.estimated(rewards, values, known)
+        share = explained(*(np.concatenate([a for a, k in zip(part, known) if k]) for part in (returns, values)))
         for n, row in enumerate(rows):
-            ids, stop = np.asarray(row["ids"], np.int32), len(row["ids"]) - 1
-            here = slice(row["prompt_tokens"] - 1, stop)
-            out["inputs"][n, :stop], out["targets"][n, :stop] = ids[:-1], ids[1:]
-            out["positions"][n, :stop], out["segments"][n, :stop] = np.arange(stop), 1
-            out["weights"][n, here], out["sampled"][n, here] = 1, row["log_probs"]
-            out["advantages"][n], out["counts"][n] = row["advantage"], row["counts"]
-            for name in FACTS:
-                out[name][n] = row[name]
-            if "kl" in out:
-                out["kl"][n] = row["kl"]
-            if "support" in out:
-                out["support"][n, here] = rollout_files.unpacked(row["support"], len(row["log_probs"]))
-        return out
+            row["values"], row["returns"] = values[n].tolist(), returns[n].tolist()
+            row["advantages"] = (0 * advantages[n] if none else advantages[n]).tolist()
+            row["explained"], row["varied"] = share or 0.0, share is not None
+
+    @functools.cached_property
+    def _of_reference(self) -> _ByToken:
+        """The log-probability of each token of answers; compiled once."""
+        return self._compiled(self._objective.by_reference)
+
+    @functools.cached_property
+    def _of_values(self) -> _ByToken:
+        """Likewise what the rest of the answer is worth."""
+        return self._compiled(self._objective.values)
+
+    def _compiled(self, function: Callable[..., jax.Array]) -> _ByToken:
+        layout = NamedSharding(self._trainer.mesh, PartitionSpec()) if self._jitted else None
+        return jax.jit(functools.partial(function, self._trainer.model), out_shardings=layout)
+
+    def _by_parts(self, function: _ByToken, changed: Any, frozen: Any, batch: Rows) -> np.ndarray:
+        """float32 [rows, T]: what a function gives of the answers of a batch, as many at a time as a step has. The parameters as of
+        `Partition.merge`."""
+        params, found = self._trainer.partition.merge(changed, frozen), []
+        for first in range(0, len(batch["inputs"]), self._part):
+            part = self._mine({name: values[first : first + self._part] for name, values in batch.items()})
+            placed = self._trainer.program.place(part) if self._jitted else jax.device_put(part)
+            found.append(np.asarray(function(params, placed)))
+        return np.concatenate(found)
 
     def _mine(self, batch: Rows) -> Rows:
         """This process' rows."""

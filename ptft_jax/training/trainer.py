@@ -141,6 +141,7 @@ class Trainer(Compiled):
         self.tuned = bool(c.init.from_ and not c.init.optimizer) if tuned is None else tuned
         self.config = c
         self._fresh = tuple(c.init.fresh) if self.tuned else ()
+        self.objective = objectives.build(c.objective)
         self.new_rows = c.tokenizer.new_rows if c.tokenizer.add and self.tuned else ""
         pairing.check_model(c.objective.name, c.model, c.tables.objectives)
         mesh = mesh or meshes.make(c.parallel.replica, c.parallel.fsdp)
@@ -163,7 +164,7 @@ class Trainer(Compiled):
                 self.notes.append(f"tune.method={c.tune.method!r}, as the adapter of config.init.adapter has it")
             if self.adapter.note:
                 self.notes.append(self.adapter.note)
-        self.model = Transformer(spec, self.adapter, constrain)
+        self.model = Transformer(spec, self.adapter, constrain, value_head=self.objective.value_head)
         if self.model.quantization and not self.tuned:
             raise UserError("config.tune.quantize.format: without init.from there is no base to quantize")
         self._check_length()
@@ -193,10 +194,10 @@ class Trainer(Compiled):
         by_rule = c.tune.rates or self.adapter is not None
         partition = Partition.of(
             shapes,
-            adapters.rates(c.tune, self._fresh),
+            self._values_first(adapters.rates(c.tune, self._fresh)),
             "config.tune.rates" if by_rule else f"config.tune.train = {c.tune.train!r}",
             layer_decay=c.tune.layer_decay,
-            phases=[(phase.name, phase.rules(self._fresh)) for phase in self.phases],
+            phases=[(phase.name, self._values_first(phase.rules(self._fresh))) for phase in self.phases],
             kept=precision.Kept(c.training.state_dtype, is_added),
         )
         self.wide = precision.read_wide(partition, shapes, is_added)
@@ -207,6 +208,12 @@ class Trainer(Compiled):
                 f"training.state_dtype={c.training.state_dtype!r}"
             )
         return partition
+
+    def _values_first(self, rules: Sequence[tuple[str, float]]) -> Sequence[tuple[str, float]]:
+        """Rules of what trains, by which the value head does, where there is one: it starts without knowing anything."""
+        if not self.model.value_head:
+            return rules
+        return ((specs.VALUES, self.config.objective.policy.value_rate), *rules)
 
     def _refuse_frozen_new(self, partition: Partition) -> None:
         """What is re-initialized has to train: random numbers would stay in the model, and no checkpoint of an adapter would
@@ -225,7 +232,6 @@ class Trainer(Compiled):
         c = self.config
         rate = c.optimizer.learning_rate or default_rate(c.as_dict(), self.tuned)
         self.learning_rate = phases.scaled(schedules.from_config(c.optimizer, c.training.steps, rate), self.phases)
-        self.objective = objectives.build(c.objective)
         started = self.tuned or c.init.optimizer
         alone = self.objective.needs_parent and not self.objective.needs_reference and not started
         if alone and not c.objective[self.objective.section].from_random:

@@ -106,7 +106,7 @@ def model(
     else:
         written = export.to_folder(exported, out, dtype=dtype, summary=summary, shard_bytes=int(shard_gb * 1e9))
     say_chosen(loaded.source)
-    return written
+    return written | _lost_values(loaded.source)
 
 
 def adapter(
@@ -139,7 +139,15 @@ def adapter(
     # The format has no place for how the base is kept: whoever loads it quantizes it, or not.
     written |= {"trained_on": dataclasses.asdict(source.quantization)} if source.quantization else {}
     say_chosen(source)
-    return written | _lost_names(source, chain[1])
+    return written | _lost_values(source) | _lost_names(source, chain[1])
+
+
+def _lost_values(source: Any) -> dict[str, str]:
+    """What an export leaves out of a run with a value head."""
+    from ptft_jax.runs import source as restore
+
+    has = isinstance(source, restore.Source) and source.has_values
+    return {"without": "the value head, which only training needs"} if has else {}
 
 
 def _lost_names(source: Any, base: dict[str, Any]) -> dict[str, Any]:

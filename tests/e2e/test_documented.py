@@ -268,6 +268,7 @@ def test_every_config_file_is_covered():
         "feedback/reward.py",  # tests/e2e/test_pages.py
         "feedback/dpo.py",  # tests/e2e/test_pages.py
         "feedback/grpo.py",  # tests/e2e/test_pages.py
+        "feedback/ppo.py",  # tests/e2e/test_pages.py
         "feedback/distill.py",  # tests/e2e/test_pages.py
     }, "test the new one"
 

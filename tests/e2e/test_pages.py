@@ -90,6 +90,9 @@ def test_feedback(tmp_path):
     rewarded = summary(tmp_path, "grpo")
     assert rewarded["selected"]["metric"] == "validation/answers/regex" and rewarded["selected"]["value"] > 0.4
     assert len(list((tmp_path / "runs/grpo/rollouts").iterdir())) == 10
+    assert "right answer" in (tmp_path / "answers.html").read_text()
+    valued = summary(tmp_path, "ppo")
+    assert valued["finished"] and valued["step"] == 8 and len(list((tmp_path / "runs/ppo/rollouts").iterdir())) == 2
     taught = summary(tmp_path, "small")
     assert taught["after"]["validation/kl"] < 0.5 and taught["after"]["validation/agreement"] > 0.8
 

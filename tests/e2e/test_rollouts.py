@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from ptft_jax.errors import UserError
+from ptft_jax.model import decode
 from ptft_jax.objectives.policy import FACTS
+from ptft_jax.params.rules import flatten
 from ptft_jax.reporting import run_report
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs import checkpoint
+from ptft_jax.runs import checkpoint, loading
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import assembly, completion
+from ptft_jax.verbs import export
 from tests.helpers import TIMED, quiet_train, random_batch, repeats, tiny_config, train
 
 
@@ -67,20 +70,31 @@ def rollouts(folder):
     return rows
 
 
+KINDS = {
+    "grpo": dict(objective__policy__kl=0.01, objective__policy__top_p=0.9),
+    "ppo": dict(
+        objective__name="ppo", objective__policy__kl=0.01, objective__policy__kl_estimator="k1", objective__policy__average="token",
+        objective__policy__value_rate=3.0, tune__method="lora", optimizer__learning_rate=1e-2,
+    ),
+    "drawn again": dict(objective__policy__kl=0.01, objective__policy__resample=2),
+}  # fmt: skip
+
+
 @pytest.mark.heavy
-def test_it_learns_and_goes_on_in_the_middle_of_a_rollout(base, tmp_path, cache):
-    """Truncated sampling, two updates of each rollout, held near the parent. A run that fails, and goes on
+@pytest.mark.parametrize("kind", repeats(KINDS, "grpo", "ppo"))
+def test_it_learns_and_goes_on_in_the_middle_of_a_rollout(base, tmp_path, cache, kind):
+    """Two updates of each rollout, held near the parent: truncated sampling; an adapter and a value head. A run that fails, and goes on
     from a checkpoint between these updates, is the same bit for bit, and asks each prompt as often."""
     source = questions(tmp_path / "questions")
     config = policy_config(
-        tmp_path, source, init__from_=str(base), objective__policy__updates=2, objective__policy__kl=0.01, objective__policy__top_p=0.9,
-        data__batch_size=64, training__steps=24, eval__every=24, checkpoint__every=3, eval__answers__verifiers=("exact",),
-        eval__answers__max_new_tokens=4, eval__answers__temperature=1.0, eval__parent_data=False,
+        tmp_path, source, init__from_=str(base), objective__policy__updates=2, data__batch_size=64, training__steps=24, eval__every=24,
+        checkpoint__every=3, eval__answers__verifiers=("exact",), eval__answers__max_new_tokens=4, eval__answers__temperature=1.0,
+        eval__parent_data=False, **KINDS[kind],
     )  # fmt: skip
     summary = quiet_train(config, tmp_path / "whole")
     name = "validation/answers/exact"
     assert summary["selected"]["metric"] == name
-    assert summary["last"][name] > summary["before"][name] + 0.2, (summary["before"][name], summary["last"][name])
+    assert summary["last"][name] > summary["before"][name] + 0.1, (summary["before"][name], summary["last"][name])
 
     def fail(at):
         raise OSError("the disk of this process is gone")
@@ -100,6 +114,10 @@ def test_it_learns_and_goes_on_in_the_middle_of_a_rollout(base, tmp_path, cache)
     assert all(row["ratio"] == pytest.approx(1.0, abs=1e-3) and row["mismatch"] < 1e-4 for row in steps[::2])
     assert all(row["mismatch"] > 1e-4 for row in steps[1::2]) and any(row["clipped"] > 0 for row in steps[1::2])
     assert steps[0]["kl"] == pytest.approx(0, abs=1e-6) and steps[-1]["kl"] > 1e-3
+    if kind == "ppo":
+        return has_values(tmp_path, steps)
+    if kind == "drawn again":
+        return asks_all(tmp_path, steps)
     found = rollouts(tmp_path / "whole")
     assert len(found) == 12 and found[3][0]["steps"] == [6, 8]
     asked = [row["where"] for _, *rows in found for row in rows[::8]]
@@ -120,6 +138,37 @@ def test_it_learns_and_goes_on_in_the_middle_of_a_rollout(base, tmp_path, cache)
     run_report.write([tmp_path / "whole"], tmp_path / "report.html")
     assert "training reward" in (tmp_path / "report.html").read_text()
     refused_in_the_middle(config, tmp_path)
+
+
+def asks_all(folder, steps):
+    """Each prompt in its turn, those that are drawn again too."""
+    found = [row for _, *rows in rollouts(folder / "whole") for row in rows]
+    assert [row["number"] for row in found[::8]] == list(range(len(found) // 8))
+    where = [row["where"] for row in found[::8]]
+    assert len(set(where[:96])) == 96 < len(where) < 12 * 8 * 3  # as many as an epoch has
+    assert all(row["alike"] == 0 or row["rounds"] == 3 for row in steps)
+    assert np.mean([row["alike_asked"] for row in steps]) > np.mean([row["alike"] for row in steps]) + 0.05
+
+
+def has_values(folder, steps):
+    """Advantages are of tokens, by values that begin at 0; the head that learns them is in no model that is made of the run."""
+    assert steps[0]["value"] == 0 < steps[-1]["value"] and steps[0]["explained_variance"] == 0
+    assert any(row["value_clipped"] > 0 for row in steps[1::2])
+    for _, *rows in rollouts(folder / "whole"):
+        found = np.concatenate([row["advantages"] for row in rows])
+        assert found.mean() == pytest.approx(0, abs=1e-6) and found.std(ddof=1) == pytest.approx(1, abs=1e-4)
+        row = rows[0]
+        assert len(row["values"]) == len(row["returns"]) == row["tokens"] and "advantage" not in row
+        last = row["reward"] - 0.01 * (row["kl"] if row["tokens"] == 1 else 0)
+        assert row["tokens"] > 1 or row["returns"][-1] == pytest.approx(last)
+    loaded = loading.load(folder / "whole")
+    assert not [path for path in flatten(loaded.params) if "value_head" in path]
+    assert decode.generate(loaded.model, loaded.params, [[97]], max_new_tokens=2)
+    written = export.adapter(str(folder / "whole"), folder / "adapter", family="", base="base")
+    assert written["without"] == "the value head, which only training needs"
+    source = str(folder / "questions")
+    child = policy_config(folder, source, init__from_=str(folder / "whole"), training__steps=2, eval__every=2)
+    assert quiet_train(child, folder / "child")["finished"]  # without one
 
 
 def refused_in_the_middle(config, folder):
@@ -218,6 +267,12 @@ def test_prompts_without_room_are_left_out_where_that_is_asked(tmp_path, cache):
     asked = [run.prompts.asked(0, n) for n in range(len(rows))]
     assert len(asked) == run.data.mixture.sizes[0] > 10 and all(task.prompt.startswith("a") for task, _ in asked)
     assert run.data.table[0]["dropped"] > 20 and run.config.select.metric == "validation/answers/exact"
-    [(name, verifier)] = run.answers._verifiers.items()
+    [(name, verifier)] = run.answers.verifiers.items()
     assert name == "exact" and verifier is run.prompts.verifiers[name]  # such as have a model have it once
     assert run.config.eval.answers.max_new_tokens == 8
+    for said, meant in ((64, 64), (0, 8)):  # what is said stays, be it what others have by default
+        more = {"eval__answers__max_new_tokens": said, "eval__answers__verifiers": ("exact", "f1")}
+        every = policy_config(
+            tmp_path, tmp_path / "long.jsonl", objective__policy__from_random=True, objective__policy__max_new_tokens=8, **more
+        )  # fmt: skip
+        assert completion.resolve(every)[0].eval.answers.max_new_tokens == meant

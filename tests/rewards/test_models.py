@@ -151,7 +151,7 @@ def test_answers_without_a_score_are_a_metric_and_no_part_of_the_mean(reward_mod
     class Written(Answers):
         def __init__(self, **verifiers):
             self.questions = Questions("x", "all", 3, (task(),) * 3, ([1],) * 3, (), ())
-            self._verifiers, self._prefix = verifiers, "answers/"
+            self.verifiers, self._prefix = verifiers, "answers/"
 
     texts = [Continuation("", answer, 3, "end") for answer in ("2", "x" * 80, "3")]
     found, rows = Written(reward_model=RewardModel(reward_model, unscored="drop"))._scored(texts, lambda: None)

@@ -12,7 +12,7 @@ from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.runs import checkpoint
 from ptft_jax.runs.files import read_rows
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training.hooks import Moment, checked
+from ptft_jax.training.hooks import Halted, Moment, checked
 from ptft_jax.training.termination import Terminated
 from tests.helpers import TIMED, quiet_train, stop_at, tiny_config
 
@@ -173,6 +173,22 @@ def test_what_is_no_hook_is_refused_before_anything_is_written(text_file, tmp_pa
     with pytest.raises(UserError, match=words):
         quiet_train(config(text_file), tmp_path / "run", hooks=hooks)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_was_halted_goes_on_from_that_step(text_file, tmp_path, plain):
+    """Between two saves, at an evaluation; what was left to do there is done, and the run is the same bit for bit."""
+    folder, seen = tmp_path / "run", []
+
+    def halt(at):
+        raise Halted(f"step {at.step}: {at.metrics['loss']:.2f} is more than a bound")
+
+    for _ in range(2):  # the same command stops at the same place
+        with pytest.raises(UserError, match="step 4: .* is more than a bound"):
+            quiet_train(config(text_file), folder, hooks=[(lambda at: at.step == 4, halt)])
+        assert Workdir(folder).steps()[-1] == 4 and checkpoint.read_meta(folder, 4)["pending"]
+    quiet_train(config(text_file), folder, hooks=[(lambda at: at.step == 4, lambda at: seen.append(at.step))])
+    assert seen == [4] and sums(folder) == sums(plain)
+    assert rows(folder, "train", "eval", "test") == rows(plain, "train", "eval", "test")
 
 
 def test_every():

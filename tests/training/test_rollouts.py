@@ -9,6 +9,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.objectives.policy import GRPO, RLOO, Reinforce
 from ptft_jax.rewards.base import Function
 from ptft_jax.training import rollout_files
+from ptft_jax.training.answer_rows import AnswerRows
 from ptft_jax.training.rollouts import Rollouts
 from ptft_jax.training.termination import Terminated
 
@@ -18,10 +19,11 @@ def rollouts(objective, samples=2, drop=(), buffer=0, kl=0.0, behind=()):
     made = Rollouts.__new__(Rollouts)
     made._objective, made._kl, made._drop = objective, kl, {name: name in drop for name in ("alike", "overlong")}
     made._new, made._buffer, made._length, made._part = 4, buffer, 8, 4
-    made._jitted, made._sampling = False, types.SimpleNamespace(truncates=False)
+    made._jitted, made._form = False, AnswerRows(8)
     made._prompts = types.SimpleNamespace(samples=samples)
     made._trainer = types.SimpleNamespace(partition=types.SimpleNamespace(merge=lambda *parts: None))
-    made.__dict__["_of_reference"] = lambda params, batch: np.array(behind, np.float32)
+    first = np.eye(1, 8, dtype=np.float32)  # the reference has it all in one place
+    made.__dict__["_of_reference"] = lambda params, batch: np.array(behind, np.float32)[:, None] * first
     return made
 
 
@@ -37,6 +39,7 @@ STATE = types.SimpleNamespace(anchor=None, frozen=None)
 
 
 def told(made, rows, *names):
+    made._sum(rows)
     made._reward(rows, STATE)
     return [[row[name] for row in rows] for name in names]
 
@@ -107,13 +110,52 @@ def test_scores_of_the_same_answers_are_taken_and_scoring_can_be_left(tmp_path):
         made._scores(1, [None] * 4, fresh, leave)
 
 
+def test_prompts_whose_answers_are_alike_are_drawn_again(tmp_path):
+    """Of two prompts a step. No prompt is lost or asked twice, also by a run that goes on; where there are no better ones, alike ones stay."""
+    same, asked = {1, 2, 5, 6, 7, 8, 9}, []
+
+    def begun():
+        made = rollouts(RLOO())
+        made._redraws, made._size, made._updates, made._first_step = 2, 4, 1, 0
+        made._workdir, made._header, made._reward = (
+            tmp_path,
+            lambda number: {"rollout": number},
+            lambda rows, whole: None,
+        )
+
+        def write(number, again, numbers, whole):
+            asked.append((number, again, list(numbers)))
+            rows = answers([r for n in numbers for r in (1.0, 1.0 if n in same else 0.0)], [1, 2] * 2, ["end"] * 4)
+            rows = [row | {"number": numbers[i // 2], "again": again} for i, row in enumerate(rows)]
+            made._sum(rows)
+            return rows
+
+        made._asked = write
+        return made
+
+    def learned(made, number):
+        return [row["number"] for row in made._made(number, None)][::2]
+
+    made = begun()
+    assert learned(made, 0) == [0, 3] and asked == [(0, 0, [0, 1]), (0, 1, [2]), (0, 2, [3])]
+    assert learned(made, 1) == [4, 5] and asked[3:] == [(1, 0, [4, 5]), (1, 1, [6]), (1, 2, [7])]
+    kept = [row for row in rollout_files.read(tmp_path / "rollouts/000001.jsonl", {"rollout": 1}) if row["kept"]]
+    assert [(row["rounds"], row["alike_asked"]) for row in kept] == [(3, 0.75)] * 4
+    again = begun()
+    assert again._kept(1, 2) == kept
+    assert learned(again, 2) == [10, 11] and asked[6:] == [(2, 0, [8, 9]), (2, 1, [10, 11])]
+    (tmp_path / "rollouts/000002.jsonl").unlink()
+    with pytest.raises(UserError, match="000002.jsonl: is not there.* which prompts were asked before step 4"):
+        begun()._made(3, None)
+
+
 def test_a_run_that_goes_on_in_the_middle_of_a_rollout_begins_one():
     """From another run's step 25, of 2 updates each: what that run had sampled is not its own."""
     made = rollouts(RLOO())
     made._updates, made._first_step, made._held = 2, 25, None
     made._trainer.program = types.SimpleNamespace(whole=lambda state: state)
     made._made, made._kept = lambda number, whole: ["made"], lambda number, step: ["kept"]
-    made._arrays = made._mine = lambda rows: rows
+    made._form, made._mine = types.SimpleNamespace(batch=lambda rows: rows), lambda rows: rows
     at = lambda step: types.SimpleNamespace(step=step)  # noqa: E731
     assert [made.next(step, at(step)) for step in (25, 26, 27)] == [["made"]] * 3
     made._held = None

@@ -15,7 +15,8 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders.causal import Causal
 from ptft_jax.errors import UserError
 from ptft_jax.reporting.progress import as_table
-from ptft_jax.verbs.data import statistics, view
+from ptft_jax.training import rollout_files
+from ptft_jax.verbs.data import rewarded, statistics, view
 from tests.data import kinds
 from tests.processes import ptft
 
@@ -54,6 +55,43 @@ def test_tables_have_no_markup_and_no_emoji():
     Console(file=out, width=80).print(as_table("jsonl:[a]/:cat:", rows))
     printed = out.getvalue()
     assert all(text in printed for text in ("jsonl:[a]/:cat:", "text:notes:", "[/]", "[red]x[/red]", "5.0%"))
+
+
+def answered(**more):
+    """Of the prompt "a", the answer "b<" and its end, of which the second token was the better one."""
+    return {
+        "where": "q.jsonl, line 3", "prompt": "a", "answer": "b<", "reference": "c", "tokens": 3, "reason": "end", "prompt_tokens": 1,
+        "ids": [97, 98, 60, 256], "log_probs": [-0.5, -1.0, -0.25], "scores": {"exact": {"value": 0.0, "reason": "'b<' is not 'c'"}}, "reward": 0.0,
+        "penalty": 0.5, "kl": 0.0, "counts": True, "unscored": False, **more,
+    }  # fmt: skip
+
+
+def test_answers_are_shown_with_what_they_were_rewarded_with():
+    valued = answered(advantages=[-0.5, 1.0, 0.0], values=[0.1, 0.2, 0.3], returns=[0.0, 1.0, 0.3])
+    rows = [valued, answered(advantage=-1.0), answered(advantage=0.0, kept=False)]
+    tokenizer = tok.ByteTokenizer()
+    page = rewarded.page("A < B", rows, tokenizer)
+    boxes = re.findall(
+        r'<span class="([\w-]+)[^"]*" style="--size: ([\d.]+)" title="([^"]*)">(.*?)</span>', page, re.DOTALL
+    )
+    assert [(part, html.unescape(text)) for part, _, _, text in boxes[:4]] == [
+        ("context", "a"), ("worse", "b"), ("better", "<"), ("context", "<|endoftext|>"),
+    ]  # fmt: skip
+    assert boxes[2][2] == "id 60, advantage +1, log-probability -1, value 0.2, return 1"
+    assert float(boxes[1][1]) < float(boxes[2][1]) == 1.0, "the largest advantage has the strongest color"
+    assert [part for part, *_ in boxes[4:]] == ["context", *["worse"] * 3, "context", *["left-out"] * 3]
+    assert "right answer: c" in page and html.escape("exact: 0 ('b<' is not 'c')") in page.replace("&#39;", "&#x27;")
+    assert "reward 0, penalty 0.5, advantage +0.167 on average" in page and "other prompts took the place" in page
+    assert rewarded.marked(rewarded.tokens(valued, tokenizer, 1.0)) == "a[b<<|endoftext|>]"
+
+
+def test_answers_of_a_step_that_are_not_there(tmp_path):
+    with pytest.raises(UserError, match="--step=3: .*000001.jsonl is not there.* it has made no step yet"):
+        rewarded.read(tmp_path, 3, 2)
+    rollout_files.write(tmp_path / "rollouts/000000.jsonl", {"rollout": 0}, [answered(advantage=1.0)])
+    assert rewarded.read(tmp_path, 1, 2) == [answered(advantage=1.0)]
+    with pytest.raises(UserError, match="--step=3: .* steps 0 to 1 have some"):
+        rewarded.read(tmp_path, 3, 2)
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -34,19 +36,18 @@ def define() -> None:
 
 def main() -> None:
     args = flags.FLAGS
-    from rich.console import Console
-
-    from ptft_jax.data import batches, cache, class_names, pipeline, survey
+    from ptft_jax.data import batches, class_names, pipeline, survey
     from ptft_jax.verbs.data import view
 
     chosen = selected.load()
     c, data = chosen.config, chosen.config.data
     if args.split == "train" and chosen.builder.sampled:
-        kept = pathlib.Path(args.run or "WORKDIR").expanduser() / "rollouts"
-        raise UserError(
-            f"--split=train: with objective.name={c.objective.name!r} a model learns from answers that it writes itself, which are in "
-            f"{kept}/{args.step // c.objective.policy.updates:06d}.jsonl once that step is made; --split=validation shows prompts with their right answers"
-        )
+        if not args.run or args.data:
+            raise UserError(
+                f"--split=train: with objective.name={c.objective.name!r} a model learns from answers that it writes itself: --run=WORKDIR shows "
+                "those of a run; --split=validation shows prompts with their right answers"
+            )
+        return _rewarded(chosen)
     if args.split == "train":
         options = {"steps": c.training.steps, "epochs": c.training.epochs, "seed": c.seed, "head": chosen.head}
         found = pipeline.training(data, chosen.tokenizer, chosen.builder, **options)
@@ -68,12 +69,9 @@ def main() -> None:
         weights = sum(float(b["weights"].sum()) for b in every)
         facts = [({**found.summary(), "trained": round(weights)}, found.rows.plan.report)]
         titles = [f"{args.split}, row {k}: {data.source}" for k in range(len(batch["inputs"]))]
-    count = min(args.rows or len(titles), len(titles))
+    count = _count(titles)
     shown = [view.row({k: v[i] for k, v in batch.items()}, chosen.tokenizer, chosen.builder) for i in range(count)]
-    out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-    form = getattr(args, "as")
-    if form == "auto":
-        form = "colours" if out.is_terminal else "marks"
+    out, form = _console()
     if form != "json":
         learned = "with loss per epoch" if args.split == "train" else "with loss"
         for row, report in facts:
@@ -95,10 +93,57 @@ def main() -> None:
     if form == "colours":
         out.print(view.legend())
     if args.html:
-        path = places.local(args.html, f"--html={args.html}")
-        page = view.page(f"{args.split} rows of {', '.join(names)}", list(zip(titles, shown)))
-        cache.write_atomic(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
-        print(f"page: {path}")
+        _write(view.page(f"{args.split} rows of {', '.join(names)}", list(zip(titles, shown))))
+
+
+def _rewarded(chosen: selected.Selected) -> None:
+    """Shows answers that a run has learned from at a step."""
+    from ptft_jax.verbs.data import rewarded
+
+    args, updates = flags.FLAGS, chosen.config.objective.policy.updates
+    number = args.step // updates
+    rows = rewarded.read(pathlib.Path(args.run).expanduser(), args.step, updates)
+    steps = f"step {number}" if updates == 1 else f"steps {number * updates} to {(number + 1) * updates - 1}"
+    heading = f"{args.run}: answers that {steps} learned from"
+    rows = rows[: _count(rows)]
+    out, form = _console()
+    if form != "json":
+        out.print(f"{heading}\n")
+    for place, row in enumerate(rows):
+        found = rewarded.tokens(row, chosen.tokenizer, rewarded.largest(rows))
+        lines = [rewarded.title(row, place), rewarded.counted(row)]
+        if form == "json":
+            print(json.dumps(row, ensure_ascii=False))
+            continue
+        for line in lines:
+            out.print(line, style="" if form == "marks" else "bold")
+        out.print(rewarded.marked(found) if form == "marks" else rewarded.colored(found))
+        out.print("\n".join(f"  {fact}" for fact in rewarded.facts(row)), end="\n\n")
+    if args.html:
+        _write(rewarded.page(heading, rows, chosen.tokenizer))
+
+
+def _count(rows: Sequence[Any]) -> int:
+    """How many of them are shown."""
+    return min(flags.FLAGS.rows or len(rows), len(rows))
+
+
+def _console() -> tuple[Any, str]:
+    """What is printed on, and in which form."""
+    from rich.console import Console
+
+    out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    form = getattr(flags.FLAGS, "as")
+    return out, ("colours" if out.is_terminal else "marks") if form == "auto" else form
+
+
+def _write(page: str) -> None:
+    """Writes a page to --html."""
+    from ptft_jax.data import cache
+
+    path = places.local(flags.FLAGS.html, f"--html={flags.FLAGS.html}")
+    cache.write_atomic(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    print(f"page: {path}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -179,6 +179,18 @@ def legend() -> Any:
 def page(title: str, rows: Sequence[tuple[str, list[Token]]]) -> str:
     """A page of HTML that needs nothing else: every token of the rows (title, tokens) as a box of its part's color, with
     its id, position and weight. Text is escaped."""
+    shown = []
+    for name, tokens in rows:
+        there = [t for t in tokens if t.part != "padding"]
+        pieces = [list(group) for _, group in itertools.groupby(there, key=lambda t: t.segment)]
+        shown.append({"title": name, "count": counted(tokens), "pieces": pieces, "padding": len(tokens) - len(there)})
+    words = "point at one for its number, position and weight. Each box is a piece: nothing is attended across boxes"
+    return filled(title, shown, MEANINGS, words)
+
+
+def filled(title: str, rows: Sequence[dict[str, Any]], meanings: Mapping[str, str], words: str) -> str:
+    """The page of rows {"title", "count", "pieces": tokens of each, "padding": a number, "facts": lines below it}, of parts that have
+    `meanings`; `words` say what is to be found where."""
     import jinja2
     import markupsafe
 
@@ -187,9 +199,4 @@ def page(title: str, rows: Sequence[tuple[str, list[Token]]]) -> str:
     )
     mark = markupsafe.Markup("<i>↵</i>\n")
     environment.filters["lines"] = lambda text: mark.join(markupsafe.escape(line) for line in text.split("\n"))
-    shown = []
-    for name, tokens in rows:
-        there = [t for t in tokens if t.part != "padding"]
-        pieces = [list(group) for _, group in itertools.groupby(there, key=lambda t: t.segment)]
-        shown.append({"title": name, "count": counted(tokens), "pieces": pieces, "padding": len(tokens) - len(there)})
-    return environment.get_template("tokens.html").render(title=title, rows=shown, meanings=MEANINGS)
+    return environment.get_template("tokens.html").render(title=title, rows=rows, meanings=meanings, words=words)

@@ -1,0 +1,82 @@
+"""Batches of answers that a model wrote, from the rows of a rollout's file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ptft_jax.data.rows import Rows
+from ptft_jax.objectives.policy import FACTS
+from ptft_jax.training import rollout_files
+
+# What a model with a value head learns from: of each answer, and of each of its tokens.
+_VALUED = ("explained", "varied"), ("advantages", "values", "returns")
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerRows:
+    """What is in a batch, as the `loss_of` of its objective has it (`ptft_jax.objectives.policy`, `ptft_jax.objectives.ppo`).
+
+    Attributes:
+      length: positions of a row.
+      valued: tokens have advantages and values of their own.
+      held: rows say how far they are from a reference.
+      support: bytes per token of what could be sampled; 0 = all tokens could.
+      facts: what is said of each answer beside `FACTS`.
+    """
+
+    length: int
+    valued: bool = False
+    held: bool = False
+    support: int = 0
+    facts: tuple[str, ...] = ()
+
+    def empty(self, count: int) -> Rows:
+        """A batch of so many answers that has none."""
+        each, every = _VALUED if self.valued else (("advantages",), ())
+        out = self._untold(count)
+        out |= {name: np.zeros(count, np.float32) for name in (*each, *self._named)}
+        return out | {name: np.zeros((count, self.length), np.float32) for name in every}
+
+    def batch(self, rows: Sequence[Mapping[str, Any]]) -> Rows:
+        """The batch of answers."""
+        out = self.empty(len(rows)) | self.tokens(rows)
+        each, every = _VALUED if self.valued else ((), ())
+        for n, row in enumerate(rows):
+            if not self.valued:
+                out["advantages"][n] = row["advantage"]
+            for name in (*each, *self._named):
+                out[name][n] = row[name]
+            for name in every:
+                out[name][n, answer_of(row)] = row[name]
+        return out
+
+    def tokens(self, rows: Sequence[Mapping[str, Any]]) -> Rows:
+        """The batch of answers, but for what follows from scores."""
+        out = self._untold(len(rows))
+        for n, row in enumerate(rows):
+            ids, stop, here = np.asarray(row["ids"], np.int32), len(row["ids"]) - 1, answer_of(row)
+            out["inputs"][n, :stop], out["targets"][n, :stop] = ids[:-1], ids[1:]
+            out["positions"][n, :stop], out["segments"][n, :stop] = np.arange(stop), 1
+            out["weights"][n, here], out["sampled"][n, here] = 1, row["log_probs"]
+            if self.support:
+                out["support"][n, here] = rollout_files.unpacked(row["support"], len(row["log_probs"]))
+        return out
+
+    @property
+    def _named(self) -> tuple[str, ...]:
+        return ("counts", *FACTS, *self.facts, *(("kl",) if self.held else ()))
+
+    def _untold(self, count: int) -> Rows:
+        shape = (count, self.length)
+        out: Rows = {name: np.zeros(shape, np.int32) for name in ("inputs", "targets", "positions", "segments")}
+        out |= {name: np.zeros(shape, np.float32) for name in ("weights", "sampled")}
+        return out | ({"support": np.zeros((*shape, self.support), np.uint8)} if self.support else {})
+
+
+def answer_of(row: Mapping[str, Any]) -> slice:
+    """Where in a row of a batch the tokens of an answer are targets."""
+    return slice(row["prompt_tokens"] - 1, len(row["ids"]) - 1)
