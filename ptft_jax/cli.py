@@ -19,6 +19,8 @@ VERBS = {
     "combine": "make one run of several: --method=NAME --run=DIR [--run=DIR ...] --out=DIR",
     "report": "write an HTML report of runs: --run=DIR [--run=DIR ...] --out=FILE",
     "compare": "gain against forgetting and cost of runs of one parent: ptft compare DIR DIR ... [--out=FILE]",
+    "sweep": "runs at every point of some axes: --config=NAME[:ARG] --axis FIELD=A,B --seeds=N --out=DIR",
+    "experiment": "a graph of runs that a file declares: --file=FILE --out=DIR [--dry_run]",
     "bench": "measure beside PyTorch, transformers, PEFT and TRL: [CASE ...] [--out=DIR]",
     "cache": "show the data cache, or clear it: [--clear] [--kind=KIND] [--unused_days=N]",
     "doctor": "check this machine: versions, devices, cache, a compiled step",
