@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ptft_jax.errors import UserError
     from ptft_jax.evaluation.samples import generate
     from ptft_jax.evaluation.standalone import evaluate
+    from ptft_jax.experiments.nodes import Graph
     from ptft_jax.model.sampling import Sampling
     from ptft_jax.runs.loading import load
     from ptft_jax.training.assembly import train
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ptft_jax.training.trainer import Trainer
 
 __all__ = [
+    "Graph",
     "Sampling",
     "Trainer",
     "UserError",
@@ -49,6 +51,7 @@ __all__ = [
 
 # Public name -> the module that defines it under the same name.
 _MODULES = {
+    "Graph": "ptft_jax.experiments.nodes",
     "Sampling": "ptft_jax.model.sampling",
     "Trainer": "ptft_jax.training.trainer",
     "UserError": "ptft_jax.errors",

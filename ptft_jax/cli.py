@@ -22,6 +22,8 @@ VERBS = {
     "archive": "pack runs into one file and delete them: ptft archive DIR ... --out=FILE.tar.gz",
     "report": "write an HTML report of runs: --run=DIR [--run=DIR ...] --out=FILE",
     "compare": "gain against forgetting and cost of runs of one parent: ptft compare DIR DIR ... [--out=FILE]",
+    "sweep": "runs at every point of some axes: --config=NAME[:ARG] --axis FIELD=A,B --seeds=N --out=DIR",
+    "experiment": "a graph of runs that a file declares: --file=FILE --out=DIR [--dry_run]",
     "bench": "measure beside PyTorch, transformers, PEFT and TRL: [CASE ...] [--out=DIR]",
     "cache": "show the data cache, or clear it: [--clear] [--kind=KIND] [--unused_days=N]",
     "doctor": "check this machine: versions, devices, cache, a compiled step",

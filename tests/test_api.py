@@ -31,6 +31,7 @@ def test_importing_it_imports_nothing_else():
 def test_public_names_are_functions_that_are_there():
     from ptft_jax.config.files import recipe
     from ptft_jax.evaluation import samples, standalone
+    from ptft_jax.experiments.nodes import Graph
     from ptft_jax.model.decode import Sampling
     from ptft_jax.runs.loading import load
     from ptft_jax.training.assembly import train
@@ -39,8 +40,8 @@ def test_public_names_are_functions_that_are_there():
     assert (pt.evaluate, pt.generate, pt.load, pt.train) == (standalone.evaluate, samples.generate, load, train)
     assert pt.recipe is recipe
     assert pt.every is every
-    assert pt.UserError is UserError and pt.Sampling is Sampling
-    assert {*FUNCTIONS, "Sampling", "Trainer", "UserError", "__version__"} == set(pt.__all__) <= set(dir(pt))
+    assert pt.UserError is UserError and pt.Sampling is Sampling and pt.Graph is Graph
+    assert {*FUNCTIONS, "Graph", "Sampling", "Trainer", "UserError", "__version__"} == set(pt.__all__) <= set(dir(pt))
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = pt.trian
 

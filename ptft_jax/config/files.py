@@ -68,9 +68,9 @@ def load(reference: str, flag: str = "--config=") -> Config:
             values = _read_json(path)
             return configs.suggest(_valid(path, renamed.current(values) if of_run else values), alone=True)
     make_importable(shipped(), path.resolve().parent)
-    get_config = _function(path)
+    get_config = function(path, "get_config")
     _check_argument(get_config, colon, f"{flag}{reference}", f"{flag}{name}")
-    given = _carried_out(path, lambda: get_config(*([arg] if colon else [])))
+    given = carried_out(path, lambda: get_config(*([arg] if colon else [])))
     if not isinstance(given, (ConfigDict, Mapping)):
         raise UserError(
             f"{path}: get_config returned {shown(given)}: expected a config, such as ptft_jax.config.default() with changes"
@@ -165,18 +165,19 @@ def _valid(path: pathlib.Path, given: Mapping[str, Any]) -> Config:
         raise UserError(f"{path}: {e}") from None
 
 
-def _function(path: pathlib.Path) -> Callable[..., Any]:
-    """`get_config` of a Python file. Raises UserError."""
+def function(path: pathlib.Path, name: str) -> Callable[..., Any]:
+    """The function of this name in a Python file, which is run. Raises UserError."""
     module = types.ModuleType("ptft_config_" + re.sub(r"\W", "_", str(path.resolve())))
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # where dataclasses of the file look for it
-    _carried_out(path, lambda: exec(compile(path.read_bytes(), str(path), "exec"), vars(module)))
-    function = vars(module).get("get_config")
-    if not callable(function):
-        names = [name for name, value in vars(module).items() if isinstance(value, types.FunctionType)]
-        wrong = "has no function get_config" if function is None else "get_config is no function"
-        raise UserError(f"{path}: {wrong}{nearest('get_config', names)}; a config file is Python and defines it")
-    return function
+    carried_out(path, lambda: exec(compile(path.read_bytes(), str(path), "exec"), vars(module)))
+    found = vars(module).get(name)
+    if not callable(found):
+        names = [other for other, value in vars(module).items() if isinstance(value, types.FunctionType)]
+        wrong = f"has no function {name}" if found is None else f"{name} is no function"
+        kind = "a config file" if name == "get_config" else "a file like this"
+        raise UserError(f"{path}: {wrong}{nearest(name, names)}; {kind} is Python and defines it")
+    return found
 
 
 def _check_argument(function: Callable[..., Any], colon: str, given: str, name: str) -> None:
@@ -194,7 +195,7 @@ def _check_argument(function: Callable[..., Any], colon: str, given: str, name: 
         raise UserError(f"{given}: an argument is missing: {name}:{needed[0]}") from None
 
 
-def _carried_out(path: pathlib.Path, work: Callable[[], Any]) -> Any:
+def carried_out(path: pathlib.Path, work: Callable[[], Any]) -> Any:
     """What `work` gives, which runs a user's file. Raises UserError for whatever goes wrong in it, with the place."""
     try:
         return work()

@@ -31,25 +31,33 @@ _SEEN = 60.0  # seconds that what process 0 wrote may take to reach the others: 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
+class Busy(UserError):
+    """Another launch owns the folder."""
+
+
 @contextlib.contextmanager
-def owned(workdir: pathlib.Path, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Owns a workdir, which is made where it is not there. All processes of a run have to call it.
+def owned(
+    workdir: pathlib.Path, say: Callable[[str], None] = lambda _: None, flag: str = "--workdir"
+) -> Iterator[None]:
+    """Owns a workdir, or an experiment's folder, which is made where it is not there. All processes of a run have to call it.
 
     Args:
       say: is told where it takes a while to see whether an owner elsewhere is alive.
+      flag: what the folder was given as, for messages.
 
     Raises:
-      UserError: another launch owns it, naming that; or a process sees another folder under this path than process 0.
+      Busy: another launch owns it, naming that.
+      UserError: it cannot be written; or a process sees another folder under this path than process 0.
     """
-    lease, problem = None, ""
+    lease, problem, busy = None, "", False
     if processes.main():
         try:
-            lease = _Lease(workdir, say)
+            lease = _Lease(workdir, say, flag)
         except UserError as e:
-            problem = str(e)
-    nonce, problem = processes.shared([lease.nonce if lease else "", problem])
+            problem, busy = str(e), isinstance(e, Busy)
+    nonce, problem, busy = processes.shared([lease.nonce if lease else "", problem, busy])
     if problem:
-        raise UserError(problem)
+        raise (Busy if busy else UserError)(problem)
     try:
         _check_one_folder(workdir, nonce)
         yield
@@ -74,19 +82,20 @@ def _check_one_folder(workdir: pathlib.Path, nonce: str) -> None:
 class _Lease:
     """The lock and the file, held until `release`."""
 
-    def __init__(self, workdir: pathlib.Path, say: Callable[[str], None]):
+    def __init__(self, workdir: pathlib.Path, say: Callable[[str], None], flag: str = "--workdir"):
         self._workdir, self._path, self.nonce = workdir, Workdir(workdir).owner, uuid.uuid4().hex
+        self._flag = flag
         self._locks = True  # whether the file system has any
         try:
             self._made = [p for p in (workdir, *workdir.parents) if not p.exists()]
             self._file = self._locked()
         except FileExistsError as e:
             what = "a link that leads nowhere" if workdir.is_symlink() else "a file"
-            raise UserError(f"--workdir={workdir}: is {what}, not a folder") from e
+            raise UserError(f"{flag}={workdir}: is {what}, not a folder") from e
         except NotADirectoryError as e:
-            raise UserError(f"--workdir={workdir}: {e.filename or workdir} is not in a folder") from e
+            raise UserError(f"{flag}={workdir}: {e.filename or workdir} is not in a folder") from e
         except OSError as e:
-            raise UserError(f"--workdir={workdir}: cannot be written: {e.strerror or e}") from e
+            raise UserError(f"{flag}={workdir}: cannot be written: {e.strerror or e}") from e
         try:
             self._wait_for_silence(say)
             self._beats = 0
@@ -136,10 +145,11 @@ class _Lease:
             if now != before:
                 raise self._refusal(now or before)
 
-    def _refusal(self, holder: dict[str, Any]) -> UserError:
-        return UserError(
-            f"--workdir={self._workdir}: {_named(holder)} is running in it. One launch at a time writes into a workdir: wait "
-            "for that one, end it, or choose another --workdir"
+    def _refusal(self, holder: dict[str, Any]) -> Busy:
+        kind = "a workdir" if self._flag == "--workdir" else "a folder"
+        return Busy(
+            f"{self._flag}={self._workdir}: {_named(holder)} is running in it. One launch at a time writes into {kind}: wait "
+            f"for that one, end it, or choose another {self._flag}"
         )
 
     def _write(self) -> None:

@@ -100,6 +100,11 @@ class Workdir:
         return self.path / "combine.json"
 
     @property
+    def node(self) -> pathlib.Path:
+        """What it is in an experiment, and what it came to (`ptft_jax.experiments.store`)."""
+        return self.path / "node.json"
+
+    @property
     def checkpoints(self) -> pathlib.Path:
         return self.path / "checkpoints"
 

@@ -1,0 +1,74 @@
+"""An experiment from its graph to its table."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from ptft_jax.errors import UserError, nearest
+from ptft_jax.experiments import plan as plans
+from ptft_jax.experiments import results
+from ptft_jax.experiments.executors.base import Executor
+from ptft_jax.experiments.nodes import Graph
+from ptft_jax.experiments.scheduler import Scheduler
+from ptft_jax.experiments.store import Store
+from ptft_jax.reporting.progress import Reporter
+from ptft_jax.runs import lease
+
+EXECUTORS = ("inline", "local")
+
+
+def executor(name: str, slots: int) -> Executor:
+    """An executor by its name. Raises UserError."""
+    if name not in EXECUTORS:
+        raise UserError(f"--executor={name}: expected one of {', '.join(EXECUTORS)}{nearest(name, EXECUTORS)}")
+    if name == "inline":
+        from ptft_jax.experiments.executors.inline import Inline
+
+        if slots != 1:
+            raise UserError(f"--max_parallel={slots}: with --executor=inline one runs at a time: --executor=local")
+        return Inline()
+    from ptft_jax.experiments.executors.local import Local
+
+    return Local(slots)
+
+
+def look(graph: Graph, out: str | pathlib.Path, reuse: Sequence[str | pathlib.Path] = ()) -> list[plans.Step]:
+    """What `launch` would do, which writes nothing. Raises UserError."""
+    return plans.plan(graph, Store(out, reuse))
+
+
+def launch(
+    graph: Graph,
+    out: str | pathlib.Path,
+    *,
+    by: Executor,
+    reuse: Sequence[str | pathlib.Path] = (),
+    retries: int = 2,
+    reporter: Reporter | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Carries out what of a graph is not there yet, and writes summary.json, table.csv and table.md into `out`.
+
+    Args:
+      by: what it is carried out by (`executor`).
+      reuse: folders of other experiments, whose finished nodes are taken.
+      retries: see `Scheduler`.
+
+    Returns:
+      How each node ended, see `Scheduler.carry_out`.
+
+    Raises:
+      UserError: anything wrong with the graph, before anything is done; another launch is running in `out`.
+      Stopped: it was asked to leave; the same call continues.
+    """
+    reporter = reporter or Reporter()
+    folder = Store(out, reuse).folder
+    with lease.owned(folder, reporter.say, "--out"):
+        store = Store(out, reuse)  # with what another launch did before it left
+        steps = plans.plan(graph, store)
+        reporter.say(plans.totals(steps, by.slots))
+        outcomes = Scheduler(steps, store, by, reporter, retries).carry_out()
+        rows = results.write(store.folder, steps, outcomes)
+    reporter.table(str(store.folder / f"{results.TABLE}.md"), rows)
+    return outcomes

@@ -1,0 +1,210 @@
+"""What a launch of an experiment will do with each node, and why, before anything is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ptft_jax import adapters
+from ptft_jax import config as configs
+from ptft_jax.errors import UserError, few
+from ptft_jax.experiments.identity import Identities, Identity
+from ptft_jax.experiments.nodes import NODE, Graph, Node, config_of, parted
+from ptft_jax.experiments.store import Kept, Store
+from ptft_jax.model.spec import HEAD, STRUCTURE
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import completion
+
+# What two runs have to have alike that one's time says something of the other's; their steps may differ.
+_ALIKE = ("model.", "data.length", "data.batch_size", "tune.method", "objective.name", "training.micro_batches")
+_SHOWN = 3  # changes
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A node, and what becomes of it.
+
+    Attributes:
+      action: "cached", "resume", "new", "rerun", or "same" as an earlier node of the graph.
+      folder: where it is, or will be.
+      reason: why, for people; "" where the action says it.
+      kept: what is there of it.
+      same_as: the name of the earlier node.
+      seconds: what it will take, of a run with the time of one like it; None where no such run is known. 0 of what is cached.
+      peak_bytes: the memory of that one's compiled step per device, in bytes.
+    """
+
+    node: Node
+    identity: Identity
+    action: str
+    folder: pathlib.Path
+    reason: str = ""
+    kept: Kept | None = None
+    same_as: str = ""
+    seconds: float | None = None
+    peak_bytes: int | None = None
+
+    def settings(self, folders: Mapping[str, pathlib.Path]) -> dict[str, Any]:
+        """The node's settings, with the folders of others in the place of their names."""
+        return _placed(self.node, folders)
+
+
+def plan(graph: Graph, store: Store) -> list[Step]:
+    """A step for each node, behind those of its parents.
+
+    Raises:
+      UserError: anything wrong with the graph, with a config that nothing has to complete, or with data.
+    """
+    identities, steps = Identities(), []
+    first: dict[str, Step] = {}  # of a fingerprint
+    models: dict[str, dict[str, Any] | None] = {}
+    taken: list[pathlib.Path] = []
+    known = _known_times(store)
+    for node in graph.ordered():
+        try:
+            if node.kind == "run":
+                models[node.name] = _checked(node, models)
+            identity = identities.of(node)
+        except UserError as e:
+            raise UserError(f"node {node.name!r}: {e}") from None
+        step = _step(node, identity, store, first.get(identity.fingerprint), taken)
+        if step.action in ("new", "rerun", "resume"):
+            taken.append(step.folder)
+            step = dataclasses.replace(step, **_expected(step, known))
+        first.setdefault(identity.fingerprint, step)
+        steps.append(step)
+    return steps
+
+
+def _checked(node: Node, models: Mapping[str, dict[str, Any] | None]) -> dict[str, Any] | None:
+    """The structure of a run's model, None where nobody knows it yet; `models` has that of the nodes before. Raises UserError for what
+    the run would refuse at its start, as far as that is known before its parent is there."""
+    config = config_of(node.settings)
+    origin = config.init.from_
+    if not origin:
+        return completion.resolve(config)[0].as_dict()["model"]
+    section = configs.check(config, complete=False)
+    adapters.build(section.tune)
+    model = models.get(parted(origin)[0]) if origin.startswith(NODE) else None
+    values, defaults = section.as_dict(), dict(section.fields())
+    if model is None:
+        return None
+    renewed = completion.renews_head(section.init.fresh)
+    for name in STRUCTURE:
+        if values["model"][name] == defaults[f"model.{name}"].default and not (renewed and name in HEAD):
+            values["model"][name] = model[name]
+    configs.settle(values, section.suggested)
+    return configs.check_effects(configs.check(values)).as_dict()["model"]
+
+
+def _step(node: Node, identity: Identity, store: Store, same: Step | None, taken: Sequence[pathlib.Path]) -> Step:
+    if same is not None:
+        return Step(node, identity, "same", same.folder, f"as {same.node.name}", same.kept, same.node.name, 0.0)
+    kept = store.find(identity.fingerprint)
+    if kept is not None and kept.result:
+        here = store.owns(kept.folder) and kept.folder.name == node.name
+        why = "" if kept.result["status"] == "finished" else f"it {kept.result['status']}"
+        why = "; ".join(filter(None, (why, "" if here else f"from {kept.folder}")))
+        return Step(node, identity, "cached", kept.folder, why, kept, seconds=0.0)
+    if kept is not None:
+        steps = Workdir(kept.folder).steps()
+        reason = f"from step {steps[-1]}" if steps else "it was begun"
+        return Step(node, identity, "resume", kept.folder, reason, kept)
+    before = store.latest(node.name)
+    folder = store.free(node.name, taken)
+    if before is None:
+        return Step(node, identity, "new", folder)
+    changes = identity.changes(before.identity)
+    return Step(node, identity, "rerun", folder, f"because {few(changes, _SHOWN)}", before)
+
+
+def _known_times(store: Store) -> list[tuple[dict[str, Any], Mapping[str, Any]]]:
+    """(settings, summary) of finished runs."""
+    found = []
+    for kept in store.all:
+        if kept.identity["kind"] == "run" and kept.result and kept.result["status"] == "finished":
+            summary = Workdir(kept.folder).read_summary()
+            if summary and summary.get("step"):
+                found.append((dict(kept.identity["settings"]), summary))
+    return found
+
+
+def _expected(step: Step, known: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
+    """The time and memory of a run like one that is known, by its steps."""
+    if step.node.kind != "run":
+        return {}
+    mine = _alike(step.identity.settings)
+    alike = [summary for settings, summary in known if _alike(settings) == mine]
+    steps = step.node.settings["config"]["training"]["steps"]
+    if not alike or step.node.settings["config"]["training"]["epochs"]:
+        return {}
+    there = Workdir(step.folder).steps() if step.action == "resume" else []
+    left = max(steps - (there[-1] if there else 0), 0)
+    cost = alike[-1].get("cost") or {}
+    seconds = [summary["seconds"] / summary["step"] for summary in alike]
+    return {"seconds": left * sum(seconds) / len(seconds), "peak_bytes": cost.get("peak_bytes")}
+
+
+def _alike(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: value for path, value in settings.items() if path.startswith(_ALIKE)} | {
+        "tuned": bool(settings.get("init.from_"))
+    }
+
+
+def table(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """A row a node, for people."""
+    return [
+        {
+            "node": step.node.name,
+            "what": step.node.kind,
+            "plan": step.action,
+            "seconds": "-" if step.seconds is None else f"{step.seconds:.0f}",
+            "peak MiB": "-" if step.peak_bytes is None else f"{step.peak_bytes * 2**-20:.1f}",
+            "why": step.reason,
+        }
+        for step in steps
+    ]
+
+
+def totals(steps: Sequence[Step], slots: int) -> str:
+    """How many there are of each kind, and how long all will take, in a line."""
+    counts: dict[str, int] = {}
+    for step in steps:
+        counts[step.action] = counts.get(step.action, 0) + 1
+    said = ", ".join(f"{count} {action}" for action, count in counts.items())
+    left = [step for step in steps if step.action not in ("cached", "same")]
+    known = [step.seconds for step in left if step.seconds is not None]
+    if not left:
+        return f"{len(steps)} nodes: {said}"
+    unknown = len(left) - len(known)
+    time = (
+        f"about {sum(known) / slots:.0f} s"
+        if known
+        else "time and memory are not known: no run like these was finished"
+    )
+    more = f", and {unknown} of which that is not known" if known and unknown else ""
+    return f"{len(steps)} nodes: {said}; {time}{more}"
+
+
+def _placed(node: Node, folders: Mapping[str, pathlib.Path]) -> dict[str, Any]:
+    def place(value: Any) -> Any:
+        if isinstance(value, str) and value.startswith(NODE):
+            name, rest = parted(value)
+            return f"{folders[name]}{rest}"
+        if isinstance(value, Mapping):
+            return {key: place(item) for key, item in value.items()}
+        return [place(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    if node.kind != "run":
+        return place(dict(node.settings))
+    config = {name: dict(v) if isinstance(v, Mapping) else v for name, v in node.settings["config"].items()}
+    for path, reference in node.references():
+        *above, last = path.split(".")
+        section = config
+        for key in above:
+            section[key] = dict(section[key])
+            section = section[key]
+        section[last] = place(reference)
+    return {"config": config, "suggested": node.settings["suggested"]}

@@ -1,0 +1,123 @@
+"""One node carried out, in the process that asks: what every executor does somewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import pathlib
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ptft_jax.errors import UserError
+from ptft_jax.experiments.executors.base import Outcome, Task
+from ptft_jax.experiments.store import Kept
+
+_BUSY = 600.0  # seconds that another launch, which was told to leave, may take to
+
+
+def carry_out(task: Task) -> Outcome:
+    """Carries a node out, and records what it came to in its folder. Nothing is raised but what ends the process."""
+    began = time.monotonic()
+    kept = Kept(pathlib.Path(task.folder), task.fingerprint, task.name, task.identity, None)
+    try:
+        if task.kind != "merge":  # which is written whole, into a folder that is not there
+            kept.write()
+        outcome = _KINDS[task.kind](task)
+    except Exception as e:
+        traceback.print_exc()
+        return Outcome(_failure(e), _message(e), seconds=time.monotonic() - began)
+    outcome = dataclasses.replace(outcome, seconds=time.monotonic() - began)
+    if outcome.status in ("finished", "diverged"):
+        try:
+            dataclasses.replace(kept, result=dataclasses.asdict(outcome)).write()
+        except OSError as e:
+            return Outcome("failed", _message(e), seconds=outcome.seconds)
+    return outcome
+
+
+def _failure(error: Exception) -> str:
+    """What an error is to an experiment: memory that is not enough has a name of its own."""
+    short = isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory")
+    )
+    return "out_of_memory" if short else "failed"
+
+
+def _message(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text if isinstance(error, (UserError, OSError)) else f"{type(error).__name__}: {text.splitlines()[0]}"
+
+
+def _run(task: Task) -> Outcome:
+    from ptft_jax.experiments import nodes
+    from ptft_jax.reporting.progress import Reporter
+    from ptft_jax.runs.lease import Busy
+    from ptft_jax.training import assembly
+    from ptft_jax.training.loop import NonFinite
+
+    config = nodes.config_of(task.settings)
+    reporter, deadline = Reporter(), time.monotonic() + _BUSY
+    while True:
+        try:
+            summary = assembly.train(config, task.folder, reporter=reporter)
+        except Busy as e:
+            if time.monotonic() > deadline:
+                raise
+            reporter.say(f"waiting: {e}")
+            time.sleep(1.0)
+        except NonFinite as e:
+            return Outcome("diverged", str(e))
+        else:
+            return Outcome("finished") if summary["finished"] else Outcome("interrupted", f"by {summary['reason']}")
+
+
+def _merge(task: Task) -> Outcome:
+    from ptft_jax.combining.combine import combine
+
+    asked = dict(task.settings)
+    done = combine(asked.pop("method"), asked.pop("runs"), task.folder, say=print, **asked)
+    return Outcome("finished", values={"fingerprint": done["fingerprint"]})
+
+
+def _evaluation(task: Task) -> Outcome:
+    from ptft_jax.evaluation.standalone import evaluate
+    from ptft_jax.runs import loading
+
+    asked = dict(task.settings)
+    loaded = loading.load(asked.pop("of"), field="of")
+    return Outcome("finished", values=evaluate(loaded, asked.pop("source"), asked.pop("split"), **asked))
+
+
+def _call(task: Task) -> Outcome:
+    module, colon, name = task.settings["function"].partition(":")
+    if not colon:
+        raise UserError(f"call {task.name!r}: function = {task.settings['function']!r}: expected MODULE:FUNCTION")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as e:
+        raise UserError(f"call {task.name!r}: function = {task.settings['function']!r}: {e}") from e
+    values = function(pathlib.Path(task.folder), **task.settings["arguments"])
+    return Outcome("finished", values=values)
+
+
+_KINDS: Mapping[str, Callable[[Task], Outcome]] = {
+    "run": _run,
+    "merge": _merge,
+    "evaluation": _evaluation,
+    "call": _call,
+}
+
+
+@contextlib.contextmanager
+def logged(path: pathlib.Path) -> Any:
+    """Within it, what is printed goes to the end of a log."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        path.open("a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        yield

@@ -1,0 +1,63 @@
+"""What the verbs of experiments share: where and by what a graph is carried out, and what is said of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from absl import flags
+
+from ptft_jax.config.field import natural, positive
+from ptft_jax.errors import UserError
+from ptft_jax.verbs.command import define_number
+from ptft_jax.verbs.output import printed
+
+
+def define() -> None:
+    """--out, --dry_run, --executor, --max_parallel, --retries, --reuse."""
+    flags.DEFINE_string("out", None, "Folder of the experiment. What is finished there is not carried out again.")
+    flags.DEFINE_bool("dry_run", False, "Only say what would be done with each node, and why.")
+    flags.DEFINE_string(
+        "executor", "inline", "inline: one after the other, in this process; local: in processes of their own."
+    )
+    define_number("max_parallel", 1, positive(1, ""), "Nodes at a time, among which accelerators are shared out.")
+    define_number("retries", 2, natural(2, ""), "How often a node is begun again whose process somebody else ended.")
+    flags.DEFINE_multi_string(
+        "reuse", [], "Folder of another experiment, whose finished nodes are taken. May be given more than once."
+    )
+
+
+def check() -> None:
+    """Raises UserError for flags that do not go together."""
+    from ptft_jax.experiments import launch
+
+    if not flags.FLAGS.out:
+        raise UserError("--out is missing: the folder of the experiment, e.g. --out=runs/rates")
+    launch.executor(flags.FLAGS.executor, flags.FLAGS.max_parallel)
+
+
+def carry_out(graph: Any) -> int:
+    """Carries a graph out, or says what would be done; the exit status, 1 where a node failed. Raises UserError."""
+    from ptft_jax.experiments import launch, plan, scheduler
+    from ptft_jax.reporting.progress import Reporter
+
+    args, reporter = flags.FLAGS, Reporter()
+    if args.dry_run:
+        steps = launch.look(graph, args.out, args.reuse)
+        printed(_text(plan.table(steps)))
+        printed(plan.totals(steps, args.max_parallel))
+        return 0
+    by = launch.executor(args.executor, args.max_parallel)
+    try:
+        with reporter:
+            outcomes = launch.launch(graph, args.out, by=by, reuse=args.reuse, retries=args.retries, reporter=reporter)
+    except scheduler.Stopped as e:
+        reporter.say(f"{e}; the same command continues")
+        return e.status
+    return int(any(outcome["status"] not in ("finished", "diverged") for outcome in outcomes.values()))
+
+
+def _text(rows: list[dict[str, Any]]) -> str:
+    """Rows of equal keys in columns."""
+    lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in lines)

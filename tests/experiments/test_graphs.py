@@ -1,0 +1,233 @@
+"""Graphs as data, the identity of their nodes, and what a launch would do with them."""
+
+import json
+import shutil
+
+import pytest
+
+import ptft_jax as pt
+from ptft_jax import config as configs
+from ptft_jax.errors import UserError
+from ptft_jax.experiments import identity, launch, plan
+from ptft_jax.experiments.axes import grid
+from ptft_jax.experiments.nodes import Graph
+from ptft_jax.experiments.store import Kept, Store
+from ptft_jax.runs.workdir import Workdir
+
+
+def config(source, **changes):
+    made = configs.default()
+    made.data.update(source=f"text:{source}", length=16)
+    made.tokenizer.kind = "byte"
+    for path, value in changes.items():
+        section, name = path.split("__")
+        made[section][name] = value
+    return made
+
+
+def chain(source, **changes):
+    """Three stages; `changes` are of the second."""
+    g = Graph()
+    base = g.run("base", config(source))
+    mid = g.run("mid", config(source, **changes), init=f"{base}@last")
+    g.run("end", config(source), init=mid)
+    g.evaluation("measured", "end", f"text:{source}")
+    return g
+
+
+def finish(folder, graph):
+    """Records every node of a graph as finished, as if it had been carried out; what was done with each."""
+    store = Store(folder)
+    steps = plan.plan(graph, store)
+    for step in steps:
+        result = {"status": "finished", "message": "", "values": {}, "seconds": 1.0}
+        kept = Kept(step.folder, step.identity.fingerprint, step.node.name, step.identity.as_dict(), result)
+        if step.action not in ("cached", "same"):
+            kept.write()
+            summary = {"finished": True, "step": 100, "seconds": 50.0, "cost": {"peak_bytes": 2**20}}
+            Workdir(step.folder).summary.write_text(json.dumps(summary))
+    return {step.node.name: step.action for step in steps}
+
+
+def planned(folder, graph, reuse=()):
+    return {step.node.name: step for step in launch.look(graph, folder, reuse)}
+
+
+def actions(folder, graph, reuse=()):
+    return {name: step.action for name, step in planned(folder, graph, reuse).items()}
+
+
+@pytest.fixture
+def source(tmp_path, text_file):
+    return shutil.copy(text_file, tmp_path / "verses.txt")
+
+
+NAMES = ("base", "mid", "end", "measured")
+ALL_CACHED = dict.fromkeys(NAMES, "cached")
+
+
+def test_a_graph_is_ordered_by_who_uses_whom(source):
+    g = Graph()
+    g.merge("soup", "soup", ["b", "node:c@last"])
+    g.run("c", config(source), init="a@10")
+    g.run("b", config(source), init="a")
+    g.run("a", config(source))
+    names = [node.name for node in g.ordered()]
+    assert names[0] == "a" and names[-1] == "soup" and sorted(names) == ["a", "b", "c", "soup"]
+
+
+def test_bad_graphs_are_refused_before_anything_runs(source, tmp_path):
+    def refused(words, build):
+        with pytest.raises(UserError, match=words):
+            launch.launch(build(), tmp_path / "x", by=launch.executor("inline", 1))
+        assert not (tmp_path / "x").exists()
+
+    def cycle():
+        g = Graph()
+        g.run("a", config(source), init="b")
+        g.run("b", config(source), init="a")
+        return g
+
+    def lost():
+        g = Graph()
+        g.run("base", config(source))
+        g.evaluation("e", "bsae", f"text:{source}")
+        return g
+
+    def twice():
+        g = Graph()
+        g.run("a", config(source))
+        g.run("a", config(source))
+        return g
+
+    def named(name):
+        g = Graph()
+        g.run(name, config(source))
+        return g
+
+    refused("cycle: (a -> b -> a|b -> a -> b)", cycle)
+    refused("node 'e': no node 'bsae'.*did you mean 'base'", lost)
+    refused("'a' is declared twice", twice)
+    refused("no nodes", Graph)
+    for name in ("a/b", "a@1", "", "..", "x" * 200):
+        refused("expected a name", lambda name=name: named(name))
+    refused("node 'a'.*nowhere.txt", lambda: chain_of("a", config(tmp_path / "nowhere.txt")))
+    refused("node 'a'.*patience", lambda: chain_of("a", config(source, eval__every=0.0, select__patience=3)))
+    refused("node 'mid'.*did you mean 'lora'", lambda: chain(source, tune__method="lor"))
+    refused("node 'mid'.*data.length = 256.*model.max_length 128", lambda: chain(source, data__length=256))
+
+
+def chain_of(name, config):
+    g = Graph()
+    g.run(name, config)
+    return g
+
+
+def test_a_sweep_names_its_points(source):
+    g = Graph()
+    refs = g.sweep("lr", config(source), [grid("optimizer.learning_rate", 1e-4, 3e-4)], seeds=2)
+    assert refs == [f"node:lr-learning_rate={rate}-seed{seed}" for rate in ("0.0001", "0.0003") for seed in (0, 1)]
+    node = g.nodes["lr-learning_rate=0.0003-seed1"]
+    assert node.settings["config"]["seed"] == 1 == node.seed and node.point == {"optimizer.learning_rate": 3e-4}
+    [one] = g.sweep("b", config(source), [grid("optimizer.b1", 0.8), grid("optimizer.b2", 0.9)])
+    assert one == "node:b-b1=0.8-b2=0.9-seed0"
+
+
+def test_finished_nodes_are_cached_wherever_the_folder_lies(source, tmp_path, cache):
+    assert finish(tmp_path / "x", chain(source)) == dict.fromkeys(NAMES, "new")
+    assert actions(tmp_path / "x", chain(source)) == ALL_CACHED
+    shutil.copytree(tmp_path / "x", tmp_path / "copied")
+    (tmp_path / "x").rename(tmp_path / "moved")
+    # what is trained on may lie elsewhere, too
+    other = shutil.copy(source, tmp_path / "same.txt")
+    for folder in ("copied", "moved"):
+        assert actions(tmp_path / folder, chain(other)) == ALL_CACHED
+    assert actions(tmp_path / "new", chain(source)) == dict.fromkeys(NAMES, "new")
+    found = planned(tmp_path / "new", chain(source), [tmp_path / "moved"])
+    assert {step.action for step in found.values()} == {"cached"}
+    assert found["mid"].folder == tmp_path / "moved/runs/mid" and "moved" in found["mid"].reason
+
+
+def test_a_change_reruns_what_follows_and_says_why(source, tmp_path, cache):
+    finish(tmp_path, chain(source))
+    found = planned(tmp_path, chain(source, training__steps=7))
+    assert {name: step.action for name, step in found.items()} == {
+        "base": "cached", "mid": "rerun", "end": "rerun", "measured": "rerun",
+    }  # fmt: skip
+    steps = configs.default().training.steps
+    assert found["mid"].reason == "because training.steps: as by default -> 7", steps
+    assert found["end"].reason == "because init.from: the node it names has changed"
+    assert found["measured"].reason == "because of: the node it names has changed"
+    # 50 s for 100 steps, before
+    assert found["mid"].seconds == 3.5 and found["mid"].peak_bytes == 2**20 and found["base"].seconds == 0
+    # into a new folder; the old one is found when the change is taken back
+    assert found["mid"].folder.name == "mid.2"
+    finish(tmp_path, chain(source, training__steps=7))
+    assert actions(tmp_path, chain(source, training__steps=7)) == ALL_CACHED == actions(tmp_path, chain(source))
+    # how a run is carried out and where its checkpoints go is no part of what it is
+    assert actions(tmp_path, chain(source, checkpoint__every=5.0, data__prefetch=7)) == ALL_CACHED
+
+
+def test_other_content_is_other_data(source, tmp_path, cache):
+    finish(tmp_path / "x", chain(source))
+    with open(source, "a") as f:
+        f.write("one line more\n")
+    found = planned(tmp_path / "x", chain(source))
+    assert {step.action for step in found.values()} == {"rerun"}
+    assert found["base"].reason == "because data.source: its content has changed"
+
+
+def test_other_code_computes_again(source, tmp_path, cache, monkeypatch):
+    g = chain(source)
+    g.call("note", "tests.experiments.functions:add", after=["base"])
+    finish(tmp_path / "x", g)
+    monkeypatch.setattr(identity, "CODE", {**identity.CODE, "training": 99})
+    found = planned(tmp_path / "x", g)
+    assert found["base"].reason == "because version of training: 1 -> 99"
+    monkeypatch.setattr(identity, "CODE", {**identity.CODE, "training": 1, "combining": 99})
+    assert set(actions(tmp_path / "x", g).values()) == {"cached"}, "of which nothing here makes use"
+
+
+def test_names_are_no_part_of_what_nodes_are(source, tmp_path, cache):
+    finish(tmp_path, chain(source))
+    g = Graph()
+    first = g.run("first", config(source))
+    g.run("again", config(source))
+    g.run("second", config(source), init=f"{first}@last")
+    found = planned(tmp_path, g)
+    assert found["first"].action == found["second"].action == "cached"
+    assert found["second"].folder.name == "mid" and found["again"].action == "same"
+    assert found["again"].same_as == "first"
+
+
+def test_what_was_begun_goes_on(source, tmp_path, cache):
+    [step] = plan.plan(chain_of("base", config(source)), Store(tmp_path))
+    Kept(step.folder, step.identity.fingerprint, "base", step.identity.as_dict(), None).write()
+    (step.folder / "checkpoints/30").mkdir(parents=True)
+    found = planned(tmp_path, chain_of("base", config(source)))["base"]
+    assert (found.action, found.reason, found.folder) == ("resume", "from step 30", step.folder)
+    # what somebody else put there stays
+    (tmp_path / "runs/other").mkdir()
+    (tmp_path / "runs/other/notes.txt").touch()
+    found = planned(tmp_path, chain_of("other", config(source, training__steps=3)))["other"]
+    assert found.action == "new" and found.folder.name == "other.2"
+
+
+def test_a_result_that_was_removed_is_none(source, tmp_path, cache):
+    finish(tmp_path, chain(source))
+    Workdir(tmp_path / "runs/mid").summary.unlink()
+    assert actions(tmp_path, chain(source)) == {**ALL_CACHED, "mid": "resume"}
+
+
+def test_what_a_recipe_suggested_is_no_more_than_that(source):
+    """The settings of a node come to the config that the recipe gives."""
+    from ptft_jax.experiments.graph import with_changes
+    from ptft_jax.experiments.nodes import config_of
+
+    recipe = with_changes(pt.recipe("pretrain/shakespeare:tiny"), **{"training.steps": 10, "eval.every": 0.0})
+    g = Graph()
+    g.run("a", recipe)
+    made = configs.check(config_of(json.loads(json.dumps(g.nodes["a"].settings))), complete=False)
+    mine = configs.settled(recipe)
+    assert made.as_dict() == mine.as_dict()
+    assert "training.steps" not in made.suggested and "samples.max_new_tokens" in made.suggested

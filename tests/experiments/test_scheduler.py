@@ -1,0 +1,239 @@
+"""Graphs carried out: whatever fails, is killed or stops, the rest goes on, and the table comes to be the same."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from ptft_jax.errors import UserError
+from ptft_jax.experiments import launch, plan
+from ptft_jax.experiments.executors.base import Outcome
+from ptft_jax.experiments.executors.local import shared_out
+from ptft_jax.experiments.nodes import Graph
+from ptft_jax.experiments.scheduler import Scheduler, Stopped
+from ptft_jax.experiments.store import Store
+from ptft_jax.reporting.progress import Reporter
+from ptft_jax.runs import lease
+from tests.processes import ROOT, ended, start
+
+F = "tests.experiments.functions:"
+QUIET = Reporter(quiet=True)
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def carry(graph, folder, by="inline", slots=1, **options):
+    return launch.launch(graph, folder, by=launch.executor(by, slots), reporter=QUIET, **options)
+
+
+def read(folder):
+    return {name: (folder / name).read_bytes() for name in ("summary.json", "table.csv", "table.md")}
+
+
+def status(outcomes):
+    return {name: outcome["status"] for name, outcome in outcomes.items()}
+
+
+def sums(*names, of=("start",)):
+    """Numbers, each added to those before."""
+    g = Graph()
+    g.call("start", F + "add", number=1)
+    for number, name in enumerate(names):
+        g.call(name, F + "add", number=number, of=[f"node:{one}" for one in of])
+    g.call("all", F + "add", of=[f"node:{name}" for name in names])
+    return g
+
+
+def test_processes_give_what_this_one_gives(tmp_path):
+    g = sums("a", "b", "c")
+    carry(g, tmp_path / "inline")
+    carry(g, tmp_path / "local", "local", 2)
+    assert read(tmp_path / "inline") == read(tmp_path / "local")
+    nodes = json.loads((tmp_path / "local/summary.json").read_bytes())["nodes"]
+    assert {node["name"]: node["result"] for node in nodes}["all"] == {"sum": 1 + 0 + 1 + 1 + 1 + 2}
+    # once more is nothing more
+    done = carry(g, tmp_path / "local", "local", 2)
+    assert {outcome["plan"] for outcome in done.values()} == {"cached"}
+    assert (tmp_path / "local/runs/all/times.txt").read_text() == "x"
+    assert read(tmp_path / "inline") == read(tmp_path / "local")
+
+
+def test_what_fails_takes_its_descendants_along_and_nothing_else(tmp_path):
+    g = sums("a", "b")
+    g.call("bad", F + "fail", unless=str(tmp_path / "luck"))
+    g.call("after", F + "add", of=["node:bad"])
+    g.call("later", F + "add", of=["node:after"])
+    g.call("short", F + "memory")
+    g.call("lost", "no.such.module:function")
+    found = carry(g, tmp_path / "x")
+    assert status(found) == {
+        "start": "finished", "a": "finished", "b": "finished", "all": "finished", "bad": "failed", "after": "skipped",
+        "later": "skipped", "short": "out_of_memory", "lost": "failed",
+    }  # fmt: skip
+    assert found["bad"]["message"] == "ValueError: no luck" and found["after"]["message"] == "as bad failed"
+    assert "no.such" in found["lost"]["message"] and "RESOURCE_EXHAUSTED" in found["short"]["message"]
+    assert "ValueError: no luck" in (tmp_path / "x/logs/bad.log").read_text()
+    state = json.loads((tmp_path / "x/state.json").read_bytes())
+    assert state["waiting"] == [] and state["nodes"]["after"]["status"] == "skipped"
+    # tried again, and only that
+    (tmp_path / "luck").touch()
+    again = carry(g, tmp_path / "x")
+    assert status(again)["later"] == "finished" and again["a"]["plan"] == "cached"
+
+
+def test_a_process_that_is_killed_is_begun_again(tmp_path):
+    g = Graph()
+    g.call("taken", F + "kill", times=2, number=5)
+    g.call("hopeless", F + "kill", times=99)
+    found = carry(g, tmp_path, "local", 2)
+    assert status(found) == {"taken": "finished", "hopeless": "killed"}
+    assert found["taken"]["attempts"] == found["hopeless"]["attempts"] == 3
+    assert "SIGKILL" in found["hopeless"]["message"]
+
+
+DRIVER = """
+import sys
+from ptft_jax.experiments import launch, scheduler
+from tests.experiments.test_scheduler import waiting, QUIET
+try:
+    launch.launch(waiting(sys.argv[2]), sys.argv[1], by=launch.executor(sys.argv[3], int(sys.argv[4])), reporter=QUIET)
+except scheduler.Stopped as e:
+    print(e)
+    sys.exit(e.status)
+"""
+
+
+def waiting(until):
+    g = sums("a", "b")
+    for number, name in enumerate(("c", "d")):
+        g.call(name, F + "wait", until=until, number=number)
+    g.call("sum", F + "add", of=["node:c", "node:d", "node:all"])
+    return g
+
+
+def _began(folder, *names, alive=lambda: True):
+    while not all((folder / "runs" / name / "began").exists() for name in names):
+        assert alive()
+        time.sleep(0.05)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    "number,code",
+    [(signal.SIGKILL, -9), (signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
+def test_the_driver_may_end_at_any_moment(number, code, tmp_path):
+    luck, folder = tmp_path / "luck", tmp_path / "x"
+    one = start(sys.executable, "-c", DRIVER, folder, luck, "local", 2, JAX_PLATFORMS="cpu")
+    _began(folder, "c", "d", alive=lambda: one.process.poll() is None)
+    with pytest.raises(lease.Busy, match=f"--out={folder}: process {one.process.pid}.*another --out"):
+        carry(waiting(str(luck)), folder)
+    one.process.send_signal(number)
+    [done] = ended(one)
+    assert done.returncode == code, done.stderr
+    assert number == signal.SIGKILL or len((done.stdout + done.stderr).splitlines()) == 1
+    luck.touch()
+    found = carry(waiting(str(luck)), folder, "local", 2)
+    assert status(found)["sum"] == "finished" and found["a"]["plan"] == "cached"
+    carry(waiting(str(luck)), tmp_path / "whole")
+    assert read(folder) == read(tmp_path / "whole")
+
+
+def test_asked_to_leave_between_nodes(tmp_path):
+    """SIGTERM in the middle of what cannot be stopped: that ends, nothing more begins, and the rest is for the next launch."""
+    luck, folder = tmp_path / "luck", tmp_path / "x"
+
+    def ask():
+        _began(folder, "c")
+        os.kill(os.getpid(), signal.SIGTERM)
+        luck.touch()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    with pytest.raises(Stopped) as error:
+        carry(waiting(str(luck)), folder)
+    thread.join()
+    assert error.value.status == 143
+    state = json.loads((folder / "state.json").read_bytes())
+    assert state["nodes"]["c"]["status"] == "finished" and state["waiting"] == ["d", "sum"]
+    assert carry(waiting(str(luck)), folder)["c"]["plan"] == "cached"
+
+
+class Stub:
+    """Ends what it is given as it is told to: name -> outcomes, one after the other."""
+
+    slots, here = 2, False
+
+    def __init__(self, outcomes):
+        self._outcomes, self._begun, self.most = outcomes, [], 0
+
+    def start(self, task):
+        self._begun.append(task.name)
+        self.most = max(self.most, len(self._begun))
+
+    def ended(self, timeout):
+        if not self._begun:
+            return None
+        name = self._begun.pop(0)
+        return name, self._outcomes.get(name, [Outcome("finished")]).pop(0)
+
+    def stop(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def test_what_is_preempted_goes_on_and_what_diverges_is_a_result(tmp_path):
+    g = Graph()
+    for name in ("preempted", "diverges", "twin"):
+        g.call(name, F + "add", number=1 if name == "twin" else 2 if name == "diverges" else 3)
+    g.call("child", F + "add", of=["node:diverges"])
+    g.call("same", F + "add", number=1)
+    stub = Stub(
+        {
+            "preempted": [Outcome("interrupted", "by sigterm"), Outcome("finished")],
+            "diverges": [Outcome("diverged", "at step 3")],
+        }
+    )
+    store = Store(tmp_path)
+    found = Scheduler(plan.plan(g, store), store, stub, QUIET).carry_out()
+    assert status(found) == {
+        "preempted": "finished", "diverges": "diverged", "twin": "finished", "child": "skipped", "same": "finished",
+    }  # fmt: skip
+    assert found["preempted"]["attempts"] == 2 and found["same"]["attempts"] == 0 and stub.most == 2
+    assert found["child"]["message"] == "as diverges diverged"
+
+
+def test_devices_are_shared_out(tmp_path):
+    (tmp_path / "dev").mkdir()
+    for n in range(4):
+        (tmp_path / f"dev/nvidia{n}").touch()
+    (tmp_path / "dev/nvidiactl").touch()
+    given = lambda slots, **env: [d.get("CUDA_VISIBLE_DEVICES") for d in shared_out(slots, env, str(tmp_path))]  # noqa: E731
+    assert given(2) == ["0,1", "2,3"] and given(3) == ["0", "1", "2"] and given(1) == [None]
+    assert given(2, CUDA_VISIBLE_DEVICES="5,7") == ["5", "7"] and given(2, JAX_PLATFORMS="cpu") == [None, None]
+    with pytest.raises(UserError, match="there are 4"):
+        given(5)
+    with pytest.raises(UserError, match="--max_parallel=0"):
+        given(0)
+    with pytest.raises(UserError, match="--executor=local"):
+        launch.executor("inline", 2)
+    with pytest.raises(UserError, match="did you mean 'local'"):
+        launch.executor("lokal", 2)
+
+
+def test_many_nodes(tmp_path):
+    g = Graph()
+    for n in range(60):
+        g.call(f"n{n}", F + "add", number=n, of=[f"node:n{n - 7}"] if n >= 7 else [])
+    found = carry(g, tmp_path)
+    assert len(found) == 60 and set(status(found).values()) == {"finished"}
+    assert {outcome["plan"] for outcome in carry(g, tmp_path).values()} == {"cached"}
