@@ -26,7 +26,7 @@ from ptft_jax.runs.loading import load
 
 ALPHAS = "0,0.1,...,1"
 TOGETHER = {"soup": {}, "greedy_soup": {}, "ties": {"density": 0.5}, "dare_linear": {"density": 0.5}}
-_COLUMNS = tuple(name for name in comparison.COLUMNS if name != "trainable_bytes")
+_COLUMNS = tuple(name for name in comparison.COLUMNS if name not in ("trainable_bytes", "equal_gain"))
 _NARROW = ("gain", "forgetting", "trainable")  # of a terminal
 # Whose lines over rates are drawn: more could not be told apart.
 TRADES = ("full", "LoRA", "last block", "L2-SP", "EWC", "distillation", "replay 25%")

@@ -16,7 +16,7 @@ from typing import Any
 from ptft_jax import config as configs
 from ptft_jax.config.computed import computed
 from ptft_jax.errors import UserError, listed, nearest
-from ptft_jax.reporting import merge_page, run_names
+from ptft_jax.reporting import equal_gain, merge_page, run_names
 from ptft_jax.reporting.summary_tables import by_adapter
 from ptft_jax.runs import identity
 from ptft_jax.runs.lineage import parted, place
@@ -72,6 +72,8 @@ class Group:
     Attributes:
       figures: name -> (mean, standard deviation over seeds; 0 for one run); what some run lacks is left out.
       drift: part of the model -> relative distance from the start, mean over seeds.
+      paths: of each run, as `ptft_jax.reporting.equal_gain.path_of` has them, where it is known.
+      at_gain: the gain at which the figure "equal_gain" tells what was forgotten; None where there is none.
       best: whether no other group gains at least as much and forgets no more, one of the two strictly.
     """
 
@@ -80,6 +82,8 @@ class Group:
     runs: tuple[Finished, ...]
     figures: Mapping[str, tuple[float, float]]
     drift: Mapping[str, float]
+    paths: tuple[equal_gain.Path, ...] = ()
+    at_gain: float | None = None
     best: bool = False
 
 
@@ -109,14 +113,43 @@ def read(reference: str | pathlib.Path) -> Finished:
     return Finished(workdir, config, each[adapter], lineage, adapter)
 
 
-def compare(references: Sequence[str | pathlib.Path]) -> list[Group]:
+def distinct(references: Sequence[str | pathlib.Path]) -> list[Finished]:
+    """The runs that are named, each once. Raises UserError, see `read`."""
+    return list({(run.workdir.resolve(), run.adapter): run for run in map(read, references)}.values())
+
+
+def by_seed(runs: Sequence[Finished]) -> list[list[Finished]]:
+    """Runs that differ in nothing but the seed together. Raises UserError for two of one seed."""
+    seeds: dict[str, list[Finished]] = {}
+    for run in runs:
+        beside = seeds.setdefault(_but_seed(run.config), [])
+        same = [r.reference for r in beside if r.config["seed"] == run.config["seed"]]
+        if same:
+            raise UserError(
+                f"{same[0]} and {run.reference} are of one config and one seed: a run twice is no second sample"
+            )
+        beside.append(run)
+    return list(seeds.values())
+
+
+def of_one_parent(references: Sequence[str | pathlib.Path]) -> bool:
+    """Whether these runs were all fine-tuned from the same parent, and say what they gained. Raises UserError, see `read`."""
+    runs = distinct(references)
+    parents = {run.summary.get("parent_fingerprint") for run in runs}
+    return all(run.lineage and run.summary.get("transfer") for run in runs) and len(parents) == 1
+
+
+def compare(references: Sequence[str | pathlib.Path], at_gain: float | None = None) -> list[Group]:
     """The runs, each WORKDIR[#ADAPTER], in groups, those that gained most first.
+
+    Args:
+      at_gain: nats, the gain at which it is told what was forgotten; None = the largest that all runs reached.
 
     Raises:
       UserError: a folder without a finished run; a run without a parent, of another parent than the first, or measured on
         something else.
     """
-    runs = list({(run.workdir.resolve(), run.adapter): run for run in map(read, references)}.values())
+    runs = distinct(references)
     for run in runs:
         if not run.lineage:
             raise UserError(f"{run.workdir} has no parent: what it gained and forgot cannot be said")
@@ -128,17 +161,10 @@ def compare(references: Sequence[str | pathlib.Path]) -> list[Group]:
             raise UserError(f"{run.workdir} was finished by a version that did not measure this: run it again")
         _check_like(run, runs[0])
     chosen = {name: _set(runs, name) for name in ("target", "source")}
-    seeds: dict[str, list[Finished]] = {}
-    for run in runs:
-        beside = seeds.setdefault(_but_seed(run.config), [])
-        same = [r.reference for r in beside if r.config["seed"] == run.config["seed"]]
-        if same:
-            raise UserError(
-                f"{same[0]} and {run.reference} are of one config and one seed: a run twice is no second sample"
-            )
-        beside.append(run)
-    names = _names(list(seeds.values()))
-    groups = [_group(name, rows, chosen) for name, rows in zip(names, seeds.values())]
+    seeds = by_seed(runs)
+    paths = {run.reference: () if run.adapter else equal_gain.path_of(run.workdir) for run in runs}
+    at_gain = equal_gain.reached(list(paths.values())) if at_gain is None else at_gain
+    groups = [_group(name, rows, chosen, paths, at_gain) for name, rows in zip(group_names(seeds), seeds)]
     both = [g for g in groups if "gain" in g.figures and "forgetting" in g.figures]
     points = [(g.figures["forgetting"][0], g.figures["gain"][0]) for g in both]
     best = {g.name for g, is_best in zip(both, front(points)) if is_best}
@@ -183,6 +209,7 @@ def table(groups: Sequence[Group], columns: Sequence[str] = ()) -> list[dict[str
 COLUMNS: dict[str, tuple[str, float, str]] = {
     "gain": ("gain", 1, "{:.3f}"),
     "forgetting": ("forgetting", 1, "{:.3f}"),
+    "equal_gain": ("at equal gain", 1, "{:.3f}"),
     "forgotten_share": ("forgotten %", 100, "{:.1f}"),
     "drift": ("drift %", 100, "{:.2f}"),
     "trainable": ("trainable", 1, "{:,.0f}"),
@@ -196,6 +223,7 @@ COLUMNS: dict[str, tuple[str, float, str]] = {
 NARROW = (
     "gain",
     "forgetting",
+    "equal_gain",
     "forgotten_share",
     "trainable",
     "optimizer_bytes",
@@ -203,7 +231,7 @@ NARROW = (
     "peak_bytes",
     "step_seconds",
 )
-SPREAD = ("gain", "forgetting", "forgotten_share", "drift", "step_seconds")
+SPREAD = ("gain", "forgetting", "equal_gain", "forgotten_share", "drift", "step_seconds")
 
 
 def meanings(groups: Sequence[Group]) -> str:
@@ -214,6 +242,12 @@ def meanings(groups: Sequence[Group]) -> str:
     share = f" forgotten %: of the {found['learned']:.3f} nats learned before, from {found['reference']['of']}." if (
         "reference" in found
     ) else ""  # fmt: skip
+    at_gain = groups[0].at_gain
+    equal = (
+        ""
+        if at_gain is None
+        else f" at equal gain: what was forgotten when a gain of {at_gain:.3f} on the validation split was first reached, between evaluations by a line."
+    )
     several = [f"{g.name}'s" for g in groups if any(run.adapter for run in g.runs)]
     shared = f" Parameters, memory and operations of {', '.join(several)} are those of the run, with all of its adapters." if (
         several
@@ -221,7 +255,7 @@ def meanings(groups: Sequence[Group]) -> str:
     which = {"target": "validation", "target_test": "test"}[_set([r for g in groups for r in g.runs], "target")]
     return (
         f"gain: loss on the target's {which} split at the start minus at the selected checkpoint, in nats. forgetting: loss on "
-        f"the source at the selected checkpoint minus at the start.{share} drift: distance of the effective parameters from "
+        f"the source at the selected checkpoint minus at the start.{share}{equal} drift: distance of the effective parameters from "
         "the start, relative to their norm (none where only what cannot be merged was trained). GFLOP: of a step's matrix products, all devices; peak: arguments, temporaries and "
         "outputs of the compiled step, one device; ms: a step. ±: standard deviation over seeds. front: no other gains as much and forgets no more."
         + shared
@@ -257,8 +291,17 @@ def _but_seed(config: Mapping[str, Any]) -> str:
     return json.dumps({**computed(config), "seed": None}, sort_keys=True)
 
 
-def _group(name: str, runs: Sequence[Finished], chosen: Mapping[str, str]) -> Group:
+def _group(
+    name: str,
+    runs: Sequence[Finished],
+    chosen: Mapping[str, str],
+    paths: Mapping[str, equal_gain.Path],
+    at_gain: float | None,
+) -> Group:
     rows = [_figures(run.summary, chosen) for run in runs]
+    own = [paths[run.reference] for run in runs]
+    for row, path in zip(rows, own):
+        row["equal_gain"] = None if at_gain is None else equal_gain.forgotten(path, at_gain)
     figures = {}
     for key in rows[0]:
         values = [row[key] for row in rows]
@@ -268,7 +311,7 @@ def _group(name: str, runs: Sequence[Finished], chosen: Mapping[str, str]) -> Gr
     method = tune["method"]
     if method == "full" and not tune["rates"] and tune["train"] != "all":
         method = f"full: {tune['train']}"
-    return Group(name, method, tuple(runs), figures, _drift(runs))
+    return Group(name, method, tuple(runs), figures, _drift(runs), tuple(path for path in own if path), at_gain)
 
 
 def _figures(summary: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, float | None]:
@@ -308,7 +351,7 @@ def _drift(runs: Sequence[Finished]) -> dict[str, float]:
     return {part: statistics.mean(row[part] for row in rows) for part in parts}
 
 
-def _names(groups: Sequence[Sequence[Finished]]) -> list[str]:
+def group_names(groups: Sequence[Sequence[Finished]]) -> list[str]:
     """A name for each group: what the names of its runs begin with, as long as that tells groups apart."""
     short = []
     for runs in groups:

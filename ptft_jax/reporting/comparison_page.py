@@ -51,6 +51,12 @@ def write(groups: Sequence[Group], out: pathlib.Path) -> None:
         page.text(FRONT)
     else:
         page.text("No front: forgetting was not measured (config.eval.source names what to measure it on).")
+    if lines := {g.name: [[(forgot, gain) for gain, forgot in path] for path in g.paths] for g in groups if g.paths}:
+        page.heading("On the way")
+        page.figure(plots.curves(lines, title="Gain against forgetting, from evaluation to evaluation", **AXES))
+        page.text(
+            "Runs that end at different gains are compared where they had gained the same: who is higher has forgotten less for it."
+        )
     page.heading("Gain and cost")
     page.table(comparison.table(groups))
     page.text(comparison.meanings(groups))

@@ -1,10 +1,12 @@
-"""Compares finished runs of one parent: what each gained on the target, what it forgot of the source, and what it cost.
+"""Compares finished runs. Of one parent: what each gained on the target, what it forgot of the source, and what it cost; of others, in which
+settings they differ and what came of them.
 
 ptft compare runs/full runs/lora-seed0 runs/lora-seed1 --out=runs/compare.html
 python -m ptft_jax.verbs.compare --sequence runs/task1 runs/task2
 
 Runs that differ in nothing but the seed are one row, mean ± standard deviation. With --sequence the runs are a chain, each the
-parent of the next: every stage is evaluated on the test split of every task.
+parent of the next: every stage is evaluated on the test split of every task. --at_gain=0.5 says what runs of one parent had forgotten
+when they had gained 0.5 nats; by default at the largest gain that all of them reached.
 """
 
 from __future__ import annotations
@@ -12,18 +14,21 @@ from __future__ import annotations
 import csv
 import pathlib
 import sys
+from typing import Any
 
 from absl import flags
 
 from ptft_jax.errors import UserError
 from ptft_jax.runs import places
 from ptft_jax.runs.lineage import parted
-from ptft_jax.verbs.command import launch, prepare_jax
+from ptft_jax.verbs.command import define_number, launch, prepare_jax
 
 WORDS = "run"  # the flag that words without one belong to
 
 
 def define() -> None:
+    from ptft_jax.config import field as fields
+
     flags.DEFINE_multi_string(
         "run", [], "A run, as WORKDIR or, of several adapters, WORKDIR#NAME; also without --run=."
     )
@@ -31,6 +36,13 @@ def define() -> None:
     flags.DEFINE_bool(
         "csv", False, "Print the table as CSV on standard output; a page is written where --out names one."
     )
+    define_number(
+        "at_gain",
+        None,
+        fields.positive(1.0, ""),
+        "Nats: what was forgotten at this gain, in place of the largest that all reached.",
+    )
+    flags.DEFINE_bool("any", False, "Runs of one parent, too, by settings and results alone.")
     flags.DEFINE_bool("sequence", False, "The runs are a chain: measure each stage on every task.")
 
 
@@ -67,17 +79,39 @@ def _compare(references: list[str], out: pathlib.Path | None, reporter, as_csv: 
     if out is not None:
         from ptft_jax.reporting import comparison_page  # needs an extra: said before anything is printed
 
-    groups = comparison.compare(references)
+    if flags.FLAGS.any or not comparison.of_one_parent(references):
+        _compare_any(references, out, reporter, as_csv)
+        return
+    groups = comparison.compare(references, flags.FLAGS.at_gain)
     if as_csv:
-        rows = comparison.plain(groups)
-        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        _print_csv(comparison.plain(groups))
     else:
         reporter.table("", comparison.table(groups, comparison.NARROW))
         reporter.say(comparison.meanings(groups))
     if out is not None:
         comparison_page.write(groups, out)
+
+
+def _compare_any(references: list[str], out: pathlib.Path | None, reporter, as_csv: bool) -> None:
+    from ptft_jax.reporting import any_runs
+
+    if flags.FLAGS.at_gain is not None:
+        raise UserError("--at_gain is for runs of one parent that say what they gained and forgot")
+    groups = any_runs.compare(references)
+    if as_csv:
+        _print_csv(any_runs.plain(groups))
+    else:
+        reporter.table("", any_runs.table(groups, results=any_runs.narrow(groups)))
+    for remark in any_runs.remarks(groups):
+        reporter.say(f"caution: {remark}")
+    if out is not None:
+        any_runs.write(groups, out)
+
+
+def _print_csv(rows: list[dict[str, Any]]) -> None:
+    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 def _sequence(references: list[str], out: pathlib.Path, reporter) -> None:

@@ -141,7 +141,9 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     from ptft_jax.verbs import compare
 
     dirs = [run(tmp_path, "a", 1.0, 0.1), run(tmp_path, "b", 2.0, 0.3, tune__method="ia3")]
-    args = types.SimpleNamespace(run=list(map(str, dirs)), out=str(tmp_path / "c.html"), csv=True, sequence=False)
+    args = types.SimpleNamespace(
+        run=list(map(str, dirs)), out=str(tmp_path / "c.html"), csv=True, sequence=False, any=False, at_gain=None
+    )
     monkeypatch.setattr(compare.flags, "FLAGS", args)
     compare.main()
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
