@@ -177,7 +177,8 @@ def write(groups: Sequence[Alike], out: pathlib.Path) -> None:
     else:
         page.text("In nothing that says what is computed.")
     page.heading("What came of them")
-    page.table(table(groups, differs=False))
+    shown = {row["run"]: row for row in table(groups, differs=False)}
+    page.table([{"": name, **{run: row[name] for run, row in shown.items()}} for name in ("seeds", *names_of(groups))])
     page.text("±: standard deviation over seeds. Metrics are those of the selected checkpoint.")
     _curves(page, groups)
     page.write(out, footer=f"Every figure is in {figures.name} beside this file.")
