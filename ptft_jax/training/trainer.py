@@ -192,12 +192,15 @@ class Trainer(Compiled):
         c, shapes = self.config, self.model.shapes()
         self.phases = phases.of_config(c.tune, self.model.spec.layers, c.training.steps)
         by_rule = c.tune.rates or self.adapter is not None
+        rates: Sequence[tuple[str, float]] = adapters.rates(c.tune, self._fresh)
+        if self.model.value_head and not c.tune.rates:  # which say all rates
+            rates = self._values_first(rates, c.objective.policy.value_rate)
         partition = Partition.of(
             shapes,
-            self._values_first(adapters.rates(c.tune, self._fresh)),
+            rates,
             "config.tune.rates" if by_rule else f"config.tune.train = {c.tune.train!r}",
             layer_decay=c.tune.layer_decay,
-            phases=[(phase.name, self._values_first(phase.rules(self._fresh))) for phase in self.phases],
+            phases=[(phase.name, self._values_first(phase.rules(self._fresh), 1.0)) for phase in self.phases],
             kept=precision.Kept(c.training.state_dtype, is_added),
         )
         self.wide = precision.read_wide(partition, shapes, is_added)
@@ -209,16 +212,19 @@ class Trainer(Compiled):
             )
         return partition
 
-    def _values_first(self, rules: Sequence[tuple[str, float]]) -> Sequence[tuple[str, float]]:
+    def _values_first(self, rules: Sequence[tuple[str, float]], rate: float) -> Sequence[tuple[str, float]]:
         """Rules of what trains, by which the value head does, where there is one: it starts without knowing anything."""
-        if not self.model.value_head:
-            return rules
-        return ((specs.VALUES, self.config.objective.policy.value_rate), *rules)
+        return ((specs.VALUES, rate), *rules) if self.model.value_head else rules
 
     def _refuse_frozen_new(self, partition: Partition) -> None:
         """What is re-initialized has to train: random numbers would stay in the model, and no checkpoint of an adapter would
         hold them."""
         frozen = {plain_path(f.source) for f in partition.leaves if not f.trains}
+        if values := [path for path in sorted(frozen) if matches((specs.VALUES,), path)]:
+            raise UserError(
+                f"config.tune.rates: the value head starts without knowing anything, and is frozen:{listed(values)}\nlet it train: "
+                f"tune.rates={(*((path, 1.0) for path in values), *self.config.tune.rates)}"
+            )
         made = [p for p in sorted(frozen) if matches(self._fresh, p) or (self.new_rows and p in vocabulary.AXES)]
         if made:
             field = "init.fresh" if matches(self._fresh, made[0]) else "tokenizer.add"

@@ -11,6 +11,7 @@ from ptft_jax import config as configs
 from ptft_jax.errors import UserError
 from ptft_jax.objectives.policy import FACTS
 from ptft_jax.objectives.ppo import PPO, explained, gae
+from ptft_jax.training.trainer import Trainer
 from tests.objectives.policy_batch import LENGTHS, MASK, batch, given, logs
 from tests.objectives.test_policy import ANSWERS, HIDDEN, REWARDS, TARGETS, WEIGHTS, log_probs, tables
 from tests.objectives.test_policy import value as expected_reward
@@ -175,6 +176,31 @@ def test_held_near_the_reference_a_bandit_ends_at_the_known_optimum():
     np.testing.assert_allclose(jax.nn.softmax(params["logits"]), best, atol=1e-4)
     np.testing.assert_allclose(params["value"], beta * jax.nn.logsumexp(behind + rewards / beta), atol=1e-4)
     assert np.abs(best - 0.25).max() > 0.1
+
+
+def test_the_value_head_trains_whatever_else_does():
+    """At its own rate; what says all rates has to say that, too. It starts at 0, and the model is the one without it."""
+
+    def rates(**tune):
+        policy = {"from_random": True, "verifiers": ("exact",), "value_rate": 3.0}
+        model = {"layers": 2, "width": 8, "heads": 2, "vocab_size": 11}
+        config = configs.check({"model": model, "objective": {"name": "ppo", "policy": policy}, "tune": tune})
+        trainer = Trainer(config)
+        return trainer, {leaf.path: leaf.rates for leaf in trainer.partition.leaves}
+
+    trainer, found = rates()
+    assert found.pop("value_head/kernel") == found.pop("value_head/bias") == (3.0,) and set(found.values()) == {
+        (1.0,),
+        (1.0, 1.0),
+    }
+    params, plain = trainer.maker.init(jax.random.key(0)), trainer.plain_maker.init(jax.random.key(0))
+    assert not np.any(params.pop("value_head")["kernel"])
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), params, plain))
+    for tune in ({"method": "lora"}, {"train": "last:1"}, {"phases": ((0, "norms"), (2, "all"))}):
+        assert rates(**tune)[1]["value_head/kernel"] == (3.0,)
+    assert rates(rates=(("value_head/.*", 0.5), (".*", 1.0)))[1]["value_head/kernel"] == (0.5,)
+    with pytest.raises(UserError, match=r"config.tune.rates: the value head .* is frozen:\n.*value_head/bias"):
+        rates(rates=(("blocks/.*", 1.0), (".*", 0.0)))
 
 
 def test_settings_are_those_that_act():
