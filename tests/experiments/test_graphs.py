@@ -10,7 +10,8 @@ from ptft_jax import config as configs
 from ptft_jax.errors import UserError
 from ptft_jax.experiments import identity, launch, plan
 from ptft_jax.experiments.axes import grid
-from ptft_jax.experiments.nodes import Graph
+from ptft_jax.experiments.graph import with_changes
+from ptft_jax.experiments.nodes import Graph, config_of
 from ptft_jax.experiments.store import Kept, Store
 from ptft_jax.runs.workdir import Workdir
 
@@ -114,6 +115,8 @@ def test_bad_graphs_are_refused_before_anything_runs(source, tmp_path):
     refused("node 'a'.*nowhere.txt", lambda: chain_of("a", config(tmp_path / "nowhere.txt")))
     refused("node 'a'.*patience", lambda: chain_of("a", config(source, eval__every=0.0, select__patience=3)))
     refused("node 'mid'.*did you mean 'lora'", lambda: chain(source, tune__method="lor"))
+    rank = with_changes(config(source), **{"tune.lora.rank": 2})
+    refused("node 'a'.*tune.lora.rank = 2 is set, but .*needs tune.method=lora", lambda: chain_of("a", rank))
     refused("node 'mid'.*data.length = 256.*model.max_length 128", lambda: chain(source, data__length=256))
 
 
@@ -221,9 +224,6 @@ def test_a_result_that_was_removed_is_none(source, tmp_path, cache):
 
 def test_what_a_recipe_suggested_is_no_more_than_that(source):
     """The settings of a node come to the config that the recipe gives."""
-    from ptft_jax.experiments.graph import with_changes
-    from ptft_jax.experiments.nodes import config_of
-
     recipe = with_changes(pt.recipe("pretrain/shakespeare:tiny"), **{"training.steps": 10, "eval.every": 0.0})
     g = Graph()
     g.run("a", recipe)
