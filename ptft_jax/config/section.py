@@ -104,6 +104,13 @@ class Section(_Form):
         told = [f"not read: {', '.join(path.rstrip('_') for path in unread)} (recipe)"] if unread else []
         return told + [said for said in self._settled.values() if said]
 
+    def refuse_of_other_methods(self) -> None:
+        """Raises UserError for a setting of a way of tuning that is not the run's, unless a recipe suggested it: `refuse_unread` would,
+        after all else has been read."""
+        for path, field in self.fields():
+            if get(self._values, path) != field.default and path not in self.suggested and (needs := self._needs(path)):
+                raise UserError(f"config.{path} = {field.text(get(self._values, path))} is set, but {needs}")
+
     def _needs(self, path: str) -> str:
         """Of settings of one way of tuning, which way they need, where it is not the run's; "" of others."""
         method, parts = get(self._values, "tune.method"), path.split(".")

@@ -82,10 +82,10 @@ def _checked(node: Node, models: Mapping[str, dict[str, Any] | None]) -> dict[st
     """The structure of a run's model, None where nobody knows it yet; `models` has that of the nodes before. Raises UserError for what
     the run would refuse at its start, as far as that is known before its parent is there."""
     config = config_of(node.settings)
-    origin = config.init.from_
+    origin, section = config.init.from_, configs.check(config, complete=False)
+    section.refuse_of_other_methods()
     if not origin:
         return completion.resolve(config)[0].as_dict()["model"]
-    section = configs.check(config, complete=False)
     adapters.build(section.tune)
     model = models.get(parted(origin)[0]) if origin.startswith(NODE) else None
     values, defaults = section.as_dict(), dict(section.fields())

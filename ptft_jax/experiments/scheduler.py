@@ -126,7 +126,7 @@ class Scheduler:
         elif outcome.status in _AGAIN:
             outcome = dataclasses.replace(outcome, status="killed")
         self._note(name, outcome.status, outcome.message, outcome.seconds)
-        if outcome.status not in RESULTS:
+        if outcome.status not in (*RESULTS, "interrupted"):  # which `Stopped` says of all
             self._reporter.say(f"{name} {_said(outcome.status)}: {outcome.message} ({self._store.log(name)})")
         elif outcome.status == "diverged":
             self._reporter.say(f"{name} diverged: {outcome.message}")

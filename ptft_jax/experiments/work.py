@@ -14,6 +14,7 @@ from typing import Any
 from ptft_jax.errors import UserError
 from ptft_jax.experiments.executors.base import Outcome, Task
 from ptft_jax.experiments.store import Kept
+from ptft_jax.runs.workdir import Workdir
 
 _BUSY = 600.0  # seconds that another launch, which was told to leave, may take to
 
@@ -21,7 +22,7 @@ _BUSY = 600.0  # seconds that another launch, which was told to leave, may take 
 def carry_out(task: Task) -> Outcome:
     """Carries a node out, and records what it came to in its folder. Nothing is raised but what ends the process."""
     began = time.monotonic()
-    kept = Kept(pathlib.Path(task.folder), task.fingerprint, task.name, task.identity, None)
+    kept = _kept(task)
     try:
         if task.kind != "merge":  # which is written whole, into a folder that is not there
             kept.write()
@@ -36,6 +37,10 @@ def carry_out(task: Task) -> Outcome:
         except OSError as e:
             return Outcome("failed", _message(e), seconds=outcome.seconds)
     return outcome
+
+
+def _kept(task: Task) -> Kept:
+    return Kept(pathlib.Path(task.folder), task.fingerprint, task.name, task.identity, None)
 
 
 def _failure(error: Exception) -> str:
@@ -68,10 +73,24 @@ def _run(task: Task) -> Outcome:
                 raise
             reporter.say(f"waiting: {e}")
             time.sleep(1.0)
+        except assembly.OtherConfig as e:
+            reporter.say(f"{e}\nit is begun anew: {_aside(task)} is what was begun with files that lay elsewhere")
         except NonFinite as e:
             return Outcome("diverged", str(e))
         else:
             return Outcome("finished") if summary["finished"] else Outcome("interrupted", f"by {summary['reason']}")
+
+
+def _aside(task: Task) -> pathlib.Path:
+    """Moves a run that was begun and cannot go on out of the way of one that is the same but for where its files lie."""
+    folder = pathlib.Path(task.folder)
+    aside = folder.with_name(folder.name + ".old")
+    while aside.exists():
+        aside = aside.with_name(aside.name + "+")
+    folder.rename(aside)
+    Workdir(aside).node.unlink()
+    _kept(task).write()
+    return aside
 
 
 def _merge(task: Task) -> Outcome:

@@ -56,6 +56,10 @@ def device_rows(rows: int) -> int:
     return -(-rows // jax.device_count()) * jax.device_count()
 
 
+class OtherConfig(UserError):
+    """The workdir holds a run with another config."""
+
+
 class Run:
     """One run, assembled: everything but its arrays exists, and every setting has been read.
 
@@ -204,7 +208,7 @@ class Run:
         recorded = meant.spelled(self.workdir, self.config)
         changed = changes(*map(configs.decided, (here.read_config().as_dict(), recorded.as_dict())))
         if changed:
-            raise UserError(
+            raise OtherConfig(
                 f"{self.workdir} holds a run with another config:{listed(changed, 20)}\n"
                 "Choose another --workdir (init.from can start from this one), or give the same config to continue it"
             )

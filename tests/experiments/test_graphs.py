@@ -8,11 +8,15 @@ import pytest
 import ptft_jax as pt
 from ptft_jax import config as configs
 from ptft_jax.errors import UserError
-from ptft_jax.experiments import identity, launch, plan
+from ptft_jax.experiments import identity, launch, plan, work
 from ptft_jax.experiments.axes import grid
-from ptft_jax.experiments.nodes import Graph
+from ptft_jax.experiments.executors.base import Task
+from ptft_jax.experiments.graph import with_changes
+from ptft_jax.experiments.nodes import Graph, config_of
 from ptft_jax.experiments.store import Kept, Store
+from ptft_jax.runs.lease import Busy
 from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import assembly
 
 
 def config(source, **changes):
@@ -114,6 +118,8 @@ def test_bad_graphs_are_refused_before_anything_runs(source, tmp_path):
     refused("node 'a'.*nowhere.txt", lambda: chain_of("a", config(tmp_path / "nowhere.txt")))
     refused("node 'a'.*patience", lambda: chain_of("a", config(source, eval__every=0.0, select__patience=3)))
     refused("node 'mid'.*did you mean 'lora'", lambda: chain(source, tune__method="lor"))
+    rank = with_changes(config(source), **{"tune.lora.rank": 2})
+    refused("node 'a'.*tune.lora.rank = 2 is set, but .*needs tune.method=lora", lambda: chain_of("a", rank))
     refused("node 'mid'.*data.length = 256.*model.max_length 128", lambda: chain(source, data__length=256))
 
 
@@ -221,9 +227,6 @@ def test_a_result_that_was_removed_is_none(source, tmp_path, cache):
 
 def test_what_a_recipe_suggested_is_no_more_than_that(source):
     """The settings of a node come to the config that the recipe gives."""
-    from ptft_jax.experiments.graph import with_changes
-    from ptft_jax.experiments.nodes import config_of
-
     recipe = with_changes(pt.recipe("pretrain/shakespeare:tiny"), **{"training.steps": 10, "eval.every": 0.0})
     g = Graph()
     g.run("a", recipe)
@@ -231,3 +234,24 @@ def test_what_a_recipe_suggested_is_no_more_than_that(source):
     mine = configs.settled(recipe)
     assert made.as_dict() == mine.as_dict()
     assert "training.steps" not in made.suggested and "samples.max_new_tokens" in made.suggested
+
+
+def test_a_run_that_was_begun_elsewhere_is_begun_anew(source, tmp_path, cache, monkeypatch):
+    """Of an interrupted run whose data were moved, the config names other files: it cannot go on, and does not fail for good."""
+    [step] = plan.plan(chain_of("base", config(source)), Store(tmp_path / "x"))
+    task = {"name": "base", "kind": "run", "folder": str(step.folder), "settings": step.settings({}), "log": ""}
+    task = Task(**task, fingerprint=step.identity.fingerprint, identity=step.identity.as_dict())
+    tried = []
+
+    def train(config, folder, **_):
+        tried.append(config.data.source)
+        if len(tried) < 3:
+            (step.folder / "notes.txt").touch()
+            raise (Busy, assembly.OtherConfig)[len(tried) - 1]("here is another")
+        assert not (step.folder / "notes.txt").exists()
+        return {"finished": True}
+
+    monkeypatch.setattr(assembly, "train", train)
+    assert work.carry_out(task).status == "finished" and tried == [f"text:{source}"] * 3
+    assert [p.name for p in (step.folder.parent / "base.old").iterdir()] == ["notes.txt"]
+    assert Kept.read(step.folder).fingerprint == step.identity.fingerprint
