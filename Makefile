@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # One stamp an environment: rebuilt only when what it holds changes, or another interpreter is asked for.
 WHICH := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-.PHONY: demo test test-heavy test-full live bench beam trackers lint docs models-table install clean check-python
+.PHONY: demo test test-heavy test-full live bench beam trackers clusters lint docs models-table install clean check-python
 
 demo: $(VENV)/.installed-$(WHICH)
 	$(BIN)/python -m experiments.transfer --out=runs/demo
@@ -46,6 +46,12 @@ trackers: check-python
 	$(PYTHON) -m venv $(VENV)-trackers
 	$(VENV)-trackers/bin/python -m pip install --quiet --disable-pip-version-check -e ".[wandb,mlflow,aim,test]"
 	$(VENV)-trackers/bin/python -m pytest tests/reporting/test_trackers_live.py -q
+
+# Experiments on clusters: a Ray cluster of several nodes on this machine, and submitit's jobs, in an environment of its own.
+clusters: check-python
+	$(PYTHON) -m venv $(VENV)-clusters
+	$(VENV)-clusters/bin/python -m pip install --quiet --disable-pip-version-check -e ".[ray,slurm,test]"
+	$(VENV)-clusters/bin/python -m pytest tests/experiments/test_clusters.py -q
 
 # docs/benchmarks.md: ours beside PyTorch, transformers, PEFT and TRL, in an environment of its own. BENCH="4x128 start" measures
 # only these, and QUALITY=FOLDER adds what `python -m experiments.characters` found.
@@ -91,4 +97,4 @@ $(VENV)/.parity-$(WHICH): $(VENV)/.test-$(WHICH)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-beam $(VENV)-bench build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-beam $(VENV)-clusters $(VENV)-bench build dist *.egg-info

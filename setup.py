@@ -44,6 +44,9 @@ EXTRAS = {
     "wandb": ["wandb>=0.20"],
     "mlflow": ["mlflow-skinny>=3.1", "alembic>=1.10", "sqlalchemy>=2"],
     "aim": ["aim>=3.28"],
+    # Where experiments are carried out (`ptft sweep --executor`).
+    "ray": ["ray>=2.50"],
+    "slurm": ["submitit>=1.5"],
     # `ptft data prepare --engine=beam`. Beam needs protobuf 6, and what sentencepiece generated from 0.2.3 on needs 7.
     "beam": ["apache-beam>=2.77", *ALL, "sentencepiece<0.2.3"],
     # Of ruff and mypy one minor version: the next may format otherwise, or find more.

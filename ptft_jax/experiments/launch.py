@@ -16,11 +16,11 @@ from ptft_jax.experiments.store import Store
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import lease
 
-EXECUTORS = ("inline", "local")
+EXECUTORS = ("inline", "local", "ray", "slurm")
 
 
-def executor(name: str, slots: int) -> Executor:
-    """An executor by its name. Raises UserError."""
+def executor(name: str, slots: int, **options: Any) -> Executor:
+    """An executor by its name; `options` as of `ptft_jax.experiments.executors.on_slurm.OnSlurm`. Raises UserError."""
     if name not in EXECUTORS:
         raise UserError(f"--executor={name}: expected one of {', '.join(EXECUTORS)}{nearest(name, EXECUTORS)}")
     if name == "inline":
@@ -29,6 +29,14 @@ def executor(name: str, slots: int) -> Executor:
         if slots != 1:
             raise UserError(f"--max_parallel={slots}: with --executor=inline one runs at a time: --executor=local")
         return Inline()
+    if name == "ray":
+        from ptft_jax.experiments.executors.on_ray import OnRay
+
+        return OnRay(slots)
+    if name == "slurm":
+        from ptft_jax.experiments.executors.on_slurm import OnSlurm
+
+        return OnSlurm(slots, **options)
     from ptft_jax.experiments.executors.local import Local
 
     return Local(slots)

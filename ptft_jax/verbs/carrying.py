@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -13,11 +14,20 @@ from ptft_jax.verbs.output import printed
 
 
 def define() -> None:
-    """--out, --dry_run, --executor, --max_parallel, --retries, --reuse."""
+    """--out, --dry_run, --executor, --job, --max_parallel, --retries, --reuse."""
     flags.DEFINE_string("out", None, "Folder of the experiment. What is finished there is not carried out again.")
     flags.DEFINE_bool("dry_run", False, "Only say what would be done with each node, and why.")
     flags.DEFINE_string(
-        "executor", "inline", "inline: one after the other, in this process; local: in processes of their own."
+        "executor",
+        "inline",
+        "inline: one after the other, in this process; local: in processes of their own; ray: on the cluster of $RAY_ADDRESS, else one on this "
+        "machine; slurm: as jobs of SLURM.",
+    )
+    flags.DEFINE_multi_string(
+        "job",
+        [],
+        "With --executor=slurm: NAME=VALUE, what a job asks for, by submitit's names: timeout_min=60, slurm_partition=gpu, gpus_per_node=1, ... "
+        "May be given more than once.",
     )
     define_number("max_parallel", 1, positive(1, ""), "Nodes at a time, among which accelerators are shared out.")
     define_number("retries", 2, natural(2, ""), "How often a node is begun again whose process somebody else ended.")
@@ -32,13 +42,33 @@ def check() -> None:
 
     if not flags.FLAGS.out:
         raise UserError("--out is missing: the folder of the experiment, e.g. --out=runs/rates")
-    launch.executor(flags.FLAGS.executor, flags.FLAGS.max_parallel)
+    args = flags.FLAGS
+    if args.executor in ("ray", "slurm"):  # which begins something
+        _job(args.job, args.executor)
+    else:
+        launch.executor(args.executor, args.max_parallel, **_job(args.job, args.executor))
+
+
+def _job(words: Sequence[str], executor: str) -> dict[str, Any]:
+    """What a job asks for. Raises UserError."""
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise UserError(f"--job={word}: expected NAME=VALUE, such as timeout_min=60")
+        if executor != "slurm":
+            raise UserError(f"--job={word}: of --executor=slurm alone, not of {executor}")
+        if name in found:
+            raise UserError(f"--job={word}: {name} is given twice")
+        found[name] = int(value) if value.lstrip("-").isdigit() else value
+    return found
 
 
 def carry_out(graph: Any) -> int:
     """Carries a graph out, or says what would be done; the exit status, 1 where a node failed. Raises UserError."""
     from ptft_jax.experiments import launch, plan, scheduler
     from ptft_jax.reporting.progress import Reporter
+    from ptft_jax.runs import places
 
     args, reporter = flags.FLAGS, Reporter()
     if args.dry_run:
@@ -46,7 +76,10 @@ def carry_out(graph: Any) -> int:
         printed(_text(plan.table(steps)))
         printed(plan.totals(steps, args.max_parallel))
         return 0
-    by = launch.executor(args.executor, args.max_parallel)
+    options = _job(args.job, args.executor)
+    if args.executor == "slurm":
+        options = {"folder": places.local(args.out, f"--out={args.out}") / "jobs", **options}
+    by = launch.executor(args.executor, args.max_parallel, **options)
     try:
         with reporter:
             outcomes = launch.launch(graph, args.out, by=by, reuse=args.reuse, retries=args.retries, reporter=reporter)
