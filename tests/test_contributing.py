@@ -74,7 +74,18 @@ def test_every_name_is_defined_where_it_says():
 def test_every_target_and_marker_is_there():
     makefile, settings = (ROOT / "Makefile").read_text(), (ROOT / "pyproject.toml").read_text()
     targets = set(re.findall(r"(?:`|^)make ([a-z-]+)", GUIDE, re.MULTILINE))
-    assert targets == {"install", "test", "lint", "docs", "test-heavy", "live", "beam", "test-full", "models-table"}
+    assert targets == {
+        "install",
+        "test",
+        "lint",
+        "docs",
+        "test-heavy",
+        "live",
+        "beam",
+        "clusters",
+        "test-full",
+        "models-table",
+    }
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
     assert all(f'"{marker}: ' in settings for marker in re.findall(r"marked `(\w+)`", GUIDE))
     assert {f"make {t}" for t in targets} >= set(re.findall(r"^make .*$", (ROOT / ".ci/run").read_text(), re.MULTILINE))

@@ -26,7 +26,7 @@ from ptft_jax.runs import source as restore
 from ptft_jax.runs import state as states
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import checkpoint
-from tests.helpers import quiet_train, tiny_config
+from tests.helpers import quiet_train, repeats, tiny_config
 
 RUN = dict(model__scan=True, model__layers=3, training__steps=0, optimizer__warmup_steps=0)
 
@@ -117,7 +117,7 @@ def assert_equal(found, expected):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("name", ["base", "two", "lora", "several#b"])
+@pytest.mark.parametrize("name", repeats(["base", "two", "lora", "several#b"], "two", "lora", "several#b"))
 def test_leaves_are_read_one_by_one_as_all_at_once(runs, name):
     model = models.Reader().open(restore.find(getattr(runs, name)))
     assert not isinstance(model.leaves, models.Held)
@@ -274,7 +274,14 @@ def test_task_vectors(runs, tmp_path):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("method,trim", [("ties", "model"), ("magnitude_prune", "layer"), ("dare_ties", "")])
+@pytest.mark.parametrize(
+    "method,trim",
+    repeats(
+        [("ties", "model"), ("magnitude_prune", "layer"), ("dare_ties", "")],
+        ("magnitude_prune", "layer"),
+        ("dare_ties", ""),
+    ),
+)
 def test_pruned_task_vectors(runs, tmp_path, method, trim):
     random = arithmetic.RULES[method][0] == "random"
     options = dict(seed=5) if random else dict(trim=trim)

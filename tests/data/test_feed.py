@@ -39,6 +39,7 @@ class OfTheState:
         return {**rows, "inputs": (rows["inputs"] + shift) % 256}
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_rows_that_follow_from_the_state_and_a_run_that_continues(text_file, tmp_path, monkeypatch):
     init = assembly.Run.__init__

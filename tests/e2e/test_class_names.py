@@ -108,7 +108,7 @@ def test_runs_of_before_have_the_names_of_their_data(run, monkeypatch):
     assert "classes" not in source.meta and source.classes == ("new", "odd", "plain")
 
 
-@pytest.mark.parametrize("method", repeats(["full", "lora"], "full"))
+@pytest.mark.parametrize("method", repeats(["full", "lora"]))
 def test_a_child_takes_the_order_of_its_parent(run, text_file, tmp_path, method, monkeypatch):
     """Of no step, it is as good as the parent; and stopped and resumed, it has the names too."""
     some = texts(tmp_path / "x.jsonl", of_classes("plain", "odd"))

@@ -207,6 +207,7 @@ def test_a_full_disk_loses_nothing(text_file, tmp_path):
     assert json.loads((tmp_path / "run/summary.json").read_text())["step"] == 6
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_a_locale_that_knows_ascii_alone(tmp_path):
     """As in a bare container: accented text is trained on, sampled, exported, and generated."""

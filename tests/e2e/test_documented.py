@@ -46,13 +46,14 @@ def test_readme_commands(tmp_path):
     assert len(commands) >= 7
     _run_all(commands, tmp_path)
     assert (tmp_path / "runs/report.html").exists() and (tmp_path / "runs/mine/summary.json").exists()
-    # What the page says of the first fine-tune. Another machine sums in another order: the last digit may differ.
+    # What the page says of the first fine-tune, for machines that sum in different orders.
     transfer = json.loads((tmp_path / "runs/lora/summary.json").read_text())["transfer"]
-    gain, forgetting = re.search(
-        r"code falls by ([\d.]+) .* rises by ([\d.]+)", (ROOT / "README.md").read_text()
-    ).groups()
-    assert transfer["target"]["gain"] == pytest.approx(float(gain), abs=0.05)
-    assert transfer["source"]["forgetting"] == pytest.approx(float(forgetting), abs=0.03)
+    said = re.search(
+        r"code falls by ([\d.]+) to ([\d.]+) .* rises by ([\d.]+) to ([\d.]+)", (ROOT / "README.md").read_text()
+    )
+    low, high, least, most = map(float, said.groups())
+    assert low <= transfer["target"]["gain"] <= high and least <= transfer["source"]["forgetting"] <= most
+    assert high - low <= 0.2 and most - least <= 0.15
 
 
 @pytest.mark.heavy
@@ -105,6 +106,7 @@ def test_commands_that_go_on(tmp_path):
     assert chain[0]["step"] == 40 and chain[0]["optimizer"]
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_watching_a_run(tmp_path, monkeypatch, capsys):
     _run_section("Watching a run", tmp_path, "runs")
@@ -194,6 +196,7 @@ def test_the_demos_experiment(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_the_experiment_of_methods(tmp_path):
     """Some ways at toy size: a rate is chosen for each, seeds are grouped, and claims are held against what was run."""

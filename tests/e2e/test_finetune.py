@@ -35,6 +35,7 @@ def params_of(reference):
     return flatten(jax.device_get(loading.load(str(reference)).params))
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_a_child_starts_where_its_parent_ended(text_file, tmp_path, base):
     summary = quiet_train(child(text_file, f"{base}@best", training__steps=8), tmp_path / "child")
@@ -199,6 +200,7 @@ def test_a_damaged_parent_is_named(text_file, tmp_path, base):
         quiet_train(child(text_file, tmp_path / "base"), tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_an_average_is_what_children_start_from(text_file, tmp_path):
     quiet_train(tiny_config(text_file, training__ema_decay=0.5), tmp_path / "base")
@@ -245,6 +247,7 @@ def test_a_checkpoint_moves_to_another_mesh(text_file, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_a_pull_to_the_start_keeps_a_child_near_and_survives_a_resume(text_file, tmp_path, base):
     far = quiet_train(child(text_file, base, training__steps=8), tmp_path / "far")

@@ -96,6 +96,7 @@ def test_an_adapter_on_its_base(text_file, tmp_path, base):
     assert sums(tmp_path / "inherited", 6) == sums(tmp_path / "lora", 6) and said["transfer"]
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_a_run_that_went_on_is_gone_on_from(text_file, tmp_path, base):
     """What a chain of them was tuned from is what its first run started from."""
@@ -173,6 +174,7 @@ def test_a_run_that_goes_on_keeps_what_its_children_started_from(text_file, tmp_
     assert quiet_train(made, parent)["finished"] and 2 in Workdir(parent).steps()
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_the_loss_before_is_that_of_the_step_that_the_run_started_from(text_file, tmp_path):
     """Of a head that is re-initialized, it is the parent's own; the parent has gone on since."""
@@ -217,6 +219,7 @@ def test_processes_that_found_another_latest_step_do_not_start(text_file, tmp_pa
     assert "step of config.init.from: [3] -> [6]" in str(found.value)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_what_a_run_was_fine_tuned_from_is_not_what_it_went_on_from(text_file, tmp_path, base):
     """base -> child, which then goes on in two runs of its own: a task vector is the difference to the base."""

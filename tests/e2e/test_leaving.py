@@ -57,7 +57,7 @@ def _ask_at(patch, number):
 
 
 # In the first evaluation, the first samples, the evaluation in the middle, its samples, the last evaluation, the test, the last samples.
-@pytest.mark.parametrize("share", repeats([0.0, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0], 0.4, 0.85))
+@pytest.mark.parametrize("share", repeats([0.0, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0], 0.85))
 @pytest.mark.heavy
 def test_sigterm_is_heard_between_batches_and_nothing_is_lost(text_file, tmp_path, whole, share):
     expected, looks = whole
@@ -100,6 +100,7 @@ def test_what_was_found_out_about_a_step_since_is_checked_too(text_file, tmp_pat
         checkpoint.read_meta(tmp_path / "run", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_sigterm_while_the_importance_of_parameters_is_estimated(text_file, tmp_path):
     quiet_train(config(text_file), tmp_path / "base")

@@ -85,8 +85,8 @@ def child(text_file, base, name, **changes):
 @pytest.mark.parametrize(
     "name",
     [
-        *(pytest.param(n, marks=pytest.mark.heavy) for n in ("prompt", "dora")),  # lora: tests/e2e/test_finetune.py
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("ia3", "bottleneck+prefix")),
+        *(pytest.param(n, marks=pytest.mark.heavy) for n in ("dora",)),  # lora: tests/e2e/test_finetune.py
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("prompt", "ia3", "bottleneck+prefix")),
         *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW),
     ],
 )

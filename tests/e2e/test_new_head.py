@@ -31,7 +31,7 @@ def test_gain_and_forgetting_count_from_the_parent(text_file, tmp_path, cache):
         assert found["forgotten_share"] == pytest.approx(found["forgetting"] / found["learned"])
 
 
-@pytest.mark.parametrize("method", repeats(["full", "lora", "prompt"], "lora"))
+@pytest.mark.parametrize("method", repeats(["full", "lora", "prompt"]))
 def test_a_linear_probe_and_then_all_of_a_classifier(text_file, tmp_path, cache, method):
     """The first phase moves the new head alone."""
     objective = dict(model__causal=False, model__head="masked_lm", objective__name="masked_lm")

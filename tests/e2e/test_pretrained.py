@@ -119,6 +119,7 @@ def test_a_run_trains_an_adapter_of_peft_on(text_file, tmp_path, base, cache):
         assembly.Run(tiny_config(text_file, init__adapter=str(tmp_path / "peft")), tmp_path / "y", Reporter(quiet=True))
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_new_tokens_grow_the_embeddings(text_file, tmp_path, cache, tied):
@@ -165,6 +166,7 @@ def test_new_tokens_grow_the_embeddings(text_file, tmp_path, cache, tied):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_a_head_of_another_kind_is_made_anew_only_by_rule(text_file, tmp_path, cache):
     parent = small.folder(tmp_path / "parent", {**small.LLAMA, "tied": False})
@@ -185,6 +187,7 @@ def test_a_head_of_another_kind_is_made_anew_only_by_rule(text_file, tmp_path, c
         assembly.Run(made, tmp_path / "y", Reporter(quiet=True))
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_verbs_take_imported_weights(tmp_path, base, text_file):
     """eval, generate and export of hf: and gguf:, as a user types them."""

@@ -40,6 +40,7 @@ def stopped_and_continued(config, folder, step):
     return [checkpoint.read_meta(folder / name, last)["checksums"] for name in ("whole", "part")]
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_everything_at_once_continues_exactly(text_file, tmp_path, base):
     config = child(

@@ -91,7 +91,7 @@ LORA = Lora(2, 4.0, False, 0.0, ("blocks/.*",))
     ],
     ids=["windows", "learned prompt", "learned keys", "several", "nf4", "experts"],
 )
-@pytest.mark.parametrize("kind", ["looked up", pytest.param("draft", marks=heavy)])
+@pytest.mark.parametrize("kind", ["looked up", pytest.param("draft", marks=pytest.mark.slow)])
 def test_guesses_change_no_token(adapter, changes, kind):
     """Up to the last position that the model has, and whichever stop token comes."""
     model, params = built(adapter, **changes)
@@ -209,7 +209,9 @@ def test_a_quantized_base_is_made_dense_layer_by_layer(form):
     assert kernels > 1e5 and needed[0] - needed[1] < 1.2 * kernels
 
 
-@pytest.mark.parametrize("form", [pytest.param("nf4", marks=heavy), pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "form", [pytest.param("nf4", marks=pytest.mark.slow), pytest.param("int8", marks=pytest.mark.slow)]
+)
 def test_a_quantized_base_writes_what_its_dense_kernels_do(form):
     model, plain = quantized(form, 2)
     params = jax.jit(model.init)(jax.random.key(0))

@@ -61,7 +61,7 @@ def check(model, params, name):
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param({}, marks=pytest.mark.heavy), LLAMA], ids=["learned positions", "rotary"]
+    "family", [pytest.param({}, marks=pytest.mark.slow), LLAMA], ids=["learned positions", "rotary"]
 )
 @pytest.mark.parametrize(
     "name", [n if n == "causal_lm" else pytest.param(n, marks=pytest.mark.heavy) for n in BUILDERS]
@@ -72,7 +72,7 @@ def test_packed_equals_alone(name, family):
 
 @pytest.mark.parametrize(
     "adapter, family",
-    [(None, WINDOWS), pytest.param(Prompt(3, "vocabulary"), LLAMA, marks=pytest.mark.heavy)],
+    [(None, WINDOWS), pytest.param(Prompt(3, "vocabulary"), LLAMA, marks=pytest.mark.slow)],
     ids=["window", "prompt"],
 )
 def test_prefixes_with_sliding_windows_and_with_learned_vectors(adapter, family):

@@ -126,7 +126,7 @@ HEAVY = pytest.mark.heavy
     "setting",
     [
         pytest.param(dict(micro=4), marks=pytest.mark.slow),  # with fsdp below
-        pytest.param(dict(devices=8, fsdp=4, micro=2), marks=HEAVY),
+        pytest.param(dict(devices=8, fsdp=4, micro=2), marks=pytest.mark.slow),
         pytest.param(dict(devices=4, kind="pmap", micro=2), marks=HEAVY),
         pytest.param(dict(devices=4, kind="pmap"), marks=pytest.mark.slow),
         pytest.param(dict(scan=False, remat="full"), marks=pytest.mark.slow),

@@ -76,6 +76,7 @@ def test_the_cap_is_that_of_the_steps_own_rate():
         np.testing.assert_allclose(found - PARAMS["b/bias"], distance, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_more_strength_holds_harder():
     """In training by Adam at a rate of 0.01: from none to thirty thousand times the distance a step."""

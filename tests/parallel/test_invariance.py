@@ -46,7 +46,7 @@ SLOW, HEAVY = pytest.mark.slow, pytest.mark.heavy
     "name",
     [
         pytest.param(name, marks=mark)
-        for name, mark in {"adafactor": HEAVY, "lion": SLOW, "muon": SLOW, "sgd": SLOW}.items()
+        for name, mark in {"adafactor": SLOW, "lion": SLOW, "muon": SLOW, "sgd": SLOW}.items()
     ],
 )
 def test_optimizers_are_the_same_when_state_is_sharded(name):

@@ -25,7 +25,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", [n if n == "lora" else pytest.param(n, marks=pytest.mark.heavy) for n in CASES])
+MARKS = {"full": pytest.mark.heavy, "last block": pytest.mark.slow, "middle layer": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=MARKS[n]) if n in MARKS else n for n in CASES])
 def test_trainable_leaves_move_and_frozen_ones_are_bit_identical(name):
     adapter, rates = CASES[name]
     got = train(adapter=adapter, rates=rates)

@@ -93,6 +93,7 @@ def test_a_phase_changes_what_it_trains_and_nothing_else(phased):
     np.testing.assert_allclose(phased.grad_norms[0], alone.grad_norms[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     "setting",
@@ -106,6 +107,7 @@ def test_phases_under_every_program(phased, setting):
     np.testing.assert_allclose(got.grad_norms, phased.grad_norms, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     "names", [("all", "last:1", "head"), pytest.param(("last:1", "attention", "all"), marks=pytest.mark.slow)]

@@ -145,6 +145,7 @@ def test_a_state_in_bfloat16_is_trained_and_stays_in_it():
     assert np.corrcoef((moved[0] - start).ravel(), (moved[1] - start).ravel())[0, 1] > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_what_is_shut_in_a_phase_is_not_rounded():
     phased = train(phases=("last:1", "all"), **NARROW | dict(steps=1))
@@ -158,6 +159,7 @@ def _bits(state):
     return [np.asarray(a) for a in jax.tree.leaves((state.trainable, state.frozen, state.optimizer, state.ema))]
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     "setting",

@@ -100,6 +100,7 @@ def test_r3f(params, uniform):
     assert expected > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_smart_climbs(params):
     """Algorithm 1: a step along the gradient divided by its largest entry, then back into the ball; the noise it finds is

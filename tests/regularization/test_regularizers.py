@@ -85,7 +85,7 @@ HEAVY = pytest.mark.heavy
     [
         # Each term under one program, each program with one term; the others are slow.
         pytest.param("pulls", dict(devices=8, fsdp=4, micro=2), marks=pytest.mark.slow),
-        pytest.param("pulls", dict(devices=4, kind="pmap"), marks=HEAVY),
+        pytest.param("pulls", dict(devices=4, kind="pmap"), marks=pytest.mark.slow),
         pytest.param("predictions", dict(devices=8, fsdp=4, micro=2), marks=HEAVY),
         pytest.param("predictions", dict(devices=4, kind="pmap"), marks=pytest.mark.slow),
     ],

@@ -45,6 +45,7 @@ def test_the_steps_are_in_the_trace_and_the_run_is_the_same(text_file, tmp_path,
     assert "finished before" in said(capsys) and traced_steps(tmp_path / "traced") == [2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_a_run_that_stops_and_continues_records_what_is_left(text_file, tmp_path, capsys):
     def launch():
