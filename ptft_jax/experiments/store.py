@@ -129,7 +129,7 @@ def _kept(folder: pathlib.Path) -> list[Kept]:
     if not runs.is_dir():
         return []
     there = sorted(
-        (path for path in runs.iterdir() if path.is_dir() and path.name[0] != "."),
+        (path for path in runs.iterdir() if path.is_dir()),
         key=lambda path: (len(path.name), path.name),
     )
     return [kept for kept in map(Kept.read, there) if kept is not None]

@@ -7,7 +7,6 @@ import dataclasses
 import importlib
 import json
 import pathlib
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 from ptft_jax.errors import UserError
 from ptft_jax.experiments.executors.base import Outcome, Task
 from ptft_jax.experiments.store import RESULTS, Kept
+from ptft_jax.runs.files import read_json
 from ptft_jax.runs.workdir import Workdir
 
 _BUSY = 600.0  # seconds that another launch, which was told to leave, may take to
@@ -69,6 +69,8 @@ def _run(task: Task) -> Outcome:
 
     config = nodes.config_of(task.settings)
     reporter, deadline = Reporter(), time.monotonic() + _BUSY
+    if Workdir(pathlib.Path(task.folder)).is_finished:  # and the process ended before that was recorded
+        return Outcome("finished")
     while True:
         try:
             summary = assembly.train(config, task.folder, reporter=reporter)
@@ -100,16 +102,12 @@ def _aside(task: Task) -> pathlib.Path:
 def _merge(task: Task) -> Outcome:
     from ptft_jax.combining.combine import combine
 
-    asked, folder = dict(task.settings), pathlib.Path(task.folder)
-    made = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(made, ignore_errors=True)  # of an attempt that was killed
-    done = combine(asked.pop("method"), asked.pop("runs"), made, say=print, **asked)
-    outcome = Outcome("finished", values={"fingerprint": done["fingerprint"]})
-    dataclasses.replace(_kept(task), folder=made, result=dataclasses.asdict(outcome)).write()
-    if folder.is_dir():
-        folder.rmdir()  # empty, or somebody else's
-    made.rename(folder)  # so it is there with what says that it is, or not at all
-    return outcome
+    here = Workdir(pathlib.Path(task.folder))
+    if here.is_finished:  # of an attempt that was ended before it was recorded: no other writes into this folder
+        return Outcome("finished", values={"fingerprint": read_json(here.recipe)["fingerprint"]})
+    asked = dict(task.settings)
+    done = combine(asked.pop("method"), asked.pop("runs"), task.folder, say=print, **asked)
+    return Outcome("finished", values={"fingerprint": done["fingerprint"]})
 
 
 def _evaluation(task: Task) -> Outcome:
