@@ -369,3 +369,14 @@ def test_data_that_change_before_a_run_begins(source, tmp_path, cache, monkeypat
     found = scheduler.Scheduler(steps, store, Editing(), Reporter(quiet=True)).carry_out()
     assert begun == ["base"] and found["mid"]["status"] == "failed" and found["end"]["status"] == "skipped"
     assert "data.source: its content has changed" in found["mid"]["message"]
+
+
+def test_a_run_that_was_finished_but_not_recorded_is_done(source, tmp_path, cache, monkeypatch):
+    """Its process was killed between the two, and its data were moved since."""
+    [step] = plan.plan(chain_of("base", config(source)), Store(tmp_path / "x"))
+    Kept(step.folder, step.identity.fingerprint, "base", step.identity.as_dict(), None).write()
+    Workdir(step.folder).summary.write_text(json.dumps({"finished": True}))
+    monkeypatch.setattr(assembly, "train", lambda *_, **__: pytest.fail("it is trained again"))
+    task = {"name": "base", "kind": "run", "folder": str(step.folder), "settings": step.settings({}), "log": ""}
+    done = work.carry_out(Task(**task, fingerprint=step.identity.fingerprint, identity=step.identity.as_dict()))
+    assert done.status == "finished" and Kept.read(step.folder).result["status"] == "finished"
