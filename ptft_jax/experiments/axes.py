@@ -11,6 +11,7 @@ from typing import Any
 from ptft_jax import config as configs
 from ptft_jax.config.field import Field, hashable, shown
 from ptft_jax.config.other_names import advice
+from ptft_jax.config.tree import HOW
 from ptft_jax.errors import UserError, nearest
 
 Point = dict[str, Any]  # dotted field -> value
@@ -79,9 +80,16 @@ def points(axes: Sequence[Axis], config: Mapping[str, Any], *, samples: int = 1,
       config: nested dicts, checked, which fields that no axis varies are as in.
 
     Raises:
-      UserError: a field that there is not, or that two axes vary; no value; one that the field does not take; bounds that are none;
-        a condition that waits for its own axis.
+      UserError: a field that there is not, that two axes vary, or that decides nothing that is computed; no value; one that the
+        field does not take; bounds that are none; a condition that waits for its own axis.
     """
+    return sampled(axes, config, samples=samples, seed=seed)[0]
+
+
+def sampled(
+    axes: Sequence[Axis], config: Mapping[str, Any], *, samples: int = 1, seed: int = 0
+) -> tuple[list[Point], int]:
+    """As `points`, and how many of the samples are as one before them in all that is drawn."""
     declared = dict(configs.fields(configs.tree_of(tuple(config.get("plugins", ())))))
     checked = [_checked(axis, declared) for axis in axes]
     _refuse_twice(checked)
@@ -90,11 +98,14 @@ def points(axes: Sequence[Axis], config: Mapping[str, Any], *, samples: int = 1,
     found: dict[Any, Point] = {}
     order = _ordered(checked)
     named = [field for axis in checked for field in axis.fields]
+    repeats = 0
     for sample in range(samples if any(axis.draw for axis in checked) else 1):
+        before = len(found)
         for point in _expanded(order, config, sample, seed, declared):
             sorted_ = {field: point[field] for field in named if field in point}
             found.setdefault(tuple((k, hashable(v)) for k, v in sorted_.items()), sorted_)
-    return list(found.values())
+        repeats += len(found) == before
+    return list(found.values()), repeats
 
 
 def _expanded(
@@ -103,7 +114,7 @@ def _expanded(
     rows: list[Point] = [{}]
     for axis in axes:
         rows = [
-            {**row, **dict(zip(axis.fields, values))}
+            row | dict(zip(axis.fields, values))
             for row in rows
             for values in (_alternatives(axis, sample, seed, declared) if _applies(axis, config, row) else ((),))
         ]
@@ -111,10 +122,17 @@ def _expanded(
 
 
 def _applies(axis: Axis, config: Mapping[str, Any], row: Point) -> bool:
-    return all(
+    there = all(
         hashable(row[field] if field in row else configs.get(config, field)) in map(hashable, values)
         for field, values in axis.conditions
     )
+    for field in axis.fields if there else ():
+        if field in row:
+            told = ", ".join(f"{name.rstrip('_')}={shown(value)}" for name, value in row.items())
+            raise UserError(
+                f"{axis.name}: {field.rstrip('_')} is varied twice where {told}: give conditions that exclude each other"
+            )
+    return there
 
 
 def _alternatives(axis: Axis, sample: int, seed: int, declared: Mapping[str, Field]) -> Sequence[tuple[Any, ...]]:
@@ -125,11 +143,13 @@ def _alternatives(axis: Axis, sample: int, seed: int, declared: Mapping[str, Fie
     if axis.draw == "choice":
         return [axis.values[int(number * len(axis.values))]]
     (least,), (most,) = axis.values
+    whole = type(declared[field].default) is int
+    end = most + 1 if whole else most  # a whole number stands for all from it up to the next: the ends too
     if axis.draw == "loguniform":
-        drawn = math.exp(math.log(least) + number * (math.log(most) - math.log(least)))
+        drawn = math.exp(math.log(least) + number * (math.log(end) - math.log(least)))
     else:
-        drawn = least + number * (most - least)
-    drawn = round(drawn) if type(declared[field].default) is int else float(f"{drawn:.4g}")
+        drawn = least + number * (end - least)
+    drawn = math.floor(drawn) if whole else float(f"{drawn:.4g}")
     return [(min(max(drawn, least), most),)]
 
 
@@ -139,6 +159,11 @@ def _checked(axis: Axis, declared: Mapping[str, Field]) -> Axis:
         if field not in declared:
             near = advice(field, list(declared)) or nearest(field, declared)
             raise UserError(f"{axis.name}: {field} is not a setting{near}")
+        if field.startswith(HOW) and field in axis.fields and field != "eval.metrics":
+            raise UserError(
+                f"{axis.name}: {field} says how a run is carried out, not what it computes: all its points would be one run, "
+                "which is carried out once"
+            )
     if "seed" in axis.fields:
         raise UserError(f"{axis.name}: seeds are repetitions of a point: --seeds=N")
     if not axis.values:

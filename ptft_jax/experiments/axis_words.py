@@ -15,7 +15,7 @@ FORM = "FIELD=VALUE,..., FIELD=loguniform(LEAST,MOST) (uniform, choice), or FIEL
 
 def parse(text: str) -> Axis:
     """The axis that a text names. Raises UserError."""
-    body, *conditions = re.split(r"\s+(?:if|and)\s+", text.strip())
+    body, *conditions = _cut(text.strip(), r"\s+(?:if|and)\s+")
     names, equals, rest = body.partition("=")
     if not equals or not names.strip():
         raise UserError(f"--axis {text!r}: expected {FORM}")
@@ -59,12 +59,20 @@ def _value(word: str, field: str, draw: str = "") -> Any:
 
 def _split(text: str) -> list[str]:
     """The parts between the commas that are in no brackets or quotes."""
-    parts, depth, quote = [""], 0, ""
-    for letter in text.strip():
+    return [part.strip() for part in _cut(text.strip(), ",")] if text.strip() else []
+
+
+def _cut(text: str, between: str) -> list[str]:
+    """The parts between what matches a pattern and is in no brackets or quotes."""
+    parts, depth, quote, begin, place = list[str](), 0, "", 0, 0
+    while place < len(text):
+        letter = text[place]
         quote = ("" if letter == quote else quote) if quote else letter if letter in "'\"" else ""
         depth += 0 if quote else (letter in "([{") - (letter in ")]}")
-        if letter == "," and not depth and not quote:
-            parts.append("")
+        found = re.compile(between).match(text, place) if not depth and not quote else None
+        if found:
+            parts.append(text[begin:place])
+            begin = place = found.end()
         else:
-            parts[-1] += letter
-    return [part.strip() for part in parts] if text.strip() else []
+            place += 1
+    return [*parts, text[begin:]]

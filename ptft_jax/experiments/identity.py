@@ -8,15 +8,16 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from ptft_jax import config as configs
 from ptft_jax.config.computed import computed
 from ptft_jax.config.field import shown
 from ptft_jax.config.plugins import tables
 from ptft_jax.data import cache, records, token_folder
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.pipeline import PARENT
-from ptft_jax.experiments.nodes import NODE, Node, parted
+from ptft_jax.experiments.nodes import Node, is_reference, parted
 from ptft_jax.runs import meant
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.lineage import parted as adapter_parted
@@ -79,11 +80,21 @@ class Identity:
         return {"kind": self.kind, "settings": dict(self.settings), "code": dict(self.code)}
 
 
+class _Asked(NamedTuple):
+    """Of the node whose settings are looked at."""
+
+    kind: str
+    plugins: tuple[str, ...]
+    broken: str
+    continues: bool  # with another run's optimizer
+
+
 class Identities:
     """The identities of a graph's nodes: content that several use is looked at once."""
 
-    def __init__(self) -> None:
-        self._known: dict[str, Identity] = {}
+    def __init__(self, known: Mapping[str, Identity] | None = None) -> None:
+        """`known`: identities of nodes by name."""
+        self._known = dict(known or {})
         self._content: dict[Any, Any] = {}
 
     def of(self, node: Node) -> Identity:
@@ -91,37 +102,41 @@ class Identities:
         if node.kind == "run":
             values = node.settings["config"]
             plugins, settings = tuple(values.get("plugins", ())), dict(computed(values))
+            if values["eval"]["metrics"] != configs.default().eval.metrics:  # what its summary has
+                settings["eval.metrics"] = values["eval"]["metrics"]
             broken = values["data"]["broken"]
         else:
             plugins, settings, broken = tuple(node.settings.get("plugins", ())), dict(node.settings), "raise"
             if node.kind == "call":
                 settings |= {f"arguments.{name}": value for name, value in settings.pop("arguments").items()}
-        found = {path: self._meaning(node.kind, path, value, plugins, broken) for path, value in settings.items()}
+        asked = _Asked(node.kind, plugins, broken, settings.get("init.optimizer", False))
+        found = {path: self._meaning(asked, path, value) for path, value in settings.items()}
         made = Identity(node.kind, json.loads(json.dumps(found)), {name: CODE[name] for name in USES[node.kind]})
         self._known[node.name] = made
         return made
 
-    def _meaning(self, kind: str, path: str, value: Any, plugins: tuple[str, ...], broken: str) -> Any:
+    def _meaning(self, asked: _Asked, path: str, value: Any) -> Any:
         """What a value stands for."""
         if isinstance(value, (list, tuple)) and path != "data.mixture":
-            return [self._meaning(kind, path, item, plugins, broken) for item in value]
+            return [self._meaning(asked, path, item) for item in value]
         if isinstance(value, Mapping):
-            return {key: self._meaning(kind, path, item, plugins, broken) for key, item in value.items()}
-        if isinstance(value, str) and value.startswith(NODE):
-            name, rest = parted(value)
-            return {"node": self._known[name].fingerprint, "rest": rest}
-        if not value or kind == "call":
+            return {key: self._meaning(asked, path, item) for key, item in value.items()}
+        if is_reference(value):
+            source, name, rest = parted(value)
+            return {"node": self._known[name].fingerprint, "rest": rest} | ({"source": source} if source else {})
+        if not value or asked.kind == "call":
             return value
         if path == "data.mixture":
-            return [[self._source(name, plugins, broken), weight] for name, weight in value]
+            return [[self._meaning(asked, "data.source", name), weight] for name, weight in value]
         if path in _SOURCES:
-            return self._source(value, plugins, broken)
+            return self._source(value, asked.plugins, asked.broken)
         if path in ("of", "runs", "base"):
             return self._once(("parent", value), lambda: _run(value))
         means = meant.SETTINGS.get(path)
         if means is meant.parent:
-            return self._once(("parent", value), lambda: _run(value))
-        if means in (meant.file, meant.template):
+            bare = "last" if path == "init.from_" and asked.continues else "best"
+            return self._once(("parent", value, bare), lambda: _run(value, bare))
+        if means in (meant.file, meant.template) or path == "template":
             return self._once((path, value), lambda: _file(value, tokenizer=path == "tokenizer.path"))
         return value
 
@@ -150,12 +165,12 @@ def _source(reference: str, plugins: tuple[str, ...], broken: str) -> dict[str, 
     return {"kind": parsed.kind, "options": options, "content": content}
 
 
-def _run(reference: str) -> Any:
-    """A run or weights outside of the graph, by what they are."""
+def _run(reference: str, bare: str = "best") -> Any:
+    """A run or weights outside of the graph, by what they are; `bare` is the checkpoint that a run's name alone means."""
     if restore.is_reference(reference):
         kind, _, name = reference.partition(":")
         return {"kind": kind, "content": _content(pathlib.Path(name).expanduser(), name)}
-    found = restore.find_run(reference, "init.from", together=True)
+    found = restore.find_run(reference, "init.from", together=True, bare=bare)
     run_id = Workdir(found.workdir).run_id or found.meta.get("fingerprint", "")
     return {"run": run_id, "step": found.step, "adapter": adapter_parted(reference)[1]}
 

@@ -75,7 +75,8 @@ def launch(
     with lease.owned(folder, reporter.say, "--out"):
         store = Store(out, reuse)  # with what another launch did before it left
         steps = plans.plan(graph, store)
-        reporter.say(plans.totals(steps, by.slots))
+        for note in (*graph.notes, plans.totals(steps, by.slots)):
+            reporter.say(note)
         outcomes = Scheduler(steps, store, by, reporter, retries).carry_out()
         rows = results.write(store.folder, steps, outcomes)
     reporter.table(str(store.folder / f"{results.TABLE}.md"), rows)

@@ -17,11 +17,14 @@ from ptft_jax.experiments import axes as axes_
 from ptft_jax.experiments.graph import with_changes
 from ptft_jax.runs import meant
 
-NODE = "node:"  # node:NAME[@best|@last|@STEP][#ADAPTER] in a setting: what that node makes
+# node:NAME[@best|@last|@STEP][#ADAPTER] in a setting: what that node makes; node:NAME/FILE: a file of its folder, and KIND:node:NAME/FILE,
+# where a data source is asked for, the data in that.
+NODE = "node:"
+_REFERENCE = re.compile(r"((?:[a-z_]+:)?)node:([^@#/?]*)(.*)", re.DOTALL)
 KINDS = ("run", "merge", "evaluation", "call")
 _LONG = 150  # letters of a name, which is a folder's
-# Settings of a run that may name a node: those that name a run, a file or a folder.
-_MAY_NAME = tuple(path for path, means in meant.SETTINGS.items() if means in (meant.file, meant.parent))
+# Settings of a run that may name a node: those that name a run, a file, a folder or data.
+_MAY_NAME = (*meant.SETTINGS, "eval.answers.source")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +50,15 @@ class Node:
     def references(self) -> Iterator[tuple[str, str]]:
         """(setting, the reference in it) of each that names a node."""
         if self.kind == "run":
-            named = ((path, configs.get(self.settings["config"], path, "")) for path in _MAY_NAME)
+            given = ((path, configs.get(self.settings["config"], path, "")) for path in _MAY_NAME)
+            named = (found for path, value in given for found in _texts(value, path))
         else:
             named = _texts(self.settings, "")
-        yield from ((path, text) for path, text in named if isinstance(text, str) and text.startswith(NODE))
+        yield from ((path, text) for path, text in named if is_reference(text))
 
     def parents(self) -> list[str]:
         """Names of the nodes that it uses, each once."""
-        return list(dict.fromkeys(parted(text)[0] for _, text in self.references()))
+        return list(dict.fromkeys(parted(text)[1] for _, text in self.references()))
 
 
 def config_of(settings: Mapping[str, Any]) -> configs.Config:
@@ -66,11 +70,16 @@ def config_of(settings: Mapping[str, Any]) -> configs.Config:
     return config
 
 
-def parted(reference: str) -> tuple[str, str]:
-    """(name of the node, "@STEP#ADAPTER") of a reference."""
-    found = re.match(r"([^@#]*)(.*)", reference.removeprefix(NODE))
+def is_reference(value: Any) -> bool:
+    """Whether a value names a node."""
+    return isinstance(value, str) and _REFERENCE.match(value) is not None
+
+
+def parted(reference: str) -> tuple[str, str, str]:
+    """("KIND:" of data, else "", name of the node, "@STEP#ADAPTER" or "/FILE") of a reference."""
+    found = _REFERENCE.fullmatch(reference)
     assert found is not None
-    return found[1], found[2]
+    return found[1], found[2], found[3]
 
 
 class Graph:
@@ -83,6 +92,7 @@ class Graph:
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
+        self.notes: list[str] = []  # what whoever launches it should know
 
     def run(self, name: str, config: Any, *, init: str = "", **more: Any) -> str:
         """A run of a config, which starts from the node `init` where one is given. Raises UserError also for a bad config."""
@@ -119,7 +129,11 @@ class Graph:
         if seeds < 1:
             raise UserError(f"--seeds={seeds}: expected 1 or more")
         made = []
-        points = axes_.points(axes, base, samples=samples, seed=draw_seed)
+        points, repeats = axes_.sampled(axes, base, samples=samples, seed=draw_seed)
+        if repeats:
+            self.notes.append(
+                f"{name}: {repeats} of {samples} samples are as others before them, and are carried out once"
+            )
         names = _names(name, points)
         for point, called in zip(points, names):
             for seed in range(base["seed"], base["seed"] + seeds):
@@ -151,7 +165,11 @@ class Graph:
         return self._add(name, "call", {**asked, "arguments": arguments})
 
     def ordered(self) -> list[Node]:
-        """The nodes, each behind those that it uses, else as they were declared. Raises UserError: a parent that is no node, or a cycle; an empty graph."""
+        """The nodes, each behind those that it uses, else as they were declared.
+
+        Raises:
+          UserError: a parent that is no node, or a cycle; an empty graph.
+        """
         if not self.nodes:
             raise UserError("the graph has no nodes")
         for node in self.nodes.values():
@@ -180,6 +198,8 @@ class Graph:
             )
         if name in self.nodes:
             raise UserError(f"node {name!r} is declared twice")
+        if kind != "run":  # whose settings are checked by their fields
+            _check_json(settings, f"node {name!r}")
         self.nodes[name] = Node(name, kind, settings, group or name, **more)
         return NODE + name
 
@@ -187,6 +207,22 @@ class Graph:
 def _reference(text: str) -> str:
     """A node, however it was named; what is on disk is named by a path or a kind (hf:)."""
     return text if ":" in text or "/" in text else NODE + text
+
+
+def _check_json(value: Any, name: str) -> None:
+    """Raises UserError for what would not be the same in another process."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise UserError(f"{name}: the key {key!r} is no text: keys of arguments are (JSON)")
+            _check_json(item, f"{name}: {key}" if ": " not in name else f"{name}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            _check_json(item, f"{name}[{number}]")
+    elif value is not None and not isinstance(value, (str, int, float)):
+        raise UserError(
+            f"{name}: {value!r} is a {type(value).__name__}: expected JSON's types (text, number, list, dict with texts as keys)"
+        )
 
 
 def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,9 +13,10 @@ from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.errors import UserError, few
 from ptft_jax.experiments.identity import Identities, Identity
-from ptft_jax.experiments.nodes import NODE, Graph, Node, config_of, parted
+from ptft_jax.experiments.nodes import Graph, Node, config_of, is_reference, parted
 from ptft_jax.experiments.store import Kept, Store
 from ptft_jax.model.spec import HEAD, STRUCTURE
+from ptft_jax.runs import meant
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import completion
 
@@ -61,7 +64,9 @@ def plan(graph: Graph, store: Store) -> list[Step]:
     first: dict[str, Step] = {}  # of a fingerprint
     models: dict[str, dict[str, Any] | None] = {}
     taken: list[pathlib.Path] = []
-    known = _known_times(store)
+    known: dict[str, list[Mapping[str, Any]]] = {}
+    for settings, summary in _known_times(store):
+        known.setdefault(_alike(settings), []).append(summary)
     for node in graph.ordered():
         try:
             if node.kind == "run":
@@ -70,6 +75,8 @@ def plan(graph: Graph, store: Store) -> list[Step]:
         except UserError as e:
             raise UserError(f"node {node.name!r}: {e}") from None
         step = _step(node, identity, store, first.get(identity.fingerprint), taken)
+        if step.action != "cached":
+            _check_steps(node, {other.node.name: other for other in steps})
         if step.action in ("new", "rerun", "resume"):
             taken.append(step.folder)
             step = dataclasses.replace(step, **_expected(step, known))
@@ -87,7 +94,7 @@ def _checked(node: Node, models: Mapping[str, dict[str, Any] | None]) -> dict[st
     if not origin:
         return completion.resolve(config)[0].as_dict()["model"]
     adapters.build(section.tune)
-    model = models.get(parted(origin)[0]) if origin.startswith(NODE) else None
+    model = models.get(parted(origin)[1]) if is_reference(origin) else None
     values, defaults = section.as_dict(), dict(section.fields())
     if model is None:
         return None
@@ -108,9 +115,13 @@ def _step(node: Node, identity: Identity, store: Store, same: Step | None, taken
         why = "" if kept.result["status"] == "finished" else f"it {kept.result['status']}"
         why = "; ".join(filter(None, (why, "" if here else f"from {kept.folder}")))
         return Step(node, identity, "cached", kept.folder, why, kept, seconds=0.0)
+    if kept is not None and node.kind == "merge":  # which is made whole: what is there of it is none
+        return Step(node, identity, "rerun", store.free(node.name, taken), "because what it came to was removed", kept)
     if kept is not None:
         steps = Workdir(kept.folder).steps()
         reason = f"from step {steps[-1]}" if steps else "it was begun"
+        if moved := _moved(node, kept.folder):
+            reason = f"begun anew: the files of {moved[0]} lie elsewhere than when it was begun"
         return Step(node, identity, "resume", kept.folder, reason, kept)
     before = store.latest(node.name)
     folder = store.free(node.name, taken)
@@ -118,6 +129,42 @@ def _step(node: Node, identity: Identity, store: Store, same: Step | None, taken
         return Step(node, identity, "new", folder)
     changes = identity.changes(before.identity)
     return Step(node, identity, "rerun", folder, f"because {few(changes, _SHOWN)}", before)
+
+
+def _moved(node: Node, folder: pathlib.Path) -> list[str]:
+    """Settings whose data lie elsewhere than they did for the run that was begun in a folder, which cannot go on then."""
+    here = Workdir(folder)
+    if node.kind != "run" or not here.is_run or not here.begun() or here.is_finished:
+        return []
+    there, sides = meant.begun_in(folder) or "", (here.recorded_config(), node.settings["config"])
+    found = []
+    for path in ("data.source", "data.mixture", "eval.source"):
+        old, new = (configs.get(side, path) for side in sides)
+        if old and new and not any(map(is_reference, (old, new))):
+            means = meant.SETTINGS[path]
+            found += [path] if means(old, there) != means(new, os.getcwd()) else []
+    return found
+
+
+def _check_steps(node: Node, before: Mapping[str, Step]) -> None:
+    """Raises UserError where a node asks for a checkpoint that a finished one has not kept."""
+    for path, reference in node.references():
+        _, name, rest = parted(reference)
+        step = rest.removeprefix("@").partition("#")[0]
+        there = before[name]
+        if rest.startswith("@") and step.isdigit() and there.action == "cached" and there.node.kind == "run":
+            kept = Workdir(there.folder).steps()
+            if int(step) not in kept:
+                raise UserError(
+                    f"node {node.name!r}: {path.rstrip('_')}: {name}@{step}: {there.folder} is finished, and has kept steps "
+                    f"{', '.join(map(str, kept)) or 'none'} alone (checkpoint.every, checkpoint.keep_latest)"
+                )
+
+
+def changed(step: Step, identities: Mapping[str, Identity]) -> list[str]:
+    """What of a node's data and of the runs that it names is other than when it was planned; `identities` of all nodes by name.
+    Raises UserError where it cannot be read any more."""
+    return Identities(identities).of(step.node).changes(step.identity.as_dict())
 
 
 def _known_times(store: Store) -> list[tuple[dict[str, Any], Mapping[str, Any]]]:
@@ -131,12 +178,11 @@ def _known_times(store: Store) -> list[tuple[dict[str, Any], Mapping[str, Any]]]
     return found
 
 
-def _expected(step: Step, known: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
+def _expected(step: Step, known: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """The time and memory of a run like one that is known, by its steps."""
     if step.node.kind != "run":
         return {}
-    mine = _alike(step.identity.settings)
-    alike = [summary for settings, summary in known if _alike(settings) == mine]
+    alike = known.get(_alike(step.identity.settings), ())
     steps = step.node.settings["config"]["training"]["steps"]
     if not alike or step.node.settings["config"]["training"]["epochs"]:
         return {}
@@ -147,10 +193,9 @@ def _expected(step: Step, known: Sequence[tuple[Mapping[str, Any], Mapping[str, 
     return {"seconds": left * sum(seconds) / len(seconds), "peak_bytes": cost.get("peak_bytes")}
 
 
-def _alike(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {path: value for path, value in settings.items() if path.startswith(_ALIKE)} | {
-        "tuned": bool(settings.get("init.from_"))
-    }
+def _alike(settings: Mapping[str, Any]) -> str:
+    found = {path: value for path, value in settings.items() if path.startswith(_ALIKE)}
+    return json.dumps([found, bool(settings.get("init.from_"))], sort_keys=True)
 
 
 def table(steps: Sequence[Step]) -> list[dict[str, Any]]:
@@ -190,9 +235,9 @@ def totals(steps: Sequence[Step], slots: int) -> str:
 
 def _placed(node: Node, folders: Mapping[str, pathlib.Path]) -> dict[str, Any]:
     def place(value: Any) -> Any:
-        if isinstance(value, str) and value.startswith(NODE):
-            name, rest = parted(value)
-            return f"{folders[name]}{rest}"
+        if is_reference(value):
+            kind, name, rest = parted(value)
+            return f"{kind}{folders[name]}{rest}"
         if isinstance(value, Mapping):
             return {key: place(item) for key, item in value.items()}
         return [place(item) for item in value] if isinstance(value, (list, tuple)) else value
@@ -200,11 +245,11 @@ def _placed(node: Node, folders: Mapping[str, pathlib.Path]) -> dict[str, Any]:
     if node.kind != "run":
         return place(dict(node.settings))
     config = {name: dict(v) if isinstance(v, Mapping) else v for name, v in node.settings["config"].items()}
-    for path, reference in node.references():
+    for path in dict.fromkeys(path.partition("[")[0] for path, _ in node.references()):
         *above, last = path.split(".")
         section = config
         for key in above:
             section[key] = dict(section[key])
             section = section[key]
-        section[last] = place(reference)
+        section[last] = place(section[last])
     return {"config": config, "suggested": node.settings["suggested"]}

@@ -16,6 +16,7 @@ from ptft_jax.runs.files import read_json, write_json, write_text
 from ptft_jax.runs.workdir import Workdir
 
 SUMMARY, TABLE = "summary", "table"
+_COLUMNS = ("name", "runs", "of", "diverged")  # of the table, beside axes and figures
 _KEPT = ("reason", "step", "best_step", "selected", "before", "after", "transfer", "parameters")  # of a run's summary
 
 
@@ -36,8 +37,6 @@ def collect(steps: Sequence[Step], outcomes: Mapping[str, Mapping[str, Any]]) ->
         }
         if outcome["status"] == "finished":
             row["result"] = _result(step)
-        elif outcome["message"] and outcome["status"] == "skipped":
-            row["message"] = outcome["message"]
         rows.append(row)
     return rows
 
@@ -76,19 +75,44 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         points.setdefault((row["group"], repr(row["point"])), []).append(row)
     fields = list(dict.fromkeys(field for row in rows for field in row["point"]))
     every = {id(row): metrics(row) for row in rows}
-    names = list(dict.fromkeys(name for found in every.values() for name in found))
+    names = {name: _column(name, fields) for found in every.values() for name in found}
     out = []
     for same in points.values():
         known = [every[id(row)] for row in same if row["status"] == "finished"]
         line: dict[str, Any] = {"name": same[0]["group"], **{field: same[0]["point"].get(field) for field in fields}}
         line |= {"runs": len(known), "of": len(same)}
         line["diverged"] = sum(row["status"] == "diverged" for row in same)
-        for name in names:
+        for name, column in names.items():
             values = [found[name] for found in known if name in found]
-            line[name] = statistics.mean(values) if values and len(values) == len(known) else None
-            line[f"{name}_sd"] = statistics.stdev(values) if len(values) == len(known) > 1 else None
+            whole = bool(values) and len(values) == len(known)
+            line[column] = _mean(values) if whole else None
+            line[f"{column}_sd"] = _spread(values) if whole and len(values) > 1 else None
         out.append(line)
     return out
+
+
+def _column(figure: str, fields: Sequence[str]) -> str:
+    """The column of a figure: its name, but where that is another column's."""
+    return f"result/{figure}" if figure.removesuffix("_sd") in (*_COLUMNS, *fields) else figure
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean; nan where one of the figures is not finite."""
+    return statistics.mean(values) if all(map(math.isfinite, values)) else math.nan
+
+
+def _spread(values: Sequence[float]) -> float:
+    """The standard deviation; nan where one of the figures is not finite."""
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+
+
+def _as_json(value: Any) -> Any:
+    """A value with the names of figures that are not finite in their place ("nan", "inf"): JSON has none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _as_json(item) for key, item in value.items()}
+    return [_as_json(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def write(
@@ -97,7 +121,7 @@ def write(
     """Writes summary.json, table.csv and table.md; returns the rows of the last, for people."""
     rows = collect(steps, outcomes)
     lines = table(rows)
-    write_json(folder / f"{SUMMARY}.json", {"nodes": rows, "table": lines})
+    write_json(folder / f"{SUMMARY}.json", _as_json({"nodes": rows, "table": lines}))
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
@@ -112,7 +136,7 @@ def narrow(rows: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]
     """The table for people: axes, and what runs were selected by, gained and forgot; of evaluations their loss."""
     selected = [row["result"]["selected"]["metric"] for row in rows if row["kind"] == "run" and "result" in row]
     chosen = [name for name in dict.fromkeys((*selected, "gain", "forgetting", "nll", "accuracy")) if name in lines[0]]
-    fields = [name for name in lines[0] if "." in name and "/" not in name and not name.endswith("_sd")]
+    fields = list(dict.fromkeys(field for row in rows for field in row["point"]))
     out = []
     for line in lines:
         shown = {"name": line["name"], **{f: "-" if line[f] is None else str(line[f]) for f in fields}}

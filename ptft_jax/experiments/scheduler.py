@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ptft_jax.errors import UserError, few
+from ptft_jax.experiments import plan
 from ptft_jax.experiments.executors.base import Executor, Outcome, Task
 from ptft_jax.experiments.plan import Step
 from ptft_jax.experiments.store import RESULTS, Store
@@ -20,6 +24,9 @@ from ptft_jax.runs import files
 
 _WAIT = 0.2  # seconds until signals are looked at again
 _WRITE = 1.0  # seconds between two states that are written while all goes well
+_LEAVE = 600.0  # seconds that what runs may take to save, where the experiment cannot go on
+_FRESH = 5.0  # seconds after which what a node reads is looked at again before it begins
+_PAUSE = 0.5  # seconds until what was killed is begun again, twice as many each time: what killed it may last
 _AGAIN = ("killed", "interrupted")  # what goes on where it was
 
 
@@ -41,7 +48,13 @@ class Scheduler:
         self._folders = {name: step.folder for name, step in self._steps.items()}
         self._status: dict[str, dict[str, Any]] = {}
         self._attempts = dict.fromkeys(self._steps, 0)
-        self._written = 0.0
+        self._needs = {
+            name: [*step.node.parents(), *([step.same_as] if step.same_as else [])]
+            for name, step in self._steps.items()
+        }
+        self._planned = time.monotonic()
+        self._pauses: dict[str, float] = {}  # until when a node waits that was killed
+        self._written, self._noted, self._unwritten = 0.0, -1, False
 
     def carry_out(self) -> dict[str, dict[str, Any]]:
         """How each node ended, by name in the plan's order: {"status": "finished", "diverged", "failed", "out_of_memory", "killed" or
@@ -52,11 +65,12 @@ class Scheduler:
         """
         bar = self._reporter.start(self._store.folder.name, len(self._steps))
         waiting, running = list(self._steps), set[str]()
+        look = 0.0  # when there may be something to begin: after an end, or a pause
         with _listening() as asked:
             try:
                 while waiting or running:
-                    if not asked.signals:
-                        waiting = self._begin(waiting, running, asked)
+                    if not asked.signals and time.monotonic() >= look:
+                        waiting, look = self._begin(waiting, running, asked)
                     self._reporter.advance(bar, len(self._status), "")
                     if not running and (asked.signals or not waiting):
                         break
@@ -65,9 +79,13 @@ class Scheduler:
                     if ended is not None:
                         name, outcome = ended
                         running.discard(name)
+                        look = 0.0
                         if self._end(name, outcome, asked):
                             waiting.insert(0, name)
                     self._write(time.monotonic() - self._written > _WRITE)
+            except Exception:
+                self._leave(running)
+                raise
             finally:
                 self._executor.close()
                 self._write(True)
@@ -76,14 +94,21 @@ class Scheduler:
                 raise Stopped(128 + asked.signals[0])
         return {name: self._status[name] for name in self._steps}
 
-    def _begin(self, waiting: list[str], running: set[str], asked: _Asked) -> list[str]:
-        """Begins what can be, as far as there is room; returns what still waits."""
-        left: list[str] = []
+    def _leave(self, running: set[str]) -> None:
+        """Lets what runs save and leave, where the experiment itself cannot go on."""
+        self._executor.stop()
+        deadline = time.monotonic() + _LEAVE
+        while running and time.monotonic() < deadline:
+            ended = self._executor.ended(_WAIT)
+            running.discard(ended[0] if ended else "")
+
+    def _begin(self, waiting: list[str], running: set[str], asked: _Asked) -> tuple[list[str], float]:
+        """Begins what can be, as far as there is room; returns what still waits, and when a pause of some of that is over."""
+        left, soonest, now = list[str](), math.inf, time.monotonic()
         for number, name in enumerate(waiting):
             if len(running) >= self._executor.slots:
-                return left + waiting[number:]
-            step = self._steps[name]
-            needs = [*step.node.parents(), *([step.same_as] if step.same_as else [])]
+                return left + waiting[number:], soonest
+            step, needs = self._steps[name], self._needs[name]
             ends = {parent: self._status[parent]["status"] for parent in needs if parent in self._status}
             bad = [f"{parent} {_said(end)}" for parent, end in ends.items() if end != "finished"]
             if step.same_as and step.same_as in ends:
@@ -94,13 +119,31 @@ class Scheduler:
                 self._note(name, step.kept.result["status"], step.kept.result["message"])
             elif bad:
                 self._note(name, "skipped", f"as {bad[0]}")
+            elif self._pauses.get(name, 0.0) > now:
+                soonest = min(soonest, self._pauses[name])
+                left.append(name)
             elif len(ends) == len(needs) and not asked.signals:
-                self._attempts[name] += 1
-                running.add(name)
-                self._executor.start(self._task(step))
+                self._start(name, running, asked)
             else:
                 left.append(name)
-        return left
+        return left, soonest
+
+    def _start(self, name: str, running: set[str], asked: _Asked) -> None:
+        self._attempts[name] += 1
+        running.add(name)
+        try:
+            self._check_unchanged(self._steps[name])
+            self._executor.start(self._task(self._steps[name]))
+        except Exception as e:  # also no memory for another process, no room for its log
+            running.discard(name)
+            self._end(name, Outcome("failed", f"it could not be begun: {e}"), asked)
+
+    def _check_unchanged(self, step: Step) -> None:
+        """Raises UserError where what a node reads is no longer what it was planned, and would be recorded, with."""
+        if step.node.kind == "call" or time.monotonic() - self._planned < _FRESH:
+            return
+        if changes := plan.changed(step, {name: other.identity for name, other in self._steps.items()}):
+            raise UserError(f"since it was planned: {few(changes, 3)}; the next launch looks anew")
 
     def _task(self, step: Step) -> Task:
         name = step.node.name
@@ -112,6 +155,7 @@ class Scheduler:
             fingerprint=step.identity.fingerprint,
             identity=step.identity.as_dict(),
             log=str(self._store.log(name)),
+            importable=[os.path.abspath(folder) for folder in sys.path],
         )
 
     def _end(self, name: str, outcome: Outcome, asked: _Asked) -> bool:
@@ -121,6 +165,7 @@ class Scheduler:
         if outcome.status in _AGAIN and asked.signals:
             outcome = dataclasses.replace(outcome, status="interrupted")
         elif outcome.status in _AGAIN and self._attempts[name] <= self._retries:
+            self._pauses[name] = time.monotonic() + _PAUSE * 2 ** (self._attempts[name] - 1)
             self._reporter.say(f"{name}: {outcome.message}; it is begun again")
             return True
         elif outcome.status in _AGAIN:
@@ -145,9 +190,16 @@ class Scheduler:
         }
 
     def _write(self, now: bool) -> None:
-        if now:
-            self._written = time.monotonic()
+        if not now or len(self._status) == self._noted:
+            return
+        self._written = time.monotonic()
+        try:
             files.write_json(self._store.state, {"nodes": self._status, "waiting": self._waiting()})
+            self._noted = len(self._status)
+        except (OSError, UserError) as e:  # what nodes come to is recorded by themselves
+            if not self._unwritten:
+                self._reporter.say(f"how nodes ended is not written down: {e}")
+            self._unwritten = True
 
     def _waiting(self) -> list[str]:
         return [name for name in self._steps if name not in self._status]

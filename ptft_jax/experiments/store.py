@@ -47,7 +47,7 @@ class Kept:
             return None
         found = files.read_json(path)
         try:
-            result = found["result"]
+            result, _, _ = found["result"], found["identity"]["settings"], found["identity"]["code"]
             if result and result["status"] == "finished" and found["identity"]["kind"] in _WORKDIRS:
                 result = result if Workdir(folder).is_finished else None  # what it came to was removed
             return cls(folder, found["fingerprint"], found["name"], found["identity"], result)
@@ -128,5 +128,8 @@ def _kept(folder: pathlib.Path) -> list[Kept]:
     runs = folder / "runs"
     if not runs.is_dir():
         return []
-    there = sorted((path for path in runs.iterdir() if path.is_dir()), key=lambda path: (len(path.name), path.name))
+    there = sorted(
+        (path for path in runs.iterdir() if path.is_dir()),
+        key=lambda path: (len(path.name), path.name),
+    )
     return [kept for kept in map(Kept.read, there) if kept is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import json
 import pathlib
 import time
 import traceback
@@ -13,7 +14,8 @@ from typing import Any
 
 from ptft_jax.errors import UserError
 from ptft_jax.experiments.executors.base import Outcome, Task
-from ptft_jax.experiments.store import Kept
+from ptft_jax.experiments.store import RESULTS, Kept
+from ptft_jax.runs.files import read_json
 from ptft_jax.runs.workdir import Workdir
 
 _BUSY = 600.0  # seconds that another launch, which was told to leave, may take to
@@ -26,17 +28,19 @@ def carry_out(task: Task) -> Outcome:
     try:
         if task.kind != "merge":  # which is written whole, into a folder that is not there
             kept.write()
-        outcome = _KINDS[task.kind](task)
+        outcome = dataclasses.replace(_KINDS[task.kind](task), seconds=_since(began))
+        if outcome.status in RESULTS:  # a full disk, too, is a node that failed
+            dataclasses.replace(kept, result=dataclasses.asdict(outcome)).write()
+        return outcome
+    except SystemExit as e:  # a function that is a whole program's, which would end the experiment
+        return Outcome("failed", f"it called sys.exit({'' if e.code is None else e.code!r})", seconds=_since(began))
     except Exception as e:
         traceback.print_exc()
-        return Outcome(_failure(e), _message(e), seconds=time.monotonic() - began)
-    outcome = dataclasses.replace(outcome, seconds=time.monotonic() - began)
-    if outcome.status in ("finished", "diverged"):
-        try:
-            dataclasses.replace(kept, result=dataclasses.asdict(outcome)).write()
-        except OSError as e:
-            return Outcome("failed", _message(e), seconds=outcome.seconds)
-    return outcome
+        return Outcome(_failure(e), _message(e), seconds=_since(began))
+
+
+def _since(began: float) -> float:
+    return time.monotonic() - began
 
 
 def _kept(task: Task) -> Kept:
@@ -65,6 +69,8 @@ def _run(task: Task) -> Outcome:
 
     config = nodes.config_of(task.settings)
     reporter, deadline = Reporter(), time.monotonic() + _BUSY
+    if Workdir(pathlib.Path(task.folder)).is_finished:  # and the process ended before that was recorded
+        return Outcome("finished")
     while True:
         try:
             summary = assembly.train(config, task.folder, reporter=reporter)
@@ -96,6 +102,9 @@ def _aside(task: Task) -> pathlib.Path:
 def _merge(task: Task) -> Outcome:
     from ptft_jax.combining.combine import combine
 
+    here = Workdir(pathlib.Path(task.folder))
+    if here.is_finished:  # of an attempt that was ended before it was recorded: no other writes into this folder
+        return Outcome("finished", values={"fingerprint": read_json(here.recipe)["fingerprint"]})
     asked = dict(task.settings)
     done = combine(asked.pop("method"), asked.pop("runs"), task.folder, say=print, **asked)
     return Outcome("finished", values={"fingerprint": done["fingerprint"]})
@@ -119,6 +128,12 @@ def _call(task: Task) -> Outcome:
     except (ImportError, AttributeError) as e:
         raise UserError(f"call {task.name!r}: function = {task.settings['function']!r}: {e}") from e
     values = function(pathlib.Path(task.folder), **task.settings["arguments"])
+    try:
+        values = json.loads(json.dumps(values, default=lambda number: number.item()))  # of NumPy and JAX
+    except (AttributeError, TypeError, ValueError) as e:
+        raise UserError(
+            f"call {task.name!r}: what {task.settings['function']} returned cannot be kept as JSON: {e}"
+        ) from e
     return Outcome("finished", values=values)
 
 

@@ -82,6 +82,8 @@ SETTINGS: Mapping[str, Callable[[Any, str], Any]] = {
     "rewards.reward_model.run": parent,
     "rewards.judge.run": parent,
     "rewards.judge.rubric_file": file,
+    "rewards.judge.template": template,
+    "rewards.reward_model.template": template,
 }
 
 

@@ -22,6 +22,9 @@ class Termination:
 
     A handler written in Python runs only when the main thread comes back from what it waits for, such as other processes.
     So the signals are also told to a thread, by what Python writes to a socket when one arrives (`signal.set_wakeup_fd`).
+
+    Where the handler before it has a list `signals` of what it heard, as that of an experiment whose run this is, what arrived before
+    the context is heard in it, and what arrived within it is told to that handler after it.
     """
 
     def __init__(self) -> None:
@@ -49,6 +52,8 @@ class Termination:
             self._read, self._write = socket.socketpair()
             self._write.setblocking(False)
             self._handler = signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
+            if getattr(self._handler, "signals", None):
+                self._asked.set()
             self._before = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
             self._listener = threading.Thread(target=self._listen, name="sigterm", daemon=True)
             self._listener.start()
@@ -60,6 +65,8 @@ class Termination:
             signal.signal(signal.SIGTERM, self._handler)
             self._write.close()  # ends the thread
             self._listener.join()
+            if self.asked and getattr(self._handler, "signals", None) == []:
+                self._handler.signals.append(signal.SIGTERM)  # type: ignore[union-attr]
 
     def _listen(self) -> None:
         with self._read:

@@ -74,7 +74,8 @@ def carry_out(graph: Any) -> int:
     if args.dry_run:
         steps = launch.look(graph, args.out, args.reuse)
         printed(_text(plan.table(steps)))
-        printed(plan.totals(steps, args.max_parallel))
+        for note in (*graph.notes, plan.totals(steps, args.max_parallel)):
+            printed(note)
         return 0
     options = _job(args.job, args.executor)
     if args.executor == "slurm":

@@ -28,7 +28,7 @@ def carry_out(task: dict) -> dict:
     from ptft_jax.experiments.executors.base import Task
     from ptft_jax.verbs.command import prepare_jax
 
-    files.make_importable(pathlib.Path.cwd(), files.shipped())
+    files.make_importable(pathlib.Path.cwd(), files.shipped(), *map(pathlib.Path, task["importable"]))
     if task["kind"] != "call":
         prepare_jax()
     return dataclasses.asdict(work.carry_out(Task(**task)))

@@ -6,7 +6,7 @@ import pytest
 
 from ptft_jax import config as configs
 from ptft_jax.errors import UserError
-from ptft_jax.experiments.axes import grid, points, uniform, zipped
+from ptft_jax.experiments.axes import choice, grid, loguniform, points, sampled, uniform, zipped
 from ptft_jax.experiments.axis_words import parse
 
 CONFIG = configs.check({}, complete=False).as_dict()
@@ -42,6 +42,7 @@ def found(*texts, **options):
             [{"data.mixture": (("text:a", 1.0),)}, {"data.mixture": (("text:b", 1.0), ("text:c", 2.0))}],
         ),
         ([f"{RATE}=1e-4,1e-4"], [{RATE: 1e-4}]),
+        (["samples.prompts=('this and that if',)"], [{"samples.prompts": ("this and that if",)}]),
     ],
 )
 def test_points(texts, expected):
@@ -70,6 +71,20 @@ def test_draws_are_as_likely_as_they_say():
     assert abs(sum(flat) / len(flat) - 0.25) < 0.04  # its own deviation is 0.01
 
 
+def test_whole_numbers_at_the_ends_are_drawn_as_often():
+    drawn = [points([uniform("model.layers", 1, 3)], CONFIG, seed=n)[0]["model.layers"] for n in range(600)]
+    # a third each: 200, whose own deviation is 11.5
+    assert all(abs(drawn.count(n) - 200) < 50 for n in (1, 2, 3))
+    drawn = [points([loguniform("model.layers", 1, 3)], CONFIG, seed=n)[0]["model.layers"] for n in range(600)]
+    # of the logarithms from 1 to 4, those up to 2 are half, and those from 3 on 1 - log(3)/log(4) = 0.208
+    assert abs(drawn.count(1) - 300) < 55 and abs(drawn.count(3) - 125) < 45
+
+
+def test_samples_that_are_as_others_are_counted():
+    made, repeats = sampled([choice(METHOD, "full", "lora")], CONFIG, samples=8)
+    assert len(made) == 2 and repeats == 6
+
+
 def test_what_is_drawn_stays_when_more_is_asked_for():
     few = found(f"{RATE}=loguniform(1e-4,1e-2)", samples=2)
     more = found(f"{RATE}=loguniform(1e-4,1e-2)", samples=5)
@@ -91,6 +106,8 @@ def test_what_is_drawn_stays_when_more_is_asked_for():
         (["optimizer.schedule=cosin"], "did you mean 'cosine'"),
         ([f"{RATE}=1", f"{RATE}=2"], "is varied twice"),
         ([f"{RATE},{RATE}=(1,2)"], "is varied twice"),
+        ([f"{RANK}=2 if seed=0", f"{RANK}=4 if {METHOD}=full"], "varied twice where tune.lora.rank=2"),
+        (["training.micro_batches=1,2"], "how a run is carried out"),
         ([f"{RATE}=loguniform(0,1)"], "above 0"),
         ([f"{RATE}=uniform(2,1)"], "the least before the largest"),
         ([f"{RATE}=uniform(1)"], "two numbers"),

@@ -1,6 +1,7 @@
 """Graphs as data, the identity of their nodes, and what a launch would do with them."""
 
 import json
+import pathlib
 import shutil
 
 import pytest
@@ -8,12 +9,13 @@ import pytest
 import ptft_jax as pt
 from ptft_jax import config as configs
 from ptft_jax.errors import UserError
-from ptft_jax.experiments import identity, launch, plan, work
+from ptft_jax.experiments import identity, launch, plan, scheduler, work
 from ptft_jax.experiments.axes import grid
-from ptft_jax.experiments.executors.base import Task
+from ptft_jax.experiments.executors.base import Outcome, Task
 from ptft_jax.experiments.graph import with_changes
 from ptft_jax.experiments.nodes import Graph, config_of
 from ptft_jax.experiments.store import Kept, Store
+from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.lease import Busy
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import assembly
@@ -63,7 +65,7 @@ def actions(folder, graph, reuse=()):
 
 @pytest.fixture
 def source(tmp_path, text_file):
-    return shutil.copy(text_file, tmp_path / "verses.txt")
+    return pathlib.Path(shutil.copy(text_file, tmp_path / "verses.txt"))
 
 
 NAMES = ("base", "mid", "end", "measured")
@@ -160,8 +162,7 @@ def test_a_change_reruns_what_follows_and_says_why(source, tmp_path, cache):
     assert {name: step.action for name, step in found.items()} == {
         "base": "cached", "mid": "rerun", "end": "rerun", "measured": "rerun",
     }  # fmt: skip
-    steps = configs.default().training.steps
-    assert found["mid"].reason == "because training.steps: as by default -> 7", steps
+    assert found["mid"].reason == "because training.steps: as by default -> 7"
     assert found["end"].reason == "because init.from: the node it names has changed"
     assert found["measured"].reason == "because of: the node it names has changed"
     # 50 s for 100 steps, before
@@ -255,3 +256,127 @@ def test_a_run_that_was_begun_elsewhere_is_begun_anew(source, tmp_path, cache, m
     assert work.carry_out(task).status == "finished" and tried == [f"text:{source}"] * 3
     assert [p.name for p in (step.folder.parent / "base.old").iterdir()] == ["notes.txt"]
     assert Kept.read(step.folder).fingerprint == step.identity.fingerprint
+
+
+def test_files_of_nodes_are_taken_by_others(source, tmp_path, cache):
+    """What a call has written as data of a run, as a file, and as an argument."""
+    g = Graph()
+    made = g.call("rows", "m:f", number=3)
+    mixture = ((f"jsonl:{made}/more.jsonl?field=a", 1.0),)
+    g.run("trained", config(f"{made}/rows.txt"))
+    g.call("read", "m:f", path=f"{made}/out.txt")
+    assert [g.nodes[name].parents() for name in ("trained", "read")] == [["rows"], ["rows"]]
+    folders = {"rows": tmp_path / "rows.2"}
+    steps = planned(tmp_path, g)
+    assert steps["trained"].settings(folders)["config"]["data"]["source"] == f"text:{tmp_path}/rows.2/rows.txt"
+    assert steps["read"].settings(folders)["arguments"] == {"path": f"{tmp_path}/rows.2/out.txt"}
+    mixed = Graph()
+    mixed.call("rows", "m:f", number=3)
+    mixed.run("mixed", with_changes(config(source), **{"data.mixture": mixture, "data.source": ""}))
+    [(name, _)] = planned(tmp_path, mixed)["mixed"].settings(folders)["config"]["data"]["mixture"]
+    assert name == f"jsonl:{tmp_path}/rows.2/more.jsonl?field=a"
+    other = Graph()
+    other.call("rows", "m:f", number=4)
+    other.run("trained", config(f"{made}/rows.txt"))
+    assert planned(tmp_path, other)["trained"].identity != steps["trained"].identity
+
+
+def test_arguments_are_of_json(source):
+    for value, words in ((source, "node 'a': arguments.x: .*Path"), ({1: 2}, "key 1 is no text")):
+        with pytest.raises(UserError, match=words):
+            Graph().call("a", "m:f", x=value)
+
+
+def test_more_that_is_part_of_what_nodes_are(source, tmp_path, cache):
+    def known(**changes):
+        return planned(tmp_path, chain_of("a", with_changes(config(source), **changes)))["a"].identity
+
+    assert known(**{"eval.metrics": ("top5",)}) != known()
+    template = tmp_path / "t.jinja"
+    template.write_text("{{ messages }}")
+    g = chain(source)
+    g.evaluation("asked", "end", f"text:{source}", template=str(template))
+    before = planned(tmp_path, g)["asked"].identity
+    moved = template.rename(tmp_path / "u.jinja")
+    again = chain(source)
+    again.evaluation("asked", "end", f"text:{source}", template=str(moved))
+    assert planned(tmp_path, again)["asked"].identity == before
+    moved.write_text("{{ other }}")
+    assert planned(tmp_path, again)["asked"].identity != before
+
+
+def test_a_run_that_goes_on_is_from_the_last_checkpoint(source, tmp_path, cache, monkeypatch):
+    asked = []
+    found = type("Found", (), {"workdir": tmp_path, "meta": {"fingerprint": "f"}, "step": 3})
+    monkeypatch.setattr(identity.restore, "find_run", lambda *_, bare, **__: asked.append(bare) or found)
+    for on in (True, False):
+        g = chain_of("a", with_changes(config(source), **{"init.from": str(tmp_path), "init.optimizer": on}))
+        identity.Identities().of(g.nodes["a"])
+    assert asked == ["last", "best"]
+
+
+def test_a_checkpoint_that_was_not_kept_is_said_before_anything_runs(source, tmp_path, cache):
+    g = Graph()
+    g.run("base", config(source))
+    finish(tmp_path, g)
+    (tmp_path / "runs/base/checkpoints/40").mkdir(parents=True)
+    g.run("good", config(source), init="base@40")
+    assert planned(tmp_path, g)["good"].action == "new"
+    g.run("bad", config(source), init="base@20")
+    with pytest.raises(UserError, match="node 'bad': init.from: base@20: .* steps 40 alone"):
+        planned(tmp_path, g)
+
+
+def test_a_merge_that_was_removed_is_made_anew(source, tmp_path, cache):
+    g = Graph()
+    g.run("a", config(source))
+    g.merge("soup", "soup", ["a", "a"])
+    finish(tmp_path, g)
+    Workdir(tmp_path / "runs/soup").summary.unlink()
+    found = planned(tmp_path, g)["soup"]
+    assert found.action == "rerun" and found.folder.name == "soup.2"
+    # one that was ended before it was recorded is what it is
+    here = Workdir(found.folder)
+    here.path.mkdir()
+    here.recipe.write_text(json.dumps({"fingerprint": "f" * 32}))
+    here.summary.write_text(json.dumps({"finished": True}))
+    asked = {"name": "soup", "kind": "merge", "folder": str(here.path), "settings": {}, "log": ""}
+    done = work.carry_out(Task(**asked, fingerprint=found.identity.fingerprint, identity=found.identity.as_dict()))
+    assert done.values == {"fingerprint": "f" * 32} and planned(tmp_path, g)["soup"].action == "cached"
+
+
+def test_data_that_change_before_a_run_begins(source, tmp_path, cache, monkeypatch):
+    """They are not what was planned, and are not recorded as that."""
+    monkeypatch.setattr(scheduler, "_FRESH", 0.0)
+    store, begun = Store(tmp_path), []
+
+    class Editing:
+        slots, here = 1, False
+
+        def start(self, task):
+            begun.append(task.name)
+            source.write_text("other words\n" * 200)
+
+        def ended(self, timeout):
+            return begun[-1], Outcome("finished")
+
+        def stop(self):
+            pass
+
+        close = stop
+
+    steps = plan.plan(chain(source), store)
+    found = scheduler.Scheduler(steps, store, Editing(), Reporter(quiet=True)).carry_out()
+    assert begun == ["base"] and found["mid"]["status"] == "failed" and found["end"]["status"] == "skipped"
+    assert "data.source: its content has changed" in found["mid"]["message"]
+
+
+def test_a_run_that_was_finished_but_not_recorded_is_done(source, tmp_path, cache, monkeypatch):
+    """Its process was killed between the two, and its data were moved since."""
+    [step] = plan.plan(chain_of("base", config(source)), Store(tmp_path / "x"))
+    Kept(step.folder, step.identity.fingerprint, "base", step.identity.as_dict(), None).write()
+    Workdir(step.folder).summary.write_text(json.dumps({"finished": True}))
+    monkeypatch.setattr(assembly, "train", lambda *_, **__: pytest.fail("it is trained again"))
+    task = {"name": "base", "kind": "run", "folder": str(step.folder), "settings": step.settings({}), "log": ""}
+    done = work.carry_out(Task(**task, fingerprint=step.identity.fingerprint, identity=step.identity.as_dict()))
+    assert done.status == "finished" and Kept.read(step.folder).result["status"] == "finished"

@@ -1,6 +1,7 @@
 """Graphs carried out: whatever fails, is killed or stops, the rest goes on, and the table comes to be the same."""
 
 import json
+import math
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from ptft_jax.errors import UserError
-from ptft_jax.experiments import launch, plan
+from ptft_jax.experiments import launch, plan, results, scheduler
 from ptft_jax.experiments.executors.base import Outcome
 from ptft_jax.experiments.executors.local import shared_out
 from ptft_jax.experiments.nodes import Graph
@@ -88,12 +89,20 @@ def test_what_fails_takes_its_descendants_along_and_nothing_else(tmp_path):
     assert status(again)["later"] == "finished" and again["a"]["plan"] == "cached"
 
 
-def test_a_process_that_is_killed_is_begun_again(tmp_path):
+def test_a_process_that_is_killed_is_begun_again(tmp_path, monkeypatch):
     g = Graph()
     g.call("taken", F + "kill", times=2, number=5)
     g.call("hopeless", F + "kill", times=99)
+    # what this process can import, its workers can; what ends with a status of its own is not tried again
+    (tmp_path / "beside.py").write_text("def number(folder):\n    return {'number': 4}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    g.call("helped", "beside:number")
+    g.call("ended", F + "give", what="end")
     found = carry(g, tmp_path, "local", 2)
-    assert status(found) == {"taken": "finished", "hopeless": "killed"}
+    assert status(found) == {"taken": "finished", "hopeless": "killed", "helped": "finished", "ended": "failed"}
+    assert found["ended"]["attempts"] == 1
+    assert found["ended"]["message"] == "its process ended with status 3: this is why"
+    assert not list((tmp_path / "logs").glob("*.json"))
     assert found["taken"]["attempts"] == found["hopeless"]["attempts"] == 3
     assert "SIGKILL" in found["hopeless"]["message"]
 
@@ -127,7 +136,11 @@ def _began(folder, *names, alive=lambda: True):
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     "number,code",
-    [(signal.SIGKILL, -9), (signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+    [
+        (signal.SIGKILL, -9),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
 )
 def test_the_driver_may_end_at_any_moment(number, code, tmp_path):
     luck, folder = tmp_path / "luck", tmp_path / "x"
@@ -151,7 +164,7 @@ def test_asked_to_leave_between_nodes(tmp_path):
     luck, folder = tmp_path / "luck", tmp_path / "x"
 
     def ask():
-        _began(folder, "c")
+        _began(folder, "c", alive=threading.main_thread().is_alive)
         os.kill(os.getpid(), signal.SIGTERM)
         luck.touch()
 
@@ -185,10 +198,10 @@ class Stub:
         return name, self._outcomes.get(name, [Outcome("finished")]).pop(0)
 
     def stop(self):
-        pass
+        self._begun.append("asked to leave")
 
     def close(self):
-        pass
+        self.closed = list(self._begun)
 
 
 def test_what_is_preempted_goes_on_and_what_diverges_is_a_result(tmp_path):
@@ -212,6 +225,65 @@ def test_what_is_preempted_goes_on_and_what_diverges_is_a_result(tmp_path):
     assert found["child"]["message"] == "as diverges diverged"
 
 
+def test_what_cannot_be_kept_is_a_node_that_failed(tmp_path):
+    g = Graph()
+    for what in ("exit", "keys", "path", "infinite"):
+        g.call(what, F + "give", what=what)
+    found = carry(g, tmp_path)
+    assert status(found) == {"exit": "failed", "keys": "failed", "path": "failed", "infinite": "finished"}
+    assert found["exit"]["message"] == "it called sys.exit(0)" and "as JSON" in found["keys"]["message"]
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)
+    # the figures of a call beside columns of the same names
+    [line] = [line for line in summary["table"] if line["name"] == "infinite"]
+    assert line["runs"] == 1 and line["result/runs"] == 7 and line["loss"] == "nan" and line["loss_sd"] is None
+    assert summary["nodes"][3]["result"] == {"runs": 7, "loss": "inf"}
+    points = [{"group": "g", "point": {}, "status": "finished", "result": {"loss": v}} for v in (math.inf, 1.0)]
+    [line] = results.table(points)
+    assert math.isnan(line["loss"]) and math.isnan(line["loss_sd"])
+
+
+def numbers(*names):
+    g = Graph()
+    for number, name in enumerate(names):
+        g.call(name, F + "add", number=number)
+    return g
+
+
+def test_a_full_disk_and_a_process_that_cannot_be_begun(tmp_path, monkeypatch):
+    def full(*_):
+        raise UserError("no space left")
+
+    class Crowded(Stub):
+        def start(self, task):
+            if task.name == "a":
+                raise OSError("Cannot allocate memory")
+            super().start(task)
+
+    monkeypatch.setattr(scheduler.files, "write_json", full)
+    store = Store(tmp_path)
+    found = Scheduler(plan.plan(numbers("a", "b"), store), store, Crowded({}), QUIET).carry_out()
+    assert status(found) == {"a": "failed", "b": "finished"} and "allocate" in found["a"]["message"]
+
+
+def test_whatever_goes_wrong_what_runs_may_save(tmp_path):
+    class Lost(Stub):
+        def ended(self, timeout):
+            if "asked to leave" not in self._begun:
+                raise RuntimeError("no connection")
+            self._begun.remove("asked to leave")
+            return self._begun.pop(), Outcome("interrupted")
+
+    lost, store = Lost({}), Store(tmp_path)
+    lost.slots = 1
+    with pytest.raises(RuntimeError, match="no connection"):
+        Scheduler(plan.plan(numbers("a"), store), store, lost, QUIET).carry_out()
+    assert lost.closed == []
+
+
 def test_devices_are_shared_out(tmp_path):
     (tmp_path / "dev").mkdir()
     for n in range(4):
@@ -219,9 +291,13 @@ def test_devices_are_shared_out(tmp_path):
     (tmp_path / "dev/nvidiactl").touch()
     given = lambda slots, **env: [d.get("CUDA_VISIBLE_DEVICES") for d in shared_out(slots, env, str(tmp_path))]  # noqa: E731
     assert given(2) == ["0,1", "2,3"] and given(3) == ["0", "1", "2"] and given(1) == [None]
+    assert given(2, CUDA_VISIBLE_DEVICES="") == given(2, CUDA_VISIBLE_DEVICES="-1") == [None, None], "they are hidden"
     assert given(2, CUDA_VISIBLE_DEVICES="5,7") == ["5", "7"] and given(2, JAX_PLATFORMS="cpu") == [None, None]
     with pytest.raises(UserError, match="there are 4"):
         given(5)
+    for n in (0, 2):
+        (tmp_path / f"dev/nvidia{n}").unlink()
+    assert given(2) == ["0", "1"], "as CUDA counts what a container has of a machine"
     with pytest.raises(UserError, match="--max_parallel=0"):
         given(0)
     with pytest.raises(UserError, match="--executor=local"):

@@ -71,3 +71,24 @@ def test_other_threads_get_no_signals():
     assert found == [False]
     with pytest.raises(ValueError), Termination():
         raise ValueError
+
+
+def test_what_an_experiment_heard_before_or_only_within_is_lost_to_nobody():
+    class Experiment:
+        def __init__(self):
+            self.signals = []
+
+        def __call__(self, number, _):
+            self.signals.append(number)
+
+    heard = Experiment()
+    before = signal.signal(signal.SIGTERM, heard)
+    try:
+        with Termination():
+            signal.raise_signal(signal.SIGTERM)
+        assert heard.signals == [signal.SIGTERM], "also where the run never looked again"
+        with Termination() as termination:
+            assert termination.asked
+        assert heard.signals == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)

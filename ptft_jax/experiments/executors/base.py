@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 
@@ -16,6 +16,7 @@ class Task:
       settings: the node's, in which other nodes are folders.
       fingerprint, identity: what is recorded of it.
       log: the file that what is said goes to.
+      importable: folders whose modules the process that asks can import.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Task:
     fingerprint: str
     identity: Mapping[str, Any]
     log: str
+    importable: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Executor(Protocol):
     here: bool
 
     def start(self, task: Task) -> None:
-        """Begins a task; at most `slots` are begun and not yet given back."""
+        """Begins a task; at most `slots` are begun and not yet given back. What it raises is that of a task that failed."""
 
     def ended(self, timeout: float) -> tuple[str, Outcome] | None:
         """(name, outcome) of one that has ended; None where none has within so many seconds."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import json
 import os
@@ -13,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ptft_jax.errors import UserError
@@ -21,6 +22,7 @@ from ptft_jax.experiments.executors.base import Outcome, Task
 from ptft_jax.runs import files
 
 _WORKER = "ptft_jax.verbs.worker"
+_OUTCOME = ".outcome.json"
 
 
 class Local:
@@ -37,15 +39,18 @@ class Local:
         self.slots = slots
         self._devices = [*shared_out(slots, os.environ)]
         self._running: dict[str, tuple[subprocess.Popen[bytes], Mapping[str, str]]] = {}
+        self._begun = 0
         self._ended: queue.Queue[tuple[str, Outcome]] = queue.Queue()
 
     def start(self, task: Task) -> None:
         log = pathlib.Path(task.log)
         log.parent.mkdir(parents=True, exist_ok=True)
-        outcome = log.with_suffix(".outcome.json")
-        outcome.unlink(missing_ok=True)
-        devices = self._devices.pop(0)
+        self._clean(log.parent)
+        self._begun += 1  # another file each time: a worker that outlives its driver may still write its own
+        outcome = log.with_suffix(f".{os.getpid()}-{self._begun}{_OUTCOME}")
+        devices = self._devices[0]
         with log.open("ab") as said:
+            before = said.tell()
             process = subprocess.Popen(
                 [sys.executable, "-m", _WORKER, str(outcome)],
                 stdin=subprocess.PIPE,
@@ -54,14 +59,24 @@ class Local:
                 env={**os.environ, **devices},
                 start_new_session=True,  # Ctrl-C is for this process, which asks the workers to leave
             )
+        self._devices.pop(0)
         self._running[task.name] = process, devices
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended already, and says why
             process.stdin.write(json.dumps(dataclasses.asdict(task)).encode() + b"\n")
             process.stdin.flush()
-        threading.Thread(target=self._wait, args=(task.name, process, outcome), daemon=True).start()
+        said_here = functools.partial(_last_line, log, before)
+        threading.Thread(target=self._wait, args=(task.name, process, outcome, said_here), daemon=True).start()
 
-    def _wait(self, name: str, process: subprocess.Popen[bytes], path: pathlib.Path) -> None:
+    def _clean(self, logs: pathlib.Path) -> None:
+        """Removes, once, what workers of drivers that are gone have left."""
+        if not self._begun:
+            for path in logs.glob(f"*{_OUTCOME}"):
+                path.unlink(missing_ok=True)
+
+    def _wait(
+        self, name: str, process: subprocess.Popen[bytes], path: pathlib.Path, last_line: Callable[[], str]
+    ) -> None:
         status = process.wait()
         try:
             found = Outcome(**files.read_json(path)) if path.is_file() else None
@@ -69,8 +84,7 @@ class Local:
         except (UserError, OSError, TypeError) as e:
             found = Outcome("failed", str(e))
         if found is None:
-            how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-            found = Outcome("killed", f"its process ended {how}")
+            found = _without_outcome(status, last_line)
         self._ended.put((name, found))
 
     def ended(self, timeout: float) -> tuple[str, Outcome] | None:
@@ -97,6 +111,28 @@ class Local:
             process.wait()
 
 
+def _without_outcome(status: int, last_line: Callable[[], str]) -> Outcome:
+    """What became of a process that wrote nothing: killed by a signal, or failed of itself."""
+    number = (
+        -status if status < 0 else status - 128 if status > 128 else 0
+    )  # 128 + N: it left at once, when it was asked again
+    if number not in set(signal.Signals):
+        return Outcome("failed", f"its process ended with status {status}: {last_line() or 'it said nothing'}")
+    more = " (by somebody, or by the system, whose memory was full)" if number == signal.SIGKILL else ""
+    return Outcome("killed", f"its process ended by {signal.Signals(number).name}{more}")
+
+
+def _last_line(log: pathlib.Path, begin: int) -> str:
+    """The last line of a log that says something, of what was written after `begin`, in bytes."""
+    try:
+        with log.open("rb") as f:
+            f.seek(begin)
+            lines = f.read().decode("utf-8", "replace").splitlines()
+    except OSError as e:
+        return str(e)
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
 def shared_out(slots: int, environment: Mapping[str, str], root: str = "/") -> list[dict[str, str]]:
     """What the environment of each of some processes says of its devices, {} where there are none to be shared out.
 
@@ -107,11 +143,12 @@ def shared_out(slots: int, environment: Mapping[str, str], root: str = "/") -> l
         raise UserError(f"--max_parallel={slots}: expected 1 or more")
     if slots == 1 or environment.get("JAX_PLATFORMS", "").startswith("cpu"):
         return [{}] * slots
-    found = [pathlib.Path(path).name for path in sorted(glob.glob(os.path.join(root, "dev/nvidia[0-9]*")))]
-    numbers = [name.removeprefix("nvidia") for name in found]
-    if given := environment.get("CUDA_VISIBLE_DEVICES"):
-        numbers = [number.strip() for number in given.split(",")]
-    elif not numbers and any(glob.glob(os.path.join(root, pattern)) for pattern in ("dev/kfd", "dev/accel*")):
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:  # what is hidden stays so
+        numbers = [] if given.strip() in ("", "-1") else [number.strip() for number in given.split(",")]
+    else:  # CUDA counts those that are there from 0, whatever the files of the machine are called
+        numbers = [str(n) for n in range(len(glob.glob(os.path.join(root, "dev/nvidia[0-9]*"))))]
+    if not numbers and any(glob.glob(os.path.join(root, pattern)) for pattern in ("dev/kfd", "dev/accel*")):
         raise UserError(
             f"--max_parallel={slots}: only accelerators of NVIDIA are shared out among processes: --max_parallel=1, or "
             "JAX_PLATFORMS=cpu"
