@@ -35,7 +35,7 @@ def reduced(what: str, before: Sequence[float], after: Sequence[float], factor: 
 def at_most(what: str, values: Sequence[float], bound: float) -> Part:
     """Whether the mean is within a bound. That is not shown where some seed is beyond it."""
     verdict = FAILS if statistics.mean(values) > bound else HOLDS if max(values) <= bound else UNSHOWN
-    return Part(f"{what} <= {bound:.0%}", figure(values), verdict)
+    return Part(f"{what} <= {bound:g}", figure(values), verdict)
 
 
 def below(what: str, rival: Sequence[float], values: Sequence[float]) -> Part:

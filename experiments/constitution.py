@@ -108,7 +108,7 @@ def declared(data: pathlib.Path, size: str, seeds: int, made: Mapping[int, str])
     demo = size == "demo"
     counts = {"texts": 4000, "examples": 64, "prompts": 384, "measured": 160}
     constitution_world.write(
-        data, **(counts if demo else {name: max(count // 16, 16) for name, count in counts.items()})
+        data, **(counts if demo else {name: max(count // 16, 96) for name, count in counts.items()})
     )
     graph = pt.Graph()
     for seed in range(seeds):
@@ -159,8 +159,8 @@ def _pretraining(way: str, data: pathlib.Path, demo: bool) -> Any:
     config.model.update(**({"layers": 2, "width": 96, "heads": 4} if demo else {"layers": 1, "width": 32, "heads": 2}))
     config.model.max_length = 128
     config.data.update(source=f"jsonl:{data / PRETRAINING[way]}.jsonl", length=128, batch_size=16)
-    config.optimizer.update(learning_rate=3e-3, warmup_steps=10)
-    config.training.steps = 300 if demo else 4
+    config.optimizer.update(learning_rate=3e-3 if demo else 1e-2, warmup_steps=10)
+    config.training.steps = 300 if demo else 60  # until most answers end
     config.select.patience = 0
     if way == "tags":
         config.data.source += "?control_tokens=yes"
