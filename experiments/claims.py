@@ -23,18 +23,19 @@ class Part(NamedTuple):
 
 
 def reduced(what: str, before: Sequence[float], after: Sequence[float], factor: float) -> Part:
-    """Whether the mean fell to 1/`factor` of what it was. That is not shown where the fall is under three times the larger spread."""
+    """Whether the mean fell to 1/`factor` of what it was. That is not shown where the fall, or what the mean is above that, is under three
+    times the larger spread."""
     was, now = statistics.mean(before), statistics.mean(after)
-    verdict = HOLDS if was > 0 and now * factor <= was else FAILS
-    fall, spread = was - now, _spread(before, after)
-    if verdict == HOLDS and fall < SPREADS * spread:
-        verdict = UNSHOWN
+    spread = SPREADS * _spread(before, after)
+    above = now - was / factor
+    sure = above >= spread if above > 0 else 0 < was - now >= spread
+    verdict = UNSHOWN if not sure else FAILS if above > 0 else HOLDS
     return Part(f"{what} down {factor:g}x", f"{figure(before)} -> {figure(after)}", verdict)
 
 
 def at_most(what: str, values: Sequence[float], bound: float) -> Part:
-    """Whether the mean is within a bound. That is not shown where some seed is beyond it."""
-    verdict = FAILS if statistics.mean(values) > bound else HOLDS if max(values) <= bound else UNSHOWN
+    """Whether all seeds are within a bound; it does not hold where all are beyond it."""
+    verdict = HOLDS if max(values) <= bound else FAILS if min(values) > bound else UNSHOWN
     return Part(f"{what} <= {bound:g}", figure(values), verdict)
 
 
@@ -147,7 +148,7 @@ def write(
     page.table(table)
     page.heading("Claims")
     page.text(
-        f"Not shown: an effect of less than {SPREADS} standard deviations over seeds, or a bound that some seed passes. "
+        f"Not shown: an effect of less than {SPREADS} standard deviations over seeds, or a bound that some seeds pass. "
         "What does not hold is a result, too."
     )
     page.table(list(claims), prose=True)

@@ -18,9 +18,10 @@ HOLDS, FAILS, UNSHOWN = "holds", "does not hold", "not shown"
     "before, after, verdict",
     [
         ([0.9, 1.0], [0.05, 0.09], HOLDS),
-        ([0.9, 1.0], [0.09, 0.13], FAILS),  # 8.6x
+        ([0.9, 1.0], [0.5, 0.6], FAILS),
+        ([0.9, 1.0], [0.09, 0.13], UNSHOWN),  # 8.6x; by chance it may be 10x
         ([0.1, 0.3], [0.0, 0.0], UNSHOWN),  # a fall of 0.2, a spread of 0.14
-        ([0.0, 0.0], [0.0, 0.0], FAILS),  # there was nothing to reduce
+        ([0.0, 0.0], [0.0, 0.0], UNSHOWN),  # there was nothing to reduce
     ],
 )
 def test_a_tenth(before, after, verdict):
@@ -28,7 +29,7 @@ def test_a_tenth(before, after, verdict):
 
 
 @pytest.mark.parametrize(
-    "values, verdict", [([0.0, 0.05], HOLDS), ([0.0, 0.08], UNSHOWN), ([0.02, 0.1], FAILS), ([-0.4, -0.2], HOLDS)]
+    "values, verdict", [([0.0, 0.05], HOLDS), ([0.0, 0.08], UNSHOWN), ([0.02, 0.1], UNSHOWN), ([0.06, 0.07], FAILS)]
 )
 def test_a_bound(values, verdict):
     assert claims.at_most("over-refusal", values, 0.05).verdict == verdict
