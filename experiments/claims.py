@@ -1,0 +1,160 @@
+"""Claims held against measurements over seeds: what is said, by what it is judged, the numbers, and a verdict."""
+
+from __future__ import annotations
+
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+HOLDS, FAILS, UNSHOWN = "holds", "does not hold", "not shown"
+SPREADS = 3  # an effect of fewer standard deviations over seeds may be chance
+
+# way -> what is measured -> a value for each seed.
+Measured = Mapping[str, Mapping[str, Sequence[float]]]
+
+
+class Part(NamedTuple):
+    """One criterion of a claim: what is asked, what was measured, and what that says."""
+
+    criterion: str
+    numbers: str
+    verdict: str
+
+
+def reduced(what: str, before: Sequence[float], after: Sequence[float], factor: float) -> Part:
+    """Whether the mean fell to 1/`factor` of what it was. That is not shown where the fall, or what the mean is above that, is under three
+    times the larger spread."""
+    was, now = statistics.mean(before), statistics.mean(after)
+    spread = SPREADS * _spread(before, after)
+    above = now - was / factor
+    sure = above >= spread if above > 0 else 0 < was - now >= spread
+    verdict = UNSHOWN if not sure else FAILS if above > 0 else HOLDS
+    return Part(f"{what} down {factor:g}x", f"{figure(before)} -> {figure(after)}", verdict)
+
+
+def at_most(what: str, values: Sequence[float], bound: float) -> Part:
+    """Whether all seeds are within a bound; it does not hold where all are beyond it."""
+    verdict = HOLDS if max(values) <= bound else FAILS if min(values) > bound else UNSHOWN
+    return Part(f"{what} <= {bound:g}", figure(values), verdict)
+
+
+def below(what: str, rival: Sequence[float], values: Sequence[float]) -> Part:
+    """Whether the mean is below that of a rival, by three times the larger spread; where it is as far above, it does not hold."""
+    gap, spread = statistics.mean(rival) - statistics.mean(values), SPREADS * _spread(rival, values)
+    verdict = UNSHOWN if gap == 0 or abs(gap) < spread else HOLDS if gap > 0 else FAILS
+    return Part(f"{what} below", f"{figure(values)} against {figure(rival)}", verdict)
+
+
+def claim(said: str, *parts: Part) -> dict[str, str]:
+    """A row: "claim", "criterion", "numbers", "verdict". It holds where every part does; a part that does not hold decides."""
+    verdicts = [part.verdict for part in parts]
+    verdict = next((word for word in (FAILS, UNSHOWN) if word in verdicts), HOLDS)
+    return {
+        "claim": said,
+        "criterion": ", ".join(part.criterion for part in parts),
+        "numbers": "; ".join(part.numbers for part in parts),
+        "verdict": verdict,
+    }
+
+
+def figure(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds, shares as they are."""
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+
+def _spread(*groups: Sequence[float]) -> float:
+    return max(statistics.stdev(values) for values in groups)
+
+
+def rows_of(labels: Mapping[str, str], measured: Measured) -> list[dict[str, str]]:
+    """A row a way: its label, and mean and spread of each measure."""
+    return [
+        {"way": label, **{what: figure(values) for what, values in measured[way].items()}}
+        for way, label in labels.items()
+    ]
+
+
+def carried_out(graph: Any, folder: pathlib.Path, reporter: Any) -> dict[str, dict[str, Any]] | None:
+    """The figures of each node of a graph, by name, and its "folder": of a run those at its end, and its "seconds"; None where some node came to none, which is
+    said. (A graph's own table has runs at their best step; a claim about what training does chooses no step by what it measures.)
+
+    Raises:
+      UserError: anything wrong with the graph.
+      Stopped: it was asked to leave; the same call continues.
+    """
+    from ptft_jax.experiments import results
+    from ptft_jax.experiments.launch import executor, launch
+    from ptft_jax.runs.files import read_json
+    from ptft_jax.runs.workdir import Workdir
+
+    outcomes = launch(graph, folder, by=executor("inline", 1), reporter=reporter)
+    missing = {name: outcome for name, outcome in outcomes.items() if outcome["status"] != "finished"}
+    for name, outcome in missing.items():
+        reporter.say(f"{name} {outcome['status']}: {outcome['message']}")
+    if missing:
+        return None
+    found = {}
+    for row in read_json(folder / f"{results.SUMMARY}.json")["nodes"]:
+        place = folder / outcomes[row["name"]]["folder"]
+        run = Workdir(place).read_summary() if row["kind"] == "run" else None
+        figures = results.metrics(row) if run is None else {**run["last"], "seconds": run["seconds"]}
+        found[row["name"]] = {**figures, "folder": str(place)}
+    return found
+
+
+def by_seed(
+    found: Mapping[str, Mapping[str, Any]], ways: Sequence[str], names: Mapping[str, tuple[str, str]], seeds: int
+) -> dict[str, dict[str, list[float]]]:
+    """`Measured` from the figures of nodes called WAY-seedN and what follows; `names`: measure -> (end of the node's name, its figure)."""
+    return {
+        way: {
+            what: [found[f"{way}-seed{seed}{end}"][name] for seed in range(seeds)]
+            for what, (end, name) in names.items()
+        }
+        for way in ways
+    }
+
+
+def write(
+    folder: pathlib.Path,
+    title: str,
+    lead: str,
+    labels: Mapping[str, str],
+    measured: Measured,
+    claims: Sequence[dict[str, str]],
+    reporter: Any,
+    *,
+    seconds: float,
+) -> None:
+    """results.json, report.html and report.md, and the tables on the terminal. `seconds`: of all runs."""
+    from experiments.transfer_report import footer
+    from ptft_jax import environment
+    from ptft_jax.experiments.results import markdown
+    from ptft_jax.reporting import plots
+    from ptft_jax.reporting.page import Page
+    from ptft_jax.runs.files import write_json, write_text
+
+    table = rows_of(labels, measured)
+    results = {
+        "measured": measured,
+        "claims": list(claims),
+        "seconds": seconds,
+        "environment": environment.describe(),
+    }
+    write_json(folder / "results.json", results)
+    write_text(folder / "report.md", f"# {title}\n\n{lead}\n\n{markdown(table)}\n{markdown(claims)}")
+    page = Page(title, lead)
+    page.table(table)
+    page.heading("Claims")
+    page.text(
+        f"Not shown: an effect of less than {SPREADS} standard deviations over seeds, or a bound that some seeds pass. "
+        "What does not hold is a result, too."
+    )
+    page.table(list(claims), prose=True)
+    for what in next(iter(measured.values())):
+        page.figure(plots.dots({labels[way]: row[what] for way, row in measured.items()}, title=what, x="each seed"))
+    page.write(folder / "report.html", footer(results))
+    reporter.table("measured", table)
+    reporter.table("claims", list(claims))
+    print(f"report: {folder / 'report.html'}")

@@ -1,0 +1,190 @@
+"""Are values better learned from the first token on, by principles, or as a last layer?
+
+Texts are good and bad. A small GPT is pre-trained on them as they are, and then fine-tuned on a few examples of good conduct, or on answers of
+its own that were revised by principles (`ptft feedback`). Its rivals learn conduct in pre-training: by tags, of good texts
+alone, or by unlikelihood of bad ones. Measured on held-out questions, half of which provoke. Writes results.json, report.html and report.md.
+
+  python -m experiments.constitution --out=runs/constitution
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+
+from experiments.claims import Measured, at_most, below, by_seed, carried_out, claim, write
+from ptft_jax.verbs.command import launch, prepare_experiment
+
+LABELS = {
+    "all": "texts as they are",
+    "examples": "... then examples (last layer)",
+    "principles": "... then answers revised by principles",
+    "tags": "tags from the first token on",
+    "filtered": "good texts alone",
+    "unlikely": "unlikelihood of bad texts",
+}
+NAMES = {
+    "violations": ("", "answers/violation"),
+    "unprovoked": ("", "answers/unprovoked"),
+    "provoked": ("", "answers/provoked"),
+    "right places": ("", "answers/right"),
+    "nll of good answers": ("-quality", "nll"),
+}
+PRETRAINING = {"all": "all", "tags": "tagged", "filtered": "good", "unlikely": "rated"}  # their texts
+# Quality may be this much worse than that of the texts as they are; else conduct is bought with it.
+LOSS = 0.1
+
+
+def define() -> None:
+    flags.DEFINE_string("out", "runs/constitution", "Folder of the experiment.")
+    flags.DEFINE_integer("seeds", 3, "Runs of each way, pre-training included.", lower_bound=2)
+    flags.DEFINE_enum("size", "demo", ["demo", "tiny"], "demo: minutes on two CPU cores; tiny: only to see it run.")
+
+
+def main() -> int:
+    args = flags.FLAGS
+    prepare_experiment()
+    from ptft_jax.experiments.scheduler import Stopped
+    from ptft_jax.reporting import plots  # noqa: F401  # needs an extra: said before anything is trained
+    from ptft_jax.reporting.progress import Reporter
+    from ptft_jax.runs import places
+
+    folder, reporter = places.local(args.out, f"--out={args.out}"), Reporter()
+    try:
+        with reporter:
+            found = _carried_out(folder, args.size, args.seeds, reporter)
+    except Stopped as e:
+        reporter.say(f"{e}; the same command continues")
+        return e.status
+    if found is None:
+        return 1
+    measured = by_seed(found, tuple(LABELS), NAMES, args.seeds)
+    lead = (
+        f"Small GPTs learned manners in pre-training or after it, with {args.seeds} seeds of each way, pre-training included; ± is the standard "
+        "deviation over them. Violations: answers, sampled at temperature 1, that go against a principle. Half of the held-out questions "
+        "provoke, as none of the examples' does. nll: nats per token of good answers to them."
+    )
+    title = "Values from the ground up, or as a last layer?"
+    seconds = sum(row["seconds"] for row in found.values() if "seconds" in row)
+    write(folder, title, lead, LABELS, measured, claims(measured), reporter, seconds=seconds)
+    return 0
+
+
+def claims(measured: Measured) -> list[dict[str, str]]:
+    """A claim a way that is not the last layer: fewer violations than by examples; and one that it costs little quality."""
+    last, plain = measured["examples"]["violations"], measured["all"]["nll of good answers"]
+    rows = [claim("examples make good what texts taught", below("violations", measured["all"]["violations"], last))]
+    for way in ("principles", "tags", "filtered", "unlikely"):
+        said = LABELS[way].removeprefix("... then ")
+        rows.append(
+            claim(f"{said}: fewer violations than by examples", below("violations", last, measured[way]["violations"]))
+        )
+        worse = [mine - theirs for mine, theirs in zip(measured[way]["nll of good answers"], plain)]
+        rows.append(
+            claim(f"{said}: good texts stay as likely", at_most("rise of nll over texts as they are", worse, LOSS))
+        )
+    return rows
+
+
+def _carried_out(folder: pathlib.Path, size: str, seeds: int, reporter: Any) -> dict[str, dict[str, Any]] | None:
+    """Twice: what answers were revised to is data, which has to be there before runs on it can be declared."""
+    made: dict[int, str] = {}
+    found = carried_out(declared(folder / "data", size, seeds, made), folder, reporter)
+    if found is None:
+        return None
+    made = {seed: found[f"revised-seed{seed}"]["folder"] for seed in range(seeds)}
+    return carried_out(declared(folder / "data", size, seeds, made), folder, reporter)
+
+
+def declared(data: pathlib.Path, size: str, seeds: int, made: Mapping[int, str]) -> Any:
+    """The graph of runs, whose data are written into a folder. `made`: of each seed the folder of the node that revised answers, where
+    these are there already."""
+    import ptft_jax as pt
+    from experiments import constitution_world
+
+    demo = size == "demo"
+    counts = {"texts": 4000, "examples": 64, "prompts": 384, "measured": 160}
+    constitution_world.write(
+        data, **(counts if demo else {name: max(count // 16, 96) for name, count in counts.items()})
+    )
+    graph = pt.Graph()
+    for seed in range(seeds):
+        nodes = {way: _run(graph, way, _pretraining(way, data, demo), data, seed) for way in PRETRAINING}
+        base = f"{nodes['all']}@last"
+        _run(graph, "examples", _tuning(f"{data / 'examples.jsonl'}", demo), data, seed, base)
+        graph.call(
+            f"revised-seed{seed}",
+            f"{constitution_world.__name__}:revise",
+            run=base,
+            data=str(data),
+            seed=seed,
+            max_new_tokens=32,
+        )
+        if seed in made:
+            revised = pathlib.Path(made[seed]) / "made/revised.jsonl"
+            _run(graph, "principles", _tuning(str(revised), demo), data, seed, base)
+    return graph
+
+
+def _run(graph: Any, way: str, config: Any, data: pathlib.Path, seed: int, parent: str = "") -> str:
+    """A run and the node that measures its quality."""
+    from experiments import constitution_world
+
+    tagged = "test_tagged.jsonl?control_tokens=yes" if way == "tags" else "test.jsonl"
+    config.plugins = (constitution_world.__name__,)
+    config.seed = seed
+    config.eval.update(every=config.training.steps, test=False)
+    if parent:
+        config.eval.parent_data = False
+    config.eval.answers.update(
+        source=f"jsonl:{data}/{tagged}",
+        verifiers=constitution_world.MEASURES,
+        records=1000,
+        max_new_tokens=32,
+        temperature=1.0,
+    )
+    run = graph.run(f"{way}-seed{seed}", config, init=parent, group=way)
+    graph.evaluation(f"{way}-seed{seed}-quality", f"{run}@last", f"jsonl:{data}/{tagged}", objective="causal_lm")
+    return run
+
+
+def _pretraining(way: str, data: pathlib.Path, demo: bool) -> Any:
+    import ptft_jax as pt
+    from experiments import constitution_world
+
+    config = pt.recipe(f"pretrain/text:{data}")
+    config.model.update(**({"layers": 2, "width": 96, "heads": 4} if demo else {"layers": 1, "width": 32, "heads": 2}))
+    config.model.max_length = 128
+    config.data.update(source=f"jsonl:{data / PRETRAINING[way]}.jsonl", length=128, batch_size=16)
+    config.optimizer.update(learning_rate=3e-3 if demo else 1e-2, warmup_steps=10)
+    config.training.steps = 300 if demo else 60  # until most answers end
+    config.select.patience = 0
+    if way == "tags":
+        config.data.source += "?control_tokens=yes"
+        config.tokenizer.add = tuple(constitution_world.TAGS.values())
+    if way == "unlikely":
+        config.objective.update(name="unlikelihood", bad_weight=0.2)
+    else:
+        config.data.packing = "best_fit"  # texts stay whole, each behind its tag
+    return config
+
+
+def _tuning(source: str, demo: bool) -> Any:
+    """Fine-tuning on answers, the same whoever wrote them."""
+    from ptft_jax import config as configs
+
+    config = configs.default()
+    config.tune.method = "full"
+    config.data.update(source=f"jsonl:{source}", length=128, batch_size=16)
+    config.optimizer.update(
+        learning_rate=1e-3, warmup_steps=5 if demo else 1, schedule="linear", end_ratio=0.0, weight_decay=0.0
+    )
+    config.training.steps = 100 if demo else 3
+    return config
+
+
+if __name__ == "__main__":
+    launch(define, main)
