@@ -29,7 +29,7 @@ MODELS = {
     "images": dict(causal=False, head="classes", classes=3, image_size=4, patch_size=2, max_length=5),
 }
 KINDS = ("text", "answers", "tokens", "classification", "preference")
-REWARDED = ("grpo", "rloo", "reinforce")
+REWARDED = ("grpo", "rloo", "reinforce", "expert_iteration", "online_dpo", "gkd", "sdft")
 # objective -> (the models, the kinds of data) that it goes with; nothing else does.
 GOES = {
     "causal_lm": (("causal",), ("text", "answers", "tokens")),
@@ -44,7 +44,8 @@ GOES = {
     **{name: (("causal",), ("preference",)) for name in ("dpo", "ipo", "simpo", "cpo", "orpo", "slic")},
     **{name: (("causal",), ("answers",)) for name in REWARDED},
 }
-COMPARED = ("dpo", "ipo", "kto", "distill")  # with a parent: tests/e2e/test_preference.py, tests/e2e/test_distill.py
+# With a parent or a teacher: tests/e2e/test_preference.py, tests/e2e/test_distill.py, tests/e2e/test_own_answers.py.
+COMPARED = ("dpo", "ipo", "kto", "distill", "online_dpo", "gkd", "sdft")
 ROWS = {
     "text": lambda i: {"text": f"the cat {i} sat on the mat"},
     "answers": lambda i: {"prompt": f"what {i}?", "completion": f"that {i}."},

@@ -30,7 +30,7 @@ from ptft_jax.runs.checkpoint import together
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import rollout_files
 from ptft_jax.training.hooks import Hook, Moment
-from ptft_jax.training.prompts import FIELD, Prompts
+from ptft_jax.training.prompts import FIELD, Asks, Prompts, shared_out
 from ptft_jax.training.trainer import Trainer
 
 FORM = 1  # of the files
@@ -66,13 +66,8 @@ class Rollouts:
         self._objective, self._seed, self._updates = trainer.objective, config.seed, data.updates
         self._size, self._length, self._key = config.data.batch_size, config.data.length, data.key
         self._sampling = Sampling(p.temperature, p.top_k, p.top_p, p.min_p)
-        self._new, self._buffer, self._bound = p.max_new_tokens, p.overlong_buffer, p.max_mismatch
-        self._drop = {"alike": p.alike == "drop", "overlong": p.overlong == "drop"}
-        if self._buffer > self._new:
-            raise UserError(
-                f"config.{FIELD}.overlong_buffer = {self._buffer}: expected at most {FIELD}.max_new_tokens = {self._new}"
-            )
-        self._kl = trainer.objective.kl if not trainer.objective.compares else 0.0  # taken off rewards
+        self._new, self._answers = p.max_new_tokens, prompts.draws.rows * prompts.samples
+        self._configure(config)
         self._jitted = config.parallel.compile == "jit"
         self._part = self._size // config.training.micro_batches
         self._drawn = batches.Batches(
@@ -80,6 +75,24 @@ class Rollouts:
         )
         self._model = dataclasses.replace(trainer.model, constrain=None)
         self._held: tuple[int, Rows] | None = None
+
+    @classmethod
+    def asks(cls, config: configs.Section) -> Asks:
+        """What is asked at a step. Raises UserError for settings that do not fit together."""
+        rows, samples = config.data.batch_size, config.objective.policy.samples
+        if rows == 1:
+            raise UserError(
+                "config.data.batch_size = 1: an answer is rewarded by how it compares with others: expected 2 or more"
+            )
+        return Asks(shared_out(rows, samples, f"{FIELD}.samples"), samples)
+
+    def _configure(self, config: configs.Section) -> None:
+        """Reads what decides what is learned of answers that have scores."""
+        p, objective = config.objective.policy, self._objective
+        self._buffer, self._bound = p.overlong_buffer, p.max_mismatch
+        self._drop = {"alike": p.alike == "drop", "overlong": p.overlong == "drop"}
+        refuse_buffer(self._buffer, self._new)
+        self._kl = objective.kl if not objective.compares else 0.0  # taken off rewards
 
     def next(self, step: int, state: Any) -> Rows:
         """As `Feed.next`. Raises UserError: a verifier fails, or gives a score that is not finite; the model's logits are not finite; the
@@ -90,7 +103,7 @@ class Rollouts:
             if int(whole.step) != step:  # the run has ended
                 return self._mine(self._empty(self._size))
             rows = self._kept(number, step) if lag and step != self._first_step else self._made(number, whole)
-            self._held = number, self._mine(self._arrays(rows))
+            self._held = number, self._mine(self._batch(number, rows, whole))
         return self._held[1]
 
     def forms(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -132,7 +145,7 @@ class Rollouts:
         """The answers of a rollout that was made before the run stopped."""
         path, header = Workdir(self._workdir).rollout(number), self._header(number)
         found = processes.shared(together(lambda: rollout_files.read(path, header) if processes.main() else None))
-        if found is None or len(found) != self._size:
+        if found is None or len(found) != self._answers:
             first = number * self._updates
             raise UserError(
                 f"{path}: the answers that steps {first + 1} to {first + self._updates} learn from are not there, or are another run's, and the "
@@ -210,11 +223,8 @@ class Rollouts:
 
     def _reward(self, rows: list[Row], whole: Any) -> None:
         """Fills in what follows from scores: rewards, advantages, and which answers count."""
+        add_up(rows, self._new, self._buffer)
         for row in rows:
-            values = [score["value"] for score in row["scores"].values()]
-            row["unscored"] = None in values
-            row["reward"] = 0.0 if row["unscored"] else sum(values)
-            row["penalty"] = _overlong(row["tokens"], self._new, self._buffer)
             row["kl"] = 0.0
         if self._kl:
             for row, kl in zip(rows, self._divergences(rows, whole)):
@@ -260,6 +270,10 @@ class Rollouts:
         return batch["sampled"].sum(axis=1) - np.concatenate(found)
 
     # Arrays
+
+    def _batch(self, number: int, rows: list[Row], whole: Any) -> Rows:
+        """The batch of the answers of a rollout, of all processes; `whole`: the state of the step that is to learn from it."""
+        return self._arrays(rows)
 
     def _empty(self, count: int) -> Rows:
         """A batch of so many answers that has none."""
@@ -313,6 +327,22 @@ def _row(asked: tuple[Task, list[int]], written: Written) -> Row:
         "log_probs": generated.drawn,
         **({} if generated.support is None else {"support": rollout_files.packed(generated.support)}),
     }
+
+
+def add_up(rows: Sequence[Row], most: int, buffer: int) -> None:
+    """Says of answers with scores what they are worth: "reward", the sum of their scores, or that they are "unscored"; and the "penalty" of
+    those that use the last `buffer` of `most` tokens."""
+    for row in rows:
+        values = [score["value"] for score in row["scores"].values()]
+        row["unscored"] = None in values
+        row["reward"] = 0.0 if row["unscored"] else sum(values)
+        row["penalty"] = _overlong(row["tokens"], most, buffer)
+
+
+def refuse_buffer(buffer: int, most: int) -> None:
+    """Raises UserError where more tokens would cost reward than an answer may have."""
+    if buffer > most:
+        raise UserError(f"config.{FIELD}.overlong_buffer = {buffer}: expected at most {FIELD}.max_new_tokens = {most}")
 
 
 def _overlong(tokens: int, most: int, buffer: int) -> float:
