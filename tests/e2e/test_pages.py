@@ -90,6 +90,8 @@ def test_feedback(tmp_path):
     rewarded = summary(tmp_path, "grpo")
     assert rewarded["selected"]["metric"] == "validation/answers/regex" and rewarded["selected"]["value"] > 0.4
     assert len(list((tmp_path / "runs/grpo/rollouts").iterdir())) == 10
+    for name in ("expert", "gkd"):
+        assert summary(tmp_path, name)["step"] == len(list((tmp_path / f"runs/{name}/rollouts").iterdir())) == 4
     taught = summary(tmp_path, "small")
     assert taught["after"]["validation/kl"] < 0.5 and taught["after"]["validation/agreement"] > 0.8
 
