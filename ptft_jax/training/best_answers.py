@@ -13,6 +13,7 @@ from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import ENDED
 from ptft_jax.objectives.own_answers import SPARE
+from ptft_jax.training.answer_rows import blank, put
 from ptft_jax.training.prompts import FIELD, Asks, shared_out
 from ptft_jax.training.rollouts import Rollouts, Row, add_up, refuse_buffer
 
@@ -31,16 +32,13 @@ class Chosen(Rollouts, abc.ABC):
     def _reward(self, rows: list[Row], whole: Any) -> None:
         """Fills in what follows from scores: rewards, and "use", what becomes of an answer."""
         add_up(rows, self._new, self._buffer)
-        each = self._prompts.samples
-        for first in range(0, len(rows), each):
-            group = rows[first : first + each]
-            for row in group:
-                row["use"] = ""
-            able = [r for r in group if not r["unscored"] and (self._unended or r["reason"] in ENDED)]
-            self._choose(able)
+        for row in rows:
+            row["use"] = ""
+        for group in self._groups(rows):
+            self._choose([r for r in group if not r["unscored"] and (self._unended or r["reason"] in ENDED)])
 
     @abc.abstractmethod
-    def _choose(self, able: list[Row]) -> None:
+    def _choose(self, able: Sequence[Row]) -> None:
         """Says in "use" what becomes of the answers to a prompt; `able`: those that have a score, and count."""
 
     def _facts(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -52,27 +50,14 @@ class Chosen(Rollouts, abc.ABC):
             "unscored": float(np.mean([row["unscored"] for row in rows])),
         }
 
-    def _groups(self, rows: Sequence[Mapping[str, Any]]) -> list[Sequence[Mapping[str, Any]]]:
+    def _groups(self, rows: Sequence[Any]) -> list[Sequence[Any]]:
         """The answers to each prompt."""
         each = self._prompts.samples
         return [rows[first : first + each] for first in range(0, len(rows), each)]
 
     def _empty(self, count: int) -> Rows:
-        shape = (count, self._length)
-        out: Rows = {name: np.zeros(shape, np.int32) for name in ("inputs", "targets", "positions", "segments")}
-        out["weights"] = np.zeros(shape, np.float32)
-        return out | {name: np.zeros(count, np.float32) for name in (SPARE, *self._objective.facts)}
-
-    def _put(self, out: Rows, n: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Lays answers one after the other into row `n`, each after its prompt and hidden from the others."""
-        at = 0
-        for number, row in enumerate(rows, 1):
-            ids, size = np.asarray(row["ids"], np.int32), len(row["ids"]) - 1
-            here = slice(at, at + size)
-            out["inputs"][n, here], out["targets"][n, here] = ids[:-1], ids[1:]
-            out["positions"][n, here], out["segments"][n, here] = np.arange(size), number
-            out["weights"][n, at + row["prompt_tokens"] - 1 : at + size] = 1
-            at += size
+        facts = {name: np.zeros(count, np.float32) for name in (SPARE, *self._objective.facts)}
+        return blank(count, self._length) | facts
 
     def _told(self, out: Rows, rows: Sequence[Mapping[str, Any]], learned: int) -> Rows:
         """A batch with what is to be known of the rollout; `learned`: how many rows teach something."""
@@ -105,7 +90,7 @@ class Kept(Chosen):
         self._most, self._once = own.keep or self._prompts.samples, own.duplicates == "drop"
         self._above = own.above if own.choice == "above" else -np.inf
 
-    def _choose(self, able: list[Row]) -> None:
+    def _choose(self, able: Sequence[Row]) -> None:
         kept: list[list[int]] = []
         for row in sorted(able, key=lambda row: row["penalty"] - row["reward"]):  # of equal ones the first stays first
             if row["reward"] - row["penalty"] <= self._above:
@@ -127,7 +112,7 @@ class Kept(Chosen):
     def _arrays(self, rows: Sequence[Mapping[str, Any]]) -> Rows:
         out, kept = self._empty(self._size), [row for row in rows if row["use"] == "kept"]
         for n, row in enumerate(kept):
-            self._put(out, n, [row])
+            put(out, n, row["ids"], row["prompt_tokens"])
         return self._told(out, rows, len(kept))
 
 
@@ -138,7 +123,7 @@ class Paired(Chosen):
     def asks(cls, config: configs.Section) -> Asks:
         return Asks(config.data.batch_size, config.objective.policy.samples, beside=2)
 
-    def _choose(self, able: list[Row]) -> None:
+    def _choose(self, able: Sequence[Row]) -> None:
         if not able:
             return
         order = sorted(able, key=lambda row: row["penalty"] - row["reward"])
@@ -158,7 +143,9 @@ class Paired(Chosen):
         out, pairs = self._empty(self._size), 0
         for n, group in enumerate(self._groups(rows)):
             pair = sorted((row for row in group if row["use"]), key=lambda row: row["use"])  # the better first
+            at = 0
+            for number, row in enumerate(pair, 1):
+                at = put(out, n, row["ids"], row["prompt_tokens"], at, number)
             if pair:
-                self._put(out, n, pair)
                 out["pairs"][n], pairs = 1, pairs + 1
         return self._told(out, rows, pairs)

@@ -13,10 +13,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ptft_jax import config as configs
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
+from ptft_jax.training.answer_rows import blank, put
 from ptft_jax.training.demonstration import TEXT
 from ptft_jax.training.prompts import FIELD, Asks
 from ptft_jax.training.rollouts import Row
-from ptft_jax.training.taught_answers import Taught, finite, in_parts, put
+from ptft_jax.training.taught_answers import Taught, finite, in_parts
 
 TEACHER = "objective.on_policy.teacher"
 
@@ -59,9 +60,7 @@ class Demonstrated(Taught):
 
     def _to_teacher(self, number: int, rows: Sequence[Row]) -> Rows:
         """The same answers after prompts with demonstrations."""
-        shape = (len(rows), self._width)
-        out: Rows = {name: np.zeros(shape, np.int32) for name in ("inputs", "targets", "positions", "segments")}
-        out["weights"] = np.zeros(shape, np.float32)
+        out = blank(len(rows), self._width)
         for n, (row, source, place) in enumerate(zip(rows, *self._drawn.addresses(number))):
             shown = self._prompts.shown(int(source), int(place))
             put(out, n, [*shown, *row["ids"][row["prompt_tokens"] :]], len(shown))

@@ -16,6 +16,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import ENDED
 from ptft_jax.objectives.distill import LOG_PROBS
 from ptft_jax.objectives.own_answers import SPARE
+from ptft_jax.training.answer_rows import blank, put
 from ptft_jax.training.prompts import Asks
 from ptft_jax.training.reference import Asked, like
 from ptft_jax.training.rollouts import Rollouts, Row
@@ -67,10 +68,8 @@ class Taught(Rollouts):
 
     def _bare(self, count: int) -> Rows:
         """A batch that has no answers, and that nobody has been asked about."""
-        shape = (count, self._length)
-        out: Rows = {name: np.zeros(shape, np.int32) for name in ("inputs", "targets", "positions", "segments")}
-        out["weights"] = np.zeros(shape, np.float32)
-        return out | {name: np.zeros(count, np.float32) for name in (SPARE, "written", "ended")}
+        facts = {name: np.zeros(count, np.float32) for name in (SPARE, "written", "ended")}
+        return blank(count, self._length) | facts
 
     def _empty(self, count: int) -> Rows:
         out = self._bare(count)
@@ -102,14 +101,6 @@ class Taught(Rollouts):
         model, params = asked.load()
         compiled = jax.jit(lambda params, batch: objective.reference_of(model, params, batch))
         return lambda batch: finite(jax.device_get(compiled(params, asked.place(batch))), asked.field, asked.says)
-
-
-def put(out: Rows, n: int, ids: Sequence[int], before: int) -> None:
-    """Puts a text into row `n`, of which what follows `before` tokens is learned."""
-    size = len(ids) - 1
-    out["inputs"][n, :size], out["targets"][n, :size] = ids[:-1], ids[1:]
-    out["positions"][n, :size], out["segments"][n, :size] = np.arange(size), 1
-    out["weights"][n, before - 1 : size] = 1
 
 
 def in_parts(ask: Callable[[Rows], Rows], batch: Rows, size: int, check: Callable[[], None]) -> Rows:
