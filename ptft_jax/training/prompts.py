@@ -16,7 +16,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.questions import stops, task_of
 from ptft_jax.rewards.base import Task, checked
 from ptft_jax.rewards.choosing import chosen
-from ptft_jax.training.demonstration import shown_ids
+from ptft_jax.training.demonstration import TEXT, shown_ids
 
 FIELD = "objective.policy"
 
@@ -125,7 +125,7 @@ class Prompts:
         plan, store = filled.rows.plan, filled.rows.store
         assert isinstance(plan, Plan), "records are rows of their own"
         records = store.origins[np.searchsorted(store.offsets, plan.spans[:, 0], side="right") - 1]
-        fits = np.zeros(len(records), bool)
+        fits, shows = np.zeros(len(records), bool), bool(self._demonstration)
         for row, index in enumerate(records.tolist()):
             task, ids = self._task(tokens.opened, encoder, index)
             fits[row] = self._beside * (len(ids) + self._new) <= data.length
@@ -135,7 +135,7 @@ class Prompts:
                     f"{task.where}: a prompt of {len(ids)} tokens{twice} leaves no room for {FIELD}.max_new_tokens = {self._new} in data.length = "
                     f"{data.length}: make it longer, or leave such prompts out (data.overlong='drop')"
                 )
-            if fits[row] and self._demonstration:
+            if fits[row] and shows:
                 shown = len(self._shown(tokens.opened, encoder, index))
                 fits[row] = shown + self._new <= self._most
                 if not fits[row] and data.overlong != "drop":
@@ -150,6 +150,7 @@ class Prompts:
             raise UserError(
                 f"config.{FIELD}.max_new_tokens = {self._new}: no prompt of {tokens.reference} leaves room for so many in data.length = "
                 f"{data.length}"
+                + (f", and with its demonstration ({TEXT}) in the {self._most} that the model sees" if shows else "")
             )
         self._sources.append(_Source(tokens.opened, encoder, records[fits]))
         return filled if fits.all() else _without(filled, plan, fits)

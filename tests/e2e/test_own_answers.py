@@ -136,6 +136,8 @@ def test_what_is_refused(tmp_path, cache):
     assert "config.objective.distill.teacher = 'nowhere': no such folder" in said(**gkd)
     sdft = dict(objective__policy__from_random=False)
     assert "leaves no room for objective.policy.max_new_tokens = 4 in the 32 tokens" in said("sdft", **sdft)
+    dropped = said("sdft", **sdft, data__overlong="drop")
+    assert "and with its demonstration (objective.on_policy.demonstration) in the 32 that the model sees" in dropped
     short = sdft | {"objective__on_policy__demonstration": "{answer}{prompt}"}
     assert "it compares a model with its parent, and init.from names none" in said("sdft", **short)
     average = short | {"objective__on_policy__teacher": "average", "objective__policy__from_random": True}
