@@ -61,6 +61,7 @@ class Teacher:
         self._dtype, self._quantize = config.model.dtype, own.quantize
         self._where = f"{FIELD} = {own.teacher!r}"
         self._rows = rows_at_once(config, devices)
+        self._kept = config.objective.name == "distill"  # else it is asked at each step
         self._source: Parent | None = None
         here = Workdir(workdir)
         if here.is_run and here.begun():
@@ -127,7 +128,8 @@ class Teacher:
                 model, params, found = self._loaded()
                 if found != recorded:
                     raise UserError(
-                        f"{self._where}: it has changed since the run was started, and the cache has lost what was computed of it"
+                        f"{self._where}: it has changed since the run was started"
+                        + (", and the cache has lost what was computed of it" if self._kept else "")
                     )
                 return model, params
 

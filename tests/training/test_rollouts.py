@@ -10,7 +10,7 @@ from ptft_jax.objectives.policy import GRPO, RLOO, Reinforce
 from ptft_jax.rewards.base import Function
 from ptft_jax.training import rollout_files
 from ptft_jax.training.answer_rows import AnswerRows
-from ptft_jax.training.rollouts import Rollouts
+from ptft_jax.training.rollouts import Rollouts, add_up
 from ptft_jax.training.termination import Terminated
 
 
@@ -39,7 +39,7 @@ STATE = types.SimpleNamespace(anchor=None, frozen=None)
 
 
 def told(made, rows, *names):
-    made._sum(rows)
+    add_up(rows, made._new, made._buffer)
     made._reward(rows, STATE)
     return [[row[name] for row in rows] for name in names]
 
@@ -116,7 +116,7 @@ def test_prompts_whose_answers_are_alike_are_drawn_again(tmp_path):
 
     def begun():
         made = rollouts(RLOO())
-        made._redraws, made._size, made._updates, made._first_step = 2, 4, 1, 0
+        made._redraws, made._answers, made._updates, made._first_step = 2, 4, 1, 0
         made._workdir, made._header, made._reward = (
             tmp_path,
             lambda number: {"rollout": number},
@@ -127,7 +127,7 @@ def test_prompts_whose_answers_are_alike_are_drawn_again(tmp_path):
             asked.append((number, again, list(numbers)))
             rows = answers([r for n in numbers for r in (1.0, 1.0 if n in same else 0.0)], [1, 2] * 2, ["end"] * 4)
             rows = [row | {"number": numbers[i // 2], "again": again} for i, row in enumerate(rows)]
-            made._sum(rows)
+            add_up(rows, 4, 0)
             return rows
 
         made._asked = write
