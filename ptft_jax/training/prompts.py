@@ -39,6 +39,7 @@ class Asks(NamedTuple):
       samples: answers to each.
       beside: how many answers lie in a row of training, each after its prompt.
       rewarded: whether verifiers score them.
+      again: how often others are drawn in the place of prompts whose answers are all as good as each other.
       demonstration: a text with a prompt and its right answer that is read, too (`ptft_jax.training.demonstration`); "" = none.
     """
 
@@ -46,6 +47,7 @@ class Asks(NamedTuple):
     samples: int
     beside: int = 1
     rewarded: bool = True
+    again: int = 0
     demonstration: str = ""
 
 
@@ -92,7 +94,7 @@ class Prompts:
         self._reference = p.reference if asks.rewarded else ""
         self._data, self._tokenizer = config.data, tokenizer
         self._demonstration, self._most, self.longest = asks.demonstration, config.model.max_length, 0
-        self.draws = Draws(asks.prompts, p.updates, self._chosen)
+        self.draws = Draws(asks.prompts, p.updates, self._chosen, asks.again)
         self.notes = [note for verifier in self.verifiers.values() for note in verifier.notes()]
         self._sources: list[_Source] = []
 
@@ -155,8 +157,9 @@ class Prompts:
             for name, verifier in self.verifiers.items() if fits[row] else ():
                 checked(name, verifier, task)
         if not fits.any():
+            twice = "" if self._beside == 1 else f", {self._beside} times in a row,"
             raise UserError(
-                f"config.{FIELD}.max_new_tokens = {self._new}: no prompt of {tokens.reference} leaves room for so many in data.length = "
+                f"config.{FIELD}.max_new_tokens = {self._new}: no prompt of {tokens.reference}{twice} leaves room for so many in data.length = "
                 f"{data.length}"
                 + (f", and with its demonstration ({TEXT}) in the {self._most} that the model sees" if shows else "")
             )

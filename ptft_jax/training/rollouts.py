@@ -48,7 +48,7 @@ class Rollouts:
     reads it again, as that state is gone.
     """
 
-    # Of answers whose probability when they were sampled matters to what is learned; 0 of others.
+    # Of feeds that weigh answers by their rewards: see `_configure`.
     _redraws, _bound, _support = 0, 0.0, False
 
     def __init__(
@@ -85,12 +85,14 @@ class Rollouts:
     @classmethod
     def asks(cls, config: configs.Section) -> Asks:
         """What is asked at a step. Raises UserError for settings that do not fit together."""
-        rows, samples = config.data.batch_size, config.objective.policy.samples
-        if rows == 1 and not located(config.tables.objectives[config.objective.name].loss).value_head:
+        p, rows = config.objective.policy, config.data.batch_size
+        objective = located(config.tables.objectives[config.objective.name].loss)
+        if rows == 1 and not objective.value_head:
             raise UserError(
                 "config.data.batch_size = 1: an answer is rewarded by how it compares with others: expected 2 or more"
             )
-        return Asks(shared_out(rows, samples, f"{FIELD}.samples"), samples)
+        again = p.resample if objective.least > 1 else 0  # else no answer is compared with others to its prompt
+        return Asks(shared_out(rows, p.samples, f"{FIELD}.samples"), p.samples, again=again)
 
     def _configure(self, config: configs.Section) -> None:
         """Reads what decides what is learned of answers that have scores."""
@@ -98,7 +100,7 @@ class Rollouts:
         self._buffer, self._bound = p.overlong_buffer, p.max_mismatch
         self._drop = {"alike": p.alike == "drop", "overlong": p.overlong == "drop"}
         refuse_buffer(self._buffer, self._new)
-        self._redraws = p.resample if objective.least > 1 else 0  # else no answer is compared with others to its prompt
+        self._redraws = self._prompts.draws.again
         self._kl = objective.kl if not objective.compares else 0.0  # taken off rewards
         self._support = self._sampling.truncates
         bits = -(-self._model.spec.vocab_size // 8) if self._support else 0

@@ -159,8 +159,6 @@ def has_values(folder, steps):
         assert found.mean() == pytest.approx(0, abs=1e-6) and found.std(ddof=1) == pytest.approx(1, abs=1e-4)
         row = rows[0]
         assert len(row["values"]) == len(row["returns"]) == row["tokens"] and "advantage" not in row
-        last = row["reward"] - 0.01 * (row["kl"] if row["tokens"] == 1 else 0)
-        assert row["tokens"] > 1 or row["returns"][-1] == pytest.approx(last)
     loaded = loading.load(folder / "whole")
     assert not [path for path in flatten(loaded.params) if "value_head" in path]
     assert decode.generate(loaded.model, loaded.params, [[97]], max_new_tokens=2)
@@ -187,11 +185,14 @@ def refused_in_the_middle(config, folder):
             feed._kept(4, 9)
 
 
-def sampled_batch(seed):
-    """Answers as rollouts give them, with made-up numbers."""
+def sampled_batch(seed, values=False):
+    """Answers as rollouts give them, with made-up numbers; those of tokens where there are values."""
     rng, rows = np.random.default_rng(seed), random_batch(seed)
     count = len(rows["inputs"])
     facts = {name: rng.random(count).astype(np.float32) for name in FACTS}
+    every = ("advantages", "values", "returns") if values else ()
+    more = {name: rng.normal(size=rows["inputs"].shape).astype(np.float32) for name in every}
+    more |= {name: np.ones(count, np.float32) for name in ("explained", "varied") if values}
     return (
         rows
         | facts
@@ -200,16 +201,21 @@ def sampled_batch(seed):
             "advantages": rng.normal(size=count).astype(np.float32),
             "counts": (rng.random(count) < 0.8).astype(np.float32),
         }
+        | more
     )
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("average", repeats(["sequence", "token"], "sequence"))
-def test_losses_do_not_depend_on_mesh_and_micro_batches(average):
+@pytest.mark.parametrize("kind", repeats(["sequence", "token", "ppo"], "sequence", "ppo"))
+def test_losses_do_not_depend_on_mesh_and_micro_batches(kind):
     from ptft_jax.objectives.policy import GRPO
+    from ptft_jax.objectives.ppo import PPO
 
-    objective = GRPO(average=average, clip_low=0.2, clip_high=0.3)
-    batches = [sampled_batch(seed) for seed in range(2)]
+    if kind == "ppo":  # whose head of one number is on all devices
+        objective = PPO(average="token", clip_low=0.2, clip_high=0.3, value_weight=0.5, value_clip=0.1)
+    else:
+        objective = GRPO(average=kind, clip_low=0.2, clip_high=0.3)
+    batches = [sampled_batch(seed, values=kind == "ppo") for seed in range(2)]
     one, many = (
         train(objective=objective, batches=batches, **options)
         for options in ({}, {"devices": 8, "fsdp": 2, "micro": 2})
