@@ -6,15 +6,17 @@ import random
 import numpy as np
 import pytest
 
+from ptft_jax.config.computed import changes
 from ptft_jax.errors import UserError
 from ptft_jax.model import decode
 from ptft_jax.objectives.policy import FACTS
 from ptft_jax.params.rules import flatten
 from ptft_jax.reporting import run_report
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs import checkpoint, loading
+from ptft_jax.runs import checkpoint, loading, meant
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import assembly, completion
+from ptft_jax.training.rollouts import Rollouts
 from ptft_jax.verbs import export
 from tests.helpers import TIMED, quiet_train, random_batch, repeats, tiny_config, train
 
@@ -252,8 +254,19 @@ def test_what_is_refused(tmp_path, cache):
         objective__policy__overlong_buffer=9
     )
     assert "nothing in this run reads it" in said(objective__policy__clip_low=0.1)
-    assert "reference 'b' has no number" in said(objective__policy__verifiers=("number",))
-    assert "it compares a model with its parent, and init.from names none" in said(objective__policy__kl=0.1)
+    assert "config.data.max_epochs = 2: how often prompts are asked" in said(
+        objective__policy__resample=1, data__max_epochs=2.0
+    )
+    changing = ((f"jsonl:{source}", ((0, 1.0), (12, 2.0))),)
+    assert "where prompts are drawn again" in said(objective__policy__resample=1, data__mixture=changing)
+    for name in ("reinforce", "ppo"):
+        single = {"objective__name": name, "objective__policy__samples": 1, "data__batch_size": 1}
+        section, _ = completion.resolve(policy_config(tmp_path, source, **single))
+        if name == "ppo":  # each token is compared with what was expected
+            assert Rollouts.asks(section).prompts == 1
+            continue
+        with pytest.raises(UserError, match="data.batch_size = 1: an answer is rewarded by how it compares"):
+            Rollouts.asks(section)
     config = policy_config(tmp_path, source)
     assert "or set objective.policy.from_random=True" in refused(config, tmp_path / "run")
 
@@ -276,9 +289,30 @@ def test_prompts_without_room_are_left_out_where_that_is_asked(tmp_path, cache):
     [(name, verifier)] = run.answers.verifiers.items()
     assert name == "exact" and verifier is run.prompts.verifiers[name]  # such as have a model have it once
     assert run.config.eval.answers.max_new_tokens == 8
-    for said, meant in ((64, 64), (0, 8)):  # what is said stays, be it what others have by default
+    for said, length in ((64, 64), (0, 8)):  # what is said stays, be it what others have by default
         more = {"eval__answers__max_new_tokens": said, "eval__answers__verifiers": ("exact", "f1")}
         every = policy_config(
             tmp_path, tmp_path / "long.jsonl", objective__policy__from_random=True, objective__policy__max_new_tokens=8, **more
         )  # fmt: skip
-        assert completion.resolve(every)[0].eval.answers.max_new_tokens == meant
+        assert completion.resolve(every)[0].eval.answers.max_new_tokens == length
+
+
+def test_a_length_of_answers_that_nobody_reads_is_no_other_config(tmp_path):
+    """Earlier versions recorded 64. Answers of gkd are as long as those that it learns from."""
+    rows = questions(tmp_path / "questions")
+    config = policy_config(
+        tmp_path,
+        rows,
+        objective__name="causal_lm",
+        objective__policy__verifiers=(),
+        objective__policy__max_new_tokens=256,
+    )
+    begun = completion.resolve(config)[0].as_dict()
+    begun["eval"]["answers"]["max_new_tokens"] = 64
+    (tmp_path / "config.json").write_text(json.dumps(begun))
+    found = meant.spelled(tmp_path, completion.resolve(config)[0])
+    assert not changes(begun, found.as_dict())
+    asks = {"eval__answers__verifiers": ("exact",), "objective__policy__verifiers": ()}
+    for name, length in (("causal_lm", 64), ("gkd", 4)):
+        config = policy_config(tmp_path, rows, objective__name=name, **asks)
+        assert completion.resolve(config)[0].eval.answers.max_new_tokens == length
