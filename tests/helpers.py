@@ -81,7 +81,9 @@ def train(
     """
     mesh = meshes.make(0, fsdp, jax.devices()[:devices])
     described = dataclasses.replace(SPEC, **({"dropout": 0.1} | spec))
-    model = Transformer(described, adapter, sharding.Rows(mesh) if kind == "jit" else None)
+    model = Transformer(
+        described, adapter, sharding.Rows(mesh) if kind == "jit" else None, value_head=objective.value_head
+    )
     shapes = model.shapes()
     partition = Partition.of(
         shapes, rates, phases=[(name, recipes.rules(name)) for name in phases], kept=precision.Kept(kept, is_added)

@@ -217,6 +217,27 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "data__source": f"jsonl:{answers}",
         },
         {
+            "objective__name": "expert_iteration",
+            "objective__policy__from_random": True,
+            "objective__policy__verifiers": ("exact",),
+            "objective__policy__max_new_tokens": 4,
+            "data__source": f"jsonl:{answers}",
+        },
+        {
+            "objective__name": "gkd",
+            "objective__policy__from_random": True,
+            "objective__policy__max_new_tokens": 4,
+            "objective__distill__teacher": str(tmp_path / "parent"),
+            "data__source": f"jsonl:{answers}",
+        },
+        {
+            "objective__name": "sdft",
+            "objective__policy__max_new_tokens": 4,
+            "objective__on_policy__demonstration": "{answer} {prompt}",
+            "init__from_": str(tmp_path / "parent"),
+            "data__source": f"jsonl:{answers}",
+        },
+        {
             "objective__name": "kto",
             "init__from_": str(tmp_path / "parent"),
             "data__source": f"jsonl:{rated}",

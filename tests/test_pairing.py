@@ -29,7 +29,7 @@ MODELS = {
     "images": dict(causal=False, head="classes", classes=3, image_size=4, patch_size=2, max_length=5),
 }
 KINDS = ("text", "answers", "tokens", "classification", "preference")
-REWARDED = ("grpo", "rloo", "reinforce", "ppo")
+REWARDED = ("grpo", "rloo", "reinforce", "ppo", "expert_iteration", "online_dpo", "gkd", "sdft")
 # objective -> (the models, the kinds of data) that it goes with; nothing else does.
 GOES = {
     "causal_lm": (("causal",), ("text", "answers", "tokens")),
@@ -40,11 +40,13 @@ GOES = {
     "regression": (("one number", "causal number"), ("regression",)),
     "distill": (("causal",), ("text", "answers", "tokens")),
     "kto": (("causal",), ("rated",)),
+    "unlikelihood": (("causal",), ("rated", "rated-text")),
     "reward": (("causal number",), ("preference",)),
     **{name: (("causal",), ("preference",)) for name in ("dpo", "ipo", "simpo", "cpo", "orpo", "slic")},
     **{name: (("causal",), ("answers",)) for name in REWARDED},
 }
-COMPARED = ("dpo", "ipo", "kto", "distill")  # with a parent: tests/e2e/test_preference.py, tests/e2e/test_distill.py
+# With a parent or a teacher: tests/e2e/test_preference.py, tests/e2e/test_distill.py, tests/e2e/test_own_answers.py.
+COMPARED = ("dpo", "ipo", "kto", "distill", "online_dpo", "gkd", "sdft")
 ROWS = {
     "text": lambda i: {"text": f"the cat {i} sat on the mat"},
     "answers": lambda i: {"prompt": f"what {i}?", "completion": f"that {i}."},
@@ -52,6 +54,8 @@ ROWS = {
     "classification": lambda i: {"text": f"the cat {i}", "label": "abc"[i % 3]},
     "regression": lambda i: {"text": f"the cat {i}", "label": i / 4},
     "preference": lambda i: {"prompt": f"{i}?", "chosen": "yes, it is", "rejected": "no"},
+    "rated": lambda i: {"prompt": f"{i}?", "completion": "yes", "label": i % 3 > 0},
+    "rated-text": lambda i: {"text": f"the cat {i}", "label": i % 3 > 0},
 }
 
 
@@ -93,6 +97,8 @@ def test_models_and_data_that_do_not_go_with_an_objective(objective, sources, tm
             assert message.startswith(f"config.objective.name = {objective!r}: "), message
             field = {"images": "model.image_size"}.get(model, "model.")
             assert field in message or "objective.name='masked_lm'" in message
+        elif (objective, kind) == ("unlikelihood", "classification"):  # a text and a label, as its own have
+            assert "classification.jsonl, line 1: column 'label' is 'a': expected true or false" in message
         else:
             assert f"{kind}.jsonl" in message and f"not from {kind}" in message and "config.objective.name" in message
         assert "\n" not in message and not (tmp_path / "run").exists()
@@ -116,7 +122,7 @@ PLAIN = [
 )
 def test_what_goes_together_is_assembled(objective, model, kind, sources, tmp_path):
     config = config_of(sources, objective, model, kind)
-    config.objective.preference.from_random = kind == "preference"
+    config.objective.preference.from_random = objective in ("simpo", "cpo", "orpo", "slic")
     config.objective.policy.from_random = objective in REWARDED
     assert assemble(config, tmp_path).trainer.objective is not None
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ptft_jax.config import field as settings
 from ptft_jax.config.declare import Options, declared, fields_of, section
+from ptft_jax.config.own_answers import ExpertOptions, OnPolicyOptions
 from ptft_jax.config.policy import PolicyOptions
 from ptft_jax.errors import UserError
 
@@ -36,6 +37,7 @@ class ObjectiveSpec:
       single: of a head for classes, whether it gives one number (model.classes = 1), or scores of several.
       selects: the metric of the validation split that checkpoints are selected by where `config.select.metric` is as it is.
       alone: of one that compares a model with its parent or a teacher, the name of another that measures what was learned without it.
+      feed: of one whose rows the model writes itself, the class that makes them (`ptft_jax.training.rollouts.Rollouts`).
       wrong_head, wrong_sight: what is wrong with a model that has another head, or another `causal`; "" = said in general words.
     """
 
@@ -50,6 +52,7 @@ class ObjectiveSpec:
     single: bool = False
     selects: str = "nll"
     alone: str = ""
+    feed: Any = "ptft_jax.training.rollouts:Rollouts"
     wrong_head: str = ""
     wrong_sight: str = ""
 
@@ -311,6 +314,18 @@ class _RewardedOptions(Options):
     policy: PolicyOptions = section(PolicyOptions)
 
 
+class _ExpertOptions(Options):
+    """`config.objective`, of expert_iteration."""
+
+    expert: ExpertOptions = section(ExpertOptions)
+
+
+class _OnPolicyOptions(Options):
+    """`config.objective`, of gkd and sdft."""
+
+    on_policy: OnPolicyOptions = section(OnPolicyOptions)
+
+
 def _of_pairs(place: str, alone: str = "") -> ObjectiveSpec:
     return ObjectiveSpec(
         f"{_LOSSES}.{place}",
@@ -324,6 +339,17 @@ def _of_pairs(place: str, alone: str = "") -> ObjectiveSpec:
 def _of_rewards(place: str) -> ObjectiveSpec:
     return ObjectiveSpec(
         f"{_LOSSES}.{place}", f"{_ROWS}.prompts:Prompts", fields=fields_of(_RewardedOptions), alone="causal_lm"
+    )
+
+
+def _of_answers(place: str, feed: str, *more: type[Options]) -> ObjectiveSpec:
+    """An objective that exists for rows of data, of answers that the model writes; `more`: its settings."""
+    return ObjectiveSpec(
+        f"{_LOSSES}.own_answers:{place}",
+        f"{_ROWS}.prompts:Prompts",
+        fields={name: field for options in (_RewardedOptions, *more) for name, field in fields_of(options).items()},
+        alone="causal_lm",
+        feed=f"ptft_jax.training.{feed}",
     )
 
 
@@ -402,6 +428,10 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
     "rloo": _of_rewards("policy:RLOO"),
     "reinforce": _of_rewards("policy:Reinforce"),
     "ppo": _of_rewards("ppo:PPO"),
+    "expert_iteration": _of_answers("ExpertIteration", "best_answers:Kept", _ExpertOptions),
+    "online_dpo": _of_answers("OnlineDPO", "best_answers:Paired", _PairOptions),
+    "gkd": _of_answers("GKD", "taught_answers:Taught", _TaughtOptions, _OnPolicyOptions),
+    "sdft": _of_answers("SDFT", "self_taught:Demonstrated", _TaughtOptions, _OnPolicyOptions),
 }
 
 
@@ -414,7 +444,7 @@ class _CommonOptions(Options):
             "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
             "spans cut out of a text; a text's class; a text's number; what a teacher predicts; the next token of good texts, and not that of bad ones (unlikelihood); which of two answers is better (dpo and "
             "the following), or that one is good or bad (kto); how good an answer is; or nothing: what is written is rewarded (grpo, rloo, "
-            "reinforce, ppo)",
+            "reinforce, and the following)",
             *OBJECTIVES,
         )
     )
@@ -434,6 +464,8 @@ class _CommonOptions(Options):
 
 # Dataclasses have the fields of their last base first.
 class ObjectiveOptions(
+    _OnPolicyOptions,
+    _ExpertOptions,
     _RewardedOptions,
     RewardOptions,
     UnlikelihoodOptions,

@@ -16,7 +16,8 @@ class Use(enum.IntEnum):
     ORDER = 1  # of a source's rows in an epoch: numbers of the source and the epoch
     ANSWER = 2  # in a conversation: how many messages there are before it
     ANSWERS = 3  # of an evaluation: its step
-    ROLLOUT = 4  # answers that are trained on: the number of the rollout
+    ROLLOUT = 4  # answers that are trained on: the number of the rollout and, above 0, how often prompts were drawn again for it
+    WRITER = 5  # whether a model or the data have the answers that are trained on: the number of the rollout
     FEEDBACK = 8  # of data that a model makes: what it does, and which time or principle it is
 
 

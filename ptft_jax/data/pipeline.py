@@ -397,11 +397,13 @@ class Draws:
       rows: of a batch; each has several answers.
       updates: steps that learn from the same answers.
       chosen: gives those rows of a source that can be answered.
+      again: how often rows may be drawn in the place of some of a batch.
     """
 
     rows: int
     updates: int
     chosen: Callable[[Filled], Filled]
+    again: int = 0
 
 
 def training(
@@ -419,12 +421,20 @@ def training(
     so many passes over all rows are the steps; `draws`: where the model answers them. Raises UserError."""
     sources = weighted(data)
     per_batch, updates = (data.batch_size, 1) if draws is None else (draws.rows, draws.updates)
+    again = draws is not None and bool(draws.again)
+    if again and data.max_epochs:
+        raise UserError(
+            f"config.data.max_epochs = {data.max_epochs:g}: how often prompts are asked is not known before some are drawn again "
+            "(objective.policy.resample): leave one of them at 0"
+        )
     for reference, weight in sources:
         weight_at(reference, weight, 0)  # well-formed, before anything takes time?
-        if updates > 1 and isinstance(weight, (list, tuple)):
+        if (updates > 1 or again) and isinstance(weight, (list, tuple)):
+            why = "prompts are drawn again (objective.policy.resample)"
+            if updates > 1:
+                why = "several steps learn from the same rows (objective.policy.updates)"
             raise UserError(
-                f"{FIELD}: {reference}: a weight that changes with the steps: expected a number where several steps learn from the same "
-                "rows (objective.policy.updates)"
+                f"{FIELD}: {reference}: a weight that changes with the steps: expected a number where {why}"
             )
     _refuse_twice([reference for reference, _ in sources], data.tables.sources)
     found = surveyed(data, builder.kinds)

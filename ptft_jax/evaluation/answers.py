@@ -25,8 +25,10 @@ from ptft_jax.params.partition import Partition
 from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, checked, scored_all
 from ptft_jax.rewards.choosing import chosen
 from ptft_jax.runs import meant
+from ptft_jax.runs import source as restore
 from ptft_jax.runs.checkpoint import together
 from ptft_jax.runs.state import TrainState
+from ptft_jax.runs.workdir import Workdir
 
 
 class Answers:
@@ -264,11 +266,23 @@ def of_loaded(
     if not source and loaded.source.data is None:
         raise UserError(f"--data is missing: what {loaded.source.name} was trained on is not known")
     config = _changed(loaded, source, verifiers, answers, rewards, plugins, reading)
-    scorers = chosen(config.eval.answers.verifiers, config, f"{FIELD}.verifiers")
+    pins = {name: at for name, at in _pinned(loaded.source).items() if "run" not in rewards.get(name, {})}
+    scorers = chosen(config.eval.answers.verifiers, config, f"{FIELD}.verifiers", pinned=pins)
     settings, data = settings_of(config), config.data
     split = split or ("" if source else "validation")
     questions = asked(data, data.source, split, loaded.tokenizer, loaded.model.max_tokens, settings)
     return Answers(settings, questions, scorers, loaded.model, loaded.tokenizer, reads_prompt=loaded.reads_prompt)
+
+
+def _pinned(source: Any) -> dict[str, str]:
+    """Verifier -> the checkpoint that scored the run's own answers, which the scores of others do not compare with."""
+    workdir = getattr(source, "workdir", None)
+    if workdir is None:
+        return {}
+    given = meant.of_source(source)["rewards"]
+    return {
+        name: restore.at_step(given[name]["run"], was["step"]) for name, was in Workdir(workdir).read_scorers().items()
+    }
 
 
 def answer(

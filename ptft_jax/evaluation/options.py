@@ -29,7 +29,7 @@ class AnswersOptions(Options):
     max_new_tokens: int = declared(
         natural(
             0,
-            "tokens of an answer; prompts that leave no room for so many are not asked; 0 = 64, or, of a run that learns from rewards, "
+            "tokens of an answer; prompts that leave no room for so many are not asked; 0 = 64, or, of a run that learns from its own answers, "
             "objective.policy.max_new_tokens",
         )
     )

@@ -55,7 +55,7 @@ class Objective(Protocol):
     """Turns (model, parameters, batch, context) into a loss: what `loss_of` makes of what `hidden` gives (`routed`: and how
     experts were used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics, "nll" (cross-entropy)
     among them where there is one. `chained`, `scores`, `needs_reference`, `needs_parent`, `weights`, `measured`, `tables`, `remarks`, `precomputed`,
-    `reference_of`, `live`, `alone`, `gathers`, `gathered`, `value_head`: see `Rows`."""
+    `reference_of`, `live`, `alone`, `gathers`, `gathered`, `asks_teacher`, `value_head`: see `Rows`."""
 
     metrics: tuple[str, ...]
     chained: ClassVar[bool]
@@ -64,6 +64,7 @@ class Objective(Protocol):
     needs_parent: ClassVar[bool]
     section: ClassVar[str]
     gathers: ClassVar[bool]
+    asks_teacher: ClassVar[bool]
     informs: ClassVar[bool]
     value_head: ClassVar[bool]
 
@@ -124,6 +125,7 @@ class Rows:
       section: of `config.objective`, whose `from_random` asks for it.
       gathers: whether a row's loss depends on sums over the whole batch (`gathered`), a constant in the gradient.
       value_head: whether training needs a head for values beside that for tokens (`ptft_jax.model.heads.value`).
+      asks_teacher: whether what a teacher says of each batch of training is put into it by its feed, just before the step.
       scores: names of what evaluation makes of `tables`, beside the means of metrics.
     """
 
@@ -136,6 +138,7 @@ class Rows:
     section: ClassVar[str] = "preference"
     gathers: ClassVar[bool] = False
     value_head: ClassVar[bool] = False
+    asks_teacher: ClassVar[bool] = False
 
     def loss(self, model: Any, params: Any, batch: Batch, context: Context = PLAIN) -> Loss:
         """The loss of a batch: `inputs` int [B, T] and what `loss_of` needs; optional positions, segments and types int [B, T], prefix

@@ -49,11 +49,8 @@ class Distill(TokenLoss):
     def of(cls, section: ObjectiveOptions) -> Self | SelfDistill:
         """The objective of `config.objective`, which reads only the settings that matter to it. Raises UserError where nothing would
         be learned."""
-        own = section.distill
-        given = {name: own[name] for name in ("top", "temperature", "data_weight")} | {"chunk": section.chunk}
-        given["divergence_from"] = own.divergence
-        if own.divergence == "jensen_shannon":
-            given["beta"] = own.beta
+        own, given = section.distill, cls.given(section)
+        given["data_weight"] = own.data_weight
         if own.teacher:
             return cls(**given)
         if not own.data_weight:
@@ -62,6 +59,14 @@ class Distill(TokenLoss):
                 "name another (objective.distill.teacher), or give the data's targets a weight"
             )
         return SelfDistill(**given)
+
+    @staticmethod
+    def given(section: ObjectiveOptions) -> dict[str, Any]:
+        """The arguments that `config.objective` has, but for what is not of the teacher."""
+        own = section.distill
+        found: dict[str, Any] = {"top": own.top, "temperature": own.temperature, "chunk": section.chunk}
+        found["divergence_from"] = own.divergence
+        return found | ({"beta": own.beta} if own.divergence == "jensen_shannon" else {})
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import jax
 
 from ptft_jax.config import Config
 from ptft_jax.errors import UserError, listed
+from ptft_jax.model.spec import VALUES
 from ptft_jax.objectives.base import Batch, Context, Loss, Objective, Scored
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import matches, regex
@@ -159,7 +160,7 @@ def build(
 
 
 def _mixout(section: MixoutOptions, partition: Partition, fresh: tuple[str, ...]) -> Mixout:
-    trained = [leaf for leaf in partition.leaves if leaf.trains and not matches(fresh, leaf.source)]
+    trained = [leaf for leaf in partition.leaves if leaf.trains and not matches((*fresh, VALUES), leaf.source)]
     for pattern in section.parameters:
         compiled = regex(pattern, "config.tune.mixout.parameters")
         if not any(compiled.fullmatch(leaf.source) for leaf in trained):

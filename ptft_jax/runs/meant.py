@@ -95,6 +95,9 @@ def spelled(workdir: pathlib.Path, config: configs.Section) -> configs.Section:
         theirs, part = configs.get(before, path), configs.get(now, ".".join(above))
         if theirs != part[last] and _same(path, theirs, part[last], workdir):
             part[last] = theirs
+    answers = now["eval"]["answers"]
+    if not answers["verifiers"]:  # nobody reads how long answers are; earlier versions recorded a length
+        answers["max_new_tokens"] = before["eval"]["answers"]["max_new_tokens"]
     return configs.check(now, suggested=config.suggested)
 
 

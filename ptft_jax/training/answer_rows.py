@@ -1,4 +1,4 @@
-"""Batches of answers that a model wrote, from the rows of a rollout's file."""
+"""Arrays of rows that hold answers after their prompts: any, and such as the rows of a rollout's file."""
 
 from __future__ import annotations
 
@@ -58,10 +58,9 @@ class AnswerRows:
         """The batch of answers, but for what follows from scores."""
         out = self._untold(len(rows))
         for n, row in enumerate(rows):
-            ids, stop, here = np.asarray(row["ids"], np.int32), len(row["ids"]) - 1, answer_of(row)
-            out["inputs"][n, :stop], out["targets"][n, :stop] = ids[:-1], ids[1:]
-            out["positions"][n, :stop], out["segments"][n, :stop] = np.arange(stop), 1
-            out["weights"][n, here], out["sampled"][n, here] = 1, row["log_probs"]
+            here = answer_of(row)
+            put(out, n, row["ids"], row["prompt_tokens"])
+            out["sampled"][n, here] = row["log_probs"]
             if self.support:
                 out["support"][n, here] = rollout_files.unpacked(row["support"], len(row["log_probs"]))
         return out
@@ -72,11 +71,28 @@ class AnswerRows:
 
     def _untold(self, count: int) -> Rows:
         shape = (count, self.length)
-        out: Rows = {name: np.zeros(shape, np.int32) for name in ("inputs", "targets", "positions", "segments")}
-        out |= {name: np.zeros(shape, np.float32) for name in ("weights", "sampled")}
+        out = blank(*shape) | {"sampled": np.zeros(shape, np.float32)}
         return out | ({"support": np.zeros((*shape, self.support), np.uint8)} if self.support else {})
 
 
 def answer_of(row: Mapping[str, Any]) -> slice:
     """Where in a row of a batch the tokens of an answer are targets."""
     return slice(row["prompt_tokens"] - 1, len(row["ids"]) - 1)
+
+
+def blank(count: int, length: int) -> Rows:
+    """A batch of so many rows that hold nothing: inputs, targets, positions and segments int32 [count, length], weights float32."""
+    shape = (count, length)
+    names = ("inputs", "targets", "positions", "segments")
+    return {**{name: np.zeros(shape, np.int32) for name in names}, "weights": np.zeros(shape, np.float32)}
+
+
+def put(out: Rows, n: int, ids: Sequence[int], before: int, at: int = 0, segment: int = 1) -> int:
+    """Lays a text into row `n` from the position `at` on, as a segment of its own of which what follows `before` tokens is learned. Gives
+    the position after it."""
+    stop = at + len(ids) - 1
+    here = slice(at, stop)
+    out["inputs"][n, here], out["targets"][n, here] = ids[:-1], ids[1:]
+    out["positions"][n, here], out["segments"][n, here] = np.arange(stop - at), segment
+    out["weights"][n, at + before - 1 : stop] = 1
+    return stop

@@ -16,6 +16,7 @@ from ptft_jax import config as configs
 from ptft_jax import environment, objectives, pairing
 from ptft_jax.config import spans, trackers
 from ptft_jax.config.computed import changes
+from ptft_jax.config.objectives import located
 from ptft_jax.data import batches, builders, class_names, endings, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.feed import Feed, Indexed
@@ -47,6 +48,7 @@ from ptft_jax.training.prompts import Prompts
 from ptft_jax.training.rollouts import Rollouts
 from ptft_jax.training.selection import Selection
 from ptft_jax.training.start import Start
+from ptft_jax.training.taught_answers import Taught
 from ptft_jax.training.teacher import Teacher
 from ptft_jax.training.trainer import Trainer
 
@@ -182,7 +184,10 @@ class Run:
         """As `precompute`, of the teacher, where there is one: best before the run's state takes its room."""
         if self.teacher is not None:
             asked, self.reference = self.teacher.asked(recorded)
-            self._put(asked, check)
+            if isinstance(self.rollouts, Taught):
+                self.rollouts.teacher = asked
+            else:
+                self._put(asked, check)
 
     def _put(self, asked: references.Asked, check: Callable[[], None]) -> None:
         made = references.Reference(self.trainer, asked, self.reporter, check)
@@ -247,7 +252,9 @@ class Run:
         self.known_tokens = parent.vocab_size if parent else 0
         self.adapters = pipeline.numbered(c.data, c.tune.adapters)
         self.builder = builders.build(c.objective, self.tokenizer, c.model.causal)
-        self.prompts = Prompts(c, self.tokenizer, self.pinned) if self.builder.sampled else None
+        self.prompts: Prompts | None = None
+        if self.builder.sampled:
+            self.prompts = Prompts(c, self.tokenizer, self._feed.asks(c), self.pinned)
         options: dict[str, Any] = {"steps": c.training.steps, "epochs": c.training.epochs, "seed": c.seed}
         options["draws"] = self.prompts.draws if self.prompts else None
         self.data = pipeline.training(c.data, self.tokenizer, self.builder, **options, head=self._start_head(fresh))
@@ -260,6 +267,12 @@ class Run:
         sets = measured_sets.sets(c, self.parent, self.tokenizer, self.builder, self.adapters, self.reporter, self.head)
         self.eval_batches, self.test_batches, self.source, self.retained = sets
         self._by_retained = sets.by_retained
+
+    @property
+    def _feed(self) -> type[Rollouts]:
+        """The class that makes rows of what the model writes."""
+        c = self.config
+        return located(c.tables.objectives[c.objective.name].feed)
 
     def _count_steps(self) -> None:
         """Makes `training.steps` what `training.epochs` are, and says so."""
@@ -338,7 +351,8 @@ class Run:
             padding.refuse_end(self.parent, self.builder.last_tokens(self.tokenizer), "config.init.from")
         self._check_whole_rows()
         self.teacher = None
-        if self.trainer.objective.precomputed and not self.trainer.objective.needs_reference:
+        objective = self.trainer.objective
+        if objective.asks_teacher or (objective.precomputed and not objective.needs_reference):
             size = self.trainer.model.spec.vocab_size
             self.teacher = Teacher(c, self.tokenizer, size, self._packed, self.workdir, mesh.size)
         self.start = Start(self.trainer, self.parent, init, known_tokens=self.known_tokens, continued=self.continued)
@@ -360,7 +374,7 @@ class Run:
         self.rollouts: Rollouts | None = None
         if self.prompts:
             of_run = (self.data, self.trainer, self.tokenizer, self.workdir, self.first_step)
-            self.rollouts = Rollouts(c, self.prompts, *of_run)
+            self.rollouts = self._feed(c, self.prompts, *of_run)
         if c.training.steps:
             forms = (
                 self.rollouts.forms()

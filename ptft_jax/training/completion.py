@@ -15,6 +15,7 @@ from ptft_jax.config.verifiers import ANSWERS
 from ptft_jax.data import class_names, pipeline, records
 from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation.names import AUTO, direction, known
+from ptft_jax.evaluation.samples import MAX_NEW_TOKENS
 from ptft_jax.model.spec import HEAD, STRUCTURE
 from ptft_jax.params.rules import assign, flatten, matches
 from ptft_jax.runs import loading, meant
@@ -193,16 +194,19 @@ def _with_direction(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_answers(values: dict[str, Any]) -> dict[str, Any]:
-    """A config whose answers are rewarded, with `eval.answers` as in training where it has no verifiers, and as long answers where it says
-    nothing: held-out prompts tell how good the model is."""
+    """A config with the length of answers that are asked for, where it says nothing: of a model that learns from its own, that of these.
+    Where its answers are rewarded, `eval.answers` is as in training where it has no verifiers: held-out prompts tell how good it is."""
     spec = tables(tuple(values["plugins"])).objectives[values["objective"]["name"]]
     policy, answers = values["objective"]["policy"], values["eval"]["answers"]
-    if spec.builder.sampled and policy["verifiers"]:
-        same: tuple[str, ...] = ("max_new_tokens",)
-        if not answers["verifiers"]:
-            answers["verifiers"], same = policy["verifiers"], ("reference", "stop", *same)
-        for name in same:
+    sampled = spec.builder.sampled
+    if sampled and policy["verifiers"] and not answers["verifiers"]:
+        answers["verifiers"] = policy["verifiers"]
+        for name in ("reference", "stop"):
             answers[name] = answers[name] or policy[name]
+    if answers["verifiers"]:
+        answers["max_new_tokens"] = answers["max_new_tokens"] or (
+            policy["max_new_tokens"] if sampled else MAX_NEW_TOKENS
+        )
     return values
 
 

@@ -53,7 +53,8 @@ class Moment:
 
     @functools.cached_property
     def metrics(self) -> dict[str, float]:
-        """{"loss": ..., "grad_norm": ..., "learning_rate": ...} of the last step; {} where this launch has made none yet."""
+        """{"loss": ..., "grad_norm": ..., "learning_rate": ...} of the last step; {} where this launch has made none yet. A step that has
+        nothing to learn has no "loss", such as one of whose answers none is kept."""
         return self._metrics()
 
     @property

@@ -18,6 +18,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.questions import stops, task_of
 from ptft_jax.rewards.base import Task, checked
 from ptft_jax.rewards.choosing import chosen
+from ptft_jax.training.demonstration import TEXT, shown_ids
 
 FIELD = "objective.policy"
 
@@ -30,6 +31,35 @@ class _Source(NamedTuple):
     records: np.ndarray
 
 
+class Asks(NamedTuple):
+    """How much is asked at a step.
+
+    Attributes:
+      prompts: how many.
+      samples: answers to each.
+      beside: how many answers lie in a row of training, each after its prompt.
+      rewarded: whether verifiers score them.
+      again: how often others are drawn in the place of prompts whose answers are all as good as each other.
+      demonstration: a text with a prompt and its right answer that is read, too (`ptft_jax.training.demonstration`); "" = none.
+    """
+
+    prompts: int
+    samples: int
+    beside: int = 1
+    rewarded: bool = True
+    again: int = 0
+    demonstration: str = ""
+
+
+def shared_out(rows: int, each: int, name: str) -> int:
+    """How many prompts a batch of `rows` has, of which each has `each` of these: the setting `name`. Raises UserError."""
+    if rows % each:
+        raise UserError(
+            f"config.data.batch_size = {rows}: a row per answer: expected a multiple of {name} = {each}, answers per prompt"
+        )
+    return rows // each
+
+
 class Prompts:
     """What is asked, and how answers are rewarded.
 
@@ -38,14 +68,20 @@ class Prompts:
       samples: answers per prompt.
       verifiers: whose scores are added up.
       notes: what people should know before it begins.
+      longest: tokens of the longest prompt with its demonstration; 0 where there are none.
     """
 
     def __init__(
-        self, config: configs.Section, tokenizer: tok.Tokenizer, pinned: Mapping[str, str] = types.MappingProxyType({})
+        self,
+        config: configs.Section,
+        tokenizer: tok.Tokenizer,
+        asks: Asks,
+        pinned: Mapping[str, str] = types.MappingProxyType({}),
     ):
         """`pinned` as of `ptft_jax.rewards.choosing.chosen`. Raises UserError for settings that do not fit together."""
-        p, rows = config.objective.policy, config.data.batch_size
-        if not p.verifiers:
+        p = config.objective.policy
+        verifiers = p.verifiers if asks.rewarded else ()
+        if asks.rewarded and not verifiers:
             raise UserError(
                 f"config.{FIELD}.verifiers is (): what rewards answers, of {', '.join(config.tables.verifiers)}"
             )
@@ -53,18 +89,12 @@ class Prompts:
             raise UserError(
                 f"config.tune.adapters = {config.tune.adapters!r}: objective.name = {config.objective.name!r} trains one model: leave them at ()"
             )
-        if rows % p.samples:
-            raise UserError(
-                f"config.data.batch_size = {rows}: a row per answer: expected a multiple of {FIELD}.samples = {p.samples}, answers per prompt"
-            )
-        if rows == 1:
-            raise UserError(
-                "config.data.batch_size = 1: an answer is rewarded by how it compares with others: expected 2 or more"
-            )
-        self.verifiers = chosen(p.verifiers, config, f"{FIELD}.verifiers", pinned=pinned)
-        self.samples, self._new, self._reference, self._stop = p.samples, p.max_new_tokens, p.reference, p.stop
+        self.verifiers = chosen(verifiers, config, f"{FIELD}.verifiers", pinned=pinned)
+        self.samples, self._new, self._stop, self._beside = asks.samples, p.max_new_tokens, p.stop, asks.beside
+        self._reference = p.reference if asks.rewarded else ""
         self._data, self._tokenizer = config.data, tokenizer
-        self.draws = Draws(rows // p.samples, p.updates, self._chosen)
+        self._demonstration, self._most, self.longest = asks.demonstration, config.model.max_length, 0
+        self.draws = Draws(asks.prompts, p.updates, self._chosen, asks.again)
         self.notes = [note for verifier in self.verifiers.values() for note in verifier.notes()]
         self._sources: list[_Source] = []
 
@@ -79,6 +109,15 @@ class Prompts:
         """What a row of a source asks, and the ids of its prompt."""
         opened, encoder, records = self._sources[source]
         return self._task(opened, encoder, int(records[row]))
+
+    def shown(self, source: int, row: int) -> list[int]:
+        """The ids of the prompt of a row of a source with its demonstration."""
+        opened, encoder, records = self._sources[source]
+        return self._shown(opened, encoder, int(records[row]))
+
+    def _shown(self, opened: tokenize.Opened, encoder: Any, index: int) -> list[int]:
+        rows = opened.records
+        return shown_ids(encoder, encoder.question(rows[index], rows.where(index)), self._demonstration)
 
     def _task(self, opened: tokenize.Opened, encoder: Any, index: int) -> tuple[Task, list[int]]:
         rows = opened.records
@@ -96,21 +135,33 @@ class Prompts:
         plan, store = filled.rows.plan, filled.rows.store
         assert isinstance(plan, Plan), "records are rows of their own"
         records = store.origins[np.searchsorted(store.offsets, plan.spans[:, 0], side="right") - 1]
-        fits = np.zeros(len(records), bool)
+        fits, shows = np.zeros(len(records), bool), bool(self._demonstration)
         for row, index in enumerate(records.tolist()):
             task, ids = self._task(tokens.opened, encoder, index)
-            fits[row] = len(ids) + self._new <= data.length
+            fits[row] = self._beside * (len(ids) + self._new) <= data.length
             if not fits[row] and data.overlong != "drop":
+                twice = "" if self._beside == 1 else f", {self._beside} times in a row,"
                 raise UserError(
-                    f"{task.where}: a prompt of {len(ids)} tokens leaves no room for {FIELD}.max_new_tokens = {self._new} in data.length = "
+                    f"{task.where}: a prompt of {len(ids)} tokens{twice} leaves no room for {FIELD}.max_new_tokens = {self._new} in data.length = "
                     f"{data.length}: make it longer, or leave such prompts out (data.overlong='drop')"
                 )
+            if fits[row] and shows:
+                shown = len(self._shown(tokens.opened, encoder, index))
+                fits[row] = shown + self._new <= self._most
+                if not fits[row] and data.overlong != "drop":
+                    raise UserError(
+                        f"{task.where}: a prompt of {shown} tokens with its demonstration leaves no room for {FIELD}.max_new_tokens = "
+                        f"{self._new} in the {self._most} tokens that the model sees: leave such prompts out (data.overlong='drop')"
+                    )
+                self.longest = max(self.longest, shown if fits[row] else 0)
             for name, verifier in self.verifiers.items() if fits[row] else ():
                 checked(name, verifier, task)
         if not fits.any():
+            twice = "" if self._beside == 1 else f", {self._beside} times in a row,"
             raise UserError(
-                f"config.{FIELD}.max_new_tokens = {self._new}: no prompt of {tokens.reference} leaves room for so many in data.length = "
+                f"config.{FIELD}.max_new_tokens = {self._new}: no prompt of {tokens.reference}{twice} leaves room for so many in data.length = "
                 f"{data.length}"
+                + (f", and with its demonstration ({TEXT}) in the {self._most} that the model sees" if shows else "")
             )
         self._sources.append(_Source(tokens.opened, encoder, records[fits]))
         return filled if fits.all() else _without(filled, plan, fits)

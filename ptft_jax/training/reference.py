@@ -151,12 +151,12 @@ class Reference:
             cut = (plan.all_spans().tobytes(), b"windows")
         known = ("rows", rows.store.key, *cut, str((rows.length, rows.pairs, rows.segmented)))
         in_order = batches.filled_up(bare, np.arange(len(rows)), self._asked.rows)
-        form = _like(self._trainer, _first(bare))
+        form = like(self._trainer, _first(bare))
         return dataclasses.replace(rows, reference=self._found(known, in_order, len(rows), form))
 
     def into(self, evaluated: Sequence[Rows]) -> None:
         """Puts what the model makes of them into batches that are evaluated."""
-        form = _like(self._trainer, evaluated[0])
+        form = like(self._trainer, evaluated[0])
         bare = [{name: v for name, v in batch.items() if name not in form} for batch in evaluated]
         arrays = [name.encode() + v.tobytes() for batch in bare for name, v in sorted(batch.items())]
         sizes = [len(batch["inputs"]) for batch in bare]
@@ -226,20 +226,20 @@ def pending(trainer: Trainer, sets: Sequence[RowSet]) -> tuple[RowSet, ...]:
     """The same rows with places for what is computed later, which are not numbers until then."""
 
     def one(rows: RowSet) -> RowSet:
-        like = _like(trainer, _first(rows))
-        return dataclasses.replace(rows, reference={name: _nothing(a, len(rows)) for name, a in like.items()})
+        form = like(trainer, _first(rows))
+        return dataclasses.replace(rows, reference={name: _nothing(a, len(rows)) for name, a in form.items()})
 
     return tuple(map(one, sets))
 
 
 def pending_in(trainer: Trainer, evaluated: Sequence[Rows]) -> None:
     """As `pending`, of batches that are evaluated."""
-    like = _like(trainer, evaluated[0])
+    form = like(trainer, evaluated[0])
     for batch in evaluated:
-        batch.update({name: _nothing(a, len(batch["inputs"])) for name, a in like.items()})
+        batch.update({name: _nothing(a, len(batch["inputs"])) for name, a in form.items()})
 
 
-def _like(trainer: Trainer, batch: Rows) -> dict[str, Any]:
+def like(trainer: Trainer, batch: Rows) -> dict[str, Any]:
     """The form of what `Objective.reference_of` gives of a batch: of any model the same."""
     model = dataclasses.replace(trainer.model, constrain=None)  # it may be a single row
     return dict(

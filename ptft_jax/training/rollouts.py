@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ptft_jax import config as configs
+from ptft_jax.config.objectives import located
 from ptft_jax.config.seeds import Use, mixed
 from ptft_jax.data import batches
 from ptft_jax.data import tokenizers as tok
@@ -31,7 +32,7 @@ from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import redrawing, rollout_files
 from ptft_jax.training.answer_rows import AnswerRows, answer_of
 from ptft_jax.training.hooks import Halted, Hook, Moment
-from ptft_jax.training.prompts import FIELD, Prompts
+from ptft_jax.training.prompts import FIELD, Asks, Prompts, shared_out
 from ptft_jax.training.trainer import Trainer
 
 FORM = 1  # of the files
@@ -46,6 +47,9 @@ class Rollouts:
     of the seed, the number and the state before its first step. Each is kept in a file of the run: a run that goes on after that step
     reads it again, as that state is gone.
     """
+
+    # Of feeds that weigh answers by their rewards: see `_configure`.
+    _redraws, _bound, _support = 0, 0.0, False
 
     def __init__(
         self,
@@ -68,26 +72,40 @@ class Rollouts:
         self._objective, self._seed, self._updates = trainer.objective, config.seed, data.updates
         self._size, self._length, self._key = config.data.batch_size, config.data.length, data.key
         self._sampling = Sampling(p.temperature, p.top_k, p.top_p, p.min_p)
-        self._new, self._buffer, self._bound = p.max_new_tokens, p.overlong_buffer, p.max_mismatch
-        self._drop = {"alike": p.alike == "drop", "overlong": p.overlong == "drop"}
-        if self._buffer > self._new:
-            raise UserError(
-                f"config.{FIELD}.overlong_buffer = {self._buffer}: expected at most {FIELD}.max_new_tokens = {self._new}"
-            )
-        # Else no answer is compared with others to its prompt.
-        self._redraws = p.resample if trainer.objective.least > 1 else 0
-        self._kl = trainer.objective.kl if not trainer.objective.compares else 0.0  # taken off rewards
+        self._new, self._answers = p.max_new_tokens, prompts.draws.rows * prompts.samples
+        self._model = dataclasses.replace(trainer.model, constrain=None)
+        self._configure(config)
         self._jitted = config.parallel.compile == "jit"
         self._part = self._size // config.training.micro_batches
         self._drawn = batches.Batches(
             data.sets, data.mixture, batch_size=prompts.draws.rows, seed=config.seed, process=0, processes=1
         )
-        self._model = dataclasses.replace(trainer.model, constrain=None)
-        bits = -(-self._model.spec.vocab_size // 8) if self._sampling.truncates else 0
-        self._form = AnswerRows(
-            self._length, trainer.objective.value_head, bool(self._kl), bits, ASKED if self._redraws else ()
-        )
         self._held: tuple[int, Rows] | None = None
+
+    @classmethod
+    def asks(cls, config: configs.Section) -> Asks:
+        """What is asked at a step. Raises UserError for settings that do not fit together."""
+        p, rows = config.objective.policy, config.data.batch_size
+        objective = located(config.tables.objectives[config.objective.name].loss)
+        if rows == 1 and not objective.value_head:
+            raise UserError(
+                "config.data.batch_size = 1: an answer is rewarded by how it compares with others: expected 2 or more"
+            )
+        again = p.resample if objective.least > 1 else 0  # else no answer is compared with others to its prompt
+        return Asks(shared_out(rows, p.samples, f"{FIELD}.samples"), p.samples, again=again)
+
+    def _configure(self, config: configs.Section) -> None:
+        """Reads what decides what is learned of answers that have scores."""
+        p, objective = config.objective.policy, self._objective
+        self._buffer, self._bound = p.overlong_buffer, p.max_mismatch
+        self._drop = {"alike": p.alike == "drop", "overlong": p.overlong == "drop"}
+        refuse_buffer(self._buffer, self._new)
+        self._redraws = self._prompts.draws.again
+        self._kl = objective.kl if not objective.compares else 0.0  # taken off rewards
+        self._support = self._sampling.truncates
+        bits = -(-self._model.spec.vocab_size // 8) if self._support else 0
+        facts = ASKED if self._redraws else ()
+        self._form = AnswerRows(self._length, objective.value_head, bool(self._kl), bits, facts)
 
     def next(self, step: int, state: Any) -> Rows:
         """As `Feed.next`. Raises UserError: a verifier fails, or gives a score that is not finite; the model's logits are not finite; the
@@ -96,14 +114,14 @@ class Rollouts:
         if self._held is None or self._held[0] != number:
             whole = self._trainer.program.whole(state)
             if int(whole.step) != step:  # the run has ended
-                return self._mine(self._form.empty(self._size))
+                return self._mine(self._empty(self._size))
             rows = self._kept(number, step) if lag and step != self._first_step else self._made(number, whole)
-            self._held = number, self._mine(self._form.batch(rows))
+            self._held = number, self._mine(self._batch(number, rows, whole))
         return self._held[1]
 
     def forms(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes and dtypes of a batch, of all processes."""
-        row = self._form.empty(1)
+        row = self._empty(1)
         return {name: jax.ShapeDtypeStruct((self._size, *v.shape[1:]), v.dtype) for name, v in row.items()}
 
     @property
@@ -142,7 +160,7 @@ class Rollouts:
         path, header = Workdir(self._workdir).rollout(number), self._header(number)
         found = processes.shared(together(lambda: rollout_files.read(path, header) if processes.main() else None))
         kept = redrawing.kept(found or [])
-        if len(kept) != self._size:
+        if len(kept) != self._answers:
             first = number * self._updates
             raise UserError(
                 f"{path}: the answers that steps {first + 1} to {first + self._updates} learn from are not there, or are another run's, and the "
@@ -153,7 +171,7 @@ class Rollouts:
 
     def _made(self, number: int, whole: Any) -> list[Row]:
         """The answers of a new rollout, those that are learned from. All that were written are kept in its file."""
-        samples, count = self._prompts.samples, self._size // self._prompts.samples
+        samples, count = self._prompts.samples, self._answers // self._prompts.samples
         first = self._first_prompt(number, count)
         rows = self._asked(number, 0, range(first, first + count), whole)
         for again in range(1, self._redraws + 1):
@@ -200,20 +218,13 @@ class Rollouts:
             check=self.check,
             with_stop=True,
             logprobs=True,
-            support=self._sampling.truncates,
+            support=self._support,
         )
         rows = [_row(*row) for row in zip(asked, written)]
         if self._redraws:
             for place, row in enumerate(rows):
                 row |= {"number": numbers[place // self._prompts.samples], "again": again}
-        check = self.check if jax.process_count() == 1 else _go_on  # several ask equally often, and one of them scores
-        tasks = [task for task, _ in asked]
-        found = processes.shared(
-            together(lambda: self._scores(number, tasks, rows, check) if processes.main() else None)
-        )
-        for row, scores in zip(rows, found):
-            row["scores"] = scores
-        self._sum(rows)
+        self._score(number, [task for task, _ in asked], rows)
         return rows
 
     def _keep(self, number: int, rows: Sequence[Row]) -> None:
@@ -222,6 +233,16 @@ class Rollouts:
             rollout_files.write(path, self._header(number), rows)
         except OSError as e:
             raise UserError(f"{path}: cannot be written: {e}") from e
+
+    def _score(self, number: int, tasks: Sequence[Task], rows: list[Row]) -> None:
+        """Fills in scores, and what they add up to."""
+        check = self.check if jax.process_count() == 1 else _go_on  # several ask equally often, and one of them scores
+        found = processes.shared(
+            together(lambda: self._scores(number, tasks, rows, check) if processes.main() else None)
+        )
+        for row, scores in zip(rows, found):
+            row["scores"] = scores
+        add_up(rows, self._new, self._buffer)
 
     def _scores(
         self, number: int, tasks: Sequence[Task], rows: Sequence[Row], check: Callable[[], None]
@@ -253,14 +274,6 @@ class Rollouts:
             return rollout_files.read(Workdir(self._workdir).rollout(number), self._header(number)) or []
         except UserError:
             return []
-
-    def _sum(self, rows: Sequence[Row]) -> None:
-        """Fills in rewards."""
-        for row in rows:
-            values = [score["value"] for score in row["scores"].values()]
-            row["unscored"] = None in values
-            row["reward"] = 0.0 if row["unscored"] else sum(values)
-            row["penalty"] = _overlong(row["tokens"], self._new, self._buffer)
 
     def _reward(self, rows: list[Row], whole: Any) -> None:
         """Fills in what follows from rewards: advantages, which answers count, and what values learn."""
@@ -309,6 +322,14 @@ class Rollouts:
             row["advantages"] = (0 * advantages[n] if none else advantages[n]).tolist()
             row["explained"], row["varied"] = share or 0.0, share is not None
 
+    def _empty(self, count: int) -> Rows:
+        """A batch of so many rows that has no answers."""
+        return self._form.empty(count)
+
+    def _batch(self, number: int, rows: list[Row], whole: Any) -> Rows:
+        """The batch of the answers of a rollout, of all processes; `whole`: the state of the step that is to learn from it."""
+        return self._form.batch(rows)
+
     @functools.cached_property
     def _of_reference(self) -> _ByToken:
         """The log-probability of each token of answers; compiled once."""
@@ -355,6 +376,22 @@ def _row(asked: tuple[Task, list[int]], written: Written) -> Row:
         "log_probs": generated.drawn,
         **({} if generated.support is None else {"support": rollout_files.packed(generated.support)}),
     }
+
+
+def add_up(rows: Sequence[Row], most: int, buffer: int) -> None:
+    """Says of answers with scores what they are worth: "reward", the sum of their scores, or that they are "unscored"; and the "penalty" of
+    those that use the last `buffer` of `most` tokens."""
+    for row in rows:
+        values = [score["value"] for score in row["scores"].values()]
+        row["unscored"] = None in values
+        row["reward"] = 0.0 if row["unscored"] else sum(values)
+        row["penalty"] = _overlong(row["tokens"], most, buffer)
+
+
+def refuse_buffer(buffer: int, most: int) -> None:
+    """Raises UserError where more tokens would cost reward than an answer may have."""
+    if buffer > most:
+        raise UserError(f"config.{FIELD}.overlong_buffer = {buffer}: expected at most {FIELD}.max_new_tokens = {most}")
 
 
 def _overlong(tokens: int, most: int, buffer: int) -> float:

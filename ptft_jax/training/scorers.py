@@ -9,6 +9,7 @@ from typing import Any
 from ptft_jax import config as configs
 from ptft_jax.errors import UserError
 from ptft_jax.rewards.base import Verifier
+from ptft_jax.runs import meant
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.files import write_json
 from ptft_jax.runs.workdir import Workdir
@@ -23,10 +24,18 @@ def pinned(config: configs.Section, workdir: pathlib.Path) -> dict[str, str]:
     here = Workdir(workdir)
     if not here.is_run or not here.begun():
         return {}
-    found = {}
-    for name, was in here.read_scorers().items():
+    found, scorers = {}, here.read_scorers()
+    if not scorers:
+        return {}
+    begun, now_said = (
+        here.read_config().as_dict()["rewards"],
+        meant.spelled(pathlib.Path(workdir), config).as_dict()["rewards"],
+    )
+    for name, was in scorers.items():
         field = f"config.rewards.{name}.run"
         given = config.rewards[name].run
+        if begun[name]["run"] != now_said[name]["run"]:
+            continue  # another model: the run is refused for its config
         found[name] = restore.at_step(given, was["step"])
         began = f"the run in {workdir} began with step {was['step']} of it to score answers"
         try:

@@ -61,6 +61,7 @@ class Teacher:
         self._dtype, self._quantize = config.model.dtype, own.quantize
         self._where = f"{FIELD} = {own.teacher!r}"
         self._rows = rows_at_once(config, devices)
+        self._kept = config.objective.name == "distill"  # else it is asked at each step
         self._source: Parent | None = None
         here = Workdir(workdir)
         if here.is_run and here.begun():
@@ -116,20 +117,23 @@ class Teacher:
 
     def asked(self, recorded: str = "") -> tuple[Asked, str]:
         """The teacher as it is asked, and what it is known by: the fingerprint of its parameters, and a digest of its structure.
-        `recorded`: that of a run that goes on; parameters are then read only where something has to be computed again, and a UserError
-        is raised where they, or the structure, have another."""
-        if not recorded:
-            model, params, recorded = self._loaded()
-            load: Callable[[], tuple[Any, Any]] = lambda: (model, params)  # noqa: E731
-        else:
+        `recorded`: that of a run that goes on; of one that does not ask at each step parameters are then read only where something has to be
+        computed again. Raises UserError where they, or the structure, have another."""
+        before = recorded
 
-            def load() -> tuple[Any, Any]:
-                model, params, found = self._loaded()
-                if found != recorded:
-                    raise UserError(
-                        f"{self._where}: it has changed since the run was started, and the cache has lost what was computed of it"
-                    )
-                return model, params
+        def loaded() -> tuple[Any, Any, str]:
+            model, params, found = self._loaded()
+            if before and found != before:
+                raise UserError(
+                    f"{self._where}: it has changed since the run was started"
+                    + (", and the cache has lost what was computed of it" if self._kept else "")
+                )
+            return model, params, found
+
+        load: Callable[[], tuple[Any, Any]] = lambda: loaded()[:2]  # noqa: E731
+        if not before or not self._kept:
+            model, params, recorded = loaded()
+            load = lambda: (model, params)  # noqa: E731
 
         key = (recorded, self._dtype, self._quantize)
         return Asked(load, jax.device_put, self._rows, key, "the teacher's predictions", self._where), recorded

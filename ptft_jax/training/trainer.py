@@ -205,6 +205,7 @@ class Trainer(Compiled):
         )
         self.wide = precision.read_wide(partition, shapes, is_added)
         self._refuse_frozen_new(partition)
+        self._refuse_values_alone(partition)
         if c.model.param_dtype == "bfloat16" and all(f.trains or is_added(f.source) for f in partition.leaves):
             self.notes.append(
                 "model.param_dtype='bfloat16' is for what is frozen, and nothing is: parameters, moments and averages are kept in "
@@ -215,6 +216,17 @@ class Trainer(Compiled):
     def _values_first(self, rules: Sequence[tuple[str, float]], rate: float) -> Sequence[tuple[str, float]]:
         """Rules of what trains, by which the value head does, where there is one: it starts without knowing anything."""
         return ((specs.VALUES, rate), *rules) if self.model.value_head else rules
+
+    def _refuse_values_alone(self, partition: Partition) -> None:
+        """As `Partition.of` does: a value head that trains is not yet a model that does."""
+        if not self.model.value_head:
+            return
+        trained = [f.phases for f in partition.leaves if f.trains and not matches((specs.VALUES,), f.source)]
+        if not trained:
+            raise UserError("config.tune: everything but the value head is frozen, nothing would be learned")
+        for number, phase in enumerate(self.phases):
+            if not any(opened[number] for opened in trained):
+                raise UserError(f"{phase.name}: trains nothing of what the run trains but the value head")
 
     def _refuse_frozen_new(self, partition: Partition) -> None:
         """What is re-initialized has to train: random numbers would stay in the model, and no checkpoint of an adapter would

@@ -273,6 +273,9 @@ def test_every_config_file_is_covered():
         "feedback/grpo.py",  # tests/e2e/test_pages.py
         "feedback/ppo.py",  # tests/e2e/test_pages.py
         "feedback/distill.py",  # tests/e2e/test_pages.py
+        "feedback/expert_iteration.py",  # tests/e2e/test_pages.py
+        "feedback/online_dpo.py",  # tests/e2e/test_own_answers.py
+        "feedback/gkd.py",  # tests/e2e/test_pages.py
     }, "test the new one"
 
 

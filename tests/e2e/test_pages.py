@@ -93,6 +93,8 @@ def test_feedback(tmp_path):
     assert "right answer" in (tmp_path / "answers.html").read_text()
     valued = summary(tmp_path, "ppo")
     assert valued["finished"] and valued["step"] == 8 and len(list((tmp_path / "runs/ppo/rollouts").iterdir())) == 2
+    for name in ("expert", "gkd"):
+        assert summary(tmp_path, name)["step"] == len(list((tmp_path / f"runs/{name}/rollouts").iterdir())) == 4
     taught = summary(tmp_path, "small")
     assert taught["after"]["validation/kl"] < 0.5 and taught["after"]["validation/agreement"] > 0.8
 

@@ -11,6 +11,8 @@ from ptft_jax import config as configs
 from ptft_jax.errors import UserError
 from ptft_jax.objectives.policy import FACTS
 from ptft_jax.objectives.ppo import PPO, explained, gae
+from ptft_jax.params.partition import Partition
+from ptft_jax.regularization.regularizers import _mixout
 from ptft_jax.training.trainer import Trainer
 from tests.objectives.policy_batch import LENGTHS, MASK, batch, given, logs
 from tests.objectives.test_policy import ANSWERS, HIDDEN, REWARDS, TARGETS, WEIGHTS, log_probs, tables
@@ -201,6 +203,19 @@ def test_the_value_head_trains_whatever_else_does():
     assert rates(rates=(("value_head/.*", 0.5), (".*", 1.0)))[1]["value_head/kernel"] == (0.5,)
     with pytest.raises(UserError, match=r"config.tune.rates: the value head .* is frozen:\n.*value_head/bias"):
         rates(rates=(("blocks/.*", 1.0), (".*", 0.0)))
+    # A value head alone is no model that learns: phases of what tune.train freezes.
+    with pytest.raises(UserError, match=r"tune.phases.*trains nothing of what the run trains but the value head"):
+        rates(train="norms", phases=((0, "norms"), (2, "attention")))
+    with pytest.raises(UserError, match="everything but the value head is frozen"):
+        rates(rates=(("value_head/.*", 1.0), (".*", 0.0)))
+
+
+def test_the_parents_values_are_none():
+    """Mixout puts the parent's parameters into their place, and a parent has no value head."""
+    shapes = {name: {"kernel": np.zeros((2, 1), np.float32)} for name in ("value_head", "dense")}
+    partition = Partition.of(shapes, [(".*", 1.0)])
+    section = configs.check({"tune": {"mixout": {"rate": 0.5}}}, complete=False).tune.mixout
+    assert _mixout(section, partition, ()).paths == {"dense/kernel"}
 
 
 def test_settings_are_those_that_act():

@@ -7,10 +7,11 @@ import pytest
 
 from ptft_jax.errors import UserError
 from ptft_jax.objectives.policy import GRPO, RLOO, Reinforce
+from ptft_jax.objectives.ppo import PPO
 from ptft_jax.rewards.base import Function
 from ptft_jax.training import rollout_files
 from ptft_jax.training.answer_rows import AnswerRows
-from ptft_jax.training.rollouts import Rollouts
+from ptft_jax.training.rollouts import Rollouts, add_up
 from ptft_jax.training.termination import Terminated
 
 
@@ -35,11 +36,11 @@ def answers(rewards, tokens=(1, 2, 3, 4), reasons=("end", "stop", "end", "length
     ]  # fmt: skip
 
 
-STATE = types.SimpleNamespace(anchor=None, frozen=None)
+STATE = types.SimpleNamespace(anchor=None, frozen=None, trainable=None)
 
 
 def told(made, rows, *names):
-    made._sum(rows)
+    add_up(rows, made._new, made._buffer)
     made._reward(rows, STATE)
     return [[row[name] for row in rows] for name in names]
 
@@ -50,6 +51,30 @@ def test_what_holds_is_the_log_probability_beyond_the_reference():
     kl, advantages = told(made, answers([1.0, 0.0, 2.0, 2.0]), "kl", "advantage")
     np.testing.assert_allclose(kl, [0.2, 0.4, 0.0, 0.0], atol=1e-6)  # of -0.5 a token
     np.testing.assert_allclose(advantages, [1.1, -1.1, 0.0, 0.0], atol=1e-6)
+
+
+def test_values_of_tokens_by_hand():
+    """The answer's reward comes with its last token, whatever ended it; each token pays what the model has beyond its parent; an answer
+    without a score teaches nothing."""
+    made = rollouts(PPO(kl=0.5, kl_estimator="k1", gae_lambda=0.0, whiten=False), samples=1, buffer=2, kl=0.5)
+    ratio = np.zeros((3, 8), np.float32)
+    ratio[0, :2], ratio[1, :4] = (0.2, -0.4), (0.0, 0.0, 0.6, 0.0)
+    found = np.array(
+        [[1.0, 2.0, 9, 9, 9, 9, 9, 9], [0.5, 0.5, 0.5, 1.0, 9, 9, 9, 9], [3.0, 9, 9, 9, 9, 9, 9, 9]], np.float32
+    )
+    made.__dict__["_of_reference"] = lambda params, batch: (batch["sampled"] - ratio) * batch["weights"]
+    made.__dict__["_of_values"] = lambda params, batch: found
+    made._trainer.partition.merge = lambda *parts: None
+    rows = answers([1.0, 4.0, None], (2, 4, 1), ("end", "length", "end"))
+    kl, penalty, advantages, returns, values = told(made, rows, "kl", "penalty", "advantages", "returns", "values")
+    np.testing.assert_allclose(kl, [-0.2, 0.6, 0.0], atol=1e-6)
+    assert penalty == [0.0, 1.0, 0.0] and values == [[1.0, 2.0], [0.5, 0.5, 0.5, 1.0], [3.0]]
+    # r + v' - v, with r = -0.5 kl of the token and at the last one the reward less the penalty, where v' = 0.
+    expected = [[-0.1 + 2 - 1, 0.2 + 1 - 2], [0.0, 0.0, -0.3 + 1 - 0.5, 3 - 1], [0.0]]
+    for got, back, old, want in zip(advantages, returns, values, expected):
+        np.testing.assert_allclose(got, want, atol=1e-6)
+        np.testing.assert_allclose(back, np.add(want, old), atol=1e-6)
+    assert [row["counts"] for row in rows] == [True, True, False]
 
 
 def test_which_answers_count():
@@ -116,7 +141,7 @@ def test_prompts_whose_answers_are_alike_are_drawn_again(tmp_path):
 
     def begun():
         made = rollouts(RLOO())
-        made._redraws, made._size, made._updates, made._first_step = 2, 4, 1, 0
+        made._redraws, made._answers, made._updates, made._first_step = 2, 4, 1, 0
         made._workdir, made._header, made._reward = (
             tmp_path,
             lambda number: {"rollout": number},
@@ -127,7 +152,7 @@ def test_prompts_whose_answers_are_alike_are_drawn_again(tmp_path):
             asked.append((number, again, list(numbers)))
             rows = answers([r for n in numbers for r in (1.0, 1.0 if n in same else 0.0)], [1, 2] * 2, ["end"] * 4)
             rows = [row | {"number": numbers[i // 2], "again": again} for i, row in enumerate(rows)]
-            made._sum(rows)
+            add_up(rows, 4, 0)
             return rows
 
         made._asked = write

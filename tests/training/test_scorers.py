@@ -5,10 +5,13 @@ import shutil
 
 import pytest
 
+from ptft_jax import config as configs
 from ptft_jax.errors import UserError
+from ptft_jax.evaluation import answers
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.runs import loading
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import assembly
+from ptft_jax.training import assembly, scorers
 from tests.helpers import quiet_train, stop_at, tiny_config
 
 
@@ -34,11 +37,20 @@ def test_a_run_that_goes_on_has_the_judge_that_it_began_with(text_file, tmp_path
     assert known["judge"]["step"] == 2 and list((judge / "references").glob("2-*.json"))
     assert quiet_train(learned, judge)["finished"]
 
+    begun = Workdir(tmp_path / "run")
+    another = configs.check(
+        {**config.to_dict(), "rewards": {"judge": {**config.rewards.judge.to_dict(), "run": str(tmp_path)}}},
+        complete=False,
+    )
+    assert scorers.pinned(another, tmp_path / "run") == {} != begun.read_scorers()  # refused as another config, then
+
     def asked():
         run = assembly.Run(config, tmp_path / "run", Reporter(quiet=True))
         return {name: model.step for verifier in run.verifiers for name, model in verifier.models().items()}
 
     assert asked() == {"judge": 2}
+    found = answers.of_loaded(loading.load(tmp_path / "run"))
+    assert [model.step for verifier in found.verifiers.values() for model in verifier.models().values()] == [2]
     assert Workdir(judge).steps()[-1] == 4
     other = {**known["judge"], "fingerprint": "0" * 16}
     (tmp_path / "run/scorers.json").write_text(json.dumps({"judge": other}))

@@ -81,3 +81,7 @@ def test_a_run_that_goes_on_has_the_teacher_that_it_had(monkeypatch, tmp_path):
         with pytest.raises(UserError, match="gone"):
             found.load()
         assert asked.pop() == reference
+    # One that is asked at each step is loaded before anything is compiled.
+    run = configs.check(tiny_config("unread", objective__name="gkd", objective__distill__teacher="theirs"))
+    with pytest.raises(UserError, match="gone"):
+        teachers.Teacher(run, ByteTokenizer(), 257, lambda: False, tmp_path).asked("as it was")

@@ -90,8 +90,32 @@ def test_answers_of_a_step_that_are_not_there(tmp_path):
         rewarded.read(tmp_path, 3, 2)
     rollout_files.write(tmp_path / "rollouts/000000.jsonl", {"rollout": 0}, [answered(advantage=1.0)])
     assert rewarded.read(tmp_path, 1, 2) == [answered(advantage=1.0)]
-    with pytest.raises(UserError, match="--step=3: .* steps 0 to 1 have some"):
+    with pytest.raises(UserError, match="--step=3: .* steps 0 to 1 have some$"):
         rewarded.read(tmp_path, 3, 2)
+    rollout_files.write(tmp_path / "rollouts/000002.jsonl", {"rollout": 2}, [answered(advantage=1.0)])
+    (tmp_path / "rollouts/000000.jsonl").rename(tmp_path / "rollouts/000004.jsonl")
+    with pytest.raises(
+        UserError, match="--step=3: .* steps 4 to 9 have some, but for those that learn from the data's"
+    ):
+        rewarded.read(tmp_path, 3, 2)
+
+
+def test_answers_that_are_chosen_among_and_taught_ones_are_shown():
+    """Rows of files of expert_iteration, online_dpo and gkd, which have no advantages."""
+    whole = {name: value for name, value in answered().items() if name not in ("counts", "kl")}
+    taught = {name: value for name, value in whole.items() if name not in ("reward", "penalty", "unscored")} | {
+        "scores": {}
+    }
+    expected = {
+        "kept": ("better", "kept: learned"), "chosen": ("better", "the better one"), "rejected": ("worse", "the worse one"),
+        "duplicate": ("left-out", "says the same"), "": ("left-out", "reward 0, penalty 0.5, not learned from"), None: ("context", "what the teacher"),
+    }  # fmt: skip
+    for use, (part, said) in expected.items():
+        row = taught if use is None else whole | {"use": use}
+        found = rewarded.tokens(row, tok.ByteTokenizer(), rewarded.largest([row]))
+        assert [t.part for t in found] == ["context", *[part] * 3] and "advantage" not in found[1].note
+        assert said in "\n".join(rewarded.facts(row)) and said in rewarded.page("A", [row], tok.ByteTokenizer())
+    assert all(part in rewarded.legend().plain for part in rewarded.MEANINGS)
 
 
 @pytest.fixture

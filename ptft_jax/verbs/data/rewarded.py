@@ -12,12 +12,18 @@ from ptft_jax.runs.workdir import Workdir
 from ptft_jax.verbs.data import view
 
 MEANINGS = {
-    "context": "the prompt, and tokens whose advantage is 0",
-    "better": "sampled, with an advantage above 0: becomes more probable; the larger it is, the stronger the color",
-    "worse": "sampled, with an advantage below 0: becomes less probable",
+    "context": "the prompt, tokens whose advantage is 0, and such as a teacher is asked about",
+    "better": "sampled, with an advantage above 0, kept, or chosen: becomes more probable; the larger it is, the stronger the color",
+    "worse": "sampled, with an advantage below 0, or rejected: becomes less probable",
     "left-out": "sampled, and not learned from",
 }
 WORDS = "point at one for its number, advantage and log-probability"
+# In which direction answers are learned that are chosen among, and what is said of each.
+_USES = {"kept": 1.0, "chosen": 1.0, "rejected": -1.0}
+_SAID = {
+    "kept": "kept: learned", "chosen": "chosen: the better one of a pair", "rejected": "rejected: the worse one of a pair",
+    "duplicate": "not learned from: another answer says the same", "": "not learned from",
+}  # fmt: skip
 _STYLES = {"context": "default", "better": "bold green", "worse": "bold red", "left-out": "grey50"}
 
 
@@ -48,7 +54,11 @@ def read(workdir: pathlib.Path, step: int, updates: int) -> list[dict[str, Any]]
     rows = rollout_files.read(path)
     if rows is None:
         there = sorted(int(file.stem) for file in path.parent.glob("[0-9]*.jsonl"))
-        known = f"steps 0 to {(there[-1] + 1) * updates - 1} have some" if there else "it has made no step yet"
+        known = "it has made no step yet"
+        if there:
+            known = f"steps {there[0] * updates} to {(there[-1] + 1) * updates - 1} have some"
+            if len(there) <= there[-1] - there[0]:
+                known += ", but for those that learn from the data's answers (objective.on_policy.share)"
         raise UserError(
             f"--step={step}: {path} is not there, or not whole: a run that learns from its own answers has them there once the step "
             f"is made; of {workdir} {known}"
@@ -57,10 +67,17 @@ def read(workdir: pathlib.Path, step: int, updates: int) -> list[dict[str, Any]]
 
 
 def advantages(row: Mapping[str, Any]) -> list[float]:
-    """Of each token of an answer."""
+    """Of each token of an answer, or 1 and -1 of those that are chosen among."""
     if "advantages" in row:
         return row["advantages"]
+    if "use" in row:
+        return [_USES.get(row["use"], 0.0)] * len(row["log_probs"])
     return [row.get("advantage", 0.0)] * len(row["log_probs"])
+
+
+def learned(row: Mapping[str, Any]) -> bool:
+    """Whether an answer is learned from."""
+    return row["use"] in _USES if "use" in row else row.get("kept", True) and row.get("counts", True)
 
 
 def largest(rows: Sequence[Mapping[str, Any]]) -> float:
@@ -72,14 +89,14 @@ def tokens(row: Mapping[str, Any], tokenizer: tok.Tokenizer, most: float) -> lis
     """The tokens of a prompt and its answer; `most`: the advantage that has the strongest color."""
     ids, start = row["ids"], row["prompt_tokens"]
     out = [Sampled(i, view.text(tokenizer, i), "context", "of the prompt") for i in ids[:start]]
-    learned = row.get("kept", True) and row["counts"]
+    counts, weighed = learned(row), "advantage" in row or "advantages" in row
     for n, (i, log_prob, advantage) in enumerate(zip(ids[start:], row["log_probs"], advantages(row))):
         part = "context" if advantage == 0 else "better" if advantage > 0 else "worse"
-        note = f"advantage {advantage:+.3g}, log-probability {log_prob:.3g}"
+        note = (f"advantage {advantage:+.3g}, " if weighed else "") + f"log-probability {log_prob:.3g}"
         if "values" in row:
             note += f", value {row['values'][n]:.3g}, return {row['returns'][n]:.3g}"
-        size = round(0.15 + 0.85 * abs(advantage) / most, 3) if learned else 0.0
-        out.append(Sampled(i, view.text(tokenizer, i), part if learned else "left-out", note, size))
+        size = round(0.15 + 0.85 * abs(advantage) / most, 3) if counts else 0.0
+        out.append(Sampled(i, view.text(tokenizer, i), part if counts else "left-out", note, size))
     return out
 
 
@@ -99,11 +116,15 @@ def facts(row: Mapping[str, Any]) -> list[str]:
     for name, score in row["scores"].items():
         value = "no score" if score["value"] is None else f"{score['value']:g}"
         out.append(f"{name}: {value}" + (f" ({score['reason']})" if score["reason"] else ""))
+    if "reward" not in row:
+        return [*out, "learned: what the teacher predicts of each token"]
     found = advantages(row)
     gained = f"advantage {sum(found) / max(len(found), 1):+.3g}" + (" on average" if "advantages" in row else "")
     parts = [f"reward {row['reward']:g}", *([f"penalty {row['penalty']:g}"] if row["penalty"] else [])]
     parts += [f"log-ratio to the parent {row['kl']:.3g}"] if row.get("kl") else []
-    if not row.get("kept", True):
+    if "use" in row:
+        gained = _SAID[row["use"]]
+    elif not row.get("kept", True):
         gained = "not learned from: other prompts took the place of this one, whose answers all have the same reward"
     elif not row["counts"]:
         gained = "not learned from: " + ("it has no score" if row["unscored"] else "dropped (alike, overlong)")
@@ -123,6 +144,17 @@ def colored(found: Sequence[Sampled]) -> Any:
     out = Text()
     for token in found:
         out.append(token.text, _STYLES[token.part])
+    return out
+
+
+def legend() -> Any:
+    """As rich text: what the colors mean."""
+    from rich.text import Text
+
+    out = Text()
+    for part, meaning in MEANINGS.items():
+        out.append(part, _STYLES[part])
+        out.append(f": {meaning}\n")
     return out
 
 

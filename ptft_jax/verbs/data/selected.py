@@ -22,6 +22,7 @@ class Selected(NamedTuple):
     builder: Any
     longest: int  # rows of the run's model, 0 = there is none yet
     head: Any  # the classes that labels are numbered by, see `ptft_jax.data.class_names`
+    workdir: pathlib.Path | None = None  # of the run, where one is named
 
 
 def define() -> None:
@@ -43,6 +44,7 @@ class _Run(NamedTuple):
     values: dict[str, Any]  # of its config
     tokenizer: Any
     head: Any
+    workdir: pathlib.Path | None
 
 
 def _of_run(reference: str, has_data: bool, plugins: Sequence[str]) -> _Run:
@@ -57,7 +59,7 @@ def _of_run(reference: str, has_data: bool, plugins: Sequence[str]) -> _Run:
         here.check("--run")
         names = class_names.recorded(here.read_data())
         head = class_names.Head(names, reference) if names else class_names.NEW
-        return _Run(here.read_config().as_dict(), tok.from_file(workdir), head)
+        return _Run(here.read_config().as_dict(), tok.from_file(workdir), head, workdir)
     from ptft_jax.runs import source as restore  # loads JAX, which data alone need not
 
     found = (
@@ -67,7 +69,7 @@ def _of_run(reference: str, has_data: bool, plugins: Sequence[str]) -> _Run:
     )
     if found.data is None and not has_data:
         raise UserError(f"--data is missing: what {found.name} was trained on is not known")
-    return _Run(found.config.as_dict(), found.tokenizer, class_names.of(found))
+    return _Run(found.config.as_dict(), found.tokenizer, class_names.of(found), getattr(found, "workdir", None))
 
 
 def load() -> Selected:
@@ -110,4 +112,5 @@ def load() -> Selected:
     else:
         texts = functools.partial(pipeline.training_texts, config.data)
         tokenizer = tok.build(config.tokenizer, texts, parent.tokenizer if parent else None)
-    return Selected(config, tokenizer, builders.build(config.objective, tokenizer, config.model.causal), longest, head)
+    builder = builders.build(config.objective, tokenizer, config.model.causal)
+    return Selected(config, tokenizer, builder, longest, head, run.workdir if run else None)

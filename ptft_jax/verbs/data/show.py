@@ -102,7 +102,7 @@ def _rewarded(chosen: selected.Selected) -> None:
 
     args, updates = flags.FLAGS, chosen.config.objective.policy.updates
     number = args.step // updates
-    rows = rewarded.read(pathlib.Path(args.run).expanduser(), args.step, updates)
+    rows = rewarded.read(chosen.workdir or pathlib.Path(args.run).expanduser(), args.step, updates)
     steps = f"step {number}" if updates == 1 else f"steps {number * updates} to {(number + 1) * updates - 1}"
     heading = f"{args.run}: answers that {steps} learned from"
     rows = rows[: _count(rows)]
@@ -110,15 +110,16 @@ def _rewarded(chosen: selected.Selected) -> None:
     if form != "json":
         out.print(f"{heading}\n")
     for place, row in enumerate(rows):
-        found = rewarded.tokens(row, chosen.tokenizer, rewarded.largest(rows))
-        lines = [rewarded.title(row, place), rewarded.counted(row)]
         if form == "json":
             print(json.dumps(row, ensure_ascii=False))
             continue
-        for line in lines:
+        found = rewarded.tokens(row, chosen.tokenizer, rewarded.largest(rows))
+        for line in (rewarded.title(row, place), rewarded.counted(row)):
             out.print(line, style="" if form == "marks" else "bold")
         out.print(rewarded.marked(found) if form == "marks" else rewarded.colored(found))
         out.print("\n".join(f"  {fact}" for fact in rewarded.facts(row)), end="\n\n")
+    if form == "colours":
+        out.print(rewarded.legend())
     if args.html:
         _write(rewarded.page(heading, rows, chosen.tokenizer))
 
