@@ -276,11 +276,11 @@ def test_task_vectors(runs, tmp_path):
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     "method,trim",
-    repeats(
-        [("ties", "model"), ("magnitude_prune", "layer"), ("dare_ties", "")],
+    [
+        pytest.param("ties", "model", marks=pytest.mark.slow),
         ("magnitude_prune", "layer"),
         ("dare_ties", ""),
-    ),
+    ],
 )
 def test_pruned_task_vectors(runs, tmp_path, method, trim):
     random = arithmetic.RULES[method][0] == "random"

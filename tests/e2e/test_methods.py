@@ -85,7 +85,7 @@ def child(text_file, base, name, **changes):
 @pytest.mark.parametrize(
     "name",
     [
-        *(pytest.param(n, marks=pytest.mark.heavy) for n in ("dora",)),  # lora: tests/e2e/test_finetune.py
+        pytest.param("dora", marks=pytest.mark.heavy),  # lora: tests/e2e/test_finetune.py
         *(pytest.param(n, marks=pytest.mark.slow) for n in ("prompt", "ia3", "bottleneck+prefix")),
         *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW),
     ],
