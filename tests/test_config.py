@@ -237,6 +237,7 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "init__from_": str(tmp_path / "parent"),
             "data__source": f"jsonl:{answers}",
         },
+        {"objective__name": "unlikelihood", "data__source": f"jsonl:{rated}"},
         {
             "objective__name": "kto",
             "init__from_": str(tmp_path / "parent"),
