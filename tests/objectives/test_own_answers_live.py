@@ -9,7 +9,7 @@ import pytest
 
 from ptft_jax.objectives.base import Context
 from tests.objectives.test_own_answers import TABLES, Bigram, built
-from tests.training.test_best_answers import answers, paired
+from tests.training.test_best_answers import answers, paired, used
 
 pytestmark = pytest.mark.live
 
@@ -57,7 +57,7 @@ def test_a_step_is_trls():
     for n, row in enumerate(rows):
         row["ids"], row["prompt_tokens"] = [*PROMPTS[n // 2], *ANSWERS[n]], len(PROMPTS[n // 2])
     choosing = paired(2, 2, length=16)
-    choosing._reward(rows, None)
+    used(choosing, rows)
     batch, objective = choosing._arrays(rows), built(name="online_dpo", preference={"beta": 0.4})
 
     def mean(table):
