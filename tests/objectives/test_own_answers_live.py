@@ -58,7 +58,7 @@ def test_a_step_is_trls():
         row["ids"], row["prompt_tokens"] = [*PROMPTS[n // 2], *ANSWERS[n]], len(PROMPTS[n // 2])
     choosing = paired(2, 2, length=16)
     used(choosing, rows)
-    batch, objective = choosing._arrays(rows), built(name="online_dpo", preference={"beta": 0.4})
+    batch, objective = choosing._batch(0, rows, None), built(name="online_dpo", preference={"beta": 0.4})
 
     def mean(table):
         loss = objective.loss(Bigram(), table, batch, Context(reference=TABLES[1]))
