@@ -313,3 +313,17 @@ def test_many_nodes(tmp_path):
     found = carry(g, tmp_path)
     assert len(found) == 60 and set(status(found).values()) == {"finished"}
     assert {outcome["plan"] for outcome in carry(g, tmp_path).values()} == {"cached"}
+
+
+def test_what_another_process_carries_out_is_left_alone(tmp_path):
+    """Of a node's own files those are removed that a worker of a driver that is gone has left: on a cluster others have theirs beside."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    names = ("start.1-1", "start.more.7-1", "other.7-1")
+    for name in names:
+        (logs / f"{name}.outcome.json").write_text("{}")
+    carry(sums(), tmp_path, "local")
+    assert sorted(path.name for path in logs.glob("*.json")) == [
+        "other.7-1.outcome.json",
+        "start.more.7-1.outcome.json",
+    ]

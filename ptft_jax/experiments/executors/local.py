@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ class Local:
     def start(self, task: Task) -> None:
         log = pathlib.Path(task.log)
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._clean(log.parent)
+        _clean(log)
         self._begun += 1  # another file each time: a worker that outlives its driver may still write its own
         outcome = log.with_suffix(f".{os.getpid()}-{self._begun}{_OUTCOME}")
         devices = self._devices[0]
@@ -67,12 +68,6 @@ class Local:
             process.stdin.flush()
         said_here = functools.partial(_last_line, log, before)
         threading.Thread(target=self._wait, args=(task.name, process, outcome, said_here), daemon=True).start()
-
-    def _clean(self, logs: pathlib.Path) -> None:
-        """Removes, once, what workers of drivers that are gone have left."""
-        if not self._begun:
-            for path in logs.glob(f"*{_OUTCOME}"):
-                path.unlink(missing_ok=True)
 
     def _wait(
         self, name: str, process: subprocess.Popen[bytes], path: pathlib.Path, last_line: Callable[[], str]
@@ -109,6 +104,13 @@ class Local:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _clean(log: pathlib.Path) -> None:
+    """Removes what workers of drivers that are gone have left of a node; what others are carrying out now, elsewhere too, is theirs."""
+    for path in log.parent.glob(f"*{_OUTCOME}"):
+        if re.fullmatch(rf"{re.escape(log.stem)}\.\d+-\d+{re.escape(_OUTCOME)}", path.name):
+            path.unlink(missing_ok=True)
 
 
 def _without_outcome(status: int, last_line: Callable[[], str]) -> Outcome:
