@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from absl import flags
 
 HOLDS, FAILS, UNSHOWN = "holds", "does not hold", "not shown"
 SPREADS = 3  # an effect of fewer standard deviations over seeds may be chance
@@ -68,11 +70,56 @@ def _spread(*groups: Sequence[float]) -> float:
 
 
 def rows_of(labels: Mapping[str, str], measured: Measured) -> list[dict[str, str]]:
-    """A row a way: its label, and mean and spread of each measure."""
+    """A row per way: its label, and mean and spread of each measure."""
     return [
         {"way": label, **{what: figure(values) for what, values in measured[way].items()}}
         for way, label in labels.items()
     ]
+
+
+def define(out: str, runs: str) -> None:
+    """The flags of an experiment; `runs`: what of each way is repeated with every seed."""
+    flags.DEFINE_string("out", out, "Folder of the experiment.")
+    flags.DEFINE_integer("seeds", 3, f"Runs of each way, {runs} included.", lower_bound=2)
+    flags.DEFINE_enum("size", "demo", ["demo", "tiny"], "demo: minutes on two CPU cores; tiny: only to see it run.")
+
+
+def main(
+    title: str,
+    lead: str,
+    labels: Mapping[str, str],
+    names: Mapping[str, tuple[str, str]],
+    declared: Callable[[pathlib.Path, str, int], Any],
+    claims: Callable[[Measured], list[dict[str, str]]],
+) -> int:
+    """Carries an experiment out and writes what came of it; its exit status.
+
+    Args:
+      lead: what the page begins with, in which {seeds} is how many there are.
+      names: as of `by_seed`.
+      declared: gives the graph, of (the folder for its data, the size, seeds).
+      claims: gives the rows of `claim`.
+    """
+    from ptft_jax.experiments.scheduler import Stopped
+    from ptft_jax.reporting import plots  # noqa: F401  # needs an extra: said before anything is trained
+    from ptft_jax.reporting.progress import Reporter
+    from ptft_jax.runs import places
+
+    args = flags.FLAGS
+    folder, reporter = places.local(args.out, f"--out={args.out}"), Reporter()
+    try:
+        with reporter:
+            found = carried_out(declared(folder / "data", args.size, args.seeds), folder, reporter)
+    except Stopped as e:
+        reporter.say(f"{e}; the same command continues")
+        return e.status
+    if found is None:
+        return 1
+    measured = by_seed(found, tuple(labels), names, args.seeds)
+    seconds = sum(row["seconds"] for row in found.values() if "seconds" in row)
+    said = lead.format(seeds=args.seeds)
+    write(folder, title, said, labels, measured, claims(measured), reporter, seconds=seconds)
+    return 0
 
 
 def carried_out(graph: Any, folder: pathlib.Path, reporter: Any) -> dict[str, dict[str, Any]] | None:

@@ -10,12 +10,10 @@ alone, or by unlikelihood of bad ones. Measured on held-out questions, half of w
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
-from absl import flags
-
-from experiments.claims import Measured, at_most, below, by_seed, carried_out, claim, write
+from experiments import claims as shared
+from experiments.claims import Measured, at_most, below, claim
 from ptft_jax.verbs.command import launch, prepare_experiment
 
 LABELS = {
@@ -39,42 +37,22 @@ LOSS = 0.1
 
 
 def define() -> None:
-    flags.DEFINE_string("out", "runs/constitution", "Folder of the experiment.")
-    flags.DEFINE_integer("seeds", 3, "Runs of each way, pre-training included.", lower_bound=2)
-    flags.DEFINE_enum("size", "demo", ["demo", "tiny"], "demo: minutes on two CPU cores; tiny: only to see it run.")
+    shared.define("runs/constitution", "pre-training")
 
 
 def main() -> int:
-    args = flags.FLAGS
     prepare_experiment()
-    from ptft_jax.experiments.scheduler import Stopped
-    from ptft_jax.reporting import plots  # noqa: F401  # needs an extra: said before anything is trained
-    from ptft_jax.reporting.progress import Reporter
-    from ptft_jax.runs import places
-
-    folder, reporter = places.local(args.out, f"--out={args.out}"), Reporter()
-    try:
-        with reporter:
-            found = _carried_out(folder, args.size, args.seeds, reporter)
-    except Stopped as e:
-        reporter.say(f"{e}; the same command continues")
-        return e.status
-    if found is None:
-        return 1
-    measured = by_seed(found, tuple(LABELS), NAMES, args.seeds)
     lead = (
-        f"Small GPTs learned manners in pre-training or after it, with {args.seeds} seeds of each way, pre-training included; ± is the standard "
+        "Small GPTs learned manners in pre-training or after it, with {seeds} seeds of each way, pre-training included; ± is the standard "
         "deviation over them. Violations: answers, sampled at temperature 1, that go against a principle. Half of the held-out questions "
         "provoke, as none of the examples' does. nll: nats per token of good answers to them."
     )
     title = "Values from the ground up, or as a last layer?"
-    seconds = sum(row["seconds"] for row in found.values() if "seconds" in row)
-    write(folder, title, lead, LABELS, measured, claims(measured), reporter, seconds=seconds)
-    return 0
+    return shared.main(title, lead, LABELS, NAMES, declared, claims)
 
 
 def claims(measured: Measured) -> list[dict[str, str]]:
-    """A claim a way that is not the last layer: fewer violations than by examples; and one that it costs little quality."""
+    """A claim per way that is not the last layer: fewer violations than by examples; and one that it costs little quality."""
     last, plain = measured["examples"]["violations"], measured["all"]["nll of good answers"]
     rows = [claim("examples make good what texts taught", below("violations", measured["all"]["violations"], last))]
     for way in ("principles", "tags", "filtered", "unlikely"):
@@ -89,19 +67,8 @@ def claims(measured: Measured) -> list[dict[str, str]]:
     return rows
 
 
-def _carried_out(folder: pathlib.Path, size: str, seeds: int, reporter: Any) -> dict[str, dict[str, Any]] | None:
-    """Twice: what answers were revised to is data, which has to be there before runs on it can be declared."""
-    made: dict[int, str] = {}
-    found = carried_out(declared(folder / "data", size, seeds, made), folder, reporter)
-    if found is None:
-        return None
-    made = {seed: found[f"revised-seed{seed}"]["folder"] for seed in range(seeds)}
-    return carried_out(declared(folder / "data", size, seeds, made), folder, reporter)
-
-
-def declared(data: pathlib.Path, size: str, seeds: int, made: Mapping[int, str]) -> Any:
-    """The graph of runs, whose data are written into a folder. `made`: of each seed the folder of the node that revised answers, where
-    these are there already."""
+def declared(data: pathlib.Path, size: str, seeds: int) -> Any:
+    """The graph of runs, whose data are written into a folder."""
     import ptft_jax as pt
     from experiments import constitution_world
 
@@ -115,7 +82,7 @@ def declared(data: pathlib.Path, size: str, seeds: int, made: Mapping[int, str])
         nodes = {way: _run(graph, way, _pretraining(way, data, demo), data, seed) for way in PRETRAINING}
         base = f"{nodes['all']}@last"
         _run(graph, "examples", _tuning(f"{data / 'examples.jsonl'}", demo), data, seed, base)
-        graph.call(
+        made = graph.call(
             f"revised-seed{seed}",
             f"{constitution_world.__name__}:revise",
             run=base,
@@ -123,9 +90,7 @@ def declared(data: pathlib.Path, size: str, seeds: int, made: Mapping[int, str])
             seed=seed,
             max_new_tokens=32,
         )
-        if seed in made:
-            revised = pathlib.Path(made[seed]) / "made/revised.jsonl"
-            _run(graph, "principles", _tuning(str(revised), demo), data, seed, base)
+        _run(graph, "principles", _tuning(f"{made}/made/revised.jsonl", demo), data, seed, base)
     return graph
 
 

@@ -109,7 +109,7 @@ def _place(name: str) -> str:
 
 
 def _opened(path: pathlib.Path) -> sqlite3.Connection:
-    """The database at a path, made anew where it is of another version or damaged; in memory where nothing can be written."""
+    """The database at a path, created again where it is of another version or damaged; in memory where nothing can be written."""
     for attempt in range(2):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

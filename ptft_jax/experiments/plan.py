@@ -199,7 +199,7 @@ def _alike(settings: Mapping[str, Any]) -> str:
 
 
 def table(steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """A row a node, for people."""
+    """A row per node, for people."""
     return [
         {
             "node": step.node.name,

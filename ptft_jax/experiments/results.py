@@ -21,7 +21,7 @@ _KEPT = ("reason", "step", "best_step", "selected", "before", "after", "transfer
 
 
 def collect(steps: Sequence[Step], outcomes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row a node, in the plan's order."""
+    """A row per node, in the plan's order."""
     rows = []
     for step in steps:
         node, outcome = step.node, outcomes[step.node.name]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,7 +52,7 @@ class Alike:
     results: Mapping[str, tuple[float, float]]
 
 
-def compare(references: Sequence[str | pathlib.Path]) -> list[Alike]:
+def compare(references: Sequence[str | pathlib.Path | Finished]) -> list[Alike]:
     """The runs, each WORKDIR[#ADAPTER], in groups, in the order that they are named in. Raises UserError, see `comparison.read`, and for one
     config and seed twice."""
     runs = comparison.distinct(references)
@@ -92,16 +91,12 @@ def _results(runs: Sequence[Finished]) -> dict[str, tuple[float, float]]:
         values = [after.get(name) for after in measured]
         twin = name.endswith("/loss") and measured[0].get(name.removesuffix("loss") + "nll") == measured[0][name]
         if not twin and all(isinstance(value, (int, float)) for value in values):
-            found[name] = _spread(values)
+            found[name] = comparison.spread(values)
     for title, (key, factor) in _COSTS.items():
         costs = [run.summary.get(key) for run in runs]
         if all(isinstance(value, (int, float)) for value in costs):
-            found[title] = _spread([factor * value for value in costs])
+            found[title] = comparison.spread([factor * value for value in costs])
     return found
-
-
-def _spread(values: Sequence[float]) -> tuple[float, float]:
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def names_of(groups: Sequence[Alike]) -> list[str]:

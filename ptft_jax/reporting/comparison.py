@@ -113,9 +113,10 @@ def read(reference: str | pathlib.Path) -> Finished:
     return Finished(workdir, config, each[adapter], lineage, adapter)
 
 
-def distinct(references: Sequence[str | pathlib.Path]) -> list[Finished]:
-    """The runs that are named, each once. Raises UserError, see `read`."""
-    return list({(run.workdir.resolve(), run.adapter): run for run in map(read, references)}.values())
+def distinct(references: Sequence[str | pathlib.Path | Finished]) -> list[Finished]:
+    """The runs that are named, or read already, each once. Raises UserError, see `read`."""
+    runs = (run if isinstance(run, Finished) else read(run) for run in references)
+    return list({(run.workdir.resolve(), run.adapter): run for run in runs}.values())
 
 
 def by_seed(runs: Sequence[Finished]) -> list[list[Finished]]:
@@ -132,14 +133,13 @@ def by_seed(runs: Sequence[Finished]) -> list[list[Finished]]:
     return list(seeds.values())
 
 
-def of_one_parent(references: Sequence[str | pathlib.Path]) -> bool:
-    """Whether these runs were all fine-tuned from the same parent, and say what they gained. Raises UserError, see `read`."""
-    runs = distinct(references)
+def of_one_parent(runs: Sequence[Finished]) -> bool:
+    """Whether these runs were all fine-tuned from the same parent, and say what they gained."""
     parents = {run.summary.get("parent_fingerprint") for run in runs}
     return all(run.lineage and run.summary.get("transfer") for run in runs) and len(parents) == 1
 
 
-def compare(references: Sequence[str | pathlib.Path], at_gain: float | None = None) -> list[Group]:
+def compare(references: Sequence[str | pathlib.Path | Finished], at_gain: float | None = None) -> list[Group]:
     """The runs, each WORKDIR[#ADAPTER], in groups, those that gained most first.
 
     Args:
@@ -178,7 +178,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def plain(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """A row a group with plain numbers, in the units of the summary; "" for what is not known."""
+    """A row per group with plain numbers, in the units of the summary; "" for what is not known."""
     out = []
     for group in groups:
         row: dict[str, Any] = {"run": group.name, "method": group.method, "seeds": len(group.runs)}
@@ -190,7 +190,7 @@ def plain(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def table(groups: Sequence[Group], columns: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """A row a group, for people, with these of COLUMNS (all where none are named)."""
+    """A row per group, for people, with these of COLUMNS (all where none are named)."""
     out = []
     for group in groups:
         best = "yes" if group.best else "no"  # before the figures, which may be wider than a page
@@ -306,12 +306,17 @@ def _group(
     for key in rows[0]:
         values = [row[key] for row in rows]
         if all(v is not None for v in values):
-            figures[key] = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+            figures[key] = spread(values)
     tune = runs[0].config["tune"]
     method = tune["method"]
     if method == "full" and not tune["rates"] and tune["train"] != "all":
         method = f"full: {tune['train']}"
     return Group(name, method, tuple(runs), figures, _drift(runs), tuple(path for path in own if path), at_gain)
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation, 0 of one."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _figures(summary: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, float | None]:

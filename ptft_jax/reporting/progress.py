@@ -93,6 +93,11 @@ def _span(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
+def print_table(rows: list[dict], width: int | None = None) -> None:
+    """Rows of equal keys on standard output; `width` in columns, of the terminal where None."""
+    Console(highlight=False, soft_wrap=True, markup=False, emoji=False, width=width).print(as_table("", rows))
+
+
 def as_table(title: str, rows: list[dict]) -> Table:
     """A rich table, its cells as they are (no markup); numbers are right-aligned."""
     table = Table(title=Text(title) if title else None, title_justify="left")

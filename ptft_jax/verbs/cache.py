@@ -82,9 +82,7 @@ def _print_table(found: Sequence[Entry]) -> None:
     for all."""
     if not found:
         return
-    from rich.console import Console
-
-    from ptft_jax.reporting.progress import as_table
+    from ptft_jax.reporting.progress import print_table
 
     rows = []
     for kind, group in _grouped(found, lambda entry: entry.kind):
@@ -92,7 +90,7 @@ def _print_table(found: Sequence[Entry]) -> None:
         rows += [_row([entry], entry.made_from or entry.name) for entry in group] if each else [_row(group)]
     if not any(row["state"] for row in rows):
         rows = [{name: value for name, value in row.items() if name != "state"} for row in rows]
-    Console(highlight=False, soft_wrap=True, markup=False, emoji=False).print(as_table("", rows))
+    print_table(rows)
 
 
 def _row(group: Sequence[Entry], what: str = "") -> dict[str, Any]:

@@ -79,10 +79,11 @@ def _compare(references: list[str], out: pathlib.Path | None, reporter, as_csv: 
     if out is not None:
         from ptft_jax.reporting import comparison_page  # needs an extra: said before anything is printed
 
-    if flags.FLAGS.any or not comparison.of_one_parent(references):
-        _compare_any(references, out, reporter, as_csv)
+    runs = comparison.distinct(references)
+    if flags.FLAGS.any or not comparison.of_one_parent(runs):
+        _compare_any(runs, out, reporter, as_csv)
         return
-    groups = comparison.compare(references, flags.FLAGS.at_gain)
+    groups = comparison.compare(runs, flags.FLAGS.at_gain)
     if as_csv:
         _print_csv(comparison.plain(groups))
     else:
@@ -92,12 +93,12 @@ def _compare(references: list[str], out: pathlib.Path | None, reporter, as_csv: 
         comparison_page.write(groups, out)
 
 
-def _compare_any(references: list[str], out: pathlib.Path | None, reporter, as_csv: bool) -> None:
+def _compare_any(runs: list[Any], out: pathlib.Path | None, reporter, as_csv: bool) -> None:
     from ptft_jax.reporting import any_runs
 
     if flags.FLAGS.at_gain is not None:
         raise UserError("--at_gain is for runs of one parent that say what they gained and forgot")
-    groups = any_runs.compare(references)
+    groups = any_runs.compare(runs)
     if as_csv:
         _print_csv(any_runs.plain(groups))
     else:

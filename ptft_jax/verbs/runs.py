@@ -109,17 +109,14 @@ def _print(rows: Sequence[dict[str, Any]], count: int) -> None:
 
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
-    from rich.console import Console
-
-    from ptft_jax.reporting.progress import as_table
+    from ptft_jax.reporting.progress import print_table
 
     given = flags.FLAGS.columns
     columns = given or [name for name in _SHOWN if name in _ALWAYS or any(row[name] not in (None, "") for row in rows)]
     shown = [
         {name if given else _SHOWN[name]: "-" if row[name] is None else row[name] for name in columns} for row in rows
     ]
-    width = None if sys.stdout.isatty() else _WIDTH
-    Console(highlight=False, soft_wrap=True, markup=False, emoji=False, width=width).print(as_table("", shown))
+    print_table(shown, None if sys.stdout.isatty() else _WIDTH)
 
 
 def _print_names(index: Any) -> None:
