@@ -73,6 +73,15 @@ def placing(path: pathlib.Path, of: str = "") -> Iterator[None]:
         cache_entries.written(root(), most, found, cache_entries.size_of(path))
 
 
+def drop(path: pathlib.Path) -> None:
+    """Deletes an entry that this process has done with, whoever else may use it; nothing where there is none."""
+    found = _entry(path)
+    assert found is not None, f"{path} is of no kind that the cache knows"
+    with cache_uses.alone(root()):
+        cache_uses.delete(path)
+        cache_uses.forget(root(), [found])
+
+
 def _entry(path: pathlib.Path) -> str | None:
     """The entry KIND/NAME of the cache that a path is of."""
     if not path.is_relative_to(root()):

@@ -39,6 +39,7 @@ _KEY = r"[0-9a-f]{32}"
 _HIDDEN = re.compile(r"\.(removed|(?P<of>.+?))\.[0-9a-z_]{8,32}(\.[^.]+)?")
 KINDS = {
     "stores": Kind("tokenized data", _KEY, held=True),
+    "unfinished": Kind("parts of tokenized data that is not finished", _KEY, held=True),
     "records": Kind("places of records in files", _KEY, held=True),
     "decompressed": Kind("decompressed copies", rf"{_KEY}(\..*)?", held=True),
     "arrow": Kind("Arrow streams as files", rf"{_KEY}\.arrow", held=True),

@@ -423,7 +423,12 @@ def cached(key: str, fill: Callable[[pathlib.Path], None], of: str = "") -> Stor
         except FileNotFoundError:  # another process has removed it, as it is damaged
             pass
     with folder_at_once(target, of) as folder:
-        fill(folder)
+        try:
+            fill(folder)
+        except FileNotFoundError:  # another process was faster, and took away the parts that both were making
+            if not cache.used(target / META, of):
+                raise
+            return load(target)
     return load(target)
 
 

@@ -9,7 +9,6 @@ import itertools
 import os
 import pathlib
 import pickle
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,13 +21,19 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.formats import labels
 from ptft_jax.data.records.table import limit
 from ptft_jax.data.store import Store
+from ptft_jax.data.unfinished import Unfinished
+from ptft_jax.errors import UserError
 
 Kinds = Mapping[str, SourceSpec]
 FORM = "store-2"  # to be changed with whatever changes what is stored
 CHUNK = 256  # records tokenized at a time, at most
 CHARACTERS = 1 << 20  # of their texts after which no more are taken, and of a text that is tokenized in parts
+KEPT = 1 << 25  # bytes of a text above which what is done of it is kept until all is
 ALONE_FIRST = 3.0  # seconds of work after which the rest is estimated
-WORTH_IT = 10.0  # seconds that the rest must take for more processes to be started
+WORTH_IT = (
+    10.0  # seconds that the rest must take for parts to be kept until all is done, and for more processes to be started
+)
+PARTS = 64  # of a split, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,24 +154,32 @@ def tokenized(opened: Opened, tokenizer: tok.Tokenizer, *, template: str, train_
 
     def fill(folder: pathlib.Path) -> None:
         writer = store.Writer(folder, tokenizer.vocab_size)
+        unfinished = Unfinished(key, of)
         try:
             done = 0
-            if workers <= 1:
-                done = _encode(opened, encoder, writer, range(len(opened.records)), patient=bool(workers))
+            if workers <= 1 and not unfinished.begun():
+                done = _encode(opened, encoder, writer, range(len(opened.records)), unfinished, patient=False)
             if done < len(opened.records):
-                _encode_with_others(opened, encoder, writer, done, workers)
-        except BaseException:
+                _encode_in_parts(opened, encoder, writer, done, workers or os.cpu_count() or 1, unfinished)
+        except BaseException as e:
             writer.discard()
+            if isinstance(e, UserError):  # what will be tokenized in its place is something else
+                unfinished.end()
             raise
         writer.close(key, format=opened.format.describe(), source=opened.reference, split=opened.split)
 
-    return store.cached(key, fill, f"{opened.reference} ({opened.split})")
+    of = f"{opened.reference} ({opened.split})"
+    made = store.cached(key, fill, of)
+    Unfinished(key).end()
+    return made
 
 
-def _encode(opened: Opened, encoder: Any, writer: store.Writer, which: range, patient: bool = True) -> int:
+def _encode(
+    opened: Opened, encoder: Any, writer: store.Writer, which: range, unfinished: Unfinished, patient: bool = True
+) -> int:
     """Encodes the records `which`; where not `patient`, stops early if the rest would take long. Returns where it ended."""
     began = time.monotonic()
-    for chunk in _chunks(opened, encoder, which):
+    for chunk in _chunks(opened, encoder, which, unfinished):
         if isinstance(chunk.rows, list):
             wheres = [opened.records.where(i) for i in chunk.which]
             writer.add(encoder.encode(chunk.rows, wheres), chunk.which)
@@ -175,7 +188,7 @@ def _encode(opened: Opened, encoder: Any, writer: store.Writer, which: range, pa
         stop = chunk.which.stop
         seconds = time.monotonic() - began
         rest = seconds * (which.stop - stop) / (stop - which.start)
-        if not patient and seconds > ALONE_FIRST and rest > WORTH_IT and (os.cpu_count() or 1) > 1:
+        if not patient and seconds > ALONE_FIRST and rest > WORTH_IT:
             return stop
     return which.stop
 
@@ -187,14 +200,15 @@ class _Chunk(NamedTuple):
     rows: list[Any] | Iterator[np.ndarray]
 
 
-def _chunks(opened: Opened, encoder: Any, which: range) -> Iterator[_Chunk]:
+def _chunks(opened: Opened, encoder: Any, which: range, unfinished: Unfinished) -> Iterator[_Chunk]:
     """The records `which`, so that what is held at a time does not grow with their number or the length of texts."""
     rows: list[Any] = []
     first, size = which.start, 0
     for index in which:
         long = None
         if found := long_text(opened, index):
-            long = encoder.encode_blocks(found.blocks())
+            make = functools.partial(encoder.encode_blocks, found.blocks())
+            long = unfinished.text(index, make) if found.size > KEPT else make()
         else:
             row = opened.records[index]
             length = _characters(row)
@@ -220,27 +234,44 @@ def _characters(value: Any) -> int:
     return sum(map(_characters, value)) if isinstance(value, (list, tuple)) else 1
 
 
-def _encode_with_others(opened: Opened, encoder: Any, writer: store.Writer, first: int, workers: int) -> None:
-    count, last = workers or os.cpu_count() or 1, len(opened.records)
-    size = max(CHUNK, -(-(last - first) // (count * 8)))
-    ranges = [range(a, min(a + size, last)) for a in range(first, last, size)]
-    parts = [writer.folder / f"part-{r.start}" for r in ranges]
-    job = pickle.dumps((opened, encoder, writer.vocab_size))
-    done = processes.mapped(_work, itertools.repeat(job), ranges, parts, count=count, setting="data.workers")
-    with contextlib.closing(done):
-        for part, _ in zip(parts, done):
-            writer.take(part)
-            shutil.rmtree(part)
+def _encode_in_parts(
+    opened: Opened, encoder: Any, writer: store.Writer, first: int, count: int, unfinished: Unfinished
+) -> None:
+    """Encodes the records from `first` on by `count` processes, in parts that are kept if this one is killed. Where they end does not
+    depend on `first` nor `count`, so that the next process has a use for them."""
+    last = len(opened.records)
+    size = max(CHUNK, -(-last // PARTS))
+    starts = [first, *range((first // size + 1) * size, last, size)]
+    ranges = [range(a, b) for a, b in zip(starts, [*starts[1:], last])]
+    unfinished.begin()
+    missing = [part for part in ranges if not unfinished.has(part)]
+    job = pickle.dumps((opened, encoder, writer.vocab_size, unfinished))
+    work = (itertools.repeat(job), missing)
+    count = min(count, len(missing))
+    done = map(_work, *work) if count <= 1 else processes.mapped(_work, *work, count=count, setting="data.workers")
+    with contextlib.closing(done) if count > 1 else contextlib.nullcontext():
+        for part in ranges:
+            if part in missing:
+                next(done)
+            writer.take(unfinished.part(part))
 
 
-def _work(job: bytes, which: range, part: pathlib.Path) -> None:
-    opened, encoder, vocab_size = _unpacked(job)
-    writer = store.Writer(part, vocab_size)
-    _encode(opened, encoder, writer, which)
-    writer.close()
+def _work(job: bytes, which: range) -> None:
+    opened, encoder, vocab_size, unfinished = _unpacked(job)
+
+    def fill(folder: pathlib.Path) -> None:
+        writer = store.Writer(folder, vocab_size)
+        try:
+            _encode(opened, encoder, writer, which, unfinished)
+        except BaseException:
+            writer.discard()
+            raise
+        writer.close()
+
+    unfinished.add(which, fill)
 
 
 @functools.lru_cache(maxsize=1)
-def _unpacked(job: bytes) -> tuple[Opened, Any, int]:
+def _unpacked(job: bytes) -> tuple[Opened, Any, int, Unfinished]:
     """A worker's only job; a source that has changed since is refused here, and a tokenizer takes long to make."""
     return pickle.loads(job)

@@ -236,7 +236,7 @@ def test_the_command(cache):
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--kind=store"], "--kind=store: no kind of entry (did you mean 'stores'?); they are stores, records"),
+        (["--kind=store"], "--kind=store: no kind of entry (did you mean 'stores'?); they are stores, unfinished"),
         (["--dry_run"], "--dry_run says what --clear would delete"),
         pytest.param(["--unused_days=-1"], "expected a value of 0 or more", marks=pytest.mark.slow),
         pytest.param(["clear"], "unexpected argument 'clear'", marks=pytest.mark.slow),

@@ -32,10 +32,11 @@ class TextEncoder(Encoder):
         check_unicode(text, where)
         yield from self.encode_blocks(text[at : at + BLOCK] for at in range(0, len(text), BLOCK))
 
-    def encode_blocks(self, blocks: Iterable[str]) -> Iterator[np.ndarray]:
-        """As `encode_long`, of the text that blocks make."""
-        yield np.asarray(self.tokenizer.prefix_ids, np.int32)
-        yield from self.tokenizer.encode_long(blocks, special=self.format.control_tokens)
+    def encode_blocks(self, blocks: Iterable[str], skip: int = 0) -> Iterator[np.ndarray]:
+        """As `encode_long`, of the text that blocks make, without the first `skip` arrays, which are not computed."""
+        if not skip:
+            yield np.asarray(self.tokenizer.prefix_ids, np.int32)
+        yield from self.tokenizer.encode_long(blocks, special=self.format.control_tokens, skip=max(skip - 1, 0))
         yield np.asarray([self.tokenizer.end_id], np.int32)
 
     def _between(self, records: Sequence[Record], wheres: Sequence[str]) -> list[np.ndarray]:

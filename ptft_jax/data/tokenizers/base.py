@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -123,15 +124,16 @@ class Tokenizer(abc.ABC):
         _check_unicode(texts)
         return [np.asarray(ids, np.int32) for ids in self._encode(texts, special)]
 
-    def encode_long(self, blocks: Iterable[str], *, special: bool = False) -> Iterator[np.ndarray]:
-        """`encode` of the text that blocks make, int32 arrays one after the other. Little of it is held at once where texts may
-        be cut (`ptft_jax.data.tokenizers.cutting`); else it is encoded whole."""
+    def encode_long(self, blocks: Iterable[str], *, special: bool = False, skip: int = 0) -> Iterator[np.ndarray]:
+        """`encode` of the text that blocks make, int32 arrays one after the other, without the first `skip` of them, which are not
+        computed. Little of it is held at once where texts may be cut (`ptft_jax.data.tokenizers.cutting`); else it is encoded whole."""
         places = self.places(special)
         if places is None:
-            yield self.encode("".join(blocks), special=special)
+            if not skip:
+                yield self.encode("".join(blocks), special=special)
             return
-        for block in cutting.regrouped(blocks, places, cutting.BLOCK):
-            yield from self.encode_all(cutting.parts(block, places, cutting.PART), special=special)
+        for block in itertools.islice(cutting.regrouped(blocks, places, cutting.BLOCK), skip, None):
+            yield np.concatenate(self.encode_all(cutting.parts(block, places, cutting.PART), special=special))
 
     def places(self, special: bool = False) -> cutting.Places | None:
         """Where texts may be cut without any change of ids, None where that is not known; `special` as for `encode`."""
