@@ -19,9 +19,10 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.class_names import Head
 from ptft_jax.data.formats.layouts import TALKING
-from ptft_jax.data.mixture import FIELD, Mixture, most_rows, weight_at
+from ptft_jax.data.mixture import Mixture, most_rows
 from ptft_jax.data.options import DataOptions
 from ptft_jax.data.rows import RowSet
+from ptft_jax.data.source_weights import FIELD, weight_at
 from ptft_jax.data.store import Store
 from ptft_jax.errors import UserError, few
 from ptft_jax.pairing import check_kind

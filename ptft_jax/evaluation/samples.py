@@ -11,6 +11,7 @@ import numpy as np
 
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
+from ptft_jax.evaluation.stop_texts import StopTexts
 from ptft_jax.model import decode
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.params import finite
@@ -80,16 +81,7 @@ def generate(
             raise UserError(f"{name} = {texts!r}: expected a list of texts, got one: [{texts!r}]")
     if not prompts:
         raise UserError("prompts is empty: the texts to continue are missing")
-    if use_adapter and not loaded.model.several:
-        raise UserError(f"--use_adapter: {loaded.source.name} is no run with several adapters")
-    if loaded.model.several and not use_adapter:
-        raise UserError(
-            f"--use_adapter is missing: {loaded.source.name} has several adapters; give one of "
-            f"{', '.join(loaded.model.adapt.names)} for each prompt"
-        )
-    if use_adapter and len(use_adapter) != len(prompts):
-        raise UserError(f"--use_adapter: {len(use_adapter)} for {len(prompts)} prompts; give one for each --prompt")
-    numbers = [loaded.model.adapt.number(name, "--use_adapter") for name in use_adapter] or None
+    numbers = _adapters(loaded, use_adapter, len(prompts))
     check_writer(loaded)
     guesses = _guesses(loaded, draft, draft_tokens, lookup)
     release = release and (draft is None or draft.params is not loaded.params)
@@ -111,6 +103,20 @@ def generate(
         places=places,
         on_text=on_text,
     )
+
+
+def _adapters(loaded: Any, names: Sequence[str], prompts: int) -> list[int] | None:
+    """The number of the adapter of each prompt. Raises UserError where a name is missing, or there is no such adapter."""
+    if names and not loaded.model.several:
+        raise UserError(f"--use_adapter: {loaded.source.name} is no run with several adapters")
+    if loaded.model.several and not names:
+        raise UserError(
+            f"--use_adapter is missing: {loaded.source.name} has several adapters; give one of "
+            f"{', '.join(loaded.model.adapt.names)} for each prompt"
+        )
+    if names and len(names) != prompts:
+        raise UserError(f"--use_adapter: {len(names)} for {prompts} prompts; give one for each --prompt")
+    return [loaded.model.adapt.number(name, "--use_adapter") for name in names] or None
 
 
 def _guesses(loaded: Any, draft: Any, draft_tokens: int | None, lookup: int) -> decode.Guesses | None:
@@ -254,51 +260,10 @@ def written_ids(
     Raises:
       UserError: an empty stop text, a prompt too long for the model, or logits that are not finite.
     """
-    if any(not text for text in stop):
-        raise UserError("a stop text is empty: it would stop everything")
-    found: dict[int, str] = {}
-    ends = [tokenizer.special[text] for text in stop if text in tokenizer.special]
-    # Control tokens show as nothing, so a stop text that has some among others is looked for where they are spelled.
-    spelled = {i: text for text, i in tokenizer.special.items() if i not in ends and any(text in s for s in stop)}
-
-    def written(
-        row: int,
-        ids: Sequence[int],
-        decode: Callable[..., str] = tokenizer.decode_after,
-        named: Mapping[int, str] = gaps,
-    ) -> str:
-        shown, context, start = "", () if apart else prompts[row], 0
-        for at in (n for n, i in enumerate(ids) if i in named):
-            shown += tokenizer.decode_after(context, ids[start:at]) + named[ids[at]]
-            context, start = (), at + 1
-        return shown + decode(context, ids[start:])
-
-    def cut(row: int, ids: list[int]) -> int | None:
-        named = {**spelled, **gaps}
-        text = written(row, ids, named=named)
-        places = [text.find(s) for s in stop if s in text]
-        if not places:
-            return None
-        # The fewest tokens whose text reaches the stop: what came after it was never wanted.
-        keep, reached = next(
-            (n, length)
-            for n in range(len(ids) + 1)
-            if (length := len(written(row, ids[:n], named=named))) >= min(places)
-        )
-        shown = written(row, ids[:keep])
-        found[row] = shown[: len(shown) - (reached - min(places))]
-        while with_stop and not any(s in written(row, ids[:keep], named=named) for s in stop):
-            keep += 1
-        return keep
+    stops = StopTexts(tokenizer, stop, prompts, gaps=gaps, apart=apart, with_stop=with_stop)
 
     def show(row: int, ids: list[int]) -> None:
-        if row in found:
-            on_text(row, found[row])
-            return
-        text = written(row, ids, tokenizer.decode_settled)
-        # The start of a stop text waits until it is known to be none.
-        held = max((len(s) - 1 for s in stop), default=0)
-        on_text(row, text[: max(len(text) - held, 0)])
+        on_text(row, stops.text_so_far(row, ids))
 
     try:
         rows = decode.generate(
@@ -309,12 +274,12 @@ def written_ids(
             fit=fit,
             sampling=sampling,
             seed=seed,
-            stop_ids=tuple(dict.fromkeys([*tokenizer.stop_ids, *(i for i in ends if i not in gaps)])),
+            stop_ids=stops.ids,
             prefix=prefix,
             adapters=adapters,
             guesses=guesses,
             places=places,
-            cut=cut if stop else None,
+            cut=stops.cut if stop else None,
             on_tokens=show if on_text else None,
             check=check,
             **shown,
@@ -322,4 +287,4 @@ def written_ids(
     except decode.NotFinite as e:
         finite.refuse(_by_path(params), str(e))
         raise decode.NotFinite(f"{e}; the parameters are finite, so they overflow {model.spec.dtype}") from e
-    return [Written(found.get(i, written(i, row.ids)), row) for i, row in enumerate(rows)]
+    return [Written(stops.text(i, row.ids), row) for i, row in enumerate(rows)]

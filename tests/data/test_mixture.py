@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ptft_jax.data import mixture
+from ptft_jax.data import source_weights
 from ptft_jax.data.mixture import BITS, Mixture, _tree
 from ptft_jax.errors import UserError
 
@@ -121,12 +121,12 @@ def test_epochs_are_limited_to_the_row(weights, sizes, batch_size, max_epochs, b
 def test_steps_and_shares_of_steps_in_one_weight():
     """How they lie to each other is known when the run's length is."""
     points = ((0, 1.0), (100, 2.0), (0.9, 3.0))
-    assert mixture.weight_at("x", points, 0) == 1.0
-    assert mixture.weight_at("x", points, 500, 1000) == 2.5, "half way from step 100 to step 900"
+    assert source_weights.weight_at("x", points, 0) == 1.0
+    assert source_weights.weight_at("x", points, 500, 1000) == 2.5, "half way from step 100 to step 900"
     with pytest.raises(UserError, match="the steps of x are not in increasing order: 90 follows 100"):
-        mixture.weight_at("x", points, 0, 100)
+        source_weights.weight_at("x", points, 0, 100)
     with pytest.raises(UserError, match="the steps of x are not in increasing order: 0.2 follows 0.9"):
-        mixture.weight_at("x", (*points, (0.2, 1.0)), 0)
+        source_weights.weight_at("x", (*points, (0.2, 1.0)), 0)
 
 
 @settings(max_examples=60, deadline=None)
