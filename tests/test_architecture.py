@@ -43,6 +43,7 @@ ROOMS = (
     "training",
     "run",
     "combining",
+    "planning",
     "experiments",
     "verbs",
     "train",

@@ -222,7 +222,11 @@ class Transformer:
         return jax.eval_shape(self.init, jax.random.key(0))
 
     def _trunk(self, params: Params) -> Trunk:
-        return nnx.merge(self._definitions[0], {k: v for k, v in params.items() if k != "blocks"})
+        return nnx.merge(self._definitions[0], self._whole({k: v for k, v in params.items() if k != "blocks"}))
+
+    def _whole(self, params: Params) -> Params:
+        """Parameters as they are used."""
+        return params if self.constrain is None else self.constrain.whole(params)
 
     def hidden(self, params: Params, inputs: Inputs | jax.Array) -> jax.Array:
         """The last hidden states [B, T, D] in the compute dtype, or those that the head reads; arguments and more as for `run`."""
@@ -429,7 +433,7 @@ class Transformer:
                 if keys is not None:
                     keys = jax.vmap(lambda k: jax.random.fold_in(k, 1 + index))(keys)
                 own, view = per_row._replace(keys=keys), view_of(index)._replace(prefix=prefix)
-                y, _, used = nnx.merge(self._definitions[1], params)(x, view, per_row=own)
+                y, _, used = nnx.merge(self._definitions[1], self._whole(params))(x, view, per_row=own)
                 return (y if self.constrain is None else self.constrain(y)), used
 
             if self.spec.remat == "none":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -28,3 +28,10 @@ def make(replica: int = 0, fsdp: int = 1, devices: Sequence[jax.Device] | None =
     if replica * fsdp != len(devices):
         raise UserError(f"parallel.replica * parallel.fsdp = {replica} * {fsdp}, but there are {len(devices)} devices")
     return Mesh(np.asarray(devices).reshape(replica, fsdp), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def check_rows(counts: Mapping[str, int], devices: int) -> None:
+    """Raises UserError where rows, by the setting that says how many, do not divide among the devices."""
+    for name, count in counts.items():
+        if count % devices:
+            raise UserError(f"config.{name} = {count}: expected a multiple of the {devices} devices")

@@ -96,6 +96,14 @@ class Rows:
     def __call__(self, x: jax.Array) -> jax.Array:
         return jax.lax.with_sharding_constraint(x, self.sharding)
 
+    def whole(self, params: Any) -> Any:
+        """Parameters as they are used, whole on every device: they are gathered, and each device sums up the gradients of its own rows.
+        Left alone, the compiler may gather the rows instead, which are far larger."""
+        if self.mesh.shape["fsdp"] == 1:
+            return params
+        copied = NamedSharding(self.mesh, PartitionSpec())
+        return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, copied), params)
+
 
 def bytes_per_device(tree: Any, shardings: Any) -> int:
     """Bytes that one device holds of a tree of shaped leaves under the shardings of the same form."""

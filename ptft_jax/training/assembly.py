@@ -233,13 +233,11 @@ class Run:
         if c.parallel.compile == "pmap" and jax.process_count() > 1:
             raise UserError("config.parallel.compile = 'pmap' is for a single process: 'jit' runs on several")
         per_step = c.data.batch_size // c.training.micro_batches
-        rows = [
-            ("data.batch_size / training.micro_batches", per_step),
-            ("eval.batch_size", c.eval.batch_size or c.data.batch_size),
-        ]
-        for name, value in rows:
-            if value % devices:
-                raise UserError(f"config.{name} = {value}: expected a multiple of the {devices} devices")
+        rows = {
+            "data.batch_size / training.micro_batches": per_step,
+            "eval.batch_size": c.eval.batch_size or c.data.batch_size,
+        }
+        meshes.check_rows(rows, devices)
 
     def _load_data(self, fresh: tuple[str, ...]) -> None:
         c = self.config

@@ -143,8 +143,11 @@ class JitProgram:
         Args:
           state: of the form of the loop's; likewise `rows`, those of all processes.
         """
-        placed = {k: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self._rows) for k, a in rows.items()}
-        self._phases.check(state, placed, compiled=True)
+        self._phases.check(state, self.placed(rows), compiled=True)
+
+    def placed(self, rows: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+        """The forms of a batch of all processes, with where its rows lie."""
+        return {k: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self._rows) for k, a in rows.items()}
 
     def whole(self, state: Any) -> Any:
         """The state as one logical tree, as checkpoints hold it."""

@@ -1,0 +1,244 @@
+"""A training step compiled for devices that need not be there, and what it then takes of them."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ptft_jax import config as configs
+from ptft_jax.parallel import cost
+from ptft_jax.parallel import mesh as meshes
+from ptft_jax.params.rules import path_of
+from ptft_jax.planning import flops, forms
+from ptft_jax.planning.topologies import Topology
+from ptft_jax.training.trainer import Trainer
+
+# Of a state, by what it is there for.
+PARTS = {
+    "trainable": "parameters that train",
+    "frozen": "frozen parameters",
+    "optimizer": "optimizer",
+    "ema": "average",
+    "anchor": "start",
+    "fisher": "importance",
+}
+_NEEDS = re.compile(r"[Uu]sed ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """An array of the state: where each device has which part of it, and the bytes of that."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    spec: tuple[Any, ...]
+    bytes: int
+    copied: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """What devices send each other in a step: by kind, along which axes of the mesh, how often, and the bytes that a device ends up
+    with."""
+
+    kind: str
+    axes: tuple[str, ...]
+    times: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A compiled step; bytes, operations and times are those of one device and one step.
+
+    Attributes:
+      topology: its name; `mesh`: axis -> devices along it.
+      fits: whether it needs no more memory than a device has; None where that is not known.
+      needs: bytes at the peak; `capacity`: those that a device has, None = not known.
+      memory: bytes by kind: parts of the state, batch, temporary, program.
+      leaves: of the state, the largest first.
+      parameters, trainable: how many numbers the model has, and how many of them train.
+      tokens: positions that a step reads.
+      flops: of all matrix products of the model, all devices together.
+      exchanges: the largest first.
+      bounds: seconds that a step takes at least: of "products", "memory", "exchanges"; {} where the devices are not known.
+      seconds: that compiling took.
+      message: of the compiler, where it says that the step does not fit.
+    """
+
+    topology: str
+    devices: int
+    chips: int
+    mesh: Mapping[str, int]
+    fits: bool | None
+    needs: int | None
+    capacity: int | None
+    memory: Mapping[str, int]
+    leaves: Sequence[Leaf]
+    parameters: int
+    trainable: int
+    tokens: int
+    flops: int
+    exchanges: Sequence[Exchange]
+    bounds: Mapping[str, float]
+    seconds: float
+    message: str = ""
+
+    @property
+    def step(self) -> float | None:
+        """Seconds that a step takes at least."""
+        return max(self.bounds.values()) if self.bounds else None
+
+    @property
+    def utilization(self) -> float | None:
+        """The most that the products can have of the devices' speed: of the time of a step, the share that they take."""
+        return self.bounds["products"] / self.step if self.step else None
+
+
+def plan(config: configs.Config, topology: Topology, *, tuned: bool | None = None) -> Plan:
+    """Compiles the training step of a config for a topology. Nothing is run, no data and no parent are read.
+
+    Args:
+      config: with its sizes (model.vocab_size too).
+      tuned: as of `Trainer`.
+
+    Raises:
+      UserError: settings that contradict each other, or that do not divide among the devices.
+    """
+    section = configs.settled(config)
+    mesh = meshes.make(section.parallel.replica, section.parallel.fsdp, topology.devices)
+    meshes.check_rows(
+        {"data.batch_size / training.micro_batches": section.data.batch_size // section.training.micro_batches},
+        mesh.size,
+    )
+    trainer = Trainer(section, mesh=mesh, tuned=tuned)
+    batch = forms.of(trainer)
+    trainer.program.check(trainer.state_like, batch)
+    placed = trainer.program.placed(batch)
+    began = time.monotonic()
+    traced = trainer.program.train.trace(trainer.state_like, placed)
+    operations = flops.of_jaxpr(traced.jaxpr)
+    leaves = _leaves(trainer.state_like)
+    memory = {
+        name: sum(leaf.bytes for leaf in leaves if leaf.path.startswith(f"{part}/")) for part, name in PARTS.items()
+    }
+    facts = dict(
+        topology=topology.name,
+        devices=mesh.size,
+        chips=topology.chips,
+        mesh=dict(mesh.shape),
+        capacity=None if topology.chip is None else round(topology.each(topology.chip.memory)),
+        leaves=leaves,
+        parameters=_count(trainer.shapes),
+        trainable=_count(trainer.state_like.trainable),
+        tokens=math.prod(batch["inputs"].shape[:2]),
+        flops=operations,
+    )
+    try:
+        compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as e:
+        if "RESOURCE_EXHAUSTED" not in str(e):
+            raise
+        return Plan(
+            **facts,
+            fits=False,
+            needs=_needs(str(e)),
+            memory={name: size for name, size in memory.items() if size},
+            exchanges=(),
+            bounds={},
+            seconds=time.monotonic() - began,
+            message=str(e).splitlines()[0],
+        )
+    found, program = compiled.memory_analysis(), cost.parse(compiled.as_text())
+    memory |= {
+        "batch": found.argument_size_in_bytes - sum(leaf.bytes for leaf in leaves),
+        "results": found.output_size_in_bytes - found.alias_size_in_bytes,
+        "temporary": found.temp_size_in_bytes,
+        "program": found.generated_code_size_in_bytes,
+    }
+    needs = sum((found.argument_size_in_bytes, memory["results"], memory["temporary"], memory["program"]))
+    exchanges = _exchanges(program, mesh)
+    return Plan(
+        **facts,
+        fits=None if facts["capacity"] is None else needs <= facts["capacity"],
+        needs=needs,
+        memory={name: size for name, size in memory.items() if size > 0},
+        exchanges=exchanges,
+        bounds=_bounds(topology, operations, found, exchanges, mesh),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _leaves(state: Any) -> list[Leaf]:
+    """The arrays of a state, the largest part first."""
+
+    def leaf(key_path: Any, a: Any) -> Leaf:
+        part = a.sharding.shard_shape(a.shape)
+        size = (
+            math.prod(part) * jax.numpy.dtype(a.dtype).itemsize
+            if not jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key)
+            else 8
+        )
+        copied = a.sharding.num_devices > 1 and a.sharding.is_fully_replicated
+        return Leaf(path_of(key_path), tuple(a.shape), str(a.dtype), tuple(a.sharding.spec), size, copied)
+
+    found = [leaf(path, a) for path, a in jax.tree_util.tree_leaves_with_path(state)]
+    return sorted(found, key=lambda one: -one.bytes)
+
+
+def _count(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _exchanges(program: cost.Program, mesh: Mesh) -> list[Exchange]:
+    """What a program's exchanges come to, by kind and axes."""
+    times: collections.Counter = collections.Counter()
+    sizes: collections.Counter = collections.Counter()
+    for one in program.collectives():
+        key = one.kind, axes_of(one.group, mesh)
+        times[key] += one.times
+        sizes[key] += one.times * one.bytes
+    return [Exchange(*key, times[key], size) for key, size in sizes.most_common()]
+
+
+def axes_of(group: Sequence[int], mesh: Mesh) -> tuple[str, ...]:
+    """The axes of a mesh along which devices differ, given by their numbers in it; () = all of them."""
+    places = np.unravel_index(np.asarray(group or range(mesh.size)), tuple(mesh.shape.values()))
+    return tuple(name for name, along in zip(mesh.axis_names, places) if len(set(along.tolist())) > 1)
+
+
+def _bounds(
+    topology: Topology, operations: int, memory: Any, exchanges: Sequence[Exchange], mesh: Mesh
+) -> dict[str, float]:
+    """Seconds that a step takes at least (Williams et al. 2009, "Roofline"): what is multiplied, what is in memory before and after and is
+    read or written once (of what is temporary, both), and what is received over the links."""
+    if topology.chip is None:
+        return {}
+    moved = memory.argument_size_in_bytes + memory.output_size_in_bytes + 2 * memory.temp_size_in_bytes
+    received = 0.0
+    for one in exchanges:
+        devices = math.prod(mesh.shape[axis] for axis in one.axes)
+        share = (devices - 1) / devices if devices else 0.0
+        received += one.bytes * share * (2 if one.kind == "all-reduce" else 1)  # a reduction, and then a gathering
+    return {
+        "products": operations / mesh.size / topology.each(topology.chip.flops),
+        "memory": moved / topology.each(topology.chip.bandwidth),
+        "exchanges": received / topology.each(topology.chip.links),
+    }
+
+
+def _needs(message: str) -> int | None:
+    """The bytes that a compiler says a program would need."""
+    found = _NEEDS.search(message)
+    return round(float(found[1]) * _UNITS[found[2]]) if found else None

@@ -1,0 +1,185 @@
+"""Plans of training steps: what they say is what is compiled, and runs."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import ptft_jax as pt
+from ptft_jax.errors import UserError
+from ptft_jax.parallel import cost
+from ptft_jax.parallel import mesh as meshes
+from ptft_jax.planning import chips, flops, forms, plan, search, tables, topologies
+from ptft_jax.training.trainer import Trainer
+
+LENGTH, ROWS, WIDTH, LAYERS, VOCAB = 32, 16, 32, 2, 64
+
+
+def config(**changes):
+    made = pt.recipe("pretrain/text:nothing")
+    made.model.update(layers=LAYERS, width=WIDTH, heads=2, max_length=LENGTH, vocab_size=VOCAB, scan=True)
+    made.data.update(length=LENGTH, batch_size=ROWS)
+    for path, value in changes.items():
+        part, _, name = path.partition("__")
+        made[part][name] = value
+    return made
+
+
+@pytest.fixture(scope="module")
+def machine():
+    return topologies.Topology("cpu:8", jax.devices()[:8], 8, None)
+
+
+def traced(function, *args):
+    return flops.of_jaxpr(jax.make_jaxpr(function)(*args))
+
+
+def test_operations_of_products_are_counted_by_hand():
+    x, w, square = jnp.zeros((4, 8)), jnp.zeros((8, 16)), jnp.zeros((8, 8))
+    groups, sizes = jnp.zeros((3, 8, 16)), jnp.array([1, 1, 2])
+    product = 2 * 4 * 8 * 16
+    assert traced(lambda a, b: a @ b, x, w) == product
+    assert traced(jax.grad(lambda b: jnp.tanh(x @ b).sum()), w) == 2 * product, "the product, and its gradient"
+    looped = jax.jit(lambda a: jax.lax.scan(lambda c, _: (c @ a, None), square, None, length=5)[0])
+    assert traced(looped, square) == 5 * 2 * 8**3
+    remade = jax.grad(lambda b: jax.checkpoint(lambda c: jnp.tanh(x @ c))(b).sum())
+    assert traced(remade, w) == 3 * product, "what is recomputed counts again"
+    ragged = jax.grad(lambda b, a: jnp.tanh(jax.lax.ragged_dot(a, b, sizes)).sum(), (0, 1))
+    assert traced(ragged, groups, x) == 3 * product, "each row meets one group"
+    chosen = lambda a: jax.lax.cond(a[0, 0] > 0, lambda y: y @ w @ w.T, lambda y: y + 0.0, a)  # noqa: E731
+    assert traced(chosen, x) == 2 * product, "the longest branch"
+
+
+def test_operations_are_those_of_the_compiled_step():
+    """On one device, where nothing is done twice; without attention's blocks, of which a CPU leaves out some."""
+    made = config()
+    trainer = Trainer(made, mesh=meshes.make(1, 1, jax.devices()[:1]))
+    batch = trainer.program.placed(forms.of(trainer))
+    step = trainer.program.train.trace(trainer.state_like, batch)
+    program = cost.parse(step.lower().compile().as_text())
+    attention = 2 * 2 * ROWS * LENGTH**2 * WIDTH * LAYERS
+    assert program.complete
+    assert 0 <= flops.of_jaxpr(step.jaxpr) - program.flops <= 3 * attention
+
+
+def test_a_plan_is_of_the_program_that_runs(machine):
+    found = plan.plan(config(parallel__fsdp=4), machine)
+    trainer = Trainer(config(parallel__fsdp=4), mesh=meshes.make(2, 4, machine.devices))
+    state = trainer.init()
+    held = sum(shard.data.nbytes for leaf in jax.tree.leaves((state.trainable, state.optimizer))
+               for shard in leaf.addressable_shards if shard.device == machine.devices[0])  # fmt: skip
+    assert found.memory["parameters that train"] + found.memory["optimizer"] == held
+    assert found.mesh == {"replica": 2, "fsdp": 4} and found.devices == 8 and found.tokens == ROWS * LENGTH
+    assert found.parameters == found.trainable == sum(a.size for a in jax.tree.leaves(trainer.shapes))
+    assert found.fits is None and not found.bounds, "what this machine can do is not known"
+    axes = {exchange.axes for exchange in found.exchanges}
+    assert ("fsdp",) in axes, "parameters are gathered from those who hold them"
+    assert json.loads(json.dumps(tables.as_json(found)))["tokens"] == found.tokens
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_parameters_are_gathered_and_rows_are_not(scan, machine):
+    """No device is given what others compute of their rows, which is larger than any parameter."""
+    trainer = Trainer(config(parallel__fsdp=8, model__scan=scan), mesh=meshes.make(1, 8, machine.devices))
+    batch = trainer.program.placed(forms.of(trainer))
+    program = cost.parse(trainer.program.train.trace(trainer.state_like, batch).lower().compile().as_text())
+    largest = max(4 * a.size // (LAYERS if "blocks" in str(path) else 1)
+                  for path, a in jax.tree_util.tree_leaves_with_path(trainer.shapes))  # fmt: skip
+    assert largest < 4 * ROWS * LENGTH * WIDTH
+    gathered = [one.bytes for one in program.collectives() if one.kind == "all-gather"]
+    assert gathered and max(gathered) <= largest
+
+
+def test_of_copies_gradients_alone_are_exchanged(machine):
+    """All reduced once: as many bytes as there are parameters, and a few sums. (A tied table's two gradients are reduced apart.)"""
+    found = plan.plan(config(model__tied=False), machine)
+    assert {e.kind for e in found.exchanges} == {"all-reduce"}
+    parameters = 4 * found.parameters
+    assert parameters <= sum(e.bytes for e in found.exchanges) <= parameters + 64
+    copied = [line for line in tables.advice(config(), found) if line.startswith("copied")]
+    assert not copied, "none is large"
+
+
+def test_low_rank_updates_of_a_parent_that_is_not_there(machine):
+    made = config(tune__method="lora", parallel__fsdp=8)
+    made.tune.lora.rank = 1
+    found = plan.plan(made, machine, tuned=True)
+    full = plan.plan(config(parallel__fsdp=8), machine)
+    assert found.trainable < found.parameters and found.flops < full.flops
+    assert found.memory["optimizer"] < full.memory["optimizer"] and found.memory["frozen parameters"] > 0
+
+
+def test_what_a_device_can_do_bounds_a_step(machine):
+    """By the formulas, of a made-up chip of two devices."""
+    chip = chips.Chip(("made up",), 2e9, 4e12, 8e9, 2e9)
+    found = plan.plan(config(parallel__fsdp=4), topologies.Topology("made up", machine.devices, 4, chip))
+    assert found.capacity == 1e9 and found.fits
+    assert found.bounds["products"] == pytest.approx(found.flops / 8 / 2e12)
+    received = sum(
+        e.bytes * (2 if e.kind == "all-reduce" else 1) * {("fsdp",): 3 / 4, ("replica",): 1 / 2}.get(e.axes, 7 / 8)
+        for e in found.exchanges
+    )
+    assert found.bounds["exchanges"] == pytest.approx(received / 1e9)
+    assert found.step == max(found.bounds.values())
+    small = topologies.Topology("small", machine.devices, 4, chips.Chip((), 2e5, 1.0, 1.0, 1.0))
+    tight = plan.plan(config(parallel__fsdp=4), small)
+    assert tight.fits is False
+    [said, *_] = tables.advice(config(parallel__fsdp=4), tight)
+    assert "does not fit" in said and "parallel.fsdp=8" in said and "training.micro_batches=2" in said
+
+
+def test_a_search_ranks_what_fits_first(machine, monkeypatch):
+    chip = chips.Chip((), 8e9, 4e12, 8e9, 2e9)
+    made = topologies.Topology("made up", machine.devices[:2], 2, chip)
+    monkeypatch.setattr(search, "REMAT", ("none",))
+    found = search.tried(config(data__batch_size=4), made)
+    assert {(one.settings["parallel.fsdp"], one.settings["training.micro_batches"]) for one in found} == {
+        (1, 1), (1, 2), (2, 1), (2, 2),
+    }  # fmt: skip
+    steps = [one.plan.step for one in found]
+    assert steps == sorted(steps) and search.best(found) is found[0].plan
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("v5:4x4", "did you mean 'v5p'"),
+        ("v5e", "such as v5e:4x4"),
+        ("cpu:0", "such as cpu:8"),
+        ("v5p:4x", "such as v5p:2x2x1"),
+    ],
+)
+def test_names_of_no_topology(name, said):
+    with pytest.raises(UserError, match=said):
+        topologies.parted(name)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"data__batch_size": 12}, "expected a multiple of the 8 devices"),
+        ({"parallel__fsdp": 3}, "there are 8 devices"),
+        ({"model__vocab_size": 0}, "model.vocab_size = 0"),
+    ],
+)
+def test_what_does_not_divide_is_said(changes, said, machine):
+    with pytest.raises(UserError, match=said):
+        plan.plan(config(**changes), machine)
+
+
+def test_chips_are_as_jax_has_them():
+    """Of the versions that both know, to what sources round and measure differently (bandwidth of v5p: 2.46 and 2.77 TB/s)."""
+    from jax.experimental.pallas import tpu
+
+    cores = {"v4": 2, "v5e": 1, "v5p": 2, "v6e": 1, "tpu7x": 2}
+    names = {"v4": "v4", "v5e": "v5e", "v5p": "v5p", "v6e": "v6e", "tpu7x": "7x"}
+    known = {version.value: version for version in tpu.ChipVersion}
+    for name, chip in chips.CHIPS.items():
+        info = tpu.get_tpu_info_for_chip(known[names[name]], 1)
+        for ours, theirs in (
+            (chip.memory, info.hbm_capacity_bytes),
+            (chip.flops, info.bf16_ops_per_second),
+            (chip.bandwidth, info.mem_bw_bytes_per_second),
+        ):
+            assert ours == pytest.approx(cores[name] * theirs, rel=0.15)
