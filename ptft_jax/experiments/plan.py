@@ -55,34 +55,56 @@ class Step:
 
 
 def plan(graph: Graph, store: Store) -> list[Step]:
-    """A step for each node, behind those of its parents.
+    """A step for each node, behind those of its parents. Raises UserError: see `Planner.plan`."""
+    return Planner(store).plan(graph)
 
-    Raises:
-      UserError: anything wrong with the graph, with a config that nothing has to complete, or with data.
-    """
-    identities, steps = Identities(), []
-    first: dict[str, Step] = {}  # of a fingerprint
-    models: dict[str, dict[str, Any] | None] = {}
-    taken: list[pathlib.Path] = []
-    known: dict[str, list[Mapping[str, Any]]] = {}
-    for settings, summary in _known_times(store):
-        known.setdefault(_alike(settings), []).append(summary)
-    for node in graph.ordered():
+
+class Planner:
+    """Plans a graph, and again when that has more nodes: what was planned before stays as it was."""
+
+    def __init__(self, store: Store):
+        self._store, self._identities = store, Identities()
+        self._steps: dict[str, Step] = {}
+        self._first: dict[str, Step] = {}  # of a fingerprint
+        self._models: dict[str, dict[str, Any] | None] = {}
+        self._taken: list[pathlib.Path] = []
+        self._known: dict[str, list[Mapping[str, Any]]] = {}
+        for settings, summary in _known_times(store):
+            self._known.setdefault(_alike(settings), []).append(summary)
+
+    def plan(self, graph: Graph) -> list[Step]:
+        """A step for each node, behind those of its parents.
+
+        Raises:
+          UserError: anything wrong with the graph, with a config that nothing has to complete, or with data.
+        """
+        nodes = graph.ordered()
+        for node in nodes:
+            if node.name not in self._steps:
+                self._steps[node.name] = self._step(node)
+        return [self._steps[node.name] for node in nodes]
+
+    def _step(self, node: Node) -> Step:
         try:
             if node.kind == "run":
-                models[node.name] = _checked(node, models)
-            identity = identities.of(node)
+                self._models[node.name] = _checked(node, self._models)
+            identity = self._identities.of(node)
         except UserError as e:
             raise UserError(f"node {node.name!r}: {e}") from None
-        step = _step(node, identity, store, first.get(identity.fingerprint), taken)
+        step = _step(node, identity, self._store, self._first.get(identity.fingerprint), self._taken)
         if step.action != "cached":
-            _check_steps(node, {other.node.name: other for other in steps})
+            _check_steps(node, self._steps)
         if step.action in ("new", "rerun", "resume"):
-            taken.append(step.folder)
-            step = dataclasses.replace(step, **_expected(step, known))
-        first.setdefault(identity.fingerprint, step)
-        steps.append(step)
-    return steps
+            self._taken.append(step.folder)
+            step = dataclasses.replace(step, **_expected(step, self._known))
+        self._first.setdefault(identity.fingerprint, step)
+        return step
+
+
+def ended(steps: Sequence[Step]) -> dict[str, dict[str, Any]]:
+    """How all nodes have ended, by name, as far as `results.collect` asks for it; none where one is left to be carried out."""
+    kept = {step.node.name: step.kept and step.kept.result for step in steps}
+    return {name: dict(result) for name, result in kept.items() if result} if all(kept.values()) else {}
 
 
 def _checked(node: Node, models: Mapping[str, dict[str, Any] | None]) -> dict[str, Any] | None:
