@@ -144,14 +144,15 @@ def _rates_page(page: Page, results: Mapping[str, Any]) -> None:
         for name in TRADES
         if name in results["best_rate"]
     }
-    page.figure(
-        plots.curves(
-            lines,
-            marks={name: points for name, (points,) in lines.items()},
-            title="Gain against forgetting, over rates",
-            **comparison_page.AXES,
+    if lines:
+        page.figure(
+            plots.curves(
+                lines,
+                marks={name: points for name, (points,) in lines.items()},
+                title="Gain against forgetting, over rates",
+                **comparison_page.AXES,
+            )
         )
-    )
     page.text(
         "Gain (and forgetting) of the first seed, in nats, at each rate that was tried; the best is marked. Diverged: the loss was "
         "not finite at some step."

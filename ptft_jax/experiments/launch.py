@@ -92,7 +92,8 @@ def launch(
                 return []
             steps[:] = planner.plan(graph)
             added = [step for step in steps if step.node.name not in known]
-            for note in (*graph.notes[notes:], f"from what these came to, {plans.totals(added, by.slots)}"):
+            told = [f"from what these came to, {plans.totals(added, by.slots)}"] if plans.left(added) else []
+            for note in (*graph.notes[notes:], *told):
                 reporter.say(note)
             return added
 
