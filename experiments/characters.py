@@ -16,7 +16,8 @@ from typing import Any
 from absl import flags
 
 from ptft_jax.errors import UserError
-from ptft_jax.verbs.command import TERMINATED, launch, prepare_experiment
+from ptft_jax.verbs import scripts
+from ptft_jax.verbs.command import launch, prepare_experiment
 
 RECIPES = ("cpu", "cpu_fast")
 TARGET = 1.88  # nanoGPT's README, on Shakespeare
@@ -25,9 +26,7 @@ TRAIN = 0.9
 
 def define() -> None:
     flags.DEFINE_string("text", "", "The file that is learned.")
-    flags.DEFINE_string("out", "runs/characters", "Folder of the experiment.")
-    flags.DEFINE_integer("seeds", 3, "Runs of each recipe.", lower_bound=1)
-    flags.DEFINE_enum("size", "demo", ["demo", "tiny"], "demo: minutes on two CPU cores; tiny: only to see it run.")
+    scripts.define("runs/characters", "Runs of each recipe.", fewest=1)
 
 
 def main() -> int:
@@ -35,26 +34,30 @@ def main() -> int:
     if not args.text:
         raise UserError("--text is missing: the file that is learned, e.g. --text=input.txt")
     prepare_experiment()
-    from ptft_jax.experiments.graph import Experiment, Interrupted
     from ptft_jax.reporting import plots  # noqa: F401  # needs an extra: said before anything is trained
     from ptft_jax.reporting.progress import Reporter
+    from ptft_jax.runs import places
 
-    reporter = Reporter()
-    experiment = Experiment(args.out, reporter)
-    parted = split(pathlib.Path(args.text), experiment.folder / "text")
-    summaries: dict[str, list[dict[str, Any]]] = {name: [] for name in RECIPES}
-    try:
-        with reporter:
-            experiment.expect(len(RECIPES) * args.seeds)
-            for seed in range(args.seeds):
-                for name in RECIPES:
-                    config = config_of(name, parted, seed, args.size)
-                    summaries[name].append(experiment.run(f"{name}-seed{seed}", config))
-    except Interrupted as e:
-        reporter.say(f"stopped by {e}; the same command continues")
-        return TERMINATED
-    write(experiment, summaries)
+    folder, reporter = places.local(args.out, f"--out={args.out}"), Reporter()
+
+    def declare(data: pathlib.Path) -> Any:
+        return declared(split(pathlib.Path(args.text), data), args.size, args.seeds)
+
+    with scripts.on_data(folder / "text", declare) as graph:
+        done = scripts.carry_out(graph, reporter)
+    write(done, reporter, args.seeds)
     return 0
+
+
+def declared(source: pathlib.Path, size: str, seeds: int) -> Any:
+    """The graph of all runs on a text in two parts."""
+    import ptft_jax as pt
+
+    graph = pt.Graph()
+    for seed in range(seeds):
+        for name in RECIPES:
+            graph.run(f"{name}-seed{seed}", config_of(name, source, seed, size), group=name)
+    return graph
 
 
 def split(text: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
@@ -114,22 +117,21 @@ def results_of(
     return {"target": TARGET, "recipes": recipes}
 
 
-def write(experiment: Any, summaries: dict[str, list[dict[str, Any]]]) -> None:
+def write(done: scripts.Carried, reporter: Any, seeds: int) -> None:
     """results.json, report.html, and the table on the terminal."""
     from ptft_jax.reporting import plots
     from ptft_jax.reporting.page import Page
     from ptft_jax.runs.files import write_json
     from ptft_jax.runs.workdir import Workdir
 
+    names = {name: [f"{name}-seed{seed}" for seed in range(seeds)] for name in RECIPES}
+    summaries = {name: [done.finished(run) for run in runs] for name, runs in names.items()}
     curves = {
-        name: [
-            curve(run, Workdir(experiment.workdir(f"{name}-seed{seed}")).read_metrics())
-            for seed, run in enumerate(runs)
-        ]
-        for name, runs in summaries.items()
+        name: [curve(done.finished(run), Workdir(done.place(run)).read_metrics()) for run in runs]
+        for name, runs in names.items()
     }
     results = results_of(summaries, curves)
-    write_json(experiment.folder / "results.json", results)
+    write_json(done.folder / "results.json", results)
     rows = [
         {
             "recipe": name,
@@ -140,7 +142,7 @@ def write(experiment: Any, summaries: dict[str, list[dict[str, Any]]]) -> None:
         }
         for name, found in results["recipes"].items()
     ]
-    experiment.reporter.table(f"validation loss {TARGET}", rows)
+    reporter.table(f"validation loss {TARGET}", rows)
     page = Page(
         "Characters", f"Two recipes on the way to a validation loss of {TARGET}, which nanoGPT's has after 2,000 steps."
     )
@@ -150,7 +152,7 @@ def write(experiment: Any, summaries: dict[str, list[dict[str, Any]]]) -> None:
             curves, title="Validation loss", x="seconds of training", y="nats per character", level=("nanoGPT", TARGET)
         )
     )
-    page.write(experiment.folder / "report.html", str(experiment.folder))
+    page.write(done.folder / "report.html", str(done.folder))
 
 
 if __name__ == "__main__":

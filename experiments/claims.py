@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from ptft_jax.verbs import scripts
+
 HOLDS, FAILS, UNSHOWN = "holds", "does not hold", "not shown"
 SPREADS = 3  # an effect of fewer standard deviations over seeds may be chance
 
@@ -79,9 +81,7 @@ def rows_of(labels: Mapping[str, str], measured: Measured) -> list[dict[str, str
 
 def define(out: str, runs: str) -> None:
     """The flags of an experiment; `runs`: what of each way is repeated with every seed."""
-    flags.DEFINE_string("out", out, "Folder of the experiment.")
-    flags.DEFINE_integer("seeds", 3, f"Runs of each way, {runs} included.", lower_bound=2)
-    flags.DEFINE_enum("size", "demo", ["demo", "tiny"], "demo: minutes on two CPU cores; tiny: only to see it run.")
+    scripts.define(out, f"Runs of each way, {runs} included.")
 
 
 def main(
@@ -100,21 +100,14 @@ def main(
       declared: gives the graph, of (the folder for its data, the size, seeds).
       claims: gives the rows of `claim`.
     """
-    from ptft_jax.experiments.scheduler import Stopped
     from ptft_jax.reporting import plots  # noqa: F401  # needs an extra: said before anything is trained
     from ptft_jax.reporting.progress import Reporter
     from ptft_jax.runs import places
 
     args = flags.FLAGS
     folder, reporter = places.local(args.out, f"--out={args.out}"), Reporter()
-    try:
-        with reporter:
-            found = carried_out(declared(folder / "data", args.size, args.seeds), folder, reporter)
-    except Stopped as e:
-        reporter.say(f"{e}; the same command continues")
-        return e.status
-    if found is None:
-        return 1
+    with scripts.on_data(folder / "data", lambda data: declared(data, args.size, args.seeds)) as graph:
+        found = carried_out(graph, folder, reporter)
     measured = by_seed(found, tuple(labels), names, args.seeds)
     seconds = sum(row["seconds"] for row in found.values() if "seconds" in row)
     said = lead.format(seeds=args.seeds)
@@ -122,31 +115,17 @@ def main(
     return 0
 
 
-def carried_out(graph: Any, folder: pathlib.Path, reporter: Any) -> dict[str, dict[str, Any]] | None:
-    """The figures of each node of a graph, by name, and its "folder": of a run those at its end, and its "seconds"; None where some node came to none, which is
-    said. (A graph's own table has runs at their best step; a claim about what training does chooses no step by what it measures.)
-
-    Raises:
-      UserError: anything wrong with the graph.
-      Stopped: it was asked to leave; the same call continues.
-    """
+def carried_out(graph: Any, folder: pathlib.Path, reporter: Any) -> dict[str, dict[str, Any]]:
+    """The figures of each node of a graph, by name, and its "folder": of a run those at its end, and its "seconds". (A graph's own table has runs
+    at their best step; a claim about what training does chooses no step by what it measures.) Raises as `scripts.carry_out`."""
     from ptft_jax.experiments import results
-    from ptft_jax.experiments.launch import executor, launch
     from ptft_jax.runs.files import read_json
-    from ptft_jax.runs.workdir import Workdir
 
-    outcomes = launch(graph, folder, by=executor("inline", 1), reporter=reporter)
-    missing = {name: outcome for name, outcome in outcomes.items() if outcome["status"] != "finished"}
-    for name, outcome in missing.items():
-        reporter.say(f"{name} {outcome['status']}: {outcome['message']}")
-    if missing:
-        return None
-    found = {}
+    done, found = scripts.carry_out(graph, reporter), {}
     for row in read_json(folder / f"{results.SUMMARY}.json")["nodes"]:
-        place = folder / outcomes[row["name"]]["folder"]
-        run = Workdir(place).read_summary() if row["kind"] == "run" else None
+        run = done.finished(row["name"]) if row["kind"] == "run" else None
         figures = results.metrics(row) if run is None else {**run["last"], "seconds": run["seconds"]}
-        found[row["name"]] = {**figures, "folder": str(place)}
+        found[row["name"]] = {**figures, "folder": str(done.place(row["name"]))}
     return found
 
 
@@ -175,7 +154,6 @@ def write(
     seconds: float,
 ) -> None:
     """results.json, report.html and report.md, and the tables on the terminal. `seconds`: of all runs."""
-    from experiments.transfer_report import footer
     from ptft_jax import environment
     from ptft_jax.experiments.results import markdown
     from ptft_jax.reporting import plots
@@ -201,7 +179,7 @@ def write(
     page.table(list(claims), prose=True)
     for what in next(iter(measured.values())):
         page.figure(plots.dots({labels[way]: row[what] for way, row in measured.items()}, title=what, x="each seed"))
-    page.write(folder / "report.html", footer(results))
+    page.write(folder / "report.html", scripts.footer(results))
     reporter.table("measured", table)
     reporter.table("claims", list(claims))
     print(f"report: {folder / 'report.html'}")

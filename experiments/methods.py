@@ -15,16 +15,13 @@ from __future__ import annotations
 from absl import flags
 
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.verbs.command import TERMINATED, launch, prepare_experiment
+from ptft_jax.verbs import scripts
+from ptft_jax.verbs.command import launch, prepare_experiment
 
 
 def define() -> None:
-    flags.DEFINE_string("out", "runs/methods", "Folder of the experiment.")
-    flags.DEFINE_integer("seeds", 3, "Runs of each way at its best rate.", lower_bound=2)
+    scripts.define("runs/methods", "Runs of each way at its best rate.", takes="under an hour")
     flags.DEFINE_list("ways", [], "Only these, by name; all where none are given.")
-    flags.DEFINE_enum(
-        "size", "demo", ["demo", "tiny"], "demo: under an hour on two CPU cores; tiny: only to see it run."
-    )
 
 
 def main() -> int:
@@ -32,22 +29,15 @@ def main() -> int:
     prepare_experiment()
     from experiments import methods_report
     from experiments.methods_runs import ways
-    from experiments.methods_sweep import Runs
-    from ptft_jax.experiments.graph import Experiment, Interrupted
+    from experiments.methods_sweep import Sweep
     from ptft_jax.reporting.progress import Reporter
 
     chosen = {name: ways()[_known(name, ways())] for name in args.ways or ways()}
-    reporter = Reporter()
-    experiment = Experiment(args.out, reporter)
-    try:
-        with reporter:
-            runs = Runs(experiment, chosen, size=args.size, seeds=args.seeds)
-            base = runs.base()
-            tried = {name: runs.tried(name) for name in chosen}
-    except Interrupted as e:
-        reporter.say(f"stopped by {e}; the same command continues")
-        return TERMINATED
-    methods_report.write(experiment, chosen, base, tried, seeds=args.seeds)
+    sweep, reporter = Sweep(chosen, size=args.size, seeds=args.seeds), Reporter()
+    done = scripts.carry_out(sweep.graph, reporter, may_diverge=True)
+    tried = {name: sweep.tried(name, done) for name in chosen}
+    averages = sweep.averages(done, tried["full"]) if "full" in tried else {}
+    methods_report.write(done, reporter, chosen, done.finished("base"), tried, averages, seeds=args.seeds)
     return 0
 
 

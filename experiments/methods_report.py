@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import shutil
 import statistics
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.methods_claims import claims, measured
 from experiments.methods_runs import Way, name_of
-from experiments.methods_sweep import Summary, Tried
-from experiments.transfer_report import footer
+from experiments.methods_sweep import TOGETHER, Summary, Tried
 from ptft_jax import environment
-from ptft_jax.combining.combine import combine
 from ptft_jax.errors import UserError
-from ptft_jax.evaluation.standalone import evaluate
-from ptft_jax.experiments.graph import Experiment
 from ptft_jax.reporting import comparison, comparison_page, plots
 from ptft_jax.reporting.comparison import Group
 from ptft_jax.reporting.page import Page
+from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.files import write_json
-from ptft_jax.runs.loading import load
+from ptft_jax.verbs.scripts import Carried, footer
 
-ALPHAS = "0,0.1,...,1"
-TOGETHER = {"soup": {}, "greedy_soup": {}, "ties": {"density": 0.5}, "dare_linear": {"density": 0.5}}
 _COLUMNS = tuple(name for name in comparison.COLUMNS if name not in ("trainable_bytes", "equal_gain"))
 _NARROW = ("gain", "forgetting", "trainable")  # of a terminal
 # Whose lines over rates are drawn: more could not be told apart.
@@ -33,9 +27,20 @@ TRADES = ("full", "LoRA", "last block", "L2-SP", "EWC", "distillation", "replay 
 
 
 def write(
-    experiment: Experiment, ways: Mapping[str, Way], base: Summary, tried: Mapping[str, Tried], *, seeds: int
+    done: Carried,
+    reporter: Reporter,
+    ways: Mapping[str, Way],
+    base: Summary,
+    tried: Mapping[str, Tried],
+    averages: Mapping[str, Any],
+    *,
+    seeds: int,
 ) -> None:
-    """Writes both files, measuring averages of weights first; prints the table and the report's path.
+    """Writes both files; prints the table and the report's path.
+
+    Args:
+      base: the summary of the pre-trained model's run.
+      averages: as of `experiments.methods_sweep.Sweep.averages`.
 
     Raises:
       UserError: every run of every way diverged.
@@ -44,11 +49,9 @@ def write(
     if not best:
         raise UserError(f"nothing to report: the loss is not finite at any rate of {', '.join(tried)}")
     folders = {
-        name: [experiment.workdir(name_of(name, rate, seed)) for seed in tried[name].finite]
-        for name, rate in best.items()
+        name: [done.place(name_of(name, rate, seed)) for seed in tried[name].finite] for name, rate in best.items()
     }
     groups = _groups(folders)
-    averages = _averages(experiment, folders["full"]) if "full" in folders else {}
     runs = {name_of(name, *which): summary for name, one in tried.items() for which, summary in one.runs.items()}
     results = {
         "seeds": seeds,
@@ -67,13 +70,13 @@ def write(
         "environment": environment.describe(),
     }
     results["claims"] = claims(results)
-    write_json(experiment.folder / "results.json", results)
-    path = experiment.folder / "report.html"
+    write_json(done.folder / "results.json", results)
+    path = done.folder / "report.html"
     _page(groups, ways, results).write(path, footer=footer(results))
-    experiment.reporter.table("what each way gained and forgot, at its best rate", _table(groups, best, _NARROW))
+    reporter.table("what each way gained and forgot, at its best rate", _table(groups, best, _NARROW))
     for line in _missing(results):
-        experiment.reporter.say(line)
-    experiment.reporter.table("published comparisons", results["claims"])
+        reporter.say(line)
+    reporter.table("published comparisons", results["claims"])
     print(f"report: {path}")
 
 
@@ -90,35 +93,6 @@ def _outcome(summary: Summary | None) -> dict[str, Any]:
         return {"diverged": True}
     transfer = summary["transfer"]
     return {"gain": transfer["target"]["gain"], "forgetting": transfer["source"]["forgetting"]}
-
-
-def _averages(experiment: Experiment, full: list[pathlib.Path]) -> dict[str, Any]:
-    """Of full fine-tuning: the line from the parent to the first seed's run (WiSE-FT), and what all seeds' runs make together,
-    where there are several."""
-    folder = experiment.folder / "combined"
-    shutil.rmtree(folder, ignore_errors=True)  # made again from the runs, in seconds
-    curve = combine("interpolate", [f"{full[0]}@best"], folder / "wise", curve=ALPHAS, rule="sum")
-    every = [f"{run}@best" for run in full]
-    mean = {"dare_linear": {"weights": [1 / len(every)] * len(every)}}  # the others take a mean anyway
-    together = TOGETHER if len(every) > 1 else {}
-    for method, options in together.items():
-        combine(method, every, folder / method, **options, **mean.get(method, {}))
-    config = load(str(full[0])).source.config
-    reading = {"tokens": config.eval.tokens, "length": config.data.length}
-
-    def losses(reference: str) -> dict[str, float]:
-        model = load(reference)
-        sources = {"target": config.data.source, "source": "shakespeare:general"}
-        return {name: evaluate(model, source, "validation", **reading)["nll"] for name, source in sources.items()}
-
-    return {
-        "wise": [
-            {"alpha": row["alpha"], "target": row["validation/nll"], "source": row["source/nll"]}
-            for row in curve["curve"]
-        ],
-        **{method: losses(str(folder / method)) for method in together},
-        "members": [losses(run) for run in every],
-    }
 
 
 def _table(groups: list[Group], best: Mapping[str, float], columns: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -170,14 +144,15 @@ def _rates_page(page: Page, results: Mapping[str, Any]) -> None:
         for name in TRADES
         if name in results["best_rate"]
     }
-    page.figure(
-        plots.curves(
-            lines,
-            marks={name: points for name, (points,) in lines.items()},
-            title="Gain against forgetting, over rates",
-            **comparison_page.AXES,
+    if lines:
+        page.figure(
+            plots.curves(
+                lines,
+                marks={name: points for name, (points,) in lines.items()},
+                title="Gain against forgetting, over rates",
+                **comparison_page.AXES,
+            )
         )
-    )
     page.text(
         "Gain (and forgetting) of the first seed, in nats, at each rate that was tried; the best is marked. Diverged: the loss was "
         "not finite at some step."

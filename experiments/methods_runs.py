@@ -112,13 +112,18 @@ def ways() -> dict[str, Way]:
     }
 
 
+def group_of(way: str) -> str:
+    """What the names of a way's runs begin with."""
+    return re.sub(r"[^a-z0-9+]+", "_", way.lower()).strip("_")
+
+
 def name_of(way: str, rate: float, seed: int) -> str:
     """The folder of a run."""
-    return f"{re.sub(r'[^a-z0-9+]+', '_', way.lower()).strip('_')}-{rate:g}-seed{seed}"
+    return f"{group_of(way)}-{rate:g}-seed{seed}"
 
 
 def tune_config(size: str, base: str, way: Way, rate: float, seed: int) -> Config:
-    """Fine-tuning on a few modules of Python code, which is far from what the base knows."""
+    """Fine-tuning on a few modules of Python code, which is far from what the base knows. `base`: the reference to its run."""
     config = transfer_runs.tune_config(size, base, "code", "full", seed)
     # Short enough for what prompts and prefixes place before a row.
     config.data.update(source=TARGET, train_tokens=0, length=config.data.length - POSITIONS)

@@ -1,19 +1,24 @@
-"""How the runs of `experiments.methods` are carried out: a sweep over rates for each way, and seeds at its best one."""
+"""How `experiments.methods` goes on from what came out: other rates for each way, seeds at its best one, and averages of weights."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ptft_jax as pt
 from experiments import transfer_runs
-from experiments.methods_runs import LADDER, Way, name_of, tune_config
-from ptft_jax.experiments.graph import Experiment
-from ptft_jax.training.loop import NonFinite
+from experiments.methods_runs import LADDER, TARGET, Way, group_of, name_of, tune_config
+from ptft_jax.experiments.store import RESULTS
+from ptft_jax.verbs.scripts import Carried
 
 Summary = Mapping[str, Any]
+ALPHAS = "0,0.1,...,1"
+TOGETHER: Mapping[str, Mapping[str, Any]] = {
+    "soup": {}, "greedy_soup": {}, "ties": {"density": 0.5}, "dare_linear": {"density": 0.5},
+}  # fmt: skip
+MEASURED = {"target": TARGET, "source": "shakespeare:general"}  # what averages are measured on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,75 +47,120 @@ class Tried:
         return [seed for seed, summary in enumerate(self.seeds) if summary is not None]
 
 
-def sweep(run: Callable[[float, int], Summary | None], rates: Iterable[float], seeds: int) -> Tried:
-    """Tries a way at these rates and at those that `next_rate` adds, then with the other seeds at the best.
+class Sweep:
+    """The graph of the base and the runs of some ways, which grows by what came out."""
 
-    Args:
-      run: (rate, seed) -> the summary of that run, None where it diverged.
-    """
-    tried = {rate: run(rate, 0) for rate in rates}
-    while (beyond := next_rate(_losses(tried))) is not None:
-        tried[beyond] = run(beyond, 0)
-    best = _least(_losses(tried))
-    if tried[best] is None:
-        return Tried(tried, None, ())
-    return Tried(tried, best, (tried[best], *(run(best, seed) for seed in range(1, seeds))))
+    def __init__(self, ways: Mapping[str, Way], *, size: str, seeds: int):
+        self._ways, self._size, self._seeds = ways, size, seeds
+        self.graph = pt.Graph()
+        self._base = self.graph.run("base", transfer_runs.base_config(size))
+        self._runs: dict[str, list[tuple[float, int]]] = {name: [] for name in ways}  # (rate, seed), as declared
+        for name, way in ways.items():
+            for rate in way.rates:
+                self._declare(name, rate, 0)
+        self.graph.then(self._more)
+
+    def _more(self, graph: pt.Graph, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Declares the runs that are wanted next, of what all before came to. A way of which a run failed ends there."""
+        ended = {row["name"]: row for row in rows}
+        for name, runs in self._runs.items():
+            found = {run: ended[name_of(name, *run)] for run in runs}
+            if any(row["status"] not in RESULTS for row in found.values()):
+                continue
+            losses = {run: _loss(row) for run, row in found.items()}
+            further = wanted(losses, self._seeds)
+            for rate, seed in further:
+                self._declare(name, rate, seed)
+            if name == "full" and not further and "wise" not in graph.nodes:
+                best = least({rate: loss for (rate, seed), loss in losses.items() if seed == 0})
+                self._average(
+                    best, [seed for seed in range(self._seeds) if losses.get((best, seed), math.inf) < math.inf]
+                )
+
+    def _declare(self, name: str, rate: float, seed: int) -> None:
+        config = tune_config(self._size, self._base, self._ways[name], rate, seed)
+        point = {"optimizer.learning_rate": rate}
+        self.graph.run(name_of(name, rate, seed), config, group=group_of(name), point=point)
+        self._runs[name].append((rate, seed))
+
+    def _average(self, rate: float, seeds: Sequence[int]) -> None:
+        """Of full fine-tuning: the line from the parent to the first seed's run (WiSE-FT), and what all seeds' runs make together,
+        where there are several."""
+        runs = [name_of("full", rate, seed) for seed in seeds]
+        if not runs:
+            return
+        self.graph.merge("wise", "interpolate", [f"node:{runs[0]}@best"], curve=ALPHAS, rule="sum")
+        mean = {"dare_linear": {"weights": [1 / len(runs)] * len(runs)}}  # the others take a mean anyway
+        made = TOGETHER if len(runs) > 1 else {}
+        for method, options in made.items():
+            self.graph.merge(method, method, [f"node:{run}@best" for run in runs], **options, **mean.get(method, {}))
+        config = tune_config(self._size, self._base, self._ways["full"], rate, 0)
+        reading = {"tokens": config.eval.tokens, "length": config.data.length}
+        for name in (*made, *runs):
+            for what, source in MEASURED.items():
+                self.graph.evaluation(f"{name}-{what}", name, source, "validation", **reading)
+
+    def tried(self, name: str, done: Carried) -> Tried:
+        """What the runs of a way came to."""
+        found = {run: _finite(done.summary(name_of(name, *run))) for run in self._runs[name]}
+        rates = {rate: summary for (rate, seed), summary in found.items() if seed == 0}
+        best = least({rate: math.inf if s is None else s["after"]["validation/nll"] for rate, s in rates.items()})
+        if rates[best] is None:
+            return Tried(rates, None, ())
+        return Tried(rates, best, tuple(found[best, seed] for seed in range(self._seeds)))
+
+    def averages(self, done: Carried, full: Tried) -> dict[str, Any]:
+        """What was measured of averages, in nats per token: "wise" {"alpha", "target", "source"} at each point, the methods of `TOGETHER`, and
+        "members", the seeds' runs alone."""
+        if full.best is None:
+            return {}
+        runs = [name_of("full", full.best, seed) for seed in full.finite]
+
+        def losses(name: str) -> dict[str, float]:
+            return {what: done.values(f"{name}-{what}")["nll"] for what in MEASURED}
+
+        return {
+            "wise": [
+                {"alpha": row["alpha"], "target": row["validation/nll"], "source": row["source/nll"]}
+                for row in done.recipe("wise")["curve"]
+            ],
+            **{method: losses(method) for method in TOGETHER if len(runs) > 1},
+            "members": [losses(run) for run in runs],
+        }
+
+
+def wanted(losses: Mapping[tuple[float, int], float], seeds: int) -> list[tuple[float, int]]:
+    """What a way is to be tried at next, (rate, seed), of the losses so far: the rates that `next_rate` adds, then the other seeds at
+    the best; none where that is all."""
+    first = {rate: loss for (rate, seed), loss in losses.items() if seed == 0}
+    if (beyond := next_rate(first)) is not None:
+        return [(beyond, 0)]
+    best = least(first)
+    if math.isinf(first[best]):
+        return []
+    return [(best, seed) for seed in range(1, seeds) if (best, seed) not in losses]
 
 
 def next_rate(losses: Mapping[float, float]) -> float | None:
     """The step of LADDER beside the rate of the least loss that was not tried, None where both were. An infinite loss is
     that of a run that diverged; where all did, lower rates are tried down to the end."""
-    best = LADDER.index(_least(losses))
+    best = LADDER.index(least(losses))
     for beside in (best - 1, best + 1):
         if 0 <= beside < len(LADDER) and LADDER[beside] not in losses:
             return LADDER[beside]
     return None
 
 
-def _losses(tried: Mapping[float, Summary | None]) -> dict[float, float]:
-    return {rate: math.inf if s is None else s["after"]["validation/nll"] for rate, s in tried.items()}
-
-
-def _least(losses: Mapping[float, float]) -> float:
+def least(losses: Mapping[float, float]) -> float:
     """The rate of the least loss, of equals the lowest."""
     return min(losses, key=lambda rate: (losses[rate], rate))
 
 
-class Runs:
-    """Carries out the base and the runs of the ways, one after the other. A way's run that diverges ends nothing but itself."""
+def _loss(row: Mapping[str, Any]) -> float:
+    """Of a run that ended, on validation data; infinite where it is not finite."""
+    loss = row["result"]["after"]["validation/nll"] if row["status"] == "finished" else math.inf
+    return loss if math.isfinite(loss) else math.inf
 
-    def __init__(self, experiment: Experiment, ways: Mapping[str, Way], *, size: str, seeds: int):
-        self._experiment, self._ways, self._size, self._seeds = experiment, ways, size, seeds
-        self._expected = 0
-        self._expect(1 + sum(len(way.rates) + seeds - 1 for way in ways.values()))
 
-    def base(self) -> Summary:
-        """The summary of the pre-trained model's run, which all others start from."""
-        return self._experiment.run("base", transfer_runs.base_config(self._size))
-
-    def tried(self, name: str) -> Tried:
-        """The sweep of a way."""
-        found = sweep(functools.partial(self._run, name), self._ways[name].rates, self._seeds)
-        if found.best is None:
-            self._expect(1 - self._seeds)
-            self._experiment.reporter.say(f"{name}: left out, as its loss is not finite at any rate")
-        return found
-
-    def _run(self, name: str, rate: float, seed: int) -> Summary | None:
-        if seed == 0 and rate not in self._ways[name].rates:
-            self._expect(1)
-        folder = name_of(name, rate, seed)
-        base = str(self._experiment.workdir("base"))
-        config = tune_config(self._size, base, self._ways[name], rate, seed)
-        try:
-            summary = self._experiment.run(folder, config)
-        except NonFinite as e:
-            self._expect(-1)
-            self._experiment.reporter.say(f"{folder} diverged: {e}")
-            return None
-        return summary if math.isfinite(summary["after"]["validation/nll"]) else None
-
-    def _expect(self, more: int) -> None:
-        """Shows that so many more runs are to come, or fewer."""
-        self._expected += more
-        self._experiment.expect(self._expected)
+def _finite(summary: Summary | None) -> Summary | None:
+    return summary if summary is not None and math.isfinite(summary["after"]["validation/nll"]) else None

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
 from typing import Any
 
-from experiments.transfer_runs import DANGERS, METHODS, TARGETS, TOO_HIGH, seeds_of
+from experiments.transfer_runs import METHODS, TARGETS, TOO_HIGH, kinds_of, name_of, seeds_of
 from ptft_jax import environment
-from ptft_jax.experiments.graph import Experiment
 from ptft_jax.reporting import plots
 from ptft_jax.reporting.page import Page
+from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.files import write_json
 from ptft_jax.runs.workdir import Workdir
+from ptft_jax.verbs.scripts import Carried, footer
 
 LABELS = {
     "scratch": "from scratch",
@@ -28,29 +28,29 @@ LABELS = {
 _TERMINAL = ("method", "test after", "forgetting", "trainable", "seconds")
 
 
-def write(experiment: Experiment, summaries: dict[str, dict[str, Any]], *, seeds: int) -> None:
+def write(done: Carried, reporter: Reporter, *, seeds: int) -> None:
     """Writes both files and prints the table and the report's path."""
-    results = collect(experiment, summaries, seeds)
-    write_json(experiment.folder / "results.json", results)
-    path = experiment.folder / "report.html"
-    _page(experiment, results).write(path, footer=footer(results))
+    results = collect(done, seeds)
+    write_json(done.folder / "results.json", results)
+    path = done.folder / "report.html"
+    _page(results).write(path, footer=footer(results))
     for target in TARGETS:
         rows = [{k: v for k, v in _row(r).items() if k in _TERMINAL} for r in results["targets"][target]]
-        experiment.reporter.table(f"{target}: nats per token on a held-out text", rows)
-    experiment.reporter.table("claims", [{k: _flat(v) for k, v in c.items()} for c in results["claims"]])
+        reporter.table(f"{target}: nats per token on a held-out text", rows)
+    reporter.table("claims", [{k: _flat(v) for k, v in c.items()} for c in results["claims"]])
     print(f"report: {path}")
 
 
-def collect(experiment: Experiment, summaries: dict[str, dict[str, Any]], seeds: int) -> dict[str, Any]:
+def collect(done: Carried, seeds: int) -> dict[str, Any]:
     """Every figure of the report. Lists hold one value per seed; losses are nats per token."""
+    summaries = {name: done.finished(name) for name in done.outcomes}
     base = summaries["base"]
     learned = base["before"]["validation/nll"] - base["after"]["validation/nll"]
     targets: dict[str, list[dict[str, Any]]] = {}
     for target in TARGETS:
-        kinds = METHODS + (DANGERS if target == "roses" else ())
-        names = {kind: [f"{target}-{kind}-seed{s}" for s in seeds_of(target, seeds)] for kind in kinds}
+        names = {kind: [name_of(target, kind, s) for s in seeds_of(target, seeds)] for kind in kinds_of(target)}
         targets[target] = [_figures(target, k, [summaries[n] for n in row], learned) for k, row in names.items()]
-    curves = {name: Workdir(experiment.workdir(name)).read_metrics() for name in summaries}
+    curves = {name: Workdir(done.place(name)).read_metrics() for name in summaries}
     results = {
         "seeds": seeds,
         "base": {**base, "learned_nats": learned},
@@ -59,7 +59,7 @@ def collect(experiment: Experiment, summaries: dict[str, dict[str, Any]], seeds:
         "pretraining": [
             {k: r[k] for k in ("step", "loss")} for r in curves["base"] if r["kind"] == "train" and r["step"] % 20 == 0
         ],
-        "samples": _samples(experiment, summaries),
+        "samples": _samples(done),
         "seconds": sum(s["seconds"] for s in summaries.values()),
         "environment": environment.describe(),
     }
@@ -101,12 +101,12 @@ def _figures(target: str, method: str, rows: list[dict[str, Any]], learned: floa
     return out
 
 
-def _samples(experiment: Experiment, summaries: dict[str, Any]) -> list[dict[str, Any]]:
+def _samples(done: Carried) -> list[dict[str, Any]]:
     """Before and after, for one seed of each target and method."""
     out = []
-    for name in summaries:
+    for name in done.outcomes:
         if name.endswith("-seed0") and "scratch" not in name:
-            rows = Workdir(experiment.workdir(name)).read_samples()
+            rows = Workdir(done.place(name)).read_samples()
             before = [r for r in rows if r["step"] == 0 and not r.get("selected")]
             after = [r for r in rows if r.get("selected")]
             out.append(
@@ -137,7 +137,7 @@ def claims(results: dict[str, Any]) -> list[dict[str, Any]]:
             )
         )
     best = statistics.mean(near_scratch["validation"])
-    names = [f"roses-full-seed{s}" for s in seeds_of("roses", results["seeds"])]
+    names = [name_of("roses", "full", s) for s in seeds_of("roses", results["seeds"])]
     reached = statistics.mean(_first_below(results["curves"][n], best) for n in names) * near_full["tokens_per_step"]
     needed = statistics.mean(near_scratch["best_step"]) * near_scratch["tokens_per_step"]
     rows.append(
@@ -218,7 +218,7 @@ def _flat(value: Any) -> Any:
     return ("yes" if value else "no") if isinstance(value, bool) else value
 
 
-def _page(experiment: Experiment, results: dict[str, Any]) -> Page:
+def _page(results: dict[str, Any]) -> Page:
     base, seeds = results["base"], results["seeds"]
     page = Page(
         "What pre-training buys, and what fine-tuning costs",
@@ -305,20 +305,8 @@ def _curves(results: dict[str, Any], target: str, figures: list[dict[str, Any]],
     """{label: a line a seed} of a metric, of the methods that have it."""
     groups = {}
     for f in figures:
-        runs = [f"{target}-{f['method']}-seed{s}" for s in seeds_of(target, results["seeds"])]
+        runs = [name_of(target, f["method"], s) for s in seeds_of(target, results["seeds"])]
         lines = [[(r["step"], r[name]) for r in results["curves"][run] if name in r] for run in runs]
         if all(lines):
             groups[LABELS[f["method"]]] = lines
     return groups
-
-
-def footer(results: Mapping[str, Any]) -> str:
-    """What the figures were made with, of results with "environment" and "seconds"."""
-    e = results["environment"]
-    packages = ", ".join(
-        f"{k} {v}" for k, v in e["packages"].items() if k in ("jax", "flax", "optax", "orbax-checkpoint")
-    )
-    return (
-        f"ptft_jax {e['ptft_jax']} {e['revision'][:12]}, Python {e['python']}, {packages}, on {', '.join(e['devices'])}; all runs "
-        f"together {results['seconds']:.0f} s. Every figure is in results.json beside this file."
-    )

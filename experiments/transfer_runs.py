@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ptft_jax as pt
 
 TARGETS = {"roses": "shakespeare:roses", "code": "stdlib:code"}
@@ -17,6 +19,28 @@ def seeds_of(target: str, seeds: int) -> range:
     return range(seeds if target == "roses" else seeds - 1)
 
 
+def kinds_of(target: str) -> tuple[str, ...]:
+    """The kinds of a target's runs."""
+    return METHODS + (DANGERS if target == "roses" else ())
+
+
+def name_of(target: str, kind: str, seed: int) -> str:
+    """The folder of a run."""
+    return f"{target}-{kind}-seed{seed}"
+
+
+def declared(size: str, seeds: int) -> Any:
+    """The graph of all runs."""
+    graph = pt.Graph()
+    base = graph.run("base", base_config(size))
+    for target in TARGETS:
+        for kind in kinds_of(target):
+            for seed in seeds_of(target, seeds):
+                config = tune_config(size, base, target, kind, seed)
+                graph.run(name_of(target, kind, seed), config, group=f"{target}-{kind}")
+    return graph
+
+
 def base_config(size: str):
     """Pre-training: general text, once over."""
     config = pt.recipe(f"pretrain/shakespeare:{'small' if size == 'demo' else 'tiny'}")
@@ -29,7 +53,7 @@ def base_config(size: str):
 
 
 def tune_config(size: str, base: str, target: str, kind: str, seed: int):
-    """The second stage: 30,000 tokens of a target, by a method, or with one of the dangers."""
+    """The second stage: 30,000 tokens of a target, by a method, or with one of the dangers. `base`: the reference to the first."""
     config = pt.recipe(f"finetune/shakespeare:{kind if kind in ('frozen', 'lora') else 'full'}")
     demo = size == "demo"
     steps = {"scratch": 160, "too_high": 20}.get(kind, 40) if demo else 8

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 from ptft_jax import config as configs
@@ -34,8 +33,8 @@ class Experiment:
         self.reporter.finish(self._bar)
         self._bar = self.reporter.start(self.folder.name, total, self._done)
 
-    def run(self, name: str, config: configs.Config, hooks: Sequence[Any] = ()) -> dict[str, Any]:
-        """The summary of the run, which is carried out only if it has not been, with these hooks (`ptft_jax.training.hooks`).
+    def run(self, name: str, config: configs.Config) -> dict[str, Any]:
+        """The summary of the run, which is carried out only if it has not been.
 
         Raises:
           UserError: anything wrong with the config.
@@ -51,7 +50,7 @@ class Experiment:
             self.reporter.say(f"{workdir} was made with another config or parent: moved to {aside.name}")
         summary = here.read_summary() if here.is_run else None
         if summary is None:
-            summary = assembly.train(config, workdir, reporter=self.reporter, hooks=hooks)
+            summary = assembly.train(config, workdir, reporter=self.reporter)
         if not summary["finished"]:
             raise Interrupted(summary["reason"])
         self._done += 1

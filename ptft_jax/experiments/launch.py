@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax.errors import UserError, nearest
@@ -43,8 +43,12 @@ def executor(name: str, slots: int, **options: Any) -> Executor:
 
 
 def look(graph: Graph, out: str | pathlib.Path, reuse: Sequence[str | pathlib.Path] = ()) -> list[plans.Step]:
-    """What `launch` would do, which writes nothing. Raises UserError."""
-    return plans.plan(graph, Store(out, reuse))
+    """What `launch` would do, which writes nothing: of what follows from results, as far as these are there. Raises UserError."""
+    planner = plans.Planner(Store(out, reuse))
+    steps = planner.plan(graph)
+    while graph.grows and (ended := plans.ended(steps)) and graph.grow(results.collect(steps, ended)):
+        steps = planner.plan(graph)
+    return steps
 
 
 def launch(
@@ -55,6 +59,7 @@ def launch(
     reuse: Sequence[str | pathlib.Path] = (),
     retries: int = 2,
     reporter: Reporter | None = None,
+    show: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Carries out what of a graph is not there yet, and writes summary.json, table.csv and table.md into `out`.
 
@@ -62,6 +67,7 @@ def launch(
       by: what it is carried out by (`executor`).
       reuse: folders of other experiments, whose finished nodes are taken.
       retries: see `Scheduler`.
+      show: whether the table is shown, too.
 
     Returns:
       How each node ended, see `Scheduler.carry_out`.
@@ -74,10 +80,25 @@ def launch(
     folder = Store(out, reuse).folder
     with lease.owned(folder, reporter.say, "--out"):
         store = Store(out, reuse)  # with what another launch did before it left
-        steps = plans.plan(graph, store)
+        planner = plans.Planner(store)
+        steps = planner.plan(graph)
         for note in (*graph.notes, plans.totals(steps, by.slots)):
             reporter.say(note)
-        outcomes = Scheduler(steps, store, by, reporter, retries).carry_out()
+
+        def further(outcomes: Mapping[str, Mapping[str, Any]]) -> list[plans.Step]:
+            """Steps that were not there before."""
+            known, notes = {step.node.name for step in steps}, len(graph.notes)
+            if not graph.grow(results.collect(steps, outcomes)):
+                return []
+            steps[:] = planner.plan(graph)
+            added = [step for step in steps if step.node.name not in known]
+            told = [f"from what these came to, {plans.totals(added, by.slots)}"] if plans.left(added) else []
+            for note in (*graph.notes[notes:], *told):
+                reporter.say(note)
+            return added
+
+        outcomes = Scheduler(steps, store, by, reporter, retries, further if graph.grows else None).carry_out()
         rows = results.write(store.folder, steps, outcomes)
-    reporter.table(str(store.folder / f"{results.TABLE}.md"), rows)
+    if show:
+        reporter.table(str(store.folder / f"{results.TABLE}.md"), rows)
     return outcomes

@@ -6,11 +6,11 @@ import dataclasses
 import graphlib
 import heapq
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ptft_jax import config as configs
-from ptft_jax.config import suggestions
+from ptft_jax.config import files, suggestions
 from ptft_jax.config.field import hashable
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.experiments import axes as axes_
@@ -82,6 +82,10 @@ def parted(reference: str) -> tuple[str, str, str]:
     return found[1], found[2], found[3]
 
 
+# Declares what follows from results, see `Graph.then`.
+Then = Callable[["Graph", Sequence[Mapping[str, Any]]], None]
+
+
 class Graph:
     """Nodes by name, in the order in which they were declared. What declares a node returns a reference to it ("node:NAME"), which
     settings of others take: `init=base`, `init=f"{base}@last"`, `config.tokenizer.path = base`.
@@ -93,6 +97,7 @@ class Graph:
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
         self.notes: list[str] = []  # what whoever launches it should know
+        self._then: list[Then] = []
 
     def run(self, name: str, config: Any, *, init: str = "", **more: Any) -> str:
         """A run of a config, which starts from the node `init` where one is given. Raises UserError also for a bad config."""
@@ -163,6 +168,30 @@ class Graph:
         """
         asked = {"function": function, "version": version, "after": [_reference(node) for node in after]}
         return self._add(name, "call", {**asked, "arguments": arguments})
+
+    def then(self, follow: Then) -> None:
+        """Has nodes declared that follow from results: `follow(graph, rows)` is called when all nodes have ended, and again when those have
+        that were declared meanwhile, until it declares none. `rows` has one per node, as summary.json does: "name", "status", "group", "point",
+        "seed", and "result" of what is finished. What it declares has to follow from these alone, so that the next launch finds the same.
+        """
+        self._then.append(follow)
+
+    @property
+    def grows(self) -> bool:
+        """Whether more may follow from results."""
+        return bool(self._then)
+
+    def grow(self, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Asks what follows from results, and says whether that is anything. Raises UserError for whatever goes wrong in what is asked."""
+        before = len(self.nodes)
+        for follow in self._then:
+            try:
+                follow(self, rows)
+            except UserError:
+                raise
+            except Exception as e:
+                raise UserError(f"what follows from results: {files.described(e)}") from e
+        return len(self.nodes) > before
 
     def ordered(self) -> list[Node]:
         """The nodes, each behind those that it uses, else as they were declared.

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ptft_jax import adapters
@@ -23,6 +23,7 @@ from ptft_jax.training import completion
 # What two runs have to have alike that one's time says something of the other's; their steps may differ.
 _ALIKE = ("model.", "data.length", "data.batch_size", "tune.method", "objective.name", "training.micro_batches")
 _SHOWN = 3  # changes
+_CARRIED = ("new", "rerun", "resume")  # actions of what is carried out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,34 +56,68 @@ class Step:
 
 
 def plan(graph: Graph, store: Store) -> list[Step]:
-    """A step for each node, behind those of its parents.
+    """A step for each node, behind those of its parents. Raises UserError: see `Planner.plan`."""
+    return Planner(store).plan(graph)
 
-    Raises:
-      UserError: anything wrong with the graph, with a config that nothing has to complete, or with data.
-    """
-    identities, steps = Identities(), []
-    first: dict[str, Step] = {}  # of a fingerprint
-    models: dict[str, dict[str, Any] | None] = {}
-    taken: list[pathlib.Path] = []
-    known: dict[str, list[Mapping[str, Any]]] = {}
-    for settings, summary in _known_times(store):
-        known.setdefault(_alike(settings), []).append(summary)
-    for node in graph.ordered():
+
+class Planner:
+    """Plans a graph, and again when that has more nodes: what was planned before stays as it was."""
+
+    def __init__(self, store: Store):
+        self._store, self._identities = store, Identities()
+        self._steps: dict[str, Step] = {}
+        self._first: dict[str, Step] = {}  # of a fingerprint
+        self._models: dict[str, dict[str, Any] | None] = {}
+        self._taken: list[pathlib.Path] = []
+        self._learned: set[pathlib.Path] = set()
+        self._known: dict[str, list[Mapping[str, Any]]] = {}  # summaries of runs that are alike
+        self._learn((kept.folder, kept.identity["settings"]) for kept in store.all if _is_timed(kept))
+
+    def plan(self, graph: Graph) -> list[Step]:
+        """A step for each node, behind those of its parents.
+
+        Raises:
+          UserError: anything wrong with the graph, with a config that nothing has to complete, or with data.
+        """
+        nodes = graph.ordered()
+        runs = (step for step in left(list(self._steps.values())) if step.node.kind == "run")
+        self._learn((step.folder, step.identity.settings) for step in runs)
+        for node in nodes:
+            if node.name not in self._steps:
+                self._steps[node.name] = self._step(node)
+        return [self._steps[node.name] for node in nodes]
+
+    def _learn(self, runs: Iterable[tuple[pathlib.Path, Mapping[str, Any]]]) -> None:
+        """Takes in what runs took, (folder, settings) of each, as far as they are finished."""
+        for folder, settings in runs:
+            if folder in self._learned or not Workdir(folder).is_finished:
+                continue
+            self._learned.add(folder)
+            summary = Workdir(folder).read_summary()
+            if summary and summary.get("step"):
+                self._known.setdefault(_alike(settings), []).append(summary)
+
+    def _step(self, node: Node) -> Step:
         try:
             if node.kind == "run":
-                models[node.name] = _checked(node, models)
-            identity = identities.of(node)
+                self._models[node.name] = _checked(node, self._models)
+            identity = self._identities.of(node)
         except UserError as e:
             raise UserError(f"node {node.name!r}: {e}") from None
-        step = _step(node, identity, store, first.get(identity.fingerprint), taken)
+        step = _step(node, identity, self._store, self._first.get(identity.fingerprint), self._taken)
         if step.action != "cached":
-            _check_steps(node, {other.node.name: other for other in steps})
-        if step.action in ("new", "rerun", "resume"):
-            taken.append(step.folder)
-            step = dataclasses.replace(step, **_expected(step, known))
-        first.setdefault(identity.fingerprint, step)
-        steps.append(step)
-    return steps
+            _check_steps(node, self._steps)
+        if step.action in _CARRIED:
+            self._taken.append(step.folder)
+            step = dataclasses.replace(step, **_expected(step, self._known))
+        self._first.setdefault(identity.fingerprint, step)
+        return step
+
+
+def ended(steps: Sequence[Step]) -> dict[str, dict[str, Any]]:
+    """How all nodes have ended, by name, as far as `results.collect` asks for it; none where one is left to be carried out."""
+    kept = {step.node.name: step.kept and step.kept.result for step in steps}
+    return {name: dict(result) for name, result in kept.items() if result} if all(kept.values()) else {}
 
 
 def _checked(node: Node, models: Mapping[str, dict[str, Any] | None]) -> dict[str, Any] | None:
@@ -167,15 +202,9 @@ def changed(step: Step, identities: Mapping[str, Identity]) -> list[str]:
     return Identities(identities).of(step.node).changes(step.identity.as_dict())
 
 
-def _known_times(store: Store) -> list[tuple[dict[str, Any], Mapping[str, Any]]]:
-    """(settings, summary) of finished runs."""
-    found = []
-    for kept in store.all:
-        if kept.identity["kind"] == "run" and kept.result and kept.result["status"] == "finished":
-            summary = Workdir(kept.folder).read_summary()
-            if summary and summary.get("step"):
-                found.append((dict(kept.identity["settings"]), summary))
-    return found
+def _is_timed(kept: Kept) -> bool:
+    """Whether it is a run that finished, whose time says something of others."""
+    return bool(kept.identity["kind"] == "run" and kept.result and kept.result["status"] == "finished")
 
 
 def _expected(step: Step, known: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
@@ -213,24 +242,29 @@ def table(steps: Sequence[Step]) -> list[dict[str, Any]]:
     ]
 
 
+def left(steps: Sequence[Step]) -> list[Step]:
+    """Those that are to be carried out."""
+    return [step for step in steps if step.action in _CARRIED]
+
+
 def totals(steps: Sequence[Step], slots: int) -> str:
     """How many there are of each kind, and how long all will take, in a line."""
     counts: dict[str, int] = {}
     for step in steps:
         counts[step.action] = counts.get(step.action, 0) + 1
     said = ", ".join(f"{count} {action}" for action, count in counts.items())
-    left = [step for step in steps if step.action not in ("cached", "same")]
-    known = [step.seconds for step in left if step.seconds is not None]
-    if not left:
-        return f"{len(steps)} nodes: {said}"
-    unknown = len(left) - len(known)
+    to_do = left(steps)
+    known = [step.seconds for step in to_do if step.seconds is not None]
+    if not to_do:
+        return f"{len(steps)} node{'s' * (len(steps) != 1)}: {said}"
+    unknown = len(to_do) - len(known)
     time = (
         f"about {sum(known) / slots:.0f} s"
         if known
         else "time and memory are not known: no run like these was finished"
     )
     more = f", and {unknown} of which that is not known" if known and unknown else ""
-    return f"{len(steps)} nodes: {said}; {time}{more}"
+    return f"{len(steps)} node{'s' * (len(steps) != 1)}: {said}; {time}{more}"
 
 
 def _placed(node: Node, folders: Mapping[str, pathlib.Path]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ptft_jax.errors import UserError, few
@@ -29,6 +29,9 @@ _FRESH = 5.0  # seconds after which what a node reads is looked at again before 
 _PAUSE = 0.5  # seconds until what was killed is begun again, twice as many each time: what killed it may last
 _AGAIN = ("killed", "interrupted")  # what goes on where it was
 
+# How nodes ended, by name, as `Scheduler.carry_out` returns it -> what is to be done beside them.
+Further = Callable[[dict[str, dict[str, Any]]], Sequence[Step]]
+
 
 class Stopped(Exception):
     """The experiment was asked to leave; launching it again continues it. `status` is the exit status that says so."""
@@ -41,20 +44,39 @@ class Stopped(Exception):
 class Scheduler:
     """One launch of a plan."""
 
-    def __init__(self, steps: Sequence[Step], store: Store, executor: Executor, reporter: Reporter, retries: int = 2):
-        """`retries`: how often a node is begun again whose process was ended by somebody else."""
-        self._steps = {step.node.name: step for step in steps}
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        store: Store,
+        executor: Executor,
+        reporter: Reporter,
+        retries: int = 2,
+        more: Further | None = None,
+    ):
+        """
+        Args:
+          retries: how often a node is begun again whose process was ended by somebody else.
+          more: asked whenever all have ended, of how they did: further steps, until there are none.
+        """
         self._store, self._executor, self._reporter, self._retries = store, executor, reporter, retries
-        self._folders = {name: step.folder for name, step in self._steps.items()}
+        self._more = more
+        self._steps: dict[str, Step] = {}
+        self._folders: dict[str, pathlib.Path] = {}
         self._status: dict[str, dict[str, Any]] = {}
-        self._attempts = dict.fromkeys(self._steps, 0)
-        self._needs = {
-            name: [*step.node.parents(), *([step.same_as] if step.same_as else [])]
-            for name, step in self._steps.items()
-        }
+        self._attempts: dict[str, int] = {}
+        self._needs: dict[str, list[str]] = {}
+        self._add(steps)
         self._planned = time.monotonic()
         self._pauses: dict[str, float] = {}  # until when a node waits that was killed
         self._written, self._noted, self._unwritten = 0.0, -1, False
+
+    def _add(self, steps: Sequence[Step]) -> list[str]:
+        """Takes steps in; their names."""
+        for step in steps:
+            name = step.node.name
+            self._steps[name], self._folders[name], self._attempts[name] = step, step.folder, 0
+            self._needs[name] = [*step.node.parents(), *([step.same_as] if step.same_as else [])]
+        return [step.node.name for step in steps]
 
     def carry_out(self) -> dict[str, dict[str, Any]]:
         """How each node ended, by name in the plan's order: {"status": "finished", "diverged", "failed", "out_of_memory", "killed" or
@@ -63,15 +85,19 @@ class Scheduler:
         Raises:
           Stopped: SIGTERM or Ctrl-C arrived; what was begun has saved and left.
         """
-        bar = self._reporter.start(self._store.folder.name, len(self._steps))
+        bar = self._bar()
         waiting, running = list(self._steps), set[str]()
         look = 0.0  # when there may be something to begin: after an end, or a pause
         with _listening() as asked:
             try:
-                while waiting or running:
+                while True:
                     if not asked.signals and time.monotonic() >= look:
                         waiting, look = self._begin(waiting, running, asked)
                     self._reporter.advance(bar, len(self._status), "")
+                    if not running and not waiting and not asked.signals and (waiting := self._further()):
+                        self._reporter.finish(bar)
+                        bar, look = self._bar(), 0.0
+                        continue
                     if not running and (asked.signals or not waiting):
                         break
                     asked.pass_on(self._executor)
@@ -90,8 +116,19 @@ class Scheduler:
                 self._executor.close()
                 self._write(True)
                 self._reporter.finish(bar)
-            if asked.signals and (waiting or any(s["status"] == "interrupted" for s in self._status.values())):
+            left = waiting or self._more or any(s["status"] == "interrupted" for s in self._status.values())
+            if asked.signals and left:
                 raise Stopped(128 + asked.signals[0])
+        return self._outcomes()
+
+    def _bar(self) -> int | None:
+        return self._reporter.start(self._store.folder.name, len(self._steps), len(self._status))
+
+    def _further(self) -> list[str]:
+        """Takes in what follows from how all before it ended; the names of that."""
+        return self._add(self._more(self._outcomes())) if self._more else []
+
+    def _outcomes(self) -> dict[str, dict[str, Any]]:
         return {name: self._status[name] for name in self._steps}
 
     def _leave(self, running: set[str]) -> None:

@@ -13,9 +13,9 @@ from ptft_jax.verbs.command import define_number
 from ptft_jax.verbs.output import printed
 
 
-def define() -> None:
-    """--out, --dry_run, --executor, --job, --max_parallel, --retries, --reuse."""
-    flags.DEFINE_string("out", None, "Folder of the experiment. What is finished there is not carried out again.")
+def define(out: str | None = None) -> None:
+    """--out, which is `out` by default, --dry_run, --executor, --job, --max_parallel, --retries, --reuse."""
+    flags.DEFINE_string("out", out, "Folder of the experiment. What is finished there is not carried out again.")
     flags.DEFINE_bool("dry_run", False, "Only say what would be done with each node, and why.")
     flags.DEFINE_string(
         "executor",
@@ -66,28 +66,47 @@ def _job(words: Sequence[str], executor: str) -> dict[str, Any]:
 
 def carry_out(graph: Any) -> int:
     """Carries a graph out, or says what would be done; the exit status, 1 where a node failed. Raises UserError."""
-    from ptft_jax.experiments import launch, plan, scheduler
+    from ptft_jax.experiments import scheduler, store
     from ptft_jax.reporting.progress import Reporter
+
+    if flags.FLAGS.dry_run:
+        look(graph)
+        return 0
+    reporter = Reporter()
+    try:
+        with reporter:
+            outcomes = launch(graph, reporter)
+    except scheduler.Stopped as e:
+        reporter.say(f"{e}; the same command continues")
+        return e.status
+    return int(any(outcome["status"] not in store.RESULTS for outcome in outcomes.values()))
+
+
+def look(graph: Any) -> None:
+    """Prints what would be done with each node, and why. Raises UserError."""
+    from ptft_jax.experiments import launch, plan
+
+    args = flags.FLAGS
+    steps = launch.look(graph, args.out, args.reuse)
+    printed(_text(plan.table(steps)))
+    for note in (*graph.notes, plan.totals(steps, args.max_parallel)):
+        printed(note)
+    if graph.grows and not plan.ended(steps):
+        printed("what comes after these follows from what they come to")
+
+
+def launch(graph: Any, reporter: Any, *, show: bool = True) -> dict[str, dict[str, Any]]:
+    """`ptft_jax.experiments.launch.launch` as the flags say. Raises UserError; `ptft_jax.experiments.scheduler.Stopped`."""
+    from ptft_jax.experiments import launch
     from ptft_jax.runs import places
 
-    args, reporter = flags.FLAGS, Reporter()
-    if args.dry_run:
-        steps = launch.look(graph, args.out, args.reuse)
-        printed(_text(plan.table(steps)))
-        for note in (*graph.notes, plan.totals(steps, args.max_parallel)):
-            printed(note)
-        return 0
+    args = flags.FLAGS
     options = _job(args.job, args.executor)
     if args.executor == "slurm":
         options = {"folder": places.local(args.out, f"--out={args.out}") / "jobs", **options}
     by = launch.executor(args.executor, args.max_parallel, **options)
-    try:
-        with reporter:
-            outcomes = launch.launch(graph, args.out, by=by, reuse=args.reuse, retries=args.retries, reporter=reporter)
-    except scheduler.Stopped as e:
-        reporter.say(f"{e}; the same command continues")
-        return e.status
-    return int(any(outcome["status"] not in ("finished", "diverged") for outcome in outcomes.values()))
+    given = {"reuse": args.reuse, "retries": args.retries, "reporter": reporter, "show": show}
+    return launch.launch(graph, args.out, by=by, **given)
 
 
 def _text(rows: list[dict[str, Any]]) -> str:

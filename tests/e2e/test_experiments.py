@@ -25,11 +25,15 @@ def page(tmp_path_factory):
 
 def test_the_page(page):
     folder, printed = page
-    assert len(printed) == 2
-    rates, stages = printed
+    assert len(printed) == 3
+    rates, stages, climb = printed
     assert re.search(r"^\| rate \| 0.001 \| 2/2 \| \d\.\d{4} ± \d\.\d{4} \|", rates, re.M)
     first, after = stages.split("nodes: ")[0], stages.rsplit("nodes: ", 1)[1]
     assert first.count(" new ") == 6 and after.strip() == "6 cached"
+    tried = re.findall(r"rate-(\S+) +run +cached", climb)
+    assert len(tried) > 2 and re.search(rf"^{len(tried)} nodes: {len(tried)} cached", climb, re.M), (
+        "it goes on from the best"
+    )
     lines = re.search(r"(?s)cat > stages.py <<'END'\n(.*?)END", (ROOT / "docs/experiments.md").read_text())[1]
     assert len(lines.splitlines()) <= 25
     summary = json.loads((folder / "runs/stages/summary.json").read_text())

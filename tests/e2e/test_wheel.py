@@ -15,10 +15,13 @@ from tests.processes import ROOT, run
 SHIPPED = ("ptft_jax", "configs", "experiments")
 # An experiment of one's own, in a folder of one's own: a shipped recipe, changed, and a config beside it.
 MINE = """
+import json
+import pathlib
 import sys
 
 import ptft_jax as pt
-from ptft_jax.experiments.graph import Experiment, with_changes
+from ptft_jax.experiments.graph import with_changes
+from ptft_jax.experiments.launch import executor, launch
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.verbs.command import prepare_experiment
 
@@ -27,11 +30,13 @@ from configs.pretrain import shakespeare
 
 import beside
 
-experiment = Experiment("out", Reporter(quiet=True))
+graph = pt.Graph()
 base = with_changes(pt.recipe("pretrain/shakespeare:tiny"), **{"training.steps": 2, "samples.prompts": (), "eval.every": 0})
-first = experiment.run("first", base)
-second = experiment.run("second", beside.changed(pt.recipe("mine.py:3"), "out/runs/first"))
-print(first["step"], second["step"], sorted(shakespeare.SIZES))
+first = graph.run("first", base)
+graph.run("second", beside.changed(pt.recipe("mine.py:3"), first))
+launch(graph, "out", by=executor("inline", 1), reporter=Reporter(quiet=True))
+steps = [json.loads(pathlib.Path(f"out/runs/{name}/summary.json").read_text())["step"] for name in ("first", "second")]
+print(*steps, sorted(shakespeare.SIZES))
 """
 BESIDE = "def changed(config, parent):\n    config.init.from_ = parent\n    return config\n"
 RECIPE = """

@@ -1,17 +1,22 @@
 """The experiment of methods: which rates are tried, what is recorded of runs that diverge, and what claims make of it."""
 
 import json
+import pathlib
 import types
 
 import pytest
 
-from experiments import methods_report, methods_sweep
+from experiments import methods_report
 from experiments.methods_claims import claims
 from experiments.methods_runs import LADDER, MATRICES, name_of, ways
-from experiments.methods_sweep import Runs, Tried, next_rate, sweep
+from experiments.methods_sweep import Sweep, Tried, next_rate, wanted
 from ptft_jax.errors import UserError
+from ptft_jax.experiments import launch
+from ptft_jax.experiments.executors.base import Outcome
+from ptft_jax.experiments.executors.inline import Inline
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.training.loop import NonFinite
+from ptft_jax.runs.workdir import Workdir
+from ptft_jax.verbs.scripts import Carried
 from tests.reporting.test_comparison import run as finished
 
 INF = float("inf")
@@ -41,48 +46,43 @@ def test_the_best_rate_lies_between_others(losses, beyond):
     assert next_rate(losses) == beyond
 
 
+def climbed(losses, rates, seeds):
+    """What is tried of a way, in order, where runs have these losses by rate, and those of other seeds 1 more."""
+    found = {(rate, 0): losses(rate) for rate in rates}
+    while further := wanted(found, seeds):
+        found |= {(rate, seed): losses(rate) + seed for rate, seed in further}
+    return list(found)
+
+
 def test_a_sweep_goes_on_after_runs_that_diverge():
-    losses = {1e-3: 3.0, 3e-3: 2.0, 1e-2: 2.5, 3e-2: None}
-    asked = []
-
-    def run(rate, seed):
-        asked.append((rate, seed))
-        loss = None if seed == 1 else losses[rate]
-        return None if loss is None else summary(loss)
-
-    tried = sweep(run, MATRICES, 3)
+    losses = {1e-3: 3.0, 3e-3: 2.0, 1e-2: 2.5, 3e-2: INF}
+    asked = climbed(losses.get, MATRICES, 3)
     assert asked == [(3e-3, 0), (1e-2, 0), (3e-2, 0), (1e-3, 0), (3e-3, 1), (3e-3, 2)]
-    assert tried.best == 3e-3 and tried.rates[3e-2] is None and tried.finite == [0, 2]
-    assert set(tried.runs) == set(asked), "each once"
 
 
-def test_a_way_that_always_diverges_has_no_best_rate():
-    tried = sweep(lambda rate, seed: None, MATRICES, 3)
-    assert tried.best is None and set(tried.rates) == set(LADDER[: LADDER.index(MATRICES[-1]) + 1])
-    assert set(tried.runs.values()) == {None} and tried.finite == []
+def test_a_way_that_always_diverges_has_no_other_seeds():
+    asked = climbed(lambda rate: INF, MATRICES, 3)
+    assert {rate for rate, _ in asked} == set(LADDER[: LADDER.index(MATRICES[-1]) + 1])
+    assert {seed for _, seed in asked} == {0} and len(asked) == len(set(asked)), "each once"
 
 
-class Pretended:
-    """An experiment whose runs come to what `losses` has by their names; None: they diverge."""
+class Pretended(Inline):
+    """Runs come to what `losses` has by their names; None: they diverge."""
 
-    def __init__(self, folder, losses):
-        self.folder, self.losses, self.reporter, self.expected = folder, losses, Reporter(quiet=True), []
+    def __init__(self, losses):
+        super().__init__()
+        self.losses, self.begun = losses, []
 
-    def workdir(self, name):
-        return self.folder / name
-
-    def expect(self, total):
-        self.expected.append(total)
-
-    def run(self, name, config):
-        loss = self.losses.get(name, 4.0)
-        if loss is None:
-            raise NonFinite("step 3: the loss or its gradient is not finite")
-        return summary(loss)
+    def start(self, task):
+        self.begun.append(task.name)
+        loss, here = self.losses.get(task.name, 4.0), Workdir(pathlib.Path(task.folder))
+        here.path.mkdir(parents=True)
+        if loss is not None:
+            here.summary.write_text(json.dumps({**summary(loss), "selected": {"metric": "validation/nll"}}))
+        self._ended.append((task.name, Outcome("diverged" if loss is None else "finished")))
 
 
-def test_a_run_that_diverges_ends_nothing_but_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(methods_sweep, "tune_config", lambda *_: None)
+def test_a_run_that_diverges_ends_nothing_but_itself(tmp_path):
     losses = {
         "lora-0.01-seed0": 2.0,
         "lora-0.03-seed0": None,
@@ -90,14 +90,16 @@ def test_a_run_that_diverges_ends_nothing_but_itself(tmp_path, monkeypatch):
         "lora-0.003-seed0": float("nan"),
     }
     losses |= {name_of("IA3", rate, 0): None for rate in LADDER}
-    experiment = Pretended(tmp_path, losses)
     chosen = {name: ways()[name] for name in ("LoRA", "IA3")}
-    runs = Runs(experiment, chosen, size="tiny", seeds=3)
-    tried = {name: runs.tried(name) for name in chosen}
+    sweep, runs = Sweep(chosen, size="tiny", seeds=3), Pretended(losses)
+    done = Carried(tmp_path, launch.launch(sweep.graph, tmp_path, by=runs, reporter=Reporter(quiet=True)))
+    tried = {name: sweep.tried(name, done) for name in chosen}
     assert tried["LoRA"].best == 0.01 and tried["LoRA"].finite == [0, 1]
     assert [rate for rate, found in tried["LoRA"].rates.items() if found is None] == [0.003, 0.03], "NaN is no loss"
-    assert tried["IA3"].best is None
-    assert experiment.expected[0] == 11 and experiment.expected[-1] == 1 + 5 - 2, "those that end"
+    assert set(tried["LoRA"].runs) == {(0.003, 0), (0.01, 0), (0.03, 0), (0.01, 1), (0.01, 2)}
+    assert tried["IA3"].best is None and tried["IA3"].finite == [] and set(tried["IA3"].runs.values()) == {None}
+    down = LADDER[: LADDER.index(ways()["IA3"].rates[-1]) + 1]
+    assert len(runs.begun) == len(set(runs.begun)) == 1 + 5 + len(down), "each once"
 
 
 # Claims
@@ -154,9 +156,7 @@ def test_one_seed_has_no_spread_to_show_anything_by():
 
 
 def test_the_report_says_what_diverged(tmp_path):
-    experiment = types.SimpleNamespace(
-        folder=tmp_path, reporter=Reporter(quiet=True), workdir=lambda name: tmp_path / name
-    )
+    done, quiet = types.SimpleNamespace(folder=tmp_path, place=lambda name: tmp_path / name), Reporter(quiet=True)
     for name, gain, seeds in (("LoRA", 2.0, (0, 1, 2)), ("IA3", 1.0, (0, 2))):
         for seed in seeds:
             folder = name_of(name, 0.01, seed)
@@ -166,7 +166,7 @@ def test_the_report_says_what_diverged(tmp_path):
         "IA3": Tried({0.003: summary(4.5), 0.01: summary(4.0)}, 0.01, (summary(4.0), None, summary(4.0))),
         "prompt": Tried({0.01: None, 0.03: None}, None, ()),
     }  # fmt: skip
-    methods_report.write(experiment, {name: ways()[name] for name in tried}, summary(1.0, 10.0), tried, seeds=3)
+    methods_report.write(done, quiet, {name: ways()[name] for name in tried}, summary(1.0, 10.0), tried, {}, seeds=3)
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["rates"]["LoRA"]["0.03"] == {"diverged": True} and found["rates"]["LoRA"]["0.01"]["gain"] == 2.0
     assert set(found["groups"]) == set(found["best_rate"]) == {"LoRA", "IA3"} and found["left_out"] == ["prompt"]
@@ -176,4 +176,4 @@ def test_the_report_says_what_diverged(tmp_path):
     assert html.count(">diverged<") == 3 and "all runs together 17 s" in html
     assert "at any rate: prompt." in html and "at the best rate: IA3 (2 of 3)." in html
     with pytest.raises(UserError, match="not finite at any rate of prompt"):
-        methods_report.write(experiment, ways(), summary(1.0), {"prompt": tried["prompt"]}, seeds=3)
+        methods_report.write(done, quiet, ways(), summary(1.0), {"prompt": tried["prompt"]}, {}, seeds=3)

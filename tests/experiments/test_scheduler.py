@@ -225,6 +225,78 @@ def test_what_is_preempted_goes_on_and_what_diverges_is_a_result(tmp_path):
     assert found["child"]["message"] == "as diverges diverged"
 
 
+def climbing(most):
+    """Numbers that are each twice the one before, up to a number, and one beside them that fails; what follows from what."""
+    g = Graph()
+    g.call("double1", F + "add", number=1)
+    g.call("unlucky", F + "fail", unless="nowhere")
+
+    def more(graph, rows):
+        asked.append([row["name"] for row in rows])
+        last = next(row for row in reversed(rows) if row["name"] != "unlucky")
+        if last["result"]["sum"] < most:
+            reference = f"node:{last['name']}"
+            graph.call(f"double{int(2 * last['result']['sum'])}", F + "add", of=[reference, reference])
+
+    asked = []
+    g.then(more)
+    return g, asked
+
+
+def test_what_follows_from_results_is_carried_out_too(tmp_path):
+    g, asked = climbing(5)
+    said = []
+    reporter = Reporter(quiet=True)
+    reporter.say, reporter.table = said.append, lambda title, rows: said.append(rows)
+    found = launch.launch(g, tmp_path / "a", by=launch.executor("inline", 1), reporter=reporter)
+    assert [len(names) for names in asked] == [2, 3, 4, 5], "until there is no more"
+    assert status(found) == {name: "failed" if name == "unlucky" else "finished" for name in g.nodes}
+    assert set(g.nodes) == {"double1", "unlucky", "double2", "double4", "double8"}
+    assert found["unlucky"]["attempts"] == 1 and {found[name]["plan"] for name in g.nodes} == {"new"}
+    assert sum("unlucky failed" in str(line) for line in said) == 1 and len(said[-1]) == 5, "one table, at the end"
+    assert sum(isinstance(line, list) for line in said) == 1
+    # in processes the same, and once more what failed alone is tried again
+    again, _ = climbing(5)
+    carry(again, tmp_path / "b", "local", 2)
+    assert read(tmp_path / "a") == read(tmp_path / "b")
+    again, _ = climbing(5)
+    done = carry(again, tmp_path / "b")
+    assert [name for name, outcome in done.items() if outcome["plan"] != "cached"] == ["unlucky"]
+
+
+def test_a_look_goes_as_far_as_results_are_known(tmp_path):
+    def declared(most):
+        g, _ = climbing(most)
+        del g.nodes["unlucky"]
+        return g
+
+    g = declared(4)
+    assert [step.action for step in launch.look(g, tmp_path / "a")] == ["new"]
+    carry(g, tmp_path / "a")
+    g = declared(8)
+    steps = launch.look(g, tmp_path / "a")
+    assert [(step.node.name, step.action) for step in steps] == [
+        ("double1", "cached"), ("double2", "cached"), ("double4", "cached"), ("double8", "new"),
+    ]  # fmt: skip
+
+
+def test_who_is_asked_to_leave_begins_nothing_that_would_follow(tmp_path):
+    g, asked = climbing(4)
+    del g.nodes["unlucky"]
+
+    class Asking(Stub):
+        def start(self, task):
+            super().start(task)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def stop(self):
+            """What has begun ends as it would have."""
+
+    with pytest.raises(Stopped) as stopped:
+        launch.launch(g, tmp_path, by=Asking({}), reporter=QUIET)
+    assert stopped.value.status == 143 and asked == []
+
+
 def test_what_cannot_be_kept_is_a_node_that_failed(tmp_path):
     g = Graph()
     for what in ("exit", "keys", "path", "infinite"):

@@ -10,10 +10,8 @@ from ptft_jax import config as configs
 from ptft_jax.config import spans
 from ptft_jax.data.mixture import Mixture
 from ptft_jax.errors import UserError
-from ptft_jax.experiments.graph import Experiment
 from ptft_jax.optim import schedules
 from ptft_jax.params import phases
-from ptft_jax.reporting.progress import Reporter
 from ptft_jax.training.assembly import Run
 from tests.helpers import quiet_train, stop_at, tiny_config
 
@@ -178,7 +176,6 @@ def test_a_run_of_epochs_goes_on(text_file, cache, tmp_path, monkeypatch):
         assert not quiet_train(config(), tmp_path / "parts")["finished"]
     parts = quiet_train(config(), tmp_path / "parts")
     assert parts["step"] == whole["step"] and parts["after"] == whole["after"]
-    assert Experiment(tmp_path, Reporter(quiet=True))._is_current(tmp_path / "parts", config())
 
     def recipe():
         made = configs.suggest(tiny_config(text_file, optimizer__warmup_steps=100))
@@ -189,7 +186,6 @@ def test_a_run_of_epochs_goes_on(text_file, cache, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:  # its warm-up is shortened when the steps are counted
         stop_at(1, patch)
         quiet_train(recipe(), tmp_path / "recipe")
-    assert Experiment(tmp_path, Reporter(quiet=True))._is_current(tmp_path / "recipe", recipe())
     assert quiet_train(recipe(), tmp_path / "recipe")["finished"]
     with pytest.raises(UserError, match="training.epochs: 0.1 -> 0.2"):
         quiet_train(
