@@ -54,6 +54,7 @@ def launch(
     by: Executor,
     reuse: Sequence[str | pathlib.Path] = (),
     retries: int = 2,
+    halve: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Carries out what of a graph is not there yet, and writes summary.json, table.csv and table.md into `out`.
@@ -61,7 +62,7 @@ def launch(
     Args:
       by: what it is carried out by (`executor`).
       reuse: folders of other experiments, whose finished nodes are taken.
-      retries: see `Scheduler`.
+      retries, halve: see `Scheduler`.
 
     Returns:
       How each node ended, see `Scheduler.carry_out`.
@@ -77,7 +78,7 @@ def launch(
         steps = plans.plan(graph, store)
         for note in (*graph.notes, plans.totals(steps, by.slots)):
             reporter.say(note)
-        outcomes = Scheduler(steps, store, by, reporter, retries).carry_out()
+        outcomes = Scheduler(steps, store, by, reporter, retries, halve).carry_out()
         rows = results.write(store.folder, steps, outcomes)
     reporter.table(str(store.folder / f"{results.TABLE}.md"), rows)
     return outcomes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +15,6 @@ from ptft_jax.experiments.identity import Identities, Identity
 from ptft_jax.experiments.nodes import Graph, Node, config_of, is_reference, parted
 from ptft_jax.experiments.store import Kept, Store
 from ptft_jax.model.spec import HEAD, STRUCTURE
-from ptft_jax.runs import meant
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import completion
 
@@ -54,35 +52,46 @@ class Step:
         return _placed(self.node, folders)
 
 
+class Planner:
+    """Makes steps of nodes, of each behind those of its parents."""
+
+    def __init__(self, store: Store):
+        self._store, self._identities = store, Identities()
+        self._steps: dict[str, Step] = {}
+        self._first: dict[str, Step] = {}  # of a fingerprint
+        self._models: dict[str, dict[str, Any] | None] = {}
+        self._taken: list[pathlib.Path] = []
+        self._known: dict[str, list[Mapping[str, Any]]] = {}
+        for settings, summary in _known_times(store):
+            self._known.setdefault(_alike(settings), []).append(summary)
+
+    def step(self, node: Node) -> Step:
+        """What becomes of a node. Raises UserError as `plan` does."""
+        try:
+            if node.kind == "run":
+                self._models[node.name] = _checked(node, self._models)
+            identity = self._identities.of(node)
+        except UserError as e:
+            raise UserError(f"node {node.name!r}: {e}") from None
+        step = _step(node, identity, self._store, self._first.get(identity.fingerprint), self._taken)
+        if step.action != "cached":
+            _check_steps(node, self._steps)
+        if step.action in ("new", "rerun", "resume"):
+            self._taken.append(step.folder)
+            step = dataclasses.replace(step, **_expected(step, self._known))
+        self._first.setdefault(identity.fingerprint, step)
+        self._steps[node.name] = step
+        return step
+
+
 def plan(graph: Graph, store: Store) -> list[Step]:
     """A step for each node, behind those of its parents.
 
     Raises:
       UserError: anything wrong with the graph, with a config that nothing has to complete, or with data.
     """
-    identities, steps = Identities(), []
-    first: dict[str, Step] = {}  # of a fingerprint
-    models: dict[str, dict[str, Any] | None] = {}
-    taken: list[pathlib.Path] = []
-    known: dict[str, list[Mapping[str, Any]]] = {}
-    for settings, summary in _known_times(store):
-        known.setdefault(_alike(settings), []).append(summary)
-    for node in graph.ordered():
-        try:
-            if node.kind == "run":
-                models[node.name] = _checked(node, models)
-            identity = identities.of(node)
-        except UserError as e:
-            raise UserError(f"node {node.name!r}: {e}") from None
-        step = _step(node, identity, store, first.get(identity.fingerprint), taken)
-        if step.action != "cached":
-            _check_steps(node, {other.node.name: other for other in steps})
-        if step.action in ("new", "rerun", "resume"):
-            taken.append(step.folder)
-            step = dataclasses.replace(step, **_expected(step, known))
-        first.setdefault(identity.fingerprint, step)
-        steps.append(step)
-    return steps
+    nodes, planner = graph.ordered(), Planner(store)
+    return [planner.step(node) for node in nodes]
 
 
 def _checked(node: Node, models: Mapping[str, dict[str, Any] | None]) -> dict[str, Any] | None:
@@ -120,8 +129,6 @@ def _step(node: Node, identity: Identity, store: Store, same: Step | None, taken
     if kept is not None:
         steps = Workdir(kept.folder).steps()
         reason = f"from step {steps[-1]}" if steps else "it was begun"
-        if moved := _moved(node, kept.folder):
-            reason = f"begun anew: the files of {moved[0]} lie elsewhere than when it was begun"
         return Step(node, identity, "resume", kept.folder, reason, kept)
     before = store.latest(node.name)
     folder = store.free(node.name, taken)
@@ -129,21 +136,6 @@ def _step(node: Node, identity: Identity, store: Store, same: Step | None, taken
         return Step(node, identity, "new", folder)
     changes = identity.changes(before.identity)
     return Step(node, identity, "rerun", folder, f"because {few(changes, _SHOWN)}", before)
-
-
-def _moved(node: Node, folder: pathlib.Path) -> list[str]:
-    """Settings whose data lie elsewhere than they did for the run that was begun in a folder, which cannot go on then."""
-    here = Workdir(folder)
-    if node.kind != "run" or not here.is_run or not here.begun() or here.is_finished:
-        return []
-    there, sides = meant.begun_in(folder) or "", (here.recorded_config(), node.settings["config"])
-    found = []
-    for path in ("data.source", "data.mixture", "eval.source"):
-        old, new = (configs.get(side, path) for side in sides)
-        if old and new and not any(map(is_reference, (old, new))):
-            means = meant.SETTINGS[path]
-            found += [path] if means(old, there) != means(new, os.getcwd()) else []
-    return found
 
 
 def _check_steps(node: Node, before: Mapping[str, Step]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -14,7 +14,7 @@ from ptft_jax.verbs.output import printed
 
 
 def define() -> None:
-    """--out, --dry_run, --executor, --job, --max_parallel, --retries, --reuse."""
+    """--out, --dry_run, --executor, --job, --max_parallel, --retries, --halve_micro_batch, --reuse."""
     flags.DEFINE_string("out", None, "Folder of the experiment. What is finished there is not carried out again.")
     flags.DEFINE_bool("dry_run", False, "Only say what would be done with each node, and why.")
     flags.DEFINE_string(
@@ -31,6 +31,11 @@ def define() -> None:
     )
     define_number("max_parallel", 1, positive(1, ""), "Nodes at a time, among which accelerators are shared out.")
     define_number("retries", 2, natural(2, ""), "How often a node is begun again whose process somebody else ended.")
+    flags.DEFINE_bool(
+        "halve_micro_batch",
+        False,
+        "A run that has not enough memory is begun again with half the rows at a time, and as many as before in each step.",
+    )
     flags.DEFINE_multi_string(
         "reuse", [], "Folder of another experiment, whose finished nodes are taken. May be given more than once."
     )
@@ -66,28 +71,48 @@ def _job(words: Sequence[str], executor: str) -> dict[str, Any]:
 
 def carry_out(graph: Any) -> int:
     """Carries a graph out, or says what would be done; the exit status, 1 where a node failed. Raises UserError."""
-    from ptft_jax.experiments import launch, plan, scheduler
-    from ptft_jax.reporting.progress import Reporter
-    from ptft_jax.runs import places
+    from ptft_jax.experiments import launch, plan
 
-    args, reporter = flags.FLAGS, Reporter()
+    args = flags.FLAGS
     if args.dry_run:
         steps = launch.look(graph, args.out, args.reuse)
         printed(_text(plan.table(steps)))
         for note in (*graph.notes, plan.totals(steps, args.max_parallel)):
             printed(note)
         return 0
+    return _carried_out(lambda **options: launch.launch(graph, args.out, **options))
+
+
+def search(config: Any, asked: Any) -> int:
+    """As `carry_out`, of a search (`ptft_jax.experiments.search.Search`)."""
+    from ptft_jax.experiments import search as searches
+
+    args = flags.FLAGS
+    if args.dry_run:
+        printed("\n".join(searches.look(config, asked, args.out)))
+        return 0
+    return _carried_out(lambda **options: searches.search(config, asked, args.out, **options))
+
+
+def _carried_out(do: Callable[..., Mapping[str, Mapping[str, Any]]]) -> int:
+    """The exit status of what `do` carries out."""
+    from ptft_jax.experiments import launch, scheduler
+    from ptft_jax.reporting.progress import Reporter
+    from ptft_jax.runs import places
+
+    args, reporter = flags.FLAGS, Reporter()
     options = _job(args.job, args.executor)
     if args.executor == "slurm":
         options = {"folder": places.local(args.out, f"--out={args.out}") / "jobs", **options}
     by = launch.executor(args.executor, args.max_parallel, **options)
     try:
         with reporter:
-            outcomes = launch.launch(graph, args.out, by=by, reuse=args.reuse, retries=args.retries, reporter=reporter)
+            how = {"reuse": args.reuse, "retries": args.retries, "halve": args.halve_micro_batch, "reporter": reporter}
+            outcomes = do(by=by, **how)
     except scheduler.Stopped as e:
         reporter.say(f"{e}; the same command continues")
         return e.status
-    return int(any(outcome["status"] not in ("finished", "diverged") for outcome in outcomes.values()))
+    return int(any(outcome["status"] not in ("finished", "diverged", "pruned") for outcome in outcomes.values()))
 
 
 def _text(rows: list[dict[str, Any]]) -> str:
