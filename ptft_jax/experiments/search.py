@@ -24,7 +24,8 @@ from ptft_jax.experiments.plan import Planner, Step
 from ptft_jax.experiments.space import Space
 from ptft_jax.experiments.store import RESULTS, Store
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs import files, lease
+from ptft_jax.runs import lease
+from ptft_jax.runs.files import write_json, write_text
 from ptft_jax.runs.workdir import Workdir
 
 BEST = "best.json"
@@ -319,16 +320,16 @@ def _write(
         }
         lines.append({column: known.get(column) for column in columns})
     said = {"search": {**searched.asked.described(), "--trials": searched.asked.trials}, "best": best, "trials": trials}
-    files.write_json(folder / f"{results.SUMMARY}.json", results.as_json({**said, "nodes": rows, "table": lines}))
+    write_json(folder / f"{results.SUMMARY}.json", results.as_json({**said, "nodes": rows, "table": lines}))
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    files.write_text(folder / f"{results.TABLE}.csv", text.getvalue())
+    write_text(folder / f"{results.TABLE}.csv", text.getvalue())
     if best is not None:
-        files.write_json(folder / BEST, searched.config_of(best["name"]))
+        write_json(folder / BEST, searched.config_of(best["name"]))
     shown = [_shown(found, searched, best) for found in trials]
-    files.write_text(folder / f"{results.TABLE}.md", results.markdown(shown))
+    write_text(folder / f"{results.TABLE}.md", results.markdown(shown))
     return shown
 
 

@@ -122,9 +122,11 @@ def _clean(log: pathlib.Path) -> None:
 def killed_for_memory(root: str = "/") -> int:
     """How many processes of this one's control group the system has killed for memory; 0 where it does not say (cgroup v2 does)."""
     try:
-        groups = pathlib.Path(root, "proc/self/cgroup").read_text().splitlines()
+        groups = pathlib.Path(root, "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
         group = next(line.removeprefix("0::") for line in groups if line.startswith("0::"))
-        events = pathlib.Path(root, "sys/fs/cgroup", group.strip("/"), "memory.events").read_text().split()
+        events = (
+            pathlib.Path(root, "sys/fs/cgroup", group.strip("/"), "memory.events").read_text(encoding="utf-8").split()
+        )
         return int(dict(zip(events[::2], events[1::2]))["oom_kill"])
     except (OSError, StopIteration, KeyError, ValueError):
         return 0
