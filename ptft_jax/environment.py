@@ -16,9 +16,11 @@ from ptft_jax.errors import UserError
 
 # Packages that only some features need: what is imported -> the extra of the installation that brings it.
 EXTRAS = {
+    "cmaes": "search",
     "gguf": "gguf",
     "jsonschema": "verifiers",
     "matplotlib": "reports",
+    "optuna": "search",
     "sentencepiece": "sentencepiece",
     "tensorboard": "tensorboard",
     "tiktoken": "tiktoken",

@@ -83,6 +83,19 @@ def _plots(folder):
     importlib.import_module("ptft_jax.reporting.run_report")
 
 
+def _search(folder):
+    from ptft_jax.experiments import study
+
+    study.optuna()
+
+
+def _cmaes(folder):
+    from ptft_jax.experiments import study
+
+    pytest.importorskip("optuna")
+    study.sampler("cmaes", 0, 0, {})
+
+
 FEATURES = {
     "a SentencePiece tokenizer": ("sentencepiece", "sentencepiece", _sentencepiece, "models/x: tokenizer.model"),
     "one that goes into a GGUF file": ("sentencepiece", "sentencepiece", _sentencepiece_in_gguf, "tokenizer.model"),
@@ -93,6 +106,8 @@ FEATURES = {
     "a compressed file": ("zstandard", "zstd", _zstd, "x.jsonl.zst"),
     "a JSON schema": ("jsonschema", "verifiers", _schema, "the verifier 'json_schema'"),
     "a curve that is drawn": ("matplotlib", "reports", _curve, "--curve, which is drawn, needs"),
+    "a search": ("optuna", "search", _search, "--search needs"),
+    "a search by CMA-ES": ("cmaes", "search", _cmaes, "--search=cmaes needs"),
     "plots": ("matplotlib", "reports", _plots, "a report's plots"),
 }
 

@@ -14,11 +14,14 @@ from ptft_jax.runs import lineage, owner
 from ptft_jax.runs.workdir import Workdir
 
 # Where a run stands.
-FINISHED, RUNNING, STOPPED, NOT_FINITE, DAMAGED = "finished", "running", "stopped", "not finite", "damaged"
+FINISHED, RUNNING, STOPPED, PRUNED, NOT_FINITE, DAMAGED = (
+    "finished", "running", "stopped", "pruned", "not finite", "damaged",
+)  # fmt: skip
 # What is known of every run beside its settings and what its summary says, with the meaning.
 OWN = {
     "name": "the folder, seen from the one that is listed",
-    "state": f"{FINISHED}, {RUNNING}, {STOPPED} (it can be continued), {NOT_FINITE} (its loss was), or {DAMAGED}",
+    "state": f"{FINISHED}, {RUNNING}, {STOPPED} (it can be continued), {PRUNED} (by a search; it can be continued too), "
+    f"{NOT_FINITE} (its loss was), or {DAMAGED}",
     "step": "the last step that is known of",
     "parent": "what it was started from",
     "ancestors": "how many runs are behind it",
@@ -57,6 +60,8 @@ def state(path: pathlib.Path) -> str:
     """Where a run stands that has not finished, now."""
     if owner.alive(path):
         return RUNNING
+    if Workdir(path).read_pruned():
+        return PRUNED
     return NOT_FINITE if next(path.glob("nonfinite_step_*.npz"), None) else STOPPED
 
 

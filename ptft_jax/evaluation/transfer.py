@@ -69,7 +69,7 @@ def _pair(before: Values, after: Values, name: str) -> tuple[float, float] | Non
 
 
 def reference(
-    lineage: Sequence[Mapping[str, Any]], source: str, classes: int, split: str = "validation"
+    lineage: Sequence[Mapping[str, Any]], source: str, classes: int, split: str = "validation", folder: str = ""
 ) -> dict[str, Any]:
     """The loss on a split of a source before any of it was learned, and how that is known.
 
@@ -81,6 +81,7 @@ def reference(
     Args:
       lineage: as in lineage.json, nearest first.
       source: the data source that forgetting is measured on, as in `config.data.source`.
+      folder: that the source's path counts from, "" = the working folder.
       split: "validation" or "test". Where a run did not measure its start on "test", "of" says that it is the other's.
 
     Returns:
@@ -89,7 +90,7 @@ def reference(
     for row in reversed([row for row in lineage if "workdir" in row]):  # imported weights have none
         workdir = pathlib.Path(row["workdir"])
         try:
-            found = _at_start(workdir, row.get("run_id", ""), source)
+            found = _at_start(workdir, row.get("run_id", ""), meant.source(source, folder or os.getcwd()))
             parent = Workdir(workdir).read_lineage() if found else []
         except UserError:  # damaged files of another run, which measured nothing then, are no reason to end this one
             continue
@@ -101,7 +102,7 @@ def reference(
     return {"nll": math.log(classes), "of": f"a uniform guess of {classes:,}: no run of the lineage measured its start"}
 
 
-def _at_start(workdir: pathlib.Path, run_id: str, source: str) -> dict[str, float]:
+def _at_start(workdir: pathlib.Path, run_id: str, source: tuple[Any, ...]) -> dict[str, float]:
     """Losses on a source at step 0 of the run in a workdir, by split, if it is that run and was trained on the source."""
     here = Workdir(workdir)
     if not all(file.is_file() for file in (here.config, here.environment, here.lineage)):
@@ -119,11 +120,10 @@ def _at_start(workdir: pathlib.Path, run_id: str, source: str) -> dict[str, floa
     return {split: values[key] for split, key in keys.items() if key in values}
 
 
-def _called(run: Workdir, source: str) -> str | None:
-    """What a run puts behind "validation" and "test" for `source`; None where that is none of those that it was trained on."""
-    data, here = run.recorded_config()["data"], os.getcwd()
-    there = meant.begun_in(run.path) or here
-    asked = meant.source(source, here)
+def _called(run: Workdir, asked: tuple[Any, ...]) -> str | None:
+    """What a run puts behind "validation" and "test" for a source (`meant.source`); None where that is none of those that it was trained on."""
+    data = run.recorded_config()["data"]
+    there = meant.begun_in(run.path) or os.getcwd()
     if meant.source(data["source"], there) == asked:
         return ""
     labels = pipeline.labels(types.SimpleNamespace(**data)) if data.get("mixture") else {}

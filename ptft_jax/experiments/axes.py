@@ -90,13 +90,11 @@ def sampled(
     axes: Sequence[Axis], config: Mapping[str, Any], *, samples: int = 1, seed: int = 0
 ) -> tuple[list[Point], int]:
     """As `points`, and how many of the samples are as one before them in all that is drawn."""
-    declared = dict(configs.fields(configs.tree_of(tuple(config.get("plugins", ())))))
-    checked = [_checked(axis, declared) for axis in axes]
-    _refuse_twice(checked)
+    declared = declared_of(config)
+    checked, order = prepared(axes, declared)
     if samples < 1:
         raise UserError(f"--samples={samples}: expected 1 or more")
     found: dict[Any, Point] = {}
-    order = _ordered(checked)
     named = [field for axis in checked for field in axis.fields]
     repeats = 0
     for sample in range(samples if any(axis.draw for axis in checked) else 1):
@@ -108,6 +106,19 @@ def sampled(
     return list(found.values()), repeats
 
 
+def declared_of(config: Mapping[str, Any]) -> dict[str, Field]:
+    """The fields that a config's axes may vary, by their dotted names."""
+    return dict(configs.fields(configs.tree_of(tuple(config.get("plugins", ())))))
+
+
+def prepared(axes: Sequence[Axis], declared: Mapping[str, Field]) -> tuple[list[Axis], list[Axis]]:
+    """The axes with their values in the types of their fields: as they are given, and each behind those that vary what it asks for.
+    Raises UserError as `points` does."""
+    checked = [_checked(axis, declared) for axis in axes]
+    _refuse_twice(checked)
+    return checked, _ordered(checked)
+
+
 def _expanded(
     axes: Sequence[Axis], config: Mapping[str, Any], sample: int, seed: int, declared: Mapping[str, Field]
 ) -> Iterator[Point]:
@@ -116,12 +127,13 @@ def _expanded(
         rows = [
             row | dict(zip(axis.fields, values))
             for row in rows
-            for values in (_alternatives(axis, sample, seed, declared) if _applies(axis, config, row) else ((),))
+            for values in (_alternatives(axis, sample, seed, declared) if applies(axis, config, row) else ((),))
         ]
     yield from rows
 
 
-def _applies(axis: Axis, config: Mapping[str, Any], row: Point) -> bool:
+def applies(axis: Axis, config: Mapping[str, Any], row: Point) -> bool:
+    """Whether an axis is there where those before it have chosen `row`. Raises UserError where one of them varies a field of it."""
     there = all(
         hashable(row[field] if field in row else configs.get(config, field)) in map(hashable, values)
         for field, values in axis.conditions

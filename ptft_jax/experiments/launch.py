@@ -58,6 +58,7 @@ def launch(
     by: Executor,
     reuse: Sequence[str | pathlib.Path] = (),
     retries: int = 2,
+    halve: bool = False,
     reporter: Reporter | None = None,
     show: bool = True,
 ) -> dict[str, dict[str, Any]]:
@@ -66,7 +67,7 @@ def launch(
     Args:
       by: what it is carried out by (`executor`).
       reuse: folders of other experiments, whose finished nodes are taken.
-      retries: see `Scheduler`.
+      retries, halve: see `Scheduler`.
       show: whether the table is shown, too.
 
     Returns:
@@ -97,7 +98,7 @@ def launch(
                 reporter.say(note)
             return added
 
-        outcomes = Scheduler(steps, store, by, reporter, retries, further if graph.grows else None).carry_out()
+        outcomes = Scheduler(steps, store, by, reporter, retries, halve, further if graph.grows else None).carry_out()
         rows = results.write(store.folder, steps, outcomes)
     if show:
         reporter.table(str(store.folder / f"{results.TABLE}.md"), rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,7 +15,6 @@ from ptft_jax.experiments.identity import Identities, Identity
 from ptft_jax.experiments.nodes import Graph, Node, config_of, is_reference, parted
 from ptft_jax.experiments.store import Kept, Store
 from ptft_jax.model.spec import HEAD, STRUCTURE
-from ptft_jax.runs import meant
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import completion
 
@@ -84,7 +82,7 @@ class Planner:
         self._learn((step.folder, step.identity.settings) for step in runs)
         for node in nodes:
             if node.name not in self._steps:
-                self._steps[node.name] = self._step(node)
+                self.step(node)
         return [self._steps[node.name] for node in nodes]
 
     def _learn(self, runs: Iterable[tuple[pathlib.Path, Mapping[str, Any]]]) -> None:
@@ -97,7 +95,8 @@ class Planner:
             if summary and summary.get("step"):
                 self._known.setdefault(_alike(settings), []).append(summary)
 
-    def _step(self, node: Node) -> Step:
+    def step(self, node: Node) -> Step:
+        """What becomes of a node, whose parents are planned. Raises UserError as `plan` does."""
         try:
             if node.kind == "run":
                 self._models[node.name] = _checked(node, self._models)
@@ -111,6 +110,7 @@ class Planner:
             self._taken.append(step.folder)
             step = dataclasses.replace(step, **_expected(step, self._known))
         self._first.setdefault(identity.fingerprint, step)
+        self._steps[node.name] = step
         return step
 
 
@@ -155,8 +155,6 @@ def _step(node: Node, identity: Identity, store: Store, same: Step | None, taken
     if kept is not None:
         steps = Workdir(kept.folder).steps()
         reason = f"from step {steps[-1]}" if steps else "it was begun"
-        if moved := _moved(node, kept.folder):
-            reason = f"begun anew: the files of {moved[0]} lie elsewhere than when it was begun"
         return Step(node, identity, "resume", kept.folder, reason, kept)
     before = store.latest(node.name)
     folder = store.free(node.name, taken)
@@ -164,21 +162,6 @@ def _step(node: Node, identity: Identity, store: Store, same: Step | None, taken
         return Step(node, identity, "new", folder)
     changes = identity.changes(before.identity)
     return Step(node, identity, "rerun", folder, f"because {few(changes, _SHOWN)}", before)
-
-
-def _moved(node: Node, folder: pathlib.Path) -> list[str]:
-    """Settings whose data lie elsewhere than they did for the run that was begun in a folder, which cannot go on then."""
-    here = Workdir(folder)
-    if node.kind != "run" or not here.is_run or not here.begun() or here.is_finished:
-        return []
-    there, sides = meant.begun_in(folder) or "", (here.recorded_config(), node.settings["config"])
-    found = []
-    for path in ("data.source", "data.mixture", "eval.source"):
-        old, new = (configs.get(side, path) for side in sides)
-        if old and new and not any(map(is_reference, (old, new))):
-            means = meant.SETTINGS[path]
-            found += [path] if means(old, there) != means(new, os.getcwd()) else []
-    return found
 
 
 def _check_steps(node: Node, before: Mapping[str, Step]) -> None:

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ptft_jax import config as configs
 from ptft_jax.experiments.plan import Step
 from ptft_jax.runs.files import read_json, write_json, write_text
 from ptft_jax.runs.workdir import Workdir
@@ -37,8 +38,20 @@ def collect(steps: Sequence[Step], outcomes: Mapping[str, Mapping[str, Any]]) ->
         }
         if outcome["status"] == "finished":
             row["result"] = _result(step)
+            row |= _micro_batches(step)
         rows.append(row)
     return rows
+
+
+def _micro_batches(step: Step) -> dict[str, int]:
+    """How many micro-batches a run had where that is not what its node says: more, as its memory was not enough."""
+    if step.node.kind != "run" or not Workdir(step.folder).is_run:
+        return {}
+    asked, had = (
+        configs.get(config, "training.micro_batches", 1)
+        for config in (step.node.settings["config"], Workdir(step.folder).recorded_config())
+    )
+    return {} if had == asked else {"micro_batches": had}
 
 
 def _result(step: Step) -> Any:
@@ -106,13 +119,13 @@ def _spread(values: Sequence[float]) -> float:
     return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
-def _as_json(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """A value with the names of figures that are not finite in their place ("nan", "inf"): JSON has none."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: _as_json(item) for key, item in value.items()}
-    return [_as_json(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: as_json(item) for key, item in value.items()}
+    return [as_json(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def write(
@@ -121,7 +134,7 @@ def write(
     """Writes summary.json, table.csv and table.md; returns the rows of the last, for people."""
     rows = collect(steps, outcomes)
     lines = table(rows)
-    write_json(folder / f"{SUMMARY}.json", _as_json({"nodes": rows, "table": lines}))
+    write_json(folder / f"{SUMMARY}.json", as_json({"nodes": rows, "table": lines}))
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()

@@ -51,53 +51,71 @@ class Scheduler:
         executor: Executor,
         reporter: Reporter,
         retries: int = 2,
-        more: Further | None = None,
+        halve: bool = False,
+        further: Further | None = None,
     ):
         """
         Args:
           retries: how often a node is begun again whose process was ended by somebody else.
-          more: asked whenever all have ended, of how they did: further steps, until there are none.
+          halve: a run that has not enough memory is begun again with micro-batches of half the rows, while these can be divided.
+          further: asked whenever all have ended, of how they did: more steps, until there are none.
         """
+        self._halve, self._micro_batches = halve, dict[str, int]()
         self._store, self._executor, self._reporter, self._retries = store, executor, reporter, retries
-        self._more = more
+        self._further = further
         self._steps: dict[str, Step] = {}
         self._folders: dict[str, pathlib.Path] = {}
-        self._status: dict[str, dict[str, Any]] = {}
         self._attempts: dict[str, int] = {}
         self._needs: dict[str, list[str]] = {}
-        self._add(steps)
+        self._status: dict[str, dict[str, Any]] = {}
+        for step in steps:
+            self._add(step)
         self._planned = time.monotonic()
         self._pauses: dict[str, float] = {}  # until when a node waits that was killed
         self._written, self._noted, self._unwritten = 0.0, -1, False
 
-    def _add(self, steps: Sequence[Step]) -> list[str]:
-        """Takes steps in; their names."""
-        for step in steps:
-            name = step.node.name
-            self._steps[name], self._folders[name], self._attempts[name] = step, step.folder, 0
-            self._needs[name] = [*step.node.parents(), *([step.same_as] if step.same_as else [])]
-        return [step.node.name for step in steps]
+    def _add(self, step: Step) -> str:
+        name = step.node.name
+        self._steps[name], self._folders[name], self._attempts[name] = step, step.folder, 0
+        self._needs[name] = [*step.node.parents(), *([step.same_as] if step.same_as else [])]
+        return name
+
+    def _more(self, room: int) -> list[str]:
+        """Nodes that are added, while others go on at most `room` of them."""
+        if self._further is None or len(self._status) < len(self._steps):
+            return []
+        return [self._add(step) for step in self._further(self._outcomes())]
+
+    def _open(self) -> bool:
+        """Whether `_more` may still add some."""
+        return self._further is not None
+
+    def _expected(self) -> int:
+        """How many nodes there are to be, as far as that is known."""
+        return len(self._steps)
 
     def carry_out(self) -> dict[str, dict[str, Any]]:
         """How each node ended, by name in the plan's order: {"status": "finished", "diverged", "failed", "out_of_memory", "killed" or
-        "skipped", "plan", "folder", "message", "attempts", "seconds"}; also written as state.json.
+        "skipped", in a search also "pruned", "plan", "folder", "message", "attempts", "seconds"}; also written as state.json.
 
         Raises:
           Stopped: SIGTERM or Ctrl-C arrived; what was begun has saved and left.
         """
-        bar = self._bar()
-        waiting, running = list(self._steps), set[str]()
+        bar, shown = self._bar(), self._expected()
+        waiting, running = self._waiting(), set[str]()
         look = 0.0  # when there may be something to begin: after an end, or a pause
         with _listening() as asked:
             try:
                 while True:
                     if not asked.signals and time.monotonic() >= look:
                         waiting, look = self._begin(waiting, running, asked)
-                    self._reporter.advance(bar, len(self._status), "")
-                    if not running and not waiting and not asked.signals and (waiting := self._further()):
-                        self._reporter.finish(bar)
-                        bar, look = self._bar(), 0.0
+                    if not asked.signals and (more := self._more(self._executor.slots - len(running) - len(waiting))):
+                        waiting, look = [*waiting, *more], 0.0
+                        if self._expected() != shown:
+                            self._reporter.finish(bar)
+                            bar, shown = self._bar(), self._expected()
                         continue
+                    self._reporter.advance(bar, len(self._status), "")
                     if not running and (asked.signals or not waiting):
                         break
                     asked.pass_on(self._executor)
@@ -116,17 +134,13 @@ class Scheduler:
                 self._executor.close()
                 self._write(True)
                 self._reporter.finish(bar)
-            left = waiting or self._more or any(s["status"] == "interrupted" for s in self._status.values())
+            left = waiting or self._open() or any(s["status"] == "interrupted" for s in self._status.values())
             if asked.signals and left:
                 raise Stopped(128 + asked.signals[0])
         return self._outcomes()
 
     def _bar(self) -> int | None:
-        return self._reporter.start(self._store.folder.name, len(self._steps), len(self._status))
-
-    def _further(self) -> list[str]:
-        """Takes in what follows from how all before it ended; the names of that."""
-        return self._add(self._more(self._outcomes())) if self._more else []
+        return self._reporter.start(self._store.folder.name, self._expected(), len(self._status))
 
     def _outcomes(self) -> dict[str, dict[str, Any]]:
         return {name: self._status[name] for name in self._steps}
@@ -188,17 +202,40 @@ class Scheduler:
             name=name,
             kind=step.node.kind,
             folder=str(step.folder),
-            settings=step.settings(self._folders),
+            settings=self._settings(step),
             fingerprint=step.identity.fingerprint,
             identity=step.identity.as_dict(),
             log=str(self._store.log(name)),
             importable=[os.path.abspath(folder) for folder in sys.path],
         )
 
+    def _settings(self, step: Step) -> dict[str, Any]:
+        settings = step.settings(self._folders)
+        if count := self._micro_batches.get(step.node.name):
+            config = settings["config"]
+            settings["config"] = {**config, "training": {**config["training"], "micro_batches": count}}
+        return settings
+
+    def _halved(self, name: str) -> str:
+        """Has a run begun again that had not enough memory with half the rows at a time, and says so; "" where that cannot be."""
+        node = self._steps[name].node
+        if not self._halve or node.kind != "run":
+            return ""
+        config = node.settings["config"]
+        rows = config["data"]["batch_size"]
+        count = 2 * self._micro_batches.get(name, config["training"]["micro_batches"])
+        if rows % count:
+            return ""
+        self._micro_batches[name] = count
+        return f"{rows // count} rows at a time (training.micro_batches={count})"
+
     def _end(self, name: str, outcome: Outcome, asked: _Asked) -> bool:
         """Notes how a node ended; whether it is to be begun again."""
         if outcome.status == "interrupted" and self._executor.here and not asked.signals:
             asked.signals.append(signal.SIGTERM)  # which the run heard, in this process
+        if outcome.status == "out_of_memory" and not asked.signals and (how := self._halved(name)):
+            self._reporter.say(f"{name} {_said(outcome.status)}: {outcome.message}; it is begun again with {how}")
+            return True
         if outcome.status in _AGAIN and asked.signals:
             outcome = dataclasses.replace(outcome, status="interrupted")
         elif outcome.status in _AGAIN and self._attempts[name] <= self._retries:
@@ -208,10 +245,10 @@ class Scheduler:
         elif outcome.status in _AGAIN:
             outcome = dataclasses.replace(outcome, status="killed")
         self._note(name, outcome.status, outcome.message, outcome.seconds)
-        if outcome.status not in (*RESULTS, "interrupted"):  # which `Stopped` says of all
+        if outcome.status not in (*RESULTS, "pruned", "interrupted"):  # which `Stopped` says of all
             self._reporter.say(f"{name} {_said(outcome.status)}: {outcome.message} ({self._store.log(name)})")
-        elif outcome.status == "diverged":
-            self._reporter.say(f"{name} diverged: {outcome.message}")
+        elif outcome.status in ("diverged", "pruned"):
+            self._reporter.say(f"{name} {_said(outcome.status)}: {outcome.message}")
         return False
 
     def _note(self, name: str, status: str, message: str, seconds: float = 0.0) -> None:
@@ -243,9 +280,12 @@ class Scheduler:
 
 
 def _said(status: str) -> str:
-    return {"killed": "was killed", "skipped": "was skipped", "out_of_memory": "had not enough memory"}.get(
-        status, status
-    )
+    return {
+        "killed": "was killed",
+        "pruned": "was pruned",
+        "skipped": "was skipped",
+        "out_of_memory": "had not enough memory",
+    }.get(status, status)
 
 
 def _shown(folder: pathlib.Path, root: pathlib.Path) -> str:

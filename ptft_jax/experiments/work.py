@@ -69,34 +69,32 @@ def _run(task: Task) -> Outcome:
 
     config = nodes.config_of(task.settings)
     reporter, deadline = Reporter(), time.monotonic() + _BUSY
+    trial = None
+    if task.trial is not None:
+        from ptft_jax.experiments.trial import Trial
+
+        trial = Trial(pathlib.Path(task.folder), task.trial)
     if Workdir(pathlib.Path(task.folder)).is_finished:  # and the process ended before that was recorded
         return Outcome("finished")
+    if trial is not None and (why := trial.ended()):
+        return Outcome("pruned", why)
+    more = {"hooks": trial.hooks, "check": trial.check} if trial is not None else {}
     while True:
         try:
-            summary = assembly.train(config, task.folder, reporter=reporter)
+            summary = assembly.train(config, task.folder, reporter=reporter, moved=True, **more)
         except Busy as e:
             if time.monotonic() > deadline:
                 raise
             reporter.say(f"waiting: {e}")
             time.sleep(1.0)
-        except assembly.OtherConfig as e:
-            reporter.say(f"{e}\nit is begun anew: {_aside(task)} is what was begun with files that lay elsewhere")
         except NonFinite as e:
             return Outcome("diverged", str(e))
+        except assembly.NoMetric as e:
+            return Outcome("refused", str(e))
         else:
+            if trial is not None and trial.pruned and summary["reason"] == "hook":
+                return Outcome("pruned", trial.pruned)
             return Outcome("finished") if summary["finished"] else Outcome("interrupted", f"by {summary['reason']}")
-
-
-def _aside(task: Task) -> pathlib.Path:
-    """Moves a run that was begun and cannot go on out of the way of one that is the same but for where its files lie."""
-    folder = pathlib.Path(task.folder)
-    aside = folder.with_name(folder.name + ".old")
-    while aside.exists():
-        aside = aside.with_name(aside.name + "+")
-    folder.rename(aside)
-    Workdir(aside).node.unlink()
-    _kept(task).write()
-    return aside
 
 
 def _merge(task: Task) -> Outcome:

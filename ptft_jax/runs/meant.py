@@ -78,6 +78,7 @@ SETTINGS: Mapping[str, Callable[[Any, str], Any]] = {
     "data.mixture": mixture,
     "data.template": template,
     "eval.source": source,
+    "eval.answers.source": source,
     "rewards.json_schema.schema": file,
     "rewards.reward_model.run": parent,
     "rewards.judge.run": parent,
@@ -87,13 +88,14 @@ SETTINGS: Mapping[str, Callable[[Any, str], Any]] = {
 }
 
 
-def spelled(workdir: pathlib.Path, config: configs.Section) -> configs.Section:
-    """`config` with the settings that mean the same as those that the run in a workdir was begun with, spelled as there."""
+def spelled(workdir: pathlib.Path, config: configs.Section, moved: bool = False) -> configs.Section:
+    """`config` with the settings that mean the same as those that the run in a workdir was begun with, spelled as there; `moved`: whoever
+    asks knows that all of them do, wherever that lies now."""
     before, now = Workdir(workdir).read_config().as_dict(), config.as_dict()
     for path in SETTINGS:
         *above, last = path.split(".")
         theirs, part = configs.get(before, path), configs.get(now, ".".join(above))
-        if theirs != part[last] and _same(path, theirs, part[last], workdir):
+        if theirs != part[last] and ((moved and theirs and part[last]) or _same(path, theirs, part[last], workdir)):
             part[last] = theirs
     answers = now["eval"]["answers"]
     if not answers["verifiers"]:  # nobody reads how long answers are; earlier versions recorded a length

@@ -105,6 +105,11 @@ class Workdir:
         return self.path / "node.json"
 
     @property
+    def pruned(self) -> pathlib.Path:
+        """Where a search ended it before its end (`ptft_jax.experiments.trial`): it stands there until it goes on."""
+        return self.path / "pruned.json"
+
+    @property
     def checkpoints(self) -> pathlib.Path:
         return self.path / "checkpoints"
 
@@ -209,6 +214,11 @@ class Workdir:
     def read_data(self) -> list[dict[str, Any]]:
         """What it was trained on, a row per source; [] where that is not known."""
         return _known(self.data) or []
+
+    def read_pruned(self) -> dict[str, Any]:
+        """{"step", "metric", "value", "trial"} of a run that a search ended where it stands; {} of others."""
+        found = {} if self.is_finished else _known(self.pruned) or {}
+        return found if found and self.steps()[-1:] == [found["step"]] else {}
 
     def read_partition(self) -> list[dict[str, Any]]:
         return files.read_json(self.partition)

@@ -62,6 +62,10 @@ class OtherConfig(UserError):
     """The workdir holds a run with another config."""
 
 
+class NoMetric(UserError):
+    """A metric that a run was asked for is none that it gives."""
+
+
 class Run:
     """One run, assembled: everything but its arrays exists, and every setting has been read.
 
@@ -97,8 +101,9 @@ class Run:
         workdir: pathlib.Path,
         reporter: Reporter,
         clock: Clock | None = None,
+        moved: bool = False,
     ):
-        clock = clock or Clock()
+        clock, self._moved = clock or Clock(), moved
         given = configs.check(config, complete=False)
         self.continued = continued(given, workdir)
         self.config, self.parent = resolve(config, workdir)
@@ -119,7 +124,7 @@ class Run:
         pairing.check_samples(c.objective.name, c.samples.prompts, c.tables.objectives)
         asked = c.eval.answers.verifiers
         pairing.check_samples(c.objective.name, asked, c.tables.objectives, "eval.answers.verifiers")
-        self.pinned = scorers.pinned(c, self.workdir)
+        self.pinned = scorers.pinned(c, self.workdir, moved)
         with clock("data"):
             self._load_data(init["fresh"])
         c = self.config
@@ -210,7 +215,7 @@ class Run:
         here = Workdir(self.workdir)
         if not here.is_run or not here.begun():
             return self.config
-        recorded = meant.spelled(self.workdir, self.config)
+        recorded = meant.spelled(self.workdir, self.config, self._moved)
         changed = changes(*map(configs.decided, (here.read_config().as_dict(), recorded.as_dict())))
         if changed:
             raise OtherConfig(
@@ -431,17 +436,39 @@ class Run:
                     f"config.select.source_budget = {s.source_budget!r}: forgetting is not measured: {reason}"
                 )
             budget = {"source_budget": s.source_budget, "stop_over_budget": s.stop_over_budget}
-        known = []
-        for name, rows in self.eval_batches.items():
-            objective, _, lengths = self.measuring(name)
-            known += evaluate.names({name: rows}, self.trainer.metrics(objective), lengths, self.measured_raw)
-        if self.answers and not self.config.eval.answers.every:  # else not every evaluation has them
-            known += self.answers.names
+        known = self._evaluated
         if s.metric not in known:
             raise UserError(
                 f"config.select.metric = {s.metric!r}: evaluations of this run give {', '.join(known)}{nearest(s.metric, known)}"
             )
         return Selection(s.metric, s.mode, s.patience, s.min_delta, **budget)
+
+    @functools.cached_property
+    def _evaluated(self) -> list[str]:
+        """What every evaluation gives."""
+        known = self._names(self.eval_batches)
+        if self.answers and not self.config.eval.answers.every:  # else not every evaluation has them
+            known += self.answers.names
+        return known
+
+    def _names(self, sets: Mapping[str, list[Rows]]) -> list[str]:
+        known = []
+        for name, rows in sets.items():
+            objective, _, lengths = self.measuring(name)
+            known += evaluate.names({name: rows}, self.trainer.metrics(objective), lengths, self.measured_raw)
+        return known
+
+    def check_metric(self, metric: str, flag: str, *, on_the_way: bool) -> None:
+        """Raises NoMetric where the run does not give a metric: at every evaluation, or at its end, where its gain and forgetting are known
+        too. `flag`: what asks for it."""
+        known = [*self._evaluated]
+        if not on_the_way:
+            known += [*self._names(self.test_batches), *(self.answers.names if self.answers else ())]
+            known += ["gain"] if self.parent else []
+            known += ["forgetting"] if "source" in self.eval_batches else []
+        if metric not in known:
+            what = "evaluations of this run give" if on_the_way else "this run gives"
+            raise NoMetric(f"{flag}={metric}: {what} {', '.join(dict.fromkeys(known))}{nearest(metric, known)}")
 
     def measuring(self, name: str) -> Measuring:
         """What a set is measured by: the run's objective, or what the parent learned from its data by."""
@@ -474,6 +501,8 @@ def train(
     hooks: Sequence[tuple[Callable[[Moment], bool], Callable[[Moment], None]]] = (),
     profile: str = "",
     clock: Clock | None = None,
+    check: Callable[[Run], None] = lambda _: None,
+    moved: bool = False,
 ) -> dict[str, Any]:
     """Runs, or continues, the run of `config` in `workdir`, and returns its summary (also written as summary.json).
 
@@ -488,6 +517,8 @@ def train(
       hooks: pairs (when, do) of functions that are called between steps, see `ptft_jax.training.hooks`.
       profile: "START:STOP": a trace of the steps after START up to STOP for XProf and Perfetto, in WORKDIR/profile.
       clock: counts where the time goes; by default from now on.
+      check: is given the assembled run before anything is compiled or written, and raises UserError to refuse it.
+      moved: what the config names is what the run was begun with, wherever it lies now: whoever asks knows that by the content.
 
     Returns:
       The summary: "finished", "reason", "step", "best_step", the metrics "before" and "after", and more. Of a run that was
@@ -503,7 +534,8 @@ def train(
     done = processes.shared(Workdir(place).read_summary())
     with clock.listening(), contextlib.nullcontext() if done is not None else lease.owned(place, reporter.say):
         with clock("start"):
-            run = Run(config, place, reporter, clock)
+            run = Run(config, place, reporter, clock, moved)
+        check(run)
         if profile and training.epochs:
             traced = profiling.steps_of(profile, run.config.training.steps)
         settings = run.config.as_dict()

@@ -73,7 +73,7 @@ class Execution:
                     with _bars(run.reporter), self._traced(loop):
                         state, reason = loop.run(state, at)
                     at = int(run.trainer.program.whole(state).step)
-                    if reason not in ("sigterm", "max_seconds"):
+                    if reason not in ("hook", "sigterm", "max_seconds"):
                         summary = self._finish(state, loop, meta, reason)
                         checkpoints.close()
                         if processes.main():

@@ -30,6 +30,7 @@ class Moment:
       step: the updates that are done, which is the number of the last one.
       first: nothing has been trained yet.
       last: these are all that `training.steps` asks for.
+      evaluates: the run evaluates at this step.
       evaluated: {"validation/nll": nats per token, ...} where the run has evaluated at this step, else {}. For `do`: `when` is
         asked before that.
     """
@@ -40,6 +41,7 @@ class Moment:
         *,
         first: bool,
         last: bool,
+        evaluates: bool = False,
         state: Any = None,
         program: Program | None = None,
         metrics: Callable[[], dict[str, float]] = dict,
@@ -47,8 +49,9 @@ class Moment:
     ):
         """`state`, of the form of the loop's, and `metrics` are read when they are asked for. Without `program` and `writer` there is
         neither a state to read nor a file to write to."""
-        self.step, self.first, self.last = step, first, last
+        self.step, self.first, self.last, self.evaluates = step, first, last, evaluates
         self.evaluated: dict[str, float] = {}
+        self.leaves = False
         self.loop_state, self._program, self._metrics, self._writer = state, program, metrics, writer
 
     @functools.cached_property
@@ -68,6 +71,11 @@ class Moment:
         """All parameters as nested dicts, the trainable and the frozen ones, as for `state`."""
         state = self.state
         return unflatten({**flatten(state.frozen), **flatten(state.trainable)})
+
+    def leave(self) -> None:
+        """Asks the run to save and leave after what is due at this step, as `max_seconds` does: its summary says "hook", and the same call
+        goes on from there. Where several processes share a run, all have to ask."""
+        self.leaves = True
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Writes {name: number} as a row of kind "hook" into metrics.jsonl, and to the trackers as hook/NAME. Arrays of a single

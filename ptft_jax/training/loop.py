@@ -34,7 +34,7 @@ __all__ = ["SOURCE", "Loop", "NonFinite", "Schedule", "Selection"]
 
 Pending = tuple[int, dict[str, Any], dict[str, np.ndarray]]  # a step, its metrics on devices, its batch
 
-_REASONS = ("", "max_seconds", "sigterm")  # to stop; of several, the last
+_REASONS = ("", "hook", "max_seconds", "sigterm")  # to stop; of several, the last
 
 
 class NonFinite(UserError):
@@ -116,13 +116,14 @@ class Loop:
         self._programs: set[Any] = set()  # that this launch has compiled
         self._agreed, self.check = processes.Agreed(), termination.checking()
         self._better = False  # the last evaluation found a new best
+        self._leaves = False  # a hook asked the run to leave
         self._note = "{}"  # for people, of the last step that was logged
         self._selected: float | None = None  # the selection metric of this launch's last evaluation, where it had one
         self._task: int | None = None
 
     def run(self, state: Any, step: int) -> tuple[Any, str]:
         """Runs from `step` on. Returns the last state and why it ended: "steps", "early_stopping", "source_budget",
-        "max_seconds" or "sigterm" (the latter two can be continued).
+        "hook", "max_seconds" or "sigterm" (the latter three can be continued).
 
         Raises:
           NonFinite: see there.
@@ -180,6 +181,7 @@ class Loop:
             step,
             first=step == self._first,
             last=step == self.schedule.steps,
+            evaluates=self._evaluates_at(step),
             state=state,
             program=self.program,
             metrics=lambda: dict(self._step_metrics) if metrics is None else _values(to_host(metrics)),
@@ -203,13 +205,16 @@ class Loop:
                 self.checkpoints.wait()
                 raise
             return False
-        self._pending = False
+        self._pending, self._leaves = False, moment.leaves
         return True
 
     # The hooks of every run. A run that is pending has yet to do all of the step that it begins with.
 
+    def _evaluates_at(self, step: int) -> bool:
+        return step in (self._first, self.schedule.steps) or _due(step, self.schedule.eval_every)
+
     def _evaluates(self, moment: Moment) -> bool:
-        return moment.first or moment.last or _due(moment.step, self.schedule.eval_every)
+        return moment.evaluates
 
     def _evaluate_here(self, moment: Moment) -> None:
         moment.evaluated = self._evaluate(moment.loop_state, moment.step)
@@ -238,7 +243,7 @@ class Loop:
 
     def _interrupted(self) -> str:
         late = self.schedule.max_seconds and self._clock.launch >= self.schedule.max_seconds
-        mine = "sigterm" if self._termination.asked else "max_seconds" if late else ""
+        mine = "sigterm" if self._termination.asked else "max_seconds" if late else "hook" if self._leaves else ""
         return _REASONS[self._agreed(_REASONS.index(mine))]
 
     def check_step(self) -> None:

@@ -18,6 +18,7 @@ from ptft_jax.evaluation.evaluate import EvalSet, Measuring
 from ptft_jax.model.spec import HEAD
 from ptft_jax.parallel import cost as costs
 from ptft_jax.params.rules import flatten, unflatten
+from ptft_jax.runs import meant
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training.programs import Program
@@ -96,11 +97,34 @@ def gains(
     if start.parent is None:
         return None
     config, spec = start.trainer.config, start.trainer.model.spec
-    lineage = Workdir(workdir).read_lineage()
+    lineage, folder = _lineage(start, workdir), ""
+    if (
+        config.eval.source
+    ):  # as it was named when the run was begun: the runs of the lineage say so too, wherever it lies now
+        source, folder = Workdir(workdir).read_config().eval.source, meant.begun_in(workdir) or ""
     classes = max(spec.classes, 2) if spec.head == "classes" else spec.vocab_size  # one number tells two answers apart
-    starts = {role: transfer.reference(lineage, source, classes, split) for role, split in transfer.SPLITS.items()}
+    starts = {
+        role: transfer.reference(lineage, source, classes, split, folder) for role, split in transfer.SPLITS.items()
+    }
     found = {name: transfer.measured(before, after, starts, r) for name, r in measured_sets.roles(config).items()}
     return {"adapters": found} if config.tune.adapters else found[""]
+
+
+def _lineage(start: Start, workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The runs behind a run, each where it lies now, as far as its parent's place tells: what lay beside that was moved with it."""
+    rows, found = Workdir(workdir).read_lineage(), start.continued or start.parent
+    if not (rows and isinstance(found, restore.Source) and rows[0].get("run_id") == Workdir(found.workdir).run_id):
+        return rows
+    old, new = pathlib.Path(rows[0]["workdir"]), found.workdir.absolute()
+    while old.name and old.name == new.name:
+        old, new = old.parent, new.parent
+    if old == new:
+        return rows
+    for row in rows:
+        place = pathlib.Path(row.get("workdir", ""))
+        if place.is_relative_to(old) and (new / place.relative_to(old)).is_dir():
+            row["workdir"] = str(new / place.relative_to(old))
+    return rows
 
 
 def drift(start: Start, state: Any, fingerprint: str) -> list[dict[str, Any]] | dict[str, Any] | None:

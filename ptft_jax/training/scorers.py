@@ -15,8 +15,9 @@ from ptft_jax.runs.files import write_json
 from ptft_jax.runs.workdir import Workdir
 
 
-def pinned(config: configs.Section, workdir: pathlib.Path) -> dict[str, str]:
-    """Verifier -> the checkpoint that it asks, of a run in `workdir` that has begun; {} of others, and of such of earlier versions.
+def pinned(config: configs.Section, workdir: pathlib.Path, moved: bool = False) -> dict[str, str]:
+    """Verifier -> the checkpoint that it asks, of a run in `workdir` that has begun; {} of others, and of such of earlier versions. `moved`: as of
+    `ptft_jax.runs.meant.spelled`.
 
     Raises:
       UserError: that checkpoint is gone, or is another model's.
@@ -29,7 +30,7 @@ def pinned(config: configs.Section, workdir: pathlib.Path) -> dict[str, str]:
         return {}
     begun, now_said = (
         here.read_config().as_dict()["rewards"],
-        meant.spelled(pathlib.Path(workdir), config).as_dict()["rewards"],
+        meant.spelled(pathlib.Path(workdir), config, moved).as_dict()["rewards"],
     )
     for name, was in scorers.items():
         field = f"config.rewards.{name}.run"

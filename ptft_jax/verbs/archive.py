@@ -9,15 +9,15 @@ from __future__ import annotations
 from absl import flags
 
 from ptft_jax.errors import UserError
+from ptft_jax.verbs import removing
 from ptft_jax.verbs.command import launch
 
 WORDS = "run"
 
 
 def define() -> None:
-    flags.DEFINE_multi_string("run", [], "Workdir of a run; also without --run=.")
+    removing.define()
     flags.DEFINE_string("out", "", "The .tar.gz file to write.")
-    flags.DEFINE_string("within", ".", "Runs below this folder, and beside the run, are asked whether they need it.")
     flags.DEFINE_bool("keep", False, "Delete nothing.")
 
 

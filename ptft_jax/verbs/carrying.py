@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -14,7 +14,7 @@ from ptft_jax.verbs.output import printed
 
 
 def define(out: str | None = None) -> None:
-    """--out, which is `out` by default, --dry_run, --executor, --job, --max_parallel, --retries, --reuse."""
+    """--out, which is `out` by default, --dry_run, --executor, --job, --max_parallel, --retries, --halve_micro_batch, --reuse."""
     flags.DEFINE_string("out", out, "Folder of the experiment. What is finished there is not carried out again.")
     flags.DEFINE_bool("dry_run", False, "Only say what would be done with each node, and why.")
     flags.DEFINE_string(
@@ -31,6 +31,11 @@ def define(out: str | None = None) -> None:
     )
     define_number("max_parallel", 1, positive(1, ""), "Nodes at a time, among which accelerators are shared out.")
     define_number("retries", 2, natural(2, ""), "How often a node is begun again whose process somebody else ended.")
+    flags.DEFINE_bool(
+        "halve_micro_batch",
+        False,
+        "A run that has not enough memory is begun again with half the rows at a time, and as many as before in each step.",
+    )
     flags.DEFINE_multi_string(
         "reuse", [], "Folder of another experiment, whose finished nodes are taken. May be given more than once."
     )
@@ -66,20 +71,10 @@ def _job(words: Sequence[str], executor: str) -> dict[str, Any]:
 
 def carry_out(graph: Any) -> int:
     """Carries a graph out, or says what would be done; the exit status, 1 where a node failed. Raises UserError."""
-    from ptft_jax.experiments import scheduler, store
-    from ptft_jax.reporting.progress import Reporter
-
     if flags.FLAGS.dry_run:
         look(graph)
         return 0
-    reporter = Reporter()
-    try:
-        with reporter:
-            outcomes = launch(graph, reporter)
-    except scheduler.Stopped as e:
-        reporter.say(f"{e}; the same command continues")
-        return e.status
-    return int(any(outcome["status"] not in store.RESULTS for outcome in outcomes.values()))
+    return _carried_out(lambda reporter: launch(graph, reporter))
 
 
 def look(graph: Any) -> None:
@@ -98,6 +93,39 @@ def look(graph: Any) -> None:
 def launch(graph: Any, reporter: Any, *, show: bool = True) -> dict[str, dict[str, Any]]:
     """`ptft_jax.experiments.launch.launch` as the flags say. Raises UserError; `ptft_jax.experiments.scheduler.Stopped`."""
     from ptft_jax.experiments import launch
+
+    return launch.launch(graph, flags.FLAGS.out, reporter=reporter, show=show, **_how())
+
+
+def search(config: Any, asked: Any) -> int:
+    """As `carry_out`, of a search (`ptft_jax.experiments.search.Search`)."""
+    from ptft_jax.experiments import search as searches
+
+    args = flags.FLAGS
+    if args.dry_run:
+        printed("\n".join(searches.look(config, asked, args.out)))
+        return 0
+    return _carried_out(lambda reporter: searches.search(config, asked, args.out, reporter=reporter, **_how()))
+
+
+def _carried_out(do: Callable[[Any], Mapping[str, Mapping[str, Any]]]) -> int:
+    """The exit status of what `do` carries out, which it tells a reporter of."""
+    from ptft_jax.experiments import scheduler, store
+    from ptft_jax.reporting.progress import Reporter
+
+    reporter = Reporter()
+    try:
+        with reporter:
+            outcomes = do(reporter)
+    except scheduler.Stopped as e:
+        reporter.say(f"{e}; the same command continues")
+        return e.status
+    return int(any(outcome["status"] not in (*store.RESULTS, "pruned") for outcome in outcomes.values()))
+
+
+def _how() -> dict[str, Any]:
+    """What the flags say of how nodes are carried out. Raises UserError."""
+    from ptft_jax.experiments import launch
     from ptft_jax.runs import places
 
     args = flags.FLAGS
@@ -105,8 +133,7 @@ def launch(graph: Any, reporter: Any, *, show: bool = True) -> dict[str, dict[st
     if args.executor == "slurm":
         options = {"folder": places.local(args.out, f"--out={args.out}") / "jobs", **options}
     by = launch.executor(args.executor, args.max_parallel, **options)
-    given = {"reuse": args.reuse, "retries": args.retries, "reporter": reporter, "show": show}
-    return launch.launch(graph, args.out, by=by, **given)
+    return {"by": by, "reuse": args.reuse, "retries": args.retries, "halve": args.halve_micro_batch}
 
 
 def _text(rows: list[dict[str, Any]]) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from absl import flags
 
+from ptft_jax.verbs import removing
 from ptft_jax.verbs.command import launch
 
 WORDS = "run"
 
 
 def define() -> None:
-    flags.DEFINE_multi_string("run", [], "Workdir of a run; also without --run=.")
-    flags.DEFINE_string("within", ".", "Runs below this folder, and beside the run, are asked whether they need it.")
+    removing.define()
     flags.DEFINE_bool("dry_run", False, "Say what would be deleted, and delete nothing.")
 
 

@@ -2,6 +2,11 @@
 
 python -m ptft_jax.verbs.sweep --config=finetune/shakespeare:lora --config.init.from=runs/base --name=lr --out=runs/lr \\
   --axis optimizer.learning_rate=1e-4,3e-4 --axis "tune.lora.rank=loguniform(4,64)" --samples=4 --seeds=3
+
+With --search the points are not all of them, but those that Optuna asks for:
+
+python -m ptft_jax.verbs.sweep --config=finetune/shakespeare:lora --config.init.from=runs/base --out=runs/search \\
+  --axis "optimizer.learning_rate=loguniform(1e-5,1e-2)" --search=tpe --trials=30 --pruner=median
 """
 
 from __future__ import annotations
@@ -26,7 +31,14 @@ def define() -> None:
     flags.DEFINE_string("name", "sweep", "What the names of the runs begin with.")
     define_number("seeds", 1, positive(1, ""), "Runs at each point: of the config's seed and those after it.")
     define_number("samples", 1, positive(1, ""), "Draws of the axes that are drawn.")
-    define_number("draw_seed", 0, seed(0, ""), "What these draws follow from.")
+    define_number("draw_seed", 0, seed(0, ""), "What these draws, and those of a search, follow from.")
+    flags.DEFINE_string("search", "", "tpe, cmaes, random or grid: --trials runs at points that Optuna asks for.")
+    define_number("trials", None, positive(1, ""), "How many runs a search has, those of earlier launches among them.")
+    flags.DEFINE_string("metric", "", "What a search goes by, as table.csv has it; '' = what the runs select by.")
+    flags.DEFINE_string("direction", "", "min or max: which values of --metric are better; '' = as it says itself.")
+    flags.DEFINE_string(
+        "pruner", "none", "median or halving: ends runs of a search that others were better than; or none."
+    )
 
 
 def main() -> int:
@@ -34,6 +46,7 @@ def main() -> int:
     if args.config is None:
         raise UserError("--config is missing, e.g. --config=finetune/shakespeare:lora")
     carrying.check()
+    _check_search()
     if not args.axis and args.seeds == 1:
         raise UserError("--axis is missing: what to vary, e.g. --axis optimizer.learning_rate=1e-4,3e-4; or --seeds")
     from ptft_jax.experiments import axis_words
@@ -43,9 +56,33 @@ def main() -> int:
     if args.samples > 1 and not any(axis.draw for axis in axes):
         raise UserError(f"--samples={args.samples}: no axis is drawn")
     prepare_experiment()
+    if args.search:
+        from ptft_jax.experiments.search import Search
+
+        asked = Search(
+            axes,
+            args.search,
+            trials=args.trials or 0,
+            metric=args.metric,
+            direction=args.direction,
+            pruner=args.pruner,
+            seed=args.draw_seed,
+            name=args.name,
+        )
+        return carrying.search(args.config, asked)
     graph = Graph()
     graph.sweep(args.name, args.config, axes, seeds=args.seeds, samples=args.samples, draw_seed=args.draw_seed)
     return carrying.carry_out(graph)
+
+
+def _check_search() -> None:
+    """Raises UserError for flags of one kind of sweep beside the other."""
+    args = flags.FLAGS
+    of_search = ("trials", "metric", "direction", "pruner")
+    for name in ("seeds", "samples") if args.search else of_search:
+        if getattr(args, name) != args[name].default:
+            instead = "a trial is one run: --trials says how many" if args.search else "it is of --search alone"
+            raise UserError(f"--{name}={getattr(args, name)}: {instead}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from ptft_jax.experiments.executors import elsewhere
 from ptft_jax.experiments.nodes import Graph
 from tests.experiments.test_scheduler import F, carry, here, read, status, sums  # noqa: F401  # `here` is a fixture
 from tests.helpers import tiny_config
+from tests.processes import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -93,19 +94,29 @@ def test_jobs_that_fail_or_are_killed(tmp_path):
     assert status(launch.launch(g, tmp_path / "out", by=by)) == {"killed": "finished", "fails": "failed"}
 
 
-@pytest.mark.parametrize("where", ["ray", "slurm"])
-def test_runs_that_learn(cluster, tmp_path, text_file, where):
-    """A stage of pre-training and a sweep from it: the same bits, and what one has made the other takes."""
-    g = Graph()
-    config = tiny_config(text_file, training__steps=4, eval__every=2)
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory, text_file):
+    """A stage of pre-training and a sweep of twelve runs from it, and where they were carried out one after the other."""
+    g, folder = Graph(), tmp_path_factory.mktemp("inline")
+    config = tiny_config(text_file, training__steps=2, eval__every=2)
     base = g.run("base", config)
-    g.sweep("rate", config, [grid("optimizer.learning_rate", 1e-3, 1e-2)], seeds=2, init=base)
-    carry(g, tmp_path / "inline")
+    axes = [grid("optimizer.learning_rate", 1e-3, 3e-3, 1e-2), grid("optimizer.b2", 0.9, 0.99)]
+    g.sweep("rate", config, axes, seeds=2, init=base)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        carry(g, folder)
+    return g, folder
+
+
+@pytest.mark.parametrize("where", ["local", "ray", "slurm"])
+def test_runs_that_learn(cluster, twelve, tmp_path, where):
+    """The same bits, and what one has made the other takes."""
+    g, inline = twelve
     options = {"cluster": "local", "folder": tmp_path / "jobs"} if where == "slurm" else {}
     launch.launch(g, tmp_path / where, by=launch.executor(where, 2, **options))
-    assert read(tmp_path / "inline") == read(tmp_path / where)
+    assert read(inline) == read(tmp_path / where)
     again = carry(g, tmp_path / where)
-    assert {node["plan"] for node in again.values()} == {"cached"}
+    assert {node["plan"] for node in again.values()} == {"cached"} and len(again) == 13
 
 
 def test_the_file_that_is_submitted(tmp_path, monkeypatch):

@@ -16,9 +16,9 @@ from ptft_jax.experiments.graph import with_changes
 from ptft_jax.experiments.nodes import Graph, config_of
 from ptft_jax.experiments.store import Kept, Store
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs.lease import Busy
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import assembly
+from tests.helpers import quiet_train, tiny_config
 
 
 def config(source, **changes):
@@ -237,25 +237,36 @@ def test_what_a_recipe_suggested_is_no_more_than_that(source):
     assert "training.steps" not in made.suggested and "samples.max_new_tokens" in made.suggested
 
 
-def test_a_run_that_was_begun_elsewhere_is_begun_anew(source, tmp_path, cache, monkeypatch):
-    """Of an interrupted run whose data were moved, the config names other files: it cannot go on, and does not fail for good."""
-    [step] = plan.plan(chain_of("base", config(source)), Store(tmp_path / "x"))
-    task = {"name": "base", "kind": "run", "folder": str(step.folder), "settings": step.settings({}), "log": ""}
-    task = Task(**task, fingerprint=step.identity.fingerprint, identity=step.identity.as_dict())
-    tried = []
+@pytest.mark.heavy
+def test_a_run_that_was_begun_elsewhere_goes_on(source, tmp_path, cache):
+    """Its folder, its parent's and its data were moved: it comes to what it would have, to the bit."""
 
-    def train(config, folder, **_):
-        tried.append(config.data.source)
-        if len(tried) < 3:
-            (step.folder / "notes.txt").touch()
-            raise (Busy, assembly.OtherConfig)[len(tried) - 1]("here is another")
-        assert not (step.folder / "notes.txt").exists()
-        return {"finished": True}
+    def graph(data):
+        made = tiny_config(data, training__steps=4, eval__every=2, eval__source=f"text:{data}")
+        g = Graph()
+        base = g.run("base", with_changes(made, **{"eval.source": ""}))
+        end = {"objective.name": "distill", "objective.distill.teacher": base, "training.steps": 6}
+        g.run("end", with_changes(made, **end), init=base)
+        return g
 
-    monkeypatch.setattr(assembly, "train", train)
-    assert work.carry_out(task).status == "finished" and tried == [f"text:{source}"] * 3
-    assert [p.name for p in (step.folder.parent / "base.old").iterdir()] == ["notes.txt"]
-    assert Kept.read(step.folder).fingerprint == step.identity.fingerprint
+    by = launch.executor("inline", 1)
+    quiet = Reporter(quiet=True)
+    launch.launch(graph(source), tmp_path / "whole", by=by, reporter=quiet)
+    shutil.copytree(tmp_path / "whole/runs/base", tmp_path / "x/runs/base")
+    step = planned(tmp_path / "x", graph(source))["end"]
+    Kept(step.folder, step.identity.fingerprint, "end", step.identity.as_dict(), None).write()
+    settings = config_of(step.settings({"base": tmp_path / "x/runs/base"}))
+    left = quiet_train(settings, step.folder, hooks=[(pt.every(3), lambda at: at.leave())])
+    assert (left["finished"], left["reason"], left["step"]) == (False, "hook", 3)
+    (tmp_path / "x").rename(tmp_path / "y")
+    source.rename(tmp_path / "moved.txt")
+    step = planned(tmp_path / "y", graph(tmp_path / "moved.txt"))["end"]
+    assert (step.action, step.reason) == ("resume", "from step 3")
+    launch.launch(graph(tmp_path / "moved.txt"), tmp_path / "y", by=by, reporter=quiet)
+    assert Workdir(tmp_path / "y/runs/end").steps()[-1] == 6
+    assert not (tmp_path / "y/runs/end.old").exists()
+    for name in ("summary.json", "table.csv"):
+        assert (tmp_path / "y" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_files_of_nodes_are_taken_by_others(source, tmp_path, cache):

@@ -17,6 +17,7 @@ class Task:
       fingerprint, identity: what is recorded of it.
       log: the file that what is said goes to.
       importable: folders whose modules the process that asks can import.
+      trial: of a run that is a trial of a search, what `ptft_jax.experiments.trial.Trial` is made of.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Task:
     identity: Mapping[str, Any]
     log: str
     importable: Sequence[str] = ()
+    trial: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +36,9 @@ class Outcome:
     """How a node ended.
 
     Attributes:
-      status: "finished"; "diverged", whose loss is not finite, which is a result; "interrupted", which goes on when it is carried
-        out again; "killed", of which nobody knows why; "out_of_memory"; "failed".
+      status: "finished"; "diverged", whose loss is not finite, which is a result; "pruned", which a search ended where it was;
+        "interrupted", which goes on when it is carried out again; "killed", of which nobody knows why; "out_of_memory"; "failed";
+        "refused", as every other trial of the search would be.
       message: why, for people.
       values: what it came to, beside what is in its folder.
     """

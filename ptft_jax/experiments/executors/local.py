@@ -67,10 +67,16 @@ class Local:
             process.stdin.write(json.dumps(dataclasses.asdict(task)).encode() + b"\n")
             process.stdin.flush()
         said_here = functools.partial(_last_line, log, before)
-        threading.Thread(target=self._wait, args=(task.name, process, outcome, said_here), daemon=True).start()
+        waited = (task.name, process, outcome, said_here, killed_for_memory())
+        threading.Thread(target=self._wait, args=waited, daemon=True).start()
 
     def _wait(
-        self, name: str, process: subprocess.Popen[bytes], path: pathlib.Path, last_line: Callable[[], str]
+        self,
+        name: str,
+        process: subprocess.Popen[bytes],
+        path: pathlib.Path,
+        last_line: Callable[[], str],
+        killed_before: int,
     ) -> None:
         status = process.wait()
         try:
@@ -79,7 +85,7 @@ class Local:
         except (UserError, OSError, TypeError) as e:
             found = Outcome("failed", str(e))
         if found is None:
-            found = _without_outcome(status, last_line)
+            found = _without_outcome(status, last_line, killed_for_memory() > killed_before)
         self._ended.put((name, found))
 
     def ended(self, timeout: float) -> tuple[str, Outcome] | None:
@@ -113,13 +119,29 @@ def _clean(log: pathlib.Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _without_outcome(status: int, last_line: Callable[[], str]) -> Outcome:
-    """What became of a process that wrote nothing: killed by a signal, or failed of itself."""
+def killed_for_memory(root: str = "/") -> int:
+    """How many processes of this one's control group the system has killed for memory; 0 where it does not say (cgroup v2 does)."""
+    try:
+        groups = pathlib.Path(root, "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        group = next(line.removeprefix("0::") for line in groups if line.startswith("0::"))
+        events = (
+            pathlib.Path(root, "sys/fs/cgroup", group.strip("/"), "memory.events").read_text(encoding="utf-8").split()
+        )
+        return int(dict(zip(events[::2], events[1::2]))["oom_kill"])
+    except (OSError, StopIteration, KeyError, ValueError):
+        return 0
+
+
+def _without_outcome(status: int, last_line: Callable[[], str], short: bool) -> Outcome:
+    """What became of a process that wrote nothing: killed by a signal, or failed of itself; `short`: the system has killed for memory
+    meanwhile."""
     number = (
         -status if status < 0 else status - 128 if status > 128 else 0
     )  # 128 + N: it left at once, when it was asked again
     if number not in set(signal.Signals):
         return Outcome("failed", f"its process ended with status {status}: {last_line() or 'it said nothing'}")
+    if short and number == signal.SIGKILL:
+        return Outcome("out_of_memory", "its process was killed by the system, whose memory was full")
     more = " (by somebody, or by the system, whose memory was full)" if number == signal.SIGKILL else ""
     return Outcome("killed", f"its process ended by {signal.Signals(number).name}{more}")
 
