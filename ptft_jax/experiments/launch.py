@@ -8,7 +8,7 @@ from typing import Any
 
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.experiments import plan as plans
-from ptft_jax.experiments import results
+from ptft_jax.experiments import record, report, results
 from ptft_jax.experiments.executors.base import Executor
 from ptft_jax.experiments.nodes import Graph
 from ptft_jax.experiments.scheduler import Scheduler
@@ -55,13 +55,15 @@ def launch(
     reuse: Sequence[str | pathlib.Path] = (),
     retries: int = 2,
     reporter: Reporter | None = None,
+    command: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
-    """Carries out what of a graph is not there yet, and writes summary.json, table.csv and table.md into `out`.
+    """Carries out what of a graph is not there yet, and writes summary.json, table.csv, table.md, experiment.md and experiment.html into `out`.
 
     Args:
       by: what it is carried out by (`executor`).
       reuse: folders of other experiments, whose finished nodes are taken.
       retries: see `Scheduler`.
+      command: the words that carry it out again, for its report.
 
     Returns:
       How each node ended, see `Scheduler.carry_out`.
@@ -75,9 +77,12 @@ def launch(
     with lease.owned(folder, reporter.say, "--out"):
         store = Store(out, reuse)  # with what another launch did before it left
         steps = plans.plan(graph, store)
+        record.write(store.folder, graph, steps, command)
         for note in (*graph.notes, plans.totals(steps, by.slots)):
             reporter.say(note)
         outcomes = Scheduler(steps, store, by, reporter, retries).carry_out()
         rows = results.write(store.folder, steps, outcomes)
+        for said in report.write(store.folder, graph, steps, outcomes, command):
+            reporter.say(said)
     reporter.table(str(store.folder / f"{results.TABLE}.md"), rows)
     return outcomes

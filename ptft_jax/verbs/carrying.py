@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,11 +85,17 @@ def carry_out(graph: Any) -> int:
     by = launch.executor(args.executor, args.max_parallel, **options)
     try:
         with reporter:
-            outcomes = launch.launch(graph, args.out, by=by, reuse=args.reuse, retries=args.retries, reporter=reporter)
+            more = {"reuse": args.reuse, "retries": args.retries, "command": _command()}
+            outcomes = launch.launch(graph, args.out, by=by, reporter=reporter, **more)
     except scheduler.Stopped as e:
         reporter.say(f"{e}; the same command continues")
         return e.status
     return int(any(outcome["status"] not in ("finished", "diverged") for outcome in outcomes.values()))
+
+
+def _command() -> list[str]:
+    """What was typed."""
+    return ["ptft", pathlib.PurePath(sys.argv[0].rpartition(" ")[2]).stem, *sys.argv[1:]]
 
 
 def _text(rows: list[dict[str, Any]]) -> str:

@@ -24,6 +24,10 @@ def define() -> None:
         "FIELD,FIELD=(VALUE,VALUE),..., which vary together. Each may end in ' if FIELD=VALUE'. May be given more than once.",
     )
     flags.DEFINE_string("name", "sweep", "What the names of the runs begin with.")
+    flags.DEFINE_string("question", "", "What the report begins with; '' = this command.")
+    flags.DEFINE_string(
+        "baseline", "", "What others are compared with: a node, or a point as the report names it; '' = the best."
+    )
     define_number("seeds", 1, positive(1, ""), "Runs at each point: of the config's seed and those after it.")
     define_number("samples", 1, positive(1, ""), "Draws of the axes that are drawn.")
     define_number("draw_seed", 0, seed(0, ""), "What these draws follow from.")
@@ -43,7 +47,7 @@ def main() -> int:
     if args.samples > 1 and not any(axis.draw for axis in axes):
         raise UserError(f"--samples={args.samples}: no axis is drawn")
     prepare_experiment()
-    graph = Graph()
+    graph = Graph(args.question, baseline=args.baseline)
     graph.sweep(args.name, args.config, axes, seeds=args.seeds, samples=args.samples, draw_seed=args.draw_seed)
     return carrying.carry_out(graph)
 
