@@ -24,6 +24,7 @@ VERBS = {
     "compare": "gain against forgetting and cost of runs of one parent: ptft compare DIR DIR ... [--out=FILE]",
     "sweep": "runs at every point of some axes: --config=NAME[:ARG] --axis FIELD=A,B --seeds=N --out=DIR",
     "experiment": "a graph of runs that a file declares: --file=FILE --out=DIR [--dry_run]",
+    "dashboard": "runs and experiments of a folder, live in a browser: ptft dashboard [DIR] [--port=N]",
     "bench": "measure beside PyTorch, transformers, PEFT and TRL: [CASE ...] [--out=DIR]",
     "cache": "show the data cache, or clear it: [--clear] [--kind=KIND] [--unused_days=N]",
     "doctor": "check this machine: versions, devices, cache, a compiled step",

@@ -44,6 +44,7 @@ ROOMS = (
     "run",
     "combining",
     "experiments",
+    "dashboard",
     "verbs",
     "train",
     "cli",

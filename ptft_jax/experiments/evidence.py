@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import collections
+import math
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax.errors import UserError
-from ptft_jax.experiments.comparisons import Comparison, Point
+from ptft_jax.experiments.ranking import Comparison, Point
 from ptft_jax.runs.files import read_json
 from ptft_jax.runs.workdir import Workdir
 
@@ -33,7 +34,8 @@ def _curve(folder: pathlib.Path, figure: str) -> Points:
         rows = Workdir(folder).read_metrics()
     except UserError:  # what is damaged was said by the node itself, or was damaged since
         return []
-    return [(row["step"], row[figure]) for row in rows if row.get("kind") == "eval" and figure in row]
+    there = [(row["step"], row[figure]) for row in rows if row.get("kind") == "eval" and figure in row]
+    return [(step, value) for step, value in there if math.isfinite(value)]
 
 
 def costs(rows: Sequence[Mapping[str, Any]], folders: Folders) -> dict[str, dict[str, float]]:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import pathlib
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax.errors import UserError, few
-from ptft_jax.experiments import answers, comparisons, results
-from ptft_jax.experiments.comparisons import Comparison
+from ptft_jax.experiments import findings, ranking, results
 from ptft_jax.experiments.nodes import Graph
 from ptft_jax.experiments.plan import Step
+from ptft_jax.experiments.ranking import Comparison
+from ptft_jax.experiments.record import MARKDOWN, PAGE, asked
 from ptft_jax.runs.files import write_text
-
-MARKDOWN, PAGE = "experiment.md", "experiment.html"
-# Flags that say where and how a graph is carried out, not what it is.
-_HOW = ("out", "executor", "max_parallel", "job", "retries", "reuse", "dry_run", "question")
 
 
 def write(
@@ -32,10 +28,10 @@ def write(
         {**row, "settings": step.identity.settings}
         for row, step in zip(results.collect(steps, outcomes), steps, strict=True)
     ]
-    found = comparisons.compare(rows, figure=graph.figure, better=graph.better, baseline=graph.baseline)
+    found = ranking.compare(rows, figure=graph.figure, better=graph.better, baseline=graph.baseline)
     question = asked(graph.question, command)
     write_text(folder / MARKDOWN, markdown(question, rows, found))
-    told = [answers.answer(one) for one in several(found)]
+    told = [findings.answer(one) for one in several(found)]
     try:
         from ptft_jax.experiments import report_page
     except UserError as e:  # an extra that only the page needs
@@ -46,30 +42,16 @@ def write(
     return [*told, f"report: {folder / PAGE}"]
 
 
-def asked(question: str, command: Sequence[str]) -> str:
-    """The question; where nobody put one, the command without what says where and how it is carried out."""
-    if question or not command:
-        return question
-    kept, skip = list[str](), False
-    for word in command:
-        name = word.lstrip("-").partition("=")[0]
-        how = word.startswith("-") and name.removeprefix("no") in (*_HOW, *(f"no{flag}" for flag in _HOW))
-        if not (how or skip):
-            kept.append(word)
-        skip = how and "=" not in word and "dry_run" not in word
-    return shlex.join(kept)
-
-
 def markdown(question: str, rows: Sequence[Mapping[str, Any]], found: Sequence[Comparison]) -> str:
     """The report as text: the same bytes for the same results."""
     parts = [f"# {question}" if question else "# Experiment", counted(rows)]
     for one in several(found):
         if len(several(found)) > 1:
             parts.append(f"## {one.name}")
-        parts += [answers.answer(one), results.markdown(answers.table(one)).rstrip("\n"), *answers.cautions(one)]
+        parts += [findings.answer(one), results.markdown(findings.table(one)).rstrip("\n"), *findings.cautions(one)]
     if not several(found):
         parts.append(UNCOMPARED)
-    if single := answers.alone([one for one in found if len(one.points) == 1]):
+    if single := findings.alone([one for one in found if len(one.points) == 1]):
         parts.append(single)
     if lost := unfinished(rows):
         parts.append(lost)

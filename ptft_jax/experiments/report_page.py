@@ -1,4 +1,4 @@
-"""The page of an experiment: what `answers` says, and what it rests on drawn by `ptft_jax.reporting`. Bounded in size, whatever the number of
+"""The page of an experiment: what `findings` says, and what it rests on drawn by `ptft_jax.reporting`. Bounded in size, whatever the number of
 nodes: what is left out is said."""
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptft_jax.experiments import answers, evidence, report, results
-from ptft_jax.experiments.comparisons import Comparison, Point
+from ptft_jax.experiments import evidence, findings, report, results
+from ptft_jax.experiments.ranking import Comparison, Point
 from ptft_jax.reporting import comparison, comparison_page, graph_drawing, plots, sweep_plots
 from ptft_jax.reporting.page import Page
 
@@ -43,15 +43,15 @@ def write(
         page.text(report.UNCOMPARED)
     for one in several[:_COMPARED]:
         page.heading("Answer" if len(several) == 1 else f"{one.name}: answer")
-        page.text(answers.answer(one))
-        _table(page, answers.table(one), "experiment.md")
-        for caution in answers.cautions(one):
+        page.text(findings.answer(one))
+        _table(page, findings.table(one), "experiment.md")
+        for caution in findings.cautions(one):
             page.text(caution)
         _drawn(page, one, folders, costs)
     if len(several) > _COMPARED:
         page.text(f"{len(several) - _COMPARED} more comparisons are in experiment.md.")
     alone = [one for one in found if len(one.points) == 1]
-    if said := answers.alone(alone):
+    if said := findings.alone(alone):
         page.text(said)
     for one in alone[:_COMPARED] if not several else ():
         _drawn(page, one, folders, costs)

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from ptft_jax.errors import UserError
-from ptft_jax.experiments import answers, comparisons, launch, report, report_page
+from ptft_jax.experiments import findings, launch, ranking, record, report, report_page
 from ptft_jax.experiments.nodes import Graph
 from ptft_jax.reporting import graph_drawing
 from ptft_jax.reporting.page import Page
@@ -35,8 +35,8 @@ def rows(table, **more):
 
 
 def said(table, **asked):
-    [found] = comparisons.compare(rows(table), **asked)
-    return answers.answer(found), answers.table(found), " ".join(answers.cautions(found))
+    [found] = ranking.compare(rows(table), **asked)
+    return findings.answer(found), findings.table(found), " ".join(findings.cautions(found))
 
 
 def test_the_best_is_better_than_the_next():
@@ -95,12 +95,12 @@ def test_what_is_missing_is_said(table, answer, caution):
 
 def test_a_baseline_that_there_is_not():
     with pytest.raises(UserError, match="baseline = 'lora': no point or node .*did you mean 'lora2'"):
-        comparisons.compare(rows({"lora2": (1.0,), "full": (2.0,)}), baseline="lora")
+        ranking.compare(rows({"lora2": (1.0,), "full": (2.0,)}), baseline="lora")
 
 
 def test_ends_of_fields_name_points():
     points = [{"optimizer.learning_rate": rate, "data.rate": 1} for rate in (1e-3, 0.1)]
-    [found] = comparisons.compare([row(f"s-{n}", float(n), group="s", point=point) for n, point in enumerate(points)])
+    [found] = ranking.compare([row(f"s-{n}", float(n), group="s", point=point) for n, point in enumerate(points)])
     assert [point.name for point in found.points] == ["learning_rate=0.001, rate=1", "learning_rate=0.1, rate=1"]
 
 
@@ -148,8 +148,8 @@ def test_the_command_is_the_question_where_there_is_none():
         "--nodry_run",
         "--seeds=3",
     ]
-    assert report.asked("", words) == "ptft sweep '--config=a b.py' --axis seed=1,2 --seeds=3"
-    assert report.asked("Why?", words) == "Why?"
+    assert record.asked("", words) == "ptft sweep '--config=a b.py' --axis seed=1,2 --seeds=3"
+    assert record.asked("Why?", words) == "Why?"
 
 
 def test_many_nodes_are_few_in_a_page(tmp_path):
@@ -159,12 +159,12 @@ def test_many_nodes_are_few_in_a_page(tmp_path):
         for n, point in enumerate(points)
         for seed in (0, 1)
     ]
-    found = comparisons.compare(given)
+    found = ranking.compare(given)
     outcomes = {one["name"]: {"message": "", "seconds": 0.0} for one in given}
     report_page.write(tmp_path / "x.html", "?", (), given, found, {}, outcomes)
     html = (tmp_path / "x.html").read_text()
     assert len(html) < 1_500_000 and "The first 100 of 500 rows" in html and "The best 300 of 500 are drawn" in html
-    assert "learning_rate=0.01, rank=1" in answers.answer(found[0])
+    assert "learning_rate=0.01, rank=1" in findings.answer(found[0])
     assert report.markdown("?", given, found).count("| learning_rate=") == 500
 
 

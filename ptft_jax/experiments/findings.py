@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ptft_jax.errors import few
-from ptft_jax.experiments import paired
-from ptft_jax.experiments.comparisons import SURE, Comparison, Point
+from ptft_jax.experiments import seed_differences
+from ptft_jax.experiments.ranking import SURE, Comparison, Point
 
 _FEW = 6  # seeds, below which the interval of a bootstrap is known to be too narrow
 _MEASURED = ("data.source", "data.mixture", "data.held_out", "data.length", "eval.source", "objective.name")
@@ -109,7 +109,7 @@ def _amount(number: float) -> str:
     return f"{number:.3g}"
 
 
-def _interval(one: paired.Difference) -> str:
+def _interval(one: seed_differences.Difference) -> str:
     return f"[{_amount(one.low or 0.0)}, {_amount(one.high or 0.0)}]"
 
 
@@ -162,7 +162,7 @@ def cautions(found: Comparison) -> list[str]:
         count = len(found.corrected)
         said.append(
             f"{count} {'comparison' if count == 1 else 'comparisons'} with {of}, by paired t-tests, {'' if count == 1 else 'corrected by Holm for all of them, '}"
-            f"shown where p < {SURE}; in brackets {paired.LEVEL:.0%} intervals of a bootstrap over seeds ({paired.RESAMPLES:,} resamples, seed {paired.SEED})."
+            f"shown where p < {SURE}; in brackets {seed_differences.LEVEL:.0%} intervals of a bootstrap over seeds ({seed_differences.RESAMPLES:,} resamples, seed {seed_differences.SEED})."
         )
         if not found.is_baseline:
             said.append("The best was chosen by these same figures, which flatters its lead.")

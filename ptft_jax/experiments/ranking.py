@@ -14,9 +14,9 @@ from typing import Any
 
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.evaluation import names
-from ptft_jax.experiments import paired, results
+from ptft_jax.experiments import results, seed_differences
 from ptft_jax.experiments.nodes import end
-from ptft_jax.experiments.paired import Difference
+from ptft_jax.experiments.seed_differences import Difference
 
 Row = Mapping[str, Any]  # of `results.collect`, with "settings" of the node's identity
 SURE = 0.05  # a difference is shown where its corrected p-value is below
@@ -190,7 +190,7 @@ def _comparison(
         return found
     differences = _differences(reference, points, -1 if direction == "max" else 1)
     tested = [name for name, one in differences.items() if one.p is not None]
-    corrected = paired.holm([differences[name].p or 0.0 for name in tested])
+    corrected = seed_differences.holm([differences[name].p or 0.0 for name in tested])
     return dataclasses.replace(
         found,
         reference=reference,
@@ -211,7 +211,7 @@ def _differences(reference: Point, points: Sequence[Point], sign: int) -> dict[s
     for point in points:
         seeds = [seed for seed in reference.values if seed in point.values]
         if point.name != reference.name and seeds:
-            found[point.name] = paired.difference(
+            found[point.name] = seed_differences.difference(
                 [sign * (point.values[seed] - reference.values[seed]) for seed in seeds]
             )
     return found
