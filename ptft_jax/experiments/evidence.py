@@ -96,7 +96,10 @@ def environments(folders: Folders) -> list[dict[str, Any]]:
     for folder in folders.values():
         path = Workdir(folder).environment
         if path.is_file():
-            e = read_json(path)
+            try:
+                e = read_json(path)
+            except UserError:  # damaged: a row of its own, of which nothing is known
+                e = {}
             packages = e.get("packages", {})
             devices = collections.Counter(e.get("devices", ()))
             counts[

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 MOST = 60  # boxes of a drawing
 _WIDTH, _HEIGHT, _GAP, _BETWEEN, _EDGE = 190, 40, 14, 60, 8  # in points
-_LETTERS = 27  # of a line in a box
+_LETTERS = 25  # of a line in a box
 # Border of a status; its word is in the box, too.
 _COLORS = {
     "finished": "#007a4d", "running": "#0072B2", "waiting": "#777777", "diverged": "#b36b00", "failed": "#b3261e",
@@ -131,6 +131,5 @@ def _drawn(box: Box, x: int, y: float) -> str:
 
 
 def _cut(text: str, letters: int = _LETTERS) -> str:
-    """A text that fits, by its beginning and its end, which tells names of one group apart."""
-    half = letters // 2
-    return text if len(text) <= letters else f"{text[: letters - half - 1]}…{text[-half:]}"
+    """A text that fits, by its beginning and, above all, its end, which tells names of one group apart."""
+    return text if len(text) <= letters else f"{text[:4]}…{text[5 - letters :]}"

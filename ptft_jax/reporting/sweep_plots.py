@@ -31,6 +31,7 @@ def bands(groups: Mapping[str, Sequence[Points]], *, title: str, x: str, y: str)
             half = [statistics.stdev(row) for row in values]
             low, high = ([m + sign * h for m, h in zip(means, half)] for sign in (-1, 1))
             axes.fill_between(steps, low, high, color=colors[name], alpha=0.18, linewidth=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return plots.svg(figure)
 
