@@ -45,6 +45,7 @@ ROOMS = (
     "combining",
     "planning",
     "experiments",
+    "dashboard",
     "verbs",
     "train",
     "cli",

@@ -28,6 +28,21 @@ OWN = {
     "changed": "when its folder last said something new",
     "problem": "what is wrong with a damaged one",
 }
+# What is shown unasked, of what some of the listed runs have; heads of columns for people.
+SHOWN = {
+    "name": "run",
+    "state": "state",
+    "step": "step",
+    "parent": "parent",
+    "tune.method": "method",
+    "objective.name": "objective",
+    "selected.metric": "selected by",
+    "selected.value": "best",
+    "transfer.target.gain": "gain",
+    "transfer.source.forgetting": "forgotten",
+    "seconds": "seconds",
+    "problem": "problem",
+}
 _HERE = Workdir(pathlib.Path())
 _READ = tuple(file.name for file in (_HERE.config, _HERE.summary, _HERE.metrics, _HERE.lineage))
 _TAIL = 1 << 16  # bytes of a file of metrics that are looked at

@@ -8,7 +8,7 @@ from typing import Any
 
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.experiments import plan as plans
-from ptft_jax.experiments import results
+from ptft_jax.experiments import record, report, results
 from ptft_jax.experiments.executors.base import Executor
 from ptft_jax.experiments.nodes import Graph
 from ptft_jax.experiments.scheduler import Scheduler
@@ -61,14 +61,16 @@ def launch(
     halve: bool = False,
     reporter: Reporter | None = None,
     show: bool = True,
+    command: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
-    """Carries out what of a graph is not there yet, and writes summary.json, table.csv and table.md into `out`.
+    """Carries out what of a graph is not there yet, and writes summary.json, table.csv, table.md, experiment.md and experiment.html into `out`.
 
     Args:
       by: what it is carried out by (`executor`).
       reuse: folders of other experiments, whose finished nodes are taken.
       retries, halve: see `Scheduler`.
       show: whether the table is shown, too.
+      command: the words that carry it out again, for its report.
 
     Returns:
       How each node ended, see `Scheduler.carry_out`.
@@ -83,6 +85,7 @@ def launch(
         store = Store(out, reuse)  # with what another launch did before it left
         planner = plans.Planner(store)
         steps = planner.plan(graph)
+        record.write(store.folder, graph, steps, command)
         for note in (*graph.notes, plans.totals(steps, by.slots)):
             reporter.say(note)
 
@@ -92,6 +95,7 @@ def launch(
             if not graph.grow(results.collect(steps, outcomes)):
                 return []
             steps[:] = planner.plan(graph)
+            record.write(store.folder, graph, steps, command)
             added = [step for step in steps if step.node.name not in known]
             told = [f"from what these came to, {plans.totals(added, by.slots)}"] if plans.left(added) else []
             for note in (*graph.notes[notes:], *told):
@@ -100,6 +104,8 @@ def launch(
 
         outcomes = Scheduler(steps, store, by, reporter, retries, halve, further if graph.grows else None).carry_out()
         rows = results.write(store.folder, steps, outcomes)
+        for said in report.write(store.folder, graph, steps, outcomes, command):
+            reporter.say(said)
     if show:
         reporter.table(str(store.folder / f"{results.TABLE}.md"), rows)
     return outcomes

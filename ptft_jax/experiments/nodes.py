@@ -90,11 +90,22 @@ class Graph:
     """Nodes by name, in the order in which they were declared. What declares a node returns a reference to it ("node:NAME"), which
     settings of others take: `init=base`, `init=f"{base}@last"`, `config.tokenizer.path = base`.
 
+    Args:
+      question: what the report begins with.
+      figure: by which ways are compared, such as "source/nll"; "" = what runs were selected by, and of evaluations their loss.
+      better: "min" or "max": which values of the figure are better; "" = as it says itself.
+      baseline: a node, or what a point is called in the report, that others are compared with; "" = the best.
+
     Raises:
       UserError: by every method, for a name that is there already, or that cannot be a folder's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, question: str = "", *, figure: str = "", better: str = "", baseline: str = "") -> None:
+        if better not in ("", "min", "max"):
+            raise UserError(f"better = {better!r}: expected 'min' or 'max'{nearest(better, ('min', 'max'))}")
+        if better and not figure:
+            raise UserError(f"better = {better!r}: of which figure? figure='NAME' says it")
+        self.question, self.figure, self.better, self.baseline = question, figure, better, baseline
         self.nodes: dict[str, Node] = {}
         self.notes: list[str] = []  # what whoever launches it should know
         self._then: list[Then] = []
@@ -268,13 +279,13 @@ def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
 def _names(name: str, points: Sequence[axes_.Point]) -> list[str]:
     """A name for each point: its values by the shortest ends of their fields that tell these apart."""
     fields = list(dict.fromkeys(field for point in points for field in point))
-    ends = {field: _end(field, [other for other in fields if other != field]) for field in fields}
+    ends = {field: end(field, [other for other in fields if other != field]) for field in fields}
     names = ["-".join([name, *(f"{ends[f]}={_short(v)}" for f, v in point.items())]) for point in points]
     numbered = len(set(names)) < len(names) or max(map(len, names)) > _LONG - 20
     return [f"{name}-{n}" for n in range(len(points))] if numbered else names
 
 
-def _end(field: str, others: Sequence[str]) -> str:
+def end(field: str, others: Sequence[str]) -> str:
     """The shortest end of a dotted field that no other ends in."""
     parts = field.rstrip("_").split(".")
     ends = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]

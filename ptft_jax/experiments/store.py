@@ -19,6 +19,7 @@ from ptft_jax.runs import files, places
 from ptft_jax.runs.workdir import Workdir
 
 RESULTS = ("finished", "diverged")  # what is not carried out again
+STATE = "state.json"
 _WORKDIRS = ("run", "merge")  # kinds whose folder is a run's
 
 
@@ -116,7 +117,7 @@ class Store:
 
     @property
     def state(self) -> pathlib.Path:
-        return self.folder / "state.json"
+        return self.folder / STATE
 
     def read_state(self) -> dict[str, Any]:
         """How the nodes of the last launch ended; {} where there was none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from typing import Any
 
 from ptft_jax.runs.files import write_text
@@ -23,10 +24,11 @@ class Page:
     def figure(self, svg: str) -> None:
         self._parts.append({"kind": "figure", "svg": svg})
 
-    def table(self, rows: list[dict[str, Any]], *, prose: bool = False) -> None:
-        """Rows of equal keys. `prose` lets cells wrap. Numbers are formatted here."""
+    def table(self, rows: list[dict[str, Any]], *, prose: bool = False, verbatim: bool = False) -> None:
+        """Rows of equal keys. `prose` lets cells wrap, `verbatim` also keeps the line ends of texts. Numbers are formatted here."""
         shown = [{k: _shown(v) for k, v in row.items()} for row in rows]
-        self._parts.append({"kind": "table", "rows": shown, "style": "text" if prose else ""})
+        style = "text verbatim" if verbatim else "text" if prose else ""
+        self._parts.append({"kind": "table", "rows": shown, "style": style})
 
     def sample(self, title: str, prompt: str, text: str) -> None:
         self._parts.append({"kind": "sample", "title": title, "prompt": prompt, "text": text})
@@ -38,8 +40,16 @@ class Page:
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("ptft_jax.reporting"), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
+        environment.filters["parted"] = _parted
         template = environment.get_template("report.html")
         write_text(path, template.render(title=self.title, lead=self.lead, parts=self._parts, footer=footer))
+
+
+def _parted(text: Any) -> Any:
+    """The head of a column, which may be broken behind what parts its words, and nowhere else."""
+    import markupsafe
+
+    return markupsafe.Markup(re.sub(r"(?<=[./_=,:])(?=[^\s./_=,:])", "<wbr>", str(markupsafe.escape(text))))
 
 
 def _shown(value: Any) -> Any:

@@ -24,7 +24,8 @@ _MORE_COLORS = ("#882255", "#44AA99", "#999933", "#777777")
 Points = Sequence[tuple[float, float]]
 
 
-def _axes(width: float, height: float, title: str, x: str, y: str) -> tuple[Figure, Axes]:
+def framed(width: float, height: float, title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    """An empty plot of so many inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -67,7 +68,7 @@ def curves(
       marks: for each group, points to emphasize (selected checkpoints).
       colors: of each group, where several figures show the same ones; see `palette`.
     """
-    figure, axes = _axes(7.2, 3.6, title, x, y)
+    figure, axes = framed(7.2, 3.6, title, x, y)
     colors = colors or palette(groups)
     for name, lines in groups.items():
         color = colors[name]
@@ -95,7 +96,7 @@ def dots(
     colors: Mapping[str, str] | None = None,
 ) -> str:
     """One row a name: every value as a small dot, their mean as a bar with its number; a named vertical line."""
-    figure, axes = _axes(7.2, 0.9 + 0.42 * len(values), title, x, "")
+    figure, axes = framed(7.2, 0.9 + 0.42 * len(values), title, x, "")
     colors = colors or palette(values)
     for i, (name, row) in enumerate(values.items()):
         mean = sum(row) / len(row)
@@ -115,7 +116,7 @@ def scatter(
     groups: Mapping[str, Points], *, title: str, x: str, y: str, colors: Mapping[str, str] | None = None
 ) -> str:
     """Points by group."""
-    figure, axes = _axes(7.2, 3.6, title, x, y)
+    figure, axes = framed(7.2, 3.6, title, x, y)
     colors = colors or palette(groups)
     for name, points in groups.items():
         axes.plot(*zip(*points), "o", color=colors[name], label=name, markersize=6, alpha=0.8)
@@ -126,11 +127,17 @@ def scatter(
 
 
 def front(
-    points: Mapping[str, tuple[float, float, float, float]], best: Iterable[str], *, title: str, x: str, y: str
+    points: Mapping[str, tuple[float, float, float, float]],
+    best: Iterable[str],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    less: bool = False,
 ) -> str:
-    """Named points (x, y, sd of x, sd of y), small x and large y being good; a staircase through the `best`, which none beats
-    in both."""
-    figure, axes = _axes(8.6, 5.2, title, x, y)
+    """Named points (x, y, sd of x, sd of y), small x and large y being good, with `less` small y; a staircase through the `best`, which
+    none beats in both."""
+    figure, axes = framed(8.6, 5.2, title, x, y)
     best = set(best)
     stairs = sorted(points[name][:2] for name in best)
     for name, (across, up, spread_x, spread_y) in points.items():
@@ -142,15 +149,16 @@ def front(
     axes.margins(x=0.12, y=0.12)
     axes.autoscale_view()
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    across, up = zip((stairs[0][0], bottom), *stairs, (right, stairs[-1][1]))
+    worst, good = (top, bottom) if less else (bottom, top)
+    across, up = zip((stairs[0][0], worst), *stairs, (right, stairs[-1][1]))
     axes.step(across, up, where="post", color=COLORS[0], linewidth=1.4, alpha=0.7, label="Pareto front", zorder=2)
-    axes.fill_between((left, *across), (bottom, *up), top, step="post", color=COLORS[0], alpha=0.05, linewidth=0)
+    axes.fill_between((left, *across), (worst, *up), good, step="post", color=COLORS[0], alpha=0.05, linewidth=0)
     axes.set(xlim=(left, right), ylim=(bottom, top))
     for level, line in ((0, axes.axvline), (0, axes.axhline)):
         line(level, color="#999999", linewidth=0.8, zorder=1)
     axes.set(xlim=(left, right), ylim=(bottom, top))
     _label(axes, {name: point[:2] for name, point in points.items()})
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    axes.legend(fontsize=8, frameon=False, loc="upper right" if less else "lower right")
     return svg(figure)
 
 
@@ -197,7 +205,7 @@ def bars(
 ) -> str:
     """Bars {group: {place: value}}, side by side at each place; places in the order of their first appearance."""
     colors = colors or palette(groups)
-    figure, axes = _axes(8.6, 3.4, title, x, y)
+    figure, axes = framed(8.6, 3.4, title, x, y)
     places = list(dict.fromkeys(place for row in groups.values() for place in row))
     width = 0.8 / max(len(groups), 1)
     for i, (name, color) in enumerate((name, colors[name]) for name in groups):
@@ -213,7 +221,7 @@ def stacked(rows: Mapping[str, Mapping[str, float]], *, title: str, x: str) -> s
     least a twelfth of the longest bar has its number in it."""
     from matplotlib.colors import to_rgb
 
-    figure, axes = _axes(8.6, 1.3 + 0.5 * len(rows), title, x, "")
+    figure, axes = framed(8.6, 1.3 + 0.5 * len(rows), title, x, "")
     parts = list(dict.fromkeys(part for row in rows.values() for part in row))
     colors = [*COLORS[:-1], *_MORE_COLORS]
     longest = max(sum(row.values()) for row in rows.values())
@@ -248,7 +256,7 @@ def heat(
     less_is_better: bool = False,
 ) -> str:
     """A matrix with its numbers in cells; in each column the best is brightest and the worst darkest."""
-    figure, axes = _axes(2.6 + 1.3 * len(columns), 1.3 + 0.5 * len(rows), title, "measured on", "")
+    figure, axes = framed(2.6 + 1.3 * len(columns), 1.3 + 0.5 * len(rows), title, "measured on", "")
     axes.grid(False)
     shades = []
     for column in zip(*values):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -94,7 +96,7 @@ def launch(graph: Any, reporter: Any, *, show: bool = True) -> dict[str, dict[st
     """`ptft_jax.experiments.launch.launch` as the flags say. Raises UserError; `ptft_jax.experiments.scheduler.Stopped`."""
     from ptft_jax.experiments import launch
 
-    return launch.launch(graph, flags.FLAGS.out, reporter=reporter, show=show, **_how())
+    return launch.launch(graph, flags.FLAGS.out, reporter=reporter, show=show, command=_command(), **_how())
 
 
 def search(config: Any, asked: Any) -> int:
@@ -134,6 +136,15 @@ def _how() -> dict[str, Any]:
         options = {"folder": places.local(args.out, f"--out={args.out}") / "jobs", **options}
     by = launch.executor(args.executor, args.max_parallel, **options)
     return {"by": by, "reuse": args.reuse, "retries": args.retries, "halve": args.halve_micro_batch}
+
+
+def _command() -> list[str]:
+    """What was typed: a verb, or a module that is a program."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = pathlib.PurePath(sys.argv[0].rpartition(" ")[2]).stem
+    if spec is None or spec.name.startswith("ptft_jax.verbs.") or sys.argv[0].startswith("ptft "):
+        return ["ptft", name, *sys.argv[1:]]
+    return ["python", "-m", spec.name, *sys.argv[1:]]
 
 
 def _text(rows: list[dict[str, Any]]) -> str:

@@ -27,21 +27,6 @@ from ptft_jax.runs import places
 from ptft_jax.verbs.command import launch
 
 WORDS = "folder"
-# What is shown unasked, of what some of the listed runs have; heads of columns for people.
-_SHOWN = {
-    "name": "run",
-    "state": "state",
-    "step": "step",
-    "parent": "parent",
-    "tune.method": "method",
-    "objective.name": "objective",
-    "selected.metric": "selected by",
-    "selected.value": "best",
-    "transfer.target.gain": "gain",
-    "transfer.source.forgetting": "forgotten",
-    "seconds": "seconds",
-    "problem": "problem",
-}
 _WIDTH = 160  # of a table in a file or a pipe
 _ALWAYS = ("name", "state", "step")
 
@@ -90,7 +75,7 @@ def _listed(index: Any, folder: pathlib.Path) -> tuple[list[dict[str, Any]], int
                     f"--{flag}: no run below {folder} has {name!r}{nearest(name, names)}; --names lists what they have"
                 )
     condition = where.parse(args.where, names, "--where") if args.where.strip() else None
-    rows = index.rows(args.columns or list(_SHOWN), condition, sort)
+    rows = index.rows(args.columns or list(facts.SHOWN), condition, sort)
     return rows, len(index)
 
 
@@ -99,7 +84,7 @@ def _print(rows: Sequence[dict[str, Any]], count: int) -> None:
     if args.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
     elif args.csv:
-        writer = csv.DictWriter(sys.stdout, args.columns or list(_SHOWN), lineterminator="\n")
+        writer = csv.DictWriter(sys.stdout, args.columns or list(facts.SHOWN), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     else:
@@ -112,9 +97,12 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     from ptft_jax.reporting.progress import print_table
 
     given = flags.FLAGS.columns
-    columns = given or [name for name in _SHOWN if name in _ALWAYS or any(row[name] not in (None, "") for row in rows)]
+    columns = given or [
+        name for name in facts.SHOWN if name in _ALWAYS or any(row[name] not in (None, "") for row in rows)
+    ]
     shown = [
-        {name if given else _SHOWN[name]: "-" if row[name] is None else row[name] for name in columns} for row in rows
+        {name if given else facts.SHOWN[name]: "-" if row[name] is None else row[name] for name in columns}
+        for row in rows
     ]
     print_table(shown, None if sys.stdout.isatty() else _WIDTH)
 

@@ -29,6 +29,10 @@ def define() -> None:
         "FIELD,FIELD=(VALUE,VALUE),..., which vary together. Each may end in ' if FIELD=VALUE'. May be given more than once.",
     )
     flags.DEFINE_string("name", "sweep", "What the names of the runs begin with.")
+    flags.DEFINE_string("question", "", "What the report begins with; '' = this command.")
+    flags.DEFINE_string(
+        "baseline", "", "What others are compared with: a node, or a point as the report names it; '' = the best."
+    )
     define_number("seeds", 1, positive(1, ""), "Runs at each point: of the config's seed and those after it.")
     define_number("samples", 1, positive(1, ""), "Draws of the axes that are drawn.")
     define_number("draw_seed", 0, seed(0, ""), "What these draws, and those of a search, follow from.")
@@ -70,7 +74,7 @@ def main() -> int:
             name=args.name,
         )
         return carrying.search(args.config, asked)
-    graph = Graph()
+    graph = Graph(args.question, baseline=args.baseline)
     graph.sweep(args.name, args.config, axes, seeds=args.seeds, samples=args.samples, draw_seed=args.draw_seed)
     return carrying.carry_out(graph)
 

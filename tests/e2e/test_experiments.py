@@ -28,6 +28,15 @@ def test_the_page(page):
     assert len(printed) == 3
     rates, stages, climb = printed
     assert re.search(r"^\| rate \| 0.001 \| 2/2 \| \d\.\d{4} ± \d\.\d{4} \|", rates, re.M)
+    report = (folder / "runs/rates/experiment.md").read_text()
+    assert report.startswith(
+        "# ptft sweep --config=small.py --axis optimizer.learning_rate=1e-3,1e-2 --seeds=2 --name=rate\n"
+    )
+    assert re.search(
+        r"^Best: learning_rate=0\.01 \(validation/nll .* paired over 2 seeds|^No difference larger", report, re.M
+    )
+    html = (folder / "runs/stages/experiment.html").read_text()
+    assert html.count("<svg") >= 3 and "ptft experiment --file=stages.py --out=runs/stages" in html
     first, after = stages.split("nodes: ")[0], stages.rsplit("nodes: ", 1)[1]
     assert first.count(" new ") == 6 and after.strip() == "6 cached"
     tried = re.findall(r"rate-(\S+) +run +cached", climb)

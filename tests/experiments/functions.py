@@ -54,3 +54,10 @@ def wait(folder, until, number=0):
     while not pathlib.Path(until).exists():
         time.sleep(0.02)
     return add(folder, number=number)
+
+
+def measure(folder, **figures):
+    """Figures; nothing but a failure where one of them is missing."""
+    if None in figures.values():
+        raise ValueError("no figure")
+    return figures

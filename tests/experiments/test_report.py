@@ -1,0 +1,188 @@
+"""What reports say, beside figures worked out by hand, and what they leave out, which they have to say."""
+
+import json
+import re
+
+import pytest
+
+from ptft_jax.errors import UserError
+from ptft_jax.experiments import findings, launch, ranking, record, report, report_page
+from ptft_jax.experiments.nodes import Graph
+from ptft_jax.reporting import graph_drawing
+from ptft_jax.reporting.page import Page
+from ptft_jax.reporting.progress import Reporter
+
+F = "tests.experiments.functions:"
+# b - a is 0.5, 0.4 and 0.8: a mean of 0.5667, t = 0.5667 / (0.2082 / sqrt(3)) = 4.715, and p = 0.0422 with two degrees of freedom; no resample
+# of three has a mean outside of [0.4, 0.8], and each end has more than 2.5 % of them. c - a is 0, 0.1 and -0.2: t = -0.378, p = 0.742.
+TABLE = {"a": (1.0, 1.2, 1.1), "b": (1.5, 1.6, 1.9), "c": (1.0, 1.3, 0.9)}
+
+
+def row(name, value, *, status="finished", seed=None, point=None, group="", kind="evaluation", parents=()):
+    result = {"result": value if isinstance(value, dict) else {"nll": value}} if status == "finished" else {}
+    return {
+        "name": name, "kind": kind, "status": status, "parents": list(parents), "group": group or name,
+        "point": point or {}, "seed": seed, "settings": {}, **result,
+    }  # fmt: skip
+
+
+def rows(table, **more):
+    return [
+        row(f"{way}-seed{seed}", value, status="finished" if value is not None else "diverged", **more)
+        for way, values in table.items()
+        for seed, value in enumerate(values)
+    ]
+
+
+def said(table, **asked):
+    [found] = ranking.compare(rows(table), **asked)
+    return findings.answer(found), findings.table(found), " ".join(findings.cautions(found))
+
+
+def test_the_best_is_better_than_the_next():
+    answer, table, cautions = said({"a": TABLE["a"], "b": TABLE["b"]})
+    assert answer == (
+        "Best: a (nll 1.1 ± 0.1 over 3 seeds), better than the next, b, by 0.567 [0.4, 0.8] paired over 3 seeds (p = 0.042)."
+    )
+    assert [line["behind the best"] for line in table] == ["best", "+0.567 [0.4, 0.8]"]
+    assert cautions.startswith("1 comparison with the best") and "too narrow" in cautions and "Holm" not in cautions
+
+
+def test_several_comparisons_are_corrected():
+    """Of 0.042 and 0.74 the first is doubled by Holm's correction, and no longer below 0.05."""
+    answer, table, cautions = said(TABLE)
+    assert answer == (
+        "No difference larger than the seeds' spread: c (nll 1.067 ± 0.21 over 3 seeds) is ahead of the next, a, by "
+        "0.0333 [-0.1, 0.2] paired over 3 seeds (p = 0.74, corrected for 2 comparisons)."
+    )
+    answer, table, cautions = said(TABLE, baseline="a")
+    assert answer.startswith("No way is shown to be better than the baseline: the best is c (") and (
+        "against the baseline, a (nll 1.1 ± 0.1 over 3 seeds): 0.0333 [-0.1, 0.2] paired over 3 seeds (p = 0.74, corrected for 2"
+        in answer
+    )
+    assert answer.endswith("Of 2 ways, 0 are shown to be better than the baseline, 0 worse.")
+    assert {line["way"]: line["p, corrected"] for line in table} == {"a": "-", "b": "0.084", "c": "0.74"}
+    assert "corrected by Holm for all of them" in cautions
+
+
+def test_more_is_better_of_some_figures():
+    table = {"a": [{"accuracy": v} for v in (0.1, 0.2)], "b": [{"accuracy": v} for v in (0.8, 0.9)]}
+    assert said(table)[0].startswith("Best: b (accuracy 0.85 ± 0.071 over 2 seeds), better than the next, a, by 0.7 [")
+    unknown = {"a": [{"length": 1.0}], "b": [{"length": 2.0}]}
+    assert said(unknown)[0].startswith("No answer: whether more or less length is better is not known")
+    assert said(unknown, figure="length", better="max")[0].startswith("Best of one seed: b (length 2, one seed)")
+
+
+@pytest.mark.parametrize(
+    ("table", "answer", "caution"),
+    [
+        ({"a": (1.0,), "b": (2.0,)}, "Best of one seed: a .* One seed has no spread", "One seed each"),
+        (
+            {"a": (1.0, None), "b": (2.0, 2.5)},
+            r"^b: nll 2.25 .*no other way came to a figure with every seed",
+            r"a \(1/2, 1 diverged\)",
+        ),
+        ({"a": (1.0, 1.1), "b": (2.0, 2.2, 2.1)}, "paired over 2 seeds", r"not equally many \(2, 3\)"),
+        ({"a": (1.0, None), "b": (2.0, None)}, "Best of one seed: a", "Every way lacks the figure of some"),
+        ({"a": (None,), "b": (None,)}, "No answer: no node came to a figure", ""),
+        ({"a": (float("nan"), 1.0), "b": (2.0, 3.0)}, "^b: ", r"a \(1/2, 1 no figure\)"),
+    ],
+)
+def test_what_is_missing_is_said(table, answer, caution):
+    found = said(table)
+    assert re.search(answer, found[0]) and re.search(caution, found[2]), found
+
+
+def test_a_baseline_that_there_is_not():
+    with pytest.raises(UserError, match="baseline = 'lora': no point or node .*did you mean 'lora2'"):
+        ranking.compare(rows({"lora2": (1.0,), "full": (2.0,)}), baseline="lora")
+
+
+def test_ends_of_fields_name_points():
+    points = [{"optimizer.learning_rate": rate, "data.rate": 1} for rate in (1e-3, 0.1)]
+    [found] = ranking.compare([row(f"s-{n}", float(n), group="s", point=point) for n, point in enumerate(points)])
+    assert [point.name for point in found.points] == ["learning_rate=0.001, rate=1", "learning_rate=0.1, rate=1"]
+
+
+@pytest.fixture(scope="module")
+def carried(tmp_path_factory):
+    """An experiment of calls, in which one fails, carried out in two folders."""
+    graph = Graph("Which is it?", figure="loss", better="min")
+    for way, values in (TABLE | {"d": (0.5, None, 0.5)}).items():
+        for seed, value in enumerate(values):
+            graph.call(f"{way}-seed{seed}", F + "measure", loss=value)
+    graph.call("after", F + "add", of=["node:d-seed1"])
+    folders = [tmp_path_factory.mktemp("report") / name for name in ("one", "two")]
+    for folder in folders:
+        command = ["ptft", "experiment", "--file=x.py", f"--out={folder}"]
+        by = launch.executor("inline", 1)
+        launch.launch(graph, folder, by=by, reporter=Reporter(quiet=True), command=command)
+    return folders
+
+
+def test_an_experiment_ends_in_a_report(carried):
+    texts = [(folder / "experiment.md").read_text() for folder in carried]
+    assert texts[0] == texts[1], "the same results, the same bytes"
+    assert texts[0].startswith(
+        "# Which is it?\n\n13 nodes: 11 finished, 1 failed, 1 skipped.\n\nNo difference larger than"
+    )
+    assert "d (2/3, 1 failed)" in texts[0] and "Failed: d-seed1. Skipped: after." in texts[0]
+    html = (carried[0] / "experiment.html").read_text()
+    assert "Which is it?" in html and "no figure" in html and "ptft experiment --file=x.py" in html
+    assert html.count("<svg") == 1 and "http" not in html.replace("http://www.w3.org/", ""), "nothing is fetched"
+    asked = json.loads((carried[0] / "experiment.json").read_text())
+    assert asked["question"] == "Which is it?" and len(asked["nodes"]) == 13
+    assert asked["nodes"][-1]["parents"] == ["d-seed1"] and asked["nodes"][-1]["folder"] == "runs/after"
+
+
+def test_the_command_is_the_question_where_there_is_none():
+    words = [
+        "ptft",
+        "sweep",
+        "--config=a b.py",
+        "--out",
+        "runs/x",
+        "--axis",
+        "seed=1,2",
+        "--executor=local",
+        "--nodry_run",
+        "--seeds=3",
+    ]
+    assert record.asked("", words) == "ptft sweep '--config=a b.py' --axis seed=1,2 --seeds=3"
+    assert record.asked("Why?", words) == "Why?"
+
+
+def test_many_nodes_are_few_in_a_page(tmp_path):
+    points = [{"optimizer.learning_rate": 1e-4 * (1 + n), "tune.lora.rank": n % 7} for n in range(500)]
+    given = [
+        row(f"s-{n}-seed{seed}", (n - 99) ** 2 + seed / 7, group="s", point=point, seed=seed, kind="evaluation")
+        for n, point in enumerate(points)
+        for seed in (0, 1)
+    ]
+    found = ranking.compare(given)
+    outcomes = {one["name"]: {"message": "", "seconds": 0.0} for one in given}
+    report_page.write(tmp_path / "x.html", "?", (), given, found, {}, outcomes)
+    html = (tmp_path / "x.html").read_text()
+    assert len(html) < 1_500_000 and "The first 100 of 500 rows" in html and "The best 300 of 500 are drawn" in html
+    assert "learning_rate=0.01, rank=1" in findings.answer(found[0])
+    assert report.markdown("?", given, found).count("| learning_rate=") == 500
+
+
+def test_a_graph_is_drawn_by_layers():
+    nodes = [row("a", 1.0), *(row(f"b{n}", 1.0, parents=["a"]) for n in range(3)), row("c<", 1.0, parents=["b0", "b2"])]
+    svg = graph_drawing.svg(nodes)
+    names = dict(re.findall(r'<text x="([\d.]+)" y="[\d.]+" font-weight="600" fill="#222">(.*?)</text>', svg)[::-1])
+    assert (
+        len(names) == 3 and list(names.values()) == ["c&lt;", "b0", "a"] and sorted(map(float, names)) == [16, 266, 516]
+    )
+    assert svg.count("<path") == 5 and svg.count("<rect") == 5
+    many = [row(f"n{n}", 1.0, group="few" if n % 2 else "", parents=[f"n{n - 1}"] if n else []) for n in range(1000)]
+    assert len(graph_drawing.boxes(many)) <= 60 and sum(box.count for box in graph_drawing.boxes(many)) == 1000
+    assert len(graph_drawing.svg(many)) < 100_000
+
+
+def test_heads_of_columns_break_between_words(tmp_path):
+    page = Page("t", "l")
+    page.table([{"optimizer.learning_rate <x>": 1.0}])
+    page.write(tmp_path / "x.html", "")
+    assert "<th>optimizer.<wbr>learning_<wbr>rate &lt;x&gt;</th>" in (tmp_path / "x.html").read_text()
