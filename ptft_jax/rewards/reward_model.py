@@ -37,7 +37,7 @@ class RewardModel(ModelVerifier):
         )
         if isinstance(self.source, Pretrained):
             last = self._asked("x", Task("x", (), {}, ""))[-1]
-            padding.refuse_end(self.source, (last,), f"{self._field}.run")
+            padding.refuse_end(self.source, (last,), self._run)
 
     def _check_model(self) -> None:
         model = self.source.config.model

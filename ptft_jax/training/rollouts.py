@@ -23,10 +23,11 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.answers import row_of, shown
 from ptft_jax.evaluation.samples import ENDED, Continuation, Written, written_ids
 from ptft_jax.model.decode import Sampling
-from ptft_jax.objectives.policy import ASKED, deviation
+from ptft_jax.objectives.policy import ASKED, MEMBERS, deviation
 from ptft_jax.objectives.ppo import explained
 from ptft_jax.parallel import processes
 from ptft_jax.rewards.base import Score, Task, Unscored, scored_all
+from ptft_jax.rewards.ensemble import agreeing, members_of, spread
 from ptft_jax.runs.checkpoint import together
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import redrawing, rollout_files
@@ -50,6 +51,7 @@ class Rollouts:
 
     # Of feeds that weigh answers by their rewards: see `_configure`.
     _redraws, _bound, _support = 0, 0.0, False
+    _several = False  # several reward models score answers
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class Rollouts:
         self._sampling = Sampling(p.temperature, p.top_k, p.top_p, p.min_p)
         self._new, self._answers = p.max_new_tokens, prompts.draws.rows * prompts.samples
         self._model = dataclasses.replace(trainer.model, constrain=None)
+        self._several = any(verifier.several for verifier in prompts.verifiers.values())
         self._configure(config)
         self._jitted = config.parallel.compile == "jit"
         self._part = self._size // config.training.micro_batches
@@ -104,7 +107,7 @@ class Rollouts:
         self._kl = objective.kl if not objective.compares else 0.0  # taken off rewards
         self._support = self._sampling.truncates
         bits = -(-self._model.spec.vocab_size // 8) if self._support else 0
-        facts = ASKED if self._redraws else ()
+        facts = (*(ASKED if self._redraws else ()), *(MEMBERS if self._several else ()))
         self._form = AnswerRows(self._length, objective.value_head, bool(self._kl), bits, facts)
 
     def next(self, step: int, state: Any) -> Rows:
@@ -243,6 +246,8 @@ class Rollouts:
         for row, scores in zip(rows, found):
             row["scores"] = scores
         add_up(rows, self._new, self._buffer)
+        if self._several:
+            compare_members(rows, self._prompts.samples)
 
     def _scores(
         self, number: int, tasks: Sequence[Task], rows: Sequence[Row], check: Callable[[], None]
@@ -386,6 +391,17 @@ def add_up(rows: Sequence[Row], most: int, buffer: int) -> None:
         row["unscored"] = None in values
         row["reward"] = 0.0 if row["unscored"] else sum(values)
         row["penalty"] = _overlong(row["tokens"], most, buffer)
+
+
+def compare_members(rows: Sequence[Row], samples: int) -> None:
+    """Says of answers, `samples` to a prompt, how far the reward models are apart of each, and of the answers to a prompt, beside the first,
+    how often they prefer the same one: `MEMBERS`."""
+    for first in range(0, len(rows), samples):
+        group = rows[first : first + samples]
+        members = [members_of(row["scores"]) for row in group]
+        for row, one in zip(group, members):
+            row |= {"spread": spread([one]) or 0.0, "agreeing": 0, "compared": 0}
+        group[0]["agreeing"], group[0]["compared"] = agreeing(members)
 
 
 def refuse_buffer(buffer: int, most: int) -> None:
