@@ -16,6 +16,7 @@ from ptft_jax.rewards.options import (
     JsonSchemaOptions,
     JudgeOptions,
     NumberOptions,
+    ProcessRewardOptions,
     ProgramOptions,
     RegexOptions,
     RewardModelOptions,
@@ -64,6 +65,7 @@ VERIFIERS: Mapping[str, VerifierSpec] = {
     "program": VerifierSpec(f"{_HERE}.programs:Program", fields_of(ProgramOptions)),
     "reward_model": VerifierSpec(f"{_HERE}.reward_model:RewardModel", fields_of(RewardModelOptions)),
     "ensemble": VerifierSpec(f"{_HERE}.ensemble:Ensemble", fields_of(EnsembleOptions)),
+    "process_reward": VerifierSpec(f"{_HERE}.process_reward:ProcessReward", fields_of(ProcessRewardOptions)),
     "judge": VerifierSpec(f"{_HERE}.judge:Judge", fields_of(JudgeOptions)),
     "combined": VerifierSpec(f"{_HERE}.combined:Combined", fields_of(CombinedOptions)),
 }

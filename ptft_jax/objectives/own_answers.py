@@ -96,7 +96,7 @@ class ExpertIteration(OwnAnswers):
     that others to their prompt say already, where these are dropped.
     """
 
-    facts: ClassVar[tuple[str, ...]] = ("reward", "kept", "unsolved", "duplicates", "ended", "unscored")
+    facts: ClassVar[tuple[str, ...]] = ("reward", "kept", "unsolved", "duplicates", "ended", "unscored", "mismatch")
 
     @classmethod
     def of(cls, section: ObjectiveOptions) -> Self:
@@ -112,7 +112,7 @@ class OnlineDPO(OwnAnswers):
     `facts`: "ties" the share of prompts of whose answers none is better than another, which teach nothing.
     """
 
-    facts: ClassVar[tuple[str, ...]] = ("reward", "ties", "ended", "unscored")
+    facts: ClassVar[tuple[str, ...]] = ("reward", "ties", "ended", "unscored", "mismatch")
 
     @classmethod
     def of(cls, section: ObjectiveOptions) -> Self:
@@ -156,6 +156,7 @@ class GKD(OwnAnswers):
             return loss
         rows, written = jnp.asarray(float(len(batch["written"])), jnp.float32), jnp.sum(batch["written"])
         more = {"answer_tokens": (self.weight(batch), rows), "ended": (jnp.sum(batch["ended"]), written)}
+        more["mismatch"] = (jnp.sum(batch["mismatch"]), written)  # 0 of answers of the data
         return loss._replace(metrics={**loss.metrics, **more})
 
 

@@ -18,6 +18,7 @@ class Member(RewardModel):
     """One of the reward models of an ensemble."""
 
     name: ClassVar[str] = _NAME
+    remedy: ClassVar[str] = ": name the chat template that it is to be rendered by in rewards.ensemble.template"
 
     def __init__(self, run: str, number: int, template: str, batch_size: int, unscored: str):
         self.key, self.setting = of_several(_NAME, number), f"runs[{number}]"

@@ -172,6 +172,13 @@ def class_scores(model: Transformer, params: Any, inputs: Inputs) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def position_scores(model: Transformer, params: Any, inputs: Inputs) -> jax.Array:
+    """float32 [B, S]: what a head of one number reads off each of the positions `inputs.reads`."""
+    x_BSD = model.hidden(params, inputs)
+    return model.logits(params, x_BSD.reshape(-1, 1, x_BSD.shape[-1])).reshape(x_BSD.shape[:2])
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def next_log_probabilities(
     model: Transformer, params: Any, inputs: Inputs, last_B: jax.Array, ids: jax.Array
 ) -> jax.Array:

@@ -120,6 +120,17 @@ class EnsembleOptions(Options):
     unscored: str = declared(one_of("raise", _UNSCORED, "raise", "drop"))
 
 
+class ProcessRewardOptions(Options):
+    """`config.rewards.process_reward`: what a process reward model gives the steps of the answer, its lines, as one number."""
+
+    run: str = declared(Field("", "a run of objective.name='process_reward', WORKDIR[@best|@last|@STEP][#ADAPTER]"))
+    how: str = declared(
+        one_of("product", "the number, of the probabilities that the steps are right", "product", "min", "last")
+    )
+    batch_size: int = declared(positive(16, "answers at a time"))
+    unscored: str = declared(one_of("raise", _UNSCORED, "raise", "drop"))
+
+
 class JudgeOptions(Options):
     """`config.rewards.judge`: what a model says of the answer, by a rubric."""
 
@@ -190,5 +201,6 @@ class RewardsOptions(Options):
     program: ProgramOptions = section(ProgramOptions)
     reward_model: RewardModelOptions = section(RewardModelOptions)
     ensemble: EnsembleOptions = section(EnsembleOptions)
+    process_reward: ProcessRewardOptions = section(ProcessRewardOptions)
     judge: JudgeOptions = section(JudgeOptions)
     combined: CombinedOptions = section(CombinedOptions)

@@ -87,6 +87,7 @@ SETTINGS: Mapping[str, Callable[[Any, str], Any]] = {
     "rewards.reward_model.run": parent,
     "rewards.ensemble.runs": parents,
     "rewards.ensemble.template": template,
+    "rewards.process_reward.run": parent,
     "rewards.judge.run": parent,
     "rewards.judge.rubric_file": file,
     "rewards.judge.template": template,

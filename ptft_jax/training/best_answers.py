@@ -14,9 +14,10 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import ENDED
 from ptft_jax.objectives.own_answers import SPARE
 from ptft_jax.objectives.policy import MEMBERS
+from ptft_jax.training.answer_facts import Row, mismatch, refuse_buffer
 from ptft_jax.training.answer_rows import blank, put
 from ptft_jax.training.prompts import FIELD, Asks, shared_out
-from ptft_jax.training.rollouts import Rollouts, Row, refuse_buffer
+from ptft_jax.training.rollouts import Rollouts
 
 EXPERT = "objective.expert"
 
@@ -28,6 +29,7 @@ class Chosen(Rollouts, abc.ABC):
         p = config.objective.policy
         self._buffer, self._unended = p.overlong_buffer, p.overlong == "keep"
         refuse_buffer(self._buffer, self._new)
+        self._configure_checks(config)
 
     def _reward(self, rows: list[Row], whole: Any) -> None:
         """Fills in "use", what becomes of an answer, by rewards."""
@@ -47,6 +49,7 @@ class Chosen(Rollouts, abc.ABC):
             "reward": float(np.mean(scored)),
             "ended": float(np.mean([row["reason"] in ENDED for row in rows])),
             "unscored": float(np.mean([row["unscored"] for row in rows])),
+            "mismatch": mismatch(rows),
             **({name: float(np.mean([row[name] for row in rows])) for name in MEMBERS} if self._several else {}),
         }
 

@@ -11,7 +11,7 @@ from ptft_jax.rewards.base import Function, Unscored, named, scored_all
 from ptft_jax.rewards.choosing import chosen
 from ptft_jax.rewards.combined import Combined
 from ptft_jax.rewards.ensemble import Ensemble, agreeing, spread
-from ptft_jax.training.rollouts import compare_members
+from ptft_jax.training.answer_facts import compare_members
 from tests.rewards.test_models import ANSWERS, END, READ, TABLE, by_hand, task, written
 
 READS = {"one": READ, "two": np.roll(READ, 3)}
