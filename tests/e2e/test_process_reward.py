@@ -64,7 +64,7 @@ def test_steps_are_learned_and_reward_answers(tmp_path, cache, monkeypatch):
         assert found[1].value == pytest.approx(chances[0], rel=1e-4) and 0 < found[2].value < 1
     with pytest.raises(UserError, match="it learned by objective.name='process_reward', and not by 'reward'"):
         RewardModel(str(tmp_path / "model"))
-    with pytest.raises(UserError, match="process_reward.run: .*parent: it predicts tokens"):
+    with pytest.raises(UserError, match="process_reward.run: .*parent@4: it predicts tokens"):
         ProcessReward(str(tmp_path / "parent"))
 
     (tmp_path / "prompts.jsonl").write_text(
