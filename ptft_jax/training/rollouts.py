@@ -226,11 +226,11 @@ class Rollouts:
         begins = number == self._first_step // self._updates
         if begins and (self._other is None or not number or not self._asked_again(self._other)):
             return number * count
-        folder = self._other.workdir if begins and self._other else self._workdir
-        path, header = (
-            Workdir(folder).rollout(number - 1),
-            {**self._header(number - 1), "run_id": Workdir(folder).run_id},
-        )
+        folder, header = self._workdir, self._header(number - 1)
+        if begins and self._other is not None:
+            folder = self._other.workdir
+            header["run_id"] = Workdir(folder).run_id
+        path = Workdir(folder).rollout(number - 1)
         before = processes.shared(together(lambda: rollout_files.read(path, header) if processes.main() else None))
         if not before:
             another = (
