@@ -1,5 +1,7 @@
 """The config tree: what is wrong is named, before anything is compiled; what is declared is read."""
 
+import shutil
+
 import pytest
 
 from ptft_jax import config as configs
@@ -102,6 +104,11 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     reward = dict(objective__name="reward", data__source=f"jsonl:{pairs}", model__head="classes", model__classes=1)
     nothing = dict(training__steps=0, optimizer__warmup_steps=0)
     quiet_train(tiny_config(text_file, **reward, **nothing, eval__parent_data=False, init__from_=str(tmp_path / "parent"), init__fresh=("head/.*",)), tmp_path / "rewards")  # fmt: skip
+    shutil.copytree(tmp_path / "rewards", tmp_path / "rewards2")
+    steps = tmp_path / "steps.jsonl"
+    steps.write_text("".join(f'{{"prompt": "{i}", "completions": ["y"], "labels": [true]}}\n' for i in range(90)))
+    stepped = reward | dict(objective__name="process_reward", data__source=f"jsonl:{steps}")
+    quiet_train(tiny_config(text_file, **stepped, **nothing), tmp_path / "steps")
     choices = [
         {"optimizer__name": "sgd", "optimizer__schedule": "wsd", "model__positions": "rotary"},
         {"optimizer__name": "muon", "samples__prompts": ("the",), "samples__max_new_tokens": 8},
@@ -165,9 +172,13 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
                 "json_schema",
                 "program",
                 "reward_model",
+                "ensemble",
+                "process_reward",
                 "judge",
                 "combined",
             ),
+            "rewards__process_reward__run": str(tmp_path / "steps"),
+            "rewards__ensemble__runs": (f"{tmp_path}/rewards", f"{tmp_path}/rewards2"),
             "rewards__reward_model__run": str(tmp_path / "rewards"),
             "rewards__judge__run": str(tmp_path / "parent"),
             "rewards__judge__rubric": "{answer}",

@@ -42,7 +42,8 @@ GOES = {
     "kto": (("causal",), ("rated",)),
     "unlikelihood": (("causal",), ("rated", "rated-text")),
     "reward": (("causal number",), ("preference",)),
-    **{name: (("causal",), ("preference",)) for name in ("dpo", "ipo", "simpo", "cpo", "orpo", "slic")},
+    "process_reward": (("causal number",), ("steps",)),
+    **{name: (("causal",), ("preference",)) for name in ("dpo", "ipo", "simpo", "cpo", "orpo", "slic", "rrhf")},
     **{name: (("causal",), ("answers",)) for name in REWARDED},
 }
 # With a parent or a teacher: tests/e2e/test_preference.py, tests/e2e/test_distill.py, tests/e2e/test_own_answers.py.
@@ -55,6 +56,7 @@ ROWS = {
     "regression": lambda i: {"text": f"the cat {i}", "label": i / 4},
     "preference": lambda i: {"prompt": f"{i}?", "chosen": "yes, it is", "rejected": "no"},
     "rated": lambda i: {"prompt": f"{i}?", "completion": "yes", "label": i % 3 > 0},
+    "steps": lambda i: {"prompt": f"{i}?", "completions": ["a", "b"], "labels": [True, i % 3 > 0]},
     "rated-text": lambda i: {"text": f"the cat {i}", "label": i % 3 > 0},
 }
 
@@ -122,7 +124,7 @@ PLAIN = [
 )
 def test_what_goes_together_is_assembled(objective, model, kind, sources, tmp_path):
     config = config_of(sources, objective, model, kind)
-    config.objective.preference.from_random = objective in ("simpo", "cpo", "orpo", "slic")
+    config.objective.preference.from_random = objective in ("simpo", "cpo", "orpo", "slic", "rrhf")
     config.objective.policy.from_random = objective in REWARDED
     assert assemble(config, tmp_path).trainer.objective is not None
 

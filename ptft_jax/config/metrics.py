@@ -32,6 +32,8 @@ OWN = {
     "f1_weighted": "max",
     "chosen_reward": "",
     "rejected_reward": "",
+    "right_score": "max",
+    "wrong_score": "min",
     "brier": "min",
     "ece": "min",
     "by_class": "",

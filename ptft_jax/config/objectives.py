@@ -239,7 +239,7 @@ class PreferenceOptions(Options):
     sft: float = declared(
         settings.Field(
             -1.0,
-            "weight of the cross-entropy per token of the better answer; -1 = the objective's own: orpo (always) and cpo 1, slic 0.1, "
+            "weight of the cross-entropy per token of the better answer; -1 = the objective's own: orpo (always), cpo and rrhf 1, slic 0.1, "
             "others 0",
             valid=lambda v: v >= 0 or v == -1,
             expected="0 or more, or -1",
@@ -409,6 +409,7 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
     "cpo": _of_pairs("reference_free:CPO"),
     "orpo": _of_pairs("reference_free:ORPO"),
     "slic": _of_pairs("reference_free:SLiC"),
+    "rrhf": _of_pairs("reference_free:RRHF"),
     "kto": ObjectiveSpec(
         f"{_LOSSES}.kto:KTO",
         f"{_ROWS}.rated:Rated",
@@ -422,6 +423,14 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         does="scores answers",
         single=True,
         fields=fields_of(RewardOptions),
+        wrong_head=f"the model scores tokens; set model.head='classes' and model.classes=1{_NEW_HEAD}",
+    ),
+    "process_reward": ObjectiveSpec(
+        f"{_LOSSES}.process_reward:ProcessReward",
+        f"{_ROWS}.steps:Steps",
+        heads=("classes",),
+        does="scores the steps of answers",
+        single=True,
         wrong_head=f"the model scores tokens; set model.head='classes' and model.classes=1{_NEW_HEAD}",
     ),
     "grpo": _of_rewards("policy:GRPO"),
@@ -443,7 +452,7 @@ class _CommonOptions(Options):
             "causal_lm",
             "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
             "spans cut out of a text; a text's class; a text's number; what a teacher predicts; the next token of good texts, and not that of bad ones (unlikelihood); which of two answers is better (dpo and "
-            "the following), or that one is good or bad (kto); how good an answer is; or nothing: what is written is rewarded (grpo, rloo, "
+            "the following), or that one is good or bad (kto); how good an answer is (reward), or which of its steps are right (process_reward); or nothing: what is written is rewarded (grpo, rloo, "
             "reinforce, and the following)",
             *OBJECTIVES,
         )

@@ -52,4 +52,5 @@ TREE: dict[str, Any] = fields_of(Config)
 HOW = (
     *("parallel.", "training.micro_batches", "data.prefetch", "data.workers", "log.", "checkpoint.", "eval.metrics"),
     *("objective.policy.max_mismatch", "rewards.judge.unscored", "rewards.reward_model.unscored"),
+    *("rewards.ensemble.unscored", "rewards.process_reward.unscored"),
 )

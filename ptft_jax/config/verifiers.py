@@ -10,11 +10,13 @@ from ptft_jax.config.declare import fields_of
 from ptft_jax.config.field import Field
 from ptft_jax.rewards.options import (
     CombinedOptions,
+    EnsembleOptions,
     ExactOptions,
     F1Options,
     JsonSchemaOptions,
     JudgeOptions,
     NumberOptions,
+    ProcessRewardOptions,
     ProgramOptions,
     RegexOptions,
     RewardModelOptions,
@@ -25,12 +27,14 @@ ANSWERS = "answers/"  # before the name of a metric of generated answers
 OWN_ANSWERS = {"ended": "max", "length": ""}
 # After the name of a verifier: the share of the answers that it gave no score.
 UNSCORED = "_unscored"
+# Likewise of an ensemble: the mean standard deviation over its members.
+SPREAD = "_spread"
 _HERE = "ptft_jax.rewards"
 
 
 def is_own_answer(name: str) -> bool:
     """Whether a metric of answers is none of a verifier's scores."""
-    return name in OWN_ANSWERS or name.endswith(UNSCORED)
+    return name in OWN_ANSWERS or name.endswith((UNSCORED, SPREAD))
 
 
 def is_of_answers(metrics: str) -> bool:
@@ -60,6 +64,8 @@ VERIFIERS: Mapping[str, VerifierSpec] = {
     "json_schema": VerifierSpec(f"{_HERE}.schemas:JsonSchema", fields_of(JsonSchemaOptions)),
     "program": VerifierSpec(f"{_HERE}.programs:Program", fields_of(ProgramOptions)),
     "reward_model": VerifierSpec(f"{_HERE}.reward_model:RewardModel", fields_of(RewardModelOptions)),
+    "ensemble": VerifierSpec(f"{_HERE}.ensemble:Ensemble", fields_of(EnsembleOptions)),
+    "process_reward": VerifierSpec(f"{_HERE}.process_reward:ProcessReward", fields_of(ProcessRewardOptions)),
     "judge": VerifierSpec(f"{_HERE}.judge:Judge", fields_of(JudgeOptions)),
     "combined": VerifierSpec(f"{_HERE}.combined:Combined", fields_of(CombinedOptions)),
 }

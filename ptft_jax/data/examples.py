@@ -16,6 +16,7 @@ class Encoded:
       trained: bool [n], the ids that are targets of the loss; None = all. The first id of a row is a target of nothing,
         whatever this says.
       label: class of a classification example, or the number, a float, of a regression example; else -1.
+      right: the ids, by their places, that end a step which is right, of an answer whose steps have labels.
       empty: the ids, by their places, with which answers that are learned begin and that have nothing but white space and their
         end.
       rejected: the worse answer of a preference pair (`ids` is then the better one), else None.
@@ -26,6 +27,7 @@ class Encoded:
     label: int | float = -1
     rejected: Encoded | None = None
     empty: tuple[int, ...] = ()
+    right: tuple[int, ...] = ()
 
     @property
     def label_bits(self) -> int:

@@ -95,7 +95,18 @@ class RowSet:
         if self.builder.labelled:
             example = int(np.searchsorted(self.store.offsets, self.plan[index][0, 0], side="right")) - 1
             out |= {"targets": self.store.labels[example], "weights": np.float32(1)}
+        if self.builder.stepped:
+            out["right"] = self._right(self.plan[index])
         return out | (self._of_pairs(self.plan[index]) if self.builder.scored else {})
+
+    def _right(self, spans: np.ndarray) -> np.ndarray:
+        """bool [T]: which positions end a step that is right, of pieces that lie one after the other."""
+        out, at = np.zeros(self.length, bool), 0
+        for start, stop in spans:
+            first, last = np.searchsorted(self.store.right, (start, stop))
+            out[at + self.store.right[first:last] - start] = True
+            at += stop - start
+        return out
 
     def _of_pairs(self, spans: np.ndarray) -> Rows:
         """What rows say of their pairs, float32 [P]: which there are, what they weigh, and by how much the better answer is ahead."""

@@ -25,7 +25,15 @@ from ptft_jax.errors import UserError
 META = "meta.json"
 _SPANS = 1 << 23  # ids of spans that are looked at together
 # What a store has besides `ids`: file name -> dtype. The keys (two numbers each) only where they are given.
-_COLUMNS = {"lengths": np.int64, "trained": np.bool_, "labels": np.int32, "origins": np.int64, "empty": np.int64}
+_COLUMNS = {
+    "lengths": np.int64,
+    "trained": np.bool_,
+    "labels": np.int32,
+    "origins": np.int64,
+    "empty": np.int64,
+    "right": np.int64,
+}
+_PLACES = ("empty", "right")  # of these: places among the ids, each a count in `META`
 _KEYS = "keys"
 
 
@@ -47,6 +55,7 @@ class Store:
       key: digest that names the content in checkpoints and lineage.
       per_example: sequences of an example, 1 or 2.
       empty: int64 [n], where in `ids` answers begin that are learned and have nothing in them.
+      right: int64 [n], where in `ids` steps end that are right.
       keys: uint64 [examples, 2], `Records.keys` of what each was made from; None where they are not kept.
     """
 
@@ -59,6 +68,7 @@ class Store:
     per_example: int = 1
     empty: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
     keys: np.ndarray | None = None
+    right: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         """How many examples."""
@@ -96,6 +106,7 @@ class Store:
             self.per_example,
             self.empty[self.empty < tokens],
             None if self.keys is None else self.keys[:examples],
+            self.right[self.right < tokens],
         )
 
     def learned(self, spans: np.ndarray, first: bool = True) -> np.ndarray:
@@ -169,7 +180,7 @@ class Writer:
         self._files = {name: (folder / f"{name}.bin").open("wb") for name in names}  # open until close()
         self._hashes = {name: hashlib.sha256() for name in names}
         self.digests: dict[str, str] = {}
-        self.examples = self.sequences = self.tokens = self.empty = 0
+        self.examples = self.sequences = self.tokens = self.empty = self.right = 0
         self._all_trained, self._labelled, self._pairs, self._numeric = True, False, False, False
 
     def add(self, examples: Sequence[Encoded], origins: Iterable[int], keys: np.ndarray | None = None) -> None:
@@ -185,6 +196,7 @@ class Writer:
             "labels": np.asarray([e.label_bits for e in examples], np.int32),
             "origins": np.asarray(list(origins), np.int64),
             "empty": np.asarray([start + at for start, s in zip(starts, sequences) for at in s.empty], np.int64),
+            "right": np.asarray([start + at for start, s in zip(starts, sequences) for at in s.right], np.int64),
             **({_KEYS: np.asarray(keys, np.uint64)} if self._keyed else {}),
         }
         for name, array in values.items():
@@ -199,6 +211,7 @@ class Writer:
         self.sequences += len(sequences)
         self.tokens += len(values["ids"])
         self.empty += len(values["empty"])
+        self.right += len(values["right"])
 
     def add_long(self, parts: Iterable[np.ndarray], origin: int) -> None:
         """Appends an example that is one sequence, all of it learned, made from a record; its ids, which come in parts, are not
@@ -216,18 +229,19 @@ class Writer:
     def take(self, part: pathlib.Path) -> None:
         """Appends what another writer has closed."""
         meta = json.loads((part / META).read_bytes())
-        if meta["empty"]:  # places in the part become places in the whole
-            places = np.fromfile(part / "empty.bin", np.int64) + self.tokens
-            self._write("empty", memoryview(places).cast("B"))
+        for name in _PLACES:
+            if meta[name]:  # places in the part become places in the whole
+                places = np.fromfile(part / f"{name}.bin", np.int64) + self.tokens
+                self._write(name, memoryview(places).cast("B"))
         if meta["all_trained"]:
             self._add_trained(meta["tokens"])
         else:
             self._begin_masks()
-        for name in self._files.keys() - {"empty", *(["trained"] if meta["all_trained"] else [])}:
+        for name in self._files.keys() - {*_PLACES, *(["trained"] if meta["all_trained"] else [])}:
             with open(part / f"{name}.bin", "rb") as source:
                 while data := source.read(1 << 22):
                     self._write(name, data)
-        for count in ("examples", "sequences", "tokens", "empty"):
+        for count in ("examples", "sequences", "tokens", *_PLACES):
             setattr(self, count, getattr(self, count) + meta[count])
         self._labelled |= meta["labelled"]
         self._numeric |= meta.get("numeric", False)  # not known to earlier versions
@@ -260,6 +274,9 @@ class Writer:
         if self._all_trained and not self._masked:
             del self._hashes["trained"]
             (self.folder / "trained.bin").unlink()
+        if not self.right:
+            del self._hashes["right"]
+            (self.folder / "right.bin").unlink()
         self.digests = {f"{name}.bin": hashed.hexdigest() for name, hashed in self._hashes.items()}
         key = content_key(self.digests) if key is None else key
         meta = {
@@ -269,6 +286,7 @@ class Writer:
             "sequences": self.sequences,
             "tokens": self.tokens,
             "empty": self.empty,
+            "right": self.right,
             "per_example": 2 if self._pairs else 1,
             "all_trained": self._all_trained,
             "labelled": self._labelled,
@@ -347,7 +365,7 @@ def load(folder: pathlib.Path, remedy: str = "") -> Store:
             if meta["labelled"]
             else {}
         ),
-        **({"empty": array("empty", np.int64, meta["empty"])} if meta.get("empty") else {}),
+        **{name: array(name, np.int64, meta[name]) for name in _PLACES if meta.get(name)},
         **({_KEYS: array(_KEYS, np.uint64, 2 * examples).reshape(-1, 2)} if meta.get("keyed") else {}),
     }
     if "digests" in meta:  # not in what earlier releases prepared
@@ -362,6 +380,7 @@ def load(folder: pathlib.Path, remedy: str = "") -> Store:
         per_example=meta["per_example"],
         empty=arrays.get("empty", np.zeros(0, np.int64)),
         keys=arrays.get(_KEYS),
+        right=arrays.get("right", np.zeros(0, np.int64)),
     )
 
 

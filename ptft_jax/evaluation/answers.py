@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import jax
 from ptft_jax import config as configs
 from ptft_jax.config import spans
 from ptft_jax.config.seeds import Use, mixed
-from ptft_jax.config.verifiers import ANSWERS, OWN_ANSWERS, UNSCORED
+from ptft_jax.config.verifiers import ANSWERS, OWN_ANSWERS, SPREAD, UNSCORED
 from ptft_jax.data import pipeline, records
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
@@ -22,8 +22,9 @@ from ptft_jax.model.decode import Sampling
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.parallel import processes
 from ptft_jax.params.partition import Partition
-from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, checked, scored_all
+from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, checked, named, scored_all
 from ptft_jax.rewards.choosing import chosen
+from ptft_jax.rewards.ensemble import spread
 from ptft_jax.runs import meant
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.checkpoint import together
@@ -62,7 +63,8 @@ class Answers:
         self.verifiers, self._model, self._tokenizer = verifiers, model, tokenizer
         self._prefix = f"{prefix}{ANSWERS}"
         partial = [f"{name}{UNSCORED}" for name, verifier in verifiers.items() if verifier.partial]
-        self.names = tuple(f"{self._prefix}{name}" for name in (*verifiers, *partial, *OWN_ANSWERS))
+        spreads = [f"{name}{SPREAD}" for name, verifier in verifiers.items() if verifier.several]
+        self.names = tuple(f"{self._prefix}{name}" for name in (*verifiers, *partial, *spreads, *OWN_ANSWERS))
         self._options = {
             "max_new_tokens": settings["max_new_tokens"],
             "sampling": Sampling(temperature=settings["temperature"], top_p=settings["top_p"]),
@@ -132,12 +134,19 @@ class Answers:
         """What is measured by one verifier; no mean where no answer has a score."""
         scores = [score.value for score in found if isinstance(score, Score)]
         left = {f"{name}{UNSCORED}": 1 - len(scores) / len(found)} if self.verifiers[name].partial else {}
-        return {**({name: _mean(scores)} if scores else {}), **left}
+        away = spread(score.members for score in found if isinstance(score, Score))
+        return {
+            **({name: _mean(scores)} if scores else {}),
+            **left,
+            **({} if away is None else {f"{name}{SPREAD}": away}),
+        }
 
 
 def shown(found: Score | Unscored) -> dict[str, Any]:
     """A score as rows have it; without a value where there is none."""
-    return {"value": None, "reason": found.reason} if isinstance(found, Unscored) else found._asdict()
+    if isinstance(found, Unscored):
+        return {"value": None, "reason": found.reason}
+    return {name: value for name, value in found._asdict().items() if value != ()}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -266,7 +275,7 @@ def of_loaded(
     if not source and loaded.source.data is None:
         raise UserError(f"--data is missing: what {loaded.source.name} was trained on is not known")
     config = _changed(loaded, source, verifiers, answers, rewards, plugins, reading)
-    pins = {name: at for name, at in _pinned(loaded.source).items() if "run" not in rewards.get(name, {})}
+    pins = _pinned(loaded.source, {f"{name}.{setting}" for name, given in rewards.items() for setting in given})
     scorers = chosen(config.eval.answers.verifiers, config, f"{FIELD}.verifiers", pinned=pins)
     settings, data = settings_of(config), config.data
     split = split or ("" if source else "validation")
@@ -274,15 +283,18 @@ def of_loaded(
     return Answers(settings, questions, scorers, loaded.model, loaded.tokenizer, reads_prompt=loaded.reads_prompt)
 
 
-def _pinned(source: Any) -> dict[str, str]:
-    """Verifier -> the checkpoint that scored the run's own answers, which the scores of others do not compare with."""
+def _pinned(source: Any, other: Collection[str]) -> dict[str, str]:
+    """What a model is known by -> the checkpoint that scored the run's own answers, which the scores of others do not compare with; not of
+    such as `other` settings of `config.rewards` name now."""
     workdir = getattr(source, "workdir", None)
     if workdir is None:
         return {}
-    given = meant.of_source(source)["rewards"]
-    return {
-        name: restore.at_step(given[name]["run"], was["step"]) for name, was in Workdir(workdir).read_scorers().items()
-    }
+    found, rewards = {}, meant.of_source(source)["rewards"]
+    for key, was in Workdir(workdir).read_scorers().items():
+        setting, given = named(rewards, key)
+        if given is not None and setting.partition("[")[0] not in other:
+            found[key] = restore.at_step(given, was["step"])
+    return found
 
 
 def answer(

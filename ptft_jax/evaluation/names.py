@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ptft_jax.config.metrics import METRICS, OWN, RAW, MetricSpec
-from ptft_jax.config.verifiers import OWN_ANSWERS, UNSCORED, is_of_answers
+from ptft_jax.config.verifiers import OWN_ANSWERS, SPREAD, UNSCORED, is_of_answers
 from ptft_jax.errors import UserError
 
 SOURCE = "source/nll"  # what the parent knew, in nats per token
@@ -17,6 +17,8 @@ def known(metric: str, metrics: Mapping[str, MetricSpec] = METRICS) -> str:
     that a config may name (its `tables.metrics`)."""
     of, _, name = metric.rpartition("/")
     if is_of_answers(of):  # of scores, larger ones are better
+        if name.endswith(SPREAD):
+            return ""
         return "min" if name.endswith(UNSCORED) else OWN_ANSWERS.get(name, "max")
     name = name.removeprefix(RAW)
     return metrics[name].mode if name in metrics else OWN.get(name, "")

@@ -133,7 +133,7 @@ class Identities:
         if path in ("of", "runs", "base"):
             return self._once(("parent", value), lambda: _run(value))
         means = meant.SETTINGS.get(path)
-        if means is meant.parent:
+        if means in (meant.parent, meant.parents):  # of several, one at a time
             bare = "last" if path == "init.from_" and asked.continues else "best"
             return self._once(("parent", value, bare), lambda: _run(value, bare))
         if means in (meant.file, meant.template) or path == "template":

@@ -21,6 +21,7 @@ from ptft_jax.model.decode import Sampling
 from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, checked, scored_all
 from ptft_jax.rewards.bounded import Bounded, TooLong
 from ptft_jax.rewards.choosing import chosen
+from ptft_jax.rewards.ensemble import agreeing, spread
 from ptft_jax.rewards.patterns import Regex, search
 from ptft_jax.runs import meant
 
@@ -185,6 +186,7 @@ class Feedback:
             **({"principles": self._counted(broken, steps), "revised": made} if self._principles else {}),
             **self._refused(first, final),
             "pairs": {"written": len(pairs), **{name: tally[name] for name in ("equal", "undecided", "unscored", "unended")}},
+            **_agreement(scores),
             "settings": self._origin,
         }  # fmt: skip
         return Made(revised, pairs, rows, facts)
@@ -257,6 +259,17 @@ def _better(one: _Judged, two: _Judged) -> tuple[_Judged, _Judged] | str:
     if one.value is None or two.value is None or one.value.value == two.value.value:
         return "undecided"
     return (one, two) if one.value.value > two.value.value else (two, one)
+
+
+def _agreement(columns: Sequence[Sequence[Score | Unscored | None]]) -> dict[str, Any]:
+    """Of what prefers answers, where that are several reward models: how far they are apart, and how often two of them prefer the same one of
+    two answers to a prompt, of such that they do not find equal."""
+    groups = [[one.members for one in group if isinstance(one, Score)] for group in zip(*columns)]
+    away = spread(one for group in groups for one in group)
+    if away is None:
+        return {}
+    same, compared = (sum(counts) for counts in zip(*map(agreeing, groups)))
+    return {"members": {"spread": away, "agreement": same / compared if compared else None, "compared": compared}}
 
 
 def _sum(wrong: Sequence[bool | None]) -> int | None:

@@ -221,8 +221,12 @@ class Rows:
 
 
 def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
-    """What a model is given of a batch. Of rows that hold `pairs` [B, P], a head on the last token reads that of each answer."""
-    pairs = batch.get("pairs")
+    """What a model is given of a batch. Of rows that hold `pairs` [B, P], a head on the last token reads that of each answer; of rows of steps
+    (`right` [B, T]) every token."""
+    pairs, shape = batch.get("pairs"), batch["inputs"].shape
+    reads = None if pairs is None else last_of_each(batch["segments"], 2 * pairs.shape[1])
+    if "right" in batch:
+        reads = jnp.broadcast_to(jnp.arange(shape[1], dtype=jnp.int32), shape)
     return Inputs(
         batch["inputs"],
         positions=batch.get("positions"),
@@ -231,7 +235,7 @@ def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
         types=batch.get("types"),
         adapters=batch.get("adapters"),
         keys=context.keys,
-        reads=None if pairs is None else last_of_each(batch["segments"], 2 * pairs.shape[1]),
+        reads=reads,
     )
 
 

@@ -15,6 +15,7 @@ from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss, Measure, Score
 from ptft_jax.objectives.causal_lm import CausalLM
 from ptft_jax.objectives.distill import Distill
 from ptft_jax.objectives.dpo import DPO
+from ptft_jax.objectives.policy import of_members
 
 # Of batches of answers, float32 [B]: what is added to the weight that a loss is divided by; above 0 where there is nothing to learn.
 SPARE = "spare"
@@ -25,7 +26,7 @@ class OwnAnswers(CausalLM, abc.ABC):
     """What `inner` makes of a batch of answers that the model wrote. Other batches are of right answers, as evaluations have them, and are
     measured by the cross-entropy of these.
 
-    A batch of answers has what `inner` reads, `SPARE`, and `facts`. Of a batch without anything to learn the loss is 0 and has no gradient;
+    A batch of answers has what `inner` reads, `SPARE`, `facts`, and may have `ptft_jax.objectives.policy.MEMBERS`. Of a batch without anything to learn the loss is 0 and has no gradient;
     what would be a mean over nothing is no metric then.
 
     Attributes:
@@ -65,7 +66,8 @@ class OwnAnswers(CausalLM, abc.ABC):
             return super().loss_of(model, params, hidden_BTD, batch, context)
         loss = self.inner.loss_of(model, params, hidden_BTD, batch, context)
         facts = {name: (jnp.sum(batch[name]), jnp.asarray(float(len(batch[name])), jnp.float32)) for name in self.facts}
-        return Loss(loss.total, loss.weight + jnp.sum(batch[SPARE]), {**loss.metrics, **facts})
+        metrics = {**loss.metrics, **facts, **of_members(batch)}
+        return Loss(loss.total, loss.weight + jnp.sum(batch[SPARE]), metrics)
 
     def reference_of(self, model: Any, params: Any, batch: Batch) -> dict[str, jax.Array]:
         return self.inner.reference_of(model, params, batch)
@@ -94,7 +96,7 @@ class ExpertIteration(OwnAnswers):
     that others to their prompt say already, where these are dropped.
     """
 
-    facts: ClassVar[tuple[str, ...]] = ("reward", "kept", "unsolved", "duplicates", "ended", "unscored")
+    facts: ClassVar[tuple[str, ...]] = ("reward", "kept", "unsolved", "duplicates", "ended", "unscored", "mismatch")
 
     @classmethod
     def of(cls, section: ObjectiveOptions) -> Self:
@@ -110,7 +112,7 @@ class OnlineDPO(OwnAnswers):
     `facts`: "ties" the share of prompts of whose answers none is better than another, which teach nothing.
     """
 
-    facts: ClassVar[tuple[str, ...]] = ("reward", "ties", "ended", "unscored")
+    facts: ClassVar[tuple[str, ...]] = ("reward", "ties", "ended", "unscored", "mismatch")
 
     @classmethod
     def of(cls, section: ObjectiveOptions) -> Self:
@@ -154,6 +156,7 @@ class GKD(OwnAnswers):
             return loss
         rows, written = jnp.asarray(float(len(batch["written"])), jnp.float32), jnp.sum(batch["written"])
         more = {"answer_tokens": (self.weight(batch), rows), "ended": (jnp.sum(batch["ended"]), written)}
+        more["mismatch"] = (jnp.sum(batch["mismatch"]), written)  # 0 of answers of the data
         return loss._replace(metrics={**loss.metrics, **more})
 
 

@@ -20,6 +20,9 @@ _LEAST = 1e-4  # is added to a standard deviation that is divided by
 # What is said of each answer of a batch, float32 [B]; their means are metrics of the step.
 FACTS = ("reward", "reward_std", "alike", "ended", "unscored")
 ASKED = ("rounds", "alike_asked")  # likewise, where prompts may be drawn again
+# Likewise where several reward models score answers: their standard deviation; of how many pairs (of answers, of models) both models
+# prefer the same answer, and of how many both prefer one.
+MEMBERS = ("spread", "agreeing", "compared")
 
 
 class Tokens(NamedTuple):
@@ -180,6 +183,7 @@ class Policy(CausalLM):
             "mismatch": of_tokens(jnp.abs(moved)),
             "clipped": of_tokens((clipped > plain).astype(jnp.float32)),
             "entropy": of_tokens(found.entropy),
+            **of_members(batch),
         }
         return Loss(total, weight, metrics)
 
@@ -218,6 +222,14 @@ class Policy(CausalLM):
         if "advantages" not in batch or self.average == "token":
             return jnp.sum(self.weights(batch))
         return jnp.sum(batch["counts"])
+
+
+def of_members(batch: Batch) -> dict[str, Sum]:
+    """The metrics of a batch that has `MEMBERS`: the mean deviation over answers that have a score, and the share of pairs."""
+    if "spread" not in batch:
+        return {}
+    spread, agreeing, compared, unscored = (jnp.sum(batch[name]) for name in (*MEMBERS, "unscored"))
+    return {"member_spread": (spread, len(batch["spread"]) - unscored), "member_agreement": (agreeing, compared)}
 
 
 class Comparing(Policy, abc.ABC):

@@ -81,3 +81,20 @@ class SLiC(Preference):
 
     def pair_loss(self, answers: Answers) -> jax.Array:
         return jax.nn.relu(self.margin - answers.log_probs[..., 0] + answers.log_probs[..., 1])
+
+
+@dataclasses.dataclass(frozen=True)
+class RRHF(Preference):
+    """max(0, b - a), a and b the log-probabilities per token of the better and the worse answer, with `sft` (Yuan et al. 2023, equations 2 to
+    4; its cross-entropy is a sum over tokens, this one a mean). The ranking of several answers is the sum over their pairs. Without a
+    reference."""
+
+    sft: float = 1.0
+
+    settings: ClassVar[tuple[str, ...]] = ("sft",)
+
+    def rewards(self, answers: Answers) -> jax.Array:
+        return answers.means
+
+    def pair_loss(self, answers: Answers) -> jax.Array:
+        return jax.nn.relu(answers.means[..., 1] - answers.means[..., 0])

@@ -12,6 +12,8 @@ from ptft_jax.errors import UserError
 if TYPE_CHECKING:
     from ptft_jax.data.turns import Conversation
 
+_SEVERAL = "/"  # between a verifier's name and the number of one of its models
+
 
 class Task(NamedTuple):
     """A question that was answered.
@@ -37,10 +39,12 @@ class Task(NamedTuple):
 
 
 class Score(NamedTuple):
-    """A finite number, larger for better answers, in most verifiers from 0 to 1; and why, in words."""
+    """A finite number, larger for better answers, in most verifiers from 0 to 1; why, in words; and of an ensemble what each of its members
+    gave."""
 
     value: float
     reason: str
+    members: tuple[float, ...] = ()
 
 
 class Unscored(NamedTuple):
@@ -56,11 +60,13 @@ class Verifier(abc.ABC):
       batch: how many answers `score_all` is given at a time.
       partial: whether it may leave answers `Unscored`.
       compares: whether it compares answers with right ones, `Task.references`.
+      several: whether its scores have those of `members`.
     """
 
     batch: int = 1
     partial: bool = False
     compares: bool = False
+    several: bool = False
 
     def check(self, task: Task) -> None:  # noqa: B027
         """Raises UserError where no answer to this task can be scored, because of what its record has. Called before anything is
@@ -81,7 +87,8 @@ class Verifier(abc.ABC):
         return []
 
     def models(self) -> dict[str, Any]:
-        """The models that it asks (`ptft_jax.runs.parent.Parent`), each by the name of the verifier whose setting `run` names it."""
+        """The models that it asks (`ptft_jax.runs.parent.Parent`), each by the name of the verifier whose setting `run` names it; of one that
+        has several, see `of_several`."""
         return {}
 
     def share(self, models: dict[tuple[str, str], Any]) -> None:  # noqa: B027
@@ -105,6 +112,21 @@ class Function(Verifier):
         found = self._function(answer, task)
         value, reason = found if isinstance(found, tuple) and len(found) == 2 else (found, "")
         return Score(value, str(reason))
+
+
+def of_several(verifier: str, number: int) -> str:
+    """What one of the models is known by that the setting `runs` of a verifier names."""
+    return f"{verifier}{_SEVERAL}{number}"
+
+
+def named(rewards: Any, key: str) -> tuple[str, str | None]:
+    """The setting that names a model, and what it names it by: of `config.rewards`, or its values, by what the model is known by; None where
+    fewer are named."""
+    name, _, number = key.partition(_SEVERAL)
+    if not number:
+        return f"{name}.run", rewards[name]["run"]
+    runs = rewards[name]["runs"]
+    return f"{name}.runs[{number}]", runs[int(number)] if int(number) < len(runs) else None
 
 
 def checked(name: str, verifier: Verifier, task: Task) -> None:
@@ -162,8 +184,8 @@ def _finite(name: str, verifier: Verifier, found: Score | Unscored, task: Task) 
                 f"{task.where}: verifier {name!r} gave no score: {found.reason}; only one with partial=True may leave answers out"
             )
         return found
-    value, reason = found
+    value, reason, *members = found
     value = float(value)
     if not math.isfinite(value):
         raise UserError(f"{task.where}: verifier {name!r} gave {value}: a score is a finite number")
-    return Score(value, reason)
+    return Score(value, reason, *members)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ptft_jax.config.objectives import located
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.rewards.base import Function, Verifier
+from ptft_jax.rewards.base import Function, Verifier, of_several
 from ptft_jax.rewards.combined import Combined
 
 COMBINED = "combined"
@@ -25,7 +25,7 @@ def chosen(
 
     Args:
       config: whose `rewards` have their settings, and whose `tables.verifiers` the verifiers.
-      pinned: in the place of the setting `run` of a verifier, by its name, of what it names that one checkpoint.
+      pinned: in the place of what names a model, by what that is known by (`Verifier.models`), of what it names that one checkpoint.
       built: those of the same config that are there already, by name, and loaded no model yet.
 
     Raises:
@@ -49,6 +49,8 @@ def chosen(
 def _built(name: str, config: Any, known: Mapping[str, Any], pinned: Mapping[str, str]) -> Verifier:
     settings = config.rewards[name].read_all() if known[name].fields else {}
     settings |= {"run": pinned[name]} if name in pinned else {}
+    if "runs" in settings:
+        settings["runs"] = [pinned.get(of_several(name, n), run) for n, run in enumerate(settings["runs"])]
     made = located(known[name].verifier)
     if not isinstance(made, type):
         return Function(made)

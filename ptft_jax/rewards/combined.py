@@ -22,6 +22,7 @@ class Combined(Verifier):
         self._parts, self._weights = parts, weights
         self.batch = max(part.batch for part in parts.values())
         self.partial = any(part.partial for part in parts.values())
+        self.several = any(part.several for part in parts.values())
 
     def check(self, task: Task) -> None:
         for name, part in self._parts.items():
@@ -35,13 +36,14 @@ class Combined(Verifier):
         return [self._sum(dict(zip(found, scores))) for scores in zip(*found.values())]
 
     def _sum(self, found: Mapping[str, Score | Unscored]) -> Score | Unscored:
-        reasons, total = [], 0.0
+        reasons, total, members = [], 0.0, ()
         for name, score in found.items():
             if isinstance(score, Unscored):
                 return Unscored(f"{name}: {score.reason}")
             total += self._weights[name] * score.value
+            members = members or score.members
             reasons.append(f"{name} {score.value:g}: {score.reason}")
-        return Score(total, "; ".join(reasons))
+        return Score(total, "; ".join(reasons), members)
 
     def models(self) -> dict[str, Any]:
         return {name: model for part in self._parts.values() for name, model in part.models().items()}

@@ -32,6 +32,8 @@ class ModelVerifier(Verifier):
 
     Attributes:
       name: its own, in `config.rewards`.
+      key: what its model is known by, see `Verifier.models`.
+      setting: the one that names the model.
       source: the run, or imported weights.
       template: the chat template by which the model is asked; None = plain texts.
       most: the longest row that the model sees, in tokens.
@@ -39,13 +41,16 @@ class ModelVerifier(Verifier):
 
     name: ClassVar[str]
     wanted: ClassVar[str]  # of models, for messages
+    key = ""
+    setting = "run"
 
     def __init__(self, run: str, template: str, batch_size: int, unscored: str):
         self._field = f"config.rewards.{self.name}"
+        self._run = f"{self._field}.{self.setting}"
         self._models: dict[tuple[str, str], Any] = {}
         if not run:
-            raise UserError(f"{self._field}.run is '': the verifier {self.name!r} asks it; {self.wanted}")
-        self.source = restore.find(run, f"{self._field}.run")
+            raise UserError(f"{self._run} is '': the verifier {self.name!r} asks it; {self.wanted}")
+        self.source = restore.find(run, self._run)
         if self.source.fields["image_size"]:
             self._refuse("it reads images")
         self._check_model()
@@ -68,7 +73,7 @@ class ModelVerifier(Verifier):
         """What the model gives, of rows that it has room for."""
 
     def _refuse(self, why: str) -> NoReturn:
-        raise UserError(f"{self._field}.run: {self.source.name}: {why}; {self.wanted}")
+        raise UserError(f"{self._run}: {self.source.name}: {why}; {self.wanted}")
 
     def _chosen(self, name: str) -> Template | None:
         """The chat template that the setting `template` names, on the day that rows are made on. Raises UserError."""
@@ -81,7 +86,7 @@ class ModelVerifier(Verifier):
         return Template(own, f"{self.source.name}: chat template", turns.DAY) if own else None
 
     def models(self) -> dict[str, Any]:
-        return {self.name: self.source}
+        return {self.key or self.name: self.source}
 
     def share(self, models: dict[tuple[str, str], Any]) -> None:
         self._models = models
@@ -99,8 +104,8 @@ class ModelVerifier(Verifier):
         return self._once("loaded", self._load)
 
     def _load(self) -> loading.Loaded:
-        found = loading.load(self.source.name, field=f"{self._field}.run")
-        finite.refuse(flatten(found.params), f"{self._field}.run: {self.source.name}", "\nno score comes of them")
+        found = loading.load(self.source.name, field=self._run)
+        finite.refuse(flatten(found.params), f"{self._run}: {self.source.name}", "\nno score comes of them")
         return found
 
     def check(self, task: Task) -> None:
@@ -164,6 +169,13 @@ def padded(rows: Sequence[Sequence[int]], batch: int, most: int) -> tuple[Inputs
 def class_scores(model: Transformer, params: Any, inputs: Inputs) -> jax.Array:
     """float32 [B, classes]: what the head reads off the last token of each row."""
     return model(params, inputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def position_scores(model: Transformer, params: Any, inputs: Inputs) -> jax.Array:
+    """float32 [B, S]: what a head of one number reads off each of the positions `inputs.reads`."""
+    x_BSD = model.hidden(params, inputs)
+    return model.logits(params, x_BSD.reshape(-1, 1, x_BSD.shape[-1])).reshape(x_BSD.shape[:2])
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ptft_jax.config.declare import Options, declared, section
-from ptft_jax.config.field import Field, natural, one_of, pairs, positive, share
+from ptft_jax.config.field import Field, natural, one_of, pairs, positive, share, texts
 
 _NORMALIZE = (
     "what texts are compared by: with white space as one space and none around; as SQuAD's; or letter by letter"
@@ -101,6 +101,36 @@ class RewardModelOptions(Options):
     unscored: str = declared(one_of("raise", _UNSCORED, "raise", "drop"))
 
 
+class EnsembleOptions(Options):
+    """`config.rewards.ensemble`: what several reward models give the answer, as one number."""
+
+    runs: tuple[str, ...] = declared(texts((), "two or more reward models, each as rewards.reward_model.run"))
+    how: str = declared(
+        one_of(
+            "mean",
+            "the number; uncertainty = the mean less rewards.ensemble.deviations times the standard deviation over the models",
+            "mean",
+            "min",
+            "uncertainty",
+        )
+    )
+    deviations: float = declared(positive(1.0, "of how=uncertainty: standard deviations that are taken off"))
+    template: str = declared(Field("", _TEMPLATE))
+    batch_size: int = declared(positive(16, "answers at a time"))
+    unscored: str = declared(one_of("raise", _UNSCORED, "raise", "drop"))
+
+
+class ProcessRewardOptions(Options):
+    """`config.rewards.process_reward`: what a process reward model gives the steps of the answer, its lines, as one number."""
+
+    run: str = declared(Field("", "a run of objective.name='process_reward', WORKDIR[@best|@last|@STEP][#ADAPTER]"))
+    how: str = declared(
+        one_of("product", "the number, of the probabilities that the steps are right", "product", "min", "last")
+    )
+    batch_size: int = declared(positive(16, "answers at a time"))
+    unscored: str = declared(one_of("raise", _UNSCORED, "raise", "drop"))
+
+
 class JudgeOptions(Options):
     """`config.rewards.judge`: what a model says of the answer, by a rubric."""
 
@@ -170,5 +200,7 @@ class RewardsOptions(Options):
     json_schema: JsonSchemaOptions = section(JsonSchemaOptions)
     program: ProgramOptions = section(ProgramOptions)
     reward_model: RewardModelOptions = section(RewardModelOptions)
+    ensemble: EnsembleOptions = section(EnsembleOptions)
+    process_reward: ProcessRewardOptions = section(ProcessRewardOptions)
     judge: JudgeOptions = section(JudgeOptions)
     combined: CombinedOptions = section(CombinedOptions)

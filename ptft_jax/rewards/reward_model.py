@@ -23,6 +23,8 @@ class RewardModel(ModelVerifier):
     it learned from; the number is read off the last token."""
 
     name: ClassVar[str] = "reward_model"
+    objective: ClassVar[str] = "reward"
+    remedy: ClassVar[str] = ": name the chat template that it is to be rendered by in rewards.reward_model.template"
     wanted: ClassVar[str] = (
         "expected a run of objective.name='reward' (docs/feedback.md), or hf:FOLDER of a sequence classifier with one number"
     )
@@ -37,7 +39,7 @@ class RewardModel(ModelVerifier):
         )
         if isinstance(self.source, Pretrained):
             last = self._asked("x", Task("x", (), {}, ""))[-1]
-            padding.refuse_end(self.source, (last,), f"{self._field}.run")
+            padding.refuse_end(self.source, (last,), self._run)
 
     def _check_model(self) -> None:
         model = self.source.config.model
@@ -55,8 +57,8 @@ class RewardModel(ModelVerifier):
                 "it reads in both directions (model.causal=False), and such a head is not read off an answer's end"
             )
         objective = self.source.config.objective.name
-        if objective != "reward" and not isinstance(self.source, Pretrained):
-            self._refuse(f"it learned by objective.name={objective!r}, and not from pairs of answers")
+        if objective != self.objective and not isinstance(self.source, Pretrained):
+            self._refuse(f"it learned by objective.name={objective!r}, and not by {self.objective!r}")
 
     def _asked(self, answer: str, task: Task) -> list[int]:
         asked = task.conversation
@@ -76,8 +78,7 @@ class RewardModel(ModelVerifier):
         first = asked.messages[0]
         if len(asked.messages) > 1 or first["role"] != "user" or not isinstance(first.get("content"), str):
             raise UserError(
-                f"{self.source.name} was trained on plain texts, and this is a conversation of {len(asked.messages)} messages: name the chat "
-                "template that it is to be rendered by in rewards.reward_model.template"
+                f"{self.source.name} was trained on plain texts, and this is a conversation of {len(asked.messages)} messages{self.remedy}"
             )
         return first["content"]
 

@@ -47,6 +47,11 @@ def parent(text: str, folder: str) -> tuple[str, ...]:
     return os.path.realpath(path), "last" if which == "latest" else which, adapter
 
 
+def parents(texts: Any, folder: str) -> tuple[Any, ...]:
+    """As `parent`, of each of several."""
+    return tuple(parent(text, folder) for text in texts)
+
+
 def source(text: str, folder: str) -> tuple[Any, ...]:
     """(kind, place, options) of a data source."""
     parsed = _parsed(text)
@@ -81,6 +86,9 @@ SETTINGS: Mapping[str, Callable[[Any, str], Any]] = {
     "eval.answers.source": source,
     "rewards.json_schema.schema": file,
     "rewards.reward_model.run": parent,
+    "rewards.ensemble.runs": parents,
+    "rewards.ensemble.template": template,
+    "rewards.process_reward.run": parent,
     "rewards.judge.run": parent,
     "rewards.judge.rubric_file": file,
     "rewards.judge.template": template,
@@ -151,7 +159,11 @@ def from_here(workdir: pathlib.Path, config: configs.Section) -> dict[str, Any]:
     data["mixture"] = tuple((_from_here(name, folder), weight) for name, weight in data["mixture"])
     data["template"] = template_of(workdir, data["template"])
     values["eval"]["source"] = _from_here(values["eval"]["source"], folder)
-    found: dict[Any, Callable[[str, str], str]] = {file: _file_from_here, parent: _run_from_here}
+    found: dict[Any, Callable[[Any, str], Any]] = {
+        file: _file_from_here,
+        parent: _run_from_here,
+        parents: lambda given, folder: tuple(_run_from_here(one, folder) for one in given),
+    }
     for path, kind in SETTINGS.items():
         if kind in found:
             *above, name = path.split(".")

@@ -376,7 +376,7 @@ class Run:
                 references.pending_in(self.trainer, found)
         self.rollouts: Rollouts | None = None
         if self.prompts:
-            of_run = (self.data, self.trainer, self.tokenizer, self.workdir, self.first_step)
+            of_run = (self.data, self.trainer, self.tokenizer, self.workdir, self.first_step, self.continued)
             self.rollouts = self._feed(c, self.prompts, *of_run)
         if c.training.steps:
             forms = (

@@ -13,9 +13,11 @@ from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import ENDED
 from ptft_jax.objectives.own_answers import SPARE
+from ptft_jax.objectives.policy import MEMBERS
+from ptft_jax.training.answer_facts import Row, mismatch, refuse_buffer
 from ptft_jax.training.answer_rows import blank, put
 from ptft_jax.training.prompts import FIELD, Asks, shared_out
-from ptft_jax.training.rollouts import Rollouts, Row, refuse_buffer
+from ptft_jax.training.rollouts import Rollouts
 
 EXPERT = "objective.expert"
 
@@ -27,6 +29,7 @@ class Chosen(Rollouts, abc.ABC):
         p = config.objective.policy
         self._buffer, self._unended = p.overlong_buffer, p.overlong == "keep"
         refuse_buffer(self._buffer, self._new)
+        self._configure_checks(config)
 
     def _reward(self, rows: list[Row], whole: Any) -> None:
         """Fills in "use", what becomes of an answer, by rewards."""
@@ -46,6 +49,8 @@ class Chosen(Rollouts, abc.ABC):
             "reward": float(np.mean(scored)),
             "ended": float(np.mean([row["reason"] in ENDED for row in rows])),
             "unscored": float(np.mean([row["unscored"] for row in rows])),
+            "mismatch": mismatch(rows),
+            **({name: float(np.mean([row[name] for row in rows])) for name in MEMBERS} if self._several else {}),
         }
 
     def _groups(self, rows: Sequence[Any]) -> list[Sequence[Any]]:
@@ -54,7 +59,8 @@ class Chosen(Rollouts, abc.ABC):
         return [rows[first : first + each] for first in range(0, len(rows), each)]
 
     def _empty(self, count: int) -> Rows:
-        facts = {name: np.zeros(count, np.float32) for name in (SPARE, *self._objective.facts)}
+        told = (SPARE, *self._objective.facts, *(MEMBERS if self._several else ()))
+        facts = {name: np.zeros(count, np.float32) for name in told}
         return blank(count, self._length) | facts
 
     def _told(self, out: Rows, rows: Sequence[Mapping[str, Any]], learned: int) -> Rows:

@@ -20,23 +20,24 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.pipeline import TrainingData
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
-from ptft_jax.evaluation.answers import row_of, shown
-from ptft_jax.evaluation.samples import ENDED, Continuation, Written, written_ids
+from ptft_jax.evaluation.answers import shown
+from ptft_jax.evaluation.samples import ENDED, written_ids
 from ptft_jax.model.decode import Sampling
-from ptft_jax.objectives.policy import ASKED, deviation
+from ptft_jax.objectives.policy import ASKED, MEMBERS, Policy, deviation
 from ptft_jax.objectives.ppo import explained
 from ptft_jax.parallel import processes
 from ptft_jax.rewards.base import Score, Task, Unscored, scored_all
 from ptft_jax.runs.checkpoint import together
+from ptft_jax.runs.source import Source
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import redrawing, rollout_files
+from ptft_jax.training.answer_facts import Row, add_up, compare_members, refuse_buffer, row_of_written
 from ptft_jax.training.answer_rows import AnswerRows, answer_of
 from ptft_jax.training.hooks import Halted, Hook, Moment
 from ptft_jax.training.prompts import FIELD, Asks, Prompts, shared_out
 from ptft_jax.training.trainer import Trainer
 
 FORM = 1  # of the files
-Row = dict[str, Any]  # of an answer, as its file has it
 _ByToken = Callable[[Any, Any], jax.Array]  # (parameters, batch) -> float32 [B, T]
 
 
@@ -50,6 +51,9 @@ class Rollouts:
 
     # Of feeds that weigh answers by their rewards: see `_configure`.
     _redraws, _bound, _support = 0, 0.0, False
+    _several = False  # several reward models score answers
+    _other: Source | None = None
+    _checks = False  # nothing weighs answers by their probabilities, which are compared apart
 
     def __init__(
         self,
@@ -60,20 +64,23 @@ class Rollouts:
         tokenizer: tok.Tokenizer,
         workdir: pathlib.Path,
         first_step: int = 0,
+        before: Source | None = None,
     ):
-        """`first_step`: what the run begins with. Nothing was sampled for it before that step.
+        """`first_step`: what the run begins with. Nothing was sampled for it before that step; what `before`, the run that it goes on from,
+        has asked is not asked again.
 
         Attributes:
           check: called between parts of sampling and scoring; may raise to end them.
         """
         p = config.objective.policy
-        self._first_step, self.check = first_step, _go_on
+        self._first_step, self._other, self.check = first_step, before, _go_on
         self._prompts, self._trainer, self._tokenizer, self._workdir = prompts, trainer, tokenizer, workdir
         self._objective, self._seed, self._updates = trainer.objective, config.seed, data.updates
         self._size, self._length, self._key = config.data.batch_size, config.data.length, data.key
         self._sampling = Sampling(p.temperature, p.top_k, p.top_p, p.min_p)
         self._new, self._answers = p.max_new_tokens, prompts.draws.rows * prompts.samples
         self._model = dataclasses.replace(trainer.model, constrain=None)
+        self._several = any(verifier.several for verifier in prompts.verifiers.values())
         self._configure(config)
         self._jitted = config.parallel.compile == "jit"
         self._part = self._size // config.training.micro_batches
@@ -102,10 +109,22 @@ class Rollouts:
         refuse_buffer(self._buffer, self._new)
         self._redraws = self._prompts.draws.again
         self._kl = objective.kl if not objective.compares else 0.0  # taken off rewards
-        self._support = self._sampling.truncates
-        bits = -(-self._model.spec.vocab_size // 8) if self._support else 0
-        facts = ASKED if self._redraws else ()
+        bits = self._support_bytes()
+        facts = (*(ASKED if self._redraws else ()), *(MEMBERS if self._several else ()))
         self._form = AnswerRows(self._length, objective.value_head, bool(self._kl), bits, facts)
+
+    def _support_bytes(self) -> int:
+        """Has what could be sampled kept where that is not all, and says how many bytes per token that takes."""
+        self._support = self._sampling.truncates
+        return -(-self._model.spec.vocab_size // 8) if self._support else 0
+
+    def _configure_checks(self, config: configs.Section) -> None:
+        """Likewise for those that learn from answers whatever their probabilities: these are compared with what the model gives them in rows of
+        training."""
+        p = config.objective.policy
+        self._checks, self._bound = True, p.max_mismatch
+        self._form = AnswerRows(self._length, support=self._support_bytes())
+        self._policy = Policy(chunk=config.objective.chunk, temperature=p.temperature)
 
     def next(self, step: int, state: Any) -> Rows:
         """As `Feed.next`. Raises UserError: a verifier fails, or gives a score that is not finite; the model's logits are not finite; the
@@ -183,22 +202,52 @@ class Rollouts:
             redrawing.choose(rows, samples, count)
         kept = redrawing.kept(rows)
         self._reward(kept, whole)
+        if self._checks:
+            self._compare(kept, whole)
         together(lambda: self._keep(number, rows) if processes.main() else None)
         return kept
+
+    def _compare(self, rows: Sequence[Row], whole: Any) -> None:
+        """Says of answers how far the log-probabilities of their tokens are, on average, from those that the model that wrote them gives them in
+        rows of training: "mismatch"."""
+        batch = self._form.tokens(rows)
+        room = -len(rows) % self._part  # parts are all of one size
+        whole_parts = {name: np.pad(v, [(0, room)] + [(0, 0)] * (v.ndim - 1)) for name, v in batch.items()}
+        found = self._by_parts(self._of_sampler, whole.trainable, whole.frozen, whole_parts)
+        for n, row in enumerate(rows):
+            here = answer_of(row)
+            row["mismatch"] = float(np.abs(found[n, here] - batch["sampled"][n, here]).mean())
 
     def _first_prompt(self, number: int, count: int) -> int:
         """The number of the first prompt of a rollout that has `count`. Where prompts are drawn again it follows that of the last one of the
         rollout before."""
-        if not self._redraws or number == self._first_step // self._updates:
+        if not self._redraws:
             return number * count
-        path, header = Workdir(self._workdir).rollout(number - 1), self._header(number - 1)
+        begins = number == self._first_step // self._updates
+        if begins and (self._other is None or not number or not self._asked_again(self._other)):
+            return number * count
+        folder, header = self._workdir, self._header(number - 1)
+        if begins and self._other is not None:
+            folder = self._other.workdir
+            header["run_id"] = Workdir(folder).run_id
+        path = Workdir(folder).rollout(number - 1)
         before = processes.shared(together(lambda: rollout_files.read(path, header) if processes.main() else None))
         if not before:
+            another = (
+                "without init.optimizer"
+                if begins
+                else f"--config.init.from={self._workdir} --config.init.optimizer=True"
+            )
             raise UserError(
                 f"{path}: is not there, or is another run's, so that nobody knows which prompts were asked before step {number * self._updates + 1}: "
-                f"put it back, or begin another run: --config.init.from={self._workdir} --config.init.optimizer=True"
+                f"put it back, or begin another run: {another}"
             )
         return before[-1]["number"] + 1
+
+    def _asked_again(self, other: Source) -> bool:
+        """Whether a run that this one goes on from asked prompts of the same data out of their turn."""
+        p = other.config.objective.policy
+        return bool(p.resample) and p.updates == self._updates and other.meta.get("data") == self._key
 
     def _asked(self, number: int, again: int, numbers: range, whole: Any) -> list[Row]:
         """Answers to prompts of these numbers, with their scores; `again`: how often prompts were drawn again for the rollout."""
@@ -220,7 +269,7 @@ class Rollouts:
             logprobs=True,
             support=self._support,
         )
-        rows = [_row(*row) for row in zip(asked, written)]
+        rows = [row_of_written(*row) for row in zip(asked, written)]
         if self._redraws:
             for place, row in enumerate(rows):
                 row |= {"number": numbers[place // self._prompts.samples], "again": again}
@@ -243,6 +292,8 @@ class Rollouts:
         for row, scores in zip(rows, found):
             row["scores"] = scores
         add_up(rows, self._new, self._buffer)
+        if self._several:
+            compare_members(rows, self._prompts.samples)
 
     def _scores(
         self, number: int, tasks: Sequence[Task], rows: Sequence[Row], check: Callable[[], None]
@@ -336,6 +387,11 @@ class Rollouts:
         return self._compiled(self._objective.by_reference)
 
     @functools.cached_property
+    def _of_sampler(self) -> _ByToken:
+        """Likewise of the distribution that was sampled from."""
+        return self._compiled(self._policy.by_reference)
+
+    @functools.cached_property
     def _of_values(self) -> _ByToken:
         """Likewise what the rest of the answer is worth."""
         return self._compiled(self._objective.values)
@@ -362,38 +418,3 @@ class Rollouts:
 
 def _go_on() -> None:
     """Ends nothing."""
-
-
-def _row(asked: tuple[Task, list[int]], written: Written) -> Row:
-    """An answer, as people and `Rollouts` read it. It is learned with what ended it, and never from its text."""
-    (task, prompt), (text, generated) = asked, written
-    new = [*generated.ids, *([] if generated.end is None else [generated.end])]
-    assert generated.drawn is not None and len(new) == len(generated.drawn), "a log-probability for each token"
-    return {
-        **row_of(task, Continuation("", text, len(new), generated.reason), {}),
-        "prompt_tokens": len(prompt),
-        "ids": [*prompt, *new],
-        "log_probs": generated.drawn,
-        **({} if generated.support is None else {"support": rollout_files.packed(generated.support)}),
-    }
-
-
-def add_up(rows: Sequence[Row], most: int, buffer: int) -> None:
-    """Says of answers with scores what they are worth: "reward", the sum of their scores, or that they are "unscored"; and the "penalty" of
-    those that use the last `buffer` of `most` tokens."""
-    for row in rows:
-        values = [score["value"] for score in row["scores"].values()]
-        row["unscored"] = None in values
-        row["reward"] = 0.0 if row["unscored"] else sum(values)
-        row["penalty"] = _overlong(row["tokens"], most, buffer)
-
-
-def refuse_buffer(buffer: int, most: int) -> None:
-    """Raises UserError where more tokens would cost reward than an answer may have."""
-    if buffer > most:
-        raise UserError(f"config.{FIELD}.overlong_buffer = {buffer}: expected at most {FIELD}.max_new_tokens = {most}")
-
-
-def _overlong(tokens: int, most: int, buffer: int) -> float:
-    """What an answer of so many tokens costs (Yu et al. 2025, DAPO, equation 13)."""
-    return min(max(tokens - (most - buffer), 0) / buffer, 1.0) if buffer else 0.0

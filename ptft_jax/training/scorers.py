@@ -8,7 +8,7 @@ from typing import Any
 
 from ptft_jax import config as configs
 from ptft_jax.errors import UserError
-from ptft_jax.rewards.base import Verifier
+from ptft_jax.rewards.base import Verifier, named
 from ptft_jax.runs import meant
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.files import write_json
@@ -16,8 +16,8 @@ from ptft_jax.runs.workdir import Workdir
 
 
 def pinned(config: configs.Section, workdir: pathlib.Path, moved: bool = False) -> dict[str, str]:
-    """Verifier -> the checkpoint that it asks, of a run in `workdir` that has begun; {} of others, and of such of earlier versions. `moved`: as of
-    `ptft_jax.runs.meant.spelled`.
+    """What a model is known by (`Verifier.models`) -> the checkpoint that is asked, of a run in `workdir` that has begun; {} of others, and
+    of such of earlier versions. `moved`: as of `ptft_jax.runs.meant.spelled`.
 
     Raises:
       UserError: that checkpoint is gone, or is another model's.
@@ -33,9 +33,9 @@ def pinned(config: configs.Section, workdir: pathlib.Path, moved: bool = False) 
         meant.spelled(pathlib.Path(workdir), config, moved).as_dict()["rewards"],
     )
     for name, was in scorers.items():
-        field = f"config.rewards.{name}.run"
-        given = config.rewards[name].run
-        if begun[name]["run"] != now_said[name]["run"]:
+        setting, given = named(config.rewards, name)
+        field = f"config.rewards.{setting}"
+        if given is None or named(begun, name) != named(now_said, name):
             continue  # another model: the run is refused for its config
         found[name] = restore.at_step(given, was["step"])
         began = f"the run in {workdir} began with step {was['step']} of it to score answers"

@@ -13,10 +13,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ptft_jax import config as configs
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
+from ptft_jax.training.answer_facts import Row
 from ptft_jax.training.answer_rows import blank, put
 from ptft_jax.training.demonstration import TEXT
 from ptft_jax.training.prompts import FIELD, Asks
-from ptft_jax.training.rollouts import Row
 from ptft_jax.training.taught_answers import Taught, finite, in_parts
 
 TEACHER = "objective.on_policy.teacher"
@@ -40,6 +40,7 @@ class Demonstrated(Taught):
 
     def _configure(self, config: configs.Section) -> None:
         self._share = 1.0
+        self._configure_checks(config)
         self._average = config.objective.on_policy.teacher == "average"
         if self._average and not config.training.ema_decay:
             raise UserError(f"config.{TEACHER} = 'average': there is none: set training.ema_decay, such as 0.99")

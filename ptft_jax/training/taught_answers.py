@@ -16,10 +16,11 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import ENDED
 from ptft_jax.objectives.distill import LOG_PROBS
 from ptft_jax.objectives.own_answers import SPARE
+from ptft_jax.training.answer_facts import Row, mismatch
 from ptft_jax.training.answer_rows import blank, put
 from ptft_jax.training.prompts import Asks
 from ptft_jax.training.reference import Asked, like
-from ptft_jax.training.rollouts import Rollouts, Row
+from ptft_jax.training.rollouts import Rollouts
 
 SHARE = "objective.on_policy.share"
 
@@ -46,6 +47,7 @@ class Taught(Rollouts):
 
     def _configure(self, config: configs.Section) -> None:
         self._share = config.objective.on_policy.share
+        self._configure_checks(config)
 
     def _writes(self, number: int) -> bool:
         """Whether the model itself writes the answers of a rollout."""
@@ -67,7 +69,7 @@ class Taught(Rollouts):
 
     def _bare(self, count: int) -> Rows:
         """A batch that has no answers, and that nobody has been asked about."""
-        facts = {name: np.zeros(count, np.float32) for name in (SPARE, "written", "ended")}
+        facts = {name: np.zeros(count, np.float32) for name in (SPARE, "written", "ended", "mismatch")}
         return blank(count, self._length) | facts
 
     def _empty(self, count: int) -> Rows:
@@ -81,7 +83,7 @@ class Taught(Rollouts):
 
     def _arrays(self, rows: Sequence[Mapping[str, Any]]) -> Rows:
         out = self._bare(len(rows))
-        out["written"][:] = 1
+        out["written"][:], out["mismatch"][:] = 1, mismatch(rows)
         for n, row in enumerate(rows):
             put(out, n, row["ids"], row["prompt_tokens"])
             out["ended"][n] = row["reason"] in ENDED

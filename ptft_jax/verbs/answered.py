@@ -21,7 +21,7 @@ _NUMBERS = {
     "max_new_tokens": "With --answers: tokens of an answer; prompts that leave no room for so many are not asked.",
     "temperature": "With --answers: 0 = always the likeliest token.",
 }
-_WITH = ("reference", "stop", "rewards", "answers_out", *_NUMBERS)
+_WITH = ("reference", "stop", "rewards", "answers_out", "against", *_NUMBERS)
 
 
 def define() -> None:
@@ -44,6 +44,12 @@ def define() -> None:
     )
     flags.DEFINE_string(
         "answers_out", "", "With --answers: a file for prompts, answers, references and scores, as JSON lines."
+    )
+    flags.DEFINE_string(
+        "against",
+        "",
+        "With --answers: how often the answers are better than others, those of a file of --answers_out or the right ones of the data "
+        "(reference).",
     )
 
 
@@ -89,17 +95,26 @@ def prepared(loaded: Any, asked: dict[str, Any]) -> Any:
     if not asked:
         return None
     from ptft_jax.evaluation.answers import of_loaded
+    from ptft_jax.evaluation.win_rate import others
 
     args = flags.FLAGS
     found = of_loaded(loaded, args.data, args.split, plugins=args.plugins, **asked, **reading.changes())
+    if args.against:
+        others(args.against, found.questions.tasks)  # what is wrong with them, before anything is measured
     for note in found.notes:
         say(note)
     return found
 
 
 def answers(loaded: Any, questions: Any) -> dict[str, Any]:
-    """The means of the scores; all answers go to --answers_out."""
+    """The means of the scores; all answers go to --answers_out. How they compare with those of --against."""
+    from ptft_jax.evaluation import win_rate
+
     values, rows = questions.report(loaded.params)
+    if against := flags.FLAGS.against:
+        tasks = questions.questions.tasks
+        found = win_rate.against(win_rate.others(against, tasks), rows, questions.verifiers, tasks)
+        values["against"] = {"answers": against, **found}
     if out := flags.FLAGS.answers_out:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         pathlib.Path(out).write_text(text, encoding="utf-8")

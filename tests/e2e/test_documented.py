@@ -269,6 +269,7 @@ def test_every_config_file_is_covered():
         "finetune/smollm2_shakespeare.py",
         "finetune/chat.py",  # tests/e2e/test_data.py
         "feedback/reward.py",  # tests/e2e/test_pages.py
+        "feedback/process_reward.py",  # tests/e2e/test_process_reward.py
         "feedback/dpo.py",  # tests/e2e/test_pages.py
         "feedback/grpo.py",  # tests/e2e/test_pages.py
         "feedback/ppo.py",  # tests/e2e/test_pages.py

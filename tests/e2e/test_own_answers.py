@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ptft_jax.config import files
+from ptft_jax.errors import UserError
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import checkpoint
 from ptft_jax.runs.workdir import Workdir
@@ -55,6 +56,7 @@ def test_preferences_of_own_answers(base, tmp_path, cache):  # noqa: F811
     steps = [row for row in kept(tmp_path / "whole") if row["kind"] == "train"]
     found = rollouts(tmp_path / "whole")
     rewards = [row["reward"] for row in steps]
+    assert all(row["mismatch"] < 1e-4 for row in steps)
     assert np.mean(rewards[-8:]) > np.mean(rewards[:8]) + 0.08, rewards
     assert summary["last"]["validation/nll"] < summary["before"]["validation/nll"] - 0.1
     assert len(found) == 12 and steps[0]["accuracy"] == 0.5 and abs(steps[0]["margin"]) < 1e-5
@@ -82,6 +84,7 @@ def test_a_pupil_of_its_own_answers(base, tmp_path, cache):  # noqa: F811
     steps = [row for row in kept(tmp_path / "whole") if row["kind"] == "train"]
     written = [row["written"] for row in steps]
     assert written[::2] == written[1::2] and 0 < np.mean(written) < 1
+    assert all(0 <= row["mismatch"] < 1e-4 if row["written"] else "mismatch" not in row for row in steps)
     assert len(rollouts(tmp_path / "whole")) == sum(written) / 2  # the others are of no file
     assert np.mean([row["kl"] for row in steps[-4:]]) < 0.6 * steps[0]["kl"]
 
@@ -91,12 +94,18 @@ def test_a_rollout_without_a_right_answer_is_no_end(base, tmp_path, cache):  # n
     source = questions(tmp_path / "questions")
     config = own_config(
         tmp_path, source, "expert_iteration", init__from_=str(base), objective__policy__verifiers=("regex",), training__steps=4,
-        rewards__regex__pattern="never", training__micro_batches=2,
+        rewards__regex__pattern="never", training__micro_batches=2, objective__policy__temperature=0.7, objective__policy__top_p=0.8,
     )  # fmt: skip
     quiet_train(config, tmp_path / "run")
     steps = [row for row in kept(tmp_path / "run") if row["kind"] == "train"]
     assert [(row["kept"], row["unsolved"], row["grad_norm"]) for row in steps] == [(0, 1, 0)] * 4
     assert not any("loss" in row or "nll" in row for row in steps)
+    assert all(0 <= row["mismatch"] < 1e-4 for row in steps)  # of the distribution that was sampled from
+    found = [row for _, *rows in rollouts(tmp_path / "run") for row in rows]
+    assert all(row["support"] for row in found)
+    bounded = own_config(tmp_path, source, "expert_iteration", init__from_=str(base), objective__policy__verifiers=("regex",), rewards__regex__pattern="a", training__steps=4, objective__policy__max_mismatch=1e-9)  # fmt: skip
+    with pytest.raises(UserError, match="apart, on average, .*objective.policy.max_mismatch = 1e-09"):
+        quiet_train(bounded, tmp_path / "bounded")
 
 
 @pytest.mark.slow

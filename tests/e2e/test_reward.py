@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from ptft_jax.combining.combine import combine
 from ptft_jax.config import files
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.model.inputs import Inputs
@@ -44,8 +45,8 @@ def recipe(folder, **changes):
     config.checkpoint.every = 5
     config.log.update(every=1, tensorboard=False)
     for path, value in changes.items():
-        section, _, name = path.partition("__")
-        config[section][name] = value
+        section, _, name = path.rpartition("__")
+        (config[section] if section else config)[name] = value
     return config
 
 
@@ -104,3 +105,50 @@ def test_what_carries_a_run_out_changes_nothing(how, folder, cache):
         "micro-batches": dict(training__micro_batches=2, **rows),
     }
     np.testing.assert_allclose(losses(f"{how} other", **more[how]), one, rtol=2e-5)
+
+
+@pytest.mark.heavy
+def test_several_reward_models_are_one_reward(folder, cache, monkeypatch):
+    """Each is asked at the step that it had when the run began, which goes on after it was stopped. Their average (Rame et al. 2024, WARM) is a
+    reward model of the mean parameters."""
+    for seed in (1, 2):
+        quiet_train(recipe(folder, seed=seed, training__steps=4, eval__every=2), folder / f"member{seed}")
+    members = [f"{folder}/member{seed}@last" for seed in (1, 2)]
+    combine("soup", members, folder / "average")
+    one, two, both = (loading.load(run) for run in (*members, str(folder / "average")))
+    mean = jax.tree.map(lambda a, b: (a.astype(np.float64) + b) / 2, *map(jax.device_get, (one.params, two.params)))
+    ids = np.asarray([*b"1? yes xx", 256], np.int32)
+    expected = float(jax.jit(one.model)(jax.tree.map(np.float32, mean), ids[None])[0, 0])
+    task = Task("1? ", (), {}, "x")
+    assert RewardModel(str(folder / "average")).score("yes xx", task).value == pytest.approx(expected, rel=1e-5)
+    assert both.source.config.objective.name == "reward"
+
+    (folder / "prompts.jsonl").write_text("".join(f'{{"prompt": "{n}? ", "completion": "yes"}}\n' for n in range(40)))
+
+    def config(**changes):
+        made = tiny_config(
+            folder, objective__policy__verifiers=("ensemble",), objective__policy__max_new_tokens=4, objective__policy__samples=4,
+            init__from_=str(folder / "parent"), data__length=48, data__batch_size=8, eval__every=2, eval__test=False, eval__parent_data=False,
+            checkpoint__every=2, eval__answers__records=3, model__max_length=48, rewards__ensemble__runs=tuple(members), **changes,
+        )  # fmt: skip
+        made.data.source = f"jsonl:{folder}/prompts.jsonl"
+        return made
+
+    def stepwise(name, count):
+        rows = read_rows(folder / name / "metrics.jsonl")
+        steps = [row for row in rows if row["kind"] == "train"]
+        assert len(steps) == count and all(row["member_spread"] > 0 for row in steps)
+        assert all(0 <= row["member_agreement"] <= 1 for row in steps)
+        found = [row for row in rows if "validation/answers/ensemble" in row]
+        assert found and all(row["validation/answers/ensemble_spread"] > 0 for row in found)
+
+    policy = config(objective__name="grpo", training__steps=4, rewards__ensemble__how="uncertainty")
+    with monkeypatch.context() as patch:
+        stop_at(2, patch)
+        quiet_train(policy, folder / "policy")
+    known = json.loads((folder / "policy/scorers.json").read_text())
+    assert {key: row["step"] for key, row in known.items()} == {"ensemble/0": 4, "ensemble/1": 4}
+    quiet_train(policy, folder / "policy")
+    stepwise("policy", 4)
+    quiet_train(config(objective__name="expert_iteration", objective__expert__choice="best", objective__expert__keep=1, training__steps=2), folder / "kept")  # fmt: skip
+    stepwise("kept", 2)

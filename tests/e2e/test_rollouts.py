@@ -119,7 +119,7 @@ def test_it_learns_and_goes_on_in_the_middle_of_a_rollout(base, tmp_path, cache,
     if kind == "ppo":
         return has_values(tmp_path, steps)
     if kind == "drawn again":
-        return asks_all(tmp_path, steps)
+        return asks_all(config, tmp_path, steps)
     found = rollouts(tmp_path / "whole")
     assert len(found) == 12 and found[3][0]["steps"] == [6, 8]
     asked = [row["where"] for _, *rows in found for row in rows[::8]]
@@ -142,14 +142,21 @@ def test_it_learns_and_goes_on_in_the_middle_of_a_rollout(base, tmp_path, cache,
     refused_in_the_middle(config, tmp_path)
 
 
-def asks_all(folder, steps):
-    """Each prompt in its turn, those that are drawn again too."""
+def asks_all(config, folder, steps):
+    """Each prompt in its turn, those that are drawn again too; also of a run that goes on from this one."""
     found = [row for _, *rows in rollouts(folder / "whole") for row in rows]
     assert [row["number"] for row in found[::8]] == list(range(len(found) // 8))
     where = [row["where"] for row in found[::8]]
     assert len(set(where[:96])) == 96 < len(where) < 12 * 8 * 3  # as many as an epoch has
     assert all(row["alike"] == 0 or row["rounds"] == 3 for row in steps)
     assert np.mean([row["alike_asked"] for row in steps]) > np.mean([row["alike"] for row in steps]) + 0.05
+    config.init.update(from_=str(folder / "whole@last"), optimizer=True)
+    config.training.steps = 30
+    feed = assembly.Run(config, folder / "later", Reporter(quiet=True)).rollouts
+    assert feed._first_prompt(12, 8) == found[-1]["number"] + 1 > 12 * 8
+    (folder / "whole/rollouts/000011.jsonl").unlink()
+    with pytest.raises(UserError, match="000011.jsonl: is not there, .*begin another run: without init.optimizer"):
+        feed._first_prompt(12, 8)
 
 
 def has_values(folder, steps):

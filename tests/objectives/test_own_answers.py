@@ -15,7 +15,7 @@ from ptft_jax.objectives.base import Context
 from ptft_jax.objectives.distill import Distill
 from ptft_jax.objectives.dpo import DPO
 from ptft_jax.objectives.own_answers import GKD, SPARE, ExpertIteration, OnlineDPO
-from ptft_jax.training.rollouts import add_up
+from ptft_jax.training.answer_facts import add_up
 from tests.helpers import LENGTH, SPEC, VOCAB, random_batch
 from tests.training.test_best_answers import answers, kept, paired
 
@@ -101,7 +101,7 @@ def batches(name):
         return built(name=name), made
     objective = built(name=name, distill={"teacher": "a run", "top": 8})
     batch = {**random_batch(0, rows=4), SPARE: np.zeros(4, np.float32), "ended": np.ones(4, np.float32)}
-    batch["written"] = np.ones(4, np.float32)
+    batch |= {name: np.ones(4, np.float32) for name in ("written", "mismatch")}
     return objective, [batch | jax.jit(lambda b: objective.reference_of(Bigram(), TABLES[1], b))(batch)]
 
 
@@ -196,7 +196,9 @@ def test_a_pupil_that_is_corrected_on_its_own_answers_ends_as_its_teacher(diverg
     objective = GKD(inner=Distill(divergence_from=divergence, data_weight=0.0, precomputed=False))
     ids = np.array([[0, 3], [2, 2]], np.int32)  # what it wrote, and never what the teacher would have written
     batch = {"inputs": ids, "targets": ids, "weights": np.array([[1, 1], [1, 0]], np.float32)}
-    batch |= {name: np.ones(2, np.float32) for name in ("written", "ended")} | {SPARE: np.zeros(2, np.float32)}
+    batch |= {name: np.ones(2, np.float32) for name in ("written", "ended", "mismatch")} | {
+        SPARE: np.zeros(2, np.float32)
+    }
     batch |= objective.reference_of(Bandit(), teacher, batch)
     np.testing.assert_allclose(descended(objective, batch, jnp.zeros(4), 1.0), jax.nn.softmax(teacher), atol=1e-3)
 

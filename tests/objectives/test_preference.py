@@ -16,7 +16,7 @@ from ptft_jax.objectives.base import Context, means
 from ptft_jax.objectives.dpo import DPO, IPO
 from ptft_jax.objectives.pair_losses import alpha_divergence
 from ptft_jax.objectives.preference import Answers
-from ptft_jax.objectives.reference_free import CPO, ORPO, SimPO, SLiC
+from ptft_jax.objectives.reference_free import CPO, ORPO, RRHF, SimPO, SLiC
 from ptft_jax.regularization.regularizers import Regularization
 from ptft_jax.training.trainer import Trainer
 from tests.helpers import SPEC, VOCAB, repeats, train
@@ -191,6 +191,7 @@ CASES = {
     "cpo": (CPO(beta=0.3, label_noise=0.2, sft=2.0), cpo),
     "orpo": (ORPO(sft=1.0, beta=0.4), orpo),
     "slic": (SLiC(margin=1.5), slic),
+    "rrhf": (RRHF(), lambda mine, theirs: max(0.0, np.mean(mine[1]) - np.mean(mine[0])) - np.mean(mine[0])),
 }
 
 

@@ -61,13 +61,13 @@ def reward_model(tmp_path_factory):
     return written(folder, {**norms, **attention, **ends}, head="classes", classes=1)
 
 
-def by_hand(ids):
+def by_hand(ids, read=READ):
     def normed(x):
         x = x - x.mean(-1, keepdims=True)
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
 
     x = TABLE[ids].astype(np.float64)
-    return float(normed(x[-1] + normed(x).mean(0)) @ READ)
+    return float(normed(x[-1] + normed(x).mean(0)) @ read)
 
 
 LOGITS = dict(zip(b"12345", (0.0, 3.0, 1.0, -1.0, 2.0)))

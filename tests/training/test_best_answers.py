@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ptft_jax.objectives.own_answers import SPARE, ExpertIteration, OnlineDPO
+from ptft_jax.training.answer_facts import add_up
 from ptft_jax.training.best_answers import Kept, Paired
-from ptft_jax.training.rollouts import add_up
 
 
 def made(kind, samples, rows, *, length=8, unended=True, buffer=0, **changes):
@@ -33,6 +33,7 @@ def answers(rewards, ids=None, tokens=None, reasons=None, before=2, prompt=5):
     return [
         {
             "scores": {"a": {"value": r, "reason": ""}}, "reason": why, "tokens": n, "prompt_tokens": before, "ids": [prompt] * before + list(i),
+            "mismatch": 0.25,
         }
         for r, i, n, why in zip(rewards, ids, tokens or [1] * count, reasons or ["end"] * count)
     ]  # fmt: skip
@@ -84,6 +85,7 @@ def test_rows_are_the_ids_that_were_sampled_and_say_what_was_left():
         "duplicates": 0,
         "ended": 1,
         "unscored": 1 / 8,
+        "mismatch": 0.25,
         SPARE: 0,
     }
     assert {name: set(out[name].tolist()) for name in facts} == {name: {np.float32(v)} for name, v in facts.items()}

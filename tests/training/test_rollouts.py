@@ -10,8 +10,9 @@ from ptft_jax.objectives.policy import GRPO, RLOO, Reinforce
 from ptft_jax.objectives.ppo import PPO
 from ptft_jax.rewards.base import Function
 from ptft_jax.training import rollout_files
+from ptft_jax.training.answer_facts import add_up
 from ptft_jax.training.answer_rows import AnswerRows
-from ptft_jax.training.rollouts import Rollouts, add_up
+from ptft_jax.training.rollouts import Rollouts
 from ptft_jax.training.termination import Terminated
 
 

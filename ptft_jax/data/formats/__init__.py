@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ptft_jax.data.formats import answers, plain, preference, rated
+from ptft_jax.data.formats import answers, plain, preference, rated, steps
 from ptft_jax.data.formats.base import Encoder, Format
 from ptft_jax.data.formats.choosing import choose
 from ptft_jax.data.formats.layouts import OPTIONS
@@ -26,6 +26,7 @@ ENCODERS = {
     "rated": rated.RatedEncoder,
     "rated-messages": rated.RatedMessagesEncoder,
     "rated-text": rated.RatedTextEncoder,
+    "steps": steps.StepsEncoder,
     "preference": preference.PreferenceEncoder,
     "preference-messages": preference.MessagePreferenceEncoder,
 }

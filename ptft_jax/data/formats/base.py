@@ -25,7 +25,7 @@ class Format:
     """How the records of a source are to be read.
 
     Attributes:
-      kind: what examples they give: text, answers, preference, rated, rated-text, classification, or tokens.
+      kind: what examples they give: text, answers, preference, rated, rated-text, steps, classification, or tokens.
       name: the layout of `ptft_jax.data.formats.layouts` they have.
       columns: what a column is -> its name in the records.
       classes: names of the classes in the order of their numbers; () where labels are numbers.

@@ -23,6 +23,10 @@ def is_flags(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(type(v) in (int, bool) for v in value[:1000])
 
 
+def is_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value[:1000])
+
+
 def is_label(value: Any) -> bool:
     return isinstance(value, (int, str))
 
@@ -144,6 +148,16 @@ LAYOUTS = (
         {side: _TEXT for side in _BOTH},
         [_BOTH],
         {"prompt": (*_TEXT, ("prompt",)), **_MARGIN},
+    ),
+    Layout(
+        "steps",
+        "steps",
+        {
+            "prompt": _TEXT,
+            "completions": (is_texts, "a list of texts"),
+            "labels": (is_flags, "a list of true and false"),
+        },
+        [{"prompt": "prompt", "completions": "completions", "labels": "labels"}],
     ),
     Layout(
         "answers",

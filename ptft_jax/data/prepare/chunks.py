@@ -217,6 +217,8 @@ class _Worker:
             "trained": np.concatenate([np.zeros(0, bool), *(s.trained for s in sequences if s.trained is not None)]),
             "empties": np.asarray([len(s.empty) for s in sequences], np.int64),
             "empty": np.asarray([at for s in sequences for at in s.empty], np.int64),
+            "rights": np.asarray([len(s.right) for s in sequences], np.int64),
+            "right": np.asarray([at for s in sequences for at in s.right], np.int64),
             "labels": np.asarray([e.label for e in examples], float if any(e.numeric for e in examples) else np.int32),
             "tokens": np.add.reduceat(lengths, starts),
             "longest": np.maximum.reduceat(lengths, starts),

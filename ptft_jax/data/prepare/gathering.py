@@ -107,9 +107,11 @@ def _band(n: int) -> str:
 def examples(chunk: Chunk, which: np.ndarray) -> list[Encoded]:
     """The examples `which` (bool [n]) of a chunk."""
     columns = {name: chunk.columns[name] for name in ("ids", "lengths", "per_example", "masked", "trained", "labels")}
-    columns |= {name: chunk.columns.get(name, 0 * columns["lengths"]) for name in ("empties", "empty")}
+    columns |= {
+        name: chunk.columns.get(name, 0 * columns["lengths"]) for name in ("empties", "empty", "rights", "right")
+    }
     ends = np.cumsum(columns["lengths"])
-    empty_ends = np.cumsum(columns["empties"])
+    empty_ends, right_ends = np.cumsum(columns["empties"]), np.cumsum(columns["rights"])
     mask_ends = np.cumsum(columns["lengths"] * columns["masked"])
     starts = np.cumsum(columns["per_example"], dtype=np.int64) - columns["per_example"]
 
@@ -117,7 +119,8 @@ def examples(chunk: Chunk, which: np.ndarray) -> list[Encoded]:
         length = columns["lengths"][s]
         trained = columns["trained"][mask_ends[s] - length : mask_ends[s]] if columns["masked"][s] else None
         empty = columns["empty"][empty_ends[s] - columns["empties"][s] : empty_ends[s]].tolist()
-        return Encoded(columns["ids"][ends[s] - length : ends[s]], trained, label, rejected, tuple(empty))
+        right = columns["right"][right_ends[s] - columns["rights"][s] : right_ends[s]].tolist()
+        return Encoded(columns["ids"][ends[s] - length : ends[s]], trained, label, rejected, tuple(empty), tuple(right))
 
     out = []
     for i in np.flatnonzero(which):

@@ -76,7 +76,7 @@ def main() -> None:
         learned = "with loss per epoch" if args.split == "train" else "with loss"
         for row, report in facts:
             labelled = "numbers" if chosen.builder.numeric else "classes" if chosen.builder.labelled else "tokens"
-            what = "pairs" if chosen.builder.scored else labelled
+            what = "pairs" if chosen.builder.scored else "steps" if chosen.builder.stepped else labelled
             counted = f"{row['trained']:,} {what} {learned}"
             lines = [*survey.lines(row), report.describe(), counted, *filter(None, [pipeline.empty_answers(row)])]
             out.print("\n  ".join([f"{row['source']}: {row['format']}", *lines]))

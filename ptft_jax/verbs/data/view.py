@@ -86,6 +86,12 @@ def row(arrays: dict[str, np.ndarray], tokenizer: tok.Tokenizer, builder: Any) -
                     part, answer = "hidden", _read_off(arrays, builder, segment)
                 out.append(Token(token, text(tokenizer, token), part, int(segment), k, float(read), answer))
                 continue
+            if builder.stepped:
+                token, weight = int(arrays["inputs"][at]), float(arrays["weights"][at])
+                part = "hidden" if weight else "context"
+                answer = ("right" if arrays["right"][at] else "wrong") if weight else ""
+                out.append(Token(token, text(tokenizer, token), part, int(segment), k, weight, answer))
+                continue
             token, target, weight = (arrays[name][at] for name in ("inputs", "targets", "weights"))
             place = (int(segment), int(positions[at]))
             if builder.aligned:
