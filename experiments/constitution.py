@@ -170,7 +170,7 @@ def _preferring(source: str, demo: bool) -> Any:
     config = _tuning("pairs", source, demo)
     config.objective.name = "dpo"
     config.objective.preference.sft = 1.0
-    config.data.length = 256  # of both answers
+    config.data.update(length=256, batch_size=8)  # a pair has both answers
     return config
 
 

@@ -175,7 +175,7 @@ def _rewards(data: pathlib.Path, demo: bool) -> Any:
     config.objective.policy.update(verifiers=("conduct",), samples=8, max_new_tokens=28, kl=0.05)
     config.data.update(length=128, batch_size=64 if demo else 16)
     config.optimizer.learning_rate = 3e-4
-    config.training.steps = 80 if demo else 2
+    config.training.steps = 60 if demo else 2
     config.select.metric = "answers/helpful"
     config.eval.parent_data = False
     return config
