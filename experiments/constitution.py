@@ -36,7 +36,7 @@ NAMES = {
     "nll of good answers": ("-quality", "nll"),
 }
 # Of each the best of those that were tried by validation questions, see docs/claims.md.
-RATES = {"examples": 3e-4, "principles": 1e-3, "pairs": 3e-4}
+RATES = {"examples": 3e-4, "principles": 1e-3, "pairs": 1e-3}
 PRETRAINING = {"all": "all", "tags": "tagged", "filtered": "good", "unlikely": "rated"}  # their texts
 # Quality, and what is right in plays, may be this much worse than of the texts as they are; else conduct is bought with it.
 LOSS = 0.1
