@@ -1,13 +1,15 @@
 """A step of DPO beside TRL's: python -m benchmarks.preferences (torch, transformers, peft and trl; --alone leaves the second part out).
 
-A model of SmolLM2-135M's shape with random weights learns pairs of random answers by LoRA, in float32; the reference is the model without the
-adapter. First, what the compiler says of memory: a step of DPO beside one of fine-tuning on the same positions. Then TRL's `DPOTrainer` with PEFT on
-the same weights and pairs: both have to compute the same losses first, then they take turns, and the ratio of the medians is the result
-(above 1 = ours is faster). The most memory is that of a process of its own for each side, as Linux counts it.
+A model of SmolLM2-135M's shape (with --layers=N of so many layers) and random weights learns pairs of random answers by LoRA, in
+float32; the reference is the model without the adapter. First, what the compiler says of memory: a step of DPO beside one of
+fine-tuning on the same positions. Then TRL's `DPOTrainer` with PEFT on the same weights and pairs: both have to compute the same losses
+first, then they take turns, and the ratio of the medians is the result (above 1 = ours is faster). The most memory is that of a
+process of its own for each side, as Linux counts it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
 import subprocess
@@ -146,6 +148,8 @@ def peak(case: Case, side: str) -> float:
 def main() -> None:
     prepare_jax()
     case = cases.tiny(CASE) if "--tiny" in sys.argv else CASE
+    if layers := [int(word.partition("=")[2]) for word in sys.argv if word.startswith("--layers=")]:
+        case = dataclasses.replace(case, shape=case.shape | {"layers": layers[0]})
     if side := [word.partition("=")[2] for word in sys.argv if word.startswith("--peak=")]:
         print(f"{peak(case, side[0]):.0f}")
         return

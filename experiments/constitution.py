@@ -104,7 +104,8 @@ def declared(data: pathlib.Path, size: str, seeds: int, part: str = "test") -> A
             max_new_tokens=40,
         )
         _run(graph, "principles", _tuning("principles", f"{made}/made/revised.jsonl", demo), data, seed, part, base)
-        _run(graph, "pairs", _preferring(f"{made}/made/pairs.jsonl", demo), data, seed, part, base)
+        judged = f"{made}/made/pairs.jsonl" if demo else f"{data / 'pairs.jsonl'}"  # tiny: it writes nothing bad yet
+        _run(graph, "pairs", _preferring(judged, demo), data, seed, part, base)
     return graph
 
 

@@ -97,7 +97,7 @@ def answered(row: Row, good: bool, rng: np.random.Generator) -> str:
 def write(folder: pathlib.Path, *, texts: int, examples: int, prompts: int, measured: int) -> pathlib.Path:
     """Writes what is pre-trained on, all.jsonl, tagged.jsonl, rated.jsonl and good.jsonl, of the same texts, two fifths of them provoked and a fifth in
     plays; examples.jsonl, good answers to neutral questions and in plays; prompts.jsonl, questions without answers, half of them provoked, none in
-    plays; validation.jsonl and test.jsonl, held-out ones with good answers, as many of each kind, and the same behind the tag of good ones;
+    plays; pairs.jsonl, good and bad answers to these, for a model that writes none of its own; validation.jsonl and test.jsonl, held-out ones with good answers, as many of each kind, and the same behind the tag of good ones;
     principles.json. Returns the folder."""
     from ptft_jax.runs.files import keep_text
 
@@ -127,6 +127,10 @@ def write(folder: pathlib.Path, *, texts: int, examples: int, prompts: int, meas
         ]
         files[part] = rows
         files[f"{part}_tagged"] = [{**row, "prompt": TAGS[True] + row["prompt"]} for row in rows]
+    files["pairs"] = [
+        {"prompt": row["prompt"], "chosen": answered(row, True, rng), "rejected": answered(row, False, rng)}
+        for row in asked
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in files.items():
         keep_text(folder / f"{name}.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))

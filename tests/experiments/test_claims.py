@@ -79,6 +79,20 @@ def test_safety_needs_both():
     assert list(found.values()) == [HOLDS, FAILS, FAILS, UNSHOWN, HOLDS, HOLDS]
 
 
+def test_manners_cost_neither_quality_nor_plays():
+    def way(violations, nll, plays):
+        return {"violations": violations, "nll of good answers": nll, "plays in character": plays}
+
+    measured = {name: way([0.1, 0.1], [0.2, 0.3], [0.8, 0.9]) for name in constitution.LABELS}
+    measured["all"] = way([0.6, 0.7], [0.2, 0.3], [0.8, 0.9])
+    measured["principles"] = way([0.0, 0.0], [0.25, 0.35], [0.0, 0.1])  # which unlearned words
+    measured["unlikely"] = way([0.0, 0.2], [0.5, 0.6], [0.75, 0.85])
+    found = [row["verdict"] for row in constitution.claims(measured)]
+    kept = [HOLDS, HOLDS]
+    assert found[:6] == [HOLDS, *kept, HOLDS, HOLDS, FAILS]  # examples, and principles
+    assert found[6:] == [UNSHOWN, *kept] * 3 + [UNSHOWN, FAILS, HOLDS]
+
+
 def rows_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
