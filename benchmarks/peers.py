@@ -194,15 +194,26 @@ def _transformers(case: Case, params: Mapping[str, np.ndarray], tokens: np.ndarr
 
 
 def _by_trainer(case: Case, params: Mapping[str, np.ndarray], tokens: np.ndarray, kind: str) -> Side:
-    """What `Trainer.train` does between two batches: `training_step`, clipping, the optimizer and the schedule."""
-    import tempfile
-
     import torch
 
     model, rows = loaded_llama(case, params), torch.tensor(tokens)[:, :-1].contiguous().long()
-    options = dict(
+    options = trainer_options(case.rows)
+    trainer = _transformers_trainer(model, options) if kind == "transformers" else _trl_trainer(model, options, rows)
+    with torch.no_grad():
+        first = model(input_ids=rows[:1]).logits[0].numpy()
+    batch = {"input_ids": rows, "labels": rows}
+    if kind == "trl":  # as its collator has it
+        batch["attention_mask"] = torch.ones_like(rows)
+    return Side(trainer_step(trainer, batch), float, first)
+
+
+def trainer_options(rows: int) -> dict[str, Any]:
+    """Arguments of a trainer of transformers or TRL: `ADAMW` at a constant rate, and nothing written."""
+    import tempfile
+
+    return dict(
         output_dir=tempfile.gettempdir(),
-        per_device_train_batch_size=case.rows,
+        per_device_train_batch_size=rows,
         max_steps=10**6,
         learning_rate=ADAMW["lr"],
         adam_beta2=ADAMW["betas"][1],
@@ -216,17 +227,14 @@ def _by_trainer(case: Case, params: Mapping[str, np.ndarray], tokens: np.ndarray
         disable_tqdm=True,
         bf16=False,
     )
-    trainer = _transformers_trainer(model, options) if kind == "transformers" else _trl_trainer(model, options, rows)
-    trainer.create_optimizer_and_scheduler(options["max_steps"])
+
+
+def trainer_step(trainer: Any, batch: Mapping[str, Any]) -> Callable[[], Any]:
+    """What `Trainer.train` does between two batches: `training_step`, clipping, the optimizer and the schedule."""
+    trainer.create_optimizer_and_scheduler(trainer.args.max_steps)
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1  # which `train` sets
     prepared, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
-    with torch.no_grad():
-        first = model(input_ids=rows[:1]).logits[0].numpy()
-
-    batch = {"input_ids": rows, "labels": rows}
-    if kind == "trl":  # as its collator has it
-        batch["attention_mask"] = torch.ones_like(rows)
 
     def step() -> Any:
         loss = trainer.training_step(prepared, dict(batch))
@@ -236,7 +244,7 @@ def _by_trainer(case: Case, params: Mapping[str, np.ndarray], tokens: np.ndarray
         prepared.zero_grad()
         return loss
 
-    return Side(step, float, first)
+    return step
 
 
 def _transformers_trainer(model: Any, options: dict[str, Any]) -> Any:
@@ -247,14 +255,17 @@ def _transformers_trainer(model: Any, options: dict[str, Any]) -> Any:
 
 def _trl_trainer(model: Any, options: dict[str, Any], rows: Any) -> Any:
     import datasets
-    import tokenizers
-    import transformers
     import trl
 
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="a", eos_token="b", unk_token="a"
-    )
     data = datasets.Dataset.from_dict({"input_ids": rows.tolist()})
     args = trl.SFTConfig(**options, max_length=rows.shape[1], gradient_checkpointing=False)
-    return trl.SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer)
+    return trl.SFTTrainer(model=model, args=args, train_dataset=data, processing_class=two_words())
+
+
+def two_words() -> Any:
+    """A tokenizer, which TRL's trainers ask for."""
+    import tokenizers
+    import transformers
+
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="a", eos_token="b", unk_token="a")

@@ -15,10 +15,12 @@ def trainer(
     model: Mapping[str, Any] | None = None,
     objective: Mapping[str, Any] | None = None,
     devices: int = 1,
+    tuned: bool = False,
 ) -> Any:
     """A `Trainer` of so many devices, which share its parameters, for `shape` ("vocab", "length", "layers", "width", "heads") and batches of `rows`, at a constant rate.
 
     `tune`, `model` and `objective` are settings of those sections of a config; methods of `tune` need no parent.
+    `tuned`: it is as if it had one, with random parameters.
     """
     import jax
 
@@ -38,7 +40,7 @@ def trainer(
     values["objective"] |= objective or {}
     values["data"] |= {"length": shape["length"], "batch_size": rows}
     values["optimizer"] |= {"schedule": "constant", "learning_rate": 1e-3, "warmup_steps": 0}
-    return Trainer(values, mesh=mesh.make(fsdp=devices, devices=jax.devices()[:devices]))
+    return Trainer(values, mesh=mesh.make(fsdp=devices, devices=jax.devices()[:devices]), tuned=tuned)
 
 
 def batch(shape: Mapping[str, int], rows: int) -> dict[str, Any]:

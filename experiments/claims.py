@@ -45,9 +45,17 @@ def at_most(what: str, values: Sequence[float], bound: float) -> Part:
 
 def below(what: str, rival: Sequence[float], values: Sequence[float]) -> Part:
     """Whether the mean is below that of a rival, by three times the larger spread; where it is as far above, it does not hold."""
-    gap, spread = statistics.mean(rival) - statistics.mean(values), SPREADS * _spread(rival, values)
-    verdict = UNSHOWN if gap == 0 or abs(gap) < spread else HOLDS if gap > 0 else FAILS
-    return Part(f"{what} below", f"{figure(values)} against {figure(rival)}", verdict)
+    return Part(f"{what} below", f"{figure(values)} against {figure(rival)}", _larger(values, rival))
+
+
+def above(what: str, rival: Sequence[float], values: Sequence[float]) -> Part:
+    """Whether the mean is above that of a rival, as of `below`."""
+    return Part(f"{what} above", f"{figure(values)} against {figure(rival)}", _larger(rival, values))
+
+
+def _larger(smaller: Sequence[float], larger: Sequence[float]) -> str:
+    gap, spread = statistics.mean(larger) - statistics.mean(smaller), SPREADS * _spread(smaller, larger)
+    return UNSHOWN if gap == 0 or abs(gap) < spread else HOLDS if gap > 0 else FAILS
 
 
 def claim(said: str, *parts: Part) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Is a model made safe by examples, by feedback, or by both, and what does it refuse that it should not?
 
 A small GPT answers harmful and harmless questions alike. It then learns from examples (refusals and answers), from feedback (preferences by
-DPO, rewards by GRPO), or from examples and then preferences, all about the same questions. Measured on questions that no run has
-seen, some in the words of people who try to get round a refusal. Writes results.json, report.html and report.md.
+DPO, rewards by GRPO, a reward model and GRPO), or from examples and then from feedback, all about the same questions. Measured on questions that
+no run has seen, some in the words of people who try to get round a refusal. Writes results.json, report.html and report.md.
 
   python -m experiments.safety --out=runs/safety
 """
@@ -22,8 +22,11 @@ LABELS = {
     "examples": "examples",
     "preferences": "preferences (DPO)",
     "rewards": "rewards (GRPO)",
+    "model": "reward model, then GRPO",
     "both": "examples, then preferences",
+    "both_model": "examples, then reward model and GRPO",
 }
+PARENTS = {"base": "", "both": "examples", "both_model": "examples"}  # of the others it is the base
 NAMES = {
     "violations": ("", "answers/violation"),
     "of red-team questions": ("", "answers/red_team"),
@@ -63,36 +66,47 @@ def claims(measured: Measured) -> list[dict[str, str]]:
     ]
 
 
-def declared(data: pathlib.Path, size: str, seeds: int) -> Any:
-    """The graph of runs, whose data are written into a folder."""
+def declared(data: pathlib.Path, size: str, seeds: int, part: str = "test") -> Any:
+    """The graph of runs, whose data are written into a folder; `part`: the questions that they are measured on."""
     import ptft_jax as pt
     from experiments import safety_world
 
     demo = size == "demo"
-    safety_world.write(data, tuned=512 if demo else 32, measured=200 if demo else 16)
+    safety_world.write(data, tuned=1024 if demo else 32, measured=200 if demo else 16)
     graph = pt.Graph()
     for seed in range(seeds):
-        nodes: dict[str, str] = {}
-        for way, parent in (("base", ""), *((way, "base") for way in LABELS if way not in ("base", "both"))):
-            nodes[way] = _run(graph, way, data, demo, seed, nodes.get(parent, ""))
-        _run(graph, "both", data, demo, seed, nodes["examples"])
+        nodes: dict[str, str] = {"": ""}
+        for way in LABELS:
+            config = CONFIGS[way](data, demo)
+            if way == "model":
+                judge = graph.run(f"judge-seed{seed}", _seeded(_judge(data, demo), seed), init=f"{nodes['base']}@last")
+            if way in ("model", "both_model"):
+                config.rewards.reward_model.run = f"{judge}@last"
+            parent = nodes[PARENTS.get(way, "base")]
+            _measured(config, data / f"{part}.jsonl")
+            init = f"{parent}@last" if parent else ""
+            nodes[way] = graph.run(f"{way}-seed{seed}", _seeded(config, seed), init=init, group=way)
     return graph
 
 
-def _run(graph: Any, way: str, data: pathlib.Path, demo: bool, seed: int, parent: str) -> str:
+def _seeded(config: Any, seed: int) -> Any:
     from experiments import safety_world
 
-    config = CONFIGS[way](data, demo)
     config.plugins = (safety_world.__name__,)
     config.seed = seed
+    return config
+
+
+def _measured(config: Any, questions: pathlib.Path) -> None:
+    from experiments import safety_world
+
     config.eval.update(every=config.training.steps, test=False)
     config.eval.answers.update(
-        source=f"jsonl:{data / 'test.jsonl'}",
+        source=f"jsonl:{questions}",
         verifiers=safety_world.MEASURES,
         records=1000,
         max_new_tokens=28,
     )
-    return graph.run(f"{way}-seed{seed}", config, init=f"{parent}@last" if parent else "", group=way)
 
 
 def _base(data: pathlib.Path, demo: bool) -> Any:
@@ -103,17 +117,17 @@ def _base(data: pathlib.Path, demo: bool) -> Any:
     config.model.max_length = 128
     config.data.update(source=f"jsonl:{data / 'base.jsonl'}", length=128, batch_size=16)
     config.optimizer.update(learning_rate=3e-3, warmup_steps=10)
-    config.training.steps = 400 if demo else 4
+    config.training.steps = 600 if demo else 4
     config.select.patience = 0
     return config
 
 
+# Settings of tuning were chosen by validation questions, of the few that docs/claims.md tells of.
 def _examples(data: pathlib.Path, demo: bool) -> Any:
     import ptft_jax as pt
 
     config = _tuning(pt.recipe(f"feedback/dpo:jsonl:{data / 'examples.jsonl'}"), demo)
     config.objective.name = "causal_lm"
-    config.optimizer.learning_rate = 1e-3
     return config
 
 
@@ -121,7 +135,14 @@ def _preferences(data: pathlib.Path, demo: bool) -> Any:
     import ptft_jax as pt
 
     config = _tuning(pt.recipe(f"feedback/dpo:jsonl:{data / 'pairs.jsonl'}"), demo)
-    config.objective.preference.keep_chosen = 10.0  # plain DPO makes both answers improbable, until none is written
+    config.objective.preference.sft = 1.0  # plain DPO makes both answers improbable, until none is written
+    return config
+
+
+def _after(data: pathlib.Path, demo: bool) -> Any:
+    """Preferences of a model that writes refusals already: fewer steps, at a lower rate."""
+    config = _preferences(data, demo)
+    config.training.steps = 120 if demo else 3
     config.optimizer.learning_rate = 3e-4
     return config
 
@@ -130,17 +151,28 @@ def _tuning(config: Any, demo: bool) -> Any:
     """The same rows and steps for examples and preferences."""
     config.tune.method = "full"
     config.data.update(length=128, batch_size=16)
-    config.training.steps = 120 if demo else 3
+    config.optimizer.learning_rate = 1e-3
+    config.training.steps = 240 if demo else 3
     config.eval.parent_data = False
     return config
 
 
+def _judge(data: pathlib.Path, demo: bool) -> Any:
+    """The reward model, of the pairs that preferences learn from."""
+    import ptft_jax as pt
+
+    config = _tuning(pt.recipe(f"feedback/reward:jsonl:{data / 'pairs.jsonl'}"), demo)
+    config.eval.update(every=config.training.steps, test=False)
+    return config
+
+
 def _rewards(data: pathlib.Path, demo: bool) -> Any:
+    """Rewards by what is right to say; the divergence from the start keeps a few wrong steps from becoming a habit."""
     import ptft_jax as pt
 
     config = pt.recipe(f"feedback/grpo:jsonl:{data / 'examples.jsonl'}")
     config.tune.method = "full"
-    config.objective.policy.update(verifiers=("conduct",), samples=8, max_new_tokens=28)
+    config.objective.policy.update(verifiers=("conduct",), samples=8, max_new_tokens=28, kl=0.05)
     config.data.update(length=128, batch_size=64 if demo else 16)
     config.optimizer.learning_rate = 3e-4
     config.training.steps = 60 if demo else 2
@@ -149,12 +181,20 @@ def _rewards(data: pathlib.Path, demo: bool) -> Any:
     return config
 
 
+def _by_model(data: pathlib.Path, demo: bool) -> Any:
+    config = _rewards(data, demo)
+    config.objective.policy.verifiers = ("reward_model",)
+    return config
+
+
 CONFIGS: Mapping[str, Any] = {
     "base": _base,
     "examples": _examples,
     "preferences": _preferences,
     "rewards": _rewards,
-    "both": _preferences,
+    "model": _by_model,
+    "both": _after,
+    "both_model": _by_model,
 }
 
 

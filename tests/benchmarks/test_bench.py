@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import bench, cases, page, peers, training, turns
+from benchmarks import bench, cases, page, peers, preferences, training, turns
 from ptft_jax.errors import UserError
 from tests.processes import HURRY, ROOT, run
 
@@ -98,3 +98,10 @@ def test_peers_compute_the_same(name, monkeypatch):
     assert found["void"] == [] and found["best"] and set(found["ratios"]) == {"scanned", "unrolled"}
     assert all("C++ compiler" in why for why in found["absent"].values()), found["absent"]
     assert len(found["sides"]) == 2 + (1 if name == "4x128" else 3)
+
+
+@pytest.mark.live
+def test_pairs_beside_trl():
+    """The losses of DPO's first steps are those of TRL's trainer, which `beside` looks at."""
+    found = preferences.beside(cases.tiny(preferences.CASE), seconds=0.1)
+    assert found["losses"]["TRL"][0] == pytest.approx(np.log(2), abs=1e-6) and set(found["sides"]) == {"ours", "TRL"}

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import claims, constitution, constitution_world, safety, safety_world
+from experiments import arithmetic_rl, claims, constitution, constitution_world, safety, safety_world
 from ptft_jax.feedback import constitution as feedback
 from ptft_jax.rewards.base import Score, Task, Unscored
 from tests.processes import HURRY, run
@@ -47,6 +47,7 @@ def test_a_bound(values, verdict):
 )
 def test_below_a_rival(rival, values, verdict):
     assert claims.below("violations", rival, values).verdict == verdict
+    assert claims.above("right answers", values, rival).verdict == verdict
 
 
 def test_a_claim_of_several_parts():
@@ -70,9 +71,26 @@ def test_safety_needs_both():
         "examples": way([0.02, 0.04], [0.01, 0.02]),
         "preferences": way([0.0, 0.0], [0.9, 1.0]),  # which refuses everything
         "rewards": way([0.5, 0.4], [0.0, 0.0]),
+        "model": way([0.1, 0.1], [0.04, 0.06]),
         "both": way([0.0, 0.0], [0.0, 0.0]),
+        "both_model": way([0.05, 0.05], [0.05, 0.05]),
     }
-    assert [row["verdict"] for row in safety.claims(measured)] == [HOLDS, FAILS, FAILS, HOLDS]
+    found = {row["claim"]: row["verdict"] for row in safety.claims(measured)}
+    assert list(found.values()) == [HOLDS, FAILS, FAILS, UNSHOWN, HOLDS, HOLDS]
+
+
+def test_manners_cost_neither_quality_nor_plays():
+    def way(violations, nll, plays):
+        return {"violations": violations, "nll of good answers": nll, "plays in character": plays}
+
+    measured = {name: way([0.1, 0.1], [0.2, 0.3], [0.8, 0.9]) for name in constitution.LABELS}
+    measured["all"] = way([0.6, 0.7], [0.2, 0.3], [0.8, 0.9])
+    measured["principles"] = way([0.0, 0.0], [0.25, 0.35], [0.0, 0.1])  # which unlearned words
+    measured["unlikely"] = way([0.0, 0.2], [0.5, 0.6], [0.75, 0.85])
+    found = [row["verdict"] for row in constitution.claims(measured)]
+    kept = [HOLDS, HOLDS]
+    assert found[:6] == [HOLDS, *kept, HOLDS, HOLDS, FAILS]  # examples, and principles
+    assert found[6:] == [UNSHOWN, *kept] * 3 + [UNSHOWN, FAILS, HOLDS]
 
 
 def rows_of(path):
@@ -81,9 +99,12 @@ def rows_of(path):
 
 def test_the_world_of_safety(tmp_path):
     folder = safety_world.write(tmp_path / "data", tuned=40, measured=80)
-    base, examples, pairs, test = (rows_of(folder / f"{name}.jsonl") for name in ("base", "examples", "pairs", "test"))
-    held_out = {row["prompt"] for row in test}
-    assert not held_out & {row["prompt"] for row in (*base, *examples, *pairs)}
+    named = ("base", "examples", "pairs", "validation", "test")
+    base, examples, pairs, validation, test = (rows_of(folder / f"{name}.jsonl") for name in named)
+    tuned, chosen_by, held_out = (
+        {row["prompt"] for row in rows} for rows in ((*base, *examples, *pairs), validation, test)
+    )
+    assert not held_out & (tuned | chosen_by) and not tuned & chosen_by
     assert sum(row["harmful"] for row in test) == 40 and sum(row["kind"] == "red team" for row in test) == 40
     for row in (*examples, *test):
         dangerous = any(f" {thing} " in row["prompt"].replace("!", " ") for thing in safety_world.DANGEROUS)
@@ -92,7 +113,7 @@ def test_the_world_of_safety(tmp_path):
     for pair, row in zip(pairs, examples):
         assert pair["chosen"] == row["completion"] != pair["rejected"]
         assert safety_world.refuses(pair["chosen"]) != safety_world.refuses(pair["rejected"])
-    harmful = {row["prompt"]: row for row in safety_world.questions(safety_world.PLAIN, False) if row["harmful"]}
+    harmful = {row["prompt"]: row for row in safety_world.questions(safety_world.PLAIN, "train") if row["harmful"]}
     refused = {
         group: np.mean([safety_world.refuses(row["completion"]) for row in base if (row["prompt"] in harmful) is group])
         for group in (True, False)
@@ -130,27 +151,39 @@ def test_verifiers_of_safety_score_what_they_are_about():
 def test_the_world_of_constitution(tmp_path):
     counts = {"texts": 400, "examples": 20, "prompts": 40, "measured": 40}
     folder = constitution_world.write(tmp_path / "data", **counts)
-    named = ("all", "tagged", "rated", "good", "examples", "prompts", "test", "test_tagged")
+    named = ("all", "tagged", "rated", "good", "examples", "prompts", "validation", "test", "test_tagged")
     data = {name: rows_of(folder / f"{name}.jsonl") for name in named}
-    bad = [constitution_world.violates(row["text"]) for row in data["all"]]
-    assert [1 - row["label"] for row in data["rated"]] == bad
+    bad = [
+        not row["text"].startswith(constitution_world.PLAYS)
+        and constitution_world.violates(row["text"].partition("?")[2])
+        for row in data["all"]
+    ]
+    assert [not row["label"] for row in data["rated"]] == bad
     assert [row["text"] for row in data["good"]] == [row["text"] for row, no in zip(data["all"], bad) if not no]
     assert [row["text"].startswith("<|bad|>") for row in data["tagged"]] == list(map(bool, bad))
-    assert 0.5 < np.mean(bad) < 0.7  # of half at .9 and half at .3
-    test = {row["prompt"] for row in data["test"]}
+    assert 0.4 < np.mean(bad) < 0.56  # of two fifths at .9, and of as many at .3
+    test = {row["prompt"] for row in (*data["test"], *data["validation"])}
+    assert len(test) == 80  # none is in both
     for text in [row["text"] for row in (*data["all"], *data["prompts"])]:
         assert text[: text.index("?") + 1] not in test
-    assert not any(constitution_world.violates(row["completion"]) for row in (*data["examples"], *data["test"]))
-    assert sum(row["provoked"] for row in data["test"]) == 20
+    asked = " ".join(row.get("prompt", row.get("text")) for row in (*data["examples"], *data["prompts"]))
+    assert not any(
+        opening.format(bad) in asked for opening in constitution_world.UNTUNED for bad in constitution_world.BAD
+    )
+    for row in (*data["examples"], *data["test"]):
+        assert constitution_world.violates(row["completion"]) == row["prompt"].startswith(constitution_world.PLAYS)
+    assert not any(constitution_world.violates(row["prompt"]) for row in data["examples"])  # nobody provokes
+    kinds = [row["kind"] for row in data["test"]]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"unprovoked": 10, "play": 10, "provoked": 10, "new": 10}
     principles = feedback.read(str(folder / "principles.json"))
     assert [principle.repair.text for principle in principles] == list(constitution_world.GOOD)
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("name, module", [("safety", safety), ("constitution", constitution)])
-def test_the_experiments(name, module, tmp_path):
+@pytest.mark.parametrize("module", [safety, constitution, arithmetic_rl])
+def test_the_experiments(module, tmp_path):
     words = [f"--out={tmp_path / 'out'}", "--size=tiny", "--seeds=2"]
-    done = run(sys.executable, "-m", f"experiments.{name}", *words, XLA_FLAGS=HURRY)
+    done = run(sys.executable, "-m", module.__name__, *words, XLA_FLAGS=HURRY)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out/results.json").read_text())
     assert list(found["measured"]) == list(module.LABELS)
