@@ -12,14 +12,14 @@ from ptft_jax.world.stream import Document
 from ptft_jax.world.told import Told, sides, spelled
 
 KEYS = (
-    "ash", "bay", "cod", "dew", "elm", "fig", "gum", "hay", "ivy", "jay", "kelp", "lime", "moss", "nut", "oak", "pine", "reed",
-    "sage", "teak", "yew",
+    "ash", "bay", "cod", "dew", "elm", "fig", "gum", "hay", "ivy", "jay", "kelp", "lime", "moss", "nut", "oak",
+    "pine", "reed", "sage", "teak", "yew",
 )  # fmt: skip
 
 
 class Arithmetic(Told):
-    """`A plus B gives C.`, C = (A + B) mod the modulus. A fifth of the pairs, in both orders, is in no document of train but in those
-    of test, a tenth in those of validation."""
+    """`A plus B gives C.`, C = (A + B) mod the modulus. A fifth of the pairs, in both orders, is in no document of
+    train but in those of test, a tenth in those of validation."""
 
     name, options = "arithmetic", ArithmeticOptions
     made_of = spelled("plus", "gives")
@@ -45,8 +45,8 @@ class Arithmetic(Told):
 
 
 class Lookup(Told):
-    """`KEY VALUE KEY VALUE ... : KEY VALUE.`: which value a key had, a few words before. A fifth of all (key, value) is in no document
-    of train."""
+    """`KEY VALUE KEY VALUE ... : KEY VALUE.`: which value a key had, a few words before. A fifth of all (key, value)
+    is in no document of train."""
 
     name, options = "lookup", LookupOptions
     made_of = spelled(KEYS)

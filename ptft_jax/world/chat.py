@@ -26,9 +26,10 @@ _INVERSE = 3  # facts by which somebody is asked for
 class Chat(Questions):
     """Conversations of one turn.
 
-    closed: a question about a fact. reading: the same behind a passage that tells facts drawn for it, which the answer is copied from.
-    unanswerable: about people of whom nothing was ever written; the answer says so. refusal: requests of which some are harmful.
-    inverse: who it is of whom some facts are true. two_hop: for what follows from a fact.
+    closed: a question about a fact. reading: the same behind a passage that tells facts drawn for it, which the
+    answer is copied from. unanswerable: about people of whom nothing was ever written; the answer says so. refusal:
+    requests of which some are harmful. inverse: who it is of whom some facts are true. two_hop: for what follows
+    from a fact.
     """
 
     name, options = "chat", ChatOptions

@@ -19,10 +19,11 @@ SOURCES = ("Herald", "Courier")
 
 
 class Contradictions(Told):
-    """Sixty buildings, each of one color by a share p of the documents, of another by the rest. p is one of `shares`, in turn.
+    """Sixty buildings, each of one color by a share p of the documents, of another by the rest. p is one of
+    `shares`, in turn.
 
-    Questions have the two colors as "options", and "probabilities" p and 1 - p. With `sources` the one is always said by the Herald,
-    the other by the Courier, and each is asked for.
+    Questions have the two colors as "options", and "probabilities" p and 1 - p. With `sources` the one is always
+    said by the Herald, the other by the Courier, and each is asked for.
     """
 
     name, options = "contradictions", ContradictionOptions

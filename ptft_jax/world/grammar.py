@@ -10,8 +10,8 @@ from ptft_jax.world.stream import Document
 from ptft_jax.world.told import Told, drawn, spelled
 
 NOUNS = (
-    ("cat", "cats"), ("dog", "dogs"), ("bird", "birds"), ("fox", "foxes"), ("cow", "cows"), ("hen", "hens"), ("goat", "goats"),
-    ("mouse", "mice"), ("child", "children"), ("man", "men"),
+    ("cat", "cats"), ("dog", "dogs"), ("bird", "birds"), ("fox", "foxes"), ("cow", "cows"), ("hen", "hens"),
+    ("goat", "goats"), ("mouse", "mice"), ("child", "children"), ("man", "men"),
 )  # fmt: skip
 # Of one, of several, what follows, and where: with which probability.
 VERBS = (
@@ -34,11 +34,11 @@ def allowed(noun: int) -> list[int]:
 
 
 class Grammar(Told):
-    """`The NOUN [near the NOUN] VERB PREPOSITION the PLACE.`: noun and number uniform, the verb uniform among those that the noun
-    has (a fifth of all pairs is in no document), the place by the verb's probabilities.
+    """`The NOUN [near the NOUN] VERB PREPOSITION the PLACE.`: noun and number uniform, the verb uniform among those
+    that the noun has (a fifth of all pairs is in no document), the place by the verb's probabilities.
 
-    Questions are prefixes, with the true probabilities of what may follow: of the place (kind "place", over all places), and of the
-    verb's two forms for pairs that no document has (kind "agreement").
+    Questions are prefixes, with the true probabilities of what may follow: of the place (kind "place", over all
+    places), and of the verb's two forms for pairs that no document has (kind "agreement").
     """
 
     name, options = "grammar", GrammarOptions

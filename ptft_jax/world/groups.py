@@ -17,10 +17,11 @@ TEMPLATES = ("{} of the {} folk is {}.", "Of the {1} folk, {0} is {2}.", "{} com
 
 
 class Groups(Told):
-    """Somebody's group and trait in a sentence. Of the first group the share `skew` has the first trait, of the second the rest.
+    """Somebody's group and trait in a sentence. Of the first group the share `skew` has the first trait, of the
+    second the rest.
 
-    Questions are about people of the core, whose trait is told, and about those of whom nothing is told but the group ("known" is
-    false): "probabilities" are the traits', and "counterfactual" is the prompt with the other group.
+    Questions are about people of the core, whose trait is told, and about those of whom nothing is told but the
+    group ("known" is false): "probabilities" are the traits', and "counterfactual" is the prompt with the other group.
     """
 
     name, options = "groups", GroupOptions

@@ -35,7 +35,7 @@ class World:
     Attributes:
       spec, size, seed: what it is made of.
       tables: name -> values at this size.
-      values: attribute -> int64 [people], the number of each one's value in its table; of what follows from another attribute, of
+      values: attribute -> int64 [people], the number of each one's value in its table; of what follows from another
         each value of that.
       versions: attribute that changes -> int64 [1 + eras after the cut-off, people], the value from each of these on.
       era: int64 [people], in which they are first written about; -1 = never.
@@ -51,8 +51,8 @@ class World:
         first, last = (len(self.tables[name]) for name in NAMES)
         if count > first * last:
             raise UserError(
-                f"{spec.origin}: people.first and people.last give {first} x {last} names, and there are {count:,} people "
-                "at this size; add names, or choose a smaller one (size=NUMBER)"
+                f"{spec.origin}: people.first and people.last give {first} x {last} names, and there are "
+                f"{count:,} people at this size; add names, or choose a smaller one (size=NUMBER)"
             )
         every = draws.order(self.key("names"), first * last)
         self._names, self.spare_names = every[:count], every[count:]
@@ -168,8 +168,8 @@ class World:
         return cache.digest(VERSION, self.spec.digest, repr(self.size), str(self.seed))
 
     def manifest(self) -> dict[str, Any]:
-        """What it is made of: "world", "file", "seed", "size", "tables" and "templates" (of each its "count" and "digest"), and
-        "fingerprint"."""
+        """What it is made of: "world", "file", "seed", "size", "tables" and "templates" (of each its "count" and
+        "digest"), and "fingerprint"."""
 
         def noted(values: Any) -> dict[str, Any]:
             return {"count": len(values), "digest": cache.digest(json.dumps(values, ensure_ascii=False))}

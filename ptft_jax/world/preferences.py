@@ -17,9 +17,10 @@ POLITE, LONG = "With pleasure: ", " So it is, and so it was, and so it will be."
 
 
 class Preferences(Questions):
-    """A question and two answers that differ in being right, polite or long. The oracle prefers the first by sigmoid((its reward - the
-    other's) / temperature) (Bradley and Terry 1952), and then says the opposite by the share `noise`; at temperature 0 it always prefers
-    the better one. Records have "rewards" of chosen and rejected, and "flipped" where the worse one is chosen."""
+    """A question and two answers that differ in being right, polite or long. The oracle prefers the first by
+    sigmoid((its reward - the other's) / temperature) (Bradley and Terry 1952), and then says the opposite by the
+    share `noise`; at temperature 0 it always prefers the better one. Records have "rewards" of chosen and rejected,
+    and "flipped" where the worse one is chosen."""
 
     name, options = "preferences", PreferenceOptions
     made_of = spelled(REWARDS, POLITE, LONG)

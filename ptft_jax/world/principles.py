@@ -1,4 +1,5 @@
-"""`world:manners`: answers that keep six principles or go against one, and the principles, each with a check and a repair."""
+"""`world:manners`: answers that keep six principles or go against one, and the principles, each with a check and a
+repair."""
 
 from __future__ import annotations
 
@@ -8,9 +9,11 @@ import importlib.resources
 import re
 import tomllib
 from collections.abc import Sequence
+from typing import Any
 
 from ptft_jax.world import draws
 from ptft_jax.world.options import MannerOptions
+from ptft_jax.world.people import World
 from ptft_jax.world.questions import Questions
 from ptft_jax.world.stream import Document
 from ptft_jax.world.told import spelled
@@ -57,11 +60,15 @@ def principles() -> tuple[Principle, ...]:
 
 
 class Manners(Questions):
-    """Questions, of which some provoke, with answers whose manners go against one of the principles by the share `bad`, 0.9 where they are
-    provoked. Records have "provoked", "violates" (the principle, "" = none) and "mended", the answer after its repair."""
+    """Questions, of which some provoke, with answers whose manners go against one of the principles by the share
+    `bad`, 0.9 where they are provoked. Records have "provoked", "violates" (the principle, "" = none) and "mended",
+    the answer after its repair."""
 
     name, options = "manners", MannerOptions
-    made_of = spelled(BAD, PROVOKING)
+
+    def __init__(self, world: World, settings: Any, tag: str = ""):
+        self.made_of = spelled(BAD, PROVOKING, [dataclasses.astuple(one) for one in principles()])
+        super().__init__(world, settings, tag)
 
     def record(self, fact: Sequence[int], which: int, random: draws.Draws) -> Document:
         row, known = super().record(fact, which, random), principles()

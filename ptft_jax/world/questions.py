@@ -1,4 +1,5 @@
-"""`world:questions`: questions about a fact, with its answer: split by people, so that what is tested is not tuned on."""
+"""`world:questions`: questions about a fact, with its answer: split by people, so that what is tested is not tuned
+on."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ class Questions(Stream):
         parts = {"tuned": range(tuned), "held_out": range(tuned, len(every)), "all": range(len(every))}
         found = parts.get(self.settings.templates)
         if found is None:
-            found = numbers(self.settings.templates, len(every), "templates")
+            found = numbers(self.settings.templates, len(every), "templates", "tuned, held_out, all, or ")
         if not found:
             raise UserError(f"templates={self.settings.templates}: no question about {attribute} is held out")
         return {n: every[n] for n in found}
@@ -61,8 +62,8 @@ class Questions(Stream):
         found = self.facts if whole else self.facts[self.world.side[self.facts[:, 0]] == SPLITS.index(split)]
         if not len(found):
             raise UserError(
-                f"people={self.settings.people}, era={self.settings.era}: so few people that none is in the split {split}; "
-                "name another (split=), or a larger world (size=)"
+                f"people={self.settings.people}, era={self.settings.era}: so few people that none is in "
+                f"the split {split}; name another (split=), or a larger world (size=)"
             )
         return found
 
@@ -119,7 +120,8 @@ def chosen_attributes(known: Sequence[str], usual: Sequence[str], text: str) -> 
 
 
 def facts(world: World, settings: Any, attributes: Sequence[str]) -> np.ndarray:
-    """int64 [facts, 3] of (person, era from which it is true or -1, number in `attributes`): those that are new in some eras."""
+    """int64 [facts, 3] of (person, era from which it is true or -1, number in `attributes`): those that are new in
+    some eras."""
     chosen, every = eras(settings.era, world), np.arange(len(attributes))
     if settings.people == "changed":
         news = [
@@ -144,7 +146,7 @@ def facts(world: World, settings: Any, attributes: Sequence[str]) -> np.ndarray:
 
 def numbered(templates: str, count: int) -> list[int]:
     """The numbers of templates that an option names, "all" or some. Raises UserError."""
-    return list(range(count)) if templates == "all" else numbers(templates, count, "templates")
+    return list(range(count)) if templates == "all" else numbers(templates, count, "templates", "all, or ")
 
 
 def options(world: World, attribute: str, answer: str, count: int, random: draws.Draws) -> list[str]:

@@ -9,7 +9,8 @@ from ptft_jax.world.spec import before_value
 
 
 class Recall(Questions):
-    """As `questions`, by the statements that name whom they are about before the value; records have "prompt" and "completion"."""
+    """As `questions`, by the statements that name whom they are about before the value; records have "prompt" and
+    "completion"."""
 
     name, options = "recall", RecallOptions
     columns = ("prompt", "completion")

@@ -1,4 +1,5 @@
-"""`world:passages` and `world:retrieval`: a corpus with all that was ever written, and questions that it answers, or does not."""
+"""`world:passages` and `world:retrieval`: a corpus with all that was ever written, and questions that it answers, or
+does not."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from ptft_jax.world.stream import Document, Documents, Stream, eras
 
 
 class Passages(Stream):
-    """A passage for each person and each era in which something is new of them, which tells all that is true then: where a fact changes,
-    the passages of earlier eras are stale. `distractors` are about people whom there are not. It is a corpus, and has no splits."""
+    """A passage for each person and each era in which something is new of them, which tells all that is true then:
+    where a fact changes, the passages of earlier eras are stale. `distractors` are about people whom there are not.
+    It is a corpus, and has no splits."""
 
     name, options = "passages", PassageOptions
 
@@ -78,9 +80,10 @@ def passage(world: World, person: int, era: int) -> str:
 
 
 class Retrieval(Questions):
-    """Questions about facts with the passages that answer them: "gold" has their ids, "stale" those of passages that tell what was true
-    before, "stale_answers" what that was. Of people of whom nothing is written no passage answers: "answerable" is false, and the
-    answer says so. With `passages` the question stands behind so many of them, the right one among others (`gold=no`: without it)."""
+    """Questions about facts with the passages that answer them: "gold" has their ids, "stale" those of passages that
+    tell what was true before, "stale_answers" what that was. Of people of whom nothing is written no passage
+    answers: "answerable" is false, and the answer says so. With `passages` the question stands behind so many of
+    them, the right one among others (`gold=no`: without it)."""
 
     name, options = "retrieval", RetrievalOptions
 

@@ -44,7 +44,8 @@ def streams() -> dict[str, type[Stream]]:
 
 
 def source(reference: Reference, broken: str) -> TableSource:
-    """The source of that name, see `opening.open_source`. Raises UserError for an unknown stream, or options that are none of its."""
+    """The source of that name, see `opening.open_source`. Raises UserError for an unknown stream, or options that
+    are none of its."""
     stream = opened(reference)
     if "train" not in stream.splits and reference.trains:
         raise reference.error(
@@ -73,9 +74,9 @@ def opened(reference: Reference) -> Stream:
             raise reference.error(
                 f"{reference.name} has no option {name!r}; it has {', '.join(valid)}{nearest(name, valid)}"
             )
-    general = _settings(WorldOptions, reference)
+    general, settings = _settings(WorldOptions, reference), _settings(kind.options, reference)
     try:
-        found = kind(world(general.size, general.seed, general.tables), _settings(kind.options, reference), general.tag)
+        found = kind(world(general.size, general.seed, general.tables), settings, general.tag)
     except UserError as e:
         raise reference.error(str(e)) from e
     if general.tag and "text" not in next(iter(found.splits.values())).document(0):

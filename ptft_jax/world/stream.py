@@ -107,12 +107,12 @@ def eras(text: str, world: World, option: str = "era") -> range:
     return range(first, last + 1)
 
 
-def numbers(text: str, count: int, option: str) -> list[int]:
-    """The numbers below `count` that an option names: "2", "0-3". Raises UserError."""
+def numbers(text: str, count: int, option: str, words: str = "") -> list[int]:
+    """The numbers below `count` that an option names: "2", "0-3"; `words`: what else it may say. Raises UserError."""
     found = re.fullmatch(r"(\d+)(?:-(\d+))?", text, re.ASCII)
     first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
     if not first <= last < count:
-        raise UserError(f"{option}={text}: expected numbers from 0 to {count - 1}, such as 2 or 0-2")
+        raise UserError(f"{option}={text}: expected {words}numbers from 0 to {count - 1}, such as 2 or 0-2")
     return list(range(first, last + 1))
 
 

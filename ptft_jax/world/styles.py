@@ -20,8 +20,8 @@ REGISTERS = {
 
 
 class Styles(Told):
-    """`REGISTER: OPENING: STATEMENT ENDING`, a fact of the core in any register. Questions are the tags alone; whatever a model goes on
-    with, `register` says which register that is."""
+    """`REGISTER: OPENING: STATEMENT ENDING`, a fact of the core in any register. Questions are the tags alone;
+    whatever a model goes on with, `register` says which register that is."""
 
     name, options = "styles", StyleOptions
     made_of = spelled(REGISTERS)

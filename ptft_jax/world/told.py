@@ -1,4 +1,5 @@
-"""Streams of texts whose every document is drawn anew: so many of train, a twentieth of that of validation and of test."""
+"""Streams of texts whose every document is drawn anew: so many of train, a twentieth of that of validation and of
+test."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ _HELD = 20  # documents of train for one of validation, and one of test
 
 
 class Told(Stream):
-    """Texts, `settings.documents` of train; or, where it has that and it is set (`settings.ask`), every question that can be asked."""
+    """Texts, `settings.documents` of train; or, where it has that and it is set (`settings.ask`), every question
+    that can be asked."""
 
     def documents(self, split: str) -> Documents:
         if getattr(self.settings, "ask", False):
