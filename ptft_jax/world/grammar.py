@@ -37,8 +37,8 @@ class Grammar(Told):
     """`The NOUN [near the NOUN] VERB PREPOSITION the PLACE.`: noun and number uniform, the verb uniform among those
     that the noun has (a fifth of all pairs is in no document), the place by the verb's probabilities.
 
-    Questions are prefixes, with the true probabilities of what may follow: of the place (kind "place", over all
-    places), and of the verb's two forms for pairs that no document has (kind "agreement").
+    Questions are prefixes: of places (kind "place"), with the true probabilities over all places; and of pairs that no
+    document has (kind "agreement", "agreement_apart" behind another noun), with the verb's two forms to choose from.
     """
 
     name, options = "grammar", GrammarOptions
@@ -66,9 +66,9 @@ class Grammar(Told):
                         found.append(_asked(prompt, PLACES, [places.get(p, 0.0) for p in PLACES], "place"))
                         continue
                     for other in (None, (noun + v) % (len(NOUNS) - 1)):
-                        truth = [1.0, 0.0] if number == 0 else [0.0, 1.0]
                         kind = "agreement" if other is None else "agreement_apart"
-                        found.append(_asked(subject(noun, number, other), forms, truth, kind))
+                        row = _asked(subject(noun, number, other), forms, [1.0 - number, float(number)], kind)
+                        found.append(row | {"probabilities": None})  # no document has this verb here
         return found
 
 

@@ -48,8 +48,9 @@ def test_grammar_has_the_probabilities_that_it_says():
     kinds = collections.Counter(row["kind"] for row in asked)
     assert kinds == {"place": 2 * 64, "agreement": 32, "agreement_apart": 32}
     for row in asked:
-        assert sum(row["probabilities"]) == pytest.approx(1) and len(set(row["options"])) == len(row["options"])
+        assert len(set(row["options"])) == len(row["options"])
         if row["kind"] == "place":
+            assert sum(row["probabilities"]) == pytest.approx(1)
             verb = row["prompt"].split()[2]
             seen = sum(places[verb, place] for place in row["options"])
             for place, share in zip(row["options"], row["probabilities"]):
