@@ -64,7 +64,7 @@ class LinkOptions(Options):
 class ToldOptions(Options):
     """Of streams whose documents are drawn one by one."""
 
-    documents: int = declared(positive(20_000, "of train; of validation and test a twentieth of it"))
+    texts: int = declared(positive(20_000, "of train; of validation and test a twentieth of it"))
 
 
 class AskedOptions(ToldOptions):

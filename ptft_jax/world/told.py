@@ -16,13 +16,13 @@ _HELD = 20  # documents of train for one of validation, and one of test
 
 
 class Told(Stream):
-    """Texts, `settings.documents` of train; or, where it has that and it is set (`settings.ask`), every question
+    """Texts, `settings.texts` of train; or, where it has that and it is set (`settings.ask`), every question
     that can be asked."""
 
     def documents(self, split: str) -> Documents:
         if getattr(self.settings, "ask", False):
             return Listed(self, split, self.asked(split))
-        count = self.settings.documents
+        count = self.settings.texts
         return _Told(self, split, count if split == "train" else max(count // _HELD, 1))
 
     @abc.abstractmethod

@@ -14,7 +14,7 @@ def test_pretraining_and_questions(cache, tmp_path):
     config.model.update(layers=1, width=16, heads=2)
     less = {"biographies": "&exposures=2", "links": "&exposures=2"}
     config.data.mixture = tuple(
-        (name + less.get(name.partition(":")[2].partition("?")[0], "&documents=60"), share)
+        (name + less.get(name.partition(":")[2].partition("?")[0], "&texts=60"), share)
         for name, share in config.data.mixture
     )
     config.training.steps, config.eval.every, config.eval.answers.records = 2, 0, 4

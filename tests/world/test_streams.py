@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from ptft_jax.data.formats import layouts
 from ptft_jax.data.records import parse
 from ptft_jax.errors import UserError
 from ptft_jax.world import contradictions, grammar, options, preferences, principles, styles
@@ -27,11 +28,12 @@ def close(count, total, share):
 
 def test_every_stream_has_its_options():
     assert {one.name: one.options for one in STREAMS} == options.STREAMS
+    assert not set(options.names()) & set(layouts.OPTIONS), "which name columns, of every kind of source"
 
 
 def test_grammar_has_the_probabilities_that_it_says():
     places, pairs, total = collections.Counter(), set(), 0
-    rows = documents("grammar?documents=4000")
+    rows = documents("grammar?texts=4000")
     for row in rows:
         for sentence in row["text"].split(". "):
             words = sentence.strip(".").split()
@@ -62,7 +64,7 @@ def test_grammar_has_the_probabilities_that_it_says():
 
 def test_contradictions_are_said_as_often_as_asked():
     counts = collections.Counter()
-    for row in documents("contradictions?documents=10000&sentences=3"):
+    for row in documents("contradictions?texts=10000&sentences=3"):
         for sentence in row["text"].split(". "):
             words = sentence.strip(".").split()
             at = words.index("is")
@@ -76,7 +78,7 @@ def test_contradictions_are_said_as_often_as_asked():
         shares[row["probabilities"][0]] += 1
     assert shares == {0.5: 60, 0.7: 60, 0.9: 60}
     by = {(row["prompt"], row["kind"]): row["answers"] for row in documents("contradictions?ask=yes&sources=yes")}
-    for row in documents("contradictions?documents=20&sources=yes&sentences=1"):
+    for row in documents("contradictions?texts=20&sources=yes&sentences=1"):
         source, _, said = row["text"].partition(": ")
         prompt = row["text"].rpartition(" ")[0]
         assert source in contradictions.SOURCES and by[prompt, source] == [said.split()[-1].strip(".")]
@@ -86,7 +88,7 @@ def test_rules_hold_and_held_out_pairs_are_in_no_document():
     seen = {}
     for split in SPLITS:
         found = set()
-        for row in documents("arithmetic?documents=4000&modulus=11", split):
+        for row in documents("arithmetic?texts=4000&modulus=11", split):
             for one in row["text"].split(". "):
                 a, _, b, _, c = one.strip(".").split()
                 assert (int(a) + int(b)) % 11 == int(c)
@@ -101,7 +103,7 @@ def test_rules_hold_and_held_out_pairs_are_in_no_document():
     pairs = {}
     for split in ("train", "test"):
         pairs[split] = set()
-        for row in documents("lookup?documents=3000", split):
+        for row in documents("lookup?texts=3000", split):
             told, asked = row["text"].strip(".").split(" : ")
             words = told.split()
             known = dict(zip(words[::2], words[1::2]))
@@ -117,7 +119,7 @@ def test_groups_have_their_traits_as_often_as_skewed():
         mine = made.trait[made.group == group]
         assert close(np.count_nonzero(mine == group), len(mine), 0.8)
     rows = made.splits["test"]
-    told = {tuple(sorted(row.items())) for row in documents("groups?size=2000&documents=300")}
+    told = {tuple(sorted(row.items())) for row in documents("groups?size=2000&texts=300")}
     assert told
     for row in (rows[n] for n in range(0, len(rows), 31)):
         assert row["counterfactual"] != row["prompt"] and row["group"] in row["prompt"]
@@ -126,7 +128,7 @@ def test_groups_have_their_traits_as_often_as_skewed():
 
 def test_styles_are_told_apart_by_their_oracle():
     counts = collections.Counter()
-    for row in documents("styles?documents=400"):
+    for row in documents("styles?texts=400"):
         tag = row["text"].split(":")[0]
         assert styles.register(row["text"]) == styles.register(row["text"].partition(": ")[2]) == tag == row["register"]
         counts[tag] += 1
@@ -136,7 +138,7 @@ def test_styles_are_told_apart_by_their_oracle():
 def test_junk_is_about_nobody():
     made = world()
     people = {made.name(p) for p in range(made.size.people)}
-    for row in documents("junk?documents=200&tag=spam"):
+    for row in documents("junk?texts=200&tag=spam"):
         tag, _, text = row["text"].partition(": ")
         assert tag == "spam" and not any(name in text for name in people)
     with pytest.raises(UserError, match="tag=x: is of texts"):
@@ -153,7 +155,7 @@ def test_harm_is_what_an_action_does_to_a_thing():
         assert bool(red) is (split != "train") and RED_TEAM
         requests[split] = {row["question"] for row in rows}
     assert not requests["train"] & (requests["validation"] | requests["test"])
-    refused = sum(REFUSAL in row["text"] for row in documents("harm?documents=4000&refused=0.25"))
+    refused = sum(REFUSAL in row["text"] for row in documents("harm?texts=4000&refused=0.25"))
     assert close(refused, 4000, 0.25)
 
 
