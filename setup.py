@@ -73,7 +73,7 @@ EXTRAS = {
 # configs/ and experiments/ of the checkout, where an installed package has them (ptft_jax.config_files).
 SHIPPED = {
     f"ptft_jax.shipped.{name}": name.replace(".", "/")
-    for name in ("configs.pretrain", "configs.finetune", "configs.feedback", "experiments")
+    for name in ("configs.pretrain", "configs.finetune", "configs.feedback", "configs.world", "experiments")
 }
 
 setup(
@@ -99,7 +99,12 @@ setup(
     ],
     packages=[*find_packages(include=["ptft_jax", "ptft_jax.*"]), *SHIPPED],
     package_dir=SHIPPED,
-    package_data={"ptft_jax": ["py.typed"], "ptft_jax.reporting": ["templates/*.html"], "ptft_jax.dashboard": ["assets/*"]},
+    package_data={
+        "ptft_jax": ["py.typed"],
+        "ptft_jax.reporting": ["templates/*.html"],
+        "ptft_jax.dashboard": ["assets/*"],
+        "ptft_jax.world": ["*.toml"],
+    },
     python_requires=">=3.11",
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
