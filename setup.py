@@ -97,7 +97,7 @@ setup(
     ],
     packages=[*find_packages(include=["ptft_jax", "ptft_jax.*"]), *SHIPPED],
     package_dir=SHIPPED,
-    package_data={"ptft_jax": ["py.typed"], "ptft_jax.reporting": ["templates/*.html"]},
+    package_data={"ptft_jax": ["py.typed"], "ptft_jax.reporting": ["templates/*.html"], "ptft_jax.world": ["*.toml"]},
     python_requires=">=3.11",
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

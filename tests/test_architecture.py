@@ -31,6 +31,7 @@ ROOMS = (
     "objectives",
     "optim",
     "data",
+    "world",
     "parallel",
     "interop",
     "runs",

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from ptft_jax.world import options as world
+
 _HERE = "ptft_jax.data.records"
 _FILES = ("train", "validation", "test", "partial")
 _SPLITS = ("id", "train", "validation", "test")
@@ -48,5 +50,6 @@ SOURCES: Mapping[str, SourceSpec] = {
     "text": SourceSpec(f"{_HERE}.texts:source", (*_FILES, "content"), (".txt", ".md", ".text", ".rst", ".py")),
     "shakespeare": SourceSpec(f"{_HERE}.texts:source"),
     "stdlib": SourceSpec(f"{_HERE}.texts:source"),
+    "world": SourceSpec("ptft_jax.world.source:source", ("id", *world.names())),
     "tokens": SourceSpec(None),  # what `ptft data prepare` wrote: token ids, which are not opened as records
 }

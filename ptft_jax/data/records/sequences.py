@@ -28,6 +28,7 @@ def sequence_source(
       fingerprint: a text that is another one when its records are others. With it the pass is made once, and kept in the
         cache; without it, whenever the source is opened.
       class_names: column -> names of the classes, in the order of their numbers.
+      files: local files that it is made from -> digests of their content.
 
     A record that cannot be read is a ValueError, with the reason: `data.broken` says what becomes of it.
 
@@ -52,7 +53,7 @@ class SequenceShard:
     """A sequence of records. Implements `ptft_jax.data.records.index.Shard`."""
 
     def __init__(self, name: str, rows: Sequence[Mapping[str, Any]]):
-        self.name, self.files, self._rows = name, {}, rows
+        self.name, self.files, self._rows = name, dict(getattr(rows, "files", {})), rows
         self.class_names = {column: tuple(names) for column, names in getattr(rows, "class_names", {}).items()}
         fingerprint = getattr(rows, "fingerprint", "")
         self.key = f"sequence {type(rows).__module__} {len(rows)} {fingerprint}" if fingerprint else ""

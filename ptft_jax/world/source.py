@@ -1,0 +1,90 @@
+"""`world:STREAM`: the streams of the generated world as a kind of source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ptft_jax.config.declare import Options, fields_of
+from ptft_jax.config.field import Field
+from ptft_jax.data.formats import layouts
+from ptft_jax.data.records.base import Skipped
+from ptft_jax.data.records.reference import Reference
+from ptft_jax.data.records.sequences import SequenceShard
+from ptft_jax.data.records.source import TableSource
+from ptft_jax.errors import UserError, nearest
+from ptft_jax.world.biographies import Biographies
+from ptft_jax.world.options import WorldOptions
+from ptft_jax.world.people import world
+from ptft_jax.world.questions import Questions
+from ptft_jax.world.stream import Stream
+
+_OF_SOURCES = ("examples", "id", *layouts.OPTIONS)  # of all kinds: what records mean
+
+
+def streams() -> dict[str, type[Stream]]:
+    """All streams, by name."""
+    return {one.name: one for one in (Biographies, Questions)}
+
+
+def source(reference: Reference, broken: str) -> TableSource:
+    """The source of that name, see `opening.open_source`. Raises UserError for an unknown stream, or options that are none of its."""
+    stream = opened(reference)
+    if "train" not in stream.splits and reference.trains:
+        raise reference.error(
+            f"it has the split {' and '.join(stream.splits)} alone, and nothing to train on: leave out split="
+        )
+    about = f"world {stream.world.spec.name} {stream.world.fingerprint[:8]}"
+    described = {split: f"{found.described}, {about}" for split, found in stream.splits.items()}
+
+    def shards(split: str) -> tuple[list[SequenceShard], tuple[()]]:
+        return [SequenceShard(f"world:{reference.name}/{split}", stream.splits[split])], ()
+
+    return TableSource(
+        reference, broken, {s: s for s in stream.splits}, shards, described=described, left_out=Skipped()
+    )
+
+
+def opened(reference: Reference) -> Stream:
+    """The stream that a reference names. Raises UserError."""
+    known = streams()
+    kind = known.get(reference.name)
+    if kind is None:
+        raise reference.error(f"expected one of the streams {', '.join(known)}{nearest(reference.name, known)}")
+    for name in reference.options:
+        valid = (*fields_of(kind.options), *fields_of(WorldOptions))
+        if name not in valid and name not in _OF_SOURCES:
+            raise reference.error(
+                f"{reference.name} has no option {name!r}; it has {', '.join(valid)}{nearest(name, valid)}"
+            )
+    general = _settings(WorldOptions, reference)
+    try:
+        return kind(world(general.size, general.seed, general.tables), _settings(kind.options, reference))
+    except UserError as e:
+        raise reference.error(str(e)) from e
+
+
+def _settings(options: type[Options], reference: Reference) -> Any:
+    found = {}
+    for name, field in fields_of(options).items():
+        if name in reference.options:
+            found[name] = _read(field, name, reference)
+    return options(**found)
+
+
+def _read(field: Field, name: str, reference: Reference) -> Any:
+    """An option's text as its type."""
+    text = reference.options[name]
+    value: Any = text
+    if isinstance(field.default, bool):
+        if text not in ("yes", "no"):
+            raise reference.error(f"{name}={text}: expected yes or no")
+        value = text == "yes"
+    elif isinstance(field.default, (int, float)):
+        try:
+            value = type(field.default)(text)
+        except ValueError:
+            raise reference.error(f"{name}={text}: expected a number ({field.meaning})") from None
+    value, wrong = field.read(value)
+    if wrong:
+        raise reference.error(f"{name}{wrong}")
+    return value
