@@ -19,7 +19,7 @@ from experiments import facts
 from experiments.claims import Measured, claim, more
 from ptft_jax.verbs.command import launch, prepare_experiment
 
-ERAS, GAIN = 4, 0.3
+ERAS, GAIN = 3, 0.3
 WEIGHTS = {"ewc": 100.0, "strong": 10_000.0}
 LABELS = {
     "naive": "one era after the other",
@@ -39,7 +39,7 @@ def define() -> None:
 def main() -> int:
     prepare_experiment()
     lead = (
-        "Small GPTs that learn facts about people of four eras, one after the other, with {seeds} seeds; ± is the standard deviation over them. "
+        "Small GPTs that learn facts about people of three eras, one after the other, with {seeds} seeds; ± is the standard deviation over them. "
         "Recall: the share of an answer's tokens that are right. Backward transfer: what recall of an era changes from when it was learned "
         "to the end, the mean over eras; forward: recall of an era before it is learned, over that of a random model (Lopez-Paz & Ranzato 2017)."
     )
@@ -62,7 +62,7 @@ def declared(data: pathlib.Path, size: str, seeds: int) -> Any:
 
     graph = pt.Graph()
     for seed in range(seeds):
-        start = facts.config_of(["0-3"], seed, 0, 3e-3)
+        start = facts.config_of([f"0-{ERAS - 1}"], seed, 0, 3e-3)
         start.tokenizer.update(kind="bpe", vocab_size=512 if size == "demo" else 300)
         start = graph.run(f"start-seed{seed}", start)
         first = graph.run(f"era0-seed{seed}", _config("naive", 0, seed, size), init=f"{start}@last")
