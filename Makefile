@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # One stamp an environment: rebuilt only when what it holds changes, or another interpreter is asked for.
 WHICH := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-# All that docs/claims.md and docs/methods.md publish, in earnest, in runs/NAME: about 3 hours on two CPU cores. What
+# The experiments in earnest, in runs/NAME: about 3 hours on two CPU cores, an estimate. What
 # is finished is not carried out again. EXPERIMENTS="rates stages" makes some of them.
 EXPERIMENTS ?= rates schedules stages data_efficiency continual scaling safety constitution arithmetic_rl transfer methods
 SEEDS ?= 3
