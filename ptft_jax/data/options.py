@@ -12,11 +12,21 @@ Mixture = tuple[tuple[str, float | tuple[tuple[float, float], ...]], ...]
 class TokenizerOptions(Options):
     """`config.tokenizer`: what makes tokens of texts."""
 
-    kind: str = declared(one_of("auto", "auto = the parent's, or bytes without one", "auto", "byte", "bpe", "file"))
+    kind: str = declared(
+        one_of(
+            "auto",
+            "auto = the parent's, or bytes without one; bpe and words are made of the training text",
+            "auto",
+            "byte",
+            "bpe",
+            "words",
+            "file",
+        )
+    )
     vocab_size: int = declared(
         Field(
             1024,
-            "of a trained bpe, with its 256 bytes and 1 special token",
+            "of a trained bpe, with its 256 bytes and 1 special token; of words at most",
             valid=lambda v: v > 257,
             expected="more than 257",
         )

@@ -23,7 +23,7 @@ class Biographies(Stream):
 
     name, options = "biographies", BiographyOptions
 
-    def __init__(self, world: World, settings: Any):
+    def __init__(self, world: World, settings: Any, tag: str = ""):
         before = world.spec.eras.before
         chosen = eras(settings.era, world) if settings.era else range(before)
         subjects = [
@@ -40,7 +40,7 @@ class Biographies(Stream):
                 f"era={settings.era}: nothing is new there: nobody is first written about, and nothing changes"
             )
         self.subjects = subjects
-        super().__init__(world, settings)
+        super().__init__(world, settings, tag)
 
     def documents(self, split: str) -> Documents:
         times = np.ones(len(self.subjects), np.int64)

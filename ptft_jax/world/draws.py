@@ -1,6 +1,8 @@
-"""Random numbers by counter: the numbers of a document follow from its key and its index, and from no document before it.
+"""Random numbers by counter: the numbers of a document follow from its key and its index, and from no document
+before it.
 
-SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", figure 15), whose state is a counter.
+SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", figure 15), whose state is a
+counter.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class Draws:
         return mix(self._state)
 
     def below(self, count: int) -> int:
-        """From 0 to below `count`, which is far below 2 ** 64: no number is likelier than others by more than count / 2 ** 64."""
+        """From 0 to below `count`, which is far below 2 ** 64: no number is likelier than others by more than count
+        / 2 ** 64."""
         return (self.number() * count) >> 64
 
     def share(self) -> float:
@@ -99,7 +102,8 @@ def _mixed(x: np.ndarray) -> np.ndarray:
 
 
 class Shuffle:
-    """The numbers below `count` in another order, each found by itself: slot -> (a slot + b) mod count, a prime to count."""
+    """The numbers below `count` in another order, each found by itself: slot -> (a slot + b) mod count, a prime to
+    count."""
 
     __slots__ = ("_count", "_factor", "_shift")
 

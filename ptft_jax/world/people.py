@@ -35,11 +35,12 @@ class World:
     Attributes:
       spec, size, seed: what it is made of.
       tables: name -> values at this size.
-      values: attribute -> int64 [people], the number of each one's value in its table; of what follows from another attribute, of
+      values: attribute -> int64 [people], the number of each one's value in its table; of what follows from another
         each value of that.
       versions: attribute that changes -> int64 [1 + eras after the cut-off, people], the value from each of these on.
       era: int64 [people], in which they are first written about; -1 = never.
       side: int64 [people], the number in `SPLITS` of the split that questions about them are in.
+      spare_names: int64, the numbers of names that nobody has.
       tier: int64 [people], how many documents each has where frequencies differ.
     """
 
@@ -50,10 +51,11 @@ class World:
         first, last = (len(self.tables[name]) for name in NAMES)
         if count > first * last:
             raise UserError(
-                f"{spec.origin}: people.first and people.last give {first} x {last} names, and there are {count:,} people "
-                "at this size; add names, or choose a smaller one (size=NUMBER)"
+                f"{spec.origin}: people.first and people.last give {first} x {last} names, and there are "
+                f"{count:,} people at this size; add names, or choose a smaller one (size=NUMBER)"
             )
-        self._names = draws.order(self.key("names"), first * last)[:count]
+        every = draws.order(self.key("names"), first * last)
+        self._names, self.spare_names = every[:count], every[count:]
         self.values, self.versions = {}, {}
         for name, one in spec.attributes.items():
             owners = len(self.tables[spec.attributes[one.of].table]) if one.of else count
@@ -81,7 +83,11 @@ class World:
         return np.arange(self.size.core + self.size.later, self.size.people)
 
     def name(self, person: int) -> str:
-        first, last = divmod(int(self._names[person]), len(self.tables["last"]))
+        return self.name_of(int(self._names[person]))
+
+    def name_of(self, number: int) -> str:
+        """A name by its number among all."""
+        first, last = divmod(number, len(self.tables["last"]))
         return f"{self.tables['first'][first]} {self.tables['last'][last]}"
 
     def number(self, attribute: str, person: int, era: int | None = None) -> int:
@@ -99,6 +105,13 @@ class World:
 
     def changed(self, attribute: str, era: int) -> np.ndarray:
         """int64: the people of whom an attribute is another one from this era on."""
+        if of := self.spec.attributes[attribute].of:
+            now = [
+                p
+                for p in self.changed(of, era).tolist()
+                if self.value(attribute, p, era) != self.value(attribute, p, era - 1)
+            ]
+            return np.asarray(now, np.int64)
         step = era - self.spec.eras.before + 1
         if attribute not in self.versions or step < 1:
             return np.zeros(0, np.int64)
@@ -155,8 +168,8 @@ class World:
         return cache.digest(VERSION, self.spec.digest, repr(self.size), str(self.seed))
 
     def manifest(self) -> dict[str, Any]:
-        """What it is made of: "world", "file", "seed", "size", "tables" and "templates" (of each its "count" and "digest"), and
-        "fingerprint"."""
+        """What it is made of: "world", "file", "seed", "size", "tables" and "templates" (of each its "count" and
+        "digest"), and "fingerprint"."""
 
         def noted(values: Any) -> dict[str, Any]:
             return {"count": len(values), "digest": cache.digest(json.dumps(values, ensure_ascii=False))}

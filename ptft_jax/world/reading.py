@@ -21,7 +21,8 @@ _SIZES = {"c": Size(), "h": Size(20000, 3000, 10000, 75)}
 
 
 def read(path: str = "") -> Spec:
-    """The world that a file describes, "" = the one that comes with the package. Raises UserError: file, line, and entry."""
+    """The world that a file describes, "" = the one that comes with the package. Raises UserError: file, line, and
+    entry."""
     if path:
         try:
             data = pathlib.Path(path).expanduser().read_bytes()

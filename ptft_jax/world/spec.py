@@ -1,4 +1,5 @@
-"""What a world is made of, as its file says: tables of names and values, sizes, eras, templates of statements and questions."""
+"""What a world is made of, as its file says: tables of names and values, sizes, eras, templates of statements and
+questions."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ class Attribute:
     Attributes:
       name: what templates call its value by.
       table: the name of the table that its values are from.
-      statements, questions: templates; a statement names whom or what it is about and the value, a question the first alone.
-      held_out: how many of the questions, the last ones, are asked in evaluations alone.
+      statements, questions: templates; a statement names whom or what it is about and the value, a question the
+      first alone. held_out: how many of the questions, the last ones, are asked in evaluations alone.
       of: the attribute that it follows from, two hops from a name; "" = it is of people.
       hops: questions that ask for it by the name of a person.
       changes: it is another one for some in eras after the cut-off.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,14 +25,23 @@ class Stream(abc.ABC):
     Attributes:
       name: as it is called in `world:NAME`.
       options: the class of its options.
+      made_of: the words that are its own, beside the world's tables and templates.
     """
 
     name: ClassVar[str]
     options: ClassVar[type[Options]]
+    made_of: ClassVar[str] = ""
 
-    def __init__(self, world: World, settings: Any):
-        """`settings`: an instance of `options`. Raises UserError for what does not go with the world."""
-        self.world, self.settings = world, settings
+    def __init__(self, world: World, settings: Any, tag: str = ""):
+        """
+        Args:
+          settings: an instance of `options`.
+          tag: what texts begin with, before a colon; "" = nothing.
+
+        Raises:
+          UserError: what does not go with the world.
+        """
+        self.world, self.settings, self.tag = world, settings, tag
         self.splits = {split: found for split in self.split_names() if (found := self.documents(split)) is not None}
 
     def split_names(self) -> Sequence[str]:
@@ -44,7 +53,7 @@ class Stream(abc.ABC):
 
     @property
     def fingerprint(self) -> str:
-        return cache.digest(self.world.fingerprint, self.name, repr(self.settings))
+        return cache.digest(self.world.fingerprint, self.name, self.made_of, repr(self.settings), self.tag)
 
     def key(self, *parts: str | int) -> int:
         """Of the random numbers of something in this stream, whatever its settings."""
@@ -63,7 +72,7 @@ class Documents(abc.ABC, Sequence[Document]):
     described: str = ""
 
     def __init__(self, stream: Stream, split: str):
-        self.world = stream.world
+        self.world, self._tag = stream.world, f"{stream.tag}: " if stream.tag else ""
         self.fingerprint = cache.digest(stream.fingerprint, split)
         spec = stream.world.spec
         self.files = {spec.path: spec.digest} if spec.path else {}
@@ -78,10 +87,10 @@ class Documents(abc.ABC, Sequence[Document]):
         place = index + len(self) if index < 0 else index
         if not 0 <= place < len(self):
             raise IndexError(f"document {index} of {len(self)}")
-        return self.document(place)
-
-    def __iter__(self) -> Iterator[Document]:
-        return map(self.document, range(len(self)))
+        found = self.document(place)
+        if self._tag:
+            found["text"] = self._tag + found["text"]
+        return found
 
 
 def eras(text: str, world: World, option: str = "era") -> range:
@@ -98,12 +107,12 @@ def eras(text: str, world: World, option: str = "era") -> range:
     return range(first, last + 1)
 
 
-def numbers(text: str, count: int, option: str) -> list[int]:
-    """The numbers below `count` that an option names: "2", "0-3". Raises UserError."""
+def numbers(text: str, count: int, option: str, words: str = "") -> list[int]:
+    """The numbers below `count` that an option names: "2", "0-3"; `words`: what else it may say. Raises UserError."""
     found = re.fullmatch(r"(\d+)(?:-(\d+))?", text, re.ASCII)
     first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
     if not first <= last < count:
-        raise UserError(f"{option}={text}: expected numbers from 0 to {count - 1}, such as 2 or 0-2")
+        raise UserError(f"{option}={text}: expected {words}numbers from 0 to {count - 1}, such as 2 or 0-2")
     return list(range(first, last + 1))
 
 

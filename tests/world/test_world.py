@@ -13,6 +13,7 @@ from ptft_jax.world import draws
 from ptft_jax.world.people import world
 from ptft_jax.world.reading import read
 from ptft_jax.world.stream import Rounds
+from tests.processes import ROOT
 
 PAIRS = re.compile(r"(?=\b(\w+ \w+))")  # of words that follow each other
 
@@ -133,29 +134,7 @@ def test_a_document_needs_none_before_it(cache):
     assert world("40", 1).fingerprint != world("40", 0).fingerprint == world("40", 0).manifest()["fingerprint"]
 
 
-OWN = """
-[people]
-first = ["Ada", "Bob", "Cy", "Dee"]
-last = ["Fox", "Hart", "Lamb", "Pike"]
-
-[sizes.c]
-core = 10
-later = 2
-unknown = 4
-exposures = 3
-
-[tables]
-color = ["red", "green", "blue"]
-age = { from = 20, to = 60 }
-
-[attributes.color]
-statements = ["{name} likes {color}.", "{name} wears {color}."]
-questions = ["What does {name} like?", "What does {name} wear?", "Which color is that of {name}?"]
-
-[attributes.age]
-statements = ["{name} is {age}."]
-questions = ["How old is {name}?", "What is the age of {name}?", "How long has {name} lived?"]
-"""
+OWN = "\n" + re.search(r"^```toml\n(.*?)^```$", (ROOT / "docs/world.md").read_text(), re.S | re.M)[1]
 
 
 def test_a_world_of_ones_own(cache, tmp_path):
@@ -223,7 +202,7 @@ def test_what_is_wrong_with_a_file_is_named(old, new, message, tmp_path):
         ("world:biographies?era=9", "era=9: expected all, or .* 0 to 7"),
         ("world:questions?people=laters", "people = 'laters': expected one of .*'later'"),
         ("world:questions?attributes=town", "attributes=town: expected of city"),
-        ("world:questions?templates=6", "templates=6: expected numbers from 0 to 5"),
+        ("world:questions?templates=6", "templates=6: expected tuned, held_out, all, or numbers from 0 to 5"),
         ("world:questions?people=unknown&era=2", "nothing is new in an era"),
         ("world:questions?split=test", "the split test alone, and nothing to train on"),
         ("world:biographies?tables=/nowhere.toml", "/nowhere.toml: cannot be read"),

@@ -13,7 +13,7 @@ from ptft_jax.data.options import TokenizerOptions
 from ptft_jax.data.tokenizers import alike, sentencepiece_model, settings, tiktoken_ranks
 from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE, Tokenizer
 from ptft_jax.data.tokenizers.byte import ByteTokenizer
-from ptft_jax.data.tokenizers.fitting import Texts, train_bpe
+from ptft_jax.data.tokenizers.fitting import Texts, train_bpe, train_words
 from ptft_jax.data.tokenizers.huggingface import HuggingFaceTokenizer
 from ptft_jax.data.tokenizers.sentencepiece_model import SentencePieceTokenizer
 from ptft_jax.data.tokenizers.tiktoken_ranks import TiktokenTokenizer
@@ -37,6 +37,7 @@ __all__ = [
     "from_files",
     "stored",
     "train_bpe",
+    "train_words",
     "with_tokens",
 ]
 
@@ -159,6 +160,8 @@ def build(
         tokenizer = ByteTokenizer()
     elif kind == "bpe":
         tokenizer = train_bpe(train_texts(), config.vocab_size)
+    elif kind == "words":
+        tokenizer = train_words(train_texts(), config.vocab_size)
     else:
         tokenizer = from_file(pathlib.Path(config.path).expanduser())
     if parent and not alike.same(tokenizer, parent):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -61,6 +62,32 @@ def train_bpe(texts: Texts | Sequence[str], vocab_size: int) -> HuggingFaceToken
         found = tokenizer.get_vocab_size()
         if found != vocab_size:
             raise UserError(f"config.tokenizer.vocab_size = {vocab_size}: the training text gives only {found} tokens")
+        cache.write_atomic(path, lambda temporary: temporary.write_text(tokenizer.to_str(), encoding="utf-8"), made_of)
+    return HuggingFaceTokenizer({FILE: path.read_bytes()}, str(path))
+
+
+def train_words(texts: Texts | Sequence[str], vocab_size: int) -> HuggingFaceTokenizer:
+    """The words of the texts as tokens, each with the space before it: the most frequent ones, as many as `vocab_size` ids have place for
+    beside 256 bytes, which spell all others. It is a byte-level BPE without merges that takes words whole. Cached as `train_bpe`."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers
+
+    of = ("words-1", *texts) if isinstance(texts, Sequence) else ("words-of-1", *texts.identity)
+    key = cache.digest(of[0], tokenizers.__version__, str(vocab_size), *of[1:])
+    path = cache.root() / "tokenizers" / key / FILE
+    made_of = f"words of {'texts' if isinstance(texts, Sequence) else texts.origin}"
+    if not cache.used(path, made_of):
+        cut = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        counts: collections.Counter[str] = collections.Counter()
+        for text in _parts(texts):
+            counts.update(word for word, _ in cut.pre_tokenize_str(text))
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        words = sorted((word for word in counts if len(word) > 1), key=lambda word: (-counts[word], word))
+        tokens = [END_OF_TEXT, *alphabet, *words[: vocab_size - len(alphabet) - 1]]
+        model = models.BPE({token: n for n, token in enumerate(tokens)}, [], ignore_merges=True)
+        tokenizer = tokenizers.Tokenizer(model)
+        tokenizer.pre_tokenizer, tokenizer.decoder = cut, decoders.ByteLevel()
+        tokenizer.add_special_tokens([END_OF_TEXT])
         cache.write_atomic(path, lambda temporary: temporary.write_text(tokenizer.to_str(), encoding="utf-8"), made_of)
     return HuggingFaceTokenizer({FILE: path.read_bytes()}, str(path))
 
