@@ -84,7 +84,7 @@ def _config(way: str, era: int, seed: int, size: str) -> Any:
     config.tune.method, config.eval.parent_data = "full", False
     if way in WEIGHTS and era > 0:  # which asks what mattered to what the parent was trained on
         config.eval.parent_data = True
-        config.tune.ewc.update(weight=WEIGHTS[way], rows=16, draws=32)  # a model that is sure needs many draws
+        config.tune.ewc.update(weight=WEIGHTS[way], rows=8, draws=64)  # a model that is sure needs many draws
     return config
 
 
