@@ -6,10 +6,18 @@ BIN := $(VENV)/bin
 # One stamp an environment: rebuilt only when what it holds changes, or another interpreter is asked for.
 WHICH := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-.PHONY: demo test test-heavy test-full live bench beam trackers clusters lint docs models-table install clean check-python
+# The experiments in earnest, in runs/NAME: about 3 hours on two CPU cores, an estimate. What
+# is finished is not carried out again. EXPERIMENTS="rates stages" makes some of them.
+EXPERIMENTS ?= rates schedules stages data_efficiency continual scaling safety constitution arithmetic_rl transfer methods
+SEEDS ?= 3
+
+.PHONY: demo experiments test test-heavy test-full live bench beam trackers clusters lint docs models-table install clean check-python
 
 demo: $(VENV)/.installed-$(WHICH)
 	$(BIN)/python -m experiments.transfer --out=runs/demo
+
+experiments: $(VENV)/.installed-$(WHICH)
+	for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name --out=runs/$$name --seeds=$(SEEDS) || exit 1; done
 
 test: $(VENV)/.test-$(WHICH)
 	$(BIN)/python -m pytest tests -m "not slow and not live and not heavy" -n 2 --dist worksteal -q

@@ -58,6 +58,23 @@ def _larger(smaller: Sequence[float], larger: Sequence[float]) -> str:
     return UNSHOWN if gap == 0 or abs(gap) < spread else HOLDS if gap > 0 else FAILS
 
 
+def more(what: str, rival: Sequence[float], values: Sequence[float], gain: float) -> Part:
+    """Whether the mean is above that of a rival by `gain`, and by three times the larger spread; where it is below that by as much, it
+    does not hold."""
+    above, spread = statistics.mean(values) - statistics.mean(rival), SPREADS * _spread(rival, values)
+    verdict = HOLDS if above >= max(gain, spread) else FAILS if above < gain - spread else UNSHOWN
+    return Part(f"{what} higher by {gain:g}", f"{figure(values)} against {figure(rival)}", verdict)
+
+
+def rising(what: str, groups: Sequence[Sequence[float]]) -> Part:
+    """Whether the mean rises from the first group to the last by three times the largest spread, and nowhere falls by more than that."""
+    means = [statistics.mean(values) for values in groups]
+    spread = SPREADS * _spread(*groups)
+    falls = any(after < before - spread for before, after in zip(means, means[1:]))
+    verdict = FAILS if falls else HOLDS if means[-1] - means[0] > spread else UNSHOWN
+    return Part(f"{what} rises", " ".join(f"{mean:.3f}" for mean in means), verdict)
+
+
 def claim(said: str, *parts: Part) -> dict[str, str]:
     """A row: "claim", "criterion", "numbers", "verdict". It holds where every part does; a part that does not hold decides."""
     verdicts = [part.verdict for part in parts]
@@ -99,6 +116,7 @@ def main(
     names: Mapping[str, tuple[str, str]],
     declared: Callable[[pathlib.Path, str, int], Any],
     claims: Callable[[Measured], list[dict[str, str]]],
+    figures: Callable[[Measured], list[str]] | None = None,
 ) -> int:
     """Carries an experiment out and writes what came of it; its exit status.
 
@@ -107,6 +125,7 @@ def main(
       names: as of `by_seed`.
       declared: gives the graph, of (the folder for its data, the size, seeds).
       claims: gives the rows of `claim`.
+      figures: gives the page's, as <svg>; None = of each measure the dots of all ways.
     """
     from ptft_jax.reporting import plots  # noqa: F401  # needs an extra: said before anything is trained
     from ptft_jax.reporting.progress import Reporter
@@ -119,7 +138,7 @@ def main(
     measured = by_seed(found, tuple(labels), names, args.seeds)
     seconds = sum(row["seconds"] for row in found.values() if "seconds" in row)
     said = lead.format(seeds=args.seeds)
-    write(folder, title, said, labels, measured, claims(measured), reporter, seconds=seconds)
+    write(folder, title, said, labels, measured, claims(measured), reporter, seconds=seconds, figures=figures)
     return 0
 
 
@@ -160,11 +179,11 @@ def write(
     reporter: Any,
     *,
     seconds: float,
+    figures: Callable[[Measured], list[str]] | None = None,
 ) -> None:
     """results.json, report.html and report.md, and the tables on the terminal. `seconds`: of all runs."""
     from ptft_jax import environment
     from ptft_jax.experiments.results import markdown
-    from ptft_jax.reporting import plots
     from ptft_jax.reporting.page import Page
     from ptft_jax.runs.files import write_json, write_text
 
@@ -185,9 +204,23 @@ def write(
         "What does not hold is a result, too."
     )
     page.table(list(claims), prose=True)
-    for what in next(iter(measured.values())):
-        page.figure(plots.dots({labels[way]: row[what] for way, row in measured.items()}, title=what, x="each seed"))
+    for figure in (figures or dots(labels))(measured):
+        page.figure(figure)
     page.write(folder / "report.html", scripts.footer(results))
     reporter.table("measured", table)
     reporter.table("claims", list(claims))
     print(f"report: {folder / 'report.html'}")
+
+
+def dots(labels: Mapping[str, str]) -> Callable[[Measured], list[str]]:
+    """Gives a figure per measure, of all ways' seeds."""
+    from ptft_jax.reporting import plots
+
+    def drawn(measured: Measured) -> list[str]:
+        names = next(iter(measured.values()))
+        return [
+            plots.dots({labels[way]: row[what] for way, row in measured.items()}, title=what, x="each seed")
+            for what in names
+        ]
+
+    return drawn

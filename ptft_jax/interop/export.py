@@ -17,7 +17,7 @@ from ptft_jax.adapters.base import is_added
 from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
-from ptft_jax.interop import card, families, labels, layouts, padding, tokenizer_files
+from ptft_jax.interop import card, families, labels, layouts, mup, padding, tokenizer_files
 from ptft_jax.interop.archive import INDEX, WEIGHTS
 from ptft_jax.interop.config_reader import Fields
 from ptft_jax.interop.names import Model, groups
@@ -60,7 +60,8 @@ class Exported:
         template: str = "",
         last: Sequence[int] = (),
     ):
-        self.params, self.fields, self.chain = flatten(params), families.canonical(fields), chain
+        self.params, fields = mup.folded(flatten(params), fields)
+        self.fields, self.chain = families.canonical(fields), chain
         self.classes = class_names.filled(class_names.known(classes), self.fields["classes"])
         self.tokenizer, self.template, self.plugins = tokenizer, template, tuple(plugins)
         self._last, self.note = tuple(last), ""

@@ -56,11 +56,11 @@ class Attention(nnx.Module):
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
         self.spec = spec
         inner, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-        residual_std = spec.init_std / (2 * spec.layers) ** 0.5
+        residual_std = spec.hidden_std / (2 * spec.layers) ** 0.5
         bias = "qkv" in spec.biases
-        self.query = Linear(spec.width, inner, spec, rngs, bias=bias, std=spec.init_std)
-        self.key = Linear(spec.width, kv, spec, rngs, bias=bias, std=spec.init_std)
-        self.value = Linear(spec.width, kv, spec, rngs, bias=bias, std=spec.init_std)
+        self.query = Linear(spec.width, inner, spec, rngs, bias=bias, std=spec.hidden_std)
+        self.key = Linear(spec.width, kv, spec, rngs, bias=bias, std=spec.hidden_std)
+        self.value = Linear(spec.width, kv, spec, rngs, bias=bias, std=spec.hidden_std)
         self.out = Linear(inner, spec.width, spec, rngs, bias="out" in spec.biases, std=residual_std)
         # Over each head (Qwen 3, Gemma 3), or over all heads at once (OLMo 2).
         sizes = {"head": (spec.head_dim, spec.head_dim), "all": (inner, kv)}.get(spec.query_key_norm)
@@ -97,7 +97,7 @@ class Attention(nnx.Module):
     @property
     def scale(self) -> float:
         """The factor on scores."""
-        return self.spec.attention_scale or self.spec.head_dim**-0.5
+        return self.spec.score_scale
 
     def keys_and_values(self, x_BTD: jax.Array, per_row: PerRow | None = None) -> tuple[jax.Array, jax.Array]:
         """Each [B, T, K, H], before rotation."""

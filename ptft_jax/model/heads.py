@@ -18,12 +18,12 @@ class MaskedHead(nnx.Module):
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
         self.activation = spec.activation
-        self.dense = Linear(spec.width, spec.width, spec, rngs, bias=True, std=spec.init_std)
+        self.dense = Linear(spec.width, spec.width, spec, rngs, bias=True, std=spec.hidden_std)
         self.norm = Norm(spec)
         self.scores = (
             None
             if spec.tied
-            else Linear(spec.width, spec.vocab_size, spec, rngs, bias=False, std=spec.init_std, scores=True)
+            else Linear(spec.width, spec.vocab_size, spec, rngs, bias=False, std=spec.output_std, scores=True)
         )
         self.bias = nnx.Param(jnp.zeros((spec.vocab_size,), jnp.dtype(spec.param_dtype)))
 
@@ -46,7 +46,8 @@ class ClassHead(nnx.Module):
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
         def linear(size_out: int, scores: bool) -> Linear:
             bias = not (scores and spec.reads_last)
-            return Linear(spec.width, size_out, spec, rngs, bias=bias, std=spec.init_std, scores=scores)
+            std = spec.output_std if scores else spec.hidden_std
+            return Linear(spec.width, size_out, spec, rngs, bias=bias, std=std, scores=scores)
 
         self.hidden = linear(spec.width, False) if spec.class_hidden else None
         self.classes = linear(spec.classes, True)
@@ -71,7 +72,7 @@ def build(spec: ModelSpec, rngs: nnx.Rngs) -> Linear | MaskedHead | ClassHead | 
         return MaskedHead(spec, rngs)
     if spec.tied:
         return None
-    return Linear(spec.width, spec.vocab_size, spec, rngs, bias=False, std=spec.init_std, scores=True)
+    return Linear(spec.width, spec.vocab_size, spec, rngs, bias=False, std=spec.output_std, scores=True)
 
 
 def value(spec: ModelSpec, rngs: nnx.Rngs) -> Linear:

@@ -169,6 +169,7 @@ class Embedding(nnx.Module):
         self.dtype = jnp.dtype(spec.dtype)
         self.embedding = nnx.Param(init(rngs.params(), (rows, spec.width), jnp.dtype(spec.param_dtype)))
         self.adapter: TableAdapter | None = None
+        self.output_ratio = spec.width_ratio
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """The vectors [..., D] of ids int [...]."""
@@ -180,7 +181,8 @@ class Embedding(nnx.Module):
 
     def scores(self, x_BTD: jax.Array) -> jax.Array:
         """x times every row, float32 [B, T, rows]: what a tied head makes of the table (Press & Wolf 2016)."""
-        return self.plain_scores(x_BTD) if self.adapter is None else self.adapter.scores(self, x_BTD)
+        y = self.plain_scores(x_BTD) if self.adapter is None else self.adapter.scores(self, x_BTD)
+        return y if self.output_ratio == 1 else y / self.output_ratio  # of muP: see ModelSpec.output_std
 
     def plain_scores(self, x_BTD: jax.Array) -> jax.Array:
         """The scores without the adapter."""
@@ -198,11 +200,13 @@ class MLP(nnx.Module):
     """
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        residual_std = spec.init_std / (2 * spec.layers) ** 0.5
+        residual_std = spec.hidden_std / (2 * spec.layers) ** 0.5
         self.activation = spec.activation
         bias = "mlp" in spec.biases
-        self.gate = Linear(spec.width, spec.mlp_width, spec, rngs, bias=bias, std=spec.init_std) if spec.gated else None
-        self.up = Linear(spec.width, spec.mlp_width, spec, rngs, bias=bias, std=spec.init_std)
+        self.gate = (
+            Linear(spec.width, spec.mlp_width, spec, rngs, bias=bias, std=spec.hidden_std) if spec.gated else None
+        )
+        self.up = Linear(spec.width, spec.mlp_width, spec, rngs, bias=bias, std=spec.hidden_std)
         self.down = Linear(spec.mlp_width, spec.width, spec, rngs, bias=bias, std=residual_std)
         self.adapter: SublayerAdapter | None = None
 

@@ -79,10 +79,10 @@ class Experts(nnx.Module):
     """The experts' gated MLPs: `gate` and `up` from D to F, `down` from F to D."""
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        residual_std = spec.init_std / (2 * spec.layers) ** 0.5
+        residual_std = spec.hidden_std / (2 * spec.layers) ** 0.5
         self.activation = spec.activation
-        self.gate = ExpertLinear(spec.width, spec.mlp_width, spec, rngs, std=spec.init_std)
-        self.up = ExpertLinear(spec.width, spec.mlp_width, spec, rngs, std=spec.init_std)
+        self.gate = ExpertLinear(spec.width, spec.mlp_width, spec, rngs, std=spec.hidden_std)
+        self.up = ExpertLinear(spec.width, spec.mlp_width, spec, rngs, std=spec.hidden_std)
         self.down = ExpertLinear(spec.mlp_width, spec.width, spec, rngs, std=residual_std)
 
     def __call__(self, routed: Routed) -> jax.Array:
@@ -100,7 +100,7 @@ class MoE(nnx.Module):
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
         self.spec = spec
-        self.router = Linear(spec.width, spec.experts, spec, rngs, bias=False, std=spec.init_std)
+        self.router = Linear(spec.width, spec.experts, spec, rngs, bias=False, std=spec.output_std)
         self.experts = Experts(spec, rngs)
         self.adapter: SublayerAdapter | None = None
 

@@ -97,6 +97,12 @@ class ModelSpec(Options):
     )
     dropout: float = declared(share(0.0, "rate after embedding, attention and MLP"))
     init_std: float = declared(positive(0.02, "standard deviation of initial weights"))
+    mup_base_width: int = declared(
+        natural(0, "width at which muP is the standard parametrization, from which rates carry over; 0 = no muP")
+    )
+    mup_base_head_dim: int = declared(
+        natural(0, "of muP: size of a head at that width; 0 = as it is here, wider models have more heads")
+    )
     dtype: str = declared(one_of("float32", "what is computed in", "float32", "bfloat16"))
     param_dtype: str = declared(
         one_of(
@@ -120,6 +126,29 @@ class ModelSpec(Options):
             head_dim=self.head_dim or self.width // self.heads,
             mlp_width=self.mlp_width or (_gated_width(self.width) if self.gated else 4 * self.width),
         )
+
+    @property
+    def width_ratio(self) -> float:
+        """Times the base width of muP (Yang et al. 2022, "Tensor Programs V", table 8); 1 without muP."""
+        return self.width / self.mup_base_width if self.mup_base_width else 1.0
+
+    @property
+    def hidden_std(self) -> float:
+        """Of the initial weights of what maps a width to a width: variances go with 1 / width in muP."""
+        return self.init_std / self.width_ratio**0.5
+
+    @property
+    def output_std(self) -> float:
+        """Of what maps a width to a fixed size (scores of tokens, classes, experts). In table 8 such weights are as at the base width, and
+        their product is divided by the ratio; weights and rate divided by it are the same under Adam."""
+        return self.init_std / self.width_ratio
+
+    @property
+    def score_scale(self) -> float:
+        """The factor on attention's scores: in muP 1 / head size, not its root, and equal to that at the base's size."""
+        head = self.resolved.head_dim
+        ratio = head / self.mup_base_head_dim if self.mup_base_width and self.mup_base_head_dim else 1.0
+        return (self.attention_scale or head**-0.5) / ratio**0.5
 
     @property
     def reads_last(self) -> bool:
@@ -168,6 +197,7 @@ VALUES = "value_head/.*"
 
 # Settings that mean something only where another one says so.
 _ROTARY = ("rope_theta", "rope_fraction", "rope_scaling", "rope_local_theta")
+_MUP = ("mup_base_head_dim",)
 _CLASSES, _IMAGES = ("classes", "class_hidden"), ("patch_size", "channels", "distillation")
 _EXPERTS, _TOKENS = (
     ("experts_per_token", "normalize_experts"),
@@ -179,6 +209,7 @@ def from_config(model: ModelSpec, vocab_size: int) -> ModelSpec:
     """The spec that `config.model` describes, reading only the settings that matter in it."""
     idle = {"vocab_size"}
     idle |= set() if model.positions == "rotary" else set(_ROTARY)
+    idle |= set() if model.mup_base_width else set(_MUP)
     idle |= set() if model.head == "classes" else set(_CLASSES)
     idle |= set() if model.image_size else set(_IMAGES)
     idle |= set() if model.experts else set(_EXPERTS)
@@ -208,6 +239,7 @@ def contradictions(m: dict[str, Any]) -> list[tuple[str, Any, str]]:
         (m["experts"] == 0 or "mlp" not in m["biases"], "experts", "no 'mlp' in model.biases (experts have none)"),
         (not m["parallel"] or m["norm_placement"] == "pre", "parallel", "model.norm_placement='pre'"),
         (m["head"] != "masked_lm" or not m["causal"], "head", "model.causal=False"),
+        (not m["mup_base_width"] or images or not m["embedding_scale"], "mup_base_width", "0 where model.embedding_scale is True: it grows with the width, which muP's embeddings do not"),
         (scaling is not None, "rope_scaling", "pairs (name, value)"),
         (not images or m["head"] == "classes", "image_size", "model.head='classes'"),
         (not images or m["positions"] == "learned", "image_size", "model.positions='learned'"),

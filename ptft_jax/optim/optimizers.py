@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ptft_jax.optim import units
+from ptft_jax.optim import mup, units
 from ptft_jax.optim.options import OptimizerOptions
 from ptft_jax.optim.pulls import Pulls
 from ptft_jax.params.apart import Apart
@@ -25,11 +25,12 @@ def build(
     *,
     phase: int = 0,
     start_decay: float = 0.0,
+    ratio: float = 0.0,
     gradients: Sequence[optax.GradientTransformation] = (),
     finished: Sequence[optax.GradientTransformation] = (),
     apart: Apart | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """What the method does to gradients -> clip -> direction -> decoupled weight decay, decay to the start ->
+    """What the method does to gradients -> clip -> direction -> muP -> decoupled weight decay, decay to the start ->
     -schedule(step) -> the partition's rates -> what the method does to finished updates.
 
     Reads `config.optimizer`. Everything is over the trainable tree only, so frozen leaves have no moments and do not
@@ -40,6 +41,8 @@ def build(
         phase does not train keeps its moments, and the updates of it mean nothing.
       start_decay: strength of the decay to the start, after the direction: as weight decay in AdamW, with the start in place
         of 0 (`ptft_jax.optim.pulls`). `update` then takes the argument `anchor`.
+      ratio: of muP, the width over the base width: directions of weights that a width goes into are divided by it, and so shares that
+        are decayed do not depend on the width; 0 = no muP.
       gradients, finished: see `ptft_jax.adapters.base.Updates`.
       apart: which leaves hold several adapters, each clipped and directed by itself.
     """
@@ -49,6 +52,8 @@ def build(
     groups = {leaf.path: leaf.phases for leaf in partition.leaves if leaf.trains}
     direction = _direction(config, apart)
     chain.append(_by_phases(direction, groups, phase) if any(len(g) > 1 for g in groups.values()) else direction)
+    if ratio:
+        chain.append(mup.divide(mup.divisors(config.name, partition, ratio)))
     rates = partition.multipliers()
     shares = partition.choose(config.decay_rules, "optimizer.decay_rules") if config.weight_decay > 0 else {}
     decay = jax.tree.map(lambda share: config.weight_decay * share, shares) or jax.tree.map(lambda _: 0.0, rates)

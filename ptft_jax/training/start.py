@@ -201,7 +201,7 @@ class Start:
             plain |= {p: jnp.asarray(a, plain[p].dtype) for p, a in replaced.items()}
             if new_rows:
                 old, own = unflatten(plain), jax.random.fold_in(key, 1)
-                plain = flatten(vocabulary.grow(old, known, spec.vocab_size, new_rows, spec.init_std, own))
+                plain = flatten(vocabulary.grow(old, known, spec.vocab_size, new_rows, spec, own))
             if fresh:
                 plain |= {p: a for p, a in flatten(trainer.plain_maker.init(key)).items() if matches(fresh, p)}
             whole = flatten(trainer.maker.init(key, unflatten(self.as_kept(plain))))

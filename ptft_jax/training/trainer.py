@@ -282,9 +282,16 @@ class Trainer(Compiled):
         own = Updates() if self.adapter is None else self.adapter.updates(partition, c.training.steps)
         apart = multi_adapter.apart(self.adapter, partition)
 
+        spec = self.model.spec
+        ratio = spec.width_ratio if spec.mup_base_width else 0.0
+        if ratio not in (0, 1):
+            self.notes.append(
+                f"muP: updates of kernels that the width goes into are divided by {ratio:g} (model.mup_base_width)"
+            )
+
         def step(phase: int) -> Step:
             pull = self.regularization.start_decay
-            options = dict(phase=phase, start_decay=pull, apart=apart, **own._asdict())
+            options = dict(phase=phase, start_decay=pull, apart=apart, ratio=ratio, **own._asdict())
             return Step(
                 self.model,
                 self.objective,

@@ -123,6 +123,11 @@ def adapter(
     if source.adapter is None:
         raise UserError(f"--to=peft: {source.name} has no adapter; export the whole model by --to=hf")
     fields, chain, tokenizer, _ = _facts(source)
+    if fields.get("mup_base_width"):
+        raise UserError(
+            f"--to=peft: {source.name} has model.mup_base_width = {fields['mup_base_width']}, whose factors PEFT's bases do not have; export "
+            "the whole model by --to=hf, which puts them into its weights"
+        )
     named, _ = families.of(fields, chain[1:], family, (*source.config.plugins, *plugins))
     origin = chain[1].get("reference", "") if len(chain) > 1 else ""
     if not base and not origin.startswith("hf:"):
