@@ -116,7 +116,7 @@ def test_setup_finds_what_it_reads_and_ships_what_is_no_module():
     for name in re.findall(r'HERE / "(.*?)"', text):
         assert (ROOT / name).is_file() and (name in by_itself or name in shipped), name
     assert all((ROOT / name).is_file() for name in shipped[1:])
-    data = ast.literal_eval(re.search(r"package_data=(\{.*?\})", text)[1])
+    data = ast.literal_eval(re.search(r"package_data=(\{.*?\})", text, re.DOTALL)[1])
     patterns = [ROOT / package.replace(".", "/") / pattern for package, names in data.items() for pattern in names]
     found = {file for pattern in patterns for file in pattern.parent.glob(pattern.name)}
     there = {p for p in (ROOT / "ptft_jax").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -127,6 +127,16 @@ REMAT = {
 }
 
 
+class Layout(Protocol):
+    """How arrays are spread over a mesh; hashable."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Activations [B, ...] as they are at block edges."""
+
+    def whole(self, params: Params) -> Params:
+        """Parameters as they are used."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Transformer:
     """The model as pure functions. Two with equal fields are equal, so compiled programs are shared.
@@ -134,14 +144,13 @@ class Transformer:
     Attributes:
       spec: sizes and choices.
       adapt: what fills `adapter` and `prefix` slots, or None; what it adds has its parameters in the same dict.
-      constrain: None, or a hashable callable applied to activations [B, ...] at block edges, which pins how they
-        are spread over a mesh.
+      constrain: None, or what pins how activations and parameters are spread over a mesh.
       value_head: whether it has a head for values beside that for tokens (`ptft_jax.model.heads.value`).
     """
 
     spec: ModelSpec
     adapt: Adapt | None = None
-    constrain: Callable[[jax.Array], jax.Array] | None = None
+    constrain: Layout | None = None
     value_head: bool = False
 
     @property
