@@ -24,7 +24,7 @@ _REFERENCE = re.compile(r"((?:[a-z_]+:)?)node:([^@#/?]*)(.*)", re.DOTALL)
 KINDS = ("run", "merge", "evaluation", "call")
 _LONG = 150  # letters of a name, which is a folder's
 # Settings of a run that may name a node: those that name a run, a file, a folder or data.
-_MAY_NAME = (*meant.SETTINGS, "eval.answers.source")
+_MAY_NAME = (*meant.SETTINGS, "eval.answers.source", "eval.behavior.source", "eval.behavior.also")
 
 
 @dataclasses.dataclass(frozen=True)
