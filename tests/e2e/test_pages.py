@@ -65,7 +65,7 @@ def test_behavior(tmp_path):
     _, _, compared, shown, own = carry_out("behavior", tmp_path)
     run = summary(tmp_path, "cities")
     assert run["selected"]["metric"] == "behavior/options/accuracy" and "behavior/recall/accuracy" in run["after"]
-    compared = json.JSONDecoder().raw_decode(compared[compared.index("\n{") :].strip())[0]
+    compared = json.loads(compared[compared.index("{\n") :])
     assert [len(r["run"].split("@")) for r in compared["runs"]] == [2, 1] and compared["asked"]["known"] == 52
     found = json.loads((tmp_path / "behavior.json").read_text())
     assert [r["values"] for r in found["runs"]] == [r["values"] for r in compared["runs"]]
