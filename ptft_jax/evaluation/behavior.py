@@ -224,6 +224,8 @@ def _tasks(config: configs.Section) -> dict[str, Behavior]:
 
 def _read(data: Any, sources: Sequence[str], split: str, most: int) -> tuple[str, list[Question], int]:
     """(the split of the first source, the first questions of each, how many records all have). Raises UserError."""
+    if twice := [source for source in sources if sources.count(source) > 1]:
+        raise UserError(f"config.{FIELD}.also: {twice[0]!r} is there twice: each question would count twice")
     splits, found, total = [], {}, 0
     for source in sources:
         of, rows = _records(data, source, split)

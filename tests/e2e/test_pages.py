@@ -70,7 +70,8 @@ def test_behavior(tmp_path):
     found = json.loads((tmp_path / "behavior.json").read_text())
     assert [r["values"] for r in found["runs"]] == [r["values"] for r in compared["runs"]]
     assert found["runs"][0]["details"]["groups"]["level"] == 0.9
-    assert (tmp_path / "behavior.html").read_text().count("<svg") >= 6
+    # Risk and coverage, two of reliability, how sure, by group; the questions name no templates.
+    assert (tmp_path / "behavior.html").read_text().count("<svg") == 5
     assert len((tmp_path / "said.jsonl").read_text().splitlines()) == 2 * 52
     assert "Where does P3 live?  [runs/tuned]" in shown and "<svg" in (tmp_path / "next.html").read_text()
     assert '"behavior/wordy/wordy"' in own

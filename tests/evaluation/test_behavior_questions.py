@@ -123,3 +123,13 @@ def test_each_task_takes_its_own(tmp_path, cache):
     found = tasks(tmp_path, names, *rows, max_new_tokens=4)
     assert {name: len(asked) for name, asked in found.asked.items()} == {"recall": 4, "known": 5, "shares": 1, "minimal_pairs": 1, "dates": 4}  # fmt: skip
     assert "behavior/recall/accuracy" in found.names and "recall of 4, known of 5" in found.notes[0]
+
+
+def test_several_sources(tmp_path, cache):
+    """Each question once, and none lost, whatever their places are called."""
+    (tmp_path / "more.jsonl").write_text(json.dumps(Q | {"kind": "unknown"}) + "\n")
+    also = f"jsonl:{tmp_path}/more.jsonl"
+    found = tasks(tmp_path, ("known",), A, B, also=(also,), max_new_tokens=4)
+    assert len(found.asked["known"]) == found.total == 3
+    with pytest.raises(UserError, match="config.eval.behavior.also: .*more.jsonl' is there twice"):
+        tasks(tmp_path, ("known",), A, B, also=(also, also), max_new_tokens=4)
