@@ -54,7 +54,7 @@ class Shares(Behavior):
     def measured(self, questions: Sequence[Question], seen: Observed) -> Measured:
         pairs = [(q.shares, seen.probabilities(q).tolist()) for q in questions]
         values = {
-            "kl": float(np.mean([divergence(*pair) for pair in pairs])),
+            "kl": float(np.mean([divergence(q.shares, seen.options(q)) for q in questions])),
             "total_variation": float(np.mean([total_variation(*pair) for pair in pairs])),
         }
         points = [[share, p] for shares, found in pairs for share, p in zip(shares, found)]

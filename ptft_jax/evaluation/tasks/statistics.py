@@ -115,9 +115,13 @@ def bootstrap_gap(groups: Sequence[Sequence[float]], level: float, resamples: in
     return float(found[0]), float(found[1])
 
 
-def divergence(true: Sequence[float], model: Sequence[float]) -> float:
-    """KL(true || model) in nats (Kullback & Leibler 1951); infinite where the model has none of what there is."""
-    return sum((t * (math.log(t) - math.log(m)) if m else math.inf) for t, m in zip(true, model, strict=True) if t)
+def divergence(true: Sequence[float], log_probs: Sequence[float]) -> float:
+    """KL(true || model) in nats (Kullback & Leibler 1951), the model's options having these log-probabilities, of which only differences
+    count."""
+    logs = np.asarray(log_probs, np.float64)
+    logs = logs - logs.max()  # probabilities themselves could be too small to be told from 0
+    logs = logs - math.log(np.exp(logs).sum())
+    return float(sum(t * (math.log(t) - log_p) for t, log_p in zip(true, logs.tolist(), strict=True) if t))
 
 
 def total_variation(true: Sequence[float], model: Sequence[float]) -> float:
