@@ -12,6 +12,8 @@ VERBS = {
     "config": "show recipes, configs and settings: --list, --config=NAME[:ARG] or --fields",
     "eval": "measure a run on data: --run=DIR[@STEP] --data=SOURCE",
     "data": "prepare data and look at them: ptft data prepare|show|stats",
+    "behavior": "what a run does with questions, before and after: --run=DIR --tasks=recall,known --data=SOURCE",
+    "next": 'which words a run expects next: --run=DIR [--run=DIR ...] "The cat sat on the"',
     "generate": "continue a text: --run=DIR[@STEP] --prompt=TEXT",
     "chat": "talk with a model: --run=DIR[@STEP] [--message=TEXT]",
     "feedback": "data that a run makes of its own answers, by principles: --run=DIR --data=SOURCE --principles=FILE --out=DIR",

@@ -1,5 +1,6 @@
 """The config tree: what is wrong is named, before anything is compiled; what is declared is read."""
 
+import json
 import shutil
 
 import pytest
@@ -95,6 +96,13 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     answers = tmp_path / "answers.jsonl"
     row = '{{"prompt": "ask {}", "completion": "{}", "tests": "assert made"}}\n'
     answers.write_text("".join(row.format(i, i % 2) for i in range(90)))
+    questions, asked = tmp_path / "questions.jsonl", {"options": ["x", "y"], "date": "2024", "template": 1}
+    rows = [
+        {**asked, "question": f"{i}?", "answer": i % 2, "group": "ab"[i // 2 % 2], "paraphrase_of": i // 2}
+        for i in range(8)
+    ]
+    rows += [{"question": "?", "kind": "unknown"}, {"prompt": "!", "kind": "harmful"}]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
     schema = tmp_path / "schema.json"
     schema.write_text("{}")
     pairs = tmp_path / "pairs.jsonl"
@@ -190,6 +198,22 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "rewards__regex__pattern": "[0-9]",
             "rewards__json_schema__schema": str(schema),
             "rewards__combined__parts": (("exact", 1.0),),
+        },
+        {
+            "data__source": f"jsonl:{answers}",
+            "model__max_length": 64,
+            "eval__behavior__source": f"jsonl:{questions}",
+            "eval__behavior__tasks": (
+                "extraction",
+                "known",
+                "calibration",
+                "dates",
+                "paraphrases",
+                "groups",
+                "styles",
+                "probe",
+            ),
+            "eval__behavior__max_new_tokens": 4,
         },
         {"objective__name": "span_corruption", "tokenizer__add": tuple(f"<extra_id_{i}>" for i in range(4))},
         reward,

@@ -50,11 +50,19 @@ def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         values["data.source"],
         values["eval.source"],
         values["eval.answers.source"],
+        values["eval.behavior.source"],
+        *values["eval.behavior.also"],
         *(source for source, _ in values["data.mixture"]),
     )
     for source in sources:
         yield "SOURCES", source.partition(":")[0]
-    rewarding = (*values["eval.answers.verifiers"], *values["objective.policy.verifiers"])
+    for task in values["eval.behavior.tasks"]:
+        yield "TASKS", task
+    rewarding = (
+        *values["eval.answers.verifiers"],
+        *values["objective.policy.verifiers"],
+        *values["eval.behavior.styles.verifiers"],
+    )
     for verifier in (*rewarding, *(name for name, _ in values["rewards.combined.parts"])):
         yield "VERIFIERS", verifier
     yield "METRICS", values["select.metric"].rpartition("/")[2].removeprefix(RAW)

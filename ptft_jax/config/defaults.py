@@ -56,7 +56,7 @@ def _defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
 @functools.cache
 def tree_of(plugins: tuple[str, ...]) -> Mapping[str, Any]:
     """The whole tree of settings: the package's own, and those of plugins: `objective.FIELD`,
-    `tune.METHOD.FIELD` and `rewards.VERIFIER.FIELD`.
+    `tune.METHOD.FIELD`, `rewards.VERIFIER.FIELD` and `eval.behavior.TASK.FIELD`.
 
     Raises:
       UserError: see `ptft_jax.config.plugins.tables`; or a plugin's setting has a name that is taken.
@@ -67,6 +67,9 @@ def tree_of(plugins: tuple[str, ...]) -> Mapping[str, Any]:
     own = TREE["rewards"]
     added = {name: spec.fields for name, spec in known.verifiers.items() if spec.fields and name not in own}
     rewards = {**own, **added} if added else own
+    evaluation, behavior = TREE["eval"], TREE["eval"]["behavior"]
+    if measured := {name: task.fields for name, task in known.tasks.items() if task.fields and name not in behavior}:
+        evaluation = {**evaluation, "behavior": {**behavior, **measured}}
     for name, spec in known.objectives.items():
         for field, declared in spec.fields.items():
             if objective.setdefault(field, declared) != declared:
@@ -79,7 +82,7 @@ def tree_of(plugins: tuple[str, ...]) -> Mapping[str, Any]:
                 f"config.plugins: METHODS[{name!r}]: config.tune.{name} is another setting; name it otherwise"
             )
     objective["name"] = dataclasses.replace(objective["name"], choices=tuple(known.objectives))
-    return {**TREE, "objective": objective, "tune": tune, "rewards": rewards}
+    return {**TREE, "objective": objective, "tune": tune, "rewards": rewards, "eval": evaluation}
 
 
 def fields(tree: Mapping[str, Any] = TREE, prefix: str = "") -> Iterator[tuple[str, Field]]:

@@ -20,6 +20,8 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ptft_jax.config.behaviors import TASKS, TaskSpec
+from ptft_jax.config.behaviors import is_taken as is_setting
 from ptft_jax.config.families import FAMILIES, FamilySpec
 from ptft_jax.config.field import Field
 from ptft_jax.config.methods import METHODS, MethodSpec
@@ -48,6 +50,7 @@ _SPECS = {
     "FAMILIES": FamilySpec,
     "VERIFIERS": VerifierSpec,
     "TRACKERS": TrackerSpec,
+    "TASKS": TaskSpec,
 }
 
 
@@ -61,6 +64,7 @@ class Tables(NamedTuple):
     families: Mapping[str, FamilySpec]
     verifiers: Mapping[str, VerifierSpec]
     trackers: Mapping[str, TrackerSpec]
+    tasks: Mapping[str, TaskSpec]
     owners: Mapping[tuple[str, str], str]
 
 
@@ -71,7 +75,7 @@ def tables(plugins: tuple[str, ...] = ()) -> Tables:
     Raises:
       UserError: a module that is not there, cannot be imported, or has no tables; a name that two of them have.
     """
-    built_in = (OBJECTIVES, METHODS, SOURCES, METRICS, FAMILIES, VERIFIERS, TRACKERS)
+    built_in = (OBJECTIVES, METHODS, SOURCES, METRICS, FAMILIES, VERIFIERS, TRACKERS, TASKS)
     joined: dict[str, dict[str, Any]] = {table: dict(entries) for table, entries in zip(_SPECS, built_in)}
     owners: dict[tuple[str, str], str] = {}
     for plugin in plugins:
@@ -91,7 +95,12 @@ def tables(plugins: tuple[str, ...] = ()) -> Tables:
 
 def _is_ours(table: str, name: str) -> bool:
     """Whether a name that is in no table of the package means something there."""
-    taken = {"METHODS": name == "full", "METRICS": is_taken(name), "VERIFIERS": is_own_answer(name)}
+    taken = {
+        "METHODS": name == "full",
+        "METRICS": is_taken(name),
+        "VERIFIERS": is_own_answer(name),
+        "TASKS": is_setting(name),
+    }
     return taken.get(table, False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ptft_jax.config.behaviors import BEHAVIOR, direction_of
 from ptft_jax.config.metrics import METRICS, OWN, RAW, MetricSpec
 from ptft_jax.config.verifiers import OWN_ANSWERS, SPREAD, UNSCORED, is_of_answers
 from ptft_jax.errors import UserError
@@ -15,6 +16,8 @@ AUTO = "auto"
 def known(metric: str, metrics: Mapping[str, MetricSpec] = METRICS) -> str:
     """ "min" or "max": which values of `metric` ("SET/NAME") are better; "" where the metric does not say so. `metrics`: those
     that a config may name (its `tables.metrics`)."""
+    if metric.startswith(BEHAVIOR):
+        return direction_of(metric)
     of, _, name = metric.rpartition("/")
     if is_of_answers(of):  # of scores, larger ones are better
         if name.endswith(SPREAD):

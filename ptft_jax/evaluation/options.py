@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ptft_jax.config.declare import Options, declared, section
 from ptft_jax.config.field import MANY, Field, mass, natural, positive, span, temperature, texts
+from ptft_jax.evaluation.tasks.options import BehaviorOptions
 
 
 class AnswersOptions(Options):
@@ -58,6 +59,7 @@ class EvalOptions(Options):
         texts((), "what every evaluation measures beside the objective's own: metrics of plugins, by name")
     )
     answers: AnswersOptions = section(AnswersOptions)
+    behavior: BehaviorOptions = section(BehaviorOptions)
 
 
 class SamplesOptions(Options):

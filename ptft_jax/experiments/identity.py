@@ -36,6 +36,8 @@ _SOURCES = (
     "data.source",
     "eval.source",
     "eval.answers.source",
+    "eval.behavior.source",
+    "eval.behavior.also",
     "source",
     "data",
 )  # the last two are of other nodes than runs

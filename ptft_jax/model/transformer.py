@@ -259,6 +259,22 @@ class Transformer:
         """
         spec, trunk, inputs = self.spec.resolved, self._trunk(params), Inputs.of(inputs)
         read_BS = inputs.read if spec.reads_last else None
+        x_BTD, (used, _) = self._through(params, trunk, inputs, routing=routing)
+        x_BTD = x_BTD[:, self.virtual_tokens :]
+        if read_BS is not None:
+            x_BTD = jnp.take_along_axis(x_BTD, read_BS[..., None], axis=1)
+        return (x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)), used
+
+    def streams(self, params: Params, inputs: Inputs | jax.Array) -> jax.Array:
+        """The stream [layers + 1, B, T, D] behind the embedding and behind each block, before the final norm; arguments as for `run`."""
+        _, (_, streams) = self._through(params, self._trunk(params), Inputs.of(inputs), keep=True)
+        return streams[:, :, self.virtual_tokens :]
+
+    def _through(
+        self, params: Params, trunk: Trunk, inputs: Inputs, *, routing: bool = False, keep: bool = False
+    ) -> tuple[jax.Array, tuple[Routing | None, Any]]:
+        """What `_stacks` gives of rows, with their learned vectors; where it is to `keep` streams, that behind the embedding is the first."""
+        spec = self.spec.resolved
         per_row = PerRow(inputs.keys, self._numbers(inputs.adapters), self._counted(inputs) if routing else None)
         inputs = self._placed(inputs)
         x_BTD = dropout(trunk.embed(inputs), spec.dropout, per_row, 0)
@@ -269,11 +285,8 @@ class Transformer:
             prefix=None if inputs.prefix is None else (inputs.prefix, inputs.prefix),
         )
         views, prefix = self._views(seen, inputs.placed), _made(trunk.prefix)
-        x_BTD, used = self._stacks(params["blocks"], x_BTD, views, prefix, per_row=per_row)
-        x_BTD = x_BTD[:, self.virtual_tokens :]
-        if read_BS is not None:
-            x_BTD = jnp.take_along_axis(x_BTD, read_BS[..., None], axis=1)
-        return (x_BTD if trunk.final_norm is None else trunk.final_norm(x_BTD)), used
+        y_BTD, (used, kept) = self._stacks(params["blocks"], x_BTD, views, prefix, per_row=per_row, keep=keep)
+        return y_BTD, (used, jnp.concatenate([x_BTD[None], kept]) if keep else None)
 
     def _counted(self, inputs: Inputs) -> jax.Array:
         """Which positions, bool [B, T] with the learned prompt's, hold something of the input."""
@@ -430,9 +443,10 @@ class Transformer:
         prefix: tuple[jax.Array, jax.Array] | None = None,
         *,
         per_row: PerRow,
-    ) -> tuple[jax.Array, Routing | None]:
-        """Runs consecutive stacks of layers, scanned or unrolled; a frozen first stack costs no backward pass. Returns the stream,
-        and how experts were used, None where there are none."""
+        keep: bool = False,
+    ) -> tuple[jax.Array, tuple[Routing | None, Any]]:
+        """Runs consecutive stacks of layers, scanned or unrolled; a frozen first stack costs no backward pass. Returns the stream;
+        how experts were used, None where there are none; and the stream behind each layer [layers, B, T, D] where these are to `keep`."""
         kinds = self.spec.kinds
 
         def runner(view_of: Callable[[jax.Array], View]) -> Callable[[jax.Array, Any], tuple[jax.Array, Any]]:
@@ -443,7 +457,8 @@ class Transformer:
                     keys = jax.vmap(lambda k: jax.random.fold_in(k, 1 + index))(keys)
                 own, view = per_row._replace(keys=keys), view_of(index)._replace(prefix=prefix)
                 y, _, used = nnx.merge(self._definitions[1], self._whole(params))(x, view, per_row=own)
-                return (y if self.constrain is None else self.constrain(y)), used
+                y = y if self.constrain is None else self.constrain(y)
+                return y, (used, y if keep else None)
 
             if self.spec.remat == "none":
                 return layer

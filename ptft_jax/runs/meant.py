@@ -73,6 +73,11 @@ def mixture(entries: Any, folder: str) -> tuple[Any, ...]:
     return tuple((source(name, folder), weight) for name, weight in hashable(entries))
 
 
+def sources(names: Any, folder: str) -> tuple[Any, ...]:
+    """As `source`, of each of several."""
+    return tuple(source(name, folder) for name in hashable(names))
+
+
 # The settings that name files or folders.
 SETTINGS: Mapping[str, Callable[[Any, str], Any]] = {
     "init.from_": parent,
@@ -84,6 +89,8 @@ SETTINGS: Mapping[str, Callable[[Any, str], Any]] = {
     "data.template": template,
     "eval.source": source,
     "eval.answers.source": source,
+    "eval.behavior.source": source,
+    "eval.behavior.also": sources,
     "rewards.json_schema.schema": file,
     "rewards.reward_model.run": parent,
     "rewards.ensemble.runs": parents,

@@ -23,7 +23,7 @@ from ptft_jax.data.feed import Feed, Indexed
 from ptft_jax.data.rows import Rows
 from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError, few, listed, nearest
-from ptft_jax.evaluation import answers, evaluate, measured_sets, previews
+from ptft_jax.evaluation import answers, behavior, evaluate, measured_sets, previews
 from ptft_jax.evaluation.evaluate import Measuring
 from ptft_jax.interop import padding, tokenizer_files
 from ptft_jax.interop.pretrained import Pretrained
@@ -82,6 +82,7 @@ class Run:
       source: the data that forgetting is measured on, or None.
       pinned: the checkpoints of the models that score answers, of a run that has begun (`ptft_jax.training.scorers`).
       answers: questions that it answers at evaluations, or None.
+      behavior: measures of behavior at evaluations (`ptft_jax.evaluation.behavior`), or None.
       eval_batches, test_batches: batches of each set that is evaluated on the way, and once at the end.
     """
 
@@ -124,6 +125,8 @@ class Run:
         pairing.check_samples(c.objective.name, c.samples.prompts, c.tables.objectives)
         asked = c.eval.answers.verifiers
         pairing.check_samples(c.objective.name, asked, c.tables.objectives, "eval.answers.verifiers")
+        tasks = c.eval.behavior.tasks
+        pairing.check_samples(c.objective.name, tasks, c.tables.objectives, "eval.behavior.tasks")
         self.pinned = scorers.pinned(c, self.workdir, moved)
         with clock("data"):
             self._load_data(init["fresh"])
@@ -133,6 +136,7 @@ class Run:
         self.feed: Feed = self.rollouts or Indexed(lambda step: self.batches(start=step))
         built = self.prompts.verifiers if self.prompts else {}
         self.answers = answers.of_run(c, self.trainer.model, self.tokenizer, self.adapters, built, self.pinned)
+        self.behavior = behavior.of_run(c, self.trainer.model, self.tokenizer, self.adapters)
         self.selection = self._selection()
         self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
         self.sampler = previews.build(c, self.trainer.model, self.trainer.partition, self.tokenizer)
@@ -145,7 +149,7 @@ class Run:
             log_every=span(c.log.every),
             answer_every=answers.every(c) if self.answers else 0,
         )
-        notes = (*(self.prompts.notes if self.prompts else ()), *(self.answers.notes if self.answers else ()))
+        notes = [note for part in (self.prompts, self.answers, self.behavior) if part for note in part.notes]
         for note in dict.fromkeys(notes):
             reporter.say(note)
         missing = environment.missing("tensorboard") if c.log.tensorboard else ""
@@ -449,6 +453,7 @@ class Run:
         known = self._names(self.eval_batches)
         if self.answers and not self.config.eval.answers.every:  # else not every evaluation has them
             known += self.answers.names
+        known += self.behavior.names if self.behavior else ()
         return known
 
     def _names(self, sets: Mapping[str, list[Rows]]) -> list[str]:

@@ -15,6 +15,7 @@ from ptft_jax.data import cache, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
 from ptft_jax.evaluation import answers, evaluate
+from ptft_jax.evaluation.behavior import BehaviorSet
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.evaluation.names import SOURCE
 from ptft_jax.objectives import counts
@@ -296,7 +297,7 @@ class Execution:
             workdir=run.workdir,
             program=run.trainer.program,
             feed=run.feed,
-            eval_sets=self._eval_sets(run.eval_batches),
+            eval_sets=[*self._eval_sets(run.eval_batches), *self._behavior()],
             answer=answers.sampler(run.answers, run.trainer.partition, run.config.seed) if run.answers else None,
             selection=run.selection,
             schedule=self.plan,
@@ -317,6 +318,12 @@ class Execution:
         if run.rollouts:
             run.rollouts.check = loop.check_step
         return loop
+
+    def _behavior(self) -> list[BehaviorSet]:
+        run = self.run
+        if run.behavior is None:
+            return []
+        return [BehaviorSet(run.behavior, run.trainer.partition, run.trainer.program.whole)]
 
     def _eval_sets(self, batches: Mapping[str, list[Rows]]) -> list[EvalSet]:
         found = []

@@ -14,6 +14,7 @@ import numpy as np
 
 from ptft_jax.data.feed import Feed
 from ptft_jax.errors import UserError
+from ptft_jax.evaluation.behavior import BehaviorSet
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.evaluation.names import SOURCE
 from ptft_jax.parallel import processes
@@ -69,7 +70,7 @@ class Loop:
         workdir: pathlib.Path,
         program: Program,
         feed: Feed,
-        eval_sets: list[EvalSet],
+        eval_sets: Sequence[EvalSet | BehaviorSet],
         selection: Selection,
         schedule: Schedule,
         checkpoints: Checkpoints,

@@ -86,7 +86,7 @@ def settings(texts: Sequence[str], plugins: Sequence[str]) -> dict[str, dict[str
                 f"--rewards={text}: no verifier {verifier!r}: expected of {', '.join(known)}{nearest(verifier, known)}"
             )
         default = TREE["rewards"].get(verifier, {}).get(setting)
-        rewards.setdefault(verifier, {})[setting] = value if default and default.default == "" else _value(value)
+        rewards.setdefault(verifier, {})[setting] = value if default and default.default == "" else read_value(value)
     return rewards
 
 
@@ -121,7 +121,7 @@ def answers(loaded: Any, questions: Any) -> dict[str, Any]:
     return values
 
 
-def _value(text: str) -> Any:
+def read_value(text: str) -> Any:
     """A value as Python spells it, or else the text."""
     try:
         return ast.literal_eval(text)

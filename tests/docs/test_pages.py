@@ -20,6 +20,7 @@ RUN = {
     "data": None,
     "getting_started": None,
     "answers": None,
+    "behavior": None,
     "chatbot": None,
     "feedback": None,
     "principles": None,

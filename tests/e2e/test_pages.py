@@ -61,6 +61,22 @@ def test_answers(tmp_path):
     assert {"exact", "brief"} <= json.loads(own)["answers"].keys()
 
 
+def test_behavior(tmp_path):
+    _, _, compared, shown, own = carry_out("behavior", tmp_path)
+    run = summary(tmp_path, "cities")
+    assert run["selected"]["metric"] == "behavior/options/accuracy" and "behavior/recall/accuracy" in run["after"]
+    compared = json.loads(compared[compared.index("{\n") :])
+    assert [len(r["run"].split("@")) for r in compared["runs"]] == [2, 1] and compared["asked"]["known"] == 52
+    found = json.loads((tmp_path / "behavior.json").read_text())
+    assert [r["values"] for r in found["runs"]] == [r["values"] for r in compared["runs"]]
+    assert found["runs"][0]["details"]["groups"]["level"] == 0.9
+    # Risk and coverage, two of reliability, how sure, by group; the questions name no templates.
+    assert (tmp_path / "behavior.html").read_text().count("<svg") == 5
+    assert len((tmp_path / "said.jsonl").read_text().splitlines()) == 2 * 52
+    assert "Where does P3 live?  [runs/tuned]" in shown and "<svg" in (tmp_path / "next.html").read_text()
+    assert '"behavior/wordy/wordy"' in own
+
+
 @pytest.mark.slow
 def test_a_chatbot(tmp_path):
     *_, talk, from_python = carry_out("chatbot", tmp_path, until="5. Choosing a rate")

@@ -1,0 +1,1 @@
+"""Measures of behavior: what a model does with questions whose answers are known."""
