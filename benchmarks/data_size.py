@@ -22,16 +22,16 @@ import tempfile
 _OURS = """
 import json, resource, sys, time
 from ptft_jax import config
-from ptft_jax.data import pipeline
+from ptft_jax.data import pipeline, source_splits
 from ptft_jax.data import tokenizers as tok
 settings = config.default()
 settings.data.source = "{reference}"
 settings.tokenizer.update(kind="{kind}", vocab_size=4096)
 c = config.check(settings.to_dict())
 began = time.perf_counter()
-tokenizer = tok.build(c.tokenizer, lambda: pipeline.training_texts(c.data), None)
+tokenizer = tok.build(c.tokenizer, lambda: source_splits.training_texts(c.data), None)
 between = time.perf_counter()
-found = pipeline.tokenized(c.data, "{reference}", "train", tokenizer)
+found = source_splits.tokenized(c.data, "{reference}", "train", tokenizer)
 print(json.dumps([between - began, time.perf_counter() - between, len(found.store.ids)]))
 """
 _THEIRS = """

@@ -111,7 +111,7 @@ def numbered(tokens: Any, head: Head) -> tuple[Any, Head]:
     by these. Data of other kinds are returned as they are.
 
     Args:
-      tokens: of `ptft_jax.data.pipeline.Tokens`.
+      tokens: of `ptft_jax.data.source_splits.Tokens`.
 
     Raises:
       UserError: a name or number that the head has not; names for a head that has none, in an order that nobody gave.

@@ -13,7 +13,7 @@ from ptft_jax import config as configs
 from ptft_jax.config import spans
 from ptft_jax.config.seeds import Use, mixed
 from ptft_jax.config.verifiers import ANSWERS, OWN_ANSWERS, SPREAD, UNSCORED
-from ptft_jax.data import pipeline, records
+from ptft_jax.data import records, trained_on
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.questions import FIELD, Questions, asked
@@ -217,7 +217,7 @@ def of_run(
         return None
     verifiers = chosen(a.verifiers, config, f"{FIELD}.verifiers", built, pinned)
     source, data, kinds = a.source or config.data.source, config.data, config.data.tables.sources
-    trained = {records.identity(name, kinds) for name, _ in pipeline.weighted(data)}
+    trained = {records.identity(name, kinds) for name, _ in trained_on.weighted(data)}
     own = records.identity(source, kinds) in trained | {records.identity(data.source, kinds)}
     if adapters and source not in adapters:
         raise UserError(

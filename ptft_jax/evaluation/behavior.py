@@ -10,7 +10,7 @@ from typing import Any
 from ptft_jax import config as configs
 from ptft_jax.config.behaviors import BEHAVIOR
 from ptft_jax.config.objectives import located
-from ptft_jax.data import pipeline, records, token_folder
+from ptft_jax.data import records, token_folder, trained_on
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.records.table import limit
 from ptft_jax.errors import UserError, nearest
@@ -49,7 +49,7 @@ class Tasks:
         reads_prompt: bool,
         adapter: int | None,
     ):
-        """`config`: whose `eval.behavior` has tasks and a source; `split`: of that, "" = as `ptft_jax.data.pipeline.to_measure` has it. Raises
+        """`config`: whose `eval.behavior` has tasks and a source; `split`: of that, "" = as `ptft_jax.data.source_splits.to_measure` has it. Raises
         UserError."""
         b = config.eval.behavior
         decode.check_writes(model)
@@ -143,7 +143,7 @@ def of_run(
             f"config.{FIELD}.source = {b.source!r}: it has none of config.tune.adapters; choose a source of data.mixture"
         )
     kinds = config.data.tables.sources
-    trained = {records.identity(name, kinds) for name, _ in pipeline.weighted(config.data)}
+    trained = {records.identity(name, kinds) for name, _ in trained_on.weighted(config.data)}
     return Tasks(
         config,
         dataclasses.replace(model, constrain=None),

@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ptft_jax import config as configs
-from ptft_jax.data import batches, builders, class_names, pipeline, records
+from ptft_jax.data import (
+    batches,
+    builders,
+    class_names,
+    filling,
+    overview,
+    records,
+    source_splits,
+    trained_on,
+)
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.class_names import Head
@@ -59,22 +68,22 @@ def sets(
     `head`: the classes that labels are numbered by.
 
     Raises:
-      UserError: as `ptft_jax.data.pipeline.filled`.
+      UserError: as `ptft_jax.data.filling.filled`.
     """
     c = config
 
     def read(data: DataOptions, split: str, adapter: int | None, builder: Builder = builder) -> list[Rows]:
-        read = pipeline.tokenized(data, data.source, split, tokenizer, builder.kinds)
+        read = source_splits.tokenized(data, data.source, split, tokenizer, builder.kinds)
         tokens, _ = class_names.numbered(read, head)
-        found = pipeline.filled(data, tokens, builder, partial=True)
+        found = filling.filled(data, tokens, builder, partial=True)
         if tokens.labels and data.source not in dict(
-            pipeline.weighted(c.data)
+            trained_on.weighted(c.data)
         ):  # of those that are trained on it is said
             reporter.say(f"{split} of {data.source}: {tokens.labels}")
         if found.lost():
             counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in found.lost().items())
             reporter.say(f"{split} of {data.source}: {len(tokens.store):,} examples; {counts}")
-        if said := pipeline.empty_answers(found.empty()):
+        if said := overview.empty_answers(found.empty()):
             reporter.say(f"{split} of {data.source}: {said}")
         size = c.eval.batch_size or c.data.batch_size
         return batches.evaluation(found.rows, batch_size=size, tokens=c.eval.tokens, adapter=adapter)
@@ -101,7 +110,7 @@ def sets(
             ) from e
     if c.data.mixture and c.eval.mixture:
         known = {c.data.source, source.source if source is not None and not numbers else ""}
-        for name, reference in pipeline.labels(c.data).items():
+        for name, reference in trained_on.labels(c.data).items():
             if reference not in known:
                 data = _changed(c, source=reference)
                 validation[f"validation_{name}"] = read(data, "validation", numbers.get(reference))
@@ -116,7 +125,7 @@ def _retained_objective(config: configs.Section, parent: Any, source: DataOption
     learned = parent.config.tables.objectives[parent.config.objective.name]
     if set(learned.kinds) <= set(builder.kinds):
         return None
-    kind = pipeline.kind_of(source, source.source, "validation", learned.kinds)
+    kind = source_splits.kind_of(source, source.source, "validation", learned.kinds)
     if kind in builder.kinds:
         return None
     for ancestor in _lineage(parent):
@@ -134,7 +143,7 @@ def roles(config: configs.Section) -> dict[str, Mapping[str, str]]:
     its name; of a run without several, for ""."""
     if not config.tune.adapters:
         return {"": transfer.ROLES}
-    names = {reference: f"_{name}" for name, reference in pipeline.labels(config.data).items()}
+    names = {reference: f"_{name}" for name, reference in trained_on.labels(config.data).items()}
     names[config.data.source] = ""
     return {
         adapter: {

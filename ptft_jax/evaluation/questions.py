@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptft_jax.data import endings, formats, pipeline, records, token_folder, tokenize
+from ptft_jax.data import endings, formats, records, source_splits, token_folder, tokenize
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError, nearest
@@ -48,7 +48,7 @@ def asked(
 
     Args:
       data: `config.data`, which says how records are read.
-      split: as of `ptft_jax.data.pipeline.to_measure`.
+      split: as of `ptft_jax.data.source_splits.to_measure`.
       most: tokens that the model sees.
       settings: of `settings_of`.
 
@@ -60,8 +60,8 @@ def asked(
             f"config.{FIELD}.source: {source} holds tokens, and no records that answers are compared with: name the source that it was "
             "prepared of"
         )
-    split, opened = pipeline.to_measure(data, source, split)
-    opened = opened or pipeline.opened_of(data, source, split)
+    split, opened = source_splits.to_measure(data, source, split)
+    opened = opened or source_splits.opened_of(data, source, split)
     form = opened.format
     if form.kind != "answers":
         raise UserError(

@@ -12,7 +12,7 @@ from ptft_jax import config as configs
 from ptft_jax import objectives
 from ptft_jax.config import metrics
 from ptft_jax.config.metrics import Measures
-from ptft_jax.data import batches, builders, class_names, pipeline
+from ptft_jax.data import batches, builders, class_names, filling, source_splits
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError, nearest
@@ -90,12 +90,14 @@ class Measurement:
         if loaded.model.spec.reads_last and isinstance(loaded.source, Pretrained):
             padding.refuse_end(loaded.source, builder.last_tokens(loaded.tokenizer), "--run")
         split, opened = (
-            pipeline.to_measure(data, data.source, split, builder.kinds) if source else (split or "validation", None)
+            source_splits.to_measure(data, data.source, split, builder.kinds)
+            if source
+            else (split or "validation", None)
         )
-        read = pipeline.tokenized(data, data.source, split, loaded.tokenizer, builder.kinds, opened)
+        read = source_splits.tokenized(data, data.source, split, loaded.tokenizer, builder.kinds, opened)
         read, head = class_names.numbered(read, class_names.of(loaded.source))
         self._classes = head.names
-        found = pipeline.filled(data, read, builder, partial=True)
+        found = filling.filled(data, read, builder, partial=True)
         if found.rows.packed and (why := loaded.model.one_text_a_row):
             raise UserError(
                 f"--packing={data.packing}: rows of several texts cannot share learned vectors before the tokens in a model with "
@@ -154,7 +156,7 @@ def evaluate(
       {"data", "split" ("all" of a source without splits), "examples" (of the split), "tokens_scored", "nll" (nats per token),
       "bits_per_byte", "accuracy", ...}; of classification also "f1_macro", "f1_weighted", and of up to 100 classes "confusion":
       {"classes": names, "counts": for each class how many of its rows were given each}; where not all of the split is
-      measured, also "lost": what is left out or cut, see `ptft_jax.data.pipeline.Filled.lost`; of classification, where the
+      measured, also "lost": what is left out or cut, see `ptft_jax.data.filling.Filled.lost`; of classification, where the
       source numbers its classes otherwise than the model, "labels": which number is which class.
 
     Raises:

@@ -9,7 +9,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptft_jax.data import pipeline
+from ptft_jax.data import trained_on
 from ptft_jax.errors import UserError
 from ptft_jax.runs import meant
 from ptft_jax.runs.lineage import place
@@ -126,5 +126,5 @@ def _called(run: Workdir, asked: tuple[Any, ...]) -> str | None:
     there = meant.begun_in(run.path) or os.getcwd()
     if meant.source(data["source"], there) == asked:
         return ""
-    labels = pipeline.labels(types.SimpleNamespace(**data)) if data.get("mixture") else {}
+    labels = trained_on.labels(types.SimpleNamespace(**data)) if data.get("mixture") else {}
     return next((f"_{name}" for name, one in labels.items() if meant.source(one, there) == asked), None)

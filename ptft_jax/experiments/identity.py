@@ -16,7 +16,7 @@ from ptft_jax.config.field import shown
 from ptft_jax.config.plugins import tables
 from ptft_jax.data import cache, records, token_folder
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.data.pipeline import PARENT
+from ptft_jax.data.trained_on import PARENT
 from ptft_jax.experiments.nodes import Node, is_reference, parted
 from ptft_jax.runs import meant
 from ptft_jax.runs import source as restore

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ptft_jax.data import chat, pipeline, records, token_folder, turns
+from ptft_jax.data import chat, records, source_splits, token_folder, turns
 from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import questions
@@ -26,8 +26,8 @@ def asked(data: Any, split: str, loaded: Any, settings: Mapping[str, Any]) -> Qu
     """
     tokenizer, most = loaded.tokenizer, loaded.model.max_tokens
     if records.parted(data.source)[0] != token_folder.KIND:
-        split, opened = pipeline.to_measure(data, data.source, split)
-        opened = opened or pipeline.opened_of(data, data.source, split)
+        split, opened = source_splits.to_measure(data, data.source, split)
+        opened = opened or source_splits.opened_of(data, data.source, split)
         if opened.format.kind == "text":
             return _of_texts(data, split, opened, loaded, settings)
         if split == "all":

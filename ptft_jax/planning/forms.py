@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import batches, builders, packing, pipeline, records, store
+from ptft_jax.data import batches, builders, filling, packing, records, source_splits, store
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.training import reference
@@ -39,8 +39,8 @@ def of(trainer: Trainer) -> dict[str, Any]:
         key="",
         per_example=sequences,
     )
-    tokens = pipeline.Tokens("a planned source", "train", held, kind, kind, (), False, str, records.Skipped())
-    rows = pipeline.filled(c.data, tokens, builder, partial=True).rows
+    tokens = source_splits.Tokens("a planned source", "train", held, kind, kind, (), False, str, records.Skipped())
+    rows = filling.filled(c.data, tokens, builder, partial=True).rows
     sets = (rows,)
     if trainer.objective.precomputed:
         sets = reference.pending(trainer, sets)

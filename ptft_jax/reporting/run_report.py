@@ -9,7 +9,7 @@ from typing import Any
 
 from ptft_jax import config as configs
 from ptft_jax.config.verifiers import is_of_answers
-from ptft_jax.data import pipeline
+from ptft_jax.data import overview
 from ptft_jax.errors import UserError
 from ptft_jax.reporting import clock, merge_page, plots, run_names, settings
 from ptft_jax.reporting.page import Page
@@ -299,8 +299,8 @@ def _drift(page: Page, rows: Sequence[Row]) -> None:
 def _data(page: Page, rows: Sequence[Row]) -> None:
     page.heading("Training data")
     for row in rows:
-        page.text(" ".join([f"{row['name']}:", *pipeline.announced(row["data"])]))
-        page.table(pipeline.shown(row["data"]))
+        page.text(" ".join([f"{row['name']}:", *overview.announced(row["data"])]))
+        page.table(overview.shown(row["data"]))
 
 
 def _parameters(page: Page, rows: Sequence[Row]) -> None:

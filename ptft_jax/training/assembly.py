@@ -17,7 +17,7 @@ from ptft_jax import environment, objectives, pairing
 from ptft_jax.config import spans, trackers
 from ptft_jax.config.computed import changes
 from ptft_jax.config.objectives import located
-from ptft_jax.data import batches, builders, class_names, endings, pipeline
+from ptft_jax.data import batches, builders, class_names, endings, pipeline, source_splits, trained_on
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.feed import Feed, Indexed
 from ptft_jax.data.rows import Rows
@@ -254,10 +254,10 @@ class Run:
         if self.continued:
             self.tokenizer, _ = self.continued.tokenizer, c.tokenizer.read_all()
         else:
-            texts = functools.partial(pipeline.training_texts, c.data, c.tables.objectives[c.objective.name].kinds)
+            texts = functools.partial(source_splits.training_texts, c.data, c.tables.objectives[c.objective.name].kinds)
             self.tokenizer = tok.build(c.tokenizer, texts, parent)
         self.known_tokens = parent.vocab_size if parent else 0
-        self.adapters = pipeline.numbered(c.data, c.tune.adapters)
+        self.adapters = trained_on.numbered(c.data, c.tune.adapters)
         self.builder = builders.build(c.objective, self.tokenizer, c.model.causal)
         self.prompts: Prompts | None = None
         if self.builder.sampled:

@@ -12,7 +12,7 @@ from ptft_jax.config.field import hashable
 from ptft_jax.config.objectives import ObjectiveSpec
 from ptft_jax.config.plugins import tables
 from ptft_jax.config.verifiers import ANSWERS
-from ptft_jax.data import class_names, pipeline, records
+from ptft_jax.data import class_names, records, trained_on
 from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation.names import AUTO, direction, known
 from ptft_jax.evaluation.samples import MAX_NEW_TOKENS
@@ -56,7 +56,7 @@ def resolve(
         }
         parent = restore.find(reference, **options)
     if parent is None:
-        pipeline.with_parent(section.data.mixture, None, "")
+        trained_on.with_parent(section.data.mixture, None, "")
         values = section.as_dict()
         if marks and other is None:
             markers.add(values, None)
@@ -86,13 +86,13 @@ def resolve(
     if marks and other is None:
         markers.add(values, parent)
     mine, of_parent = values["data"], parent.data
-    replays = any(name == pipeline.PARENT for name, _ in mine["mixture"])
+    replays = any(name == trained_on.PARENT for name, _ in mine["mixture"])
     if replays and of_parent is not None and of_parent.held_out != mine["held_out"]:
         raise UserError(
             f"config.data.held_out = {mine['held_out']!r}, but the parent's is {of_parent.held_out!r}: what it was validated "
-            f"on would be trained on by replay of {pipeline.PARENT!r}; give the same, or name the sources"
+            f"on would be trained on by replay of {trained_on.PARENT!r}; give the same, or name the sources"
         )
-    values["data"]["mixture"] = pipeline.with_parent(
+    values["data"]["mixture"] = trained_on.with_parent(
         values["data"]["mixture"], parent.data, parent.name, parent.step, parent.config.training.steps
     )
     if replays:

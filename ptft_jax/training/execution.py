@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from ptft_jax import environment
-from ptft_jax.data import cache, pipeline
+from ptft_jax.data import cache, overview, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
 from ptft_jax.evaluation import answers, evaluate
@@ -251,8 +251,8 @@ class Execution:
         run = self.run
         rows = [{k: v for k, v in row.items() if k != "paths"} for row in run.trainer.partition.table()]
         run.reporter.table(f"{run.workdir}: parameters", rows)
-        run.reporter.say("\n".join([f"{run.workdir}: training data", *pipeline.announced(run.data.table)]))
-        run.reporter.table("", pipeline.shown(run.data.table))
+        run.reporter.say("\n".join([f"{run.workdir}: training data", *overview.announced(run.data.table)]))
+        run.reporter.table("", overview.shown(run.data.table))
         if words := evaluate.costly(run.eval_batches, min(run.plan.eval_every, run.plan.steps)):
             run.reporter.say(words)
         if len(run.trainer.phases) > 1:

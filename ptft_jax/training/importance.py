@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from ptft_jax.data import batches, builders, class_names, pipeline
+from ptft_jax.data import batches, builders, class_names, filling, source_splits
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.options import DataOptions
 from ptft_jax.errors import UserError, listed
@@ -51,9 +51,9 @@ class Importance:
                 f"config.tune.ewc.weight = {e.weight!r}: what {parent.name} was trained on is not known, or "
                 "eval.parent_data is off: name it with eval.source"
             )
-        read = pipeline.tokenized(source, source.source, "train", tokenizer, builder.kinds)
+        read = source_splits.tokenized(source, source.source, "train", tokenizer, builder.kinds)
         tokens, _ = class_names.numbered(read, head)
-        found = pipeline.filled(source, tokens, builder, partial=False, seed=c.seed).rows
+        found = filling.filled(source, tokens, builder, partial=False, seed=c.seed).rows
         if len(found) < e.rows:
             raise UserError(f"config.tune.ewc.rows = {e.rows}: the training split of {source.source} has {len(found)}")
         self._trainer, self._parent, self._gamma = trainer, parent, e.gamma

@@ -12,8 +12,9 @@ import numpy as np
 from ptft_jax import config as configs
 from ptft_jax.data import formats, tokenize
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.filling import Filled
 from ptft_jax.data.packing import Plan
-from ptft_jax.data.pipeline import Draws, Filled
+from ptft_jax.data.pipeline import Draws
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.questions import stops, task_of
 from ptft_jax.rewards.base import Task, checked

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.data import builders, class_names, pipeline
+from ptft_jax.data import builders, class_names, pipeline, source_splits
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.class_names import Head
 from ptft_jax.data.prepare import shard_writing
@@ -157,7 +157,7 @@ def test_a_model_that_scores_no_classes_leaves_labels_alone(cache, tmp_path):
     head = class_names.of(model)
     assert head == class_names.NEW == head.settled()
     data = configs.check({"data": {"source": source(tmp_path / "x.jsonl", "b", "a")}}).data
-    tokens = pipeline.tokenized(data, data.source, "train", tok.ByteTokenizer())
+    tokens = source_splits.tokenized(data, data.source, "train", tok.ByteTokenizer())
     assert class_names.numbered(tokens, head)[0] is tokens
     model.fields["head"] = "classes"
     assert class_names.of(model) == Head((), "x", 2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.data import batches, builders, pipeline
+from ptft_jax.data import batches, builders, overview, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 
@@ -147,8 +147,8 @@ def test_empty_answers_are_counted_and_said_where_they_are(cache, tokenizer, tmp
     found = training(tokenizer, "causal_lm", source=source, template="chatml", length=88, overlong="drop")
     assert found.table[0]["empty_answers"] == 5 and found.table[0]["dropped"] == 1
     assert [place.rsplit("line ")[-1] for place in found.table[0]["empty_at"]] == ["4", "8", "9", "11"]
-    assert "5 of the answers are empty, and trained on as such: " in "\n".join(pipeline.announced(found.table))
-    assert pipeline.shown(found.table)[0]["empty answers"] == 5
+    assert "5 of the answers are empty, and trained on as such: " in "\n".join(overview.announced(found.table))
+    assert overview.shown(found.table)[0]["empty answers"] == 5
     cut = training(
         tokenizer, "causal_lm", source=source, template="chatml", length=60, overlong="truncate", packing="none"
     )

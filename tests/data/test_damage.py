@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ptft_jax.data import cache as caches
-from ptft_jax.data import pipeline, store, token_folder, tokenize
+from ptft_jax.data import overview, store, token_folder, tokenize
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.prepare import engines, shard_writing
@@ -205,7 +205,7 @@ def test_a_source_that_has_changed_since_is_said(cache, tmp_path, monkeypatch, n
     change(tmp_path / "source")
     found = training(source=f"tokens:{tmp_path}/out").table
     assert found[0].get("changed") == (expected and [f"{reference}: {tmp_path}/source/{expected}"])
-    said = [line for line in pipeline.announced(found) if "what it was prepared from has changed since" in line]
+    said = [line for line in overview.announced(found) if "what it was prepared from has changed since" in line]
     assert len(said) == bool(expected)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.data import builders, pipeline, survey
+from ptft_jax.data import builders, overview, pipeline, survey
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.prepare import engines, shard_writing
 from ptft_jax.data.prepare.settings import Settings
@@ -119,7 +119,7 @@ def test_a_text_of_a_validation_file_in_train_is_counted_said_refused_or_left_ou
     assert len(trained(found)) == 60 and len(row["leaks"]["first"]) == 5
     assert any(
         "5 records of train stand in validation or test data, 5 by their text" in x
-        for x in pipeline.announced(found.table)
+        for x in overview.announced(found.table)
     )
     with pytest.raises(
         UserError, match=r"data.leaks = 'raise': 5 records .* 'drop' leaves them out.*\n  .*x_train.jsonl, line 56"
@@ -220,7 +220,7 @@ def test_what_a_source_is_is_said(cache, tmp_path):
         "test": {"records": 10, "of": "gsm8k_test.jsonl"},
     }
     assert found.table[0]["left_out_files"]["count"] == 1 and found.table[0]["empty_files"]["count"] == 1
-    assert pipeline.announced(found.table)[1:] == [
+    assert overview.announced(found.table)[1:] == [
         f"     train {train} (2 files, empty_train.jsonl to gsm8k_train.jsonl); validation {validation} (held out, "
         "data.held_out=0.1); test 10 (gsm8k_test.jsonl)",
         f"     1 not read: {folder}/README.md: another ending",
@@ -234,7 +234,7 @@ def test_those_that_stand_in_are_said(cache, tmp_path):
     )
     found = training(source=lines(tmp_path / "x.jsonl", texts(first, first + 12)), length=8)
     assert found.table[0]["splits"]["validation"]["stand_ins"] == 1
-    assert "validation 1 (stands in: of so few none falls to data.held_out=0.1)" in pipeline.announced(found.table)[1]
+    assert "validation 1 (stands in: of so few none falls to data.held_out=0.1)" in overview.announced(found.table)[1]
 
 
 def test_nothing_is_left(cache, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ptft_jax.config import default
-from ptft_jax.data import pipeline, store, tokenize
+from ptft_jax.data import source_splits, store, tokenize
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.records import SPLITS, files, open_records
 from ptft_jax.data.records import texts as texts_module
@@ -202,7 +202,7 @@ def options(reference):
 def test_a_vocabulary_of_parts_is_that_of_the_whole(cache, tmp_path, monkeypatch):
     text = "".join(random.Random(2).choices([*kinds.TEXTS[:4], *HARD[:-20], " word", "\n"], k=900)).replace("\0", "")
     (tmp_path / "x.txt").write_text(text, newline="")
-    texts = pipeline.training_texts(options(f"text:{tmp_path / 'x.txt'}"))
+    texts = source_splits.training_texts(options(f"text:{tmp_path / 'x.txt'}"))
     [train] = [t if isinstance(t, str) else "".join(t.blocks()) for t in texts]
     whole = json.loads(tok.train_bpe([train], 320).files()["tokenizer.json"])
     from ptft_jax.data.tokenizers import fitting
@@ -210,9 +210,9 @@ def test_a_vocabulary_of_parts_is_that_of_the_whole(cache, tmp_path, monkeypatch
     monkeypatch.setattr(fitting, "_PART", 13)
     monkeypatch.setattr(files, "BLOCK", 17)
     monkeypatch.setenv("PTFT_CACHE", str(tmp_path / "other"))
-    texts = pipeline.training_texts(options(f"text:{tmp_path / 'x.txt'}"))
+    texts = source_splits.training_texts(options(f"text:{tmp_path / 'x.txt'}"))
     assert json.loads(tok.train_bpe(texts, 320).files()["tokenizer.json"]) == whole
-    monkeypatch.setattr(pipeline._Texts, "__iter__", lambda self: pytest.fail("read again"))
+    monkeypatch.setattr(source_splits._Texts, "__iter__", lambda self: pytest.fail("read again"))
     assert json.loads(tok.train_bpe(texts, 320).files()["tokenizer.json"]) == whole
 
 

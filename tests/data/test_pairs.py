@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ptft_jax.data import pipeline
+from ptft_jax.data import filling, source_splits
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders.classes import Classes
 from ptft_jax.data.formats import choose, encoder
@@ -102,8 +102,8 @@ def test_rows_have_the_types_and_padding_has_none(tmp_path, cache):
 
     data = configs.check({"data": {"source": f"jsonl:{path}", "length": 24}}).data
     builder = Classes.of(None, tok.ByteTokenizer())
-    tokens = pipeline.tokenized(data, data.source, "train", tok.ByteTokenizer(), builder.kinds)
-    row = pipeline.filled(data, tokens, builder, partial=False).rows.row(0)
+    tokens = source_splits.tokenized(data, data.source, "train", tok.ByteTokenizer(), builder.kinds)
+    row = filling.filled(data, tokens, builder, partial=False).rows.row(0)
     size = int(row["segments"].sum())
     first = row["inputs"].tolist().index(tok.ByteTokenizer().end_id) + 1
     np.testing.assert_array_equal(row["types"], [0] * first + [1] * (size - first) + [0] * (24 - size))

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.data import builders, pipeline, records
+from ptft_jax.data import builders, filling, pipeline, records, source_splits, trained_on
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 
@@ -29,28 +29,28 @@ def training(config, objective=None):
 def test_replay_shares_as_the_parent_did_in_its_last_step():
     """A schedule that was written for more steps than the parent was trained has not come to its end."""
     theirs = section(mixture=(("jsonl:a", ((0, 1.0), (100, 0.0))), ("jsonl:b", 1.0))).data
-    found = dict(pipeline.with_parent((("jsonl:c", 1.0), ("parent", 3.0)), theirs, "runs/a@51", 51))
+    found = dict(trained_on.with_parent((("jsonl:c", 1.0), ("parent", 3.0)), theirs, "runs/a@51", 51))
     assert found == pytest.approx({"jsonl:c": 1.0, "jsonl:a": 1.0, "jsonl:b": 2.0})  # 0.5 to 1 at step 50
-    start = dict(pipeline.with_parent((("parent", ((0, 1.0), (9, 0.0))),), theirs, "runs/a@0", 0))
+    start = dict(trained_on.with_parent((("parent", ((0, 1.0), (9, 0.0))),), theirs, "runs/a@0", 0))
     assert start == {"jsonl:a": ((0, 0.5), (9, 0.0)), "jsonl:b": ((0, 0.5), (9, 0.0))}
 
 
 def test_replay_takes_shares_of_the_parents_whole_run():
     """Of 1,000 steps that a schedule rises over the first half of, 100 were made: at the last, 99, it has come to 99 / 500."""
     theirs = section(mixture=(("jsonl:a", 1.0), ("jsonl:b", ((0, 0.0), (0.5, 1.0))))).data
-    found = dict(pipeline.with_parent((("parent", 1.0),), theirs, "runs/a@100", 100, 1000))
+    found = dict(trained_on.with_parent((("parent", 1.0),), theirs, "runs/a@100", 100, 1000))
     assert found == pytest.approx({"jsonl:a": 1 / 1.198, "jsonl:b": 0.198 / 1.198})
 
 
 @pytest.mark.parametrize("weight", ["0.5", None, ((0,),), -1.0, True])
 def test_the_weight_of_replay_is_checked(weight):
     with pytest.raises(UserError, match="config.data.mixture: the weight of parent"):
-        pipeline.with_parent((("parent", weight),), section(source="jsonl:a").data, "runs/a")
+        trained_on.with_parent((("parent", weight),), section(source="jsonl:a").data, "runs/a")
 
 
 def test_a_source_that_is_also_replayed_is_named_once():
     with pytest.raises(UserError, match="jsonl:a is named, and is among what runs/a was trained on"):
-        pipeline.with_parent([["jsonl:a", 1.0], ["parent", 1.0]], section(source="jsonl:a").data, "runs/a")
+        trained_on.with_parent([["jsonl:a", 1.0], ["parent", 1.0]], section(source="jsonl:a").data, "runs/a")
 
 
 def test_a_number_is_the_same_class_in_every_source(cache, tmp_path):
@@ -89,16 +89,16 @@ def test_what_is_lost_of_a_split_is_told(cache, tmp_path):
     tokenizer = tok.ByteTokenizer()
     for overlong, lost in (("drop", "dropped"), ("truncate", "truncated")):
         data = section(source=source, length=32, overlong=overlong).data
-        tokens = pipeline.tokenized(data, source, "train", tokenizer)
+        tokens = source_splits.tokenized(data, source, "train", tokenizer)
         builder = builders.build(configs.check({}).objective, tokenizer)
         long = [n for n in tokens.store.offsets[1:] - tokens.store.offsets[:-1] if n > 33]
-        found = pipeline.filled(data, tokens, builder, partial=True).lost()
+        found = filling.filled(data, tokens, builder, partial=True).lost()
         expected = sum(long) if lost == "dropped" else sum(n - 33 for n in long)
         assert long and found == {lost: len(long), "tokens_lost": expected}
     texts = lines(tmp_path / "texts.jsonl", [{"text": f"some text {i}"} for i in range(40)])
     data = section(source=texts, length=32).data
-    tokens = pipeline.tokenized(data, texts, "train", tokenizer)
-    assert pipeline.filled(data, tokens, builder, partial=False).lost() == {}
+    tokens = source_splits.tokenized(data, texts, "train", tokenizer)
+    assert filling.filled(data, tokens, builder, partial=False).lost() == {}
 
 
 def test_a_run_goes_on_with_the_same_data_only(tmp_path):
@@ -134,13 +134,13 @@ def test_what_is_measured_of_a_source(cache, tmp_path, files, split, found):
         lines(folder / f"{name}.jsonl", [{"text": f"{name} {i}"} for i in range(count)])
     if isinstance(found, str):
         with pytest.raises(UserError, match=found):
-            pipeline.to_measure(section().data, f"jsonl:{folder}", split)
+            source_splits.to_measure(section().data, f"jsonl:{folder}", split)
         return
-    name, opened = pipeline.to_measure(section().data, f"jsonl:{folder}", split)
+    name, opened = source_splits.to_measure(section().data, f"jsonl:{folder}", split)
     assert (name, opened and len(opened.records)) == found
     if opened:
         assert len(pickle.loads(pickle.dumps(opened)).records) == found[1]  # as processes that tokenize read it
-        first = pipeline.to_measure(section().data, f"jsonl:{folder}?examples=2", split)[1].records
+        first = source_splits.to_measure(section().data, f"jsonl:{folder}?examples=2", split)[1].records
         assert len(pickle.loads(pickle.dumps(first))) == len(first) == (2 if name == "all" else found[1])
     if opened and name != "all":
         with pytest.raises(UserError, match="no file is called 'train'"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.data import builders, pipeline
+from ptft_jax.data import builders, filling, source_splits
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 
@@ -17,8 +17,8 @@ def rows_of(source, length=40, **data):
     section = configs.check({"data": {"source": source, "length": length, **data}, "objective": {"name": "reward"}})
     bytes_ = tok.ByteTokenizer()
     builder = builders.build(section.objective, bytes_, True)
-    tokens = pipeline.tokenized(section.data, source, "train", bytes_, builder.kinds)
-    return pipeline.filled(section.data, tokens, builder, partial=False).rows
+    tokens = source_splits.tokenized(section.data, source, "train", bytes_, builder.kinds)
+    return filling.filled(section.data, tokens, builder, partial=False).rows
 
 
 def written(folder, kind, pairs=PAIRS, names=("prompt", "chosen", "rejected", "margin")):

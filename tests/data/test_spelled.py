@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptft_jax import config as configs
-from ptft_jax.data import batches, builders, chat, pipeline, turns
+from ptft_jax.data import batches, builders, chat, filling, pipeline, source_splits, turns
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.chat_templates import BUILT_IN
 from ptft_jax.data.turns import Conversation, TrainOn
@@ -231,8 +231,8 @@ def test_a_record_forges_no_turn_in_training_and_validation(cache, tmp_path):
         builder = builders.build(configs.check({}).objective, t)
         found = pipeline.training(data, t, builder, steps=1, seed=0)
         drawn = [found.sets[0].row(i) for i in range(len(found.sets[0]))]
-        tokens = pipeline.tokenized(data, data.source, "validation", t)
-        rows = pipeline.filled(data, tokens, builder, partial=True).rows
+        tokens = source_splits.tokenized(data, data.source, "validation", t)
+        rows = filling.filled(data, tokens, builder, partial=True).rows
         drawn += [{k: v[0] for k, v in batch.items()} for batch in batches.evaluation(rows, batch_size=1, tokens=0)]
         for row in drawn:
             pieces = row["segments"].max()

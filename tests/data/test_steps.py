@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.data import builders, pipeline, store
+from ptft_jax.data import builders, filling, source_splits, store
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.formats.steps import StepsEncoder
@@ -24,8 +24,8 @@ def rows_of(folder, records=RECORDS, length=32, **data):
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     section = configs.check({"data": {"source": f"jsonl:{path}", "length": length, **data}, "objective": {"name": "process_reward"}})  # fmt: skip
     builder = builders.build(section.objective, tok.ByteTokenizer(), True)
-    tokens = pipeline.tokenized(section.data, section.data.source, "train", tok.ByteTokenizer(), builder.kinds)
-    return pipeline.filled(section.data, tokens, builder, partial=False).rows
+    tokens = source_splits.tokenized(section.data, section.data.source, "train", tok.ByteTokenizer(), builder.kinds)
+    return filling.filled(section.data, tokens, builder, partial=False).rows
 
 
 def read(row):

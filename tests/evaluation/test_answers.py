@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ptft_jax import config as configs
+from ptft_jax.data import source_splits
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import answers, names
@@ -50,9 +51,9 @@ def test_prompts_are_what_a_model_is_trained_on_before_its_answer(tmp_path, cach
         source = written(tmp_path / f"{number}.jsonl", record, record | {"note": "b"})
         found = asked(source, 999, template=template)
         [task, _], ids = found.tasks, found.ids[0]
-        from ptft_jax.data import formats, pipeline
+        from ptft_jax.data import formats
 
-        opened = pipeline.to_measure(configs.check({}).data, source, "")[1]
+        opened = source_splits.to_measure(configs.check({}).data, source, "")[1]
         [encoded] = formats.encoder(opened.format, BYTES, template=template, train_on="last").encode([record], ["x"])
         learned = np.flatnonzero(encoded.trained)
         assert ids == encoded.ids[: learned[0]].tolist(), record

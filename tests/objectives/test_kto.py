@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.data import pipeline
+from ptft_jax.data import filling, source_splits
 from ptft_jax.data.builders.rated import Rated
 from ptft_jax.data.tokenizers.byte import ByteTokenizer
 from ptft_jax.errors import UserError
@@ -130,8 +130,8 @@ def write(folder, rows):
 def rows_of(source, **changes):
     values = {"data": {"source": source, "length": 48, **changes}, "model": {"max_length": 192}}
     data = configs.check({**values, "objective": {"name": "kto"}}).data
-    tokens = pipeline.tokenized(data, source, "train", ByteTokenizer(), Rated.kinds)
-    return pipeline.filled(data, tokens, Rated(), partial=False).rows
+    tokens = source_splits.tokenized(data, source, "train", ByteTokenizer(), Rated.kinds)
+    return filling.filled(data, tokens, Rated(), partial=False).rows
 
 
 def record(n):

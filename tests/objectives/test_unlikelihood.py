@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.data import pipeline
+from ptft_jax.data import filling, source_splits
 from ptft_jax.data.tokenizers.byte import ByteTokenizer
 from ptft_jax.errors import UserError
 from ptft_jax.objectives.base import means
@@ -99,8 +99,8 @@ def rows_of(source, objective="unlikelihood", **changes):
     values = {"data": {"source": source, "length": 8, **changes}, "model": {"max_length": 64}}
     config = configs.check({**values, "objective": {"name": objective}})
     builder = config.tables.objectives[objective].builder()
-    tokens = pipeline.tokenized(config.data, source, "train", ByteTokenizer(), builder.kinds)
-    return pipeline.filled(config.data, tokens, builder, partial=True).rows
+    tokens = source_splits.tokenized(config.data, source, "train", ByteTokenizer(), builder.kinds)
+    return filling.filled(config.data, tokens, builder, partial=True).rows
 
 
 @pytest.mark.parametrize("changes", [{}, {"packing": "best_fit", "length": 16}])

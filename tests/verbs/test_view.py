@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from ptft_jax import config as configs
-from ptft_jax.data import pipeline
+from ptft_jax.data import filling, source_splits
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders.causal import Causal
 from ptft_jax.errors import UserError
@@ -123,7 +123,7 @@ def texts(tmp_path):
     for i in range(20):
         (tmp_path / f"{i}.txt").write_text(f"{i} " + "word " * 30)
     data = configs.check(configs.default().to_dict()).data
-    return pipeline.tokenized(data, f"text:{tmp_path}", "train", tok.ByteTokenizer())
+    return source_splits.tokenized(data, f"text:{tmp_path}", "train", tok.ByteTokenizer())
 
 
 def test_a_suggested_length_holds_the_examples_whole(texts):
@@ -136,7 +136,7 @@ def test_a_suggested_length_holds_the_examples_whole(texts):
         and statistics.suggestion(statistics.rows_by_length(texts, Causal()), "none")["length"] == 256
     )
     stream = statistics.suggestion(
-        statistics.rows_by_length(texts, Causal()), pipeline.packed_how("auto", texts, Causal())
+        statistics.rows_by_length(texts, Causal()), filling.packed_how("auto", texts, Causal())
     )
     assert stream["length"] == 256 and stream["or_less"] and "cut anywhere" in stream["reason"]
 
@@ -146,7 +146,7 @@ def test_how_a_source_is_packed():
 
     def how(kind, trained, setting="auto", builder=None):
         store = type("Store", (), {"trained": trained})
-        return pipeline.packed_how(setting, type("Tokens", (), {"kind": kind, "store": store}), builder or Causal())
+        return filling.packed_how(setting, type("Tokens", (), {"kind": kind, "store": store}), builder or Causal())
 
     assert [how("text", None), how("tokens", None), how("tokens", []), how("answers", [])] == [
         "concat", "concat", "best_fit", "best_fit",

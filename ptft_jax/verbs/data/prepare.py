@@ -22,6 +22,7 @@ from absl import flags
 
 from ptft_jax.config.field import natural, positive
 from ptft_jax.config.tree import TREE
+from ptft_jax.data import overview
 from ptft_jax.errors import UserError
 from ptft_jax.runs import places
 from ptft_jax.verbs.command import define_number, define_plugins, launch
@@ -82,7 +83,7 @@ def main() -> None:
     args = flags.FLAGS
     from rich.console import Console
 
-    from ptft_jax.data import pipeline, survey
+    from ptft_jax.data import survey
     from ptft_jax.data.prepare import engines, shard_writing, table
     from ptft_jax.reporting.progress import as_table
 
@@ -110,7 +111,7 @@ def main() -> None:
     screen.print(as_table("what became of the records", table.rows(manifest)))
     for split, facts in manifest["splits"].items():
         if count := sum(shard.get("empty_answers", 0) for shard in facts["contents"].values()):
-            screen.print(f"{split}: {pipeline.empty_answers({'empty_answers': count})}")
+            screen.print(f"{split}: {overview.empty_answers({'empty_answers': count})}")
     for name in ("near_duplicates", "overlap"):
         if name in manifest:
             screen.print(f"{name}: " + ", ".join(f"{k} {v}" for k, v in manifest[name].items()))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from ptft_jax.data import source_splits
 from ptft_jax.errors import UserError
 from ptft_jax.verbs import reading
 from ptft_jax.verbs.command import SOURCES, define_config, define_plugins
@@ -75,7 +76,7 @@ def _of_run(reference: str, has_data: bool, plugins: Sequence[str]) -> _Run:
 def load() -> Selected:
     """What the flags of `define` select. Raises UserError."""
     from ptft_jax import config as configs
-    from ptft_jax.data import builders, class_names, pipeline, records, token_folder
+    from ptft_jax.data import builders, class_names, records, token_folder
     from ptft_jax.data import tokenizers as tok
 
     args = flags.FLAGS
@@ -110,7 +111,7 @@ def load() -> Selected:
     elif not args.tokenizer and args.config is None and records.parted(args.data)[0] == token_folder.KIND:
         tokenizer = tok.from_file(pathlib.Path(records.parted(args.data)[1]))
     else:
-        texts = functools.partial(pipeline.training_texts, config.data)
+        texts = functools.partial(source_splits.training_texts, config.data)
         tokenizer = tok.build(config.tokenizer, texts, parent.tokenizer if parent else None)
     builder = builders.build(config.objective, tokenizer, config.model.causal)
     return Selected(config, tokenizer, builder, longest, head, run.workdir if run else None)

@@ -14,6 +14,7 @@ from typing import Any
 from absl import flags
 
 from ptft_jax.config.field import natural
+from ptft_jax.data import filling, overview, source_splits, trained_on
 from ptft_jax.errors import UserError
 from ptft_jax.runs import places
 from ptft_jax.verbs.command import define_number, launch
@@ -55,15 +56,15 @@ def main() -> None:
             found.sets, found.mixture, batch_size=data.batch_size, seed=c.seed, process=0, processes=1
         )
         batch, addresses = whole[args.step], whole.addresses(args.step)
-        names = [reference for reference, _ in pipeline.weighted(data)]
+        names = [reference for reference, _ in trained_on.weighted(data)]
         facts = [(row, rows.plan.report) for row, rows in zip(found.table, found.sets)]
         titles = [f"step {args.step}, row {k}: {names[s]}, row {r}" for k, (s, r) in enumerate(zip(*addresses))]
     else:
         if args.step:
             raise UserError("--step is for --split=train: evaluation has every row once")
-        tokens = pipeline.tokenized(data, data.source, args.split, chosen.tokenizer, learns=chosen.builder.kinds)
+        tokens = source_splits.tokenized(data, data.source, args.split, chosen.tokenizer, learns=chosen.builder.kinds)
         tokens, _ = class_names.numbered(tokens, chosen.head)
-        found = pipeline.filled(data, tokens, chosen.builder, partial=True)
+        found = filling.filled(data, tokens, chosen.builder, partial=True)
         every = batches.evaluation(found.rows, batch_size=data.batch_size, tokens=0)
         batch, names = every[0], [data.source]
         weights = sum(float(b["weights"].sum()) for b in every)
@@ -78,7 +79,7 @@ def main() -> None:
             labelled = "numbers" if chosen.builder.numeric else "classes" if chosen.builder.labelled else "tokens"
             what = "pairs" if chosen.builder.scored else "steps" if chosen.builder.stepped else labelled
             counted = f"{row['trained']:,} {what} {learned}"
-            lines = [*survey.lines(row), report.describe(), counted, *filter(None, [pipeline.empty_answers(row)])]
+            lines = [*survey.lines(row), report.describe(), counted, *filter(None, [overview.empty_answers(row)])]
             out.print("\n  ".join([f"{row['source']}: {row['format']}", *lines]))
         out.print()
     for title, tokens in zip(titles, shown):

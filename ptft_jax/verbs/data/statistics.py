@@ -10,7 +10,8 @@ import numpy as np
 
 from ptft_jax.data import packing
 from ptft_jax.data.builders import Builder
-from ptft_jax.data.pipeline import Tokens, empty_of
+from ptft_jax.data.filling import empty_of
+from ptft_jax.data.source_splits import Tokens
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.verbs.data.view import text
 

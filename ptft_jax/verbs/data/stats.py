@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import flags
 
+from ptft_jax.data import filling, overview, source_splits, trained_on
 from ptft_jax.verbs.command import launch
 from ptft_jax.verbs.data import selected
 
@@ -31,10 +32,11 @@ def main() -> None:
 
     chosen = selected.load()
     c, data = chosen.config, chosen.config.data
-    weighted = pipeline.weighted(data) if args.split == "train" else ((data.source, 1.0),)
+    weighted = trained_on.weighted(data) if args.split == "train" else ((data.source, 1.0),)
     learns = chosen.builder.kinds
     parts = [
-        pipeline.tokenized(data, reference, args.split, chosen.tokenizer, learns=learns) for reference, _ in weighted
+        source_splits.tokenized(data, reference, args.split, chosen.tokenizer, learns=learns)
+        for reference, _ in weighted
     ]
     row_lengths = {p.reference: statistics.rows_by_length(p, chosen.builder, chosen.longest) for p in parts}
     report = {
@@ -44,11 +46,11 @@ def main() -> None:
         "formats": {p.reference: p.description for p in parts},
         "sources": {reference: one.facts for reference, one in pipeline.surveyed(data, learns).items()},
         "skipped": {p.reference: p.skipped.first for p in parts if p.skipped.count},
-        "empty_answers": {p.reference: found for p in parts if (found := pipeline.empty_of(p))["empty_answers"]},
+        "empty_answers": {p.reference: found for p in parts if (found := filling.empty_of(p))["empty_answers"]},
         "row_lengths": row_lengths,
         "suggested": {
             p.reference: statistics.suggestion(
-                row_lengths[p.reference], pipeline.packed_how(data.packing, p, chosen.builder), chosen.longest
+                row_lengths[p.reference], filling.packed_how(data.packing, p, chosen.builder), chosen.longest
             )
             for p in parts
         },
@@ -67,10 +69,10 @@ def main() -> None:
         out.print(as_table(title, _turned(report[name])))
     if "mixture" in report:
         out.print(
-            "\n".join([f"mixture over {report['mixture_steps']:,} steps", *pipeline.announced(report["mixture"])]),
+            "\n".join([f"mixture over {report['mixture_steps']:,} steps", *overview.announced(report["mixture"])]),
             markup=False,
         )
-        out.print(as_table("", pipeline.shown(report["mixture"])))
+        out.print(as_table("", overview.shown(report["mixture"])))
     for reference, rows in report["control_tokens"].items():
         if rows:
             out.print(as_table(f"control tokens of {reference}", rows))
@@ -80,7 +82,7 @@ def main() -> None:
         less = " or less" if found["or_less"] else ""
         out.print(f"suggested: data.length={found['length']}{less} ({found['reason']})\n")
     for reference, found in report["empty_answers"].items():
-        out.print(f"{reference}: {pipeline.empty_answers(found)}")
+        out.print(f"{reference}: {overview.empty_answers(found)}")
     for reference, places in report["skipped"].items():
         out.print(f"{reference}: left out:\n  " + "\n  ".join(places))
 

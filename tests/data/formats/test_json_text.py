@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.data import pipeline, tokenize
+from ptft_jax.data import source_splits, tokenize
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from tests.data.formats.helpers import chatml_bytes, encode, encoder, shown
@@ -97,7 +97,7 @@ def test_files_of_every_kind(cache, tmp_path, kind):
         ids = []
         for source in (f"jsonl:{tmp_path}/plain", f"{kind}:{tmp_path}/written"):
             data = configs.check({"data": {"source": source, "template": "chatml", "length": 64}}).data
-            store = pipeline.tokenized(data, source, split, t).store
+            store = source_splits.tokenized(data, source, split, t).store
             assert len(store) == (20 if split == "train" else 5)
             ids.append((store.ids.tolist(), store.trained.tolist()))
         assert ids[0] == ids[1]

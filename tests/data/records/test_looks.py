@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from ptft_jax.data import pipeline, survey
+from ptft_jax.data import overview, survey
 from ptft_jax.data.records import open_records, open_source
 from ptft_jax.data.records.looks import is_json_lines
 from ptft_jax.errors import UserError
@@ -159,6 +159,6 @@ def test_what_is_not_read_is_counted_by_reason(cache, tmp_path):
 
 def test_records_that_are_left_out_are_said(cache):
     row = {"source": "s", "format": "f", "skipped": 2, "left_out": ["x, line 3: not JSON", "x, line 9: a list"]}
-    assert pipeline.announced([row])[1:] == [
+    assert overview.announced([row])[1:] == [
         "     2 records are left out (data.broken='skip'): x, line 3: not JSON; x, line 9: a list"
     ]

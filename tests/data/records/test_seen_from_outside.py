@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from ptft_jax.config.sources import SOURCES
-from ptft_jax.data import pipeline
+from ptft_jax.data import trained_on
 from ptft_jax.data.records import identity, open_records, open_source
 from ptft_jax.errors import UserError
 from tests.data.records import writing
@@ -77,5 +77,5 @@ def test_two_spellings_are_one_source(cache, tmp_path, monkeypatch):
     assert identity("jsonl:a.jsonl?id=-&examples=5") == identity("jsonl:./a.jsonl?examples=5&id=-")
     for other in spelled[1:]:
         with pytest.raises(UserError, match="config.data.mixture names a source more than once: jsonl:a.jsonl and"):
-            pipeline._refuse_twice([spelled[0], other], SOURCES)
+            trained_on.refuse_twice([spelled[0], other], SOURCES)
     assert len(open_records(spelled[1], "train", held_out=0.1)) > 20
