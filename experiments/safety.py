@@ -13,9 +13,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import claims as shared
-from experiments.claims import Measured, at_most, claim, reduced
 from ptft_jax.verbs.command import launch, prepare_experiment
+
+from . import claims as shared
+from .claims import Measured, at_most, claim, reduced
 
 LABELS = {
     "base": "no tuning",
