@@ -150,6 +150,7 @@ def _after(data: pathlib.Path, demo: bool) -> Any:
 
 def _tuning(config: Any, demo: bool) -> Any:
     """The same rows and steps for examples and preferences."""
+    config.objective.chunk = 0  # a vocabulary of bytes
     config.tune.method = "full"
     config.data.update(length=128, batch_size=16)
     config.optimizer.learning_rate = 1e-3
