@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.config import spans
-from ptft_jax.data import batches, cache, class_names, mismatched, packing, records, token_folder, tokenize
+from ptft_jax.data import batches, cache, class_names, mismatched, packing, records, stepped, token_folder, tokenize
 from ptft_jax.data import survey as surveys
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
@@ -334,11 +334,8 @@ def filled(data: DataOptions, tokens: Tokens, builder: Builder, *, partial: bool
         raise UserError(
             f"config.data.overlong = {data.overlong!r}: a record is a prompt that is answered, and is not cut: expected 'raise' or 'drop'"
         )
-    if builder.stepped and (how == "concat" or data.overlong == "split"):
-        field = "packing = 'concat'" if how == "concat" else "overlong = 'split'"
-        raise UserError(
-            f"config.data.{field}: a step is read after all that comes before it, so answers are not cut there: leave it away"
-        )
+    if builder.stepped:
+        stepped.refuse_cut(how, data.overlong)
     sequential = bool(builder.overlap)  # ids are predicted from those before them
     plan = packing.plan(
         store.offsets,
@@ -458,6 +455,8 @@ def training(
         parts[n], head = class_names.numbered(part, head)
     sets = [filled(data, part, builder, partial=False, seed=seed) for part in parts]
     sets = sets if draws is None else list(map(draws.chosen, sets))
+    if builder.stepped:
+        stepped.refuse_alike([s.rows for s in sets], FIELD if data.mixture else "config.data.source")
     segmented, pairs = any(s.rows.segmented for s in sets), max(s.rows.pairs for s in sets)
     names, sizes = [reference for reference, _ in sources], [len(s.rows) for s in sets]
     if epochs:
