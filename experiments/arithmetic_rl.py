@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments import claims as shared
-from experiments.claims import Measured, above, claim
 from ptft_jax.verbs.command import launch, prepare_experiment
+
+from . import claims as shared
+from .claims import Measured, above, claim
 
 LABELS = {"start": "the start", "sft": "... then more examples", "grpo": "... then rewards (GRPO)"}
 NAMES = {"exact answers": ("", "answers/exact")}

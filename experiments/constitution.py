@@ -13,9 +13,10 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-from experiments import claims as shared
-from experiments.claims import Measured, at_most, below, claim
 from ptft_jax.verbs.command import launch, prepare_experiment
+
+from . import claims as shared
+from .claims import Measured, at_most, below, claim
 
 LABELS = {
     "all": "texts as they are",

@@ -14,10 +14,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import claims as shared
-from experiments import facts
-from experiments.claims import Measured, claim, more
 from ptft_jax.verbs.command import launch, prepare_experiment
+
+from . import claims as shared
+from . import facts
+from .claims import Measured, claim, more
 
 ERAS, GAIN = 3, 0.3
 WEIGHTS = {"ewc": 100.0, "strong": 10_000.0}

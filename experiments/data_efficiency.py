@@ -13,10 +13,11 @@ import pathlib
 import statistics
 from typing import Any
 
-from experiments import claims as shared
-from experiments import plays
-from experiments.claims import Measured, below, claim
 from ptft_jax.verbs.command import launch, prepare_experiment
+
+from . import claims as shared
+from . import plays
+from .claims import Measured, below, claim
 
 COUNTS, TIMES = (2_000, 8_000, 32_000), 10
 STARTS = {"tuned": "pre-trained", "scratch": "from scratch"}

@@ -12,10 +12,11 @@ import pathlib
 import statistics
 from typing import Any
 
-from experiments import claims as shared
-from experiments import plays
-from experiments.claims import Measured, claim, rising
 from ptft_jax.verbs.command import launch, prepare_experiment
+
+from . import claims as shared
+from . import plays
+from .claims import Measured, claim, rising
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 LABELS = {f"{rate:g}": f"rate {rate:g}" for rate in RATES}

@@ -13,9 +13,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import claims as shared
-from experiments.claims import Measured, at_most, claim, reduced
 from ptft_jax.verbs.command import launch, prepare_experiment
+
+from . import claims as shared
+from .claims import Measured, at_most, claim, reduced
 
 LABELS = {
     "base": "no tuning",
@@ -149,6 +150,7 @@ def _after(data: pathlib.Path, demo: bool) -> Any:
 
 def _tuning(config: Any, demo: bool) -> Any:
     """The same rows and steps for examples and preferences."""
+    config.objective.chunk = 0  # a vocabulary of bytes
     config.tune.method = "full"
     config.data.update(length=128, batch_size=16)
     config.optimizer.learning_rate = 1e-3

@@ -12,10 +12,11 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-from experiments import claims as shared
-from experiments import plays
-from experiments.claims import Measured, below, claim
 from ptft_jax.verbs.command import launch, prepare_experiment
+
+from . import claims as shared
+from . import plays
+from .claims import Measured, below, claim
 
 STEPS, RATE = 600, 1e-2
 SHAPES = ("constant", "cosine", "linear", "wsd")

@@ -12,10 +12,11 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-from experiments import claims as shared
-from experiments import plays
-from experiments.claims import Measured, at_most, below, claim
 from ptft_jax.verbs.command import launch, prepare_experiment
+
+from . import claims as shared
+from . import plays
+from .claims import Measured, at_most, below, claim
 
 NARROW, NEAR = "stdlib:code", "stdlib:prose"
 STEPS, MIDDLE, END = 800, 200, 60

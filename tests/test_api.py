@@ -123,6 +123,27 @@ def test_setup_finds_what_it_reads_and_ships_what_is_no_module():
     assert found == there, "everything in the package that is no module, and nothing else"
 
 
+def test_experiments_begin_wherever_they_are_installed():
+    """As `python -m ptft_jax.shipped.experiments.NAME`: `experiments` is found once `prepare_experiment` has run, not before."""
+    folder, begun = ROOT / "experiments", {path.stem for path in (ROOT / "experiments").glob("*.py")}
+    begun = {name for name in begun if "launch(define, main)" in (folder / f"{name}.py").read_text()}
+    assert {"safety", "constitution", "transfer", "scaling"} <= begun
+    left, seen = sorted(begun), set()
+    while left:
+        name = left.pop()
+        seen.add(name)
+        for node in ast.parse((folder / f"{name}.py").read_text()).body:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert "experiments" not in {
+                    str(getattr(node, "module", "")).split(".")[0],
+                    *(a.name for a in node.names),
+                }, name
+            if isinstance(node, ast.ImportFrom) and node.level:
+                beside = [node.module] if node.module else [alias.name for alias in node.names]
+                left += [one for one in beside if one not in seen]
+    assert {"claims", "plays"} <= seen
+
+
 def test_the_licence_is_one():
     assert 'license_expression="Apache-2.0"' in (ROOT / "setup.py").read_text()
     licence = (ROOT / "LICENSE").read_text()

@@ -9,8 +9,10 @@ from typing import Any
 
 from ptft_jax.config import field as settings
 from ptft_jax.config.declare import Options, declared, fields_of, section
+from ptft_jax.config.distill import DistillOptions
 from ptft_jax.config.own_answers import ExpertOptions, OnPolicyOptions
 from ptft_jax.config.policy import PolicyOptions
+from ptft_jax.config.preferences import PreferenceOptions, RewardOptions
 from ptft_jax.errors import UserError
 
 _LOSSES, _ROWS = "ptft_jax.objectives", "ptft_jax.data.builders"
@@ -176,123 +178,6 @@ class UnlikelihoodOptions(Options):
         settings.natural(
             1.0, "of unlikelihood: weight of how likely the tokens of bad texts are; 0 = they are only read"
         )
-    )
-
-
-class RewardOptions(Options):
-    """`config.objective`, of reward alone."""
-
-    center: float = declared(
-        settings.natural(
-            0.0, "of reward: weight of the squared sum of a pair's rewards, which holds them near 0; 0 = none"
-        )
-    )
-
-
-class PreferenceOptions(Options):
-    """`config.objective.preference`, of the objectives that learn from pairs."""
-
-    beta: float = declared(
-        settings.natural(
-            0.0,
-            "factor of log-probabilities in the rewards; of orpo, weight of the odds; 0 = the objective's own: simpo 2, others 0.1",
-        )
-    )
-    loss: str = declared(
-        settings.one_of(
-            "sigmoid",
-            "of dpo: the loss of the rewards of a pair's answers",
-            *("sigmoid", "robust", "hinge", "exo", "nca", "apo_zero", "apo_down"),
-        )
-    )
-    divergence: str = declared(
-        settings.one_of(
-            "reverse_kl",
-            "of dpo: what the model is held near the reference by",
-            *("reverse_kl", "forward_kl", "jensen_shannon", "alpha"),
-        )
-    )
-    alpha: float = declared(settings.whole_share(0.5, "of divergence=alpha: 0 = reverse_kl, 1 = forward_kl"))
-    label_noise: float = declared(
-        settings.Field(
-            0.0,
-            "of dpo (loss sigmoid, robust, exo) and cpo: share of the pairs that are taken to be labeled the wrong way round",
-            valid=lambda v: 0 <= v < 0.5,
-            expected="a share below a half",
-        )
-    )
-    normalize: bool = declared(settings.Field(False, "of dpo: log-probabilities per token, in place of sums"))
-    tail_weight: float = declared(
-        settings.whole_share(
-            1.0, "of dpo: what tokens of the longer answer weigh that come after the length of the shorter (LD-DPO)"
-        )
-    )
-    keep_chosen: float = declared(
-        settings.natural(
-            0.0,
-            "of dpo: weight of how far the better answer falls below the reference's log-probability (DPOP); 0 = none",
-        )
-    )
-    margin: float = declared(settings.natural(1.0, "of simpo and slic: by how much the better answer should be ahead"))
-    desirable: float = declared(settings.positive(1.0, "of kto: what good answers weigh"))
-    undesirable: float = declared(settings.positive(1.0, "of kto: what bad answers weigh"))
-    sft: float = declared(
-        settings.Field(
-            -1.0,
-            "weight of the cross-entropy per token of the better answer; -1 = the objective's own: orpo (always), cpo and rrhf 1, slic 0.1, "
-            "others 0",
-            valid=lambda v: v >= 0 or v == -1,
-            expected="0 or more, or -1",
-        )
-    )
-    precompute: bool = declared(
-        settings.Field(
-            False,
-            "of dpo, ipo and kto: the reference's log-probabilities are computed once, before the first step, and kept in the cache; else at "
-            "each step",
-        )
-    )
-    from_random: bool = declared(
-        settings.Field(
-            False,
-            "of those without a reference: without a parent, preferences are learned by a model of random parameters",
-        )
-    )
-
-
-class DistillOptions(Options):
-    """`config.objective.distill`, of distill alone."""
-
-    teacher: str = declared(
-        settings.Field(
-            "",
-            "of distill: the model that is learned from, WORKDIR[@best|@last|@STEP], hf:FOLDER, hf:NAME or gguf:FILE; '' = the parent",
-        )
-    )
-    top: int = declared(
-        settings.natural(
-            64,
-            "the teacher's most probable tokens that are kept at each target, the others as one number; 0 = all tokens",
-        )
-    )
-    divergence: str = declared(
-        settings.one_of(
-            "forward_kl",
-            "of teacher and model: KL(teacher || model), KL(model || teacher), or between them",
-            *("forward_kl", "reverse_kl", "jensen_shannon"),
-        )
-    )
-    beta: float = declared(
-        settings.part(
-            0.5, "of divergence=jensen_shannon: the teacher's share of the mixture that both are compared with"
-        )
-    )
-    temperature: float = declared(settings.temperature(1.0, "what the logits of both are divided by", zero=False))
-    data_weight: float = declared(
-        settings.share(0.5, "weight of the cross-entropy of the data's targets; the divergence has the rest of 1")
-    )
-    quantize: str = declared(
-        settings.one_of("none", "what the teacher's kernels are kept in while it runs: none, or int8", "none", "int8")
     )
 
 

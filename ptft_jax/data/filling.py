@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import batches, mismatched, packing
+from ptft_jax.data import batches, mismatched, packing, stepped
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.options import DataOptions
 from ptft_jax.data.rows import RowSet
@@ -112,11 +112,8 @@ def filled(data: DataOptions, tokens: Tokens, builder: Builder, *, partial: bool
         raise UserError(
             f"config.data.overlong = {data.overlong!r}: a record is a prompt that is answered, and is not cut: expected 'raise' or 'drop'"
         )
-    if builder.stepped and (how == "concat" or data.overlong == "split"):
-        field = "packing = 'concat'" if how == "concat" else "overlong = 'split'"
-        raise UserError(
-            f"config.data.{field}: a step is read after all that comes before it, so answers are not cut there: leave it away"
-        )
+    if builder.stepped:
+        stepped.refuse_cut(how, data.overlong)
     sequential = bool(builder.overlap)  # ids are predicted from those before them
     plan = packing.plan(
         store.offsets,

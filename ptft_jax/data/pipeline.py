@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ptft_jax.config import spans
-from ptft_jax.data import (
+from ptft_jax.data import stepped, (
     cache,
     class_names,
     filling,
@@ -125,6 +125,8 @@ def training(
         parts[n], head = class_names.numbered(part, head)
     sets = [filling.filled(data, part, builder, partial=False, seed=seed) for part in parts]
     sets = sets if draws is None else list(map(draws.chosen, sets))
+    if builder.stepped:
+        stepped.refuse_alike([s.rows for s in sets], FIELD if data.mixture else "config.data.source")
     segmented, pairs = any(s.rows.segmented for s in sets), max(s.rows.pairs for s in sets)
     names, sizes = [reference for reference, _ in sources], [len(s.rows) for s in sets]
     if epochs:

@@ -36,9 +36,12 @@ class ProcessReward(RewardModel):
     def __init__(self, run: str, how: str = "product", batch_size: int = 16, unscored: str = "raise"):
         self._how = {"product": math.prod, "min": min, "last": lambda chances: chances[-1]}[how]
         super().__init__(run, PLAIN, batch_size, unscored)
+        self._steps = StepsEncoder(formats.Format("steps", "steps", {}), self.source.tokenizer, "", "assistant")
+
+    def _check_model(self) -> None:
+        super()._check_model()
         if isinstance(self.source, Pretrained):
             self._refuse("nobody knows that it scores steps")
-        self._steps = StepsEncoder(formats.Format("steps", "steps", {}), self.source.tokenizer, "", "assistant")
 
     def _asked(self, answer: str, task: Task) -> list[int]:
         prompt = task.prompt if task.conversation is None else self._only_turn(task.conversation)

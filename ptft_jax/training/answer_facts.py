@@ -53,7 +53,7 @@ def compare_members(rows: Sequence[Row], samples: int) -> None:
     how often they prefer the same one: `MEMBERS`."""
     for first in range(0, len(rows), samples):
         group = rows[first : first + samples]
-        members = [members_of(row["scores"]) for row in group]
+        members = [() if row["unscored"] else members_of(row["scores"]) for row in group]
         for row, one in zip(group, members):
             row |= {"spread": spread([one]) or 0.0, "agreeing": 0, "compared": 0}
         group[0]["agreeing"], group[0]["compared"] = agreeing(members)

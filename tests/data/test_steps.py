@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.data import builders, filling, source_splits, store
+from ptft_jax.data import builders, filling, pipeline, source_splits, stepped, store
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.formats.steps import StepsEncoder
@@ -106,6 +106,16 @@ def test_answers_are_not_cut_before_a_step(tmp_path, cache):
             rows_of(tmp_path, **data)
     short = rows_of(tmp_path, length=8, overlong="truncate", untrainable="drop")
     assert short.learned() and all(text.endswith("\n") for row in map(short.row, range(len(short))) for steps in read(row).values() for text, _ in steps)  # fmt: skip
+
+
+@pytest.mark.parametrize("label, word", [(True, "right"), (False, "wrong")])
+def test_steps_that_are_all_alike_teach_nothing(label, word, tmp_path, cache):
+    sets = [rows_of(tmp_path, [{**record, "labels": [said] * len(record["labels"])} for record in RECORDS]) for said in (label, not label)]  # fmt: skip
+    stepped.refuse_alike(sets, "config.data.mixture")  # which has both kinds
+    section = configs.check({"data": {"source": f"jsonl:{tmp_path}/steps.jsonl", "length": 32}, "objective": {"name": "process_reward"}})  # fmt: skip
+    (tmp_path / "steps.jsonl").write_text("".join(json.dumps({**r, "labels": [label] * len(r["labels"])}) + "\n" for r in RECORDS))  # fmt: skip
+    with pytest.raises(UserError, match=rf"config.data.source: all \d+ steps of the training rows are {word}"):
+        pipeline.training(section.data, tok.ByteTokenizer(), builders.build(section.objective, tok.ByteTokenizer(), True), steps=1, seed=0)  # fmt: skip
 
 
 def test_steps_are_tokenized_apart():

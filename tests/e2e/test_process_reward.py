@@ -29,14 +29,15 @@ def test_steps_are_learned_and_reward_answers(tmp_path, cache, monkeypatch):
     rows = []
     for n in range(200):
         labels = [bool(label) for label in rng.integers(0, 2, 1 + n % 3)]
-        steps = [f"{'yes' if label else 'no'} {rng.integers(9)}" for label in labels]
+        steps = [f"{rng.integers(9)} {'yes' if label else 'no'}" for label in labels]
         rows.append({"prompt": f"{n}?\n", "completions": steps, "labels": labels})
     (tmp_path / "steps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = files.recipe(f"feedback/process_reward:jsonl:{tmp_path}/steps.jsonl")
     config.init.from_ = str(tmp_path / "parent")
+    config.tune.method = "full"
     config.data.update(length=48, batch_size=8)
-    config.optimizer.learning_rate = 2e-2
-    config.training.steps = 40
+    config.optimizer.learning_rate = 1e-2
+    config.training.steps = 64
     config.eval.update(every=8, tokens=0)
     config.checkpoint.every = 8
     config.log.update(every=1, tensorboard=False)
@@ -44,22 +45,22 @@ def test_steps_are_learned_and_reward_answers(tmp_path, cache, monkeypatch):
         stop_at(11, patch)
         quiet_train(config, tmp_path / "model")
     after = quiet_train(config, tmp_path / "model")["after"]
-    assert after["test/accuracy"] > 0.7 and after["test/right_score"] > after["test/wrong_score"] + 0.1
-    assert 0 <= after["test/ece"] < 0.3 and after["test/brier"] < 0.25  # that of a coin
+    assert after["test/accuracy"] > 0.9 and after["test/right_score"] > after["test/wrong_score"] + 0.8
+    assert 0 <= after["test/ece"] < 0.1 and after["test/brier"] < 0.05
 
     loaded = loading.load(tmp_path / "model")
     apply = jax.jit(loaded.model)
-    answer = "yes 1\n\nno 2\nyes 3"
+    answer = "1 yes\n\n2 no\n3 yes"
     texts = [
-        "7?\nyes 1\n",
-        "7?\nyes 1\nno 2\n",
-        "7?\nyes 1\nno 2\nyes 3\n",
+        "7?\n1 yes\n",
+        "7?\n1 yes\n2 no\n",
+        "7?\n1 yes\n2 no\n3 yes\n",
     ]  # a step is scored at its end, by what comes before
     chances = [1 / (1 + math.exp(-float(apply(loaded.params, np.frombuffer(t.encode(), np.uint8)[None].astype(np.int32))[0, 0]))) for t in texts]  # fmt: skip
     task = Task("7?\n", (), {}, "x")
     for how, expected in (("product", math.prod(chances)), ("min", min(chances)), ("last", chances[-1])):
         verifier = ProcessReward(str(tmp_path / "model"), how=how, batch_size=2)
-        found = scored_all("process_reward", verifier, [answer, "yes 1", ""], [task] * 3)
+        found = scored_all("process_reward", verifier, [answer, "1 yes", ""], [task] * 3)
         assert found[0].value == pytest.approx(expected, rel=1e-4) and found[0].reason.startswith("3 steps: ")
         assert found[1].value == pytest.approx(chances[0], rel=1e-4) and 0 < found[2].value < 1
     with pytest.raises(UserError, match="it learned by objective.name='process_reward', and not by 'reward'"):

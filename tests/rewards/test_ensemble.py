@@ -6,12 +6,12 @@ import pytest
 from ptft_jax import config as configs
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import names
-from ptft_jax.objectives.policy import of_members
+from ptft_jax.objectives.policy import MEMBERS, of_members
 from ptft_jax.rewards.base import Function, Unscored, named, scored_all
 from ptft_jax.rewards.choosing import chosen
 from ptft_jax.rewards.combined import Combined
 from ptft_jax.rewards.ensemble import Ensemble, agreeing, spread
-from ptft_jax.training.answer_facts import compare_members
+from ptft_jax.training.answer_facts import add_up, compare_members
 from tests.rewards.test_models import ANSWERS, END, READ, TABLE, by_hand, task, written
 
 READS = {"one": READ, "two": np.roll(READ, 3)}
@@ -86,12 +86,17 @@ def test_how_often_models_prefer_the_same_answer():
     # (1, 2): all three prefer the first: 3 of 3. (1, 3): > < >: 1 of 3. (2, 3): > < =: 0 of 1.
     assert agreeing(group) == (4, 7)
     assert agreeing(group[:1]) == agreeing([()] * 3) == (0, 0)
-    rows = [{"scores": {"ensemble": {"value": 0.0, "members": list(one)}}} for one in group]
-    rows += [{"scores": {"ensemble": {"value": None}}}] * 1 + [{"scores": {"ensemble": {"members": [1.0, 1.0]}}}] * 2
+    rows = [{"scores": {"ensemble": {"value": 0.0, "members": list(one)}}, "tokens": 1} for one in group]
+    rows += [{"scores": {"ensemble": {"value": None}}, "tokens": 1}] * 1
+    rows += [{"scores": {"ensemble": {"value": 1.0, "members": [1.0, 1.0]}}, "tokens": 1}] * 2
+    rows += [
+        {"scores": {"ensemble": {"value": 5.0, "members": [9.0, 1.0]}, "judge": {"value": None}}, "tokens": 1}
+    ] * 3  # no part of either
     rows = [dict(row) for row in rows]
+    add_up(rows, 4, 0)
     compare_members(rows, 3)
-    batch = {name: np.array([row[name] for row in rows], np.float32) for name in ("spread", "agreeing", "compared")}
-    found = of_members({**batch, "unscored": np.array([0, 0, 0, 1, 0, 0], np.float32)})
+    batch = {name: np.array([row[name] for row in rows], np.float32) for name in (*MEMBERS, "unscored")}
+    found = of_members(batch)
     share, mean = found["member_agreement"], found["member_spread"]
     assert float(share[0] / share[1]) == pytest.approx(4 / 7)
     assert float(mean[0] / mean[1]) == pytest.approx(sum(np.std(one) for one in group) / 5, rel=1e-6)

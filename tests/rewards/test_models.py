@@ -21,6 +21,7 @@ from ptft_jax.rewards.base import Function, Score, Task, Unscored, Verifier, sco
 from ptft_jax.rewards.choosing import chosen
 from ptft_jax.rewards.combined import Combined
 from ptft_jax.rewards.judge import Judge
+from ptft_jax.rewards.process_reward import ProcessReward
 from ptft_jax.rewards.reward_model import RewardModel
 from ptft_jax.training.selection import Selection
 
@@ -174,6 +175,8 @@ def test_models_that_cannot_do_it_are_refused(reward_model, writer, tmp_path):
         RewardModel(written(tmp_path / "several", {}, head="classes", classes=3))
     with pytest.raises(UserError, match="pad_token_id = 256 is what texts end with"):
         RewardModel(written(tmp_path / "ends", {}, last=(), head="classes", classes=1))
+    with pytest.raises(UserError, match="process_reward.run: hf:.*reward: nobody knows that it scores steps"):
+        ProcessReward(reward_model)
     with pytest.raises(UserError, match="config.rewards.reward_model.run is ''"):
         chosen(("reward_model",), configs.check({}), "eval.answers.verifiers")
     with pytest.raises(UserError, match="config.rewards.judge.run = 'runs/none'"):
