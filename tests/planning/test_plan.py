@@ -80,17 +80,22 @@ def test_a_plan_is_of_the_program_that_runs(machine):
     assert json.loads(json.dumps(tables.as_json(found)))["tokens"] == found.tokens
 
 
-@pytest.mark.parametrize("scan", [False, True])
-def test_parameters_are_gathered_and_rows_are_not(scan, machine):
+@pytest.mark.parametrize("scan, remat", [(False, "none"), (True, "dots")])
+def test_parameters_are_gathered_and_rows_are_not(scan, remat, machine):
     """No device is given what others compute of their rows, which is larger than any parameter."""
-    trainer = Trainer(config(parallel__fsdp=8, model__scan=scan), mesh=meshes.make(1, 8, machine.devices))
+    trainer = Trainer(
+        config(parallel__fsdp=8, model__scan=scan, model__remat=remat), mesh=meshes.make(1, 8, machine.devices)
+    )
     batch = trainer.program.placed(forms.of(trainer))
     program = cost.parse(trainer.program.train.trace(trainer.state_like, batch).lower().compile().as_text())
     largest = max(4 * a.size // (LAYERS if "blocks" in str(path) else 1)
                   for path, a in jax.tree_util.tree_leaves_with_path(trainer.shapes))  # fmt: skip
     assert largest < 4 * ROWS * LENGTH * WIDTH
-    gathered = [one.bytes for one in program.collectives() if one.kind == "all-gather"]
-    assert gathered and max(gathered) <= largest
+    gathered = [one for one in program.collectives() if one.kind == "all-gather"]
+    assert gathered and max(one.bytes for one in gathered) <= largest
+    kernels = 4 * LAYERS * 12 * WIDTH**2
+    again = sum(one.times * one.bytes for one in gathered) >= 2 * kernels
+    assert again is (remat == "dots"), "what is recomputed is gathered again; else it is kept"
 
 
 def test_of_copies_gradients_alone_are_exchanged(machine):
