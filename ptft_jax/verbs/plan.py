@@ -47,7 +47,9 @@ def main() -> int:
     topologies.prepare(args.topology)
     topology = topologies.of(args.topology)
     if args.cost and topology.chip is None:
-        raise UserError(f"--cost={args.cost:g}: how fast --topology={args.topology} is is not known, nor what it costs")
+        raise UserError(
+            f"--cost={args.cost:g}: the speed of --topology={args.topology} is not known, nor what a run costs there"
+        )
     from ptft_jax.planning import plan, search, tables
     from ptft_jax.reporting.progress import Reporter
 
