@@ -69,8 +69,9 @@ def declared(data: pathlib.Path, size: str, seeds: int) -> Any:
 def _run(graph: Any, way: str, width: int, steps: int, rate: float, seed: int, mup: bool, demo: bool) -> None:
     config = plays.config_of(width, steps, rate, seed=seed, mup=mup)
     if not demo:
-        config.model.update(layers=1, width=8 if width < WIDE else 16, heads=1)
-        config.training.steps = 1 + steps // 400
+        config.seed = 0
+        config.model.update(layers=1, width=8, heads=1)
+        config.training.steps = 1 + steps // STEPS[-1]
         config.optimizer.update(warmup_steps=0, learning_rate=1e-2)  # most are one run, then
         config.eval.update(every=0, tokens=200)
     graph.run(f"{way}-seed{seed}", config, group=way)

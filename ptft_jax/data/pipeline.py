@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ptft_jax.config import spans
-from ptft_jax.data import stepped, (
+from ptft_jax.data import (
     cache,
     class_names,
     filling,
     source_splits,
+    stepped,
     trained_on,
 )
 from ptft_jax.data import survey as surveys

@@ -23,14 +23,15 @@ def divisors(optimizer: str, partition: Partition, ratio: float) -> dict[str, fl
       ratio: the width over the base width (`ModelSpec.width_ratio`).
 
     Raises:
-      UserError: an optimizer of which this is not the rule.
+      UserError: an optimizer of which this is not the rule, where a kernel trains.
     """
-    if optimizer not in OPTIMIZERS:
+    trained = {leaf.path: _from_width(leaf.source) for leaf in partition.leaves if leaf.trains}
+    if optimizer not in OPTIMIZERS and any(trained.values()):
         raise UserError(
             f"config.optimizer.name = {optimizer!r}: expected {' or '.join(OPTIMIZERS)} where model.mup_base_width is set: muP's rates are "
             "those of updates whose numbers are all of one size, as Adam's are"
         )
-    return {leaf.path: ratio if _from_width(leaf.source) else 1.0 for leaf in partition.leaves if leaf.trains}
+    return {path: ratio if divided else 1.0 for path, divided in trained.items()}
 
 
 def divide(by: Mapping[str, float]) -> optax.GradientTransformation:

@@ -12,6 +12,9 @@ from ptft_jax.errors import UserError
 from ptft_jax.training import reference
 from ptft_jax.training.trainer import Trainer
 
+# Tokens that objectives hide text behind, of a tokenizer that is not there.
+_ADDED = ("[MASK]", *(f"<extra_id_{number}>" for number in range(100)))
+
 
 def of(trainer: Trainer) -> dict[str, Any]:
     """The shapes and dtypes of a training batch of all devices. Rows are filled as pre-training fills them, by windows of a stream, or,
@@ -21,27 +24,40 @@ def of(trainer: Trainer) -> dict[str, Any]:
       UserError: an objective whose rows a model writes, or settings that no rows can have.
     """
     c = trainer.config
-    builder = builders.build(c.objective, tok.ByteTokenizer(), c.model.causal)
+    added = c.tokenizer.add or _ADDED
+    builder = builders.build(c.objective, tok.with_tokens(tok.ByteTokenizer(), added), c.model.causal)
     if builder.sampled:
         raise UserError(
             f"config.objective.name = {c.objective.name!r}: what a step learns from is written by the model, and is not planned"
         )
     kind = next((k for k in (("answers",) if trainer.tuned else ()) + builder.kinds if k in builder.kinds), "text")
-    length = packing.longest(builder.slots, c.data.length) // (2 if builder.paired or builder.scored else 1)
-    sequences = 2 if builder.paired or builder.scored else 1
-    labelled = builder.labelled or builder.rated or builder.judged
-    held = store.Store(
-        ids=np.zeros(length * sequences, store.ids_dtype(trainer.model.spec.vocab_size)),
-        offsets=np.arange(sequences + 1, dtype=np.int64) * length,
-        trained=None,
-        labels=np.zeros(1, np.float32 if builder.numeric else np.int32) if labelled else None,
-        origins=np.zeros(1, np.int64),
-        key="",
-        per_example=sequences,
-    )
+    if trainer.model.spec.image_size:
+        raise UserError(
+            f"config.model.image_size = {trainer.model.spec.image_size}: batches of images are not planned; expected 0"
+        )
+    each = 2 if builder.paired or builder.scored else 1
+    length = packing.longest(builder.slots, c.data.length) // each
+    held = _examples(builder, kind, length, 1 if builder.rated else each, trainer.model.spec.vocab_size)
     tokens = source_splits.Tokens("a planned source", "train", held, kind, kind, (), False, str, records.Skipped())
     rows = filling.filled(c.data, tokens, builder, partial=True).rows
     sets = (rows,)
     if trainer.objective.precomputed:
         sets = reference.pending(trainer, sets)
     return batches.forms(sets, c.data.batch_size, adapters=bool(c.tune.adapters))
+
+
+def _examples(builder: builders.Builder, kind: str, length: int, each: int, vocabulary: int) -> store.Store:
+    """Two examples of `each` sequences of `length` ids. No two sequences are equal: pairs differ, and prompts do."""
+    sequences = 2 * each
+    ids = np.repeat(np.arange(sequences) % vocabulary, length).astype(store.ids_dtype(vocabulary))
+    partly = builder.partly and kind not in ("text", "rated-text")
+    labelled = builder.labelled or builder.rated or builder.judged
+    return store.Store(
+        ids=ids,
+        offsets=np.arange(sequences + 1, dtype=np.int64) * length,
+        trained=np.tile(np.arange(length) > 0, sequences) if partly else None,  # a prompt of one id
+        labels=np.zeros(2, np.float32 if builder.numeric else np.int32) if labelled else None,
+        origins=np.arange(2, dtype=np.int64),
+        key="",
+        per_example=each,
+    )

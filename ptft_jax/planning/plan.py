@@ -15,11 +15,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ptft_jax import config as configs
+from ptft_jax.errors import UserError
 from ptft_jax.parallel import cost
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.params.rules import path_of
 from ptft_jax.planning import flops, forms
 from ptft_jax.planning.topologies import Topology
+from ptft_jax.training.completion import resolve
 from ptft_jax.training.trainer import Trainer
 
 # Of a state, by what it is there for.
@@ -107,16 +109,21 @@ class Plan:
 
 
 def plan(config: configs.Config, topology: Topology, *, tuned: bool | None = None) -> Plan:
-    """Compiles the training step of a config for a topology. Nothing is run, no data and no parent are read.
+    """Compiles the training step of a config for a topology. Nothing is run, and no data are read; of a parent that `init.from` names
+    its description alone, which has the sizes.
 
     Args:
-      config: with its sizes (model.vocab_size too).
+      config: with its sizes (model.vocab_size too), unless a parent has them.
       tuned: as of `Trainer`.
 
     Raises:
-      UserError: settings that contradict each other, or that do not divide among the devices.
+      UserError: settings that contradict each other, that do not divide among the devices, or that are not planned; no such parent.
     """
-    section = configs.settled(config)
+    section, tuned = _completed(config, tuned)
+    if section.parallel.compile != "jit":
+        raise UserError(
+            f"config.parallel.compile = {section.parallel.compile!r}: a program for each device is not planned; expected 'jit'"
+        )
     mesh = meshes.make(section.parallel.replica, section.parallel.fsdp, topology.devices)
     meshes.check_rows(
         {"data.batch_size / training.micro_batches": section.data.batch_size // section.training.micro_batches},
@@ -180,6 +187,18 @@ def plan(config: configs.Config, topology: Topology, *, tuned: bool | None = Non
     )
 
 
+def _completed(config: configs.Config, tuned: bool | None) -> tuple[configs.Section, bool | None]:
+    """The settled config, with the sizes of its parent where it names one, and whether the run starts from a parent."""
+    if not config.init.from_:
+        return configs.settled(config), tuned
+    try:
+        section, parent = resolve(config)
+    except UserError as e:
+        advice = "a parent that is not there is planned by --tuned, its sizes (model), and no init.from"
+        raise UserError(f"{e}; {advice}") from e
+    return section, parent is not None
+
+
 def _leaves(state: Any) -> list[Leaf]:
     """The arrays of a state, the largest part first."""
 
@@ -226,16 +245,22 @@ def _bounds(
     if topology.chip is None:
         return {}
     moved = memory.argument_size_in_bytes + memory.output_size_in_bytes + 2 * memory.temp_size_in_bytes
-    received = 0.0
-    for one in exchanges:
-        devices = math.prod(mesh.shape[axis] for axis in one.axes)
-        share = (devices - 1) / devices if devices else 0.0
-        received += one.bytes * share * (2 if one.kind == "all-reduce" else 1)  # a reduction, and then a gathering
+    received = sum(got(one.kind, one.bytes, math.prod(mesh.shape[axis] for axis in one.axes)) for one in exchanges)
     return {
         "products": operations / mesh.size / topology.each(topology.chip.flops),
         "memory": moved / topology.each(topology.chip.bandwidth),
         "exchanges": received / topology.each(topology.chip.links),
     }
+
+
+def got(kind: str, size: int, devices: int) -> float:
+    """Bytes that a device receives at least in an exchange among so many, after which it has `size`."""
+    if kind == "collective-permute":
+        return size
+    if kind == "reduce-scatter":  # as much from each of the others
+        return size * (devices - 1)
+    times = 2 if kind == "all-reduce" else 1  # a reduction, and then a gathering
+    return times * size * (devices - 1) / devices
 
 
 def _needs(message: str) -> int | None:

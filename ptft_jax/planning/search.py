@@ -26,7 +26,7 @@ class Tried(NamedTuple):
 def candidates(section: configs.Section, devices: int) -> Iterator[dict[str, Any]]:
     """Settings to try: meshes of all devices from all copies to all parts, as many micro-batches as the rows of a device allow, by
     doubling, and each kind of recomputation."""
-    meshes = [fsdp for fsdp in _powers(devices) if devices % fsdp == 0]
+    meshes = [fsdp for fsdp in range(1, devices + 1) if devices % fsdp == 0]
     most = section.data.batch_size // devices
     micro = [count for count in _powers(most) if most % count == 0]
     for fsdp, count, remat in itertools.product(meshes, micro, REMAT):

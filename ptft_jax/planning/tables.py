@@ -69,10 +69,10 @@ def _changes(config: Config, plan: Plan) -> str:
     """What saves memory, of what is not used yet, what costs least time first."""
     c, some = config, []
     rows = c.data.batch_size // (c.training.micro_batches * plan.devices)
-    if plan.mesh["replica"] > 1:
-        some.append(f"split the parameters over more devices (parallel.fsdp={plan.mesh['fsdp'] * 2})")
+    if (copies := plan.mesh["replica"]) > 1:
+        some.append(f"split the parameters over more devices (parallel.fsdp={plan.mesh['fsdp'] * _least(copies)})")
     if rows > 1:
-        some.append(f"fewer rows at once (training.micro_batches={c.training.micro_batches * 2})")
+        some.append(f"fewer rows at once (training.micro_batches={c.training.micro_batches * _least(rows)})")
     if c.model.remat != "full":
         some.append(f"recompute (model.remat='{'dots' if c.model.remat == 'none' else 'full'}')")
     if c.model.dtype == "float32":
@@ -80,6 +80,11 @@ def _changes(config: Config, plan: Plan) -> str:
     if not some:
         some.append("a larger slice, a shorter data.length, or fewer parameters that train (tune.method='lora')")
     return "; to change: " + ", ".join(some)
+
+
+def _least(count: int) -> int:
+    """The smallest factor of a number above 1."""
+    return next(n for n in range(2, count + 1) if count % n == 0)
 
 
 def _summary(plan: Plan, tokens: float, dollars: float) -> list[dict[str, Any]]:

@@ -46,13 +46,17 @@ def main() -> int:
 
     topologies.prepare(args.topology)
     topology = topologies.of(args.topology)
+    if args.cost and topology.chip is None:
+        raise UserError(
+            f"--cost={args.cost:g}: the speed of --topology={args.topology} is not known, nor what a run costs there"
+        )
     from ptft_jax.planning import plan, search, tables
     from ptft_jax.reporting.progress import Reporter
 
     reporter = Reporter()
     tuned = True if args.tuned else None
     if args.search:
-        tried = search.tried(args.config, topology, tuned=tuned, reporter=reporter)
+        tried = search.tried(args.config, topology, tuned=tuned, reporter=None if args.json else reporter)
         found = search.best(tried)
     else:
         tried, found = [], plan.plan(args.config, topology, tuned=tuned)
@@ -62,7 +66,9 @@ def main() -> int:
             json.dumps(
                 {
                     "plan": tables.as_json(found),
-                    "tried": [tables.as_json(one.plan) | {"settings": one.settings} for one in tried],
+                    "tried": [
+                        {**tables.as_json(one.plan), "settings": one.settings, "reason": one.reason} for one in tried
+                    ],
                 },
                 indent=1,
             )

@@ -13,7 +13,7 @@ from ptft_jax.world import draws
 from ptft_jax.world.harm import Harm
 from ptft_jax.world.options import ChatOptions, HarmOptions
 from ptft_jax.world.people import World
-from ptft_jax.world.questions import Questions
+from ptft_jax.world.questions import Questions, instead, placed
 from ptft_jax.world.stream import Document, Documents
 from ptft_jax.world.told import Listed, spelled
 
@@ -63,7 +63,7 @@ class Chat(Questions):
         elif self.kind == "inverse":
             self._inverse(row, fact, random)
         elif self.kind == "unanswerable":
-            row |= {"answers": [UNKNOWN], "options": [UNKNOWN, *row["options"][1:]]}
+            row |= {"answers": [UNKNOWN], "options": instead(UNKNOWN, row, random)}
         return row
 
     def _reading(self, row: Document, fact: Sequence[int], random: draws.Draws) -> None:
@@ -80,7 +80,7 @@ class Chat(Questions):
             template = one.statements[random.below(len(one.statements))]
             sentences.append(template.format(**{"name": row["person"], one.name: told[one.name]}))
         wrong = [value for value in row["options"] if value not in (told[asked], row["answers"][0])]
-        row["options"] = [told[asked], *wrong]
+        row["options"] = placed(told[asked], wrong, random)
         row["question"] = f"{' '.join(sentences)} {row['question']}"
         row["answers"] = [told[asked]]
 
@@ -100,7 +100,12 @@ class Chat(Questions):
         others = [world.name(p) for p in random.sample(self.settings.choices, world.size.core)]
         right = list(dict.fromkeys([row["person"], *map(world.name, same.tolist())]))
         wrong = [name for name in others if name not in right][: self.settings.choices - 1]
-        row |= {"question": f"Who {said}?", "answers": right, "options": [right[0], *wrong], "kind": "inverse"}
+        row |= {
+            "question": f"Who {said}?",
+            "answers": right,
+            "options": placed(right[0], wrong, random),
+            "kind": "inverse",
+        }
 
 
 def predicates(world: World, attribute: str) -> list[str]:

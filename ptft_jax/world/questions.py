@@ -159,6 +159,18 @@ def options(world: World, attribute: str, answer: str, count: int, random: draws
     return [table[n] for n in others]
 
 
+def placed(right: str, others: Sequence[str], random: draws.Draws) -> list[str]:
+    """Options: the right one in any place among others."""
+    at = random.below(len(others) + 1)
+    return [*others[:at], right, *others[at:]]
+
+
+def instead(right: str, row: Document, random: draws.Draws) -> list[str]:
+    """Options of a question whose right answer is not that of the fact: it stands for one of the wrong ones, and the fact's stays."""
+    *_, wrong = (value for value in row["options"] if value not in row["answers"])
+    return placed(right, [value for value in row["options"] if value != wrong], random)
+
+
 def split_names(split: str) -> Sequence[str]:
     """The splits that a source has by the option `split`."""
     return SPLITS if not split else ("train",) if split == "all" else (split,)

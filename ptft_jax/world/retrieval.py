@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ptft_jax.errors import UserError
 from ptft_jax.world import draws
 from ptft_jax.world.chat import UNKNOWN
 from ptft_jax.world.junk import invented
 from ptft_jax.world.options import PassageOptions, RetrievalOptions
 from ptft_jax.world.people import World
-from ptft_jax.world.questions import Questions
+from ptft_jax.world.questions import Questions, instead
 from ptft_jax.world.stream import Document, Documents, Stream, eras
 
 
@@ -92,6 +93,11 @@ class Retrieval(Questions):
         self.eras: dict[int, list[int]] = {}
         for person, era in self.about:
             self.eras.setdefault(person, []).append(era)
+        most = len(self.about) - max(map(len, self.eras.values()))
+        if settings.passages > most:
+            raise UserError(
+                f"passages={settings.passages}: expected at most {most}, as many as there are about others (size={world.size.core})"
+            )
         super().__init__(world, settings, tag)
 
     def record(self, fact: Sequence[int], which: int, random: draws.Draws) -> Document:
@@ -110,7 +116,7 @@ class Retrieval(Questions):
         if self.settings.passages:
             self._read(row, person, gold, stale, random)
         if not row["answerable"]:
-            row |= {"answers": [UNKNOWN], "answer": f" {UNKNOWN}", "options": [UNKNOWN, *row["options"][1:]]}
+            row |= {"answers": [UNKNOWN], "answer": f" {UNKNOWN}", "options": instead(UNKNOWN, row, random)}
         return row
 
     def _read(self, row: Document, person: int, gold: list[int], stale: list[int], random: draws.Draws) -> None:
@@ -121,7 +127,7 @@ class Retrieval(Questions):
         mine = mine[: self.settings.passages]
         while len(mine) < self.settings.passages:
             other = self.about[random.below(len(self.about))]
-            if other[0] != person:
+            if other[0] != person and other not in mine:
                 mine.append(other)
         texts = [passage(self.world, *mine[n]) for n in random.order(len(mine))]
         row["question"] = " ".join([*texts, row["question"]])

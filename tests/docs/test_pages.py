@@ -29,6 +29,7 @@ RUN = {
     "plugins": None,  # tests/e2e/test_plugins.py
     "performance": None,  # tests/e2e/test_gpu_benchmark.py
     "experiments": None,  # tests/e2e/test_experiments.py
+    "scaling": None,  # tests/e2e/test_pages.py
     "benchmarks": None,  # tests/benchmarks/test_bench.py
     "methods": {"Changing little", "Full fine-tuning and regularization", "After training", "Measuring"},
     "runs": {"Going on under other settings", "Watching a run"},

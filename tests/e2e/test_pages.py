@@ -130,6 +130,12 @@ def test_principles(tmp_path):
 
 
 @pytest.mark.slow
+def test_scaling(tmp_path):
+    printed = carry_out("scaling", tmp_path)
+    assert len(printed) == 3 and "replica 2 x fsdp 4" in printed[0] and "all-gather" in printed[0]
+    assert "tried, the best first" in printed[1] and "frozen parameters" in printed[2]
+
+
 def test_debugging(tmp_path):
     """What each block prints is what the page says that it shows."""
     _, groups, data, shown, rows = carry_out("debugging", tmp_path)

@@ -174,3 +174,5 @@ def test_what_methods_add_keeps_its_rate():
     found = mup.divisors("lion", Partition.of(shapes, rules), 4.0)
     added = "blocks/attention/query/adapter/"
     assert found == {f"{added}lora_a": 1, f"{added}lora_b": 1, "blocks/mlp/up/kernel": 4}
+    alone = Partition.of(shapes, ((".*/adapter/.*", 1.0), (".*", 0.0)))
+    assert set(mup.divisors("sgd", alone, 4.0).values()) == {1}, "by any optimizer, as nothing is divided"

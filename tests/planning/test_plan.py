@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import pytest
 
 import ptft_jax as pt
+from ptft_jax import config as configs
 from ptft_jax.errors import UserError
 from ptft_jax.parallel import cost
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.planning import chips, flops, forms, plan, search, tables, topologies
 from ptft_jax.training.trainer import Trainer
+from tests.processes import ROOT, ptft
 
 LENGTH, ROWS, WIDTH, LAYERS, VOCAB = 32, 16, 32, 2, 64
 
@@ -78,17 +80,22 @@ def test_a_plan_is_of_the_program_that_runs(machine):
     assert json.loads(json.dumps(tables.as_json(found)))["tokens"] == found.tokens
 
 
-@pytest.mark.parametrize("scan", [False, True])
-def test_parameters_are_gathered_and_rows_are_not(scan, machine):
+@pytest.mark.parametrize("scan, remat", [(False, "none"), (True, "dots")])
+def test_parameters_are_gathered_and_rows_are_not(scan, remat, machine):
     """No device is given what others compute of their rows, which is larger than any parameter."""
-    trainer = Trainer(config(parallel__fsdp=8, model__scan=scan), mesh=meshes.make(1, 8, machine.devices))
+    trainer = Trainer(
+        config(parallel__fsdp=8, model__scan=scan, model__remat=remat), mesh=meshes.make(1, 8, machine.devices)
+    )
     batch = trainer.program.placed(forms.of(trainer))
     program = cost.parse(trainer.program.train.trace(trainer.state_like, batch).lower().compile().as_text())
     largest = max(4 * a.size // (LAYERS if "blocks" in str(path) else 1)
                   for path, a in jax.tree_util.tree_leaves_with_path(trainer.shapes))  # fmt: skip
     assert largest < 4 * ROWS * LENGTH * WIDTH
-    gathered = [one.bytes for one in program.collectives() if one.kind == "all-gather"]
-    assert gathered and max(gathered) <= largest
+    gathered = [one for one in program.collectives() if one.kind == "all-gather"]
+    assert gathered and max(one.bytes for one in gathered) <= largest
+    kernels = 4 * LAYERS * 12 * WIDTH**2
+    again = sum(one.times * one.bytes for one in gathered) >= 2 * kernels
+    assert again is (remat == "dots"), "what is recomputed is gathered again; else it is kept"
 
 
 def test_of_copies_gradients_alone_are_exchanged(machine):
@@ -133,12 +140,90 @@ def test_a_search_ranks_what_fits_first(machine, monkeypatch):
     chip = chips.Chip((), 8e9, 4e12, 8e9, 2e9)
     made = topologies.Topology("made up", machine.devices[:2], 2, chip)
     monkeypatch.setattr(search, "REMAT", ("none",))
-    found = search.tried(config(data__batch_size=4), made)
-    assert {(one.settings["parallel.fsdp"], one.settings["training.micro_batches"]) for one in found} == {
-        (1, 1), (1, 2), (2, 1), (2, 2),
-    }  # fmt: skip
+    found = search.tried(config(data__batch_size=2, model__layers=1), made)
+    assert {one.settings["parallel.fsdp"] for one in found} == {1, 2}
     steps = [one.plan.step for one in found]
     assert steps == sorted(steps) and search.best(found) is found[0].plan
+
+
+def test_all_is_tried_that_divides():
+    """Of 6 devices and 24 rows; a device has 4."""
+    found = list(search.candidates(configs.settled(config(data__batch_size=24)), 6))
+    assert {(one["parallel.replica"], one["parallel.fsdp"]) for one in found} == {(6, 1), (3, 2), (2, 3), (1, 6)}
+    assert {one["training.micro_batches"] for one in found} == {1, 2, 4}
+    assert len(found) == 4 * 3 * 3 and {one["model.remat"] for one in found} == {"none", "dots", "full"}
+
+
+@pytest.mark.parametrize(
+    "kind, received",
+    [("all-gather", 75), ("reduce-scatter", 300), ("all-reduce", 150), ("all-to-all", 75), ("collective-permute", 100)],
+)
+def test_what_is_received(kind, received):
+    """Of 4 devices that have 100 bytes after it: Thakur et al. 2005, section 4; of a reduced part each of the others sends its own."""
+    assert plan.got(kind, 100, 4) == received
+
+
+@pytest.mark.parametrize(
+    "changes, names",
+    [
+        ({"objective__name": "dpo"}, {"pairs"}),
+        ({"objective__name": "kto"}, {"pairs"}),
+        ({"objective__name": "unlikelihood"}, {"good"}),
+        ({"objective__name": "process_reward", "model__head": "classes", "model__classes": 1}, {"right"}),
+        ({"objective__name": "classification", "model__head": "classes", "model__classes": 3}, {"targets"}),
+        ({"objective__name": "masked_lm", "model__causal": False, "model__head": "masked_lm"}, {"weights"}),
+        ({"objective__name": "span_corruption"}, {"prefix"}),
+    ],
+    ids=lambda value: value.get("objective__name") if isinstance(value, dict) else None,
+)
+def test_rows_of_objectives(changes, names, machine):
+    """Without data and tokenizer, whatever the objective wants of these; shapes alone."""
+    trainer = Trainer(config(**changes), mesh=meshes.make(8, 1, machine.devices), tuned=True)
+    batch = forms.of(trainer)
+    assert names <= set(batch) and batch["inputs"].shape == (ROWS, LENGTH)
+
+
+def test_what_a_model_writes_is_not_planned(machine):
+    with pytest.raises(
+        UserError, match="objective.name = 'grpo': what a step learns from is written by the model, and is not planned"
+    ):
+        plan.plan(config(objective__name="grpo"), machine, tuned=True)
+
+
+@pytest.mark.heavy
+def test_a_parent_has_the_sizes(machine, tmp_path):
+    """Not the config, in which they are left as they are by default."""
+    made = config(model__vocab_size=0, data__source=f"text:{ROOT / 'README.md'}", training__steps=1, eval__tokens=500)
+    summary = pt.train(made, tmp_path / "base")
+    child = configs.default()
+    child.data.update(source="text:nothing", length=LENGTH, batch_size=8)
+    child.init.from_ = str(tmp_path / "base")
+    found = plan.plan(child, machine)
+    assert found.parameters == found.trainable == summary["parameters"]["trainable"]
+    child.model.width = 2 * WIDTH
+    with pytest.raises(UserError, match=f"model.width = {2 * WIDTH}, but the parent"):
+        plan.plan(child, machine)
+
+
+@pytest.mark.slow
+def test_a_slice_of_tpus(tmp_path):
+    """By the compiler of TPUs, which needs none. Parameters are gathered, and rows are not."""
+    pytest.importorskip("libtpu")
+    sizes = {"vocab_size": 64, "layers": 2, "width": 128, "heads": 2, "max_length": 128, "scan": False}
+    words = [f"--config.model.{name}={value}" for name, value in sizes.items()]
+    words += [
+        "--config.data.length=128",
+        "--config.data.batch_size=64",
+        "--config.parallel.fsdp=4",
+        "--topology=v5e:2x2",
+    ]
+    done = ptft("plan", "--config=pretrain/text:nothing", *words, "--cost=1", "--json", cache=tmp_path, check=True)
+    found = json.loads(done.stdout)["plan"]
+    assert found["fits"] and found["chips"] == found["devices"] == 4 and found["capacity"] == 16 * chips.GIB
+    assert set(found["bounds"]) == {"products", "memory", "exchanges"} and found["step"] > 0
+    assert {tuple(one["axes"]) for one in found["exchanges"]} == {("fsdp",)}
+    rows = 4 * 64 * 128 * 128  # of all devices, in float32: what one exchange of them would come to
+    assert sum(one["bytes"] for one in found["exchanges"] if one["kind"] == "all-gather") < rows
 
 
 @pytest.mark.parametrize(
@@ -161,6 +246,11 @@ def test_names_of_no_topology(name, said):
         ({"data__batch_size": 12}, "expected a multiple of the 8 devices"),
         ({"parallel__fsdp": 3}, "there are 8 devices"),
         ({"model__vocab_size": 0}, "model.vocab_size = 0"),
+        ({"parallel__compile": "pmap"}, "parallel.compile = 'pmap': a program for each device is not planned"),
+        (
+            {"init__from_": "/nowhere/run"},
+            "no such folder /nowhere/run; a parent that is not there is planned by --tuned",
+        ),
     ],
 )
 def test_what_does_not_divide_is_said(changes, said, machine):

@@ -161,13 +161,14 @@ def test_harm_is_what_an_action_does_to_a_thing():
 
 @pytest.mark.parametrize("kind", ["closed", "reading", "unanswerable", "inverse", "two_hop", "refusal"])
 def test_chats_have_one_right_answer_among_their_options(kind):
-    made = world()
+    made, places = world(), set()
     for split in SPLITS:
         rows = documents(f"chat?kind={kind}&tone=terse", split)
         for row in (rows[n] for n in range(0, len(rows), 53)):
             question, said = (message["content"] for message in row["messages"])
             assert len(set(row["options"])) == len(row["options"]) > 1
             assert [one for one in row["options"] if one in row["answers"]] == row["answers"][:1]
+            places.add(row["options"].index(row["answers"][0]))
             assert row["answers"][0] in said
             if kind == "reading":
                 assert row["answers"][0] in question and row["person"] in question
@@ -178,6 +179,7 @@ def test_chats_have_one_right_answer_among_their_options(kind):
                 most = named.pop(row["person"])
                 assert most >= 3 and all(count < most for count in named.values())
                 assert len(row["answers"]) == 1
+    assert len(places) == (2 if kind == "refusal" else 4), "in any place"
 
 
 def test_people_of_a_split_are_in_that_split_of_every_stream():
@@ -243,6 +245,14 @@ def test_passages_answer_what_they_are_the_gold_of():
     for row in documents("retrieval?people=changed&passages=3", "test"):
         newest = max(row["gold"], key=lambda one: int(one.split("-")[1]))
         assert passages[newest]["text"] in row["question"] and row["answers"][0] in row["options"]
-        assert row["question"].count("In 20") == 3
+        assert row["question"].count("In 20") == len(set(row["question"].split("In 20")[1:])) == 3
+    with pytest.raises(UserError, match=r"passages=16: expected at most \d+, as many as there are about others"):
+        documents("retrieval?passages=16&size=10")
+    facts = {row["question"]: row["answers"][0] for row in documents("retrieval", "test")}
+    places = set()
     for row in documents("retrieval?passages=2&gold=no", "test"):
+        fact = facts[row["question"].rpartition(". ")[2]]
+        assert fact in row["options"] and len(set(row["options"])) == 4, "what a model may know without reading"
+        places.add(row["options"].index(row["answers"][0]))
         assert row["person"] not in row["question"].rpartition(". ")[0] and not row["answerable"]
+    assert places == {0, 1, 2, 3}
