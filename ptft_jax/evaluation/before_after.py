@@ -50,7 +50,8 @@ def compare(
         ordered = [(references[0], ""), *ordered]
     elif parent and len(references) == 1:
         ordered = [(name, "") for name in _before(references[0], ignore, plugins)] + ordered
-    runs, facts = [], {}
+    runs: list[dict[str, Any]] = []
+    facts: dict[str, Any] = {}
     if not (source and tasks) and not restore.is_reference(references[0]):  # a parent may measure nothing itself
         own = meant.of_source(restore.find(references[0], "--run", plugins=plugins))["eval"]["behavior"]
         if not source:

@@ -17,16 +17,18 @@ from ptft_jax.errors import UserError, nearest
 from ptft_jax.evaluation.samples import check_writer
 from ptft_jax.evaluation.tasks import question as questions_
 from ptft_jax.evaluation.tasks.base import Behavior
-from ptft_jax.evaluation.tasks.observed import Asking, Rendering, Writing
+from ptft_jax.evaluation.tasks.observed import Asking, Observed, Rendering, Writing
 from ptft_jax.evaluation.tasks.probe import Probe
 from ptft_jax.evaluation.tasks.question import Question
 from ptft_jax.evaluation.tasks.scoring import Reader
 from ptft_jax.evaluation.tasks.styles import Styles
 from ptft_jax.model import decode
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.parallel import processes
 from ptft_jax.params.partition import Partition
 from ptft_jax.rewards.choosing import chosen
 from ptft_jax.runs import meant
+from ptft_jax.runs.checkpoint import together
 
 FIELD = "eval.behavior"
 
@@ -44,17 +46,19 @@ class Tasks:
         config: configs.Section,
         model: Transformer,
         tokenizer: tok.Tokenizer,
-        split: str,
+        split: str | Mapping[str, str],
         *,
         reads_prompt: bool,
         adapter: int | None,
     ):
-        """`config`: whose `eval.behavior` has tasks and a source; `split`: of that, "" = as `ptft_jax.data.source_splits.to_measure` has it. Raises
-        UserError."""
+        """`config`: whose `eval.behavior` has tasks and a source; `split`: of that and of `also`, or of each by its name; "" = as
+        `ptft_jax.data.source_splits.to_measure` has it. Raises UserError."""
         b = config.eval.behavior
         decode.check_writes(model)
         self.tasks = _tasks(config)
-        self.split, found, self.total = _read(config.data, (b.source, *b.also), split, b.records)
+        sources = (b.source, *b.also)
+        splits = [split if isinstance(split, str) else split[source] for source in sources]
+        self.split, found, self.total = _read(config.data, sources, splits, b.records)
         self.source, self.also = b.source, b.also
         self.asked: dict[str, list[Question]] = {}
         for name, task in self.tasks.items():
@@ -87,8 +91,9 @@ class Tasks:
             for metric in (*specs[name].metrics, *getattr(task, "own", ()))
         )
         counts = ", ".join(f"{name} of {len(rows):,}" for name, rows in self.asked.items())
-        sources = " and ".join((b.source, *b.also))
-        self.notes = [f"behavior is measured by {sources} ({self.split}), {self.total:,} records: {counts}"]
+        self.notes = [
+            f"behavior is measured by {' and '.join(sources)} ({self.split}), {self.total:,} records: {counts}"
+        ]
 
     def measured(
         self, params: Any, check: Callable[[], None] = lambda: None
@@ -103,12 +108,18 @@ class Tasks:
           UserError: the model's logits are not finite.
         """
         seen = self._asking.ask(params, check)
-        values, details = {}, {}
+        # All processes ask the same; one of them counts, and asks verifiers, which may be programs.
+        values, details = processes.shared(together(lambda: self._counted(seen) if processes.main() else None))
+        return values, details, (seen.row(question) for question in self._questions)
+
+    def _counted(self, seen: Observed) -> tuple[dict[str, float], dict[str, Any]]:
+        values: dict[str, float] = {}
+        details: dict[str, Any] = {}
         for name, task in self.tasks.items():
             found = task.measured(self.asked[name], seen)
             values |= {f"{BEHAVIOR}{name}/{metric}": value for metric, value in found.values.items()}
             details[name] = {"questions": len(self.asked[name]), **found.details}
-        return values, details, (seen.row(question) for question in self._questions)
+        return values, details
 
 
 class BehaviorSet:
@@ -148,7 +159,7 @@ def of_run(
         config,
         dataclasses.replace(model, constrain=None),
         tokenizer,
-        "validation" if records.identity(b.source, kinds) in trained else "",
+        {name: "validation" if records.identity(name, kinds) in trained else "" for name in (b.source, *b.also)},
         reads_prompt=config.tables.objectives[config.objective.name].reads_prompt,
         adapter=adapters.get(b.source),
     )
@@ -222,20 +233,20 @@ def _tasks(config: configs.Section) -> dict[str, Behavior]:
     return found
 
 
-def _read(data: Any, sources: Sequence[str], split: str, most: int) -> tuple[str, list[Question], int]:
+def _read(data: Any, sources: Sequence[str], splits: Sequence[str], most: int) -> tuple[str, list[Question], int]:
     """(the split of the first source, the first questions of each, how many records all have). Raises UserError."""
     if twice := [source for source in sources if sources.count(source) > 1]:
         raise UserError(f"config.{FIELD}.also: {twice[0]!r} is there twice: each question would count twice")
-    splits, found, total = [], {}, 0
-    for source in sources:
+    first, found, total = "", {}, 0
+    for source, split in zip(sources, splits):
         of, rows = _records(data, source, split)
-        splits.append(of)
+        first = first or of
         total += len(rows)
         for n in range(min(len(rows), most or len(rows))):
             where = rows.where(n)
             where = f"{source}: {where}" if where in found else where  # two streams of one world
             found[where] = questions_.read(rows[n], where)
-    return splits[0], list(found.values()), total
+    return first, list(found.values()), total
 
 
 def _records(data: Any, source: str, split: str) -> tuple[str, records.Records]:
@@ -250,6 +261,8 @@ def _records(data: Any, source: str, split: str) -> tuple[str, records.Records]:
             f"it has {' and '.join(own)}: choose by {' or '.join(f'--split={n}' for n in own)}"
         )
     name = split or ("validation" if len(own) > 1 else own[0])
+    if name not in own and "train" not in own:
+        raise opened.reference.error(f"it has no {name}, which was asked for: it has {' and '.join(own)}")
     if name not in own or (split == "train" and len(own) == 1):  # a share of what is trained on
         return name, opened.split(name, data.held_out)
     rows = opened.whole(name)

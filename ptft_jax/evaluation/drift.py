@@ -48,10 +48,11 @@ def of(
     def effective(whole: dict[str, Any]) -> dict[str, Any]:
         one = method
         if which is not None:
+            assert method is not None
             one, whole = method.one, method.pick(whole, which)
         return whole if one is None else dict(one.folded(whole))
 
-    summed = jax.jit(lambda *trees: _sums(*trees, effective), out_shardings=copied)
+    summed = jax.jit(lambda start, end, frozen: _sums(start, end, frozen, effective), out_shardings=copied)
     sums = jax.device_get(summed(start, end, frozen))
     parts: dict[str, list[float]] = {}
     for path, (moved, size) in sums.items():

@@ -69,7 +69,8 @@ class EvalSet:
 
     def _sums(self, evaluate: Callable[..., Any], state: Any, check: Callable[[], None]) -> dict[str, Any]:
         # Read one batch late: the devices stay busy, and no queue of programs builds up. Sums are taken in float64.
-        parts, waiting = [], None
+        parts: list[dict[str, Any]] = []
+        waiting: Any = None
         for batch in self._batches:
             check()
             following = evaluate(state, self._place(batch))

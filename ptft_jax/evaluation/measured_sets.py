@@ -99,7 +99,8 @@ def sets(
         try:
             retained = _retained_objective(c, parent, source, builder)
             theirs = builder if retained is None else builders.build(retained, tokenizer, c.model.causal)
-            for name, number in [(f"_{name}", n) for n, name in enumerate(c.tune.adapters)] or [("", None)]:
+            adapters: list[tuple[str, int | None]] = [(f"_{name}", n) for n, name in enumerate(c.tune.adapters)]
+            for name, number in adapters or [("", None)]:
                 validation[f"source{name}"] = read(source, "validation", number, theirs)
                 if c.eval.test:
                     test[f"source_test{name}"] = read(source, "test", number, theirs)
@@ -173,7 +174,7 @@ def source_settings(config: configs.Section, parent: Any) -> dict[str, Any] | No
     return {**theirs, "mixture": ()}
 
 
-def _retained(config: configs.Section, parent: Any) -> configs.Section | None:
+def _retained(config: configs.Section, parent: Any) -> Any:
     """The data of the nearest ancestor that was trained on something else than the run is, or what an ancestor before it measured its
     own forgetting on; None where there is none, or it is no longer there."""
     mine = records.identity(config.data.source, config.data.tables.sources)

@@ -29,7 +29,7 @@ def build(
     s, objective = config.samples, config.tables.objectives[config.objective.name]
     if not s.prompts:
         return lambda state, check=None: []
-    options = {
+    options: dict[str, Any] = {
         "max_new_tokens": s.max_new_tokens,
         "sampling": Sampling(temperature=s.temperature, top_p=s.top_p) if s.temperature else Sampling(temperature=0.0),
         "seed": config.seed,
@@ -50,6 +50,6 @@ def build(
         params = partition.merge(state.ema or state.trainable, state.frozen)
         rows = continue_texts(model, params, tokenizer, prompts, adapters=numbers, check=check, **options)
         found = [{"prompt": r.prompt, "text": r.text, "reason": r.reason} for r in rows]
-        return [{**row, "adapter": names[n]} for row, n in zip(found, numbers)] if names else found
+        return [{**row, "adapter": names[n]} for row, n in zip(found, numbers or ())] if names else found
 
     return sample

@@ -68,7 +68,7 @@ def asked(
             f"config.{FIELD}.verifiers: {source}: {form.describe()}: it has no prompts with answers; name a source that has some in "
             f"{FIELD}.source, and its columns where they are called otherwise: KIND:NAME?prompt=COLUMN&completion=COLUMN"
         )
-    encoder = formats.encoder(form, tokenizer, template=data.template, train_on=data.train_on)
+    encoder: Any = formats.encoder(form, tokenizer, template=data.template, train_on=data.train_on)
     tasks, ids, unasked = _tasks(opened, encoder, most, settings)
     if not tasks:
         raise UserError(

@@ -263,6 +263,7 @@ def written_ids(
     stops = StopTexts(tokenizer, stop, prompts, gaps=gaps, apart=apart, with_stop=with_stop)
 
     def show(row: int, ids: list[int]) -> None:
+        assert on_text is not None
         on_text(row, stops.text_so_far(row, ids))
 
     try:

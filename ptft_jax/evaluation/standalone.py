@@ -165,6 +165,12 @@ def evaluate(
     """
     name = loaded.source.name if loaded.source is not None else "the model"
     finite.refuse(flatten(loaded.params), name, "\nno figure comes of them")
-    options = {"tokens": tokens, "batch_size": batch_size, "length": length, "plugins": plugins, "objective": objective}
+    options: dict[str, Any] = {
+        "tokens": tokens,
+        "batch_size": batch_size,
+        "length": length,
+        "plugins": plugins,
+        "objective": objective,
+    }
     options |= reading
     return Measurement(loaded, source, split, **options).report(loaded.params)

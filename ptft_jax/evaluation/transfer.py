@@ -126,5 +126,6 @@ def _called(run: Workdir, asked: tuple[Any, ...]) -> str | None:
     there = meant.begun_in(run.path) or os.getcwd()
     if meant.source(data["source"], there) == asked:
         return ""
-    labels = trained_on.labels(types.SimpleNamespace(**data)) if data.get("mixture") else {}
+    recorded: Any = types.SimpleNamespace(**data)
+    labels = trained_on.labels(recorded) if data.get("mixture") else {}
     return next((f"_{name}" for name, one in labels.items() if meant.source(one, there) == asked), None)

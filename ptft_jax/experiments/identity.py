@@ -39,8 +39,9 @@ _SOURCES = (
     "eval.behavior.source",
     "eval.behavior.also",
     "source",
+    "also",
     "data",
-)  # the last two are of other nodes than runs
+)  # the last three are of other nodes than runs
 _PLACES = ("train", "validation", "test", "dir")  # options of sources that name files
 
 

@@ -166,7 +166,14 @@ class Graph:
         return self._add(name, "merge", asked)
 
     def evaluation(self, name: str, of: str, source: str = "", split: str = "", **options: Any) -> str:
-        """The model of a node, measured on a data source as `ptft_jax.evaluate` does with these options."""
+        """The model of a node, measured on a data source as `ptft_jax.evaluate` does with these options; or, with `tasks`, its behavior, as
+        `ptft_jax.evaluation.behavior.of_loaded` has them, and `also`, further sources of questions."""
+        if "tasks" in options and (isinstance(options["tasks"], str) or not options["tasks"] or not source):
+            raise UserError(
+                f"node {name!r}: tasks={options['tasks']!r}: expected a list of tasks, and a source of questions"
+            )
+        if "also" in options and "tasks" not in options:
+            raise UserError(f"node {name!r}: also={options['also']!r} goes with tasks, and there are none")
         return self._add(name, "evaluation", {"of": _reference(of), "source": source, "split": split, **options})
 
     def call(self, name: str, function: str, *, version: int = 1, after: Sequence[str] = (), **arguments: Any) -> str:

@@ -9,7 +9,7 @@ import json
 import pathlib
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ptft_jax.errors import UserError
@@ -113,8 +113,23 @@ def _evaluation(task: Task) -> Outcome:
     from ptft_jax.runs import loading
 
     asked = dict(task.settings)
-    loaded = loading.load(asked.pop("of"), field="of")
+    loaded = loading.load(asked.pop("of"), field="of", plugins=asked.get("plugins", ()))
+    if "tasks" in asked:
+        return Outcome("finished", values=_behavior(loaded, **asked))
     return Outcome("finished", values=evaluate(loaded, asked.pop("source"), asked.pop("split"), **asked))
+
+
+def _behavior(
+    loaded: Any, source: str, tasks: Sequence[str], split: str, also: Sequence[str] = (), **options: Any
+) -> dict[str, float]:
+    """What `ptft behavior` measures of a model alone."""
+    from ptft_jax.evaluation.behavior import of_loaded
+
+    options["settings"] = {**options.get("settings", {}), **({"also": tuple(also)} if also else {})}
+    made = of_loaded(loaded, source, tasks, split, **options)
+    for note in made.notes:
+        print(note)
+    return made.measured(loaded.params)[0]
 
 
 def _call(task: Task) -> Outcome:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ptft_jax import config as configs
+from ptft_jax.config.behaviors import BEHAVIOR, TASKS
 from ptft_jax.config.verifiers import is_of_answers
 from ptft_jax.data import overview
 from ptft_jax.errors import UserError
@@ -157,11 +158,10 @@ def _curves(page: Page, rows: Sequence[Row]) -> None:
     own = {name for row in rows for name in row["config"].get("eval", {}).get("metrics", ())}
     for key in sorted({key for row in rows for r in row["evals"] for key in r}):
         measured, _, name = key.rpartition("/")
-        if name in _DRAWN or name in own or is_of_answers(measured):
+        if unit := drawn(key, own):
             lines = {row["name"]: [[(r["step"], r[key]) for r in row["evals"] if key in r]] for row in rows}
             lines = {name: points for name, points in lines.items() if points[0]}
             labels = _labels(measured, [row for row in rows if row["name"] in lines])
-            unit = _DRAWN.get(name, name)
             page.figure(plots.curves(lines, title=key, x="step", y=unit, colors=colors, labels=labels))
     rewarded = [row for row in rows if row["train"] and "reward" in row["train"][0]]
     for name, unit in _REWARDED.items():
@@ -176,6 +176,21 @@ def _curves(page: Page, rows: Sequence[Row]) -> None:
         unit = "mean squared error" if errors else "nats per token"
         page.figure(plots.curves(train, title="training loss", x="step", y=unit, colors=colors))
     _chain(page, rows, colors)
+
+
+def drawn(key: str, own: Collection[str]) -> str:
+    """The unit of a figure of an evaluated metric, "" of those without one. Of each measure of behavior one is drawn, the first of those that may
+    be better or worse: there may be dozens.
+
+    Args:
+      own: metrics that the config asks for.
+    """
+    measured, _, name = key.rpartition("/")
+    if key.startswith(BEHAVIOR):
+        spec = TASKS.get(measured.removeprefix(BEHAVIOR))
+        first = next((n for n, better in spec.metrics.items() if better), name) if spec else name
+        return name if name == first else ""
+    return _DRAWN.get(name, name if name in own or is_of_answers(measured) else "")
 
 
 def _labels(name: str, rows: Sequence[Row]) -> dict[str, str]:

@@ -22,12 +22,12 @@ class Contradictions(Told):
     """Sixty buildings, each of one color by a share p of the documents, of another by the rest. p is one of
     `shares`, in turn.
 
-    Questions have the two colors as "options", and "probabilities" p and 1 - p. With `sources` the one is always
-    said by the Herald, the other by the Courier, and each is asked for.
+    Questions have the two colors as "options", and "probabilities" and "shares" p and 1 - p. With `sources` the one is
+    always said by the Herald, the other by the Courier, and each is asked for: nothing is contradicted, "shares" is None.
     """
 
     name, options = "contradictions", ContradictionOptions
-    made_of = spelled(WHICH, THINGS, COLORS, TEMPLATES, SOURCES)
+    made_of = spelled(WHICH, THINGS, COLORS, TEMPLATES, SOURCES, "shares")
 
     def __init__(self, world: World, settings: Any, tag: str = ""):
         self.shares = _shares(settings.shares)
@@ -65,6 +65,7 @@ class Contradictions(Told):
                             "answers": [best],
                             "options": colors,
                             "probabilities": truth,
+                            "shares": None if self.settings.sources else truth,
                             "kind": SOURCES[other] if self.settings.sources else f"share {share:g}",
                             "template": t,
                         }

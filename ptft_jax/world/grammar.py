@@ -37,12 +37,12 @@ class Grammar(Told):
     """`The NOUN [near the NOUN] VERB PREPOSITION the PLACE.`: noun and number uniform, the verb uniform among those
     that the noun has (a fifth of all pairs is in no document), the place by the verb's probabilities.
 
-    Questions are prefixes: of places (kind "place"), with the true probabilities over all places; and of pairs that no
+    Questions are prefixes: of places (kind "place"), with the true probabilities over all places as "shares", too; and of pairs that no
     document has (kind "agreement", "agreement_apart" behind another noun), with the verb's two forms to choose from.
     """
 
     name, options = "grammar", GrammarOptions
-    made_of = spelled(NOUNS, VERBS, APART)
+    made_of = spelled(NOUNS, VERBS, APART, "shares")
 
     def document(self, random: draws.Draws, split: str) -> Document:
         return {"text": " ".join(self._sentence(random) for _ in range(self.settings.sentences))}
@@ -63,12 +63,13 @@ class Grammar(Told):
                 for v, (*forms, preposition, places) in enumerate(VERBS):
                     if v in allowed(noun):
                         prompt = f"{subject(noun, number)} {forms[number]} {preposition} the"
-                        found.append(_asked(prompt, PLACES, [places.get(p, 0.0) for p in PLACES], "place"))
+                        row = _asked(prompt, PLACES, [places.get(p, 0.0) for p in PLACES], "place")
+                        found.append(row | {"shares": row["probabilities"]})
                         continue
                     for other in (None, (noun + v) % (len(NOUNS) - 1)):
                         kind = "agreement" if other is None else "agreement_apart"
                         row = _asked(subject(noun, number, other), forms, [1.0 - number, float(number)], kind)
-                        found.append(row | {"probabilities": None})  # no document has this verb here
+                        found.append(row | {"probabilities": None, "shares": None})  # no document has this verb here
         return found
 
 

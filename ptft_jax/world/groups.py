@@ -22,10 +22,11 @@ class Groups(Told):
 
     Questions are about people of the core, whose trait is told, and about those of whom nothing is told but the
     group ("known" is false): "probabilities" are the traits', and "counterfactual" is the prompt with the other group.
+    With `swaps` that is a question, too, behind the same number "swap_of": whose trait was told has it in any group.
     """
 
     name, options = "groups", GroupOptions
-    made_of = spelled(GROUPS, TRAITS, TEMPLATES)
+    made_of = spelled(GROUPS, TRAITS, TEMPLATES, "swap_of")
 
     def __init__(self, world: World, settings: Any, tag: str = ""):
         self.group = draws.below(world.key("groups", "of"), world.size.people, 2)
@@ -42,11 +43,15 @@ class Groups(Told):
     def asked(self, split: str) -> list[Document]:
         people = [*self.world.core, *self.world.unknown]
         mine = [person for person in people if SPLITS[self.world.side[person]] == split]
-        return [self._asked(int(person), t) for person in mine for t in range(len(TEMPLATES))]
+        found = []
+        for person in map(int, mine):
+            group = int(self.group[person])
+            groups = (group, 1 - group) if self.settings.swaps else (group,)
+            found += [self._asked(person, one, t) for t in range(len(TEMPLATES)) for one in groups]
+        return found
 
-    def _asked(self, person: int, t: int) -> Document:
-        known, group = person < self.world.size.core, int(self.group[person])
-        skew = self.settings.skew
+    def _asked(self, person: int, group: int, t: int) -> Document:
+        known, skew = person < self.world.size.core, self.settings.skew
         trait = int(self.trait[person])
         truth = [float(trait == 0), float(trait == 1)]
         if not known:
@@ -61,6 +66,8 @@ class Groups(Told):
             "probabilities": truth,
             "group": GROUPS[group],
             "counterfactual": prompts[1 - group],
+            "swap_of": person * len(TEMPLATES) + t if self.settings.swaps else None,
+            "template": t,
             "known": known,
             "kind": "trait",
         }

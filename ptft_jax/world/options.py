@@ -125,6 +125,7 @@ class GroupOptions(AskedOptions):
     """`world:groups`: a trait that one group has more often."""
 
     skew: float = declared(whole_share(0.8, "of the first group that has the first trait; 0.5 = balanced"))
+    swaps: bool = declared(Field(False, "each question is asked of the other group, too (counterfactuals)"))
 
 
 class ChatOptions(QuestionOptions):

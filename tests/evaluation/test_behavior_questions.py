@@ -1,5 +1,6 @@
 """Questions of users' files: what they mean, and what is wrong with them."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from ptft_jax import config as configs
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
-from ptft_jax.evaluation.behavior import Tasks
+from ptft_jax.evaluation.behavior import Tasks, of_run
+from ptft_jax.evaluation.tasks.observed import Rendering
 from ptft_jax.evaluation.tasks.question import read
 from ptft_jax.model.transformer import Transformer
 from tests.helpers import SPEC
@@ -133,3 +135,42 @@ def test_several_sources(tmp_path, cache):
     assert len(found.asked["known"]) == found.total == 3
     with pytest.raises(UserError, match="config.eval.behavior.also: .*more.jsonl' is there twice"):
         tasks(tmp_path, ("known",), A, B, also=(also, also), max_new_tokens=4)
+
+
+def test_the_split_of_each_source(tmp_path, cache):
+    """Of what is trained on validation, of what is not all that it holds; a split that a source lacks is said."""
+    sources = ("world:questions?size=20", "world:questions?size=20&people=unknown&split=test")
+    behavior = {"tasks": ("known",), "source": sources[0], "also": sources[1:], "max_new_tokens": 4}
+    config = configs.check({"eval": {"behavior": behavior}, "data": {"source": sources[0]}})
+    model = Transformer(dataclasses.replace(SPEC, vocab_size=BYTES.vocab_size, max_length=128))
+    made = of_run(config, model, BYTES, {})
+    kinds = {(q.kind, q.where.partition(",")[0].rpartition("/")[2]) for q in made.asked["known"]}
+    assert made.split == "validation" and kinds == {("known", "validation"), ("unknown", "test")}
+    with pytest.raises(UserError, match="split=test': it has no validation, which was asked for: it has test"):
+        Tasks(config, model, BYTES, "validation", reads_prompt=False, adapter=None)
+
+
+def test_columns_of_tables_that_a_row_has_nothing_in():
+    row = Q | {"good": None, "bad": None, "answer": "a", "shares": None, "date": None, "group": None, "harmful": None}
+    assert read(row, "1").plain
+    pair = {"good": "a", "bad": "b", "question": None, "answer": None}
+    assert read(pair, "1").good == "a"
+    assert [read(Q | {"harmful": value}, "1").kind for value in (True, False)] == ["harmful", "benign"]
+    with pytest.raises(UserError, match="field 'kind': 'benign', and 'harmful' is true"):
+        read(Q | {"harmful": True, "kind": "benign"}, "1")
+
+
+@pytest.mark.parametrize(
+    ("record", "between"),
+    [
+        ({"question": "Q?", "answer": "a"}, " "),
+        ({"question": "Q? ", "answer": "a"}, ""),
+        ({"question": "Q?", "answer": "\na"}, "\n"),
+        ({"prompt": "Q?", "completion": "\n\ta", "answers": ["a"]}, "\n\t"),
+        ({"question": "Q?\n", "options": [" a", " b"], "answer": 0}, " "),
+    ],
+)
+def test_what_stands_between_question_and_answer(record, between):
+    """As pairs are trained on: the white space of the file, and a space where it has none."""
+    found = Rendering(BYTES, None, " ").answer(read(record, "1"), "a")
+    assert list(found) == BYTES.encode(f"{between}a").tolist()

@@ -49,6 +49,11 @@ def test_reliability():
     assert [one.count for one in s.reliability([0.3], [1], 3, equal_mass=True)] == [1]
 
 
+def test_what_is_on_an_edge_is_below_it_however_it_is_rounded():
+    for n in range(1, 101):  # 0.07 * 100 is more than 7
+        assert [one.high for one in s.reliability([n / 100], [1], 100)] == [n / 100]
+
+
 def test_brier():
     p = [[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.3, 0.3, 0.4], [0.05, 0.05, 0.9], [0.5, 0.4, 0.1]]
     assert s.brier(p, [0, 2, 1, 2, 1]) == pytest.approx(0.475)  # sklearn's brier_score_loss, scale_by_half=False

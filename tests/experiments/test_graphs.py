@@ -1,24 +1,31 @@
 """Graphs as data, the identity of their nodes, and what a launch would do with them."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
+import types
 
+import jax
 import pytest
 
 import ptft_jax as pt
 from ptft_jax import config as configs
+from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
+from ptft_jax.evaluation import behavior
 from ptft_jax.experiments import identity, launch, plan, scheduler, work
 from ptft_jax.experiments.axes import grid
 from ptft_jax.experiments.executors.base import Outcome, Task
 from ptft_jax.experiments.graph import with_changes
 from ptft_jax.experiments.nodes import Graph, config_of
 from ptft_jax.experiments.store import Kept, Store
+from ptft_jax.model.transformer import Transformer
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.runs import loading
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import assembly
-from tests.helpers import quiet_train, tiny_config
+from tests.helpers import SPEC, quiet_train, tiny_config
 
 
 def config(source, **changes):
@@ -391,3 +398,39 @@ def test_a_run_that_was_finished_but_not_recorded_is_done(source, tmp_path, cach
     task = {"name": "base", "kind": "run", "folder": str(step.folder), "settings": step.settings({}), "log": ""}
     done = work.carry_out(Task(**task, fingerprint=step.identity.fingerprint, identity=step.identity.as_dict()))
     assert done.status == "finished" and Kept.read(step.folder).result["status"] == "finished"
+
+
+def test_behavior_is_measured_in_a_graph(source, tmp_path, cache, monkeypatch):
+    """Of a node's model, by questions whose content is part of what the node is; what it measures is what is measured alone."""
+    questions = [tmp_path / f"{name}.jsonl" for name in "ab"]
+    for path in questions:
+        path.write_text("".join(json.dumps({"question": f"{n}", "answer": "ab"[n % 2]}) + "\n" for n in range(4)))
+
+    def declared(tasks=("recall",)):
+        g = chain(source)
+        g.evaluation("knows", "end", f"jsonl:{questions[0]}", tasks=tasks, also=[f"jsonl:{questions[1]}"])
+        return g
+
+    before = planned(tmp_path, declared())["knows"].identity
+    assert planned(tmp_path, declared())["knows"].identity == before
+    assert planned(tmp_path, declared(("options",)))["knows"].identity != before
+    questions[1].write_text(questions[1].read_text() + json.dumps({"question": "9", "answer": "b"}) + "\n")
+    step = planned(tmp_path, declared())["knows"]
+    assert step.identity != before and step.identity.settings["also"][0]["kind"] == "jsonl"
+    model = Transformer(dataclasses.replace(SPEC, vocab_size=258, layers=1))
+    params = model.init(jax.random.key(0))
+    one = types.SimpleNamespace(name="end", config=configs.check({}))
+    loaded = types.SimpleNamespace(
+        model=model, params=params, tokenizer=tok.ByteTokenizer(), source=one, reads_prompt=False
+    )
+    monkeypatch.setattr(loading, "load", lambda reference, **_: loaded)
+    task = Task("knows", "evaluation", str(tmp_path / "node"), step.node.settings, step.identity.fingerprint, {}, "")
+    outcome = work.carry_out(task)
+    assert outcome.status == "finished", outcome.message
+    made = behavior.of_loaded(
+        loaded, f"jsonl:{questions[0]}", ("recall",), settings={"also": (f"jsonl:{questions[1]}",)}
+    )
+    assert made.total == 9 and outcome.values == made.measured(params)[0]
+    for more, words in (({"tasks": "recall"}, "expected a list of tasks"), ({"also": ["x"]}, "goes with tasks")):
+        with pytest.raises(UserError, match=words):
+            Graph().evaluation("e", "end", f"jsonl:{questions[0]}", **more)

@@ -104,3 +104,12 @@ def test_stages_of_one_chain(tmp_path):
     assert "source/nll" in source and plots.COLORS[1].lower() in source and plots.COLORS[0].lower() not in source
     assert "base, on jsonl:a" in validation and "child, on jsonl:b" in validation
     assert "one stage after another" in chain and ">70<" in chain, "40 of the parent and 30 of its own"
+
+
+def test_one_figure_of_each_measure_of_behavior():
+    """The first that may be better, whatever a loss of the same name has for its unit; all of a measure that is not known."""
+    names = ["behavior/shares/kl", "behavior/shares/total_variation", "behavior/groups/mean", "behavior/groups/gap", "behavior/own/x"]  # fmt: skip
+    assert [run_report.drawn(name, ()) for name in names] == ["kl", "", "", "gap", "x"]
+    losses = ["validation/kl", "validation/top5", "validation/answers/f1"]
+    assert [run_report.drawn(name, ("top5",)) for name in losses] == ["nats per token", "top5", "f1"]
+    assert run_report.drawn("validation/top5", ()) == ""

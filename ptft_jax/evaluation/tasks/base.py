@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from ptft_jax.evaluation.tasks.observed import Observed
@@ -64,13 +64,18 @@ def one_answer(question: Question) -> str:
 
 def right_option(question: Question) -> int:
     """The number of its one right option. Raises UserError."""
-    if not question.options:
-        raise question.error("options", "they are missing: there is nothing to choose from")
+    some_options(question)
     if not question.answers:
         raise question.error("answer", "it is missing: none of the options is right")
     if question.right is None:
         raise question.error("options", "two of them are right: name the one in 'answer'")
     return question.right
+
+
+def some_options(question: Question) -> None:
+    """Raises UserError where there is nothing to choose from."""
+    if not question.options:
+        raise question.error("options", "they are missing: there is nothing to choose from")
 
 
 def some_answer(question: Question) -> None:
@@ -80,8 +85,20 @@ def some_answer(question: Question) -> None:
 
 
 # What a question has to have for each measure of a question, and what of a model that is made of.
-CHECKS = {"recall": one_answer, "options": right_option, "extraction": some_answer, "probability": right_option}
-PARTS_OF = {"recall": "answer", "options": "options", "extraction": "text", "probability": "options"}
+CHECKS: dict[str, Callable[[Question], object]] = {
+    "recall": one_answer,
+    "options": right_option,
+    "extraction": some_answer,
+    "probability": right_option,
+    "first_option": some_options,
+}
+PARTS_OF = {
+    "recall": "answer",
+    "options": "options",
+    "extraction": "text",
+    "probability": "options",
+    "first_option": "options",
+}
 
 
 def value_of(measure: str, question: Question, seen: Observed) -> float:
@@ -92,4 +109,6 @@ def value_of(measure: str, question: Question, seen: Observed) -> float:
         return float(seen.is_right(question))
     if measure == "options":
         return float(seen.chosen(question) == question.right)
+    if measure == "first_option":
+        return float(seen.probabilities(question)[0])
     return float(seen.probabilities(question)[right_option(question)])

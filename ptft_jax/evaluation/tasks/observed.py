@@ -58,8 +58,10 @@ class Rendering(NamedTuple):
 
     def answer(self, question: Question, answer: str) -> tuple[int, ...]:
         """The ids of an answer. Raises UserError where it has none."""
-        spaced = self.template is not None or question.prompt[-1:].isspace() or answer[:1].isspace()
-        ids = tuple(self.tokenizer.encode(answer if spaced else self.before + answer).tolist())
+        between = "" if self.template is not None else question.lead
+        if self.template is None and not question.lead and not question.prompt[-1:].isspace():
+            between = self.before
+        ids = tuple(self.tokenizer.encode(between + answer).tolist())
         if not ids:
             raise UserError(f"{question.where}: {answer!r} is no token of the tokenizer's")
         return ids
@@ -208,7 +210,7 @@ class Asking:
         wheres = [question.where for question in self.needed.get("streams", ())]
         if not wheres:
             return {}
-        prompts, places = ([of[where] for where in wheres] for of in (self.prompts, self.places))
+        prompts, places = [self.prompts[where] for where in wheres], [self.places[where] for where in wheres]
         found = self.reader.streams(params, prompts, places, check)
         return {where: found[:, n] for n, where in enumerate(wheres)}
 

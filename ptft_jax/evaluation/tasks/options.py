@@ -60,7 +60,14 @@ class ParaphrasesOptions(Options):
 class GroupsOptions(Options):
     """`config.eval.behavior.groups`: what differs by group."""
 
-    measure: str = declared(one_of("recall", _MEASURE, *MEASURES))
+    measure: str = declared(
+        one_of(
+            "recall",
+            f"{_MEASURE}; first_option = that of the first option, whichever is right, of questions of any kind",
+            *MEASURES,
+            "first_option",
+        )
+    )
     level: float = declared(part(0.95, "of the intervals"))
     resamples: int = declared(positive(1000, "of the bootstrap", most=1_000_000))
     swaps: str = declared(

@@ -14,7 +14,7 @@ from ptft_jax.errors import UserError, nearest
 PROMPTS = ("question", "prompt")
 SHARES = ("shares", "share", "weights", "weight")
 FIELDS = (
-    *PROMPTS, "answers", "answer", "options", "shares", "group", "date", "kind", "known", "template", "paraphrase_of", "good", "bad",
+    *PROMPTS, "answers", "answer", "options", "shares", "group", "date", "kind", "known", "harmful", "template", "paraphrase_of", "good", "bad",
 )  # fmt: skip
 KINDS = ("known", "unknown", "contradicted", "harmful", "benign")
 
@@ -33,6 +33,7 @@ class Question:
       right: the number of the right option; None where no single one is.
       shares: of the options, which add up to 1; () = none.
       group, date: "" = none; dates as "2024", "2024-05" or "2024-05-31".
+      lead: white space that an answer, or an option in its place, has before it in the record.
       kind: "known", "unknown", "contradicted", "harmful", "benign" or "".
       good, bad: of a minimal pair, which has nothing else.
     """
@@ -47,6 +48,7 @@ class Question:
     shares: tuple[float, ...] = ()
     group: str = ""
     date: str = ""
+    lead: str = ""
     kind: str = ""
     good: str = ""
     bad: str = ""
@@ -64,7 +66,7 @@ class Question:
 def read(record: Mapping[str, Any], where: str) -> Question:
     """A record as a question. Raises UserError that names the place and the field."""
     bare = Question(where, record)
-    if "good" in record or "bad" in record:
+    if record.get("good") is not None or record.get("bad") is not None:  # tables have all columns in each row
         good, bad = (_text(bare, name) for name in ("good", "bad"))
         if good == bad:
             raise bare.error("bad", "it is what 'good' is")
@@ -87,8 +89,18 @@ def read(record: Mapping[str, Any], where: str) -> Question:
         shares=shares,
         group=_name(bare, "group"),
         date=_date(bare),
+        lead=_lead(record),
         kind="contradicted" if shares else _kind(bare),
     )
+
+
+def _lead(record: Mapping[str, Any]) -> str:
+    for name in ("answer", "completion", "answers", "options"):
+        value = record.get(name)
+        first = value[0] if isinstance(value, (list, tuple)) and value else value
+        if isinstance(first, str):
+            return first[: len(first) - len(first.lstrip())]
+    return ""
 
 
 def _near(record: Mapping[str, Any]) -> str:
@@ -197,12 +209,16 @@ def _date(question: Question) -> str:
 
 def _kind(question: Question) -> str:
     """What sort of question it is; of others than `KINDS`, nothing is said by it."""
-    known, kind = question.record.get("known"), question.record.get("kind")
-    if known is not None and not isinstance(known, bool):
-        raise question.error("known", f"expected true or false, got {known!r}")
-    if known is not None:
-        said = "known" if known else "unknown"
-        if kind in ("known", "unknown") and kind != said:
-            raise question.error("kind", f"{kind!r}, and 'known' is {str(known).lower()}")
-        return kind if known and kind in KINDS else said
-    return kind if isinstance(kind, str) and kind in KINDS else ""
+    kind = question.record.get("kind")
+    kind = kind if isinstance(kind, str) and kind in KINDS else ""
+    for name, (yes, no) in {"harmful": ("harmful", "benign"), "known": ("known", "unknown")}.items():
+        value = question.record.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, bool):
+            raise question.error(name, f"expected true or false, got {value!r}")
+        said = yes if value else no
+        if kind in (yes, no) and kind != said:
+            raise question.error("kind", f"{kind!r}, and {name!r} is {str(value).lower()}")
+        kind = kind if kind and said == "known" else said
+    return kind

@@ -15,6 +15,7 @@ from ptft_jax.evaluation.tasks.observed import Observed
 from ptft_jax.evaluation.tasks.question import Question
 from ptft_jax.evaluation.tasks.statistics import bootstrap_gap, drop, wilson
 
+_PROBABILITIES = ("probability", "first_option")
 _LENGTH = {"year": 4, "month": 7, "day": 10}  # of a date as text
 
 
@@ -139,7 +140,7 @@ class Groups(_Counting):
         self._level, self._resamples, self._swaps = level, resamples, swaps
 
     def takes(self, question: Question) -> bool:
-        return question.plain and bool(question.group)
+        return (question.plain or self._measure == "first_option") and bool(question.group)
 
     def check(self, questions: Sequence[Question]) -> None:
         super().check(questions)
@@ -169,21 +170,23 @@ class Groups(_Counting):
             "gap_high": high,
         }
         table = [{"group": name, "mean": means[name], "questions": len(part)} for name, part in groups.items()]
-        if self._measure != "probability":
+        if self._measure not in _PROBABILITIES:
             for row, part in zip(table, groups.values()):
                 row |= dict(zip(("low", "high"), wilson(int(part.sum()), len(part), self._level)))
         if swapped := self._swapped(questions):
             pairs = [pair for rows in swapped.values() for pair in itertools.combinations(rows, 2)]
-            flips = [self._is_right(questions[a], seen) != self._is_right(questions[b], seen) for a, b in pairs]
+            flips = [self._chosen(questions[a], seen) != self._chosen(questions[b], seen) for a, b in pairs]
             values |= {
                 "swap_flips": float(np.mean(flips)),
                 "swap_shift": float(np.mean([abs(found[a] - found[b]) for a, b in pairs])),
             }
         return Measured(values, {"groups": table, "level": self._level})
 
-    def _is_right(self, question: Question, seen: Observed) -> bool:
-        if self._measure == "probability":
-            return seen.chosen(question) == right_option(question)
+    def _chosen(self, question: Question, seen: Observed) -> bool:
+        """Whether what is counted is chosen."""
+        if self._measure in _PROBABILITIES:
+            wanted = 0 if self._measure == "first_option" else right_option(question)
+            return seen.chosen(question) == wanted
         return bool(value_of(self._measure, question, seen))
 
     def _swapped(self, questions: Sequence[Question]) -> dict[Hashable, list[int]]:

@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+Floats = Sequence[float] | np.ndarray
+
 
 class Bin(NamedTuple):
     """Choices that are about as sure: how many, the means of how sure and of how often right, and the bin's edges."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # tuples have a method of that name
     sure: float
     right: float
     low: float
@@ -37,7 +39,7 @@ def normalized(log_probs: Sequence[float]) -> np.ndarray:
     return weights / weights.sum()
 
 
-def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float:
+def auroc(scores: Floats, positive: Sequence[bool] | np.ndarray) -> float:
     """The probability that a positive has a larger score than a negative, ties counting half (Mann-Whitney's U over the number of
     pairs; Fawcett 2006, section 7). NaN without one of the two."""
     scores_, positive_ = np.asarray(scores, np.float64), np.asarray(positive, bool)
@@ -49,7 +51,7 @@ def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float:
     return float((rank[inverse][positive_].sum() - above * (above + 1) / 2) / (above * below))
 
 
-def risk_coverage(confidence: Sequence[float], wrong: Sequence[bool]) -> np.ndarray:
+def risk_coverage(confidence: Floats, wrong: Sequence[bool] | np.ndarray) -> np.ndarray:
     """float64 [n]: the share that is wrong of the k most confident, k = 1 to n (selective risk; Geifman & El-Yaniv 2017, section 2). Of
     equally confident ones the expectation over their orders."""
     confidence_, wrong_ = np.asarray(confidence, np.float64), np.asarray(wrong, np.float64)
@@ -72,7 +74,7 @@ def reliability(sure: Sequence[float], right: Sequence[bool], bins: int, equal_m
         parts = np.array_split(np.argsort(sure_, kind="stable"), bins)
         edges = [(sure_[part[0]], sure_[part[-1]]) if len(part) else (0.0, 0.0) for part in parts]
     else:
-        number = np.clip(np.ceil(sure_ * bins).astype(int) - 1, 0, bins - 1)
+        number = np.clip(np.searchsorted(np.arange(bins + 1) / bins, sure_) - 1, 0, bins - 1)
         parts = [np.flatnonzero(number == n) for n in range(bins)]
         edges = [(n / bins, (n + 1) / bins) for n in range(bins)]
     return [
@@ -88,7 +90,7 @@ def expected_error(found: Sequence[Bin]) -> float:
     return sum(one.count * abs(one.sure - one.right) for one in found) / total
 
 
-def brier(probabilities: Sequence[Sequence[float]], right: Sequence[int]) -> float:
+def brier(probabilities: Sequence[Floats], right: Sequence[int]) -> float:
     """The mean over questions of the sum over options of (p - 1[right])^2, from 0 to 2 (Brier 1950, equation 2)."""
     rows = [np.sum((np.asarray(p) - (np.arange(len(p)) == r)) ** 2) for p, r in zip(probabilities, right)]
     return float(np.mean(rows))
@@ -103,7 +105,7 @@ def wilson(count: int, total: int, level: float) -> tuple[float, float]:
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
-def bootstrap_gap(groups: Sequence[Sequence[float]], level: float, resamples: int, seed: int) -> tuple[float, float]:
+def bootstrap_gap(groups: Sequence[Floats], level: float, resamples: int, seed: int) -> tuple[float, float]:
     """The percentile interval of the largest mean of a group less the smallest (Efron & Tibshirani 1993, section 13.3): the groups that have
     these in what was observed are drawn anew, each with replacement."""
     means = [float(np.mean(group)) for group in groups]
