@@ -48,6 +48,7 @@ def look(graph: Graph, out: str | pathlib.Path, reuse: Sequence[str | pathlib.Pa
     steps = planner.plan(graph)
     while graph.grows and (ended := plans.ended(steps)) and graph.grow(results.collect(steps, ended)):
         steps = planner.plan(graph)
+    record.check(graph, steps)
     return steps
 
 
@@ -85,6 +86,7 @@ def launch(
         store = Store(out, reuse)  # with what another launch did before it left
         planner = plans.Planner(store)
         steps = planner.plan(graph)
+        record.check(graph, steps)
         record.write(store.folder, graph, steps, command)
         for note in (*graph.notes, plans.totals(steps, by.slots)):
             reporter.say(note)
