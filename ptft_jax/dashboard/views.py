@@ -122,7 +122,7 @@ class Views:
             "question": record.asked(asked["question"], asked["command"]),
             "running": owner.alive(path),
             "counts": _counted(statuses.values()),
-            "graph": graph_drawing.svg(nodes),
+            "graph": graph_drawing.svg(nodes) if nodes else "",
             "nodes": nodes[:ROWS],
             "left_out": max(len(nodes) - ROWS, 0),
             "report": self._beginning(text) if text.is_file() else "",

@@ -211,7 +211,8 @@ class Searching(scheduler.Scheduler):
         self.trials: dict[int, dict[str, Any]] = {}
         for place in sorted(found.live):
             self._declare(place, space.point(found.params(place)))
-        self._record()
+        if self.trials:
+            self._record()
 
     @property
     def steps(self) -> list[Step]:
