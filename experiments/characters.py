@@ -152,6 +152,7 @@ def write(done: scripts.Carried, reporter: Any, seeds: int) -> None:
             curves, title="Validation loss", x="seconds of training", y="nats per character", level=("nanoGPT", TARGET)
         )
     )
+    page.link(*scripts.GRAPH)
     page.write(done.folder / "report.html", str(done.folder))
 
 

@@ -206,6 +206,7 @@ def write(
     page.table(list(claims), prose=True)
     for figure in (figures or dots(labels))(measured):
         page.figure(figure)
+    page.link(*scripts.GRAPH)
     page.write(folder / "report.html", scripts.footer(results))
     reporter.table("measured", table)
     reporter.table("claims", list(claims))

@@ -18,7 +18,7 @@ from ptft_jax.reporting.comparison import Group
 from ptft_jax.reporting.page import Page
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.files import write_json
-from ptft_jax.verbs.scripts import Carried, footer
+from ptft_jax.verbs.scripts import GRAPH, Carried, footer
 
 _COLUMNS = tuple(name for name in comparison.COLUMNS if name not in ("trainable_bytes", "equal_gain"))
 _NARROW = ("gain", "forgetting", "trainable")  # of a terminal
@@ -72,7 +72,9 @@ def write(
     results["claims"] = claims(results)
     write_json(done.folder / "results.json", results)
     path = done.folder / "report.html"
-    _page(groups, ways, results).write(path, footer=footer(results))
+    page = _page(groups, ways, results)
+    page.link(*GRAPH)
+    page.write(path, footer=footer(results))
     reporter.table("what each way gained and forgot, at its best rate", _table(groups, best, _NARROW))
     for line in _missing(results):
         reporter.say(line)

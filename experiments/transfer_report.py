@@ -13,7 +13,7 @@ from ptft_jax.reporting.page import Page
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.files import write_json
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.verbs.scripts import Carried, footer
+from ptft_jax.verbs.scripts import GRAPH, Carried, footer
 
 LABELS = {
     "scratch": "from scratch",
@@ -33,7 +33,9 @@ def write(done: Carried, reporter: Reporter, *, seeds: int) -> None:
     results = collect(done, seeds)
     write_json(done.folder / "results.json", results)
     path = done.folder / "report.html"
-    _page(results).write(path, footer=footer(results))
+    page = _page(results)
+    page.link(*GRAPH)
+    page.write(path, footer=footer(results))
     for target in TARGETS:
         rows = [{k: v for k, v in _row(r).items() if k in _TERMINAL} for r in results["targets"][target]]
         reporter.table(f"{target}: nats per token on a held-out text", rows)

@@ -21,11 +21,8 @@ from ptft_jax.runs.workdir import Workdir
 
 ROWS = 2000  # of a list
 _LOG = 1 << 16  # bytes of the end of a log
-_SAMPLES, _DEEP, _TOGETHER = (
-    6,
-    4,
-    12,
-)  # texts of a run; folders down to an experiment; runs whose curves are drawn together
+# Texts of a run; folders down to an experiment; runs whose curves are drawn together.
+_SAMPLES, _DEEP, _TOGETHER = 6, 4, 12
 
 
 class NotThere(Exception):
@@ -68,7 +65,7 @@ class Views:
             "summary": summary,
             "facts": {key: value for key, value in known.items() if key not in summary},
             "samples": samples,
-            "log": self._log(path.parent.parent, path.name) if path.parent.name == "runs" else "",
+            "log": self._log(path.parent.parent, _node_of(path)) if path.parent.name == "runs" else "",
         }
 
     def curves(self, names: list[str]) -> dict[str, Any]:
@@ -108,8 +105,8 @@ class Views:
         state = _state(path).get("nodes", {})
         nodes = []
         for node in asked["nodes"]:
-            done = state.get(node["name"], {})
-            inside = self._seen(path / node["folder"])
+            done = state.get(node["name"], node)
+            inside = self._seen(path / node["folder"]) if node["folder"] else ""
             nodes.append(
                 {
                     **{key: node[key] for key in ("name", "kind", "parents", "group", "point", "seed")},
@@ -125,10 +122,10 @@ class Views:
             "question": record.asked(asked["question"], asked["command"]),
             "running": owner.alive(path),
             "counts": _counted(statuses.values()),
-            "graph": graph_drawing.svg(nodes),
+            "graph": graph_drawing.svg(nodes) if nodes else "",
             "nodes": nodes[:ROWS],
             "left_out": max(len(nodes) - ROWS, 0),
-            "report": self._text(text) if text.is_file() else "",
+            "report": self._beginning(text) if text.is_file() else "",
             "page": (path / record.PAGE).is_file(),
         }
 
@@ -157,6 +154,7 @@ class Views:
             here.metrics,
             here.samples,
             here.lineage,
+            here.node,
         ):  # which may be links to elsewhere
             self._check(file)
         return path
@@ -195,14 +193,22 @@ class Views:
             text = file.read().decode("utf-8", "replace")
         return text if size <= _LOG else f"... {size - _LOG:,} bytes before\n{text.partition(chr(10))[2]}"
 
+    def _beginning(self, path: pathlib.Path) -> str:
+        """The lines of a text that come first."""
+        with open(self._check(path), "rb") as file:
+            text = file.read(_LOG + 1)
+        if len(text) <= _LOG:
+            return text.decode("utf-8", "replace")
+        return text.rpartition(b"\n")[0].decode("utf-8", "replace") + f"\n\nMore is in {path.name}."
+
     def _statuses(self, path: pathlib.Path, asked: Mapping[str, Any]) -> dict[str, str]:
         """Node -> where it stands: how it ended, else running or waiting."""
         state = _state(path).get("nodes", {})
         lives = owner.alive(path)
         found = {}
         for node in asked["nodes"]:
-            done = state.get(node["name"])
-            if done is None:
+            done = state.get(node["name"], node)
+            if "status" not in done:
                 seen = self._seen(path / node["folder"]) if lives else ""
                 begun = bool(seen) and Workdir(self.folder / seen).node.is_file()
                 found[node["name"]] = "running" if begun else "waiting"
@@ -214,6 +220,14 @@ class Views:
 def _state(path: pathlib.Path) -> dict[str, Any]:
     file = path / STATE
     return files.read_json(file) if file.is_file() else {}
+
+
+def _node_of(folder: pathlib.Path) -> str:
+    """What the node in a folder is called: NAME of NAME.2, too."""
+    try:
+        return str(files.read_json(Workdir(folder).node)["name"])
+    except (OSError, UserError, KeyError, TypeError):  # no node, or one that is damaged
+        return folder.name
 
 
 def _counted(statuses: Any) -> dict[str, int]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptft_jax.errors import UserError, nearest
+from ptft_jax.experiments import data_places, record, report, results
 from ptft_jax.experiments import plan as plans
-from ptft_jax.experiments import record, report, results
 from ptft_jax.experiments.executors.base import Executor
 from ptft_jax.experiments.nodes import Graph
 from ptft_jax.experiments.scheduler import Scheduler
@@ -48,6 +48,7 @@ def look(graph: Graph, out: str | pathlib.Path, reuse: Sequence[str | pathlib.Pa
     steps = planner.plan(graph)
     while graph.grows and (ended := plans.ended(steps)) and graph.grow(results.collect(steps, ended)):
         steps = planner.plan(graph)
+    record.check(graph, steps)
     return steps
 
 
@@ -85,7 +86,9 @@ def launch(
         store = Store(out, reuse)  # with what another launch did before it left
         planner = plans.Planner(store)
         steps = planner.plan(graph)
+        record.check(graph, steps)
         record.write(store.folder, graph, steps, command)
+        data_places.note(steps, store)
         for note in (*graph.notes, plans.totals(steps, by.slots)):
             reporter.say(note)
 
@@ -96,6 +99,7 @@ def launch(
                 return []
             steps[:] = planner.plan(graph)
             record.write(store.folder, graph, steps, command)
+            data_places.note(steps, store)
             added = [step for step in steps if step.node.name not in known]
             told = [f"from what these came to, {plans.totals(added, by.slots)}"] if plans.left(added) else []
             for note in (*graph.notes[notes:], *told):

@@ -175,7 +175,9 @@ def _comparison(
         name = point_name(row, fields)
         together.setdefault(f"{row['group']}: {name}" if foreign else name, []).append(row)
     made = []
-    for name, same in together.items():
+    for name, several in together.items():
+        once = {(row.get("fingerprint") or row["name"], seed_of(row)): row for row in reversed(several)}
+        same = list(once.values())[::-1]  # a point that is there twice is carried out once
         finished = {seed_of(row): figures[row["name"]].get(chosen) for row in same if row["status"] == "finished"}
         values = {seed: value for seed, value in finished.items() if value is not None and math.isfinite(value)}
         made.append(Point(name, same[0]["point"], tuple(same), values))

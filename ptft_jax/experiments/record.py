@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ptft_jax.runs.files import read_json, write_json
@@ -16,16 +16,34 @@ if TYPE_CHECKING:  # who only reads it needs neither, nor JAX
 FILE = "experiment.json"
 MARKDOWN, PAGE = "experiment.md", "experiment.html"  # of its report (`ptft_jax.experiments.report`)
 # Flags that say where and how a graph is carried out, not what it is.
-_HOW = ("out", "executor", "max_parallel", "job", "retries", "reuse", "dry_run", "question")
+_SWITCHES = ("dry_run", "halve_micro_batch")  # which take no value
+_HOW = ("out", "executor", "max_parallel", "job", "retries", "reuse", "question", *_SWITCHES)
 
 
-def write(folder: pathlib.Path, graph: Graph, steps: Sequence[Step], command: Sequence[str]) -> None:
-    """Writes it. Raises UserError where the baseline of the graph is none of its points."""
-    nodes = [_node(step, folder) for step in steps]
-    if graph.baseline:
+def check(graph: Graph, steps: Sequence[Step]) -> None:
+    """Raises UserError where the baseline of the graph is none of its points; of a graph that grows its report says that."""
+    if graph.baseline and not graph.grows:
         from ptft_jax.experiments import ranking
 
-        ranking.baseline_of(nodes, graph.baseline)
+        ranking.baseline_of([_compared(step) for step in steps], graph.baseline)
+
+
+def write(
+    folder: pathlib.Path,
+    graph: Graph,
+    steps: Sequence[Step],
+    command: Sequence[str],
+    *,
+    search: Mapping[str, Any] | None = None,
+    refused: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Writes it.
+
+    Args:
+      search: flag -> value, of a search, whose trials the nodes are.
+      refused: trials of which there is no node, as their config is refused: "name", "point", "message".
+    """
+    nodes = [_node(step, folder) for step in steps]
     write_json(
         folder / FILE,
         {
@@ -34,7 +52,8 @@ def write(folder: pathlib.Path, graph: Graph, steps: Sequence[Step], command: Se
             "better": graph.better,
             "baseline": graph.baseline,
             "command": list(command),
-            "nodes": [{name: value for name, value in node.items() if name != "settings"} for node in nodes],
+            **({} if search is None else {"search": dict(search)}),
+            "nodes": [*nodes, *({**refusal(one), "folder": "", "message": one["message"]} for one in refused)],
         },
     )
 
@@ -54,13 +73,24 @@ def asked(question: str, command: Sequence[str]) -> str:
         how = word.startswith("-") and name.removeprefix("no") in (*_HOW, *(f"no{flag}" for flag in _HOW))
         if not (how or skip):
             kept.append(word)
-        skip = how and "=" not in word and "dry_run" not in word
+        skip = how and "=" not in word and name.removeprefix("no") not in _SWITCHES
     return shlex.join(kept)
 
 
+def refusal(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial whose config is refused, as a node that came to nothing: {"name", "group", "point"} and what goes without saying."""
+    known = {name: trial[name] for name in ("name", "group", "point")}
+    return {"kind": "run", "status": "refused", "parents": [], "seed": None, **known}
+
+
 def _node(step: Step, folder: pathlib.Path) -> dict[str, Any]:
-    node = step.node
     inside = step.folder.is_relative_to(folder)
+    known = {name: value for name, value in _compared(step).items() if name != "settings"}
+    return {**known, "folder": str(step.folder.relative_to(folder) if inside else step.folder)}
+
+
+def _compared(step: Step) -> dict[str, Any]:
+    node = step.node
     return {
         "name": node.name,
         "kind": node.kind,
@@ -68,6 +98,5 @@ def _node(step: Step, folder: pathlib.Path) -> dict[str, Any]:
         "group": node.group,
         "point": dict(node.point),
         "seed": node.seed,
-        "folder": str(step.folder.relative_to(folder) if inside else step.folder),
         "settings": step.identity.settings,
     }

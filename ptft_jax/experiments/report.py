@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,15 +23,28 @@ def write(
     steps: Sequence[Step],
     outcomes: Mapping[str, Mapping[str, Any]],
     command: Sequence[str] = (),
+    *,
+    refused: Sequence[Mapping[str, Any]] = (),
+    notes: Sequence[str] = (),
 ) -> list[str]:
-    """Writes experiment.md and experiment.html; returns what to say of it: the answers, and where the page is, or why there is none."""
+    """Writes experiment.md and experiment.html; returns what to say of it: the answers, and where the page is, or why there is none.
+
+    Args:
+      refused: rows of trials without a node (`record.refusal`), which `outcomes` has, too.
+      notes: what is said of the whole, too.
+    """
     rows = [
         {**row, "settings": step.identity.settings}
         for row, step in zip(results.collect(steps, outcomes), steps, strict=True)
     ]
-    found = ranking.compare(rows, figure=graph.figure, better=graph.better, baseline=graph.baseline)
+    rows += refused
+    compare = functools.partial(ranking.compare, rows, figure=graph.figure, better=graph.better)
+    try:
+        found = compare(baseline=graph.baseline)
+    except UserError as e:  # which only some graph that grows can come to: all others were asked before
+        found, notes = compare(), [*notes, f"Compared with the best, as {e}."]
     question = asked(graph.question, command)
-    write_text(folder / MARKDOWN, markdown(question, rows, found))
+    write_text(folder / MARKDOWN, markdown(question, rows, found, notes))
     told = [findings.answer(one) for one in several(found)]
     try:
         from ptft_jax.experiments import report_page
@@ -38,13 +52,15 @@ def write(
         return [*told, f"{folder / MARKDOWN} is the report; its page is not drawn: {e}"]
     folders = {step.node.name: step.folder for step in steps}
     typed = command or ["python", *sys.orig_argv[1:]]  # of a program of its own
-    report_page.write(folder / PAGE, question, typed, rows, found, folders, outcomes)
+    report_page.write(folder / PAGE, question, typed, rows, found, folders, outcomes, notes)
     return [*told, f"report: {folder / PAGE}"]
 
 
-def markdown(question: str, rows: Sequence[Mapping[str, Any]], found: Sequence[Comparison]) -> str:
+def markdown(
+    question: str, rows: Sequence[Mapping[str, Any]], found: Sequence[Comparison], notes: Sequence[str] = ()
+) -> str:
     """The report as text: the same bytes for the same results."""
-    parts = [f"# {question}" if question else "# Experiment", counted(rows)]
+    parts = [f"# {question}" if question else "# Experiment", counted(rows), *notes]
     for one in several(found):
         if len(several(found)) > 1:
             parts.append(f"## {one.name}")

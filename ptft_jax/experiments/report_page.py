@@ -18,12 +18,8 @@ from ptft_jax.reporting.page import Page
 
 _ROWS = 100  # of a table
 _COMPARED = 8  # comparisons that are drawn
-_LINES, _DOTS, _ACROSS, _COLUMNS = (
-    8,
-    40,
-    300,
-    4,
-)  # points with a curve, with a name in a plane, as lines across axes, with samples
+# Points with a curve, with a name in a plane, as lines across axes, with samples.
+_LINES, _DOTS, _ACROSS, _COLUMNS = 8, 40, 300, 4
 
 
 def write(
@@ -34,9 +30,12 @@ def write(
     found: Sequence[Comparison],
     folders: evidence.Folders,
     outcomes: Mapping[str, Mapping[str, Any]],
+    notes: Sequence[str] = (),
 ) -> None:
     """Writes the page; arguments as in `report.write`."""
     page = Page(question or f"Experiment {out.parent.name}", report.counted(rows))
+    for note in notes:
+        page.text(note)
     costs = evidence.costs(rows, folders)
     several = report.several(found)
     if not several:
@@ -94,7 +93,7 @@ def _drawn(page: Page, one: Comparison, folders: evidence.Folders, costs: Mappin
     _traded(page, several)
     _paid(page, one, several, costs)
     swept = [point for point in several if point.fields]
-    fields = {field for point in swept for field in point.fields}
+    fields = {field for point in swept for field, value in point.fields.items() if value is not None}
     if len(swept) > 1 and fields:
         values = [list(point.values.values()) for point in swept]
         page.figure(sweep_plots.marginals([p.fields for p in swept], values, figure=one.figure))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -14,7 +12,7 @@ from ptft_jax import config as configs
 from ptft_jax.config import spans
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.evaluation import names
-from ptft_jax.experiments import results, scheduler, study, trial
+from ptft_jax.experiments import record, report, results, scheduler, search_results, study, trial
 from ptft_jax.experiments.axes import Axis
 from ptft_jax.experiments.executors.base import Executor, Outcome, Task
 from ptft_jax.experiments.graph import with_changes
@@ -25,10 +23,8 @@ from ptft_jax.experiments.space import Space
 from ptft_jax.experiments.store import RESULTS, Store
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import lease
-from ptft_jax.runs.files import write_json, write_text
 from ptft_jax.runs.workdir import Workdir
 
-BEST = "best.json"
 _DIRECTIONS = {"min": "minimize", "max": "maximize"}
 _AT_THE_END = {"gain": "max", "forgetting": "min"}
 
@@ -110,14 +106,17 @@ def search(
     retries: int = 2,
     halve: bool = False,
     reporter: Reporter | None = None,
+    question: str = "",
+    command: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
-    """Carries a search out or continues it, and writes summary.json, table.csv, table.md and best.json into `out`.
+    """Carries a search out or continues it, and writes summary.json, table.csv, table.md, best.json, experiment.md and experiment.html into `out`.
 
     A new trial is asked for whenever one ends. With one at a time the same seed gives the same trials, however often it was stopped.
 
     Args:
       config: what all runs have but for the axes.
-      by, reuse, retries, halve, reporter: see `ptft_jax.experiments.launch.launch`.
+      by, reuse, retries, halve, reporter, command: see `ptft_jax.experiments.launch.launch`.
+      question: what the report begins with; "" = the command.
 
     Returns:
       How the run of each trial ended, see `Scheduler.carry_out`.
@@ -137,14 +136,19 @@ def search(
     with lease.owned(folder, reporter.say, "--out"):
         store = Store(out, reuse)
         found = study.Study(folder / study.FILE, _DIRECTIONS[asked.direction], described)
-        searching = Searching(found, config, asked, space, store, by, reporter, retries, halve)
+        graph = Graph(question, figure=asked.metric, better=asked.direction)
+        searching = Searching(found, config, asked, space, store, by, reporter, retries, halve, graph, command)
         there = f"{found.count} of {asked.trials}" if found.count else asked.trials
         for note in (*notes, f"{there} trials by {asked.sampler}" + (" are there" if found.count else "")):
             reporter.say(note)
         outcomes = searching.carry_out()
         if not outcomes:
             raise UserError(f"the config of every trial is refused; the first: {searching.trials[0]['message']}")
-        rows = _write(folder, searching, outcomes)
+        rows = search_results.write(folder, searching, outcomes)
+        refused = {trial["name"]: {"message": trial["message"], "seconds": 0.0} for trial in searching.refused}
+        rest = {"refused": list(map(record.refusal, searching.refused)), "notes": [search_results.told(searching)]}
+        for said in report.write(folder, graph, searching.steps, {**outcomes, **refused}, command, **rest):
+            reporter.say(said)
     reporter.table(str(folder / f"{results.TABLE}.md"), rows)
     return outcomes
 
@@ -194,16 +198,21 @@ class Searching(scheduler.Scheduler):
         reporter: Reporter,
         retries: int,
         halve: bool,
+        graph: Graph,
+        command: Sequence[str],
     ):
         super().__init__([], store, executor, reporter, retries, halve)
+        self._graph, self._command = graph, command
         self.asked, self._study, self._config, self._space = asked, found, config, space
         section = configs.check(config, complete=False)
         self._least = spans.steps_of(section.eval.every, section.training.steps) or 1
-        self._graph, self._planner = Graph(), Planner(store)
+        self._planner = Planner(store)
         self._places: dict[str, int] = {}
         self.trials: dict[int, dict[str, Any]] = {}
         for place in sorted(found.live):
             self._declare(place, space.point(found.params(place)))
+        if self.trials:
+            self._record()
 
     @property
     def steps(self) -> list[Step]:
@@ -216,7 +225,7 @@ class Searching(scheduler.Scheduler):
         self._places[name] = place
         self.trials[place] = {"trial": place, "name": name, "state": "", "value": None, "message": "", "point": shown}
         try:
-            self._graph.run(name, with_changes(self._config, **point), point=shown)
+            self._graph.run(name, with_changes(self._config, **point), group=self.asked.name, point=shown)
             step = self._planner.step(self._graph.nodes[name])
         except UserError as e:
             self._tell(place, "refused", str(e))
@@ -235,12 +244,25 @@ class Searching(scheduler.Scheduler):
         return bool(self._study.again) or self._study.count < self.asked.trials
 
     def _more(self, room: int) -> list[str]:
-        added = list[str]()
+        added, before = list[str](), len(self.trials)
         while len(added) < room and self._open():
             place, point = self._study.ask(self.asked.sampler, self.asked.seed, self._space)
             if name := self._declare(place, point):
                 added.append(name)
+        if len(self.trials) > before:
+            self._record()
         return added
+
+    @property
+    def refused(self) -> list[dict[str, Any]]:
+        """Trials that have no run, as `record.write` wants them."""
+        found = [trial for _, trial in sorted(self.trials.items()) if trial["state"] == "refused"]
+        return [{**trial, "group": self.asked.name} for trial in found if trial["name"] not in self._steps]
+
+    def _record(self) -> None:
+        asked = {**self.asked.described(), "--trials": self.asked.trials}
+        more = {"search": asked, "refused": self.refused}
+        record.write(self._store.folder, self._graph, self.steps, self._command, **more)
 
     def _task(self, step: Step) -> Task:
         task, place = super()._task(step), self._places[step.node.name]
@@ -294,58 +316,3 @@ class Searching(scheduler.Scheduler):
     def config_of(self, name: str) -> dict[str, Any]:
         """The config of a trial's run."""
         return dict(self._graph.nodes[name].settings["config"])
-
-
-def _write(
-    folder: pathlib.Path, searched: Searching, outcomes: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Writes summary.json, table.csv, table.md and best.json; returns the rows of table.md."""
-    rows = results.collect(searched.steps, outcomes)
-    figures = {line["name"]: line for line in results.table(rows)} if rows else {}
-    trials, best = [found for _, found in sorted(searched.trials.items())], searched.best
-    columns = dict.fromkeys(
-        [
-            "name",
-            "trial",
-            "state",
-            "value",
-            *(f for t in trials for f in t["point"]),
-            *(n for r in figures.values() for n in r),
-        ]
-    )
-    lines = []
-    for found in trials:
-        known = {
-            **figures.get(found["name"], {}),
-            **found["point"],
-            **{k: found[k] for k in ("name", "trial", "state", "value")},
-        }
-        lines.append({column: known.get(column) for column in columns})
-    said = {"search": {**searched.asked.described(), "--trials": searched.asked.trials}, "best": best, "trials": trials}
-    write_json(folder / f"{results.SUMMARY}.json", results.as_json({**said, "nodes": rows, "table": lines}))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    write_text(folder / f"{results.TABLE}.csv", text.getvalue())
-    if best is not None:
-        write_json(folder / BEST, searched.config_of(best["name"]))
-    shown = [_shown(found, searched, best) for found in trials]
-    write_text(folder / f"{results.TABLE}.md", results.markdown(shown))
-    return shown
-
-
-def _shown(found: Mapping[str, Any], searched: Searching, best: Mapping[str, Any] | None) -> dict[str, Any]:
-    fields = dict.fromkeys(f for t in searched.trials.values() for f in t["point"])
-    state = found["state"] + (f" at step {found['last'][0]}" if found["state"] == "pruned" and "last" in found else "")
-    value = found["value"]
-    return {
-        "trial": found["name"],
-        **{field: "-" if field not in found["point"] else _short(found["point"][field]) for field in fields},
-        "state": "best" if best is not None and found is best else state,
-        searched.asked.metric: "-" if value is None else f"{value:.4f}",
-    }
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 MOST = 60  # boxes of a drawing
 _WIDTH, _HEIGHT, _GAP, _BETWEEN, _EDGE = 190, 40, 14, 60, 8  # in points
 _LETTERS = 25  # of a line in a box
-# Border of a status; its word is in the box, too.
+# Border of a status, whose word is in the box, too; of several as one that of the last which one of them has.
 _COLORS = {
-    "finished": "#007a4d", "running": "#0072B2", "waiting": "#777777", "diverged": "#b36b00", "failed": "#b3261e",
-    "out_of_memory": "#b3261e", "killed": "#b3261e", "skipped": "#999999", "pruned": "#8250a0",
+    "finished": "#007a4d", "pruned": "#8250a0", "running": "#0072B2", "waiting": "#777777", "interrupted": "#777777",
+    "skipped": "#999999", "diverged": "#b36b00", "refused": "#b36b00", "killed": "#b3261e", "out_of_memory": "#b3261e",
+    "failed": "#b3261e",
 }  # fmt: skip
 
 

@@ -21,6 +21,10 @@ class Page:
     def text(self, text: str) -> None:
         self._parts.append({"kind": "text", "text": text})
 
+    def link(self, file: str, text: str) -> None:
+        """To a file beside the page."""
+        self._parts.append({"kind": "link", "file": file, "text": text})
+
     def figure(self, svg: str) -> None:
         self._parts.append({"kind": "figure", "svg": svg})
 

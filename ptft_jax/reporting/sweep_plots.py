@@ -45,7 +45,7 @@ def marginals(points: Sequence[Mapping[str, Any]], values: Sequence[Sequence[flo
     """
     from matplotlib.figure import Figure
 
-    fields = list(dict.fromkeys(field for point in points for field in point))
+    fields = _fields(points)
     columns = min(len(fields), 3)
     rows = -(-len(fields) // columns)
     drawn = Figure(figsize=(0.6 + 3.0 * columns, 0.4 + 2.5 * rows), layout="constrained")
@@ -53,8 +53,8 @@ def marginals(points: Sequence[Mapping[str, Any]], values: Sequence[Sequence[flo
     for cell, field in zip(cells, fields):
         there = [(point[field], row) for point, row in zip(points, values) if point.get(field) is not None]
         across, ticks, log = _axis([value for value, _ in there])
-        for at, (_, row) in zip(across, there):
-            cell.plot([at] * len(row), row, "o", color=plots.COLORS[0], alpha=0.45, markersize=4)
+        dots = [(at, value) for at, (_, row) in zip(across, there) for value in row]
+        cell.plot(*zip(*dots), "o", color=plots.COLORS[0], alpha=0.45, markersize=4)
         places = sorted(set(across))
         if len(places) < len(across):
             middles = [
@@ -82,7 +82,7 @@ def parallel(points: Sequence[Mapping[str, Any]], values: Sequence[float], *, fi
     """
     from matplotlib import colormaps
 
-    fields = list(dict.fromkeys(field for point in points for field in point))
+    fields = _fields(points)
     drawn, axes = plots.framed(8.6, 4.0, "Every point across its axes", "", "")
     names = [*fields, figure]
     heights = []
@@ -117,6 +117,11 @@ def parallel(points: Sequence[Mapping[str, Any]], values: Sequence[float], *, fi
     axes.grid(False)
     axes.spines[["left", "bottom"]].set_visible(False)
     return plots.svg(drawn)
+
+
+def _fields(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Those that a point has a value of."""
+    return list(dict.fromkeys(field for point in points for field, value in point.items() if value is not None))
 
 
 def _axis(values: Sequence[Any]) -> tuple[list[float], list[str], bool]:

@@ -103,6 +103,13 @@ SETTINGS: Mapping[str, Callable[[Any, str], Any]] = {
 }
 
 
+DATA = (
+    "data.source",
+    "data.mixture",
+    "eval.source",
+)  # those of them that a run that starts from this one is measured on
+
+
 def spelled(workdir: pathlib.Path, config: configs.Section, moved: bool = False) -> configs.Section:
     """`config` with the settings that mean the same as those that the run in a workdir was begun with, spelled as there; `moved`: whoever
     asks knows that all of them do, wherever that lies now."""
@@ -159,6 +166,14 @@ def from_here(workdir: pathlib.Path, config: configs.Section) -> dict[str, Any]:
     """The config of the run in a workdir, as plain values: what it names by a path that is relative to where the run was begun is
     named so that it is found from here."""
     values, folder = config.as_dict(), begun_in(workdir)
+    moved = Workdir(workdir).read_moved()  # of data that an experiment knows elsewhere
+    for path, value in moved.get("settings", {}).items():
+        section, name = path.split(".")
+        values[section][name] = (
+            _from_here(value, moved["folder"])
+            if isinstance(value, str)
+            else tuple((_from_here(source, moved["folder"]), weight) for source, weight in value)
+        )
     if folder is None or os.path.realpath(folder) == os.path.realpath(os.getcwd()):
         return values
     data = values["data"]

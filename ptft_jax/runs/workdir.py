@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from ptft_jax import config as configs
@@ -108,6 +109,11 @@ class Workdir:
     def pruned(self) -> pathlib.Path:
         """Where a search ended it before its end (`ptft_jax.experiments.trial`): it stands there until it goes on."""
         return self.path / "pruned.json"
+
+    @property
+    def moved(self) -> pathlib.Path:
+        """Where its data lie now (`ptft_jax.experiments.data_places`)."""
+        return self.path / "moved.json"
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -219,6 +225,13 @@ class Workdir:
         """{"step", "metric", "value", "trial"} of a run that a search ended where it stands; {} of others."""
         found = {} if self.is_finished else _known(self.pruned) or {}
         return found if found and self.steps()[-1:] == [found["step"]] else {}
+
+    def read_moved(self) -> dict[str, Any]:
+        """{"folder", from which paths are seen, "settings": dotted name -> value} of a run whose data were moved; {} of others."""
+        return _known(self.moved) or {}
+
+    def write_moved(self, folder: str, settings: Mapping[str, Any]) -> None:
+        files.write_json(self.moved, {"folder": folder, "settings": dict(settings)})
 
     def read_partition(self) -> list[dict[str, Any]]:
         return files.read_json(self.partition)

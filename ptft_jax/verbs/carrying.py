@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pathlib
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -107,7 +107,8 @@ def search(config: Any, asked: Any) -> int:
     if args.dry_run:
         printed("\n".join(searches.look(config, asked, args.out)))
         return 0
-    return _carried_out(lambda reporter: searches.search(config, asked, args.out, reporter=reporter, **_how()))
+    more = {"question": args.question, "command": _command()}
+    return _carried_out(lambda reporter: searches.search(config, asked, args.out, reporter=reporter, **more, **_how()))
 
 
 def _carried_out(do: Callable[[Any], Mapping[str, Mapping[str, Any]]]) -> int:
@@ -139,12 +140,16 @@ def _how() -> dict[str, Any]:
 
 
 def _command() -> list[str]:
-    """What was typed: a verb, or a module that is a program."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    name = pathlib.PurePath(sys.argv[0].rpartition(" ")[2]).stem
-    if spec is None or spec.name.startswith("ptft_jax.verbs.") or sys.argv[0].startswith("ptft "):
-        return ["ptft", name, *sys.argv[1:]]
-    return ["python", "-m", spec.name, *sys.argv[1:]]
+    """What was typed: a verb, a module that is a program, or a file."""
+    program, spec = sys.argv[0], getattr(sys.modules["__main__"], "__spec__", None)
+    words = [re.sub(r"^(--?config\.init\.from)_(?==|$)", r"\1", word) for word in sys.argv[1:]]  # as absl has it
+    if program.startswith("ptft "):
+        return [*program.split(), *words]
+    if spec is None:
+        return ["python", program, *words]
+    if spec.name.startswith("ptft_jax.verbs."):
+        return ["ptft", *spec.name.removeprefix("ptft_jax.verbs.").split("."), *words]
+    return ["python", "-m", spec.name.removesuffix(".__main__"), *words]
 
 
 def _text(rows: list[dict[str, Any]]) -> str:

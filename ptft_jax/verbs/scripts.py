@@ -30,6 +30,13 @@ def define(out: str, seeds: str, *, fewest: int = 2, takes: str = "minutes") -> 
     flags.DEFINE_enum("size", "demo", ["demo", "tiny"], f"demo: {takes} on two CPU cores; tiny: only to see it run.")
 
 
+# File beside an experiment's own report -> what that is, for a link.
+GRAPH = (
+    "experiment.html",
+    "All runs side by side: their curves, graph and cost, and the command that carries them out again",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Carried:
     """A graph that was carried out.

@@ -51,7 +51,7 @@ def main() -> int:
         raise UserError("--config is missing, e.g. --config=finetune/shakespeare:lora")
     carrying.check()
     _check_search()
-    if not args.axis and args.seeds == 1:
+    if not args.axis and args.seeds == 1 and not args.search:
         raise UserError("--axis is missing: what to vary, e.g. --axis optimizer.learning_rate=1e-4,3e-4; or --seeds")
     from ptft_jax.experiments import axis_words
     from ptft_jax.experiments.nodes import Graph
@@ -83,10 +83,11 @@ def _check_search() -> None:
     """Raises UserError for flags of one kind of sweep beside the other."""
     args = flags.FLAGS
     of_search = ("trials", "metric", "direction", "pruner")
-    for name in ("seeds", "samples") if args.search else of_search:
+    one = "a trial is one run: --trials says how many"
+    instead = {"seeds": one, "samples": one, "baseline": "trials of a search are compared with the best of them"}
+    for name in instead if args.search else of_search:
         if getattr(args, name) != args[name].default:
-            instead = "a trial is one run: --trials says how many" if args.search else "it is of --search alone"
-            raise UserError(f"--{name}={getattr(args, name)}: {instead}")
+            raise UserError(f"--{name}={getattr(args, name)}: {instead.get(name, 'it is of --search alone')}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -45,6 +46,8 @@ def experiment(folder):
     (folder / "experiment.json").write_text(json.dumps(asked))
     ends = {name: {"status": status, "message": "m", "seconds": 1.5} for name, status in NODES.items() if status}
     (folder / "state.json").write_text(json.dumps({"nodes": ends, "waiting": ["c", "d"]}))
+    told = "# Why <b>?\n\nIt is <b>, as `table.csv` has it.\n\n| way | nll |\n| --- | --- |\n| x | a&#124;b |\n"
+    (folder / "experiment.md").write_text(told)
     (folder / "experiment.html").write_text("<p>the page</p>")
     (folder / "owner.json").write_text(json.dumps({"machine": "elsewhere", "process": 1}))  # fresh: it seems to run
 
@@ -196,7 +199,12 @@ def test_nothing_outside_of_the_folder_is_read(server, folder, path):
     assert status == 404 and b"secret" not in body.replace(b"secret.log", b"")
 
 
-def test_a_log_is_that_of_a_node(server):
+def test_a_log_is_that_of_a_node(server, folder):
+    again = folder / "sweep/runs/b.2"
+    run(again, 1.0)
+    (again / "node.json").write_text(json.dumps({"name": "b"}))
+    assert got(server, "/api/run?name=sweep/runs/b.2")["log"] == "this is why\n"
+    shutil.rmtree(again)
     assert got(server, "/api/log?experiment=sweep&node=../../first/b")["log"] == ""
     assert got(server, "/api/log?experiment=sweep&node=a")["log"] == ""
 

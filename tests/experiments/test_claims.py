@@ -189,6 +189,11 @@ def test_the_experiments(module, tmp_path):
     assert list(found["measured"]) == list(module.LABELS)
     assert all(len(values) == 2 for way in found["measured"].values() for values in way.values())
     assert {row["verdict"] for row in found["claims"]} <= {HOLDS, FAILS, UNSHOWN}
-    assert (tmp_path / "out/report.html").read_text().count("<svg") == len(module.NAMES)
+    html = (tmp_path / "out/report.html").read_text()
+    assert (
+        html.count("<svg") == len(module.NAMES)
+        and 'href="experiment.html"' in html
+        and (tmp_path / "out/experiment.html").exists()
+    )
     table = (tmp_path / "out/report.md").read_text()
     assert all(row["claim"] in table for row in found["claims"])

@@ -14,7 +14,7 @@ from ptft_jax import config as configs
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import behavior
-from ptft_jax.experiments import identity, launch, plan, scheduler, work
+from ptft_jax.experiments import data_places, identity, launch, plan, scheduler, work
 from ptft_jax.experiments.axes import grid
 from ptft_jax.experiments.executors.base import Outcome, Task
 from ptft_jax.experiments.graph import with_changes
@@ -22,7 +22,7 @@ from ptft_jax.experiments.nodes import Graph, config_of
 from ptft_jax.experiments.store import Kept, Store
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.runs import loading
+from ptft_jax.runs import loading, meant
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import assembly
 from tests.helpers import SPEC, quiet_train, tiny_config
@@ -252,7 +252,7 @@ def test_a_run_that_was_begun_elsewhere_goes_on(source, tmp_path, cache):
         made = tiny_config(data, training__steps=4, eval__every=2, eval__source=f"text:{data}")
         g = Graph()
         base = g.run("base", with_changes(made, **{"eval.source": ""}))
-        end = {"objective.name": "distill", "objective.distill.teacher": base, "training.steps": 6}
+        end = {"objective.name": "distill", "objective.distill.teacher": base, "training.steps": 6, "eval.source": ""}
         g.run("end", with_changes(made, **end), init=base)
         return g
 
@@ -274,6 +274,28 @@ def test_a_run_that_was_begun_elsewhere_goes_on(source, tmp_path, cache):
     assert not (tmp_path / "y/runs/end.old").exists()
     for name in ("summary.json", "table.csv"):
         assert (tmp_path / "y" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_data_of_a_finished_run_are_found_where_they_were_moved(source, tmp_path, cache):
+    """Which a run that starts from it is measured on, where it names none itself."""
+    finish(tmp_path / "x", chain_of("base", config(source)))
+    folder = tmp_path / "x/runs/base"
+    begun = {"config": config(source).to_dict(), "environment": {"folder": str(pathlib.Path.cwd())}}
+    for name, values in begun.items():
+        (folder / f"{name}.json").write_text(json.dumps(values))
+    moved = source.rename(tmp_path / "moved.txt")
+    g = chain_of("base", config(moved))
+    g.run("end", config(moved, training__steps=7), init="node:base")
+    store = Store(tmp_path / "x")
+    steps = plan.plan(g, store)
+    assert [step.action for step in steps] == ["cached", "new"]
+    read = Workdir(folder).read_config()
+    assert meant.from_here(folder, read)["data"]["source"] == f"text:{source}"
+    data_places.note(steps, store)
+    assert meant.from_here(folder, read)["data"]["source"] == f"text:{moved}"
+    moved.rename(source)
+    data_places.note(plan.plan(chain(source), Store(tmp_path / "x")), store)
+    assert meant.from_here(folder, read)["data"]["source"] == f"text:{source}", "and back"
 
 
 def test_files_of_nodes_are_taken_by_others(source, tmp_path, cache):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+import types
 
 import pytest
 
@@ -11,6 +13,7 @@ from ptft_jax.experiments.nodes import Graph
 from ptft_jax.reporting import graph_drawing
 from ptft_jax.reporting.page import Page
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.verbs import carrying
 
 F = "tests.experiments.functions:"
 # b - a is 0.5, 0.4 and 0.8: a mean of 0.5667, t = 0.5667 / (0.2082 / sqrt(3)) = 4.715, and p = 0.0422 with two degrees of freedom; no resample
@@ -152,8 +155,63 @@ def test_the_command_is_the_question_where_there_is_none():
     assert record.asked("Why?", words) == "Why?"
 
 
+@pytest.mark.parametrize(
+    ("program", "module", "typed"),
+    [
+        ("ptft sweep", "", "ptft sweep --config.init.from=a"),
+        ("/x/ptft_jax/verbs/sweep.py", "ptft_jax.verbs.sweep", "ptft sweep --config.init.from=a"),
+        ("ptft experiment", "ptft_jax.cli", "ptft experiment --config.init.from=a"),
+        ("/x/experiments/stages.py", "experiments.stages", "python -m experiments.stages --config.init.from=a"),
+        (
+            "/x/stages.py",
+            "ptft_jax.shipped.experiments.stages",
+            "python -m ptft_jax.shipped.experiments.stages --config.init.from=a",
+        ),
+        ("mine/own.py", "", "python mine/own.py --config.init.from=a"),
+    ],
+)
+def test_the_command_is_the_one_that_was_typed(program, module, typed, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [program, "--config.init.from_=a"])
+    main = types.SimpleNamespace(__spec__=types.SimpleNamespace(name=module) if module else None)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert " ".join(carrying._command()) == typed
+
+
+def test_a_baseline_that_only_grows(tmp_path):
+    """Is looked for when all is there; of a graph that does not grow a look says that there is none."""
+
+    def declared(baseline):
+        g = Graph("?", figure="loss", better="min", baseline=baseline)
+        g.call("one", F + "measure", loss=1.0)
+        g.then(lambda graph, rows: len(rows) == 1 and graph.call("two", F + "measure", loss=2.0))
+        return g
+
+    by, quiet = launch.executor("inline", 1), Reporter(quiet=True)
+    launch.launch(declared("two"), tmp_path / "a", by=by, reporter=quiet)
+    assert "against the baseline, two (loss 2" in (tmp_path / "a/experiment.md").read_text()
+    assert [node["name"] for node in record.read(tmp_path / "a")["nodes"]] == ["one", "two"]
+    launch.launch(declared("tow"), tmp_path / "b", by=by, reporter=quiet)
+    text = (tmp_path / "b/experiment.md").read_text()
+    assert "Compared with the best, as baseline = 'tow': no point or node" in text and "Best of one seed: one" in text
+    g = Graph(baseline="tow")
+    g.call("two", F + "measure", loss=2.0)
+    with pytest.raises(UserError, match="baseline = 'tow': .*did you mean 'two'"):
+        launch.look(g, tmp_path / "c")
+
+
+def test_an_axis_without_values_is_not_drawn(tmp_path):
+    given = [
+        row(f"s-{n}", float(n), group="s", point={"optimizer.clip": None, "data.length": n, "seed": n})
+        for n in range(3)
+    ]
+    outcomes = {one["name"]: {"message": "", "seconds": 0.0} for one in given}
+    report_page.write(tmp_path / "x.html", "?", (), given, ranking.compare(given), {}, outcomes, ["12 trials."])
+    html = (tmp_path / "x.html").read_text()
+    assert html.count("<svg") == 3 and "<p>12 trials.</p>" in html
+
+
 def test_many_nodes_are_few_in_a_page(tmp_path):
-    points = [{"optimizer.learning_rate": 1e-4 * (1 + n), "tune.lora.rank": n % 7} for n in range(500)]
+    points = [{"optimizer.learning_rate": 1e-4 * (1 + n), "tune.lora.rank": n % 7} for n in range(310)]
     given = [
         row(f"s-{n}-seed{seed}", (n - 99) ** 2 + seed / 7, group="s", point=point, seed=seed, kind="evaluation")
         for n, point in enumerate(points)
@@ -163,9 +221,9 @@ def test_many_nodes_are_few_in_a_page(tmp_path):
     outcomes = {one["name"]: {"message": "", "seconds": 0.0} for one in given}
     report_page.write(tmp_path / "x.html", "?", (), given, found, {}, outcomes)
     html = (tmp_path / "x.html").read_text()
-    assert len(html) < 1_500_000 and "The first 100 of 500 rows" in html and "The best 300 of 500 are drawn" in html
+    assert len(html) < 1_500_000 and "The first 100 of 310 rows" in html and "The best 300 of 310 are drawn" in html
     assert "learning_rate=0.01, rank=1" in findings.answer(found[0])
-    assert report.markdown("?", given, found).count("| learning_rate=") == 500
+    assert report.markdown("?", given, found).count("| learning_rate=") == 310
 
 
 def test_a_graph_is_drawn_by_layers():

@@ -18,7 +18,7 @@ def args(tmp_path, monkeypatch):
     """The flags of an experiment."""
     monkeypatch.chdir(ROOT)
     values = {"out": str(tmp_path / "out"), "dry_run": False, "executor": "inline", "max_parallel": 1, "job": []}
-    args = types.SimpleNamespace(**values, retries=0, reuse=[])
+    args = types.SimpleNamespace(**values, retries=0, reuse=[], halve_micro_batch=False)
     for module in (scripts, carrying):
         monkeypatch.setattr(module, "flags", types.SimpleNamespace(FLAGS=args))
     return args

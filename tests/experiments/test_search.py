@@ -1,14 +1,17 @@
 """Searches by Optuna: its own trials, whatever is killed on the way; what is pruned, fails or has no value."""
 
+import collections
 import json
 import math
+import os
 import shutil
 
 import numpy as np
 import pytest
 
+from ptft_jax.dashboard.views import Views
 from ptft_jax.errors import UserError
-from ptft_jax.experiments import launch
+from ptft_jax.experiments import launch, report_page
 from ptft_jax.experiments.axes import Axis, choice, grid, loguniform, uniform, zipped
 from ptft_jax.experiments.executors.base import Outcome
 from ptft_jax.experiments.search import Search, look, search
@@ -79,8 +82,9 @@ class Fake:
 
 
 @pytest.fixture
-def quick():
-    """SQLite does not wait for the disk, which no machine of the tests turns off."""
+def quick(monkeypatch):
+    """SQLite does not wait for the disk, which no machine of the tests turns off; pages are drawn where they are looked at alone."""
+    monkeypatch.setattr(report_page, "write", lambda *_: None)
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
@@ -117,7 +121,9 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    "name", ["tpe", pytest.param("random", marks=pytest.mark.heavy), pytest.param("cmaes", marks=pytest.mark.heavy)]
+)
 def test_trials_are_those_of_optuna(name, base, tmp_path):
     """By its own loop over the same function, with the seeds that are documented: parameters, states and the best."""
     count = 13 if name == "tpe" else 5  # TPE begins to learn after ten
@@ -224,6 +230,58 @@ def test_axes_that_depend_on_others(base, tmp_path):
     carried(base, tmp_path / "x", Search(axes, "tpe", trials=4))
     for trial in trials(tmp_path / "x"):
         assert (RATE in trial["point"]) == (trial["point"]["optimizer.name"] == "sgd")
+
+
+def test_a_search_ends_in_a_report(base, tmp_path, monkeypatch):
+    """As every experiment: what was pruned, failed or is refused is said; two points that are one count once."""
+    drawn = []
+    monkeypatch.setattr(report_page, "write", lambda *given: drawn.append(given))
+    axes = [grid(RATE, 1e-2, 1e-3, 1e-1), grid(DECAY, 0.95, 0.99), grid("model.heads", 2, 3)]
+    ends = {"trial-1": Outcome("failed", "no luck"), "trial-2": Outcome("diverged", "at step 3")}
+    asked = Search(axes, "grid", pruner="halving", seed=1)
+    words = ["ptft", "sweep", "--search=grid", "--out=x", "--halve_micro_batch", "--max_parallel", "2"]
+    outcomes = search(base, asked, tmp_path / "x", by=Fake(ends), reporter=Reporter(quiet=True), command=words)
+    counts = collections.Counter(trial["state"] for trial in trials(tmp_path / "x"))
+    assert counts["refused"] == 6 and counts["pruned"] and counts["finished"] and len(outcomes) == 6
+    text = (tmp_path / "x/experiment.md").read_text()
+    assert text.startswith("# ptft sweep --search=grid\n\n12 nodes: ")
+    assert all(f"{count} {state}" in text for state, count in counts.items())
+    best = json.loads((tmp_path / "x/summary.json").read_bytes())["best"]
+    assert (
+        f"The best is {best['name']}, whose config is best.json." in text
+        and "12 trials by grid, pruned by halving" in text
+    )
+    table = [line for line in text.splitlines() if line.startswith("| learning_rate=")]
+    assert len(table) == 12 and f"{best['value']:.4g}" in table[0] and "| 0/1, 1 refused |" in table[-1]
+    [given] = drawn
+    assert given[6]["trial-1"]["message"] == "no luck" and "heads" in given[6][refused(tmp_path / "x")]["message"]
+    asked = json.loads((tmp_path / "x/experiment.json").read_bytes())
+    assert len(asked["nodes"]) == 12 and asked["search"]["--trials"] == 12 and asked["command"] == words
+    views = Views(tmp_path)
+    [one] = views.experiments()
+    assert one["nodes"] == dict(counts)
+    shown = {node["name"]: node for node in views.experiment("x")["nodes"]}
+    assert "heads" in shown[refused(tmp_path / "x")]["message"] and shown["trial-1"]["status"] == "failed"
+
+
+def refused(folder):
+    return next(trial["name"] for trial in trials(folder) if trial["state"] == "refused")
+
+
+def test_one_driver_at_a_time(base, tmp_path):
+    """A second is refused, and names the first, which goes on as if nothing had been; a look asks nobody."""
+    asked, seen = Search(AXES, "random", trials=2), []
+
+    class Second(Fake):
+        def start(self, task):
+            with pytest.raises(UserError, match=rf"--out=.*process {os.getpid()} .* is running in it"):
+                carried(base, tmp_path / "x", asked)
+            seen.append(look(base, asked, tmp_path / "x")[-1])
+            super().start(task)
+
+    outcomes = carried(base, tmp_path / "x", asked, Second())
+    assert [outcome["status"] for outcome in outcomes.values()] == ["finished"] * 2 and len(trials(tmp_path / "x")) == 2
+    assert seen == ["there are 1 begun", "there are 1 finished, 1 begun"]
 
 
 BAD = {

@@ -47,6 +47,19 @@ function table(heads, rows) {
   return el("div", { class: "wide" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows)));
 }
 
+// A report's Markdown, of which there are headings, tables, paragraphs and `code`; its title is the page's own.
+function prose(markdown) {
+  const plain = (text) => text.replaceAll("&#124;", "|");
+  const inline = (text) => text.split("`").map((part, n) => n % 2 ? el("code", {}, part) : part);
+  const cells = (line, name) => el("tr", {}, ...line.slice(2, -2).split(" | ").map((cell) => el(name, { class: "text" }, plain(cell))));
+  return markdown.trim().split(/\n{2,}/).filter((block) => !block.startsWith("# ")).map((block) => {
+    if (block.startsWith("## ")) return el("h3", {}, block.slice(3));
+    if (!block.startsWith("| ")) return el("p", {}, ...inline(block));
+    const [head, , ...lines] = block.split("\n");
+    return el("div", { class: "wide" }, el("table", {}, el("thead", {}, cells(head, "th")), el("tbody", {}, ...lines.map((line) => cells(line, "td")))));
+  });
+}
+
 // Curves: name -> [[step, value or null]].
 function curves(title, lines) {
   const W = 460, H = 220, L = 52, R = 8, T = 8, B = 26, names = Object.keys(lines);
@@ -185,7 +198,7 @@ async function experimentPage(name) {
     const page = "report?" + new URLSearchParams([["experiment", one.name]]);
     const left = Math.max(runs.length - 12, 0);
     return [el("h1", {}, one.question || one.name), el("p", {}, said(one.running ? "running" : "at rest"), `: ${counted(one.counts)}. `, one.page ? el("a", { href: page, target: "_blank", rel: "noopener" }, "The report of the last launch that ended") : ""),
-      ...(one.report ? [el("details", { "data-key": "report", open: !one.running }, el("summary", {}, "Answer"), el("pre", { tabindex: 0 }, one.report))] : []),
+      ...(one.report ? [el("details", { "data-key": "report", open: !one.running }, el("summary", {}, "Answer"), ...prose(one.report))] : []),
       el("h2", {}, "Graph"), drawing, el("h2", {}, "Curves"), ...figures(lines.data), ...(left ? [el("p", { class: "quiet" }, `Of the first 12 runs; ${left} more are not drawn.`)] : []),
       el("h2", {}, "Nodes"), table(["node", "kind", "status", "seconds", "", "message"].map((title, n) => el("th", { class: n === 3 ? false : "text" }, title)), rows),
       ...(one.left_out ? [el("p", { class: "quiet" }, `${one.left_out} more nodes are not listed.`)] : []), el("h2", {}, "Log"), el("pre", { id: "log", tabindex: 0, "data-key": "text" }, "Choose a node's log above.")];
