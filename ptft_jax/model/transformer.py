@@ -127,25 +127,8 @@ REMAT = {
 }
 
 
-# What makes an array of another at no cost worth keeping it for: where it lies, its type, and its form.
-_FREE = ("sharding_constraint", "convert_element_type", "transpose", "reshape", "squeeze", "broadcast_in_dim")
-
-
-def _but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
-    """What a backward pass finds kept (a policy of `jax.checkpoint`): all but what is gathered from other devices, which would be every
-    parameter at once, and is gathered again."""
-    return primitive.name not in _FREE
-
-
 class Layout(Protocol):
-    """How arrays are spread over a mesh; hashable.
-
-    Attributes:
-      gathers: whether `whole` fetches parts of parameters from other devices.
-    """
-
-    @property
-    def gathers(self) -> bool: ...
+    """How arrays are spread over a mesh; hashable."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Activations [B, ...] as they are at block edges."""
@@ -477,11 +460,9 @@ class Transformer:
                 y = y if self.constrain is None else self.constrain(y)
                 return y, (used, y if keep else None)
 
-            gathers = self.constrain is not None and self.constrain.gathers
-            if self.spec.remat == "none" and not gathers:
+            if self.spec.remat == "none":
                 return layer
-            policy = _but_gathered if self.spec.remat == "none" else REMAT[self.spec.remat]
-            return jax.checkpoint(layer, policy=policy, prevent_cse=not self.spec.scan)
+            return jax.checkpoint(layer, policy=REMAT[self.spec.remat], prevent_cse=not self.spec.scan)
 
         done, made = 0, []
         for stack in _consecutive(stacks):

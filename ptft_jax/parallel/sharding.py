@@ -96,15 +96,10 @@ class Rows:
     def __call__(self, x: jax.Array) -> jax.Array:
         return jax.lax.with_sharding_constraint(x, self.sharding)
 
-    @property
-    def gathers(self) -> bool:
-        """Whether devices hold parts of parameters."""
-        return self.mesh.shape["fsdp"] > 1
-
     def whole(self, params: Any) -> Any:
         """Parameters as they are used, whole on every device: they are gathered, and each device sums up the gradients of its own rows.
         Left alone, the compiler may gather the rows instead, which are far larger."""
-        if not self.gathers:
+        if self.mesh.shape["fsdp"] == 1:
             return params
         copied = NamedSharding(self.mesh, PartitionSpec())
         return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, copied), params)

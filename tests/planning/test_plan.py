@@ -9,7 +9,6 @@ import pytest
 import ptft_jax as pt
 from ptft_jax import config as configs
 from ptft_jax.errors import UserError
-from ptft_jax.model import transformer
 from ptft_jax.parallel import cost
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.planning import chips, flops, forms, plan, search, tables, topologies
@@ -97,18 +96,6 @@ def test_parameters_are_gathered_and_rows_are_not(scan, remat, machine):
     kernels = 4 * LAYERS * 12 * WIDTH**2
     again = sum(one.times * one.bytes for one in gathered) >= 2 * kernels
     assert again is (remat == "dots"), "what is recomputed is gathered again; else it is kept"
-
-
-def test_what_was_gathered_is_gathered_again_for_the_backward_pass(machine, monkeypatch):
-    """Else every device would have all parameters of the blocks at once."""
-
-    def temporary():
-        return plan.plan(config(parallel__fsdp=8, model__layers=8), machine).memory["temporary"]
-
-    found = temporary()
-    monkeypatch.setattr(transformer, "_but_gathered", jax.checkpoint_policies.everything_saveable)
-    blocks = Trainer(config(model__layers=8), mesh=meshes.make(1, 1, machine.devices[:1])).shapes["blocks"]
-    assert temporary() - found > 0.7 * 4 * sum(a.size for a in jax.tree.leaves(blocks))
 
 
 def test_of_copies_gradients_alone_are_exchanged(machine):
