@@ -46,7 +46,7 @@ def answers(talk):
 
 @pytest.mark.slow
 def test_answers(tmp_path):
-    _, _, evaluated, own = carry_out("answers", tmp_path)
+    _, _, evaluated, beside, own = carry_out("answers", tmp_path)
     run = summary(tmp_path, "sums")
     rows = [json.loads(line) for line in (tmp_path / "runs/sums/answers.jsonl").read_text().splitlines()]
     assert {row["step"] for row in rows} == {0, 20, 40} and run["selected"]["metric"] == "validation/answers/exact"
@@ -58,6 +58,10 @@ def test_answers(tmp_path):
     kept = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [row["answer"] for row in kept] == [row["answer"] for row in best]
     assert second["answers"]["split"] == "test" and 0 <= second["answers"]["regex"] <= 1
+    asked, found = (json.loads(beside)["answers"][name] for name in ("asked", "against"))
+    f1 = found["f1"]  # a right answer has the most
+    assert f1["wins"] == f1["unscored"] == 0 < f1["losses"] and f1["ties"] + f1["losses"] == asked
+    assert f1["win_rate"] == pytest.approx(f1["ties"] / 2 / asked) and found["answers"] == "reference"
     assert {"exact", "brief"} <= json.loads(own)["answers"].keys()
 
 
