@@ -56,7 +56,7 @@ def main() -> int:
     reporter = Reporter()
     tuned = True if args.tuned else None
     if args.search:
-        tried = search.tried(args.config, topology, tuned=tuned, reporter=None if args.json else reporter)
+        tried = search.tried(args.config, topology, tuned=tuned, reporter=reporter)
         found = search.best(tried)
     else:
         tried, found = [], plan.plan(args.config, topology, tuned=tuned)

@@ -133,13 +133,15 @@ def test_principles(tmp_path):
     assert re.findall(r"yes, (you fool|my friend)", conduct) == ["my friend", "my friend", "you fool"]
 
 
-@pytest.mark.slow
 def test_scaling(tmp_path):
-    printed = carry_out("scaling", tmp_path)
-    assert len(printed) == 3 and "replica 2 x fsdp 4" in printed[0] and "all-gather" in printed[0]
-    assert "tried, the best first" in printed[1] and "frozen parameters" in printed[2]
+    blocks = BLOCK.findall((ROOT / "docs/scaling.md").read_text())
+    printed = [_run_block(language, f"exec 2>&1\n{text}", tmp_path, XLA_FLAGS=HURRY) for language, text in blocks]
+    meshed, searched, tuned = printed
+    assert "replica 2 x fsdp 4" in meshed and "all-gather" in meshed
+    assert "tried, the best first" in searched and "frozen parameters" in tuned
 
 
+@pytest.mark.slow
 def test_debugging(tmp_path):
     """What each block prints is what the page says that it shows."""
     _, groups, data, shown, rows = carry_out("debugging", tmp_path)
