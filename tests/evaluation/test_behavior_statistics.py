@@ -49,6 +49,15 @@ def test_reliability():
     assert [one.count for one in s.reliability([0.3], [1], 3, equal_mass=True)] == [1]
 
 
+def test_those_that_are_equally_sure_are_in_one_bin():
+    """A model that is always as sure as it is often right has no error, in whatever order it is asked; at 1, many are."""
+    for right in itertools.permutations([1, 1, 0, 0]):
+        found = s.reliability([0.5] * 4, right, 3, equal_mass=True)
+        assert [one.count for one in found] == [4] and s.expected_error(found) == 0
+    found = s.reliability([0.2, 1.0, 1.0, 1.0, 0.4, 1.0], [0, 1, 0, 1, 1, 0], 3, equal_mass=True)
+    assert [(one.count, one.sure, one.right) for one in found] == [(2, pytest.approx(0.3), 0.5), (4, 1.0, 0.5)]
+
+
 def test_what_is_on_an_edge_is_below_it_however_it_is_rounded():
     for n in range(1, 101):  # 0.07 * 100 is more than 7
         assert [one.high for one in s.reliability([n / 100], [1], 100)] == [n / 100]

@@ -67,11 +67,14 @@ def reliability(sure: Sequence[float], right: Sequence[bool], bins: int, equal_m
       sure: probabilities of what was chosen.
       bins: how many there are, of equal width in [0, 1], each open below and closed above as Guo et al. 2017 (section 2) have them (the
         first is closed on both sides); with `equal_mass` of equally many choices, the larger ones first where that does not go up evenly, in the
-        order of `sure` and then of the input (Nguyen & O'Connor 2015, section 4).
+        order of `sure` (Nguyen & O'Connor 2015, section 4); those that are equally sure are in one, whatever the order of the input.
     """
     sure_, right_ = np.asarray(sure, np.float64), np.asarray(right, np.float64)
     if equal_mass:
-        parts = np.array_split(np.argsort(sure_, kind="stable"), bins)
+        order = np.argsort(sure_, kind="stable")
+        number = np.concatenate([np.full(len(part), n) for n, part in enumerate(np.array_split(order, bins))])
+        number = number[np.searchsorted(sure_[order], sure_[order])]  # that of the first that is as sure
+        parts = [order[number == n] for n in range(bins)]
         edges = [(sure_[part[0]], sure_[part[-1]]) if len(part) else (0.0, 0.0) for part in parts]
     else:
         number = np.clip(np.searchsorted(np.arange(bins + 1) / bins, sure_) - 1, 0, bins - 1)
