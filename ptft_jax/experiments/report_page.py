@@ -86,10 +86,11 @@ def _drawn(page: Page, one: Comparison, folders: evidence.Folders, costs: Mappin
     shown = _chosen(one, _LINES)
     if lines := evidence.curves(one, shown, folders):
         page.figure(sweep_plots.bands(lines, title=one.figure, x="step", y=one.figure.rpartition("/")[2]))
-        page.text(
-            "Means over seeds, and bands of one standard deviation."
-            + (f" The best {len(lines)} of {len(one.points)} ways are drawn." if len(one.points) > len(shown) else "")
-        )
+        told = ["Means over seeds, and bands of one standard deviation."] if max(map(len, lines.values())) > 1 else []
+        if len(one.points) > len(shown):
+            told.append(f"The best {len(lines)} of {len(one.points)} ways are drawn.")
+        if told:
+            page.text(" ".join(told))
     _traded(page, several)
     _paid(page, one, several, costs)
     swept = [point for point in several if point.fields]

@@ -205,9 +205,12 @@ def test_an_axis_without_values_is_not_drawn(tmp_path):
         for n in range(3)
     ]
     outcomes = {one["name"]: {"message": "", "seconds": 0.0} for one in given}
-    report_page.write(tmp_path / "x.html", "?", (), given, ranking.compare(given), {}, outcomes, ["12 trials."])
+    (tmp_path / "metrics.jsonl").write_text("".join(f'{{"kind": "eval", "step": {n}, "nll": {n}}}\n' for n in (1, 2)))
+    folders = {"s-0": tmp_path}
+    report_page.write(tmp_path / "x.html", "?", (), given, ranking.compare(given), folders, outcomes, ["12 trials."])
     html = (tmp_path / "x.html").read_text()
-    assert html.count("<svg") == 3 and "<p>12 trials.</p>" in html
+    assert html.count("<svg") == 4 and "<p>12 trials.</p>" in html
+    assert "Means over seeds" not in html, "one seed has no band"
 
 
 def test_many_nodes_are_few_in_a_page(tmp_path):
