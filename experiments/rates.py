@@ -51,7 +51,12 @@ def declared(data: pathlib.Path, size: str, seeds: int) -> Any:
     for seed in range(seeds):
         base = graph.run(f"base-seed{seed}", plays.base(seed, demo))
         for way, rate in zip(LABELS, RATES):
-            graph.run(f"{way}-seed{seed}", plays.tuning(rate if demo else RATES[-1], seed, demo), init=f"{base}@last", group=way)
+            graph.run(
+                f"{way}-seed{seed}",
+                plays.tuning(rate if demo else RATES[-1], seed, demo),
+                init=f"{base}@last",
+                group=way,
+            )
     return graph
 
 
