@@ -73,7 +73,7 @@ def measure(
     """
     import numpy as np
 
-    from ptft_jax.model.transformer import apart
+    from ptft_jax.model.stacks import apart
 
     (model, params), peer = models(case, scan=scan)
     ours = model, apart(params)  # once, as verbs do

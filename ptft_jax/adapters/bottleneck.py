@@ -15,9 +15,9 @@ from flax import nnx
 
 from ptft_jax.adapters.base import Method, key_for, place
 from ptft_jax.errors import UserError
+from ptft_jax.model.block import Block
 from ptft_jax.model.layers import ACTIVATIONS, PerRow, dropout, project
 from ptft_jax.model.spec import ModelSpec
-from ptft_jax.model.transformer import Block
 from ptft_jax.params.rules import flatten
 
 FORMS = ("houlsby", "pfeiffer", "parallel")

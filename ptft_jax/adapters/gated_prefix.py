@@ -14,9 +14,9 @@ from flax import nnx
 from ptft_jax.adapters.base import Method, Rules, key_for, place
 from ptft_jax.errors import UserError
 from ptft_jax.model.attention import Attention, View
+from ptft_jax.model.block import Block
 from ptft_jax.model.dot_product import EVERYTHING
 from ptft_jax.model.spec import ModelSpec
-from ptft_jax.model.transformer import Block
 from ptft_jax.params.rules import flatten
 
 HERE = "attention/prefix/.*"

@@ -14,8 +14,8 @@ from flax import nnx
 from ptft_jax.adapters.base import Method, float32, key_for, place
 from ptft_jax.adapters.bottleneck import Dense, uniform
 from ptft_jax.model.attention import Attention, View
+from ptft_jax.model.block import Block, Trunk
 from ptft_jax.model.spec import ModelSpec
-from ptft_jax.model.transformer import Block, Trunk
 from ptft_jax.params.rules import flatten, unflatten
 
 KEYS, VALUES = "blocks/attention/prefix/keys", "blocks/attention/prefix/values"

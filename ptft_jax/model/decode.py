@@ -17,7 +17,8 @@ from ptft_jax.errors import UserError
 from ptft_jax.model import pool
 from ptft_jax.model.pool import NOT_FINITE, NOTHING, Plan, Pool, Rows, Shown
 from ptft_jax.model.sampling import Sampling, check, filtered
-from ptft_jax.model.transformer import Params, Transformer, apart
+from ptft_jax.model.stacks import apart
+from ptft_jax.model.transformer import Params, Transformer
 
 __all__ = [
     "Generated",

@@ -189,14 +189,14 @@ class Embedding(nnx.Module):
         return scores(x_BTD, self.embedding[...].astype(x_BTD.dtype).T)
 
 
-# What fills the `adapter` of attention and MLP, see `ptft_jax.model.transformer.Block`.
+# What fills the `adapter` of attention and MLP, see `ptft_jax.model.block.Block`.
 SublayerAdapter = Callable[[nnx.Module, jax.Array, jax.Array, jax.Array, PerRow | None], jax.Array]
 
 
 class MLP(nnx.Module):
     """down(act(up(x))), or down(act(gate(x)) * up(x)) when gated (SwiGLU with act = silu).
 
-    `adapter` is a place of fine-tuning methods, see `ptft_jax.model.transformer.Block`.
+    `adapter` is a place of fine-tuning methods, see `ptft_jax.model.block.Block`.
     """
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -17,99 +17,18 @@ from flax import nnx
 
 from ptft_jax.errors import UserError
 from ptft_jax.model import heads, rotary
+from ptft_jax.model import stacks as stacking
 from ptft_jax.model.adapt import Adapt
-from ptft_jax.model.attention import Attention, Cache, View
+from ptft_jax.model.attention import Cache, View
+from ptft_jax.model.block import Block, Trunk
 from ptft_jax.model.dot_product import Seen
-from ptft_jax.model.embeddings import ImageEmbed, TokenEmbed
 from ptft_jax.model.inputs import Inputs
-from ptft_jax.model.layers import MLP, Linear, Norm, PerRow, dropout
-from ptft_jax.model.moe import MoE, Routing
+from ptft_jax.model.layers import PerRow, dropout
+from ptft_jax.model.moe import Routing
 from ptft_jax.model.quantized import Quantization, known_after
 from ptft_jax.model.spec import ModelSpec
 
 Params = dict[str, Any]
-
-
-class Block(nnx.Module):
-    """Attention and MLP on the residual stream, with norms where `spec.norm_placement` says:
-
-    "pre" x + f(norm(x)); "post" norm(x + f(x)) (Vaswani et al. 2017); "output" x + norm(f(x)) (OLMo 2);
-    "both" x + norm(f(norm(x))) (Gemma 2). `spec.parallel` runs attention and MLP on the same x (GPT-J, GPT-NeoX).
-
-    Fine-tuning methods change what a sublayer f (attention, MLP) puts out by its `adapter`: a module called with
-    (f, f's input, its output y, what the block would make of y, the `PerRow`), each [B, T, D], that returns the new y.
-    """
-
-    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        self.spec = spec
-        before, after = spec.norm_placement in ("pre", "both"), spec.norm_placement != "pre"
-        self.attention_norm = Norm(spec) if before else None
-        self.attention = Attention(spec, rngs)
-        self.attention_post_norm = Norm(spec) if after else None
-        self.mlp_norm = Norm(spec) if before else None
-        self.mlp = MoE(spec, rngs) if spec.experts else MLP(spec, rngs)
-        self.mlp_post_norm = Norm(spec) if after else None
-
-    def __call__(
-        self,
-        x_BTD: jax.Array,
-        view: View,
-        cache: Cache | None = None,
-        start: int | jax.Array | None = None,
-        per_row: PerRow | None = None,
-    ) -> tuple[jax.Array, Cache | None, Routing | None]:
-        """(the stream after the block, the new cache, how experts were used or None)."""
-        inputs = _maybe(self.attention_norm, x_BTD)
-        y, cache = self.attention(inputs, view, cache, start, per_row)
-        y = self._adapted(self.attention, inputs, y, x_BTD, self.attention_post_norm, per_row)
-        after_BTD = self._add(x_BTD, y, self.attention_post_norm, per_row, 0)
-        inputs = _maybe(self.mlp_norm, x_BTD if self.spec.parallel else after_BTD)
-        mlp = self.mlp
-        y, routing = mlp.routed(inputs, per_row) if isinstance(mlp, MoE) else (mlp(inputs, per_row), None)
-        y = self._adapted(mlp, inputs, y, after_BTD, self.mlp_post_norm, per_row)
-        return self._add(after_BTD, y, self.mlp_post_norm, per_row, 1), cache, routing
-
-    def _adapted(
-        self,
-        sublayer: Attention | MLP | MoE,
-        inputs: jax.Array,
-        y: jax.Array,
-        x: jax.Array,
-        norm: Norm | None,
-        per_row: PerRow | None,
-    ) -> jax.Array:
-        if sublayer.adapter is None:
-            return y
-        # The compiler drops the sum where the adapter does not look at it.
-        return sublayer.adapter(sublayer, inputs, y, self._add(x, y, norm, None, 0), per_row)
-
-    def _add(self, x: jax.Array, y: jax.Array, norm: Norm | None, per_row: PerRow | None, site: int) -> jax.Array:
-        post = self.spec.norm_placement == "post"
-        x = x + dropout(y if post else _maybe(norm, y), self.spec.dropout, per_row, site)
-        return _maybe(norm, x) if post else x
-
-
-def _maybe(norm: Norm | None, x: jax.Array) -> jax.Array:
-    return x if norm is None else norm(x)
-
-
-class Trunk(nnx.Module):
-    """Everything that is not a repeated block.
-
-    `prefix` is a place of fine-tuning methods, empty (None) unless `ptft_jax.adapters` fills it: a module that gives
-    every layer its `View.prefix`, as two arrays with a leading axis of layers.
-    """
-
-    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        self.embed = ImageEmbed(spec, rngs) if spec.image_size else TokenEmbed(spec, rngs)
-        self.final_norm = None if spec.norm_placement == "post" else Norm(spec)
-        self.head = heads.build(spec, rngs)
-        self.prefix: Callable[[], tuple[jax.Array, jax.Array]] | None = None
-        self.value_head: Linear | None = None
-
-    def scores(self, x_BTD: jax.Array, cap: float) -> jax.Array:
-        tokens = self.embed.tokens if isinstance(self.embed, TokenEmbed) else None
-        return heads.score(self.head, x_BTD, tokens, cap)
 
 
 def _made(prefix: Callable[[], tuple[jax.Array, jax.Array]] | None) -> tuple[jax.Array, jax.Array] | None:
@@ -409,7 +328,7 @@ class Transformer:
             y, kept, _ = nnx.merge(self._definitions[1], self._known_after(x, layer))(x, view, kept, start, per_row)
             return (y if self.constrain is None else self.constrain(y)), kept
 
-        for i, layer in enumerate(_layers(params["blocks"])):
+        for i, layer in enumerate(stacking.layers(params["blocks"])):
             own = jax.tree.map(lambda a, i=i: a[i], prefix)
             view = views[self.spec.kinds[i]]._replace(prefix=own)
             x_BTD, kept = run(layer, x_BTD, view, cache[i])
@@ -465,79 +384,19 @@ class Transformer:
             return jax.checkpoint(layer, policy=REMAT[self.spec.remat], prevent_cse=not self.spec.scan)
 
         done, made = 0, []
-        for stack in _consecutive(stacks):
-            size = _depth(stack)
+        for stack in stacking.consecutive(stacks):
+            size = stacking.depth(stack)
             own = jax.tree.map(lambda a, done=done, size=size: a[done : done + size], prefix)
             parts = (stack, own, jnp.arange(done, done + size))
             if self.spec.scan:
-                x_BTD, new = jax.lax.scan(runner(_chooser(views, kinds, done, size)), x_BTD, parts)
+                x_BTD, new = jax.lax.scan(runner(stacking.chooser(views, kinds, done, size)), x_BTD, parts)
             else:
                 rows = []
                 for i in range(size):
-                    layer = runner(_chooser(views, kinds, done + i, 1))
+                    layer = runner(stacking.chooser(views, kinds, done + i, 1))
                     x_BTD, row = layer(x_BTD, jax.tree.map(lambda a, i=i: a[i], parts))
                     rows.append(row)
                 new = jax.tree.map(lambda *a: jnp.stack(a), *rows)
             done += size
             made.append(new)
         return x_BTD, jax.tree.map(lambda *a: jnp.concatenate(a), *made)
-
-
-def apart(params: Params, consume: bool = False) -> Params:
-    """The parameters with a stack of each layer's own, [1, ...], which `Transformer.extend` reads without a copy.
-
-    Takes the memory of the blocks once more; with `consume` of the largest leaf only: the given blocks are deleted meanwhile.
-    """
-    stacks = _consecutive(params["blocks"])
-    if all(_depth(stack) == 1 for stack in stacks):
-        return params
-    layers: list[Any] = []
-    for stack in stacks:
-        leaves, form = jax.tree.flatten(stack)
-        parts = []
-        for leaf in leaves:
-            parts.append(_split(leaf))
-            if consume and isinstance(leaf, jax.Array):
-                jax.block_until_ready(parts[-1])
-                leaf.delete()
-        layers += [jax.tree.unflatten(form, layer) for layer in zip(*parts)]
-    return {**params, "blocks": tuple(layers)}
-
-
-@jax.jit
-def _split(stack: jax.Array) -> tuple[jax.Array, ...]:
-    return tuple(stack[i : i + 1] for i in range(stack.shape[0]))
-
-
-def _consecutive(stacks: Any) -> Sequence[Any]:
-    return stacks if isinstance(stacks, (tuple, list)) else (stacks,)
-
-
-def _depth(stack: Any) -> int:
-    return jax.tree.leaves(stack)[0].shape[0]
-
-
-def _layers(stacks: Any) -> Iterator[Any]:
-    """Each layer's own parameters, without the axis of layers."""
-    for stack in _consecutive(stacks):
-        for i in range(_depth(stack)):
-            yield jax.tree.map(lambda a, i=i: a[i], stack)
-
-
-def _chooser(views: dict[str, View], kinds: Sequence[str], first: int, size: int) -> Callable[[jax.Array], View]:
-    """The view of a layer by its traced index, for a scan over layers `first` to `first + size`: one compiled body
-    serves layers of several kinds."""
-    present = sorted(set(kinds[first : first + size]))
-    if len(present) == 1:
-        return lambda _: views[present[0]]
-    which = jnp.asarray([present.index(kind) if kind in present else 0 for kind in kinds])
-    seen, windows = views[present[0]].seen, jnp.asarray([views[kind].seen.window for kind in present])
-    rotations = [views[kind].rotation for kind in present]
-    tables = None if rotations[0] is None else jax.tree.map(lambda *t: jnp.stack(t), *rotations)
-
-    def view(index: jax.Array) -> View:
-        kind = which[index]
-        own = dataclasses.replace(seen, window=0, reach=windows[kind])
-        return View(own, jax.tree.map(lambda t: t[kind], tables))
-
-    return view

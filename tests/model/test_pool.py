@@ -18,7 +18,8 @@ from ptft_jax.model import pool
 from ptft_jax.model.decode import Guesses, Sampling, generate, rounded
 from ptft_jax.model.pool import Plan
 from ptft_jax.model.quantized import Quantization
-from ptft_jax.model.transformer import Transformer, apart
+from ptft_jax.model.stacks import apart
+from ptft_jax.model.transformer import Transformer
 from ptft_jax.params.rules import flatten
 from tests.helpers import LLAMA, SPEC
 

@@ -1,0 +1,97 @@
+"""What a transformer consists of: the block that is repeated, and the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+
+from ptft_jax.model import heads
+from ptft_jax.model.attention import Attention, Cache, View
+from ptft_jax.model.embeddings import ImageEmbed, TokenEmbed
+from ptft_jax.model.layers import MLP, Linear, Norm, PerRow, dropout
+from ptft_jax.model.moe import MoE, Routing
+from ptft_jax.model.spec import ModelSpec
+
+
+class Block(nnx.Module):
+    """Attention and MLP on the residual stream, with norms where `spec.norm_placement` says:
+
+    "pre" x + f(norm(x)); "post" norm(x + f(x)) (Vaswani et al. 2017); "output" x + norm(f(x)) (OLMo 2);
+    "both" x + norm(f(norm(x))) (Gemma 2). `spec.parallel` runs attention and MLP on the same x (GPT-J, GPT-NeoX).
+
+    Fine-tuning methods change what a sublayer f (attention, MLP) puts out by its `adapter`: a module called with
+    (f, f's input, its output y, what the block would make of y, the `PerRow`), each [B, T, D], that returns the new y.
+    """
+
+    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
+        self.spec = spec
+        before, after = spec.norm_placement in ("pre", "both"), spec.norm_placement != "pre"
+        self.attention_norm = Norm(spec) if before else None
+        self.attention = Attention(spec, rngs)
+        self.attention_post_norm = Norm(spec) if after else None
+        self.mlp_norm = Norm(spec) if before else None
+        self.mlp = MoE(spec, rngs) if spec.experts else MLP(spec, rngs)
+        self.mlp_post_norm = Norm(spec) if after else None
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        view: View,
+        cache: Cache | None = None,
+        start: int | jax.Array | None = None,
+        per_row: PerRow | None = None,
+    ) -> tuple[jax.Array, Cache | None, Routing | None]:
+        """(the stream after the block, the new cache, how experts were used or None)."""
+        inputs = _maybe(self.attention_norm, x_BTD)
+        y, cache = self.attention(inputs, view, cache, start, per_row)
+        y = self._adapted(self.attention, inputs, y, x_BTD, self.attention_post_norm, per_row)
+        after_BTD = self._add(x_BTD, y, self.attention_post_norm, per_row, 0)
+        inputs = _maybe(self.mlp_norm, x_BTD if self.spec.parallel else after_BTD)
+        mlp = self.mlp
+        y, routing = mlp.routed(inputs, per_row) if isinstance(mlp, MoE) else (mlp(inputs, per_row), None)
+        y = self._adapted(mlp, inputs, y, after_BTD, self.mlp_post_norm, per_row)
+        return self._add(after_BTD, y, self.mlp_post_norm, per_row, 1), cache, routing
+
+    def _adapted(
+        self,
+        sublayer: Attention | MLP | MoE,
+        inputs: jax.Array,
+        y: jax.Array,
+        x: jax.Array,
+        norm: Norm | None,
+        per_row: PerRow | None,
+    ) -> jax.Array:
+        if sublayer.adapter is None:
+            return y
+        # The compiler drops the sum where the adapter does not look at it.
+        return sublayer.adapter(sublayer, inputs, y, self._add(x, y, norm, None, 0), per_row)
+
+    def _add(self, x: jax.Array, y: jax.Array, norm: Norm | None, per_row: PerRow | None, site: int) -> jax.Array:
+        post = self.spec.norm_placement == "post"
+        x = x + dropout(y if post else _maybe(norm, y), self.spec.dropout, per_row, site)
+        return _maybe(norm, x) if post else x
+
+
+def _maybe(norm: Norm | None, x: jax.Array) -> jax.Array:
+    return x if norm is None else norm(x)
+
+
+class Trunk(nnx.Module):
+    """Everything that is not a repeated block.
+
+    `prefix` is a place of fine-tuning methods, empty (None) unless `ptft_jax.adapters` fills it: a module that gives
+    every layer its `View.prefix`, as two arrays with a leading axis of layers.
+    """
+
+    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
+        self.embed = ImageEmbed(spec, rngs) if spec.image_size else TokenEmbed(spec, rngs)
+        self.final_norm = None if spec.norm_placement == "post" else Norm(spec)
+        self.head = heads.build(spec, rngs)
+        self.prefix: Callable[[], tuple[jax.Array, jax.Array]] | None = None
+        self.value_head: Linear | None = None
+
+    def scores(self, x_BTD: jax.Array, cap: float) -> jax.Array:
+        tokens = self.embed.tokens if isinstance(self.embed, TokenEmbed) else None
+        return heads.score(self.head, x_BTD, tokens, cap)
