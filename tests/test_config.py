@@ -114,7 +114,9 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     quiet_train(tiny_config(text_file, **reward, **nothing, eval__parent_data=False, init__from_=str(tmp_path / "parent"), init__fresh=("head/.*",)), tmp_path / "rewards")  # fmt: skip
     shutil.copytree(tmp_path / "rewards", tmp_path / "rewards2")
     steps = tmp_path / "steps.jsonl"
-    steps.write_text("".join(f'{{"prompt": "{i}", "completions": ["y"], "labels": [true]}}\n' for i in range(90)))
+    steps.write_text(
+        "".join(f'{{"prompt": "{i}", "completions": ["y", "n"], "labels": [true, false]}}\n' for i in range(90))
+    )
     stepped = reward | dict(objective__name="process_reward", data__source=f"jsonl:{steps}")
     quiet_train(tiny_config(text_file, **stepped, **nothing), tmp_path / "steps")
     choices = [

@@ -121,9 +121,15 @@ def _at_start(workdir: pathlib.Path, run_id: str, source: tuple[Any, ...]) -> di
 
 
 def _called(run: Workdir, asked: tuple[Any, ...]) -> str | None:
-    """What a run puts behind "validation" and "test" for a source (`meant.source`); None where that is none of those that it was trained on."""
-    data = run.recorded_config()["data"]
+    """What a run puts behind "validation" and "test" for a source (`meant.source`); None where that is none of those that it was trained on,
+    neither as it was named then nor as it is found now, where data were moved."""
     there = meant.begun_in(run.path) or os.getcwd()
+    name = _named(run.recorded_config()["data"], there, asked)
+    return _named(meant.from_here(run.path, run.read_config())["data"], os.getcwd(), asked) if name is None else name
+
+
+def _named(data: Mapping[str, Any], there: str, asked: tuple[Any, ...]) -> str | None:
+    """As `_called`, of a run's `config.data` whose paths count from a folder."""
     if meant.source(data["source"], there) == asked:
         return ""
     recorded: Any = types.SimpleNamespace(**data)
