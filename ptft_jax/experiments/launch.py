@@ -69,7 +69,8 @@ def launch(
     Args:
       by: what it is carried out by (`executor`).
       reuse: folders of other experiments, whose finished nodes are taken.
-      retries, halve: see `Scheduler`.
+      retries: see `Scheduler`.
+      halve: see `Scheduler`.
       show: whether the table is shown, too.
       command: the words that carry it out again, for its report.
 
