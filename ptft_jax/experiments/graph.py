@@ -1,22 +1,5 @@
-"""Configs of the runs of a graph, as changes of others."""
+"""`ptft_jax.config.changes`, as graphs of runs use it."""
 
-from __future__ import annotations
+from ptft_jax.config.changes import with_changes
 
-from typing import Any
-
-from ptft_jax import config as configs
-
-
-def with_changes(config: configs.Config, **changes: Any) -> configs.Config:
-    """A copy of a config with dotted fields changed: with_changes(c, **{"data.length": 64}). Raises UserError."""
-    values = configs.check(config, complete=False).as_dict()
-    for path, value in changes.items():
-        path = "init.from_" if path == "init.from" else path
-        section = values
-        *parents, last = path.split(".")
-        for key in parents:
-            section = section.setdefault(key, {})
-        section[last] = value
-    out = configs.of(values, suggested_by=config)
-    configs.own(out, changes)
-    return out
+__all__ = ["with_changes"]

@@ -11,10 +11,10 @@ from typing import Any
 
 from ptft_jax import config as configs
 from ptft_jax.config import files, suggestions
+from ptft_jax.config.changes import with_changes
 from ptft_jax.config.field import hashable
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.experiments import axes as axes_
-from ptft_jax.experiments.graph import with_changes
 from ptft_jax.runs import meant
 
 # node:NAME[@best|@last|@STEP][#ADAPTER] in a setting: what that node makes; node:NAME/FILE: a file of its folder, and KIND:node:NAME/FILE,

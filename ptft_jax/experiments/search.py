@@ -10,12 +10,12 @@ from typing import Any
 
 from ptft_jax import config as configs
 from ptft_jax.config import spans
+from ptft_jax.config.changes import with_changes
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.evaluation import names
 from ptft_jax.experiments import record, report, results, scheduler, search_results, study, trial
 from ptft_jax.experiments.axes import Axis
 from ptft_jax.experiments.executors.base import Executor, Outcome, Task
-from ptft_jax.experiments.graph import with_changes
 from ptft_jax.experiments.identity import Identities
 from ptft_jax.experiments.nodes import Graph
 from ptft_jax.experiments.plan import Planner, Step

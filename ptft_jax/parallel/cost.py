@@ -213,17 +213,29 @@ def cost(compiled: jax.stages.Compiled) -> dict[str, Any]:
       "devices": that run it, and, for each of them,
       "flops": of matrix products, loops followed; None where the program says it only in part (`Program.complete`),
       "compiler_flops": of all operations, by the compiler's own count, which takes a loop's body once,
-      "argument_bytes", "output_bytes", "aliased_bytes" (outputs in the place of arguments), "temporary_bytes",
-      "peak_bytes": all of these together, aliased ones once; what else the process holds is not in it.
+      and what `memory` gives.
     """
-    memory, counted, program = compiled.memory_analysis(), compiled.cost_analysis(), parse(compiled.as_text())
+    counted, program = compiled.cost_analysis(), parse(compiled.as_text())
     counted = counted[0] if isinstance(counted, list) else counted
-    arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
-    aliased, temporary = memory.alias_size_in_bytes, memory.temp_size_in_bytes
     return {
         "devices": len(compiled.runtime_executable().local_devices()) * jax.process_count(),
         "flops": program.flops if program.complete else None,
         "compiler_flops": int((counted or {}).get("flops", 0)) or None,
+        **memory(compiled),
+    }
+
+
+def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """What a program takes of the memory of each device.
+
+    Returns:
+      "argument_bytes", "output_bytes", "aliased_bytes" (outputs in the place of arguments), "temporary_bytes",
+      "peak_bytes": all of these together, aliased ones once; what else the process holds is not in it.
+    """
+    found = compiled.memory_analysis()
+    arguments, outputs = found.argument_size_in_bytes, found.output_size_in_bytes
+    aliased, temporary = found.alias_size_in_bytes, found.temp_size_in_bytes
+    return {
         "argument_bytes": arguments,
         "output_bytes": outputs,
         "aliased_bytes": aliased,

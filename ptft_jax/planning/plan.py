@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from ptft_jax import config as configs
 from ptft_jax.errors import UserError
-from ptft_jax.parallel import cost
+from ptft_jax.parallel import cost, sharding
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.params.rules import path_of
 from ptft_jax.planning import flops, forms
@@ -167,15 +167,15 @@ def plan(config: configs.Config, topology: Topology, *, tuned: bool | None = Non
             seconds=time.monotonic() - began,
             message=str(e).splitlines()[0],
         )
-    found, program = compiled.memory_analysis(), cost.parse(compiled.as_text())
+    found = cost.memory(compiled)
     memory |= {
-        "batch": found.argument_size_in_bytes - sum(leaf.bytes for leaf in leaves),
-        "results": found.output_size_in_bytes - found.alias_size_in_bytes,
-        "temporary": found.temp_size_in_bytes,
-        "program": found.generated_code_size_in_bytes,
+        "batch": found["argument_bytes"] - sum(leaf.bytes for leaf in leaves),
+        "results": found["output_bytes"] - found["aliased_bytes"],
+        "temporary": found["temporary_bytes"],
+        "program": compiled.memory_analysis().generated_code_size_in_bytes,
     }
-    needs = sum((found.argument_size_in_bytes, memory["results"], memory["temporary"], memory["program"]))
-    exchanges = _exchanges(program, mesh)
+    needs = found["peak_bytes"] + memory["program"]
+    exchanges = _exchanges(cost.parse(compiled.as_text()), mesh)
     return Plan(
         **facts,
         fits=None if facts["capacity"] is None else needs <= facts["capacity"],
@@ -203,12 +203,7 @@ def _leaves(state: Any) -> list[Leaf]:
     """The arrays of a state, the largest part first."""
 
     def leaf(key_path: Any, a: Any) -> Leaf:
-        part = a.sharding.shard_shape(a.shape)
-        size = (
-            math.prod(part) * jax.numpy.dtype(a.dtype).itemsize
-            if not jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key)
-            else 8
-        )
+        size = sharding.bytes_per_device(a, a.sharding)
         copied = a.sharding.num_devices > 1 and a.sharding.is_fully_replicated
         return Leaf(path_of(key_path), tuple(a.shape), str(a.dtype), tuple(a.sharding.spec), size, copied)
 
@@ -238,13 +233,13 @@ def axes_of(group: Sequence[int], mesh: Mesh) -> tuple[str, ...]:
 
 
 def _bounds(
-    topology: Topology, operations: int, memory: Any, exchanges: Sequence[Exchange], mesh: Mesh
+    topology: Topology, operations: int, memory: Mapping[str, int], exchanges: Sequence[Exchange], mesh: Mesh
 ) -> dict[str, float]:
     """Seconds that a step takes at least (Williams et al. 2009, "Roofline"): what is multiplied, what is in memory before and after and is
     read or written once (of what is temporary, both), and what is received over the links."""
     if topology.chip is None:
         return {}
-    moved = memory.argument_size_in_bytes + memory.output_size_in_bytes + 2 * memory.temp_size_in_bytes
+    moved = memory["argument_bytes"] + memory["output_bytes"] + 2 * memory["temporary_bytes"]
     received = sum(got(one.kind, one.bytes, math.prod(mesh.shape[axis] for axis in one.axes)) for one in exchanges)
     return {
         "products": operations / mesh.size / topology.each(topology.chip.flops),

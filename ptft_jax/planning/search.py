@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ptft_jax import config as configs
+from ptft_jax.config.changes import with_changes
 from ptft_jax.errors import UserError
 from ptft_jax.planning.plan import Plan, plan
 from ptft_jax.planning.topologies import Topology
@@ -55,12 +56,8 @@ def tried(
             f"config.data.batch_size = {section.data.batch_size}: expected a multiple of the {devices} devices"
         )
     for number, settings in enumerate(choices, 1):
-        changed = configs.of(section.as_dict(), suggested_by=config)
-        for path, value in settings.items():
-            part, _, name = path.partition(".")
-            changed[part][name] = value
         try:
-            found.append(Tried(settings, plan(changed, topology, tuned=tuned)))
+            found.append(Tried(settings, plan(with_changes(config, **settings), topology, tuned=tuned)))
         except UserError as e:
             found.append(Tried(settings, None, str(e)))
         if reporter:

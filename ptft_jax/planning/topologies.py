@@ -6,7 +6,6 @@ cpu:8        this machine as so many devices
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import os
 import re
@@ -94,5 +93,5 @@ def of(name: str) -> Topology:
             ) from e
         raise UserError(f"--topology={name}: no such slice: {reason}") from e
     devices = list(found.devices)
-    chips = len(collections.Counter((getattr(d, "slice_index", 0), *d.coords) for d in devices))
+    chips = len({(getattr(d, "slice_index", 0), *d.coords) for d in devices})
     return Topology(name, devices, chips, CHIPS[kind])

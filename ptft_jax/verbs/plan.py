@@ -60,6 +60,7 @@ def main() -> int:
         found = search.best(tried)
     else:
         tried, found = [], plan.plan(args.config, topology, tuned=tuned)
+    status = int(found.fits is False)
     budget = args.tokens or args.config.training.steps * found.tokens
     if args.json:
         print(
@@ -73,12 +74,12 @@ def main() -> int:
                 indent=1,
             )
         )
-        return 0 if found.fits in (True, None) else 1
+        return status
     for title, rows in tables.of(found, tried, tokens=budget, dollars=args.cost):
         reporter.table(title, rows)
     for line in tables.advice(args.config, found):
         reporter.say(line)
-    return 0 if found.fits in (True, None) else 1
+    return status
 
 
 if __name__ == "__main__":
