@@ -12,13 +12,17 @@ from typing import Any
 from ptft_jax.errors import UserError
 
 
+class Ended(UserError):
+    """A process was ended from outside; what others have done is sound."""
+
+
 def mapped(function: Callable, *arguments: Iterable, count: int, setting: str) -> Iterator[Any]:
     """`map` by `count` processes, the results in order. To be closed if it is not read to its end.
 
     No process is at work any more when it has ended, in whichever way: what they wrote can be deleted.
 
     Raises:
-      UserError: a process was ended from outside; `setting` says how many there are. Whatever the function raises.
+      Ended: a process was ended from outside; `setting` says how many there are. Whatever the function raises.
     """
     # Not forked: the parent has threads (JAX's, the tokenizer's), and a fork would copy their locks.
     context = multiprocessing.get_context("spawn")
@@ -26,9 +30,7 @@ def mapped(function: Callable, *arguments: Iterable, count: int, setting: str) -
     try:
         yield from pool.map(function, *arguments)
     except concurrent.futures.process.BrokenProcessPool as e:
-        raise UserError(
-            f"a worker process was ended, perhaps for lack of memory: try fewer with {setting} ({e})"
-        ) from e
+        raise Ended(f"a worker process was ended, perhaps for lack of memory: try fewer with {setting} ({e})") from e
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

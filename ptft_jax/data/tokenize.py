@@ -163,7 +163,8 @@ def tokenized(opened: Opened, tokenizer: tok.Tokenizer, *, template: str, train_
                 _encode_in_parts(opened, encoder, writer, done, workers or os.cpu_count() or 1, unfinished)
         except BaseException as e:
             writer.discard()
-            if isinstance(e, UserError):  # what will be tokenized in its place is something else
+            # Where a record is wrong, what will be tokenized in its place is something else.
+            if isinstance(e, UserError) and not isinstance(e, processes.Ended):
                 unfinished.end()
             raise
         writer.close(key, format=opened.format.describe(), source=opened.reference, split=opened.split)

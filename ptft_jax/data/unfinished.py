@@ -103,5 +103,6 @@ class Unfinished:
         return self.folder / f"text-{index}-{number}"
 
     def end(self) -> None:
-        """Deletes it all."""
-        cache.drop(self.folder)
+        """Deletes it all, where there is something."""
+        if self.folder.exists():  # most are never begun, and this is asked at every start
+            cache.drop(self.folder)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ptft_jax.data import store, tokenize, unfinished
+from ptft_jax.data import processes, store, tokenize, unfinished
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.records import files
 from ptft_jax.errors import UserError
@@ -96,6 +96,20 @@ def test_what_is_wrong_leaves_nothing(cache, tmp_path, impatient):
     with pytest.raises(UserError, match=r"role = 'usr'"):
         made(f"jsonl:{path}", workers=1)
     assert not list((cache / "unfinished").iterdir()) and not list((cache / "stores").iterdir())
+
+
+def test_a_worker_that_was_ended_takes_nothing_along(expected, cache, monkeypatch, impatient):
+    reference, whole = expected
+
+    def ended(function, *arguments, **options):
+        yield function(*map(next, map(iter, arguments)))
+        raise processes.Ended("a worker process was ended")
+
+    with monkeypatch.context() as patch, pytest.raises(processes.Ended):
+        patch.setattr(processes, "mapped", ended)
+        made(reference, workers=2)
+    assert [part.name for part in cache.glob("unfinished/*/part-*")] == ["part-0-16"]
+    check(made(reference, workers=1), whole, cache)
 
 
 @pytest.mark.parametrize("damage", [False, True])
