@@ -112,12 +112,8 @@ def memory(case: Case) -> dict[str, dict[str, float]]:
         rows = batch(tokens)
         if objective["name"] == "causal_lm":
             del rows["pairs"]
-        compiled = cost.executable(trainer.program.train, trainer.init(0), trainer.program.place(rows))
-        told = compiled.memory_analysis()
-        found[name] = {
-            "temporaries": told.temp_size_in_bytes / 2**20,
-            "arguments": told.argument_size_in_bytes / 2**20,
-        }
+        told = cost.memory(cost.executable(trainer.program.train, trainer.init(0), trainer.program.place(rows)))
+        found[name] = {"temporaries": told["temporary_bytes"] / 2**20, "arguments": told["argument_bytes"] / 2**20}
     return found
 
 

@@ -10,13 +10,8 @@ TOKENS = LENGTH * ROWS  # per step
 LAYERS, HEAD, WIDTH = 2, 16, 32
 
 
-def config_of(width: int, steps: int, rate: float, *, seed: int = 0, mup: bool = False, measured: int = 30_000) -> Any:
-    """Pre-training on all plays but the histories.
-
-    Args:
-      mup: by muP, with `WIDTH` as the base width.
-      measured: tokens of the validation split that are.
-    """
+def config_of(width: int, steps: int, rate: float, *, seed: int = 0, mup: bool = False) -> Any:
+    """Pre-training on all plays but the histories; `mup`: by muP, with `WIDTH` as the base width."""
     from ptft_jax import config as configs
 
     config = configs.default()
@@ -27,7 +22,7 @@ def config_of(width: int, steps: int, rate: float, *, seed: int = 0, mup: bool =
     config.data.update(source=GENERAL, length=LENGTH, batch_size=ROWS)
     config.optimizer.update(learning_rate=rate, warmup_steps=steps // 10)
     config.training.steps = steps
-    config.eval.update(every=steps, tokens=measured, test=False)
+    config.eval.update(every=steps, tokens=30_000, test=False)
     return config
 
 

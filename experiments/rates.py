@@ -64,9 +64,8 @@ def figures(measured: Measured) -> list[str]:
     from ptft_jax.reporting import plots
 
     lines = {
-        f"{name} plays": [[(rate, values[way][name]) for way, rate in zip(LABELS, RATES)]]
+        f"{name} plays": [[(rate, statistics.mean(measured[way][name])) for way, rate in zip(LABELS, RATES)]]
         for name in NAMES
-        for values in [{way: {n: statistics.mean(v) for n, v in row.items()} for way, row in measured.items()}]
     }
     return [plots.curves(lines, title="Learned and forgotten by the rate", x="learning rate", y="nll", log=True)]
 

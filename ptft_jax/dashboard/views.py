@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import pathlib
 import threading
@@ -14,7 +15,7 @@ from ptft_jax.dashboard.machine import Machine
 from ptft_jax.dashboard.series import Series
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.experiments import record
-from ptft_jax.experiments.store import STATE
+from ptft_jax.experiments.store import read_state
 from ptft_jax.reporting import graph_drawing
 from ptft_jax.runs import files, owner
 from ptft_jax.runs.workdir import Workdir
@@ -82,17 +83,17 @@ class Views:
         """The experiments of the folder, the last begun first."""
         found = []
         for path in _experiments(self.folder):
+            lives = owner.alive(path)
             try:
                 asked = record.read(path) or {"nodes": []}
-                counts = _counted(self._statuses(path, asked).values())
+                state = read_state(path).get("nodes", {})
+                counts = dict(collections.Counter(self._statuses(path, asked, state, lives).values()))
                 began = os.stat(path / record.FILE).st_mtime
             except (OSError, UserError, KeyError, TypeError, ValueError) as e:
                 asked, counts, began = {"question": f"damaged: {e}", "command": []}, {}, 0.0
             question = record.asked(asked.get("question", ""), asked.get("command", []))
             name = path.relative_to(self.folder).as_posix()
-            found.append(
-                {"name": name, "question": question, "nodes": counts, "running": owner.alive(path), "began": began}
-            )
+            found.append({"name": name, "question": question, "nodes": counts, "running": lives, "began": began})
         return sorted(found, key=lambda one: -one["began"])
 
     def experiment(self, name: str) -> dict[str, Any]:
@@ -101,8 +102,9 @@ class Views:
         asked = record.read(path) if (path / record.FILE).is_file() else None
         if asked is None:
             raise NotThere(f"no experiment {name}")
-        statuses = self._statuses(path, asked)
-        state = _state(path).get("nodes", {})
+        state = read_state(path).get("nodes", {})
+        lives = owner.alive(path)
+        statuses = self._statuses(path, asked, state, lives)
         nodes = []
         for node in asked["nodes"]:
             done = state.get(node["name"], node)
@@ -120,8 +122,8 @@ class Views:
         return {
             "name": name,
             "question": record.asked(asked["question"], asked["command"]),
-            "running": owner.alive(path),
-            "counts": _counted(statuses.values()),
+            "running": lives,
+            "counts": dict(collections.Counter(statuses.values())),
             "graph": graph_drawing.svg(nodes) if nodes else "",
             "nodes": nodes[:ROWS],
             "left_out": max(len(nodes) - ROWS, 0),
@@ -201,10 +203,10 @@ class Views:
             return text.decode("utf-8", "replace")
         return text.rpartition(b"\n")[0].decode("utf-8", "replace") + f"\n\nMore is in {path.name}."
 
-    def _statuses(self, path: pathlib.Path, asked: Mapping[str, Any]) -> dict[str, str]:
-        """Node -> where it stands: how it ended, else running or waiting."""
-        state = _state(path).get("nodes", {})
-        lives = owner.alive(path)
+    def _statuses(
+        self, path: pathlib.Path, asked: Mapping[str, Any], state: Mapping[str, Any], lives: bool
+    ) -> dict[str, str]:
+        """Node -> where it stands: how it ended by `state`, else running, where a launch lives, or waiting."""
         found = {}
         for node in asked["nodes"]:
             done = state.get(node["name"], node)
@@ -217,24 +219,12 @@ class Views:
         return found
 
 
-def _state(path: pathlib.Path) -> dict[str, Any]:
-    file = path / STATE
-    return files.read_json(file) if file.is_file() else {}
-
-
 def _node_of(folder: pathlib.Path) -> str:
     """What the node in a folder is called: NAME of NAME.2, too."""
     try:
         return str(files.read_json(Workdir(folder).node)["name"])
     except (OSError, UserError, KeyError, TypeError):  # no node, or one that is damaged
         return folder.name
-
-
-def _counted(statuses: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for status in statuses:
-        counts[status] = counts.get(status, 0) + 1
-    return counts
 
 
 def _experiments(folder: pathlib.Path, deep: int = _DEEP) -> Iterator[pathlib.Path]:

@@ -126,15 +126,20 @@ def to_measure(data: Any, reference: str, split: str, learns: Sequence[str] = ()
         if prepared
         else records.open_source(reference, broken=data.broken, trains=False, kinds=kinds).own
     )
-    if not split and len(own) > 1 and "validation" not in own:
-        choices = " or ".join(f"--split={name}" for name in own)
-        raise parsed.error(f"it has {' and '.join(own)}: choose by {choices}")
-    name = split or ("validation" if len(own) > 1 else own[0])
+    name = measured_split(parsed, own, split)
     as_trained = "train" in own and (split or len(own) > 1)
     if prepared or as_trained or name not in own:
         return name, None
     records_of = tokenize.Formatted.of(reference, data.broken, kinds, trains=False, learns=learns).whole(name)
     return "all" if name == "train" else name, records_of
+
+
+def measured_split(reference: records.Reference, own: Sequence[str], split: str) -> str:
+    """The split that is measured of those that a source has: the one that is asked for, "" = as of `to_measure`. Raises UserError."""
+    if not split and len(own) > 1 and "validation" not in own:
+        choices = " or ".join(f"--split={name}" for name in own)
+        raise reference.error(f"it has {' and '.join(own)}: choose by {choices}")
+    return split or ("validation" if len(own) > 1 else own[0])
 
 
 def _rendering(data: DataOptions, kind: str) -> dict[str, str]:

@@ -79,6 +79,7 @@ def compare(
         runs.append({"run": name, "step": one.source.step, "values": values, "details": details})
         if rows is not None:
             rows += [{"run": name, **row} for row in answered]
+        del one, made  # its parameters, before the next ones are loaded
     return {**facts, "runs": runs}
 
 

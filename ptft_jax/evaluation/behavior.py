@@ -10,7 +10,7 @@ from typing import Any
 from ptft_jax import config as configs
 from ptft_jax.config.behaviors import BEHAVIOR
 from ptft_jax.config.objectives import located
-from ptft_jax.data import records, token_folder, trained_on
+from ptft_jax.data import records, source_splits, token_folder, trained_on
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.records.table import limit
 from ptft_jax.errors import UserError, nearest
@@ -256,11 +256,7 @@ def _records(data: Any, source: str, split: str) -> tuple[str, records.Records]:
         raise UserError(f"config.{FIELD}.source: {source} holds tokens, and no questions")
     opened = records.open_source(source, broken=data.broken, kinds=kinds, trains=False)
     own = opened.own
-    if not split and len(own) > 1 and "validation" not in own:
-        raise opened.reference.error(
-            f"it has {' and '.join(own)}: choose by {' or '.join(f'--split={n}' for n in own)}"
-        )
-    name = split or ("validation" if len(own) > 1 else own[0])
+    name = source_splits.measured_split(opened.reference, own, split)
     if name not in own and "train" not in own:
         raise opened.reference.error(f"it has no {name}, which was asked for: it has {' and '.join(own)}")
     if name not in own or (split == "train" and len(own) == 1):  # a share of what is trained on

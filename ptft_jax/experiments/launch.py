@@ -108,9 +108,10 @@ def launch(
             return added
 
         outcomes = Scheduler(steps, store, by, reporter, retries, halve, further if graph.grows else None).carry_out()
-        rows = results.write(store.folder, steps, outcomes)
-        for said in report.write(store.folder, graph, steps, outcomes, command):
+        rows = results.collect(steps, outcomes)
+        shown = results.write(store.folder, rows)
+        for said in report.write(store.folder, graph, steps, rows, outcomes, command):
             reporter.say(said)
     if show:
-        reporter.table(str(store.folder / f"{results.TABLE}.md"), rows)
+        reporter.table(str(store.folder / f"{results.TABLE}.md"), shown)
     return outcomes

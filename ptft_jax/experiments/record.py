@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ptft_jax.experiments.store import seen_from
 from ptft_jax.runs.files import read_json, write_json
 
 if TYPE_CHECKING:  # who only reads it needs neither, nor JAX
@@ -84,9 +85,8 @@ def refusal(trial: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _node(step: Step, folder: pathlib.Path) -> dict[str, Any]:
-    inside = step.folder.is_relative_to(folder)
     known = {name: value for name, value in _compared(step).items() if name != "settings"}
-    return {**known, "folder": str(step.folder.relative_to(folder) if inside else step.folder)}
+    return {**known, "folder": seen_from(folder, step.folder)}
 
 
 def _compared(step: Step) -> dict[str, Any]:

@@ -21,6 +21,7 @@ def write(
     folder: pathlib.Path,
     graph: Graph,
     steps: Sequence[Step],
+    collected: Sequence[Mapping[str, Any]],
     outcomes: Mapping[str, Mapping[str, Any]],
     command: Sequence[str] = (),
     *,
@@ -30,13 +31,11 @@ def write(
     """Writes experiment.md and experiment.html; returns what to say of it: the answers, and where the page is, or why there is none.
 
     Args:
+      collected: what `results.collect` gives of the steps and their outcomes.
       refused: rows of trials without a node (`record.refusal`), which `outcomes` has, too.
       notes: what is said of the whole, too.
     """
-    rows = [
-        {**row, "settings": step.identity.settings}
-        for row, step in zip(results.collect(steps, outcomes), steps, strict=True)
-    ]
+    rows = [{**row, "settings": step.identity.settings} for row, step in zip(collected, steps, strict=True)]
     rows += refused
     compare = functools.partial(ranking.compare, rows, figure=graph.figure, better=graph.better)
     try:

@@ -128,21 +128,25 @@ def as_json(value: Any) -> Any:
     return [as_json(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def write(
-    folder: pathlib.Path, steps: Sequence[Step], outcomes: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Writes summary.json, table.csv and table.md; returns the rows of the last, for people."""
-    rows = collect(steps, outcomes)
+def write(folder: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Writes summary.json, table.csv and table.md of what `collect` gives; returns the rows of the last, for people."""
     lines = table(rows)
     write_json(folder / f"{SUMMARY}.json", as_json({"nodes": rows, "table": lines}))
+    shown = narrow(rows, lines)
+    write_tables(folder, list(lines[0]), lines, shown)
+    return shown
+
+
+def write_tables(
+    folder: pathlib.Path, columns: Sequence[str], lines: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]]
+) -> None:
+    """Writes table.csv of lines with these columns, and table.md of what is `shown` of them."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     write_text(folder / f"{TABLE}.csv", text.getvalue())
-    shown = narrow(rows, lines)
     write_text(folder / f"{TABLE}.md", markdown(shown))
-    return shown
 
 
 def narrow(rows: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

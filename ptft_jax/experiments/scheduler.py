@@ -18,7 +18,7 @@ from ptft_jax.errors import UserError, few
 from ptft_jax.experiments import plan
 from ptft_jax.experiments.executors.base import Executor, Outcome, Task
 from ptft_jax.experiments.plan import Step
-from ptft_jax.experiments.store import RESULTS, Store
+from ptft_jax.experiments.store import RESULTS, Store, seen_from
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import files
 
@@ -257,7 +257,7 @@ class Scheduler:
             "status": status,
             "plan": step.action,
             "reason": step.reason,
-            "folder": _shown(step.folder, self._store.folder),
+            "folder": seen_from(self._store.folder, step.folder),
             "message": message,
             "attempts": self._attempts[name],
             "seconds": seconds,
@@ -286,11 +286,6 @@ def _said(status: str) -> str:
         "skipped": "was skipped",
         "out_of_memory": "had not enough memory",
     }.get(status, status)
-
-
-def _shown(folder: pathlib.Path, root: pathlib.Path) -> str:
-    """A folder, seen from the experiment's where it lies in it: both may be moved."""
-    return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
 
 
 class _Asked:

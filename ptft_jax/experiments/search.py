@@ -126,13 +126,10 @@ def search(
       Stopped: it was asked to leave; the same call continues.
     """
     reporter = reporter or Reporter()
-    study.optuna()
-    section = configs.check(config, complete=False)
-    space = Space(asked.axes, section.as_dict())
-    asked = asked.settled(section, space)
+    space, asked = _settled(config, asked)
     notes = space.check(asked.sampler)
     folder = Store(out, reuse).folder
-    described = {**asked.described(), **space.described(), **_config(config, space)}
+    described = _described(config, asked, space)
     with lease.owned(folder, reporter.say, "--out"):
         store = Store(out, reuse)
         found = study.Study(folder / study.FILE, _DIRECTIONS[asked.direction], described)
@@ -144,25 +141,20 @@ def search(
         outcomes = searching.carry_out()
         if not outcomes:
             raise UserError(f"the config of every trial is refused; the first: {searching.trials[0]['message']}")
-        rows = search_results.write(folder, searching, outcomes)
+        rows = results.collect(searching.steps, outcomes)
+        shown = search_results.write(folder, searching, rows)
         refused = {trial["name"]: {"message": trial["message"], "seconds": 0.0} for trial in searching.refused}
         rest = {"refused": list(map(record.refusal, searching.refused)), "notes": [search_results.told(searching)]}
-        for said in report.write(folder, graph, searching.steps, {**outcomes, **refused}, command, **rest):
+        for said in report.write(folder, graph, searching.steps, rows, {**outcomes, **refused}, command, **rest):
             reporter.say(said)
-    reporter.table(str(folder / f"{results.TABLE}.md"), rows)
+    reporter.table(str(folder / f"{results.TABLE}.md"), shown)
     return outcomes
 
 
 def look(config: Any, asked: Search, out: str | pathlib.Path) -> list[str]:
     """What `search` would do, in lines, which writes nothing. Raises UserError."""
-    study.optuna()
-    section = configs.check(config, complete=False)
-    space = Space(asked.axes, section.as_dict())
-    asked = asked.settled(section, space)
-    described, path = (
-        {**asked.described(), **space.described(), **_config(config, space)},
-        Store(out).folder / study.FILE,
-    )
+    space, asked = _settled(config, asked)
+    described, path = _described(config, asked, space), Store(out).folder / study.FILE
     states = study.states(path, described) if path.is_file() else []
     there = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     left = max(asked.trials - len(states), 0)
@@ -170,13 +162,23 @@ def look(config: Any, asked: Search, out: str | pathlib.Path) -> list[str]:
     return [*lines, f"there are {there}"] if there else lines
 
 
-def _config(config: Any, space: Space) -> dict[str, Any]:
-    """What the config has that no axis varies, as far as it decides what is computed; data by their content. Raises UserError."""
+def _settled(config: Any, asked: Search) -> tuple[Space, Search]:
+    """Where is searched, and how, with what was left open. Raises UserError."""
+    study.optuna()
+    section = configs.check(config, complete=False)
+    space = Space(asked.axes, section.as_dict())
+    return space, asked.settled(section, space)
+
+
+def _described(config: Any, asked: Search, space: Space) -> dict[str, Any]:
+    """What makes a study the one that it is: the search, its axes, and what the config has that none of these varies, as far as it decides
+    what is computed; data by their content. Raises UserError."""
     graph = Graph()
     graph.run("base", config)
     identity = Identities().of(graph.nodes["base"])
     settings = {path.rstrip("_"): v for path, v in identity.settings.items() if path not in space.fields}
-    return {**settings, **{f"version of {name}": number for name, number in identity.code.items()}}
+    versions = {f"version of {name}": number for name, number in identity.code.items()}
+    return {**asked.described(), **space.described(), **settings, **versions}
 
 
 class Searching(scheduler.Scheduler):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ptft_jax.experiments import results, study
-from ptft_jax.runs.files import write_json, write_text
+from ptft_jax.runs.files import write_json
 
 if TYPE_CHECKING:
     from ptft_jax.experiments.search import Searching
@@ -28,9 +26,9 @@ def told(searched: Searching) -> str:
     return f"{how}. The best is {best['name']}, whose config is {BEST}."
 
 
-def write(folder: pathlib.Path, searched: Searching, outcomes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Writes summary.json, table.csv, table.md and best.json; returns the rows of table.md."""
-    rows = results.collect(searched.steps, outcomes)
+def write(folder: pathlib.Path, searched: Searching, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Writes summary.json, table.csv, table.md and best.json of what `results.collect` gives of the trials that have a run; returns the rows
+    of table.md."""
     each = [{**row, "group": row["name"]} for row in rows]
     figures = {line["name"]: line for line in results.table(each)} if rows else {}
     trials, best = [found for _, found in sorted(searched.trials.items())], searched.best
@@ -54,15 +52,10 @@ def write(folder: pathlib.Path, searched: Searching, outcomes: Mapping[str, Mapp
         lines.append({column: known.get(column) for column in columns})
     said = {"search": {**searched.asked.described(), "--trials": searched.asked.trials}, "best": best, "trials": trials}
     write_json(folder / f"{results.SUMMARY}.json", results.as_json({**said, "nodes": rows, "table": lines}))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    write_text(folder / f"{results.TABLE}.csv", text.getvalue())
     if best is not None:
         write_json(folder / BEST, searched.config_of(best["name"]))
     shown = [_shown(found, searched, best) for found in trials]
-    write_text(folder / f"{results.TABLE}.md", results.markdown(shown))
+    results.write_tables(folder, list(columns), lines, shown)
     return shown
 
 

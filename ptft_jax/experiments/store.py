@@ -9,7 +9,6 @@ FOLDER/state.json            how each node of the last launch ended
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -119,10 +118,6 @@ class Store:
     def state(self) -> pathlib.Path:
         return self.folder / STATE
 
-    def read_state(self) -> dict[str, Any]:
-        """How the nodes of the last launch ended; {} where there was none."""
-        return json.loads(self.state.read_bytes()) if self.state.is_file() else {}
-
 
 def _kept(folder: pathlib.Path) -> list[Kept]:
     """The nodes in a folder, the oldest of a name first."""
@@ -134,3 +129,14 @@ def _kept(folder: pathlib.Path) -> list[Kept]:
         key=lambda path: (len(path.name), path.name),
     )
     return [kept for kept in map(Kept.read, there) if kept is not None]
+
+
+def read_state(folder: pathlib.Path) -> dict[str, Any]:
+    """How the nodes of the last launch in a folder ended; {} where there was none. Raises UserError for a damaged file."""
+    path = folder / STATE
+    return files.read_json(path) if path.is_file() else {}
+
+
+def seen_from(root: pathlib.Path, folder: pathlib.Path) -> str:
+    """A node's folder, seen from the experiment's where it lies in it: both may be moved."""
+    return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -92,3 +94,9 @@ def score(
         return head(x_BTD, tokens)
     scores = tokens.scores(x_BTD) if head is None else head(x_BTD)
     return soft_cap(scores, cap)
+
+
+def numbers(model: Any, params: Any, x_BSD: jax.Array) -> jax.Array:
+    """float32 [B, S]: what a head of one number reads off each position."""
+    rows, positions, width = x_BSD.shape
+    return model.logits(params, x_BSD.reshape(rows * positions, 1, width)).reshape(rows, positions)

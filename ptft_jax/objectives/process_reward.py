@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from ptft_jax.model import heads
 from ptft_jax.objectives import calibration
 from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss, Measure, Rows, Scored
 from ptft_jax.objectives.token_loss import weighted_sum
@@ -60,9 +61,7 @@ class ProcessReward(Rows):
 
 def _numbers(model: Any, params: Any, hidden_BTD: jax.Array, weights_BT: jax.Array) -> jax.Array:
     """float32 [B, T]: of each position that ends a step; 0 elsewhere."""
-    rows, length, width = hidden_BTD.shape
-    found = model.logits(params, hidden_BTD.reshape(rows * length, 1, width)).reshape(rows, length)
-    return jnp.where(weights_BT > 0, found, 0.0)
+    return jnp.where(weights_BT > 0, heads.numbers(model, params, hidden_BTD), 0.0)
 
 
 def _classes(numbers: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ptft_jax.errors import UserError
+from ptft_jax.model import heads
 from ptft_jax.objectives import calibration
 from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss, Measure, Rows, Scored
 from ptft_jax.objectives.token_loss import counted, weighted_sum
@@ -66,6 +67,5 @@ class Reward(Rows):
 
 def _rewards(model: Any, params: Any, hidden_BSD: jax.Array, pairs_BP: jax.Array) -> jax.Array:
     """float32 [B, P, 2]: of both answers of each pair, the better one first; 0 of pairs that are not there."""
-    rows, answers, width = hidden_BSD.shape
-    numbers = model.logits(params, hidden_BSD.reshape(rows * answers, 1, width))
-    return counted(numbers.reshape(rows, answers // 2, 2), pairs_BP)
+    numbers_BS = heads.numbers(model, params, hidden_BSD)
+    return counted(numbers_BS.reshape(len(numbers_BS), -1, 2), pairs_BP)

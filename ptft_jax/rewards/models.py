@@ -14,6 +14,7 @@ import numpy as np
 from ptft_jax.data import chat, turns
 from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError
+from ptft_jax.model import heads
 from ptft_jax.model import spec as specs
 from ptft_jax.model.decode import rounded
 from ptft_jax.model.inputs import Inputs
@@ -174,15 +175,15 @@ def class_scores(model: Transformer, params: Any, inputs: Inputs) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=0)
 def position_scores(model: Transformer, params: Any, inputs: Inputs) -> jax.Array:
     """float32 [B, S]: what a head of one number reads off each of the positions `inputs.reads`."""
-    x_BSD = model.hidden(params, inputs)
-    return model.logits(params, x_BSD.reshape(-1, 1, x_BSD.shape[-1])).reshape(x_BSD.shape[:2])
+    return heads.numbers(model, params, model.hidden(params, inputs))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def next_log_probabilities(
-    model: Transformer, params: Any, inputs: Inputs, last_B: jax.Array, ids: jax.Array
+    model: Transformer, params: Any, inputs: Inputs, last_B: jax.Array, ids: jax.Array | None = None
 ) -> jax.Array:
-    """float32 [B, ids]: log-probabilities of these tokens as the one after the token of each row at `last_B`."""
+    """float32 [B, ids]: log-probabilities of these tokens (None = all) as the one after the token of each row at `last_B`."""
     x_BTD = model.hidden(params, inputs)
     x_B1D = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)
-    return jax.nn.log_softmax(model.logits(params, x_B1D)[:, 0])[:, ids]
+    found_BV = jax.nn.log_softmax(model.logits(params, x_B1D)[:, 0])
+    return found_BV if ids is None else found_BV[:, ids]

@@ -169,18 +169,13 @@ def from_here(workdir: pathlib.Path, config: configs.Section) -> dict[str, Any]:
     moved = Workdir(workdir).read_moved()  # of data that an experiment knows elsewhere
     for path, value in moved.get("settings", {}).items():
         section, name = path.split(".")
-        values[section][name] = (
-            _from_here(value, moved["folder"])
-            if isinstance(value, str)
-            else tuple((_from_here(source, moved["folder"]), weight) for source, weight in value)
-        )
+        values[section][name] = _data_from_here(value, moved["folder"])
     if folder is None or os.path.realpath(folder) == os.path.realpath(os.getcwd()):
         return values
-    data = values["data"]
-    data["source"] = _from_here(data["source"], folder)
-    data["mixture"] = tuple((_from_here(name, folder), weight) for name, weight in data["mixture"])
-    data["template"] = template_of(workdir, data["template"])
-    values["eval"]["source"] = _from_here(values["eval"]["source"], folder)
+    for path in DATA:
+        section, name = path.split(".")
+        values[section][name] = _data_from_here(values[section][name], folder)
+    values["data"]["template"] = template_of(workdir, values["data"]["template"])
     found: dict[Any, Callable[[Any, str], Any]] = {
         file: _file_from_here,
         parent: _run_from_here,
@@ -189,9 +184,16 @@ def from_here(workdir: pathlib.Path, config: configs.Section) -> dict[str, Any]:
     for path, kind in SETTINGS.items():
         if kind in found:
             *above, name = path.split(".")
-            section = configs.get(values, ".".join(above))
-            section[name] = found[kind](section[name], folder)
+            part = configs.get(values, ".".join(above))
+            part[name] = found[kind](part[name], folder)
     return values
+
+
+def _data_from_here(given: Any, folder: str) -> Any:
+    """As `_from_here`, of a source or of those of a mixture."""
+    if isinstance(given, str):
+        return _from_here(given, folder)
+    return tuple((_from_here(source, folder), weight) for source, weight in given)
 
 
 def of_source(source: Any) -> dict[str, Any]:

@@ -18,17 +18,23 @@ from absl import flags
 from ptft_jax.config.tree import TREE
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.verbs import answered
-from ptft_jax.verbs.command import IGNORE, SOURCES, define_number, define_plugins, launch, prepare_jax, say, say_chosen
+from ptft_jax.verbs.command import (
+    SOURCES,
+    define_number,
+    define_plugins,
+    define_weights,
+    launch,
+    prepare_jax,
+    say,
+    say_chosen,
+)
 
 
 def define() -> None:
     define_plugins()
     flags.DEFINE_multi_string("run", [], f"{SOURCES} May be given more than once.")
     flags.DEFINE_string("adapter", "", "A folder in PEFT's format, put onto the model of the one --run.")
-    flags.DEFINE_multi_string("ignore", [], IGNORE)
-    flags.DEFINE_enum(
-        "dtype", "float32", ["float32", "bfloat16"], "What hf: and gguf: weights are kept and computed in."
-    )
+    define_weights()
     flags.DEFINE_bool("parent", True, "Measure one --run beside what it was started from, where that is there.")
     flags.DEFINE_list("tasks", [], "What is measured: recall,options,known,...; '' = as the run's config has it.")
     flags.DEFINE_multi_string(

@@ -307,15 +307,20 @@ def define_plugins() -> None:
     )
 
 
+def define_weights() -> None:
+    """--ignore and --dtype, of weights of hf: and gguf:."""
+    flags.DEFINE_multi_string("ignore", [], IGNORE)
+    flags.DEFINE_enum(
+        "dtype", "float32", ["float32", "bfloat16"], "What hf: and gguf: weights are kept and computed in."
+    )
+
+
 def define_source() -> None:
     """The flags of verbs that use a model that is there: --run, --adapter, --ignore, --dtype, --plugins."""
     define_plugins()
     flags.DEFINE_string("run", None, SOURCES)
     flags.DEFINE_string("adapter", "", "A folder in PEFT's format, put onto the model.")
-    flags.DEFINE_multi_string("ignore", [], IGNORE)
-    flags.DEFINE_enum(
-        "dtype", "float32", ["float32", "bfloat16"], "What hf: and gguf: weights are kept and computed in."
-    )
+    define_weights()
 
 
 def load_source(together: bool = False) -> Any:

@@ -16,8 +16,8 @@ from typing import Any
 from absl import flags
 
 from ptft_jax.config.field import natural
-from ptft_jax.errors import UserError, nearest
-from ptft_jax.runs import places
+from ptft_jax.errors import UserError
+from ptft_jax.verbs import folders
 from ptft_jax.verbs.command import define_number, launch, say
 
 WORDS = "folder"
@@ -36,14 +36,9 @@ def define() -> None:
 
 def main() -> None:
     args = flags.FLAGS
-    if len(args.folder) > 1:
-        raise UserError(f"one folder at a time: {args.folder[0]} or {args.folder[1]}")
     if args.port > 65535:
         raise UserError(f"--port={args.port}: expected 0 to 65535")
-    folder = places.local(args.folder[0] if args.folder else ".", "--folder")
-    if not folder.is_dir():
-        beside = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
-        raise UserError(f"--folder={folder}: no such folder{nearest(folder.name, beside)}")
+    folder = folders.chosen()
     from ptft_jax.dashboard.server import Server
     from ptft_jax.dashboard.views import Views
 

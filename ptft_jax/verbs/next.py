@@ -16,7 +16,16 @@ from absl import flags
 
 from ptft_jax.config.field import positive
 from ptft_jax.errors import UserError
-from ptft_jax.verbs.command import IGNORE, SOURCES, define_number, define_plugins, launch, prepare_jax, say, say_chosen
+from ptft_jax.verbs.command import (
+    SOURCES,
+    define_number,
+    define_plugins,
+    define_weights,
+    launch,
+    prepare_jax,
+    say,
+    say_chosen,
+)
 from ptft_jax.verbs.generate import unescaped
 
 WORDS = "prompt"  # the flag that words without one belong to
@@ -26,10 +35,7 @@ _BAR = 40  # characters of a probability of 1
 def define() -> None:
     define_plugins()
     flags.DEFINE_multi_string("run", [], f"{SOURCES} May be given more than once.")
-    flags.DEFINE_multi_string("ignore", [], IGNORE)
-    flags.DEFINE_enum(
-        "dtype", "float32", ["float32", "bfloat16"], "What hf: and gguf: weights are kept and computed in."
-    )
+    define_weights()
     flags.DEFINE_multi_string(
         "prompt",
         [],
@@ -88,6 +94,7 @@ def _found(texts: list[str]) -> dict[str, dict[str, Any]]:
         say_chosen(loaded.source)
         for text in texts:
             found[text][reference] = next_words(loaded, text, args.most)
+        del loaded  # its parameters, before the next ones are loaded
     return found
 
 

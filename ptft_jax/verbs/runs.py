@@ -23,7 +23,7 @@ from absl import flags
 
 from ptft_jax.catalog import facts
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.runs import places
+from ptft_jax.verbs import folders
 from ptft_jax.verbs.command import launch
 
 WORDS = "folder"
@@ -45,12 +45,7 @@ def main() -> None:
     args = flags.FLAGS
     if args.csv and args.json:
         raise UserError("--csv and --json: choose one")
-    if len(args.folder) > 1:
-        raise UserError(f"one folder at a time: {args.folder[0]} or {args.folder[1]}")
-    folder = places.local(args.folder[0] if args.folder else ".", "--folder")
-    if not folder.is_dir():
-        beside = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
-        raise UserError(f"--folder={folder}: no such folder{nearest(folder.name, beside)}")
+    folder = folders.chosen()
     from ptft_jax.catalog.index import Index
 
     with Index(folder) as index:

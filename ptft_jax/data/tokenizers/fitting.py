@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 from ptft_jax.data import cache
 from ptft_jax.data.tokenizers import cutting
@@ -41,14 +41,11 @@ def train_bpe(texts: Texts | Sequence[str], vocab_size: int) -> HuggingFaceToken
     Raises:
       UserError: the texts are too short for so many merges.
     """
-    import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    of = ("bpe-1", *texts) if isinstance(texts, Sequence) else ("bpe-of-1", *texts.identity)
-    key = cache.digest(of[0], tokenizers.__version__, str(vocab_size), *of[1:])
-    path = cache.root() / "tokenizers" / key / FILE
-    made_of = f"{vocab_size:,} tokens of {'texts' if isinstance(texts, Sequence) else texts.origin}"
-    if not cache.used(path, made_of):
+    def make() -> Any:
+        import tokenizers
+        from tokenizers import decoders, models, pre_tokenizers, trainers
+
         tokenizer = tokenizers.Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
@@ -62,21 +59,19 @@ def train_bpe(texts: Texts | Sequence[str], vocab_size: int) -> HuggingFaceToken
         found = tokenizer.get_vocab_size()
         if found != vocab_size:
             raise UserError(f"config.tokenizer.vocab_size = {vocab_size}: the training text gives only {found} tokens")
-        cache.write_atomic(path, lambda temporary: temporary.write_text(tokenizer.to_str(), encoding="utf-8"), made_of)
-    return HuggingFaceTokenizer({FILE: path.read_bytes()}, str(path))
+        return tokenizer
+
+    return _kept("bpe", f"{vocab_size:,} tokens", texts, vocab_size, make)
 
 
 def train_words(texts: Texts | Sequence[str], vocab_size: int) -> HuggingFaceTokenizer:
     """The words of the texts as tokens, each with the space before it: the most frequent ones, as many as `vocab_size` ids have place for
     beside 256 bytes, which spell all others. It is a byte-level BPE without merges that takes words whole. Cached as `train_bpe`."""
-    import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers
 
-    of = ("words-1", *texts) if isinstance(texts, Sequence) else ("words-of-1", *texts.identity)
-    key = cache.digest(of[0], tokenizers.__version__, str(vocab_size), *of[1:])
-    path = cache.root() / "tokenizers" / key / FILE
-    made_of = f"words of {'texts' if isinstance(texts, Sequence) else texts.origin}"
-    if not cache.used(path, made_of):
+    def make() -> Any:
+        import tokenizers
+        from tokenizers import decoders, models, pre_tokenizers
+
         cut = pre_tokenizers.ByteLevel(add_prefix_space=False)
         counts: collections.Counter[str] = collections.Counter()
         for text in _parts(texts):
@@ -88,7 +83,23 @@ def train_words(texts: Texts | Sequence[str], vocab_size: int) -> HuggingFaceTok
         tokenizer = tokenizers.Tokenizer(model)
         tokenizer.pre_tokenizer, tokenizer.decoder = cut, decoders.ByteLevel()
         tokenizer.add_special_tokens([END_OF_TEXT])
-        cache.write_atomic(path, lambda temporary: temporary.write_text(tokenizer.to_str(), encoding="utf-8"), made_of)
+        return tokenizer
+
+    return _kept("words", "words", texts, vocab_size, make)
+
+
+def _kept(
+    kind: str, what: str, texts: Texts | Sequence[str], vocab_size: int, make: Callable[[], Any]
+) -> HuggingFaceTokenizer:
+    """What `make` gives, of the `tokenizers` library, or gave before of these texts and so many ids; `what` it is, for people."""
+    import tokenizers
+
+    known, origin = (texts, "texts") if isinstance(texts, Sequence) else (texts.identity, texts.origin)
+    named = f"{kind}-1" if isinstance(texts, Sequence) else f"{kind}-of-1"
+    path = cache.root() / "tokenizers" / cache.digest(named, tokenizers.__version__, str(vocab_size), *known) / FILE
+    if not cache.used(path, f"{what} of {origin}"):
+        text = make().to_str()
+        cache.write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), f"{what} of {origin}")
     return HuggingFaceTokenizer({FILE: path.read_bytes()}, str(path))
 
 

@@ -16,7 +16,8 @@ from ptft_jax.evaluation.tasks.statistics import Bin, auroc, brier, expected_err
 
 def says(text: str, phrases: Sequence[str]) -> bool:
     """Whether a text has one of these phrases, in whatever case."""
-    return any(phrase.lower() in text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'") for phrase in phrases)
+    text = text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    return any(phrase.lower() in text for phrase in phrases)
 
 
 class Known(Behavior):

@@ -13,9 +13,6 @@ from ptft_jax.errors import UserError, nearest
 
 PROMPTS = ("question", "prompt")
 SHARES = ("shares", "share", "weights", "weight")
-FIELDS = (
-    *PROMPTS, "answers", "answer", "options", "shares", "group", "date", "kind", "known", "harmful", "template", "paraphrase_of", "good", "bad",
-)  # fmt: skip
 KINDS = ("known", "unknown", "contradicted", "harmful", "benign")
 
 

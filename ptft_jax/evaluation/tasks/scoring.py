@@ -14,7 +14,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.model.decode import NotFinite
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
-from ptft_jax.rewards.models import padded
+from ptft_jax.rewards.models import next_log_probabilities, padded
 
 
 class Row(NamedTuple):
@@ -79,7 +79,7 @@ class Reader:
         rows = [Row(tuple(prompt), (0,)) for prompt in prompts]
         found: dict[Row, np.ndarray] = {}
         for batch in self._batches(dict.fromkeys(rows)):
-            values = np.asarray(_following(self.model, params, *self._inputs(batch)), np.float64)
+            values = np.asarray(next_log_probabilities(self.model, params, *self._inputs(batch)), np.float64)
             found |= {row: values[n] for n, row in enumerate(batch)}
         made = np.stack([found[row] for row in rows])
         if np.isnan(made).any() or not np.isfinite(made).any(-1).all():
@@ -158,10 +158,3 @@ def _streams(model: Transformer, params: Any, inputs: Inputs, at_B: jax.Array) -
     """float32 [layers + 1, B, D]."""
     streams_LBTD = model.streams(params, inputs)
     return jnp.take_along_axis(streams_LBTD, at_B[None, :, None, None], axis=2)[:, :, 0].astype(jnp.float32)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _following(model: Transformer, params: Any, inputs: Inputs, at_B: jax.Array) -> jax.Array:
-    """float32 [B, V]."""
-    x_B1D = jnp.take_along_axis(model.hidden(params, inputs), at_B[:, None, None], axis=1)
-    return jax.nn.log_softmax(model.logits(params, x_B1D)[:, 0])
