@@ -52,15 +52,17 @@ def gpu() -> dict[str, Case]:
     llama_1b = dict(vocab=128256, length=1024, layers=16, width=2048, heads=32)
     llama_8b = dict(vocab=128256, length=1024, layers=32, width=4096, heads=32)
     flash = {"attention": "cudnn"}
+    unrolled = flash | {"scan": False}
     return {
-        "124M": Case(small, 32, flash, peer=True),
-        "350M": Case(medium, 16, flash, peer=True),
+        "124M": Case(small, 32, unrolled, peer=True),
+        "350M": Case(medium, 16, unrolled, peer=True),
         "1B LoRA": Case(llama_1b, 8, LLAMA | flash | {"mlp_width": 8192}, lora=8, peer=True),
         "1.3B": Case(large, 8, flash, peer=True),
         "8B LoRA": Case(llama_8b, 4, LLAMA | flash | {"mlp_width": 14336, "tied": False}, lora=8, peer=True),
-        "124M, packed": Case(small, 32, flash, packed=True),
-        "124M, XLA attention": Case(small, 32),
-        "124M, unrolled": Case(small, 32, flash | {"scan": False}),
+        "124M, scanned": Case(small, 32, flash),
+        "350M, scanned": Case(medium, 16, flash),
+        "124M, packed": Case(small, 32, unrolled, packed=True),
+        "124M, XLA attention": Case(small, 32, {"scan": False}),
         "350M, logits by 256 positions": Case(medium, 16, flash, {"chunk": 256}),
         "350M, remat=dots": Case(medium, 16, flash | {"remat": "dots"}),
         "350M, remat=full": Case(medium, 16, flash | {"remat": "full"}),

@@ -36,9 +36,26 @@ class PerRow(NamedTuple):
 
 
 def again(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """The function, of whose steps the backward pass keeps nothing: it takes them again from the arguments. For what is cheap beside
-    reading it from memory. A scan over layers writes to memory whatever is kept; of unrolled layers the compiler decides itself."""
-    return jax.checkpoint(function, prevent_cse=False)
+    """The function of arrays, of whose steps the backward pass keeps nothing: it takes them again from the arguments. For what is cheap
+    beside reading it from memory.
+
+    A scan over layers writes to memory whatever is kept. Of unrolled layers, a compiler would find both passes to take the same
+    steps and keep what they give: on CPUs it may, on accelerators, where memory is what such steps wait for, a barrier forbids it.
+    """
+
+    @jax.custom_vjp
+    def run(*arguments: jax.Array | None) -> jax.Array:
+        return function(*arguments)
+
+    def forward(*arguments: jax.Array | None) -> tuple[jax.Array, tuple[jax.Array | None, ...]]:
+        return function(*arguments), arguments
+
+    def backward(arguments: tuple[jax.Array | None, ...], slope: jax.Array) -> tuple[jax.Array | None, ...]:
+        kept = jax.lax.platform_dependent(arguments, cpu=lambda a: a, default=jax.lax.optimization_barrier)
+        return jax.vjp(function, *kept)[1](slope)
+
+    run.defvjp(forward, backward)
+    return run
 
 
 def project(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
@@ -52,7 +69,7 @@ def project(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> 
         y = jnp.dot(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=dtype)
         return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
-    return again(run)(x, kernel)  # what is kept is x, once for all layers that read it
+    return jax.checkpoint(run, prevent_cse=False)(x, kernel)  # what is kept is x, once for all layers that read it
 
 
 @jax.custom_vjp

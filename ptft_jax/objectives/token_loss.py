@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ptft_jax.config.metrics import Measures
 from ptft_jax.errors import UserError
 from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss, Measure, Rows, Scored, Sum
+from ptft_jax.objectives.readout import read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,14 +135,14 @@ def cross_entropy(
 ) -> tuple[jax.Array, ...]:
     """Sums over targets [...] of (loss, cross-entropy, z-loss, correct), each times the target's weight; logits [..., V]."""
     logits = counted(logits, weights)
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    nll = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    log_z, target, best = read(logits, targets)
+    nll = log_z - target
     loss = nll
     if label_smoothing:
         uniform = log_z - jnp.mean(logits, axis=-1)
         loss = (1 - label_smoothing) * nll + label_smoothing * uniform
     penalty = z_loss * jnp.square(log_z)
-    correct = jnp.argmax(logits, axis=-1) == targets
+    correct = best == targets
     return tuple(weighted_sum(value, weights) for value in (loss + penalty, nll, penalty, correct))
 
 
