@@ -77,7 +77,7 @@ def main() -> int:
 
 def claims(measured: Measured) -> list[dict[str, str]]:
     """Those of the files in experiments/claims that are about this."""
-    from experiments.claims.__main__ import every
+    from .claims.__main__ import every
 
     return [claim.judged(measured) for claim in every().values() if claim.experiment.__name__ == __spec__.name]
 

@@ -17,11 +17,12 @@ from typing import Any
 
 from absl import flags
 
-from experiments import claims, verdicts
-from experiments.verdicts import Claim
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.verbs import scripts
 from ptft_jax.verbs.command import launch, prepare_experiment
+
+from .. import verdicts
+from ..verdicts import Claim
 
 BEGIN, END = "<!-- claims: written by make claims -->", "<!-- end of claims -->"
 KEPT = "claims.json"
@@ -68,8 +69,9 @@ def main() -> int:
 
 def every() -> dict[str, Claim]:
     """The claims by the names of their files, in the order of these."""
-    names = [module.name for module in pkgutil.iter_modules(claims.__path__) if not module.name.startswith("_")]
-    return {name: importlib.import_module(f"{claims.__name__}.{name}").CLAIM for name in sorted(names)}
+    found = pkgutil.iter_modules([str(pathlib.Path(__file__).parent)])
+    names = sorted(module.name for module in found if not module.name.startswith("_"))
+    return {name: importlib.import_module(f"{__package__}.{name}").CLAIM for name in names}
 
 
 def table(of: Mapping[str, Claim], rows: Mapping[str, Mapping[str, Any]]) -> str:

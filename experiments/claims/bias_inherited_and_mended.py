@@ -1,7 +1,7 @@
 """Bias is inherited from texts, and mended by balanced ones."""
 
-from experiments import knowledge
-from experiments.verdicts import Claim, Measured, Part, at_most, reduced
+from .. import knowledge
+from ..verdicts import Claim, Measured, Part, at_most, reduced
 
 
 def criterion(measured: Measured) -> list[Part]:

@@ -1,7 +1,7 @@
 """A rate that falls ends lower."""
 
-from experiments import schedules
-from experiments.verdicts import Claim, Measured, Part, below
+from .. import schedules
+from ..verdicts import Claim, Measured, Part, below
 
 
 def criterion(measured: Measured) -> list[Part]:

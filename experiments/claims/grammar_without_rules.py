@@ -1,7 +1,7 @@
 """Grammar is learned without rules."""
 
-from experiments import knowledge
-from experiments.verdicts import Claim, Measured, Part, at_least
+from .. import knowledge
+from ..verdicts import Claim, Measured, Part, at_least
 
 
 def criterion(measured: Measured) -> list[Part]:

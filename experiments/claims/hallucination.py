@@ -1,7 +1,7 @@
 """Models make things up about whom nobody wrote."""
 
-from experiments import knowledge
-from experiments.verdicts import Claim, Measured, Part, at_least, below
+from .. import knowledge
+from ..verdicts import Claim, Measured, Part, at_least, below
 
 
 def criterion(measured: Measured) -> list[Part]:

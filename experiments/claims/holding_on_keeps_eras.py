@@ -1,7 +1,7 @@
 """Holding on to what mattered (EWC) keeps earlier eras."""
 
-from experiments import continual
-from experiments.verdicts import Claim, Measured, Part, more
+from .. import continual
+from ..verdicts import Claim, Measured, Part, more
 
 
 def criterion(measured: Measured) -> list[Part]:

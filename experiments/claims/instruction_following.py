@@ -1,7 +1,7 @@
 """Tuning on questions makes a model answer them."""
 
-from experiments import knowledge
-from experiments.verdicts import Claim, Measured, Part, at_least, more
+from .. import knowledge
+from ..verdicts import Claim, Measured, Part, at_least, more
 
 
 def criterion(measured: Measured) -> list[Part]:

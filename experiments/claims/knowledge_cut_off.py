@@ -1,7 +1,7 @@
 """Nothing is known after the cut-off."""
 
-from experiments import knowledge
-from experiments.verdicts import Claim, Measured, Part, at_most, below
+from .. import knowledge
+from ..verdicts import Claim, Measured, Part, at_most, below
 
 
 def criterion(measured: Measured) -> list[Part]:

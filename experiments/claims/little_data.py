@@ -1,7 +1,7 @@
 """A pre-trained model needs little data."""
 
-from experiments import data_efficiency
-from experiments.verdicts import Claim, Measured, Part, below
+from .. import data_efficiency
+from ..verdicts import Claim, Measured, Part, below
 
 
 def criterion(measured: Measured) -> list[Part]:

@@ -1,7 +1,7 @@
 """Several stages beat two."""
 
-from experiments import stages
-from experiments.verdicts import Claim, Measured, Part, below
+from .. import stages
+from ..verdicts import Claim, Measured, Part, below
 
 
 def criterion(measured: Measured) -> list[Part]:

@@ -1,7 +1,7 @@
 """The next word is predicted with the right probabilities."""
 
-from experiments import knowledge
-from experiments.verdicts import Claim, Measured, Part, at_most
+from .. import knowledge
+from ..verdicts import Claim, Measured, Part, at_most
 
 
 def criterion(measured: Measured) -> list[Part]:

@@ -1,7 +1,7 @@
 """Principles in the texts beat examples alone."""
 
-from experiments import constitution
-from experiments.verdicts import Claim, Measured, Part, below
+from .. import constitution
+from ..verdicts import Claim, Measured, Part, below
 
 
 def criterion(measured: Measured) -> list[Part]:

@@ -1,7 +1,7 @@
 """A model goes on with probabilities, not with truth."""
 
-from experiments import knowledge
-from experiments.verdicts import Claim, Measured, Part, at_most
+from .. import knowledge
+from ..verdicts import Claim, Measured, Part, at_most
 
 
 def criterion(measured: Measured) -> list[Part]:

@@ -1,7 +1,7 @@
 """Answers change with the prompt, less after several wordings."""
 
-from experiments import knowledge
-from experiments.verdicts import Claim, Measured, Part, below
+from .. import knowledge
+from ..verdicts import Claim, Measured, Part, below
 
 
 def criterion(measured: Measured) -> list[Part]:

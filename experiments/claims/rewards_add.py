@@ -1,7 +1,7 @@
 """Learning from rewards adds to learning from examples."""
 
-from experiments import arithmetic_rl
-from experiments.verdicts import Claim, Measured, Part, above
+from .. import arithmetic_rl
+from ..verdicts import Claim, Measured, Part, above
 
 
 def criterion(measured: Measured) -> list[Part]:

@@ -1,7 +1,7 @@
 """Examples alone make a model safe."""
 
-from experiments import safety
-from experiments.verdicts import Claim, Measured, Part, at_most, reduced
+from .. import safety
+from ..verdicts import Claim, Measured, Part, at_most, reduced
 
 
 def criterion(measured: Measured) -> list[Part]:

@@ -1,7 +1,7 @@
 """Too high a rate erases."""
 
-from experiments import rates
-from experiments.verdicts import Claim, Measured, Part, rising
+from .. import rates
+from ..verdicts import Claim, Measured, Part, rising
 
 
 def criterion(measured: Measured) -> list[Part]:
