@@ -11,13 +11,17 @@ WHICH := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])
 EXPERIMENTS ?= rates schedules stages data_efficiency continual scaling safety constitution arithmetic_rl transfer methods
 SEEDS ?= 3
 
-.PHONY: demo experiments test test-heavy test-full live bench beam trackers clusters lint docs models-table install clean check-python
+.PHONY: demo experiments claims test test-heavy test-full live bench beam trackers clusters lint docs models-table install clean check-python
 
 demo: $(VENV)/.installed-$(WHICH)
 	$(BIN)/python -m experiments.transfer --out=runs/demo
 
 experiments: $(VENV)/.installed-$(WHICH)
 	for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name --out=runs/$$name --seeds=$(SEEDS) || exit 1; done
+
+# Every claim of experiments/claims, and the table of docs/claims.md. CLAIMS=next_word,hallucination makes some of them.
+claims: $(VENV)/.installed-$(WHICH)
+	$(BIN)/python -m experiments.claims --out=runs/claims --seeds=$(SEEDS) --only=$(CLAIMS) --docs=docs/claims.md
 
 test: $(VENV)/.test-$(WHICH)
 	$(BIN)/python -m pytest tests -m "not slow and not live and not heavy" -n 2 --dist worksteal -q

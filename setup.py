@@ -38,6 +38,8 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     # Only to *prepare* TFDS datasets whose builders need TensorFlow; reading prepared ones does not.
     "tfds": ["tensorflow-cpu"],
+    # `ptft lm-eval`.
+    "lm-eval": ["lm_eval>=0.4.11"],
     # Sources of data: Hugging Face datasets (hf:), and files in buckets (gs://, s3://).
     "hf": ["datasets>=5.2"],
     "gcs": ["gcsfs"],
@@ -73,7 +75,7 @@ EXTRAS = {
 # configs/ and experiments/ of the checkout, where an installed package has them (ptft_jax.config_files).
 SHIPPED = {
     f"ptft_jax.shipped.{name}": name.replace(".", "/")
-    for name in ("configs.pretrain", "configs.finetune", "configs.feedback", "configs.world", "experiments")
+    for name in ("configs.pretrain", "configs.finetune", "configs.feedback", "configs.world", "experiments", "experiments.claims")
 }
 
 setup(

@@ -17,8 +17,8 @@ import numpy as np
 
 from ptft_jax.verbs.command import launch, prepare_experiment
 
-from . import claims as shared
-from .claims import Measured, above, claim
+from . import verdicts as shared
+from .verdicts import Measured, above, claim
 
 LABELS = {"start": "the start", "sft": "... then more examples", "grpo": "... then rewards (GRPO)"}
 NAMES = {"exact answers": ("", "answers/exact")}

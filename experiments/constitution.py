@@ -15,8 +15,8 @@ from typing import Any
 
 from ptft_jax.verbs.command import launch, prepare_experiment
 
-from . import claims as shared
-from .claims import Measured, at_most, below, claim
+from . import verdicts as shared
+from .verdicts import Measured, at_most, below, claim
 
 LABELS = {
     "all": "texts as they are",

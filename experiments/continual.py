@@ -16,9 +16,9 @@ from typing import Any
 
 from ptft_jax.verbs.command import launch, prepare_experiment
 
-from . import claims as shared
 from . import facts
-from .claims import Measured, claim, more
+from . import verdicts as shared
+from .verdicts import Measured, claim, more
 
 ERAS, GAIN = 3, 0.3
 WEIGHTS = {"ewc": 100.0, "strong": 10_000.0}

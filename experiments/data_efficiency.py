@@ -15,9 +15,9 @@ from typing import Any
 
 from ptft_jax.verbs.command import launch, prepare_experiment
 
-from . import claims as shared
 from . import plays
-from .claims import Measured, below, claim
+from . import verdicts as shared
+from .verdicts import Measured, below, claim
 
 COUNTS, TIMES = (2_000, 8_000, 32_000), 10
 STARTS = {"tuned": "pre-trained", "scratch": "from scratch"}

@@ -14,9 +14,9 @@ from typing import Any
 
 from ptft_jax.verbs.command import launch, prepare_experiment
 
-from . import claims as shared
 from . import plays
-from .claims import Measured, claim, rising
+from . import verdicts as shared
+from .verdicts import Measured, claim, rising
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 LABELS = {f"{rate:g}": f"rate {rate:g}" for rate in RATES}

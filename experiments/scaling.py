@@ -14,9 +14,9 @@ from typing import Any
 
 from ptft_jax.verbs.command import launch, prepare_experiment
 
-from . import claims as shared
 from . import laws, plays
-from .claims import HOLDS, UNSHOWN, Measured, Part, at_most, below, claim
+from . import verdicts as shared
+from .verdicts import HOLDS, UNSHOWN, Measured, Part, at_most, below, claim
 
 WIDTHS, STEPS = (16, 32, 64), (100, 200, 400, 800)
 RATES, WIDE, RATED = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), 128, 200  # the last: steps of each

@@ -14,9 +14,9 @@ from typing import Any
 
 from ptft_jax.verbs.command import launch, prepare_experiment
 
-from . import claims as shared
 from . import plays
-from .claims import Measured, below, claim
+from . import verdicts as shared
+from .verdicts import Measured, below, claim
 
 STEPS, RATE = 600, 1e-2
 SHAPES = ("constant", "cosine", "linear", "wsd")

@@ -14,9 +14,9 @@ from typing import Any
 
 from ptft_jax.verbs.command import launch, prepare_experiment
 
-from . import claims as shared
 from . import plays
-from .claims import Measured, at_most, below, claim
+from . import verdicts as shared
+from .verdicts import Measured, at_most, below, claim
 
 NARROW, NEAR = "stdlib:code", "stdlib:prose"
 STEPS, MIDDLE, END = 800, 200, 60

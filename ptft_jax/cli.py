@@ -13,6 +13,7 @@ VERBS = {
     "eval": "measure a run on data: --run=DIR[@STEP] --data=SOURCE",
     "data": "prepare data and look at them: ptft data prepare|show|stats",
     "behavior": "what a run does with questions, before and after: --run=DIR --tasks=recall,known --data=SOURCE",
+    "lm-eval": "tasks of lm-evaluation-harness, before and after: --run=DIR --tasks=NAME,... [--include=FOLDER]",
     "next": 'which words a run expects next: --run=DIR [--run=DIR ...] "The cat sat on the"',
     "generate": "continue a text: --run=DIR[@STEP] --prompt=TEXT",
     "chat": "talk with a model: --run=DIR[@STEP] [--message=TEXT]",
@@ -62,7 +63,9 @@ def main() -> None:
         return
     from ptft_jax.verbs.command import launch
 
-    module = importlib.import_module("ptft_jax.train" if verb == "train" else f"ptft_jax.verbs.{verb}")
+    module = importlib.import_module(
+        "ptft_jax.train" if verb == "train" else f"ptft_jax.verbs.{verb.replace('-', '_')}"
+    )
     launch(module.define, module.main, [f"ptft {verb}", *words[1:]], getattr(module, "WORDS", ""))
 
 

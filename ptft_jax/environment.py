@@ -19,6 +19,7 @@ EXTRAS = {
     "cmaes": "search",
     "gguf": "gguf",
     "jsonschema": "verifiers",
+    "lm_eval": "lm-eval",
     "matplotlib": "reports",
     "optuna": "search",
     "sentencepiece": "sentencepiece",

@@ -141,7 +141,9 @@ def test_experiments_begin_wherever_they_are_installed():
             if isinstance(node, ast.ImportFrom) and node.level:
                 beside = [node.module] if node.module else [alias.name for alias in node.names]
                 left += [one for one in beside if one not in seen]
-    assert {"claims", "plays"} <= seen
+    assert {"verdicts", "plays"} <= seen
+    for path in (folder / "claims").glob("*.py"):
+        assert not re.search(r"^(from|import) experiments", path.read_text(), re.MULTILINE), path.name
 
 
 def test_the_licence_is_one():

@@ -153,6 +153,16 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
         },
         {
             "init__from_": str(tmp_path / "parent"),
+            "tune__method": "shira+miss+gralora+hira+bd_lora+osf",
+            "tune__shira__targets": ("blocks/mlp/up",),
+            "tune__miss__targets": ("blocks/mlp/down",),
+            "tune__gralora__targets": ("blocks/attention/query",),
+            "tune__hira__targets": ("blocks/attention/key",),
+            "tune__bd_lora__targets": ("blocks/attention/value",),
+            "tune__osf__targets": ("blocks/attention/out",),
+        },
+        {
+            "init__from_": str(tmp_path / "parent"),
             "optimizer__schedule": "slanted_triangular",
             "optimizer__warmup_steps": 0,
             "tune__ewc__weight": 1.0,

@@ -89,6 +89,12 @@ def _search(folder):
     study.optuna()
 
 
+def _harness(folder):
+    from ptft_jax.evaluation import harness
+
+    harness.check_tasks(["arc_easy"])
+
+
 def _cmaes(folder):
     from ptft_jax.experiments import study
 
@@ -108,6 +114,7 @@ FEATURES = {
     "a curve that is drawn": ("matplotlib", "reports", _curve, "--curve, which is drawn, needs"),
     "a search": ("optuna", "search", _search, "--search needs"),
     "a search by CMA-ES": ("cmaes", "search", _cmaes, "--search=cmaes needs"),
+    "tasks of lm-evaluation-harness": ("lm_eval", "lm-eval", _harness, "ptft lm-eval needs"),
     "plots": ("matplotlib", "reports", _plots, "a report's plots"),
 }
 

@@ -172,10 +172,16 @@ class LayerMethod(Method):
     Attributes:
       targets: regular expressions on whole layer paths, such as `blocks/attention/(query|value)`.
       kinds: which of `KINDS` the method adapts; others are not among what `targets` may name.
+      fixed: a regular expression on the paths of those of its leaves that stay as they were made, or "".
     """
 
     targets: tuple[str, ...]
     kinds: ClassVar[tuple[type, ...]] = (Linear,)
+    fixed: str = ""
+
+    @property
+    def rates(self) -> Rules:
+        return (*(((self.fixed, 0.0),) if self.fixed else ()), *super().rates)
 
     def module(self, layer: Any, path: str, site: int, key: jax.Array) -> nnx.Module:
         """What goes into `layer.adapter`, see there: of a linear layer, called as `(layer, x, rows)` in place of
@@ -224,8 +230,15 @@ class LayerMethod(Method):
                 self.check_layer(path, found[path].shape[-2:])
 
     def updates(self, partition: Partition, steps: int) -> Updates:
-        """Nothing. Raises UserError where a targeted layer's own kernel or table trains beside what was added to it: the two
-        would learn the same thing twice, and the update would not be small. Its bias, and other layers, may train."""
+        """Nothing. Raises UserError where `tune.rates` lets train what is fixed, and where a targeted layer's own kernel or
+        table trains beside what was added to it: the two would learn the same thing twice, and the update would not be small.
+        Its bias, and other layers, may train."""
+        loose = [f.path for f in partition.leaves if f.trains and self.fixed and matches((self.fixed,), f.path)]
+        if loose:
+            raise UserError(
+                f"config.tune.rates: these are fixed, as {self.field} made them:{listed(loose)}\nput ('{self.fixed}', 0.0) "
+                "before the rules that let adapters train"
+            )
         ours = [
             (f.source.split("/adapter/")[0], f.layers) for f in partition.leaves if f.trains and "/adapter/" in f.source
         ]

@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.adapters.base import Rules, Updates, adapted, float32, layers
+from ptft_jax.adapters.base import Rules, adapted, float32, layers
 from ptft_jax.adapters.lora_embedding import LowRankTable
 from ptft_jax.adapters.lora_experts import LowRankExperts
 from ptft_jax.adapters.low_rank import LowRankMethod
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model.layers import Embedding, Linear, PerRow, dropout, project
 from ptft_jax.model.moe import ExpertLinear
-from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import regex
 
 A, B = "adapter/lora_a", "adapter/lora_b"
@@ -30,7 +29,8 @@ STARTS = ("pissa", "olora")  # those that begin away from zero
 # One matrix at a time, also where layers are made together: where several batches of matrices are decomposed in one program on
 # a CPU, they wait for each other's threads, and have been seen never to end (jax 0.10.2).
 @jax.custom_batching.sequential_vmap
-def _singular(kernel: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def singular(kernel: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(u [in, n], values [n], v [n, out]), float32, of a kernel [in, out], n the smaller of its sizes; values fall."""
     return jnp.linalg.svd(float32(kernel), full_matrices=False)
 
 
@@ -43,7 +43,7 @@ def initial(lora: Lora, kernel: jax.Array, key: jax.Array) -> tuple[jax.Array, j
     """(lora_a [in, R], lora_b [R, out]) for a kernel [in, out], by `lora.init`; see `Lora`."""
     (size_in, size_out), rank, dtype = kernel.shape, lora.rank, kernel.dtype
     if lora.init == "pissa":  # the largest singular triplets, each side with the root of the value (eq. 2)
-        u, s, v = _singular(kernel)
+        u, s, v = singular(kernel)
         root = jnp.sqrt(s[:rank] / lora.scale)
         return (u[:, :rank] * root).astype(dtype), (root[:, None] * v[:rank]).astype(dtype)
     if lora.init == "olora":  # Q and R of the kernel as [out, in] (algorithm 1)
@@ -147,20 +147,13 @@ class Lora(LowRankMethod):
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
 
     @property
-    def rates(self) -> Rules:
-        frozen = ((f".*/{START_A[:-1]}[ab]", 0.0),) if self.init in STARTS else ()
-        faster = ((f".*/{B}", self.b_ratio),) if self.b_ratio != 1 else ()
-        return (*frozen, *faster, *super().rates)
+    def fixed(self) -> str:  # type: ignore[override]
+        return f".*/{START_A[:-1]}[ab]" if self.init in STARTS else ""
 
-    def updates(self, partition: Partition, steps: int) -> Updates:
-        """Nothing. Raises UserError where `tune.rates` lets the frozen start train, or what is adapted."""
-        loose = [f.path for f in partition.leaves if f.trains and f.path.endswith((START_A, START_B))]
-        if loose:
-            raise UserError(
-                f"config.tune.rates: with tune.lora.init = {self.init!r} these are fixed, where the adapter started:"
-                f"{listed(loose)}\nput ('{self.rates[0][0]}', 0.0) before the rules that let adapters train"
-            )
-        return super().updates(partition, steps)
+    @property
+    def rates(self) -> Rules:
+        faster = ((f".*/{B}", self.b_ratio),) if self.b_ratio != 1 else ()
+        return (*faster, *super().rates)
 
     def module(self, layer: Any, path: str, site: int, key: jax.Array) -> nnx.Module:
         made = {Linear: LowRank, Embedding: LowRankTable, ExpertLinear: LowRankExperts}[type(layer)]
@@ -208,15 +201,22 @@ def as_lora(method: LowRankMethod, flat: Mapping[str, Any]) -> tuple[Lora, dict[
     Returns:
       The method, and the parameters with `lora_a` [..., in, n] and `lora_b` [..., n, out] for what `method` added.
     """
-    out, rank = dict(flat), 0
+    out, found = dict(flat), {}
     for layer in filter(method.targeted, adapted(flat)):
         leaves = {p.removeprefix(layer + "/"): a for p, a in flat.items() if p.startswith(layer + "/")}
-        left, right = method.factors(leaves)
-        dtype, rank = leaves["kernel"].dtype, left.shape[-1]
+        found[layer] = (*method.factors(leaves), leaves["kernel"].dtype)
         for name in leaves:
             if name.startswith("adapter/") and name != "adapter/magnitude":
                 del out[f"{layer}/{name}"]
-        out |= {f"{layer}/{A}": left.astype(dtype), f"{layer}/{B}": right.astype(dtype)}
+    rank = max((left.shape[-1] for left, *_ in found.values()), default=0)
+    for layer, (
+        left,
+        right,
+        dtype,
+    ) in found.items():  # of methods whose rank depends on the layer, zeros make up the rest
+        lead, rest = [(0, 0)] * (left.ndim - 2), (0, rank - left.shape[-1])
+        out[f"{layer}/{A}"] = jnp.pad(left, [*lead, (0, 0), rest]).astype(dtype)
+        out[f"{layer}/{B}"] = jnp.pad(right, [*lead, rest, (0, 0)]).astype(dtype)
     plain = method if isinstance(method, Lora) else Lora(rank, 1.0, False, method.dropout, method.targets)
     alpha = method.scale * (math.sqrt(rank) if plain.rank_stabilized else rank)
     return dataclasses.replace(plain, rank=rank, alpha=alpha, init="uniform"), out

@@ -100,6 +100,70 @@ class Ia3Options(Options):
     )
 
 
+class ShiraOptions(Options):
+    """`config.tune.shira`: a few of a kernel's own numbers."""
+
+    rank: int = declared(positive(8, "a layer has rank * (inputs + outputs) learned numbers, as LoRA of this rank"))
+    targets: tuple[str, ...] = declared(patterns(_LINEAR, _TARGETS))
+
+
+class MissOptions(Options):
+    """`config.tune.miss`: one learned matrix that is added to every `rank` rows of a kernel."""
+
+    rank: int = declared(positive(16, "rows of the matrix"))
+    dropout: float = declared(share(0.0, "rate on the adapter's input"))
+    targets: tuple[str, ...] = declared(patterns(_LINEAR, _TARGETS))
+
+
+class GraloraOptions(Options):
+    """`config.tune.gralora`: low-rank updates of the blocks of a kernel."""
+
+    rank: int = declared(positive(8, "rank of the updates of a row of blocks together"))
+    alpha: float = declared(positive(16.0, "scale = alpha / (rank + hybrid_rank)"))
+    blocks: int = declared(positive(2, "blocks of a kernel on each side"))
+    hybrid_rank: int = declared(natural(0, "rank of a plain LoRA beside them; 0 = none"))
+    dropout: float = declared(share(0.0, "rate on the adapter's input"))
+    targets: tuple[str, ...] = declared(patterns(_LINEAR, _TARGETS))
+
+
+class HiraOptions(Options):
+    """`config.tune.hira`: kernels times low-rank matrices, entry by entry."""
+
+    rank: int = declared(positive(8, "rank of the matrix"))
+    dropout: float = declared(share(0.0, "rate on the adapter's input"))
+    targets: tuple[str, ...] = declared(patterns(_LINEAR, _TARGETS))
+
+
+class BdLoraOptions(Options):
+    """`config.tune.bd_lora`: low-rank updates with a block-diagonal factor."""
+
+    rank: int = declared(positive(8, "rank of each update"))
+    alpha: float = declared(positive(16.0, "scale = alpha / rank"))
+    blocks: int = declared(positive(2, "blocks on the diagonal, as many as devices that share a layer"))
+    dropout: float = declared(share(0.0, "rate on the adapter's input"))
+    targets: tuple[str, ...] = declared(patterns(_LINEAR, _TARGETS))
+    rows: tuple[str, ...] = declared(
+        patterns(
+            ("blocks/(attention/out|mlp/down)",),
+            "those of the targets whose lora_a is block-diagonal; of others lora_b is",
+        )
+    )
+
+
+class OsfOptions(Options):
+    """`config.tune.osf`: the small singular triplets of kernels."""
+
+    kept: float = declared(
+        Field(
+            0.5,
+            "largest singular triplets of a kernel that stay as they are; below 1: a share of all",
+            valid=lambda v: 0 < v < 1 or (v >= 1 and float(v).is_integer()),
+            expected="a whole number from 1 on, or a share above 0 and below 1",
+        )
+    )
+    targets: tuple[str, ...] = declared(patterns(_LINEAR, _TARGETS))
+
+
 class BottleneckOptions(Options):
     """`config.tune.bottleneck`: small networks behind or beside sublayers."""
 
@@ -166,6 +230,12 @@ class MethodOptions(Options):
     vera: VeraOptions = section(VeraOptions)
     oft: OftOptions = section(OftOptions)
     ia3: Ia3Options = section(Ia3Options)
+    shira: ShiraOptions = section(ShiraOptions)
+    miss: MissOptions = section(MissOptions)
+    gralora: GraloraOptions = section(GraloraOptions)
+    hira: HiraOptions = section(HiraOptions)
+    bd_lora: BdLoraOptions = section(BdLoraOptions)
+    osf: OsfOptions = section(OsfOptions)
     bottleneck: BottleneckOptions = section(BottleneckOptions)
     prefix: PrefixOptions = section(PrefixOptions)
     gated_prefix: GatedPrefixOptions = section(GatedPrefixOptions)
@@ -179,6 +249,12 @@ METHODS: Mapping[str, MethodSpec] = {
     "vera": MethodSpec(f"{_HERE}.vera:Vera", fields_of(VeraOptions)),
     "oft": MethodSpec(f"{_HERE}.oft:Oft", fields_of(OftOptions)),
     "ia3": MethodSpec(f"{_HERE}.ia3:Ia3", fields_of(Ia3Options)),
+    "shira": MethodSpec(f"{_HERE}.shira:Shira", fields_of(ShiraOptions)),
+    "miss": MethodSpec(f"{_HERE}.miss:Miss", fields_of(MissOptions)),
+    "gralora": MethodSpec(f"{_HERE}.gralora:Gralora", fields_of(GraloraOptions)),
+    "hira": MethodSpec(f"{_HERE}.hira:Hira", fields_of(HiraOptions)),
+    "bd_lora": MethodSpec(f"{_HERE}.bd_lora:BdLora", fields_of(BdLoraOptions)),
+    "osf": MethodSpec(f"{_HERE}.osf:Osf", fields_of(OsfOptions)),
     "bottleneck": MethodSpec(f"{_HERE}.bottleneck:Bottleneck", fields_of(BottleneckOptions)),
     "prefix": MethodSpec(f"{_HERE}.prefix:Prefix", fields_of(PrefixOptions)),
     "gated_prefix": MethodSpec(f"{_HERE}.gated_prefix:GatedPrefix", fields_of(GatedPrefixOptions)),

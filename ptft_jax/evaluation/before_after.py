@@ -45,11 +45,7 @@ def compare(
     Raises:
       UserError: see `of_loaded`.
     """
-    ordered = [(reference, adapter) for reference in references]
-    if adapter:
-        ordered = [(references[0], ""), *ordered]
-    elif parent and len(references) == 1:
-        ordered = [(name, "") for name in _before(references[0], ignore, plugins)] + ordered
+    order = ordered(references, parent=parent, adapter=adapter, ignore=ignore, plugins=plugins)
     runs: list[dict[str, Any]] = []
     facts: dict[str, Any] = {}
     if not (source and tasks) and not restore.is_reference(references[0]):  # a parent may measure nothing itself
@@ -57,15 +53,8 @@ def compare(
         if not source:
             source, options["settings"] = own["source"], {"also": own["also"], **options.get("settings", {})}
         tasks = tuple(tasks) or own["tasks"]
-    for reference, added in ordered:
-        one = loading.load(
-            reference,
-            field="--run",
-            dtype=dtype,
-            adapter=added,
-            ignore=ignore if restore.is_reference(reference) else (),
-            plugins=plugins,
-        )
+    for reference, added in order:
+        one = opened(reference, added, dtype=dtype, ignore=ignore, plugins=plugins)
         loaded(one)
         made = of_loaded(one, source, tasks, split, plugins=plugins, **options)
         source, tasks = made.source, tuple(made.tasks)
@@ -75,12 +64,33 @@ def compare(
             for note in made.notes:
                 say(note)
         values, details, answered = made.measured(one.params)
-        name = f"{reference} + {added}" if added else reference
+        name = named(reference, added)
         runs.append({"run": name, "step": one.source.step, "values": values, "details": details})
         if rows is not None:
             rows += [{"run": name, **row} for row in answered]
         del one, made  # its parameters, before the next ones are loaded
     return {**facts, "runs": runs}
+
+
+def ordered(
+    references: Sequence[str], *, parent: bool, adapter: str, ignore: Sequence[str], plugins: Sequence[str]
+) -> list[tuple[str, str]]:
+    """(reference, adapter) of all models that are measured beside one another, in order; see `compare`."""
+    if adapter:
+        return [(references[0], ""), *((reference, adapter) for reference in references)]
+    before = _before(references[0], ignore, plugins) if parent and len(references) == 1 else []
+    return [(reference, "") for reference in (*before, *references)]
+
+
+def opened(reference: str, adapter: str, *, dtype: str, ignore: Sequence[str], plugins: Sequence[str]) -> Any:
+    """One of them, loaded."""
+    kept = ignore if restore.is_reference(reference) else ()
+    return loading.load(reference, field="--run", dtype=dtype, adapter=adapter, ignore=kept, plugins=plugins)
+
+
+def named(reference: str, adapter: str) -> str:
+    """How one of them is called."""
+    return f"{reference} + {adapter}" if adapter else reference
 
 
 def _before(reference: str, ignore: Sequence[str], plugins: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Adapters in the format of Hugging Face PEFT: a folder with adapter_config.json and adapter_model.safetensors.
 
-LoRA, also of embeddings, rsLoRA, DoRA, IA3, OFT, prompts, prefixes and gated prefixes, in both directions; AdaLoRA, VeRA and
+LoRA, also of embeddings, rsLoRA, DoRA, IA3, OFT, ShiRA, MiSS, GraLoRA, HiRA, BD-LoRA, OSF, prompts, prefixes and gated prefixes,
+in both directions; AdaLoRA, VeRA and
 LoRA of other starts are written, and PEFT's AdaLoRA and VeRA are read, as the plain LoRA that does the same; P-tuning is read as
 the prompt that it made. Theirs
 names modules of a Hugging Face model, so the name map of its family is needed; a module that is fused there (GPT-2's c_attn)
@@ -21,13 +22,15 @@ from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.adapters.base import Method
 from ptft_jax.adapters.composed import Composed
+from ptft_jax.adapters.hira import Hira
 from ptft_jax.adapters.ia3 import Ia3
 from ptft_jax.adapters.low_rank import LowRankMethod
 from ptft_jax.adapters.oft import Oft
+from ptft_jax.adapters.shira import Shira
 from ptft_jax.data import jsons
 from ptft_jax.data.cache import write_atomic
 from ptft_jax.errors import UserError, listed, nearest
-from ptft_jax.interop import peft_context, peft_converted, peft_layers, peft_saved
+from ptft_jax.interop import peft_blocks, peft_context, peft_converted, peft_layers, peft_saved
 from ptft_jax.interop.names import Tensor
 from ptft_jax.interop.peft_modules import ROOT, modules, named, selected
 from ptft_jax.interop.peft_tables import of_tied_head, tied_heads, without_copies
@@ -41,12 +44,13 @@ _NOTES = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type",
     "fan_in_fan_out", "eva_config", "init_ia3_weights", "megatron_core", "qalora_group_size", "tokenizer_kwargs",
     "prompt_tuning_init_text", "tokenizer_name_or_path", "init_weights", "d_initial", "save_projection", "projection_prng_key",
+    "mask_type", "random_seed", "target_svd_config", "mini_r",
     *("target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step"),
 }  # fmt: skip
 _SELECTION = {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
 _LORA = {
     "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "init_lora_weights",
-    "bias", "ensure_weight_tying",
+    "bias", "ensure_weight_tying", "use_bdlora",
 }  # fmt: skip
 _VIRTUAL = {"num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"}
 _ENCODER = {  # of a network that PEFT keeps to itself: its files have what it made
@@ -58,6 +62,11 @@ _READ = {
     "VERA": _SELECTION | {"r", "vera_dropout", "bias"},
     "IA3": _SELECTION | {"feedforward_modules"},
     "OFT": _SELECTION | {"oft_block_size", "num_cayley_neumann_terms", "eps", "bias"},
+    "SHIRA": {"target_modules", "r"},
+    "MISS": _SELECTION | {"r", "miss_dropout", "bias"},
+    "GRALORA": _SELECTION | {"r", "alpha", "gralora_dropout", "gralora_k", "hybrid_r", "bias"},
+    "HIRA": _SELECTION | {"r", "hira_dropout", "rank_pattern"},
+    "OSF": {"target_modules", "effective_rank", "rank_pattern"},
     "PROMPT_TUNING": _VIRTUAL | {"prompt_tuning_init"},
     "P_TUNING": _VIRTUAL | _ENCODER,
     "PREFIX_TUNING": _VIRTUAL | _ENCODER,
@@ -150,7 +159,10 @@ def read(
         sites = _sites(config, tensors, found, prefix, folder, kind, ties or {})
         if with_dora and any((name, i) not in sites for name, _ in sites for i in range(found[name].depth)):
             flat = flatten(whole())
-        tune, leaves = peft_layers.READERS[kind](config, sites, found, flat, where)
+        if kind == "OSF":
+            flat = flatten(whole())
+        kind = "BD_LORA" if kind == "LORA" and config.get("use_bdlora") else kind
+        tune, leaves = {**peft_layers.READERS, **peft_blocks.READERS}[kind](config, sites, found, flat, where)
     return Adapter(tune, unflatten(leaves), config.get("base_model_name_or_path") or "", unflatten(replaced))
 
 
@@ -170,7 +182,7 @@ def no_place(adapter: Method) -> str:
     """Why PEFT's format has no place for a method, or ""."""
     if isinstance(adapter, Composed):
         return "it holds one method, and not several joined by '+'"
-    known = isinstance(adapter, (*peft_context.METHODS, LowRankMethod, Ia3, Oft))
+    known = isinstance(adapter, (*peft_context.METHODS, LowRankMethod, Ia3, Oft, Hira, Shira))
     return "" if known else f"it knows nothing like {adapter.field}"
 
 
@@ -210,7 +222,9 @@ def write(
     if isinstance(adapter, peft_context.METHODS):
         config, tensors = peft_context.write(adapter, flat, names, family)
     else:
-        config, tensors = peft_layers.write(adapter, flat, modules(names, flat, tables=True), ties or {})
+        every = modules(names, flat, tables=True)
+        own = peft_blocks.write(adapter, flat, every)
+        config, tensors = peft_layers.write(adapter, flat, every, ties or {}) if own is None else own
     more, saved = peft_saved.write(changed, config, tensors, names, flat, ties or {})
     config, tensors = {**config, **more}, {**tensors, **saved}
     common = {"base_model_name_or_path": base or None, "task_type": task, "inference_mode": True, "revision": None}
@@ -241,6 +255,11 @@ def _config(folder: pathlib.Path, field: str) -> dict[str, Any]:
         raise UserError(f"{field} = {str(folder)!r}: no {CONFIG} in it{hint}{listed(inside)}")
     config = jsons.table(path.read_bytes(), str(path))
     kind = config.get("peft_type")
+    if kind == "LILY":
+        raise UserError(
+            f"{path}: peft_type 'LILY': its routing is a mean over all tokens of a batch, so what a token is given depends on later "
+            "ones and on other rows; nothing here computes that"
+        )
     if not isinstance(kind, str) or kind not in _READ:
         raise UserError(
             f"{path}: peft_type {kind!r} is not supported, only {', '.join(_READ)}{nearest(str(kind), _READ)}"

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ptft_jax.adapters import dora, ia3, lora, oft
-from ptft_jax.adapters.base import LayerMethod
+from ptft_jax.adapters.base import LayerMethod, adapted
 from ptft_jax.adapters.low_rank import LowRankMethod
 from ptft_jax.errors import UserError, listed
 from ptft_jax.interop.peft_modules import ROOT, Module, by_pattern, named, targets
@@ -31,6 +31,20 @@ _LEAVES = {
     },
     "IA3": {"ia3_l": "l"},
     "OFT": {"oft_R.weight": "r"},
+    "SHIRA": {"shira_weight": "weight", "shira_indices": "places"},
+    "MISS": {"miss_block": "block"},
+    "GRALORA": {
+        "gralora_A": "gralora_a",
+        "gralora_B": "gralora_b",
+        "gralora_A_general.weight": "general_a",
+        "gralora_B_general.weight": "general_b",
+    },
+    "HIRA": {"hira_A": "a", "hira_B": "b"},
+    "OSF": {
+        "osf_svd_params.U_low": "right",
+        "osf_svd_params.S_low": "singular",
+        "osf_svd_params.V_low": "left",
+    },
 }
 
 
@@ -50,7 +64,7 @@ def read_lora(
     for place, rank in ranks.items():
         module = found[place[0]]
         shapes[place] = {"a": (rank, module.size_in), "b": (module.size_out, rank), "m": (module.size_out,)}
-    _check(sites, found, wanted, shapes, "LORA", where)
+    check(sites, found, wanted, shapes, config["peft_type"], where)
     # Of a fused module, the part of the rank that is each layer's own.
     own = {place: _own(found[place[0]], site) for place, site in sites.items()}
     rank = max(len(kept) for parts in own.values() for kept in parts.values())
@@ -61,10 +75,10 @@ def read_lora(
     if rank == r and given and math.isclose(alpha, given, rel_tol=1e-12):
         alpha = float(given)  # as it was given, not rounded on the way
     leaves, paths = {}, []
-    for module in _adapted(sites, found):
+    for module in adapted_modules(sites, found):
         for path, rows in module.layers.items():
             kernel = base[f"{path}/embedding" if module.table else f"{path}/kernel"]
-            parts = [_low_rank(module, layer, path, rows, sites, own, scales, rank, scale) for layer in _layers(module)]
+            parts = [_low_rank(module, layer, path, rows, sites, own, scales, rank, scale) for layer in layers(module)]
             leaves[f"{path}/{lora.A}"] = module.stack([a for a, _ in parts]).astype(kernel.dtype)
             leaves[f"{path}/{lora.B}"] = module.stack([b for _, b in parts]).astype(kernel.dtype)
             if with_dora:
@@ -94,17 +108,17 @@ def read_ia3(config: Mapping[str, Any], sites: Sites, found: Mapping[str, Module
     shapes = {
         place: {"l": (1, found[place[0]].size_in) if ahead[place] else (found[place[0]].size_out, 1)} for place in sites
     }
-    _check(sites, found, {"l"}, shapes, "IA3", where)
+    check(sites, found, {"l"}, shapes, "IA3", where)
     leaves, paths, inputs = {}, [], []
-    for module in _adapted(sites, found):
-        ends = {ahead[module.template, layer] for layer in _layers(module) if (module.template, layer) in sites}
+    for module in adapted_modules(sites, found):
+        ends = {ahead[module.template, layer] for layer in layers(module) if (module.template, layer) in sites}
         if len(ends) > 1:
             raise UserError(f"{where}: feedforward_modules: {module.suffix} is one in some layers and not in others")
         for path, rows in module.layers.items():
             before = ends == {True}
             ones = np.ones(module.size_in if before else len(rows), np.float32)
             vectors = []
-            for layer in _layers(module):
+            for layer in layers(module):
                 site = sites.get((module.template, layer))
                 vectors.append(ones if site is None else site["l"].reshape(-1)[slice(None) if before else rows])
             leaves[f"{path}/{ia3.SCALE}"] = module.stack(vectors).astype(base[f"{path}/kernel"].dtype)
@@ -120,11 +134,11 @@ def read_oft(config: Mapping[str, Any], sites: Sites, found: Mapping[str, Module
         raise UserError(f"{where}: oft_block_size = {size!r}: expected a whole number above 1")
     numbers = size * (size - 1) // 2
     shapes = {place: {"r": (found[place[0]].size_in // size, numbers)} for place in sites}
-    _check(sites, found, {"r"}, shapes, "OFT", where)
+    check(sites, found, {"r"}, shapes, "OFT", where)
     leaves = {}
-    for module in _adapted(sites, found):
+    for module in adapted_modules(sites, found):
         zeros = {"r": np.zeros((module.size_in // size, numbers), np.float32)}
-        skews = [sites.get((module.template, layer), zeros)["r"].astype(np.float32) for layer in _layers(module)]
+        skews = [sites.get((module.template, layer), zeros)["r"].astype(np.float32) for layer in layers(module)]
         leaves |= {f"{path}/{oft.SKEW}": module.stack(skews) for path in module.layers}
     targets = tuple(path.removesuffix(f"/{oft.SKEW}") for path in leaves)
     return {"method": "oft", "oft": {"block_size": size, "targets": targets}}, leaves
@@ -137,18 +151,9 @@ def write(adapter: LayerMethod, flat: Mapping[str, Any], found: Mapping[str, Mod
     """(config, tensors) of an adapter of layers; see `ptft_jax.interop.peft.write`."""
     if isinstance(adapter, LowRankMethod) and not (isinstance(adapter, lora.Lora) and adapter.init not in lora.STARTS):
         adapter, flat = lora.as_lora(adapter, flat)
-    adapted = [p.split("/adapter/")[0] for p in flat if p.endswith((f"/{lora.A}", f"/{ia3.SCALE}", f"/{oft.SKEW}"))]
-    homeless = [path for path in adapted if not any(path in module.layers for module in found.values())]
-    if homeless:
-        raise UserError(f"adapted layers that the format has no name for:{listed(homeless, 20)}")
-    chosen = [module for module in found.values() if any(path in adapted for path in module.layers)]
-    ends = targets(chosen, found)
-    common = {
-        "target_modules": [name for names in ends.values() for name in names],
-        "fan_in_fan_out": any(module.transposed for module in chosen),
-    }
+    chosen, ends, common = places(flat, found)
     if isinstance(adapter, lora.Lora):
-        config, tensors = _write_lora(adapter, flat, chosen, ends, ties)
+        config, tensors = write_lora(adapter, flat, chosen, ends, ties)
     elif isinstance(adapter, ia3.Ia3):
         config, tensors = _write_ia3(adapter, flat, chosen, ends)
     else:
@@ -157,7 +162,7 @@ def write(adapter: LayerMethod, flat: Mapping[str, Any], found: Mapping[str, Mod
     return {**common, **config}, tensors
 
 
-def _write_lora(adapter: lora.Lora, flat, chosen: list[Module], ends: Mapping[str, list[str]], ties: Mapping[str, str]):
+def write_lora(adapter: lora.Lora, flat, chosen: list[Module], ends: Mapping[str, list[str]], ties: Mapping[str, str]):
     tensors, ranks, alphas = {}, {}, {}
     for module in chosen:
         paths = [path for path in module.layers if f"{path}/{lora.A}" in flat]
@@ -169,7 +174,7 @@ def _write_lora(adapter: lora.Lora, flat, chosen: list[Module], ends: Mapping[st
             factor = math.sqrt(blocks) if adapter.rank_stabilized else blocks
             ranks |= dict.fromkeys(ends[module.template], blocks * adapter.rank)
             alphas |= dict.fromkeys(ends[module.template], adapter.alpha * factor)
-        for layer in _layers(module):
+        for layer in layers(module):
             name, at = ROOT + module.name(layer), (layer,) if module.depth else ()
             up = np.zeros((module.size_out, blocks * adapter.rank), ups[0].dtype)
             for i, (path, b) in enumerate(zip(paths, ups)):
@@ -214,7 +219,7 @@ def _write_ia3(adapter: ia3.Ia3, flat, chosen: list[Module], ends: Mapping[str, 
             inputs += ends[module.template]
         elif before != {False}:
             raise UserError(f"{module.template}: PEFT scales its input or its output, not both ({', '.join(vectors)})")
-        for layer in _layers(module):
+        for layer in layers(module):
             at = (layer,) if module.depth else ()
             if before == {True}:
                 vector = first[at][None, :]
@@ -240,7 +245,7 @@ def _write_oft(adapter: oft.Oft, flat, chosen: list[Module]):
                 f"{module.template} takes one input for {', '.join(module.layers)}: PEFT cannot rotate it for each, or for "
                 "some, of them"
             )
-        for layer in _layers(module):
+        for layer in layers(module):
             tensors[f"{ROOT}{module.name(layer)}.oft_R.weight"] = skews[0][(layer,) if module.depth else ()]
     config = {
         "peft_type": "OFT",
@@ -255,11 +260,27 @@ def _write_oft(adapter: oft.Oft, flat, chosen: list[Module]):
 # Parts
 
 
-def _layers(module: Module) -> range:
+def places(flat: Mapping[str, Any], found: Mapping[str, Module]) -> tuple[list[Module], dict[str, list[str]], dict]:
+    """The modules that hold adapted layers, what names each of them, and what the config says of them. Raises UserError
+    for a layer that is in none."""
+    paths = adapted(flat)
+    homeless = [path for path in paths if not any(path in module.layers for module in found.values())]
+    if homeless:
+        raise UserError(f"adapted layers that the format has no name for:{listed(homeless, 20)}")
+    chosen = [module for module in found.values() if any(path in paths for path in module.layers)]
+    ends = targets(chosen, found)
+    common = {
+        "target_modules": [name for names in ends.values() for name in names],
+        "fan_in_fan_out": any(module.transposed for module in chosen),
+    }
+    return chosen, ends, common
+
+
+def layers(module: Module) -> range:
     return range(module.depth or 1)
 
 
-def _adapted(sites: Sites, found: Mapping[str, Module]) -> list[Module]:
+def adapted_modules(sites: Sites, found: Mapping[str, Module]) -> list[Module]:
     return [module for template, module in found.items() if any(t == template for t, _ in sites)]
 
 
@@ -279,7 +300,7 @@ def _ranks(config, sites: Sites, found, stable: bool, where: str):
     return ranks, scales
 
 
-def _check(sites: Sites, found, wanted: set[str], shapes, kind: str, where: str) -> None:
+def check(sites: Sites, found, wanted: set[str], shapes, kind: str, where: str) -> None:
     """Raises UserError with every tensor that is missing, of another shape, or not of this kind of adapter."""
     problems = []
     for (template, layer), site in sites.items():
@@ -319,7 +340,7 @@ def _low_rank(module: Module, layer: int, path: str, rows, sites: Sites, own, sc
 def _lengths(module: Module, rows, sites: Sites, kernel: Any, where: str) -> np.ndarray:
     """The magnitudes of a layer of ours, float32; those of its kernel where it is not adapted."""
     found = []
-    for layer in _layers(module):
+    for layer in layers(module):
         site = sites.get((module.template, layer))
         if site is None and isinstance(kernel, jax.ShapeDtypeStruct):
             raise UserError(

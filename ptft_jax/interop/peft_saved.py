@@ -22,7 +22,7 @@ from ptft_jax.params.rules import flatten
 
 _ROWS = ".token_adapter.trainable_tokens_delta"  # the rows themselves, not what was added to them
 _BARE = "base_model."  # before the names of modules where the adapter wraps none of them, as prompts do
-_ADDED = re.compile(r"\.(?:lora|ia3|oft)_")
+_ADDED = re.compile(r"\.(?:lora|ia3|oft|shira|miss|gralora|hira|osf)_")
 SETTINGS = {"modules_to_save", "trainable_token_indices"}
 
 Places = dict[str, list[tuple[Tensor, tuple[int, ...]]]]  # their tensor -> the parts of ours that it is
@@ -113,7 +113,15 @@ def write(
     adapted = {_ADDED.split(key.removeprefix(ROOT))[0] for key in tensors}
     modules = dict.fromkeys(name.rpartition(".")[0] for name in moved if not name.endswith(".bias"))
     biases = [name for name in moved if name.endswith(".bias") and name.rpartition(".")[0] not in modules]
-    beside = config["peft_type"] in ("LORA", "IA3", "OFT")  # those that PEFT wraps modules for
+    beside = config["peft_type"] in (
+        "LORA",
+        "IA3",
+        "OFT",
+        "SHIRA",
+        "MISS",
+        "GRALORA",
+        "HIRA",
+    )  # those that PEFT wraps modules for
     wrong = [path for path in changed if path not in own or not beside]
     wrong += [name for name in moved if name in ties.values() or name.rpartition(".")[0] in adapted & modules.keys()]
     if biases and "bias" not in config:

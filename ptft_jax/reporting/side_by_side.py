@@ -14,9 +14,23 @@ def table(runs: Runs, digits: int = 4) -> list[dict[str, Any]]:
     rows = []
     for name in names:
         values = [run["values"].get(name) for run in runs]
-        row = {"": name.partition("/")[2]}
+        row = {"": name.removeprefix("behavior/")}
         row |= {run["run"]: "-" if v is None else f"{v:.{digits}f}" for run, v in zip(runs, values)}
         if len(runs) > 1:
             row["change"] = "-" if None in (values[0], values[-1]) else f"{values[-1] - values[0]:+.{digits}f}"
         rows.append(row)
     return rows
+
+
+def lines(runs: Runs) -> list[str]:
+    """The table as text for people."""
+    rows = table(runs)
+    if not rows:
+        return []
+    columns = list(rows[0])
+    widths = [max(len(row[name]) for row in (*rows, {n: n for n in columns})) for name in columns]
+    found = []
+    for row in ({name: name for name in columns}, *rows):
+        cells = (row[name].rjust(w) if n else row[name].ljust(w) for n, (name, w) in enumerate(zip(columns, widths)))
+        found.append("  ".join(cells).rstrip())
+    return found

@@ -78,6 +78,7 @@ def main() -> None:
             raise UserError(f"--{name}={getattr(args, name)}: there is no such folder")
     prepare_jax()
     from ptft_jax.evaluation import before_after
+    from ptft_jax.reporting import side_by_side
 
     rows: list[dict[str, Any]] = []
     found = before_after.compare(
@@ -101,7 +102,8 @@ def main() -> None:
     if args.questions_out:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         pathlib.Path(args.questions_out).write_text(text, encoding="utf-8")
-    _table(found)
+    for line in side_by_side.lines(found["runs"]):
+        say(line)
     runs = [{name: value for name, value in run.items() if name != "details"} for run in found["runs"]]
     print(json.dumps({**found, "runs": runs}, indent=1, ensure_ascii=False))
     if page is not None and out is not None:
@@ -146,21 +148,6 @@ def _settings() -> dict[str, Any]:
         else:
             found[task] = read
     return found
-
-
-def _table(found: dict[str, Any]) -> None:
-    """For people, on standard error."""
-    from ptft_jax.reporting.side_by_side import table
-
-    rows = table(found["runs"])
-    columns = list(rows[0])
-    widths = [max(len(str(row[name])) for row in (*rows, {n: n for n in columns})) for name in columns]
-    for row in ({name: name for name in columns}, *rows):
-        cells = (
-            str(row[name]).ljust(w) if n == 0 else str(row[name]).rjust(w)
-            for n, (name, w) in enumerate(zip(columns, widths))
-        )
-        say("  ".join(cells).rstrip())
 
 
 if __name__ == "__main__":

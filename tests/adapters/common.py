@@ -10,6 +10,7 @@ from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.model.decode import Sampling, generate
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.params.precision import floating
 from ptft_jax.params.rules import flatten, unflatten
 from tests.helpers import SPEC, random_batch, train
 
@@ -24,7 +25,7 @@ def moved(params, seed=1, size=0.3):
     flat = flatten(params)
     keys = jax.random.split(jax.random.key(seed), len(flat))
     noise = {p: size * jax.random.normal(k, a.shape) for k, (p, a) in zip(keys, flat.items())}
-    return unflatten({p: a + noise[p] if is_added(p) else a for p, a in flat.items()})
+    return unflatten({p: a + noise[p] if is_added(p) and floating(a) else a for p, a in flat.items()})
 
 
 def built(method, **changes):

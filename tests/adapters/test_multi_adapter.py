@@ -10,11 +10,17 @@ import pytest
 from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.adapters.adalora import AdaLora
+from ptft_jax.adapters.bd_lora import BdLora
 from ptft_jax.adapters.composed import Composed
+from ptft_jax.adapters.gralora import Gralora
+from ptft_jax.adapters.hira import Hira
 from ptft_jax.adapters.lora import Lora
+from ptft_jax.adapters.miss import Miss
 from ptft_jax.adapters.multi_adapter import MultiAdapter, of
 from ptft_jax.adapters.oft import Oft
+from ptft_jax.adapters.osf import Osf
 from ptft_jax.adapters.prompt import Prompt
+from ptft_jax.adapters.shira import Shira
 from ptft_jax.adapters.vera import Vera
 from ptft_jax.errors import UserError
 from ptft_jax.model import decode
@@ -36,6 +42,12 @@ OTHERS = {
     "adalora": AdaLora(4, 2, 8.0, 0.0, 0.0, 0.3, 1, 0.85, 0.85, 0.1, TARGETS),
     "vera": Vera(16, 0.1, 0.0, 0, TARGETS),
     "oft": Oft(8, TARGETS),
+    "shira": Shira(2, TARGETS),
+    "miss": Miss(5, 0.0, TARGETS),
+    "gralora": Gralora(4, 8.0, 2, 2, 0.0, TARGETS),
+    "hira": Hira(3, 0.0, TARGETS),
+    "bd_lora": BdLora(4, 8.0, 2, 0.0, TARGETS),
+    "osf": Osf(0.5, TARGETS),
 }
 NAMES = ("a", "b", "c")
 HEAVY = pytest.mark.heavy

@@ -44,6 +44,14 @@ METHODS = {
     ),
     "vera": dict(tune__vera__rank=16, tune__vera__targets=("blocks/mlp/(up|down)",)),
     "oft": dict(tune__oft__block_size=8, tune__oft__targets=("blocks/mlp/(up|down)",)),
+    "shira": dict(tune__shira__rank=2, tune__shira__targets=("blocks/mlp/(up|down)",)),
+    "miss": dict(tune__miss__rank=5, tune__miss__targets=("blocks/mlp/(up|down)",)),
+    "gralora": dict(
+        tune__gralora__rank=4, tune__gralora__hybrid_rank=2, tune__gralora__targets=("blocks/mlp/(up|down)",)
+    ),
+    "hira": dict(tune__hira__rank=4),
+    "bd_lora": dict(tune__bd_lora__rank=4),
+    "osf": dict(tune__osf__targets=("blocks/mlp/(up|down)",)),
     "ia3": {},
     "prompt": dict(tune__prompt__length=4),
     "text": dict(tune__prompt__length=4, tune__prompt__init="text", tune__prompt__text="the cat sat"),
@@ -61,9 +69,10 @@ METHODS = {
 }
 RATES = {"pissa": 1e-2, "adalora": 3e-2, "vera": 1e-1, "ia3": 3e-2, "prompt": 0.3, "text": 0.3}
 METHOD = {"dora": "lora", "pissa": "lora", "qlora": "lora", "text": "prompt"}
-MERGED = ("lora", "dora", "qlora", "pissa", "adalora", "vera", "oft", "ia3")
+RECENT = ("shira", "miss", "gralora", "hira", "bd_lora", "osf")
+MERGED = ("lora", "dora", "qlora", "pissa", "adalora", "vera", "oft", *RECENT, "ia3")
 UNCHANGED = (*(name for name in MERGED if name != "qlora"), "gated_prefix")  # where the start is the base
-SLOW = ("pissa", "adalora", "vera", "oft", "text", "p_tuning", "prefix", "gated_prefix", "lora+p_tuning")
+SLOW = ("pissa", "adalora", "vera", "oft", *RECENT[1:], "text", "p_tuning", "prefix", "gated_prefix", "lora+p_tuning")
 
 
 def child(text_file, base, name, **changes):
@@ -85,6 +94,7 @@ def child(text_file, base, name, **changes):
 @pytest.mark.parametrize(
     "name",
     [
+        pytest.param("shira", marks=pytest.mark.heavy),  # whole numbers among what was added
         pytest.param("dora", marks=pytest.mark.heavy),  # lora: tests/e2e/test_finetune.py
         *(pytest.param(n, marks=pytest.mark.slow) for n in ("prompt", "ia3", "bottleneck+prefix")),
         *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW),

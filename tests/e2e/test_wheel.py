@@ -103,7 +103,7 @@ def test_what_is_built(dist):
     assert not [name for name in names if name.startswith(("ptft_jax/tests", "ptft_jax/shipped/tests"))]
     for path in (ROOT / "configs").glob("*/*.py"):
         assert f"ptft_jax/shipped/{path.relative_to(ROOT)}" in names
-    for path in (ROOT / "experiments").glob("*.py"):
+    for path in (ROOT / "experiments").rglob("*.py"):
         assert f"ptft_jax/shipped/{path.relative_to(ROOT)}" in names
     assert "ptft_jax/py.typed" in names and sdist.name.removesuffix(".tar.gz") in wheel.name
 

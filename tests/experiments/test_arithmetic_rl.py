@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from experiments import arithmetic_rl, claims
+from experiments import arithmetic_rl
+from experiments import verdicts as claims
 
 
 def test_no_pair_of_numbers_is_in_two_parts(tmp_path):

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import claims, continual, data_efficiency, laws, rates, scaling, schedules, stages
+from experiments import continual, data_efficiency, laws, rates, scaling, schedules, stages
+from experiments import verdicts as claims
 from tests.processes import HURRY, run
 
 HOLDS, FAILS, UNSHOWN = "holds", "does not hold", "not shown"

@@ -77,7 +77,12 @@ def test_heads(name):
     np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-5)
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "vera", "adalora", "ia3", "oft"])
+RECENT = [
+    pytest.param(method, marks=pytest.mark.slow) for method in ("shira", "miss", "gralora", "hira", "bd_lora", "osf")
+]
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "vera", "adalora", "ia3", "oft", *RECENT])
 def test_an_adapted_head(method):
     """Its scores are those of its parts, each rounded as an activation is, and none of them as a whole."""
     tune = configs.default().tune

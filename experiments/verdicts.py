@@ -12,6 +12,7 @@ from absl import flags
 from ptft_jax.verbs import scripts
 
 HOLDS, FAILS, UNSHOWN = "holds", "does not hold", "not shown"
+ONE = "one seed"  # in the place of a verdict: there is no spread to hold an effect against
 SPREADS = 3  # an effect of fewer standard deviations over seeds may be chance
 
 # way -> what is measured -> a value for each seed.
@@ -41,6 +42,12 @@ def at_most(what: str, values: Sequence[float], bound: float) -> Part:
     """Whether all seeds are within a bound; it does not hold where all are beyond it."""
     verdict = HOLDS if max(values) <= bound else FAILS if min(values) > bound else UNSHOWN
     return Part(f"{what} <= {bound:g}", figure(values), verdict)
+
+
+def at_least(what: str, values: Sequence[float], bound: float) -> Part:
+    """Whether all seeds reach a bound; it does not hold where none does."""
+    verdict = HOLDS if min(values) >= bound else FAILS if max(values) < bound else UNSHOWN
+    return Part(f"{what} >= {bound:g}", figure(values), verdict)
 
 
 def below(what: str, rival: Sequence[float], values: Sequence[float]) -> Part:
@@ -75,6 +82,34 @@ def rising(what: str, groups: Sequence[Sequence[float]]) -> Part:
     return Part(f"{what} rises", " ".join(f"{mean:.3f}" for mean in means), verdict)
 
 
+class Claim(NamedTuple):
+    """What is said, and what shows it: a file of `experiments.claims` each.
+
+    Attributes:
+      said: the claim; `question`: what is asked of runs.
+      experiment: a module with LABELS, NAMES and `declared`, as of `main`.
+      criterion: the parts by which what was measured is judged.
+      shows: the measure that the picture has, of all ways.
+    """
+
+    said: str
+    question: str
+    experiment: Any
+    criterion: Callable[[Measured], Sequence[Part]]
+    shows: str
+
+    @property
+    def of(self) -> str:
+        """The experiment's name."""
+        return self.experiment.__name__.rpartition(".")[2]
+
+    def judged(self, measured: Measured) -> dict[str, str]:
+        """A row as of `claim`. Of one seed there is no verdict."""
+        row = claim(self.said, *self.criterion(measured))
+        alone = any(len(values) < 2 for way in measured.values() for values in way.values())
+        return {**row, "verdict": ONE} if alone else row
+
+
 def claim(said: str, *parts: Part) -> dict[str, str]:
     """A row: "claim", "criterion", "numbers", "verdict". It holds where every part does; a part that does not hold decides."""
     verdicts = [part.verdict for part in parts]
@@ -88,12 +123,14 @@ def claim(said: str, *parts: Part) -> dict[str, str]:
 
 
 def figure(values: Sequence[float]) -> str:
-    """Mean and standard deviation over seeds, shares as they are."""
+    """Mean and, where there are several, standard deviation over seeds, shares as they are."""
+    if len(values) < 2:
+        return f"{values[0]:.3f}"
     return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
 def _spread(*groups: Sequence[float]) -> float:
-    return max(statistics.stdev(values) for values in groups)
+    return max(statistics.stdev(values) if len(values) > 1 else 0.0 for values in groups)
 
 
 def rows_of(labels: Mapping[str, str], measured: Measured) -> list[dict[str, str]]:
@@ -159,11 +196,13 @@ def carried_out(graph: Any, folder: pathlib.Path, reporter: Any) -> dict[str, di
 def by_seed(
     found: Mapping[str, Mapping[str, Any]], ways: Sequence[str], names: Mapping[str, tuple[str, str]], seeds: int
 ) -> dict[str, dict[str, list[float]]]:
-    """`Measured` from the figures of nodes called WAY-seedN and what follows; `names`: measure -> (end of the node's name, its figure)."""
+    """`Measured` from the figures of nodes called WAY-seedN and what follows; `names`: measure -> (end of the node's name, its figure). A way
+    that was not asked for a measure, and has no such node, lacks it."""
     return {
         way: {
             what: [found[f"{way}-seed{seed}{end}"][name] for seed in range(seeds)]
             for what, (end, name) in names.items()
+            if f"{way}-seed0{end}" in found
         }
         for way in ways
     }
