@@ -21,7 +21,7 @@ _NUMBERS = {
     "max_new_tokens": "With --answers: tokens of an answer; prompts that leave no room for so many are not asked.",
     "temperature": "With --answers: 0 = always the likeliest token.",
 }
-_WITH = ("reference", "stop", "rewards", "answers_out", "against", *_NUMBERS)
+_WITH = ("reference", "stop", "rewards", "tools", "answers_out", "against", *_NUMBERS)
 
 
 def define() -> None:
@@ -41,6 +41,11 @@ def define() -> None:
         "rewards",
         [],
         "With --answers: NAME.SETTING=VALUE of a verifier, as config.rewards; may be given more than once.",
+    )
+    flags.DEFINE_multi_string(
+        "tools",
+        [],
+        "With --answers: what answers may call, calculator,... ('none' = nothing), or SETTING=VALUE, as config.tools; may be given more than once.",
     )
     flags.DEFINE_string(
         "answers_out", "", "With --answers: a file for prompts, answers, references and scores, as JSON lines."
@@ -69,7 +74,24 @@ def asked() -> dict[str, Any]:
     changed = {name: getattr(args, name) for name in _NUMBERS if getattr(args, name) is not None}
     changed |= {"reference": args.reference} if args.reference else {}
     changed |= {"stop": tuple(map(unescaped, args.stop))} if args.stop else {}
-    return {"verifiers": args.answers, "answers": changed, "rewards": settings(args.rewards, args.plugins)}
+    return {
+        "verifiers": args.answers,
+        "answers": changed,
+        "rewards": settings(args.rewards, args.plugins),
+        "tools": of_tools(args.tools),
+    }
+
+
+def of_tools(texts: Sequence[str]) -> dict[str, Any]:
+    """What values of --tools say, {setting: value}."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        setting, equals, value = text.partition("=")
+        if equals:
+            found[setting] = read_value(value)
+        else:
+            found["use"] = () if text == "none" else tuple(text.split(","))
+    return found
 
 
 def settings(texts: Sequence[str], plugins: Sequence[str]) -> dict[str, dict[str, Any]]:

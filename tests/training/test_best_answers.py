@@ -16,6 +16,7 @@ def made(kind, samples, rows, *, length=8, unended=True, buffer=0, **changes):
     out = kind.__new__(kind)
     out._prompts, out._size, out._length = types.SimpleNamespace(samples=samples), rows, length
     out._buffer, out._new, out._unended = buffer, 4, unended
+    out._more, out._checks = (), False
     out._objective = (ExpertIteration if kind is Kept else OnlineDPO)()
     for name, value in changes.items():
         setattr(out, f"_{name}", value)
