@@ -85,7 +85,8 @@ def tree_of(plugins: tuple[str, ...]) -> Mapping[str, Any]:
 
 def _with_more(own: Mapping[str, Any], table: Mapping[str, Any]) -> Mapping[str, Any]:
     """A section with the settings of the entries of a table that it has not got."""
-    return {**own, **{name: spec.fields for name, spec in table.items() if spec.fields and name not in own}}
+    added = {name: spec.fields for name, spec in table.items() if spec.fields and name not in own}
+    return {**own, **added} if added else own
 
 
 def fields(tree: Mapping[str, Any] = TREE, prefix: str = "") -> Iterator[tuple[str, Field]]:

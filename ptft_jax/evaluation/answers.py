@@ -354,9 +354,7 @@ def _changed(
     values["eval"]["answers"] = own | dict(answers) | {"verifiers": tuple(verifiers) or own["verifiers"]}
     for verifier, settings in rewards.items():
         values["rewards"][verifier] = {**values["rewards"].get(verifier, {}), **settings}
-    for path, value in tools.items():
-        name, dot, setting = path.partition(".")
-        values["tools"] |= {name: {**values["tools"].get(name, {}), setting: value} if dot else value}
+    toolbox.change(values, tools)
     changed = configs.check(values)
     if not changed.eval.answers.verifiers:
         raise UserError(f"--answers is missing: what scores the answers, of {', '.join(changed.tables.verifiers)}")

@@ -30,10 +30,19 @@ _CALLED, _PROBE = "3vq8d", "k70xw"  # words that no template writes itself
 
 
 class Turn(NamedTuple):
-    """What stood in a call, None where it had no beginning, and what became of it."""
+    """What a model said up to the end of a call, what stood in that, None where it had no beginning, and what became of it."""
 
+    text: str
     written: str | None
     results: list[Result]
+
+
+class Call(NamedTuple):
+    """A call that is to be answered: what stands before it in its turn, and as of `Turn`."""
+
+    before: str
+    text: str
+    written: str | None
 
 
 class Talk(NamedTuple):
@@ -73,7 +82,7 @@ class Talk(NamedTuple):
 
 def told(talk: Talk) -> dict[str, Any]:
     """What files of answers have of calls: "turns", and whether the answer ended at one ("unanswered")."""
-    turns = [{"written": t.written, "results": [result._asdict() for result in t.results]} for t in talk.turns]
+    turns = [{**t._asdict(), "results": [result._asdict() for result in t.results]} for t in talk.turns]
     return {"turns": turns, "unanswered": talk.unanswered}
 
 
@@ -239,11 +248,12 @@ def talk(
         going = [n for n in going if n in calls]
         found = _answered(tools, rows, calls, before, check) if tools and calls else {}
         for n in going:
+            assert tools is not None, "they are called"
             ids, results = read(tokenizer, tools, templates[n], tasks[n], found[n])
             if len(ids) < rows[n].room:  # something can be said after it
-                rows[n].go_on(Turn(calls[n][0], results), ids)
+                rows[n].go_on(Turn(calls[n].text, calls[n].written, results), ids)
             else:
-                rows[n].stop(calls[n][1], "length")
+                rows[n].stop(calls[n].before, "length")
         going, turn = [n for n in going if not rows[n].done], turn + 1
     return [row.talk() for row in rows]
 
@@ -263,10 +273,9 @@ def _calls(
     rows: Sequence[_Row],
     going: Sequence[int],
     written: Sequence[Written],
-) -> dict[int, tuple[str | None, str]]:
-    """Takes what was written. Gives, of the rows that call a tool and may, what stands in the call, None where it has no beginning, and what
-    stands before it in the turn."""
-    found: dict[int, tuple[str | None, str]] = {}
+) -> dict[int, Call]:
+    """Takes what was written. Gives the calls of the rows that call a tool and may."""
+    found: dict[int, Call] = {}
     for n, (text, generated) in zip(going, written):
         new = rows[n].add(text, generated)
         if tools is None or generated.reason not in ("end", "stop"):
@@ -282,14 +291,15 @@ def _calls(
         if len(rows[n].turns) == tools.calls:
             rows[n].stop(before, OUT_OF_CALLS)
         else:
-            found[n] = (said[start + len(opens) : ends[closes]] if start >= 0 else None, before)
+            written_in = said[start + len(opens) : ends[closes]] if start >= 0 else None
+            found[n] = Call(before, said[: ends[closes] + len(closes)], written_in)
     return found
 
 
 def _answered(
     tools: Toolbox,
     rows: Sequence[_Row],
-    calls: Mapping[int, tuple[str | None, str]],
+    calls: Mapping[int, Call],
     before: Sequence[Sequence[Turn]],
     check: Callable[[], None] | None,
 ) -> dict[int, list[Result]]:
@@ -298,7 +308,7 @@ def _answered(
 
     def each() -> list[tuple[int, list[Result]]]:
         found = []
-        for n, (written, _) in calls.items():
+        for n, (_, _, written) in calls.items():
             if check is not None and alone:
                 check()
             known = before[n][len(rows[n].turns) :][:1] if before else ()

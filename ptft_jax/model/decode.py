@@ -134,14 +134,15 @@ def generate(
     wanted = [max_new_tokens] * len(prompts) if most is None else [min(n, max_new_tokens) for n in most]
     if most is None or fit:
         check_room(model, prompts, 1 if fit else max_new_tokens)
-    for prompt, new in zip(prompts, wanted) if most is not None and not fit else ():
-        check_room(model, [prompt], new)
+    else:
+        for prompt, room in zip(prompts, wanted):
+            check_room(model, [prompt], room)
     if guesses is not None:
         check_guesses(model, guesses)
     draft = None if guesses is None or guesses.draft is None else guesses.draft
     ahead = 0 if guesses is None else guesses.ahead
     plan = Plan(model, sampling, tuple(stop_ids), prefix, logprobs, ahead, draft and draft[0], support)
-    limits = [min(new, model.max_tokens - len(prompt)) for new, prompt in zip(wanted, prompts)]
+    limits = [min(room, model.max_tokens - len(prompt)) for room, prompt in zip(wanted, prompts)]
     written = _Written(limits, wanted, cut, on_tokens)
     running = _Running(plan, (params,) if draft is None else (params, draft[1]), prompts, limits, places)
     running.start(seed, range(len(prompts)) if numbers is None else numbers, adapters)

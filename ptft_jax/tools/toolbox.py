@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ptft_jax import config as configs
 from ptft_jax.config.objectives import located
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.tools.apart import Apart, made
@@ -89,6 +90,21 @@ class Toolbox:
         for tool in self._tools.values():
             if isinstance(tool, Apart):
                 tool.close()
+
+
+def change(values: dict[str, Any], tools: Mapping[str, Any]) -> None:
+    """Changes `tools` in the plain values of a config, in place; a setting of a tool is "NAME.SETTING"."""
+    for path, value in tools.items():
+        name, dot, setting = path.partition(".")
+        values["tools"] |= {name: {**values["tools"].get(name, {}), setting: value} if dot else value}
+
+
+def of_run(source: Any, tools: Mapping[str, Any]) -> Toolbox | None:
+    """The tools of a loaded run (its `source`; None = none), with other settings; see `chosen`, and `change`."""
+    config = configs.default() if source is None else source.config
+    values = config.to_dict() if source is None else config.as_dict()
+    change(values, tools)
+    return chosen(configs.check(values))
 
 
 def chosen(config: Any) -> Toolbox | None:

@@ -63,7 +63,10 @@ def count_calls(rows: Sequence[Row]) -> None:
 
 def turns_of(row: Row) -> list[Turn]:
     """The calls of an answer, as its file has them."""
-    return [Turn(turn["written"], [Result(**result) for result in turn["results"]]) for turn in row.get("turns", ())]
+    return [
+        Turn(turn["text"], turn["written"], [Result(**result) for result in turn["results"]])
+        for turn in row.get("turns", ())
+    ]
 
 
 def compare_members(rows: Sequence[Row], samples: int) -> None:

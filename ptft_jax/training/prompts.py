@@ -146,7 +146,9 @@ class Prompts:
             raise UserError(
                 f"{tokens.reference} holds tokens, and no records that answers are compared with: name the source that it was prepared of"
             )
-        encoder = formats.encoder(tokens.opened.format, self._tokenizer, template=data.template, train_on=data.train_on)
+        encoder: Any = formats.encoder(
+            tokens.opened.format, self._tokenizer, template=data.template, train_on=data.train_on
+        )
         if self.tools:
             check_template(self._tokenizer, encoder.template, self.tools)
         plan, store = filled.rows.plan, filled.rows.store

@@ -87,8 +87,7 @@ class Rollouts:
         self._redraws, self._bound, self._support = prompts.draws.again, p.max_mismatch, self._sampling.truncates
         self._checks = False  # whether what weighs answers leaves it to compare their probabilities
         self._files = rollout_files.Files(workdir, data.updates, data.key)
-        asked = {"again": self._redraws, "first_step": first_step, "other": before}
-        self._order = Order(config, self._files, data.key, **asked)
+        self._order = Order(config, self._files, data.key, again=self._redraws, first_step=first_step, other=before)
         self._configure(config)
         self._jitted = config.parallel.compile == "jit"
         self._part = self._size // config.training.micro_batches

@@ -42,11 +42,7 @@ def define() -> None:
         [],
         "With --answers: NAME.SETTING=VALUE of a verifier, as config.rewards; may be given more than once.",
     )
-    flags.DEFINE_multi_string(
-        "tools",
-        [],
-        "With --answers: what answers may call, calculator,... ('none' = nothing), or SETTING=VALUE, as config.tools; may be given more than once.",
-    )
+    define_tools("With --answers: w")
     flags.DEFINE_string(
         "answers_out", "", "With --answers: a file for prompts, answers, references and scores, as JSON lines."
     )
@@ -78,20 +74,8 @@ def asked() -> dict[str, Any]:
         "verifiers": args.answers,
         "answers": changed,
         "rewards": settings(args.rewards, args.plugins),
-        "tools": of_tools(args.tools),
+        "tools": tool_settings(args.tools),
     }
-
-
-def of_tools(texts: Sequence[str]) -> dict[str, Any]:
-    """What values of --tools say, {setting: value}."""
-    found: dict[str, Any] = {}
-    for text in texts:
-        setting, equals, value = text.partition("=")
-        if equals:
-            found[setting] = read_value(value)
-        else:
-            found["use"] = () if text == "none" else tuple(text.split(","))
-    return found
 
 
 def settings(texts: Sequence[str], plugins: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -110,6 +94,28 @@ def settings(texts: Sequence[str], plugins: Sequence[str]) -> dict[str, dict[str
         default = TREE["rewards"].get(verifier, {}).get(setting)
         rewards.setdefault(verifier, {})[setting] = value if default and default.default == "" else read_value(value)
     return rewards
+
+
+def define_tools(start: str = "W") -> None:
+    """--tools; `start`: how its meaning begins."""
+    flags.DEFINE_multi_string(
+        "tools",
+        [],
+        f"{start}hat answers may call, in place of the run's own tools: calculator, ... ('none' = nothing), or SETTING=VALUE, as config.tools; may be "
+        "given more than once.",
+    )
+
+
+def tool_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """What values of --tools say, {setting: value}."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        setting, equals, value = text.partition("=")
+        if equals:
+            found[setting] = read_value(value)
+        else:
+            found["use"] = () if text == "none" else tuple(text.split(","))
+    return found
 
 
 def prepared(loaded: Any, asked: dict[str, Any]) -> Any:

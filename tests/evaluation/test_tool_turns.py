@@ -78,8 +78,8 @@ def test_a_model_calls_reads_and_goes_on(monkeypatch):
     assert [one.text for one in found] == ["so 12", "none", "sorry"] and {one.reason for one in found} == {"end"}
     assert [len(one.drawn) for one in found] == [one.sampled for one in found] == [18, 5, 9]
     assert [len(one.support) for one in found] == [18, 5, 9] and not any(one.unanswered for one in found)
-    assert [[(t.written, t.results[0].failed, t.results[0].cut) for t in one.turns] for one in found] == [
-        [("1+2", False, False), ("3*4", False, False)], [], [("x", True, False)],
+    assert [[(t.text, t.results[0].failed, t.results[0].cut) for t in one.turns] for one in found] == [
+        [("a[1+2]", False, False), ("b[3*4]", False, False)], [], [("[x]", True, False)],
     ]  # fmt: skip
     assert writer.asked == [
         ([0, 1, 2], 5, ["0:", "1:", "2:"]),
@@ -116,7 +116,7 @@ def test_how_a_call_ends(monkeypatch, texts, options, spelling, text, reason):
 
 def test_calls_that_were_made_before_are_not_made_again(monkeypatch):
     """A tool may say something else now."""
-    known = [[tool_turns.Turn("1+2", [tool_turns.Result("calculator", "1+2", "7")]), tool_turns.Turn("9", [])]]
+    known = [[tool_turns.Turn("", "1+2", [tool_turns.Result("calculator", "1+2", "7")]), tool_turns.Turn("", "9", [])]]
     [found], _ = talked(monkeypatch, ["[1+2]", "[3*4]", "b"], before=known)
     assert spelled(found) == "[1+2]{<7>}[3*4]{<12>}b|"
 
