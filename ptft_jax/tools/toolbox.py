@@ -62,12 +62,13 @@ class Toolbox:
         given = json.dumps(call, ensure_ascii=False)
         if not (isinstance(call, Mapping) and isinstance(call.get("name"), str)):
             return self._failed("", given, 'expected {"name": ..., "arguments": {...}}')
-        name, arguments = call["name"], call.get("arguments", {})
+        name, arguments = call["name"], call.get("arguments", call.get("parameters"))  # Llama's word
         if isinstance(arguments, str):  # as OpenAI writes them
             try:
-                arguments = json.loads(arguments)
+                arguments = json.loads(arguments or "{}")
             except (ValueError, RecursionError):
                 return self._failed(name, given, "the arguments are not JSON")
+        arguments = {} if arguments is None else arguments
         if not isinstance(arguments, dict):
             return self._failed(name, given, "the arguments are no object")
         if name not in self._tools:

@@ -274,7 +274,7 @@ class Rollouts:
         batch, ahead = self._form.tokens(rows), np.zeros((len(rows), self._length))
         if self._kl:
             behind = self._by_parts(self._of_reference, whole.anchor, whole.frozen, batch)
-            ahead = batch["sampled"] - behind  # of each token
+            ahead = (batch["sampled"] - behind) * batch["weights"]  # of each token that was sampled
         for row, kl in zip(rows, ahead.sum(axis=1).tolist()):
             row["kl"] = kl
         groups = (len(rows) // self._prompts.samples, self._prompts.samples)

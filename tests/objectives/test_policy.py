@@ -317,16 +317,18 @@ def test_what_a_tool_says_carries_no_gradient():
     shares = np.exp([sum(row["log_probs"]) for row in rows])
     facts = {name: jnp.zeros(len(rows)) for name in FACTS}
 
-    def loss(table, rows):
+    def loss(table, rows, **changes):
         batch = (
             AnswerRows(5).tokens(rows)
             | facts
             | {"advantages": rewards.reshape(-1) * shares, "counts": jnp.ones(len(rows))}
         )
         hidden = jnp.cumsum(jax.nn.one_hot(batch["inputs"], words), axis=1)
-        found = Reinforce(ratio="product").loss_of(Table(), table, hidden, batch)
+        found = Reinforce(ratio="product", **changes).loss_of(Table(), table, hidden, batch)
         return found.total
 
     np.testing.assert_allclose(jax.grad(loss)(table, rows), -jax.grad(value)(table), atol=1e-5)
+    chunked = jax.grad(lambda table: loss(table, rows, chunk=2))(table)
+    np.testing.assert_allclose(chunked, -jax.grad(value)(table), atol=1e-5)
     learned = [row | {"given": [], "log_probs": [*row["log_probs"][:1], 0.0, row["log_probs"][1]]} for row in rows]
     assert np.abs(jax.grad(loss)(table, learned) + jax.grad(value)(table)).max() > 0.03

@@ -53,6 +53,10 @@ def test_calls_in_json():
     add = {"name": "calculator", "arguments": {"expression": "1+1"}}
     texts = lambda written: [(r.text, r.failed) for r in tools.results(written)]  # noqa: E731
     assert texts(json.dumps(add)) == texts(json.dumps(add | {"arguments": '{"expression": "1+1"}'})) == [("2", False)]
+    assert texts(json.dumps({"name": "calculator", "parameters": {"expression": "1+1"}})) == [("2", False)]
+    for none in ("", None, {}):
+        [(text, failed)] = texts(json.dumps({"name": "calculator", "arguments": none}))
+        assert failed and "expected the argument 'expression', got none" in text
     both = json.dumps([add, {"name": "following", "arguments": {"letter": "h"}}])
     assert texts(both) == [("2", False), ("a", False)]
     many = texts(json.dumps([add] * 9))

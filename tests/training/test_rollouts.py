@@ -85,14 +85,18 @@ def test_values_of_tokens_by_hand():
 
 def test_values_of_the_tokens_around_what_a_tool_said():
     """Of four tokens after the prompt the second and the third are a tool's: the first's next value is that of the fourth."""
-    made = rollouts(PPO(gae_lambda=0.0, whiten=False), samples=1)
+    made = rollouts(PPO(kl=0.5, kl_estimator="k1", gae_lambda=0.0, whiten=False), samples=1, kl=0.5, behind=[9.0])
+    made.__dict__["_of_reference"] = lambda params, batch: (
+        batch["sampled"] - 0.2 * np.array([[1, 9, 9, -1, 9, 9, 9, 9]])
+    )
     made.__dict__["_of_values"] = lambda params, batch: np.array([[1.0, 7.0, 7.0, 2.0, 9, 9, 9, 9]], np.float32)
     [row] = answers([1.0], (2,), ("end",))
     row |= {"ids": [5] * 5, "given": [[2, 4]]}
-    advantages, values = told(made, [row], "advantages", "values")
-    assert values == [[1.0, 2.0]] and advantages == [[2.0 - 1.0, 1.0 - 2.0]]
+    advantages, values, kl = told(made, [row], "advantages", "values", "kl")
+    assert values == [[1.0, 2.0]] and kl == [pytest.approx(0.0)]
+    np.testing.assert_allclose(advantages, [[-0.1 + 2.0 - 1.0, 0.1 + 1.0 - 2.0]], atol=1e-6)
     batch = AnswerRows(8, valued=True).batch([row | {name: 0.0 for name in (*FACTS, "counts", "explained", "varied")}])
-    assert batch["advantages"][0].tolist() == [1, 0, 0, -1, 0, 0, 0, 0]
+    np.testing.assert_allclose(batch["advantages"][0], [0.9, 0, 0, -0.9, 0, 0, 0, 0], atol=1e-6)
     assert batch["weights"][0].tolist() == [1, 0, 0, 1, 0, 0, 0, 0]
 
 
