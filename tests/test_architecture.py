@@ -37,6 +37,7 @@ ROOMS = (
     "runs",
     "catalog",
     "rewards",
+    "tools",
     "regularization",
     "reporting",
     "evaluation",

@@ -250,6 +250,9 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
         {
             "objective__name": "rloo",
             "objective__policy__verifiers": ("exact",),
+            "plugins": ("tests.tools.given",),
+            "tools__use": ("calculator", "unruly"),
+            "tools__form": "json",
             "objective__policy__max_new_tokens": 4,
             "objective__policy__kl": 0.1,
             "objective__policy__updates": 2,

@@ -133,7 +133,7 @@ def test_a_config_is_extended(package):
     "text, words",
     [
         ("X = 1", "'bad' has no table: none of OBJECTIVES, METHODS"),
-        ("METHOD = {}", "'bad' has no table: none of OBJECTIVES, METHODS, .*TASKS .did you mean 'METHODS'"),
+        ("METHOD = {}", "'bad' has no table: none of OBJECTIVES, METHODS, .*TOOLS .did you mean 'METHODS'"),
         ("OBJECTIVES = ['focal']", "'bad': OBJECTIVES: expected a mapping of names to ObjectiveSpec, got list"),
         (
             "OBJECTIVES = {'focal': object}",

@@ -65,4 +65,6 @@ def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     )
     for verifier in (*rewarding, *(name for name, _ in values["rewards.combined.parts"])):
         yield "VERIFIERS", verifier
+    for tool in values["tools.use"]:
+        yield "TOOLS", tool
     yield "METRICS", values["select.metric"].rpartition("/")[2].removeprefix(RAW)

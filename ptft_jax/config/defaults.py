@@ -56,7 +56,7 @@ def _defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
 @functools.cache
 def tree_of(plugins: tuple[str, ...]) -> Mapping[str, Any]:
     """The whole tree of settings: the package's own, and those of plugins: `objective.FIELD`,
-    `tune.METHOD.FIELD`, `rewards.VERIFIER.FIELD` and `eval.behavior.TASK.FIELD`.
+    `tune.METHOD.FIELD`, `rewards.VERIFIER.FIELD`, `tools.TOOL.FIELD` and `eval.behavior.TASK.FIELD`.
 
     Raises:
       UserError: see `ptft_jax.config.plugins.tables`; or a plugin's setting has a name that is taken.
@@ -64,9 +64,7 @@ def tree_of(plugins: tuple[str, ...]) -> Mapping[str, Any]:
     if not plugins:
         return TREE
     known, objective, tune = tables(plugins), dict(TREE["objective"]), dict(TREE["tune"])
-    own = TREE["rewards"]
-    added = {name: spec.fields for name, spec in known.verifiers.items() if spec.fields and name not in own}
-    rewards = {**own, **added} if added else own
+    rewards, tools = _with_more(TREE["rewards"], known.verifiers), _with_more(TREE["tools"], known.tools)
     evaluation, behavior = TREE["eval"], TREE["eval"]["behavior"]
     if measured := {name: task.fields for name, task in known.tasks.items() if task.fields and name not in behavior}:
         evaluation = {**evaluation, "behavior": {**behavior, **measured}}
@@ -82,7 +80,13 @@ def tree_of(plugins: tuple[str, ...]) -> Mapping[str, Any]:
                 f"config.plugins: METHODS[{name!r}]: config.tune.{name} is another setting; name it otherwise"
             )
     objective["name"] = dataclasses.replace(objective["name"], choices=tuple(known.objectives))
-    return {**TREE, "objective": objective, "tune": tune, "rewards": rewards, "eval": evaluation}
+    return {**TREE, "objective": objective, "tune": tune, "rewards": rewards, "tools": tools, "eval": evaluation}
+
+
+def _with_more(own: Mapping[str, Any], table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A section with the settings of the entries of a table that it has not got."""
+    added = {name: spec.fields for name, spec in table.items() if spec.fields and name not in own}
+    return {**own, **added} if added else own
 
 
 def fields(tree: Mapping[str, Any] = TREE, prefix: str = "") -> Iterator[tuple[str, Field]]:

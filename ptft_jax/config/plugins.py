@@ -28,6 +28,8 @@ from ptft_jax.config.methods import METHODS, MethodSpec
 from ptft_jax.config.metrics import METRICS, MetricSpec, is_taken
 from ptft_jax.config.objectives import OBJECTIVES, ObjectiveSpec
 from ptft_jax.config.sources import SOURCES, SourceSpec
+from ptft_jax.config.tools import TOOLS, ToolSpec
+from ptft_jax.config.tools import is_taken as is_tool_setting
 from ptft_jax.config.trackers import TRACKERS, TrackerSpec
 from ptft_jax.config.verifiers import VERIFIERS, VerifierSpec, is_own_answer
 from ptft_jax.errors import UserError, nearest
@@ -51,6 +53,7 @@ _SPECS = {
     "VERIFIERS": VerifierSpec,
     "TRACKERS": TrackerSpec,
     "TASKS": TaskSpec,
+    "TOOLS": ToolSpec,
 }
 
 
@@ -65,6 +68,7 @@ class Tables(NamedTuple):
     verifiers: Mapping[str, VerifierSpec]
     trackers: Mapping[str, TrackerSpec]
     tasks: Mapping[str, TaskSpec]
+    tools: Mapping[str, ToolSpec]
     owners: Mapping[tuple[str, str], str]
 
 
@@ -75,7 +79,7 @@ def tables(plugins: tuple[str, ...] = ()) -> Tables:
     Raises:
       UserError: a module that is not there, cannot be imported, or has no tables; a name that two of them have.
     """
-    built_in = (OBJECTIVES, METHODS, SOURCES, METRICS, FAMILIES, VERIFIERS, TRACKERS, TASKS)
+    built_in = (OBJECTIVES, METHODS, SOURCES, METRICS, FAMILIES, VERIFIERS, TRACKERS, TASKS, TOOLS)
     joined: dict[str, dict[str, Any]] = {table: dict(entries) for table, entries in zip(_SPECS, built_in)}
     owners: dict[tuple[str, str], str] = {}
     for plugin in plugins:
@@ -100,6 +104,7 @@ def _is_ours(table: str, name: str) -> bool:
         "METRICS": is_taken(name),
         "VERIFIERS": is_own_answer(name),
         "TASKS": is_setting(name),
+        "TOOLS": is_tool_setting(name),
     }
     return taken.get(table, False)
 

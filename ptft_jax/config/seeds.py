@@ -18,6 +18,7 @@ class Use(enum.IntEnum):
     ANSWERS = 3  # of an evaluation: its step
     ROLLOUT = 4  # answers that are trained on: the number of the rollout and, above 0, how often prompts were drawn again for it
     WRITER = 5  # whether a model or the data have the answers that are trained on: the number of the rollout
+    TURN = 6  # of an answer in which tools are called, after the first one: its number
     FEEDBACK = 8  # of data that a model makes: what it does, and which time or principle it is
 
 

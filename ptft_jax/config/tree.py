@@ -16,6 +16,7 @@ from ptft_jax.parallel.options import ParallelOptions
 from ptft_jax.reporting.options import LogOptions
 from ptft_jax.rewards.options import RewardsOptions
 from ptft_jax.runs.options import CheckpointOptions, InitOptions
+from ptft_jax.tools.options import ToolsOptions
 from ptft_jax.training.options import SelectOptions, TrainingOptions
 
 
@@ -41,6 +42,7 @@ class Config(Options):
     select: SelectOptions = section(SelectOptions)
     samples: SamplesOptions = section(SamplesOptions)
     rewards: RewardsOptions = section(RewardsOptions)
+    tools: ToolsOptions = section(ToolsOptions)
     checkpoint: CheckpointOptions = section(CheckpointOptions)
     parallel: ParallelOptions = section(ParallelOptions)
     log: LogOptions = section(LogOptions)

@@ -25,6 +25,8 @@ from ptft_jax.rewards.options import (
 ANSWERS = "answers/"  # before the name of a metric of generated answers
 # What is measured of answers beside the scores of verifiers.
 OWN_ANSWERS = {"ended": "max", "length": ""}
+# Likewise where answers may call tools.
+OF_CALLS = {"calls": "", "failed_calls": "min", "cut_results": "min", "unanswered": "min"}
 # After the name of a verifier: the share of the answers that it gave no score.
 UNSCORED = "_unscored"
 # Likewise of an ensemble: the mean standard deviation over its members.
@@ -34,7 +36,7 @@ _HERE = "ptft_jax.rewards"
 
 def is_own_answer(name: str) -> bool:
     """Whether a metric of answers is none of a verifier's scores."""
-    return name in OWN_ANSWERS or name.endswith((UNSCORED, SPREAD))
+    return name in OWN_ANSWERS or name in OF_CALLS or name.endswith((UNSCORED, SPREAD))
 
 
 def is_of_answers(metrics: str) -> bool:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
 from ptft_jax.data import cache
-from ptft_jax.data.store import Store
+from ptft_jax.data.examples import Encoded
+from ptft_jax.data.store import Store, Writer, cached
 from ptft_jax.errors import UserError
 
 FORM = "mismatched-2"  # part of the key: changes with what is put together
+_PART = 4096  # examples that are put together at a time
 
 
 def of(store: Store, where: Callable[[int], str], length: int) -> Store:
@@ -47,25 +52,29 @@ def of(store: Store, where: Callable[[int], str], length: int) -> Store:
         raise UserError(
             f"{where(0)}: all answers are to its prompt, and the distance from the reference is measured on answers to other prompts"
         )
-    ids, trained, lengths = [], [], []
-    for n in range(count):
+    key = cache.digest(FORM, store.key, str(length))
+
+    def example(n: int) -> Encoded:
         a, b, m = begins[n], ends[n], other[n]
         room = length - max(b - a - 1, 0)  # positions
         fits = min(room + 1 - (answers[n] - a), ends[m] - answers[m]) if m >= 0 else 0
         prompt, c, d = (answers[n], answers[m], answers[m] + fits) if fits > 0 else (a + 1, a, a)
-        ids += [store.ids[a:b], store.ids[a:prompt], store.ids[c:d]]
-        trained += [store.trained[a:b], store.trained[a:prompt], store.trained[c:d]]
-        lengths += [b - a, prompt - a + d - c]
-    return Store(
-        np.concatenate(ids),
-        np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-        np.concatenate(trained),
-        labels,
-        store.origins,
-        cache.digest(FORM, store.key, str(length)),
-        2,
-        keys=store.keys,
-    )
+        both = (np.concatenate([values[a:prompt], values[c:d]]) for values in (store.ids, store.trained))
+        return Encoded(store.ids[a:b], store.trained[a:b], rejected=Encoded(*both))
+
+    def fill(folder: pathlib.Path) -> None:
+        """In the cache, as the examples themselves are: there are twice as many ids."""
+        writer = Writer(folder, np.iinfo(store.ids.dtype).max)
+        try:
+            for first in range(0, count, _PART):
+                part = range(first, min(first + _PART, count))
+                writer.add([example(n) for n in part], store.origins[part.start : part.stop])
+            writer.close(key)
+        finally:
+            writer.discard()
+
+    made = cached(key, fill)
+    return dataclasses.replace(made, labels=labels, origins=store.origins, keys=store.keys)
 
 
 def _first(trained: np.ndarray) -> int:
@@ -81,7 +90,8 @@ def _others(ids: np.ndarray, begins: np.ndarray, answers: np.ndarray, ends: np.n
     if not len(able):
         return other
     numbers: dict[bytes, int] = {}
-    prompts = np.asarray([numbers.setdefault(ids[begins[n] : answers[n]].tobytes(), len(numbers)) for n in able])
+    known = (hashlib.blake2b(ids[begins[n] : answers[n]].tobytes(), digest_size=16).digest() for n in able)
+    prompts = np.asarray([numbers.setdefault(prompt, len(numbers)) for prompt in known])
     able, prompts = (values[np.argsort(prompts, kind="stable")] for values in (able, prompts))
     shift = int(np.bincount(prompts).max())  # past all of the same prompt
     found, theirs = np.roll(able, -shift), np.roll(prompts, -shift)

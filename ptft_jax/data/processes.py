@@ -37,10 +37,15 @@ def mapped(function: Callable, *arguments: Iterable, count: int, setting: str) -
 
 def _begin() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    # A pool's processes wait for work for ever where their parent was killed and could not tell them to end.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Has this process end with the one that started it: else it would wait for work for ever where that was killed and could not tell
+    it to end."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)

@@ -12,12 +12,13 @@ import jax
 from ptft_jax import config as configs
 from ptft_jax.config import spans
 from ptft_jax.config.seeds import Use, mixed
-from ptft_jax.config.verifiers import ANSWERS, OWN_ANSWERS, SPREAD, UNSCORED
+from ptft_jax.config.verifiers import ANSWERS, OF_CALLS, OWN_ANSWERS, SPREAD, UNSCORED
 from ptft_jax.data import records, trained_on
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.questions import FIELD, Questions, asked
-from ptft_jax.evaluation.samples import ENDED, MAX_NEW_TOKENS, Continuation, check_writer, continue_ids
+from ptft_jax.evaluation.samples import ENDED, MAX_NEW_TOKENS, Continuation, check_writer
+from ptft_jax.evaluation.tool_turns import Talk, check_template, measured_calls, talk, told
 from ptft_jax.model.decode import Sampling
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.parallel import processes
@@ -30,6 +31,8 @@ from ptft_jax.runs import source as restore
 from ptft_jax.runs.checkpoint import together
 from ptft_jax.runs.state import TrainState
 from ptft_jax.runs.workdir import Workdir
+from ptft_jax.tools import toolbox
+from ptft_jax.tools.toolbox import Toolbox
 
 
 class Answers:
@@ -51,6 +54,7 @@ class Answers:
         prefix: str = "",
         reads_prompt: bool = False,
         adapter: int | None = None,
+        tools: Toolbox | None = None,
     ):
         """
         Args:
@@ -58,20 +62,26 @@ class Answers:
           prefix: of the names.
           reads_prompt: the model reads a prompt in both directions.
           adapter: the number of the one that answers, in a model with several.
+          tools: that answers may call; None = none.
         """
-        self.questions = questions
+        self.questions, self._tools = questions, tools
+        if tools:
+            check_template(tokenizer, questions.template, tools)
         self.verifiers, self._model, self._tokenizer = verifiers, model, tokenizer
         self._prefix = f"{prefix}{ANSWERS}"
         partial = [f"{name}{UNSCORED}" for name, verifier in verifiers.items() if verifier.partial]
         spreads = [f"{name}{SPREAD}" for name, verifier in verifiers.items() if verifier.several]
-        self.names = tuple(f"{self._prefix}{name}" for name in (*verifiers, *partial, *spreads, *OWN_ANSWERS))
+        own = (*OWN_ANSWERS, *(OF_CALLS if tools else ()))
+        self.names = tuple(f"{self._prefix}{name}" for name in (*verifiers, *partial, *spreads, *own))
         self._options = {
             "max_new_tokens": settings["max_new_tokens"],
             "sampling": Sampling(temperature=settings["temperature"], top_p=settings["top_p"]),
             "stop": questions.stop,
             "prefix": reads_prompt,
             "adapters": None if adapter is None else [adapter] * len(questions.tasks),
-            "apart": True,
+            "tools": tools,
+            "tasks": questions.tasks,
+            "templates": [questions.template] * len(questions.tasks),
         }
         for task in questions.tasks:
             for name, verifier in verifiers.items():
@@ -95,7 +105,7 @@ class Answers:
           UserError: a verifier fails, or gives a score that is not finite; the model's logits are not finite.
         """
         ids = self.questions.ids
-        written = continue_ids(self._model, params, self._tokenizer, ids, seed=seed, check=check, **self._options)
+        written = talk(self._model, params, self._tokenizer, ids, seed=seed, check=check, **self._options)
         # Programs may take as long as they may, or a little more: one process decides.
         alone = jax.process_count() == 1  # several ask equally often, and one of them scores
         check = check if alone else lambda: None
@@ -111,9 +121,9 @@ class Answers:
         return {**facts, **{name.rpartition("/")[2]: value for name, value in values.items()}}, rows
 
     def _scored(
-        self, written: Sequence[Continuation], check: Callable[[], None]
+        self, written: Sequence[Talk], check: Callable[[], None]
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        tasks, texts = self.questions.tasks, [answer.text for answer in written]
+        tasks, texts = self.questions.tasks, [one.text for one in written]
         try:
             found = {name: scored_all(name, verifier, texts, tasks, check) for name, verifier in self.verifiers.items()}
             values = {name: value for item in found.items() for name, value in self._means(*item).items()}
@@ -121,13 +131,15 @@ class Answers:
             for verifier in self.verifiers.values():
                 verifier.close()
         rows = [
-            row_of(task, answer, {name: shown(scores[n]) for name, scores in found.items()})
-            for n, (task, answer) in enumerate(zip(tasks, written))
+            row_of(task, one.answer, {name: shown(scores[n]) for name, scores in found.items()})
+            | (told(one) if self._tools else {})
+            for n, (task, one) in enumerate(zip(tasks, written))
         ]
         values |= {
             "ended": _mean([float(row["reason"] in ENDED) for row in rows]),
             "length": _mean([float(row["tokens"]) for row in rows]),
         }
+        values |= measured_calls(written) if self._tools else {}
         return {f"{self._prefix}{name}": value for name, value in values.items()}, rows
 
     def _means(self, name: str, found: Sequence[Score | Unscored]) -> dict[str, float]:
@@ -234,6 +246,7 @@ def of_run(
         prefix="" if a.source else "validation/",
         reads_prompt=config.tables.objectives[config.objective.name].reads_prompt,
         adapter=adapters.get(source),
+        tools=toolbox.chosen(config),
     )
 
 
@@ -255,6 +268,7 @@ def of_loaded(
     verifiers: Sequence[str] = (),
     answers: Mapping[str, Any] = types.MappingProxyType({}),
     rewards: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({}),
+    tools: Mapping[str, Any] = types.MappingProxyType({}),
     plugins: Sequence[str] = (),
     **reading: Any,
 ) -> Answers:
@@ -265,6 +279,7 @@ def of_loaded(
       verifiers: what scores the answers, by name; () = as the run's config has it.
       answers: other settings of `config.eval.answers` than the run's, such as `max_new_tokens`.
       rewards: likewise of `config.rewards`: {verifier: {setting: value}}.
+      tools: likewise of `config.tools`, such as `use`; a setting of a tool is "NAME.SETTING".
 
     Raises:
       UserError: see `of_run`; a model that writes no text, or whose parameters are not finite.
@@ -274,13 +289,21 @@ def of_loaded(
         raise UserError(f"--answers: {loaded.source.name} has several adapters; choose one: RUN#NAME")
     if not source and loaded.source.data is None:
         raise UserError(f"--data is missing: what {loaded.source.name} was trained on is not known")
-    config = _changed(loaded, source, verifiers, answers, rewards, plugins, reading)
+    config = _changed(loaded, source, verifiers, answers, rewards, tools, plugins, reading)
     pins = _pinned(loaded.source, {f"{name}.{setting}" for name, given in rewards.items() for setting in given})
     scorers = chosen(config.eval.answers.verifiers, config, f"{FIELD}.verifiers", pinned=pins)
     settings, data = settings_of(config), config.data
     split = split or ("" if source else "validation")
     questions = asked(data, data.source, split, loaded.tokenizer, loaded.model.max_tokens, settings)
-    return Answers(settings, questions, scorers, loaded.model, loaded.tokenizer, reads_prompt=loaded.reads_prompt)
+    return Answers(
+        settings,
+        questions,
+        scorers,
+        loaded.model,
+        loaded.tokenizer,
+        reads_prompt=loaded.reads_prompt,
+        tools=toolbox.chosen(config),
+    )
 
 
 def _pinned(source: Any, other: Collection[str]) -> dict[str, str]:
@@ -318,6 +341,7 @@ def _changed(
     verifiers: Sequence[str],
     answers: Mapping[str, Any],
     rewards: Mapping[str, Mapping[str, Any]],
+    tools: Mapping[str, Any],
     plugins: Sequence[str],
     reading: Mapping[str, Any],
 ) -> configs.Section:
@@ -330,6 +354,7 @@ def _changed(
     values["eval"]["answers"] = own | dict(answers) | {"verifiers": tuple(verifiers) or own["verifiers"]}
     for verifier, settings in rewards.items():
         values["rewards"][verifier] = {**values["rewards"].get(verifier, {}), **settings}
+    toolbox.change(values, tools)
     changed = configs.check(values)
     if not changed.eval.answers.verifiers:
         raise UserError(f"--answers is missing: what scores the answers, of {', '.join(changed.tables.verifiers)}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ptft_jax.config.behaviors import BEHAVIOR, direction_of
 from ptft_jax.config.metrics import METRICS, OWN, RAW, MetricSpec
-from ptft_jax.config.verifiers import OWN_ANSWERS, SPREAD, UNSCORED, is_of_answers
+from ptft_jax.config.verifiers import OF_CALLS, OWN_ANSWERS, SPREAD, UNSCORED, is_of_answers
 from ptft_jax.errors import UserError
 
 SOURCE = "source/nll"  # what the parent knew, in nats per token
@@ -22,7 +22,7 @@ def known(metric: str, metrics: Mapping[str, MetricSpec] = METRICS) -> str:
     if is_of_answers(of):  # of scores, larger ones are better
         if name.endswith(SPREAD):
             return ""
-        return "min" if name.endswith(UNSCORED) else OWN_ANSWERS.get(name, "max")
+        return "min" if name.endswith(UNSCORED) else (OWN_ANSWERS | OF_CALLS).get(name, "max")
     name = name.removeprefix(RAW)
     return metrics[name].mode if name in metrics else OWN.get(name, "")
 

@@ -240,12 +240,14 @@ def written_ids(
     on_text: Callable[[int, str], None] | None = None,
     check: Callable[[], None] | None = None,
     with_stop: bool = False,
+    most: Sequence[int] | None = None,
+    numbers: Sequence[int] | None = None,
     **shown: bool,
 ) -> list[Written]:
     """Continues prompts of token ids.
 
     Args:
-      max_new_tokens, fit, guesses, places, shown: as of `decode.generate` (`logprobs`, `support`).
+      max_new_tokens, fit, guesses, places, most, numbers, shown: as of `decode.generate` (`logprobs`, `support`).
       stop: texts that end a row, whether the model writes their characters or the control tokens that they spell.
       prefix: the model reads a prompt in both directions (prefix LM).
       gaps: of a model trained by span corruption, the tokens that stand for gaps in a prompt, id -> text. It answers with
@@ -283,6 +285,8 @@ def written_ids(
             cut=stops.cut if stop else None,
             on_tokens=show if on_text else None,
             check=check,
+            most=most,
+            numbers=numbers,
             **shown,
         )
     except decode.NotFinite as e:

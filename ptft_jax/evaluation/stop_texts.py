@@ -69,8 +69,20 @@ class StopTexts:
         self, row: int, ids: Sequence[int], named: Mapping[int, str], decode: Callable[..., str] | None = None
     ) -> str:
         """The text of ids, in which `named` stand as they are called; `decode`: of what comes after the last of these."""
-        shown, context, start = "", () if self._apart else self._prompts[row], 0
-        for at in (n for n, i in enumerate(ids) if i in named):
-            shown += self._tokenizer.decode_after(context, ids[start:at]) + named[ids[at]]
-            context, start = (), at + 1
-        return shown + (decode or self._tokenizer.decode_after)(context, ids[start:])
+        context: Sequence[int] = () if self._apart else self._prompts[row]
+        return text_of(self._tokenizer, context, ids, named, decode)
+
+
+def text_of(
+    tokenizer: tok.Tokenizer,
+    context: Sequence[int],
+    ids: Sequence[int],
+    named: Mapping[int, str],
+    decode: Callable[..., str] | None = None,
+) -> str:
+    """The text of ids after `context`, in which `named` stand as they are called; `decode`: of what comes after the last of these."""
+    shown, start = "", 0
+    for at in (n for n, i in enumerate(ids) if i in named):
+        shown += tokenizer.decode_after(context, ids[start:at]) + named[ids[at]]
+        context, start = (), at + 1
+    return shown + (decode or tokenizer.decode_after)(context, ids[start:])

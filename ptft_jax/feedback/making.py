@@ -5,25 +5,30 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import json
+import pathlib
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ptft_jax import config as configs
+from ptft_jax.data.cache import digest
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.evaluation.questions import Questions
 from ptft_jax.evaluation.samples import MAX_NEW_TOKENS, SAMPLING, check_writer
 from ptft_jax.feedback import constitution, prompts
 from ptft_jax.feedback.constitution import Principle
+from ptft_jax.feedback.journal import PART, Journal
+from ptft_jax.feedback.judging import Judged, agreement, better, total
 from ptft_jax.feedback.made import Made
 from ptft_jax.feedback.writing import Answer, Writer, leading
 from ptft_jax.model.decode import Sampling
 from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, checked, scored_all
 from ptft_jax.rewards.bounded import Bounded, TooLong
 from ptft_jax.rewards.choosing import chosen
-from ptft_jax.rewards.ensemble import agreeing, spread
 from ptft_jax.rewards.patterns import Regex, search
 from ptft_jax.runs import meant
+from ptft_jax.runs.source import parameters_fingerprint
 
 _SECONDS = 1.0  # for the repair of an answer
 
@@ -95,16 +100,55 @@ class Feedback:
     def _verifiers(self) -> list[Verifier]:
         return [*self._checks.values(), *([self._prefer[1]] if self._prefer else [])]
 
-    def made(self, seed: int = 0) -> Made:
-        """Everything, as it follows from the seed. Raises UserError where a verifier fails."""
+    def made(self, seed: int = 0, folder: pathlib.Path | None = None) -> Made:
+        """Everything, as it follows from the seed. Raises UserError where a verifier fails.
+
+        Args:
+          folder: where what is written and scored is kept part by part; what is there already of the same is not made again. None =
+            nowhere.
+        """
+        self._journal = Journal(folder, self._known(seed) if folder else "")
         try:
-            writer = Writer(self._loaded, self._questions, self._settings, seed)
+            writer = Writer(self._loaded, self._questions, self._settings, seed, self._journal)
             answers = [writer.answers(number) for number in range(self._samples)]
             final, steps = self._revised(writer, answers[0])
             return self._told(seed, answers, final, steps)
         finally:
             for verifier in (*self._verifiers(), self._process, *([self._refusal] if self._refusal else [])):
                 verifier.close()
+
+    def _known(self, seed: int) -> str:
+        """What everything follows from, beside the prompts."""
+        source, model = self._loaded.source, self._loaded.model
+        scorers = [
+            [name, asked.name, asked.meta.get("fingerprint") if hasattr(asked, "meta") else ""]
+            for verifier in self._verifiers()
+            for name, asked in verifier.models().items()
+        ]
+        facts = [
+            source.name,
+            parameters_fingerprint(self._loaded.params),
+            repr(getattr(model, "spec", "")),
+            seed,
+            self._origin,
+            scorers,
+        ]
+        return json.dumps(facts, default=str)
+
+    def _scored(
+        self, name: str, verifier: str, checks: Verifier, texts: list[str], tasks: list[Task]
+    ) -> list[Score | Unscored]:
+        """As `scored_all`, of which the journal keeps part by part what it is called by, `name`."""
+        found: list[Score | Unscored] = []
+        for first in range(0, len(texts), PART):
+            part = slice(first, first + PART)
+
+            def score(part: slice = part) -> list[list[Any]]:
+                return [list(one) for one in scored_all(verifier, checks, texts[part], tasks[part])]
+
+            rows = self._journal.kept(f"{name}-{first}", [texts[part], [task.where for task in tasks[part]]], score)
+            found += [Unscored(*row) if len(row) == 1 else Score(row[0], row[1], tuple(row[2])) for row in rows]
+        return found
 
     def _revised(self, writer: Writer, answers: Sequence[Answer]) -> tuple[list[Answer], list[list[dict[str, Any]]]]:
         """What becomes of answers principle by principle, and the steps of each."""
@@ -130,7 +174,9 @@ class Feedback:
         assert principle.check is not None
         name, tasks, texts = principle.name, self._questions.tasks, [answer.text for answer in answers]
         try:
-            scores = scored_all(principle.check.verifier, self._checks[name], texts, tasks)
+            scores = self._scored(
+                f"check-{digest(name, *texts)}", principle.check.verifier, self._checks[name], texts, list(tasks)
+            )
         except UserError as e:
             raise UserError(f"principle {name!r}: check: {e}") from e
         return [None if isinstance(score, Unscored) else not principle.check.keeps(score.value) for score in scores]
@@ -158,13 +204,13 @@ class Feedback:
         first, tasks = answers[0], self._questions.tasks
         columns = [*answers, final]  # of each prompt, all that can be compared
         broken = [[self._against(p, column) for p in self._principles if p.check] for column in columns]
-        counts = [[_sum([wrong[n] for wrong in column]) for n in range(len(tasks))] for column in broken]
+        counts = [[total([wrong[n] for wrong in column]) for n in range(len(tasks))] for column in broken]
         alone = {p.name for p in self._principles if p.check is None}
         scores = self._preferred(columns)
         revised, pairs, rows, tally = [], [], [], collections.Counter[str]()
         for n, task in enumerate(tasks):
             prompt = prompts.written(task, self._questions.form)
-            judged = [_Judged(column[n], count[n], score[n]) for column, count, score in zip(columns, counts, scores)]
+            judged = [Judged(column[n], count[n], score[n]) for column, count, score in zip(columns, counts, scores)]
             rows.append(_row(task, prompt, judged, steps[n]))
             # Of a principle without a check nothing but its revision says that it is kept.
             missed = any(step["principle"] in alone and step["answer"] is None for step in steps[n])
@@ -173,12 +219,12 @@ class Feedback:
             if self._principles and missed:
                 tally["unrevised"] += 1
             for other in judged[1:] if steps[n] else judged[1:-1]:  # what no principle changed is the first again
-                better = _better(judged[0], other)
-                if isinstance(better, str):
-                    tally[better] += 1
+                sides = better(judged[0], other)
+                if isinstance(sides, str):
+                    tally[sides] += 1
                     continue
-                sides = [prompts.answered(side.answer.text, prompt["prompt"]) for side in better]
-                pairs.append({**prompt, "chosen": sides[0], "rejected": sides[1]})
+                first_side, other_side = (prompts.answered(side.answer.text, prompt["prompt"]) for side in sides)
+                pairs.append({**prompt, "chosen": first_side, "rejected": other_side})
         made = {"written": len(revised), "left_out": len(tasks) - len(revised), "unrevised": tally["unrevised"]}
         facts = {
             "run": self._loaded.source.name, "data": self._questions.source, "split": self._questions.split, "seed": seed,
@@ -186,7 +232,7 @@ class Feedback:
             **({"principles": self._counted(broken, steps), "revised": made} if self._principles else {}),
             **self._refused(first, final),
             "pairs": {"written": len(pairs), **{name: tally[name] for name in ("equal", "undecided", "unscored", "unended")}},
-            **_agreement(scores),
+            **agreement(scores),
             "settings": self._origin,
         }  # fmt: skip
         return Made(revised, pairs, rows, facts)
@@ -198,7 +244,8 @@ class Feedback:
             return [[None] * len(tasks) for _ in columns]
         name, verifier = self._prefer
         places = {(n, answer.text): None for column in columns for n, answer in enumerate(column)}
-        found = scored_all(name, verifier, [text for _, text in places], [tasks[n] for n, _ in places])
+        texts, asked = [text for _, text in places], [tasks[n] for n, _ in places]
+        found = self._scored("preferred", name, verifier, texts, asked)
         scores = dict(zip(places, found))
         return [[scores[n, answer.text] for n, answer in enumerate(column)] for column in columns]
 
@@ -236,49 +283,8 @@ class Feedback:
         return {"refusals": {**shares, **({"unscored": late} if late else {})}}
 
 
-class _Judged(NamedTuple):
-    """An answer, how many principles it goes against, and what it is worth to what prefers one of two; None = there is no such verifier."""
-
-    answer: Answer
-    violations: int | None  # None = a check gave it no score
-    value: Score | Unscored | None
-
-
-def _better(one: _Judged, two: _Judged) -> tuple[_Judged, _Judged] | str:
-    """Both, the better one first; a word where that cannot be told, or not be learned."""
-    if one.answer.text.strip() == two.answer.text.strip():
-        return "equal"
-    if not (one.answer.whole and two.answer.whole):
-        return "unended"
-    if one.violations is None or two.violations is None:
-        return "unscored"
-    if one.violations != two.violations:
-        return (one, two) if one.violations < two.violations else (two, one)
-    if isinstance(one.value, Unscored) or isinstance(two.value, Unscored):
-        return "unscored"
-    if one.value is None or two.value is None or one.value.value == two.value.value:
-        return "undecided"
-    return (one, two) if one.value.value > two.value.value else (two, one)
-
-
-def _agreement(columns: Sequence[Sequence[Score | Unscored | None]]) -> dict[str, Any]:
-    """Of what prefers answers, where that are several reward models: how far they are apart, and how often two of them prefer the same one of
-    two answers to a prompt, of such that they do not find equal."""
-    groups = [[one.members for one in group if isinstance(one, Score)] for group in zip(*columns)]
-    away = spread(one for group in groups for one in group)
-    if away is None:
-        return {}
-    same, compared = (sum(counts) for counts in zip(*map(agreeing, groups)))
-    return {"members": {"spread": away, "agreement": same / compared if compared else None, "compared": compared}}
-
-
-def _sum(wrong: Sequence[bool | None]) -> int | None:
-    """How many principles an answer goes against; None where that cannot be told of one."""
-    return None if None in wrong else sum(map(bool, wrong))
-
-
 def _row(
-    task: Task, prompt: Mapping[str, Any], judged: Sequence[_Judged], steps: list[dict[str, Any]]
+    task: Task, prompt: Mapping[str, Any], judged: Sequence[Judged], steps: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """All that was written to a prompt: answers, what became of the first step by step, and what each of them is worth."""
     return {

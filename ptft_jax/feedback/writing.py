@@ -12,6 +12,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.questions import Questions
 from ptft_jax.evaluation.samples import ENDED, Continuation, continue_ids, prompt_ids
 from ptft_jax.feedback.constitution import Principle
+from ptft_jax.feedback.journal import PART, Journal
 from ptft_jax.model import decode
 from ptft_jax.rewards.base import Task
 
@@ -40,15 +41,22 @@ def leading(text: str) -> str:
 class Writer:
     """A loaded run (`ptft_jax.runs.loading.load`) and the prompts that it answers. What it writes follows from the seed."""
 
-    def __init__(self, loaded: Any, questions: Questions, settings: Mapping[str, Any], seed: int):
-        """`settings`: "max_new_tokens" and "sampling" of `continue_ids`."""
+    def __init__(
+        self,
+        loaded: Any,
+        questions: Questions,
+        settings: Mapping[str, Any],
+        seed: int,
+        journal: Journal | None = None,
+    ):
+        """`settings`: "max_new_tokens" and "sampling" of `continue_ids`; `journal`: of what was written already."""
         self._loaded, self._questions, self._settings, self._seed = loaded, questions, settings, seed
+        self._journal = journal or Journal()
         self._params = decode.laid_out(loaded.params)
 
     def answers(self, number: int) -> list[Answer]:
         """An answer to each prompt; `number`: which one, counted from 0."""
-        rows = self._continued(self._questions.ids, self._questions.stop, (_ANSWERS, number))
-        return [Answer(row.text, row.reason in ENDED) for row in rows]
+        return self._written(self._questions.ids, self._questions.stop, (_ANSWERS, number))
 
     def revised(
         self, principle: Principle, number: int, tasks: Sequence[Task], answers: Sequence[Answer]
@@ -75,8 +83,8 @@ class Writer:
         found: list[Answer | None] = [None] * len(rows)
         if there:
             stop = self._questions.stop if self._questions.template else (*self._questions.stop, _BLANK)
-            for n, row in zip(there, self._continued([rows[n] for n in there], stop, place)):
-                found[n] = Answer(row.text, row.reason in ENDED)
+            for n, answer in zip(there, self._written([rows[n] for n in there], stop, place)):
+                found[n] = answer
         return found
 
     def _ids(self, task: Task, spoken: Sequence[str]) -> list[int] | None:
@@ -99,11 +107,26 @@ class Writer:
                 return None
         return row if len(row) + self._settings["max_new_tokens"] <= self._loaded.model.max_tokens else None
 
+    def _written(self, ids: Sequence[Sequence[int]], stop: Sequence[str], place: tuple[int, int]) -> list[Answer]:
+        """What is written after prompts, part by part: what is in the journal is not written again."""
+        found: list[Answer] = []
+        for first in range(0, len(ids), PART):
+            numbers = range(first, min(first + PART, len(ids)))
+            part = [list(ids[n]) for n in numbers]
+
+            def write(part: list[list[int]] = part, numbers: range = numbers) -> list[tuple[str, bool]]:
+                return [(row.text, row.reason in ENDED) for row in self._continued(part, stop, place, numbers)]
+
+            name = f"{('answers', 'critiques', 'revisions')[place[0]]}-{place[1]}-{first}"
+            found += [Answer(*row) for row in self._journal.kept(name, [part, list(stop), list(place)], write)]
+        return found
+
     def _continued(
-        self, ids: Sequence[Sequence[int]], stop: Sequence[str], place: tuple[int, int]
+        self, ids: Sequence[Sequence[int]], stop: Sequence[str], place: tuple[int, int], numbers: Sequence[int]
     ) -> list[Continuation]:
+        """`numbers`: of the prompts among those that are asked at this place."""
         loaded, seed = self._loaded, mixed(self._seed, Use.FEEDBACK, *place)
         return continue_ids(
             loaded.model, self._params, loaded.tokenizer, ids, seed=seed, stop=stop, prefix=loaded.reads_prompt, apart=True,
-            **self._settings,
+            numbers=numbers, **self._settings,
         )  # fmt: skip

@@ -102,6 +102,8 @@ def generate(
     cut: Callable[[int, list[int]], int | None] | None = None,
     on_tokens: Callable[[int, list[int]], None] | None = None,
     check: Callable[[], None] | None = None,
+    most: Sequence[int] | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> list[Generated]:
     """Continues every prompt. A row's result does not depend on the other rows, nor on the padding they cause, but where it is
     sampled on its number: the noise of a row follows from the seed and that, so equal prompts are continued in different ways.
@@ -120,6 +122,8 @@ def generate(
       cut: looks at (row, new ids so far) every few tokens and returns how many to keep if the row is over, else None.
       on_tokens: called with (row, ids so far) after each look, for printing while generating.
       check: called every few tokens; may raise to end it.
+      most: of each row, in the place of max_new_tokens where it is less.
+      numbers: of rows, from which their noise follows; by default their places.
 
     Raises:
       UserError: an empty prompt, or one that with its continuation exceeds the model's `max_length`; a number that is none;
@@ -127,16 +131,21 @@ def generate(
       NotFinite: see there.
     """
     _check_numbers(seed=seed, max_new_tokens=max_new_tokens, places=places)
-    check_room(model, prompts, 1 if fit else max_new_tokens)
+    wanted = [max_new_tokens] * len(prompts) if most is None else [min(n, max_new_tokens) for n in most]
+    if most is None or fit:
+        check_room(model, prompts, 1 if fit else max_new_tokens)
+    else:
+        for prompt, room in zip(prompts, wanted):
+            check_room(model, [prompt], room)
     if guesses is not None:
         check_guesses(model, guesses)
     draft = None if guesses is None or guesses.draft is None else guesses.draft
     ahead = 0 if guesses is None else guesses.ahead
     plan = Plan(model, sampling, tuple(stop_ids), prefix, logprobs, ahead, draft and draft[0], support)
-    limits = [min(max_new_tokens, model.max_tokens - len(prompt)) for prompt in prompts]
-    written = _Written(limits, max_new_tokens, cut, on_tokens)
+    limits = [min(room, model.max_tokens - len(prompt)) for room, prompt in zip(wanted, prompts)]
+    written = _Written(limits, wanted, cut, on_tokens)
     running = _Running(plan, (params,) if draft is None else (params, draft[1]), prompts, limits, places)
-    running.start(seed, adapters)
+    running.start(seed, range(len(prompts)) if numbers is None else numbers, adapters)
     while not written.done.all():
         if check is not None:
             check()
@@ -251,10 +260,10 @@ class _Running:
         self._lengths = [0] * len(prompts)  # of each row so far, a bound
         self._pool: Pool | None = None
 
-    def start(self, seed: int, adapters: Sequence[int] | None) -> None:
+    def start(self, seed: int, numbers: Sequence[int], adapters: Sequence[int] | None) -> None:
         """The noise of rows, and which adapter each has."""
         key = seeds.key(seed)
-        self._key, self._keys = key, jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(len(self._prompts)))
+        self._key, self._keys = key, jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.asarray(numbers))
         self._adapters = None if adapters is None else np.asarray(adapters, np.int32)
 
     def go_on(self, done: np.ndarray) -> dict[int, list[_Token]]:
@@ -343,13 +352,16 @@ class _Written:
     def __init__(
         self,
         limits: Sequence[int],
-        wanted: int,
+        wanted: Sequence[int],
         cut: Callable[[int, list[int]], int | None] | None,
         on_tokens: Callable[[int, list[int]], None] | None,
     ):
-        """`limits`: how many new ids each row has at most; `wanted`: how many were asked for."""
+        """`limits`: how many new ids each row has at most; `wanted`: how many of each were asked for."""
         self.ids: list[list[int]] = [[] for _ in limits]
-        self.reasons, self.done = ["full" if n < wanted else "length" for n in limits], np.zeros(len(limits), bool)
+        self.reasons, self.done = (
+            ["full" if n < w else "length" for n, w in zip(limits, wanted)],
+            np.zeros(len(limits), bool),
+        )
         self.ends: list[int | None] = [None] * len(limits)
         self.found: list[list[_Token]] = [[] for _ in limits]
         self.limits, self.cut, self.on_tokens = limits, cut, on_tokens

@@ -15,7 +15,7 @@ from ptft_jax.objectives.base import PLAIN, Batch, Context, Loss, Measure, Score
 from ptft_jax.objectives.causal_lm import CausalLM
 from ptft_jax.objectives.distill import Distill
 from ptft_jax.objectives.dpo import DPO
-from ptft_jax.objectives.policy import of_members
+from ptft_jax.objectives.policy import of_calls, of_members
 
 # Of batches of answers, float32 [B]: what is added to the weight that a loss is divided by; above 0 where there is nothing to learn.
 SPARE = "spare"
@@ -26,7 +26,7 @@ class OwnAnswers(CausalLM, abc.ABC):
     """What `inner` makes of a batch of answers that the model wrote. Other batches are of right answers, as evaluations have them, and are
     measured by the cross-entropy of these.
 
-    A batch of answers has what `inner` reads, `SPARE`, `facts`, and may have `ptft_jax.objectives.policy.MEMBERS`. Of a batch without anything to learn the loss is 0 and has no gradient;
+    A batch of answers has what `inner` reads, `SPARE`, `facts`, and may have `MEMBERS` and `CALLS` of `ptft_jax.objectives.policy`. Of a batch without anything to learn the loss is 0 and has no gradient;
     what would be a mean over nothing is no metric then.
 
     Attributes:
@@ -66,7 +66,7 @@ class OwnAnswers(CausalLM, abc.ABC):
             return super().loss_of(model, params, hidden_BTD, batch, context)
         loss = self.inner.loss_of(model, params, hidden_BTD, batch, context)
         facts = {name: (jnp.sum(batch[name]), jnp.asarray(float(len(batch[name])), jnp.float32)) for name in self.facts}
-        metrics = {**loss.metrics, **facts, **of_members(batch)}
+        metrics = {**loss.metrics, **facts, **of_members(batch), **of_calls(batch)}
         return Loss(loss.total, loss.weight + jnp.sum(batch[SPARE]), metrics)
 
     def reference_of(self, model: Any, params: Any, batch: Batch) -> dict[str, jax.Array]:

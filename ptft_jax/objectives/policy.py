@@ -23,6 +23,9 @@ ASKED = ("rounds", "alike_asked")  # likewise, where prompts may be drawn again
 # Likewise where several reward models score answers: their standard deviation; of how many pairs (of answers, of models) both models
 # prefer the same answer, and of how many both prefer one.
 MEMBERS = ("spread", "agreeing", "compared")
+# Likewise where tools may be called: how often, how many of these calls failed, and of how many the result was cut; whether the answer ended
+# at a call that nobody answered.
+CALLS = ("calls", "failed_calls", "cut_results", "unanswered")
 
 
 class Tokens(NamedTuple):
@@ -184,6 +187,7 @@ class Policy(CausalLM):
             "clipped": of_tokens((clipped > plain).astype(jnp.float32)),
             "entropy": of_tokens(found.entropy),
             **of_members(batch),
+            **of_calls(batch),
         }
         return Loss(total, weight, metrics)
 
@@ -230,6 +234,16 @@ def of_members(batch: Batch) -> dict[str, Sum]:
         return {}
     spread, agreeing, compared, unscored = (jnp.sum(batch[name]) for name in (*MEMBERS, "unscored"))
     return {"member_spread": (spread, len(batch["spread"]) - unscored), "member_agreement": (agreeing, compared)}
+
+
+def of_calls(batch: Batch) -> dict[str, Sum]:
+    """The metrics of a batch that has `CALLS`: calls per answer, the shares of calls, and the share of answers."""
+    if "calls" not in batch:
+        return {}
+    calls, *of_them, unanswered = (jnp.sum(batch[name]) for name in CALLS)
+    answers = jnp.asarray(float(len(batch["calls"])), jnp.float32)
+    shares = {name: (value, calls) for name, value in zip(CALLS[1:3], of_them)}
+    return {"calls": (calls, answers), **shares, "unanswered": (unanswered, answers)}
 
 
 class Comparing(Policy, abc.ABC):

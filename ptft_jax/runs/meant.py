@@ -172,20 +172,19 @@ def from_here(workdir: pathlib.Path, config: configs.Section) -> dict[str, Any]:
         values[section][name] = _data_from_here(value, moved["folder"])
     if folder is None or os.path.realpath(folder) == os.path.realpath(os.getcwd()):
         return values
-    for path in DATA:
-        section, name = path.split(".")
-        values[section][name] = _data_from_here(values[section][name], folder)
-    values["data"]["template"] = template_of(workdir, values["data"]["template"])
     found: dict[Any, Callable[[Any, str], Any]] = {
         file: _file_from_here,
         parent: _run_from_here,
         parents: lambda given, folder: tuple(_run_from_here(one, folder) for one in given),
+        source: _data_from_here,
+        mixture: _data_from_here,
+        sources: lambda given, folder: tuple(_from_here(one, folder) for one in given),
+        template: lambda given, folder: template_of(workdir, given),
     }
     for path, kind in SETTINGS.items():
-        if kind in found:
-            *above, name = path.split(".")
-            part = configs.get(values, ".".join(above))
-            part[name] = found[kind](part[name], folder)
+        *above, name = path.split(".")
+        part = configs.get(values, ".".join(above))
+        part[name] = found[kind](part[name], folder)
     return values
 
 

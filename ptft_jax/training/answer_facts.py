@@ -9,26 +9,29 @@ import numpy as np
 
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.answers import row_of
-from ptft_jax.evaluation.samples import Continuation, Written
+from ptft_jax.evaluation.tool_turns import Talk, Turn, told
 from ptft_jax.rewards.base import Task
 from ptft_jax.rewards.ensemble import agreeing, members_of, spread
+from ptft_jax.tools.base import Result
 from ptft_jax.training import rollout_files
+from ptft_jax.training.answer_rows import sampled
 from ptft_jax.training.prompts import FIELD
 
 Row = dict[str, Any]  # of an answer, as its file has it
 
 
-def row_of_written(asked: tuple[Task, list[int]], written: Written) -> Row:
+def row_of_written(asked: tuple[Task, list[int]], talk: Talk, tools: bool = False) -> Row:
     """An answer, as people and `Rollouts` read it. It is learned with what ended it, and never from its text."""
-    (task, prompt), (text, generated) = asked, written
-    new = [*generated.ids, *([] if generated.end is None else [generated.end])]
-    assert generated.drawn is not None and len(new) == len(generated.drawn), "a log-probability for each token"
+    task, prompt = asked
+    assert talk.drawn is not None and talk.sampled == len(talk.drawn), "a log-probability for each token"
     return {
-        **row_of(task, Continuation("", text, len(new), generated.reason), {}),
+        **row_of(task, talk.answer._replace(tokens=talk.sampled), {}),
+        **(told(talk) if tools else {}),
         "prompt_tokens": len(prompt),
-        "ids": [*prompt, *new],
-        "log_probs": generated.drawn,
-        **({} if generated.support is None else {"support": rollout_files.packed(generated.support)}),
+        "ids": [*prompt, *talk.ids],
+        **({"given": [[len(prompt) + n for n in span] for span in talk.given]} if talk.given else {}),
+        "log_probs": talk.drawn,
+        **({} if talk.support is None else {"support": rollout_files.packed(talk.support)}),
     }
 
 
@@ -44,8 +47,26 @@ def add_up(rows: Sequence[Row], most: int, buffer: int) -> None:
 
 def mismatch(rows: Sequence[Mapping[str, Any]]) -> float:
     """The mean over the tokens of answers of what `Rollouts` says of each; of answers of earlier versions it is not known, and 0."""
-    tokens = [len(row["ids"]) - row["prompt_tokens"] for row in rows]
+    tokens = [sampled(row) for row in rows]
     return float(np.average([row.get("mismatch", 0.0) for row in rows], weights=tokens)) if sum(tokens) else 0.0
+
+
+def count_calls(rows: Sequence[Row]) -> None:
+    """Says of answers how they called tools: `CALLS`."""
+    for row in rows:
+        results = [result for turn in row["turns"] for result in turn["results"]]
+        row["calls"] = len(results)
+        row["failed_calls"], row["cut_results"] = (
+            sum(result[name] for result in results) for name in ("failed", "cut")
+        )
+
+
+def turns_of(row: Row) -> list[Turn]:
+    """The calls of an answer, as its file has them."""
+    return [
+        Turn(turn["text"], turn["written"], [Result(**result) for result in turn["results"]])
+        for turn in row.get("turns", ())
+    ]
 
 
 def compare_members(rows: Sequence[Row], samples: int) -> None:

@@ -59,7 +59,7 @@ class AnswerRows:
         out = self._untold(len(rows))
         for n, row in enumerate(rows):
             here = answer_of(row)
-            put(out, n, row["ids"], row["prompt_tokens"])
+            put_answer(out, n, row)
             out["sampled"][n, here] = row["log_probs"]
             if self.support:
                 out["support"][n, here] = rollout_files.unpacked(row["support"], len(row["log_probs"]))
@@ -75,9 +75,21 @@ class AnswerRows:
         return out | ({"support": np.zeros((*shape, self.support), np.uint8)} if self.support else {})
 
 
-def answer_of(row: Mapping[str, Any]) -> slice:
-    """Where in a row of a batch the tokens of an answer are targets."""
-    return slice(row["prompt_tokens"] - 1, len(row["ids"]) - 1)
+def answer_of(row: Mapping[str, Any]) -> slice | np.ndarray:
+    """Where in a row of a batch the tokens of an answer are targets, those that were sampled: int [tokens], where tools said some between
+    them."""
+    first, stop = row["prompt_tokens"] - 1, len(row["ids"]) - 1
+    if not row.get("given"):
+        return slice(first, stop)
+    sampled = np.ones(stop, bool)
+    for start, end in row["given"]:
+        sampled[start - 1 : end - 1] = False
+    return first + np.flatnonzero(sampled[first:])
+
+
+def sampled(row: Mapping[str, Any]) -> int:
+    """How many tokens of an answer were, with what ended it."""
+    return len(row["ids"]) - row["prompt_tokens"] - sum(end - start for start, end in row.get("given", ()))
 
 
 def blank(count: int, length: int) -> Rows:
@@ -95,4 +107,12 @@ def put(out: Rows, n: int, ids: Sequence[int], before: int, at: int = 0, segment
     out["inputs"][n, here], out["targets"][n, here] = ids[:-1], ids[1:]
     out["positions"][n, here], out["segments"][n, here] = np.arange(stop - at), segment
     out["weights"][n, at + before - 1 : stop] = 1
+    return stop
+
+
+def put_answer(out: Rows, n: int, row: Mapping[str, Any], at: int = 0, segment: int = 1) -> int:
+    """As `put`, of an answer as its file has it: what tools said in it ("given", [start, stop) of its ids) is read, and not learned."""
+    stop = put(out, n, row["ids"], row["prompt_tokens"], at, segment)
+    for start, end in row.get("given", ()):
+        out["weights"][n, at + start - 1 : at + end - 1] = 0
     return stop

@@ -13,9 +13,8 @@ from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import ENDED
 from ptft_jax.objectives.own_answers import SPARE
-from ptft_jax.objectives.policy import MEMBERS
 from ptft_jax.training.answer_facts import Row, mismatch, refuse_buffer
-from ptft_jax.training.answer_rows import blank, put
+from ptft_jax.training.answer_rows import blank, put_answer
 from ptft_jax.training.prompts import FIELD, Asks, shared_out
 from ptft_jax.training.rollouts import Rollouts
 
@@ -50,7 +49,7 @@ class Chosen(Rollouts, abc.ABC):
             "ended": float(np.mean([row["reason"] in ENDED for row in rows])),
             "unscored": float(np.mean([row["unscored"] for row in rows])),
             "mismatch": mismatch(rows),
-            **({name: float(np.mean([row[name] for row in rows])) for name in MEMBERS} if self._several else {}),
+            **{name: float(np.mean([row[name] for row in rows])) for name in self._more},
         }
 
     def _groups(self, rows: Sequence[Any]) -> list[Sequence[Any]]:
@@ -59,7 +58,7 @@ class Chosen(Rollouts, abc.ABC):
         return [rows[first : first + each] for first in range(0, len(rows), each)]
 
     def _empty(self, count: int) -> Rows:
-        told = (SPARE, *self._objective.facts, *(MEMBERS if self._several else ()))
+        told = (SPARE, *self._objective.facts, *self._more)
         facts = {name: np.zeros(count, np.float32) for name in told}
         return blank(count, self._length) | facts
 
@@ -116,7 +115,7 @@ class Kept(Chosen):
     def _batch(self, number: int, rows: Sequence[Mapping[str, Any]], whole: Any) -> Rows:
         out, kept = self._empty(self._size), [row for row in rows if row["use"] == "kept"]
         for n, row in enumerate(kept):
-            put(out, n, row["ids"], row["prompt_tokens"])
+            put_answer(out, n, row)
         return self._told(out, rows, len(kept))
 
 
@@ -149,7 +148,7 @@ class Paired(Chosen):
             pair = sorted((row for row in group if row["use"]), key=lambda row: row["use"])  # the better first
             at = 0
             for number, row in enumerate(pair, 1):
-                at = put(out, n, row["ids"], row["prompt_tokens"], at, number)
+                at = put_answer(out, n, row, at, number)
             if pair:
                 out["pairs"][n], pairs = 1, pairs + 1
         return self._told(out, rows, pairs)

@@ -15,10 +15,13 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.filling import Filled
 from ptft_jax.data.packing import Plan
 from ptft_jax.data.pipeline import Draws
+from ptft_jax.data.sandbox import Template
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.questions import stops, task_of
+from ptft_jax.evaluation.tool_turns import check_template
 from ptft_jax.rewards.base import Task, checked
 from ptft_jax.rewards.choosing import chosen
+from ptft_jax.tools import toolbox
 from ptft_jax.training.demonstration import TEXT, shown_ids
 
 FIELD = "objective.policy"
@@ -68,6 +71,7 @@ class Prompts:
       draws: how rows are drawn; its `chosen` is to be called with each source, in their order.
       samples: answers per prompt.
       verifiers: whose scores are added up.
+      tools: that answers may call; None = none.
       notes: what people should know before it begins.
       longest: tokens of the longest prompt with its demonstration; 0 where there are none.
     """
@@ -91,6 +95,12 @@ class Prompts:
                 f"config.tune.adapters = {config.tune.adapters!r}: objective.name = {config.objective.name!r} trains one model: leave them at ()"
             )
         self.verifiers = chosen(verifiers, config, f"{FIELD}.verifiers", pinned=pinned)
+        self.tools = toolbox.chosen(config)
+        if self.tools and not asks.rewarded:
+            raise UserError(
+                f"config.{toolbox.FIELD}.use = {self.tools.names}: objective.name = {config.objective.name!r} has a teacher, who calls no tools: "
+                "choose an objective that rewards answers, or leave it at ()"
+            )
         self.samples, self._new, self._stop, self._beside = asks.samples, p.max_new_tokens, p.stop, asks.beside
         self._reference = p.reference if asks.rewarded else ""
         self._data, self._tokenizer = config.data, tokenizer
@@ -105,6 +115,10 @@ class Prompts:
         templates = [source.encoder.template for source in self._sources]
         found = [stops(self._tokenizer, template, self._stop) for template in templates]
         return tuple(dict.fromkeys(text for texts in found for text in texts))
+
+    def template(self, source: int) -> Template | None:
+        """The chat template of a source's prompts; None where they are plain texts."""
+        return self._sources[source].encoder.template
 
     def asked(self, source: int, row: int) -> tuple[Task, list[int]]:
         """What a row of a source asks, and the ids of its prompt."""
@@ -132,7 +146,11 @@ class Prompts:
             raise UserError(
                 f"{tokens.reference} holds tokens, and no records that answers are compared with: name the source that it was prepared of"
             )
-        encoder = formats.encoder(tokens.opened.format, self._tokenizer, template=data.template, train_on=data.train_on)
+        encoder: Any = formats.encoder(
+            tokens.opened.format, self._tokenizer, template=data.template, train_on=data.train_on
+        )
+        if self.tools:
+            check_template(self._tokenizer, encoder.template, self.tools)
         plan, store = filled.rows.plan, filled.rows.store
         assert isinstance(plan, Plan), "records are rows of their own"
         records = store.origins[np.searchsorted(store.offsets, plan.spans[:, 0], side="right") - 1]

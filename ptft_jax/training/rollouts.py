@@ -20,24 +20,32 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.pipeline import TrainingData
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
-from ptft_jax.evaluation.answers import shown
-from ptft_jax.evaluation.samples import ENDED, written_ids
+from ptft_jax.evaluation.samples import ENDED
+from ptft_jax.evaluation.tool_turns import talk
 from ptft_jax.model.decode import Sampling
-from ptft_jax.objectives.policy import ASKED, MEMBERS, Policy, deviation
+from ptft_jax.objectives.policy import ASKED, CALLS, MEMBERS, Policy, deviation
 from ptft_jax.objectives.ppo import explained
 from ptft_jax.parallel import processes
-from ptft_jax.rewards.base import Score, Task, Unscored, scored_all
+from ptft_jax.rewards.base import Task
 from ptft_jax.runs.checkpoint import together
 from ptft_jax.runs.source import Source
-from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import redrawing, rollout_files
-from ptft_jax.training.answer_facts import Row, add_up, compare_members, refuse_buffer, row_of_written
+from ptft_jax.training.answer_facts import (
+    Row,
+    add_up,
+    compare_members,
+    count_calls,
+    refuse_buffer,
+    row_of_written,
+    turns_of,
+)
 from ptft_jax.training.answer_rows import AnswerRows, answer_of
+from ptft_jax.training.answer_scores import scores
 from ptft_jax.training.hooks import Halted, Hook, Moment
+from ptft_jax.training.prompt_order import Order
 from ptft_jax.training.prompts import FIELD, Asks, Prompts, shared_out
 from ptft_jax.training.trainer import Trainer
 
-FORM = 1  # of the files
 _ByToken = Callable[[Any, Any], jax.Array]  # (parameters, batch) -> float32 [B, T]
 
 
@@ -48,12 +56,6 @@ class Rollouts:
     of the seed, the number and the state before its first step. Each is kept in a file of the run: a run that goes on after that step
     reads it again, as that state is gone.
     """
-
-    # Of feeds that weigh answers by their rewards: see `_configure`.
-    _redraws, _bound, _support = 0, 0.0, False
-    _several = False  # several reward models score answers
-    _other: Source | None = None
-    _checks = False  # nothing weighs answers by their probabilities, which are compared apart
 
     def __init__(
         self,
@@ -73,14 +75,19 @@ class Rollouts:
           check: called between parts of sampling and scoring; may raise to end them.
         """
         p = config.objective.policy
-        self._first_step, self._other, self.check = first_step, before, _go_on
+        self._first_step, self._middle, self.check = first_step, False, _go_on
         self._prompts, self._trainer, self._tokenizer, self._workdir = prompts, trainer, tokenizer, workdir
         self._objective, self._seed, self._updates = trainer.objective, config.seed, data.updates
-        self._size, self._length, self._key = config.data.batch_size, config.data.length, data.key
+        self._size, self._length = config.data.batch_size, config.data.length
         self._sampling = Sampling(p.temperature, p.top_k, p.top_p, p.min_p)
         self._new, self._answers = p.max_new_tokens, prompts.draws.rows * prompts.samples
         self._model = dataclasses.replace(trainer.model, constrain=None)
         self._several = any(verifier.several for verifier in prompts.verifiers.values())
+        self._more = (*(MEMBERS if self._several else ()), *(CALLS if prompts.tools else ()))
+        self._redraws, self._bound, self._support = prompts.draws.again, p.max_mismatch, self._sampling.truncates
+        self._checks = False  # whether what weighs answers leaves it to compare their probabilities
+        self._files = rollout_files.Files(workdir, data.updates, data.key)
+        self._order = Order(config, self._files, data.key, again=self._redraws, first_step=first_step, other=before)
         self._configure(config)
         self._jitted = config.parallel.compile == "jit"
         self._part = self._size // config.training.micro_batches
@@ -104,25 +111,23 @@ class Rollouts:
     def _configure(self, config: configs.Section) -> None:
         """Reads what decides what is learned of answers that have scores."""
         p, objective = config.objective.policy, self._objective
-        self._buffer, self._bound = p.overlong_buffer, p.max_mismatch
+        self._buffer = p.overlong_buffer
         self._drop = {"alike": p.alike == "drop", "overlong": p.overlong == "drop"}
         refuse_buffer(self._buffer, self._new)
-        self._redraws = self._prompts.draws.again
         self._kl = objective.kl if not objective.compares else 0.0  # taken off rewards
         bits = self._support_bytes()
-        facts = (*(ASKED if self._redraws else ()), *(MEMBERS if self._several else ()))
+        facts = (*(ASKED if self._redraws else ()), *self._more)
         self._form = AnswerRows(self._length, objective.value_head, bool(self._kl), bits, facts)
 
     def _support_bytes(self) -> int:
-        """Has what could be sampled kept where that is not all, and says how many bytes per token that takes."""
-        self._support = self._sampling.truncates
+        """How many bytes per token what could be sampled takes, which is kept where that is not all."""
         return -(-self._model.spec.vocab_size // 8) if self._support else 0
 
     def _configure_checks(self, config: configs.Section) -> None:
         """Likewise for those that learn from answers whatever their probabilities: these are compared with what the model gives them in rows of
         training."""
         p = config.objective.policy
-        self._checks, self._bound = True, p.max_mismatch
+        self._checks = True
         self._form = AnswerRows(self._length, support=self._support_bytes())
         self._policy = Policy(chunk=config.objective.chunk, temperature=p.temperature)
 
@@ -134,7 +139,8 @@ class Rollouts:
             whole = self._trainer.program.whole(state)
             if int(whole.step) != step:  # the run has ended
                 return self._mine(self._empty(self._size))
-            rows = self._kept(number, step) if lag and step != self._first_step else self._made(number, whole)
+            begins = not lag or step == self._first_step
+            rows = self._begun(number, whole, bool(lag)) if begins else self._kept(number, step)
             self._held = number, self._mine(self._batch(number, rows, whole))
         return self._held[1]
 
@@ -150,7 +156,8 @@ class Rollouts:
 
     def _fresh(self, moment: Moment) -> bool:
         """Whether the last step was made by the model that had written its answers."""
-        return not moment.first and ((moment.step - 1) % self._updates == 0 or moment.step - 1 == self._first_step)
+        begins = (moment.step - 1) % self._updates == 0
+        return not moment.first and (begins or (moment.step - 1 == self._first_step and not self._middle))
 
     def _check_mismatch(self, moment: Moment) -> None:
         found = moment.metrics.get("mismatch", 0.0)
@@ -164,21 +171,18 @@ class Rollouts:
 
     # Making and keeping
 
-    def _header(self, number: int) -> dict[str, Any]:
-        """What the file of a rollout is known by."""
-        return {
-            "rollout": number,
-            "steps": [number * self._updates, (number + 1) * self._updates],
-            "run_id": Workdir(self._workdir).run_id,
-            "data": self._key,
-            "form": FORM,
-        }
+    def _begun(self, number: int, whole: Any, middle: bool) -> list[Row]:
+        """The answers of a rollout that the run begins; `middle`: in the middle of which another run was left."""
+        rows = self._order.begun(number) if middle else None
+        if rows is None:
+            return self._made(number, whole)
+        self._middle = True
+        self._files.write(number, rows)
+        return redrawing.kept(rows)
 
     def _kept(self, number: int, step: int) -> list[Row]:
         """The answers of a rollout that was made before the run stopped, those that are learned from."""
-        path, header = Workdir(self._workdir).rollout(number), self._header(number)
-        found = processes.shared(together(lambda: rollout_files.read(path, header) if processes.main() else None))
-        kept = redrawing.kept(found or [])
+        path, kept = self._files.path(number), redrawing.kept(self._files.read(number) or [])
         if len(kept) != self._answers:
             first = number * self._updates
             raise UserError(
@@ -191,7 +195,7 @@ class Rollouts:
     def _made(self, number: int, whole: Any) -> list[Row]:
         """The answers of a new rollout, those that are learned from. All that were written are kept in its file."""
         samples, count = self._prompts.samples, self._answers // self._prompts.samples
-        first = self._first_prompt(number, count)
+        first = self._order.first(number, count)
         rows = self._asked(number, 0, range(first, first + count), whole)
         for again in range(1, self._redraws + 1):
             if not (missing := count - redrawing.varied(rows, samples)):
@@ -204,7 +208,7 @@ class Rollouts:
         self._reward(kept, whole)
         if self._checks:
             self._compare(kept, whole)
-        together(lambda: self._keep(number, rows) if processes.main() else None)
+        self._files.write(number, rows)
         return kept
 
     def _compare(self, rows: Sequence[Row], whole: Any) -> None:
@@ -218,120 +222,59 @@ class Rollouts:
             here = answer_of(row)
             row["mismatch"] = float(np.abs(found[n, here] - batch["sampled"][n, here]).mean())
 
-    def _first_prompt(self, number: int, count: int) -> int:
-        """The number of the first prompt of a rollout that has `count`. Where prompts are drawn again it follows that of the last one of the
-        rollout before."""
-        if not self._redraws:
-            return number * count
-        begins = number == self._first_step // self._updates
-        if begins and (self._other is None or not number or not self._asked_again(self._other)):
-            return number * count
-        folder, header = self._workdir, self._header(number - 1)
-        if begins and self._other is not None:
-            folder = self._other.workdir
-            header["run_id"] = Workdir(folder).run_id
-        path = Workdir(folder).rollout(number - 1)
-        before = processes.shared(together(lambda: rollout_files.read(path, header) if processes.main() else None))
-        if not before:
-            another = (
-                "without init.optimizer"
-                if begins
-                else f"--config.init.from={self._workdir} --config.init.optimizer=True"
-            )
-            raise UserError(
-                f"{path}: is not there, or is another run's, so that nobody knows which prompts were asked before step {number * self._updates + 1}: "
-                f"put it back, or begin another run: {another}"
-            )
-        return before[-1]["number"] + 1
-
-    def _asked_again(self, other: Source) -> bool:
-        """Whether a run that this one goes on from asked prompts of the same data out of their turn."""
-        p = other.config.objective.policy
-        return bool(p.resample) and p.updates == self._updates and other.meta.get("data") == self._key
-
     def _asked(self, number: int, again: int, numbers: range, whole: Any) -> list[Row]:
         """Answers to prompts of these numbers, with their scores; `again`: how often prompts were drawn again for the rollout."""
         size = self._prompts.draws.rows
         places = [[int(part[n % size]) for part in self._drawn.addresses(n // size)] for n in numbers]
         asked = [prompt for place in places for prompt in [self._prompts.asked(*place)] * self._prompts.samples]
-        written = written_ids(
+        tools, before = self._prompts.tools, self._files.before(number)
+        before = [row for row in before if row.get("again", 0) == again]
+        written = talk(
             self._model,
             self._trainer.partition.merge(whole.trainable, whole.frozen),
             self._tokenizer,
             [ids for _, ids in asked],
+            tools=tools,
+            tasks=[task for task, _ in asked],
+            templates=[self._prompts.template(place[0]) for place in places for _ in range(self._prompts.samples)],
+            before=[turns_of(row) for row in before] if len(before) == len(asked) else (),
             max_new_tokens=self._new,
             sampling=self._sampling,
             seed=mixed(self._seed, Use.ROLLOUT, number, *([again] if again else [])),
             stop=self._prompts.stop,
-            apart=True,
-            check=self.check,
             with_stop=True,
+            check=self.check,
             logprobs=True,
             support=self._support,
         )
-        rows = [row_of_written(*row) for row in zip(asked, written)]
+        rows = [row_of_written(*row, tools=tools is not None) for row in zip(asked, written)]
         if self._redraws:
             for place, row in enumerate(rows):
                 row |= {"number": numbers[place // self._prompts.samples], "again": again}
         self._score(number, [task for task, _ in asked], rows)
+        if tools:
+            count_calls(rows)
         return rows
-
-    def _keep(self, number: int, rows: Sequence[Row]) -> None:
-        path = Workdir(self._workdir).rollout(number)
-        try:
-            rollout_files.write(path, self._header(number), rows)
-        except OSError as e:
-            raise UserError(f"{path}: cannot be written: {e}") from e
 
     def _score(self, number: int, tasks: Sequence[Task], rows: list[Row]) -> None:
         """Fills in scores, and what they add up to."""
         check = self.check if jax.process_count() == 1 else _go_on  # several ask equally often, and one of them scores
+        given = (self._prompts.verifiers, tasks, rows)
         found = processes.shared(
-            together(lambda: self._scores(number, tasks, rows, check) if processes.main() else None)
+            together(lambda: scores(*given, self._files.before(number), check) if processes.main() else None)
         )
-        for row, scores in zip(rows, found):
-            row["scores"] = scores
+        for row, scored in zip(rows, found):
+            row["scores"] = scored
         add_up(rows, self._new, self._buffer)
         if self._several:
             compare_members(rows, self._prompts.samples)
-
-    def _scores(
-        self, number: int, tasks: Sequence[Task], rows: Sequence[Row], check: Callable[[], None]
-    ) -> list[dict[str, Any]]:
-        """Of each answer {verifier: its score}: those of the file where a launch that was killed after it had scored the same answers,
-        as a verifier may score them otherwise now."""
-        again = rows[0].get("again", 0)
-        before = [row for row in self._before(number) if row.get("again", 0) == again]
-        if [row["ids"] for row in before] == [row["ids"] for row in rows]:
-            return [row["scores"] for row in before]
-        verifiers, texts = self._prompts.verifiers, [row["answer"] for row in rows]
-        try:
-            found = {name: scored_all(name, verifier, texts, tasks, check) for name, verifier in verifiers.items()}
-            if not again and not any(all(isinstance(one, Score) for one in scores) for scores in zip(*found.values())):
-                name, lost = next(
-                    (name, s) for name, scores in found.items() for s in scores if isinstance(s, Unscored)
-                )
-                raise UserError(
-                    f"verifier {name!r}: none of the {len(texts)} answers has a score, the first for this reason: {lost.reason}"
-                )
-            return [{name: shown(scores[n]) for name, scores in found.items()} for n in range(len(rows))]
-        finally:
-            for verifier in verifiers.values():
-                verifier.close()
-
-    def _before(self, number: int) -> list[Row]:
-        """The answers of the run's file of a rollout, none where it has none that can be read."""
-        try:
-            return rollout_files.read(Workdir(self._workdir).rollout(number), self._header(number)) or []
-        except UserError:
-            return []
 
     def _reward(self, rows: list[Row], whole: Any) -> None:
         """Fills in what follows from rewards: advantages, which answers count, and what values learn."""
         batch, ahead = self._form.tokens(rows), np.zeros((len(rows), self._length))
         if self._kl:
             behind = self._by_parts(self._of_reference, whole.anchor, whole.frozen, batch)
-            ahead = batch["sampled"] - behind  # of each token
+            ahead = (batch["sampled"] - behind) * batch["weights"]  # of each token that was sampled
         for row, kl in zip(rows, ahead.sum(axis=1).tolist()):
             row["kl"] = kl
         groups = (len(rows) // self._prompts.samples, self._prompts.samples)

@@ -56,6 +56,9 @@ class Taught(Rollouts):
     def _made(self, number: int, whole: Any) -> list[Row]:
         return super()._made(number, whole) if self._writes(number) else []
 
+    def _begun(self, number: int, whole: Any, middle: bool) -> list[Row]:
+        return super()._begun(number, whole, middle) if self._writes(number) else []
+
     def _kept(self, number: int, step: int) -> list[Row]:
         return super()._kept(number, step) if self._writes(number) else []
 

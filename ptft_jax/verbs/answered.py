@@ -21,7 +21,7 @@ _NUMBERS = {
     "max_new_tokens": "With --answers: tokens of an answer; prompts that leave no room for so many are not asked.",
     "temperature": "With --answers: 0 = always the likeliest token.",
 }
-_WITH = ("reference", "stop", "rewards", "answers_out", "against", *_NUMBERS)
+_WITH = ("reference", "stop", "rewards", "tools", "answers_out", "against", *_NUMBERS)
 
 
 def define() -> None:
@@ -42,6 +42,7 @@ def define() -> None:
         [],
         "With --answers: NAME.SETTING=VALUE of a verifier, as config.rewards; may be given more than once.",
     )
+    define_tools("With --answers: w")
     flags.DEFINE_string(
         "answers_out", "", "With --answers: a file for prompts, answers, references and scores, as JSON lines."
     )
@@ -69,7 +70,12 @@ def asked() -> dict[str, Any]:
     changed = {name: getattr(args, name) for name in _NUMBERS if getattr(args, name) is not None}
     changed |= {"reference": args.reference} if args.reference else {}
     changed |= {"stop": tuple(map(unescaped, args.stop))} if args.stop else {}
-    return {"verifiers": args.answers, "answers": changed, "rewards": settings(args.rewards, args.plugins)}
+    return {
+        "verifiers": args.answers,
+        "answers": changed,
+        "rewards": settings(args.rewards, args.plugins),
+        "tools": tool_settings(args.tools),
+    }
 
 
 def settings(texts: Sequence[str], plugins: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -88,6 +94,28 @@ def settings(texts: Sequence[str], plugins: Sequence[str]) -> dict[str, dict[str
         default = TREE["rewards"].get(verifier, {}).get(setting)
         rewards.setdefault(verifier, {})[setting] = value if default and default.default == "" else read_value(value)
     return rewards
+
+
+def define_tools(start: str = "W") -> None:
+    """--tools; `start`: how its meaning begins."""
+    flags.DEFINE_multi_string(
+        "tools",
+        [],
+        f"{start}hat answers may call, in place of the run's own tools: calculator, ... ('none' = nothing), or SETTING=VALUE, as config.tools; may be "
+        "given more than once.",
+    )
+
+
+def tool_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """What values of --tools say, {setting: value}."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        setting, equals, value = text.partition("=")
+        if equals:
+            found[setting] = read_value(value)
+        else:
+            found["use"] = () if text == "none" else tuple(text.split(","))
+    return found
 
 
 def prepared(loaded: Any, asked: dict[str, Any]) -> Any:

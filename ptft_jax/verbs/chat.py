@@ -6,6 +6,8 @@ Without --message, each line of the input is a message, at a terminal or not; bu
 with a system message, /exit or the input's end (Ctrl-D) ends. At a terminal, Ctrl-C ends an answer. What is wrong with a message
 is said, and the conversation goes on as if it had not been; the exit status is then 2, but at a terminal.
 
+Where the run's config has tools, or --tools names some, the model may call them: calls are printed with what they gave.
+
 A message is plain text: control tokens that it spells are none.
 """
 
@@ -20,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from absl import flags
 
 from ptft_jax.errors import UserError, nearest
+from ptft_jax.verbs.answered import define_tools, tool_settings
 from ptft_jax.verbs.command import BAD_INPUT, define_source, launch, load_source, say_chosen
 from ptft_jax.verbs.generate import define_sampling, sampling_options, streamer, unescaped
 
@@ -39,6 +42,7 @@ def define() -> None:
         None,
         "A chat template by name, by default the run's or the tokenizer's own; chatml, llama3 or gemma for models trained with it.",
     )
+    define_tools()
     define_sampling(256, "Tokens of an answer at most.")
     flags.DEFINE_bool("json", False, "Print a JSON line a turn instead of text.")
 
@@ -46,6 +50,7 @@ def define() -> None:
 def main() -> int | None:
     args = flags.FLAGS
     from ptft_jax.evaluation.conversation import Conversation
+    from ptft_jax.tools import toolbox
 
     loaded = load_source()
     conversation = Conversation(
@@ -54,6 +59,7 @@ def main() -> int | None:
         field="--template",
         max_new_tokens=args.max_new_tokens,
         release=True,
+        tools=toolbox.of_run(loaded.source, tool_settings(args.tools)),
         **sampling_options(args),
     )
     conversation.reset(unescaped(args.system))
@@ -112,8 +118,13 @@ def _turn(conversation, message: str, as_json: bool) -> None:
     answer = conversation.say(message, None if as_json else show)
     if as_json:
         row = {"user": message, "assistant": answer.text, "tokens": answer.tokens, "reason": answer.reason}
+        row |= {"turns": [turn._asdict() for turn in answer.turns]} if answer.turns else {}
         print(json.dumps(row, ensure_ascii=False), flush=True)
         return
+    for turn in answer.turns:
+        print(turn.text)
+        for result in turn.results:
+            print(f"({result.tool or 'no tool'}: {result.text})")
     show(answer.text)
     print(flush=True)
     if answer.reason == "full":

@@ -11,6 +11,7 @@ each where it has rows; feedback.jsonl, with all that was written; and feedback.
 from __future__ import annotations
 
 import json
+import shutil
 
 from absl import flags
 
@@ -50,8 +51,8 @@ def main() -> None:
             raise UserError(f"--{name} is missing, e.g. --{name}={example}")
     out = places.local(args.out, f"--out={args.out}").expanduser()
     rewards = answered.settings(args.rewards, args.plugins)
+    from ptft_jax.feedback import journal, making
     from ptft_jax.feedback import made as folder
-    from ptft_jax.feedback import making
 
     folder.check_out(out)
     loaded = load_source()
@@ -62,8 +63,12 @@ def main() -> None:
     found = making.prepared(loaded, args.data, args.split, rewards=rewards, **options)
     for note in found.notes:
         say(note)
-    made = found.made(seed)
+    parts = journal.beside(out)
+    if parts.is_dir():
+        say(f"{parts}: what an earlier launch has written there of the same is not made again")
+    made = found.made(seed, parts)
     made.write(out)
+    shutil.rmtree(parts, ignore_errors=True)
     say_chosen(loaded.source)
     print(json.dumps({**made.facts, "out": str(out)}, indent=1))
 

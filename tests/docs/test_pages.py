@@ -24,6 +24,7 @@ RUN = {
     "chatbot": None,
     "feedback": None,
     "principles": None,
+    "tools": None,
     "debugging": None,
     "extending": None,
     "plugins": None,  # tests/e2e/test_plugins.py

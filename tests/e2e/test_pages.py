@@ -133,6 +133,13 @@ def test_principles(tmp_path):
     assert re.findall(r"yes, (you fool|my friend)", conduct) == ["my friend", "my friend", "you fool"]
 
 
+@pytest.mark.slow
+def test_tools(tmp_path):
+    *_, called, own = carry_out("tools", tmp_path)
+    first, second = called.split('"run"')[1:]
+    assert '"calls"' in first and '"calls"' not in second and '"calls"' in own
+
+
 def test_scaling(tmp_path):
     blocks = BLOCK.findall((ROOT / "docs/scaling.md").read_text())
     printed = [_run_block(language, f"exec 2>&1\n{text}", tmp_path, XLA_FLAGS=HURRY) for language, text in blocks]

@@ -153,10 +153,10 @@ def asks_all(config, folder, steps):
     config.init.update(from_=str(folder / "whole@last"), optimizer=True)
     config.training.steps = 30
     feed = assembly.Run(config, folder / "later", Reporter(quiet=True)).rollouts
-    assert feed._first_prompt(12, 8) == found[-1]["number"] + 1 > 12 * 8
+    assert feed._order.first(12, 8) == found[-1]["number"] + 1 > 12 * 8
     (folder / "whole/rollouts/000011.jsonl").unlink()
     with pytest.raises(UserError, match="000011.jsonl: is not there, .*begin another run: without init.optimizer"):
-        feed._first_prompt(12, 8)
+        feed._order.first(12, 8)
 
 
 def has_values(folder, steps):

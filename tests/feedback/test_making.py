@@ -32,7 +32,7 @@ def model(monkeypatch):
     seen = []
 
     def make(says):
-        def continued(self, ids, stop, place):
+        def continued(self, ids, stop, place, numbers):
             texts = [bytes(row).decode() for row in ids]
             seen.append((place, stop, texts))
             found = [says[text] if text in says else says[text, place] for text in texts]
@@ -264,3 +264,35 @@ def test_a_folder_that_cannot_be_made_is_refused_at_once(tmp_path):
         check_out(tmp_path / "file" / "out")
     check_out(tmp_path / "new" / "out")
     assert not (tmp_path / "new").exists()
+
+
+def test_what_was_killed_goes_on_where_it_was(model, tmp_path, cache, monkeypatch):
+    """Nothing is written or scored twice, and what comes of it is the same; what follows from something else is made anew."""
+    monkeypatch.setattr(writing, "PART", 2)
+    monkeypatch.setattr("ptft_jax.feedback.making.PART", 2)
+    says = {(text, (0, n)): f"{text}{'!' * (n + 1)}" for text in "abcde" for n in range(2)}
+    scored, left = [], [3]
+
+    class Counting(Longest):
+        def score(self, answer, task):
+            if not left[0]:
+                raise OSError("killed")
+            left[0], _ = left[0] - 1, scored.append(answer)
+            return super().score(answer, task)
+
+    def feedback(*texts):
+        return Feedback(model(says), questions(tmp_path, *texts), [], prefer=("longest", Counting()), samples=2)
+
+    parts = tmp_path / "out.parts"
+    with pytest.raises(UserError, match="killed"):
+        feedback(*"abcde").made(0, parts)
+    (parts / "answers-1-2.json").write_text('{"of": "')  # cut off
+    left[0] = 100
+    asked, before = len(model.seen), list(scored)
+    again = feedback(*"abcde").made(0, parts)
+    assert [texts for *_, texts in model.seen[asked:]] == [["c", "d"]]
+    assert before == ["a!", "b!", "c!"] and scored[3:] == ["c!", "d!", "e!", "a!!", "b!!", "c!!", "d!!", "e!!"]
+    assert again == feedback(*"abcde").made() and len(again.pairs) == 5
+    asked = len(model.seen)
+    feedback(*"abcde").made(1, parts)  # of another seed
+    assert len(model.seen) == asked + 6

@@ -13,6 +13,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.model.sampling import Sampling, filtered, support_bits
 from ptft_jax.objectives.base import Context
 from ptft_jax.objectives.policy import FACTS, GRPO, RLOO, Reinforce
+from ptft_jax.training.answer_rows import AnswerRows
 from tests.objectives.policy_batch import ADVANTAGES, LENGTHS, LIMIT, MASK, PRODUCT, VARIANTS, batch, given, logs
 
 
@@ -287,3 +288,47 @@ def test_in_evaluation_it_is_the_cross_entropy_of_right_answers():
         for o in (GRPO(temperature=0.5, kl=1.0), CausalLM())
     )
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(a == b), mine, plain))
+
+
+def test_what_a_tool_says_carries_no_gradient():
+    """Of answers of two sampled tokens, between which a tool says the one after the first: the mean over all 25 of them is the gradient of
+    the expected reward of a model that draws those two and is given the third."""
+    words, prompt = 5, 2
+    table, old = (jnp.asarray(np.random.default_rng(seed).normal(size=(words, words)), jnp.float32) for seed in (0, 1))
+    rewards = np.random.default_rng(2).normal(size=(words, words))
+    drawn = [(x, y) for x in range(words) for y in range(words)]
+
+    def log_prob(table, ids, place):  # of a token by the sum of the table's rows of all before it
+        return jax.nn.log_softmax(table[jnp.asarray(ids[:place])].sum(axis=0))[ids[place]]
+
+    def ids_of(x, y):
+        return [prompt, x, (x + 1) % words, y]
+
+    def pair(table, x, y):
+        return [log_prob(table, ids_of(x, y), place) for place in (1, 3)]
+
+    def value(table):
+        return sum(jnp.exp(sum(pair(table, x, y))) * rewards[x, y] for x, y in drawn)
+
+    rows = [
+        {"ids": ids_of(x, y), "prompt_tokens": 1, "given": [[2, 3]], "log_probs": [float(p) for p in pair(old, x, y)]}
+        for x, y in drawn
+    ]
+    shares = np.exp([sum(row["log_probs"]) for row in rows])
+    facts = {name: jnp.zeros(len(rows)) for name in FACTS}
+
+    def loss(table, rows, **changes):
+        batch = (
+            AnswerRows(5).tokens(rows)
+            | facts
+            | {"advantages": rewards.reshape(-1) * shares, "counts": jnp.ones(len(rows))}
+        )
+        hidden = jnp.cumsum(jax.nn.one_hot(batch["inputs"], words), axis=1)
+        found = Reinforce(ratio="product", **changes).loss_of(Table(), table, hidden, batch)
+        return found.total
+
+    np.testing.assert_allclose(jax.grad(loss)(table, rows), -jax.grad(value)(table), atol=1e-5)
+    chunked = jax.grad(lambda table: loss(table, rows, chunk=2))(table)
+    np.testing.assert_allclose(chunked, -jax.grad(value)(table), atol=1e-5)
+    learned = [row | {"given": [], "log_probs": [*row["log_probs"][:1], 0.0, row["log_probs"][1]]} for row in rows]
+    assert np.abs(jax.grad(loss)(table, learned) + jax.grad(value)(table)).max() > 0.03

@@ -146,3 +146,26 @@ def test_the_workdir_alone_continues_from_any_folder(begun, place, monkeypatch):
     ]
     monkeypatch.chdir(place / "a")
     assert command._with_recorded(["ptft", f"--workdir={begun}"]) == [words[0], words[1], words[-1]]
+
+
+def test_all_that_a_config_names_is_found_from_elsewhere(place, monkeypatch):
+    """What asks and rewards answers, too."""
+    there = place / "a"
+    for name in ("q.jsonl", "t.jinja"):
+        (there / name).write_text("{}", encoding="utf-8")
+    given = {
+        "eval.answers.source": ("jsonl:q.jsonl", f"jsonl:{there}/q.jsonl"),
+        "eval.behavior.source": ("jsonl:q.jsonl?format=text", f"jsonl:{there}/q.jsonl?format=text"),
+        "eval.behavior.also": (("jsonl:q.jsonl", "jsonl:none.jsonl"), (f"jsonl:{there}/q.jsonl", "jsonl:none.jsonl")),
+        "rewards.judge.template": ("t.jinja", f"{there}/t.jinja"),
+        "rewards.ensemble.template": ("chatml", "chatml"),
+        "data.mixture": ((("jsonl:q.jsonl", 1.0),), ((f"jsonl:{there}/q.jsonl", 1.0),)),
+    }  # fmt: skip
+    config = tiny_config("-", data__source="", **{path.replace(".", "__"): value for path, (value, _) in given.items()})
+    (there / "runs/base/environment.json").write_text(json.dumps({"folder": str(there)}), encoding="utf-8")
+    section = configs.check(config, complete=False)
+    monkeypatch.chdir(place / "b")
+    found = meant.from_here(there / "runs/base", section)
+    assert {path: configs.get(found, path) for path in given} == {path: value for path, (_, value) in given.items()}
+    monkeypatch.chdir(there)
+    assert configs.get(meant.from_here(there / "runs/base", section), "eval.answers.source") == "jsonl:q.jsonl"

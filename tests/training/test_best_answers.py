@@ -8,6 +8,7 @@ import pytest
 
 from ptft_jax.objectives.own_answers import SPARE, ExpertIteration, OnlineDPO
 from ptft_jax.training.answer_facts import add_up
+from ptft_jax.training.answer_rows import blank, put_answer
 from ptft_jax.training.best_answers import Kept, Paired
 
 
@@ -16,6 +17,7 @@ def made(kind, samples, rows, *, length=8, unended=True, buffer=0, **changes):
     out = kind.__new__(kind)
     out._prompts, out._size, out._length = types.SimpleNamespace(samples=samples), rows, length
     out._buffer, out._new, out._unended = buffer, 4, unended
+    out._more, out._checks = (), False
     out._objective = (ExpertIteration if kind is Kept else OnlineDPO)()
     for name, value in changes.items():
         setattr(out, f"_{name}", value)
@@ -155,3 +157,14 @@ def test_pairs_lie_side_by_side():
     assert out["positions"][0].tolist() == [0, 1, 0, 1, 2, 0, 0, 0]
     assert out["pairs"].tolist() == [[1], [0]] and not out["segments"][1].any()
     assert set(out["ties"].tolist()) == {0.5} and not out[SPARE].any()
+
+
+def test_what_a_tool_said_is_read_and_not_learned():
+    """In the place that an answer has among others of its row."""
+    out = blank(1, 10)
+    at = put_answer(out, 0, {"ids": [5, 1], "prompt_tokens": 1})
+    stop = put_answer(out, 0, {"ids": [5, 5, 7, 3, 3, 8], "prompt_tokens": 2, "given": [[3, 5]]}, at, 2)
+    assert (at, stop) == (1, 6)
+    assert out["targets"][0].tolist() == [1, 5, 7, 3, 3, 8, 0, 0, 0, 0]
+    assert out["weights"][0].tolist() == [1, 0, 1, 0, 0, 1, 0, 0, 0, 0]
+    assert out["segments"][0].tolist() == [1, 2, 2, 2, 2, 2, 0, 0, 0, 0]

@@ -1,17 +1,20 @@
 """What follows from the scores of answers, and the files that hold them, by hand; whole runs are in tests/e2e/test_rollouts.py."""
 
+import functools
 import types
 
 import numpy as np
 import pytest
 
 from ptft_jax.errors import UserError
-from ptft_jax.objectives.policy import GRPO, RLOO, Reinforce
+from ptft_jax.objectives.policy import FACTS, GRPO, RLOO, Reinforce
 from ptft_jax.objectives.ppo import PPO
 from ptft_jax.rewards.base import Function
 from ptft_jax.training import rollout_files
 from ptft_jax.training.answer_facts import add_up
 from ptft_jax.training.answer_rows import AnswerRows
+from ptft_jax.training.answer_scores import scores
+from ptft_jax.training.prompt_order import Order
 from ptft_jax.training.rollouts import Rollouts
 from ptft_jax.training.termination import Terminated
 
@@ -21,7 +24,7 @@ def rollouts(objective, samples=2, drop=(), buffer=0, kl=0.0, behind=()):
     made = Rollouts.__new__(Rollouts)
     made._objective, made._kl, made._drop = objective, kl, {name: name in drop for name in ("alike", "overlong")}
     made._new, made._buffer, made._length, made._part = 4, buffer, 8, 4
-    made._jitted, made._form = False, AnswerRows(8)
+    made._jitted, made._form, made._checks, made._redraws = False, AnswerRows(8), False, 0
     made._prompts = types.SimpleNamespace(samples=samples)
     made._trainer = types.SimpleNamespace(partition=types.SimpleNamespace(merge=lambda *parts: None))
     first = np.eye(1, 8, dtype=np.float32)  # the reference has it all in one place
@@ -37,6 +40,8 @@ def answers(rewards, tokens=(1, 2, 3, 4), reasons=("end", "stop", "end", "length
     ]  # fmt: skip
 
 
+CONFIG = types.SimpleNamespace(objective=types.SimpleNamespace(policy=types.SimpleNamespace(updates=1)))
+FILES = functools.partial(rollout_files.Files, updates=1, data="")
 STATE = types.SimpleNamespace(anchor=None, frozen=None, trainable=None)
 
 
@@ -78,6 +83,23 @@ def test_values_of_tokens_by_hand():
     assert [row["counts"] for row in rows] == [True, True, False]
 
 
+def test_values_of_the_tokens_around_what_a_tool_said():
+    """Of four tokens after the prompt the second and the third are a tool's: the first's next value is that of the fourth."""
+    made = rollouts(PPO(kl=0.5, kl_estimator="k1", gae_lambda=0.0, whiten=False), samples=1, kl=0.5, behind=[9.0])
+    made.__dict__["_of_reference"] = lambda params, batch: (
+        batch["sampled"] - 0.2 * np.array([[1, 9, 9, -1, 9, 9, 9, 9]])
+    )
+    made.__dict__["_of_values"] = lambda params, batch: np.array([[1.0, 7.0, 7.0, 2.0, 9, 9, 9, 9]], np.float32)
+    [row] = answers([1.0], (2,), ("end",))
+    row |= {"ids": [5] * 5, "given": [[2, 4]]}
+    advantages, values, kl = told(made, [row], "advantages", "values", "kl")
+    assert values == [[1.0, 2.0]] and kl == [pytest.approx(0.0)]
+    np.testing.assert_allclose(advantages, [[-0.1 + 2.0 - 1.0, 0.1 + 1.0 - 2.0]], atol=1e-6)
+    batch = AnswerRows(8, valued=True).batch([row | {name: 0.0 for name in (*FACTS, "counts", "explained", "varied")}])
+    np.testing.assert_allclose(batch["advantages"][0], [0.9, 0, 0, -0.9, 0, 0, 0, 0], atol=1e-6)
+    assert batch["weights"][0].tolist() == [1, 0, 0, 1, 0, 0, 0, 0]
+
+
 def test_which_answers_count():
     rewards = [1.0, 0.0, 2.0, 2.0]
     counts, alike, ended, spread = told(
@@ -114,26 +136,24 @@ def test_answers_without_a_score_count_for_nothing():
     np.testing.assert_allclose(found, [-2 / 2.0001, 0, 0, 2 / 2.0001])
 
 
-def test_scores_of_the_same_answers_are_taken_and_scoring_can_be_left(tmp_path):
+def test_scores_of_the_same_answers_are_taken_and_scoring_can_be_left():
     """A verifier with a clock may give others to a run that goes on."""
-    made = rollouts(RLOO())
-    made._prompts.verifiers = {"a": Function(lambda answer, task: 7.0)}
-    made._workdir, made._updates, made._key = tmp_path, 1, "data"
-    made._header = lambda number: {"rollout": number}
+    verifiers = {"a": Function(lambda answer, task: 7.0)}
     rows = [{**row, "answer": ""} for row in answers([1.0, 0.0, 2.0, 3.0])]
     fresh = [{**row, "scores": {}} for row in rows]
-    values = lambda found: [scores["a"]["value"] for scores in found]  # noqa: E731
-    assert values(made._scores(0, [None] * 4, fresh, lambda: None)) == [7.0] * 4
-    rollout_files.write(tmp_path / "rollouts/000000.jsonl", {"rollout": 0}, rows)
-    assert values(made._scores(0, [None] * 4, fresh, lambda: None)) == [1.0, 0.0, 2.0, 3.0]
+
+    def values(before=(), check=lambda: None):
+        return [row["a"]["value"] for row in scores(verifiers, [None] * 4, fresh, before, check)]
+
+    assert values() == [7.0] * 4 and values(rows) == [1.0, 0.0, 2.0, 3.0]
     fresh[2]["ids"] = [5, 5, 5, 6]
-    assert values(made._scores(0, [None] * 4, fresh, lambda: None)) == [7.0] * 4
+    assert values(rows) == [7.0] * 4
 
     def leave():
         raise Terminated("sigterm")
 
     with pytest.raises(Terminated):
-        made._scores(1, [None] * 4, fresh, leave)
+        values(check=leave)
 
 
 def test_prompts_whose_answers_are_alike_are_drawn_again(tmp_path):
@@ -142,12 +162,9 @@ def test_prompts_whose_answers_are_alike_are_drawn_again(tmp_path):
 
     def begun():
         made = rollouts(RLOO())
-        made._redraws, made._answers, made._updates, made._first_step = 2, 4, 1, 0
-        made._workdir, made._header, made._reward = (
-            tmp_path,
-            lambda number: {"rollout": number},
-            lambda rows, whole: None,
-        )
+        made._redraws, made._answers, made._updates = 2, 4, 1
+        made._files, made._reward = FILES(tmp_path), lambda rows, whole: None
+        made._order = Order(CONFIG, made._files, "", again=2, first_step=0, other=None)
 
         def write(number, again, numbers, whole):
             asked.append((number, again, list(numbers)))
@@ -165,7 +182,7 @@ def test_prompts_whose_answers_are_alike_are_drawn_again(tmp_path):
     made = begun()
     assert learned(made, 0) == [0, 3] and asked == [(0, 0, [0, 1]), (0, 1, [2]), (0, 2, [3])]
     assert learned(made, 1) == [4, 5] and asked[3:] == [(1, 0, [4, 5]), (1, 1, [6]), (1, 2, [7])]
-    kept = [row for row in rollout_files.read(tmp_path / "rollouts/000001.jsonl", {"rollout": 1}) if row["kept"]]
+    kept = [row for row in FILES(tmp_path).read(1) if row["kept"]]
     assert [(row["rounds"], row["alike_asked"]) for row in kept] == [(3, 0.75)] * 4
     again = begun()
     assert again._kept(1, 2) == kept
@@ -175,19 +192,23 @@ def test_prompts_whose_answers_are_alike_are_drawn_again(tmp_path):
         begun()._made(3, None)
 
 
-def test_a_run_that_goes_on_in_the_middle_of_a_rollout_begins_one():
-    """From another run's step 25, of 2 updates each: what that run had sampled is not its own."""
+@pytest.mark.parametrize("begun", [None, ["begun"]])
+def test_a_run_that_goes_on_in_the_middle_of_a_rollout_has_its_answers(begun):
+    """From another run's step 25, of 2 updates each; where what that run had sampled is not its own, it begins one."""
     made = rollouts(RLOO())
-    made._updates, made._first_step, made._held = 2, 25, None
+    made._updates, made._first_step, made._held, made._middle = 2, 25, None, False
+    written, files = {}, types.SimpleNamespace(write=lambda number, rows: written.update({number: rows}))
+    made._order, made._files = types.SimpleNamespace(begun=lambda number: begun and [{"a": 1}]), files
     made._trainer.program = types.SimpleNamespace(whole=lambda state: state)
     made._made, made._kept = lambda number, whole: ["made"], lambda number, step: ["kept"]
     made._form, made._mine = types.SimpleNamespace(batch=lambda rows: rows), lambda rows: rows
     at = lambda step: types.SimpleNamespace(step=step)  # noqa: E731
-    assert [made.next(step, at(step)) for step in (25, 26, 27)] == [["made"]] * 3
+    assert [made.next(step, at(step)) for step in (25, 26, 27)] == [[{"a": 1}] if begun else ["made"], *[["made"]] * 2]
+    assert written == ({12: [{"a": 1}]} if begun else {})
     made._held = None
     assert made.next(27, at(27)) == ["kept"]
     fresh = [step for step in range(25, 30) if made._fresh(types.SimpleNamespace(first=step == 25, step=step))]
-    assert fresh == [26, 27, 29]
+    assert fresh == ([27, 29] if begun else [26, 27, 29])
 
 
 def test_a_file_with_another_byte_is_damaged(tmp_path):

@@ -12,7 +12,7 @@ from ptft_jax.runs.workdir import Workdir
 from ptft_jax.verbs.data import view
 
 MEANINGS = {
-    "context": "the prompt, tokens whose advantage is 0, and such as a teacher is asked about",
+    "context": "the prompt, what tools said, tokens whose advantage is 0, and such as a teacher is asked about",
     "better": "sampled, with an advantage above 0, kept, or chosen: becomes more probable; the larger it is, the stronger the color",
     "worse": "sampled, with an advantage below 0, or rejected: becomes less probable",
     "left-out": "sampled, and not learned from",
@@ -90,7 +90,13 @@ def tokens(row: Mapping[str, Any], tokenizer: tok.Tokenizer, most: float) -> lis
     ids, start = row["ids"], row["prompt_tokens"]
     out = [Sampled(i, view.text(tokenizer, i), "context", "of the prompt") for i in ids[:start]]
     counts, weighed = learned(row), "advantage" in row or "advantages" in row
-    for n, (i, log_prob, advantage) in enumerate(zip(ids[start:], row["log_probs"], advantages(row))):
+    given = {n for first, stop in row.get("given", ()) for n in range(first, stop)}
+    sampled = enumerate(zip(row["log_probs"], advantages(row)))
+    for place, i in enumerate(ids[start:], start):
+        if place in given:
+            out.append(Sampled(i, view.text(tokenizer, i), "context", "said by a tool"))
+            continue
+        n, (log_prob, advantage) = next(sampled)
         part = "context" if advantage == 0 else "better" if advantage > 0 else "worse"
         note = (f"advantage {advantage:+.3g}, " if weighed else "") + f"log-probability {log_prob:.3g}"
         if "values" in row:
@@ -107,7 +113,8 @@ def title(row: Mapping[str, Any], place: int) -> str:
 
 def counted(row: Mapping[str, Any]) -> str:
     """How long an answer is, and how it ended."""
-    return f"prompt of {row['prompt_tokens']}, answer of {row['tokens']} tokens, ended by {row['reason']}"
+    calls = f", {row['calls']} calls of tools" if "calls" in row else ""
+    return f"prompt of {row['prompt_tokens']}, answer of {row['tokens']} tokens{calls}, ended by {row['reason']}"
 
 
 def facts(row: Mapping[str, Any]) -> list[str]:
