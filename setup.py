@@ -22,6 +22,8 @@ FEATURES = {
     "verifiers": ["jsonschema>=4.26"],
     "tensorboard": ["tensorboard>=2.20"],
     "tiktoken": ["tiktoken>=0.14"],
+    # Indexes of passages by their words.
+    "retrieval": ["bm25s>=0.3"],
     # What draws the trials of `ptft sweep --search`.
     "search": ["optuna>=5", "cmaes>=0.13"],
     # sentencepiece reads and edits its models with protobuf.

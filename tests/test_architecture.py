@@ -37,6 +37,7 @@ ROOMS = (
     "runs",
     "catalog",
     "rewards",
+    "retrieval",
     "regularization",
     "reporting",
     "evaluation",
