@@ -23,7 +23,7 @@ from ptft_jax.errors import UserError, listed
 from ptft_jax.retrieval import bm25, passages
 from ptft_jax.retrieval.passages import Corpus, Passage, Written
 
-MANIFEST, PROGRESS = "index.json", "progress.json"
+MANIFEST, PROGRESS = "index.json", "unfinished.json"
 ARRAYS = ("vectors.npy", "keys.npy", "targets.npy")
 FORM = 1
 

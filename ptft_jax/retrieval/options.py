@@ -27,6 +27,11 @@ class RetrieveOptions(Options):
             "answer", "what is to be said where no right passage was found: the answer, or that", "answer", "unknown"
         )
     )
+    learn: str = declared(
+        one_of(
+            "answer", "what stands behind the question: its answer, or the passage that tells it", "answer", "passage"
+        )
+    )
     unknown: str = declared(Field("I do not know.", "the answer where no passage tells it"))
     order: str = declared(
         one_of("best_first", "of the passages", "best_first", "best_last", "shuffled"),

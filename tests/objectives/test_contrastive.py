@@ -11,7 +11,14 @@ from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.contrastive import Contrastive
 from tests.helpers import LENGTH, LLAMA, SPEC, VOCAB
 
-ROWS = ((3, 4), (5, 4), (2, 9), (4, 4), (1, 1), (3, 2))  # tokens of a question and of its passage; the last is no row of the data
+ROWS = (
+    (3, 4),
+    (5, 4),
+    (2, 9),
+    (4, 4),
+    (1, 1),
+    (3, 2),
+)  # tokens of a question and of its passage; the last is no row of the data
 
 
 def batch_of(rng):

@@ -11,7 +11,14 @@ from ptft_jax.errors import UserError
 from ptft_jax.retrieval import bm25, dense, index
 from ptft_jax.retrieval.passages import Corpus, Passage
 
-TEXTS = ("The cat sat on the mat.", "A dog sat.", "Cats and dogs: cat, cat!", "the the the", "Owls fly by night", "a dog sat")
+TEXTS = (
+    "The cat sat on the mat.",
+    "A dog sat.",
+    "Cats and dogs: cat, cat!",
+    "the the the",
+    "Owls fly by night",
+    "a dog sat",
+)
 
 
 def corpus(folder, rows, words=0, options=""):
@@ -20,7 +27,9 @@ def corpus(folder, rows, words=0, options=""):
 
 
 def made(folder, texts=TEXTS, name="index", **options):
-    index.build(folder / name, "bm25", corpus(folder, [{"id": f"d{n}", "text": t} for n, t in enumerate(texts)]), **options)
+    index.build(
+        folder / name, "bm25", corpus(folder, [{"id": f"d{n}", "text": t} for n, t in enumerate(texts)]), **options
+    )
     return index.Index(str(folder / name), "--index")
 
 
