@@ -126,12 +126,18 @@ class Dense:
         return numbers, values
 
 
-def nearest(queries: np.ndarray, keys: np.ndarray, k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def nearest(
+    queries: np.ndarray, keys: np.ndarray, k: int, *, squared: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Of each of `queries` [Q, D] the k of `keys` [N, D] with the largest inner product, exactly: their numbers and products, the largest
-    first, of equal ones the lowest number. Keys may be memory-mapped: a block at a time is held."""
+    first, of equal ones the lowest number. With `squared` those with the smallest squared distance: of each the product less half of the
+    key's square. Keys may be memory-mapped: a block at a time is held."""
     kept: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, np.int64), np.zeros(0, np.float32))] * len(queries)
     for first in range(0, len(keys), _BLOCK):
-        products = queries @ np.asarray(keys[first : first + _BLOCK], np.float32).T
+        block = np.asarray(keys[first : first + _BLOCK], np.float32)
+        products = queries @ block.T
+        if squared:
+            products -= np.square(block).sum(axis=1) / 2
         for n, row in enumerate(products):
             which = best(row, k)
             numbers = np.concatenate([kept[n][0], which + first])

@@ -21,14 +21,18 @@ from ptft_jax.errors import UserError
 from ptft_jax.retrieval.options import POOLINGS
 from ptft_jax.verbs.command import SOURCES, define_number, define_plugins, launch, prepare_jax, say, say_chosen
 
-_OF = {"k1": ("bm25",), "b": ("bm25",), "words": ("bm25", "dense"), "run": ("dense",), "pooling": ("dense",)}
+_OF = {
+    "k1": ("bm25",), "b": ("bm25",), "words": ("bm25", "dense"), "run": ("dense", "knn"), "pooling": ("dense",), "length": ("knn",),
+}  # fmt: skip
 
 
 def define() -> None:
     define_plugins()
     flags.DEFINE_string("corpus", "", "KIND:NAME[?OPTION=VALUE&...]: texts, as config.data.source.")
     flags.DEFINE_enum("split", "", ["", "train", "validation", "test"], "Which part of it; '' = all that it holds.")
-    flags.DEFINE_enum("kind", "bm25", ["bm25", "dense"], "By words, or by vectors of --run.")
+    flags.DEFINE_enum(
+        "kind", "bm25", ["bm25", "dense", "knn"], "By words, by vectors of --run, or of its states and what came next."
+    )
     flags.DEFINE_string("out", "", "The folder to make.")
     define_number(
         "words", 0, natural(0, ""), "Documents are cut into passages of so many words; 0 = each is a passage."
@@ -39,10 +43,11 @@ def define() -> None:
     define_number(
         "b", None, whole_share(0.75, ""), "Of bm25: how much the length of a passage counts. 0.75 where not given."
     )
-    flags.DEFINE_string("run", "", f"Of dense: what makes the vectors. {SOURCES}")
+    flags.DEFINE_string("run", "", f"Of dense and knn: what makes the vectors. {SOURCES}")
     flags.DEFINE_enum(
         "pooling", None, POOLINGS, "Of dense: what of a text's states is its vector; as the run was trained, else mean."
     )
+    define_number("length", 0, natural(0, ""), "Of knn: tokens a row; 0 = as the run has it.")
 
 
 def main() -> None:
@@ -59,27 +64,46 @@ def main() -> None:
     from ptft_jax.runs import places
 
     out = pathlib.Path(os.path.abspath(places.local(args.out, f"--out={args.out}").expanduser()))
-    corpus = Corpus(args.corpus, args.split, args.words, plugins.tables(tuple(args.plugins)).sources)
-    options: dict[str, Any] = {name: getattr(args, name) for name in ("k1", "b") if getattr(args, name) is not None}
-    if args.kind == "dense":
-        options |= {"run": args.run, "encoder": _encoder()}
-    facts, there = index.build(out, args.kind, corpus, words=args.words, say=say, **options)
-    print(f"{'there already' if there else 'made'}: {args.out}: {facts['kind']}, {facts['passages']:,} passages")
+    if args.kind == "knn":
+        facts, there = _states(out)
+        what = f"{facts['entries']:,} tokens"
+    else:
+        corpus = Corpus(args.corpus, args.split, args.words, plugins.tables(tuple(args.plugins)).sources)
+        options: dict[str, Any] = {name: getattr(args, name) for name in ("k1", "b") if getattr(args, name) is not None}
+        if args.kind == "dense":
+            options |= {"run": args.run, "encoder": _encoder()}
+        facts, there = index.build(out, args.kind, corpus, words=args.words, say=say, **options)
+        what = f"{facts['passages']:,} passages"
+    print(f"{'there already' if there else 'made'}: {args.out}: {facts['kind']}, {what}")
 
 
-def _encoder() -> Any:
+def _states(out: pathlib.Path) -> tuple[dict[str, Any], bool]:
+    args, loaded = flags.FLAGS, _loaded()
+    from ptft_jax.evaluation import neighbors
+
+    options = {"length": args.length, "plugins": args.plugins}
+    return neighbors.build(loaded, args.run, args.corpus, args.split, out, say, **options)
+
+
+def _loaded() -> Any:
     args = flags.FLAGS
     if not args.run:
-        raise UserError("--run is missing: what makes the vectors of an index of kind dense")
+        raise UserError(f"--run is missing: what makes the vectors of an index of kind {args.kind}")
     prepare_jax()
-    from ptft_jax.retrieval.dense import Encoder
     from ptft_jax.runs import loading
 
     loaded = loading.load(args.run, field="--run", plugins=args.plugins)
     say_chosen(loaded.source)
+    return loaded
+
+
+def _encoder() -> Any:
+    loaded = _loaded()
+    from ptft_jax.retrieval.dense import Encoder
+
     objective = loaded.source.config.objective
     trained = objective.pooling if objective.name == "contrastive" else POOLINGS[0]
-    return Encoder(loaded, args.pooling or trained)
+    return Encoder(loaded, flags.FLAGS.pooling or trained)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,9 @@ def test_behavior(tmp_path):
 
 
 def test_retrieval(tmp_path):
-    _, made, _, shown, *_ = carry_out("retrieval", tmp_path)
+    _, made, _, shown, _, states = carry_out("retrieval", tmp_path)
+    one, two = (json.loads(text)["knn"] for text in re.split(r"(?<=\n\})\n", states[states.index("{\n") :])[:2])
+    assert one["nll_without"] == two["nll_without"] != one["nll"] != two["nll"] and len(two["weights"]) == 2
     assert "made: indexes/documents: bm25, 105 passages" in made
     assert (
         "[1] P" in shown
