@@ -69,7 +69,7 @@ EXTRAS = {
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0,<2"],
     # What others train with: for `ptft bench`, and with it the live comparisons.
     "bench": [*FEATURES["reports"], *PEERS],
-    "parity": [*PEERS, "bitsandbytes>=0.50"],
+    "parity": [*PEERS, "bitsandbytes>=0.50", "rank-bm25>=0.2.2"],
 }
 
 # configs/ and experiments/ of the checkout, where an installed package has them (ptft_jax.config_files).

@@ -20,7 +20,7 @@ from ptft_jax.data import cache
 from ptft_jax.data.records.base import Record, Records, Skipped, Source
 from ptft_jax.data.records.reference import Reference, settings_of
 from ptft_jax.errors import UserError
-from ptft_jax.retrieval.index import MANIFEST, Index
+from ptft_jax.retrieval.index import Index
 from ptft_jax.retrieval.options import RetrieveOptions
 from ptft_jax.retrieval.reading import Practice, asked_of
 
@@ -64,8 +64,7 @@ class Retrieved:
         return Retrieved(self._plain.read_as(reading), self.reference, self._practice, self._broken)
 
     def files(self) -> Mapping[str, str]:
-        path = self._practice.index.folder / MANIFEST
-        return {**self._plain.files(), str(path): cache.sha256(path)[:32]}
+        return self._plain.files()  # the index checks its own
 
     def whole(self, split: str = "train") -> Records:
         return _Records(self._plain.whole(split), self.reference, self._practice, (split, None, self._broken))

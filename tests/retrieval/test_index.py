@@ -58,6 +58,40 @@ def test_bm25_is_its_formula_and_ties_go_by_number(tmp_path):
     assert found.passages[2] == Passage("d2", f"{tmp_path}/docs.jsonl, line 3", TEXTS[2])
 
 
+REPORTS = {
+    # xhluca/bm25s issue 127: of two passages that say a word equally often one had no score.
+    "quick": (("foo", "dog", "baz", "quick god", "quick fox"), [3, 4, -1]),
+    # piskvorky/gensim issue 2684: words that are in most passages counted against them, so a text was not the best for itself.
+    "a b c d": (("a b c x y", "a b c d", "z"), [1, 0, -1]),
+    # xhluca/bm25s issues 60 and 91, bojieli/ai-agent-book pull request 511: words that no passage has, and no word, were errors.
+    "new words": (("a b", "c"), [-1, -1]),
+    " ": (("a b", "c"), [-1, -1]),
+}
+
+
+@pytest.mark.parametrize("query", REPORTS)
+def test_what_went_wrong_elsewhere(query, tmp_path):
+    texts, best = REPORTS[query]
+    found = made(tmp_path, texts)
+    numbers, scores = found.search([query], len(best))
+    assert numbers[0].tolist() == best
+    # run-llama/llama_index issue 14442: scores stood beside other passages than theirs.
+    whole = found.searcher.scores(query)
+    assert scores[0].tolist() == [whole[n] if n >= 0 else 0 for n in best] and (whole >= 0).all()
+
+
+@pytest.mark.live
+def test_bm25_beside_rank_bm25():
+    """Its scores, with Lucene's logarithm in the place of its own, are k1 + 1 times ours."""
+    import rank_bm25
+
+    okapi = rank_bm25.BM25Okapi([bm25.words(text) for text in TEXTS], k1=1.2, b=0.6)
+    counts = {word: sum(word in bm25.words(text) for text in TEXTS) for word in okapi.idf}
+    okapi.idf = {word: math.log(1 + (len(TEXTS) - n + 0.5) / (n + 0.5)) for word, n in counts.items()}
+    for query in ("cat on the mat", "the the owls", "sat"):
+        np.testing.assert_allclose(okapi.get_scores(bm25.words(query)) / 2.2, by_hand(query, 1.2, 0.6), rtol=1e-9)
+
+
 def test_dense_search_is_exact_in_blocks_and_ties_go_by_number(monkeypatch):
     monkeypatch.setattr(dense, "_BLOCK", 7)
     rng = np.random.default_rng(0)

@@ -87,7 +87,7 @@ def test_states_of_another_tokenizer(changed, says, tmp_path):
 @pytest.mark.heavy
 def test_a_run_with_its_neighbors(tmp_path):
     text_file = tmp_path / "x.txt"
-    text_file.write_text("".join(f"the {'cat dog owl'.split()[n % 3]} sat on mat {n}\n" for n in range(50)))
+    text_file.write_text("".join(f"the {('cat', 'dog', 'owl')[n % 3]} sat on mat {n}\n" for n in range(50)))
     quiet_train(tiny_config(text_file, model__layers=1, training__steps=0, optimizer__warmup_steps=0), tmp_path / "run")
     loaded, source = loading.load(tmp_path / "run"), f"text:{text_file}"
     made = lambda name, **more: neighbors.build(loaded, "runs/x", source, "train", tmp_path / name, length=16, **more)  # noqa: E731
