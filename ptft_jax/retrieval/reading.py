@@ -76,8 +76,8 @@ class Practice:
                 f"passage={s.passage!r}: expected a text with {{text}}, and maybe {{n}} and {{id}}: {e}"
             ) from e
         self.depth = min(count, s.k + (MARGIN if s.no_answer or "never" in (s.right, s.outdated) else 0))
-        self.before = "" if s.learn == "passage" else f"behind {s.k + s.distractors} passages of {index.folder}"
-        self.described = f"{s.k + s.distractors} passages each of {index.described}"
+        self.before = "" if s.learn == "passage" else f"behind at most {s.k + s.distractors} passages of {index.folder}"
+        self.described = f"at most {s.k + s.distractors} passages each of {index.described}"
         if s.learn == "passage":
             self.described = f"with the passage that answers, of {index.described}"
         shown = {name: value for name, value in vars(settings).items() if name != "retrieve"}

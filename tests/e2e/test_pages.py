@@ -88,7 +88,7 @@ def test_retrieval(tmp_path):
     assert "made: indexes/documents: bm25, 105 passages" in made
     assert (
         "[1] P" in shown
-        and "3 passages each of indexes/documents (bm25, 105 passages of jsonl:documents.jsonl" in shown
+        and "at most 3 passages each of indexes/documents (bm25, 105 passages of jsonl:documents.jsonl" in shown
     )
     encoder = summary(tmp_path, "encoder")
     assert encoder["after"]["validation/nll"] < encoder["before"]["validation/nll"]

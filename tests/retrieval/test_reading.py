@@ -6,13 +6,17 @@ import pickle
 import numpy as np
 import pytest
 
-from ptft_jax.data import records
+from ptft_jax import config as configs
+from ptft_jax.data import filling, records, source_splits
+from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.builders.causal import Causal
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.tasks.question import read
 from ptft_jax.evaluation.tasks.retrieval import Retrieval
 from ptft_jax.retrieval import index
 from ptft_jax.retrieval.passages import Corpus
 from tests.evaluation.test_behavior import Said
+from tests.helpers import tiny_config
 
 DOCS = {
     "ann-1": "Ann lives in Rome.", "ann-0": "Ann lives in Oslo.", "bob": "Bob lives in Bern.", "cy": "Cy lives in Kyiv.",
@@ -109,7 +113,7 @@ def test_no_answer_is_a_share_and_sides_are_as_without_passages(folder):
     assert 0.25 < silent < 0.75  # of 60
     again = pickle.loads(pickle.dumps(other))
     assert [*again] == [*other] and again.fingerprint == other.fingerprint
-    assert other.where(0).endswith(f", behind 1 passages of {folder}/index")
+    assert other.where(0).endswith(f", behind at most 1 passages of {folder}/index")
 
 
 @pytest.mark.parametrize(
@@ -134,6 +138,26 @@ def test_what_is_refused(row, options, says, folder):
     lines(folder / "x.jsonl", [row])
     with pytest.raises(UserError, match=says):
         opened(folder, "x", options)[0]
+
+
+@pytest.mark.parametrize("how", [{"overlong": "truncate"}, {"overlong": "split"}, {"packing": "concat"}, {}])
+def test_a_question_is_never_cut(how, folder):
+    """What has no room is an error that names the record and its passages; what would cut it is refused."""
+    data = tiny_config(
+        folder / "x", data__source=f"jsonl:{folder}/many.jsonl?retrieve={folder}/index&k=1&distractors=1"
+    ).data
+    data.update(length=16, **how)
+    data = configs.check({"data": data.to_dict()}).data
+    [name] = how or [""]
+    says = (
+        rf"config.data.{name} = '{how[name]}': "
+        if how
+        else r"many\.jsonl, line \d+, behind at most 2 passages of .*index: \d+ tokens are more"
+    )
+    with pytest.raises(UserError, match=says):
+        filling.filled(
+            data, source_splits.tokenized(data, data.source, "train", tok.ByteTokenizer()), Causal(), partial=False
+        )
 
 
 def test_an_option_of_reading_alone():
