@@ -22,6 +22,8 @@ FEATURES = {
     "verifiers": ["jsonschema>=4.26"],
     "tensorboard": ["tensorboard>=2.20"],
     "tiktoken": ["tiktoken>=0.14"],
+    # Indexes of passages by their words.
+    "retrieval": ["bm25s>=0.3"],
     # What draws the trials of `ptft sweep --search`.
     "search": ["optuna>=5", "cmaes>=0.13"],
     # sentencepiece reads and edits its models with protobuf.
@@ -69,7 +71,7 @@ EXTRAS = {
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0,<2"],
     # What others train with: for `ptft bench`, and with it the live comparisons.
     "bench": [*FEATURES["reports"], *PEERS],
-    "parity": [*PEERS, "bitsandbytes>=0.50"],
+    "parity": [*PEERS, "bitsandbytes>=0.50", "rank-bm25>=0.2.2"],
 }
 
 # configs/ and experiments/ of the checkout, where an installed package has them (ptft_jax.config_files).

@@ -17,6 +17,7 @@ VERBS = {
     "next": 'which words a run expects next: --run=DIR [--run=DIR ...] "The cat sat on the"',
     "generate": "continue a text: --run=DIR[@STEP] --prompt=TEXT",
     "chat": "talk with a model: --run=DIR[@STEP] [--message=TEXT]",
+    "index": "an index for retrieval: --corpus=SOURCE --kind=bm25|dense|knn [--run=DIR] --out=DIR",
     "feedback": "data that a run makes of its own answers, by principles: --run=DIR --data=SOURCE --principles=FILE --out=DIR",
     "export": "write a model for other tools: --run=SOURCE --to=hf|gguf|peft --out=PATH",
     "combine": "make one run of several: --method=NAME --run=DIR [--run=DIR ...] --out=DIR",

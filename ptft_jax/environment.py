@@ -16,6 +16,7 @@ from ptft_jax.errors import UserError
 
 # Packages that only some features need: what is imported -> the extra of the installation that brings it.
 EXTRAS = {
+    "bm25s": "retrieval",
     "cmaes": "search",
     "gguf": "gguf",
     "jsonschema": "verifiers",

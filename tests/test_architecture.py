@@ -38,6 +38,7 @@ ROOMS = (
     "catalog",
     "rewards",
     "tools",
+    "retrieval",
     "regularization",
     "reporting",
     "evaluation",

@@ -101,6 +101,8 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
         {**asked, "question": f"{i}?", "answer": i % 2, "group": "ab"[i // 2 % 2], "paraphrase_of": i // 2}
         for i in range(8)
     ]
+    read = {"passages": [{"n": 1, "gold": True, "stale": False}], "asked": "?", "hit": True, "rank": 1}
+    rows += [{"question": "[1] ?", "answer": "x", **read}]
     rows += [{"question": "?", "kind": "unknown"}, {"prompt": "!", "kind": "harmful"}]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
     schema = tmp_path / "schema.json"
@@ -223,6 +225,7 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
                 "paraphrases",
                 "groups",
                 "styles",
+                "retrieval",
                 "probe",
             ),
             "eval__behavior__max_new_tokens": 4,
@@ -288,6 +291,7 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "init__from_": str(tmp_path / "parent"),
             "data__source": f"jsonl:{answers}",
         },
+        {"objective__name": "contrastive", "data__source": f"jsonl:{answers}"},
         {"objective__name": "unlikelihood", "data__source": f"jsonl:{rated}"},
         {
             "objective__name": "kto",

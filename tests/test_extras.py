@@ -102,7 +102,14 @@ def _cmaes(folder):
     study.sampler("cmaes", 0, 0, {})
 
 
+def _index(folder):
+    from ptft_jax.retrieval import bm25
+
+    bm25.library()
+
+
 FEATURES = {
+    "an index by words": ("bm25s", "retrieval", _index, "an index of kind bm25 needs"),
     "a SentencePiece tokenizer": ("sentencepiece", "sentencepiece", _sentencepiece, "models/x: tokenizer.model"),
     "one that goes into a GGUF file": ("sentencepiece", "sentencepiece", _sentencepiece_in_gguf, "tokenizer.model"),
     "tiktoken's ranks": ("tiktoken", "tiktoken", _tiktoken, "models/x: o200k.tiktoken"),

@@ -39,6 +39,7 @@ GOES = {
     "classification": (("classifier", "causal classifier"), ("classification",)),
     "regression": (("one number", "causal number"), ("regression",)),
     "distill": (("causal",), ("text", "answers", "tokens")),
+    "contrastive": (("causal", "bidirectional", "masked"), ("answers",)),
     "kto": (("causal",), ("rated",)),
     "unlikelihood": (("causal",), ("rated", "rated-text")),
     "reward": (("causal number",), ("preference",)),

@@ -16,6 +16,7 @@ from ptft_jax.evaluation.tasks.options import (
     KnownOptions,
     ParaphrasesOptions,
     ProbeOptions,
+    RetrievalOptions,
     StylesOptions,
 )
 
@@ -84,6 +85,25 @@ TASKS: Mapping[str, TaskSpec] = {
         f"{_HERE}.styles:Styles", fields_of(StylesOptions), {"refusals": "max", "over_refusals": "min"}, others="max"
     ),
     "minimal_pairs": TaskSpec(f"{_HERE}.choice:MinimalPairs", metrics=_ACCURACY | {"accuracy_by_length": "max"}),
+    "retrieval": TaskSpec(
+        f"{_HERE}.retrieval:Retrieval",
+        fields_of(RetrievalOptions),
+        {
+            "recall": "max",
+            "recall_at_1": "max",
+            "accuracy": "max",
+            "accuracy_hit": "max",
+            "accuracy_miss": "max",
+            "abstained": "",
+            "abstained_unanswerable": "max",
+            "conflicts": "",
+            "follows_context": "max",
+            "follows_memory": "min",
+            "stale": "min",
+            "cited": "",
+            "cited_right": "max",
+        },
+    ),
     "probe": TaskSpec(f"{_HERE}.probe:Probe", fields_of(ProbeOptions), {"best": "max", "last": "max"}),
 }
 

@@ -181,6 +181,22 @@ class UnlikelihoodOptions(Options):
     )
 
 
+class ContrastiveOptions(Options):
+    """`config.objective`, of contrastive alone."""
+
+    pooling: str = declared(
+        settings.one_of(
+            "mean",
+            "of contrastive: what a text's vector is: the mean of its last hidden states, or the last",
+            "mean",
+            "last",
+        )
+    )
+    similarity_temperature: float = declared(
+        settings.temperature(0.05, "of contrastive: what cosines are divided by", zero=False)
+    )
+
+
 class _TaughtOptions(Options):
     """`config.objective`, of distill alone."""
 
@@ -275,6 +291,14 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         selects="mse",
         wrong_head=f"the model scores tokens; set model.head='classes' and model.classes=1{_NEW_HEAD}",
     ),
+    "contrastive": ObjectiveSpec(
+        f"{_LOSSES}.contrastive:Contrastive",
+        f"{_ROWS}.matched:Matched",
+        heads=("lm", "masked_lm"),
+        causal=None,
+        does="makes vectors",
+        fields=fields_of(ContrastiveOptions),
+    ),
     "distill": ObjectiveSpec(
         f"{_LOSSES}.distill:Distill",
         f"{_ROWS}.causal:Causal",
@@ -336,7 +360,7 @@ class _CommonOptions(Options):
         settings.one_of(
             "causal_lm",
             "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
-            "spans cut out of a text; a text's class; a text's number; what a teacher predicts; the next token of good texts, and not that of bad ones (unlikelihood); which of two answers is better (dpo and "
+            "spans cut out of a text; a text's class; a text's number; which passage belongs to a question (contrastive); what a teacher predicts; the next token of good texts, and not that of bad ones (unlikelihood); which of two answers is better (dpo and "
             "the following), or that one is good or bad (kto); how good an answer is (reward), or which of its steps are right (process_reward); or nothing: what is written is rewarded (grpo, rloo, "
             "reinforce, and the following)",
             *OBJECTIVES,
@@ -363,6 +387,7 @@ class ObjectiveOptions(
     _RewardedOptions,
     RewardOptions,
     UnlikelihoodOptions,
+    ContrastiveOptions,
     _PairOptions,
     _TaughtOptions,
     ClassificationOptions,

@@ -8,6 +8,8 @@ from typing import Any
 
 from ptft_jax.world import options as world
 
+# What reads a source of any kind with passages of an index before its questions (`ptft_jax.retrieval.options`).
+RETRIEVED = "ptft_jax.retrieval.questions:source"
 _HERE = "ptft_jax.data.records"
 _FILES = ("train", "validation", "test", "partial")
 _SPLITS = ("id", "train", "validation", "test")

@@ -46,6 +46,7 @@ KINDS = {
     "remote": Kind("copies of remote files", _KEY, held=True),
     "tokenizers": Kind("trained tokenizers", _KEY, held=True),
     "assets": Kind("embedded texts and models", r".+\.(whl|gguf)", held=True),
+    "retrieved": Kind("passages found for questions", rf"{_KEY}\.npy", held=True),
     "references": Kind("predictions of parents and teachers", rf"{_KEY}\.npy", held=True),
     "digests": Kind("digests of source files", rf"{_KEY}(\.json)?"),
     "texts": Kind("what is known of text files", rf"{_KEY}\.json"),

@@ -72,9 +72,10 @@ def empty_of(tokens: Tokens, which: np.ndarray | slice = slice(None)) -> dict[st
 
 def packed_how(setting: str, tokens: Tokens, builder: Builder) -> str:
     """How `config.data.packing` has a source fill rows. Raises UserError where the objective wants it otherwise."""
-    if builder.labelled or builder.sampled:
+    if builder.labelled or builder.sampled or builder.matched:
         if setting not in ("auto", "none"):
             has = "one prompt that is answered" if builder.sampled else "one class, and holds one text"
+            has = "one question, and what belongs to it" if builder.matched else has
             raise UserError(f"config.data.packing = {setting!r}: a row has {has}; leave it at 'auto'")
         return "none"
     if setting != "auto":
@@ -112,6 +113,8 @@ def filled(data: DataOptions, tokens: Tokens, builder: Builder, *, partial: bool
         raise UserError(
             f"config.data.overlong = {data.overlong!r}: a record is a prompt that is answered, and is not cut: expected 'raise' or 'drop'"
         )
+    if builder.matched:
+        _refuse_unmatched(data, tokens)
     if builder.stepped:
         stepped.refuse_cut(how, data.overlong)
     sequential = bool(builder.overlap)  # ids are predicted from those before them
@@ -134,3 +137,15 @@ def filled(data: DataOptions, tokens: Tokens, builder: Builder, *, partial: bool
     segmented = how != "concat" or builder.looks_ahead
     pairs = int(np.diff(plan.rows).max()) // 2 if builder.paired and isinstance(plan, packing.Plan) else 0
     return Filled(tokens, RowSet(store, plan, builder, data.length, segmented, pairs))
+
+
+def _refuse_unmatched(data: DataOptions, tokens: Tokens) -> None:
+    """Raises UserError where a row would not have a whole question and what belongs to it, or it is not known which is which."""
+    if data.overlong not in ("raise", "drop"):
+        raise UserError(
+            f"config.data.overlong = {data.overlong!r}: a question and what belongs to it are compared whole: expected 'raise' or 'drop'"
+        )
+    if tokens.store.trained is None:
+        raise UserError(
+            f"{tokens.reference}: it is not known where a question ends: expected prompts and completions, and data.train_on='assistant'"
+        )

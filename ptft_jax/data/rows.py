@@ -95,6 +95,8 @@ class RowSet:
         if self.builder.labelled:
             example = int(np.searchsorted(self.store.offsets, self.plan[index][0, 0], side="right")) - 1
             out |= {"targets": self.store.labels[example], "weights": np.float32(1)}
+        if self.builder.matched:
+            out["weights"] = np.ones((), np.float32)
         if self.builder.stepped:
             out["right"] = self._right(self.plan[index])
         return out | (self._of_pairs(self.plan[index]) if self.builder.scored else {})

@@ -59,6 +59,8 @@ def tokenized(
     source that is of none of `kinds`, where any are named, before anything is tokenized. `learns`: kinds by which it is read where
     any is taken."""
     parsed = records.parse(reference, data.tables.sources)
+    if "retrieve" in parsed.options:
+        _refuse_cut(data, parsed)
     if parsed.kind == token_folder.KIND:
         facts = token_folder.manifest(pathlib.Path(parsed.name))
         check_kind(kinds, facts["kind"], reference, facts["format"], data.tables.objectives)
@@ -91,6 +93,19 @@ def tokenized(
         rows.skipped,
         opened=opened,
     )
+
+
+def _refuse_cut(data: DataOptions, reference: records.Reference) -> None:
+    """Raises UserError where a question could be cut off behind its passages, or be learned without them."""
+    if data.overlong in ("truncate", "split"):
+        raise reference.error(
+            f"config.data.overlong = {data.overlong!r}: of what is too long the passages would be kept, and the question behind them cut: "
+            "expected 'raise' or 'drop'"
+        )
+    if data.packing == "concat":
+        raise reference.error(
+            "config.data.packing = 'concat': rows would be cut anywhere, also between passages and their question"
+        )
 
 
 def kind_of(data: DataOptions, reference: str, split: str, learns: Sequence[str] = ()) -> str:

@@ -24,7 +24,7 @@ class Surveyed:
 
     Attributes:
       train: its train split, without what leaks and is to be dropped; None of tokens that are prepared.
-      facts: for data.json: "splits", "left_out_files", "empty_files", "changed", "leaks".
+      facts: for data.json: "splits", "index", "left_out_files", "empty_files", "changed", "leaks".
     """
 
     train: Opened | None
@@ -117,7 +117,7 @@ def _apart(facts: Mapping[str, Any], reference: str, split: str) -> frozenset[st
 def facts_of(source: Formatted, parts: Parts, held_out: float) -> dict[str, Any]:
     """What is to be known of a source, some of whose splits these are: "splits" (of each "records", and "of", what it is, or
     "held_out", "by" its "text" or the last "lines", and "stand_ins", records that fell to another), "left_out_files" and
-    "empty_files" (of each "count" and "first")."""
+    "empty_files" (of each "count" and "first"), and of a source that is read with passages "index": what they are of."""
     by_text = [split for split in parts if source.source.divides(split, held_out)]
     splits: dict[str, Any] = {}
     for split, found in parts.items():
@@ -131,6 +131,8 @@ def facts_of(source: Formatted, parts: Parts, held_out: float) -> dict[str, Any]
         if (split in by_text and split not in falls) or (split == "train" and falls):
             entry["stand_ins"] = len(found)
     facts: dict[str, Any] = {"splits": splits}
+    if index := getattr(source.source, "index", None):
+        facts["index"] = index
     left_out, empty = source.source.left_out, sorted({name for found in parts.values() for name in found.empty})
     if left_out.count:
         facts["left_out_files"] = {"count": left_out.count, "reasons": left_out.reasons, "first": left_out.first}

@@ -71,7 +71,8 @@ class Tasks:
         needed: dict[str, dict[str, Question]] = {}
         for name, task in self.tasks.items():
             for part in task.parts:
-                needed.setdefault(part, {}).update({q.where: q for q in self.asked[name]})
+                asked = [one for q in self.asked[name] for one in (q, *task.also(q))]
+                needed.setdefault(part, {}).update({q.where: q for q in asked})
         self._questions = [q for q in found if any(q.where in part for part in needed.values())]
         writing = Writing(b.max_new_tokens, b.stop, b.normalize, b.match) if "text" in needed else None
         probes = [task for task in self.tasks.values() if isinstance(task, Probe)]

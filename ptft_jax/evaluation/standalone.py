@@ -12,7 +12,7 @@ from ptft_jax import config as configs
 from ptft_jax import objectives
 from ptft_jax.config import metrics
 from ptft_jax.config.metrics import Measures
-from ptft_jax.data import batches, builders, class_names, filling, source_splits
+from ptft_jax.data import batches, builders, class_names, filling, records, source_splits
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError, nearest
@@ -45,7 +45,13 @@ class Program:
 
 
 class Measurement:
-    """A part of a data source, ready to measure a model and others with its parameters' shapes on."""
+    """A part of a data source, ready to measure a model and others with its parameters' shapes on.
+
+    Attributes:
+      split, batches, objective: what is measured, by what.
+      fingerprint: of its records; of tokens that are prepared, of these.
+      sources: the opened source by its reference; {} of tokens.
+    """
 
     def __init__(
         self,
@@ -110,6 +116,13 @@ class Measurement:
         reference = loading.parent_parameters(loaded) if measure.needs_reference else None
         program = Program(loaded.model, measure, measures, reference=reference)
         self._set = EvalSet(split, rows, program, lengths)
+        self.split, self.batches, self.objective = split, rows, measure
+        self.fingerprint = read.opened.records.fingerprint if read.opened else read.store.key
+        self.sources = (
+            {data.source: records.open_source(data.source, kinds=data.tables.sources, trains=False)}
+            if read.opened
+            else {}
+        )
         self._facts = {"data": data.source, "split": split, "examples": len(read.store)}
         self._facts |= {"tokens_scored": int(self._set.tokens)}
         self._facts |= {"labels": read.labels} if read.labels else {}

@@ -42,7 +42,7 @@ _SOURCES = (
     "also",
     "data",
 )  # the last three are of other nodes than runs
-_PLACES = ("train", "validation", "test", "dir")  # options of sources that name files
+_PLACES = ("train", "validation", "test", "dir", "retrieve")  # options of sources that name files
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Objective(Protocol):
     """Turns (model, parameters, batch, context) into a loss: what `loss_of` makes of what `hidden` gives (`routed`: and how
     experts were used for it). Pure, and hashable as a static argument. `metrics`: the names of the loss' metrics, "nll" (cross-entropy)
     among them where there is one. `chained`, `scores`, `needs_reference`, `needs_parent`, `weights`, `measured`, `tables`, `remarks`, `precomputed`,
-    `reference_of`, `live`, `alone`, `gathers`, `gathered`, `asks_teacher`, `value_head`: see `Rows`."""
+    `reference_of`, `live`, `alone`, `gathers`, `crosses_rows`, `gathered`, `asks_teacher`, `value_head`: see `Rows`."""
 
     metrics: tuple[str, ...]
     chained: ClassVar[bool]
@@ -64,6 +64,7 @@ class Objective(Protocol):
     needs_parent: ClassVar[bool]
     section: ClassVar[str]
     gathers: ClassVar[bool]
+    crosses_rows: ClassVar[bool]
     asks_teacher: ClassVar[bool]
     informs: ClassVar[bool]
     value_head: ClassVar[bool]
@@ -123,6 +124,7 @@ class Rows:
       informs: whether the gradient of its "nll" by targets that are drawn tells what matters to a model (EWC).
       needs_parent: whether it teaches a model nothing that has learned nothing before, so that a run without a parent has to be asked for.
       section: of `config.objective`, whose `from_random` asks for it.
+      crosses_rows: whether a row's loss, and its gradient, are made of all rows of the batch, so that it cannot be run in parts.
       gathers: whether a row's loss depends on sums over the whole batch (`gathered`), a constant in the gradient.
       value_head: whether training needs a head for values beside that for tokens (`ptft_jax.model.heads.value`).
       asks_teacher: whether what a teacher says of each batch of training is put into it by its feed, just before the step.
@@ -137,6 +139,7 @@ class Rows:
     needs_parent: ClassVar[bool] = False
     section: ClassVar[str] = "preference"
     gathers: ClassVar[bool] = False
+    crosses_rows: ClassVar[bool] = False
     value_head: ClassVar[bool] = False
     asks_teacher: ClassVar[bool] = False
 

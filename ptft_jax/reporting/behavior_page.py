@@ -114,6 +114,25 @@ def _probe(page: Page, details: Mapping[str, Any]) -> None:
     )
 
 
+def _retrieval(page: Page, details: Mapping[str, Any]) -> None:
+    """Questions with their passages, and where these are to be found."""
+    rows = []
+    for run, found in details.items():
+        for one in found["shown"]:
+            read = "; ".join(_passage(passage, passage["n"] in one["cites"]) for passage in one["passages"])
+            said = {"answer": one["answer"], "right": "yes" if one["right"] else "no"}
+            rows.append({"run": run, "asked": one["asked"], **said, "passages": read})
+    page.table(rows)
+
+
+def _passage(passage: Mapping[str, Any], cited: bool) -> str:
+    marks = [
+        word for word, there in (("right", passage["gold"]), ("outdated", passage["stale"]), ("cited", cited)) if there
+    ]
+    told = f" ({', '.join(marks)})" if marks else ""
+    return f"[{passage['n']}] {passage['id']}, {passage['where']}{told}"
+
+
 _PICTURES: Mapping[str, Callable[[Page, Mapping[str, Any]], None]] = {
     "calibration": _calibration,
     "known": _known,
@@ -122,4 +141,5 @@ _PICTURES: Mapping[str, Callable[[Page, Mapping[str, Any]], None]] = {
     "paraphrases": _paraphrases,
     "groups": _groups,
     "probe": _probe,
+    "retrieval": _retrieval,
 }

@@ -9,6 +9,8 @@ from __future__ import annotations
 import glob
 import os
 import pathlib
+import re
+import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -65,6 +67,8 @@ def source(text: str, folder: str) -> tuple[Any, ...]:
         options |= {option: file(options[option], "") for option in given}
     if "dir" in options and not remote.is_url(options["dir"]):
         options["dir"] = file(options["dir"], folder)
+    if "retrieve" in options:
+        options["retrieve"] = file(options["retrieve"], folder)
     return parsed.kind, name, tuple(sorted(options.items()))
 
 
@@ -222,6 +226,12 @@ def template_of(workdir: pathlib.Path, text: str) -> str:
 
 def _from_here(text: str, folder: str) -> str:
     parsed = _parsed(text)
+    if parsed is not None and "retrieve" in parsed.options:  # an index is a folder, too
+        there = _file_from_here(parsed.options["retrieve"], folder)
+        found = re.search(r"(?<=[?&]retrieve=)[^&]*", text)
+        assert found is not None
+        text = f"{text[: found.start()]}{urllib.parse.quote(there)}{text[found.end() :]}"
+        parsed = _parsed(text)
     if parsed is None or not _is_place(parsed, folder) or os.path.isabs(os.path.expanduser(parsed.name)):
         return text
     there = os.path.normpath(os.path.join(folder, parsed.name))

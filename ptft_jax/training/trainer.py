@@ -245,6 +245,20 @@ class Trainer(Compiled):
                 f"config.{field}: these are re-initialized, but frozen:{listed(made)}\nlet them train: tune.rates={rules}"
             )
 
+    def _refuse_parts(self) -> None:
+        """Raises UserError for a batch that would be run in parts where every row's loss is made of all rows."""
+        c = self.config
+        for path, value, expected in (
+            ("training.micro_batches", c.training.micro_batches, 1),
+            ("parallel.compile", c.parallel.compile, "jit"),
+            ("tune.adapters", c.tune.adapters, ()),
+        ):
+            if self.objective.crosses_rows and value != expected:
+                raise UserError(
+                    f"config.{path} = {value!r}: objective.name = {c.objective.name!r} compares each row with all others of its batch, so the "
+                    f"batch is not run in parts: expected {expected!r}"
+                )
+
     def _steps(self, partition: Partition) -> list[tuple[int, Step]]:
         """Of each phase: the number of the update that it begins with, and its step."""
         c = self.config
@@ -263,6 +277,7 @@ class Trainer(Compiled):
                 f"config.tune.adapters: objective.name = {c.objective.name!r} compares all rows of a batch with the reference at once, and "
                 "each adapter is a model of its own: train them in runs of their own"
             )
+        self._refuse_parts()
         parent = {"tuned": self.tuned, "fresh": self._fresh, "compared": self.objective.needs_reference}
         parent["kept"] = not self.objective.precomputed
         self.regularization = regularizers.build(c, partition, self.model, **parent)

@@ -3,6 +3,7 @@
 python -m ptft_jax.verbs.eval --run=runs/base --data=stdlib:code --split=test
 python -m ptft_jax.verbs.eval --run=runs/base@last --data=jsonl:questions.jsonl
 python -m ptft_jax.verbs.eval --run=runs/base --data=jsonl:questions.jsonl --answers=exact,f1
+python -m ptft_jax.verbs.eval --run=runs/base --data=text:notes --split=test --knn=indexes/notes
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 from absl import flags
 
 from ptft_jax.config.tree import TREE
-from ptft_jax.verbs import answered, reading
+from ptft_jax.verbs import answered, neighbors, reading
 from ptft_jax.verbs.command import define_number, define_source, launch, load_source, say, say_chosen
 
 
@@ -37,13 +38,14 @@ def define() -> None:
     reading.define()
     define_number("batch_size", 16, TREE["data"]["batch_size"], "Rows at a time.")
     answered.define()
+    neighbors.define()
 
 
 def main() -> None:
     args = flags.FLAGS
     from ptft_jax.evaluation.standalone import evaluate
 
-    asked = answered.asked()
+    asked, looked_up = answered.asked(), neighbors.asked()
     loaded = load_source()
     options = {
         "tokens": args.tokens,
@@ -62,6 +64,10 @@ def main() -> None:
         say(f"{source.name} was trained on a part of this: --split=validation measures what was held out")
     if questions:
         values["answers"] = answered.answers(loaded, questions)
+    if looked_up:
+        from ptft_jax.evaluation import neighbors as states
+
+        values["knn"] = states.evaluate(loaded, args.data, args.split, **looked_up, **options, **reading.changes())
     how = {"checkpoint": source.how} if getattr(source, "how", "") else {}
     print(json.dumps({"run": source.reference, "step": source.step, **how, **values}, indent=1))
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ptft_jax.config.declare import Options, fields_of
-from ptft_jax.config.field import Field
+from ptft_jax.config.declare import fields_of
 from ptft_jax.data.formats import layouts
 from ptft_jax.data.records.base import Skipped
-from ptft_jax.data.records.reference import Reference
+from ptft_jax.data.records.reference import Reference, settings_of
 from ptft_jax.data.records.sequences import SequenceShard
 from ptft_jax.data.records.source import TableSource
 from ptft_jax.errors import UserError, nearest
@@ -74,7 +71,7 @@ def opened(reference: Reference) -> Stream:
             raise reference.error(
                 f"{reference.name} has no option {name!r}; it has {', '.join(valid)}{nearest(name, valid)}"
             )
-    general, settings = _settings(WorldOptions, reference), _settings(kind.options, reference)
+    general, settings = settings_of(reference, WorldOptions), settings_of(reference, kind.options)
     try:
         found = kind(world(general.size, general.seed, general.tables), settings, general.tag)
     except UserError as e:
@@ -82,30 +79,3 @@ def opened(reference: Reference) -> Stream:
     if general.tag and "text" not in next(iter(found.splits.values())).document(0):
         raise reference.error(f"tag={general.tag}: is of texts, and {reference.name} has none")
     return found
-
-
-def _settings(options: type[Options], reference: Reference) -> Any:
-    found = {}
-    for name, field in fields_of(options).items():
-        if name in reference.options:
-            found[name] = _read(field, name, reference)
-    return options(**found)
-
-
-def _read(field: Field, name: str, reference: Reference) -> Any:
-    """An option's text as its type."""
-    text = reference.options[name]
-    value: Any = text
-    if isinstance(field.default, bool):
-        if text not in ("yes", "no"):
-            raise reference.error(f"{name}={text}: expected yes or no")
-        value = text == "yes"
-    elif isinstance(field.default, (int, float)):
-        try:
-            value = type(field.default)(text)
-        except ValueError:
-            raise reference.error(f"{name}={text}: expected a number ({field.meaning})") from None
-    value, wrong = field.read(value)
-    if wrong:
-        raise reference.error(f"{name}{wrong}")
-    return value

@@ -21,6 +21,7 @@ RUN = {
     "getting_started": None,
     "answers": None,
     "behavior": None,
+    "retrieval": None,
     "chatbot": None,
     "feedback": None,
     "principles": None,

@@ -81,6 +81,28 @@ def test_behavior(tmp_path):
     assert '"behavior/wordy/wordy"' in own
 
 
+def test_retrieval(tmp_path):
+    _, made, _, shown, _, states = carry_out("retrieval", tmp_path)
+    one, two = (json.loads(text)["knn"] for text in re.split(r"(?<=\n\})\n", states[states.index("{\n") :])[:2])
+    assert one["nll_without"] == two["nll_without"] != one["nll"] != two["nll"] and len(two["weights"]) == 2
+    assert "made: indexes/documents: bm25, 105 passages" in made
+    assert (
+        "[1] P" in shown
+        and "at most 3 passages each of indexes/documents (bm25, 105 passages of jsonl:documents.jsonl" in shown
+    )
+    encoder = summary(tmp_path, "encoder")
+    assert encoder["after"]["validation/nll"] < encoder["before"]["validation/nll"]
+    found = json.loads((tmp_path / "retrieval.json").read_text())
+    [run] = found["runs"]
+    assert run["values"]["behavior/retrieval/recall"] > 0.4
+    rows = [json.loads(line) for line in (tmp_path / "read.jsonl").read_text().splitlines()]
+    assert all(one["where"].startswith("documents.jsonl, line ") for row in rows for one in row["passages"])
+    assert "documents.jsonl, line " in (tmp_path / "retrieval.html").read_text()
+    data = json.loads((tmp_path / "runs/reader/data.json").read_text())
+    index = json.loads((tmp_path / "indexes/documents/index.json").read_text())
+    assert f'"fingerprint": "{index["fingerprint"]}"' in json.dumps(data)
+
+
 @pytest.mark.slow
 def test_a_chatbot(tmp_path):
     *_, talk, from_python = carry_out("chatbot", tmp_path, until="5. Choosing a rate")

@@ -47,6 +47,8 @@ def place(tmp_path):
         (meant.source, "jsonl:s3://bucket/x.jsonl", "jsonl:s3://bucket/x.jsonl", True),
         (meant.source, "shakespeare:plays", "shakespeare:plays", True),
         (meant.source, "tfds:d?dir=runs", "tfds:d?dir={0}/a/runs", True),
+        (meant.source, "world:retrieval?retrieve=runs&k=1", "world:retrieval?k=1&retrieve={0}/a/runs", True),
+        (meant.source, "world:retrieval?retrieve=runs", "world:retrieval?retrieve={0}/b/runs", False),
         (meant.mixture, [["jsonl:x.jsonl", 1.0]], (("jsonl:{0}/a/x.jsonl", 1.0),), True),
     ],
 )
@@ -169,3 +171,14 @@ def test_all_that_a_config_names_is_found_from_elsewhere(place, monkeypatch):
     assert {path: configs.get(found, path) for path in given} == {path: value for path, (_, value) in given.items()}
     monkeypatch.chdir(there)
     assert configs.get(meant.from_here(there / "runs/base", section), "eval.answers.source") == "jsonl:q.jsonl"
+
+
+def test_an_index_is_found_from_another_folder(begun, place, monkeypatch):
+    config = json.loads((begun / "config.json").read_text())
+    config["data"]["source"] = "text:x.txt?retrieve=runs/base&k=2"
+    config["eval"]["source"] = "world:retrieval?k=2&retrieve=nowhere"
+    (begun / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    monkeypatch.chdir(place / "b")
+    values = meant.from_here(begun, configs.check(config))
+    assert values["data"]["source"] == f"text:{place}/a/x.txt?retrieve={place}/a/runs/base&k=2"
+    assert values["eval"]["source"] == "world:retrieval?k=2&retrieve=nowhere"

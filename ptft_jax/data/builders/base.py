@@ -31,6 +31,8 @@ class Builder(abc.ABC):
       rated: of one that pairs, whether an example is one sequence with a label, and its pair is made of it and another's
         (`ptft_jax.data.mismatched`).
       judged: whether each example has a label, and rows say of each target whether its example is good: `good`, bool [T].
+      matched: whether a row is one question and what belongs to it, which are compared with those of other rows: `question`, bool [T], says
+        which tokens are the question's, and `weights`, float32 [], are the row's.
       stepped: whether some tokens of an answer end a step, each with a label: `right`, bool [T]; positions have no targets.
       partly: whether it learns some tokens of a text and not others, where the data say which.
       aligned: whether a target stands at the position of the token it replaces; else one before it.
@@ -49,6 +51,7 @@ class Builder(abc.ABC):
     rated: ClassVar[bool] = False
     judged: ClassVar[bool] = False
     stepped: ClassVar[bool] = False
+    matched: ClassVar[bool] = False
     partly: ClassVar[bool] = True
     aligned: ClassVar[bool] = False
 

@@ -8,9 +8,7 @@ changes nothing that is written.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import pathlib
 import shutil
 import unicodedata
@@ -18,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ptft_jax import __version__, environment
-from ptft_jax.data import cache, formats, jsons, survey, token_folder
+from ptft_jax.data import cache, formats, jsons, survey, token_folder, whole_folders
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.prepare import gathering, places
 from ptft_jax.data.prepare.chunks import Chunk, Plan, Task
@@ -65,7 +63,7 @@ def prepare(
     evaluation = _evaluation(settings)
     identity = _identity(settings, sources, evaluation, tokenizer)
     if not out.exists():
-        with _partial(out) as folder:
+        with whole_folders.partial(out, "preparing") as folder:
             if not out.exists():  # nor made since by another process
                 name = f"prepare-{cache.digest(str(out.absolute()))}"
                 _clear_but(folder, name)
@@ -149,44 +147,10 @@ def _existing(out: pathlib.Path, identity: dict[str, Any]) -> dict[str, Any]:
     if not (out / MANIFEST).is_file():
         raise UserError(f"--out={out}: exists, and is no prepared folder (no {MANIFEST}); name another")
     manifest = jsons.table((out / MANIFEST).read_bytes(), str(out / MANIFEST))
-    here, there = (_flat({k: x.get(k) for k in identity}) for x in (identity, manifest))
-    changed = [
-        f"{name}: {there.get(name)} there, {here.get(name)} now"
-        for name in sorted({*here, *there}, key=lambda name: (not name.startswith("settings."), name))
-        if here.get(name) != there.get(name)
-    ]
+    changed = whole_folders.differences(manifest, identity)
     if changed:
         raise UserError(f"--out={out}: exists, prepared differently; delete it or name another:{listed(changed)}")
     return manifest
-
-
-def _flat(tree: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {name: tree}
-    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{name}.{key}".strip(".")).items()}
-
-
-@contextlib.contextmanager
-def _partial(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder beside `out`, deleted if anything fails: empty, or what a killed process left there. A lock, which ends with its
-    process, tells that one is at work."""
-    import fcntl
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder, lock = (out.parent / f".{out.name}.{suffix}" for suffix in ("partial", "lock"))
-    with lock.open("w", encoding="utf-8") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not lock.exists() or not os.path.samestat(os.fstat(held.fileno()), lock.stat()):
-                raise BlockingIOError  # its last holder deleted the file, and another made a new one
-        except BlockingIOError:
-            raise UserError(f"--out={out}: another process is preparing it") from None
-        try:
-            folder.mkdir(exist_ok=True)
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            lock.unlink(missing_ok=True)
 
 
 def _clear_but(folder: pathlib.Path, name: str) -> None:

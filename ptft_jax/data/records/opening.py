@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 
 from ptft_jax.config.objectives import located
-from ptft_jax.config.sources import SOURCES, SourceSpec
+from ptft_jax.config.sources import RETRIEVED, SOURCES, SourceSpec
 from ptft_jax.data.formats import Reading
 from ptft_jax.data.records import listing, remote
 from ptft_jax.data.records.base import Records, Source
@@ -53,7 +53,7 @@ def open_source(
         raise parsed.error(f"broken={broken!r}: expected raise or skip")
     if not parsed.spec.source:
         raise parsed.error(f"{parsed.kind} holds tokens, not records")
-    return located(parsed.spec.source)(parsed, broken)
+    return located(RETRIEVED if "retrieve" in parsed.options else parsed.spec.source)(parsed, broken)
 
 
 def identity(reference: str, kinds: Mapping[str, SourceSpec] = SOURCES) -> Hashable:

@@ -7,10 +7,14 @@ import pathlib
 import re
 import urllib.parse
 from collections.abc import Mapping
+from typing import Any
 
+from ptft_jax.config.declare import Options, fields_of
+from ptft_jax.config.field import Field
 from ptft_jax.config.sources import SOURCES, SourceSpec
 from ptft_jax.data.formats import layouts
 from ptft_jax.errors import UserError, nearest
+from ptft_jax.retrieval import options as retrieval
 
 SPLITS = ("train", "validation", "test")
 
@@ -94,7 +98,7 @@ def parse(reference: str, kinds: Mapping[str, SourceSpec] = SOURCES) -> Referenc
         raise UserError(f"data source {reference!r}: expected one of {', '.join(kinds)}, then ':' and a name{near}")
     options: dict[str, str] = {}
     spec = kinds[kind]
-    valid = (*layouts.OPTIONS, "examples", *spec.options) if spec.source else ()
+    valid = (*layouts.OPTIONS, "examples", *spec.options, *retrieval.names()) if spec.source else ()
     parsed = Reference(reference, kind, name, options, spec)
     if not name:
         raise parsed.error(f"{kind}: needs a name after the ':'")
@@ -110,6 +114,11 @@ def parse(reference: str, kinds: Mapping[str, SourceSpec] = SOURCES) -> Referenc
         options[option] = value
     if not re.fullmatch(r"[1-9][0-9]*", options.get("examples", "1")):
         raise parsed.error(f"examples={options['examples']}: expected a count of records, 1 or more")
+    alone = [name for name in options if name in retrieval.names() and name not in spec.options]
+    if alone and "retrieve" not in options:
+        raise parsed.error(
+            f"option {alone[0]} is of questions that are read with passages: retrieve=INDEX says of which index"
+        )
     if kind in AS_NAMED and options.get("content", kind) != kind:
         raise parsed.error(
             f"content={options['content']}: expected {kind}, which says that the files are, whatever they look like"
@@ -117,3 +126,31 @@ def parse(reference: str, kinds: Mapping[str, SourceSpec] = SOURCES) -> Referenc
     if options.get("partial", "no") not in ("yes", "no"):
         raise parsed.error(f"partial={options['partial']}: expected yes or no")
     return parsed
+
+
+def settings_of(reference: Reference, options: type[Options]) -> Any:
+    """The options of a reference that a section declares, as an instance of it. Raises UserError."""
+    found = {}
+    for name, field in fields_of(options).items():
+        if name in reference.options:
+            found[name] = _read(field, name, reference)
+    return options(**found)
+
+
+def _read(field: Field, name: str, reference: Reference) -> Any:
+    """An option's text as its type."""
+    text = reference.options[name]
+    value: Any = text
+    if isinstance(field.default, bool):
+        if text not in ("yes", "no"):
+            raise reference.error(f"{name}={text}: expected yes or no")
+        value = text == "yes"
+    elif isinstance(field.default, (int, float)):
+        try:
+            value = type(field.default)(text)
+        except ValueError:
+            raise reference.error(f"{name}={text}: expected a number ({field.meaning})") from None
+    value, wrong = field.read(value)
+    if wrong:
+        raise reference.error(f"{name}{wrong}")
+    return value

@@ -45,6 +45,10 @@ class Behavior(abc.ABC):
     def check(self, questions: Sequence[Question]) -> None:  # noqa: B027
         """Raises UserError for questions, all of which it takes, that it cannot measure anything by. Called before anything is computed."""
 
+    def also(self, question: Question) -> Sequence[Question]:
+        """Further questions that are asked for one of its own, each with a `where` of its own."""
+        return ()
+
     @abc.abstractmethod
     def measured(self, questions: Sequence[Question], seen: Observed) -> Measured:
         """The figures of the questions that it takes."""

@@ -261,6 +261,11 @@ class Observed:
         assert self._asking.writing is not None
         return self._asking.writing.is_right(self.text(question), question.answers)
 
+    def says(self, text: str, answers: Sequence[str]) -> bool:
+        """Whether a text is one of these answers, as `is_right` compares them."""
+        assert self._asking.writing is not None
+        return self._asking.writing.is_right(text, answers)
+
     def streams(self, question: Question) -> np.ndarray:
         """float32 [layers + 1, D]."""
         return self._streams[question.where]
@@ -269,6 +274,8 @@ class Observed:
         """All that is there of a question, for people."""
         asking, where = self._asking, question.where
         found: dict[str, Any] = {"where": where, "prompt": question.prompt, "answers": list(question.answers)}
+        if question.record.get("passages"):
+            found["passages"] = question.record["passages"]
         if question.good:
             found = {"where": where, "good": question.good, "bad": question.bad}
         if where in asking.answers:

@@ -86,6 +86,20 @@ class StylesOptions(Options):
     )
 
 
+class RetrievalOptions(Options):
+    """`config.eval.behavior.retrieval`: what a model makes of passages before its questions."""
+
+    phrases: tuple[str, ...] = declared(
+        texts(_REFUSES, "an answer that has one of these, in whatever case, abstains; () = none does")
+    )
+    memory: bool = declared(
+        Field(
+            True,
+            "questions with a right passage are asked without passages, too: what is followed where the two differ",
+        )
+    )
+
+
 class ProbeOptions(Options):
     """`config.eval.behavior.probe`: what can be read linearly off each layer."""
 
@@ -129,4 +143,5 @@ class BehaviorOptions(Options):
     paraphrases: ParaphrasesOptions = section(ParaphrasesOptions)
     groups: GroupsOptions = section(GroupsOptions)
     styles: StylesOptions = section(StylesOptions)
+    retrieval: RetrievalOptions = section(RetrievalOptions)
     probe: ProbeOptions = section(ProbeOptions)
