@@ -96,6 +96,16 @@ def _cmaes(folder):
     study.sampler("cmaes", 0, 0, {})
 
 
+def _image(folder):
+    from ptft_jax.data.pictures import decoding
+
+    decoding.decoded(b"\x89PNG\r\n\x1a\n")
+
+
+def _digits(folder):
+    records.open_records("images:digits", "train", held_out=0.1)
+
+
 FEATURES = {
     "a SentencePiece tokenizer": ("sentencepiece", "sentencepiece", _sentencepiece, "models/x: tokenizer.model"),
     "one that goes into a GGUF file": ("sentencepiece", "sentencepiece", _sentencepiece_in_gguf, "tokenizer.model"),
@@ -108,6 +118,8 @@ FEATURES = {
     "a curve that is drawn": ("matplotlib", "reports", _curve, "--curve, which is drawn, needs"),
     "a search": ("optuna", "search", _search, "--search needs"),
     "a search by CMA-ES": ("cmaes", "search", _cmaes, "--search=cmaes needs"),
+    "an image": ("PIL", "images", _image, "an image"),
+    "handwritten digits": ("sklearn", "images", _digits, "images:digits"),
     "plots": ("matplotlib", "reports", _plots, "a report's plots"),
 }
 
@@ -143,7 +155,8 @@ def test_every_extra_is_declared_and_none_is_required():
     hard = (ROOT / "requirements.txt").read_text()
     text = (ROOT / "setup.py").read_text()
     for package, extra in environment.EXTRAS.items():
-        assert re.search(rf'"{extra}": \[.*"{package}>=', text) and f"{package}>=" not in hard
+        name = environment.DISTRIBUTIONS.get(package, package)
+        assert re.search(rf'"{extra}": \[.*"{name}>=', text) and f"{name}>=" not in hard
         assert f"`{extra}`" in (ROOT / "README.md").read_text()
     assert declared["Name"] == "ptft_jax"
 
