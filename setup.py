@@ -74,7 +74,14 @@ EXTRAS = {
 # configs/ and experiments/ of the checkout, where an installed package has them (ptft_jax.config_files).
 SHIPPED = {
     f"ptft_jax.shipped.{name}": name.replace(".", "/")
-    for name in ("configs.pretrain", "configs.finetune", "configs.feedback", "configs.world", "configs.images", "experiments")
+    for name in (
+        "configs.pretrain",
+        "configs.finetune",
+        "configs.feedback",
+        "configs.world",
+        "configs.images",
+        "experiments",
+    )
 }
 
 setup(

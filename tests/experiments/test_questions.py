@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import claims, continual, data_efficiency, laws, rates, scaling, schedules, stages
+from experiments import claims, continual, data_efficiency, images, laws, rates, scaling, schedules, stages
 from tests.processes import HURRY, run
 
 HOLDS, FAILS, UNSHOWN = "holds", "does not hold", "not shown"
@@ -72,6 +72,7 @@ MINIATURES = {
     "data_efficiency": data_efficiency,
     "stages": stages,
     "continual": continual,
+    "images": images,
 }
 
 

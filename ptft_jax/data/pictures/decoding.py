@@ -29,6 +29,7 @@ _ORIENTATION = 0x0112  # the EXIF tag
 _GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
 # What Pillow raises for files that are cut, wrong or made to harm, from its decoders and from the parsers of their metadata.
 _ERRORS = (
+    ArithmeticError,
     OSError,
     SyntaxError,
     ValueError,

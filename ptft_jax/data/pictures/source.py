@@ -29,18 +29,21 @@ class Opened:
       splits: its own splits, by what it calls them -> what opens one.
       described: what each is, for people.
       left_out: what lies beside them.
+      named: whether they are called train, validation and test already, as options say.
     """
 
     splits: Mapping[str, Callable[[], Images]]
     described: Mapping[str, str]
     left_out: Skipped = dataclasses.field(default_factory=Skipped)
+    named: bool = False
 
 
 def source(reference: Reference, broken: str) -> TableSource:
     """The source of that name, see `ptft_jax.data.records.opening.open_source`. Raises UserError."""
     most = _most(reference)
     opened = _opened(reference, broken)
-    own = own_splits(reference, list(opened.splits), files.ALIASES)
+    splits = list(opened.splits)
+    own = {name: name for name in splits} if opened.named else own_splits(reference, splits, files.ALIASES)
 
     def shards(name: str) -> tuple[list[PictureShard], tuple[()]]:
         return [PictureShard(reference.name, opened.splits[name](), most)], ()
@@ -91,6 +94,7 @@ def _opened(reference: Reference, broken: str) -> Opened:
             },
             inner.described,
             inner.left_out,
+            named=True,
         )
     expected = f"a folder, a list ({', '.join(s for k in tables.KINDS for s in SOURCES[k].suffixes)}), arrays ({', '.join(arrays.SUFFIXES)}), {' or '.join(made)}"
     what = "there is no such folder or file" if not path.exists() else "this is none of them"

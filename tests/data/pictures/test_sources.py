@@ -24,7 +24,7 @@ def folder(root, classes=("cat", "dog"), count=12, first=0):
     for n, label in enumerate(classes):
         (root / label).mkdir(parents=True)
         for i in range(count):
-            (root / label / f"{i:02}.png").write_bytes(png(first + n * 100 + i))
+            (root / label / f"{i:02}.png").write_bytes(png((first + n * 100 + i) % 256))
     return root
 
 
