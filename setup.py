@@ -17,6 +17,7 @@ REQUIREMENTS = [
 FEATURES = {
     # Reports: plots. Files of GGUF, and texts compressed by Zstandard. Answers that are JSON of a schema. Event files of TensorBoard. Published tokenizers.
     "reports": ["matplotlib>=3.10"],
+    "images": ["matplotlib>=3.10", "pillow>=12", "scikit-learn>=1.7"],
     "gguf": ["gguf>=0.19"],
     "zstd": ["zstandard>=0.25"],
     "verifiers": ["jsonschema>=4.26"],
@@ -77,7 +78,15 @@ EXTRAS = {
 # configs/ and experiments/ of the checkout, where an installed package has them (ptft_jax.config_files).
 SHIPPED = {
     f"ptft_jax.shipped.{name}": name.replace(".", "/")
-    for name in ("configs.pretrain", "configs.finetune", "configs.feedback", "configs.world", "experiments", "experiments.claims")
+    for name in (
+        "configs.pretrain",
+        "configs.finetune",
+        "configs.feedback",
+        "configs.world",
+        "configs.images",
+        "experiments",
+        "experiments.claims",
+    )
 }
 
 setup(

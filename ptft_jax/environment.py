@@ -21,13 +21,18 @@ EXTRAS = {
     "gguf": "gguf",
     "jsonschema": "verifiers",
     "lm_eval": "lm-eval",
+    "PIL": "images",
     "matplotlib": "reports",
     "optuna": "search",
+    "sklearn": "images",
     "sentencepiece": "sentencepiece",
     "tensorboard": "tensorboard",
     "tiktoken": "tiktoken",
     "zstandard": "zstd",
 }
+
+# Distributions that are called otherwise than what is imported of them.
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 
 PACKAGES = (
     "jax",
@@ -67,7 +72,7 @@ def versions() -> dict[str, str]:
     found = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            found[name] = importlib.metadata.version(DISTRIBUTIONS.get(name, name))
         except importlib.metadata.PackageNotFoundError:
             found[name] = "-"
     return found

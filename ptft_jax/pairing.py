@@ -8,6 +8,8 @@ from typing import Any
 from ptft_jax.config.objectives import OBJECTIVES, ObjectiveSpec
 from ptft_jax.errors import UserError
 
+PICTURED = ("images", "labelled-images")  # kinds of images
+
 
 def check_model(name: str, model: Any, objectives: Mapping[str, ObjectiveSpec] = OBJECTIVES) -> None:
     """Raises UserError where a model cannot be trained or measured on the objective `name` of `objectives`.
@@ -17,11 +19,6 @@ def check_model(name: str, model: Any, objectives: Mapping[str, ObjectiveSpec] =
       objectives: by name; of a config its `tables.objectives`, which has those of its plugins.
     """
     where, spec = f"config.objective.name = {name!r}", objectives[name]
-    if model.image_size:
-        raise UserError(
-            f"{where}: config.model.image_size = {model.image_size!r} makes a model of images, and every data.source is one of "
-            "texts: such a model can be imported, exported and combined, not trained or measured; 0 = a model of text"
-        )
     if not spec.fits(model):
         others = [repr(other) for other, theirs in objectives.items() if theirs.fits(model)]
         advice = f", or objective.name={' or '.join(others)}" if others else ""
@@ -38,6 +35,13 @@ def check_kind(
     """
     if not kinds or kind in kinds:
         return
+    if kind in PICTURED and not {*kinds} & {*PICTURED}:
+        raise UserError(f"{source}: {description}: these are images, and the model reads texts: set model.image_size")
+    if kind not in PICTURED and {*kinds} <= {*PICTURED}:
+        raise UserError(
+            f"{source}: {description}: the model reads images (model.image_size above 0), and these are texts ({kind}): give a source such as "
+            "images:FOLDER"
+        )
     columns = "; choose its columns: KIND:NAME?format=text&text=COLUMN" if "text" in kinds else ""
     others = [name for name, spec in objectives.items() if kind in spec.kinds]
     named = f"config.objective.name = {' or '.join(map(repr, others))}" if others else "no config.objective.name"

@@ -108,6 +108,16 @@ def _index(folder):
     bm25.library()
 
 
+def _image(folder):
+    from ptft_jax.data.pictures import decoding
+
+    decoding.decoded(b"\x89PNG\r\n\x1a\n")
+
+
+def _digits(folder):
+    records.open_records("images:digits", "train", held_out=0.1)
+
+
 FEATURES = {
     "an index by words": ("bm25s", "retrieval", _index, "an index of kind bm25 needs"),
     "a SentencePiece tokenizer": ("sentencepiece", "sentencepiece", _sentencepiece, "models/x: tokenizer.model"),
@@ -122,6 +132,8 @@ FEATURES = {
     "a search": ("optuna", "search", _search, "--search needs"),
     "a search by CMA-ES": ("cmaes", "search", _cmaes, "--search=cmaes needs"),
     "tasks of lm-evaluation-harness": ("lm_eval", "lm-eval", _harness, "ptft lm-eval needs"),
+    "an image": ("PIL", "images", _image, "an image"),
+    "handwritten digits": ("sklearn", "images", _digits, "images:digits"),
     "plots": ("matplotlib", "reports", _plots, "a report's plots"),
 }
 
@@ -157,7 +169,8 @@ def test_every_extra_is_declared_and_none_is_required():
     hard = (ROOT / "requirements.txt").read_text()
     text = (ROOT / "setup.py").read_text()
     for package, extra in environment.EXTRAS.items():
-        assert re.search(rf'"{extra}": \[.*"{package}>=', text) and f"{package}>=" not in hard
+        name = environment.DISTRIBUTIONS.get(package, package)
+        assert re.search(rf'"{extra}": \[.*"{name}>=', text) and f"{name}>=" not in hard
         assert f"`{extra}`" in (ROOT / "README.md").read_text()
     assert declared["Name"] == "ptft_jax"
 

@@ -27,6 +27,12 @@ MODELS = {
     "causal classifier": dict(head="classes", classes=3),
     "causal number": dict(head="classes", classes=1),
     "images": dict(causal=False, head="classes", classes=3, image_size=4, patch_size=2, max_length=5),
+    "pixels": dict(causal=False, head="pixels", image_size=4, patch_size=2, max_length=5),
+}
+# objective -> (the models of images, the kinds of these) that it goes with.
+PICTURED = {
+    "classification": (("images",), ("labelled-images",)),
+    "masked_images": (("pixels",), ("labelled-images", "images")),
 }
 KINDS = ("text", "answers", "tokens", "classification", "preference")
 REWARDED = ("grpo", "rloo", "reinforce", "ppo", "expert_iteration", "online_dpo", "gkd", "sdft")
@@ -37,6 +43,7 @@ GOES = {
     "masked_lm": (("bidirectional", "masked"), ("text", "answers", "tokens")),
     "span_corruption": (("causal",), ("text", "tokens")),
     "classification": (("classifier", "causal classifier"), ("classification",)),
+    "masked_images": ((), ()),
     "regression": (("one number", "causal number"), ("regression",)),
     "distill": (("causal",), ("text", "answers", "tokens")),
     "contrastive": (("causal", "bidirectional", "masked"), ("answers",)),
@@ -73,7 +80,8 @@ def sources(tmp_path_factory):
 def config_of(sources, objective, model, kind):
     config = tiny_config(sources, model__layers=1, training__steps=2, objective__name=objective)
     config.data.source = f"jsonl:{sources}/{kind}.jsonl"
-    config.tokenizer.add = ("[MASK]", *(f"<extra_id_{i}>" for i in range(4)))
+    if "image_size" not in MODELS[model]:
+        config.tokenizer.add = ("[MASK]", *(f"<extra_id_{i}>" for i in range(4)))
     config.model.update(MODELS[model])
     config.data.length = min(32, config.model.max_length)
     if objective in REWARDED:
@@ -96,9 +104,11 @@ def test_models_and_data_that_do_not_go_with_an_objective(objective, sources, tm
         with pytest.raises(UserError) as caught:
             assemble(config_of(sources, objective, model, kind), tmp_path)
         message = str(caught.value)
-        if model not in models:
+        if model in PICTURED.get(objective, ((),))[0]:
+            assert f"{kind}.jsonl" in message and "the model reads images" in message and "images:FOLDER" in message
+        elif model not in models:
             assert message.startswith(f"config.objective.name = {objective!r}: "), message
-            field = {"images": "model.image_size"}.get(model, "model.")
+            field = "model.image_size" if model in ("images", "pixels") and objective not in PICTURED else "model."
             assert field in message or "objective.name='masked_lm'" in message
         elif (objective, kind) == ("unlikelihood", "classification"):  # a text and a label, as its own have
             assert "classification.jsonl, line 1: column 'label' is 'a': expected true or false" in message
@@ -131,7 +141,8 @@ def test_what_goes_together_is_assembled(objective, model, kind, sources, tmp_pa
 
 
 def test_the_table_is_whole():
-    assert {k: v.kinds for k, v in OBJECTIVES.items()} == {k: kinds for k, (_, kinds) in GOES.items()}
+    of_images = {k: PICTURED.get(k, ((), ()))[1] for k in GOES}
+    assert {k: v.kinds for k, v in OBJECTIVES.items()} == {k: (*kinds, *of_images[k]) for k, (_, kinds) in GOES.items()}
 
 
 def test_a_mixture_of_kinds_names_the_source_that_does_not_fit(sources, tmp_path):
@@ -153,7 +164,7 @@ def test_prompts_of_a_model_that_does_not_write(sources, tmp_path):
 
 
 def test_images_as_data_are_refused(sources, tmp_path):
-    """There is no source of images: columns that hold them are no format."""
+    """Lists of numbers are no images: columns that hold them are no format."""
     rows = [{"image": np.full((4, 4, 3), i).tolist(), "label": i % 3} for i in range(30)]
     (tmp_path / "images.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for objective, model in (("causal_lm", "causal"), ("classification", "classifier")):

@@ -14,8 +14,9 @@ from flax import nnx
 from ptft_jax.adapters.base import Method, float32, key_for, place
 from ptft_jax.adapters.bottleneck import Dense, uniform
 from ptft_jax.model.attention import Attention, View
-from ptft_jax.model.block import Block, Trunk
+from ptft_jax.model.block import Block
 from ptft_jax.model.spec import ModelSpec
+from ptft_jax.model.trunk import Trunk
 from ptft_jax.params.rules import flatten, unflatten
 
 KEYS, VALUES = "blocks/attention/prefix/keys", "blocks/attention/prefix/values"

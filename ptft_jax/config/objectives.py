@@ -30,6 +30,7 @@ class ObjectiveSpec:
       loss: the class of `ptft_jax.objectives.base.Objective`. Of the settings of `config.objective` it is given those that are
         named as its fields; or its `of(config.objective)` makes it.
       rows: the class of `ptft_jax.data.builders.Builder` that makes the rows it learns from.
+      pictures: the class of `ptft_jax.data.builders.pictures.Pictures` that makes rows of images; None = it learns from texts alone.
       heads: values of `config.model.head` that it goes with.
       causal: whether positions of the model see only what came before them; None = either.
       fields: settings of its own, by their names in `config.objective`.
@@ -40,6 +41,7 @@ class ObjectiveSpec:
       selects: the metric of the validation split that checkpoints are selected by where `config.select.metric` is as it is.
       alone: of one that compares a model with its parent or a teacher, the name of another that measures what was learned without it.
       feed: of one whose rows the model writes itself, the class that makes them (`ptft_jax.training.rollouts.Rollouts`).
+      texts: whether it learns from texts, too.
       wrong_head, wrong_sight: what is wrong with a model that has another head, or another `causal`; "" = said in general words.
     """
 
@@ -57,6 +59,8 @@ class ObjectiveSpec:
     feed: Any = "ptft_jax.training.rollouts:Rollouts"
     wrong_head: str = ""
     wrong_sight: str = ""
+    pictures: Any = None
+    texts: bool = True
 
     def build(self, section: Any) -> Any:
         """The objective with the settings of `config.objective`."""
@@ -74,7 +78,7 @@ class ObjectiveSpec:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of data (`ptft_jax.data.formats.Format.kind`) that it learns from."""
-        return self.builder.kinds
+        return (*(self.builder.kinds if self.texts else ()), *(located(self.pictures).kinds if self.pictures else ()))
 
     def gaps_of(self, tokenizer: Any) -> Mapping[int, str]:
         """Id -> text of the tokens that stand for gaps in a prompt; {} where there are none."""
@@ -82,7 +86,10 @@ class ObjectiveSpec:
 
     def fits(self, model: Any) -> bool:
         """Whether a model (its `ModelSpec`, or `config.model`) can be trained or measured on it."""
-        return model.head in self.heads and self.causal in (None, model.causal) and not self._wrong_number(model)
+        read = self.pictures is not None if model.image_size else self.texts
+        return (
+            read and model.head in self.heads and self.causal in (None, model.causal) and not self._wrong_number(model)
+        )
 
     def _wrong_number(self, model: Any) -> str:
         """What is wrong with how many numbers the head gives, or ""."""
@@ -98,6 +105,14 @@ class ObjectiveSpec:
     def misfits(self, model: Any, others: str) -> list[str]:
         """What is wrong with a model that does not fit, and what to do; `others`: objectives that it fits, after "or "."""
         wrong = []
+        if model.image_size and self.pictures is None:
+            return [
+                f"config.model.image_size = {model.image_size!r} makes a model of images, and it learns from texts{others}"
+            ]
+        if not model.image_size and not self.texts:
+            return [
+                f"the model reads texts (model.image_size = 0), and it learns from images; set model.image_size{others}"
+            ]
         if model.causal and self.causal is False:
             wrong.append(self.wrong_sight or f"the model sees only what came before (model.causal=True); {_BOTH_WAYS}")
         if self.causal and not model.causal:
@@ -167,6 +182,21 @@ class ClassificationOptions(Options):
             (),
             "of classification: what the loss of a row weighs, by the number of its class; () = all the same",
             form=_class_weights,
+        )
+    )
+
+
+class MaskedImagesOptions(Options):
+    """`config.objective`, of masked_images alone."""
+
+    hidden_patches: float = declared(
+        settings.part(
+            0.75, "of masked_images: share of the patches of an image that the model does not see, and predicts"
+        )
+    )
+    normalize_patches: bool = declared(
+        settings.Field(
+            True, "of masked_images: the pixels of each patch are predicted less their mean, over their deviation"
         )
     )
 
@@ -275,11 +305,24 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
     "classification": ObjectiveSpec(
         f"{_LOSSES}.classification:Classification",
         f"{_ROWS}.classes:Classes",
+        pictures=f"{_ROWS}.pictures:ClassedPictures",
         heads=("classes",),
         causal=None,
         does="names classes",
         fields=fields_of(ClassificationOptions),
         wrong_head=f"the model scores tokens; set model.head='classes' and model.classes{_NEW_HEAD}",
+    ),
+    "masked_images": ObjectiveSpec(
+        f"{_LOSSES}.masked_images:MaskedImages",
+        f"{_ROWS}.pictures:MaskedPictures",
+        pictures=f"{_ROWS}.pictures:MaskedPictures",
+        texts=False,
+        heads=("pixels",),
+        causal=False,
+        does="predicts hidden parts of images",
+        selects="loss",
+        fields=fields_of(MaskedImagesOptions),
+        wrong_head=f"the model has no decoder for pixels; set model.head='pixels'{_NEW_HEAD}",
     ),
     "regression": ObjectiveSpec(
         f"{_LOSSES}.regression:Regression",
@@ -360,7 +403,7 @@ class _CommonOptions(Options):
         settings.one_of(
             "causal_lm",
             "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
-            "spans cut out of a text; a text's class; a text's number; which passage belongs to a question (contrastive); what a teacher predicts; the next token of good texts, and not that of bad ones (unlikelihood); which of two answers is better (dpo and "
+            "spans cut out of a text; the class of a text or an image; the pixels of hidden patches of an image (masked_images); a text's number; which passage belongs to a question (contrastive); what a teacher predicts; the next token of good texts, and not that of bad ones (unlikelihood); which of two answers is better (dpo and "
             "the following), or that one is good or bad (kto); how good an answer is (reward), or which of its steps are right (process_reward); or nothing: what is written is rewarded (grpo, rloo, "
             "reinforce, and the following)",
             *OBJECTIVES,
@@ -391,6 +434,7 @@ class ObjectiveOptions(
     _PairOptions,
     _TaughtOptions,
     ClassificationOptions,
+    MaskedImagesOptions,
     SpanCorruptionOptions,
     MaskedLMOptions,
     _CommonOptions,

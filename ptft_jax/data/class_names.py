@@ -16,6 +16,7 @@ import numpy as np
 
 from ptft_jax.data import cache
 from ptft_jax.data.formats import labels
+from ptft_jax.data.formats.layouts import CLASSED
 from ptft_jax.errors import UserError, few, listed, nearest
 
 PLACEHOLDER = "LABEL_{}"  # what transformers calls a class that has no name
@@ -116,7 +117,7 @@ def numbered(tokens: Any, head: Head) -> tuple[Any, Head]:
     Raises:
       UserError: a name or number that the head has not; names for a head that has none, in an order that nobody gave.
     """
-    if tokens.kind != "classification":
+    if tokens.kind not in CLASSED:
         return tokens, head
     theirs = tokens.classes
     if not head.owner:

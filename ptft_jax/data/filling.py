@@ -39,7 +39,7 @@ class Filled:
             "format": "; ".join(filter(None, (self.tokens.description, self.tokens.labels))),
             "classes": list(self.tokens.classes),
             "examples": len(store),
-            "tokens": len(store.ids),
+            "tokens": len(store) * self.rows.length if self.rows.builder.pictured else len(store.ids),
             "trained": batches.learned(self.rows, seed) if learned is None else learned,
             **self.empty(),
             "skipped": self.tokens.skipped.count,
@@ -72,10 +72,11 @@ def empty_of(tokens: Tokens, which: np.ndarray | slice = slice(None)) -> dict[st
 
 def packed_how(setting: str, tokens: Tokens, builder: Builder) -> str:
     """How `config.data.packing` has a source fill rows. Raises UserError where the objective wants it otherwise."""
-    if builder.labelled or builder.sampled or builder.matched:
+    if builder.labelled or builder.sampled or builder.matched or builder.pictured:
         if setting not in ("auto", "none"):
             has = "one prompt that is answered" if builder.sampled else "one class, and holds one text"
             has = "one question, and what belongs to it" if builder.matched else has
+            has = "one image" if builder.pictured else has
             raise UserError(f"config.data.packing = {setting!r}: a row has {has}; leave it at 'auto'")
         return "none"
     if setting != "auto":
@@ -88,13 +89,15 @@ def filled(data: DataOptions, tokens: Tokens, builder: Builder, *, partial: bool
     """Cuts and packs a tokenized source into rows of `config.data.length`, by the settings of `config.data`.
 
     Args:
-      partial: where rows are windows of a stream, also have the last one, which is short.
+      partial: rows are measured, not trained on: where they are windows of a stream, also have the last one, which is short; and
+        images as they are.
       seed: order in which examples are packed.
 
     Raises:
       UserError: examples that are too long or have nothing to learn, where the settings do not say what to do with
         them; too little data for a row; data of a kind that the objective does not learn from.
     """
+    builder = builder.plain if partial else builder
     builder.check(data.length)
     check_kind(builder.kinds, tokens.kind, tokens.reference, tokens.description, data.tables.objectives)
     if builder.rated:
@@ -134,7 +137,7 @@ def filled(data: DataOptions, tokens: Tokens, builder: Builder, *, partial: bool
         seconds=builder.rated,
         same=store.same if builder.paired and not builder.rated else None,
     )
-    segmented = how != "concat" or builder.looks_ahead
+    segmented = (how != "concat" or builder.looks_ahead) and not builder.pictured
     pairs = int(np.diff(plan.rows).max()) // 2 if builder.paired and isinstance(plan, packing.Plan) else 0
     return Filled(tokens, RowSet(store, plan, builder, data.length, segmented, pairs))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ptft_jax.config.declare import Options, declared
+from ptft_jax.config.declare import Options, declared, section
 from ptft_jax.config.field import MANY, Field, natural, one_of, pairs, positive, temperature, texts
+from ptft_jax.data.pictures.options import AugmentOptions, ImageOptions
 
 # Of each source: its weight, or weights from steps on.
 Mixture = tuple[tuple[str, float | tuple[tuple[float, float], ...]], ...]
@@ -119,3 +120,5 @@ class DataOptions(Options):
         )
     )
     prefetch: int = declared(natural(2, "batches prepared ahead"))
+    images: ImageOptions = section(ImageOptions)
+    augment: AugmentOptions = section(AugmentOptions)

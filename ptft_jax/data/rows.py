@@ -9,6 +9,7 @@ import numpy as np
 
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.builders.causal import Causal
+from ptft_jax.data.builders.pictures import Labelled, Pictures
 from ptft_jax.data.packing import Plan, Windows
 from ptft_jax.data.store import Store
 
@@ -122,9 +123,23 @@ class RowSet:
         """Several rows, stacked; `keys` as for `row`."""
         if isinstance(self.builder, Causal):
             made = self._shifted(*self.plan.of(indices))
+        elif isinstance(self.builder, Pictures):
+            made = stacked([self._picture(self.builder, int(i), key) for i, key in zip(indices, keys)])
         else:
             made = stacked([self.row(int(i), key) for i, key in zip(indices, keys)])
         return {**made, **{name: array[indices] for name, array in (self.reference or {}).items()}}
+
+    def _picture(self, builder: Pictures, index: int, key: Sequence[int]) -> Rows:
+        """A row of an image; what is mixed with it is any of this source's, whichever process and batch the row is of."""
+
+        def labelled(row: int) -> Labelled:
+            [[start, stop]] = self.plan[row]
+            pixels = np.asarray(self.store.ids[start:stop]).reshape(builder.kept, builder.kept, builder.channels)
+            example = int(np.searchsorted(self.store.offsets, start, side="right")) - 1
+            return pixels, -1 if self.store.labels is None else int(self.store.labels[example])
+
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+        return builder.row(labelled(index), rng, lambda r: labelled(int(r.integers(len(self.plan)))))
 
     def _shifted(self, spans: np.ndarray, pieces: np.ndarray) -> Rows:
         """Rows for next-token prediction, the common case: what `row` makes piece by piece, all at once. Arguments as of

@@ -9,11 +9,12 @@ from typing import Any
 
 from ptft_jax.data import records, token_folder, tokenize, trained_on
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.formats import Pixels
 from ptft_jax.data.formats.layouts import TALKING
 from ptft_jax.data.options import DataOptions
 from ptft_jax.data.store import Store
 from ptft_jax.errors import UserError, few
-from ptft_jax.pairing import check_kind
+from ptft_jax.pairing import PICTURED, check_kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,9 +158,13 @@ def measured_split(reference: records.Reference, own: Sequence[str], split: str)
     return split or ("validation" if len(own) > 1 else own[0])
 
 
-def _rendering(data: DataOptions, kind: str) -> dict[str, str]:
-    """How conversations and answers become ids; not read for data of other kinds, so that a setting that does nothing is
+def _rendering(data: DataOptions, kind: str) -> dict[str, Any]:
+    """How conversations, answers and images become ids; not read for data of other kinds, so that a setting that does nothing is
     refused."""
+    if kind in PICTURED:
+        images = data.images
+        pixels = Pixels(images.size, images.channels, images.fit, images.background)
+        return {"template": "", "train_on": "assistant", "pixels": pixels}
     if kind not in TALKING:
         return {"template": "", "train_on": "assistant"}
     if kind != "answers" and data.train_on not in ("assistant", "last"):

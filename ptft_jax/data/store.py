@@ -47,7 +47,7 @@ class Store:
     answer first.
 
     Attributes:
-      ids: uint16 or uint32 [N], memory-mapped.
+      ids: uint16 or uint32 [N], memory-mapped; of images their pixels, uint8.
       offsets: int64 [sequences + 1], where sequences start and the last ends.
       trained: bool [N], the ids that are targets of the loss; None = all.
       labels: int32 [examples] of classification, float32 of regression, else None.
@@ -167,15 +167,18 @@ class Writer:
       digests: file name -> SHA-256, after `close`.
     """
 
-    def __init__(self, folder: pathlib.Path, vocab_size: int, *, keyed: bool = False, masked: bool = False):
+    def __init__(
+        self, folder: pathlib.Path, vocab_size: int, *, keyed: bool = False, masked: bool = False, values: Any = None
+    ):
         """
         Args:
           keyed: keys are kept, which `add` is then given.
           masked: there is a file of what is trained also where all is, as prepared shards have it.
+          values: the type of ids; None = the narrowest that holds those of the vocabulary.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.vocab_size, self._keyed, self._masked = folder, vocab_size, keyed, masked
-        self._dtype = ids_dtype(vocab_size)
+        self._dtype = values or ids_dtype(vocab_size)
         names = ("ids", *_COLUMNS, *([_KEYS] if keyed else []))
         self._files = {name: (folder / f"{name}.bin").open("wb") for name in names}  # open until close()
         self._hashes = {name: hashlib.sha256() for name in names}

@@ -139,21 +139,30 @@ def long_text(opened: Opened, index: int) -> Any:
     return find(index) if find and opened.format.name == "text" else None
 
 
-def tokenized(opened: Opened, tokenizer: tok.Tokenizer, *, template: str, train_on: str, workers: int = 0) -> Store:
+def tokenized(
+    opened: Opened,
+    tokenizer: tok.Tokenizer,
+    *,
+    template: str,
+    train_on: str,
+    workers: int = 0,
+    pixels: formats.Pixels | None = None,
+) -> Store:
     """The split as token ids, or what an earlier run made of the same records with the same settings.
 
     Args:
       workers: processes; 0 = as many as there are processors, where the work is worth it. The result is the same.
+      pixels: of images, what each is made to be.
 
     Raises:
       UserError: a record that cannot be encoded, named by its place.
     """
-    encoder = formats.encoder(opened.format, tokenizer, template=template, train_on=train_on)
+    encoder = formats.encoder(opened.format, tokenizer, template=template, train_on=train_on, pixels=pixels)
     parts = (FORM, opened.records.fingerprint, tok.fingerprint(tokenizer), *encoder.identity)
     key = cache.digest(*parts)
 
     def fill(folder: pathlib.Path) -> None:
-        writer = store.Writer(folder, tokenizer.vocab_size)
+        writer = store.Writer(folder, tokenizer.vocab_size, values=encoder.values)
         unfinished = Unfinished(key, of)
         try:
             done = 0
@@ -227,8 +236,8 @@ def _chunks(opened: Opened, encoder: Any, which: range, unfinished: Unfinished) 
 
 
 def _characters(value: Any) -> int:
-    """Of all texts in JSON values; other values count as one."""
-    if isinstance(value, str):
+    """Of all texts, or bytes of images, in values; other values count as one."""
+    if isinstance(value, (str, bytes)):
         return len(value)
     if isinstance(value, Mapping):
         return sum(map(_characters, value.values()))
@@ -261,7 +270,7 @@ def _work(job: bytes, which: range) -> None:
     opened, encoder, vocab_size, unfinished = _unpacked(job)
 
     def fill(folder: pathlib.Path) -> None:
-        writer = store.Writer(folder, vocab_size)
+        writer = store.Writer(folder, vocab_size, values=encoder.values)
         try:
             _encode(opened, encoder, writer, which, unfinished)
         except BaseException:

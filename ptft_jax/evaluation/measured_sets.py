@@ -98,7 +98,7 @@ def sets(
         # What each of several adapters forgot is its own.
         try:
             retained = _retained_objective(c, parent, source, builder)
-            theirs = builder if retained is None else builders.build(retained, tokenizer, c.model.causal)
+            theirs = builder if retained is None else builders.for_model(retained, tokenizer, c.model, c.data)
             adapters: list[tuple[str, int | None]] = [(f"_{name}", n) for n, name in enumerate(c.tune.adapters)]
             for name, number in adapters or [("", None)]:
                 validation[f"source{name}"] = read(source, "validation", number, theirs)
@@ -170,7 +170,8 @@ def source_settings(config: configs.Section, parent: Any) -> dict[str, Any] | No
     if known is None:
         return None
     known = _retained(config, parent) or known
-    theirs = {name: v for name, v in known.read_all().items() if name not in ("length", "batch_size", "workers")}
+    own = ("length", "batch_size", "workers", "images", "augment")
+    theirs = {name: v for name, v in known.read_all().items() if name not in own}
     return {**theirs, "mixture": ()}
 
 

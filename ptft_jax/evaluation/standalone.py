@@ -92,15 +92,16 @@ class Measurement:
             values["data"]["source"] = source
         values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
         data = configs.check(values).data
-        builder = builders.build(config.objective, loaded.tokenizer, loaded.model.spec.causal)
+        tokenizer = loaded.tokenizer or tok.ByteTokenizer()  # of images, which are bytes
+        builder = builders.for_model(config.objective, tokenizer, loaded.model.spec, data)
         if loaded.model.spec.reads_last and isinstance(loaded.source, Pretrained):
-            padding.refuse_end(loaded.source, builder.last_tokens(loaded.tokenizer), "--run")
+            padding.refuse_end(loaded.source, builder.last_tokens(tokenizer), "--run")
         split, opened = (
             source_splits.to_measure(data, data.source, split, builder.kinds)
             if source
             else (split or "validation", None)
         )
-        read = source_splits.tokenized(data, data.source, split, loaded.tokenizer, builder.kinds, opened)
+        read = source_splits.tokenized(data, data.source, split, tokenizer, builder.kinds, opened)
         read, head = class_names.numbered(read, class_names.of(loaded.source))
         self._classes = head.names
         found = filling.filled(data, read, builder, partial=True)
@@ -111,7 +112,7 @@ class Measurement:
             )
         rows = batches.evaluation(found.rows, batch_size=batch_size, tokens=tokens)
         measure = objectives.build(config.objective).live  # nothing was computed of these rows
-        lengths = tok.byte_lengths(loaded.tokenizer) if measure.chained else None
+        lengths = tok.byte_lengths(tokenizer) if measure.chained else None
         measures = metrics.chosen(config.eval.metrics, config.tables.metrics)
         reference = loading.parent_parameters(loaded) if measure.needs_reference else None
         program = Program(loaded.model, measure, measures, reference=reference)

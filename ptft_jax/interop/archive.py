@@ -17,6 +17,7 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
     "chat_template.jinja", "generation_config.json", "config.json", "vocab.json", "merges.txt", "vocab.txt",
 )  # fmt: skip
+PIXELS = "preprocessor_config.json"  # how pixels are normalized, of models of images
 _DTYPES = {"F64", "F32", "F16", "BF16"}
 
 
@@ -48,7 +49,7 @@ class Folder:
 
     def __init__(self, path: pathlib.Path, reference: str):
         self.path, self.reference = path, reference
-        self.config = _json(path / "config.json", reference)
+        self.config = {**_json(path / "config.json", reference), **_normalization(path, reference)}
         self._files = self._locate()
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._dtypes: dict[str, str] = {}
@@ -133,6 +134,16 @@ def _json(path: pathlib.Path, reference: str) -> dict[str, Any]:
     return jsons.table(path.read_bytes(), str(path))
 
 
+def _normalization(path: pathlib.Path, reference: str) -> dict[str, Any]:
+    """What a folder says of the pixels of images besides config.json: "image_mean" and "image_std"; {} where nothing."""
+    if not (path / PIXELS).is_file():
+        return {}
+    given = _json(path / PIXELS, reference)
+    if not given.get("do_normalize", True):
+        return {"image_mean": [0.0], "image_std": [1.0]}
+    return {name: given[name] for name in ("image_mean", "image_std") if given.get(name)}
+
+
 def open_folder(name: str, field: str) -> Folder:
     """The archive of `hf:NAME`: a local folder, or a model of the hub as NAME or NAME@REVISION.
 
@@ -153,7 +164,7 @@ def open_folder(name: str, field: str) -> Folder:
         raise UserError(f"{field} = 'hf:{name}': {what}{nearest(path.name, beside)}")
     import huggingface_hub
 
-    patterns = ["*.safetensors", INDEX, "*.tiktoken", *TOKENIZER_FILES]
+    patterns = ["*.safetensors", INDEX, "*.tiktoken", PIXELS, *TOKENIZER_FILES]
     try:
         found = huggingface_hub.snapshot_download(
             repository,

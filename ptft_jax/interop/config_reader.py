@@ -49,7 +49,7 @@ _NUMBERS = {
 _KINDS: dict[str, type] = {
     "model_type": str, "hidden_act": str, "hidden_activation": str, "activation_function": str, "rope_type": str,
     "layer_types": list, "architectures": list, "no_rope_layers": list, "mlp_only_layers": list, "id2label": dict,
-    "label2id": dict,
+    "label2id": dict, "image_mean": list, "image_std": list,
     "quantization_config": dict, "rope_parameters": dict, "rope_scaling": dict, "short_factor": list,
     "long_factor": list,
 }  # fmt: skip
@@ -81,6 +81,8 @@ def _expected(name: str, value: Any) -> str:
         return "a list of texts"
     if name in ("no_rope_layers", "mlp_only_layers") and not all(isinstance(entry, int) for entry in value):
         return "a list of whole numbers"
+    if name in ("image_mean", "image_std") and not all(type(entry) in (int, float) for entry in value):
+        return "a list of numbers"
     if name in ("short_factor", "long_factor") and not all(map(_is_number, value)):
         return "a list of numbers above 0"
     return ""

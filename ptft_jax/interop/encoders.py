@@ -151,6 +151,8 @@ class ViT:
             "image_size": size,
             "patch_size": patch,
             "channels": c.get("num_channels", 3),
+            "pixel_mean": _colors(c, "image_mean"),
+            "pixel_std": _colors(c, "image_std"),
             "distillation": known[given],
         }
 
@@ -160,6 +162,8 @@ class ViT:
             "image_size": m["image_size"],
             "patch_size": m["patch_size"],
             "num_channels": m["channels"],
+            "image_mean": list(m["pixel_mean"]),
+            "image_std": list(m["pixel_std"]),
             "qkv_bias": "qkv" in m["biases"],
             **labels.write((), m["classes"]),
         }
@@ -187,6 +191,13 @@ class ViT:
 
     def class_head(self, m: Model) -> list[Tensor]:
         return linear("head/classes", "classifier", True)
+
+
+def _colors(c: Fields, name: str) -> tuple[float, ...]:
+    """A number, or one per channel where they differ."""
+    given = c.get(name, [0.5])
+    values = tuple(map(float, given if isinstance(given, (list, tuple)) else [given]))
+    return values[:1] if len(set(values)) == 1 else values
 
 
 class DeiT(ViT):

@@ -18,7 +18,7 @@ from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError, listed
 from ptft_jax.interop import card, families, labels, layouts, mup, padding, tokenizer_files
-from ptft_jax.interop.archive import INDEX, WEIGHTS
+from ptft_jax.interop.archive import INDEX, PIXELS, WEIGHTS
 from ptft_jax.interop.config_reader import Fields
 from ptft_jax.interop.names import Model, groups
 from ptft_jax.model.spec import ModelSpec
@@ -90,6 +90,22 @@ class Exported:
         if self._reads_last:
             config["pad_token_id"] = self._padding()
         return {**config, "dtype": dtype, "torch_dtype": dtype}
+
+    def preprocessing(self) -> dict[str, Any]:
+        """preprocessor_config.json: how pixels become what a model of images reads."""
+        size, channels = self.fields["image_size"], self.fields["channels"]
+        mean, std = (list(self.fields[name]) for name in ("pixel_mean", "pixel_std"))
+        return {
+            "image_processor_type": "ViTImageProcessor",
+            "do_resize": True,
+            "size": {"height": size, "width": size},
+            "resample": 2,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": mean * (channels if len(mean) == 1 else 1),
+            "image_std": std * (channels if len(std) == 1 else 1),
+        }
 
     @property
     def _reads_last(self) -> bool:
@@ -183,6 +199,8 @@ def to_folder(
     try:
         _save_shards(exported, temporary, dtype, shard_bytes)
         _dump(temporary / "config.json", exported.config(dtype))
+        if exported.fields["image_size"]:
+            _dump(temporary / PIXELS, exported.preprocessing())
         if exported.generation():
             _dump(temporary / "generation_config.json", exported.generation())
         for name, data in files.items():

@@ -14,6 +14,7 @@ import jax
 
 from ptft_jax import config as configs
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.pictures import settled as pictures
 from ptft_jax.interop import families, hf, labels
 from ptft_jax.interop.archive import Archive, open_folder
 from ptft_jax.interop.config_reader import Fields
@@ -57,7 +58,9 @@ class Pretrained:
         values = configs.default(self._plugins).to_dict()
         values["model"] |= self.fields
         values["objective"]["name"] = self._objective(values["model"])
-        values["data"]["length"] = min(_LENGTH, self.fields["max_length"])
+        if not self.fields["image_size"]:
+            values["data"]["length"] = min(_LENGTH, self.fields["max_length"])
+        pictures.complete(values)
         return configs.check(values)
 
     def _objective(self, model: dict[str, Any]) -> str:

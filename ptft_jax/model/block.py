@@ -1,16 +1,12 @@
-"""What a transformer consists of: the block that is repeated, and the rest."""
+"""The block that a transformer repeats."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import jax
 from flax import nnx
 
-from ptft_jax.model import heads
 from ptft_jax.model.attention import Attention, Cache, View
-from ptft_jax.model.embeddings import ImageEmbed, TokenEmbed
-from ptft_jax.model.layers import MLP, Linear, Norm, PerRow, dropout
+from ptft_jax.model.layers import MLP, Norm, PerRow, dropout
 from ptft_jax.model.moe import MoE, Routing
 from ptft_jax.model.spec import ModelSpec
 
@@ -76,22 +72,3 @@ class Block(nnx.Module):
 
 def _maybe(norm: Norm | None, x: jax.Array) -> jax.Array:
     return x if norm is None else norm(x)
-
-
-class Trunk(nnx.Module):
-    """Everything that is not a repeated block.
-
-    `prefix` is a place of fine-tuning methods, empty (None) unless `ptft_jax.adapters` fills it: a module that gives
-    every layer its `View.prefix`, as two arrays with a leading axis of layers.
-    """
-
-    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        self.embed = ImageEmbed(spec, rngs) if spec.image_size else TokenEmbed(spec, rngs)
-        self.final_norm = None if spec.norm_placement == "post" else Norm(spec)
-        self.head = heads.build(spec, rngs)
-        self.prefix: Callable[[], tuple[jax.Array, jax.Array]] | None = None
-        self.value_head: Linear | None = None
-
-    def scores(self, x_BTD: jax.Array, cap: float) -> jax.Array:
-        tokens = self.embed.tokens if isinstance(self.embed, TokenEmbed) else None
-        return heads.score(self.head, x_BTD, tokens, cap)

@@ -1,4 +1,4 @@
-"""What comes before the first block: tokens or patches of an image to vectors."""
+"""What comes before the first block of a model of text: tokens to vectors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ptft_jax.model.inputs import Inputs
-from ptft_jax.model.layers import Embedding, Linear, Norm
+from ptft_jax.model.layers import Embedding, Norm
 from ptft_jax.model.spec import ModelSpec
 
 
@@ -47,31 +47,3 @@ class TokenEmbed(nnx.Module):
         if self.positions is not None:
             x_BTD = x_BTD + self.positions(inputs.placed + self.spec.position_offset)
         return x_BTD if self.norm is None else self.norm(x_BTD)
-
-
-class ImageEmbed(nnx.Module):
-    """Patches of an image, each multiplied to a vector, behind one class token (Dosovitskiy et al. 2020, eq. 1), or a
-    class and a distillation token (Touvron et al. 2020, "DeiT", section 4)."""
-
-    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        self.spec = spec
-        dtype, init = jnp.dtype(spec.param_dtype), jax.nn.initializers.normal(spec.init_std)
-        patch = spec.patch_size**2 * spec.channels
-        self.patches = Linear(patch, spec.width, spec, rngs, bias=True, std=spec.init_std)
-        self.class_token = nnx.Param(init(rngs.params(), (spec.width,), dtype))
-        self.distillation_token = (
-            nnx.Param(init(rngs.params(), (spec.width,), dtype)) if spec.distillation != "none" else None
-        )
-        self.positions = Embedding(spec.max_length, spec, rngs)
-
-    def __call__(self, inputs: Inputs) -> jax.Array:
-        """[B, T, D] of images."""
-        images_BHWC = inputs.values
-        spec, (b, height, width, channels) = self.spec, images_BHWC.shape
-        p = spec.patch_size
-        x = images_BHWC.reshape(b, height // p, p, width // p, p, channels).swapaxes(2, 3)
-        x_BTD = self.patches(x.reshape(b, -1, p * p * channels).astype(jnp.dtype(spec.dtype)))
-        tokens = [t for t in (self.class_token, self.distillation_token) if t is not None]
-        first = [jnp.broadcast_to(t[...].astype(x_BTD.dtype), (b, 1, spec.width)) for t in tokens]
-        x_BTD = jnp.concatenate([*first, x_BTD], axis=1)
-        return x_BTD + self.positions(jnp.arange(x_BTD.shape[1]))

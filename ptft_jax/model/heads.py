@@ -39,7 +39,7 @@ class MaskedHead(nnx.Module):
 class ClassHead(nnx.Module):
     """Scores of classes from the first of the positions that it is given, through a dense tanh layer where the model has one
     (BERT's pooler). Of a causal model that is the last token of a text (`Transformer.run`), and there is no bias, as
-    transformers has it for all of them.
+    transformers has it for all of them. Of images it may be the mean of the patches that it reads (`spec.pooling`).
 
     With `spec.distillation` "head" a second classifier reads the second position, and the scores are the mean of both
     (Touvron et al. 2020, "DeiT", section 4).
@@ -51,13 +51,14 @@ class ClassHead(nnx.Module):
             std = spec.output_std if scores else spec.hidden_std
             return Linear(spec.width, size_out, spec, rngs, bias=bias, std=std, scores=scores)
 
+        self.pooled = bool(spec.image_size) and spec.pooling == "mean"
         self.hidden = linear(spec.width, False) if spec.class_hidden else None
         self.classes = linear(spec.classes, True)
         self.distilled = linear(spec.classes, True) if spec.distillation == "head" else None
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """float32 [B, classes]."""
-        x_BD = x_BTD[:, 0]
+        x_BD = jnp.mean(x_BTD[:, 1:], axis=1) if self.pooled else x_BTD[:, 0]
         if self.hidden is not None:
             x_BD = jnp.tanh(self.hidden(x_BD))
         scores = self.classes(x_BD)

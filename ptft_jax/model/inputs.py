@@ -12,7 +12,8 @@ class Inputs(NamedTuple):
     """Rows for a model. All but `values` may be None, where the default is said.
 
     Attributes:
-      values: int token ids [B, T]; of a model of images, float [B, size, size, channels].
+      values: int token ids [B, T]; of a model of images [B, size, size, channels], uint8 as they are kept, or float as
+        `ptft_jax.model.vision.normalized` makes them.
       positions: int [B, T], by default 0..T-1. Packed rows restart them.
       segments: int [B, T]; queries see only keys of their own segment. 0 is padding by convention. Where `one_text_a_row`
         (`ptft_jax.model.transformer.Transformer`), a row has one segment and padding. By default a row is one segment.
@@ -21,6 +22,7 @@ class Inputs(NamedTuple):
       adapters: int [B], which of several adapters a row has, in a model that has several (`ptft_jax.adapters.multi_adapter`).
       keys: one dropout key per row [B]; by default no dropout.
       noise: float [B, T, D], what is added to the tokens' vectors, of models of text; by default nothing.
+      visible: int [B, K], of a model of images the patches that it sees, by their numbers; by default all.
       reads: int [B, S], the positions that the head of a causal model with classes reads; by default the last that is no padding.
     """
 
@@ -32,6 +34,7 @@ class Inputs(NamedTuple):
     adapters: jax.Array | None = None
     keys: jax.Array | None = None
     noise: jax.Array | None = None
+    visible: jax.Array | None = None
     reads: jax.Array | None = None
 
     @classmethod

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from ptft_jax.config.declare import Options, declared, required
-from ptft_jax.config.field import Field, hashable, mass, natural, one_of, pairs, positive, share, texts
+from ptft_jax.config.field import Field, hashable, mass, natural, number, one_of, pairs, positive, share, texts
 
 # The letters that end tensor names, used in the whole package:
 #   B batch rows   T query positions   S key positions   D width        N query heads   K key/value heads
@@ -23,6 +23,10 @@ SCALINGS = {
     "yarn": ("factor", "original", "beta_fast", "beta_slow", "attention_factor", "truncate"),
     "longrope": ("short_factor", "long_factor", "original", "attention_factor"),
 }
+
+
+def _colors(value: tuple[Any, ...]) -> str:
+    return next(filter(None, map(number, value)), "") or ("" if value else "expected a number, or one for each channel")
 
 
 class ModelSpec(Options):
@@ -62,7 +66,15 @@ class ModelSpec(Options):
     )
     biases: tuple[str, ...] = declared(texts(BIASES, f"which layers have biases: of {', '.join(BIASES)}", of=BIASES))
     causal: bool = declared(Field(True, "tokens see only what came before them"))
-    positions: str = declared(one_of("learned", "how positions are told", "learned", "rotary"))
+    positions: str = declared(
+        one_of(
+            "learned",
+            "how positions are told; sine: fixed waves in two dimensions, of images",
+            "learned",
+            "rotary",
+            "sine",
+        )
+    )
     position_offset: int = declared(natural(0, "added to learned positions (RoBERTa: 2)"))
     rope_theta: float = declared(positive(10_000.0, "base wavelength of rotary positions"))
     rope_fraction: float = declared(mass(1.0, "share of a head that rotates"))
@@ -84,7 +96,11 @@ class ModelSpec(Options):
     experts_per_token: int = declared(positive(2, "experts that a token is sent to"))
     normalize_experts: bool = declared(Field(True, "weights of a token's experts sum to 1"))
     head: str = declared(
-        one_of("lm", "what is scored: the next token, masked tokens, classes", "lm", "masked_lm", "classes")
+        one_of(
+            "lm",
+            "what is scored: the next token, masked tokens, classes; or pixels of hidden patches are predicted, by a decoder",
+            *("lm", "masked_lm", "classes", "pixels"),
+        )
     )
     tied: bool = declared(Field(True, "the output head is the token embedding"))
     classes: int = declared(positive(2, "of head=classes"))
@@ -95,6 +111,23 @@ class ModelSpec(Options):
     distillation: str = declared(
         one_of("none", "of images: no second token, one, or one with a head (DeiT)", "none", "token", "head")
     )
+    pixel_mean: tuple[float, ...] = declared(
+        Field((0.5,), "of images, taken off pixels from 0 to 1: a number, or one per channel", form=_colors)
+    )
+    pixel_std: tuple[float, ...] = declared(
+        Field((0.5,), "of images, what pixels are divided by after that: a number, or one per channel", form=_colors)
+    )
+    pooling: str = declared(
+        one_of(
+            "token",
+            "of images with head=classes: what the head reads, the class token or the mean of the patches",
+            "token",
+            "mean",
+        )
+    )
+    decoder_layers: int = declared(positive(2, "of head=pixels: blocks of the decoder", most=1000))
+    decoder_width: int = declared(positive(64, "of head=pixels: width of the decoder"))
+    decoder_heads: int = declared(positive(4, "of head=pixels: attention heads of the decoder"))
     dropout: float = declared(share(0.0, "rate after embedding, attention and MLP"))
     init_std: float = declared(positive(0.02, "standard deviation of initial weights"))
     mup_base_width: int = declared(
@@ -179,7 +212,7 @@ class ModelSpec(Options):
         attention = sum(
             heads * (_mean_keys(length, seen[kind]) if spec.causal else seen[kind]) * 2 for kind in spec.kinds
         )
-        head = spec.width * (spec.vocab_size if spec.head != "classes" else 0)
+        head = spec.width * (spec.vocab_size if spec.head in ("lm", "masked_lm") else 0)
         if spec.head == "masked_lm":
             head += spec.width**2
         return 2.0 * (spec.layers * (projections + mlp) + attention + head)
@@ -190,7 +223,7 @@ RUNNING = ("dropout", "init_std", "dtype", "param_dtype", "scan", "remat", "atte
 STRUCTURE = tuple(f.name for f in dataclasses.fields(ModelSpec) if f.name not in ("vocab_size", *RUNNING))
 
 # What a child may have otherwise than its parent, where `init.fresh` re-initializes it.
-HEAD = ("head", "tied", "classes", "class_hidden")
+HEAD = ("head", "tied", "classes", "class_hidden", "pooling", "decoder_layers", "decoder_width", "decoder_heads")
 
 # Pattern of the leaves of a value head (`ptft_jax.model.heads.value`), which is there while a run trains, and in no model that is made of it.
 VALUES = "value_head/.*"
@@ -198,7 +231,9 @@ VALUES = "value_head/.*"
 # Settings that mean something only where another one says so.
 _ROTARY = ("rope_theta", "rope_fraction", "rope_scaling", "rope_local_theta")
 _MUP = ("mup_base_head_dim",)
-_CLASSES, _IMAGES = ("classes", "class_hidden"), ("patch_size", "channels", "distillation")
+_CLASSES = ("classes", "class_hidden")
+_IMAGES = ("patch_size", "channels", "distillation", "pixel_mean", "pixel_std")
+_DECODER = ("decoder_layers", "decoder_width", "decoder_heads")
 _EXPERTS, _TOKENS = (
     ("experts_per_token", "normalize_experts"),
     ("position_offset", "embedding_scale", "token_types", "tied"),
@@ -212,6 +247,8 @@ def from_config(model: ModelSpec, vocab_size: int) -> ModelSpec:
     idle |= set() if model.mup_base_width else set(_MUP)
     idle |= set() if model.head == "classes" else set(_CLASSES)
     idle |= set() if model.image_size else set(_IMAGES)
+    idle |= set() if model.image_size and model.head == "classes" else {"pooling"}
+    idle |= set() if model.head == "pixels" else set(_DECODER)
     idle |= set() if model.experts else set(_EXPERTS)
     idle |= set(_TOKENS) if model.image_size else set()
     names = [f.name for f in dataclasses.fields(ModelSpec) if f.name not in idle]
@@ -241,8 +278,12 @@ def contradictions(m: dict[str, Any]) -> list[tuple[str, Any, str]]:
         (m["head"] != "masked_lm" or not m["causal"], "head", "model.causal=False"),
         (not m["mup_base_width"] or images or not m["embedding_scale"], "mup_base_width", "0 where model.embedding_scale is True: it grows with the width, which muP's embeddings do not"),
         (scaling is not None, "rope_scaling", "pairs (name, value)"),
-        (not images or m["head"] == "classes", "image_size", "model.head='classes'"),
-        (not images or m["positions"] == "learned", "image_size", "model.positions='learned'"),
+        (not images or m["head"] in ("classes", "pixels"), "image_size", "model.head='classes' or 'pixels'"),
+        (images or m["head"] != "pixels", "head", "model.image_size above 0 where it is 'pixels'"),
+        (not images or m["positions"] in ("learned", "sine"), "image_size", "model.positions='learned' or 'sine'"),
+        (images or m["positions"] != "sine", "positions", "model.image_size above 0 where they are 'sine'"),
+        (not images or not m["causal"], "image_size", "model.causal=False"),
+        (m["positions"] != "sine" or m["width"] % 4 == 0, "width", "a multiple of 4 where model.positions is 'sine'"),
         (not images or m["image_size"] % m["patch_size"] == 0, "image_size", f"a multiple of model.patch_size {m['patch_size']!r}"),
     ]  # fmt: skip
     if images:
@@ -250,6 +291,7 @@ def contradictions(m: dict[str, Any]) -> list[tuple[str, Any, str]]:
         rows.append(
             (m["max_length"] == tokens, "max_length", f"{tokens}, the image's patches and what goes before them")
         )
+        rows += _of_images(m)
     if scaling:
         needs = SCALINGS.get(str(scaling.get("kind")))
         rows.append((needs is not None, "rope_scaling", f"a kind of {', '.join(SCALINGS)}"))
@@ -265,6 +307,22 @@ def contradictions(m: dict[str, Any]) -> list[tuple[str, Any, str]]:
         sizes = {len(values) for values in each.values() if listed}
         rows.append((sizes <= {half}, "rope_scaling", f"{half} factors, half of what rotates of a head"))
     return [(field, m[field], expected) for good, field, expected in rows if not good]
+
+
+def _of_images(m: dict[str, Any]) -> list[tuple[bool, str, str]]:
+    """As the rows of `contradictions`."""
+    several, pixels = m["distillation"] != "none", m["head"] == "pixels"
+    sizes = (1, m["channels"])
+    return [
+        (len(m["pixel_mean"]) in sizes, "pixel_mean", f"one number, or model.channels {m['channels']!r}"),
+        (len(m["pixel_std"]) in sizes, "pixel_std", f"one number, or model.channels {m['channels']!r}"),
+        (all(map(_above_0, m["pixel_std"])), "pixel_std", "numbers above 0"),
+        (not (several and pixels), "distillation", "'none' where model.head is 'pixels'"),
+        (not several or m["pooling"] == "token", "pooling", "'token' where model.distillation is not 'none'"),
+        (not pixels or m["decoder_width"] % 4 == 0, "decoder_width", "a multiple of 4"),
+        (not pixels or m["decoder_width"] % m["decoder_heads"] == 0, "decoder_width", f"a multiple of model.decoder_heads {m['decoder_heads']!r}"),
+        (not (pixels and m["experts"]), "experts", "0 where model.head is 'pixels'"),
+    ]  # fmt: skip
 
 
 def _above_0(value: Any) -> bool:

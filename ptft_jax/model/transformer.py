@@ -20,13 +20,15 @@ from ptft_jax.model import heads, rotary
 from ptft_jax.model import stacks as stacking
 from ptft_jax.model.adapt import Adapt
 from ptft_jax.model.attention import Cache, View
-from ptft_jax.model.block import Block, Trunk
+from ptft_jax.model.block import Block
 from ptft_jax.model.dot_product import Seen
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.layers import PerRow, dropout
 from ptft_jax.model.moe import Routing
 from ptft_jax.model.quantized import Quantization, known_after
 from ptft_jax.model.spec import ModelSpec
+from ptft_jax.model.trunk import Trunk
+from ptft_jax.model.vision import PixelDecoder
 
 Params = dict[str, Any]
 
@@ -210,14 +212,21 @@ class Transformer:
     def _counted(self, inputs: Inputs) -> jax.Array:
         """Which positions, bool [B, T] with the learned prompt's, hold something of the input."""
         if self.spec.image_size:
-            return jnp.ones((inputs.values.shape[0], self.spec.max_length), bool)
+            return jnp.ones(self._of_image(inputs), bool)
         counted_BT = jnp.ones(inputs.values.shape, bool) if inputs.segments is None else inputs.segments > 0
         return jnp.pad(counted_BT, ((0, 0), (self.virtual_tokens, 0)))
+
+    def _of_image(self, inputs: Inputs) -> tuple[int, int]:
+        """(B, T) of what becomes of images."""
+        hidden = 0
+        if inputs.visible is not None:
+            hidden = (self.spec.image_size // self.spec.patch_size) ** 2 - inputs.visible.shape[1]
+        return inputs.values.shape[0], self.spec.max_length - hidden
 
     def _placed(self, inputs: Inputs) -> Inputs:
         """The rows with positions, behind what the adapter places before them."""
         if self.spec.image_size:  # where patches are is told by the embedding alone
-            return inputs._replace(positions=jnp.zeros((inputs.values.shape[0], self.spec.max_length), jnp.int32))
+            return inputs._replace(positions=jnp.zeros(self._of_image(inputs), jnp.int32))
         if inputs.positions is None:
             shape = inputs.values.shape
             inputs = inputs._replace(positions=jnp.broadcast_to(jnp.arange(shape[1]), shape))
@@ -255,6 +264,13 @@ class Transformer:
     def logits(self, params: Params, x_BTD: jax.Array) -> jax.Array:
         """Hidden states to float32 scores: of tokens [B, T, V], or of classes [B, classes] from the first position that it is given."""
         return self._trunk(params).scores(x_BTD, self.spec.logit_cap)
+
+    def pixels(self, params: Params, x_BTD: jax.Array, visible_BK: jax.Array) -> jax.Array:
+        """Hidden states of the visible patches to what all patches are predicted to be, float32 [B, N, pixels of one], of a model with
+        `head` "pixels"."""
+        head = self._trunk(params).head
+        assert isinstance(head, PixelDecoder), "the model was built with a head for pixels"
+        return head(x_BTD, visible_BK)
 
     def values(self, params: Params, x_BTD: jax.Array) -> jax.Array:
         """Hidden states to what the rest of each text is worth, float32 [B, T], of a model with `value_head`."""

@@ -238,6 +238,7 @@ def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
         types=batch.get("types"),
         adapters=batch.get("adapters"),
         keys=context.keys,
+        visible=batch.get("visible"),
         reads=reads,
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ptft_jax.data import batches, builders, filling, packing, records, source_splits, store
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.builders.pictures import Pictures
 from ptft_jax.errors import UserError
 from ptft_jax.training import reference
 from ptft_jax.training.trainer import Trainer
@@ -25,18 +26,14 @@ def of(trainer: Trainer) -> dict[str, Any]:
     """
     c = trainer.config
     added = c.tokenizer.add or _ADDED
-    builder = builders.build(c.objective, tok.with_tokens(tok.ByteTokenizer(), added), c.model.causal)
+    builder = builders.for_model(c.objective, tok.with_tokens(tok.ByteTokenizer(), added), c.model, c.data)
     if builder.sampled:
         raise UserError(
             f"config.objective.name = {c.objective.name!r}: what a step learns from is written by the model, and is not planned"
         )
     kind = next((k for k in (("answers",) if trainer.tuned else ()) + builder.kinds if k in builder.kinds), "text")
-    if trainer.model.spec.image_size:
-        raise UserError(
-            f"config.model.image_size = {trainer.model.spec.image_size}: batches of images are not planned; expected 0"
-        )
     each = 2 if builder.paired or builder.scored else 1
-    length = packing.longest(builder.slots, c.data.length) // each
+    length = builder.values if isinstance(builder, Pictures) else packing.longest(builder.slots, c.data.length) // each
     held = _examples(builder, kind, length, 1 if builder.rated else each, trainer.model.spec.vocab_size)
     tokens = source_splits.Tokens("a planned source", "train", held, kind, kind, (), False, str, records.Skipped())
     rows = filling.filled(c.data, tokens, builder, partial=True).rows

@@ -250,15 +250,21 @@ class Run:
 
     def _load_data(self, fresh: tuple[str, ...]) -> None:
         c = self.config
-        parent = self.parent.tokenizer if self.parent else None
-        if self.continued:
+        parent = self.parent.tokenizer if self.parent and not c.model.image_size else None
+        if c.model.image_size:
+            if c.tokenizer.add:
+                raise UserError(
+                    f"config.tokenizer.add = {c.tokenizer.add!r}: a model of images has no tokens; leave it at ()"
+                )
+            self.tokenizer: tok.Tokenizer = tok.ByteTokenizer()  # pixels are bytes
+        elif self.continued:
             self.tokenizer, _ = self.continued.tokenizer, c.tokenizer.read_all()
         else:
             texts = functools.partial(source_splits.training_texts, c.data, c.tables.objectives[c.objective.name].kinds)
             self.tokenizer = tok.build(c.tokenizer, texts, parent)
         self.known_tokens = parent.vocab_size if parent else 0
         self.adapters = trained_on.numbered(c.data, c.tune.adapters)
-        self.builder = builders.build(c.objective, self.tokenizer, c.model.causal)
+        self.builder = builders.for_model(c.objective, self.tokenizer, c.model, c.data)
         self.prompts: Prompts | None = None
         if self.builder.sampled:
             self.prompts = Prompts(c, self.tokenizer, self._feed.asks(c), self.pinned)
@@ -301,7 +307,7 @@ class Run:
         return dataclasses.replace(head, names=begun) if begun else head
 
     def _check_template(self) -> None:
-        if self.parent is None or self.tokenizer is None or Workdir(self.workdir).begun():
+        if self.parent is None or self.config.model.image_size or Workdir(self.workdir).begun():
             return  # what has begun goes on as it was
         template = self.config.data.template
         mine = identity.Identity("this run", {}, None, identity.template(template, self.tokenizer, self.data.table))
@@ -367,7 +373,7 @@ class Run:
         if self.parent is not None and self.trainer.regularization.ewc:
             builder = self.builder
             if self.retained is not None:
-                builder = builders.build(self.retained, self.tokenizer, c.model.causal)
+                builder = builders.for_model(self.retained, self.tokenizer, c.model, c.data)
             learned = self._measuring if self.retained is None else self._retaining
             objective = learned.objective
             if objective.precomputed:  # of other rows than these

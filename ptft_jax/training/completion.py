@@ -13,6 +13,7 @@ from ptft_jax.config.objectives import ObjectiveSpec
 from ptft_jax.config.plugins import tables
 from ptft_jax.config.verifiers import ANSWERS
 from ptft_jax.data import class_names, records, trained_on
+from ptft_jax.data.pictures import settled as pictures
 from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation.names import AUTO, direction, known
 from ptft_jax.evaluation.samples import MAX_NEW_TOKENS
@@ -170,6 +171,7 @@ def _as_continued(section: configs.Section, run: restore.Source) -> configs.Sect
 
 def _completed(values: dict[str, Any], suggested: frozenset[str], *, tuned: bool) -> configs.Section:
     """The config with what follows from the rest filled in. It is the one whose reads are counted."""
+    pictures.complete(values)
     settled = configs.settle(values, suggested)
     values = _with_direction(_with_answers(_with_rate(_with_source(values), tuned)))
     section = configs.check_effects(configs.check(values, suggested=suggested, settled=settled))

@@ -30,6 +30,7 @@ RUN = {
     "extending": None,
     "plugins": None,  # tests/e2e/test_plugins.py
     "performance": None,  # tests/e2e/test_gpu_benchmark.py
+    "images": None,  # tests/e2e/test_pages.py
     "experiments": None,  # tests/e2e/test_experiments.py
     "scaling": None,  # tests/e2e/test_pages.py
     "benchmarks": None,  # tests/benchmarks/test_bench.py

@@ -279,6 +279,9 @@ def test_every_config_file_is_covered():
         "feedback/gkd.py",  # tests/e2e/test_pages.py
         "world/pretrain.py",  # tests/world/test_recipes.py
         "world/questions.py",  # tests/world/test_recipes.py
+        "images/vit.py",  # tests/e2e/test_pages.py
+        "images/mae.py",  # tests/e2e/test_pages.py
+        "images/transfer.py",  # tests/e2e/test_pages.py
     }, "test the new one"
 
 

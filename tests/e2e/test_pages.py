@@ -44,6 +44,13 @@ def answers(talk):
     return known and thanked == "> Thanks!" and second == "You are welcome."
 
 
+def test_images(tmp_path):
+    [printed] = carry_out("images", tmp_path)
+    found = json.loads(printed[printed.index("\n{\n") :])
+    assert (tmp_path / "letters.png").read_bytes().startswith(b"\x89PNG")
+    assert found["examples"] > 100 and summary(tmp_path, "digits")["finished"]
+
+
 @pytest.mark.slow
 def test_answers(tmp_path):
     _, _, evaluated, beside, own = carry_out("answers", tmp_path)

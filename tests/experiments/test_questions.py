@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import continual, data_efficiency, laws, rates, scaling, schedules, stages
+from experiments import continual, data_efficiency, images, laws, rates, scaling, schedules, stages
 from experiments import verdicts as claims
 from tests.processes import HURRY, run
 
@@ -73,6 +73,7 @@ MINIATURES = {
     "data_efficiency": data_efficiency,
     "stages": stages,
     "continual": continual,
+    "images": images,
 }
 
 

@@ -157,6 +157,32 @@ def test_lineage_is_in_the_card_without_paths_of_a_disk(tmp_path):
     assert pretrained.find(f"hf:{tmp_path / 'out'}", "--run").family.model_type == "llama"
 
 
+def test_the_normalization_of_pixels_goes_along(tmp_path):
+    """In preprocessor_config.json, where transformers has it, and where theirs is read."""
+    fields = {
+        **presets.family("vit"),
+        "vocab_size": 0,
+        "layers": 1,
+        "width": 16,
+        "heads": 2,
+        "image_size": 16,
+        "patch_size": 8,
+    }
+    fields |= {"max_length": 5, "classes": 3, "pixel_mean": (0.485, 0.456, 0.406), "pixel_std": (0.2,)}
+    export.to_folder(exported(fields), tmp_path / "vit", dtype="float32")
+    written = json.loads((tmp_path / "vit/preprocessor_config.json").read_text())
+    assert written["image_mean"] == [0.485, 0.456, 0.406] and written["image_std"] == [0.2] * 3
+    assert written["size"] == {"height": 16, "width": 16} and written["do_normalize"]
+    found = pretrained.find(f"hf:{tmp_path / 'vit'}", "--run")
+    assert found.fields["pixel_mean"] == (0.485, 0.456, 0.406) and found.fields["pixel_std"] == (0.2,)
+    written["image_mean"] = [0.1, 0.2, 0.3]
+    for changes, mean, std in (({}, (0.1, 0.2, 0.3), (0.2,)), ({"do_normalize": False}, (0.0,), (1.0,))):
+        (tmp_path / "vit/preprocessor_config.json").write_text(json.dumps(written | changes))
+        found = pretrained.find(f"hf:{tmp_path / 'vit'}", "--run")
+        assert found.fields["pixel_mean"] == mean and found.fields["pixel_std"] == std
+    assert found.config.data.images.size == 16 and found.config.data.length == 5
+
+
 @pytest.mark.heavy
 def test_a_model_of_images_needs_no_tokenizer(tmp_path):
     from ptft_jax.verbs import export as verb

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+from ptft_jax.config.objectives import located
 from ptft_jax.data.builders.base import Builder, Piece
 from ptft_jax.data.tokenizers import Tokenizer
 
-__all__ = ["Builder", "Piece", "build"]
+__all__ = ["Builder", "Piece", "build", "for_model"]
 
 
 def build(objective: Any, tokenizer: Tokenizer, causal: bool = False) -> Builder:
-    """The builder of `config.objective`, for a model that is causal or not. Raises UserError as `Builder.of` does."""
+    """The builder of rows of texts of `config.objective`, for a model that is causal or not. Raises UserError as `Builder.of` does."""
     return objective.tables.objectives[objective.name].builder.of(objective, tokenizer).read_by(causal)
+
+
+def for_model(objective: Any, tokenizer: Tokenizer, model: Any, data: Any) -> Builder:
+    """The builder of rows of texts, or of images where the model reads those.
+
+    Args:
+      objective, data: of the config.
+      model: its `ModelSpec`, or `config.model`.
+
+    Raises:
+      UserError: as `Builder.of`.
+    """
+    if model.image_size:
+        spec = objective.tables.objectives[objective.name]
+        return located(spec.pictures).of_images(objective, model, data)
+    return build(objective, tokenizer, model.causal)

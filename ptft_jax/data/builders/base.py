@@ -35,6 +35,7 @@ class Builder(abc.ABC):
         which tokens are the question's, and `weights`, float32 [], are the row's.
       stepped: whether some tokens of an answer end a step, each with a label: `right`, bool [T]; positions have no targets.
       partly: whether it learns some tokens of a text and not others, where the data say which.
+      pictured: whether its pieces are images (`ptft_jax.data.builders.pictures`), each a row.
       aligned: whether a target stands at the position of the token it replaces; else one before it.
     """
 
@@ -54,6 +55,7 @@ class Builder(abc.ABC):
     matched: ClassVar[bool] = False
     partly: ClassVar[bool] = True
     aligned: ClassVar[bool] = False
+    pictured: ClassVar[bool] = False
 
     @classmethod
     def of(cls, objective: Any, tokenizer: Any) -> Builder:
@@ -68,6 +70,11 @@ class Builder(abc.ABC):
     def read_by(self, causal: bool) -> Builder:
         """The builder of rows for a model that is causal, or not; most make the same for both."""
         del causal
+        return self
+
+    @property
+    def plain(self) -> Builder:
+        """The builder of rows that are measured: the same, but for what only training varies."""
         return self
 
     @classmethod

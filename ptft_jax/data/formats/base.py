@@ -107,7 +107,13 @@ class Format:
 
 
 class Encoder(abc.ABC):
-    """Records of one format to ids. Can be pickled, for worker processes."""
+    """Records of one format to ids. Can be pickled, for worker processes.
+
+    Attributes:
+      values: the type that ids are kept in; None = the narrowest that holds those of the vocabulary.
+    """
+
+    values: Any = None
 
     def __init__(self, format: Format, tokenizer: Tokenizer, template: str, train_on: str):
         """See `ptft_jax.data.formats.encoder`."""

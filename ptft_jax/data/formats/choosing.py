@@ -19,6 +19,7 @@ from ptft_jax.data.formats.deciding import (
     structured,
 )
 from ptft_jax.data.formats.layouts import (
+    CLASSED,
     COLUMNS,
     LAYOUTS,
     NAMES,
@@ -31,6 +32,7 @@ from ptft_jax.data.formats.layouts import (
 )
 from ptft_jax.data.formats.messages import is_messages, is_sharegpt
 from ptft_jax.errors import UserError, listed, nearest
+from ptft_jax.pairing import PICTURED
 
 FIRST = 100  # records that are looked at
 
@@ -128,7 +130,7 @@ def _labels(
     layout: Layout, columns: Mapping[str, str], first: Record, classes: str | None, pool: labels.Pool
 ) -> labels.Labels:
     """What is known of the labels of a source."""
-    if layout.kind == "classification":
+    if layout.kind in CLASSED:
         return labels.of(columns["label"], first[columns["label"]], classes, pool)
     if layout.kind == "regression" or "margin" in columns:
         return labels.Labels(labels.SPELLED if pool.untyped else labels.NUMBER, (), False)
@@ -166,9 +168,9 @@ def _check_options(layout: Layout, options: Mapping[str, str]) -> None:
     """Raises UserError for an option that the layout has no use for."""
     talks = any(test in (is_messages, is_sharegpt, is_conversation) for test, _ in layout.needs.values())
     read_by = {
-        "classes": layout.kind == "classification",
+        "classes": layout.kind in CLASSED,
         "assistant_first": talks,
-        "control_tokens": layout.kind != "tokens",
+        "control_tokens": layout.kind not in ("tokens", *PICTURED),
         "empty_answers": layout.kind in TALKING,
     }
     for option, read in read_by.items():

@@ -27,6 +27,11 @@ def is_texts(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value[:1000])
 
 
+def is_picture(value: Any) -> bool:
+    """Bytes (`ptft_jax.data.records.values.Image`), or a table that has them, as Hugging Face's datasets keep images."""
+    return isinstance(value, bytes) or (isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes))
+
+
 def is_label(value: Any) -> bool:
     return isinstance(value, (int, str))
 
@@ -107,6 +112,8 @@ TWO_TEXTS = (
 _TEXT, _MESSAGES = (is_text, "text"), (is_messages, 'a list of {"role", "content"}')
 _CONVERSATION = (is_conversation, "a list of messages")
 _LABEL = (is_label, "a class: a whole number or a name")
+_PICTURE = (is_picture, "an image")
+_PICTURES = ("image", "img", "picture")  # columns of images are published under these names
 _NUMBER = (is_number, "a number")
 _AROUND = {
     "tools": (_anything, "tools", ("tools",)),
@@ -122,8 +129,16 @@ ASKED = ("regression", *RATED)
 TALKING = ("answers", "preference", "rated")  # kinds that have prompts and answers
 TRUTHS: Mapping[Any, int] = {True: 1, False: 0, "true": 1, "false": 0, "1": 1, "0": 0}  # 1 and 0 are True and False
 TALKS = (is_messages, is_sharegpt, is_conversation, is_prompt)
+CLASSED = ("classification", "labelled-images")  # kinds whose labels are classes
 # In this order: the first that fits is taken.
 LAYOUTS = (
+    Layout(
+        "labelled-images",
+        "labelled-images",
+        {"image": _PICTURE, "label": _LABEL},
+        [{"image": image, "label": label} for image in _PICTURES for label in ("label", "labels")],
+    ),
+    Layout("images", "images", {"image": _PICTURE}, [{"image": image} for image in _PICTURES]),
     Layout(
         "tokens",
         "tokens",

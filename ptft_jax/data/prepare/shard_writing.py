@@ -28,6 +28,7 @@ from ptft_jax.data.prepare.table import Table, losses
 from ptft_jax.data.token_folder import MANIFEST
 from ptft_jax.data.tokenize import Formatted, Opened
 from ptft_jax.errors import UserError, few, listed
+from ptft_jax.pairing import PICTURED
 
 CHUNK = 1024  # records a task
 _BATCH = 256  # evaluation texts whose words are looked at together
@@ -84,6 +85,11 @@ def _opened(settings: Settings) -> tuple[Sources, dict[str, Any]]:
     """The sources, and the part of the manifest that says of which files they are, what lies beside them, and how many
     records of train stand in what is held out (unless deduplication takes these out)."""
     formatted = {reference: Formatted.of(reference, settings.broken, settings.kinds) for reference in settings.sources}
+    for reference, one in formatted.items():
+        if one.format.kind in PICTURED:
+            raise UserError(
+                f"{reference}: images are not prepared: training decodes them once, and keeps their pixels in the cache"
+            )
     splits = [split for split in SPLITS if split in settings.splits]
     opened = {r: {split: one.opened(split, settings.held_out) for split in splits} for r, one in formatted.items()}
     sources = {split: [opened[reference][split] for reference in settings.sources] for split in splits}

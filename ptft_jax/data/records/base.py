@@ -10,7 +10,9 @@ import numpy as np
 
 from ptft_jax.data.records.reference import Reference
 
-Record = dict[str, Any]  # column -> value of JSON's types
+Record = dict[
+    str, Any
+]  # column -> value of JSON's types, or the bytes of an image (`ptft_jax.data.records.values.Image`)
 
 
 @dataclasses.dataclass

@@ -94,7 +94,8 @@ def parse(reference: str, kinds: Mapping[str, SourceSpec] = SOURCES) -> Referenc
         guess = next((SUFFIXES[s.lower()] for s in reversed(suffixes) if s.lower() in SUFFIXES), "")
         bare = ":" not in reference or reference.startswith("//", len(kind) + 1)  # a name or URL without a kind
         file = guess and kind not in kinds and bare
-        near = f" (did you mean '{guess}:{reference}'?)" if file else nearest(kind, kinds)
+        url = reference.startswith("//", len(kind) + 1)
+        near = f" (did you mean '{guess}:{reference}'?)" if file else "" if url else nearest(kind, kinds)
         raise UserError(f"data source {reference!r}: expected one of {', '.join(kinds)}, then ':' and a name{near}")
     options: dict[str, str] = {}
     spec = kinds[kind]

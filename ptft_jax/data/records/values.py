@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ptft_jax.data.pictures import decoding
 from ptft_jax.data.records.base import Record
 
 
@@ -27,12 +28,19 @@ class Broken(Exception):
         self.place = place
 
 
+class Image(bytes):
+    """The bytes of an image: the one value of records that JSON has no type for."""
+
+
 def plain(value: Any, column: str) -> Any:
-    """A value of other libraries' types as one of JSON's: bytes are decoded, arrays become lists, dates and decimals
-    the text that names them. Raises Broken for bytes that are not UTF-8 text, and for types that JSON has nothing for."""
+    """A value of other libraries' types as one of JSON's, or an `Image`: bytes are decoded, arrays become lists, dates and decimals
+    the text that names them. Raises Broken for bytes that are neither UTF-8 text nor an image, and for types that JSON has nothing
+    for."""
     if value is None or isinstance(value, (str, bool, int, float)):
         return value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bytes):
+        if isinstance(value, Image) or decoding.looks(value):
+            return Image(value)
         try:
             return value.decode("utf-8")
         except UnicodeDecodeError as e:
@@ -59,7 +67,8 @@ def canonical(value: Any) -> bytes:
       Broken: NaN or an infinity, a lone surrogate (half a character of UTF-16), nesting without end.
     """
     try:
-        return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        options: dict[str, Any] = {"sort_keys": True, "ensure_ascii": False, "separators": (",", ":")}
+        return json.dumps(value, allow_nan=False, default=_image, **options).encode()
     except UnicodeEncodeError as e:
         raise _half(e) from None
     except ValueError:
@@ -69,6 +78,13 @@ def canonical(value: Any) -> bytes:
         ) from None
     except RecursionError:
         raise Broken("values nested too deep") from None
+
+
+def _image(value: Any) -> dict[str, str]:
+    """What stands for an image's bytes, which are too many to be spelled."""
+    if not isinstance(value, Image):
+        raise TypeError(f"a {type(value).__name__} is not of JSON's types")
+    return {"image": hashlib.blake2b(value, digest_size=16).hexdigest()}
 
 
 def _half(error: UnicodeEncodeError) -> Broken:

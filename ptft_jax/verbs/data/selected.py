@@ -41,6 +41,10 @@ def define() -> None:
     define_plugins()
 
 
+# What a source of images is shown for where no model is named.
+_IMAGES = {"image_size": 64, "patch_size": 32, "max_length": 5, "causal": False, "head": "classes"}
+
+
 class _Run(NamedTuple):
     values: dict[str, Any]  # of its config
     tokenizer: Any
@@ -78,6 +82,7 @@ def load() -> Selected:
     from ptft_jax import config as configs
     from ptft_jax.data import builders, class_names, records, token_folder
     from ptft_jax.data import tokenizers as tok
+    from ptft_jax.data.pictures import settled as pictures
 
     args = flags.FLAGS
     if args.config is not None and args.run:
@@ -102,9 +107,15 @@ def load() -> Selected:
     values["plugins"] = tuple(dict.fromkeys((*values["plugins"], *args.plugins)))
     if args.data:
         values["data"].update(source=args.data, mixture=())
+    if records.parted(values["data"]["source"])[0] == "images" and args.config is None and not args.run:
+        values["model"].update(_IMAGES)
+        values["objective"]["name"] = "classification"
+    pictures.complete(values)
     values["model"]["max_length"] = max(values["model"]["max_length"], values["data"]["length"])
     config = configs.check(values)
-    if run is not None:
+    if config.model.image_size:
+        tokenizer = tok.ByteTokenizer()
+    elif run is not None:
         tokenizer = run.tokenizer
     elif args.tokenizer and args.tokenizer != "byte":
         tokenizer = tok.from_file(pathlib.Path(args.tokenizer).expanduser())
@@ -113,5 +124,5 @@ def load() -> Selected:
     else:
         texts = functools.partial(source_splits.training_texts, config.data)
         tokenizer = tok.build(config.tokenizer, texts, parent.tokenizer if parent else None)
-    builder = builders.build(config.objective, tokenizer, config.model.causal)
+    builder = builders.for_model(config.objective, tokenizer, config.model, config.data)
     return Selected(config, tokenizer, builder, longest, head, run.workdir if run else None)

@@ -1,11 +1,14 @@
 """Prints real batches, token by token: what has loss, what is context, what is padding, and where packed examples end.
+Of images it makes a contact sheet: as they are kept, and as the step sees them.
 
 ptft data show --config=configs/finetune/shakespeare.py:full --step=3 --rows=2
 ptft data show --data=jsonl:chat.jsonl --template=chatml --tokenizer=runs/base
+ptft data show --data=images:letters --rows=16 --html=letters.html
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -32,7 +35,7 @@ def define() -> None:
         ["auto", "colours", "marks", "json"],
         "auto = colours on a terminal, else marks: [with loss] and {prefix}.",
     )
-    flags.DEFINE_string("html", "", "Also write a page in colors to this file.")
+    flags.DEFINE_string("html", "", "Also write a page in colors to this file; of images a sheet, as a page or a .png.")
 
 
 def main() -> None:
@@ -71,6 +74,13 @@ def main() -> None:
         facts = [({**found.summary(), "trained": round(weights)}, found.rows.plan.report)]
         titles = [f"{args.split}, row {k}: {data.source}" for k in range(len(batch["inputs"]))]
     count = _count(titles)
+    if chosen.builder.pictured:
+        sets, rows_of = (
+            (found.sets, list(zip(*addresses)))
+            if args.split == "train"
+            else ((found.rows,), [(0, k) for k in range(count)])
+        )
+        return _sheet(batch, chosen, sets, rows_of[:count], titles, facts)
     shown = [view.row({k: v[i] for k, v in batch.items()}, chosen.tokenizer, chosen.builder) for i in range(count)]
     out, form = _console()
     if form != "json":
@@ -95,6 +105,37 @@ def main() -> None:
         out.print(view.legend())
     if args.html:
         _write(view.page(f"{args.split} rows of {', '.join(names)}", list(zip(titles, shown))))
+
+
+def _sheet(
+    batch: Any, chosen: selected.Selected, sets: Any, rows_of: Any, titles: Sequence[str], facts: Sequence[Any]
+) -> None:
+    """Shows rows of images; `rows_of`: (number of the source, row of it) of each."""
+    from ptft_jax.data import cache
+    from ptft_jax.data import survey as surveys
+    from ptft_jax.verbs.data import sheets
+
+    kept = [dataclasses.replace(rows, builder=rows.builder.plain) for rows in sets]
+    shown = []
+    for k, (source, row) in enumerate(rows_of):
+        image = kept[source].batch([row], [(0, int(row))])["inputs"][0]
+        arrays = {name: values[k] for name, values in batch.items()}
+        shown.append(sheets.shown(titles[k], image, arrays, facts[0][0]["classes"], chosen.builder))
+    out, form = _console()
+    if form == "json":
+        for one in shown:
+            print(json.dumps({"row": one.title, "is": one.words}, ensure_ascii=False))
+    else:
+        for row, _ in facts:
+            out.print("\n  ".join([f"{row['source']}: {row['format']}", *surveys.lines(row)]))
+        for one in shown:
+            out.print(f"{one.title}: {one.words}")
+    if flags.FLAGS.html.endswith(".png"):
+        path = places.local(flags.FLAGS.html, f"--html={flags.FLAGS.html}")
+        cache.write_atomic(path, lambda temporary: temporary.write_bytes(sheets.png(shown)))
+        print(f"sheet: {path}")
+    elif flags.FLAGS.html:
+        _write(sheets.page(f"{flags.FLAGS.split} images of {', '.join(row['source'] for row, _ in facts)}", shown))
 
 
 def _rewarded(chosen: selected.Selected) -> None:

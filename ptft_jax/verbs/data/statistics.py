@@ -118,3 +118,19 @@ def suggestion(table: list[dict[str, Any]], how: str, most: int = 0) -> dict[str
     else:
         reason = f"{fit}; packed rows are {found['packed']:.1%} full"
     return {"length": found["length"], "or_less": how == "concat", "reason": reason}
+
+
+def of_images(part: Tokens, channels: int) -> dict[str, Any]:
+    """Of a source of images that are kept with so many channels: "images"; "classes", how many of each, by name or number; "mean" and "deviation" of all pixels, per channel,
+    from 0 to 1."""
+    store = part.store
+    pixels = store.ids.reshape(-1, channels)
+    counts = np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(channels)])
+    levels = np.arange(256) / 255
+    mean = (counts * levels).sum(axis=1) / counts.sum(axis=1)
+    spread = np.sqrt((counts * (levels - mean[:, None]) ** 2).sum(axis=1) / counts.sum(axis=1))
+    classes = {}
+    if store.labels is not None:
+        for number, count in enumerate(np.bincount(store.labels)):
+            classes[part.classes[number] if number < len(part.classes) else str(number)] = int(count)
+    return {"images": len(store), "classes": classes, "mean": mean.tolist(), "deviation": spread.tolist()}

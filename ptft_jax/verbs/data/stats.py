@@ -7,11 +7,12 @@ ptft data stats --data=jsonl:chat.jsonl --template=chatml --tokenizer=runs/base 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
-from ptft_jax.data import filling, overview, source_splits, trained_on
+from ptft_jax.data import filling, overview, source_splits, survey, trained_on
 from ptft_jax.verbs.command import launch
 from ptft_jax.verbs.data import selected
 
@@ -26,7 +27,7 @@ def main() -> None:
     args = flags.FLAGS
     from rich.console import Console
 
-    from ptft_jax.data import pipeline, survey
+    from ptft_jax.data import pipeline
     from ptft_jax.reporting.progress import as_table
     from ptft_jax.verbs.data import statistics
 
@@ -38,6 +39,12 @@ def main() -> None:
         source_splits.tokenized(data, reference, args.split, chosen.tokenizer, learns=learns)
         for reference, _ in weighted
     ]
+    if chosen.builder.pictured:
+        return _of_images(
+            parts,
+            data.images.channels,
+            {reference: one.facts for reference, one in pipeline.surveyed(data, learns).items()},
+        )
     row_lengths = {p.reference: statistics.rows_by_length(p, chosen.builder, chosen.longest) for p in parts}
     report = {
         "lengths": [statistics.lengths(part) for part in parts],
@@ -85,6 +92,36 @@ def main() -> None:
         out.print(f"{reference}: {overview.empty_answers(found)}")
     for reference, places in report["skipped"].items():
         out.print(f"{reference}: left out:\n  " + "\n  ".join(places))
+
+
+def _of_images(parts: Sequence[Any], channels: int, facts: dict[str, Any]) -> None:
+    """Prints how many images there are of each class, and the mean and spread of their pixels, from 0 to 1 (model.pixel_mean)."""
+    from rich.console import Console
+
+    from ptft_jax.reporting.progress import as_table
+    from ptft_jax.verbs.data import statistics
+
+    found = {p.reference: statistics.of_images(p, channels) for p in parts}
+    if flags.FLAGS.json:
+        print(json.dumps({"images": found, "sources": facts}, indent=1, ensure_ascii=False))
+        return
+    out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    for part in parts:
+        one = found[part.reference]
+        out.print("\n  ".join([f"{part.reference}: {part.description}", *survey.lines(facts.get(part.reference, {}))]))
+        if skipped := part.skipped.first:
+            out.print("left out:\n  " + "\n  ".join(skipped))
+        out.print(
+            f"{one['images']:,} images; pixels from 0 to 1: mean {_each(one['mean'])}, deviation {_each(one['deviation'])}"
+        )
+        if one["classes"]:
+            out.print(
+                as_table("images of each class", [{"class": name, "images": n} for name, n in one["classes"].items()])
+            )
+
+
+def _each(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
 
 
 def _turned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,0 +1,118 @@
+"""Rows of images: pixels, varied anew each time that they are drawn in training, with a class or with the patches that are seen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from ptft_jax.data.builders.base import Builder, Piece
+from ptft_jax.data.pictures import augment
+from ptft_jax.data.pictures.augment import Augment
+
+Labelled = tuple[np.ndarray, int]  # an image uint8 [size, size, channels], and its class
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures(Builder):
+    """What rows of images share. A row is one image, uint8 [image_size, image_size, channels].
+
+    Attributes:
+      image_size: height and width that the model reads.
+      kept: those that images are kept with, at least as much.
+      channels: of an image.
+      length: positions of a row, what the model makes of an image.
+      augment: how it is varied.
+    """
+
+    image_size: int
+    kept: int
+    channels: int
+    length: int
+    augment: Augment = dataclasses.field(default_factory=Augment)
+
+    kinds: ClassVar[tuple[str, ...]] = ("labelled-images", "images")
+    random: ClassVar[bool] = True
+    pictured: ClassVar[bool] = True
+    looks_ahead: ClassVar[bool] = True
+
+    @classmethod
+    def of_images(cls, objective: Any, model: Any, data: Any) -> Self:
+        """The builder of `config.objective`, for a model (its `ModelSpec`, or `config.model`) and `config.data`."""
+        del objective  # most need no more
+        return cls(
+            model.image_size, data.images.size, model.channels, model.max_length, augment.of(data.augment, cls.labelled)
+        )
+
+    @property
+    def plain(self) -> Self:
+        return dataclasses.replace(self, augment=Augment())
+
+    @property
+    def values(self) -> int:
+        """Numbers of an image, as it is kept."""
+        return self.kept**2 * self.channels
+
+    def slots(self, n: np.ndarray) -> np.ndarray:
+        """An image fills a row."""
+        return -(-np.asarray(n) * self.length // self.values)
+
+    def learned(self, n: np.ndarray, able: np.ndarray, marked: bool) -> np.ndarray:
+        return np.ones(len(n), np.int64)  # the image
+
+    def piece(self, ids: np.ndarray, trained: np.ndarray | None, rng: np.random.Generator | None) -> Piece:
+        raise NotImplementedError("a row of images is made by `row`")
+
+    def row(self, one: Labelled, rng: np.random.Generator, draw: Callable[[np.random.Generator], Labelled]) -> Piece:
+        """The arrays of a row: inputs uint8 [image_size, image_size, channels], weights float32 [], and what the objective needs.
+
+        Args:
+          one: the image, and its class.
+          rng: the row's own.
+          draw: gives any other image that is trained on, for those that are mixed.
+        """
+        return {"inputs": self.augment.varied(one[0], self.image_size, rng), "weights": np.float32(1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassedPictures(Pictures):
+    """Rows with a class: targets int32 []; and where images are mixed the `other` class, int32 [], and the `share` that the first
+    one has, float32 []."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("labelled-images",)
+    labelled: ClassVar[bool] = True
+
+    def row(self, one: Labelled, rng: np.random.Generator, draw: Callable[[np.random.Generator], Labelled]) -> Piece:
+        made = {**super().row(one, rng, draw), "targets": np.int32(one[1])}
+        if not self.augment.mixes:
+            return made
+        second, other = draw(rng)
+        varied = self.augment.varied(second, self.image_size, rng)
+        inputs, share = self.augment.mixed(made["inputs"], varied, rng)
+        return {**made, "inputs": inputs, "other": np.int32(other), "share": np.float32(share)}
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedPictures(Pictures):
+    """Rows with the patches that the model sees: visible int32 [K], in the order of their numbers.
+
+    Attributes:
+      patch_size: height and width of a patch.
+      hidden: share of the patches that are not seen.
+    """
+
+    patch_size: int = 16
+    hidden: float = 0.75
+
+    @classmethod
+    def of_images(cls, objective: Any, model: Any, data: Any) -> Self:
+        made = super().of_images(objective, model, data)
+        return dataclasses.replace(made, patch_size=model.patch_size, hidden=objective.hidden_patches)
+
+    def row(self, one: Labelled, rng: np.random.Generator, draw: Callable[[np.random.Generator], Labelled]) -> Piece:
+        count = (self.image_size // self.patch_size) ** 2
+        seen = max(int(count * (1 - self.hidden)), 1)
+        made = super().row(one, rng, draw)
+        return {**made, "visible": np.sort(rng.permutation(count)[:seen]).astype(np.int32)}

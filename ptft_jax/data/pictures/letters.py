@@ -1,0 +1,104 @@
+"""`images:letters`: the letters A to J in the fonts that Matplotlib ships, a notMNIST of our own. Fonts are divided by their family:
+those of validation and test are in no other split."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ptft_jax.data import cache
+from ptft_jax.data.pictures import decoding
+from ptft_jax.data.pictures.shards import MadeImages
+from ptft_jax.data.records.reference import Reference
+from ptft_jax.data.records.values import Image
+from ptft_jax.environment import needed
+
+OPTIONS = ("draws", "size")
+LETTERS = "ABCDEFGHIJ"
+FONTS: Mapping[str, tuple[str, ...]] = {
+    "train": (
+        *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+        *(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")),
+        *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
+    ),
+    "validation": ("cmss10", "cmb10"),
+    "test": (*(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")), "cmr10", "cmtt10"),
+}
+_DRAWS = 20  # of each letter in each font
+_SCALE = 4  # letters are drawn so many times larger, and then made smaller
+
+
+def splits(reference: Reference) -> dict[str, tuple[Callable[[], MadeImages], str]]:
+    """Each split of `FONTS`: {name: (what opens it, words)}. Raises UserError for options that are no counts."""
+    draws, size = (_count(reference, name, default) for name, default in (("draws", _DRAWS), ("size", 28)))
+    return {
+        split: (
+            functools.partial(_made, split, draws, size),
+            f"{len(LETTERS) * len(fonts) * draws:,} letters in {len(fonts)} fonts",
+        )
+        for split, fonts in FONTS.items()
+    }
+
+
+def _count(reference: Reference, option: str, default: int) -> int:
+    text = reference.options.get(option, str(default))
+    least = 8 if option == "size" else 1
+    if not text.isdecimal() or not least <= int(text) <= 1024:
+        raise reference.error(f"{option}={text}: expected a number from {least} to 1024")
+    return int(text)
+
+
+def _made(split: str, draws: int, size: int) -> MadeImages:
+    needed("PIL.ImageFont", "images:letters")
+    folder = pathlib.Path(needed("matplotlib", "images:letters").get_data_path()) / "fonts" / "ttf"
+    fonts = FONTS[split]
+    versions = [importlib.metadata.version(name) for name in ("pillow", "matplotlib")]
+
+    def parts(index: int) -> tuple[str, str, int]:
+        rest, letter = divmod(index, len(LETTERS))
+        draw, font = divmod(rest, len(fonts))
+        return LETTERS[letter], fonts[font], draw
+
+    def make(index: int) -> dict[str, Any]:
+        letter, font, draw = parts(index)
+        pixels = _drawn(
+            letter, str(folder / f"{font}.ttf"), size, [LETTERS.index(letter), SEEDS[split], fonts.index(font), draw]
+        )
+        return {"image": Image(decoding.packed(pixels)), "label": letter, "font": font}
+
+    def where(index: int) -> str:
+        letter, font, draw = parts(index)
+        return f"letter {letter} in {font}, draw {draw}"
+
+    key = cache.digest("letters-1", split, str(draws), str(size), *fonts, *versions)
+    return MadeImages(make, len(LETTERS) * len(fonts) * draws, where, key)
+
+
+SEEDS = {split: number for number, split in enumerate(FONTS)}
+
+
+def _drawn(letter: str, font: str, size: int, key: list[int]) -> np.ndarray:
+    """uint8 [size, size]: a letter, light on dark as in MNIST, of random height, place and turn."""
+    pillow, fonts = needed("PIL.Image", "images:letters"), needed("PIL.ImageDraw", "images:letters")
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    side = size * _SCALE
+    image = pillow.new("L", (side, side), 0)
+    # Without the library that shapes texts, so that pixels do not depend on whether it is installed.
+    drawn = _font(font, int(side * rng.uniform(0.55, 0.8)))
+    place = tuple(side * (0.5 + rng.uniform(-0.08, 0.08, 2)))
+    left, top, right, bottom = drawn.getbbox(letter)
+    at = (place[0] - (left + right) / 2, place[1] - (top + bottom) / 2)
+    fonts.Draw(image).text(at, letter, fill=int(rng.integers(160, 256)), font=drawn)
+    turned = image.rotate(float(rng.uniform(-12, 12)), pillow.Resampling.BILINEAR)
+    return np.asarray(turned.resize((size, size), pillow.Resampling.BOX))
+
+
+@functools.lru_cache(64)
+def _font(path: str, height: int) -> Any:
+    module = needed("PIL.ImageFont", "images:letters")
+    return module.truetype(path, height, layout_engine=module.Layout.BASIC)

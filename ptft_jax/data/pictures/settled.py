@@ -1,0 +1,37 @@
+"""What follows for data from a model of images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ptft_jax.config.declare import fields_of
+from ptft_jax.data.options import DataOptions
+from ptft_jax.errors import UserError
+
+
+def complete(values: dict[str, Any]) -> None:
+    """Fills in of a config's values what a model of images decides: the length of a row, and how images are kept; nothing of others.
+
+    Raises:
+      UserError: they say something else.
+    """
+    model, data = values["model"], values["data"]
+    if not model["image_size"]:
+        return
+    images, length = data["images"], fields_of(DataOptions)["length"].default
+    if data["length"] not in (length, model["max_length"]):
+        raise UserError(
+            f"config.data.length = {data['length']!r}: of images a row has model.max_length = {model['max_length']!r} tokens; leave it at {length}"
+        )
+    if images["channels"] not in (0, model["channels"]):
+        raise UserError(
+            f"config.data.images.channels = {images['channels']!r}: expected model.channels {model['channels']!r}"
+        )
+    if images["size"] and images["size"] < model["image_size"]:
+        raise UserError(
+            f"config.data.images.size = {images['size']!r}: expected at least model.image_size {model['image_size']!r}"
+        )
+    if model["channels"] not in (1, 3):
+        raise UserError(f"config.model.channels = {model['channels']!r}: data have images of 1 (grey) or 3 (colors)")
+    data["length"] = model["max_length"]
+    images["channels"], images["size"] = model["channels"], images["size"] or model["image_size"]

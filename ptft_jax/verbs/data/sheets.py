@@ -1,0 +1,104 @@
+"""A contact sheet: images as they are kept, and beside each what a step sees of it, with its class."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ptft_jax.environment import needed
+
+_SIDE = 112  # pixels of a picture on the sheet, at least
+_COLUMNS = 8
+_GAP = 4
+_GREY = 127
+
+
+class Shown(NamedTuple):
+    """A row on a sheet.
+
+    Attributes:
+      title: which row it is.
+      kept, seen: uint8 [H, W, C], before and after what training does to it.
+      words: its class, or what of it the model sees.
+    """
+
+    title: str
+    kept: np.ndarray
+    seen: np.ndarray
+    words: str
+
+
+def shown(title: str, kept: np.ndarray, row: dict[str, np.ndarray], classes: Sequence[str], builder: Any) -> Shown:
+    """A row of images (`ptft_jax.data.builders.pictures`) beside what it is made of."""
+    seen, words = row["inputs"], ""
+    if "visible" in row:
+        seen = _masked(seen, row["visible"], builder.patch_size)
+        words = f"{len(row['visible'])} of {(builder.image_size // builder.patch_size) ** 2} patches are seen"
+    if "targets" in row:
+        words = _named(int(row["targets"]), classes)
+    if "share" in row:
+        share = float(row["share"])
+        words = f"{share:.2f} {words} + {1 - share:.2f} {_named(int(row['other']), classes)}"
+    return Shown(title, kept, seen, words)
+
+
+def _named(number: int, classes: Sequence[str]) -> str:
+    return f"class {number}" + (f" ({classes[number]})" if number < len(classes) else "")
+
+
+def _masked(image: np.ndarray, visible: np.ndarray, size: int) -> np.ndarray:
+    """The image with grey in the place of what is not seen."""
+    found = np.full_like(image, _GREY)
+    across = image.shape[1] // size
+    for number in visible.tolist():
+        rows, columns = (slice(at * size, (at + 1) * size) for at in divmod(number, across))
+        found[rows, columns] = image[rows, columns]
+    return found
+
+
+def _picture(pixels: np.ndarray) -> Any:
+    """As Pillow's, enlarged by a whole number where it is small."""
+    image = needed("PIL.Image", "a contact sheet").fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    times = max(_SIDE // max(image.size), 1)
+    return image.resize((image.width * times, image.height * times), 0)  # nearest: pixels stay pixels
+
+
+def png(rows: Sequence[Shown]) -> bytes:
+    """The sheet as a PNG: of each row the image as it is kept above what is seen of it."""
+    module = needed("PIL.Image", "a contact sheet")
+    pairs = [(_picture(row.kept), _picture(row.seen)) for row in rows]
+    wide, tall = (max(image.size[n] for pair in pairs for image in pair) for n in (0, 1))
+    columns = min(_COLUMNS, len(pairs))
+    lines = -(-len(pairs) // columns)
+    sheet = module.new("RGB", (columns * (wide + _GAP) + _GAP, lines * (2 * tall + 3 * _GAP) + _GAP), (255, 255, 255))
+    for n, pair in enumerate(pairs):
+        line, column = divmod(n, columns)
+        for k, image in enumerate(pair):
+            at = _GAP + column * (wide + _GAP), _GAP + line * (2 * tall + 3 * _GAP) + k * (tall + _GAP)
+            sheet.paste(image.convert("RGB"), at)
+    return _bytes(sheet)
+
+
+def page(title: str, rows: Sequence[Shown]) -> str:
+    """The sheet as a page of HTML that needs nothing else; text is escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ptft_jax.reporting"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    data = [{"title": r.title, "words": r.words, "kept": _uri(r.kept), "seen": _uri(r.seen)} for r in rows]
+    return environment.get_template("sheet.html").render(title=title, rows=data)
+
+
+def _uri(pixels: np.ndarray) -> str:
+    return "data:image/png;base64," + base64.b64encode(_bytes(_picture(pixels))).decode("ascii")
+
+
+def _bytes(image: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,184 @@
+"""Runs on images: the same trainer, checkpoints, methods and meshes as for text."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from ptft_jax import config as configs
+from ptft_jax.adapters.lora import Lora
+from ptft_jax.config import files
+from ptft_jax.errors import UserError
+from ptft_jax.evaluation.standalone import evaluate
+from ptft_jax.objectives.classification import Classification
+from ptft_jax.objectives.masked_images import MaskedImages
+from ptft_jax.params.rules import flatten
+from ptft_jax.runs import loading
+from tests.helpers import EVERYTHING, TIMED, quiet_train, repeats, stop_at, train
+
+MODEL = dict(causal=False, image_size=8, patch_size=4, max_length=5, channels=1)
+SPEC = dict(**MODEL, vocab_size=8, kv_heads=0, layers=1, width=16, heads=2)
+PIXELS = dict(head="pixels", positions="sine", decoder_layers=1, decoder_width=16, decoder_heads=2)
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    """Three classes: which half of an image is bright, or none."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 3
+    images = rng.integers(0, 80, (120, 8, 8))
+    images[labels == 0, :4] += 150
+    images[labels == 1, 4:] += 150
+    path = tmp_path_factory.mktemp("arrays") / "halves.npz"
+    np.savez(path, x=images.astype(np.uint8), y=labels)
+    return path
+
+
+def config_of(arrays, **model):
+    config = configs.default()
+    config.model.update(MODEL | dict(layers=1, width=16, heads=2, scan=False) | model)
+    config.data.update(source=f"images:{arrays}", batch_size=8, prefetch=0)
+    config.optimizer.update(learning_rate=1e-2, warmup_steps=2)
+    config.training.steps = 8
+    config.eval.update(every=4, test=False)
+    config.log.update(every=1, tensorboard=False)
+    return config
+
+
+def classes_of(arrays, **model):
+    config = config_of(arrays, head="classes", classes=3, **model)
+    config.objective.name = "classification"
+    return config
+
+
+def image_batch(seed, masked):
+    rng = np.random.default_rng(seed)
+    batch = {
+        "inputs": rng.integers(0, 256, (16, 8, 8, 1)).astype(np.uint8),
+        "weights": (np.arange(16) % 5 > 0).astype(np.float32),
+    }
+    if masked:
+        return batch | {"visible": np.stack([rng.permutation(4)[:2] for _ in range(16)]).astype(np.int32)}
+    share = rng.random(16).astype(np.float32)
+    return batch | {
+        "targets": rng.integers(0, 3, 16).astype(np.int32),
+        "other": rng.integers(0, 3, 16).astype(np.int32),
+        "share": share,
+    }
+
+
+class Measured(MaskedImages):
+    """With a "nll", which helpers.train reads."""
+
+    def loss_of(self, *args, **options):
+        loss = super().loss_of(*args, **options)
+        return loss._replace(metrics={"nll": loss.metrics["loss"], **loss.metrics})
+
+
+WAYS = {
+    "full": (Classification(label_smoothing=0.1), dict(head="classes", classes=3, pooling="mean")),
+    "lora": (Classification(), dict(head="classes", classes=3, adapter=Lora(2, 4.0, False, 0.0, ("blocks/.*",)), rates=(("head/.*", 1.0), (".*/adapter/.*", 1.0), (".*", 0.0)))),
+    "masked": (Measured(), PIXELS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", repeats(WAYS, "full", "masked"))
+def test_meshes_and_micro_batches_change_nothing(way):
+    objective, options = WAYS[way]
+    batches = [image_batch(n, way == "masked") for n in range(2)]
+    options = {**SPEC, "rates": EVERYTHING, **options, "objective": objective, "batches": batches}
+    alone = train(**options)
+    for other in (dict(devices=8, fsdp=4, micro=2), dict(devices=8, kind="pmap")):
+        found = train(**options, **other)
+        np.testing.assert_allclose(found.losses, alone.losses, rtol=2e-5)
+        np.testing.assert_allclose(found.grad_norms, alone.grad_norms, rtol=2e-4)
+    start, end = (flatten(alone.partition.merge(s.trainable, s.frozen)) for s in (alone.start, alone.state))
+    trains = {leaf.source for leaf in alone.partition.leaves if leaf.trains}
+    moved = {path for path in end if not np.array_equal(np.asarray(start[path]), np.asarray(end[path]))}
+    assert moved == {path for path in end if path in trains}
+
+
+@pytest.mark.parametrize("masked", [False, pytest.param(True, marks=pytest.mark.heavy)])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(masked, arrays, tmp_path, cache, monkeypatch):
+    config = config_of(arrays, **PIXELS) if masked else classes_of(arrays, dropout=0.1)
+    if masked:
+        config.objective.name = "masked_images"
+    config.data.augment.update(
+        crop=0.5, flip=0.5, shift=1, erase=0.3, **({} if masked else {"mixup": 0.4, "cutmix": 1.0})
+    )
+    quiet_train(config, tmp_path / "whole")
+    stop_at(5, monkeypatch)
+    assert not quiet_train(config, tmp_path / "parts")["finished"]
+    config.data.prefetch, config.data.workers = 2, 3
+    quiet_train(config, tmp_path / "parts")
+    rows = []
+    for name in ("whole", "parts"):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        rows.append([{k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines])
+    assert rows[0] == rows[1] and len(rows[0]) >= 8
+    one, other = (flatten(loading.load(f"{tmp_path}/{name}@last").params) for name in ("whole", "parts"))
+    assert all(np.array_equal(one[path], other[path]) for path in one)
+
+
+def test_two_stages(arrays, tmp_path, cache):
+    """Masked pre-training, then classes: the decoder is dropped, the encoder is the parent's, halves are told apart, and a run that is
+    loaded measures what was measured."""
+    parent = config_of(arrays, **PIXELS)
+    parent.objective.name = "masked_images"
+    quiet_train(parent, tmp_path / "parent")
+    child = configs.default()
+    child.model.update(head="classes", classes=3, pooling="mean", scan=False)
+    child.data.update(source=f"images:{arrays}", batch_size=8)
+    child.objective.name, child.init.fresh, child.init.from_ = "classification", ("head/.*",), str(tmp_path / "parent")
+    child.optimizer.update(learning_rate=1e-2, warmup_steps=2)
+    child.training.steps = 150
+    child.eval.update(every=150, parent_data=False, test=False)
+    child.checkpoint.update(every=75, keep_latest=3)
+    child.tune.layer_decay = 0.8
+    child.log.tensorboard = False
+    summary = quiet_train(child, tmp_path / "child")
+    assert summary["after"]["validation/accuracy"] > 0.9 > summary["before"]["validation/accuracy"]
+    loaded = loading.load(f"{tmp_path}/child")
+    theirs, ours = (
+        flatten(jax.device_get(loading.load(f"{tmp_path}/{name}").params)) for name in ("parent@last", "child@0")
+    )
+    assert {path for path in ours if path not in theirs} == {"head/classes/kernel", "head/classes/bias"}
+    assert all(np.array_equal(theirs[path], a) for path, a in ours.items() if not path.startswith("head/"))
+    found = evaluate(loaded, split="validation")
+    assert found["accuracy"] == pytest.approx(summary["after"]["validation/accuracy"])
+    assert evaluate(loaded, f"images:{arrays}")["examples"] == 120
+
+
+def test_recipes_are_made(cache):
+    for name in ("images/vit", "images/mae", "images/transfer"):
+        config = files.recipe(f"{name}:images:FOLDER")
+        assert config.data.source == "images:FOLDER"
+
+
+def test_what_does_not_go_together(arrays, tmp_path, cache):
+    text = tmp_path / "x.jsonl"
+    text.write_text("".join(json.dumps({"text": f"a {n}", "label": n % 3}) + "\n" for n in range(60)))
+    for path, value, message in (
+        ("data.source", f"jsonl:{text}", "the model reads images .model.image_size above 0., and these are texts"),
+        ("model.image_size", 9, "config.model.image_size = 9: expected a multiple of model.patch_size 4"),
+        ("model.classes", 2, "config.model.classes = 2: the data have 3 classes"),
+        ("data.images", {"size": 7}, "config.data.images.size = 7: expected at least model.image_size 8"),
+        ("data.length", 64, "config.data.length = 64: of images a row has model.max_length = 5 tokens"),
+        ("tokenizer.add", ("[A]",), "config.tokenizer.add = .*: a model of images has no tokens"),
+        ("model.causal", True, "expected model.causal=False"),
+        ("model.pixel_std", (1.0, 2.0), "expected one number, or model.channels 1"),
+        ("samples.prompts", ("a",), "config.samples.prompts: a model of objective.name='classification' names classes"),
+        ("data.augment", {"mixup": -1.0}, "augment.mixup = -1.0: expected a value of 0 or more"),
+    ):
+        config = classes_of(arrays)
+        section, _, name = path.partition(".")
+        config[section].update({name: value})
+        with pytest.raises(UserError, match=message):
+            quiet_train(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    config = classes_of(arrays)
+    config.model.update(image_size=0, head="lm", causal=True, max_length=32)
+    config.data.length, config.objective.name = 32, "causal_lm"
+    with pytest.raises(UserError, match="these are images, and the model reads texts: set model.image_size"):
+        quiet_train(config, tmp_path / "run")
