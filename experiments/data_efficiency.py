@@ -62,12 +62,12 @@ def declared(data: pathlib.Path, size: str, seeds: int) -> Any:
         base = graph.run(f"base-seed{seed}", plays.base(seed, demo))
         for way, count in SIZES.items():
             if way.startswith("tuned"):
-                config, start = plays.tuning(1e-3, seed, demo, tokens=count), f"{base}@last"
+                config, start = plays.tuning(3e-4, seed, demo, tokens=count), f"{base}@last"
             else:
                 config, start = plays.base(seed, demo), ""
                 config.data.update(source=plays.SPECIAL, train_tokens=count if demo else 4000)
-            if demo:
-                config.eval.every = 40
+            if demo:  # few bytes are soon known by heart
+                config.eval.every = 5 if start else 40
             run = graph.run(f"{way}-seed{seed}", config, init=start, group=way)
             graph.evaluation(f"{way}-seed{seed}-test", f"{run}@best", plays.SPECIAL, "test", tokens=config.eval.tokens)
     return graph
