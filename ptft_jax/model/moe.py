@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +103,8 @@ class MoE(nnx.Module):
         self.router = Linear(spec.width, spec.experts, spec, rngs, bias=False, std=spec.output_std)
         self.experts = Experts(spec, rngs)
         self.adapter: SublayerAdapter | None = None
+        # Carries out a function of (rows [B, ...], what all rows share) where the rows are; None: there is one device.
+        self.apart: Callable[[Callable[[Any, Any], jax.Array], Any, Any], jax.Array] | None = None
 
     def __call__(self, x_BTD: jax.Array, per_row: PerRow | None = None) -> jax.Array:
         return self.routed(x_BTD, per_row)[0]
@@ -111,7 +113,6 @@ class MoE(nnx.Module):
         """The output [B, T, D], and how its tokens were sent where `per_row` says which are counted."""
         spec, shape = self.spec, x_BTD.shape
         each = spec.experts_per_token
-        x = x_BTD.reshape(-1, spec.width)
         scores = self.router(x_BTD, per_row).reshape(-1, spec.experts).astype(jnp.float32)
         shares = jax.nn.softmax(scores, axis=-1)
         weights, chosen = jax.lax.top_k(shares, each)
@@ -120,15 +121,30 @@ class MoE(nnx.Module):
             routing = _routing(scores, shares, chosen, per_row.counted.reshape(-1).astype(jnp.float32))
         if spec.normalize_experts:
             weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
-        order = jnp.argsort(chosen.reshape(-1))
-        sizes = jnp.bincount(chosen.reshape(-1), length=spec.experts)
-        token = order // each
-        if per_row is not None and per_row.keys is not None:
-            # Of a token's own for each of its experts, whatever else is in the batch.
-            keys = jax.vmap(jax.random.fold_in)(per_row.keys[token // shape[1]], order % (shape[1] * each))
-            per_row = PerRow(keys, None)
-        y = self.experts(Routed(x[token], sizes, per_row)) * weights.reshape(-1)[order][:, None].astype(x.dtype)
-        return jnp.zeros_like(x).at[token].add(y).reshape(shape), routing
+        weights, chosen = (a.reshape(*shape[:2], each) for a in (weights, chosen))
+        rows = (x_BTD, weights, chosen, None if per_row is None else per_row.keys)
+        definition, kernels = nnx.split(self.experts)
+
+        def mixed(rows: Any, kernels: Any) -> jax.Array:
+            return _mixed(nnx.merge(definition, kernels), spec.experts, *rows)
+
+        return mixed(rows, kernels) if self.apart is None else self.apart(mixed, rows, kernels), routing
+
+
+def _mixed(
+    experts: Experts, count: int, x_BTD: jax.Array, weights: jax.Array, chosen: jax.Array, keys: jax.Array | None
+) -> jax.Array:
+    """[B, T, D]: what the chosen experts [B, T, experts per token] make of each token, summed with their weights; `keys` [B] of dropout."""
+    length, each = chosen.shape[1:]
+    x = x_BTD.reshape(-1, x_BTD.shape[-1])
+    order = jnp.argsort(chosen.reshape(-1))
+    sizes = jnp.bincount(chosen.reshape(-1), length=count)
+    token, per_row = order // each, None
+    if keys is not None:
+        # Of a token's own for each of its experts, whatever else is in the batch.
+        per_row = PerRow(jax.vmap(jax.random.fold_in)(keys[token // length], order % (length * each)), None)
+    y = experts(Routed(x[token], sizes, per_row)) * weights.reshape(-1)[order][:, None].astype(x.dtype)
+    return jnp.zeros_like(x).at[token].add(y).reshape(x_BTD.shape)
 
 
 def _routing(scores: jax.Array, shares: jax.Array, chosen: jax.Array, counted: jax.Array) -> Routing:

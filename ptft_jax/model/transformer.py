@@ -24,7 +24,7 @@ from ptft_jax.model.block import Block
 from ptft_jax.model.dot_product import Seen
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.layers import PerRow, dropout
-from ptft_jax.model.moe import Routing
+from ptft_jax.model.moe import MoE, Routing
 from ptft_jax.model.quantized import Quantization, known_after
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.trunk import Trunk
@@ -56,6 +56,9 @@ class Layout(Protocol):
 
     def whole(self, params: Params) -> Params:
         """Parameters as they are used."""
+
+    def apart(self, function: Callable[[Any, Any], jax.Array], rows: Any, shared: Any) -> jax.Array:
+        """What a function makes of rows [B, ...] and of what they share, each device of its own rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -391,7 +394,10 @@ class Transformer:
                 if keys is not None:
                     keys = jax.vmap(lambda k: jax.random.fold_in(k, 1 + index))(keys)
                 own, view = per_row._replace(keys=keys), view_of(index)._replace(prefix=prefix)
-                y, _, used = nnx.merge(self._definitions[1], self._whole(params))(x, view, per_row=own)
+                block = nnx.merge(self._definitions[1], self._whole(params))
+                if self.constrain is not None and isinstance(block.mlp, MoE):
+                    block.mlp.apart = self.constrain.apart
+                y, _, used = block(x, view, per_row=own)
                 y = y if self.constrain is None else self.constrain(y)
                 return y, (used, y if keep else None)
 

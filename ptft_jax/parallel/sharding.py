@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -103,6 +103,12 @@ class Rows:
             return params
         copied = NamedSharding(self.mesh, PartitionSpec())
         return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, copied), params)
+
+    def apart(self, function: Callable[[Any, Any], jax.Array], rows: Any, shared: Any) -> jax.Array:
+        """What a function makes of rows [B, ...] and of what they share, each device of its own rows. For what does not look across
+        rows and is written as if it did, such as sorting all tokens: the compiler would have every device do it for all."""
+        own, copied = PartitionSpec(AXES), PartitionSpec()
+        return jax.shard_map(function, mesh=self.mesh, in_specs=(own, copied), out_specs=own)(rows, shared)
 
 
 def bytes_per_device(tree: Any, shardings: Any) -> int:
