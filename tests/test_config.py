@@ -102,7 +102,7 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
         for i in range(8)
     ]
     read = {"passages": [{"n": 1, "gold": True, "stale": False}], "asked": "?", "hit": True, "rank": 1}
-    rows += [{"question": "[1] ?", "answer": "x", **read}]
+    rows += [{**asked, "question": "[1] ?", "answer": 0, "group": "a", "paraphrase_of": 0, **read}]
     rows += [{"question": "?", "kind": "unknown"}, {"prompt": "!", "kind": "harmful"}]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
     schema = tmp_path / "schema.json"

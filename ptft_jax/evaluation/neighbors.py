@@ -60,7 +60,6 @@ def build(
     identity = {
         "form": index.FORM,
         "kind": "knn",
-        "corpus": source,
         "fingerprints": {set_.split: set_.fingerprint},
         "settings": {**_settings(loaded), "length": int(set_.batches[0]["inputs"].shape[1])},
     }
@@ -78,8 +77,8 @@ def build(
             say(f"{int(counts[:done].sum()):,} of {int(counts.sum()):,} tokens")
 
         knn.build(folder, counts, loaded.model.spec.width, part, progress.done.get("parts", 0), at)
-        facts: dict[str, Any] = {"run": reference, "entries": int(counts.sum())}
-        return facts | ({"sources": token_folder.noted(set_.sources)} if set_.sources else {})
+        facts: dict[str, Any] = {"corpus": source, "run": reference, "entries": int(counts.sum())}
+        return facts | {"sources": token_folder.noted(set_.sources)}
 
     return index.made(out, identity, fill)
 

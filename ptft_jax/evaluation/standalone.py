@@ -50,7 +50,6 @@ class Measurement:
     Attributes:
       split, batches, objective: what is measured, by what.
       fingerprint: of its records; of tokens that are prepared, of these.
-      sources: the opened source by its reference; {} of tokens.
     """
 
     def __init__(
@@ -119,15 +118,19 @@ class Measurement:
         self._set = EvalSet(split, rows, program, lengths)
         self.split, self.batches, self.objective = split, rows, measure
         self.fingerprint = read.opened.records.fingerprint if read.opened else read.store.key
-        self.sources = (
-            {data.source: records.open_source(data.source, kinds=data.tables.sources, trains=False)}
-            if read.opened
-            else {}
-        )
+        self._named = (data.source, data.tables.sources) if read.opened else None
         self._facts = {"data": data.source, "split": split, "examples": len(read.store)}
         self._facts |= {"tokens_scored": int(self._set.tokens)}
         self._facts |= {"labels": read.labels} if read.labels else {}
         self._lost = {"lost": found.lost()} if found.lost() else {}
+
+    @property
+    def sources(self) -> dict[str, records.Source]:
+        """The source, opened, by its reference; {} of tokens that are prepared."""
+        if self._named is None:
+            return {}
+        name, kinds = self._named
+        return {name: records.open_source(name, kinds=kinds, trains=False)}
 
     def values(self, params: Any) -> dict[str, float]:
         """Metrics of a model's parameters, by name without a set's: {"nll", "accuracy", ...}."""

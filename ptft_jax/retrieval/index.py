@@ -135,7 +135,6 @@ def build(
     identity = {
         "form": FORM,
         "kind": kind,
-        "corpus": corpus.reference,
         "fingerprints": corpus.fingerprints,
         "settings": {"words": words, **how},
     }
@@ -156,7 +155,7 @@ def build(
                 say(f"{count:,} of {len(written):,} passages")
 
             dense.build(folder, written, encoder, progress.done.get("vectors", 0), at)
-        facts = {name: progress.done[name] for name in ("passages", "content")}
+        facts = {"corpus": corpus.reference} | {name: progress.done[name] for name in ("passages", "content")}
         return {**facts, **({"run": run} if run else {}), "sources": token_folder.noted(corpus.sources)}
 
     return made(out, identity, fill)

@@ -107,7 +107,7 @@ class Written(Sequence[Passage]):
         self._starts = np.load(folder / STARTS, mmap_mode="r")
         with (folder / TEXTS).open("rb") as f:
             self._bytes = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-        self._numbers: dict[str, int] | None = None
+        self._numbers: dict[str, tuple[int, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -119,8 +119,12 @@ class Written(Sequence[Passage]):
             raise IndexError(f"passage {number} of {len(self)}")
         return Passage(**json.loads(self._bytes[int(self._starts[number]) : int(self._starts[number + 1])]))
 
-    def number(self, identity: str) -> int | None:
-        """The number of the passage with an id; None where there is none."""
+    def numbers(self, identity: str) -> tuple[int, ...]:
+        """The numbers of the passages with an id: one, all parts of a document, or none."""
         if self._numbers is None:
-            self._numbers = {one.id: n for n, one in enumerate(self)}
-        return self._numbers.get(identity)
+            self._numbers = {}
+            for n, one in enumerate(self):
+                whole, part, _ = one.id.rpartition("#")
+                for name in (one.id, *([whole] if part else [])):
+                    self._numbers[name] = (*self._numbers.get(name, ()), n)
+        return self._numbers.get(identity, ())

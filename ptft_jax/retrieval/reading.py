@@ -133,12 +133,14 @@ class Practice:
         found = [record.get("answer"), *(record.get("answers") or ())]
         found.append(record.get(_answer_column(record, columns)))
         answers = tuple(dict.fromkeys(one.strip() for one in found if isinstance(one, str) and one.strip()))
-        named = isinstance(record.get("gold"), (list, tuple, str))
+        named = record.get("gold") is not None
         if not named and not answers and self._s.learn == "answer" and (self._s.no_answer or self._s.right != "found"):
             raise UserError(
                 f"{where}: field 'gold': it is missing, and so is an answer: which passages answer is not known"
             )
-        return Told(gold, stale, named, answers)
+        said = tuple(number for number in gold if self._has(number, answers))
+        # Of a document that was cut, or told several times, the parts that have the answer are the last: they are put there first.
+        return Told((*(n for n in gold if n not in said), *said), stale, named, answers)
 
     def _named(self, record: Record, where: str, name: str) -> tuple[int, ...]:
         value = record.get(name)
@@ -147,21 +149,24 @@ class Practice:
             raise UserError(f"{where}: field {name!r}: expected ids of passages, got {value!r}")
         numbers = []
         for one in map(str, ids):
-            number = self.index.passages.number(one)
-            if number is None:
+            known = self.index.passages.numbers(one)
+            if not known:
                 first = self.index.passages[0].id
                 raise UserError(
                     f"{where}: field {name!r}: {one!r} is no passage of {self.index.folder}, whose ids are like {first!r}: it is an "
                     f"index of another corpus ({self.index.facts['corpus']})"
                 )
-            numbers.append(number)
+            numbers += known
         return tuple(numbers)
 
     def _is_gold(self, number: int, told: Told) -> bool:
         if told.named:
             return number in told.gold
+        return self._has(number, told.answers)
+
+    def _has(self, number: int, answers: Sequence[str]) -> bool:
         text = self.index.passages[number].text
-        return any(_says(answer).search(text) for answer in told.answers)
+        return any(_says(answer).search(text) for answer in answers)
 
     def _chosen(
         self, told: Told, found: np.ndarray, random: np.random.Generator, blind: bool, where: str

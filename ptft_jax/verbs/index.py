@@ -62,6 +62,7 @@ def main() -> None:
     from ptft_jax.retrieval import index
     from ptft_jax.retrieval.passages import Corpus
     from ptft_jax.runs import places
+    from ptft_jax.runs import source as restore
 
     out = pathlib.Path(os.path.abspath(places.local(args.out, f"--out={args.out}").expanduser()))
     if args.kind == "knn":
@@ -71,7 +72,8 @@ def main() -> None:
         corpus = Corpus(args.corpus, args.split, args.words, plugins.tables(tuple(args.plugins)).sources)
         options: dict[str, Any] = {name: getattr(args, name) for name in ("k1", "b") if getattr(args, name) is not None}
         if args.kind == "dense":
-            options |= {"run": args.run, "encoder": _encoder()}
+            run = args.run if restore.is_reference(args.run) else os.path.abspath(os.path.expanduser(args.run))
+            options |= {"run": run, "encoder": _encoder()}
         facts, there = index.build(out, args.kind, corpus, words=args.words, say=say, **options)
         what = f"{facts['passages']:,} passages"
     print(f"{'there already' if there else 'made'}: {args.out}: {facts['kind']}, {what}")

@@ -107,6 +107,14 @@ def test_documents_are_cut_by_words_and_nothing_is_lost(tmp_path):
     [*parts] = corpus(tmp_path, [{"id": "x", "text": "one two  three four five"}, {"id": "y", "text": "six"}], words=2)
     assert [(p.id, p.text) for p in parts] == [("x#0", "one two"), ("x#1", "three four"), ("x#2", "five"), ("y", "six")]
     assert parts[1].where.endswith("docs.jsonl, line 1, part 1")
+    index.build(
+        tmp_path / "index",
+        "bm25",
+        corpus(tmp_path, [{"id": "x", "text": "one two three"}, {"id": "y", "text": "z"}], words=2),
+        words=2,
+    )
+    written = index.Index(str(tmp_path / "index"), "").passages
+    assert [written.numbers(name) for name in ("x", "x#1", "y", "z")] == [(0, 1), (1,), (2,), ()]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@
 import pytest
 
 from ptft_jax.config import files
+from ptft_jax.config.sources import SOURCES
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.retrieval import index
+from ptft_jax.retrieval.passages import Corpus
 from ptft_jax.world.people import world
 from tests.helpers import quiet_train
 
@@ -11,7 +14,7 @@ from tests.helpers import quiet_train
 @pytest.mark.heavy
 def test_pretraining_and_questions(cache, tmp_path):
     config = files.load("world/pretrain:20")
-    config.model.update(layers=1, width=16, heads=2)
+    config.model.update(layers=1, width=16, heads=2, max_length=512)
     less = {"biographies": "&exposures=2", "links": "&exposures=2"}
     config.data.mixture = tuple(
         (name + less.get(name.partition(":")[2].partition("?")[0], "&texts=60"), share)
@@ -25,6 +28,13 @@ def test_pretraining_and_questions(cache, tmp_path):
     config.training.steps, config.eval.every, config.eval.answers.records = 2, 0, 4
     summary = quiet_train(config, tmp_path / "questions")
     assert "validation/answers/exact" in summary["after"]
+    passages = Corpus("world:passages?size=20&seed=1", "", 0, SOURCES)
+    index.build(tmp_path / "other", "bm25", passages)
+    config = files.load(f"world/reading:{tmp_path}/other,20")
+    config.init.from_ = str(tmp_path / "base")
+    config.data.length, config.training.steps, config.eval.every, config.eval.behavior.records = 512, 2, 0, 4
+    summary = quiet_train(config, tmp_path / "reading")
+    assert summary["after"]["behavior/retrieval/recall"] > 0
 
 
 def test_words_are_tokens_and_bytes_spell_the_others(cache):
