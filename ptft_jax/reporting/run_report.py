@@ -31,6 +31,7 @@ _DRAWN = {
 _REWARDED = {
     "reward": "reward per answer", "answer_tokens": "tokens per answer", "ended": "share of answers", "alike": "share of answers",
     "entropy": "nats per token", "kl": "nats per token",
+    "calls": "calls per answer", "failed_calls": "share of calls", "unanswered": "share of answers",
     "member_spread": "standard deviation", "member_agreement": "share of pairs",
     "kept": "share of answers", "unsolved": "share of prompts", "ties": "share of prompts", "rounds": "times that prompts were drawn",
     "value_loss": "half the squared error", "explained_variance": "share of the variance of returns",

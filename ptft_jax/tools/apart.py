@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import weakref
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
@@ -80,6 +82,8 @@ class Apart:
 
 def _serve(pipe: Connection, place: Any, settings: Mapping[str, Any], characters: int) -> None:
     end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started it
+    os.dup2(2, 1)  # what a tool prints is no output of a command
     try:
         tool = made(place, settings)
     except BaseException as e:

@@ -62,5 +62,5 @@ def said(tool: Tool, text: tuple[str, ...], arguments: dict[str, Any]) -> str:
         shown = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
         shown.encode()  # half a character (a lone surrogate) is no text that a tokenizer takes
         return shown
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise Failed(f"{type(e).__name__}: {e}" if str(e) else type(e).__name__) from e

@@ -227,7 +227,8 @@ class Rollouts:
         size = self._prompts.draws.rows
         places = [[int(part[n % size]) for part in self._drawn.addresses(n // size)] for n in numbers]
         asked = [prompt for place in places for prompt in [self._prompts.asked(*place)] * self._prompts.samples]
-        tools, before = self._prompts.tools, self._files.before(number)
+        tools = self._prompts.tools
+        before = self._files.before(number) if tools else []
         before = [row for row in before if row.get("again", 0) == again]
         written = talk(
             self._model,

@@ -10,7 +10,7 @@ from ptft_jax.data import chat
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.turns import Conversation
 from ptft_jax.errors import UserError
-from ptft_jax.evaluation import tool_turns
+from ptft_jax.evaluation import conversation, tool_turns
 from ptft_jax.evaluation.stop_texts import StopTexts
 from ptft_jax.model.decode import Generated
 from ptft_jax.rewards.base import Task
@@ -148,3 +148,24 @@ def test_a_template_without_such_a_turn_is_refused():
     tools = types.SimpleNamespace(names=("calculator",), marks=MARKS)
     with pytest.raises(UserError, match=r"config.tools.use = .*no turn for what tools say .*must alternate"):
         tool_turns.check_template(BYTES, chat.template(BYTES, "gemma"), tools)
+
+
+def test_a_conversation_calls_tools(monkeypatch):
+    """What the model reads after a call is what the conversation is as a whole."""
+    writer = Writer(["let me see [1+2]", "it is 3"])
+    monkeypatch.setattr(tool_turns, "written_ids", writer)
+    monkeypatch.setattr(conversation, "check_writer", lambda loaded: None)
+    monkeypatch.setattr(conversation.decode, "laid_out", lambda params, consume: params)
+    model = types.SimpleNamespace(max_tokens=400)
+    loaded = types.SimpleNamespace(
+        source=None, model=model, params={}, tokenizer=BYTES, template=None, reads_prompt=False
+    )
+    tools = Toolbox({"calculator": Calculator()}, "text", MARKS, 2, 9)
+    talk = conversation.Conversation(loaded, template="chatml", tools=tools)
+    talk.reset("Be right.")
+    answer = talk.say("what is 1+2?")
+    assert (answer.text, answer.reason, len(answer.turns)) == ("it is 3", "end", 1)
+    assert [message["content"] for message in talk.messages[2:]] == ["let me see [1+2]", "3", "it is 3"]
+    assert [message["role"] for message in talk.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    for turn, messages in enumerate((talk.messages[:2], talk.messages[:4])):
+        assert writer.asked[turn][2] == [chat.render(BYTES, messages, True, template="chatml")]

@@ -20,6 +20,8 @@ def unruly(what: str, times: int = 1):
         case "hang":
             while True:
                 time.sleep(0.01)
+        case "exit":
+            raise SystemExit("enough")
         case "end":
             os._exit(3)
         case "huge":

@@ -83,6 +83,7 @@ def test_a_tool_that_fails_hangs_ends_or_says_too_much():
     pid, *fine = called("pid")
     assert fine == [False, False] and int(pid) != os.getpid()
     assert called("raise") == ("error: KeyError: 'no", True, False)
+    assert called("exit") == ("error: SystemExit: e", True, False)
     assert called("huge") == ("é" * 20, False, True)
     assert called("fine") == ('{"said": ["fine"]}', False, False) and called("pid")[0] == pid
     for what in ("object", "surrogate"):

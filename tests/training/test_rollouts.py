@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 
+from ptft_jax import config as configs
 from ptft_jax.errors import UserError
 from ptft_jax.objectives.policy import FACTS, GRPO, RLOO, Reinforce
 from ptft_jax.objectives.ppo import PPO
@@ -219,3 +220,44 @@ def test_a_file_with_another_byte_is_damaged(tmp_path):
     path.write_text(path.read_text().replace("-0.5", "-0.6", 1))
     with pytest.raises(UserError, match="000000.jsonl: is damaged"):
         rollout_files.read(path, {"rollout": 0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "own"),
+    [
+        ({}, False),
+        ({"optimizer": {"learning_rate": 0.5}, "training": {"steps": 99}}, False),
+        ({"objective": {"policy": {"max_mismatch": 9.0}}}, False),
+        ({"seed": 7}, True),
+        ({"objective": {"policy": {"clip_low": 0.3}}}, True),
+        ({"rewards": {"exact": {"normalize": "none"}}}, True),
+        ({"tools": {"use": ("calculator",)}}, True),
+        ({"data": {"batch_size": 9}}, True),
+        ({"objective": {"policy": {"updates": 4}}}, True),
+    ],
+)
+def test_whose_answers_a_run_in_the_middle_of_a_rollout_learns_from(changes, own, tmp_path):
+    """Those of the run that it goes on from, where it would have written and rewarded the same; where these are gone it is told."""
+    values = {"objective": {"name": "grpo", "policy": {"updates": 2}}}
+    theirs = configs.check(values, complete=False)
+    for section, part in changes.items():
+        both = section == "objective"
+        values[section] = (
+            {**values[section], "policy": {**values[section]["policy"], **part["policy"]}} if both else part
+        )
+    mine = configs.check(values, complete=False)
+    (tmp_path / "theirs").mkdir()
+    files = rollout_files.Files(tmp_path / "theirs", 2, "data")
+    rows = answers([1.0, 0.0])
+    files.write(12, rows)
+    other = types.SimpleNamespace(name="theirs", workdir=tmp_path / "theirs", config=theirs, meta={"data": "data"})
+
+    def order(key="data"):
+        own_files = rollout_files.Files(tmp_path / "mine", 2, key)
+        return Order(mine, own_files, key, again=0, first_step=25, other=other)
+
+    assert order().begun(12) == (None if own else rows) and order("other data").begun(12) is None
+    files.path(12).unlink()
+    if not own:
+        with pytest.raises(UserError, match=r"000012.jsonl: is not there, .*theirs was left in the middle of learning"):
+            order().begun(12)
