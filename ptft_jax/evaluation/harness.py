@@ -218,7 +218,8 @@ def language_model(loaded: Any, *, template: str = "", **options: Any) -> Any:
             return self.requests.conversation(chat_history, add_generation_prompt, template or None)
 
         def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-            return self.requests.apart(*super()._encode_pair(context, continuation), continuation)
+            before, after = super()._encode_pair(context, continuation)
+            return self.requests.apart(before, after, continuation)
 
         def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
             return self.requests.likelihoods([(context, continuation) for _, context, continuation in requests])
