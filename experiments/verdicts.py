@@ -79,7 +79,8 @@ def rising(what: str, groups: Sequence[Sequence[float]]) -> Part:
     spread = SPREADS * _spread(*groups)
     falls = any(after < before - spread for before, after in zip(means, means[1:]))
     verdict = FAILS if falls else HOLDS if means[-1] - means[0] > spread else UNSHOWN
-    return Part(f"{what} rises", " ".join(f"{mean:.3f}" for mean in means), verdict)
+    several = f" (± at most {spread / SPREADS:.3f})" if min(map(len, groups)) > 1 else ""
+    return Part(f"{what} rises", " ".join(f"{mean:.3f}" for mean in means) + several, verdict)
 
 
 class Claim(NamedTuple):

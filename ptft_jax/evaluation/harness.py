@@ -28,7 +28,8 @@ class Requests:
     """What the harness asks of a model, answered by a loaded one.
 
     Attributes:
-      cut: how many requests were cut on the left, by kind: the harness' way with what does not fit.
+      cut: how many requests were not answered as they were asked: "contexts" that were cut on the left, the harness' way with what does not
+        fit, and "joined", continuations that were tokenized alone.
     """
 
     def __init__(self, loaded: Any, batch_size: int = 16, new_tokens: int = NEW_TOKENS):
@@ -61,6 +62,14 @@ class Requests:
         if special is None:
             special = not (start and ids[: len(start)] == start)
         return [*start, *ids, *self.tokenizer.suffix_ids] if special else ids
+
+    def apart(self, context: list[int], continuation: list[int], text: str) -> tuple[list[int], list[int]]:
+        """A context and a continuation as they were cut out of the tokens of both, or, where one token reaches from the one into the other
+        and nothing is left of the continuation, `text`, tokenized alone. (The harness' own model has no figure then, and stops.)"""
+        if continuation or not text:
+            return context, continuation
+        self.cut["joined"] += 1
+        return context, self.encode(text, False)
 
     def likelihoods(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, bool]]:
         """(log-probability in nats, whether it is what greedy decoding gives) of each continuation after its context, both token ids. A
@@ -170,16 +179,22 @@ class Writing(NamedTuple):
         return cls(tuple(text for text in texts if text), int(lengths[0]) if lengths else new_tokens, chosen, seed)
 
 
-def language_model(loaded: Any, **options: Any) -> Any:
-    """A loaded run as the harness' `lm_eval.api.model.TemplateLM`; options as of `Requests`. Raises UserError, also where the harness is not
-    installed."""
+def language_model(loaded: Any, *, template: str = "", **options: Any) -> Any:
+    """A loaded run as the harness' `lm_eval.api.model.TemplateLM`.
+
+    Args:
+      template: as of `measure`, where conversations are asked for.
+      options: as of `Requests`.
+
+    Raises:
+      UserError: also where the harness is not installed.
+    """
     api, utils = needed("lm_eval.api.model", WHAT), needed("lm_eval.utils", WHAT)
 
     class Model(api.TemplateLM):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             super().__init__()
             self.requests = Requests(loaded, **options)
-            self._template: str | None = None
 
         @property
         def eot_token_id(self) -> int:
@@ -197,11 +212,14 @@ def language_model(loaded: Any, **options: Any) -> Any:
             return self.requests.encode(string, add_special_tokens)
 
         def chat_template(self, chat_template: bool | str = False) -> str:
-            self._template = chat_template if isinstance(chat_template, str) else None
-            return chat.template(self.requests.tokenizer, self._template, "--apply_chat_template").source
+            return chat.template(self.requests.tokenizer, template or None, "--apply_chat_template").source
 
         def apply_chat_template(self, chat_history: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
-            return self.requests.conversation(chat_history, add_generation_prompt, self._template)
+            return self.requests.conversation(chat_history, add_generation_prompt, template or None)
+
+        def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+            before, after = super()._encode_pair(context, continuation)
+            return self.requests.apart(before, after, continuation)
 
         def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
             return self.requests.likelihoods([(context, continuation) for _, context, continuation in requests])
@@ -241,7 +259,7 @@ def measure(
     include: str = "",
     limit: int = 0,
     fewshot: int | None = None,
-    template: bool | str = False,
+    template: str = "",
     gen_kwargs: str = "",
     seed: int = 1234,
     rows: list[dict[str, Any]] | None = None,
@@ -254,7 +272,7 @@ def measure(
       include: a folder with tasks of one's own (YAML files).
       limit: the first so many documents of each task; 0 = all.
       fewshot: examples before each document; None = as the task says.
-      template: the model's chat template around what is asked: True, or the name of one.
+      template: the name of a chat template around what is asked; "" = none, "default" = the tokenizer's own.
       gen_kwargs: NAME=VALUE,... over the tasks' own generation_kwargs.
       seed: of the harness' choice of examples.
       rows: where what was asked and answered is added.
@@ -262,13 +280,15 @@ def measure(
 
     Returns:
       {"values": {"TASK/METRIC": value}, "errors": likewise standard errors, "documents": {task: how many}, "versions": {task: ...},
-      "cut": requests that were cut on the left}.
+      "cut": contexts that were cut on the left, "joined": continuations that were tokenized alone}.
 
     Raises:
       UserError: a task that is not there or cannot be read; see `Requests`.
     """
     evaluator = needed("lm_eval.evaluator", WHAT)
-    manager, model = check_tasks(tasks, include), language_model(loaded, **options)
+    manager, model = check_tasks(tasks, include), language_model(loaded, template=template, **options)
+    if template:
+        model.chat_template()  # said before anything is computed
     try:
         found = evaluator.simple_evaluate(
             model=model,
@@ -276,7 +296,7 @@ def measure(
             num_fewshot=fewshot,
             limit=limit or None,
             task_manager=manager,
-            apply_chat_template=template,
+            apply_chat_template=bool(template),
             gen_kwargs=gen_kwargs or None,
             random_seed=seed,
             numpy_random_seed=seed,
@@ -305,5 +325,6 @@ def measure(
         "errors": errors,
         "documents": documents,
         "versions": dict(found["versions"]),
-        "cut": sum(model.requests.cut.values()),
+        "cut": model.requests.cut["contexts"],
+        "joined": model.requests.cut["joined"],
     }

@@ -28,6 +28,11 @@ from ptft_jax.verbs.command import (
     say_chosen,
 )
 
+SAID = {
+    "cut": "contexts were longer than the {most:,} tokens that it sees, and cut on the left",
+    "joined": "continuations were tokenized alone, as a token would reach into them from the context",
+}
+
 
 def define() -> None:
     define_plugins()
@@ -39,7 +44,9 @@ def define() -> None:
     flags.DEFINE_string("include", "", "A folder with tasks of your own, YAML files.")
     define_number("limit", 0, natural(0, ""), "The first so many documents of each task; 0 = all.")
     define_number("fewshot", None, natural(0, ""), "Examples before each document; none = as the task says.")
-    flags.DEFINE_bool("apply_chat_template", False, "Ask in the model's chat template.")
+    flags.DEFINE_string(
+        "apply_chat_template", "", "Ask in a chat template, by its name; 'default' = the model's own; '' = in none."
+    )
     flags.DEFINE_string("gen_kwargs", "", "NAME=VALUE,... over the tasks' own generation_kwargs.")
     define_number("batch_size", 16, positive(16, ""), "Rows at a time.")
     define_number("seed", 1234, natural(0, ""), "Of the harness' choice of examples.")
@@ -85,10 +92,9 @@ def main() -> None:
             rows=rows,
         )
         name = before_after.named(reference, adapter)
-        if found["cut"]:
-            say(
-                f"{name}: {found['cut']:,} contexts were longer than the {loaded.model.max_tokens:,} tokens that it sees, and cut on the left"
-            )
+        for what, said in SAID.items():
+            if found[what]:
+                say(f"{name}: {found[what]:,} {said.format(most=loaded.model.max_tokens)}")
         runs.append({"run": name, "step": loaded.source.step, **found})
         asked += [{"run": name, **row} for row in rows or ()]
         del loaded  # its parameters, before the next ones are loaded

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from ptft_jax.adapters.base import ADDED, is_added
+from ptft_jax.adapters.osf import Osf
+from ptft_jax.adapters.shira import Shira
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.model.decode import Sampling, generate
@@ -71,6 +73,7 @@ RATES = {"pissa": 1e-2, "adalora": 3e-2, "vera": 1e-1, "ia3": 3e-2, "prompt": 0.
 METHOD = {"dora": "lora", "pissa": "lora", "qlora": "lora", "text": "prompt"}
 RECENT = ("shira", "miss", "gralora", "hira", "bd_lora", "osf")
 MERGED = ("lora", "dora", "qlora", "pissa", "adalora", "vera", "oft", *RECENT, "ia3")
+FIXED = {"pissa": ".*/adapter/start_[ab]", "shira": Shira.fixed, "osf": Osf.fixed}
 UNCHANGED = (*(name for name in MERGED if name != "qlora"), "gated_prefix")  # where the start is the base
 SLOW = ("pissa", "adalora", "vera", "oft", *RECENT[1:], "text", "p_tuning", "prefix", "gated_prefix", "lora+p_tuning")
 
@@ -247,7 +250,8 @@ def test_a_stopped_run_continues_exactly(name, text_file, tmp_path, base, monkey
         rates = rates[:2] + rates[3:]
     else:
         rates = (rates[0], (ADDED, 1.0), rates[3])
-    rates = ((".*/adapter/start_[ab]", 0.0), *rates) if name == "pissa" else rates
+    if name in FIXED:
+        rates = ((FIXED[name], 0.0), *rates)
     rates = () if name == "gated_prefix" else rates  # it has layers of its own
     config = child(text_file, base, name, tune__rates=rates, training__ema_decay=0.5, checkpoint__every=2)
     whole = quiet_train(config, tmp_path / "whole")

@@ -58,6 +58,36 @@ def test_likelihoods(loaded, asked):
     assert found[-1][1] and not asked.cut.total()
 
 
+def test_answers_do_not_depend_on_what_is_computed_together(loaded, asked):
+    """Rows that pad others have been counted elsewhere, and stop texts looked for in a neighbour's row."""
+    alone = Requests(loaded, batch_size=1, new_tokens=4)
+    pairs = [([n], list(range(n + 1))) for n in range(1, 8)]
+    for one, other in zip(asked.likelihoods(pairs), alone.likelihoods(pairs)):
+        assert one[0] == pytest.approx(other[0], rel=2e-6) and one[1] == other[1]
+    contexts = [("a" * n, {"until": ["b"], "max_gen_toks": 4}) for n in range(1, 8)]
+    assert asked.written(contexts) == alone.written(contexts)
+
+
+def test_a_token_that_reaches_into_the_continuation(loaded):
+    """The continuation is tokenized alone, and that is counted (lm-evaluation-harness issues 1053, 1297 and 3336)."""
+    asked = Requests(loaded)
+    assert asked.apart([3, 4], [5], "x") == ([3, 4], [5]) and not asked.cut["joined"]
+    assert asked.apart([3, 4], [], "wer") == ([3, 4], asked.encode("wer", False)) and asked.cut["joined"] == 1
+    assert asked.apart([3, 4], [], "") == ([3, 4], [])
+
+
+def test_what_texts_start_with_is_there_once(loaded):
+    """Also where a text, such as of a chat template, begins with it already; with no token of its own, the end stands before."""
+    start = types.SimpleNamespace(encode=loaded.tokenizer.encode, prefix_ids=(1,), suffix_ids=(), bos_id=1, end_id=2)
+    asked = Requests(dataclasses.replace(loaded, tokenizer=loaded.tokenizer))
+    asked.tokenizer = start
+    first = loaded.tokenizer.encode("a").tolist()
+    start.prefix_ids = tuple(first)
+    assert asked.encode("bc") == [*first, *loaded.tokenizer.encode("bc")]
+    assert asked.encode("abc") == loaded.tokenizer.encode("abc").tolist() == asked.encode("abc", False)
+    assert asked.start_id == 1 and Requests(loaded).start_id == loaded.tokenizer.end_id
+
+
 def test_a_context_is_cut_on_the_left_and_counted(loaded):
     asked = Requests(loaded)
     long = list(range(40))

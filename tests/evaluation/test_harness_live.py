@@ -92,6 +92,37 @@ def test_figures_are_those_of_the_export(fewshot, run, theirs, folder):
                 assert all(m == pytest.approx(i, abs=1e-3) for m, i in values), row["task"]
 
 
+def test_a_token_that_reaches_into_the_continuation(run):
+    """Where the harness' own model stops; any text that is one token of several letters does."""
+    from lm_eval.api.instance import Instance
+
+    loaded = loading.load(str(run))
+    model = harness.language_model(loaded)
+    word = next(
+        text for text in map(lambda i: loaded.tokenizer.decode([i]), range(290)) if len(text) > 1 and text.isalpha()
+    )
+    request = Instance("loglikelihood", {}, (word[0], word[1:]), 0)
+    (found,) = model.loglikelihood([request])
+    expected = model.requests.likelihoods([(model.tok_encode(word[0]), model.tok_encode(word[1:], False))])
+    assert [found] == expected and model.requests.cut["joined"] == 1
+
+
+def test_in_a_chat_template(run, folder):
+    """What is asked is a user's turn; without a template of the tokenizer's own, one has to be named."""
+    rows, loaded = [], loading.load(str(run))
+    harness.measure(
+        loaded, ["says"], include=str(folder), template="chatml", limit=1, gen_kwargs="max_gen_toks=2", rows=rows
+    )
+    asked = (
+        rows[0]["arguments"][0][0]
+        if isinstance(rows[0]["arguments"], (list, tuple))
+        else rows[0]["arguments"]["gen_args_0"]["arg_0"]
+    )
+    assert asked == "<|im_start|>user\nthe cat number 0 lives in<|im_end|>\n<|im_start|>assistant\n"
+    with pytest.raises(UserError, match="--apply_chat_template"):
+        harness.measure(loaded, ["says"], include=str(folder), template="default", limit=1)
+
+
 def test_an_unknown_task(folder):
     with pytest.raises(UserError, match="--tasks: there is no task 'citys'.*cities"):
         harness.check_tasks(["citys"], str(folder))
