@@ -145,6 +145,7 @@ def test_two_stages(arrays, tmp_path, cache):
     )
     assert {path for path in ours if path not in theirs} == {"head/classes/kernel", "head/classes/bias"}
     assert all(np.array_equal(theirs[path], a) for path, a in ours.items() if not path.startswith("head/"))
+    assert loaded.source.fields["vocab_size"] == 0  # so that families of transformers can express it
     found = evaluate(loaded, split="validation")
     assert found["accuracy"] == pytest.approx(summary["after"]["validation/accuracy"])
     assert evaluate(loaded, f"images:{arrays}")["examples"] == 120
