@@ -129,6 +129,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(masked, arrays, tmp_pat
     assert all(np.array_equal(one[path], other[path]) for path in one)
 
 
+@pytest.mark.heavy
 def test_two_stages(arrays, tmp_path, cache):
     """Masked pre-training, then classes: the decoder is dropped, the encoder is the parent's, halves are told apart, and a run that is
     loaded measures what was measured."""
