@@ -8,7 +8,7 @@ WHICH := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])
 
 # The experiments in earnest, in runs/NAME: about 3 hours on two CPU cores, an estimate. What
 # is finished is not carried out again. EXPERIMENTS="rates stages" makes some of them.
-EXPERIMENTS ?= rates schedules stages data_efficiency continual scaling safety constitution arithmetic_rl transfer methods
+EXPERIMENTS ?= rates schedules stages data_efficiency continual scaling safety constitution arithmetic_rl transfer methods images
 SEEDS ?= 3
 
 .PHONY: demo experiments claims test test-heavy test-full live bench beam trackers clusters lint docs models-table install clean check-python

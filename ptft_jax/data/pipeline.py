@@ -158,12 +158,18 @@ def training(
         tuple(dataclasses.replace(s.rows, segmented=segmented, pairs=pairs) for s in sets),
         mixture,
         f"{FORM}:{keys[0] if len(keys) == 1 else cache.digest(*keys)}",
-        sum(s.rows.plan.report.tokens - s.rows.plan.report.tokens_lost for s in sets),
+        sum(map(_tokens, sets)),
         table,
         head,
         steps,
         updates,
     )
+
+
+def _tokens(part: filling.Filled) -> int:
+    """The ids in rows; of images what the model makes of them."""
+    rows, report = part.rows, part.rows.plan.report
+    return len(rows) * rows.length if rows.builder.pictured else report.tokens - report.tokens_lost
 
 
 def refuse_other(was: str, now: str, workdir: pathlib.Path) -> None:

@@ -21,7 +21,7 @@ class Inputs(NamedTuple):
       types: int token types [B, T], for models that have them (BERT's sentence A or B); by default 0.
       adapters: int [B], which of several adapters a row has, in a model that has several (`ptft_jax.adapters.multi_adapter`).
       keys: one dropout key per row [B]; by default no dropout.
-      noise: float [B, T, D], what is added to the tokens' vectors, of models of text; by default nothing.
+      noise: float [B, T, D], what is added to the tokens' vectors, or the patches'; by default nothing.
       visible: int [B, K], of a model of images the patches that it sees, by their numbers; by default all.
       reads: int [B, S], the positions that the head of a causal model with classes reads; by default the last that is no padding.
     """

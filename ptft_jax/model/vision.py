@@ -72,7 +72,8 @@ class ImageEmbed(nnx.Module):
         if inputs.visible is not None:
             x_BND = jnp.take_along_axis(x_BND, inputs.visible[..., None], axis=1)
         first = [t[...].astype(x_BND.dtype) + places_TD[n] for n, t in enumerate(tokens)]
-        return jnp.concatenate([*(jnp.broadcast_to(t, (b, 1, spec.width)) for t in first), x_BND], axis=1)
+        x_BTD = jnp.concatenate([*(jnp.broadcast_to(t, (b, 1, spec.width)) for t in first), x_BND], axis=1)
+        return x_BTD if inputs.noise is None else x_BTD + inputs.noise.astype(x_BTD.dtype)
 
     def _places(self, before: int) -> jax.Array:
         """[T, D]: what is added to each token for where it is."""

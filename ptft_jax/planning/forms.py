@@ -36,7 +36,7 @@ def of(trainer: Trainer) -> dict[str, Any]:
     length = builder.values if isinstance(builder, Pictures) else packing.longest(builder.slots, c.data.length) // each
     held = _examples(builder, kind, length, 1 if builder.rated else each, trainer.model.spec.vocab_size)
     tokens = source_splits.Tokens("a planned source", "train", held, kind, kind, (), False, str, records.Skipped())
-    rows = filling.filled(c.data, tokens, builder, partial=True).rows
+    rows = filling.filled(c.data, tokens, builder, partial=not builder.pictured).rows
     sets = (rows,)
     if trainer.objective.precomputed:
         sets = reference.pending(trainer, sets)

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ptft_jax import config as configs
+from ptft_jax.data.pictures import settled as pictures
 from ptft_jax.errors import UserError
 from ptft_jax.parallel import cost, sharding
 from ptft_jax.parallel import mesh as meshes
@@ -149,7 +150,8 @@ def plan(config: configs.Config, topology: Topology, *, tuned: bool | None = Non
         leaves=leaves,
         parameters=_count(trainer.shapes),
         trainable=_count(trainer.state_like.trainable),
-        tokens=math.prod(batch["inputs"].shape[:2]),
+        tokens=batch["inputs"].shape[0]
+        * (section.data.length if section.model.image_size else batch["inputs"].shape[1]),
         flops=operations,
     )
     try:
@@ -190,7 +192,11 @@ def plan(config: configs.Config, topology: Topology, *, tuned: bool | None = Non
 def _completed(config: configs.Config, tuned: bool | None) -> tuple[configs.Section, bool | None]:
     """The settled config, with the sizes of its parent where it names one, and whether the run starts from a parent."""
     if not config.init.from_:
-        return configs.settled(config), tuned
+        section = configs.check(config, complete=False)
+        values = section.as_dict()
+        pictures.complete(values)
+        settled = configs.settle(values, section.suggested)
+        return configs.check(values, suggested=section.suggested, settled=settled), tuned
     try:
         section, parent = resolve(config)
     except UserError as e:

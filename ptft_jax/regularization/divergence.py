@@ -74,7 +74,8 @@ class Smooth:
 
     def draw(self, objective: Objective, model: Any, mine: Scored, batch: Batch, context: Context) -> jax.Array:
         """The noise, float32 [B, T, D], a function of the rows' keys, and of SMART also of the model."""
-        shape = (batch["inputs"].shape[1], model.spec.width)
+        length = model.spec.max_length if model.spec.image_size else batch["inputs"].shape[1]
+        shape = (length, model.spec.width)
 
         def one(key):
             key = jax.random.fold_in(key, _NOISE)

@@ -99,7 +99,11 @@ class Source:
     def fields(self) -> dict[str, Any]:
         """The structural fields of its `config.model`, and `vocab_size`."""
         model = self.config.as_dict()["model"]
-        size = self.meta.get("vocab_size") or model["vocab_size"] or self.tokenizer.vocab_size
+        size = (
+            self.meta.get("vocab_size")
+            or model["vocab_size"]
+            or (0 if model["image_size"] else self.tokenizer.vocab_size)
+        )
         return {**{name: model[name] for name in STRUCTURE}, "vocab_size": size}
 
     @property

@@ -265,9 +265,12 @@ class Execution:
         shardings = run.trainer.program.shardings
         per_device = sharding.bytes_per_device(run.trainer.state_like, shardings)
         shape = " x ".join(f"{k}={v}" for k, v in run.trainer.mesh.shape.items())
+        what = f"{run.data.tokens:,} training tokens, vocabulary {run.tokenizer.vocab_size}"
+        if run.config.model.image_size:
+            what = f"{sum(map(len, run.data.sets)):,} training images"
         run.reporter.say(
             f"mesh {shape} ({run.trainer.mesh.devices.flat[0].platform}), {per_device / 2**20:.1f} MiB of state a device; "
-            f"{run.data.tokens:,} training tokens, vocabulary {run.tokenizer.vocab_size}; step {step} of {run.plan.steps}"
+            f"{what}; step {step} of {run.plan.steps}"
         )
 
     def _loop(

@@ -53,7 +53,7 @@ class Importance:
             )
         read = source_splits.tokenized(source, source.source, "train", tokenizer, builder.kinds)
         tokens, _ = class_names.numbered(read, head)
-        found = filling.filled(source, tokens, builder, partial=False, seed=c.seed).rows
+        found = filling.filled(source, tokens, builder.plain, partial=False, seed=c.seed).rows
         if len(found) < e.rows:
             raise UserError(f"config.tune.ewc.rows = {e.rows}: the training split of {source.source} has {len(found)}")
         self._trainer, self._parent, self._gamma = trainer, parent, e.gamma

@@ -1,5 +1,6 @@
 """Runs on images: the same trainer, checkpoints, methods and meshes as for text."""
 
+import functools
 import json
 
 import jax
@@ -83,18 +84,25 @@ WAYS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("way", repeats(WAYS, "full", "masked"))
-def test_meshes_and_micro_batches_change_nothing(way):
+OTHERS = {"fsdp": dict(devices=8, fsdp=4, micro=2), "pmap": dict(devices=8, kind="pmap")}
+
+
+@functools.cache
+def trained(way, other=""):
     objective, options = WAYS[way]
     batches = [image_batch(n, way == "masked") for n in range(2)]
     options = {**SPEC, "rates": EVERYTHING, **options, "objective": objective, "batches": batches}
-    alone = train(**options)
-    for other in (dict(devices=8, fsdp=4, micro=2), dict(devices=8, kind="pmap")):
-        found = train(**options, **other)
-        np.testing.assert_allclose(found.losses, alone.losses, rtol=2e-5)
-        np.testing.assert_allclose(found.grad_norms, alone.grad_norms, rtol=2e-4)
-    start, end = (flatten(alone.partition.merge(s.trainable, s.frozen)) for s in (alone.start, alone.state))
-    trains = {leaf.source for leaf in alone.partition.leaves if leaf.trains}
+    return train(**options, **OTHERS.get(other, {}))
+
+
+@pytest.mark.parametrize("case", repeats([f"{w} {o}" for w in WAYS for o in OTHERS], "full fsdp", "masked pmap"))
+def test_meshes_and_micro_batches_change_nothing(case):
+    way, other = case.split()
+    alone, found = trained(way), trained(way, other)
+    np.testing.assert_allclose(found.losses, alone.losses, rtol=2e-5)
+    np.testing.assert_allclose(found.grad_norms, alone.grad_norms, rtol=2e-4)
+    start, end = (flatten(found.partition.merge(s.trainable, s.frozen)) for s in (found.start, found.state))
+    trains = {leaf.source for leaf in found.partition.leaves if leaf.trains}
     moved = {path for path in end if not np.array_equal(np.asarray(start[path]), np.asarray(end[path]))}
     assert moved == {path for path in end if path in trains}
 
@@ -121,6 +129,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(masked, arrays, tmp_pat
     assert all(np.array_equal(one[path], other[path]) for path in one)
 
 
+@pytest.mark.heavy
 def test_two_stages(arrays, tmp_path, cache):
     """Masked pre-training, then classes: the decoder is dropped, the encoder is the parent's, halves are told apart, and a run that is
     loaded measures what was measured."""
@@ -145,6 +154,7 @@ def test_two_stages(arrays, tmp_path, cache):
     )
     assert {path for path in ours if path not in theirs} == {"head/classes/kernel", "head/classes/bias"}
     assert all(np.array_equal(theirs[path], a) for path, a in ours.items() if not path.startswith("head/"))
+    assert loaded.source.fields["vocab_size"] == 0  # so that families of transformers can express it
     found = evaluate(loaded, split="validation")
     assert found["accuracy"] == pytest.approx(summary["after"]["validation/accuracy"])
     assert evaluate(loaded, f"images:{arrays}")["examples"] == 120

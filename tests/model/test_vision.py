@@ -67,6 +67,14 @@ def test_what_is_seen(positions):
     np.testing.assert_array_equal(run(params, Inputs(changed, visible=order[:, 4:9])), some)
 
 
+def test_noise_is_added_to_what_goes_into_the_first_block():
+    model, params = made()
+    streams = jax.jit(model.streams)
+    noise = np.random.default_rng(1).normal(size=(2, 17, 16)).astype(np.float32)
+    found = streams(params, Inputs(IMAGES, noise=noise))[0] - streams(params, Inputs(IMAGES))[0]
+    np.testing.assert_allclose(found, noise, atol=1e-5)
+
+
 def test_what_heads_read():
     """The class token, or the mean of the patches, through one linear layer."""
     for pooling, pick in (("token", lambda h: h[:, 0]), ("mean", lambda h: h[:, 1:].mean(axis=1))):

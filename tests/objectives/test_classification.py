@@ -75,7 +75,43 @@ def test_the_loss_is_torchs(built):
     np.testing.assert_allclose(loss.total / loss.weight, theirs.numpy(), rtol=1e-5)
 
 
+MIXED = {"other": np.array([3, 4, 0, 2], np.int32), "share": np.array([0.7, 0.25, 1.0, 0.5], np.float32)}
 WEIGHTS = (0.5, 1.0, 3.0, 1.0, 2.0)
+
+
+def test_mixed_rows(built):
+    """Each class by its share; both may be the same; weights of classes are those of the two in their shares."""
+    model, params = built
+    batch = rows() | MIXED
+    logits = scores(model, params, batch)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    first, second = (-log_p[range(4), batch[name]][:3] for name in ("targets", "other"))
+    share = MIXED["share"][:3]
+    picked = share * first + (1 - share) * second
+    loss = loss_of(Classification(label_smoothing=0.1), model, params, batch)
+    np.testing.assert_allclose(loss.total, (0.9 * picked - 0.1 * log_p.mean(-1)[:3]).sum(), rtol=1e-5)
+    np.testing.assert_allclose(loss.metrics["nll"], (picked.sum(), 3), rtol=1e-5)
+    named = logits.argmax(-1)[:3]
+    right = share * (named == batch["targets"][:3]) + (1 - share) * (named == batch["other"][:3])
+    np.testing.assert_allclose(loss.metrics["accuracy"][0], right.sum(), rtol=1e-6)
+    weighted = loss_of(Classification(class_weights=WEIGHTS), model, params, batch)
+    one, other = (np.asarray(WEIGHTS)[batch[name][:3]] for name in ("targets", "other"))
+    np.testing.assert_allclose(weighted.total, (share * one * first + (1 - share) * other * second).sum(), rtol=1e-5)
+    np.testing.assert_allclose(weighted.weight, (share * one + (1 - share) * other).sum(), rtol=1e-6)
+
+
+@pytest.mark.live
+def test_the_loss_of_mixed_rows_is_torchs(built):
+    torch = pytest.importorskip("torch")
+    model, params = built
+    batch = rows() | MIXED
+    soft = np.zeros((3, 5))
+    np.add.at(soft, (range(3), batch["targets"][:3]), MIXED["share"][:3])
+    np.add.at(soft, (range(3), batch["other"][:3]), 1 - MIXED["share"][:3])
+    logits = torch.tensor(scores(model, params, batch)[:3])
+    theirs = torch.nn.functional.cross_entropy(logits, torch.tensor(soft), label_smoothing=0.2)
+    loss = loss_of(Classification(label_smoothing=0.2), model, params, batch)
+    np.testing.assert_allclose(loss.total / loss.weight, theirs.numpy(), rtol=1e-5)
 
 
 def test_class_weights_are_of_the_loss_alone(built):

@@ -28,7 +28,7 @@ def is_texts(value: Any) -> bool:
 
 
 def is_picture(value: Any) -> bool:
-    """Bytes (`ptft_jax.data.records.values.Image`), or a table that has them, as Hugging Face's datasets keep images."""
+    """Bytes (`ptft_jax.data.pictures.decoding.Image`), or a table that has them, as Hugging Face's datasets keep images."""
     return isinstance(value, bytes) or (isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes))
 
 

@@ -12,9 +12,11 @@ from ptft_jax.data.examples import Encoded
 from ptft_jax.data.formats import labels
 from ptft_jax.data.formats.base import Encoder, Format, Record
 from ptft_jax.data.pictures import decoding
-from ptft_jax.data.pictures.decoding import Pixels
+from ptft_jax.data.pictures.decoding import BoundedImage, Pixels
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.errors import UserError
+
+_BOUNDED = 1 << 40  # pixels of an image that its source has bounded
 
 
 class PictureEncoder(Encoder):
@@ -43,9 +45,10 @@ class PictureEncoder(Encoder):
     def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
         found = []
         for record, where in zip(records, wheres):
+            image = self.image(record, where)
+            most = _BOUNDED if isinstance(image, BoundedImage) else decoding.MOST_PIXELS
             try:
-                # How many pixels it may have was asked when it was indexed, by its source.
-                pixels = decoding.decoded(self.image(record, where), most=1 << 40, background=self._pixels.background)
+                pixels = decoding.decoded(image, most=most, background=self._pixels.background)
             except ValueError as e:
                 raise UserError(f"{where}: {e}") from e
             found.append(Encoded(decoding.fitted(pixels, self._pixels).reshape(-1), label=self._label(record, where)))

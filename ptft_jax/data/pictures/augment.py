@@ -97,23 +97,37 @@ def of(section: Any, labelled: bool) -> Augment:
 
 
 def resized(image: np.ndarray, rows: tuple[float, float], columns: tuple[float, float], size: int) -> np.ndarray:
-    """uint8 [size, size, C]: a part of an image, made larger or smaller by the triangle filter, as Pillow's BILINEAR with `box`."""
-    down, across = (_weights(n, *span, size) for n, span in zip(image.shape, (rows, columns)))
-    wide = np.einsum("ow,hwc->hoc", across, image.astype(np.float32), optimize=False)
-    wide = np.clip(np.rint(wide), 0, 255)
-    found = np.einsum("oh,hwc->owc", down, wide, optimize=False)
-    return np.clip(np.rint(found), 0, 255).astype(np.uint8)
+    """uint8 [size, size, C]: a part of an image, made larger or smaller by the triangle filter, as Pillow's BILINEAR with `box`.
+
+    Sums are taken in one order, not by a library of matrix products, whose order may differ between machines.
+    """
+    (down, tall), (across, wide) = (_weights(n, *span, size) for n, span in zip(image.shape, (rows, columns)))
+    top, left = int(down.min()), int(across.min())
+    part = image[top : int(down.max()) + 1, left : int(across.max()) + 1].astype(np.float32)
+    part = _summed(np.ascontiguousarray(part.swapaxes(0, 1)), across - left, wide)
+    return _summed(np.ascontiguousarray(part.swapaxes(0, 1)), down - top, tall).astype(np.uint8)
+
+
+def _summed(image: np.ndarray, places: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """float32 [size, W, C], whole levels from 0 to 255: of each row the sum of some of an image's [H, W, C] (`_weights`)."""
+    found = image[places[0]] * weights[0][:, None, None]
+    for place, weight in zip(places[1:], weights[1:]):
+        found += image[place] * weight[:, None, None]
+    return np.clip(np.rint(found, out=found), 0, 255, out=found)
 
 
 @functools.lru_cache(4096)
-def _weights(count: int, start: float, stop: float, size: int) -> np.ndarray:
-    """float32 [size, count]: what each of `count` pixels weighs in each of `size` that stand for those from `start` to `stop`."""
+def _weights(count: int, start: float, stop: float, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(places int64, weights float32), each [taps, size]: which of `count` pixels make each of `size` that stand for those from `start` to
+    `stop`, and what they weigh."""
     scale = (stop - start) / size
     reach = max(scale, 1.0)
     middles = start + (np.arange(size) + 0.5) * scale
-    away = np.abs(np.arange(count) + 0.5 - middles[:, None]) / reach
-    weights = np.maximum(1 - away, 0)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    places = np.floor(middles - reach).astype(np.int64) + np.arange(int(np.ceil(2 * reach)) + 2)[:, None]
+    weights = np.maximum(1 - np.abs(places + 0.5 - middles) / reach, 0) * ((places >= 0) & (places < count))
+    used = weights.any(axis=1)
+    weights = weights / weights.sum(axis=0)
+    return np.clip(places, 0, count - 1)[used], weights[used].astype(np.float32)
 
 
 def _shifted(image: np.ndarray, by: np.ndarray) -> np.ndarray:
@@ -124,13 +138,19 @@ def _shifted(image: np.ndarray, by: np.ndarray) -> np.ndarray:
 def _colored(image: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Brightness, contrast (about the mean grey) and, of colors, saturation (about each pixel's grey), each by a factor."""
     found = image.astype(np.float32) * np.float32(factors[0])
-    grey = found @ _LUMA if image.shape[2] == 3 else found[..., 0]
-    mean = np.float32(grey.mean(dtype=np.float64))
+    mean = np.float32(_grey(found).mean(dtype=np.float64))
     found = mean + (found - mean) * np.float32(factors[1])
     if image.shape[2] == 3:
-        grey = (found @ _LUMA)[..., None]
+        grey = _grey(found)[..., None]
         found = grey + (found - grey) * np.float32(factors[2])
     return np.clip(np.rint(found), 0, 255).astype(np.uint8)
+
+
+def _grey(pixels: np.ndarray) -> np.ndarray:
+    """[H, W]: luma."""
+    if pixels.shape[2] == 1:
+        return pixels[..., 0]
+    return pixels[..., 0] * _LUMA[0] + pixels[..., 1] * _LUMA[1] + pixels[..., 2] * _LUMA[2]
 
 
 def _erased(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

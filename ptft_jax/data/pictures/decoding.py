@@ -43,6 +43,14 @@ _ERRORS = (
 )
 
 
+class Image(bytes):
+    """The bytes of an image: the one value of records that JSON has no type for."""
+
+
+class BoundedImage(Image):
+    """An image whose source has seen that it has no more pixels than it may have."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Pixels:
     """What every image of a run is made to be: see `ptft_jax.data.pictures.options.ImageOptions`."""

@@ -10,9 +10,9 @@ import numpy as np
 
 from ptft_jax.data import cache
 from ptft_jax.data.pictures import decoding
+from ptft_jax.data.pictures.decoding import Image
 from ptft_jax.data.pictures.shards import MadeImages
 from ptft_jax.data.records.reference import Reference
-from ptft_jax.data.records.values import Image
 from ptft_jax.environment import needed
 
 OPTIONS = ()

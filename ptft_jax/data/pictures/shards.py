@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from ptft_jax.data.formats import Reading
 from ptft_jax.data.pictures import decoding
+from ptft_jax.data.pictures.decoding import BoundedImage, Image
 from ptft_jax.data.records.index import Found
 from ptft_jax.data.records.sequences import SequenceShard
-from ptft_jax.data.records.values import Broken, Image
+from ptft_jax.data.records.values import Broken
 from ptft_jax.errors import UserError
 
 
@@ -48,13 +49,16 @@ class PictureShard(SequenceShard):
         for found in super().scan(reading, id_column):
             yield found._replace(record=self._seen(found.record))
 
+    def _read(self, number: int) -> dict[str, Any]:
+        # When it was indexed, it was compared with the bound of its source, which may be above the usual one.
+        found = super()._read(number)
+        return {name: BoundedImage(v) if isinstance(v, Image) else v for name, v in found.items()}
+
     def _seen(self, record: Any) -> Any:
         if isinstance(record, Broken) or self._images.checked:
             return record
-        images = [value for value in record.values() if isinstance(value, Image)]
-        images += [v["bytes"] for v in record.values() if isinstance(v, Mapping) and isinstance(v.get("bytes"), Image)]
         try:
-            for image in images:
+            for image in (value for value in record.values() if isinstance(value, Image)):
                 decoding.decoded(image, most=self._most)
         except ValueError as e:
             return Broken(str(e))

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 
 from ptft_jax.config.sources import SOURCES
-from ptft_jax.data.pictures import arrays, decoding, digits, folders, letters, tables
+from ptft_jax.data.pictures import arrays, decoding, digits, folders, letters, named_files
 from ptft_jax.data.pictures.shards import Images, PictureShard
 from ptft_jax.data.records import files
 from ptft_jax.data.records.base import Skipped
@@ -84,19 +84,19 @@ def _opened(reference: Reference, broken: str) -> Opened:
             {name: (lambda one=one: one) for name, one in found.items()},
             {name: f"{len(one):,} of its arrays" for name, one in found.items()},
         )
-    kind = next((kind for kind in tables.KINDS if suffix in SOURCES[kind].suffixes), "")
+    kind = next((kind for kind in named_files.KINDS if suffix in SOURCES[kind].suffixes), "")
     if kind:
-        inner = tables.inner(reference, kind, broken)
+        inner = named_files.inner(reference, kind, broken)
         return Opened(
             {
-                split: (lambda split=split: tables.Listed.of(inner, split, path.parent, reference))
+                split: (lambda split=split: named_files.Listed.of(inner, split, path.parent, reference))
                 for split in inner.own
             },
             inner.described,
             inner.left_out,
             named=True,
         )
-    expected = f"a folder, a list ({', '.join(s for k in tables.KINDS for s in SOURCES[k].suffixes)}), arrays ({', '.join(arrays.SUFFIXES)}), {' or '.join(made)}"
+    expected = f"a folder, a list ({', '.join(s for k in named_files.KINDS for s in SOURCES[k].suffixes)}), arrays ({', '.join(arrays.SUFFIXES)}), {' or '.join(made)}"
     what = "there is no such folder or file" if not path.exists() else "this is none of them"
     raise reference.error(f"expected {expected}: {what}{nearest(reference.name, made)}")
 

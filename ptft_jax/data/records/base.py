@@ -12,7 +12,7 @@ from ptft_jax.data.records.reference import Reference
 
 Record = dict[
     str, Any
-]  # column -> value of JSON's types, or the bytes of an image (`ptft_jax.data.records.values.Image`)
+]  # column -> value of JSON's types, or the bytes of an image (`ptft_jax.data.pictures.decoding.Image`)
 
 
 @dataclasses.dataclass

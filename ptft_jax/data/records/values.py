@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.data.pictures import decoding
+from ptft_jax.data.pictures.decoding import Image
 from ptft_jax.data.records.base import Record
 
 
@@ -28,10 +29,6 @@ class Broken(Exception):
         self.place = place
 
 
-class Image(bytes):
-    """The bytes of an image: the one value of records that JSON has no type for."""
-
-
 def plain(value: Any, column: str) -> Any:
     """A value of other libraries' types as one of JSON's, or an `Image`: bytes are decoded, arrays become lists, dates and decimals
     the text that names them. Raises Broken for bytes that are neither UTF-8 text nor an image, and for types that JSON has nothing
@@ -39,7 +36,9 @@ def plain(value: Any, column: str) -> Any:
     if value is None or isinstance(value, (str, bool, int, float)):
         return value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bytes):
-        if isinstance(value, Image) or decoding.looks(value):
+        if isinstance(value, Image):
+            return value
+        if decoding.looks(value):
             return Image(value)
         try:
             return value.decode("utf-8")

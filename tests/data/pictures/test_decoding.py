@@ -7,8 +7,11 @@ import zlib
 import numpy as np
 import pytest
 
+from ptft_jax.data import formats
+from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.pictures import decoding
 from ptft_jax.data.pictures.decoding import Pixels, decoded, fitted
+from ptft_jax.errors import UserError
 
 Image = pytest.importorskip("PIL.Image")
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -132,6 +135,18 @@ def test_a_bomb_is_not_decoded(monkeypatch):
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *_: pytest.fail("decoded"))
     with pytest.raises(ValueError, match="8 x 4 pixels are more than 31"):
         decoded(written(Image.new("L", (8, 4))), most=31)
+
+
+def test_bytes_of_any_source_are_bounded():
+    """Those of a Parquet file, say, which no source of images has looked at."""
+    encoder = formats.encoder(
+        formats.Format("images", "images", {"image": "image"}), tok.ByteTokenizer(), pixels=Pixels(2, 3)
+    )
+    bomb, message = REFUSED["a bomb"]
+    with pytest.raises(UserError, match=f"x.parquet, row 7: {message}"):
+        encoder.encode([{"image": {"bytes": bomb, "path": None}}], ["x.parquet, row 7"])
+    [found] = encoder.encode([{"image": {"bytes": written(Image.fromarray(CORNERS))}}], ["x"])
+    np.testing.assert_array_equal(found.ids, CORNERS.reshape(-1))
 
 
 def test_fitting():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.data import records, source_splits
+from ptft_jax.data import records, source_splits, survey
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders.pictures import ClassedPictures
 from ptft_jax.data.pictures.augment import Augment
@@ -94,6 +94,19 @@ def test_mixing_needs_no_even_batch_and_no_other_row():
     alone = rows.batch(np.asarray([1]), [(0, 7)])
     together = rows.batch(np.asarray([0, 1, 2]), [(0, 6), (0, 7), (0, 8)])
     assert all((together[name][1] == alone[name][0]).all() for name in alone)
+
+
+def test_copies_in_test_data_are_found(tmp_path, cache):
+    """As of texts: the same bytes in train and in test, whatever they are called and whichever class they have."""
+    for split, first in (("train", 0), ("test", 40)):
+        folder(tmp_path / "x" / split, count=3, first=first)
+    for n, level in enumerate((0, 1, 2, 100, 101, 102)):  # all of train
+        (tmp_path / "x" / "test" / "dog" / f"copy{n}.png").write_bytes(png(level))
+    values = configs.default().to_dict()
+    values["data"] |= {"source": f"images:{tmp_path}/x", "held_out": 0.2}
+    [found] = survey.survey([f"images:{tmp_path}/x"], [], configs.check(values).data).values()
+    leaks = found.facts["leaks"]
+    assert leaks["texts"] == found.facts["splits"]["train"]["records"] > 0 and "train/" in leaks["first"][0]
 
 
 def test_an_image_is_varied_anew_in_every_epoch():

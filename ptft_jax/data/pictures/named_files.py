@@ -10,11 +10,11 @@ from typing import Any
 
 from ptft_jax.config.sources import SOURCES
 from ptft_jax.data import cache
+from ptft_jax.data.pictures.decoding import Image
 from ptft_jax.data.pictures.shards import read
 from ptft_jax.data.records.known import Known
 from ptft_jax.data.records.reference import Reference
 from ptft_jax.data.records.source import TableSource
-from ptft_jax.data.records.values import Image
 from ptft_jax.errors import UserError, few, nearest
 
 KINDS = ("jsonl", "csv", "parquet", "arrow")
