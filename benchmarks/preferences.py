@@ -156,7 +156,7 @@ def main() -> None:
         return
     found = beside(case)
     for name, row in found["sides"].items():
-        print(f"{name}: {row['seconds']:.3f} s a step, {row['low']:.3f} to {row['high']:.3f}")
+        print(f"{name}: {row['seconds']:.3f} s per step, {row['low']:.3f} to {row['high']:.3f}")
     print(f"TRL over ours: {found['ratio']:.2f}; first losses {found['losses']}")
     for name in found["sides"]:
         words = [sys.executable, "-m", "benchmarks.preferences", f"--peak={name}", *sys.argv[1:]]

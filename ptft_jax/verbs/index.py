@@ -47,7 +47,7 @@ def define() -> None:
     flags.DEFINE_enum(
         "pooling", None, POOLINGS, "Of dense: what of a text's states is its vector; as the run was trained, else mean."
     )
-    define_number("length", 0, natural(0, ""), "Of knn: tokens a row; 0 = as the run has it.")
+    define_number("length", 0, natural(0, ""), "Of knn: tokens per row; 0 = as the run has it.")
 
 
 def main() -> None:
