@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ptft_jax.config.objectives import located
+from ptft_jax.config.located import located
 from ptft_jax.errors import UserError
 
 _HERE = "ptft_jax.interop"

@@ -8,7 +8,7 @@ from typing import Any
 
 from ptft_jax.config.declare import Options, declared, fields_of, section
 from ptft_jax.config.field import Field, natural, one_of, part, patterns, positive, seed, share, span
-from ptft_jax.config.objectives import located
+from ptft_jax.config.located import located
 
 _HERE = "ptft_jax.adapters"
 _LINEAR = ("blocks/(attention|mlp)/(query|key|value|out|gate|up|down)",)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ptft_jax.config.objectives import located
+from ptft_jax.config.located import located
 from ptft_jax.errors import UserError, nearest
 
 RAW = "raw_"  # before the name of a metric: of the parameters themselves, beside their average

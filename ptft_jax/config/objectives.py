@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
 from ptft_jax.config import field as settings
-from ptft_jax.config.declare import Options, declared, fields_of, section
-from ptft_jax.config.distill import DistillOptions
-from ptft_jax.config.own_answers import ExpertOptions, OnPolicyOptions
-from ptft_jax.config.policy import PolicyOptions
-from ptft_jax.config.preferences import PreferenceOptions, RewardOptions
-from ptft_jax.errors import UserError
+from ptft_jax.config.declare import Options, declared, fields_of
+from ptft_jax.config.located import located
+from ptft_jax.config.objective_sections import (
+    ClassificationOptions,
+    ContrastiveOptions,
+    ExpertSection,
+    MaskedImagesOptions,
+    MaskedLMOptions,
+    OnPolicySection,
+    PairSection,
+    RewardedSection,
+    SpanCorruptionOptions,
+    TaughtSection,
+    UnlikelihoodOptions,
+)
+from ptft_jax.config.preferences import RewardOptions
 
 _LOSSES, _ROWS = "ptft_jax.objectives", "ptft_jax.data.builders"
 _NEW_HEAD = ", and of a run that starts from such a model init.fresh=('head/.*',)"
@@ -128,140 +137,11 @@ class ObjectiveSpec:
         return wrong
 
 
-def _class_weights(value: tuple) -> str:
-    wrong = next(filter(None, map(settings.number, value)), "")
-    return wrong or ("" if all(weight > 0 for weight in value) else "expected weights above 0")
-
-
-def located(what: Any) -> Any:
-    """An object, or what a text "package.module:name" names. Raises UserError where nothing is there."""
-    try:
-        return pkgutil.resolve_name(what) if isinstance(what, str) else what
-    except (ImportError, AttributeError, ValueError) as e:
-        raise UserError(f"config.plugins: {what!r}, a place that a table names, cannot be loaded: {e}") from e
-
-
-class MaskedLMOptions(Options):
-    """`config.objective`, of masked_lm alone."""
-
-    mask_rate: float = declared(
-        settings.part(0.15, "of masked_lm: share of the tokens, but control tokens, that are chosen and predicted")
-    )
-    mask_token_share: float = declared(
-        settings.whole_share(0.8, "of masked_lm: the chosen tokens that become the mask token")
-    )
-    random_token_share: float = declared(
-        settings.whole_share(0.1, "of masked_lm: the chosen tokens that become random ones")
-    )
-    whole_word: bool = declared(
-        settings.Field(
-            False,
-            "of masked_lm: all tokens of a word (as BERT's tokenizer cuts text into words) are chosen together",
-        )
-    )
-
-
-class SpanCorruptionOptions(Options):
-    """`config.objective`, of span_corruption alone."""
-
-    noise_density: float = declared(
-        settings.part(0.15, "of span_corruption: share of the tokens, but control tokens, that are cut out")
-    )
-    mean_span: float = declared(
-        settings.Field(
-            3.0, "of span_corruption: mean tokens a span", valid=lambda v: v >= 1, expected="a value of 1 or more"
-        )
-    )
-
-
-class ClassificationOptions(Options):
-    """`config.objective`, of classification alone."""
-
-    class_weights: tuple[float, ...] = declared(
-        settings.Field(
-            (),
-            "of classification: what the loss of a row weighs, by the number of its class; () = all the same",
-            form=_class_weights,
-        )
-    )
-
-
-class MaskedImagesOptions(Options):
-    """`config.objective`, of masked_images alone."""
-
-    hidden_patches: float = declared(
-        settings.part(
-            0.75, "of masked_images: share of the patches of an image that the model does not see, and predicts"
-        )
-    )
-    normalize_patches: bool = declared(
-        settings.Field(
-            True, "of masked_images: the pixels of each patch are predicted less their mean, over their deviation"
-        )
-    )
-
-
-class UnlikelihoodOptions(Options):
-    """`config.objective`, of unlikelihood alone."""
-
-    bad_weight: float = declared(
-        settings.natural(
-            1.0, "of unlikelihood: weight of how likely the tokens of bad texts are; 0 = they are only read"
-        )
-    )
-
-
-class ContrastiveOptions(Options):
-    """`config.objective`, of contrastive alone."""
-
-    pooling: str = declared(
-        settings.one_of(
-            "mean",
-            "of contrastive: what a text's vector is: the mean of its last hidden states, or the last",
-            "mean",
-            "last",
-        )
-    )
-    similarity_temperature: float = declared(
-        settings.temperature(0.05, "of contrastive: what cosines are divided by", zero=False)
-    )
-
-
-class _TaughtOptions(Options):
-    """`config.objective`, of distill alone."""
-
-    distill: DistillOptions = section(DistillOptions)
-
-
-class _PairOptions(Options):
-    """`config.objective`, of the objectives that learn from pairs."""
-
-    preference: PreferenceOptions = section(PreferenceOptions)
-
-
-class _RewardedOptions(Options):
-    """`config.objective`, of the objectives that learn from rewards."""
-
-    policy: PolicyOptions = section(PolicyOptions)
-
-
-class _ExpertOptions(Options):
-    """`config.objective`, of expert_iteration."""
-
-    expert: ExpertOptions = section(ExpertOptions)
-
-
-class _OnPolicyOptions(Options):
-    """`config.objective`, of gkd and sdft."""
-
-    on_policy: OnPolicyOptions = section(OnPolicyOptions)
-
-
 def _of_pairs(place: str, alone: str = "") -> ObjectiveSpec:
     return ObjectiveSpec(
         f"{_LOSSES}.{place}",
         f"{_ROWS}.pairs:Pairs",
-        fields=fields_of(_PairOptions),
+        fields=fields_of(PairSection),
         selects="loss",
         alone=alone,
     )
@@ -269,7 +149,7 @@ def _of_pairs(place: str, alone: str = "") -> ObjectiveSpec:
 
 def _of_rewards(place: str) -> ObjectiveSpec:
     return ObjectiveSpec(
-        f"{_LOSSES}.{place}", f"{_ROWS}.prompts:Prompts", fields=fields_of(_RewardedOptions), alone="causal_lm"
+        f"{_LOSSES}.{place}", f"{_ROWS}.prompts:Prompts", fields=fields_of(RewardedSection), alone="causal_lm"
     )
 
 
@@ -278,7 +158,7 @@ def _of_answers(place: str, feed: str, *more: type[Options]) -> ObjectiveSpec:
     return ObjectiveSpec(
         f"{_LOSSES}.own_answers:{place}",
         f"{_ROWS}.prompts:Prompts",
-        fields={name: field for options in (_RewardedOptions, *more) for name, field in fields_of(options).items()},
+        fields={name: field for options in (RewardedSection, *more) for name, field in fields_of(options).items()},
         alone="causal_lm",
         feed=f"ptft_jax.training.{feed}",
     )
@@ -345,7 +225,7 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
     "distill": ObjectiveSpec(
         f"{_LOSSES}.distill:Distill",
         f"{_ROWS}.causal:Causal",
-        fields=fields_of(_TaughtOptions),
+        fields=fields_of(TaughtSection),
         selects="loss",
         alone="causal_lm",
     ),
@@ -365,7 +245,7 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
     "kto": ObjectiveSpec(
         f"{_LOSSES}.kto:KTO",
         f"{_ROWS}.rated:Rated",
-        fields=fields_of(_PairOptions),
+        fields=fields_of(PairSection),
         selects="loss",
     ),
     "reward": ObjectiveSpec(
@@ -389,10 +269,10 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
     "rloo": _of_rewards("policy:RLOO"),
     "reinforce": _of_rewards("policy:Reinforce"),
     "ppo": _of_rewards("ppo:PPO"),
-    "expert_iteration": _of_answers("ExpertIteration", "best_answers:Kept", _ExpertOptions),
-    "online_dpo": _of_answers("OnlineDPO", "best_answers:Paired", _PairOptions),
-    "gkd": _of_answers("GKD", "taught_answers:Taught", _TaughtOptions, _OnPolicyOptions),
-    "sdft": _of_answers("SDFT", "self_taught:Demonstrated", _TaughtOptions, _OnPolicyOptions),
+    "expert_iteration": _of_answers("ExpertIteration", "best_answers:Kept", ExpertSection),
+    "online_dpo": _of_answers("OnlineDPO", "best_answers:Paired", PairSection),
+    "gkd": _of_answers("GKD", "taught_answers:Taught", TaughtSection, OnPolicySection),
+    "sdft": _of_answers("SDFT", "self_taught:Demonstrated", TaughtSection, OnPolicySection),
 }
 
 
@@ -425,14 +305,14 @@ class _CommonOptions(Options):
 
 # Dataclasses have the fields of their last base first.
 class ObjectiveOptions(
-    _OnPolicyOptions,
-    _ExpertOptions,
-    _RewardedOptions,
+    OnPolicySection,
+    ExpertSection,
+    RewardedSection,
     RewardOptions,
     UnlikelihoodOptions,
     ContrastiveOptions,
-    _PairOptions,
-    _TaughtOptions,
+    PairSection,
+    TaughtSection,
     ClassificationOptions,
     MaskedImagesOptions,
     SpanCorruptionOptions,

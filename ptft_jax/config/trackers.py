@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptft_jax.config.objectives import located
+from ptft_jax.config.located import located
 from ptft_jax.errors import UserError, few, nearest
 
 _HERE = "ptft_jax.reporting.trackers"

@@ -9,7 +9,7 @@ from typing import Any
 
 from ptft_jax import config as configs
 from ptft_jax.config.behaviors import BEHAVIOR
-from ptft_jax.config.objectives import located
+from ptft_jax.config.located import located
 from ptft_jax.data import records, source_splits, token_folder, trained_on
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.records.table import limit

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from ptft_jax.model.block import Block
 from ptft_jax.model.dot_product import Seen
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.layers import PerRow, dropout
+from ptft_jax.model.layout import Layout
 from ptft_jax.model.moe import MoE, Routing
 from ptft_jax.model.quantized import Quantization, known_after
 from ptft_jax.model.spec import ModelSpec
@@ -46,19 +47,6 @@ REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-
-
-class Layout(Protocol):
-    """How arrays are spread over a mesh; hashable."""
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Activations [B, ...] as they are at block edges."""
-
-    def whole(self, params: Params) -> Params:
-        """Parameters as they are used."""
-
-    def apart(self, function: Callable[[Any, Any], jax.Array], rows: Any, shared: Any) -> jax.Array:
-        """What a function makes of rows [B, ...] and of what they share, each device of its own rows."""
 
 
 @dataclasses.dataclass(frozen=True)

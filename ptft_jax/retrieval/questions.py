@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.config.declare import fields_of
-from ptft_jax.config.objectives import located
+from ptft_jax.config.located import located
 from ptft_jax.data import cache
 from ptft_jax.data.records.base import Record, Records, Skipped, Source
 from ptft_jax.data.records.reference import Reference, settings_of

@@ -6,7 +6,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptft_jax.config.objectives import located
+from ptft_jax.config.located import located
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.rewards.base import Function, Verifier, of_several
 from ptft_jax.rewards.combined import Combined

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ptft_jax.config.objectives import located
+from ptft_jax.config.located import located
 from ptft_jax.data.processes import end_with_parent
 from ptft_jax.errors import UserError
 from ptft_jax.tools.base import Failed, Function, Tool, said

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ptft_jax import config as configs
-from ptft_jax.config.objectives import located
+from ptft_jax.config.located import located
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.tools.apart import Apart, made
 from ptft_jax.tools.base import Failed, Result, Tool, said

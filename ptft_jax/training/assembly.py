@@ -16,7 +16,7 @@ from ptft_jax import config as configs
 from ptft_jax import environment, objectives, pairing
 from ptft_jax.config import spans, trackers
 from ptft_jax.config.computed import changes
-from ptft_jax.config.objectives import located
+from ptft_jax.config.located import located
 from ptft_jax.data import batches, builders, class_names, endings, pipeline, source_splits, trained_on
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.feed import Feed, Indexed

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ptft_jax import config as configs
-from ptft_jax.config.objectives import located
+from ptft_jax.config.located import located
 from ptft_jax.config.seeds import Use, mixed
 from ptft_jax.data import batches
 from ptft_jax.data import tokenizers as tok

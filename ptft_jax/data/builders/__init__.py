@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ptft_jax.config.objectives import located
+from ptft_jax.config.located import located
 from ptft_jax.data.builders.base import Builder, Piece
 from ptft_jax.data.tokenizers import Tokenizer
 

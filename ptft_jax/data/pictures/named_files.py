@@ -24,7 +24,7 @@ _OWN = ("max_pixels", "image", "label", "classes", "examples", "format", "unused
 
 def inner(reference: Reference, kind: str, broken: str) -> TableSource:
     """The table itself."""
-    from ptft_jax.config.objectives import located
+    from ptft_jax.config.located import located
 
     options = {name: value for name, value in reference.options.items() if name not in _OWN}
     table = dataclasses.replace(reference, kind=kind, options=options, spec=SOURCES[kind])

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping
 
 import numpy as np
 
-from ptft_jax.config.objectives import located
+from ptft_jax.config.located import located
 from ptft_jax.config.sources import RETRIEVED, SOURCES, SourceSpec
 from ptft_jax.data.formats import Reading
 from ptft_jax.data.records import listing, remote
