@@ -35,13 +35,15 @@ def launch(
     """
     _begin_in_utf8()
     _speak_utf8()
-    argv = _joined([_spelled(word) for word in (sys.argv if argv is None else argv)])
+    argv, command = _parted(sys.argv if argv is None else argv)
+    argv = _joined([_spelled(word) for word in argv])
     sys.argv[:] = argv  # where ml_collections looks for overrides
     before = set(flags.FLAGS)
     define()
     if {"--help", "-h", "-help"} & set(argv[1:]):
         printed(_help(argv[0], main, set(flags.FLAGS) - before))
         sys.exit(0)
+    argv = sys.argv[:] = [*argv, *command]
     logging.set_verbosity(logging.ERROR)  # libraries warn of things that users cannot change; --verbosity shows them
     try:
         parse(argv, words)
@@ -129,6 +131,12 @@ def _help(program: str, main: Callable, names: set[str]) -> str:
         shown = "" if flag.default in (None, "", []) else f" (default {flag.default_as_str})"
         lines.append(f"  --{name}: {flag.help}{shown}")
     return "\n".join(lines)
+
+
+def _parted(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is for the verb, and `--` with what follows, of which no word is a flag of the verb."""
+    end = list(argv).index("--") if "--" in argv else len(argv)
+    return list(argv[:end]), list(argv[end:])
 
 
 def _spelled(word: str) -> str:
