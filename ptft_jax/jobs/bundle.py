@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import shlex
+import shutil
 import sys
 import tarfile
 
@@ -147,6 +148,27 @@ def scripts(request: Request, wheel: str, hidden: bool = False) -> dict[str, str
     }
 
 
+def _built(folder: pathlib.Path, shell: Shell) -> pathlib.Path:
+    """A wheel of this checkout, of a copy: what earlier builds left in it goes into none. Raises Failed."""
+    checkout, source = _checkout(), folder / "source"
+    assert checkout is not None  # see `check`
+    if shell.dry:
+        shell.say(f"# {source}: a copy of {checkout}")
+    else:
+        for name in ("ptft_jax", "configs", "experiments"):
+            shutil.copytree(checkout / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for path in checkout.iterdir():
+            if path.is_file():
+                shutil.copy(path, source)
+    words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={folder}", str(source)]
+    done = shell.run(words)
+    shutil.rmtree(source, ignore_errors=True)
+    if done.status:
+        raise Failed(told("no wheel could be built of the checkout", done.said))
+    found = sorted(folder.glob("*.whl"))
+    return found[-1] if found else folder / f"ptft_jax-{ptft_jax.__version__}-py3-none-any.whl"
+
+
 def make(job: Job, shell: Shell) -> pathlib.Path:
     """Makes the archive, in the job's folder. With a dry shell, says what would be in it. Raises Failed where no wheel can be built."""
     request, archive = job.request, job.files / ARCHIVE
@@ -154,13 +176,7 @@ def make(job: Job, shell: Shell) -> pathlib.Path:
     if not shell.dry:
         job.files.mkdir(parents=True, exist_ok=True, mode=0o700)
     if wheel is None and not request.image:
-        done = shell.run(
-            [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={job.files}", str(_checkout())]
-        )
-        if done.status:
-            raise Failed(told("no wheel could be built of the checkout", done.said))
-        built = sorted(job.files.glob("*.whl"))
-        wheel = built[-1] if built else pathlib.Path(f"ptft_jax-{ptft_jax.__version__}-py3-none-any.whl")
+        wheel = _built(job.files, shell)
     name = wheel.name if wheel else ""
     if shell.dry:
         for script, text in scripts(request, name, hidden=True).items():

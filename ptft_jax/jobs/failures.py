@@ -30,6 +30,13 @@ class Kind:
 
 # The first that fits; capacity before quota, as both are RESOURCE_EXHAUSTED.
 KINDS = (
+    # First: gcloud adds that one should log in.
+    Kind(
+        "offline",
+        r"Max retries exceeded|name resolution|Name or service not known|could not resolve|Unable to connect to the server",
+        "there is no network here",
+        True,
+    ),
     Kind(
         "stockout",
         r"no more capacity|insufficient (reserved )?capacity|stock-?out|ZONE_RESOURCE_POOL_EXHAUSTED|not enough resources",
@@ -77,12 +84,16 @@ KINDS = (
     ),
     Kind(
         "transient",
-        r"UNAVAILABLE|DEADLINE_EXCEEDED|INTERNAL|try again|temporarily|timed out|Unable to connect to the server",
+        r"UNAVAILABLE|DEADLINE_EXCEEDED|INTERNAL|try again|temporarily|timed out",
         "the service does not answer",
         True,
     ),
 )
 _OTHER = Kind("other", "", "")
+
+
+# Of services that do not answer: the same command may be run again.
+UNANSWERED = ("offline", "transient")
 
 
 def kind(text: str) -> Kind:

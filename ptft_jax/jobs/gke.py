@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from ptft_jax.jobs.failures import Failed, kind, told
+from ptft_jax.jobs.failures import UNANSWERED, Failed, kind, told
 from ptft_jax.jobs.record import Job
 from ptft_jax.jobs.request import MOUNT, Request
 from ptft_jax.jobs.shell import Done, Shell
@@ -65,6 +65,7 @@ def manifest(request: Request, hidden: bool = False) -> dict[str, Any]:
         container["volumeMounts"] = [
             {"name": f"bucket-{n}", "mountPath": f"{MOUNT}/{bucket}"} for n, bucket in enumerate(request.buckets)
         ]
+    bad_input = {"containerName": "ptft", "operator": "In", "values": [2]}  # which no new pods make better
     labels = {"kueue.x-k8s.io/queue-name": request.queue} if request.queue else {}
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
@@ -78,7 +79,10 @@ def manifest(request: Request, hidden: bool = False) -> dict[str, Any]:
         },
         "spec": {
             "suspend": bool(request.queue),  # Kueue begins it
-            "failurePolicy": {"maxRestarts": request.retries},
+            "failurePolicy": {
+                "maxRestarts": request.retries,
+                "rules": [{"name": "badinput", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
+            },
             "replicatedJobs": [
                 {
                     "name": "slice",
@@ -89,6 +93,7 @@ def manifest(request: Request, hidden: bool = False) -> dict[str, Any]:
                             "completions": where.hosts,
                             "completionMode": "Indexed",
                             "backoffLimit": 0,  # a pod that fails fails the job, and JobSet begins all again
+                            "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": bad_input}]},
                             "template": {"metadata": {"annotations": annotations}, "spec": pod},
                         }
                     },
@@ -175,7 +180,7 @@ class GKE:
     def _tried(self, words: list[str]) -> Done:
         for _ in range(_TRIES - 1):
             done = self._shell.run(words)
-            if not done.status or kind(done.said).name != "transient":
+            if not done.status or kind(done.said).name not in UNANSWERED:
                 return done
             self._pause()
         return self._shell.run(words)

@@ -83,8 +83,9 @@ class Request:
     def of(cls, recorded: Mapping[str, Any]) -> Request:
         """From `recorded`."""
         known = {field.name for field in dataclasses.fields(cls)}
-        values = {key: tuple(v) if isinstance(v, list) else v for key, v in recorded.items() if key in known}
-        return cls(**{**values, "env": dict.fromkeys(recorded["env"], "")})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in recorded.items() if k in known}
+        values["env"] = dict.fromkeys(recorded["env"], "")
+        return cls(**values)
 
 
 def read_defaults(path: pathlib.Path, known: Sequence[str]) -> dict[str, Any]:
@@ -112,6 +113,7 @@ def check(request: Request) -> Request:
             raise UserError(f"--extra={word}: expected a flag, such as --extra=--network=mine")
     if request.on == "slurm":
         _refuse(request, ("topology", "zone", "project", "region", "spot", "runtime", "queue", "namespace", "context"))
+        _refuse(request, ("wheel", "copy", "extras", "service_account", "max_wait", "keep"))
     else:
         _refuse(request, ("gpus_per_node",), {"nodes": 1})
         if not request.topology:
@@ -119,7 +121,7 @@ def check(request: Request) -> Request:
                 "--topology is missing: the slice of TPUs, as `ptft plan` names it, e.g. --topology=v5e:4x4"
             )
         _ = request.slice
-    {"tpu": _check_tpu, "gke": _check_gke, "vertex": _check_vertex, "slurm": lambda _: None}[request.on](request)
+        {"tpu": _check_tpu, "gke": _check_gke, "vertex": _check_vertex}[request.on](request)
     return _completed(request)
 
 
@@ -135,7 +137,8 @@ def _refuse(request: Request, names: Sequence[str], more: Mapping[str, Any] | No
     for name, default in {**dict.fromkeys(names), **(more or {})}.items():
         value = getattr(request, name)
         if value and value != default:
-            raise UserError(f"--{name}={value}: has no effect with --on={request.on}")
+            shown = ",".join(value) if isinstance(value, tuple) else value
+            raise UserError(f"--{name}={shown}: has no effect with --on={request.on}")
 
 
 def _check_words(request: Request) -> None:
@@ -146,6 +149,8 @@ def _check_words(request: Request) -> None:
     verb = request.words[0]
     if verb not in VERBS:
         raise UserError(f"-- {verb}: expected a verb that computes: {', '.join(VERBS)}{nearest(verb, VERBS)}")
+    if verb == "train" and not any(word.lstrip("-").partition("=")[0] == "workdir" for word in request.words):
+        raise UserError("-- train: --workdir is missing: where the run is kept, and goes on where it is begun again")
     if request.topology and request.on != "slurm" and request.hosts > 1 and verb != "train":
         raise UserError(
             f"--topology={request.topology}: has {request.hosts} hosts, and {verb} runs on one: a slice of one host, such as "
@@ -162,8 +167,9 @@ def _check_tpu(request: Request) -> None:
     _needs(request, "zone", "gcloud compute tpus locations list; docs: https://cloud.google.com/tpu/docs/regions-zones")
     if not re.fullmatch(r"[a-z]+-[a-z]+\d+-[a-z]", request.zone):
         raise UserError(f"--zone={request.zone}: expected a zone, such as us-west4-a")
-    if request.image and request.wheel:
-        raise UserError("--image and --wheel: the image has the package already")
+    for name in ("wheel", "extras") if request.image else ():
+        if getattr(request, name):
+            raise UserError(f"--image and --{name}: the image has the package already")
 
 
 def _check_gke(request: Request) -> None:
@@ -172,10 +178,13 @@ def _check_gke(request: Request) -> None:
 
 
 def _check_vertex(request: Request) -> None:
-    _refuse(request, ("zone", "runtime", "wheel", "copy", "extras", "max_wait", "queue", "namespace", "context"))
-    if request.slice.version not in ("v5e", "v6e"):
+    _refuse(
+        request, ("zone", "runtime", "wheel", "copy", "extras", "max_wait", "keep", "queue", "namespace", "context")
+    )
+    if request.slice.version not in ("v5e", "v6e") or request.hosts > 1:
         raise UserError(
-            f"--topology={request.topology}: Vertex AI is given slices of v5e and v6e here; others: --on=gke"
+            f"--topology={request.topology}: Vertex AI is given slices of v5e and v6e here that have one host, such as v5e:2x4; "
+            "others: --on=gke"
         )
     _needs(request, "project", "gcloud projects list")
     _needs(request, "region", "such as us-west4")

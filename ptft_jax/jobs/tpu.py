@@ -7,14 +7,16 @@ import shlex
 from collections.abc import Callable
 
 from ptft_jax.jobs import bundle
-from ptft_jax.jobs.failures import Failed, kind, told
+from ptft_jax.jobs.failures import UNANSWERED, Failed, kind, told
 from ptft_jax.jobs.record import Job
 from ptft_jax.jobs.shell import Done, Shell
 
 # States of a queued resource (QueuedResourceState.State), and of a node, from which nothing comes any more.
 _GONE = ("SUSPENDING", "SUSPENDED", "DELETING", "FAILED", "")
 _NODE_GONE = ("PREEMPTED", "TERMINATED", "DELETING", "STOPPING", "STOPPED", "")
-_TERMINATED = 143
+_BAD_INPUT = 2  # exit status
+# A host that is taken away ends the command on the others, with whatever status, before it is known that it is gone.
+_LOOKS = 3
 _TRIES = 6  # of what may be gone when one tries again
 
 
@@ -42,7 +44,7 @@ class CloudTPU:
         more = ["--spot"] if r.spot else []
         more += [f"--valid-until-duration={int(r.max_wait)}s"] if r.max_wait else []
         more += [f"--service-account={r.service_account}"] if r.service_account else []
-        made_by = [f"--runtime-version={r.runtime or r.slice.runtime}", f"--node-id={r.name}", "--async"]
+        made_by = [f"--runtime-version={r.runtime or r.slice.runtime}", f"--node-id={r.name}"]
         return self._gcloud("queued-resources", "create", r.name, *r.slice.accelerator(), *made_by, *more, *r.extra)
 
     def _describe(self) -> list[str]:
@@ -146,7 +148,7 @@ class CloudTPU:
         """A command, again as long as it fails for what passes."""
         for _ in range(_TRIES - 1):
             done = self._shell.run(words)
-            if not done.status or kind(done.said).name not in ("transient", "ssh"):
+            if not done.status or kind(done.said).name not in (*UNANSWERED, "ssh"):
                 return done
             self._pause()
         return self._shell.run(words)
@@ -178,9 +180,13 @@ class CloudTPU:
         if not job.there:
             job.become(state="waiting", there=True)  # before: a process that is killed here leaves what --delete finds
             self._ask()
-        last = None
+        last, missing = None, 0
         while True:
             state, reason = self._state()
+            if not state and missing < _LOOKS:  # what was made just now may not be seen yet
+                missing += 1
+                self._pause()
+                continue
             if state != last:
                 say(f"{name}: {state or 'not there'}{f' ({reason})' if reason else ''}")
             if state == "ACTIVE":
@@ -197,7 +203,7 @@ class CloudTPU:
             found = kind(done.said)
             if not done.status or (number and found.name == "exists"):  # made by what was not answered
                 return
-            if found.name != "transient":
+            if found.name not in UNANSWERED:
                 break
             self._pause()
         self._job.become(there=False)
@@ -269,9 +275,10 @@ class CloudTPU:
 
             done = self._shell.follow(self._ssh(self._read(seen + 1), "0"), line)
             if status is not None and status.isdigit():
-                if self._request.spot and int(status) in (_TERMINATED, 137):
-                    self._pause()  # asked to leave: its machine may be about to go
-                    self._check_there()
+                if self._request.spot and int(status) not in (0, _BAD_INPUT):
+                    for _ in range(_LOOKS):
+                        self._pause()
+                        self._check_there()
                 return int(status)
             self._check_there()
             if status == "none":

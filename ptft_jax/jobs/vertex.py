@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from ptft_jax.jobs.failures import Failed, kind, told
+from ptft_jax.jobs.failures import UNANSWERED, Failed, kind, told
 from ptft_jax.jobs.record import Job
 from ptft_jax.jobs.request import Request
 from ptft_jax.jobs.shell import Shell
@@ -27,7 +27,7 @@ def spec(request: Request, hidden: bool = False) -> dict[str, Any]:
         "workerPoolSpecs": [
             {
                 "machineSpec": {"machineType": where.machine, "tpuTopology": where.shape},
-                "replicaCount": where.hosts,
+                "replicaCount": 1,
                 "containerSpec": container,
             }
         ],
@@ -96,7 +96,7 @@ class Vertex:
             if state == _WELL:
                 return 0
             again = (
-                self._request.spot and kind(reason).name in ("stockout", "transient")
+                self._request.spot and kind(reason).name in ("stockout", *UNANSWERED)
             ) or "preempt" in reason.lower()
             if not again or job.attempt > self._request.retries:
                 raise Failed(told(f"{job.request.name}: {state}", reason))
@@ -125,7 +125,7 @@ class Vertex:
                 found = None
             if found is None:
                 failed += 1
-                if failed >= _TRIES or kind(done.said).name != "transient":
+                if failed >= _TRIES or kind(done.said).name not in UNANSWERED:
                     raise Failed(told(f"nothing is known of {self._job.handle}", done.said))
             else:
                 failed, state = 0, found.get("state", "")

@@ -224,7 +224,7 @@ def _check_settings(argv: Sequence[str], plugins: Sequence[str]) -> None:
 def _as_setting(flag: str) -> str:
     """What to say of a flag that is none, where it is the name of a setting, or of one in another tool."""
     if "config" not in flags.FLAGS:
-        return ""
+        return "; flags of the command follow --" if "command" in flags.FLAGS else ""
     from ptft_jax import config
     from ptft_jax.config import other_names
 

@@ -103,6 +103,7 @@ def main() -> int:
         shell = Shell(printed, dry=True)
         places.place(record.Job(wanted, record.root() / wanted.name), shell, pause).show()
         return 0
+    places.place(record.Job(wanted, record.root() / wanted.name), Shell(printed), pause)  # its tool is there
     with record.held(wanted.name):
         job = record.new(wanted)
         place = places.place(job, Shell(printed), pause)

@@ -1,6 +1,7 @@
 """`ptft launch`: what is refused before anything is created, defaults, records, two launches of one name, Ctrl-C."""
 
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 from ptft_jax.cli import VERBS
 from ptft_jax.errors import UserError
 from ptft_jax.jobs import bundle, record, request
+from ptft_jax.verbs import launch as verb
 from tests.jobs.world import READY, TPU, TRAIN, World, log, state
 
 
@@ -37,6 +39,7 @@ REFUSED = [
     ({**TPU, "region": "us-west4"}, TRAIN, "no effect with --on=tpu"),
     ({**TPU, "extra": ("network=x",)}, TRAIN, "--extra=network=x: expected a flag"),
     (TPU, (), "the command is missing"),
+    (TPU, ("train", "--config=c"), "--workdir is missing"),
     (TPU, ("tain",), r"did you mean 'train'"),
     (TPU, ("dashboard",), "a verb that computes"),
     (TPU, ("eval", "--run=gs://b/r"), "has 4 hosts, and eval runs on one"),
@@ -45,6 +48,9 @@ REFUSED = [
     (TPU, ("train", "--config=c", "--workdir=s3://b/x"), "gs:// is mounted"),
     ({**GKE, "image": ""}, TRAIN, "--image is missing"),
     ({**GKE, "zone": "us-west4-a"}, TRAIN, "--zone=us-west4-a: has no effect with --on=gke"),
+    ({**GKE, "on": "vertex"}, TRAIN, "have one host"),
+    ({**SLURM, "copy": ("a", "b")}, TRAIN, "--copy=a,b: has no effect with --on=slurm"),
+    ({**TPU, "image": "i", "extras": "hf"}, TRAIN, "--image and --extras"),
     ({**SLURM, "topology": "v5e:4x4"}, TRAIN, "no effect with --on=slurm"),
     ({**SLURM, "nodes": 2}, ("eval",), "--nodes=2: eval runs on one"),
     (SLURM, TRAIN, "a path that all machines see"),
@@ -67,7 +73,10 @@ def test_names(name):
 def test_files_that_nobody_copies_are_refused(world):
     (world.folder / "mine.py").write_text("")
     base = request.Request(
-        name="base", words=("train", "--config=mine.py:small"), **TPU, wheel="ptft_jax-1-py3-none-any.whl"
+        name="base",
+        words=("train", "--config=mine.py:small", "--workdir=/gcs/b/x"),
+        **TPU,
+        wheel="ptft_jax-1-py3-none-any.whl",
     )
     with pytest.raises(UserError, match=r"--config=mine\.py: is a file of this machine alone: --copy=mine\.py"):
         bundle.check(base)
@@ -155,6 +164,17 @@ def test_an_interrupt_leaves_the_job_and_says_so(world):
     assert status == 2 and "was launched" in err and len(world.calls("create")) == 1
     assert done(world, "--name=base", "--delete")[0] == 0 and len(world.calls("delete")) == 1
     assert record.read("base").state == "deleted"
+
+
+@pytest.mark.parametrize("answer, deleted", [("y\n", True), ("\n", False)])
+def test_ctrl_c_asks_at_a_terminal(answer, deleted, world, monkeypatch, capsys):
+    job = world.job(**TPU)
+    place = world.place(job)
+    job.become(there=True, state="running")
+    monkeypatch.setattr(sys, "stdin", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})(answer))
+    assert verb._interrupted(job, place) == 130
+    assert bool(world.calls("delete")) == deleted == (record.read("base").state == "deleted")
+    assert "delete its machines? [y/N]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

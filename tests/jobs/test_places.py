@@ -57,18 +57,31 @@ POD = _of(
     "containers",
 )
 TEMPLATE = _of({"metadata": _of({"annotations": TEXTS, "labels": TEXTS}), "spec": POD}, "spec")
+CODES = _of(
+    {"containerName": TEXT, "operator": {"enum": ["In", "NotIn"]}, "values": {"type": "array", "items": COUNT}},
+    "operator",
+    "values",
+)
+POD_RULE = _of({"action": {"enum": ["FailJob", "FailIndex", "Ignore", "Count"]}, "onExitCodes": CODES}, "action")
 JOB = _of(
     {
         "parallelism": COUNT,
         "completions": COUNT,
         "completionMode": {"enum": ["Indexed", "NonIndexed"]},
         "backoffLimit": COUNT,
+        "podFailurePolicy": _of({"rules": {"type": "array", "items": POD_RULE}}, "rules"),
         "template": TEMPLATE,
     },
     "template",
 )
 NAME = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"}
 REPLICATED = _of({"name": NAME, "replicas": COUNT, "template": _of({"spec": JOB}, "spec")}, "name", "template")
+ACTIONS = ["FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"]
+RULE = _of(
+    {"name": TEXT, "action": {"enum": ACTIONS}, "onJobFailureReasons": {"type": "array", "items": TEXT}},
+    "name",
+    "action",
+)
 JOBSET = _of(
     {
         "apiVersion": {"const": "jobset.x-k8s.io/v1alpha2"},
@@ -77,7 +90,7 @@ JOBSET = _of(
         "spec": _of(
             {
                 "suspend": {"type": "boolean"},
-                "failurePolicy": _of({"maxRestarts": COUNT}),
+                "failurePolicy": _of({"maxRestarts": COUNT, "rules": {"type": "array", "items": RULE}}),
                 "replicatedJobs": {"type": "array", "items": REPLICATED, "minItems": 1},
             },
             "replicatedJobs",
@@ -96,7 +109,7 @@ def test_a_jobset(world):
     made = yaml.safe_load((job.files / gke.MANIFEST).read_text())
     jsonschema.validate(made, JOBSET)
     assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "lq" and made["spec"]["suspend"] is True
-    assert made["spec"]["failurePolicy"] == {"maxRestarts": 3}
+    assert made["spec"]["failurePolicy"]["maxRestarts"] == 3
     spec = made["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert (spec["parallelism"], spec["completions"], spec["backoffLimit"]) == (4, 4, 0)  # hosts of 4x4
     pod = spec["template"]["spec"]
@@ -201,7 +214,7 @@ def test_a_job_of_slurm(world):
 
 VERTEX = {
     "on": "vertex",
-    "topology": "v5e:4x4",
+    "topology": "v5e:2x4",
     "project": "p",
     "region": "us-west4",
     "image": "us-docker.pkg.dev/p/r/ptft:1",
@@ -221,9 +234,11 @@ def test_a_job_of_vertex(world):
     made = yaml.safe_load((job.files / vertex.SPEC).read_text())
     [pool] = made["workerPoolSpecs"]
     assert (
-        pool["machineSpec"] == {"machineType": "ct5lp-hightpu-4t", "tpuTopology": "4x4"} and pool["replicaCount"] == 4
+        pool["machineSpec"] == {"machineType": "ct5lp-hightpu-8t", "tpuTopology": "2x4"} and pool["replicaCount"] == 1
     )
-    assert pool["containerSpec"]["args"][-1] == "--processes=auto" and made["scheduling"] == {"strategy": "SPOT"}
+    assert pool["containerSpec"]["args"][-1] == "--workdir=/gcs/bucket/base" and made["scheduling"] == {
+        "strategy": "SPOT"
+    }
     world.answers(
         answer(
             "create",

@@ -92,8 +92,16 @@ def test_taking_away_is_borne_so_often(world):
 
 
 def test_a_command_that_is_asked_to_leave_with_its_machine(world):
-    """Status 143 is the framework's after SIGTERM: where the machine goes too, it is no end."""
-    world.answers(state("ACTIVE"), log(status=143), state("SUSPENDING"), state("ACTIVE", times=9), READY, log(status=0))
+    """Status 143 is the framework's after SIGTERM, and others end in whatever way: where the machine goes too, it is no end."""
+    world.answers(
+        state("ACTIVE"),
+        log(status=134),
+        state("ACTIVE"),
+        state("SUSPENDING"),
+        state("ACTIVE", times=9),
+        READY,
+        log(status=0),
+    )
     assert world.drive(world.job(**TPU, spot=True)) == 0
     world.answers(state("ACTIVE", times=9), READY, log(status=143))
     assert world.drive(world.job(**TPU, spot=True)) == 143
@@ -162,8 +170,10 @@ def test_a_request_that_fails_in_the_queue(world):
 def test_a_service_that_does_not_answer(world):
     """Asked again; a request that was made all the same is found."""
     down = "ERROR: (gcloud) UNAVAILABLE: try again\n"
+    offline = "ERROR: HTTPSConnectionPool(host='oauth2.googleapis.com'): Max retries exceeded. Please run: gcloud auth login\n"
+    unseen = answer(DESCRIBE, "", "ERROR: (gcloud) NOT_FOUND: Resource 'base' was not found", 1)
     world.answers(
-        answer(CREATE, "", down, 1), answer(CREATE, "", "ALREADY_EXISTS", 1), answer(DESCRIBE, "", down, 1), state("ACTIVE", times=9), READY,
+        unseen, answer(CREATE, "", down, 1), answer(CREATE, "", "ALREADY_EXISTS", 1), answer(DESCRIBE, "", offline, 1), state("ACTIVE", times=9), READY,
         log(status=0),
     )  # fmt: skip
     assert world.drive(world.job(**TPU)) == 0
