@@ -91,6 +91,21 @@ def test_taking_away_is_borne_so_often(world):
     assert len(world.calls(CREATE)) == len(world.calls(DELETE)) == 2
 
 
+def test_machines_that_are_taken_away_while_they_are_prepared(world):
+    """What looks like a lost connection is none; what fails for another reason is not tried again."""
+    lost = answer("install.sh", "", "Connection closed by remote host\n", 255)
+    world.answers(state("ACTIVE"), lost, state("SUSPENDED"), state("ACTIVE", times=9), READY, log(status=0))
+    job = world.job(**TPU, spot=True)
+    assert (
+        world.drive(job) == 0 and job.attempt == 2 and len(world.calls("install.sh")) == len(world.calls(CREATE)) == 2
+    )
+    broken = answer("install.sh", "", "ERROR: no matching distribution for jax\n", 1)
+    world.answers(state("ACTIVE", times=9), READY, broken)
+    job = world.job(**TPU, spot=True)
+    message = world.drive(job)
+    assert "installing failed" in message and "no matching distribution" in message and job.there and not job.started
+
+
 def test_a_command_that_is_asked_to_leave_with_its_machine(world):
     """Status 143 is the framework's after SIGTERM, and others end in whatever way: where the machine goes too, it is no end."""
     world.answers(
