@@ -30,6 +30,7 @@ VERBS = {
     "experiment": "a graph of runs that a file declares: --file=FILE --out=DIR [--dry_run]",
     "plan": "whether a step fits on a TPU slice that is not there, and its time at least: --config=NAME[:ARG] --topology=v5e:4x4",
     "dashboard": "runs and experiments of a folder, live in a browser: ptft dashboard [DIR] [--port=N]",
+    "launch": "a command as a job on Cloud TPU, GKE, SLURM or Vertex AI: --name=NAME --on=tpu ... -- train --config=...",
     "bench": "measure beside PyTorch, transformers, PEFT and TRL: [CASE ...] [--out=DIR]",
     "cache": "show the data cache, or clear it: [--clear] [--kind=KIND] [--unused_days=N]",
     "doctor": "check this machine: versions, devices, cache, a compiled step",

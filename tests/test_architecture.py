@@ -49,6 +49,7 @@ ROOMS = (
     "planning",
     "experiments",
     "dashboard",
+    "jobs",
     "verbs",
     "train",
     "cli",

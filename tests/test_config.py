@@ -304,6 +304,21 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "data__source": f"jsonl:{pairs}",
         },
     ]
+    images = tmp_path / "images.npz"
+    np.savez(images, x=np.arange(12 * 64, dtype=np.uint8).reshape(12, 8, 8), y=np.arange(12) % 3)
+    seen = {
+        "data__source": f"images:{images}",
+        "model__causal": False,
+        "model__image_size": 8,
+        "model__patch_size": 4,
+        "model__channels": 1,
+        "data__augment__mixup": 0.5,
+        "data__augment__operations": 1,
+    }
+    choices += [
+        seen | {"objective__name": "classification", "model__head": "classes", "model__classes": 3},
+        seen | {"objective__name": "masked_images", "model__head": "pixels", "model__positions": "sine"},
+    ]
     read: set[str] = set()
     # Of models that no objective here trains yet, but that are imported and run: tests/interop/test_families.py.
     read |= {f"model.{name}" for name in ("classes", "class_hidden", "patch_size", "channels", "distillation")}

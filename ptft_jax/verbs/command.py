@@ -35,13 +35,15 @@ def launch(
     """
     _begin_in_utf8()
     _speak_utf8()
-    argv = _joined([_spelled(word) for word in (sys.argv if argv is None else argv)])
+    argv, command = _parted(sys.argv if argv is None else argv)
+    argv = _joined([_spelled(word) for word in argv])
     sys.argv[:] = argv  # where ml_collections looks for overrides
     before = set(flags.FLAGS)
     define()
     if {"--help", "-h", "-help"} & set(argv[1:]):
         printed(_help(argv[0], main, set(flags.FLAGS) - before))
         sys.exit(0)
+    argv = sys.argv[:] = [*argv, *command]
     logging.set_verbosity(logging.ERROR)  # libraries warn of things that users cannot change; --verbosity shows them
     try:
         parse(argv, words)
@@ -131,6 +133,12 @@ def _help(program: str, main: Callable, names: set[str]) -> str:
     return "\n".join(lines)
 
 
+def _parted(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is for the verb, and `--` with what follows, of which no word is a flag of the verb."""
+    end = list(argv).index("--") if "--" in argv else len(argv)
+    return list(argv[:end]), list(argv[end:])
+
+
 def _spelled(word: str) -> str:
     # ml_collections parses paths as Python, where `from` is a keyword (see `init.from_` in ptft_jax.config.tree).
     name, equals, value = word.partition("=")
@@ -216,7 +224,7 @@ def _check_settings(argv: Sequence[str], plugins: Sequence[str]) -> None:
 def _as_setting(flag: str) -> str:
     """What to say of a flag that is none, where it is the name of a setting, or of one in another tool."""
     if "config" not in flags.FLAGS:
-        return ""
+        return "; flags of the command follow --" if "command" in flags.FLAGS else ""
     from ptft_jax import config
     from ptft_jax.config import other_names
 

@@ -33,6 +33,7 @@ RUN = {
     "images": None,  # tests/e2e/test_pages.py
     "experiments": None,  # tests/e2e/test_experiments.py
     "scaling": None,  # tests/e2e/test_pages.py
+    "launching": None,  # tests/e2e/test_pages.py
     "benchmarks": None,  # tests/benchmarks/test_bench.py
     "methods": {"Changing little", "Full fine-tuning and regularization", "After training", "Measuring"},
     "runs": {"Going on under other settings", "Watching a run"},

@@ -44,6 +44,16 @@ def answers(talk):
     return known and thanked == "> Thanks!" and second == "You are welcome."
 
 
+def test_launching(tmp_path):
+    """Without the tools of any place: nothing but --dry_run."""
+    tpu, gke, slurm, vertex = carry_out("launching", tmp_path)
+    assert (
+        "queued-resources create base --accelerator-type=v5litepod-16" in tpu
+        and "--workdir=/gcs/my-bucket/base --processes=auto" in tpu
+    )
+    assert "kind: JobSet" in gke and "#SBATCH --nodes=2" in slurm and "tpuTopology: 2x4" in vertex
+
+
 def test_images(tmp_path):
     [printed] = carry_out("images", tmp_path)
     found = json.loads(printed[printed.index("\n{\n") :])

@@ -12,6 +12,7 @@ HEAVY = (
 # What is imported -> which of HEAVY it may bring.
 MAY = {
     "import ptft_jax, ptft_jax.cli, ptft_jax.verbs.command, ptft_jax.verbs.config, ptft_jax.verbs.doctor, ptft_jax.verbs.bench, ptft_jax.verbs.cache": (),
+    "import ptft_jax.verbs.launch, ptft_jax.jobs.tpu, ptft_jax.jobs.gke": ("numpy",),
     "import ptft_jax.reporting.comparison": ("numpy", "ml_collections"),  # ptft compare
     "import ptft_jax.runs.loading, ptft_jax.evaluation.standalone, ptft_jax.evaluation.samples": (  # eval, generate, chat
         "jax", "flax", "optax", "numpy", "ml_collections", "rich",
