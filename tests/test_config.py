@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from ptft_jax import config as configs
@@ -311,6 +312,7 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
         "model__causal": False,
         "model__image_size": 8,
         "model__patch_size": 4,
+        "model__max_length": 5,
         "model__channels": 1,
         "data__augment__mixup": 0.5,
         "data__augment__operations": 1,
