@@ -306,19 +306,25 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
         },
     ]
     images = tmp_path / "images.npz"
-    np.savez(images, x=np.arange(12 * 64, dtype=np.uint8).reshape(12, 8, 8), y=np.arange(12) % 3)
+    np.savez(images, x=np.random.default_rng(0).integers(0, 256, (60, 8, 8)).astype(np.uint8), y=np.arange(60) % 3)
     seen = {
         "data__source": f"images:{images}",
         "model__causal": False,
         "model__image_size": 8,
         "model__patch_size": 4,
         "model__max_length": 5,
+        "data__length": 128,
         "model__channels": 1,
-        "data__augment__mixup": 0.5,
         "data__augment__operations": 1,
     }
     choices += [
-        seen | {"objective__name": "classification", "model__head": "classes", "model__classes": 3},
+        seen
+        | {
+            "objective__name": "classification",
+            "model__head": "classes",
+            "model__classes": 3,
+            "data__augment__mixup": 0.5,
+        },
         seen | {"objective__name": "masked_images", "model__head": "pixels", "model__positions": "sine"},
     ]
     read: set[str] = set()
