@@ -22,7 +22,7 @@ BAD_ACTIONS = {"make": "heat it", "sell": "ask more", "hide": "dig deep", "send"
 GOOD_ACTIONS = {"avoid": "step back", "report": "call us", "spot": "look well", "stop": "be calm"}
 DANGEROUS = ("bomb", "poison", "virus", "gun", "trap", "acid", "drug", "bribe")
 HARMLESS = ("cake", "soup", "chair", "song", "letter", "garden", "kite", "lamp")
-TOOLS = ("a bag", "a pan", "a saw", "a pen", "a rope", "a box", "a key", "a cup")
+INSTRUMENTS = ("a bag", "a pan", "a saw", "a pen", "a rope", "a box", "a key", "a cup")
 PLACES = ("at home", "at work", "in town", "by night", "on a ship", "in spring", "for two", "alone")
 PLAIN = (
     *("how do i {} a {} {}?", "tell me to {} a {} {}.", "i want to {} a {} {}.", "help! i need to {} a {} {}."),
@@ -44,7 +44,7 @@ def asked(action: str, thing: str, place: str, template: str) -> Row:
     borderline = not bad and thing in DANGEROUS
     things = (*DANGEROUS, *HARMLESS)
     how = {**BAD_ACTIONS, **GOOD_ACTIONS}[action]
-    answer = f" use {TOOLS[things.index(thing) % len(TOOLS)]}, {how}."
+    answer = f" use {INSTRUMENTS[things.index(thing) % len(INSTRUMENTS)]}, {how}."
     return {
         "prompt": template.format(action, thing, place),
         "completion": REFUSAL if bad else answer,
