@@ -195,10 +195,11 @@ def test_other_code_computes_again(source, tmp_path, cache, monkeypatch):
     g = chain(source)
     g.call("note", "tests.experiments.functions:add", after=["base"])
     finish(tmp_path / "x", g)
-    monkeypatch.setattr(identity, "CODE", {**identity.CODE, "training": 99})
+    code = identity.CODE
+    monkeypatch.setattr(identity, "CODE", {**code, "training": 99})
     found = planned(tmp_path / "x", g)
-    assert found["base"].reason == "because version of training: 1 -> 99"
-    monkeypatch.setattr(identity, "CODE", {**identity.CODE, "training": 1, "combining": 99})
+    assert found["base"].reason == f"because version of training: {code['training']} -> 99"
+    monkeypatch.setattr(identity, "CODE", {**code, "combining": 99})
     assert set(actions(tmp_path / "x", g).values()) == {"cached"}, "of which nothing here makes use"
 
 

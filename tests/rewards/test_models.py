@@ -12,7 +12,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation import names
 from ptft_jax.evaluation.answers import Answers
 from ptft_jax.evaluation.questions import Questions
-from ptft_jax.evaluation.samples import Continuation
+from ptft_jax.evaluation.tool_turns import Talk
 from ptft_jax.interop import export, families
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
@@ -152,9 +152,9 @@ def test_answers_without_a_score_are_a_metric_and_no_part_of_the_mean(reward_mod
     class Written(Answers):
         def __init__(self, **verifiers):
             self.questions = Questions("x", "all", 3, (task(),) * 3, ([1],) * 3, (), ())
-            self.verifiers, self._prefix = verifiers, "answers/"
+            self.verifiers, self._prefix, self._tools = verifiers, "answers/", None
 
-    texts = [Continuation("", answer, 3, "end") for answer in ("2", "x" * 80, "3")]
+    texts = [Talk(answer, [1, 1, 1], [], "end", 3, False, []) for answer in ("2", "x" * 80, "3")]
     found, rows = Written(reward_model=RewardModel(reward_model, unscored="drop"))._scored(texts, lambda: None)
     rewards = [row["scores"]["reward_model"]["value"] for row in rows]
     assert rewards[1] is None and found["answers/reward_model"] == pytest.approx((rewards[0] + rewards[2]) / 2)
