@@ -316,6 +316,7 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
         "data__length": 128,
         "model__channels": 1,
         "data__augment__operations": 1,
+        "data__augment__crop": 0.5,
     }
     choices += [
         seen
