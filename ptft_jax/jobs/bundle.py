@@ -18,6 +18,7 @@ from ptft_jax.jobs.shell import Shell
 ARCHIVE = "job.tar.gz"
 STATUS = "ptft-job-status"  # what the last line of what is followed begins with
 BEGIN = "ptft-job-log"  # the line before the first
+_GCSFUSE = "https://github.com/GoogleCloudPlatform/gcsfuse/releases/download/v2.7.0/gcsfuse_2.7.0_amd64.deb"
 _PYTHON = "3.12"  # machines of Cloud TPU have 3.10
 _SECRET = "..."
 
@@ -85,11 +86,9 @@ def _install(request: Request, wheel: str) -> str:
     if request.buckets:
         lines += [
             "if ! command -v gcsfuse > /dev/null; then",
-            '  echo "deb [signed-by=/usr/share/keyrings/cloud.google.asc] https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -cs) main" |'
-            " sudo tee /etc/apt/sources.list.d/gcsfuse.list > /dev/null",
-            "  curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee /usr/share/keyrings/cloud.google.asc > /dev/null",
+            f"  curl -fsSLo gcsfuse.deb {_GCSFUSE}",
             "  # a machine that has just started updates itself, and holds the lock",
-            "  sudo apt-get -o DPkg::Lock::Timeout=600 -q update && sudo apt-get -o DPkg::Lock::Timeout=600 -qy install gcsfuse",
+            "  sudo apt-get -o DPkg::Lock::Timeout=600 -q update && sudo apt-get -o DPkg::Lock::Timeout=600 -qy install ./gcsfuse.deb",
             "fi",
             *map(mount, request.buckets),
         ]
@@ -103,7 +102,7 @@ def _install(request: Request, wheel: str) -> str:
         extras = ",".join(["tpu", "gcs", *filter(None, request.extras.split(","))])
         lines += [
             'export PATH="$HOME/.local/bin:$PATH"',
-            "command -v uv > /dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh",
+            "command -v uv > /dev/null || python3 -m pip install --quiet --user uv",
             f"[ -x env/bin/python ] || uv venv --quiet --python {_PYTHON} env",
             f'uv pip install --quiet --python env/bin/python "ptft_jax[{extras}] @ file://$PWD/{wheel}"',
         ]

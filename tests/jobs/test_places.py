@@ -10,7 +10,7 @@ from ptft_jax.jobs import gke, slurm, vertex
 from tests.jobs.world import World, answer
 
 jsonschema = pytest.importorskip("jsonschema")
-GKE = {"on": "gke", "topology": "v5e:4x4", "image": "us-docker.pkg.dev/p/r/ptft:1"}
+GKE = {"on": "gke", "topology": "v5e:4x4", "image": "some.pkg.dev/p/r/ptft:1"}
 TRAIN = ("train", "--config=pretrain/shakespeare:tiny", "--workdir=gs://bucket/base")
 
 
@@ -217,7 +217,7 @@ VERTEX = {
     "topology": "v5e:2x4",
     "project": "p",
     "region": "us-west4",
-    "image": "us-docker.pkg.dev/p/r/ptft:1",
+    "image": "some.pkg.dev/p/r/ptft:1",
 }
 
 
