@@ -19,10 +19,9 @@ from ptft_jax.config.tree import TREE
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.verbs import answered
 from ptft_jax.verbs.command import (
-    SOURCES,
+    define_compared,
     define_number,
     define_plugins,
-    define_weights,
     launch,
     prepare_jax,
     say,
@@ -32,10 +31,7 @@ from ptft_jax.verbs.command import (
 
 def define() -> None:
     define_plugins()
-    flags.DEFINE_multi_string("run", [], f"{SOURCES} May be given more than once.")
-    flags.DEFINE_string("adapter", "", "A folder in PEFT's format, put onto the model of the one --run.")
-    define_weights()
-    flags.DEFINE_bool("parent", True, "Measure one --run beside what it was started from, where that is there.")
+    define_compared()
     flags.DEFINE_list("tasks", [], "What is measured: recall,options,known,...; '' = as the run's config has it.")
     flags.DEFINE_multi_string(
         "data",

@@ -323,6 +323,14 @@ def define_weights() -> None:
     )
 
 
+def define_compared() -> None:
+    """What is measured: --run, of several, with --adapter and --parent for one."""
+    flags.DEFINE_multi_string("run", [], f"{SOURCES} May be given more than once.")
+    flags.DEFINE_string("adapter", "", "A folder in PEFT's format, put onto the model of the one --run.")
+    define_weights()
+    flags.DEFINE_bool("parent", True, "Measure one --run beside what it was started from, where that is there.")
+
+
 def define_source() -> None:
     """The flags of verbs that use a model that is there: --run, --adapter, --ignore, --dtype, --plugins."""
     define_plugins()

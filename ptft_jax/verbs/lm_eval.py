@@ -18,10 +18,9 @@ from absl import flags
 from ptft_jax.config.field import natural, positive
 from ptft_jax.errors import UserError
 from ptft_jax.verbs.command import (
-    SOURCES,
+    define_compared,
     define_number,
     define_plugins,
-    define_weights,
     launch,
     prepare_jax,
     say,
@@ -36,10 +35,7 @@ SAID = {
 
 def define() -> None:
     define_plugins()
-    flags.DEFINE_multi_string("run", [], f"{SOURCES} May be given more than once.")
-    flags.DEFINE_string("adapter", "", "A folder in PEFT's format, put onto the model of the one --run.")
-    define_weights()
-    flags.DEFINE_bool("parent", True, "Measure one --run beside what it was started from, where that is there.")
+    define_compared()
     flags.DEFINE_list("tasks", [], "Names of tasks or groups of the harness, or patterns of names.")
     flags.DEFINE_string("include", "", "A folder with tasks of your own, YAML files.")
     define_number("limit", 0, natural(0, ""), "The first so many documents of each task; 0 = all.")
