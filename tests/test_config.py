@@ -38,6 +38,7 @@ def test_defaults_are_valid_and_unread_defaults_do_not_matter():
         ({"training": {"micro_batches": 3}}, "a multiple of training.micro_batches 3"),
         ({"optimizer": {"warmup_steps": 2000}}, "at most training.steps 1000"),
         ({"parallel": {"compile": "pmap", "fsdp": 2}}, "parallel.fsdp=1"),
+        ({"parallel": {"compile": "pmap", "tensor": 2}}, "parallel.tensor=1 \\(pmap copies the state\\), not 2"),
         ({"model": {"attention": "cudnn"}}, "model.dtype=bfloat16"),
         ({"model": 3}, "config.model = 3: expected a section"),
         ({"tune": {"rates": (("a", 1.0, 2),)}}, "is not a pair"),

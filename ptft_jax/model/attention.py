@@ -68,6 +68,8 @@ class Attention(nnx.Module):
         self.key_norm = Norm(spec, sizes[1]) if sizes else None
         self.prefix: Callable[[Attention, jax.Array, jax.Array, jax.Array, View], jax.Array] | None = None
         self.adapter: SublayerAdapter | None = None
+        # Says where heads are, of queries, keys and values [B, T, heads, H]; None: there is one device.
+        self.spread: Callable[[jax.Array], jax.Array] | None = None
 
     def __call__(
         self,
@@ -108,6 +110,8 @@ class Attention(nnx.Module):
     ) -> jax.Array:
         """With this model's scale, cap and, by default, implementation: [B, T, N, H]."""
         spec = self.spec
+        if self.spread is not None:
+            q_BTNH, k_BSKH, v_BSKH = map(self.spread, (q_BTNH, k_BSKH, v_BSKH))
         how = dict(scale=self.scale, cap=spec.attention_cap)
         return attention(q_BTNH, k_BSKH, v_BSKH, seen, **how, implementation=implementation or spec.attention)
 

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import jax
 
+HIDDEN = "tensor"  # the name of the mesh axis along which devices have parts of an expert's hidden units
+
 
 class Layout(Protocol):
     """How arrays are spread over a mesh; hashable."""
@@ -14,8 +16,12 @@ class Layout(Protocol):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Activations [B, ...] as they are at block edges."""
 
+    def heads(self, x_BTNH: jax.Array) -> jax.Array:
+        """Queries, keys or values of attention by their heads. Keys and values may come back with each head repeated."""
+
     def whole(self, params: Any) -> Any:
         """Parameters as they are used."""
 
-    def apart(self, function: Callable[[Any, Any], jax.Array], rows: Any, shared: Any) -> jax.Array:
-        """What a function makes of rows [B, ...] and of what they share, each device of its own rows."""
+    def experts(self, function: Callable[[Any, Any], jax.Array], rows: Any, params: Any) -> jax.Array:
+        """What a function makes of rows [B, ...] and a layer's experts, which have `params`, each device of its own rows. It adds up what
+        hidden units give, of which it may get some of each expert's."""

@@ -103,8 +103,8 @@ class MoE(nnx.Module):
         self.router = Linear(spec.width, spec.experts, spec, rngs, bias=False, std=spec.output_std)
         self.experts = Experts(spec, rngs)
         self.adapter: SublayerAdapter | None = None
-        # Carries out a function of (rows [B, ...], what all rows share) where the rows are; None: there is one device.
-        self.apart: Callable[[Callable[[Any, Any], jax.Array], Any, Any], jax.Array] | None = None
+        # Carries out a function of (rows [B, ...], the experts' parameters) where the rows are; None: there is one device.
+        self.spread: Callable[[Callable[[Any, Any], jax.Array], Any, Any], jax.Array] | None = None
 
     def __call__(self, x_BTD: jax.Array, per_row: PerRow | None = None) -> jax.Array:
         return self.routed(x_BTD, per_row)[0]
@@ -123,12 +123,13 @@ class MoE(nnx.Module):
             weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
         weights, chosen = (a.reshape(*shape[:2], each) for a in (weights, chosen))
         rows = (x_BTD, weights, chosen, None if per_row is None else per_row.keys)
-        definition, kernels = nnx.split(self.experts)
+        definition, state = nnx.split(self.experts)
+        kernels = nnx.to_pure_dict(state)
 
         def mixed(rows: Any, kernels: Any) -> jax.Array:
             return _mixed(nnx.merge(definition, kernels), spec.experts, *rows)
 
-        return mixed(rows, kernels) if self.apart is None else self.apart(mixed, rows, kernels), routing
+        return mixed(rows, kernels) if self.spread is None else self.spread(mixed, rows, kernels), routing
 
 
 def _mixed(

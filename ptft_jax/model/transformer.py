@@ -149,6 +149,10 @@ class Transformer:
         """Parameters as they are used."""
         return params if self.constrain is None else self.constrain.whole(params)
 
+    def _pinned(self, x_BTD: jax.Array) -> jax.Array:
+        """The stream as it is at block edges."""
+        return x_BTD if self.constrain is None else self.constrain(x_BTD)
+
     def hidden(self, params: Params, inputs: Inputs | jax.Array) -> jax.Array:
         """The last hidden states [B, T, D] in the compute dtype, or those that the head reads; arguments and more as for `run`."""
         return self.run(params, inputs)[0]
@@ -189,7 +193,7 @@ class Transformer:
         spec = self.spec.resolved
         per_row = PerRow(inputs.keys, self._numbers(inputs.adapters), self._counted(inputs) if routing else None)
         inputs = self._placed(inputs)
-        x_BTD = dropout(trunk.embed(inputs), spec.dropout, per_row, 0)
+        x_BTD = self._pinned(dropout(trunk.embed(inputs), spec.dropout, per_row, 0))
         seen = Seen(
             spec.causal,
             shared=0 if self.one_text_a_row else self.virtual_tokens,
@@ -333,7 +337,7 @@ class Transformer:
         @jax.jit  # where nothing else is compiled around it, as a scan's body is
         def run(layer: Any, x: jax.Array, view: View, kept: Cache) -> tuple[jax.Array, Cache]:
             y, kept, _ = nnx.merge(self._definitions[1], self._known_after(x, layer))(x, view, kept, start, per_row)
-            return (y if self.constrain is None else self.constrain(y)), kept
+            return self._pinned(y), kept
 
         for i, layer in enumerate(stacking.layers(params["blocks"])):
             own = jax.tree.map(lambda a, i=i: a[i], prefix)
@@ -383,10 +387,12 @@ class Transformer:
                     keys = jax.vmap(lambda k: jax.random.fold_in(k, 1 + index))(keys)
                 own, view = per_row._replace(keys=keys), view_of(index)._replace(prefix=prefix)
                 block = nnx.merge(self._definitions[1], self._whole(params))
-                if self.constrain is not None and isinstance(block.mlp, MoE):
-                    block.mlp.apart = self.constrain.apart
+                if self.constrain is not None:
+                    block.attention.spread = self.constrain.heads
+                    if isinstance(block.mlp, MoE):
+                        block.mlp.spread = self.constrain.experts
                 y, _, used = block(x, view, per_row=own)
-                y = y if self.constrain is None else self.constrain(y)
+                y = self._pinned(y)
                 return y, (used, y if keep else None)
 
             if self.spec.remat == "none":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ptft_jax.config.declare import Options, declared
-from ptft_jax.config.field import natural, one_of, positive, rules
+from ptft_jax.config.field import natural, one_of, rules
 
 
 def _tactic(value: Any) -> str:
@@ -16,8 +16,13 @@ def _tactic(value: Any) -> str:
 class ParallelOptions(Options):
     """`config.parallel`: how devices divide rows and parameters."""
 
-    replica: int = declared(natural(0, "devices that copy the parameters; 0 = all / fsdp"))
-    fsdp: int = declared(positive(1, "devices that split the parameters"))
+    replica: int = declared(natural(0, "devices that copy the parameters; 0 = those that the other axes leave"))
+    fsdp: int = declared(
+        natural(1, "devices that split the parameters, each with rows of its own; 0 = those that are left")
+    )
+    tensor: int = declared(
+        natural(1, "devices that split heads, hidden units and vocabulary of the same rows; 0 = those that are left")
+    )
     rules: tuple[tuple[str, str | tuple[str | None, ...]], ...] = declared(
         rules(((".*", "fsdp"),), "((pattern, tactic), ...): fsdp, replicate, or a tuple of mesh axes", _tactic)
     )

@@ -1,7 +1,8 @@
 """Which device holds what, by path rules.
 
-A rule's value is a tactic: "fsdp" splits a leaf's largest axis that divides evenly over the fsdp axis (never the
-layer axis of a stack), "replicate" copies it, and a tuple such as (None, "fsdp", None) says it axis by axis.
+A rule's value is a tactic: "fsdp" splits along the axis tensor what that splits (`ptft_jax.parallel.tensor`), and of what is left the
+largest axis that divides evenly over the fsdp axis (never the layer axis of a stack); "replicate" copies a leaf, and a tuple such as
+(None, "fsdp", None) says it axis by axis. Where a parameter is used it is whole along fsdp, whatever its rule.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from ptft_jax.errors import UserError
-from ptft_jax.parallel.mesh import AXES
+from ptft_jax.model.quantized import plain_path
+from ptft_jax.parallel import tensor
+from ptft_jax.parallel.mesh import AXES, ROWS
 from ptft_jax.params import rules as path_rules
 from ptft_jax.params.partition import source_of
 from ptft_jax.params.rules import STACK, flatten
@@ -28,13 +32,7 @@ def spec_of(path: str, shape: Sequence[int], tactic: Any, mesh: Mesh) -> Partiti
     if tactic == "replicate":
         return PartitionSpec()
     if tactic == "fsdp":
-        size = mesh.shape["fsdp"]
-        axes = range(1 if path.startswith(STACK) else 0, len(shape))
-        fits = [a for a in axes if shape[a] % size == 0 and shape[a] > 1]
-        if size == 1 or not fits:
-            return PartitionSpec()
-        best = max(fits, key=lambda a: shape[a])
-        return PartitionSpec(*["fsdp" if a == best else None for a in range(len(shape))])
+        return _split(path, shape, mesh)
     if not isinstance(tactic, (tuple, list)) or any(name not in (None, *AXES) for name in tactic):
         raise UserError(
             f"parallel.rules: {tactic!r} for {path} is not 'fsdp', 'replicate' or a tuple of None and {', '.join(AXES)}"
@@ -47,6 +45,20 @@ def spec_of(path: str, shape: Sequence[int], tactic: Any, mesh: Mesh) -> Partiti
                 f"parallel.rules: axis {axis} of {path} {tuple(shape)} does not divide by {name}={mesh.shape[name]}"
             )
     return PartitionSpec(*tactic)
+
+
+def _split(path: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+    along: list[Any] = [None] * len(shape)  # mesh axes of each of its own
+    split = tensor.axis_of(path, shape, mesh.shape["tensor"])
+    if split is not None:
+        along[split] = "tensor"
+    size = mesh.shape["fsdp"]
+    left = [n // mesh.shape["tensor"] if a == split else n for a, n in enumerate(shape)]
+    fits = [a for a in range(1 if path.startswith(STACK) else 0, len(shape)) if left[a] % size == 0 and left[a] > 1]
+    if size > 1 and fits:
+        best = max(fits, key=lambda a: (a != split, left[a]))
+        along[best] = ("tensor", "fsdp") if best == split else "fsdp"
+    return PartitionSpec(*along) if any(along) else PartitionSpec()
 
 
 def of_params(shapes: Any, rules: Sequence[tuple[str, Any]], mesh: Mesh) -> dict[str, NamedSharding]:
@@ -62,8 +74,13 @@ def of_stored(stored: str, shape: Sequence[int], by_path: dict[str, NamedShardin
     sharding = by_path.get(source_of(stored))
     if sharding is None or len(sharding.spec) not in (0, len(shape)):
         return None
-    sizes = [mesh.shape[name] if name else 1 for name in sharding.spec]
+    sizes = [math.prod(mesh.shape[name] for name in names(entry)) for entry in sharding.spec]
     return sharding if all(n % size == 0 for n, size in zip(shape, sizes)) else None
+
+
+def names(entry: Any) -> tuple[str, ...]:
+    """The mesh axes of an entry of a PartitionSpec."""
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def of_state(state: Any, by_path: dict[str, NamedSharding], mesh: Mesh) -> Any:
@@ -85,30 +102,64 @@ def on_one_device(path: str, shape: Sequence[int]) -> SingleDeviceSharding:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Pins activations [B, ...] to rows split over all devices; a callable the transformer applies at block edges."""
+    """Pins activations [B, ...] to rows split over all devices but those along tensor, which have the same; the transformer's layout."""
 
     mesh: Mesh
 
     @property
     def sharding(self) -> NamedSharding:
-        return NamedSharding(self.mesh, PartitionSpec(AXES))
+        return NamedSharding(self.mesh, PartitionSpec(ROWS))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return jax.lax.with_sharding_constraint(x, self.sharding)
 
-    def whole(self, params: Any) -> Any:
-        """Parameters as they are used, whole on every device: they are gathered, and each device sums up the gradients of its own rows.
-        Left alone, the compiler may gather the rows instead, which are far larger."""
-        if self.mesh.shape["fsdp"] == 1:
-            return params
-        copied = NamedSharding(self.mesh, PartitionSpec())
-        return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, copied), params)
+    def heads(self, x_BTNH: jax.Array) -> jax.Array:
+        """Heads split along tensor; where there are fewer, of keys and values, each device gets a copy of the one that its queries read."""
+        size = self.mesh.shape["tensor"]
+        if size == 1:
+            return x_BTNH
+        if x_BTNH.shape[2] % size:
+            x_BTNH = jnp.repeat(x_BTNH, size // x_BTNH.shape[2], axis=2)
+        spec = PartitionSpec(ROWS, None, "tensor", None)
+        return jax.lax.with_sharding_constraint(x_BTNH, NamedSharding(self.mesh, spec))
 
-    def apart(self, function: Callable[[Any, Any], jax.Array], rows: Any, shared: Any) -> jax.Array:
-        """What a function makes of rows [B, ...] and of what they share, each device of its own rows. For what does not look across
-        rows and is written as if it did, such as sorting all tokens: the compiler would have every device do it for all."""
-        own, copied = PartitionSpec(AXES), PartitionSpec()
-        return jax.shard_map(function, mesh=self.mesh, in_specs=(own, copied), out_specs=own)(rows, shared)
+    def whole(self, params: Any) -> Any:
+        """Parameters as they are used, whole on every device but for what tensor splits: they are gathered, and each device sums up the
+        gradients of its own rows. Left alone, the compiler may gather the rows instead, which are far larger."""
+        size = self.mesh.shape["tensor"]
+        if self.mesh.shape["fsdp"] * size == 1:
+            return params
+
+        def used(keys: Any, a: jax.Array) -> jax.Array:
+            spec = _along("tensor", tensor.axis_of(path_rules.path_of(keys), a.shape, size), a.ndim)
+            return jax.lax.with_sharding_constraint(a, NamedSharding(self.mesh, spec))
+
+        return jax.tree_util.tree_map_with_path(used, params)
+
+    def experts(self, function: Callable[[Any, Any], jax.Array], rows: Any, params: Any) -> jax.Array:
+        """What the experts of a layer, with `params`, make of rows [B, ...], each device of its own rows: a function that sorts all tokens as
+        if there were one device, which the compiler would have every device do for all rows. Along tensor each has a part of every
+        expert's hidden units, and the sums are added up; quantized kernels, whose blocks need not divide, are whole there."""
+        size = self.mesh.shape["tensor"]
+        flat = {path_rules.path_of(keys): a for keys, a in jax.tree_util.tree_leaves_with_path(params)}
+        split = size > 1 and not any(plain_path(path) != path for path in flat)
+
+        def spec(keys: Any, a: jax.Array) -> PartitionSpec:
+            path = f"mlp/experts/{path_rules.path_of(keys)}"
+            return _along("tensor", tensor.axis_of(path, a.shape, size if split else 1), a.ndim)
+
+        def own(rows: Any, params: Any) -> jax.Array:
+            y = function(rows, params)
+            return jax.lax.psum(y, "tensor") if split else y
+
+        specs = jax.tree_util.tree_map_with_path(spec, params)
+        where = PartitionSpec(ROWS)
+        return jax.shard_map(own, mesh=self.mesh, in_specs=(where, specs), out_specs=where)(rows, params)
+
+
+def _along(name: str, axis: int | None, count: int) -> PartitionSpec:
+    """Of `count` axes one split along a mesh axis, or none."""
+    return PartitionSpec() if axis is None else PartitionSpec(*(name if i == axis else None for i in range(count)))
 
 
 def bytes_per_device(tree: Any, shardings: Any) -> int:

@@ -125,10 +125,10 @@ def plan(config: configs.Config, topology: Topology, *, tuned: bool | None = Non
         raise UserError(
             f"config.parallel.compile = {section.parallel.compile!r}: a program for each device is not planned; expected 'jit'"
         )
-    mesh = meshes.make(section.parallel.replica, section.parallel.fsdp, topology.devices)
+    mesh = meshes.of_options(section.parallel, topology.devices)
     meshes.check_rows(
         {"data.batch_size / training.micro_batches": section.data.batch_size // section.training.micro_batches},
-        mesh.size,
+        mesh,
     )
     trainer = Trainer(section, mesh=mesh, tuned=tuned)
     batch = forms.of(trainer)

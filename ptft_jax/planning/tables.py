@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ptft_jax.config import Config
+from ptft_jax.parallel import sharding
 from ptft_jax.planning.chips import GIB
 from ptft_jax.planning.plan import Leaf, Plan
 from ptft_jax.planning.search import Tried
@@ -68,7 +69,7 @@ def as_json(plan: Plan | None) -> dict[str, Any]:
 def _changes(config: Config, plan: Plan) -> str:
     """What saves memory, of what is not used yet, what costs least time first."""
     c, some = config, []
-    rows = c.data.batch_size // (c.training.micro_batches * plan.devices)
+    rows = c.data.batch_size // (c.training.micro_batches * plan.mesh["replica"] * plan.mesh["fsdp"])
     if (copies := plan.mesh["replica"]) > 1:
         some.append(f"split the parameters over more devices (parallel.fsdp={plan.mesh['fsdp'] * _least(copies)})")
     if rows > 1:
@@ -123,7 +124,7 @@ def _memory(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _leaf(leaf: Leaf) -> dict[str, Any]:
-    where = ", ".join("-" if name is None else str(name) for name in leaf.spec)
+    where = ", ".join("-" if names is None else " + ".join(sharding.names(names)) for names in leaf.spec)
     return {
         "array": leaf.path,
         "shape": " x ".join(map(str, leaf.shape)),

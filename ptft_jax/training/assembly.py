@@ -118,9 +118,9 @@ class Run:
         if not c.training.epochs:  # else when they are counted
             self.recorded = self._as_begun()
             self._check_continued(c.training.steps)
-        mesh = meshes.make(c.parallel.replica, c.parallel.fsdp)
+        mesh = meshes.of_options(c.parallel)
         init: dict[str, Any] = c.init.read_all() if self.parent else {"weights": "auto", "fresh": (), "adapter": ""}
-        self._check_rows(mesh.size)
+        self._check_rows(mesh)
         pairing.check_model(c.objective.name, c.model, c.tables.objectives)
         pairing.check_samples(c.objective.name, c.samples.prompts, c.tables.objectives)
         asked = c.eval.answers.verifiers
@@ -237,7 +237,7 @@ class Run:
                 "count too (init.optimizer)"
             )
 
-    def _check_rows(self, devices: int) -> None:
+    def _check_rows(self, mesh: jax.sharding.Mesh) -> None:
         c = self.config
         if c.parallel.compile == "pmap" and jax.process_count() > 1:
             raise UserError("config.parallel.compile = 'pmap' is for a single process: 'jit' runs on several")
@@ -246,7 +246,7 @@ class Run:
             "data.batch_size / training.micro_batches": per_step,
             "eval.batch_size": c.eval.batch_size or c.data.batch_size,
         }
-        meshes.check_rows(rows, devices)
+        meshes.check_rows(rows, mesh)
 
     def _load_data(self, fresh: tuple[str, ...]) -> None:
         c = self.config
@@ -367,7 +367,7 @@ class Run:
         objective = self.trainer.objective
         if objective.asks_teacher or (objective.precomputed and not objective.needs_reference):
             size = self.trainer.model.spec.vocab_size
-            self.teacher = Teacher(c, self.tokenizer, size, self._packed, self.workdir, mesh.size)
+            self.teacher = Teacher(c, self.tokenizer, size, self._packed, self.workdir, meshes.row_groups(mesh))
         self.start = Start(self.trainer, self.parent, init, known_tokens=self.known_tokens, continued=self.continued)
         self.importance = None
         if self.parent is not None and self.trainer.regularization.ewc:

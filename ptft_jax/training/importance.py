@@ -12,6 +12,7 @@ from ptft_jax.data import batches, builders, class_names, filling, source_splits
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.options import DataOptions
 from ptft_jax.errors import UserError, listed
+from ptft_jax.parallel import mesh as meshes
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.regularization.fisher import Fisher
 from ptft_jax.runs import source as restore
@@ -60,7 +61,7 @@ class Importance:
         self._per_device = c.parallel.compile == "pmap"
         self._rows = batches.drawn(found, e.rows, batch_size=c.data.batch_size, seed=c.seed)
         model = dataclasses.replace(trainer.model, constrain=None)
-        together = 1 if self._per_device else trainer.mesh.size
+        together = 1 if self._per_device else meshes.row_groups(trainer.mesh)
         draws = e.draws if e.labels == "sampled" else 1
         self._fisher = Fisher(model, objective, trainer.partition, e.labels, together, draws)
 

@@ -21,7 +21,7 @@ from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives import routing
 from ptft_jax.optim import optimizers, schedules
 from ptft_jax.parallel import mesh as meshes
-from ptft_jax.parallel import sharding
+from ptft_jax.parallel import sharding, tensor
 from ptft_jax.params import phases, precision, vocabulary
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
@@ -144,7 +144,7 @@ class Trainer(Compiled):
         self.objective = objectives.build(c.objective)
         self.new_rows = c.tokenizer.new_rows if c.tokenizer.add and self.tuned else ""
         pairing.check_model(c.objective.name, c.model, c.tables.objectives)
-        mesh = mesh or meshes.make(c.parallel.replica, c.parallel.fsdp)
+        mesh = mesh or meshes.of_options(c.parallel)
         self._build_model(vocab_size, encode, sharding.Rows(mesh) if c.parallel.compile == "jit" else None)
         partition = self._partition()
         steps = self._steps(partition)
@@ -158,6 +158,8 @@ class Trainer(Compiled):
         self.adapter = adapters.build(c.tune, None if c.model.image_size else encode)
         spec = specs.from_config(c.model, rows)
         self.plain = Transformer(spec, None, constrain)
+        if constrain is not None:
+            tensor.check(spec.resolved, self.plain.shapes(), constrain.mesh.shape["tensor"])
         if self.adapter is not None:
             self.adapter.check(self.plain.shapes())
             if self.tuned and c.init.adapter:

@@ -121,7 +121,7 @@ def check_programs(method, **changes):
     in_blocks = any(is_added(path) and path.startswith("blocks/") for path in shapes)
     rates = (((f"blocks[0]/{ADDED}", 0.0),) if in_blocks else ()) + only(method)
     one = train(adapter=method, rates=rates, **changes)
-    for other in (dict(devices=8, fsdp=4, micro=2, scan=False), dict(devices=8, kind="pmap")):
+    for other in (dict(devices=8, fsdp=2, tensor=2, micro=2, scan=False), dict(devices=8, kind="pmap")):
         got = train(adapter=method, rates=rates, **other, **changes)
         # Sums in another order, over three steps (as tests/parallel/test_invariance.py).
         np.testing.assert_allclose(got.losses, one.losses, atol=5e-6, rtol=0, err_msg=str(other))

@@ -5,8 +5,10 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from ptft_jax.errors import UserError
+from ptft_jax.model.spec import ModelSpec
+from ptft_jax.model.transformer import Transformer
 from ptft_jax.parallel import mesh as meshes
-from ptft_jax.parallel import sharding
+from ptft_jax.parallel import sharding, tensor
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,61 @@ def test_a_tuple_that_does_not_fit_says_why(mesh, tactic, words):
         sharding.spec_of("head/kernel", (64, 30), tactic, mesh)
 
 
-def test_a_mesh_must_use_all_devices():
-    with pytest.raises(UserError, match="3 \\* 1, but there are 8 devices"):
-        meshes.make(3, 1)
+TENSOR = {  # of 8 devices as fsdp 2 x tensor 2: what each axis of a leaf is split along
+    ("blocks/attention/query/kernel", (2, 8, 8)): P(None, "fsdp", "tensor"),
+    ("blocks/attention/key/bias", (2, 8)): P(None, ("tensor", "fsdp")),
+    ("blocks/attention/out/kernel", (2, 8, 8)): P(None, "tensor", "fsdp"),
+    ("blocks/attention/out/bias", (2, 8)): P(None, "fsdp"),
+    ("blocks/mlp/up/kernel", (2, 8, 32)): P(None, "fsdp", "tensor"),
+    ("blocks/mlp/down/kernel", (2, 32, 8)): P(None, "tensor", "fsdp"),
+    ("blocks/mlp/experts/gate/kernel", (2, 4, 8, 16)): P(None, None, "fsdp", "tensor"),
+    ("blocks/mlp/experts/down/kernel", (2, 4, 16, 8)): P(None, None, "tensor", "fsdp"),
+    ("blocks/mlp/router/kernel", (2, 8, 4)): P(None, "fsdp", None),
+    ("blocks/mlp_norm/scale", (2, 7)): P(),
+    ("embed/tokens/embedding", (64, 8)): P("tensor", "fsdp"),
+    ("embed/tokens/embedding", (63, 8)): P(None, ("tensor", "fsdp")),
+    ("embed/positions/embedding", (16, 8)): P("fsdp", None),
+    ("head/kernel", (8, 64)): P("fsdp", "tensor"),
+    ("blocks/attention/query/adapter/lora_a", (2, 8, 3)): P(None, "fsdp", None),
+    ("blocks/attention/query/adapter/lora_b", (2, 3, 8)): P(None, None, ("tensor", "fsdp")),
+    ("blocks/mlp/down/adapter/lora_a", (2, 32, 3)): P(None, ("tensor", "fsdp"), None),
+    ("blocks/mlp/down/adapter/lora_b", (2, 3, 8)): P(None, None, "fsdp"),
+    ("blocks/mlp/up/kernel/codes", (2, 4, 32)): P(None, "fsdp", "tensor"),
+    ("blocks/mlp/up/kernel/scales", (2, 32, 3)): P(None, ("tensor", "fsdp"), None),
+}
+
+
+def test_tensor_splits_by_what_a_layer_does_with_an_axis():
+    mesh = meshes.make(2, 2, tensor=2)
+    found = {key: sharding.spec_of(*key, "fsdp", mesh) for key in TENSOR}
+    assert found == TENSOR
+    by_path = {path: jax.sharding.NamedSharding(mesh, spec) for (path, _), spec in TENSOR.items()}
+    assert sharding.of_stored("blocks[0:1]/attention/key/bias", (1, 8), by_path, mesh).spec == P(
+        None, ("tensor", "fsdp")
+    )
+    assert sharding.of_stored("blocks[0:1]/attention/key/bias", (1, 6), by_path, mesh) is None, (
+        "4 devices do not divide it"
+    )
+
+
+@pytest.mark.parametrize(
+    "sizes, words",
+    [
+        ({"heads": 3, "kv_heads": 3, "width": 12}, "attention/query/kernel has 3 heads .*; nearest that fits: 3"),
+        (
+            {"heads": 12, "kv_heads": 6, "width": 24},
+            "attention/key/kernel has 6 heads .model.kv_heads.*nearest that fits: 3",
+        ),
+        ({"mlp_width": 30}, "mlp/up/kernel has 30 hidden units .*nearest that fits: 2"),
+        (
+            {"vocab_size": 33, "width": 6, "heads": 4, "head_dim": 4, "mlp_width": 8},
+            "embed/tokens/embedding has 33 x 6 .*: 2",
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else str(value),
+)
+def test_what_tensor_does_not_divide_is_named(sizes, words):
+    spec = ModelSpec(**{"vocab_size": 64, "max_length": 8, "layers": 1, "width": 32, "heads": 8} | sizes)
+    with pytest.raises(UserError, match=f"config.parallel.tensor = 4: .*{words}"):
+        tensor.check(spec.resolved, Transformer(spec).shapes(), 4)
+    tensor.check(spec.resolved, Transformer(spec).shapes(), 1)
