@@ -189,6 +189,11 @@ class ModelSpec(Options):
         return self.head == "classes" and self.causal and not self.image_size
 
     @property
+    def before_patches(self) -> int:
+        """Tokens of an image that stand before those of its patches: the class token, and a distillation token where there is one."""
+        return 2 if self.distillation != "none" else 1
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """What each layer attends to; `layer_kinds` repeats over the layers."""
         cycle = self.layer_kinds or ("sliding" if self.window else "full",)
