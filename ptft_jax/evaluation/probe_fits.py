@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from ptft_jax.retrieval.dense import nearest
 
 STRENGTHS = tuple(2.0**n for n in range(-10, 21, 2))  # of the ridge's penalty
 _TEMPERATURE = 0.07  # of cosines
-_STEPS, _SMALL = 500, 1e-5
+_STEPS, _SMALL = 1000, 1e-6
 
 
 def standardized(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -22,7 +22,7 @@ def standardized(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.nd
     axes = tuple(range(train.ndim - 1))
     mean, deviation = train.mean(axis=axes, dtype=np.float64), train.std(axis=axes, dtype=np.float64)
     deviation = np.where(deviation > 1e-6, deviation, 1.0)
-    return tuple(((x - mean) / deviation).astype(np.float32) for x in (train, test))  # type: ignore[return-value]
+    return tuple(((x - mean) / deviation).astype(np.float32) for x in (train, test))
 
 
 def ridge(
@@ -83,7 +83,7 @@ def _scores(weights: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     return x @ weights["kernel"] + weights["bias"]
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def _fitted(start: dict[str, jax.Array], x: jax.Array, classes_N: jax.Array) -> dict[str, jax.Array]:
     def loss(weights: dict[str, jax.Array]) -> jax.Array:
         errors = optax.softmax_cross_entropy_with_integer_labels(_scores(weights, x), classes_N)
@@ -93,13 +93,13 @@ def _fitted(start: dict[str, jax.Array], x: jax.Array, classes_N: jax.Array) -> 
     solver = optax.lbfgs()
     both = optax.value_and_grad_from_state(loss)
 
-    def step(carry: tuple) -> tuple:
+    def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         weights, state, number, _ = carry
         value, slope = both(weights, state=state)
         change, state = solver.update(slope, state, weights, value=value, grad=slope, value_fn=loss)
         return optax.apply_updates(weights, change), state, number + 1, optax.tree.norm(slope)
 
-    def going_on(carry: tuple) -> jax.Array:
+    def going_on(carry: tuple[Any, ...]) -> Any:
         return (carry[2] < _STEPS) & (carry[3] > _SMALL)
 
     return jax.lax.while_loop(going_on, step, (start, solver.init(start), 0, jnp.inf))[0]

@@ -32,7 +32,11 @@ def test_least_squares_and_their_sweep_are_those_of_scikit_learn(rows):
 
 def test_logistic_regression_is_that_of_scikit_learn():
     linear = pytest.importorskip("sklearn.linear_model")
-    theirs = linear.LogisticRegression(C=1.0, tol=1e-8, max_iter=2000).fit(TRAIN, CLASSES).decision_function(TEST)
+    theirs = (
+        linear.LogisticRegression(C=1.0, tol=1e-8, max_iter=2000)
+        .fit(TRAIN.astype(np.float64), CLASSES)
+        .decision_function(TEST.astype(np.float64))
+    )
     found = probe_fits.logistic(TRAIN, CLASSES, TEST, 4)
     # Scores of all classes may be larger by one number.
     np.testing.assert_allclose(found - found.mean(1, keepdims=True), theirs - theirs.mean(1, keepdims=True), atol=2e-3)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ptft_jax import config as configs
+from ptft_jax.data.pictures import settled
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import probes
 from ptft_jax.model import spec as specs
@@ -23,7 +24,7 @@ SPEC = specs.ModelSpec(
 def arrays(tmp_path_factory):
     """Which half of an image is bright, or none; images of training and others."""
     rng, found = np.random.default_rng(0), {}
-    for split, count in (("train", 90), ("test", 30)):
+    for split, count in (("train", 90), ("val", 6), ("test", 30)):
         labels = np.arange(count) % 3
         images = rng.integers(0, 80, (count, 8, 8))
         images[labels == 0, :4] += 150
@@ -39,6 +40,7 @@ def loaded(spec=SPEC):
     values = configs.default().to_dict()
     values["model"] |= {name: getattr(spec, name) for name in values["model"] if hasattr(spec, name)}
     values["objective"]["name"] = "masked_images"
+    settled.complete(values)
     config = configs.check(values)
     model = Transformer(spec)
     source = types.SimpleNamespace(name="runs/masked", config=config)
