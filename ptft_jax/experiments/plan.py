@@ -14,7 +14,7 @@ from ptft_jax.errors import UserError, few
 from ptft_jax.experiments.identity import Identities, Identity
 from ptft_jax.experiments.nodes import Graph, Node, config_of, is_reference, parted
 from ptft_jax.experiments.store import Kept, Store
-from ptft_jax.model.spec import HEAD, STRUCTURE
+from ptft_jax.model.spec import HEAD, SIZES, STRUCTURE
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import completion
 
@@ -135,7 +135,8 @@ def _checked(node: Node, models: Mapping[str, dict[str, Any] | None]) -> dict[st
         return None
     renewed = completion.renews_head(section.init.fresh)
     for name in STRUCTURE:
-        if values["model"][name] == defaults[f"model.{name}"].default and not (renewed and name in HEAD):
+        own = (renewed and name in HEAD) or (section.init.resize and name in SIZES)
+        if values["model"][name] == defaults[f"model.{name}"].default and not own:
             values["model"][name] = model[name]
     configs.settle(values, section.suggested)
     return configs.check_effects(configs.check(values)).as_dict()["model"]

@@ -116,6 +116,10 @@ def _evaluation(task: Task) -> Outcome:
     loaded = loading.load(asked.pop("of"), field="of", plugins=asked.get("plugins", ()))
     if "tasks" in asked:
         return Outcome("finished", values=_behavior(loaded, **asked))
+    if "probes" in asked:
+        from ptft_jax.evaluation import probes
+
+        return Outcome("finished", values=probes.evaluate(loaded, **asked))
     return Outcome("finished", values=evaluate(loaded, asked.pop("source"), asked.pop("split"), **asked))
 
 

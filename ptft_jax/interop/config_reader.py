@@ -18,6 +18,7 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
     "relu": "relu",
+    "quick_gelu": "quick_gelu",
 }
 
 
@@ -27,7 +28,7 @@ _SIZES = {
     "max_position_embeddings", "head_dim", "n_embd", "n_layer", "n_head", "n_inner", "n_positions", "n_ctx",
     "num_local_experts", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "decoder_sparse_step",
     "image_size", "patch_size", "num_channels", "type_vocab_size", "sliding_window_pattern", "_sliding_window_pattern",
-    "no_rope_layer_interval", "original_max_position_embeddings", "num_labels", "sliding_window",
+    "no_rope_layer_interval", "original_max_position_embeddings", "num_labels", "sliding_window", "num_register_tokens", "projection_dim",
 }  # fmt: skip
 # What of the sizes the tensors tell: at most as many of them, as the longest axis of one, or as the numbers of the largest one.
 _TENSORS = {"num_hidden_layers", "n_layer", "num_local_experts", "num_experts"}
@@ -38,18 +39,18 @@ _AXES = {
 _LARGEST = {"vocab_size", "type_vocab_size", "image_size"}
 _FLAGS = {
     "tie_word_embeddings", "attention_bias", "mlp_bias", "qkv_bias", "use_sliding_window", "norm_topk_prob",
-    "use_parallel_residual", "is_decoder", "add_cross_attention", "truncate",
+    "use_parallel_residual", "is_decoder", "add_cross_attention", "truncate", "use_swiglu_ffn", "vision_use_head",
 }  # fmt: skip
 _NUMBERS = {
     "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rope_theta", "rope_local_base_freq", "rotary_emb_base",
     "rotary_pct", "partial_rotary_factor", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping",
     "factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor", "mscale",
-    "mscale_all_dim",
+    "mscale_all_dim", "mlp_ratio", "layerscale_value",
 }  # fmt: skip
 _KINDS: dict[str, type] = {
     "model_type": str, "hidden_act": str, "hidden_activation": str, "activation_function": str, "rope_type": str,
     "layer_types": list, "architectures": list, "no_rope_layers": list, "mlp_only_layers": list, "id2label": dict,
-    "label2id": dict, "image_mean": list, "image_std": list,
+    "label2id": dict, "vision_config": dict, "image_mean": list, "image_std": list,
     "quantization_config": dict, "rope_parameters": dict, "rope_scaling": dict, "short_factor": list,
     "long_factor": list,
 }  # fmt: skip
@@ -159,7 +160,7 @@ class Fields:
 
 def activation_name(ours: str) -> str:
     """Their name of our activation."""
-    return {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "silu": "silu", "relu": "relu"}[ours]
+    return "gelu_pytorch_tanh" if ours == "gelu_tanh" else ours
 
 
 def sizes(c: Fields, max_length: int, *, eps: float) -> dict[str, Any]:

@@ -151,8 +151,8 @@ class ViT:
             "image_size": size,
             "patch_size": patch,
             "channels": c.get("num_channels", 3),
-            "pixel_mean": _colors(c, "image_mean"),
-            "pixel_std": _colors(c, "image_std"),
+            "pixel_mean": colors(c, "image_mean"),
+            "pixel_std": colors(c, "image_std"),
             "distillation": known[given],
         }
 
@@ -193,7 +193,7 @@ class ViT:
         return linear("head/classes", "classifier", True)
 
 
-def _colors(c: Fields, name: str) -> tuple[float, ...]:
+def colors(c: Fields, name: str) -> tuple[float, ...]:
     """A number, or one per channel where they differ."""
     given = c.get(name, [0.5])
     values = tuple(map(float, given if isinstance(given, (list, tuple)) else [given]))

@@ -131,7 +131,9 @@ def plan(
     spare = [
         name for name in have if name not in set(names.values()) and _known_as(name, gone, family.prefix) not in gone
     ]
-    left = [name for name in spare if not matches(ignore, name) and not _BUFFERS.fullmatch(name)]
+    unused = re.compile(getattr(family, "unused", "(?!)"))  # what such files hold, and no model of ours has
+    idle = {name for name in spare if _BUFFERS.fullmatch(name) or unused.fullmatch(name)}
+    left = [name for name in spare if name not in idle and not matches(ignore, name)]
     copies = {_known_as(name, {*ties, *ties.values()}, family.prefix): name for name in left}
     for copy, original in ties.items():
         if copy in copies and original in names:

@@ -20,6 +20,7 @@ from ptft_jax.interop.archive import Archive, open_folder
 from ptft_jax.interop.config_reader import Fields
 from ptft_jax.model import spec as specs
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.params import resizing
 from ptft_jax.params.rules import flatten, unflatten
 
 _LENGTH = 1024  # tokens per row in evaluations of a model that was imported just for them, at most
@@ -101,6 +102,7 @@ class Pretrained:
         Raises:
           UserError: tensors that are missing, unmapped or of another shape, all listed.
         """
+        sizes = {name: model.pop(name) for name in specs.SIZES if name in model}
         fields = families.canonical({**self.fields, **model})
         spec = specs.ModelSpec(**fields, param_dtype=dtype)
         shapes = Transformer(spec).shapes()
@@ -109,7 +111,8 @@ class Pretrained:
         )
         own = families.canonical(self.fields)
         plan = hf.plan(self.archive, self.family, fields, shapes, ignore=self._ignore, fresh=self._fresh, own=own)
-        return plan.load(shapes, layout)
+        found = plan.load(shapes, layout)
+        return unflatten(resizing.resized(flatten(found), fields, {**fields, **sizes}, layout)) if sizes else found
 
     def lineage(self, fingerprint: str) -> list[dict[str, Any]]:
         """The chain of models behind a run, nearest first: only this one. Its config.json is kept for export."""

@@ -6,16 +6,18 @@ import jax
 from flax import nnx
 
 from ptft_jax.model.attention import Attention, Cache, View
-from ptft_jax.model.layers import MLP, Norm, PerRow, dropout
+from ptft_jax.model.layers import MLP, Norm, PerRow, Scale, dropout
 from ptft_jax.model.moe import MoE, Routing
 from ptft_jax.model.spec import ModelSpec
+
+Ends = tuple[Norm | None, Scale | None]  # what a sublayer's output goes through before it is added
 
 
 class Block(nnx.Module):
     """Attention and MLP on the residual stream, with norms where `spec.norm_placement` says:
 
     "pre" x + f(norm(x)); "post" norm(x + f(x)) (Vaswani et al. 2017); "output" x + norm(f(x)) (OLMo 2);
-    "both" x + norm(f(norm(x))) (Gemma 2). `spec.parallel` runs attention and MLP on the same x (GPT-J, GPT-NeoX).
+    "both" x + norm(f(norm(x))) (Gemma 2). With `spec.layer_scale` what is added is multiplied by learned factors. `spec.parallel` runs attention and MLP on the same x (GPT-J, GPT-NeoX).
 
     Fine-tuning methods change what a sublayer f (attention, MLP) puts out by its `adapter`: a module called with
     (f, f's input, its output y, what the block would make of y, the `PerRow`), each [B, T, D], that returns the new y.
@@ -30,6 +32,7 @@ class Block(nnx.Module):
         self.mlp_norm = Norm(spec) if before else None
         self.mlp = MoE(spec, rngs) if spec.experts else MLP(spec, rngs)
         self.mlp_post_norm = Norm(spec) if after else None
+        self.attention_scale, self.mlp_scale = (Scale(spec) if spec.layer_scale else None for _ in range(2))
 
     def __call__(
         self,
@@ -42,13 +45,15 @@ class Block(nnx.Module):
         """(the stream after the block, the new cache, how experts were used or None)."""
         inputs = _maybe(self.attention_norm, x_BTD)
         y, cache = self.attention(inputs, view, cache, start, per_row)
-        y = self._adapted(self.attention, inputs, y, x_BTD, self.attention_post_norm, per_row)
-        after_BTD = self._add(x_BTD, y, self.attention_post_norm, per_row, 0)
+        ends = self.attention_post_norm, self.attention_scale
+        y = self._adapted(self.attention, inputs, y, x_BTD, ends, per_row)
+        after_BTD = self._add(x_BTD, y, ends, per_row, 0)
         inputs = _maybe(self.mlp_norm, x_BTD if self.spec.parallel else after_BTD)
         mlp = self.mlp
         y, routing = mlp.routed(inputs, per_row) if isinstance(mlp, MoE) else (mlp(inputs, per_row), None)
-        y = self._adapted(mlp, inputs, y, after_BTD, self.mlp_post_norm, per_row)
-        return self._add(after_BTD, y, self.mlp_post_norm, per_row, 1), cache, routing
+        ends = self.mlp_post_norm, self.mlp_scale
+        y = self._adapted(mlp, inputs, y, after_BTD, ends, per_row)
+        return self._add(after_BTD, y, ends, per_row, 1), cache, routing
 
     def _adapted(
         self,
@@ -56,19 +61,20 @@ class Block(nnx.Module):
         inputs: jax.Array,
         y: jax.Array,
         x: jax.Array,
-        norm: Norm | None,
+        ends: Ends,
         per_row: PerRow | None,
     ) -> jax.Array:
         if sublayer.adapter is None:
             return y
         # The compiler drops the sum where the adapter does not look at it.
-        return sublayer.adapter(sublayer, inputs, y, self._add(x, y, norm, None, 0), per_row)
+        return sublayer.adapter(sublayer, inputs, y, self._add(x, y, ends, None, 0), per_row)
 
-    def _add(self, x: jax.Array, y: jax.Array, norm: Norm | None, per_row: PerRow | None, site: int) -> jax.Array:
-        post = self.spec.norm_placement == "post"
-        x = x + dropout(y if post else _maybe(norm, y), self.spec.dropout, per_row, site)
+    def _add(self, x: jax.Array, y: jax.Array, ends: Ends, per_row: PerRow | None, site: int) -> jax.Array:
+        post, (norm, scale) = self.spec.norm_placement == "post", ends
+        y = _maybe(scale, y if post else _maybe(norm, y))
+        x = x + dropout(y, self.spec.dropout, per_row, site)
         return _maybe(norm, x) if post else x
 
 
-def _maybe(norm: Norm | None, x: jax.Array) -> jax.Array:
-    return x if norm is None else norm(x)
+def _maybe(layer: Norm | Scale | None, x: jax.Array) -> jax.Array:
+    return x if layer is None else layer(x)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.model.layers import ACTIVATIONS, Embedding, Linear, Norm, soft_cap
+from ptft_jax.model.dot_product import Seen, attention
+from ptft_jax.model.layers import ACTIVATIONS, MLP, Embedding, Linear, Norm, soft_cap
 from ptft_jax.model.spec import ModelSpec
 
 # Patterns of the leaves with a number (or a column) a class, last axis.
@@ -36,10 +37,69 @@ class MaskedHead(nnx.Module):
         return scores + self.bias[...].astype(jnp.float32)
 
 
+class Pool(nnx.Module):
+    """One vector of an image's tokens, as `spec.pooling` says: the class token, the mean of the patches, the one behind the other (Oquab et al.
+    2023, "DINOv2", appendix B.3), or what a learned query attends to among all tokens, with an MLP of its own (Lee et al. 2019, "Set
+    Transformer", section 3.2; Zhai et al. 2022, "Scaling Vision Transformers", section 2.1)."""
+
+    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
+        self.how, self.first = spec.pooling, spec.before_patches
+        self.attention = AttentionPool(spec, rngs) if spec.pooling == "attention" else None
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """[B, D], or [B, 2 * D] of "both"."""
+        if self.attention is not None:
+            return self.attention(x_BTD)
+        mean_BD = jnp.mean(x_BTD[:, self.first :], axis=1)
+        parts = {"token": [x_BTD[:, 0]], "mean": [mean_BD], "both": [x_BTD[:, 0], mean_BD]}[self.how]
+        return jnp.concatenate(parts, axis=-1)
+
+
+class AttentionPool(nnx.Module):
+    """y + MLP(norm(y)) of y, what a learned query attends to."""
+
+    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
+        self.heads = spec.heads
+        init = jax.nn.initializers.normal(spec.init_std)
+        self.probe = nnx.Param(init(rngs.params(), (spec.width,), jnp.dtype(spec.param_dtype)))
+
+        def linear() -> Linear:
+            return Linear(spec.width, spec.width, spec, rngs, bias=True, std=spec.hidden_std)
+
+        self.query, self.key, self.value, self.out = (linear() for _ in range(4))
+        self.norm = Norm(spec)
+        self.mlp = MLP(spec, rngs)
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """[B, D]."""
+        b, _, width = x_BTD.shape
+        q_BTNH = self.query(jnp.broadcast_to(self.probe[...].astype(x_BTD.dtype), (b, 1, width)))
+        q, k, v = (
+            y.reshape(b, -1, self.heads, width // self.heads) for y in (q_BTNH, self.key(x_BTD), self.value(x_BTD))
+        )
+        found = attention(q, k, v, Seen(causal=False), scale=(width // self.heads) ** -0.5, implementation="xla")
+        y_BD = self.out(found.reshape(b, width))
+        return y_BD + self.mlp(self.norm(y_BD))
+
+
+class VectorHead(nnx.Module):
+    """One vector of an image: what `Pool` reads, or a projection of it without a bias (Radford et al. 2021, "CLIP", figure 3)."""
+
+    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
+        self.pool = Pool(spec, rngs)
+        wide, size = spec.width * (2 if spec.pooling == "both" else 1), spec.vector_width
+        self.projection = Linear(wide, size, spec, rngs, bias=False, std=spec.output_std, scores=True) if size else None
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """float32 [B, `vector_width` or what is read]."""
+        x_BD = self.pool(x_BTD)
+        return x_BD.astype(jnp.float32) if self.projection is None else self.projection(x_BD)
+
+
 class ClassHead(nnx.Module):
     """Scores of classes from the first of the positions that it is given, through a dense tanh layer where the model has one
     (BERT's pooler). Of a causal model that is the last token of a text (`Transformer.run`), and there is no bias, as
-    transformers has it for all of them. Of images it may be the mean of the patches that it reads (`spec.pooling`).
+    transformers has it for all of them. Of images `Pool` says what it reads.
 
     With `spec.distillation` "head" a second classifier reads the second position, and the scores are the mean of both
     (Touvron et al. 2020, "DeiT", section 4).
@@ -49,16 +109,17 @@ class ClassHead(nnx.Module):
         def linear(size_out: int, scores: bool) -> Linear:
             bias = not (scores and spec.reads_last)
             std = spec.output_std if scores else spec.hidden_std
-            return Linear(spec.width, size_out, spec, rngs, bias=bias, std=std, scores=scores)
+            wide = 2 * spec.width if spec.image_size and spec.pooling == "both" else spec.width
+            return Linear(wide, size_out, spec, rngs, bias=bias, std=std, scores=scores)
 
-        self.pooled = bool(spec.image_size) and spec.pooling == "mean"
+        self.pool = Pool(spec, rngs) if spec.image_size else None
         self.hidden = linear(spec.width, False) if spec.class_hidden else None
         self.classes = linear(spec.classes, True)
         self.distilled = linear(spec.classes, True) if spec.distillation == "head" else None
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """float32 [B, classes]."""
-        x_BD = jnp.mean(x_BTD[:, 1:], axis=1) if self.pooled else x_BTD[:, 0]
+        x_BD = x_BTD[:, 0] if self.pool is None else self.pool(x_BTD)
         if self.hidden is not None:
             x_BD = jnp.tanh(self.hidden(x_BD))
         scores = self.classes(x_BD)
@@ -67,8 +128,10 @@ class ClassHead(nnx.Module):
         return (scores + self.distilled(x_BTD[:, 1])) / 2
 
 
-def build(spec: ModelSpec, rngs: nnx.Rngs) -> Linear | MaskedHead | ClassHead | None:
+def build(spec: ModelSpec, rngs: nnx.Rngs) -> Linear | MaskedHead | ClassHead | VectorHead | None:
     """The head that the spec names; None for next-token scores by the token embedding."""
+    if spec.head == "vector":
+        return VectorHead(spec, rngs)
     if spec.head == "classes":
         return ClassHead(spec, rngs)
     if spec.head == "masked_lm":
@@ -85,10 +148,10 @@ def value(spec: ModelSpec, rngs: nnx.Rngs) -> Linear:
 
 
 def score(
-    head: Linear | MaskedHead | ClassHead | None, x_BTD: jax.Array, tokens: Embedding | None, cap: float
+    head: Linear | MaskedHead | ClassHead | VectorHead | None, x_BTD: jax.Array, tokens: Embedding | None, cap: float
 ) -> jax.Array:
-    """Hidden states to float32 scores [B, T, V] (or [B, classes]); `tokens` is the token embedding (None for images)."""
-    if isinstance(head, ClassHead):
+    """Hidden states to float32 scores [B, T, V] (or [B, classes], or a vector); `tokens` is the token embedding (None for images)."""
+    if isinstance(head, (ClassHead, VectorHead)):
         return head(x_BTD)
     assert tokens is not None, "a model of images has a head for classes"
     if isinstance(head, MaskedHead):

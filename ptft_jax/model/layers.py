@@ -20,6 +20,7 @@ from ptft_jax.model.spec import ModelSpec
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # Hendrycks & Gimpel 2016, section 2
     "silu": jax.nn.silu,
     "relu": jax.nn.relu,
 }
@@ -163,6 +164,16 @@ class Norm(nnx.Module):
         if bias is not None:
             y = y + bias.astype(jnp.float32)
         return y.astype(x.dtype)
+
+
+class Scale(nnx.Module):
+    """A learned factor per feature (Touvron et al. 2021, "Going deeper with Image Transformers", equation 4). `scale` [D]."""
+
+    def __init__(self, spec: ModelSpec):
+        self.scale = nnx.Param(jnp.full((spec.width,), spec.layer_scale, jnp.dtype(spec.param_dtype)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x * self.scale[...].astype(x.dtype)
 
 
 class TableAdapter(Protocol):

@@ -21,6 +21,7 @@ _BERT = dict(
     norm_eps=1e-12, activation="gelu", causal=False, norm_placement="post", embedding_norm=True, token_types=2, head="masked_lm"
 )  # fmt: skip
 _VIT = dict(norm_eps=1e-12, activation="gelu", causal=False, head="classes")
+_DINOV2 = {**_VIT, "norm_eps": 1e-6, "layer_scale": 1.0, "pooling": "both", "image_size": 518, "patch_size": 14, "max_length": 1370}  # fmt: skip
 
 # Each value names fields of `config.model`, as the family's first published models have them; sizes are the caller's.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -60,6 +61,18 @@ FAMILIES: dict[str, dict[str, Any]] = {
     # Dosovitskiy et al. 2020; Touvron et al. 2020
     "vit": {**_VIT, "image_size": 224, "patch_size": 16, "max_length": 197},
     "deit": {**_VIT, "image_size": 224, "patch_size": 16, "max_length": 198, "distillation": "head"},
+    # Oquab et al. 2023; Darcet et al. 2023
+    "dinov2": _DINOV2,
+    "dinov2_with_registers": {**_DINOV2, "max_length": 1374, "registers": 4},
+    # The towers for images of Radford et al. 2021 and Zhai et al. 2023
+    "clip_vision_model": {
+        **_VIT, "norm_eps": 1e-5, "activation": "quick_gelu", "head": "vector", "embedding_norm": True, "patch_bias": False, "vector_width": 512,
+        "image_size": 224, "patch_size": 32, "max_length": 50,
+    },
+    "siglip_vision_model": {
+        **_VIT, "norm_eps": 1e-6, "activation": "gelu_tanh", "head": "vector", "class_token": False, "pooling": "attention",
+        "image_size": 224, "patch_size": 16, "max_length": 196,
+    },
 }  # fmt: skip
 
 

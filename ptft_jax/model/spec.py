@@ -44,7 +44,7 @@ class ModelSpec(Options):
     kv_heads: int = declared(natural(0, "key/value heads; 0 = as many as heads"))
     head_dim: int = declared(natural(0, "size of a head; 0 = width / heads"))
     mlp_width: int = declared(natural(0, "hidden size of the MLP; 0 = 4 * width, or 8/3 * width when gated"))
-    activation: str = declared(one_of("gelu_tanh", "of the MLP", "gelu", "gelu_tanh", "silu", "relu"))
+    activation: str = declared(one_of("gelu_tanh", "of the MLP", "gelu", "gelu_tanh", "quick_gelu", "silu", "relu"))
     gated: bool = declared(Field(False, "gated MLP (SwiGLU with silu)"))
     parallel: bool = declared(Field(False, "attention and MLP side by side (GPT-NeoX), not one after the other"))
     norm: str = declared(
@@ -60,6 +60,9 @@ class ModelSpec(Options):
             "output",
             "both",
         )
+    )
+    layer_scale: float = declared(
+        natural(0.0, "learned factors on what each sublayer adds, which start at this; 0 = none (Touvron et al. 2021)")
     )
     query_key_norm: str = declared(
         one_of("none", "norm of queries and keys: none, each head, all heads at once", "none", "head", "all")
@@ -98,8 +101,9 @@ class ModelSpec(Options):
     head: str = declared(
         one_of(
             "lm",
-            "what is scored: the next token, masked tokens, classes; or pixels of hidden patches are predicted, by a decoder",
-            *("lm", "masked_lm", "classes", "pixels"),
+            "what is scored: the next token, masked tokens, classes; or pixels of hidden patches are predicted, by a decoder; or an image "
+            "becomes one vector",
+            *("lm", "masked_lm", "classes", "pixels", "vector"),
         )
     )
     tied: bool = declared(Field(True, "the output head is the token embedding"))
@@ -108,6 +112,9 @@ class ModelSpec(Options):
     image_size: int = declared(natural(0, "height and width of images, in pixels; 0 = a model of text"))
     patch_size: int = declared(positive(16, "height and width of an image's patches, in pixels"))
     channels: int = declared(positive(3, "of an image"))
+    class_token: bool = declared(Field(True, "of images: a learned token before the patches"))
+    registers: int = declared(natural(0, "of images: learned tokens without a place behind the class token (DINOv2)"))
+    patch_bias: bool = declared(Field(True, "of images: what patches are multiplied by has a bias"))
     distillation: str = declared(
         one_of("none", "of images: no second token, one, or one with a head (DeiT)", "none", "token", "head")
     )
@@ -120,11 +127,12 @@ class ModelSpec(Options):
     pooling: str = declared(
         one_of(
             "token",
-            "of images with head=classes: what the head reads, the class token or the mean of the patches",
-            "token",
-            "mean",
+            "of images with head=classes or vector: what the head reads, the class token, the mean of the patches, one behind the other, or what "
+            "a learned query attends to (attention)",
+            *("token", "mean", "both", "attention"),
         )
     )
+    vector_width: int = declared(natural(0, "of head=vector: numbers of the vector, by a projection; 0 = what is read"))
     decoder_layers: int = declared(positive(2, "of head=pixels: blocks of the decoder", most=1000))
     decoder_width: int = declared(positive(64, "of head=pixels: width of the decoder"))
     decoder_heads: int = declared(positive(4, "of head=pixels: attention heads of the decoder"))
@@ -189,6 +197,11 @@ class ModelSpec(Options):
         return self.head == "classes" and self.causal and not self.image_size
 
     @property
+    def before_patches(self) -> int:
+        """Tokens of an image that stand before those of its patches: a class token, a distillation token, registers."""
+        return self.class_token + (self.distillation != "none") + self.registers
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """What each layer attends to; `layer_kinds` repeats over the layers."""
         cycle = self.layer_kinds or ("sliding" if self.window else "full",)
@@ -223,7 +236,12 @@ RUNNING = ("dropout", "init_std", "dtype", "param_dtype", "scan", "remat", "atte
 STRUCTURE = tuple(f.name for f in dataclasses.fields(ModelSpec) if f.name not in ("vocab_size", *RUNNING))
 
 # What a child may have otherwise than its parent, where `init.fresh` re-initializes it.
-HEAD = ("head", "tied", "classes", "class_hidden", "pooling", "decoder_layers", "decoder_width", "decoder_heads")
+HEAD = (
+    "head", "tied", "classes", "class_hidden", "pooling", "vector_width", "decoder_layers", "decoder_width", "decoder_heads",
+)  # fmt: skip
+
+# What a child of a model of images may have otherwise with `init.resize`.
+SIZES = ("image_size", "patch_size", "max_length")
 
 # Pattern of the leaves of a value head (`ptft_jax.model.heads.value`), which is there while a run trains, and in no model that is made of it.
 VALUES = "value_head/.*"
@@ -232,7 +250,9 @@ VALUES = "value_head/.*"
 _ROTARY = ("rope_theta", "rope_fraction", "rope_scaling", "rope_local_theta")
 _MUP = ("mup_base_head_dim",)
 _CLASSES = ("classes", "class_hidden")
-_IMAGES = ("patch_size", "channels", "distillation", "pixel_mean", "pixel_std")
+_IMAGES = (
+    "patch_size", "channels", "class_token", "registers", "patch_bias", "distillation", "pixel_mean", "pixel_std",
+)  # fmt: skip
 _DECODER = ("decoder_layers", "decoder_width", "decoder_heads")
 _EXPERTS, _TOKENS = (
     ("experts_per_token", "normalize_experts"),
@@ -247,7 +267,8 @@ def from_config(model: ModelSpec, vocab_size: int) -> ModelSpec:
     idle |= set() if model.mup_base_width else set(_MUP)
     idle |= set() if model.head == "classes" else set(_CLASSES)
     idle |= set() if model.image_size else set(_IMAGES)
-    idle |= set() if model.image_size and model.head == "classes" else {"pooling"}
+    idle |= set() if model.image_size and model.head in ("classes", "vector") else {"pooling"}
+    idle |= set() if model.head == "vector" else {"vector_width"}
     idle |= set() if model.head == "pixels" else set(_DECODER)
     idle |= set() if model.experts else set(_EXPERTS)
     idle |= set(_TOKENS) if model.image_size else set()
@@ -278,8 +299,8 @@ def contradictions(m: dict[str, Any]) -> list[tuple[str, Any, str]]:
         (m["head"] != "masked_lm" or not m["causal"], "head", "model.causal=False"),
         (not m["mup_base_width"] or images or not m["embedding_scale"], "mup_base_width", "0 where model.embedding_scale is True: it grows with the width, which muP's embeddings do not"),
         (scaling is not None, "rope_scaling", "pairs (name, value)"),
-        (not images or m["head"] in ("classes", "pixels"), "image_size", "model.head='classes' or 'pixels'"),
-        (images or m["head"] != "pixels", "head", "model.image_size above 0 where it is 'pixels'"),
+        (not images or m["head"] in ("classes", "pixels", "vector"), "image_size", "model.head='classes', 'pixels' or 'vector'"),
+        (images or m["head"] not in ("pixels", "vector"), "head", "model.image_size above 0 where it is 'pixels' or 'vector'"),
         (not images or m["positions"] in ("learned", "sine"), "image_size", "model.positions='learned' or 'sine'"),
         (images or m["positions"] != "sine", "positions", "model.image_size above 0 where they are 'sine'"),
         (not images or not m["causal"], "image_size", "model.causal=False"),
@@ -287,7 +308,8 @@ def contradictions(m: dict[str, Any]) -> list[tuple[str, Any, str]]:
         (not images or m["image_size"] % m["patch_size"] == 0, "image_size", f"a multiple of model.patch_size {m['patch_size']!r}"),
     ]  # fmt: skip
     if images:
-        tokens = (m["image_size"] // m["patch_size"]) ** 2 + (2 if m["distillation"] != "none" else 1)
+        tokens = m["class_token"] + (m["distillation"] != "none") + m["registers"]
+        tokens += (m["image_size"] // m["patch_size"]) ** 2
         rows.append(
             (m["max_length"] == tokens, "max_length", f"{tokens}, the image's patches and what goes before them")
         )
@@ -312,6 +334,7 @@ def contradictions(m: dict[str, Any]) -> list[tuple[str, Any, str]]:
 def _of_images(m: dict[str, Any]) -> list[tuple[bool, str, str]]:
     """As the rows of `contradictions`."""
     several, pixels = m["distillation"] != "none", m["head"] == "pixels"
+    plain = m["class_token"] and not m["registers"]
     sizes = (1, m["channels"])
     return [
         (len(m["pixel_mean"]) in sizes, "pixel_mean", f"one number, or model.channels {m['channels']!r}"),
@@ -319,6 +342,11 @@ def _of_images(m: dict[str, Any]) -> list[tuple[bool, str, str]]:
         (all(map(_above_0, m["pixel_std"])), "pixel_std", "numbers above 0"),
         (not (several and pixels), "distillation", "'none' where model.head is 'pixels'"),
         (not several or m["pooling"] == "token", "pooling", "'token' where model.distillation is not 'none'"),
+        (plain or not several, "distillation", "'none' where there are registers, or no class token"),
+        (plain or not pixels, "head", "no 'pixels' where there are registers, or no class token: the decoder knows one token before the patches"),
+        (m["class_token"] or pixels or m["pooling"] in ("mean", "attention"), "pooling", "'mean' or 'attention' where model.class_token is False"),
+        (m["class_token"] or not m["registers"], "registers", "0 where model.class_token is False"),
+        (not m["class_hidden"] or m["head"] != "classes" or m["pooling"] != "both", "pooling", "no 'both' where model.class_hidden is True"),
         (not pixels or m["decoder_width"] % 4 == 0, "decoder_width", "a multiple of 4"),
         (not pixels or m["decoder_width"] % m["decoder_heads"] == 0, "decoder_width", f"a multiple of model.decoder_heads {m['decoder_heads']!r}"),
         (not (pixels and m["experts"]), "experts", "0 where model.head is 'pixels'"),

@@ -48,18 +48,24 @@ def waves(width: int, grid: int, before: int) -> np.ndarray:
 
 class ImageEmbed(nnx.Module):
     """Patches of an image, each multiplied to a vector, behind one class token (Dosovitskiy et al. 2020, eq. 1), or a
-    class and a distillation token (Touvron et al. 2020, "DeiT", section 4)."""
+    class and a distillation token (Touvron et al. 2020, "DeiT", section 4), or none (Zhai et al. 2023, "SigLIP"); and behind it
+    registers, which have no positions (Darcet et al. 2023, "Vision Transformers Need Registers")."""
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
         self.spec = spec
         dtype, init = jnp.dtype(spec.param_dtype), jax.nn.initializers.normal(spec.init_std)
         patch = spec.patch_size**2 * spec.channels
-        self.patches = Linear(patch, spec.width, spec, rngs, bias=True, std=spec.init_std)
-        self.class_token = nnx.Param(init(rngs.params(), (spec.width,), dtype))
-        self.distillation_token = (
-            nnx.Param(init(rngs.params(), (spec.width,), dtype)) if spec.distillation != "none" else None
-        )
-        self.positions = Embedding(spec.max_length, spec, rngs) if spec.positions == "learned" else None
+        self.patches = Linear(patch, spec.width, spec, rngs, bias=spec.patch_bias, std=spec.init_std)
+
+        def learned(*shape: int) -> nnx.Param[jax.Array]:
+            return nnx.Param(init(rngs.params(), (*shape, spec.width), dtype))
+
+        self.class_token = learned() if spec.class_token else None
+        self.distillation_token = learned() if spec.distillation != "none" else None
+        placed = spec.max_length - spec.registers
+        self.positions = Embedding(placed, spec, rngs) if spec.positions == "learned" else None
+        self.registers = learned(spec.registers) if spec.registers else None
+        self.norm = Norm(spec) if spec.embedding_norm else None
 
     def __call__(self, inputs: Inputs) -> jax.Array:
         """[B, T, D] of images; of the patches those that are `visible`, in that order."""
@@ -72,14 +78,41 @@ class ImageEmbed(nnx.Module):
         if inputs.visible is not None:
             x_BND = jnp.take_along_axis(x_BND, inputs.visible[..., None], axis=1)
         first = [t[...].astype(x_BND.dtype) + places_TD[n] for n, t in enumerate(tokens)]
-        x_BTD = jnp.concatenate([*(jnp.broadcast_to(t, (b, 1, spec.width)) for t in first), x_BND], axis=1)
+        before = [t[None] for t in first] + (
+            [] if self.registers is None else [self.registers[...].astype(x_BND.dtype)]
+        )
+        x_BTD = jnp.concatenate([*(jnp.broadcast_to(t, (b, *t.shape)) for t in before), x_BND], axis=1)
+        x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
         return x_BTD if inputs.noise is None else x_BTD + inputs.noise.astype(x_BTD.dtype)
 
     def _places(self, before: int) -> jax.Array:
-        """[T, D]: what is added to each token for where it is."""
+        """[T - registers, D]: what is added to each token for where it is."""
         if self.positions is not None:
-            return self.positions(jnp.arange(self.spec.max_length))
+            return self.positions(jnp.arange(self.spec.max_length - self.spec.registers))
         return jnp.asarray(waves(self.spec.width, self.spec.image_size // self.spec.patch_size, before))
+
+
+def decoder_spec(spec: ModelSpec) -> ModelSpec:
+    """The small transformer of `PixelDecoder`."""
+    return dataclasses.replace(
+        spec,
+        width=spec.decoder_width,
+        heads=spec.decoder_heads,
+        kv_heads=spec.decoder_heads,
+        head_dim=spec.decoder_width // spec.decoder_heads,
+        mlp_width=4 * spec.decoder_width,
+        layers=spec.decoder_layers,
+        mup_base_width=0,
+    )
+
+
+def masked_flops(spec: ModelSpec, visible: int) -> float:
+    """Matrix-multiply FLOPs of one forward pass of masked autoencoding, per image, as `ModelSpec.flops_per_token` counts them: the encoder over
+    the class token and so many `visible` patches, and the decoder over all."""
+    count, own = (spec.image_size // spec.patch_size) ** 2, decoder_spec(spec)
+    seen, pixels = visible + 1, spec.patch_size**2 * spec.channels
+    ends = count * pixels * spec.width + seen * spec.width * own.width + (count + 1) * own.width * pixels
+    return 2.0 * ends + sum(s.flops_per_token(tokens) * tokens for s, tokens in ((spec, seen), (own, count + 1)))
 
 
 class PixelDecoder(nnx.Module):
@@ -87,16 +120,7 @@ class PixelDecoder(nnx.Module):
     transformer over what the encoder made of the patches that it saw, and a learned vector in the place of each other one."""
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        self.spec = own = dataclasses.replace(
-            spec,
-            width=spec.decoder_width,
-            heads=spec.decoder_heads,
-            kv_heads=spec.decoder_heads,
-            head_dim=spec.decoder_width // spec.decoder_heads,
-            mlp_width=4 * spec.decoder_width,
-            layers=spec.decoder_layers,
-            mup_base_width=0,
-        )
+        self.spec = own = decoder_spec(spec)
         self.embed = Linear(spec.width, own.width, own, rngs, bias=True, std=spec.init_std)
         init = jax.nn.initializers.normal(spec.init_std)
         self.mask_token = nnx.Param(init(rngs.params(), (own.width,), jnp.dtype(spec.param_dtype)))

@@ -36,8 +36,7 @@ class MaskedImages(Rows):
         visible_BK, weights_B = batch["visible"], self.weights(batch)
         targets_BNC = patches(normalized(batch["inputs"], model.spec), model.spec.patch_size).astype(jnp.float32)
         if self.normalize_patches:
-            mean = jnp.mean(targets_BNC, axis=-1, keepdims=True)
-            deviation = jnp.sqrt(jnp.var(targets_BNC, axis=-1, keepdims=True, ddof=1) + _EPSILON)
+            mean, deviation = patch_statistics(targets_BNC)
             targets_BNC = (targets_BNC - mean) / deviation
         errors_BN = jnp.mean(jnp.square(model.pixels(params, hidden_BTD, visible_BK) - targets_BNC), axis=-1)
         hidden_BN = jnp.ones_like(errors_BN).at[jnp.arange(len(visible_BK))[:, None], visible_BK].set(0.0)
@@ -51,3 +50,9 @@ class MaskedImages(Rows):
             "config.objective.name = 'masked_images' predicts pixels and no probabilities, so two models have no divergence "
             "(tune.distill, tune.smooth): leave their weights at 0"
         )
+
+
+def patch_statistics(patches_BNC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The mean and the deviation of the pixels of each patch, [B, N, 1]."""
+    mean = jnp.mean(patches_BNC, axis=-1, keepdims=True)
+    return mean, jnp.sqrt(jnp.var(patches_BNC, axis=-1, keepdims=True, ddof=1) + _EPSILON)

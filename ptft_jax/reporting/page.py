@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from ptft_jax.runs.files import write_text
@@ -27,6 +28,10 @@ class Page:
 
     def figure(self, svg: str) -> None:
         self._parts.append({"kind": "figure", "svg": svg})
+
+    def pictures(self, pictures: Sequence[tuple[str, str]]) -> None:
+        """Images side by side, each (what `ptft_jax.reporting.thumbnails.uri` gives, what is written below it)."""
+        self._parts.append({"kind": "pictures", "pictures": list(pictures)})
 
     def table(self, rows: list[dict[str, Any]], *, prose: bool = False, verbatim: bool = False) -> None:
         """Rows of equal keys. `prose` lets cells wrap, `verbatim` also keeps the line ends of texts. Numbers are formatted here."""

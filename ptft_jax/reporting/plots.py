@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ptft_jax import environment
 
@@ -271,6 +271,32 @@ def heat(
             axes.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=9, color=color)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
+    return svg(figure)
+
+
+def confusion(table: Mapping[str, Any], *, title: str) -> str:
+    """How often each class was named (`ptft_jax.objectives.counts.shown`): a row for each that there is, a column for each that was named; shades are
+    shares of the row."""
+    classes, counts = table["classes"], table["counts"]
+    shares = [[count / max(sum(row), 1) for count in row] for row in counts]
+    side = 1.6 + 0.42 * len(classes)
+    figure, axes = framed(side + 0.6, side, title, "named", "is")
+    axes.grid(False)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for i, row in enumerate(counts):
+        for j, count in enumerate(row):
+            if count:
+                axes.text(
+                    j,
+                    i,
+                    f"{count:,}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="white" if shares[i][j] > 0.5 else "black",
+                )
+    axes.set_xticks(range(len(classes)), classes, rotation=45 if max(map(len, classes)) > 3 else 0)
+    axes.set_yticks(range(len(classes)), classes)
     return svg(figure)
 
 

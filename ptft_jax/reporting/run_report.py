@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
@@ -11,8 +12,9 @@ from ptft_jax import config as configs
 from ptft_jax.config.behaviors import BEHAVIOR, TASKS
 from ptft_jax.config.verifiers import is_of_answers
 from ptft_jax.data import overview
+from ptft_jax.data.pictures import decoding
 from ptft_jax.errors import UserError
-from ptft_jax.reporting import clock, merge_page, plots, run_names, settings
+from ptft_jax.reporting import clock, merge_page, plots, run_names, settings, thumbnails
 from ptft_jax.reporting.page import Page
 from ptft_jax.reporting.summary_tables import by_adapter, confusion_rows, measures
 from ptft_jax.runs.files import write_json
@@ -21,6 +23,7 @@ from ptft_jax.runs.workdir import Workdir
 
 Row = Mapping[str, Any]  # of a run, see `_read`
 _ANSWERS, _LETTERS = 10, 300  # that are shown of each run, and of each text
+_MOST_CLASSES = 30  # of a picture of which was taken for which; a table has more
 # What is drawn of each set that is evaluated, beside metrics of plugins, and its unit.
 _DRAWN = {
     "nll": "nats per token", "mse": "mse", "margin": "margin", "kl": "nats per token",
@@ -36,6 +39,15 @@ _REWARDED = {
     "kept": "share of answers", "unsolved": "share of prompts", "ties": "share of prompts", "rounds": "times that prompts were drawn",
     "value_loss": "half the squared error", "explained_variance": "share of the variance of returns",
 }  # fmt: skip
+
+
+# Kinds of images that are shown (`ptft_jax.evaluation.gallery`), and what is said above them.
+_KINDS = {
+    "mistake": "the most confident mistakes",
+    "example": "the first images",
+    "hidden": "what is seen, what is predicted of the rest, and the image",
+}
+_PARTS = {"seen": "seen", "made": "predicted", "image": "true"}
 
 
 def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
@@ -59,7 +71,19 @@ def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     if changed := settings.differing({row["name"]: row["config"] for row in rows}):
         page.text("Settings that differ:")
         page.table(changed, prose=True)
-    for part in (_curves, _combined, _before_after, _measures, _time, _drift, _data, _parameters, _samples, _answers):
+    for part in (
+        _curves,
+        _combined,
+        _before_after,
+        _measures,
+        _time,
+        _drift,
+        _pictures,
+        _data,
+        _parameters,
+        _samples,
+        _answers,
+    ):
         part(page, rows)
     page.write(out, footer="Every figure is in results.json beside this file.")
 
@@ -83,6 +107,7 @@ def _read(name: str, workdir: pathlib.Path) -> Row:
         "train": [r for r in metrics if r["kind"] == "train"],
         "evals": [r for r in metrics if r["kind"] == "eval"],
         "samples": here.read_samples(),
+        "pictures": here.read_pictures(),
         "answers": _last_answers(here),
     }
 
@@ -265,6 +290,9 @@ def _before_after(page: Page, rows: Sequence[Row]) -> None:
         page.text(row["name"])
         page.table([{"metric": k, "before": before.get(k, "-"), "after": v} for k, v in sorted(after.items())])
         for name, table in row["summary"].get("confusion", {}).items():
+            if len(table["classes"]) <= _MOST_CLASSES:
+                page.figure(plots.confusion(table, title=f"{row['name']}, {name}"))
+                continue
             page.text(f"{row['name']}, {name}: a row for each class that there is, a column for each that was named")
             page.table(confusion_rows(table))
 
@@ -333,6 +361,30 @@ def _samples(page: Page, rows: Sequence[Row]) -> None:
         page.heading("Samples")
     for name, sample in samples:
         page.sample(f"{name}, step {sample['step']}", sample["prompt"], sample["text"])
+
+
+def _pictures(page: Page, rows: Sequence[Row]) -> None:
+    """Images beside what each run makes of them: the most confident mistakes, the first of the set, and hidden parts."""
+    if any(row["pictures"] for row in rows):
+        page.heading("Images")
+    for row in rows:
+        for kind, said in _KINDS.items():
+            found = [one for one in row["pictures"] if one["kind"] == kind]
+            if found:
+                page.text(f"{row['name']}, {found[0]['set']}: {said}")
+                page.pictures([pair for one in found for pair in _shown(one)])
+
+
+def _shown(one: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if one["kind"] == "hidden":
+        names = ("seen", "made", "image")
+        return [(_uri(one[name]), f"{one['number']}: {_PARTS[name]}") for name in names]
+    right = "" if one["class"] == one["named"] else f", is {one['class']}"
+    return [(_uri(one["image"]), f"{one['named']} {one['probability']:.0%}{right}")]
+
+
+def _uri(image: str) -> str:
+    return thumbnails.uri(decoding.decoded(base64.b64decode(image)))
 
 
 def _answers(page: Page, rows: Sequence[Row]) -> None:

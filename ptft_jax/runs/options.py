@@ -32,6 +32,13 @@ class InitOptions(Options):
             "original",
         )
     )
+    resize: bool = declared(
+        Field(
+            False,
+            "of images: model.image_size, model.patch_size and model.max_length are as given here, not the parent's: positions are interpolated, "
+            "and what patches are multiplied by is resampled",
+        )
+    )
     optimizer: bool = declared(
         Field(
             False,

@@ -83,7 +83,8 @@ class Parent(Protocol):
           merged: fold the adapter into its base, giving the parameters of a plain model.
           merge_into: of a run on a quantized base, "dequantized" or "original": which kernels the adapter is folded into.
           wide: paths that are read in float32 whatever `dtype` is.
-          model: fields of the head that is wanted (`ptft_jax.model.spec.HEAD`), of imported weights.
+          model: fields of the head that is wanted (`ptft_jax.model.spec.HEAD`), of imported weights; and sizes of images and patches
+            (`ptft_jax.model.spec.SIZES`) that they are resampled for.
 
         Raises:
           UserError: they are damaged, or of another form.

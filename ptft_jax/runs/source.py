@@ -21,8 +21,8 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.options import DataOptions
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model.quantized import Quantization
-from ptft_jax.model.spec import HEAD, STRUCTURE, VALUES
-from ptft_jax.params import fingerprint
+from ptft_jax.model.spec import HEAD, SIZES, STRUCTURE, VALUES
+from ptft_jax.params import fingerprint, resizing
 from ptft_jax.params.partition import join, overlay
 from ptft_jax.params.rules import flatten, matches, unflatten
 from ptft_jax.runs import checkpoint, meant, pins
@@ -135,12 +135,18 @@ class Source:
         weights: str = "auto",
         merged: bool = True,
         merge_into: str = "",
-        **_: Any,
+        **model: Any,
     ) -> dict[str, Any]:
-        """The whole parameters, in the dtype they were saved in, as `parameters` gives them, less those left out and a value head."""
+        """The whole parameters, in the dtype they were saved in, as `parameters` gives them, less those left out and a value head; of `model`
+        only `ptft_jax.model.spec.SIZES` say something of a run's."""
         flat = flatten(parameters(self, layout, merged=merged, weights=weights, merge_into=merge_into))
         without = (*self.left_out, VALUES)
-        return unflatten({p: a for p, a in flat.items() if not matches(without, p)})
+        flat = {p: a for p, a in flat.items() if not matches(without, p)}
+        return (
+            unflatten(resizing.resized(flat, self.fields, {**self.fields, **model}, layout))
+            if model
+            else unflatten(flat)
+        )
 
     def lineage(self, fingerprint: str) -> list[dict[str, Any]]:
         """The chain of checkpoints behind a run that starts from this one, nearest first."""
@@ -419,7 +425,7 @@ def base_reference(
         "wide": list(wide),
         "ignore": list(config.init.ignore),
         "fresh": list(config.init.fresh),
-        "head": {name: model[name] for name in HEAD},
+        "head": {name: model[name] for name in (*HEAD, *(SIZES if model["image_size"] else ()))},
         "merge_into": config.init.merge_into,
     }
 

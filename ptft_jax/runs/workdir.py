@@ -68,6 +68,11 @@ class Workdir:
         return self.path / "samples.jsonl"
 
     @property
+    def pictures(self) -> pathlib.Path:
+        """Images beside what the run makes of them at its end (`ptft_jax.evaluation.gallery`)."""
+        return self.path / "pictures.jsonl"
+
+    @property
     def answers(self) -> pathlib.Path:
         """What was answered to prompts of data, and how good that is."""
         return self.path / "answers.jsonl"
@@ -245,6 +250,9 @@ class Workdir:
 
     def read_samples(self) -> list[dict[str, Any]]:
         return files.read_rows(self.samples)
+
+    def read_pictures(self) -> list[dict[str, Any]]:
+        return files.read_rows(self.pictures)
 
     def read_answers(self) -> list[dict[str, Any]]:
         return files.read_rows(self.answers)

@@ -139,6 +139,7 @@ class Run:
         self.behavior = behavior.of_run(c, self.trainer.model, self.tokenizer, self.adapters)
         self.selection = self._selection()
         self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
+        self.pictures = c.eval.pictures if c.model.image_size else 0
         self.sampler = previews.build(c, self.trainer.model, self.trainer.partition, self.tokenizer)
         span = functools.partial(spans.steps_of, steps=c.training.steps)
         self.plan = Schedule(

@@ -17,7 +17,7 @@ from ptft_jax.data.pictures import settled as pictures
 from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation.names import AUTO, direction, known
 from ptft_jax.evaluation.samples import MAX_NEW_TOKENS
-from ptft_jax.model.spec import HEAD, STRUCTURE
+from ptft_jax.model.spec import HEAD, SIZES, STRUCTURE
 from ptft_jax.params.rules import assign, flatten, matches
 from ptft_jax.runs import loading, meant
 from ptft_jax.runs import source as restore
@@ -70,14 +70,17 @@ def resolve(
     restore.check_merge(parent, section.init.merge_into, "config.init.merge_into")
     values, theirs = section.as_dict(), parent.fields
     defaults = dict(section.fields())
-    new_head = renews_head(section.init.fresh)
+    new_head, resized = renews_head(section.init.fresh), section.init.resize
+    if resized and not theirs["image_size"]:
+        raise UserError(f"config.init.resize = True: the parent {parent.name} reads texts, and has no images to resize")
     for name in (*STRUCTURE, "vocab_size"):
         mine, default = values["model"][name], defaults[f"model.{name}"].default
-        if name in HEAD and new_head:  # what the config says, its defaults too
+        if (name in HEAD and new_head) or (name in SIZES and resized):  # what the config says, its defaults too
             continue
         changed = hashable(mine) not in (hashable(theirs[name]), default)
         if changed:
             hint = "; a new head needs init.fresh=('head/.*',)" if name in HEAD else ""
+            hint = "; init.resize=True has it otherwise" if theirs["image_size"] and name in SIZES else hint
             raise UserError(f"config.model.{name} = {mine!r}, but the parent {parent.name} has {theirs[name]!r}{hint}")
         values["model"][name] = theirs[name]
     if section.init.adapter:

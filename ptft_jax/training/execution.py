@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from ptft_jax import environment
 from ptft_jax.data import cache, overview, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
-from ptft_jax.evaluation import answers, evaluate
+from ptft_jax.evaluation import answers, evaluate, gallery
 from ptft_jax.evaluation.behavior import BehaviorSet
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.evaluation.names import SOURCE
@@ -27,7 +28,7 @@ from ptft_jax.reporting.progress import Reporter
 from ptft_jax.reporting.trackers.base import FAILED, FINISHED
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.checkpoint import Damaged, best_steps, check_files, has_record, read, read_meta, together
-from ptft_jax.runs.files import write_bytes, write_json
+from ptft_jax.runs.files import write_bytes, write_json, write_text
 from ptft_jax.runs.saving import Checkpoints, read_state
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import outcome, profile, reference, scorers
@@ -347,6 +348,20 @@ class Execution:
                     tables[eval_set.name] = counts.shown(confusion, self.run.classes)
         return values, tables
 
+    def _show_pictures(self, state: Any, check: Callable[[], None]) -> None:
+        """Keeps images beside what the best state makes of them: of the test set, or of what was validated on."""
+        run = self.run
+        sets = run.test_batches or run.eval_batches
+        if not run.pictures or not sets or not processes.main():
+            return
+        name, batches = next(iter(sets.items()))
+        model = dataclasses.replace(run.trainer.model, constrain=None)
+        params = run.trainer.partition.merge(state.ema or state.trainable, state.frozen)
+        with self.clock("samples"):
+            found = gallery.rows(run.trainer.objective, model, params, batches, run.classes, run.pictures, check)
+        text = "".join(json.dumps({"set": name, **row}, ensure_ascii=False) + "\n" for row in found)
+        write_text(Workdir(run.workdir).pictures, text)
+
     def _finish(self, state: Any, loop: Loop, meta: dict[str, Any], reason: str) -> dict[str, Any]:
         """Goes to the best state, measures it on the test split, samples, and sums up. Can be done again, if it is disturbed.
 
@@ -364,11 +379,12 @@ class Execution:
         with self.clock("samples"):
             texts = run.sampler(run.trainer.program.whole(state), loop.check)
         writer.sample(best, *({**row, "selected": True} for row in texts))
+        self._show_pictures(run.trainer.program.whole(state), loop.check)
         rows = processes.shared([r for r in Workdir(run.workdir).read_metrics() if r["kind"] == "eval"])
         at = {r["step"]: {k: v for k, v in r.items() if k not in ("step", "kind", "time")} for r in rows}
         tokens_per_step = run.config.data.batch_size * run.config.data.length
         positions = run.config.data.length + run.trainer.model.virtual_tokens
-        flops = 3 * run.trainer.model.spec.flops_per_token(positions) * run.config.data.batch_size * positions
+        flops = 3 * outcome.row_flops(run.config, run.trainer.model.spec, positions) * run.config.data.batch_size
         before, after = {**at.get(run.first_step, {}), **meta["before"]}, {**at.get(best, {}), **test}
         with self.clock("evaluation"):
             drift = outcome.drift(run.start, state, meta["parent_fingerprint"])

@@ -10,12 +10,15 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ptft_jax import config as configs
+from ptft_jax.data.builders.pictures import MaskedPictures
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import drift as drifts
 from ptft_jax.evaluation import measured_sets, standalone, transfer
 from ptft_jax.evaluation.evaluate import EvalSet, Measuring
-from ptft_jax.model.spec import HEAD
+from ptft_jax.model.spec import HEAD, ModelSpec
+from ptft_jax.model.vision import masked_flops
 from ptft_jax.parallel import cost as costs
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.runs import meant
@@ -87,6 +90,13 @@ def of_parent(
         rows = [{key: array for key, array in batch.items() if key != "adapters"} for batch in batches]
         values |= EvalSet(name, rows, programs[objective], byte_lengths).run(params, check)
     return values
+
+
+def row_flops(config: configs.Section, spec: ModelSpec, positions: int) -> float:
+    """Matrix-multiply FLOPs of one forward pass of a row of so many positions."""
+    if spec.head == "pixels":
+        return masked_flops(spec, MaskedPictures.of_images(config.objective, spec, config.data).seen)
+    return spec.flops_per_token(positions) * positions
 
 
 def gains(

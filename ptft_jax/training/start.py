@@ -157,7 +157,8 @@ class Start:
     def parameters_of(self, parent: Parent, **model: Any) -> dict[str, Any]:
         """A parent's parameters as `config.init` takes them, in this run's layout; `model` as its own `parameters` has it."""
         taken = {name: self.init[name] for name in ("weights", "merge_into")}
-        dtype = self._config.model.param_dtype
+        dtype, ours = self._config.model.param_dtype, self._config.as_dict()["model"]
+        model |= {name: ours[name] for name in specs.SIZES} if ours["image_size"] else {}
         return parent.parameters(self.trainer.layout, dtype, wide=self.trainer.wide, **taken, **model)
 
     def as_kept(self, plain: Mapping[str, jax.Array], shapes: Mapping[str, Any] | None = None) -> dict[str, jax.Array]:

@@ -4,16 +4,18 @@ python -m ptft_jax.verbs.eval --run=runs/base --data=stdlib:code --split=test
 python -m ptft_jax.verbs.eval --run=runs/base@last --data=jsonl:questions.jsonl
 python -m ptft_jax.verbs.eval --run=runs/base --data=jsonl:questions.jsonl --answers=exact,f1
 python -m ptft_jax.verbs.eval --run=runs/base --data=text:notes --split=test --knn=indexes/notes
+python -m ptft_jax.verbs.eval --run=runs/masked --data=images:digits --probe=ridge,knn --probe_shots=1,10,0
 """
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from absl import flags
 
 from ptft_jax.config.tree import TREE
-from ptft_jax.verbs import answered, neighbors, reading
+from ptft_jax.verbs import answered, neighbors, probes, reading
 from ptft_jax.verbs.command import define_number, define_source, launch, load_source, say, say_chosen
 
 
@@ -39,14 +41,22 @@ def define() -> None:
     define_number("batch_size", 16, TREE["data"]["batch_size"], "Rows at a time.")
     answered.define()
     neighbors.define()
+    probes.define()
 
 
 def main() -> None:
     args = flags.FLAGS
     from ptft_jax.evaluation.standalone import evaluate
 
-    asked, looked_up = answered.asked(), neighbors.asked()
+    asked, looked_up, probed = answered.asked(), neighbors.asked(), probes.asked()
     loaded = load_source()
+    if probed:
+        from ptft_jax.evaluation import probes as told
+
+        options = {"batch_size": args.batch_size, "plugins": args.plugins, **probed, **reading.changes()}
+        say_chosen(loaded.source)
+        _print(loaded.source, told.evaluate(loaded, args.data, args.split, **options))
+        return
     options = {
         "tokens": args.tokens,
         "batch_size": args.batch_size,
@@ -68,6 +78,10 @@ def main() -> None:
         from ptft_jax.evaluation import neighbors as states
 
         values["knn"] = states.evaluate(loaded, args.data, args.split, **looked_up, **options, **reading.changes())
+    _print(source, values)
+
+
+def _print(source: Any, values: dict[str, Any]) -> None:
     how = {"checkpoint": source.how} if getattr(source, "how", "") else {}
     print(json.dumps({"run": source.reference, "step": source.step, **how, **values}, indent=1))
 

@@ -14,6 +14,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.objectives.classification import Classification
 from ptft_jax.objectives.masked_images import MaskedImages
+from ptft_jax.params import resizing
 from ptft_jax.params.rules import flatten
 from ptft_jax.runs import loading
 from tests.helpers import EVERYTHING, TIMED, quiet_train, repeats, stop_at, train
@@ -42,7 +43,7 @@ def config_of(arrays, **model):
     config.data.update(source=f"images:{arrays}", batch_size=8, prefetch=0)
     config.optimizer.update(learning_rate=1e-2, warmup_steps=2)
     config.training.steps = 8
-    config.eval.update(every=4, test=False)
+    config.eval.update(every=4, test=False, pictures=0)
     config.log.update(every=1, tensorboard=False)
     return config
 
@@ -142,12 +143,14 @@ def test_two_stages(arrays, tmp_path, cache):
     child.objective.name, child.init.fresh, child.init.from_ = "classification", ("head/.*",), str(tmp_path / "parent")
     child.optimizer.update(learning_rate=1e-2, warmup_steps=2)
     child.training.steps = 150
-    child.eval.update(every=150, parent_data=False, test=False)
+    child.eval.update(every=150, parent_data=False, test=False, pictures=5)
     child.checkpoint.update(every=75, keep_latest=3)
     child.tune.layer_decay = 0.8
     child.log.tensorboard = False
     summary = quiet_train(child, tmp_path / "child")
     assert summary["after"]["validation/accuracy"] > 0.9 > summary["before"]["validation/accuracy"]
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "child/pictures.jsonl").read_text().splitlines()]
+    assert kinds.count("example") == 5 and not (tmp_path / "parent/pictures.jsonl").exists()
     loaded = loading.load(f"{tmp_path}/child")
     theirs, ours = (
         flatten(jax.device_get(loading.load(f"{tmp_path}/{name}").params)) for name in ("parent@last", "child@0")
@@ -161,9 +164,31 @@ def test_two_stages(arrays, tmp_path, cache):
 
 
 def test_recipes_are_made(cache):
-    for name in ("images/vit", "images/mae", "images/transfer"):
+    for name in ("images/vit", "images/mae", "images/mnist", "images/transfer"):
         config = files.recipe(f"{name}:images:FOLDER")
         assert config.data.source == "images:FOLDER"
+
+
+@pytest.mark.heavy
+def test_another_size_than_the_parents(arrays, tmp_path, cache):
+    """Images of 12 pixels in patches of 6: a run that starts so equals, at step 0, its parent's parameters resampled; what is frozen in it is
+    found again when it is loaded, and a stopped run goes on."""
+    parent = classes_of(arrays)
+    quiet_train(parent, tmp_path / "parent")
+    child = classes_of(arrays, image_size=12, patch_size=6)
+    child.init.update(from_=str(tmp_path / "parent"), resize=True)
+    child.tune.update(method="lora")
+    child.eval.parent_data = False
+    quiet_train(child, tmp_path / "child")
+    theirs, ours = (flatten(loading.load(f"{tmp_path}/{name}").params) for name in ("parent@last", "child@last"))
+    expected = resizing.patches(theirs["embed/patches/kernel"], 4, 6)
+    np.testing.assert_allclose(ours["embed/patches/kernel"], expected, atol=1e-6)
+    np.testing.assert_array_equal(
+        ours["embed/positions/embedding"], theirs["embed/positions/embedding"]
+    )  # as many patches
+    child.init.resize = False
+    with pytest.raises(UserError, match="model.image_size = 12, but the parent .* has 8; init.resize=True"):
+        quiet_train(child, tmp_path / "other")
 
 
 def test_what_does_not_go_together(arrays, tmp_path, cache):

@@ -48,7 +48,7 @@ def test_out_and_in(plugin, tmp_path):
 
     with pytest.raises(UserError, match="model_type 'alpaca' is not supported, only gpt2, llama,"):
         restore.find(f"hf:{tmp_path / 'alpaca'}")
-    with pytest.raises(UserError, match="model_type 'llamas' is not supported, only gpt2, .*, deit, alpaca .did you"):
+    with pytest.raises(UserError, match="model_type 'llamas' is not supported, only gpt2, .*, siglip, alpaca .did you"):
         families.get("llamas", "test", plugin)
     found = restore.find(f"hf:{tmp_path / 'alpaca'}", plugins=plugin)
     assert found.config.plugins == plugin

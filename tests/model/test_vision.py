@@ -11,8 +11,9 @@ import pytest
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
-from ptft_jax.model.vision import normalized, patches, waves
+from ptft_jax.model.vision import masked_flops, normalized, patches, waves
 from ptft_jax.params.rules import flatten
+from ptft_jax.planning import flops
 
 SPEC = ModelSpec(
     vocab_size=0, max_length=17, layers=2, width=16, heads=2, causal=False, head="classes", classes=3, image_size=8, patch_size=2,
@@ -76,14 +77,50 @@ def test_noise_is_added_to_what_goes_into_the_first_block():
 
 
 def test_what_heads_read():
-    """The class token, or the mean of the patches, through one linear layer."""
-    for pooling, pick in (("token", lambda h: h[:, 0]), ("mean", lambda h: h[:, 1:].mean(axis=1))):
-        model, params = made(pooling=pooling)
+    """The class token, the mean of the patches, or both, through one linear layer; of registers and class tokens neither is a patch."""
+    for changes, pick in (
+        ({"pooling": "token"}, lambda h: h[:, 0]),
+        ({"pooling": "mean"}, lambda h: h[:, 1:].mean(axis=1)),
+        (
+            {"pooling": "both", "registers": 2, "max_length": 19},
+            lambda h: np.concatenate([h[:, 0], h[:, 3:].mean(1)], 1),
+        ),
+        ({"pooling": "mean", "class_token": False, "max_length": 16}, lambda h: h.mean(axis=1)),
+    ):
+        model, params = made(**changes)
         hidden = np.asarray(model.hidden(params, IMAGES))
         head = params["head"]["classes"]
-        np.testing.assert_allclose(
-            model(params, IMAGES), pick(hidden) @ head["kernel"] + head["bias"], rtol=1e-4, atol=1e-6
-        )
+        expected = pick(hidden) @ head["kernel"] + head["bias"]
+        np.testing.assert_allclose(model(params, IMAGES), expected, rtol=1e-4, atol=1e-6)
+    model, params = made(head="vector", vector_width=5)
+    expected = np.asarray(model.hidden(params, IMAGES))[:, 0] @ params["head"]["projection"]["kernel"]
+    np.testing.assert_allclose(model(params, IMAGES), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_query_that_tells_nothing_apart_reads():
+    """The mean of all values, and what the MLP, which begins without a say here, makes of it."""
+    model, params = made(head="vector", pooling="attention", class_token=False, max_length=16)
+    pool = params["head"]["pool"]["attention"]
+    for layer in (pool["query"], pool["mlp"]["down"]):
+        layer["kernel"] = jnp.zeros_like(layer["kernel"])
+    hidden = np.asarray(model.hidden(params, IMAGES))
+    values = hidden @ pool["value"]["kernel"] + pool["value"]["bias"]
+    expected = values.mean(1) @ pool["out"]["kernel"] + pool["out"]["bias"]
+    np.testing.assert_allclose(model(params, IMAGES), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_factors_on_what_sublayers_add():
+    """Of 1 they change nothing; of 0 nothing is added to what patches became."""
+    plain, params = made()
+    model, scaled = made(layer_scale=1.0)
+    for path, a in flatten(params).items():
+        np.testing.assert_array_equal(flatten(scaled)[path], a)
+    np.testing.assert_allclose(model(scaled, IMAGES), plain(params, IMAGES), rtol=1e-5)
+    for name in ("attention_scale", "mlp_scale"):
+        assert (scaled["blocks"][name]["scale"] == 1).all()
+        scaled["blocks"][name]["scale"] *= 0
+    streams = model.streams(scaled, IMAGES)
+    np.testing.assert_array_equal(streams[-1], streams[0])
 
 
 def test_what_a_decoder_predicts():
@@ -97,3 +134,14 @@ def test_what_a_decoder_predicts():
     swapped = model.pixels(params, hidden[::-1], visible[::-1])
     np.testing.assert_allclose(swapped[::-1], found, atol=1e-6)
     assert np.abs(found[0] - found[1]).max() > 1e-6
+
+
+def test_operations_of_masked_images_are_those_of_the_traced_program():
+    changes = dict(head="pixels", decoder_layers=2, decoder_width=8, decoder_heads=2)
+    model, params = made(**changes)
+    visible = jnp.asarray([[0, 3, 5], [2, 3, 15]])
+
+    def run(params):
+        return model.pixels(params, model.hidden(params, Inputs(IMAGES, visible=visible)), visible)
+
+    assert flops.of_jaxpr(jax.make_jaxpr(run)(params)) == 2 * masked_flops(model.spec.resolved, 3)

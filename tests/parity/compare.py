@@ -93,4 +93,6 @@ def case_types(model):
 
 def _torch(model, **inputs):
     with torch.no_grad():
-        return model(**{k: torch.from_numpy(v) for k, v in inputs.items()}).logits.numpy()
+        found = model(**{k: torch.from_numpy(v) for k, v in inputs.items()})
+    # Of towers the vector of an image.
+    return next(found[name] for name in ("logits", "image_embeds", "pooler_output") if name in found).numpy()

@@ -106,6 +106,12 @@ CASES = (
     Case("vit-no-qkv-bias", "ViTConfig", "ViTForImageClassification", {**IMAGES, "qkv_bias": False}, "image"),
     Case("deit", "DeiTConfig", "DeiTForImageClassification", {**IMAGES, "num_labels": 7}, "image"),
     Case("deit-teacher", "DeiTConfig", "DeiTForImageClassificationWithTeacher", {**IMAGES, "num_labels": 7}, "image"),
+    Case("dinov2", "Dinov2Config", "Dinov2ForImageClassification", {**IMAGES, "num_labels": 7}, "image"),
+    Case("dinov2-bare", "Dinov2Config", "Dinov2Model", {**IMAGES, "use_mask_token": False}, "image"),
+    Case("dinov2-registers", "Dinov2WithRegistersConfig", "Dinov2WithRegistersForImageClassification", {**IMAGES, "use_swiglu_ffn": True, "mlp_ratio": 3}, "image"),
+    Case("clip-vision", "CLIPVisionConfig", "CLIPVisionModelWithProjection", {**IMAGES, "projection_dim": 24}, "image"),
+    Case("clip-vision-bare", "CLIPVisionConfig", "CLIPVisionModel", IMAGES, "image"),
+    Case("siglip-vision", "SiglipVisionConfig", "SiglipVisionModel", IMAGES, "image"),
 )  # fmt: skip
 
 

@@ -111,8 +111,16 @@ class MaskedPictures(Pictures):
         made = super().of_images(objective, model, data)
         return dataclasses.replace(made, patch_size=model.patch_size, hidden=objective.hidden_patches)
 
+    @property
+    def patches(self) -> int:
+        """How many an image has."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def seen(self) -> int:
+        """How many of them the model sees."""
+        return max(int(self.patches * (1 - self.hidden)), 1)
+
     def row(self, one: Labelled, rng: np.random.Generator, draw: Callable[[np.random.Generator], Labelled]) -> Piece:
-        count = (self.image_size // self.patch_size) ** 2
-        seen = max(int(count * (1 - self.hidden)), 1)
         made = super().row(one, rng, draw)
-        return {**made, "visible": np.sort(rng.permutation(count)[:seen]).astype(np.int32)}
+        return {**made, "visible": np.sort(rng.permutation(self.patches)[: self.seen]).astype(np.int32)}

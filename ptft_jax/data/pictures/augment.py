@@ -23,6 +23,8 @@ class Augment:
     crop: float = 1.0
     crop_ratio: float = 4 / 3
     shift: int = 0
+    turn: float = 0.0
+    scale: float = 0.0
     flip: float = 0.0
     color: float = 0.0
     operations: int = 0
@@ -41,6 +43,9 @@ class Augment:
         image = self._part(image, size, rng)
         if self.shift:
             image = _shifted(image, rng.integers(-self.shift, self.shift + 1, 2))
+        if self.turn or self.scale:
+            angle = np.deg2rad(rng.uniform(-self.turn, self.turn))
+            image = _turned(image, angle, np.exp(rng.uniform(-1, 1, 2) * np.log1p(self.scale)))
         if self.flip and rng.random() < self.flip:
             image = image[:, ::-1]
         if self.color:
@@ -133,6 +138,28 @@ def _weights(count: int, start: float, stop: float, size: int) -> tuple[np.ndarr
 def _shifted(image: np.ndarray, by: np.ndarray) -> np.ndarray:
     rows, columns = (np.clip(np.arange(n) - int(d), 0, n - 1) for n, d in zip(image.shape, by))
     return image[rows][:, columns]
+
+
+def _turned(image: np.ndarray, angle: float, factors: np.ndarray) -> np.ndarray:
+    """An image turned about its middle, and made larger by one factor in height and one in width, with bilinear weights. Edges are
+    repeated."""
+    height, width = image.shape[:2]
+    middle = np.asarray([(height - 1) / 2, (width - 1) / 2])
+    down, across = np.meshgrid(np.arange(height) - middle[0], np.arange(width) - middle[1], indexing="ij")
+    sine, cosine = np.sin(angle), np.cos(angle)
+    # Where each pixel is from: turned back, then made smaller.
+    places = [(cosine * down + sine * across) / factors[0], (cosine * across - sine * down) / factors[1]]
+    (top, low), (left, over) = (
+        np.divmod(np.clip(place + m, 0, n - 1), 1) for place, m, n in zip(places, middle, image.shape)
+    )
+    pixels = image.astype(np.float32)
+    found = np.zeros_like(pixels)
+    for by, vertical in ((0, 1 - low), (1, low)):
+        for aside, horizontal in ((0, 1 - over), (1, over)):
+            rows = np.minimum(top.astype(np.int64) + by, height - 1)
+            columns = np.minimum(left.astype(np.int64) + aside, width - 1)
+            found += pixels[rows, columns] * (vertical * horizontal).astype(np.float32)[..., None]
+    return np.clip(np.rint(found), 0, 255).astype(np.uint8)
 
 
 def _colored(image: np.ndarray, factors: np.ndarray) -> np.ndarray:

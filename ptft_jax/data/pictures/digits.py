@@ -27,7 +27,11 @@ def _all() -> MadeImages:
     datasets = needed("sklearn.datasets", "images:digits")
     found = datasets.load_digits()
     # Counts of 0 to 16 in fields of 4 x 4 bits.
-    images, labels = np.rint(found.images * (255 / 16)).astype(np.uint8), found.target
+    return made(np.rint(found.images * (255 / 16)).astype(np.uint8), found.target)
+
+
+def made(images: np.ndarray, labels: np.ndarray) -> MadeImages:
+    """Digits, uint8 [N, H, W], each with its label."""
 
     def make(index: int) -> dict[str, Any]:
         return {"image": Image(decoding.packed(images[index])), "label": int(labels[index])}

@@ -44,6 +44,12 @@ class AugmentOptions(Options):
     shift: int = declared(
         natural(0, "pixels by which an image is moved at most, up or down and left or right; edges are repeated")
     )
+    turn: float = declared(
+        Field(0.0, "most degrees by which an image is turned, either way; edges are repeated", valid=lambda v: 0 <= v <= 180, expected="a value from 0 to 180")
+    )  # fmt: skip
+    scale: float = declared(
+        natural(0.0, "most by which an image is made larger or smaller, as a share, in height and width apart")
+    )
     flip: float = declared(whole_share(0.0, "how often an image is mirrored, left to right"))
     color: float = declared(share(0.0, "most by which brightness, contrast and saturation are changed, as a share"))
     operations: int = declared(

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 
 from ptft_jax.config.sources import SOURCES
-from ptft_jax.data.pictures import arrays, decoding, digits, folders, letters, named_files
+from ptft_jax.data.pictures import arrays, decoding, digits, folders, letters, mnist, named_files
 from ptft_jax.data.pictures.shards import Images, PictureShard
 from ptft_jax.data.records import files
 from ptft_jax.data.records.base import Skipped
@@ -59,7 +59,7 @@ def source(reference: Reference, broken: str) -> TableSource:
 
 
 def _opened(reference: Reference, broken: str) -> Opened:
-    made = {"digits": digits, "letters": letters}
+    made = {"digits": digits, "letters": letters, "mnist": mnist}
     if reference.name in made:
         allowed(reference, made[reference.name].OPTIONS)
         found = made[reference.name].splits(reference)

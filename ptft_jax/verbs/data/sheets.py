@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ptft_jax.environment import needed
+from ptft_jax.reporting import thumbnails
 
-_SIDE = 112  # pixels of a picture on the sheet, at least
 _COLUMNS = 8
 _GAP = 4
 _GREY = 127
@@ -60,17 +58,10 @@ def _masked(image: np.ndarray, visible: np.ndarray, size: int) -> np.ndarray:
     return found
 
 
-def _picture(pixels: np.ndarray) -> Any:
-    """As Pillow's, enlarged by a whole number where it is small."""
-    image = needed("PIL.Image", "a contact sheet").fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    times = max(_SIDE // max(image.size), 1)
-    return image.resize((image.width * times, image.height * times), 0)  # nearest: pixels stay pixels
-
-
 def png(rows: Sequence[Shown]) -> bytes:
     """The sheet as a PNG: of each row the image as it is kept above what is seen of it."""
     module = needed("PIL.Image", "a contact sheet")
-    pairs = [(_picture(row.kept), _picture(row.seen)) for row in rows]
+    pairs = [(thumbnails.picture(row.kept), thumbnails.picture(row.seen)) for row in rows]
     wide, tall = (max(image.size[n] for pair in pairs for image in pair) for n in (0, 1))
     columns = min(_COLUMNS, len(pairs))
     lines = -(-len(pairs) // columns)
@@ -80,7 +71,7 @@ def png(rows: Sequence[Shown]) -> bytes:
         for k, image in enumerate(pair):
             at = _GAP + column * (wide + _GAP), _GAP + line * (2 * tall + 3 * _GAP) + k * (tall + _GAP)
             sheet.paste(image.convert("RGB"), at)
-    return _bytes(sheet)
+    return thumbnails.png(sheet)
 
 
 def page(title: str, rows: Sequence[Shown]) -> str:
@@ -90,15 +81,8 @@ def page(title: str, rows: Sequence[Shown]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ptft_jax.reporting"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    data = [{"title": r.title, "words": r.words, "kept": _uri(r.kept), "seen": _uri(r.seen)} for r in rows]
+    data = [
+        {"title": r.title, "words": r.words, "kept": thumbnails.uri(r.kept), "seen": thumbnails.uri(r.seen)}
+        for r in rows
+    ]
     return environment.get_template("sheet.html").render(title=title, rows=data)
-
-
-def _uri(pixels: np.ndarray) -> str:
-    return "data:image/png;base64," + base64.b64encode(_bytes(_picture(pixels))).decode("ascii")
-
-
-def _bytes(image: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()

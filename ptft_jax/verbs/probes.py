@@ -1,0 +1,52 @@
+"""The flags of `ptft eval` that measure what can be told from the states of a model of images, in the place of what it says itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from absl import flags
+
+from ptft_jax.config.field import positive
+from ptft_jax.errors import UserError
+from ptft_jax.verbs.command import define_number
+
+_NAMES = ("shots", "pooling", "k", "seed")
+
+
+def define() -> None:
+    """--probe and what goes with it."""
+    flags.DEFINE_list(
+        "probe",
+        [],
+        "Of images, in the place of all else: how well classes are told from the model's states, by ridge, linear, attention, knn.",
+    )
+    flags.DEFINE_list("probe_shots", None, "With --probe: images of each class that are learned from; 0 = all.")
+    flags.DEFINE_enum(
+        "probe_pooling",
+        None,
+        ["token", "mean"],
+        "With --probe: what is read; as the model's head has it where not given.",
+    )
+    define_number("probe_k", None, positive(20, ""), "With --probe=knn: neighbors; 20 where not given.")
+    flags.DEFINE_integer("probe_seed", None, "With --probe_shots: which images they are; 0 where not given.")
+
+
+def asked() -> dict[str, Any]:
+    """What the flags ask for, as arguments of `ptft_jax.evaluation.probes.evaluate`; {} = nothing. Raises UserError for flags that do not go
+    together."""
+    args = flags.FLAGS
+    given = {name: getattr(args, f"probe_{name}") for name in _NAMES if getattr(args, f"probe_{name}") is not None}
+    if not args.probe and given:
+        raise UserError(f"--probe_{next(iter(given))} is for probes: give --probe, of ridge, linear, attention, knn")
+    if "k" in given and "knn" not in args.probe:
+        raise UserError("--probe_k is for nearest neighbors: name knn in --probe")
+    if args.probe and args.split == "train":
+        raise UserError("--split=train: probes learn from it; measure another split")
+    for flag in ("answers", "knn", "tokens", "objective"):
+        if args.probe and getattr(args, flag):
+            raise UserError(f"--{flag} is not for probes: leave it or --probe out")
+    if wrong := [text for text in given.get("shots", ()) if not text.isdecimal()]:
+        raise UserError(f"--probe_shots={wrong[0]}: expected counts of images of each class; 0 = all")
+    if "shots" in given:
+        given["shots"] = tuple(map(int, given["shots"]))
+    return {"probes": tuple(args.probe), **given} if args.probe else {}

@@ -1,0 +1,93 @@
+"""Probes of runs on images: which images they learn from, what they read, and what is refused."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from ptft_jax import config as configs
+from ptft_jax.data.pictures import settled
+from ptft_jax.errors import UserError
+from ptft_jax.evaluation import probes
+from ptft_jax.model import spec as specs
+from ptft_jax.model.inputs import Inputs
+from ptft_jax.model.transformer import Transformer
+
+SPEC = specs.ModelSpec(
+    vocab_size=0, max_length=5, layers=1, width=16, heads=2, causal=False, head="pixels", positions="sine", image_size=8,
+    patch_size=4, channels=1, decoder_layers=1, decoder_width=8, decoder_heads=1,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    """Which half of an image is bright, or none; images of training and others."""
+    rng, found = np.random.default_rng(0), {}
+    for split, count in (("train", 90), ("val", 6), ("test", 30)):
+        labels = np.arange(count) % 3
+        images = rng.integers(0, 80, (count, 8, 8))
+        images[labels == 0, :4] += 150
+        images[labels == 1, 4:] += 150
+        found |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
+    path = tmp_path_factory.mktemp("arrays") / "halves.npz"
+    np.savez(path, **found)
+    return path
+
+
+def loaded(spec=SPEC):
+    """A run with random parameters, of masked images."""
+    values = configs.default().to_dict()
+    values["model"] |= {name: getattr(spec, name) for name in values["model"] if hasattr(spec, name)}
+    values["objective"]["name"] = "masked_images"
+    settled.complete(values)
+    config = configs.check(values)
+    model = Transformer(spec)
+    source = types.SimpleNamespace(name="runs/masked", config=config)
+    return types.SimpleNamespace(model=model, params=model.init(jax.random.key(0)), source=source)
+
+
+def test_what_is_measured_is_what_scikit_learn_measures_of_the_states(arrays, cache):
+    linear = pytest.importorskip("sklearn.linear_model")
+    run = loaded()
+    found = probes.evaluate(run, f"images:{arrays}", "test", probes=probes.PROBES, shots=(2, 0))
+    assert {k: found[k] for k in ("split", "examples", "learned_from", "pooling")} == {
+        "split": "test", "examples": 30, "learned_from": 90, "pooling": "token",
+    }  # fmt: skip
+    data = np.load(arrays)
+    states = {
+        split: np.asarray(run.model.hidden(run.params, Inputs(data[f"x_{split}"][..., None])))[:, 0]
+        for split in ("train", "test")
+    }
+    mean, deviation = states["train"].mean(0), states["train"].std(0)
+    theirs = linear.RidgeClassifier(alpha=found["probe/ridge/all/strength"])
+    theirs.fit((states["train"] - mean) / deviation, data["y_train"])
+    assert found["probe/ridge/all"] == theirs.score((states["test"] - mean) / deviation, data["y_test"])
+    assert all(found[f"probe/{probe}/all"] > 0.9 for probe in probes.PROBES)
+    alone = probes.evaluate(run, f"images:{arrays}", "test", probes=("knn",), shots=(2,), pooling="token")
+    assert alone["probe/knn/2"] == found["probe/knn/2"]  # whether or not all tokens are read
+
+
+def test_images_of_fewer_are_among_those_of_more():
+    classes = np.arange(60) % 3
+    order = probes._order(classes, (), (5,), 0, "x")
+    for count in (1, 2, 5):
+        chosen = order < count
+        assert (np.bincount(classes[chosen]) == count).all()
+    assert (order < 2).sum() == 6 and not ((order < 1) & ~(order < 2)).any()
+    assert (probes._order(classes, (), (5,), 1, "x") != order).any()
+
+
+def test_what_is_refused(arrays, tmp_path, cache):
+    run, source = loaded(), f"images:{arrays}"
+    for options, message in (
+        ({"probes": ("rigde",)}, "--probe=rigde: expected of ridge, linear, attention, knn .did you mean 'ridge'"),
+        ({"probes": ("knn",), "shots": (31,)}, "--probe_shots=31: .* has 30 images of the class 0 to learn from"),
+        ({"probes": ()}, "--probe: none is named"),
+        ({"probes": ("knn",), "split": "train"}, "--split=train: probes learn from it"),
+    ):
+        with pytest.raises(UserError, match=message):
+            probes.evaluate(run, source, **options)
+    np.savez(tmp_path / "bare.npz", x=np.zeros((60, 8, 8), np.uint8))
+    with pytest.raises(UserError, match="labelled images"):
+        probes.evaluate(run, f"images:{tmp_path}/bare.npz", probes=("knn",))
