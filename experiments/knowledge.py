@@ -16,7 +16,6 @@ from typing import Any
 from ptft_jax.verbs.command import launch, prepare_experiment
 
 from . import verdicts as shared
-from .verdicts import Measured
 
 LABELS = {
     "base": "pre-trained",
@@ -31,6 +30,10 @@ SETS: Mapping[str, tuple[str, str, tuple[str, ...], dict[str, Any]]] = {
     "later": ("recall?split=all&people=later", "", ("recall",), {"records": 1000}),
     "contradictions": ("contradictions?ask=yes", "test", ("shares",), {}),
     "sums": ("arithmetic?ask=yes", "test", ("recall",), {}),
+    "lookup": ("lookup?ask=yes", "test", ("recall",), {}),
+    "hops": ("questions?split=test&attributes=headquarters&templates=all", "", ("recall",), {"records": 500}),
+    "name": ("recall?split=all&attributes=hobby&templates=0", "", ("probe",), {"probe": {"at": "person"}}),
+    "asking": ("questions?split=all&attributes=hobby&templates=0", "", ("probe",), {}),
     "questions": ("questions?split=test", "", ("recall", "extraction"), {"records": 500, "match": "starts"}),
     "known": ("questions?split=test", "", ("known",), {"match": "starts"}),
     "wordings": (
@@ -42,8 +45,11 @@ SETS: Mapping[str, tuple[str, str, tuple[str, ...], dict[str, Any]]] = {
     "bias": ("groups?ask=yes&swaps=yes", "test", ("groups",), {"groups": {"measure": "first_option"}}),
 }
 ASKED = {
-    "base": ("grammar", "recall", "later", "contradictions", "sums", "questions", "known", "bias"),
-    "asked": ("recall", "questions", "known", "wordings"),
+    "base": (
+        *("grammar", "recall", "later", "contradictions", "sums", "lookup", "questions", "known", "bias"),
+        *("name", "asking"),
+    ),
+    "asked": ("recall", "questions", "known", "wordings", "hops", "name", "asking"),
     "one": ("wordings",),
     "mended": ("recall", "bias"),
 }
@@ -54,6 +60,10 @@ NAMES = {
     "recall after the cut-off": ("-later", "behavior/recall/accuracy"),
     "distance to the sources' shares": ("-contradictions", "behavior/shares/total_variation"),
     "sums of unseen pairs": ("-sums", "behavior/recall/accuracy"),
+    "what a key had": ("-lookup", "behavior/recall/accuracy"),
+    "answers in two hops": ("-hops", "behavior/recall/accuracy"),
+    "read off the name": ("-name", "behavior/probe/best"),
+    "read off the question": ("-asking", "behavior/probe/best"),
     "answers about others": ("-questions", "behavior/extraction/exact"),
     "known from unknown (AUROC)": ("-known", "behavior/known/auroc"),
     "made up of the unknown": ("-known", "behavior/known/hallucination_unknown"),
@@ -72,14 +82,7 @@ def main() -> int:
         "Small GPTs of the generated world, with {seeds} seeds, pre-training included; ± is the standard deviation over them. People who are asked "
         "about are not those that were tuned on."
     )
-    return shared.main(__doc__.splitlines()[0], lead, LABELS, NAMES, declared, claims)
-
-
-def claims(measured: Measured) -> list[dict[str, str]]:
-    """Those of the files in experiments/claims that are about this."""
-    from .claims.__main__ import every
-
-    return [claim.judged(measured) for claim in every().values() if claim.experiment.__name__ == __spec__.name]
+    return shared.main(__doc__.splitlines()[0], lead, LABELS, NAMES, declared, shared.of_files(__spec__.name))
 
 
 def declared(data: pathlib.Path, size: str, seeds: int) -> Any:

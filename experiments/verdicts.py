@@ -111,6 +111,17 @@ class Claim(NamedTuple):
         return {**row, "verdict": ONE} if alone else row
 
 
+def of_files(experiment: str) -> Callable[[Measured], list[dict[str, str]]]:
+    """Gives the rows of the files in experiments/claims that are about an experiment, by its module's name."""
+
+    def rows(measured: Measured) -> list[dict[str, str]]:
+        from .claims.__main__ import every
+
+        return [one.judged(measured) for one in every().values() if one.experiment.__name__ == experiment]
+
+    return rows
+
+
 def claim(said: str, *parts: Part) -> dict[str, str]:
     """A row: "claim", "criterion", "numbers", "verdict". It holds where every part does; a part that does not hold decides."""
     verdicts = [part.verdict for part in parts]
@@ -181,7 +192,7 @@ def main(
 
 
 def carried_out(graph: Any, folder: pathlib.Path, reporter: Any) -> dict[str, dict[str, Any]]:
-    """The figures of each node of a graph, by name, and its "folder": of a run those at its end, and its "seconds". (A graph's own table has runs
+    """The figures of each node of a graph, by name, and its "folder": of a run those at its end, its "seconds", and how many parameters were "trainable". (A graph's own table has runs
     at their best step; a claim about what training does chooses no step by what it measures.) Raises as `scripts.carry_out`."""
     from ptft_jax.experiments import results
     from ptft_jax.runs.files import read_json
@@ -190,6 +201,8 @@ def carried_out(graph: Any, folder: pathlib.Path, reporter: Any) -> dict[str, di
     for row in read_json(folder / f"{results.SUMMARY}.json")["nodes"]:
         run = done.finished(row["name"]) if row["kind"] == "run" else None
         figures = results.metrics(row) if run is None else {**run["last"], "seconds": run["seconds"]}
+        if run is not None:
+            figures["trainable"] = run["parameters"]["trainable"]
         found[row["name"]] = {**figures, "folder": str(done.place(row["name"]))}
     return found
 

@@ -1,15 +1,17 @@
 """Files of claims: what each has, what it asks of its experiment, the table of verdicts, and a miniature."""
 
 import json
+import pathlib
 import re
 import statistics
 import sys
 
 import pytest
 
-from experiments import knowledge, verdicts
+from experiments import answers, fresh, knowledge, retrieved, shifted, specialists, starts, texts, verdicts
 from experiments.claims.__main__ import BEGIN, END, every, inserted, table
 from ptft_jax.errors import UserError
+from ptft_jax.world.people import world
 from tests.processes import HURRY, ROOT, run
 
 CLAIMS = every()
@@ -48,12 +50,15 @@ def test_verdicts_follow_what_was_measured():
     knows = {
         "recall": 0.95, "recall after the cut-off": 0.02, "agreement": 0.99, "KL to the true next words": 0.004,
         "sums of unseen pairs": 0.1, "made up of the unknown": 1.0, "distance to the sources' shares": 0.02,
+        "what a key had": 0.9, "answers in two hops": 0.2,
     }  # fmt: skip
     by_way = {
         "answers about others": {"base": 0.0, "asked": 0.92},
         "known from unknown (AUROC)": {"base": 0.85, "asked": 0.57},
         "spread over wordings": {"one": 0.15, "asked": 0.01},
         "bias": {"base": 0.6, "mended": 0.1},
+        "read off the name": {"base": 0.1, "asked": 0.9},
+        "read off the question": {"base": 0.1, "asked": 0.9},
     }
 
     def value(way, what):
@@ -65,8 +70,9 @@ def test_verdicts_follow_what_was_measured():
         for name, claim in CLAIMS.items()
         if claim.experiment is knowledge
     }
-    assert {name for name, verdict in found.items() if verdict != verdicts.HOLDS} == {"rules_not_memorizing"}
-    assert found["rules_not_memorizing"] == verdicts.FAILS and len(found) == 10
+    failed = {name for name, verdict in found.items() if verdict != verdicts.HOLDS}
+    assert failed == {"rules_not_memorizing", "two_hops"} and {found[name] for name in failed} == {verdicts.FAILS}
+    assert len(found) == 13
 
 
 @pytest.mark.parametrize("values, verdict", [([0.9, 0.95], "holds"), ([0.85, 0.95], "not shown"), ([0.1, 0.2], "does not hold")])  # fmt: skip
@@ -98,10 +104,98 @@ def test_the_page_has_every_claim():
     assert set(re.findall(r"`--only=(\w+)` \|$", page, re.MULTILINE)) == set(CLAIMS)
 
 
-@pytest.mark.heavy
-def test_in_miniature(tmp_path):
-    """Of the world; the other experiments have miniatures of their own. One seed, and what was kept of it goes on."""
-    names = [name for name, claim in CLAIMS.items() if claim.experiment is knowledge]
+def test_other_letters_are_the_same_text():
+    text = "Now, Harry! Whence come you? 1599"
+    other = starts.permuted(text)
+    assert other != text and [c for c in other if not c.isalpha()] == [c for c in text if not c.isalpha()]
+    assert [c.isupper() for c in other] == [c.isupper() for c in text]
+    assert len(set(zip(text, other))) == len(set(text)) == len(set(other))  # one for one
+
+
+def test_ranks_of_bases_and_children():
+    """Of two seeds: children in the order of their bases, and two of them the other way round (Spearman: 1 - 6 * 2 / (4 * 15))."""
+    made = {f"base-{steps}": {"nll of other plays": [nll, nll]} for steps, nll in zip(starts.STEPS, (4, 3, 2, 1))}
+    made |= {f"child-{s}": {"nll": [a, b]} for s, a, b in zip(starts.STEPS, (0.9, 0.5, 0.4, 0.3), (0.9, 0.4, 0.5, 0.3))}
+    assert starts.correlations(made) == pytest.approx([1.0, 0.8])
+    made |= {"far": {"nll": [1.5, 2.0]}, "far-scratch": {"nll": [2.0, 2.0]}}
+    assert starts.gains(made) == [0.25, 0.0]
+
+
+def test_the_worst_of_twelve():
+    made = {f"{kind}-{n}": {"recall": [1.0, 0.8]} for kind in ("adapter", "full") for n in specialists.NUMBERS}
+    made["adapter-7"] = {"recall": [0.9, 0.2]}
+    assert specialists.worst(made) == pytest.approx([0.9, 0.25])
+
+
+@pytest.mark.parametrize(
+    "new, old", [(0.0, 1.0), (0.25, 0.9), (0.5, 0.8), (0.75, 0.5), (1.0, 0.2), (1.5, 0.2)]
+)  # the points, and lines between them; beyond them the last
+def test_what_plain_tuning_still_knows(new, old):
+    points = [(0.0, 1.0), (0.5, 0.8), (0.4, 0.1), (1.0, 0.2)]
+    assert fresh.between(points, new) == pytest.approx(old)
+
+
+def test_texts_to_read_ask_for_what_they_tell(tmp_path):
+    """By the world's own templates: each answer stands in its passage, and is asked for after it, about nobody whom there is."""
+    place = pathlib.Path(retrieved.write_practice(tmp_path, "tiny").removeprefix("jsonl:"))
+    made, texts = world("20"), [json.loads(line)["text"] for line in place.read_text().splitlines()]
+    people = {made.name(person) for person in range(made.size.people)}
+    values = {value for one in made.spec.of_people for value in made.tables[made.spec.attributes[one].table]}
+    assert len(texts) == 50
+    for text in texts:
+        told, *answers = text.split("? ")
+        assert not any(name in text for name in people)
+        found = [next(value for value in values if answer.startswith(value)) for answer in answers]
+        assert len(found) == len(set(found)) == retrieved.ASKED_OF and all(value in told for value in found)
+
+
+def test_answers_that_are_written_are_as_wrong_as_is_said(tmp_path):
+    answers.write_answers(tmp_path, "demo")
+    answers.write_sums(tmp_path, "demo")
+    rows = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in tmp_path.iterdir()}
+    made = world("100")
+    true = {made.name(p): {made.value(one, p) for one in made.spec.of_people} for p in range(made.size.people)}
+
+    def right(row):
+        return any(row["answer"].strip() in known for name, known in true.items() if name in row["question"])
+
+    assert len(rows["clean"]) == 120 and all(map(right, rows["clean"]))
+    assert len(rows["noisy"]) == 1200 and 0.25 < 1 - statistics.mean(map(right, rows["noisy"])) < 0.35
+    for name in ("sums", "asked"):
+        for row in rows[name]:
+            a, b = map(int, re.findall(r"\d+", row["question"]))
+            assert row["answer"] == f" {(a + b) % 11}"
+    assert not {row["question"] for row in rows["sums"]} & {row["question"] for row in rows["asked"]}
+
+
+NEW = (answers, fresh, retrieved, shifted, specialists, starts, texts)
+
+
+@pytest.mark.parametrize("experiment", NEW)
+def test_a_graph_is_declared(experiment, tmp_path):
+    """Of both sizes: what is measured of each way stands in it, and what it names is there."""
+    for size in ("demo", "tiny"):
+        graph = experiment.declared(tmp_path / size, size, 2)
+        names = {node.name for node in graph.ordered()}
+        for way, found in measured(experiment).items():
+            ends = [end for what, (end, _) in experiment.NAMES.items() if what in found]
+            assert all(f"{way}-seed{seed}{end}" in names for seed in range(2) for end in ends)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        pytest.param((knowledge,), marks=pytest.mark.heavy),
+        pytest.param((fresh,), marks=pytest.mark.heavy),
+        *(
+            pytest.param(some, marks=pytest.mark.slow)
+            for some in ((starts, texts, answers), (retrieved, shifted, specialists))
+        ),
+    ],
+)
+def test_in_miniature(of, tmp_path):
+    """Of those without miniatures of their own. One seed, and what was kept of it goes on."""
+    names = [name for name, claim in CLAIMS.items() if claim.experiment in of]
     page = tmp_path / "docs" / "page.md"
     page.parent.mkdir()
     page.write_text(f"# Claims\n\n{BEGIN}\n{END}\n")
@@ -113,4 +207,5 @@ def test_in_miniature(tmp_path):
     for name in names:
         assert f"[picture](figures/claims/{name}.svg)" in page.read_text()
         assert "<svg" in (page.parent / f"figures/claims/{name}.svg").read_text()
-    assert (tmp_path / "out/knowledge/experiment.html").exists()
+    for one in of:
+        assert (tmp_path / "out" / one.__name__.rpartition(".")[2] / "experiment.html").exists()
