@@ -28,6 +28,7 @@ VERBS = {
     "compare": "gain against forgetting and cost of runs of one parent: ptft compare DIR DIR ... [--out=FILE]",
     "sweep": "runs at every point of some axes: --config=NAME[:ARG] --axis FIELD=A,B --seeds=N --out=DIR",
     "experiment": "a graph of runs that a file declares: --file=FILE --out=DIR [--dry_run]",
+    "node": "one node of an experiment, as --executor=jobs has it done elsewhere: --task=FILE",
     "plan": "whether a step fits on a TPU slice that is not there, and its time at least: --config=NAME[:ARG] --topology=v5e:4x4",
     "dashboard": "runs and experiments of a folder, live in a browser: ptft dashboard [DIR] [--port=N]",
     "launch": "a command as a job on Cloud TPU, GKE, SLURM or Vertex AI: --name=NAME --on=tpu ... -- train --config=...",

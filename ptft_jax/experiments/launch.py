@@ -16,11 +16,12 @@ from ptft_jax.experiments.store import Store
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import lease
 
-EXECUTORS = ("inline", "local", "ray", "slurm")
+EXECUTORS = ("inline", "local", "ray", "slurm", "jobs")
 
 
 def executor(name: str, slots: int, **options: Any) -> Executor:
-    """An executor by its name; `options` as of `ptft_jax.experiments.executors.on_slurm.OnSlurm`. Raises UserError."""
+    """An executor by its name; `options` as of `ptft_jax.experiments.executors.on_slurm.OnSlurm`, or of
+    `ptft_jax.experiments.executors.as_jobs.AsJobs`. Raises UserError."""
     if name not in EXECUTORS:
         raise UserError(f"--executor={name}: expected one of {', '.join(EXECUTORS)}{nearest(name, EXECUTORS)}")
     if name == "inline":
@@ -37,6 +38,10 @@ def executor(name: str, slots: int, **options: Any) -> Executor:
         from ptft_jax.experiments.executors.on_slurm import OnSlurm
 
         return OnSlurm(slots, **options)
+    if name == "jobs":
+        from ptft_jax.experiments.executors.as_jobs import AsJobs
+
+        return AsJobs(slots, **options)
     from ptft_jax.experiments.executors.local import Local
 
     return Local(slots)

@@ -104,7 +104,12 @@ def _install(request: Request, wheel: str) -> str:
             'export PATH="$HOME/.local/bin:$PATH"',
             "command -v uv > /dev/null || python3 -m pip install --quiet --user uv",
             f"[ -x env/bin/python ] || uv venv --quiet --python {_PYTHON} env",
-            f'uv pip install --quiet --python env/bin/python "ptft_jax[{extras}] @ file://$PWD/{wheel}"',
+            " ".join(
+                [
+                    f'uv pip install --quiet --python env/bin/python "ptft_jax[{extras}] @ file://$PWD/{wheel}"',
+                    *map(shlex.quote, request.pin),
+                ]
+            ),
         ]
     return "\n".join([*lines, ""])
 
@@ -147,8 +152,8 @@ def scripts(request: Request, wheel: str, hidden: bool = False) -> dict[str, str
     }
 
 
-def _built(folder: pathlib.Path, shell: Shell) -> pathlib.Path:
-    """A wheel of this checkout, of a copy: what earlier builds left in it goes into none. Raises Failed."""
+def built(folder: pathlib.Path, shell: Shell) -> pathlib.Path:
+    """In a folder, a wheel of this checkout, of a copy: what earlier builds left in it goes into none. Raises Failed."""
     checkout, source = _checkout(), folder / "source"
     assert checkout is not None  # see `check`
     if shell.dry:
@@ -175,7 +180,7 @@ def make(job: Job, shell: Shell) -> pathlib.Path:
     if not shell.dry:
         job.files.mkdir(parents=True, exist_ok=True, mode=0o700)
     if wheel is None and not request.image:
-        wheel = _built(job.files, shell)
+        wheel = built(job.files, shell)
     name = wheel.name if wheel else ""
     if shell.dry:
         for script, text in scripts(request, name, hidden=True).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from ptft_jax.jobs.failures import Failed
 from ptft_jax.jobs.record import Job
 from ptft_jax.jobs.shell import Shell
 
@@ -42,3 +43,17 @@ def place(job: Job, shell: Shell, pause: Callable[[], None]) -> Place:
     from ptft_jax.jobs.slurm import Slurm
 
     return Slurm(job, shell, pause)
+
+
+def carried(job: Job, place: Place, make: bool = False) -> tuple[int, str]:
+    """Drives a job to its end, and records that: exit status, and why it came to nothing, "" where its command ended. `make`: its files are
+    made first."""
+    try:
+        if make:
+            place.make()
+        status = place.drive()
+    except Failed as e:
+        job.become(state="failed", message=str(e))
+        return 1, str(e)
+    job.become(state="failed" if status else "finished", status=status, message="")
+    return status, ""

@@ -69,10 +69,10 @@ class Job:
         text = json.dumps({**fields, "request": self.request.recorded()}, indent=1, ensure_ascii=False)
         temporary = self.folder / f".job.{os.getpid()}.json"
         temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(self.folder / _RECORD)
+        temporary.replace(self.folder / RECORD)
 
 
-_RECORD = "job.json"
+RECORD = "job.json"
 
 
 def _now() -> str:
@@ -81,7 +81,7 @@ def _now() -> str:
 
 def read(name: str) -> Job:
     """The record of a job. Raises UserError where there is none."""
-    path = root() / name / _RECORD
+    path = root() / name / RECORD
     if not path.is_file():
         raise UserError(
             f"--name={name}: no job of this name was launched from here{nearest(name, [j.name for j in _folders()])}"
@@ -99,12 +99,12 @@ def _read(path: pathlib.Path) -> Job:
 
 
 def _folders() -> list[pathlib.Path]:
-    return sorted(path.parent for path in root().glob(f"*/{_RECORD}"))
+    return sorted(path.parent for path in root().glob(f"*/{RECORD}"))
 
 
 def listed() -> list[Job]:
     """All jobs, the latest first."""
-    return sorted((_read(folder / _RECORD) for folder in _folders()), key=lambda job: job.created, reverse=True)
+    return sorted((_read(folder / RECORD) for folder in _folders()), key=lambda job: job.created, reverse=True)
 
 
 @contextlib.contextmanager
@@ -127,8 +127,8 @@ def held(name: str) -> Iterator[None]:
 def new(request: Request) -> Job:
     """A job that was not there, or has ended. To be called while its name is held. Raises UserError where one of its name goes on."""
     folder = root() / request.name
-    if (folder / _RECORD).is_file():
-        before = _read(folder / _RECORD)
+    if (folder / RECORD).is_file():
+        before = _read(folder / RECORD)
         if before.there or before.state not in (
             *ENDED,
             "prepared",

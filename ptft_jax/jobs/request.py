@@ -17,10 +17,10 @@ PLACES = ("tpu", "gke", "slurm", "vertex")
 # Verbs that compute; others are for who looks at what they left.
 VERBS = (
     "train", "eval", "data", "behavior", "lm-eval", "generate", "index", "feedback", "export", "combine", "sweep",
-    "experiment", "bench", "doctor",
+    "experiment", "node", "bench", "doctor",
 )  # fmt: skip
 MOUNT = "/gcs"  # where buckets are, as Vertex AI has them
-_WRITTEN = ("workdir", "out")
+_WRITTEN = ("workdir", "out", "task")
 _RUNS = (*_WRITTEN, "run", "reuse", "index", "config.init.from", "config.init.from_")
 
 
@@ -32,7 +32,7 @@ class Request:
       name: of the job, its machines and its record.
       on: one of PLACES.
       words: of the command, without `ptft`; what was in a bucket lies below MOUNT.
-      buckets: that are mounted.
+      buckets: that are mounted; those of the command's paths are added.
       env: variables of the process. Not recorded.
       topology: slice of TPUs, as `ptft plan` names it; of SLURM "".
       retries: how often it is begun again whose machines were taken away.
@@ -55,6 +55,7 @@ class Request:
     image: str = ""
     wheel: str = ""
     extras: str = ""
+    pin: tuple[str, ...] = ()
     copy: tuple[str, ...] = ()
     retries: int = 10
     max_wait: float = 0.0
@@ -111,9 +112,12 @@ def check(request: Request) -> Request:
     for word in request.extra:
         if not word.startswith("-"):
             raise UserError(f"--extra={word}: expected a flag, such as --extra=--network=mine")
+    for bucket in request.buckets:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", bucket):
+            raise UserError(f"--buckets={bucket}: expected the name of a bucket, without gs://")
     if request.on == "slurm":
         _refuse(request, ("topology", "zone", "project", "region", "spot", "runtime", "queue", "namespace", "context"))
-        _refuse(request, ("wheel", "copy", "extras", "service_account", "max_wait", "keep"))
+        _refuse(request, ("wheel", "copy", "extras", "pin", "buckets", "service_account", "max_wait", "keep"))
     else:
         _refuse(request, ("gpus_per_node",), {"nodes": 1})
         if not request.topology:
@@ -167,19 +171,23 @@ def _check_tpu(request: Request) -> None:
     _needs(request, "zone", "gcloud compute tpus locations list; docs: https://cloud.google.com/tpu/docs/regions-zones")
     if not re.fullmatch(r"[a-z]+-[a-z]+\d+-[a-z]", request.zone):
         raise UserError(f"--zone={request.zone}: expected a zone, such as us-west4-a")
-    for name in ("wheel", "extras") if request.image else ():
+    for word in request.pin:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.+!]+", word):
+            raise UserError(f"--pin={word}: expected NAME==VERSION, such as jax==0.10.2")
+    for name in ("wheel", "extras", "pin") if request.image else ():
         if getattr(request, name):
             raise UserError(f"--image and --{name}: the image has the package already")
 
 
 def _check_gke(request: Request) -> None:
-    _refuse(request, ("project", "zone", "region", "runtime", "wheel", "copy", "extra", "extras", "max_wait"))
+    _refuse(request, ("project", "zone", "region", "runtime", "wheel", "copy", "extra", "extras", "pin", "max_wait"))
     _needs(request, "image", "of the container, which Containerfile builds")
 
 
 def _check_vertex(request: Request) -> None:
     _refuse(
-        request, ("zone", "runtime", "wheel", "copy", "extras", "max_wait", "keep", "queue", "namespace", "context")
+        request,
+        ("zone", "runtime", "wheel", "copy", "extras", "pin", "max_wait", "keep", "queue", "namespace", "context"),
     )
     if request.slice.version not in ("v5e", "v6e") or request.hosts > 1:
         raise UserError(
@@ -212,17 +220,24 @@ def _completed(request: Request) -> Request:
                 )
             buckets.append(found[2])
             word = word.replace(f"gs://{found[2]}", f"{MOUNT}/{found[2]}", 1)
-        elif place and name in _WRITTEN and request.on != "slurm" and not request.keep:
-            if not place.startswith(f"{MOUNT}/"):
+        elif place and name in _WRITTEN and request.on != "slurm":
+            if (bucket := mounted(place)) is not None:
+                buckets.append(bucket)
+            elif not request.keep:
                 raise UserError(
                     f"--{name}={place}: is on the machine alone, and goes with it: expected gs://BUCKET/FOLDER, which is mounted, or --keep"
                 )
-            buckets.append(place.split("/")[2])
         words.append(word)
     several = request.hosts > 1 or (request.on == "slurm" and request.nodes > 1)
     if several and words[0] == "train" and not any(word.lstrip("-").startswith("processes") for word in words):
         words.append("--processes=auto")
     return dataclasses.replace(request, words=tuple(words), buckets=tuple(dict.fromkeys(buckets)))
+
+
+def mounted(place: str) -> str | None:
+    """The bucket that a path below MOUNT lies in."""
+    found = re.match(rf"{re.escape(MOUNT)}/([^/]+)", place)
+    return found[1] if found else None
 
 
 def variables(given: Sequence[str]) -> dict[str, str]:

@@ -34,11 +34,23 @@ class Done:
         return self.err + self.out
 
 
+class Left(Exception):
+    """A shell was asked to run nothing more."""
+
+
 class Shell:
     """Runs commands, or with `dry` prints them."""
 
     def __init__(self, say: Callable[[str], None], dry: bool = False):
         self.say, self.dry = say, dry
+        self._over = False
+        self._followed: subprocess.Popen[str] | None = None
+
+    def end(self) -> None:
+        """From another thread: what is followed is ended, and what is asked for from now on raises Left."""
+        self._over = True
+        if self._followed is not None:
+            _kill(self._followed)
 
     def needs(self, program: str) -> None:
         """Raises UserError where a program is not installed."""
@@ -47,6 +59,7 @@ class Shell:
 
     def run(self, words: Sequence[str]) -> Done:
         """What a command says, once it has ended. In a group of its own: Ctrl-C is for this process."""
+        self._check()
         if self.dry:
             self.say(f"$ {shlex.join(words)}")
             return Done(0)
@@ -77,13 +90,27 @@ class Shell:
             ) as process,
         ):
             assert process.stdout is not None
+            self._followed = process
             try:
+                self._check()
                 for text in process.stdout:
                     line(text.rstrip("\n"))
                 status = process.wait()
+                self._check()
             except BaseException:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)  # gcloud and the ssh that it started
+                _kill(process)
                 raise
+            finally:
+                self._followed = None
             errors.seek(0)
             return Done(status, "", errors.read())
+
+    def _check(self) -> None:
+        if self._over:
+            raise Left
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """gcloud, and the ssh that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -23,12 +23,13 @@ def define(out: str | None = None) -> None:
         "executor",
         "inline",
         "inline: one after the other, in this process; local: in processes of their own; ray: on the cluster of $RAY_ADDRESS, else one on this "
-        "machine; slurm: as jobs of SLURM.",
+        "machine; slurm: as jobs of SLURM, by submitit; jobs: as jobs of `ptft launch`.",
     )
     flags.DEFINE_multi_string(
         "job",
         [],
         "With --executor=slurm: NAME=VALUE, what a job asks for, by submitit's names: timeout_min=60, slurm_partition=gpu, gpus_per_node=1, ... "
+        "With --executor=jobs: by names of flags of `ptft launch`: on=tpu, topology=v5e:2x4, spot=true, ..., beside what launch.toml has. "
         "May be given more than once.",
     )
     define_number("max_parallel", 1, positive(1, ""), "Nodes at a time, among which accelerators are shared out.")
@@ -50,7 +51,7 @@ def check() -> None:
     if not flags.FLAGS.out:
         raise UserError("--out is missing: the folder of the experiment, e.g. --out=runs/rates")
     args = flags.FLAGS
-    if args.executor in ("ray", "slurm"):  # which begins something
+    if args.executor in ("ray", "slurm", "jobs"):  # which begins something
         _job(args.job, args.executor)
     else:
         launch.executor(args.executor, args.max_parallel, **_job(args.job, args.executor))
@@ -63,8 +64,14 @@ def _job(words: Sequence[str], executor: str) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not equals or not name:
             raise UserError(f"--job={word}: expected NAME=VALUE, such as timeout_min=60")
-        if executor != "slurm":
-            raise UserError(f"--job={word}: of --executor=slurm alone, not of {executor}")
+        if executor not in ("slurm", "jobs"):
+            raise UserError(f"--job={word}: of --executor=slurm and --executor=jobs alone, not of {executor}")
+        if executor == "jobs":
+            from ptft_jax.experiments.executors.as_jobs import LISTS
+
+            if name in LISTS:
+                found[name] = (*found.get(name, ()), value)
+                continue
         if name in found:
             raise UserError(f"--job={word}: {name} is given twice")
         found[name] = int(value) if value.lstrip("-").isdigit() else value
@@ -107,8 +114,13 @@ def search(config: Any, asked: Any) -> int:
     if args.dry_run:
         printed("\n".join(searches.look(config, asked, args.out)))
         return 0
-    more = {"question": args.question, "command": _command()}
-    return _carried_out(lambda reporter: searches.search(config, asked, args.out, reporter=reporter, **more, **_how()))
+    more, how = {"question": args.question, "command": _command()}, _how()
+    if getattr(how["by"], "on", "slurm") != "slurm":
+        raise UserError(
+            "--search with --executor=jobs: trials write into one SQLite file, which a bucket that is mounted does not bear: --axis, or a search "
+            "that is one job of `ptft launch`"
+        )
+    return _carried_out(lambda reporter: searches.search(config, asked, args.out, reporter=reporter, **more, **how))
 
 
 def _carried_out(do: Callable[[Any], Mapping[str, Mapping[str, Any]]]) -> int:
@@ -135,6 +147,8 @@ def _how() -> dict[str, Any]:
     options = _job(args.job, args.executor)
     if args.executor == "slurm":
         options = {"folder": places.local(args.out, f"--out={args.out}") / "jobs", **options}
+    if args.executor == "jobs":
+        options = {"out": places.local(args.out, f"--out={args.out}"), **options}
     by = launch.executor(args.executor, args.max_parallel, **options)
     return {"by": by, "reuse": args.reuse, "retries": args.retries, "halve": args.halve_micro_batch}
 

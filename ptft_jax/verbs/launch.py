@@ -42,6 +42,8 @@ _TEXTS = {
     "service_account": "Whom the job is, which has to be allowed to use its buckets; '' = as the place has it.",
 }
 _LISTS = {
+    "pin": "With --on=tpu: version of a package on the machines, NAME==VERSION. May be given more than once.",
+    "buckets": "With --on=tpu and --on=gke: bucket that is mounted beside those of the command's paths. May be given more than once.",
     "copy": "With --on=tpu: file or folder below this one that the command needs. May be given more than once.",
     "extra": "Flag for what creates the job (gcloud ... create, sbatch), such as --extra=--network=mine. May be given more than once.",
 }
@@ -155,16 +157,12 @@ def _check_config(words: tuple[str, ...]) -> None:
 def _driven(job: record.Job, place: places.Place, make: bool = False) -> int:
     """Drives a job to its end; exit status, and what is recorded of it."""
     try:
-        if make:
-            place.make()
-        status = place.drive()
-    except Failed as e:
-        job.become(state="failed", message=str(e))
-        say(f"error: {e}")
-        return 1
+        status, problem = places.carried(job, place, make)
     except KeyboardInterrupt:
         return _interrupted(job, place)
-    job.become(state="failed" if status else "finished", status=status, message="")
+    if problem:
+        say(f"error: {problem}")
+        return status
     say(f"{job.request.name}: {'finished' if not status else f'ended with status {status}'}")
     return status
 

@@ -1,7 +1,8 @@
 """gcloud, kubectl, sbatch and their like as tests have them: flags are checked against those of the real ones, answers are scripted.
 
 $FAKE holds `answers.json`: [{"match": words, "out": ..., "err": ..., "status": ..., "times": N}, ...], of which the first that fits and is not
-used up answers; `calls.jsonl`: what was asked; and `workers/N`, homes of hosts in which commands of `tpu-vm ssh` that no answer fits are run.
+used up answers, and writes what is in its "write"; `calls.jsonl`: what was asked; `workers/N`, homes of hosts in which commands of `tpu-vm ssh`
+that no answer fits are run; and `nodes`, where that is there, in which jobs of sbatch are run.
 """
 
 import json
@@ -86,6 +87,35 @@ def on_workers(words):
     return status
 
 
+def on_nodes(words):
+    """A cluster of one machine: its jobs are run at once, and again where they ask for it."""
+    import pathlib
+    import signal
+    import subprocess
+
+    number = words[-1].rpartition("=")[2] if words[0] != "sbatch" else str(len(os.listdir(f"{FAKE}/nodes")) + 1)
+    node = pathlib.Path(FAKE, "nodes", number)
+    if words[0] == "sbatch":
+        node.mkdir()
+        script = pathlib.Path(words[-1])
+        [log] = [line.partition("=")[2] for line in script.read_text().splitlines() if "--output=" in line]
+        again = f"rm -f {node}/requeue; bash {script} >> {log} 2>&1; echo $? > {node}/status"
+        loop = f"n=0; while :; do export SLURM_JOB_ID={number} SLURM_RESTART_COUNT=$n; {again}; [ -e {node}/requeue ] || break; n=$((n+1)); done"
+        began = subprocess.Popen(
+            ["bash", "-c", f"{loop}; touch {node}/over"], start_new_session=True, stdout=subprocess.DEVNULL
+        )
+        (node / "pid").write_text(str(began.pid))
+        print(number)
+    elif words[0] == "scancel":
+        os.killpg(int((node / "pid").read_text()), signal.SIGTERM)
+        (node / "over").touch()
+    elif not (node / "over").exists():
+        print("RUNNING")
+    else:
+        status = (node / "status").read_text().strip() if (node / "status").exists() else "-"
+        print({"0": "COMPLETED", "-": "CANCELLED"}.get(status, "FAILED"))
+
+
 def main():
     words = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
     with open(f"{FAKE}/calls.jsonl", "a") as f:
@@ -94,11 +124,16 @@ def main():
         print(f"ERROR: {problem}", file=sys.stderr)
         return 2
     if (answer := scripted(" ".join(words))) is not None:
+        for path, text in answer.get("write", {}).items():
+            with open(path, "w") as f:
+                f.write(text)
         print(answer.get("out", ""), end="")
         print(answer.get("err", ""), end="", file=sys.stderr)
         return answer.get("status", 0)
     if "tpu-vm" in words and ("ssh" in words or "scp" in words) and os.path.exists(f"{FAKE}/workers"):
         return on_workers(words)
+    if words[0] in ("sbatch", "squeue", "scancel") and os.path.isdir(f"{FAKE}/nodes"):
+        on_nodes(words)
     return 0
 
 

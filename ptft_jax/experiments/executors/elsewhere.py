@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ptft_jax import __version__, environment
@@ -20,19 +20,24 @@ def described() -> dict[str, Any]:
     return {"folder": os.getcwd(), "versions": {"ptft_jax": __version__, **environment.versions()}}
 
 
-def carry_out(task: Mapping[str, Any], asked_by: Mapping[str, Any]) -> dict[str, Any]:
+def carry_out(
+    task: Mapping[str, Any], asked_by: Mapping[str, Any], leave: Callable[[], bool] = lambda: False
+) -> dict[str, Any]:
     """An outcome of JSON's types. A task (`ptft_jax.experiments.executors.base.Task` as a dict) is not begun where versions differ from those
-    of who asks (`described`), or its folder is not there; KeyboardInterrupt and SystemExit ask it to save and leave."""
+    of who asks (`described`), or its folder is not there; KeyboardInterrupt, SystemExit and `leave` ask it to save and leave."""
     if problem := _unlike(asked_by):
         return dataclasses.asdict(Outcome("failed", problem))
     os.chdir(asked_by["folder"])
-    local = Local(1)
+    local, asked = Local(1), False
     try:
         local.start(Task(**task))
         while True:
             try:
                 if (ended := local.ended(_LOOK)) is not None:
                     return dataclasses.asdict(ended[1])
+                if not asked and leave():
+                    asked = True
+                    local.stop()
             except (KeyboardInterrupt, SystemExit):
                 local.stop()
     finally:
