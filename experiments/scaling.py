@@ -9,7 +9,10 @@ parametrization, which are the same at the narrow one. Writes results.json, repo
 
 from __future__ import annotations
 
+import functools
+import operator
 import pathlib
+import statistics
 from typing import Any
 
 from ptft_jax.verbs.command import launch, prepare_experiment
@@ -38,10 +41,11 @@ def main() -> int:
     prepare_experiment()
     lead = (
         "Small GPTs of bytes, with {seeds} seeds each; ± is the standard deviation over them. nll: nats per byte of held-out text. The law is "
-        "nll = E + A / N^a + B / D^b, with N parameters of the blocks and D tokens; intervals are 90%, by drawing runs anew."
+        "nll = E + A / N^a + B / D^b, with N parameters of the blocks and D tokens; intervals and bands are 90%, by drawing runs anew. Rings are runs "
+        "that the law was not fitted to."
     )
     title = "Loss by parameters, tokens and compute; learning rates by width"
-    return shared.main(title, lead, LABELS, NAMES, declared, claims, figures)
+    return shared.main(title, lead, LABELS, NAMES, declared, claims, figures, tables)
 
 
 def declared(data: pathlib.Path, size: str, seeds: int) -> Any:
@@ -91,12 +95,21 @@ def regret(measured: Measured, kind: str) -> list[float]:
     return [row[own.index(min(own))] - min(row) for own, row in zip(narrow, wide)]
 
 
+@functools.cache
+def _fitted(runs: tuple[laws.Run, ...]) -> tuple[laws.Law, list[laws.Law]]:
+    law = laws.fit(runs)
+    return law, laws.refits(runs, law)
+
+
+def fitted(measured: Measured) -> tuple[laws.Law, list[laws.Law]]:
+    """The law of all runs but the largest, and those of such runs drawn anew."""
+    return _fitted(tuple(run for way, run in runs_of(measured) if way != LARGEST))
+
+
 def claims(measured: Measured) -> list[dict[str, str]]:
-    runs = runs_of(measured)
-    law = laws.fit([run for way, run in runs if way != LARGEST])
-    low, high = laws.interval([run for way, run in runs if way != LARGEST], law)
+    runs, (law, fits) = runs_of(measured), fitted(measured)
     rows = [
-        claim(f"loss falls with {what}", _above(f"{name} > 0", *(getattr(found, field) for found in (law, low, high))))
+        claim(f"loss falls with {what}", _above(f"{name} > 0", law, fits, field))
         for what, name, field in (("parameters", "a", "alpha"), ("tokens", "b", "beta"), ("compute: the best size grows", "b / (a + b)", "share"))
     ]  # fmt: skip
     errors = [abs(law(*run[:2]) - run[2]) for way, run in runs if way == LARGEST]
@@ -113,24 +126,38 @@ def claims(measured: Measured) -> list[dict[str, str]]:
     return rows
 
 
-def _above(criterion: str, value: float, low: float, high: float) -> Part:
-    low, high = sorted((low, high))
-    return Part(criterion, f"{value:.2f} ({low:.2f} to {high:.2f})", HOLDS if low > 0.01 else UNSHOWN)
+def _above(criterion: str, law: laws.Law, fits: list[laws.Law], field: str) -> Part:
+    number = operator.attrgetter(field)
+    low, high = laws.interval(fits, number)
+    return Part(criterion, f"{number(law):.2f} ({low:.2f} to {high:.2f})", HOLDS if low > 0.01 else UNSHOWN)
+
+
+def tables(measured: Measured) -> dict[str, list[dict[str, Any]]]:
+    return {"law": laws.table(*fitted(measured))}
 
 
 def figures(measured: Measured) -> list[str]:
     from ptft_jax.reporting import plots
 
-    def mean(way: str) -> float:
-        return sum(measured[way]["nll"]) / len(measured[way]["nll"])
-
-    groups = {
-        f"width {w}": [[(6e-12 * plays.parameters(w) * s * plays.TOKENS, mean(f"w{w}-s{s}")) for s in STEPS]]
-        for w in WIDTHS
-    }
-    rates = {said: [[(rate, mean(f"{kind}-{rate:g}")) for rate in RATES]] for kind, said in KINDS.items()}
+    mean = {way: statistics.mean(row["nll"]) for way, row in measured.items()}
+    places = {way: (plays.parameters(w), s * plays.TOKENS) for way, (w, s) in SIZES.items()}
+    of = (
+        {f"width {w}": {places[f"w{w}-s{s}"]: mean[f"w{w}-s{s}"] for s in STEPS} for w in WIDTHS},
+        {
+            f"{s * plays.TOKENS // 1000}k tokens": {places[f"w{w}-s{s}"]: mean[f"w{w}-s{s}"] for w in WIDTHS}
+            for s in STEPS
+        },
+    )
+    law, fits = fitted(measured)
+    drawn = [
+        laws.figure(lines, law, fits, over=over, title=f"Loss by {x}", x=x, apart=[places[LARGEST]])
+        for lines, over, x in ((of[0], 1, "tokens"), (of[1], 0, "parameters"))
+    ]
+    compute = {name: [[(6e-12 * n * d, loss) for (n, d), loss in points.items()]] for name, points in of[0].items()}
+    rates = {said: [[(rate, mean[f"{kind}-{rate:g}"]) for rate in RATES]] for kind, said in KINDS.items()}
     return [
-        plots.curves(groups, title="Loss by compute", x="6 N D, in TFLOP", y="nll", log=True),
+        *drawn,
+        plots.curves(compute, title="Loss by compute", x="6 N D, in TFLOP", y="nll", log=True),
         plots.curves(rates, title="Loss by learning rate", x="learning rate", y="nll", log=True),
     ]
 

@@ -166,6 +166,7 @@ def main(
     declared: Callable[[pathlib.Path, str, int], Any],
     claims: Callable[[Measured], list[dict[str, str]]],
     figures: Callable[[Measured], list[str]] | None = None,
+    tables: Callable[[Measured], Mapping[str, list[dict[str, Any]]]] | None = None,
 ) -> int:
     """Carries an experiment out and writes what came of it; its exit status.
 
@@ -175,6 +176,7 @@ def main(
       declared: gives the graph, of (the folder for its data, the size, seeds).
       claims: gives the rows of `claim`.
       figures: gives the page's, as <svg>; None = of each measure the dots of all ways.
+      tables: gives more tables of the page, by their headings, by which they are in results.json too.
     """
     from ptft_jax.reporting import plots  # noqa: F401  # needs an extra: said before anything is trained
     from ptft_jax.reporting.progress import Reporter
@@ -187,7 +189,18 @@ def main(
     measured = by_seed(found, tuple(labels), names, args.seeds)
     seconds = sum(row["seconds"] for row in found.values() if "seconds" in row)
     said = lead.format(seeds=args.seeds)
-    write(folder, title, said, labels, measured, claims(measured), reporter, seconds=seconds, figures=figures)
+    write(
+        folder,
+        title,
+        said,
+        labels,
+        measured,
+        claims(measured),
+        reporter,
+        seconds=seconds,
+        figures=figures,
+        more=tables(measured) if tables else {},
+    )
     return 0
 
 
@@ -233,8 +246,9 @@ def write(
     *,
     seconds: float,
     figures: Callable[[Measured], list[str]] | None = None,
+    more: Mapping[str, list[dict[str, Any]]],
 ) -> None:
-    """results.json, report.html and report.md, and the tables on the terminal. `seconds`: of all runs."""
+    """results.json, report.html and report.md, and the tables on the terminal. `seconds`: of all runs; `more`: tables by their headings."""
     from ptft_jax import environment
     from ptft_jax.experiments.results import markdown
     from ptft_jax.reporting.page import Page
@@ -244,11 +258,13 @@ def write(
     results = {
         "measured": measured,
         "claims": list(claims),
+        **more,
         "seconds": seconds,
         "environment": environment.describe(),
     }
     write_json(folder / "results.json", results)
-    write_text(folder / "report.md", f"# {title}\n\n{lead}\n\n{markdown(table)}\n{markdown(claims)}")
+    tables = [table, claims, *([_rounded(row) for row in rows] for rows in more.values())]
+    write_text(folder / "report.md", f"# {title}\n\n{lead}\n\n" + "\n".join(map(markdown, tables)))
     page = Page(title, lead)
     page.table(table)
     page.heading("Claims")
@@ -257,6 +273,9 @@ def write(
         "What does not hold is a result, too."
     )
     page.table(list(claims), prose=True)
+    for heading, rows in more.items():
+        page.heading(heading.capitalize())
+        page.table(rows)
     for figure in (figures or dots(labels))(measured):
         page.figure(figure)
     page.link(*scripts.GRAPH)
@@ -264,6 +283,10 @@ def write(
     reporter.table("measured", table)
     reporter.table("claims", list(claims))
     print(f"report: {folder / 'report.html'}")
+
+
+def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}
 
 
 def dots(labels: Mapping[str, str]) -> Callable[[Measured], list[str]]:

@@ -2,13 +2,15 @@
 
 import json
 import math
+import operator
 import sys
 
 import numpy as np
 import pytest
 
-from experiments import continual, data_efficiency, images, laws, rates, scaling, schedules, stages
+from experiments import continual, data_efficiency, images, laws, plays, rates, scaling, schedules, stages
 from experiments import verdicts as claims
+from ptft_jax.reporting import plots
 from tests.processes import HURRY, run
 
 HOLDS, FAILS, UNSHOWN = "holds", "does not hold", "not shown"
@@ -43,8 +45,11 @@ def test_a_law_that_is_known_is_found():
         assert math.isclose(found(n, d), known(n, d), rel_tol=1e-3)
     assert math.isclose(found.share, 0.28 / 0.62, rel_tol=0.03)
     noisy = [(n, d, known(n, d) * (1 + 0.01 * (-1) ** i)) for i, (n, d) in enumerate(grid)]
-    low, high = laws.interval(noisy, laws.fit(noisy, [found]), draws=20)
-    assert low.alpha < 0.34 < high.alpha and low.beta < 0.28 < high.beta
+    fits = laws.refits(noisy, laws.fit(noisy, [found]), draws=10)
+    for number, true in (("alpha", 0.34), ("beta", 0.28), ("share", 0.28 / 0.62)):
+        low, high = laws.interval(fits, operator.attrgetter(number))
+        assert low < true < high
+    assert laws.interval([laws.Law(0, 0, 0, i, 1) for i in range(101)], lambda law: law.alpha) == pytest.approx((5, 95))
 
 
 def test_transfer():
@@ -64,6 +69,32 @@ def test_the_regret_of_a_rate():
     measured[f"narrow-{scaling.RATES[1]:g}"]["nll"] = [1.5]
     measured[f"mup-{scaling.RATES[0]:g}"]["nll"] = [1.7]
     assert scaling.regret(measured, "mup") == [pytest.approx(0.3)]
+
+
+def test_the_law_is_told_and_drawn(monkeypatch):
+    """Of losses that are a law's: its numbers in a table, its line through the points, a ring at what it was not fitted to."""
+    known, rows = laws.Law(1.5, 40.0, 300.0, 0.5, 0.25), []
+    fits = [known._replace(floor=1.5 + 0.001 * (i - 50)) for i in range(101)]
+    monkeypatch.setattr(laws, "fit", lambda runs: rows.append(runs) or known)
+    monkeypatch.setattr(laws, "refits", lambda runs, law: fits)
+    monkeypatch.setattr(plots, "svg", lambda figure: figure.axes[0])
+    measured = {way: {"nll": [known(plays.parameters(w), s * plays.TOKENS)]} for way, (w, s) in scaling.SIZES.items()}
+    measured |= {f"{kind}-{rate:g}": {"nll": [2.0]} for kind in scaling.KINDS for rate in scaling.RATES}
+    table = scaling.tables(measured)["law"]
+    assert [row["value"] for row in table] == [*known, pytest.approx(1 / 3)]
+    assert table[0] == pytest.approx(table[0] | {"least": 1.455, "most": 1.545}) and table[1]["least"] == 40.0
+    for axes, fixed in zip(scaling.figures(measured), (scaling.WIDTHS, scaling.STEPS)):
+        lines = [line for line in axes.lines if line.get_marker() == "None"]
+        dots = [line for line in axes.lines if line.get_marker() == "o"]
+        assert len(lines) == len(axes.collections) == len(fixed) and len(dots) == len(scaling.SIZES)
+        for line, band, points in zip(lines, axes.collections, np.split(np.asarray(dots), len(fixed))):
+            xs, ys = (np.concatenate([dot.get_data()[axis] for dot in points]) for axis in (0, 1))
+            np.testing.assert_allclose(np.interp(xs, *line.get_data()), ys, rtol=1e-3)
+            edges = band.get_paths()[0].vertices
+            assert np.ptp(edges[edges[:, 0] == edges[0, 0], 1]) == pytest.approx(0.09)
+        assert [dot.get_markerfacecolor() for dot in dots].count("white") == 1
+    (runs,) = rows
+    assert len(runs) == len(scaling.SIZES) - 1 and max(runs)[:2] == (12 * 2 * 64**2, 400 * 1024)
 
 
 MINIATURES = {
