@@ -13,6 +13,7 @@ from ptft_jax.config.verifiers import is_of_answers
 from ptft_jax.data import overview
 from ptft_jax.errors import UserError
 from ptft_jax.reporting import clock, merge_page, plots, run_names, settings
+from ptft_jax.reporting.answers_against import against_start
 from ptft_jax.reporting.page import Page
 from ptft_jax.reporting.summary_tables import by_adapter, confusion_rows, measures
 from ptft_jax.runs.files import write_json
@@ -84,6 +85,7 @@ def _read(name: str, workdir: pathlib.Path) -> Row:
         "evals": [r for r in metrics if r["kind"] == "eval"],
         "samples": here.read_samples(),
         "answers": _last_answers(here),
+        "answers_against_start": against_start(here.read_answers(), summary["best_step"] if summary else None),
     }
 
 
@@ -342,6 +344,12 @@ def _answers(page: Page, rows: Sequence[Row]) -> None:
         page.heading("Answers")
         page.text("The first questions of the last evaluation; answers.jsonl in the folder of a run has all of them.")
         page.table([_answered(name, answer) for name, answer in shown], prose=True)
+    if compared := [{"run": row["name"], **one} for row in rows for one in row["answers_against_start"]]:
+        page.text(
+            "Answers of the selected step, else of the last, against those to the same questions at the start. length_controlled is the win "
+            "rate as it would be if both were equally long (Dubois et al. 2024). Lengths are in characters."
+        )
+        page.table(compared)
 
 
 def _answered(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
