@@ -107,6 +107,9 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     rows += [{**asked, "question": "[1] ?", "answer": 0, "group": "a", "paraphrase_of": 0, **read}]
     rows += [{"question": "?", "kind": "unknown"}, {"prompt": "!", "kind": "harmful"}]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    principles = tmp_path / "principles.json"
+    checked = {"name": "a", "text": "b", "check": {"verifier": "regex", "least": 1, "settings": {"pattern": "c"}}}
+    principles.write_text(json.dumps([checked]))
     schema = tmp_path / "schema.json"
     schema.write_text("{}")
     pairs = tmp_path / "pairs.jsonl"
@@ -121,7 +124,8 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     steps.write_text(
         "".join(f'{{"prompt": "{i}", "completions": ["y", "n"], "labels": [true, false]}}\n' for i in range(90))
     )
-    stepped = reward | dict(objective__name="process_reward", data__source=f"jsonl:{steps}")
+    random = dict(objective__from_random=True)
+    stepped = reward | random | dict(objective__name="process_reward", data__source=f"jsonl:{steps}")
     quiet_train(tiny_config(text_file, **stepped, **nothing), tmp_path / "steps")
     choices = [
         {"optimizer__name": "sgd", "optimizer__schedule": "wsd", "model__positions": "rotary"},
@@ -200,8 +204,12 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
                 "ensemble",
                 "process_reward",
                 "judge",
+                "principles",
                 "combined",
+                "own",
             ),
+            "plugins": ("tests.rewards.given",),
+            "rewards__principles__file": str(principles),
             "rewards__process_reward__run": str(tmp_path / "steps"),
             "rewards__ensemble__runs": (f"{tmp_path}/rewards", f"{tmp_path}/rewards2"),
             "rewards__reward_model__run": str(tmp_path / "rewards"),
@@ -233,7 +241,7 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "eval__behavior__max_new_tokens": 4,
         },
         {"objective__name": "span_corruption", "tokenizer__add": tuple(f"<extra_id_{i}>" for i in range(4))},
-        reward,
+        reward | random,
         {
             "objective__name": "distill",
             "objective__distill__divergence": "jensen_shannon",

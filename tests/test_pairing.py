@@ -137,6 +137,7 @@ def test_what_goes_together_is_assembled(objective, model, kind, sources, tmp_pa
     config = config_of(sources, objective, model, kind)
     config.objective.preference.from_random = objective in ("simpo", "cpo", "orpo", "slic", "rrhf")
     config.objective.policy.from_random = objective in REWARDED
+    config.objective.from_random = objective in ("reward", "process_reward")
     assert assemble(config, tmp_path).trainer.objective is not None
 
 

@@ -22,7 +22,7 @@ from ptft_jax.config.objective_sections import (
     TaughtSection,
     UnlikelihoodOptions,
 )
-from ptft_jax.config.preferences import RewardOptions
+from ptft_jax.config.preferences import RewardOptions, ScoringOptions
 
 _LOSSES, _ROWS = "ptft_jax.objectives", "ptft_jax.data.builders"
 _NEW_HEAD = ", and of a run that starts from such a model init.fresh=('head/.*',)"
@@ -254,7 +254,7 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         heads=("classes",),
         does="scores answers",
         single=True,
-        fields=fields_of(RewardOptions),
+        fields={**fields_of(RewardOptions), **fields_of(ScoringOptions)},
         wrong_head=f"the model scores tokens; set model.head='classes' and model.classes=1{_NEW_HEAD}",
     ),
     "process_reward": ObjectiveSpec(
@@ -263,6 +263,7 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         heads=("classes",),
         does="scores the steps of answers",
         single=True,
+        fields=fields_of(ScoringOptions),
         wrong_head=f"the model scores tokens; set model.head='classes' and model.classes=1{_NEW_HEAD}",
     ),
     "grpo": _of_rewards("policy:GRPO"),
@@ -309,6 +310,7 @@ class ObjectiveOptions(
     ExpertSection,
     RewardedSection,
     RewardOptions,
+    ScoringOptions,
     UnlikelihoodOptions,
     ContrastiveOptions,
     PairSection,

@@ -31,7 +31,8 @@ from ptft_jax.config.sources import SOURCES, SourceSpec
 from ptft_jax.config.tools import TOOLS, ToolSpec
 from ptft_jax.config.tools import is_taken as is_tool_setting
 from ptft_jax.config.trackers import TRACKERS, TrackerSpec
-from ptft_jax.config.verifiers import VERIFIERS, VerifierSpec, is_own_answer
+from ptft_jax.config.verifiers import VERIFIERS, VerifierSpec
+from ptft_jax.config.verifiers import is_taken as is_verifier_setting
 from ptft_jax.errors import UserError, nearest
 
 GROUP = "ptft_jax.plugins"  # of entry points: a short name for a module
@@ -102,7 +103,7 @@ def _is_ours(table: str, name: str) -> bool:
     taken = {
         "METHODS": name == "full",
         "METRICS": is_taken(name),
-        "VERIFIERS": is_own_answer(name),
+        "VERIFIERS": is_verifier_setting(name),
         "TASKS": is_setting(name),
         "TOOLS": is_tool_setting(name),
     }

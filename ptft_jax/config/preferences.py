@@ -16,6 +16,17 @@ class RewardOptions(Options):
     )
 
 
+class ScoringOptions(Options):
+    """`config.objective`, of reward and process_reward."""
+
+    from_random: bool = declared(
+        settings.Field(
+            False,
+            "of reward and process_reward: without a parent, a model of random parameters learns to score answers",
+        )
+    )
+
+
 class PreferenceOptions(Options):
     """`config.objective.preference`, of the objectives that learn from pairs."""
 

@@ -16,6 +16,7 @@ from ptft_jax.rewards.options import (
     JsonSchemaOptions,
     JudgeOptions,
     NumberOptions,
+    PrinciplesOptions,
     ProcessRewardOptions,
     ProgramOptions,
     RegexOptions,
@@ -39,6 +40,11 @@ def is_own_answer(name: str) -> bool:
     return name in OWN_ANSWERS or name in OF_CALLS or name.endswith((UNSCORED, SPREAD))
 
 
+def is_taken(name: str) -> bool:
+    """Whether a name that is no verifier's means something beside them: a metric of answers, or the settings of functions."""
+    return name == "function" or is_own_answer(name)
+
+
 def is_of_answers(metrics: str) -> bool:
     """Whether metrics are of answers, by what stands before their names: "answers", "SET/answers"."""
     return metrics.rpartition("/")[2] == ANSWERS.rstrip("/")
@@ -51,11 +57,13 @@ class VerifierSpec:
     Attributes:
       verifier: a subclass of `ptft_jax.rewards.base.Verifier`, which is given the settings as arguments; or a function of (answer,
         `ptft_jax.rewards.base.Task`) that gives a number, or a number and a reason; or the place of either, "package.module:name".
-      fields: its settings, by their names in `config.rewards.NAME`.
+      fields: its settings, by their names in `config.rewards.NAME`; a function has those of `config.rewards.function`.
+      plugs: whether it is given `plugins`, those of the config, too: it names verifiers itself.
     """
 
     verifier: Any
     fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+    plugs: bool = False
 
 
 VERIFIERS: Mapping[str, VerifierSpec] = {
@@ -69,5 +77,6 @@ VERIFIERS: Mapping[str, VerifierSpec] = {
     "ensemble": VerifierSpec(f"{_HERE}.ensemble:Ensemble", fields_of(EnsembleOptions)),
     "process_reward": VerifierSpec(f"{_HERE}.process_reward:ProcessReward", fields_of(ProcessRewardOptions)),
     "judge": VerifierSpec(f"{_HERE}.judge:Judge", fields_of(JudgeOptions)),
+    "principles": VerifierSpec(f"{_HERE}.principles:Principles", fields_of(PrinciplesOptions), plugs=True),
     "combined": VerifierSpec(f"{_HERE}.combined:Combined", fields_of(CombinedOptions)),
 }

@@ -16,16 +16,18 @@ from ptft_jax.data.cache import digest
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.evaluation.questions import Questions
 from ptft_jax.evaluation.samples import MAX_NEW_TOKENS, SAMPLING, check_writer
-from ptft_jax.feedback import constitution, prompts
-from ptft_jax.feedback.constitution import Principle
+from ptft_jax.feedback import prompts
+
 from ptft_jax.feedback.journal import PART, Journal
 from ptft_jax.feedback.judging import Judged, agreement, better, total
 from ptft_jax.feedback.made import Made
 from ptft_jax.feedback.writing import Answer, Writer, leading
 from ptft_jax.model.decode import Sampling
+from ptft_jax.rewards import constitution
 from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, checked, scored_all
 from ptft_jax.rewards.bounded import Bounded, TooLong
 from ptft_jax.rewards.choosing import chosen
+from ptft_jax.rewards.constitution import Principle
 from ptft_jax.rewards.patterns import Regex, search
 from ptft_jax.runs import meant
 from ptft_jax.runs.source import parameters_fingerprint
@@ -334,7 +336,7 @@ def prepared(
     Args:
       source, split, template, plugins: as of `ptft_jax.evaluation.standalone.evaluate`. The records have prompts and answers, which are
         references of verifiers, or are texts.
-      principles: a file, see `ptft_jax.feedback.constitution.read`.
+      principles: a file, see `ptft_jax.rewards.constitution.read`.
       prefer: the verifier that tells answers apart, by name.
       rewards: its settings, {verifier: {setting: value}}.
       records: use only the first so many; 0 = all.

@@ -123,7 +123,7 @@ class Rows:
         kept.
       informs: whether the gradient of its "nll" by targets that are drawn tells what matters to a model (EWC).
       needs_parent: whether it teaches a model nothing that has learned nothing before, so that a run without a parent has to be asked for.
-      section: of `config.objective`, whose `from_random` asks for it.
+      section: of `config.objective`, whose `from_random` asks for it; "" = `config.objective` itself.
       crosses_rows: whether a row's loss, and its gradient, are made of all rows of the batch, so that it cannot be run in parts.
       gathers: whether a row's loss depends on sums over the whole batch (`gathered`), a constant in the gradient.
       value_head: whether training needs a head for values beside that for tokens (`ptft_jax.model.heads.value`).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import jax
@@ -68,6 +69,10 @@ class OwnAnswers(CausalLM, abc.ABC):
         facts = {name: (jnp.sum(batch[name]), jnp.asarray(float(len(batch[name])), jnp.float32)) for name in self.facts}
         metrics = {**loss.metrics, **facts, **of_members(batch), **of_calls(batch)}
         return Loss(loss.total, loss.weight + jnp.sum(batch[SPARE]), metrics)
+
+    def remarks(self, before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
+        """As of `Rows`, those of `inner`."""
+        return list(self.inner.remarks(before, after))
 
     def reference_of(self, model: Any, params: Any, batch: Batch) -> dict[str, jax.Array]:
         return self.inner.reference_of(model, params, batch)

@@ -181,15 +181,20 @@ class Preference(Rows):
 
     def remarks(self, before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
         """Says where the better answers became less probable: a preference is learned by that, too (Pal et al. 2024; Razin et al.
-        2024, "Unintentional unalignment")."""
-        name, margin = "validation/chosen_log_prob", "validation/margin"
-        if not (name in before and name in after and after[name] < before[name]):
-            return []
-        return [
-            f"the better answers became less probable: {name} went from {before[name]:.4g} to {after[name]:.4g} nats per answer, while "
-            f"{margin} went from {before.get(margin, 0.0):.4g} to {after.get(margin, 0.0):.4g}; a lower rate, or weight on "
-            "objective.preference.sft, counters that"
-        ]
+        2024, "Unintentional unalignment"). Of each validation set; of answers that the model wrote, which are none, by what
+        training measured of them against the reference, "training/chosen_shift"."""
+        fallen = []
+        for name, now in after.items():
+            measured, _, metric = name.rpartition("/")
+            if metric == "chosen_log_prob" and measured.startswith("validation") and now < before.get(name, -jnp.inf):
+                margins = f"{measured}/margin went from {before.get(f'{measured}/margin', 0.0):.4g} to {after.get(f'{measured}/margin', 0.0):.4g}"
+                fallen.append(f"{name} went from {before[name]:.4g} to {now:.4g} nats per answer, while {margins}")
+        shift = after.get("training/chosen_shift", 0.0)
+        if shift < 0 and not any(name.endswith("/chosen_log_prob") for name in before):
+            margin = after.get("training/margin", 0.0)
+            fallen.append(f"training/chosen_shift is {shift:.4g} nats per answer, while training/margin is {margin:.4g}")
+        advice = "a lower rate, or weight on objective.preference.sft, counters that"
+        return [f"the better answers became less probable: {what}; {advice}" for what in fallen]
 
     def weights(self, batch: Batch) -> jax.Array:
         """What each pair weighs in the loss, float32 [B, P]."""

@@ -26,6 +26,8 @@ class ProcessReward(Rows):
     # "right_score", "wrong_score": the mean probability that right steps are given, and wrong ones.
     metrics: ClassVar[tuple[str, ...]] = ("loss", "nll", "accuracy", "right_score", "wrong_score")
     scores: ClassVar[tuple[str, ...]] = calibration.NAMES
+    needs_parent: ClassVar[bool] = True  # what scores answers has to know what they say
+    section: ClassVar[str] = ""
     informs: ClassVar[bool] = False  # of no targets that could be drawn
 
     def loss_of(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, context: Context = PLAIN) -> Loss:

@@ -30,6 +30,8 @@ class Reward(Rows):
     # "nll" is of which answer is better, without margins.
     metrics: ClassVar[tuple[str, ...]] = ("loss", "nll", "accuracy", "margin", "chosen_reward", "rejected_reward")
     scores: ClassVar[tuple[str, ...]] = calibration.NAMES
+    needs_parent: ClassVar[bool] = True  # what scores answers has to know what they say
+    section: ClassVar[str] = ""
     informs: ClassVar[bool] = False  # of a row's pairs together, and of no targets that could be drawn
 
     def loss_of(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, context: Context = PLAIN) -> Loss:

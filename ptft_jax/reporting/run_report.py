@@ -15,6 +15,7 @@ from ptft_jax.data import overview
 from ptft_jax.data.pictures import decoding
 from ptft_jax.errors import UserError
 from ptft_jax.reporting import clock, merge_page, plots, run_names, settings, thumbnails
+from ptft_jax.reporting.answers_against import against_start
 from ptft_jax.reporting.page import Page
 from ptft_jax.reporting.summary_tables import by_adapter, confusion_rows, measures
 from ptft_jax.runs.files import write_json
@@ -109,6 +110,7 @@ def _read(name: str, workdir: pathlib.Path) -> Row:
         "samples": here.read_samples(),
         "pictures": here.read_pictures(),
         "answers": _last_answers(here),
+        "answers_against_start": against_start(here.read_answers(), summary["best_step"] if summary else None),
     }
 
 
@@ -394,6 +396,12 @@ def _answers(page: Page, rows: Sequence[Row]) -> None:
         page.heading("Answers")
         page.text("The first questions of the last evaluation; answers.jsonl in the folder of a run has all of them.")
         page.table([_answered(name, answer) for name, answer in shown], prose=True)
+    if compared := [{"run": row["name"], **one} for row in rows for one in row["answers_against_start"]]:
+        page.text(
+            "Answers of the selected step, else of the last, against those to the same questions at the start. length_controlled is the win "
+            "rate as it would be if both were equally long (Dubois et al. 2024). Lengths are in characters."
+        )
+        page.table(compared)
 
 
 def _answered(name: str, row: Mapping[str, Any]) -> dict[str, Any]:

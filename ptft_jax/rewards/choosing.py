@@ -8,8 +8,9 @@ from typing import Any
 
 from ptft_jax.config.located import located
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.rewards.base import Function, Verifier, of_several
+from ptft_jax.rewards.base import Verifier, of_several
 from ptft_jax.rewards.combined import Combined
+from ptft_jax.rewards.function import Outside
 
 COMBINED = "combined"
 
@@ -53,11 +54,13 @@ def _built(name: str, config: Any, known: Mapping[str, Any], pinned: Mapping[str
         settings["runs"] = [pinned.get(of_several(name, n), run) for n, run in enumerate(settings["runs"])]
     made = located(known[name].verifier)
     if not isinstance(made, type):
-        return Function(made)
+        return Outside(name, known[name].verifier, **config.rewards.function.read_all())
     if issubclass(made, Combined):
         weights = dict(settings["parts"])
         if COMBINED in weights:
             raise UserError(f"config.rewards.combined.parts: {COMBINED!r} is the sum itself")
         names = [name for name, _ in settings["parts"]]
         return made(parts=chosen(names, config, "rewards.combined.parts", pinned=pinned), weights=weights)
+    if known[name].plugs:
+        settings["plugins"] = config.plugins
     return made(**settings)

@@ -182,6 +182,23 @@ class JudgeOptions(Options):
     unscored: str = declared(one_of("raise", _UNSCORED, "raise", "drop"))
 
 
+class PrinciplesOptions(Options):
+    """`config.rewards.principles`: the share of principles that the answer keeps, by their checks."""
+
+    file: str = declared(Field("", "a file of principles, TOML or JSON, each with a check"))
+    weights: tuple[tuple[str, float], ...] = declared(
+        pairs((), "((principle, weight), ...) of those that do not weigh 1")
+    )
+    unscored: str = declared(one_of("raise", _UNSCORED, "raise", "drop"))
+
+
+class FunctionOptions(Options):
+    """`config.rewards.function`, of functions of plugins, which are called in a process of their own."""
+
+    seconds: float = declared(positive(60.0, "for an answer; then the process is ended, and there is no score"))
+    unscored: str = declared(one_of("raise", _UNSCORED, "raise", "drop"))
+
+
 class CombinedOptions(Options):
     """`config.rewards.combined`: the weighted sum of others."""
 
@@ -203,4 +220,6 @@ class RewardsOptions(Options):
     ensemble: EnsembleOptions = section(EnsembleOptions)
     process_reward: ProcessRewardOptions = section(ProcessRewardOptions)
     judge: JudgeOptions = section(JudgeOptions)
+    principles: PrinciplesOptions = section(PrinciplesOptions)
     combined: CombinedOptions = section(CombinedOptions)
+    function: FunctionOptions = section(FunctionOptions)

@@ -31,7 +31,7 @@ from ptft_jax.runs.checkpoint import Damaged, best_steps, check_files, has_recor
 from ptft_jax.runs.files import write_bytes, write_json, write_text
 from ptft_jax.runs.saving import Checkpoints, read_state
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import outcome, profile, reference, scorers
+from ptft_jax.training import outcome, profile, reference, scorers, verdicts
 from ptft_jax.training.hooks import Hook
 from ptft_jax.training.loop import Loop
 from ptft_jax.training.termination import Terminated, Termination
@@ -296,6 +296,7 @@ class Execution:
             "parent_fingerprint": meta["parent_fingerprint"],
             "reference": run.reference,
         }
+        watch = verdicts.watch(run.trainer.objective, run.workdir, run.first_step, meta["before"], run.reporter.say)
         loop = Loop(
             name=run.workdir.name,
             workdir=run.workdir,
@@ -317,7 +318,7 @@ class Execution:
             pending=meta["pending"],
             step_metrics=meta["step_metrics"],
             clock=self.clock,
-            hooks=[*(run.rollouts.hooks if run.rollouts else ()), *self.hooks],
+            hooks=[*(run.rollouts.hooks if run.rollouts else ()), *watch, *self.hooks],
         )
         if run.rollouts:
             run.rollouts.check = loop.check_step
@@ -388,7 +389,8 @@ class Execution:
         before, after = {**at.get(run.first_step, {}), **meta["before"]}, {**at.get(best, {}), **test}
         with self.clock("evaluation"):
             drift = outcome.drift(run.start, state, meta["parent_fingerprint"])
-        remarks = run.trainer.objective.remarks(before, after)
+        trained = processes.shared(verdicts.of_training(Workdir(run.workdir).read_metrics()))
+        remarks = run.trainer.objective.remarks(before, {**trained, **after}) + verdicts.of_answers(before, after)
         for remark in remarks:
             run.reporter.say(f"{run.workdir}: {remark}")
         seconds = self.clock.by_part

@@ -268,11 +268,12 @@ class Trainer(Compiled):
         self.learning_rate = phases.scaled(schedules.from_config(c.optimizer, c.training.steps, rate), self.phases)
         started = self.tuned or c.init.optimizer
         alone = self.objective.needs_parent and not self.objective.needs_reference and not started
-        if alone and not c.objective[self.objective.section].from_random:
+        section = self.objective.section
+        if alone and not (c.objective[section] if section else c.objective).from_random:
             raise UserError(
                 f"config.init.from is missing: objective.name = {c.objective.name!r} teaches a model that can write which answers are "
-                f"better, and this one would start from random parameters: name a parent, or set objective.{self.objective.section}."
-                "from_random=True"
+                f"better, and this one would start from random parameters: name a parent, or set "
+                f"{'.'.join(filter(None, ('objective', section, 'from_random')))}=True"
             )
         if self.objective.gathers and c.tune.adapters:
             raise UserError(

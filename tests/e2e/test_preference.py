@@ -149,6 +149,11 @@ REFUSED = {
         {"init__from_": "", "objective__name": "simpo"},
         "config.init.from is missing: .* objective.preference.from_random=True",
     ),
+    "no parent to score from": (
+        [],
+        {"init__from_": "", "objective__name": "reward", "model__head": "classes", "model__classes": 1},
+        "config.init.from is missing: .* or set objective.from_random=True",
+    ),
     "prompts too": (
         [],
         {"data__train_on": "all"},

@@ -7,7 +7,8 @@ import pytest
 from scipy import optimize
 
 from ptft_jax.errors import UserError
-from ptft_jax.evaluation.win_rate import Others, against, length_controlled, others, rates
+from ptft_jax.evaluation.win_rate import Others, against, others
+from ptft_jax.rewards.at_equal_length import length_controlled, rates
 from ptft_jax.rewards.base import Function, Task, Unscored, Verifier
 
 TASKS = [Task(f"{n}?", (f"answer {n}",), {}, f"x.jsonl, line {n + 1}") for n in range(4)]

@@ -8,7 +8,7 @@ import pytest
 
 from experiments import arithmetic_rl, constitution, constitution_world, safety, safety_world
 from experiments import verdicts as claims
-from ptft_jax.feedback import constitution as feedback
+from ptft_jax.rewards import constitution as feedback
 from ptft_jax.rewards.base import Score, Task, Unscored
 from tests.processes import HURRY, run
 

@@ -204,7 +204,7 @@ def test_preferences_follow_the_latent_reward():
 
 
 def test_principles_are_checked_and_mended():
-    from ptft_jax.feedback import constitution
+    from ptft_jax.rewards import constitution
 
     known = {one.name: one for one in principles.principles()}
     assert set(known) == set(principles.BAD) and len(known) == 6

@@ -153,8 +153,10 @@ def _check(value: Mapping[str, Any], where: str) -> Check:
         raise UserError(
             f"{where}: least = {bounds['least']} is more than most = {bounds['most']}: no answer keeps that"
         )
-    settings = _table(value, "settings", where) or {}
-    return Check(_text(value, "verifier", where), settings, **bounds)
+    settings, verifier = _table(value, "settings", where) or {}, _text(value, "verifier", where)
+    if verifier == "principles":
+        raise UserError(f"{where}: verifier = 'principles': it counts the principles of a file, and a check is of one")
+    return Check(verifier, settings, **bounds)
 
 
 def _repair(value: Mapping[str, Any], where: str) -> Repair:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ptft_jax.errors import UserError
-from ptft_jax.feedback.constitution import Check, Repair, read
+from ptft_jax.rewards.constitution import Check, Repair, read
 from ptft_jax.rewards.base import Task
 
 TOML = """
