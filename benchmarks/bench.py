@@ -16,7 +16,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks import cases, decode_vs_transformers, growth, page, peers, start, training, turns
+from benchmarks import (
+    cases,
+    decode_vs_transformers,
+    growth,
+    growth_of_files,
+    input_pipeline,
+    page,
+    peers,
+    stall,
+    start,
+    training,
+    turns,
+)
 from ptft_jax import environment
 from ptft_jax.errors import UserError, nearest
 
@@ -41,6 +53,10 @@ def known(*, small: bool = False, quality: str = "") -> dict[str, Callable[[], d
     found["start"] = lambda: start.measure(tiny=small)
     for axis in AXES:
         found[f"growth-{axis}"] = lambda axis=axis: growth.measure(axis, tiny=small)
+    found["growth-runs"] = lambda: growth_of_files.runs(tiny=small)
+    found["growth-corpus"] = lambda: growth_of_files.corpus(tiny=small)
+    found["saving"] = lambda: stall.measure(tiny=small)
+    found["input"] = lambda: input_pipeline.measure(tiny=small)
     found["quality"] = lambda: _quality(quality)
     return found
 

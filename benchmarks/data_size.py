@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pathlib
 import random
-import subprocess
-import sys
 import tempfile
+from typing import Any
 
-_OURS = """
+from benchmarks import commands
+
+OURS = """
 import json, resource, sys, time
 from ptft_jax import config
 from ptft_jax.data import pipeline, source_splits
@@ -34,7 +34,7 @@ between = time.perf_counter()
 found = source_splits.tokenized(c.data, "{reference}", "train", tokenizer)
 print(json.dumps([between - began, time.perf_counter() - between, len(found.store.ids)]))
 """
-_THEIRS = """
+THEIRS = """
 import json, time
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
@@ -72,13 +72,17 @@ def make_text(path: pathlib.Path, megabytes: float) -> None:
             )
 
 
-def measured(name: str, code: str, cache: pathlib.Path) -> None:
-    env = {**os.environ, "PTFT_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", code + _PEAKS], capture_output=True, text=True, env=env)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    (vocabulary, tokens, count), (own, others) = map(json.loads, done.stdout.strip().splitlines()[-2:])
-    print(f"{name:<42} {vocabulary:7.1f} {tokens:7.1f} {own:8.0f} {others:8.0f}   {count:,} ids", flush=True)
+def measure(code: str, cache: pathlib.Path) -> dict[str, Any]:
+    """A program in a process of its own: seconds until there is a "vocabulary" and from then until there are "ids", their "count", and
+    "megabytes" of resident memory at its peak, of itself and of the largest of its workers ("worker_megabytes")."""
+    said, _, _ = commands.run(("-c", code + _PEAKS), cache)
+    (vocabulary, ids, count), (own, others) = map(json.loads, said.splitlines()[-2:])
+    return {"vocabulary": vocabulary, "ids": ids, "count": count, "megabytes": own, "worker_megabytes": others}
+
+
+def _print(name: str, found: dict[str, Any]) -> None:
+    seconds, memory = f"{found['vocabulary']:7.1f} {found['ids']:7.1f}", f"{found['megabytes']:8.0f}"
+    print(f"{name:<42} {seconds} {memory} {found['worker_megabytes']:8.0f}   {found['count']:,} ids", flush=True)
 
 
 def main() -> None:
@@ -94,9 +98,9 @@ def main() -> None:
             path = place / f"{megabytes:g}.txt"
             make_text(path, megabytes)
             for kind in ("byte", "bpe"):
-                code = _OURS.format(reference=f"text:{path}", kind=kind)
-                measured(f"one file of {megabytes:g} MB, {kind}", code, place / f"{kind} {megabytes:g}")
-            measured("  the same, tokenizers alone", _THEIRS.format(path=path), place)
+                code = OURS.format(reference=f"text:{path}", kind=kind)
+                _print(f"one file of {megabytes:g} MB, {kind}", measure(code, place / f"{kind} {megabytes:g}"))
+            _print("  the same, tokenizers alone", measure(THEIRS.format(path=path), place))
         (place / "many").mkdir()
         for number in range(args.files):
             (place / f"many/{number}.txt").write_text(f"text number {number}\n" * 5, encoding="utf-8")
@@ -107,7 +111,7 @@ def main() -> None:
             (f"{args.rows:,} rows", f"jsonl:{place}/rows.jsonl"),
         ):
             for when in ("first start", "later start"):
-                measured(f"{name}, {when}", _OURS.format(reference=reference, kind="byte"), place / name)
+                _print(f"{name}, {when}", measure(OURS.format(reference=reference, kind="byte"), place / name))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import cases
+from benchmarks import cases, input_pipeline, stall
 from benchmarks.training import LOGITS, LOSSES, OURS, STEPS
 from ptft_jax.reporting import plots
 
@@ -35,13 +35,19 @@ SHAPES = {
     "smollm2-lora": "SmolLM2-135M's shape, 4 rows of 256, LoRA of rank 8 on all linear layers",
     "smollm2-full": "SmolLM2-135M's shape, 4 rows of 256, all parameters",
 }
-AXES = {
-    "layers": ("Depth", "layers"),
-    "width": ("Width", "width"),
-    "length": ("Sequence length, at as many tokens per step", "tokens per row"),
-    "vocab": ("Vocabulary", "tokens in the vocabulary"),
-    "devices": ("Devices, simulated on the cores of one machine (`parallel.fsdp`); memory of each", "devices"),
-    "checkpoint": ("Checkpoints", "parameters"),
+_STEP = {"seconds": "a step", "compile": "compiling", "bytes": "memory"}
+_SAVED = {"seconds": "until it is on disk", "stall": "training waits", "bytes": "bytes on disk"}
+_COMMAND = {"seconds": "seconds", "bytes": "peak of memory"}
+# Axis -> title, what is changed, and what is shown of each point, with its meaning.
+AXES: Mapping[str, tuple[str, str, Mapping[str, str]]] = {
+    "layers": ("Depth", "layers", _STEP),
+    "width": ("Width", "width", _STEP),
+    "length": ("Sequence length, at as many tokens per step", "tokens per row", _STEP),
+    "vocab": ("Vocabulary", "tokens in the vocabulary", _STEP),
+    "devices": ("Devices, simulated on the cores of one machine (`parallel.fsdp`); memory of each", "devices", _STEP),
+    "checkpoint": ("Checkpoints", "parameters", _SAVED),
+    "runs": ("Runs below a folder, as `ptft runs` lists them", "runs", _COMMAND),
+    "corpus": ("Corpus: one file of text, as bytes", "MB of text", _COMMAND),
 }
 NOT_YET = "Not measured."
 
@@ -52,6 +58,7 @@ def render(results: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     parts = [HEAD, *_training(results, figures)]
     parts += ["## Decoding\n", *_decoding(results)]
     parts += ["## From the command to the first step\n", *_start(results.get("start"), figures)]
+    parts += ["## What a run does beside its steps\n", *_saving(results.get("saving")), *_input(results.get("input"))]
     parts += ["## How cost grows\n", *_growth(results, figures)]
     parts += ["## Quality for the time\n", *_quality(results.get("quality"), figures)]
     parts += ["## Measured on\n", *_machines(results)]
@@ -68,6 +75,10 @@ def line(found: Mapping[str, Any]) -> str:
     if "warm" in found:
         cold, warm = (sum(found[kind].values()) for kind in ("cold", "warm"))
         return f"{cold:.1f} s cold, {warm:.1f} s warm, --help {found['help']:.2f} s"
+    if "saving" in found:
+        return f"a save stalls {_shares(found['saving'])['stall']:.2%} of {stall.EVERY} steps"
+    if "input" in found:
+        return ", ".join(f"{name} {row['extra'] / row['step']:+.2%}" for name, row in found["input"].items())
     return "done"
 
 
@@ -134,39 +145,92 @@ def _start(found: Mapping[str, Any] | None, figures: dict[str, str]) -> list[str
     for name, parts in kinds.items():
         whole = sum(parts.values())
         shares = {part.replace("_", " "): f"{took / whole:.0%}" for part, took in parts.items() if part != "saving"}
-        rows.append({"": name, "of a cold start": f"{whole / sum(found['cold'].values()):.0%}", **shares})
+        cold = f"{whole / sum(found['cold'].values()):.0%}"
+        rows.append({"": name, "seconds": f"{whole:.1f}", "of a cold start": cold, **shares})
     figures["start"] = plots.stacked(kinds, title="Seconds from the command to the first step", x="seconds")
     return [
         "Of `ptft train` with the base of the demo, on a text of 1 MB; the compilation cache is that of every run\n"
-        "(`~/.cache/ptft_jax/xla`). The evaluation of step 0 is part of it.\n",
+        '(`~/.cache/ptft_jax/xla`). The evaluation of step 0 is part of it. "trace" is tracing and lowering.\n',
         table(rows),
+        f"`ptft --help` takes {found['help']:.2f} seconds.\n",
         _figure("start", "Seconds from the command to the first step"),
+    ]
+
+
+def _shares(saving: Mapping[str, float]) -> dict[str, float]:
+    """Parts of a save over the time of as many steps as there are from save to save."""
+    return {name: saving[name] / (stall.EVERY * saving["step"]) for name in ("stall", "slowed", "written")}
+
+
+def _saving(found: Mapping[str, Any] | None) -> list[str]:
+    said = ["### Saving\n"]
+    if not found:
+        return [*said, NOT_YET + "\n"]
+    saving, meaning = found["saving"], {
+        "stall": "training waits for it",
+        "slowed": "steps that run while it is written take longer, together",
+        "written": "until it is on disk and checked",
+    }  # fmt: skip
+    rows = [
+        {"a save": text, "seconds": f"{saving[name]:.2f}", f"of {stall.EVERY} steps": f"{_shares(saving)[name]:.2%}"}
+        for name, text in meaning.items()
+    ]
+    return [
+        *said,
+        f"Of the whole state of {saving['parameters'] / 1e6:,.0f} million parameters ({saving['bytes'] / 1e9:.2f} GB on disk) every {stall.EVERY} steps, of\n"
+        f"{saving['step']:.2f} seconds each here. A save waits for the one before: where {stall.EVERY} steps take less than it takes until that is on disk,\n"
+        f"which is where a step takes less than {saving['written'] / stall.EVERY * 1000:.0f} ms, training waits for what is missing.\n",
+        table(rows),
+    ]
+
+
+def _input(found: Mapping[str, Any] | None) -> list[str]:
+    said = ["### Input\n"]
+    if not found:
+        return [*said, NOT_YET + "\n"]
+    few, many, length = input_pipeline.ROWS, input_pipeline.MANY, input_pipeline.LENGTH
+    plain = found["input"][input_pipeline.GRAIN]
+    rows = [
+        {
+            "loader": name,
+            f"of a step of {few} rows": f"{row['extra'] / row['step']:+.2%}",
+            f"of one of {many:,} rows, at most": f"{row['drained_many'] / (row['step'] * many / few):.2%}",
+            f"{few} rows alone": f"{row['drained'] / plain['drained']:.2f}",
+            f"{many:,} rows alone": f"{row['drained_many'] / plain['drained_many']:.2f}",
+        }
+        for name, row in found["input"].items()
+    ]
+    return [
+        *said,
+        f"Rows of {length} tokens out of a file, for 3 layers of width 128: what a step takes longer that reads its batch, beside the same step with\n"
+        f"one batch that stays. A step of {many:,} rows is taken as {many // few} of {few}, and its batch as if nothing of it were made during the step\n"
+        "before. Batches alone, without a step: the time over plain Grain's.\n",
+        table(rows),
     ]
 
 
 def _growth(results: Mapping[str, Any], figures: dict[str, str]) -> list[str]:
     said = [
-        "Each line is relative to its first point. Compiling is without a cache; memory is as the compiler plans it.\n"
+        "Each line is relative to its first point, which the last column has. Compiling is without a cache; memory of a step is as\n"
+        "the compiler plans it, that of a command the peak of the largest of its processes.\n"
     ]
-    for axis, (title, x) in AXES.items():
+    for axis, (title, x, what) in AXES.items():
         said.append(f"### {title}\n")
         found = results.get(f"growth-{axis}")
         if not found:
             said.append(NOT_YET + "\n")
             continue
-        what = (
-            {"seconds": "until it is on disk", "stall": "training waits", "bytes": "bytes on disk"}
-            if axis == "checkpoint"
-            else {"seconds": "a step", "compile": "compiling", "bytes": "memory"}
-        )
         lines, rows = {}, []
         for name, points in found["points"].items():
             for key, meaning in what.items():
                 shown = f"{meaning}, {name}" if len(found["points"]) > 1 else meaning
                 lines[shown] = [[(p["x"], p[key] / points[0][key]) for p in points]]
-                rows.append({"": shown, **{f"{x} {p['x']:,}": f"{p[key] / points[0][key]:.2f}" for p in points}})
-        figures[f"growth-{axis}"] = plots.curves(lines, title=title.split(",")[0], x=x, y="times the first", log=True)
-        said += [table(rows), _figure(f"growth-{axis}", title.split(",")[0])]
+                ratios = {f"{x} {p['x']:,}": f"{p[key] / points[0][key]:.2f}" for p in points}
+                first = f"{points[0][key] / 1e6:,.0f} MB" if key == "bytes" else f"{points[0][key]:.3g} s"
+                rows.append({"": shown, **ratios, "1 is": first})
+        title = title.split(",")[0].split(":")[0]
+        figures[f"growth-{axis}"] = plots.curves(lines, title=title, x=x, y="times the first", log=True)
+        said += [table(rows), _figure(f"growth-{axis}", title)]
     return said
 
 

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-# What a run spends its time on, in the order in which people are told. "compile" is tracing, lowering and compiling, or reading a
-# compiled program from the cache, wherever it happens; what it takes is no part of what it happens in.
+# What a run spends its time on, in the order in which people are told. "trace" is tracing and lowering, "compile" compiling, or reading
+# a compiled program from the cache, wherever they happen; what they take is no part of what they happen in. Runs of earlier
+# versions have both as "compile".
 PARTS = (
-    "import", "data", "start", "compile", "steps", "input_wait", "evaluation", "samples", "saving", "other",
+    "import", "data", "start", "trace", "compile", "steps", "input_wait", "evaluation", "samples", "saving", "other",
 )  # fmt: skip
-_COMPILING = "/jax/core/compile/"
+_COMPILING, _COMPILED = "/jax/core/compile/", "/jax/core/compile/backend_compile"  # beginnings of JAX's events
 
 
 class Clock:
@@ -28,7 +29,7 @@ class Clock:
         self._now, self._mark = now, now()
         self._seconds, self._open = dict.fromkeys(PARTS, 0.0), ["other"]
         self._before = dict.fromkeys(PARTS, 0.0)
-        self._compiled: list[tuple[float, float]] = []  # (start, seconds) of what was counted as "compile"
+        self._compiled: list[tuple[float, float]] = []  # (start, seconds) of what was traced or compiled
         self._thread = threading.get_ident()
         if began is not None:
             self._seconds["import"] = max(self._mark - began, 0.0)
@@ -69,9 +70,9 @@ class Clock:
         for part, seconds in before.items():
             self._before[part if part in self._before else "other"] += seconds
 
-    def compiled(self, seconds: float) -> None:
-        """Moves the last so many seconds to "compile", but what of them is there already: one function is traced, or compiled,
-        within another."""
+    def compiled(self, seconds: float, part: str = "compile") -> None:
+        """Moves the last so many seconds to `part`, "trace" or "compile", but what of them is there already: one function is traced,
+        or compiled, within another."""
         self._charge()
         start = self._mark - seconds
         while self._compiled and self._compiled[-1][0] >= start:
@@ -80,16 +81,16 @@ class Clock:
         moved = min(max(seconds, 0.0), self._seconds[self._open[-1]])
         self._compiled.append((start, self._mark - start))
         self._seconds[self._open[-1]] -= moved
-        self._seconds["compile"] += moved
+        self._seconds[part] += moved
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """A context in which what JAX traces and compiles in this thread counts as "compile"."""
+        """A context in which what JAX traces and compiles in this thread counts as "trace" or "compile"."""
         import jax.monitoring
 
         def heard(event: str, duration_secs: float, **_: str | int) -> None:
             if event.startswith(_COMPILING) and threading.get_ident() == self._thread:
-                self.compiled(duration_secs)
+                self.compiled(duration_secs, "compile" if event.startswith(_COMPILED) else "trace")
 
         jax.monitoring.register_event_duration_secs_listener(heard)
         try:

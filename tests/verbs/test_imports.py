@@ -17,6 +17,9 @@ MAY = {
     "import ptft_jax.runs.loading, ptft_jax.evaluation.standalone, ptft_jax.evaluation.samples": (  # eval, generate, chat
         "jax", "flax", "optax", "numpy", "ml_collections", "rich",
     ),
+    "from ptft_jax import train; from ptft_jax.verbs import command; command.prepare_jax(); import ptft_jax.parallel.processes, ptft_jax.reporting.progress, ptft_jax.reporting.summary_tables, ptft_jax.training.assembly": (  # ptft train, up to its data
+        "jax", "flax", "optax", "orbax", "tensorstore", "numpy", "ml_collections", "rich",
+    ),
 }  # fmt: skip
 
 
