@@ -11,6 +11,7 @@ import numpy as np
 
 Run = tuple[float, float, float]  # parameters, tokens, loss
 DELTA = 1e-3  # of the Huber loss, on logarithms
+STEEPEST = 5.0  # exponent that is looked for
 
 
 class Law(NamedTuple):
@@ -58,7 +59,7 @@ def fit(runs: Sequence[Run], starts: Sequence[Law] = ()) -> Law:
         (e, a, b, alpha, beta) for e in (-1, 0, 0.5) for a in (0, 5) for b in (0, 5) for alpha in (0.2, 0.6) for beta in (0.2, 0.6)
     ]  # fmt: skip
     begun = [(math.log(law.floor), math.log(law.a), math.log(law.b), law.alpha, law.beta) for law in starts] or grid
-    bounds = [(-30, 5), (-30, 60), (-30, 60), (0, 5), (0, 5)]
+    bounds = [(-30, 5), (-30, 60), (-30, 60), (0, STEEPEST), (0, STEEPEST)]
     found = [minimize(distance, start, jac=True, method="L-BFGS-B", bounds=bounds) for start in begun]
     e, a, b, alpha, beta = min(found, key=lambda result: result.fun).x
     return Law(math.exp(e), math.exp(a), math.exp(b), float(alpha), float(beta))
@@ -126,6 +127,6 @@ def figure(
         for place, loss in points.items():
             face = "white" if place in apart else colors[name]
             axes.plot(place[over], loss, "o", color=colors[name], markerfacecolor=face, markersize=5)
-    axes.set(xscale="log", yscale="log")
+    plots.logarithmic(axes)
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return plots.svg(drawn)

@@ -129,7 +129,10 @@ def claims(measured: Measured) -> list[dict[str, str]]:
 def _above(criterion: str, law: laws.Law, fits: list[laws.Law], field: str) -> Part:
     number = operator.attrgetter(field)
     low, high = laws.interval(fits, number)
-    return Part(criterion, f"{number(law):.2f} ({low:.2f} to {high:.2f})", HOLDS if low > 0.01 else UNSHOWN)
+    # An exponent at the end of where it is looked for says only that its term is of the smallest runs alone.
+    exponents = (law.alpha, law.beta) if field == "share" else (number(law),)
+    told = low > 0.01 and max(exponents) < 0.99 * laws.STEEPEST
+    return Part(criterion, f"{number(law):.2f} ({low:.2f} to {high:.2f})", HOLDS if told else UNSHOWN)
 
 
 def tables(measured: Measured) -> dict[str, list[dict[str, Any]]]:

@@ -47,6 +47,16 @@ def svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
+def logarithmic(axes: Any) -> None:
+    """Makes both axes of drawn points logarithmic, the upright one with plain numbers where it is less than a decade, of which powers say
+    little."""
+    axes.set(xscale="log", yscale="log")
+    low, high = axes.get_ylim()
+    if high < 10 * low:
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+
+
 def curves(
     groups: Mapping[str, Sequence[Points]],
     *,
@@ -82,7 +92,7 @@ def curves(
     if level is not None:
         axes.axhline(level[1], color="#555555", linestyle="--", linewidth=1, label=level[0])
     if log:
-        axes.set(xscale="log", yscale="log")
+        logarithmic(axes)
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return svg(figure)
 

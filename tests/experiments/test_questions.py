@@ -71,6 +71,15 @@ def test_the_regret_of_a_rate():
     assert scaling.regret(measured, "mup") == [pytest.approx(0.3)]
 
 
+@pytest.mark.parametrize(
+    "alpha, verdicts", [(0.5, ["holds"] * 3), (laws.STEEPEST, ["not shown", "holds", "not shown"])]
+)
+def test_an_exponent_that_is_not_found_shows_nothing(alpha, verdicts):
+    """One at the end of where it is looked for is none, and the best size needs both."""
+    law = laws.Law(1.5, 40.0, 300.0, alpha, 0.25)
+    assert [scaling._above("", law, [law] * 3, name).verdict for name in ("alpha", "beta", "share")] == verdicts
+
+
 def test_the_law_is_told_and_drawn(monkeypatch):
     """Of losses that are a law's: its numbers in a table, its line through the points, a ring at what it was not fitted to."""
     known, rows = laws.Law(1.5, 40.0, 300.0, 0.5, 0.25), []
