@@ -3,6 +3,8 @@
 import itertools
 import re
 
+import pytest
+
 from ptft_jax.reporting import plots
 
 
@@ -20,3 +22,15 @@ def test_names_of_points_lie_on_no_other():
         assert e <= t or f <= s or abs(y - z) > 8, "letters are eight points high"
     width, height = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
     assert all(s > 0 and e < width and 0 < y < height for s, e, y in boxes)
+
+
+@pytest.mark.parametrize("values, plain", [((2.0, 3.1), True), ((0.02, 3.1), False)])
+def test_a_short_logarithmic_axis_has_plain_numbers(values, plain):
+    _, axes = plots.framed(4, 3, "", "x", "y")
+    axes.plot([1, 100], values)
+    plots.logarithmic(axes)
+    axes.figure.canvas.draw()
+    labels = [
+        label.get_text() for label in (*axes.get_yticklabels(), *axes.get_yticklabels(minor=True)) if label.get_text()
+    ]
+    assert labels and all(label.replace(".", "").isdigit() for label in labels) == plain
