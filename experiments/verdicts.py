@@ -146,9 +146,10 @@ def _spread(*groups: Sequence[float]) -> float:
 
 
 def rows_of(labels: Mapping[str, str], measured: Measured) -> list[dict[str, str]]:
-    """A row per way: its label, and mean and spread of each measure."""
+    """A row per way: its label, and mean and spread of each measure; "-" of what a way was not asked for."""
+    names = dict.fromkeys(what for values in measured.values() for what in values)
     return [
-        {"way": label, **{what: figure(values) for what, values in measured[way].items()}}
+        {"way": label, **{what: figure(measured[way][what]) if what in measured[way] else "-" for what in names}}
         for way, label in labels.items()
     ]
 

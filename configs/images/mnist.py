@@ -1,4 +1,4 @@
-"""Handwritten digits from random parameters: 97% and more of those held out, of MNIST's 5,000 (docs/images.md). ARG: the source."""
+"""Handwritten digits from random parameters: about 97% of those held out, of 3,000 of MNIST's (docs/images.md). ARG: the source."""
 
 from ptft_jax import config as configs
 from ptft_jax.model import presets

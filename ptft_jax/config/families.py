@@ -53,6 +53,7 @@ FAMILIES: Mapping[str, FamilySpec] = {
     "roberta": FamilySpec(f"{_HERE}.encoders:Roberta"),
     "vit": FamilySpec(f"{_HERE}.encoders:ViT"),
     "deit": FamilySpec(f"{_HERE}.encoders:DeiT"),
+    "vit_mae": FamilySpec(f"{_HERE}.encoders:ViTMAE"),
     "dinov2": FamilySpec(f"{_HERE}.image_towers:Dinov2"),
     "dinov2_with_registers": FamilySpec(f"{_HERE}.image_towers:Dinov2WithRegisters"),
     "clip_vision_model": FamilySpec(f"{_HERE}.image_towers:ClipVision"),

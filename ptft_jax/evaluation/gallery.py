@@ -12,7 +12,6 @@ import numpy as np
 
 from ptft_jax.data.pictures import decoding
 from ptft_jax.data.rows import Rows
-from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.vision import normalized, patches
 from ptft_jax.objectives.masked_images import patch_statistics
 
@@ -44,7 +43,7 @@ def rows(
     if model.spec.head == "pixels":
         found = _hidden(objective, model, params, batches, count, check)
     elif model.spec.head == "classes":
-        found = _named(model, params, batches, classes, count, check)
+        found = _named(objective, model, params, batches, classes, count, check)
     else:
         return []
     return list(found)
@@ -56,15 +55,23 @@ def _packed(image: np.ndarray) -> str:
 
 
 def _named(
-    model: Any, params: Any, batches: Sequence[Rows], classes: Sequence[str], count: int, check: Callable[[], None]
+    objective: Any,
+    model: Any,
+    params: Any,
+    batches: Sequence[Rows],
+    classes: Sequence[str],
+    count: int,
+    check: Callable[[], None],
 ) -> Iterator[dict[str, Any]]:
-    probabilities = jax.jit(lambda params, images: jax.nn.softmax(model(params, Inputs(images))))
+    probabilities = jax.jit(
+        lambda params, batch: jax.nn.softmax(model.logits(params, objective.hidden(model, params, batch)))
+    )
     mistakes: list[tuple[float, dict[str, Any]]] = []
     examples: list[dict[str, Any]] = []
     number = 0
     for batch in batches:
         check()
-        found_BC = np.asarray(probabilities(params, batch["inputs"]))
+        found_BC = np.asarray(probabilities(params, batch))
         for n in np.flatnonzero(batch["weights"] > 0):
             named, right = int(found_BC[n].argmax()), int(batch["targets"][n])
             sure = float(found_BC[n, named])
@@ -92,12 +99,12 @@ def _hidden(
     objective: Any, model: Any, params: Any, batches: Sequence[Rows], count: int, check: Callable[[], None]
 ) -> Iterator[dict[str, Any]]:
     spec, number = model.spec, 0
-    predicted = jax.jit(lambda params, images, visible: _made(objective, model, params, images, visible))
+    predicted = jax.jit(lambda params, batch: _made(objective, model, params, batch))
     for batch in batches:
         check()
         if number >= count:
             return
-        made = np.asarray(predicted(params, batch["inputs"], batch["visible"]))
+        made = np.asarray(predicted(params, batch))
         for n in np.flatnonzero(batch["weights"] > 0)[: count - number]:
             seen = np.zeros(len(made[n]), bool)
             seen[batch["visible"][n]] = True
@@ -111,13 +118,15 @@ def _hidden(
             number += 1
 
 
-def _made(objective: Any, model: Any, params: Any, images: jax.Array, visible: jax.Array) -> jax.Array:
+def _made(objective: Any, model: Any, params: Any, batch: Rows) -> jax.Array:
     """uint8 [B, N, pixels of a patch]: what all patches are predicted to be, with the mean and deviation of the true ones where the model
     predicts pixels without them."""
     spec = model.spec
-    found_BNC = model.pixels(params, model.hidden(params, Inputs(images, visible=visible)), visible)
+    found_BNC = model.pixels(params, objective.hidden(model, params, batch), batch["visible"])
     if objective.normalize_patches:
-        mean, deviation = patch_statistics(patches(normalized(images, spec), spec.patch_size).astype(jnp.float32))
+        mean, deviation = patch_statistics(
+            patches(normalized(batch["inputs"], spec), spec.patch_size).astype(jnp.float32)
+        )
         found_BNC = found_BNC * deviation + mean
     mean, deviation = (jnp.asarray(v, jnp.float32) for v in (spec.pixel_mean, spec.pixel_std))
     levels = found_BNC.reshape(*found_BNC.shape[:2], -1, spec.channels) * deviation + mean

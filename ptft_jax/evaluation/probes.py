@@ -13,7 +13,7 @@ import numpy as np
 from ptft_jax import config as configs
 from ptft_jax.data import batches, class_names, filling, source_splits
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.data.builders.pictures import ClassedPictures
+from ptft_jax.data.builders.pictures import ClassedPictures, Pictures
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.evaluation import probe_fits
 from ptft_jax.model.inputs import Inputs
@@ -129,7 +129,11 @@ def _read(
     """The images of a split; of all their tokens where `whole`, else [N, 2, D]: the class token, and the mean of the patches."""
     spec = loaded.model.spec
     builder = ClassedPictures.of_images(None, spec, data)
-    tokens = source_splits.tokenized(data, data.source, split, tok.ByteTokenizer(), builder.kinds)
+    tokens = source_splits.tokenized(data, data.source, split, tok.ByteTokenizer(), Pictures.kinds)
+    if tokens.kind not in builder.kinds:
+        raise UserError(
+            f"--probe: {data.source}: {tokens.description}: probes learn classes, and these images have none"
+        )
     tokens, head = class_names.numbered(tokens, head)
     rows = filling.filled(data, tokens, builder, partial=True).rows
     count = len(rows)

@@ -1,8 +1,10 @@
-"""BERT, RoBERTa, ViT and DeiT as Hugging Face writes them: configs in both directions, and name maps."""
+"""BERT, RoBERTa, ViT, its masked autoencoder and DeiT as Hugging Face writes them: configs in both directions, and name maps."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
+
+import numpy as np
 
 from ptft_jax.errors import UserError
 from ptft_jax.interop import heads, labels
@@ -198,6 +200,80 @@ def colors(c: Fields, name: str) -> tuple[float, ...]:
     given = c.get(name, [0.5])
     values = tuple(map(float, given if isinstance(given, (list, tuple)) else [given]))
     return values[:1] if len(set(values)) == 1 else values
+
+
+class ViTMAE(ViT):
+    """ViT with the decoder of masked autoencoding (He et al. 2022). Positions are fixed waves, which its files hold nevertheless."""
+
+    model_type, architecture = "vit_mae", "ViTMAEForPreTraining"
+    architectures: ClassVar = {"none": "ViTMAEForPreTraining"}
+
+    def read(self, c):
+        width = c.get("decoder_hidden_size", 512)
+        if c.get("decoder_intermediate_size", 2048) != 4 * width:
+            raise UserError(
+                f"{c.where}: config.json: decoder_intermediate_size = {c.values.get('decoder_intermediate_size')!r}: expected four times "
+                f"decoder_hidden_size {width}"
+            )
+        found = super().read(c)
+        found.pop("classes")
+        return {
+            **found,
+            "head": "pixels",
+            "positions": "sine",
+            "decoder_layers": c.get("decoder_num_hidden_layers", 8),
+            "decoder_width": width,
+            "decoder_heads": c.get("decoder_num_attention_heads", 16),
+        }
+
+    def write(self, m):
+        found = super().write(m)
+        for name in ("id2label", "label2id", "problem_type"):
+            found.pop(name, None)
+        return {
+            **found,
+            "decoder_num_hidden_layers": m["decoder_layers"],
+            "decoder_hidden_size": m["decoder_width"],
+            "decoder_num_attention_heads": m["decoder_heads"],
+            "decoder_intermediate_size": 4 * m["decoder_width"],
+        }
+
+    def tensors(self, m):
+        found = [tensor for tensor in super().tensors(m) if tensor.ours != "embed/positions/embedding"]
+        return [*found, *(self._decoder(m) if m["head"] == "pixels" else [])]
+
+    def class_head(self, m):
+        return super().class_head(m) if m["head"] == "classes" else []
+
+    def _decoder(self, m: Model) -> list[Tensor]:
+        bias = "qkv" in m["biases"]
+        found = [
+            Tensor("head/mask_token", "decoder.mask_token", "row"),
+            *norm("head/norm", "decoder.decoder_norm", True),
+        ]
+        found += linear("head/embed", "decoder.decoder_embed", True) + linear(
+            "head/pixels", "decoder.decoder_pred", True
+        )
+        for n in range(m["decoder_layers"]):
+            ours, theirs = f"head/layer_{n}", f"decoder.decoder_encoder.layer.{n}"
+            found += norm(f"{ours}/attention_norm", f"{theirs}.layernorm_before", True)
+            found += norm(f"{ours}/mlp_norm", f"{theirs}.layernorm_after", True)
+            for name in ("query", "key", "value"):
+                found += linear(f"{ours}/attention/{name}", f"{theirs}.attention.attention.{name}", bias)
+            found += linear(f"{ours}/attention/out", f"{theirs}.attention.output.dense", True)
+            found += linear(f"{ours}/mlp/up", f"{theirs}.intermediate.dense", True)
+            found += linear(f"{ours}/mlp/down", f"{theirs}.output.dense", True)
+        return found
+
+    def constants(self, m: Model) -> dict[str, np.ndarray]:
+        """Tensors of theirs that are computed here."""
+        from ptft_jax.model.vision import waves  # needs JAX
+
+        grid = m["image_size"] // m["patch_size"]
+        found = {"vit.embeddings.position_embeddings": waves(m["width"], grid, 1)[None]}
+        if m["head"] == "pixels":
+            found["decoder.decoder_pos_embed"] = waves(m["decoder_width"], grid, 1)[None]
+        return found
 
 
 class DeiT(ViT):

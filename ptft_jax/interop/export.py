@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import pathlib
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
@@ -21,6 +23,7 @@ from ptft_jax.interop import card, families, labels, layouts, mup, padding, toke
 from ptft_jax.interop.archive import INDEX, PIXELS, WEIGHTS
 from ptft_jax.interop.config_reader import Fields
 from ptft_jax.interop.names import Model, groups
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.parallel.sharding import on_one_device
@@ -143,7 +146,13 @@ class Exported:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor's shape by its name."""
         shape = layouts.their_whole_shape
-        return {name: shape(group.tensors, self.params, self.fields) for name, group in self._groups.items()}
+        found = {name: shape(group.tensors, self.params, self.fields) for name, group in self._groups.items()}
+        return found | {name: array.shape for name, array in self._constants.items()}
+
+    @property
+    def _constants(self) -> dict[str, np.ndarray]:
+        """Tensors of theirs that are computed here."""
+        return self.family.constants(self.fields) if hasattr(self.family, "constants") else {}
 
     def tensors(self, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
         """(name, array) one by one, cast to a dtype of `DTYPES`. Raises UserError where values overflow it."""
@@ -164,6 +173,8 @@ class Exported:
                 else:
                     array[..., tensor.part.rows] = theirs
             yield name, array
+        for name, array in self._constants.items():
+            yield name, array.astype(DTYPES[dtype])
 
     def tokenizer_files(self) -> dict[str, bytes]:
         """The tokenizer and its chat template as a Hugging Face folder has them; {} without one."""
@@ -429,8 +440,16 @@ def _logits(fields: Model, adapter: Any = None) -> Callable[[Mapping[str, Any]],
         inputs: Any = rng.normal(size=(2, spec.image_size, spec.image_size, spec.channels)).astype(np.float32)
     else:
         inputs = rng.integers(0, spec.vocab_size, (2, min(32, spec.max_length)))
-    model = jax.jit(Transformer(spec, adapter).__call__)
-    return lambda flat: np.asarray(model(unflatten(dict(flat)), inputs))
+    model = Transformer(spec, adapter)
+    run = jax.jit(functools.partial(_pixels, model) if spec.head == "pixels" else model.__call__)
+    return lambda flat: np.asarray(run(unflatten(dict(flat)), inputs))
+
+
+def _pixels(model: Transformer, params: Any, images: jax.Array) -> jax.Array:
+    """What all patches are predicted to be where every second one is seen."""
+    count = model.spec.max_length - 1
+    visible = jnp.broadcast_to(jnp.arange(0, count, 2), (len(images), -(-count // 2)))
+    return model.pixels(params, model.hidden(params, Inputs(images, visible=visible)), visible)
 
 
 def _refuse_existing(out: pathlib.Path) -> None:

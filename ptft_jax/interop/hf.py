@@ -21,6 +21,8 @@ from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
 # Tables that older files hold beside the parameters, and that are computed here.
 _BUFFERS = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias|position_ids)")
 
+_NEAR = 0.01  # half-precision's rounding of what is computed here
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -134,6 +136,12 @@ def plan(
     unused = re.compile(getattr(family, "unused", "(?!)"))  # what such files hold, and no model of ours has
     idle = {name for name in spare if _BUFFERS.fullmatch(name) or unused.fullmatch(name)}
     left = [name for name in spare if name not in idle and not matches(ignore, name)]
+    fixed = family.constants(own or model) if hasattr(family, "constants") else {}
+    for name in [name for name in left if _known_as(name, fixed, family.prefix) in fixed]:
+        left.remove(name)
+        known = fixed[_known_as(name, fixed, family.prefix)]
+        if have[name] != known.shape or np.abs(archive.read(name).astype(np.float32) - known).max() > _NEAR:
+            problems.append(f"other    {name} holds other numbers than the fixed ones that are computed here")
     copies = {_known_as(name, {*ties, *ties.values()}, family.prefix): name for name in left}
     for copy, original in ties.items():
         if copy in copies and original in names:

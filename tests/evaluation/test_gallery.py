@@ -25,8 +25,8 @@ class Brightness:
 
     spec = SPEC
 
-    def __call__(self, params, inputs):
-        odds = inputs.values[:, 0, 0, 0] / 7.0 - 10
+    def logits(self, params, images):
+        odds = images[:, 0, 0, 0] / 7.0 - 10
         return jnp.stack([jnp.zeros_like(odds), odds], axis=1)
 
 
@@ -35,13 +35,15 @@ class Oracle:
 
     spec = types.SimpleNamespace(**{**vars(SPEC), "head": "pixels"})
 
-    def hidden(self, params, inputs):
-        return inputs.values
-
     def pixels(self, params, images, visible):
         found = patches(normalized(images, self.spec), 2)
         mean, deviation = patch_statistics(found)
         return ((found - mean) / deviation).at[jnp.arange(len(visible))[:, None], visible].set(0)
+
+
+def objective(**fields):
+    """Whose hidden states are the images."""
+    return types.SimpleNamespace(hidden=lambda model, params, batch: batch["inputs"], **fields)
 
 
 def image_of(text):
@@ -57,7 +59,12 @@ def batches(levels, targets, weights):
 def test_the_surest_mistakes_come_first():
     """Levels of 70 are even odds. The last row is there to fill the batch up."""
     found = gallery.rows(
-        None, Brightness(), {}, batches([0, 77, 140, 63, 98, 0], [1, 0, 1, 1, 0, 1], [1, 1, 1, 1, 1, 0]), CLASSES, 2
+        objective(),
+        Brightness(),
+        {},
+        batches([0, 77, 140, 63, 98, 0], [1, 0, 1, 1, 0, 1], [1, 1, 1, 1, 1, 0]),
+        CLASSES,
+        2,
     )
     assert [(r["kind"], r["number"], r["class"], r["named"]) for r in found] == [
         ("mistake", 0, "high", "low"), ("mistake", 4, "low", "high"), ("example", 0, "high", "low"), ("example", 1, "low", "high"),
@@ -70,7 +77,7 @@ def test_the_surest_mistakes_come_first():
 def test_what_is_predicted_stands_in_the_place_of_what_is_hidden():
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1)).astype(np.uint8)
     batch = {"inputs": images, "visible": np.asarray([[0, 3], [1, 2], [0, 1]]), "weights": np.ones(3, np.float32)}
-    found = gallery.rows(types.SimpleNamespace(normalize_patches=True), Oracle(), {}, [batch], (), 2)
+    found = gallery.rows(objective(normalize_patches=True), Oracle(), {}, [batch], (), 2)
     assert [row["number"] for row in found] == [0, 1]
     for row, image in zip(found, images):
         np.testing.assert_array_equal(image_of(row["image"]), image)
@@ -83,7 +90,12 @@ def test_what_is_predicted_stands_in_the_place_of_what_is_hidden():
 def test_a_report_shows_them(tmp_path):
     pytest.importorskip("PIL")
     rows = gallery.rows(
-        None, Brightness(), {}, batches([0, 77, 140, 63, 98, 0], [1, 0, 1, 1, 0, 1], [1] * 6), ("<low>", "high"), 3
+        objective(),
+        Brightness(),
+        {},
+        batches([0, 77, 140, 63, 98, 0], [1, 0, 1, 1, 0, 1], [1] * 6),
+        ("<low>", "high"),
+        3,
     )
     page = Page("x", "y")
     run_report._pictures(page, [{"name": "a <run>", "pictures": [{"set": "test", **row} for row in rows]}])

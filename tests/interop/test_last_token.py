@@ -31,7 +31,7 @@ def test_every_causal_family_names_its_class():
     found = {n: family.architectures["classes"] for n, family in families.FAMILIES.items() if n in NAMES}
     assert found == NAMES
     assert set(families.FAMILIES) - set(NAMES) == {
-        "bert", "roberta", "vit", "deit", "dinov2", "dinov2_with_registers", "clip_vision_model", "siglip_vision_model", "clip", "siglip",
+        "bert", "roberta", "vit", "deit", "vit_mae", "dinov2", "dinov2_with_registers", "clip_vision_model", "siglip_vision_model", "clip", "siglip",
     }  # fmt: skip
 
 

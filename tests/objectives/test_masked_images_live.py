@@ -129,3 +129,32 @@ def test_loss_and_gradients_are_those_of_transformers(normalize):
     want = ours({name: a.grad.numpy() for name, a in other.named_parameters() if a.grad is not None}, shapes)
     for path, grad in flatten(grads).items():
         np.testing.assert_allclose(grad, want[path], rtol=2e-3, atol=1e-5, err_msg=path)
+
+
+def test_weights_go_both_ways(tmp_path):
+    """Theirs are read as they are placed by hand above; what is written has the same tensors, bit for bit; other positions are refused."""
+    from safetensors.numpy import load_file, save_file
+
+    from ptft_jax.errors import UserError
+    from ptft_jax.interop import export
+    from tests.parity import compare
+
+    other = theirs(False).float()
+    other.save_pretrained(tmp_path / "theirs")
+    model, params, fields, chain = compare.load(tmp_path / "theirs")
+    shapes = {path: a.shape for path, a in flatten(model.shapes()).items()}
+    tensors = {name: a.detach().numpy() for name, a in other.state_dict().items()}
+    for path, a in ours(tensors, shapes).items():
+        np.testing.assert_array_equal(flatten(params)[path], a, err_msg=path)
+    export.to_folder(export.Exported(params, fields, None, chain), tmp_path / "ours", dtype="float32")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "ours"))
+    assert set(before) == set(after)
+    for name, a in before.items():
+        np.testing.assert_allclose(after[name], a, atol=1e-5 if "pos" in name else 0, err_msg=name)
+    again = transformers.ViTMAEForPreTraining.from_pretrained(tmp_path / "ours")
+    for name, a in again.state_dict().items():
+        np.testing.assert_allclose(a.numpy(), tensors[name], atol=1e-5, err_msg=name)
+    before["decoder.decoder_pos_embed"] = before["decoder.decoder_pos_embed"] + 0.1
+    save_file(before, tmp_path / "theirs/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="decoder.decoder_pos_embed holds other numbers than the fixed ones"):
+        compare.load(tmp_path / "theirs")
