@@ -125,7 +125,7 @@ def _made(objective: Any, model: Any, params: Any, batch: Rows) -> jax.Array:
     found_BNC = model.pixels(params, objective.hidden(model, params, batch), batch["visible"])
     if objective.normalize_patches:
         mean, deviation = patch_statistics(
-            patches(normalized(batch["inputs"], spec), spec.patch_size).astype(jnp.float32)
+            patches(normalized(jnp.asarray(batch["inputs"]), spec), spec.patch_size).astype(jnp.float32)
         )
         found_BNC = found_BNC * deviation + mean
     mean, deviation = (jnp.asarray(v, jnp.float32) for v in (spec.pixel_mean, spec.pixel_std))
