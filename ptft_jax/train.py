@@ -23,6 +23,13 @@ def define() -> None:
         natural(0.0, ""),
         "Save and stop so many seconds after the command was given, its start among them (0 = no limit); the same command continues.",
     )
+    define_number(
+        "hung_seconds",
+        0.0,
+        natural(0.0, ""),
+        "End, with exit status 143, where no step and no part of an evaluation has ended for so many seconds, and say where each process is; a "
+        "compilation takes its time, too (0 = never).",
+    )
     flags.DEFINE_string(
         "profile",
         "",
@@ -58,7 +65,13 @@ def main() -> int:
 
     reporter = Reporter(quiet=not processes.main())
     summary = assembly.train(
-        args.config, args.workdir, reporter=reporter, max_seconds=args.max_seconds, profile=args.profile, clock=clock
+        args.config,
+        args.workdir,
+        reporter=reporter,
+        max_seconds=args.max_seconds,
+        profile=args.profile,
+        clock=clock,
+        hung_seconds=args.hung_seconds,
     )
     if not summary["finished"]:
         return TERMINATED if summary["reason"] == "sigterm" else 0

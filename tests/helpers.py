@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import signal
+import threading
 import types
 
 import jax
@@ -158,7 +159,7 @@ def stop_at(step, monkeypatch):
 
 
 def happen(event, patch=setattr):
-    """Lets something happen to this process when it reads a batch: sigterm@STEP, kill@STEP, error@STEP or nan@STEP.
+    """Lets something happen to this process when it reads a batch: sigterm@STEP, kill@STEP, error@STEP, hang@STEP or nan@STEP.
 
     With data.prefetch = 0 a batch is read when the step before it has begun, so that a run stopped by sigterm@STEP always
     ends after STEP + 1 steps; batches that are read ahead are read at a moment that nobody knows.
@@ -173,6 +174,8 @@ def happen(event, patch=setattr):
                 raise OSError("the disk of this process is gone")
             if what == "nan":
                 return batch | {"weights": np.full_like(batch["weights"], np.nan)}
+            if what == "hang":
+                threading.Event().wait()
             signal.raise_signal({"sigterm": signal.SIGTERM, "kill": signal.SIGKILL}[what])
         return batch
 

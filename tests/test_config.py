@@ -136,7 +136,8 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
         {"init__from_": str(tmp_path / "parent"), "tune__method": "ia3", "eval__source": "stdlib:prose"},
         {"init__from_": str(tmp_path / "parent"), "tokenizer__add": ("<|user|>",)},
         {"model__mup_base_width": 16, "model__mup_base_head_dim": 8},
-        {"model__gated": True, "model__experts": 2, "model__biases": ()},
+        {"checkpoint__local": str(tmp_path / "disk"), "checkpoint__local_every": 1},
+        {"model__gated": True, "model__experts": 2, "model__router_bias": True, "model__biases": ()},
         {"init__from_": str(tmp_path / "parent"), "tune__method": "prompt", "data__length": 8},
         {
             "init__from_": str(tmp_path / "parent"),

@@ -18,7 +18,17 @@ from ptft_jax.reporting import merge_page
 from ptft_jax.runs import places
 
 _DATA = ("data", "tokens", "batch_size")
-_NUMBERS = {"seed": seed(0, ""), "tokens": natural(0, "", most=MANY), "batch_size": positive(16, "")}
+_NUMBERS = {
+    "experts": positive(8, ""),
+    "experts_per_token": positive(2, ""),
+    "seed": seed(0, ""),
+    "tokens": natural(0, "", most=MANY),
+    "batch_size": positive(16, ""),
+}
+_MISSING = {
+    "density": "the share of each task vector that --method={} keeps, above 0, at most 1 (0.2 in the paper of TIES, 0.1 for DARE's drop rate of 0.9)",
+    "experts": "how many experts --method={} makes of each MLP, such as 8",
+}
 
 
 class _Kind(NamedTuple):
@@ -49,6 +59,7 @@ METHODS: Mapping[str, _Kind] = {
     "slerp": _Kind(2, 2, ("alpha",)),
     "soup": _Kind(2, 0, ("weights",)),
     "greedy_soup": _Kind(2, 0, ("metric", *_DATA)),
+    "upcycle": _Kind(1, 1, ("experts", "experts_per_token", "seed"), ("experts",)),
     "task": _whole("linear"),
     **{rule: _whole(rule) for rule in arithmetic.RULES if rule != "linear"},
 }
@@ -64,7 +75,7 @@ ADAPTERS: Mapping[str, _Kind] = {
 }
 _DEFAULTS = {
     "weights": (), "density": 1.0, "seed": 0, "sign": "total", "trim": "model", "rank": 0, "base": "", "alpha": None,
-    "curve": "", "rule": "", "budget": 0.0, "metric": "nll", "data": "", "source": "", "tokens": None, "batch_size": 16,
+    "experts": 0, "experts_per_token": 2, "curve": "", "rule": "", "budget": 0.0, "metric": "nll", "data": "", "source": "", "tokens": None, "batch_size": 16,
 }  # fmt: skip
 
 
@@ -93,6 +104,7 @@ def combine(
         trim: "model" keeps the largest of a whole task vector, "layer" of each layer's each parameter.
         sign: how TIES elects signs, "total" or "frequency".
         seed: of what DARE drops.
+        experts, experts_per_token: of the mixture of experts that a dense model becomes; `seed` is of its routers.
         rank: of the result of an SVD; 0 = the largest of the adapters'.
         base: what task vectors start from, and what is interpolated with; "" = the runs' parent, by their lineage.
         alpha, curve, rule, budget: see `scoring.curve`; alpha is 0.5 where neither it nor a rule is given. Of slerp, 0 is the first
@@ -132,6 +144,12 @@ def _combined(
     models = [reader.open(source) for source in sources]
     if method == "interpolate":
         return _interpolate(reader, models[0], runs[0], out, options)
+    if method == "upcycle":
+        from ptft_jax.combining import upcycling
+
+        params, fields = upcycling.upcycled(models[0], options)
+        recipe = {"method": method, **{name: options[name] for name in kind.reads}}
+        return _write(out, params, models, None, recipe, seed=options["seed"], fields=fields)
     models = alike(models)
     if method == "slerp":
         return _slerp(models, out, options["alpha"])
@@ -165,10 +183,7 @@ def _options(method: str, kind: _Kind, runs: int, adapter: bool, given: Mapping[
             raise UserError(f"--{name} is set, but --method={method} does not read it; it reads {reads}")
     for name in kind.needs:
         if name not in given:
-            raise UserError(
-                f"--{name} is missing: the share of each task vector that --method={method} keeps, above 0, at most 1 "
-                "(0.2 in the paper of TIES, 0.1 for DARE's drop rate of 0.9)"
-            )
+            raise UserError(f"--{name} is missing: {_MISSING[name].format(method)}")
     if runs < kind.least or (kind.most and runs > kind.most):
         count = str(kind.least) if kind.most == kind.least else f"{kind.least} or more"
         raise UserError(f"--method={method} combines {count} of --run, not {runs}")
@@ -207,9 +222,10 @@ def _write(
     recipe: Mapping[str, Any],
     *,
     seed: int = 0,
+    fields: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Writes whole parameters, and says what was done."""
+    """Writes whole parameters, and says what was done; `fields` of `config.model` are others than the first model's."""
     first = models[0]
     chain = [base.entry(), *base.behind()] if base else []
     start = base.reference if base else ""
@@ -217,6 +233,7 @@ def _write(
     runs = [{**model.entry(), **({} if w is None else {"weight": w})} for model, w in zip(models, weights)]
     behind = [entry for model in models for entry in model.behind()]
     config = writing.config_of(first, start, seed)
+    config["model"] |= fields or {}
     config["model"]["param_dtype"] = str(arithmetic.wider(params.values()))
     recipe = {**recipe, **writing.noted(notes([*models, *([base] if base else [])]))}
     fingerprint = writing.write(

@@ -301,6 +301,9 @@ class _CommonOptions(Options):
     router_z_loss: float = declared(
         settings.natural(0.0, "of such a mixture: weight of the mean log(Z)^2 of the router, summed over layers")
     )
+    router_bias_rate: float = declared(
+        settings.positive(0.001, "of such a mixture with model.router_bias: by how much each step moves each bias")
+    )
     chunk: int = declared(settings.natural(0, "positions whose logits are held at once; 0 = all"))
 
 

@@ -14,6 +14,7 @@ from ptft_jax.model.quantized import recomputed
 from ptft_jax.model.spec import ModelSpec
 
 ROUTER = "blocks/mlp/router/"  # what the paths of routers' parameters begin with
+BIAS = "blocks/mlp/router_bias"  # where there is one
 
 
 class Routed(NamedTuple):
@@ -94,6 +95,10 @@ class Experts(nnx.Module):
 class MoE(nnx.Module):
     """The weighted sum of a token's `experts_per_token` best experts (Jiang et al. 2024, "Mixtral of Experts", eq. 2).
 
+    With `spec.router_bias` the best are those of the router's probabilities plus `router_bias` [E], which has no gradient, and weighs nothing
+    (Wang et al. 2024, "Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts", equation 3); it is moved by the step that trains
+    (`ptft_jax.objectives.routing.Balance.moved`).
+
     No expert has a capacity, so none drops a token: the tokens are sorted by expert, and each expert multiplies its
     own run of rows.
     """
@@ -101,6 +106,8 @@ class MoE(nnx.Module):
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
         self.spec = spec
         self.router = Linear(spec.width, spec.experts, spec, rngs, bias=False, std=spec.output_std)
+        if spec.router_bias:
+            self.router_bias = nnx.Param(jnp.zeros(spec.experts, jnp.dtype(spec.param_dtype)))
         self.experts = Experts(spec, rngs)
         self.adapter: SublayerAdapter | None = None
         # Carries out a function of (rows [B, ...], the experts' parameters) where the rows are; None: there is one device.
@@ -115,7 +122,12 @@ class MoE(nnx.Module):
         each = spec.experts_per_token
         scores = self.router(x_BTD, per_row).reshape(-1, spec.experts).astype(jnp.float32)
         shares = jax.nn.softmax(scores, axis=-1)
-        weights, chosen = jax.lax.top_k(shares, each)
+        if spec.router_bias:
+            bias = jax.lax.stop_gradient(self.router_bias[...]).astype(jnp.float32)
+            _, chosen = jax.lax.top_k(shares + bias, each)
+            weights = jnp.take_along_axis(shares, chosen, axis=-1)
+        else:
+            weights, chosen = jax.lax.top_k(shares, each)
         routing = None
         if per_row is not None and per_row.counted is not None:
             routing = _routing(scores, shares, chosen, per_row.counted.reshape(-1).astype(jnp.float32))

@@ -98,6 +98,12 @@ class ModelSpec(Options):
     experts: int = declared(natural(0, "experts in place of each MLP; 0 = a plain MLP"))
     experts_per_token: int = declared(positive(2, "experts that a token is sent to"))
     normalize_experts: bool = declared(Field(True, "weights of a token's experts sum to 1"))
+    router_bias: bool = declared(
+        Field(
+            False,
+            "experts have biases, added to the router's probabilities where they are chosen, which each step moves towards an even use",
+        )
+    )
     head: str = declared(
         one_of(
             "lm",
@@ -255,7 +261,7 @@ _IMAGES = (
 )  # fmt: skip
 _DECODER = ("decoder_layers", "decoder_width", "decoder_heads")
 _EXPERTS, _TOKENS = (
-    ("experts_per_token", "normalize_experts"),
+    ("experts_per_token", "normalize_experts", "router_bias"),
     ("position_offset", "embedding_scale", "token_types", "tied"),
 )
 

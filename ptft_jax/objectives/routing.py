@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -10,10 +11,10 @@ import jax.numpy as jnp
 
 from ptft_jax.config.objectives import ObjectiveOptions
 from ptft_jax.errors import UserError
-from ptft_jax.model.moe import ROUTER, Routing
+from ptft_jax.model.moe import BIAS, ROUTER, Routing
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.params.apart import Apart
-from ptft_jax.params.partition import Partition
+from ptft_jax.params.partition import Partition, layers_of, source_of
 
 
 class Loads(NamedTuple):
@@ -41,12 +42,15 @@ class Balance:
         evenly, E where one gets all.
       z_loss: weight of the mean of log(Z)^2 of the router in each layer (Zoph et al. 2022, "ST-MoE", equation 5).
 
+      bias_rate: by how much a step moves each bias of `ptft_jax.model.moe.MoE`, where there are any.
+
     Layers are added up. Tokens are all of the batch but padding, so that both are the same however it is packed, padded, cut into
     parts or spread over devices: f is that of the whole batch, and a constant in the gradient.
     """
 
     weight: float
     z_loss: float
+    bias_rate: float = 0.0
 
     @property
     def weighs(self) -> bool:
@@ -64,6 +68,16 @@ class Balance:
         balance = experts * jnp.sum(loads.shares * routing.shares)
         each = (self.weight * balance + self.z_loss * jnp.sum(routing.log_z)) / jnp.maximum(loads.tokens, 1.0)
         return loads.weight * each
+
+    def moved(self, trainable: Mapping[str, jax.Array], sums: Routing) -> dict[str, jax.Array]:
+        """Biases [L, E] of those of a step by path, after it: those of experts that got more than the mean are lowered, of those that got less
+        raised (Wang et al. 2024, algorithm 1; DeepSeek-AI 2024, "DeepSeek-V3", section 2.1.2)."""
+        found = {}
+        for path, bias in trainable.items():
+            if source_of(path) == BIAS:
+                sent = sums.sent[layers_of(path)]
+                found[path] = bias + self.bias_rate * jnp.sign(jnp.mean(sent, axis=-1, keepdims=True) - sent)
+        return found
 
     def metrics(self, sums: Routing) -> dict[str, tuple[jax.Array, float]]:
         """Of a whole batch. "balance" is the mean over layers of what `weight` weighs, "expert_most" and "expert_least" are the
@@ -100,4 +114,4 @@ def build(
             "config.model.normalize_experts = True: with model.experts_per_token = 1 the one expert's weight is always 1, so the loss "
             "teaches the router nothing; set it to False (Switch), or freeze the router by tune.rates"
         )
-    return Balance(section.balance, section.router_z_loss)
+    return Balance(section.balance, section.router_z_loss, section.router_bias_rate if spec.router_bias else 0.0)

@@ -212,6 +212,12 @@ def source_of(stored: str) -> str:
     return f"{STACK}/{found[3]}" if found else stored
 
 
+def layers_of(stored: str) -> slice:
+    """The layers of the stack that a stored leaf has: `blocks[0:2]/mlp/...` -> 0 and 1; all where it is whole."""
+    found = _SEGMENT.match(stored)
+    return slice(int(found[1]), int(found[2])) if found else slice(None)
+
+
 def join(params: Mapping[str, Any]) -> dict[str, Any]:
     """Whole parameters from stored ones: segments of the stack are concatenated. Works on shapes, too."""
     if isinstance(params.get(STACK), tuple):

@@ -55,5 +55,12 @@ class CheckpointOptions(Options):
     """`config.checkpoint`: when a run is saved, and which of its checkpoints stay."""
 
     every: float = declared(span(0, "steps between saves besides those of new best values; 0 = none besides"))
+    local: str = declared(
+        Field(
+            "",
+            "a folder of this machine's own disk, for checkpoints that are saved more often than in the workdir; '' = none",
+        )
+    )
+    local_every: float = declared(span(0, "of checkpoint.local: steps between saves there"))
     keep_latest: int = declared(positive(1, "latest checkpoints kept"))
     keep_best: int = declared(positive(1, "best checkpoints kept"))

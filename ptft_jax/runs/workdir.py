@@ -147,6 +147,11 @@ class Workdir:
     def checkpoint(self, step: int) -> Checkpoint:
         return Checkpoint(self.path.absolute() / "checkpoints" / str(step))
 
+    @property
+    def hung(self) -> pathlib.Path:
+        """Where each process of a run that did not go on any more was."""
+        return self.path / "hung"
+
     def nonfinite(self, step: int) -> pathlib.Path:
         """The batch at which the loss or its gradient was not finite."""
         return self.path / f"nonfinite_step_{step}.npz"

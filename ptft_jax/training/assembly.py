@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from ptft_jax import __version__, environment, objectives, pairing
 from ptft_jax import config as configs
-from ptft_jax import environment, objectives, pairing
 from ptft_jax.config import spans, trackers
 from ptft_jax.config.computed import changes
 from ptft_jax.config.located import located
@@ -138,6 +138,7 @@ class Run:
         self.answers = answers.of_run(c, self.trainer.model, self.tokenizer, self.adapters, built, self.pinned)
         self.behavior = behavior.of_run(c, self.trainer.model, self.tokenizer, self.adapters)
         self.selection = self._selection()
+        self.local = self._local()
         self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
         self.pictures = c.eval.pictures if c.model.image_size else 0
         self.sampler = previews.build(c, self.trainer.model, self.trainer.partition, self.tokenizer)
@@ -146,6 +147,7 @@ class Run:
             steps=c.training.steps,
             eval_every=span(c.eval.every),
             save_every=span(c.checkpoint.every),
+            local_every=span(c.checkpoint.local_every) if c.checkpoint.local else 0,
             sample_every=span(c.samples.every) if c.samples.prompts else 0,
             log_every=span(c.log.every),
             answer_every=answers.every(c) if self.answers else 0,
@@ -165,6 +167,21 @@ class Run:
                 f"config.tokenizer.add={added!r}: markers of {c.data.template}, which were no tokens (add_markers)"
             )
         self._say_what_stays()
+
+    def _local(self) -> pathlib.Path | None:
+        """Where checkpoints are saved beside the workdir. Raises UserError where that is no folder of one machine."""
+        if not self.config.checkpoint.local:
+            return None
+        field = f"config.checkpoint.local = {self.config.checkpoint.local!r}"
+        if jax.process_count() > 1:
+            raise UserError(
+                f"{field}: is for a run of one process: of {jax.process_count()}, each would have a part of it alone"
+            )
+        if self.config.checkpoint.local_every <= 0:
+            raise UserError(
+                f"{field}: config.checkpoint.local_every is missing: how many steps lie between saves there"
+            )
+        return places.local(self.config.checkpoint.local, field).expanduser().absolute()
 
     def batches(self, start: int) -> Iterator[Rows]:
         """This process' rows of step `start` and those after it."""
@@ -515,6 +532,7 @@ def train(
     clock: Clock | None = None,
     check: Callable[[Run], None] = lambda _: None,
     moved: bool = False,
+    hung_seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Runs, or continues, the run of `config` in `workdir`, and returns its summary (also written as summary.json).
 
@@ -530,6 +548,7 @@ def train(
       profile: "START:STOP": a trace of the steps after START up to STOP for XProf and Perfetto, in WORKDIR/profile.
       clock: counts where the time goes; by default from now on.
       check: is given the assembled run before anything is compiled or written, and raises UserError to refuse it.
+      hung_seconds: end the process, with the status after SIGTERM, where nothing has moved for so many seconds; 0 = never.
       moved: what the config names is what the run was begun with, wherever it lies now: whoever asks knows that by the content.
 
     Returns:
@@ -543,6 +562,8 @@ def train(
     training = configs.check(config, complete=False).training
     traced = profiling.steps_of(profile, training.steps) if profile and not training.epochs else None
     place = places.local(workdir, f"--workdir={workdir}")
+    versions = {"ptft_jax": __version__, **environment.versions()}
+    processes.check_same({f"version of {name}": version for name, version in versions.items()})
     done = processes.shared(Workdir(place).read_summary())
     with clock.listening(), contextlib.nullcontext() if done is not None else lease.owned(place, reporter.say):
         with clock("start"):
@@ -559,4 +580,4 @@ def train(
         if done is not None:
             reporter.say(f"{run.workdir}: finished before ({done['reason']} at step {done['step']})")
             return done
-        return Execution(run, max_seconds, clock, hooks, traced).carry_out()
+        return Execution(run, max_seconds, clock, hooks, traced, hung_seconds).carry_out()

@@ -30,11 +30,13 @@ from ptft_jax.runs import source as restore
 from ptft_jax.runs.checkpoint import Damaged, best_steps, check_files, has_record, read, read_meta, together
 from ptft_jax.runs.files import write_bytes, write_json, write_text
 from ptft_jax.runs.saving import Checkpoints, read_state
+from ptft_jax.runs.tiers import Local, Tiers
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import outcome, profile, reference, scorers, verdicts
 from ptft_jax.training.hooks import Hook
 from ptft_jax.training.loop import Loop
 from ptft_jax.training.termination import Terminated, Termination
+from ptft_jax.training.watch import Watch
 
 if TYPE_CHECKING:
     from ptft_jax.training.assembly import Run
@@ -50,9 +52,12 @@ class Execution:
         clock: Clock,
         hooks: Sequence[Hook] = (),
         traced: tuple[int, int] | None = None,
+        hung_seconds: float = 0.0,
     ):
-        """`traced`: record the steps after the first number up to the second (`ptft_jax.training.profile`)."""
+        """`traced`: record the steps after the first number up to the second (`ptft_jax.training.profile`); `hung_seconds`: as of
+        `ptft_jax.training.watch.Watch`."""
         self.run, self.clock, self.hooks, self.traced = run, clock, hooks, traced
+        self.watch = Watch(run.workdir, hung_seconds, run.reporter.say)
         self.plan = dataclasses.replace(run.plan, max_seconds=max_seconds)
 
     def carry_out(self) -> dict[str, Any]:
@@ -61,14 +66,15 @@ class Execution:
         with (
             Termination() as termination,
             Checkpoints(run.workdir, mode=run.selection.mode, **run.checkpoint_options) as checkpoints,
+            Tiers(run.local, run.workdir, run.selection.mode, checkpoints) as tiers,
         ):
             try:
                 with self.clock("start"):
-                    state, at, meta = self._resume_or_start(checkpoints, termination.checking())
+                    state, at, meta = self._resume_or_start(checkpoints, tiers, termination.checking())
                 began = at
                 self._announce(at)
                 with self._writer(at, meta) as writer:
-                    loop = self._loop(checkpoints, writer, meta, termination)
+                    loop = self._loop(checkpoints, tiers.local, writer, meta, termination)
                     if not meta["resumed"]:
                         with self.clock("evaluation"):
                             self._measure_start(state, meta, loop)
@@ -81,6 +87,7 @@ class Execution:
                         if processes.main():
                             write_json(Workdir(run.workdir).summary, summary)
                         writer.status = FINISHED
+                        tiers.finished = True
                         return summary
             except Terminated:
                 reason = "sigterm"
@@ -139,11 +146,13 @@ class Execution:
             if parents is not None and SOURCE in parents:
                 run.selection.source_before = parents[SOURCE]
 
-    def _resume_or_start(self, checkpoints: Checkpoints, check: Callable[[], None]) -> tuple[Any, int, dict[str, Any]]:
+    def _resume_or_start(
+        self, checkpoints: Checkpoints, tiers: Tiers, check: Callable[[], None]
+    ) -> tuple[Any, int, dict[str, Any]]:
         """(state, its step, what is known of the run until then). Raises Terminated where `check` does."""
         run = self.run
         like = run.trainer.state_like
-        resumed = checkpoints.resume(like, run.trainer.stored_params(like))
+        resumed = tiers.resume(like, run.trainer.stored_params(like))
         if resumed is None:
             run.ask_teacher(check)
             state, fingerprint = (
@@ -152,6 +161,7 @@ class Execution:
             run.precompute(fingerprint, lambda: reference.whole(run.trainer, state), check)
             if processes.main():
                 self._record(fingerprint)
+            tiers.open()
             meta: dict[str, Any] = {
                 "resumed": False,
                 "pending": True,
@@ -275,7 +285,12 @@ class Execution:
         )
 
     def _loop(
-        self, checkpoints: Checkpoints, writer: MetricsWriter, meta: dict[str, Any], termination: Termination
+        self,
+        checkpoints: Checkpoints,
+        local: Local | None,
+        writer: MetricsWriter,
+        meta: dict[str, Any],
+        termination: Termination,
     ) -> Loop:
         run = self.run
         base = None
@@ -318,6 +333,8 @@ class Execution:
             pending=meta["pending"],
             step_metrics=meta["step_metrics"],
             clock=self.clock,
+            watch=self.watch,
+            local=local,
             hooks=[*(run.rollouts.hooks if run.rollouts else ()), *watch, *self.hooks],
         )
         if run.rollouts:

@@ -25,11 +25,13 @@ from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.checkpoint import Damaged
 from ptft_jax.runs.saving import Checkpoints
 from ptft_jax.runs.state import TrainState
+from ptft_jax.runs.tiers import Local
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training.hooks import Halted, Hook, Moment
 from ptft_jax.training.programs import Program
 from ptft_jax.training.selection import Selection
 from ptft_jax.training.termination import Terminated, Termination
+from ptft_jax.training.watch import Watch
 
 __all__ = ["SOURCE", "Loop", "NonFinite", "Schedule", "Selection"]
 
@@ -49,6 +51,7 @@ class Schedule:
     steps: int
     eval_every: int
     save_every: int
+    local_every: int
     sample_every: int
     log_every: int
     answer_every: int = 0  # at evaluations whose step is a multiple, and at the ends; 0 = at all of them
@@ -86,6 +89,8 @@ class Loop:
         pending: bool,
         step_metrics: dict[str, float],
         clock: Clock,
+        watch: Watch,
+        local: Local | None = None,
         hooks: Sequence[Hook] = (),
     ):
         """Most arguments are attributes.
@@ -98,6 +103,8 @@ class Loop:
           pending: what is to be done at the step that `run` gets has not been done.
           step_metrics: of that step, where it is pending, as hooks see them.
           clock: counts what the run takes, over all its launches.
+          watch: is told whenever something has moved.
+          local: where steps are saved beside `checkpoints`, more often.
           hooks: those of users.
         """
         self.name, self.workdir, self.program, self.feed = name, workdir, program, feed
@@ -106,16 +113,17 @@ class Loop:
         self.sample, self.answer, self.writer, self.reporter = sample, answer, writer, reporter
         self._termination, self._first, self._pending = termination, first_step, pending
         self._step_metrics = step_metrics
-        self._clock = clock
+        self._clock, self._watch, self._local = clock, watch, local
         self.hooks = [
             Hook(self._evaluates, self._evaluate_here),
             Hook(self._samples, self._write_samples),
             *hooks,
             Hook(self._may_save, self._save_here),
+            Hook(self._saves_locally, lambda at: self._save(at.loop_state, at.step, None, to=self._local)),
         ]
         self._train_seconds: list[float] = []
         self._programs: set[Any] = set()  # that this launch has compiled
-        self._agreed, self.check = processes.Agreed(), termination.checking()
+        self._agreed, self._check = processes.Agreed(), termination.checking()
         self._better = False  # the last evaluation found a new best
         self._leaves = False  # a hook asked the run to leave
         self._note = "{}"  # for people, of the last step that was logged
@@ -132,10 +140,11 @@ class Loop:
         """
         task = self._task = self.reporter.start(self.name, self.schedule.steps, step)
         try:
-            with self._clock("steps"):
-                state, reason = self._run(state, step, task)
-            with self._clock("saving"):
-                self.checkpoints.wait()
+            with self._watch.watching():
+                with self._clock("steps"):
+                    state, reason = self._run(state, step, task)
+                with self._clock("saving"):
+                    self.checkpoints.wait()
             return state, reason
         finally:
             self.reporter.finish(task)
@@ -153,6 +162,7 @@ class Loop:
                 if not self._carry_out(due, moment):
                     return state, "sigterm"
                 self._open_window(step)
+            self._watch.moved(f"step {step + 1}")
             if step >= plan.steps:
                 return state, "steps"
             reason = self.selection.ended or self._interrupted()
@@ -197,6 +207,7 @@ class Loop:
         before = self.selection.saved()
         try:
             for hook in due:
+                self._watch.moved(f"evaluation, samples or saving at step {moment.step}")
                 with self._clock("other"):
                     hook.do(moment)
         except (Terminated, Halted) as e:
@@ -242,14 +253,24 @@ class Loop:
         if self._saves(moment) or better or self.selection.ended:
             self._save(moment.loop_state, moment.step, moment.evaluated or None)
 
+    def _saves_locally(self, moment: Moment) -> bool:
+        return self._local is not None and not self._saves(moment) and _due(moment.step, self.schedule.local_every)
+
     def _interrupted(self) -> str:
         late = self.schedule.max_seconds and self._clock.launch >= self.schedule.max_seconds
         mine = "sigterm" if self._termination.asked else "max_seconds" if late else "hook" if self._leaves else ""
         return _REASONS[self._agreed(_REASONS.index(mine))]
 
+    def check(self) -> None:
+        """To be called between parts of what can be done again, equally often by all processes of a run: raises Terminated, in all of them,
+        after SIGTERM of one."""
+        self._watch.moved()
+        self._check()
+
     def check_step(self) -> None:
         """For feeds that take long to make the rows of a step: raises Terminated, with the reason, where the run is to leave. All
         processes of a run have to call it equally often."""
+        self._watch.moved()
         if reason := self._interrupted():
             raise Terminated(reason)
 
@@ -315,8 +336,15 @@ class Loop:
             return False
         return step in (self._first, self.schedule.steps) or step % max(self.schedule.answer_every, 1) == 0
 
-    def _save(self, state: Any, step: int, values: dict[str, float] | None, left: Moment | None = None) -> None:
-        """`left`: what was to be done there is left for the next launch."""
+    def _save(
+        self,
+        state: Any,
+        step: int,
+        values: dict[str, float] | None,
+        left: Moment | None = None,
+        to: Local | None = None,
+    ) -> None:
+        """`left`: what was to be done there is left for the next launch; `to`: another place than the workdir."""
         whole = self.program.whole(state)
         # Of answers of which none has a score there is no value.
         selected = None if self.selection.over_budget else (values or {}).get(self.selection.metric)
@@ -334,7 +362,10 @@ class Loop:
             "step_metrics": {} if left is None else left.metrics,
         }
         with self._clock("saving"):
-            self.checkpoints.save(whole, self.stored_params(whole), meta, selected)
+            if to is not None:
+                to.save(whole, self.stored_params(whole), meta)
+            else:
+                self.checkpoints.save(whole, self.stored_params(whole), meta, selected)
 
     def _stop_non_finite(self, step: int, state: Any, batch: dict[str, np.ndarray]) -> None:
         # The step refused to change a state to one that is not finite, so `state` is the one before.

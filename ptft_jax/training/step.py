@@ -94,16 +94,18 @@ class Step:
             scalars["learning_rate"] = jnp.asarray(self.learning_rate(state.step), jnp.float32)
         whole = unflatten({p: grads[p] if p in grads else jnp.zeros_like(a) for p, a in before.items()})
         good = jnp.isfinite(loss.total) & jnp.isfinite(scalars["grad_norm"]) & ~state.halted
-        state = dataclasses.replace(state, **_guarded(good, self._updated, state, wide, whole), halted=~good)
+        state = dataclasses.replace(state, **_guarded(good, self._updated, state, wide, whole, routing), halted=~good)
         routed = {} if self.balance is None else self.balance.metrics(routing)
         return state, {**loss.metrics, **pulls, **routed, **scalars, "halted": ~good}
 
-    def _updated(self, state: TrainState, wide: TrainState, grads: Any) -> dict[str, Any]:
+    def _updated(self, state: TrainState, wide: TrainState, grads: Any, routing: Routing | None) -> dict[str, Any]:
         """What an update by whole gradients makes of those parts of the state that it changes; `wide` is the state as it is
-        computed with."""
+        computed with, `routing` how experts were used."""
         before = flatten(wide.trainable)
         updates, optimizer = self.optimizer.update(grads, wide.optimizer, wide.trainable, anchor=wide.anchor)
         after = flatten(optax.apply_updates(wide.trainable, updates))
+        if self.balance is not None and routing is not None:
+            after |= self.balance.moved(before, routing)
         trainable = unflatten({p: before[p] if p in self.frozen else a for p, a in after.items()})
         ema = wide.ema
         if self.ema_decay:

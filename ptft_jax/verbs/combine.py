@@ -18,8 +18,8 @@ from ptft_jax.verbs.command import IGNORE, SOURCES, define_number, launch, prepa
 
 # Options of `ptft_jax.combining.combine`, which says for each method which it reads; None = not given.
 OPTIONS = (
-    "base", "alpha", "curve", "rule", "budget", "weights", "density", "trim", "sign", "seed", "rank", "metric", "data",
-    "source", "tokens", "batch_size",
+    "base", "alpha", "curve", "rule", "budget", "weights", "density", "trim", "sign", "seed", "rank", "experts",
+    "experts_per_token", "metric", "data", "source", "tokens", "batch_size",
 )  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def define() -> None:
     flags.DEFINE_string(
         "method",
         None,
-        "Of whole models: interpolate, slerp, soup, greedy_soup, task, magnitude_prune, ties, dare_linear, dare_ties. With "
+        "Of whole models: interpolate, slerp, soup, greedy_soup, upcycle, task, magnitude_prune, ties, dare_linear, dare_ties. With "
         "--adapter: cat, svd, linear, and the last four, which may end in _svd.",
     )
     flags.DEFINE_multi_string("run", [], f"{SOURCES} May be given more than once.")
@@ -61,9 +61,13 @@ def define() -> None:
     flags.DEFINE_string(
         "sign", None, "Of ties: the sign of the sum is elected (total), or the most frequent (frequency)."
     )
-    define_number("seed", None, TREE["seed"], "Of what DARE drops.")
+    define_number("seed", None, TREE["seed"], "Of what DARE drops, and of the routers of upcycle.")
     define_number(
         "rank", None, positive(1, ""), "Of svd: the rank of the result; the largest of the adapters' where not given."
+    )
+    define_number("experts", None, positive(8, ""), "Of upcycle: how many are made of each MLP.")
+    define_number(
+        "experts_per_token", None, positive(2, ""), "Of upcycle: how many a token is sent to; 2 where not given."
     )
     flags.DEFINE_string("metric", None, "Of greedy_soup: nll, accuracy, mse, pearson or spearman, on validation data.")
     flags.DEFINE_string("data", None, "Data to measure on; the (first) run's where not given.")

@@ -20,6 +20,7 @@ from tests.processes import ROOT, coordinator, ended, start
 pytestmark = pytest.mark.slow  # a dozen processes, each of which starts JAX
 
 STEPS = 12
+HUNG = 90  # seconds: many times what the longest compilation takes
 CONFIG = """
 from tests import helpers
 from tests.e2e import test_processes
@@ -166,3 +167,50 @@ def test_processes_with_different_settings_are_refused(whole, tmp_path):
     for status, text in launched(whole / "config.py", tmp_path / "run", 2, words={1: ["--config.seed=5"]}):
         assert status == 2, text
         assert "process 1 was started with something else than process 0:\n  config.seed: 0 -> 5" in text
+
+
+def test_one_that_hangs_is_named_and_the_same_command_goes_on(whole, tmp_path):
+    """On other numbers of processes and another mesh, to the numbers of a single process."""
+    file, watched = whole / "config.py", [f"--hung_seconds={HUNG}"]
+    ended = launched(file, tmp_path / "run", 2, {1: "hang@6"}, {0: watched, 1: watched})
+    assert [status for status, _ in ended] == [143, 143], ended
+    text = ended[0][1]
+    behind = text[text.index("process 1 on ") :].splitlines()
+    assert "behind the others:" in behind[0] and any("wait" in line for line in behind[1:5]), text
+    assert sorted(path.name for path in (tmp_path / "run/hung").glob("*.json")) == ["process-0.json", "process-1.json"]
+    [saved] = Workdir(tmp_path / "run").steps()[-1:]
+    mesh = {number: ["--config.parallel.fsdp=1"] for number in range(4)}
+    for number, (status, text) in enumerate(launched(file, tmp_path / "run", 4, words=mesh)):
+        assert status == 0 and (f"continuing from step {saved}" in text) == (number == 0), text
+    assert_same(rows(tmp_path / "run"), rows(whole / "one"))
+
+
+def test_one_that_is_killed_ends_all_and_fewer_go_on(whole, tmp_path):
+    """By the service that joins them, whose heartbeat it misses."""
+    ended = launched(whole / "config.py", tmp_path / "run", 2, {1: "kill@6"})
+    assert ended[1][0] == -9 and ended[0][0] not in (0, -9), ended
+    assert not (tmp_path / "run/summary.json").exists()
+    (status, text) = launched(whole / "config.py", tmp_path / "run", 1, words={0: ["--config.parallel.fsdp=4"]})[0]
+    assert status == 0 and "continuing from step" in text, text
+    assert_same(rows(tmp_path / "run"), rows(whole / "one"))
+
+
+def test_processes_with_different_versions_or_data_are_refused(whole, text_file, tmp_path):
+    """By name, before the first step."""
+    text = (whole / "config.py").read_text()
+    for name, changed, said in (
+        (
+            "versions",
+            f"from ptft_jax import environment\nreal = environment.versions()\nenvironment.versions = lambda: real | {{'jax': '0.0.1'}}\n{text}",
+            "version of jax: ",
+        ),
+        ("data", text.replace(repr(str(text_file)), repr(str(tmp_path / "data.txt"))), "training data: "),
+    ):
+        (tmp_path / "data.txt").write_text(text_file.read_text() + "More.\n" * 40)
+        (tmp_path / f"{name}.py").write_text(changed)
+        for status, heard in launched(
+            whole / "config.py", tmp_path / name, 2, words={1: [f"--config={tmp_path / name}.py"]}
+        ):
+            assert status == 2 and "process 1 was started with something else than process 0:" in heard, heard
+            assert said in heard, heard
+        assert not (tmp_path / name / "config.json").exists()

@@ -114,6 +114,58 @@ def test_it_is_that_of_transformers(masked):
     assert float(BALANCE.metrics(sums)["balance"][0]) == pytest.approx(float(theirs) / K, rel=1e-5)
 
 
+def test_biases_choose_experts_and_weigh_nothing():
+    """Of scores by hand: the best of probabilities plus biases, with the weights that their probabilities have among themselves."""
+    from flax import nnx
+
+    spec = dataclasses.replace(SPEC, **{**MIXTURE, "width": E, "heads": 1, "router_bias": True}).resolved
+    layer = MoE(spec, nnx.Rngs(params=jax.random.key(0)))
+    layer.router.kernel[...] = jnp.eye(E)
+    bias = np.float32([0.0, -1.0, 0.0, 0.0, 1.0, 0.0])
+    layer.router_bias[...] = jnp.asarray(bias)
+    scores = np.random.default_rng(0).normal(size=(1, 5, E)).astype(np.float32)
+    found, sums = layer.routed(jnp.asarray(scores), PerRow(None, None, jnp.ones((1, 5), bool)))
+    expected, sent = np.zeros((5, E)), np.zeros(E)
+    kernels = {name: np.float64(getattr(layer.experts, name).kernel[...]) for name in ("gate", "up", "down")}
+    for t, x in enumerate(np.float64(scores[0])):
+        shares = np.exp(x) / np.exp(x).sum()
+        best = np.argsort(-(shares + bias))[:K]
+        sent[best] += 1
+        for e in best:
+            gate = x @ kernels["gate"][e]
+            h = gate / (1 + np.exp(-gate)) * (x @ kernels["up"][e])
+            expected[t] += shares[e] / shares[best].sum() * (h @ kernels["down"][e])
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-7)
+    np.testing.assert_array_equal(sums.sent, sent)
+    assert sent[4] == 5 and sent[1] == 0, "the biases decide"
+
+
+def test_biases_go_towards_an_even_use():
+    """Of leaves that are cut by layers, too; one that has as much as the mean stays."""
+    sent = jnp.asarray([[4.0, 0, 2, 2], [2, 2, 2, 2], [8, 0, 0, 0]])
+    sums = Routing(jnp.full(3, 4.0), sent, sent, jnp.zeros(3), jnp.zeros(3))
+    whole = Balance(0.0, 0.0, 0.1).moved(
+        {"blocks/mlp/router_bias": jnp.zeros((3, 4)), "blocks/mlp/router/kernel": sent}, sums
+    )
+    expected = np.float32([[-0.1, 0.1, 0, 0], [0, 0, 0, 0], [-0.1, 0.1, 0.1, 0.1]])
+    np.testing.assert_allclose(whole.pop("blocks/mlp/router_bias"), expected)
+    assert not whole
+    cut = Balance(0.0, 0.0, 0.1).moved({"blocks[1:3]/mlp/router_bias": jnp.ones((2, 4))}, sums)
+    np.testing.assert_allclose(cut["blocks[1:3]/mlp/router_bias"], 1 + expected[1:])
+
+
+@pytest.mark.heavy
+def test_a_step_moves_biases_by_the_whole_batch():
+    """In parts, over devices and in the per-device form alike; whatever the optimizer, which has no say in it."""
+    options = {"balance": Balance(0.0, 0.0, 0.01), "steps": 2, "optimizer": optimizer_config(weight_decay=0.5)}
+    moved = []
+    for how in ({}, {"micro": 2, "kind": "pmap", "devices": 2}):
+        got = train(**options, **how, **{**MIXTURE, "router_bias": True})
+        moved.append(np.asarray(got.state.trainable["blocks"]["mlp"]["router_bias"]))
+    np.testing.assert_array_equal(moved[0], moved[1])
+    assert moved[0].any() and np.isin(np.round(moved[0] * 100), (-2, -1, 0, 1, 2)).all()
+
+
 @pytest.fixture(scope="module")
 def reference():
     return train(balance=BALANCE, steps=2, optimizer=optimizer_config(eps=1e-4), **MIXTURE)
