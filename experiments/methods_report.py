@@ -98,7 +98,7 @@ def _outcome(summary: Summary | None) -> dict[str, Any]:
 
 
 def _table(groups: list[Group], best: Mapping[str, float], columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    rows = comparison.table(groups, columns)
+    rows = comparison.table(groups, columns, differing=False)
     return [
         {
             "way": row.pop("run"),

@@ -7,8 +7,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptft_jax.config.computed import computed
-from ptft_jax.config.defaults import get
 from ptft_jax.reporting import comparison, plots, settings
 from ptft_jax.reporting.comparison import Finished
 from ptft_jax.reporting.page import Page
@@ -16,15 +14,6 @@ from ptft_jax.runs.files import write_json
 from ptft_jax.runs.lineage import place
 from ptft_jax.runs.workdir import Workdir
 
-# Settings that people ask for first, where they differ; then the others.
-_FIRST = (
-    "optimizer.learning_rate",
-    "tune.method",
-    "tune.lora.rank",
-    "training.steps",
-    "training.epochs",
-    "data.source",
-)
 _MEASURED_ON = (
     "data.source",
     "data.mixture",
@@ -58,30 +47,11 @@ def compare(references: Sequence[str | pathlib.Path | Finished]) -> list[Alike]:
     runs = comparison.distinct(references)
     groups = comparison.by_seed(runs)
     names = comparison.group_names(groups)
-    varied = {path for rows in groups for path in computed(rows[0].config)} - {"seed", "init.from_"}
-    firsts = {
-        name: {path: get(rows[0].config, path, "-") for path in sorted(varied)} for name, rows in zip(names, groups)
-    }
-    found = {row["setting"]: row for row in settings.differing(firsts)}
+    differs = settings.varied({name: rows[0].config for name, rows in zip(names, groups)})
     parents = {name: place(rows[0].lineage[0]) if rows[0].lineage else "-" for name, rows in zip(names, groups)}
     if len(set(parents.values())) > 1:
-        found["from"] = parents
-    order = sorted(
-        found, key=lambda path: (_FIRST.index(path) if path in _FIRST else len(_FIRST), list(found).index(path))
-    )
-    return [
-        Alike(
-            name,
-            tuple(rows),
-            {path: _text(firsts[name].get(path, found[path][name]), found[path][name]) for path in order},
-            _results(rows),
-        )
-        for name, rows in zip(names, groups)
-    ]
-
-
-def _text(value: Any, spelled: str) -> str:
-    return value if isinstance(value, str) else spelled
+        differs = {name: {**values, "from": parents[name]} for name, values in differs.items()}
+    return [Alike(name, tuple(rows), differs[name], _results(rows)) for name, rows in zip(names, groups)]
 
 
 def _results(runs: Sequence[Finished]) -> dict[str, tuple[float, float]]:
@@ -147,8 +117,8 @@ def remarks(groups: Sequence[Alike]) -> list[str]:
     ]
 
 
-def write(groups: Sequence[Alike], out: pathlib.Path) -> None:
-    """Writes the page, and its figures as JSON beside it."""
+def write(groups: Sequence[Alike], out: pathlib.Path, kinds: Sequence[str] = ()) -> None:
+    """Writes the page, and its figures as JSON beside it; `kinds` of files of its plots, as of `Page.write`."""
     figures = out.with_suffix(".json")
     write_json(
         figures,
@@ -166,17 +136,13 @@ def write(groups: Sequence[Alike], out: pathlib.Path) -> None:
     page = Page("Runs, compared", f"{len(groups)} ways, {sum(len(group.runs) for group in groups)} runs.")
     for remark in remarks(groups):
         page.text(f"Caution: {remark}.")
-    page.heading("In what they differ")
-    if groups[0].differs:
-        page.table([{"run": group.name, **group.differs} for group in groups])
-    else:
-        page.text("In nothing that says what is computed.")
+    settings.show(page, {group.name: group.differs for group in groups})
     page.heading("What came of them")
     shown = {row["run"]: row for row in table(groups, differs=False)}
     page.table([{"": name, **{run: row[name] for run, row in shown.items()}} for name in ("seeds", *names_of(groups))])
     page.text("±: standard deviation over seeds. Metrics are those of the selected checkpoint.")
     _curves(page, groups)
-    page.write(out, footer=f"Every figure is in {figures.name} beside this file.")
+    page.write(out, footer=f"Every figure is in {figures.name} beside this file.", figures=kinds)
 
 
 def _curves(page: Page, groups: Sequence[Alike]) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 from ptft_jax import config as configs
 from ptft_jax.config.computed import computed
-from ptft_jax.errors import UserError, listed, nearest
-from ptft_jax.reporting import equal_gain, merge_page, run_names
+from ptft_jax.errors import UserError, few, listed, nearest
+from ptft_jax.reporting import equal_gain, merge_page, run_names, settings
 from ptft_jax.reporting.summary_tables import by_adapter
 from ptft_jax.runs import identity
 from ptft_jax.runs.lineage import parted, place
@@ -75,6 +75,7 @@ class Group:
       paths: of each run, as `ptft_jax.reporting.equal_gain.path_of` has them, where it is known.
       at_gain: the gain at which the figure "equal_gain" tells what was forgotten; None where there is none.
       best: whether no other group gains at least as much and forgets no more, one of the two strictly.
+      differs: setting -> its value, of those that are not the same in all that is compared.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Group:
     paths: tuple[equal_gain.Path, ...] = ()
     at_gain: float | None = None
     best: bool = False
+    differs: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read(reference: str | pathlib.Path) -> Finished:
@@ -164,11 +166,13 @@ def compare(references: Sequence[str | pathlib.Path | Finished], at_gain: float 
     seeds = by_seed(runs)
     paths = {run.reference: () if run.adapter else equal_gain.path_of(run.workdir) for run in runs}
     at_gain = equal_gain.reached(list(paths.values())) if at_gain is None else at_gain
-    groups = [_group(name, rows, chosen, paths, at_gain) for name, rows in zip(group_names(seeds), seeds)]
+    named = dict(zip(group_names(seeds), seeds))
+    groups = [_group(name, rows, chosen, paths, at_gain) for name, rows in named.items()]
     both = [g for g in groups if "gain" in g.figures and "forgetting" in g.figures]
     points = [(g.figures["forgetting"][0], g.figures["gain"][0]) for g in both]
     best = {g.name for g, is_best in zip(both, front(points)) if is_best}
-    groups = [dataclasses.replace(g, best=g.name in best) for g in groups]
+    differs = settings.varied({name: rows[0].config for name, rows in named.items()})
+    groups = [dataclasses.replace(g, best=g.name in best, differs=differs[g.name]) for g in groups]
     return sorted(groups, key=lambda g: -g.figures.get("gain", (-math.inf,))[0])
 
 
@@ -181,7 +185,7 @@ def plain(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """A row per group with plain numbers, in the units of the summary; "" for what is not known."""
     out = []
     for group in groups:
-        row: dict[str, Any] = {"run": group.name, "method": group.method, "seeds": len(group.runs)}
+        row: dict[str, Any] = {"run": group.name, "method": group.method, **group.differs, "seeds": len(group.runs)}
         for key in COLUMNS:
             mean, deviation = group.figures.get(key, ("", ""))
             row[key], row[f"{key}_sd"] = mean, deviation if len(group.runs) > 1 else ""  # one run has no spread
@@ -189,12 +193,18 @@ def plain(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return out
 
 
-def table(groups: Sequence[Group], columns: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """A row per group, for people, with these of COLUMNS (all where none are named)."""
+def table(groups: Sequence[Group], columns: Sequence[str] = (), differing: bool = True) -> list[dict[str, Any]]:
+    """A row per group, for people, with these of COLUMNS (all where none are named); `differing`: and what people ask for first of the
+    settings that differ."""
     out = []
     for group in groups:
         best = "yes" if group.best else "no"  # before the figures, which may be wider than a page
-        row: dict[str, Any] = {"run": group.name, "front": best, "method": group.method, "seeds": len(group.runs)}
+        row: dict[str, Any] = {"run": group.name, "front": best, "method": group.method}
+        if differing:
+            row |= {
+                path: value for path, value in group.differs.items() if path in settings.FIRST and path != "tune.method"
+            }
+        row["seeds"] = len(group.runs)
         for key in columns or COLUMNS:
             title, factor, form = COLUMNS[key]
             mean, deviation = group.figures.get(key, (math.nan, math.nan))
@@ -232,6 +242,12 @@ NARROW = (
     "step_seconds",
 )
 SPREAD = ("gain", "forgetting", "equal_gain", "forgotten_share", "drift", "step_seconds")
+
+
+def further(groups: Sequence[Group]) -> str:
+    """In what else the groups differ than `table` shows; "" where in nothing."""
+    more = [path for path in groups[0].differs if path not in settings.FIRST]
+    return f"They also differ in {few(more, 6)}." if more else ""
 
 
 def meanings(groups: Sequence[Group]) -> str:

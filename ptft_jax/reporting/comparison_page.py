@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptft_jax.reporting import comparison, plots
+from ptft_jax.reporting import comparison, plots, settings
 from ptft_jax.reporting.comparison import Group
 from ptft_jax.reporting.page import Page
 from ptft_jax.runs.files import write_json
@@ -21,8 +21,8 @@ FRONT = "Up and to the left is better. Bars are standard deviations over seeds."
 _FOOTER = "Every figure is in {} beside this file."
 
 
-def write(groups: Sequence[Group], out: pathlib.Path) -> None:
-    """Writes the page of compared runs, and their figures as JSON beside it."""
+def write(groups: Sequence[Group], out: pathlib.Path, kinds: Sequence[str] = ()) -> None:
+    """Writes the page of compared runs, and their figures as JSON beside it; `kinds` of files of its plots, as of `Page.write`."""
     figures = out.with_suffix(".json")
     write_json(
         figures,
@@ -30,6 +30,7 @@ def write(groups: Sequence[Group], out: pathlib.Path) -> None:
             {
                 "name": g.name,
                 "method": g.method,
+                "differs": dict(g.differs),
                 "runs": [run.reference for run in g.runs],
                 "seeds": [run.config["seed"] for run in g.runs],
                 "figures": {key: {"mean": mean, "sd": sd} for key, (mean, sd) in g.figures.items()},
@@ -57,8 +58,9 @@ def write(groups: Sequence[Group], out: pathlib.Path) -> None:
         page.text(
             "Runs that end at different gains are compared where they had gained the same: who is higher has forgotten less for it."
         )
+    settings.show(page, {g.name: g.differs for g in groups})
     page.heading("Gain and cost")
-    page.table(comparison.table(groups))
+    page.table(comparison.table(groups, differing=False))
     page.text(comparison.meanings(groups))
     drift = {g.name: {part: 100 * value for part, value in g.drift.items()} for g in groups if g.drift}
     if drift:
@@ -66,7 +68,7 @@ def write(groups: Sequence[Group], out: pathlib.Path) -> None:
         page.figure(
             plots.bars(drift, title="Distance from the start", x="part of the model", y="% of the start's norm")
         )
-    page.write(out, footer=_FOOTER.format(figures.name))
+    page.write(out, footer=_FOOTER.format(figures.name), figures=kinds)
 
 
 def front(groups: Sequence[Group], title: str) -> str:
@@ -83,8 +85,9 @@ def front(groups: Sequence[Group], title: str) -> str:
     return plots.front(points, itertools.compress(points, on_front), title=title, **AXES)
 
 
-def write_sequence(found: Mapping[str, Any], out: pathlib.Path) -> None:
-    """Writes the page of a sequence of tasks (`ptft_jax.evaluation.sequence.measure`), and its figures as JSON beside it."""
+def write_sequence(found: Mapping[str, Any], out: pathlib.Path, kinds: Sequence[str] = ()) -> None:
+    """Writes the page of a sequence of tasks (`ptft_jax.evaluation.sequence.measure`), and its figures as JSON beside it; `kinds` as of
+    `write`."""
     figures = out.with_suffix(".json")
     write_json(figures, found)
     page = Page("A sequence of tasks", " → ".join(found["stages"]))
@@ -102,7 +105,7 @@ def write_sequence(found: Mapping[str, Any], out: pathlib.Path) -> None:
         "was learned against before the sequence. (Lopez-Paz & Ranzato 2017, equations 2 to 4.) Transfer of the loss has the "
         "sign turned, so that more is better for both."
     )
-    page.write(out, footer=_FOOTER.format(figures.name))
+    page.write(out, footer=_FOOTER.format(figures.name), figures=kinds)
 
 
 def sequence_table(found: Mapping[str, Any]) -> list[dict[str, Any]]:

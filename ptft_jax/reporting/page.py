@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ptft_jax.runs.files import write_text
+from ptft_jax.runs.files import write_bytes, write_text
 
 
 class Page:
@@ -42,8 +42,9 @@ class Page:
     def sample(self, title: str, prompt: str, text: str) -> None:
         self._parts.append({"kind": "sample", "title": title, "prompt": prompt, "text": text})
 
-    def write(self, path: pathlib.Path, footer: str) -> None:
-        """Writes the page, whole or not at all; text is escaped."""
+    def write(self, path: pathlib.Path, footer: str, figures: Sequence[str] = ()) -> None:
+        """Writes the page, whole or not at all; text is escaped. `figures`: "svg", "png": also each figure of `ptft_jax.reporting.plots` as
+        such a file beside it, called PAGE-TITLE."""
         import jinja2
 
         environment = jinja2.Environment(
@@ -52,6 +53,18 @@ class Page:
         environment.filters["parted"] = _parted
         template = environment.get_template("report.html")
         write_text(path, template.render(title=self.title, lead=self.lead, parts=self._parts, footer=footer))
+        for name, drawn in self._named(path.stem):
+            for kind in figures:
+                write_bytes(path.with_name(f"{name}.{kind}"), drawn.file(kind))
+
+    def _named(self, stem: str) -> list[tuple[str, Any]]:
+        """The figures, by names for files."""
+        drawn = [part["svg"] for part in self._parts if hasattr(part.get("svg"), "file")]
+        named: dict[str, Any] = {}
+        for figure in drawn:
+            name = f"{stem}-{re.sub(r'[^a-z0-9]+', '-', figure.title.lower()).strip('-') or 'figure'}"
+            named[name if name not in named else f"{name}-{len(named) + 1}"] = figure
+        return list(named.items())
 
 
 def _parted(text: Any) -> Any:

@@ -38,13 +38,34 @@ def framed(width: float, height: float, title: str, x: str, y: str) -> tuple[Fig
     return figure, axes
 
 
-def svg(figure: Figure) -> str:
+class Drawn(str):
+    """An <svg> element that can also be had as other files."""
+
+    figure: Figure
+
+    @property
+    def title(self) -> str:
+        return next((axes.get_title(loc="left") for axes in self.figure.axes if axes.get_title(loc="left")), "")
+
+    def file(self, kind: str) -> bytes:
+        """What a file of a kind, "svg" or "png", has in it: the same bytes for the same data."""
+        if kind == "svg":
+            return f'<?xml version="1.0" encoding="utf-8"?>\n{self}'.encode()
+        out = io.BytesIO()
+        with matplotlib.rc_context({"font.family": "sans-serif"}):
+            self.figure.savefig(out, format=kind, dpi=200, metadata={"Software": None})
+        return out.getvalue()
+
+
+def svg(figure: Figure) -> Drawn:
     """The figure as an <svg> element with real text in it, the same bytes for the same data."""
     out = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ptft", "font.family": "sans-serif"}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
-    return text[text.index("<svg") :]
+    drawn = Drawn(text[text.index("<svg") :])
+    drawn.figure = figure
+    return drawn
 
 
 def logarithmic(axes: Any) -> None:

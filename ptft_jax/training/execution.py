@@ -311,7 +311,7 @@ class Execution:
             "parent_fingerprint": meta["parent_fingerprint"],
             "reference": run.reference,
         }
-        watch = verdicts.watch(run.trainer.objective, run.workdir, run.first_step, meta["before"], run.reporter.say)
+        remarks = verdicts.watch(run.trainer.objective, run.workdir, run.first_step, meta["before"], run.reporter.say)
         loop = Loop(
             name=run.workdir.name,
             workdir=run.workdir,
@@ -335,7 +335,7 @@ class Execution:
             clock=self.clock,
             watch=self.watch,
             local=local,
-            hooks=[*(run.rollouts.hooks if run.rollouts else ()), *watch, *self.hooks],
+            hooks=[*(run.rollouts.hooks if run.rollouts else ()), *remarks, *self.hooks],
         )
         if run.rollouts:
             run.rollouts.check = loop.check_step

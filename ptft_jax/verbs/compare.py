@@ -1,7 +1,7 @@
 """Compares finished runs. Of one parent: what each gained on the target, what it forgot of the source, and what it cost; of others, in which
 settings they differ and what came of them.
 
-ptft compare runs/full runs/lora-seed0 runs/lora-seed1 --out=runs/compare.html
+ptft compare runs/full runs/lora-seed0 runs/lora-seed1 --out=runs/compare.html --figures=svg,png
 python -m ptft_jax.verbs.compare --sequence runs/task1 runs/task2
 
 Runs that differ in nothing but the seed are one row, mean ± standard deviation. With --sequence the runs are a chain, each the
@@ -18,12 +18,13 @@ from typing import Any
 
 from absl import flags
 
-from ptft_jax.errors import UserError
+from ptft_jax.errors import UserError, nearest
 from ptft_jax.runs import places
 from ptft_jax.runs.lineage import parted
 from ptft_jax.verbs.command import define_number, launch, prepare_jax
 
 WORDS = "run"  # the flag that words without one belong to
+_KINDS = ("svg", "png")
 
 
 def define() -> None:
@@ -35,6 +36,9 @@ def define() -> None:
     flags.DEFINE_string("out", "", "The HTML file; '' = compare.html (sequence.html) in the first run's workdir.")
     flags.DEFINE_bool(
         "csv", False, "Print the table as CSV on standard output; a page is written where --out names one."
+    )
+    flags.DEFINE_list(
+        "figures", [], "Kinds of files, of svg and png, that the page's plots are written to beside it, too."
     )
     define_number(
         "at_gain",
@@ -54,6 +58,11 @@ def main() -> None:
         raise UserError(
             "--csv is for the comparison of runs; the figures of a sequence are in the JSON file beside its page"
         )
+    for kind in args.figures:
+        if kind not in _KINDS:
+            raise UserError(f"--figures={kind}: expected some of {', '.join(_KINDS)}{nearest(kind, _KINDS)}")
+    if args.figures and args.csv and not args.out:
+        raise UserError("--figures are those of a page, and with --csv one is written where --out names it")
     first = pathlib.Path(parted(args.run[0])[0])
     out = (
         places.local(args.out, f"--out={args.out}")
@@ -88,9 +97,11 @@ def _compare(references: list[str], out: pathlib.Path | None, reporter, as_csv: 
         _print_csv(comparison.plain(groups))
     else:
         reporter.table("", comparison.table(groups, comparison.NARROW))
-        reporter.say(comparison.meanings(groups))
+        for line in (comparison.further(groups), comparison.meanings(groups)):
+            if line:
+                reporter.say(line)
     if out is not None:
-        comparison_page.write(groups, out)
+        comparison_page.write(groups, out, flags.FLAGS.figures)
 
 
 def _compare_any(runs: list[Any], out: pathlib.Path | None, reporter, as_csv: bool) -> None:
@@ -106,7 +117,7 @@ def _compare_any(runs: list[Any], out: pathlib.Path | None, reporter, as_csv: bo
     for remark in any_runs.remarks(groups):
         reporter.say(f"caution: {remark}")
     if out is not None:
-        any_runs.write(groups, out)
+        any_runs.write(groups, out, flags.FLAGS.figures)
 
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:
@@ -125,7 +136,7 @@ def _sequence(references: list[str], out: pathlib.Path, reporter) -> None:
         rows = zip(found["stages"], found[name]["matrix"])
         reporter.table(name, [{"": stage, **dict(zip(found["tasks"], row))} for stage, row in rows])
     reporter.table("transfer", comparison_page.sequence_table(found))
-    comparison_page.write_sequence(found, out)
+    comparison_page.write_sequence(found, out, flags.FLAGS.figures)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main() -> int:
     else:
         here.began.touch()
         given = read_json(path)
-        found = elsewhere.carry_out(given["task"], given["asked_by"], lambda: bool(asked) or here.leave.exists())
+        found = elsewhere.carry_out(given["task"], given["asked_by"], leave=lambda: bool(asked) or here.leave.exists())
         if not here.leave.exists() and found["status"] in ("interrupted", *(("killed",) if asked else ())):
             return TERMINATED  # the machine is taken away
         write_json(here.outcome, found)

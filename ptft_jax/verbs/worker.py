@@ -13,6 +13,8 @@ import threading
 
 
 def main() -> None:
+    # SLURM sends it to all processes of a job; the one that has this one's task asks this one to leave.
+    signal.signal(getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"), signal.SIG_IGN)
     task = json.loads(_line(0))
     threading.Thread(target=_leave_with, args=(0,), daemon=True).start()
     outcome = carry_out(task)

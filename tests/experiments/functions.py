@@ -23,9 +23,9 @@ def fail(folder, unless=""):
     return add(folder)
 
 
-def kill(folder, times=1, number=0):
-    """Ends its process the first times that it is called, as a machine that is taken away does."""
-    tries = folder / "tries.txt"
+def kill(folder, times=1, number=0, tries=""):
+    """Ends its process the first times that it is called, as a machine that is taken away does; `tries`: where these are counted."""
+    tries = pathlib.Path(tries or folder / "tries.txt")
     with tries.open("a") as f:
         f.write("x")
     if len(tries.read_text()) <= times:

@@ -40,7 +40,7 @@ def carry(graph, folder, by="inline", slots=1, **options):
 
 
 def read(folder):
-    return {name: (folder / name).read_bytes() for name in ("summary.json", "table.csv", "table.md")}
+    return {name: (folder / name).read_bytes() for name in ("summary.json", "table.csv", "table.md", "experiment.md")}
 
 
 def status(outcomes):
@@ -113,11 +113,13 @@ def test_a_process_that_is_killed_is_begun_again(tmp_path, monkeypatch):
 
 
 DRIVER = """
+import json
 import sys
 from ptft_jax.experiments import launch, scheduler
 from tests.experiments.test_scheduler import waiting, QUIET
 try:
-    launch.launch(waiting(sys.argv[2]), sys.argv[1], by=launch.executor(sys.argv[3], int(sys.argv[4])), reporter=QUIET)
+    by = launch.executor(sys.argv[3], int(sys.argv[4]), **json.loads(sys.argv[5]))
+    launch.launch(waiting(sys.argv[2]), sys.argv[1], by=by, reporter=QUIET)
 except scheduler.Stopped as e:
     print(e)
     sys.exit(e.status)
@@ -148,8 +150,14 @@ def _began(folder, *names, alive=lambda: True):
     ],
 )
 def test_the_driver_may_end_at_any_moment(number, code, tmp_path):
+    driver_ends(number, code, tmp_path, "local")
+
+
+def driver_ends(number, code, tmp_path, by, **options):
+    """A launch that gets a signal while two nodes go on, and another that ends as one that was left alone."""
     luck, folder = tmp_path / "luck", tmp_path / "x"
-    one = start(sys.executable, "-c", DRIVER, folder, luck, "local", 2, JAX_PLATFORMS="cpu")
+    words = (folder, luck, by, 2, json.dumps(options))
+    one = start(sys.executable, "-c", DRIVER, *words, JAX_PLATFORMS="cpu")
     _began(folder, "c", "d", alive=lambda: one.process.poll() is None)
     with pytest.raises(lease.Busy, match=f"--out={folder}: process {one.process.pid}.*another --out"):
         carry(waiting(str(luck)), folder)
@@ -158,7 +166,7 @@ def test_the_driver_may_end_at_any_moment(number, code, tmp_path):
     assert done.returncode == code, done.stderr
     assert number == signal.SIGKILL or len((done.stdout + done.stderr).splitlines()) == 1
     luck.touch()
-    found = carry(waiting(str(luck)), folder, "local", 2)
+    found = launch.launch(waiting(str(luck)), folder, by=launch.executor(by, 2, **options), reporter=QUIET)
     assert status(found)["sum"] == "finished" and found["a"]["plan"] == "cached"
     carry(waiting(str(luck)), tmp_path / "whole")
     assert read(folder) == read(tmp_path / "whole")

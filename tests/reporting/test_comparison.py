@@ -142,14 +142,28 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 
     dirs = [run(tmp_path, "a", 1.0, 0.1), run(tmp_path, "b", 2.0, 0.3, tune__method="ia3")]
     args = types.SimpleNamespace(
-        run=list(map(str, dirs)), out=str(tmp_path / "c.html"), csv=True, sequence=False, any=False, at_gain=None
-    )
+        run=list(map(str, dirs)), out=str(tmp_path / "c.html"), csv=True, sequence=False, any=False, at_gain=None,
+        figures=["png", "svg"],
+    )  # fmt: skip
     monkeypatch.setattr(compare.flags, "FLAGS", args)
     compare.main()
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [(r["run"], float(r["gain"]), r["on_front"]) for r in rows] == [("b", 2.0, "1"), ("a", 1.0, "1")]
     assert (tmp_path / "c.html").is_file(), "which --out names"
-    args.out = ""
+    page = (tmp_path / "c.html").read_text()
+    names = ("c-what-was-gained-against-what-was-forgotten", "c-distance-from-the-start")
+    assert {path.stem for path in tmp_path.glob("c-*")} == set(names) and page.count("<svg") == 2
+    for name in names:
+        drawn = (tmp_path / f"{name}.svg").read_text()
+        assert drawn.startswith("<?xml") and drawn.partition("\n")[2] in page
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG\r\n")
+    args.figures = ["pgn"]
+    with pytest.raises(UserError, match="--figures=pgn: expected some of svg, png .*'png'"):
+        compare.main()
+    args.out, args.figures = "", ["svg"]
+    with pytest.raises(UserError, match="--figures are those of a page"):
+        compare.main()
+    args.figures = []
     compare.main()
     assert capsys.readouterr().out.startswith("run,") and not list(tmp_path.glob("*/*.html")), (
         "nothing is written unasked"
@@ -157,6 +171,28 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     args.sequence = True
     with pytest.raises(UserError, match="--csv is for the comparison"):
         compare.main()
+
+
+def test_settings_that_differ_stand_beside_what_came_of_them(tmp_path, capsys):
+    """Those that people ask for first in the table, all in the page and as CSV; what is computed with alone, and no seed."""
+    dirs = [
+        run(tmp_path, f"r{rank}-seed{seed}", 1.0 + rank, 0.1, seed=seed, tune__method="lora", tune__lora__rank=rank, log__every=rank,
+            optimizer__learning_rate=rank / 1000, optimizer__clip_norm=rank / 2)
+        for rank in (2, 4) for seed in (0, 1)
+    ]  # fmt: skip
+    groups = comparison.compare(dirs)
+    expected = {"optimizer.learning_rate": "0.004", "tune.lora.rank": "4", "optimizer.clip_norm": "2"}
+    assert groups[0].differs == expected and list(expected) == list(groups[0].differs)
+    row = comparison.table(groups)[0]
+    assert list(row)[:6] == ["run", "front", "method", "optimizer.learning_rate", "tune.lora.rank", "seeds"]
+    assert row["tune.lora.rank"] == "4" and comparison.further(groups) == "They also differ in optimizer.clip_norm."
+    assert expected.items() <= comparison.plain(groups)[0].items()
+    comparison_page.write(groups, tmp_path / "c.html")
+    head = (tmp_path / "c.html").read_text().partition("In what they differ")[2].partition("</table>")[0]
+    assert all(f">{value}<" in head for value in expected.values())
+    assert json.loads((tmp_path / "c.json").read_text())[0]["differs"] == expected
+    alike = comparison.compare(dirs[:2])
+    assert alike[0].differs == {} and comparison.further(alike) == ""
 
 
 def several(folder, name, gains, **changes):

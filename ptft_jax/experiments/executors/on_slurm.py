@@ -13,16 +13,20 @@ from ptft_jax.experiments.executors import elsewhere
 from ptft_jax.experiments.executors.base import Outcome, Task
 
 _LOOK = 1.0  # seconds between two looks at jobs
+# Seconds within which SLURM ends a job whose processes it has asked to leave. It puts such a job back into the queue: a result that was
+# written meanwhile would be taken for the job's, and another be submitted beside it.
+_HOLD = 120.0
 
 
 class Job:
     """What submitit pickles: a node, which is begun again where it was when the scheduler takes its machine away."""
 
     def __call__(self, task: Mapping[str, Any], asked_by: Mapping[str, Any]) -> dict[str, Any]:
-        return elsewhere.carry_out(task, asked_by)
+        return elsewhere.carry_out(task, asked_by, hold=_HOLD)
 
     def checkpoint(self, task: Mapping[str, Any], asked_by: Mapping[str, Any]) -> Any:
-        """Called when the job runs out of time or is preempted: the same task, to be put back into the queue."""
+        """Called when the job runs out of time or is preempted: the same task, to be put back into the queue. What called it exits then, which
+        `elsewhere.carry_out` lets happen when the task has saved."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, task, asked_by)
