@@ -197,6 +197,12 @@ def test_recipes_are_found_by_name(tmp_path, monkeypatch):
     assert files.load("pretrain/shakespeare:tiny").model.width == 96
 
 
+def test_recipes_of_feedback_are_short():
+    """Of at most 25 lines: what else there is to say belongs into the settings' defaults."""
+    found = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "configs/feedback").glob("*.py")}
+    assert len(found) > 5 and {name: lines for name, lines in found.items() if lines > 25} == {}
+
+
 def test_what_each_recipe_is_and_takes_is_said():
     for recipe in files.recipes():
         assert recipe.summary.endswith(".") and len(recipe.summary) < 120, recipe.name

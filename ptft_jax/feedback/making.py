@@ -17,7 +17,6 @@ from ptft_jax.errors import UserError, nearest
 from ptft_jax.evaluation.questions import Questions
 from ptft_jax.evaluation.samples import MAX_NEW_TOKENS, SAMPLING, check_writer
 from ptft_jax.feedback import prompts
-
 from ptft_jax.feedback.journal import PART, Journal
 from ptft_jax.feedback.judging import Judged, agreement, better, total
 from ptft_jax.feedback.made import Made

@@ -11,10 +11,10 @@ from ptft_jax.data import chat
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.questions import Questions
 from ptft_jax.evaluation.samples import ENDED, Continuation, continue_ids, prompt_ids
-from ptft_jax.rewards.constitution import Principle
 from ptft_jax.feedback.journal import PART, Journal
 from ptft_jax.model import decode
 from ptft_jax.rewards.base import Task
+from ptft_jax.rewards.constitution import Principle
 
 _ANSWERS, _CRITIQUES, _REVISIONS = range(3)  # what a seed is for
 _BLANK = "\n\n"  # between the parts of a plain text

@@ -192,7 +192,9 @@ class Preference(Rows):
         shift = after.get("training/chosen_shift", 0.0)
         if shift < 0 and not any(name.endswith("/chosen_log_prob") for name in before):
             margin = after.get("training/margin", 0.0)
-            fallen.append(f"training/chosen_shift is {shift:.4g} nats per answer, while training/margin is {margin:.4g}")
+            fallen.append(
+                f"training/chosen_shift is {shift:.4g} nats per answer, while training/margin is {margin:.4g}"
+            )
         advice = "a lower rate, or weight on objective.preference.sft, counters that"
         return [f"the better answers became less probable: {what}; {advice}" for what in fallen]
 

@@ -24,7 +24,9 @@ def against_start(answers: Sequence[Mapping[str, Any]], selected: int | None) ->
     step = selected if selected in steps[1:] else steps[-1]
     before = {row["where"]: row for row in answers if row["step"] == steps[0]}
     pairs = [(before[row["where"]], row) for row in answers if row["step"] == step and row["where"] in before]
-    return [{"step": step, "verifier": name, **_compared(name, pairs)} for name in (pairs[0][1]["scores"] if pairs else ())]
+    return [
+        {"step": step, "verifier": name, **_compared(name, pairs)} for name in (pairs[0][1]["scores"] if pairs else ())
+    ]
 
 
 def _compared(name: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:

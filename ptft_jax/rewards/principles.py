@@ -20,9 +20,7 @@ _STEP = re.compile(r"@\d+(#[^#]*)?$")  # of a reference to a run
 class Principles(Verifier):
     """The weights of the principles whose checks an answer keeps, over those of all that have a check: from 0 to 1."""
 
-    def __init__(
-        self, file: str, weights: Sequence[tuple[str, float]], unscored: str, plugins: tuple[str, ...] = ()
-    ):
+    def __init__(self, file: str, weights: Sequence[tuple[str, float]], unscored: str, plugins: tuple[str, ...] = ()):
         """`plugins`: of the config, whose verifiers checks may name. Raises UserError for a file that cannot be read or has no checks, and
         for weights of what is not there."""
         if not file:
@@ -32,7 +30,9 @@ class Principles(Verifier):
         self._checks: dict[str, Check] = {one.name: one.check for one in found if one.check is not None}
         self._unchecked = [one.name for one in found if one.check is None]
         if not self._checks:
-            raise UserError(f"{_FIELD}.file = {file!r}: no principle has a check, so nothing says whether an answer keeps one")
+            raise UserError(
+                f"{_FIELD}.file = {file!r}: no principle has a check, so nothing says whether an answer keeps one"
+            )
         self._weights = self._weighed(weights)
         self._parts = {one.name: self._made(one, plugins) for one in found if one.check is not None}
         self.partial = self._drops
@@ -106,4 +106,3 @@ class Principles(Verifier):
     def close(self) -> None:
         for part in self._parts.values():
             part.close()
-

@@ -50,7 +50,9 @@ def of_answers(before: Values, after: Values) -> list[str]:
     return found
 
 
-def watch(objective: Any, workdir: pathlib.Path, first_step: int, known: Values, say: Callable[[str], None]) -> list[Hook]:
+def watch(
+    objective: Any, workdir: pathlib.Path, first_step: int, known: Values, say: Callable[[str], None]
+) -> list[Hook]:
     """Says at evaluations what the objective remarks of them, once per launch: a run need not end before somebody knows.
 
     Args:

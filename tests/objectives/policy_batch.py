@@ -2,8 +2,11 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from ptft_jax.objectives.base import Context
 from ptft_jax.objectives.policy import FACTS, GRPO, RLOO, Tokens
 
 LENGTHS = (3, 7, 1, 5)
@@ -61,3 +64,14 @@ VARIANTS = {
     "k3": (dict(loss_type="dapo", beta=0.3), given(average="token", kl=0.3)),
 }
 PRODUCT = given(RLOO, ratio="product", clip_low=0.2, clip_high=0.2)
+
+
+def found(objective, **changes):
+    """(loss of `batch`, its gradient by the log-probability of each token)."""
+
+    def ours(mine):
+        loss = objective.loss_of(None, None, mine, batch(**changes), Context(reference=jnp.asarray(logs(2))))
+        return loss.total / loss.weight
+
+    loss, gradient = jax.value_and_grad(ours)(jnp.asarray(logs(0)))
+    return float(loss), np.asarray(gradient)

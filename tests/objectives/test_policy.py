@@ -192,12 +192,15 @@ def test_held_near_the_reference_a_bandit_ends_at_the_known_optimum(estimator):
     assert np.abs(best - jax.nn.softmax(start)).max() > 0.1
 
 
-@pytest.mark.parametrize("chunk", repeated([0, 2], 2))
-def test_probabilities_are_of_what_could_be_sampled(chunk):
-    """At a temperature, of the tokens that top-p leaves: the ratio to the sampler's is 1, and no gradient is of the others."""
+TRUNCATED = {"top_p": Sampling(temperature=0.7, top_p=0.8), "top_k": Sampling(temperature=0.7, top_k=3), "min_p": Sampling(temperature=0.7, min_p=0.2)}  # fmt: skip
+
+
+@pytest.mark.parametrize(("chunk", "sampling"), [(0, "top_p"), *((2, name) for name in TRUNCATED)])
+def test_probabilities_are_of_what_could_be_sampled(chunk, sampling):
+    """At a temperature, of the tokens that top-p, top-k and min-p leave: the ratio to the sampler's is 1, and no gradient is of the others."""
     rng = np.random.default_rng(0)
     logits = jnp.asarray(rng.normal(size=(3, 5, 11)) * 2, jnp.float32)
-    sampling = Sampling(temperature=0.7, top_p=0.8)
+    sampling = TRUNCATED[sampling]
     drawn = jax.nn.log_softmax(filtered(logits.reshape(15, 11), sampling))
     targets = np.asarray(jax.random.categorical(jax.random.key(0), drawn)).reshape(3, 5)
     weights = np.array([[0, 1, 1, 1, 1], [0, 0, 1, 1, 0], [1, 1, 1, 0, 0]], np.float32)

@@ -3,14 +3,11 @@
 import collections
 import types
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptft_jax.objectives.base import Context
-from ptft_jax.objectives.policy import GRPO, RLOO
-from tests.objectives.policy_batch import ADVANTAGES, LIMIT, MASK, PRODUCT, VARIANTS, batch, logs
+from ptft_jax.objectives.policy import GRPO, RLOO, Reinforce
+from tests.objectives.policy_batch import ADVANTAGES, LIMIT, MASK, PRODUCT, VARIANTS, batch, found, given, logs
 
 pytestmark = pytest.mark.live
 
@@ -50,35 +47,54 @@ def inputs():
     }  # fmt: skip
 
 
-def same(objective, compute, **settings):
+def of_trl(compute, **settings):
+    """(loss, its gradient by the log-probability of each token)."""
     import torch
 
     values = torch.tensor(logs(0), requires_grad=True)
     loss = compute(trainer(values, **settings), None, inputs())
     loss.backward()
+    return loss.item(), values.grad.numpy()
 
-    def ours(mine):
-        found = objective.loss_of(None, None, mine, batch(), Context(reference=jnp.asarray(logs(2))))
-        return found.total / found.weight
 
-    found, gradient = jax.value_and_grad(ours)(jnp.asarray(logs(0)))
-    np.testing.assert_allclose(found, loss.item(), rtol=1e-5)
-    np.testing.assert_allclose(gradient, values.grad.numpy(), rtol=1e-5, atol=1e-7)
+def of_variant(name):
+    from trl import GRPOTrainer, RLOOTrainer
+
+    if name == "rloo":
+        return of_trl(RLOOTrainer._compute_loss, epsilon_low=0.2, epsilon_high=0.2)
+    return of_trl(GRPOTrainer._compute_loss, **VARIANTS[name][0])
+
+
+def same(objective, expected, slope):
+    loss, gradient = found(objective)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-5, atol=1e-7)
     assert np.abs(gradient).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_grpo_and_its_variants(name):
-    from trl import GRPOTrainer
-
-    settings, objective = VARIANTS[name]
-    same(objective, GRPOTrainer._compute_loss, **settings)
+    same(VARIANTS[name][1], *of_variant(name))
 
 
 def test_rloo():
-    from trl import RLOOTrainer
+    same(PRODUCT, *of_variant("rloo"))
 
-    same(PRODUCT, RLOOTrainer._compute_loss, epsilon_low=0.2, epsilon_high=0.2)
+
+def test_reinforce():
+    """By torch's differentiation of the mean over answers of the sum of their tokens' log-probabilities, times the advantage; where the model
+    is the one that wrote them (Williams 1992)."""
+    import torch
+
+    values = torch.tensor(logs(0), requires_grad=True)
+    loss = -(values.sum(dim=1) * torch.tensor(ADVANTAGES)).mean()
+    loss.backward()
+    objective = given(Reinforce, ratio="product")
+    _, gradient = found(objective, sampled=logs(0))
+    np.testing.assert_allclose(gradient * MASK, values.grad.numpy() * MASK, rtol=1e-5, atol=1e-7)
+    rewards = np.array([[0.0, 1.0], [3.0, 0.5]])
+    others = (rewards.sum() - rewards) / 3
+    np.testing.assert_allclose(objective.advantages(rewards), rewards - others)
 
 
 def test_advantages_divide_by_the_deviation_of_trl():

@@ -44,8 +44,8 @@ def answers():
     return [[pair(*sizes) for sizes in row] for row in ROWS]
 
 
-def packed(rows, length=LENGTH, most=2):
-    """Rows of pairs as `ptft_jax.data.builders.base.Builder.paired` says they are."""
+def packed(rows, length=LENGTH, most=2, right=True):
+    """Rows of pairs as `ptft_jax.data.builders.base.Builder.paired` says they are; padded on the right, or on the left."""
     names = {
         "inputs": np.int32,
         "targets": np.int32,
@@ -56,7 +56,7 @@ def packed(rows, length=LENGTH, most=2):
     batch = {name: np.zeros((len(rows), length), dtype) for name, dtype in names.items()}
     batch["pairs"] = np.zeros((len(rows), most), np.float32)
     for n, row in enumerate(rows):
-        at = 0
+        at = 0 if right else length - sum(len(ids) - 1 for pair in row for ids, _ in pair)
         batch["pairs"][n, : len(row)] = 1
         for segment, (ids, prompt) in enumerate(itertools.chain(*row), 1):
             size = len(ids) - 1
@@ -256,6 +256,21 @@ def test_the_loss_does_not_depend_on_how_pairs_are_packed(name):
     np.testing.assert_allclose(total, apart, rtol=1e-5)
     largest = max(np.abs(g).max() for g in jax.tree.leaves(gradient))
     jax.tree.map(lambda g, h: np.testing.assert_allclose(g, h, atol=1e-5 * largest), gradient, other)
+
+
+@pytest.mark.parametrize("name", repeats(["dpo", "ipo"], "dpo"))
+def test_the_side_of_padding_shifts_nothing(name):
+    """What stands before an answer that is padded on the left is no part of it: neither of its log-probability nor of its positions."""
+    objective, _ = CASES[name]
+    _, params, _ = built()
+    right, left = (compiled(objective)(params, packed(answers(), right=side)) for side in (True, False))
+    (total, (_, metrics)), gradient = right
+    (other, (_, same)), slopes = left
+    np.testing.assert_allclose(total, other, rtol=1e-5)
+    for metric, value in means(metrics).items():
+        np.testing.assert_allclose(value, means(same)[metric], rtol=1e-5, atol=1e-6, err_msg=metric)
+    largest = max(np.abs(g).max() for g in jax.tree.leaves(gradient))
+    jax.tree.map(lambda g, h: np.testing.assert_allclose(g, h, atol=1e-5 * largest), gradient, slopes)
 
 
 def test_chunks_change_nothing():

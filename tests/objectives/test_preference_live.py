@@ -2,42 +2,14 @@
 
 import types
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptft_jax.objectives.dpo import DPO, IPO
-from ptft_jax.objectives.preference import Answers
-from ptft_jax.objectives.reference_free import CPO, ORPO, SimPO
+from ptft_jax.objectives.dpo import DPO
+from ptft_jax.objectives.reference_free import RRHF
+from tests.objectives.pairs import LENGTHS, OURS, WITHOUT, found, logs
 
 pytestmark = pytest.mark.live
-
-LENGTHS = np.array([[4, 3], [3, 6], [1, 5], [7, 7]])
-NAMES = ("sigmoid", "hinge", "robust", "exo_pair", "nca_pair", "apo_zero", "apo_down", "ipo", "sigmoid_norm")
-# TRL's coefficient of the alpha divergence is 1 less the paper's alpha.
-OURS = {
-    "sigmoid": DPO(),
-    "conservative": DPO(label_noise=0.1),
-    "hinge": DPO(link="hinge"),
-    "robust": DPO(link="robust", label_noise=0.1),
-    "exo_pair": DPO(link="exo", label_noise=0.1),
-    "nca_pair": DPO(link="nca"),
-    "apo_zero": DPO(link="apo_zero"),
-    "apo_down": DPO(link="apo_down"),
-    "sigmoid_norm": DPO(normalize=True),
-    "ipo": IPO(),
-    "forward_kl": DPO(divergence_from="forward_kl"),
-    "js_divergence": DPO(divergence_from="jensen_shannon"),
-    "alpha_divergence": DPO(divergence_from="alpha", alpha=0.7),
-}
-
-
-def logs(seed):
-    """Log-probabilities of tokens, float32 [2 pairs, T], the better answers first, and what is an answer's."""
-    rng = np.random.default_rng(seed)
-    mask = np.arange(8)[None] < LENGTHS.T.reshape(-1, 1)
-    return np.where(mask, -rng.gamma(1.0, 1.0, mask.shape), 0).astype(np.float32), mask
 
 
 def of_trl(name):
@@ -96,56 +68,76 @@ def _conservative(torch, values, reference):
     return CPOTrainer.cpo_loss(stub, *ratios)[0].mean()
 
 
-def answers_of(values, reference=None):
-    """Our form of log-probabilities [2 pairs, T], the better first."""
-    sums = jnp.stack(jnp.split(values.sum(axis=1), 2), axis=-1)[None]
-    theirs = jnp.zeros_like(sums)
-    if reference is not None:
-        theirs = jnp.stack(jnp.split(jnp.asarray(reference).sum(axis=1), 2), axis=-1)[None]
-    return Answers(sums, sums, theirs, jnp.asarray(LENGTHS, jnp.float32)[None], None)
-
-
-@pytest.mark.parametrize("name", OURS)
-def test_losses_with_a_reference(name):
-    mine, mask = logs(0)
-    theirs, _ = logs(1)
-    loss, gradient = of_trl(name)
-
-    def ours(values):
-        return OURS[name].pair_loss(answers_of(values, theirs)).mean()
-
-    found, own = jax.value_and_grad(ours)(jnp.asarray(mine))
-    np.testing.assert_allclose(found, loss, rtol=1e-5)
-    # A token that is no answer's counts for nothing in a sum over its row only because it is 0 there.
-    np.testing.assert_allclose(np.where(mask, own, 0), np.where(mask, gradient, 0), rtol=2e-5, atol=1e-7)
-
-
-WITHOUT = {
-    "simpo": (SimPO(beta=2.5, margin=0.7), dict(beta=2.5, loss_type="simpo", simpo_gamma=0.7), True),
-    "cpo": (CPO(beta=0.3, label_noise=0.2), dict(beta=0.3, loss_type="sigmoid", label_smoothing=0.2), False),
-    "orpo": (ORPO(beta=0.4), dict(beta=0.4), True),
-}
-
-
-@pytest.mark.parametrize("name", WITHOUT)
-def test_losses_without_a_reference(name):
+def of_cpo(name):
+    """Likewise by `CPOTrainer` and `ORPOTrainer`, of losses without a reference."""
     import torch
     from trl.experimental.cpo import CPOTrainer
     from trl.experimental.orpo import ORPOTrainer
 
-    objective, settings, per_token = WITHOUT[name]
+    _, settings, per_token = WITHOUT[name]
     mine, mask = logs(0)
     values = torch.tensor(mine, requires_grad=True)
     sums = values.sum(dim=1) / (torch.tensor(mask).sum(dim=1) if per_token else 1)
     accelerator = types.SimpleNamespace(device=torch.device("cpu"))
     stub = types.SimpleNamespace(**({"alpha": 0.0, "label_smoothing": 0.0, "accelerator": accelerator} | settings))
-    if name == "orpo":
-        loss = -ORPOTrainer.odds_ratio_loss(stub, *sums.chunk(2))[
-            0
-        ].mean()  # what its trainer takes off the cross-entropy
+    if name == "orpo":  # what its trainer takes off the cross-entropy
+        loss = -ORPOTrainer.odds_ratio_loss(stub, *sums.chunk(2))[0].mean()
     else:
         loss = CPOTrainer.cpo_loss(stub, *sums.chunk(2))[0].mean()
     loss.backward()
-    found, own = jax.value_and_grad(lambda v: objective.pair_loss(answers_of(v)).mean())(jnp.asarray(mine))
-    np.testing.assert_allclose(found, loss.item(), rtol=1e-5)
-    np.testing.assert_allclose(np.where(mask, own, 0), np.where(mask, values.grad.numpy(), 0), rtol=2e-5, atol=1e-7)
+    return loss.item(), values.grad.numpy()
+
+
+def same(objective, loss, gradient, reference=None):
+    mine, mask = logs(0)
+    value, own = found(objective, mine, reference)
+    np.testing.assert_allclose(value, loss, rtol=1e-5)
+    # A token that is no answer's counts for nothing in a sum over its row only because it is 0 there.
+    np.testing.assert_allclose(own, np.where(mask, gradient, 0), rtol=2e-5, atol=1e-7)
+    assert np.abs(own).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_losses_with_a_reference(name):
+    same(OURS[name], *of_trl(name), reference=logs(1)[0])
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_losses_without_a_reference(name):
+    same(WITHOUT[name][0], *of_cpo(name))
+
+
+def test_stored_values_are_trls():
+    """What `tests/objectives/test_stored.py` compares with: python -m tests.objectives.stored writes it."""
+    from tests.objectives import stored
+
+    kept, live = stored.read(), stored.made()
+    assert kept.keys() == live.keys()
+    for name, values in live.items():
+        for part in ("loss", "gradient"):
+            np.testing.assert_allclose(kept[name][part], values[part], rtol=1e-5, atol=1e-8, err_msg=name)
+
+
+def test_losses_that_trl_has_not():
+    """DPOP (Pal et al. 2024, equation 3) and RRHF (Yuan et al. 2023, equations 2 and 3), by torch's differentiation."""
+    import torch
+
+    mine, _ = logs(0)
+    theirs = torch.tensor(logs(1)[0]).sum(dim=1).chunk(2)
+
+    def by_torch(loss):
+        values = torch.tensor(mine, requires_grad=True)
+        result = loss(values)
+        result.backward()
+        return result.item(), values.grad.numpy()
+
+    def dpop(values):
+        chosen, rejected = (m - t for m, t in zip(values.sum(dim=1).chunk(2), theirs))
+        return -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected - 5.0 * torch.relu(-chosen))).mean()
+
+    def rrhf(values):
+        better, worse = (values.sum(dim=1) / torch.tensor(LENGTHS.T.reshape(-1))).chunk(2)
+        return torch.relu(worse - better).mean()
+
+    same(DPO(keep_chosen=5.0), *by_torch(dpop), reference=logs(1)[0])
+    same(RRHF(), *by_torch(rrhf))

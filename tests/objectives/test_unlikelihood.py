@@ -138,3 +138,20 @@ def test_bad_input(tmp_path):
         rows_of(source_of(tmp_path, records), objective="kto")
     with pytest.raises(UserError, match="config.objective.bad_weight"):
         configs.check({"objective": {"name": "unlikelihood", "bad_weight": -1.0}})
+
+
+@pytest.mark.live
+def test_value_and_gradient_are_those_of_torch():
+    import torch
+
+    batch = batch_of(3)
+    logits = np.random.default_rng(4).normal(size=(3, 7, V)).astype(np.float32) * 3
+    values = torch.tensor(logits, requires_grad=True)
+    chosen = values.log_softmax(dim=-1).gather(-1, torch.tensor(batch["targets"]).long()[..., None])[..., 0]
+    good, weights = torch.tensor(batch["good"]), torch.tensor(batch["weights"])
+    loss = (weights * torch.where(good, -chosen, -0.7 * torch.log1p(-chosen.exp()))).sum()
+    loss.backward()
+    total = lambda x: Unlikelihood(bad_weight=0.7).loss_of(Plain, None, x, batch).total  # noqa: E731
+    found, gradient = jax.value_and_grad(total)(logits)
+    np.testing.assert_allclose(found, loss.item(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, values.grad.numpy(), rtol=1e-4, atol=1e-6)

@@ -169,7 +169,15 @@ def test_what_is_received(kind, received):
         ({"objective__name": "dpo"}, {"pairs"}),
         ({"objective__name": "kto"}, {"pairs"}),
         ({"objective__name": "unlikelihood"}, {"good"}),
-        ({"objective__name": "process_reward", "objective__from_random": True, "model__head": "classes", "model__classes": 1}, {"right"}),
+        (
+            {
+                "objective__name": "process_reward",
+                "objective__from_random": True,
+                "model__head": "classes",
+                "model__classes": 1,
+            },
+            {"right"},
+        ),
         ({"objective__name": "classification", "model__head": "classes", "model__classes": 3}, {"targets"}),
         ({"objective__name": "masked_lm", "model__causal": False, "model__head": "masked_lm"}, {"weights"}),
         ({"objective__name": "span_corruption"}, {"prefix"}),

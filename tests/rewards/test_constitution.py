@@ -5,8 +5,8 @@ import json
 import pytest
 
 from ptft_jax.errors import UserError
-from ptft_jax.rewards.constitution import Check, Repair, read
 from ptft_jax.rewards.base import Task
+from ptft_jax.rewards.constitution import Check, Repair, read
 
 TOML = """
 [[principles]]

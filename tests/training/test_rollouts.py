@@ -15,6 +15,7 @@ from ptft_jax.training import rollout_files
 from ptft_jax.training.answer_facts import add_up
 from ptft_jax.training.answer_rows import AnswerRows
 from ptft_jax.training.answer_scores import scores
+from ptft_jax.training.hooks import Halted, Moment
 from ptft_jax.training.prompt_order import Order
 from ptft_jax.training.rollouts import Rollouts
 from ptft_jax.training.termination import Terminated
@@ -261,3 +262,22 @@ def test_whose_answers_a_run_in_the_middle_of_a_rollout_learns_from(changes, own
     if not own:
         with pytest.raises(UserError, match=r"000012.jsonl: is not there, .*theirs was left in the middle of learning"):
             order().begun(12)
+
+
+def test_a_sampler_that_is_too_far_from_the_step_ends_the_run():
+    """In the first step of a rollout alone, and above the bound."""
+    made = Rollouts.__new__(Rollouts)
+    made._bound, made._updates, made._first_step, made._middle = 0.1, 2, 0, False
+    [hook] = made.hooks
+
+    def at(step, mismatch):
+        return Moment(step, first=step == 0, last=False, metrics=lambda: {"mismatch": mismatch})
+
+    assert [hook.when(at(step, 9.0)) for step in range(5)] == [False, True, False, True, False]
+    hook.do(at(1, 0.1))
+    with pytest.raises(
+        Halted, match="step 3: .* are 0.11 nats apart, .*objective.policy.max_mismatch = 0.1: the same command"
+    ):
+        hook.do(at(3, 0.11))
+    made._bound = 0.0
+    assert made.hooks == []

@@ -18,9 +18,13 @@ BEFORE = {"validation/chosen_log_prob": -9.0, "validation/margin": 0.0, "validat
 def test_better_answers_that_fall_are_said_of_each_set(objective):
     after = {"validation/chosen_log_prob": -13.0, "validation/margin": 2.5, "validation_b/chosen_log_prob": -4.0}
     [said] = objective.remarks(BEFORE, after)
-    assert "validation/chosen_log_prob went from -9 to -13 nats" in said and "validation/margin went from 0 to 2.5" in said
+    assert (
+        "validation/chosen_log_prob went from -9 to -13 nats" in said and "validation/margin went from 0 to 2.5" in said
+    )
     assert "objective.preference.sft" in said
-    [other] = objective.remarks(BEFORE, {**after, "validation/chosen_log_prob": -9.0, "validation_b/chosen_log_prob": -6.0})
+    [other] = objective.remarks(
+        BEFORE, {**after, "validation/chosen_log_prob": -9.0, "validation_b/chosen_log_prob": -6.0}
+    )
     assert "validation_b/chosen_log_prob went from -5 to -6" in other
     up = {name: value + 1 for name, value in BEFORE.items()} | {"source/chosen_log_prob": -99.0}
     assert objective.remarks(BEFORE | {"source/chosen_log_prob": 0.0}, up) == objective.remarks({}, after) == []
