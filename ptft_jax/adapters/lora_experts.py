@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ptft_jax.model.dispatch import Routed
 from ptft_jax.model.layers import dropout
 from ptft_jax.model.layout import HIDDEN
-from ptft_jax.model.moe import ExpertLinear, Routed
+from ptft_jax.model.moe import ExpertLinear
 
 
 class LowRankExperts(nnx.Module):

@@ -7,11 +7,17 @@ from typing import Any, Protocol
 
 import jax
 
+EXPERTS = "expert"  # the name of the mesh axis along which devices have some of the experts each, and rows of their own
+ROWS = ("replica", "fsdp", EXPERTS)  # those of all axes along which devices have rows of their own
 HIDDEN = "tensor"  # the name of the mesh axis along which devices have parts of an expert's hidden units
 
 
 class Layout(Protocol):
     """How arrays are spread over a mesh; hashable."""
+
+    @property
+    def expert_parts(self) -> int:
+        """Devices that have some of a layer's experts each."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Activations [B, ...] as they are at block edges."""

@@ -9,26 +9,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ptft_jax.model import dispatch
+from ptft_jax.model.dispatch import Routed
 from ptft_jax.model.layers import ACTIVATIONS, Linear, PerRow, SublayerAdapter
 from ptft_jax.model.quantized import recomputed
 from ptft_jax.model.spec import ModelSpec
 
 ROUTER = "blocks/mlp/router/"  # what the paths of routers' parameters begin with
 BIAS = "blocks/mlp/router_bias"  # where there is one
-
-
-class Routed(NamedTuple):
-    """Rows sorted by the expert they go to.
-
-    Attributes:
-      rows: [N, in], those of one expert after those of another.
-      sizes: int [E], how many go to each expert.
-      per_row: has a dropout key for each of them, or none.
-    """
-
-    rows: jax.Array
-    sizes: jax.Array
-    per_row: PerRow | None
 
 
 class Routing(NamedTuple):
@@ -112,6 +100,7 @@ class MoE(nnx.Module):
         self.adapter: SublayerAdapter | None = None
         # Carries out a function of (rows [B, ...], the experts' parameters) where the rows are; None: there is one device.
         self.spread: Callable[[Callable[[Any, Any], jax.Array], Any, Any], jax.Array] | None = None
+        self.parts = 1  # devices that have some of the experts each
 
     def __call__(self, x_BTD: jax.Array, per_row: PerRow | None = None) -> jax.Array:
         return self.routed(x_BTD, per_row)[0]
@@ -139,25 +128,12 @@ class MoE(nnx.Module):
         kernels = nnx.to_pure_dict(state)
 
         def mixed(rows: Any, kernels: Any) -> jax.Array:
-            return _mixed(nnx.merge(definition, kernels), spec.experts, *rows)
+            experts, tokens = nnx.merge(definition, kernels), dispatch.sent(*rows)
+            if self.parts == 1:
+                return dispatch.here(experts, spec.experts, tokens).reshape(rows[0].shape)
+            return dispatch.exchanged(experts, spec.experts, self.parts, tokens).reshape(rows[0].shape)
 
         return mixed(rows, kernels) if self.spread is None else self.spread(mixed, rows, kernels), routing
-
-
-def _mixed(
-    experts: Experts, count: int, x_BTD: jax.Array, weights: jax.Array, chosen: jax.Array, keys: jax.Array | None
-) -> jax.Array:
-    """[B, T, D]: what the chosen experts [B, T, experts per token] make of each token, summed with their weights; `keys` [B] of dropout."""
-    length, each = chosen.shape[1:]
-    x = x_BTD.reshape(-1, x_BTD.shape[-1])
-    order = jnp.argsort(chosen.reshape(-1))
-    sizes = jnp.bincount(chosen.reshape(-1), length=count)
-    token, per_row = order // each, None
-    if keys is not None:
-        # Of a token's own for each of its experts, whatever else is in the batch.
-        per_row = PerRow(jax.vmap(jax.random.fold_in)(keys[token // length], order % (length * each)), None)
-    y = experts(Routed(x[token], sizes, per_row)) * weights.reshape(-1)[order][:, None].astype(x.dtype)
-    return jnp.zeros_like(x).at[token].add(y).reshape(x_BTD.shape)
 
 
 def _routing(scores: jax.Array, shares: jax.Array, chosen: jax.Array, counted: jax.Array) -> Routing:

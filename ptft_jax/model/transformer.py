@@ -390,7 +390,7 @@ class Transformer:
                 if self.constrain is not None:
                     block.attention.spread = self.constrain.heads
                     if isinstance(block.mlp, MoE):
-                        block.mlp.spread = self.constrain.experts
+                        block.mlp.spread, block.mlp.parts = self.constrain.experts, self.constrain.expert_parts
                 y, _, used = block(x, view, per_row=own)
                 y = self._pinned(y)
                 return y, (used, y if keep else None)

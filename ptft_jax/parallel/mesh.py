@@ -11,18 +11,21 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from ptft_jax.errors import UserError
+from ptft_jax.model.layout import HIDDEN, ROWS
 
 # replica: rows of the batch, parameters copied. fsdp: rows of the batch, parameters split where they are kept.
-# tensor: the same rows, parameters split also where they are used. The last has the most to send, and the nearest devices.
-AXES = ("replica", "fsdp", "tensor")
-ROWS = ("replica", "fsdp")  # those that divide the rows of a batch
+# expert: rows of the batch, experts split where they are kept and used. tensor: the same rows, parameters split also where they are used.
+# The last has the most to send, and the nearest devices.
+AXES = (*ROWS, HIDDEN)
 
 
-def make(replica: int = 0, fsdp: int = 1, devices: Sequence[jax.Device] | None = None, *, tensor: int = 1) -> Mesh:
+def make(
+    replica: int = 0, fsdp: int = 1, devices: Sequence[jax.Device] | None = None, *, expert: int = 1, tensor: int = 1
+) -> Mesh:
     """A mesh of AXES over `devices` (default: all), near ones along the last axes.
 
     Args:
-      replica, fsdp, tensor: devices along each axis. One may be 0, what the others leave; `replica` is then 1 where another is.
+      replica, fsdp, expert, tensor: devices along each axis. One may be 0, what the others leave; `replica` is then 1 where another is.
 
     Raises:
       UserError: their product is not the number of devices, or the rows of a batch do not divide among processes or slices.
@@ -30,13 +33,13 @@ def make(replica: int = 0, fsdp: int = 1, devices: Sequence[jax.Device] | None =
     devices = list(devices if devices is not None else jax.devices())
     # A process' devices side by side: they hold a block of each batch (`ptft_jax.data.batches`).
     devices.sort(key=lambda device: device.process_index)
-    shape = _sizes({"replica": replica, "fsdp": fsdp, "tensor": tensor}, len(devices))
+    shape = _sizes({"replica": replica, "fsdp": fsdp, "expert": expert, "tensor": tensor}, len(devices))
     return Mesh(placed(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def of_options(parallel: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """As `make`, by `config.parallel`."""
-    return make(parallel.replica, parallel.fsdp, devices, tensor=parallel.tensor)
+    return make(parallel.replica, parallel.fsdp, devices, expert=parallel.expert, tensor=parallel.tensor)
 
 
 def row_groups(mesh: Mesh) -> int:
@@ -47,7 +50,7 @@ def row_groups(mesh: Mesh) -> int:
 def check_rows(counts: Mapping[str, int], mesh: Mesh) -> None:
     """Raises UserError where rows, by the setting that says how many, do not divide among the devices that have rows of their own."""
     parts = row_groups(mesh)
-    where = "" if parts == mesh.size else f" along {' and '.join(ROWS)}"
+    where = "" if parts == mesh.size else f" along {', '.join(ROWS)}"
     for name, count in counts.items():
         if count % parts:
             raise UserError(f"config.{name} = {count}: expected a multiple of the {parts} devices{where}")
@@ -67,7 +70,7 @@ def _sizes(sizes: dict[str, int], count: int) -> tuple[int, ...]:
         sizes[left] = max(count // math.prod(size for size in sizes.values() if size), 1)
     if math.prod(sizes.values()) == count:
         return tuple(sizes.values())
-    named = {axis: size for axis, size in sizes.items() if axis in ROWS or size != 1}
+    named = {axis: size for axis, size in sizes.items() if axis in ("replica", "fsdp") or size != 1}
     given = f"{' * '.join(f'parallel.{axis}' for axis in named)} = {' * '.join(map(str, named.values()))}"
     near = [f"parallel.{axis}={_nearest(size, count)}" for axis, size in named.items() if count % size]
     advice = (
@@ -87,7 +90,7 @@ def placed(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
     """Devices, given by process, in the shape of AXES by how they are wired.
 
     Those of a process are side by side along the rows of a batch, and all that have the same rows are of one process, as each reads its
-    own. Slices, which only a network joins, are apart along replica, and fsdp where that is not enough.
+    own. Slices, which only a network joins, are apart along replica, and the next of ROWS where that is not enough.
 
     Raises:
       UserError: that cannot be.

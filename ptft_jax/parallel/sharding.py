@@ -17,9 +17,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from ptft_jax.errors import UserError
+from ptft_jax.model.layout import ROWS
 from ptft_jax.model.quantized import plain_path
 from ptft_jax.parallel import tensor
-from ptft_jax.parallel.mesh import AXES, ROWS
+from ptft_jax.parallel.mesh import AXES
 from ptft_jax.params import rules as path_rules
 from ptft_jax.params.partition import source_of
 from ptft_jax.params.rules import STACK, flatten
@@ -48,17 +49,34 @@ def spec_of(path: str, shape: Sequence[int], tactic: Any, mesh: Mesh) -> Partiti
 
 
 def _split(path: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
-    along: list[Any] = [None] * len(shape)  # mesh axes of each of its own
-    split = tensor.axis_of(path, shape, mesh.shape["tensor"])
-    if split is not None:
-        along[split] = "tensor"
+    along = _used(path, shape, mesh)
     size = mesh.shape["fsdp"]
-    left = [n // mesh.shape["tensor"] if a == split else n for a, n in enumerate(shape)]
+    left = [n // _times(names(entry), mesh) for n, entry in zip(shape, along)]
     fits = [a for a in range(1 if path.startswith(STACK) else 0, len(shape)) if left[a] % size == 0 and left[a] > 1]
     if size > 1 and fits:
-        best = max(fits, key=lambda a: (a != split, left[a]))
-        along[best] = ("tensor", "fsdp") if best == split else "fsdp"
+        best = max(fits, key=lambda a: (along[a] is None, left[a]))
+        along[best] = "fsdp" if along[best] is None else (along[best], "fsdp")
+    return _spec(along)
+
+
+def _used(path: str, shape: Sequence[int], mesh: Mesh, whole: bool = False) -> list[Any]:
+    """The mesh axis, or None, of each axis of a parameter where it is used, which is along expert and, unless it is `whole` there, tensor."""
+    along: list[Any] = [None] * len(shape)
+    for name, axis in (
+        ("expert", tensor.expert_axis(path, shape, mesh.shape["expert"])),
+        ("tensor", None if whole else tensor.axis_of(path, shape, mesh.shape["tensor"])),
+    ):
+        if axis is not None:
+            along[axis] = name
+    return along
+
+
+def _spec(along: Sequence[Any]) -> PartitionSpec:
     return PartitionSpec(*along) if any(along) else PartitionSpec()
+
+
+def _times(axes: Sequence[str], mesh: Mesh) -> int:
+    return math.prod(mesh.shape[name] for name in axes)
 
 
 def of_params(shapes: Any, rules: Sequence[tuple[str, Any]], mesh: Mesh) -> dict[str, NamedSharding]:
@@ -74,7 +92,7 @@ def of_stored(stored: str, shape: Sequence[int], by_path: dict[str, NamedShardin
     sharding = by_path.get(source_of(stored))
     if sharding is None or len(sharding.spec) not in (0, len(shape)):
         return None
-    sizes = [math.prod(mesh.shape[name] for name in names(entry)) for entry in sharding.spec]
+    sizes = [_times(names(entry), mesh) for entry in sharding.spec]
     return sharding if all(n % size == 0 for n, size in zip(shape, sizes)) else None
 
 
@@ -124,29 +142,32 @@ class Rows:
         return jax.lax.with_sharding_constraint(x_BTNH, NamedSharding(self.mesh, spec))
 
     def whole(self, params: Any) -> Any:
-        """Parameters as they are used, whole on every device but for what tensor splits: they are gathered, and each device sums up the
-        gradients of its own rows. Left alone, the compiler may gather the rows instead, which are far larger."""
-        size = self.mesh.shape["tensor"]
-        if self.mesh.shape["fsdp"] * size == 1:
+        """Parameters as they are used, whole on every device but for what expert and tensor split: they are gathered, and each device
+        sums up the gradients of its own rows. Left alone, the compiler may gather the rows instead, which are far larger."""
+        if self.mesh.size == self.mesh.shape["replica"]:
             return params
 
         def used(keys: Any, a: jax.Array) -> jax.Array:
-            spec = _along("tensor", tensor.axis_of(path_rules.path_of(keys), a.shape, size), a.ndim)
+            spec = _spec(_used(path_rules.path_of(keys), a.shape, self.mesh))
             return jax.lax.with_sharding_constraint(a, NamedSharding(self.mesh, spec))
 
         return jax.tree_util.tree_map_with_path(used, params)
 
+    @property
+    def expert_parts(self) -> int:
+        """Devices that have some of a layer's experts each."""
+        return self.mesh.shape["expert"]
+
     def experts(self, function: Callable[[Any, Any], jax.Array], rows: Any, params: Any) -> jax.Array:
-        """What the experts of a layer, with `params`, make of rows [B, ...], each device of its own rows: a function that sorts all tokens as
-        if there were one device, which the compiler would have every device do for all rows. Along tensor each has a part of every
-        expert's hidden units, and the sums are added up; quantized kernels, whose blocks need not divide, are whole there."""
-        size = self.mesh.shape["tensor"]
+        """What the experts of a layer, with `params`, make of rows [B, ...], each device of its own rows, which it exchanges with
+        others along expert: a function that sorts all tokens as if there were one device, which the compiler would have every device do
+        for all rows. Along tensor each has a part of every expert's hidden units, and the sums are added up; quantized kernels, whose
+        blocks need not divide, are whole there."""
         flat = {path_rules.path_of(keys): a for keys, a in jax.tree_util.tree_leaves_with_path(params)}
-        split = size > 1 and not any(plain_path(path) != path for path in flat)
+        split = self.mesh.shape["tensor"] > 1 and not any(plain_path(path) != path for path in flat)
 
         def spec(keys: Any, a: jax.Array) -> PartitionSpec:
-            path = f"mlp/experts/{path_rules.path_of(keys)}"
-            return _along("tensor", tensor.axis_of(path, a.shape, size if split else 1), a.ndim)
+            return _spec(_used(f"mlp/experts/{path_rules.path_of(keys)}", a.shape, self.mesh, whole=not split))
 
         def own(rows: Any, params: Any) -> jax.Array:
             y = function(rows, params)
@@ -155,11 +176,6 @@ class Rows:
         specs = jax.tree_util.tree_map_with_path(spec, params)
         where = PartitionSpec(ROWS)
         return jax.shard_map(own, mesh=self.mesh, in_specs=(where, specs), out_specs=where)(rows, params)
-
-
-def _along(name: str, axis: int | None, count: int) -> PartitionSpec:
-    """Of `count` axes one split along a mesh axis, or none."""
-    return PartitionSpec() if axis is None else PartitionSpec(*(name if i == axis else None for i in range(count)))
 
 
 def bytes_per_device(tree: Any, shardings: Any) -> int:

@@ -1,4 +1,6 @@
-"""What the axis `tensor` splits of a transformer (Shoeybi et al. 2019, "Megatron-LM", section 3): of attention the heads, of the MLP the
+"""What is split of a transformer also where it is used.
+
+The axis `expert` has some of the experts of a mixture on each device. The axis `tensor` splits layers (Shoeybi et al. 2019, "Megatron-LM", section 3): of attention the heads, of the MLP the
 hidden units, of tables and readout the vocabulary. What splits by what a layer puts out needs no exchange before it, what splits by
 what a layer reads is added up behind it: one sum for attention and one for the MLP in each pass.
 
@@ -11,8 +13,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
+
 from ptft_jax.errors import UserError
-from ptft_jax.params.rules import flatten
+from ptft_jax.params.rules import STACK, flatten
 
 _OUT = r"(blocks/)?(attention/(query|key|value)|mlp/(experts/)?(gate|up))/"  # layers split by what they put out
 _IN = r"(blocks/)?(attention/out|mlp/(experts/)?down)/"  # by what they read
@@ -31,6 +35,14 @@ AXES: tuple[tuple[str, tuple[int, ...]], ...] = (
     (r"head/(scores/)?kernel/scales", (-2,)),
     (rf"head/(scores/)?({_ADDED}|bias)", (-1,)),
 )
+
+
+def expert_axis(path: str, shape: Sequence[int], size: int) -> int | None:
+    """As `axis_of`, of experts: all that one has is where it is."""
+    if size == 1 or not re.match(r"(blocks/)?mlp/experts/", path):
+        return None
+    axis = int(path.startswith(STACK))
+    return axis if shape[axis] % size == 0 else None
 
 
 def axis_of(path: str, shape: Sequence[int], size: int) -> int | None:
@@ -60,22 +72,28 @@ class _Split(NamedTuple):
         return any(n % size == 0 or (self.copied and size % n == 0) for n in self.lengths)
 
 
-def check(spec: Any, shapes: Mapping[str, Any], size: int, field: str = "config.parallel.tensor") -> None:
-    """Raises UserError where a model does not divide among so many devices, with the leaf and the nearest number that does.
+def check(spec: Any, shapes: Mapping[str, Any], mesh: Mesh) -> None:
+    """Raises UserError where a model does not divide along the axes expert and tensor, with the leaf and the nearest number that does.
 
     Args:
       spec: of the model, resolved.
       shapes: of its parameters.
     """
-    if size == 1:
-        return
-    parts = _parts(spec, flatten(shapes))
-    wrong = next((part for part in parts if not part.fits(size)), None)
-    if wrong is None:
-        return
-    most = max(max(part.lengths) for part in parts)
-    near = min((n for n in range(1, most + 1) if all(p.fits(n) for p in parts)), key=lambda n: (abs(n - size), n))
-    raise UserError(f"{field} = {size}: {wrong.path} has {wrong.what}: not a multiple of it; nearest that fits: {near}")
+    flat = flatten(shapes)
+    if mesh.shape["expert"] > 1 and not spec.experts:
+        raise UserError(
+            f"config.parallel.expert = {mesh.shape['expert']}: the model has no experts (model.experts): expected 1"
+        )
+    experts = [_Split("blocks/mlp/experts", f"{spec.experts} experts (model.experts)", (spec.experts,))]
+    for axis, parts in (("expert", experts), ("tensor", _parts(spec, flat))):
+        size = mesh.shape[axis]
+        wrong = next((part for part in parts if not part.fits(size)), None)
+        if wrong is not None:
+            fitting = (n for n in range(1, mesh.size + 1) if mesh.size % n == 0 and all(p.fits(n) for p in parts))
+            near = min(fitting, key=lambda n: (abs(n - size), n))
+            raise UserError(
+                f"config.parallel.{axis} = {size}: {wrong.path} has {wrong.what}: not a multiple of it; nearest that fits: {near}"
+            )
 
 
 def _parts(spec: Any, flat: Mapping[str, Any]) -> list[_Split]:

@@ -17,9 +17,9 @@ from jax.sharding import Mesh
 from ptft_jax import config as configs
 from ptft_jax.data.pictures import settled as pictures
 from ptft_jax.errors import UserError
-from ptft_jax.parallel import cost, sharding
+from ptft_jax.parallel import cost
 from ptft_jax.parallel import mesh as meshes
-from ptft_jax.params.rules import path_of
+from ptft_jax.parallel.leaves import Leaf, of_state
 from ptft_jax.planning import flops, forms
 from ptft_jax.planning.topologies import Topology
 from ptft_jax.training.completion import resolve
@@ -36,18 +36,6 @@ PARTS = {
 }
 _NEEDS = re.compile(r"[Uu]sed ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-
-
-@dataclasses.dataclass(frozen=True)
-class Leaf:
-    """An array of the state: where each device has which part of it, and the bytes of that."""
-
-    path: str
-    shape: tuple[int, ...]
-    dtype: str
-    spec: tuple[Any, ...]
-    bytes: int
-    copied: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +125,7 @@ def plan(config: configs.Config, topology: Topology, *, tuned: bool | None = Non
     began = time.monotonic()
     traced = trainer.program.train.trace(trainer.state_like, placed)
     operations = flops.of_jaxpr(traced.jaxpr)
-    leaves = _leaves(trainer.state_like)
+    leaves = of_state(trainer.state_like)
     memory = {
         name: sum(leaf.bytes for leaf in leaves if leaf.path.startswith(f"{part}/")) for part, name in PARTS.items()
     }
@@ -203,18 +191,6 @@ def _completed(config: configs.Config, tuned: bool | None) -> tuple[configs.Sect
         advice = "a parent that is not there is planned by --tuned, its sizes (model), and no init.from"
         raise UserError(f"{e}; {advice}") from e
     return section, parent is not None
-
-
-def _leaves(state: Any) -> list[Leaf]:
-    """The arrays of a state, the largest part first."""
-
-    def leaf(key_path: Any, a: Any) -> Leaf:
-        size = sharding.bytes_per_device(a, a.sharding)
-        copied = a.sharding.num_devices > 1 and a.sharding.is_fully_replicated
-        return Leaf(path_of(key_path), tuple(a.shape), str(a.dtype), tuple(a.sharding.spec), size, copied)
-
-    found = [leaf(path, a) for path, a in jax.tree_util.tree_leaves_with_path(state)]
-    return sorted(found, key=lambda one: -one.bytes)
 
 
 def _count(tree: Any) -> int:

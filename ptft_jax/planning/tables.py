@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from ptft_jax.config import Config
+from ptft_jax.model.layout import ROWS
 from ptft_jax.parallel import sharding
+from ptft_jax.parallel.leaves import Leaf, copied
 from ptft_jax.planning.chips import GIB
-from ptft_jax.planning.plan import Leaf, Plan
+from ptft_jax.planning.plan import Plan
 from ptft_jax.planning.search import Tried
 
 SHOWN = 8  # leaves, and exchanges
-LARGE = 1 << 20  # bytes from which a copied leaf is worth a line
 
 
 def of(
@@ -51,12 +53,7 @@ def advice(config: Config, plan: Plan) -> list[str]:
             f"does not fit: it needs {need} of the {(plan.capacity or 0) / GIB:.1f} GiB of a device"
             + _changes(config, plan)
         )
-    for leaf in plan.leaves:
-        if leaf.copied and leaf.bytes >= LARGE:
-            found.append(
-                f"copied: {leaf.path} {leaf.shape}, {_mib(leaf.bytes)} MiB, is whole on every device (parallel.fsdp, parallel.rules)"
-            )
-    return found
+    return found + copied(plan.leaves)
 
 
 def as_json(plan: Plan | None) -> dict[str, Any]:
@@ -69,7 +66,7 @@ def as_json(plan: Plan | None) -> dict[str, Any]:
 def _changes(config: Config, plan: Plan) -> str:
     """What saves memory, of what is not used yet, what costs least time first."""
     c, some = config, []
-    rows = c.data.batch_size // (c.training.micro_batches * plan.mesh["replica"] * plan.mesh["fsdp"])
+    rows = c.data.batch_size // (c.training.micro_batches * math.prod(plan.mesh[axis] for axis in ROWS))
     if (copies := plan.mesh["replica"]) > 1:
         some.append(f"split the parameters over more devices (parallel.fsdp={plan.mesh['fsdp'] * _least(copies)})")
     if rows > 1:

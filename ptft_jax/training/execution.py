@@ -20,7 +20,7 @@ from ptft_jax.evaluation.behavior import BehaviorSet
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.evaluation.names import SOURCE
 from ptft_jax.objectives import counts
-from ptft_jax.parallel import processes, sharding
+from ptft_jax.parallel import leaves, processes, sharding
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.reporting.clock import Clock
 from ptft_jax.reporting.metrics import MetricsWriter
@@ -283,6 +283,9 @@ class Execution:
             f"mesh {shape} ({run.trainer.mesh.devices.flat[0].platform}), {per_device / 2**20:.1f} MiB of state a device; "
             f"{what}; step {step} of {run.plan.steps}"
         )
+        if leaves.splits(run.trainer.mesh):
+            for line in leaves.copied(leaves.of_state(run.trainer.state_like)):
+                run.reporter.say(f"warning: {line}")
 
     def _loop(
         self,

@@ -159,7 +159,7 @@ class Trainer(Compiled):
         spec = specs.from_config(c.model, rows)
         self.plain = Transformer(spec, None, constrain)
         if constrain is not None:
-            tensor.check(spec.resolved, self.plain.shapes(), constrain.mesh.shape["tensor"])
+            tensor.check(spec.resolved, self.plain.shapes(), constrain.mesh)
         if self.adapter is not None:
             self.adapter.check(self.plain.shapes())
             if self.tuned and c.init.adapter:

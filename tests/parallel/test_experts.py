@@ -1,13 +1,24 @@
 """A mixture of experts over devices: each sends its own tokens to experts, and no more than these."""
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from ptft_jax.adapters.base import ADDED
+from ptft_jax.adapters.lora import Lora
+from ptft_jax.model import dispatch
+from ptft_jax.model.moe import Experts
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
-from ptft_jax.parallel import mesh, sharding
+from ptft_jax.parallel import cost, mesh, sharding
+from ptft_jax.params.rules import flatten, unflatten
+from tests.helpers import LLAMA, train
+from tests.parallel.test_invariance import ROUNDING
 
 ROWS, LENGTH, DEVICES = 8, 16, 8
 SIZES = dict(
@@ -40,3 +51,78 @@ def test_each_device_works_on_its_own_rows(scan, fsdp):
     assert flops < 1.2 * share, "of all rows it would be 8 times as many"
     assert found == pytest.approx(value, rel=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-8), of_found, slopes)
+
+
+def routed(chosen, layout=None, parts=1):
+    """(a loss of what the experts of a layer make of tokens that go to `chosen`, its gradients by tokens, weights and kernels)."""
+    spec = ModelSpec(**SIZES, gated=True, activation="silu").resolved
+    definition, state = nnx.split(Experts(spec, nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(ROWS, LENGTH, spec.width)).astype(np.float32)
+    chosen, weights = jnp.asarray(chosen), rng.uniform(size=chosen.shape).astype(np.float32)
+
+    def mixed(rows, kernels):
+        experts, tokens = nnx.merge(definition, kernels), dispatch.sent(*rows)
+        some = dispatch.here if layout is None else functools.partial(dispatch.exchanged, parts=parts)
+        return some(experts, spec.experts, tokens=tokens).reshape(rows[0].shape)
+
+    def loss(x, weights, kernels):
+        rows = (x, weights, chosen, None)
+        y = mixed(rows, kernels) if layout is None else layout.experts(mixed, rows, kernels)
+        return jnp.sum(jnp.sin(30 * y))
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(x, weights, nnx.to_pure_dict(state))
+
+
+CHOSEN = {
+    "evenly": np.tile([[0, 1], [2, 3]], (ROWS, LENGTH // 2, 1)),
+    "at random": np.random.default_rng(1).permuted(np.tile(np.arange(4), (ROWS, LENGTH, 1)), axis=-1)[..., :2],
+    "all to two": np.tile([3, 1], (ROWS, LENGTH, 1)),
+}
+
+
+@pytest.mark.parametrize("chosen", CHOSEN)
+def test_no_token_is_lost_on_its_way_to_other_devices(chosen):
+    """Whatever is chosen: what has no room in the first round goes in those after it."""
+    layout = sharding.Rows(mesh.make(expert=4))
+    one, other = routed(CHOSEN[chosen]), routed(CHOSEN[chosen], layout, 4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), other, one)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    "axes", [dict(expert=4), dict(fsdp=2, expert=2, tensor=2), dict(fsdp=2, expert=4)], ids=str
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_losses_are_those_of_one_device(kind, axes):
+    """Of experts that are on other devices, with dropout of their adapters."""
+    lora = Lora(4, 8.0, False, 0.1, ("blocks/mlp/experts/.*", "blocks/attention/query"))
+    how = dict(adapter=lora, rates=((ADDED, 1.0), (".*", 0.0))) if kind == "lora" else {}
+    how |= dict(experts=4, experts_per_token=2, mlp_width=32, **LLAMA, steps=2)
+    one, other = train(**how), train(devices=8, **axes, **how)
+    np.testing.assert_allclose(other.losses, one.losses, atol=ROUNDING, rtol=0)
+    np.testing.assert_allclose(other.grad_norms, one.grad_norms, rtol=1e-5)
+
+
+def test_a_device_has_its_own_experts_and_sends_tokens():
+    """Of 4 devices each has a quarter of the products of experts in a round of which two do, and exchanges rows, but no kernels."""
+    spec = ModelSpec(**SIZES, gated=True, activation="silu", scan=False)
+    layout = sharding.Rows(mesh.make(1, 1, jax.devices()[:4], expert=4))
+    params = Transformer(spec).shapes()
+    by_path = sharding.of_params(params, sharding.DEFAULT_RULES, layout.mesh)
+    placed = unflatten(
+        {p: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=by_path[p]) for p, a in flatten(params).items()}
+    )
+    tokens = jax.ShapeDtypeStruct((ROWS, LENGTH), np.int32, sharding=layout.sharding)
+    model = Transformer(spec, constrain=layout)
+    program = cost.parse(jax.jit(model).lower(placed, tokens).compile().as_text())
+    kinds = {one.kind for one in program.collectives() if one.group}
+    n, each, width, hidden = ROWS * LENGTH // 4, 2, 16, 32
+    room = math.ceil(n * each / 4 * dispatch.ROOM)
+    rounds = math.ceil(n / room)
+    own = 2 * rounds * 4 * room * 3 * width * hidden
+    found = sum(one.flops for one in program.dots() if "shard_map" in one.scope)
+    assert found == spec.layers * own and rounds == 2
+    assert "all-to-all" in kinds
+    sent = [s for one in program.collectives() if one.kind == "all-to-all" for s in one.shapes if s[-1:] == (width,)]
+    assert sent and all(np.prod(shape) <= 4 * room * width for shape in sent)

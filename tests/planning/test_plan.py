@@ -72,7 +72,11 @@ def test_a_plan_is_of_the_program_that_runs(machine):
     held = sum(shard.data.nbytes for leaf in jax.tree.leaves((state.trainable, state.optimizer))
                for shard in leaf.addressable_shards if shard.device == machine.devices[0])  # fmt: skip
     assert found.memory["parameters that train"] + found.memory["optimizer"] == held
-    assert found.mesh == {"replica": 2, "fsdp": 4, "tensor": 1} and found.devices == 8 and found.tokens == ROWS * LENGTH
+    assert (
+        found.mesh == {"replica": 2, "fsdp": 4, "expert": 1, "tensor": 1}
+        and found.devices == 8
+        and found.tokens == ROWS * LENGTH
+    )
     assert found.parameters == found.trainable == sum(a.size for a in jax.tree.leaves(trainer.shapes))
     assert found.fits is None and not found.bounds, "what this machine can do is not known"
     axes = {exchange.axes for exchange in found.exchanges}
