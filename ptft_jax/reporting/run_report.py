@@ -62,7 +62,8 @@ def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     folders = list({folder.resolve(): folder for folder in folders}.values())
     names = run_names.names([folder.name for folder in folders], list(map(str, folders)))
     rows = [_read(name, folder) for name, folder in zip(names, folders)]
-    write_json(out.with_name("results.json"), {row["name"]: row for row in rows})
+    figures = {row["name"]: {k: v for k, v in row.items() if k != "pictures"} for row in rows}
+    write_json(out.with_name("results.json"), figures)
     page = Page("Runs", ", ".join(map(str, folders)))
     page.heading("Summary")
     page.table([_summary(row, rows) for row in rows])

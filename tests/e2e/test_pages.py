@@ -56,7 +56,10 @@ def test_launching(tmp_path):
 
 def test_images(tmp_path):
     [printed] = carry_out("images", tmp_path)
-    found = json.loads(printed[printed.index("\n{\n") :])
+    found, _ = json.JSONDecoder().raw_decode(printed[printed.index("\n{\n") + 1 :])
+    told = json.loads(printed[printed.rindex("\n{\n") :])
+    assert told["pooling"] == "mean" and told["learned_from"] > 1000 and told["probe/ridge/all"] > 0.8
+    assert {f"probe/{probe}/{shots}" for probe in ("ridge", "knn") for shots in (1, 10, "all")} <= told.keys()
     assert (tmp_path / "letters.png").read_bytes().startswith(b"\x89PNG")
     assert found["examples"] > 100 and summary(tmp_path, "digits")["finished"]
 
