@@ -50,6 +50,31 @@ def check_kind(
     )
 
 
+def check_neighbors(values: Mapping[str, Any]) -> None:
+    """Raises UserError where passages are looked up for chunks of rows that no method reads, or none for one that does; or where that is to
+    write. `values`: of the config, nested dicts."""
+    reads, index = "retro" in values["tune"]["method"].split("+"), values["data"]["neighbors"]["index"]
+    if reads and not index:
+        raise UserError(
+            "config.tune.method = 'retro': it reads what is found for chunks of rows, and config.data.neighbors.index is '': name an index of passages "
+            "(ptft index --kind=bm25)"
+        )
+    if index and not reads:
+        raise UserError(
+            f"config.data.neighbors.index = {index!r}: nothing reads what is found: expected tune.method = 'retro', with a parent (init.from), or ''"
+        )
+    writing = {
+        "samples.prompts": values["samples"]["prompts"],
+        "eval.answers.verifiers": values["eval"]["answers"]["verifiers"],
+        "eval.behavior.tasks": values["eval"]["behavior"]["tasks"],
+    }
+    for field, asked in writing.items():
+        if reads and asked:
+            raise UserError(
+                f"config.{field}: a model of tune.method = 'retro' reads rows, and writes no text; leave it at ()"
+            )
+
+
 def check_samples(
     name: str, prompts: Any, objectives: Mapping[str, ObjectiveSpec] = OBJECTIVES, field: str = "samples.prompts"
 ) -> None:

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from ptft_jax import config as configs
+from ptft_jax.config.sources import SOURCES
 from ptft_jax.errors import UserError
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.retrieval import index
+from ptft_jax.retrieval.passages import Corpus
 from ptft_jax.training import assembly
 from tests.helpers import quiet_train, tiny_config
 
@@ -110,6 +113,8 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
     principles = tmp_path / "principles.json"
     checked = {"name": "a", "text": "b", "check": {"verifier": "regex", "least": 1, "settings": {"pattern": "c"}}}
     principles.write_text(json.dumps([checked]))
+    passages = Corpus(f"text:{text_file}", "", 4, SOURCES)
+    index.build(tmp_path / "passages", "bm25", passages, words=4)
     schema = tmp_path / "schema.json"
     schema.write_text("{}")
     pairs = tmp_path / "pairs.jsonl"
@@ -154,6 +159,13 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "data__length": 8,
         },
         {"init__from_": str(tmp_path / "parent"), "tune__method": "adalora", "tune__smooth__method": "r3f"},
+        {
+            "init__from_": str(tmp_path / "parent"),
+            "tune__method": "retro",
+            "tune__retro__heads": 2,
+            "data__neighbors__index": str(tmp_path / "passages"),
+            "data__neighbors__length": 32,
+        },
         {
             "init__from_": str(tmp_path / "parent"),
             "tune__method": "vera+oft",

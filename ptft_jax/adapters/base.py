@@ -50,6 +50,7 @@ class Method:
       mergeable: whether `merge` can give the parameters of a plain model.
       virtual_tokens: how many learned vectors the method places before the tokens of a row, taking their positions.
       prefix_length: how many keys it places before the row's in every layer; they take positions, too.
+      reads_neighbors: whether it reads what was found for each chunk of a row (`ptft_jax.adapters.retro`).
       note: what a run is to say of how it starts, or "".
       starts_as_base: whether the model computes what it would without the method, until something is learned.
       names: of several adapters, of which each row has one (`ptft_jax.adapters.multi_adapter`); () of a single one.
@@ -62,6 +63,7 @@ class Method:
     mergeable: bool = True
     virtual_tokens: int = 0
     prefix_length: int = 0
+    reads_neighbors: bool = False
     note: str = ""
     starts_as_base: bool = True
     names: tuple[str, ...] = ()

@@ -37,6 +37,10 @@ class Composed(Method):
         return sum(method.prefix_length for method in self.methods)
 
     @property
+    def reads_neighbors(self) -> bool:
+        return any(method.reads_neighbors for method in self.methods)
+
+    @property
     def note(self) -> str:
         return "\n".join(method.note for method in self.methods if method.note)
 

@@ -73,6 +73,10 @@ class QuantizedBase(Method):
         return self.method.prefix_length
 
     @property
+    def reads_neighbors(self) -> bool:
+        return self.method.reads_neighbors
+
+    @property
     def note(self) -> str:
         return self.method.note
 

@@ -198,6 +198,13 @@ class GatedPrefixOptions(Options):
     layers: int = declared(natural(0, "how many of the last layers have them; 0 = all"))
 
 
+class RetroOptions(Options):
+    """`config.tune.retro`: attention to passages that are found for each chunk of a row (`data.neighbors`)."""
+
+    heads: int = declared(positive(4, "heads of the attention to passages; they divide the model's width"))
+    layers: int = declared(natural(0, "how many of the last layers read passages; 0 = all"))
+
+
 class PromptOptions(Options):
     """`config.tune.prompt`: learned vectors before every row."""
 
@@ -239,6 +246,7 @@ class MethodOptions(Options):
     bottleneck: BottleneckOptions = section(BottleneckOptions)
     prefix: PrefixOptions = section(PrefixOptions)
     gated_prefix: GatedPrefixOptions = section(GatedPrefixOptions)
+    retro: RetroOptions = section(RetroOptions)
     prompt: PromptOptions = section(PromptOptions)
     p_tuning: PTuningOptions = section(PTuningOptions)
 
@@ -258,6 +266,7 @@ METHODS: Mapping[str, MethodSpec] = {
     "bottleneck": MethodSpec(f"{_HERE}.bottleneck:Bottleneck", fields_of(BottleneckOptions)),
     "prefix": MethodSpec(f"{_HERE}.prefix:Prefix", fields_of(PrefixOptions)),
     "gated_prefix": MethodSpec(f"{_HERE}.gated_prefix:GatedPrefix", fields_of(GatedPrefixOptions)),
+    "retro": MethodSpec(f"{_HERE}.retro:Retro", fields_of(RetroOptions)),
     "prompt": MethodSpec(f"{_HERE}.prompt:Prompt", fields_of(PromptOptions)),
     "p_tuning": MethodSpec(f"{_HERE}.p_tuning:PTuning", fields_of(PTuningOptions)),
 }

@@ -82,7 +82,7 @@ def packed_how(setting: str, tokens: Tokens, builder: Builder) -> str:
     if setting != "auto":
         return setting
     whole = tokens.kind in ("text", "rated-text") or (tokens.kind == "tokens" and tokens.store.trained is None)
-    return "concat" if whole else "best_fit"
+    return "concat" if whole else "best_fit" if builder.neighbors is None else "none"
 
 
 def filled(data: DataOptions, tokens: Tokens, builder: Builder, *, partial: bool, seed: int = 0) -> Filled:

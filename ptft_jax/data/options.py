@@ -44,6 +44,17 @@ class TokenizerOptions(Options):
     )
 
 
+class NeighborOptions(Options):
+    """`config.data.neighbors`: passages that are found for each chunk of a row, which `tune.method=retro` reads."""
+
+    index: str = declared(
+        Field("", "the index of passages that they are looked up in (ptft index --kind=bm25); '' = none")
+    )
+    chunk: int = declared(positive(32, "tokens of a chunk; data.length is several of them"))
+    k: int = declared(positive(2, "passages of each chunk, the best of those that are found by its words"))
+    length: int = declared(positive(64, "tokens of a passage at most: a longer one is an error"))
+
+
 class DataOptions(Options):
     """`config.data`: what is trained on, validated and tested, and how it fills rows."""
 
@@ -120,5 +131,6 @@ class DataOptions(Options):
         )
     )
     prefetch: int = declared(natural(2, "batches prepared ahead"))
+    neighbors: NeighborOptions = section(NeighborOptions)
     images: ImageOptions = section(ImageOptions)
     augment: AugmentOptions = section(AugmentOptions)

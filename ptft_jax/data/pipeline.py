@@ -154,6 +154,9 @@ def training(
         for s, x in zip(sets, shares)
     ]
     keys = [part.store.key for part in parts]
+    if builder.neighbors is not None:
+        builder.neighbors.check()
+        keys.append(builder.neighbors.fingerprint)
     return TrainingData(
         tuple(dataclasses.replace(s.rows, segmented=segmented, pairs=pairs) for s in sets),
         mixture,

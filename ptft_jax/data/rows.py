@@ -127,6 +127,8 @@ class RowSet:
             made = stacked([self._picture(self.builder, int(i), key) for i, key in zip(indices, keys)])
         else:
             made = stacked([self.row(int(i), key) for i, key in zip(indices, keys)])
+        if self.builder.neighbors is not None:
+            made["neighbors"] = self.builder.neighbors.of_rows(made["inputs"], made.get("segments"))
         return {**made, **{name: array[indices] for name, array in (self.reference or {}).items()}}
 
     def _picture(self, builder: Pictures, index: int, key: Sequence[int]) -> Rows:

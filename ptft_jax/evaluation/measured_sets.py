@@ -170,7 +170,7 @@ def source_settings(config: configs.Section, parent: Any) -> dict[str, Any] | No
     if known is None:
         return None
     known = _retained(config, parent) or known
-    own = ("length", "batch_size", "workers", "images", "augment")
+    own = ("length", "batch_size", "workers", "neighbors", "images", "augment")
     theirs = {name: v for name, v in known.read_all().items() if name not in own}
     return {**theirs, "mixture": ()}
 

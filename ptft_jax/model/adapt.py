@@ -16,6 +16,7 @@ class Adapt(Protocol):
     Attributes:
       virtual_tokens: how many learned vectors it places before the tokens of a row (prompt tuning).
       prefix_length: how many keys it places before those of a row in every layer (prefix tuning).
+      reads_neighbors: whether it reads what was found for each chunk of a row (`Inputs.neighbors`).
       names: of several adapters, of which each row has one; () where there is one for all rows.
       quantization: how the kernels of the model's base are kept; None = as they are.
     """
@@ -25,6 +26,9 @@ class Adapt(Protocol):
 
     @property
     def prefix_length(self) -> int: ...
+
+    @property
+    def reads_neighbors(self) -> bool: ...
 
     @property
     def names(self) -> tuple[str, ...]: ...

@@ -20,6 +20,8 @@ class Inputs(NamedTuple):
       prefix: bool [B, T]; positions of a causal model that also see those of them that come later (prefix LM). By default none.
       types: int token types [B, T], for models that have them (BERT's sentence A or B); by default 0.
       adapters: int [B], which of several adapters a row has, in a model that has several (`ptft_jax.adapters.multi_adapter`).
+      neighbors: int token ids [B, U, k, n] of passages that were found for each of U chunks of equal length, in a model that reads such
+        (`ptft_jax.adapters.retro`); -1 = no token, and a chunk of which none is there has found nothing.
       keys: one dropout key per row [B]; by default no dropout.
       noise: float [B, T, D], what is added to the tokens' vectors, or the patches'; by default nothing.
       visible: int [B, K], of a model of images the patches that it sees, by their numbers; by default all.
@@ -32,6 +34,7 @@ class Inputs(NamedTuple):
     prefix: jax.Array | None = None
     types: jax.Array | None = None
     adapters: jax.Array | None = None
+    neighbors: jax.Array | None = None
     keys: jax.Array | None = None
     noise: jax.Array | None = None
     visible: jax.Array | None = None

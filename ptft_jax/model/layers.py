@@ -28,12 +28,14 @@ ACTIVATIONS = {
 
 class PerRow(NamedTuple):
     """What is a row's own: its dropout `keys` [B] (None = no dropout), the number of its adapter, `adapters` int [B] (None = the
-    model has one for all), and which of its tokens are `counted` [B, T] where experts say how they were used (None = they
-    do not)."""
+    model has one for all), which of its tokens are `counted` [B, T] where experts say how they were used (None = they
+    do not), and what was found for its chunks, `neighbors`: states [B, U, S, D], and which of them there are, bool [B, U, S] (None =
+    nothing was looked up)."""
 
     keys: jax.Array | None
     adapters: jax.Array | None
     counted: jax.Array | None = None
+    neighbors: tuple[jax.Array, jax.Array] | None = None
 
 
 def again(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ptft_jax.errors import UserError
-from ptft_jax.model import heads, rotary
+from ptft_jax.model import found, heads, rotary
 from ptft_jax.model import stacks as stacking
 from ptft_jax.model.adapt import Adapt
 from ptft_jax.model.attention import Cache, View
@@ -94,6 +94,11 @@ class Transformer:
     def several(self) -> bool:
         """Whether rows have adapters of their own."""
         return self.adapt is not None and bool(self.adapt.names)
+
+    @property
+    def reads_neighbors(self) -> bool:
+        """Whether it reads what was found for each chunk of a row (`Inputs.neighbors`)."""
+        return self.adapt is not None and self.adapt.reads_neighbors
 
     @property
     def quantization(self) -> Quantization | None:
@@ -190,8 +195,26 @@ class Transformer:
         self, params: Params, trunk: Trunk, inputs: Inputs, *, routing: bool = False, keep: bool = False
     ) -> tuple[jax.Array, tuple[Routing | None, Any]]:
         """What `_stacks` gives of rows, with their learned vectors; where it is to `keep` streams, that behind the embedding is the first."""
+        neighbors = self._neighbors(params, trunk, inputs)
+        per_row = PerRow(
+            inputs.keys, self._numbers(inputs.adapters), self._counted(inputs) if routing else None, neighbors
+        )
+        return self._read(params, trunk, inputs, per_row, keep=keep)
+
+    def _neighbors(self, params: Params, trunk: Trunk, inputs: Inputs) -> tuple[jax.Array, jax.Array] | None:
+        """What the model, without what reads it, makes of passages that were found, as `PerRow` has it."""
+        if not self.reads_neighbors:
+            return None
+        if inputs.neighbors is None or self.virtual_tokens:
+            found.refuse(self.virtual_tokens)
+        y, _ = self._read(params, trunk, found.passages(inputs.neighbors), PerRow(None, None))
+        return found.states(inputs.neighbors, y if trunk.final_norm is None else trunk.final_norm(y))
+
+    def _read(
+        self, params: Params, trunk: Trunk, inputs: Inputs, per_row: PerRow, *, keep: bool = False
+    ) -> tuple[jax.Array, tuple[Routing | None, Any]]:
+        """As `_through`, by what is each row's own."""
         spec = self.spec.resolved
-        per_row = PerRow(inputs.keys, self._numbers(inputs.adapters), self._counted(inputs) if routing else None)
         inputs = self._placed(inputs)
         x_BTD = self._pinned(dropout(trunk.embed(inputs), spec.dropout, per_row, 0))
         seen = Seen(
@@ -328,6 +351,8 @@ class Transformer:
           allowed_BTS: which of the S slots each may see.
           start: the slot of the first new token, of all rows or [B].
         """
+        if self.reads_neighbors:
+            found.refuse(self.virtual_tokens)
         trunk, inputs = self._trunk(params), inputs._replace(positions=inputs.placed + self.prefix_length)
         x_BTD = trunk.embed(inputs)
         views = self._views(Seen(causal=False, listed=allowed_BTS, first=start), inputs.placed)

@@ -237,6 +237,7 @@ def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
         prefix=batch.get("prefix"),
         types=batch.get("types"),
         adapters=batch.get("adapters"),
+        neighbors=batch.get("neighbors"),
         keys=context.keys,
         visible=batch.get("visible"),
         reads=reads,

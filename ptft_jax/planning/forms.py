@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 
 from ptft_jax.data import batches, builders, filling, packing, records, source_splits, store
@@ -27,6 +29,11 @@ def of(trainer: Trainer) -> dict[str, Any]:
     c = trainer.config
     added = c.tokenizer.add or _ADDED
     builder = builders.for_model(c.objective, tok.with_tokens(tok.ByteTokenizer(), added), c.model, c.data)
+    neighbors = builder.neighbors
+    if (
+        neighbors is not None
+    ):  # of which only the form is planned, not how long passages are in a tokenizer that is not there
+        builder = dataclasses.replace(builder, neighbors=None)
     if builder.sampled:
         raise UserError(
             f"config.objective.name = {c.objective.name!r}: what a step learns from is written by the model, and is not planned"
@@ -40,7 +47,11 @@ def of(trainer: Trainer) -> dict[str, Any]:
     sets = (rows,)
     if trainer.objective.precomputed:
         sets = reference.pending(trainer, sets)
-    return batches.forms(sets, c.data.batch_size, adapters=bool(c.tune.adapters))
+    made = batches.forms(sets, c.data.batch_size, adapters=bool(c.tune.adapters))
+    if neighbors is not None:
+        shape = neighbors.of_length(c.data.length)
+        made["neighbors"] = jax.ShapeDtypeStruct((c.data.batch_size, *shape), np.int32)
+    return made
 
 
 def _examples(builder: builders.Builder, kind: str, length: int, each: int, vocabulary: int) -> store.Store:

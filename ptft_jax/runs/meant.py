@@ -91,6 +91,7 @@ SETTINGS: Mapping[str, Callable[[Any, str], Any]] = {
     "data.source": source,
     "data.mixture": mixture,
     "data.template": template,
+    "data.neighbors.index": file,
     "eval.source": source,
     "eval.answers.source": source,
     "eval.behavior.source": source,

@@ -122,6 +122,7 @@ class Run:
         init: dict[str, Any] = c.init.read_all() if self.parent else {"weights": "auto", "fresh": (), "adapter": ""}
         self._check_rows(mesh)
         pairing.check_model(c.objective.name, c.model, c.tables.objectives)
+        pairing.check_neighbors(c.as_dict())
         pairing.check_samples(c.objective.name, c.samples.prompts, c.tables.objectives)
         asked = c.eval.answers.verifiers
         pairing.check_samples(c.objective.name, asked, c.tables.objectives, "eval.answers.verifiers")

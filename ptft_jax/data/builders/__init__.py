@@ -24,9 +24,12 @@ def for_model(objective: Any, tokenizer: Tokenizer, model: Any, data: Any) -> Bu
       model: its `ModelSpec`, or `config.model`.
 
     Raises:
-      UserError: as `Builder.of`.
+      UserError: as `Builder.of`; passages that do not go with the rows (`data.neighbors`).
     """
     if model.image_size:
         spec = objective.tables.objectives[objective.name]
         return located(spec.pictures).of_images(objective, model, data)
-    return build(objective, tokenizer, model.causal)
+    builder = build(objective, tokenizer, model.causal)
+    if not data.neighbors.index:
+        return builder
+    return located("ptft_jax.retrieval.chunks:with_neighbors")(builder, tokenizer, model, data)

@@ -36,6 +36,7 @@ class Builder(abc.ABC):
       stepped: whether some tokens of an answer end a step, each with a label: `right`, bool [T]; positions have no targets.
       partly: whether it learns some tokens of a text and not others, where the data say which.
       pictured: whether its pieces are images (`ptft_jax.data.builders.pictures`), each a row.
+      neighbors: what finds passages for the chunks of rows, `neighbors` int32 [U, k, n] of each (`ptft_jax.retrieval.chunks`); None = nothing.
       aligned: whether a target stands at the position of the token it replaces; else one before it.
     """
 
@@ -56,6 +57,7 @@ class Builder(abc.ABC):
     partly: ClassVar[bool] = True
     aligned: ClassVar[bool] = False
     pictured: ClassVar[bool] = False
+    neighbors: Any = None
 
     @classmethod
     def of(cls, objective: Any, tokenizer: Any) -> Builder:

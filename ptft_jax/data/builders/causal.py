@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ class Causal(Builder):
 
     kinds: ClassVar[tuple[str, ...]] = ("text", "answers", "tokens")
     overlap: ClassVar[int] = 1
+    neighbors: Any = None
 
     def slots(self, n: np.ndarray) -> np.ndarray:
         return np.asarray(n) - 1

@@ -92,15 +92,19 @@ def main() -> None:
             lines = [*survey.lines(row), report.describe(), counted, *filter(None, [overview.empty_answers(row)])]
             out.print("\n  ".join([f"{row['source']}: {row['format']}", *lines]))
         out.print()
-    for title, tokens in zip(titles, shown):
+    looked_up = [view.found(row, chosen.tokenizer) for row in batch.get("neighbors", ())] or [[]] * count
+    for title, tokens, passages in zip(titles, shown, looked_up):
+        chunks = [f"found for chunk {n}: {' | '.join(texts) or 'nothing'}" for n, texts in enumerate(passages)]
         if form == "json":
-            print(json.dumps({"row": title, "tokens": [t._asdict() for t in tokens]}, ensure_ascii=False))
+            extra = {"found": passages} if passages else {}
+            print(json.dumps({"row": title, "tokens": [t._asdict() for t in tokens], **extra}, ensure_ascii=False))
         elif form == "marks":
-            print(f"{title}\n{view.counted(tokens)}\n{view.marked(tokens)}\n")
+            print("\n".join([title, view.counted(tokens), view.marked(tokens), *chunks, ""]))
         else:
             out.print(title, style="bold")
             out.print(view.counted(tokens), style="dim")
-            out.print(view.colored(tokens), end="\n\n")
+            out.print(view.colored(tokens))
+            out.print("\n".join([*chunks, ""]), markup=False)
     if form == "colours":
         out.print(view.legend())
     if args.html:

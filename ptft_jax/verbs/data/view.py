@@ -65,6 +65,11 @@ def text(tokenizer: tok.Tokenizer, token: int) -> str:
     return named.get(token, f"<{token}>")
 
 
+def found(neighbors_UKN: np.ndarray, tokenizer: tok.Tokenizer) -> list[list[str]]:
+    """The texts of passages that were found for each chunk of a row, the best first."""
+    return [[tokenizer.decode(ids[ids >= 0].tolist()) for ids in chunk if (ids >= 0).any()] for chunk in neighbors_UKN]
+
+
 def row(arrays: dict[str, np.ndarray], tokenizer: tok.Tokenizer, builder: Any) -> list[Token]:
     """The tokens of a row of `ptft_jax.data.rows.RowSet`, its padding last."""
     length = len(arrays["inputs"])
