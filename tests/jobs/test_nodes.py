@@ -42,9 +42,9 @@ def _plain(line):
     return " ".join(json.loads(line))
 
 
-def started(world, **settings):
+def started(world, where=TPU, **settings):
     """An executor with a task, and where the files of its job are."""
-    by = as_jobs.AsJobs(1, world.folder / "out", poll=0.02, **{**TPU, **settings})
+    by = as_jobs.AsJobs(1, world.folder / "out", poll=0.02, **{**where, **settings})
     node = world.folder / "out/runs/lr.1-a"
     other = f"{request.MOUNT}/other/rows.jsonl"
     task = Task("lr.1/a", "call", str(node), {"data": other}, "f", {}, str(world.folder / "out/logs/a.log"))
@@ -83,6 +83,35 @@ def test_a_node_is_a_job(world):
     assert json.loads(here.task.read_text())["task"] == dataclasses.asdict(task) | {"importable": []}
     assert "step 1" in here.said.read_text()
     by.close()
+
+
+PLACES = {
+    "gke": {"on": "gke", "topology": "v5e:2x4", "image": "i"},
+    "vertex": {"on": "vertex", "topology": "v5e:2x4", "image": "i", "project": "p", "region": "us-west4"},
+}
+
+
+@pytest.mark.parametrize("on", PLACES)
+def test_a_node_is_a_pod_or_a_custom_job(on, world):
+    """With the same command, in the image that is given."""
+    by, task, here = started(world, PLACES[on])
+    left = {"write": written(here)["write"]}
+    pods = {"items": [{"metadata": {"name": "n-0"}, "status": {"phase": "Succeeded"}}]}
+    world.answers(
+        *(
+            answer("get jobset", json.dumps({"spec": {}, "status": {"terminalState": "Completed"}})),
+            {**answer("get pods", json.dumps(pods)), **left},
+        )
+        if on == "gke"
+        else (
+            answer("custom-jobs create", "projects/1/locations/us-west4/customJobs/7\n"),
+            {**answer("describe", json.dumps({"state": "JOB_STATE_SUCCEEDED"})), **left},
+        )
+    )
+    by.start(task)
+    assert end(by).status == "finished"
+    given = "".join(path.read_text() for path in record.read(here.folder.name).files.glob("*.yaml"))
+    assert "- node\n" in given and f"- --task={here.task}\n" in given.replace("'", "")
 
 
 def test_no_machines_are_to_be_had(world):
