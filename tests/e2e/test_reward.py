@@ -11,6 +11,7 @@ from ptft_jax.config import files
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.params.rules import flatten
+from ptft_jax.reporting import run_report
 from ptft_jax.rewards.base import Task
 from ptft_jax.rewards.reward_model import RewardModel
 from ptft_jax.runs import loading
@@ -68,6 +69,9 @@ def test_the_recipe_learns_is_resumed_and_leaves(folder, cache, monkeypatch):
     one, two = (flatten(loading.load(f"{folder}/{name}@last").params) for name in ("whole", "part"))
     for path, array in one.items():
         np.testing.assert_array_equal(array, two[path], err_msg=path)
+    run_report.write([folder / "whole"], folder / "report.html")
+    page = (folder / "report.html").read_text()
+    assert all(f"{split}/{name}" in page for split in ("validation", "test") for name in ("brier", "ece", "accuracy"))
     values = evaluate(loading.load(f"{folder}/whole"), f"jsonl:{folder}/pairs.jsonl", "test")
     assert values["accuracy"] == pytest.approx(whole["after"]["test/accuracy"])
 

@@ -13,10 +13,13 @@ from ptft_jax.objectives.policy import FACTS
 from ptft_jax.params.rules import flatten
 from ptft_jax.reporting import run_report
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.rewards.texts import Exact
 from ptft_jax.runs import checkpoint, loading, meant
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import assembly, completion
+from ptft_jax.training.loop import Loop
 from ptft_jax.training.rollouts import Rollouts
+from ptft_jax.training.termination import Terminated
 from ptft_jax.verbs import export
 from tests.helpers import TIMED, quiet_train, random_batch, repeats, tiny_config, train
 
@@ -140,6 +143,52 @@ def test_it_learns_and_goes_on_in_the_middle_of_a_rollout(base, tmp_path, cache,
     run_report.write([tmp_path / "whole"], tmp_path / "report.html")
     assert "training reward" in (tmp_path / "report.html").read_text()
     refused_in_the_middle(config, tmp_path)
+
+
+@pytest.mark.heavy
+def test_it_goes_on_where_it_was_stopped_amid_a_rollout(tmp_path, cache, monkeypatch):
+    """While answers are written, and while they are scored: that rollout is made again, and the run is the same bit for bit."""
+    config = policy_config(
+        tmp_path, questions(tmp_path / "questions"), objective__policy__from_random=True, training__steps=6, eval__every=6, checkpoint__every=2,
+        data__batch_size=16,
+    )  # fmt: skip
+    quiet_train(config, tmp_path / "whole")
+
+    def stopped(name, place, attribute, last, error):
+        calls, plain = [], getattr(place, attribute)
+
+        def counted(*given):
+            calls.append(given)
+            if len(calls) == last:
+                raise error
+            return plain(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(place, attribute, counted)
+            if isinstance(error, Terminated):
+                assert not quiet_train(config, tmp_path / name)["finished"]
+            else:
+                with pytest.raises(UserError, match="verifier 'exact' failed: OSError"):
+                    quiet_train(config, tmp_path / name)
+        done = len(list((tmp_path / name / "rollouts").iterdir()))
+        assert len(calls) == last and 0 < done < 6
+        quiet_train(config, tmp_path / name)
+        assert kept(tmp_path / name) == kept(tmp_path / "whole") and rollouts(tmp_path / name) == rollouts(
+            tmp_path / "whole"
+        )
+        sums = [checkpoint.read_meta(tmp_path / run, 6)["checksums"] for run in ("whole", name)]
+        assert sums[0] == sums[1]
+
+    per_rollout = []  # how often one looks whether it is to leave
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "check_step", lambda self: per_rollout.append(1))
+        short = policy_config(
+            tmp_path, tmp_path / "questions", objective__policy__from_random=True, training__steps=1, optimizer__warmup_steps=0, eval__every=1, data__batch_size=16
+        )  # fmt: skip
+        quiet_train(short, tmp_path / "short")
+    assert len(per_rollout) > 16  # before each of 16 answers is scored, and while they are written
+    stopped("writing", Loop, "check_step", 2 * len(per_rollout) + 1, Terminated("sigterm"))
+    stopped("scoring", Exact, "score", 24 + 16 * 3 + 5, OSError("the verifier's disk is gone"))
 
 
 def asks_all(config, folder, steps):

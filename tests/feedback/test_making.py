@@ -13,11 +13,11 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.answers import asked
 from ptft_jax.evaluation.samples import Continuation
 from ptft_jax.feedback import prompts, writing
-from ptft_jax.rewards.constitution import Check, Principle, Repair
 from ptft_jax.feedback.made import check_out
 from ptft_jax.feedback.making import Feedback
 from ptft_jax.model.decode import Sampling
 from ptft_jax.rewards.base import Score, Task, Unscored, Verifier
+from ptft_jax.rewards.constitution import Check, Principle, Repair
 from ptft_jax.rewards.texts import Exact
 from tests.evaluation.test_answers import SETTINGS, written
 
