@@ -2,8 +2,9 @@
 
 Each case is a training step in bfloat16 arithmetic with AdamW and clipping on random tokens. Its sides run one after the other
 in processes of their own, so that each has the whole memory: ptft_jax as a config makes it, and PyTorch, the faster of eager and
-compiled, with its fused attention and fused AdamW (of full training a plain GPT-2-like model, of LoRA transformers with PEFT). That both compute
-the same function is tested elsewhere (tests/parity, tests/interop). The share of the peak is counted from the shapes
+compiled, with its fused attention and fused AdamW (of full training a plain GPT-2-like model, of LoRA transformers with PEFT). Before that
+both have to compute the same function, at a small size and in float32 on the CPU: the same weights give the same logits, and over some steps
+of training the same losses; else the peer's figure is void. The share of the peak is counted from the shapes
 (`ModelSpec.flops_per_token`), over what a matrix product of 8192 x 8192 x 8192 reaches on the same card in the same call.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -25,6 +27,7 @@ from benchmarks import peers
 from benchmarks.cases import Case
 
 SIDES = ("ptft_jax", "torch")
+CHECK = "check"
 WARM, ROUNDS, SECONDS = 3, 3, 1.5  # steps before timing; timed rounds, and how long each is at least
 
 
@@ -101,6 +104,18 @@ def ours(case: Case) -> dict[str, Any]:
     }
 
 
+def checked(case: Case) -> dict[str, Any]:
+    """`training.differences` of a case at its tiny size between ours and PyTorch's model, on the same weights and tokens."""
+    from benchmarks import training
+
+    case = shapes.tiny(case)
+    side, params, tokens = training.ours(case, scan=False)
+    _, make = next(iter(peers.known(case).values()))
+    sides = {"scanned": side, "torch": make(case, params, tokens)}
+    losses = {name: [one.read(one.step()) for _ in range(training.STEPS)] for name, one in sides.items()}
+    return training.differences(sides["torch"], side, losses, "torch")
+
+
 def torchs(case: Case) -> dict[str, Any]:
     """The faster of eager and compiled; where it cannot be compiled here, eager, with the reason."""
     import torch
@@ -126,7 +141,7 @@ def _torch_steps(model: Any, ids: Any, device: str, compiled: Callable[..., Any]
     from torch.nn import functional as F
 
     learned = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    optimizer = torch.optim.AdamW(peers.groups(model), **peers.ADAMW, fused=True)
 
     def loss_of(rows: Any) -> Any:
         with torch.autocast(device, torch.bfloat16):
@@ -164,8 +179,9 @@ def measured(name: str, side: str, tiny: bool, most: float) -> dict[str, Any]:
         f"--side={side}",
         *(["--tiny"] if tiny else []),
     ]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"} if side == CHECK else None
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=most)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=most, env=environment)
     except subprocess.TimeoutExpired:
         return {"error": f"not done in {most:.0f} s"}
     if done.returncode:
@@ -207,7 +223,8 @@ def main() -> None:
     args = parser.parse_args()
     known = cases(args.tiny)
     if args.case:
-        made = peak() if args.case == "peak" else {"ptft_jax": ours, "torch": torchs}[args.side](known[args.case])
+        sides = {"ptft_jax": ours, "torch": torchs, CHECK: checked}
+        made = peak() if args.case == "peak" else sides[args.side](known[args.case])
         print(json.dumps(made))
         return
     began = time.monotonic()
@@ -226,9 +243,11 @@ def main() -> None:
     results: dict[str, Any] = {"peak": top, "cases": {}}
     for name in [n for n in args.only.split(";") if n] or known:
         case, found = known[name], {}
-        for side in SIDES if case.peer else SIDES[:1]:
-            if left() > 0:
+        for side in (CHECK, *SIDES) if case.peer else SIDES[:1]:
+            if left() > 0 and not (side == "torch" and found.get(CHECK, {}).get("holds") is False):
                 found[side] = measured(name, side, args.tiny, left())
+        if (check := found.get(CHECK, {})) and not check.get("holds"):
+            found["torch"] = {"error": check.get("error") or "void: it computes something else"}
         if not found:
             print(f"{name:<32} left out: {args.minutes:g} minutes are over")
             continue

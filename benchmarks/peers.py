@@ -75,19 +75,19 @@ def _learned(model: Any) -> list[Any]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def _groups(model: Any) -> list[dict[str, Any]]:
+def groups(model: Any) -> list[dict[str, Any]]:
     """Matrices decay, vectors do not: as `optimizer.decay_rules` has it by default."""
     learned = _learned(model)
     matrices, vectors = ([p for p in learned if (p.ndim > 1) == wide] for wide in (True, False))
-    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    found = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in found if group["params"]]
 
 
 def side(model: Any, loss_of: Callable[[], Any], logits: Any) -> Side:
     """A model's step by hand, as PyTorch's tutorials have it."""
     import torch
 
-    optimizer = torch.optim.AdamW(_groups(model), **ADAMW, fused=True)
+    optimizer = torch.optim.AdamW(groups(model), **ADAMW, fused=True)
     learned = _learned(model)
 
     def step() -> Any:
@@ -165,6 +165,8 @@ def loaded_llama(case: Case, params: Mapping[str, np.ndarray]) -> Any:
         "model.embed_tokens.weight": params["embed/tokens/embedding"],
         "model.norm.weight": params["final_norm/scale"],
     }
+    if not case.model.get("tied", True):
+        values["lm_head.weight"] = params["head/kernel"].T
     for i in range(case.shape["layers"]):
         at = f"model.layers.{i}"
         values[f"{at}.input_layernorm.weight"] = params["blocks/attention_norm/scale"][i]

@@ -18,7 +18,7 @@ def get_config(arg: str) -> configs.Config:
     config = configs.default()
     config.model.update(
         layers=layers, width=width, heads=heads, max_length=length, dropout=dropout, activation="gelu", biases=(),
-        scan=width > 256,
+        scan=False,
     )  # fmt: skip
     config.tokenizer.kind = "byte"
     config.data.update(source=source, length=length, batch_size=batch)
@@ -27,6 +27,8 @@ def get_config(arg: str) -> configs.Config:
     config.eval.update(every=250, test=False)
     if recipe == "cpu_fast":
         _fast(config)
+    if recipe == "gpu":
+        config.model.dtype = "bfloat16"  # as nanoGPT computes there; cuDNN's attention takes it
     return config
 
 

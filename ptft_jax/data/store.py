@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import cache, jsons
+from ptft_jax.data import cache, checked, jsons
 from ptft_jax.data.examples import Encoded
 from ptft_jax.errors import UserError
 
@@ -388,25 +388,29 @@ def load(folder: pathlib.Path, remedy: str = "") -> Store:
 
 
 def verify(folder: pathlib.Path, digests: Mapping[str, str], remedy: str) -> None:
-    """Compares files (name -> SHA-256) with what they are: each read once a process, several at a time, and again only where
-    its size, times or inode have changed.
+    """Compares files (name -> SHA-256) with what they are: each read, several at a time, where its size, times or inode have
+    changed since a process last did, or that is a week ago (`ptft_jax.data.checked`).
 
     Raises:
       Damaged: one differs.
     """
-    names = list(digests)
+    names, known = list(digests), checked.Digests(folder)
     with concurrent.futures.ThreadPoolExecutor(min(len(names), os.cpu_count() or 1, 8)) as pool:
-        found = pool.map(lambda name: cache.sha256(folder / name), names)
-        for name, digest in zip(names, found):
-            if digest != digests[name]:
-                raise Damaged(
-                    f"{folder / name}: damaged: its SHA-256 is {digest}, and {digests[name]} was written; {remedy}"
-                )
+        found = list(pool.map(lambda name: known.sha256(folder / name), names))
+    known.save()
+    for name, digest in zip(names, found):
+        if digest != digests[name]:
+            raise Damaged(
+                f"{folder / name}: damaged: its SHA-256 is {digest}, and {digests[name]} was written; {remedy}"
+            )
 
 
 def digests(folder: pathlib.Path) -> dict[str, str]:
-    """File name -> SHA-256, of all that a store's folder holds. Each file is read once a process."""
-    return {path.name: cache.sha256(path) for path in sorted(folder.glob("*.bin"))}
+    """File name -> SHA-256, of all that a store's folder holds. Files are read as `verify` does."""
+    known = checked.Digests(folder)
+    found = {path.name: known.sha256(path) for path in sorted(folder.glob("*.bin"))}
+    known.save()
+    return found
 
 
 @contextlib.contextmanager

@@ -44,7 +44,9 @@ class EvalOptions(Options):
 
     every: float = declared(span(200, "steps between evaluations; 0 = only at start and end"))
     batch_size: int = declared(natural(0, "rows; 0 = data.batch_size"))
-    tokens: int = declared(natural(0, "use only the first so many tokens of each set; 0 = all", most=MANY))
+    tokens: int = declared(
+        natural(0, "use only the first so many tokens of each set; 0 = all, as a part is another measure", most=MANY)
+    )
     source: str = declared(
         Field(
             "",

@@ -88,7 +88,7 @@ class Attention(nnx.Module):
         if cache is not None:
             assert start is not None, "what is written to a cache has a slot"
             cache = (_written(cache[0], k, start), _written(cache[1], v, start))
-            if self.prefix is None and self.spec.attention == "xla":
+            if self.prefix is None and self.spec.attention != "cudnn":
                 y = attention_to_cache(q, *cache, view.seen, scale=self.scale, cap=self.spec.attention_cap)
                 return self.out(y.reshape(*x_BTD.shape[:2], -1), per_row), cache
             rows = x_BTD.shape[0]

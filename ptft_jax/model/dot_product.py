@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from ptft_jax.model.layers import soft_cap
 BLOCKS = 4  # of queries at most
 BLOCK = 64  # queries of a block at least; also what a row needs for the blocked form to be worth its transposes
 
+_AMPERE = 8.0  # compute capability of the first GPUs that cuDNN has flash attention for
 _FLOOR = float(jnp.finfo(jnp.float32).min)  # of scores; finite, so rows that see nothing (padding) are free of NaN
 _RULES = ("causal", "window", "shared", "before")
 _ARRAYS = ("segments", "prefix", "positions", "first", "reach", "listed")
@@ -57,6 +58,16 @@ class Seen:
         """Whether a query sees what is not after it, and that is all there is to it."""
         rest = (self.segments, self.prefix, self.first, self.reach, self.listed)
         return self.causal and not self.window and not self.before and all(a is None for a in rest)
+
+    @property
+    def as_words(self) -> dict[str, Any] | None:
+        """The rules as arguments of `jax.nn.dot_product_attention`; None where they need a mask: it knows no segments, and a
+        window only before a query and where its size is known when the program is compiled."""
+        if self.before or any(getattr(self, name) is not None for name in _ARRAYS):
+            return None
+        if self.window:
+            return {"is_causal": True, "local_window_size": (self.window - 1, 0)} if self.causal else None
+        return {"is_causal": self.causal}
 
     @property
     def triangle(self) -> bool:
@@ -137,7 +148,7 @@ def attention(
     *,
     scale: float,
     cap: float = 0.0,
-    implementation: str = "xla",
+    implementation: str = "auto",
 ) -> jax.Array:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) with grouped keys (Ainslie et al. 2023). Returns [B, T, N, H].
 
@@ -150,20 +161,19 @@ def attention(
       seen: which keys a query may see.
       scale: factor on the scores.
       cap: soft cap on scores (`ptft_jax.model.layers.soft_cap`); 0 = none.
-      implementation: "cudnn", or "xla": what is fastest of XLA's where the program is lowered. On CPUs that is `_blocked`, of
-        which the plain formula is the reference.
+      implementation: "cudnn", with a mask where it has no word for the rules; "xla": what is fastest of XLA's where the program is lowered,
+        on CPUs `_blocked`, of which the plain formula is the reference; "auto": cuDNN where a program is lowered for a GPU, in bfloat16, without a cap
+        and without a mask, and XLA's elsewhere.
     """
-    length, keys = q_BTNH.shape[1], k_BSKH.shape[1]
     if implementation == "cudnn":
-        mask = None if seen.plain_triangle else seen.allowed(Span(0, length), Span(0, keys))[:, None]
-        return jax.nn.dot_product_attention(
-            q_BTNH, k_BSKH, v_BSKH, mask=mask, scale=scale, is_causal=mask is None, implementation="cudnn"
-        )
+        return _fused(scale, q_BTNH, k_BSKH, v_BSKH, seen)
     plain = functools.partial(_plain, scale, cap)
-    if length < BLOCK:
+    if q_BTNH.shape[1] < BLOCK:
         return plain(q_BTNH, k_BSKH, v_BSKH, seen)
-    blocked = functools.partial(_blocked, scale, cap)
-    return jax.lax.platform_dependent(q_BTNH, k_BSKH, v_BSKH, seen, cpu=blocked, default=plain)
+    ways = {"cpu": functools.partial(_blocked, scale, cap)}
+    if implementation == "auto" and not cap and _fusible(q_BTNH, k_BSKH, v_BSKH, seen):
+        ways["cuda"] = functools.partial(_fused, scale)
+    return jax.lax.platform_dependent(q_BTNH, k_BSKH, v_BSKH, seen, **ways, default=plain)
 
 
 def attention_to_cache(
@@ -193,6 +203,30 @@ def _plain(scale: float, cap: float, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSK
     scores = jnp.where(allowed[:, None, None], soft_cap(scores, cap), _FLOOR)
     weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
     return jnp.einsum("bkgts,bskh->btkgh", weights, v_BSKH).reshape(b, t, n, h)
+
+
+def _fused(scale: float, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, seen: Seen) -> jax.Array:
+    """cuDNN's flash attention (Dao 2023, "FlashAttention-2")."""
+    rules: dict[str, Any] | None = seen.as_words
+    if rules is None:
+        rules = {"mask": seen.allowed(Span(0, q_BTNH.shape[1]), Span(0, k_BSKH.shape[1]))[:, None]}
+    return jax.nn.dot_product_attention(q_BTNH, k_BSKH, v_BSKH, scale=scale, **rules, implementation="cudnn")
+
+
+def _fusible(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, seen: Seen) -> bool:
+    """Whether cuDNN is there, knows the rules without a mask, and takes these sizes. Where the GPU is not here, as of a program that is
+    lowered for another machine, it is taken to be one that can."""
+    if q_BTNH.dtype != jnp.bfloat16 or seen.as_words is None:
+        return False
+    if jax.default_backend() == "gpu":
+        capability = getattr(jax.local_devices()[0], "compute_capability", None)  # none of AMD's
+        if capability is None or float(capability) < _AMPERE:
+            return False
+    try:
+        jax.eval_shape(functools.partial(_fused, 1.0), q_BTNH, k_BSKH, v_BSKH, seen)
+    except (RuntimeError, NotImplementedError, ValueError):  # no cuDNN; sizes that it does not take
+        return False
+    return True
 
 
 class _Block(NamedTuple):

@@ -162,7 +162,15 @@ class ModelSpec(Options):
     remat: str = declared(
         one_of("none", "recompute in the backward pass: all, or all but matrix products", "none", "dots", "full")
     )
-    attention: str = declared(one_of("xla", "implementation; cudnn needs a GPU and bfloat16", "xla", "cudnn"))
+    attention: str = declared(
+        one_of(
+            "auto",
+            "implementation; auto: cuDNN's flash attention on a GPU in bfloat16 where it needs no mask and no cap, XLA elsewhere; cudnn: always",
+            "auto",
+            "xla",
+            "cudnn",
+        )
+    )
 
     @property
     def resolved(self) -> ModelSpec:

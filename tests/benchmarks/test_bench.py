@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import bench, cases, page, peers, preferences, training, turns
+from benchmarks import bench, cases, gpu, page, peers, preferences, training, turns
 from ptft_jax.errors import UserError
 from tests.processes import HURRY, ROOT, run
 
@@ -98,6 +98,13 @@ def test_peers_compute_the_same(name, monkeypatch):
     assert found["void"] == [] and found["best"] and set(found["ratios"]) == {"scanned", "unrolled"}
     assert all("C++ compiler" in why for why in found["absent"].values()), found["absent"]
     assert len(found["sides"]) == 2 + (1 if name == "4x128" else 3)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("name", ["124M", "1B LoRA", "8B LoRA"])
+def test_peers_on_a_gpu_compute_the_same(name):
+    """What is checked before their time is taken, of each kind of model: GPT, and Llama with adapters and a tied or an own head."""
+    assert gpu.checked(cases.gpu()[name])["holds"]
 
 
 @pytest.mark.live

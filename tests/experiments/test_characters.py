@@ -34,6 +34,19 @@ def test_results_of_runs():
     assert found["cpu"] == {"steps": 4, "losses": [1.9, 1.8, 1.7], "seconds": 6.0, "curves": []}
 
 
+def test_recipes_have_one_target():
+    assert characters.chosen(["gpu", "gpu"]) == ("gpu",) and characters.chosen(["cpu_fast"]) == ("cpu_fast",)
+    found = characters.results_of(
+        {"gpu": [{"step": 1, "last": {"validation/nll": 2.0}, "seconds_by": {"steps": 1.0}}]}, {"gpu": []}
+    )
+    assert found["target"] == 1.4697
+    with pytest.raises(UserError, match="no recipe 'gpi' \\(did you mean 'gpu'\\?\\)"):
+        characters.chosen(["gpi"])
+    for several in (["cpu", "gpu"], []):
+        with pytest.raises(UserError, match="expected recipes with one target"):
+            characters.chosen(several)
+
+
 @pytest.mark.heavy
 def test_the_experiment(tmp_path):
     (tmp_path / "input.txt").write_text("To be, or not to be: that is the question.\n" * 200, encoding="utf-8")

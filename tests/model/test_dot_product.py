@@ -12,6 +12,7 @@ from ptft_jax.model.dot_product import EVERYTHING, Seen, Span, attention
 from tests.helpers import repeats
 
 ROWS, KV, GROUPS, SIZE = 2, 2, 2, 8
+TRIANGLE = Seen()
 
 
 def made(length, keys=None, groups=GROUPS, dtype="float32", seed=0):
@@ -203,3 +204,44 @@ def test_other_platforms_have_the_formula():
     cpu, tpu = (program.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "tpu"))
     assert "x256x256x" in tpu and "x64x64xf32" not in tpu
     assert "x256x256x" not in cpu and "x128x64xf32" in cpu
+
+
+@pytest.mark.parametrize("name", ["triangle", "both directions", "a window"])
+def test_rules_in_the_words_of_the_library(name):
+    """What cuDNN is given in place of a mask, as the library's own formula reads it; the other rules have no words."""
+    length = 70
+    every = rules(length)
+    seen, allowed = every[name]
+    q, k, v, _ = made(length)
+    assert seen.as_words is not None
+    got = jax.nn.dot_product_attention(q, k, v, scale=0.3, **seen.as_words, implementation="xla")
+    mask = np.array([[[allowed(b, t, s) for s in range(length)] for t in range(length)] for b in range(ROWS)])
+    np.testing.assert_allclose(got, by_hand(q, k, v, mask, 0.3, 0.0), atol=3e-6)
+    assert {n for n, (s, _) in every.items() if s.as_words is not None} == {"triangle", "both directions", "a window"}
+    assert Seen(causal=False, window=9).as_words is None and Seen(before=2).as_words is None
+
+
+def test_only_a_gpu_is_given_what_only_a_gpu_has(monkeypatch):
+    """Where cuDNN stands in by a marker: its program is that of bfloat16 on CUDA, without a cap or a mask; asked for XLA's, none."""
+    monkeypatch.setattr(dot_product, "_fused", lambda scale, q, k, v, seen: jnp.arctan2(q, q))
+    length = 128
+    segments = random_segments(length)
+
+    def fused_on(dtype="bfloat16", seen=TRIANGLE, platforms=("cpu", "cuda", "tpu", "rocm"), **how):
+        q, k, v, _ = made(length, dtype=dtype)
+        program = jax.jit(lambda *x: attention(*x, seen, scale=0.3, **how)).trace(q, k, v)
+        return [name for name in platforms if "atan2" in program.lower(lowering_platforms=(name,)).as_text()]
+
+    assert fused_on() == ["cuda"] and fused_on(seen=Seen(window=9)) == ["cuda"]
+    assert not fused_on(dtype="float32", platforms=("cuda",)) and not fused_on(cap=5.0, platforms=("cuda",))
+    assert not fused_on(seen=Seen(segments=(segments, segments)), platforms=("cuda",))
+    assert not fused_on(implementation="xla", platforms=("cuda",))
+
+
+def test_without_cudnn_nothing_changes():
+    q, k, v, _ = made(128, dtype="bfloat16")
+    both = [
+        jax.jit(lambda *x, how=how: attention(*x, Seen(), scale=0.3, implementation=how)) for how in ("auto", "xla")
+    ]
+    first, second = (f.lower(q, k, v).as_text() for f in both)
+    assert first == second

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ptft_jax.data import cache
+from ptft_jax.data import cache, checked
 from ptft_jax.data.formats import Reading
 from ptft_jax.data.formats.late import Firsts
 from ptft_jax.data.records import values
@@ -30,6 +30,7 @@ ROW = np.dtype(
     ]
 )  # fmt: skip
 _PACK = struct.Struct("<qqq16s16s8s")
+_LARGE = 1 << 20  # bytes of an index whose digest is worth a note of its own
 HINT = "; correct it, or leave such records out with data.broken=skip"
 
 
@@ -139,7 +140,8 @@ def _noted(path: pathlib.Path) -> list[Any] | None:
     """What is known beside the rows that are kept here; None where they are damaged."""
     try:
         noted = json.loads(path.with_name("skipped.json").read_bytes())
-        return noted if noted[3] == cache.sha256(path) else None
+        large = path.stat().st_size > _LARGE
+        return noted if noted[3] == (checked.sha256(path) if large else cache.sha256(path)) else None
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
 
