@@ -13,6 +13,7 @@ import numpy as np
 from ptft_jax.data.pictures import decoding
 from ptft_jax.data.rows import Rows
 from ptft_jax.model.vision import normalized, patches
+from ptft_jax.objectives.base import Batch
 from ptft_jax.objectives.masked_images import patch_statistics
 
 _GREY = 127  # in the place of what is hidden
@@ -118,7 +119,7 @@ def _hidden(
             number += 1
 
 
-def _made(objective: Any, model: Any, params: Any, batch: Rows) -> jax.Array:
+def _made(objective: Any, model: Any, params: Any, batch: Batch) -> jax.Array:
     """uint8 [B, N, pixels of a patch]: what all patches are predicted to be, with the mean and deviation of the true ones where the model
     predicts pixels without them."""
     spec = model.spec
