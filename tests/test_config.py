@@ -164,6 +164,7 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "tune__method": "retro",
             "tune__retro__heads": 2,
             "data__neighbors__index": str(tmp_path / "passages"),
+            "data__neighbors__chunk": 8,
             "data__neighbors__length": 32,
         },
         {
