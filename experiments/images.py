@@ -102,5 +102,7 @@ def _shortened(config: Any, demo: bool, seed: int, tuned: bool) -> Any:
     return config
 
 
+graph = shared.graph(declared)
+
 if __name__ == "__main__":
     launch(define, main)
